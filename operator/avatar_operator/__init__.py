@@ -1,0 +1,1 @@
+"""The operator: reads the cluster, plans, applies."""

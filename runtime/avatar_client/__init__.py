@@ -1,0 +1,1 @@
+"""A client of the wire protocol, its recorder, and the load generator."""

@@ -1,0 +1,1 @@
+"""The session gateway: authentication, placement on pods, proxying."""

@@ -1,0 +1,1 @@
+"""The GPU pod: many sessions of lip-synced video, batched on one device."""

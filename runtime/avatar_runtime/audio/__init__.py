@@ -1,0 +1,1 @@
+"""Sound to encoder contexts and feature windows."""

@@ -1,0 +1,1 @@
+"""Prepared avatars and their caches."""

@@ -1,0 +1,1 @@
+"""Which frames of which sessions ride together, decided from values alone."""

@@ -1,0 +1,28 @@
+"""The stretch of sound that one video frame is computed from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class AudioWindow:
+    """Ten 50 Hz feature steps of a context that is encoded as a whole.
+
+    All windows of one group share one context, so that the encoder runs once per group.
+    Groups lie at fixed positions of the sample counter: how the audio was split into
+    messages cannot show in a frame.
+    """
+
+    frame_index: int
+    """The video frame, from 0 in its response."""
+    group: int
+    """Number of the group in its response, from 0."""
+    context: memoryview
+    """16 kHz mono samples, float32 in [-1, 1], read only; the same object in a whole group."""
+    first_step: int
+    """Step of the context at which the window begins; steps outside it are zero vectors."""
+    steps: int
+    """Real steps of the context (50 a second); later ones are zero vectors."""
+    silent: bool
+    """Whether the frame's own sound is below the energy gate."""

@@ -1,0 +1,1 @@
+"""The model and the device, owned by one thread."""

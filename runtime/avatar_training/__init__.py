@@ -1,0 +1,1 @@
+"""How the small demonstration model and its avatars are made."""

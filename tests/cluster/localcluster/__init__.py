@@ -1,0 +1,1 @@
+"""A real Kubernetes control plane and process nodes, without root or containers."""
