@@ -1,0 +1,174 @@
+"""Every error that the runtime raises on purpose.
+
+AvatarRuntimeError
+├── SettingsError        a variable or an argument that stops the process
+├── ClientError          the peer is at fault: it is told so, and others notice nothing
+│   ├── ProtocolError    one event of a session, answered with an `error` event
+│   ├── Refusal          a connection refused at the door, answered with an HTTP status
+│   └── IllegalEvent     an event that the state of a turn does not allow
+├── AssetError           a model or an avatar on the disk that cannot be used
+├── EngineError          the batch fails, and every request that waits for it is answered
+│   └── DeviceMemoryError  the device has no room for the batch
+└── DeliveryError        the administration listener did not answer a command
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_SHOWN_CHARACTERS = 64  # wire protocol §13: longer values are cut
+
+
+class AvatarRuntimeError(Exception):
+    """Base of all errors this package raises on purpose."""
+
+
+class SettingsError(AvatarRuntimeError):
+    """A setting that is missing or wrong."""
+
+    def __init__(self, name: str, value: str, expected: str) -> None:
+        super().__init__(name, value, expected)
+        self.name = name
+        self.value = value
+        self.expected = expected
+
+    def __str__(self) -> str:
+        return f"{self.name} is {shown(self.value)!r}, must be {self.expected}"
+
+
+class ClientError(AvatarRuntimeError):
+    """The peer is at fault: it is told so, and other sessions notice nothing."""
+
+
+class ProtocolError(ClientError):
+    """An event that the session refuses; it changes nothing.
+
+    `close` is the WebSocket code to close with, or `None` to go on.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        value: object = None,
+        limit: object = None,
+        close: int | None = None,
+    ) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+        self.param = param
+        self.value = value
+        self.limit = limit
+        self.close = close
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Refusal(ClientError):
+    """A connection that gets no session: an HTTP status, and the close code for browsers."""
+
+    def __init__(
+        self,
+        status: int,
+        close: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        value: object = None,
+        limit: object = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(status, code, message)
+        self.status = status
+        self.close = close
+        self.code = code
+        self.message = message
+        self.param = param
+        self.value = value
+        self.limit = limit
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class IllegalEvent(ClientError):
+    """An event that the state of a turn does not allow."""
+
+    def __init__(self, state: str, event: str) -> None:
+        super().__init__(state, event)
+        self.state = state
+        self.event = event
+
+    def __str__(self) -> str:
+        return f"event {self.event!r} is not allowed while the turn is {self.state}"
+
+
+class AssetError(AvatarRuntimeError):
+    """A file of a model or an avatar that is missing or wrong."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(path, problem)
+        self.path = path
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}"
+
+
+class EngineError(AvatarRuntimeError):
+    """A batch that failed as a whole, or an engine that cannot take one."""
+
+
+class DeviceMemoryError(EngineError):
+    """The device has no room for what was asked."""
+
+    def __init__(self, wanted_bytes: int, free_bytes: int) -> None:
+        super().__init__(wanted_bytes, free_bytes)
+        self.wanted_bytes = wanted_bytes
+        self.free_bytes = free_bytes
+
+    def __str__(self) -> str:
+        return f"{self.wanted_bytes} bytes wanted on the device, {self.free_bytes} are free"
+
+
+class DeliveryError(AvatarRuntimeError):
+    """A command that the administration listener did not take."""
+
+    def __init__(self, url: str, problem: str) -> None:
+        super().__init__(url, problem)
+        self.url = url
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.url}: {self.problem}"
+
+
+def shown(value: object) -> object:
+    """Return `value` as an error may show it: a scalar, text cut to 64 characters."""
+    if value is None or isinstance(value, bool | int | float):
+        return value if not _is_huge(value) else _cut(str(value))
+    if isinstance(value, str):
+        return _cut(value)
+    return _cut(repr(value))
+
+
+def supported(values: Sequence[object]) -> str:
+    """Return the values as the end of a sentence."""
+    return "supported: " + ", ".join(str(value) for value in values)
+
+
+def _is_huge(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 63
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS]
