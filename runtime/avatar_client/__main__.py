@@ -1,0 +1,130 @@
+"""Command line of the client: `talk` makes one recording, `load` makes many sessions."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from avatar_client import errors, load, session, sound, talk
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+KEY_VARIABLE = "AVATAR_API_KEY"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0 only if all went as it should."""
+    options = _parser().parse_args(arguments)
+    target = session.Target(
+        url=options.url,
+        model=options.model,
+        key=options.key or os.environ.get(KEY_VARIABLE, ""),
+        avatar=options.avatar,
+        wait_ms=options.wait_ms,
+    )
+    settings = {"avatar": {"video": {"mode": "jpeg"}}} if options.update else None
+    try:
+        if options.command == "talk":
+            result = asyncio.run(_talk(target, options, settings))
+            succeeded = bool(result["ok"])
+            shown = result
+        else:
+            result = asyncio.run(_load(target, options, settings))
+            shown = result["summary"]
+            succeeded = shown["done"] == shown["sessions"] and not shown["violations"]
+    except (errors.AvatarClientError, OSError) as error:
+        print(f"avatar-client: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(shown, indent=2))
+    if options.json is not None:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    return 0 if succeeded else 1
+
+
+async def _talk(
+    target: session.Target, options: argparse.Namespace, settings: Mapping[str, Any] | None
+) -> Mapping[str, Any]:
+    return await talk.run(
+        target,
+        talk.Request(
+            audio=options.audio,
+            out=options.out,
+            sheet=options.sheet,
+            chunk_ms=options.chunk_ms,
+            realtime=not options.burst,
+            settings=settings,
+        ),
+    )
+
+
+async def _load(
+    target: session.Target, options: argparse.Namespace, settings: Mapping[str, Any] | None
+) -> Mapping[str, Any]:
+    if options.visits is not None:
+        visits = load.read_visits(options.visits)
+    else:
+        visits = load.uniform(options.sessions, options.arrivals_per_s, options.duration_s)
+    speech = sound.read(options.audio)
+    script = load.Script(
+        sound=speech,
+        utterance_s=options.utterance_s or speech.duration_s,
+        pause_s=options.pause_s,
+        chunk_ms=options.chunk_ms,
+        late_ms=options.late_ms,
+        settings=settings,
+    )
+    return await load.run(target, visits, script)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="avatar-client", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--url", required=True, help="gateway or runtime, e.g. ws://HOST:8080")
+    common.add_argument("--model", default="", help="the AvatarService, NAMESPACE/NAME")
+    common.add_argument("--key", default="", help=f"API key; better in {KEY_VARIABLE}")
+    common.add_argument("--avatar", help="starting avatar; default: the service's first")
+    common.add_argument("--wait-ms", type=int, help="how long to wait for a free slot")
+    common.add_argument("--audio", type=Path, required=True, help="what to say, a sound file")
+    common.add_argument("--chunk-ms", type=_positive_int, default=40, help="sound in one message")
+    common.add_argument("--update", action="store_true", help="send a session.update first")
+    common.add_argument("--json", type=Path, help="write the whole result to this file")
+
+    one = commands.add_parser("talk", parents=[common], help="one utterance, recorded")
+    one.add_argument("--out", type=Path, help="write the talking face, MP4")
+    one.add_argument("--sheet", type=Path, help="write a contact sheet, PNG")
+    one.add_argument("--burst", action="store_true", help="send the sound all at once")
+
+    many = commands.add_parser("load", parents=[common], help="many sessions, measured")
+    many.add_argument("--sessions", type=_positive_int, default=1)
+    many.add_argument("--arrivals-per-s", type=_positive, help="default: all at once")
+    many.add_argument("--duration-s", type=_positive, default=10.0, help="length of a session")
+    many.add_argument("--visits", type=Path, help="CSV arrival_s,duration_s instead of these")
+    many.add_argument("--utterance-s", type=_positive, help="default: the whole sound")
+    many.add_argument("--pause-s", type=_positive, default=0.5, help="between utterances")
+    many.add_argument("--late-ms", type=_positive, default=80.0, help="a frame is late past this")
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def _positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,248 @@
+"""Many sessions at once, and a record of each: what came, what was late, and how it ended.
+
+The sessions do not decode pictures and keep no media: one core drives dozens of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+from avatar_client import errors, session
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from avatar_client.sound import Sound
+    from avatar_client.traces import Response
+
+_CLOSE_NORMAL: Final = 1000
+
+
+class Ending(Enum):
+    """How one session came to its end."""
+
+    DONE = "done"  # it spoke for as long as it meant to, and closed
+    REFUSED = "refused"  # no session began
+    CUT = "cut"  # the other side or the network ended it
+    FAILED = "failed"  # it was connected, but not served as asked
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One session to make."""
+
+    arrival_s: float
+    """When it connects, seconds from the start of the load."""
+    duration_s: float
+    """How long it speaks and pauses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What every session does."""
+
+    sound: Sound
+    utterance_s: float
+    """Length of one utterance; the sound is cut to it."""
+    pause_s: float
+    """Silence between two utterances."""
+    chunk_ms: int
+    """Sound in one message."""
+    late_ms: float
+    """A picture that comes later than this after its time counts as late."""
+    settings: Mapping[str, Any] | None = None
+    """Fields for a `session.update` at the start; None sends none."""
+
+
+@dataclass(slots=True)
+class Report:
+    """The record of one session."""
+
+    index: int
+    arrival_s: float
+    ended: str = ""
+    code: str = ""
+    """Code of a refusal, close code of a cut, or kind of a failure; empty if done."""
+    detail: str = ""
+    session_id: str = ""
+    connect_ms: float | None = None
+    duration_s: float = 0.0
+    utterances: int = 0
+    first_frame_ms: list[float] = field(default_factory=list)
+    """For each utterance: from its first sound sent to its first picture received."""
+    frames: int = 0
+    frames_due: int = 0
+    """Pictures that the sound sent calls for."""
+    frames_dropped: int = 0
+    """Pictures that the server reported as dropped."""
+    frames_missing: int = 0
+    """Due, not received and not reported as dropped."""
+    frames_late: int = 0
+    gaps: int = 0
+    """Times the picture stood still for want of a frame, as a player would see it."""
+    gap_ms_max: float = 0.0
+    gap_ms_total: float = 0.0
+    audio_ms: float = 0.0
+    violations: list[str] = field(default_factory=list)
+
+
+def uniform(sessions: int, arrivals_per_s: float | None, duration_s: float) -> Sequence[Visit]:
+    """Return evenly spaced visits of one length; all at once if `arrivals_per_s` is None."""
+    spacing_s = 0.0 if arrivals_per_s is None else 1 / arrivals_per_s
+    return [Visit(index * spacing_s, duration_s) for index in range(sessions)]
+
+
+def read_visits(path: Path) -> Sequence[Visit]:
+    """Return the visits of a CSV file with the header `arrival_s,duration_s`.
+
+    Raises:
+        LoadError: a line is no visit.
+    """
+    visits = []
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            try:
+                visits.append(Visit(float(row["arrival_s"]), float(row["duration_s"])))
+            except (KeyError, ValueError, TypeError) as error:
+                raise errors.LoadError(path.name, f"{row} is no visit") from error
+    if not visits:
+        raise errors.LoadError(path.name, "it has no visit")
+    return visits
+
+
+async def run(target: session.Target, visits: Sequence[Visit], script: Script) -> Mapping[str, Any]:
+    """Make all visits and return their reports and the summary."""
+    begun = monotonic()
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(_visit(target, index, visit, script), name=f"visit-{index}")
+            for index, visit in enumerate(visits)
+        ]
+    reports = [task.result() for task in tasks]
+    return {
+        "summary": {**summarise(reports), "wall_s": round(monotonic() - begun, 3)},
+        "sessions": [asdict(report) for report in reports],
+    }
+
+
+def summarise(reports: Sequence[Report]) -> Mapping[str, Any]:
+    """Return the totals over all sessions."""
+    firsts = sorted(ms for report in reports for ms in report.first_frame_ms)
+    by_ending = {
+        ending.value: sum(report.ended == ending.value for report in reports) for ending in Ending
+    }
+    reasons: dict[str, int] = {}
+    for report in reports:
+        if report.code:
+            reasons[f"{report.ended}:{report.code}"] = (
+                reasons.get(f"{report.ended}:{report.code}", 0) + 1
+            )
+    return {
+        "sessions": len(reports),
+        **by_ending,
+        "reasons": reasons,
+        "utterances": sum(report.utterances for report in reports),
+        "frames": sum(report.frames for report in reports),
+        "frames_due": sum(report.frames_due for report in reports),
+        "frames_dropped": sum(report.frames_dropped for report in reports),
+        "frames_missing": sum(report.frames_missing for report in reports),
+        "frames_late": sum(report.frames_late for report in reports),
+        "gaps": sum(report.gaps for report in reports),
+        "gap_ms_max": max((report.gap_ms_max for report in reports), default=0.0),
+        "first_frame_ms": {f"p{q}": percentile(firsts, q) for q in (50, 95, 99)},
+        "violations": sum(len(report.violations) for report in reports),
+    }
+
+
+def percentile(ordered: Sequence[float], percent: int) -> float | None:
+    """Return the nearest-rank percentile of ordered values; None if there are none."""
+    if not ordered:
+        return None
+    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
+
+
+async def _visit(target: session.Target, index: int, visit: Visit, script: Script) -> Report:
+    await asyncio.sleep(visit.arrival_s)
+    report = Report(index, visit.arrival_s)
+    begun = monotonic()
+    try:
+        async with session.connect(target, keep_media=False) as live:
+            report.connect_ms = _ms(monotonic() - begun)
+            try:
+                await _converse(live, visit, script)
+            finally:
+                _account(report, live, script)
+        _end(report, Ending.DONE)
+    except errors.Refused as error:
+        _end(report, Ending.REFUSED, error.code, str(error))
+    except errors.SessionEnded as error:
+        began = report.connect_ms is not None
+        _end(report, Ending.CUT if began else Ending.REFUSED, str(error.code), str(error))
+    except errors.ServerError as error:
+        _end(report, Ending.FAILED, error.code, str(error))
+    except errors.Unanswered as error:
+        _end(report, Ending.FAILED, "unanswered", str(error))
+    report.duration_s = round(monotonic() - begun, 3)
+    return report
+
+
+async def _converse(live: session.Session, visit: Visit, script: Script) -> None:
+    """Speak and pause until the visit is over; the last utterance is cut to end with it."""
+    if script.settings is not None:
+        await live.update(script.settings)
+    end = monotonic() + visit.duration_s
+    while (left_s := end - monotonic()) > script.chunk_ms / 1000:
+        sound = script.sound.cut(min(script.utterance_s, left_s))
+        response = await live.speak(sound, chunk_ms=script.chunk_ms)
+        if response.status != "completed":
+            raise errors.ServerError(f"response_{response.status}", "the response did not complete")
+        await live.pause(min(script.pause_s, max(0.0, end - monotonic())))
+
+
+def _account(report: Report, live: session.Session, script: Script) -> None:
+    trace = live.trace
+    per_frame = int(trace.session["avatar"]["samples_per_frame"])
+    report.session_id = trace.session_id
+    report.violations = trace.violations
+    report.utterances = len(live.utterances)
+    report.frames_due = sum(-(-said.samples // per_frame) for said in live.utterances)
+    for said, response in zip(live.utterances, trace.responses.values(), strict=False):
+        report.frames += len(response.pictures)
+        report.frames_dropped += len(response.dropped)
+        report.audio_ms += response.audio_ms
+        if response.pictures:
+            report.first_frame_ms.append(_ms(response.pictures[0].at - said.started_at))
+            judge_timing(report, response, script.late_ms)
+    report.frames_missing = report.frames_due - report.frames - report.frames_dropped
+
+
+def judge_timing(report: Report, response: Response, late_ms: float) -> None:
+    """Count late pictures and the gaps of a player that starts with the first one.
+
+    A late picture is late against the first one's clock; a gap moves the player's clock,
+    so that one stall counts once.
+    """
+    begun = response.pictures[0].at - response.pictures[0].pts_ms / 1000
+    shift_ms = 0.0
+    for picture in response.pictures:
+        behind_ms = (picture.at - begun) * 1000 - picture.pts_ms
+        report.frames_late += behind_ms > late_ms
+        if behind_ms - shift_ms > late_ms:
+            report.gaps += 1
+            report.gap_ms_max = max(report.gap_ms_max, round(behind_ms - shift_ms, 1))
+            report.gap_ms_total = round(report.gap_ms_total + behind_ms - shift_ms, 1)
+            shift_ms = behind_ms
+
+
+def _end(report: Report, ending: Ending, code: str = "", detail: str = "") -> None:
+    report.ended, report.code, report.detail = ending.value, code, detail
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 1)

@@ -1,0 +1,161 @@
+"""Recordings of responses: a video file with its sound in sync, and a contact sheet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Final
+
+import av
+import cv2
+import numpy as np
+
+from avatar_client import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from avatar_client.traces import Picture, Response
+
+_TICKS: Final = 90_000
+"""Ticks a second of the video track: every frame time of 24, 25 and 30 fps is a whole number."""
+_SHEET_COLUMNS: Final = 5
+_SHEET_WIDTH: Final = 256
+"""Width of one picture on the contact sheet, in pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What a written file holds, as read back from it."""
+
+    frames: int
+    fps: float
+    """Frames a second of media time."""
+    video_ms: float
+    audio_ms: float
+    max_pts_error_ms: float
+    """Largest distance between a picture's time in the file and the one it was sent with."""
+    audio_start_ms: float
+    """Where the sound starts on the timeline of the pictures."""
+
+
+def write_mp4(responses: Sequence[Response], path: Path) -> Recording:
+    """Write the responses one after another as H.264 and AAC, and return what the file holds.
+
+    A dropped frame leaves its predecessor standing, as a player would show it.
+
+    Raises:
+        RecordingError: there is no picture to write.
+    """
+    timed = list(_timeline(responses))
+    if not timed:
+        raise errors.RecordingError(path.name, "no picture was received")
+    height, width = _decode(timed[0][1]).shape[:2]
+    rate = responses[0].rate
+    with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
+        frame_rate = 1000 / responses[0].frame_ms
+        video = container.add_stream(
+            "libx264", rate=frame_rate, options={"preset": "veryfast", "crf": "20"}
+        )
+        # 4:2:0 halves both sides, so that they have to be even.
+        video.width, video.height, video.pix_fmt = width - width % 2, height - height % 2, "yuv420p"
+        video.codec_context.time_base = Fraction(1, _TICKS)
+        video.codec_context.max_b_frames = 0
+        sound = container.add_stream("aac", rate=rate, layout="mono")
+        for at_ms, picture in timed:
+            image = _decode(picture)[: video.height, : video.width]
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24")
+            frame.pts, frame.time_base = int(at_ms * _TICKS / 1000), Fraction(1, _TICKS)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        for frame in _sound_frames(responses):
+            container.mux(sound.encode(frame))
+        container.mux(sound.encode(None))
+    return read_back(path, [float(at_ms) for at_ms, _ in timed])
+
+
+def read_back(path: Path, expected_ms: Sequence[float]) -> Recording:
+    """Return what a recording holds, its pictures compared with the times they should have."""
+    with av.open(str(path)) as container:
+        times = [float(frame.pts * frame.time_base * 1000) for frame in container.decode(video=0)]
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        audio_ms = float(stream.duration * stream.time_base * 1000)
+        first = next(container.decode(stream))
+        audio_start_ms = float(first.pts * first.time_base * 1000)
+    if len(times) != len(expected_ms):
+        raise errors.RecordingError(
+            path.name, f"it has {len(times)} of {len(expected_ms)} pictures"
+        )
+    span_ms = times[-1] - times[0]
+    frame_ms = span_ms / (len(times) - 1) if len(times) > 1 else 0.0
+    return Recording(
+        frames=len(times),
+        fps=1000 / frame_ms if frame_ms else 0.0,
+        video_ms=times[-1] + frame_ms,
+        audio_ms=audio_ms,
+        max_pts_error_ms=max(
+            abs(found - expected) for found, expected in zip(times, expected_ms, strict=True)
+        ),
+        audio_start_ms=audio_start_ms,
+    )
+
+
+def write_sheet(responses: Sequence[Response], path: Path, count: int = 20) -> None:
+    """Write `count` pictures, evenly spread over the responses, with their times."""
+    timed = list(_timeline(responses))
+    if not timed:
+        raise errors.RecordingError(path.name, "no picture was received")
+    chosen = np.unique(np.linspace(0, len(timed) - 1, count).round().astype(int))
+    tiles = [_tile(*timed[index]) for index in chosen]
+    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % _SHEET_COLUMNS)
+    rows = [np.hstack(tiles[i : i + _SHEET_COLUMNS]) for i in range(0, len(tiles), _SHEET_COLUMNS)]
+    if not cv2.imwrite(str(path), np.vstack(rows)):
+        raise errors.RecordingError(path.name, "the image cannot be written")
+
+
+def _timeline(responses: Sequence[Response]) -> Iterator[tuple[Fraction, Picture]]:
+    """Yield each picture with its time in milliseconds, the responses laid end to end."""
+    begin_ms = Fraction(0)
+    for response in responses:
+        for picture in response.pictures:
+            yield begin_ms + Fraction(picture.pts_ms), picture
+        begin_ms += response.frames_due * response.frame_ms
+
+
+def _sound_frames(responses: Sequence[Response]) -> Iterator[Any]:
+    """Yield the sound on the same timeline: each response padded to whole pictures."""
+    pcm = bytearray()
+    for position, response in enumerate(responses):
+        pcm += response.pcm
+        if position < len(responses) - 1:
+            padding = response.frames_due * response.samples_per_frame - response.audio_samples
+            pcm += bytes(2 * padding)
+    samples = np.frombuffer(bytes(pcm), dtype=np.int16)
+    rate = responses[0].rate
+    for start in range(0, len(samples), rate):
+        part = samples[start : start + rate]
+        frame = av.AudioFrame.from_ndarray(part.reshape(1, -1), format="s16", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+        yield frame
+
+
+def _decode(picture: Picture) -> NDArray[np.uint8]:
+    """Return the picture as (height, width, 3) uint8 in blue, green, red."""
+    image = cv2.imdecode(np.frombuffer(picture.jpeg, np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise errors.RecordingError(f"frame {picture.frame_index}", "it is no JPEG image")
+    return image  # type: ignore[no-any-return]
+
+
+def _tile(at_ms: Fraction, picture: Picture) -> NDArray[np.uint8]:
+    image = _decode(picture)
+    height = round(image.shape[0] * _SHEET_WIDTH / image.shape[1])
+    tile = cv2.resize(image, (_SHEET_WIDTH, height), interpolation=cv2.INTER_AREA)
+    label = f"{float(at_ms) / 1000:.2f} s"
+    for colour, thickness in (((0, 0, 0), 4), ((255, 255, 255), 1)):
+        cv2.putText(tile, label, (8, height - 10), cv2.FONT_HERSHEY_SIMPLEX, 0.6, colour, thickness)
+    return tile  # type: ignore[no-any-return]

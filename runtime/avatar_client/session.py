@@ -1,0 +1,305 @@
+"""One session with an avatar: connect, speak, and receive its pictures and sound."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+from websockets.asyncio.client import connect as open_websocket
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidMessage,
+    InvalidStatus,
+)
+
+from avatar_client import errors
+from avatar_client.traces import Response, Trace
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from websockets.asyncio.client import ClientConnection
+
+    from avatar_client.sound import Sound
+
+MAX_MESSAGE_BYTES: Final = 21 * 2**20
+"""Largest message of the protocol."""
+_QUEUED_MESSAGES: Final = 64
+"""Messages the socket may hold unread; past it the server feels back-pressure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to connect, and as whom."""
+
+    url: str
+    """Address of a gateway or a runtime pod; `http`, `https`, `ws` and `wss` all do."""
+    model: str
+    """The AvatarService, `NAMESPACE/NAME`."""
+    key: str
+    """API key; empty sends none."""
+    avatar: str | None = None
+    """Starting avatar; None takes the service's first."""
+    wait_ms: int | None = None
+    """How long to wait for a free slot; None takes the service's default."""
+    open_timeout_s: float = 20.0
+    """How long the server may take to open the session."""
+
+    def __repr__(self) -> str:
+        return f"Target(url={self.url!r}, model={self.model!r}, key='***')"
+
+    @property
+    def address(self) -> str:
+        """Return the WebSocket address with its query."""
+        parts = urlsplit(self.url if "://" in self.url else f"ws://{self.url}")
+        scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
+        path = parts.path if parts.path.strip("/") else "/v1/realtime"
+        query = {"model": self.model, "avatar": self.avatar, "wait_ms": self.wait_ms}
+        given = {name: value for name, value in query.items() if value not in (None, "")}
+        return urlunsplit((scheme, parts.netloc, path, urlencode(given, safe="/"), ""))
+
+
+@dataclass(slots=True)
+class Utterance:
+    """What was sent of one stretch of speech, and when."""
+
+    started_at: float
+    samples: int = 0
+    enough_at: float | None = None
+    """When the sound that frame 0 needs (120 ms, protocol section 5) had been sent."""
+
+
+class Session:
+    """A connected session; `connect` makes it.
+
+    One task of the caller speaks and awaits; a task of the session reads the socket the
+    whole time, so that nothing the server sends waits for the caller.
+    """
+
+    def __init__(self, socket: ClientConnection, trace: Trace) -> None:
+        self.trace = trace
+        self.utterances: list[Utterance] = []
+        self._socket = socket
+        self._waiters: list[tuple[frozenset[str], asyncio.Future[Mapping[str, Any]]]] = []
+        self._ended: errors.SessionEnded | None = None
+
+    @property
+    def ended(self) -> errors.SessionEnded | None:
+        """Return how the connection closed; None while it is open."""
+        return self._ended
+
+    async def update(self, session: Mapping[str, Any], timeout_s: float = 10.0) -> None:
+        """Change the session and wait until the server has taken the change.
+
+        Raises:
+            ServerError: the server refused it; nothing changed.
+        """
+        body = {"type": "realtime", **session}
+        async with self._answer(("session.updated",), timeout_s):
+            await self.send({"type": "session.update", "session": body})
+
+    async def speak(
+        self, sound: Sound, *, chunk_ms: int = 40, realtime: bool = True, timeout_s: float = 30.0
+    ) -> Response:
+        """Send one utterance and return the whole response to it.
+
+        With `realtime` the sound leaves as a microphone would deliver it, else all at once.
+        `timeout_s` is how long the response may outlast the sound.
+        """
+        longest_s = timeout_s + sound.duration_s
+        async with self._answer(("response.done",), longest_s) as answer:
+            await self.stream(sound, chunk_ms=chunk_ms, realtime=realtime)
+        return self.trace.responses[answer["response"]["id"]]
+
+    async def stream(self, sound: Sound, *, chunk_ms: int = 40, realtime: bool = True) -> None:
+        """Append the sound, chunk by chunk, and commit it."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        utterance = Utterance(monotonic())
+        self.utterances.append(utterance)
+        needed = sound.rate * 120 // 1000
+        for index, chunk in enumerate(sound.chunks(chunk_ms)):
+            if realtime:
+                await asyncio.sleep(begun + index * chunk_ms / 1000 - loop.time())
+            await self.append(chunk)
+            utterance.samples += len(chunk) // 2
+            if utterance.enough_at is None and utterance.samples >= needed:
+                utterance.enough_at = monotonic()
+        await self.send({"type": "input_audio_buffer.commit"})
+
+    async def append(self, pcm: bytes) -> None:
+        """Send one piece of sound; the server answers only if something is wrong with it."""
+        audio = base64.b64encode(pcm).decode("ascii")
+        # Base64 needs no escaping: formatting saves the load generator a JSON encoder.
+        await self._send_text(f'{{"type":"input_audio_buffer.append","audio":"{audio}"}}')
+
+    async def pause(self, seconds: float) -> None:
+        """Wait, and notice at once if the session ends meanwhile.
+
+        Raises:
+            SessionEnded: it did.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                await self._socket.wait_closed()
+        except TimeoutError:
+            return
+        raise errors.SessionEnded(self._socket.close_code or 1006, self._socket.close_reason or "")
+
+    async def cancel(self, timeout_s: float = 5.0) -> None:
+        """Interrupt the running response and wait for its end."""
+        async with self._answer(("response.done",), timeout_s):
+            await self.send({"type": "response.cancel"})
+
+    async def send(self, event: Mapping[str, Any]) -> None:
+        """Send one client event as it is."""
+        await self._send_text(json.dumps(event, separators=(",", ":")))
+
+    async def wait_for(self, *kinds: str, timeout_s: float = 10.0) -> Mapping[str, Any]:
+        """Return the next event of one of the given types.
+
+        Raises:
+            ServerError: an `error` came first, and is not among the types.
+        """
+        async with self._answer(kinds, timeout_s) as answer:
+            pass
+        return answer
+
+    async def read(self) -> None:
+        """Feed the trace until the connection closes; `connect` runs this as a task."""
+        try:
+            while True:
+                message = await self._socket.recv(decode=False)
+                event = _parsed(message)
+                self.trace.receive(event, monotonic())
+                if self._waiters:
+                    self._answer_waiters(event)
+        except ConnectionClosed as closed:
+            frame = closed.rcvd or closed.sent
+            self._end(frame.code if frame else 1006, frame.reason if frame else "")
+        except (ValueError, KeyError, TypeError) as error:
+            self.trace.violations.append(f"unreadable message: {error!r}")
+            self._end(1002, "unreadable message")
+
+    async def _send_text(self, text: str) -> None:
+        try:
+            await self._socket.send(text)
+        except ConnectionClosed as closed:
+            frame = closed.rcvd or closed.sent
+            raise errors.SessionEnded(
+                frame.code if frame else 1006, frame.reason if frame else ""
+            ) from closed
+
+    @asynccontextmanager
+    async def _answer(
+        self, kinds: tuple[str, ...], timeout_s: float
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Listen while the body runs, then wait; the yielded dict holds the answer afterwards.
+
+        Listening begins before anything is sent, so that no answer can be missed.
+        """
+        if self._ended is not None:
+            raise self._ended
+        future = asyncio.get_running_loop().create_future()
+        waiter = (frozenset({*kinds, "error"}), future)
+        self._waiters.append(waiter)
+        answer: dict[str, Any] = {}
+        try:
+            async with asyncio.timeout(timeout_s):
+                yield answer
+                answer.update(await future)
+        except TimeoutError as error:
+            raise errors.Unanswered(" or ".join(kinds), timeout_s) from error
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+            if not future.cancel() and not future.cancelled():
+                future.exception()  # marks it as seen: the body may have failed before it
+        if answer["type"] == "error" and "error" not in kinds:
+            raise errors.ServerError(answer["error"]["code"], answer["error"]["message"])
+
+    def _answer_waiters(self, event: Mapping[str, Any]) -> None:
+        for waiter in list(self._waiters):
+            kinds, future = waiter
+            if not future.done() and event.get("type") in kinds:
+                future.set_result(event)
+                self._waiters.remove(waiter)
+
+    def _end(self, code: int, reason: str) -> None:
+        self._ended = errors.SessionEnded(code, reason)
+        for _, future in self._waiters:
+            if not future.done():
+                future.set_exception(self._ended)
+        self._waiters.clear()
+
+
+@asynccontextmanager
+async def connect(target: Target, *, keep_media: bool = True) -> AsyncIterator[Session]:
+    """Open a session, and close it when the body ends.
+
+    Raises:
+        Refused: the server let no session begin.
+        SessionEnded: the connection closed before the session began.
+    """
+    headers = {"Authorization": f"Bearer {target.key}"} if target.key else {}
+    opening = open_websocket(
+        target.address,
+        additional_headers=headers,
+        compression=None,
+        max_size=MAX_MESSAGE_BYTES,
+        max_queue=_QUEUED_MESSAGES,
+        open_timeout=target.open_timeout_s,
+    )
+    try:
+        socket = await opening
+    except InvalidStatus as error:
+        raise _refusal(error) from error
+    except InvalidMessage as error:
+        raise errors.SessionEnded(1006, "closed during the handshake") from error
+    except InvalidHandshake as error:
+        raise errors.Refused(None, "handshake_failed", str(error), None) from error
+    except TimeoutError as error:
+        raise errors.Unanswered("handshake", target.open_timeout_s) from error
+    except OSError as error:
+        raise errors.Refused(None, "connect_failed", str(error), None) from error
+    session = Session(socket, Trace(keep_media=keep_media))
+    reader = asyncio.create_task(session.read(), name="avatar-session-reader")
+    try:
+        await _begin(session, target.open_timeout_s)
+        yield session
+    finally:
+        await socket.close()
+        await reader
+
+
+async def _begin(session: Session, timeout_s: float) -> None:
+    try:
+        await session.wait_for("session.created", timeout_s=timeout_s)
+    except errors.ServerError as error:
+        raise errors.Refused(None, error.code, error.message, None) from error
+
+
+def _parsed(message: bytes) -> Mapping[str, Any]:
+    event = json.loads(message)
+    if not isinstance(event, dict):
+        raise TypeError(f"a message is a JSON {type(event).__name__}")
+    return event
+
+
+def _refusal(error: InvalidStatus) -> errors.Refused:
+    status = error.response.status_code
+    retry_after = error.response.headers.get("Retry-After")
+    try:
+        body = json.loads(error.response.body)["error"]
+        code, message = str(body["code"]), str(body["message"])
+    except (ValueError, KeyError, TypeError):
+        code, message = f"http_{status}", "the answer has no error object"
+    seconds = int(retry_after) if retry_after and retry_after.isdigit() else None
+    return errors.Refused(status, code, message, seconds)

@@ -1,0 +1,74 @@
+"""Sound files as the 16-bit mono samples that the wire carries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import av
+import av.error
+
+from avatar_client import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+BYTES_PER_SAMPLE: Final = 2
+WIRE_RATES: Final = (24000, 16000)
+"""Rates the server takes; sound of any other rate is resampled to the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """Mono sound."""
+
+    pcm: bytes
+    """Little-endian signed 16-bit samples."""
+    rate: int
+    """Samples a second."""
+
+    @property
+    def samples(self) -> int:
+        """Return the number of samples."""
+        return len(self.pcm) // BYTES_PER_SAMPLE
+
+    @property
+    def duration_s(self) -> float:
+        """Return the length in seconds."""
+        return self.samples / self.rate
+
+    def cut(self, duration_s: float) -> Sound:
+        """Return the beginning of the sound, at most `duration_s` long."""
+        return Sound(self.pcm[: int(duration_s * self.rate) * BYTES_PER_SAMPLE], self.rate)
+
+    def chunks(self, chunk_ms: int) -> Sequence[bytes]:
+        """Return the samples in pieces of `chunk_ms`; the last one may be shorter."""
+        step = self.rate * chunk_ms // 1000 * BYTES_PER_SAMPLE
+        return [self.pcm[start : start + step] for start in range(0, len(self.pcm), step)]
+
+
+def read(path: Path) -> Sound:
+    """Return the sound of a file; mono 16-bit WAV at a wire rate comes back bit for bit.
+
+    Raises:
+        AudioFileError: the file is missing, broken, or holds no sound.
+    """
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.audio:
+                raise errors.AudioFileError(path.name, "it has no audio stream")
+            stream = container.streams.audio[0]
+            rate = stream.rate if stream.rate in WIRE_RATES else WIRE_RATES[0]
+            resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
+            pcm = bytearray()
+            for frame in container.decode(stream):
+                for piece in resampler.resample(frame):
+                    pcm += bytes(piece.planes[0])[: piece.samples * BYTES_PER_SAMPLE]
+            for piece in resampler.resample(None):
+                pcm += bytes(piece.planes[0])[: piece.samples * BYTES_PER_SAMPLE]
+    except (OSError, av.error.FFmpegError) as error:
+        raise errors.AudioFileError(path.name, str(error)) from error
+    if not pcm:
+        raise errors.AudioFileError(path.name, "it has no samples")
+    return Sound(bytes(pcm), rate)

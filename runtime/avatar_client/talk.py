@@ -1,0 +1,111 @@
+"""One utterance from a sound file to a talking face in a video file, and the figures of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from avatar_client import record, session, sound
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from avatar_client.traces import Response
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to say, and where to put the recording."""
+
+    audio: Path
+    out: Path | None
+    """Video file; None writes none."""
+    sheet: Path | None
+    """Contact sheet; None writes none."""
+    chunk_ms: int
+    realtime: bool
+    """Whether the sound leaves as a microphone would deliver it, or all at once."""
+    settings: Mapping[str, Any] | None = None
+    """Fields for a `session.update` at the start; None sends none."""
+
+
+async def run(target: session.Target, request: Request) -> Mapping[str, Any]:
+    """Hold one session with one utterance and return its figures.
+
+    `ok` says that the response is complete and that every message kept to the protocol.
+    """
+    speech = sound.read(request.audio)
+    begun = monotonic()
+    async with session.connect(target) as live:
+        connected = monotonic()
+        if request.settings is not None:
+            await live.update(request.settings)
+        response = await live.speak(speech, chunk_ms=request.chunk_ms, realtime=request.realtime)
+    figures = {
+        **describe(live, response),
+        "connect_ms": round((connected - begun) * 1000, 1),
+    }
+    if request.out is not None:
+        figures |= _recorded(record.write_mp4([response], request.out), figures)
+    if request.sheet is not None:
+        record.write_sheet([response], request.sheet)
+    same_sound = bytes(response.pcm) == speech.pcm
+    complete = response.status == "completed" and response.audio_samples == speech.samples
+    ok = complete and same_sound and not live.trace.violations
+    return {"ok": ok, **figures, "audio_unchanged": same_sound}
+
+
+def describe(live: session.Session, response: Response) -> Mapping[str, Any]:
+    """Return the figures of the response to the last utterance."""
+    said = live.utterances[-1]
+    first = response.pictures[0].at if response.pictures else None
+    wall_s = (response.done_at or response.created_at) - response.created_at
+    return {
+        "session_id": live.trace.session_id,
+        "response_id": response.response_id,
+        "status": response.status,
+        "first_frame_ms": _since(said.started_at, first),
+        "first_frame_after_audio_ms": _since(said.enough_at or said.started_at, first),
+        "frames": len(response.pictures),
+        "frames_dropped": len(response.dropped),
+        "frames_due": response.frames_due,
+        "fps": _media_fps(response),
+        "wall_s": round(wall_s, 3),
+        "realtime_factor": round(response.audio_ms / 1000 / wall_s, 3) if wall_s else None,
+        "audio_ms": response.audio_ms,
+        "video_ms": response.video_ms,
+        "max_pts_error_ms": response.max_pts_error_ms,
+        "violations": live.trace.violations,
+        "errors": live.trace.errors,
+        "warnings": live.trace.warnings,
+    }
+
+
+def _recorded(recording: record.Recording, figures: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the figures as the file has them; the worse of wire and file for the time error."""
+    return {
+        "fps": round(recording.fps, 4),
+        "audio_ms": round(recording.audio_ms, 3),
+        "video_ms": round(recording.video_ms, 3),
+        "max_pts_error_ms": round(
+            max(
+                figures["max_pts_error_ms"],
+                recording.max_pts_error_ms,
+                abs(recording.audio_start_ms),
+            ),
+            3,
+        ),
+    }
+
+
+def _media_fps(response: Response) -> float | None:
+    if len(response.pictures) < 2:
+        return None
+    first, last = response.pictures[0], response.pictures[-1]
+    return round((len(response.pictures) - 1) * 1000 / (last.pts_ms - first.pts_ms), 4)
+
+
+def _since(begin: float, end: float | None) -> float | None:
+    return None if end is None else round((end - begin) * 1000, 1)

@@ -1,0 +1,274 @@
+"""What a server sent, checked against the protocol as it comes in; no socket, no clock.
+
+The checks are the invariants of the protocol that one client can see: numbered messages
+without gaps, times that come from the sample counter, audio before its frame, an account
+of every frame, and one end to every response.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_VIOLATIONS: Final = 100
+"""One fault tends to repeat with every message; more of the same says nothing new."""
+
+_UNNUMBERED: Final = frozenset({"session.queued", "session.resumed", "session.migrate"})
+_MEDIA: Final = frozenset({"response.output_audio.delta", "response.video.delta"})
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One video frame as it came in."""
+
+    frame_index: int
+    pts_ms: float
+    at: float
+    """When it arrived, seconds on the caller's clock."""
+    jpeg: bytes
+    """The image; empty if the trace keeps no media."""
+
+
+@dataclass(slots=True)
+class Response:
+    """One answer of the avatar: its sound, its pictures and its end."""
+
+    response_id: str
+    epoch: int
+    created_at: float
+    rate: int
+    samples_per_frame: int
+    pictures: list[Picture] = field(default_factory=list)
+    pcm: bytearray = field(default_factory=bytearray)
+    audio_samples: int = 0
+    dropped: set[int] = field(default_factory=set)
+    video_done: bool = False
+    status: str | None = None
+    """`completed`, `cancelled`, `incomplete` or `failed`; None while it runs."""
+    done_at: float | None = None
+
+    @property
+    def audio_ms(self) -> float:
+        """Return the length of the sound received."""
+        return self.audio_samples * 1000 / self.rate
+
+    @property
+    def frame_ms(self) -> Fraction:
+        """Return how long one picture is shown, exactly."""
+        return Fraction(self.samples_per_frame * 1000, self.rate)
+
+    @property
+    def frames_due(self) -> int:
+        """Return the number of pictures that the sound received calls for."""
+        return -(-self.audio_samples // self.samples_per_frame)
+
+    @property
+    def video_ms(self) -> float:
+        """Return the length of the video: to the end of the last picture."""
+        if not self.pictures:
+            return 0.0
+        return float((self.pictures[-1].frame_index + 1) * self.frame_ms)
+
+    @property
+    def max_pts_error_ms(self) -> float:
+        """Return the largest distance of a picture's time from the sample counter."""
+        return max(
+            (abs(float(p.pts_ms - p.frame_index * self.frame_ms)) for p in self.pictures),
+            default=0.0,
+        )
+
+
+class Trace:
+    """The record of one session."""
+
+    def __init__(self, *, keep_media: bool) -> None:
+        self.keep_media = keep_media
+        self.session: Mapping[str, Any] = {}
+        self.responses: dict[str, Response] = {}
+        self.errors: list[Mapping[str, Any]] = []
+        self.warnings: list[Mapping[str, Any]] = []
+        self.violations: list[str] = []
+        self.messages = 0
+        self._seq = 0
+        self._epoch = 0
+
+    @property
+    def session_id(self) -> str:
+        """Return the session's id; empty before `session.created`."""
+        return str(self.session.get("id", ""))
+
+    def receive(self, event: Mapping[str, Any], now: float) -> None:
+        """Take one server event that arrived at `now`."""
+        self.messages += 1
+        kind = str(event.get("type", ""))
+        self._check_seq(kind, event)
+        match kind:
+            case "session.created" | "session.updated":
+                self._configure(kind, event)
+            case "response.created":
+                self._open(event, now)
+            case "response.output_audio.delta":
+                self._audio(event)
+            case "response.video.delta":
+                self._picture(event, now)
+            case "response.video.dropped":
+                self._drop(event)
+            case "response.video.done":
+                self._video_done(event)
+            case "response.done":
+                self._done(event, now)
+            case "output_audio_buffer.cleared":
+                self._epoch = max(self._epoch, int(event.get("epoch", 0)))
+            case "error":
+                self.errors.append(event["error"])
+            case "warning":
+                self.warnings.append(event["warning"])
+            case "":
+                self._violation("a message without a type")
+
+    def _check_seq(self, kind: str, event: Mapping[str, Any]) -> None:
+        seq = event.get("seq")
+        if seq is None:
+            before_session = kind == "error" and not self.session
+            if kind not in _UNNUMBERED and not event.get("idle") and not before_session:
+                self._violation(f"{kind} has no seq")
+            return
+        if seq != self._seq + 1:
+            self._violation(f"{kind} has seq {seq} after {self._seq}")
+        self._seq = int(seq)
+
+    def _configure(self, kind: str, event: Mapping[str, Any]) -> None:
+        if (kind == "session.created") == bool(self.session):
+            self._violation(f"{kind} out of order")
+        self.session = event["session"]
+
+    def _open(self, event: Mapping[str, Any], now: float) -> None:
+        body = event["response"]
+        if body["id"] in self.responses:
+            self._violation(f"{body['id']} was created twice")
+        if any(response.status is None for response in self.responses.values()):
+            self._violation(f"{body['id']} was created while another response is active")
+        epoch = int(event.get("epoch", 0))
+        if epoch < self._epoch:
+            self._violation(f"{body['id']} has epoch {epoch} after {self._epoch}")
+        self._epoch = max(self._epoch, epoch)
+        self.responses[body["id"]] = Response(
+            body["id"],
+            epoch,
+            now,
+            int(self.session["audio"]["output"]["format"].get("rate", 8000)),
+            int(self.session["avatar"]["samples_per_frame"]),
+        )
+
+    def _live(self, event: Mapping[str, Any]) -> Response | None:
+        """Return the running response of an event; anything else is a violation."""
+        response = self.responses.get(str(event.get("response_id")))
+        if response is None:
+            self._violation(f"{event['type']} for unknown response {event.get('response_id')}")
+        elif response.status is not None:
+            self._violation(f"{event['type']} after response.done of {response.response_id}")
+        elif event["type"] in _MEDIA and response.video_done:
+            self._violation(f"{event['type']} after response.video.done")
+        elif event["type"] in _MEDIA and event.get("epoch", 0) < self._epoch:
+            self._violation(f"{event['type']} of epoch {event.get('epoch')} in {self._epoch}")
+        return response
+
+    def _audio(self, event: Mapping[str, Any]) -> None:
+        response = self._live(event)
+        if response is None:
+            return
+        offset = event.get("offset_samples")
+        if offset != response.audio_samples:
+            self._violation(f"audio at sample {offset}, expected {response.audio_samples}")
+        if response.audio_samples % response.samples_per_frame:
+            self._violation("audio after a piece that was no whole number of frames")
+        if event.get("pts_ms") != Fraction(response.audio_samples * 1000, response.rate):
+            self._violation(f"audio at sample {offset} has pts_ms {event.get('pts_ms')}")
+        delta = event["delta"]
+        # PCM16 has two bytes a sample; the 8 kHz formats have one.
+        width = 2 if response.rate != 8000 else 1
+        response.audio_samples += _decoded_length(delta) // width
+        if self.keep_media:
+            response.pcm += base64.b64decode(delta, validate=True)
+
+    def _picture(self, event: Mapping[str, Any], now: float) -> None:
+        if event.get("idle"):
+            return
+        response = self._live(event)
+        if response is None:
+            return
+        index = int(event["frame_index"])
+        last = response.pictures[-1].frame_index if response.pictures else -1
+        if index <= last:
+            self._violation(f"frame {index} after frame {last}")
+        if index in response.dropped:
+            self._violation(f"frame {index} was reported as dropped")
+        if event.get("offset_samples") != index * response.samples_per_frame:
+            self._violation(f"frame {index} has offset_samples {event.get('offset_samples')}")
+        if event["pts_ms"] != index * response.frame_ms:
+            self._violation(f"frame {index} has pts_ms {event['pts_ms']}")
+        if not self._is_covered(response, index):
+            self._violation(f"frame {index} came before its audio ({response.audio_samples})")
+        jpeg = base64.b64decode(event["delta"], validate=True) if self.keep_media else b""
+        response.pictures.append(Picture(index, event["pts_ms"], now, jpeg))
+
+    @staticmethod
+    def _is_covered(response: Response, index: int) -> bool:
+        """Return whether the sound of a frame was there before it; the last may be cut short."""
+        whole, rest = divmod(response.audio_samples, response.samples_per_frame)
+        return index < whole + (rest > 0)
+
+    def _drop(self, event: Mapping[str, Any]) -> None:
+        response = self._live(event)
+        if response is not None:
+            first, last = int(event["first_frame_index"]), int(event["last_frame_index"])
+            response.dropped.update(range(first, last + 1))
+
+    def _video_done(self, event: Mapping[str, Any]) -> None:
+        response = self._live(event)
+        if response is None:
+            return
+        if response.video_done:
+            self._violation(f"second response.video.done of {response.response_id}")
+        response.video_done = True
+        self._epoch = max(self._epoch, int(event.get("epoch", 0)))
+        counted = {
+            "frames": len(response.pictures),
+            "dropped": len(response.dropped),
+            "audio_samples": response.audio_samples,
+        }
+        for name, value in counted.items():
+            if event.get(name) != value:
+                self._violation(f"response.video.done says {name} {event.get(name)}, got {value}")
+        if event.get("status") == "completed":
+            seen = {picture.frame_index for picture in response.pictures} | response.dropped
+            if seen != set(range(response.frames_due)):
+                self._violation(
+                    f"{len(response.pictures)} frames + {len(response.dropped)} dropped "
+                    f"for {response.frames_due} due"
+                )
+
+    def _done(self, event: Mapping[str, Any], now: float) -> None:
+        body = event["response"]
+        response = self.responses.get(body["id"])
+        if response is None or response.status is not None:
+            self._violation(f"response.done of {body['id']} without a running response")
+            return
+        if not response.video_done:
+            self._violation(f"response.done of {body['id']} before response.video.done")
+        self._epoch = max(self._epoch, int(event.get("epoch", 0)))
+        response.status = str(body["status"])
+        response.done_at = now
+
+    def _violation(self, sentence: str) -> None:
+        if len(self.violations) < MAX_VIOLATIONS:
+            self.violations.append(f"message {self.messages}: {sentence}")
+
+
+def _decoded_length(text: str) -> int:
+    return len(text) * 3 // 4 - text.count("=", -2)

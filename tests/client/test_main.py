@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import wave
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from avatar_client import __main__ as command
+from avatar_client import errors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def speech(tmp_path: Path) -> Path:
+    """Return a WAV file of 200 ms."""
+    path = tmp_path / "speech.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(24000)
+        file.writeframes(bytes(range(240)) * 40)
+    return path
+
+
+async def test_talk_writes_video_sheet_and_figures(
+    avatar: Any, speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, sheet, figures = tmp_path / "a.mp4", tmp_path / "a.png", tmp_path / "a.json"
+    status = await asyncio.to_thread(
+        command.main,
+        f"talk --url {avatar.url} --model acme/c --audio {speech} "
+        f"--update --out {out} --sheet {sheet} --json {figures}".split(),
+    )
+    assert status == 0
+    report = json.loads(figures.read_text())
+    assert json.loads(capsys.readouterr().out) == report
+    assert report["ok"]
+    assert (report["frames"], report["fps"]) == (5, 25.0)
+    assert report["max_pts_error_ms"] <= 0.02
+    assert report["audio_ms"] == report["video_ms"] == 200
+    assert report["first_frame_ms"] > 0
+    assert report["realtime_factor"] > 0
+    assert out.stat().st_size > 1000
+    assert sheet.stat().st_size > 1000
+
+
+async def test_a_broken_protocol_fails_the_talk(avatar: Any, speech: Path) -> None:
+    def shift(message: dict[str, Any]) -> list[dict[str, Any]]:
+        if message["type"] == "response.video.delta":
+            message["pts_ms"] += 1
+        return [message]
+
+    avatar.tamper = shift
+    arguments = ["talk", "--url", avatar.url, "--audio", str(speech), "--burst"]
+    assert await asyncio.to_thread(command.main, arguments) == 1
+
+
+async def test_load_prints_the_summary_and_writes_every_session(
+    avatar: Any, speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "load.json"
+    status = await asyncio.to_thread(
+        command.main,
+        f"load --url {avatar.url} --model acme/c --audio {speech} "
+        f"--sessions 2 --arrivals-per-s 50 --duration-s 0.3 --json {path}".split(),
+    )
+    assert status == 0
+    assert json.loads(capsys.readouterr().out)["done"] == 2
+    assert len(json.loads(path.read_text())["sessions"]) == 2
+
+
+def test_faults_end_with_one_sentence(
+    speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["talk", "--url", "ws://127.0.0.1:1"]
+    assert command.main([*common, "--audio", str(speech)]) == 1
+    assert "connect_failed" in capsys.readouterr().err
+    assert command.main([*common, "--audio", str(tmp_path / "none.wav")]) == 1
+    assert "none.wav" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", [["--sessions", "0"], ["--duration-s", "-1"]])
+def test_wrong_numbers_are_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["load", "--url", "h:1", "--audio", "a.wav", *wrong])
+    assert wrong[0] in capsys.readouterr().err
+
+
+def test_every_error_builds_a_sentence_from_its_data() -> None:
+    made = [
+        errors.AudioFileError("a.wav", "x"),
+        errors.LoadError("a.csv", "x"),
+        errors.RecordingError("a.mp4", "x"),
+        errors.Refused(None, "c", "m", None),
+        errors.SessionEnded(1006, ""),
+        errors.ServerError("c", "m"),
+        errors.Unanswered("e", 1.0),
+    ]
+    assert {type(error) for error in made} == set(errors.AvatarClientError.__subclasses__())
+    drawn = errors.__doc__ or ""
+    for error in made:
+        assert type(error).__name__ in drawn
+        assert str(error)
+        assert not str(error).endswith(".")
