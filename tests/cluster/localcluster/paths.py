@@ -1,0 +1,87 @@
+"""Where everything lies: the repository's files and the folder of one cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+MODULE: Final = Path(__file__).resolve().parent.parent
+"""The Go module, also the folder to put on `PYTHONPATH`."""
+REPOSITORY: Final = MODULE.parent.parent
+DEFAULT_STATE: Final = REPOSITORY / "build" / "cluster"
+DEFAULT_NODES: Final = MODULE / "nodes.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The files of one cluster, all below its state folder."""
+
+    root: Path
+
+    @property
+    def state_file(self) -> Path:
+        return self.root / "state.json"
+
+    @property
+    def marker(self) -> Path:
+        """Says that the folder is ours and may be emptied."""
+        return self.root / ".localcluster"
+
+    @property
+    def socket(self) -> Path:
+        return self.root / "supervisor.sock"
+
+    @property
+    def bin(self) -> Path:
+        return self.root / "bin"
+
+    @property
+    def pki(self) -> Path:
+        return self.root / "pki"
+
+    @property
+    def etcd_data(self) -> Path:
+        return self.root / "etcd"
+
+    @property
+    def home(self) -> Path:
+        """Caches and settings of kubectl and helm, so that they leave the user's alone."""
+        return self.root / "home"
+
+    @property
+    def nodes(self) -> Path:
+        return self.root / "nodes"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def audit_log(self) -> Path:
+        return self.logs / "audit.jsonl"
+
+    @property
+    def audit_policy(self) -> Path:
+        return self.root / "audit-policy.yaml"
+
+    @property
+    def admin_kubeconfig(self) -> Path:
+        return self.root / "kubeconfig"
+
+    def kubeconfig(self, user: str) -> Path:
+        return self.root / "kubeconfigs" / user
+
+    def log(self, component: str) -> Path:
+        return self.logs / f"{component}.log"
+
+
+def tail(path: Path, lines: int = 15) -> str:
+    """Return the last lines of a log, empty when there is no such file."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 16384))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])
