@@ -1,0 +1,182 @@
+"""One loaded MuseTalk: sound to tokens, tokens and latents to faces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+
+from avatar_runtime import errors
+from avatar_runtime.engine import unet, vae, weights, whisper
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+WINDOW_STEPS: Final = 10
+# What the networks here are built for; a file that asks for anything else is refused.
+UNET_FIXED: Final[Mapping[str, Any]] = {
+    "act_fn": "silu",
+    "center_input_sample": False,
+    "downsample_padding": 1,
+    "mid_block_scale_factor": 1,
+    "use_linear_projection": False,
+    "dual_cross_attention": False,
+    "only_cross_attention": False,
+    "class_embed_type": None,
+    "resnet_time_scale_shift": "default",
+    "time_embedding_type": "positional",
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+}
+VAE_FIXED: Final[Mapping[str, Any]] = {"act_fn": "silu", "in_channels": 3, "out_channels": 3}
+WHISPER_FIXED: Final[Mapping[str, Any]] = {
+    "activation_function": "gelu",
+    "scale_embedding": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The sizes of all three networks."""
+
+    unet: unet.UNetConfig
+    vae: vae.VAEConfig
+    whisper: whisper.WhisperConfig
+
+    @property
+    def tokens(self) -> int:
+        """Audio tokens of a frame: 50 in the published model."""
+        return WINDOW_STEPS * self.whisper.states
+
+    def faults(self) -> list[str]:
+        """Return where the networks do not fit together."""
+        pairs = {
+            "whisper d_model and unet cross_attention_dim": (
+                self.whisper.d_model,
+                self.unet.cross_attention_dim,
+            ),
+            "twice vae latent_channels and unet in_channels": (
+                2 * self.vae.latent_channels,
+                self.unet.in_channels,
+            ),
+            "vae latent_channels and unet out_channels": (
+                self.vae.latent_channels,
+                self.unet.out_channels,
+            ),
+        }
+        return [f"{names} differ: {a} and {b}" for names, (a, b) in pairs.items() if a != b]
+
+
+class MuseTalk:
+    """The three networks on one device, in one precision. Call it under `inference_mode`."""
+
+    def __init__(self, config: ModelConfig, version: str, vae_hash: str) -> None:
+        """Make the networks without memory: `weights.fill` or `materialise` gives them some."""
+        self.config = config
+        self.version = version
+        self.vae_hash = vae_hash
+        with torch.device("meta"):
+            self.unet = unet.UNet(config.unet)
+            self.vae = vae.VAE(config.vae)
+            self.whisper = whisper.Encoder(config.whisper)
+        self.log_mel = whisper.LogMel(config.whisper.num_mel_bins)
+        width = config.unet.cross_attention_dim
+        self.positions = whisper.positional_encoding(config.tokens, width)
+        self.device = torch.device("cpu")
+        self.dtype = torch.float32
+
+    @property
+    def crop_size(self) -> int:
+        """Side of the face that is drawn, pixels."""
+        return self.config.vae.sample_size
+
+    @property
+    def latent_size(self) -> int:
+        return self.config.vae.latent_size
+
+    @property
+    def context_samples(self) -> int:
+        """16 kHz samples that one audio encode hears."""
+        return self.config.whisper.context_samples
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        return {"unet": self.unet, "vae": self.vae, "whisper": self.whisper}
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> MuseTalk:
+        """Move everything; the log-mel stays in float32, whose range it needs."""
+        for network in self.networks().values():
+            network.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        self.log_mel.to(device)
+        self.positions = self.positions.to(device, dtype)
+        self.device, self.dtype = device, dtype
+        return self
+
+    def encode_audio(self, contexts: Sequence[NDArray[np.float32]]) -> Tensor:
+        """Return `(n, positions, states, width)` features of contexts of 16 kHz samples.
+
+        Each context is filled up with zeros to the model's length; longer ones are refused.
+        """
+        padded = np.zeros((len(contexts), self.context_samples), np.float32)
+        for row, context in zip(padded, contexts, strict=True):
+            row[: len(context)] = context
+        mel = self.log_mel(torch.from_numpy(padded).to(self.device))
+        features: Tensor = self.whisper(mel.to(self.dtype))
+        return features
+
+    def window(self, features: Tensor, first_step: int, steps: int) -> Tensor:
+        """Return the `(tokens, width)` of one frame from one context's features.
+
+        Steps before 0 and from `steps` on are zero vectors (musetalk.md section 5.2).
+        """
+        begin, end = max(0, first_step), max(0, min(first_step + WINDOW_STEPS, steps))
+        rows = features.new_zeros(WINDOW_STEPS, *features.shape[1:])
+        if begin < end:
+            rows[begin - first_step : end - first_step] = features[begin:end]
+        return rows.flatten(0, 1)
+
+    def predict(self, latents: Tensor, tokens: Tensor) -> Tensor:
+        """Return `(b, 4, s, s)` latents of new faces; `tokens` without positional encoding."""
+        out: Tensor = self.unet(latents, tokens + self.positions)
+        return out
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return `(b, c, c, 3) uint8` BGR faces on the device."""
+        return vae.to_bytes(self.vae.decode(latents))
+
+    def encode(self, crops: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return scaled latents `(n, 4, s, s)` of RGB crops `(n, 3, c, c)` in [-1, 1]."""
+        with torch.inference_mode():
+            pictures = torch.from_numpy(crops).to(self.device, self.dtype)
+            return np.asarray(self.vae.encode(pictures).float().cpu().numpy())
+
+
+def load(path: Path, version: str | None = None) -> MuseTalk:
+    """Return the model of a folder, in float32 on the CPU.
+
+    Raises:
+        AssetError: a part is missing, unreadable, or does not fit.
+    """
+    files = weights.find(path, version)
+    config = ModelConfig(
+        weights.read_config(files.unet_config, unet.UNetConfig, UNET_FIXED),
+        weights.read_config(files.vae_config, vae.VAEConfig, VAE_FIXED),
+        weights.read_config(files.whisper_config, whisper.WhisperConfig, WHISPER_FIXED),
+    )
+    if faults := config.faults():
+        raise errors.AssetError(str(path), "; ".join(faults))
+    model = MuseTalk(config, files.version, weights.vae_hash(files.vae))
+    read: dict[str, Callable[[], dict[str, Tensor]]] = {
+        "unet": lambda: weights.read_tensors(files.unet),
+        "vae": lambda: weights.read_vae(files.vae),
+        "whisper": lambda: weights.read_whisper(files.whisper),
+    }
+    paths = {"unet": files.unet, "vae": files.vae, "whisper": files.whisper}
+    for name, network in model.networks().items():
+        weights.fill(network, read[name](), paths[name])
+    return model.to(torch.device("cpu"), torch.float32)

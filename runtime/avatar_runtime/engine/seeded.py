@@ -1,0 +1,134 @@
+"""Writes a MuseTalk folder with random weights of a fixed seed, in upstream's layout.
+
+`full` has the true shapes and serves benchmarks; `tiny` has the shapes of the small model that
+the repository carries, and serves tests.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from safetensors.torch import save_file
+
+from avatar_runtime.engine import model, unet, vae, weights, whisper
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import nn
+
+PRESETS: Final[Mapping[str, model.ModelConfig]] = {
+    "full": model.ModelConfig(unet.UNetConfig(), vae.VAEConfig(), whisper.WhisperConfig()),
+    "tiny": model.ModelConfig(
+        unet.UNetConfig(
+            block_out_channels=(32, 48, 64, 64),
+            layers_per_block=1,
+            cross_attention_dim=64,
+            norm_num_groups=8,
+        ),
+        vae.VAEConfig(
+            block_out_channels=(8, 16, 32, 32),
+            layers_per_block=1,
+            norm_num_groups=4,
+            sample_size=128,
+        ),
+        whisper.WhisperConfig(
+            d_model=64,
+            encoder_attention_heads=2,
+            encoder_ffn_dim=192,
+            max_source_positions=150,
+        ),
+    ),
+}
+
+
+def make(config: model.ModelConfig, seed: int = 0) -> model.MuseTalk:
+    """Return a model with torch's default initialisation under `seed`, ready to be trained."""
+    made = model.MuseTalk(config, "v15", "")
+    generator_state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    for name, network in made.networks().items():
+        network.to_empty(device="cpu")
+        network.apply(_reset)
+        if name == "whisper":
+            _set_sinusoids(network)
+    torch.set_rng_state(generator_state)
+    return made
+
+
+def write(folder: Path, config: model.ModelConfig, seed: int = 0) -> None:
+    """Write a folder of seeded weights."""
+    save(folder, make(config, seed))
+
+
+def save(folder: Path, made: model.MuseTalk) -> None:
+    """Write a v1.5 folder of any model's weights and sizes, as safetensors in float32."""
+    config = made.config
+    documents: dict[str, dict[str, Any]] = {
+        "musetalkV15/musetalk.json": {
+            "_class_name": "UNet2DConditionModel",
+            **asdict(config.unet),
+            **model.UNET_FIXED,
+            "sample_size": config.vae.latent_size,
+        },
+        "sd-vae/config.json": {
+            "_class_name": "AutoencoderKL",
+            **asdict(config.vae),
+            **model.VAE_FIXED,
+            "down_block_types": ["DownEncoderBlock2D"] * len(config.vae.block_out_channels),
+            "up_block_types": ["UpDecoderBlock2D"] * len(config.vae.block_out_channels),
+        },
+        "whisper/config.json": {
+            "model_type": "whisper",
+            **asdict(config.whisper),
+            **model.WHISPER_FIXED,
+        },
+        "whisper/preprocessor_config.json": _preprocessor(config.whisper),
+    }
+    for name, document in documents.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    files = {
+        "unet": "musetalkV15/unet.safetensors",
+        "vae": "sd-vae/diffusion_pytorch_model.safetensors",
+        "whisper": "whisper/model.safetensors",
+    }
+    for name, network in made.networks().items():
+        prefix = weights.WHISPER_PREFIX if name == "whisper" else ""
+        tensors = {f"{prefix}{k}": v.contiguous() for k, v in network.state_dict().items()}
+        save_file(tensors, folder / files[name], metadata={"format": "pt"})
+
+
+def _preprocessor(config: whisper.WhisperConfig) -> dict[str, Any]:
+    return {
+        "feature_extractor_type": "WhisperFeatureExtractor",
+        "feature_size": config.num_mel_bins,
+        "hop_length": 160,
+        "n_fft": 400,
+        "chunk_length": config.max_source_positions // 50,
+        "n_samples": config.context_samples,
+        "nb_max_frames": 2 * config.max_source_positions,
+        "sampling_rate": whisper.SAMPLE_RATE,
+    }
+
+
+def _reset(module: nn.Module) -> None:
+    reset = getattr(module, "reset_parameters", None)
+    if callable(reset):
+        reset()
+
+
+def _set_sinusoids(network: nn.Module) -> None:
+    """Give the positions Whisper's own start: sines in the first half, cosines in the second."""
+    table: torch.Tensor = network.get_parameter("embed_positions.weight")
+    positions, width = table.shape
+    half = width // 2
+    rates = torch.exp(-torch.arange(half) * (torch.log(torch.tensor(10_000.0)) / (half - 1)))
+    angles = torch.arange(positions)[:, None] * rates[None]
+    with torch.no_grad():
+        table.copy_(torch.cat([angles.sin(), angles.cos()], dim=1))

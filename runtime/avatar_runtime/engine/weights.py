@@ -1,0 +1,205 @@
+"""Reads a MuseTalk folder in upstream's layout and checks it as a whole (musetalk.md section 2).
+
+Pickles are read with `weights_only=True`, safetensors as they are. What is wrong is reported
+in one error: every missing, surplus and misshaped tensor of the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from avatar_runtime import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+VERSIONS: Final = ("v15", "v1")
+_UNETS: Final = {
+    "v15": ("musetalkV15", ("unet.safetensors", "unet.pth")),
+    "v1": ("musetalk", ("pytorch_model.safetensors", "pytorch_model.bin")),
+}
+_VAE_FOLDERS: Final = ("sd-vae", "sd-vae-ft-mse")
+_VAE_FILES: Final = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+_WHISPER_FILES: Final = ("model.safetensors", "pytorch_model.bin")
+WHISPER_PREFIX: Final = "model.encoder."
+# Names of the first diffusers releases, which the published VAE file still carries.
+_OLD_ATTENTION: Final = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_MAX_NAMED: Final = 8  # faults of one kind that the message names
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """Where the parts of one model lie."""
+
+    path: Path
+    version: str
+    unet_config: Path
+    unet: Path
+    vae_config: Path
+    vae: Path
+    whisper_config: Path
+    whisper: Path
+
+
+def find(path: Path, version: str | None = None) -> ModelFolder:
+    """Return the files of a model; without a version the newest one that is there.
+
+    Raises:
+        AssetError: with every part that is missing.
+    """
+    faults: list[str] = []
+    wanted = [version] if version else list(VERSIONS)
+    there = [v for v in wanted if (path / _UNETS[v][0]).is_dir()]
+    if not there:
+        faults.append(f"no folder {' or '.join(_UNETS[v][0] for v in wanted)}")
+    chosen = (there or wanted)[0]
+    unet, unet_files = _UNETS[chosen]
+    vae = next((name for name in _VAE_FOLDERS if (path / name).is_dir()), _VAE_FOLDERS[0])
+
+    def one_of(folder: str, names: tuple[str, ...]) -> Path:
+        for name in names:
+            if (path / folder / name).is_file():
+                return path / folder / name
+        faults.append(f"no file {folder}/{' or '.join(names)}")
+        return path
+
+    found = ModelFolder(
+        path=path,
+        version=chosen,
+        unet_config=one_of(unet, ("musetalk.json",)),
+        unet=one_of(unet, unet_files),
+        vae_config=one_of(vae, ("config.json",)),
+        vae=one_of(vae, _VAE_FILES),
+        whisper_config=one_of("whisper", ("config.json",)),
+        whisper=one_of("whisper", _WHISPER_FILES),
+    )
+    if faults:
+        raise errors.AssetError(str(path), "; ".join(faults))
+    return found
+
+
+def read_config(path: Path, kind: type[Config], fixed: Mapping[str, Any]) -> Config:
+    """Return the fields of `kind` that the JSON file has; those in `fixed` must be as stated.
+
+    Raises:
+        AssetError: the file is unreadable, or asks for a network that is not ours.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        other = {k: v for k, v in fixed.items() if document.get(k, v) != v}
+    except (OSError, ValueError, AttributeError) as error:
+        raise errors.AssetError(str(path), f"unreadable: {error}") from error
+    if other:
+        stated = "; ".join(f"{k} is {document[k]!r}, must be {v!r}" for k, v in other.items())
+        raise errors.AssetError(str(path), stated)
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in document.items() if k in known}
+    return kind(**values)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file or of a pickle that holds nothing else.
+
+    Raises:
+        AssetError: the file is unreadable or holds other objects.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, ValueError, SafetensorError, EOFError) as error:
+        raise errors.AssetError(str(path), f"unreadable: {error}") from error
+    except Exception as error:
+        # torch.load raises pickle's own errors, and names each forbidden type in them.
+        raise errors.AssetError(str(path), f"not a file of weights alone: {error}") from error
+    tensors = tensors.get("state_dict", tensors)
+    return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
+
+
+def read_vae(path: Path) -> dict[str, Tensor]:
+    """Return the VAE's tensors under today's names."""
+    renamed = {}
+    for name, tensor in read_tensors(path).items():
+        *front, layer, kind = name.split(".")
+        if "attentions" in front and layer in _OLD_ATTENTION:
+            # Older files still hold these layers as 1x1 convolutions.
+            plain = tensor.flatten(1) if kind == "weight" else tensor
+            renamed[".".join([*front, _OLD_ATTENTION[layer], kind])] = plain
+        else:
+            renamed[name] = tensor
+    return renamed
+
+
+def read_whisper(path: Path) -> dict[str, Tensor]:
+    """Return the encoder's tensors of a Whisper file; the decoder is not needed."""
+    tensors = read_tensors(path)
+    for prefix in (WHISPER_PREFIX, "encoder."):
+        if part := {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}:
+            return part
+    return tensors
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Give the module exactly these weights.
+
+    Raises:
+        AssetError: with every tensor that is missing, surplus or of another shape.
+    """
+    wanted = {name: tuple(t.shape) for name, t in module.state_dict().items()}
+    given = {name: tuple(t.shape) for name, t in tensors.items()}
+    faults = [
+        *_named("missing", sorted(wanted.keys() - given.keys())),
+        *_named("surplus", sorted(given.keys() - wanted.keys())),
+        *_named(
+            "misshaped",
+            [
+                f"{name} is {given[name]}, must be {shape}"
+                for name, shape in sorted(wanted.items())
+                if given.get(name, shape) != shape
+            ],
+        ),
+    ]
+    if faults:
+        raise errors.AssetError(str(path), "; ".join(faults))
+    module.load_state_dict(dict(tensors), assign=True)
+
+
+def vae_hash(path: Path) -> str:
+    """Return the SHA-256 over the VAE's tensors in name order, whatever file holds them."""
+    digest = hashlib.sha256()
+    for name, array in sorted(_vae_arrays(path).items()):
+        digest.update(f"{name}:{array.dtype.str}:{array.shape}".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+def _vae_arrays(path: Path) -> dict[str, Any]:
+    """Read as numpy: a simulated device needs the hash and must not pay for torch."""
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            return dict(load_file(path))
+        except (OSError, SafetensorError) as error:
+            raise errors.AssetError(str(path), f"unreadable: {error}") from error
+    return {name: tensor.contiguous().numpy() for name, tensor in read_vae(path).items()}
+
+
+def _named(kind: str, names: list[str]) -> list[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return [f"{len(names)} tensors {kind}: {', '.join(names[:_MAX_NAMED])}{more}"]
