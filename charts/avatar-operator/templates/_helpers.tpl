@@ -1,0 +1,96 @@
+{{- define "avatar.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 45 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* 45 characters at most, so that the longest suffix in use, -operator-services, brings a name to 63. */}}
+{{- define "avatar.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 45 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := include "avatar.name" . -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 45 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 45 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Call with (dict "root" $ "component" "operator"); without component for objects of the release. */}}
+{{- define "avatar.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+{{ include "avatar.selectorLabels" . }}
+{{- end -}}
+
+{{- define "avatar.selectorLabels" -}}
+app.kubernetes.io/name: avatar-operator
+app.kubernetes.io/instance: {{ .root.Release.Name | trunc 63 }}
+{{- with .component }}
+app.kubernetes.io/component: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{/* Call with (dict "root" $ "image" .Values.operator.image). */}}
+{{- define "avatar.image" -}}
+{{- $image := .image -}}
+{{- with $image.registry }}{{ . | trimSuffix "/" }}/{{ end -}}
+{{- $image.repository -}}
+{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default .root.Chart.AppVersion }}{{ end -}}
+{{- end -}}
+
+{{/* Call with (dict "root" $ "component" "operator"). */}}
+{{- define "avatar.serviceAccountName" -}}
+{{- $account := (index .root.Values .component).serviceAccount -}}
+{{- if $account.name -}}
+{{- $account.name -}}
+{{- else if $account.create -}}
+{{- printf "%s-%s" (include "avatar.fullname" .root) .component -}}
+{{- else -}}
+{{- fail (printf "%s.serviceAccount.name is empty, and serviceAccount.create is false: name an existing ServiceAccount" .component) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "avatar.apiKeySecret" -}}
+{{- if and .Values.gateway.apiKey.existingSecret .Values.gateway.apiKey.value -}}
+{{- fail "set gateway.apiKey.existingSecret or gateway.apiKey.value, not both" -}}
+{{- end -}}
+{{- .Values.gateway.apiKey.existingSecret | default (printf "%s-api-key" (include "avatar.fullname" .)) -}}
+{{- end -}}
+
+{{- define "avatar.controlSecret" -}}
+{{- printf "%s-control" (include "avatar.fullname" .) -}}
+{{- end -}}
+
+{{/* The part of a pod's spec that both components shape by their values. */}}
+{{- define "avatar.podPlacement" -}}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .topologySpreadConstraints }}
+topologySpreadConstraints:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "avatar.imagePullSecrets" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+{{- range . }}
+- name: {{ . }}
+{{- end }}
+{{- end }}
+{{- end -}}
