@@ -1,0 +1,192 @@
+"""`make demo`: from nothing to a talking face, step by step, with times.
+
+A real control plane, `helm install`, `kubectl apply -f examples/avatarservice.yaml`, and one
+session through the gateway that speaks `examples/speech.wav`. Results go to `build/demo/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from localcluster import build, controlplane, errors, paths, progress
+from localcluster.report import Report
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ROOT: Final = Path(__file__).parents[3]
+RESULTS: Final = ROOT / "build" / "demo"
+STATE: Final = ROOT / "build" / "demo-cluster"
+RELEASE: Final = "avatar"
+SYSTEM: Final = "avatar-system"
+SERVICE: Final = "concierge"
+READY_S: Final = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """One run: the cluster, the key that callers need, and where the record is kept."""
+
+    cluster: controlplane.ControlPlane
+    key: str
+    report: Report
+
+    async def install(self) -> None:
+        """Install the chart, and wait until the operator and the gateway are ready."""
+        await self.cluster.helm(
+            "install", RELEASE, ROOT / "charts" / "avatar-operator",
+            "--namespace", SYSTEM, "--create-namespace",
+            "--set", f"gateway.apiKey.value={self.key}",
+            "--wait", "--timeout", f"{READY_S}s",
+        )  # fmt: skip
+
+    async def apply(self) -> None:
+        """Apply the example, and wait until its pod takes sessions."""
+        started = time.monotonic()
+        manifest = ROOT / "examples" / "avatarservice.yaml"
+        print(indented(await self.cluster.kubectl("apply", "-f", manifest)), flush=True)
+        await self.cluster.kubectl(
+            "wait", f"avs/{SERVICE}", "--for=condition=Ready", f"--timeout={READY_S}s"
+        )
+        self.report.figures["apply_to_ready_s"] = round(time.monotonic() - started, 3)
+        print(indented(await self.cluster.kubectl("get", "avs,pods", "-o", "wide")), flush=True)
+        pools = json.loads(await self.cluster.kubectl("get", "avs", SERVICE, "-o", "json"))
+        pool = pools["status"]["pools"][0]
+        self.report.figures["gpu_class"] = pool["gpuClass"]
+        self.report.figures["batch_size"] = pool["batchSize"]
+        selector = f"avatar.musetalk.io/service={SERVICE}"
+        self.report.figures["pod"] = await self._first("pod", selector, "{.metadata.name}")
+
+    async def talk(self) -> None:
+        """Hold one session, and keep what came of it."""
+        figures = RESULTS / "session.json"
+        arguments = [
+            "talk", "--url", f"ws://{await self.gateway()}", "--model", f"default/{SERVICE}",
+            "--audio", str(ROOT / "examples" / "speech.wav"),
+            "--out", str(RESULTS / "talking.mp4"), "--sheet", str(RESULTS / "contact-sheet.png"),
+            "--json", str(figures),
+        ]  # fmt: skip
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "avatar_client", *arguments,
+            env={**os.environ, "AVATAR_API_KEY": self.key},
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        said, _ = await process.communicate()
+        if process.returncode:
+            raise DemoFailed(f"the session went wrong:\n{indented(said.decode())}")
+        session = json.loads(figures.read_text())
+        for key in (
+            "first_frame_ms", "frames", "fps", "realtime_factor", "audio_ms", "video_ms",
+            "max_pts_error_ms",
+        ):  # fmt: skip
+            self.report.figures[key] = session[key]
+
+    async def gateway(self) -> str:
+        """Return HOST:PORT of the gateway; a real cluster has a Service or an Ingress here."""
+        selector = "app.kubernetes.io/component=gateway"
+        address = await self._first("pod", selector, "{.status.podIP}", "-n", SYSTEM)
+        return f"{address}:8080"
+
+    async def page(self) -> str:
+        """Return the page's address; the part after # stays in the browser."""
+        return f"http://{await self.gateway()}/?model=default/{SERVICE}#key={self.key}"
+
+    async def _first(self, kind: str, selector: str, field: str, *more: str) -> str:
+        path = f"jsonpath={{.items[0]{field[1:-1]}}}"
+        return await self.cluster.kubectl("get", kind, "-l", selector, *more, "-o", path)
+
+
+class DemoFailed(Exception):
+    """A step did not do what it is there for."""
+
+
+async def run(report: Report, started: float, *, stay: bool) -> None:
+    """Run all steps. Raises what the failing step raises."""
+    with report.step("tools (kube-apiserver, etcd, helm, … from Go modules)"):
+        await build.ensure(progress.Screen(sys.stderr), os.environ)
+    report.figures["setup_s"] = round(time.time() - started, 3)
+    async with contextlib.AsyncExitStack() as stack:
+        with report.step("control plane and GPU nodes"):
+            opened = controlplane.running(STATE, nodes=paths.DEFAULT_NODES)
+            cluster = await stack.enter_async_context(opened)
+        report.figures["control_plane_start_s"] = round(cluster.start_seconds, 3)
+        demo = Demo(cluster, secrets.token_urlsafe(24), report)
+        with report.step("helm install avatar-operator"):
+            await demo.install()
+        with report.step("kubectl apply -f examples/avatarservice.yaml → Ready"):
+            await demo.apply()
+        with report.step("a session speaks examples/speech.wav"):
+            await demo.talk()
+        report.write(RESULTS / "report.json")
+        print("\n" + summary(report.document()))
+        if stay:
+            await stay_up(cluster, await demo.page())
+
+
+async def stay_up(cluster: controlplane.ControlPlane, page: str) -> None:
+    """Show where everything is, and wait for Ctrl-C."""
+    print(f"\nThe page:  {page}")
+    print(f"kubectl:   export KUBECONFIG={cluster.kubeconfig} PATH={cluster.bin_dir}:$PATH")
+    print("Ctrl-C ends it all.", flush=True)
+    await asyncio.Event().wait()
+
+
+def summary(document: Mapping[str, object]) -> str:
+    """Return the lines that end a good run."""
+    return (
+        f"{document['frames']} frames at {document['fps']} fps, first after "
+        f"{document['first_frame_ms']} ms, batch {document['batch_size']} on "
+        f"{document['gpu_class']} ({document['pod']})\n"
+        + "\n".join(
+            f"  build/demo/{name}" for name in ("talking.mp4", "contact-sheet.png", "report.json")
+        )
+    )
+
+
+def indented(text: str) -> str:
+    """Return the text four columns to the right."""
+    return "\n".join(f"    {line}" for line in text.rstrip().splitlines())
+
+
+async def _main(started: float, stay: bool) -> int:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    report = Report()
+    try:
+        await run(report, started, stay=stay)
+    except (DemoFailed, errors.LocalClusterError) as error:
+        print(f"\nmake demo: {error}", file=sys.stderr)
+        print(f"logs are kept in {STATE.relative_to(ROOT)}", file=sys.stderr)
+        return 1
+    finally:
+        report.write(RESULTS / "report.json")
+    return 0 if report.document()["ok"] else 1
+
+
+def main() -> int:
+    """Run the demo; stay up on a terminal, and tear down at once elsewhere."""
+    parser = argparse.ArgumentParser(prog="localcluster.demo", description=__doc__)
+    parser.add_argument("--started", type=float, default=time.time(), help="when make began")
+    arguments = parser.parse_args()
+    stay = sys.stdout.isatty() and not os.environ.get("CI")
+    try:
+        return asyncio.run(_main(arguments.started, stay))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
