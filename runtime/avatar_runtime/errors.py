@@ -14,12 +14,14 @@ AvatarRuntimeError
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from math import isfinite
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
-_SHOWN_CHARACTERS = 64  # wire protocol §13: longer values are cut
+_SHOWN_CHARACTERS: Final = 64  # wire protocol §13: longer values are cut
+_SAFE_BITS: Final = 53  # RFC 8259 §6: integers that every JSON reader takes
 
 
 class AvatarRuntimeError(Exception):
@@ -154,20 +156,22 @@ class DeliveryError(AvatarRuntimeError):
 
 def shown(value: object) -> object:
     """Return `value` as an error may show it: a scalar, text cut to 64 characters."""
-    if value is None or isinstance(value, bool | int | float):
-        return value if not _is_huge(value) else _cut(str(value))
     if isinstance(value, str):
         return _cut(value)
-    return _cut(repr(value))
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "an array"
+    if isinstance(value, float) and not isfinite(value):
+        return str(value)
+    if isinstance(value, int) and value.bit_length() > _SAFE_BITS:
+        return "a huge number"
+    return value
 
 
-def supported(values: Sequence[object]) -> str:
+def supported(values: Iterable[object]) -> str:
     """Return the values as the end of a sentence."""
     return "supported: " + ", ".join(str(value) for value in values)
-
-
-def _is_huge(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 63
 
 
 def _cut(text: str) -> str:

@@ -1,0 +1,61 @@
+"""Which frames ride in the next batch: the earliest deadlines over all sessions."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from avatar_runtime.batching.frames import FrameRequest
+
+QUEUE_FRAMES: Final = 4096  # 32 in flight for each of 128 sessions
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """How full the queue is."""
+
+    waiting: int
+    room: int
+
+
+class Scheduler:
+    """One bounded queue for all sessions, taken from by deadline.
+
+    Deadlines make it fair: a session that is far ahead of its playout has late ones, and
+    one that is about to run dry has early ones. Equal deadlines leave in the order they came.
+    """
+
+    def __init__(self, bound: int = QUEUE_FRAMES) -> None:
+        self._bound = bound
+        self._queue: list[tuple[float, int, FrameRequest]] = []
+        self._offered = 0
+
+    def offer(self, request: FrameRequest) -> bool:
+        """Queue a request, or return that there is no room: its session has to be told."""
+        if len(self._queue) >= self._bound:
+            return False
+        self._offered += 1
+        heapq.heappush(self._queue, (request.deadline, self._offered, request))
+        return True
+
+    def take(self, limit: int) -> tuple[FrameRequest, ...]:
+        """Return at most `limit` requests, the earliest deadlines first."""
+        count = min(limit, len(self._queue))
+        return tuple(heapq.heappop(self._queue)[2] for _ in range(count))
+
+    def cancel(self, session: str, epoch: int) -> int:
+        """Throw away the requests of a session older than `epoch`; return how many."""
+        kept = [
+            entry for entry in self._queue if entry[2].session != session or entry[2].epoch >= epoch
+        ]
+        thrown = len(self._queue) - len(kept)
+        if thrown:
+            heapq.heapify(kept)
+            self._queue = kept
+        return thrown
+
+    def statistics(self) -> Statistics:
+        """Return how full the queue is."""
+        return Statistics(len(self._queue), self._bound - len(self._queue))

@@ -1,0 +1,99 @@
+"""Reads the fields of a JSON object, and says which field, value and limit were wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from avatar_runtime.errors import ProtocolError, shown, supported
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+
+
+class Fields:
+    """One JSON object and its place in the message."""
+
+    def __init__(self, document: Mapping[str, object], path: str = "") -> None:
+        self.document = document
+        self._path = path
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.document
+
+    def path(self, name: str) -> str:
+        """Return the full name of a field, as `param` shows it."""
+        return f"{self._path}.{name}" if self._path else name
+
+    def value(self, name: str) -> object:
+        """Return a required field."""
+        if name not in self.document:
+            param = self.path(name)
+            raise ProtocolError("missing_field", f"{param} is missing", param=param)
+        return self.document[name]
+
+    def text(self, name: str) -> str:
+        """Return a required string."""
+        value = self.value(name)
+        if not isinstance(value, str):
+            raise self._wrong_type(name, "a string")
+        return value
+
+    def boolean(self, name: str) -> bool:
+        """Return a required boolean."""
+        value = self.value(name)
+        if not isinstance(value, bool):
+            raise self._wrong_type(name, "a boolean")
+        return value
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        """Return a required whole number from `low` to `high`."""
+        value = self.value(name)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self._wrong_type(name, "an integer")
+        if not low <= value <= high:
+            raise self.invalid(name, f"must be {low} to {high}", [low, high])
+        return value
+
+    def number(self, name: str) -> float:
+        """Return a required number."""
+        value = self.value(name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self._wrong_type(name, "a number")
+        return value
+
+    def choice(self, name: str, choices: Sequence[str]) -> str:
+        """Return a required string out of `choices`."""
+        value = self.text(name)
+        if value not in choices:
+            raise self.invalid(name, supported(choices), list(choices))
+        return value
+
+    def nested(self, name: str) -> Fields:
+        """Return a required object."""
+        value = self.value(name)
+        if not isinstance(value, dict):
+            raise self._wrong_type(name, "an object")
+        return Fields(value, self.path(name))
+
+    def only(self, name: str, served: object) -> None:
+        """Refuse any value but the one that is served."""
+        if self.document[name] != served:
+            text = "null" if served is None else served
+            raise self.invalid(name, supported([text]), [served])
+
+    def unknown(self, known: Collection[str]) -> Iterator[str]:
+        """Yield the names that are not in `known`."""
+        return (name for name in self.document if name not in known)
+
+    def invalid(self, name: str, expected: str, limit: object = None) -> ProtocolError:
+        """Return the error for a value out of range or not supported."""
+        return self.refuse("invalid_value", name, expected, limit)
+
+    def refuse(self, code: str, name: str, expected: str, limit: object = None) -> ProtocolError:
+        """Return an error that names the field, its value and what was expected."""
+        param, value = self.path(name), shown(self.document.get(name))
+        message = f"{param} is {'null' if value is None else value}; {expected}"
+        return ProtocolError(code, message, param=param, value=value, limit=limit)
+
+    def _wrong_type(self, name: str, expected: str) -> ProtocolError:
+        return self.refuse("invalid_type", name, f"must be {expected}", expected)
