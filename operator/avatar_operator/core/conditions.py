@@ -1,0 +1,189 @@
+"""Says in conditions how a service is, and the one thing that keeps it from serving.
+
+Readable by kstatus (Helm's wait, Flux): observedGeneration, Ready, and Stalled
+only when no waiting will help.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from avatar_operator.core import model, planning
+from avatar_operator.core.batch import NoBatch
+from avatar_operator.names import Condition, Reason
+
+STALE_S: Final = 5.0
+"""A pod whose state is older than this is not believed any more."""
+
+_NAMED_NODES: Final = 3  # nodes left out that a message names
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A condition without its times: those depend on what was said before."""
+
+    condition: Condition
+    status: bool
+    reason: Reason
+    message: str
+
+
+def invalid(message: str) -> tuple[Finding, ...]:
+    """Return the findings on a service whose spec cannot be read."""
+    return (
+        Finding(Condition.READY, False, Reason.INVALID_SPEC, message),
+        Finding(Condition.PROGRESSING, False, Reason.INVALID_SPEC, message),
+        Finding(Condition.STALLED, True, Reason.INVALID_SPEC, message),
+    )
+
+
+def find(
+    service: model.Service,
+    plan: planning.Plan,
+    states: Mapping[str, model.PodState],
+    failures: Sequence[str] = (),
+) -> tuple[Finding, ...]:
+    """Return what there is to say of a service; `failures` are actions that did not succeed."""
+    gpu = _gpu(service, plan)
+    degraded = Finding(Condition.DEGRADED, False, Reason.APPLIED, "every action succeeded")
+    if failures:
+        message = "; ".join(failures)
+        degraded = Finding(Condition.DEGRADED, True, Reason.APPLY_FAILED, message)
+    return (
+        _ready(plan, states, gpu),
+        _progressing(plan, gpu),
+        gpu,
+        _draining(plan, states),
+        _fresh(plan, states),
+        degraded,
+    )
+
+
+def serving(
+    plan: planning.Plan, states: Mapping[str, model.PodState]
+) -> tuple[model.RuntimePod, ...]:
+    """Return the pods that take sessions: ready ones that are not draining."""
+    return tuple(
+        pod
+        for pod in plan.fleet.live
+        if pod.ready and not (pod.uid in states and states[pod.uid].draining)
+    )
+
+
+def _ready(plan: planning.Plan, states: Mapping[str, model.PodState], gpu: Finding) -> Finding:
+    ready = len(serving(plan, states))
+    if plan.desired == 0:
+        return Finding(Condition.READY, True, Reason.SCALED_TO_ZERO, "no pod is asked for")
+    count = f"{ready} of {plan.desired} pods take sessions"
+    if ready >= plan.desired:
+        return Finding(Condition.READY, True, Reason.SERVING, count)
+    if not gpu.status:
+        return Finding(Condition.READY, False, gpu.reason, gpu.message)
+    troubles = [f"{pod.name}: {pod.trouble}" for pod in plan.fleet.live if pod.trouble]
+    troubles += [f"{pod.name} {pod.phase}: {pod.trouble}" for pod in plan.fleet.ended]
+    troubles += [f"{pod.name} is on the lost node {pod.node}" for pod in plan.fleet.lost]
+    if troubles:
+        message = f"{count}; " + "; ".join(troubles)
+        return Finding(Condition.READY, False, Reason.PODS_FAILING, message)
+    starting = ", ".join(pod.name for pod in plan.fleet.live if not pod.ready)
+    message = f"{count}; starting: {starting or 'none yet'}"
+    return Finding(Condition.READY, False, Reason.PODS_STARTING, message)
+
+
+def _progressing(plan: planning.Plan, gpu: Finding) -> Finding:
+    starting = [pod.name for pod in plan.fleet.current if not pod.ready]
+    surplus = len(plan.fleet.current) - plan.desired
+    coming = sum(isinstance(action, planning.CreatePod) for action in plan.actions)
+    if plan.fleet.outdated:
+        names = ", ".join(pod.name for pod in plan.fleet.outdated)
+        return Finding(
+            Condition.PROGRESSING, True, Reason.ROLLING_OUT, f"pods of an earlier spec: {names}"
+        )
+    if surplus > 0:
+        message = f"{surplus} more pods than the {plan.desired} asked for"
+        return Finding(Condition.PROGRESSING, True, Reason.SCALING_DOWN, message)
+    if starting or coming:
+        message = f"{len(starting) + coming} of {plan.desired} pods are starting"
+        return Finding(Condition.PROGRESSING, True, Reason.SCALING_UP, message)
+    if not gpu.status:
+        return Finding(Condition.PROGRESSING, False, gpu.reason, "waits for GPUs")
+    if len(plan.fleet.current) < plan.desired:
+        message = "waits before it replaces pods that failed repeatedly"
+        return Finding(Condition.PROGRESSING, True, Reason.REPLACING, message)
+    return Finding(Condition.PROGRESSING, False, Reason.UP_TO_DATE, "the pods are as the spec asks")
+
+
+def _gpu(service: model.Service, plan: planning.Plan) -> Finding:
+    if not plan.missing:
+        message = "no GPU is asked for" if plan.desired == 0 else "every pod asked for has its GPU"
+        reason = Reason.NOTHING_ASKED if plan.desired == 0 else Reason.GPU_ALLOCATED
+        return Finding(Condition.GPU_AVAILABLE, True, reason, message)
+    usable = [pool for pool in plan.pools if pool.serves]
+    if not plan.inventory.stocks:
+        message = "the cluster has no GPUProfile, so no node can be recognised"
+        return Finding(Condition.GPU_AVAILABLE, False, Reason.NO_PROFILE, message)
+    if not usable:
+        outcomes = (pool.outcome for pool in plan.pools)
+        message = "no GPU class can serve: " + "; ".join(
+            f"{pool.gpu_class}: {outcome.reason}"
+            for pool, outcome in zip(plan.pools, outcomes, strict=True)
+            if isinstance(outcome, NoBatch)
+        )
+        return Finding(Condition.GPU_AVAILABLE, False, Reason.NO_BATCH_FITS, message)
+    exists = any(pool.stock.total for pool in usable)
+    reason = Reason.NO_FREE_GPU if exists else Reason.NO_GPU_NODE
+    what = "no free GPU" if exists else "no GPU node fits"
+    message = f"{what}: asked for {_asked(service, plan)}; the cluster has {_stocks(plan)}"
+    return Finding(Condition.GPU_AVAILABLE, False, reason, message)
+
+
+def _asked(service: model.Service, plan: planning.Plan) -> str:
+    if not service.placement.gpu_classes:
+        return f"any class with a curve for {service.model.variant}"
+    return " or ".join(pool.gpu_class for pool in plan.pools)
+
+
+def _stocks(plan: planning.Plan) -> str:
+    """List the GPUs there are, why those of a class are not taken, and nodes left out."""
+    pools = {pool.gpu_class: pool for pool in plan.pools}
+    parts: list[str] = []
+    for stock in plan.inventory.stocks.values():
+        pool = pools.get(stock.gpu_class)
+        if not stock.total:
+            continue
+        text = f"{stock.gpu_class} {stock.free} free of {stock.total}"
+        if pool is None:
+            text += " (not allowed by spec.placement.gpuClasses)"
+        elif isinstance(pool.outcome, NoBatch):
+            text += f" ({pool.outcome.reason})"
+        parts.append(text)
+    nodes = [f"node {name} left out: {why}" for name, why in plan.inventory.left_out]
+    parts += nodes[:_NAMED_NODES]
+    if len(nodes) > _NAMED_NODES:
+        parts.append(f"{len(nodes) - _NAMED_NODES} more nodes left out")
+    return ", ".join(parts) or "none"
+
+
+def _draining(plan: planning.Plan, states: Mapping[str, model.PodState]) -> Finding:
+    waiting = [
+        f"{pod.name} ({states[pod.uid].sessions} sessions)" if pod.uid in states else pod.name
+        for pod in plan.fleet.live + plan.fleet.leaving
+        if pod.terminating or (pod.uid in states and states[pod.uid].draining)
+    ]
+    if not waiting:
+        return Finding(Condition.DRAINING, False, Reason.NOT_DRAINING, "no pod is draining")
+    message = "waits for the sessions of " + ", ".join(waiting)
+    return Finding(Condition.DRAINING, True, Reason.WAITING_FOR_SESSIONS, message)
+
+
+def _fresh(plan: planning.Plan, states: Mapping[str, model.PodState]) -> Finding:
+    silent = [
+        pod.name
+        for pod in plan.fleet.live
+        if pod.ready and (pod.uid not in states or states[pod.uid].age_s > STALE_S)
+    ]
+    if not silent:
+        message = "every ready pod reports its sessions"
+        return Finding(Condition.STATE_FRESH, True, Reason.STATE_KNOWN, message)
+    message = f"no state for {STALE_S:.0f} s from " + ", ".join(silent)
+    return Finding(Condition.STATE_FRESH, False, Reason.STATE_MISSING, message)

@@ -1,0 +1,322 @@
+"""Renders the objects that the operator creates: runtime pods and their Secret.
+
+Bodies are plain dictionaries, as the API takes them.
+"""
+
+import dataclasses
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from avatar_operator import names
+from avatar_operator.core import batch, model
+from avatar_operator.core.inventory import GPU_TOLERATION
+from avatar_operator.core.pools import Pool
+
+Body = dict[str, object]
+
+GRACE_MARGIN_S: Final = 30
+"""Added to the drain timeout, so that SIGTERM still finds time after preStop gave up."""
+
+START_TIMEOUT_S: Final = 1200
+"""How long a pod may load its model before it is started again: tens of GB from cold storage."""
+
+_RENDERING: Final = 1
+"""Raise it when `pod` changes in a way that running pods must follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodSettings:
+    """What the chart says about every runtime pod."""
+
+    image: str
+    image_pull_policy: str
+    image_pull_secrets: tuple[str, ...] = ()
+
+
+def spec_hash(service: model.Service, image: str) -> str:
+    """Return a short name of everything in the spec that makes a pod what it is.
+
+    Numbers of pods and the placement are left out: they move pods, they do not
+    change them. Measured curves are left out too, or each would roll the fleet.
+    """
+    parts = (
+        _RENDERING,
+        service.template.image or image,
+        service.model,
+        service.avatar_source,
+        service.avatars,
+        service.fps,
+        service.batch_size or service.objective.value,
+        service.sessions,
+        service.template,
+    )
+    text = json.dumps(parts, default=_plain, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def control_token(master: str, key: model.ServiceKey) -> str:
+    """Derive the admin token of a service's pods; the gateway derives the same."""
+    return hmac.new(master.encode(), str(key).encode(), hashlib.sha256).hexdigest()
+
+
+def control_secret(service: model.Service, token: str) -> Body:
+    """Render the Secret that hands the admin token to the service's pods."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": names.control_secret(service.key.name),
+            "namespace": service.key.namespace,
+            "labels": _labels(service),
+            "ownerReferences": [_owner(service)],
+        },
+        "type": "Opaque",
+        "stringData": {names.TOKEN_KEY: token},
+    }
+
+
+def pod(service: model.Service, name: str, pool: Pool, settings: PodSettings) -> Body:
+    """Render a runtime pod that is pinned to one GPU class and carries its batch size."""
+    assert isinstance(pool.outcome, batch.BatchPlan)
+    plan = pool.outcome
+    template = service.template
+    spec: Body = {
+        "restartPolicy": "Always",
+        "terminationGracePeriodSeconds": service.sessions.drain_timeout_s + GRACE_MARGIN_S,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 65532,
+            "runAsGroup": 65532,
+            "fsGroup": 65532,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "nodeSelector": dict(service.placement.node_selector),
+        "affinity": _affinity(pool),
+        "tolerations": _tolerations(service),
+        "containers": [_container(service, pool, plan, settings)],
+        "volumes": [
+            {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}},
+            *_volumes("models", service.model.source),
+            *_volumes("avatars", service.avatar_source),
+            *template.volumes,
+        ],
+    }
+    optional = {
+        "imagePullSecrets": [{"name": secret} for secret in settings.image_pull_secrets],
+        "serviceAccountName": template.service_account,
+        "priorityClassName": template.priority_class,
+        "runtimeClassName": template.runtime_class,
+    }
+    spec.update({key: value for key, value in optional.items() if value})
+    metadata: Body = {
+        "name": name,
+        "namespace": service.key.namespace,
+        "labels": {
+            **dict(template.labels),
+            **_labels(service),
+            names.LABEL_GPU_CLASS: pool.gpu_class,
+            names.LABEL_SPEC_HASH: spec_hash(service, settings.image),
+        },
+        "annotations": {
+            **dict(template.annotations),
+            names.ANNOTATION_BATCH_SIZE: str(plan.batch_size),
+            names.ANNOTATION_SESSIONS_PER_POD: str(plan.sessions_per_pod),
+            # An autoscaler of nodes cuts after 600 s whatever the grace period says, so it
+            # leaves the pod alone; the operator removes empty pods itself.
+            names.ANNOTATION_SAFE_TO_EVICT: "false",
+        },
+        "ownerReferences": [_owner(service)],
+    }
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def selector(service: model.Service) -> str:
+    """Return the label selector of the service's pods, for the scale subresource."""
+    return f"{names.LABEL_SERVICE}={service.key.name}"
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
+        return {"": type(value).__name__, **parts}
+    assert isinstance(value, Mapping)
+    return dict(value)
+
+
+def _labels(service: model.Service) -> dict[str, str]:
+    return {
+        names.LABEL_NAME: names.RUNTIME_NAME,
+        names.LABEL_INSTANCE: service.key.name,
+        names.LABEL_MANAGED_BY: names.FIELD_MANAGER,
+        names.LABEL_SERVICE: service.key.name,
+    }
+
+
+def _owner(service: model.Service) -> Body:
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.SERVICE_KIND,
+        "name": service.key.name,
+        "uid": service.uid,
+        "controller": True,  # else kubectl drain asks for --force
+        "blockOwnerDeletion": True,
+    }
+
+
+def _affinity(pool: Pool) -> Body:
+    """Pin to the labels that nodes of the class carry: any of these nodes will do."""
+    terms = [
+        {
+            "matchExpressions": [
+                {"key": key, "operator": "In", "values": [value]} for key, value in labels
+            ]
+        }
+        for labels in pool.stock.selectors
+    ]
+    required = {"nodeSelectorTerms": terms}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
+
+
+def _tolerations(service: model.Service) -> list[Body]:
+    # The default of 300 s would delete pods with sessions when only their kubelet lost the API.
+    patience = service.sessions.drain_timeout_s
+    lost = [
+        model.Toleration(key, "Exists", "", "NoExecute", patience)
+        for key in (names.TAINT_NOT_READY, names.TAINT_UNREACHABLE)
+    ]
+    return [_toleration(item) for item in (GPU_TOLERATION, *lost, *service.placement.tolerations)]
+
+
+def _toleration(item: model.Toleration) -> Body:
+    fields = {
+        "key": item.key,
+        "operator": item.operator,
+        "value": item.value,
+        "effect": item.effect,
+        "tolerationSeconds": item.seconds,
+    }
+    return {key: value for key, value in fields.items() if value not in ("", None)}
+
+
+def _container(
+    service: model.Service, pool: Pool, plan: batch.BatchPlan, settings: PodSettings
+) -> Body:
+    template = service.template
+    resources = {
+        part: {**template.resources.get(part, {}), names.GPU_RESOURCE: "1"}
+        for part in ("requests", "limits")
+    }
+    ready = {"path": "/readyz", "port": "sessions"}
+    return {
+        "name": names.CONTAINER,
+        "image": template.image or settings.image,
+        "imagePullPolicy": template.image_pull_policy or settings.image_pull_policy,
+        "command": ["avatar-runtime", "serve"],
+        "args": [
+            *("--model", _folder("/models", service.model.source)),
+            *("--avatars", _folder("/avatars", service.avatar_source)),
+            *("--batch-size", str(plan.batch_size)),
+            *("--listen", f"0.0.0.0:{names.SESSIONS_PORT}"),
+            *("--admin", f"0.0.0.0:{names.ADMIN_PORT}"),
+        ],
+        "env": [*_environment(service, pool, plan), *template.env],
+        "ports": [
+            {"name": "sessions", "containerPort": names.SESSIONS_PORT},
+            {"name": "admin", "containerPort": names.ADMIN_PORT},
+        ],
+        "resources": resources,
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},
+            *_mounts("models", service.model.source),
+            *_mounts("avatars", service.avatar_source),
+            *template.volume_mounts,
+        ],
+        "startupProbe": {
+            "httpGet": ready,
+            "periodSeconds": 1,
+            "timeoutSeconds": 2,
+            "failureThreshold": START_TIMEOUT_S,
+        },
+        "readinessProbe": {"httpGet": ready, "periodSeconds": 2, "timeoutSeconds": 2},
+        "livenessProbe": {
+            "httpGet": {"path": "/healthz", "port": "sessions"},
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 6,
+        },
+        "lifecycle": {"preStop": {"exec": {"command": ["avatar-runtime", "drain", "--wait"]}}},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+
+
+def _environment(service: model.Service, pool: Pool, plan: batch.BatchPlan) -> list[Body]:
+    limits = service.sessions
+    values = {
+        "AVATAR_SERVICE": str(service.key),
+        "AVATAR_GPU_CLASS": pool.gpu_class,
+        "AVATAR_GPU_PROFILE": _profile(pool),
+        "AVATAR_CAPACITY": str(plan.sessions_per_pod),
+        "AVATAR_AVATARS": ",".join(service.avatars),
+        "AVATAR_FPS": str(service.fps),
+        "AVATAR_MAX_DURATION_S": str(limits.max_duration_s),
+        "AVATAR_IDLE_TIMEOUT_S": str(limits.idle_timeout_s),
+        "AVATAR_DRAIN_TIMEOUT_S": str(limits.drain_timeout_s),
+    }
+    secret = {"name": names.control_secret(service.key.name), "key": names.TOKEN_KEY}
+    sources: dict[str, Body] = {
+        "AVATAR_POD": {"fieldRef": {"fieldPath": "metadata.name"}},
+        "AVATAR_POD_IP": {"fieldRef": {"fieldPath": "status.podIP"}},
+        "AVATAR_ADMIN_TOKEN": {"secretKeyRef": secret},
+    }
+    plain: list[Body] = [{"name": name, "value": value} for name, value in values.items()]
+    return plain + [{"name": name, "valueFrom": source} for name, source in sources.items()]
+
+
+def _profile(pool: Pool) -> str:
+    """Write what the operator believes of the GPU; simulated devices and logs read it."""
+    assert pool.curve is not None
+    curve = {
+        "model": pool.curve.model,
+        "baseMiB": pool.curve.base_mib,
+        "perFrameMiB": pool.curve.per_frame_mib,
+        "frameBatchMs": pool.curve.frame_batch_ms,
+    }
+    document = {"gpuClass": pool.gpu_class, "memoryMiB": pool.stock.memory_mib, "curve": curve}
+    return json.dumps(document, separators=(",", ":"))
+
+
+def _folder(mount: str, source: model.Source) -> str:
+    match source:
+        case model.ClaimSource(path=path):
+            return f"{mount}/{path}".rstrip("/")
+        case model.HostPathSource():
+            return mount
+        case model.ImageSource(path=path):
+            return path
+
+
+def _volumes(name: str, source: model.Source) -> list[Body]:
+    match source:
+        case model.ClaimSource(claim_name=claim):
+            volume = {"claimName": claim, "readOnly": True}
+            return [{"name": name, "persistentVolumeClaim": volume}]
+        case model.HostPathSource(path=path):
+            return [{"name": name, "hostPath": {"path": path, "type": "Directory"}}]
+        case model.ImageSource():
+            return []
+
+
+def _mounts(name: str, source: model.Source) -> list[Body]:
+    if isinstance(source, model.ImageSource):
+        return []
+    return [{"name": name, "mountPath": f"/{name}", "readOnly": True}]

@@ -1,0 +1,156 @@
+"""Turns nodes and pods, as the API server gives them, into values.
+
+The API server has checked these bodies, so what is missing or odd reads as its
+harmless default: a pod that asks for no GPU, a node that has none.
+"""
+
+import datetime
+from collections.abc import Mapping
+
+from avatar_operator import names
+from avatar_operator.core import model
+from avatar_operator.core.fields import Fields
+
+_PARTS = ("metadata", "spec", "status")
+
+
+def parse_node(body: Mapping[str, object]) -> model.Node:
+    """Return the node that a body describes."""
+    metadata, spec, status = _parts(body)
+    taints = tuple(
+        model.Taint(taint.text("key"), taint.text("value"), taint.text("effect"))
+        for taint in spec.children("taints")
+    )
+    return model.Node(
+        name=metadata.text("name"),
+        labels=metadata.strings("labels"),
+        gpus=_count(status.fragment("allocatable").get(names.GPU_RESOURCE)),
+        ready=_condition(status, "Ready") == "True",
+        unschedulable=spec.flag("unschedulable", False),
+        taints=taints,
+    )
+
+
+def parse_use(body: Mapping[str, object]) -> model.PodUse | None:
+    """Return what a pod takes of the GPUs, or None if it takes nothing (any more)."""
+    metadata, spec, status = _parts(body)
+    gpus = _requested_gpus(spec)
+    if not gpus or status.text("phase") in ("Succeeded", "Failed"):
+        return None
+    labels = metadata.strings("labels")
+    ours = labels.get(names.LABEL_MANAGED_BY) == names.FIELD_MANAGER
+    gpu_class = labels.get(names.LABEL_GPU_CLASS, "") if ours else ""
+    return model.PodUse(spec.text("nodeName"), gpus, gpu_class)
+
+
+def parse_runtime_pod(body: Mapping[str, object]) -> model.RuntimePod | None:
+    """Return the runtime pod that a body describes, or None if it is no pod of ours."""
+    metadata, spec, status = _parts(body)
+    labels = metadata.strings("labels")
+    if (
+        labels.get(names.LABEL_MANAGED_BY) != names.FIELD_MANAGER
+        or names.LABEL_SERVICE not in labels
+    ):
+        return None
+    annotations = metadata.strings("annotations")
+    created_at = _seconds(metadata.text("creationTimestamp")) or 0.0
+    phase = status.text("phase", "Pending")
+    return model.RuntimePod(
+        name=metadata.text("name"),
+        namespace=metadata.text("namespace", "default"),
+        uid=metadata.text("uid"),
+        resource_version=metadata.text("resourceVersion"),
+        service=labels[names.LABEL_SERVICE],
+        gpu_class=labels.get(names.LABEL_GPU_CLASS, ""),
+        spec_hash=labels.get(names.LABEL_SPEC_HASH, ""),
+        batch_size=_count(annotations.get(names.ANNOTATION_BATCH_SIZE)),
+        sessions_per_pod=_count(annotations.get(names.ANNOTATION_SESSIONS_PER_POD)),
+        node=spec.text("nodeName"),
+        ip=status.text("podIP"),
+        phase=phase,
+        ready=_condition(status, "Ready") == "True",
+        running=_running(status),
+        terminating=metadata.has("deletionTimestamp"),
+        created_at=created_at,
+        failed_at=_ended_at(status, created_at) if phase in ("Succeeded", "Failed") else None,
+        trouble=_trouble(status),
+    )
+
+
+def _parts(body: Mapping[str, object]) -> tuple[Fields, Fields, Fields]:
+    metadata, spec, status = (Fields(body.get(part), part, []) for part in _PARTS)
+    return metadata, spec, status
+
+
+def _count(value: object) -> int:
+    """Read a whole number that Kubernetes writes as a string; anything else counts nothing."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return max(0, value)
+    return int(value) if isinstance(value, str) and value.isdecimal() else 0
+
+
+def _requested_gpus(spec: Fields) -> int:
+    """Add up as the scheduler does: side-cars beside the containers, or the largest init one."""
+    together = sum(_container_gpus(container) for container in spec.children("containers"))
+    largest = 0
+    for container in spec.children("initContainers"):
+        if container.text("restartPolicy") == "Always":
+            together += _container_gpus(container)
+        else:
+            largest = max(largest, _container_gpus(container))
+    return max(together, largest)
+
+
+def _container_gpus(container: Fields) -> int:
+    resources = container.child("resources")
+    return max(
+        _count(resources.fragment(part).get(names.GPU_RESOURCE)) for part in ("requests", "limits")
+    )
+
+
+def _condition(status: Fields, kind: str) -> str:
+    for condition in status.children("conditions"):
+        if condition.text("type") == kind:
+            return condition.text("status")
+    return "Unknown"
+
+
+def _runtime_container(status: Fields) -> Fields | None:
+    for container in status.children("containerStatuses"):
+        if container.text("name") == names.CONTAINER:
+            return container
+    return None
+
+
+def _running(status: Fields) -> bool:
+    container = _runtime_container(status)
+    return container is not None and container.child("state").has("running")
+
+
+def _trouble(status: Fields) -> str:
+    for condition in status.children("conditions"):
+        if condition.text("type") == "PodScheduled" and condition.text("status") == "False":
+            return f"not scheduled: {condition.text('message') or condition.text('reason')}"
+    container = _runtime_container(status)
+    if container is not None:
+        waiting = container.child("state").child("waiting")
+        reason = waiting.text("reason")
+        if reason not in ("", "ContainerCreating", "PodInitializing"):
+            return f"{reason}: {waiting.text('message')}".rstrip(": ")
+    return status.text("message") or status.text("reason")
+
+
+def _ended_at(status: Fields, created_at: float) -> float:
+    """Return when the last container ended; a pod that never started ended when it was made."""
+    ends = [
+        _seconds(container.child("state").child("terminated").text("finishedAt"))
+        for container in status.children("containerStatuses")
+    ]
+    return max((end for end in ends if end is not None), default=created_at)
+
+
+def _seconds(timestamp: str) -> float | None:
+    try:
+        return datetime.datetime.fromisoformat(timestamp).timestamp()
+    except ValueError:
+        return None

@@ -1,0 +1,342 @@
+"""Decides which pods to create, drain and delete, from what is wanted and what is observed.
+
+Nothing is remembered between two plans: the next step follows from what is
+seen. A pod leaves in three plans: it is drained, its sessions end by
+themselves, and once it says so it is deleted.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Final
+
+from avatar_operator.core import batch, inventory, manifests, model
+from avatar_operator.core.pools import Pool, rank
+from avatar_operator.names import Reason
+
+FRESH_S: Final = 1.0
+"""A state older than this proves no emptiness: a pod sends at least one a second."""
+
+KEPT_FAILURES: Final = 5
+"""Failed pods that stay to be looked at, and from which the back-off is read."""
+
+BACK_OFF_S: Final = 5.0
+"""The second failure in a row waits twice this for its replacement, each further one doubles."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyControlSecret:
+    """Write the Secret with the admin token of the service's pods."""
+
+    name: str
+    reason: str = "pods read their admin token from it"
+    gpu_class: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CreatePod:
+    """Create a pod on a GPU class."""
+
+    name: str
+    pool: Pool
+    because: Reason
+    reason: str
+
+    @property
+    def gpu_class(self) -> str:
+        """The class that the pod is pinned to."""
+        return self.pool.gpu_class
+
+
+@dataclass(frozen=True, slots=True)
+class DrainPod:
+    """Let a pod accept no more sessions; those it has go on."""
+
+    name: str
+    uid: str
+    gpu_class: str
+    because: Reason
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class UndrainPod:
+    """Let a draining pod accept sessions again."""
+
+    name: str
+    uid: str
+    gpu_class: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeletePod:
+    """Delete exactly this pod, and only in exactly this version if one is given."""
+
+    name: str
+    uid: str
+    resource_version: str | None
+    gpu_class: str
+    because: Reason
+    reason: str
+
+
+Action = ApplyControlSecret | CreatePod | DrainPod | UndrainPod | DeletePod
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the operator was told at its start."""
+
+    image: str  # of the runtime, unless the service names one
+    memory_share: float = batch.MEMORY_SHARE
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Everything that a plan is made from, besides the service itself."""
+
+    nodes: tuple[model.Node, ...]
+    uses: tuple[model.PodUse, ...]  # of every pod in the cluster
+    profiles: tuple[model.GPUProfile, ...]
+    pods: tuple[model.RuntimePod, ...]  # of this service
+    states: Mapping[str, model.PodState]  # by UID of the pod
+    has_control_secret: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The pods of a service by what they are worth to it."""
+
+    current: tuple[model.RuntimePod, ...]  # as the spec wants them
+    outdated: tuple[model.RuntimePod, ...]  # of an earlier spec, or of a class not allowed now
+    lost: tuple[model.RuntimePod, ...]  # on a node that is gone or not ready
+    leaving: tuple[model.RuntimePod, ...]  # deleted, waiting for their last sessions
+    ended: tuple[model.RuntimePod, ...]  # failed or finished, will never run again
+
+    @property
+    def live(self) -> tuple[model.RuntimePod, ...]:
+        """Pods that take or may soon take sessions."""
+        return self.current + self.outdated
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do now, and what it was decided from."""
+
+    desired: int
+    pools: tuple[Pool, ...]
+    inventory: inventory.Inventory
+    fleet: Fleet
+    missing: int  # pods that no GPU was found for
+    actions: tuple[Action, ...]
+    wake_after_s: float | None  # plan again then, even if nothing is heard
+
+
+def plan(service: model.Service, observed: Observed, rules: Rules, now: float) -> Plan:
+    """Return the actions that bring the service one step nearer to what is wanted.
+
+    `now` is in seconds since 1970, like the times in the pods.
+    """
+    stock = inventory.take(observed.nodes, observed.uses, observed.profiles, service.placement)
+    pools = rank(service, observed.profiles, stock, rules.memory_share)
+    spec_hash = manifests.spec_hash(service, rules.image)
+    fleet = sort_fleet(observed.pods, observed.nodes, spec_hash, service.placement)
+    desired = service.desired_replicas
+    wanted = max(0, desired - len(fleet.current))
+    hold_s = _hold_s(fleet, spec_hash, now) if wanted else 0.0
+    creates = () if hold_s else _creates(service, fleet, pools, spec_hash, wanted, observed)
+    missing = 0 if hold_s else wanted - len(creates)
+    leaving = _surplus(fleet, desired, pools, observed.states)
+    leaving += _replaced(fleet, desired, pools, observed.states, blocked=missing > 0)
+    removals, waiting_s = _removals(leaving, observed.states)
+    secret = () if observed.has_control_secret else (ApplyControlSecret(service.key.name),)
+    waits = [seconds for seconds in (hold_s or None, waiting_s) if seconds is not None]
+    return Plan(
+        desired=desired,
+        pools=pools,
+        inventory=stock,
+        fleet=fleet,
+        missing=missing,
+        actions=(
+            *secret,
+            *_resumes(fleet, leaving, observed.states),
+            *creates,
+            *removals,
+            *_burials(fleet, desired, spec_hash),
+        ),
+        wake_after_s=min(waits, default=None),
+    )
+
+
+def sort_fleet(
+    pods: Iterable[model.RuntimePod],
+    nodes: Iterable[model.Node],
+    spec_hash: str,
+    placement: model.Placement,
+) -> Fleet:
+    """Sort pods by what they are worth, each into exactly one group, by name."""
+    ready_nodes = {node.name for node in nodes if node.ready}
+    groups: dict[str, list[model.RuntimePod]] = {
+        name: [] for name in ("current", "outdated", "lost", "leaving", "ended")
+    }
+    for pod in sorted(pods, key=lambda pod: pod.name):
+        if pod.terminating:
+            group = "leaving"
+        elif pod.ended:
+            group = "ended"
+        elif pod.node and pod.node not in ready_nodes:
+            group = "lost"
+        elif pod.spec_hash != spec_hash or not _allows(placement, pod.gpu_class):
+            group = "outdated"
+        else:
+            group = "current"
+        groups[group].append(pod)
+    return Fleet(**{name: tuple(found) for name, found in groups.items()})
+
+
+def _allows(placement: model.Placement, gpu_class: str) -> bool:
+    return not placement.gpu_classes or gpu_class in placement.gpu_classes
+
+
+def _hold_s(fleet: Fleet, spec_hash: str, now: float) -> float:
+    """Return how long to wait before pods that failed again and again are replaced."""
+    failures = [pod.failed_at or 0.0 for pod in fleet.ended if pod.spec_hash == spec_hash]
+    if len(failures) < 2:
+        return 0.0
+    back_off_s: float = BACK_OFF_S * 2 ** (min(len(failures), KEPT_FAILURES) - 1)
+    return max(0.0, max(failures) + back_off_s - now)
+
+
+def _creates(
+    service: model.Service,
+    fleet: Fleet,
+    pools: Sequence[Pool],
+    spec_hash: str,
+    wanted: int,
+    observed: Observed,
+) -> tuple[CreatePod, ...]:
+    """Fill the classes in order, as far as GPUs are free."""
+    taken = {pod.name for pod in observed.pods}
+    because = Reason.SCALING_UP
+    if fleet.outdated:
+        because = Reason.ROLLING_OUT
+    elif fleet.ended or fleet.lost:
+        because = Reason.REPLACING
+    created: list[CreatePod] = []
+    for pool in pools:
+        if not isinstance(pool.outcome, batch.BatchPlan):
+            continue
+        for nth in range(min(pool.stock.free, wanted - len(created))):
+            name = _free_name(service.key.name, spec_hash, taken)
+            taken.add(name)
+            left = f"{pool.stock.free - nth} free of {pool.stock.total}"
+            reason = f"{len(fleet.current) + len(created)} of {service.desired_replicas} pods are "
+            reason += f"there, {pool.gpu_class} has {left}"
+            created.append(CreatePod(name, pool, because, reason))
+    return tuple(created)
+
+
+def _free_name(service: str, spec_hash: str, taken: Collection[str]) -> str:
+    """Return the same name for the same cluster, so that two operators cannot create two pods."""
+    ordinal = 0
+    while (name := f"{service}-{spec_hash[:5]}-{ordinal}") in taken:
+        ordinal += 1
+    return name
+
+
+def _surplus(
+    fleet: Fleet, desired: int, pools: Sequence[Pool], states: Mapping[str, model.PodState]
+) -> tuple[tuple[model.RuntimePod, Reason], ...]:
+    """Choose among current pods those that go, the least costly for sessions first."""
+    ranks = {pool.gpu_class: rank for rank, pool in enumerate(pools)}
+    by_cost = sorted(
+        fleet.current,
+        key=lambda pod: (*_cost(pod, states), -ranks.get(pod.gpu_class, 0), pod.name),
+    )
+    count = max(0, len(fleet.current) - desired)
+    return tuple((pod, Reason.SCALING_DOWN) for pod in by_cost[:count])
+
+
+def _replaced(
+    fleet: Fleet,
+    desired: int,
+    pools: Sequence[Pool],
+    states: Mapping[str, model.PodState],
+    *,
+    blocked: bool,
+) -> tuple[tuple[model.RuntimePod, Reason], ...]:
+    """Choose outdated pods that go: one for each current pod that has become ready.
+
+    Without a spare GPU nothing new can come first, so one old pod makes room,
+    if a new one could run on its class, and none is making room already.
+    """
+    ready = sum(1 for pod in fleet.current if pod.ready)
+    by_cost = sorted(fleet.outdated, key=lambda pod: (*_cost(pod, states), pod.name))
+    going = by_cost[: max(0, len(by_cost) - max(0, desired - ready))]
+    if blocked and not going and ready == len(fleet.current) and not fleet.leaving:
+        serving = {pool.gpu_class for pool in pools if pool.serves}
+        going = [pod for pod in by_cost if pod.gpu_class in serving][:1]
+    return tuple((pod, Reason.ROLLING_OUT) for pod in going)
+
+
+def _cost(
+    pod: model.RuntimePod, states: Mapping[str, model.PodState]
+) -> tuple[bool, bool, bool, float]:
+    """Order pods by what their going costs; one that is draining already goes on draining."""
+    state = states.get(pod.uid)
+    sessions = inf if state is None else float(state.sessions)
+    return not (state is not None and state.draining), pod.running, pod.ready, sessions
+
+
+def _removals(
+    leaving: Iterable[tuple[model.RuntimePod, Reason]], states: Mapping[str, model.PodState]
+) -> tuple[tuple[Action, ...], float | None]:
+    """Return the next step of each pod that goes, and when to look again if one must wait."""
+    steps: list[Action] = []
+    wait_s: float | None = None
+    for pod, because in leaving:
+        state = states.get(pod.uid)
+        if not pod.running:
+            # The version is part of the order: a pod that starts meanwhile is another one.
+            reason = "it has not started"
+            version = pod.resource_version
+            steps.append(DeletePod(pod.name, pod.uid, version, pod.gpu_class, because, reason))
+        elif state is None:
+            wait_s = FRESH_S  # nothing is known of its sessions: they may be live
+        elif not state.draining:
+            reason = f"it has {state.sessions} sessions"
+            steps.append(DrainPod(pod.name, pod.uid, pod.gpu_class, because, reason))
+        elif state.sessions == 0 and state.age_s < FRESH_S:
+            reason = "it is drained and has no session"
+            steps.append(DeletePod(pod.name, pod.uid, None, pod.gpu_class, because, reason))
+        elif state.sessions == 0:
+            wait_s = FRESH_S / 4
+    return tuple(steps), wait_s
+
+
+def _resumes(
+    fleet: Fleet,
+    leaving: Iterable[tuple[model.RuntimePod, Reason]],
+    states: Mapping[str, model.PodState],
+) -> tuple[UndrainPod, ...]:
+    """Take pods back that were draining and are needed after all."""
+    going = {pod.uid for pod, _ in leaving}
+    return tuple(
+        UndrainPod(pod.name, pod.uid, pod.gpu_class, "it is needed again")
+        for pod in fleet.live
+        if pod.uid not in going and pod.uid in states and states[pod.uid].draining
+    )
+
+
+def _burials(fleet: Fleet, desired: int, spec_hash: str) -> tuple[DeletePod, ...]:
+    """Clear away ended pods: all once the service is well, else all but the latest few."""
+    ready = sum(1 for pod in fleet.current if pod.ready)
+    ended = sorted(fleet.ended, key=lambda pod: (pod.failed_at or 0.0, pod.name))
+    current = [pod for pod in ended if pod.spec_hash == spec_hash]
+    kept = set() if ready >= desired else {pod.uid for pod in current[-KEPT_FAILURES:]}
+    return tuple(
+        DeletePod(pod.name, pod.uid, None, pod.gpu_class, Reason.REPLACING, f"it {pod.phase}")
+        for pod in ended
+        if pod.uid not in kept
+    )

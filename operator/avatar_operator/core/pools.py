@@ -1,0 +1,81 @@
+"""Ranks the GPU classes that may serve a service, each with its batch size and its stock."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from avatar_operator.core import batch, model
+from avatar_operator.core.inventory import ClassStock, Inventory
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """One GPU class from the view of one service."""
+
+    gpu_class: str
+    outcome: batch.BatchPlan | batch.NoBatch
+    stock: ClassStock
+    curve: model.Curve | None
+    cost_per_hour: Decimal | None = None
+
+    @property
+    def serves(self) -> bool:
+        """Whether pods of the service can run on the class at all."""
+        return isinstance(self.outcome, batch.BatchPlan)
+
+
+def rank(
+    service: model.Service,
+    profiles: Sequence[model.GPUProfile],
+    inventory: Inventory,
+    memory_share: float,
+) -> tuple[Pool, ...]:
+    """Return the classes that the service allows, the one to fill first in front.
+
+    Classes that cannot serve come last, each with its reason.
+    """
+    by_name = {profile.name: profile for profile in profiles}
+    asked = service.placement.gpu_classes or tuple(sorted(by_name))
+    pools = [_pool(service, name, by_name, inventory, memory_share) for name in asked]
+    return tuple(sorted(pools, key=lambda pool: _order(pool, service.placement)))
+
+
+def _pool(
+    service: model.Service,
+    name: str,
+    profiles: Mapping[str, model.GPUProfile],
+    inventory: Inventory,
+    memory_share: float,
+) -> Pool:
+    profile = profiles.get(name)
+    if profile is None:
+        nothing = ClassStock(name, 0, 0, 0, ())
+        return Pool(name, batch.NoBatch(f"there is no GPUProfile {name}"), nothing, None)
+    stock = inventory.stocks[name]
+    curve = profile.curve(service.model.variant)
+    if curve is None:
+        missing = batch.NoBatch(f"GPUProfile {name} has no curve for {service.model.variant}")
+        return Pool(name, missing, stock, None, profile.cost_per_hour)
+    outcome = (
+        batch.fixed_batch(
+            curve, stock.memory_mib, service.batch_size, service.fps, memory_share=memory_share
+        )
+        if service.batch_size is not None
+        else batch.plan_batch(
+            curve, stock.memory_mib, service.objective, service.fps, memory_share=memory_share
+        )
+    )
+    return Pool(name, outcome, stock, curve, profile.cost_per_hour)
+
+
+def _order(pool: Pool, placement: model.Placement) -> tuple[bool, float | Decimal, str]:
+    if not isinstance(pool.outcome, batch.BatchPlan):
+        return True, 0, pool.gpu_class
+    if placement.strategy is model.Strategy.FASTEST:
+        return False, -pool.outcome.frames_per_s, pool.gpu_class
+    if placement.strategy is model.Strategy.PREFERRED and placement.gpu_classes:
+        return False, placement.gpu_classes.index(pool.gpu_class), pool.gpu_class
+    # Without a list there is no preference to follow but the price.
+    if pool.cost_per_hour is None:
+        return False, Decimal("Infinity"), pool.gpu_class
+    return False, pool.cost_per_hour / pool.outcome.sessions_per_pod, pool.gpu_class

@@ -1,0 +1,193 @@
+"""Builds the status document of a service, and the Events that a change of it is worth.
+
+The document depends on nothing but what is observed and the last document, so
+that an equal one is never written.
+"""
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from avatar_operator import names
+from avatar_operator.core import batch, manifests, model, planning
+from avatar_operator.core.conditions import Finding, serving
+from avatar_operator.core.fields import Fields
+from avatar_operator.core.pools import Pool
+
+KEPT_DECISIONS: Final = 10
+_LONGEST_MESSAGE: Final = 1024  # characters; Events take no more
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """An Event about a service, worth telling once."""
+
+    reason: names.Reason
+    message: str
+    warning: bool = False
+
+
+def build(
+    service: model.Service,
+    plan: planning.Plan,
+    states: Mapping[str, model.PodState],
+    findings: Sequence[Finding],
+    previous: Mapping[str, object],
+    now: float,
+) -> manifests.Body:
+    """Return the status that follows from what is observed."""
+    takers = serving(plan, states)
+    known = [states[pod.uid] for pod in plan.fleet.live + plan.fleet.leaving if pod.uid in states]
+    taking = [states[pod.uid] for pod in takers if pod.uid in states]
+    used = [pool for pool in plan.pools if _pods_on(plan, pool.gpu_class)]
+    ready = next(finding for finding in findings if finding.condition is names.Condition.READY)
+    return {
+        "observedGeneration": service.generation,
+        "conditions": _conditions(service.generation, findings, previous, now),
+        "selector": manifests.selector(service),
+        "replicas": len(plan.fleet.live) + len(plan.fleet.leaving),
+        "readyReplicas": len(takers),
+        "desiredReplicas": plan.desired,
+        "sessions": sum(state.sessions for state in known),
+        "capacity": sum(state.capacity for state in taking),
+        "freeSessions": sum(state.free for state in taking),
+        "state": ready.reason.value,
+        "gpu": ",".join(pool.gpu_class for pool in used),
+        "batch": ",".join(_batches(plan, pool.gpu_class) for pool in used),
+        "pools": [_pool(plan, pool) for pool in plan.pools],
+        "decisions": _decisions(plan, states, previous, now),
+    }
+
+
+def build_invalid(
+    generation: int,
+    findings: Sequence[Finding],
+    previous: Mapping[str, object],
+    now: float,
+) -> manifests.Body:
+    """Return the status of a service whose spec cannot be read: what was known stays."""
+    return {
+        **previous,
+        "observedGeneration": generation,
+        "conditions": _conditions(generation, findings, previous, now),
+        "state": names.Reason.INVALID_SPEC.value,
+    }
+
+
+def notices(
+    actions: Sequence[planning.Action],
+    findings: Sequence[Finding],
+    previous: Mapping[str, object],
+) -> tuple[Notice, ...]:
+    """Return the Events worth telling: actions that succeeded, and changes of Ready."""
+    told = [_action_notice(action) for action in actions]
+    before = _previous_conditions(previous)
+    for finding in findings:
+        if finding.condition is not names.Condition.READY:
+            continue
+        old = before.get(finding.condition.value)
+        if old is None or old.text("reason") != finding.reason.value:
+            told.append(Notice(finding.reason, finding.message, warning=not finding.status))
+    return tuple(notice for notice in told if notice is not None)
+
+
+def rfc3339(seconds: float) -> str:
+    """Write a time as Kubernetes does, in whole seconds."""
+    moment = datetime.datetime.fromtimestamp(int(seconds), datetime.UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _conditions(
+    generation: int, findings: Sequence[Finding], previous: Mapping[str, object], now: float
+) -> list[manifests.Body]:
+    """Add the times: a transition is only a change of the status itself."""
+    before = _previous_conditions(previous)
+    written: list[manifests.Body] = []
+    for finding in findings:
+        status = str(finding.status)
+        old = before.get(finding.condition.value)
+        since = old.text("lastTransitionTime") if old and old.text("status") == status else ""
+        written.append(
+            {
+                "type": finding.condition.value,
+                "status": status,
+                "observedGeneration": generation,
+                "lastTransitionTime": since or rfc3339(now),
+                "reason": finding.reason.value,
+                "message": finding.message[:_LONGEST_MESSAGE],
+            }
+        )
+    return written
+
+
+def _previous_conditions(previous: Mapping[str, object]) -> dict[str, Fields]:
+    conditions = Fields(previous, "status", []).children("conditions")
+    return {condition.text("type"): condition for condition in conditions}
+
+
+def _pods_on(plan: planning.Plan, gpu_class: str) -> list[model.RuntimePod]:
+    return [pod for pod in plan.fleet.live if pod.gpu_class == gpu_class]
+
+
+def _batches(plan: planning.Plan, gpu_class: str) -> str:
+    """Name the batch sizes that pods really run with, which may be of an earlier spec."""
+    sizes = sorted({pod.batch_size for pod in _pods_on(plan, gpu_class)})
+    return "/".join(map(str, sizes))
+
+
+def _pool(plan: planning.Plan, pool: Pool) -> manifests.Body:
+    replicas = len(_pods_on(plan, pool.gpu_class))
+    reason = pool.outcome.reason[:_LONGEST_MESSAGE]
+    known: manifests.Body = {"gpuClass": pool.gpu_class, "replicas": replicas, "reason": reason}
+    if isinstance(pool.outcome, batch.NoBatch):
+        return {**known, "batchSize": 0, "sessionsPerPod": 0}
+    return {
+        **known,
+        "batchSize": pool.outcome.batch_size,
+        "sessionsPerPod": pool.outcome.sessions_per_pod,
+        "limitedBy": pool.outcome.limited_by.value,
+    }
+
+
+def _decisions(
+    plan: planning.Plan,
+    states: Mapping[str, model.PodState],
+    previous: Mapping[str, object],
+    now: float,
+) -> list[object]:
+    """Keep the last changes of the number of pods wanted, newest first."""
+    fields = Fields(previous, "status", [])
+    before = fields.integer("desiredReplicas", 0, 0, 10**9)
+    kept = list(fields.items("decisions"))
+    if before == plan.desired:
+        return kept
+    reason = names.Reason.SCALING_UP if plan.desired > before else names.Reason.SCALING_DOWN
+    inputs = {
+        "pods": len(plan.fleet.live),
+        "sessions": sum(state.sessions for state in states.values()),
+        "freeGPUs": sum(pool.stock.free for pool in plan.pools if pool.serves),
+    }
+    decision = {
+        "time": rfc3339(now),
+        "from": before,
+        "to": plan.desired,
+        "reason": reason.value,
+        "inputs": inputs,
+    }
+    return [decision, *kept][:KEPT_DECISIONS]
+
+
+def _action_notice(action: planning.Action) -> Notice | None:
+    match action:
+        case planning.CreatePod(name=name, pool=pool):
+            text = f"created pod {name} on {pool.gpu_class}: {action.reason}"
+            return Notice(names.Reason.POD_CREATED, text)
+        case planning.DrainPod(name=name):
+            return Notice(names.Reason.POD_DRAINING, f"draining pod {name}: {action.reason}")
+        case planning.UndrainPod(name=name):
+            return Notice(names.Reason.POD_RESUMED, f"resumed pod {name}: {action.reason}")
+        case planning.DeletePod(name=name):
+            return Notice(names.Reason.POD_DELETED, f"deleted pod {name}: {action.reason}")
+        case planning.ApplyControlSecret():
+            return None

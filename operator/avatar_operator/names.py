@@ -1,0 +1,92 @@
+"""The words that other programs see: labels, annotations, conditions, reasons, ports, variables."""
+
+from enum import Enum
+from typing import Final
+
+GROUP: Final = "avatar.musetalk.io"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+SERVICES: Final = "avatarservices"
+SERVICE_KIND: Final = "AvatarService"
+PROFILES: Final = "gpuprofiles"
+PROFILE_KIND: Final = "GPUProfile"
+
+FIELD_MANAGER: Final = "avatar-operator"
+CONTAINER: Final = "runtime"
+SESSIONS_PORT: Final = 8080
+ADMIN_PORT: Final = 9090
+GPU_RESOURCE: Final = "nvidia.com/gpu"
+
+LABEL_NAME: Final = "app.kubernetes.io/name"
+LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
+LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+LABEL_SERVICE: Final = f"{GROUP}/service"
+LABEL_GPU_CLASS: Final = f"{GROUP}/gpu-class"
+LABEL_SPEC_HASH: Final = f"{GROUP}/spec-hash"
+RUNTIME_NAME: Final = "avatar-runtime"
+
+ANNOTATION_BATCH_SIZE: Final = f"{GROUP}/batch-size"
+ANNOTATION_SESSIONS_PER_POD: Final = f"{GROUP}/sessions-per-pod"
+ANNOTATION_SAFE_TO_EVICT: Final = "cluster-autoscaler.kubernetes.io/safe-to-evict"
+
+LABEL_PRODUCT: Final = "nvidia.com/gpu.product"
+LABEL_MEMORY: Final = "nvidia.com/gpu.memory"
+LABEL_COUNT: Final = "nvidia.com/gpu.count"
+LABEL_REPLICAS: Final = "nvidia.com/gpu.replicas"
+LABEL_SHARING: Final = "nvidia.com/gpu.sharing-strategy"
+
+TAINT_NOT_READY: Final = "node.kubernetes.io/not-ready"
+TAINT_UNREACHABLE: Final = "node.kubernetes.io/unreachable"
+TAINT_UNSCHEDULABLE: Final = "node.kubernetes.io/unschedulable"
+
+TOKEN_KEY: Final = "token"
+MASTER_KEY: Final = "master"
+
+
+def control_secret(service: str) -> str:
+    """Name the Secret that holds the admin token of a service's pods."""
+    return f"{service}-control"
+
+
+class Condition(Enum):
+    """Condition types of an AvatarService."""
+
+    READY = "Ready"
+    PROGRESSING = "Progressing"
+    GPU_AVAILABLE = "GPUAvailable"
+    DRAINING = "Draining"
+    STATE_FRESH = "StateFresh"
+    DEGRADED = "Degraded"
+    STALLED = "Stalled"
+
+
+class Reason(Enum):
+    """Reasons of conditions, Events and decisions."""
+
+    SERVING = "Serving"
+    SCALED_TO_ZERO = "ScaledToZero"
+    PODS_STARTING = "PodsStarting"
+    PODS_FAILING = "PodsFailing"
+    INVALID_SPEC = "InvalidSpec"
+    NO_PROFILE = "NoProfile"
+    NO_BATCH_FITS = "NoBatchFits"
+    NO_GPU_NODE = "NoGPUNode"
+    NO_FREE_GPU = "NoFreeGPU"
+    GPU_ALLOCATED = "GPUAllocated"
+    GPU_FREE = "GPUFree"
+    NOTHING_ASKED = "NothingAsked"
+    UP_TO_DATE = "UpToDate"
+    ROLLING_OUT = "RollingOut"
+    SCALING_UP = "ScalingUp"
+    SCALING_DOWN = "ScalingDown"
+    REPLACING = "Replacing"
+    NOT_DRAINING = "NotDraining"
+    WAITING_FOR_SESSIONS = "WaitingForSessions"
+    STATE_KNOWN = "StateKnown"
+    STATE_MISSING = "StateMissing"
+    APPLY_FAILED = "ApplyFailed"
+    APPLIED = "Applied"
+    POD_CREATED = "PodCreated"
+    POD_DRAINING = "PodDraining"
+    POD_RESUMED = "PodResumed"
+    POD_DELETED = "PodDeleted"
