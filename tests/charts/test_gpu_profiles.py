@@ -1,0 +1,77 @@
+"""The shipped curves are what their comment says they are."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+CHART = Path(__file__).parents[2] / "charts" / "avatar-operator"
+SHIPPED: dict[str, Any] = yaml.safe_load((CHART / "gpu-profiles.yaml").read_text())
+BATCHES = (1, 4, 8, 16, 32, 64)
+FIXED_MS = 10
+FRAMES_PER_S = {
+    "rtx-4090": 82,
+    "a100-40gb": 156,
+    "a100-80gb": 156,
+    "h100-80gb": 433,
+    "h200-141gb": 433,
+    "l40s": 90,
+    "l4": 24,
+}
+# batch: (ms, reserved MB) of a 3090-class card, compiled fp16 with sd-vae, as published.
+LADDER = {
+    4: (87, 3764),
+    8: (164, 4822),
+    16: (317, 6870),
+    24: (477, 9044),
+    32: (626, 11494),
+    40: (792, 14280),
+    48: (944, 17242),
+}
+CONTEXT_MIB = 500
+
+
+def test_all_classes_of_the_contract_are_shipped() -> None:
+    assert SHIPPED.keys() == FRAMES_PER_S.keys()
+
+
+@pytest.mark.parametrize("gpu_class", SHIPPED)
+def test_times_follow_the_stated_formula(gpu_class: str) -> None:
+    (curve,) = SHIPPED[gpu_class]["curves"]
+    rate = FRAMES_PER_S[gpu_class]
+    assert curve["frameBatchMs"] == [[b, round(FIXED_MS + b * 1000 / rate, 1)] for b in BATCHES]
+    assert curve["source"] == "estimate"
+
+
+def test_formula_fits_the_published_ladder() -> None:
+    for batch, (published_ms, _) in LADDER.items():
+        assert FIXED_MS + batch * 1000 / 51 == pytest.approx(published_ms, rel=0.03)
+
+
+@pytest.mark.parametrize("gpu_class", SHIPPED)
+def test_memory_line_lies_above_the_published_ladder(gpu_class: str) -> None:
+    (curve,) = SHIPPED[gpu_class]["curves"]
+    slack = [
+        curve["baseMiB"] + batch * curve["perFrameMiB"] - (reserved + CONTEXT_MIB)
+        for batch, (_, reserved) in LADDER.items()
+    ]
+    assert min(slack) >= 0
+    assert min(slack) < 100  # and no higher than it must
+
+
+@pytest.mark.parametrize("gpu_class", SHIPPED)
+def test_memory_range_holds_the_class_and_no_neighbour(gpu_class: str) -> None:
+    bounds = SHIPPED[gpu_class]["match"]["memoryMiB"]
+    known = {
+        "rtx-4090": (24564, 23028),
+        "a100-40gb": (40960, 39538, 40536),
+        "a100-80gb": (81920,),
+        "h100-80gb": (81559,),
+        "h200-141gb": (143771,),
+        "l40s": (46068,),
+        "l4": (23034,),
+    }
+    others = (15360, 32607, 95830, 97887, 183359)
+    assert all(bounds["min"] <= mib <= bounds["max"] for mib in known[gpu_class])
+    assert not any(bounds["min"] <= mib <= bounds["max"] for mib in others)

@@ -1,0 +1,80 @@
+"""The components may do what they need, and nothing else."""
+
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+Manifest = dict[str, Any]
+Grant = tuple[str, str, str]  # namespace ("*" for the cluster), group/resource, verb
+
+GATEWAY = {
+    ("*", resource, verb)
+    for resource in ("/pods", "avatar.musetalk.io/avatarservices")
+    for verb in ("get", "list", "watch")
+}
+
+
+def grants(objects: list[Manifest], component: str) -> set[Grant]:
+    """Return what the rules of a component allow, those bound to a name left out."""
+    roles = [
+        item
+        for item in objects
+        if item["kind"] in ("Role", "ClusterRole")
+        and item["metadata"]["labels"]["app.kubernetes.io/component"] == component
+    ]
+    return {
+        (role["metadata"].get("namespace", "*"), f"{group}/{resource}", verb)
+        for role in roles
+        for rule in role["rules"]
+        if "resourceNames" not in rule
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+@pytest.mark.parametrize("namespaces", [[], ["acme", "globex"]], ids=["cluster", "namespaced"])
+def test_no_rule_has_a_wildcard(helm: Any, namespaces: list[str]) -> None:
+    objects = helm.template({"operator": {"watchNamespaces": namespaces}})
+    everything = grants(objects, "operator") | grants(objects, "gateway")
+    assert len(everything) > 20
+    assert [g for g in everything if "*" in g[1] or "*" in g[2]] == []
+
+
+def test_gateway_reads_services_and_pods_only(defaults: list[Manifest]) -> None:
+    assert grants(defaults, "gateway") == GATEWAY
+
+
+def test_operator_deletes_pods_and_nothing_else(defaults: list[Manifest]) -> None:
+    deletes = {g for g in grants(defaults, "operator") if g[2] in ("delete", "deletecollection")}
+    assert deletes == {("*", "/pods", "delete")}
+
+
+def test_nobody_may_list_secrets(defaults: list[Manifest]) -> None:
+    everything = grants(defaults, "operator") | grants(defaults, "gateway")
+    secrets = {(namespace, verb) for namespace, what, verb in everything if what == "/secrets"}
+    assert not {verb for _, verb in secrets} & {"list", "watch", "update", "delete"}
+
+
+def test_named_namespaces_bound_every_write(helm: Any) -> None:
+    objects = helm.template({"operator": {"watchNamespaces": ["acme", "globex"]}})
+    reads = {"get", "list", "watch"}
+    wide = {g for g in grants(objects, "operator") if g[0] == "*" and g[2] not in reads}
+    assert wide == {("*", "avatar.musetalk.io/gpuprofiles/status", "patch")}
+    assert {g[0] for g in grants(objects, "gateway")} == {"acme", "globex"}
+    assert ("acme", "/pods", "create") in grants(objects, "operator")
+    assert {g[0] for g in grants(objects, "operator")} == {"*", "acme", "globex", "avatars"}
+
+
+def test_rights_go_to_the_two_accounts_only(defaults: list[Manifest]) -> None:
+    subjects = {
+        (s["kind"], s["namespace"], s["name"])
+        for item in defaults
+        if item["kind"].endswith("RoleBinding")
+        for s in item["subjects"]
+    }
+    assert subjects == {
+        ("ServiceAccount", "avatars", "demo-avatar-operator-operator"),
+        ("ServiceAccount", "avatars", "demo-avatar-operator-gateway"),
+    }

@@ -1,0 +1,174 @@
+"""values.yaml and its schema say the same, and the schema refuses what is wrong."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+CHART = Path(__file__).parents[2] / "charts" / "avatar-operator"
+SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
+VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
+
+
+def resolve(schema: Mapping[str, Any]) -> dict[str, Any]:
+    reference = schema.get("$ref")
+    if reference is None:
+        return dict(schema)
+    return {**SCHEMA["$defs"][reference.rsplit("/", 1)[1]], **schema}
+
+
+def fields(schema: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, child in schema.get("properties", {}).items():
+        resolved = resolve(child)
+        yield f"{path}.{name}", resolved
+        yield from fields(resolved, f"{path}.{name}")
+
+
+def test_every_value_has_a_description() -> None:
+    found = list(fields(SCHEMA))
+    assert len(found) > 60
+    assert [path for path, schema in found if not schema.get("description")] == []
+
+
+def test_no_object_with_named_values_takes_others() -> None:
+    objects = [("", SCHEMA), *((p, s) for p, s in fields(SCHEMA) if "properties" in s)]
+    assert len(objects) > 12
+    assert [path for path, schema in objects if schema.get("additionalProperties")] == []
+    assert [path for path, schema in objects if "additionalProperties" not in schema] == []
+
+
+def test_values_file_lists_what_the_schema_knows() -> None:
+    def missing(schema: Mapping[str, Any], values: Mapping[str, Any], path: str) -> Iterator[str]:
+        for name, child in schema.get("properties", {}).items():
+            if name not in values:
+                yield f"{path}.{name}"
+            elif isinstance(values[name], dict):
+                yield from missing(resolve(child), values[name], f"{path}.{name}")
+
+    assert list(missing(SCHEMA, VALUES, "")) == [".global"]
+
+
+WRONG: list[tuple[str, dict[str, Any], str, str]] = [
+    ("unknown-value", {"replicas": 2}, "at ''", "additional properties 'replicas' not allowed"),
+    ("unknown-nested", {"operator": {"replica": 1}}, "at '/operator'", "'replica' not allowed"),
+    ("two-operators", {"operator": {"replicas": 2}}, "at '/operator/replicas'", "must be 1"),
+    ("text-replicas", {"gateway": {"replicas": "2"}}, "at '/gateway/replicas'", "want integer"),
+    ("share-over-one", {"operator": {"memoryShare": 1.5}}, "/memoryShare'", "maximum: got 1.5"),
+    ("share-in-percent", {"operator": {"memoryShare": "90%"}}, "/memoryShare'", "want number"),
+    ("resync-zero", {"operator": {"resyncSeconds": 0}}, "/resyncSeconds'", "minimum: got 0"),
+    ("log-format", {"operator": {"logFormat": "xml"}}, "/logFormat'", "one of 'json', 'text'"),
+    (
+        "namespace-name",
+        {"operator": {"watchNamespaces": ["Acme"]}},
+        "/watchNamespaces/0'",
+        "'Acme' does not match",
+    ),
+    (
+        "namespace-twice",
+        {"operator": {"watchNamespaces": ["a", "a"]}},
+        "/watchNamespaces'",
+        "are equal",
+    ),
+    (
+        "pull-policy",
+        {"runtime": {"image": {"pullPolicy": "Sometimes"}}},
+        "/runtime/image/pullPolicy'",
+        "'Always', 'IfNotPresent', 'Never'",
+    ),
+    (
+        "digest",
+        {"runtime": {"image": {"digest": "sha256:12"}}},
+        "/runtime/image/digest'",
+        "'sha256:12' does not match",
+    ),
+    ("short-key", {"gateway": {"apiKey": {"value": "x"}}}, "/apiKey/value'", "does not match"),
+    ("port", {"gateway": {"service": {"port": 70000}}}, "/service/port'", "maximum: got 70,000"),
+    (
+        "service-type",
+        {"gateway": {"service": {"type": "Ingress"}}},
+        "/service/type'",
+        "'ClusterIP', 'NodePort', 'LoadBalancer'",
+    ),
+    (
+        "cost-as-number",
+        {"gpuProfiles": {"costPerHour": {"l4": 0.3}}},
+        "/costPerHour/l4'",
+        "want string",
+    ),
+    (
+        "cost-of-zero",
+        {"gpuProfiles": {"costPerHour": {"l4": "0.00"}}},
+        "/costPerHour/l4'",
+        "'0.00' does not match",
+    ),
+    (
+        "profile-without-curves",
+        {"gpuProfiles": {"extra": {"t4": {"match": {}}}}},
+        "/extra/t4'",
+        "missing property 'curves'",
+    ),
+    (
+        "environment-of-a-number",
+        {"gateway": {"extraEnv": [{"name": "A", "value": 1}]}},
+        "/extraEnv/0/value'",
+        "want string",
+    ),
+    (
+        "long-name",
+        {"fullnameOverride": "a" * 46},
+        "/fullnameOverride'",
+        "maxLength: got 46, want 45",
+    ),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("values", "place", "rule"), [w[1:] for w in WRONG], ids=[w[0] for w in WRONG]
+)
+def test_wrong_value_is_refused_by_place_and_rule(
+    helm: Any, values: dict[str, Any], place: str, rule: str
+) -> None:
+    with pytest.raises(Exception, match="values don't meet the specifications") as refusal:
+        helm.template(values)
+    assert place in str(refusal.value)
+    assert rule in str(refusal.value)
+
+
+CLASHING: list[tuple[str, dict[str, Any], str]] = [
+    (
+        "two-keys",
+        {"gateway": {"apiKey": {"existingSecret": "s", "value": "0123456789abcdef"}}},
+        "set gateway.apiKey.existingSecret or gateway.apiKey.value, not both",
+    ),
+    (
+        "monitor-of-closed-metrics",
+        {"monitoring": {"podMonitor": {"enabled": True}}},
+        "monitoring.podMonitor.enabled needs monitoring.openMetrics: true",
+    ),
+    (
+        "cost-of-unknown-class",
+        {"gpuProfiles": {"costPerHour": {"rtx-9090": "1"}}},
+        'names the class "rtx-9090", which is not among the profiles a100-40gb',
+    ),
+    (
+        "nameless-account",
+        {"gateway": {"serviceAccount": {"create": False}}},
+        "gateway.serviceAccount.name is empty",
+    ),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("values", "sentence"), [c[1:] for c in CLASHING], ids=[c[0] for c in CLASHING]
+)
+def test_values_that_exclude_each_other_are_refused(
+    helm: Any, values: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(Exception) as refusal:  # noqa: PT011
+        helm.template(values)
+    assert sentence in str(refusal.value)

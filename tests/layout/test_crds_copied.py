@@ -1,0 +1,14 @@
+"""The chart carries the CRDs of `crds/` byte for byte."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_chart_carries_the_crds_unchanged() -> None:
+    source = {path.name: path.read_bytes() for path in (ROOT / "crds").iterdir()}
+    copy = {
+        path.name: path.read_bytes() for path in (ROOT / "charts/avatar-operator/crds").iterdir()
+    }
+    assert source.keys() == {"avatarservices.yaml", "gpuprofiles.yaml"}
+    assert copy == source, "cp crds/*.yaml charts/avatar-operator/crds/"
