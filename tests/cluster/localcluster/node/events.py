@@ -1,0 +1,101 @@
+"""Writes the Events of the process nodes, in the background and with repeats counted."""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from .api import Api
+from .clock import rfc3339
+from .errors import ApiError
+
+log = logging.getLogger(__name__)
+WAITING: Final = 1000  # Events are a help for people: beyond this they are dropped, with a log line
+REMEMBERED: Final = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One fact about a pod or one of its containers."""
+
+    pod: Mapping[str, Any]
+    container: str
+    """Name, with the field it is listed in; empty for the pod itself."""
+    kind: str
+    reason: str
+    message: str
+
+
+class Recorder:
+    """Sends Events one after the other; the same fact again raises the count of its Event."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._queue: asyncio.Queue[tuple[Event, str]] = asyncio.Queue(WAITING)
+        self._sent: dict[tuple[str, str, str, str], tuple[str, int]] = {}
+
+    def record(self, event: Event, node: str) -> None:
+        """Note an Event; never waits."""
+        try:
+            self._queue.put_nowait((event, node))
+        except asyncio.QueueFull:
+            log.warning("event dropped reason=%s message=%s", event.reason, event.message[:200])
+
+    async def run(self) -> None:
+        """Send what was noted, for ever."""
+        while True:
+            event, node = await self._queue.get()
+            try:
+                await self._send(event, node)
+            except ApiError as error:
+                if error.status not in (403, 404):  # the namespace is on its way out
+                    log.warning("event not written reason=%s error=%s", event.reason, error)
+
+    async def _send(self, event: Event, node: str) -> None:
+        meta = event.pod["metadata"]
+        key = (meta["uid"], event.container, event.reason, event.message)
+        path = f"/api/v1/namespaces/{meta['namespace']}/events"
+        name, count = self._sent.get(key, ("", 0))
+        if name:
+            body: dict[str, Any] = {"count": count + 1, "lastTimestamp": rfc3339()}
+            try:
+                await self._api.patch(f"{path}/{name}", body)
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+                name, count = "", 0
+        if not name:
+            name = f"{meta['name']}.{uuid.uuid4().hex[:16]}"
+            await self._api.create(path, _body(event, node, name))
+        self._sent[key] = (name, count + 1)
+        if len(self._sent) > REMEMBERED:
+            del self._sent[next(iter(self._sent))]
+
+
+def _body(event: Event, node: str, name: str) -> dict[str, Any]:
+    meta = event.pod["metadata"]
+    now = rfc3339()
+    target = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "namespace": meta["namespace"],
+        "name": meta["name"],
+        "uid": meta["uid"],
+    }
+    if event.container:
+        target["fieldPath"] = event.container
+    return {
+        "metadata": {"name": name, "namespace": meta["namespace"]},
+        "involvedObject": target,
+        "type": event.kind,
+        "reason": event.reason,
+        "message": event.message[:1024],
+        "source": {"component": "kubelet", "host": node},
+        "reportingComponent": "kubelet",
+        "reportingInstance": node,
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+    }

@@ -1,0 +1,262 @@
+"""One process node: registers itself, keeps alive, and runs the pods that are bound to it."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from typing import Any, Final
+
+from .clock import rfc3339, rfc3339_micro
+from .errors import ApiError
+from .pod import Pod, over
+from .setting import Host
+
+log = logging.getLogger(__name__)
+LEASE_S: Final = 40  # as the kubelet's: renewed each quarter of it
+RENEW_S: Final = 10.0
+REPORT_S: Final = 300.0
+RETRY_S: Final = 1.0
+DRAIN_S: Final = 3.0  # for processes when the node itself is told to stop
+VERSION: Final = "v1.37.2"
+
+
+class Kubelet:
+    """The node and its pods. `run` is its life; cancelling it leaves no process behind."""
+
+    def __init__(self, host: Host, port: int) -> None:
+        self.host = host
+        self.pods: dict[str, Pod] = {}
+        """By uid."""
+        self.registered = asyncio.Event()
+        self._port = port
+        self._taken: set[str] = set()
+        self._addresses = _addresses(host.ip)
+        self._burials: set[asyncio.Task[None]] = set()
+        self._grace_s: float | None = DRAIN_S
+
+    @property
+    def name(self) -> str:
+        """Name of the Node object."""
+        return self.host.spec.name
+
+    async def run(self) -> None:
+        """Live until cancelled; pods get a short grace then."""
+        try:
+            await self._register()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._renew_lease(), name=f"lease of {self.name}")
+                group.create_task(self._report(), name=f"status of {self.name}")
+                group.create_task(self._follow_pods(), name=f"pods of {self.name}")
+        finally:
+            await self._abandon()
+
+    def die(self) -> None:
+        """Make the end a power cut: kill all processes at once; the caller cancels `run`."""
+        self._grace_s = None
+        for pod in self.pods.values():
+            pod.kill()
+
+    def find(self, namespace: str, name: str) -> Pod | None:
+        """Return the newest pod of that name."""
+        for pod in reversed(self.pods.values()):
+            meta = pod.manifest["metadata"]
+            if meta["namespace"] == namespace and meta["name"] == name:
+                return pod
+        return None
+
+    async def _abandon(self) -> None:
+        pods = list(self.pods.values())
+        self.pods.clear()
+        self._taken.clear()
+        await asyncio.gather(*(pod.abandon(self._grace_s) for pod in pods), *self._burials)
+
+    async def _register(self) -> None:
+        spec = self.host.spec
+        body: dict[str, Any] = {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": self.name, "labels": spec.labels()},
+            "spec": {"taints": spec.taints()},
+        }
+        while True:
+            try:
+                try:
+                    await self.host.api.create("/api/v1/nodes", body)
+                except ApiError as error:
+                    if error.status != 409:
+                        raise
+                    # It was there before: its taints and its unschedulable mark are its own.
+                    await self.host.api.patch(
+                        f"/api/v1/nodes/{self.name}", {"metadata": body["metadata"]}
+                    )
+                await self._write_lease()
+                await self._write_status()
+            except ApiError as error:
+                log.warning("node not registered node=%s error=%s", self.name, error)
+                await asyncio.sleep(RETRY_S)
+            else:
+                self.registered.set()
+                return
+
+    async def _renew_lease(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_S)
+            try:
+                await self._write_lease()
+            except ApiError as error:
+                log.warning("lease not renewed node=%s error=%s", self.name, error)
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_S)
+            try:
+                await self._write_status()
+            except ApiError as error:
+                log.warning("node status not written node=%s error=%s", self.name, error)
+
+    async def _write_lease(self) -> None:
+        path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+        spec = {
+            "holderIdentity": self.name,
+            "leaseDurationSeconds": LEASE_S,
+            "renewTime": rfc3339_micro(),
+        }
+        try:
+            await self.host.api.patch(f"{path}/{self.name}", {"spec": spec})
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            node = await self.host.api.get(f"/api/v1/nodes/{self.name}")
+            owner = {
+                "apiVersion": "v1",
+                "kind": "Node",
+                "name": self.name,
+                "uid": node["metadata"]["uid"],
+            }
+            lease = {
+                "apiVersion": "coordination.k8s.io/v1",
+                "kind": "Lease",
+                "metadata": {"name": self.name, "ownerReferences": [owner]},
+                "spec": spec,
+            }
+            await self.host.api.create(path, lease)
+
+    async def _write_status(self) -> None:
+        node = await self.host.api.get(f"/api/v1/nodes/{self.name}")
+        old = {c["type"]: c for c in (node.get("status") or {}).get("conditions") or ()}
+        now = rfc3339()
+        conditions = []
+        for kind, status, reason, message in (
+            ("MemoryPressure", "False", "KubeletHasSufficientMemory", "memory is not watched"),
+            ("DiskPressure", "False", "KubeletHasNoDiskPressure", "disk is not watched"),
+            ("PIDPressure", "False", "KubeletHasSufficientPID", "process ids are not watched"),
+            ("Ready", "True", "KubeletReady", "process node is posting ready status"),
+        ):
+            before = old.get(kind) or {}
+            same = before.get("status") == status
+            conditions.append(
+                {
+                    "type": kind,
+                    "status": status,
+                    "reason": reason,
+                    "message": message,
+                    "lastHeartbeatTime": now,
+                    "lastTransitionTime": before["lastTransitionTime"] if same else now,
+                }
+            )
+        capacity = self.host.spec.capacity()
+        status = {
+            "capacity": capacity,
+            "allocatable": capacity,
+            "conditions": conditions,
+            "addresses": [
+                {"type": "InternalIP", "address": self.host.ip},
+                {"type": "Hostname", "address": self.name},
+            ],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": self._port}},
+            "nodeInfo": {
+                "architecture": "amd64",
+                "operatingSystem": "linux",
+                "kubeletVersion": VERSION,
+                "containerRuntimeVersion": "process://1",
+                "osImage": "local processes",
+                "kernelVersion": "",
+                "kubeProxyVersion": "",
+                "bootID": "",
+                "machineID": "",
+                "systemUUID": "",
+            },
+        }
+        await self.host.api.patch(f"/api/v1/nodes/{self.name}/status", {"status": status})
+
+    async def _follow_pods(self) -> None:
+        while True:
+            try:
+                await self._list_and_watch()
+            except ApiError as error:
+                log.info("pods are listed anew node=%s why=%s", self.name, error)
+                await asyncio.sleep(RETRY_S)
+
+    async def _list_and_watch(self) -> None:
+        mine = {"fieldSelector": f"spec.nodeName={self.name}"}
+        listed = await self.host.api.get("/api/v1/pods", **mine)
+        for manifest in listed["items"]:
+            self._take(manifest)
+        there = {manifest["metadata"]["uid"] for manifest in listed["items"]}
+        for uid in self.pods.keys() - there:
+            self._forget(uid)
+        version = listed["metadata"]["resourceVersion"]
+        async for event in self.host.api.watch("/api/v1/pods", version, **mine):
+            if event["type"] in ("ADDED", "MODIFIED"):
+                self._take(event["object"])
+            elif event["type"] == "DELETED":
+                self._forget(event["object"]["metadata"]["uid"])
+
+    def _take(self, manifest: dict[str, Any]) -> None:
+        meta = manifest["metadata"]
+        known = self.pods.get(meta["uid"])
+        if known is not None:
+            known.update(manifest)
+            return
+        if over(manifest) and "deletionTimestamp" not in meta:
+            return  # it ended in an earlier life of this node
+        pod = Pod(self.host, manifest, self._address(manifest))
+        self.pods[meta["uid"]] = pod
+        if "deletionTimestamp" in meta:
+            pod.update(manifest)
+        else:
+            pod.start()
+
+    def _forget(self, uid: str) -> None:
+        pod = self.pods.pop(uid, None)
+        if pod is not None:
+            burial = asyncio.create_task(self._bury(pod), name=f"burial of {uid}")
+            self._burials.add(burial)
+            burial.add_done_callback(self._burials.discard)
+
+    async def _bury(self, pod: Pod) -> None:
+        """Clean up after a pod; if it was deleted by force, its processes still run."""
+        await pod.abandon(grace_s=1.0)
+        self._taken.discard(pod.address)
+        pod.remove()
+
+    def _address(self, manifest: dict[str, Any]) -> str:
+        if manifest["spec"].get("hostNetwork"):
+            return self.host.ip
+        wanted = (manifest.get("status") or {}).get("podIP")
+        if wanted and wanted not in self._taken and wanted.startswith(_network(self.host.ip)):
+            address = str(wanted)
+        else:
+            address = next(ip for ip in self._addresses if ip not in self._taken)
+        self._taken.add(address)
+        return address
+
+
+def _network(ip: str) -> str:
+    return ip.rpartition(".")[0] + "."
+
+
+def _addresses(ip: str) -> Iterator[str]:
+    """Yield the node's pod addresses round and round, so that a freed one rests for a while."""
+    while True:
+        for last in range(2, 255):
+            yield _network(ip) + str(last)

@@ -1,0 +1,93 @@
+"""Decides how a process sees its volumes at their mount paths.
+
+With `bwrap` it has a mount namespace in which they are really there. Without it, mount paths are
+rewritten in its arguments and environment, as whole path prefixes: a program that builds such a
+path by itself does not find it.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+PATH_CHARACTER: Final = r"[\w./~-]"
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A folder or file of this machine at a path inside the container."""
+
+    path: str
+    source: Path
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What is executed."""
+
+    words: tuple[str, ...]
+    env: Mapping[str, str]
+    folder: str
+
+
+def rewrite(text: str, mounts: Sequence[Mount]) -> str:
+    """Replace each mount path that stands as a whole path prefix in `text`, longest first."""
+    sources = {mount.path.rstrip("/") or "/": str(mount.source) for mount in mounts}
+    sources.pop("/", None)
+    if not sources:
+        return text
+    options = "|".join(re.escape(path) for path in sorted(sources, key=len, reverse=True))
+    # One pass, so that what was put in is never rewritten again.
+    pattern = rf"(?<!{PATH_CHARACTER})({options})(?=/|(?!{PATH_CHARACTER}))"
+    return re.sub(pattern, lambda match: sources[match[1]], text)
+
+
+def rewritten(command: Command, mounts: Sequence[Mount]) -> Command:
+    """Return the command with the paths of this machine instead of mount paths."""
+    return replace(
+        command,
+        words=tuple(rewrite(word, mounts) for word in command.words),
+        env={name: rewrite(value, mounts) for name, value in command.env.items()},
+        folder=rewrite(command.folder, mounts),
+    )
+
+
+def wrapped(
+    command: Command,
+    mounts: Sequence[Mount],
+    bwrap: str,
+    listing: Callable[[str], Sequence[str]] = os.listdir,
+    exists: Callable[[str], bool] = os.path.exists,
+) -> Command:
+    """Return the command inside a mount namespace of its own.
+
+    The host stays visible. A folder that gets a mount point it does not have becomes an empty one
+    with its entries bound into it, so that nothing is ever created on the host.
+    """
+    placed = [replace(mount, path=os.path.realpath(mount.path)) for mount in mounts]
+    options: list[str] = []
+    for folder in sorted({"/", *(_deepest(mount.path, exists) for mount in placed)}, key=_depth):
+        options += ["--tmpfs", folder]
+        for name in sorted(listing(folder)):
+            entry = os.path.join(folder, name)
+            options += ["--dev-bind-try", entry, entry]
+    for mount in sorted(placed, key=lambda mount: _depth(mount.path)):
+        options += ["--ro-bind" if mount.read_only else "--bind", str(mount.source), mount.path]
+    words = (bwrap, "--die-with-parent", *options, "--chdir", command.folder, "--", *command.words)
+    return replace(command, words=words, folder="/")
+
+
+def _deepest(path: str, exists: Callable[[str], bool]) -> str:
+    """Return the folder that must be opened for `path`: its deepest existing one, or the root."""
+    if exists(path):
+        return "/"
+    while not exists(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def _depth(path: str) -> int:
+    return path.rstrip("/").count("/")
