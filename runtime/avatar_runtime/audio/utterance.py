@@ -126,7 +126,7 @@ class Utterance:
 
     def _view(self, begin: int, end: int) -> memoryview:
         view = self._buffer[begin - self._base : end - self._base]
-        return memoryview(view).toreadonly()
+        return view.data.toreadonly()
 
     def _store(self, samples: NDArray[np.float32]) -> None:
         if self._fill + len(samples) > len(self._buffer):

@@ -25,7 +25,7 @@ from avatar_runtime import errors
 from avatar_runtime.avatars.geometry import Box
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -117,12 +117,16 @@ class Avatar:
         stored: NDArray[np.uint8] = self._pixels[begin:end]
         return stored
 
+    def decode(self, index: int) -> NDArray[np.uint8]:
+        """Return a stored frame as `picture` does, but without keeping it."""
+        return np.asarray(cv2.imdecode(self.file(index), cv2.IMREAD_COLOR), np.uint8)
+
     def picture(self, index: int) -> NDArray[np.uint8]:
         """Return a stored frame, `(height, width, 3) uint8` BGR, read only."""
         if (known := self._decoded.get(index)) is not None:
             self._decoded.move_to_end(index)
             return known
-        picture = np.asarray(cv2.imdecode(self.file(index), cv2.IMREAD_COLOR), np.uint8)
+        picture = self.decode(index)
         picture.flags.writeable = False
         self._decoded[index] = picture
         while len(self._decoded) * picture.nbytes > _PICTURE_CACHE_BYTES and len(self._decoded) > 1:
@@ -148,6 +152,25 @@ def read(folder: Path) -> Avatar:
         fault = f"content_hash is {content_hash}, the manifest and the tensors have {found}"
         raise errors.AssetError(str(folder), fault)
     return Avatar(folder.name, manifest, content_hash, tensors)
+
+
+def read_all(
+    folder: Path, names: Sequence[str] | None = None
+) -> tuple[dict[str, Avatar], dict[str, errors.AssetError]]:
+    """Read the named avatars, or every one of the folder; return those that are sound, and why not.
+
+    One broken avatar must not keep the others from being served.
+    """
+    sound: dict[str, Avatar] = {}
+    faults: dict[str, errors.AssetError] = {}
+    if names is None:
+        names = sorted(path.parent.name for path in folder.glob("*/manifest.json"))
+    for name in names:
+        try:
+            sound[name] = read(folder / name)
+        except errors.AssetError as fault:
+            faults[name] = fault
+    return sound, faults
 
 
 def check_model(avatar: Avatar, folder: Path, *, model_version: str, vae_hash: str) -> None:
@@ -178,12 +201,15 @@ def write(folder: Path, manifest: Manifest, tensors: Mapping[str, NDArray[Any]])
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        staging.chmod(0o755)  # mkdtemp makes it private, the serving pod runs as another user
         plain = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
         save_file({k: plain[k] for k in _TENSORS}, staging / "avatar.safetensors")
         pixels = {k: plain[k] for k in ("pixels", "pixel_offsets")}
         save_file(pixels, staging / "pixels.safetensors")
         (staging / "manifest.json").write_text(document + "\n", encoding="utf-8")
+        # Made private by mkdtemp and safetensors; the serving pod runs as another user.
+        staging.chmod(0o755)
+        for path in staging.iterdir():
+            path.chmod(0o644)
         if folder.exists():
             shutil.rmtree(folder)
         staging.rename(folder)

@@ -35,7 +35,8 @@ class Resnet(nn.Module):
             h = h + self.time_emb_proj(embedding)[:, :, None, None]
         h = self.conv2(functional.silu(self.norm2(h)))
         shortcut: Tensor = self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x
-        return shortcut + h
+        out: Tensor = shortcut + h
+        return out
 
 
 class Attention(nn.Module):
@@ -76,7 +77,8 @@ class PixelAttention(nn.Module):
         mixed = functional.scaled_dot_product_attention(
             self.to_q(h)[:, None], self.to_k(h)[:, None], self.to_v(h)[:, None]
         )
-        return x + self.to_out[0](mixed[:, 0]).transpose(1, 2).unflatten(2, x.shape[2:])
+        out: Tensor = x + self.to_out[0](mixed[:, 0]).transpose(1, 2).unflatten(2, x.shape[2:])
+        return out
 
 
 class Downsample(nn.Module):
@@ -118,7 +120,8 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         h = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)
         h = self.transformer_blocks[0](h, context)
-        return x + self.proj_out(h.transpose(1, 2).unflatten(2, x.shape[2:]))
+        out: Tensor = x + self.proj_out(h.transpose(1, 2).unflatten(2, x.shape[2:]))
+        return out
 
 
 class _Block(nn.Module):

@@ -1,4 +1,4 @@
-"""Writes a MuseTalk folder with random weights of a fixed seed, in upstream's layout.
+"""Writes a MuseTalk folder with random weights of a fixed seed, and an avatar to go with it.
 
 `full` has the true shapes and serves benchmarks; `tiny` has the shapes of the small model that
 the repository carries, and serves tests.
@@ -10,15 +10,19 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
+import cv2
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from avatar_runtime.avatars import geometry, masks, preparation
 from avatar_runtime.engine import model, unet, vae, weights, whisper
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from torch import nn
 
 PRESETS: Final[Mapping[str, model.ModelConfig]] = {
@@ -102,6 +106,26 @@ def save(folder: Path, made: model.MuseTalk) -> None:
         prefix = weights.WHISPER_PREFIX if name == "whisper" else ""
         tensors = {f"{prefix}{k}": v.contiguous() for k, v in network.state_dict().items()}
         save_file(tensors, folder / files[name], metadata={"format": "pt"})
+
+
+def write_avatar(folder: Path, encoder: preparation.Encoder, frames: int = 6) -> str:
+    """Write an avatar of a drawn face that sways; return its content hash."""
+    box = geometry.Box(44, 36, 148, 156)
+    pictures = [_drawn_face(box, 2 * (i % 3)) for i in range(frames)]
+    crop = geometry.crop_box(box, 192, 192)
+    mask = masks.feathered(masks.ellipse(box, crop), box, crop)
+    boxes, all_masks = [box] * frames, [mask] * frames
+    return preparation.write(folder, pictures, boxes, all_masks, encoder, mask_mode="ellipse")
+
+
+def _drawn_face(box: geometry.Box, shift: int) -> NDArray[np.uint8]:
+    picture = np.full((192, 192, 3), (120, 96, 80), np.uint8)
+    x, y = (box.x1 + box.x2) // 2 + shift, (box.y1 + box.y2) // 2
+    cv2.ellipse(picture, (x, y), (46, 58), 0, 0, 360, (150, 180, 225), cv2.FILLED)
+    for side in (-18, 18):
+        cv2.circle(picture, (x + side, y - 14), 6, (60, 40, 40), cv2.FILLED)
+    cv2.ellipse(picture, (x, y + 30), (16, 5), 0, 0, 360, (70, 60, 160), cv2.FILLED)
+    return picture
 
 
 def _preprocessor(config: whisper.WhisperConfig) -> dict[str, Any]:

@@ -1,0 +1,135 @@
+"""What the engine asks of a device, and the values that pass between them; free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from avatar_runtime import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from avatar_runtime.avatars.cache import Avatar
+    from avatar_runtime.batching.frames import Frame, FrameRequest
+
+STAGES: Final = ("encode_audio", "unet", "vae", "compose", "jpeg")
+"""What a batch passes through, in order."""
+BUCKETS: Final = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
+"""Batch sizes that a device is warmed up for."""
+MIB: Final = 1 << 20
+_SIMULATED: Final = "simulated:"
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the device itself reports: everything reserved, by whomever."""
+
+    used_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What avatars and sessions need to know of the loaded model."""
+
+    version: str
+    """`v1` or `v15`."""
+    vae_hash: str
+    context_s: int
+    """Seconds of sound that the audio encoder hears at once."""
+    variant: str
+    """Version, decoder and precision, as GPU profiles name them: `v15/sd-vae/fp16`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """The frames of one batch, in the order of the requests, and the seconds of each stage."""
+
+    frames: Sequence[Frame]
+    stages: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A curve of a GPU profile, measured here or taken from the profile."""
+
+    model: str
+    base_mib: int
+    per_frame_mib: int
+    frame_batch_ms: tuple[tuple[int, float], ...]
+
+    def batch_ms(self, batch: int) -> float:
+        """Return the time of a batch: on the line between its neighbours, or of the last two."""
+        points = self.frame_batch_ms
+        if len(points) == 1:
+            return points[0][1] * batch / points[0][0]
+        after = next((i for i, (b, _) in enumerate(points) if b >= batch), len(points) - 1)
+        (b0, t0), (b1, t1) = points[max(0, after - 1)], points[max(1, after)]
+        return t0 + (t1 - t0) * (batch - b0) / (b1 - b0)
+
+    def as_document(self) -> dict[str, object]:
+        """Return the JSON form of the state document and of `GPUProfile.status`."""
+        return {
+            "model": self.model,
+            "baseMiB": self.base_mib,
+            "perFrameMiB": self.per_frame_mib,
+            "frameBatchMs": [[batch, round(ms, 2)] for batch, ms in self.frame_batch_ms],
+        }
+
+
+class Device(Protocol):
+    """Computes pictures. Only the engine's thread calls it."""
+
+    @property
+    def name(self) -> str:
+        """What metrics call it: `cpu`, `cuda` or `simulated`."""
+        ...
+
+    def load(self, model_dir: Path) -> ModelInfo:
+        """Read the model. Raises `AssetError`."""
+        ...
+
+    def serve(self, avatars: Mapping[str, Avatar]) -> None:
+        """Take the avatars that requests may name."""
+        ...
+
+    def render(self, batch: Sequence[FrameRequest]) -> Rendered:
+        """Compute one batch. Raises `DeviceMemoryError` and keeps what it had."""
+        ...
+
+    def buckets(self, batch_size: int) -> Sequence[int]:
+        """Return the batch sizes to warm up and to measure."""
+        ...
+
+    def curve(self) -> Calibration | None:
+        """Return the curve it follows by construction; `None`: it must be measured."""
+        ...
+
+    def memory(self) -> Memory: ...
+
+    def close(self) -> None: ...
+
+
+def open_device(name: str, *, profile: str | None = None, threads: int | None = None) -> Device:
+    """Return the device of a name: `cpu`, `cuda` or `simulated:CLASS`.
+
+    `profile` is the JSON text of AVATAR_GPU_PROFILE, used by simulated devices; `threads` bounds
+    the CPU's, `None` is every core that the process may use.
+
+    Raises:
+        SettingsError: the name, the class or the profile is wrong.
+    """
+    # Imports are here, since a simulated pod must neither wait for torch nor hold it.
+    if name.startswith(_SIMULATED):
+        from avatar_runtime.engine import simulated
+
+        return simulated.SimulatedDevice(
+            simulated.load_card(name.removeprefix(_SIMULATED), profile)
+        )
+    if name in {"cpu", "cuda"}:
+        from avatar_runtime.engine import torch_device
+
+        return torch_device.TorchDevice(name, threads)
+    raise errors.SettingsError("device", name, "cpu, cuda or simulated:CLASS")

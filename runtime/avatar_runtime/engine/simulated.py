@@ -1,0 +1,146 @@
+"""A card that is not there: memory and time of a GPU profile, pictures of the prepared avatar.
+
+It makes scaling, memory and failure tests honest on a small machine: dozens of pods fit, since
+torch is never loaded. Its frames are the avatar's source frames, so no mouth moves.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Final
+
+from avatar_runtime import errors
+from avatar_runtime.avatars import cache
+from avatar_runtime.batching.frames import Frame
+from avatar_runtime.engine import pictures, weights
+from avatar_runtime.engine.device import MIB, STAGES, Calibration, Memory, ModelInfo, Rendered
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from avatar_runtime.batching.frames import FrameRequest
+
+_CACHED_BYTES: Final = 32 * MIB
+# Shares of a batch, by the work of each stage (musetalk.md section 11); the rest is picture work.
+_SHARES: Final = {"encode_audio": 0.02, "unet": 0.21, "vae": 0.75}
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One GPU class as a profile describes it."""
+
+    gpu_class: str
+    memory_mib: int
+    curve: Calibration
+
+
+def load_card(gpu_class: str, profile: str | None) -> Card:
+    """Return the card of AVATAR_GPU_PROFILE's JSON, or that of the packaged profiles.
+
+    Raises:
+        SettingsError: the class is unknown or the JSON is not a profile.
+    """
+    if profile is not None:
+        try:
+            document = json.loads(profile)
+            curve = _curve(document["curve"])
+            return Card(str(document["gpuClass"]), int(document["memoryMiB"]), curve)
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            expected = f"a profile with gpuClass, memoryMiB and curve ({error!r})"
+            raise errors.SettingsError("AVATAR_GPU_PROFILE", profile, expected) from error
+    packaged = resources.files("avatar_runtime.engine").joinpath("gpu_profiles.json")
+    profiles = json.loads(packaged.read_text(encoding="utf-8"))
+    if gpu_class not in profiles:
+        known = f"simulated: and one of {', '.join(sorted(profiles))}"
+        raise errors.SettingsError("device", f"simulated:{gpu_class}", known)
+    spec = profiles[gpu_class]
+    return Card(gpu_class, int(spec["match"]["memoryMiB"]["min"]), _curve(spec["curves"][0]))
+
+
+class SimulatedDevice:
+    """Waits as long as the card would and refuses what would not fit on it."""
+
+    def __init__(
+        self,
+        card: Card,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.name = "simulated"
+        self._card = card
+        self._sleep = sleep
+        self._clock = clock
+        self._avatars: Mapping[str, cache.Avatar] = {}
+        self._jpegs: OrderedDict[tuple[object, ...], bytes] = OrderedDict()
+        self._jpeg_bytes = 0
+        self._used_mib = 0
+
+    def load(self, model_dir: Path) -> ModelInfo:
+        files = weights.find(model_dir)
+        positions = json.loads(files.whisper_config.read_text(encoding="utf-8")).get(
+            "max_source_positions", 1500
+        )
+        self._used_mib = self._card.curve.base_mib
+        return ModelInfo(
+            version=files.version,
+            vae_hash=weights.vae_hash(files.vae),
+            context_s=positions // 50,
+            variant=self._card.curve.model,
+        )
+
+    def serve(self, avatars: Mapping[str, cache.Avatar]) -> None:
+        self._avatars = avatars
+
+    def render(self, batch: Sequence[FrameRequest]) -> Rendered:
+        curve = self._card.curve
+        wanted = curve.base_mib + curve.per_frame_mib * len(batch)
+        if wanted > self._card.memory_mib:
+            free = self._card.memory_mib - self._used_mib
+            raise errors.DeviceMemoryError(curve.per_frame_mib * len(batch) * MIB, free * MIB)
+        self._used_mib = wanted
+        began = self._clock()
+        frames = [Frame(request, self._jpeg(request)) for request in batch]
+        duration = curve.batch_ms(len(batch)) / 1000
+        self._sleep(max(0.0, duration - (self._clock() - began)))
+        stages = {stage: duration * _SHARES.get(stage, 0.01) for stage in STAGES}
+        return Rendered(frames, stages)
+
+    def buckets(self, batch_size: int) -> Sequence[int]:
+        return ()
+
+    def curve(self) -> Calibration:
+        return self._card.curve
+
+    def memory(self) -> Memory:
+        return Memory(self._used_mib * MIB, self._card.memory_mib * MIB)
+
+    def close(self) -> None:
+        self._jpegs.clear()
+
+    def _jpeg(self, request: FrameRequest) -> bytes:
+        avatar = self._avatars[request.avatar]
+        index = cache.fold(request.source_frame, avatar.manifest.frames)
+        key = (request.avatar, index, request.width, request.height, request.quality)
+        if (known := self._jpegs.get(key)) is not None:
+            self._jpegs.move_to_end(key)
+            return known
+        picture = avatar.decode(index)
+        jpeg = pictures.encode_jpeg(picture, request.width, request.height, request.quality)
+        self._jpegs[key] = jpeg
+        self._jpeg_bytes += len(jpeg)
+        while self._jpeg_bytes > _CACHED_BYTES:
+            self._jpeg_bytes -= len(self._jpegs.popitem(last=False)[1])
+        return jpeg
+
+
+def _curve(document: Mapping[str, Any]) -> Calibration:
+    points = tuple((int(batch), float(ms)) for batch, ms in document["frameBatchMs"])
+    return Calibration(
+        str(document["model"]), int(document["baseMiB"]), int(document["perFrameMiB"]), points
+    )

@@ -1,0 +1,97 @@
+"""The real devices: torch on the CPU in float32 and on CUDA in float16, one code for both."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import cv2
+
+from avatar_runtime import errors
+from avatar_runtime.engine.device import BUCKETS, Calibration, Memory, ModelInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from avatar_runtime.avatars.cache import Avatar
+    from avatar_runtime.batching.frames import FrameRequest
+    from avatar_runtime.engine.device import Rendered
+    from avatar_runtime.engine.model import MuseTalk
+    from avatar_runtime.engine.runner import Runner
+
+_PICTURE_THREADS: Final = 4  # composition and JPEG; more do not shorten a batch
+
+
+class TorchDevice:
+    """Runs the model; torch itself is imported by `load`, on the engine's thread."""
+
+    def __init__(self, name: str, threads: int | None = None) -> None:
+        self.name = name
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._pool = ThreadPoolExecutor(min(self._threads, _PICTURE_THREADS), "pictures")
+        self._model: MuseTalk | None = None
+        self._runner: Runner | None = None
+
+    def load(self, model_dir: Path) -> ModelInfo:
+        # Threads of a CPU that is shared must not spin; OpenMP reads this when torch is imported.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        import torch
+
+        from avatar_runtime.engine import model
+
+        torch.set_num_threads(self._threads)
+        cv2.setNumThreads(1)  # pictures are spread over the pool instead
+        if self.name == "cuda" and not torch.cuda.is_available():
+            raise errors.EngineError("device cuda is asked for, this process sees no CUDA device")
+        loaded = model.load(model_dir)
+        dtype = torch.float16 if self.name == "cuda" else torch.float32
+        self._model = loaded.to(torch.device(self.name), dtype)
+        precision = "fp16" if self.name == "cuda" else "fp32"
+        return ModelInfo(
+            version=loaded.version,
+            vae_hash=loaded.vae_hash,
+            context_s=loaded.config.whisper.max_source_positions // 50,
+            variant=f"{loaded.version}/sd-vae/{precision}",
+        )
+
+    def serve(self, avatars: Mapping[str, Avatar]) -> None:
+        from avatar_runtime.engine import runner
+
+        assert self._model is not None, "load comes before serve"
+        self._runner = runner.Runner(self._model, avatars, self._pool)
+
+    def render(self, batch: Sequence[FrameRequest]) -> Rendered:
+        import torch
+
+        assert self._runner is not None, "serve comes before render"
+        try:
+            with torch.inference_mode():
+                return self._runner.render(batch)
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            free, _ = torch.cuda.mem_get_info()
+            raise errors.DeviceMemoryError(0, free) from error
+
+    def buckets(self, batch_size: int) -> Sequence[int]:
+        if self.name == "cuda":
+            return [b for b in BUCKETS if b <= batch_size]
+        return sorted({1, batch_size})  # the CPU compiles nothing, it only shows its line
+
+    def curve(self) -> Calibration | None:
+        return None
+
+    def memory(self) -> Memory:
+        if self.name == "cuda":
+            import torch
+
+            free, total = torch.cuda.mem_get_info()
+            return Memory(total - free, total)
+        page = os.sysconf("SC_PAGE_SIZE")
+        resident = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return Memory(resident * page, os.sysconf("SC_PHYS_PAGES") * page)
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self._runner = self._model = None

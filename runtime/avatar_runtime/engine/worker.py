@@ -1,0 +1,176 @@
+"""The engine: one thread that owns the device, and an async face for the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from avatar_runtime import errors
+from avatar_runtime.avatars import cache
+from avatar_runtime.engine import calibration
+from avatar_runtime.engine.device import STAGES, Rendered
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from avatar_runtime.avatars.cache import AvatarInfo
+    from avatar_runtime.batching.frames import Frame, FrameRequest
+    from avatar_runtime.engine.device import Calibration, Device, Memory, ModelInfo
+
+_log: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What the engine did since its start."""
+
+    batches: int = 0
+    frames: int = 0
+    oom_recoveries: int = 0
+    """Batches that were halved since the device refused them."""
+
+
+class Engine:
+    """Turns batches of frame requests into frames. Everything but `run` is quick or done once."""
+
+    def __init__(
+        self,
+        device: Device,
+        model_dir: Path,
+        avatars_dir: Path,
+        batch_size: int,
+        *,
+        avatar_names: Sequence[str] | None = None,
+        observe: Callable[[str, float], None] | None = None,
+    ) -> None:
+        """`avatar_names`: `None` is every avatar of the folder.
+
+        `observe` is called on the event loop with the seconds of each stage of each batch.
+        """
+        self.device = device
+        self._model_dir = model_dir
+        self._avatars_dir = avatars_dir
+        self._batch_size = batch_size
+        self._names = avatar_names
+        self._observe = observe
+        self._thread = ThreadPoolExecutor(1, "engine")
+        self._statistics = Statistics()
+        self._model: ModelInfo | None = None
+        self.avatars: Mapping[str, AvatarInfo] = {}
+        """Avatars that requests may name; filled by `start`."""
+        self.calibration: Calibration | None = None
+        """The device's curve; measured by `start`."""
+
+    @property
+    def model(self) -> ModelInfo:
+        """What `start` loaded."""
+        if self._model is None:
+            raise errors.EngineError("the engine is not started")
+        return self._model
+
+    async def start(self) -> None:
+        """Load the model and the avatars, warm up and measure.
+
+        Raises:
+            AssetError: the model or every avatar is unusable.
+            EngineError: the device is not there, or does not hold one frame.
+        """
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._load)
+
+    async def run(self, batch: Sequence[FrameRequest]) -> Sequence[Frame]:
+        """Return the frames of a batch in its order; a cancelled call is computed and thrown away.
+
+        Raises:
+            EngineError: the batch as a whole has failed; the engine itself may go on.
+        """
+        for request in batch:
+            if request.avatar not in self.avatars:
+                loaded = ", ".join(sorted(self.avatars))
+                problem = f"avatar {request.avatar!r} is not loaded, loaded are: {loaded}"
+                raise errors.EngineError(problem)
+        loop = asyncio.get_running_loop()
+        rendered = await loop.run_in_executor(self._thread, self._render, batch)
+        if self._observe is not None:
+            for stage, seconds in rendered.stages.items():
+                self._observe(stage, seconds)
+        return rendered.frames
+
+    def memory(self) -> Memory:
+        """Return what the device reports."""
+        return self.device.memory()
+
+    def statistics(self) -> Statistics:
+        return self._statistics
+
+    async def stop(self) -> None:
+        """Let the batch in hand end, then give the device back."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self.device.close)
+        self._thread.shutdown()
+
+    def _load(self) -> None:
+        began = time.perf_counter()
+        model = self.device.load(self._model_dir)
+        loaded = time.perf_counter()
+        avatars = self._read_avatars(model)
+        self.device.serve(avatars)
+        self._model = model
+        self.avatars = {name: avatar.info for name, avatar in avatars.items()}
+        self.calibration = self.device.curve() or calibration.measure(
+            self.device, model.variant, next(iter(self.avatars.values())), self._batch_size
+        )
+        ended = time.perf_counter()
+        _log.info(
+            "engine started device=%s model=%s avatars=%d load_s=%.2f warm_up_s=%.2f",
+            self.device.name, model.variant, len(avatars), loaded - began, ended - loaded,
+        )  # fmt: skip
+
+    def _read_avatars(self, model: ModelInfo) -> Mapping[str, cache.Avatar]:
+        sound, faults = cache.read_all(self._avatars_dir, self._names)
+        for name, avatar in list(sound.items()):
+            try:
+                cache.check_model(
+                    avatar,
+                    self._avatars_dir / name,
+                    model_version=model.version,
+                    vae_hash=model.vae_hash,
+                )
+            except errors.AssetError as fault:
+                faults[name] = fault
+                del sound[name]
+        for problem in faults.values():
+            _log.warning("avatar left out: %s", problem)
+        if not sound:
+            told = "; ".join(str(problem) for problem in faults.values()) or "there is none"
+            raise errors.AssetError(str(self._avatars_dir), f"no avatar can be served: {told}")
+        return sound
+
+    def _render(self, batch: Sequence[FrameRequest]) -> Rendered:
+        try:
+            rendered = self.device.render(batch)
+        except errors.DeviceMemoryError:
+            if len(batch) == 1:
+                raise
+            self._statistics = replace(
+                self._statistics, oom_recoveries=self._statistics.oom_recoveries + 1
+            )
+            half = len(batch) // 2
+            first, second = self._render(batch[:half]), self._render(batch[half:])
+            stages = {name: first.stages[name] + second.stages[name] for name in STAGES}
+            return Rendered([*first.frames, *second.frames], stages)
+        except errors.EngineError:
+            raise
+        except Exception as error:
+            _log.exception("batch failed frames=%d", len(batch))
+            raise errors.EngineError(f"a batch of {len(batch)} failed") from error
+        self._statistics = replace(
+            self._statistics,
+            batches=self._statistics.batches + 1,
+            frames=self._statistics.frames + len(batch),
+        )
+        return rendered
