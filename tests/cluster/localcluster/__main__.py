@@ -9,11 +9,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Final
 
-from localcluster import build, controlplane, errors, folder, paths, progress
+from localcluster import build, controlplane, errors, folder, paths, processes, progress
 
 POLL_S: Final = 0.1
 STOP_S: Final = 40.0
@@ -27,8 +26,10 @@ def main() -> int:
     except errors.LocalClusterError as error:
         print(f"localcluster: {error}", file=sys.stderr)
         return 1
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        return 130
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except asyncio.CancelledError:
+        return 128 + signal.SIGTERM
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,15 +68,14 @@ async def _up(arguments: argparse.Namespace) -> int:
     opened = controlplane.running(arguments.state, nodes=arguments.nodes, api_port=arguments.port)
     async with opened as cluster:
         print(_describe(cluster), flush=True)
-        while cluster.supervisor.is_alive():  # `down` stops the supervisor
-            await asyncio.sleep(POLL_S)
+        await processes.until_gone(cluster.supervisor)  # `down` stops it
     return 0
 
 
 async def _up_detached(arguments: argparse.Namespace) -> int:
     # Here, where there may be a terminal to show the progress on.
     await build.ensure(progress.Screen(sys.stderr), os.environ)
-    layout = paths.Layout(arguments.state.absolute())
+    layout = paths.Layout.of(arguments.state)
     folder.claim(layout)
     with folder.held(layout):
         folder.forget(layout)
@@ -105,18 +105,17 @@ def _spawn_owner(arguments: argparse.Namespace, log: Path) -> subprocess.Popen[b
 
 
 async def _down(arguments: argparse.Namespace) -> int:
-    layout = paths.Layout(arguments.state.absolute())
+    layout = paths.Layout.of(arguments.state)
     state = folder.read(layout)
     if state is None or not state.supervisor.is_alive():
         folder.forget(layout)
         raise errors.NotRunning(layout.root)
     state.supervisor.signal(signal.SIGTERM)
-    deadline = time.monotonic() + STOP_S
-    while state.supervisor.is_alive() or folder.is_held(layout):
-        if time.monotonic() > deadline:
-            state.supervisor.signal(signal.SIGKILL)  # the kernel ends the components with it
-            break
-        await asyncio.sleep(POLL_S)
+    try:
+        async with asyncio.timeout(STOP_S):
+            await processes.until_gone(state.supervisor)
+    except TimeoutError:
+        state.supervisor.signal(signal.SIGKILL)  # the kernel ends the components with it
     folder.forget(layout)
     print(f"stopped the cluster of {layout.root}")
     return 0

@@ -174,8 +174,8 @@ class _Builder:
         process = await asyncio.create_subprocess_exec(
             self.go, "build", *FLAGS, "-buildvcs=false", "-ldflags", self.link_flags,
             "-o", partial, tool.package,
-            cwd=self.module, env=_build_environment(os.environ), preexec_fn=processes.die_with_parent,
-            stdin=asyncio.subprocess.DEVNULL,
+            cwd=self.module, env=_build_environment(os.environ),
+            preexec_fn=processes.die_with_parent, stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         output = await self._wait(process, report)

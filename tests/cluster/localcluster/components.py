@@ -18,6 +18,7 @@ CONTROLLER_MANAGER: Final = "kube-controller-manager"
 SCHEDULER: Final = "kube-scheduler"
 PROCESS_NODE: Final = "process-node"
 CONTROL_PLANE: Final = (ETCD, API_SERVER, CONTROLLER_MANAGER, SCHEDULER)
+ALL: Final = (*CONTROL_PLANE, PROCESS_NODE)
 
 # Writes only, and only their envelope: enough to count who changes what, and almost free.
 AUDIT_POLICY: Final = """\

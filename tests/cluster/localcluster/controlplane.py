@@ -28,14 +28,14 @@ from localcluster import (
     progress,
     supervision,
     supervisor,
+    waiting,
 )
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-READY_S: Final = 60.0
-POLL_S: Final = 0.05
+READY_S: Final = 30.0
 NODE_GRACE_S: Final = 10.0
 COMPONENT_GRACE_S: Final = 15.0
 
@@ -133,7 +133,7 @@ class ControlPlane:
         """Start a stopped component and wait until it is ready."""
         skip = _size(self.layout.log(name))
         await supervision.restart(self.layout, name)
-        await _until_ready(self.layout, self.ports, name, skip)
+        await _Boot(self.layout, self.ports, (name,)).until_ready(name, skip)
 
     async def restart_component(self, name: str, *, kill: bool = False) -> None:
         """Stop and start a component, ready when this returns."""
@@ -154,7 +154,7 @@ async def running(
     Builds the binaries first if need be. All processes end with the context, and with this
     process, however it ends. Raises `LocalClusterError`.
     """
-    layout = paths.Layout(state_dir.absolute())
+    layout = paths.Layout.of(state_dir)
     binaries = await build.ensure(screen or progress.Screen(sys.stderr), os.environ)
     folder.claim(layout)
     with folder.held(layout):
@@ -164,9 +164,10 @@ async def running(
             state = folder.State(processes.identify(os.getpid()), identity, chosen)
             folder.write(layout, state)
             try:
-                start_s = await _boot(layout, chosen)
+                boot = _Boot(layout, chosen, components.ALL)
+                start_s = await boot.run()
                 if nodes is not None:
-                    await _start_nodes(layout, chosen, nodes)
+                    await boot.run_nodes(nodes)
                 folder.write(layout, replace(state, start_s=start_s))
                 yield ControlPlane(layout, chosen, identity, start_s)
             finally:
@@ -175,7 +176,7 @@ async def running(
 
 def attach(state_dir: Path) -> ControlPlane:
     """Return the control plane that runs in `state_dir`. Raises `NotRunning`."""
-    layout = paths.Layout(state_dir.absolute())
+    layout = paths.Layout.of(state_dir)
     state = folder.read(layout)
     if state is None or state.start_s is None or not state.supervisor.is_alive():
         raise errors.NotRunning(layout.root)
@@ -189,21 +190,75 @@ def _choose_ports(api_port: int | None) -> components.Ports:
     return components.Ports(etcd, etcd_peer, api_server, controller_manager, scheduler)
 
 
-async def _boot(layout: paths.Layout, chosen: components.Ports) -> float:
-    """Start the control plane; return the seconds until it is ready."""
-    started = time.monotonic()
-    for name in (components.ETCD, components.API_SERVER):
-        await supervision.start(layout, _spec(layout, chosen, name))
-    # The others give up when the API server is late.
-    await _until_ready(layout, chosen, components.API_SERVER)
-    for name in (components.CONTROLLER_MANAGER, components.SCHEDULER):
-        await supervision.start(layout, _spec(layout, chosen, name))
-    for name in components.CONTROL_PLANE:
-        await _until_ready(layout, chosen, name)
-    # Pods are refused until their namespace has its account.
-    account = f"{chosen.server}/api/v1/namespaces/default/serviceaccounts/default"
-    await _until_answers(layout, components.CONTROLLER_MANAGER, account)
-    return time.monotonic() - started
+@dataclass(frozen=True, slots=True)
+class _Boot:
+    """The way of some components to readiness, given up as soon as one of them ends."""
+
+    layout: paths.Layout
+    ports: components.Ports
+    watched: tuple[str, ...]
+
+    async def run(self) -> float:
+        """Start the control plane; return the seconds until it is ready."""
+        started = time.monotonic()
+        for name in (components.ETCD, components.API_SERVER):
+            await supervision.start(self.layout, _spec(self.layout, self.ports, name))
+        # The others give up when the API server is late.
+        await self.until_ready(components.API_SERVER)
+        for name in (components.CONTROLLER_MANAGER, components.SCHEDULER):
+            await supervision.start(self.layout, _spec(self.layout, self.ports, name))
+        for name in components.CONTROL_PLANE:
+            await self.until_ready(name)
+        # Pods are refused until their namespace has its account.
+        account = f"{self.ports.server}/api/v1/namespaces/default/serviceaccounts/default"
+        await self._until_answers(components.CONTROLLER_MANAGER, account)
+        return time.monotonic() - started
+
+    async def run_nodes(self, nodes: Path) -> None:
+        """Start the process nodes and wait until they are ready."""
+        await supervision.start(self.layout, _node_spec(self.layout, nodes))
+        await self.until_ready(components.PROCESS_NODE)
+
+    async def until_ready(self, name: str, skip: int = 0) -> None:
+        """Wait for a component; `skip` bytes of its log belong to earlier runs.
+
+        Raises `ComponentFailed` if a watched one ends or this one is too slow.
+        """
+        if name == components.PROCESS_NODE:
+            await self._until(name, lambda: _says_ready(self.layout.log(name), skip))
+        else:
+            await self._until_answers(name, self.ports.health_url(name))
+
+    async def _until_answers(self, name: str, url: str) -> None:
+        pki = certificates.Pki(self.layout.pki)
+        context = ssl.create_default_context(cafile=pki.ca)
+        context.load_cert_chain(pki.certificate("admin"), pki.key("admin"))
+        async with httpx.AsyncClient(verify=context, trust_env=False, timeout=5) as client:
+
+            async def answers() -> bool:
+                try:
+                    return (await client.get(url)).status_code == httpx.codes.OK
+                except httpx.TransportError:
+                    return False
+
+            await self._until(name, answers)
+
+    async def _until(self, name: str, holds: Callable[[], Awaitable[bool]]) -> None:
+        async def holds_and_all_run() -> bool:
+            if await holds():
+                return True
+            for other, status in (await supervision.status(self.layout)).items():
+                if other in self.watched and status.exit_code is not None:
+                    raise self._failed(other, f"ended with {status.exit_code}")
+            return False
+
+        try:
+            await waiting.until(holds_and_all_run, f"{name} is ready", READY_S)
+        except TimeoutError as error:
+            raise self._failed(name, f"was not ready after {READY_S:.0f} s") from error
+
+    def _failed(self, name: str, what: str) -> errors.ComponentFailed:
+        return errors.ComponentFailed(name, what, paths.tail(self.layout.log(name)))
 
 
 def _spec(layout: paths.Layout, chosen: components.Ports, name: str) -> supervisor.Spec:
@@ -216,7 +271,7 @@ def _spec(layout: paths.Layout, chosen: components.Ports, name: str) -> supervis
     )
 
 
-async def _start_nodes(layout: paths.Layout, chosen: components.Ports, nodes: Path) -> None:
+def _node_spec(layout: paths.Layout, nodes: Path) -> supervisor.Spec:
     name = components.PROCESS_NODE
     argv = (
         sys.executable, "-m", "localcluster.node",
@@ -225,49 +280,7 @@ async def _start_nodes(layout: paths.Layout, chosen: components.Ports, nodes: Pa
         "--state", str(layout.nodes),
     )  # fmt: skip
     env = {**os.environ, "PYTHONPATH": str(paths.MODULE), "PYTHONUNBUFFERED": "1"}
-    spec = supervisor.Spec(name, argv, env, str(layout.log(name)), NODE_GRACE_S)
-    await supervision.start(layout, spec)
-    await _until_ready(layout, chosen, name)
-
-
-async def _until_ready(
-    layout: paths.Layout, chosen: components.Ports, name: str, skip: int = 0
-) -> None:
-    """Wait for a component; `skip` bytes of its log belong to earlier runs."""
-    if name == components.PROCESS_NODE:
-        await _until(layout, name, lambda: _says_ready(layout.log(name), skip))
-    else:
-        await _until_answers(layout, name, chosen.health_url(name))
-
-
-async def _until_answers(layout: paths.Layout, name: str, url: str) -> None:
-    pki = certificates.Pki(layout.pki)
-    context = ssl.create_default_context(cafile=pki.ca)
-    context.load_cert_chain(pki.certificate("admin"), pki.key("admin"))
-    async with httpx.AsyncClient(verify=context, trust_env=False, timeout=5) as client:
-
-        async def answers() -> bool:
-            try:
-                return (await client.get(url)).status_code == httpx.codes.OK
-            except httpx.TransportError:
-                return False
-
-        await _until(layout, name, answers)
-
-
-async def _until(layout: paths.Layout, name: str, holds: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for a condition. Raises `ComponentFailed` if the component ends or is too slow."""
-    deadline = time.monotonic() + READY_S
-    while not await holds():
-        exit_code = (await supervision.status(layout))[name].exit_code
-        if exit_code is not None:
-            what = f"ended with {exit_code}"
-        elif time.monotonic() > deadline:
-            what = f"was not ready after {READY_S:.0f} s"
-        else:
-            await asyncio.sleep(POLL_S)
-            continue
-        raise errors.ComponentFailed(name, what, paths.tail(layout.log(name)))
+    return supervisor.Spec(name, argv, env, str(layout.log(name)), NODE_GRACE_S)
 
 
 async def _says_ready(log: Path, skip: int) -> bool:

@@ -61,17 +61,6 @@ def held(layout: Layout) -> Iterator[None]:
         yield
 
 
-def is_held(layout: Layout) -> bool:
-    """Whether an owner holds the folder now."""
-    try:
-        with held(layout):
-            return False
-    except errors.AlreadyRunning:
-        return True
-    except FileNotFoundError:
-        return False
-
-
 def fill(
     layout: Layout, binaries: Mapping[str, Path], ports: Ports, now: datetime.datetime
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 MODULE: Final = Path(__file__).resolve().parent.parent
 """The Go module, also the folder to put on `PYTHONPATH`."""
@@ -18,6 +18,12 @@ class Layout:
     """The files of one cluster, all below its state folder."""
 
     root: Path
+    """Absolute, as processes with other working folders read it."""
+
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """Return the layout of a state folder, given in any way."""
+        return cls(folder.absolute())
 
     @property
     def state_file(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import signal
@@ -12,6 +13,7 @@ from typing import Final
 # <linux/prctl.h>
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
+POLL_S: Final = 0.05
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -59,12 +61,20 @@ def descendants(pid: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-def die_with_parent() -> None:
-    """Make the calling process die when its parent does; for `preexec_fn`.
+async def until_gone(identity: Identity) -> None:
+    """Wait until a process, which need not be a child, has ended."""
+    while True:
+        if not identity.is_alive():
+            return
+        await asyncio.sleep(POLL_S)
+
+
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Have the kernel send the calling process a signal when its parent dies; for `preexec_fn`.
 
     It is the parent's *thread* that counts: start such children from a thread that lasts.
     """
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
 def adopt_orphans() -> None:

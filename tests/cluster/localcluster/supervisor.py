@@ -4,12 +4,13 @@ It runs as `python -m localcluster.supervisor STATE_DIR` with its standard input
 of the owner, and serves one JSON request per connection on a Unix socket, so that any
 process and any event loop can drive it. When the pipe closes, which the kernel does
 however the owner ended, it stops everything below it and ends. Should it be killed
-itself, the kernel kills the components (`PR_SET_PDEATHSIG`).
+itself, the kernel signals the components (`PR_SET_PDEATHSIG`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import selectors
@@ -38,7 +39,10 @@ class Spec:
     env: dict[str, str]
     log: str
     grace_s: float
-    """Seconds between SIGTERM and SIGKILL when the whole cluster stops; 0 kills at once."""
+    """Seconds between SIGTERM and SIGKILL when the whole cluster stops; 0 kills at once.
+
+    With any, the death of the supervisor is announced by SIGTERM too.
+    """
 
 
 @dataclass(slots=True)
@@ -103,10 +107,12 @@ class Supervisor:
         running = self._children.get(spec.name)
         if running and running.process.poll() is None:
             return {"error": f"runs {spec.name} already, as process {running.process.pid}"}
+        last_word = signal.SIGTERM if spec.grace_s > 0 else signal.SIGKILL
         with open(spec.log, "ab") as log:
             process = subprocess.Popen(
                 spec.argv, env=spec.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True, preexec_fn=processes.die_with_parent,
+                start_new_session=True,
+                preexec_fn=functools.partial(processes.die_with_parent, last_word),
             )  # fmt: skip
         child = Child(spec, process, processes.identify(process.pid).started)
         self._children[spec.name] = child
