@@ -1,0 +1,614 @@
+"""The API server refuses wrong specs by itself, and says what is wrong in words."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
+import pytest
+import pytest_asyncio
+import yaml
+
+from localcluster import certificates, errors
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from localcluster.controlplane import ControlPlane
+
+pytestmark = pytest.mark.e2e
+
+ROOT: Final = Path(__file__).parents[2]
+NAMESPACE: Final = "wrong-specs"
+GROUP: Final = "/apis/avatar.musetalk.io/v1alpha1"
+SERVICES: Final = f"{GROUP}/namespaces/{NAMESPACE}/avatarservices"
+PROFILES: Final = f"{GROUP}/gpuprofiles"
+DRY_RUN: Final = {"dryRun": "All", "fieldValidation": "Strict"}
+
+Spec = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """A spec, and what the refusal must name: the field and the rule."""
+
+    spec: Spec
+    field: str
+    rule: str
+
+
+def source(**kind: object) -> Spec:
+    return {"model": {"source": kind}}
+
+
+def template(**fields: object) -> Spec:
+    return {"template": fields}
+
+
+def tolerating(**toleration: object) -> Spec:
+    return {"placement": {"tolerations": [toleration]}}
+
+
+ONE_TO_TWO: Final = {"minReplicas": 1, "maxReplicas": 2}
+BRIDGE: Final = {
+    "mode": "bridge",
+    "url": "wss://speech.example/v1/realtime",
+    "model": "gpt-realtime",
+    "apiKeySecretRef": {"name": "upstream", "key": "api-key"},
+}
+
+SERVICE_FAULTS: Final[dict[str, Wrong]] = {
+    "replicas-and-autoscaling": Wrong(
+        {"replicas": 2, "autoscaling": ONE_TO_TWO},
+        "spec",
+        "set replicas or autoscaling, not both",
+    ),
+    "batch-size-and-objective": Wrong(
+        {"batchSize": 4, "objective": "latency"},
+        "spec",
+        "set batchSize or objective, not both",
+    ),
+    "min-above-max": Wrong(
+        {"autoscaling": {"minReplicas": 3, "maxReplicas": 2}},
+        "spec.autoscaling.minReplicas",
+        "minReplicas must not be above maxReplicas",
+    ),
+    "zero-with-a-minimum": Wrong(
+        {"autoscaling": {**ONE_TO_TWO, "scaleToZeroAfterSeconds": 60}},
+        "spec.autoscaling.scaleToZeroAfterSeconds",
+        "scaleToZeroAfterSeconds needs minReplicas 0",
+    ),
+    "no-maximum": Wrong(
+        {"autoscaling": {"minReplicas": 1}}, "spec.autoscaling.maxReplicas", "Required value"
+    ),
+    "maximum-of-zero": Wrong(
+        {"autoscaling": {"minReplicas": 0, "maxReplicas": 0}},
+        "spec.autoscaling.maxReplicas",
+        "greater than or equal to 1",
+    ),
+    "negative-replicas": Wrong({"replicas": -1}, "spec.replicas", "greater than or equal to 0"),
+    "too-many-replicas": Wrong({"replicas": 1001}, "spec.replicas", "less than or equal to 1000"),
+    "replicas-in-words": Wrong({"replicas": "two"}, "spec.replicas", "must be of type integer"),
+    "negative-headroom": Wrong(
+        {"autoscaling": {"maxReplicas": 2, "freeSessions": {"min": -1}}},
+        "spec.autoscaling.freeSessions.min",
+        "greater than or equal to 0",
+    ),
+    "headroom-in-words": Wrong(
+        {"autoscaling": {"maxReplicas": 2, "freeSessions": {"percent": "20%"}}},
+        "spec.autoscaling.freeSessions.percent",
+        "must be of type integer",
+    ),
+    "hold-over-a-day": Wrong(
+        {"autoscaling": {"maxReplicas": 2, "scaleDownAfterSeconds": 86401}},
+        "spec.autoscaling.scaleDownAfterSeconds",
+        "less than or equal to 86400",
+    ),
+    "batch-of-zero": Wrong({"batchSize": 0}, "spec.batchSize", "greater than or equal to 1"),
+    "batch-over-64": Wrong({"batchSize": 65}, "spec.batchSize", "less than or equal to 64"),
+    "unknown-objective": Wrong(
+        {"objective": "fast"}, "spec.objective", '"latency", "balanced", "throughput"'
+    ),
+    "unknown-version": Wrong(
+        {"model": {"version": "v2"}}, "spec.model.version", 'supported values: "v1", "v15"'
+    ),
+    "unknown-decoder": Wrong(
+        {"model": {"decoder": "vae"}}, "spec.model.decoder", '"sd-vae", "taesd"'
+    ),
+    "unknown-precision": Wrong(
+        {"model": {"precision": "int8"}}, "spec.model.precision", '"fp16", "bf16", "fp32"'
+    ),
+    "no-source": Wrong(
+        source(),
+        "spec.model.source",
+        "set exactly one of persistentVolumeClaim, hostPath and image",
+    ),
+    "two-sources": Wrong(
+        source(image={"path": "/m"}, hostPath={"path": "/m"}),
+        "spec.model.source",
+        "set exactly one of persistentVolumeClaim, hostPath and image",
+    ),
+    "two-avatar-sources": Wrong(
+        {"avatarSource": {"image": {"path": "/a"}, "hostPath": {"path": "/a"}}},
+        "spec.avatarSource",
+        "set exactly one of persistentVolumeClaim, hostPath and image",
+    ),
+    "claim-without-name": Wrong(
+        source(persistentVolumeClaim={"path": "models"}),
+        "spec.model.source.persistentVolumeClaim.claimName",
+        "Required value",
+    ),
+    "path-out-of-the-claim": Wrong(
+        source(persistentVolumeClaim={"claimName": "c", "path": "../other"}),
+        "spec.model.source.persistentVolumeClaim.path",
+        "path must stay inside the volume",
+    ),
+    "relative-host-path": Wrong(
+        source(hostPath={"path": "models"}),
+        "spec.model.source.hostPath.path",
+        "path must be absolute",
+    ),
+    "relative-image-path": Wrong(
+        {"avatarSource": {"image": {"path": "avatars"}}},
+        "spec.avatarSource.image.path",
+        "path must be absolute",
+    ),
+    "host-path-with-dots": Wrong(
+        source(hostPath={"path": "/data/../etc"}),
+        "spec.model.source.hostPath.path",
+        "must not contain '..'",
+    ),
+    "avatar-with-a-slash": Wrong(
+        {"avatars": ["anna", "a/b"]}, "spec.avatars[1]", "only small letters, digits and '-'"
+    ),
+    "avatar-with-a-comma": Wrong(
+        {"avatars": ["anna,ben"]}, "spec.avatars[0]", "only small letters, digits and '-'"
+    ),
+    "avatar-twice": Wrong(
+        {"avatars": ["anna", "anna"]}, "spec.avatars", "avatars must not repeat a name"
+    ),
+    "too-many-avatars": Wrong(
+        {"avatars": [f"a{n}" for n in range(65)]}, "spec.avatars", "at most 64 items"
+    ),
+    "odd-frame-rate": Wrong({"fps": 30}, "spec.fps", 'supported values: "10", "16", "20", "25"'),
+    "frame-rate-in-words": Wrong({"fps": "25"}, "spec.fps", "must be of type integer"),
+    "class-twice": Wrong(
+        {"placement": {"gpuClasses": ["l4", "l4"]}},
+        "spec.placement.gpuClasses",
+        "gpuClasses must not repeat a class",
+    ),
+    "product-as-class": Wrong(
+        {"placement": {"gpuClasses": ["NVIDIA-L4"]}},
+        "spec.placement.gpuClasses[0]",
+        "the name of a GPUProfile, for example rtx-4090",
+    ),
+    "unknown-strategy": Wrong(
+        {"placement": {"strategy": "random"}},
+        "spec.placement.strategy",
+        '"preferred", "cheapest", "fastest"',
+    ),
+    "selector-of-a-boolean": Wrong(
+        {"placement": {"nodeSelector": {"gpu": True}}},
+        "spec.placement.nodeSelector.gpu",
+        "must be of type string",
+    ),
+    "toleration-of-any-value": Wrong(
+        tolerating(key="a", operator="Exists", value="b"),
+        "spec.placement.tolerations[0]",
+        "operator Exists has no value",
+    ),
+    "toleration-of-nothing": Wrong(
+        tolerating(value="b"),
+        "spec.placement.tolerations[0]",
+        "without a key needs operator Exists",
+    ),
+    "patience-without-execution": Wrong(
+        tolerating(key="a", tolerationSeconds=5),
+        "spec.placement.tolerations[0]",
+        "tolerationSeconds needs effect NoExecute",
+    ),
+    "negative-drain": Wrong(
+        {"sessions": {"drainTimeoutSeconds": -1}},
+        "spec.sessions.drainTimeoutSeconds",
+        "greater than or equal to 0",
+    ),
+    "no-duration": Wrong(
+        {"sessions": {"maxDurationSeconds": 0}},
+        "spec.sessions.maxDurationSeconds",
+        "greater than or equal to 1",
+    ),
+    "duration-in-words": Wrong(
+        {"sessions": {"idleTimeoutSeconds": "5m"}},
+        "spec.sessions.idleTimeoutSeconds",
+        "must be of type integer",
+    ),
+    "bridge": Wrong(
+        {"upstream": BRIDGE},
+        "spec.upstream.mode",
+        "mode bridge is not supported by this version; use drive",
+    ),
+    "bridge-to-nowhere": Wrong(
+        {"upstream": {"mode": "bridge"}},
+        "spec.upstream",
+        "mode bridge needs url, model and apiKeySecretRef",
+    ),
+    "drive-with-an-address": Wrong(
+        {"upstream": {"url": "wss://speech.example"}}, "spec.upstream", "belong to mode bridge"
+    ),
+    "address-of-a-page": Wrong(
+        {"upstream": {**BRIDGE, "url": "https://speech.example"}},
+        "spec.upstream.url",
+        "url must begin with wss:// or ws://",
+    ),
+    "tenant-in-capitals": Wrong(
+        {"tenants": ["Acme"]}, "spec.tenants[0]", "only small letters, digits and '-'"
+    ),
+    "tenant-twice": Wrong({"tenants": ["acme", "acme"]}, "spec.tenants[1]", "Duplicate value"),
+    "own-gpu": Wrong(
+        template(resources={"limits": {"nvidia.com/gpu": 2}}),
+        "spec.template.resources.limits",
+        "GPUs are asked for by the operator",
+    ),
+    "memory-in-words": Wrong(
+        template(resources={"limits": {"memory": "much"}}),
+        "spec.template.resources.limits.memory",
+        "should match",
+    ),
+    "variable-of-the-operator": Wrong(
+        template(env=[{"name": "AVATAR_CAPACITY", "value": "9"}]),
+        "spec.template.env[0].name",
+        "this variable is set by the operator from the spec",
+    ),
+    "variable-with-a-dash": Wrong(
+        template(env=[{"name": "MY-NAME", "value": "9"}]),
+        "spec.template.env[0].name",
+        "only letters, digits and '_'",
+    ),
+    "variable-of-two-minds": Wrong(
+        template(env=[{"name": "A", "value": "b", "valueFrom": {}}]),
+        "spec.template.env[0]",
+        "set value or valueFrom, not both",
+    ),
+    "variable-of-a-number": Wrong(
+        template(env=[{"name": "A", "value": 1}]),
+        "spec.template.env[0].value",
+        "must be of type string",
+    ),
+    "variable-twice": Wrong(
+        template(env=[{"name": "A"}, {"name": "A"}]), "spec.template.env[1]", "Duplicate value"
+    ),
+    "volume-of-the-operator": Wrong(
+        template(volumes=[{"name": "models", "emptyDir": {}}]),
+        "spec.template.volumes[0].name",
+        "are used by the operator",
+    ),
+    "mount-of-the-operator": Wrong(
+        template(volumeMounts=[{"name": "x", "mountPath": "/models"}]),
+        "spec.template.volumeMounts[0].mountPath",
+        "are mounted by the operator",
+    ),
+    "relative-mount": Wrong(
+        template(volumeMounts=[{"name": "x", "mountPath": "data"}]),
+        "spec.template.volumeMounts[0].mountPath",
+        "mountPath must be absolute",
+    ),
+    "label-of-the-operator": Wrong(
+        template(labels={"avatar.musetalk.io/live": "true"}),
+        "spec.template.labels",
+        "are set by the operator",
+    ),
+    "misspelt-field": Wrong({"gpuClass": "l4"}, "spec.gpuClass", "unknown field"),
+}
+
+POINTS: Final = [[1, 22.5], [4, 58.0], [8, 112]]
+
+
+def profile(**changes: object) -> Spec:
+    """Return the spec of a right profile, with changes of the whole or of its curve."""
+    match = {"products": ["NVIDIA-X"], "memoryMiB": {"min": 1000, "max": 2000}}
+    curve: Spec = {
+        "model": "v15/sd-vae/fp16",
+        "baseMiB": 3100,
+        "perFrameMiB": 306,
+        "frameBatchMs": POINTS,
+        "source": "measured",
+    }
+    whole = {"match": match, "costPerHour": "0.44", "curves": [curve]}
+    of_curve = {key: value for key, value in changes.items() if key in curve}
+    curve.update(of_curve)
+    whole.update({key: value for key, value in changes.items() if key not in curve})
+    return whole
+
+
+CURVE: Final = "spec.curves[0]"
+TIMES: Final = f"{CURVE}.frameBatchMs"
+
+PROFILE_FAULTS: Final[dict[str, Wrong]] = {
+    "no-match": Wrong({"curves": []}, "spec.match", "Required value"),
+    "no-product": Wrong(
+        profile(match={"products": [], "memoryMiB": {"min": 1, "max": 2}}),
+        "spec.match.products",
+        "at least 1 item",
+    ),
+    "product-with-a-blank": Wrong(
+        profile(match={"products": ["RTX 4090"], "memoryMiB": {"min": 1, "max": 2}}),
+        "spec.match.products[0]",
+        "the wildcards * and ?",
+    ),
+    "no-memory": Wrong(
+        profile(match={"products": ["X"]}), "spec.match.memoryMiB", "Required value"
+    ),
+    "memory-upside-down": Wrong(
+        profile(match={"products": ["X"], "memoryMiB": {"min": 3, "max": 2}}),
+        "spec.match.memoryMiB.min",
+        "min must not be above max",
+    ),
+    "memory-with-a-unit": Wrong(
+        profile(match={"products": ["X"], "memoryMiB": {"min": "24Gi", "max": 2}}),
+        "spec.match.memoryMiB.min",
+        "must be of type integer",
+    ),
+    "cost-as-number": Wrong(
+        profile(costPerHour=0.44), "spec.costPerHour", "must be of type string"
+    ),
+    "cost-of-zero": Wrong(
+        profile(costPerHour="0.00"), "spec.costPerHour", "must be a positive decimal number"
+    ),
+    "negative-cost": Wrong(
+        profile(costPerHour="-1"), "spec.costPerHour", "must be a positive decimal number"
+    ),
+    "cost-with-currency": Wrong(
+        profile(costPerHour="$0.44"), "spec.costPerHour", "must be a positive decimal number"
+    ),
+    "shared-in-words": Wrong(
+        profile(allowShared="yes"), "spec.allowShared", "must be of type boolean"
+    ),
+    "no-curve": Wrong(profile(curves=[]), "spec.curves", "at least 1 item"),
+    "curve-twice": Wrong(
+        profile(curves=profile()["curves"] * 2), "spec.curves[1]", "Duplicate value"
+    ),
+    "curve-of-a-bare-version": Wrong(
+        profile(model="v15"), f"{CURVE}.model", "model must be VERSION/DECODER/PRECISION"
+    ),
+    "base-of-zero": Wrong(profile(baseMiB=0), f"{CURVE}.baseMiB", "greater than or equal to 1"),
+    "negative-frame": Wrong(
+        profile(perFrameMiB=-1), f"{CURVE}.perFrameMiB", "greater than or equal to 1"
+    ),
+    "no-times": Wrong(profile(frameBatchMs=[]), TIMES, "at least 1 item"),
+    "times-without-batch": Wrong(
+        profile(frameBatchMs=[[22.5], [58]]), f"{TIMES}[0]", "at least 2 items"
+    ),
+    "times-with-a-third": Wrong(
+        profile(frameBatchMs=[[1, 22.5, 3]]), f"{TIMES}[0]", "at most 2 items"
+    ),
+    "falling-batches": Wrong(
+        profile(frameBatchMs=[[4, 20], [1, 30]]), TIMES, "must rise by batch size"
+    ),
+    "batch-twice": Wrong(
+        profile(frameBatchMs=[[4, 20], [4, 30]]), TIMES, "must rise by batch size, each size once"
+    ),
+    "falling-times": Wrong(
+        profile(frameBatchMs=[[1, 30], [4, 20]]), TIMES, "must not fall by time"
+    ),
+    "half-a-frame": Wrong(
+        profile(frameBatchMs=[[1.5, 30]]), TIMES, "must be a whole number from 1 to 1024"
+    ),
+    "no-time": Wrong(profile(frameBatchMs=[[1, 0]]), f"{TIMES}[0][1]", "greater than 0"),
+    "unknown-origin": Wrong(
+        profile(source="guess"), f"{CURVE}.source", '"estimate", "published", "measured"'
+    ),
+    "misspelt-curve": Wrong(profile(curve=[]), "spec.curve", "unknown field"),
+}
+
+RIGHT_SERVICES: Final[dict[str, Spec]] = {
+    "empty": {},
+    "fixed-number": {"replicas": 3},
+    "off": {"replicas": 0},
+    "autoscaled": {"autoscaling": {"maxReplicas": 5}},
+    "never-to-zero": {"autoscaling": {**ONE_TO_TWO, "scaleToZeroAfterSeconds": None}},
+    "to-zero": {
+        "autoscaling": {"minReplicas": 0, "maxReplicas": 2, "scaleToZeroAfterSeconds": 600}
+    },
+    "fixed-batch": {"batchSize": 5},
+    "objective": {"objective": "throughput"},
+    "claim": source(persistentVolumeClaim={"claimName": "musetalk", "path": "/models"}),
+    "claim-root": source(persistentVolumeClaim={"claimName": "musetalk"}),
+    "host-path": {
+        **source(hostPath={"path": "/data/models"}),
+        "avatarSource": {"hostPath": {"path": "/data/avatars"}},
+    },
+    "partial-model": {"model": {"precision": "fp32"}},
+    "partial-sessions": {"sessions": {"drainTimeoutSeconds": 0}},
+    "tolerations": tolerating(operator="Exists"),
+    "template": template(
+        image="mine/runtime:1",
+        labels={"team": "av"},
+        resources={"requests": {"cpu": 2, "memory": "4Gi"}, "limits": {"cpu": "2500m"}},
+        env=[
+            {"name": "AVATAR_DEVICE", "value": "cpu"},
+            {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+        ],
+        volumes=[{"name": "data", "hostPath": {"path": "/data", "type": "Directory"}}],
+        volumeMounts=[{"name": "data", "mountPath": "/data", "readOnly": True}],
+    ),
+}
+
+RIGHT_PROFILES: Final[dict[str, Spec]] = {
+    "whole": profile(),
+    "free": {key: value for key, value in profile().items() if key != "costPerHour"},
+    "one-point": profile(frameBatchMs=[[16, 200]]),
+    "level-times": profile(frameBatchMs=[[1, 10], [2, 10]]),
+    "globs": profile(
+        match={"products": ["*A100-???4-*", "A100"], "memoryMiB": {"min": 5, "max": 5}}
+    ),
+}
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def resources(cluster: ControlPlane) -> AsyncIterator[ControlPlane]:
+    """Give the cluster with the CRDs of the repository and a namespace of our own."""
+    crds = ROOT / "crds"
+    await cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", crds)
+    await cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", crds)
+    await cluster.kubectl("create", "namespace", NAMESPACE)
+    yield cluster
+    await cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def api(resources: ControlPlane) -> Iterator[httpx.Client]:
+    """Give a client of the API server: a kubectl for each spec would take its own second."""
+    pki = certificates.Pki(resources.layout.pki)
+    context = ssl.create_default_context(cafile=pki.ca)
+    context.load_cert_chain(pki.certificate("admin"), pki.key("admin"))
+    with httpx.Client(
+        base_url=resources.server, verify=context, trust_env=False, timeout=30
+    ) as client:
+        yield client
+
+
+def body(kind: str, spec: Spec, name: str = "probe") -> Spec:
+    return {
+        "apiVersion": "avatar.musetalk.io/v1alpha1",
+        "kind": kind,
+        "metadata": {"name": name},
+        "spec": spec,
+    }
+
+
+def message(answer: httpx.Response) -> str:
+    assert answer.status_code in (400, 422), answer.text
+    text: str = answer.json()["message"]
+    return text
+
+
+def names(field: str, text: str) -> bool:
+    """Return whether a refusal names a field: `spec.x: ...`, or `unknown field "spec.x"`."""
+    return f"{field}: " in text or f'"{field}"' in text
+
+
+def test_table_is_as_long_as_promised() -> None:
+    assert len(SERVICE_FAULTS) + len(PROFILE_FAULTS) >= 40
+
+
+@pytest.mark.parametrize("wrong", SERVICE_FAULTS.values(), ids=SERVICE_FAULTS.keys())
+def test_wrong_service_is_refused_by_field_and_rule(api: httpx.Client, wrong: Wrong) -> None:
+    answer = api.post(SERVICES, params=DRY_RUN, json=body("AvatarService", wrong.spec))
+    assert names(wrong.field, message(answer))
+    assert wrong.rule in message(answer)
+
+
+@pytest.mark.parametrize("wrong", PROFILE_FAULTS.values(), ids=PROFILE_FAULTS.keys())
+def test_wrong_profile_is_refused_by_field_and_rule(api: httpx.Client, wrong: Wrong) -> None:
+    answer = api.post(PROFILES, params=DRY_RUN, json=body("GPUProfile", wrong.spec))
+    assert names(wrong.field, message(answer))
+    assert wrong.rule in message(answer)
+
+
+@pytest.mark.parametrize("spec", RIGHT_SERVICES.values(), ids=RIGHT_SERVICES.keys())
+def test_right_service_is_taken(api: httpx.Client, spec: Spec) -> None:
+    answer = api.post(SERVICES, params=DRY_RUN, json=body("AvatarService", spec))
+    assert answer.status_code == httpx.codes.CREATED, answer.text
+
+
+@pytest.mark.parametrize("spec", RIGHT_PROFILES.values(), ids=RIGHT_PROFILES.keys())
+def test_right_profile_is_taken(api: httpx.Client, spec: Spec) -> None:
+    answer = api.post(PROFILES, params=DRY_RUN, json=body("GPUProfile", spec))
+    assert answer.status_code == httpx.codes.CREATED, answer.text
+
+
+def test_examples_are_taken(api: httpx.Client) -> None:
+    paths = {"AvatarService": SERVICES, "GPUProfile": PROFILES}
+    documents = [
+        document
+        for path in sorted((ROOT / "examples").glob("*.yaml"))
+        for document in yaml.safe_load_all(path.read_text())
+    ]
+    assert {document["kind"] for document in documents} == paths.keys()
+    for document in documents:
+        # A name that nobody holds, or the dry run of a create answers that it exists.
+        probe = {**document, "metadata": {"name": f"probe-{document['metadata']['name']}"}}
+        answer = api.post(paths[document["kind"]], params=DRY_RUN, json=probe)
+        assert answer.status_code == httpx.codes.CREATED, answer.text
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("a" * 41, "name may have at most 40 characters"),
+        ("my.service", "only small letters, digits and '-'"),
+        ("1st", "name must begin with a letter"),
+    ],
+    ids=["long", "dotted", "digit-first"],
+)
+def test_name_that_breaks_the_names_of_pods_is_refused(
+    api: httpx.Client, name: str, rule: str
+) -> None:
+    answer = api.post(SERVICES, params=DRY_RUN, json=body("AvatarService", {}, name))
+    assert rule in message(answer)
+
+
+def test_profile_needs_a_name_that_fits_a_label(api: httpx.Client) -> None:
+    answer = api.post(PROFILES, params=DRY_RUN, json=body("GPUProfile", profile(), "a" * 64))
+    assert "name may have at most 63 characters" in message(answer)
+
+
+def test_service_without_spec_is_refused(api: httpx.Client) -> None:
+    bare = {key: value for key, value in body("AvatarService", {}).items() if key != "spec"}
+    assert "spec: Required value" in message(api.post(SERVICES, params=DRY_RUN, json=bare))
+
+
+def test_defaults_name_the_shipped_demo(api: httpx.Client) -> None:
+    answer = api.post(SERVICES, params=DRY_RUN, json=body("AvatarService", {}))
+    assert answer.json()["spec"] == {
+        "model": {
+            "version": "v15",
+            "decoder": "sd-vae",
+            "precision": "fp16",
+            "source": {"image": {"path": "/opt/avatar/models/demo"}},
+        },
+        "avatarSource": {"image": {"path": "/opt/avatar/avatars"}},
+        "fps": 25,
+        "placement": {"strategy": "preferred"},
+        "sessions": {
+            "maxDurationSeconds": 7200,
+            "idleTimeoutSeconds": 300,
+            "drainTimeoutSeconds": 3600,
+        },
+        "upstream": {"mode": "drive"},
+    }
+
+
+def test_version_of_the_model_cannot_change(api: httpx.Client) -> None:
+    made = api.post(SERVICES, json=body("AvatarService", {"replicas": 0}, "pinned"))
+    assert made.status_code == httpx.codes.CREATED, made.text
+    patch = {"spec": {"model": {"version": "v1"}}}
+    headers = {"content-type": "application/merge-patch+json"}
+    answer = api.patch(f"{SERVICES}/pinned", params=DRY_RUN, json=patch, headers=headers)
+    assert "spec.model.version" in message(answer)
+    assert "model.version cannot change; create a new service" in message(answer)
+
+
+async def test_scale_works_with_replicas_and_is_refused_with_autoscaling(
+    resources: ControlPlane,
+) -> None:
+    # Nothing may be placed for these: no class of this name exists.
+    nowhere = {"placement": {"gpuClasses": ["no-such-class"]}}
+    fixed = body("AvatarService", {"replicas": 0, **nowhere}, "fixed")
+    scaled = body("AvatarService", {"autoscaling": ONE_TO_TWO, **nowhere}, "scaled")
+    manifests = yaml.safe_dump_all([fixed, scaled])
+    await resources.kubectl("apply", "-n", NAMESPACE, "-f", "-", stdin=manifests)
+    await resources.kubectl("scale", "-n", NAMESPACE, "avs/fixed", "--replicas=2")
+    replicas = ("-o", "jsonpath={.spec.replicas}")
+    assert await resources.kubectl("get", "-n", NAMESPACE, "avs/fixed", *replicas) == "2"
+    with pytest.raises(errors.CommandFailed) as refusal:
+        await resources.kubectl("scale", "-n", NAMESPACE, "avs/scaled", "--replicas=2")
+    assert "set replicas or autoscaling, not both" in str(refusal.value)
+
+
+async def test_columns_are_those_of_the_contract(resources: ControlPlane) -> None:
+    header = (await resources.kubectl("get", "avs", "-n", NAMESPACE)).splitlines()[0].split()
+    assert header == "NAME READY DESIRED SESSIONS FREE GPU BATCH STATE AGE".split()
