@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from avatar_runtime import errors
 from avatar_runtime.engine import unet, vae, weights, whisper
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from torch import Tensor, nn
+    from torch import Tensor
 
 WINDOW_STEPS: Final = 10
 # What the networks here are built for; a file that asks for anything else is refused.
@@ -77,11 +79,11 @@ class MuseTalk:
     """The three networks on one device, in one precision. Call it under `inference_mode`."""
 
     def __init__(self, config: ModelConfig, version: str, vae_hash: str) -> None:
-        """Make the networks without memory: `weights.fill` or `materialise` gives them some."""
+        """Make the networks with undefined weights, for `weights.fill` or a training to set."""
         self.config = config
         self.version = version
         self.vae_hash = vae_hash
-        with torch.device("meta"):
+        with _Uninitialised():
             self.unet = unet.UNet(config.unet)
             self.vae = vae.VAE(config.vae)
             self.whisper = whisper.Encoder(config.whisper)
@@ -154,6 +156,25 @@ class MuseTalk:
         with torch.inference_mode():
             pictures = torch.from_numpy(crops).to(self.device, self.dtype)
             return np.asarray(self.vae.encode(pictures).float().cpu().numpy())
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Skips the random start of weights that are read from a file anyway.
+
+    Memory that nobody touches costs nothing. The meta device would do the same, but its first
+    use imports sympy and the compiler: 4 s of a pod's start.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func in {nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_}:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def load(path: Path, version: str | None = None) -> MuseTalk:

@@ -56,7 +56,6 @@ def make(config: model.ModelConfig, seed: int = 0) -> model.MuseTalk:
     generator_state = torch.get_rng_state()
     torch.manual_seed(seed)
     for name, network in made.networks().items():
-        network.to_empty(device="cpu")
         network.apply(_reset)
         if name == "whisper":
             _set_sinusoids(network)
