@@ -1,0 +1,187 @@
+"""Stage 1: teach the audio encoder to know the mouth from short streaming contexts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import torch
+from transformers.audio_utils import mel_filter_bank
+
+from avatar_training.speech import RATE, STEP, Utterance
+from avatar_training.visemes import MOUTH, Floats
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import WhisperModel
+
+    from avatar_training.stages import Stage
+
+_COLUMN_WEIGHTS: Final = (4.0, 1.5, 1.5, 1.0, 1.0)
+"""The opening is what eyes check first."""
+LOOK_AHEAD_STEPS: Final = 4
+"""Sound after a frame that its window may use: 80 ms."""
+_N_FFT: Final = 400
+_HOP: Final = 160
+
+
+class LogMel(torch.nn.Module):
+    """Whisper's log-mel of `(b, samples)` sound: `(b, 80, samples / 160)`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        filters = mel_filter_bank(
+            num_frequency_bins=_N_FFT // 2 + 1,
+            num_mel_filters=80,
+            min_frequency=0.0,
+            max_frequency=8000.0,
+            sampling_rate=RATE,
+            norm="slaney",
+            mel_scale="slaney",
+        )
+        self.register_buffer("filters", torch.tensor(filters.T, dtype=torch.float32))
+        self.register_buffer("window", torch.hann_window(_N_FFT))
+
+    def forward(self, samples: torch.Tensor) -> torch.Tensor:
+        spectrum = torch.stft(samples, _N_FFT, _HOP, window=self.window, return_complex=True)
+        power = spectrum[..., :-1].abs() ** 2
+        log = torch.clamp(self.filters @ power, min=1e-10).log10()
+        log = torch.maximum(log, log.amax(dim=(1, 2), keepdim=True) - 8.0)
+        return (log + 4.0) / 4.0
+
+
+class MouthHeads(torch.nn.Module):
+    """Linear readings of the mouth from the encoder's states; thrown away after training."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.last = torch.nn.Linear(width, len(MOUTH))
+        self.inner = torch.nn.ModuleList([torch.nn.Linear(width, len(MOUTH)) for _ in range(2)])
+
+    def forward(self, states: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        inner = [head(state) for head, state in zip(self.inner, states[-3:-1], strict=True)]
+        return [self.last(states[-1]), *inner]
+
+
+@dataclass(frozen=True, slots=True)
+class Contexts:
+    """A batch of streaming contexts, zero-padded at the end as the runtime pads them."""
+
+    samples: torch.Tensor
+    """`(b, context_steps · 320) float32`."""
+    mouth: torch.Tensor
+    """`(b, context_steps, 5) float32`."""
+    weight: torch.Tensor
+    """`(b, context_steps) float32`: 0 in the padding, little in the look-ahead."""
+
+
+def random_contexts(
+    speech: Sequence[Utterance], count: int, steps: int, rng: np.random.Generator
+) -> Contexts:
+    """Draw contexts as they occur: many full ones, some from the first moments of a response."""
+    samples = np.zeros((count, steps * STEP), np.float32)
+    mouth = np.zeros((count, steps, len(MOUTH)), np.float32)
+    weight = np.zeros((count, steps), np.float32)
+    for row in range(count):
+        said = speech[rng.integers(len(speech))]
+        length = min(
+            steps if rng.random() < 0.6 else int(rng.integers(3, steps // 2)) * 2, len(said.mouth)
+        )
+        start = int(rng.integers(0, len(said.mouth) - length + 1))
+        samples[row, : length * STEP] = said.samples[start * STEP : (start + length) * STEP]
+        mouth[row, :length] = said.mouth[start : start + length]
+        weight[row, :length] = 1.0
+        weight[row, max(length - LOOK_AHEAD_STEPS, 0) : length] = 0.3
+    return Contexts(
+        augment(samples, weight, rng), torch.from_numpy(mouth), torch.from_numpy(weight)
+    )
+
+
+def augment(samples: Floats, weight: Floats, rng: np.random.Generator) -> torch.Tensor:
+    """Change gain, tone, bandwidth, room and noise, so that no one recording chain is learned."""
+    sound = torch.from_numpy(samples)
+    count, length = sound.shape
+    spectrum = torch.fft.rfft(sound)
+    hertz = np.linspace(0, RATE / 2, spectrum.shape[1], dtype=np.float32)
+    octave = np.log2(np.maximum(hertz, 60) / 60)
+    response = np.ones((count, len(hertz)), np.float32)
+    noise = np.zeros((count, length), np.float32)
+    for row in range(count):
+        knots = rng.normal(0, 4, 8)
+        decibel = np.interp(octave, np.linspace(0, octave[-1], 8), knots) + rng.normal(0, 1.5) * (
+            octave - 4
+        )
+        if rng.random() < 0.3:
+            edge = rng.uniform(3000, 7500)
+            decibel -= 40 * np.clip((hertz - edge) / 500, 0, 1.5)
+        if rng.random() < 0.2:
+            decibel -= 30 * np.clip((rng.uniform(100, 350) - hertz) / 100, 0, 1)
+        response[row] = 10 ** (decibel / 20)
+        level = 10 ** (rng.uniform(-55, -18) / 20) if rng.random() < 0.75 else 1e-5
+        noise[row] = rng.standard_normal(length).astype(np.float32) * level
+    shaped = torch.fft.irfft(spectrum * torch.from_numpy(response), length)
+    if rng.random() < 0.25:
+        shaped = _reverberate(shaped, rng)
+    loudness = shaped.square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-3)
+    target = torch.from_numpy(10 ** (rng.uniform(-38, -12, (count, 1)) / 20)).float()
+    shaped = shaped / loudness * target
+    heard = torch.from_numpy(np.repeat(weight > 0, STEP, axis=1))
+    tinted = torch.from_numpy(noise) if rng.random() < 0.5 else _pink(torch.from_numpy(noise))
+    # Noise is measured against the speech, and the runtime's zero padding stays zero.
+    return torch.clamp(shaped + tinted * target * 3, -1, 1) * heard
+
+
+def _pink(noise: torch.Tensor) -> torch.Tensor:
+    spectrum = torch.fft.rfft(noise)
+    tilt = torch.arange(1, spectrum.shape[1] + 1).float().rsqrt()
+    coloured = torch.fft.irfft(spectrum * tilt, noise.shape[1])
+    return coloured * (noise.std(dim=1, keepdim=True) / coloured.std(dim=1, keepdim=True))
+
+
+def _reverberate(sound: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    tail = round(rng.uniform(0.05, 0.25) * RATE)
+    decay = np.exp(-6.9 * np.arange(tail) / tail) * rng.standard_normal(tail)
+    impulse = np.zeros(tail, np.float32)
+    impulse[0] = 1
+    impulse += decay * rng.uniform(0.05, 0.3) / math.sqrt(float(np.sum(decay**2)))
+    size = sound.shape[1] + tail
+    product = torch.fft.rfft(sound, size) * torch.fft.rfft(torch.from_numpy(impulse), size)
+    return torch.fft.irfft(product, size)[:, : sound.shape[1]]
+
+
+def mouth_loss(readings: Sequence[torch.Tensor], contexts: Contexts) -> torch.Tensor:
+    """Return the weighted squared error of the mouth, the last state's counting most."""
+    columns = torch.tensor(_COLUMN_WEIGHTS)
+    losses = [
+        (((reading - contexts.mouth) ** 2) @ columns * contexts.weight).sum()
+        / contexts.weight.sum()
+        for reading in readings
+    ]
+    return losses[0] + 0.2 * sum(losses[1:], torch.zeros(()))
+
+
+def opening_correlation(reading: torch.Tensor, contexts: Contexts) -> float:
+    """Return Pearson's correlation of the predicted opening over the steps that count."""
+    counted = contexts.weight > 0.5
+    pair = torch.stack([reading[..., 0][counted], contexts.mouth[..., 0][counted]])
+    return float(torch.corrcoef(pair.detach())[0, 1])
+
+
+def train(
+    model: WhisperModel, heads: MouthHeads, stage: Stage, speech: Sequence[Utterance], batch: int
+) -> None:
+    """Run the stage."""
+    mel = LogMel()
+    steps = model.config.max_source_positions
+    model.train()
+    for step in stage:
+        contexts = random_contexts(speech, batch, steps, stage.rng(step))
+        states = model.encoder(mel(contexts.samples), output_hidden_states=True).hidden_states
+        readings = heads(states)
+        stage.learn(
+            mouth_loss(readings, contexts), r_open=opening_correlation(readings[0], contexts)
+        )
+    model.eval()
