@@ -57,7 +57,7 @@ async def gone(identities: tuple[processes.Identity, ...]) -> None:
 
 
 def start_owner(state: Path) -> subprocess.Popen[str]:
-    argv = command("up", "--state", state)
+    argv = command("up", "--state", state, "--nodes")
     return subprocess.Popen(argv, env=environment(), stdout=subprocess.PIPE, text=True)
 
 
@@ -68,20 +68,18 @@ async def test_kubectl_understands_the_server(cluster: ControlPlane) -> None:
     assert re.fullmatch(r"v1\.\d+\.\d+", server["gitVersion"])
 
 
-async def test_a_service_account_may_only_what_rbac_grants(
-    cluster: ControlPlane,
-) -> None:
+async def test_a_service_account_may_only_what_rbac_grants(cluster: ControlPlane) -> None:
     await cluster.kubectl("create", "namespace", "control-plane-test")
     await cluster.kubectl("create", "serviceaccount", "-n", "control-plane-test", "nobody")
     kubeconfig = await cluster.service_account_kubeconfig("control-plane-test", "nobody")
     who = await cluster.kubectl("auth", "whoami", "-o", "json", "--kubeconfig", kubeconfig)
     assert json.loads(who)["status"]["userInfo"]["username"] == SERVICE_ACCOUNT
-    with pytest.raises(errors.CommandFailed, match="Forbidden"):
+    with pytest.raises(errors.CommandFailed, match=r"(?i)forbidden"):
         await cluster.kubectl("get", "pods", "--kubeconfig", kubeconfig)
     grant = ("--clusterrole=view", f"--user={SERVICE_ACCOUNT}", "-n", "control-plane-test")
     await cluster.kubectl("create", "rolebinding", "look", *grant)
     await cluster.kubectl("get", "pods", "--kubeconfig", kubeconfig)
-    with pytest.raises(errors.CommandFailed, match="Forbidden"):
+    with pytest.raises(errors.CommandFailed, match=r"(?i)forbidden"):
         await cluster.kubectl("create", "configmap", "x", "--kubeconfig", kubeconfig)
     (write,) = (w for w in audit.read(cluster.audit_log, SERVICE_ACCOUNT) if w.code == 403)
     assert (write.verb, write.resource) == ("create", "configmaps")
@@ -103,16 +101,22 @@ async def test_components_come_back_and_the_data_stays(tmp_path: Path) -> None:
         assert kept == "b"
 
 
-async def test_a_killed_owner_leaves_no_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("victim", ["owner", "supervisor"])
+async def test_a_kill_leaves_no_process_not_even_of_a_pod(tmp_path: Path, victim: str) -> None:
     state = tmp_path / "state"
     with start_owner(state) as owner:
         assert owner.stdout is not None
         line = await asyncio.to_thread(owner.stdout.readline)
         assert line.startswith("control plane ready")
+        cluster = controlplane.attach(state)
+        image = "--image=avatar-musetalk/operator"
+        await cluster.kubectl("run", "sleeper", image, "--command", "--", "sleep", "600")
+        await cluster.kubectl("wait", "--for=condition=Ready", "pod/sleeper", "--timeout=30s")
         below = family(owner.pid)
-        assert len(below) == 5  # the supervisor and the four components
-        owner.send_signal(signal.SIGKILL)
-    await gone(below)
+        assert len(below) >= 7  # supervisor, control plane, process node, what sleeps in the pod
+        killed = owner.pid if victim == "owner" else cluster.supervisor.pid
+        os.kill(killed, signal.SIGKILL)
+        await gone(below)
     with pytest.raises(errors.NotRunning):
         controlplane.attach(state)
 

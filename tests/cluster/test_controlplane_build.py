@@ -221,7 +221,7 @@ async def test_a_killed_build_goes_on_where_it_was(
         return compiling.exists()
 
     with start_building(module, environ) as builder:
-        await waiting.until(is_at_the_second, "Go is at the second tool", timeout_s=20)
+        await waiting.until(is_at_the_second, bool, "Go is at the second tool")
         compiler = processes.identify(int(compiling.read_text()))
         builder.send_signal(signal.SIGKILL)
     async with asyncio.timeout(5):
@@ -244,10 +244,10 @@ async def test_a_second_builder_waits_for_the_first(
         fcntl.flock(lock, fcntl.LOCK_EX)
         second = asyncio.create_task(build.ensure(recorder, environ, module))
 
-        async def has_spoken() -> bool:
-            return bool(recorder.said)
+        async def said() -> list[str]:
+            return recorder.said
 
-        await waiting.until(has_spoken, "the second builder says that it waits", timeout_s=5)
+        await waiting.until(said, bool, "the second builder says that it waits")
         assert recorder.steps == []
     await second
     assert [s.tool for s in recorder.steps if s.done] == ["first", "second"]

@@ -63,10 +63,10 @@ def spec(layout: paths.Layout, *argv: str, grace_s: float = 5) -> supervisor.Spe
 
 
 async def until_it_says(layout: paths.Layout, word: str) -> None:
-    async def says() -> bool:
-        return word in paths.tail(layout.log("it")).splitlines()
+    async def lines() -> list[str]:
+        return paths.tail(layout.log("it")).splitlines()
 
-    await waiting.until(says, f"the component says {word}", timeout_s=20)
+    await waiting.until(lines, lambda seen: word in seen, f"the component says {word}")
 
 
 async def gone(identities: tuple[processes.Identity, ...]) -> None:
@@ -111,10 +111,10 @@ async def test_a_component_ends_by_itself_and_is_seen(layout: paths.Layout) -> N
     async with supervision.supervised(layout):
         await supervision.start(layout, spec(layout, "sh", "-c", "exit 3"))
 
-        async def has_ended() -> bool:
-            return (await supervision.status(layout))["it"].exit_code == 3
+        async def exit_code() -> int | None:
+            return (await supervision.status(layout))["it"].exit_code
 
-        await waiting.until(has_ended, "the component is reaped", timeout_s=20)
+        await waiting.until(exit_code, lambda code: code == 3, "the component is reaped")
 
 
 async def test_a_stopped_component_starts_again_as_before(layout: paths.Layout) -> None:

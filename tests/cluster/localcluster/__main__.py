@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from localcluster import build, controlplane, errors, folder, paths, processes, progress
+from localcluster import build, controlplane, errors, folder, paths, processes, progress, waiting
 
 POLL_S: Final = 0.1
-STOP_S: Final = 40.0
+STOP_S: Final = 20.0
 
 
 def main() -> int:
@@ -116,9 +116,19 @@ async def _down(arguments: argparse.Namespace) -> int:
             await processes.until_gone(state.supervisor)
     except TimeoutError:
         state.supervisor.signal(signal.SIGKILL)  # the kernel ends the components with it
+    await waiting.until(lambda: _is_free(layout), bool, f"{layout.root} is free", STOP_S)
     folder.forget(layout)
     print(f"stopped the cluster of {layout.root}")
     return 0
+
+
+async def _is_free(layout: paths.Layout) -> bool:
+    """Whether the owner, told by the end of the supervisor, has let go."""
+    try:
+        with folder.held(layout):
+            return True
+    except errors.AlreadyRunning:
+        return False
 
 
 async def _kubeconfig(arguments: argparse.Namespace) -> int:

@@ -253,7 +253,7 @@ class _Boot:
             return False
 
         try:
-            await waiting.until(holds_and_all_run, f"{name} is ready", READY_S)
+            await waiting.until(holds_and_all_run, bool, f"{name} is ready", READY_S)
         except TimeoutError as error:
             raise self._failed(name, f"was not ready after {READY_S:.0f} s") from error
 

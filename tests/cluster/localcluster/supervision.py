@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
 START_S: Final = 5.0
-STOP_S: Final = 30.0
+STOP_S: Final = 20.0
 POLL_S: Final = 0.02
 
 

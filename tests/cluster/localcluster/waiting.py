@@ -1,23 +1,31 @@
-"""Waits for conditions that nobody announces."""
+"""Waits for conditions with a deadline; the failure says what was seen last."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 POLL_S: Final = 0.05
+T = TypeVar("T")
 
 
-async def until(holds: Callable[[], Awaitable[bool]], what: str, timeout_s: float) -> None:
-    """Return once `holds()` is true. Raises `TimeoutError` that says what was waited for."""
-    deadline = time.monotonic() + timeout_s
+async def until(
+    read: Callable[[], Awaitable[T]], holds: Callable[[T], bool], what: str, within_s: float = 30
+) -> T:
+    """Return the first value of `read` for which `holds` is true.
+
+    Raises `TimeoutError` after `within_s` seconds; it tells `what` was waited for and the
+    last value.
+    """
+    deadline = time.monotonic() + within_s
     while True:
-        if await holds():
-            return
+        seen = await read()
+        if holds(seen):
+            return seen
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {timeout_s:g} s")
+            raise TimeoutError(f"{what}: not within {within_s:g} s, last seen: {seen!r}")
         await asyncio.sleep(POLL_S)
