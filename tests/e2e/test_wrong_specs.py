@@ -316,7 +316,7 @@ def profile(**changes: object) -> Spec:
         "frameBatchMs": POINTS,
         "source": "measured",
     }
-    whole = {"match": match, "costPerHour": "0.44", "curves": [curve]}
+    whole: Spec = {"match": match, "costPerHour": "0.44", "curves": [curve]}
     of_curve = {key: value for key, value in changes.items() if key in curve}
     curve.update(of_curve)
     whole.update({key: value for key, value in changes.items() if key not in curve})

@@ -1,0 +1,118 @@
+"""An installed release and a namespace in it, as a user of kubectl and avatar-client has them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import yaml
+
+from localcluster import paths, waiting
+
+if TYPE_CHECKING:
+    from localcluster.controlplane import ControlPlane
+
+SYSTEM: Final = "avatar-system"
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The installed chart."""
+
+    cluster: ControlPlane
+    gateway: str
+    """HOST:PORT of the gateway's sessions."""
+    key: str
+    """API key of the gateway."""
+
+    async def pod(self, component: str) -> dict[str, Any]:
+        """Return the pod of `operator` or `gateway`."""
+        selector = f"app.kubernetes.io/component={component}"
+        pods = await self.cluster.kubectl("get", "pods", "-n", SYSTEM, "-l", selector, "-o", "json")
+        (pod,) = json.loads(pods)["items"]
+        return dict(pod)
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """A namespace of one test, and what a user would do in it."""
+
+    release: Release
+    name: str
+
+    @property
+    def cluster(self) -> ControlPlane:
+        return self.release.cluster
+
+    async def kubectl(self, *arguments: str) -> str:
+        return await self.cluster.kubectl("-n", self.name, *arguments)
+
+    async def apply(self, name: str, **spec: Any) -> None:
+        """Apply an AvatarService, with `kubectl apply`."""
+        body = {
+            "apiVersion": "avatar.musetalk.io/v1alpha1",
+            "kind": "AvatarService",
+            "metadata": {"name": name},
+            "spec": spec,
+        }
+        await self.cluster.kubectl("-n", self.name, "apply", "-f", "-", stdin=yaml.safe_dump(body))
+
+    async def service(self, name: str) -> dict[str, Any]:
+        """Return the AvatarService."""
+        return dict(json.loads(await self.kubectl("get", "avs", name, "-o", "json")))
+
+    async def pods(self, service: str) -> list[dict[str, Any]]:
+        """Return the runtime pods of a service, by name."""
+        selector = f"avatar.musetalk.io/service={service}"
+        pods = json.loads(await self.kubectl("get", "pods", "-l", selector, "-o", "json"))
+        return sorted(pods["items"], key=lambda pod: str(pod["metadata"]["name"]))
+
+    async def ready(self, name: str, pods: int = 1, within_s: float = 60) -> dict[str, Any]:
+        """Wait until a service is Ready with so many pods, as its own status says."""
+
+        def holds(service: dict[str, Any]) -> bool:
+            status = service.get("status", {})
+            return (
+                condition(service, "Ready").get("status") == "True"
+                and status.get("readyReplicas") == status.get("replicas") == pods
+                and status.get("observedGeneration") == service["metadata"]["generation"]
+            )
+
+        return await waiting.until(
+            lambda: self.service(name), holds, f"{name} Ready with {pods} pods", within_s
+        )
+
+    async def load(
+        self, service: str, sessions: int, duration_s: float, *more: str
+    ) -> asyncio.subprocess.Process:
+        """Start the load generator; its JSON goes to standard output."""
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "avatar_client", "load",
+            "--url", f"ws://{self.release.gateway}", "--model", f"{self.name}/{service}",
+            "--key", self.release.key, "--audio", str(paths.REPOSITORY / "examples" / "speech.wav"),
+            "--sessions", str(sessions), "--duration-s", str(duration_s), *more,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+
+
+def condition(service: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Return a condition of a service, or an empty one."""
+    conditions = service.get("status", {}).get("conditions", [])
+    return next((dict(c) for c in conditions if c["type"] == kind), {})
+
+
+def processes_with(variable: str, value: str) -> list[int]:
+    """Return the processes of this machine whose environment has the variable at that value."""
+    wanted = f"{variable}={value}".encode()
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                    found.append(int(folder.name))
+    return found

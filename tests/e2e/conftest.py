@@ -1,0 +1,44 @@
+"""What the end-to-end tests share: the chart, installed once, and one namespace a test."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest_asyncio
+
+from localcluster import paths
+from localcluster.release import SYSTEM, Release, Space
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import pytest
+
+    from localcluster.controlplane import ControlPlane
+
+KEY = "a-key-for-the-end-to-end-tests"
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def release(cluster: ControlPlane) -> AsyncIterator[Release]:
+    """Install the chart as a user would, for the whole session."""
+    await cluster.helm(
+        "install", "avatar", paths.REPOSITORY / "charts" / "avatar-operator",
+        "--namespace", SYSTEM, "--create-namespace", "--set", f"gateway.apiKey.value={KEY}",
+        "--wait", "--timeout", "120s",
+    )  # fmt: skip
+    address = await cluster.kubectl(
+        "get", "pods", "-n", SYSTEM, "-l", "app.kubernetes.io/component=gateway",
+        "-o", "jsonpath={.items[0].status.podIP}",
+    )  # fmt: skip
+    yield Release(cluster, f"{address}:8080", KEY)
+    await cluster.helm("uninstall", "avatar", "--namespace", SYSTEM, "--wait")
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def space(release: Release, request: pytest.FixtureRequest) -> AsyncIterator[Space]:
+    """Give a namespace; when the test ends, its services go and free their GPUs."""
+    name = request.node.name.split("[")[0].replace("_", "-").removeprefix("test-")[:60].strip("-")
+    await release.cluster.kubectl("create", "namespace", name)
+    yield Space(release, name)
+    await release.cluster.kubectl("delete", "namespace", name, "--wait=true", "--timeout=90s")
