@@ -1,0 +1,137 @@
+"""Command line of the gateway: `avatar-gateway serve`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import random
+import signal
+import sys
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp import web
+
+from avatar_gateway import errors, pods, settings
+from avatar_gateway.backoff import Backoff
+from avatar_gateway.directory import Directory
+from avatar_gateway.metrics import Metrics
+from avatar_gateway.serving.admin import Admin
+from avatar_gateway.serving.app import Gateway
+from avatar_gateway.serving.auth import Door
+from avatar_gateway.serving.placing import Placer
+from avatar_gateway.serving.sessions import Sessions
+from avatar_gateway.states import StateStreams
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+logger = logging.getLogger("avatar_gateway")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until told to stop; 0 after an orderly end."""
+    parser = argparse.ArgumentParser(prog="avatar-gateway", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve_parser = commands.add_parser("serve", help="run one gateway")
+    serve_parser.add_argument("--listen", help="HOST:PORT of the sessions port")
+    serve_parser.add_argument("--admin", help="HOST:PORT of the administration port")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # At WARNING it would log the subprotocols of a caller, and so a client secret.
+    logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
+    try:
+        chosen = settings.from_env(os.environ, listen=options.listen, admin=options.admin)
+    except errors.SettingsError as error:
+        print(f"avatar-gateway: {error}", file=sys.stderr)
+        return 2
+    asyncio.run(serve(chosen))
+    return 0
+
+
+async def serve(chosen: settings.Settings) -> None:
+    """Run both ports, the watches and the state streams; a signal starts the drain."""
+    sessions, directory = Sessions(), Directory()
+    metrics = Metrics(lambda: sessions.live)
+    async with AsyncExitStack() as stack:
+        api = await stack.enter_async_context(pods.connected(chosen.kubeconfig))
+        http = await stack.enter_async_context(aiohttp.ClientSession())
+        placer = Placer(directory)
+        stack.push_async_callback(placer.close)
+        watches = [
+            pods.Watch(api, kind, namespace, sink, _backoff())
+            for namespace in chosen.namespaces or (None,)
+            for kind, sink in (
+                (pods.PODS, pods.PodSink(directory)),
+                (pods.SERVICES, pods.ServiceSink(directory)),
+            )
+        ]
+        streams = StateStreams(directory, http, chosen.keys.control_master, _backoff)
+        gateway = Gateway(
+            Door(chosen.keys.api_key),
+            placer,
+            sessions,
+            metrics,
+            lambda: all(watch.synced.is_set() for watch in watches),
+        )
+        admin = Admin(chosen, directory, sessions, metrics)
+        await stack.enter_async_context(_listening(gateway.application(), chosen.sessions))
+        await stack.enter_async_context(_listening(admin.application(), chosen.admin))
+        async with asyncio.TaskGroup() as group:
+            background = [
+                *(group.create_task(watch.run(), name="watch") for watch in watches),
+                group.create_task(streams.run(), name="states"),
+            ]
+            await _drained(sessions, chosen.drain_timeout_s)
+            for task in background:
+                task.cancel()
+
+
+async def _drained(sessions: Sessions, timeout_s: float) -> None:
+    """Wait for a signal, then for the sessions to end; a second signal ends them at once."""
+    loop = asyncio.get_running_loop()
+    first, second = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (second if first.is_set() else first).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    await first.wait()
+    logger.info("draining sessions=%d timeout_s=%g", sessions.live, timeout_s)
+    drain = asyncio.create_task(sessions.drain(timeout_s), name="drain")
+    hurry = asyncio.create_task(second.wait(), name="second-signal")
+    await asyncio.wait([drain, hurry], return_when=asyncio.FIRST_COMPLETED)
+    hurry.cancel()
+    if not drain.done():
+        drain.cancel()
+        drain = asyncio.create_task(sessions.drain(0), name="drain-now")
+    logger.info("drained cut=%d", await drain)
+
+
+@asynccontextmanager
+async def _listening(
+    application: web.Application, address: settings.Address
+) -> AsyncIterator[None]:
+    """Serve an application while the body runs."""
+    # State watchers hold their connections for ever: they get no time to end by themselves.
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, address.host, address.port).start()
+        for host, port, *_ in runner.addresses:
+            logger.info("listening host=%s port=%d", host, port)
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def _backoff() -> Backoff:
+    return Backoff(0.1, 5.0, random.random)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""Services, pods and their states, as the gateway knows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from avatar_gateway import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SERVICE_LABEL: Final = "avatar.musetalk.io/service"
+POD_SELECTOR: Final = "app.kubernetes.io/name=avatar-runtime"
+_SESSIONS_PORT: Final = 8080
+_ADMIN_PORT: Final = 9090
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A runtime pod as the Kubernetes API describes it."""
+
+    namespace: str
+    name: str
+    uid: str
+    service: str
+    """The AvatarService, `NAMESPACE/NAME`."""
+    ip: str
+    """Empty until the pod has one."""
+    sessions_port: int
+    admin_port: int
+    leaving: bool
+    """Whether it is being deleted or has ended."""
+
+    @property
+    def key(self) -> str:
+        """Return the name that is unique in the cluster."""
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a pod last said of itself."""
+
+    capacity: int
+    sessions: int
+    free: int
+    draining: bool
+    ready: bool
+    sequence: int
+    at: float
+    """When the line arrived, seconds on the gateway's monotonic clock."""
+
+
+def parse_pod(body: Mapping[str, Any]) -> Pod | None:
+    """Return the pod of a Kubernetes object; None if it belongs to no service."""
+    metadata, status = body["metadata"], body.get("status", {})
+    service = metadata.get("labels", {}).get(SERVICE_LABEL)
+    if not service:
+        return None
+    ports = {
+        port.get("name"): port["containerPort"]
+        for container in body.get("spec", {}).get("containers", [])
+        for port in container.get("ports", [])
+    }
+    return Pod(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        service=f"{metadata['namespace']}/{service}",
+        ip=status.get("podIP", ""),
+        sessions_port=ports.get("sessions", _SESSIONS_PORT),
+        admin_port=ports.get("admin", _ADMIN_PORT),
+        leaving="deletionTimestamp" in metadata or status.get("phase") in ("Succeeded", "Failed"),
+    )
+
+
+def parse_state(document: Any, pod: Pod, now: float) -> State:
+    """Return the state in one line of a pod's stream.
+
+    Raises:
+        StateError: a value is missing or impossible, or another pod answers at this address.
+    """
+    if not isinstance(document, dict):
+        raise errors.StateError("state", type(document).__name__, "an object")
+    # Addresses are used again: a line of another pod must not count for this one.
+    for key, expected in (("pod", pod.name), ("service", pod.service)):
+        if document.get(key) != expected:
+            raise errors.StateError(key, document.get(key), repr(expected))
+    return State(
+        capacity=_count(document, "capacity"),
+        sessions=_count(document, "sessions"),
+        free=_count(document, "free"),
+        draining=_flag(document, "draining"),
+        ready=_flag(document, "ready"),
+        sequence=_count(document, "sequence"),
+        at=now,
+    )
+
+
+def _count(document: Mapping[str, Any], key: str) -> int:
+    value = document.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise errors.StateError(key, value, "a whole number, 0 or more")
+    return value
+
+
+def _flag(document: Mapping[str, Any], key: str) -> bool:
+    value = document.get(key)
+    if not isinstance(value, bool):
+        raise errors.StateError(key, value, "true or false")
+    return value

@@ -1,0 +1,86 @@
+"""The administration port: metrics, and the demand that the operator scales by."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import web
+
+from avatar_gateway import errors
+from avatar_gateway.core import credentials
+from avatar_gateway.serving.app import refused
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from avatar_gateway.directory import Directory
+    from avatar_gateway.metrics import Metrics
+    from avatar_gateway.serving.sessions import Sessions
+    from avatar_gateway.settings import Settings
+
+_LEAST_S: Final = 0.1
+"""Shortest time between two lines of a watch."""
+_MOST_S: Final = 1.0
+"""Longest time between two lines of a watch."""
+
+
+class Admin:
+    """Handles the requests of the administration port."""
+
+    def __init__(
+        self, settings: Settings, directory: Directory, sessions: Sessions, metrics: Metrics
+    ) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._sessions = sessions
+        self._metrics = metrics
+
+    def application(self) -> web.Application:
+        """Return the application to serve."""
+        application = web.Application()
+        application.add_routes(
+            [web.get("/metrics", self.metrics), web.get("/control/v1/state", self.state)]
+        )
+        return application
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Serve the metrics, with the token unless they are open."""
+        if not self._settings.metrics_open and not self._is_allowed(request):
+            return _unauthenticated()
+        return web.Response(
+            body=self._metrics.render(),
+            headers={"Content-Type": "text/plain; version=1.0.0; charset=utf-8"},
+        )
+
+    async def state(self, request: web.Request) -> web.StreamResponse:
+        """Serve the state once, or as lines at each change."""
+        if not self._is_allowed(request):
+            return _unauthenticated()
+        if request.query.get("watch") != "1":
+            return web.json_response(self._document())
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        try:
+            while True:
+                document = self._document()
+                await response.write(json.dumps(document).encode() + b"\n")
+                await asyncio.sleep(_LEAST_S)
+                await self._sessions.wait_for_change(document["sequence"], _MOST_S - _LEAST_S)
+        except ConnectionError:
+            return response
+
+    def _document(self) -> Mapping[str, Any]:
+        now = asyncio.get_running_loop().time()
+        return self._sessions.state(self._settings.pod, self._directory.services, now)
+
+    def _is_allowed(self, request: web.Request) -> bool:
+        presented = credentials.presented(request.headers, ())
+        return presented is not None and credentials.is_key(
+            presented, self._settings.keys.admin_token
+        )
+
+
+def _unauthenticated() -> web.Response:
+    return refused(errors.Refusal("unauthenticated", "the administration token is required"))

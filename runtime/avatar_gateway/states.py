@@ -1,0 +1,94 @@
+"""The state streams of the pods: one connection to each, for as long as it is there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import TYPE_CHECKING, Final
+
+import aiohttp
+
+from avatar_gateway import errors
+from avatar_gateway.core import credentials, model, routing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from avatar_gateway.backoff import Backoff
+    from avatar_gateway.core.model import Pod
+    from avatar_gateway.directory import Directory
+
+logger = logging.getLogger(__name__)
+
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=2, sock_read=2 * routing.STALE_S)
+
+
+class StateStreams:
+    """Keeps the directory's states fresh."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        http: aiohttp.ClientSession,
+        control_master: str,
+        new_backoff: Callable[[], Backoff],
+    ) -> None:
+        self._directory = directory
+        self._http = http
+        self._control_master = control_master
+        self._new_backoff = new_backoff
+        self._readers: dict[tuple[str, str], asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Start a reader for each pod with an address, and end it with the pod."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._directory.pods_changed.clear()
+                wanted = {
+                    (pod.uid, pod.ip): pod
+                    for pod in self._directory.pods.values()
+                    if pod.ip and not pod.leaving
+                }
+                for key in self._readers.keys() - wanted.keys():
+                    self._readers.pop(key).cancel()
+                for key in wanted.keys() - self._readers.keys():
+                    pod = wanted[key]
+                    self._readers[key] = group.create_task(self._read(pod), name=f"state-{pod.key}")
+                await self._directory.pods_changed.wait()
+
+    async def _read(self, pod: Pod) -> None:
+        backoff = self._new_backoff()
+        while True:
+            try:
+                await self._follow(pod, backoff)
+            except (
+                aiohttp.ClientError,
+                OSError,
+                TimeoutError,
+                ValueError,
+                errors.StateError,
+            ) as error:
+                # A pod that starts refuses connections for a while: no news for anyone.
+                logger.debug("state interrupted pod=%s error=%r", pod.key, error)
+            await asyncio.sleep(backoff.next_s())
+
+    async def _follow(self, pod: Pod, backoff: Backoff) -> None:
+        loop = asyncio.get_running_loop()
+        token = credentials.control_token(self._control_master, pod.service)
+        async with self._http.get(
+            f"http://{_host(pod.ip)}:{pod.admin_port}/control/v1/state",
+            params={"watch": "1"},
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=_TIMEOUT,
+        ) as response:
+            if response.status != 200:
+                raise errors.StateError("status", response.status, "200")
+            async for line in response.content:
+                state = model.parse_state(json.loads(line), pod, loop.time())
+                self._directory.heard(pod, state)
+                backoff.reset()
+
+
+def _host(ip: str) -> str:
+    return f"[{ip}]" if ":" in ip else ip
