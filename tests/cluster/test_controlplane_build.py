@@ -177,6 +177,31 @@ def test_without_a_terminal_a_long_step_speaks_now_and_then() -> None:
     assert [line.split()[3] for line in lines] == ["0s,", "30s,", "1m00s,", "1m10s,"]
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_one_line_for_each_tool() -> None:
+    stream = Terminal()
+    screen = progress.Screen(stream)
+    for second in range(3):
+        screen.step(step(second))
+    screen.step(step(3, done=True))
+    assert stream.getvalue().count("\r") == 4
+    assert stream.getvalue().endswith("built kube-apiserver 3s, 13s in all\n")
+    assert stream.getvalue().count("\n") == 1
+
+
+def test_without_uv_pip_installs_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "python"
+    monkeypatch.setattr(sys, "executable", str(python))
+    assert toolchain.installer({"PATH": ""}) == (str(python), "-m", "pip")
+    uv = tmp_path / "uv"
+    uv.touch(mode=0o755)
+    assert toolchain.installer({"PATH": ""}) == (str(uv), "pip")
+
+
 async def test_each_tool_is_built_once(
     module: Path, with_go: Callable[[str], dict[str, str]]
 ) -> None:

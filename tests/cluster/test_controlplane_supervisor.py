@@ -49,7 +49,7 @@ def layout(tmp_path: Path) -> paths.Layout:
 
 @pytest.fixture
 def owner(layout: paths.Layout) -> Iterator[subprocess.Popen[bytes]]:
-    argv = [sys.executable, "-c", OWNER, layout.root, *STUBBORN]
+    argv = [sys.executable, "-c", OWNER, str(layout.root), *STUBBORN]
     with subprocess.Popen(argv, env={**os.environ, "PYTHONPATH": str(paths.MODULE)}) as process:
         try:
             yield process
