@@ -145,18 +145,18 @@ class Kubelet:
         old = {c["type"]: c for c in (node.get("status") or {}).get("conditions") or ()}
         now = rfc3339()
         conditions = []
-        for kind, status, reason, message in (
+        for kind, holds, reason, message in (
             ("MemoryPressure", "False", "KubeletHasSufficientMemory", "memory is not watched"),
             ("DiskPressure", "False", "KubeletHasNoDiskPressure", "disk is not watched"),
             ("PIDPressure", "False", "KubeletHasSufficientPID", "process ids are not watched"),
             ("Ready", "True", "KubeletReady", "process node is posting ready status"),
         ):
             before = old.get(kind) or {}
-            same = before.get("status") == status
+            same = before.get("status") == holds
             conditions.append(
                 {
                     "type": kind,
-                    "status": status,
+                    "status": holds,
                     "reason": reason,
                     "message": message,
                     "lastHeartbeatTime": now,

@@ -173,6 +173,6 @@ def _is_ready(node: dict[str, object]) -> bool:
 
 def search_path() -> str:
     """Return PATH for all processes: the environment that we run in first."""
-    own = str(Path(sys.executable).parent)
+    own = os.path.normpath(Path(sys.executable).parent)
     system = os.environ.get("PATH") or os.defpath
     return os.pathsep.join([own, *(part for part in system.split(os.pathsep) if part != own)])

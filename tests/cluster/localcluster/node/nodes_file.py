@@ -168,18 +168,15 @@ def parse(document: Any) -> NodesFile:
     nodes = tuple(_node(item, f"nodes[{i}]") for i, item in enumerate(top.get("nodes") or ()))
     if not nodes:
         raise FileError("nodes is empty, must name at least one node")
-    names = [node.name for node in nodes]
-    if len(set(names)) < len(names):
-        raise FileError(f"nodes has a name twice: {', '.join(sorted(names))}")
+    if len({node.name for node in nodes}) < len(nodes):
+        raise FileError(f"nodes has a name twice: {', '.join(sorted(node.name for node in nodes))}")
     images = {
         name: _image(body or {}, f"images.{name}")
         for name, body in (top.get("images") or {}).items()
     }
-    limits = _mapping(top.get("crashBackOff") or {}, "crashBackOff", {"baseSeconds", "maxSeconds"})
-    back_off = BackOff(
-        base_s=float(limits.get("baseSeconds", BackOff.base_s)),
-        max_s=float(limits.get("maxSeconds", BackOff.max_s)),
-    )
+    names = {"baseSeconds": "base_s", "maxSeconds": "max_s"}
+    limits = _mapping(top.get("crashBackOff") or {}, "crashBackOff", set(names))
+    back_off = BackOff(**{names[key]: float(value) for key, value in limits.items()})
     return NodesFile(nodes, MappingProxyType(images), back_off)
 
 

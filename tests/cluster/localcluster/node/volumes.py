@@ -23,7 +23,7 @@ class Volumes:
         self._pod = pod
         self._place = place
         self._folder = folder
-        self._namespace = pod["metadata"]["namespace"]
+        self._namespace = str(pod["metadata"]["namespace"])
         self._token_due: dict[Path, float] = {}  # when to ask again, monotonic
         self.paths: dict[str, Path] = {}
         """Volume name → path on this machine, after `set_up`."""
@@ -38,18 +38,14 @@ class Volumes:
 
     def token_folder(self, container: Mapping[str, Any]) -> Path | None:
         """Return the folder with the ServiceAccount's token that a container mounts, if any."""
-        for mount in container.get("volumeMounts") or ():
-            folder = self.paths.get(mount["name"])
-            if (
-                folder is not None
-                and (folder / "token").exists()
-                and folder / "token" in (self._token_due)
-            ):
+        mounted = {item["name"] for item in container.get("volumeMounts") or ()}
+        for name, folder in self.paths.items():
+            if name in mounted and folder / "token" in self._token_due:
                 return folder
         return None
 
     async def _volume(self, volume: Mapping[str, Any]) -> Path:
-        folder = self._folder / volume["name"]
+        folder = self._folder / str(volume["name"])
         if "hostPath" in volume:
             return _host_path(volume["hostPath"])
         if "persistentVolumeClaim" in volume:
