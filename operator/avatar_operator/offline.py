@@ -1,9 +1,9 @@
 """Reads what `kubectl get -o yaml` wrote and plans from it: nothing is asked of any cluster."""
 
+import dataclasses
 import importlib.resources
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +17,7 @@ NO_IMAGE: Final = "avatar-musetalk/runtime"
 """The image decides nothing offline, except that a service may name another one."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Files:
     """The files of one plan, None where none was given."""
 
@@ -27,7 +27,7 @@ class Files:
     state: Path | None  # pods, and documents of their /control/v1/state; None: no pod runs
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
     """A plan with what it was made for and what there is to say of it."""
 
@@ -48,6 +48,8 @@ def plan(files: Files, now: float) -> Outcome:
     pods = [item for item in state if item.get("kind") == "Pod"]
     runtime_pods = [pod for pod in map(objects.parse_runtime_pod, pods) if pod is not None]
     own = [pod for pod in runtime_pods if (pod.namespace, pod.service) == service.key]
+    if not service.uid and own:  # a manifest that was never applied: the pods are of its namesake
+        service = dataclasses.replace(service, uid=own[0].owner_uid)
     observed = planning.Observed(
         nodes=_nodes(files.nodes),
         uses=tuple(use for use in map(objects.parse_use, pods) if use is not None),

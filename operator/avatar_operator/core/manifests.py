@@ -3,6 +3,7 @@
 Bodies are plain dictionaries, as the API takes them.
 """
 
+import base64
 import dataclasses
 import hashlib
 import hmac
@@ -20,6 +21,9 @@ Body = dict[str, object]
 
 GRACE_MARGIN_S: Final = 30
 """Added to the drain timeout, so that SIGTERM still finds time after preStop gave up."""
+
+LONGEST_MESSAGE: Final = 1024
+"""Characters; the API server refuses Events with more."""
 
 START_TIMEOUT_S: Final = 1200
 """How long a pod may load its model before it is started again: tens of GB from cold storage."""
@@ -75,7 +79,7 @@ def control_secret(service: model.Service, token: str) -> Body:
             "ownerReferences": [_owner(service)],
         },
         "type": "Opaque",
-        "stringData": {names.TOKEN_KEY: token},
+        "data": {names.TOKEN_KEY: base64.b64encode(token.encode()).decode()},
     }
 
 
@@ -134,6 +138,35 @@ def pod(service: model.Service, name: str, pool: Pool, settings: PodSettings) ->
         "ownerReferences": [_owner(service)],
     }
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def event(
+    service: model.Service, reason: names.Reason, message: str, *, warning: bool, at: str
+) -> Body:
+    """Render an Event about a service; `at` is a time as Kubernetes writes it."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {
+            "generateName": f"{service.key.name}-",
+            "namespace": service.key.namespace,
+        },
+        "involvedObject": {
+            "apiVersion": names.API_VERSION,
+            "kind": names.SERVICE_KIND,
+            "name": service.key.name,
+            "namespace": service.key.namespace,
+            "uid": service.uid,
+        },
+        "type": "Warning" if warning else "Normal",
+        "reason": reason.value,
+        "message": message[:LONGEST_MESSAGE],
+        "source": {"component": names.FIELD_MANAGER},
+        "reportingComponent": names.FIELD_MANAGER,
+        "firstTimestamp": at,
+        "lastTimestamp": at,
+        "count": 1,
+    }
 
 
 def selector(service: model.Service) -> str:

@@ -253,6 +253,7 @@ class RuntimePod:
     uid: str
     resource_version: str
     service: str
+    owner_uid: str  # of the service that made it, which may be an earlier one of that name
     gpu_class: str
     spec_hash: str
     batch_size: int

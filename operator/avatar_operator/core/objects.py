@@ -61,6 +61,7 @@ def parse_runtime_pod(body: Mapping[str, object]) -> model.RuntimePod | None:
         uid=metadata.text("uid"),
         resource_version=metadata.text("resourceVersion"),
         service=labels[names.LABEL_SERVICE],
+        owner_uid=next((owner.text("uid") for owner in metadata.children("ownerReferences")), ""),
         gpu_class=labels.get(names.LABEL_GPU_CLASS, ""),
         spec_hash=labels.get(names.LABEL_SPEC_HASH, ""),
         batch_size=_count(annotations.get(names.ANNOTATION_BATCH_SIZE)),

@@ -141,7 +141,7 @@ def plan(service: model.Service, observed: Observed, rules: Rules, now: float) -
     stock = inventory.take(observed.nodes, observed.uses, observed.profiles, service.placement)
     pools = rank(service, observed.profiles, stock, rules.memory_share)
     spec_hash = manifests.spec_hash(service, rules.image)
-    fleet = sort_fleet(observed.pods, observed.nodes, spec_hash, service.placement)
+    fleet = sort_fleet(service, observed.pods, observed.nodes, spec_hash)
     desired = service.desired_replicas
     wanted = max(0, desired - len(fleet.current))
     hold_s = _hold_s(fleet, spec_hash, now) if wanted else 0.0
@@ -170,10 +170,10 @@ def plan(service: model.Service, observed: Observed, rules: Rules, now: float) -
 
 
 def sort_fleet(
+    service: model.Service,
     pods: Iterable[model.RuntimePod],
     nodes: Iterable[model.Node],
     spec_hash: str,
-    placement: model.Placement,
 ) -> Fleet:
     """Sort pods by what they are worth, each into exactly one group, by name."""
     ready_nodes = {node.name for node in nodes if node.ready}
@@ -181,13 +181,13 @@ def sort_fleet(
         name: [] for name in ("current", "outdated", "lost", "leaving", "ended")
     }
     for pod in sorted(pods, key=lambda pod: pod.name):
-        if pod.terminating:
+        if pod.terminating or pod.owner_uid != service.uid:  # the garbage collector takes orphans
             group = "leaving"
         elif pod.ended:
             group = "ended"
         elif pod.node and pod.node not in ready_nodes:
             group = "lost"
-        elif pod.spec_hash != spec_hash or not _allows(placement, pod.gpu_class):
+        elif pod.spec_hash != spec_hash or not _allows(service.placement, pod.gpu_class):
             group = "outdated"
         else:
             group = "current"

@@ -16,7 +16,6 @@ from avatar_operator.core.fields import Fields
 from avatar_operator.core.pools import Pool
 
 KEPT_DECISIONS: Final = 10
-_LONGEST_MESSAGE: Final = 1024  # characters; Events take no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +114,7 @@ def _conditions(
                 "observedGeneration": generation,
                 "lastTransitionTime": since or rfc3339(now),
                 "reason": finding.reason.value,
-                "message": finding.message[:_LONGEST_MESSAGE],
+                "message": finding.message[: manifests.LONGEST_MESSAGE],
             }
         )
     return written
@@ -138,7 +137,7 @@ def _batches(plan: planning.Plan, gpu_class: str) -> str:
 
 def _pool(plan: planning.Plan, pool: Pool) -> manifests.Body:
     replicas = len(_pods_on(plan, pool.gpu_class))
-    reason = pool.outcome.reason[:_LONGEST_MESSAGE]
+    reason = pool.outcome.reason[: manifests.LONGEST_MESSAGE]
     known: manifests.Body = {"gpuClass": pool.gpu_class, "replicas": replicas, "reason": reason}
     if isinstance(pool.outcome, batch.NoBatch):
         return {**known, "batchSize": 0, "sessionsPerPod": 0}

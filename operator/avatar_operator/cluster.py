@@ -1,0 +1,284 @@
+"""The only caller of the Kubernetes API, besides kopf's watches.
+
+What it needs, which the chart grants and nothing more:
+
+    cluster-wide  nodes, pods, gpuprofiles             list watch
+                  customresourcedefinitions            list watch   (kopf's discovery)
+                  namespaces                           list watch   (kopf, only with
+                                                                     AVATAR_WATCH_NAMESPACES)
+    own namespace Secret AVATAR_CONTROL_SECRET         get create
+    of services   avatarservices                       list watch
+                  avatarservices/status                patch
+                  avatarservices/finalizers            update       (blockOwnerDeletion)
+                  pods                                 create delete
+                  secrets                              get create patch
+                  events                               create
+
+Bodies are dictionaries, as the API gives them: models of the client cost memory
+and time. Every call has a timeout, and its errors become our own.
+"""
+
+import asyncio
+import base64
+import json
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Self
+from urllib.parse import urlencode
+
+import aiohttp
+from kubernetes.aio import config as client_config
+from kubernetes.aio.client.api_client import ApiClient
+from kubernetes.aio.client.configuration import Configuration
+
+from avatar_operator import names
+from avatar_operator.core import model
+from avatar_operator.core.manifests import Body
+from avatar_operator.errors import ClusterError, Conflict, NotFound, Refused, TemporaryError
+
+REQUEST_TIMEOUT_S: Final = 5.0
+LIST_TIMEOUT_S: Final = 60.0  # a page of 500 pods is some MB
+PAGE_SIZE: Final = 500
+IN_FLIGHT: Final = 16  # requests at once; more only queue in the API server
+MASTER_BYTES: Final = 48
+SHOWN_LENGTH: Final = 500  # characters of the server's message that are kept
+
+_APPLY: Final = "application/apply-patch+yaml"
+_JSON: Final = "application/json"
+
+PATHS: Final[Mapping[str, str]] = {
+    "nodes": "/api/v1/nodes",
+    "pods": "/api/v1/pods",
+    names.PROFILES: f"/apis/{names.API_VERSION}/{names.PROFILES}",
+    names.SERVICES: f"/apis/{names.API_VERSION}/{names.SERVICES}",
+}
+"""Where each kind that is observed is listed, in all namespaces."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """How to reach the API server; kopf logs in with the same."""
+
+    server: str
+    ca_path: str | None
+    authorization: str | None
+    certificate_path: str | None
+    key_path: str | None
+    verifies: bool
+
+
+class Cluster:
+    """One connection pool to the API server."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self._configuration = configuration
+        self._client = ApiClient(configuration)
+        self._client.user_agent = names.FIELD_MANAGER
+        self._slots = asyncio.Semaphore(IN_FLIGHT)
+
+    @classmethod
+    async def open(cls) -> Self:
+        """Connect as the pod's ServiceAccount, or else as KUBECONFIG says."""
+        configuration = Configuration()
+        try:
+            client_config.load_incluster_config(client_configuration=configuration)
+        except client_config.ConfigException:
+            await client_config.load_kube_config(client_configuration=configuration)
+        return cls(configuration)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()
+
+    async def credentials(self) -> Credentials:
+        """Return what reaches the API server now; tokens are renewed under way."""
+        found = self._configuration
+        return Credentials(
+            server=found.host,
+            ca_path=found.ssl_ca_cert,
+            authorization=await found.get_api_key_with_prefix("BearerToken"),
+            certificate_path=found.cert_file,
+            key_path=found.key_file,
+            verifies=found.verify_ssl,
+        )
+
+    async def list(self, path: str) -> AsyncIterator[Body]:
+        """Yield every object of a listing, page by page."""
+        token = ""
+        while True:
+            query = {"limit": str(PAGE_SIZE)} | ({"continue": token} if token else {})
+            page = await self._send("GET", path, query=query, timeout_s=LIST_TIMEOUT_S)
+            items = page.get("items")
+            assert isinstance(items, list)
+            for item in items:
+                yield item
+            metadata = page.get("metadata")
+            assert isinstance(metadata, dict)
+            token = metadata.get("continue", "")
+            if not token:
+                return
+
+    async def create_pod(self, body: Body) -> Body:
+        """Create a pod; the answer is the pod as stored.
+
+        Raises:
+            Conflict: a pod of that name exists.
+        """
+        return await self._send("POST", f"{_in(_namespace(body))}/pods", body=body)
+
+    async def delete_pod(
+        self, namespace: str, name: str, uid: str, resource_version: str | None
+    ) -> Body:
+        """Delete exactly this pod, gracefully, and only in this version if one is given.
+
+        Raises:
+            Conflict: the pod is another one by now.
+            NotFound: it is gone.
+        """
+        preconditions = {"uid": uid}
+        if resource_version is not None:
+            preconditions["resourceVersion"] = resource_version
+        options: Body = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": preconditions,
+        }
+        return await self._send("DELETE", f"{_in(namespace)}/pods/{name}", body=options)
+
+    async def apply_secret(self, body: Body) -> None:
+        """Make a Secret hold what it should; nothing is written if it does already."""
+        metadata = body["metadata"]
+        assert isinstance(metadata, dict)
+        path = f"{_in(_namespace(body))}/secrets/{metadata['name']}"
+        try:
+            found = await self._send("GET", path)
+        except NotFound:
+            found = {}
+        if found and found.get("data") == body["data"] and _owners(found) == _owners(body):
+            return
+        await self._send("PATCH", path, body=body, query=_MANAGER, content_type=_APPLY)
+
+    async def master_key(self, namespace: str, name: str) -> str:
+        """Return the key that all tokens derive from; make it if there is none yet."""
+        path = f"{_in(namespace)}/secrets"
+        try:
+            return _read_master(await self._send("GET", f"{path}/{name}"))
+        except NotFound:
+            pass
+        body: Body = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {
+                "name": name,
+                "namespace": namespace,
+                "labels": {names.LABEL_MANAGED_BY: names.FIELD_MANAGER},
+            },
+            "type": "Opaque",
+            "stringData": {names.MASTER_KEY: secrets.token_urlsafe(MASTER_BYTES)},
+        }
+        try:
+            return _read_master(await self._send("POST", path, body=body))
+        except Conflict:  # another replica was quicker
+            return _read_master(await self._send("GET", f"{path}/{name}"))
+
+    async def apply_status(self, key: model.ServiceKey, uid: str, status: Body) -> Body:
+        """Write the status of a service; the answer is the service as stored.
+
+        Raises:
+            Conflict: the service is another one by now.
+            NotFound: it is gone.
+        """
+        body: Body = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.SERVICE_KIND,
+            "metadata": {"name": key.name, "namespace": key.namespace, "uid": uid},
+            "status": status,
+        }
+        group = f"/apis/{names.API_VERSION}/namespaces/{key.namespace}/{names.SERVICES}"
+        path = f"{group}/{key.name}/status"
+        return await self._send("PATCH", path, body=body, query=_MANAGER, content_type=_APPLY)
+
+    async def create_event(self, body: Body) -> None:
+        """Post an Event."""
+        await self._send("POST", f"{_in(_namespace(body))}/events", body=body)
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Body | None = None,
+        query: Mapping[str, str] | None = None,
+        content_type: str = _JSON,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+    ) -> Body:
+        request = f"{method} {path}"
+        authorization = await self._configuration.get_api_key_with_prefix("BearerToken")
+        headers = {"Accept": _JSON, "Content-Type": content_type}
+        if authorization:
+            headers["Authorization"] = authorization
+        url = self._configuration.host + path + (f"?{urlencode(query)}" if query else "")
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        try:
+            async with self._slots:
+                answer = await self._client.call_api(
+                    method, url, headers, body, _request_timeout=timeout
+                )
+                data = await answer.read()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise TemporaryError(request, 0, f"{type(error).__name__}: {error}") from error
+        document = _document(data)
+        if answer.status >= 300:
+            raise _error(request, answer.status, document, answer.headers.get("Retry-After"))
+        return document
+
+
+_MANAGER: Final = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
+
+
+def _in(namespace: str) -> str:
+    return f"/api/v1/namespaces/{namespace}"
+
+
+def _namespace(body: Body) -> str:
+    metadata = body["metadata"]
+    assert isinstance(metadata, dict)
+    return str(metadata["namespace"])
+
+
+def _owners(body: Body) -> list[str]:
+    metadata = body.get("metadata")
+    assert isinstance(metadata, dict)
+    return [owner["uid"] for owner in metadata.get("ownerReferences", [])]
+
+
+def _read_master(secret: Body) -> str:
+    data = secret.get("data")
+    found = data.get(names.MASTER_KEY) if isinstance(data, dict) else None
+    if not found:
+        raise Refused("the control Secret", 422, f"has no key {names.MASTER_KEY}")
+    return base64.b64decode(found).decode()
+
+
+def _document(data: bytes) -> Body:
+    try:
+        document = json.loads(data)
+    except ValueError:
+        document = None
+    return document if isinstance(document, dict) else {}
+
+
+def _error(request: str, status: int, document: Body, retry_after: str | None) -> ClusterError:
+    message = str(document.get("message") or "no message")[:SHOWN_LENGTH]
+    match status:
+        case 404 | 410:
+            return NotFound(request, status, message)
+        case 409:
+            return Conflict(request, status, message)
+        case 400 | 403 | 405 | 413 | 415 | 422:
+            return Refused(request, status, message)
+    delay_s = float(retry_after) if retry_after and retry_after.isdecimal() else None
+    return TemporaryError(request, status, message, delay_s)

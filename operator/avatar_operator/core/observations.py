@@ -1,0 +1,152 @@
+"""Holds what was seen of the cluster, and says which services news of it concerns."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from avatar_operator import names
+from avatar_operator.core import contracts, model, objects
+from avatar_operator.core.cache import Cache
+from avatar_operator.core.fields import Fields
+from avatar_operator.errors import InvalidResource
+
+
+class Kind(Enum):
+    """The kinds of objects that are observed, by the names of their resources."""
+
+    SERVICES = names.SERVICES
+    PROFILES = names.PROFILES
+    NODES = "nodes"
+    PODS = "pods"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceBody:
+    """What is kept of a service: its body to plan from, its status to compare with."""
+
+    key: model.ServiceKey
+    generation: int
+    body: Mapping[str, object]  # metadata without what only the API server cares for, and spec
+    status: Mapping[str, object]
+    deleting: bool
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a change means to others."""
+
+    services: tuple[str, ...] = ()  # UIDs of those that should look again
+    renewed: str | None = None  # UID of a service whose spec is another one now
+    everyone: bool = False  # all services should
+    pod: str | None = None  # UID of a runtime pod that changed or went
+    gone: model.ServiceKey | None = None  # a service that was deleted
+    fault: str = ""  # why an object is not used
+
+
+class Observations:
+    """The latest of every object that a plan depends on."""
+
+    def __init__(self, watch_namespaces: Collection[str]) -> None:
+        self._watched = frozenset(watch_namespaces)
+        self._profiles: Cache[model.GPUProfile | None] = Cache()  # None: it is invalid
+        self._nodes: Cache[model.Node] = Cache()
+        self._uses: Cache[model.PodUse | None] = Cache()  # None: it uses no GPU (any more)
+        self.services: Cache[ServiceBody] = Cache()
+        self.pods: Cache[model.RuntimePod] = Cache()
+
+    def observe(self, kind: Kind, body: Mapping[str, object]) -> News:
+        """Take in an object from a watch, a listing, or the answer to a write."""
+        metadata = Fields(body.get("metadata"), "metadata", [])
+        uid, version = metadata.text("uid"), int(metadata.text("resourceVersion", "0"))
+        match kind:
+            case Kind.SERVICES:
+                return self._see_service(uid, version, body)
+            case Kind.PROFILES:
+                return self._see_profile(uid, version, body)
+            case Kind.NODES:
+                return News(everyone=self._nodes.put(uid, version, objects.parse_node(body)))
+            case Kind.PODS:
+                return self._see_pod(uid, version, body)
+
+    def forget(self, kind: Kind, uid: str) -> News:
+        """Let go of an object that was deleted."""
+        match kind:
+            case Kind.SERVICES:
+                service = self.services.drop(uid)
+                return News(gone=service.key if service is not None else None)
+            case Kind.PROFILES:
+                return News(everyone=self._profiles.drop(uid) is not None)
+            case Kind.NODES:
+                return News(everyone=self._nodes.drop(uid) is not None)
+            case Kind.PODS:
+                used = self._uses.drop(uid) is not None
+                pod = self.pods.drop(uid)
+                if pod is None:
+                    return News(everyone=used)
+                return News((pod.owner_uid,), everyone=used, pod=uid)
+
+    def known(self, kind: Kind) -> frozenset[str]:
+        """Return the UIDs of all objects of a kind; what a later listing lacks is gone."""
+        match kind:
+            case Kind.SERVICES:
+                return frozenset(self.services.uids())
+            case Kind.PROFILES:
+                return frozenset(self._profiles.uids())
+            case Kind.NODES:
+                return frozenset(self._nodes.uids())
+            case Kind.PODS:
+                return frozenset(self._uses.uids()) | frozenset(self.pods.uids())
+
+    def nodes(self) -> tuple[model.Node, ...]:
+        """Return all nodes."""
+        return tuple(self._nodes.values())
+
+    def profiles(self) -> tuple[model.GPUProfile, ...]:
+        """Return all valid profiles, by name."""
+        valid = (profile for profile in self._profiles.values() if profile is not None)
+        return tuple(sorted(valid, key=lambda profile: profile.name))
+
+    def uses(self) -> tuple[model.PodUse, ...]:
+        """Return what every pod in the cluster takes of the GPUs."""
+        return tuple(use for use in self._uses.values() if use is not None)
+
+    def pods_of(self, key: model.ServiceKey) -> tuple[model.RuntimePod, ...]:
+        """Return the runtime pods that carry the name of a service."""
+        return tuple(pod for pod in self.pods.values() if (pod.namespace, pod.service) == key)
+
+    def _see_service(self, uid: str, version: int, body: Mapping[str, object]) -> News:
+        metadata = Fields(body.get("metadata"), "metadata", [])
+        key = model.ServiceKey(metadata.text("namespace"), metadata.text("name"))
+        if self._watched and key.namespace not in self._watched:
+            return News()
+        generation = metadata.integer("generation", 0, 0, 2**63)
+        identity = {"name": key.name, "namespace": key.namespace, "uid": uid}
+        seen = ServiceBody(
+            key=key,
+            generation=generation,
+            body={"metadata": {**identity, "generation": generation}, "spec": body.get("spec")},
+            status=Fields(body, "", []).fragment("status"),
+            deleting=metadata.has("deletionTimestamp"),
+        )
+        old = self.services.get(uid)
+        if not self.services.put(uid, version, seen):
+            return News()
+        return News((uid,), renewed=None if old and old.generation == generation else uid)
+
+    def _see_profile(self, uid: str, version: int, body: Mapping[str, object]) -> News:
+        profile, fault = None, ""
+        try:
+            profile = contracts.parse_profile(body)
+        except InvalidResource as error:
+            fault = str(error)
+        changed = self._profiles.put(uid, version, profile)
+        return News(everyone=changed, fault=fault if changed else "")
+
+    def _see_pod(self, uid: str, version: int, body: Mapping[str, object]) -> News:
+        use = objects.parse_use(body)
+        matters = use is not None or self._uses.get(uid) is not None
+        used = matters and self._uses.put(uid, version, use)
+        pod = objects.parse_runtime_pod(body)
+        if pod is None or not self.pods.put(uid, version, pod):
+            return News(everyone=used)
+        return News((pod.owner_uid,), everyone=used, pod=uid)

@@ -1,0 +1,378 @@
+"""Brings one service after the other nearer to its spec: read, plan, apply, write the status.
+
+Events only wake a service; what to do is read from what was seen, each time. A
+status is written once a round, and only if it changed.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, assert_never
+
+from avatar_operator import cluster, metrics, names, runtimes
+from avatar_operator.core import conditions, contracts, manifests, model, planning, status
+from avatar_operator.core.agenda import Agenda
+from avatar_operator.core.observations import Kind, News, Observations, ServiceBody
+from avatar_operator.errors import (
+    AvatarOperatorError,
+    ClusterError,
+    Conflict,
+    InvalidResource,
+    NotFound,
+    RuntimeUnreachable,
+    TemporaryError,
+)
+from avatar_operator.settings import Settings
+
+WORKERS: Final = 4  # services in work at once
+TICK_S: Final = 1.0  # the longest that nothing is looked at
+STALLED_S: Final = 30.0  # a loop that did not turn for so long is not alive
+GATHER_S: Final = 0.02  # news that comes together is answered together
+NEWS_S: Final = 0.25  # news of nodes and foreign pods, which comes in swarms and concerns everyone
+STATUS_EVERY_S: Final = 1.0  # numbers of sessions change faster than anyone reads them
+RETRY_S: Final = 2.0
+
+_COUNTS: Final = frozenset({"sessions", "capacity", "freeSessions"})
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What is remembered of a service, since it could not be observed."""
+
+    written_at: float = float("-inf")  # the status; of the loop's clock
+    has_secret: bool = False  # looked at since the last resync
+    told: set[tuple[names.Reason, str]] = field(default_factory=set)  # Events
+
+
+@dataclass(slots=True)
+class _Round:
+    """What became of the actions of one plan."""
+
+    done: list[planning.Action] = field(default_factory=list)
+    faults: list[AvatarOperatorError] = field(default_factory=list)
+
+
+class Reconciler:
+    """The owner of everything that was seen, and of the loop that acts on it."""
+
+    def __init__(self, api: cluster.Cluster, settings: Settings) -> None:
+        self._api = api
+        self._settings = settings
+        self._rules = planning.Rules(settings.pods.image, settings.memory_share)
+        self._seen = Observations(settings.watch_namespaces)
+        self._runtimes = runtimes.Runtimes(self._state_changed)
+        self._memories: dict[str, _Memory] = {}
+        self._agenda: Agenda[str] = Agenda()
+        self._awake = asyncio.Event()
+        self._master = ""
+        self._synced = False
+        self._turned_at = asyncio.get_running_loop().time()
+
+    def observe(self, kind: Kind, body: Mapping[str, object]) -> None:
+        """Take in an object that was added or changed."""
+        self._take_in(self._seen.observe(kind, body))
+
+    def forget(self, kind: Kind, uid: str) -> None:
+        """Take in that an object was deleted."""
+        self._take_in(self._seen.forget(kind, uid))
+        if kind is Kind.SERVICES:
+            self._memories.pop(uid, None)
+            self._agenda.forget(uid)
+
+    def is_ready(self) -> bool:
+        """Return whether everything was listed once, so that plans can be trusted."""
+        return self._synced
+
+    def is_alive(self) -> bool:
+        """Return whether the central loop still turns."""
+        return asyncio.get_running_loop().time() - self._turned_at < STALLED_S
+
+    @property
+    def master(self) -> str:
+        """The key that all tokens derive from, "" until it was read."""
+        return self._master
+
+    async def run(self) -> None:
+        """List everything, then reconcile until cancelled."""
+        try:
+            self._master = await self._read_master()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._resync_forever(), name="resync")
+                tasks.create_task(self._tick_forever(), name="tick")
+                for number in range(WORKERS):
+                    tasks.create_task(self._work_forever(), name=f"worker {number}")
+        finally:
+            metrics.set_leader(False)
+            await self._runtimes.close()
+
+    def _take_in(self, news: News) -> None:
+        if news.fault:
+            _log.warning("not used: %s", news.fault)
+        if news.pod is not None:
+            self._follow(news.pod)
+        if news.gone is not None:
+            metrics.forget_service(news.gone)
+        if news.renewed is not None:
+            self._agenda.pardon(news.renewed)
+        for uid in news.services:
+            self._wake(uid, GATHER_S)
+        if news.everyone:
+            self._wake_all()
+
+    def _follow(self, uid: str) -> None:
+        """Read the state of a pod as long as there is one to read."""
+        pod = self._seen.pods.get(uid)
+        if pod is None or not (pod.ip and pod.running and self._master):
+            self._runtimes.unfollow(uid)
+            return
+        key = model.ServiceKey(pod.namespace, pod.service)
+        token = manifests.control_token(self._master, key)
+        self._runtimes.follow(uid, runtimes.Endpoint(pod.name, runtimes.admin_address(pod), token))
+
+    def _state_changed(self, pod_uid: str) -> None:
+        pod = self._seen.pods.get(pod_uid)
+        if pod is not None:
+            self._wake(pod.owner_uid, GATHER_S)
+
+    def _wake(self, uid: str, after_s: float) -> None:
+        if self._seen.services.get(uid) is not None:
+            self._agenda.wake(uid, asyncio.get_running_loop().time() + after_s)
+            self._awake.set()
+
+    def _wake_all(self) -> None:
+        for uid in self._seen.services.uids():
+            self._wake(uid, NEWS_S)
+
+    async def _read_master(self) -> str:
+        while True:
+            try:
+                settings = self._settings
+                return await self._api.master_key(settings.namespace, settings.control_secret)
+            except ClusterError as error:
+                _log.warning("cannot read the control Secret fault=%s", error)
+                await self._pause(RETRY_S)
+
+    async def _pause(self, seconds: float) -> None:
+        self._turned_at = asyncio.get_running_loop().time()
+        await asyncio.sleep(seconds)
+
+    async def _resync_forever(self) -> None:
+        while True:
+            try:
+                for kind in Kind:
+                    await self._resync(kind)
+            except ClusterError as error:
+                # The CRDs may not be there yet, or the API server is gone: nothing is forgotten.
+                _log.warning("cannot list fault=%s", error)
+                await asyncio.sleep(RETRY_S)
+                continue
+            if not self._synced:
+                _log.info("everything is listed services=%d", len(self._seen.services.uids()))
+                self._synced = True
+                metrics.set_leader(True)  # one replica, so it leads
+            for memory in self._memories.values():
+                memory.has_secret = False  # someone may have changed them: look again, once
+            self._wake_all()
+            await asyncio.sleep(self._settings.resync_s)
+
+    async def _resync(self, kind: Kind) -> None:
+        """Take in a whole listing; what was known before and is not in it is gone."""
+        known = self._seen.known(kind)
+        listed: set[str] = set()
+        async for body in self._api.list(cluster.PATHS[kind.value]):
+            metadata = body["metadata"]
+            assert isinstance(metadata, dict)
+            listed.add(metadata["uid"])
+            self.observe(kind, body)
+        for uid in known - listed:
+            self.forget(kind, uid)
+
+    async def _tick_forever(self) -> None:
+        while True:
+            metrics.set_state_age(self._runtimes.oldest_s())
+            await self._pause(TICK_S)
+
+    async def _work_forever(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            uid = self._agenda.take(loop.time()) if self._synced else None
+            if uid is not None:
+                await self._work(uid)
+                self._awake.set()  # it may be due again, sooner than the others wait
+                continue
+            self._awake.clear()
+            due_at = self._agenda.next_at()
+            wait_s = TICK_S if due_at is None else min(TICK_S, max(0.0, due_at - loop.time()))
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._awake.wait()
+            except TimeoutError:
+                pass
+
+    async def _work(self, uid: str) -> None:
+        """Reconcile once; whatever goes wrong is tried again, less and less often."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            wake_after_s = await self._reconcile(uid)
+        except AvatarOperatorError as error:
+            asked_s = error.delay_s if isinstance(error, TemporaryError) else None
+            delay_s = self._agenda.fail(uid, loop.time(), random.random(), asked_s or 0.0)
+            metrics.observe_reconcile(loop.time() - started, succeeded=False)
+            _log.warning("reconcile failed uid=%s retry_s=%.1f fault=%s", uid, delay_s, error)
+        except Exception:
+            # A fault of ours in one service must not end the service of all others.
+            self._agenda.fail(uid, loop.time(), random.random())
+            metrics.observe_reconcile(loop.time() - started, succeeded=False)
+            _log.exception("reconcile broke uid=%s", uid)
+        else:
+            self._agenda.finish(uid)
+            metrics.observe_reconcile(loop.time() - started, succeeded=True)
+            if wake_after_s is not None:
+                self._wake(uid, wake_after_s)
+
+    async def _reconcile(self, uid: str) -> float | None:
+        """Go one round, and return when to look again if nothing is heard until then.
+
+        Raises:
+            AvatarOperatorError: an action or the status write failed; the rest was done.
+        """
+        seen = self._seen.services.get(uid)
+        if seen is None or seen.deleting:
+            return None  # the garbage collector deletes the pods, and they drain by themselves
+        now = time.time()
+        try:
+            service = contracts.parse_service(seen.body)
+        except InvalidResource as error:
+            findings = conditions.invalid("; ".join(map(str, error.faults)))
+            invalid = status.build_invalid(seen.generation, findings, seen.status, now)
+            await self._write_status(uid, seen, invalid)
+            return None
+        memory = self._memories.setdefault(uid, _Memory())
+        observed = self._observed(service, memory)
+        plan = planning.plan(service, observed, self._rules, now)
+        metrics.set_desired(service.key, plan.desired)
+        ended = await self._apply(service, plan.actions, memory)
+        faults = [str(fault) for fault in ended.faults if isinstance(fault, ClusterError)]
+        findings = conditions.find(service, plan, observed.states, faults)
+        wanted = status.build(service, plan, observed.states, findings, seen.status, now)
+        wait_s = self._too_soon_s(memory, seen.status, wanted)
+        if wait_s is None:
+            await self._write_status(uid, seen, wanted)
+            await self._tell(
+                service, status.notices(ended.done, findings, seen.status), memory, now
+            )
+        if ended.faults:
+            raise ended.faults[0]
+        waits = [seconds for seconds in (wait_s, plan.wake_after_s) if seconds is not None]
+        return min(waits, default=None)
+
+    def _observed(self, service: model.Service, memory: _Memory) -> planning.Observed:
+        pods = self._seen.pods_of(service.key)
+        return planning.Observed(
+            nodes=self._seen.nodes(),
+            uses=self._seen.uses(),
+            profiles=self._seen.profiles(),
+            pods=pods,
+            states=self._runtimes.states(pod.uid for pod in pods),
+            has_control_secret=memory.has_secret,
+        )
+
+    async def _apply(
+        self, service: model.Service, actions: Sequence[planning.Action], memory: _Memory
+    ) -> _Round:
+        """Carry out the actions in order; one that fails does not stop the others."""
+        ended = _Round()
+        for action in actions:
+            try:
+                await self._carry_out(service, action, memory)
+            except (Conflict, NotFound) as error:
+                # What was seen is behind what is: news is on its way, and wakes us.
+                _log.info("outdated action service=%s fault=%s", service.key, error)
+            except (ClusterError, RuntimeUnreachable) as error:
+                ended.faults.append(error)
+            else:
+                ended.done.append(action)
+                metrics.count_action(type(action).__name__)
+                what = (type(action).__name__, service.key, action.name, action.reason)
+                _log.info("action=%s service=%s name=%s reason=%s", *what)
+        return ended
+
+    async def _carry_out(
+        self, service: model.Service, action: planning.Action, memory: _Memory
+    ) -> None:
+        match action:
+            case planning.ApplyControlSecret():
+                token = manifests.control_token(self._master, service.key)
+                await self._api.apply_secret(manifests.control_secret(service, token))
+                memory.has_secret = True
+            case planning.CreatePod():
+                body = manifests.pod(service, action.name, action.pool, self._settings.pods)
+                self.observe(Kind.PODS, await self._api.create_pod(body))
+            case planning.DrainPod():
+                await self._runtimes.drain(action.uid, draining=True)
+            case planning.UndrainPod():
+                await self._runtimes.drain(action.uid, draining=False)
+            case planning.DeletePod():
+                version = action.resource_version
+                namespace = service.key.namespace
+                answer = await self._api.delete_pod(namespace, action.name, action.uid, version)
+                if answer.get("kind") == "Pod":
+                    self.observe(Kind.PODS, answer)  # so that the next plan knows it is going
+            case _:
+                assert_never(action)
+
+    def _too_soon_s(
+        self, memory: _Memory, old: Mapping[str, object], new: Mapping[str, object]
+    ) -> float | None:
+        """Return how long a status that differs in numbers of sessions alone should wait."""
+        if any(old.get(key) != value for key, value in new.items() if key not in _COUNTS):
+            return None
+        wait_s = memory.written_at + STATUS_EVERY_S - asyncio.get_running_loop().time()
+        differs = any(old.get(key) != new[key] for key in _COUNTS)
+        return wait_s if differs and wait_s > 0 else None
+
+    async def _write_status(
+        self, uid: str, seen: ServiceBody, wanted: Mapping[str, object]
+    ) -> None:
+        if wanted == seen.status:
+            return
+        try:
+            written = await self._api.apply_status(seen.key, uid, dict(wanted))
+        except (Conflict, NotFound) as error:
+            _log.info("service went service=%s fault=%s", seen.key, error)
+            return
+        if uid in self._memories:
+            self._memories[uid].written_at = asyncio.get_running_loop().time()
+        self.observe(Kind.SERVICES, written)
+
+    async def _tell(
+        self,
+        service: model.Service,
+        notices: Sequence[status.Notice],
+        memory: _Memory,
+        now: float,
+    ) -> None:
+        """Post Events, each sentence once; they are a courtesy, so a failure is only logged."""
+        for notice in notices:
+            if (notice.reason, notice.message) in memory.told:
+                continue
+            if len(memory.told) >= _REMEMBERED_EVENTS:
+                memory.told.clear()
+            memory.told.add((notice.reason, notice.message))
+            at = status.rfc3339(now)
+            body = manifests.event(
+                service, notice.reason, notice.message, warning=notice.warning, at=at
+            )
+            try:
+                await self._api.create_event(body)
+            except ClusterError as error:
+                _log.warning("event not posted service=%s fault=%s", service.key, error)
+
+
+_REMEMBERED_EVENTS: Final = 256

@@ -1,0 +1,146 @@
+"""Reads the environment, once, at the start; nothing else does."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, TypeVar
+
+from avatar_operator.core import batch, manifests
+from avatar_operator.errors import SettingsError
+
+_Value = TypeVar("_Value")
+
+
+class LogFormat(Enum):
+    """How a line of the log is written."""
+
+    JSON = "json"
+    TEXT = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that the operator is told at its start."""
+
+    namespace: str
+    """AVATAR_NAMESPACE: the operator's own namespace, where the master key is kept."""
+
+    control_secret: str
+    """AVATAR_CONTROL_SECRET: name of the Secret with the master key; made if it is absent."""
+
+    watch_namespaces: tuple[str, ...]
+    """AVATAR_WATCH_NAMESPACES: namespaces whose services are served; empty means all."""
+
+    pods: manifests.PodSettings
+    """AVATAR_RUNTIME_IMAGE, AVATAR_RUNTIME_IMAGE_PULL_POLICY and AVATAR_IMAGE_PULL_SECRETS."""
+
+    memory_share: float
+    """AVATAR_MEMORY_SHARE: part of a GPU's memory that a batch may fill, 0.1 to 1."""
+
+    resync_s: float
+    """AVATAR_RESYNC_S: seconds between full listings, which find what a watch missed; 300 keeps
+    a lost deletion short and costs a list every five minutes."""
+
+    health: Address
+    """AVATAR_HEALTH_LISTEN: /healthz and /readyz."""
+
+    metrics: Address
+    """AVATAR_METRICS_LISTEN: /metrics."""
+
+    metrics_open: bool
+    """AVATAR_METRICS_OPEN: whether /metrics asks for no token."""
+
+    log_format: LogFormat
+    """AVATAR_LOG_FORMAT: json for machines, text for people."""
+
+
+def from_env(environment: Mapping[str, str]) -> Settings:
+    """Build the settings from environment variables.
+
+    Raises:
+        SettingsError: a variable is missing or cannot be used; the first one found.
+    """
+    reader = _Reader(environment)
+    return Settings(
+        namespace=reader.text("AVATAR_NAMESPACE", None),
+        control_secret=reader.text("AVATAR_CONTROL_SECRET", "avatar-operator-control"),
+        watch_namespaces=reader.names("AVATAR_WATCH_NAMESPACES"),
+        pods=manifests.PodSettings(
+            image=reader.text("AVATAR_RUNTIME_IMAGE", None),
+            image_pull_policy=reader.one_of(
+                "AVATAR_RUNTIME_IMAGE_PULL_POLICY", ("IfNotPresent", "Always", "Never")
+            ),
+            image_pull_secrets=reader.names("AVATAR_IMAGE_PULL_SECRETS"),
+        ),
+        memory_share=reader.number("AVATAR_MEMORY_SHARE", batch.MEMORY_SHARE, 0.1, 1.0),
+        resync_s=reader.number("AVATAR_RESYNC_S", 300.0, 1.0, 86400.0),
+        health=reader.address("AVATAR_HEALTH_LISTEN", Address("0.0.0.0", 8080)),
+        metrics=reader.address("AVATAR_METRICS_LISTEN", Address("0.0.0.0", 9090)),
+        metrics_open=reader.one_of("AVATAR_METRICS_OPEN", ("false", "true")) == "true",
+        log_format=LogFormat(reader.one_of("AVATAR_LOG_FORMAT", ("json", "text"))),
+    )
+
+
+class _Reader:
+    """Reads variables; one that is empty counts as not set, as charts leave them."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+
+    def _read(
+        self, variable: str, default: _Value | None, parse: Callable[[str], _Value], limit: str
+    ) -> _Value:
+        text = self._environment.get(variable, "").strip()
+        if not text:
+            if default is None:
+                raise SettingsError(variable, None, limit)
+            return default
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise SettingsError(variable, text, limit) from error
+
+    def text(self, variable: str, default: str | None) -> str:
+        return self._read(variable, default, str, "set")
+
+    def names(self, variable: str) -> tuple[str, ...]:
+        parts = self._environment.get(variable, "").split(",")
+        return tuple(part.strip() for part in parts if part.strip())
+
+    def one_of(self, variable: str, choices: tuple[str, ...]) -> str:
+        def parse(text: str) -> str:
+            return choices[choices.index(text.lower() if text.lower() in choices else text)]
+
+        return self._read(variable, choices[0], parse, "one of " + ", ".join(choices))
+
+    def number(self, variable: str, default: float, low: float, high: float) -> float:
+        def parse(text: str) -> float:
+            value = float(text)
+            if not low <= value <= high:
+                raise ValueError(text)
+            return value
+
+        return self._read(variable, default, parse, f"a number from {low:g} to {high:g}")
+
+    def address(self, variable: str, default: Address) -> Address:
+        def parse(text: str) -> Address:
+            host, colon, port = text.rpartition(":")
+            if not (host and colon and port.isdecimal() and int(port) <= _HIGHEST_PORT):
+                raise ValueError(text)
+            return Address(host.strip("[]"), int(port))
+
+        return self._read(variable, default, parse, "HOST:PORT, for example 0.0.0.0:8080")
+
+
+_HIGHEST_PORT: Final = 65535
