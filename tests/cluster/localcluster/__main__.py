@@ -81,12 +81,17 @@ async def _up_detached(arguments: argparse.Namespace) -> int:
         folder.forget(layout)
     log = layout.root / "up.log"
     process = _spawn_owner(arguments, log)
-    while process.poll() is None:
-        with contextlib.suppress(errors.NotRunning):
-            print(_describe(controlplane.attach(layout.root)))
-            process.returncode = 0  # it is not ours to wait for any more
-            return 0
-        await asyncio.sleep(POLL_S)
+    try:
+        while process.poll() is None:
+            with contextlib.suppress(errors.NotRunning):
+                print(_describe(controlplane.attach(layout.root)))
+                process.returncode = 0  # it is not ours to wait for any more
+                return 0
+            await asyncio.sleep(POLL_S)
+    except asyncio.CancelledError:  # Ctrl-C before it was ready: nothing is left behind
+        process.terminate()
+        process.wait()
+        raise
     print(paths.tail(log, lines=60), file=sys.stderr)
     return process.returncode or 1
 
