@@ -12,7 +12,7 @@ SEEN = ("nodes", "pods", "namespaces")
 GATEWAY = {
     ("*", resource, verb)
     for resource in ("/pods", "avatar.musetalk.io/avatarservices")
-    for verb in ("get", "list", "watch")
+    for verb in ("list", "watch")
 }
 # The list at the top of avatar_operator/cluster.py.
 OPERATOR = {
