@@ -88,8 +88,8 @@ W_co = TypeVar("W_co", bound=Window, covariant=True)
 class Utterance(Protocol[W_co]):
     """Turns sound into windows, one for each frame, independent of how the sound was split."""
 
-    def append(self, pcm: bytes) -> None:
-        """Add 16-bit little-endian samples."""
+    def append(self, data: bytes) -> None:
+        """Add whole samples in the format that it was opened for."""
 
     def finish(self) -> None:
         """Say that no more sound comes: the missing future is silence."""
@@ -200,7 +200,7 @@ class Turn(Generic[W]):
         self.step(Step.APPEND)
         self._sound += data
         self.samples += len(data) // self.format.bytes_per_sample
-        self._utterance.append(self.format.to_pcm16(data))
+        self._utterance.append(data)
         self._take(now)
 
     def commit(self, now: float) -> None:

@@ -1,0 +1,121 @@
+"""Command line of the runtime: `serve`, `lipsync` and `drain`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from avatar_runtime import logs, settings
+from avatar_runtime.errors import AvatarRuntimeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# Torch takes seconds to import, and a simulated device or `drain` never needs it: what loads
+# it is imported inside the command that does.
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0 if it did what it was told."""
+    options = _parser().parse_args(arguments)
+    try:
+        match options.command:
+            case "serve":
+                return _serve(options)
+            case "lipsync":
+                return _lipsync(options)
+            case _:
+                return _drain(options)
+    except (AvatarRuntimeError, OSError) as error:
+        print(f"avatar-runtime: {error}", file=sys.stderr)
+        return 1
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from avatar_runtime.engine.device import open_device
+    from avatar_runtime.engine.worker import Engine
+    from avatar_runtime.metrics import Metrics
+    from avatar_runtime.serving.runtime import Runtime
+    from avatar_runtime.serving.server import serve
+
+    given = {
+        "AVATAR_MODEL": options.model,
+        "AVATAR_AVATAR_FOLDER": options.avatars,
+        "AVATAR_DEVICE": options.device,
+        "AVATAR_BATCH_SIZE": options.batch_size,
+        "AVATAR_LISTEN": options.listen,
+        "AVATAR_ADMIN": options.admin,
+    }
+    over = {name: value for name, value in given.items() if value is not None}
+    read = settings.from_env({**os.environ, **over})
+    logs.configure(read.log_format)
+    device = open_device(read.engine.device, profile=read.engine.gpu_profile)
+    metrics = Metrics(device.name, read.identity.gpu_class)
+    engine = Engine(
+        device,
+        Path(read.engine.model),
+        Path(read.engine.avatars),
+        read.engine.batch_size,
+        avatar_names=read.sessions.avatars or None,
+        observe=metrics.observe_stage,
+    )
+    asyncio.run(serve(lambda: Runtime(read, engine, metrics)))
+    return 0
+
+
+def _lipsync(options: argparse.Namespace) -> int:
+    from avatar_runtime.engine import lipsync
+    from avatar_runtime.engine.device import open_device
+
+    made = lipsync.run(
+        open_device(options.device or settings.device(os.environ)),
+        options.model,
+        options.avatar,
+        options.audio,
+        options.out,
+        frames_dir=options.frames_dir,
+    )
+    print(json.dumps(made))
+    return 0
+
+
+def _drain(options: argparse.Namespace) -> int:
+    from avatar_runtime import draining
+
+    read = settings.drain_from_env(os.environ)
+    control = draining.Control(options.url or read.url, read.token)
+    left = draining.run(control, read.timeout_s if options.wait else 0.0)
+    print(json.dumps({"sessions": left}))
+    return 0 if not options.wait or left == 0 else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="avatar-runtime", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser("serve", help="serve sessions")
+    serve.add_argument("--model", metavar="DIR", help="folder with the upstream layout")
+    serve.add_argument("--avatars", metavar="DIR", help="folder with one sub-folder an avatar")
+    serve.add_argument("--device", metavar="NAME", help="cpu, cuda or simulated:CLASS")
+    serve.add_argument("--batch-size", metavar="N", help="frames in the largest batch")
+    serve.add_argument("--listen", metavar="HOST:PORT", help="sessions, the page and probes")
+    serve.add_argument("--admin", metavar="HOST:PORT", help="metrics and control")
+    lipsync = commands.add_parser("lipsync", help="a sound file in, a video out")
+    lipsync.add_argument("--model", metavar="DIR", type=Path, required=True)
+    lipsync.add_argument("--avatar", metavar="DIR", type=Path, required=True)
+    lipsync.add_argument("--audio", metavar="WAV", type=Path, required=True)
+    lipsync.add_argument("--out", metavar="MP4", type=Path, required=True)
+    lipsync.add_argument("--frames-dir", metavar="DIR", type=Path)
+    lipsync.add_argument("--device", metavar="NAME", help="cpu, cuda or simulated:CLASS")
+    drain = commands.add_parser("drain", help="let no session in, as the preStop hook does")
+    drain.add_argument("--wait", action="store_true", help="until the last session has ended")
+    drain.add_argument("--url", metavar="URL", help="default: the admin port of this pod")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

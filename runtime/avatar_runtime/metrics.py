@@ -1,0 +1,210 @@
+"""What the runtime measures, and one method for each fact."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING, Final, Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+Discard = Literal["cancelled", "slow_client", "failed"]
+
+RECENT_S: Final = 30.0
+_RECENT_SAMPLES: Final = 4096
+# Around the objectives: 40 ms a frame, 150 ms to the first.
+_FRAME_BUCKETS: Final = (0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.2, 0.4, 0.8, 2.0)
+_FIRST_BUCKETS: Final = (0.02, 0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
+_LAG_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.1, 0.25, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The last half minute in numbers."""
+
+    first_frame_p95_s: float | None
+    frame_p95_s: float | None
+    deadline_miss_ratio: float
+    batch_fill_ratio: float
+    busy_ratio: float
+
+
+class Recent:
+    """Values of the last half minute, bounded."""
+
+    def __init__(self) -> None:
+        self._values: deque[tuple[float, float]] = deque(maxlen=_RECENT_SAMPLES)
+
+    def add(self, value: float, now: float) -> None:
+        """Keep a value."""
+        self._values.append((now, value))
+
+    def values(self, now: float) -> list[float]:
+        """Return the values that are recent, oldest first."""
+        while self._values and self._values[0][0] < now - RECENT_S:
+            self._values.popleft()
+        return [value for _, value in self._values]
+
+
+class Metrics:
+    """The series of one runtime, in a registry of its own."""
+
+    def __init__(self, device: str, gpu_class: str) -> None:
+        self._registry = CollectorRegistry()
+        self._first_recent = Recent()
+        self._frame_recent = Recent()
+        self._miss_recent = Recent()
+        self._fill_recent = Recent()
+        self._busy_recent = Recent()
+        gauge, counter = self._gauge, self._counter
+        info = Gauge(
+            "avatar_runtime_device_info",
+            "What computes the frames: cuda, cpu or simulated.",
+            ["device", "gpu_class"],
+            registry=self._registry,
+        )
+        info.labels(device, gpu_class).set(1)
+        self._vram_used = gauge("vram_used_bytes", "Device memory in use, context included.")
+        self._vram_total = gauge("vram_total_bytes", "Device memory.")
+        self._vram_ratio = gauge("vram_used_ratio", "Used share of device memory, 0 to 1.")
+        self._utilization = gauge(
+            "gpu_utilization_ratio", "Share of the last 30 s in which a batch was on the device."
+        )
+        self._sessions = gauge("sessions", "Sessions connected.")
+        self._capacity = gauge("session_capacity", "Sessions this pod takes.")
+        self._batch_size = gauge("batch_size", "Frames in the largest batch now allowed.")
+        self._fill = gauge("batch_fill_ratio", "Mean fill of the batches of the last 30 s.")
+        self._first = self._histogram(
+            "first_frame_latency_seconds",
+            "From the sound that frame 0 needs to its picture on the socket.",
+            _FIRST_BUCKETS,
+        )
+        self._frame = Histogram(
+            "avatar_runtime_frame_latency_seconds",
+            "Time of a frame by stage: queue, the engine's stages and engine as a whole, total.",
+            ["stage"],
+            buckets=_FRAME_BUCKETS,
+            registry=self._registry,
+        )
+        self._lag = self._histogram(
+            "event_loop_lag_seconds", "How late the event loop woke a timer.", _LAG_BUCKETS
+        )
+        self._misses = counter("deadline_misses", "Frames finished after they were due.")
+        self._frames = counter("frames", "Frames sent.")
+        self._oom = counter("oom_recoveries", "Batches made smaller after memory ran out.")
+        self._discarded = Counter(
+            "avatar_runtime_frames_discarded",
+            "Frames asked for and not sent.",
+            ["reason"],
+            registry=self._registry,
+        )
+        self._failures = counter("batch_failures", "Batches that the engine could not make.")
+        self._rejections = Counter(
+            "avatar_runtime_rejections",
+            "Connections refused at the door.",
+            ["reason"],
+            registry=self._registry,
+        )
+
+    def watch(self, memory: Callable[[], tuple[int, int]], load: Callable[[], Load]) -> None:
+        """Bind the gauges to what they show at each scrape: used and total bytes, and the load."""
+        self._vram_used.set_function(lambda: memory()[0])
+        self._vram_total.set_function(lambda: memory()[1])
+        self._vram_ratio.set_function(lambda: memory()[0] / max(memory()[1], 1))
+        self._utilization.set_function(lambda: load().busy_ratio)
+        self._fill.set_function(lambda: load().batch_fill_ratio)
+
+    def show_sessions(self, sessions: int, capacity: int) -> None:
+        """Show how many sessions there are and may be."""
+        self._sessions.set(sessions)
+        self._capacity.set(capacity)
+
+    def show_batch_limit(self, limit: int) -> None:
+        """Show the largest batch now allowed."""
+        self._batch_size.set(limit)
+
+    def count_rejection(self, reason: str) -> None:
+        """Count a connection refused with one of the codes of wire protocol §13."""
+        self._rejections.labels(reason).inc()
+
+    def observe_lag(self, seconds: float) -> None:
+        """Take how late the event loop was."""
+        self._lag.observe(seconds)
+
+    def observe_stage(self, stage: str, seconds: float) -> None:
+        """Take the time of a stage: `queue`, `engine`, or one of the engine's own."""
+        self._frame.labels(stage).observe(seconds)
+
+    def observe_batch(self, frames: int, limit: int, seconds: float, now: float) -> None:
+        """Take a batch that the engine made."""
+        self._fill_recent.add(frames / limit, now)
+        self._busy_recent.add(seconds, now)
+
+    def count_finished(self, is_late: bool, now: float) -> None:
+        """Count a finished frame, and whether it was after its deadline."""
+        self._miss_recent.add(float(is_late), now)
+        if is_late:
+            self._misses.inc()
+
+    def count_sent(self, seconds: float, now: float) -> None:
+        """Count a frame on the socket, `seconds` after it was asked for."""
+        self._frames.inc()
+        self._frame.labels("total").observe(seconds)
+        self._frame_recent.add(seconds, now)
+
+    def observe_first_frame(self, seconds: float, now: float) -> None:
+        """Take the latency of the first frame of a response."""
+        self._first.observe(seconds)
+        self._first_recent.add(seconds, now)
+
+    def count_discarded(self, reason: Discard, frames: int = 1) -> None:
+        """Count frames that were asked for and never left."""
+        self._discarded.labels(reason).inc(frames)
+
+    def count_oom_recoveries(self, recoveries: int) -> None:
+        """Count batches that went on in halves after memory ran out."""
+        self._oom.inc(recoveries)
+
+    def count_failed_batch(self) -> None:
+        """Count a batch that failed as a whole."""
+        self._failures.inc()
+
+    def load(self, now: float) -> Load:
+        """Return the last half minute in numbers."""
+        misses, fills = self._miss_recent.values(now), self._fill_recent.values(now)
+        return Load(
+            first_frame_p95_s=p95(self._first_recent.values(now)),
+            frame_p95_s=p95(self._frame_recent.values(now)),
+            deadline_miss_ratio=_mean(misses),
+            batch_fill_ratio=_mean(fills),
+            busy_ratio=min(1.0, sum(self._busy_recent.values(now)) / RECENT_S),
+        )
+
+    def render(self) -> bytes:
+        """Return the text that Prometheus reads."""
+        return generate_latest(self._registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"avatar_runtime_{name}", text, registry=self._registry)
+
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(f"avatar_runtime_{name}", text, registry=self._registry)
+
+    def _histogram(self, name: str, text: str, buckets: Iterable[float]) -> Histogram:
+        name = f"avatar_runtime_{name}"
+        return Histogram(name, text, buckets=tuple(buckets), registry=self._registry)
+
+
+def p95(values: list[float]) -> float | None:
+    """Return the 95th percentile by nearest rank, or `None` of nothing."""
+    if not values:
+        return None
+    return sorted(values)[ceil(0.95 * len(values)) - 1]
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

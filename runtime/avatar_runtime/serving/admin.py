@@ -1,0 +1,106 @@
+"""The listener for the operator, the gateway and Prometheus."""
+
+from __future__ import annotations
+
+import hmac
+import json
+from typing import TYPE_CHECKING, Annotated, Final
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from avatar_runtime.errors import ProtocolError, Refusal
+from avatar_runtime.protocol.fields import Fields  # noqa: TC001 - FastAPI reads it
+from avatar_runtime.protocol.messages import load
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from avatar_runtime.serving.runtime import Runtime
+
+LINE_SPACING_S: Final = 0.1  # at most ten lines a second
+LINE_AGE_S: Final = 1.0  # at least one
+_BODY_BYTES: Final = 4096
+_METRICS_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8; escaping=underscores"
+
+
+def create(runtime: Runtime) -> FastAPI:
+    """Return the application of the admin port."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    admin = runtime.settings.admin
+    loopback = runtime.settings.admin_listen.is_loopback
+
+    async def authorized(request: Request) -> None:
+        if admin.token or not loopback:
+            check_token(request.headers.get("authorization", ""), admin.token)
+
+    async def may_scrape(request: Request) -> None:
+        if not admin.metrics_open:
+            await authorized(request)
+
+    @app.exception_handler(Refusal)
+    async def refused(request: Request, refusal: Refusal) -> JSONResponse:
+        body = {"error": {"code": refusal.code, "message": refusal.message}}
+        return JSONResponse(body, refusal.status, {"WWW-Authenticate": "Bearer"})
+
+    @app.exception_handler(ProtocolError)
+    async def wrong(request: Request, error: ProtocolError) -> JSONResponse:
+        document = {
+            "code": error.code,
+            "message": error.message,
+            "param": error.param,
+            "value": error.value,
+            "limit": error.limit,
+        }
+        return JSONResponse({"error": document}, 400)
+
+    @app.get("/metrics", dependencies=[Depends(may_scrape)])
+    async def metrics() -> Response:
+        return Response(runtime.metrics.render(), media_type=_METRICS_TYPE)
+
+    @app.get("/control/v1/state", dependencies=[Depends(authorized)])
+    async def state(watch: str = "") -> Response:
+        if watch == "1":
+            return StreamingResponse(lines(runtime), media_type="application/x-ndjson")
+        return JSONResponse(runtime.state())
+
+    @app.post("/control/v1/drain", dependencies=[Depends(authorized)])
+    async def drain(body: Annotated[Fields, Depends(body_of)]) -> JSONResponse:
+        runtime.set_draining(body.boolean("draining"))
+        return JSONResponse(runtime.state())
+
+    @app.post("/control/v1/batch-limit", dependencies=[Depends(authorized)])
+    async def batch_limit(body: Annotated[Fields, Depends(body_of)]) -> JSONResponse:
+        runtime.set_batch_limit(body.integer("limit", 1, runtime.pump.batch_size))
+        return JSONResponse(runtime.state())
+
+    return app
+
+
+def check_token(authorization: str, token: str) -> None:
+    """Raise `Refusal` 401 unless the header carries the token; takes the same time for all."""
+    given = authorization.encode("utf-8", "replace")
+    wanted = f"Bearer {token}".encode()
+    if not hmac.compare_digest(given, wanted) or not token:
+        message = "a bearer token is required"
+        raise Refusal(401, 4401, "unauthenticated", message)
+
+
+async def body_of(request: Request) -> Fields:
+    """Return the JSON object in the body, or raise `ProtocolError`."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > _BODY_BYTES:
+            message = f"the body has more than {_BODY_BYTES} bytes"
+            raise ProtocolError("message_too_large", message, limit=_BODY_BYTES)
+    return load(body.decode("utf-8", "replace"))
+
+
+async def lines(runtime: Runtime) -> AsyncIterator[bytes]:
+    """Yield the state at each change, at most ten times and at least once a second."""
+    while not runtime.stopping:
+        seen, sent_at = runtime.changes.count, runtime.clock()
+        yield json.dumps(runtime.state(), separators=(",", ":")).encode() + b"\n"
+        await runtime.changes.wait(seen, LINE_AGE_S)
+        await runtime.pause(sent_at + LINE_SPACING_S)

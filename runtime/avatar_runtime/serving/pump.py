@@ -1,0 +1,210 @@
+"""Moves frames: asks sessions what is due, gives batches to the engine, hands pictures back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Final, Protocol
+
+from avatar_runtime.batching.frames import FrameRequest
+from avatar_runtime.batching.scheduler import Scheduler
+from avatar_runtime.errors import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from avatar_runtime.avatars.cache import AvatarInfo
+    from avatar_runtime.batching.frames import Frame
+    from avatar_runtime.batching.windows import AudioWindow
+    from avatar_runtime.engine import device, worker
+    from avatar_runtime.metrics import Metrics
+    from avatar_runtime.protocol.session import FrameDue, Session
+
+HUNG_S: Final = 30.0  # far over any batch of any class; liveness takes another minute
+FAILING_S: Final = 30.0
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Engine(Protocol):
+    """What serving needs of the engine; tests give a small one."""
+
+    avatars: Mapping[str, AvatarInfo]
+    calibration: device.Calibration | None
+
+    async def start(self) -> None: ...
+    async def run(self, batch: Sequence[FrameRequest]) -> Sequence[Frame]: ...
+    async def stop(self) -> None: ...
+    def memory(self) -> device.Memory: ...
+    def statistics(self) -> worker.Statistics: ...
+    @property
+    def model(self) -> device.ModelInfo: ...
+
+
+@dataclass(slots=True)
+class Speaker:
+    """One session as the pump sees it."""
+
+    session: Session[AudioWindow]
+    wake: Callable[[], None]
+    """Tells the session's writer that there may be something to send."""
+    epoch: int
+    timer: asyncio.TimerHandle | None = None
+
+
+class Pump:
+    """The owner of the queue between sessions and engine."""
+
+    def __init__(
+        self, engine: Engine, batch_size: int, metrics: Metrics, clock: Callable[[], float]
+    ) -> None:
+        self.batch_size = batch_size
+        self.batch_limit = batch_size
+        self._engine = engine
+        self._metrics = metrics
+        self._clock = clock
+        self._scheduler = Scheduler()
+        self._speakers: dict[str, Speaker] = {}
+        self._asked = asyncio.Event()
+        self._running_since: float | None = None
+        self._failing_since: float | None = None
+        self._dead: str | None = None
+        self._recoveries = 0
+
+    def add(self, session: Session[AudioWindow], wake: Callable[[], None]) -> None:
+        """Serve a session from now on."""
+        self._speakers[session.id] = Speaker(session, wake, session.epoch)
+
+    def remove(self, session_id: str) -> None:
+        """Forget a session and its frames."""
+        speaker = self._speakers.pop(session_id)
+        if speaker.timer is not None:
+            speaker.timer.cancel()
+        self._cancel(session_id, speaker.session.epoch + 1)
+
+    def attend(self, session_id: str) -> None:
+        """Ask a session for the frames that are due, and come back when more will be."""
+        speaker = self._speakers.get(session_id)
+        if speaker is None:
+            return
+        session = speaker.session
+        if speaker.epoch != session.epoch:
+            speaker.epoch = session.epoch
+            self._cancel(session_id, session.epoch)
+        now = self._clock()
+        room = self._scheduler.statistics().room
+        for due in islice(session.due(now), room):
+            self._scheduler.offer(_request(session_id, due), now)
+            self._asked.set()
+        self._arm(speaker, now)
+
+    def health(self) -> str | None:
+        """Return what is wrong with the engine, or `None`."""
+        now = self._clock()
+        if self._dead is not None:
+            return self._dead
+        if self._running_since is not None and now - self._running_since > HUNG_S:
+            return f"a batch has been running for {now - self._running_since:.0f} s"
+        if self._failing_since is not None and now - self._failing_since > FAILING_S:
+            return f"every batch has failed for {now - self._failing_since:.0f} s"
+        return None
+
+    async def run(self) -> None:
+        """Make batches until cancelled; a fault here fails what is in flight and stays red."""
+        try:
+            while True:
+                await self._asked.wait()
+                await self._batch()
+                # A queue that had no room kept frames back: ask everyone again.
+                for session_id in list(self._speakers):
+                    self.attend(session_id)
+        except Exception as error:
+            self._dead = f"the pump stopped: {type(error).__name__}"
+            _log.exception("pump stopped sessions=%d", len(self._speakers))
+            for speaker in self._speakers.values():
+                speaker.session.end(1011, "internal_error", self._clock())
+                speaker.wake()
+
+    async def _batch(self) -> None:
+        queued = self._scheduler.take(self.batch_limit)
+        if not queued:
+            self._asked.clear()
+            return
+        batch = tuple(entry.request for entry in queued)
+        began = self._running_since = self._clock()
+        for entry in queued:
+            self._metrics.observe_stage("queue", began - entry.since)
+        try:
+            frames = await self._engine.run(batch)
+        except EngineError as error:
+            _log.error("batch failed frames=%d error=%s", len(batch), error)
+            self._fail(batch)
+            return
+        finally:
+            self._running_since = None
+        self._failing_since = None
+        now = self._clock()
+        self._metrics.observe_batch(len(batch), self.batch_limit, now - began, now)
+        self._metrics.observe_stage("engine", now - began)
+        recoveries = self._engine.statistics().oom_recoveries
+        self._metrics.count_oom_recoveries(recoveries - self._recoveries)
+        self._recoveries = recoveries
+        for frame in frames:
+            self._deliver(frame, now)
+
+    def _deliver(self, frame: Frame, now: float) -> None:
+        request = frame.request
+        self._metrics.count_finished(now > request.deadline, now)
+        speaker = self._speakers.get(request.session)
+        if speaker is not None and speaker.session.deliver(
+            request.response_ref, request.epoch, request.frame_index, frame.jpeg, now
+        ):
+            speaker.wake()
+        else:
+            self._metrics.count_discarded("cancelled")
+
+    def _fail(self, batch: Sequence[FrameRequest]) -> None:
+        now = self._clock()
+        if self._failing_since is None:
+            self._failing_since = now
+        self._metrics.count_failed_batch()
+        self._metrics.count_discarded("failed", len(batch))
+        for session_id, ref, epoch in dict.fromkeys(
+            (request.session, request.response_ref, request.epoch) for request in batch
+        ):
+            self._cancel(session_id, epoch + 1)
+            speaker = self._speakers.get(session_id)
+            if speaker is not None:
+                speaker.session.fail(ref, epoch, now)
+                speaker.wake()
+
+    def _cancel(self, session_id: str, epoch: int) -> None:
+        thrown = self._scheduler.cancel(session_id, epoch)
+        self._metrics.count_discarded("cancelled", thrown)
+
+    def _arm(self, speaker: Speaker, now: float) -> None:
+        if speaker.timer is not None:
+            speaker.timer.cancel()
+            speaker.timer = None
+        at = speaker.session.next_due()
+        if at is not None and at > now:
+            loop = asyncio.get_running_loop()
+            speaker.timer = loop.call_later(at - now, self.attend, speaker.session.id)
+
+
+def _request(session_id: str, due: FrameDue[AudioWindow]) -> FrameRequest:
+    return FrameRequest(
+        session=session_id,
+        response_ref=due.response_ref,
+        epoch=due.epoch,
+        frame_index=due.frame_index,
+        deadline=due.deadline,
+        avatar=due.avatar,
+        source_frame=due.source_frame,
+        window=due.window,
+        quality=due.quality,
+        width=due.width,
+        height=due.height,
+    )

@@ -1,0 +1,237 @@
+"""What the runtime is told by its environment and its arguments; the only reader of both.
+
+The variables carry the names that the operator writes into the pod. Unknown variables are left
+alone: Kubernetes itself puts `AVATAR_…_SERVICE_HOST` into pods beside a Service of such a name.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from avatar_runtime.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FRAME_RATES: Final = (10, 16, 20, 25)
+ADMIN_PORT: Final = 9090
+_DAY_S: Final = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen."""
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this runtime is in the cluster."""
+
+    service: str
+    """`NAMESPACE/NAME` of the AvatarService; empty outside a cluster."""
+    pod: str
+    """Name of the pod."""
+    pod_ip: str
+    """Where the pod's own commands reach its listeners."""
+    gpu_class: str
+    """Name of the GPUProfile; `none` outside a cluster."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """What every session of this pod is granted."""
+
+    capacity: int
+    """Sessions at once; the next one is refused at the door."""
+    avatars: tuple[str, ...]
+    """Avatars on offer, the first is the default; empty offers all that are there."""
+    fps: int
+    """Frames a second; divides every served sample rate."""
+    max_duration_s: int
+    """Longest session in seconds."""
+    idle_timeout_s: int
+    """Seconds without a message or a frame after which a session ends."""
+    drain_timeout_s: int
+    """Seconds that SIGTERM waits for sessions to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What the engine loads, and onto what."""
+
+    model: str
+    """Folder with the upstream layout."""
+    avatars: str
+    """Folder with one sub-folder for each avatar."""
+    device: str
+    """`cuda`, `cpu` or `simulated:CLASS`."""
+    batch_size: int
+    """Frames in the largest batch."""
+    gpu_profile: str | None
+    """The operator's profile of the GPU, a JSON object; `None` takes the packaged one."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdminSettings:
+    """Who may ask the administration listener what."""
+
+    token: str = field(repr=False)
+    """Bearer token; empty leaves the controls open on a loopback listener, else closed."""
+    metrics_open: bool
+    """Whether `/metrics` needs no token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that `avatar-runtime serve` is told."""
+
+    identity: Identity
+    sessions: SessionSettings
+    engine: EngineSettings
+    admin: AdminSettings
+    sessions_listen: Address
+    admin_listen: Address
+    log_format: str
+    """`json` or `text`."""
+
+
+class Environment:
+    """Reads variables; what is wrong names the variable."""
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self._variables = variables
+
+    def text(self, name: str, default: str) -> str:
+        """Return a variable, or the default if it is unset or empty."""
+        return self._variables.get(name) or default
+
+    def required(self, name: str) -> str:
+        """Return a variable that must be there."""
+        value = self._variables.get(name, "")
+        if not value:
+            raise SettingsError(name, value, "set")
+        return value
+
+    def choice(self, name: str, default: str, choices: tuple[str, ...]) -> str:
+        """Return one of `choices`."""
+        value = self.text(name, default)
+        if value not in choices:
+            raise SettingsError(name, value, "one of " + ", ".join(choices))
+        return value
+
+    def integer(self, name: str, default: int, low: int, high: int) -> int:
+        """Return a whole number from `low` to `high`."""
+        text = self.text(name, str(default))
+        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+            raise SettingsError(name, text, f"a whole number from {low} to {high}")
+        return int(text)
+
+    def boolean(self, name: str) -> bool:
+        """Return whether a variable is `true`; unset is false."""
+        return self.choice(name, "false", ("true", "false")) == "true"
+
+    def address(self, name: str, default: str) -> Address:
+        """Return `HOST:PORT`; an IPv6 host stands in brackets."""
+        text = self.text(name, default)
+        host, _, port = text.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65_535:
+            raise SettingsError(name, text, "HOST:PORT")
+        return Address(host.strip("[]"), int(port))
+
+    def document(self, name: str) -> str | None:
+        """Return the text of a JSON object, or `None` if unset."""
+        text = self.text(name, "")
+        if not text:
+            return None
+        try:
+            document = json.loads(text)
+        except ValueError:
+            raise SettingsError(name, text, "a JSON object") from None
+        if not isinstance(document, dict):
+            raise SettingsError(name, text, "a JSON object")
+        return text
+
+
+def from_env(variables: Mapping[str, str]) -> Settings:
+    """Return the settings; the command line puts its arguments over the variables before.
+
+    Raises `SettingsError` that names the variable.
+    """
+    read = Environment(variables)
+    return Settings(
+        identity=Identity(
+            service=read.text("AVATAR_SERVICE", ""),
+            pod=read.text("AVATAR_POD", "local"),
+            pod_ip=read.text("AVATAR_POD_IP", "127.0.0.1"),
+            gpu_class=read.text("AVATAR_GPU_CLASS", "none"),
+        ),
+        sessions=_sessions(read),
+        engine=EngineSettings(
+            model=read.required("AVATAR_MODEL"),
+            avatars=read.required("AVATAR_AVATAR_FOLDER"),
+            device=device(variables),
+            batch_size=read.integer("AVATAR_BATCH_SIZE", 4, 1, 1024),
+            gpu_profile=read.document("AVATAR_GPU_PROFILE"),
+        ),
+        admin=AdminSettings(
+            token=read.text("AVATAR_ADMIN_TOKEN", ""),
+            metrics_open=read.boolean("AVATAR_METRICS_OPEN"),
+        ),
+        sessions_listen=read.address("AVATAR_LISTEN", "127.0.0.1:8080"),
+        admin_listen=read.address("AVATAR_ADMIN", f"127.0.0.1:{ADMIN_PORT}"),
+        log_format=read.choice("AVATAR_LOG_FORMAT", "text", ("json", "text")),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DrainSettings:
+    """What `avatar-runtime drain` is told."""
+
+    url: str
+    """The pod's own administration listener."""
+    token: str = field(repr=False)
+    timeout_s: int
+    """How long `--wait` waits for sessions to end."""
+
+
+def drain_from_env(variables: Mapping[str, str]) -> DrainSettings:
+    """Return the settings of `drain`; a preStop hook has the environment of its container."""
+    read = Environment(variables)
+    host = read.text("AVATAR_POD_IP", "127.0.0.1")
+    return DrainSettings(
+        url=f"http://[{host}]:{ADMIN_PORT}" if ":" in host else f"http://{host}:{ADMIN_PORT}",
+        token=read.text("AVATAR_ADMIN_TOKEN", ""),
+        timeout_s=_drain_timeout_s(read),
+    )
+
+
+def device(variables: Mapping[str, str]) -> str:
+    """Return the device that the machine names, else CUDA."""
+    return Environment(variables).text("AVATAR_DEVICE", "cuda")
+
+
+def _drain_timeout_s(read: Environment) -> int:
+    return read.integer("AVATAR_DRAIN_TIMEOUT_S", 3600, 0, _DAY_S)
+
+
+def _sessions(read: Environment) -> SessionSettings:
+    names = read.text("AVATAR_AVATARS", "").split(",")
+    rates = tuple(str(rate) for rate in FRAME_RATES)
+    return SessionSettings(
+        capacity=read.integer("AVATAR_CAPACITY", 1, 1, 1024),
+        avatars=tuple(name.strip() for name in names if name.strip()),
+        fps=int(read.choice("AVATAR_FPS", "25", rates)),
+        max_duration_s=read.integer("AVATAR_MAX_DURATION_S", 7200, 1, _DAY_S),
+        idle_timeout_s=read.integer("AVATAR_IDLE_TIMEOUT_S", 300, 1, _DAY_S),
+        drain_timeout_s=_drain_timeout_s(read),
+    )
