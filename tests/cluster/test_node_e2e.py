@@ -9,16 +9,16 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 import pytest_asyncio
 
-from localcluster import errors, paths
+from localcluster import errors, paths, processes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
 
     from localcluster.controlplane import ControlPlane
 
@@ -104,7 +104,10 @@ class Site:
 
 
 def alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
+    try:
+        return processes.identify(pid).is_alive()
+    except ProcessLookupError:
+        return False
 
 
 async def eventually(look: Callable[[], Awaitable[T | None]], what: str) -> T:

@@ -22,10 +22,8 @@ WATCH_S: Final = 300  # the server ends a watch after this, the reader starts an
 class Api:
     """A client; a context manager, for the connections that it keeps."""
 
-    def __init__(self, server: str, context: ssl.SSLContext | None, token: str, ca: bytes) -> None:
+    def __init__(self, server: str, context: ssl.SSLContext | None, token: str) -> None:
         self.server = server.rstrip("/")
-        self.ca = ca
-        """The certificate authority of the API server, PEM."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=context if context else True, limit=0),
@@ -51,7 +49,7 @@ class Api:
                     file.write(certificate + b"\n" + key)
                     file.flush()
                     tls.load_cert_chain(file.name)
-        return cls(cluster["server"], tls, user.get("token", ""), ca)
+        return cls(cluster["server"], tls, user.get("token", ""))
 
     async def __aenter__(self) -> Self:
         return self

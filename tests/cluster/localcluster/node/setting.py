@@ -70,13 +70,17 @@ class Setting:
             path = self.volumes.paths.get(item["name"])
             if path is None:
                 raise ConfigError(f'no volume "{item["name"]}" for {item["mountPath"]}')
+            if item.get("subPathExpr"):
+                raise ConfigError(f"subPathExpr of {item['mountPath']} is not supported here")
             if below := item.get("subPath"):
                 path = path / below
+                if not path.exists():
+                    path.mkdir(parents=True)  # as the kubelet does
             mounts.append(Mount(item["mountPath"], path, bool(item.get("readOnly"))))
         return tuple(mounts)
 
     async def command(self, container: Mapping[str, Any], image: Image) -> Command:
-        """Return the process that a container stands for, still with paths of the container.
+        """Return the process that a container stands for, with the paths that it sees.
 
         Raises ConfigError for what its environment lacks.
         """
