@@ -114,6 +114,9 @@ class MuseTalk:
         """Move everything; the log-mel stays in float32, whose range it needs."""
         for network in self.networks().values():
             network.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        # The layout of the fast convolutions, on the GPU and (a quarter faster) on the CPU.
+        self.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.log_mel.to(device)
         self.positions = self.positions.to(device, dtype)
         self.device, self.dtype = device, dtype
@@ -144,7 +147,8 @@ class MuseTalk:
 
     def predict(self, latents: Tensor, tokens: Tensor) -> Tensor:
         """Return `(b, 4, s, s)` latents of new faces; `tokens` without positional encoding."""
-        out: Tensor = self.unet(latents, tokens + self.positions)
+        ordered = latents.contiguous(memory_format=torch.channels_last)
+        out: Tensor = self.unet(ordered, tokens + self.positions)
         return out
 
     def decode(self, latents: Tensor) -> Tensor:

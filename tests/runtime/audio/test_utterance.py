@@ -1,0 +1,177 @@
+"""The windows of video frames: worked examples, and indifference to how the sound arrived."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from avatar_runtime.audio import utterance
+
+if TYPE_CHECKING:
+    from avatar_runtime.batching.windows import AudioWindow
+
+
+def _pcm(samples: int, seed: int = 0) -> bytes:
+    return np.random.default_rng(seed).integers(-9000, 9000, samples, "<i2").tobytes()
+
+
+def _windows(pcm: bytes, rate: int = 16_000, fps: int = 25) -> list[AudioWindow]:
+    speech = utterance.Utterance(rate, fps)
+    speech.append(pcm)
+    speech.finish()
+    return list(speech.take())
+
+
+def _real_steps(window: AudioWindow, fps: int = 25) -> tuple[int, int]:
+    """Return the first step and the one after the last, from the start of the speech."""
+    first = window.frame_index * 50 // fps - 4
+    start = first - window.first_step
+    return max(first, 0), min(first + 10, start + window.steps)
+
+
+@pytest.mark.parametrize(
+    ("frame", "steps"),
+    [(0, (0, 6)), (1, (0, 8)), (2, (0, 10)), (24, (44, 50))],
+    ids=["frame 0", "frame 1", "frame 2", "last frame of one second"],
+)
+def test_windows_use_the_published_steps(frame: int, steps: tuple[int, int]) -> None:
+    windows = _windows(_pcm(16_000))
+
+    assert len(windows) == 25
+    assert _real_steps(windows[frame]) == steps
+
+
+def test_a_frame_comes_120_ms_after_its_start() -> None:
+    speech = utterance.Utterance(16_000)
+    speech.append(_pcm(1919))
+    before = speech.take()
+    speech.append(_pcm(1))
+
+    assert before == []
+    assert [w.frame_index for w in speech.take()] == [0]
+
+
+def test_groups_grow_to_four_frames() -> None:
+    groups = [w.group for w in _windows(_pcm(16 * 640))]
+
+    assert groups == [0, 1, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5]
+
+
+def test_a_group_shares_one_context_that_ends_with_its_look_ahead() -> None:
+    windows = _windows(_pcm(32_000))
+    group = [w for w in windows if w.group == 4]
+
+    assert len({id(w.context) for w in group}) == 1
+    assert len(group[0].context) == 640 * 12 + 1280
+    assert [w.first_step for w in group] == [12, 14, 16, 18]
+
+
+def test_a_context_keeps_only_what_the_model_hears() -> None:
+    speech = utterance.Utterance(16_000, 25, context_s=1)
+    pcm = _pcm(48_000)
+    speech.append(pcm)
+    last = speech.take()[-1]  # frames 68 to 71: their look-ahead ends at step 148
+    samples = np.frombuffer(pcm, "<i2")[(148 - 50) * 320 : 148 * 320] / np.float32(32768)
+
+    assert len(last.context) == 16_000
+    assert last.first_step + 10 == 50
+    assert np.array_equal(np.frombuffer(last.context, np.float32), samples)
+
+
+def test_a_context_cannot_be_written() -> None:
+    assert all(w.context.readonly for w in _windows(_pcm(6400)))
+
+
+@pytest.mark.parametrize(
+    ("rate", "fps", "samples", "frames"),
+    [(24_000, 25, 960, 1), (24_000, 25, 961, 2), (8_000, 25, 1, 1), (24_000, 30, 24_000, 30)],
+)
+def test_every_sample_is_under_a_frame(rate: int, fps: int, samples: int, frames: int) -> None:
+    windows = _windows(_pcm(samples), rate, fps)
+
+    assert [w.frame_index for w in windows] == list(range(frames))
+
+
+def test_no_sound_gives_no_frame() -> None:
+    assert _windows(b"") == []
+
+
+def test_a_sample_that_a_message_border_cuts_is_put_together() -> None:
+    pcm = _pcm(3000)
+    speech = utterance.Utterance(16_000)
+    speech.append(pcm[:1001])
+    speech.append(pcm[1001:])
+
+    assert speech.samples == 3000
+
+
+def test_a_finished_utterance_refuses_sound() -> None:
+    speech = utterance.Utterance()
+    speech.finish()
+    with pytest.raises(ValueError, match="finished"):
+        speech.append(b"\0\0")
+
+
+def test_pauses_are_marked_silent() -> None:
+    speech = utterance.Utterance(16_000)
+    speech.append(_pcm(6400) + bytes(2 * 6400) + _pcm(6400))
+    speech.finish()
+
+    silent = [w.silent for w in speech.take()]
+
+    assert silent == [False] * 12 + [True] * 8 + [False] * 10
+
+
+@given(
+    rate=st.sampled_from([8_000, 16_000, 24_000]),
+    fps=st.sampled_from([20, 25, 30]),
+    samples=st.integers(0, 40_000),
+    cuts=st.lists(st.integers(0, 80_000), max_size=10),
+    takes=st.lists(st.booleans(), min_size=12, max_size=12),
+)
+@example(rate=16_000, fps=25, samples=1920, cuts=[], takes=[True] * 12)
+@settings(max_examples=40, deadline=None)
+def test_windows_do_not_depend_on_cuts_or_on_when_they_are_taken(
+    rate: int, fps: int, samples: int, cuts: list[int], takes: list[bool]
+) -> None:
+    pcm = _pcm(samples, seed=1)
+    speech = utterance.Utterance(rate, fps, context_s=1)
+    windows: list[AudioWindow] = []
+    edges = [0, *sorted(min(c, len(pcm)) for c in cuts), len(pcm)]
+    for (begin, end), take in zip(itertools.pairwise(edges), takes, strict=False):
+        speech.append(pcm[begin:end])
+        if take:
+            windows += speech.take()
+    speech.finish()
+    windows += speech.take()
+    at_once = utterance.Utterance(rate, fps, context_s=1)
+    at_once.append(pcm)
+    at_once.finish()
+
+    assert [_facts(w) for w in windows] == [_facts(w) for w in at_once.take()]
+    assert len(windows) == speech.frames_total == -(-samples * fps // rate)
+
+
+def _facts(window: AudioWindow) -> tuple[object, ...]:
+    return (
+        window.frame_index,
+        window.group,
+        window.first_step,
+        window.steps,
+        window.silent,
+        bytes(window.context),
+    )
+
+
+@given(frame=st.integers(0, 10_000))
+def test_groups_cover_every_frame_once(frame: int) -> None:
+    number, last = utterance.group_of(frame)
+
+    assert last >= frame
+    assert utterance.group_of(last) == (number, last)
+    assert utterance.group_of(last + 1)[0] == number + 1

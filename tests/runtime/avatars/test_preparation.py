@@ -1,0 +1,86 @@
+"""From frames, boxes and masks to what the cache stores."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from avatar_runtime.avatars import cache, geometry, masks, preparation
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+_BOX = geometry.Box(20, 20, 84, 84)
+_CROP = geometry.crop_box(_BOX, 100, 100)
+_MASK = masks.feathered(masks.ellipse(_BOX, _CROP), _BOX, _CROP)
+
+
+def _frames(count: int = 3) -> list[NDArray[np.uint8]]:
+    rng = np.random.default_rng(7)
+    return [np.asarray(rng.integers(0, 256, (100, 100, 3)), np.uint8) for _ in range(count)]
+
+
+def _prepare(encoder: preparation.Encoder, **options: str) -> dict[str, NDArray[np.generic]]:
+    tensors = preparation.prepare(_frames(), [_BOX] * 3, [_MASK] * 3, encoder, **options)[1]
+    return tensors
+
+
+def test_the_hole_is_minus_one_and_the_reference_is_whole(encoder: preparation.Encoder) -> None:
+    _prepare(encoder)
+    masked, whole = encoder.seen[0]  # type: ignore[attr-defined]
+
+    assert (masked[:, 64:] == -1).all()
+    assert np.array_equal(masked[:, :64], whole[:, :64])
+    assert whole[:, 64:].std() > 0.1
+    assert -1 <= whole.min() < whole.max() <= 1
+
+
+def test_the_crop_is_rgb() -> None:
+    blue = np.zeros((100, 100, 3), np.uint8)
+    blue[..., 0] = 255
+
+    crop = preparation.crop(blue, _BOX, 128)
+
+    assert crop.shape == (3, 128, 128)
+    assert crop[:, 64, 64].tolist() == [0, 0, 1]
+
+
+def test_latents_are_masked_first_then_reference(encoder: preparation.Encoder) -> None:
+    latents = _prepare(encoder)["latents"]
+
+    assert latents.shape == (3, 8, 16, 16)
+    assert latents.dtype == np.float16
+    assert (latents[:, :4, 8:] == -1).all()
+    assert (latents[:, 4:, 8:] > -1).all()
+
+
+def test_equal_input_gives_equal_bytes(encoder: preparation.Encoder, tmp_path: Path) -> None:
+    hashes = {
+        preparation.write(tmp_path / name, _frames(), [_BOX] * 3, [_MASK] * 3, encoder)
+        for name in ("one", "two")
+    }
+
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize("pixels", ["jpeg", "png"])
+def test_the_latents_are_of_the_pictures_that_viewers_see(
+    encoder: preparation.Encoder, tmp_path: Path, pixels: str
+) -> None:
+    folder = tmp_path / "anna"
+    preparation.write(folder, _frames(), [_BOX] * 3, [_MASK] * 3, encoder, pixels=pixels)
+    seen = encoder.seen[0][1]  # type: ignore[attr-defined]
+
+    shown = preparation.crop(cache.read(folder).picture(0), _BOX, 128) * 2 - 1
+
+    assert np.array_equal(seen, shown)
+
+
+def test_png_keeps_the_source_to_the_last_bit(encoder: preparation.Encoder, tmp_path: Path) -> None:
+    preparation.write(tmp_path / "a", _frames(), [_BOX] * 3, [_MASK] * 3, encoder, pixels="png")
+
+    assert np.array_equal(cache.read(tmp_path / "a").picture(2), _frames()[2])
