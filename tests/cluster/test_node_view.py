@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localcluster.node.view import Command, Mount, rewrite, rewritten, wrapped
+from localcluster.node.view import Command, Mount, keeping, rewrite, rewritten, wrapped
 
 MOUNTS = (
     Mount("/models", Path("/state/v/models")),
@@ -96,3 +96,12 @@ def test_an_existing_folder_is_covered_without_opening_its_parent() -> None:
 def test_outer_mounts_come_before_inner_ones() -> None:
     words = bwrap_words(Mount("/models/a/b", Path("/2")), Mount("/models", Path("/1")))
     assert words.index("/1") < words.index("/2")
+
+
+def test_mount_over_a_folder_of_the_node_leaves_that_folder() -> None:
+    tmp = Mount("/tmp", Path("/state/pods/1/tmp"))
+    pod, elsewhere = Path("/tmp/cluster/pods/1"), Path("/repository")
+    kept = keeping((tmp,), (pod, elsewhere))
+    assert kept == (tmp, Mount("/tmp/cluster/pods/1", pod))
+    assert rewrite("/tmp/cluster/pods/1/home", kept) == "/tmp/cluster/pods/1/home"
+    assert rewrite("/tmp/upload", kept) == "/state/pods/1/tmp/upload"

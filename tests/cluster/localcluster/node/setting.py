@@ -13,7 +13,7 @@ from .events import Event, Recorder
 from .nodes_file import EMPTY, Image, NodesFile, NodeSpec
 from .process import Runner
 from .resolve import Place, bind_to, environment, sources, wants_gpu, words
-from .view import Command, Mount
+from .view import Command, Mount, keeping
 from .volumes import Volumes, read
 
 SERVICE_ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
@@ -77,7 +77,7 @@ class Setting:
                 if not path.exists():
                     path.mkdir(parents=True)  # as the kubelet does
             mounts.append(Mount(item["mountPath"], path, bool(item.get("readOnly"))))
-        return tuple(mounts)
+        return keeping(mounts, (self.folder, self.host.repository))
 
     async def command(self, container: Mapping[str, Any], image: Image) -> Command:
         """Return the process that a container stands for, with the paths that it sees.

@@ -33,6 +33,15 @@ class Command:
     folder: str
 
 
+def keeping(mounts: Sequence[Mount], folders: Sequence[Path]) -> tuple[Mount, ...]:
+    """Return the mounts with folders of this machine put back where a mount would hide them.
+
+    A volume at /tmp must not take away the home of a pod whose cluster lives below /tmp.
+    """
+    hidden = [f for f in folders if any(f.is_relative_to(mount.path) for mount in mounts)]
+    return (*mounts, *(Mount(str(folder), folder) for folder in hidden))
+
+
 def rewrite(text: str, mounts: Sequence[Mount]) -> str:
     """Replace each mount path that stands as a whole path prefix in `text`, longest first."""
     sources = {mount.path.rstrip("/") or "/": str(mount.source) for mount in mounts}
