@@ -148,8 +148,8 @@ class Cluster:
         }
         return await self._send("DELETE", f"{_in(namespace)}/pods/{name}", body=options)
 
-    async def apply_secret(self, body: Body) -> None:
-        """Make a Secret hold what it should; nothing is written if it does already."""
+    async def apply_secret(self, body: Body) -> bool:
+        """Make a Secret hold what it should, and return whether that took a write."""
         metadata = body["metadata"]
         assert isinstance(metadata, dict)
         path = f"{_in(_namespace(body))}/secrets/{metadata['name']}"
@@ -158,8 +158,9 @@ class Cluster:
         except NotFound:
             found = {}
         if found and found.get("data") == body["data"] and _owners(found) == _owners(body):
-            return
+            return False
         await self._send("PATCH", path, body=body, query=_MANAGER, content_type=_APPLY)
+        return True
 
     async def master_key(self, namespace: str, name: str) -> str:
         """Return the key that all tokens derive from; make it if there is none yet."""

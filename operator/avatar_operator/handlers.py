@@ -41,33 +41,31 @@ async def run(settings: Settings) -> int:
             health.serving(probes, settings.health),
             health.serving(health.metrics(token), settings.metrics),
         ):
-            return await _run_both(reconciler.run(), watch(reconciler, api, settings))
+            return await _run_both(reconciler, api, settings)
 
 
-async def _run_both(work: Coroutine[Any, Any, None], watching: Coroutine[Any, Any, None]) -> int:
+async def _run_both(reconciler: Reconciler, api: Cluster, settings: Settings) -> int:
     """Run until kopf was told to stop, or until one of the two breaks."""
-    working = asyncio.create_task(work, name="reconciler")
-    watches = asyncio.create_task(watching, name="kopf")
-    done, _ = await asyncio.wait({working, watches}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (working, watches):
-        task.cancel()
-    await asyncio.gather(working, watches, return_exceptions=True)
-    faults = [task.exception() for task in done if not task.cancelled()]
-    for fault in faults:
-        if fault is not None:
-            _log.error("the operator ends", exc_info=fault)
-    return 1 if working in done or any(faults) else 0
-
-
-async def watch(reconciler: Reconciler, api: Cluster, settings: Settings) -> None:
-    """Let kopf watch everything that plans depend on."""
-    await kopf.operator(
-        registry=registry(reconciler, api),
+    work = asyncio.create_task(reconciler.run(), name="reconciler")
+    watches = kopf.operator(
+        registry=registry(reconciler, api, work.cancel),
         settings=kopf_settings(),
         standalone=True,
         clusterwide=not settings.watch_namespaces,
         namespaces=settings.watch_namespaces,
     )
+    watching = asyncio.create_task(watches, name="kopf")
+    await asyncio.wait({work, watching}, return_when=asyncio.FIRST_COMPLETED)
+    broke = work.done() and not work.cancelled()  # else kopf stops, and has stopped the work
+    if broke:
+        watching.cancel()
+    await asyncio.gather(work, watching, return_exceptions=True)
+    faults = [
+        fault for task in (work, watching) if not task.cancelled() and (fault := task.exception())
+    ]
+    for fault in faults:
+        _log.error("the operator ends", exc_info=fault)
+    return 1 if broke or faults else 0
 
 
 def kopf_settings() -> kopf.OperatorSettings:
@@ -83,9 +81,15 @@ def kopf_settings() -> kopf.OperatorSettings:
     return settings
 
 
-def registry(reconciler: Reconciler, api: Cluster) -> kopf.OperatorRegistry:
-    """Return kopf's handlers: the login, and one for the events of each kind."""
+def registry(
+    reconciler: Reconciler, api: Cluster, stop: Callable[[], object]
+) -> kopf.OperatorRegistry:
+    """Return kopf's handlers: the login, one for the events of each kind, and the end."""
     handlers = kopf.OperatorRegistry()
+
+    @kopf.on.cleanup(registry=handlers)
+    async def end(**_: Any) -> None:
+        stop()  # kopf waits 5 s for tasks that still run when it has stopped itself
 
     @kopf.on.login(registry=handlers)
     async def login(**_: Any) -> kopf.ConnectionInfo:

@@ -290,13 +290,15 @@ class Reconciler:
         ended = _Round()
         for action in actions:
             try:
-                await self._carry_out(service, action, memory)
+                acted = await self._carry_out(service, action, memory)
             except (Conflict, NotFound) as error:
                 # What was seen is behind what is: news is on its way, and wakes us.
                 _log.info("outdated action service=%s fault=%s", service.key, error)
             except (ClusterError, RuntimeUnreachable) as error:
                 ended.faults.append(error)
             else:
+                if not acted:
+                    continue
                 ended.done.append(action)
                 metrics.count_action(type(action).__name__)
                 what = (type(action).__name__, service.key, action.name, action.reason)
@@ -305,12 +307,14 @@ class Reconciler:
 
     async def _carry_out(
         self, service: model.Service, action: planning.Action, memory: _Memory
-    ) -> None:
+    ) -> bool:
+        """Carry out one action, and return whether it changed anything."""
         match action:
             case planning.ApplyControlSecret():
                 token = manifests.control_token(self._master, service.key)
-                await self._api.apply_secret(manifests.control_secret(service, token))
+                wrote = await self._api.apply_secret(manifests.control_secret(service, token))
                 memory.has_secret = True
+                return wrote
             case planning.CreatePod():
                 body = manifests.pod(service, action.name, action.pool, self._settings.pods)
                 self.observe(Kind.PODS, await self._api.create_pod(body))
@@ -326,6 +330,7 @@ class Reconciler:
                     self.observe(Kind.PODS, answer)  # so that the next plan knows it is going
             case _:
                 assert_never(action)
+        return True
 
     def _too_soon_s(
         self, memory: _Memory, old: Mapping[str, object], new: Mapping[str, object]
