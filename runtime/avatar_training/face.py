@@ -395,7 +395,8 @@ class _Scene:
             paint.stroke(self._at(groove, depth), (150, 60, 66), (1, 2), 0.5, 1.0, inside)
         tall = min(3.0 + 6.0 * m.teeth, gap)
         teeth = curve(
-            [(-half * 0.72, y - up - 3), (half * 0.72, y - up - 3), (half * 0.66, y - up + tall * 0.8),
+            [(-half * 0.72, y - up - 3), (half * 0.72, y - up - 3),
+             (half * 0.66, y - up + tall * 0.8),
              (half * 0.3, y - up + tall), (-half * 0.3, y - up + tall),
              (-half * 0.66, y - up + tall * 0.8)]
         )  # fmt: skip
@@ -436,7 +437,8 @@ class _Scene:
                 white,
             )
             paint.fill(
-                self._at(ellipse(gaze, y - 0.6, 9.0, 9.0), depth), _mix(who.iris, (0, 0, 0), 0.25), 1,
+                self._at(ellipse(gaze, y - 0.6, 9.0, 9.0), depth),
+                _mix(who.iris, (0, 0, 0), 0.25), 1,
                 0.6, white, _mix(who.iris, (255, 255, 255), 0.35),
             )  # fmt: skip
             paint.fill(self._at(ellipse(gaze, y - 1, 4.6, 4.6), depth), (14, 10, 12), 1, 0.4, white)

@@ -6,10 +6,18 @@ import wave
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from avatar_runtime.avatars import geometry, masks, preparation
 
+from avatar_runtime.avatars import geometry, masks, preparation
 from avatar_training.crops import AVATAR_FRAMES
-from avatar_training.face import FRAME, IDENTITIES, Mouth, draw_frame, face_box, face_region, swaying
+from avatar_training.face import (
+    FRAME,
+    IDENTITIES,
+    Mouth,
+    draw_frame,
+    face_box,
+    face_region,
+    swaying,
+)
 from avatar_training.sentences import DEMO_TEXT
 from avatar_training.speech import Synthesizer, Voice, resample
 

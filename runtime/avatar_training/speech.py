@@ -23,7 +23,7 @@ _LANGUAGES: Final = (
     "en-us en-us en-us en en en-gb-x-rp en-gb-x-rp en-gb-scotland en-029 en-us-nyc en-gb-x-gbclan "
     "en-gb-x-gbcwmd de nl es it fr pt"
 ).split()
-_VARIANTS: Final = (
+VARIANTS: Final = (
     "m1 m2 m3 m4 m6 m7 m8 f1 f2 f3 f5 klatt klatt2 klatt4 klatt6 croak adam Alex Alicia Andy "
     "anika antonio aunty belinda benjamin caleb david Denis Diogo ed edward2 Gene grandma "
     "grandpa gustave Henrique Hugo iven iven3 Jacky john kaukovalta Lee linda Marco marcelo "
@@ -193,7 +193,7 @@ def corpus(synthesizer: Synthesizer, minutes: float, seed: int) -> Sequence[Utte
     made: list[Utterance] = []
     total = 0.0
     while total < minutes * 60:
-        variant = _VARIANTS[rng.integers(len(_VARIANTS))]
+        variant = VARIANTS[rng.integers(len(VARIANTS))]
         language = _LANGUAGES[rng.integers(len(_LANGUAGES))]
         voice = Voice(
             language if rng.random() < 0.15 else f"{language}+{variant}",
@@ -206,8 +206,3 @@ def corpus(synthesizer: Synthesizer, minutes: float, seed: int) -> Sequence[Utte
         made.append(said)
         total += len(said.samples) / RATE
     return made
-
-
-def quiet_share(said: Utterance) -> float:
-    """Return the share of steps in which the mouth rests, a check on the data."""
-    return float(np.mean(said.mouth[:, 0] < 0.05))

@@ -86,9 +86,9 @@ class Stage:
                 if self.curve:
                     bar.set_postfix(self.curve[-1], refresh=False)
                 if time.monotonic() - saved > _SAVE_EVERY_S:
-                    self._save()
+                    self.save()
                     saved = time.monotonic()
-        self._save()
+        self.save()
 
     def learn(self, loss: torch.Tensor, **shown: float) -> None:
         """Take one optimizer step on `loss`."""
@@ -110,7 +110,8 @@ class Stage:
             "last": self.curve[-1] if self.curve else None,
         }
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write the checkpoint, replacing the last one at once."""
         state = {
             "parts": {name: part.state_dict() for name, part in self._parts.items()},
             "optimizer": self._optimizer.state_dict(),

@@ -47,7 +47,7 @@ class Context:
 def runtime_context(
     said: Utterance, frame: int, positions: int, rng: np.random.Generator
 ) -> Context:
-    """Return a context as the runtime cuts it: it ends at the look-ahead of a group's last frame."""
+    """Return a context as the runtime cuts it, up to the look-ahead of a group's last frame."""
     last = frame + int(rng.integers(_LARGEST_GROUP))
     end = 2 * (last + 1) + LOOK_AHEAD_STEPS
     length = positions

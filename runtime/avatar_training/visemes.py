@@ -1,5 +1,7 @@
 """Phonemes to mouth shapes: a target per phoneme, blended by weighted Gaussian coarticulation."""
 
+# ruff: noqa: RUF001 - the letters of the phonetic alphabet look like others
+
 from __future__ import annotations
 
 import unicodedata

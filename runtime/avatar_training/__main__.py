@@ -1,0 +1,100 @@
+"""`python -m avatar_training`: train the demo model, write its avatars, measure it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from avatar_training.face import IDENTITIES
+from avatar_training.speech import HELD_OUT_VOICES
+
+
+def main() -> None:
+    """Run one command."""
+    arguments = _parser().parse_args()
+    # Two threads that spin on two shared cores stall each other; read before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    arguments.run(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m avatar_training", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+
+    train = commands.add_parser("train", help="train the three networks, or go on with it")
+    train.add_argument("--out", type=Path, required=True, help="checkpoints, model and report")
+    train.add_argument("--minutes", type=float, help="time for the three stages together")
+    train.add_argument("--smoke", action="store_true", help="a few steps of everything")
+    train.add_argument("--seed", type=int, default=7)
+    train.add_argument("--threads", type=int, default=2)
+    train.set_defaults(run=_train)
+
+    avatars = commands.add_parser("avatars", help="draw and prepare the demo avatars")
+    avatars.add_argument("--model", type=Path, required=True)
+    avatars.add_argument("--out", type=Path, required=True)
+    avatars.set_defaults(run=_avatars)
+
+    speech = commands.add_parser("speech", help="speak the greeting into a WAV file")
+    speech.add_argument("--out", type=Path, required=True)
+    speech.set_defaults(run=_speech)
+
+    evaluate = commands.add_parser("evaluate", help="measure lip sync in the finished frames")
+    evaluate.add_argument("--model", type=Path, required=True)
+    evaluate.add_argument("--avatars", type=Path, required=True)
+    evaluate.add_argument("--out", type=Path, required=True, help="report and contact sheet")
+    evaluate.add_argument("--avatar", choices=sorted(IDENTITIES), default="anna")
+    evaluate.add_argument("--voice", action="append", help=f"default: {', '.join(HELD_OUT_VOICES)}")
+    evaluate.add_argument("--seconds", type=float, default=60.0, help="of speech per voice")
+    evaluate.set_defaults(run=_evaluate)
+    return parser
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    import cv2
+    import torch
+
+    from avatar_training import networks, pipeline
+
+    torch.set_num_threads(arguments.threads)
+    cv2.setNumThreads(1)
+    plan = pipeline.SMOKE if arguments.smoke else pipeline.FULL
+    if arguments.minutes is not None:
+        plan = plan.within(arguments.minutes)
+    _print(pipeline.train(arguments.out, plan, networks.Sizes(), arguments.seed))
+
+
+def _avatars(arguments: argparse.Namespace) -> None:
+    from avatar_runtime.engine.model import load
+    from avatar_training import products
+
+    products.write_avatars(arguments.out, load(arguments.model))
+
+
+def _speech(arguments: argparse.Namespace) -> None:
+    from avatar_training import products
+
+    products.write_speech(arguments.out)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from avatar_training import evaluation
+
+    report = evaluation.evaluate(
+        arguments.model,
+        arguments.avatars / arguments.avatar,
+        arguments.out,
+        arguments.voice or HELD_OUT_VOICES,
+        arguments.seconds,
+    )
+    _print(report)
+
+
+def _print(report: dict[str, Any]) -> None:
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()

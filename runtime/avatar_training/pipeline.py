@@ -1,0 +1,184 @@
+"""The whole training in order: speech, audio encoder, faces, autoencoder, UNet, model folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+
+from avatar_training import audio_stage, networks, unet_stage, vae_stage
+from avatar_training.audio_stage import LogMel, MouthHeads
+from avatar_training.crops import draw_all
+from avatar_training.speech import Synthesizer, corpus
+from avatar_training.stages import Budget, Stage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from diffusers import AutoencoderKL
+    from transformers import WhisperModel
+
+_HELD_BACK: Final = 64
+"""Crops that no stage learns from; they measure the autoencoder."""
+_UNIT_DEVIATION: Final = 1.0
+_PROBE_SEED: Final = 1_000_003
+_PROBE_CONTEXTS: Final = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much of everything a training takes."""
+
+    speech_minutes: float
+    crops: int
+    audio: Budget
+    vae: Budget
+    unet: Budget
+    audio_batch: int = 32
+    vae_batch: int = 12
+    unet_batch: int = 24
+    audio_rate: float = 2e-3
+    vae_rate: float = 2e-3
+    unet_rate: float = 1e-3
+
+    def within(self, minutes: float) -> Plan:
+        """Return the plan with its stages sharing `minutes` of this machine's time."""
+        shares = {"audio": 0.3, "vae": 0.4, "unet": 0.3}
+        return replace(
+            self,
+            **{
+                name: replace(getattr(self, name), seconds=minutes * 60 * share)
+                for name, share in shares.items()
+            },
+        )
+
+
+FULL: Final = Plan(
+    speech_minutes=200,
+    crops=6000,
+    audio=Budget(3000),
+    vae=Budget(8000),
+    unet=Budget(2000),
+)
+SMOKE: Final = Plan(
+    speech_minutes=3,
+    crops=120,
+    audio=Budget(40),
+    vae=Budget(40),
+    unet=Budget(25),
+    audio_batch=12,
+    vae_batch=6,
+    unet_batch=8,
+)
+
+
+def train(out: Path, plan: Plan, sizes: networks.Sizes, seed: int) -> dict[str, Any]:
+    """Train what `out/checkpoints` does not hold yet, write `out/model` and return the report."""
+    checkpoints = out / "checkpoints"
+    speech = corpus(Synthesizer(), plan.speech_minutes, seed)
+
+    torch.manual_seed(seed)
+    whisper = networks.audio_encoder(sizes)
+    heads = MouthHeads(sizes.audio_width)
+    parts = {"model": whisper, "heads": heads}
+    hearing = Stage("audio", checkpoints, parts, plan.audio_rate, plan.audio, seed)
+    audio_stage.train(whisper, heads, hearing, speech, plan.audio_batch)
+
+    crops = draw_all(speech, plan.crops, sizes.crop, seed, out / "crops")
+    learned, held_back = crops.speaking[:-_HELD_BACK], crops.speaking[-_HELD_BACK:]
+    torch.manual_seed(seed + 1)
+    vae = networks.autoencoder(sizes)
+    seeing = Stage("vae", checkpoints, {"vae": vae}, plan.vae_rate, plan.vae, seed)
+    vae_stage.train(vae, seeing, learned, plan.vae_batch)
+    # The UNet works on latents of unit deviation; every reader takes the factor from the file.
+    deviation = vae_stage.latent_deviation(vae, held_back)
+    vae.register_to_config(scaling_factor=round(_UNIT_DEVIATION / deviation, 5))
+
+    examples = unet_stage.encode_examples(whisper, vae, speech, crops, seed)
+    torch.manual_seed(seed + 2)
+    unet = networks.unet(sizes)
+    making = Stage("unet", checkpoints, {"unet": unet}, plan.unet_rate, plan.unet, seed)
+    unet_stage.train(unet, vae, making, examples, plan.unet_batch)
+
+    model = out / "model"
+    networks.save_audio_encoder(whisper, model)
+    networks.save_autoencoder(vae, model)
+    networks.save_unet(unet, model)
+    report = {
+        "seed": seed,
+        "environment": environment(),
+        "speech_minutes": plan.speech_minutes,
+        "crops": plan.crops,
+        "stages": {stage.name: stage.report() for stage in (hearing, seeing, making)},
+        "audio_opening_correlation": audio_probe(whisper, heads, plan, seed),
+        "autoencoder": vae_stage.evaluate(vae, held_back),
+        "parameters": {
+            "audio": _count(whisper.encoder), "vae": _count(vae), "unet": _count(unet),
+        },
+        "sha256": hashes(model),
+        "bytes": sum(f.stat().st_size for f in model.rglob("*") if f.is_file()),
+    }  # fmt: skip
+    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    (out / "report.md").write_text(_markdown(report))
+    return report
+
+
+def audio_probe(whisper: WhisperModel, heads: MouthHeads, plan: Plan, seed: int) -> float:
+    """Return the opening's correlation on new speech of the training voices, augmented."""
+    speech = corpus(Synthesizer(), min(4.0, plan.speech_minutes), seed + _PROBE_SEED)
+    steps = whisper.config.max_source_positions
+    rng = np.random.default_rng([seed, _PROBE_SEED])
+    contexts = audio_stage.random_contexts(speech, _PROBE_CONTEXTS, steps, rng)
+    with torch.inference_mode():
+        mel = LogMel()(contexts.samples)
+        states = whisper.encoder(mel, output_hidden_states=True).hidden_states
+        return audio_stage.opening_correlation(heads(states)[0], contexts)
+
+
+def environment() -> dict[str, str]:
+    """Return the versions that the result depends on."""
+    packages = ("torch", "diffusers", "transformers", "numpy", "opencv-python-headless")
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": str(torch.get_num_threads()),
+        **{name: version(name) for name in packages},
+    }
+
+
+def hashes(model: Path) -> dict[str, str]:
+    """Return the SHA-256 of every weights file."""
+    return {
+        str(file.relative_to(model)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(model.rglob("*.safetensors"))
+    }
+
+
+def _count(module: torch.nn.Module | AutoencoderKL) -> int:
+    return sum(math.prod(p.shape) for p in module.parameters())
+
+
+def _markdown(report: dict[str, Any]) -> str:
+    lines = ["# Training report", "", "| stage | steps | minutes | first loss | last loss |"]
+    lines.append("|---|---|---|---|---|")
+    for name, stage in report["stages"].items():
+        first, last = (stage[k]["loss"] if stage[k] else "-" for k in ("first", "last"))
+        lines.append(f"| {name} | {stage['steps']} | {stage['minutes']} | {first} | {last} |")
+    lines += [
+        "",
+        f"- opening correlation of the audio encoder: {report['audio_opening_correlation']:.3f}",
+        f"- autoencoder: {report['autoencoder']['psnr_db']:.1f} dB, "
+        f"mouth {report['autoencoder']['mouth_psnr_db']:.1f} dB",
+        f"- parameters: {report['parameters']}",
+        f"- size: {report['bytes'] / 1e6:.2f} MB",
+        f"- seed {report['seed']}, environment {report['environment']}",
+        "",
+    ]
+    return "\n".join(lines)
