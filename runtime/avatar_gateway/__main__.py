@@ -9,11 +9,10 @@ import os
 import random
 import signal
 import sys
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import aiohttp
-from aiohttp import web
 
 from avatar_gateway import errors, pods, settings
 from avatar_gateway.backoff import Backoff
@@ -22,12 +21,13 @@ from avatar_gateway.metrics import Metrics
 from avatar_gateway.serving.admin import Admin
 from avatar_gateway.serving.app import Gateway
 from avatar_gateway.serving.auth import Door
+from avatar_gateway.serving.listening import listening
 from avatar_gateway.serving.placing import Placer
 from avatar_gateway.serving.sessions import Sessions
 from avatar_gateway.states import StateStreams
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Sequence
 
 logger = logging.getLogger("avatar_gateway")
 
@@ -78,8 +78,8 @@ async def serve(chosen: settings.Settings) -> None:
             lambda: all(watch.synced.is_set() for watch in watches),
         )
         admin = Admin(chosen, directory, sessions, metrics)
-        await stack.enter_async_context(_listening(gateway.application(), chosen.sessions))
-        await stack.enter_async_context(_listening(admin.application(), chosen.admin))
+        await stack.enter_async_context(listening(gateway.application(), chosen.sessions))
+        await stack.enter_async_context(listening(admin.application(), chosen.admin))
         async with asyncio.TaskGroup() as group:
             background = [
                 *(group.create_task(watch.run(), name="watch") for watch in watches),
@@ -110,23 +110,6 @@ async def _drained(sessions: Sessions, timeout_s: float) -> None:
         drain.cancel()
         drain = asyncio.create_task(sessions.drain(0), name="drain-now")
     logger.info("drained cut=%d", await drain)
-
-
-@asynccontextmanager
-async def _listening(
-    application: web.Application, address: settings.Address
-) -> AsyncIterator[None]:
-    """Serve an application while the body runs."""
-    # State watchers hold their connections for ever: they get no time to end by themselves.
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, address.host, address.port).start()
-        for host, port, *_ in runner.addresses:
-            logger.info("listening host=%s port=%d", host, port)
-        yield
-    finally:
-        await runner.cleanup()
 
 
 def _backoff() -> Backoff:

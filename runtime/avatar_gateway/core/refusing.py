@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -22,16 +21,16 @@ class Way:
     status: int
     close: int | None
     """Close code for a caller that cannot read the status; None if it never gets so far."""
-    headers: Mapping[str, str] = MappingProxyType({})
+    headers: tuple[tuple[str, str], ...] = ()
 
 
-_RETRY: Final = MappingProxyType({"Retry-After": str(RETRY_AFTER_S)})
+_RETRY: Final = (("Retry-After", str(RETRY_AFTER_S)),)
 _WAYS: Final[Mapping[str, Way]] = {
     "invalid_query": Way(400, 1008),
     "key_in_url": Way(400, 1008),
-    "unauthenticated": Way(401, 4401, {"WWW-Authenticate": "Bearer"}),
+    "unauthenticated": Way(401, 4401, (("WWW-Authenticate", "Bearer"),)),
     "model_not_found": Way(404, 4404),
-    "upgrade_required": Way(426, None, {"Upgrade": "websocket", "Connection": "Upgrade"}),
+    "upgrade_required": Way(426, None, (("Upgrade", "websocket"), ("Connection", "Upgrade"))),
     "no_capacity": Way(503, 1013, _RETRY),
     "draining": Way(503, 1013, _RETRY),
     "not_ready": Way(503, 1013, _RETRY),

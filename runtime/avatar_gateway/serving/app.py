@@ -194,7 +194,7 @@ def refused(refusal: errors.Refusal) -> web.Response:
     """Return the HTTP answer to a caller turned away before the upgrade."""
     way = refusing.way(refusal.code)
     return web.json_response(
-        {"error": refusing.error_object(refusal)}, status=way.status, headers=way.headers
+        {"error": refusing.error_object(refusal)}, status=way.status, headers=dict(way.headers)
     )
 
 

@@ -1,0 +1,204 @@
+"""Pods and a gateway on real sockets; the pods are small servers that do as they are told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiohttp import WSMsgType, web
+
+from avatar_gateway import settings
+from avatar_gateway.core.model import Pod, State
+from avatar_gateway.directory import Directory
+from avatar_gateway.metrics import Metrics
+from avatar_gateway.serving.admin import Admin
+from avatar_gateway.serving.app import Gateway
+from avatar_gateway.serving.auth import Door
+from avatar_gateway.serving.listening import listening
+from avatar_gateway.serving.placing import Placer
+from avatar_gateway.serving.sessions import Sessions
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+KEY = "a-key-of-some-length"
+ANY_PORT = settings.Address("127.0.0.1", 0)
+MASTER = "a-master-secret-of-the-operator"
+
+
+@asynccontextmanager
+async def serving(application: web.Application, host: str = "127.0.0.1") -> AsyncIterator[int]:
+    """Serve an application on a free port."""
+    runner = web.AppRunner(application, shutdown_timeout=0.2)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, 0).start()
+        yield int(runner.addresses[0][1])
+    finally:
+        await runner.cleanup()
+
+
+@dataclass
+class FakePod:
+    """A runtime pod: takes sessions until it is full, echoes messages, and can misbehave."""
+
+    name: str
+    capacity: int = 5
+    refusal: tuple[int, dict[str, Any]] | None = None
+    port: int = 0
+    admin_port: int = 0
+    tokens: list[str | None] = field(default_factory=list)
+    requests: list[web.Request] = field(default_factory=list)
+    sockets: set[web.WebSocketResponse] = field(default_factory=set)
+    closed_with: list[int | None] = field(default_factory=list)
+    on_message: Callable[[web.WebSocketResponse, Any], Awaitable[None]] | None = None
+
+    async def realtime(self, request: web.Request) -> web.StreamResponse:
+        """Hold one session."""
+        self.requests.append(request)
+        if self.refusal is not None or len(self.sockets) >= self.capacity:
+            status, error = self.refusal or (503, {"code": "no_capacity"})
+            return web.json_response({"error": error}, status=status, headers={"Retry-After": "9"})
+        socket = web.WebSocketResponse(protocols=("realtime",), max_msg_size=2**25)
+        self.sockets.add(socket)
+        try:
+            await socket.prepare(request)
+            await self._converse(socket)
+        finally:
+            self.sockets.discard(socket)
+            self.closed_with.append(socket.close_code)
+        return socket
+
+    async def _converse(self, socket: web.WebSocketResponse) -> None:
+        async for message in socket:
+            if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
+                return
+            if self.on_message is not None:
+                await self.on_message(socket, message.data)
+            else:
+                await socket.send_frame(_bytes(message.data), message.type)
+
+    async def state(self, request: web.Request) -> web.StreamResponse:
+        """Stream the state, one line at once and one more each 50 ms."""
+        self.tokens.append(request.headers.get("Authorization"))
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for sequence in range(10_000):
+            line = self.line(sequence)
+            try:
+                await response.write(json.dumps(line).encode() + b"\n")
+            except ConnectionError:
+                break
+            await asyncio.sleep(0.05)
+        return response
+
+    def line(self, sequence: int) -> dict[str, Any]:
+        """Return what it says of itself."""
+        return {
+            "pod": self.name,
+            "service": "acme/concierge",
+            "capacity": self.capacity,
+            "sessions": len(self.sockets),
+            "free": self.capacity - len(self.sockets),
+            "draining": False,
+            "ready": True,
+            "sequence": sequence,
+        }
+
+    def as_pod(self) -> Pod:
+        """Return it as the Kubernetes API would describe it."""
+        uid = f"uid-{self.name}"
+        ports = (self.port, self.admin_port)
+        return Pod("acme", self.name, uid, "acme/concierge", "127.0.0.1", *ports, leaving=False)
+
+    def as_state(self, **changes: Any) -> State:
+        """Return what it would say of itself now."""
+        now = asyncio.get_running_loop().time()
+        taken = len(self.sockets)
+        values = {"capacity": self.capacity, "sessions": taken, "free": self.capacity - taken}
+        flags = {"draining": False, "ready": True, "sequence": 1, "at": now}
+        return State(**{**values, **flags, **changes})  # type: ignore[arg-type]
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[FakePod]:
+        """Serve both ports."""
+        sessions, admin = web.Application(), web.Application()
+        sessions.add_routes([web.get("/v1/realtime", self.realtime)])
+        admin.add_routes([web.get("/control/v1/state", self.state)])
+        async with serving(sessions) as self.port, serving(admin) as self.admin_port:
+            yield self
+
+
+@dataclass
+class Setup:
+    """A gateway with everything a test wants to see of it."""
+
+    directory: Directory
+    sessions: Sessions
+    metrics: Metrics
+    stack: AsyncExitStack
+    synced: bool = True
+    port: int = 0
+    admin_port: int = 0
+
+    @property
+    def url(self) -> str:
+        """Return the address of the session socket."""
+        return f"ws://127.0.0.1:{self.port}/v1/realtime"
+
+    async def pod(self, name: str, capacity: int = 5) -> FakePod:
+        """Start a pod that the gateway knows and has heard of."""
+        pod = await self.stack.enter_async_context(FakePod(name, capacity).running())
+        self.directory.add_service("acme/concierge")
+        self.hear(pod)
+        return pod
+
+    def hear(self, pod: FakePod, **changes: Any) -> None:
+        """Let the gateway hear what a pod says of itself now."""
+        self.directory.set_pod(pod.as_pod())
+        self.directory.heard(pod.as_pod(), pod.as_state(**changes))
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[Setup]:
+    """Return a gateway without pods."""
+    directory, sessions = Directory(), Sessions()
+    metrics = Metrics(lambda: sessions.live)
+    environment = {
+        "AVATAR_API_KEY": KEY,
+        "AVATAR_CONTROL_MASTER": MASTER,
+        "AVATAR_POD": "gateway-1",
+    }
+    chosen = settings.from_env(environment, listen=None, admin=None)
+    placer = Placer(directory)
+    async with AsyncExitStack() as stack:
+        setup = Setup(directory, sessions, metrics, stack)
+        app = Gateway(Door(KEY), placer, sessions, metrics, lambda: setup.synced)
+        admin = Admin(chosen, directory, sessions, metrics)
+        stack.push_async_callback(placer.close)
+        setup.port = await stack.enter_async_context(listening(app.application(), ANY_PORT))
+        setup.admin_port = await stack.enter_async_context(listening(admin.application(), ANY_PORT))
+        yield setup
+
+
+@pytest.fixture
+def until() -> Callable[..., Awaitable[None]]:
+    """Return a wait for a condition with a deadline."""
+
+    async def wait(condition: Callable[[], object], seen: Callable[[], object] = str) -> None:
+        try:
+            async with asyncio.timeout(5):
+                while not condition():  # noqa: ASYNC110  the condition is a server's
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            pytest.fail(f"condition not met, last seen: {seen()}")
+
+    return wait
+
+
+def _bytes(data: str | bytes) -> bytes:
+    return data.encode() if isinstance(data, str) else data

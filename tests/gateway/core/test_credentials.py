@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avatar_gateway.core.credentials import (
+    ClientSecret,
+    control_token,
+    is_key,
+    mint,
+    presented,
+    verify,
+)
+
+KEY = "a-key-of-some-length"
+
+
+@pytest.mark.parametrize(
+    ("headers", "protocols", "expected"),
+    [
+        pytest.param({"Authorization": "Bearer k"}, [], "k", id="bearer"),
+        pytest.param({"Authorization": "bearer  k "}, [], "k", id="any case and space"),
+        pytest.param({"api-key": "k"}, [], "k", id="api-key"),
+        pytest.param({}, ["realtime", "openai-insecure-api-key.k"], "k", id="subprotocol"),
+        pytest.param({"Authorization": "Basic k"}, [], None, id="basic"),
+        pytest.param({"Authorization": "Bearer"}, [], None, id="empty bearer"),
+        pytest.param({}, ["realtime"], None, id="nothing"),
+    ],
+)
+def test_a_credential_is_found_wherever_it_may_stand(
+    headers: dict[str, str], protocols: list[str], expected: str | None
+) -> None:
+    assert presented(headers, protocols) == expected
+
+
+def test_only_the_key_is_the_key() -> None:
+    assert is_key(KEY, KEY)
+    assert not is_key(KEY[:-1], KEY)
+    assert not is_key("\udcff", KEY)
+
+
+@given(st.integers(1, 2**40), st.none() | st.text(max_size=40))
+def test_a_secret_opens_until_it_expires_with_any_replica(
+    expires_at: int, model: str | None
+) -> None:
+    secret = ClientSecret(expires_at, model)
+    text = mint(KEY, secret, "nonce")
+    assert verify(KEY, text, expires_at - 0.5) == secret
+    assert verify(KEY, text, expires_at) is None
+    assert verify("another-key-altogether", text, 0) is None
+    # RFC 7230 token: what a WebSocket subprotocol may consist of.
+    assert re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", text)
+
+
+@given(st.data())
+def test_no_changed_secret_opens(data: st.DataObject) -> None:
+    text = mint(KEY, ClientSecret(100, "a/b"), "n")
+    position = data.draw(st.integers(0, len(text) - 1))
+    other = data.draw(st.sampled_from("aZ0_-.").filter(lambda c: c != text[position]))
+    changed = text[:position] + other + text[position + 1 :]
+    body, _, signature = changed.removeprefix("ek_").partition(".")
+    same = text.removeprefix("ek_").partition(".")
+    # The last character of 32 bytes in base64 has two bits that mean nothing.
+    if body == same[0] and _decoded(signature) == _decoded(same[2]):
+        return
+    assert verify(KEY, changed, 0) is None
+
+
+def _decoded(text: str) -> bytes | None:
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except ValueError:
+        return None
+
+
+@pytest.mark.parametrize("text", ["", "ek_", "ek_.", "ek_a.b", "ek_\udcff.\udcff", KEY, "ek_é.é"])
+def test_nonsense_is_no_secret(text: str) -> None:
+    assert verify(KEY, text, 0) is None
+
+
+def test_the_control_token_is_the_hmac_that_the_operator_writes() -> None:
+    expected = hmac.new(b"master", b"acme/concierge", hashlib.sha256).hexdigest()
+    assert control_token("master", "acme/concierge") == expected

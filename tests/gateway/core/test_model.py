@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from avatar_gateway import errors
+from avatar_gateway.core import model
+
+
+def _body(**metadata: Any) -> dict[str, Any]:
+    labels = {"avatar.musetalk.io/service": "concierge"}
+    return {
+        "metadata": {
+            "name": "p1",
+            "namespace": "acme",
+            "uid": "u1",
+            "labels": labels,
+            "resourceVersion": "1",
+            **metadata,
+        },
+        "spec": {"containers": [{"ports": [{"name": "sessions", "containerPort": 8088}]}]},
+        "status": {"podIP": "10.0.0.1", "phase": "Running"},
+    }
+
+
+def _line(**changes: Any) -> dict[str, Any]:
+    line = {"pod": "p1", "service": "acme/concierge", "capacity": 5, "sessions": 1, "free": 4}
+    return {**line, "draining": False, "ready": True, "sequence": 7, **changes}
+
+
+POD = model.Pod("acme", "p1", "u1", "acme/concierge", "10.0.0.1", 8088, 9090, False)
+
+
+def test_a_pod_is_known_by_its_label_and_its_ports_by_name() -> None:
+    assert model.parse_pod(_body()) == POD
+    assert POD.key == "acme/p1"
+
+
+def test_a_pod_of_no_service_is_nobodys() -> None:
+    assert model.parse_pod(_body(labels={})) is None
+
+
+def test_a_pending_pod_has_no_address_and_the_usual_ports() -> None:
+    body = _body()
+    del body["spec"], body["status"]
+    pod = model.parse_pod(body)
+    assert pod is not None
+    assert (pod.ip, pod.sessions_port, pod.admin_port, pod.leaving) == ("", 8080, 9090, False)
+
+
+def test_a_deleted_or_ended_pod_is_leaving() -> None:
+    deleted = model.parse_pod(_body(deletionTimestamp="2026-01-01T00:00:00Z"))
+    body = _body()
+    body["status"]["phase"] = "Failed"
+    failed = model.parse_pod(body)
+    assert deleted is not None
+    assert failed is not None
+    assert deleted.leaving
+    assert failed.leaving
+
+
+def test_a_state_line_becomes_a_state() -> None:
+    assert model.parse_state(_line(), POD, 3.0) == model.State(5, 1, 4, False, True, 7, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        pytest.param([], "state", id="a list"),
+        pytest.param(_line(pod="other"), "pod", id="an address used again"),
+        pytest.param(_line(service="acme/other"), "service", id="another service"),
+        pytest.param(_line(free=-1), "free", id="negative"),
+        pytest.param(_line(free=True), "free", id="a flag for a count"),
+        pytest.param(_line(capacity="5"), "capacity", id="text"),
+        pytest.param(_line(ready=1), "ready", id="a count for a flag"),
+        pytest.param({**_line(), "sequence": None}, "sequence", id="missing"),
+    ],
+)
+def test_an_impossible_state_is_refused_by_its_key(line: Any, key: str) -> None:
+    with pytest.raises(errors.StateError) as refused:
+        model.parse_state(line, POD, 0.0)
+    assert refused.value.key == key

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avatar_gateway.core.model import State
+from avatar_gateway.core.routing import MAX_TRIES, STALE_S, Candidate, Shortage, order
+
+NOW = 100.0
+
+
+def _pod(
+    key: str,
+    sessions: int,
+    capacity: int = 5,
+    *,
+    placed: int = 0,
+    usable: bool = True,
+    ready: bool = True,
+    draining: bool = False,
+    age: float = 0.0,
+) -> Candidate:
+    state = State(capacity, sessions, capacity - sessions, draining, ready, 1, NOW - age)
+    return Candidate(key, usable, state, placed)
+
+
+def test_the_fullest_pod_with_room_comes_first() -> None:
+    pods = [_pod("a", 1), _pod("b", 4), _pod("c", 5), _pod("d", 3)]
+    assert order(pods, NOW) == ["b", "d", "a"]
+
+
+def test_fullness_is_a_share_so_that_a_small_empty_pod_can_go() -> None:
+    assert order([_pod("small", 0, 2), _pod("large", 5, 20)], NOW) == ["large", "small"]
+
+
+def test_sessions_on_their_way_count_as_there() -> None:
+    pods = [_pod("a", 2, placed=2), _pod("b", 3)]
+    assert order(pods, NOW) == ["a", "b"]
+
+
+def test_a_pod_that_our_own_count_calls_full_is_the_last_resort() -> None:
+    pods = [_pod("a", 4, placed=1), _pod("b", 0)]
+    assert order(pods, NOW) == ["b", "a"]
+    assert order(pods[:1], NOW) == ["a"]
+
+
+def test_the_order_of_equals_is_the_order_of_names() -> None:
+    assert order([_pod("b", 1), _pod("a", 1)], NOW) == ["a", "b"]
+
+
+def test_few_pods_are_tried_for_one_caller() -> None:
+    assert len(order([_pod(str(n), 1) for n in range(50)], NOW)) == MAX_TRIES  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("pods", "shortage"),
+    [
+        pytest.param([], Shortage.NOT_READY, id="no pod"),
+        pytest.param([Candidate("a", True, None, 0)], Shortage.NOT_READY, id="never heard"),
+        pytest.param([_pod("a", 0, age=STALE_S + 0.1)], Shortage.NOT_READY, id="stale"),
+        pytest.param([_pod("a", 0, ready=False)], Shortage.NOT_READY, id="loading"),
+        pytest.param([_pod("a", 0, usable=False)], Shortage.NOT_READY, id="leaving"),
+        pytest.param([_pod("a", 0, draining=True)], Shortage.DRAINING, id="draining"),
+        pytest.param([_pod("a", 5)], Shortage.NO_CAPACITY, id="full"),
+        pytest.param(
+            [_pod("a", 5), _pod("b", 0, draining=True)],
+            Shortage.NO_CAPACITY,
+            id="full and draining",
+        ),
+        pytest.param(
+            [_pod("a", 0, draining=True), _pod("b", 0, ready=False)],
+            Shortage.DRAINING,
+            id="draining and loading",
+        ),
+        pytest.param([_pod("a", 0, 0)], Shortage.NO_CAPACITY, id="no slots"),
+    ],
+)
+def test_a_shortage_says_why(pods: list[Candidate], shortage: Shortage) -> None:
+    assert order(pods, NOW) is shortage
+
+
+_CANDIDATES = st.lists(
+    st.builds(
+        lambda key, capacity, taken, placed, usable, ready, draining, age: _pod(
+            str(key),
+            min(taken, capacity),
+            capacity,
+            placed=placed,
+            usable=usable,
+            ready=ready,
+            draining=draining,
+            age=age,
+        ),
+        st.integers(0, 99),
+        st.integers(0, 8),
+        st.integers(0, 8),
+        st.integers(0, 3),
+        st.booleans(),
+        st.booleans(),
+        st.booleans(),
+        st.sampled_from([0.0, 1.0, STALE_S, STALE_S + 1]),
+    ),
+    unique_by=lambda pod: pod.key,
+)
+
+
+@given(_CANDIDATES)
+def test_only_fresh_serving_pods_with_room_are_offered(pods: list[Candidate]) -> None:
+    found = order(pods, NOW)
+    fit = {
+        pod.key: pod
+        for pod in pods
+        if pod.usable
+        and pod.state
+        and pod.state.ready
+        and not pod.state.draining
+        and pod.state.free > 0
+        and NOW - pod.state.at <= STALE_S
+    }
+    if isinstance(found, Shortage):
+        assert not fit
+        return
+    assert set(found) <= set(fit)
+    assert len(found) == len(set(found)) == min(len(fit), MAX_TRIES)
+
+
+@given(_CANDIDATES)
+def test_the_order_does_not_depend_on_the_order_of_the_input(pods: list[Candidate]) -> None:
+    assert order(pods, NOW) == order(list(reversed(pods)), NOW)
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(0, 30))
+def test_a_burst_fills_pods_one_after_another_and_overfills_none(
+    capacities: list[int], callers: int
+) -> None:
+    """Place a burst during which no pod says anything new."""
+    placed = dict.fromkeys(range(len(capacities)), 0)
+    for _ in range(min(callers, sum(capacities))):
+        pods = [_pod(str(n), 0, c, placed=placed[n]) for n, c in enumerate(capacities)]
+        best = order(pods, NOW)
+        assert not isinstance(best, Shortage)
+        placed[int(best[0])] += 1
+    assert all(placed[n] <= capacity for n, capacity in enumerate(capacities))
+    partly = [n for n, capacity in enumerate(capacities) if 0 < placed[n] < capacity]
+    assert len(partly) <= 1

@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+KEY = "a-key-of-some-length"
+BEARER = {"Authorization": f"Bearer {KEY}"}
+MODEL = "model=acme/concierge"
+
+
+def _open(gateway: Any, query: str = MODEL, **options: Any) -> connect:
+    options = {"additional_headers": BEARER, "compression": None, "max_size": 2**25} | options
+    return connect(f"{gateway.url}?{query}", **options)
+
+
+async def _refusal(gateway: Any, query: str = MODEL, **options: Any) -> tuple[int, Any, Any]:
+    with pytest.raises(InvalidStatus) as refused:
+        await _open(gateway, query, **options)
+    response = refused.value.response
+    return response.status_code, json.loads(response.body)["error"], response.headers
+
+
+async def test_messages_pass_both_ways_unchanged(gateway: Any) -> None:
+    pod = await gateway.pod("p1")
+    async with _open(gateway, f"{MODEL}&avatar=anna&wait_ms=10") as caller:
+        for message in ['{"type":"x",  "é":1}', b"\xa7\x01\xff", "", "x" * 3_000_000]:
+            await caller.send(message)
+            assert await caller.recv() == message
+    (request,) = pod.requests
+    assert dict(request.query) == {"model": "acme/concierge", "avatar": "anna"}
+    assert "Authorization" not in request.headers
+
+
+async def test_the_beta_header_reaches_the_pod(gateway: Any) -> None:
+    pod = await gateway.pod("p1")
+    headers = {**BEARER, "OpenAI-Beta": "realtime=v1"}
+    async with _open(gateway, additional_headers=headers):
+        assert pod.requests[0].headers["OpenAI-Beta"] == "realtime=v1"
+
+
+@pytest.mark.parametrize(
+    "credential",
+    [
+        pytest.param({"additional_headers": BEARER}, id="bearer"),
+        pytest.param({"additional_headers": {"api-key": KEY}}, id="api-key"),
+        pytest.param(
+            {
+                "additional_headers": {},
+                "subprotocols": ["realtime", f"openai-insecure-api-key.{KEY}"],
+            },
+            id="subprotocol",
+        ),
+    ],
+)
+async def test_the_key_opens_in_every_place(gateway: Any, credential: dict[str, Any]) -> None:
+    pod = await gateway.pod("p1")
+    async with _open(gateway, **credential) as caller:
+        await caller.send("hello")
+        assert await caller.recv() == "hello"
+        assert caller.subprotocol == ("realtime" if "subprotocols" in credential else None)
+    assert KEY not in str(pod.requests[0].headers)
+
+
+async def test_a_client_secret_opens_a_session(gateway: Any) -> None:
+    pod = await gateway.pod("p1")
+    body = {"expires_after": {"seconds": 60}, "session": {"model": "acme/concierge", "voice": "v"}}
+    async with (
+        aiohttp.ClientSession(f"http://127.0.0.1:{gateway.port}") as http,
+        http.post("/v1/realtime/client_secrets", json=body, headers=BEARER) as response,
+    ):
+        secret = await response.json()
+        assert (response.status, response.headers["Cache-Control"]) == (200, "no-store")
+    assert secret["session"]["voice"] == "v"
+    assert secret["session"]["type"] == "realtime"
+    assert secret["expires_at"] > 1_700_000_000
+    protocols = ["realtime", f"openai-insecure-api-key.{secret['value']}"]
+    async with _open(gateway, additional_headers={}, subprotocols=protocols) as caller:
+        assert caller.subprotocol == "realtime"
+    assert secret["value"] not in str(pod.requests[0].headers)
+    # It opens only the service it was made for, and makes no further secrets.
+    status, error, _ = await _refusal(
+        gateway, "model=acme/other", additional_headers={}, subprotocols=protocols
+    )
+    assert (status, error["code"]) == (401, "unauthenticated")
+    async with (
+        aiohttp.ClientSession(f"http://127.0.0.1:{gateway.port}") as http,
+        http.post(
+            "/v1/realtime/client_secrets",
+            headers={"Authorization": f"Bearer {secret['value']}"},
+        ) as response,
+    ):
+        assert response.status == 401
+
+
+@pytest.mark.parametrize("body", ["{", "[1]", '{"expires_after": 1}', "x" * 70_000, "[" * 60_000])
+async def test_a_bad_request_for_a_secret_is_refused(gateway: Any, body: str) -> None:
+    async with (
+        aiohttp.ClientSession(f"http://127.0.0.1:{gateway.port}") as http,
+        http.post("/v1/realtime/client_secrets", data=body, headers=BEARER) as response,
+    ):
+        assert response.status == 400
+        assert (await response.json())["error"]["code"] == "invalid_query"
+
+
+async def test_each_refusal_has_its_status_and_code(gateway: Any) -> None:
+    wrong = {"additional_headers": {"Authorization": "Bearer wrong"}}
+    status, error, headers = await _refusal(gateway, **wrong)
+    assert (status, error["code"]) == (401, "unauthenticated")
+    assert headers["WWW-Authenticate"] == "Bearer"
+    status, error, _ = await _refusal(gateway, additional_headers={})
+    assert (status, error["code"]) == (401, "unauthenticated")
+    status, error, _ = await _refusal(gateway)
+    assert (status, error["code"]) == (404, "model_not_found")
+    status, error, _ = await _refusal(gateway, "avatar=anna")
+    assert (status, error["code"], error["param"]) == (400, "invalid_query", "model")
+    status, error, _ = await _refusal(gateway, f"{MODEL}&api_key={KEY}")
+    assert (status, error["code"], error["param"]) == (400, "key_in_url", "api_key")
+    status, error, _ = await _refusal(gateway, f"{MODEL}&wait_ms=x")
+    assert (error["param"], error["value"], error["limit"]) == ("wait_ms", "x", [0, 600_000])
+
+
+async def test_a_shortage_is_503_with_retry_after(gateway: Any) -> None:
+    gateway.directory.add_service("acme/concierge")
+    status, error, headers = await _refusal(gateway)
+    assert (status, error["code"], headers["Retry-After"]) == (503, "not_ready", "5")
+    pod = await gateway.pod("p1", capacity=1)
+    gateway.hear(pod, free=0, sessions=1)
+    assert (await _refusal(gateway))[1]["code"] == "no_capacity"
+    gateway.hear(pod, draining=True)
+    assert (await _refusal(gateway))[1]["code"] == "draining"
+    gateway.synced = False
+    assert (await _refusal(gateway))[1]["code"] == "not_ready"
+    rendered = gateway.metrics.render().decode()
+    assert 'avatar_gateway_rejections_total{reason="no_capacity"} 1.0' in rendered
+    assert 'avatar_gateway_rejections_total{reason="not_ready"} 2.0' in rendered
+
+
+async def test_plain_http_is_told_to_upgrade(gateway: Any) -> None:
+    url = f"http://127.0.0.1:{gateway.port}/v1/realtime?{MODEL}"
+    async with aiohttp.ClientSession() as http, http.get(url, headers=BEARER) as response:
+        assert (response.status, response.headers["Upgrade"]) == (426, "websocket")
+        assert (await response.json())["error"]["code"] == "upgrade_required"
+
+
+@pytest.mark.parametrize(
+    ("query", "options", "code", "close"),
+    [
+        (MODEL, {"additional_headers": {}}, "unauthenticated", 4401),
+        (MODEL, {}, "model_not_found", 4404),
+        (f"{MODEL}&wait_ms=x", {}, "invalid_query", 1008),
+        (f"{MODEL}&token=x", {}, "key_in_url", 1008),
+    ],
+)
+async def test_a_browser_is_told_by_an_event_and_a_close_code(
+    gateway: Any, query: str, options: dict[str, Any], code: str, close: int
+) -> None:
+    async with _open(gateway, f"{query}&refuse=close", **options) as caller:
+        event = json.loads(await caller.recv())
+        assert (event["type"], event["error"]["code"]) == ("error", code)
+        assert "seq" not in event
+        with pytest.raises(ConnectionClosed) as closed:
+            await caller.recv()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == close
+
+
+async def test_a_burst_fills_the_pods_and_refuses_the_rest(gateway: Any) -> None:
+    first, second = await gateway.pod("p1", 2), await gateway.pod("p2", 3)
+    opened = await asyncio.gather(
+        *(_open(gateway).__aenter__() for _ in range(7)), return_exceptions=True
+    )
+    refused = [item for item in opened if isinstance(item, InvalidStatus)]
+    callers = [item for item in opened if not isinstance(item, BaseException)]
+    assert (len(callers), len(refused)) == (5, 2)
+    assert (len(first.sockets), len(second.sockets)) == (2, 3)
+    assert {error.response.status_code for error in refused} == {503}
+    for caller in callers:
+        await caller.close()
+
+
+async def test_a_refusal_by_a_pod_is_the_next_try(gateway: Any) -> None:
+    full, free = await gateway.pod("p1"), await gateway.pod("p2")
+    gateway.hear(full, sessions=4, free=1)
+    full.refusal = (503, {"code": "no_capacity"})
+    async with _open(gateway):
+        assert (len(full.requests), len(free.sockets)) == (1, 1)
+
+
+async def test_a_pod_that_is_gone_is_the_next_try(gateway: Any) -> None:
+    gone, there = await gateway.pod("p1"), await gateway.pod("p2")
+    gone.port = 1
+    gateway.hear(gone, sessions=4, free=1)
+    async with _open(gateway):
+        assert len(there.sockets) == 1
+
+
+async def test_when_every_pod_refuses_the_caller_hears_no_capacity(gateway: Any) -> None:
+    for name in ("p1", "p2"):
+        (await gateway.pod(name)).refusal = (503, {"code": "draining"})
+    status, error, _ = await _refusal(gateway)
+    assert (status, error["code"]) == (503, "no_capacity")
+
+
+async def test_a_pods_fault_with_the_request_goes_to_the_caller(gateway: Any) -> None:
+    first, second = await gateway.pod("p1"), await gateway.pod("p2")
+    error = {"type": "invalid_request_error", "code": "avatar_not_found", "param": "avatar"}
+    first.refusal = second.refusal = (404, error)
+    assert (await _refusal(gateway))[:2] == (404, error)
+    assert len(first.requests) + len(second.requests) == 1
+    async with _open(gateway, f"{MODEL}&refuse=close") as caller:
+        assert json.loads(await caller.recv())["error"] == error
+        with pytest.raises(ConnectionClosed, match="4404"):
+            await caller.recv()
+
+
+@pytest.mark.parametrize(
+    "refusal", [(404, {"code": "model_not_found"}), (401, {}), (500, {}), (200, {})]
+)
+async def test_an_answer_that_another_pod_would_not_give_is_the_next_try(
+    gateway: Any, refusal: tuple[int, dict[str, Any]]
+) -> None:
+    odd, fine = await gateway.pod("p1"), await gateway.pod("p2")
+    odd.refusal = refusal
+    gateway.hear(odd, sessions=4, free=1)
+    async with _open(gateway):
+        assert len(fine.sockets) == 1
+
+
+async def test_the_probes_follow_the_watch_and_the_drain(
+    gateway: Any, until: Callable[..., Awaitable[None]]
+) -> None:
+    pod = await gateway.pod("p1")
+
+    async def ready() -> int:
+        url = f"http://127.0.0.1:{gateway.port}/readyz"
+        async with aiohttp.ClientSession() as http, http.get(url) as response:
+            return response.status
+
+    gateway.synced = False
+    assert await ready() == 503
+    gateway.synced = True
+    assert await ready() == 200
+    async with _open(gateway) as caller:
+        drain = asyncio.create_task(gateway.sessions.drain(60))
+        await until(lambda: gateway.sessions.draining)
+        assert await ready() == 503
+        assert (await _refusal(gateway))[1]["code"] == "draining"
+        await caller.send("still here")
+        assert await caller.recv() == "still here"
+        assert not drain.done()
+    assert await drain == 0
+    await until(lambda: not pod.sockets)
+
+
+async def test_a_drain_that_takes_too_long_ends_with_1012(gateway: Any) -> None:
+    pod = await gateway.pod("p1")
+    async with _open(gateway) as caller:
+        assert await gateway.sessions.drain(0.01) == 1
+        with pytest.raises(ConnectionClosed) as closed:
+            await caller.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1012
+    assert pod.closed_with == [1012]
+
+
+async def test_a_caller_that_leaves_while_it_is_placed_frees_the_slot(
+    gateway: Any, until: Callable[..., Awaitable[None]]
+) -> None:
+    pod = await gateway.pod("p1")
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    request = (
+        f"GET /v1/realtime?{MODEL} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n"
+        f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        f"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nAuthorization: Bearer {KEY}\r\n\r\n"
+    )
+    writer.write(request.encode())
+    await writer.drain()
+    writer.transport.abort()
+    await until(lambda: len(pod.closed_with) == 1 or not reader.at_eof())
+    await until(lambda: not pod.sockets and gateway.sessions.live == 0)
+
+
+async def test_no_credential_reaches_the_log(
+    gateway: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    await gateway.pod("p1")
+    # As the command line does: the library would log the offered subprotocols.
+    logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
+    caplog.set_level(logging.DEBUG)
+    protocols = [f"openai-insecure-api-key.{KEY}"]
+    async with _open(gateway, additional_headers={}, subprotocols=protocols):
+        pass
+    await _refusal(gateway, f"{MODEL}&key={KEY}")
+    ours = [r.getMessage() for r in caplog.records if not r.name.startswith("websockets")]
+    assert ours
+    assert not any(KEY in line for line in ours)

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from aiohttp import web
+    from websockets.asyncio.client import ClientConnection
+
+HEADERS = {"Authorization": "Bearer a-key-of-some-length"}
+
+
+def _open(gateway: Any, **options: Any) -> connect:
+    options = {"additional_headers": HEADERS, "compression": None, "max_size": None} | options
+    return connect(f"{gateway.url}?model=acme/concierge", **options)
+
+
+async def _exchange(caller: ClientConnection, message: str) -> str | bytes:
+    await caller.send(message)
+    return await caller.recv()
+
+
+@pytest.mark.parametrize(("code", "reason"), [(1000, ""), (1012, "moved"), (4410, "too long")])
+async def test_the_pods_close_reaches_the_caller(gateway: Any, code: int, reason: str) -> None:
+    pod = await gateway.pod("p1")
+
+    async def close(socket: web.WebSocketResponse, _: Any) -> None:
+        await socket.close(code=code, message=reason.encode())
+
+    pod.on_message = close
+    async with _open(gateway) as caller:
+        await caller.send("x")
+        with pytest.raises(ConnectionClosed) as closed:
+            await caller.recv()
+    assert closed.value.rcvd is not None
+    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (code, reason)
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 4321])
+async def test_the_callers_close_reaches_the_pod(
+    gateway: Any, until: Callable[..., Awaitable[None]], code: int
+) -> None:
+    pod = await gateway.pod("p1")
+    async with _open(gateway) as caller:
+        await caller.close(code, "bye")
+    await until(lambda: pod.closed_with == [code], lambda: pod.closed_with)
+
+
+async def test_a_pod_that_dies_is_told_as_1011_and_not_as_a_normal_end(gateway: Any) -> None:
+    pod = await gateway.pod("p1")
+
+    async def die(socket: web.WebSocketResponse, _: Any) -> None:
+        assert socket._req is not None
+        assert socket._req.transport is not None
+        socket._req.transport.abort()
+
+    pod.on_message = die
+    async with _open(gateway) as caller:
+        await caller.send("x")
+        with pytest.raises(ConnectionClosed) as closed:
+            await caller.recv()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1011
+    assert "pod" in closed.value.rcvd.reason
+
+
+async def test_a_caller_that_vanishes_frees_the_pod(
+    gateway: Any, until: Callable[..., Awaitable[None]]
+) -> None:
+    pod = await gateway.pod("p1")
+    caller = await _open(gateway)
+    caller.transport.abort()
+    await until(lambda: pod.closed_with == [1001], lambda: pod.closed_with)
+    assert gateway.sessions.live == 0
+
+
+async def test_one_dead_session_leaves_the_others_alone(gateway: Any) -> None:
+    await gateway.pod("p1")
+    async with _open(gateway) as other:
+        caller = await _open(gateway)
+        caller.transport.abort()
+        await other.send("still here")
+        assert await other.recv() == "still here"
+
+
+@pytest.mark.slow
+async def test_a_message_over_the_limit_closes_1009(
+    gateway: Any, until: Callable[..., Awaitable[None]]
+) -> None:
+    pod = await gateway.pod("p1")
+    async with _open(gateway) as caller:
+        await caller.send("x" * (21 * 2**20))
+        assert len(await caller.recv()) == 21 * 2**20
+        with pytest.raises(ConnectionClosed) as closed:
+            await _exchange(caller, "x" * (21 * 2**20 + 1))
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1009
+    await until(lambda: pod.closed_with == [1009], lambda: pod.closed_with)
+
+
+@pytest.mark.slow
+async def test_a_caller_that_never_reads_stops_the_pod_and_not_the_memory(
+    gateway: Any, until: Callable[..., Awaitable[None]]
+) -> None:
+    pod = await gateway.pod("p1")
+    sent = 0
+
+    async def flood(socket: web.WebSocketResponse, _: Any) -> None:
+        nonlocal sent
+        for _ in range(2000):
+            await socket.send_bytes(bytes(64 * 1024))
+            sent += 1
+
+    pod.on_message = flood
+    async with _open(gateway, max_queue=1) as caller:
+        await caller.send("x")
+        # The flood of 125 MiB stands still once the sockets' own buffers are full.
+        before = -1
+        while before != sent or not sent:
+            before = sent
+            await asyncio.sleep(0.3)
+        assert sent < 1000
+        for _ in range(2000):
+            await caller.recv()
+        await until(lambda: sent == 2000)
+
+
+async def test_invalid_utf8_is_left_to_the_pod(gateway: Any) -> None:
+    await gateway.pod("p1")
+    async with _open(gateway) as caller:
+        await caller.send(b"\xff\xfe", text=True)
+        with pytest.raises(ConnectionClosed) as closed:
+            await caller.recv()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1007

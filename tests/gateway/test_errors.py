@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from avatar_gateway import errors
+
+
+def test_every_error_builds_a_sentence_and_stands_in_the_tree() -> None:
+    made = [
+        errors.SettingsError("NAME", "x", "HOST:PORT"),
+        errors.Refusal("no_capacity", "all pods are full"),
+        errors.PodAnswer(404, {}, b'{"error": {"code": "avatar_not_found"}}'),
+        errors.PodError("a/p", "gone"),
+        errors.StateError("free", -1, "0 or more"),
+        errors.WatchError("/api/v1/pods", 403, "forbidden"),
+    ]
+    assert {type(error) for error in made} == set(errors.AvatarGatewayError.__subclasses__())
+    for error in made:
+        assert type(error).__name__ in (errors.__doc__ or "")
+        assert str(error)
+        assert not str(error).endswith(".")
+
+
+def test_a_pods_answer_without_an_error_object_has_none() -> None:
+    for body in (b"", b"[]", b"{}", b'{"error": 5}', b"\xff"):
+        answer = errors.PodAnswer(500, {}, body)
+        assert (answer.error, answer.code) == ({}, "")
+
+
+def test_long_values_are_cut() -> None:
+    assert errors.Refusal("c", "m", value="x" * 100).value == "x" * 64
+    assert len(str(errors.StateError("k", "x" * 1000, "y"))) < 100

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import pytest
+
+from avatar_gateway import errors, settings
+from avatar_gateway.core.credentials import control_token
+
+LEAST = {"AVATAR_API_KEY": "k" * 16, "AVATAR_CONTROL_MASTER": "m" * 16}
+
+
+def _read(**more: str) -> settings.Settings:
+    return settings.from_env({**LEAST, **more}, listen=None, admin=None)
+
+
+def test_the_two_secrets_are_enough() -> None:
+    read = _read()
+    assert read.sessions == settings.Address("0.0.0.0", 8080)
+    assert read.admin == settings.Address("0.0.0.0", 9090)
+    assert read.keys.admin_token == control_token("m" * 16, "gateway")
+    assert (read.namespaces, read.metrics_open, read.drain_timeout_s) == ((), False, 3600)
+
+
+def test_everything_can_be_set() -> None:
+    read = _read(
+        AVATAR_GATEWAY_LISTEN="[::1]:80",
+        AVATAR_GATEWAY_ADMIN="127.0.0.1:0",
+        AVATAR_GATEWAY_DRAIN_TIMEOUT_S="1.5",
+        AVATAR_ADMIN_TOKEN="t",
+        AVATAR_WATCH_NAMESPACES="a, b,",
+        AVATAR_METRICS_OPEN="true",
+        AVATAR_POD="gateway-1",
+        KUBECONFIG="/some/file",
+    )
+    assert read.sessions == settings.Address("::1", 80)
+    assert read.keys.admin_token == "t"
+    assert (read.namespaces, read.drain_timeout_s, read.metrics_open) == (("a", "b"), 1.5, True)
+    assert (read.pod, read.kubeconfig) == ("gateway-1", "/some/file")
+
+
+def test_arguments_win_over_variables() -> None:
+    env = {**LEAST, "AVATAR_GATEWAY_LISTEN": "h:1", "AVATAR_GATEWAY_ADMIN": "h:2"}
+    read = settings.from_env(env, listen="i:3", admin="i:4")
+    assert (read.sessions, read.admin) == (settings.Address("i", 3), settings.Address("i", 4))
+
+
+def test_a_pod_uses_its_service_account() -> None:
+    assert _read(KUBERNETES_SERVICE_HOST="10.0.0.1", KUBECONFIG="/x").kubeconfig is None
+
+
+def test_variables_that_kubernetes_makes_for_a_service_are_no_mistake() -> None:
+    _read(
+        AVATAR_GATEWAY_SERVICE_HOST="10.0.0.1",
+        AVATAR_GATEWAY_SERVICE_PORT_SESSIONS="80",
+        AVATAR_GATEWAY_PORT="tcp://10.0.0.1:80",
+        AVATAR_GATEWAY_PORT_80_TCP_ADDR="10.0.0.1",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AVATAR_API_KEY", ""),
+        ("AVATAR_API_KEY", "short"),
+        ("AVATAR_CONTROL_MASTER", ""),
+        ("AVATAR_GATEWAY_LISTEN", "8080"),
+        ("AVATAR_GATEWAY_LISTEN", "h:99999"),
+        ("AVATAR_GATEWAY_ADMIN", "h:x"),
+        ("AVATAR_GATEWAY_DRAIN_TIMEOUT_S", "-1"),
+        ("AVATAR_GATEWAY_DRAIN_TIMEOUT_S", "nan"),
+        ("AVATAR_GATEWAY_DRAIN_TIMEOUT_S", "soon"),
+        ("AVATAR_METRICS_OPEN", "yes"),
+        ("AVATAR_GATEWAY_LISTENS", "h:1"),
+    ],
+)
+def test_a_bad_variable_is_named(name: str, value: str) -> None:
+    with pytest.raises(errors.SettingsError, match=name) as refused:
+        _read(**{name: value})
+    assert "short" not in str(refused.value)
+
+
+def test_secrets_are_not_shown() -> None:
+    shown = repr(_read(AVATAR_ADMIN_TOKEN="t-t-t"))
+    assert not any(secret in shown for secret in ("k" * 16, "m" * 16, "t-t-t"))
