@@ -115,8 +115,8 @@ class MuseTalk:
         for network in self.networks().values():
             network.to(device=device, dtype=dtype).eval().requires_grad_(False)
         # The layout of the fast convolutions, on the GPU and (a quarter faster) on the CPU.
-        self.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.unet.to(memory_format=torch.channels_last)
+        self.vae.to(memory_format=torch.channels_last)
         self.log_mel.to(device)
         self.positions = self.positions.to(device, dtype)
         self.device, self.dtype = device, dtype

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -72,7 +72,7 @@ def test_writing_again_replaces_and_leaves_nothing_behind(
 @pytest.mark.parametrize("name", ["latents", "boxes", "masks"])
 def test_a_changed_tensor_is_refused(folder: Path, name: str) -> None:
     path = folder / "avatar.safetensors"
-    tensors: dict[str, NDArray[np.generic]] = load_file(path)
+    tensors: dict[str, NDArray[Any]] = load_file(path)
     tensors[name] = tensors[name].copy()
     tensors[name].flat[0] += 1
     save_file(tensors, path)
@@ -161,5 +161,5 @@ def test_play_goes_forward_and_back() -> None:
     assert [cache.fold(t, 3) for t in range(8)] == [0, 1, 2, 2, 1, 0, 0, 1]
 
 
-def _tensors(folder: Path) -> dict[str, NDArray[np.generic]]:
+def _tensors(folder: Path) -> dict[str, NDArray[Any]]:
     return load_file(folder / "avatar.safetensors") | load_file(folder / "pixels.safetensors")

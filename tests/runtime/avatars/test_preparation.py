@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -24,9 +24,8 @@ def _frames(count: int = 3) -> list[NDArray[np.uint8]]:
     return [np.asarray(rng.integers(0, 256, (100, 100, 3)), np.uint8) for _ in range(count)]
 
 
-def _prepare(encoder: preparation.Encoder, **options: str) -> dict[str, NDArray[np.generic]]:
-    tensors = preparation.prepare(_frames(), [_BOX] * 3, [_MASK] * 3, encoder, **options)[1]
-    return tensors
+def _prepare(encoder: preparation.Encoder) -> dict[str, NDArray[Any]]:
+    return preparation.prepare(_frames(), [_BOX] * 3, [_MASK] * 3, encoder)[1]
 
 
 def test_the_hole_is_minus_one_and_the_reference_is_whole(encoder: preparation.Encoder) -> None:

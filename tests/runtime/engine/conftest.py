@@ -1,0 +1,70 @@
+"""A small seeded model and an avatar, made once per run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from avatar_runtime.avatars import cache
+from avatar_runtime.engine import model, seeded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from avatar_runtime.batching.frames import FrameRequest
+    from avatar_runtime.batching.windows import AudioWindow
+
+
+@dataclass(frozen=True, slots=True)
+class Assets:
+    """Folders as `serve` takes them."""
+
+    model: Path
+    avatars: Path
+
+
+@pytest.fixture(scope="session")
+def assets(tmp_path_factory: pytest.TempPathFactory) -> Assets:
+    root = tmp_path_factory.mktemp("assets")
+    made = Assets(root / "model", root / "avatars")
+    seeded.write(made.model, seeded.PRESETS["tiny"])
+    seeded.write_avatar(made.avatars / "anna", model.load(made.model))
+    return made
+
+
+@pytest.fixture(scope="session")
+def tiny(assets: Assets) -> model.MuseTalk:
+    return model.load(assets.model)
+
+
+@pytest.fixture
+def anna(assets: Assets) -> cache.Avatar:
+    return cache.read(assets.avatars / "anna")
+
+
+@pytest.fixture
+def request_of() -> Callable[..., FrameRequest]:
+    """Return a maker of frame requests: `request_of(window, session=..., source_frame=...)`."""
+    from avatar_runtime.batching.frames import FrameRequest
+
+    def make(
+        window: AudioWindow, *, session: str = "s", source_frame: int = 0, avatar: str = "anna"
+    ) -> FrameRequest:
+        return FrameRequest(
+            session=session,
+            response_ref=1,
+            epoch=0,
+            frame_index=window.frame_index,
+            deadline=0.0,
+            avatar=avatar,
+            source_frame=source_frame,
+            window=window,
+            quality=90,
+            width=192,
+            height=192,
+        )
+
+    return make

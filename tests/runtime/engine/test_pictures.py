@@ -1,0 +1,59 @@
+"""Composition and JPEG."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import pytest
+
+from avatar_runtime.engine import pictures
+
+if TYPE_CHECKING:
+    from avatar_runtime.avatars import cache
+
+
+def test_outside_the_mask_every_source_pixel_stays(anna: cache.Avatar) -> None:
+    face = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+    box, source = anna.box(0), anna.picture(0)
+
+    composed = pictures.compose(anna, 0, face)
+
+    covered = np.zeros(source.shape[:2], bool)
+    covered[box.y1 : box.y2, box.x1 : box.x2] = anna.mask(0) > 0
+    assert np.array_equal(composed[~covered], source[~covered])
+    assert (composed[covered] != source[covered]).any(axis=1).mean() > 0.9
+
+
+def test_where_the_mask_is_full_the_face_shows_alone(anna: cache.Avatar) -> None:
+    face = np.full((128, 128, 3), (10, 20, 30), np.uint8)
+    box = anna.box(0)
+
+    composed = pictures.compose(anna, 0, face)[box.y1 : box.y2, box.x1 : box.x2]
+
+    full = anna.mask(0) == 255
+    assert full.any()
+    assert (composed[full] == (10, 20, 30)).all()
+
+
+def test_a_face_equal_to_its_surroundings_leaves_no_seam(anna: cache.Avatar) -> None:
+    grey = np.full((192, 192, 3), 77, np.uint8)
+    anna._decoded[0] = grey
+
+    assert (pictures.compose(anna, 0, np.full((128, 128, 3), 77, np.uint8)) == 77).all()
+
+
+@pytest.mark.parametrize(("width", "height"), [(192, 192), (96, 96), (256, 320)])
+def test_pictures_have_the_size_asked_for(anna: cache.Avatar, width: int, height: int) -> None:
+    jpeg = pictures.encode_jpeg(anna.picture(0), width, height, 90)
+
+    decoded = np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR))
+    assert jpeg[:2] == b"\xff\xd8"
+    assert decoded.shape == (height, width, 3)
+
+
+def test_quality_costs_bytes(anna: cache.Avatar) -> None:
+    sizes = [len(pictures.encode_jpeg(anna.picture(0), 192, 192, q)) for q in (30, 60, 95)]
+
+    assert sizes == sorted(set(sizes))

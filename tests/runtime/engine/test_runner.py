@@ -1,0 +1,159 @@
+"""Batches through the model: a frame depends on its own request alone."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from avatar_runtime.audio import utterance
+from avatar_runtime.engine import device, runner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from avatar_runtime.avatars import cache
+    from avatar_runtime.batching.frames import FrameRequest
+    from avatar_runtime.batching.windows import AudioWindow
+    from avatar_runtime.engine.model import MuseTalk
+
+_TOLERANCE = 1e-3  # of features in float32: what the reference promises
+
+
+class ListeningModel:
+    """The model itself, and what the UNet and the audio encoder were given."""
+
+    def __init__(self, model: MuseTalk) -> None:
+        self._model = model
+        self.rows: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.contexts = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def encode_audio(self, contexts: Sequence[np.ndarray]) -> torch.Tensor:
+        self.contexts += len(contexts)
+        return self._model.encode_audio(contexts)
+
+    def predict(self, latents: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        self.rows += zip(latents, tokens, strict=True)
+        return self._model.predict(latents, tokens)
+
+
+@pytest.fixture
+def listening(tiny: MuseTalk) -> ListeningModel:
+    return ListeningModel(tiny)
+
+
+@pytest.fixture
+def run(
+    listening: ListeningModel, anna: cache.Avatar
+) -> Iterator[Callable[[Sequence[FrameRequest]], device.Rendered]]:
+    with ThreadPoolExecutor(1) as pool:
+        made = runner.Runner(listening, {"anna": anna}, pool)  # type: ignore[arg-type]
+        yield torch.inference_mode()(made.render)
+
+
+def _speech(seconds: float = 0.6, context_s: int = 3, seed: int = 0) -> list[AudioWindow]:
+    rng = np.random.default_rng(seed)
+    loudness = np.sin(np.linspace(0, 9, int(24_000 * seconds))) * 9000
+    pcm = (rng.uniform(-1, 1, len(loudness)) * loudness).astype("<i2")
+    speech = utterance.Utterance(24_000, context_s=context_s)
+    speech.append(pcm.tobytes())
+    speech.finish()
+    return list(speech.take())
+
+
+def test_frames_come_in_the_order_of_the_requests(
+    run: Callable[..., device.Rendered], request_of: Callable[..., FrameRequest]
+) -> None:
+    batch = [request_of(w, source_frame=w.frame_index) for w in _speech()[5:0:-1]]
+
+    rendered = run(batch)
+
+    assert [frame.request for frame in rendered.frames] == batch
+    assert set(rendered.stages) == set(device.STAGES)
+    assert all(seconds > 0 for seconds in rendered.stages.values())
+
+
+def test_a_frame_does_not_depend_on_its_company(
+    run: Callable[..., device.Rendered],
+    listening: ListeningModel,
+    request_of: Callable[..., FrameRequest],
+) -> None:
+    alone = [request_of(w, session="alone", source_frame=w.frame_index) for w in _speech()]
+    mine = [request_of(w, session="mine", source_frame=w.frame_index) for w in _speech()]
+    others = [request_of(w, session="other", source_frame=3) for w in _speech(seed=9)]
+
+    for request in alone:
+        run([request])
+    run([r for pair in zip(mine, others, strict=True) for r in pair])
+
+    apart, together = listening.rows[: len(alone)], listening.rows[len(alone) :]
+    for (latent, tokens), (same, heard), (_, foreign) in zip(
+        apart, together[::2], together[1::2], strict=True
+    ):
+        assert torch.equal(latent, same)
+        assert (tokens - heard).abs().max() < _TOLERANCE
+        assert (tokens - foreign).abs().max() > 10 * _TOLERANCE
+
+
+def test_latents_follow_the_folded_timeline(
+    run: Callable[..., device.Rendered],
+    listening: ListeningModel,
+    anna: cache.Avatar,
+    request_of: Callable[..., FrameRequest],
+) -> None:
+    window = _speech()[0]
+
+    run([request_of(window, source_frame=t) for t in (5, 6, 12)])
+
+    expected = torch.from_numpy(anna.latents[[5, 5, 0]].astype(np.float32))
+    assert torch.equal(torch.stack([latent for latent, _ in listening.rows]), expected)
+
+
+def test_a_group_is_encoded_once_even_over_two_batches(
+    run: Callable[..., device.Rendered],
+    listening: ListeningModel,
+    request_of: Callable[..., FrameRequest],
+) -> None:
+    group = [request_of(w) for w in _speech() if w.group == 3]
+
+    run(group[:1])
+    run(group[1:])
+
+    assert len(group) == 4
+    assert listening.contexts == 1
+
+
+def test_windows_are_those_of_one_encode_of_the_whole_context(
+    run: Callable[..., device.Rendered],
+    tiny: MuseTalk,
+    listening: ListeningModel,
+    request_of: Callable[..., FrameRequest],
+) -> None:
+    window = _speech(3.5)[-1]
+    run([request_of(window)])
+
+    with torch.inference_mode():
+        features = tiny.encode_audio([np.frombuffer(window.context, np.float32)])[0]
+    rows = features[window.first_step : window.steps][:10].flatten(0, 1)
+    heard = listening.rows[0][1]
+    assert 0 < len(rows) < 50  # the speech ends inside this window
+    assert (heard[: len(rows)] - rows).abs().max() < _TOLERANCE
+    assert (heard[len(rows) :] == 0).all()
+
+
+def test_a_longer_context_than_the_model_hears_is_cut_at_its_beginning(
+    run: Callable[..., device.Rendered],
+    listening: ListeningModel,
+    request_of: Callable[..., FrameRequest],
+) -> None:
+    for session, context_s in (("short", 3), ("long", 30)):
+        run([request_of(_speech(4.0, context_s=context_s)[90], session=session)])
+
+    (_, short), (_, long) = listening.rows
+    assert torch.equal(short, long)

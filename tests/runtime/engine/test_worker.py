@@ -1,0 +1,226 @@
+"""The engine over a device that the test holds in its hands."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from avatar_runtime import errors
+from avatar_runtime.batching.frames import Frame, FrameRequest
+from avatar_runtime.batching.windows import AudioWindow
+from avatar_runtime.engine import device, weights, worker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from pathlib import Path
+    from types import SimpleNamespace
+
+    from avatar_runtime.avatars import cache
+
+
+class ScriptedDevice:
+    """Refuses batches over `room` and fails when told to; keeps what it was asked."""
+
+    name = "scripted"
+
+    def __init__(self, room: int = 64) -> None:
+        self.room = room
+        self.fault: Exception | None = None
+        self.batches: list[list[int]] = []
+        self.threads: set[str] = set()
+        self.closed = False
+
+    def load(self, model_dir: Path) -> device.ModelInfo:
+        found = weights.find(model_dir)
+        return device.ModelInfo("v15", weights.vae_hash(found.vae), 3, "v15/sd-vae/none")
+
+    def serve(self, avatars: Mapping[str, cache.Avatar]) -> None:
+        self.threads.add(threading.current_thread().name)
+
+    def render(self, batch: Sequence[FrameRequest]) -> device.Rendered:
+        self.threads.add(threading.current_thread().name)
+        if self.fault is not None:
+            raise self.fault
+        if len(batch) > self.room:
+            raise errors.DeviceMemoryError(len(batch), self.room)
+        self.batches.append([request.frame_index for request in batch])
+        frames = [Frame(request, b"jpeg") for request in batch]
+        return device.Rendered(frames, dict.fromkeys(device.STAGES, 0.5))
+
+    def buckets(self, batch_size: int) -> Sequence[int]:
+        return (1, batch_size)
+
+    def curve(self) -> None:
+        return None
+
+    def memory(self) -> device.Memory:
+        return device.Memory(1, 2)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def scripted() -> ScriptedDevice:
+    return ScriptedDevice()
+
+
+@pytest.fixture
+async def engine(assets: SimpleNamespace, scripted: ScriptedDevice) -> AsyncIterator[worker.Engine]:
+    made = worker.Engine(scripted, assets.model, assets.avatars, 8)
+    await made.start()
+    scripted.batches.clear()
+    yield made
+    await made.stop()
+
+
+@pytest.fixture
+def batch(request_of: Callable[..., FrameRequest]) -> list[FrameRequest]:
+    samples = np.zeros(1920, np.float32).data.toreadonly()
+    windows = [AudioWindow(i, 0, samples, -4, 6, silent=True) for i in range(8)]
+    return [request_of(window) for window in windows]
+
+
+async def test_start_knows_the_avatars_and_the_curve(engine: worker.Engine) -> None:
+    assert engine.avatars["anna"].frames == 6
+    assert engine.model.context_s == 3
+    assert engine.calibration is not None
+    assert [size for size, _ in engine.calibration.frame_batch_ms] == [1, 8]
+
+
+async def test_frames_answer_the_requests_in_order(
+    engine: worker.Engine, batch: list[FrameRequest]
+) -> None:
+    frames = await engine.run(batch)
+
+    assert [frame.request for frame in frames] == batch
+
+
+async def test_only_one_thread_touches_the_device(
+    engine: worker.Engine, scripted: ScriptedDevice, batch: list[FrameRequest]
+) -> None:
+    await engine.run(batch)
+
+    assert len(scripted.threads) == 1
+    assert threading.current_thread().name not in scripted.threads
+
+
+async def test_a_batch_that_does_not_fit_is_halved_in_order(
+    engine: worker.Engine, scripted: ScriptedDevice, batch: list[FrameRequest]
+) -> None:
+    scripted.room = 3
+    before = engine.statistics()
+
+    frames = await engine.run(batch)
+
+    assert [frame.request for frame in frames] == batch
+    assert scripted.batches == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    after = engine.statistics()
+    assert after.oom_recoveries - before.oom_recoveries == 3
+    assert after.frames - before.frames == 8
+
+
+async def test_a_single_frame_that_does_not_fit_fails_and_the_engine_goes_on(
+    engine: worker.Engine, scripted: ScriptedDevice, batch: list[FrameRequest]
+) -> None:
+    scripted.room = 0
+    with pytest.raises(errors.DeviceMemoryError):
+        await engine.run(batch)
+    scripted.room = 8
+
+    assert len(await engine.run(batch)) == 8
+
+
+async def test_any_fault_of_a_batch_is_an_engine_error(
+    engine: worker.Engine, scripted: ScriptedDevice, batch: list[FrameRequest]
+) -> None:
+    scripted.fault = RuntimeError("CUDA error: an illegal memory access")
+
+    with pytest.raises(errors.EngineError, match="a batch of 8 failed"):
+        await engine.run(batch)
+
+
+async def test_an_avatar_that_is_not_loaded_is_refused_before_the_device(
+    engine: worker.Engine,
+    scripted: ScriptedDevice,
+    batch: list[FrameRequest],
+    request_of: Callable[..., FrameRequest],
+) -> None:
+    stranger = request_of(batch[0].window, avatar="zoe")
+
+    with pytest.raises(errors.EngineError, match="avatar 'zoe' is not loaded, loaded are: anna"):
+        await engine.run([*batch, stranger])
+    assert scripted.batches == []
+
+
+async def test_stage_times_are_told_on_the_event_loop(
+    assets: SimpleNamespace, scripted: ScriptedDevice, batch: list[FrameRequest]
+) -> None:
+    told: list[tuple[str, float, str]] = []
+
+    def observe(stage: str, seconds: float) -> None:
+        told.append((stage, seconds, threading.current_thread().name))
+
+    engine = worker.Engine(scripted, assets.model, assets.avatars, 8, observe=observe)
+    await engine.start()
+    await engine.run(batch)
+    await engine.stop()
+
+    here = threading.current_thread().name
+    assert told == [(stage, 0.5, here) for stage in device.STAGES]
+
+
+async def test_stop_gives_the_device_back(
+    assets: SimpleNamespace, scripted: ScriptedDevice
+) -> None:
+    engine = worker.Engine(scripted, assets.model, assets.avatars, 8)
+    await engine.start()
+    await engine.stop()
+
+    assert scripted.closed
+
+
+async def test_one_unusable_avatar_leaves_the_others(
+    assets: SimpleNamespace, scripted: ScriptedDevice, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = worker.Engine(scripted, assets.model, assets.avatars, 8, avatar_names=["anna", "gone"])
+    await engine.start()
+    await engine.stop()
+
+    assert list(engine.avatars) == ["anna"]
+    assert "avatar left out" in caplog.text
+
+
+async def test_an_avatar_of_another_model_stops_the_start_when_it_is_the_only_one(
+    assets: SimpleNamespace, scripted: ScriptedDevice, tmp_path: Path
+) -> None:
+    from avatar_runtime.engine import seeded
+
+    shutil.copytree(assets.avatars, tmp_path / "avatars")
+    seeded.write(tmp_path / "other", seeded.PRESETS["tiny"], seed=1)
+    engine = worker.Engine(scripted, tmp_path / "other", tmp_path / "avatars", 8)
+
+    with pytest.raises(errors.AssetError, match="vae_hash is"):
+        await engine.start()
+    await engine.stop()
+
+
+async def test_a_folder_without_avatars_stops_the_start(
+    assets: SimpleNamespace, scripted: ScriptedDevice, tmp_path: Path
+) -> None:
+    engine = worker.Engine(scripted, assets.model, tmp_path, 8)
+
+    with pytest.raises(errors.AssetError, match="no avatar can be served: there is none"):
+        await engine.start()
+    await engine.stop()
+
+
+async def test_an_engine_that_is_not_started_has_no_model(
+    assets: SimpleNamespace, scripted: ScriptedDevice
+) -> None:
+    with pytest.raises(errors.EngineError, match="not started"):
+        _ = worker.Engine(scripted, assets.model, assets.avatars, 8).model
