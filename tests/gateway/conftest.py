@@ -6,9 +6,11 @@ import asyncio
 import json
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from aiohttp import WSMsgType, web
 
 from avatar_gateway import settings
@@ -23,7 +25,7 @@ from avatar_gateway.serving.placing import Placer
 from avatar_gateway.serving.sessions import Sessions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 KEY = "a-key-of-some-length"
 ANY_PORT = settings.Address("127.0.0.1", 0)
@@ -33,7 +35,7 @@ MASTER = "a-master-secret-of-the-operator"
 @asynccontextmanager
 async def serving(application: web.Application, host: str = "127.0.0.1") -> AsyncIterator[int]:
     """Serve an application on a free port."""
-    runner = web.AppRunner(application, shutdown_timeout=0.2)
+    runner = web.AppRunner(application, shutdown_timeout=0.01)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, 0).start()
@@ -121,7 +123,7 @@ class FakePod:
         taken = len(self.sockets)
         values = {"capacity": self.capacity, "sessions": taken, "free": self.capacity - taken}
         flags = {"draining": False, "ready": True, "sequence": 1, "at": now}
-        return State(**{**values, **flags, **changes})  # type: ignore[arg-type]
+        return State(**{**values, **flags, **changes})
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[FakePod]:
@@ -131,6 +133,70 @@ class FakePod:
         admin.add_routes([web.get("/control/v1/state", self.state)])
         async with serving(sessions) as self.port, serving(admin) as self.admin_port:
             yield self
+
+
+@dataclass
+class FakeAPI:
+    """Lists in pages of one object, and streams the events it is given."""
+
+    items: dict[str, list[dict[str, Any]]] = field(
+        default_factory=lambda: {"pods": [], "avatarservices": []}
+    )
+    queries: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    events: dict[str, asyncio.Queue[dict[str, Any] | None]] = field(
+        default_factory=lambda: {"pods": asyncio.Queue(), "avatarservices": asyncio.Queue()}
+    )
+    fail_lists: int = 0
+    kubeconfig: Path = Path()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer a list or a watch; None among the events ends the watch."""
+        kind = request.path.rsplit("/", 1)[1]
+        self.queries.append((request.path, dict(request.query)))
+        if "watch" in request.query:
+            response = web.StreamResponse()
+            await response.prepare(request)
+            while (event := await self.events[kind].get()) is not None:
+                data = json.dumps(event).encode() + b"\n"
+                # In two pieces: a line may end anywhere in the stream.
+                await response.write(data[:10])
+                await response.write(data[10:])
+            return response
+        if self.fail_lists:
+            self.fail_lists -= 1
+            return web.json_response({"message": "etcd is busy"}, status=500)
+        at = int(request.query.get("continue", "0"))
+        more = str(at + 1) if at + 1 < len(self.items[kind]) else ""
+        return web.json_response(
+            {
+                "items": self.items[kind][at : at + 1],
+                "metadata": {"resourceVersion": "100", "continue": more},
+            }
+        )
+
+    def lists(self, kind: str) -> int:
+        """Return how many lists began."""
+        return sum(
+            path.endswith(kind) and "watch" not in query and "continue" not in query
+            for path, query in self.queries
+        )
+
+    @staticmethod
+    def pod(
+        name: str, version: int = 1, ports: Sequence[Any] = (), **status: Any
+    ) -> dict[str, Any]:
+        """Return a pod as the API describes it."""
+        return {
+            "metadata": {
+                "name": name,
+                "namespace": "acme",
+                "uid": f"uid-{name}",
+                "resourceVersion": str(version),
+                "labels": {"avatar.musetalk.io/service": "concierge"},
+            },
+            "spec": {"containers": [{"ports": list(ports)}]},
+            "status": status,
+        }
 
 
 @dataclass
@@ -183,6 +249,30 @@ async def gateway() -> AsyncIterator[Setup]:
         setup.port = await stack.enter_async_context(listening(app.application(), ANY_PORT))
         setup.admin_port = await stack.enter_async_context(listening(admin.application(), ANY_PORT))
         yield setup
+
+
+@pytest.fixture
+async def fake(tmp_path: Path) -> AsyncIterator[FakeAPI]:
+    """Return an API server and the file that leads to it."""
+    api = FakeAPI(kubeconfig=tmp_path / "kubeconfig")
+    application = web.Application()
+    application.router.add_get("/{path:.*}", api.handle)
+    async with serving(application) as port:
+        document = {
+            "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+            "users": [{"name": "u", "user": {"token": "t"}}],
+        }
+        api.kubeconfig.write_text(yaml.safe_dump(document))
+        yield api
+
+
+@pytest.fixture
+async def fake_pod() -> AsyncIterator[FakePod]:
+    """Return a pod that nobody knows yet."""
+    async with FakePod("p1").running() as pod:
+        yield pod
 
 
 @pytest.fixture

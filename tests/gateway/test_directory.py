@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from avatar_gateway.backoff import Backoff
 from avatar_gateway.core.model import Pod, State
 from avatar_gateway.directory import SETTLE_S, Directory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 POD = Pod("acme", "p1", "u1", "acme/concierge", "10.0.0.1", 8080, 9090, leaving=False)
 
@@ -29,7 +33,7 @@ def test_only_pods_of_the_service_are_candidates() -> None:
 def test_a_pod_that_leaves_or_has_no_address_is_not_usable() -> None:
     directory = Directory()
     for change in ({"leaving": True}, {"ip": ""}):
-        directory.set_pod(replace(POD, **change))  # type: ignore[arg-type]
+        directory.set_pod(replace(POD, **change))
         assert not directory.candidates("acme/concierge")[0].usable
 
 
@@ -83,14 +87,15 @@ def test_a_list_replaces_what_is_in_its_namespace() -> None:
 
 def test_only_a_change_of_pods_wakes_the_streams() -> None:
     directory = Directory()
-    for act, wakes in [
+    steps: list[tuple[Callable[[], None], bool]] = [
         (lambda: directory.set_pod(POD), True),
         (lambda: directory.set_pod(POD), False),
         (lambda: directory.heard(POD, _state()), False),
         (lambda: directory.set_pod(replace(POD, leaving=True)), True),
         (lambda: directory.remove_pod("acme/p1"), True),
         (lambda: directory.remove_pod("acme/p1"), False),
-    ]:
+    ]
+    for act, wakes in steps:
         directory.pods_changed.clear()
         act()
         assert directory.pods_changed.is_set() is wakes

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
-import yaml
-from aiohttp import web
 
 from avatar_gateway import pods
 from avatar_gateway.backoff import Backoff
@@ -21,99 +17,17 @@ from avatar_gateway.states import StateStreams
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
-    from pathlib import Path
 
     Until = Callable[..., Awaitable[None]]
 
 MASTER = "a-master-secret-of-the-operator"
 
 
-def _pod(name: str, version: int = 1, **status: Any) -> dict[str, Any]:
-    return {
-        "metadata": {
-            "name": name,
-            "namespace": "acme",
-            "uid": f"uid-{name}",
-            "resourceVersion": str(version),
-            "labels": {"avatar.musetalk.io/service": "concierge"},
-        },
-        "spec": {"containers": [{"ports": []}]},
-        "status": status,
-    }
-
-
-@dataclass
-class FakeAPI:
-    """Lists in pages of one object, and streams the events it is given."""
-
-    items: dict[str, list[dict[str, Any]]] = field(
-        default_factory=lambda: {"pods": [], "avatarservices": []}
-    )
-    queries: list[tuple[str, dict[str, str]]] = field(default_factory=list)
-    events: dict[str, asyncio.Queue[dict[str, Any] | None]] = field(
-        default_factory=lambda: {"pods": asyncio.Queue(), "avatarservices": asyncio.Queue()}
-    )
-    fail_lists: int = 0
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer a list or a watch; None among the events ends the watch."""
-        kind = request.path.rsplit("/", 1)[1]
-        self.queries.append((request.path, dict(request.query)))
-        if "watch" in request.query:
-            response = web.StreamResponse()
-            await response.prepare(request)
-            while (event := await self.events[kind].get()) is not None:
-                data = json.dumps(event).encode() + b"\n"
-                # In two pieces: a line may end anywhere in the stream.
-                await response.write(data[:10])
-                await response.write(data[10:])
-            return response
-        if self.fail_lists:
-            self.fail_lists -= 1
-            return web.json_response({"message": "etcd is busy"}, status=500)
-        at = int(request.query.get("continue", "0"))
-        more = str(at + 1) if at + 1 < len(self.items[kind]) else ""
-        return web.json_response(
-            {
-                "items": self.items[kind][at : at + 1],
-                "metadata": {"resourceVersion": "100", "continue": more},
-            }
-        )
-
-    def lists(self, kind: str) -> int:
-        """Return how many lists began."""
-        return sum(
-            path.endswith(kind) and "watch" not in query and "continue" not in query
-            for path, query in self.queries
-        )
-
-
 @asynccontextmanager
-async def _watching(
-    fake: FakeAPI, tmp_path: Path, namespace: str | None = None
-) -> AsyncIterator[Directory]:
-    application = web.Application()
-    application.router.add_get("/{path:.*}", fake.handle)
+async def _watching(fake: Any, namespace: str | None = None) -> AsyncIterator[Directory]:
     directory = Directory()
-    async with AsyncExitStack() as stack:
-        runner = web.AppRunner(application, shutdown_timeout=0.01)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        port = runner.addresses[0][1]
-        path = tmp_path / "kubeconfig"
-        path.write_text(
-            yaml.safe_dump(
-                {
-                    "current-context": "c",
-                    "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-                    "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
-                    "users": [{"name": "u", "user": {"token": "t"}}],
-                }
-            )
-        )
-        api = await stack.enter_async_context(pods.connected(str(path)))
-        kinds = {
+    async with pods.connected(str(fake.kubeconfig)) as api:
+        kinds: dict[str, pods.Sink] = {
             pods.PODS: pods.PodSink(directory),
             pods.SERVICES: pods.ServiceSink(directory),
         }
@@ -132,17 +46,16 @@ async def _watching(
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_all_pages_are_listed_and_events_followed(tmp_path: Path, until: Until) -> None:
-    fake = FakeAPI()
-    fake.items["pods"] = [_pod("p1", podIP="10.0.0.1"), _pod("p2")]
+async def test_all_pages_are_listed_and_events_followed(fake: Any, until: Until) -> None:
+    fake.items["pods"] = [fake.pod("p1", podIP="10.0.0.1"), fake.pod("p2")]
     fake.items["avatarservices"] = [{"metadata": {"name": "concierge", "namespace": "acme"}}]
-    async with _watching(fake, tmp_path) as directory:
+    async with _watching(fake) as directory:
         assert set(directory.pods) == {"acme/p1", "acme/p2"}
         assert directory.services == {"acme/concierge"}
         events = fake.events["pods"]
-        events.put_nowait({"type": "ADDED", "object": _pod("p3", 101)})
-        events.put_nowait({"type": "MODIFIED", "object": _pod("p2", 102, podIP="10.0.0.2")})
-        events.put_nowait({"type": "DELETED", "object": _pod("p1", 103)})
+        events.put_nowait({"type": "ADDED", "object": fake.pod("p3", 101)})
+        events.put_nowait({"type": "MODIFIED", "object": fake.pod("p2", 102, podIP="10.0.0.2")})
+        events.put_nowait({"type": "DELETED", "object": fake.pod("p1", 103)})
         service = {"metadata": {"name": "b", "namespace": "acme", "resourceVersion": "7"}}
         fake.events["avatarservices"].put_nowait({"type": "ADDED", "object": service})
         await until(lambda: set(directory.pods) == {"acme/p2", "acme/p3"})
@@ -157,12 +70,11 @@ async def test_all_pages_are_listed_and_events_followed(tmp_path: Path, until: U
     )
 
 
-async def test_an_ended_watch_goes_on_from_its_last_version(tmp_path: Path, until: Until) -> None:
-    fake = FakeAPI()
-    async with _watching(fake, tmp_path):
+async def test_an_ended_watch_goes_on_from_its_last_version(fake: Any, until: Until) -> None:
+    async with _watching(fake):
         bookmark = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "150"}}}
         bookmark["object"]["kind"] = "Pod"  # type: ignore[index]
-        fake.events["pods"].put_nowait({"type": "ADDED", "object": _pod("p1", 120)})
+        fake.events["pods"].put_nowait({"type": "ADDED", "object": fake.pod("p1", 120)})
         fake.events["pods"].put_nowait(bookmark)
         fake.events["pods"].put_nowait(None)
 
@@ -178,37 +90,32 @@ async def test_an_ended_watch_goes_on_from_its_last_version(tmp_path: Path, unti
         assert fake.lists("pods") == 1
 
 
-async def test_an_expired_version_lists_again(tmp_path: Path, until: Until) -> None:
-    fake = FakeAPI()
-    fake.items["pods"] = [_pod("p1")]
-    async with _watching(fake, tmp_path) as directory:
-        fake.items["pods"] = [_pod("p2")]
+async def test_an_expired_version_lists_again(fake: Any, until: Until) -> None:
+    fake.items["pods"] = [fake.pod("p1")]
+    async with _watching(fake) as directory:
+        fake.items["pods"] = [fake.pod("p2")]
         gone = {"kind": "Status", "code": 410, "reason": "Expired"}
         fake.events["pods"].put_nowait({"type": "ERROR", "object": gone})
         await until(lambda: set(directory.pods) == {"acme/p2"})
         assert fake.lists("pods") == 2
 
 
-async def test_while_the_api_is_away_what_was_known_stays_known(
-    tmp_path: Path, until: Until
-) -> None:
-    fake = FakeAPI()
-    fake.items["pods"] = [_pod("p1")]
-    async with _watching(fake, tmp_path) as directory:
+async def test_while_the_api_is_away_what_was_known_stays_known(fake: Any, until: Until) -> None:
+    fake.items["pods"] = [fake.pod("p1")]
+    async with _watching(fake) as directory:
         fake.fail_lists = 3
         broken = {"kind": "Status", "code": 500, "message": "etcd"}
         fake.events["pods"].put_nowait({"type": "ERROR", "object": broken})
         await until(lambda: fake.lists("pods") == 4)
         assert set(directory.pods) == {"acme/p1"}
         fake.fail_lists = 0
-        fake.items["pods"] = [_pod("p9")]
+        fake.items["pods"] = [fake.pod("p9")]
         fake.events["pods"].put_nowait({"type": "ERROR", "object": broken})
         await until(lambda: set(directory.pods) == {"acme/p9"})
 
 
-async def test_a_namespace_is_watched_alone(tmp_path: Path) -> None:
-    fake = FakeAPI()
-    async with _watching(fake, tmp_path, "acme"):
+async def test_a_namespace_is_watched_alone(fake: Any) -> None:
+    async with _watching(fake, "acme"):
         paths = {path for path, _ in fake.queries}
     assert paths == {
         "/api/v1/namespaces/acme/pods",
@@ -239,7 +146,7 @@ async def test_each_pods_state_is_followed_with_its_services_token(
 
         def capacities() -> list[int | None]:
             found = fresh.candidates("acme/concierge")
-            return [candidate.state and candidate.state.capacity for candidate in found]
+            return [c.state.capacity if c.state else None for c in found]
 
         await until(lambda: capacities() == [5, 3], capacities)
         first.capacity = 9

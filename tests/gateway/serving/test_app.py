@@ -33,7 +33,8 @@ async def _refusal(gateway: Any, query: str = MODEL, **options: Any) -> tuple[in
 async def test_messages_pass_both_ways_unchanged(gateway: Any) -> None:
     pod = await gateway.pod("p1")
     async with _open(gateway, f"{MODEL}&avatar=anna&wait_ms=10") as caller:
-        for message in ['{"type":"x",  "é":1}', b"\xa7\x01\xff", "", "x" * 3_000_000]:
+        messages: list[str | bytes] = ['{"type":"x",  "é":1}', b"\xa7\x01\xff", "", "x" * 3_000_000]
+        for message in messages:
             await caller.send(message)
             assert await caller.recv() == message
     (request,) = pod.requests
@@ -113,8 +114,8 @@ async def test_a_bad_request_for_a_secret_is_refused(gateway: Any, body: str) ->
 
 
 async def test_each_refusal_has_its_status_and_code(gateway: Any) -> None:
-    wrong = {"additional_headers": {"Authorization": "Bearer wrong"}}
-    status, error, headers = await _refusal(gateway, **wrong)
+    wrong = {"Authorization": "Bearer wrong"}
+    status, error, headers = await _refusal(gateway, additional_headers=wrong)
     assert (status, error["code"]) == (401, "unauthenticated")
     assert headers["WWW-Authenticate"] == "Bearer"
     status, error, _ = await _refusal(gateway, additional_headers={})

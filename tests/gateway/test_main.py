@@ -1,0 +1,132 @@
+"""The command as a process: it finds pods, serves, and goes in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+from websockets.asyncio.client import connect
+
+from avatar_gateway import __main__ as command
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    Until = Callable[..., Awaitable[None]]
+
+KEY = "a-key-of-some-length"
+HEADERS = {"Authorization": f"Bearer {KEY}"}
+
+
+@dataclass
+class Process:
+    """A running gateway."""
+
+    child: asyncio.subprocess.Process
+    ports: list[int]
+
+    async def status(self, path: str) -> int:
+        """Return what the sessions port answers."""
+        url = f"http://127.0.0.1:{self.ports[0]}{path}"
+        async with aiohttp.ClientSession() as http, http.get(url) as response:
+            return response.status
+
+
+@asynccontextmanager
+async def _running(kubeconfig: str, **environment: str) -> AsyncIterator[Process]:
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "avatar_gateway",
+        "serve",
+        "--listen=127.0.0.1:0",
+        "--admin=127.0.0.1:0",
+        env={
+            "PATH": os.environ["PATH"],
+            "KUBECONFIG": kubeconfig,
+            "AVATAR_API_KEY": KEY,
+            "AVATAR_CONTROL_MASTER": "a-master-secret-of-the-operator",
+            **environment,
+        },
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert child.stderr is not None
+    try:
+        async with asyncio.timeout(20):
+            ports: list[int] = []
+            while len(ports) < 2:
+                line = (await child.stderr.readline()).decode()
+                assert line, "the gateway ended before it listened"
+                ports += [int(port) for port in re.findall(r"listening .*port=(\d+)", line)]
+        yield Process(child, ports)
+    finally:
+        if child.returncode is None:
+            child.kill()
+        await child.communicate()
+
+
+async def _session(process: Process, fake: Any, pod: Any, until: Until) -> Any:
+    """Make the pod known, wait until it is heard, and open a session on it."""
+    ports = [
+        {"name": "sessions", "containerPort": pod.port},
+        {"name": "admin", "containerPort": pod.admin_port},
+    ]
+    service = {"metadata": {"name": "concierge", "namespace": "acme", "resourceVersion": "2"}}
+    fake.events["avatarservices"].put_nowait({"type": "ADDED", "object": service})
+    added = fake.pod("p1", 3, ports, podIP="127.0.0.1")
+    fake.events["pods"].put_nowait({"type": "ADDED", "object": added})
+    await until(lambda: pod.tokens)
+    url = f"ws://127.0.0.1:{process.ports[0]}/v1/realtime?model=acme/concierge"
+    return await connect(url, additional_headers=HEADERS)
+
+
+@pytest.mark.slow
+async def test_a_gateway_that_is_told_to_go_waits_for_its_sessions(
+    fake: Any, fake_pod: Any, until: Until
+) -> None:
+    async with _running(str(fake.kubeconfig)) as process:
+        assert await process.status("/healthz") == 200
+        async with await _session(process, fake, fake_pod, until) as caller:
+            assert await process.status("/readyz") == 200
+            process.child.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(5):
+                while await process.status("/readyz") != 503:
+                    pass
+            await caller.send("still here")
+            assert await caller.recv() == "still here"
+        async with asyncio.timeout(5):
+            assert await process.child.wait() == 0
+
+
+@pytest.mark.slow
+async def test_a_second_signal_ends_the_sessions_with_1012(
+    fake: Any, fake_pod: Any, until: Until
+) -> None:
+    async with _running(str(fake.kubeconfig)) as process:
+        caller = await _session(process, fake, fake_pod, until)
+        process.child.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(5):
+            while await process.status("/readyz") != 503:
+                pass
+        process.child.send_signal(signal.SIGINT)
+        await caller.wait_closed()
+        assert caller.close_code == 1012
+        async with asyncio.timeout(5):
+            assert await process.child.wait() == 0
+
+
+def test_a_bad_setting_ends_with_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AVATAR_API_KEY", "short")
+    monkeypatch.setenv("AVATAR_CONTROL_MASTER", "m" * 16)
+    assert command.main(["serve"]) == 2
+    assert "AVATAR_API_KEY" in capsys.readouterr().err
