@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from avatar_runtime.batching.windows import AudioWindow
     from avatar_runtime.engine import device, worker
     from avatar_runtime.metrics import Metrics
-    from avatar_runtime.protocol.session import FrameDue, Session
+    from avatar_runtime.protocol.session import Session
+    from avatar_runtime.protocol.speech import FrameDue
 
 HUNG_S: Final = 30.0  # far over any batch of any class; liveness takes another minute
 FAILING_S: Final = 30.0

@@ -1,0 +1,138 @@
+"""A session with a fake ear and a fake engine, driven by hand in virtual time."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from avatar_runtime.protocol.configuration import Character, Configuration, ReadOnly
+from avatar_runtime.protocol.session import Session, Terms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from avatar_runtime.protocol.formats import AudioFormat
+    from avatar_runtime.protocol.speech import FrameDue
+
+    Event = dict[str, Any]
+    Connect = Callable[..., "Conversation"]
+
+FPS = 25
+CHARACTERS = {"anna": Character("anna", 384, 384), "ben": Character("ben", 256, 320)}
+
+
+@dataclass(frozen=True)
+class FakeWindow:
+    frame_index: int
+
+
+class FakeUtterance:
+    """A window for each frame, 120 ms of sound after the frame's start (wire protocol §5)."""
+
+    def __init__(self, audio: AudioFormat) -> None:
+        self._audio = audio
+        self._samples = 0
+        self._finished = False
+        self._taken = 0
+
+    def append(self, data: bytes) -> None:
+        assert len(data) % self._audio.bytes_per_sample == 0
+        self._samples += len(data) // self._audio.bytes_per_sample
+
+    def finish(self) -> None:
+        self._finished = True
+
+    def take(self) -> Sequence[FakeWindow]:
+        per_frame = self._audio.samples_per_frame(FPS)
+        ready = self._samples // per_frame - 2
+        if self._finished:
+            ready = -(-self._samples // per_frame)
+        windows = [FakeWindow(index) for index in range(self._taken, ready)]
+        self._taken = max(self._taken, ready)
+        return windows
+
+
+class Conversation:
+    """Both ends of one session; `now` moves only when a test moves it."""
+
+    def __init__(self, terms: Terms) -> None:
+        self.now = 1000.0
+        read_only = ReadOnly("sess_0a", "acme/concierge", 1_800_000_000, FPS)
+        self.session: Session[FakeWindow] = Session(
+            Configuration(CHARACTERS["anna"]),
+            CHARACTERS,
+            read_only,
+            terms=terms,
+            open_utterance=FakeUtterance,
+            now=self.now,
+        )
+        self.events: list[Event] = []
+
+    def send(self, kind: str, **fields: Any) -> list[Event]:
+        """Send an event; return what it is answered with."""
+        return self.send_raw(json.dumps({"type": kind, **fields}))
+
+    def send_raw(self, message: str | bytes) -> list[Event]:
+        self.session.receive(message, self.now)
+        return self.pull()
+
+    def append(self, audio: bytes) -> list[Event]:
+        return self.send("input_audio_buffer.append", audio=base64.b64encode(audio).decode())
+
+    def update(self, **session: Any) -> list[Event]:
+        return self.send("session.update", session={"type": "realtime", **session})
+
+    def pull(self) -> list[Event]:
+        """Take all that a socket would take now."""
+        taken = []
+        while (outgoing := self.session.pull(self.now)) is not None:
+            taken.append(json.loads(outgoing.text))
+        self.events += taken
+        return taken
+
+    def due(self) -> list[FrameDue[FakeWindow]]:
+        return list(self.session.due(self.now))
+
+    def make(self, frames: Sequence[FrameDue[FakeWindow]] | None = None) -> list[Event]:
+        """Be the engine: make the frames, all that are due by default, and take what leaves."""
+        for frame in self.due() if frames is None else frames:
+            self.deliver(frame)
+        return self.pull()
+
+    def deliver(self, frame: FrameDue[FakeWindow], jpeg: bytes | None = None) -> bool:
+        picture = b"jpeg %d" % frame.frame_index if jpeg is None else jpeg
+        return self.session.deliver(
+            frame.response_ref, frame.epoch, frame.frame_index, picture, self.now
+        )
+
+    def run(self, seconds: float, step: float = 0.02) -> list[Event]:
+        """Let time pass with an engine that is always in time."""
+        taken = []
+        until = self.now + seconds
+        while self.now < until:
+            self.now += step
+            self.session.tick(self.now)
+            taken += self.make()
+        return taken
+
+
+@pytest.fixture(scope="session")
+def connect() -> Connect:
+    """Give a function that opens a session and takes its first two events."""
+
+    def opened(**terms: float) -> Conversation:
+        conversation = Conversation(
+            Terms(
+                max_duration_s=terms.get("max_duration_s", 7200.0),
+                idle_timeout_s=terms.get("idle_timeout_s", 300.0),
+            )
+        )
+        kinds = [event["type"] for event in conversation.pull()]
+        assert kinds == ["session.created", "conversation.created"]
+        return conversation
+
+    return opened
