@@ -131,15 +131,16 @@ class EngineError(AvatarRuntimeError):
 
 
 class DeviceMemoryError(EngineError):
-    """The device has no room for what was asked."""
+    """The device has no room for what was asked; `None`: it does not say how much that was."""
 
-    def __init__(self, wanted_bytes: int, free_bytes: int) -> None:
+    def __init__(self, wanted_bytes: int | None, free_bytes: int) -> None:
         super().__init__(wanted_bytes, free_bytes)
         self.wanted_bytes = wanted_bytes
         self.free_bytes = free_bytes
 
     def __str__(self) -> str:
-        return f"{self.wanted_bytes} bytes wanted on the device, {self.free_bytes} are free"
+        wanted = "more" if self.wanted_bytes is None else f"{self.wanted_bytes}"
+        return f"{wanted} bytes wanted on the device, {self.free_bytes} are free"
 
 
 class DeliveryError(AvatarRuntimeError):

@@ -116,7 +116,7 @@ def open_device(name: str, *, profile: str | None = None, threads: int | None = 
     """Return the device of a name: `cpu`, `cuda` or `simulated:CLASS`.
 
     `profile` is the JSON text of AVATAR_GPU_PROFILE, used by simulated devices; `threads` bounds
-    the CPU's, `None` is every core that the process may use.
+    the CPU's, `None` is torch's own choice, which OMP_NUM_THREADS bounds.
 
     Raises:
         SettingsError: the name, the class or the profile is wrong.

@@ -105,6 +105,7 @@ def save(folder: Path, made: model.MuseTalk) -> None:
         prefix = weights.WHISPER_PREFIX if name == "whisper" else ""
         tensors = {f"{prefix}{k}": v.contiguous() for k, v in network.state_dict().items()}
         save_file(tensors, folder / files[name], metadata={"format": "pt"})
+        (folder / files[name]).chmod(0o644)  # safetensors makes it private to its writer
 
 
 def write_avatar(folder: Path, encoder: preparation.Encoder, frames: int = 6) -> str:

@@ -29,8 +29,8 @@ class TorchDevice:
 
     def __init__(self, name: str, threads: int | None = None) -> None:
         self.name = name
-        self._threads = threads or len(os.sched_getaffinity(0))
-        self._pool = ThreadPoolExecutor(min(self._threads, _PICTURE_THREADS), "pictures")
+        self._threads = threads
+        self._pool: ThreadPoolExecutor | None = None
         self._model: MuseTalk | None = None
         self._runner: Runner | None = None
 
@@ -41,7 +41,10 @@ class TorchDevice:
 
         from avatar_runtime.engine import model
 
-        torch.set_num_threads(self._threads)
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+        workers = min(torch.get_num_threads(), _PICTURE_THREADS)
+        self._pool = ThreadPoolExecutor(workers, "pictures")
         cv2.setNumThreads(1)  # pictures are spread over the pool instead
         if self.name == "cuda" and not torch.cuda.is_available():
             raise errors.EngineError("device cuda is asked for, this process sees no CUDA device")
@@ -60,6 +63,7 @@ class TorchDevice:
         from avatar_runtime.engine import runner
 
         assert self._model is not None, "load comes before serve"
+        assert self._pool is not None, "load comes before serve"
         self._runner = runner.Runner(self._model, avatars, self._pool)
 
     def render(self, batch: Sequence[FrameRequest]) -> Rendered:
@@ -72,7 +76,7 @@ class TorchDevice:
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             free, _ = torch.cuda.mem_get_info()
-            raise errors.DeviceMemoryError(0, free) from error
+            raise errors.DeviceMemoryError(None, free) from error
 
     def buckets(self, batch_size: int) -> Sequence[int]:
         if self.name == "cuda":
@@ -93,5 +97,6 @@ class TorchDevice:
         return Memory(resident * page, os.sysconf("SC_PHYS_PAGES") * page)
 
     def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
         self._runner = self._model = None
