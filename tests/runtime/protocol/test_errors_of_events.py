@@ -1,0 +1,434 @@
+"""One test for each line of the error table, wire protocol §13: code, param, value and limit."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from avatar_runtime.protocol import messages
+
+if TYPE_CHECKING:
+    from tests.runtime.protocol.conftest import Connect, Conversation
+
+RATE = "session.audio.input.format.rate"
+KIND = "session.audio.input.format.type"
+
+
+def event(kind: str, **fields: Any) -> str:
+    return json.dumps({"type": kind, **fields})
+
+
+def update(**session: Any) -> str:
+    return event("session.update", session={"type": "realtime", **session})
+
+
+def audio(**fmt: Any) -> str:
+    return update(audio={"input": {"format": fmt}})
+
+
+def avatar(**fields: Any) -> str:
+    return update(avatar=fields)
+
+
+def nested(depth: int) -> str:
+    return '{"type":"session.update","session":' + '{"a":' * depth + "1" + "}" * (depth + 1)
+
+
+CASES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
+    "not json": ("{", {"code": "invalid_json"}),
+    "not an object": ("[1]", {"code": "invalid_json"}),
+    "a number that is none": ('{"type": NaN}', {"code": "invalid_json"}),
+    "no type": ("{}", {"code": "missing_field", "param": "type"}),
+    "type is no text": ('{"type": 7}', {"code": "invalid_type", "param": "type", "value": 7}),
+    "unknown event": (
+        event("session.destroy"),
+        {"code": "unknown_event", "param": "type", "value": "session.destroy"},
+    ),
+    "wrong json type": (
+        event("input_audio_buffer.append", audio=3),
+        {"code": "invalid_type", "param": "audio", "value": 3, "limit": "a string"},
+    ),
+    "missing field": (
+        event("input_audio_buffer.append"),
+        {"code": "missing_field", "param": "audio"},
+    ),
+    "missing session": (event("session.update"), {"code": "missing_field", "param": "session"}),
+    "missing session type": (
+        event("session.update", session={}),
+        {"code": "missing_field", "param": "session.type"},
+    ),
+    "session of another kind": (
+        event("session.update", session={"type": "transcription"}),
+        {"code": "invalid_value", "param": "session.type", "limit": ["realtime"]},
+    ),
+    "too deep": (nested(32), {"code": "invalid_value", "limit": 32}),
+    "far too deep": ("[" * 90_000, {"code": "invalid_value", "limit": 32}),
+    "too many values": (
+        '{"type":[' + "1," * 100_001 + "1]}",
+        {"code": "invalid_value", "limit": 100_000},
+    ),
+    "long event id": (
+        event("input_audio_buffer.commit", event_id="x" * 513),
+        {"code": "invalid_value", "param": "event_id", "value": "x" * 64, "limit": 512},
+    ),
+    "event id is no text": (
+        event("input_audio_buffer.commit", event_id=1),
+        {"code": "invalid_type", "param": "event_id"},
+    ),
+    "append too large": (
+        event("input_audio_buffer.append", audio="A" * (4 * 5 * 1024 * 1024 + 4)),
+        {"code": "audio_too_large", "param": "audio", "limit": 15 * 1024 * 1024},
+    ),
+    "base64 alphabet": (
+        event("input_audio_buffer.append", audio="AA*A"),
+        {"code": "invalid_base64", "param": "audio", "value": "AA*A"},
+    ),
+    "base64 padding": (
+        event("input_audio_buffer.append", audio="AAA"),
+        {"code": "invalid_base64", "param": "audio"},
+    ),
+    "base64 white space": (
+        event("input_audio_buffer.append", audio="AAAA\n"),
+        {"code": "invalid_base64", "param": "audio"},
+    ),
+    "base64 beyond ascii": (
+        event("input_audio_buffer.append", audio="ÄAAA"),
+        {"code": "invalid_base64", "param": "audio"},
+    ),
+    "odd bytes": (
+        event("input_audio_buffer.append", audio="AAAA"),
+        {"code": "invalid_audio_length", "param": "audio", "value": 3, "limit": 2},
+    ),
+    "sample rate": (
+        audio(type="audio/pcm", rate=44100),
+        {"code": "unsupported_sample_rate", "param": RATE, "value": 44100, "limit": [24000, 16000]},
+    ),
+    "rate of g711": (
+        audio(type="audio/pcmu", rate=16000),
+        {"code": "unsupported_sample_rate", "param": RATE, "limit": [8000]},
+    ),
+    "audio format": (
+        audio(type="audio/opus"),
+        {
+            "code": "unsupported_audio_format",
+            "param": KIND,
+            "value": "audio/opus",
+            "limit": ["audio/pcm", "audio/pcmu", "audio/pcma"],
+        },
+    ),
+    "output unlike input": (
+        update(audio={"output": {"format": {"type": "audio/pcmu"}}}),
+        {"code": "unsupported_audio_format", "param": "session.audio.output.format.type"},
+    ),
+    "output rate unlike input": (
+        update(audio={"output": {"format": {"type": "audio/pcm", "rate": 16000}}}),
+        {"code": "unsupported_sample_rate", "param": "session.audio.output.format.rate"},
+    ),
+    "commit of nothing": (
+        event("input_audio_buffer.commit"),
+        {"code": "input_audio_buffer_commit_empty"},
+    ),
+    "response of nothing": (event("response.create"), {"code": "no_input_audio"}),
+    "response of the wrong type": (
+        event("response.create", response=[]),
+        {"code": "invalid_type", "param": "response", "value": "an array"},
+    ),
+    "cancel of nothing": (event("response.cancel"), {"code": "response_cancel_not_active"}),
+    "cancel of another": (
+        event("response.cancel", response_id="resp_9"),
+        {"code": "response_cancel_not_active", "param": "response_id", "value": "resp_9"},
+    ),
+    "unknown item": (
+        event("conversation.item.retrieve", item_id="item_9"),
+        {"code": "item_not_found", "param": "item_id", "value": "item_9"},
+    ),
+    "create an item": (
+        event("conversation.item.create", item={}),
+        {"code": "unsupported_in_mode", "value": "drive"},
+    ),
+    "unknown avatar": (
+        avatar(character="zoe"),
+        {
+            "code": "avatar_not_found",
+            "param": "session.avatar.character",
+            "value": "zoe",
+            "limit": ["anna", "ben"],
+        },
+    ),
+    "webrtc by field": (
+        avatar(output_protocol="webrtc"),
+        {"code": "webrtc_unsupported", "param": "session.avatar.output_protocol"},
+    ),
+    "webrtc by event": (
+        event("session.avatar.connect", client_sdp="v=0"),
+        {"code": "webrtc_unsupported"},
+    ),
+    "binary message": (b"\xa7\x01", {"code": "binary_not_enabled", "limit": ["json"]}),
+    "unknown avatar field": (
+        avatar(charcter="anna"),
+        {"code": "invalid_value", "param": "session.avatar.charcter", "value": "anna"},
+    ),
+    "unknown video field": (
+        avatar(video={"fps": 30}),
+        {"code": "invalid_value", "param": "session.avatar.video.fps", "value": 30},
+    ),
+    "quality out of range": (
+        avatar(video={"quality": 101}),
+        {
+            "code": "invalid_value",
+            "param": "session.avatar.video.quality",
+            "value": 101,
+            "limit": [1, 100],
+        },
+    ),
+    "quality is a boolean": (
+        avatar(video={"quality": True}),
+        {"code": "invalid_type", "param": "session.avatar.video.quality"},
+    ),
+    "width out of range": (
+        avatar(video={"resolution": {"width": 1 << 80, "height": 64}}),
+        {
+            "code": "invalid_value",
+            "param": "session.avatar.video.resolution.width",
+            "value": "a huge number",
+            "limit": [64, 2048],
+        },
+    ),
+    "height missing": (
+        avatar(video={"resolution": {"width": 64}}),
+        {"code": "missing_field", "param": "session.avatar.video.resolution.height"},
+    ),
+    "window out of range": (
+        avatar(flow={"window_ms": 100}),
+        {
+            "code": "invalid_value",
+            "param": "session.avatar.flow.window_ms",
+            "value": 100,
+            "limit": [200, 10000],
+        },
+    ),
+    "audio deltas are no boolean": (
+        avatar(audio_deltas=1),
+        {"code": "invalid_type", "param": "session.avatar.audio_deltas"},
+    ),
+    "modalities": (
+        update(output_modalities=["text"]),
+        {"code": "invalid_value", "param": "session.output_modalities", "limit": [["audio"]]},
+    ),
+    "ack is no number": (
+        event("output_video_buffer.ack", response_id="r", pts_ms="1"),
+        {"code": "invalid_type", "param": "pts_ms"},
+    ),
+    "ack out of range": (
+        event("output_video_buffer.ack", response_id="r", pts_ms=-1),
+        {"code": "invalid_value", "param": "pts_ms"},
+    ),
+    # Parts of the protocol that this version does not serve: docs/limits.md lists them.
+    "server vad": (
+        update(audio={"input": {"turn_detection": {"type": "server_vad"}}}),
+        {
+            "code": "invalid_value",
+            "param": "session.audio.input.turn_detection",
+            "value": "an object",
+            "limit": [None],
+        },
+    ),
+    "h264": (
+        avatar(video={"mode": "h264"}),
+        {"code": "invalid_value", "param": "session.avatar.video.mode", "limit": ["jpeg"]},
+    ),
+    "azure's codec": (
+        avatar(video={"codec": "h264"}),
+        {"code": "invalid_value", "param": "session.avatar.video.codec", "limit": ["jpeg"]},
+    ),
+    "patch": (
+        avatar(video={"region": "patch"}),
+        {"code": "invalid_value", "param": "session.avatar.video.region", "limit": ["full"]},
+    ),
+    "crop": (
+        avatar(video={"crop": {"left": 1}}),
+        {"code": "invalid_value", "param": "session.avatar.video.crop", "limit": [None]},
+    ),
+    "idle stream": (
+        avatar(idle="stream"),
+        {"code": "invalid_value", "param": "session.avatar.idle", "limit": ["none"]},
+    ),
+    "binary transport": (
+        avatar(transport="binary"),
+        {"code": "invalid_value", "param": "session.avatar.transport", "limit": ["json"]},
+    ),
+    "ack flow": (
+        avatar(flow={"mode": "ack"}),
+        {"code": "invalid_value", "param": "session.avatar.flow.mode", "limit": ["clock"]},
+    ),
+    "resume": (
+        event("session.resume", token="t", last_seq=1),
+        {"code": "invalid_value", "param": "type", "value": "session.resume"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("message", "expected"), CASES.values(), ids=list(CASES))
+def test_a_wrong_event_is_named_and_changes_nothing(
+    connect: Connect, message: str | bytes, expected: dict[str, Any]
+) -> None:
+    talk = connect()
+    before = described(talk)
+    [answer] = talk.send_raw(message)
+    error = answer["error"]
+    assert answer["type"] == "error"
+    assert error["type"] == "invalid_request_error"
+    assert {name: error[name] for name in expected} == expected
+    assert error["message"]
+    if expected.get("param", "type") not in ("type", "response_id", "item_id", "event_id"):
+        assert expected["param"] in error["message"]
+    assert described(talk) == before
+    assert talk.session.closing is None
+
+
+def described(talk: Conversation) -> dict[str, Any]:
+    """Return the session object, by an update that changes nothing."""
+    session: dict[str, Any] = talk.update()[0]["session"]
+    return session
+
+
+def test_an_error_repeats_the_id_of_the_event(connect: Connect) -> None:
+    [answer] = connect().send("response.cancel", event_id="evt_c7")
+    assert answer["error"]["event_id"] == "evt_c7"
+
+
+def test_a_message_over_the_limit_closes_the_connection(connect: Connect) -> None:
+    talk = connect()
+    [answer] = talk.send_raw(" " * (messages.MESSAGE_BYTES + 1))
+    assert answer["error"]["code"] == "message_too_large"
+    assert answer["error"]["limit"] == 21 * 1024 * 1024
+    assert talk.session.closing is not None
+    assert talk.session.closing.code == 1009
+
+
+def test_audio_that_nobody_has_heard_is_bounded(connect: Connect) -> None:
+    talk = connect()
+    minute = base64.b64encode(bytes(60 * 48_000)).decode()
+    for _ in range(10):
+        talk.session.receive(event("input_audio_buffer.append", audio=minute), talk.now)
+    talk.pull()
+    [answer] = talk.append(b"\0\0")
+    error = answer["error"]
+    assert (error["code"], error["param"]) == ("input_audio_buffer_full", "audio")
+    assert (error["value"], error["limit"]) == (600.0, 600)
+    talk.make()  # a second leaves, so there is room again
+    assert talk.append(b"\0\0") == []
+
+
+def test_utterances_that_wait_are_bounded(connect: Connect) -> None:
+    talk = connect()
+    for _ in range(64):
+        talk.append(b"\0\0")
+        talk.send("input_audio_buffer.commit")
+    [answer] = talk.append(b"\0\0")
+    assert (answer["error"]["code"], answer["error"]["limit"]) == ("input_audio_buffer_full", 64)
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"avatar": {"character": "ben"}}, "session.avatar.character"),
+        ({"audio": {"input": {"format": {"type": "audio/pcmu"}}}}, "session.audio.input.format"),
+    ],
+    ids=["character", "format"],
+)
+def test_what_needs_silence_waits_for_the_end_of_the_response(
+    connect: Connect, change: dict[str, Any], param: str
+) -> None:
+    talk = connect()
+    talk.append(bytes(1920 * 4))
+    [answer] = talk.update(**change)
+    assert (answer["error"]["code"], answer["error"]["param"]) == ("response_active", param)
+    talk.send("input_audio_buffer.commit")
+    talk.make()
+    assert talk.update(**change)[0]["type"] == "session.updated"
+
+
+def test_an_item_that_is_spoken_cannot_be_deleted(connect: Connect) -> None:
+    talk = connect()
+    talk.append(bytes(1920 * 4))
+    [answer] = talk.send("conversation.item.delete", item_id="item_0a_a1")
+    assert answer["error"]["code"] == "response_active"
+
+
+@pytest.mark.parametrize(
+    ("item", "content_index", "end_ms", "code", "limit"),
+    [
+        ("item_0a_a1", 0, 161, "audio_end_out_of_range", 160),
+        ("item_0a_a1", 1, 0, "invalid_value", [0, 0]),
+        ("item_0a_u1", 0, 0, "invalid_value", None),
+        ("item_9", 0, 0, "item_not_found", None),
+    ],
+    ids=["past the sound", "another part", "of the user", "unknown"],
+)
+def test_a_truncation_that_is_not_possible_is_refused(
+    connect: Connect, item: str, content_index: int, end_ms: int, code: str, limit: object
+) -> None:
+    talk = connect()
+    talk.append(bytes(1920 * 4))
+    talk.send("input_audio_buffer.commit")
+    talk.make()
+    [answer] = talk.send(
+        "conversation.item.truncate",
+        item_id=item,
+        content_index=content_index,
+        audio_end_ms=end_ms,
+    )
+    assert (answer["error"]["code"], answer["error"]["limit"]) == (code, limit)
+
+
+@pytest.mark.parametrize("finished", [False, True], ids=["while spoken", "after its end"])
+def test_an_ack_past_what_was_sent_is_refused(connect: Connect, finished: bool) -> None:
+    talk = connect()
+    talk.append(bytes(1920 * 6))
+    if finished:
+        talk.send("input_audio_buffer.commit")
+    talk.make()
+    limit = 240 if finished else 160
+    [answer] = talk.send("output_video_buffer.ack", response_id="resp_0a_1", pts_ms=limit + 1)
+    assert (answer["error"]["code"], answer["error"]["limit"]) == ("ack_ahead", limit)
+    assert talk.send("output_video_buffer.ack", response_id="resp_0a_1", pts_ms=limit - 1) == []
+    assert talk.send("output_video_buffer.ack", response_id="other", pts_ms=9999) == []
+
+
+def test_events_above_the_rate_are_dropped(connect: Connect) -> None:
+    talk = connect()
+    for _ in range(1000):
+        talk.session.receive(event("output_video_buffer.request_keyframe"), talk.now)
+    [answer] = talk.append(bytes(1920 * 4))
+    assert answer["error"]["code"] == "rate_limit_exceeded"
+    assert answer["error"]["limit"] == 1000
+    assert not talk.session.is_speaking
+    talk.now += 1.0
+    talk.append(bytes(1920 * 4))
+    assert talk.session.is_speaking
+
+
+def test_too_many_errors_close_the_connection(connect: Connect) -> None:
+    talk = connect()
+    for _ in range(100):
+        talk.session.receive("{", talk.now)
+    assert talk.session.closing is None
+    talk.session.receive("{", talk.now)
+    assert talk.pull()[-1]["error"]["code"] == "too_many_errors"
+    assert talk.session.closing is not None
+    assert talk.session.closing.code == 1008
+
+
+def test_a_bad_event_leaves_the_open_utterance_alone(connect: Connect) -> None:
+    talk = connect()
+    talk.append(bytes(1920 * 2))
+    talk.send_raw(event("input_audio_buffer.append", audio="AAA"))
+    talk.send_raw(event("input_audio_buffer.append", audio="AAAA"))
+    talk.append(bytes(1920 * 2))
+    talk.send("input_audio_buffer.commit")
+    done = [e for e in talk.make() if e["type"] == "response.video.done"]
+    assert done[0]["audio_samples"] == 960 * 4
