@@ -37,11 +37,16 @@ def test_where_the_mask_is_full_the_face_shows_alone(anna: cache.Avatar) -> None
     assert (composed[full] == (10, 20, 30)).all()
 
 
-def test_a_face_equal_to_its_surroundings_leaves_no_seam(anna: cache.Avatar) -> None:
-    grey = np.full((192, 192, 3), 77, np.uint8)
-    anna._decoded[0] = grey
+def test_between_them_the_mix_is_linear_and_rounded(anna: cache.Avatar) -> None:
+    face = np.full((128, 128, 3), (10, 20, 30), np.uint8)
+    box = anna.box(0)
 
-    assert (pictures.compose(anna, 0, np.full((128, 128, 3), 77, np.uint8)) == 77).all()
+    composed = pictures.compose(anna, 0, face)[box.y1 : box.y2, box.x1 : box.x2]
+
+    share = anna.mask(0)[:, :, None] / 255
+    source = anna.picture(0)[box.y1 : box.y2, box.x1 : box.x2]
+    assert len(np.unique(share)) > 50
+    assert np.array_equal(composed, np.rint(share * (10, 20, 30) + (1 - share) * source))
 
 
 @pytest.mark.parametrize(("width", "height"), [(192, 192), (96, 96), (256, 320)])
