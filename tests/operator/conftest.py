@@ -1,0 +1,162 @@
+"""Builders for the operator's tests: bodies as the API server gives them."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from avatar_operator.core import contracts, model
+
+Body = dict[str, Any]
+
+CURVE: Body = {
+    "model": "v15/sd-vae/fp16",
+    "baseMiB": 3100,
+    "perFrameMiB": 306,
+    "frameBatchMs": [[1, 22.2], [4, 58.8], [8, 107.6], [16, 205.1], [32, 400.2], [64, 790.5]],
+    "source": "estimate",
+}
+
+
+class Make:
+    """Makes resource bodies and the values parsed from them."""
+
+    def service_body(self, **spec: object) -> Body:
+        metadata = {"name": "concierge", "namespace": "acme", "uid": "s1", "generation": 3}
+        return {"kind": "AvatarService", "metadata": metadata, "spec": spec}
+
+    def service(self, **spec: object) -> model.Service:
+        return contracts.parse_service(self.service_body(**spec))
+
+    def profile_body(self, name: str = "rtx-4090", **spec: object) -> Body:
+        match = {
+            "products": ["*GeForce-RTX-4090"],
+            "memoryMiB": {"min": 22500, "max": 25000},
+        }
+        full = {"match": match, "curves": [copy.deepcopy(CURVE)], **spec}
+        return {"kind": "GPUProfile", "metadata": {"name": name, "uid": name}, "spec": full}
+
+    def profile(self, name: str = "rtx-4090", **spec: object) -> model.GPUProfile:
+        return contracts.parse_profile(self.profile_body(name, **spec))
+
+    def shipped(self) -> tuple[model.GPUProfile, ...]:
+        """Return the profiles that the chart ships."""
+        path = Path(contracts.__file__).parents[1] / "gpu_profiles.json"
+        specs = json.loads(path.read_text())
+        bodies = ({"metadata": {"name": name}, "spec": spec} for name, spec in specs.items())
+        return tuple(map(contracts.parse_profile, bodies))
+
+    def node_body(self, name: str = "n1", gpus: int = 2, **labels: str) -> Body:
+        known = {"nvidia.com/gpu.product": "NVIDIA-GeForce-RTX-4090"}
+        known["nvidia.com/gpu.memory"] = "24564"
+        return {
+            "kind": "Node",
+            "metadata": {"name": name, "uid": name, "labels": {**known, **labels}},
+            "spec": {},
+            "status": {
+                "allocatable": {"nvidia.com/gpu": str(gpus)},
+                "conditions": [{"type": "Ready", "status": "True"}],
+            },
+        }
+
+    def node(self, name: str = "n1", **changes: object) -> model.Node:
+        fields: Body = {
+            "labels": {
+                "nvidia.com/gpu.product": "NVIDIA-GeForce-RTX-4090",
+                "nvidia.com/gpu.memory": "24564",
+            },
+            "gpus": 2,
+            "ready": True,
+            "unschedulable": False,
+            "taints": (),
+            **changes,
+        }
+        return model.Node(name=name, **fields)
+
+    def pod(self, name: str = "p0", **changes: object) -> model.RuntimePod:
+        fields: Body = {
+            "namespace": "acme",
+            "uid": f"uid-{name}",
+            "resource_version": "7",
+            "service": "concierge",
+            "owner_uid": "s1",
+            "gpu_class": "rtx-4090",
+            "spec_hash": "current",
+            "batch_size": 8,
+            "sessions_per_pod": 2,
+            "node": "n1",
+            "ip": "10.0.0.1",
+            "phase": "Running",
+            "ready": True,
+            "running": True,
+            "terminating": False,
+            "created_at": 0.0,
+            "failed_at": None,
+            "trouble": "",
+            **changes,
+        }
+        return model.RuntimePod(name=name, **fields)
+
+    def pod_body(self, name: str = "p0", *, gpus: int = 1, **changes: Any) -> Body:
+        labels = {
+            "app.kubernetes.io/managed-by": "avatar-operator",
+            "avatar.musetalk.io/service": "concierge",
+            "avatar.musetalk.io/gpu-class": "rtx-4090",
+            "avatar.musetalk.io/spec-hash": "current",
+        }
+        body: Body = {
+            "kind": "Pod",
+            "metadata": {
+                "name": name,
+                "namespace": "acme",
+                "uid": f"uid-{name}",
+                "resourceVersion": "7",
+                "creationTimestamp": "2026-01-01T00:00:00Z",
+                "labels": labels,
+                "annotations": {
+                    "avatar.musetalk.io/batch-size": "8",
+                    "avatar.musetalk.io/sessions-per-pod": "2",
+                },
+                "ownerReferences": [{"uid": "s1"}],
+            },
+            "spec": {
+                "nodeName": "n1",
+                "containers": [
+                    {"name": "runtime", "resources": {"limits": {"nvidia.com/gpu": str(gpus)}}}
+                ],
+            },
+            "status": {
+                "phase": "Running",
+                "podIP": "10.0.0.1",
+                "conditions": [{"type": "Ready", "status": "True"}],
+                "containerStatuses": [{"name": "runtime", "state": {"running": {}}}],
+            },
+        }
+        for part, fields in changes.items():
+            body[part].update(fields)
+        return body
+
+    def state(self, sessions: int = 0, **changes: object) -> model.PodState:
+        fields: Body = {
+            "capacity": 2,
+            "free": 2 - min(2, sessions),
+            "draining": False,
+            "ready": True,
+            "age_s": 0.1,
+            **changes,
+        }
+        return model.PodState(sessions=sessions, **fields)
+
+    def curve(
+        self, base: int = 1000, per_frame: int = 100, points: Any = ((1, 10.0), (64, 640.0))
+    ) -> model.Curve:
+        return model.Curve("v15/sd-vae/fp16", base, per_frame, tuple(points))
+
+
+@pytest.fixture(scope="session")
+def make() -> Make:
+    return Make()

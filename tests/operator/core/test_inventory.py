@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avatar_operator.core import inventory, model
+from avatar_operator.core.model import Placement, PodUse, Taint, Toleration
+
+if TYPE_CHECKING:
+    from tests.operator.conftest import Make
+
+PRODUCT = "nvidia.com/gpu.product"
+MEMORY = "nvidia.com/gpu.memory"
+
+
+def labels(product: str, memory: str | None = None, **more: str) -> dict[str, str]:
+    found = {PRODUCT: product} if memory is None else {PRODUCT: product, MEMORY: memory}
+    return found | {f"nvidia.com/gpu.{key.replace('_', '-')}": more[key] for key in more}
+
+
+@pytest.mark.parametrize(
+    ("found", "gpu_class"),
+    [
+        pytest.param(labels("NVIDIA-GeForce-RTX-4090", "24564"), "rtx-4090", id="4090"),
+        pytest.param(labels("NVIDIA-GeForce-RTX-4090", "23028"), "rtx-4090", id="4090 with ECC"),
+        pytest.param(labels("NVIDIA-GeForce-RTX-4090-D", "24564"), "rtx-4090", id="4090 D"),
+        pytest.param(labels("GeForce-RTX-4090", "24564"), "rtx-4090", id="no NVIDIA prefix"),
+        pytest.param(labels("NVIDIA-A100-SXM4-40GB", "39538"), "a100-40gb", id="A100 old driver"),
+        pytest.param(labels("NVIDIA-A100-PCIE-40GB", "40960"), "a100-40gb", id="A100 PCIe 40"),
+        pytest.param(labels("NVIDIA-A100-80GB-PCIe", "81920"), "a100-80gb", id="A100 PCIe 80"),
+        pytest.param(labels("A100-SXM4-80GB", "81920"), "a100-80gb", id="A100 without prefix"),
+        pytest.param(labels("NVIDIA-H100-80GB-HBM3", "81559"), "h100-80gb", id="H100 SXM"),
+        pytest.param(labels("NVIDIA-H100-PCIe", "81559"), "h100-80gb", id="H100 PCIe"),
+        pytest.param(labels("NVIDIA-H200", "143771"), "h200-141gb", id="H200"),
+        pytest.param(labels("NVIDIA-L40S", "46068"), "l40s", id="L40S"),
+        pytest.param(labels("NVIDIA-L4", "23034"), "l4", id="L4"),
+        pytest.param(
+            labels("NVIDIA-GeForce-RTX-4090", str(24564 * 2**20)), "rtx-4090", id="bytes"
+        ),
+        pytest.param(labels("NVIDIA-GeForce-RTX-4090"), "rtx-4090", id="no memory label"),
+        pytest.param(
+            labels("NVIDIA-GeForce-RTX-4090", "24564", replicas="0"), "rtx-4090", id="replicas 0"
+        ),
+        pytest.param(
+            {"cloud.google.com/gke-accelerator": "nvidia-tesla-a100"}, "a100-40gb", id="GKE"
+        ),
+        pytest.param({"gpu.nvidia.com/model": "H200"}, "h200-141gb", id="CoreWeave"),
+        pytest.param({"karpenter.k8s.aws/instance-gpu-name": "l4"}, "l4", id="Karpenter"),
+    ],
+)
+def test_published_labels_give_their_class(
+    make: Make, found: dict[str, str], gpu_class: str
+) -> None:
+    result = inventory.classify(make.node(labels=found), make.shipped())
+    assert (result.gpu_class, result.reason) == (gpu_class, "")
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        pytest.param(labels("NVIDIA-H100-NVL", "95830"), "no GPUProfile names", id="H100 NVL"),
+        pytest.param(labels("Tesla-T4", "15109"), "no GPUProfile names", id="T4"),
+        pytest.param(
+            labels("NVIDIA-GeForce-RTX-4090", "49140"),
+            "with 49140 MiB is outside the memory of rtx-4090",
+            id="modified 48 GB board",
+        ),
+        pytest.param(
+            labels("NVIDIA-A100-SXM4-80GB-MIG-1g.10gb", "9728"), "no GPUProfile", id="MIG"
+        ),
+        pytest.param(
+            labels("NVIDIA-A100-SXM4-80GB-MIG-INVALID", "0"), "half configured", id="MIG invalid"
+        ),
+        pytest.param(labels("NVIDIA-L4", "0"), "memory of 0", id="no memory"),
+        pytest.param(
+            labels("NVIDIA-L4-SHARED", "23034", replicas="4"), "shared by 4", id="time-sliced"
+        ),
+        pytest.param(labels("NVIDIA-L4-SHARED", "23034"), "shared by 2", id="suffix alone"),
+        pytest.param(
+            labels("NVIDIA-L4", "23034", sharing_strategy="mps"), "shared by 2", id="strategy"
+        ),
+        pytest.param({}, "no label tells", id="no labels"),
+        pytest.param(
+            {"cloud.google.com/gke-accelerator": "nvidia-future"}, "no label tells", id="new cloud"
+        ),
+    ],
+)
+def test_what_has_no_class_says_why(make: Make, found: dict[str, str], said: str) -> None:
+    result = inventory.classify(make.node(labels=found), make.shipped())
+    assert result.gpu_class is None
+    assert said in result.reason
+
+
+def test_a_profile_that_names_mig_gets_its_slices(make: Make) -> None:
+    match = {"products": ["*-MIG-1g.10gb"], "memoryMiB": {"min": 9000, "max": 11000}}
+    node = make.node(labels=labels("NVIDIA-A100-SXM4-80GB-MIG-1g.10gb", "9728"))
+    result = inventory.classify(node, (*make.shipped(), make.profile("slice", match=match)))
+    assert result.gpu_class == "slice"
+
+
+def test_a_product_of_two_profiles_is_not_guessed(make: Make) -> None:
+    profiles = (make.profile("a"), make.profile("b"))
+    result = inventory.classify(make.node(), profiles)
+    assert result.gpu_class is None
+    assert "several GPUProfiles: a, b" in result.reason
+
+
+def test_a_shared_gpu_counts_its_part_of_the_memory_where_it_is_allowed(make: Make) -> None:
+    node = make.node(labels=labels("NVIDIA-GeForce-RTX-4090-SHARED", "24564", replicas="4"))
+    result = inventory.classify(node, (make.profile(allowShared=True),))
+    assert (result.gpu_class, result.memory_mib) == ("rtx-4090", 6141)
+
+
+def test_free_is_what_all_pods_of_everyone_leave(make: Make) -> None:
+    uses = [PodUse("n1", 1, ""), PodUse("n2", 1, "rtx-4090"), PodUse("elsewhere", 9, "")]
+    nodes = [make.node("n1"), make.node("n2")]
+    taken = inventory.take(nodes, uses, (make.profile(),), Placement())
+    assert (taken.stocks["rtx-4090"].total, taken.stocks["rtx-4090"].free) == (4, 2)
+
+
+def test_pods_that_are_not_bound_yet_count_against_their_class(make: Make) -> None:
+    uses = [PodUse("", 1, "rtx-4090"), PodUse("", 5, "")]
+    taken = inventory.take([make.node()], uses, (make.profile(),), Placement())
+    assert taken.stocks["rtx-4090"].free == 1
+
+
+def test_a_dying_device_does_not_borrow_from_other_nodes(make: Make) -> None:
+    uses = [PodUse("n1", 2, "")]
+    nodes = [make.node("n1", gpus=1), make.node("n2", gpus=1)]
+    taken = inventory.take(nodes, uses, (make.profile(),), Placement())
+    assert taken.stocks["rtx-4090"].free == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "placement", "said"),
+    [
+        pytest.param({"ready": False}, Placement(), "not ready", id="not ready"),
+        pytest.param({"unschedulable": True}, Placement(), "cordoned", id="cordoned"),
+        pytest.param(
+            {"taints": (Taint("team", "a", "NoSchedule"),)},
+            Placement(),
+            "taint team:NoSchedule is not tolerated",
+            id="taint",
+        ),
+        pytest.param(
+            {}, Placement(node_selector=(("pool", "x"),)), "label pool is not 'x'", id="selector"
+        ),
+    ],
+)
+def test_nodes_that_pods_cannot_use_are_left_out(
+    make: Make, changes: dict[str, object], placement: Placement, said: str
+) -> None:
+    taken = inventory.take([make.node(**changes)], [], (make.profile(),), placement)
+    assert taken.stocks["rtx-4090"].total == 0
+    assert [node for node, _ in taken.left_out] == ["n1"]
+    assert said in taken.left_out[0][1]
+
+
+def test_the_taint_of_gpu_pools_is_tolerated(make: Make) -> None:
+    taints = (Taint("nvidia.com/gpu", "true", "NoSchedule"), Taint("x", "", "PreferNoSchedule"))
+    taken = inventory.take([make.node(taints=taints)], [], (make.profile(),), Placement())
+    assert taken.stocks["rtx-4090"].free == 2
+
+
+def test_nodes_without_gpus_are_not_mentioned(make: Make) -> None:
+    taken = inventory.take([make.node(labels={}, gpus=0)], [], (make.profile(),), Placement())
+    assert taken.left_out == ()
+
+
+def test_a_class_is_as_large_as_its_smallest_gpu(make: Make) -> None:
+    small = make.node("n2", labels=labels("NVIDIA-GeForce-RTX-4090", "23028"))
+    taken = inventory.take([make.node("n1"), small], [], (make.profile(),), Placement())
+    stock = taken.stocks["rtx-4090"]
+    assert stock.memory_mib == 23028
+    assert len(stock.selectors) == 2
+
+
+@pytest.mark.parametrize(
+    ("toleration", "expected"),
+    [
+        pytest.param(Toleration("k", "Equal", "v"), True, id="equal"),
+        pytest.param(Toleration("k", "Equal", "w"), False, id="other value"),
+        pytest.param(Toleration("k", "Exists"), True, id="exists"),
+        pytest.param(Toleration("j", "Exists"), False, id="other key"),
+        pytest.param(Toleration("", "Exists"), True, id="everything"),
+        pytest.param(Toleration("k", "Exists", "", "NoExecute"), False, id="other effect"),
+        pytest.param(Toleration("k", "Exists", "", "NoSchedule"), True, id="this effect"),
+    ],
+)
+def test_tolerations_match_as_the_scheduler_says(toleration: Toleration, expected: bool) -> None:
+    taint = Taint("k", "v", "NoSchedule")
+    assert inventory.tolerates([toleration], taint) is expected
+
+
+@given(
+    st.lists(st.integers(0, 8), max_size=4),
+    st.lists(st.tuples(st.sampled_from(["n0", "n1", "n2", ""]), st.integers(1, 9)), max_size=6),
+)
+def test_free_lies_between_nothing_and_everything(
+    make: Make, gpus: list[int], used: list[tuple[str, int]]
+) -> None:
+    nodes = [make.node(f"n{index}", gpus=count) for index, count in enumerate(gpus)]
+    uses = [PodUse(node, count, "rtx-4090") for node, count in used]
+    stock = inventory.take(nodes, uses, (make.profile(),), Placement()).stocks["rtx-4090"]
+    assert 0 <= stock.free <= stock.total == sum(gpus)
+    assert stock.free >= stock.total - sum(count for _, count in used)
+
+
+_WORDS = st.text(alphabet="NVIDIA-GeForce RTX4090SHARED-MIG1g.0b*?[", max_size=40)
+
+
+@given(st.dictionaries(st.sampled_from([PRODUCT, MEMORY, "nvidia.com/gpu.replicas"]), _WORDS))
+def test_no_label_breaks_the_inventory(make: Make, found: dict[str, str]) -> None:
+    result = inventory.classify(make.node(labels=found), make.shipped())
+    assert (result.gpu_class is None) == bool(result.reason)
+    assert result.gpu_class is None or result.memory_mib > 0
+
+
+def test_a_class_without_nodes_has_the_memory_that_its_profile_promises(make: Make) -> None:
+    profile: model.GPUProfile = make.profile()
+    stock = inventory.take([], [], (profile,), Placement()).stocks["rtx-4090"]
+    assert (stock.total, stock.free, stock.memory_mib) == (0, 0, profile.memory_min_mib)

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from avatar_operator.core import objects
+from avatar_operator.core.model import PodUse, Taint
+
+if TYPE_CHECKING:
+    from tests.operator.conftest import Body, Make
+
+GPU = {"resources": {"limits": {"nvidia.com/gpu": "1"}}}
+TWO = {"resources": {"requests": {"nvidia.com/gpu": 2}}}
+NONE = {"name": "side"}
+
+
+def test_a_node_is_read_as_far_as_gpus_are_concerned(make: Make) -> None:
+    body = make.node_body(gpus=4)
+    body["spec"] = {"unschedulable": True, "taints": [{"key": "k", "effect": "NoExecute"}]}
+    node = objects.parse_node(body)
+    assert (node.name, node.gpus, node.ready, node.unschedulable) == ("n1", 4, True, True)
+    assert node.taints == (Taint("k", "", "NoExecute"),)
+
+
+def test_a_node_that_says_nothing_has_no_gpus_and_is_not_ready() -> None:
+    node = objects.parse_node({"metadata": {"name": "n"}})
+    assert (node.gpus, node.ready, node.unschedulable, node.taints) == (0, False, False, ())
+
+
+@pytest.mark.parametrize(
+    ("spec", "gpus"),
+    [
+        pytest.param({"containers": [GPU, TWO, NONE]}, 3, id="containers add up"),
+        pytest.param({"containers": [GPU], "initContainers": [TWO]}, 2, id="larger init"),
+        pytest.param({"containers": [TWO], "initContainers": [GPU]}, 2, id="smaller init"),
+        pytest.param(
+            {"containers": [GPU], "initContainers": [{**GPU, "restartPolicy": "Always"}]},
+            2,
+            id="side-car",
+        ),
+    ],
+)
+def test_gpus_of_a_pod_add_up_as_for_the_scheduler(spec: Body, gpus: int) -> None:
+    use = objects.parse_use({"metadata": {}, "spec": {**spec, "nodeName": "n"}})
+    assert use == PodUse("n", gpus, "")
+
+
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
+def test_a_pod_that_ended_uses_nothing(make: Make, phase: str) -> None:
+    assert objects.parse_use(make.pod_body(status={"phase": phase})) is None
+
+
+def test_a_pod_without_gpus_uses_nothing(make: Make) -> None:
+    assert objects.parse_use(make.pod_body(gpus=0)) is None
+
+
+def test_a_pod_of_ours_is_counted_with_its_class(make: Make) -> None:
+    assert objects.parse_use(make.pod_body()) == PodUse("n1", 1, "rtx-4090")
+
+
+def test_a_foreign_pod_is_no_runtime_pod(make: Make) -> None:
+    body = make.pod_body()
+    body["metadata"]["labels"]["app.kubernetes.io/managed-by"] = "someone"
+    assert objects.parse_runtime_pod(body) is None
+    body = make.pod_body()
+    del body["metadata"]["labels"]["avatar.musetalk.io/service"]
+    assert objects.parse_runtime_pod(body) is None
+
+
+def test_a_runtime_pod_is_read(make: Make) -> None:
+    pod = objects.parse_runtime_pod(make.pod_body())
+    assert pod == make.pod(created_at=1767225600.0)
+    assert not pod.ended
+
+
+def test_a_pod_that_just_began_is_not_running(make: Make) -> None:
+    pod = objects.parse_runtime_pod(make.pod_body(status={"containerStatuses": []}))
+    assert pod is not None
+    assert (pod.running, pod.trouble) == (False, "")
+
+
+def test_a_deleted_pod_is_terminating(make: Make) -> None:
+    body = make.pod_body(metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"})
+    pod = objects.parse_runtime_pod(body)
+    assert pod is not None
+    assert pod.terminating
+
+
+@pytest.mark.parametrize(
+    ("statuses", "failed_at"),
+    [
+        pytest.param([], 1767225600.0, id="never started"),
+        pytest.param(
+            [{"state": {"terminated": {"finishedAt": "2026-01-01T00:01:00Z"}}}, {"state": {}}],
+            1767225660.0,
+            id="ran",
+        ),
+    ],
+)
+def test_a_failed_pod_ended_when_its_last_container_did(
+    make: Make, statuses: list[Body], failed_at: float
+) -> None:
+    body = make.pod_body(status={"phase": "Failed", "containerStatuses": statuses})
+    pod = objects.parse_runtime_pod(body)
+    assert pod is not None
+    assert pod.ended
+    assert pod.failed_at == failed_at
+
+
+@pytest.mark.parametrize(
+    ("status", "trouble"),
+    [
+        pytest.param(
+            {"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}]},
+            "not scheduled: 0/3 nodes",
+            id="not scheduled",
+        ),
+        pytest.param(
+            {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Gated"}]},
+            "not scheduled: Gated",
+            id="only a reason",
+        ),
+        pytest.param(
+            {
+                "containerStatuses": [
+                    {"name": "side"},
+                    {
+                        "name": "runtime",
+                        "state": {"waiting": {"reason": "ErrImagePull", "message": "no such"}},
+                    },
+                ]
+            },
+            "ErrImagePull: no such",
+            id="image",
+        ),
+        pytest.param(
+            {
+                "containerStatuses": [
+                    {"name": "runtime", "state": {"waiting": {"reason": "ContainerCreating"}}}
+                ]
+            },
+            "",
+            id="creating is no trouble",
+        ),
+        pytest.param({"reason": "Evicted"}, "Evicted", id="evicted"),
+    ],
+)
+def test_what_keeps_a_pod_from_starting_is_told(make: Make, status: Body, trouble: str) -> None:
+    pod = objects.parse_runtime_pod(make.pod_body(status=status))
+    assert pod is not None
+    assert pod.trouble == trouble
+
+
+def test_odd_counts_count_nothing(make: Make) -> None:
+    annotations = {"avatar.musetalk.io/batch-size": "many"}
+    pod = objects.parse_runtime_pod(make.pod_body(metadata={"annotations": annotations}))
+    assert pod is not None
+    assert (pod.batch_size, pod.sessions_per_pod) == (0, 0)
