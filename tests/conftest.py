@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ControlPlane]:
-    """Give the control plane with the default process nodes, started for the first who asks.
+    """Give the control plane with process nodes whose GPUs are simulated.
 
-    All tests of the session share it: use a namespace of your own.
+    Started for the first who asks, shared by all tests of the session: use a namespace of your own.
     """
     state_dir = tmp_path_factory.mktemp("cluster")
     try:
-        async with controlplane.running(state_dir, nodes=paths.DEFAULT_NODES) as running:
+        async with controlplane.running(state_dir, nodes=paths.SIMULATED_NODES) as running:
             yield running
     except errors.LocalClusterError as error:
         for log in sorted(paths.Layout.of(state_dir).logs.glob("*.log")):

@@ -85,7 +85,7 @@ async def test_killed_runtime_is_replaced(space: Space) -> None:
 
 
 async def test_killed_operator_changes_nothing_for_live_sessions(space: Space) -> None:
-    await space.apply("calm", **ONE_POD)
+    await space.apply("calm", replicas=1, placement={"gpuClasses": ["h100-80gb"]})
     await space.ready("calm")
     (before,) = await space.pods("calm")
     load = await space.load("calm", 3, 12)

@@ -11,6 +11,9 @@ MODULE: Final = Path(__file__).resolve().parent.parent
 REPOSITORY: Final = MODULE.parent.parent
 DEFAULT_STATE: Final = REPOSITORY / "build" / "cluster"
 DEFAULT_NODES: Final = MODULE / "nodes.yaml"
+"""GPU nodes that compute on the CPU."""
+SIMULATED_NODES: Final = MODULE / "nodes-simulated.yaml"
+"""The same nodes with simulated GPUs: dozens of live sessions fit on a small machine."""
 
 
 @dataclass(frozen=True, slots=True)
