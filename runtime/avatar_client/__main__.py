@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             result = asyncio.run(_load(target, options, settings))
             shown = result["summary"]
-            succeeded = shown["done"] == shown["sessions"] and not shown["violations"]
+            faults = shown["violations"] + shown["frames_missing"]
+            succeeded = shown["done"] == shown["sessions"] and not faults
     except (errors.AvatarClientError, OSError) as error:
         print(f"avatar-client: {error}", file=sys.stderr)
         return 1

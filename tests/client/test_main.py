@@ -73,6 +73,12 @@ async def test_load_prints_the_summary_and_writes_every_session(
     assert len(json.loads(path.read_text())["sessions"]) == 2
 
 
+async def test_a_load_with_missing_frames_fails(avatar: Any, speech: Path) -> None:
+    avatar.tamper = lambda message: [] if message.get("frame_index") == 1 else [message]
+    arguments = f"load --url {avatar.url} --duration-s 0.2 --audio {speech}".split()
+    assert await asyncio.to_thread(command.main, arguments) == 1
+
+
 def test_faults_end_with_one_sentence(
     speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
