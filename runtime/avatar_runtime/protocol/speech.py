@@ -215,6 +215,8 @@ class Speech(Generic[W]):
         self._items.check_truncation(item, audio_end_ms)
         if self._active is not None and self._active.item is item:
             self._end(self._active, Step.CANCEL, now)
+        if item.id == f"item_{self._suffix}_a{self._responses}":
+            self._playout.stop(now)  # the client has stopped playing it
         item.audio_ms = audio_end_ms
         self._send(
             "conversation.item.truncated",

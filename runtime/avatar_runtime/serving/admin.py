@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from avatar_runtime.errors import ProtocolError, Refusal
 from avatar_runtime.protocol.fields import Fields  # noqa: TC001 - FastAPI reads it
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 LINE_SPACING_S: Final = 0.1  # at most ten lines a second
 LINE_AGE_S: Final = 1.0  # at least one
 _BODY_BYTES: Final = 4096
-_METRICS_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8; escaping=underscores"
 
 
 def create(runtime: Runtime) -> FastAPI:
@@ -56,7 +56,7 @@ def create(runtime: Runtime) -> FastAPI:
 
     @app.get("/metrics", dependencies=[Depends(may_scrape)])
     async def metrics() -> Response:
-        return Response(runtime.metrics.render(), media_type=_METRICS_TYPE)
+        return Response(runtime.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/control/v1/state", dependencies=[Depends(authorized)])
     async def state(watch: str = "") -> Response:

@@ -210,6 +210,11 @@ class Runtime:
             await asyncio.sleep(LAG_PERIOD_S)
             self.metrics.observe_lag(max(0.0, self.clock() - began - LAG_PERIOD_S))
 
+    def stop_watchers(self) -> None:
+        """End the state streams: the process ends."""
+        self.stopping = True
+        self.changes.touch()
+
     async def pause(self, until: float) -> None:
         """Wait until a moment of the runtime's clock."""
         await asyncio.sleep(max(0.0, until - self.clock()))

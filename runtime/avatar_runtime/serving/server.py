@@ -6,7 +6,8 @@ import asyncio
 import logging
 import signal
 import socket
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import uvicorn
@@ -15,16 +16,16 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from avatar_runtime.errors import AvatarRuntimeError
 from avatar_runtime.protocol.messages import MESSAGE_BYTES
 from avatar_runtime.serving import admin, app
+from avatar_runtime.settings import Address
 
 if TYPE_CHECKING:
     from asyncio.transports import BaseTransport
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from fastapi import FastAPI
     from uvicorn._types import ASGISendEvent
 
     from avatar_runtime.serving.runtime import Runtime
-    from avatar_runtime.settings import Address
 
 PING_S: Final = 20.0
 PONG_S: Final = 40.0  # over the 30 s after which a stalled socket is closed with its own code
@@ -65,9 +66,26 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 class _Server(uvicorn.Server):
     """A server that leaves signals to us: uvicorn's own way closes live sessions."""
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listens = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and tell so."""
+        await super().startup(sockets)
+        self.listens.set()
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Where a runtime listens; a port that was 0 has become one."""
+
+    sessions: Address
+    admin: Address
 
 
 async def serve(make: Callable[[], Runtime]) -> None:
@@ -76,11 +94,19 @@ async def serve(make: Callable[[], Runtime]) -> None:
     Raises `AssetError` or `EngineError` if the engine does not start.
     """
     runtime = make()
-    settings = runtime.settings
-    # Bound first: a port that is taken must stop the process, not a task.
-    sockets = [_bind(settings.sessions_listen), _bind(settings.admin_listen)]
-    servers = [_server(app.create(runtime)), _server(admin.create(runtime))]
     told = _signals()
+    async with listening(runtime):
+        fault = await _until_end(runtime, told)
+    if fault is not None:
+        raise fault
+
+
+@asynccontextmanager
+async def listening(runtime: Runtime) -> AsyncIterator[Listeners]:
+    """Listen on both ports and make frames; afterwards nothing of the runtime is left."""
+    # Bound first: a port that is taken must stop the process, not a task.
+    sockets = [_bind(runtime.settings.sessions_listen), _bind(runtime.settings.admin_listen)]
+    servers = [_server(app.create(runtime)), _server(admin.create(runtime))]
     async with asyncio.TaskGroup() as group:
         serving = [
             group.create_task(server.serve(sockets=[bound]), name="listener")
@@ -90,15 +116,18 @@ async def serve(make: Callable[[], Runtime]) -> None:
             group.create_task(runtime.pump.run(), name="pump"),
             group.create_task(runtime.measure_lag(), name="loop lag"),
         ]
-        fault = await _until_end(runtime, told)
         for server in servers:
-            server.should_exit = True
-        await asyncio.gather(*serving)
-        for helper in helpers:
-            helper.cancel()
-        await runtime.stop()
-    if fault is not None:
-        raise fault
+            await server.listens.wait()
+        try:
+            yield Listeners(*(Address(*bound.getsockname()[:2]) for bound in sockets))
+        finally:
+            runtime.stop_watchers()
+            for server in servers:
+                server.should_exit = True
+            await asyncio.wait(serving)
+            for helper in helpers:
+                helper.cancel()
+            await runtime.stop()
 
 
 async def _until_end(runtime: Runtime, told: asyncio.Event) -> AvatarRuntimeError | None:
@@ -114,8 +143,6 @@ async def _until_end(runtime: Runtime, told: asyncio.Event) -> AvatarRuntimeErro
         return error
     finally:
         stop.cancel()
-        runtime.stopping = True
-        runtime.changes.touch()
     return None
 
 
@@ -137,7 +164,7 @@ def _bind(address: Address) -> socket.socket:
     return bound
 
 
-def _server(application: FastAPI) -> uvicorn.Server:
+def _server(application: FastAPI) -> _Server:
     config = uvicorn.Config(
         application,
         http="h11",

@@ -72,11 +72,10 @@ class Connection:
     async def _write(self) -> None:
         try:
             while self._gone is None:
-                await self._drain()
                 self._session.tick(self._runtime.clock())
+                await self._drain()
                 closing = self._session.closing
                 if closing is not None:
-                    await self._drain()
                     await self._close(closing.code, closing.reason)
                     return
                 await self._wait(self._session.wakeup())

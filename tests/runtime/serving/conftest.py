@@ -1,0 +1,177 @@
+"""A runtime on real sockets with a small engine, and clients that speak to it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from websockets.asyncio.client import connect as connect_websocket
+
+from avatar_runtime import settings
+from avatar_runtime.avatars.cache import AvatarInfo
+from avatar_runtime.batching.frames import Frame
+from avatar_runtime.engine.device import Memory, ModelInfo
+from avatar_runtime.engine.worker import Statistics
+from avatar_runtime.errors import EngineError
+from avatar_runtime.metrics import Metrics
+from avatar_runtime.serving import server
+from avatar_runtime.serving.runtime import Runtime
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from websockets.asyncio.client import ClientConnection
+
+    from avatar_runtime.batching.frames import FrameRequest
+    from avatar_runtime.engine.device import Calibration
+
+    Event = dict[str, Any]
+    Serve = Callable[..., AbstractAsyncContextManager["Served"]]
+
+FRAME = bytes(2 * 960)
+DEADLINE_S = 20.0
+JPEG = b"\xff\xd8" + bytes(20_000) + b"\xff\xd9"
+
+
+@dataclass
+class FakeEngine:
+    """Makes any frame at once, unless told to wait or to fail."""
+
+    jpeg: bytes = JPEG
+    avatars: dict[str, AvatarInfo] = field(default_factory=dict)
+    calibration: Calibration | None = None
+    batches: list[Sequence[FrameRequest]] = field(default_factory=list)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    failing: bool = False
+    fault: Exception | None = None
+    model: ModelInfo = field(default_factory=lambda: ModelInfo("v15", "", 30, "v15/sd-vae/fp16"))
+
+    async def start(self) -> None:
+        if self.fault is not None:
+            raise self.fault
+        self.gate.set()
+        self.avatars = {
+            name: AvatarInfo(name, 64, 64, 25, 10, "hash") for name in ("anna", "ben", "spare")
+        }
+
+    async def run(self, batch: Sequence[FrameRequest]) -> Sequence[Frame]:
+        self.batches.append(batch)
+        await self.gate.wait()
+        await asyncio.sleep(0)
+        if self.failing:
+            raise EngineError("a batch failed")
+        return [Frame(request, self.jpeg) for request in batch]
+
+    def memory(self) -> Memory:
+        return Memory(3, 12)
+
+    def statistics(self) -> Statistics:
+        return Statistics()
+
+    async def stop(self) -> None:
+        self.gate.set()
+
+
+@dataclass
+class Client:
+    """A client of one session."""
+
+    socket: ClientConnection
+    events: list[Event] = field(default_factory=list)
+
+    async def send(self, kind: str, **fields: Any) -> None:
+        await self.socket.send(json.dumps({"type": kind, **fields}))
+
+    async def speak(self, frames: int) -> None:
+        audio = base64.b64encode(FRAME * frames).decode()
+        await self.send("input_audio_buffer.append", audio=audio)
+        await self.send("input_audio_buffer.commit")
+
+    async def until(self, kind: str) -> Event:
+        """Return the next event of a kind; what comes before it is kept as well."""
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                event = json.loads(await self.socket.recv())
+                self.events.append(event)
+                if event["type"] == kind:
+                    return event
+
+    def of(self, kind: str) -> list[Event]:
+        return [event for event in self.events if event["type"] == kind]
+
+
+@dataclass
+class Served:
+    """A runtime that listens."""
+
+    runtime: Runtime
+    engine: FakeEngine
+    sessions: str
+    admin: str
+
+    @asynccontextmanager
+    async def client(self, query: str = "", **options: Any) -> AsyncIterator[Client]:
+        address = f"ws://{self.sessions}/v1/realtime{query}"
+        async with connect_websocket(address, **options) as socket:
+            client = Client(socket)
+            await client.until("conversation.created")
+            yield client
+
+    async def eventually(self, claim: Callable[[], bool], what: str) -> None:
+        """Wait until a claim about the runtime holds."""
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                while not claim():
+                    await asyncio.sleep(0.005)
+        except TimeoutError:
+            pytest.fail(f"never {what}; last seen: {self.runtime.state()}")
+
+
+@pytest.fixture(scope="session")
+def serve() -> Serve:
+    """Give a context in which a runtime serves; keywords are variables of its environment."""
+
+    @asynccontextmanager
+    async def serving(
+        *, engine: FakeEngine | None = None, ready: bool = True, **variables: str
+    ) -> AsyncIterator[Served]:
+        engine = engine or FakeEngine()
+        read = settings.from_env(
+            {
+                "AVATAR_MODEL": "model",
+                "AVATAR_AVATAR_FOLDER": "avatars",
+                "AVATAR_LISTEN": "127.0.0.1:0",
+                "AVATAR_ADMIN": "127.0.0.1:0",
+                "AVATAR_CAPACITY": "2",
+                "AVATAR_BATCH_SIZE": "8",
+                "AVATAR_SERVICE": "acme/concierge",
+                "AVATAR_POD": "concierge-0",
+                "AVATAR_GPU_CLASS": "rtx-4090",
+                "AVATAR_AVATARS": "anna,ben",
+                **variables,
+            }
+        )
+        runtime = Runtime(read, engine, Metrics("simulated", "rtx-4090"))
+        async with server.listening(runtime) as listeners:
+            if ready:
+                await runtime.start()
+            yield Served(
+                runtime,
+                engine,
+                f"127.0.0.1:{listeners.sessions.port}",
+                f"127.0.0.1:{listeners.admin.port}",
+            )
+
+    return serving
+
+
+@pytest.fixture(scope="session")
+def make_engine() -> Callable[..., FakeEngine]:
+    """Give the fake engine's maker."""
+    return FakeEngine
