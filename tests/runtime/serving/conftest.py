@@ -127,7 +127,7 @@ class Served:
         """Wait until a claim about the runtime holds."""
         try:
             async with asyncio.timeout(DEADLINE_S):
-                while not claim():
+                while not claim():  # noqa: ASYNC110 - a claim about several parts
                     await asyncio.sleep(0.005)
         except TimeoutError:
             pytest.fail(f"never {what}; last seen: {self.runtime.state()}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import socket
 from typing import TYPE_CHECKING, Any
@@ -38,9 +39,7 @@ async def test_a_session_speaks_and_ends(serve: Serve) -> None:
         await served.eventually(lambda: served.runtime.door.sessions == 0, "left")
 
 
-async def test_sessions_share_batches(
-    serve: Serve, make_engine: Callable[..., FakeEngine]
-) -> None:
+async def test_sessions_share_batches(serve: Serve, make_engine: Callable[..., FakeEngine]) -> None:
     async with (
         serve() as served,
         served.client() as one,
@@ -147,8 +146,9 @@ async def test_a_message_that_is_too_large_closes_1009(
     serve: Serve, message: str, code: int
 ) -> None:
     async with serve() as served, served.client() as client:
-        with pytest.raises(ConnectionClosed) as closed:
+        with contextlib.suppress(ConnectionClosed):  # the server may close in the midst of it
             await client.socket.send(message)
+        with pytest.raises(ConnectionClosed) as closed:
             await client.until("never")
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == code
@@ -239,8 +239,9 @@ async def test_a_slow_client_gets_all_sound_and_is_told_of_lost_pictures(
         assert done["dropped"] > 0
         assert done["frames"] + done["dropped"] == 120
         dropped = client.of("response.video.dropped")
-        assert sum(d["last_frame_index"] - d["first_frame_index"] + 1 for d in dropped) == (
-            done["dropped"]
+        assert (
+            sum(d["last_frame_index"] - d["first_frame_index"] + 1 for d in dropped)
+            == (done["dropped"])
         )
         sound = b"".join(
             base64.b64decode(e["delta"]) for e in client.of("response.output_audio.delta")
