@@ -26,7 +26,7 @@ check: environment
 
 test: environment
 	@requirements/install-debian
-	PYTHONPATH=tests/cluster $(BIN)/python -m localcluster build
+	PYTHONPATH=tests/cluster $(BIN)/python -m localcluster build > /dev/null
 	$(BIN)/pytest -m "not gpu" $(PYTEST_ARGS)
 
 demo:
@@ -34,7 +34,7 @@ demo:
 	  PYTHONPATH=tests/cluster $(BIN)/python -m localcluster.demo --started $$STARTED
 
 bench: environment
-	PYTHONPATH=tests/cluster $(BIN)/python -m localcluster build
+	PYTHONPATH=tests/cluster $(BIN)/python -m localcluster build > /dev/null
 	PYTHONPATH=tests/cluster $(BIN)/python -m localcluster.bench --out build/bench
 
 format: environment
