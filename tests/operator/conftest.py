@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
-from avatar_operator.core import contracts, model
+from avatar_operator.core import contracts, manifests, model, planning
 
 Body = dict[str, Any]
 
@@ -155,6 +155,62 @@ class Make:
         self, base: int = 1000, per_frame: int = 100, points: Any = ((1, 10.0), (64, 640.0))
     ) -> model.Curve:
         return model.Curve("v15/sd-vae/fp16", base, per_frame, tuple(points))
+
+
+NOW = 10_000.0
+RULES = planning.Rules("image")
+
+
+class Scene:
+    """A service and what is observed of it; two 4090s unless said otherwise."""
+
+    def __init__(self, make: Make, gpus: int, spec: Body) -> None:
+        self.make = make
+        self.service = make.service(**spec)
+        self.hash = manifests.spec_hash(self.service, RULES.image)
+        self.nodes = [make.node(gpus=gpus)]
+        self.profiles = [make.profile()]
+        self.pods: list[model.RuntimePod] = []
+        self.states: dict[str, model.PodState] = {}
+        self.has_secret = True
+
+    def add(
+        self, name: str, state: model.PodState | None = None, **changes: Any
+    ) -> model.RuntimePod:
+        pod = self.make.pod(name, **{"spec_hash": self.hash, **changes})
+        self.pods.append(pod)
+        if state is not None:
+            self.states[pod.uid] = state
+        return pod
+
+    def plan(self, now: float = NOW) -> planning.Plan:
+        uses = [model.PodUse(pod.node, 1, pod.gpu_class) for pod in self.pods if not pod.ended]
+        observed = planning.Observed(
+            nodes=tuple(self.nodes),
+            uses=tuple(uses),
+            profiles=tuple(self.profiles),
+            pods=tuple(self.pods),
+            states=self.states,
+            has_control_secret=self.has_secret,
+        )
+        return planning.plan(self.service, observed, RULES, now)
+
+    def actions(self, now: float = NOW) -> list[tuple[str, str]]:
+        return [(type(action).__name__, action.name) for action in self.plan(now).actions]
+
+
+class Scenes(Protocol):
+    """Makes scenes; keyword arguments are fields of the service's spec."""
+
+    def __call__(self, *, gpus: int = 2, **spec: Any) -> Scene: ...
+
+
+@pytest.fixture(scope="session")
+def scenes(make: Make) -> Scenes:
+    def new(*, gpus: int = 2, **spec: Any) -> Scene:
+        return Scene(make, gpus, spec)
+
+    return new
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import hmac
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -175,11 +174,9 @@ def selector(service: model.Service) -> str:
 
 
 def _plain(value: object) -> object:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        parts = {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
-        return {"": type(value).__name__, **parts}
-    assert isinstance(value, Mapping)
-    return dict(value)
+    assert dataclasses.is_dataclass(value)
+    parts = {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
+    return {"": type(value).__name__, **parts}
 
 
 def _labels(service: model.Service) -> dict[str, str]:
@@ -334,8 +331,7 @@ def _folder(mount: str, source: model.Source) -> str:
             return f"{mount}/{path}".rstrip("/")
         case model.HostPathSource():
             return mount
-        case model.ImageSource(path=path):
-            return path
+    return source.path
 
 
 def _volumes(name: str, source: model.Source) -> list[Body]:
@@ -345,8 +341,7 @@ def _volumes(name: str, source: model.Source) -> list[Body]:
             return [{"name": name, "persistentVolumeClaim": volume}]
         case model.HostPathSource(path=path):
             return [{"name": name, "hostPath": {"path": path, "type": "Directory"}}]
-        case model.ImageSource():
-            return []
+    return []
 
 
 def _mounts(name: str, source: model.Source) -> list[Body]:

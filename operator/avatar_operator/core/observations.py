@@ -65,8 +65,7 @@ class Observations:
                 return self._see_profile(uid, version, body)
             case Kind.NODES:
                 return News(everyone=self._nodes.put(uid, version, objects.parse_node(body)))
-            case Kind.PODS:
-                return self._see_pod(uid, version, body)
+        return self._see_pod(uid, version, body)
 
     def forget(self, kind: Kind, uid: str) -> News:
         """Let go of an object that was deleted."""
@@ -78,12 +77,11 @@ class Observations:
                 return News(everyone=self._profiles.drop(uid) is not None)
             case Kind.NODES:
                 return News(everyone=self._nodes.drop(uid) is not None)
-            case Kind.PODS:
-                used = self._uses.drop(uid) is not None
-                pod = self.pods.drop(uid)
-                if pod is None:
-                    return News(everyone=used)
-                return News((pod.owner_uid,), everyone=used, pod=uid)
+        used = self._uses.drop(uid) is not None
+        pod = self.pods.drop(uid)
+        if pod is None:
+            return News(everyone=used)
+        return News((pod.owner_uid,), everyone=used, pod=uid)
 
     def known(self, kind: Kind) -> frozenset[str]:
         """Return the UIDs of all objects of a kind; what a later listing lacks is gone."""
@@ -94,8 +92,7 @@ class Observations:
                 return frozenset(self._profiles.uids())
             case Kind.NODES:
                 return frozenset(self._nodes.uids())
-            case Kind.PODS:
-                return frozenset(self._uses.uids()) | frozenset(self.pods.uids())
+        return frozenset(self._uses.uids()) | frozenset(self.pods.uids())
 
     def nodes(self) -> tuple[model.Node, ...]:
         """Return all nodes."""

@@ -188,5 +188,4 @@ def _action_notice(action: planning.Action) -> Notice | None:
             return Notice(names.Reason.POD_RESUMED, f"resumed pod {name}: {action.reason}")
         case planning.DeletePod(name=name):
             return Notice(names.Reason.POD_DELETED, f"deleted pod {name}: {action.reason}")
-        case planning.ApplyControlSecret():
-            return None
+    return None  # a Secret is nothing to tell

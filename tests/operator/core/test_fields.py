@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from avatar_operator.core.fields import Fields
 from avatar_operator.core.model import Objective
-from avatar_operator.errors import Fault
+
+if TYPE_CHECKING:
+    from avatar_operator.errors import Fault
 
 
 def read(value: object) -> tuple[Fields, list[Fault]]:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -37,9 +37,7 @@ def labels(product: str, memory: str | None = None, **more: str) -> dict[str, st
         pytest.param(labels("NVIDIA-H200", "143771"), "h200-141gb", id="H200"),
         pytest.param(labels("NVIDIA-L40S", "46068"), "l40s", id="L40S"),
         pytest.param(labels("NVIDIA-L4", "23034"), "l4", id="L4"),
-        pytest.param(
-            labels("NVIDIA-GeForce-RTX-4090", str(24564 * 2**20)), "rtx-4090", id="bytes"
-        ),
+        pytest.param(labels("NVIDIA-GeForce-RTX-4090", str(24564 * 2**20)), "rtx-4090", id="bytes"),
         pytest.param(labels("NVIDIA-GeForce-RTX-4090"), "rtx-4090", id="no memory label"),
         pytest.param(
             labels("NVIDIA-GeForce-RTX-4090", "24564", replicas="0"), "rtx-4090", id="replicas 0"
@@ -151,7 +149,7 @@ def test_a_dying_device_does_not_borrow_from_other_nodes(make: Make) -> None:
     ],
 )
 def test_nodes_that_pods_cannot_use_are_left_out(
-    make: Make, changes: dict[str, object], placement: Placement, said: str
+    make: Make, changes: dict[str, Any], placement: Placement, said: str
 ) -> None:
     taken = inventory.take([make.node(**changes)], [], (make.profile(),), placement)
     assert taken.stocks["rtx-4090"].total == 0
@@ -163,6 +161,12 @@ def test_the_taint_of_gpu_pools_is_tolerated(make: Make) -> None:
     taints = (Taint("nvidia.com/gpu", "true", "NoSchedule"), Taint("x", "", "PreferNoSchedule"))
     taken = inventory.take([make.node(taints=taints)], [], (make.profile(),), Placement())
     assert taken.stocks["rtx-4090"].free == 2
+
+
+def test_a_node_with_the_labels_asked_for_is_used(make: Make) -> None:
+    node = make.node(labels=labels("NVIDIA-GeForce-RTX-4090", "24564") | {"pool": "x"})
+    placement = Placement(node_selector=(("pool", "x"),))
+    assert inventory.take([node], [], (make.profile(),), placement).stocks["rtx-4090"].free == 2
 
 
 def test_nodes_without_gpus_are_not_mentioned(make: Make) -> None:

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import base64
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from avatar_operator.core import inventory, manifests, model, pools
+from avatar_operator.core.manifests import PodSettings
+from avatar_operator.names import Reason
+
+if TYPE_CHECKING:
+    from tests.operator.conftest import Make
+
+SETTINGS = PodSettings("runtime:1", "IfNotPresent")
+
+
+def render(make: Make, settings: PodSettings = SETTINGS, **spec: Any) -> Any:
+    service = make.service(**spec)
+    profiles = (make.profile(),)
+    stock = inventory.take([make.node()], [], profiles, service.placement)
+    (pool,) = pools.rank(service, profiles, stock, 0.9)
+    return manifests.pod(service, "concierge-0", pool, settings)
+
+
+def test_the_pod_is_what_runtime_and_gateway_expect(make: Make) -> None:
+    pod = render(make, avatars=["anna", "ben"], fps=20)
+    assert pod["metadata"]["labels"] == {
+        "app.kubernetes.io/name": "avatar-runtime",
+        "app.kubernetes.io/instance": "concierge",
+        "app.kubernetes.io/managed-by": "avatar-operator",
+        "avatar.musetalk.io/service": "concierge",
+        "avatar.musetalk.io/gpu-class": "rtx-4090",
+        "avatar.musetalk.io/spec-hash": manifests.spec_hash(
+            make.service(avatars=["anna", "ben"], fps=20), "runtime:1"
+        ),
+    }
+    assert pod["metadata"]["annotations"]["avatar.musetalk.io/batch-size"] == "8"
+    assert pod["metadata"]["annotations"]["avatar.musetalk.io/sessions-per-pod"] == "3"
+    (owner,) = pod["metadata"]["ownerReferences"]
+    assert (owner["uid"], owner["controller"]) == ("s1", True)
+    (container,) = pod["spec"]["containers"]
+    assert container["name"] == "runtime"
+    assert container["command"] == ["avatar-runtime", "serve"]
+    assert " ".join(container["args"]) == (
+        "--model /opt/avatar/models/demo --avatars /opt/avatar/avatars --batch-size 8 "
+        "--listen 0.0.0.0:8080 --admin 0.0.0.0:9090"
+    )
+    values = {each["name"]: each.get("value") for each in container["env"]}
+    profile = json.loads(values.pop("AVATAR_GPU_PROFILE"))
+    assert profile["curve"]["frameBatchMs"][0] == [1, 22.2]
+    assert (profile["gpuClass"], profile["memoryMiB"]) == ("rtx-4090", 24564)
+    assert values == {
+        "AVATAR_SERVICE": "acme/concierge",
+        "AVATAR_GPU_CLASS": "rtx-4090",
+        "AVATAR_CAPACITY": "3",
+        "AVATAR_AVATARS": "anna,ben",
+        "AVATAR_FPS": "20",
+        "AVATAR_MAX_DURATION_S": "7200",
+        "AVATAR_IDLE_TIMEOUT_S": "300",
+        "AVATAR_DRAIN_TIMEOUT_S": "3600",
+        "AVATAR_POD": None,
+        "AVATAR_POD_IP": None,
+        "AVATAR_ADMIN_TOKEN": None,
+    }
+
+
+def test_a_live_session_outlasts_a_deletion_and_a_lost_kubelet(make: Make) -> None:
+    spec = render(make, sessions={"drainTimeoutSeconds": 100})["spec"]
+    assert spec["terminationGracePeriodSeconds"] == 130
+    stop = spec["containers"][0]["lifecycle"]["preStop"]
+    assert stop["exec"]["command"] == ["avatar-runtime", "drain", "--wait"]
+    lost = {each["key"]: each for each in spec["tolerations"]}
+    for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"):
+        assert lost[key]["tolerationSeconds"] == 100
+    assert lost["nvidia.com/gpu"] == {"key": "nvidia.com/gpu", "operator": "Exists"}
+
+
+def test_the_pod_is_pinned_to_the_labels_of_its_class(make: Make) -> None:
+    spec = render(make, placement={"nodeSelector": {"pool": "x"}, "gpuClasses": []})["spec"]
+    assert spec["nodeSelector"] == {"pool": "x"}
+    spec = render(make)["spec"]
+    required = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    (term,) = required["nodeSelectorTerms"]
+    assert {each["key"]: each["values"] for each in term["matchExpressions"]} == {
+        "nvidia.com/gpu.product": ["NVIDIA-GeForce-RTX-4090"],
+        "nvidia.com/gpu.memory": ["24564"],
+    }
+    assert spec["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "1"}
+
+
+@pytest.mark.parametrize(
+    ("source", "folder", "volume"),
+    [
+        pytest.param({"image": {"path": "/m"}}, "/m", None, id="image"),
+        pytest.param(
+            {"persistentVolumeClaim": {"claimName": "c", "path": "a/b"}},
+            "/models/a/b",
+            {"persistentVolumeClaim": {"claimName": "c", "readOnly": True}},
+            id="claim",
+        ),
+        pytest.param(
+            {"persistentVolumeClaim": {"claimName": "c"}},
+            "/models",
+            {"persistentVolumeClaim": {"claimName": "c", "readOnly": True}},
+            id="root of a claim",
+        ),
+        pytest.param(
+            {"hostPath": {"path": "/srv"}},
+            "/models",
+            {"hostPath": {"path": "/srv", "type": "Directory"}},
+            id="host",
+        ),
+    ],
+)
+def test_models_come_from_their_source(
+    make: Make, source: dict[str, Any], folder: str, volume: dict[str, Any] | None
+) -> None:
+    spec = render(make, model={"source": source})["spec"]
+    args = spec["containers"][0]["args"]
+    assert args[args.index("--model") + 1] == folder
+    volumes = {each.pop("name"): each for each in spec["volumes"]}
+    assert volumes.get("models") == volume
+    mounts = {each["name"]: each for each in spec["containers"][0]["volumeMounts"]}
+    assert ("models" in mounts) == (volume is not None)
+
+
+def test_the_template_adds_and_the_operator_decides(make: Make) -> None:
+    pod = render(
+        make,
+        PodSettings("runtime:1", "Always", ("pull",)),
+        template={
+            "image": "mine:2",
+            "labels": {"team": "a"},
+            "annotations": {"note": "b"},
+            "resources": {"requests": {"cpu": "2"}, "limits": {"memory": "8Gi"}},
+            "env": [{"name": "EXTRA", "value": "1"}],
+            "volumes": [{"name": "extra", "emptyDir": {}}],
+            "volumeMounts": [{"name": "extra", "mountPath": "/extra"}],
+            "serviceAccountName": "sa",
+            "priorityClassName": "high",
+            "runtimeClassName": "nvidia",
+        },
+    )
+    spec = pod["spec"]
+    (container,) = spec["containers"]
+    assert pod["metadata"]["labels"]["team"] == "a"
+    assert pod["metadata"]["annotations"]["note"] == "b"
+    assert (container["image"], container["imagePullPolicy"]) == ("mine:2", "Always")
+    assert container["resources"] == {
+        "requests": {"cpu": "2", "nvidia.com/gpu": "1"},
+        "limits": {"memory": "8Gi", "nvidia.com/gpu": "1"},
+    }
+    assert container["env"][-1] == {"name": "EXTRA", "value": "1"}
+    assert spec["volumes"][-1]["name"] == container["volumeMounts"][-1]["name"] == "extra"
+    assert spec["imagePullSecrets"] == [{"name": "pull"}]
+    assert (spec["serviceAccountName"], spec["priorityClassName"]) == ("sa", "high")
+    assert spec["runtimeClassName"] == "nvidia"
+
+
+def test_a_pod_runs_restricted(make: Make) -> None:
+    spec = render(make)["spec"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["automountServiceAccountToken"] is False
+    context = spec["containers"][0]["securityContext"]
+    assert context["readOnlyRootFilesystem"] is True
+    assert context["capabilities"] == {"drop": ["ALL"]}
+
+
+@pytest.mark.parametrize(
+    ("changed", "differs"),
+    [
+        pytest.param({"replicas": 5}, False, id="replicas"),
+        pytest.param({"placement": {"strategy": "fastest"}}, False, id="placement"),
+        pytest.param({"tenants": ["a"]}, False, id="tenants"),
+        pytest.param({"objective": "balanced"}, False, id="the default said aloud"),
+        pytest.param({"objective": "latency"}, True, id="objective"),
+        pytest.param({"batchSize": 4}, True, id="batch size"),
+        pytest.param({"avatars": ["a"]}, True, id="avatars"),
+        pytest.param({"template": {"env": [{"name": "A"}]}}, True, id="template"),
+        pytest.param({"sessions": {"maxDurationSeconds": 9}}, True, id="limits"),
+    ],
+)
+def test_the_hash_changes_with_what_makes_a_pod(
+    make: Make, changed: dict[str, Any], differs: bool
+) -> None:
+    plain = manifests.spec_hash(make.service(), "i")
+    assert (manifests.spec_hash(make.service(**changed), "i") != plain) is differs
+
+
+def test_the_image_of_the_chart_counts_unless_the_service_names_one(make: Make) -> None:
+    assert manifests.spec_hash(make.service(), "a") != manifests.spec_hash(make.service(), "b")
+    own = make.service(template={"image": "mine"})
+    assert manifests.spec_hash(own, "a") == manifests.spec_hash(own, "b")
+
+
+def test_the_token_is_that_of_the_gateway(make: Make) -> None:
+    # HMAC-SHA256 of "acme/concierge" under "master", as the gateway computes it.
+    token = manifests.control_token("master", model.ServiceKey("acme", "concierge"))
+    assert token == "02bb081ad587c6aefbe90c6f7a3a26f0b8616f6369edd925b6b9db2ce07fe652"
+
+
+def test_the_secret_belongs_to_the_service(make: Make) -> None:
+    secret: Any = manifests.control_secret(make.service(), "abc")
+    assert (secret["metadata"]["name"], secret["metadata"]["namespace"]) == (
+        "concierge-control",
+        "acme",
+    )
+    assert base64.b64decode(secret["data"]["token"]) == b"abc"
+    assert secret["metadata"]["ownerReferences"][0]["uid"] == "s1"
+
+
+def test_an_event_is_about_its_service_and_not_too_long(make: Make) -> None:
+    event: Any = manifests.event(
+        make.service(), Reason.SERVING, "x" * 5000, warning=True, at="2026-01-01T00:00:00Z"
+    )
+    assert event["involvedObject"]["uid"] == "s1"
+    assert (event["type"], event["reason"]) == ("Warning", "Serving")
+    assert len(event["message"]) == 1024
+
+
+def test_the_selector_finds_the_pods(make: Make) -> None:
+    assert manifests.selector(make.service()) == "avatar.musetalk.io/service=concierge"

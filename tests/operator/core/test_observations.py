@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from avatar_operator.core.model import PodUse, ServiceKey
+from avatar_operator.core.observations import Kind, News, Observations
+
+if TYPE_CHECKING:
+    from tests.operator.conftest import Body, Make
+
+
+def service(make: Make, version: int, **metadata: Any) -> Body:
+    body = make.service_body(replicas=1)
+    body["metadata"].update({"resourceVersion": str(version), **metadata})
+    return body
+
+
+def test_a_new_service_is_news_for_itself(make: Make) -> None:
+    seen = Observations(())
+    assert seen.observe(Kind.SERVICES, service(make, 1)) == News(("s1",), renewed="s1")
+    assert seen.observe(Kind.SERVICES, service(make, 2)) == News()
+    known = seen.services.get("s1")
+    assert known is not None
+    assert (known.key, known.generation, known.deleting) == (("acme", "concierge"), 3, False)
+    assert known.body["spec"] == {"replicas": 1}
+
+
+def test_a_written_status_is_news_but_no_new_spec(make: Make) -> None:
+    seen = Observations(())
+    seen.observe(Kind.SERVICES, service(make, 1))
+    body = {**service(make, 2), "status": {"sessions": 1}}
+    assert seen.observe(Kind.SERVICES, body) == News(("s1",))
+    assert seen.observe(Kind.SERVICES, service(make, 3, generation=4)).renewed == "s1"
+
+
+def test_services_of_other_namespaces_are_not_seen(make: Make) -> None:
+    seen = Observations(["elsewhere"])
+    assert seen.observe(Kind.SERVICES, service(make, 1)) == News()
+    assert seen.known(Kind.SERVICES) == frozenset()
+
+
+def test_a_deleted_service_is_told_by_its_key(make: Make) -> None:
+    seen = Observations(())
+    seen.observe(Kind.SERVICES, service(make, 1))
+    assert seen.forget(Kind.SERVICES, "s1") == News(gone=ServiceKey("acme", "concierge"))
+    assert seen.forget(Kind.SERVICES, "s1") == News()
+
+
+def test_nodes_and_profiles_concern_everyone_once(make: Make) -> None:
+    seen = Observations(())
+    for kind, body in (
+        (Kind.NODES, make.node_body()),
+        (Kind.PROFILES, make.profile_body()),
+    ):
+        uid = body["metadata"]["uid"]
+        assert seen.observe(kind, body) == News(everyone=True)
+        assert seen.observe(kind, body) == News()
+        assert seen.known(kind) == {uid}
+        assert seen.forget(kind, uid) == News(everyone=True)
+        assert seen.forget(kind, uid) == News()
+    assert seen.nodes() == ()
+
+
+def test_an_invalid_profile_is_not_used_and_says_so_once(make: Make) -> None:
+    seen = Observations(())
+    seen.observe(Kind.PROFILES, make.profile_body())
+    assert [profile.name for profile in seen.profiles()] == ["rtx-4090"]
+    broken = make.profile_body(curves=[{"model": "m"}])
+    news = seen.observe(Kind.PROFILES, broken)
+    assert news.everyone
+    assert "frameBatchMs" in news.fault
+    assert seen.profiles() == ()
+    assert seen.observe(Kind.PROFILES, broken) == News()
+
+
+def test_a_runtime_pod_concerns_its_service_and_its_gpu_everyone(make: Make) -> None:
+    seen = Observations(())
+    body = make.pod_body()
+    assert seen.observe(Kind.PODS, body) == News(("s1",), everyone=True, pod="uid-p0")
+    assert seen.observe(Kind.PODS, body) == News()
+    assert seen.uses() == (PodUse("n1", 1, "rtx-4090"),)
+    assert [pod.name for pod in seen.pods_of(ServiceKey("acme", "concierge"))] == ["p0"]
+    assert seen.pods_of(ServiceKey("other", "concierge")) == ()
+    assert seen.known(Kind.PODS) == {"uid-p0"}
+    assert seen.forget(Kind.PODS, "uid-p0") == News(("s1",), everyone=True, pod="uid-p0")
+
+
+def foreign(make: Make, **changes: Any) -> Body:
+    body = make.pod_body(**changes)
+    body["metadata"]["labels"] = {}
+    return body
+
+
+def test_a_foreign_pod_matters_as_long_as_it_uses_gpus(make: Make) -> None:
+    seen = Observations(())
+    assert seen.observe(Kind.PODS, foreign(make, gpus=0)) == News()
+    assert seen.known(Kind.PODS) == frozenset()
+    assert seen.observe(Kind.PODS, foreign(make)) == News(everyone=True)
+    ended = foreign(make, status={"phase": "Succeeded"})
+    assert seen.observe(Kind.PODS, ended) == News(everyone=True)
+    assert seen.uses() == ()
+    assert seen.forget(Kind.PODS, "uid-p0") == News()
+
+
+@pytest.mark.parametrize("kind", list(Kind), ids=lambda kind: kind.value)
+def test_forgetting_the_unknown_is_no_news(kind: Kind) -> None:
+    assert Observations(()).forget(kind, "x") == News()

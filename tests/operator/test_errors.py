@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import inspect
+import pickle
+
+import pytest
+
+from avatar_operator import errors
+
+
+def test_the_tree_in_the_docstring_is_complete() -> None:
+    assert errors.__doc__ is not None
+    classes = [
+        found
+        for _, found in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(found, errors.AvatarOperatorError)
+    ]
+    for found in classes:
+        (line,) = [row for row in errors.__doc__.splitlines() if found.__name__ in row.split()]
+        depth = len(line) - len(line.lstrip("│├└─ "))
+        assert depth == 4 * (len(found.__mro__) - len(errors.AvatarOperatorError.__mro__))
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (errors.SettingsError("A", "b", "c"), "A is 'b', must be c"),
+        (errors.InputError("--nodes", "f", "holds no Node"), "--nodes f: holds no Node"),
+        (
+            errors.InvalidResource("K", "n", [errors.Fault("a", "1", "2")]),
+            "K n: a is 1, must be 2",
+        ),
+        (errors.Refused("GET /x", 403, "no"), "GET /x: 403 no"),
+        (errors.TemporaryError("GET /x", 429, "busy", 2.0), "GET /x: 429 busy"),
+        (errors.RuntimeUnreachable("p", "x"), "pod p did not answer on its admin port: x"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_says_its_sentence_and_survives_pickling(
+    error: errors.AvatarOperatorError, sentence: str
+) -> None:
+    assert str(error) == sentence
+    assert str(pickle.loads(pickle.dumps(error))) == sentence

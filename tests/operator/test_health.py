@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from avatar_operator import health, metrics
+from avatar_operator.core.model import ServiceKey
+from avatar_operator.settings import Address
+
+ANY = Address("127.0.0.1", 0)
+
+
+async def test_probes_say_what_holds() -> None:
+    application = health.probes(lambda: True, lambda: False)
+    async with health.serving(application, ANY) as port, httpx.AsyncClient() as client:
+        base = f"http://127.0.0.1:{port}"
+        assert (await client.get(f"{base}/healthz")).status_code == 200
+        assert (await client.get(f"{base}/readyz")).status_code == 503
+        assert (await client.get(f"{base}/metrics")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given", "status"),
+    [
+        pytest.param(None, None, 200, id="open"),
+        pytest.param("t", "Bearer t", 200, id="token"),
+        pytest.param("t", "Bearer u", 401, id="wrong token"),
+        pytest.param("t", None, 401, id="no token"),
+    ],
+)
+async def test_metrics_ask_for_their_token(
+    wanted: str | None, given: str | None, status: int
+) -> None:
+    headers = {} if given is None else {"Authorization": given}
+    async with (
+        health.serving(health.metrics(lambda: wanted), ANY) as port,
+        httpx.AsyncClient() as client,
+    ):
+        answer = await client.get(f"http://127.0.0.1:{port}/metrics", headers=headers)
+    assert answer.status_code == status
+
+
+async def test_the_series_of_a_service_goes_with_it() -> None:
+    key = ServiceKey("acme", "passing")
+    metrics.set_desired(key, 3)
+    metrics.count_action("CreatePod")
+    metrics.observe_reconcile(0.01, succeeded=True)
+    metrics.set_state_age(0.5)
+    metrics.set_leader(True)
+
+    async def read() -> str:
+        async with (
+            health.serving(health.metrics(lambda: None), ANY) as port,
+            httpx.AsyncClient() as client,
+        ):
+            return (await client.get(f"http://127.0.0.1:{port}/metrics")).text
+
+    series = 'avatar_operator_desired_replicas{namespace="acme",service="passing"}'
+    assert f"{series} 3.0" in await read()
+    metrics.forget_service(key)
+    metrics.forget_service(key)
+    text = await read()
+    assert series not in text
+    for name in (
+        'avatar_operator_decisions_total{action="CreatePod"}',
+        "avatar_operator_state_age_seconds 0.5",
+        "avatar_operator_is_leader 1.0",
+        'avatar_operator_reconcile_duration_seconds_count{outcome="success"}',
+    ):
+        assert name in text

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+import avatar_operator
+from avatar_operator.__main__ import main
+
+if TYPE_CHECKING:
+    from tests.operator.conftest import Make
+
+REPOSITORY = Path(__file__).parents[2]
+SERVICE = REPOSITORY / "examples" / "avatarservice.yaml"
+
+
+def write(folder: Path, name: str, *items: object) -> str:
+    path = folder / name
+    path.write_text(yaml.safe_dump({"kind": "List", "items": list(items)}))
+    return str(path)
+
+
+def plan(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert main(["plan", *arguments, "-o", "json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_example_is_planned_with_the_shipped_profiles(
+    tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nodes = write(tmp_path, "nodes.yaml", make.node_body())
+    found = plan(capsys, "--service", str(SERVICE), "--nodes", nodes)
+    assert found["service"] == "default/concierge"
+    assert [pool["gpuClass"] for pool in found["pools"]] == ["rtx-4090", "a100-80gb", "h100-80gb"]
+    assert [action["kind"] for action in found["actions"]] == ["CreatePod"]
+
+
+def test_pods_and_their_states_are_taken_from_a_file(
+    tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = make.service_body(replicas=0)
+    del body["metadata"]["uid"]
+    state = {"pod": "p0", "capacity": 2, "free": 1, "draining": False, "ready": True}
+    arguments = [
+        "--service",
+        write(tmp_path, "service.yaml", body),
+        "--nodes",
+        write(tmp_path, "nodes.yaml", make.node_body()),
+        "--profiles",
+        write(tmp_path, "profiles.yaml", make.profile_body()),
+        "--state",
+        write(tmp_path, "state.yaml", make.pod_body(), {**state, "sessions": 1}),
+    ]
+    found = plan(capsys, *arguments)
+    assert found["actions"] == [
+        {
+            "kind": "DrainPod",
+            "name": "p0",
+            "gpuClass": "rtx-4090",
+            "reason": "it has 1 sessions",
+        }
+    ]
+
+
+def test_a_table_is_printed_for_people(
+    tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nodes = write(tmp_path, "nodes.yaml", make.node_body())
+    assert main(["plan", "--service", str(SERVICE), "--nodes", nodes]) == 0
+    assert "rtx-4090   8" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        pytest.param("kind: List\nitems: []", "holds no AvatarService", id="nothing"),
+        pytest.param("a: [", "is no YAML", id="broken"),
+        pytest.param("- 1", "holds something that is no object", id="no object"),
+        pytest.param("x", "holds something that is no object", id="a word"),
+        pytest.param(
+            "{kind: AvatarService}\n---\n---\n{kind: AvatarService}",
+            "holds 2 AvatarService, must hold exactly one",
+            id="two",
+        ),
+        pytest.param(
+            "{kind: AvatarService, metadata: {name: a}, spec: {fps: 3}}",
+            "AvatarService default/a: spec.fps is 3, must be one of 10, 16, 20, 25",
+            id="field",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named_with_its_fault(
+    tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str], text: str, said: str
+) -> None:
+    service = tmp_path / "service.yaml"
+    service.write_text(text)
+    nodes = write(tmp_path, "nodes.yaml", make.node_body())
+    assert main(["plan", "--service", str(service), "--nodes", nodes]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert said in printed.err
+
+
+def test_a_missing_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--service", "none.yaml", "--nodes", "none.yaml"]) == 1
+    assert "--service none.yaml: No such file" in capsys.readouterr().err
+
+
+def test_run_names_the_variable_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("AVATAR_NAMESPACE", raising=False)
+    assert main(["run"]) == 1
+    assert "AVATAR_NAMESPACE is not set" in capsys.readouterr().err
+
+
+def test_the_packaged_profiles_are_those_of_the_chart() -> None:
+    chart = REPOSITORY / "charts" / "avatar-operator" / "gpu-profiles.yaml"
+    packaged = Path(avatar_operator.__file__).with_name("gpu_profiles.json")
+    assert json.loads(packaged.read_text()) == yaml.safe_load(chart.read_text())

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import pytest
+
+from avatar_operator import settings
+from avatar_operator.errors import SettingsError
+from avatar_operator.settings import Address, LogFormat
+
+LEAST = {"AVATAR_NAMESPACE": "system", "AVATAR_RUNTIME_IMAGE": "runtime:1"}
+
+
+def test_what_is_not_set_has_a_default() -> None:
+    found = settings.from_env(LEAST | {"AVATAR_WATCH_NAMESPACES": "", "AVATAR_RESYNC_S": " "})
+    assert (found.namespace, found.control_secret) == ("system", "avatar-operator-control")
+    assert (found.watch_namespaces, found.resync_s, found.memory_share) == ((), 300.0, 0.9)
+    assert found.health == Address("0.0.0.0", 8080)
+    assert str(found.metrics) == "0.0.0.0:9090"
+    assert not found.metrics_open
+    assert found.log_format is LogFormat.JSON
+    assert found.pods.image_pull_policy == "IfNotPresent"
+
+
+def test_every_variable_is_read() -> None:
+    found = settings.from_env(
+        LEAST
+        | {
+            "AVATAR_CONTROL_SECRET": "control",
+            "AVATAR_WATCH_NAMESPACES": "a, b,",
+            "AVATAR_RUNTIME_IMAGE_PULL_POLICY": "Always",
+            "AVATAR_IMAGE_PULL_SECRETS": "x,y",
+            "AVATAR_MEMORY_SHARE": "0.5",
+            "AVATAR_RESYNC_S": "60",
+            "AVATAR_HEALTH_LISTEN": "[::1]:1",
+            "AVATAR_METRICS_LISTEN": "127.0.0.1:2",
+            "AVATAR_METRICS_OPEN": "True",
+            "AVATAR_LOG_FORMAT": "text",
+        }
+    )
+    assert (found.control_secret, found.watch_namespaces) == ("control", ("a", "b"))
+    assert (found.pods.image_pull_policy, found.pods.image_pull_secrets) == ("Always", ("x", "y"))
+    assert (found.memory_share, found.resync_s) == (0.5, 60.0)
+    assert (found.health, found.metrics) == (Address("::1", 1), Address("127.0.0.1", 2))
+    assert found.metrics_open
+    assert found.log_format is LogFormat.TEXT
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        pytest.param("AVATAR_NAMESPACE", "", "is not set, must be set", id="missing"),
+        pytest.param("AVATAR_MEMORY_SHARE", "90", "a number from 0.1 to 1", id="percent"),
+        pytest.param("AVATAR_RESYNC_S", "soon", "is 'soon', must be a number", id="no number"),
+        pytest.param("AVATAR_HEALTH_LISTEN", "8080", "HOST:PORT", id="no host"),
+        pytest.param("AVATAR_HEALTH_LISTEN", "a:70000", "HOST:PORT", id="no port"),
+        pytest.param("AVATAR_METRICS_OPEN", "yes", "one of false, true", id="no boolean"),
+        pytest.param("AVATAR_LOG_FORMAT", "xml", "one of json, text", id="no format"),
+    ],
+)
+def test_a_bad_value_names_its_variable(variable: str, value: str, said: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings.from_env(LEAST | {variable: value})
+    assert str(caught.value).startswith(variable)
+    assert said in str(caught.value)
