@@ -1,0 +1,148 @@
+"""The operator as a process of this machine, restarted when it ends, as its Deployment would."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import aiohttp
+
+from localcluster import kubeconfigs, paths, ports, processes, waiting
+from localcluster.certificates import Pki
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from localcluster.controlplane import ControlPlane
+
+SYSTEM: Final = "avatar-system"
+ACCOUNT: Final = "avatar-avatar-operator-operator"
+USER: Final = f"system:serviceaccount:{SYSTEM}:{ACCOUNT}"
+RESTART_S: Final = 0.5
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a process took so far."""
+
+    cpu_s: float
+    rss_mib: float
+    peak_rss_mib: float
+
+
+async def install_chart(cluster: ControlPlane) -> None:
+    """Install the chart for its CRDs, accounts, rights and profiles; no node runs its pods."""
+    chart = paths.REPOSITORY / "charts" / "avatar-operator"
+    await cluster.helm("install", "avatar", chart, "-n", SYSTEM, "--create-namespace")
+
+
+async def kubeconfig(cluster: ControlPlane, name: str, server: str) -> Path:
+    """Write a kubeconfig that acts as the operator's own account at a server, maybe a proxy."""
+    token = await cluster.kubectl("create", "token", "-n", SYSTEM, ACCOUNT, "--duration=24h")
+    user = kubeconfigs.token_user(token.strip())
+    path = cluster.layout.kubeconfig(name)
+    return kubeconfigs.write(path, server, Pki(cluster.layout.pki).ca, user, SYSTEM)
+
+
+class OperatorProcess:
+    """A running `avatar-operator run`, or another command that acts in its place."""
+
+    def __init__(self, log: Path, argv: tuple[str, ...], environment: Mapping[str, str]) -> None:
+        self._argv = argv
+        self._environment = environment
+        self.log = log
+        self.restarts = 0
+        self.process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def usage(self) -> Usage:
+        """Return what the present process took so far."""
+        stat = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+        return Usage(
+            cpu_s=(int(stat[11]) + int(stat[12])) / _TICKS,
+            rss_mib=int(stat[21]) * _PAGE / 2**20,
+            peak_rss_mib=int(peak.split()[1]) / 2**10,
+        )
+
+    async def run(self) -> None:
+        """Run it, again and again, until cancelled."""
+        with self.log.open("ab") as log:
+            while True:
+                self.process = await asyncio.create_subprocess_exec(
+                    *self._argv,
+                    env=dict(self._environment),
+                    stdout=log,
+                    stderr=log,
+                    preexec_fn=processes.die_with_parent,
+                )
+                try:
+                    await self.process.wait()
+                except asyncio.CancelledError:
+                    await _end(self.process)
+                    raise
+                self.restarts += 1
+                await asyncio.sleep(RESTART_S)
+
+
+@contextlib.asynccontextmanager
+async def operating(
+    cluster: ControlPlane, path: Path, module: str = "avatar_operator", *arguments: str
+) -> AsyncIterator[OperatorProcess]:
+    """Run the operator with a kubeconfig; it has listed everything when the block begins."""
+    health, metrics = ports.find_free(2)
+    environment: dict[str, Any] = {
+        **os.environ,
+        "KUBECONFIG": str(path),
+        "PYTHONPATH": str(paths.MODULE),
+        "AVATAR_NAMESPACE": SYSTEM,
+        "AVATAR_CONTROL_SECRET": "avatar-avatar-operator-control",
+        "AVATAR_RUNTIME_IMAGE": "avatar-musetalk/runtime",
+        "AVATAR_POD": "bench",
+        "AVATAR_HEALTH_LISTEN": f"127.0.0.1:{health}",
+        "AVATAR_METRICS_LISTEN": f"127.0.0.1:{metrics}",
+        "AVATAR_METRICS_OPEN": "true",
+        "AVATAR_LOG_FORMAT": "text",
+    }
+    argv = (sys.executable, "-m", module, *(arguments or ("run",)))
+    operator = OperatorProcess(cluster.layout.logs / f"{module}.log", argv, environment)
+    running = asyncio.create_task(operator.run(), name=module)
+    try:
+        async with aiohttp.ClientSession() as session:
+
+            async def ready() -> bool:
+                try:
+                    async with session.get(f"http://127.0.0.1:{health}/readyz") as answer:
+                        return answer.status == 200
+                except aiohttp.ClientError:
+                    return False
+
+            await waiting.until(ready, bool, f"{module} is ready (see {operator.log})", 120)
+        yield operator
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        async with asyncio.timeout(10):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()

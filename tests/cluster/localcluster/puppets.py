@@ -1,0 +1,230 @@
+"""GPU nodes whose runtime pods are puppets: they run no process, and have sessions at will.
+
+What is real: Node and Pod objects, the scheduler, the pods' admin port (state stream and drain on
+each pod's own loopback address). What is not: a container, a GPU, a session's frames.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from localcluster.kubeapi import Api, Body
+
+GPUS: Final = 8  # of a node
+CAPACITY: Final = 8  # sessions of a pod
+ADMIN_PORT: Final = 9090
+STATE_EVERY_S: Final = 0.5
+BEAT_S: Final = 10.0  # the control plane gives a node 50 s
+LABELS: Final = {
+    "nvidia.com/gpu.product": "NVIDIA-GeForce-RTX-4090",
+    "nvidia.com/gpu.memory": "24564",
+    "nvidia.com/gpu.count": str(GPUS),
+}
+
+
+@dataclass(slots=True)
+class Puppet:
+    """A runtime pod."""
+
+    namespace: str
+    name: str
+    service: str
+    address: str
+    sessions: int = 0
+    draining: bool = False
+    gone: bool = False
+
+
+class Stage:
+    """Some nodes and all puppets on them."""
+
+    def __init__(self, api: Api, nodes: int) -> None:
+        self._api = api
+        self._nodes = [f"puppets-{number}" for number in range(nodes)]
+        self._pending: asyncio.Queue[Callable[[], Any]] = asyncio.Queue()
+        self._sites: dict[str, web.TCPSite] = {}  # by UID of the pod
+        self._by_address: dict[str, Puppet] = {}
+        self._changed = asyncio.Condition()
+        self._runner = web.ServerRunner(web.Server(self._answer), shutdown_timeout=0.1)
+        self._started = 0
+        self.puppets: dict[str, Puppet] = {}
+        """By UID of the pod."""
+        self.cut: list[Puppet] = []
+        """Pods that were deleted while they had sessions."""
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Stage]:
+        """Register the nodes; until the block ends, `see` brings pods bound to them to life."""
+        await self._runner.setup()
+        for name in self._nodes:
+            body = {
+                "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, **LABELS}},
+                "spec": {"taints": [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}]},
+            }
+            await self._api.post("/api/v1/nodes", body)
+        await self._report_nodes()
+        tasks = [asyncio.create_task(self._beat(), name="beat of the puppets")]
+        tasks += [asyncio.create_task(self._act(), name=f"puppeteer {n}") for n in range(8)]
+        try:
+            yield self
+        finally:
+            for task in tasks:
+                task.cancel()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+            for puppet in self.puppets.values():
+                puppet.gone = True
+            await self._runner.cleanup()
+            for error in ended:
+                if isinstance(error, Exception):
+                    raise error
+
+    def see(self, kind: str, pod: Body) -> None:
+        """Take in news of a pod, from a `kubeapi.Mirror`."""
+        uid = pod["metadata"]["uid"]
+        if kind == "DELETED":
+            self._pending.put_nowait(lambda: self._strike(uid))
+        elif pod["spec"].get("nodeName") in self._nodes:
+            if "deletionTimestamp" in pod["metadata"]:
+                self._pending.put_nowait(lambda: self._bury(pod))
+            elif uid not in self.puppets:
+                self._pending.put_nowait(lambda: self._raise(pod))
+        elif "deletionTimestamp" in pod["metadata"]:
+            self._pending.put_nowait(lambda: self._bury(pod))
+
+    def of(self, namespace: str) -> list[Puppet]:
+        """Return the living puppets of a namespace, by name."""
+        found = [p for p in self.puppets.values() if p.namespace == namespace]
+        return sorted(found, key=lambda puppet: puppet.name)
+
+    async def set_sessions(self, puppet: Puppet, sessions: int) -> None:
+        """Let sessions begin or end by themselves."""
+        puppet.sessions = sessions
+        await self._tell()
+
+    async def _act(self) -> None:
+        while True:
+            act = await self._pending.get()
+            await act()
+
+    async def _raise(self, pod: Body) -> None:
+        metadata = pod["metadata"]
+        if metadata["uid"] in self.puppets:
+            return
+        self._started += 1
+        high, low = divmod(self._started, 250)
+        labels = metadata.get("labels", {})
+        puppet = Puppet(
+            metadata["namespace"],
+            metadata["name"],
+            labels.get("avatar.musetalk.io/service", ""),
+            f"127.1.{high}.{low + 1}",
+        )
+        self.puppets[metadata["uid"]] = puppet
+        self._by_address[puppet.address] = puppet
+        site = web.TCPSite(self._runner, puppet.address, ADMIN_PORT)
+        await site.start()
+        self._sites[metadata["uid"]] = site
+        running = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
+        container = {"name": "runtime", "state": running, "ready": True, "started": True}
+        status = {
+            "phase": "Running",
+            "podIP": puppet.address,
+            "podIPs": [{"ip": puppet.address}],
+            "conditions": [{"type": "Ready", "status": "True"}],
+            "containerStatuses": [
+                {**container, "restartCount": 0, "image": "puppet", "imageID": "puppet"}
+            ],
+        }
+        await self._api.merge(f"{_path(pod)}/status", {"status": status})
+
+    async def _bury(self, pod: Body) -> None:
+        """End a deleted pod at once, and note who was in it."""
+        puppet = self.puppets.get(pod["metadata"]["uid"])
+        if puppet is not None and puppet.sessions:
+            self.cut.append(puppet)
+        await self._api.delete(_path(pod), {"gracePeriodSeconds": 0})
+
+    async def _strike(self, uid: str) -> None:
+        puppet, site = self.puppets.pop(uid, None), self._sites.pop(uid, None)
+        if puppet is not None:
+            puppet.gone = True
+            self._by_address.pop(puppet.address, None)
+            await self._tell()
+        if site is not None:
+            await site.stop()
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_S)
+            await self._report_nodes()
+
+    async def _report_nodes(self) -> None:
+        room = {"nvidia.com/gpu": str(GPUS), "cpu": "64", "memory": "256Gi", "pods": "110"}
+        loop = asyncio.get_running_loop()
+        for name in self._nodes:
+            ready = {
+                "type": "Ready",
+                "status": "True",
+                "reason": "PuppetReady",
+                "message": f"beat {loop.time():.0f}",
+            }
+            status = {"capacity": room, "allocatable": room, "conditions": [ready]}
+            await self._api.merge(f"/api/v1/nodes/{name}/status", {"status": status})
+
+    async def _tell(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        assert request.transport is not None
+        puppet = self._by_address.get(request.transport.get_extra_info("sockname")[0])
+        if puppet is None or not request.headers.get("Authorization", "").startswith("Bearer "):
+            return web.Response(status=401)
+        if request.path == "/control/v1/drain":
+            puppet.draining = (await request.json())["draining"]
+            await self._tell()
+            return web.Response()
+        return await self._state(request, puppet)
+
+    async def _state(self, request: web.BaseRequest, puppet: Puppet) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while not puppet.gone:
+            seen = (puppet.sessions, puppet.draining)
+            try:
+                await response.write(_line(puppet))
+            except ConnectionError:
+                break  # the operator was killed
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STATE_EVERY_S), self._changed:
+                    await self._changed.wait_for(
+                        lambda was=seen: puppet.gone or was != (puppet.sessions, puppet.draining)  # type: ignore[misc]
+                    )
+        return response
+
+
+def _line(puppet: Puppet) -> bytes:
+    document = {
+        "pod": puppet.name,
+        "service": f"{puppet.namespace}/{puppet.service}",
+        "sessions": puppet.sessions,
+        "capacity": CAPACITY,
+        "free": 0 if puppet.draining else CAPACITY - puppet.sessions,
+        "draining": puppet.draining,
+        "ready": True,
+    }
+    return json.dumps(document).encode() + b"\n"
+
+
+def _path(pod: Body) -> str:
+    metadata = pod["metadata"]
+    return f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}"

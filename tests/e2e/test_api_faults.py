@@ -1,0 +1,28 @@
+"""The operator behind a proxy that makes the API server's answers go wrong, seed by seed."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from localcluster import controlplane, faultcampaign
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [pytest.mark.e2e]
+
+SEEDS = range(int(os.environ.get("AVATAR_FAULT_SEEDS", "20")))
+
+
+async def test_api_faults_end_no_session_and_change_nothing_in_the_end(tmp_path: Path) -> None:
+    async with controlplane.running(tmp_path / "cluster") as cluster:
+        report = await faultcampaign.run(cluster, SEEDS)
+    print(report.summary())  # noqa: T201 - pytest shows it when the test fails
+    assert report.problems == []
+    for outcome in report.outcomes:
+        assert outcome.end["peak"] == faultcampaign.SCENARIOS[outcome.scenario].most
+    kinds = {"LoseAnswer", "Cut", "Expire", "Reset", "Delay", "Refuse 429", "Refuse 409"}
+    assert kinds <= set(report.injected)
