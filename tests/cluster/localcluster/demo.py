@@ -162,7 +162,8 @@ def indented(text: str) -> str:
 async def _main(started: float, stay: bool) -> int:
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     RESULTS.mkdir(parents=True, exist_ok=True)
     report = Report()
     try:
