@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
+import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 import yaml
 from aiohttp import WSMsgType, web
@@ -229,6 +233,53 @@ class Setup:
         self.directory.heard(pod.as_pod(), pod.as_state(**changes))
 
 
+@dataclass
+class GatewayProcess:
+    """A running gateway."""
+
+    child: asyncio.subprocess.Process
+    ports: list[int]
+
+    async def status(self, path: str) -> int:
+        """Return what the sessions port answers."""
+        url = f"http://127.0.0.1:{self.ports[0]}{path}"
+        async with aiohttp.ClientSession() as http, http.get(url) as response:
+            return response.status
+
+
+@asynccontextmanager
+async def running_gateway(kubeconfig: str, **environment: str) -> AsyncIterator[GatewayProcess]:
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "avatar_gateway",
+        "serve",
+        "--listen=127.0.0.1:0",
+        "--admin=127.0.0.1:0",
+        env={
+            "PATH": os.environ["PATH"],
+            "KUBECONFIG": kubeconfig,
+            "AVATAR_API_KEY": KEY,
+            "AVATAR_CONTROL_MASTER": MASTER,
+            **environment,
+        },
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert child.stderr is not None
+    try:
+        async with asyncio.timeout(20):
+            ports: list[int] = []
+            while len(ports) < 2:
+                line = (await child.stderr.readline()).decode()
+                assert line, "the gateway ended before it listened"
+                ports += [int(port) for port in re.findall(r"listening .*port=(\d+)", line)]
+        yield GatewayProcess(child, ports)
+    finally:
+        if child.returncode is None:
+            child.kill()
+        await child.communicate()
+
+
 @pytest.fixture
 async def gateway() -> AsyncIterator[Setup]:
     """Return a gateway without pods."""
@@ -266,6 +317,12 @@ async def fake(tmp_path: Path) -> AsyncIterator[FakeAPI]:
         }
         api.kubeconfig.write_text(yaml.safe_dump(document))
         yield api
+
+
+@pytest.fixture
+def start_gateway(fake: FakeAPI) -> Callable[..., Any]:
+    """Return a way to run `avatar-gateway serve` against the API server."""
+    return lambda: running_gateway(str(fake.kubeconfig))
 
 
 @pytest.fixture

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import re
 import signal
-import sys
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import pytest
 from websockets.asyncio.client import connect
 
 from avatar_gateway import __main__ as command
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
     Until = Callable[..., Awaitable[None]]
 
@@ -26,54 +20,7 @@ KEY = "a-key-of-some-length"
 HEADERS = {"Authorization": f"Bearer {KEY}"}
 
 
-@dataclass
-class Process:
-    """A running gateway."""
-
-    child: asyncio.subprocess.Process
-    ports: list[int]
-
-    async def status(self, path: str) -> int:
-        """Return what the sessions port answers."""
-        url = f"http://127.0.0.1:{self.ports[0]}{path}"
-        async with aiohttp.ClientSession() as http, http.get(url) as response:
-            return response.status
-
-
-@asynccontextmanager
-async def _running(kubeconfig: str, **environment: str) -> AsyncIterator[Process]:
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "avatar_gateway",
-        "serve",
-        "--listen=127.0.0.1:0",
-        "--admin=127.0.0.1:0",
-        env={
-            "PATH": os.environ["PATH"],
-            "KUBECONFIG": kubeconfig,
-            "AVATAR_API_KEY": KEY,
-            "AVATAR_CONTROL_MASTER": "a-master-secret-of-the-operator",
-            **environment,
-        },
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert child.stderr is not None
-    try:
-        async with asyncio.timeout(20):
-            ports: list[int] = []
-            while len(ports) < 2:
-                line = (await child.stderr.readline()).decode()
-                assert line, "the gateway ended before it listened"
-                ports += [int(port) for port in re.findall(r"listening .*port=(\d+)", line)]
-        yield Process(child, ports)
-    finally:
-        if child.returncode is None:
-            child.kill()
-        await child.communicate()
-
-
-async def _session(process: Process, fake: Any, pod: Any, until: Until) -> Any:
+async def _session(process: Any, fake: Any, pod: Any, until: Until) -> Any:
     """Make the pod known, wait until it is heard, and open a session on it."""
     ports = [
         {"name": "sessions", "containerPort": pod.port},
@@ -90,9 +37,9 @@ async def _session(process: Process, fake: Any, pod: Any, until: Until) -> Any:
 
 @pytest.mark.slow
 async def test_a_gateway_that_is_told_to_go_waits_for_its_sessions(
-    fake: Any, fake_pod: Any, until: Until
+    start_gateway: Any, fake: Any, fake_pod: Any, until: Until
 ) -> None:
-    async with _running(str(fake.kubeconfig)) as process:
+    async with start_gateway() as process:
         assert await process.status("/healthz") == 200
         async with await _session(process, fake, fake_pod, until) as caller:
             assert await process.status("/readyz") == 200
@@ -108,9 +55,9 @@ async def test_a_gateway_that_is_told_to_go_waits_for_its_sessions(
 
 @pytest.mark.slow
 async def test_a_second_signal_ends_the_sessions_with_1012(
-    fake: Any, fake_pod: Any, until: Until
+    start_gateway: Any, fake: Any, fake_pod: Any, until: Until
 ) -> None:
-    async with _running(str(fake.kubeconfig)) as process:
+    async with start_gateway() as process:
         caller = await _session(process, fake, fake_pod, until)
         process.child.send_signal(signal.SIGTERM)
         async with asyncio.timeout(5):
