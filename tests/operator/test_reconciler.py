@@ -1,0 +1,280 @@
+"""The reconciler on an API server of a few lines, which can be told to fail."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from kubernetes.aio.client.configuration import Configuration
+
+from avatar_operator import settings
+from avatar_operator.cluster import Cluster
+from avatar_operator.core.observations import Kind
+from avatar_operator.reconciler import Reconciler
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.operator.conftest import Body, Make
+
+GROUP = "/apis/avatar.musetalk.io/v1alpha1"
+STATUS = f"{GROUP}/namespaces/acme/avatarservices/concierge/status"
+PODS = "/api/v1/namespaces/acme/pods"
+
+
+class ApiServer:
+    """Keeps what is written, counts versions, and answers as the real one does."""
+
+    def __init__(self, make: Make) -> None:
+        self.version = 100
+        self.services: list[Body] = []
+        self.profiles = [make.profile_body()]
+        self.nodes = [make.node_body()]
+        self.pods: list[Body] = []
+        self.events: list[Body] = []
+        self.writes: list[tuple[str, str]] = []
+        self.faults: dict[tuple[str, str], tuple[int, str]] = {}
+        self.asked: list[str] = []
+        self.changed = asyncio.Event()
+
+    def stamp(self, body: Body) -> Body:
+        self.version += 1
+        body["metadata"]["resourceVersion"] = str(self.version)
+        self.changed.set()
+        return body
+
+    async def handle(self, request: web.Request) -> web.Response:
+        method, path = request.method, request.path
+        self.asked.append(path)
+        self.changed.set()
+        if method != "GET":
+            self.writes.append((method, path))
+        if (method, path) in self.faults:
+            status, message = self.faults[method, path]
+            return web.json_response({"message": message}, status=status)
+        body = await request.json() if request.can_read_body else {}
+        return self.answer(method, path, body)
+
+    def answer(self, method: str, path: str, body: Body) -> web.Response:
+        lists = {
+            "/api/v1/nodes": self.nodes,
+            "/api/v1/pods": self.pods,
+            f"{GROUP}/gpuprofiles": self.profiles,
+            f"{GROUP}/avatarservices": self.services,
+        }
+        match method, path:
+            case "GET", _ if path in lists:
+                return web.json_response({"items": lists[path], "metadata": {}})
+            case "GET", "/api/v1/namespaces/system/secrets/control":
+                return web.json_response({"data": {"master": "bWFzdGVy"}})
+            case "GET", _:
+                return web.json_response({"message": "not found"}, status=404)
+            case "POST", "/api/v1/namespaces/acme/events":
+                self.events.append(body)
+            case "POST", _:
+                body["metadata"]["uid"] = f"uid-{body['metadata']['name']}"
+                self.pods.append(self.stamp(body))
+            case "PATCH", _ if path == STATUS:
+                (service,) = self.services
+                service["status"] = body["status"]
+                return web.json_response(self.stamp(service))
+            case "DELETE", _:
+                (pod,) = [pod for pod in self.pods if path.endswith(pod["metadata"]["name"])]
+                self.pods.remove(pod)
+                pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+                return web.json_response(self.stamp({**pod, "kind": "Pod"}))
+        return web.json_response(body)
+
+    @property
+    def listings(self) -> int:
+        return self.asked.count("/api/v1/pods")  # the last kind of each round
+
+    @property
+    def status(self) -> Any:
+        return self.services[0].get("status", {})
+
+    def condition(self, kind: str) -> tuple[str, str]:
+        for each in self.status.get("conditions", []):
+            if each["type"] == kind:
+                return each["status"], each["reason"]
+        return "", ""
+
+    async def until(self, holds: Any) -> None:
+        async with asyncio.timeout(10):
+            while not holds():
+                self.changed.clear()
+                await self.changed.wait()
+
+
+class Operator:
+    """A reconciler with its API server; nothing is watched unless a test says so."""
+
+    def __init__(self, api: ApiServer, reconciler: Reconciler, make: Make) -> None:
+        self.api = api
+        self.reconciler = reconciler
+        self.make = make
+
+    def give(self, **spec: Any) -> Body:
+        body = self.make.service_body(**spec)
+        self.api.services = [self.api.stamp(body)]
+        self.see(Kind.SERVICES, body)
+        return body
+
+    def see(self, kind: Kind, body: Body) -> None:
+        self.reconciler.observe(kind, copy.deepcopy(body))
+
+
+@pytest_asyncio.fixture
+async def operator(make: Make) -> AsyncIterator[Operator]:
+    api = ApiServer(make)
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", api.handle)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    configuration = Configuration(host=f"http://127.0.0.1:{runner.addresses[0][1]}")
+    told = {
+        "AVATAR_NAMESPACE": "system",
+        "AVATAR_CONTROL_SECRET": "control",
+        "AVATAR_RUNTIME_IMAGE": "runtime:1",
+        "AVATAR_RESYNC_S": "1",
+    }
+    async with Cluster(configuration) as cluster:
+        reconciler = Reconciler(cluster, settings.from_env(told))
+        running = asyncio.create_task(reconciler.run())
+        yield Operator(api, reconciler, make)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    await runner.cleanup()
+
+
+async def test_a_new_service_gets_its_secret_its_pod_and_its_status(operator: Operator) -> None:
+    api = operator.api
+    operator.give(replicas=1)
+    await api.until(lambda: api.condition("Progressing") == ("True", "ScalingUp"))
+    secret = "/api/v1/namespaces/acme/secrets/concierge-control"
+    assert api.writes[:3] == [("PATCH", secret), ("POST", PODS), ("PATCH", STATUS)]
+    assert operator.reconciler.is_ready()
+    assert operator.reconciler.is_alive()
+    await api.until(lambda: len(api.events) >= 2)
+    reasons = [event["reason"] for event in api.events]
+    assert reasons[:2] == ["PodCreated", "PodsStarting"]
+
+
+@pytest.mark.slow
+async def test_resyncs_of_a_service_at_rest_write_nothing(operator: Operator) -> None:
+    api = operator.api
+    operator.give(replicas=0)
+    await api.until(lambda: api.condition("Ready") == ("True", "ScaledToZero"))
+    await api.until(lambda: api.events)
+    writes = [write for write in api.writes if "/secrets/" not in write[1]]
+    listings = api.listings
+    await api.until(lambda: api.listings >= listings + 2)
+    assert [write for write in api.writes if "/secrets/" not in write[1]] == writes
+
+
+async def test_a_refused_pod_is_told_and_tried_again(operator: Operator) -> None:
+    api = operator.api
+    api.faults["POST", PODS] = (403, "exceeded quota")
+    operator.give(replicas=1)
+    await api.until(lambda: api.condition("Degraded") == ("True", "ApplyFailed"))
+    assert api.pods == []
+    del api.faults["POST", PODS]
+    await api.until(lambda: api.pods and api.condition("Degraded") == ("False", "Applied"))
+
+
+async def test_a_pod_that_exists_already_is_no_failure(operator: Operator) -> None:
+    api = operator.api
+    api.faults["POST", PODS] = (409, "already exists")
+    operator.give(replicas=1)
+    await api.until(lambda: api.status)
+    assert api.condition("Degraded") == ("False", "Applied")
+
+
+async def test_an_invalid_spec_is_said_in_the_status(operator: Operator) -> None:
+    api = operator.api
+    operator.give(fps=7)
+    await api.until(lambda: api.condition("Stalled") == ("True", "InvalidSpec"))
+    assert "spec.fps is 7" in api.status["conditions"][0]["message"]
+
+
+async def test_an_event_that_cannot_be_posted_stops_nothing(operator: Operator) -> None:
+    api = operator.api
+    api.faults["POST", "/api/v1/namespaces/acme/events"] = (403, "no")
+    operator.give(replicas=1)
+    await api.until(lambda: api.pods and api.status)
+
+
+async def test_a_pod_that_never_started_is_deleted_on_a_scale_down(operator: Operator) -> None:
+    api = operator.api
+    body = operator.give(replicas=1)
+    await api.until(lambda: api.pods and api.status)
+    (pod,) = api.pods
+    body["spec"]["replicas"] = 0
+    body["metadata"]["generation"] = 4
+    operator.see(Kind.SERVICES, api.stamp(body))
+    await api.until(lambda: not api.pods)
+    assert ("DELETE", f"{PODS}/{pod['metadata']['name']}") in api.writes
+    await api.until(lambda: api.condition("Ready") == ("True", "ScaledToZero"))
+
+
+async def test_a_running_pod_that_does_not_answer_is_never_deleted(operator: Operator) -> None:
+    api = operator.api
+    body = operator.give(replicas=1)
+    await api.until(lambda: api.pods and api.status)
+    (pod,) = api.pods
+    pod["status"] = {
+        "phase": "Running",
+        "podIP": "127.0.0.254",  # nothing listens there
+        "conditions": [{"type": "Ready", "status": "True"}],
+        "containerStatuses": [{"name": "runtime", "state": {"running": {}}}],
+    }
+    pod["spec"]["nodeName"] = "n1"
+    operator.see(Kind.PODS, api.stamp(pod))
+    await api.until(lambda: api.condition("StateFresh") == ("False", "StateMissing"))
+    body["spec"]["replicas"] = 0
+    body["metadata"]["generation"] = 4
+    operator.see(Kind.SERVICES, api.stamp(body))
+    await api.until(lambda: api.condition("Progressing") == ("True", "ScalingDown"))
+    assert api.pods == [pod]
+    assert not [write for write in api.writes if write[0] == "DELETE"]
+
+
+@pytest.mark.slow
+async def test_what_a_watch_missed_is_found_by_the_next_listing(operator: Operator) -> None:
+    api = operator.api
+    operator.give(replicas=1)
+    await api.until(lambda: api.pods and api.status)
+    first = api.pods.pop()
+    await api.until(lambda: api.pods)  # the ghost was let go and replaced
+    assert api.pods[0]["metadata"]["name"] == first["metadata"]["name"]
+
+
+@pytest.mark.slow
+async def test_a_deleted_service_is_forgotten(operator: Operator) -> None:
+    api = operator.api
+    operator.give(replicas=0)
+    await api.until(lambda: api.events)
+    api.services = []
+    operator.reconciler.forget(Kind.SERVICES, "s1")
+    operator.see(Kind.NODES, operator.make.node_body("n2"))
+    writes, listings = len(api.writes), api.listings
+    await api.until(lambda: api.listings >= listings + 2)
+    assert len(api.writes) == writes
+
+
+@pytest.mark.slow
+async def test_a_missing_crd_is_waited_for(operator: Operator) -> None:
+    api = operator.api
+    api.faults["GET", f"{GROUP}/avatarservices"] = (404, "no such kind")
+    operator.give(replicas=0)
+    await api.until(lambda: f"{GROUP}/avatarservices" in api.asked)
+    assert not operator.reconciler.is_ready()
+    assert api.writes == []
+    del api.faults["GET", f"{GROUP}/avatarservices"]
+    await api.until(lambda: api.status)
+    assert operator.reconciler.is_ready()
