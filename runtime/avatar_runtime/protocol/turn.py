@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.formats import AudioFormat
 
 _DELTA_FRAMES: Final = 25  # one second of sound: 64 kB of base64 at 24 kHz
+# Features are computed as frames are asked for: a client may send ten minutes in one go.
+_READY_WINDOWS: Final = 50
 
 
 class Phase(Enum):
@@ -147,6 +149,8 @@ class Turn(Generic[W]):
         self._utterance = utterance
         self._samples_per_frame = audio.samples_per_frame(fps)
         self._sound = bytearray()  # from `samples_sent` on
+        self._heard = 0  # samples that the utterance was given; never below `samples_sent`
+        self._finished = False
         self._windows: deque[W] = deque()
         self._asked: dict[int, float] = {}
         self._pictures: dict[int, Picture | None] = {}  # None: dropped
@@ -200,19 +204,18 @@ class Turn(Generic[W]):
         self.step(Step.APPEND)
         self._sound += data
         self.samples += len(data) // self.format.bytes_per_sample
-        self._utterance.append(data)
-        self._take(now)
+        self._hear(now)
 
     def commit(self, now: float) -> None:
         """End the sound."""
         self.step(Step.COMMIT)
-        self._utterance.finish()
-        self._take(now)
+        self._hear(now)
 
     def ask(self, now: float) -> W:
         """Return the next window; its picture is in flight from now on."""
         window = self._windows.popleft()
         self._asked[window.frame_index] = now
+        self._hear(now)
         return window
 
     def deliver(self, frame_index: int, jpeg: bytes) -> bool:
@@ -249,8 +252,21 @@ class Turn(Generic[W]):
         self.frames_sent += 1
         return picture
 
-    def _take(self, now: float) -> None:
-        self._windows.extend(self._utterance.take())
+    def _hear(self, now: float) -> None:
+        """Give the utterance sound, a second at a time, until enough windows are ready."""
+        width, second = self.format.bytes_per_sample, self.format.rate
+        while len(self._windows) < _READY_WINDOWS and not self._finished:
+            begin = (self._heard - self.samples_sent) * width
+            piece = bytes(self._sound[begin : begin + second * width])
+            if piece:
+                self._utterance.append(piece)
+                self._heard += len(piece) // width
+            elif self.phase in (Phase.WAITING, Phase.ENDING):
+                self._utterance.finish()
+                self._finished = True
+            else:
+                break
+            self._windows.extend(self._utterance.take())
         self._note_speakable(now)
 
     def _note_speakable(self, now: float) -> None:

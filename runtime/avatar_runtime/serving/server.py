@@ -96,7 +96,7 @@ async def serve(make: Callable[[], Runtime]) -> None:
     runtime = make()
     told = _signals()
     async with listening(runtime):
-        fault = await _until_end(runtime, told)
+        fault = await until_end(runtime, told)
     if fault is not None:
         raise fault
 
@@ -130,7 +130,7 @@ async def listening(runtime: Runtime) -> AsyncIterator[Listeners]:
             await runtime.stop()
 
 
-async def _until_end(runtime: Runtime, told: asyncio.Event) -> AvatarRuntimeError | None:
+async def until_end(runtime: Runtime, told: asyncio.Event) -> AvatarRuntimeError | None:
     """Return when it is time to go, with what kept the engine from starting, if anything did."""
     stop = asyncio.create_task(told.wait(), name="signal")
     start = asyncio.create_task(runtime.start(), name="engine start")

@@ -283,6 +283,35 @@ def test_truncating_the_item_that_is_spoken_cancels_it_first(connect: Connect) -
     assert kinds(answer)[-2:] == ["response.done", "conversation.item.truncated"]
 
 
+@pytest.mark.parametrize(
+    ("stop", "at_once"),
+    [
+        ([("response.cancel", {})], 2),
+        ([("output_audio_buffer.clear", {})], 25),
+        (
+            [
+                ("response.cancel", {}),
+                (
+                    "conversation.item.truncate",
+                    {"item_id": "item_0a_a1", "content_index": 0, "audio_end_ms": 80},
+                ),
+            ],
+            25,
+        ),
+    ],
+    ids=["still playing", "cleared", "truncated"],
+)
+def test_the_next_response_gets_a_full_window_once_playing_has_stopped(
+    connect: Connect, stop: list[tuple[str, dict[str, Any]]], at_once: int
+) -> None:
+    talk = spoken(connect, 25)
+    talk.now += 0.08
+    for kind, fields in stop:
+        talk.send(kind, **fields)
+    talk.append(FRAME * 40)
+    assert len(talk.due()) == at_once
+
+
 def test_items_can_be_read_and_deleted(connect: Connect) -> None:
     talk = connect()
     talk.append(FRAME * 4)

@@ -97,7 +97,7 @@ class Client:
         """Return the next event of a kind; what comes before it is kept as well."""
         async with asyncio.timeout(DEADLINE_S):
             while True:
-                event = json.loads(await self.socket.recv())
+                event: Event = json.loads(await self.socket.recv())
                 self.events.append(event)
                 if event["type"] == kind:
                     return event
@@ -175,3 +175,9 @@ def serve() -> Serve:
 def make_engine() -> Callable[..., FakeEngine]:
     """Give the fake engine's maker."""
     return FakeEngine
+
+
+@pytest.fixture(scope="session")
+def make_client() -> Callable[[ClientConnection], Client]:
+    """Give the client around a socket of any runtime."""
+    return Client

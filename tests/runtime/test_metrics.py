@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+
+from avatar_runtime.metrics import RECENT_S, Metrics, p95
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([], None), ([3.0], 3.0), ([float(n) for n in range(100, 0, -1)], 95.0), ([1.0, 2.0], 2.0)],
+    ids=["none", "one", "hundred", "two"],
+)
+def test_the_percentile_is_one_of_the_values(values: list[float], expected: float | None) -> None:
+    assert p95(values) == expected
+
+
+def test_the_load_forgets_what_is_old() -> None:
+    metrics = Metrics("cpu", "none")
+    metrics.observe_batch(4, 8, 0.5, now=100.0)
+    metrics.count_finished(True, now=100.0)
+    metrics.count_finished(False, now=100.0)
+    metrics.observe_first_frame(0.2, now=100.0)
+    metrics.count_sent(0.1, now=100.0)
+    load = metrics.load(100.0)
+    assert (load.batch_fill_ratio, load.deadline_miss_ratio) == (0.5, 0.5)
+    assert (load.first_frame_p95_s, load.frame_p95_s) == (0.2, 0.1)
+    assert load.busy_ratio == pytest.approx(0.5 / RECENT_S)
+    later = metrics.load(100.1 + RECENT_S)
+    assert (later.first_frame_p95_s, later.deadline_miss_ratio, later.busy_ratio) == (None, 0, 0)
+
+
+def test_every_runtime_counts_for_itself() -> None:
+    one, two = Metrics("cpu", "none"), Metrics("cpu", "none")
+    one.count_sent(0.1, now=1.0)
+    assert b"avatar_runtime_frames_total 1.0" in one.render()
+    assert b"avatar_runtime_frames_total 0.0" in two.render()

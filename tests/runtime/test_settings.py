@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import pytest
+
+from avatar_runtime import settings
+from avatar_runtime.errors import SettingsError
+
+LEAST = {"AVATAR_MODEL": "/models", "AVATAR_AVATAR_FOLDER": "/avatars"}
+
+
+def test_a_pod_of_the_operator_is_understood() -> None:
+    read = settings.from_env(
+        {
+            **LEAST,
+            "AVATAR_SERVICE": "acme/concierge",
+            "AVATAR_POD": "concierge-x",
+            "AVATAR_POD_IP": "10.0.0.7",
+            "AVATAR_GPU_CLASS": "rtx-4090",
+            "AVATAR_CAPACITY": "5",
+            "AVATAR_AVATARS": "anna, ben",
+            "AVATAR_FPS": "20",
+            "AVATAR_MAX_DURATION_S": "60",
+            "AVATAR_IDLE_TIMEOUT_S": "30",
+            "AVATAR_DRAIN_TIMEOUT_S": "90",
+            "AVATAR_ADMIN_TOKEN": "s3cret",
+            "AVATAR_GPU_PROFILE": '{"gpuClass": "rtx-4090"}',
+            "AVATAR_DEVICE": "simulated:rtx-4090",
+            "AVATAR_BATCH_SIZE": "16",
+            "AVATAR_LISTEN": "0.0.0.0:8080",
+            "AVATAR_ADMIN": "[::1]:9090",
+            "AVATAR_METRICS_OPEN": "true",
+            "AVATAR_LOG_FORMAT": "json",
+            "AVATAR_GATEWAY_SERVICE_HOST": "10.0.0.1",
+        }
+    )
+    assert read.sessions == settings.SessionSettings(5, ("anna", "ben"), 20, 60, 30, 90)
+    assert read.engine.device == "simulated:rtx-4090"
+    assert read.engine.batch_size == 16
+    assert read.sessions_listen == settings.Address("0.0.0.0", 8080)
+    assert not read.sessions_listen.is_loopback
+    assert read.admin_listen == settings.Address("::1", 9090)
+    assert read.admin_listen.is_loopback
+    assert read.admin.metrics_open
+    assert "s3cret" not in repr(read)
+
+
+def test_without_variables_the_defaults_serve_one_machine() -> None:
+    read = settings.from_env(LEAST)
+    assert read.engine.device == "cuda"
+    assert read.sessions.avatars == ()
+    assert read.sessions.fps == 25
+    assert read.sessions_listen.is_loopback
+    assert read.engine.gpu_profile is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AVATAR_CAPACITY", "0"),
+        ("AVATAR_CAPACITY", "-1"),
+        ("AVATAR_CAPACITY", "1e3"),
+        ("AVATAR_BATCH_SIZE", "many"),
+        ("AVATAR_FPS", "30"),
+        ("AVATAR_IDLE_TIMEOUT_S", "0"),
+        ("AVATAR_DRAIN_TIMEOUT_S", "1.5"),
+        ("AVATAR_LISTEN", "8080"),
+        ("AVATAR_LISTEN", "127.0.0.1:http"),
+        ("AVATAR_ADMIN", "127.0.0.1:70000"),
+        ("AVATAR_METRICS_OPEN", "yes"),
+        ("AVATAR_LOG_FORMAT", "xml"),
+        ("AVATAR_GPU_PROFILE", "{"),
+        ("AVATAR_GPU_PROFILE", "[]"),
+        ("AVATAR_MODEL", ""),
+    ],
+)
+def test_a_wrong_variable_is_named_with_its_value(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{name} is '") as wrong:
+        settings.from_env({**LEAST, name: value})
+    assert repr(value)[1:-1] in str(wrong.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [("10.0.0.7", "http://10.0.0.7:9090"), ("fd00::7", "http://[fd00::7]:9090")],
+    ids=["v4", "v6"],
+)
+def test_a_hook_finds_the_admin_port_of_its_own_pod(address: str, url: str) -> None:
+    variables = {"AVATAR_POD_IP": address, "AVATAR_ADMIN_TOKEN": "s3cret"}
+    read = settings.drain_from_env(variables)
+    assert (read.url, read.token, read.timeout_s) == (url, "s3cret", 3600)
+    assert "s3cret" not in repr(read)
