@@ -9,6 +9,7 @@ import json
 import os
 import ssl
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
@@ -234,6 +235,11 @@ class Operator:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
 
+    def resident_mib(self) -> float:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        (line,) = [row for row in status.splitlines() if row.startswith("VmRSS:")]
+        return int(line.split()[1]) / 1024
+
     async def reconciles(self) -> float:
         async with httpx.AsyncClient(trust_env=False) as client:
             text = (await client.get("http://127.0.78.1:9090/metrics")).text
@@ -339,6 +345,7 @@ async def test_a_service_gets_a_ready_pod_and_then_nothing_is_written(world: Wor
             return await operator.reconciles() >= start + 4
 
         await until(has_planned_again, "four more rounds")
+        assert operator.resident_mib() < 120
         after = await world.api.get(world.service_path("quiet"))
         assert after["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
         assert writes
