@@ -16,6 +16,8 @@ CONTAINER: Final = "runtime"
 SESSIONS_PORT: Final = 8080
 ADMIN_PORT: Final = 9090
 GPU_RESOURCE: Final = "nvidia.com/gpu"
+SHARED_RESOURCE: Final = "nvidia.com/gpu.shared"
+MIG_RESOURCES: Final = "nvidia.com/mig-"  # prefix; a name such as 3g.20gb follows
 
 LABEL_NAME: Final = "app.kubernetes.io/name"
 LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
@@ -27,13 +29,10 @@ RUNTIME_NAME: Final = "avatar-runtime"
 
 ANNOTATION_BATCH_SIZE: Final = f"{GROUP}/batch-size"
 ANNOTATION_SESSIONS_PER_POD: Final = f"{GROUP}/sessions-per-pod"
+ANNOTATION_SIMULATED: Final = f"{GROUP}/simulated-calibrations"
 ANNOTATION_SAFE_TO_EVICT: Final = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 
 LABEL_PRODUCT: Final = "nvidia.com/gpu.product"
-LABEL_MEMORY: Final = "nvidia.com/gpu.memory"
-LABEL_COUNT: Final = "nvidia.com/gpu.count"
-LABEL_REPLICAS: Final = "nvidia.com/gpu.replicas"
-LABEL_SHARING: Final = "nvidia.com/gpu.sharing-strategy"
 
 TAINT_NOT_READY: Final = "node.kubernetes.io/not-ready"
 TAINT_UNREACHABLE: Final = "node.kubernetes.io/unreachable"
@@ -56,6 +55,7 @@ class Condition(Enum):
     GPU_AVAILABLE = "GPUAvailable"
     DRAINING = "Draining"
     STATE_FRESH = "StateFresh"
+    BATCH_CALIBRATED = "BatchCalibrated"
     DEGRADED = "Degraded"
     STALLED = "Stalled"
 

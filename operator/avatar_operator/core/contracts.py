@@ -76,7 +76,7 @@ def parse_service(body: Mapping[str, object]) -> model.Service:
 
 
 def parse_profile(body: Mapping[str, object]) -> model.GPUProfile:
-    """Return the GPU class that a body describes, measured curves before given ones.
+    """Return the GPU class that a body describes, with what pods measured of it.
 
     Raises:
         InvalidResource: with every field that breaks the contract.
@@ -96,8 +96,13 @@ def parse_profile(body: Mapping[str, object]) -> model.GPUProfile:
     if low > high:
         memory.note("min", low, f"at most memoryMiB.max, which is {high}")
     status = Fields(body.get("status"), "status", faults)
-    measured = tuple(_curve(curve) for curve in status.children("calibrations"))
     given = tuple(_curve(curve) for curve in spec.children("curves"))
+    if not given:
+        spec.note("curves", spec.raw("curves"), "at least one curve")
+    for variant in sorted({curve.model for curve in given}):
+        if sum(curve.model == variant for curve in given) > 1:
+            spec.note("curves", variant, "one curve for each model")
+    annotations = Fields(body.get("metadata"), "metadata", []).strings("annotations")
     profile = model.GPUProfile(
         name=identity.name,
         products=match.texts("products"),
@@ -105,7 +110,9 @@ def parse_profile(body: Mapping[str, object]) -> model.GPUProfile:
         memory_max_mib=high,
         cost_per_hour=_cost(spec),
         allow_shared=spec.flag("allowShared", False),
-        curves=measured + given,
+        curves=given,
+        calibrations=tuple(_calibration(item) for item in status.children("calibrations")),
+        allow_simulated=annotations.get(names.ANNOTATION_SIMULATED) == "true",
     )
     if faults:
         raise InvalidResource(names.PROFILE_KIND, identity.name, faults)
@@ -129,10 +136,43 @@ def parse_state(document: Mapping[str, object], age_s: float) -> model.PodState:
         draining=state.flag("draining", False),
         ready=state.flag("ready", False),
         age_s=age_s,
+        device=state.text("device"),
+        calibration=_measurement(state.raw("calibration")),
     )
     if faults:
         raise InvalidResource("state of pod", state.text("pod", "?"), faults)
     return parsed
+
+
+def _measurement(document: object) -> model.Curve | None:
+    """Return the curve that a pod measured, None if it is none: a state is worth more than it.
+
+    Times that fall a little are noise, and a frame that takes no memory is one
+    that takes less than was looked for; both are read so that no plan is bolder.
+    """
+    faults: list[Fault] = []
+    if not isinstance(document, Mapping) or not isinstance(document.get("frameBatchMs"), list):
+        return None
+    rising: list[object] = []
+    slowest = 0.0
+    for point in map(_point, document["frameBatchMs"]):
+        if point is not None:
+            slowest = max(slowest, point[1])
+            rising.append([point[0], slowest])
+    per_frame = document.get("perFrameMiB") or 1
+    read = {**document, "frameBatchMs": rising, "perFrameMiB": per_frame}
+    curve = _curve(Fields(read, "calibration", faults))
+    return None if faults else curve
+
+
+def _calibration(fields: Fields) -> model.Calibration:
+    return model.Calibration(
+        curve=_curve(fields),
+        device=fields.choice("device", model.Device.CUDA),
+        pod=fields.text("pod"),
+        node=fields.text("node"),
+        measured_at=fields.text("measuredAt"),
+    )
 
 
 def _identity(body: Mapping[str, object], faults: list[Fault]) -> _Identity:
@@ -193,6 +233,7 @@ def _placement(fields: Fields) -> model.Placement:
             "gpuClasses", pattern=_CLASS, limit="the name of a GPUProfile", unique=True
         ),
         strategy=fields.choice("strategy", model.Strategy.PREFERRED),
+        when_full=fields.choice("whenFull", model.WhenFull.FALL_THROUGH),
         node_selector=tuple(sorted(fields.strings("nodeSelector").items())),
         tolerations=tuple(_toleration(item) for item in fields.children("tolerations")),
     )

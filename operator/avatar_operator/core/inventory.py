@@ -5,7 +5,6 @@ here: everything behind works with classes.
 """
 
 import fnmatch
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -16,48 +15,100 @@ from avatar_operator.core import model
 BYTES_FROM: Final = 10_000_000
 """A memory label above this is in bytes: an old feature discovery wrote it so (GFD #26)."""
 
+Selector = tuple[tuple[str, str], ...]
+"""Labels by which the scheduler finds nodes; a value of "" means that the label is not there."""
+
 _SHARED: Final = "-SHARED"
 _PREFIX: Final = "NVIDIA-"
-_MIG: Final = re.compile(r"-MIG-(INVALID|\d+g\.\d+gb)", re.IGNORECASE)
+_MIG: Final = "-MIG-"
+_A100_40: Final = "NVIDIA-A100-SXM4-40GB"
+_A100_80: Final = "NVIDIA-A100-SXM4-80GB"
+_H100: Final = "NVIDIA-H100-80GB-HBM3"
 
-_CLOUD_LABELS: Final[Mapping[str, Mapping[str, str]]] = {
-    # Where feature discovery does not run: the product as it would have named it.
-    "cloud.google.com/gke-accelerator": {
-        "nvidia-l4": "NVIDIA-L4",
-        "nvidia-tesla-a100": "NVIDIA-A100-SXM4-40GB",
-        "nvidia-a100-80gb": "NVIDIA-A100-SXM4-80GB",
-        "nvidia-h100-80gb": "NVIDIA-H100-80GB-HBM3",
-        "nvidia-h100-mega-80gb": "NVIDIA-H100-80GB-HBM3",
-        "nvidia-h200-141gb": "NVIDIA-H200",
-    },
-    "gpu.nvidia.com/model": {"H200": "NVIDIA-H200", "L40S": "NVIDIA-L40S", "L4": "NVIDIA-L4"},
-    "karpenter.k8s.aws/instance-gpu-name": {
-        "l4": "NVIDIA-L4",
-        "l40s": "NVIDIA-L40S",
-        "h200": "NVIDIA-H200",
-    },
+
+@dataclass(frozen=True, slots=True)
+class _Cloud:
+    """How a cloud names its GPUs, where feature discovery does not run."""
+
+    products: Mapping[str, tuple[str, ...]]  # several: the name alone does not tell
+    memory_label: str = ""
+
+
+_CLOUDS: Final[Mapping[str, _Cloud]] = {
+    "cloud.google.com/gke-accelerator": _Cloud(
+        {
+            "nvidia-l4": ("NVIDIA-L4",),
+            "nvidia-tesla-t4": ("Tesla-T4",),
+            "nvidia-tesla-a100": (_A100_40,),
+            "nvidia-a100-80gb": (_A100_80,),
+            "nvidia-h100-80gb": (_H100,),
+            "nvidia-h100-mega-80gb": (_H100,),
+            "nvidia-h200-141gb": ("NVIDIA-H200",),
+            "nvidia-b200": ("NVIDIA-B200",),
+        }
+    ),
+    "gpu.nvidia.com/model": _Cloud(
+        {
+            "A100": (_A100_40, _A100_80),
+            "H100": (_H100,),
+            "H200": ("NVIDIA-H200",),
+            "L40S": ("NVIDIA-L40S",),
+            "L4": ("NVIDIA-L4",),
+        }
+    ),
+    "karpenter.k8s.aws/instance-gpu-name": _Cloud(
+        {
+            "t4": ("Tesla-T4",),
+            "a10g": ("NVIDIA-A10G",),
+            "l4": ("NVIDIA-L4",),
+            "l40s": ("NVIDIA-L40S",),
+            "a100": (_A100_40, _A100_80),
+            "h100": (_H100,),
+            "h200": ("NVIDIA-H200",),
+        },
+        "karpenter.k8s.aws/instance-gpu-memory",
+    ),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What a node's labels say of its GPUs."""
+    """What a node's labels say of the GPUs behind one resource."""
 
-    product: str  # without the sharing suffix, "" if nothing tells
+    products: tuple[str, ...]  # without the sharing suffix; several: one of these; (): unknown
     memory_mib: int | None  # of the whole GPU; None if nothing tells
-    replicas: int  # pods that share one GPU; 1 is not shared
-    selector: tuple[tuple[str, str], ...]  # labels by which the scheduler finds such nodes
+    replicas: int | None  # pods that share one GPU; 1 is not shared, None is shared by who knows
+    count: int | None  # GPUs; None if nothing tells
+    selector: Selector
+    measured: bool = True  # feature discovery asked the driver; a cloud names what it rents out
 
 
 @dataclass(frozen=True, slots=True)
 class NodeClass:
-    """A node with the class of its GPUs, or with the reason why it has none."""
+    """The GPUs of a node behind one resource, with their class or the reason why they have none."""
 
     node: model.Node
+    resource: str
+    gpus: int  # allocatable
     gpu_class: str | None
     memory_mib: int  # that one pod may use
-    selector: tuple[tuple[str, str], ...]
+    shared: bool
+    selector: Selector
     reason: str
+    warning: str = ""  # they have a class, but something does not add up
+    candidates: tuple[str, ...] = ()  # profiles between which the labels do not decide
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStock:
+    """What one node offers a service of one resource: a row of `avatar-operator plan`."""
+
+    node: str
+    resource: str
+    gpu_class: str | None
+    total: int
+    free: int  # 0 if left out
+    reason: str  # why it is left out, or what does not add up; "" if all is well
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +119,8 @@ class ClassStock:
     memory_mib: int  # of its smallest GPU, or the profile's least if there is none
     total: int
     free: int
-    selectors: tuple[tuple[tuple[str, str], ...], ...]
+    selectors: tuple[Selector, ...]
+    resource: str = names.GPU_RESOURCE  # that a pod asks for
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +129,7 @@ class Inventory:
 
     stocks: Mapping[str, ClassStock]  # one for every profile
     left_out: tuple[tuple[str, str], ...]  # node and reason, by node
+    nodes: tuple[NodeStock, ...] = ()  # by node
 
 
 def take(
@@ -90,80 +143,143 @@ def take(
     Every pod in the cluster counts, whoever owns it. Pods of ours that are not
     bound yet count against the class that they are pinned to.
     """
-    used: dict[str, int] = {}
+    used: dict[tuple[str, str], int] = {}
     coming: dict[str, int] = {}
     for use in uses:
-        if use.node:
-            used[use.node] = used.get(use.node, 0) + use.gpus
-        elif use.gpu_class:
-            coming[use.gpu_class] = coming.get(use.gpu_class, 0) + use.gpus
-    by_class: dict[str, list[NodeClass]] = {profile.name: [] for profile in profiles}
-    left_out: list[tuple[str, str]] = []
-    for node in sorted(nodes, key=lambda node: node.name):
-        if not node.gpus and names.LABEL_PRODUCT not in node.labels:
-            continue  # a node without GPUs is none of our business
-        found = classify(node, profiles)
-        why_not = _unusable(node, placement) if found.gpu_class else found.reason
-        if why_not:
-            left_out.append((node.name, why_not))
-        if found.gpu_class and not why_not:
-            by_class[found.gpu_class].append(found)
-    stocks = {
-        profile.name: _stock(profile, by_class[profile.name], used, coming.get(profile.name, 0))
+        for resource, count in ((names.GPU_RESOURCE, use.gpus), *use.others):
+            if use.node:
+                used[use.node, resource] = used.get((use.node, resource), 0) + count
+            elif use.gpu_class:
+                coming[use.gpu_class] = coming.get(use.gpu_class, 0) + count
+    found = [
+        part
+        for node in sorted(nodes, key=lambda node: node.name)
+        for part in classify(node, profiles)
+    ]
+    unusable = {part.node.name: _unusable(part.node, placement) for part in found}
+    usable = [part for part in found if part.gpu_class and not unusable[part.node.name]]
+    resources = {
+        profile.name: _resource(part for part in usable if part.gpu_class == profile.name)
         for profile in profiles
     }
-    return Inventory(stocks, tuple(left_out))
-
-
-def classify(node: model.Node, profiles: Sequence[model.GPUProfile]) -> NodeClass:
-    """Return the class of a node's GPUs; exactly one profile must match."""
-    labels = read_labels(node.labels)
-
-    def unknown(reason: str) -> NodeClass:
-        return NodeClass(node, None, 0, labels.selector, reason)
-
-    if not labels.product:
-        return unknown("no label tells the GPU's product (is GPU feature discovery running?)")
-    if "MIG-INVALID" in labels.product.upper():
-        return unknown(f"MIG is half configured ({labels.product})")
-    if labels.memory_mib == 0:
-        return unknown(f"{labels.product} is labelled with a memory of 0")
-    named = [profile for profile in profiles if _names(profile, labels.product)]
-    fitting = [profile for profile in named if _holds(profile, labels.memory_mib)]
-    if not named:
-        return unknown(f"no GPUProfile names the product {labels.product}")
-    if not fitting:
-        of = ", ".join(profile.name for profile in named)
-        return unknown(
-            f"{labels.product} with {labels.memory_mib} MiB is outside the memory of {of}"
+    rows: list[NodeStock] = []
+    left_out: list[tuple[str, str]] = []
+    members: dict[str, list[tuple[NodeClass, int]]] = {name: [] for name in resources}
+    for part in found:
+        why_not = _left_out(part, unusable[part.node.name], resources)
+        # A dying device lowers what is allocatable below what is in use: never below 0.
+        left = part.gpus - used.get((part.node.name, part.resource), 0)
+        free = 0 if why_not else max(0, left)
+        if why_not:
+            left_out.append((part.node.name, why_not))
+        elif part.gpu_class:
+            members[part.gpu_class].append((part, free))
+        reason = why_not or part.warning
+        rows.append(
+            NodeStock(part.node.name, part.resource, part.gpu_class, part.gpus, free, reason)
         )
-    if len(fitting) > 1:
-        of = ", ".join(profile.name for profile in fitting)
-        return unknown(f"{labels.product} belongs to several GPUProfiles: {of}")
-    profile = fitting[0]
-    if labels.replicas > 1 and not profile.allow_shared:
-        return unknown(
-            f"{labels.product} is shared by {labels.replicas}, {profile.name} forbids it"
+    stocks = {
+        profile.name: _stock(
+            profile, resources[profile.name], members[profile.name], coming.get(profile.name, 0)
         )
-    whole = labels.memory_mib if labels.memory_mib is not None else profile.memory_min_mib
-    return NodeClass(node, profile.name, whole // labels.replicas, labels.selector, "")
+        for profile in profiles
+    }
+    return Inventory(stocks, tuple(left_out), tuple(rows))
 
 
-def read_labels(labels: Mapping[str, str]) -> Labels:
-    """Read what feature discovery, or else the cloud, says of a node's GPUs."""
-    product = labels.get(names.LABEL_PRODUCT, "")
+def classify(node: model.Node, profiles: Sequence[model.GPUProfile]) -> tuple[NodeClass, ...]:
+    """Return the GPUs of a node, one entry for each resource that offers them.
+
+    Each has the class of the one profile that matches. A node without GPUs has
+    no entry; one whose device plugin is not there yet has one with 0 GPUs.
+    """
+    offers = [
+        (resource, count)
+        for resource, count in ((names.GPU_RESOURCE, node.gpus), *node.others)
+        if count
+    ]
+    if not offers and names.LABEL_PRODUCT in node.labels:
+        offers = [(names.GPU_RESOURCE, 0)]
+    return tuple(_classify(node, resource, count, profiles) for resource, count in offers)
+
+
+def _classify(
+    node: model.Node, resource: str, gpus: int, profiles: Sequence[model.GPUProfile]
+) -> NodeClass:
+    labels = read_labels(node.labels, resource)
+    replicas = labels.replicas if labels.replicas is not None else _replicas(node, resource, labels)
+    shared = labels.replicas != 1
+    product = " or ".join(labels.products)
+
+    def unknown(reason: str, candidates: tuple[str, ...] = ()) -> NodeClass:
+        return NodeClass(
+            node, resource, gpus, None, 0, shared, labels.selector, reason, "", candidates
+        )
+
     if not product:
-        return _cloud(labels)
-    replicas = _number(labels.get(names.LABEL_REPLICAS)) or 1  # 0 on parents of MIG
-    sharing = labels.get(names.LABEL_SHARING, "none")
-    if replicas == 1 and (product.endswith(_SHARED) or sharing != "none"):
-        replicas = 2  # shared, though not said by how many: at least by two
-    memory = _number(labels.get(names.LABEL_MEMORY))
-    if memory is not None and memory > BYTES_FROM:
-        memory //= 2**20
-    telling = (names.LABEL_PRODUCT, names.LABEL_MEMORY, names.LABEL_SHARING, names.LABEL_REPLICAS)
-    selector = tuple((key, labels[key]) for key in telling if key in labels)
-    return Labels(product.removesuffix(_SHARED), memory, replicas, selector)
+        return unknown("no label tells the GPU's product (is GPU feature discovery running?)")
+    if "MIG-INVALID" in product.upper():
+        return unknown(f"MIG is half configured ({product})")
+    if labels.memory_mib == 0:
+        return unknown(f"{product} is labelled with a memory of 0")
+    named = [profile for profile in profiles if _names(profile, labels.products)]
+    fitting = [profile for profile in named if _holds(profile, labels.memory_mib)]
+    of = ", ".join(profile.name for profile in fitting or named)
+    if not named:
+        return unknown(f"no GPUProfile names the product {product}")
+    if not fitting:
+        return unknown(f"{product} with {labels.memory_mib} MiB is outside the memory of {of}")
+    if len(fitting) > 1:
+        candidates = tuple(profile.name for profile in fitting)
+        return unknown(f"{product} belongs to several GPUProfiles: {of}", candidates)
+    profile = fitting[0]
+    if shared and not profile.allow_shared:
+        by = "an unknown number" if replicas is None else str(replicas)
+        return unknown(f"{product} is shared by {by}, {profile.name} forbids it")
+    if replicas is None:
+        return unknown(f"{product} is shared, and no label tells by how many")
+    whole = profile.memory_min_mib
+    if labels.memory_mib is not None and labels.measured:
+        whole = labels.memory_mib
+    return NodeClass(
+        node=node,
+        resource=resource,
+        gpus=gpus,
+        gpu_class=profile.name,
+        memory_mib=whole // replicas,
+        shared=shared,
+        selector=labels.selector,
+        reason="",
+        warning=_warning(node, resource, labels, replicas, profile),
+    )
+
+
+def read_labels(labels: Mapping[str, str], resource: str = names.GPU_RESOURCE) -> Labels:
+    """Read what feature discovery, or else the cloud, says of the GPUs behind a resource."""
+    is_mig = resource.startswith(names.MIG_RESOURCES)
+    prefix = resource if is_mig else names.GPU_RESOURCE
+    product = labels.get(f"{prefix}.product", "")
+    if is_mig and not product and names.LABEL_PRODUCT in labels:
+        slices = resource.removeprefix(names.MIG_RESOURCES)
+        product = f"{labels[names.LABEL_PRODUCT].removesuffix(_SHARED)}-MIG-{slices}"
+    if not product:
+        return _cloud(labels) if resource == names.GPU_RESOURCE else Labels((), None, 1, None, ())
+    replicas: int | None = _number(labels.get(f"{prefix}.replicas")) or 1  # 0 on parents of MIG
+    sharing = labels.get(f"{prefix}.sharing-strategy", "none")
+    marked = product.endswith(_SHARED) or sharing != "none" or resource == names.SHARED_RESOURCE
+    if replicas == 1 and marked:
+        replicas = None
+    telling = [f"{prefix}.{key}" for key in ("product", "memory", "sharing-strategy", "replicas")]
+    selector = tuple((key, labels[key]) for key in telling if labels.get(key))
+    if f"{prefix}.memory" not in labels:
+        selector += ((f"{prefix}.memory", ""),)  # boards of one name differ in memory
+    return Labels(
+        products=(product.removesuffix(_SHARED),),
+        memory_mib=_mebibytes(labels.get(f"{prefix}.memory")),
+        replicas=replicas,
+        count=_number(labels.get(f"{prefix}.count")),
+        selector=selector,
+    )
 
 
 def tolerates(tolerations: Collection[model.Toleration], taint: model.Taint) -> bool:
@@ -186,30 +302,85 @@ GPU_TOLERATION: Final = model.Toleration(key=names.GPU_RESOURCE, operator="Exist
 
 
 def _cloud(labels: Mapping[str, str]) -> Labels:
-    for key, products in _CLOUD_LABELS.items():
-        product = products.get(labels.get(key, ""), "")
-        if product:
-            return Labels(product, None, 1, ((key, labels[key]),))
-    return Labels("", None, 1, ())
+    for key, cloud in _CLOUDS.items():
+        products = cloud.products.get(labels.get(key, ""), ())
+        if not products:
+            continue
+        telling = [label for label in (key, cloud.memory_label) if label in labels]
+        return Labels(
+            products=products,
+            memory_mib=_mebibytes(labels.get(cloud.memory_label)),
+            replicas=1,
+            count=None,
+            selector=tuple((label, labels[label]) for label in telling),
+            measured=False,
+        )
+    return Labels((), None, 1, None, ())
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdecimal() else None
+    return int(text) if text is not None and text.isascii() and text.isdecimal() else None
 
 
-def _names(profile: model.GPUProfile, product: str) -> bool:
+def _mebibytes(text: str | None) -> int | None:
+    memory = _number(text)
+    return memory // 2**20 if memory is not None and memory > BYTES_FROM else memory
+
+
+def _names(profile: model.GPUProfile, products: Iterable[str]) -> bool:
     """Match as globs, with or without NVIDIA's name; MIG only where the glob names it."""
-    bare = product.removeprefix(_PREFIX)
-    is_mig = _MIG.search(product) is not None
     return any(
-        fnmatch.fnmatchcase(bare, glob.removeprefix(_PREFIX)) or fnmatch.fnmatchcase(product, glob)
+        fnmatch.fnmatchcase(product.removeprefix(_PREFIX), glob.removeprefix(_PREFIX))
+        or fnmatch.fnmatchcase(product, glob)
+        for product in products
         for glob in profile.products
-        if not is_mig or "MIG" in glob
+        if _MIG not in product.upper() or "MIG" in glob.upper()
     )
 
 
 def _holds(profile: model.GPUProfile, memory_mib: int | None) -> bool:
     return memory_mib is None or profile.memory_min_mib <= memory_mib <= profile.memory_max_mib
+
+
+def _replicas(node: model.Node, resource: str, labels: Labels) -> int | None:
+    """Work out by how many each GPU is shared: the device plugin offers it as often."""
+    capacity = dict(node.capacity).get(resource, 0)
+    if not labels.count or capacity <= labels.count or capacity % labels.count:
+        return None
+    return capacity // labels.count
+
+
+def _warning(
+    node: model.Node, resource: str, labels: Labels, replicas: int, profile: model.GPUProfile
+) -> str:
+    """Say what does not add up: labels of one card for a node with two kinds, or two opinions."""
+    capacity = dict(node.capacity).get(resource)
+    if labels.count and capacity is not None and labels.count * replicas != capacity:
+        return (
+            f"labels count {labels.count} GPUs shared by {replicas}, the node has {capacity} "
+            "(are its GPUs of several kinds?)"
+        )
+    named = _cloud(node.labels).products if labels.measured else ()
+    if named and resource == names.GPU_RESOURCE and not _names(profile, named):
+        return f"labels differ: feature discovery says {labels.products[0]}, the cloud {named[0]}"
+    return ""
+
+
+def _resource(parts: Iterable[NodeClass]) -> str:
+    """Choose the resource that most GPUs of a class are offered by: a pod can ask for one only."""
+    totals: dict[str, int] = {}
+    for part in parts:
+        totals[part.resource] = totals.get(part.resource, 0) + part.gpus
+    return min(totals, key=lambda name: (-totals[name], name), default=names.GPU_RESOURCE)
+
+
+def _left_out(part: NodeClass, unusable: str, resources: Mapping[str, str]) -> str:
+    reason = unusable if part.gpu_class else part.reason
+    if part.gpu_class and not reason and part.resource != resources[part.gpu_class]:
+        reason = f"most GPUs of {part.gpu_class} are offered as {resources[part.gpu_class]}"
+    if reason and part.resource != names.GPU_RESOURCE:
+        return f"{part.resource}: {reason}"
+    return reason
 
 
 def _unusable(node: model.Node, placement: model.Placement) -> str:
@@ -228,14 +399,13 @@ def _unusable(node: model.Node, placement: model.Placement) -> str:
 
 
 def _stock(
-    profile: model.GPUProfile, nodes: Sequence[NodeClass], used: Mapping[str, int], coming: int
+    profile: model.GPUProfile, resource: str, members: Sequence[tuple[NodeClass, int]], coming: int
 ) -> ClassStock:
-    # A dying device lowers what is allocatable below what is in use: never below 0.
-    free = sum(max(0, found.node.gpus - used.get(found.node.name, 0)) for found in nodes)
     return ClassStock(
         gpu_class=profile.name,
-        memory_mib=min((found.memory_mib for found in nodes), default=profile.memory_min_mib),
-        total=sum(found.node.gpus for found in nodes),
-        free=max(0, free - coming),
-        selectors=tuple(sorted({found.selector for found in nodes})),
+        memory_mib=min((part.memory_mib for part, _ in members), default=profile.memory_min_mib),
+        total=sum(part.gpus for part, _ in members),
+        free=max(0, sum(free for _, free in members) - coming),
+        selectors=tuple(sorted({part.selector for part, _ in members})),
+        resource=resource,
     )

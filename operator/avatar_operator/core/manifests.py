@@ -204,7 +204,10 @@ def _affinity(pool: Pool) -> Body:
     terms = [
         {
             "matchExpressions": [
-                {"key": key, "operator": "In", "values": [value]} for key, value in labels
+                {"key": key, "operator": "In", "values": [value]}
+                if value
+                else {"key": key, "operator": "DoesNotExist"}
+                for key, value in labels
             ]
         }
         for labels in pool.stock.selectors
@@ -239,7 +242,7 @@ def _container(
 ) -> Body:
     template = service.template
     resources = {
-        part: {**template.resources.get(part, {}), names.GPU_RESOURCE: "1"}
+        part: {**template.resources.get(part, {}), pool.stock.resource: "1"}
         for part in ("requests", "limits")
     }
     ready = {"path": "/readyz", "port": "sessions"}

@@ -5,7 +5,7 @@ these alone.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import Enum
 from typing import NamedTuple
@@ -28,6 +28,13 @@ class Strategy(Enum):
     PREFERRED = "preferred"
     CHEAPEST = "cheapest"
     FASTEST = "fastest"
+
+
+class WhenFull(Enum):
+    """What becomes of a pod whose best class has no free GPU."""
+
+    FALL_THROUGH = "fallThrough"
+    WAIT = "wait"
 
 
 class ServiceKey(NamedTuple):
@@ -97,6 +104,7 @@ class Placement:
 
     gpu_classes: tuple[str, ...] = ()  # empty: any
     strategy: Strategy = Strategy.PREFERRED
+    when_full: WhenFull = WhenFull.FALL_THROUGH
     node_selector: tuple[tuple[str, str], ...] = ()
     tolerations: tuple[Toleration, ...] = ()
 
@@ -162,6 +170,14 @@ class Service:
         return self.autoscaling.min_replicas if self.autoscaling is not None else 1
 
 
+class Floor(NamedTuple):
+    """The least memory that batches of more than `above` frames are believed to take."""
+
+    above: int
+    base_mib: int
+    per_frame_mib: int
+
+
 @dataclass(frozen=True, slots=True)
 class Curve:
     """Memory and time of a batch of one model variant on one GPU class."""
@@ -170,6 +186,7 @@ class Curve:
     base_mib: int
     per_frame_mib: int
     frame_batch_ms: tuple[tuple[int, float], ...]  # (frames, ms), rising by frames, not empty
+    floor: Floor | None = None  # beyond what was measured
 
     @property
     def smallest(self) -> int:
@@ -183,7 +200,10 @@ class Curve:
 
     def memory_mib(self, frames: int) -> int:
         """Return the memory that the device reports during a batch of `frames`."""
-        return self.base_mib + frames * self.per_frame_mib
+        line = self.base_mib + frames * self.per_frame_mib
+        if self.floor is None or frames <= self.floor.above:
+            return line
+        return max(line, self.floor.base_mib + frames * self.floor.per_frame_mib)
 
     def batch_ms(self, frames: int) -> float:
         """Return the time of a batch; between two points it is interpolated.
@@ -197,6 +217,42 @@ class Curve:
                 return low_ms + (high_ms - low_ms) * (frames - low) / (high - low)
         return self.frame_batch_ms[-1][1]
 
+    def covers(self, frames: int) -> bool:
+        """Return whether a batch size lies within the ends of the curve."""
+        return self.smallest <= frames <= self.largest
+
+    def continued(self, given: "Curve | None") -> "Curve":
+        """Return this measurement with the rest of a given curve behind its end.
+
+        A pod measures no batch larger than its own, so each plan would be bound
+        by the one before. The given times are scaled by how much the measured
+        end differs from them; memory is the larger of what both say.
+        """
+        if given is None or not given.covers(self.largest) or given.largest == self.largest:
+            return self
+        ratio = self.frame_batch_ms[-1][1] / given.batch_ms(self.largest)
+        rest = tuple((b, ms * ratio) for b, ms in given.frame_batch_ms if b > self.largest)
+        floor = Floor(self.largest, given.base_mib, given.per_frame_mib)
+        return replace(self, frame_batch_ms=self.frame_batch_ms + rest, floor=floor)
+
+
+class Device(Enum):
+    """What a measurement was made on, as far as it may count."""
+
+    CUDA = "cuda"
+    SIMULATED = "simulated"
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A curve that a pod measured when it started, and where it comes from."""
+
+    curve: Curve
+    device: Device
+    pod: str  # NAMESPACE/NAME
+    node: str
+    measured_at: str  # as Kubernetes writes times
+
 
 @dataclass(frozen=True, slots=True)
 class GPUProfile:
@@ -208,11 +264,22 @@ class GPUProfile:
     memory_max_mib: int
     cost_per_hour: Decimal | None
     allow_shared: bool
-    curves: tuple[Curve, ...]  # what pods measured comes first
+    curves: tuple[Curve, ...]  # as given
+    calibrations: tuple[Calibration, ...] = ()  # as measured
+    allow_simulated: bool = False  # whether simulated devices may calibrate it
+
+    def given(self, variant: str) -> Curve | None:
+        """Return the curve that the spec has of a model variant."""
+        return next((curve for curve in self.curves if curve.model == variant), None)
+
+    def calibration(self, variant: str) -> Calibration | None:
+        """Return what a pod measured of a model variant."""
+        return next((item for item in self.calibrations if item.curve.model == variant), None)
 
     def curve(self, variant: str) -> Curve | None:
-        """Return the curve of a model variant, a measured one before an estimate."""
-        return next((curve for curve in self.curves if curve.model == variant), None)
+        """Return the curve to plan with: what was measured wins over what is given."""
+        measured, given = self.calibration(variant), self.given(variant)
+        return given if measured is None else measured.curve.continued(given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,18 +297,21 @@ class Node:
 
     name: str
     labels: Mapping[str, str]
-    gpus: int  # allocatable
+    gpus: int  # allocatable, of nvidia.com/gpu
     ready: bool
     unschedulable: bool
     taints: tuple[Taint, ...]
+    others: tuple[tuple[str, int], ...] = ()  # allocatable of resources for parts of GPUs
+    capacity: tuple[tuple[str, int], ...] = ()  # of all these resources, dead devices included
 
 
 class PodUse(NamedTuple):
     """What is kept of every pod in the cluster that asks for GPUs and has not ended."""
 
     node: str  # "" while it is not bound
-    gpus: int
+    gpus: int  # of nvidia.com/gpu
     gpu_class: str  # "" if it is not ours
+    others: tuple[tuple[str, int], ...] = ()  # of resources for parts of GPUs
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,3 +354,5 @@ class PodState:
     draining: bool
     ready: bool
     age_s: float
+    device: str = ""  # "" if it did not say
+    calibration: Curve | None = None

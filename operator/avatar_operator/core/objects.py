@@ -5,6 +5,7 @@ harmless default: a pod that asks for no GPU, a node that has none.
 """
 
 import datetime
+from collections import Counter
 from collections.abc import Mapping
 
 from avatar_operator import names
@@ -21,26 +22,31 @@ def parse_node(body: Mapping[str, object]) -> model.Node:
         model.Taint(taint.text("key"), taint.text("value"), taint.text("effect"))
         for taint in spec.children("taints")
     )
+    allocatable = _resources(status.fragment("allocatable"))
     return model.Node(
         name=metadata.text("name"),
         labels=metadata.strings("labels"),
-        gpus=_count(status.fragment("allocatable").get(names.GPU_RESOURCE)),
+        gpus=allocatable.pop(names.GPU_RESOURCE, 0),
         ready=_condition(status, "Ready") == "True",
         unschedulable=spec.flag("unschedulable", False),
         taints=taints,
+        others=tuple(sorted(allocatable.items())),
+        capacity=tuple(sorted(_resources(status.fragment("capacity")).items())),
     )
 
 
 def parse_use(body: Mapping[str, object]) -> model.PodUse | None:
     """Return what a pod takes of the GPUs, or None if it takes nothing (any more)."""
     metadata, spec, status = _parts(body)
-    gpus = _requested_gpus(spec)
-    if not gpus or status.text("phase") in ("Succeeded", "Failed"):
+    requested = _requested(spec)
+    if not requested or status.text("phase") in ("Succeeded", "Failed"):
         return None
     labels = metadata.strings("labels")
     ours = labels.get(names.LABEL_MANAGED_BY) == names.FIELD_MANAGER
     gpu_class = labels.get(names.LABEL_GPU_CLASS, "") if ours else ""
-    return model.PodUse(spec.text("nodeName"), gpus, gpu_class)
+    gpus = requested.pop(names.GPU_RESOURCE, 0)
+    others = tuple(sorted(requested.items()))
+    return model.PodUse(spec.text("nodeName"), gpus, gpu_class, others)
 
 
 def parse_runtime_pod(body: Mapping[str, object]) -> model.RuntimePod | None:
@@ -90,23 +96,38 @@ def _count(value: object) -> int:
     return int(value) if isinstance(value, str) and value.isdecimal() else 0
 
 
-def _requested_gpus(spec: Fields) -> int:
-    """Add up as the scheduler does: side-cars beside the containers, or the largest init one."""
-    together = sum(_container_gpus(container) for container in spec.children("containers"))
-    largest = 0
+def _resources(quantities: Mapping[str, object]) -> dict[str, int]:
+    """Return the GPU resources among quantities that are not 0."""
+    counts = {
+        name: _count(quantity)
+        for name, quantity in quantities.items()
+        if name in (names.GPU_RESOURCE, names.SHARED_RESOURCE)
+        or name.startswith(names.MIG_RESOURCES)
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
+def _requested(spec: Fields) -> dict[str, int]:
+    """Add up as the scheduler does: the containers beside all side-cars, or an init container.
+
+    An init container runs beside the side-cars that were started before it.
+    """
+    together: Counter[str] = Counter()
+    largest: Counter[str] = Counter()
     for container in spec.children("initContainers"):
         if container.text("restartPolicy") == "Always":
             together += _container_gpus(container)
         else:
-            largest = max(largest, _container_gpus(container))
-    return max(together, largest)
+            largest |= together + _container_gpus(container)
+    for container in spec.children("containers"):
+        together += _container_gpus(container)
+    return dict(together | largest)
 
 
-def _container_gpus(container: Fields) -> int:
+def _container_gpus(container: Fields) -> Counter[str]:
     resources = container.child("resources")
-    return max(
-        _count(resources.fragment(part).get(names.GPU_RESOURCE)) for part in ("requests", "limits")
-    )
+    requests, limits = (_resources(resources.fragment(part)) for part in ("requests", "limits"))
+    return Counter(requests) | Counter(limits)
 
 
 def _condition(status: Fields, kind: str) -> str:
