@@ -138,6 +138,9 @@ def _controller_manager(layout: Layout, pki: Pki, ports: Ports) -> Iterable[str]
 def _scheduler(layout: Layout, pki: Pki, ports: Ports) -> Iterable[str]:
     yield from _serving(pki, ports.scheduler)
     yield from _client(layout, SCHEDULER)
+    # Two requests bind a pod: its default of 50 a second would be what a scale test measures.
+    yield "--kube-api-qps=1000"
+    yield "--kube-api-burst=1000"
 
 
 def _serving(pki: Pki, port: int) -> Iterable[str]:

@@ -106,7 +106,9 @@ async def operating(
     environment: dict[str, Any] = {
         **os.environ,
         "KUBECONFIG": str(path),
-        "PYTHONPATH": str(paths.MODULE),
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, (str(paths.MODULE), os.environ.get("PYTHONPATH")))
+        ),
         "AVATAR_NAMESPACE": SYSTEM,
         "AVATAR_CONTROL_SECRET": "avatar-avatar-operator-control",
         "AVATAR_RUNTIME_IMAGE": "avatar-musetalk/runtime",
