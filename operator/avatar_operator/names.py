@@ -32,6 +32,8 @@ ANNOTATION_SESSIONS_PER_POD: Final = f"{GROUP}/sessions-per-pod"
 ANNOTATION_SIMULATED: Final = f"{GROUP}/simulated-calibrations"
 ANNOTATION_SAFE_TO_EVICT: Final = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 
+LABEL_ZONE: Final = "topology.kubernetes.io/zone"
+LABEL_HOST: Final = "kubernetes.io/hostname"
 LABEL_PRODUCT: Final = "nvidia.com/gpu.product"
 
 TAINT_NOT_READY: Final = "node.kubernetes.io/not-ready"
@@ -56,6 +58,7 @@ class Condition(Enum):
     DRAINING = "Draining"
     STATE_FRESH = "StateFresh"
     BATCH_CALIBRATED = "BatchCalibrated"
+    NODES_RECOGNISED = "NodesRecognised"  # of a GPUProfile
     DEGRADED = "Degraded"
     STALLED = "Stalled"
 
@@ -82,6 +85,11 @@ class Reason(Enum):
     REPLACING = "Replacing"
     NOT_DRAINING = "NotDraining"
     WAITING_FOR_SESSIONS = "WaitingForSessions"
+    CALIBRATED = "Calibrated"
+    NOT_CALIBRATED = "NotCalibrated"
+    CALIBRATION_DIFFERS = "CalibrationDiffers"
+    LABELS_CLEAR = "LabelsClear"
+    LABELS_AMBIGUOUS = "LabelsAmbiguous"
     STATE_KNOWN = "StateKnown"
     STATE_MISSING = "StateMissing"
     APPLY_FAILED = "ApplyFailed"

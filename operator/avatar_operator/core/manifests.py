@@ -101,6 +101,7 @@ def pod(service: model.Service, name: str, pool: Pool, settings: PodSettings) ->
         },
         "nodeSelector": dict(service.placement.node_selector),
         "affinity": _affinity(pool),
+        "topologySpreadConstraints": _spread(service),
         "tolerations": _tolerations(service),
         "containers": [_container(service, pool, plan, settings)],
         "volumes": [
@@ -214,6 +215,19 @@ def _affinity(pool: Pool) -> Body:
     ]
     required = {"nodeSelectorTerms": terms}
     return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
+
+
+def _spread(service: model.Service) -> list[Body]:
+    """Ask for pods in many zones, and in each on many nodes, as far as GPUs are there."""
+    return [
+        {
+            "topologyKey": key,
+            "maxSkew": 1,
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": {names.LABEL_SERVICE: service.key.name}},
+        }
+        for key in (names.LABEL_ZONE, names.LABEL_HOST)
+    ]
 
 
 def _tolerations(service: model.Service) -> list[Body]:

@@ -11,6 +11,7 @@ from math import inf
 from typing import Final
 
 from avatar_operator.core import batch, inventory, manifests, model
+from avatar_operator.core.placement import allot
 from avatar_operator.core.pools import Pool, rank
 from avatar_operator.names import Reason
 
@@ -216,7 +217,7 @@ def _creates(
     wanted: int,
     observed: Observed,
 ) -> tuple[CreatePod, ...]:
-    """Fill the classes in order, as far as GPUs are free."""
+    """Create the pods that are missing, as far as GPUs are free."""
     taken = {pod.name for pod in observed.pods}
     because = Reason.SCALING_UP
     if fleet.outdated:
@@ -224,16 +225,13 @@ def _creates(
     elif fleet.ended or fleet.lost:
         because = Reason.REPLACING
     created: list[CreatePod] = []
-    for pool in pools:
-        if not isinstance(pool.outcome, batch.BatchPlan):
-            continue
-        for nth in range(min(pool.stock.free, wanted - len(created))):
-            name = _free_name(service.key.name, spec_hash, taken)
-            taken.add(name)
-            left = f"{pool.stock.free - nth} free of {pool.stock.total}"
-            reason = f"{len(fleet.current) + len(created)} of {service.desired_replicas} pods are "
-            reason += f"there, {pool.gpu_class} has {left}"
-            created.append(CreatePod(name, pool, because, reason))
+    for pool in allot(pools, wanted, service.placement, fleet.current):
+        name = _free_name(service.key.name, spec_hash, taken)
+        taken.add(name)
+        free = pool.stock.free - sum(other.pool is pool for other in created)
+        reason = f"{len(fleet.current) + len(created)} of {service.desired_replicas} pods are "
+        reason += f"there, {pool.gpu_class} has {free} free of {pool.stock.total}"
+        created.append(CreatePod(name, pool, because, reason))
     return tuple(created)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from avatar_operator.core import batch, model
+from avatar_operator.core import batch, calibrations, model
 from avatar_operator.core.inventory import ClassStock, Inventory
 
 
@@ -17,6 +17,8 @@ class Pool:
     stock: ClassStock
     curve: model.Curve | None
     cost_per_hour: Decimal | None = None
+    calibration: model.Calibration | None = None
+    contradiction: str = ""  # between what was measured and what the profile says
 
     @property
     def serves(self) -> bool:
@@ -65,7 +67,15 @@ def _pool(
             curve, stock.memory_mib, service.objective, service.fps, memory_share=memory_share
         )
     )
-    return Pool(name, outcome, stock, curve, profile.cost_per_hour)
+    return Pool(
+        gpu_class=name,
+        outcome=outcome,
+        stock=stock,
+        curve=curve,
+        cost_per_hour=profile.cost_per_hour,
+        calibration=profile.calibration(service.model.variant),
+        contradiction=calibrations.contradiction(profile, service.model.variant),
+    )
 
 
 def _order(pool: Pool, placement: model.Placement) -> tuple[bool, float | Decimal, str]:

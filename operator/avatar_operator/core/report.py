@@ -33,6 +33,17 @@ def document(
             }
             for finding in findings
         ],
+        "nodes": [
+            {
+                "node": row.node,
+                "gpuClass": row.gpu_class,
+                "resource": row.resource,
+                "gpus": row.total,
+                "free": row.free,
+                "reason": row.reason,
+            }
+            for row in plan.inventory.nodes
+        ],
     }
 
 
@@ -46,6 +57,7 @@ def text(service: model.Service, plan: planning.Plan, findings: Sequence[Finding
         ),
         ("actions", ("kind", "name", "gpuClass", "reason")),
         ("conditions", ("type", "status", "reason", "message")),
+        ("nodes", ("node", "gpuClass", "resource", "gpus", "free", "reason")),
     ]
     lines = [f"service {service.key}: {plan.desired} pods wanted"]
     for title, columns in sections:
@@ -92,4 +104,4 @@ def _table(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> list
 
 
 def _cell(value: object) -> str:
-    return "-" if value is None else str(value)
+    return "-" if value in (None, "") else str(value)

@@ -43,7 +43,7 @@ def build(
     ready = next(finding for finding in findings if finding.condition is names.Condition.READY)
     return {
         "observedGeneration": service.generation,
-        "conditions": _conditions(service.generation, findings, previous, now),
+        "conditions": timed_conditions(service.generation, findings, previous, now),
         "selector": manifests.selector(service),
         "replicas": len(plan.fleet.live) + len(plan.fleet.leaving),
         "readyReplicas": len(takers),
@@ -69,7 +69,7 @@ def build_invalid(
     return {
         **previous,
         "observedGeneration": generation,
-        "conditions": _conditions(generation, findings, previous, now),
+        "conditions": timed_conditions(generation, findings, previous, now),
         "state": names.Reason.INVALID_SPEC.value,
     }
 
@@ -97,7 +97,7 @@ def rfc3339(seconds: float) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _conditions(
+def timed_conditions(
     generation: int, findings: Sequence[Finding], previous: Mapping[str, object], now: float
 ) -> list[manifests.Body]:
     """Add the times: a transition is only a change of the status itself."""

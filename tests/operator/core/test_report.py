@@ -16,7 +16,7 @@ def document(scene: Scene) -> Any:
 def test_the_document_has_its_fixed_shape(scenes: Scenes) -> None:
     scene = scenes(replicas=1)
     found = document(scene)
-    assert list(found) == ["service", "pools", "actions", "conditions"]
+    assert list(found) == ["service", "pools", "actions", "conditions", "nodes"]
     assert found["service"] == "acme/concierge"
     (pool,) = found["pools"]
     assert list(pool) == [
@@ -37,6 +37,16 @@ def test_the_document_has_its_fixed_shape(scenes: Scenes) -> None:
         }
     ]
     assert list(found["conditions"][0]) == ["type", "status", "reason", "message"]
+    assert found["nodes"] == [
+        {
+            "node": "n1",
+            "gpuClass": "rtx-4090",
+            "resource": "nvidia.com/gpu",
+            "gpus": 2,
+            "free": 2,
+            "reason": "",
+        }
+    ]
 
 
 def test_pools_count_the_pods_that_stay(scenes: Scenes, make: Make) -> None:
@@ -59,4 +69,5 @@ def test_the_text_says_the_same(scenes: Scenes) -> None:
     assert text.startswith("service acme/concierge: 1 pods wanted\n\nPOOLS\ngpuClass")
     assert "ACTIONS\nnone" in text
     assert "NoBatchFits" in text
+    assert text.endswith("\nn1    rtx-4090  nvidia.com/gpu  2     2     -")
     assert not any(line.endswith(" ") for line in text.splitlines())
