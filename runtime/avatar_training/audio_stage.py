@@ -31,6 +31,9 @@ _HOP: Final = 160
 class LogMel(torch.nn.Module):
     """Whisper's log-mel of `(b, samples)` sound: `(b, 80, samples / 160)`."""
 
+    window: torch.Tensor
+    filters: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         filters = mel_filter_bank(
@@ -86,7 +89,7 @@ def random_contexts(
     mouth = np.zeros((count, steps, len(MOUTH)), np.float32)
     weight = np.zeros((count, steps), np.float32)
     for row in range(count):
-        said = speech[rng.integers(len(speech))]
+        said = speech[int(rng.integers(len(speech)))]
         length = min(
             steps if rng.random() < 0.6 else int(rng.integers(3, steps // 2)) * 2, len(said.mouth)
         )
@@ -138,7 +141,9 @@ def _pink(noise: torch.Tensor) -> torch.Tensor:
     spectrum = torch.fft.rfft(noise)
     tilt = torch.arange(1, spectrum.shape[1] + 1).float().rsqrt()
     coloured = torch.fft.irfft(spectrum * tilt, noise.shape[1])
-    return coloured * (noise.std(dim=1, keepdim=True) / coloured.std(dim=1, keepdim=True))
+    louder = noise.std(dim=1, keepdim=True) / coloured.std(dim=1, keepdim=True)
+    scaled: torch.Tensor = coloured * louder
+    return scaled
 
 
 def _reverberate(sound: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
@@ -149,7 +154,8 @@ def _reverberate(sound: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     impulse += decay * rng.uniform(0.05, 0.3) / math.sqrt(float(np.sum(decay**2)))
     size = sound.shape[1] + tail
     product = torch.fft.rfft(sound, size) * torch.fft.rfft(torch.from_numpy(impulse), size)
-    return torch.fft.irfft(product, size)[:, : sound.shape[1]]
+    heard: torch.Tensor = torch.fft.irfft(product, size)
+    return heard[:, : sound.shape[1]]
 
 
 def mouth_loss(readings: Sequence[torch.Tensor], contexts: Contexts) -> torch.Tensor:

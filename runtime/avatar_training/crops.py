@@ -76,7 +76,7 @@ def draw_all(speech: Sequence[Utterance], count: int, size: int, seed: int, fold
     def drawn(name: str, jobs: Sequence[tuple[int, Mouth]]) -> Images:
         file = folder / f"{name}-{size}-{seed}.npy"
         if file.exists():
-            return np.load(file)
+            return np.asarray(np.load(file), np.uint8)
         made = np.stack([draw_crop(*scenes[scene], mouth, size) for scene, mouth in jobs])
         np.save(file, made)
         return made

@@ -167,7 +167,7 @@ def _fitted_gauge(
     rng = np.random.default_rng(_GAUGE_SEED)
     faces, openings = [], []
     for _ in range(_GAUGE_FACES + _CEILING_FACES):
-        said = speech[rng.integers(len(speech))]
+        said = speech[int(rng.integers(len(speech)))]
         mouth = frame_mouth(said.mouth, int(rng.integers(len(said.mouth) // 2)))
         faces.append(avatar.drawn(int(rng.integers(2 * avatar.stored.info.frames)), mouth))
         openings.append(mouth.open)

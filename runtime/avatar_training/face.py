@@ -193,7 +193,8 @@ def _outline(jaw: float, drop: float) -> Floats:
 def _backdrop(top: Colour, bottom: Colour) -> Floats:
     y, x = np.mgrid[0:FRAME, 0:FRAME].astype(np.float32) / FRAME
     share = np.clip(0.15 + 0.9 * np.hypot(x - 0.42, (y - 0.36) * 0.9), 0, 1)[..., None]
-    return np.array(top, np.float32) * (1 - share) + np.array(bottom, np.float32) * share
+    mixed = np.array(top, np.float32) * (1 - share) + np.array(bottom, np.float32) * share
+    return np.asarray(mixed, np.float32)
 
 
 class _Scene:

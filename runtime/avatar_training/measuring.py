@@ -90,4 +90,4 @@ def best_lag(measured: Floats, true: Floats) -> int:
 
 def _features(face: Picture) -> Floats:
     small = cv2.resize(mouth_area(face), _SIZE, interpolation=cv2.INTER_AREA)
-    return (small.astype(np.float32) / 255).ravel()
+    return np.asarray(small, np.float32).ravel() / np.float32(255)

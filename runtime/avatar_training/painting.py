@@ -174,4 +174,4 @@ class Painter:
         small = cv2.resize(
             self._canvas, (self._view.width, self._view.height), interpolation=cv2.INTER_AREA
         )
-        return np.clip(np.rint(small[..., ::-1]), 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(np.rint(small[..., ::-1]), 0, 255), np.uint8)

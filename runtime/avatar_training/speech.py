@@ -100,7 +100,7 @@ class Synthesizer:
 
     def _receive(self, samples: object, count: int, events: object) -> int:
         if count:
-            self._chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())  # type: ignore[call-overload]
+            self._chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
         position = 0
         while (event := events[position]).type != _LIST_END:  # type: ignore[index]
             if event.type == _PHONEME:

@@ -42,7 +42,7 @@ def test_contexts_are_padded_at_the_end_as_the_runtime_pads_them() -> None:
     contexts = random_contexts(speech, 24, 150, np.random.default_rng(1))
     padded = contexts.weight == 0
     assert padded.any()
-    silent = contexts.samples.unflatten(1, (150, STEP)).abs().amax(dim=2)
+    silent = contexts.samples.reshape(-1, 150, STEP).abs().amax(dim=2)
     assert float(silent[padded].max()) == 0
     assert contexts.samples.abs().max() <= 1
 
@@ -70,7 +70,7 @@ def test_a_frame_hears_in_training_what_the_runtime_lets_it_hear(frame: int) -> 
 
 def test_window_tokens_are_row_major_with_zeros_outside_the_sound() -> None:
     states = [torch.full((20, 2), 10.0 * s) + torch.arange(20)[:, None] for s in range(5)]
-    tokens = unet_stage.window_tokens(states, first_step=-2, steps=5).unflatten(0, (10, 5))
+    tokens = unet_stage.window_tokens(states, first_step=-2, steps=5).reshape(10, 5, 2)
     assert tokens[:2].abs().max() == 0
     assert tokens[7:].abs().max() == 0
     assert tokens[3, 4, 0] == 10 * 4 + 1
