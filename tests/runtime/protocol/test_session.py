@@ -312,6 +312,16 @@ def test_the_next_response_gets_a_full_window_once_playing_has_stopped(
     assert len(talk.due()) == at_once
 
 
+def test_pictures_that_never_left_take_nothing_of_the_next_window(connect: Connect) -> None:
+    talk = connect()
+    talk.append(FRAME * 40)
+    for frame in talk.due():
+        talk.deliver(frame)  # finished, and no socket took them
+    talk.send("response.cancel")
+    talk.append(FRAME * 40)
+    assert len(talk.due()) == 25
+
+
 def test_items_can_be_read_and_deleted(connect: Connect) -> None:
     talk = connect()
     talk.append(FRAME * 4)
