@@ -3,6 +3,7 @@
 What it needs, which the chart grants and nothing more:
 
     cluster-wide  nodes, pods, gpuprofiles             list watch
+                  gpuprofiles/status                   patch
                   customresourcedefinitions            list watch   (kopf's discovery)
                   namespaces                           list watch   (kopf, only with
                                                                      AVATAR_WATCH_NAMESPACES)
@@ -200,6 +201,22 @@ class Cluster:
         }
         group = f"/apis/{names.API_VERSION}/namespaces/{key.namespace}/{names.SERVICES}"
         path = f"{group}/{key.name}/status"
+        return await self._send("PATCH", path, body=body, query=_MANAGER, content_type=_APPLY)
+
+    async def apply_profile_status(self, name: str, uid: str, status: Body) -> Body:
+        """Write the status of a GPU profile; the answer is the profile as stored.
+
+        Raises:
+            Conflict: the profile is another one by now.
+            NotFound: it is gone.
+        """
+        body: Body = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.PROFILE_KIND,
+            "metadata": {"name": name, "uid": uid},
+            "status": status,
+        }
+        path = f"{PATHS[names.PROFILES]}/{name}/status"
         return await self._send("PATCH", path, body=body, query=_MANAGER, content_type=_APPLY)
 
     async def create_event(self, body: Body) -> None:

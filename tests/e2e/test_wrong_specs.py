@@ -185,6 +185,11 @@ SERVICE_FAULTS: Final[dict[str, Wrong]] = {
         "spec.placement.gpuClasses[0]",
         "the name of a GPUProfile, for example rtx-4090",
     ),
+    "unknown-when-full": Wrong(
+        {"placement": {"whenFull": "queue"}},
+        "spec.placement.whenFull",
+        'supported values: "fallThrough", "wait"',
+    ),
     "unknown-strategy": Wrong(
         {"placement": {"strategy": "random"}},
         "spec.placement.strategy",
@@ -572,7 +577,7 @@ def test_defaults_name_the_shipped_demo(api: httpx.Client) -> None:
         },
         "avatarSource": {"image": {"path": "/opt/avatar/avatars"}},
         "fps": 25,
-        "placement": {"strategy": "preferred"},
+        "placement": {"strategy": "preferred", "whenFull": "fallThrough"},
         "sessions": {
             "maxDurationSeconds": 7200,
             "idleTimeoutSeconds": 300,

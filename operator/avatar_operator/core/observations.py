@@ -32,6 +32,16 @@ class ServiceBody:
 
 
 @dataclass(frozen=True, slots=True)
+class ProfileBody:
+    """What is kept of a profile besides its value: what its status is compared with."""
+
+    name: str
+    uid: str
+    generation: int
+    status: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
 class News:
     """What a change means to others."""
 
@@ -49,6 +59,7 @@ class Observations:
     def __init__(self, watch_namespaces: Collection[str]) -> None:
         self._watched = frozenset(watch_namespaces)
         self._profiles: Cache[model.GPUProfile | None] = Cache()  # None: it is invalid
+        self._profile_bodies: Cache[ProfileBody] = Cache()
         self._nodes: Cache[model.Node] = Cache()
         self._uses: Cache[model.PodUse | None] = Cache()  # None: it uses no GPU (any more)
         self.services: Cache[ServiceBody] = Cache()
@@ -74,6 +85,7 @@ class Observations:
                 service = self.services.drop(uid)
                 return News(gone=service.key if service is not None else None)
             case Kind.PROFILES:
+                self._profile_bodies.drop(uid)
                 return News(everyone=self._profiles.drop(uid) is not None)
             case Kind.NODES:
                 return News(everyone=self._nodes.drop(uid) is not None)
@@ -102,6 +114,10 @@ class Observations:
         """Return all valid profiles, by name."""
         valid = (profile for profile in self._profiles.values() if profile is not None)
         return tuple(sorted(valid, key=lambda profile: profile.name))
+
+    def profile_body(self, name: str) -> ProfileBody | None:
+        """Return what else is known of a profile."""
+        return next((body for body in self._profile_bodies.values() if body.name == name), None)
 
     def uses(self) -> tuple[model.PodUse, ...]:
         """Return what every pod in the cluster takes of the GPUs."""
@@ -136,6 +152,11 @@ class Observations:
             profile = contracts.parse_profile(body)
         except InvalidResource as error:
             fault = str(error)
+        metadata = Fields(body.get("metadata"), "metadata", [])
+        generation = metadata.integer("generation", 0, 0, 2**63)
+        status = Fields(body, "", []).fragment("status")
+        known = ProfileBody(metadata.text("name"), uid, generation, status)
+        self._profile_bodies.put(uid, version, known)
         changed = self._profiles.put(uid, version, profile)
         return News(everyone=changed, fault=fault if changed else "")
 

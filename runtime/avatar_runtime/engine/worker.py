@@ -67,6 +67,11 @@ class Engine:
         """The device's curve; measured by `start`."""
 
     @property
+    def device_name(self) -> str:
+        """Where frames are made: `cuda`, `cpu` or `simulated`."""
+        return self.device.name
+
+    @property
     def model(self) -> ModelInfo:
         """What `start` loaded."""
         if self._model is None:

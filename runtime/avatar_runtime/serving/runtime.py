@@ -199,6 +199,7 @@ class Runtime:
             },
             "deadline_miss_ratio": round(load.deadline_miss_ratio, 4),
             "batch_fill_ratio": round(load.batch_fill_ratio, 4),
+            "device": self._engine.device_name,
             "calibration": calibration.as_document() if calibration else None,
             "sequence": self._sequence,
         }

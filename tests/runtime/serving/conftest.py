@@ -45,6 +45,7 @@ class FakeEngine:
 
     jpeg: bytes = JPEG
     avatars: dict[str, AvatarInfo] = field(default_factory=dict)
+    device_name: str = "simulated"
     calibration: Calibration | None = None
     batches: list[Sequence[FrameRequest]] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
