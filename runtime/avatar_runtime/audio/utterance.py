@@ -28,15 +28,15 @@ STEPS_BEFORE: Final = 4
 """Steps of the window that lie before the frame starts, at every frame rate."""
 CONTEXT_S: Final = 30
 """What the published audio encoder hears at once."""
-_GROWING: Final = (0, 1, 2, 4)  # first frames of groups 0 to 3
-_GROUP: Final = 4  # frames of every later group
+_GROWING: Final = (0, 1, 2)  # first frames of groups 0 to 2
+_GROUP: Final = 2  # frames of every later group: half the encodes for 40 ms more of waiting
 
 
 class Utterance:
     """Takes PCM16 and gives exactly one window for each video frame, in order.
 
     A window is ready 120 ms of sound after its frame's start, rounded up to its group. Groups
-    grow 1, 1, 2, 4, 4, ... frames: the first picture is soon there, later ones share an encode.
+    grow 1, 1, 2, 2, ... frames: the first picture is soon there, later ones share an encode.
     """
 
     def __init__(self, rate: int = 24_000, fps: int = 25, context_s: int = CONTEXT_S) -> None:

@@ -56,10 +56,10 @@ def test_a_frame_comes_120_ms_after_its_start() -> None:
     assert [w.frame_index for w in speech.take()] == [0]
 
 
-def test_groups_grow_to_four_frames() -> None:
+def test_groups_grow_to_two_frames() -> None:
     groups = [w.group for w in _windows(_pcm(16 * 640))]
 
-    assert groups == [0, 1, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5]
+    assert groups == [0, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8]
 
 
 def test_a_group_shares_one_context_that_ends_with_its_look_ahead() -> None:
@@ -67,15 +67,15 @@ def test_a_group_shares_one_context_that_ends_with_its_look_ahead() -> None:
     group = [w for w in windows if w.group == 4]
 
     assert len({id(w.context) for w in group}) == 1
-    assert len(group[0].context) == 640 * 12 + 1280
-    assert [w.first_step for w in group] == [12, 14, 16, 18]
+    assert len(group[0].context) == 640 * 8 + 1280  # frames 6 and 7
+    assert [w.first_step for w in group] == [8, 10]
 
 
 def test_a_context_keeps_only_what_the_model_hears() -> None:
     speech = utterance.Utterance(16_000, 25, context_s=1)
     pcm = _pcm(48_000)
     speech.append(pcm)
-    last = speech.take()[-1]  # frames 68 to 71: their look-ahead ends at step 148
+    last = speech.take()[-1]  # frames 70 and 71: their look-ahead ends at step 148
     samples = np.frombuffer(pcm, "<i2")[(148 - 50) * 320 : 148 * 320] / np.float32(32768)
 
     assert len(last.context) == 16_000
