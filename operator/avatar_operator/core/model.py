@@ -111,10 +111,16 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Autoscaling:
-    """Bounds between which the operator chooses the number of pods."""
+    """Bounds between which the operator chooses the number of pods, and how it chooses."""
 
     min_replicas: int
     max_replicas: int
+    free_min: int = 1  # slots kept free at least
+    free_percent: int = 20  # slots kept free, of the live sessions
+    down_after_s: float = 120.0  # a surplus must last so long
+    zero_after_s: float | None = None  # None: the last pod never goes for want of sessions
+    freeze: bool = False  # nothing changes while it is set
+    pause_scale_in: bool = False  # nothing gets less while it is set
 
 
 @dataclass(frozen=True, slots=True)
