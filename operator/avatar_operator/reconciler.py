@@ -55,6 +55,7 @@ class _Round:
 
     done: list[planning.Action] = field(default_factory=list)
     faults: list[AvatarOperatorError] = field(default_factory=list)
+    outdated: list[ClusterError] = field(default_factory=list)  # what was seen is not what is
 
 
 class Reconciler:
@@ -67,6 +68,7 @@ class Reconciler:
         self._seen = Observations(settings.watch_namespaces)
         self._runtimes = runtimes.Runtimes(self._state_changed)
         self._memories: dict[str, _Memory] = {}
+        self._short: set[str] = set()  # UIDs of services that no GPU was found for
         self._agenda: Agenda[str] = Agenda()
         self._awake = asyncio.Event()
         self._master = ""
@@ -82,6 +84,7 @@ class Reconciler:
         self._take_in(self._seen.forget(kind, uid))
         if kind is Kind.SERVICES:
             self._memories.pop(uid, None)
+            self._short.discard(uid)
             self._agenda.forget(uid)
 
     def is_ready(self) -> bool:
@@ -123,6 +126,9 @@ class Reconciler:
             self._wake(uid, GATHER_S)
         if news.everyone:
             self._wake_all()
+        elif news.freed:
+            for uid in self._short:
+                self._wake(uid, NEWS_S)
 
     def _follow(self, uid: str) -> None:
         """Read the state of a pod as long as there is one to read."""
@@ -257,6 +263,7 @@ class Reconciler:
         observed = self._observed(service, memory)
         plan = planning.plan(service, observed, self._rules, now)
         metrics.set_desired(service.key, plan.desired)
+        (self._short.add if plan.missing else self._short.discard)(uid)
         ended = await self._apply(service, plan.actions, memory)
         faults = [str(fault) for fault in ended.faults if isinstance(fault, ClusterError)]
         findings = conditions.find(service, plan, observed.states, faults)
@@ -267,8 +274,8 @@ class Reconciler:
             await self._tell(
                 service, status.notices(ended.done, findings, seen.status), memory, now
             )
-        if ended.faults:
-            raise ended.faults[0]
+        if ended.faults or ended.outdated:
+            raise (*ended.faults, *ended.outdated)[0]  # looked at again, however little is heard
         waits = [seconds for seconds in (wait_s, plan.wake_after_s) if seconds is not None]
         return min(waits, default=None)
 
@@ -292,8 +299,11 @@ class Reconciler:
             try:
                 acted = await self._carry_out(service, action, memory)
             except (Conflict, NotFound) as error:
-                # What was seen is behind what is: news is on its way, and wakes us.
+                # News is on its way, or was lost; and a quota answers with a conflict, too.
                 _log.info("outdated action service=%s fault=%s", service.key, error)
+                ended.outdated.append(error)
+                if isinstance(error, NotFound) and isinstance(action, planning.DeletePod):
+                    self.forget(Kind.PODS, action.uid)
             except (ClusterError, RuntimeUnreachable) as error:
                 ended.faults.append(error)
             else:
@@ -349,7 +359,7 @@ class Reconciler:
             return
         try:
             written = await self._api.apply_status(seen.key, uid, dict(wanted))
-        except (Conflict, NotFound) as error:
+        except NotFound as error:
             _log.info("service went service=%s fault=%s", seen.key, error)
             return
         if uid in self._memories:

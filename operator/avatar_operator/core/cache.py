@@ -37,8 +37,11 @@ class Cache(Generic[_Value]):
         old = self._entries.get(uid)
         if uid in self._gone or (old is not None and version < old[0]):
             return False
+        if old is not None and old[1] == value:
+            self._entries[uid] = (version, old[1])  # an equal copy would only take room
+            return False
         self._entries[uid] = (version, value)
-        return old is None or old[1] != value
+        return True
 
     def drop(self, uid: str) -> _Value | None:
         """Forget an object that was deleted, and return it if it was known."""

@@ -48,6 +48,7 @@ class News:
     services: tuple[str, ...] = ()  # UIDs of those that should look again
     renewed: str | None = None  # UID of a service whose spec is another one now
     everyone: bool = False  # all services should
+    freed: bool = False  # GPUs came free: services that wait for some should
     pod: str | None = None  # UID of a runtime pod that changed or went
     gone: model.ServiceKey | None = None  # a service that was deleted
     fault: str = ""  # why an object is not used
@@ -62,6 +63,7 @@ class Observations:
         self._profile_bodies: Cache[ProfileBody] = Cache()
         self._nodes: Cache[model.Node] = Cache()
         self._uses: Cache[model.PodUse | None] = Cache()  # None: it uses no GPU (any more)
+        self._fleets: dict[model.ServiceKey, set[str]] = {}  # UIDs of pods, by their service
         self.services: Cache[ServiceBody] = Cache()
         self.pods: Cache[model.RuntimePod] = Cache()
 
@@ -89,11 +91,15 @@ class Observations:
                 return News(everyone=self._profiles.drop(uid) is not None)
             case Kind.NODES:
                 return News(everyone=self._nodes.drop(uid) is not None)
-        used = self._uses.drop(uid) is not None
+        freed = self._uses.drop(uid) is not None
         pod = self.pods.drop(uid)
         if pod is None:
-            return News(everyone=used)
-        return News((pod.owner_uid,), everyone=used, pod=uid)
+            return News(freed=freed)
+        fleet = self._fleets[_key(pod)]
+        fleet.discard(uid)
+        if not fleet:
+            del self._fleets[_key(pod)]
+        return News((pod.owner_uid,), freed=freed, pod=uid)
 
     def known(self, kind: Kind) -> frozenset[str]:
         """Return the UIDs of all objects of a kind; what a later listing lacks is gone."""
@@ -125,7 +131,8 @@ class Observations:
 
     def pods_of(self, key: model.ServiceKey) -> tuple[model.RuntimePod, ...]:
         """Return the runtime pods that carry the name of a service."""
-        return tuple(pod for pod in self.pods.values() if (pod.namespace, pod.service) == key)
+        found = (self.pods.get(uid) for uid in self._fleets.get(key, ()))
+        return tuple(pod for pod in found if pod is not None)
 
     def _see_service(self, uid: str, version: int, body: Mapping[str, object]) -> News:
         metadata = Fields(body.get("metadata"), "metadata", [])
@@ -163,8 +170,13 @@ class Observations:
     def _see_pod(self, uid: str, version: int, body: Mapping[str, object]) -> News:
         use = objects.parse_use(body)
         matters = use is not None or self._uses.get(uid) is not None
-        used = matters and self._uses.put(uid, version, use)
+        freed = matters and self._uses.put(uid, version, use) and use is None
         pod = objects.parse_runtime_pod(body)
         if pod is None or not self.pods.put(uid, version, pod):
-            return News(everyone=used)
-        return News((pod.owner_uid,), everyone=used, pod=uid)
+            return News(freed=freed)
+        self._fleets.setdefault(_key(pod), set()).add(uid)
+        return News((pod.owner_uid,), freed=freed, pod=uid)
+
+
+def _key(pod: model.RuntimePod) -> model.ServiceKey:
+    return model.ServiceKey(pod.namespace, pod.service)

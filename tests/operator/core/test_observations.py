@@ -75,16 +75,19 @@ def test_an_invalid_profile_is_not_used_and_says_so_once(make: Make) -> None:
     assert seen.observe(Kind.PROFILES, broken) == News()
 
 
-def test_a_runtime_pod_concerns_its_service_and_its_gpu_everyone(make: Make) -> None:
+def test_a_runtime_pod_concerns_its_service_and_its_end_those_that_wait_for_gpus(
+    make: Make,
+) -> None:
     seen = Observations(())
     body = make.pod_body()
-    assert seen.observe(Kind.PODS, body) == News(("s1",), everyone=True, pod="uid-p0")
+    assert seen.observe(Kind.PODS, body) == News(("s1",), pod="uid-p0")
     assert seen.observe(Kind.PODS, body) == News()
     assert seen.uses() == (PodUse("n1", 1, "rtx-4090"),)
     assert [pod.name for pod in seen.pods_of(ServiceKey("acme", "concierge"))] == ["p0"]
     assert seen.pods_of(ServiceKey("other", "concierge")) == ()
     assert seen.known(Kind.PODS) == {"uid-p0"}
-    assert seen.forget(Kind.PODS, "uid-p0") == News(("s1",), everyone=True, pod="uid-p0")
+    assert seen.forget(Kind.PODS, "uid-p0") == News(("s1",), freed=True, pod="uid-p0")
+    assert seen.pods_of(ServiceKey("acme", "concierge")) == ()
 
 
 def foreign(make: Make, **changes: Any) -> Body:
@@ -97,9 +100,10 @@ def test_a_foreign_pod_matters_as_long_as_it_uses_gpus(make: Make) -> None:
     seen = Observations(())
     assert seen.observe(Kind.PODS, foreign(make, gpus=0)) == News()
     assert seen.known(Kind.PODS) == frozenset()
-    assert seen.observe(Kind.PODS, foreign(make)) == News(everyone=True)
+    assert seen.observe(Kind.PODS, foreign(make)) == News()
+    assert seen.uses() == (PodUse("n1", 1, ""),)
     ended = foreign(make, status={"phase": "Succeeded"})
-    assert seen.observe(Kind.PODS, ended) == News(everyone=True)
+    assert seen.observe(Kind.PODS, ended) == News(freed=True)
     assert seen.uses() == ()
     assert seen.forget(Kind.PODS, "uid-p0") == News()
 
