@@ -270,15 +270,12 @@ def read_labels(labels: Mapping[str, str], resource: str = names.GPU_RESOURCE) -
     if replicas == 1 and marked:
         replicas = None
     telling = [f"{prefix}.{key}" for key in ("product", "memory", "sharing-strategy", "replicas")]
-    selector = tuple((key, labels[key]) for key in telling if labels.get(key))
-    if f"{prefix}.memory" not in labels:
-        selector += ((f"{prefix}.memory", ""),)  # boards of one name differ in memory
     return Labels(
         products=(product.removesuffix(_SHARED),),
         memory_mib=_mebibytes(labels.get(f"{prefix}.memory")),
         replicas=replicas,
         count=_number(labels.get(f"{prefix}.count")),
-        selector=selector,
+        selector=_selector(labels, telling),
     )
 
 
@@ -306,16 +303,21 @@ def _cloud(labels: Mapping[str, str]) -> Labels:
         products = cloud.products.get(labels.get(key, ""), ())
         if not products:
             continue
-        telling = [label for label in (key, cloud.memory_label) if label in labels]
+        telling = [label for label in (key, cloud.memory_label, names.LABEL_PRODUCT) if label]
         return Labels(
             products=products,
             memory_mib=_mebibytes(labels.get(cloud.memory_label)),
             replicas=1,
             count=None,
-            selector=tuple((label, labels[label]) for label in telling),
+            selector=_selector(labels, telling),
             measured=False,
         )
     return Labels((), None, 1, None, ())
+
+
+def _selector(labels: Mapping[str, str], telling: Iterable[str]) -> Selector:
+    """Find nodes that are labelled exactly so: any other may be of another class."""
+    return tuple((key, labels.get(key, "")) for key in telling)
 
 
 def _number(text: str | None) -> int | None:

@@ -244,7 +244,7 @@ def test_what_a_cloud_rents_out_is_not_taken_for_measured(make: Make) -> None:
     }
     result = one(make.node(labels=found), make.shipped())
     assert (result.gpu_class, result.memory_mib) == ("h100-80gb", 80000)
-    assert result.selector == tuple(found.items())
+    assert result.selector == (*found.items(), ("nvidia.com/gpu.product", ""))
 
 
 @pytest.mark.parametrize(
