@@ -30,6 +30,8 @@ RUNTIME_NAME: Final = "avatar-runtime"
 ANNOTATION_BATCH_SIZE: Final = f"{GROUP}/batch-size"
 ANNOTATION_SESSIONS_PER_POD: Final = f"{GROUP}/sessions-per-pod"
 ANNOTATION_SIMULATED: Final = f"{GROUP}/simulated-calibrations"
+ANNOTATION_FREEZE: Final = f"{GROUP}/freeze"  # on a service
+ANNOTATION_PAUSE_SCALE_IN: Final = f"{GROUP}/pause-scale-in"  # on a service
 ANNOTATION_SAFE_TO_EVICT: Final = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 
 LABEL_ZONE: Final = "topology.kubernetes.io/zone"
@@ -55,6 +57,7 @@ class Condition(Enum):
     READY = "Ready"
     PROGRESSING = "Progressing"
     GPU_AVAILABLE = "GPUAvailable"
+    SCALING_LIMITED = "ScalingLimited"
     DRAINING = "Draining"
     STATE_FRESH = "StateFresh"
     BATCH_CALIBRATED = "BatchCalibrated"

@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
 from avatar_operator.core import contracts, manifests, model, planning
+
+if TYPE_CHECKING:
+    from avatar_operator.core import sizing
 
 Body = dict[str, Any]
 
@@ -173,6 +176,7 @@ class Scene:
         self.pods: list[model.RuntimePod] = []
         self.states: dict[str, model.PodState] = {}
         self.has_secret = True
+        self.sight: sizing.Scene | None = None
 
     def add(
         self, name: str, state: model.PodState | None = None, **changes: Any
@@ -192,6 +196,7 @@ class Scene:
             pods=tuple(self.pods),
             states=self.states,
             has_control_secret=self.has_secret,
+            scene=self.sight,
         )
         return planning.plan(self.service, observed, RULES, now)
 

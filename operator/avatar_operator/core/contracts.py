@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from math import inf
 from typing import Final
 
 from avatar_operator import names
@@ -66,7 +67,7 @@ def parse_service(body: Mapping[str, object]) -> model.Service:
         batch_size=spec.optional_integer("batchSize", 1, MAX_BATCH),
         placement=_placement(spec.child("placement")),
         replicas=spec.optional_integer("replicas", 0, MAX_REPLICAS),
-        autoscaling=_autoscaling(spec) if spec.has("autoscaling") else None,
+        autoscaling=_autoscaling(spec, body) if spec.has("autoscaling") else None,
         sessions=_sessions(spec.child("sessions")),
         template=_template(spec.child("template")),
     )
@@ -138,10 +139,26 @@ def parse_state(document: Mapping[str, object], age_s: float) -> model.PodState:
         age_s=age_s,
         device=state.text("device"),
         calibration=_measurement(state.raw("calibration")),
+        vram_ratio=_number(state.child("vram").raw("ratio")) or 0.0,
+        deadline_miss_ratio=_number(state.raw("deadline_miss_ratio")) or 0.0,
+        frame_p95_ms=_number(state.child("latency_ms").raw("frame_p95")),
+        batch_share=_batch_share(state),
     )
     if faults:
         raise InvalidResource("state of pod", state.text("pod", "?"), faults)
     return parsed
+
+
+def _number(value: object) -> float | None:
+    """Return a figure of a state, None if it is none: no pod is unreadable for want of one."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < inf:
+        return None
+    return float(value)
+
+
+def _batch_share(state: Fields) -> float:
+    whole, limit = _number(state.raw("batch_size")), _number(state.raw("batch_limit"))
+    return min(1.0, limit / whole) if whole and limit is not None else 1.0
 
 
 def _measurement(document: object) -> model.Curve | None:
@@ -249,14 +266,28 @@ def _toleration(fields: Fields) -> model.Toleration:
     )
 
 
-def _autoscaling(spec: Fields) -> model.Autoscaling:
+def _autoscaling(spec: Fields, body: Mapping[str, object]) -> model.Autoscaling:
     fields = spec.child("autoscaling")
     fields.required("maxReplicas", f"a whole number from 1 to {MAX_REPLICAS}")
     low = fields.integer("minReplicas", 1, 0, MAX_REPLICAS)
     high = fields.integer("maxReplicas", MAX_REPLICAS, 1, MAX_REPLICAS)
     if low > high:
         fields.note("minReplicas", low, f"at most maxReplicas, which is {high}")
-    return model.Autoscaling(low, high)
+    zero_after_s = fields.optional_integer("scaleToZeroAfterSeconds", 1, DAY_S)
+    if zero_after_s is not None and low:
+        fields.note("scaleToZeroAfterSeconds", zero_after_s, "left out unless minReplicas is 0")
+    free = fields.child("freeSessions")
+    hold = Fields(body.get("metadata"), "metadata", []).strings("annotations")
+    return model.Autoscaling(
+        min_replicas=low,
+        max_replicas=high,
+        free_min=free.integer("min", 1, 0, 10_000),
+        free_percent=free.integer("percent", 20, 0, 500),
+        down_after_s=fields.integer("scaleDownAfterSeconds", 120, 0, DAY_S),
+        zero_after_s=zero_after_s,
+        freeze=hold.get(names.ANNOTATION_FREEZE) == "true",
+        pause_scale_in=hold.get(names.ANNOTATION_PAUSE_SCALE_IN) == "true",
+    )
 
 
 def _sessions(fields: Fields) -> model.SessionLimits:

@@ -362,3 +362,7 @@ class PodState:
     age_s: float
     device: str = ""  # "" if it did not say
     calibration: Curve | None = None
+    vram_ratio: float = 0.0
+    deadline_miss_ratio: float = 0.0
+    frame_p95_ms: float | None = None  # None: nobody spoke lately
+    batch_share: float = 1.0  # of its batch, what it has not given up under pressure

@@ -13,6 +13,8 @@ from typing import Final
 from avatar_operator.core import batch, inventory, manifests, model
 from avatar_operator.core.placement import allot
 from avatar_operator.core.pools import Pool, rank
+from avatar_operator.core.scaling import Decision
+from avatar_operator.core.sizing import Scene, size
 from avatar_operator.names import Reason
 
 FRESH_S: Final = 1.0
@@ -103,6 +105,7 @@ class Observed:
     pods: tuple[model.RuntimePod, ...]  # of this service
     states: Mapping[str, model.PodState]  # by UID of the pod
     has_control_secret: bool
+    scene: Scene | None = None  # what the number of pods is decided from; None: min replicas
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,7 @@ class Plan:
     missing: int  # pods that no GPU was found for
     actions: tuple[Action, ...]
     wake_after_s: float | None  # plan again then, even if nothing is heard
+    decision: Decision | None = None  # None: the number of pods is given
 
 
 def plan(service: model.Service, observed: Observed, rules: Rules, now: float) -> Plan:
@@ -143,7 +147,9 @@ def plan(service: model.Service, observed: Observed, rules: Rules, now: float) -
     pools = rank(service, observed.profiles, stock, rules.memory_share)
     spec_hash = manifests.spec_hash(service, rules.image)
     fleet = sort_fleet(service, observed.pods, observed.nodes, spec_hash)
-    desired = service.desired_replicas
+    decision = size(service, fleet.live, pools, observed.states, observed.scene, now)
+    desired = service.desired_replicas if decision is None else decision.pods
+    sized_s = None if decision is None else decision.wake_after_s
     wanted = max(0, desired - len(fleet.current))
     hold_s = _hold_s(fleet, spec_hash, now) if wanted else 0.0
     creates = () if hold_s else _creates(service, fleet, pools, spec_hash, wanted, observed)
@@ -152,9 +158,10 @@ def plan(service: model.Service, observed: Observed, rules: Rules, now: float) -
     leaving += _replaced(fleet, desired, pools, observed.states, blocked=missing > 0)
     removals, waiting_s = _removals(leaving, observed.states)
     secret = () if observed.has_control_secret else (ApplyControlSecret(service.key.name),)
-    waits = [seconds for seconds in (hold_s or None, waiting_s) if seconds is not None]
+    waits = [seconds for seconds in (hold_s or None, sized_s, waiting_s) if seconds is not None]
     return Plan(
         desired=desired,
+        decision=decision,
         pools=pools,
         inventory=stock,
         fleet=fleet,
@@ -229,7 +236,7 @@ def _creates(
         name = _free_name(service.key.name, spec_hash, taken)
         taken.add(name)
         free = pool.stock.free - sum(other.pool is pool for other in created)
-        reason = f"{len(fleet.current) + len(created)} of {service.desired_replicas} pods are "
+        reason = f"{len(fleet.current) + len(created)} of {len(fleet.current) + wanted} pods are "
         reason += f"there, {pool.gpu_class} has {free} free of {pool.stock.total}"
         created.append(CreatePod(name, pool, because, reason))
     return tuple(created)
