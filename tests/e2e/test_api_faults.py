@@ -22,6 +22,7 @@ async def test_api_faults_end_no_session_and_change_nothing_in_the_end(tmp_path:
         report = await faultcampaign.run(cluster, SEEDS)
     print(report.summary())  # noqa: T201 - pytest shows it when the test fails
     assert report.problems == []
+    assert report.sessions_cut == 0
     for outcome in report.outcomes:
         assert outcome.end["peak"] == faultcampaign.SCENARIOS[outcome.scenario].most
     kinds = {"LoseAnswer", "Cut", "Expire", "Reset", "Delay", "Refuse 429", "Refuse 409"}

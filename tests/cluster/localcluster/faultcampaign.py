@@ -76,6 +76,7 @@ class Report:
     injected: collections.Counter[str] = field(default_factory=collections.Counter)
     requests: int = 0
     restarts: int = 0
+    sessions_cut: int = 0
     seconds: float = 0.0
 
     @property
@@ -267,6 +268,7 @@ async def run(cluster: ControlPlane, seeds: Iterable[int]) -> Report:
         ):
             report.outcomes = await campaign.run(seeds)
             report.restarts = operator.restarts
+            report.sessions_cut = sum(puppet.sessions for puppet in campaign.stage.cut)
         report.injected = proxy.injected
         report.requests = proxy.requests
     report.seconds = time.monotonic() - started

@@ -1,0 +1,70 @@
+"""`make bench`: every CPU benchmark, one after the other, one JSON file each.
+
+Add a row to `BENCHES`; the command gets `--out FILE` and writes its record there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from localcluster import paths
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """One benchmark."""
+
+    name: str
+    """Also the name of its file."""
+    module: str
+    arguments: tuple[str, ...] = ()
+    what: str = ""
+
+
+BENCHES: Final = (
+    Bench("plan", "localcluster.bench_plan", what="decisions of the operator a second"),
+    Bench("scale", "localcluster.bench_scale", what="services on kwok nodes, beside bare kopf"),
+    Bench("faults", "localcluster.bench_faults", what="convergence under API faults, 200 seeds"),
+)
+
+
+def main() -> int:
+    """Run the benchmarks asked for; fail if one failed."""
+    parser = argparse.ArgumentParser(prog="localcluster.bench", description=__doc__)
+    parser.add_argument("--out", type=Path, default=paths.REPOSITORY / "build" / "bench")
+    parser.add_argument("--only", action="append", choices=[bench.name for bench in BENCHES])
+    parser.add_argument("--services", type=int, help="of the scale benchmark, for example 2000")
+    asked = parser.parse_args()
+    failed = []
+    for bench in BENCHES:
+        if asked.only and bench.name not in asked.only:
+            continue
+        extra = ("--services", str(asked.services)) if asked.services else ()
+        record = asked.out / f"{bench.name}.json"
+        print(f"== {bench.name}: {bench.what}", flush=True)
+        started = time.monotonic()
+        if run(bench, record, extra if bench.name == "scale" else ()):
+            failed.append(bench.name)
+        print(f"   {time.monotonic() - started:.0f} s, {record}", flush=True)
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def run(bench: Bench, record: Path, extra: tuple[str, ...]) -> int:
+    """Run one benchmark as a process of its own; return its exit status."""
+    argv = [sys.executable, "-m", bench.module, *bench.arguments, *extra, "--out", str(record)]
+    inherited = os.environ.get("PYTHONPATH")
+    search = os.pathsep.join(filter(None, (str(paths.MODULE), inherited)))
+    return subprocess.run(argv, env={**os.environ, "PYTHONPATH": search}, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

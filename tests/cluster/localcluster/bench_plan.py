@@ -1,0 +1,108 @@
+"""How fast the operator decides: `plan_batch` alone, and whole plans beside ever more nodes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from avatar_operator.core import batch, contracts, model, objects, planning
+from localcluster import benchrecord, kwok, paths
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SEED: Final = 1
+WARM_UP: Final = 20
+GPUS_USED: Final = 4  # of the eight of a node, each by a pod
+RULES: Final = planning.Rules("avatar-musetalk/runtime")
+
+
+def main() -> int:
+    """Run the benchmark and write its record."""
+    parser = argparse.ArgumentParser(prog="localcluster.bench_plan", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each measurement")
+    asked = parser.parse_args()
+    results: dict[str, Any] = {
+        "plan_batch_s": timed(batches(), asked.seconds),
+        "plan_s": {
+            f"{nodes} nodes": timed(plans(nodes), asked.seconds) for nodes in (1, 16, 128, 1280)
+        },
+    }
+    median = results["plan_s"]["1 nodes"]["median"]
+    results["ratio_to_baseline"] = {
+        name: round(found["median"] / median, 1) for name, found in results["plan_s"].items()
+    }
+    benchrecord.write(asked.out, SEED, f"{WARM_UP} calls", results)
+    print(json.dumps(results, indent=2))
+    return 0
+
+
+def timed(call: Callable[[], object], seconds: float) -> dict[str, float]:
+    """Time calls one by one for a while."""
+    for _ in range(WARM_UP):
+        call()
+    samples: list[float] = []
+    end = time.perf_counter() + seconds
+    while (started := time.perf_counter()) < end:
+        call()
+        samples.append(time.perf_counter() - started)
+    figures = benchrecord.figures(samples)
+    return {**figures, "per_s": round(1 / figures["median"])}
+
+
+def batches() -> Callable[[], object]:
+    """Return a call that plans the batch of a random class, memory, objective and rate."""
+    chance = random.Random(SEED)
+    curves = [curve for profile in profiles() for curve in profile.curves]
+
+    def call() -> object:
+        memory = chance.randrange(8_000, 180_000)
+        objective = chance.choice(list(model.Objective))
+        return batch.plan_batch(chance.choice(curves), memory, objective, 25)
+
+    return call
+
+
+def plans(nodes: int) -> Callable[[], object]:
+    """Return a call that plans a service which needs one more pod, in a cluster of that size."""
+    bodies = [kwok.node(number) for number in range(nodes)]
+    for body in bodies:
+        body["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
+    spec = {"replicas": 1, "placement": {"gpuClasses": ["rtx-4090"]}}
+    metadata = {"name": "s", "namespace": "n", "uid": "u", "generation": 1}
+    service = contracts.parse_service({"metadata": metadata, "spec": spec})
+    names = [body["metadata"]["name"] for body in bodies for _ in range(GPUS_USED)]
+    observed = planning.Observed(
+        nodes=tuple(map(objects.parse_node, bodies)),
+        uses=tuple(model.PodUse(name, 1, "rtx-4090") for name in names),
+        profiles=profiles(),
+        pods=(),
+        states={},
+        has_control_secret=True,
+    )
+
+    def call() -> object:
+        plan = planning.plan(service, observed, RULES, 0.0)
+        if not plan.actions:
+            raise RuntimeError("the plan makes no pod: not what is to be measured")
+        return plan
+
+    return call
+
+
+def profiles() -> tuple[model.GPUProfile, ...]:
+    """Return the profiles that the chart ships."""
+    path = paths.REPOSITORY / "operator" / "avatar_operator" / "gpu_profiles.json"
+    specs = json.loads(path.read_text())
+    bodies = ({"metadata": {"name": name}, "spec": spec} for name, spec in specs.items())
+    return tuple(map(contracts.parse_profile, bodies))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
