@@ -63,10 +63,10 @@ def node(rng: random.Random, name: str) -> Body:
             maybe(rng, labels, f"{prefix}.replicas", REPLICAS)
             maybe(rng, labels, f"{prefix}.sharing-strategy", ("none", "mps", "time-slicing"))
             maybe(rng, labels, f"{prefix}.count", ("0", "1", "2", "8"))
-    if rng.random() < 0.5:
+    if rng.random() < 0.5:  # as feature discovery does it, when all is well
         product, memory = rng.choice(TRUE)
-        labels["nvidia.com/gpu.product"] = product + rng.choice(("", "", "-SHARED"))
-        labels["nvidia.com/gpu.memory"] = memory
+        labels = {"nvidia.com/gpu.product": product, "nvidia.com/gpu.memory": memory}
+        maybe(rng, labels, "nvidia.com/gpu.replicas", ("0", "1", "1", "2"))
     counts = {
         resource: str(rng.choice((0, 1, 2, 4, 8))) for resource in RESOURCES if rng.random() < 0.6
     }
@@ -115,7 +115,7 @@ def spec(rng: random.Random) -> Body:
         chosen["batchSize"] = rng.randint(1, 64)
     else:
         chosen["objective"] = rng.choice(("latency", "balanced", "throughput"))
-    if rng.random() < 0.4:
+    if rng.random() < 0.2:
         chosen["placement"]["gpuClasses"] = rng.sample(("rtx-4090", "a100-80gb", "gone"), 2)
     return chosen
 
@@ -177,8 +177,8 @@ def test_no_labels_and_no_spec_give_a_plan_that_runs_out_of_memory(make: Make) -
     rules = planning.Rules("image")
     pods = calibrated = 0
     for case in range(CASES):
-        nodes = [objects.parse_node(node(rng, f"n{index}")) for index in range(rng.randint(0, 4))]
-        found = {p.name: p for p in (profile(rng, shipped) for _ in range(rng.randint(0, 4)))}
+        nodes = [objects.parse_node(node(rng, f"n{index}")) for index in range(rng.randint(0, 3))]
+        found = {p.name: p for p in (profile(rng, shipped) for _ in range(rng.randint(1, 6)))}
         given = tuple(found[name] for name in sorted(found))
         calibrated += any(p.calibrations for p in given)
         service = make.service(**spec(rng))
@@ -196,7 +196,7 @@ def test_no_labels_and_no_spec_give_a_plan_that_runs_out_of_memory(make: Make) -
             for action in plan.actions:
                 if isinstance(action, planning.CreatePod):
                     assert manifests.pod(service, action.name, action.pool, settings)
-    assert pods > CASES / 5  # the fuzz does not pass by planning nothing
+    assert pods > CASES / 10  # the fuzz does not pass by planning nothing
     assert calibrated > CASES / 4
 
 
