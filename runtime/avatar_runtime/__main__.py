@@ -16,6 +16,8 @@ from avatar_runtime.errors import AvatarRuntimeError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_DEVICE_HELP = "cpu, cuda or simulated:CLASS; default: cuda where there is one"
+
 # Torch takes seconds to import, and a simulated device or `drain` never needs it: what loads
 # it is imported inside the command that does.
 
@@ -100,7 +102,11 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="serve sessions")
     serve.add_argument("--model", metavar="DIR", help="folder with the upstream layout")
     serve.add_argument("--avatars", metavar="DIR", help="folder with one sub-folder an avatar")
-    serve.add_argument("--device", metavar="NAME", help="cpu, cuda or simulated:CLASS")
+    serve.add_argument(
+        "--device",
+        metavar="NAME",
+        help="cpu, cuda or simulated:CLASS; default: cuda where there is one",
+    )
     serve.add_argument("--batch-size", metavar="N", help="frames in the largest batch")
     serve.add_argument("--listen", metavar="HOST:PORT", help="sessions, the page and probes")
     serve.add_argument("--admin", metavar="HOST:PORT", help="metrics and control")
@@ -110,7 +116,11 @@ def _parser() -> argparse.ArgumentParser:
     lipsync.add_argument("--audio", metavar="WAV", type=Path, required=True)
     lipsync.add_argument("--out", metavar="MP4", type=Path, required=True)
     lipsync.add_argument("--frames-dir", metavar="DIR", type=Path)
-    lipsync.add_argument("--device", metavar="NAME", help="cpu, cuda or simulated:CLASS")
+    lipsync.add_argument(
+        "--device",
+        metavar="NAME",
+        help="cpu, cuda or simulated:CLASS; default: cuda where there is one",
+    )
     drain = commands.add_parser("drain", help="let no session in, as the preStop hook does")
     drain.add_argument("--wait", action="store_true", help="until the last session has ended")
     drain.add_argument("--url", metavar="URL", help="default: the admin port of this pod")

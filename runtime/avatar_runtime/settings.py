@@ -74,7 +74,7 @@ class EngineSettings:
     avatars: str
     """Folder with one sub-folder for each avatar."""
     device: str
-    """`cuda`, `cpu` or `simulated:CLASS`."""
+    """`cuda`, `cpu`, `simulated:CLASS`, or `auto`: `cuda` where there is one, else `cpu`."""
     batch_size: int
     """Frames in the largest batch."""
     gpu_profile: str | None
@@ -216,8 +216,14 @@ def drain_from_env(variables: Mapping[str, str]) -> DrainSettings:
 
 
 def device(variables: Mapping[str, str]) -> str:
-    """Return the device that the machine names, else CUDA."""
-    return Environment(variables).text("AVATAR_DEVICE", "cuda")
+    """Return the device that the machine names.
+
+    Else a pod of a service gets `cuda`, so that a broken driver shows at once and no pod serves
+    from the CPU unseen; who starts a runtime by hand gets `auto`.
+    """
+    read = Environment(variables)
+    in_pod = bool(read.text("AVATAR_SERVICE", ""))
+    return read.text("AVATAR_DEVICE", "cuda" if in_pod else "auto")
 
 
 def _drain_timeout_s(read: Environment) -> int:
@@ -228,7 +234,7 @@ def _sessions(read: Environment) -> SessionSettings:
     names = read.text("AVATAR_AVATARS", "").split(",")
     rates = tuple(str(rate) for rate in FRAME_RATES)
     return SessionSettings(
-        capacity=read.integer("AVATAR_CAPACITY", 1, 1, 1024),
+        capacity=read.integer("AVATAR_CAPACITY", 4, 1, 1024),
         avatars=tuple(name.strip() for name in names if name.strip()),
         fps=int(read.choice("AVATAR_FPS", "25", rates)),
         max_duration_s=read.integer("AVATAR_MAX_DURATION_S", 7200, 1, _DAY_S),

@@ -46,11 +46,16 @@ def test_a_pod_of_the_operator_is_understood() -> None:
 
 def test_without_variables_the_defaults_serve_one_machine() -> None:
     read = settings.from_env(LEAST)
-    assert read.engine.device == "cuda"
+    assert read.engine.device == "auto"
     assert read.sessions.avatars == ()
     assert read.sessions.fps == 25
     assert read.sessions_listen.is_loopback
     assert read.engine.gpu_profile is None
+
+
+def test_a_pod_of_a_service_never_serves_from_the_cpu_unasked() -> None:
+    assert settings.device({"AVATAR_SERVICE": "acme/concierge"}) == "cuda"
+    assert settings.device({"AVATAR_SERVICE": "acme/concierge", "AVATAR_DEVICE": "cpu"}) == "cpu"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -113,7 +114,9 @@ class Device(Protocol):
 
 
 def open_device(name: str, *, profile: str | None = None, threads: int | None = None) -> Device:
-    """Return the device of a name: `cpu`, `cuda` or `simulated:CLASS`.
+    """Return the device of a name: `cpu`, `cuda`, `simulated:CLASS`, or `auto`.
+
+    `auto` is `cuda` where torch sees one, else `cpu`.
 
     `profile` is the JSON text of AVATAR_GPU_PROFILE, used by simulated devices; `threads` bounds
     the CPU's, `None` is torch's own choice, which OMP_NUM_THREADS bounds.
@@ -128,8 +131,14 @@ def open_device(name: str, *, profile: str | None = None, threads: int | None = 
         return simulated.SimulatedDevice(
             simulated.load_card(name.removeprefix(_SIMULATED), profile)
         )
+    # Threads of a CPU that is shared must not spin; OpenMP reads this when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if name == "auto":
+        import torch
+
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if name in {"cpu", "cuda"}:
         from avatar_runtime.engine import torch_device
 
         return torch_device.TorchDevice(name, threads)
-    raise errors.SettingsError("device", name, "cpu, cuda or simulated:CLASS")
+    raise errors.SettingsError("device", name, "auto, cpu, cuda or simulated:CLASS")

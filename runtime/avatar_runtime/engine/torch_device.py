@@ -35,8 +35,6 @@ class TorchDevice:
         self._runner: Runner | None = None
 
     def load(self, model_dir: Path) -> ModelInfo:
-        # Threads of a CPU that is shared must not spin; OpenMP reads this when torch is imported.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         import torch
 
         from avatar_runtime.engine import model

@@ -56,7 +56,7 @@ def test_devices_are_opened_by_name(name: str, kind: str) -> None:
 @pytest.mark.parametrize(
     ("name", "profile", "told"),
     [
-        ("gpu", None, "device is 'gpu', must be cpu, cuda or simulated:CLASS"),
+        ("gpu", None, "device is 'gpu', must be auto, cpu, cuda or simulated:CLASS"),
         ("simulated:voodoo", None, "device is 'simulated:voodoo', must be simulated: and one of"),
         ("simulated:l4", "{}", "AVATAR_GPU_PROFILE is '{}', must be a profile with gpuClass"),
         ("simulated:l4", "no", "AVATAR_GPU_PROFILE is 'no'"),
