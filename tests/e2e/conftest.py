@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest_asyncio
 
-from localcluster import paths
+from localcluster import paths, waiting
 from localcluster.release import SYSTEM, Release, Space
 
 if TYPE_CHECKING:
@@ -40,5 +40,8 @@ async def space(release: Release, request: pytest.FixtureRequest) -> AsyncIterat
     """Give a namespace; when the test ends, its services go and free their GPUs."""
     name = request.node.name.split("[")[0].replace("_", "-").removeprefix("test-")[:60].strip("-")
     await release.cluster.kubectl("create", "namespace", name)
-    yield Space(release, name)
-    await release.cluster.kubectl("delete", "namespace", name, "--wait=true", "--timeout=90s")
+    opened = Space(release, name)
+    yield opened
+    await opened.kubectl("delete", "avs", "--all", "--timeout=60s")
+    await waiting.until(opened.every_pod, lambda pods: pods == [], f"no pods in {name}", 60)
+    await release.cluster.kubectl("delete", "namespace", name, "--wait=false")

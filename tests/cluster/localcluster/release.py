@@ -72,6 +72,10 @@ class Space:
         pods = json.loads(await self.kubectl("get", "pods", "-l", selector, "-o", "json"))
         return sorted(pods["items"], key=lambda pod: str(pod["metadata"]["name"]))
 
+    async def every_pod(self) -> list[str]:
+        """Return the names of all pods of the namespace."""
+        return (await self.kubectl("get", "pods", "-o", "name")).split()
+
     async def ready(self, name: str, pods: int = 1, within_s: float = 60) -> dict[str, Any]:
         """Wait until a service is Ready with so many pods, as its own status says."""
 
