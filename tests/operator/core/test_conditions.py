@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from avatar_operator.core import conditions
+from avatar_operator.core.model import Calibration, Device
 from avatar_operator.names import Condition, Reason
 
 if TYPE_CHECKING:
     from tests.operator.conftest import Make, Scene, Scenes
 
+ANY = {"products": ["*H100*"], "memoryMiB": {"min": 1, "max": 10**6}}
 H100 = {"nvidia.com/gpu.product": "NVIDIA-H100-PCIe", "nvidia.com/gpu.memory": "81559"}
 
 
@@ -92,6 +95,59 @@ def test_a_class_that_cannot_hold_the_batch_says_why(scenes: Scenes, make: Make)
     _, reason, message = said(scene, Condition.GPU_AVAILABLE)
     assert reason is Reason.NO_FREE_GPU
     assert "rtx-4090 2 free of 2 (spec.batchSize is 64 and needs" in message
+
+
+def test_a_class_that_is_waited_for_is_named(scenes: Scenes, make: Make) -> None:
+    placement = {"whenFull": "wait", "gpuClasses": ["rtx-4090", "other"]}
+    scene = scenes(replicas=3, placement=placement)
+    scene.profiles.append(make.profile("other", match=ANY))
+    scene.nodes.append(make.node("n2", labels=H100, gpus=4))
+    scene.add("p0")
+    scene.add("p1")
+    status, reason, message = said(scene, Condition.GPU_AVAILABLE)
+    assert (status, reason) == (False, Reason.NO_FREE_GPU)
+    assert "asked for rtx-4090 (spec.placement.whenFull is wait)" in message
+
+
+def calibrate(scene: Scene, factor: float) -> None:
+    given = scene.profiles[0].curves[0]
+    points = tuple((b, ms * factor) for b, ms in given.frame_batch_ms)
+    curve = replace(given, frame_batch_ms=points)
+    measured = Calibration(curve, Device.CUDA, "acme/p9", "n1", "2026-01-01T00:00:00Z")
+    scene.profiles[0] = replace(scene.profiles[0], calibrations=(measured,))
+
+
+def test_batches_are_calibrated_once_a_pod_has_measured_the_class(scenes: Scenes) -> None:
+    scene = scenes(replicas=1)
+    assert said(scene, Condition.BATCH_CALIBRATED) == (
+        False,
+        Reason.NOT_CALIBRATED,
+        "no pod has measured rtx-4090 yet",
+    )
+    calibrate(scene, 1.1)
+    assert said(scene, Condition.BATCH_CALIBRATED) == (
+        True,
+        Reason.CALIBRATED,
+        "rtx-4090 measured by acme/p9",
+    )
+
+
+def test_a_measurement_that_contradicts_the_profile_is_told(scenes: Scenes) -> None:
+    scene = scenes(replicas=1)
+    scene.add("p0")
+    calibrate(scene, 3)
+    assert said(scene, Condition.BATCH_CALIBRATED) == (
+        False,
+        Reason.CALIBRATION_DIFFERS,
+        "measured, and used: rtx-4090: a batch of 1 takes 67 ms instead of 22 (+200%)",
+    )
+    assert said(scene, Condition.READY)[0]  # it informs, and blocks nothing
+
+
+def test_without_a_class_that_serves_nothing_is_calibrated(scenes: Scenes) -> None:
+    scene = scenes(replicas=1, batchSize=64)
+    message = said(scene, Condition.BATCH_CALIBRATED)[2]
+    assert message == "no pod has measured a class that can serve yet"
 
 
 def test_a_cluster_without_profiles_says_so(scenes: Scenes) -> None:

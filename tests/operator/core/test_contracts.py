@@ -142,6 +142,46 @@ def test_a_profile_is_read_and_measured_curves_win(make: Make) -> None:
     assert profile.curve("v1/sd-vae/fp16") is None
 
 
+def test_a_profile_tells_given_curves_from_measured_ones(make: Make) -> None:
+    body = make.profile_body()
+    given = body["spec"]["curves"][0]
+    body["metadata"]["annotations"] = {"avatar.musetalk.io/simulated-calibrations": "true"}
+    source = {"device": "simulated", "pod": "acme/p0", "node": "n1", "measuredAt": "now"}
+    body["status"] = {"calibrations": [{**given, **source}]}
+    profile = contracts.parse_profile(body)
+    (measured,) = profile.calibrations
+    assert (measured.device, measured.pod, measured.node) == (
+        model.Device.SIMULATED,
+        "acme/p0",
+        "n1",
+    )
+    assert profile.given("v15/sd-vae/fp16") == measured.curve
+    assert profile.allow_simulated
+    assert not make.profile().allow_simulated
+
+
+@pytest.mark.parametrize(
+    ("curves", "said"),
+    [
+        pytest.param([], "spec.curves is [], must be at least one curve", id="none"),
+        pytest.param(None, "spec.curves is missing, must be at least one curve", id="missing"),
+        pytest.param(2, "one curve for each model", id="twice"),
+    ],
+)
+def test_a_profile_has_one_curve_for_each_model(make: Make, curves: Any, said: str) -> None:
+    body = make.profile_body()
+    body["spec"]["curves"] = body["spec"]["curves"] * 2 if curves == 2 else curves
+    with pytest.raises(InvalidResource) as caught:
+        contracts.parse_profile(body)
+    assert said in str(caught.value)
+
+
+def test_a_full_class_may_be_waited_for(make: Make) -> None:
+    assert make.service().placement.when_full is model.WhenFull.FALL_THROUGH
+    waiting = make.service(placement={"whenFull": "wait"})
+    assert waiting.placement.when_full is model.WhenFull.WAIT
+
+
 def test_times_between_two_points_are_interpolated(make: Make) -> None:
     curve = make.curve(points=((2, 10.0), (4, 20.0), (8, 30.0)))
     assert [curve.batch_ms(b) for b in (2, 3, 4, 6, 8)] == [10.0, 15.0, 20.0, 25.0, 30.0]
@@ -191,6 +231,70 @@ def test_a_state_is_read_with_its_age() -> None:
     document = {"sessions": 1, "capacity": 2, "free": 1, "draining": False, "ready": True}
     state = contracts.parse_state({**document, "vram": {}}, 0.5)
     assert state == model.PodState(1, 2, 1, False, True, 0.5)
+
+
+STATE = {"sessions": 1, "capacity": 2, "free": 1, "draining": False, "ready": True}
+MEASURED = {
+    "model": "v15/sd-vae/fp16",
+    "baseMiB": 3100,
+    "perFrameMiB": 306,
+    "frameBatchMs": [[1, 22.2], [4, 58.8]],
+}
+
+
+def test_a_state_tells_what_was_measured_and_on_what() -> None:
+    state = contracts.parse_state({**STATE, "device": "cuda", "calibration": MEASURED}, 0.0)
+    points = ((1, 22.2), (4, 58.8))
+    assert state.calibration == model.Curve("v15/sd-vae/fp16", 3100, 306, points)
+    assert state.device == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("changes", "points", "per_frame"),
+    [
+        pytest.param(
+            {"frameBatchMs": [[1, 22.2], [2, 21.9], [4, 58.8]]},
+            ((1, 22.2), (2, 22.2), (4, 58.8)),
+            306,
+            id="time that falls by noise",
+        ),
+        pytest.param(
+            {"perFrameMiB": 0}, ((1, 22.2), (4, 58.8)), 1, id="frames that took nothing visible"
+        ),
+        pytest.param(
+            {"frameBatchMs": [[1, 22.2], "x", [4, 58.8]]},
+            ((1, 22.2), (4, 58.8)),
+            306,
+            id="a point that is none",
+        ),
+    ],
+)
+def test_noise_in_a_measurement_is_read_the_careful_way(
+    changes: Body, points: Any, per_frame: int
+) -> None:
+    state = contracts.parse_state({**STATE, "calibration": {**MEASURED, **changes}}, 0.0)
+    assert state.calibration is not None
+    assert state.calibration.frame_batch_ms == points
+    assert state.calibration.per_frame_mib == per_frame
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [
+        None,
+        "fast",
+        {},
+        {**MEASURED, "frameBatchMs": []},
+        {**MEASURED, "frameBatchMs": {}},
+        {**MEASURED, "frameBatchMs": [[4, 58.8], [1, 22.2]]},
+        {**MEASURED, "baseMiB": 0},
+        {**MEASURED, "model": None},
+    ],
+)
+def test_a_measurement_that_cannot_be_read_costs_no_state(calibration: Any) -> None:
+    state = contracts.parse_state({**STATE, "calibration": calibration}, 0.0)
+    assert state.calibration is None
+    assert state.sessions == 1
 
 
 def test_a_state_without_its_keys_is_refused() -> None:

@@ -77,15 +77,45 @@ def test_a_live_session_outlasts_a_deletion_and_a_lost_kubelet(make: Make) -> No
     assert lost["nvidia.com/gpu"] == {"key": "nvidia.com/gpu", "operator": "Exists"}
 
 
+def test_pods_spread_over_zones_and_nodes_as_far_as_gpus_are_there(make: Make) -> None:
+    constraints = render(make)["spec"]["topologySpreadConstraints"]
+    assert [each["topologyKey"] for each in constraints] == [
+        "topology.kubernetes.io/zone",
+        "kubernetes.io/hostname",
+    ]
+    for each in constraints:
+        assert (each["maxSkew"], each["whenUnsatisfiable"]) == (1, "ScheduleAnyway")
+        assert each["labelSelector"] == {"matchLabels": {"avatar.musetalk.io/service": "concierge"}}
+
+
+def test_a_pod_asks_for_the_resource_that_its_class_is_offered_by(make: Make) -> None:
+    slices = "nvidia.com/mig-3g.40gb"
+    labels = {f"{slices}.product": "NVIDIA-A100-SXM4-80GB-MIG-3g.40gb", f"{slices}.memory": "40192"}
+    match = {"products": ["*-MIG-3g.40gb"], "memoryMiB": {"min": 38000, "max": 41000}}
+    profiles = (make.profile("slice", match=match),)
+    service = make.service()
+    node = make.node(labels=labels, gpus=0, others=((slices, 2),))
+    stock = inventory.take([node], [], profiles, service.placement)
+    (pool,) = pools.rank(service, profiles, stock, 0.9)
+    body: Any = manifests.pod(service, "concierge-0", pool, SETTINGS)
+    (container,) = body["spec"]["containers"]
+    assert container["resources"] == {"requests": {slices: "1"}, "limits": {slices: "1"}}
+    affinity = body["spec"]["affinity"]["nodeAffinity"]
+    (term,) = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert {"key": f"{slices}.replicas", "operator": "DoesNotExist"} in term["matchExpressions"]
+
+
 def test_the_pod_is_pinned_to_the_labels_of_its_class(make: Make) -> None:
     spec = render(make, placement={"nodeSelector": {"pool": "x"}, "gpuClasses": []})["spec"]
     assert spec["nodeSelector"] == {"pool": "x"}
     spec = render(make)["spec"]
     required = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     (term,) = required["nodeSelectorTerms"]
-    assert {each["key"]: each["values"] for each in term["matchExpressions"]} == {
+    assert {each["key"]: each.get("values") for each in term["matchExpressions"]} == {
         "nvidia.com/gpu.product": ["NVIDIA-GeForce-RTX-4090"],
         "nvidia.com/gpu.memory": ["24564"],
+        "nvidia.com/gpu.sharing-strategy": None,
+        "nvidia.com/gpu.replicas": None,
     }
     assert spec["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "1"}
 

@@ -46,6 +46,34 @@ def test_gpus_of_a_pod_add_up_as_for_the_scheduler(spec: Body, gpus: int) -> Non
     assert use == PodUse("n", gpus, "")
 
 
+def asking(resource: str, count: str = "1", **more: str) -> Body:
+    return {"resources": {"requests": {resource: count}}, **more}
+
+
+def test_an_init_container_runs_beside_the_side_cars_before_it() -> None:
+    side_car = asking("nvidia.com/gpu", restartPolicy="Always")
+    spec = {"initContainers": [side_car, asking("nvidia.com/gpu", "3"), side_car]}
+    use = objects.parse_use({"spec": {**spec, "containers": [asking("nvidia.com/gpu")]}})
+    assert use == PodUse("", 4, "")
+
+
+def test_parts_of_gpus_are_counted_by_their_resource() -> None:
+    slices = "nvidia.com/mig-1g.10gb"
+    containers = [asking(slices, "2"), asking("nvidia.com/gpu.shared"), asking("cpu", "4")]
+    use = objects.parse_use({"spec": {"containers": containers, "nodeName": "n"}})
+    assert use == PodUse("n", 0, "", (("nvidia.com/gpu.shared", 1), (slices, 2)))
+
+
+def test_a_node_tells_every_gpu_resource_it_has(make: Make) -> None:
+    body = make.node_body()
+    gpus = {"nvidia.com/gpu": "1", "nvidia.com/mig-1g.10gb": "7", "nvidia.com/gpu.shared": "0"}
+    body["status"]["allocatable"] = {**gpus, "cpu": "64"}
+    body["status"]["capacity"] = {**gpus, "nvidia.com/gpu": "2", "memory": "1Gi"}
+    node = objects.parse_node(body)
+    assert (node.gpus, node.others) == (1, (("nvidia.com/mig-1g.10gb", 7),))
+    assert node.capacity == (("nvidia.com/gpu", 2), ("nvidia.com/mig-1g.10gb", 7))
+
+
 @pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
 def test_a_pod_that_ended_uses_nothing(make: Make, phase: str) -> None:
     assert objects.parse_use(make.pod_body(status={"phase": phase})) is None

@@ -63,6 +63,24 @@ def test_nodes_and_profiles_concern_everyone_once(make: Make) -> None:
     assert seen.nodes() == ()
 
 
+def test_a_status_that_changes_no_plan_concerns_nobody(make: Make) -> None:
+    seen = Observations([])
+    assert seen.profile_body("rtx-4090") is None
+    body = make.profile_body()
+    body["metadata"] |= {"generation": 3, "resourceVersion": "1"}
+    seen.observe(Kind.PROFILES, body)
+    conditions = [{"type": "NodesRecognised", "status": "True"}]
+    told = {**body, "status": {"conditions": conditions}}
+    told["metadata"] = {**body["metadata"], "resourceVersion": "2"}
+    assert not seen.observe(Kind.PROFILES, told).everyone
+    known = seen.profile_body("rtx-4090")
+    assert known is not None
+    assert (known.uid, known.generation) == ("rtx-4090", 3)
+    assert known.status == {"conditions": conditions}
+    seen.forget(Kind.PROFILES, "rtx-4090")
+    assert seen.profile_body("rtx-4090") is None
+
+
 def test_an_invalid_profile_is_not_used_and_says_so_once(make: Make) -> None:
     seen = Observations(())
     seen.observe(Kind.PROFILES, make.profile_body())

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from avatar_operator.core import inventory, pools
 from avatar_operator.core.batch import BatchPlan, LimitedBy, NoBatch
+from avatar_operator.core.model import Calibration, Device
 
 if TYPE_CHECKING:
     from tests.operator.conftest import Make
@@ -64,3 +66,15 @@ def test_classes_that_cannot_serve_come_last_with_their_reason(make: Make) -> No
 def test_a_class_without_a_curve_of_the_model_cannot_serve(make: Make) -> None:
     (pool,) = rank(make.service(model={"precision": "fp32"}), (make.profile(),))
     assert pool.outcome == NoBatch("GPUProfile rtx-4090 has no curve for v15/sd-vae/fp32")
+
+
+def test_a_measured_class_is_planned_by_what_was_measured(make: Make) -> None:
+    given = make.profile()
+    slow = replace(given.curves[0], frame_batch_ms=((1, 44.4), (8, 215.2)))
+    measured = Calibration(slow, Device.CUDA, "acme/p0", "n1", "2026-01-01T00:00:00Z")
+    profiles = (replace(given, calibrations=(measured,)),)
+    (pool,) = rank(make.service(objective="latency"), profiles)
+    assert isinstance(pool.outcome, BatchPlan)
+    assert pool.outcome.batch_size == 2  # 4 were within 100 ms by the profile's own curve
+    assert pool.calibration == measured
+    assert pool.contradiction == "a batch of 1 takes 44 ms instead of 22 (+100%)"
