@@ -4,14 +4,16 @@ What it needs, which the chart grants and nothing more:
 
     cluster-wide  nodes, pods, gpuprofiles             list watch
                   gpuprofiles/status                   patch
+                  poddisruptionbudgets                 list
                   customresourcedefinitions            list watch   (kopf's discovery)
                   namespaces                           list watch   (kopf, only with
                                                                      AVATAR_WATCH_NAMESPACES)
     own namespace Secret AVATAR_CONTROL_SECRET         get create
-    of services   avatarservices                       list watch
+    of services   avatarservices                       list watch get
                   avatarservices/status                patch
                   avatarservices/finalizers            update       (blockOwnerDeletion)
-                  pods                                 create delete
+                  pods                                 create patch delete
+                  poddisruptionbudgets                 create patch
                   secrets                              get create patch
                   events                               create
 
@@ -22,6 +24,7 @@ and time. Every call has a timeout, and its errors become our own.
 import asyncio
 import base64
 import json
+import re
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -36,7 +39,14 @@ from kubernetes.aio.client.configuration import Configuration
 from avatar_operator import names
 from avatar_operator.core import model
 from avatar_operator.core.manifests import Body
-from avatar_operator.errors import ClusterError, Conflict, NotFound, Refused, TemporaryError
+from avatar_operator.errors import (
+    ClusterError,
+    Conflict,
+    Contested,
+    NotFound,
+    Refused,
+    TemporaryError,
+)
 
 REQUEST_TIMEOUT_S: Final = 5.0
 LIST_TIMEOUT_S: Final = 60.0  # a page of 500 pods is some MB
@@ -47,12 +57,14 @@ SHOWN_LENGTH: Final = 500  # characters of the server's message that are kept
 
 _APPLY: Final = "application/apply-patch+yaml"
 _JSON: Final = "application/json"
+_MERGE: Final = "application/merge-patch+json"
 
 PATHS: Final[Mapping[str, str]] = {
     "nodes": "/api/v1/nodes",
     "pods": "/api/v1/pods",
     names.PROFILES: f"/apis/{names.API_VERSION}/{names.PROFILES}",
     names.SERVICES: f"/apis/{names.API_VERSION}/{names.SERVICES}",
+    "poddisruptionbudgets": "/apis/policy/v1/poddisruptionbudgets",
 }
 """Where each kind that is observed is listed, in all namespaces."""
 
@@ -106,11 +118,12 @@ class Cluster:
             verifies=found.verify_ssl,
         )
 
-    async def list(self, path: str) -> AsyncIterator[Body]:
+    async def list(self, path: str, selector: str = "") -> AsyncIterator[Body]:
         """Yield every object of a listing, page by page."""
         token = ""
         while True:
             query = {"limit": str(PAGE_SIZE)} | ({"continue": token} if token else {})
+            query |= {"labelSelector": selector} if selector else {}
             page = await self._send("GET", path, query=query, timeout_s=LIST_TIMEOUT_S)
             items = page.get("items")
             assert isinstance(items, list)
@@ -160,8 +173,58 @@ class Cluster:
             found = {}
         if found and found.get("data") == body["data"] and _owners(found) == _owners(body):
             return False
-        await self._send("PATCH", path, body=body, query=_MANAGER, content_type=_APPLY)
+        await self._apply(path, body)
         return True
+
+    async def apply_budget(self, body: Body) -> None:
+        """Make a PodDisruptionBudget what it should be.
+
+        Raises:
+            Contested: someone else declares it otherwise.
+        """
+        metadata = body["metadata"]
+        assert isinstance(metadata, dict)
+        group = f"/apis/policy/v1/namespaces/{metadata['namespace']}/poddisruptionbudgets"
+        await self._apply(f"{group}/{metadata['name']}", body)
+
+    async def mark_pod(self, namespace: str, name: str, uid: str, marks: Body) -> Body:
+        """Change labels and annotations of exactly this pod; the answer is the pod as stored.
+
+        Raises:
+            Conflict: a pod of that name is another one.
+            NotFound: it is gone.
+        """
+        body: Body = {"metadata": {**marks, "uid": uid}}
+        path = f"{_in(namespace)}/pods/{name}"
+        query = {"fieldManager": names.FIELD_MANAGER}
+        return await self._send("PATCH", path, body=body, query=query, content_type=_MERGE)
+
+    async def serves(self, key: model.ServiceKey, uid: str) -> bool:
+        """Return whether exactly this service is there, and not being deleted."""
+        group = f"/apis/{names.API_VERSION}/namespaces/{key.namespace}/{names.SERVICES}"
+        try:
+            metadata = (await self._send("GET", f"{group}/{key.name}"))["metadata"]
+        except NotFound:
+            return False
+        assert isinstance(metadata, dict)
+        return metadata.get("uid") == uid and "deletionTimestamp" not in metadata
+
+    async def _apply(self, path: str, body: Body) -> None:
+        """Apply an object of ours: edits by hand are put back, other declarations respected.
+
+        Raises:
+            Contested: another manager applies one of the fields, and would for ever.
+        """
+        manager = {"fieldManager": names.FIELD_MANAGER}
+        try:
+            await self._send("PATCH", path, body=body, query=manager, content_type=_APPLY)
+        except Conflict as error:
+            rivals = _APPLIED_BY.findall(error.message)
+            if not _EDITED_BY.search(error.message) and not rivals:
+                raise  # no conflict of fields
+            if rivals:
+                raise Contested(f"PATCH {path}", error.status, error.message) from error
+            await self._send("PATCH", path, body=body, query=_MANAGER, content_type=_APPLY)
 
     async def master_key(self, namespace: str, name: str) -> str:
         """Return the key that all tokens derive from; make it if there is none yet."""
@@ -253,6 +316,10 @@ class Cluster:
             raise _error(request, answer.status, document, answer.headers.get("Retry-After"))
         return document
 
+
+# The API server names who applied a field, and of who edited it also how and when.
+_APPLIED_BY: Final = re.compile(r'conflicts? with "([^"]+)":')
+_EDITED_BY: Final = re.compile(r'conflicts? with "([^"]+)" using ')
 
 _MANAGER: Final = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
 

@@ -8,6 +8,7 @@ AvatarOperatorError
 │   ├── TemporaryError     it may later; carries the delay that the server asked for
 │   ├── NotFound           the object is gone
 │   ├── Conflict           the object is another one by now, or exists already
+│   ├── Contested          someone else declares a field of ours: it is not fought over
 │   └── Refused            it never will: forbidden, or the object is invalid
 └── RuntimeUnreachable     a runtime pod did not answer on its admin port
 """
@@ -105,6 +106,10 @@ class NotFound(ClusterError):
 
 class Conflict(ClusterError):
     """The object is another one by now, or exists already."""
+
+
+class Contested(ClusterError):
+    """Someone else declares a field of ours, so that writing it would never end."""
 
 
 class Refused(ClusterError):

@@ -25,6 +25,8 @@ LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 LABEL_SERVICE: Final = f"{GROUP}/service"
 LABEL_GPU_CLASS: Final = f"{GROUP}/gpu-class"
 LABEL_SPEC_HASH: Final = f"{GROUP}/spec-hash"
+LABEL_LIVE: Final = f"{GROUP}/live"
+LIVE: Final = "true"
 RUNTIME_NAME: Final = "avatar-runtime"
 
 ANNOTATION_BATCH_SIZE: Final = f"{GROUP}/batch-size"
@@ -33,6 +35,9 @@ ANNOTATION_SIMULATED: Final = f"{GROUP}/simulated-calibrations"
 ANNOTATION_FREEZE: Final = f"{GROUP}/freeze"  # on a service
 ANNOTATION_PAUSE_SCALE_IN: Final = f"{GROUP}/pause-scale-in"  # on a service
 ANNOTATION_SAFE_TO_EVICT: Final = "cluster-autoscaler.kubernetes.io/safe-to-evict"
+ANNOTATION_DO_NOT_DISRUPT: Final = "karpenter.sh/do-not-disrupt"
+ANNOTATION_PAUSED: Final = f"{GROUP}/paused"  # on a service
+ANNOTATION_DRAIN: Final = f"{GROUP}/drain"  # on a pod
 
 LABEL_ZONE: Final = "topology.kubernetes.io/zone"
 LABEL_HOST: Final = "kubernetes.io/hostname"
@@ -44,6 +49,11 @@ TAINT_UNSCHEDULABLE: Final = "node.kubernetes.io/unschedulable"
 
 TOKEN_KEY: Final = "token"
 MASTER_KEY: Final = "master"
+
+
+def budget(service: str) -> str:
+    """Name the PodDisruptionBudget of a service's pods with sessions."""
+    return f"{service}-live"
 
 
 def control_secret(service: str) -> str:
@@ -83,6 +93,14 @@ class Reason(Enum):
     NOTHING_ASKED = "NothingAsked"
     UP_TO_DATE = "UpToDate"
     ROLLING_OUT = "RollingOut"
+    ROLLOUT_HALTED = "RolloutHalted"
+    NEW_PODS_FAILING = "NewPodsFailing"
+    NEW_PODS_SLOWER = "NewPodsSlower"
+    PAUSED = "Paused"
+    NODE_LEAVING = "NodeLeaving"
+    DRAIN_ASKED = "DrainAsked"
+    SERVICE_GONE = "ServiceGone"
+    FIELD_CONFLICT = "FieldConflict"
     SCALING_UP = "ScalingUp"
     SCALING_DOWN = "ScalingDown"
     REPLACING = "Replacing"

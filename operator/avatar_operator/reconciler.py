@@ -13,13 +13,23 @@ from dataclasses import dataclass, field
 from typing import Final, assert_never
 
 from avatar_operator import cluster, metrics, names, runtimes
-from avatar_operator.core import conditions, contracts, manifests, model, planning, status
+from avatar_operator.core import (
+    conditions,
+    contracts,
+    manifests,
+    model,
+    planning,
+    protection,
+    rollout,
+    status,
+)
 from avatar_operator.core.agenda import Agenda
 from avatar_operator.core.observations import Kind, News, Observations, ServiceBody
 from avatar_operator.errors import (
     AvatarOperatorError,
     ClusterError,
     Conflict,
+    Contested,
     InvalidResource,
     NotFound,
     RuntimeUnreachable,
@@ -46,6 +56,7 @@ class _Memory:
 
     written_at: float = float("-inf")  # the status; of the loop's clock
     has_secret: bool = False  # looked at since the last resync
+    contested: dict[str, str] = field(default_factory=dict)  # action: who keeps our field
     told: set[tuple[names.Reason, str]] = field(default_factory=set)  # Events
 
 
@@ -64,11 +75,12 @@ class Reconciler:
     def __init__(self, api: cluster.Cluster, settings: Settings) -> None:
         self._api = api
         self._settings = settings
-        self._rules = planning.Rules(settings.pods.image, settings.memory_share)
+        self._rules = planning.Rules(settings.pods.image, settings.memory_share, settings.rollout)
         self._seen = Observations(settings.watch_namespaces)
         self._runtimes = runtimes.Runtimes(self._state_changed)
         self._memories: dict[str, _Memory] = {}
         self._short: set[str] = set()  # UIDs of services that no GPU was found for
+        self._budgeted: set[str] = set()  # UIDs of services whose budget was seen as it should be
         self._agenda: Agenda[str] = Agenda()
         self._awake = asyncio.Event()
         self._master = ""
@@ -86,6 +98,8 @@ class Reconciler:
             self._memories.pop(uid, None)
             self._short.discard(uid)
             self._agenda.forget(uid)
+            self._budgeted.discard(uid)
+            self._wake(uid, GATHER_S)  # its pods are left
 
     def is_ready(self) -> bool:
         """Return whether everything was listed once, so that plans can be trusted."""
@@ -146,7 +160,7 @@ class Reconciler:
             self._wake(pod.owner_uid, GATHER_S)
 
     def _wake(self, uid: str, after_s: float) -> None:
-        if self._seen.services.get(uid) is not None:
+        if self._seen.services.get(uid) is not None or self._orphans(uid):
             self._agenda.wake(uid, asyncio.get_running_loop().time() + after_s)
             self._awake.set()
 
@@ -172,6 +186,7 @@ class Reconciler:
             try:
                 for kind in Kind:
                     await self._resync(kind)
+                await self._resync_budgets()
             except ClusterError as error:
                 # The CRDs may not be there yet, or the API server is gone: nothing is forgotten.
                 _log.warning("cannot list fault=%s", error)
@@ -183,6 +198,7 @@ class Reconciler:
                 metrics.set_leader(True)  # one replica, so it leads
             for memory in self._memories.values():
                 memory.has_secret = False  # someone may have changed them: look again, once
+                memory.contested.clear()
             self._wake_all()
             await asyncio.sleep(self._settings.resync_s)
 
@@ -197,6 +213,13 @@ class Reconciler:
             self.observe(kind, body)
         for uid in known - listed:
             self.forget(kind, uid)
+
+    async def _resync_budgets(self) -> None:
+        """Find the budgets that are there and right; the others are applied again."""
+        selector = f"{names.LABEL_MANAGED_BY}={names.FIELD_MANAGER}"
+        path = cluster.PATHS["poddisruptionbudgets"]
+        found = [manifests.budgeted(body) async for body in self._api.list(path, selector)]
+        self._budgeted = {uid for uid in found if uid is not None}
 
     async def _tick_forever(self) -> None:
         while True:
@@ -250,7 +273,8 @@ class Reconciler:
         """
         seen = self._seen.services.get(uid)
         if seen is None or seen.deleting:
-            return None  # the garbage collector deletes the pods, and they drain by themselves
+            await self._take_leave(uid)
+            return None
         now = time.time()
         try:
             service = contracts.parse_service(seen.body)
@@ -260,13 +284,14 @@ class Reconciler:
             await self._write_status(uid, seen, invalid)
             return None
         memory = self._memories.setdefault(uid, _Memory())
-        observed = self._observed(service, memory)
+        observed = self._observed(service, memory, seen.status)
         plan = planning.plan(service, observed, self._rules, now)
         metrics.set_desired(service.key, plan.desired)
         (self._short.add if plan.missing else self._short.discard)(uid)
         ended = await self._apply(service, plan.actions, memory)
         faults = [str(fault) for fault in ended.faults if isinstance(fault, ClusterError)]
-        findings = conditions.find(service, plan, observed.states, faults)
+        contested = sorted(memory.contested.values())
+        findings = conditions.find(service, plan, observed.states, faults, contested)
         wanted = status.build(service, plan, observed.states, findings, seen.status, now)
         wait_s = self._too_soon_s(memory, seen.status, wanted)
         if wait_s is None:
@@ -279,7 +304,42 @@ class Reconciler:
         waits = [seconds for seconds in (wait_s, plan.wake_after_s) if seconds is not None]
         return min(waits, default=None)
 
-    def _observed(self, service: model.Service, memory: _Memory) -> planning.Observed:
+    def _orphans(self, uid: str) -> tuple[model.RuntimePod, ...]:
+        """Return the pods that a service owns or owned, in the namespaces that are ours."""
+        ours = self._settings.watch_namespaces
+        return tuple(
+            pod
+            for pod in self._seen.pods.values()
+            if uid and pod.owner_uid == uid and (not ours or pod.namespace in ours)
+        )
+
+    async def _take_leave(self, uid: str) -> None:
+        """Delete the pods of a service that is gone; each waits for its own sessions."""
+        actions = planning.farewell(self._orphans(uid))
+        if not actions:
+            return
+        pod = self._seen.pods.get(actions[0].uid)
+        assert pod is not None
+        # Pods may be seen before their service: only the API server knows that it is gone.
+        if await self._api.serves(model.ServiceKey(pod.namespace, pod.service), uid):
+            return
+        for action in actions:
+            try:
+                await self._delete(pod.namespace, action)
+            except (Conflict, NotFound) as error:
+                _log.info("outdated action pod=%s fault=%s", action.name, error)
+            else:
+                _log.info("action=DeletePod pod=%s reason=%s", action.name, action.reason)
+
+    async def _delete(self, namespace: str, action: planning.DeletePod) -> None:
+        version = action.resource_version
+        answer = await self._api.delete_pod(namespace, action.name, action.uid, version)
+        if answer.get("kind") == "Pod":
+            self.observe(Kind.PODS, answer)  # so that the next plan knows it is going
+
+    def _observed(
+        self, service: model.Service, memory: _Memory, written: Mapping[str, object]
+    ) -> planning.Observed:
         pods = self._seen.pods_of(service.key)
         return planning.Observed(
             nodes=self._seen.nodes(),
@@ -287,7 +347,9 @@ class Reconciler:
             profiles=self._seen.profiles(),
             pods=pods,
             states=self._runtimes.states(pod.uid for pod in pods),
-            has_control_secret=memory.has_secret,
+            has_control_secret=memory.has_secret or "ApplyControlSecret" in memory.contested,
+            has_budget=service.uid in self._budgeted or "ApplyBudget" in memory.contested,
+            halted=rollout.remembered(written, service.generation),
         )
 
     async def _apply(
@@ -304,6 +366,9 @@ class Reconciler:
                 ended.outdated.append(error)
                 if isinstance(error, NotFound) and isinstance(action, planning.DeletePod):
                     self.forget(Kind.PODS, action.uid)
+            except Contested as error:
+                _log.warning("field contested service=%s fault=%s", service.key, error)
+                memory.contested[type(action).__name__] = error.message
             except (ClusterError, RuntimeUnreachable) as error:
                 ended.faults.append(error)
             else:
@@ -325,6 +390,14 @@ class Reconciler:
                 wrote = await self._api.apply_secret(manifests.control_secret(service, token))
                 memory.has_secret = True
                 return wrote
+            case planning.ApplyBudget():
+                await self._api.apply_budget(manifests.budget(service))
+                self._budgeted.add(service.uid)
+            case protection.ProtectPod() | protection.ReleasePod():
+                marks = manifests.marks(live=isinstance(action, protection.ProtectPod))
+                namespace = service.key.namespace
+                answer = await self._api.mark_pod(namespace, action.name, action.uid, marks)
+                self.observe(Kind.PODS, answer)
             case planning.CreatePod():
                 body = manifests.pod(service, action.name, action.pool, self._settings.pods)
                 self.observe(Kind.PODS, await self._api.create_pod(body))
@@ -333,11 +406,7 @@ class Reconciler:
             case planning.UndrainPod():
                 await self._runtimes.drain(action.uid, draining=False)
             case planning.DeletePod():
-                version = action.resource_version
-                namespace = service.key.namespace
-                answer = await self._api.delete_pod(namespace, action.name, action.uid, version)
-                if answer.get("kind") == "Pod":
-                    self.observe(Kind.PODS, answer)  # so that the next plan knows it is going
+                await self._delete(service.key.namespace, action)
             case _:
                 assert_never(action)
         return True

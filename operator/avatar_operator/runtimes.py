@@ -41,6 +41,12 @@ class Endpoint:
 class _Heard:
     state: model.PodState
     at: float  # of the loop's clock
+    empty_since: float | None  # None while it has sessions
+
+    @property
+    def empty_s(self) -> float:
+        """Return for how long it has said nothing but that it has no session."""
+        return 0.0 if self.empty_since is None else self.at - self.empty_since
 
 
 class Runtimes:
@@ -75,7 +81,7 @@ class Runtimes:
         """Return the last state of each of these pods that was heard of, with its age now."""
         now = asyncio.get_running_loop().time()
         return {
-            uid: replace(heard.state, age_s=now - heard.at)
+            uid: replace(heard.state, age_s=now - heard.at, empty_s=heard.empty_s)
             for uid in uids
             if (heard := self._heard.get(uid)) is not None
         }
@@ -157,9 +163,18 @@ class Runtimes:
 
     def _hear(self, uid: str, state: model.PodState) -> None:
         before = self._heard.get(uid)
-        self._heard[uid] = _Heard(state, asyncio.get_running_loop().time())
-        if before is None or before.state != state:
+        now = asyncio.get_running_loop().time()
+        since: float | None = None
+        if not state.sessions:
+            since = now if before is None or before.empty_since is None else before.empty_since
+        self._heard[uid] = _Heard(state, now, since)
+        if before is None or _silent(before.state) != _silent(state):
             self._changed(uid)
+
+
+def _silent(state: model.PodState) -> model.PodState:
+    """Return a state without the latency, which changes often and is worth no plan of its own."""
+    return replace(state, first_frame_p95_ms=None)
 
 
 def _headers(endpoint: Endpoint) -> dict[str, str]:

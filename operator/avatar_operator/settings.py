@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeVar
 
-from avatar_operator.core import batch, manifests
+from avatar_operator.core import batch, manifests, rollout
 from avatar_operator.errors import SettingsError
 
 _Value = TypeVar("_Value")
@@ -48,6 +48,11 @@ class Settings:
     memory_share: float
     """AVATAR_MEMORY_SHARE: part of a GPU's memory that a batch may fill, 0.1 to 1."""
 
+    rollout: rollout.Limits
+    """AVATAR_ROLLOUT_READY_S: seconds that a new pod may take to become ready before a rollout
+    halts. AVATAR_ROLLOUT_LATENCY_FACTOR: how many times the old pods' first-frame p95 the new
+    pods' may be."""
+
     resync_s: float
     """AVATAR_RESYNC_S: seconds between full listings, which find what a watch missed; 300 keeps
     a lost deletion short and costs a list every five minutes."""
@@ -84,6 +89,10 @@ def from_env(environment: Mapping[str, str]) -> Settings:
             image_pull_secrets=reader.names("AVATAR_IMAGE_PULL_SECRETS"),
         ),
         memory_share=reader.number("AVATAR_MEMORY_SHARE", batch.MEMORY_SHARE, 0.1, 1.0),
+        rollout=rollout.Limits(
+            ready_s=reader.number("AVATAR_ROLLOUT_READY_S", 600.0, 10.0, 86400.0),
+            factor=reader.number("AVATAR_ROLLOUT_LATENCY_FACTOR", 2.0, 1.0, 100.0),
+        ),
         resync_s=reader.number("AVATAR_RESYNC_S", 300.0, 1.0, 86400.0),
         health=reader.address("AVATAR_HEALTH_LISTEN", Address("0.0.0.0", 8080)),
         metrics=reader.address("AVATAR_METRICS_LISTEN", Address("0.0.0.0", 9090)),

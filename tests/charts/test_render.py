@@ -29,6 +29,9 @@ VALUES: dict[str, dict[str, Any]] = {
     "operator-settings": {
         "operator": {"resyncSeconds": 60, "memoryShare": 0.85, "logFormat": "text"}
     },
+    "rollout": {"operator": {"rollout": {"readyTimeoutSeconds": 30, "latencyFactor": 1.5}}},
+    "no-guard": {"guard": {"enabled": False}},
+    "break-glass": {"guard": {"breakGlassGroups": ["sre", "oncall:emea"]}},
     "accounts": {
         "operator": {"serviceAccount": {"create": False, "name": "mine"}},
         "gateway": {"serviceAccount": {"name": "other", "annotations": {"role": "arn:1"}}},

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from avatar_operator.core import contracts, manifests, model, planning
+from avatar_operator.core import contracts, manifests, model, planning, rollout
 
 if TYPE_CHECKING:
     from avatar_operator.core import sizing
@@ -177,11 +177,15 @@ class Scene:
         self.states: dict[str, model.PodState] = {}
         self.has_secret = True
         self.sight: sizing.Scene | None = None
+        self.has_budget = True
+        self.halted: rollout.Halt | None = None
 
     def add(
         self, name: str, state: model.PodState | None = None, **changes: Any
     ) -> model.RuntimePod:
-        pod = self.make.pod(name, **{"spec_hash": self.hash, **changes})
+        live = state is not None and state.sessions > 0  # as it is a moment after
+        marks = {"live": live, "shielded": live}
+        pod = self.make.pod(name, **{"spec_hash": self.hash, **marks, **changes})
         self.pods.append(pod)
         if state is not None:
             self.states[pod.uid] = state
@@ -197,6 +201,8 @@ class Scene:
             states=self.states,
             has_control_secret=self.has_secret,
             scene=self.sight,
+            has_budget=self.has_budget,
+            halted=self.halted,
         )
         return planning.plan(self.service, observed, RULES, now)
 

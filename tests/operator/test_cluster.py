@@ -135,7 +135,7 @@ async def test_a_secret_that_is_as_it_should_be_is_not_written(
     api.on("PATCH", path, 201, secret)
     assert await cluster.apply_secret(secret) is True
     assert api.last_headers["Content-Type"] == "application/apply-patch+yaml"
-    assert api.asked[-1][1].endswith("?fieldManager=avatar-operator&force=true")
+    assert api.asked[-1][1].endswith("?fieldManager=avatar-operator")
     api.on("GET", path, 200, secret)
     assert await cluster.apply_secret(secret) is False
     api.on("GET", path, 200, {**secret, "data": {"token": "b3RoZXI="}})

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from tests.operator.conftest import Body, Make
 
 GROUP = "/apis/avatar.musetalk.io/v1alpha1"
-STATUS = f"{GROUP}/namespaces/acme/avatarservices/concierge/status"
+SERVICE = f"{GROUP}/namespaces/acme/avatarservices/concierge"
+STATUS = f"{SERVICE}/status"
+BUDGET = "/apis/policy/v1/namespaces/acme/poddisruptionbudgets/concierge-live"
 PODS = "/api/v1/namespaces/acme/pods"
 
 
@@ -35,6 +37,7 @@ class ApiServer:
         self.profiles = [make.profile_body()]
         self.nodes = [make.node_body()]
         self.pods: list[Body] = []
+        self.budgets: list[Body] = []
         self.events: list[Body] = []
         self.writes: list[tuple[str, str]] = []
         self.faults: dict[tuple[str, str], tuple[int, str]] = {}
@@ -65,12 +68,15 @@ class ApiServer:
             "/api/v1/pods": self.pods,
             f"{GROUP}/gpuprofiles": self.profiles,
             f"{GROUP}/avatarservices": self.services,
+            "/apis/policy/v1/poddisruptionbudgets": self.budgets,
         }
         match method, path:
             case "GET", _ if path in lists:
                 return web.json_response({"items": lists[path], "metadata": {}})
             case "GET", "/api/v1/namespaces/system/secrets/control":
                 return web.json_response({"data": {"master": "bWFzdGVy"}})
+            case "GET", _ if path == SERVICE and self.services:
+                return web.json_response(self.services[0])
             case "GET", _:
                 return web.json_response({"message": "not found"}, status=404)
             case "POST", "/api/v1/namespaces/acme/events":
@@ -82,6 +88,8 @@ class ApiServer:
                 (service,) = self.services
                 service["status"] = body["status"]
                 return web.json_response(self.stamp(service))
+            case "PATCH", _ if path == BUDGET:
+                self.budgets[:] = [body]
             case "DELETE", _:
                 (pod,) = [pod for pod in self.pods if path.endswith(pod["metadata"]["name"])]
                 self.pods.remove(pod)
@@ -157,7 +165,8 @@ async def test_a_new_service_gets_its_secret_its_pod_and_its_status(operator: Op
     operator.give(replicas=1)
     await api.until(lambda: api.condition("Progressing") == ("True", "ScalingUp"))
     secret = "/api/v1/namespaces/acme/secrets/concierge-control"
-    assert api.writes[:3] == [("PATCH", secret), ("POST", PODS), ("PATCH", STATUS)]
+    own = [("PATCH", secret), ("PATCH", BUDGET)]
+    assert api.writes[:4] == [*own, ("POST", PODS), ("PATCH", STATUS)]
     assert operator.reconciler.is_ready()
     assert operator.reconciler.is_alive()
     await api.until(lambda: len(api.events) >= 2)
@@ -278,3 +287,61 @@ async def test_a_missing_crd_is_waited_for(operator: Operator) -> None:
     del api.faults["GET", f"{GROUP}/avatarservices"]
     await api.until(lambda: api.status)
     assert operator.reconciler.is_ready()
+
+
+async def test_the_pods_of_a_deleted_service_are_deleted_too(operator: Operator) -> None:
+    api = operator.api
+    operator.give(replicas=1)
+    await api.until(lambda: api.pods and api.status)
+    api.services = []
+    operator.reconciler.forget(Kind.SERVICES, "s1")
+    await api.until(lambda: not api.pods)
+
+
+async def test_a_pod_that_is_seen_before_its_service_is_left_alone(operator: Operator) -> None:
+    api = operator.api
+    service = api.stamp(operator.make.service_body(replicas=1))
+    await api.until(lambda: operator.reconciler.is_ready())
+    api.services = [service]
+    pod = operator.make.pod_body()
+    api.pods = [api.stamp(pod)]
+    operator.see(Kind.PODS, pod)
+    await api.until(lambda: SERVICE in api.asked)
+    assert not [write for write in api.writes if write[0] == "DELETE"]
+
+
+@pytest.mark.slow
+async def test_a_budget_that_was_changed_by_hand_is_put_back(operator: Operator) -> None:
+    api = operator.api
+    operator.give(replicas=0)
+    await api.until(lambda: api.budgets)
+    api.budgets[0] = {**api.budgets[0], "spec": {"minAvailable": 1}}
+    await api.until(lambda: api.budgets[0]["spec"]["minAvailable"] == 1_000_000)
+
+
+async def test_a_field_that_someone_else_applies_is_told_and_not_fought_over(
+    operator: Operator,
+) -> None:
+    api = operator.api
+    conflict = 'Apply failed with 1 conflict: conflict with "flux": .spec.minAvailable'
+    api.faults["PATCH", BUDGET] = (409, conflict)
+    operator.give(replicas=0)
+    await api.until(lambda: api.condition("Degraded") == ("True", "FieldConflict"))
+    assert api.condition("Ready") == ("True", "ScaledToZero")
+    assert api.writes.count(("PATCH", BUDGET)) == 1
+    del api.faults["PATCH", BUDGET]
+    await api.until(lambda: api.condition("Degraded") == ("False", "Applied"))
+
+
+async def test_a_paused_service_is_only_watched(operator: Operator) -> None:
+    api = operator.api
+    body = operator.make.service_body(replicas=1)
+    body["metadata"]["annotations"] = {"avatar.musetalk.io/paused": "true"}
+    api.services = [api.stamp(body)]
+    operator.see(Kind.SERVICES, body)
+    await api.until(lambda: api.condition("Progressing") == ("False", "Paused"))
+    assert api.condition("Ready") == ("False", "Paused")
+    assert {path for _, path in api.writes} <= {STATUS, "/api/v1/namespaces/acme/events"}
+    del body["metadata"]["annotations"]
+    operator.see(Kind.SERVICES, api.stamp(body))
+    await api.until(lambda: api.pods)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from avatar_operator import names
 from avatar_operator.core import model, planning
 from avatar_operator.core.batch import NoBatch
 from avatar_operator.names import Condition, Reason
@@ -42,21 +43,22 @@ def find(
     plan: planning.Plan,
     states: Mapping[str, model.PodState],
     failures: Sequence[str] = (),
+    contested: Sequence[str] = (),
 ) -> tuple[Finding, ...]:
-    """Return what there is to say of a service; `failures` are actions that did not succeed."""
+    """Return what there is to say of a service.
+
+    `failures` are actions that did not succeed, `contested` fields of ours that
+    someone else keeps.
+    """
     gpu = _gpu(service, plan)
-    degraded = Finding(Condition.DEGRADED, False, Reason.APPLIED, "every action succeeded")
-    if failures:
-        message = "; ".join(failures)
-        degraded = Finding(Condition.DEGRADED, True, Reason.APPLY_FAILED, message)
     return (
-        _ready(plan, states, gpu),
-        _progressing(plan, gpu),
+        _ready(service, plan, states, gpu, failures),
+        _progressing(service, plan, gpu),
         gpu,
         _draining(plan, states),
         _fresh(plan, states),
         _calibrated(plan),
-        degraded,
+        _degraded(plan, failures, contested),
     )
 
 
@@ -71,7 +73,23 @@ def serving(
     )
 
 
-def _ready(plan: planning.Plan, states: Mapping[str, model.PodState], gpu: Finding) -> Finding:
+def _degraded(plan: planning.Plan, failures: Sequence[str], contested: Sequence[str]) -> Finding:
+    if plan.halted is not None:  # word by word: the next plan may have to remember it
+        return Finding(Condition.DEGRADED, True, plan.halted.reason, plan.halted.message)
+    if failures:
+        return Finding(Condition.DEGRADED, True, Reason.APPLY_FAILED, "; ".join(failures))
+    if contested:
+        return Finding(Condition.DEGRADED, True, Reason.FIELD_CONFLICT, "; ".join(contested))
+    return Finding(Condition.DEGRADED, False, Reason.APPLIED, "every action succeeded")
+
+
+def _ready(
+    service: model.Service,
+    plan: planning.Plan,
+    states: Mapping[str, model.PodState],
+    gpu: Finding,
+    failures: Sequence[str],
+) -> Finding:
     ready = len(serving(plan, states))
     if plan.desired == 0:
         return Finding(Condition.READY, True, Reason.SCALED_TO_ZERO, "no pod is asked for")
@@ -86,20 +104,29 @@ def _ready(plan: planning.Plan, states: Mapping[str, model.PodState], gpu: Findi
     if troubles:
         message = f"{count}; " + "; ".join(troubles)
         return Finding(Condition.READY, False, Reason.PODS_FAILING, message)
+    if service.paused:
+        return Finding(Condition.READY, False, Reason.PAUSED, f"{count}; the service is paused")
+    if failures:
+        message = f"{count}; " + "; ".join(failures)
+        return Finding(Condition.READY, False, Reason.APPLY_FAILED, message)
     starting = ", ".join(pod.name for pod in plan.fleet.live if not pod.ready)
     message = f"{count}; starting: {starting or 'none yet'}"
     return Finding(Condition.READY, False, Reason.PODS_STARTING, message)
 
 
-def _progressing(plan: planning.Plan, gpu: Finding) -> Finding:
+def _progressing(service: model.Service, plan: planning.Plan, gpu: Finding) -> Finding:
+    if service.paused:
+        message = f"nothing is created, drained or deleted while {names.ANNOTATION_PAUSED} is true"
+        return Finding(Condition.PROGRESSING, False, Reason.PAUSED, message)
+    if plan.halted is not None:
+        message = f"the rollout is halted, pods of the earlier spec serve on; {plan.halted.message}"
+        return Finding(Condition.PROGRESSING, False, Reason.ROLLOUT_HALTED, message)
     starting = [pod.name for pod in plan.fleet.current if not pod.ready]
     surplus = len(plan.fleet.current) - plan.desired
     coming = sum(isinstance(action, planning.CreatePod) for action in plan.actions)
     if plan.fleet.outdated:
-        names = ", ".join(pod.name for pod in plan.fleet.outdated)
-        return Finding(
-            Condition.PROGRESSING, True, Reason.ROLLING_OUT, f"pods of an earlier spec: {names}"
-        )
+        message = "pods to be replaced: " + ", ".join(pod.name for pod in plan.fleet.outdated)
+        return Finding(Condition.PROGRESSING, True, Reason.ROLLING_OUT, message)
     if surplus > 0:
         message = f"{surplus} more pods than the {plan.desired} asked for"
         return Finding(Condition.PROGRESSING, True, Reason.SCALING_DOWN, message)

@@ -70,6 +70,7 @@ def parse_service(body: Mapping[str, object]) -> model.Service:
         autoscaling=_autoscaling(spec, body) if spec.has("autoscaling") else None,
         sessions=_sessions(spec.child("sessions")),
         template=_template(spec.child("template")),
+        paused=_annotations(body).get(names.ANNOTATION_PAUSED) == "true",
     )
     if faults:
         raise InvalidResource(names.SERVICE_KIND, str(service.key), faults)
@@ -137,6 +138,7 @@ def parse_state(document: Mapping[str, object], age_s: float) -> model.PodState:
         draining=state.flag("draining", False),
         ready=state.flag("ready", False),
         age_s=age_s,
+        first_frame_p95_ms=_first_frame(state.child("latency_ms")),
         device=state.text("device"),
         calibration=_measurement(state.raw("calibration")),
         vram_ratio=_number(state.child("vram").raw("ratio")) or 0.0,
@@ -192,6 +194,13 @@ def _calibration(fields: Fields) -> model.Calibration:
     )
 
 
+def _first_frame(latency: Fields) -> float | None:
+    value = latency.raw("first_frame_p95")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        return None  # it informs, and no pod is unreadable for want of it
+    return float(value)
+
+
 def _identity(body: Mapping[str, object], faults: list[Fault]) -> _Identity:
     metadata = Fields(body.get("metadata"), "metadata", faults)
     return _Identity(
@@ -200,6 +209,10 @@ def _identity(body: Mapping[str, object], faults: list[Fault]) -> _Identity:
         uid=metadata.text("uid"),
         generation=metadata.integer("generation", 0, 0, 2**63),
     )
+
+
+def _annotations(body: Mapping[str, object]) -> Mapping[str, str]:
+    return Fields(body.get("metadata"), "metadata", []).strings("annotations")
 
 
 def _exclude(spec: Fields, first: str, second: str) -> None:

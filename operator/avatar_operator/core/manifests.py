@@ -13,6 +13,7 @@ from typing import Final
 
 from avatar_operator import names
 from avatar_operator.core import batch, model
+from avatar_operator.core.fields import Fields
 from avatar_operator.core.inventory import GPU_TOLERATION
 from avatar_operator.core.pools import Pool
 
@@ -20,6 +21,9 @@ Body = dict[str, object]
 
 GRACE_MARGIN_S: Final = 30
 """Added to the drain timeout, so that SIGTERM still finds time after preStop gave up."""
+
+NEVER_EVICTED: Final = 1_000_000
+"""Pods that a budget wants: more than there ever are, so that none of them may be evicted."""
 
 LONGEST_MESSAGE: Final = 1024
 """Characters; the API server refuses Events with more."""
@@ -82,6 +86,59 @@ def control_secret(service: model.Service, token: str) -> Body:
     }
 
 
+def budget(service: model.Service) -> Body:
+    """Render what refuses the eviction of pods with sessions.
+
+    A whole number counts the pods that carry the label, and asks no scale: with
+    a percentage or maxUnavailable, `spec.replicas` would be believed, and pods of
+    a rollout could be evicted.
+    """
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {
+            "name": names.budget(service.key.name),
+            "namespace": service.key.namespace,
+            "labels": _labels(service),
+            "ownerReferences": [_owner(service)],
+        },
+        "spec": {
+            "minAvailable": NEVER_EVICTED,
+            "selector": {
+                "matchLabels": {
+                    names.LABEL_SERVICE: service.key.name,
+                    names.LABEL_LIVE: names.LIVE,
+                }
+            },
+        },
+    }
+
+
+def budgeted(body: Body) -> str | None:
+    """Return the UID of the service that a stored budget protects as it should, if it does."""
+    metadata, spec = Fields(body.get("metadata"), "", []), Fields(body.get("spec"), "", [])
+    for owner in metadata.children("ownerReferences"):
+        selected = {names.LABEL_SERVICE: owner.text("name"), names.LABEL_LIVE: names.LIVE}
+        if (
+            metadata.text("name") == names.budget(owner.text("name"))
+            and spec.raw("minAvailable") == NEVER_EVICTED
+            and spec.raw("selector") == {"matchLabels": selected}
+        ):
+            return owner.text("uid")
+    return None
+
+
+def marks(*, live: bool) -> Body:
+    """Render the change of a pod's metadata that protects it, or lets it go."""
+    return {
+        "labels": {names.LABEL_LIVE: names.LIVE if live else None},
+        "annotations": {
+            names.ANNOTATION_SAFE_TO_EVICT: "false" if live else "true",
+            names.ANNOTATION_DO_NOT_DISRUPT: "true" if live else None,
+        },
+    }
+
+
 def pod(service: model.Service, name: str, pool: Pool, settings: PodSettings) -> Body:
     """Render a runtime pod that is pinned to one GPU class and carries its batch size."""
     assert isinstance(pool.outcome, batch.BatchPlan)
@@ -131,13 +188,19 @@ def pod(service: model.Service, name: str, pool: Pool, settings: PodSettings) ->
             **dict(template.annotations),
             names.ANNOTATION_BATCH_SIZE: str(plan.batch_size),
             names.ANNOTATION_SESSIONS_PER_POD: str(plan.sessions_per_pod),
-            # An autoscaler of nodes cuts after 600 s whatever the grace period says, so it
-            # leaves the pod alone; the operator removes empty pods itself.
-            names.ANNOTATION_SAFE_TO_EVICT: "false",
+            # Else a pod with an emptyDir and an owner of no known kind keeps its node for ever.
+            names.ANNOTATION_SAFE_TO_EVICT: "true",
         },
         "ownerReferences": [_owner(service)],
     }
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def annotate(body: Body, name: str, value: str) -> None:
+    """Add an annotation to a body that was rendered here."""
+    metadata = body["metadata"]
+    assert isinstance(metadata, dict)
+    metadata["annotations"][name] = value
 
 
 def event(
@@ -297,6 +360,7 @@ def _container(
             "timeoutSeconds": 5,
             "failureThreshold": 6,
         },
+        "terminationMessagePolicy": "FallbackToLogsOnError",  # conditions quote the last line
         "lifecycle": {"preStop": {"exec": {"command": ["avatar-runtime", "drain", "--wait"]}}},
         "securityContext": {
             "allowPrivilegeEscalation": False,

@@ -167,6 +167,7 @@ class Service:
     autoscaling: Autoscaling | None
     sessions: SessionLimits
     template: Template
+    paused: bool = False  # by annotation
 
     @property
     def desired_replicas(self) -> int:
@@ -343,6 +344,10 @@ class RuntimePod:
     created_at: float  # seconds since 1970
     failed_at: float | None  # None while it has not ended
     trouble: str  # why it does not start, "" if nothing is known
+    live: bool = False  # it carries the label that guards pods with sessions
+    shielded: bool = False  # autoscalers of nodes are told to leave it alone
+    drain_asked: bool = False  # by annotation
+    restarts: int = 0  # of the runtime's container
 
     @property
     def ended(self) -> bool:
@@ -366,3 +371,5 @@ class PodState:
     deadline_miss_ratio: float = 0.0
     frame_p95_ms: float | None = None  # None: nobody spoke lately
     batch_share: float = 1.0  # of its batch, what it has not given up under pressure
+    empty_s: float = 0.0  # so long it is known to have had no session
+    first_frame_p95_ms: float | None = None  # None: nobody spoke lately

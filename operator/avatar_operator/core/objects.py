@@ -7,12 +7,15 @@ harmless default: a pod that asks for no GPU, a node that has none.
 import datetime
 from collections import Counter
 from collections.abc import Mapping
+from typing import Final
 
 from avatar_operator import names
 from avatar_operator.core import model
 from avatar_operator.core.fields import Fields
 
 _PARTS = ("metadata", "spec", "status")
+
+LONGEST_TROUBLE: Final = 200  # characters of a pod's trouble that are told
 
 
 def parse_node(body: Mapping[str, object]) -> model.Node:
@@ -81,6 +84,10 @@ def parse_runtime_pod(body: Mapping[str, object]) -> model.RuntimePod | None:
         created_at=created_at,
         failed_at=_ended_at(status, created_at) if phase in ("Succeeded", "Failed") else None,
         trouble=_trouble(status),
+        live=labels.get(names.LABEL_LIVE) == names.LIVE,
+        shielded=annotations.get(names.ANNOTATION_SAFE_TO_EVICT) == "false",
+        drain_asked=annotations.get(names.ANNOTATION_DRAIN) == "true",
+        restarts=_restarts(status),
     )
 
 
@@ -149,17 +156,43 @@ def _running(status: Fields) -> bool:
     return container is not None and container.child("state").has("running")
 
 
+def _restarts(status: Fields) -> int:
+    container = _runtime_container(status)
+    return 0 if container is None else container.integer("restartCount", 0, 0, 2**31)
+
+
 def _trouble(status: Fields) -> str:
     for condition in status.children("conditions"):
         if condition.text("type") == "PodScheduled" and condition.text("status") == "False":
-            return f"not scheduled: {condition.text('message') or condition.text('reason')}"
+            why = condition.text("message") or condition.text("reason")
+            return _sentence(f"not scheduled: {why}")
     container = _runtime_container(status)
     if container is not None:
         waiting = container.child("state").child("waiting")
         reason = waiting.text("reason")
+        if reason == "CrashLoopBackOff":  # its message repeats the names of pod and container
+            return _sentence(f"{reason}: {_last_words(container.child('lastState'))}")
         if reason not in ("", "ContainerCreating", "PodInitializing"):
-            return f"{reason}: {waiting.text('message')}".rstrip(": ")
-    return status.text("message") or status.text("reason")
+            return _sentence(f"{reason}: {waiting.text('message')}")
+        if container.child("state").has("terminated"):
+            return _sentence(_last_words(container.child("state")))
+    return _sentence(status.text("message") or status.text("reason"))
+
+
+def _last_words(state: Fields) -> str:
+    """Return how a container ended and the last line that it wrote."""
+    ended = state.child("terminated")
+    lines = [line.strip() for line in ended.text("message").splitlines() if line.strip()]
+    reason = ended.text("reason")
+    how = reason if reason not in ("", "Error") else "exit code"
+    how = f"{how} {ended.integer('exitCode', 0, -(2**31), 2**31)}"
+    return f"{how}: {lines[-1]}" if lines else how
+
+
+def _sentence(text: str) -> str:
+    """Return one line, cut where a reader of a condition has had enough."""
+    line = " ".join(text.split()).rstrip(": ")
+    return line if len(line) <= LONGEST_TROUBLE else f"{line[: LONGEST_TROUBLE - 1]}…"
 
 
 def _ended_at(status: Fields, created_at: float) -> float:

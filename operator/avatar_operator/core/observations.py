@@ -141,10 +141,18 @@ class Observations:
             return News()
         generation = metadata.integer("generation", 0, 0, 2**63)
         identity = {"name": key.name, "namespace": key.namespace, "uid": uid}
+        annotations = {
+            name: value
+            for name, value in metadata.strings("annotations").items()
+            if name.startswith(f"{names.GROUP}/")
+        }
         seen = ServiceBody(
             key=key,
             generation=generation,
-            body={"metadata": {**identity, "generation": generation}, "spec": body.get("spec")},
+            body={
+                "metadata": {**identity, "generation": generation, "annotations": annotations},
+                "spec": body.get("spec"),
+            },
             status=Fields(body, "", []).fragment("status"),
             deleting=metadata.has("deletionTimestamp"),
         )

@@ -6,15 +6,16 @@ themselves, and once it says so it is deleted.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Final
 
-from avatar_operator.core import batch, inventory, manifests, model
+from avatar_operator.core import batch, inventory, manifests, model, rollout
 from avatar_operator.core.placement import allot
 from avatar_operator.core.pools import Pool, rank
 from avatar_operator.core.scaling import Decision
 from avatar_operator.core.sizing import Scene, size
+from avatar_operator.core.protection import ProtectPod, ReleasePod, protect
 from avatar_operator.names import Reason
 
 FRESH_S: Final = 1.0
@@ -22,6 +23,9 @@ FRESH_S: Final = 1.0
 
 KEPT_FAILURES: Final = 5
 """Failed pods that stay to be looked at, and from which the back-off is read."""
+
+ROLLING_S: Final = 1.0
+"""How often a rollout is looked at again: latencies change without any news."""
 
 BACK_OFF_S: Final = 5.0
 """The second failure in a row waits twice this for its replacement, each further one doubles."""
@@ -33,6 +37,15 @@ class ApplyControlSecret:
 
     name: str
     reason: str = "pods read their admin token from it"
+    gpu_class: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyBudget:
+    """Write the PodDisruptionBudget over the service's pods with sessions."""
+
+    name: str
+    reason: str = "pods with sessions are not to be evicted"
     gpu_class: str | None = None
 
 
@@ -84,7 +97,16 @@ class DeletePod:
     reason: str
 
 
-Action = ApplyControlSecret | CreatePod | DrainPod | UndrainPod | DeletePod
+Action = (
+    ApplyControlSecret
+    | ApplyBudget
+    | ProtectPod
+    | ReleasePod
+    | CreatePod
+    | DrainPod
+    | UndrainPod
+    | DeletePod
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +115,7 @@ class Rules:
 
     image: str  # of the runtime, unless the service names one
     memory_share: float = batch.MEMORY_SHARE
+    limits: rollout.Limits = field(default_factory=rollout.Limits)  # of a rollout
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +129,8 @@ class Observed:
     states: Mapping[str, model.PodState]  # by UID of the pod
     has_control_secret: bool
     scene: Scene | None = None  # what the number of pods is decided from; None: min replicas
+    has_budget: bool = True
+    halted: rollout.Halt | None = None  # what the status remembers of this very spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +138,7 @@ class Fleet:
     """The pods of a service by what they are worth to it."""
 
     current: tuple[model.RuntimePod, ...]  # as the spec wants them
-    outdated: tuple[model.RuntimePod, ...]  # of an earlier spec, or of a class not allowed now
+    outdated: tuple[model.RuntimePod, ...]  # to be replaced: see `_outdated`
     lost: tuple[model.RuntimePod, ...]  # on a node that is gone or not ready
     leaving: tuple[model.RuntimePod, ...]  # deleted, waiting for their last sessions
     ended: tuple[model.RuntimePod, ...]  # failed or finished, will never run again
@@ -122,6 +147,14 @@ class Fleet:
     def live(self) -> tuple[model.RuntimePod, ...]:
         """Pods that take or may soon take sessions."""
         return self.current + self.outdated
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """Why an outdated pod may go."""
+
+    because: Reason
+    makes_room: bool  # whether a new pod could take its GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +169,7 @@ class Plan:
     actions: tuple[Action, ...]
     wake_after_s: float | None  # plan again then, even if nothing is heard
     decision: Decision | None = None  # None: the number of pods is given
+    halted: rollout.Halt | None = None
 
 
 def plan(service: model.Service, observed: Observed, rules: Rules, now: float) -> Plan:
@@ -150,15 +184,34 @@ def plan(service: model.Service, observed: Observed, rules: Rules, now: float) -
     decision = size(service, fleet.live, pools, observed.states, observed.scene, now)
     desired = service.desired_replicas if decision is None else decision.pods
     sized_s = None if decision is None else decision.wake_after_s
-    wanted = max(0, desired - len(fleet.current))
+    halted = _halted(fleet, spec_hash, observed, rules.limits, now)
+    wanted = _wanted(fleet, desired, observed.states, halted=halted is not None)
     hold_s = _hold_s(fleet, spec_hash, now) if wanted else 0.0
+    if service.paused:
+        wanted, hold_s = 0, 0.0
     creates = () if hold_s else _creates(service, fleet, pools, spec_hash, wanted, observed)
     missing = 0 if hold_s else wanted - len(creates)
     leaving = _surplus(fleet, desired, pools, observed.states)
-    leaving += _replaced(fleet, desired, pools, observed.states, blocked=missing > 0)
+    replaceable = _replaceable(fleet, spec_hash, observed.nodes, halted=halted is not None)
+    leaving += _replaced(replaceable, fleet, desired, pools, observed, blocked=missing > 0)
     removals, waiting_s = _removals(leaving, observed.states)
-    secret = () if observed.has_control_secret else (ApplyControlSecret(service.key.name),)
-    waits = [seconds for seconds in (hold_s or None, sized_s, waiting_s) if seconds is not None]
+    ready_nodes = frozenset(node.name for node in observed.nodes if node.ready)
+    marks, marks_s = protect(observed.pods, observed.states, ready_nodes)
+    deleted = {action.uid for action in removals if isinstance(action, DeletePod)}
+    marks = tuple(mark for mark in marks if mark.uid not in deleted)
+    actions: tuple[Action, ...] = marks
+    if not service.paused:
+        actions = (
+            *(() if observed.has_control_secret else (ApplyControlSecret(service.key.name),)),
+            *(() if observed.has_budget else (ApplyBudget(service.key.name),)),
+            *marks,
+            *_resumes(fleet, leaving, observed.states),
+            *creates,
+            *removals,
+            *_burials(fleet, desired, spec_hash),
+        )
+    rolling_s = ROLLING_S if fleet.outdated and not service.paused else None
+    waits = [s for s in (hold_s or None, sized_s, waiting_s, marks_s, rolling_s) if s is not None]
     return Plan(
         desired=desired,
         decision=decision,
@@ -166,14 +219,25 @@ def plan(service: model.Service, observed: Observed, rules: Rules, now: float) -
         inventory=stock,
         fleet=fleet,
         missing=missing,
-        actions=(
-            *secret,
-            *_resumes(fleet, leaving, observed.states),
-            *creates,
-            *removals,
-            *_burials(fleet, desired, spec_hash),
-        ),
+        actions=actions,
         wake_after_s=min(waits, default=None),
+        halted=halted,
+    )
+
+
+def farewell(pods: Iterable[model.RuntimePod]) -> tuple[DeletePod, ...]:
+    """Return what becomes of the pods of a service that was deleted.
+
+    The garbage collector may not delete those with sessions, so we do. Each then
+    drains in its own time: its preStop hook waits for the sessions, up to the
+    service's drain timeout.
+    """
+    return tuple(
+        DeletePod(
+            pod.name, pod.uid, None, pod.gpu_class, Reason.SERVICE_GONE, "its service was deleted"
+        )
+        for pod in sorted(pods, key=lambda pod: pod.name)
+        if not pod.terminating
     )
 
 
@@ -184,7 +248,7 @@ def sort_fleet(
     spec_hash: str,
 ) -> Fleet:
     """Sort pods by what they are worth, each into exactly one group, by name."""
-    ready_nodes = {node.name for node in nodes if node.ready}
+    by_name = {node.name: node for node in nodes}
     groups: dict[str, list[model.RuntimePod]] = {
         name: [] for name in ("current", "outdated", "lost", "leaving", "ended")
     }
@@ -193,9 +257,9 @@ def sort_fleet(
             group = "leaving"
         elif pod.ended:
             group = "ended"
-        elif pod.node and pod.node not in ready_nodes:
+        elif pod.node and not (pod.node in by_name and by_name[pod.node].ready):
             group = "lost"
-        elif pod.spec_hash != spec_hash or not _allows(service.placement, pod.gpu_class):
+        elif _outdated(service, pod, by_name.get(pod.node), spec_hash):
             group = "outdated"
         else:
             group = "current"
@@ -203,8 +267,45 @@ def sort_fleet(
     return Fleet(**{name: tuple(found) for name, found in groups.items()})
 
 
+def _outdated(
+    service: model.Service, pod: model.RuntimePod, node: model.Node | None, spec_hash: str
+) -> bool:
+    """Return whether a pod is to be replaced by another one."""
+    return (
+        pod.spec_hash != spec_hash
+        or not _allows(service.placement, pod.gpu_class)
+        or pod.drain_asked
+        or _is_cordoned(node)
+    )
+
+
+def _is_cordoned(node: model.Node | None) -> bool:
+    return node is not None and node.unschedulable
+
+
 def _allows(placement: model.Placement, gpu_class: str) -> bool:
     return not placement.gpu_classes or gpu_class in placement.gpu_classes
+
+
+def _halted(
+    fleet: Fleet, spec_hash: str, observed: Observed, limits: rollout.Limits, now: float
+) -> rollout.Halt | None:
+    old = [pod for pod in fleet.outdated if pod.spec_hash != spec_hash]
+    if old and observed.halted is not None:
+        return observed.halted
+    ended = [pod for pod in fleet.ended if pod.spec_hash == spec_hash]
+    return rollout.judge(fleet.current, ended, old, observed.states, limits, now)
+
+
+def _wanted(
+    fleet: Fleet, desired: int, states: Mapping[str, model.PodState], *, halted: bool
+) -> int:
+    """Return how many pods to create: what is missing, and during a rollout the surge."""
+    serving = sum(
+        pod.ready and not (pod.uid in states and states[pod.uid].draining) for pod in fleet.outdated
+    )
+    most = desired + (0 if halted or not serving else rollout.surge(desired))
+    return max(0, min(desired, most - serving) - len(fleet.current))
 
 
 def _hold_s(fleet: Fleet, spec_hash: str, now: float) -> float:
@@ -263,11 +364,28 @@ def _surplus(
     return tuple((pod, Reason.SCALING_DOWN) for pod in by_cost[:count])
 
 
+def _replaceable(
+    fleet: Fleet, spec_hash: str, nodes: Iterable[model.Node], *, halted: bool
+) -> Mapping[str, Replacement]:
+    """Say of each outdated pod that may go now why it does, and whether its GPU comes free."""
+    cordoned = {node.name for node in nodes if node.unschedulable}
+    found: dict[str, Replacement] = {}
+    for pod in fleet.outdated:
+        if pod.drain_asked:
+            found[pod.uid] = Replacement(Reason.DRAIN_ASKED, makes_room=True)
+        elif pod.node in cordoned:
+            found[pod.uid] = Replacement(Reason.NODE_LEAVING, makes_room=False)
+        elif not halted:
+            found[pod.uid] = Replacement(Reason.ROLLING_OUT, makes_room=True)
+    return found
+
+
 def _replaced(
+    replaceable: Mapping[str, Replacement],
     fleet: Fleet,
     desired: int,
     pools: Sequence[Pool],
-    states: Mapping[str, model.PodState],
+    observed: Observed,
     *,
     blocked: bool,
 ) -> tuple[tuple[model.RuntimePod, Reason], ...]:
@@ -277,12 +395,18 @@ def _replaced(
     if a new one could run on its class, and none is making room already.
     """
     ready = sum(1 for pod in fleet.current if pod.ready)
-    by_cost = sorted(fleet.outdated, key=lambda pod: (*_cost(pod, states), pod.name))
-    going = by_cost[: max(0, len(by_cost) - max(0, desired - ready))]
+    kept = max(0, desired - ready)
+    by_cost = sorted(fleet.outdated, key=lambda pod: (*_cost(pod, observed.states), pod.name))
+    candidates = [pod for pod in by_cost if pod.uid in replaceable]
+    going = candidates[: max(0, len(by_cost) - kept)]
     if blocked and not going and ready == len(fleet.current) and not fleet.leaving:
         serving = {pool.gpu_class for pool in pools if pool.serves}
-        going = [pod for pod in by_cost if pod.gpu_class in serving][:1]
-    return tuple((pod, Reason.ROLLING_OUT) for pod in going)
+        going = [
+            pod
+            for pod in candidates
+            if pod.gpu_class in serving and replaceable[pod.uid].makes_room
+        ][:1]
+    return tuple((pod, replaceable[pod.uid].because) for pod in going)
 
 
 def _cost(

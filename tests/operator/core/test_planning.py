@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 
 from avatar_operator.core import planning
 from avatar_operator.core.planning import (
+    ApplyBudget,
     ApplyControlSecret,
     CreatePod,
     DeletePod,
     DrainPod,
+    ProtectPod,
+    ReleasePod,
     UndrainPod,
 )
 from avatar_operator.names import Reason
@@ -276,7 +279,8 @@ def test_no_plan_ends_a_session_or_takes_a_gpu_that_is_not_there(
     assert len(creates) <= max(0, gpus - used)
     assert not {create.name for create in creates} & set(by_name)
     assert len(plan.fleet.current) + len(creates) <= max(replicas, len(plan.fleet.current))
-    touched = [action.name for action in plan.actions]
+    marks = ProtectPod | ReleasePod
+    touched = [action.name for action in plan.actions if not isinstance(action, marks)]
     assert len(touched) == len(set(touched))
     for action in plan.actions:
         if isinstance(action, DeletePod) and by_name[action.name].running:
@@ -308,7 +312,10 @@ def test_a_service_reaches_what_it_wants_and_then_rests(
 
 def _play(scene: Scene, plan: planning.Plan) -> None:
     for uid, state in scene.states.items():
-        scene.states[uid] = dataclasses.replace(state, sessions=max(0, state.sessions - 1))
+        left, empty_s = max(0, state.sessions - 1), state.empty_s + 1.0
+        scene.states[uid] = dataclasses.replace(
+            state, sessions=left, empty_s=0.0 if state.sessions else empty_s
+        )
     for action in plan.actions:
         match action:
             case CreatePod():
@@ -320,5 +327,13 @@ def _play(scene: Scene, plan: planning.Plan) -> None:
             case DeletePod():
                 scene.pods = [pod for pod in scene.pods if pod.uid != action.uid]
                 del scene.states[action.uid]
-            case ApplyControlSecret():
-                raise AssertionError("the Secret is there")
+            case ProtectPod() | ReleasePod():
+                live = isinstance(action, ProtectPod)
+                scene.pods = [
+                    dataclasses.replace(pod, live=live, shielded=live)
+                    if pod.uid == action.uid
+                    else pod
+                    for pod in scene.pods
+                ]
+            case ApplyControlSecret() | ApplyBudget():
+                raise AssertionError("the Secret and the budget are there")
