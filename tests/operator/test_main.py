@@ -57,6 +57,12 @@ def test_pods_and_their_states_are_taken_from_a_file(
     found = plan(capsys, *arguments)
     assert found["actions"] == [
         {
+            "kind": "ProtectPod",
+            "name": "p0",
+            "gpuClass": "rtx-4090",
+            "reason": "it has 1 sessions",
+        },
+        {
             "kind": "DrainPod",
             "name": "p0",
             "gpuClass": "rtx-4090",
