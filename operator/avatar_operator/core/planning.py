@@ -13,9 +13,9 @@ from typing import Final
 from avatar_operator.core import batch, inventory, manifests, model, rollout
 from avatar_operator.core.placement import allot
 from avatar_operator.core.pools import Pool, rank
+from avatar_operator.core.protection import ProtectPod, ReleasePod, protect
 from avatar_operator.core.scaling import Decision
 from avatar_operator.core.sizing import Scene, size
-from avatar_operator.core.protection import ProtectPod, ReleasePod, protect
 from avatar_operator.names import Reason
 
 FRESH_S: Final = 1.0
