@@ -111,6 +111,8 @@ def registry(
     def handler(kind: Kind) -> Callable[..., Coroutine[Any, Any, None]]:
         async def see(event: kopf.RawEvent, **_: Any) -> None:
             body = event["object"]
+            if event["type"] is None:  # of a listing, not of a watch
+                reconciler.relist(kind)
             if event["type"] == "DELETED":
                 reconciler.forget(kind, body["metadata"]["uid"])
             else:

@@ -37,13 +37,14 @@ from avatar_operator.errors import (
 )
 from avatar_operator.settings import Settings
 
-WORKERS: Final = 4  # services in work at once
+WORKERS: Final = 16  # services in work at once: nearly all of their time they wait for answers
 TICK_S: Final = 1.0  # the longest that nothing is looked at
 STALLED_S: Final = 30.0  # a loop that did not turn for so long is not alive
 GATHER_S: Final = 0.02  # news that comes together is answered together
 NEWS_S: Final = 0.25  # news of nodes and foreign pods, which comes in swarms and concerns everyone
 STATUS_EVERY_S: Final = 1.0  # numbers of sessions change faster than anyone reads them
 RETRY_S: Final = 2.0
+RELIST_S: Final = 1.0
 
 _COUNTS: Final = frozenset({"sessions", "capacity", "freeSessions"})
 
@@ -80,6 +81,8 @@ class Reconciler:
         self._runtimes = runtimes.Runtimes(self._state_changed)
         self._memories: dict[str, _Memory] = {}
         self._short: set[str] = set()  # UIDs of services that no GPU was found for
+        self._relisted: set[Kind] = set()
+        self._relisting = asyncio.Event()
         self._budgeted: set[str] = set()  # UIDs of services whose budget was seen as it should be
         self._agenda: Agenda[str] = Agenda()
         self._awake = asyncio.Event()
@@ -101,6 +104,12 @@ class Reconciler:
             self._budgeted.discard(uid)
             self._wake(uid, GATHER_S)  # its pods are left
 
+    def relist(self, kind: Kind) -> None:
+        """Take in that a watch began anew: what was deleted before is never told of."""
+        if self._synced:  # else everything is listed anyway
+            self._relisted.add(kind)
+            self._relisting.set()
+
     def is_ready(self) -> bool:
         """Return whether everything was listed once, so that plans can be trusted."""
         return self._synced
@@ -120,6 +129,7 @@ class Reconciler:
             self._master = await self._read_master()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._resync_forever(), name="resync")
+                tasks.create_task(self._relist_forever(), name="relist")
                 tasks.create_task(self._tick_forever(), name="tick")
                 for number in range(WORKERS):
                     tasks.create_task(self._work_forever(), name=f"worker {number}")
@@ -201,6 +211,20 @@ class Reconciler:
                 memory.contested.clear()
             self._wake_all()
             await asyncio.sleep(self._settings.resync_s)
+
+    async def _relist_forever(self) -> None:
+        """Find what was deleted while a watch was down, once for each time that it was."""
+        while True:
+            await self._relisting.wait()
+            await asyncio.sleep(RELIST_S)  # the watch tells of one object after the other
+            self._relisting.clear()
+            for kind in tuple(self._relisted):
+                self._relisted.discard(kind)
+                try:
+                    await self._resync(kind)
+                except ClusterError as error:
+                    _log.warning("cannot list kind=%s fault=%s", kind.value, error)
+                    self.relist(kind)
 
     async def _resync(self, kind: Kind) -> None:
         """Take in a whole listing; what was known before and is not in it is gone."""
@@ -345,6 +369,7 @@ class Reconciler:
             nodes=self._seen.nodes(),
             uses=self._seen.uses(),
             profiles=self._seen.profiles(),
+            census=self._seen.census(),
             pods=pods,
             states=self._runtimes.states(pod.uid for pod in pods),
             has_control_secret=memory.has_secret or "ApplyControlSecret" in memory.contested,

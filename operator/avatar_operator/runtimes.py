@@ -21,7 +21,7 @@ from avatar_operator.errors import InvalidResource, RuntimeUnreachable
 SILENCE_S: Final = 3.0
 """A stream sends at least a line a second; after this it is taken for dead."""
 
-RETRY_S: Final = (0.1, 5.0)  # first and longest delay before a stream is opened again
+RETRY_S: Final = (0.1, 30.0)  # first and longest delay before a stream is opened again
 DRAIN_TIMEOUT_S: Final = 2.0
 LONGEST_LINE: Final = 1 << 20  # bytes
 

@@ -132,16 +132,47 @@ class Inventory:
     nodes: tuple[NodeStock, ...] = ()  # by node
 
 
+class Census:
+    """The classes of all nodes, found anew only for nodes and profiles that changed.
+
+    What it answers depends on its arguments alone: it saves time, nothing else.
+    """
+
+    def __init__(self) -> None:
+        self._profiles: tuple[model.GPUProfile, ...] = ()
+        self._nodes: tuple[model.Node, ...] = ()
+        self._found: dict[str, tuple[model.Node, tuple[NodeClass, ...]]] = {}  # by name
+        self._parts: tuple[NodeClass, ...] = ()
+
+    def parts(
+        self, nodes: tuple[model.Node, ...], profiles: tuple[model.GPUProfile, ...]
+    ) -> tuple[NodeClass, ...]:
+        """Return what `classify` says of each node, by the names of the nodes."""
+        if nodes is self._nodes and profiles is self._profiles:
+            return self._parts
+        known = self._found if profiles == self._profiles else {}
+        found: dict[str, tuple[model.Node, tuple[NodeClass, ...]]] = {}
+        for node in sorted(nodes, key=lambda node: node.name):
+            before = known.get(node.name)
+            same = before is not None and before[0] == node
+            found[node.name] = before if same and before else (node, classify(node, profiles))
+        self._nodes, self._profiles, self._found = nodes, profiles, found
+        self._parts = tuple(part for _, parts in found.values() for part in parts)
+        return self._parts
+
+
 def take(
     nodes: Iterable[model.Node],
     uses: Iterable[model.PodUse],
     profiles: Sequence[model.GPUProfile],
     placement: model.Placement,
+    census: Census | None = None,
 ) -> Inventory:
     """Count the GPUs that pods placed by `placement` could use.
 
     Every pod in the cluster counts, whoever owns it. Pods of ours that are not
-    bound yet count against the class that they are pinned to.
+    bound yet count against the class that they are pinned to. A census that is
+    kept from one call to the next makes it faster.
     """
     used: dict[tuple[str, str], int] = {}
     coming: dict[str, int] = {}
@@ -151,11 +182,7 @@ def take(
                 used[use.node, resource] = used.get((use.node, resource), 0) + count
             elif use.gpu_class:
                 coming[use.gpu_class] = coming.get(use.gpu_class, 0) + count
-    found = [
-        part
-        for node in sorted(nodes, key=lambda node: node.name)
-        for part in classify(node, profiles)
-    ]
+    found = (census or Census()).parts(tuple(nodes), tuple(profiles))
     unusable = {part.node.name: _unusable(part.node, placement) for part in found}
     usable = [part for part in found if part.gpu_class and not unusable[part.node.name]]
     resources = {

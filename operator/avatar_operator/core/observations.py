@@ -1,11 +1,12 @@
 """Holds what was seen of the cluster, and says which services news of it concerns."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from avatar_operator import names
-from avatar_operator.core import contracts, model, objects
+from avatar_operator.core import contracts, inventory, model, objects
 from avatar_operator.core.cache import Cache
 from avatar_operator.core.fields import Fields
 from avatar_operator.errors import InvalidResource
@@ -63,6 +64,11 @@ class Observations:
         self._profile_bodies: Cache[ProfileBody] = Cache()
         self._nodes: Cache[model.Node] = Cache()
         self._uses: Cache[model.PodUse | None] = Cache()  # None: it uses no GPU (any more)
+        self._census = inventory.Census()
+        self._all_nodes: tuple[model.Node, ...] | None = None  # None once one changed
+        self._all_profiles: tuple[model.GPUProfile, ...] | None = None
+        self._all_uses: tuple[model.PodUse, ...] | None = None
+        self._used: dict[tuple[str, str], Counter[str]] = {}  # resources by node and class
         self._fleets: dict[model.ServiceKey, set[str]] = {}  # UIDs of pods, by their service
         self.services: Cache[ServiceBody] = Cache()
         self.pods: Cache[model.RuntimePod] = Cache()
@@ -77,7 +83,10 @@ class Observations:
             case Kind.PROFILES:
                 return self._see_profile(uid, version, body)
             case Kind.NODES:
-                return News(everyone=self._nodes.put(uid, version, objects.parse_node(body)))
+                changed = self._nodes.put(uid, version, objects.parse_node(body))
+                if changed:
+                    self._all_nodes = None
+                return News(everyone=changed)
         return self._see_pod(uid, version, body)
 
     def forget(self, kind: Kind, uid: str) -> News:
@@ -88,10 +97,14 @@ class Observations:
                 return News(gone=service.key if service is not None else None)
             case Kind.PROFILES:
                 self._profile_bodies.drop(uid)
+                self._all_profiles = None
                 return News(everyone=self._profiles.drop(uid) is not None)
             case Kind.NODES:
+                self._all_nodes = None
                 return News(everyone=self._nodes.drop(uid) is not None)
-        freed = self._uses.drop(uid) is not None
+        before = self._uses.drop(uid)
+        self._add_up(before, None)
+        freed = before is not None
         pod = self.pods.drop(uid)
         if pod is None:
             return News(freed=freed)
@@ -114,25 +127,48 @@ class Observations:
 
     def nodes(self) -> tuple[model.Node, ...]:
         """Return all nodes."""
-        return tuple(self._nodes.values())
+        if self._all_nodes is None:
+            self._all_nodes = tuple(self._nodes.values())
+        return self._all_nodes
 
     def profiles(self) -> tuple[model.GPUProfile, ...]:
         """Return all valid profiles, by name."""
-        valid = (profile for profile in self._profiles.values() if profile is not None)
-        return tuple(sorted(valid, key=lambda profile: profile.name))
+        if self._all_profiles is None:
+            valid = (profile for profile in self._profiles.values() if profile is not None)
+            self._all_profiles = tuple(sorted(valid, key=lambda profile: profile.name))
+        return self._all_profiles
 
     def profile_body(self, name: str) -> ProfileBody | None:
         """Return what else is known of a profile."""
         return next((body for body in self._profile_bodies.values() if body.name == name), None)
 
     def uses(self) -> tuple[model.PodUse, ...]:
-        """Return what every pod in the cluster takes of the GPUs."""
-        return tuple(use for use in self._uses.values() if use is not None)
+        """Return what the pods of the cluster take of the GPUs, added up by node and class."""
+        if self._all_uses is None:
+            self._all_uses = tuple(_use(*key, taken) for key, taken in self._used.items())
+        return self._all_uses
+
+    def census(self) -> inventory.Census:
+        """Return what is known of the classes of nodes, to be kept from plan to plan."""
+        return self._census
 
     def pods_of(self, key: model.ServiceKey) -> tuple[model.RuntimePod, ...]:
         """Return the runtime pods that carry the name of a service."""
         found = (self.pods.get(uid) for uid in self._fleets.get(key, ()))
         return tuple(pod for pod in found if pod is not None)
+
+    def _add_up(self, before: model.PodUse | None, after: model.PodUse | None) -> None:
+        self._all_uses = None
+        for use, sign in ((before, -1), (after, 1)):
+            if use is None:
+                continue
+            taken = self._used.setdefault((use.node, use.gpu_class), Counter())
+            for resource, count in ((names.GPU_RESOURCE, use.gpus), *use.others):
+                taken[resource] += sign * count
+                if not taken[resource]:
+                    del taken[resource]
+            if not taken:
+                del self._used[use.node, use.gpu_class]
 
     def _see_service(self, uid: str, version: int, body: Mapping[str, object]) -> News:
         metadata = Fields(body.get("metadata"), "metadata", [])
@@ -173,17 +209,27 @@ class Observations:
         known = ProfileBody(metadata.text("name"), uid, generation, status)
         self._profile_bodies.put(uid, version, known)
         changed = self._profiles.put(uid, version, profile)
+        if changed:
+            self._all_profiles = None
         return News(everyone=changed, fault=fault if changed else "")
 
     def _see_pod(self, uid: str, version: int, body: Mapping[str, object]) -> News:
         use = objects.parse_use(body)
-        matters = use is not None or self._uses.get(uid) is not None
-        freed = matters and self._uses.put(uid, version, use) and use is None
+        before = self._uses.get(uid)
+        changed = (use or before) is not None and self._uses.put(uid, version, use)
+        if changed:
+            self._add_up(before, use)
+        freed = changed and use is None
         pod = objects.parse_runtime_pod(body)
         if pod is None or not self.pods.put(uid, version, pod):
             return News(freed=freed)
         self._fleets.setdefault(_key(pod), set()).add(uid)
         return News((pod.owner_uid,), freed=freed, pod=uid)
+
+
+def _use(node: str, gpu_class: str, taken: Mapping[str, int]) -> model.PodUse:
+    others = tuple((name, count) for name, count in taken.items() if name != names.GPU_RESOURCE)
+    return model.PodUse(node, taken.get(names.GPU_RESOURCE, 0), gpu_class, others)
 
 
 def _key(pod: model.RuntimePod) -> model.ServiceKey:

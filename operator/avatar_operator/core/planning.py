@@ -128,6 +128,7 @@ class Observed:
     pods: tuple[model.RuntimePod, ...]  # of this service
     states: Mapping[str, model.PodState]  # by UID of the pod
     has_control_secret: bool
+    census: inventory.Census | None = None  # kept from plan to plan, it saves time
     scene: Scene | None = None  # what the number of pods is decided from; None: min replicas
     has_budget: bool = True
     halted: rollout.Halt | None = None  # what the status remembers of this very spec
@@ -177,7 +178,9 @@ def plan(service: model.Service, observed: Observed, rules: Rules, now: float) -
 
     `now` is in seconds since 1970, like the times in the pods.
     """
-    stock = inventory.take(observed.nodes, observed.uses, observed.profiles, service.placement)
+    stock = inventory.take(
+        observed.nodes, observed.uses, observed.profiles, service.placement, observed.census
+    )
     pools = rank(service, observed.profiles, stock, rules.memory_share)
     spec_hash = manifests.spec_hash(service, rules.image)
     fleet = sort_fleet(service, observed.pods, observed.nodes, spec_hash)
