@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 import wave
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import cv2
 import numpy as np
 
+from avatar_runtime.audio.utterance import Utterance as RuntimeUtterance
 from avatar_runtime.avatars import cache
+from avatar_runtime.batching.frames import FrameRequest
 from avatar_runtime.engine import lipsync
 from avatar_runtime.engine.device import open_device
 from avatar_training import pipeline
@@ -25,6 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import numpy.typing as npt
+
+    from avatar_runtime.batching.windows import AudioWindow
     from avatar_training.face import Pose
     from avatar_training.measuring import Picture
     from avatar_training.visemes import Floats
@@ -36,6 +43,9 @@ _SHUFFLE_BLOCK: Final = RATE // 2
 _CONTROL_S: Final = 20.0
 _CLOSE_FRAMES: Final = 2  # 80 ms
 _SILENCE_S: Final = 1.0
+_COMPARED_FRAMES: Final = 200
+_LIPSYNC_QUALITY: Final = 95
+_SPEED_BATCH: Final = 4
 _SHEET_COLUMNS: Final = 12
 _SHEET_STRIDE: Final = 4
 _RATES: Final = (150, 175, 135, 190)
@@ -108,6 +118,7 @@ def evaluate(
         "silence": _silence(model, avatar, synthesizer, voices[0], gauge, out),
         "minimal_pair": _minimal_pair(model, avatar, synthesizer, voices[0], out),
         "pictures": _pictures(avatar, said, faces),
+        "speed": _speed(model, avatar, said),
     }
     cv2.imwrite(str(out / "contact-sheet.png"), _sheet(avatar, said, faces, start=30))
     (out / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
@@ -260,34 +271,105 @@ def _minimal_pair(
 
 
 def _pictures(avatar: _Avatar, said: Utterance, faces: Sequence[Picture]) -> dict[str, float]:
-    """Compare generated with drawn faces: error, flicker, and the border of the mask."""
-    count = min(len(faces), 150)
-    error, border, inner, moved, moved_true = [], [], [], [], []
-    before: tuple[Picture, Picture] | None = None
-    for frame in range(count):
-        mask = avatar.stored.mask(cache.fold(frame, avatar.stored.info.frames))
+    """Compare generated with drawn faces: error, the border of the mask, flicker beside the mouth.
+
+    Changes are mean absolute differences of consecutive frames in the face box outside the
+    mouth's rectangle, in levels of 255: of the source frames (as a JPEG, as the generated ones
+    are), of the drawn truth, whose jaw moves, and of the generated frames.
+    """
+    errors = _PictureErrors([], [], [])
+    changes: dict[str, list[float]] = {"source": [], "drawn": [], "generated": []}
+    before: dict[str, Floats] = {}
+    for frame in range(min(len(faces), _COMPARED_FRAMES)):
+        index = cache.fold(frame, avatar.stored.info.frames)
         true = avatar.drawn(frame, frame_mouth(said.mouth, frame))
-        made = faces[frame]
-        difference = np.abs(made.astype(np.float32) - true).mean(axis=2)
-        height, width = mask.shape
-        mouth = np.zeros_like(mask, bool)
-        mouth[round(height * 0.62) : round(height * 0.93), width // 5 : width * 4 // 5] = True
-        error.append(np.mean(np.square(made.astype(np.float32) - true)[mouth]))
-        edge = (mask > 8) & (mask < 247)
-        border.append(difference[edge & ~mouth].mean())
-        inner.append(difference[(mask >= 247) & ~mouth].mean())
-        if before is not None and before[0].shape == made.shape:
-            still = (mask > 8) & ~mouth
-            moved.append(np.abs(made.astype(np.float32) - before[0])[still].mean())
-            moved_true.append(np.abs(true.astype(np.float32) - before[1])[still].mean())
-        before = (made, true)
-    return {
-        "mouth_psnr_db": round(float(-10 * np.log10(np.mean(error) / 255**2)), 2),
-        "border_error_levels": round(float(np.mean(border)), 3),
-        "inside_error_levels": round(float(np.mean(inner)), 3),
-        "frame_change_generated_levels": round(float(np.mean(moved)), 3),
-        "frame_change_drawn_levels": round(float(np.mean(moved_true)), 3),
+        source = avatar.face(frame, _recompressed(avatar.stored.picture(index)))
+        mouth = _mouth_rectangle(true.shape[0], true.shape[1])
+        errors.add(faces[frame], true, avatar.stored.mask(index), mouth)
+        now = {
+            name: picture.astype(np.float32)
+            for name, picture in (("source", source), ("drawn", true), ("generated", faces[frame]))
+        }
+        for name, picture in now.items():
+            # A box that moved by a pixel is another piece of the frame: nothing to compare.
+            if before and before[name].shape == picture.shape:
+                changes[name].append(float(np.abs(picture - before[name])[~mouth].mean()))
+        before = now
+    return errors.report() | {
+        f"change_{name}_levels": round(float(np.mean(values)), 3)
+        for name, values in changes.items()
     }
+
+
+@dataclass(frozen=True, slots=True)
+class _PictureErrors:
+    """Errors of generated faces, a list entry per frame."""
+
+    mouth: list[float]
+    border: list[float]
+    inside: list[float]
+
+    def add(
+        self, made: Picture, true: Picture, mask: Picture, mouth: npt.NDArray[np.bool_]
+    ) -> None:
+        error = made.astype(np.float32) - true
+        levels = np.abs(error).mean(axis=2)
+        self.mouth.append(float(np.square(error)[mouth].mean()))
+        self.border.append(float(levels[(mask > 8) & (mask < 247) & ~mouth].mean()))
+        self.inside.append(float(levels[(mask >= 247) & ~mouth].mean()))
+
+    def report(self) -> dict[str, float]:
+        return {
+            "mouth_psnr_db": round(float(-10 * np.log10(np.mean(self.mouth) / 255**2)), 2),
+            "border_error_levels": round(float(np.mean(self.border)), 3),
+            "inside_error_levels": round(float(np.mean(self.inside)), 3),
+        }
+
+
+def _mouth_rectangle(height: int, width: int) -> npt.NDArray[np.bool_]:
+    inside = np.zeros((height, width), bool)
+    inside[round(height * 0.62) : round(height * 0.93), width // 5 : width * 4 // 5] = True
+    return inside
+
+
+def _recompressed(picture: Picture) -> Picture:
+    encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _LIPSYNC_QUALITY])[1]
+    return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), np.uint8)
+
+
+def _speed(model: Path, avatar: _Avatar, said: Utterance) -> dict[str, Any]:
+    """Time the stages of an engine's batches, and all processor time that they take."""
+    device = open_device("cpu")
+    try:
+        loaded = device.load(model)
+        device.serve({avatar.folder.name: avatar.stored})
+        speech = RuntimeUtterance(RATE, avatar.stored.info.fps, loaded.context_s)
+        speech.append((said.samples[: 8 * RATE] * 32767).astype("<i2").tobytes())
+        speech.finish()
+        requests = [_request(avatar, window) for window in speech.take()]
+        device.render(requests[:_SPEED_BATCH])
+        stages: Counter[str] = Counter()
+        began = time.process_time()
+        for at in range(_SPEED_BATCH, len(requests), _SPEED_BATCH):
+            stages.update(device.render(requests[at : at + _SPEED_BATCH]).stages)
+        processor_s = time.process_time() - began
+    finally:
+        device.close()
+    count = len(requests) - _SPEED_BATCH
+    return {
+        "batch": _SPEED_BATCH,
+        "frames": count,
+        "wall_ms_per_frame": {k: round(1000 * v / count, 2) for k, v in stages.items()},
+        "processor_ms_per_frame": round(1000 * processor_s / count, 2),
+    }
+
+
+def _request(avatar: _Avatar, window: AudioWindow) -> FrameRequest:
+    info = avatar.stored.info
+    return FrameRequest(
+        "speed", 1, 0, window.frame_index, 0.0, info.name, window.frame_index, window, 80,
+        info.width, info.height,
+    )  # fmt: skip
 
 
 def _sheet(avatar: _Avatar, said: Utterance, faces: Sequence[Picture], start: int) -> Picture:
