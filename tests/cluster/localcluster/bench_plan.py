@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from avatar_operator.core import batch, contracts, model, objects, planning
+from avatar_operator.core import batch, contracts, inventory, model, objects, planning
 from localcluster import benchrecord, kwok, paths
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SEED: Final = 1
 WARM_UP: Final = 20
-GPUS_USED: Final = 4  # of the eight of a node, each by a pod
+GPUS_USED: Final = 4  # of the eight of a node
 RULES: Final = planning.Rules("avatar-musetalk/runtime")
 
 
@@ -70,21 +70,26 @@ def batches() -> Callable[[], object]:
 
 
 def plans(nodes: int) -> Callable[[], object]:
-    """Return a call that plans a service which needs one more pod, in a cluster of that size."""
+    """Return a call that plans a service which needs one more pod, in a cluster of that size.
+
+    The census of nodes is kept from call to call, as the operator does.
+    """
     bodies = [kwok.node(number) for number in range(nodes)]
     for body in bodies:
         body["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
     spec = {"replicas": 1, "placement": {"gpuClasses": ["rtx-4090"]}}
     metadata = {"name": "s", "namespace": "n", "uid": "u", "generation": 1}
     service = contracts.parse_service({"metadata": metadata, "spec": spec})
-    names = [body["metadata"]["name"] for body in bodies for _ in range(GPUS_USED)]
     observed = planning.Observed(
         nodes=tuple(map(objects.parse_node, bodies)),
-        uses=tuple(model.PodUse(name, 1, "rtx-4090") for name in names),
+        uses=tuple(
+            model.PodUse(body["metadata"]["name"], GPUS_USED, "rtx-4090") for body in bodies
+        ),
         profiles=profiles(),
         pods=(),
         states={},
         has_control_secret=True,
+        census=inventory.Census(),
     )
 
     def call() -> object:

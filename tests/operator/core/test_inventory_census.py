@@ -1,0 +1,59 @@
+"""A census answers as if every node were classified anew, and classifies only what changed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avatar_operator.core import inventory
+from avatar_operator.core.model import Placement, PodUse
+
+if TYPE_CHECKING:
+    from tests.operator.conftest import Make
+
+PRODUCTS = ("NVIDIA-GeForce-RTX-4090", "NVIDIA-A100-SXM4-80GB", "Tesla-K80")
+STEPS = st.lists(
+    st.tuples(
+        st.lists(st.tuples(st.integers(0, 5), st.integers(0, 8), st.sampled_from(PRODUCTS))),
+        st.booleans(),
+    ),
+    max_size=5,
+)
+
+
+@given(steps=STEPS)
+def test_a_kept_census_changes_nothing(
+    make: Make, steps: list[tuple[list[tuple[int, int, str]], bool]]
+) -> None:
+    census = inventory.Census()
+    for described, all_profiles in steps:
+        nodes = tuple(
+            make.node(
+                f"n{name}",
+                gpus=gpus,
+                labels={"nvidia.com/gpu.product": product, "nvidia.com/gpu.memory": "24564"},
+            )
+            for name, gpus, product in {each[0]: each for each in described}.values()
+        )
+        profiles = make.shipped() if all_profiles else make.shipped()[:2]
+        uses = [PodUse(node.name, 1, "") for node in nodes]
+        kept = inventory.take(nodes, uses, profiles, Placement(), census)
+        assert kept == inventory.take(nodes, uses, profiles, Placement())
+
+
+def test_an_unchanged_node_keeps_its_classification(make: Make) -> None:
+    census, profiles = inventory.Census(), (make.profile(),)
+    first = census.parts((make.node("n1"), make.node("n2")), profiles)
+    second = census.parts((make.node("n1"), make.node("n2", gpus=5)), profiles)
+    assert second[0] is first[0]
+    assert (first[1].gpus, second[1].gpus) == (2, 5)
+
+
+def test_other_profiles_make_everything_new(make: Make) -> None:
+    census, nodes = inventory.Census(), (make.node(),)
+    (known,) = census.parts(nodes, (make.profile(),))
+    (unknown,) = census.parts(nodes, ())
+    assert (known.gpu_class, unknown.gpu_class) == ("rtx-4090", None)
+    assert census.parts(nodes, (make.profile(),)) == (known,)
