@@ -9,6 +9,7 @@ What it needs, which the chart grants and nothing more:
                   namespaces                           list watch   (kopf, only with
                                                                      AVATAR_WATCH_NAMESPACES)
     own namespace Secret AVATAR_CONTROL_SECRET         get create
+                  Lease AVATAR_LEASE                   get list watch create patch
     of services   avatarservices                       list watch get
                   avatarservices/status                patch
                   avatarservices/finalizers            update       (blockOwnerDeletion)
@@ -18,7 +19,8 @@ What it needs, which the chart grants and nothing more:
                   events                               create
 
 Bodies are dictionaries, as the API gives them: models of the client cost memory
-and time. Every call has a timeout, and its errors become our own.
+and time. Every call has a timeout, and its errors become our own. All writes but
+those of the Lease pass the fence: only a leader's leave, and they end with its time.
 """
 
 import asyncio
@@ -47,6 +49,7 @@ from avatar_operator.errors import (
     Refused,
     TemporaryError,
 )
+from avatar_operator.fencing import Fence
 
 REQUEST_TIMEOUT_S: Final = 5.0
 LIST_TIMEOUT_S: Final = 60.0  # a page of 500 pods is some MB
@@ -57,6 +60,7 @@ SHOWN_LENGTH: Final = 500  # characters of the server's message that are kept
 
 _APPLY: Final = "application/apply-patch+yaml"
 _JSON: Final = "application/json"
+_UNBOUND: Final = aiohttp.ClientTimeout(total=None)  # the whole request has one deadline
 _MERGE: Final = "application/merge-patch+json"
 
 PATHS: Final[Mapping[str, str]] = {
@@ -84,21 +88,23 @@ class Credentials:
 class Cluster:
     """One connection pool to the API server."""
 
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(self, configuration: Configuration, fence: Fence, identity: str) -> None:
         self._configuration = configuration
+        self._fence = fence
         self._client = ApiClient(configuration)
-        self._client.user_agent = names.FIELD_MANAGER
+        # Audit logs tell replicas apart; what is before the slash names the field manager.
+        self._client.user_agent = f"{names.FIELD_MANAGER}/{identity}"
         self._slots = asyncio.Semaphore(IN_FLIGHT)
 
     @classmethod
-    async def open(cls) -> Self:
+    async def open(cls, fence: Fence, identity: str) -> Self:
         """Connect as the pod's ServiceAccount, or else as KUBECONFIG says."""
         configuration = Configuration()
         try:
             client_config.load_incluster_config(client_configuration=configuration)
         except client_config.ConfigException:
             await client_config.load_kube_config(client_configuration=configuration)
-        return cls(configuration)
+        return cls(configuration, fence, identity)
 
     async def __aenter__(self) -> Self:
         return self
@@ -286,6 +292,60 @@ class Cluster:
         """Post an Event."""
         await self._send("POST", f"{_in(_namespace(body))}/events", body=body)
 
+    async def read_lease(self, namespace: str, name: str, timeout_s: float) -> Body:
+        """Return the Lease.
+
+        Raises:
+            NotFound: there is none.
+        """
+        return await self._request("GET", _lease(namespace, name), timeout_s=timeout_s)
+
+    async def write_lease(self, body: Body, timeout_s: float) -> Body:
+        """Change the Lease in the version that the body names; without one, make it.
+
+        Raises:
+            Conflict: it is in another version by now, or there is one.
+            NotFound: there is none.
+        """
+        metadata = body["metadata"]
+        assert isinstance(metadata, dict)
+        namespace, name = str(metadata["namespace"]), str(metadata["name"])
+        if "resourceVersion" not in metadata:
+            path = _lease(namespace, "")
+            return await self._request("POST", path, body=body, timeout_s=timeout_s)
+        # A merge patch, so that the labels of whoever made it stay; the version is still compared.
+        return await self._request(
+            "PATCH", _lease(namespace, name), body=body, content_type=_MERGE, timeout_s=timeout_s
+        )
+
+    async def watch_lease(
+        self, namespace: str, name: str, silence_s: float
+    ) -> AsyncIterator[tuple[str, Body]]:
+        """Yield the types and objects of one watch of the Lease, until it ends or falls silent."""
+        query = {"watch": "1", "fieldSelector": f"metadata.name={name}"}
+        path = f"{_lease(namespace, '')}?{urlencode(query)}"
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=silence_s, sock_read=silence_s)
+        try:
+            answer = await self._client.call_api(
+                "GET",
+                self._configuration.host + path,
+                await self._headers(_JSON),
+                _request_timeout=timeout,
+            )
+            if answer.status >= 300:
+                raise _error(f"GET {path}", answer.status, _document(await answer.read()), None)
+            async with answer.response:
+                async for line in answer.response.content:
+                    event = _document(line)
+                    yield str(event.get("type")), _document_in(event, "object")
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise TemporaryError(f"GET {path}", 0, f"{type(error).__name__}: {error}") from error
+
+    async def _headers(self, content_type: str) -> dict[str, str]:
+        headers = {"Accept": _JSON, "Content-Type": content_type}
+        authorization = await self._configuration.get_api_key_with_prefix("BearerToken")
+        return headers | ({"Authorization": authorization} if authorization else {})
+
     async def _send(
         self,
         method: str,
@@ -296,17 +356,40 @@ class Cluster:
         content_type: str = _JSON,
         timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> Body:
+        """Send a request when there is room for it; a write only if this process leads then.
+
+        Raises:
+            NotLeading: the write was not sent.
+        """
+        asked = (method, path)
+        async with self._slots:
+            if method == "GET":
+                return await self._request(*asked, query=query, timeout_s=timeout_s)
+            with self._fence.passage() as left_s:
+                within_s = min(timeout_s, left_s)
+                # The server, too, gives up then: what it is late with must not come after all.
+                query = {**(query or {}), "timeout": f"{max(1, int(within_s * 1000))}ms"}
+                return await self._request(
+                    *asked, body=body, query=query, content_type=content_type, timeout_s=within_s
+                )
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Body | None = None,
+        query: Mapping[str, str] | None = None,
+        content_type: str = _JSON,
+        timeout_s: float,
+    ) -> Body:
         request = f"{method} {path}"
-        authorization = await self._configuration.get_api_key_with_prefix("BearerToken")
-        headers = {"Accept": _JSON, "Content-Type": content_type}
-        if authorization:
-            headers["Authorization"] = authorization
         url = self._configuration.host + path + (f"?{urlencode(query)}" if query else "")
-        timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
-            async with self._slots:
+            async with asyncio.timeout(timeout_s):
+                headers = await self._headers(content_type)
                 answer = await self._client.call_api(
-                    method, url, headers, body, _request_timeout=timeout
+                    method, url, headers, body, _request_timeout=_UNBOUND
                 )
                 data = await answer.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -326,6 +409,11 @@ _MANAGER: Final = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
 
 def _in(namespace: str) -> str:
     return f"/api/v1/namespaces/{namespace}"
+
+
+def _lease(namespace: str, name: str) -> str:
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+    return f"{path}/{name}" if name else path
 
 
 def _namespace(body: Body) -> str:
@@ -354,6 +442,11 @@ def _document(data: bytes) -> Body:
     except ValueError:
         document = None
     return document if isinstance(document, dict) else {}
+
+
+def _document_in(document: Body, key: str) -> Body:
+    found = document.get(key)
+    return found if isinstance(found, dict) else {}
 
 
 def _error(request: str, status: int, document: Body, retry_after: str | None) -> ClusterError:

@@ -10,7 +10,8 @@ AvatarOperatorError
 │   ├── Conflict           the object is another one by now, or exists already
 │   ├── Contested          someone else declares a field of ours: it is not fought over
 │   └── Refused            it never will: forbidden, or the object is invalid
-└── RuntimeUnreachable     a runtime pod did not answer on its admin port
+├── RuntimeUnreachable     a runtime pod did not answer on its admin port
+└── NotLeading             another replica acts, or none may: nothing was written
 """
 
 from collections.abc import Sequence
@@ -126,3 +127,10 @@ class RuntimeUnreachable(AvatarOperatorError):
 
     def __str__(self) -> str:
         return f"pod {self.pod} did not answer on its admin port: {self.fault}"
+
+
+class NotLeading(AvatarOperatorError):
+    """A write that was held back, because this process does not lead or cannot be sure to."""
+
+    def __str__(self) -> str:
+        return "this replica does not lead, nothing was written"

@@ -6,6 +6,8 @@ nor finalizers, so that a second operator or none at all does no harm.
 
 import asyncio
 import logging
+import secrets
+import signal
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -16,9 +18,12 @@ from avatar_operator.cluster import Cluster
 from avatar_operator.core import manifests, model
 from avatar_operator.core.observations import Kind
 from avatar_operator.errors import ClusterError
+from avatar_operator.fencing import Fence
+from avatar_operator.leadership import Leadership, LeaseName
 from avatar_operator.reconciler import Reconciler
 from avatar_operator.settings import Settings
 
+DEAF_S: Final = 180.0  # the Lease is heard of twice a second, and else its watch fails sooner
 INACTIVITY_S: Final = 70.0  # bookmarks come every 60 s: a watch that is silent longer is frozen
 
 _log = logging.getLogger(__name__)
@@ -27,8 +32,13 @@ _log = logging.getLogger(__name__)
 async def run(settings: Settings) -> int:
     """Run the operator until it is told to stop; return the exit status."""
     logs.configure(settings.log_format)
-    async with await Cluster.open() as api:
-        reconciler = Reconciler(api, settings)
+    # A process that starts anew in the same pod is another candidate.
+    identity = f"{settings.identity}_{secrets.token_hex(4)}"
+    fence = Fence()
+    async with await Cluster.open(fence, identity) as api:
+        reconciler = Reconciler(api, settings, fence)
+        lease = LeaseName(settings.namespace, settings.lease)
+        leadership = Leadership(api, fence, lease, identity, settings.timing, reconciler.lead)
 
         def token() -> str | None:
             if settings.metrics_open:
@@ -36,36 +46,57 @@ async def run(settings: Settings) -> int:
             own = model.ServiceKey(settings.namespace, names.FIELD_MANAGER)
             return manifests.control_token(reconciler.master, own)
 
-        probes = health.probes(reconciler.is_alive, reconciler.is_ready)
+        def is_alive() -> bool:
+            return reconciler.is_alive() and leadership.heard_s() < DEAF_S
+
+        probes = health.probes(is_alive, reconciler.is_ready)
         async with (
             health.serving(probes, settings.health),
             health.serving(health.metrics(token), settings.metrics),
         ):
-            return await _run_both(reconciler, api, settings)
+            return await _run_all(reconciler, leadership, api, settings)
 
 
-async def _run_both(reconciler: Reconciler, api: Cluster, settings: Settings) -> int:
-    """Run until kopf was told to stop, or until one of the two breaks."""
-    work = asyncio.create_task(reconciler.run(), name="reconciler")
+async def _run_all(
+    reconciler: Reconciler, leadership: Leadership, api: Cluster, settings: Settings
+) -> int:
+    """Run until a signal says to stop, or until one of the parts breaks."""
+    stop, started = asyncio.Event(), asyncio.Event()
+    parts = {
+        asyncio.create_task(leadership.run(), name="leadership"),
+        asyncio.create_task(reconciler.run(), name="reconciler"),
+    }
     watches = kopf.operator(
-        registry=registry(reconciler, api, work.cancel),
+        registry=registry(reconciler, api),
         settings=kopf_settings(),
         standalone=True,
         clusterwide=not settings.watch_namespaces,
         namespaces=settings.watch_namespaces,
+        ready_flag=started,
+        stop_flag=stop,
     )
-    watching = asyncio.create_task(watches, name="kopf")
-    await asyncio.wait({work, watching}, return_when=asyncio.FIRST_COMPLETED)
-    broke = work.done() and not work.cancelled()  # else kopf stops, and has stopped the work
-    if broke:
-        watching.cancel()
-    await asyncio.gather(work, watching, return_exceptions=True)
-    faults = [
-        fault for task in (work, watching) if not task.cancelled() and (fault := task.exception())
-    ]
+    told = asyncio.create_task(_told_to_stop(started, stop), name="stop")
+    parts.add(asyncio.create_task(watches, name="kopf"))
+    await asyncio.wait({*parts, told}, return_when=asyncio.FIRST_COMPLETED)
+    stop.set()
+    told.cancel()
+    # The Lease first: a standby may act while this process still closes its connections.
+    await leadership.resign()
+    for part in parts:
+        part.cancel()
+    await asyncio.gather(*parts, told, return_exceptions=True)
+    faults = [fault for part in parts if not part.cancelled() and (fault := part.exception())]
     for fault in faults:
         _log.error("the operator ends", exc_info=fault)
-    return 1 if broke or faults else 0
+    return 1 if faults else 0
+
+
+async def _told_to_stop(started: asyncio.Event, stop: asyncio.Event) -> None:
+    """Wait for a signal, in place of kopf: the Lease is given back before all else."""
+    await started.wait()  # kopf sets its own handlers before
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
 
 
 def kopf_settings() -> kopf.OperatorSettings:
@@ -81,15 +112,9 @@ def kopf_settings() -> kopf.OperatorSettings:
     return settings
 
 
-def registry(
-    reconciler: Reconciler, api: Cluster, stop: Callable[[], object]
-) -> kopf.OperatorRegistry:
-    """Return kopf's handlers: the login, one for the events of each kind, and the end."""
+def registry(reconciler: Reconciler, api: Cluster) -> kopf.OperatorRegistry:
+    """Return kopf's handlers: the login, and one for the events of each kind."""
     handlers = kopf.OperatorRegistry()
-
-    @kopf.on.cleanup(registry=handlers)
-    async def end(**_: Any) -> None:
-        stop()  # kopf waits 5 s for tasks that still run when it has stopped itself
 
     @kopf.on.login(registry=handlers)
     async def login(**_: Any) -> kopf.ConnectionInfo:
@@ -110,6 +135,7 @@ def registry(
 
     def handler(kind: Kind) -> Callable[..., Coroutine[Any, Any, None]]:
         async def see(event: kopf.RawEvent, **_: Any) -> None:
+            reconciler.hear(kind)
             body = event["object"]
             if event["type"] is None:  # of a listing, not of a watch
                 reconciler.relist(kind)

@@ -21,6 +21,14 @@ _RECONCILE = Histogram(
 _STATE_AGE = Gauge(
     "avatar_operator_state_age_seconds", "Age of the oldest state among the runtime pods followed."
 )
+_WATCH_AGE = Gauge(
+    "avatar_operator_watch_age_seconds",
+    "Time since the watch of a resource told anything; a quiet resource is no fault.",
+    ["resource"],
+)
+_LOOP_LAG = Gauge(
+    "avatar_operator_event_loop_lag_seconds", "How late the last tick of the event loop was."
+)
 _LEADER = Gauge("avatar_operator_is_leader", "1 while this replica acts.")
 
 
@@ -37,6 +45,11 @@ def forget_service(key: ServiceKey) -> None:
         pass  # it was never planned
 
 
+def forget_services() -> None:
+    """Drop the series of all services, which another replica tells from now on."""
+    _DESIRED.clear()
+
+
 def count_action(kind: str) -> None:
     """Count an action that succeeded."""
     _DECISIONS.labels(kind).inc()
@@ -50,6 +63,16 @@ def observe_reconcile(seconds: float, *, succeeded: bool) -> None:
 def set_state_age(seconds: float) -> None:
     """Note the age of the oldest state."""
     _STATE_AGE.set(seconds)
+
+
+def set_watch_age(resource: str, seconds: float) -> None:
+    """Note how long a watch has told nothing."""
+    _WATCH_AGE.labels(resource).set(seconds)
+
+
+def set_loop_lag(seconds: float) -> None:
+    """Note how late the event loop was."""
+    _LOOP_LAG.set(max(0.0, seconds))
 
 
 def set_leader(leads: bool) -> None:

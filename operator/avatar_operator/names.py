@@ -31,6 +31,7 @@ RUNTIME_NAME: Final = "avatar-runtime"
 
 ANNOTATION_BATCH_SIZE: Final = f"{GROUP}/batch-size"
 ANNOTATION_SESSIONS_PER_POD: Final = f"{GROUP}/sessions-per-pod"
+ANNOTATION_EPOCH: Final = f"{GROUP}/epoch"  # leaseTransitions of the leader that created the pod
 ANNOTATION_SIMULATED: Final = f"{GROUP}/simulated-calibrations"
 ANNOTATION_FREEZE: Final = f"{GROUP}/freeze"  # on a service
 ANNOTATION_PAUSE_SCALE_IN: Final = f"{GROUP}/pause-scale-in"  # on a service

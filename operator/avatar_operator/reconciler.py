@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final, assert_never
 
 from avatar_operator import cluster, metrics, names, runtimes
+from avatar_operator.calibrating import Calibrator
 from avatar_operator.core import (
     conditions,
     contracts,
@@ -25,6 +26,7 @@ from avatar_operator.core import (
 )
 from avatar_operator.core.agenda import Agenda
 from avatar_operator.core.observations import Kind, News, Observations, ServiceBody
+from avatar_operator.core.watches import Watches
 from avatar_operator.errors import (
     AvatarOperatorError,
     ClusterError,
@@ -32,9 +34,11 @@ from avatar_operator.errors import (
     Contested,
     InvalidResource,
     NotFound,
+    NotLeading,
     RuntimeUnreachable,
     TemporaryError,
 )
+from avatar_operator.fencing import Fence
 from avatar_operator.settings import Settings
 
 WORKERS: Final = 16  # services in work at once: nearly all of their time they wait for answers
@@ -45,6 +49,9 @@ NEWS_S: Final = 0.25  # news of nodes and foreign pods, which comes in swarms an
 STATUS_EVERY_S: Final = 1.0  # numbers of sessions change faster than anyone reads them
 RETRY_S: Final = 2.0
 RELIST_S: Final = 1.0
+MASTER_S: Final = 0.25  # from one look for the master key to the next, until a leader has made it
+SETTLE_S: Final = 2.0  # for which a new leader waits to hear of the sessions of every pod
+CALM_S: Final = 1.0  # from the first plan of a new leader to the first one that may take away
 
 _COUNTS: Final = frozenset({"sessions", "capacity", "freeSessions"})
 
@@ -57,6 +64,7 @@ class _Memory:
 
     written_at: float = float("-inf")  # the status; of the loop's clock
     has_secret: bool = False  # looked at since the last resync
+    term: int = 0  # the one of leading in which it was planned last
     contested: dict[str, str] = field(default_factory=dict)  # action: who keeps our field
     told: set[tuple[names.Reason, str]] = field(default_factory=set)  # Events
 
@@ -73,12 +81,15 @@ class _Round:
 class Reconciler:
     """The owner of everything that was seen, and of the loop that acts on it."""
 
-    def __init__(self, api: cluster.Cluster, settings: Settings) -> None:
+    def __init__(self, api: cluster.Cluster, settings: Settings, fence: Fence) -> None:
         self._api = api
+        self._fence = fence
         self._settings = settings
         self._rules = planning.Rules(settings.pods.image, settings.memory_share, settings.rollout)
         self._seen = Observations(settings.watch_namespaces)
-        self._runtimes = runtimes.Runtimes(self._state_changed)
+        self._runtimes = runtimes.Runtimes(self._state_changed, fence)
+        states = self._runtimes.states
+        self._calibrator = Calibrator(self._api, self._seen, states, self._fence.is_open)
         self._memories: dict[str, _Memory] = {}
         self._short: set[str] = set()  # UIDs of services that no GPU was found for
         self._relisted: set[Kind] = set()
@@ -89,10 +100,30 @@ class Reconciler:
         self._master = ""
         self._synced = False
         self._turned_at = asyncio.get_running_loop().time()
+        self._watches = Watches(self._turned_at)
+        self._term = 0  # counts the times that this process began to lead
+        self._elected_at = self._turned_at
+
+    def lead(self, epoch: int | None) -> None:
+        """Take in that this process leads from now on, or (None) does no more."""
+        if epoch is None:
+            metrics.forget_services()  # whoever leads tells them now
+            return
+        self._term += 1
+        self._elected_at = asyncio.get_running_loop().time()
+        self._wake_all()
+        self._calibrator.wake()
+        self._awake.set()
+
+    def hear(self, kind: Kind) -> None:
+        """Take in that the watch of a kind said something."""
+        self._watches.hear(kind, asyncio.get_running_loop().time())
 
     def observe(self, kind: Kind, body: Mapping[str, object]) -> None:
         """Take in an object that was added or changed."""
         self._take_in(self._seen.observe(kind, body))
+        if kind is Kind.PROFILES:
+            self._calibrator.wake()
 
     def forget(self, kind: Kind, uid: str) -> None:
         """Take in that an object was deleted."""
@@ -115,8 +146,9 @@ class Reconciler:
         return self._synced
 
     def is_alive(self) -> bool:
-        """Return whether the central loop still turns."""
-        return asyncio.get_running_loop().time() - self._turned_at < STALLED_S
+        """Return whether the central loop still turns, and news still reaches it."""
+        turns = asyncio.get_running_loop().time() - self._turned_at < STALLED_S
+        return turns and not self._watches.frozen()
 
     @property
     def master(self) -> str:
@@ -127,14 +159,16 @@ class Reconciler:
         """List everything, then reconcile until cancelled."""
         try:
             self._master = await self._read_master()
+            for uid in self._seen.pods.uids():
+                self._follow(uid)  # those that were seen before their tokens were known
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._resync_forever(), name="resync")
                 tasks.create_task(self._relist_forever(), name="relist")
                 tasks.create_task(self._tick_forever(), name="tick")
+                tasks.create_task(self._calibrator.run(), name="calibrations")
                 for number in range(WORKERS):
                     tasks.create_task(self._work_forever(), name=f"worker {number}")
         finally:
-            metrics.set_leader(False)
             await self._runtimes.close()
 
     def _take_in(self, news: News) -> None:
@@ -153,18 +187,21 @@ class Reconciler:
         elif news.freed:
             for uid in self._short:
                 self._wake(uid, NEWS_S)
+            self._calibrator.wake()
 
     def _follow(self, uid: str) -> None:
         """Read the state of a pod as long as there is one to read."""
         pod = self._seen.pods.get(uid)
         if pod is None or not (pod.ip and pod.running and self._master):
             self._runtimes.unfollow(uid)
+            self._calibrator.forget(uid)
             return
         key = model.ServiceKey(pod.namespace, pod.service)
         token = manifests.control_token(self._master, key)
         self._runtimes.follow(uid, runtimes.Endpoint(pod.name, runtimes.admin_address(pod), token))
 
     def _state_changed(self, pod_uid: str) -> None:
+        self._calibrator.hear(pod_uid)
         pod = self._seen.pods.get(pod_uid)
         if pod is not None:
             self._wake(pod.owner_uid, GATHER_S)
@@ -183,6 +220,8 @@ class Reconciler:
             try:
                 settings = self._settings
                 return await self._api.master_key(settings.namespace, settings.control_secret)
+            except NotLeading:
+                await self._pause(MASTER_S)  # there is none yet, and the leader makes it
             except ClusterError as error:
                 _log.warning("cannot read the control Secret fault=%s", error)
                 await self._pause(RETRY_S)
@@ -205,7 +244,6 @@ class Reconciler:
             if not self._synced:
                 _log.info("everything is listed services=%d", len(self._seen.services.uids()))
                 self._synced = True
-                metrics.set_leader(True)  # one replica, so it leads
             for memory in self._memories.values():
                 memory.has_secret = False  # someone may have changed them: look again, once
                 memory.contested.clear()
@@ -230,13 +268,20 @@ class Reconciler:
         """Take in a whole listing; what was known before and is not in it is gone."""
         known = self._seen.known(kind)
         listed: set[str] = set()
+        changes = 0
         async for body in self._api.list(cluster.PATHS[kind.value]):
             metadata = body["metadata"]
             assert isinstance(metadata, dict)
             listed.add(metadata["uid"])
-            self.observe(kind, body)
+            news = self._seen.observe(kind, body)
+            changes += news != News()
+            self._take_in(news)
         for uid in known - listed:
             self.forget(kind, uid)
+        changes += len(known - listed)
+        if changes and self._synced:
+            _log.info("a listing found what was not told kind=%s changes=%d", kind.value, changes)
+        self._watches.list(kind, changes, asyncio.get_running_loop().time())
 
     async def _resync_budgets(self) -> None:
         """Find the budgets that are there and right; the others are applied again."""
@@ -246,20 +291,25 @@ class Reconciler:
         self._budgeted = {uid for uid in found if uid is not None}
 
     async def _tick_forever(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             metrics.set_state_age(self._runtimes.oldest_s())
+            for kind, age_s in self._watches.ages(loop.time()).items():
+                metrics.set_watch_age(kind.value, age_s)
             await self._pause(TICK_S)
+            metrics.set_loop_lag(loop.time() - self._turned_at - TICK_S)
 
     async def _work_forever(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            uid = self._agenda.take(loop.time()) if self._synced else None
+            acts = self._synced and self._fence.is_open()
+            uid = self._agenda.take(loop.time()) if acts else None
             if uid is not None:
                 await self._work(uid)
                 self._awake.set()  # it may be due again, sooner than the others wait
                 continue
             self._awake.clear()
-            due_at = self._agenda.next_at()
+            due_at = self._agenda.next_at() if acts else None
             wait_s = TICK_S if due_at is None else min(TICK_S, max(0.0, due_at - loop.time()))
             try:
                 async with asyncio.timeout(wait_s):
@@ -273,6 +323,9 @@ class Reconciler:
         started = loop.time()
         try:
             wake_after_s = await self._reconcile(uid)
+        except NotLeading:
+            self._agenda.finish(uid)
+            self._wake(uid, 0.0)  # for the day that this process leads again
         except AvatarOperatorError as error:
             asked_s = error.delay_s if isinstance(error, TemporaryError) else None
             delay_s = self._agenda.fail(uid, loop.time(), random.random(), asked_s or 0.0)
@@ -309,10 +362,16 @@ class Reconciler:
             return None
         memory = self._memories.setdefault(uid, _Memory())
         observed = self._observed(service, memory, seen.status)
+        begins = memory.term != self._term
+        if begins and not self._has_heard(observed):
+            return NEWS_S  # a state that comes wakes it sooner
         plan = planning.plan(service, observed, self._rules, now)
         metrics.set_desired(service.key, plan.desired)
         (self._short.add if plan.missing else self._short.discard)(uid)
-        ended = await self._apply(service, plan.actions, memory)
+        # What others knew when they led is not known here: the first plan takes nothing away.
+        actions = tuple(each for each in plan.actions if not (begins and _removes(each)))
+        ended = await self._apply(service, actions, memory)
+        memory.term = self._term
         faults = [str(fault) for fault in ended.faults if isinstance(fault, ClusterError)]
         contested = sorted(memory.contested.values())
         findings = conditions.find(service, plan, observed.states, faults, contested)
@@ -325,7 +384,8 @@ class Reconciler:
             )
         if ended.faults or ended.outdated:
             raise (*ended.faults, *ended.outdated)[0]  # looked at again, however little is heard
-        waits = [seconds for seconds in (wait_s, plan.wake_after_s) if seconds is not None]
+        calm_s = CALM_S if len(actions) < len(plan.actions) else None
+        waits = [each for each in (wait_s, plan.wake_after_s, calm_s) if each is not None]
         return min(waits, default=None)
 
     def _orphans(self, uid: str) -> tuple[model.RuntimePod, ...]:
@@ -377,6 +437,13 @@ class Reconciler:
             halted=rollout.remembered(written, service.generation),
         )
 
+    def _has_heard(self, observed: planning.Observed) -> bool:
+        """Return whether every pod has told of its sessions, or had time enough to do so."""
+        if asyncio.get_running_loop().time() >= self._elected_at + SETTLE_S:
+            return True
+        fresh = {uid for uid, s in observed.states.items() if s.age_s < runtimes.SILENCE_S}
+        return fresh.issuperset(pod.uid for pod in observed.pods if pod.running and pod.ip)
+
     async def _apply(
         self, service: model.Service, actions: Sequence[planning.Action], memory: _Memory
     ) -> _Round:
@@ -401,8 +468,8 @@ class Reconciler:
                     continue
                 ended.done.append(action)
                 metrics.count_action(type(action).__name__)
-                what = (type(action).__name__, service.key, action.name, action.reason)
-                _log.info("action=%s service=%s name=%s reason=%s", *what)
+                what = (type(action).__name__, service.key, action.name, self._fence.epoch)
+                _log.info("action=%s service=%s name=%s epoch=%d reason=%s", *what, action.reason)
         return ended
 
     async def _carry_out(
@@ -425,6 +492,7 @@ class Reconciler:
                 self.observe(Kind.PODS, answer)
             case planning.CreatePod():
                 body = manifests.pod(service, action.name, action.pool, self._settings.pods)
+                manifests.annotate(body, names.ANNOTATION_EPOCH, str(self._fence.epoch))
                 self.observe(Kind.PODS, await self._api.create_pod(body))
             case planning.DrainPod():
                 await self._runtimes.drain(action.uid, draining=True)
@@ -482,6 +550,10 @@ class Reconciler:
                 await self._api.create_event(body)
             except ClusterError as error:
                 _log.warning("event not posted service=%s fault=%s", service.key, error)
+
+
+def _removes(action: planning.Action) -> bool:
+    return isinstance(action, planning.DrainPod | planning.DeletePod | protection.ReleasePod)
 
 
 _REMEMBERED_EVENTS: Final = 256

@@ -17,6 +17,7 @@ import aiohttp
 from avatar_operator import names
 from avatar_operator.core import contracts, model
 from avatar_operator.errors import InvalidResource, RuntimeUnreachable
+from avatar_operator.fencing import Fence
 
 SILENCE_S: Final = 3.0
 """A stream sends at least a line a second; after this it is taken for dead."""
@@ -52,8 +53,9 @@ class _Heard:
 class Runtimes:
     """The streams of all runtime pods, by UID."""
 
-    def __init__(self, changed: Callable[[str], None]) -> None:
+    def __init__(self, changed: Callable[[str], None], fence: Fence) -> None:
         self._changed = changed
+        self._fence = fence
         self._heard: dict[str, _Heard] = {}
         self._endpoints: dict[str, Endpoint] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -95,16 +97,21 @@ class Runtimes:
         """Tell a pod to accept no more sessions, or to accept them again.
 
         Raises:
+            NotLeading: it was not told, since another one may decide now.
             RuntimeUnreachable: it did not answer as it should.
         """
         endpoint = self._endpoints.get(uid)
         if endpoint is None:
             raise RuntimeUnreachable(uid, "it has no address")
+        with self._fence.passage() as left_s:
+            await self._post_drain(endpoint, draining, min(DRAIN_TIMEOUT_S, left_s))
+
+    async def _post_drain(self, endpoint: Endpoint, draining: bool, within_s: float) -> None:
         request = self._client().post(
             f"http://{endpoint.address}/control/v1/drain",
             json={"draining": draining},
             headers=_headers(endpoint),
-            timeout=aiohttp.ClientTimeout(total=DRAIN_TIMEOUT_S),
+            timeout=aiohttp.ClientTimeout(total=within_s),
         )
         try:
             async with request as answer:

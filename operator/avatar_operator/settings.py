@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeVar
 
-from avatar_operator.core import batch, manifests, rollout
+from avatar_operator.core import batch, leading, manifests, rollout
 from avatar_operator.errors import SettingsError
 
 _Value = TypeVar("_Value")
@@ -38,6 +38,17 @@ class Settings:
 
     control_secret: str
     """AVATAR_CONTROL_SECRET: name of the Secret with the master key; made if it is absent."""
+
+    identity: str
+    """AVATAR_POD: who this replica is in the Lease, in logs and in the user agent."""
+
+    lease: str
+    """AVATAR_LEASE: name of the Lease that the replicas share; made if it is absent."""
+
+    timing: leading.Timing
+    """AVATAR_LEASE_DURATION_S, AVATAR_LEASE_RENEW_DEADLINE_S and AVATAR_LEASE_RETRY_S: seconds
+    after which others may take the Lease, after which its holder stops, and between two tries.
+    4, 2.5 and 0.5 give a new leader within 5 s; 15, 10 and 2 suit a slow API server."""
 
     watch_namespaces: tuple[str, ...]
     """AVATAR_WATCH_NAMESPACES: namespaces whose services are served; empty means all."""
@@ -80,6 +91,9 @@ def from_env(environment: Mapping[str, str]) -> Settings:
     return Settings(
         namespace=reader.text("AVATAR_NAMESPACE", None),
         control_secret=reader.text("AVATAR_CONTROL_SECRET", "avatar-operator-control"),
+        identity=reader.text("AVATAR_POD", "avatar-operator"),
+        lease=reader.text("AVATAR_LEASE", "avatar-operator"),
+        timing=_timing(reader),
         watch_namespaces=reader.names("AVATAR_WATCH_NAMESPACES"),
         pods=manifests.PodSettings(
             image=reader.text("AVATAR_RUNTIME_IMAGE", None),
@@ -99,6 +113,23 @@ def from_env(environment: Mapping[str, str]) -> Settings:
         metrics_open=reader.one_of("AVATAR_METRICS_OPEN", ("false", "true")) == "true",
         log_format=LogFormat(reader.one_of("AVATAR_LOG_FORMAT", ("json", "text"))),
     )
+
+
+def _timing(reader: "_Reader") -> leading.Timing:
+    usual = leading.Timing()
+    duration = reader.number("AVATAR_LEASE_DURATION_S", usual.duration_s, 1, 600)
+    deadline = reader.number("AVATAR_LEASE_RENEW_DEADLINE_S", usual.renew_deadline_s, 0.1, 600)
+    retry = reader.number("AVATAR_LEASE_RETRY_S", usual.retry_s, 0.05, 600)
+    timing = leading.Timing(int(duration), deadline, retry)
+    if duration != timing.duration_s:
+        raise SettingsError("AVATAR_LEASE_DURATION_S", f"{duration:g}", "a whole number")
+    if not deadline < timing.latest_deadline_s:
+        limit = f"less than {timing.latest_deadline_s:g}, 0.75 of the duration"
+        raise SettingsError("AVATAR_LEASE_RENEW_DEADLINE_S", f"{deadline:g}", limit)
+    if not retry < deadline:
+        limit = f"less than the renew deadline, {deadline:g}"
+        raise SettingsError("AVATAR_LEASE_RETRY_S", f"{retry:g}", limit)
+    return timing
 
 
 class _Reader:

@@ -43,6 +43,11 @@ def test_operator_understands_what_the_chart_says(helm: Any) -> None:
                 "operator": {
                     "watchNamespaces": ["acme", "globex"],
                     "resyncSeconds": 60,
+                    "leaderElection": {
+                        "leaseDurationSeconds": 15,
+                        "renewDeadlineSeconds": 10,
+                        "retryPeriodSeconds": 2,
+                    },
                     "memoryShare": 0.85,
                     "logFormat": "text",
                 },
@@ -55,6 +60,9 @@ def test_operator_understands_what_the_chart_says(helm: Any) -> None:
     settings = avatar_operator.settings.from_env(env)
     assert env.keys() - env.read == set()
     assert settings.control_secret == "demo-avatar-operator-control"
+    assert settings.lease == "demo-avatar-operator-operator"
+    timing = settings.timing
+    assert (timing.duration_s, timing.renew_deadline_s, timing.retry_s) == (15, 10.0, 2.0)
     assert settings.watch_namespaces == ("acme", "globex")
     assert settings.pods.image == "avatar-musetalk/runtime:7"
     assert settings.pods.image_pull_policy == "IfNotPresent"

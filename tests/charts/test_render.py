@@ -169,9 +169,40 @@ def test_components_run_under_accounts_of_their_own(defaults: list[Manifest]) ->
 
 
 @pytest.mark.slow
-def test_there_is_never_a_second_operator(defaults: list[Manifest]) -> None:
+def test_a_second_operator_stands_by_on_another_node_if_it_can(defaults: list[Manifest]) -> None:
     spec = named(defaults, "Deployment", "-operator")["spec"]
-    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+    assert spec["replicas"] == 2
+    assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    pod = spec["template"]["spec"]
+    (term,) = pod["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    selected = term["podAffinityTerm"]["labelSelector"]["matchLabels"]
+    assert selected.items() <= spec["template"]["metadata"]["labels"].items()
+    budget = named(defaults, "PodDisruptionBudget", "-operator")["spec"]
+    assert budget == {"maxUnavailable": 1, "selector": {"matchLabels": selected}}
+
+
+@pytest.mark.slow
+def test_the_replicas_share_the_lease_that_the_chart_makes(defaults: list[Manifest]) -> None:
+    (lease,) = of_kind(defaults, "Lease")
+    assert "spec" not in lease  # what the operators write there is never helm's
+    pod = named(defaults, "Deployment", "-operator")["spec"]["template"]["spec"]
+    env = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}
+    assert env["AVATAR_LEASE"] == lease["metadata"]["name"]
+
+
+@pytest.mark.slow
+def test_a_single_operator_has_no_budget_that_would_block_a_node_drain(helm: Any) -> None:
+    objects = helm.template({"operator": {"replicas": 1}})
+    budgets = [item["metadata"]["name"] for item in of_kind(objects, "PodDisruptionBudget")]
+    assert budgets == ["demo-avatar-operator-gateway"]
+
+
+@pytest.mark.slow
+def test_an_affinity_of_the_user_takes_the_place_of_ours(helm: Any) -> None:
+    wanted = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
+    objects = helm.template({"operator": {"affinity": wanted}})
+    pod = named(objects, "Deployment", "-operator")["spec"]["template"]["spec"]
+    assert pod["affinity"] == wanted
 
 
 @pytest.mark.slow

@@ -54,7 +54,13 @@ def test_values_file_lists_what_the_schema_knows() -> None:
 WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("unknown-value", {"replicas": 2}, "at ''", "additional properties 'replicas' not allowed"),
     ("unknown-nested", {"operator": {"replica": 1}}, "at '/operator'", "'replica' not allowed"),
-    ("two-operators", {"operator": {"replicas": 2}}, "at '/operator/replicas'", "must be 1"),
+    ("six-operators", {"operator": {"replicas": 6}}, "at '/operator/replicas'", "maximum: got 6"),
+    (
+        "lease-of-half-seconds",
+        {"operator": {"leaderElection": {"leaseDurationSeconds": 4.5}}},
+        "/leaderElection/leaseDurationSeconds'",
+        "want integer",
+    ),
     ("text-replicas", {"gateway": {"replicas": "2"}}, "at '/gateway/replicas'", "want integer"),
     ("share-over-one", {"operator": {"memoryShare": 1.5}}, "/memoryShare'", "maximum: got 1.5"),
     ("share-in-percent", {"operator": {"memoryShare": "90%"}}, "/memoryShare'", "want number"),

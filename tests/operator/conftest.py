@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
 from avatar_operator.core import contracts, manifests, model, planning, rollout
+from avatar_operator.fencing import Fence
 
 if TYPE_CHECKING:
     from avatar_operator.core import sizing
@@ -227,3 +229,11 @@ def scenes(make: Make) -> Scenes:
 @pytest.fixture(scope="session")
 def make() -> Make:
     return Make()
+
+
+@pytest.fixture
+def fence() -> Fence:
+    """Return the fence of one who leads for ever."""
+    fence = Fence()
+    fence.open_until(inf, epoch=7)
+    return fence

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from tests.operator.conftest import Make
 
+    from avatar_operator.fencing import Fence
+
 SECRETS = "/api/v1/namespaces/system/secrets"
 
 
@@ -48,7 +50,7 @@ class ApiServer:
 
 
 @pytest_asyncio.fixture
-async def server() -> AsyncIterator[tuple[ApiServer, Cluster]]:
+async def server(fence: Fence) -> AsyncIterator[tuple[ApiServer, Cluster]]:
     api = ApiServer()
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", api.handle)
@@ -58,7 +60,7 @@ async def server() -> AsyncIterator[tuple[ApiServer, Cluster]]:
     configuration = Configuration(
         host=f"http://127.0.0.1:{runner.addresses[0][1]}", api_key={"BearerToken": "Bearer t"}
     )
-    async with Cluster(configuration) as cluster:
+    async with Cluster(configuration, fence, "p0") as cluster:
         yield api, cluster
     await runner.cleanup()
 
@@ -106,8 +108,8 @@ async def test_the_delay_that_the_server_asks_for_is_kept(
     assert caught.value.delay_s == 7.0
 
 
-async def test_a_server_that_is_gone_is_a_temporary_error() -> None:
-    async with Cluster(Configuration(host="http://127.0.0.1:1")) as cluster:
+async def test_a_server_that_is_gone_is_a_temporary_error(fence: Fence) -> None:
+    async with Cluster(Configuration(host="http://127.0.0.1:1"), fence, "p0") as cluster:
         with pytest.raises(TemporaryError):
             await cluster.master_key("system", "control")
 
@@ -135,7 +137,7 @@ async def test_a_secret_that_is_as_it_should_be_is_not_written(
     api.on("PATCH", path, 201, secret)
     assert await cluster.apply_secret(secret) is True
     assert api.last_headers["Content-Type"] == "application/apply-patch+yaml"
-    assert api.asked[-1][1].endswith("?fieldManager=avatar-operator")
+    assert api.asked[-1][1].endswith("?fieldManager=avatar-operator&timeout=5000ms")
     api.on("GET", path, 200, secret)
     assert await cluster.apply_secret(secret) is False
     api.on("GET", path, 200, {**secret, "data": {"token": "b3RoZXI="}})

@@ -211,6 +211,7 @@ class World:
             "KUBECONFIG": self.kubeconfig,
             "AVATAR_NAMESPACE": SYSTEM,
             "AVATAR_CONTROL_SECRET": "avatar-avatar-operator-control",
+            "AVATAR_LEASE": "avatar-avatar-operator-operator",
             "AVATAR_RUNTIME_IMAGE": "avatar-musetalk/runtime",
             "AVATAR_LOG_FORMAT": "text",
             "AVATAR_HEALTH_LISTEN": "127.0.78.1:8080",

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from tests.operator.conftest import Body, Make
 
+    from avatar_operator.fencing import Fence
+
 GROUP = "/apis/avatar.musetalk.io/v1alpha1"
 SERVICE = f"{GROUP}/namespaces/acme/avatarservices/concierge"
 STATUS = f"{SERVICE}/status"
@@ -137,7 +139,7 @@ class Operator:
 
 
 @pytest_asyncio.fixture
-async def operator(make: Make) -> AsyncIterator[Operator]:
+async def operator(make: Make, fence: Fence) -> AsyncIterator[Operator]:
     api = ApiServer(make)
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", api.handle)
@@ -151,8 +153,8 @@ async def operator(make: Make) -> AsyncIterator[Operator]:
         "AVATAR_RUNTIME_IMAGE": "runtime:1",
         "AVATAR_RESYNC_S": "1",
     }
-    async with Cluster(configuration) as cluster:
-        reconciler = Reconciler(cluster, settings.from_env(told))
+    async with Cluster(configuration, fence, "p0") as cluster:
+        reconciler = Reconciler(cluster, settings.from_env(told), fence)
         running = asyncio.create_task(reconciler.run())
         yield Operator(api, reconciler, make)
         running.cancel()

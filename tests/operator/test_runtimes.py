@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from tests.operator.conftest import Make
 
+    from avatar_operator.fencing import Fence
+
 STATE = {"pod": "p0", "sessions": 1, "capacity": 2, "free": 1, "draining": False, "ready": True}
 
 
@@ -82,9 +84,9 @@ async def pod() -> AsyncIterator[Pod]:
 class Followed:
     """Runtimes whose changes can be waited for."""
 
-    def __init__(self) -> None:
+    def __init__(self, fence: Fence) -> None:
         self.changes: asyncio.Queue[str] = asyncio.Queue()
-        self.runtimes = Runtimes(self.changes.put_nowait)
+        self.runtimes = Runtimes(self.changes.put_nowait, fence)
 
     async def changed(self) -> str:
         async with asyncio.timeout(5):
@@ -92,8 +94,8 @@ class Followed:
 
 
 @pytest_asyncio.fixture
-async def followed() -> AsyncIterator[Followed]:
-    followed = Followed()
+async def followed(fence: Fence) -> AsyncIterator[Followed]:
+    followed = Followed(fence)
     yield followed
     await followed.runtimes.close()
 

@@ -63,6 +63,10 @@ app.kubernetes.io/component: {{ . }}
 {{- printf "%s-control" (include "avatar.fullname" .) -}}
 {{- end -}}
 
+{{- define "avatar.lease" -}}
+{{- printf "%s-operator" (include "avatar.fullname" .) -}}
+{{- end -}}
+
 {{/* The part of a pod's spec that both components shape by their values. */}}
 {{- define "avatar.podPlacement" -}}
 {{- with .priorityClassName }}

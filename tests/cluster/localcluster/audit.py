@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,14 +24,25 @@ class Write:
     name: str
     code: int
     """The HTTP status of the answer."""
+    agent: str = ""
+    """The user agent, which tells replicas of one account apart."""
 
 
-def read(path: Path, user: str | None = None, since: str = "") -> tuple[Write, ...]:
-    """Return the writes in the log, oldest first, of one user or all, later than `since`."""
+LEASES: Final = "leases.coordination.k8s.io"
+
+
+def read(
+    path: Path, user: str | None = None, since: str = "", *, leases: bool = False
+) -> tuple[Write, ...]:
+    """Return the writes in the log, oldest first, of one user or all, later than `since`.
+
+    Those of Leases are heartbeats, and left out unless asked for.
+    """
     with path.open() as file:
         complete = (line for line in file if line.endswith("\n"))  # the last may be half written
         writes = (parse(line) for line in complete)
-        return tuple(w for w in writes if user in (None, w.user) and w.at > since)
+        wanted = (w for w in writes if leases or w.resource != LEASES)
+        return tuple(w for w in wanted if user in (None, w.user) and w.at > since)
 
 
 def parse(line: str) -> Write:
@@ -47,4 +58,5 @@ def parse(line: str) -> Write:
         namespace=target.get("namespace", ""),
         name=target.get("name", ""),
         code=event.get("responseStatus", {}).get("code", 0),
+        agent=event.get("userAgent", ""),
     )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SYSTEM: Final = "avatar-system"
 ACCOUNT: Final = "avatar-avatar-operator-operator"
 USER: Final = f"system:serviceaccount:{SYSTEM}:{ACCOUNT}"
+LEASE: Final = "avatar-avatar-operator-operator"
 RESTART_S: Final = 0.5
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
@@ -58,6 +59,8 @@ class OperatorProcess:
         self._argv = argv
         self._environment = environment
         self.log = log
+        self.name = environment["AVATAR_POD"]
+        self.health = environment["AVATAR_HEALTH_LISTEN"]
         self.restarts = 0
         self.process: asyncio.subprocess.Process | None = None
 
@@ -76,6 +79,19 @@ class OperatorProcess:
             rss_mib=int(stat[21]) * _PAGE / 2**20,
             peak_rss_mib=int(peak.split()[1]) / 2**10,
         )
+
+    async def until_ready(self, within_s: float = 120) -> None:
+        """Wait until it has listed everything, so that it leads or stands by."""
+        async with aiohttp.ClientSession() as session:
+
+            async def ready() -> bool:
+                try:
+                    async with session.get(f"http://{self.health}/readyz") as answer:
+                        return answer.status == 200
+                except aiohttp.ClientError:
+                    return False
+
+            await waiting.until(ready, bool, f"{self.name} is ready (see {self.log})", within_s)
 
     async def run(self) -> None:
         """Run it, again and again, until cancelled."""
@@ -99,9 +115,16 @@ class OperatorProcess:
 
 @contextlib.asynccontextmanager
 async def operating(
-    cluster: ControlPlane, path: Path, module: str = "avatar_operator", *arguments: str
+    cluster: ControlPlane,
+    path: Path,
+    module: str = "avatar_operator",
+    *arguments: str,
+    name: str = "bench",
 ) -> AsyncIterator[OperatorProcess]:
-    """Run the operator with a kubeconfig; it has listed everything when the block begins."""
+    """Run the operator with a kubeconfig; it has listed everything when the block begins.
+
+    `name` tells replicas apart that run at once: in the Lease, and in the user agent.
+    """
     health, metrics = ports.find_free(2)
     environment: dict[str, Any] = {
         **os.environ,
@@ -111,27 +134,20 @@ async def operating(
         ),
         "AVATAR_NAMESPACE": SYSTEM,
         "AVATAR_CONTROL_SECRET": "avatar-avatar-operator-control",
+        "AVATAR_LEASE": LEASE,
         "AVATAR_RUNTIME_IMAGE": "avatar-musetalk/runtime",
-        "AVATAR_POD": "bench",
+        "AVATAR_POD": name,
         "AVATAR_HEALTH_LISTEN": f"127.0.0.1:{health}",
         "AVATAR_METRICS_LISTEN": f"127.0.0.1:{metrics}",
         "AVATAR_METRICS_OPEN": "true",
         "AVATAR_LOG_FORMAT": "text",
     }
     argv = (sys.executable, "-m", module, *(arguments or ("run",)))
-    operator = OperatorProcess(cluster.layout.logs / f"{module}.log", argv, environment)
+    log = cluster.layout.logs / f"{module}.{name}.log"
+    operator = OperatorProcess(log, argv, environment)
     running = asyncio.create_task(operator.run(), name=module)
     try:
-        async with aiohttp.ClientSession() as session:
-
-            async def ready() -> bool:
-                try:
-                    async with session.get(f"http://127.0.0.1:{health}/readyz") as answer:
-                        return answer.status == 200
-                except aiohttp.ClientError:
-                    return False
-
-            await waiting.until(ready, bool, f"{module} is ready (see {operator.log})", 120)
+        await operator.until_ready()
         yield operator
     finally:
         running.cancel()

@@ -1,0 +1,111 @@
+"""Two operators: one leads, the other takes over, and nobody's session notices."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Final
+
+import pytest
+import pytest_asyncio
+
+from localcluster import audit, controlplane, leaderkills, operatorprocess
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from localcluster.controlplane import ControlPlane
+
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
+
+KILLS: Final = int(os.environ.get("AVATAR_LEADER_KILLS", "10"))
+FAILOVER_S: Final = 5.0
+CLEAN_S: Final = 1.0
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def plane(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ControlPlane]:
+    folder = tmp_path_factory.mktemp("failover") / "cluster"
+    async with controlplane.running(folder) as cluster:
+        yield cluster
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pair(plane: ControlPlane) -> AsyncIterator[leaderkills.Pair]:
+    async with leaderkills.operating(plane) as pair:
+        yield pair
+        await pair.leave()
+        assert pair.report.orphans == 0
+
+
+async def test_a_leader_that_is_told_to_stop_hands_over_within_a_second(
+    pair: leaderkills.Pair,
+) -> None:
+    for _ in range(3):
+        leader, holder = pair.leader, pair.holder
+        epoch = pair.lease["leaseTransitions"]
+        process = leader.process
+        assert process is not None
+        started = time.monotonic()
+        process.terminate()
+        await pair.elected(but=holder)
+        assert time.monotonic() - started < CLEAN_S
+        assert pair.lease["leaseTransitions"] == epoch + 1
+        assert await process.wait() == 0
+        await asyncio.gather(*(each.until_ready() for each in pair.operators))
+
+
+async def test_a_leader_that_was_stopped_for_too_long_writes_nothing_when_it_goes_on(
+    pair: leaderkills.Pair, plane: ControlPlane
+) -> None:
+    leader, holder = pair.leader, pair.holder
+    before = len(pair.pods.objects)
+    await pair.scale(before + 1)
+    os.kill(leader.pid, signal.SIGSTOP)
+    try:
+        await pair.elected(but=holder)
+        taken_at = pair.lease["acquireTime"]
+        await pair.settled(before + 1)
+    finally:
+        os.kill(leader.pid, signal.SIGCONT)
+    # Work that both see: a leader that does not know yet that it was deposed would do it too.
+    for replicas in (before + 2, before):
+        await pair.scale(replicas)
+        await pair.settled(replicas)
+    await leader.until_ready()
+    writes = audit.read(plane.audit_log, operatorprocess.USER, taken_at)
+    agents = {write.agent for write in writes}
+    assert agents == {f"avatar-operator/{pair.holder}"}
+    assert holder not in pair.holder
+    assert pair.report.surplus == 0
+
+
+async def test_pods_carry_the_epoch_of_their_leader(pair: leaderkills.Pair) -> None:
+    before = len(pair.pods.objects)
+    await pair.scale(before + 1)
+    await pair.settled(before + 1)
+    epochs = [
+        int(pod["metadata"]["annotations"]["avatar.musetalk.io/epoch"])
+        for pod in pair.pods.objects.values()
+    ]
+    assert max(epochs) == pair.lease["leaseTransitions"]
+    await pair.scale(before)
+    await pair.settled(before)
+
+
+async def test_killed_leaders_are_replaced_in_time_and_nothing_is_done_twice(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    async with controlplane.running(tmp_path_factory.mktemp("kills") / "cluster") as cluster:
+        report = await leaderkills.run(cluster, KILLS)
+        deposed = audit.read(cluster.audit_log, operatorprocess.USER)
+    print(report.figures())  # noqa: T201 - pytest shows it when the test fails
+    assert len(report.elected_s) == KILLS
+    assert report.epochs >= KILLS
+    assert (report.surplus, report.orphans, report.cut) == (0, 0, 0)
+    assert max(report.elected_s) <= FAILOVER_S
+    # Names follow from what is seen, so a leader that repeats what it did not see is refused.
+    creates = [w for w in deposed if (w.verb, w.resource) == ("create", "pods") and w.code == 201]
+    assert creates
