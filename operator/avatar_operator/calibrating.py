@@ -12,6 +12,7 @@ from typing import Final
 
 from avatar_operator import cluster
 from avatar_operator.core import calibrations, inventory, model, profiles
+from avatar_operator.core.manifests import Body
 from avatar_operator.core.observations import Kind, Observations
 from avatar_operator.errors import AvatarOperatorError, Conflict, NotFound
 
@@ -30,11 +31,13 @@ class Calibrator:
         seen: Observations,
         states: Callable[[Iterable[str]], Mapping[str, model.PodState]],
         leads: Callable[[], bool],
+        observe: Callable[[Kind, Body], None],
     ) -> None:
         self._api = api
         self._seen = seen
         self._states = states
         self._leads = leads
+        self._observe = observe  # so that plans follow what was written at once
         self._known: dict[str, model.Curve] = {}  # by UID of the pod
         self._news = asyncio.Event()
 
@@ -87,7 +90,7 @@ class Calibrator:
                 _log.info("profile went profile=%s fault=%s", profile.name, error)
                 continue
             _log.info("profile status written profile=%s", profile.name)
-            self._seen.observe(Kind.PROFILES, written)
+            self._observe(Kind.PROFILES, written)
 
     def _reports(self) -> Iterable[calibrations.Report]:
         states = self._states(self._known)

@@ -89,7 +89,7 @@ class Reconciler:
         self._seen = Observations(settings.watch_namespaces)
         self._runtimes = runtimes.Runtimes(self._state_changed, fence)
         states = self._runtimes.states
-        self._calibrator = Calibrator(self._api, self._seen, states, self._fence.is_open)
+        self._calibrator = Calibrator(api, self._seen, states, fence.is_open, self.observe)
         self._memories: dict[str, _Memory] = {}
         self._short: set[str] = set()  # UIDs of services that no GPU was found for
         self._relisted: set[Kind] = set()
@@ -184,10 +184,10 @@ class Reconciler:
             self._wake(uid, GATHER_S)
         if news.everyone:
             self._wake_all()
+            self._calibrator.wake()
         elif news.freed:
             for uid in self._short:
                 self._wake(uid, NEWS_S)
-            self._calibrator.wake()
 
     def _follow(self, uid: str) -> None:
         """Read the state of a pod as long as there is one to read."""

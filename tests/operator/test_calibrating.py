@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from avatar_operator import calibrating
-from avatar_operator.core.observations import Kind, Observations
+from avatar_operator.core.observations import Kind, News, Observations
 from avatar_operator.errors import Conflict, TemporaryError
 
 if TYPE_CHECKING:
@@ -55,9 +55,15 @@ class Desk:
         self.heard: dict[str, PodState] = {}
         self.leads = True
         api: Any = self.api
-        self.calibrator = calibrating.Calibrator(api, self.seen, self.states, lambda: self.leads)
+        self.news: list[News] = []
+        self.calibrator = calibrating.Calibrator(
+            api, self.seen, self.states, lambda: self.leads, self.observe
+        )
         self.seen.observe(Kind.PROFILES, copy.deepcopy(self.api.profile))
         self.seen.observe(Kind.NODES, make.node_body())
+
+    def observe(self, kind: Kind, body: Body) -> None:
+        self.news.append(self.seen.observe(kind, body))
 
     def states(self, uids: Iterable[str]) -> Mapping[str, PodState]:
         return {uid: self.heard[uid] for uid in uids if uid in self.heard}
@@ -109,7 +115,8 @@ async def test_what_a_pod_measured_is_written_once(desk: Desk) -> None:
     await look_again(desk)
     assert desk.api.asked == 1
     (profile,) = desk.seen.profiles()
-    assert profile.calibrations  # the next plan knows it, before any watch tells
+    assert profile.calibrations
+    assert [news.everyone for news in desk.news] == [True]  # plans follow before any watch tells
 
 
 @pytest.mark.parametrize(("factor", "device"), [(None, "cuda"), (1.0, "cpu"), (1.0, "simulated")])
