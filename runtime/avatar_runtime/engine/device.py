@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 STAGES: Final = ("encode_audio", "unet", "vae", "compose", "jpeg")
 """What a batch passes through, in order."""
-BUCKETS: Final = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
-"""Batch sizes that a device is warmed up for."""
 MIB: Final = 1 << 20
 _SIMULATED: Final = "simulated:"
 

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from avatar_runtime.avatars import cache
+from avatar_runtime.batching import buckets
 from avatar_runtime.batching.frames import Frame
 from avatar_runtime.engine import pictures
-from avatar_runtime.engine.device import BUCKETS, STAGES, Rendered
+from avatar_runtime.engine.device import STAGES, Rendered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,7 +67,7 @@ class Runner:
         latents = torch.stack([self._latent(request) for request in batch])
         if self._model.device.type != "cuda":
             return tokens, latents
-        size = next((b for b in BUCKETS if b >= len(batch)), len(batch))
+        size = buckets.around(len(batch))
         rows = torch.arange(size, device=self._model.device).clamp(max=len(batch) - 1)
         return tokens[rows], latents[rows]
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 import cv2
 
 from avatar_runtime import errors
-from avatar_runtime.engine.device import BUCKETS, Calibration, Memory, ModelInfo
+from avatar_runtime.batching.buckets import BUCKETS
+from avatar_runtime.engine.device import Calibration, Memory, ModelInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
