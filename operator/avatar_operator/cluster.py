@@ -93,7 +93,7 @@ class Cluster:
         self._fence = fence
         self._client = ApiClient(configuration)
         # Audit logs tell replicas apart; what is before the slash names the field manager.
-        self._client.user_agent = f"{names.FIELD_MANAGER}/{identity}"
+        self._user_agent = f"{names.FIELD_MANAGER}/{identity}"
         self._slots = asyncio.Semaphore(IN_FLIGHT)
 
     @classmethod
@@ -342,7 +342,7 @@ class Cluster:
             raise TemporaryError(f"GET {path}", 0, f"{type(error).__name__}: {error}") from error
 
     async def _headers(self, content_type: str) -> dict[str, str]:
-        headers = {"Accept": _JSON, "Content-Type": content_type}
+        headers = {"Accept": _JSON, "Content-Type": content_type, "User-Agent": self._user_agent}
         authorization = await self._configuration.get_api_key_with_prefix("BearerToken")
         return headers | ({"Authorization": authorization} if authorization else {})
 

@@ -62,7 +62,7 @@ async def _run_all(
 ) -> int:
     """Run until a signal says to stop, or until one of the parts breaks."""
     stop, started = asyncio.Event(), asyncio.Event()
-    parts = {
+    ours = {
         asyncio.create_task(leadership.run(), name="leadership"),
         asyncio.create_task(reconciler.run(), name="reconciler"),
     }
@@ -76,15 +76,15 @@ async def _run_all(
         stop_flag=stop,
     )
     told = asyncio.create_task(_told_to_stop(started, stop), name="stop")
-    parts.add(asyncio.create_task(watches, name="kopf"))
+    parts = {*ours, asyncio.create_task(watches, name="kopf")}
     await asyncio.wait({*parts, told}, return_when=asyncio.FIRST_COMPLETED)
-    stop.set()
-    told.cancel()
     # The Lease first: a standby may act while this process still closes its connections.
     await leadership.resign()
-    for part in parts:
+    for part in (*ours, told):
         part.cancel()
-    await asyncio.gather(*parts, told, return_exceptions=True)
+    await asyncio.gather(*ours, told, return_exceptions=True)
+    stop.set()  # kopf waits up to 5 s for tasks of others, so they end before
+    await asyncio.gather(*parts, return_exceptions=True)
     faults = [fault for part in parts if not part.cancelled() and (fault := part.exception())]
     for fault in faults:
         _log.error("the operator ends", exc_info=fault)

@@ -75,6 +75,7 @@ async def test_a_listing_is_read_page_by_page(server: tuple[ApiServer, Cluster])
         "/api/v1/pods?limit=500&continue=next",
     ]
     assert api.last_headers["Authorization"] == "Bearer t"
+    assert api.last_headers["User-Agent"] == "avatar-operator/p0"
 
 
 @pytest.mark.parametrize(

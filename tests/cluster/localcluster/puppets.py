@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import itertools
 import json
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,6 +32,9 @@ LABELS: Final = {
     "nvidia.com/gpu.memory": "24564",
     "nvidia.com/gpu.count": str(GPUS),
 }
+
+_networks: Final = itertools.count(os.getpid())
+"""Stages that run at once, here or in another process, should not share addresses."""
 
 
 @dataclass(slots=True)
@@ -57,6 +62,7 @@ class Stage:
         self._changed = asyncio.Condition()
         self._runner = web.ServerRunner(web.Server(self._answer), shutdown_timeout=0.1)
         self._started = 0
+        self._network = 20 + next(_networks) % 200
         self.puppets: dict[str, Puppet] = {}
         """By UID of the pod."""
         self.cut: list[Puppet] = []
@@ -127,7 +133,7 @@ class Stage:
             metadata["namespace"],
             metadata["name"],
             labels.get("avatar.musetalk.io/service", ""),
-            f"127.1.{high}.{low + 1}",
+            f"127.{self._network}.{high}.{low + 1}",
         )
         self.puppets[metadata["uid"]] = puppet
         self._by_address[puppet.address] = puppet
