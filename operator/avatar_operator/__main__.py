@@ -1,4 +1,4 @@
-"""Command line of the operator: `avatar-operator run | plan`."""
+"""Command line of the operator: `avatar-operator run | plan | simulate`."""
 
 import argparse
 import asyncio
@@ -8,16 +8,18 @@ import sys
 import time
 from pathlib import Path
 
-from avatar_operator import offline
-from avatar_operator.core import report
-from avatar_operator.errors import AvatarOperatorError
+from avatar_operator import offline, simulate
+from avatar_operator.core import report, traces
+from avatar_operator.errors import AvatarOperatorError, InputError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        return _run() if options.command == "run" else _plan(options)
+        if options.command == "run":
+            return _run()
+        return _plan(options) if options.command == "plan" else _simulate(options)
     except AvatarOperatorError as error:
         print(f"avatar-operator: {error}", file=sys.stderr)
         return 1
@@ -41,7 +43,28 @@ def _parser() -> argparse.ArgumentParser:
         "--state", type=Path, metavar="FILE", help="pods, and what /control/v1/state says of them"
     )
     plan.add_argument("-o", "--output", choices=["text", "json"], default="text")
+    _add_simulate(commands.add_parser("simulate", help="replay a trace of sessions, offline"))
     return parser
+
+
+def _add_simulate(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Replay a trace through the operator's own decisions, in virtual time."
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="CSV: arrival_s,duration_s")
+    parser.add_argument("--service", type=Path, metavar="FILE", help="with spec.autoscaling")
+    parser.add_argument(
+        "--profiles", type=Path, metavar="FILE", help="GPUProfiles; default: those of the chart"
+    )
+    parser.add_argument("--gpus", type=int, help="of each class; default: maxReplicas")
+    parser.add_argument("--start-s", type=float, default=20.0, help="median start of a pod")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument(
+        "--generate",
+        choices=[kind.value for kind in traces.Kind],
+        help="make a trace and write it to --out instead",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="of --generate")
+    parser.add_argument("--sessions", type=float, default=40.0, help="at once, of --generate")
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -53,6 +76,35 @@ def _plan(options: argparse.Namespace) -> int:
     else:
         print(report.text(*parts))
     return 0
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    if options.generate is not None:
+        out = _given(options.out, "--out")
+        scale = traces.Scale(options.sessions)
+        count = simulate.generate(traces.Kind(options.generate), scale, options.seed, out)
+        print(f"{count} sessions in {out}")
+        return 0
+    data = simulate.simulate(
+        simulate.Request(
+            trace=_given(options.trace, "--trace"),
+            service=_given(options.service, "--service"),
+            profiles=options.profiles,
+            seed=options.seed,
+            gpus=options.gpus,
+            start_s=options.start_s,
+        )
+    )
+    if options.json is not None:
+        options.json.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    print(simulate.text(data))
+    return 0
+
+
+def _given(path: Path | None, option: str) -> Path:
+    if path is None:
+        raise InputError(option, "", "is left out, must be a file")
+    return path
 
 
 def _run() -> int:

@@ -10,7 +10,7 @@ from typing import Final
 import yaml
 
 from avatar_operator import names
-from avatar_operator.core import conditions, contracts, model, objects, planning
+from avatar_operator.core import conditions, contracts, model, objects, planning, sizing
 from avatar_operator.errors import InputError
 
 NO_IMAGE: Final = "avatar-musetalk/runtime"
@@ -43,7 +43,7 @@ def plan(files: Files, now: float) -> Outcome:
         InputError: a file cannot be read or holds nothing of what it should.
         InvalidResource: a resource in it breaks its contract.
     """
-    service = _service(files.service)
+    service = read_service(files.service)
     state = [] if files.state is None else _items("--state", files.state)
     pods = [item for item in state if item.get("kind") == "Pod"]
     runtime_pods = [pod for pod in map(objects.parse_runtime_pod, pods) if pod is not None]
@@ -53,17 +53,24 @@ def plan(files: Files, now: float) -> Outcome:
     observed = planning.Observed(
         nodes=_nodes(files.nodes),
         uses=tuple(use for use in map(objects.parse_use, pods) if use is not None),
-        profiles=_profiles(files.profiles),
+        profiles=read_profiles(files.profiles),
         pods=tuple(own),
         states=_states(own, state),
         has_control_secret=True,  # Secrets are no input, so nothing is said of them
+        scene=sizing.Scene(),  # nor are callers: what is there stays
     )
     rules = planning.Rules(image=NO_IMAGE)
     made = planning.plan(service, observed, rules, now)
     return Outcome(service, made, conditions.find(service, made, observed.states))
 
 
-def _service(path: Path) -> model.Service:
+def read_service(path: Path) -> model.Service:
+    """Return the one service of a file.
+
+    Raises:
+        InputError: it cannot be read or holds another number of services.
+        InvalidResource: the service breaks its contract.
+    """
     services = _of_kind("--service", path, names.SERVICE_KIND)
     if len(services) != 1:
         fault = f"holds {len(services)} {names.SERVICE_KIND}, must hold exactly one"
@@ -75,7 +82,13 @@ def _nodes(path: Path) -> tuple[model.Node, ...]:
     return tuple(objects.parse_node(node) for node in _of_kind("--nodes", path, "Node"))
 
 
-def _profiles(path: Path | None) -> tuple[model.GPUProfile, ...]:
+def read_profiles(path: Path | None) -> tuple[model.GPUProfile, ...]:
+    """Return the profiles of a file, or (None) those that the chart ships.
+
+    Raises:
+        InputError: it cannot be read or holds none.
+        InvalidResource: one breaks its contract.
+    """
     if path is not None:
         bodies: Iterable[Mapping[str, object]] = _of_kind("--profiles", path, names.PROFILE_KIND)
     else:

@@ -25,6 +25,9 @@ STRAIN_MOST: Final = 4.0  # a pod under pressure degrades its batch to a quarter
 
 START_S: Final = 30.0  # believed of pods until one has started
 KEPT_STARTS: Final = 20
+FALLING_S: Final = 5.0
+"""How often a rate that falls is looked at: it lowers a wish that has to last anyway."""
+
 OVERDUE: Final = (2.0, 15.0)
 """Of few starts the longest says little of the 99th percentile: so many times that, and seconds."""
 
@@ -122,6 +125,7 @@ class History:
     arrivals: Arrivals
     starts_s: tuple[float, ...]  # of the last pods that became ready
     starting: frozenset[str]  # UIDs of pods that were not ready yet
+    busy: bool  # whether somebody was there
     busy_at: float  # when somebody was there last
 
 
@@ -214,7 +218,8 @@ def _begin(observation: Observation, now: float) -> History:
         starts_s=(),
         starting=frozenset(),
         # Nobody was seen yet, but where pods run somebody may just have left.
-        busy_at=now if pods else -inf,
+        busy=pods > 0,
+        busy_at=-inf,
     )
 
 
@@ -234,7 +239,8 @@ def _learn(observation: Observation, before: History, now: float) -> History:
         arrivals=known,
         starts_s=starts_s,
         starting=starting,
-        busy_at=now if busy else before.busy_at,
+        busy=busy,
+        busy_at=now if busy or before.busy else before.busy_at,
     )
 
 
@@ -387,7 +393,7 @@ def _wake_after_s(
     """Return when time alone may change the decision, None if it cannot."""
     waits = []
     if inputs.arrivals_per_s > 0:
-        waits.append(1.0)  # the rate falls as the window moves on
+        waits.append(FALLING_S)  # the rate falls as the window moves on
     if pods > known.wishes.latest and not (policy.freeze or policy.pause_scale_in):
         waits.append(known.wishes.falls_after_s(now, policy.down_after_s))
     if policy.zero_after_s is not None and pods and not inputs.sessions:

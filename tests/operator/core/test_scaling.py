@@ -238,6 +238,7 @@ TO_ZERO = Autoscaling(0, 5, free_min=1, free_percent=0, down_after_s=30, zero_af
 def test_the_last_pod_goes_when_nobody_came_for_so_long() -> None:
     run = Run(TO_ZERO)
     run.decide(*loads(1))
+    run.decide(*loads(0), after_s=200.0)  # nothing says that the session did not end just now
     assert run.decide(*loads(0), after_s=59.0).pods == 1
     decision = run.decide(*loads(0), after_s=2.0)
     assert (decision.pods, decision.why) == (0, Why.IDLE)
