@@ -10,7 +10,6 @@ import kopf
 from aiohttp import web
 
 from avatar_operator import names
-from avatar_operator.cluster import Cluster
 
 STATE = "Bare"
 
@@ -18,41 +17,28 @@ STATE = "Bare"
 async def run() -> None:
     """Run until terminated."""
     registry = kopf.OperatorRegistry()
-    listed = asyncio.Event()
+    kopf.on.login(registry=registry)(kopf.login_with_kubeconfig)
 
-    async with await Cluster.open() as api:
+    @kopf.on.event(names.GROUP, names.VERSION, names.SERVICES, registry=registry)
+    async def see(body: kopf.Body, patch: kopf.Patch, **_: Any) -> None:
+        generation = body["metadata"]["generation"]
+        status = body.get("status", {})
+        if status.get("observedGeneration") != generation or status.get("state") != STATE:
+            patch.status.update({"observedGeneration": generation, "state": STATE})
 
-        @kopf.on.login(registry=registry)
-        async def login(**_: Any) -> kopf.ConnectionInfo:
-            found = await api.credentials()
-            scheme, _space, token = (found.authorization or "").rpartition(" ")
-            return kopf.ConnectionInfo(
-                server=found.server, ca_path=found.ca_path, scheme=scheme.title(), token=token
-            )
+    async def ready(_: web.BaseRequest) -> web.Response:
+        return web.Response()
 
-        @kopf.on.event(names.GROUP, names.VERSION, names.SERVICES, registry=registry)
-        async def see(body: kopf.Body, patch: kopf.Patch, **_: Any) -> None:
-            generation = body["metadata"]["generation"]
-            status = body.get("status", {})
-            if status.get("observedGeneration") != generation or status.get("state") != STATE:
-                patch.status.update({"observedGeneration": generation, "state": STATE})
-
-        async def ready(_: web.BaseRequest) -> web.Response:
-            return web.Response(status=200 if listed.is_set() else 503)
-
-        runner = web.ServerRunner(web.Server(ready))
-        await runner.setup()
-        host, _, port = os.environ["AVATAR_HEALTH_LISTEN"].rpartition(":")
-        await web.TCPSite(runner, host, int(port)).start()
-        settings = kopf.OperatorSettings()
-        settings.posting.enabled = False
-        listed.set()
-        try:
-            await kopf.operator(
-                registry=registry, settings=settings, standalone=True, clusterwide=True
-            )
-        finally:
-            await runner.cleanup()
+    runner = web.ServerRunner(web.Server(ready))
+    await runner.setup()
+    host, _, port = os.environ["AVATAR_HEALTH_LISTEN"].rpartition(":")
+    await web.TCPSite(runner, host, int(port)).start()
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    try:
+        await kopf.operator(registry=registry, settings=settings, standalone=True, clusterwide=True)
+    finally:
+        await runner.cleanup()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import random
 import sys
 import tempfile
@@ -212,6 +213,7 @@ async def run(size: Size, state: Path) -> dict[str, Any]:
         "services": size.services,
         "pods_per_service": size.replicas,
         "simulated": "nodes and pods by kwok; no state stream can be reached",
+        "load_average_before": [round(load, 2) for load in os.getloadavg()],
     }
     async with controlplane.running(state) as cluster:
         await operatorprocess.install_chart(cluster)

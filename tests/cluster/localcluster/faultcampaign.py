@@ -44,7 +44,7 @@ class Scenario:
 
     @property
     def most(self) -> int:
-        return max(spec["replicas"] for spec in self.specs)
+        return max(int(spec["replicas"]) for spec in self.specs)
 
 
 SCENARIOS: Final[Mapping[str, Scenario]] = {
