@@ -105,6 +105,10 @@ class Runtimes:
             raise RuntimeUnreachable(uid, "it has no address")
         with self._fence.passage() as left_s:
             await self._post_drain(endpoint, draining, min(DRAIN_TIMEOUT_S, left_s))
+        heard = self._heard.get(uid)
+        if heard is not None and not draining:
+            # Sessions may come from now on: what it said before proves no emptiness.
+            self._heard[uid] = replace(heard, state=replace(heard.state, draining=False))
 
     async def _post_drain(self, endpoint: Endpoint, draining: bool, within_s: float) -> None:
         request = self._client().post(

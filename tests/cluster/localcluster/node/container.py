@@ -23,7 +23,15 @@ if TYPE_CHECKING:
 
 RETRY_S: Final = 1.0  # how often something missing is looked for again
 CANNOT_START: Final = 128  # exit code that container runtimes give a command that is not there
+MESSAGE_BYTES: Final = 2048
+MESSAGE_LINES: Final = 80
 LOGS_KEPT: Final = 2  # the current run's and the one before
+
+
+def last_words(log: bytes) -> str:
+    """Return what a kubelet takes from a log for FallbackToLogsOnError."""
+    lines = log[-MESSAGE_BYTES:].decode(errors="replace").splitlines(keepends=True)
+    return "".join(lines[-MESSAGE_LINES:])
 
 
 class Container:
@@ -277,8 +285,16 @@ class Container:
             since=self._started_at,
             until=rfc3339(),
             container_id=self.record.container_id,
-            message=self._note,
+            message=self._note or self._last_words(code),
         )
+
+    def _last_words(self, code: int) -> str:
+        """Return the end of a failed run's log, if the container asks for it."""
+        wanted = self.manifest.get("terminationMessagePolicy") == "FallbackToLogsOnError"
+        if code == 0 or not wanted:
+            return ""
+        log = self._setting.log_file(self.record.name, self.record.restarts)
+        return last_words(log.read_bytes())
 
     def _say_back_off(self, delay_s: float) -> None:
         meta = self._setting.pod["metadata"]
