@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from localcluster import audit, errors, paths
+from localcluster import audit, errors, paths, waiting
 from localcluster.release import SYSTEM
 
 if TYPE_CHECKING:
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 
 REST_S: Final = 60
+ADMIN: Final = "kubernetes-admin"
 ACCOUNTS: Final = f"system:serviceaccount:{SYSTEM}:"
 
 
 async def account(release: Release, component: str) -> str:
-    pod = await release.pod(component)
-    return f"{ACCOUNTS}{pod['spec']['serviceAccountName']}"
+    pods = await release.pods(component)
+    (name,) = {pod["spec"]["serviceAccountName"] for pod in pods}
+    return f"{ACCOUNTS}{name}"
 
 
 async def test_components_act_under_accounts_of_their_own(release: Release, space: Space) -> None:
@@ -76,6 +79,27 @@ async def settled(release: Release, user: str) -> str:
         if audit.read(release.cluster.audit_log, user=user) == before:
             return before[-1].at
     raise AssertionError(f"{user} writes all the time: {before[-5:]}")
+
+
+async def test_deleted_leader_hands_over_within_a_second(release: Release) -> None:
+    leader = await release.leader()
+    await release.cluster.kubectl("delete", "pod", leader, "-n", SYSTEM, "--wait=false")
+    await waiting.until(release.leader, lambda name: name not in ("", leader), "another leader")
+    (deleted_at,) = (
+        write.at
+        for write in audit.read(release.cluster.audit_log)
+        if (write.verb, write.name, write.user) == ("delete", leader, ADMIN)
+    )
+    told_at = datetime.datetime.fromisoformat(deleted_at)
+    took_over_at = datetime.datetime.fromisoformat((await release.lease())["acquireTime"])
+    assert took_over_at - told_at < datetime.timedelta(seconds=1)
+
+    async def ready() -> int:
+        pods = await release.pods("operator")
+        statuses = [s for p in pods for s in p["status"].get("containerStatuses", ())]
+        return sum(status["ready"] for status in statuses)
+
+    await waiting.until(ready, lambda count: count == 2, "two operators again", 60)
 
 
 async def test_upgrade_keeps_services_and_pods(release: Release, space: Space) -> None:

@@ -31,6 +31,7 @@ class Bench:
 BENCHES: Final = (
     Bench("plan", "localcluster.bench_plan", what="decisions of the operator a second"),
     Bench("scale", "localcluster.bench_scale", what="services on kwok nodes, beside bare kopf"),
+    Bench("failover", "localcluster.bench_failover", what="100 killed leaders, 10 clean stops"),
     Bench("faults", "localcluster.bench_faults", what="convergence under API faults, 200 seeds"),
 )
 

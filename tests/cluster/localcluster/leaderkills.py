@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import os
 import random
 import signal
@@ -17,7 +16,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from localcluster import kubeapi, operatorprocess
+from localcluster import benchrecord, kubeapi, operatorprocess
 from localcluster.puppets import Stage
 
 if TYPE_CHECKING:
@@ -41,6 +40,8 @@ STEP_S: Final = 60.0
 class Report:
     """What came of the kills."""
 
+    handed_s: list[float] = field(default_factory=list)
+    """From the word to stop until another one held the Lease."""
     elected_s: list[float] = field(default_factory=list)
     """From the kill until another one held the Lease."""
     acted_s: list[float] = field(default_factory=list)
@@ -53,24 +54,17 @@ class Report:
     cut: int = 0
     """Sessions that a deletion ended."""
 
-    def figures(self) -> dict[str, float]:
+    def figures(self) -> dict[str, object]:
         """Return the numbers by name."""
         return {
-            "kills": len(self.elected_s),
-            "elected_p50_s": percentile(self.elected_s, 0.5),
-            "elected_p99_s": percentile(self.elected_s, 0.99),
-            "acted_p50_s": percentile(self.acted_s, 0.5),
-            "acted_p99_s": percentile(self.acted_s, 0.99),
+            "handed_s": benchrecord.figures(self.handed_s),
+            "elected_s": benchrecord.figures(self.elected_s),
+            "acted_s": benchrecord.figures(self.acted_s),
             "epochs": self.epochs,
             "surplus_pods": self.surplus,
             "orphans": self.orphans,
             "sessions_cut": self.cut,
         }
-
-
-def percentile(values: list[float], share: float) -> float:
-    """Return the smallest value that so many others do not exceed."""
-    return round(sorted(values)[max(0, math.ceil(share * len(values)) - 1)], 3)
 
 
 class Pair:
@@ -155,6 +149,23 @@ class Pair:
 
         await kubeapi.until(self._changed, holds, told, STEP_S)
 
+    async def hand_over(self) -> None:
+        """Tell the leader to stop, and wait until both are there again."""
+        leader, holder = self.leader, self.holder
+        process = leader.process
+        assert process is not None
+        process.terminate()
+        told_at = time.monotonic()
+        await self.elected(but=holder)
+        self.report.handed_s.append(time.monotonic() - told_at)
+        if await process.wait():
+            raise RuntimeError(f"{leader.name} ended with {process.returncode}, see {leader.log}")
+        await self.both_ready()
+
+    async def both_ready(self) -> None:
+        """Wait until one leads and the other stands by."""
+        await asyncio.gather(*(each.until_ready() for each in self.operators))
+
     async def kill(self, chance: random.Random) -> None:
         """Give the leader work, kill it in the middle, and wait until the work is done."""
         replicas = chance.choice([n for n in range(1, MOST + 1) if n != len(self.pods.objects)])
@@ -167,7 +178,7 @@ class Pair:
         self.report.elected_s.append(time.monotonic() - killed_at)
         await self.settled(replicas)
         self.report.acted_s.append(time.monotonic() - killed_at)
-        await asyncio.gather(*(each.until_ready() for each in self.operators))
+        await self.both_ready()
 
     async def leave(self) -> None:
         """Delete the service, and count what stays behind."""
@@ -200,10 +211,12 @@ async def operating(cluster: ControlPlane) -> AsyncIterator[Pair]:
         yield pair
 
 
-async def run(cluster: ControlPlane, kills: int, seed: int = 0) -> Report:
-    """Kill so many leaders in a row."""
+async def run(cluster: ControlPlane, kills: int, stops: int = 0, seed: int = 0) -> Report:
+    """Tell so many leaders in a row to stop, then kill so many."""
     chance = random.Random(seed)
     async with operating(cluster) as pair:
+        for _ in range(stops):
+            await pair.hand_over()
         for _ in range(kills):
             await pair.kill(chance)
         await pair.leave()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from localcluster.controlplane import ControlPlane
 
 SYSTEM: Final = "avatar-system"
+LEASE: Final = "avatar-avatar-operator-operator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +31,20 @@ class Release:
     key: str
     """API key of the gateway."""
 
-    async def pod(self, component: str) -> dict[str, Any]:
-        """Return the pod of `operator` or `gateway`."""
+    async def pods(self, component: str) -> list[dict[str, Any]]:
+        """Return the pods of `operator` or `gateway`, by name."""
         selector = f"app.kubernetes.io/component={component}"
         pods = await self.cluster.kubectl("get", "pods", "-n", SYSTEM, "-l", selector, "-o", "json")
-        (pod,) = json.loads(pods)["items"]
-        return dict(pod)
+        return sorted(json.loads(pods)["items"], key=lambda pod: str(pod["metadata"]["name"]))
+
+    async def leader(self) -> str:
+        """Return the name of the operator's pod that leads, "" if none does."""
+        return str((await self.lease()).get("holderIdentity", "")).rpartition("_")[0]
+
+    async def lease(self) -> dict[str, Any]:
+        """Return what the Lease of the operator's pods says."""
+        lease = await self.cluster.kubectl("get", "lease", LEASE, "-n", SYSTEM, "-o", "json")
+        return dict(json.loads(lease).get("spec", {}))
 
 
 @dataclass(frozen=True, slots=True)

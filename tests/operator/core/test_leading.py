@@ -287,8 +287,11 @@ class World:
         process.dead = True
         self.processes.remove(process)
         if bid is not None:
-            self.after(self.delay_s(), lambda: self.server.write(bid, TIMING, "released"))
+            self.after(self.delay_s(), lambda: self.arrive(bid))
         self.start()
+
+    def arrive(self, bid: Bid) -> None:
+        self.server.write(bid, TIMING, "released")
 
     def leaders(self) -> list[Process]:
         """Return those that would let a write through, stopped ones included."""
