@@ -20,6 +20,7 @@ SHARED_RESOURCE: Final = "nvidia.com/gpu.shared"
 MIG_RESOURCES: Final = "nvidia.com/mig-"  # prefix; a name such as 3g.20gb follows
 
 LABEL_NAME: Final = "app.kubernetes.io/name"
+LABEL_COMPONENT: Final = "app.kubernetes.io/component"
 LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
 LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 LABEL_SERVICE: Final = f"{GROUP}/service"
@@ -43,6 +44,7 @@ ANNOTATION_DRAIN: Final = f"{GROUP}/drain"  # on a pod
 LABEL_ZONE: Final = "topology.kubernetes.io/zone"
 LABEL_HOST: Final = "kubernetes.io/hostname"
 LABEL_PRODUCT: Final = "nvidia.com/gpu.product"
+LABEL_MIG_STRATEGY: Final = "nvidia.com/mig.strategy"
 
 TAINT_NOT_READY: Final = "node.kubernetes.io/not-ready"
 TAINT_UNREACHABLE: Final = "node.kubernetes.io/unreachable"
@@ -89,6 +91,8 @@ class Reason(Enum):
     NO_BATCH_FITS = "NoBatchFits"
     NO_GPU_NODE = "NoGPUNode"
     NO_FREE_GPU = "NoFreeGPU"
+    MAX_REPLICAS = "MaxReplicas"
+    WITHIN_BOUNDS = "WithinBounds"
     GPU_ALLOCATED = "GPUAllocated"
     GPU_FREE = "GPUFree"
     NOTHING_ASKED = "NothingAsked"

@@ -384,6 +384,8 @@ def _warning(
 ) -> str:
     """Say what does not add up: labels of one card for a node with two kinds, or two opinions."""
     capacity = dict(node.capacity).get(resource)
+    if node.labels.get(names.LABEL_MIG_STRATEGY) == "mixed":
+        capacity = None  # the count may hold GPUs that are offered as slices
     if labels.count and capacity is not None and labels.count * replicas != capacity:
         return (
             f"labels count {labels.count} GPUs shared by {replicas}, the node has {capacity} "

@@ -252,6 +252,11 @@ def test_what_a_cloud_rents_out_is_not_taken_for_measured(make: Make) -> None:
     [
         pytest.param({"capacity": (("nvidia.com/gpu", 4),)}, "the node has 4", id="mixed cards"),
         pytest.param({"capacity": (("nvidia.com/gpu", 2),)}, "", id="as labelled"),
+        pytest.param(
+            {"capacity": (("nvidia.com/gpu", 1),), "nvidia.com/mig.strategy": "mixed"},
+            "",
+            id="others are sliced",
+        ),
         pytest.param({}, "", id="no capacity"),
         pytest.param(
             {"cloud.google.com/gke-accelerator": "nvidia-l4"},
