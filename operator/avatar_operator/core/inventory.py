@@ -199,7 +199,8 @@ def take(
         free = 0 if why_not else max(0, left)
         if why_not:
             left_out.append((part.node.name, why_not))
-        elif part.gpu_class:
+        else:
+            assert part.gpu_class is not None
             members[part.gpu_class].append((part, free))
         reason = why_not or part.warning
         rows.append(
