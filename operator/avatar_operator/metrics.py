@@ -50,6 +50,12 @@ def forget_services() -> None:
     _DESIRED.clear()
 
 
+def count_scaling(pods: int, before: object) -> None:
+    """Count a decision that changed how many pods are wanted."""
+    if isinstance(before, int) and before != pods:
+        _DECISIONS.labels("ScaleUp" if pods > before else "ScaleDown").inc()
+
+
 def count_action(kind: str) -> None:
     """Count an action that succeeded."""
     _DECISIONS.labels(kind).inc()

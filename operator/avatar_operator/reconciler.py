@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, assert_never
 
-from avatar_operator import cluster, metrics, names, runtimes
+from avatar_operator import cluster, gateways, metrics, names, runtimes, streams
 from avatar_operator.calibrating import Calibrator
 from avatar_operator.core import (
     conditions,
@@ -22,6 +22,8 @@ from avatar_operator.core import (
     planning,
     protection,
     rollout,
+    scaling,
+    sizing,
     status,
 )
 from avatar_operator.core.agenda import Agenda
@@ -40,6 +42,7 @@ from avatar_operator.errors import (
 )
 from avatar_operator.fencing import Fence
 from avatar_operator.settings import Settings
+from avatar_operator.streams import Endpoint
 
 WORKERS: Final = 16  # services in work at once: nearly all of their time they wait for answers
 TICK_S: Final = 1.0  # the longest that nothing is looked at
@@ -65,6 +68,7 @@ class _Memory:
     written_at: float = float("-inf")  # the status; of the loop's clock
     has_secret: bool = False  # looked at since the last resync
     term: int = 0  # the one of leading in which it was planned last
+    history: scaling.History | None = None  # of its scaling
     contested: dict[str, str] = field(default_factory=dict)  # action: who keeps our field
     told: set[tuple[names.Reason, str]] = field(default_factory=set)  # Events
 
@@ -86,8 +90,10 @@ class Reconciler:
         self._fence = fence
         self._settings = settings
         self._rules = planning.Rules(settings.pods.image, settings.memory_share, settings.rollout)
-        self._seen = Observations(settings.watch_namespaces)
+        self._seen = Observations(settings.watch_namespaces, settings.namespace)
         self._runtimes = runtimes.Runtimes(self._state_changed, fence)
+        self._gateways = gateways.Gateways(self._demand_changed)
+        self._silent: frozenset[str] = frozenset()  # UIDs of pods and gateways not heard of
         states = self._runtimes.states
         self._calibrator = Calibrator(api, self._seen, states, fence.is_open, self.observe)
         self._memories: dict[str, _Memory] = {}
@@ -161,6 +167,8 @@ class Reconciler:
             self._master = await self._read_master()
             for uid in self._seen.pods.uids():
                 self._follow(uid)  # those that were seen before their tokens were known
+            for uid in self._seen.gateways.uids():
+                self._follow_gateway(uid)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._resync_forever(), name="resync")
                 tasks.create_task(self._relist_forever(), name="relist")
@@ -170,12 +178,15 @@ class Reconciler:
                     tasks.create_task(self._work_forever(), name=f"worker {number}")
         finally:
             await self._runtimes.close()
+            await self._gateways.close()
 
     def _take_in(self, news: News) -> None:
         if news.fault:
             _log.warning("not used: %s", news.fault)
         if news.pod is not None:
             self._follow(news.pod)
+        if news.gateway is not None:
+            self._follow_gateway(news.gateway)
         if news.gone is not None:
             metrics.forget_service(news.gone)
         if news.renewed is not None:
@@ -198,7 +209,31 @@ class Reconciler:
             return
         key = model.ServiceKey(pod.namespace, pod.service)
         token = manifests.control_token(self._master, key)
-        self._runtimes.follow(uid, runtimes.Endpoint(pod.name, runtimes.admin_address(pod), token))
+        self._runtimes.follow(uid, Endpoint(pod.name, streams.admin_address(pod.ip), token))
+
+    def _follow_gateway(self, uid: str) -> None:
+        """Read what a gateway says of its callers."""
+        pod = self._seen.gateways.get(uid)
+        if pod is None or not (pod.ip and pod.running and self._master):
+            self._gateways.unfollow(uid)
+            return
+        token = manifests.gateway_token(self._master)
+        self._gateways.follow(uid, Endpoint(pod.name, streams.admin_address(pod.ip), token))
+
+    def _demand_changed(self, key: model.ServiceKey) -> None:
+        uid = self._seen.uid_of(key)
+        if uid is not None:
+            self._wake(uid, GATHER_S)
+
+    def _note_silence(self) -> None:
+        """Wake the services of pods that fell silent or speak again; a gateway concerns all."""
+        before, self._silent = self._silent, self._runtimes.silent() | self._gateways.silent()
+        for uid in before ^ self._silent:
+            pod = self._seen.pods.get(uid)
+            if pod is not None:
+                self._wake(pod.owner_uid, GATHER_S)
+            elif self._seen.gateways.get(uid) is not None:
+                self._wake_all()
 
     def _state_changed(self, pod_uid: str) -> None:
         self._calibrator.hear(pod_uid)
@@ -293,6 +328,7 @@ class Reconciler:
     async def _tick_forever(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            self._note_silence()
             metrics.set_state_age(self._runtimes.oldest_s())
             for kind, age_s in self._watches.ages(loop.time()).items():
                 metrics.set_watch_age(kind.value, age_s)
@@ -367,7 +403,10 @@ class Reconciler:
             return NEWS_S  # a state that comes wakes it sooner
         plan = planning.plan(service, observed, self._rules, now)
         metrics.set_desired(service.key, plan.desired)
-        (self._short.add if plan.missing else self._short.discard)(uid)
+        lacks_gpus = plan.missing or status.is_short(plan)
+        (self._short.add if lacks_gpus else self._short.discard)(uid)
+        if plan.decision is not None:
+            memory.history = plan.decision.history
         # What others knew when they led is not known here: the first plan takes nothing away.
         actions = tuple(each for each in plan.actions if not (begins and _removes(each)))
         ended = await self._apply(service, actions, memory)
@@ -380,8 +419,9 @@ class Reconciler:
         if wait_s is None:
             await self._write_status(uid, seen, wanted)
             await self._tell(
-                service, status.notices(ended.done, findings, seen.status), memory, now
+                service, status.notices(ended.done, findings, seen.status, plan), memory, now
             )
+            metrics.count_scaling(plan.desired, seen.status.get("desiredReplicas"))
         if ended.faults or ended.outdated:
             raise (*ended.faults, *ended.outdated)[0]  # looked at again, however little is heard
         calm_s = CALM_S if len(actions) < len(plan.actions) else None
@@ -435,13 +475,18 @@ class Reconciler:
             has_control_secret=memory.has_secret or "ApplyControlSecret" in memory.contested,
             has_budget=service.uid in self._budgeted or "ApplyBudget" in memory.contested,
             halted=rollout.remembered(written, service.generation),
+            scene=sizing.Scene(
+                self._gateways.demand(service.key),
+                memory.history if memory.term == self._term else None,  # others decided since
+                asyncio.get_running_loop().time(),
+            ),
         )
 
     def _has_heard(self, observed: planning.Observed) -> bool:
         """Return whether every pod has told of its sessions, or had time enough to do so."""
         if asyncio.get_running_loop().time() >= self._elected_at + SETTLE_S:
             return True
-        fresh = {uid for uid, s in observed.states.items() if s.age_s < runtimes.SILENCE_S}
+        fresh = {uid for uid, s in observed.states.items() if s.age_s < streams.SILENCE_S}
         return fresh.issuperset(pod.uid for pod in observed.pods if pod.running and pod.ip)
 
     async def _apply(

@@ -5,37 +5,20 @@ state is never made up: what was not heard is missing, and what is old says so.
 """
 
 import asyncio
-import json
-import logging
-import random
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 import aiohttp
 
-from avatar_operator import names
-from avatar_operator.core import contracts, model
-from avatar_operator.errors import InvalidResource, RuntimeUnreachable
+from avatar_operator import streams
+from avatar_operator.core import contracts, model, scaling
+from avatar_operator.errors import RuntimeUnreachable
 from avatar_operator.fencing import Fence
+from avatar_operator.streams import Endpoint
 
-SILENCE_S: Final = 3.0
-"""A stream sends at least a line a second; after this it is taken for dead."""
-
-RETRY_S: Final = (0.1, 30.0)  # first and longest delay before a stream is opened again
 DRAIN_TIMEOUT_S: Final = 2.0
-LONGEST_LINE: Final = 1 << 20  # bytes
-
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a pod listens for us, and what it wants to see."""
-
-    pod: str
-    address: str  # HOST:PORT of its admin port
-    token: str
+LATENCY_STEP_MS: Final = 100.0  # the tightest objective
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,27 +40,17 @@ class Runtimes:
         self._changed = changed
         self._fence = fence
         self._heard: dict[str, _Heard] = {}
-        self._endpoints: dict[str, Endpoint] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._session: aiohttp.ClientSession | None = None
+        self._streams = streams.Streams(self._hear)
 
     def follow(self, uid: str, endpoint: Endpoint) -> None:
         """Read the stream of a pod from now on; a new address starts over."""
-        if self._endpoints.get(uid) == endpoint:
-            return
-        self.unfollow(uid)
-        self._endpoints[uid] = endpoint
-        task = asyncio.create_task(self._watch(uid, endpoint), name=f"state of {endpoint.pod}")
-        task.add_done_callback(_report)
-        self._tasks[uid] = task
+        if self._streams.follow(uid, endpoint):
+            self._heard.pop(uid, None)
 
     def unfollow(self, uid: str) -> None:
         """Forget a pod."""
-        self._endpoints.pop(uid, None)
+        self._streams.unfollow(uid)
         self._heard.pop(uid, None)
-        task = self._tasks.pop(uid, None)
-        if task is not None:
-            task.cancel()
 
     def states(self, uids: Iterable[str]) -> Mapping[str, model.PodState]:
         """Return the last state of each of these pods that was heard of, with its age now."""
@@ -100,7 +73,7 @@ class Runtimes:
             NotLeading: it was not told, since another one may decide now.
             RuntimeUnreachable: it did not answer as it should.
         """
-        endpoint = self._endpoints.get(uid)
+        endpoint = self._streams.endpoint(uid)
         if endpoint is None:
             raise RuntimeUnreachable(uid, "it has no address")
         with self._fence.passage() as left_s:
@@ -111,10 +84,10 @@ class Runtimes:
             self._heard[uid] = replace(heard, state=replace(heard.state, draining=False))
 
     async def _post_drain(self, endpoint: Endpoint, draining: bool, within_s: float) -> None:
-        request = self._client().post(
+        request = self._streams.client().post(
             f"http://{endpoint.address}/control/v1/drain",
             json={"draining": draining},
-            headers=_headers(endpoint),
+            headers=streams.headers(endpoint),
             timeout=aiohttp.ClientTimeout(total=within_s),
         )
         try:
@@ -122,57 +95,21 @@ class Runtimes:
                 if answer.status >= 300:
                     raise RuntimeUnreachable(endpoint.pod, f"it answered {answer.status}")
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise RuntimeUnreachable(endpoint.pod, _sentence(error)) from error
+            raise RuntimeUnreachable(endpoint.pod, streams.sentence(error)) from error
+
+    def silent(self) -> frozenset[str]:
+        """Return the pods that were heard of, but not for longer than is believed."""
+        now = asyncio.get_running_loop().time()
+        return frozenset(
+            uid for uid, heard in self._heard.items() if now - heard.at > scaling.STALE_S
+        )
 
     async def close(self) -> None:
         """End all streams."""
-        tasks = list(self._tasks.values())
-        for uid in list(self._tasks):
-            self.unfollow(uid)
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
+        await self._streams.close()
 
-    def _client(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0)  # one stream for each pod, however many
-            self._session = aiohttp.ClientSession(connector=connector, read_bufsize=LONGEST_LINE)
-        return self._session
-
-    async def _watch(self, uid: str, endpoint: Endpoint) -> None:
-        first, longest = RETRY_S
-        delay = first
-        while True:
-            try:
-                async for state in self._lines(endpoint):
-                    delay = first
-                    self._hear(uid, state)
-                fault = "the stream ended"
-            except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-                fault = _sentence(error)
-            except InvalidResource as error:
-                fault = str(error)
-            if delay == first:  # once for each outage, not for each try
-                _log.info("state stream lost pod=%s fault=%s", endpoint.pod, fault)
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
-            delay = min(longest, delay * 2)
-
-    async def _lines(self, endpoint: Endpoint) -> AsyncIterator[model.PodState]:
-        request = self._client().get(
-            f"http://{endpoint.address}/control/v1/state",
-            params={"watch": "1"},
-            headers=_headers(endpoint),
-            timeout=aiohttp.ClientTimeout(total=None, connect=SILENCE_S, sock_read=SILENCE_S),
-        )
-        async with request as answer:
-            answer.raise_for_status()
-            async for line in answer.content:
-                document = json.loads(line)
-                if not isinstance(document, dict):
-                    raise ValueError(f"no state: {line[:60]!r}")
-                yield contracts.parse_state(document, 0.0)
-
-    def _hear(self, uid: str, state: model.PodState) -> None:
+    def _hear(self, uid: str, document: Mapping[str, object]) -> None:
+        state = contracts.parse_state(document, 0.0)
         before = self._heard.get(uid)
         now = asyncio.get_running_loop().time()
         since: float | None = None
@@ -184,24 +121,16 @@ class Runtimes:
 
 
 def _silent(state: model.PodState) -> model.PodState:
-    """Return a state without the latency, which changes often and is worth no plan of its own."""
-    return replace(state, first_frame_p95_ms=None)
+    """Return a state without what changes often and is worth no plan of its own.
 
-
-def _headers(endpoint: Endpoint) -> dict[str, str]:
-    return {"Authorization": f"Bearer {endpoint.token}"}
-
-
-def _sentence(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        _log.error("state task died task=%s", task.get_name(), exc_info=error)
-
-
-def admin_address(pod: model.RuntimePod) -> str:
-    """Return where a pod's admin port is reached."""
-    host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
-    return f"{host}:{names.ADMIN_PORT}"
+    Figures that only say how far a pod is within its objectives are dropped, the
+    others rounded.
+    """
+    latency_ms = state.frame_p95_ms or 0.0
+    return replace(
+        state,
+        first_frame_p95_ms=None,
+        vram_ratio=max(scaling.VRAM_MOST, round(state.vram_ratio, 1)),
+        deadline_miss_ratio=max(scaling.MISSES_MOST, round(state.deadline_miss_ratio, 1)),
+        frame_p95_ms=LATENCY_STEP_MS * (latency_ms // LATENCY_STEP_MS),
+    )

@@ -10,7 +10,8 @@ import pytest_asyncio
 from aiohttp import web
 
 from avatar_operator.errors import RuntimeUnreachable
-from avatar_operator.runtimes import Endpoint, Runtimes, admin_address
+from avatar_operator.runtimes import Endpoint, Runtimes
+from avatar_operator.streams import admin_address
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -178,5 +179,5 @@ async def test_a_drain_that_fails_names_the_pod(pod: Pod, followed: Followed) ->
 
 
 def test_the_admin_port_of_an_ipv6_pod_is_bracketed(make: Make) -> None:
-    assert admin_address(make.pod(ip="10.0.0.1")) == "10.0.0.1:9090"
-    assert admin_address(make.pod(ip="fd00::1")) == "[fd00::1]:9090"
+    assert admin_address("10.0.0.1") == "10.0.0.1:9090"
+    assert admin_address("fd00::1") == "[fd00::1]:9090"

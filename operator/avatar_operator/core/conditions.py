@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from avatar_operator import names
-from avatar_operator.core import model, planning
+from avatar_operator.core import model, planning, scaling
 from avatar_operator.core.batch import NoBatch
 from avatar_operator.names import Condition, Reason
 
@@ -56,6 +56,7 @@ def find(
         _progressing(service, plan, gpu),
         gpu,
         _draining(plan, states),
+        *_limited(service, plan),
         _fresh(plan, states),
         _calibrated(plan),
         _degraded(plan, failures, contested),
@@ -213,6 +214,22 @@ def _calibrated(plan: planning.Plan) -> Finding:
     return Finding(Condition.BATCH_CALIBRATED, True, Reason.CALIBRATED, message)
 
 
+def _limited(service: model.Service, plan: planning.Plan) -> tuple[Finding, ...]:
+    """Say which bound keeps the number of pods from what is wanted; nothing if it is given."""
+    decision = plan.decision
+    if decision is None or service.autoscaling is None:
+        return ()
+    if decision.limit is None:
+        message = "as many pods as are wanted are within all bounds"
+        return (Finding(Condition.SCALING_LIMITED, False, Reason.WITHIN_BOUNDS, message),)
+    message = f"{decision.inputs.wanted} pods are wanted, "
+    if decision.limit is scaling.Limit.MAX_REPLICAS:
+        message += f"maxReplicas is {service.autoscaling.max_replicas}"
+        return (Finding(Condition.SCALING_LIMITED, True, Reason.MAX_REPLICAS, message),)
+    message += f"{len(plan.fleet.live)} are there; the cluster has {_stocks(plan)}"
+    return (Finding(Condition.SCALING_LIMITED, True, Reason.NO_FREE_GPU, message),)
+
+
 def _draining(plan: planning.Plan, states: Mapping[str, model.PodState]) -> Finding:
     waiting = [
         f"{pod.name} ({states[pod.uid].sessions} sessions)" if pod.uid in states else pod.name
@@ -226,6 +243,9 @@ def _draining(plan: planning.Plan, states: Mapping[str, model.PodState]) -> Find
 
 
 def _fresh(plan: planning.Plan, states: Mapping[str, model.PodState]) -> Finding:
+    if plan.decision is not None and plan.decision.is_blind:
+        message = f"no pod and no gateway was heard of for {STALE_S:.0f} s: nothing is scaled"
+        return Finding(Condition.STATE_FRESH, False, Reason.STATE_MISSING, message)
     silent = [
         pod.name
         for pod in plan.fleet.live

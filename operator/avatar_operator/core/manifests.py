@@ -70,6 +70,11 @@ def control_token(master: str, key: model.ServiceKey) -> str:
     return hmac.new(master.encode(), str(key).encode(), hashlib.sha256).hexdigest()
 
 
+def gateway_token(master: str) -> str:
+    """Derive the admin token of the gateways; they derive the same."""
+    return hmac.new(master.encode(), b"gateway", hashlib.sha256).hexdigest()
+
+
 def control_secret(service: model.Service, token: str) -> Body:
     """Render the Secret that hands the admin token to the service's pods."""
     return {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from avatar_operator import names
-from avatar_operator.core import contracts, inventory, model, objects
+from avatar_operator.core import callers, contracts, inventory, model, objects
 from avatar_operator.core.cache import Cache
 from avatar_operator.core.fields import Fields
 from avatar_operator.errors import InvalidResource
@@ -51,6 +51,7 @@ class News:
     everyone: bool = False  # all services should
     freed: bool = False  # GPUs came free: services that wait for some should
     pod: str | None = None  # UID of a runtime pod that changed or went
+    gateway: str | None = None  # UID of a gateway that changed or went
     gone: model.ServiceKey | None = None  # a service that was deleted
     fault: str = ""  # why an object is not used
 
@@ -58,7 +59,9 @@ class News:
 class Observations:
     """The latest of every object that a plan depends on."""
 
-    def __init__(self, watch_namespaces: Collection[str]) -> None:
+    def __init__(self, watch_namespaces: Collection[str], namespace: str = "") -> None:
+        self._namespace = namespace  # our own, where the gateways are
+        self.gateways: Cache[callers.GatewayPod] = Cache()
         self._watched = frozenset(watch_namespaces)
         self._profiles: Cache[model.GPUProfile | None] = Cache()  # None: it is invalid
         self._profile_bodies: Cache[ProfileBody] = Cache()
@@ -71,6 +74,7 @@ class Observations:
         self._used: dict[tuple[str, str], Counter[str]] = {}  # resources by node and class
         self._fleets: dict[model.ServiceKey, set[str]] = {}  # UIDs of pods, by their service
         self.services: Cache[ServiceBody] = Cache()
+        self._uids: dict[model.ServiceKey, str] = {}  # of services
         self.pods: Cache[model.RuntimePod] = Cache()
 
     def observe(self, kind: Kind, body: Mapping[str, object]) -> News:
@@ -94,6 +98,8 @@ class Observations:
         match kind:
             case Kind.SERVICES:
                 service = self.services.drop(uid)
+                if service is not None and self._uids.get(service.key) == uid:
+                    del self._uids[service.key]
                 return News(gone=service.key if service is not None else None)
             case Kind.PROFILES:
                 self._profile_bodies.drop(uid)
@@ -105,6 +111,8 @@ class Observations:
         before = self._uses.drop(uid)
         self._add_up(before, None)
         freed = before is not None
+        if self.gateways.drop(uid) is not None:
+            return News(freed=freed, gateway=uid)
         pod = self.pods.drop(uid)
         if pod is None:
             return News(freed=freed)
@@ -123,7 +131,12 @@ class Observations:
                 return frozenset(self._profiles.uids())
             case Kind.NODES:
                 return frozenset(self._nodes.uids())
-        return frozenset(self._uses.uids()) | frozenset(self.pods.uids())
+        pods = (*self._uses.uids(), *self.pods.uids(), *self.gateways.uids())
+        return frozenset(pods)
+
+    def uid_of(self, key: model.ServiceKey) -> str | None:
+        """Return the UID of the service of a name, None if there is none."""
+        return self._uids.get(key)
 
     def nodes(self) -> tuple[model.Node, ...]:
         """Return all nodes."""
@@ -195,6 +208,7 @@ class Observations:
         old = self.services.get(uid)
         if not self.services.put(uid, version, seen):
             return News()
+        self._uids[key] = uid
         return News((uid,), renewed=None if old and old.generation == generation else uid)
 
     def _see_profile(self, uid: str, version: int, body: Mapping[str, object]) -> News:
@@ -220,6 +234,10 @@ class Observations:
         if changed:
             self._add_up(before, use)
         freed = changed and use is None
+        gateway = callers.parse_pod(body, self._namespace)
+        if gateway is not None:
+            news = self.gateways.put(uid, version, gateway)
+            return News(freed=freed, gateway=uid if news else None)
         pod = objects.parse_runtime_pod(body)
         if pod is None or not self.pods.put(uid, version, pod):
             return News(freed=freed)

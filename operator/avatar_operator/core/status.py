@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from avatar_operator import names
-from avatar_operator.core import batch, manifests, model, planning
+from avatar_operator.core import batch, manifests, model, planning, scaling
 from avatar_operator.core.conditions import Finding, serving
 from avatar_operator.core.fields import Fields
 from avatar_operator.core.pools import Pool
@@ -78,9 +78,12 @@ def notices(
     actions: Sequence[planning.Action],
     findings: Sequence[Finding],
     previous: Mapping[str, object],
+    plan: planning.Plan | None = None,
 ) -> tuple[Notice, ...]:
     """Return the Events worth telling: actions that succeeded, and changes of Ready."""
     told = [_action_notice(action) for action in actions]
+    if plan is not None:
+        told.append(_scaling_notice(plan, previous))
     before = _previous_conditions(previous)
     for finding in findings:
         if finding.condition is not names.Condition.READY:
@@ -89,6 +92,11 @@ def notices(
         if old is None or old.text("reason") != finding.reason.value:
             told.append(Notice(finding.reason, finding.message, warning=not finding.status))
     return tuple(notice for notice in told if notice is not None)
+
+
+def is_short(plan: planning.Plan) -> bool:
+    """Return whether a free GPU would bring another pod."""
+    return plan.decision is not None and plan.decision.limit is scaling.Limit.FREE_GPUS
 
 
 def rfc3339(seconds: float) -> str:
@@ -161,20 +169,54 @@ def _decisions(
     kept = list(fields.items("decisions"))
     if before == plan.desired:
         return kept
-    reason = names.Reason.SCALING_UP if plan.desired > before else names.Reason.SCALING_DOWN
-    inputs = {
+    reason = _direction(plan.desired, before).value
+    inputs: manifests.Body = {
         "pods": len(plan.fleet.live),
         "sessions": sum(state.sessions for state in states.values()),
         "freeGPUs": sum(pool.stock.free for pool in plan.pools if pool.serves),
     }
+    if plan.decision is not None:
+        reason = plan.decision.why.value
+        inputs |= _inputs(plan.decision)
     decision = {
         "time": rfc3339(now),
         "from": before,
         "to": plan.desired,
-        "reason": reason.value,
+        "reason": reason,
         "inputs": inputs,
     }
     return [decision, *kept][:KEPT_DECISIONS]
+
+
+def _direction(after: int, before: int) -> names.Reason:
+    return names.Reason.SCALING_UP if after > before else names.Reason.SCALING_DOWN
+
+
+def _inputs(decision: scaling.Decision) -> manifests.Body:
+    """Return the numbers that a decision followed, so that it can be understood afterwards."""
+    seen = decision.inputs
+    return {
+        "waiting": seen.waiting,
+        "headroom": seen.headroom,
+        "arrivalsPerSecond": round(seen.arrivals_per_s, 3),
+        "startSeconds": round(seen.start_s, 1),
+        "capacity": seen.capacity,
+        "wanted": seen.wanted,
+        "silent": seen.silent,
+        **({} if decision.limit is None else {"limitedBy": decision.limit.value}),
+    }
+
+
+def _scaling_notice(plan: planning.Plan, previous: Mapping[str, object]) -> Notice | None:
+    before = Fields(previous, "status", []).integer("desiredReplicas", 0, 0, 10**9)
+    if plan.decision is None or before == plan.desired:
+        return None
+    seen = plan.decision.inputs
+    text = (
+        f"{before} to {plan.desired} pods ({plan.decision.why.value}): {seen.sessions} sessions, "
+        f"{seen.waiting} waiting, headroom {seen.headroom}, {seen.capacity} slots"
+    )
+    return Notice(_direction(plan.desired, before), text)
 
 
 def _action_notice(action: planning.Action) -> Notice | None:

@@ -303,3 +303,49 @@ def test_a_state_without_its_keys_is_refused() -> None:
     assert "state of pod p" in str(caught.value)
     assert "sessions is" in str(caught.value)
     assert "draining is missing" in str(caught.value)
+
+
+def test_autoscaling_is_read_with_its_defaults(make: Make) -> None:
+    plain = make.service(autoscaling={"maxReplicas": 4}).autoscaling
+    assert plain == model.Autoscaling(1, 4, 1, 20, 120.0, None)
+    full = {
+        "minReplicas": 0,
+        "maxReplicas": 4,
+        "freeSessions": {"min": 3, "percent": 50},
+        "scaleDownAfterSeconds": 10,
+        "scaleToZeroAfterSeconds": 60,
+    }
+    assert make.service(autoscaling=full).autoscaling == model.Autoscaling(0, 4, 3, 50, 10.0, 60.0)
+
+
+def test_scale_to_zero_needs_that_there_may_be_none(make: Make) -> None:
+    with pytest.raises(InvalidResource, match="scaleToZeroAfterSeconds is 60"):
+        make.service(autoscaling={"maxReplicas": 4, "scaleToZeroAfterSeconds": 60})
+
+
+@pytest.mark.parametrize(
+    ("annotation", "field"), [("freeze", "freeze"), ("pause-scale-in", "pause_scale_in")]
+)
+def test_annotations_hold_the_number_of_pods(make: Make, annotation: str, field: str) -> None:
+    body = make.service_body(autoscaling={"maxReplicas": 4})
+    body["metadata"]["annotations"] = {f"avatar.musetalk.io/{annotation}": "true"}
+    assert getattr(contracts.parse_service(body).autoscaling, field) is True
+    assert getattr(make.service(autoscaling={"maxReplicas": 4}).autoscaling, field) is False
+
+
+def test_pressure_is_read_from_a_state_and_never_makes_it_unreadable() -> None:
+    calm = {"sessions": 1, "capacity": 2, "free": 1, "draining": False, "ready": True}
+    pressed = {
+        **calm,
+        "vram": {"ratio": 0.95},
+        "deadline_miss_ratio": 0.02,
+        "latency_ms": {"frame_p95": 120.0},
+        "batch_size": 16,
+        "batch_limit": 4,
+    }
+    state = contracts.parse_state(pressed, 0.0)
+    assert (state.vram_ratio, state.deadline_miss_ratio) == (0.95, 0.02)
+    assert (state.frame_p95_ms, state.batch_share) == (120.0, 0.25)
+    odd = {"vram": {"ratio": "much"}, "latency_ms": {"frame_p95": True}, "batch_size": 0}
+    state = contracts.parse_state({**calm, **odd}, 0.0)
+    assert (state.vram_ratio, state.frame_p95_ms, state.batch_share) == (0.0, None, 1.0)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from avatar_operator.core import scaling, sizing
+from avatar_operator.core import conditions, scaling, sizing, status
+from avatar_operator.names import Condition, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,3 +84,62 @@ def test_a_service_that_waits_for_its_class_counts_only_that_one(scenes: Scenes)
     )
     scene.add("p0", scene.make.state(2))
     assert planned(scene).desired == 1
+
+
+def test_a_change_is_told_with_its_numbers(scenes: Scenes) -> None:
+    scene = scenes(gpus=4, autoscaling=AUTO)
+    scene.add("p0", scene.make.state(2))
+    plan = planned(scene, demand=scaling.Demand(waiting=1, gateways=1))
+    findings = conditions.find(scene.service, plan, scene.states)
+    written = status.build(scene.service, plan, scene.states, findings, {}, 0.0)
+    (decision,) = written["decisions"]
+    assert (decision["from"], decision["to"], decision["reason"]) == (0, 2, "Demand")
+    assert decision["inputs"] == {
+        "pods": 1, "sessions": 2, "freeGPUs": 3, "waiting": 1, "headroom": 1,
+        "arrivalsPerSecond": 0.0, "startSeconds": 30.0, "capacity": 2, "wanted": 2, "silent": 0,
+    }  # fmt: skip
+    (notice, *_) = status.notices([], findings, {}, plan)
+    assert notice.reason is Reason.SCALING_UP
+    assert notice.message == "0 to 2 pods (Demand): 2 sessions, 1 waiting, headroom 1, 2 slots"
+    again = status.build(scene.service, plan, scene.states, findings, written, 60.0)
+    assert again == written
+    assert all(n.reason is not Reason.SCALING_UP for n in status.notices([], findings, again, plan))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "most", "expected"),
+    [
+        (4, 9, (False, Reason.WITHIN_BOUNDS, "within all bounds")),
+        (4, 1, (True, Reason.MAX_REPLICAS, "2 pods are wanted, maxReplicas is 1")),
+        (1, 9, (True, Reason.NO_FREE_GPU, "2 pods are wanted, 1 are there; the cluster has")),
+    ],
+    ids=["enough", "max", "gpus"],
+)
+def test_the_binding_bound_is_a_condition(
+    scenes: Scenes, gpus: int, most: int, expected: tuple[bool, Reason, str]
+) -> None:
+    scene = scenes(gpus=gpus, autoscaling={**AUTO, "maxReplicas": most})
+    scene.add("p0", scene.make.state(2))
+    plan = planned(scene)
+    found = conditions.find(scene.service, plan, scene.states)
+    (limited,) = (f for f in found if f.condition is Condition.SCALING_LIMITED)
+    status_, reason, words = expected
+    assert (limited.status, limited.reason) == (status_, reason)
+    assert words in limited.message
+    assert status.is_short(plan) == (reason is Reason.NO_FREE_GPU)
+
+
+def test_when_nobody_is_heard_of_the_condition_says_so(scenes: Scenes) -> None:
+    scene = scenes(autoscaling=AUTO)
+    scene.add("p0", scene.make.state(2, age_s=6.0))
+    plan = planned(scene, demand=scaling.Demand(gateways=1, silent=1))
+    found = conditions.find(scene.service, plan, scene.states)
+    (fresh,) = (f for f in found if f.condition is Condition.STATE_FRESH)
+    assert (fresh.status, fresh.reason) == (False, Reason.STATE_MISSING)
+    assert "nothing is scaled" in fresh.message
+
+
+def test_a_given_number_has_no_bound_to_tell_of(scenes: Scenes) -> None:
+    scene = scenes(replicas=1)
+    found = conditions.find(scene.service, planned(scene), {})
+    assert all(f.condition is not Condition.SCALING_LIMITED for f in found)
