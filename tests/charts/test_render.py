@@ -199,7 +199,9 @@ def test_a_single_operator_has_no_budget_that_would_block_a_node_drain(helm: Any
 
 @pytest.mark.slow
 def test_an_affinity_of_the_user_takes_the_place_of_ours(helm: Any) -> None:
-    wanted = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
+    wanted: dict[str, Any] = {
+        "nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}
+    }
     objects = helm.template({"operator": {"affinity": wanted}})
     pod = named(objects, "Deployment", "-operator")["spec"]["template"]["spec"]
     assert pod["affinity"] == wanted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -79,7 +80,7 @@ async def test_a_product_of_two_profiles_is_told_to_both(space: Space) -> None:
     try:
         for name in ("h100-80gb", "twin"):
             found = await waiting.until(
-                lambda name=name: profile(space, name),
+                partial(profile, space, name),
                 lambda body: condition(body, "NodesRecognised").get("status") == "False",
                 f"{name} tells of the node",
             )

@@ -67,7 +67,7 @@ def test_pods_and_their_states_are_taken_from_a_file(
             "name": "p0",
             "gpuClass": "rtx-4090",
             "reason": "it has 1 sessions",
-        }
+        },
     ]
 
 

@@ -10,8 +10,8 @@ import pytest_asyncio
 from aiohttp import web
 
 from avatar_operator.errors import RuntimeUnreachable
-from avatar_operator.runtimes import Endpoint, Runtimes
-from avatar_operator.streams import admin_address
+from avatar_operator.runtimes import Runtimes
+from avatar_operator.streams import Endpoint, admin_address
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

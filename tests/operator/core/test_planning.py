@@ -14,10 +14,9 @@ from avatar_operator.core.planning import (
     CreatePod,
     DeletePod,
     DrainPod,
-    ProtectPod,
-    ReleasePod,
     UndrainPod,
 )
+from avatar_operator.core.protection import ProtectPod, ReleasePod
 from avatar_operator.names import Reason
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ TRUE = (
 )  # fmt: skip
 RESOURCES = ("nvidia.com/gpu", "nvidia.com/gpu.shared", "nvidia.com/mig-3g.40gb")
 REPLICAS = ("0", "1", "2", "4", "10", "many")
-CLOUDS = (
+CLOUDS: tuple[dict[str, str], ...] = (
     {},
     {"cloud.google.com/gke-accelerator": "nvidia-l4"},
     {"gpu.nvidia.com/model": "A100"},

@@ -92,7 +92,8 @@ def test_a_change_is_told_with_its_numbers(scenes: Scenes) -> None:
     plan = planned(scene, demand=scaling.Demand(waiting=1, gateways=1))
     findings = conditions.find(scene.service, plan, scene.states)
     written = status.build(scene.service, plan, scene.states, findings, {}, 0.0)
-    (decision,) = written["decisions"]
+    decisions: Any = written["decisions"]
+    (decision,) = decisions
     assert (decision["from"], decision["to"], decision["reason"]) == (0, 2, "Demand")
     assert decision["inputs"] == {
         "pods": 1, "sessions": 2, "freeGPUs": 3, "waiting": 1, "headroom": 1,
