@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -21,7 +22,16 @@ _ROUNDS: Final = 3
 _BUDGET_S: Final = 0.6  # of one bucket: a slow CPU measures once and starts
 
 
-def measure(device: Device, variant: str, avatar: AvatarInfo, batch_size: int) -> Calibration:
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What warming up has shown."""
+
+    curve: Calibration
+    refused_batch: int | None
+    """The bucket that did not fit; `None`: all did."""
+
+
+def measure(device: Device, variant: str, avatar: AvatarInfo, batch_size: int) -> Measured:
     """Run every bucket and return the curve; memory is read after all of them are warm.
 
     Raises:
@@ -29,16 +39,19 @@ def measure(device: Device, variant: str, avatar: AvatarInfo, batch_size: int) -
     """
     times: list[tuple[int, float]] = []
     used: list[tuple[int, float]] = []
+    refused: int | None = None
     for size in device.buckets(batch_size):
         try:
             times.append((size, 1000 * _best(device, avatar, size)))
         except errors.DeviceMemoryError:
             if not times:
                 raise
-            break  # larger ones do not fit either; the engine halves such a batch
+            device.release()
+            refused = size
+            break  # larger ones do not fit either
         used.append((size, device.memory().used_bytes / MIB))
     base, per_frame = _line(used)
-    return Calibration(variant, round(base), round(per_frame), tuple(times))
+    return Measured(Calibration(variant, round(base), round(per_frame), tuple(times)), refused)
 
 
 def _best(device: Device, avatar: AvatarInfo, size: int) -> float:

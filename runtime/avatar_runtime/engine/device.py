@@ -95,11 +95,20 @@ class Device(Protocol):
         ...
 
     def render(self, batch: Sequence[FrameRequest]) -> Rendered:
-        """Compute one batch. Raises `DeviceMemoryError` and keeps what it had."""
+        """Compute one batch. Raises `DeviceMemoryError`, and can be asked again."""
         ...
 
     def buckets(self, batch_size: int) -> Sequence[int]:
         """Return the batch sizes to warm up and to measure."""
+        ...
+
+    @property
+    def pads(self) -> bool:
+        """Whether a batch costs as much as its bucket."""
+        ...
+
+    def release(self) -> None:
+        """Give back what is kept of earlier batches and not in use."""
         ...
 
     def curve(self) -> Calibration | None:

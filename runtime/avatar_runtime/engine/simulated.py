@@ -11,10 +11,11 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from avatar_runtime import errors
 from avatar_runtime.avatars import cache
+from avatar_runtime.batching import buckets
 from avatar_runtime.batching.frames import Frame
 from avatar_runtime.engine import pictures, weights
 from avatar_runtime.engine.device import MIB, STAGES, Calibration, Memory, ModelInfo, Rendered
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 _CACHED_BYTES: Final = 32 * MIB
 # Shares of a batch, by the work of each stage (musetalk.md section 11); the rest is picture work.
 _SHARES: Final = {"encode_audio": 0.02, "unet": 0.21, "vae": 0.75}
+
+Point = Literal["load", "serve", "step"]
+"""Where memory is taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +66,36 @@ def load_card(gpu_class: str, profile: str | None) -> Card:
     return Card(gpu_class, int(spec["match"]["memoryMiB"]["min"]), _curve(spec["curves"][0]))
 
 
+class Neighbour(Protocol):
+    """What else happens on the card."""
+
+    def taken_mib(self) -> int:
+        """Return the memory that other processes hold now."""
+        ...
+
+    def refuses(self, point: Point) -> bool:
+        """Whether the driver has no room this time, whatever the sums say."""
+        ...
+
+
 class SimulatedDevice:
-    """Waits as long as the card would and refuses what would not fit on it."""
+    """Waits as long as the card would and refuses what would not fit on it.
+
+    Like torch's allocator it keeps the memory of its largest batch until `release`.
+    """
 
     def __init__(
         self,
         card: Card,
         *,
+        neighbour: Neighbour | None = None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.name = "simulated"
+        self.pads = True
         self._card = card
+        self._neighbour = neighbour
         self._sleep = sleep
         self._clock = clock
         self._avatars: Mapping[str, cache.Avatar] = {}
@@ -86,7 +108,7 @@ class SimulatedDevice:
         positions = json.loads(files.whisper_config.read_text(encoding="utf-8")).get(
             "max_source_positions", 1500
         )
-        self._used_mib = self._card.curve.base_mib
+        self._take("load", self._card.curve.base_mib)
         return ModelInfo(
             version=files.version,
             vae_hash=weights.vae_hash(files.vae),
@@ -95,18 +117,16 @@ class SimulatedDevice:
         )
 
     def serve(self, avatars: Mapping[str, cache.Avatar]) -> None:
+        self._refuse_at("serve")
         self._avatars = avatars
 
     def render(self, batch: Sequence[FrameRequest]) -> Rendered:
         curve = self._card.curve
-        wanted = curve.base_mib + curve.per_frame_mib * len(batch)
-        if wanted > self._card.memory_mib:
-            free = self._card.memory_mib - self._used_mib
-            raise errors.DeviceMemoryError(curve.per_frame_mib * len(batch) * MIB, free * MIB)
-        self._used_mib = wanted
+        size = buckets.around(len(batch))
+        self._take("step", max(self._used_mib, curve.base_mib + curve.per_frame_mib * size))
         began = self._clock()
         frames = [Frame(request, self._jpeg(request)) for request in batch]
-        duration = curve.batch_ms(len(batch)) / 1000
+        duration = curve.batch_ms(size) / 1000
         self._sleep(max(0.0, duration - (self._clock() - began)))
         stages = {stage: duration * _SHARES.get(stage, 0.01) for stage in STAGES}
         return Rendered(frames, stages)
@@ -118,10 +138,30 @@ class SimulatedDevice:
         return self._card.curve
 
     def memory(self) -> Memory:
-        return Memory(self._used_mib * MIB, self._card.memory_mib * MIB)
+        used = min(self._used_mib + self._taken_mib(), self._card.memory_mib)
+        return Memory(used * MIB, self._card.memory_mib * MIB)
+
+    def release(self) -> None:
+        self._used_mib = min(self._used_mib, self._card.curve.base_mib)
 
     def close(self) -> None:
         self._jpegs.clear()
+
+    def _take(self, point: Point, wanted_mib: int) -> None:
+        """Hold `wanted_mib` from now on, or raise `DeviceMemoryError` and hold what was held."""
+        self._refuse_at(point)
+        free = self._card.memory_mib - self._taken_mib() - self._used_mib
+        more = wanted_mib - self._used_mib
+        if more > max(free, 0):
+            raise errors.DeviceMemoryError(more * MIB, max(free, 0) * MIB)
+        self._used_mib = wanted_mib
+
+    def _refuse_at(self, point: Point) -> None:
+        if self._neighbour is not None and self._neighbour.refuses(point):
+            raise errors.DeviceMemoryError(None, 0)
+
+    def _taken_mib(self) -> int:
+        return 0 if self._neighbour is None else self._neighbour.taken_mib()
 
     def _jpeg(self, request: FrameRequest) -> bytes:
         avatar = self._avatars[request.avatar]

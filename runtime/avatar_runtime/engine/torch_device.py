@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +15,7 @@ from avatar_runtime.batching.buckets import BUCKETS
 from avatar_runtime.engine.device import Calibration, Memory, ModelInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from avatar_runtime.avatars.cache import Avatar
     from avatar_runtime.batching.frames import FrameRequest
@@ -49,7 +50,8 @@ class TorchDevice:
             raise errors.EngineError("device cuda is asked for, this process sees no CUDA device")
         loaded = model.load(model_dir)
         dtype = torch.float16 if self.name == "cuda" else torch.float32
-        self._model = loaded.to(torch.device(self.name), dtype)
+        with _memory_errors():
+            self._model = loaded.to(torch.device(self.name), dtype)
         precision = "fp16" if self.name == "cuda" else "fp32"
         return ModelInfo(
             version=loaded.version,
@@ -63,19 +65,25 @@ class TorchDevice:
 
         assert self._model is not None, "load comes before serve"
         assert self._pool is not None, "load comes before serve"
-        self._runner = runner.Runner(self._model, avatars, self._pool)
+        with _memory_errors():
+            self._runner = runner.Runner(self._model, avatars, self._pool)
 
     def render(self, batch: Sequence[FrameRequest]) -> Rendered:
         import torch
 
         assert self._runner is not None, "serve comes before render"
-        try:
-            with torch.inference_mode():
-                return self._runner.render(batch)
-        except torch.OutOfMemoryError as error:
+        with _memory_errors(), torch.inference_mode():
+            return self._runner.render(batch)
+
+    @property
+    def pads(self) -> bool:
+        return self.name == "cuda"
+
+    def release(self) -> None:
+        if self.name == "cuda":
+            import torch
+
             torch.cuda.empty_cache()
-            free, _ = torch.cuda.mem_get_info()
-            raise errors.DeviceMemoryError(None, free) from error
 
     def buckets(self, batch_size: int) -> Sequence[int]:
         if self.name == "cuda":
@@ -99,3 +107,15 @@ class TorchDevice:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
         self._runner = self._model = None
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Turn torch's refusals of device memory into ours."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        free, _ = torch.cuda.mem_get_info()
+        raise errors.DeviceMemoryError(None, free) from error

@@ -7,7 +7,7 @@ import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from avatar_runtime import errors
 from avatar_runtime.avatars import cache
@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from avatar_runtime.batching.frames import Frame, FrameRequest
     from avatar_runtime.engine.device import Calibration, Device, Memory, ModelInfo
 
+# Waits for memory that another process holds: short, since a session stands still meanwhile,
+# and over in 10 s, before liveness takes the engine for hung.
+_PATIENCE_S: Final = (0.05, *[0.1] * 100)
+
 _log: Final = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +38,9 @@ class Statistics:
     batches: int = 0
     frames: int = 0
     oom_recoveries: int = 0
-    """Batches that were halved since the device refused them."""
+    """Refused allocations after which the same work was done all the same."""
+    refused_frames: int = 0
+    """Frames of the batch that was refused last."""
 
 
 class Engine:
@@ -47,10 +55,12 @@ class Engine:
         *,
         avatar_names: Sequence[str] | None = None,
         observe: Callable[[str, float], None] | None = None,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """`avatar_names`: `None` is every avatar of the folder.
 
-        `observe` is called on the event loop with the seconds of each stage of each batch.
+        `observe` is called on the event loop with the seconds of each stage of each batch;
+        `sleep` on the engine's thread while the device has no room for a single frame.
         """
         self.device = device
         self._model_dir = model_dir
@@ -58,6 +68,7 @@ class Engine:
         self._batch_size = batch_size
         self._names = avatar_names
         self._observe = observe
+        self._sleep = sleep
         self._thread = ThreadPoolExecutor(1, "engine")
         self._statistics = Statistics()
         self._model: ModelInfo | None = None
@@ -90,6 +101,8 @@ class Engine:
     async def run(self, batch: Sequence[FrameRequest]) -> Sequence[Frame]:
         """Return the frames of a batch in its order; a cancelled call is computed and thrown away.
 
+        A batch that the device refuses is rendered in smaller parts, in the same order.
+
         Raises:
             EngineError: the batch as a whole has failed; the engine itself may go on.
         """
@@ -112,6 +125,10 @@ class Engine:
     def statistics(self) -> Statistics:
         return self._statistics
 
+    async def release(self) -> None:
+        """Give back what the device keeps of larger batches, after the limit has fallen."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self.device.release)
+
     async def stop(self) -> None:
         """Let the batch in hand end, then give the device back."""
         loop = asyncio.get_running_loop()
@@ -120,15 +137,13 @@ class Engine:
 
     def _load(self) -> None:
         began = time.perf_counter()
-        model = self.device.load(self._model_dir)
+        model = self._patiently(lambda: self.device.load(self._model_dir), 0)
         loaded = time.perf_counter()
         avatars = self._read_avatars(model)
-        self.device.serve(avatars)
+        self._patiently(lambda: self.device.serve(avatars), 0)
         self._model = model
         self.avatars = {name: avatar.info for name, avatar in avatars.items()}
-        self.calibration = self.device.curve() or calibration.measure(
-            self.device, model.variant, next(iter(self.avatars.values())), self._batch_size
-        )
+        self.calibration = self.device.curve() or self._measure(model)
         ended = time.perf_counter()
         _log.info(
             "engine started device=%s model=%s avatars=%d load_s=%.2f warm_up_s=%.2f",
@@ -155,27 +170,69 @@ class Engine:
             raise errors.AssetError(str(self._avatars_dir), f"no avatar can be served: {told}")
         return sound
 
+    def _measure(self, model: ModelInfo) -> Calibration:
+        avatar = next(iter(self.avatars.values()))
+        measured = self._patiently(
+            lambda: calibration.measure(self.device, model.variant, avatar, self._batch_size), 1
+        )
+        if measured.refused_batch is not None:
+            self._note_recovery(measured.refused_batch)
+        return measured.curve
+
     def _render(self, batch: Sequence[FrameRequest]) -> Rendered:
-        try:
-            rendered = self.device.render(batch)
-        except errors.DeviceMemoryError:
-            if len(batch) == 1:
-                raise
-            self._statistics = replace(
-                self._statistics, oom_recoveries=self._statistics.oom_recoveries + 1
-            )
-            half = len(batch) // 2
-            first, second = self._render(batch[:half]), self._render(batch[half:])
-            stages = {name: first.stages[name] + second.stages[name] for name in STAGES}
-            return Rendered([*first.frames, *second.frames], stages)
-        except errors.EngineError:
-            raise
-        except Exception as error:
-            _log.exception("batch failed frames=%d", len(batch))
-            raise errors.EngineError(f"a batch of {len(batch)} failed") from error
+        frames: list[Frame] = []
+        stages = dict.fromkeys(STAGES, 0.0)
+        size = len(batch)
+        while len(frames) < len(batch):
+            part = batch[len(frames) : len(frames) + size]
+            rendered = self._attempt(part)
+            if rendered is None:
+                # Only here, since the exception kept the tensors of the batch alive.
+                self.device.release()
+                size = len(part) // 2
+                continue
+            frames += rendered.frames
+            stages = {name: stages[name] + rendered.stages[name] for name in STAGES}
         self._statistics = replace(
             self._statistics,
             batches=self._statistics.batches + 1,
             frames=self._statistics.frames + len(batch),
         )
-        return rendered
+        return Rendered(frames, stages)
+
+    def _attempt(self, part: Sequence[FrameRequest]) -> Rendered | None:
+        """Return a part of a batch, or `None` if it has to be smaller."""
+        try:
+            if len(part) == 1:
+                return self._patiently(lambda: self.device.render(part), 1)
+            return self.device.render(part)
+        except errors.DeviceMemoryError:
+            if len(part) == 1:
+                raise
+            self._note_recovery(len(part))
+            return None
+        except errors.EngineError:
+            raise
+        except Exception as error:
+            _log.exception("batch failed frames=%d", len(part))
+            raise errors.EngineError(f"a batch of {len(part)} failed") from error
+
+    def _patiently(self, work: Callable[[], Result], frames: int) -> Result:
+        """Do what cannot be made smaller, again and again while the device has no room for it."""
+        for turn, wait_s in enumerate(_PATIENCE_S):
+            try:
+                return work()
+            except errors.DeviceMemoryError as refusal:
+                if turn == 0:
+                    _log.warning("no room on the device, trying again: %s", refusal)
+                self._note_recovery(frames)
+            self.device.release()
+            self._sleep(wait_s)
+        return work()
+
+    def _note_recovery(self, frames: int) -> None:
+        self._statistics = replace(
+            self._statistics,
+            oom_recoveries=self._statistics.oom_recoveries + 1,
+            refused_frames=frames,
+        )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol
 
+from avatar_runtime.batching import governor
 from avatar_runtime.batching.frames import FrameRequest
 from avatar_runtime.batching.scheduler import Scheduler
 from avatar_runtime.errors import EngineError
@@ -43,6 +44,7 @@ class Engine(Protocol):
     async def start(self) -> None: ...
     async def run(self, batch: Sequence[FrameRequest]) -> Sequence[Frame]: ...
     async def stop(self) -> None: ...
+    async def release(self) -> None: ...
     def memory(self) -> device.Memory: ...
     def statistics(self) -> worker.Statistics: ...
 
@@ -62,10 +64,19 @@ class Pump:
     """The owner of the queue between sessions and engine."""
 
     def __init__(
-        self, engine: Engine, batch_size: int, metrics: Metrics, clock: Callable[[], float]
+        self,
+        engine: Engine,
+        batch_size: int,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        limited: Callable[[], None],
     ) -> None:
+        """`limited` is told when memory has changed the limit."""
         self.batch_size = batch_size
-        self.batch_limit = batch_size
+        self.asked_limit: int | None = None
+        """What the control listener asked for; `None`: nothing."""
+        self._limited = limited
+        self._governor = governor.Governor(batch_size)
         self._engine = engine
         self._metrics = metrics
         self._clock = clock
@@ -76,6 +87,12 @@ class Pump:
         self._failing_since: float | None = None
         self._dead: str | None = None
         self._recoveries = 0
+        self._shrunk = False  # the limit has fallen, and the device still holds more
+
+    @property
+    def batch_limit(self) -> int:
+        """Frames that the next batch may have."""
+        return governor.combined(self._governor, self.asked_limit)
 
     def add(self, session: Session[AudioWindow], wake: Callable[[], None]) -> None:
         """Serve a session from now on."""
@@ -131,7 +148,30 @@ class Pump:
                 speaker.session.end(1011, "internal_error", self._clock())
                 speaker.wake()
 
+    def govern(self) -> None:
+        """Follow the device's memory; after each batch, and while there is none."""
+        now, before = self._clock(), self._governor.limit
+        done = self._engine.statistics()
+        recoveries = done.oom_recoveries - self._recoveries
+        self._recoveries = done.oom_recoveries
+        self._metrics.count_oom_recoveries(recoveries)
+        if recoveries and done.refused_frames:
+            self._governor = self._governor.with_refusal(done.refused_frames, now)
+        memory = self._engine.memory()
+        ratio = memory.used_bytes / max(1, memory.total_bytes)
+        self._governor = self._governor.with_memory(ratio, now)
+        if self._governor.limit != before:
+            _log.info(
+                "batch limit changed from=%d to=%d memory_ratio=%.3f refusals=%d",
+                before, self._governor.limit, ratio, recoveries,
+            )  # fmt: skip
+            self._shrunk = self._governor.limit < before
+            self._limited()
+
     async def _batch(self) -> None:
+        if self._shrunk:
+            self._shrunk = False
+            await self._engine.release()
         queued = self._scheduler.take(self.batch_limit)
         if not queued:
             self._asked.clear()
@@ -152,9 +192,7 @@ class Pump:
         now = self._clock()
         self._metrics.observe_batch(len(batch), self.batch_limit, now - began, now)
         self._metrics.observe_stage("engine", now - began)
-        recoveries = self._engine.statistics().oom_recoveries
-        self._metrics.count_oom_recoveries(recoveries - self._recoveries)
-        self._recoveries = recoveries
+        self.govern()
         for frame in frames:
             self._deliver(frame, now)
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from avatar_runtime.settings import Settings
 
 LAG_PERIOD_S: Final = 0.1
+GOVERN_PERIOD_S: Final = 0.25
 _LAST_WORDS_S: Final = 5.0
 _LOAD_AGE_S: Final = 0.5  # percentiles are sorted at most twice a second
 
@@ -69,7 +70,7 @@ class Runtime:
         self.clock = clock
         self.changes = Changes()
         self.door = Door(settings.sessions.capacity, self.changed)
-        self.pump = Pump(engine, settings.engine.batch_size, metrics, clock)
+        self.pump = Pump(engine, settings.engine.batch_size, metrics, clock, self.changed)
         self.connections: set[Connection] = set()
         self.stopping = False
         """Whether watchers should end, since the process does."""
@@ -110,8 +111,8 @@ class Runtime:
         self.door.set_draining(draining or self._ending)
 
     def set_batch_limit(self, limit: int) -> None:
-        """Bound the next batches."""
-        self.pump.batch_limit = limit
+        """Bound the next batches; memory may bound them further."""
+        self.pump.asked_limit = limit
         self.changed()
 
     async def drain(self) -> None:
@@ -210,6 +211,13 @@ class Runtime:
             began = self.clock()
             await asyncio.sleep(LAG_PERIOD_S)
             self.metrics.observe_lag(max(0.0, self.clock() - began - LAG_PERIOD_S))
+
+    async def govern(self) -> None:
+        """Follow the device's memory while no batch does, until cancelled."""
+        while True:
+            await asyncio.sleep(GOVERN_PERIOD_S)
+            if self.door.is_open:
+                self.pump.govern()
 
     def stop_watchers(self) -> None:
         """End the state streams: the process ends."""

@@ -115,6 +115,7 @@ async def listening(runtime: Runtime) -> AsyncIterator[Listeners]:
         helpers = [
             group.create_task(runtime.pump.run(), name="pump"),
             group.create_task(runtime.measure_lag(), name="loop lag"),
+            group.create_task(runtime.govern(), name="governor"),
         ]
         for server in servers:
             await server.listens.wait()

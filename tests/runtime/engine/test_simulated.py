@@ -27,7 +27,7 @@ _PROFILE = json.dumps(
             "model": "v15/sd-vae/fp16",
             "baseMiB": 4000,
             "perFrameMiB": 1000,
-            "frameBatchMs": [[1, 20], [4, 50]],
+            "frameBatchMs": [[1, 20], [4, 50], [8, 90]],
         },
     }
 )
@@ -72,21 +72,95 @@ def test_it_takes_the_time_of_its_profile(
     window: AudioWindow,
     request_of: Callable[..., FrameRequest],
 ) -> None:
-    rendered = card.render([request_of(window)] * 3)
+    rendered = card.render([request_of(window)] * 3)  # as long as the four of its bucket
 
-    assert clock.now == pytest.approx(0.040)
-    assert sum(rendered.stages.values()) == pytest.approx(0.040)
+    assert clock.now == pytest.approx(0.050)
+    assert sum(rendered.stages.values()) == pytest.approx(0.050)
 
 
-def test_memory_grows_with_the_batch_and_a_full_card_refuses(
+class _Neighbour:
+    """Another process on the card."""
+
+    def __init__(self) -> None:
+        self.mib = 0
+        self.refused_points: set[str] = set()
+
+    def taken_mib(self) -> int:
+        return self.mib
+
+    def refuses(self, point: simulated.Point) -> bool:
+        return point in self.refused_points
+
+
+def test_memory_grows_with_the_batch_and_is_kept_until_it_is_released(
     card: simulated.SimulatedDevice, window: AudioWindow, request_of: Callable[..., FrameRequest]
 ) -> None:
-    assert card.memory().used_bytes == 4000 * _MIB
-    card.render([request_of(window)] * 6)
-    assert card.memory().used_bytes == card.memory().total_bytes == 10_000 * _MIB
+    used = [card.memory().used_bytes]
+    for frames in (4, 1):
+        card.render([request_of(window)] * frames)
+        used.append(card.memory().used_bytes)
+    card.release()
+    used.append(card.memory().used_bytes)
 
+    assert used == [4000 * _MIB, 8000 * _MIB, 8000 * _MIB, 4000 * _MIB]
+    assert card.memory().total_bytes == 10_000 * _MIB
+
+
+def test_a_full_card_refuses_the_bucket_and_keeps_what_it_had(
+    card: simulated.SimulatedDevice, window: AudioWindow, request_of: Callable[..., FrameRequest]
+) -> None:
     with pytest.raises(errors.DeviceMemoryError):
-        card.render([request_of(window)] * 7)
+        card.render([request_of(window)] * 5)  # eight would take 12,000 MiB
+
+    assert card.memory().used_bytes == 4000 * _MIB
+    assert len(card.render([request_of(window)] * 4).frames) == 4
+
+
+def test_a_neighbour_takes_memory_and_gives_it_back(
+    assets: SimpleNamespace,
+    anna: cache.Avatar,
+    clock: _Time,
+    window: AudioWindow,
+    request_of: Callable[..., FrameRequest],
+) -> None:
+    neighbour = _Neighbour()
+    toy = simulated.load_card("toy", _PROFILE)
+    shared = simulated.SimulatedDevice(
+        toy, neighbour=neighbour, sleep=clock.sleep, clock=clock.read
+    )
+    shared.load(assets.model)
+    shared.serve({"anna": anna})
+    neighbour.mib = 5500
+    assert shared.memory().used_bytes == 9500 * _MIB
+    with pytest.raises(errors.DeviceMemoryError):
+        shared.render([request_of(window)])
+
+    neighbour.mib = 0
+    assert len(shared.render([request_of(window)]).frames) == 1
+
+
+@pytest.mark.parametrize("point", ["load", "serve", "step"])
+def test_memory_can_be_refused_wherever_it_is_taken(
+    assets: SimpleNamespace,
+    anna: cache.Avatar,
+    window: AudioWindow,
+    request_of: Callable[..., FrameRequest],
+    point: str,
+) -> None:
+    neighbour = _Neighbour()
+    neighbour.refused_points = {point}
+    shared = simulated.SimulatedDevice(simulated.load_card("toy", _PROFILE), neighbour=neighbour)
+    steps: dict[str, Callable[[], object]] = {
+        "load": lambda: shared.load(assets.model),
+        "serve": lambda: shared.serve({"anna": anna}),
+        "step": lambda: shared.render([request_of(window)]),
+    }
+    for step, work in steps.items():
+        if step == point:
+            with pytest.raises(errors.DeviceMemoryError):
+                work()
+            return
+        work()
 
 
 def test_it_shows_the_source_frames(

@@ -33,18 +33,32 @@ class ScriptedDevice:
         self.batches: list[list[int]] = []
         self.threads: set[str] = set()
         self.closed = False
+        self.pads = False
+        self.refuses: list[str] = []  # points at which it refuses, one entry a refusal
+        self.releases = 0
+
+    def _refuse_at(self, point: str) -> None:
+        if point in self.refuses:
+            self.refuses.remove(point)
+            raise errors.DeviceMemoryError(None, 0)
+
+    def release(self) -> None:
+        self.releases += 1
 
     def load(self, model_dir: Path) -> device.ModelInfo:
+        self._refuse_at("load")
         found = weights.find(model_dir)
         return device.ModelInfo("v15", weights.vae_hash(found.vae), 3, "v15/sd-vae/none")
 
     def serve(self, avatars: Mapping[str, cache.Avatar]) -> None:
+        self._refuse_at("serve")
         self.threads.add(threading.current_thread().name)
 
     def render(self, batch: Sequence[FrameRequest]) -> device.Rendered:
         self.threads.add(threading.current_thread().name)
         if self.fault is not None:
             raise self.fault
+        self._refuse_at("step")
         if len(batch) > self.room:
             raise errors.DeviceMemoryError(len(batch), self.room)
         self.batches.append([request.frame_index for request in batch])
@@ -70,8 +84,16 @@ def scripted() -> ScriptedDevice:
 
 
 @pytest.fixture
-async def engine(assets: SimpleNamespace, scripted: ScriptedDevice) -> AsyncIterator[worker.Engine]:
-    made = worker.Engine(scripted, assets.model, assets.avatars, 8)
+def waits() -> list[float]:
+    """Return the seconds that the engine has slept."""
+    return []
+
+
+@pytest.fixture
+async def engine(
+    assets: SimpleNamespace, scripted: ScriptedDevice, waits: list[float]
+) -> AsyncIterator[worker.Engine]:
+    made = worker.Engine(scripted, assets.model, assets.avatars, 8, sleep=waits.append)
     await made.start()
     scripted.batches.clear()
     yield made
@@ -120,19 +142,66 @@ async def test_a_batch_that_does_not_fit_is_halved_in_order(
     assert [frame.request for frame in frames] == batch
     assert scripted.batches == [[0, 1], [2, 3], [4, 5], [6, 7]]
     after = engine.statistics()
-    assert after.oom_recoveries - before.oom_recoveries == 3
+    assert after.oom_recoveries - before.oom_recoveries == 2
+    assert after.refused_frames == 4
     assert after.frames - before.frames == 8
+    assert scripted.releases == 2
 
 
 async def test_a_single_frame_that_does_not_fit_fails_and_the_engine_goes_on(
-    engine: worker.Engine, scripted: ScriptedDevice, batch: list[FrameRequest]
+    engine: worker.Engine,
+    scripted: ScriptedDevice,
+    batch: list[FrameRequest],
+    waits: list[float],
 ) -> None:
     scripted.room = 0
     with pytest.raises(errors.DeviceMemoryError):
         await engine.run(batch)
+    assert 5 < sum(waits) < 30  # patient with the memory of others, and not for ever
     scripted.room = 8
 
     assert len(await engine.run(batch)) == 8
+
+
+async def test_a_single_frame_waits_until_there_is_room(
+    engine: worker.Engine,
+    scripted: ScriptedDevice,
+    batch: list[FrameRequest],
+    waits: list[float],
+) -> None:
+    scripted.refuses = ["step"] * 6  # 8, 4, 2 frames, then one frame three times
+
+    frames = await engine.run(batch)
+
+    assert [frame.request for frame in frames] == batch
+    assert [index for part in scripted.batches for index in part] == list(range(8))
+    assert waits == [0.05, 0.1, 0.1]
+
+
+@pytest.mark.parametrize("point", ["load", "serve", "step"])
+async def test_a_start_waits_for_memory(
+    assets: SimpleNamespace, scripted: ScriptedDevice, waits: list[float], point: str
+) -> None:
+    scripted.refuses = [point] * 2
+    engine = worker.Engine(scripted, assets.model, assets.avatars, 8, sleep=waits.append)
+    await engine.start()
+    await engine.stop()
+
+    assert engine.statistics().oom_recoveries == 2
+    assert waits == [0.05, 0.1]
+
+
+async def test_a_bucket_that_does_not_fit_at_the_start_bounds_the_batches(
+    assets: SimpleNamespace, scripted: ScriptedDevice
+) -> None:
+    scripted.room = 7
+    engine = worker.Engine(scripted, assets.model, assets.avatars, 8)
+    await engine.start()
+    await engine.stop()
+
+    assert engine.calibration is not None
+    assert [size for size, _ in engine.calibration.frame_batch_ms] == [1]
+    assert (engine.statistics().oom_recoveries, engine.statistics().refused_frames) == (1, 8)
 
 
 async def test_any_fault_of_a_batch_is_an_engine_error(

@@ -51,6 +51,9 @@ class FakeEngine:
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     failing: bool = False
     fault: Exception | None = None
+    used: Memory = field(default_factory=lambda: Memory(3, 12))
+    done: Statistics = field(default_factory=Statistics)
+    releases: int = 0
     model: ModelInfo = field(default_factory=lambda: ModelInfo("v15", "", 30, "v15/sd-vae/fp16"))
 
     async def start(self) -> None:
@@ -69,11 +72,14 @@ class FakeEngine:
             raise EngineError("a batch failed")
         return [Frame(request, self.jpeg) for request in batch]
 
+    async def release(self) -> None:
+        self.releases += 1
+
     def memory(self) -> Memory:
-        return Memory(3, 12)
+        return self.used
 
     def statistics(self) -> Statistics:
-        return Statistics()
+        return self.done
 
     async def stop(self) -> None:
         self.gate.set()
