@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def serve(chosen: settings.Settings) -> None:
     """Run both ports, the watches and the state streams; a signal starts the drain."""
     sessions, directory = Sessions(), Directory()
-    metrics = Metrics(lambda: sessions.live)
+    metrics = Metrics(lambda: sessions.live, lambda: sessions.waiting)
     async with AsyncExitStack() as stack:
         api = await stack.enter_async_context(pods.connected(chosen.kubeconfig))
         http = await stack.enter_async_context(aiohttp.ClientSession())

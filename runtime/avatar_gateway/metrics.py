@@ -23,14 +23,16 @@ if TYPE_CHECKING:
 class Metrics:
     """All series of one gateway, in a registry of its own."""
 
-    def __init__(self, sessions: Callable[[], int]) -> None:
+    def __init__(self, sessions: Callable[[], int], waiting: Callable[[], int]) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         live = Gauge("avatar_gateway_sessions", "Sessions proxied now.", registry=self._registry)
         live.set_function(lambda: float(sessions()))
-        # Callers are refused at once for now, so that nobody ever waits.
-        Gauge("avatar_gateway_waiting", "Callers that wait for a slot.", registry=self._registry)
+        held = Gauge(
+            "avatar_gateway_waiting", "Callers that wait for a slot.", registry=self._registry
+        )
+        held.set_function(lambda: float(waiting()))
         self._placement = Histogram(
             "avatar_gateway_placement_duration_seconds",
             "From an accepted credential to a pod's acceptance.",

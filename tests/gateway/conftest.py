@@ -284,7 +284,7 @@ async def running_gateway(kubeconfig: str, **environment: str) -> AsyncIterator[
 async def gateway() -> AsyncIterator[Setup]:
     """Return a gateway without pods."""
     directory, sessions = Directory(), Sessions()
-    metrics = Metrics(lambda: sessions.live)
+    metrics = Metrics(lambda: sessions.live, lambda: sessions.waiting)
     environment = {
         "AVATAR_API_KEY": KEY,
         "AVATAR_CONTROL_MASTER": MASTER,

@@ -12,10 +12,12 @@ from aiohttp import WSMsgType, web
 
 from avatar_gateway import errors
 from avatar_gateway.core import asking, credentials, refusing
+from avatar_gateway.core.waiting import WORTH
 from avatar_gateway.serving import placing, proxy
+from avatar_gateway.serving.waiting import Waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from avatar_gateway.metrics import Metrics
     from avatar_gateway.serving.auth import Door
@@ -29,6 +31,7 @@ PAGE: Final = Path(__file__).with_name("page") / "index.html"
 _REALTIME: Final = "realtime"
 _PASSED_ON: Final = ("OpenAI-Beta",)
 """Headers of the caller that a pod needs; a credential is never among them."""
+_FAULT: Final = 1011
 _CLOSE_S: Final = 5.0
 """How long a caller may take to answer a close."""
 
@@ -47,6 +50,7 @@ class Gateway:
         self._door = door
         self._placer = placer
         self._sessions = sessions
+        self._waiting = Waiting(sessions)
         self._metrics = metrics
         self._is_synced = is_synced
 
@@ -110,7 +114,10 @@ class Gateway:
                 return web.Response(status=answer.status, body=answer.body, headers=answer.headers)
             code = refusing.close_for_status(answer.status)
             return await _close(request, offered, answer.error, code)
-        return await self._hold(asked.model, placed, request, offered)
+        if placed is None:
+            return await self._wait(asked, request, offered)
+        caller = _socket(offered, placed.socket.protocol)
+        return await self._hold(asked.model, placed, caller, caller.prepare(request))
 
     def _check(self, request: web.Request, query: Query, offered: Sequence[str]) -> asking.Asked:
         # With what was offered, so that the library finds nothing to complain of in its log.
@@ -123,34 +130,78 @@ class Gateway:
 
     async def _place(
         self, asked: asking.Asked, request: web.Request, offered: Sequence[str]
-    ) -> placing.Placed:
+    ) -> placing.Placed | None:
+        """Return the caller's session, None if it has to wait for one."""
         loop = asyncio.get_running_loop()
         begun = loop.time()
         if self._sessions.draining:
             raise errors.Refusal("draining", "this gateway is about to go")
         if not self._is_synced():
             raise errors.Refusal("not_ready", "this gateway does not know the pods yet")
-        passed = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
-        protocols = [name for name in offered if not name.startswith(credentials.PROTOCOL_PREFIX)]
+        line = self._waiting.line(asked.model)
         try:
-            placed = await self._placer.place(asked, protocols, passed)
+            if line.tickets:
+                raise errors.Refusal("no_capacity", f"{len(line.tickets)} callers wait for a slot")
+            placed = await self._ask(asked, request, offered)
         except errors.Refusal as refusal:
             if refusal.code != "model_not_found":
                 self._sessions.arrived(asked.model, begun)
+                if asked.wait_ms and refusal.code in WORTH and not line.is_full:
+                    return None
                 self._sessions.rejected(asked.model)
             raise
         self._sessions.arrived(asked.model, begun)
         self._metrics.placed(loop.time() - begun)
         return placed
 
-    async def _hold(
-        self, model: str, placed: placing.Placed, request: web.Request, offered: Sequence[str]
+    async def _ask(
+        self, asked: asking.Asked, request: web.Request, offered: Sequence[str]
+    ) -> placing.Placed:
+        passed = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+        protocols = [name for name in offered if not name.startswith(credentials.PROTOCOL_PREFIX)]
+        return await self._placer.place(asked, protocols, passed)
+
+    async def _wait(
+        self, asked: asking.Asked, request: web.Request, offered: Sequence[str]
     ) -> web.StreamResponse:
-        caller = _socket(offered, placed.socket.protocol)
+        """Hold a caller until a slot comes free; from now on refusals are an event and a close."""
+        caller = _socket(offered, None)
+        begun = asyncio.get_running_loop().time()
+        try:
+            await caller.prepare(request)
+            turn = await self._waiting.turn(
+                caller, asked, lambda: self._ask(asked, request, offered)
+            )
+        except errors.Refusal as refusal:
+            self._sessions.rejected(asked.model)
+            self._metrics.rejected(refusal.code)
+            code = refusing.way(refusal.code).close or _FAULT
+            return await _end(caller, refusing.error_object(refusal), code)
+        except errors.PodAnswer as answer:
+            self._metrics.rejected("pod")
+            return await _end(caller, answer.error, refusing.close_for_status(answer.status))
+        except ConnectionError:
+            return caller
+        self._metrics.placed(asyncio.get_running_loop().time() - begun)
+
+        async def hand_over() -> None:
+            if turn.first is not None:
+                await turn.placed.socket.send_frame(turn.first.data, turn.first.type)
+
+        return await self._hold(asked.model, turn.placed, caller, hand_over())
+
+    async def _hold(
+        self,
+        model: str,
+        placed: placing.Placed,
+        caller: web.WebSocketResponse[bool],
+        opening: Awaitable[object],
+    ) -> web.StreamResponse:
+        """Proxy a session from `opening`, which makes both sides ready, to its end."""
         stop = self._sessions.begin(model)
         logger.info("session begins service=%s pod=%s", model, placed.pod)
         try:
-            await caller.prepare(request)
+            await opening
             end = await proxy.relay(caller, placed.socket, stop)
         except ConnectionError:
             end = proxy.End(proxy.Side.CALLER, 1001, "gone before the session began")
@@ -204,6 +255,13 @@ async def _close(
     """Tell a browser: accept, one `error`, close."""
     caller = _socket(offered, None)
     await caller.prepare(request)
+    return await _end(caller, error, code)
+
+
+async def _end(
+    caller: web.WebSocketResponse[bool], error: Mapping[str, Any], code: int
+) -> web.StreamResponse:
+    """Tell a caller that was accepted: one `error`, close."""
     event = {"type": "error", "event_id": "event_refused", "error": error}
     await caller.send_frame(json.dumps(event).encode(), WSMsgType.TEXT)
     await caller.close(code=code, message=str(error.get("code", "")).encode()[:120])

@@ -18,6 +18,8 @@ class Demand:
     """What one service sees at this gateway."""
 
     sessions: int = 0
+    waiting: int = 0
+    arrivals_total: int = 0
     rejected_total: int = 0
     arrivals: Arrivals = field(default_factory=Arrivals)
 
@@ -39,10 +41,23 @@ class Sessions:
         """Return the number of sessions proxied now."""
         return len(self._stops)
 
+    @property
+    def waiting(self) -> int:
+        """Return the number of callers who wait now."""
+        return sum(demand.waiting for demand in self._demand.values())
+
+    def wait(self, service: str, callers: int) -> None:
+        """Note how many callers wait for a slot of a service."""
+        demand = self._of(service)
+        if demand.waiting != callers:
+            self._set(service, replace(demand, waiting=callers))
+
     def arrived(self, service: str, now: float) -> None:
         """Count an authenticated caller that asks for a service that exists."""
         demand = self._of(service)
-        self._set(service, replace(demand, arrivals=demand.arrivals.with_one(now)))
+        total = demand.arrivals_total + 1
+        arrivals = demand.arrivals.with_one(now)
+        self._set(service, replace(demand, arrivals=arrivals, arrivals_total=total))
 
     def rejected(self, service: str) -> None:
         """Count a caller turned away for want of room."""
@@ -103,7 +118,7 @@ class Sessions:
         for name in [
             name
             for name, demand in self._demand.items()
-            if name not in services and not demand.sessions
+            if name not in services and not demand.sessions and not demand.waiting
         ]:
             del self._demand[name]
         return {
@@ -111,8 +126,9 @@ class Sessions:
             "services": {
                 name: {
                     "sessions": demand.sessions,
-                    "waiting": 0,
+                    "waiting": demand.waiting,
                     "arrivals_per_s": demand.arrivals.per_s(now),
+                    "arrivals_total": demand.arrivals_total,
                     "rejected_total": demand.rejected_total,
                 }
                 for name, demand in sorted(self._demand.items())

@@ -45,6 +45,7 @@ async def test_the_state_counts_sessions_arrivals_and_rejections(gateway: Any) -
             "sessions": 1,
             "waiting": 0,
             "arrivals_per_s": 0.2,
+            "arrivals_total": 2,
             "rejected_total": 1,
         }
     }
