@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest_asyncio
@@ -25,6 +26,7 @@ async def release(cluster: ControlPlane) -> AsyncIterator[Release]:
     await cluster.helm(
         "install", "avatar", paths.REPOSITORY / "charts" / "avatar-operator",
         "--namespace", SYSTEM, "--create-namespace", "--set", f"gateway.apiKey.value={KEY}",
+        "--set", "operator.resyncSeconds=10",
         "--wait", "--timeout", "120s",
     )  # fmt: skip
     address = await cluster.kubectl(
@@ -38,7 +40,8 @@ async def release(cluster: ControlPlane) -> AsyncIterator[Release]:
 @pytest_asyncio.fixture(loop_scope="session")
 async def space(release: Release, request: pytest.FixtureRequest) -> AsyncIterator[Space]:
     """Give a namespace; when the test ends, its services go and free their GPUs."""
-    name = request.node.name.split("[")[0].replace("_", "-").removeprefix("test-")[:60].strip("-")
+    words = re.sub("[^a-z0-9]+", "-", request.node.name.lower()).removeprefix("test-")
+    name = words[:60].strip("-")
     await release.cluster.kubectl("create", "namespace", name)
     opened = Space(release, name)
     yield opened

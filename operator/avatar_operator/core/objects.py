@@ -176,6 +176,8 @@ def _trouble(status: Fields) -> str:
             return _sentence(f"{reason}: {waiting.text('message')}")
         if container.child("state").has("terminated"):
             return _sentence(_last_words(container.child("state")))
+        if not container.flag("ready", False) and container.child("lastState").has("terminated"):
+            return _sentence(f"started again after {_last_words(container.child('lastState'))}")
     return _sentence(status.text("message") or status.text("reason"))
 
 

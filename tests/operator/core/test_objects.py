@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -185,3 +185,70 @@ def test_odd_counts_count_nothing(make: Make) -> None:
     pod = objects.parse_runtime_pod(make.pod_body(metadata={"annotations": annotations}))
     assert pod is not None
     assert (pod.batch_size, pod.sessions_per_pod) == (0, 0)
+
+
+LAST = "Traceback\n  File x\nFileNotFoundError: no such folder: /models\n"
+
+
+@pytest.mark.parametrize(
+    ("container", "trouble"),
+    [
+        pytest.param(
+            {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off x"}}},
+            "ImagePullBackOff: Back-off x",
+            id="an image that is not there",
+        ),
+        pytest.param(
+            {
+                "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}},
+                "lastState": {"terminated": {"exitCode": 1, "reason": "Error", "message": LAST}},
+            },
+            "CrashLoopBackOff: exit code 1: FileNotFoundError: no such folder: /models",
+            id="a crash, in its last words",
+        ),
+        pytest.param(
+            {"state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}},
+            "OOMKilled 137",
+            id="an end without words",
+        ),
+        pytest.param(
+            {"state": {"running": {}}, "lastState": {"terminated": {"exitCode": 1}}},
+            "started again after exit code 1",
+            id="it tries again",
+        ),
+        pytest.param(
+            {"ready": True, "state": {"running": {}}, "lastState": {"terminated": {"exitCode": 1}}},
+            "",
+            id="it works again",
+        ),
+        pytest.param(
+            {"state": {"waiting": {"reason": "X", "message": "y" * 500}}},
+            f"X: {'y' * 196}\u2026",
+            id="a long story is cut",
+        ),
+        pytest.param(
+            {"state": {"waiting": {"reason": "ContainerCreating"}}}, "", id="nothing is wrong"
+        ),
+    ],
+)
+def test_the_trouble_of_a_pod_is_one_sentence(
+    make: Make, container: dict[str, Any], trouble: str
+) -> None:
+    statuses = [{"name": "runtime", "restartCount": 3, **container}]
+    pod = objects.parse_runtime_pod(make.pod_body(status={"containerStatuses": statuses}))
+    assert pod is not None
+    assert (pod.trouble, pod.restarts) == (trouble, 3)
+
+
+def test_marks_and_wishes_of_a_pod_are_read(make: Make) -> None:
+    body = make.pod_body()
+    body["metadata"]["labels"]["avatar.musetalk.io/live"] = "true"
+    body["metadata"]["annotations"].update(
+        {
+            "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+            "avatar.musetalk.io/drain": "true",
+        }
+    )
+    pod = objects.parse_runtime_pod(body)
+    assert pod is not None
+    assert (pod.live, pod.shielded, pod.drain_asked) == (True, True, True)

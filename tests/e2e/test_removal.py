@@ -1,0 +1,117 @@
+"""Namespaces, kinds and releases that are deleted while sessions run: nothing stays stuck."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+import pytest_asyncio
+
+from localcluster import controlplane, paths, waiting
+from localcluster.release import SYSTEM, Release, Space
+
+if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
+
+KEY: Final = "a-key-for-the-removal-tests"
+TALK_S: Final = 8.0
+ONE_POD: Final[dict[str, Any]] = {"replicas": 1, "placement": {"gpuClasses": ["h100-80gb"]}}
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def own(tmp_path: Path) -> AsyncIterator[Space]:
+    """Give a cluster that may be ruined, with a release and a namespace."""
+    async with controlplane.running(tmp_path, nodes=paths.SIMULATED_NODES) as cluster:
+        await cluster.helm(
+            "install", "avatar", paths.REPOSITORY / "charts" / "avatar-operator",
+            "--namespace", SYSTEM, "--create-namespace", "--set", f"gateway.apiKey.value={KEY}",
+            "--wait", "--timeout", "120s",
+        )  # fmt: skip
+        address = await cluster.kubectl(
+            "get", "pods", "-n", SYSTEM, "-l", "app.kubernetes.io/component=gateway",
+            "-o", "jsonpath={.items[0].status.podIP}",
+        )  # fmt: skip
+        await cluster.kubectl("create", "namespace", "own")
+        yield Space(Release(cluster, f"{address}:8080", KEY), "own")
+
+
+async def live_sessions(space: Space) -> Process:
+    """Bring up a pod with three sessions that is marked as live."""
+    await space.apply("here", **ONE_POD)
+    await space.ready("here")
+
+    async def refused() -> int:
+        output, _ = await (await space.load("here", 1, 0.1)).communicate()
+        return int(json.loads(output)["refused"])
+
+    await waiting.until(refused, lambda count: count == 0, "the gateway knows the pod")
+    load = await space.load("here", 3, TALK_S)
+    await waiting.until(
+        lambda: space.service("here"),
+        lambda service: service["status"].get("sessions") == 3,
+        "3 sessions",
+    )
+    await waiting.until(
+        lambda: space.kubectl("get", "pods", "-l", "avatar.musetalk.io/live=true", "-o", "name"),
+        bool,
+        "the pod is marked",
+    )
+    return load
+
+
+async def all_served(load: Process) -> None:
+    output, problems = await load.communicate()
+    assert load.returncode == 0, output.decode() + problems.decode()
+    summary = json.loads(output)
+    assert (summary["done"], summary["frames_missing"]) == (3, 0)
+
+
+async def no_pods(space: Space) -> None:
+    await waiting.until(lambda: space.pods("here"), lambda pods: pods == [], "no pods", 30)
+
+
+async def test_deleted_namespace_waits_for_its_sessions_and_goes(space: Space) -> None:
+    load = await live_sessions(space)
+    deletion = asyncio.create_task(
+        space.cluster.kubectl("delete", "namespace", space.name, "--timeout=60s")
+    )
+    await all_served(load)
+    await deletion
+    await space.cluster.kubectl("create", "namespace", space.name)  # for the fixture to delete
+
+
+@pytest.mark.parametrize("cascade", ["background", "foreground"])
+async def test_deleted_service_waits_for_its_sessions_and_goes(space: Space, cascade: str) -> None:
+    load = await live_sessions(space)
+    deletion = asyncio.create_task(
+        space.kubectl("delete", "avs", "here", f"--cascade={cascade}", "--timeout=60s")
+    )
+    await all_served(load)
+    await deletion
+    await no_pods(space)
+
+
+async def test_deleted_kind_takes_its_pods_after_their_sessions(own: Space) -> None:
+    load = await live_sessions(own)
+    await own.cluster.kubectl("delete", "crd", "avatarservices.avatar.musetalk.io", "--timeout=30s")
+    await all_served(load)
+    await no_pods(own)
+    await own.cluster.kubectl("delete", "namespace", own.name, "--timeout=60s")
+
+
+async def test_uninstalled_release_leaves_sessions_alone_and_nothing_stuck(own: Space) -> None:
+    load = await live_sessions(own)
+    await own.cluster.helm("uninstall", "avatar", "--namespace", SYSTEM)
+    assert "No resources" not in await own.kubectl("get", "pods")
+    await all_served(load)
+    await own.cluster.kubectl("delete", "namespace", own.name, SYSTEM, "--timeout=90s")
+    await own.cluster.kubectl(
+        "delete", "crd", "avatarservices.avatar.musetalk.io", "gpuprofiles.avatar.musetalk.io",
+        "--timeout=30s",
+    )  # fmt: skip
