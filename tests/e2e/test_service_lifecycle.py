@@ -91,11 +91,13 @@ async def test_killed_leader_is_replaced_and_live_sessions_do_not_notice(space: 
     await space.apply("calm", replicas=1, placement={"gpuClasses": ["h100-80gb"]})
     await space.ready("calm")
     (before,) = await space.pods("calm")
-    load = await space.load("calm", 3, 15)
+    load = await space.load("calm", 3, 25)
     await sessions_are(space, "calm", 3)
     leader = await release.leader()
-    (pid,) = processes_with("AVATAR_POD", leader)
-    os.kill(pid, signal.SIGKILL)
+    running = processes_with("AVATAR_POD", leader)
+    assert running
+    for pid in running:
+        os.kill(pid, signal.SIGKILL)
     killed_at = datetime.datetime.fromtimestamp(time.time(), datetime.UTC)
     await waiting.until(release.leader, lambda name: name not in ("", leader), "another leader", 10)
     took_over_at = datetime.datetime.fromisoformat((await release.lease())["acquireTime"])
