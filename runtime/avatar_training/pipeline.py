@@ -63,9 +63,9 @@ class Plan:
 FULL: Final = Plan(
     speech_minutes=200,
     crops=6000,
-    audio=Budget(3000),
-    vae=Budget(8000),
-    unet=Budget(2000),
+    audio=Budget(2200),
+    vae=Budget(5000),
+    unet=Budget(1600),
 )
 SMOKE: Final = Plan(
     speech_minutes=3,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import wave
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from avatar_runtime.avatars import cache
 from avatar_runtime.engine.model import load
+from avatar_training import pipeline
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MODEL = EXAMPLES / "models" / "demo"
@@ -18,6 +20,21 @@ AVATARS = sorted(path for path in (EXAMPLES / "avatars").iterdir() if path.is_di
 
 def test_the_model_is_at_most_eight_megabytes() -> None:
     assert sum(f.stat().st_size for f in MODEL.rglob("*") if f.is_file()) <= 8e6
+
+
+def test_the_report_names_the_weights_that_are_shipped() -> None:
+    report = json.loads((MODEL / "evaluation.json").read_text())
+    assert report["sha256"] == pipeline.hashes(MODEL)
+
+
+def test_the_evaluation_passed_on_voices_that_were_in_no_training() -> None:
+    report = json.loads((MODEL / "evaluation.json").read_text())
+    assert len(report["voices"]) >= 4
+    for voice in report["voices"]:
+        assert voice["seconds"] >= 60
+        assert voice["opening_correlation"] >= 0.8, voice
+        assert abs(voice["lag_frames"]) <= 1, voice
+    assert abs(report["shuffled_control"]["opening_correlation"]) < 0.3
 
 
 @pytest.mark.slow
