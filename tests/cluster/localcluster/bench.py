@@ -33,6 +33,7 @@ BENCHES: Final = (
     Bench("scale", "localcluster.bench_scale", what="services on kwok nodes, beside bare kopf"),
     Bench("failover", "localcluster.bench_failover", what="100 killed leaders, 10 clean stops"),
     Bench("faults", "localcluster.bench_faults", what="convergence under API faults, 200 seeds"),
+    Bench("scaling", "localcluster.bench_scaling", what="1,000 made worlds, and traces by rivals"),
 )
 
 
