@@ -272,7 +272,8 @@ async def connect(target: Target, *, keep_media: bool = True) -> AsyncIterator[S
     session = Session(socket, Trace(keep_media=keep_media))
     reader = asyncio.create_task(session.read(), name="avatar-session-reader")
     try:
-        await _begin(session, target.open_timeout_s)
+        held_s = (target.wait_ms or 0) / 1000
+        await _begin(session, target.open_timeout_s + held_s)
         yield session
     finally:
         await socket.close()

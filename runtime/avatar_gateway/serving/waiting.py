@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from aiohttp import WSMessage, WSMsgType, web
+from aiohttp import WSMsgType, web
 
 from avatar_gateway import errors
 from avatar_gateway.core import waiting
@@ -25,11 +25,19 @@ LOOK_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
+class Sent:
+    """A message as it came."""
+
+    data: bytes
+    type: WSMsgType
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """A caller whose turn has come."""
 
     placed: Placed
-    first: WSMessage | None
+    first: Sent | None
     """What the caller has sent already; the pod is to get it first."""
 
 
@@ -85,7 +93,7 @@ class Waiting:
         ticket: int,
         service: str,
         place: Callable[[], Awaitable[Placed]],
-        reading: asyncio.Task[WSMessage],
+        reading: asyncio.Task[Sent],
     ) -> Placed:
         loop = asyncio.get_running_loop()
         told = 0
@@ -119,12 +127,12 @@ class Waiting:
         self._sessions.wait(service, len(line.tickets))
 
 
-async def _first(caller: web.WebSocketResponse[bool]) -> WSMessage:
+async def _first(caller: web.WebSocketResponse[bool]) -> Sent:
     """Return the first message of a caller; it is read so that its leaving is seen."""
     message = await caller.receive()
     if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
         raise ConnectionError("the caller left")
-    return message
+    return Sent(message.data, message.type)
 
 
 async def _tell(caller: web.WebSocketResponse[bool], position: int, eta_ms: int | None) -> None:
