@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-Discard = Literal["cancelled", "slow_client", "failed"]
+Discard = Literal["cancelled", "slow_client", "failed", "overload"]
 
 RECENT_S: Final = 30.0
 _RECENT_SAMPLES: Final = 4096

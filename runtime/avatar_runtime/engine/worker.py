@@ -89,6 +89,11 @@ class Engine:
             raise errors.EngineError("the engine is not started")
         return self._model
 
+    @property
+    def pads(self) -> bool:
+        """Whether a batch costs as much as its bucket."""
+        return self.device.pads
+
     async def start(self) -> None:
         """Load the model and the avatars, warm up and measure.
 

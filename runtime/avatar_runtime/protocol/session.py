@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Generic, assert_never
 
 from avatar_runtime.errors import ProtocolError
 from avatar_runtime.protocol import events, messages
-from avatar_runtime.protocol.configuration import Configuration, Update
+from avatar_runtime.protocol.configuration import Configuration, Overrun, Update
 from avatar_runtime.protocol.outbox import Outbox
 from avatar_runtime.protocol.rates import RateWindow
 from avatar_runtime.protocol.speech import FrameDue, Speech, needs_silence
@@ -103,6 +103,11 @@ class Session(Generic[W]):
         return self._speech.is_active
 
     @property
+    def may_skip(self) -> bool:
+        """Whether the client would rather miss a frame than have it late."""
+        return self._speech.configuration.overrun is Overrun.DROP
+
+    @property
     def has_room(self) -> bool:
         """Whether the client reads its answers; if not, it is not read either."""
         return self._outbox.characters < UNREAD_CHARACTERS
@@ -129,6 +134,10 @@ class Session(Generic[W]):
     ) -> bool:
         """Take a finished picture, or return that nobody waits for it any more."""
         return self._speech.deliver(response_ref, epoch, frame_index, jpeg, now)
+
+    def skip(self, response_ref: int, epoch: int, frame_index: int, now: float) -> bool:
+        """Hold the previous picture in place of a frame, or return that nobody waits for it."""
+        return self._speech.skip(response_ref, epoch, frame_index, now)
 
     def fail(self, response_ref: int, epoch: int, now: float) -> None:
         """End the response whose frames the engine could not make."""

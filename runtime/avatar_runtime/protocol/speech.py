@@ -406,6 +406,14 @@ class Speech(Generic[W]):
                 active.turn.drop_oldest()
         return True
 
+    def skip(self, response_ref: int, epoch: int, frame_index: int, now: float) -> bool:
+        """Hold the previous picture in place of a frame, or return that nobody waits for it."""
+        active = self._awaiting(response_ref, epoch)
+        if active is None or not active.turn.skip(frame_index):
+            return False
+        self._playout.add_frame(now)  # its sound is played all the same
+        return True
+
     def _awaiting(self, response_ref: int, epoch: int) -> Active[W] | None:
         active = self._active
         if active is None or active.ref != response_ref or epoch != self.epoch:
@@ -462,7 +470,7 @@ class Speech(Generic[W]):
                     response_id=active.id,
                     first_frame_index=media.first,
                     last_frame_index=media.last,
-                    reason="slow_client",
+                    reason=media.reason.value,
                 )
             case Picture():
                 first_since = turn.speakable_at if media.frame_index == 0 else None

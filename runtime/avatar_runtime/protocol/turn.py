@@ -117,12 +117,20 @@ class Picture:
     asked_at: float
 
 
+class Drop(Enum):
+    """Why a frame was dropped."""
+
+    SLOW_CLIENT = "slow_client"  # the socket did not take it in time
+    OVERLOAD = "overload"  # the engine could not make it in time
+
+
 @dataclass(frozen=True, slots=True)
 class Gap:
     """Frames that were dropped, both ends included."""
 
     first: int
     last: int
+    reason: Drop
 
 
 Media = AudioPiece | Picture | Gap
@@ -153,7 +161,7 @@ class Turn(Generic[W]):
         self._finished = False
         self._windows: deque[W] = deque()
         self._asked: dict[int, float] = {}
-        self._pictures: dict[int, Picture | None] = {}  # None: dropped
+        self._pictures: dict[int, Picture | Drop] = {}
         self._position = 0
         self._gap: Gap | None = None
 
@@ -230,9 +238,16 @@ class Turn(Generic[W]):
 
     def drop_oldest(self) -> None:
         """Give up the oldest picture that has not left; its sound stays."""
-        oldest = min(index for index, picture in self._pictures.items() if picture is not None)
+        oldest = min(i for i, picture in self._pictures.items() if isinstance(picture, Picture))
         self._forget(oldest)
-        self._pictures[oldest] = None
+        self._pictures[oldest] = Drop.SLOW_CLIENT
+
+    def skip(self, frame_index: int) -> bool:
+        """Give up a frame that is in flight, or return that nobody waits for it."""
+        if self._asked.pop(frame_index, None) is None:
+            return False
+        self._pictures[frame_index] = Drop.OVERLOAD
+        return True
 
     def pull(self) -> Media | None:
         """Return what leaves next, or `None` while the next picture is not there."""
@@ -245,7 +260,7 @@ class Turn(Generic[W]):
             # Sound of the next position follows the report, the report follows the gap's sound.
             gap, self._gap = self._gap, None
             return gap
-        if picture is None:
+        if not isinstance(picture, Picture):
             return None
         self._forget(self._position)
         self._position += 1
@@ -275,15 +290,17 @@ class Turn(Generic[W]):
 
     def _forget(self, frame_index: int) -> None:
         picture = self._pictures.pop(frame_index)
-        assert picture is not None
+        assert isinstance(picture, Picture)
         self.unsent_frames -= 1
         self.unsent_bytes -= len(picture.jpeg)
 
     def _pass_dropped(self) -> None:
-        while self._position in self._pictures and self._pictures[self._position] is None:
-            del self._pictures[self._position]
+        while isinstance(reason := self._pictures.get(self._position), Drop):
+            if self._gap is not None and self._gap.reason is not reason:
+                return  # one report has one reason
             first = self._position if self._gap is None else self._gap.first
-            self._gap = Gap(first, self._position)
+            self._gap = Gap(first, self._position, reason)
+            del self._pictures[self._position]
             self._position += 1
             self.frames_dropped += 1
 

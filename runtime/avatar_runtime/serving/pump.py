@@ -41,6 +41,8 @@ class Engine(Protocol):
     def calibration(self) -> device.Calibration | None: ...
     @property
     def model(self) -> device.ModelInfo: ...
+    @property
+    def pads(self) -> bool: ...
     async def start(self) -> None: ...
     async def run(self, batch: Sequence[FrameRequest]) -> Sequence[Frame]: ...
     async def stop(self) -> None: ...
@@ -80,7 +82,7 @@ class Pump:
         self._engine = engine
         self._metrics = metrics
         self._clock = clock
-        self._scheduler = Scheduler()
+        self._scheduler = Scheduler(pads=engine.pads)
         self._speakers: dict[str, Speaker] = {}
         self._asked = asyncio.Event()
         self._running_since: float | None = None
@@ -117,7 +119,7 @@ class Pump:
         now = self._clock()
         room = self._scheduler.statistics().room
         for due in islice(session.due(now), room):
-            self._scheduler.offer(_request(session_id, due), now)
+            self._scheduler.offer(_request(session_id, due), now, droppable=session.may_skip)
             self._asked.set()
         self._arm(speaker, now)
 
@@ -172,7 +174,8 @@ class Pump:
         if self._shrunk:
             self._shrunk = False
             await self._engine.release()
-        queued = self._scheduler.take(self.batch_limit)
+        self._shed()
+        queued = self._scheduler.take(self.batch_limit, self._clock())
         if not queued:
             self._asked.clear()
             return
@@ -195,6 +198,17 @@ class Pump:
         self.govern()
         for frame in frames:
             self._deliver(frame, now)
+
+    def _shed(self) -> None:
+        """Give up what is far too late, so that everyone else is not."""
+        now = self._clock()
+        for request in self._scheduler.shed(self.batch_limit, now):
+            self._metrics.count_discarded("overload")
+            speaker = self._speakers.get(request.session)
+            if speaker is not None and speaker.session.skip(
+                request.response_ref, request.epoch, request.frame_index, now
+            ):
+                speaker.wake()
 
     def _deliver(self, frame: Frame, now: float) -> None:
         request = frame.request

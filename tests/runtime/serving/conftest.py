@@ -54,6 +54,7 @@ class FakeEngine:
     used: Memory = field(default_factory=lambda: Memory(3, 12))
     done: Statistics = field(default_factory=Statistics)
     releases: int = 0
+    pads: bool = False
     model: ModelInfo = field(default_factory=lambda: ModelInfo("v15", "", 30, "v15/sd-vae/fp16"))
 
     async def start(self) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import json
 from typing import TYPE_CHECKING
 
 import httpx
@@ -9,12 +12,17 @@ import httpx
 from avatar_runtime.engine.device import Memory
 from avatar_runtime.engine.worker import Statistics
 from avatar_runtime.metrics import Metrics
+from avatar_runtime.protocol.configuration import Character, Configuration, ReadOnly
+from avatar_runtime.protocol.session import Session, Terms
+from avatar_runtime.serving import runtime
 from avatar_runtime.serving.pump import Pump
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.runtime.serving.conftest import FakeEngine, Serve
+
+    from avatar_runtime.batching.windows import AudioWindow
 
 
 class _Hands:
@@ -28,6 +36,25 @@ class _Hands:
 
     def _limited(self) -> None:
         self.told.append(self.pump.batch_limit)
+
+
+def _speaking(now: float, frames: int) -> Session[AudioWindow]:
+    anna = Character("anna", 64, 64)
+    session = Session(
+        Configuration(anna),
+        {"anna": anna},
+        ReadOnly("sess_1", "acme/concierge", 1_800_000_000, 25),
+        terms=Terms(7200, 300),
+        open_utterance=lambda audio: runtime.Voice(audio, 25, 3),
+        now=now,
+    )
+    audio = base64.b64encode(bytes(2 * 960 * frames)).decode()
+    for event in (
+        {"type": "input_audio_buffer.append", "audio": audio},
+        {"type": "input_audio_buffer.commit"},
+    ):
+        session.receive(json.dumps(event), now)
+    return session
 
 
 async def test_the_limit_follows_the_memory_and_is_told_when_it_changes(
@@ -84,3 +111,30 @@ async def test_the_state_shows_the_limit_of_memory_while_no_batch_runs(serve: Se
 
         served.engine.used = Memory(50, 100)
         await served.eventually(lambda: served.runtime.pump.batch_limit == 8, "full again")
+
+
+async def test_an_overload_drops_late_frames_and_the_response_completes(
+    make_engine: Callable[..., FakeEngine],
+) -> None:
+    engine = make_engine()
+    hands = _Hands(engine)
+    session = _speaking(hands.now, frames=25)
+    hands.pump.asked_limit = 4
+    hands.pump.add(session, lambda: None)
+    hands.pump.attend(session.id)
+    hands.now += 2.0  # the device was busy; a batch that starts a speaker loses nothing
+    await engine.start()
+    running = asyncio.create_task(hands.pump.run(), name="pump")
+    events: list[str] = []
+    async with asyncio.timeout(20):
+        while not any("response.video.done" in text for text in events):
+            await asyncio.sleep(0)
+            while (outgoing := session.pull(hands.now)) is not None:
+                events.append(outgoing.text)
+    running.cancel()
+
+    [done] = [json.loads(text) for text in events if "response.video.done" in text]
+    assert (done["status"], done["frames"], done["dropped"]) == ("completed", 8, 17)
+    [told] = [json.loads(text) for text in events if "response.video.dropped" in text]
+    assert (told["first_frame_index"], told["last_frame_index"]) == (4, 20)
+    assert b'frames_discarded_total{reason="overload"} 17.0' in hands.metrics.render()

@@ -1,0 +1,75 @@
+"""Frames that the engine could not make in time: told, counted, and their sound still leaves."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.runtime.protocol.conftest import Connect, Conversation
+
+FRAME = bytes(range(256)) * 7 + bytes(128)  # 40 ms at 24 kHz
+
+
+def speaking(connect: Connect, frames: int) -> Conversation:
+    talk = connect()
+    talk.append(FRAME * frames)
+    talk.send("input_audio_buffer.commit")
+    return talk
+
+
+def skip(talk: Conversation, *indices: int) -> list[bool]:
+    return [talk.session.skip(1, 1, index, talk.now) for index in indices]
+
+
+def test_skipped_frames_are_told_once_and_their_sound_leaves(connect: Connect) -> None:
+    talk = speaking(connect, 6)
+    frames = talk.due()
+    assert skip(talk, 2, 3) == [True, True]
+    events = talk.make([frames[i] for i in (0, 1, 4, 5)])
+
+    media = [
+        (event["type"].rpartition(".")[0], event.get("frame_index", event.get("first_frame_index")))
+        for event in events
+        if event["type"] in {"response.video.delta", "response.video.dropped"}
+    ]
+    assert [index for _, index in media] == [0, 1, 2, 4, 5]
+    [dropped] = [e for e in events if e["type"] == "response.video.dropped"]
+    assert (dropped["first_frame_index"], dropped["last_frame_index"]) == (2, 3)
+    assert dropped["reason"] == "overload"
+    sound = b"".join(
+        base64.b64decode(e["delta"]) for e in events if e["type"] == "response.output_audio.delta"
+    )
+    assert sound == FRAME * 6
+    [done] = [e for e in events if e["type"] == "response.video.done"]
+    assert (done["status"], done["frames"], done["dropped"]) == ("completed", 4, 2)
+
+
+def test_a_skipped_last_frame_still_completes_the_response(connect: Connect) -> None:
+    talk = speaking(connect, 3)
+    frames = talk.due()
+    talk.make(frames[:2])
+    assert skip(talk, 2) == [True]
+    events = talk.pull()
+
+    assert [e["type"] for e in events if e["type"].startswith("response.video")] == [
+        "response.video.dropped",
+        "response.video.done",
+    ]
+
+
+def test_nobody_waits_for_a_frame_of_another_epoch_or_one_that_is_there(connect: Connect) -> None:
+    talk = speaking(connect, 4)
+    frames = talk.due()
+    talk.make(frames[:1])
+    assert skip(talk, 0, 99) == [False, False]
+    assert not talk.session.skip(1, 7, 1, talk.now)
+    talk.send("response.cancel")
+    assert skip(talk, 1) == [False]
+
+
+def test_a_client_that_asks_for_pauses_skips_nothing(connect: Connect) -> None:
+    talk = connect()
+    assert talk.session.may_skip
+    talk.update(avatar={"flow": {"mode": "clock", "window_ms": 1000, "overrun": "pause"}})
+    assert not talk.session.may_skip
