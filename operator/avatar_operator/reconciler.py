@@ -68,6 +68,7 @@ class _Memory:
     written_at: float = float("-inf")  # the status; of the loop's clock
     has_secret: bool = False  # looked at since the last resync
     term: int = 0  # the one of leading in which it was planned last
+    calm_until: float = float("-inf")  # nothing is taken away before; of the loop's clock
     history: scaling.History | None = None  # of its scaling
     contested: dict[str, str] = field(default_factory=dict)  # action: who keeps our field
     told: set[tuple[names.Reason, str]] = field(default_factory=set)  # Events
@@ -398,19 +399,21 @@ class Reconciler:
             return None
         memory = self._memories.setdefault(uid, _Memory())
         observed = self._observed(service, memory, seen.status)
-        begins = memory.term != self._term
-        if begins and not self._has_heard(observed):
-            return NEWS_S  # a state that comes wakes it sooner
+        if memory.term != self._term:
+            if not self._has_heard(observed):
+                return NEWS_S  # a state that comes wakes it sooner
+            memory.term = self._term
+            memory.calm_until = asyncio.get_running_loop().time() + CALM_S
         plan = planning.plan(service, observed, self._rules, now)
         metrics.set_desired(service.key, plan.desired)
         lacks_gpus = plan.missing or status.is_short(plan)
         (self._short.add if lacks_gpus else self._short.discard)(uid)
         if plan.decision is not None:
             memory.history = plan.decision.history
-        # What others knew when they led is not known here: the first plan takes nothing away.
-        actions = tuple(each for each in plan.actions if not (begins and _removes(each)))
+        # What others knew when they led is not known here: at first nothing is taken away.
+        calm_s = memory.calm_until - asyncio.get_running_loop().time()
+        actions = tuple(each for each in plan.actions if calm_s <= 0 or not _removes(each))
         ended = await self._apply(service, actions, memory)
-        memory.term = self._term
         faults = [str(fault) for fault in ended.faults if isinstance(fault, ClusterError)]
         contested = sorted(memory.contested.values())
         findings = conditions.find(service, plan, observed.states, faults, contested)
@@ -424,8 +427,8 @@ class Reconciler:
             metrics.count_scaling(plan.desired, seen.status.get("desiredReplicas"))
         if ended.faults or ended.outdated:
             raise (*ended.faults, *ended.outdated)[0]  # looked at again, however little is heard
-        calm_s = CALM_S if len(actions) < len(plan.actions) else None
-        waits = [each for each in (wait_s, plan.wake_after_s, calm_s) if each is not None]
+        held_s = calm_s if len(actions) < len(plan.actions) else None
+        waits = [each for each in (wait_s, plan.wake_after_s, held_s) if each is not None]
         return min(waits, default=None)
 
     def _orphans(self, uid: str) -> tuple[model.RuntimePod, ...]:

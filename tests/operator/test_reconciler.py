@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,7 @@ from kubernetes.aio.client.configuration import Configuration
 from avatar_operator import settings
 from avatar_operator.cluster import Cluster
 from avatar_operator.core.observations import Kind
-from avatar_operator.reconciler import Reconciler
+from avatar_operator.reconciler import CALM_S, Reconciler
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -347,3 +348,60 @@ async def test_a_paused_service_is_only_watched(operator: Operator) -> None:
     del body["metadata"]["annotations"]
     operator.see(Kind.SERVICES, api.stamp(body))
     await api.until(lambda: api.pods)
+
+
+async def test_a_standby_sees_everything_and_writes_nothing(
+    operator: Operator, fence: Fence
+) -> None:
+    api = operator.api
+    fence.close()
+    operator.give(replicas=1)
+    listings = api.listings
+    await api.until(lambda: api.listings > listings + 1)  # the round before has ended
+    assert operator.reconciler.is_ready()
+    assert api.writes == []
+    fence.open_until(inf, epoch=8)
+    operator.reconciler.lead(8)
+    await api.until(lambda: api.pods and api.status)
+    (pod,) = api.pods
+    assert pod["metadata"]["annotations"]["avatar.musetalk.io/epoch"] == "8"
+
+
+async def test_who_is_deposed_in_the_middle_goes_on_when_it_leads_again(
+    operator: Operator, fence: Fence
+) -> None:
+    api = operator.api
+    operator.give(replicas=0)
+    await api.until(lambda: api.status)
+    fence.close()
+    operator.reconciler.lead(None)
+    body = operator.give(replicas=1)
+    writes = list(api.writes)
+    listings = api.listings
+    await api.until(lambda: api.listings > listings)
+    assert api.writes == writes
+    fence.open_until(inf, epoch=9)  # it was late, and nobody took over: no new election
+    await api.until(lambda: api.pods)
+    assert body["spec"]["replicas"] == 1
+
+
+@pytest.mark.slow
+async def test_the_first_plan_of_a_new_leader_takes_nothing_away(
+    operator: Operator, fence: Fence
+) -> None:
+    api = operator.api
+    body = operator.give(replicas=1)
+    await api.until(lambda: api.pods and api.status)
+    (pod,) = api.pods
+    fence.close()
+    body["spec"]["replicas"] = 0
+    body["metadata"]["generation"] = 4
+    operator.see(Kind.SERVICES, api.stamp(body))
+    loop = asyncio.get_running_loop()
+    fence.open_until(inf, epoch=8)
+    operator.reconciler.lead(8)
+    began_at = loop.time()
+    await api.until(lambda: api.condition("Progressing") == ("True", "ScalingDown"))
+    assert api.pods == [pod]  # its status is written by the first plan
+    await api.until(lambda: not api.pods)
+    assert loop.time() - began_at >= CALM_S
