@@ -7,7 +7,6 @@ the hold time) comes in as a `History` and goes out as the next one.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from enum import Enum
 from math import ceil, inf
 from typing import Final
@@ -66,6 +65,11 @@ class Pod:
     heard_s: float  # since its state was heard, infinite if it never was
     strain: float = 1.0  # 1 within its objectives, 2 at twice the load that it could bear
 
+    @property
+    def starting(self) -> bool:
+        """Whether it is not ready, or ready and not heard of for the first time yet."""
+        return not self.ready or self.heard_s == inf
+
 
 @dataclass(frozen=True, slots=True)
 class Offer:
@@ -74,7 +78,6 @@ class Offer:
     gpu_class: str
     slots: int  # of one pod
     free: int  # GPUs
-    cost_per_hour: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,10 +200,12 @@ def strain(
 def effective_slots(pod: Pod, overdue_s: float) -> int:
     """Return how many slots a pod is good for, now or as soon as it has started.
 
-    A pod that takes longer than `overdue_s` to start is not counted on.
+    A pod that takes longer than `overdue_s` to start, or to be heard of, is not counted on.
     """
+    if pod.starting and pod.age_s < overdue_s:
+        return pod.slots
     if not pod.ready:
-        return pod.slots if pod.age_s < overdue_s else 0
+        return 0
     if pod.heard_s > STALE_S:
         return pod.sessions  # they go on, but whether there is room is not known
     if pod.strain <= 1.0:

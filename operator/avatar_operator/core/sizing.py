@@ -63,9 +63,7 @@ def _pod(
 
 def _offers(placement: model.Placement, pools: Sequence[Pool]) -> list[scaling.Offer]:
     offers = [
-        scaling.Offer(
-            pool.gpu_class, pool.outcome.sessions_per_pod, pool.stock.free, pool.cost_per_hour
-        )
+        scaling.Offer(pool.gpu_class, pool.outcome.sessions_per_pod, pool.stock.free)
         for pool in pools
         if isinstance(pool.outcome, batch.BatchPlan)
     ]

@@ -47,6 +47,12 @@ def test_free_gpus_bound_the_decision_and_are_named(scenes: Scenes) -> None:
     assert plan.missing == 0
 
 
+def test_a_pod_that_has_just_become_ready_is_not_doubled(scenes: Scenes) -> None:
+    scene = scenes(gpus=4, autoscaling=AUTO)
+    scene.add("p0")  # its state stream is not connected yet
+    assert planned(scene).desired == 1
+
+
 def test_a_pod_that_was_never_heard_of_stops_the_way_down(scenes: Scenes) -> None:
     scene = scenes(autoscaling={**AUTO, "scaleDownAfterSeconds": 0})
     scene.add("p0", scene.make.state(0))
