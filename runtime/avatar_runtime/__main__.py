@@ -1,4 +1,4 @@
-"""Command line of the runtime: `serve`, `lipsync` and `drain`."""
+"""Command line of the runtime: `serve`, `lipsync`, `bench` and `drain`."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _serve(options)
             case "lipsync":
                 return _lipsync(options)
+            case "bench":
+                return _bench(options)
             case _:
                 return _drain(options)
     except (AvatarRuntimeError, OSError) as error:
@@ -86,6 +88,21 @@ def _lipsync(options: argparse.Namespace) -> int:
     return 0
 
 
+def _bench(options: argparse.Namespace) -> int:
+    from avatar_runtime import benchmark
+    from avatar_runtime.engine.device import open_device
+
+    device = open_device(options.device or settings.device(os.environ))
+    batch_size = options.batch_size or (64 if device.pads else 8)
+    plan = benchmark.Plan(options.preset, batch_size, options.sessions, options.frames)
+    document = benchmark.run(device, plan)
+    print(benchmark.table(document))
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
 def _drain(options: argparse.Namespace) -> int:
     from avatar_runtime import draining
 
@@ -121,10 +138,27 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="cpu, cuda or simulated:CLASS; default: cuda where there is one",
     )
+    bench = commands.add_parser("bench", help="measure the engine with seeded random weights")
+    bench.add_argument("--preset", choices=("tiny", "full"), default="tiny")
+    bench.add_argument("--device", metavar="NAME", help=_DEVICE_HELP)
+    bench.add_argument("--json", metavar="FILE", type=Path, help="where the document goes")
+    bench.add_argument(
+        "--batch-size", metavar="N", type=_positive, help="default: 8, or 64 on GPUs"
+    )
+    bench.add_argument("--sessions", metavar="N", type=_positive, default=8)
+    bench.add_argument(
+        "--frames", metavar="N", type=_positive, default=50, help="a session, a turn"
+    )
     drain = commands.add_parser("drain", help="let no session in, as the preStop hook does")
     drain.add_argument("--wait", action="store_true", help="until the last session has ended")
     drain.add_argument("--url", metavar="URL", help="default: the admin port of this pod")
     return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -75,6 +75,28 @@ class TorchDevice:
         with _memory_errors(), torch.inference_mode():
             return self._runner.render(batch)
 
+    def draw(self, batch: Sequence[FrameRequest]) -> Mapping[str, float]:
+        """Draw the faces of a batch alone and return the seconds of each stage."""
+        import torch
+
+        assert self._runner is not None, "serve comes before draw"
+        with _memory_errors(), torch.inference_mode():
+            return self._runner.draw(batch)
+
+    def gflop_per_frame(self) -> float:
+        """Return the work of drawing one face, counted on the loaded networks."""
+        import torch
+        from torch.utils.flop_counter import FlopCounterMode
+
+        assert self._model is not None, "load comes before gflop_per_frame"
+        model, config = self._model, self._model.config
+        side, width = config.vae.latent_size, config.unet.cross_attention_dim
+        latents = torch.zeros(1, config.unet.in_channels, side, side).to(model.device, model.dtype)
+        tokens = torch.zeros(1, config.tokens, width).to(model.device, model.dtype)
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            model.decode(model.predict(latents, tokens))
+        return float(counter.get_total_flops()) / 1e9
+
     @property
     def pads(self) -> bool:
         return self.name == "cuda"

@@ -26,12 +26,21 @@ class Bench:
     module: str
     arguments: tuple[str, ...] = ()
     what: str = ""
+    out: str = "--out"
+    """The option that takes the file."""
 
 
 BENCHES: Final = (
     Bench("plan", "localcluster.bench_plan", what="decisions of the operator a second"),
     Bench("scale", "localcluster.bench_scale", what="services on kwok nodes, beside bare kopf"),
     Bench("failover", "localcluster.bench_failover", what="100 killed leaders, 10 clean stops"),
+    Bench(
+        "engine",
+        "avatar_runtime",
+        ("bench", "--preset", "tiny", "--device", "cpu"),
+        what="the engine with seeded weights on the CPU, and 8 sessions beside the bare model",
+        out="--json",
+    ),
     Bench("faults", "localcluster.bench_faults", what="convergence under API faults, 200 seeds"),
     Bench("scaling", "localcluster.bench_scaling", what="1,000 made worlds, and traces by rivals"),
 )
@@ -62,7 +71,7 @@ def main() -> int:
 
 def run(bench: Bench, record: Path, extra: tuple[str, ...]) -> int:
     """Run one benchmark as a process of its own; return its exit status."""
-    argv = [sys.executable, "-m", bench.module, *bench.arguments, *extra, "--out", str(record)]
+    argv = [sys.executable, "-m", bench.module, *bench.arguments, *extra, bench.out, str(record)]
     inherited = os.environ.get("PYTHONPATH")
     search = os.pathsep.join(filter(None, (str(paths.MODULE), inherited)))
     return subprocess.run(argv, env={**os.environ, "PYTHONPATH": search}, check=False).returncode
