@@ -54,6 +54,9 @@ def test_every_variable_is_read() -> None:
         pytest.param("AVATAR_HEALTH_LISTEN", "a:70000", "HOST:PORT", id="no port"),
         pytest.param("AVATAR_METRICS_OPEN", "yes", "one of false, true", id="no boolean"),
         pytest.param("AVATAR_LOG_FORMAT", "xml", "one of json, text", id="no format"),
+        pytest.param("AVATAR_LEASE_DURATION_S", "4.5", "a whole number", id="half a second"),
+        pytest.param("AVATAR_LEASE_RENEW_DEADLINE_S", "3", "less than 3, 0.75 of", id="too late"),
+        pytest.param("AVATAR_LEASE_RETRY_S", "2.5", "less than the renew deadline", id="too slow"),
     ],
 )
 def test_a_bad_value_names_its_variable(variable: str, value: str, said: str) -> None:
