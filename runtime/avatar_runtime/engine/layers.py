@@ -29,14 +29,19 @@ class Resnet(nn.Module):
             self.conv_shortcut = nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
-        """`embedding`, `(1, embedding)`, has passed its activation."""
-        h = self.conv1(functional.silu(self.norm1(x)))
+        """`embedding`, `(1, embedding)`, has passed its activation; `None` once it is folded."""
+        h = self.conv1(_silu(self.norm1(x)))
         if embedding is not None:
             h = h + self.time_emb_proj(embedding)[:, :, None, None]
-        h = self.conv2(functional.silu(self.norm2(h)))
+        h = self.conv2(_silu(self.norm2(h)))
         shortcut: Tensor = self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x
-        out: Tensor = shortcut + h
+        out: Tensor = shortcut + h if torch.is_grad_enabled() else h.add_(shortcut)
         return out
+
+
+def _silu(x: Tensor) -> Tensor:
+    """Return the activation, in the same memory where no training needs the input."""
+    return functional.silu(x, inplace=not torch.is_grad_enabled())
 
 
 class Attention(nn.Module):

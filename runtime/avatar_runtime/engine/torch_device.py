@@ -39,7 +39,7 @@ class TorchDevice:
     def load(self, model_dir: Path) -> ModelInfo:
         import torch
 
-        from avatar_runtime.engine import model
+        from avatar_runtime.engine import folding, model
 
         if self._threads is not None:
             torch.set_num_threads(self._threads)
@@ -49,6 +49,7 @@ class TorchDevice:
         if self.name == "cuda" and not torch.cuda.is_available():
             raise errors.EngineError("device cuda is asked for, this process sees no CUDA device")
         loaded = model.load(model_dir)
+        folding.fold(loaded, upsampling=self.name == "cpu")
         dtype = torch.float16 if self.name == "cuda" else torch.float32
         with _memory_errors():
             self._model = loaded.to(torch.device(self.name), dtype)

@@ -48,7 +48,7 @@ class UNet(nn.Module):
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
 
     def forward(self, latents: Tensor, tokens: Tensor) -> Tensor:
-        embedding = self._time_zero(latents)
+        embedding = self.time_zero() if hasattr(self, "time_embedding") else None
         x = self.conv_in(latents)
         skips = [x]
         for down in self.down_blocks:
@@ -59,9 +59,10 @@ class UNet(nn.Module):
         out: Tensor = self.conv_out(functional.silu(self.conv_norm_out(x)))
         return out
 
-    def _time_zero(self, like: Tensor) -> Tensor:
+    def time_zero(self) -> Tensor:
         """Return the activated embedding of time 0, whose sines are 0 and cosines 1."""
         half = self.config.block_out_channels[0] // 2
+        like = self.conv_in.weight
         cosines, sines = like.new_ones(1, half), like.new_zeros(1, half)
         parts = (cosines, sines) if self.config.flip_sin_to_cos else (sines, cosines)
         embedding: Tensor = self.time_embedding(torch.cat(parts, dim=1))
@@ -102,7 +103,9 @@ class _Down(nn.Module):
             self.attentions = nn.ModuleList(_transformer(config, outputs) for _ in inputs)
             self.downsamplers = nn.ModuleList([Downsample(outputs, padding=1)])
 
-    def forward(self, x: Tensor, embedding: Tensor, tokens: Tensor, skips: list[Tensor]) -> Tensor:
+    def forward(
+        self, x: Tensor, embedding: Tensor | None, tokens: Tensor, skips: list[Tensor]
+    ) -> Tensor:
         """Append every result to `skips`."""
         for i, resnet in enumerate(self.resnets):
             x = resnet(x, embedding)
@@ -122,7 +125,7 @@ class _Middle(nn.Module):
         self.resnets = nn.ModuleList(_resnet(config, width, width) for _ in range(2))
         self.attentions = nn.ModuleList([_transformer(config, width)])
 
-    def forward(self, x: Tensor, embedding: Tensor, tokens: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor | None, tokens: Tensor) -> Tensor:
         x = self.attentions[0](self.resnets[0](x, embedding), tokens)
         out: Tensor = self.resnets[1](x, embedding)
         return out
@@ -146,7 +149,9 @@ class _Up(nn.Module):
         if level < len(widths) - 1:
             self.upsamplers = nn.ModuleList([Upsample(outputs)])
 
-    def forward(self, x: Tensor, embedding: Tensor, tokens: Tensor, skips: list[Tensor]) -> Tensor:
+    def forward(
+        self, x: Tensor, embedding: Tensor | None, tokens: Tensor, skips: list[Tensor]
+    ) -> Tensor:
         """Take from the end of `skips` what the way down left there."""
         for i, resnet in enumerate(self.resnets):
             x = resnet(torch.cat([x, skips.pop()], dim=1), embedding)
