@@ -181,3 +181,30 @@ async def test_a_drain_that_fails_names_the_pod(pod: Pod, followed: Followed) ->
 def test_the_admin_port_of_an_ipv6_pod_is_bracketed(make: Make) -> None:
     assert admin_address("10.0.0.1") == "10.0.0.1:9090"
     assert admin_address("fd00::1") == "[fd00::1]:9090"
+
+
+async def test_figures_within_the_objectives_wake_nobody_and_pressure_does(
+    pod: Pod, followed: Followed
+) -> None:
+    followed.runtimes.follow("u", pod.endpoint)
+    stream = await pod.accept()
+    stream.say(vram={"ratio": 0.5}, deadline_miss_ratio=0.0, latency_ms={"frame_p95": 20.0})
+    await followed.changed()
+    stream.say(vram={"ratio": 0.87}, deadline_miss_ratio=0.004, latency_ms={"frame_p95": 61.0})
+    stream.say(vram={"ratio": 0.97})
+    assert await followed.changed() == "u"
+    assert followed.changes.empty()
+    assert followed.runtimes.states(["u"])["u"].vram_ratio == 0.97
+
+
+async def test_a_pod_that_says_nothing_for_long_is_silent(
+    pod: Pod, followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed.runtimes.follow("u", pod.endpoint)
+    (await pod.accept()).say()
+    await followed.changed()
+    assert followed.runtimes.silent() == frozenset()
+    loop = asyncio.get_running_loop()
+    later = loop.time() + 5.1
+    monkeypatch.setattr(loop, "time", lambda: later)
+    assert followed.runtimes.silent() == {"u"}
