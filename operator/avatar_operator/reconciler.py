@@ -210,7 +210,8 @@ class Reconciler:
             return
         key = model.ServiceKey(pod.namespace, pod.service)
         token = manifests.control_token(self._master, key)
-        self._runtimes.follow(uid, Endpoint(pod.name, streams.admin_address(pod.ip), token))
+        address = streams.admin_address(pod.ip)
+        self._runtimes.follow(uid, Endpoint(pod.name, address, token, pod.ready))
 
     def _follow_gateway(self, uid: str) -> None:
         """Read what a gateway says of its callers."""

@@ -29,6 +29,7 @@ class Endpoint:
     pod: str
     address: str  # HOST:PORT of its admin port
     token: str
+    ready: bool = False  # once the kubelet says so, the next try comes without a pause
 
 
 class Streams:

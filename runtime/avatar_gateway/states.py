@@ -38,15 +38,18 @@ class StateStreams:
         self._http = http
         self._control_master = control_master
         self._new_backoff = new_backoff
-        self._readers: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._readers: dict[tuple[str, str, bool], asyncio.Task[None]] = {}
 
     async def run(self) -> None:
-        """Start a reader for each pod with an address, and end it with the pod."""
+        """Start a reader for each pod with an address, and end it with the pod.
+
+        A pod that becomes ready gets a new one, which has no pause behind it.
+        """
         async with asyncio.TaskGroup() as group:
             while True:
                 self._directory.pods_changed.clear()
                 wanted = {
-                    (pod.uid, pod.ip): pod
+                    (pod.uid, pod.ip, pod.ready): pod
                     for pod in self._directory.pods.values()
                     if pod.ip and not pod.leaving
                 }

@@ -31,6 +31,8 @@ class Pod:
     admin_port: int
     leaving: bool
     """Whether it is being deleted or has ended."""
+    ready: bool = False
+    """Whether the kubelet says so: when it does, its state is worth asking for again at once."""
 
     @property
     def key(self) -> str:
@@ -72,6 +74,10 @@ def parse_pod(body: Mapping[str, Any]) -> Pod | None:
         sessions_port=ports.get("sessions", _SESSIONS_PORT),
         admin_port=ports.get("admin", _ADMIN_PORT),
         leaving="deletionTimestamp" in metadata or status.get("phase") in ("Succeeded", "Failed"),
+        ready=any(
+            condition["type"] == "Ready" and condition["status"] == "True"
+            for condition in status.get("conditions", [])
+        ),
     )
 
 

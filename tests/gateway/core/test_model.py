@@ -81,3 +81,11 @@ def test_an_impossible_state_is_refused_by_its_key(line: Any, key: str) -> None:
     with pytest.raises(errors.StateError) as refused:
         model.parse_state(line, POD, 0.0)
     assert refused.value.key == key
+
+
+def test_a_pod_is_ready_when_its_condition_says_so() -> None:
+    body = _body()
+    body["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
+    pod = model.parse_pod(body)
+    assert pod is not None
+    assert pod.ready
