@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from avatar_runtime.engine.model import MuseTalk
     from avatar_runtime.engine.runner import Runner
 
+# A tenth of a millisecond. Left to itself GNU OpenMP sends its threads to sleep after a microsecond
+# once it counts more of them than cores, and each of a batch's thousand small steps wakes them:
+# a third of the speed of small batches (docs/decisions/0009).
+_SPINS: Final = "10000"
 _PICTURE_THREADS: Final = 4  # composition and JPEG; more do not shorten a batch
 
 
@@ -32,6 +36,8 @@ class TorchDevice:
     def __init__(self, name: str, threads: int | None = None) -> None:
         self.name = name
         self._threads = threads
+        # Read when torch is imported, in `load`.
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
         self._pool: ThreadPoolExecutor | None = None
         self._model: MuseTalk | None = None
         self._runner: Runner | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import cv2
@@ -10,7 +11,7 @@ import pytest
 
 from avatar_runtime import errors
 from avatar_runtime.audio import utterance
-from avatar_runtime.engine import device, worker
+from avatar_runtime.engine import device, torch_device, worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,3 +75,15 @@ async def test_cuda_without_a_card_is_told(assets: SimpleNamespace) -> None:
 
 def _picture(frame: Frame) -> np.ndarray:
     return np.asarray(cv2.imdecode(np.frombuffer(frame.jpeg, np.uint8), cv2.IMREAD_COLOR), int)
+
+
+def test_threads_of_the_cpu_wait_awake_unless_the_environment_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    torch_device.TorchDevice("cpu")
+    assert os.environ["GOMP_SPINCOUNT"] == "10000"
+
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    torch_device.TorchDevice("cpu")
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
