@@ -1,4 +1,4 @@
-"""Command line of the runtime: `serve`, `lipsync`, `bench` and `drain`."""
+"""Command line of the runtime: `serve`, `lipsync`, `convert`, `bench` and `drain`."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _serve(options)
             case "lipsync":
                 return _lipsync(options)
+            case "convert":
+                return _convert(options)
             case "bench":
                 return _bench(options)
             case _:
@@ -88,6 +90,14 @@ def _lipsync(options: argparse.Namespace) -> int:
     return 0
 
 
+def _convert(options: argparse.Namespace) -> int:
+    from avatar_runtime.engine import conversion
+
+    manifest = conversion.convert(options.model, options.out, options.version)
+    print(json.dumps(manifest))
+    return 0
+
+
 def _bench(options: argparse.Namespace) -> int:
     from avatar_runtime import benchmark
     from avatar_runtime.engine.device import open_device
@@ -138,6 +148,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="cpu, cuda or simulated:CLASS; default: cuda where there is one",
     )
+    convert = commands.add_parser("convert", help="check a model and write it as safetensors")
+    convert.add_argument("--model", metavar="DIR", type=Path, required=True)
+    convert.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new folder")
+    convert.add_argument("--version", choices=("v15", "v1"), help="default: the newest there is")
     bench = commands.add_parser("bench", help="measure the engine with seeded random weights")
     bench.add_argument("--preset", choices=("tiny", "full"), default="tiny")
     bench.add_argument("--device", metavar="NAME", help=_DEVICE_HELP)

@@ -188,20 +188,33 @@ def load(path: Path, version: str | None = None) -> MuseTalk:
         AssetError: a part is missing, unreadable, or does not fit.
     """
     files = weights.find(path, version)
+    model = MuseTalk(read_config(files), files.version, weights.vae_hash(files.vae))
+    for name, network in model.networks().items():
+        weights.fill(network, read_network(files, name), getattr(files, name))
+    return model.to(torch.device("cpu"), torch.float32)
+
+
+def read_config(files: weights.ModelFolder) -> ModelConfig:
+    """Return the sizes that a folder's files state.
+
+    Raises:
+        AssetError: a file is unreadable, or the networks do not fit together.
+    """
     config = ModelConfig(
         weights.read_config(files.unet_config, unet.UNetConfig, UNET_FIXED),
         weights.read_config(files.vae_config, vae.VAEConfig, VAE_FIXED),
         weights.read_config(files.whisper_config, whisper.WhisperConfig, WHISPER_FIXED),
     )
     if faults := config.faults():
-        raise errors.AssetError(str(path), "; ".join(faults))
-    model = MuseTalk(config, files.version, weights.vae_hash(files.vae))
-    read: dict[str, Callable[[], dict[str, Tensor]]] = {
-        "unet": lambda: weights.read_tensors(files.unet),
-        "vae": lambda: weights.read_vae(files.vae),
-        "whisper": lambda: weights.read_whisper(files.whisper),
+        raise errors.AssetError(str(files.path), "; ".join(faults))
+    return config
+
+
+def read_network(files: weights.ModelFolder, name: str) -> dict[str, Tensor]:
+    """Return the tensors of `unet`, `vae` or `whisper` under the names that ours have."""
+    read: dict[str, Callable[[Path], dict[str, Tensor]]] = {
+        "unet": weights.read_tensors,
+        "vae": weights.read_vae,
+        "whisper": weights.read_whisper,
     }
-    paths = {"unet": files.unet, "vae": files.vae, "whisper": files.whisper}
-    for name, network in model.networks().items():
-        weights.fill(network, read[name](), paths[name])
-    return model.to(torch.device("cpu"), torch.float32)
+    return read[name](getattr(files, name))
