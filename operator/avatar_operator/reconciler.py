@@ -52,6 +52,7 @@ NEWS_S: Final = 0.25  # news of nodes and foreign pods, which comes in swarms an
 STATUS_EVERY_S: Final = 1.0  # numbers of sessions change faster than anyone reads them
 RETRY_S: Final = 2.0
 RELIST_S: Final = 1.0
+SECOND_LOOK_S: Final = 5.0  # kopf lists at the start too; nobody tells of what went between the two
 MASTER_S: Final = 0.25  # from one look for the master key to the next, until a leader has made it
 SETTLE_S: Final = 2.0  # for which a new leader waits to hear of the sessions of every pod
 CALM_S: Final = 1.0  # from the first plan of a new leader to the first one that may take away
@@ -268,6 +269,7 @@ class Reconciler:
         await asyncio.sleep(seconds)
 
     async def _resync_forever(self) -> None:
+        pause_s = min(SECOND_LOOK_S, self._settings.resync_s)
         while True:
             try:
                 for kind in Kind:
@@ -285,7 +287,8 @@ class Reconciler:
                 memory.has_secret = False  # someone may have changed them: look again, once
                 memory.contested.clear()
             self._wake_all()
-            await asyncio.sleep(self._settings.resync_s)
+            await asyncio.sleep(pause_s)
+            pause_s = self._settings.resync_s
 
     async def _relist_forever(self) -> None:
         """Find what was deleted while a watch was down, once for each time that it was."""

@@ -418,5 +418,5 @@ async def test_only_a_gpu_pod_gets_the_device_of_its_node(site: Site) -> None:
     await site.kubectl("create", "-f", "-", stdin=json.dumps(pod))
     done = await site.until_phase("gpu", "Succeeded")
     assert done["spec"]["nodeName"] == "h100-80gb-a"
-    assert await site.kubectl("logs", "gpu", "-c", "with") == "device=cpu\n"
+    assert await site.kubectl("logs", "gpu", "-c", "with") == "device=simulated:h100-80gb\n"
     assert await site.kubectl("logs", "gpu", "-c", "without") == "device=\n"
