@@ -140,7 +140,9 @@ class Operator:
 
 
 @pytest_asyncio.fixture
-async def operator(make: Make, fence: Fence) -> AsyncIterator[Operator]:
+async def operator(
+    make: Make, fence: Fence, request: pytest.FixtureRequest
+) -> AsyncIterator[Operator]:
     api = ApiServer(make)
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", api.handle)
@@ -152,7 +154,7 @@ async def operator(make: Make, fence: Fence) -> AsyncIterator[Operator]:
         "AVATAR_NAMESPACE": "system",
         "AVATAR_CONTROL_SECRET": "control",
         "AVATAR_RUNTIME_IMAGE": "runtime:1",
-        "AVATAR_RESYNC_S": "1",
+        "AVATAR_RESYNC_S": getattr(request, "param", "1"),
     }
     async with Cluster(configuration, fence, "p0") as cluster:
         reconciler = Reconciler(cluster, settings.from_env(told), fence)
@@ -187,6 +189,13 @@ async def test_resyncs_of_a_service_at_rest_write_nothing(operator: Operator) ->
     listings = api.listings
     await api.until(lambda: api.listings >= listings + 2)
     assert [write for write in api.writes if "/secrets/" not in write[1]] == writes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("operator", ["300"], indirect=True)
+async def test_a_second_look_soon_follows_the_first(operator: Operator) -> None:
+    await operator.api.until(lambda: operator.api.listings >= 2)
+    assert operator.reconciler.is_ready()
 
 
 async def test_a_refused_pod_is_told_and_tried_again(operator: Operator) -> None:
