@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         avatar=options.avatar,
         wait_ms=options.wait_ms,
     )
-    settings = {"avatar": {"video": {"mode": "jpeg"}}} if options.update else None
+    settings = _settings(options)
     try:
         if options.command == "talk":
             result = asyncio.run(_talk(target, options, settings))
@@ -46,6 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json is not None:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
     return 0 if succeeded else 1
+
+
+def _settings(options: argparse.Namespace) -> Mapping[str, Any] | None:
+    """Return the fields of the `session.update` that the options ask for, None for no update."""
+    avatar: dict[str, Any] = {"video": {"mode": "jpeg"}} if options.update else {}
+    if options.every_frame:
+        avatar["flow"] = {"overrun": "pause"}
+    return {"avatar": avatar} if avatar else None
 
 
 async def _talk(
@@ -95,6 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--audio", type=Path, required=True, help="what to say, a sound file")
     common.add_argument("--chunk-ms", type=_positive_int, default=40, help="sound in one message")
     common.add_argument("--update", action="store_true", help="send a session.update first")
+    common.add_argument(
+        "--every-frame", action="store_true", help="a server that is behind pauses, and drops none"
+    )
     common.add_argument("--json", type=Path, help="write the whole result to this file")
 
     one = commands.add_parser("talk", parents=[common], help="one utterance, recorded")

@@ -75,7 +75,7 @@ class Demo:
             "talk", "--url", f"ws://{await self.gateway()}", "--model", f"default/{SERVICE}",
             "--audio", str(ROOT / "examples" / "speech.wav"),
             "--out", str(RESULTS / "talking.mp4"), "--sheet", str(RESULTS / "contact-sheet.png"),
-            "--json", str(figures),
+            "--json", str(figures), "--every-frame",
         ]  # fmt: skip
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "avatar_client", *arguments,
