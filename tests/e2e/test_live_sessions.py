@@ -31,7 +31,7 @@ async def start(space: Space, name: str, talk_s: float = TALK_S) -> Process:
     """Bring up two pods and twenty sessions on them; every pod with sessions is marked."""
     await space.apply(name, **SPREAD)
     await space.ready(name, pods=2)
-    await known_to_gateway(space, name, SESSIONS - 1)  # more than one pod holds
+    await space.known_to_gateway(name, SESSIONS - 1)  # more than one pod holds
     load = await space.load(name, SESSIONS, talk_s)
     await waiting.until(
         lambda: space.service(name),
@@ -44,17 +44,6 @@ async def start(space: Space, name: str, talk_s: float = TALK_S) -> Process:
         raise AssertionError(await load.communicate())
     await waiting.until(lambda: live(space, name), lambda pods: len(pods) == 2, "both marked")
     return load
-
-
-async def known_to_gateway(space: Space, name: str, sessions: int) -> None:
-    """Wait until the gateway takes so many sessions: it reads the pods by itself."""
-
-    async def refused() -> int:
-        load = await space.load(name, sessions, 0.1)
-        output, _ = await load.communicate()
-        return int(json.loads(output)["refused"])
-
-    await waiting.until(refused, lambda count: count == 0, "the gateway knows both pods")
 
 
 async def live(space: Space, name: str) -> list[str]:
@@ -154,7 +143,7 @@ async def test_guard_refuses_users_and_lets_those_through_who_may(space: Space) 
 async def test_break_glass_lets_a_live_pod_be_deleted(space: Space) -> None:
     await space.apply("broken", replicas=1, placement={"gpuClasses": ["h100-80gb"]})
     await space.ready("broken")
-    await known_to_gateway(space, "broken", 1)
+    await space.known_to_gateway("broken", 1)
     load = await space.load("broken", 1, 20)
     (pod,) = await waiting.until(lambda: live(space, "broken"), bool, "the pod is marked")
     with pytest.raises(errors.CommandFailed, match="serves live sessions"):

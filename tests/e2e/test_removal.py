@@ -45,12 +45,7 @@ async def live_sessions(space: Space) -> Process:
     """Bring up a pod with three sessions that is marked as live."""
     await space.apply("here", **ONE_POD)
     await space.ready("here")
-
-    async def refused() -> int:
-        output, _ = await (await space.load("here", 1, 0.1)).communicate()
-        return int(json.loads(output)["refused"])
-
-    await waiting.until(refused, lambda count: count == 0, "the gateway knows the pod")
+    await space.known_to_gateway("here", 1)
     load = await space.load("here", 3, TALK_S)
     await waiting.until(
         lambda: space.service("here"),

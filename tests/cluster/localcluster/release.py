@@ -112,6 +112,17 @@ class Space:
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
 
+    async def known_to_gateway(self, service: str, sessions: int) -> None:
+        """Wait until the gateway takes so many sessions at once: it reads the pods by itself."""
+
+        async def refused() -> int:
+            load = await self.load(service, sessions, 0.1)
+            output, _ = await load.communicate()
+            return int(json.loads(output)["refused"])
+
+        what = f"the gateway takes {sessions} sessions of {service}"
+        await waiting.until(refused, lambda count: count == 0, what)
+
 
 def condition(service: dict[str, Any], kind: str) -> dict[str, Any]:
     """Return a condition of a service, or an empty one."""
