@@ -105,6 +105,7 @@ class Reason(Enum):
     NODE_LEAVING = "NodeLeaving"
     DRAIN_ASKED = "DrainAsked"
     SERVICE_GONE = "ServiceGone"
+    NODE_LOST = "NodeLost"
     FIELD_CONFLICT = "FieldConflict"
     SCALING_UP = "ScalingUp"
     SCALING_DOWN = "ScalingDown"

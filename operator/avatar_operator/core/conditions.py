@@ -59,7 +59,7 @@ def find(
         *_limited(service, plan),
         _fresh(plan, states),
         _calibrated(plan),
-        _degraded(plan, failures, contested),
+        _degraded(plan, states, failures, contested),
     )
 
 
@@ -74,13 +74,21 @@ def serving(
     )
 
 
-def _degraded(plan: planning.Plan, failures: Sequence[str], contested: Sequence[str]) -> Finding:
+def _degraded(
+    plan: planning.Plan,
+    states: Mapping[str, model.PodState],
+    failures: Sequence[str],
+    contested: Sequence[str],
+) -> Finding:
     if plan.halted is not None:  # word by word: the next plan may have to remember it
         return Finding(Condition.DEGRADED, True, plan.halted.reason, plan.halted.message)
     if failures:
         return Finding(Condition.DEGRADED, True, Reason.APPLY_FAILED, "; ".join(failures))
     if contested:
         return Finding(Condition.DEGRADED, True, Reason.FIELD_CONFLICT, "; ".join(contested))
+    if plan.fleet.lost:
+        message = "; ".join(_lost(plan, states))
+        return Finding(Condition.DEGRADED, True, Reason.NODE_LOST, message)
     return Finding(Condition.DEGRADED, False, Reason.APPLIED, "every action succeeded")
 
 
@@ -101,7 +109,7 @@ def _ready(
         return Finding(Condition.READY, False, gpu.reason, gpu.message)
     troubles = [f"{pod.name}: {pod.trouble}" for pod in plan.fleet.live if pod.trouble]
     troubles += [f"{pod.name} {pod.phase}: {pod.trouble}" for pod in plan.fleet.ended]
-    troubles += [f"{pod.name} is on the lost node {pod.node}" for pod in plan.fleet.lost]
+    troubles += _lost(plan, states)
     if troubles:
         message = f"{count}; " + "; ".join(troubles)
         return Finding(Condition.READY, False, Reason.PODS_FAILING, message)
@@ -113,6 +121,16 @@ def _ready(
     starting = ", ".join(pod.name for pod in plan.fleet.live if not pod.ready)
     message = f"{count}; starting: {starting or 'none yet'}"
     return Finding(Condition.READY, False, Reason.PODS_STARTING, message)
+
+
+def _lost(plan: planning.Plan, states: Mapping[str, model.PodState]) -> list[str]:
+    """Tell of the pods whose nodes are lost, and of the sessions that they had when last heard."""
+    told: list[str] = []
+    for pod in plan.fleet.lost:
+        sessions = states[pod.uid].sessions if pod.uid in states else 0
+        had = f" with {sessions} sessions" if sessions else ""
+        told.append(f"{pod.name} is on the lost node {pod.node}{had}")
+    return told
 
 
 def _progressing(service: model.Service, plan: planning.Plan, gpu: Finding) -> Finding:

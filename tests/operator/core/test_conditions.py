@@ -167,10 +167,15 @@ def test_what_keeps_pods_from_starting_is_the_reason(scenes: Scenes) -> None:
     )
 
 
-def test_a_lost_node_is_named(scenes: Scenes) -> None:
+def test_a_lost_node_is_named_with_the_sessions_that_it_had(scenes: Scenes, make: Make) -> None:
     scene = scenes(replicas=1)
     scene.add("p0", node="gone")
     assert "p0 is on the lost node gone" in said(scene, Condition.READY)[2]
+    scene.add("p1", make.state(3), node="gone")
+    scene.add("p2", make.state())
+    assert said(scene, Condition.READY)[0]  # another one serves in its place
+    why = "p0 is on the lost node gone; p1 is on the lost node gone with 3 sessions"
+    assert said(scene, Condition.DEGRADED) == (True, Reason.NODE_LOST, why)
 
 
 def test_waiting_before_the_next_try_is_progress(scenes: Scenes) -> None:
