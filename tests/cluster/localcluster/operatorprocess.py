@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import sys
 from dataclasses import dataclass
@@ -38,10 +39,17 @@ class Usage:
     peak_rss_mib: float
 
 
-async def install_chart(cluster: ControlPlane) -> None:
-    """Install the chart for its CRDs, accounts, rights and profiles; no node runs its pods."""
+async def install_chart(cluster: ControlPlane, namespaces: tuple[str, ...] = ()) -> None:
+    """Install the chart for its CRDs, accounts, rights and profiles; no node runs its pods.
+
+    Its rights reach to `namespaces`, which exist, or everywhere.
+    """
     chart = paths.REPOSITORY / "charts" / "avatar-operator"
-    await cluster.helm("install", "avatar", chart, "-n", SYSTEM, "--create-namespace")
+    values = json.dumps({"operator": {"watchNamespaces": namespaces}})
+    await cluster.helm(
+        *("install", "avatar", chart, "-n", SYSTEM, "--create-namespace", "--values", "-"),
+        stdin=values,
+    )
 
 
 async def kubeconfig(cluster: ControlPlane, name: str, server: str) -> Path:
@@ -120,10 +128,12 @@ async def operating(
     module: str = "avatar_operator",
     *arguments: str,
     name: str = "bench",
+    namespaces: tuple[str, ...] = (),
 ) -> AsyncIterator[OperatorProcess]:
     """Run the operator with a kubeconfig; it has listed everything when the block begins.
 
-    `name` tells replicas apart that run at once: in the Lease, and in the user agent.
+    `name` tells replicas apart that run at once: in the Lease, and in the user agent. It serves
+    `namespaces`, or all.
     """
     health, metrics = ports.find_free(2)
     environment: dict[str, Any] = {
@@ -137,6 +147,7 @@ async def operating(
         "AVATAR_LEASE": LEASE,
         "AVATAR_RUNTIME_IMAGE": "avatar-musetalk/runtime",
         "AVATAR_POD": name,
+        "AVATAR_WATCH_NAMESPACES": ",".join(namespaces),
         "AVATAR_HEALTH_LISTEN": f"127.0.0.1:{health}",
         "AVATAR_METRICS_LISTEN": f"127.0.0.1:{metrics}",
         "AVATAR_METRICS_OPEN": "true",

@@ -1,7 +1,8 @@
 """GPU nodes whose runtime pods are puppets: they run no process, and have sessions at will.
 
 What is real: Node and Pod objects, the scheduler, the pods' admin port (state stream and drain on
-each pod's own loopback address). What is not: a container, a GPU, a session's frames.
+each pod's own loopback address). What is not: a container, a GPU, a session's frames, and the 50 s
+that the control plane waits before it says that a node is lost.
 """
 
 from __future__ import annotations
@@ -44,9 +45,13 @@ class Puppet:
     namespace: str
     name: str
     service: str
+    node: str
     address: str
     sessions: int = 0
     draining: bool = False
+    first_frame_ms: float | None = None
+    """The p95 that it reports."""
+    silent: bool = False
     gone: bool = False
 
 
@@ -63,6 +68,7 @@ class Stage:
         self._runner = web.ServerRunner(web.Server(self._answer), shutdown_timeout=0.1)
         self._started = 0
         self._network = 20 + next(_networks) % 200
+        self._lost: dict[str, list[Body]] = {}  # node: its pods that were deleted meanwhile
         self.puppets: dict[str, Puppet] = {}
         """By UID of the pod."""
         self.cut: list[Puppet] = []
@@ -117,6 +123,33 @@ class Stage:
         puppet.sessions = sessions
         await self._tell()
 
+    async def set_first_frame(self, puppet: Puppet, p95_ms: float | None) -> None:
+        """Let a pod report how long its first frames take, None as one that had no session."""
+        puppet.first_frame_ms = p95_ms
+        await self._tell()
+
+    async def lose(self, node: str) -> None:
+        """Cut a node off: its pods fall silent, none of them ends, and it is said to be lost."""
+        self._lost[node] = []
+        await self._silence(node, silent=True)
+        unknown = {"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown"}
+        status = {"conditions": [{**unknown, "message": "Kubelet stopped posting node status."}]}
+        await self._api.merge(f"/api/v1/nodes/{node}/status", {"status": status})
+
+    async def find(self, node: str) -> None:
+        """Let a lost node come back as it was; pods that were deleted meanwhile end now."""
+        deleted = self._lost.pop(node)
+        await self._silence(node, silent=False)
+        await self._report_nodes()
+        for pod in deleted:
+            await self._bury(pod)
+
+    async def _silence(self, node: str, *, silent: bool) -> None:
+        for puppet in self.puppets.values():
+            if puppet.node == node:
+                puppet.silent = silent
+        await self._tell()
+
     async def _act(self) -> None:
         while True:
             act = await self._pending.get()
@@ -133,6 +166,7 @@ class Stage:
             metadata["namespace"],
             metadata["name"],
             labels.get("avatar.musetalk.io/service", ""),
+            pod["spec"]["nodeName"],
             f"127.{self._network}.{high}.{low + 1}",
         )
         self.puppets[metadata["uid"]] = puppet
@@ -155,6 +189,10 @@ class Stage:
 
     async def _bury(self, pod: Body) -> None:
         """End a deleted pod at once, and note who was in it."""
+        deferred = self._lost.get(pod["spec"].get("nodeName", ""))
+        if deferred is not None:
+            deferred.append(pod)
+            return
         puppet = self.puppets.get(pod["metadata"]["uid"])
         if puppet is not None and puppet.sessions:
             self.cut.append(puppet)
@@ -180,6 +218,8 @@ class Stage:
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         ready = {"type": "Ready", "status": "True", "lastHeartbeatTime": now}
         for name in self._nodes:
+            if name in self._lost:
+                continue
             status = {"capacity": room, "allocatable": room, "conditions": [ready]}
             await self._api.merge(f"/api/v1/nodes/{name}/status", {"status": status})
 
@@ -192,6 +232,9 @@ class Stage:
         puppet = self._by_address.get(request.transport.get_extra_info("sockname")[0])
         if puppet is None or not request.headers.get("Authorization", "").startswith("Bearer "):
             return web.Response(status=401)
+        if puppet.silent:
+            async with self._changed:
+                await self._changed.wait_for(lambda: puppet.gone or not puppet.silent)
         if request.path == "/control/v1/drain":
             puppet.draining = (await request.json())["draining"]
             await self._tell()
@@ -202,20 +245,24 @@ class Stage:
         response = web.StreamResponse()
         await response.prepare(request)
         while not puppet.gone:
-            seen = (puppet.sessions, puppet.draining)
+            told = _line(puppet)
             try:
-                await response.write(_line(puppet))
+                if told is not None:
+                    await response.write(told)
             except ConnectionError:
                 break  # the operator was killed
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(STATE_EVERY_S), self._changed:
                     await self._changed.wait_for(
-                        lambda was=seen: puppet.gone or was != (puppet.sessions, puppet.draining)  # type: ignore[misc]
+                        lambda was=told: puppet.gone or was != _line(puppet)  # type: ignore[misc]
                     )
         return response
 
 
-def _line(puppet: Puppet) -> bytes:
+def _line(puppet: Puppet) -> bytes | None:
+    """Return what a pod says of itself now, None while it is silent."""
+    if puppet.silent:
+        return None
     document = {
         "pod": puppet.name,
         "service": f"{puppet.namespace}/{puppet.service}",
@@ -224,6 +271,7 @@ def _line(puppet: Puppet) -> bytes:
         "free": 0 if puppet.draining else CAPACITY - puppet.sessions,
         "draining": puppet.draining,
         "ready": True,
+        "latency_ms": {"first_frame_p95": puppet.first_frame_ms},
     }
     return json.dumps(document).encode() + b"\n"
 

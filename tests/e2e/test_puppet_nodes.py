@@ -1,0 +1,160 @@
+"""Lost nodes, slow new pods and foreign namespaces: what puppets can play and processes cannot.
+
+One operator process that may serve two namespaces, with its own account's rights.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import pytest
+import pytest_asyncio
+
+from localcluster import audit, controlplane, errors, operatorprocess, theatre
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from localcluster.theatre import Theatre
+
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
+
+OURS: Final = ("acme", "globex")
+FOREIGN: Final = "initech"
+LIVE: Final = "avatar.musetalk.io/live"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Theatre]:
+    folder = tmp_path_factory.mktemp("puppets") / "cluster"
+    async with (
+        controlplane.running(folder) as cluster,
+        theatre.open_in(cluster, OURS) as opened,
+    ):
+        yield opened
+
+
+async def test_services_of_other_namespaces_are_left_alone(stage: Theatre) -> None:
+    await stage.cluster.kubectl("create", "namespace", FOREIGN)
+    await stage.apply(FOREIGN, "theirs", replicas=1)
+    for namespace in OURS:
+        await stage.apply(namespace, "ours", replicas=1)
+    for namespace in OURS:
+        await stage.ready(namespace, "ours", pods=1)
+    assert stage.status(FOREIGN, "theirs") == {}
+    assert stage.pods.of(FOREIGN) == []
+    for namespace in OURS:
+        await stage.delete(namespace, "ours")
+    writes = audit.read(stage.cluster.audit_log, operatorprocess.USER)
+    namespaces = {write.namespace for write in writes} - {""}  # GPUProfiles have none
+    assert namespaces == {operatorprocess.SYSTEM, *OURS}
+    assert [write for write in writes if write.code == 403] == []
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource", "where"),
+    [
+        ("create", "pods", "-n=initech"),
+        ("delete", "pods", "-n=initech"),
+        ("get", "secrets", "-n=initech"),
+        ("patch", "avatarservices --subresource=status", "-n=initech"),
+        ("create", "poddisruptionbudgets.policy", "-n=initech"),
+        ("get", "secrets", "-A"),
+        ("list", "secrets", "-n=acme"),
+        ("list", "events", "-A"),
+        ("list", "configmaps", "-A"),
+    ],
+)
+async def test_operator_of_two_namespaces_may_not_reach_further(
+    stage: Theatre, verb: str, resource: str, where: str
+) -> None:
+    asked = ("auth", "can-i", verb, *resource.split(), f"--as={operatorprocess.USER}")
+    with pytest.raises(errors.CommandFailed):  # kubectl exits with 1 when the answer is no
+        await stage.cluster.kubectl(*asked, where)
+    if where == f"-n={FOREIGN}":
+        assert await stage.cluster.kubectl(*asked, "-n=acme") == "yes\n"
+
+
+async def test_pod_on_a_lost_node_is_replaced_and_comes_back_with_its_sessions(
+    stage: Theatre,
+) -> None:
+    name = ("acme", "lost")
+    await stage.apply(*name, replicas=2)
+    await stage.ready(*name, pods=2)
+    first, second = stage.puppets(*name)
+    assert first.node != second.node  # they spread
+    await stage.stage.set_sessions(first, 3)
+    await stage.until(lambda: marked(stage, *name) == {first.name}, "the pod is marked")
+
+    await stage.stage.lose(first.node)
+    await stage.until(lambda: len(stage.puppets(*name)) == 3, "another pod comes")
+    await stage.ready(*name, pods=2)
+    assert stage.status(*name)["sessions"] == 0
+    said = f"{first.name} is on the lost node {first.node} with 3 sessions"
+    assert any(said in message for message in stage.told(*name, "Ready"))
+    assert said in stage.condition(*name, "Degraded")["message"]
+    assert stage.condition(*name, "Degraded")["reason"] == "NodeLost"
+    await stage.until(lambda: marked(stage, *name) == set(), "its marks go", 20)
+    # Nobody's sessions are in the way of an administrator who clears the dead pod away.
+    await stage.cluster.kubectl("delete", "pod", first.name, "-n=acme", "--dry-run=server")
+
+    await stage.stage.find(first.node)  # it was cut off only: its sessions went on
+    await stage.until(lambda: marked(stage, *name) == {first.name}, "it is marked again")
+    await stage.until(lambda: len(stage.pods_of(*name)) == 2, "an empty one goes")
+    await stage.ready(*name, pods=2)
+    assert stage.status(*name)["sessions"] == 3
+    assert first in stage.puppets(*name)
+    assert stage.condition(*name, "Degraded")["status"] == "False"
+    await stage.stage.set_sessions(first, 0)
+    await stage.delete(*name)
+    assert stage.stage.cut == []
+
+
+def marked(stage: Theatre, namespace: str, name: str) -> set[str]:
+    """Return the pods of a service that carry the mark of live sessions."""
+    pods = [pod["metadata"] for pod in stage.pods_of(namespace, name)]
+    return {pod["name"] for pod in pods if pod["labels"].get(LIVE) == "true"}
+
+
+async def test_rollout_halts_when_new_pods_are_slow_and_the_old_spec_brings_it_back(
+    stage: Theatre,
+) -> None:
+    name = ("globex", "slow")
+    await stage.apply(*name, replicas=2)
+    await stage.ready(*name, pods=2)
+    old = stage.puppets(*name)
+    for puppet in old:
+        await stage.stage.set_first_frame(puppet, 150)
+        await stage.stage.set_sessions(puppet, 1)
+    await stage.until(lambda: stage.status(*name)["sessions"] == 2, "two sessions")
+
+    await stage.apply(*name, replicas=2, objective="latency")
+    await stage.until(lambda: len(stage.puppets(*name)) > 2, "a new pod comes")
+    (new,) = (puppet for puppet in stage.puppets(*name) if puppet not in old)
+    await stage.stage.set_first_frame(new, 900)
+    await stage.until(
+        lambda: stage.condition(*name, "Progressing").get("reason") == "RolloutHalted",
+        "the rollout halts",
+    )
+    why = "new pods are slower: first frame p95 900 ms, old pods 150 ms, allowed 2 times as much"
+    assert (degraded := stage.condition(*name, "Degraded"))["reason"] == "NewPodsSlower"
+    assert degraded["message"] == why
+    halted = stage.condition(*name, "Progressing")["message"]
+    assert halted == f"the rollout is halted, pods of the earlier spec serve on; {why}"
+    assert stage.condition(*name, "Ready")["status"] == "True"
+    await stage.until(lambda: not any(puppet.draining for puppet in old), "the old pods serve on")
+
+    # Nobody talks to the new pod any more, so that it has no figure: the halt holds all the same.
+    await stage.stage.set_first_frame(new, None)
+    for puppet in old:
+        await stage.stage.set_sessions(puppet, 0)
+    await stage.until(lambda: stage.status(*name)["sessions"] == 0, "no sessions")
+    assert stage.condition(*name, "Degraded")["message"] == why
+    assert [puppet for puppet in stage.puppets(*name) if puppet.draining] == []
+
+    await stage.apply(*name, replicas=2)
+    await stage.until(lambda: stage.puppets(*name) == old, "only the old pods are left")
+    await stage.ready(*name, pods=2)
+    assert stage.condition(*name, "Degraded")["status"] == "False"
+    await stage.delete(*name)
+    assert stage.stage.cut == []
