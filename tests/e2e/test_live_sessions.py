@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import json
+import os
+import signal
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from localcluster import components, errors, waiting
-from localcluster.release import condition
+from localcluster.release import SYSTEM, all_served, condition, processes_with
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -52,17 +56,6 @@ async def live(space: Space, name: str) -> list[str]:
     return [p["metadata"]["name"] for p in pods if p["metadata"]["labels"].get(LIVE) == "true"]
 
 
-async def all_served(load: Process) -> None:
-    """Wait for the clients: no session ended early, and none missed a frame."""
-    output, problems = await load.communicate()
-    assert load.returncode == 0, output.decode() + problems.decode()
-    summary = json.loads(output)
-    assert summary["done"] == summary["sessions"] == SESSIONS
-    assert summary["cut"] == summary["refused"] == summary["failed"] == 0
-    assert summary["frames_missing"] == 0
-    assert summary["frames"] > SESSIONS * 25
-
-
 async def uids(space: Space, name: str) -> set[str]:
     return {pod["metadata"]["uid"] for pod in await space.pods(name)}
 
@@ -74,7 +67,7 @@ async def test_spec_change_rolls_out_around_live_sessions(space: Space) -> None:
     await waiting.until(
         lambda: uids(space, "rolled"), lambda seen: bool(seen - before), "a new pod comes first"
     )
-    await all_served(load)
+    await all_served(load, SESSIONS)
     await space.ready("rolled", pods=2)
     assert not await uids(space, "rolled") & before
 
@@ -87,7 +80,7 @@ async def test_scale_down_waits_for_live_sessions(space: Space) -> None:
         lambda service: condition(service, "Draining").get("status") == "True",
         "the service drains",
     )
-    await all_served(load)
+    await all_served(load, SESSIONS)
     await waiting.until(lambda: space.pods("shrunk"), lambda pods: pods == [], "no pods", 15)
 
 
@@ -100,7 +93,7 @@ async def test_node_drain_waits_for_live_sessions_and_then_completes(space: Spac
         )
     )
     try:
-        await all_served(load)
+        await all_served(load, SESSIONS)
         report = await drain
     finally:
         drain.cancel()
@@ -130,7 +123,7 @@ async def test_guard_refuses_users_and_lets_those_through_who_may(space: Space) 
     assert budget["status"]["disruptionsAllowed"] == 0
     assert budget["status"]["currentHealthy"] == 2
     await space.kubectl("annotate", "pod", second, "avatar.musetalk.io/drain=true")
-    await all_served(load)
+    await all_served(load, SESSIONS)
     await waiting.until(
         lambda: space.pods("guarded"),
         lambda pods: second not in {pod["metadata"]["name"] for pod in pods},
@@ -166,6 +159,50 @@ async def sessions_survive_a_kill_of(space: Space, component: str) -> None:
     load = await start(space, "steady")
     before = await uids(space, "steady")
     await space.cluster.restart_component(component, kill=True)
-    await all_served(load)
+    await all_served(load, SESSIONS)
     await space.ready("steady", pods=2)
     assert await uids(space, "steady") == before
+
+
+async def test_killed_operator_is_not_noticed_by_sessions(space: Space) -> None:
+    load = await start(space, "calm")
+    leader = await space.release.leader()
+    running = processes_with("AVATAR_POD", leader)
+    assert running
+    for pid in running:
+        os.kill(pid, signal.SIGKILL)
+    killed_at = datetime.datetime.fromtimestamp(time.time(), datetime.UTC)
+    await led_by_another(space, leader, killed_at, 5)
+
+    async def restarts() -> int:
+        pods = await space.release.pods("operator")
+        (pod,) = (pod for pod in pods if pod["metadata"]["name"] == leader)
+        (status,) = pod["status"]["containerStatuses"]
+        return int(status["restartCount"]) if status["ready"] else -1
+
+    await all_served(load, SESSIONS)
+    await waiting.until(restarts, lambda count: count >= 1, "the killed operator stands by", 60)
+
+
+async def test_leader_change_is_not_noticed_by_sessions(space: Space) -> None:
+    load = await start(space, "calm")
+    leader = await space.release.leader()
+    told_at = datetime.datetime.fromtimestamp(time.time(), datetime.UTC)
+    await space.cluster.kubectl("delete", "pod", leader, "-n", SYSTEM, "--wait=false")
+    await led_by_another(space, leader, told_at, 5)
+    await all_served(load, SESSIONS)
+    await space.release.both_operators_ready()
+
+
+async def led_by_another(
+    space: Space, leader: str, since: datetime.datetime, within_s: float
+) -> None:
+    """Wait for a new leader, who adds a pod and takes none away."""
+    before = await uids(space, "calm")
+    release = space.release
+    await waiting.until(release.leader, lambda name: name not in ("", leader), "another leader", 10)
+    took_over_at = datetime.datetime.fromisoformat((await release.lease())["acquireTime"])
+    assert took_over_at - since < datetime.timedelta(seconds=within_s)
+    await space.kubectl("scale", "avs/calm", "--replicas=3")
+    await space.ready("calm", pods=3)
+    assert before < await uids(space, "calm")

@@ -93,13 +93,7 @@ async def test_deleted_leader_hands_over_within_a_second(release: Release) -> No
     told_at = datetime.datetime.fromisoformat(deleted_at)
     took_over_at = datetime.datetime.fromisoformat((await release.lease())["acquireTime"])
     assert took_over_at - told_at < datetime.timedelta(seconds=1)
-
-    async def ready() -> int:
-        pods = await release.pods("operator")
-        statuses = [s for p in pods for s in p["status"].get("containerStatuses", ())]
-        return sum(status["ready"] for status in statuses)
-
-    await waiting.until(ready, lambda count: count == 2, "two operators again", 60)
+    await release.both_operators_ready()
 
 
 async def test_upgrade_keeps_services_and_pods(release: Release, space: Space) -> None:

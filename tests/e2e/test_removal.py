@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import pytest_asyncio
 
 from localcluster import controlplane, paths, waiting
-from localcluster.release import SYSTEM, Release, Space
+from localcluster.release import SYSTEM, Release, Space, all_served
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 
 KEY: Final = "a-key-for-the-removal-tests"
+SESSIONS: Final = 3
 TALK_S: Final = 8.0
 ONE_POD: Final[dict[str, Any]] = {"replicas": 1, "placement": {"gpuClasses": ["h100-80gb"]}}
 
@@ -42,15 +42,15 @@ async def own(tmp_path: Path) -> AsyncIterator[Space]:
 
 
 async def live_sessions(space: Space) -> Process:
-    """Bring up a pod with three sessions that is marked as live."""
+    """Bring up a pod with sessions that is marked as live."""
     await space.apply("here", **ONE_POD)
     await space.ready("here")
     await space.known_to_gateway("here", 1)
-    load = await space.load("here", 3, TALK_S)
+    load = await space.load("here", SESSIONS, TALK_S)
     await waiting.until(
         lambda: space.service("here"),
-        lambda service: service["status"].get("sessions") == 3,
-        "3 sessions",
+        lambda service: service["status"].get("sessions") == SESSIONS,
+        f"{SESSIONS} sessions",
     )
     await waiting.until(
         lambda: space.kubectl("get", "pods", "-l", "avatar.musetalk.io/live=true", "-o", "name"),
@@ -58,13 +58,6 @@ async def live_sessions(space: Space) -> Process:
         "the pod is marked",
     )
     return load
-
-
-async def all_served(load: Process) -> None:
-    output, problems = await load.communicate()
-    assert load.returncode == 0, output.decode() + problems.decode()
-    summary = json.loads(output)
-    assert (summary["done"], summary["frames_missing"]) == (3, 0)
 
 
 async def no_pods(space: Space) -> None:
@@ -76,7 +69,7 @@ async def test_deleted_namespace_waits_for_its_sessions_and_goes(space: Space) -
     deletion = asyncio.create_task(
         space.cluster.kubectl("delete", "namespace", space.name, "--timeout=60s")
     )
-    await all_served(load)
+    await all_served(load, SESSIONS)
     await deletion
     await space.cluster.kubectl("create", "namespace", space.name)  # for the fixture to delete
 
@@ -87,7 +80,7 @@ async def test_deleted_service_waits_for_its_sessions_and_goes(space: Space, cas
     deletion = asyncio.create_task(
         space.kubectl("delete", "avs", "here", f"--cascade={cascade}", "--timeout=60s")
     )
-    await all_served(load)
+    await all_served(load, SESSIONS)
     await deletion
     await no_pods(space)
 
@@ -95,7 +88,7 @@ async def test_deleted_service_waits_for_its_sessions_and_goes(space: Space, cas
 async def test_deleted_kind_takes_its_pods_after_their_sessions(own: Space) -> None:
     load = await live_sessions(own)
     await own.cluster.kubectl("delete", "crd", "avatarservices.avatar.musetalk.io", "--timeout=30s")
-    await all_served(load)
+    await all_served(load, SESSIONS)
     await no_pods(own)
     await own.cluster.kubectl("delete", "namespace", own.name, "--timeout=60s")
 
@@ -104,7 +97,7 @@ async def test_uninstalled_release_leaves_sessions_alone_and_nothing_stuck(own: 
     load = await live_sessions(own)
     await own.cluster.helm("uninstall", "avatar", "--namespace", SYSTEM)
     assert "No resources" not in await own.kubectl("get", "pods")
-    await all_served(load)
+    await all_served(load, SESSIONS)
     await own.cluster.kubectl("delete", "namespace", own.name, SYSTEM, "--timeout=90s")
     await own.cluster.kubectl(
         "delete", "crd", "avatarservices.avatar.musetalk.io", "gpuprofiles.avatar.musetalk.io",

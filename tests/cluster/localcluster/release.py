@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SYSTEM: Final = "avatar-system"
 LEASE: Final = "avatar-avatar-operator-operator"
+FPS: Final = 25  # a session that was served at all had more than a second of frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,16 @@ class Release:
     async def leader(self) -> str:
         """Return the name of the operator's pod that leads, "" if none does."""
         return str((await self.lease()).get("holderIdentity", "")).rpartition("_")[0]
+
+    async def both_operators_ready(self) -> None:
+        """Wait until one leads and the other stands by."""
+
+        async def ready() -> int:
+            pods = await self.pods("operator")
+            statuses = [s for pod in pods for s in pod["status"].get("containerStatuses", ())]
+            return sum(status["ready"] for status in statuses)
+
+        await waiting.until(ready, lambda count: count == 2, "two operators again", 60)
 
     async def lease(self) -> dict[str, Any]:
         """Return what the Lease of the operator's pods says."""
@@ -122,6 +133,22 @@ class Space:
 
         what = f"the gateway takes {sessions} sessions of {service}"
         await waiting.until(refused, lambda count: count == 0, what)
+
+
+async def all_served(load: asyncio.subprocess.Process, sessions: int) -> None:
+    """Wait for the load generator; no session was cut or turned away, and none missed a frame.
+
+    Raises:
+        AssertionError: it was otherwise; tells how.
+    """
+    output, problems = await load.communicate()
+    if load.returncode:
+        raise AssertionError(output.decode() + problems.decode())
+    summary = json.loads(output)
+    wanted = {"sessions": sessions, "done": sessions}
+    wanted |= dict.fromkeys(("cut", "refused", "failed", "frames_missing"), 0)
+    if {key: summary[key] for key in wanted} != wanted or summary["frames"] <= sessions * FPS:
+        raise AssertionError(f"not all {sessions} sessions were served to their end: {summary}")
 
 
 def condition(service: dict[str, Any], kind: str) -> dict[str, Any]:
