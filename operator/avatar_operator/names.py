@@ -106,6 +106,7 @@ class Reason(Enum):
     DRAIN_ASKED = "DrainAsked"
     SERVICE_GONE = "ServiceGone"
     NODE_LOST = "NodeLost"
+    BELOW_REAL_TIME = "BelowRealTime"
     FIELD_CONFLICT = "FieldConflict"
     SCALING_UP = "ScalingUp"
     SCALING_DOWN = "ScalingDown"

@@ -60,13 +60,13 @@ def test_pods_and_their_states_are_taken_from_a_file(
             "kind": "ProtectPod",
             "name": "p0",
             "gpuClass": "rtx-4090",
-            "reason": "it has 1 sessions",
+            "reason": "it has 1 session",
         },
         {
             "kind": "DrainPod",
             "name": "p0",
             "gpuClass": "rtx-4090",
-            "reason": "it has 1 sessions",
+            "reason": "it has 1 session",
         },
     ]
 

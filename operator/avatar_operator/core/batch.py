@@ -5,6 +5,7 @@ from enum import Enum
 from math import floor
 from typing import Final
 
+from avatar_operator.core import wording
 from avatar_operator.core.model import Curve, Objective
 
 BUCKETS: Final = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
@@ -142,11 +143,14 @@ def _ceiling(
 def _plan(curve: Curve, chosen: int, fps: int, limited_by: LimitedBy, why: str) -> BatchPlan:
     frames_per_s = _frames_per_s(curve, chosen)
     sessions = max(1, floor(LOAD_RATIO * frames_per_s / fps))
+    carried = f"carry {wording.count(sessions, 'session')}"
+    if frames_per_s < fps:
+        carried = f"are too few for one session, which needs {fps}"
     return BatchPlan(
         batch_size=chosen,
         sessions_per_pod=sessions,
         frames_per_s=frames_per_s,
         memory_mib=curve.memory_mib(chosen),
         limited_by=limited_by,
-        reason=f"{why}; {frames_per_s:.1f} frames/s carry {sessions} sessions",
+        reason=f"{why}; {frames_per_s:.1f} frames/s {carried}",
     )

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from avatar_operator import names
-from avatar_operator.core import model, planning, scaling
-from avatar_operator.core.batch import NoBatch
+from avatar_operator.core import model, planning, scaling, wording
+from avatar_operator.core.batch import BatchPlan, NoBatch
 from avatar_operator.names import Condition, Reason
 
 STALE_S: Final = 5.0
@@ -59,7 +59,7 @@ def find(
         *_limited(service, plan),
         _fresh(plan, states),
         _calibrated(plan),
-        _degraded(plan, states, failures, contested),
+        _degraded(service, plan, states, failures, contested),
     )
 
 
@@ -75,6 +75,7 @@ def serving(
 
 
 def _degraded(
+    service: model.Service,
     plan: planning.Plan,
     states: Mapping[str, model.PodState],
     failures: Sequence[str],
@@ -89,6 +90,8 @@ def _degraded(
     if plan.fleet.lost:
         message = "; ".join(_lost(plan, states))
         return Finding(Condition.DEGRADED, True, Reason.NODE_LOST, message)
+    if slow := _too_slow(service, plan):
+        return Finding(Condition.DEGRADED, True, Reason.BELOW_REAL_TIME, "; ".join(slow))
     return Finding(Condition.DEGRADED, False, Reason.APPLIED, "every action succeeded")
 
 
@@ -110,11 +113,17 @@ def _ready(
     troubles = [f"{pod.name}: {pod.trouble}" for pod in plan.fleet.live if pod.trouble]
     troubles += [f"{pod.name} {pod.phase}: {pod.trouble}" for pod in plan.fleet.ended]
     troubles += _lost(plan, states)
+    troubles += [
+        f"{pod.name} does not answer: no state for {STALE_S:.0f} s"
+        for pod in plan.fleet.live
+        if pod.running and not (pod.ready or pod.trouble) and _is_silent(pod, states)
+    ]
     if troubles:
         message = f"{count}; " + "; ".join(troubles)
         return Finding(Condition.READY, False, Reason.PODS_FAILING, message)
     if service.paused:
-        return Finding(Condition.READY, False, Reason.PAUSED, f"{count}; the service is paused")
+        message = f"{count}; the service is paused by its annotation {names.ANNOTATION_PAUSED}"
+        return Finding(Condition.READY, False, Reason.PAUSED, message)
     if failures:
         message = f"{count}; " + "; ".join(failures)
         return Finding(Condition.READY, False, Reason.APPLY_FAILED, message)
@@ -128,9 +137,28 @@ def _lost(plan: planning.Plan, states: Mapping[str, model.PodState]) -> list[str
     told: list[str] = []
     for pod in plan.fleet.lost:
         sessions = states[pod.uid].sessions if pod.uid in states else 0
-        had = f" with {sessions} sessions" if sessions else ""
+        had = f" with {wording.count(sessions, 'session')}" if sessions else ""
         told.append(f"{pod.name} is on the lost node {pod.node}{had}")
     return told
+
+
+def _too_slow(service: model.Service, plan: planning.Plan) -> list[str]:
+    """Tell of the classes in use that cannot make the frames of a single session."""
+    used = {pod.gpu_class for pod in plan.fleet.live}
+    used |= {each.gpu_class for each in plan.actions if isinstance(each, planning.CreatePod)}
+    return [
+        f"{pool.gpu_class} makes {pool.outcome.frames_per_s:.1f} frames/s at batch "
+        f"{pool.outcome.batch_size}, one session needs {service.fps} (spec.fps)"
+        for pool in plan.pools
+        if pool.gpu_class in used
+        and isinstance(pool.outcome, BatchPlan)
+        and pool.outcome.frames_per_s < service.fps
+    ]
+
+
+def _is_silent(pod: model.RuntimePod, states: Mapping[str, model.PodState]) -> bool:
+    """Return whether a pod was heard of before, and is no more."""
+    return pod.uid in states and states[pod.uid].age_s > STALE_S
 
 
 def _progressing(service: model.Service, plan: planning.Plan, gpu: Finding) -> Finding:
@@ -147,7 +175,7 @@ def _progressing(service: model.Service, plan: planning.Plan, gpu: Finding) -> F
         message = "pods to be replaced: " + ", ".join(pod.name for pod in plan.fleet.outdated)
         return Finding(Condition.PROGRESSING, True, Reason.ROLLING_OUT, message)
     if surplus > 0:
-        message = f"{surplus} more pods than the {plan.desired} asked for"
+        message = f"{wording.count(surplus, 'pod')} more than the {plan.desired} asked for"
         return Finding(Condition.PROGRESSING, True, Reason.SCALING_DOWN, message)
     if starting or coming:
         message = f"{len(starting) + coming} of {plan.desired} pods are starting"
@@ -250,7 +278,9 @@ def _limited(service: model.Service, plan: planning.Plan) -> tuple[Finding, ...]
 
 def _draining(plan: planning.Plan, states: Mapping[str, model.PodState]) -> Finding:
     waiting = [
-        f"{pod.name} ({states[pod.uid].sessions} sessions)" if pod.uid in states else pod.name
+        f"{pod.name} ({wording.count(states[pod.uid].sessions, 'session')})"
+        if pod.uid in states
+        else pod.name
         for pod in plan.fleet.live + plan.fleet.leaving
         if pod.terminating or (pod.uid in states and states[pod.uid].draining)
     ]

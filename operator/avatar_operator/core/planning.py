@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Final
 
-from avatar_operator.core import batch, inventory, manifests, model, rollout
+from avatar_operator.core import batch, inventory, manifests, model, rollout, wording
 from avatar_operator.core.placement import allot
 from avatar_operator.core.pools import Pool, rank
 from avatar_operator.core.protection import ProtectPod, ReleasePod, protect
@@ -437,7 +437,7 @@ def _removals(
         elif state is None:
             wait_s = FRESH_S  # nothing is known of its sessions: they may be live
         elif not state.draining:
-            reason = f"it has {state.sessions} sessions"
+            reason = f"it has {wording.count(state.sessions, 'session')}"
             steps.append(DrainPod(pod.name, pod.uid, pod.gpu_class, because, reason))
         elif state.sessions == 0 and state.age_s < FRESH_S:
             reason = "it is drained and has no session"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from avatar_operator.core import model
+from avatar_operator.core import model, wording
 
 EMPTY_S: Final = 5.0
 """So long a pod is empty before its marks go: a caller who comes back need not set them again."""
@@ -67,7 +67,7 @@ def protect(
                 changes.append(ReleasePod(pod.name, pod.uid, pod.gpu_class, reason))
         elif state.sessions:
             if not (pod.live and pod.shielded):
-                reason = f"it has {state.sessions} sessions"
+                reason = f"it has {wording.count(state.sessions, 'session')}"
                 changes.append(ProtectPod(pod.name, pod.uid, pod.gpu_class, reason))
         elif marked and state.empty_s < EMPTY_S:
             waits.append(EMPTY_S - state.empty_s)

@@ -3,6 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pytest
+
 from avatar_operator.core import conditions
 from avatar_operator.core.model import Calibration, Device
 from avatar_operator.names import Condition, Reason
@@ -193,7 +195,7 @@ def test_a_draining_pod_takes_no_sessions_and_is_waited_for(scenes: Scenes, make
     assert said(scene, Condition.DRAINING) == (
         True,
         Reason.WAITING_FOR_SESSIONS,
-        "waits for the sessions of p1 (1 sessions), p2",
+        "waits for the sessions of p1 (1 session), p2",
     )
     assert said(scene, Condition.PROGRESSING)[:2] == (True, Reason.SCALING_DOWN)
     assert said(scene, Condition.READY)[2] == "1 of 1 pods take sessions"
@@ -215,6 +217,35 @@ def test_a_silent_pod_is_named(scenes: Scenes, make: Make) -> None:
         Reason.STATE_MISSING,
         "no state for 5 s from p0, p1",
     )
+
+
+def test_a_pod_that_hangs_is_the_reason(scenes: Scenes, make: Make) -> None:
+    scene = scenes(replicas=1)
+    scene.add("p0", make.state(1, age_s=6.0), ready=False)
+    why = "0 of 1 pods take sessions; p0 does not answer: no state for 5 s"
+    assert said(scene, Condition.READY) == (False, Reason.PODS_FAILING, why)
+
+
+def test_a_paused_service_names_the_annotation(scenes: Scenes) -> None:
+    scene = scenes(replicas=1)
+    scene.service = replace(scene.service, paused=True)
+    assert said(scene, Condition.READY)[1] is Reason.PAUSED
+    assert "avatar.musetalk.io/paused" in said(scene, Condition.READY)[2]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_class_below_real_time_degrades_once_it_is_used(scenes: Scenes, exists: bool) -> None:
+    scene = scenes(replicas=1)
+    (curve,) = scene.profiles[0].curves
+    slow = replace(curve, frame_batch_ms=tuple((b, ms * 4) for b, ms in curve.frame_batch_ms))
+    scene.profiles = [replace(scene.profiles[0], curves=(slow,))]
+    if exists:
+        scene.add("p0")
+    status, reason, message = said(scene, Condition.DEGRADED)
+    assert (status, reason) == (True, Reason.BELOW_REAL_TIME)
+    assert message == ("rtx-4090 makes 14.5 frames/s at batch 2, one session needs 25 (spec.fps)")
+    scene.service = replace(scene.service, fps=10)
+    assert not said(scene, Condition.DEGRADED)[0]
 
 
 def test_failed_actions_degrade(scenes: Scenes, make: Make) -> None:
