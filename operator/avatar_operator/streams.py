@@ -45,15 +45,23 @@ class Streams:
         self._session: aiohttp.ClientSession | None = None
 
     def follow(self, uid: str, endpoint: Endpoint) -> bool:
-        """Read a stream from now on, and return whether that is new."""
-        if self._endpoints.get(uid) == endpoint:
+        """Read a stream from now on, and return whether it is another one than before."""
+        before = self._endpoints.get(uid)
+        if before == endpoint:
+            return False
+        moved = before is None or (before.address, before.token) != (
+            endpoint.address,
+            endpoint.token,
+        )
+        if not moved and not endpoint.ready:  # what it says does not depend on the kubelet's word
+            self._endpoints[uid] = endpoint
             return False
         self.unfollow(uid)
         self._endpoints[uid] = endpoint
         task = asyncio.create_task(self._watch(uid, endpoint), name=f"state of {endpoint.pod}")
         task.add_done_callback(_report)
         self._tasks[uid] = task
-        return True
+        return moved
 
     def unfollow(self, uid: str) -> None:
         """Read a stream no more."""

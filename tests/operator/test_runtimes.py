@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -146,6 +147,24 @@ async def test_following_twice_opens_one_stream(pod: Pod, followed: Followed) ->
     (await pod.accept()).say()
     await followed.changed()
     assert pod.streams.empty()
+
+
+async def test_a_pod_whose_readiness_changes_keeps_its_last_state(
+    pod: Pod, followed: Followed
+) -> None:
+    ready = replace(pod.endpoint, ready=True)
+    followed.runtimes.follow("u", ready)
+    stream = await pod.accept()
+    stream.say(sessions=2)
+    await followed.changed()
+    followed.runtimes.follow("u", pod.endpoint)  # it hangs, and the kubelet takes note
+    assert followed.runtimes.states(["u"])["u"].sessions == 2
+    stream.say(sessions=1)  # the same stream is heard
+    await followed.changed()
+    assert pod.streams.empty()
+    followed.runtimes.follow("u", ready)  # a stream that waits for its next try is opened at once
+    await pod.accept()
+    assert followed.runtimes.states(["u"])["u"].sessions == 1
 
 
 async def test_a_pod_that_is_no_longer_followed_is_unknown(pod: Pod, followed: Followed) -> None:
