@@ -297,7 +297,7 @@ def _fresh(plan: planning.Plan, states: Mapping[str, model.PodState]) -> Finding
     silent = [
         pod.name
         for pod in plan.fleet.live
-        if pod.ready and (pod.uid not in states or states[pod.uid].age_s > STALE_S)
+        if (pod.ready and pod.uid not in states) or (pod.running and _is_silent(pod, states))
     ]
     if not silent:
         message = "every ready pod reports its sessions"

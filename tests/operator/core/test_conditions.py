@@ -224,6 +224,7 @@ def test_a_pod_that_hangs_is_the_reason(scenes: Scenes, make: Make) -> None:
     scene.add("p0", make.state(1, age_s=6.0), ready=False)
     why = "0 of 1 pods take sessions; p0 does not answer: no state for 5 s"
     assert said(scene, Condition.READY) == (False, Reason.PODS_FAILING, why)
+    assert said(scene, Condition.STATE_FRESH)[1] is Reason.STATE_MISSING
 
 
 def test_a_paused_service_names_the_annotation(scenes: Scenes) -> None:
