@@ -1,4 +1,4 @@
-"""Command line of the operator: `avatar-operator run | plan | simulate`."""
+"""Command line of the operator: `avatar-operator run | plan | simulate | upgrade-crds`."""
 
 import argparse
 import asyncio
@@ -19,6 +19,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command == "run":
             return _run()
+        if options.command == "upgrade-crds":
+            return _upgrade()
         return _plan(options) if options.command == "plan" else _simulate(options)
     except AvatarOperatorError as error:
         print(f"avatar-operator: {error}", file=sys.stderr)
@@ -29,6 +31,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="avatar-operator", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("run", help="run the operator; settings come from AVATAR_* variables")
+    commands.add_parser(
+        "upgrade-crds", help="bring the cluster's CRDs to this release; objects stay"
+    )
     plan = commands.add_parser(
         "plan",
         help="print what the operator would do, offline",
@@ -112,6 +117,14 @@ def _run() -> int:
     from avatar_operator import handlers, settings
 
     return asyncio.run(handlers.run(settings.from_env(os.environ)))
+
+
+def _upgrade() -> int:
+    from avatar_operator import definitions
+
+    for sentence in asyncio.run(definitions.run()):
+        print(sentence)
+    return 0
 
 
 if __name__ == "__main__":

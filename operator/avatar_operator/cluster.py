@@ -6,6 +6,7 @@ What it needs, which the chart grants and nothing more:
                   gpuprofiles/status                   patch
                   poddisruptionbudgets                 list
                   customresourcedefinitions            list watch   (kopf's discovery)
+                                                       create patch (only `upgrade-crds`)
                   namespaces                           list watch   (kopf, only with
                                                                      AVATAR_WATCH_NAMESPACES)
     own namespace Secret AVATAR_CONTROL_SECRET         get create
@@ -288,6 +289,20 @@ class Cluster:
         path = f"{PATHS[names.PROFILES]}/{name}/status"
         return await self._send("PATCH", path, body=body, query=_MANAGER, content_type=_APPLY)
 
+    async def definition(self, name: str) -> Body | None:
+        """Return a CustomResourceDefinition, None if it is not installed."""
+        query = {"fieldSelector": f"metadata.name={name}"}  # a listing, which kopf may do anyway
+        found = (await self._send("GET", _DEFINITIONS, query=query)).get("items")
+        assert isinstance(found, list)
+        return found[0] if found else None
+
+    async def apply_definition(self, body: Body) -> None:
+        """Make a CustomResourceDefinition what it should be, whoever applied it before."""
+        metadata = body["metadata"]
+        assert isinstance(metadata, dict)
+        path = f"{_DEFINITIONS}/{metadata['name']}"
+        await self._send("PATCH", path, body=body, query=_MANAGER, content_type=_APPLY)
+
     async def create_event(self, body: Body) -> None:
         """Post an Event."""
         await self._send("POST", f"{_in(_namespace(body))}/events", body=body)
@@ -404,6 +419,7 @@ class Cluster:
 _APPLIED_BY: Final = re.compile(r'conflicts? with "([^"]+)":')
 _EDITED_BY: Final = re.compile(r'conflicts? with "([^"]+)" using ')
 
+_DEFINITIONS: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _MANAGER: Final = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import kopf
 
-from avatar_operator import health, logs, names
+from avatar_operator import definitions, health, logs, names
 from avatar_operator.cluster import Cluster
 from avatar_operator.core import manifests, model
 from avatar_operator.core.observations import Kind
@@ -36,6 +36,9 @@ async def run(settings: Settings) -> int:
     identity = f"{settings.identity}_{secrets.token_hex(4)}"
     fence = Fence()
     async with await Cluster.open(fence, identity) as api:
+        waiting = health.probes(is_alive=lambda: True, is_ready=lambda: False)
+        async with health.serving(waiting, settings.health):
+            await definitions.until_current(api)
         reconciler = Reconciler(api, settings, fence)
         lease = LeaseName(settings.namespace, settings.lease)
         leadership = Leadership(api, fence, lease, identity, settings.timing, reconciler.lead)

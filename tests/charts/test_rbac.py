@@ -1,10 +1,13 @@
 """The components may do what they need, and nothing else."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
 Manifest = dict[str, Any]
 Grant = tuple[str, str, str]  # namespace ("*" for the cluster), group/resource, verb
 
@@ -92,7 +95,7 @@ def test_named_namespaces_bound_every_write(helm: Any) -> None:
     assert {g[0] for g in grants(objects, "operator")} == {"*", "acme", "globex", "avatars"}
 
 
-def test_rights_go_to_the_two_accounts_only(defaults: list[Manifest]) -> None:
+def test_rights_go_to_the_components_and_the_hook_only(defaults: list[Manifest]) -> None:
     subjects = {
         (s["kind"], s["namespace"], s["name"])
         for item in defaults
@@ -102,4 +105,36 @@ def test_rights_go_to_the_two_accounts_only(defaults: list[Manifest]) -> None:
     assert subjects == {
         ("ServiceAccount", "avatars", "demo-avatar-operator-operator"),
         ("ServiceAccount", "avatars", "demo-avatar-operator-gateway"),
+        ("ServiceAccount", "avatars", "demo-avatar-operator-crds"),
     }
+
+
+def test_hook_may_upgrade_our_crds_and_goes_with_all_its_rights(defaults: list[Manifest]) -> None:
+    hook = [o for o in defaults if o["metadata"]["name"] == "demo-avatar-operator-crds"]
+    assert {o["kind"] for o in hook} == {
+        "ServiceAccount",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "Job",
+    }
+    for item in hook:
+        annotations = item["metadata"]["annotations"]
+        assert annotations["helm.sh/hook"] == "pre-upgrade"
+        assert "hook-succeeded" in annotations["helm.sh/hook-delete-policy"]
+    (role,) = (o for o in hook if o["kind"] == "ClusterRole")
+    (patch,) = (rule for rule in role["rules"] if "patch" in rule["verbs"])
+    crds = [yaml.safe_load(path.read_text()) for path in (ROOT / "crds").glob("*.yaml")]
+    assert sorted(patch["resourceNames"]) == sorted(crd["metadata"]["name"] for crd in crds)
+    kind = "apiextensions.k8s.io/customresourcedefinitions"
+    assert grants(hook, "crds") == {("*", kind, "list"), ("*", kind, "create")}
+
+
+def test_crds_may_be_kept_by_other_means(helm: Any) -> None:
+    objects = helm.template({"crds": {"upgrade": False}})
+    assert [o for o in objects if o["kind"] == "Job"] == []
+    assert grants(objects, "crds") == set()
+
+
+def test_values_of_a_release_before_the_hook_still_render_it(helm: Any) -> None:
+    objects = helm.template({"crds": None})  # as --reuse-values gives them
+    assert [o["kind"] for o in objects if o["kind"] == "Job"] == ["Job"]

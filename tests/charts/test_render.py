@@ -107,7 +107,7 @@ def identity(item: Manifest) -> tuple[str, str, str]:
 
 
 def pod_templates(objects: list[Manifest]) -> Iterator[Manifest]:
-    for item in of_kind(objects, "Deployment"):
+    for item in [*of_kind(objects, "Deployment"), *of_kind(objects, "Job")]:
         yield item["spec"]["template"]
     yield from of_kind(objects, "Pod")
 
@@ -142,7 +142,7 @@ def test_lint_finds_nothing(helm: Any) -> None:
 @pytest.mark.slow
 def test_pods_obey_the_restricted_standard(defaults: list[Manifest]) -> None:
     pods = [template["spec"] for template in pod_templates(defaults)]
-    assert len(pods) == 3
+    assert len(pods) == 4
     for pod in pods:
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["runAsUser"] > 0

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import json
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from localcluster import audit, errors, paths, waiting
-from localcluster.release import SYSTEM
+from avatar_operator import definitions
+from avatar_operator.core import schemas
+from localcluster import audit, errors, operatorprocess, paths, waiting
+from localcluster.release import SYSTEM, all_served
 
 if TYPE_CHECKING:
+    from localcluster.controlplane import ControlPlane
     from localcluster.release import Release, Space
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
@@ -96,15 +102,74 @@ async def test_deleted_leader_hands_over_within_a_second(release: Release) -> No
     await release.both_operators_ready()
 
 
-async def test_upgrade_keeps_services_and_pods(release: Release, space: Space) -> None:
+async def test_upgrade_brings_older_crds_up_to_date_around_live_sessions(
+    release: Release, space: Space
+) -> None:
+    """The kinds are as an earlier release left them, with an object and sessions of that time."""
+    cluster = release.cluster
+    before = Path(__file__).parent / "crds-before"
+    await cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", before)
     await space.apply("kept", replicas=1)
     await space.ready("kept")
-    (before,) = await space.pods("kept")
-    await release.cluster.helm(
-        "upgrade", "avatar", paths.REPOSITORY / "charts" / "avatar-operator", "-n", SYSTEM,
-        "--reuse-values", "--set", "operator.resyncSeconds=200", "--wait", "--timeout", "120s",
-    )  # fmt: skip
-    (after,) = await space.pods("kept")
-    assert after["metadata"]["uid"] == before["metadata"]["uid"]
-    await space.kubectl("scale", "avs/kept", "--replicas=2")
+    await space.known_to_gateway("kept", 2)
+    (pod,) = await space.pods("kept")
+    load = await space.load("kept", 2, 15)
+    account = await operatorprocess.kubeconfig(cluster, "late", cluster.server)
+    async with operatorprocess.started(cluster, account, name="late") as late:
+        said = await waiting.until(
+            lambda: asyncio.to_thread(late.log.read_text),
+            lambda text: "not ready" in text,
+            "a word",
+        )
+        assert "avatarservices.avatar.musetalk.io is older than this operator" in said
+        assert "it lacks spec.placement.whenFull" in said
+        assert definitions.COMMAND in said
+        await cluster.helm(
+            "upgrade", "avatar", paths.REPOSITORY / "charts" / "avatar-operator", "-n", SYSTEM,
+            "--reuse-values", "--set", "operator.resyncSeconds=200", "--wait", "--timeout", "120s",
+        )  # fmt: skip
+        await late.until_ready()
+    crd = await cluster.kubectl("get", "crd", "avatarservices.avatar.musetalk.io", "-o", "json")
+    assert schemas.lacking(definitions.shipped()[0], json.loads(crd)) == ()
+    assert await cluster.kubectl("get", "jobs", "-n", SYSTEM, "-o", "name") == ""
+    await all_served(load, 2)
+    assert [p["metadata"]["uid"] for p in await space.pods("kept")] == [pod["metadata"]["uid"]]
+    await space.apply("kept", replicas=2, placement={"whenFull": "wait"})
     await space.ready("kept", pods=2)
+
+
+async def test_versions_that_objects_are_stored_in_are_never_dropped(release: Release) -> None:
+    cluster = release.cluster
+    name = "gpuprofiles.avatar.musetalk.io"
+    crd = json.loads(await cluster.kubectl("get", "crd", name, "-o", "json"))
+    stored = crd["status"]["storedVersions"]
+    patch = ("patch", "crd", name, "--subresource=status", "--type=merge", "-p")
+    other = {**crd["spec"]["versions"][0], "name": "v1alpha0", "storage": False}
+    versions = [*crd["spec"]["versions"], other]
+    await cluster.kubectl(*patch[:3], *patch[4:], json.dumps({"spec": {"versions": versions}}))
+    await cluster.kubectl(*patch, json.dumps({"status": {"storedVersions": ["v1alpha0", *stored]}}))
+    try:
+        with pytest.raises(errors.CommandFailed) as refusal:
+            await upgrade_crds(cluster)
+        assert f"{name}: status.storedVersions is v1alpha0, must be among" in str(refusal.value)
+        kept = json.loads(await cluster.kubectl("get", "crd", name, "-o", "json"))
+        assert len(kept["spec"]["versions"]) == 2
+    finally:
+        await cluster.kubectl(*patch, json.dumps({"status": {"storedVersions": stored}}))
+    assert f"{name} is newer than this release" not in await upgrade_crds(cluster)
+    kept = json.loads(await cluster.kubectl("get", "crd", name, "-o", "json"))
+    assert [version["name"] for version in kept["spec"]["versions"]] == ["v1alpha1"]
+
+
+async def upgrade_crds(cluster: ControlPlane) -> str:
+    """Run the command of the hook as the administrator."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "avatar_operator", "upgrade-crds"),
+        env=cluster.environment(),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    output, problems = await process.communicate()
+    if process.returncode:
+        raise errors.CommandFailed(("upgrade-crds",), process.returncode, problems.decode())
+    return output.decode()

@@ -1,4 +1,4 @@
-"""The chart carries the CRDs of `crds/` byte for byte."""
+"""The chart carries the CRDs of `crds/` byte for byte; the operator packages them as they are."""
 
 from pathlib import Path
 
@@ -12,3 +12,7 @@ def test_chart_carries_the_crds_unchanged() -> None:
     }
     assert source.keys() == {"avatarservices.yaml", "gpuprofiles.yaml"}
     assert copy == source, "cp crds/*.yaml charts/avatar-operator/crds/"
+
+
+def test_operator_packages_the_crds_themselves() -> None:
+    assert (ROOT / "operator/avatar_operator/crds").resolve() == (ROOT / "crds").resolve()

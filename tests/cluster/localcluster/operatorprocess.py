@@ -122,7 +122,7 @@ class OperatorProcess:
 
 
 @contextlib.asynccontextmanager
-async def operating(
+async def started(
     cluster: ControlPlane,
     path: Path,
     module: str = "avatar_operator",
@@ -130,7 +130,7 @@ async def operating(
     name: str = "bench",
     namespaces: tuple[str, ...] = (),
 ) -> AsyncIterator[OperatorProcess]:
-    """Run the operator with a kubeconfig; it has listed everything when the block begins.
+    """Run the operator with a kubeconfig.
 
     `name` tells replicas apart that run at once: in the Lease, and in the user agent. It serves
     `namespaces`, or all.
@@ -158,11 +158,20 @@ async def operating(
     operator = OperatorProcess(log, argv, environment)
     running = asyncio.create_task(operator.run(), name=module)
     try:
-        await operator.until_ready()
         yield operator
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def operating(
+    cluster: ControlPlane, path: Path, *command: str, **options: Any
+) -> AsyncIterator[OperatorProcess]:
+    """Run as `started` does; it has listed everything when the block begins."""
+    async with started(cluster, path, *command, **options) as operator:
+        await operator.until_ready()
+        yield operator
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
