@@ -75,7 +75,7 @@ class Settings:
     """AVATAR_METRICS_LISTEN: /metrics."""
 
     metrics_open: bool
-    """AVATAR_METRICS_OPEN: whether /metrics asks for no token."""
+    """AVATAR_METRICS_OPEN: whether /metrics asks for no token, here and in the runtime pods."""
 
     log_format: LogFormat
     """AVATAR_LOG_FORMAT: json for machines, text for people."""
@@ -88,6 +88,7 @@ def from_env(environment: Mapping[str, str]) -> Settings:
         SettingsError: a variable is missing or cannot be used; the first one found.
     """
     reader = _Reader(environment)
+    metrics_open = reader.one_of("AVATAR_METRICS_OPEN", ("false", "true")) == "true"
     return Settings(
         namespace=reader.text("AVATAR_NAMESPACE", None),
         control_secret=reader.text("AVATAR_CONTROL_SECRET", "avatar-operator-control"),
@@ -101,6 +102,7 @@ def from_env(environment: Mapping[str, str]) -> Settings:
                 "AVATAR_RUNTIME_IMAGE_PULL_POLICY", ("IfNotPresent", "Always", "Never")
             ),
             image_pull_secrets=reader.names("AVATAR_IMAGE_PULL_SECRETS"),
+            metrics_open=metrics_open,
         ),
         memory_share=reader.number("AVATAR_MEMORY_SHARE", batch.MEMORY_SHARE, 0.1, 1.0),
         rollout=rollout.Limits(
@@ -110,7 +112,7 @@ def from_env(environment: Mapping[str, str]) -> Settings:
         resync_s=reader.number("AVATAR_RESYNC_S", 300.0, 1.0, 86400.0),
         health=reader.address("AVATAR_HEALTH_LISTEN", Address("0.0.0.0", 8080)),
         metrics=reader.address("AVATAR_METRICS_LISTEN", Address("0.0.0.0", 9090)),
-        metrics_open=reader.one_of("AVATAR_METRICS_OPEN", ("false", "true")) == "true",
+        metrics_open=metrics_open,
         log_format=LogFormat(reader.one_of("AVATAR_LOG_FORMAT", ("json", "text"))),
     )
 

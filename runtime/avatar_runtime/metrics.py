@@ -76,6 +76,7 @@ class Metrics:
         )
         self._sessions = gauge("sessions", "Sessions connected.")
         self._capacity = gauge("session_capacity", "Sessions this pod takes.")
+        self._free = gauge("sessions_free", "Sessions it would let in now; 0 while it drains.")
         self._batch_size = gauge("batch_size", "Frames in the largest batch now allowed.")
         self._fill = gauge("batch_fill_ratio", "Mean fill of the batches of the last 30 s.")
         self._first = self._histogram(
@@ -118,10 +119,11 @@ class Metrics:
         self._utilization.set_function(lambda: load().busy_ratio)
         self._fill.set_function(lambda: load().batch_fill_ratio)
 
-    def show_sessions(self, sessions: int, capacity: int) -> None:
-        """Show how many sessions there are and may be."""
+    def show_sessions(self, sessions: int, capacity: int, free: int) -> None:
+        """Show how many sessions there are, may be, and would be let in now."""
         self._sessions.set(sessions)
         self._capacity.set(capacity)
+        self._free.set(free)
 
     def show_batch_limit(self, limit: int) -> None:
         """Show the largest batch now allowed."""

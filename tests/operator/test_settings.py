@@ -41,6 +41,7 @@ def test_every_variable_is_read() -> None:
     assert (found.memory_share, found.resync_s) == (0.5, 60.0)
     assert (found.health, found.metrics) == (Address("::1", 1), Address("127.0.0.1", 2))
     assert found.metrics_open
+    assert found.pods.metrics_open
     assert found.log_format is LogFormat.TEXT
 
 

@@ -42,6 +42,7 @@ class PodSettings:
     image: str
     image_pull_policy: str
     image_pull_secrets: tuple[str, ...] = ()
+    metrics_open: bool = False  # pods that are there keep what they were made with
 
 
 def spec_hash(service: model.Service, image: str) -> str:
@@ -340,7 +341,7 @@ def _container(
             *("--listen", f"0.0.0.0:{names.SESSIONS_PORT}"),
             *("--admin", f"0.0.0.0:{names.ADMIN_PORT}"),
         ],
-        "env": [*_environment(service, pool, plan), *template.env],
+        "env": [*_environment(service, pool, plan, settings), *template.env],
         "ports": [
             {"name": "sessions", "containerPort": names.SESSIONS_PORT},
             {"name": "admin", "containerPort": names.ADMIN_PORT},
@@ -375,7 +376,9 @@ def _container(
     }
 
 
-def _environment(service: model.Service, pool: Pool, plan: batch.BatchPlan) -> list[Body]:
+def _environment(
+    service: model.Service, pool: Pool, plan: batch.BatchPlan, settings: PodSettings
+) -> list[Body]:
     limits = service.sessions
     values = {
         "AVATAR_SERVICE": str(service.key),
@@ -388,6 +391,8 @@ def _environment(service: model.Service, pool: Pool, plan: batch.BatchPlan) -> l
         "AVATAR_IDLE_TIMEOUT_S": str(limits.idle_timeout_s),
         "AVATAR_DRAIN_TIMEOUT_S": str(limits.drain_timeout_s),
     }
+    if settings.metrics_open:
+        values["AVATAR_METRICS_OPEN"] = "true"
     secret = {"name": names.control_secret(service.key.name), "key": names.TOKEN_KEY}
     sources: dict[str, Body] = {
         "AVATAR_POD": {"fieldRef": {"fieldPath": "metadata.name"}},

@@ -134,7 +134,7 @@ class Runtime:
 
     def changed(self) -> None:
         """Show the new numbers to whoever watches."""
-        self.metrics.show_sessions(self.door.sessions, self.door.capacity)
+        self.metrics.show_sessions(self.door.sessions, self.door.capacity, self.door.free)
         self.metrics.show_batch_limit(self.pump.batch_limit)
         self.changes.touch()
 

@@ -252,3 +252,11 @@ def test_an_event_is_about_its_service_and_not_too_long(make: Make) -> None:
 
 def test_the_selector_finds_the_pods(make: Make) -> None:
     assert manifests.selector(make.service()) == "avatar.musetalk.io/service=concierge"
+
+
+def test_metrics_of_pods_are_open_where_the_chart_opens_them(make: Make) -> None:
+    opened = PodSettings("runtime:1", "IfNotPresent", metrics_open=True)
+    for settings, said in ((SETTINGS, []), (opened, ["true"])):
+        (container,) = render(make, settings)["spec"]["containers"]
+        told = [e["value"] for e in container["env"] if e["name"] == "AVATAR_METRICS_OPEN"]
+        assert told == said

@@ -66,6 +66,16 @@ async def test_the_metrics_have_the_fixed_names(serve: Serve) -> None:
         assert "avatar_runtime_first_frame_latency_seconds_count 1.0" in text
 
 
+async def test_a_draining_pod_has_no_free_sessions_to_scale_by(serve: Serve) -> None:
+    async with serve() as served, httpx.AsyncClient(base_url=f"http://{served.admin}") as http:
+        async with served.client():
+            assert "avatar_runtime_sessions_free 1.0" in (await http.get("/metrics")).text
+            await http.post("/control/v1/drain", json={"draining": True})
+            text = (await http.get("/metrics")).text
+            assert "avatar_runtime_sessions_free 0.0" in text
+            assert "avatar_runtime_session_capacity 2.0" in text
+
+
 @pytest.mark.parametrize(
     ("header", "status"),
     [
