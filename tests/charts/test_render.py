@@ -85,6 +85,12 @@ VALUES: dict[str, dict[str, Any]] = {
             "podMonitor": {"enabled": True, "interval": "5s", "labels": {"release": "prom"}},
         }
     },
+    "rules-and-dashboard": {
+        "monitoring": {
+            "rules": {"enabled": True, "labels": {"release": "prom"}, "runbookUrl": "https://d/a"},
+            "dashboards": {"enabled": True, "labels": {"grafana": "yes"}},
+        }
+    },
     "network-policy": {"networkPolicy": {"enabled": True}},
     "network-policy-from": {
         "networkPolicy": {"enabled": True, "metricsFrom": [{"namespaceSelector": {}}]}

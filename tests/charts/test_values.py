@@ -61,6 +61,18 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
         "/leaderElection/leaseDurationSeconds'",
         "want integer",
     ),
+    (
+        "memory-alert-in-percent",
+        {"monitoring": {"rules": {"alerts": {"vramAlmostFull": {"above": 90}}}}},
+        "/alerts/vramAlmostFull/above'",
+        "maximum: got 90",
+    ),
+    (
+        "alert-without-a-unit",
+        {"monitoring": {"rules": {"alerts": {"stateStale": {"for": "30"}}}}},
+        "/alerts/stateStale/for'",
+        "does not match",
+    ),
     ("text-replicas", {"gateway": {"replicas": "2"}}, "at '/gateway/replicas'", "want integer"),
     ("share-over-one", {"operator": {"memoryShare": 1.5}}, "/memoryShare'", "maximum: got 1.5"),
     ("share-in-percent", {"operator": {"memoryShare": "90%"}}, "/memoryShare'", "want number"),
