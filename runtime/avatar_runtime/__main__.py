@@ -60,7 +60,11 @@ def _serve(options: argparse.Namespace) -> int:
     over = {name: value for name, value in given.items() if value is not None}
     read = settings.from_env({**os.environ, **over})
     logs.configure(read.log_format)
-    device = open_device(read.engine.device, profile=read.engine.gpu_profile)
+    device = open_device(
+        read.engine.device,
+        profile=read.engine.gpu_profile,
+        neighbour=read.engine.simulated_neighbour or None,
+    )
     metrics = Metrics(device.name, read.identity.gpu_class)
     engine = Engine(
         device,

@@ -79,6 +79,8 @@ class EngineSettings:
     """Frames in the largest batch."""
     gpu_profile: str | None
     """The operator's profile of the GPU, a JSON object; `None` takes the packaged one."""
+    simulated_neighbour: str
+    """File with the MiB that another process holds on a simulated GPU; empty: nobody is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,7 @@ def from_env(variables: Mapping[str, str]) -> Settings:
             device=device(variables),
             batch_size=read.integer("AVATAR_BATCH_SIZE", 4, 1, 1024),
             gpu_profile=read.document("AVATAR_GPU_PROFILE"),
+            simulated_neighbour=read.text("AVATAR_SIMULATED_NEIGHBOUR", ""),
         ),
         admin=AdminSettings(
             token=read.text("AVATAR_ADMIN_TOKEN", ""),

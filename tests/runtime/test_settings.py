@@ -29,6 +29,7 @@ def test_a_pod_of_the_operator_is_understood() -> None:
             "AVATAR_LISTEN": "0.0.0.0:8080",
             "AVATAR_ADMIN": "[::1]:9090",
             "AVATAR_METRICS_OPEN": "true",
+            "AVATAR_SIMULATED_NEIGHBOUR": "/tmp/mib",
             "AVATAR_LOG_FORMAT": "json",
             "AVATAR_GATEWAY_SERVICE_HOST": "10.0.0.1",
         }
@@ -36,6 +37,7 @@ def test_a_pod_of_the_operator_is_understood() -> None:
     assert read.sessions == settings.SessionSettings(5, ("anna", "ben"), 20, 60, 30, 90)
     assert read.engine.device == "simulated:rtx-4090"
     assert read.engine.batch_size == 16
+    assert read.engine.simulated_neighbour == "/tmp/mib"
     assert read.sessions_listen == settings.Address("0.0.0.0", 8080)
     assert not read.sessions_listen.is_loopback
     assert read.admin_listen == settings.Address("::1", 9090)

@@ -78,6 +78,28 @@ class Neighbour(Protocol):
         ...
 
 
+class NeighbourFile:
+    """A neighbour that holds as many MiB as a file says; without the file there is none."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._taken_mib = 0
+
+    def taken_mib(self) -> int:
+        """Return the number in the file; what is none, as while it is written, changes nothing."""
+        try:
+            text = self._path.read_text(encoding="ascii", errors="replace").strip()
+        except FileNotFoundError:
+            text = "0"
+        if text.isdecimal():
+            self._taken_mib = int(text)
+        return self._taken_mib
+
+    def refuses(self, point: Point) -> bool:
+        """Whether the driver has no room whatever the sums say: a file says nothing of that."""
+        return False
+
+
 class SimulatedDevice:
     """Waits as long as the card would and refuses what would not fit on it.
 

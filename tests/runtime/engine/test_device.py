@@ -80,3 +80,10 @@ def test_a_simulated_card_never_loads_torch() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
 
     assert json.loads(done.stdout) is False
+
+
+def test_a_neighbour_is_made_up_on_simulated_devices_alone() -> None:
+    opened = device.open_device("simulated:l4", neighbour="/nobody/there")
+    assert opened.memory().used_bytes == 0
+    with pytest.raises(errors.SettingsError, match="AVATAR_SIMULATED_NEIGHBOUR is '/mib', must be"):
+        device.open_device("cpu", neighbour="/mib")

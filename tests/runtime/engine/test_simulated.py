@@ -14,6 +14,7 @@ from avatar_runtime.engine import model, pictures, simulated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
     from types import SimpleNamespace
 
     from avatar_runtime.avatars import cache
@@ -191,3 +192,16 @@ def test_shipped_profiles_are_cards(gpu_class: str, fits: int, does_not: int) ->
 
     needs = [card.curve.base_mib + card.curve.per_frame_mib * b for b in (fits, does_not)]
     assert needs[0] <= card.memory_mib < needs[1]
+
+
+def test_a_neighbour_holds_what_its_file_says(tmp_path: Path) -> None:
+    file = tmp_path / "mib"
+    neighbour = simulated.NeighbourFile(file)
+    card = simulated.SimulatedDevice(simulated.load_card("toy", _PROFILE), neighbour=neighbour)
+    assert card.memory().used_bytes == 0
+    for text, mib in (("4000\n", 4000), ("", 4000), ("much", 4000), ("99999", 10_000)):
+        file.write_text(text)
+        assert card.memory().used_bytes == mib * _MIB
+    file.unlink()
+    assert card.memory().used_bytes == 0
+    assert not neighbour.refuses("step")
