@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import pytest
 import pytest_asyncio
+import yaml
 
 from localcluster import paths, waiting
+from localcluster import prometheus as prometheusserver
 from localcluster.release import SYSTEM, Release, Space
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    import pytest
-
     from localcluster.controlplane import ControlPlane
+    from localcluster.prometheus import Prometheus
 
 KEY = "a-key-for-the-end-to-end-tests"
 
@@ -26,7 +28,7 @@ async def release(cluster: ControlPlane) -> AsyncIterator[Release]:
     await cluster.helm(
         "install", "avatar", paths.REPOSITORY / "charts" / "avatar-operator",
         "--namespace", SYSTEM, "--create-namespace", "--set", f"gateway.apiKey.value={KEY}",
-        "--set", "operator.resyncSeconds=10",
+        "--set", "operator.resyncSeconds=10", "--set", "monitoring.openMetrics=true",
         "--wait", "--timeout", "120s",
     )  # fmt: skip
     address = await cluster.kubectl(
@@ -35,6 +37,24 @@ async def release(cluster: ControlPlane) -> AsyncIterator[Release]:
     )  # fmt: skip
     yield Release(cluster, f"{address}:8080", KEY)
     await cluster.helm("uninstall", "avatar", "--namespace", SYSTEM, "--wait")
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def prometheus(release: Release) -> AsyncIterator[Prometheus]:
+    """Run a real Prometheus with the chart's alerts, which fire after two seconds here."""
+    if prometheusserver.binary() is None:
+        pytest.skip("prometheus is missing: requirements/install-debian installs it")
+    alerts = ("vramAlmostFull", "noFreeSessions", "callersWaiting", "operatorNotLeading")
+    soon = [f"--set=monitoring.rules.alerts.{alert}.for=2s" for alert in alerts]
+    rendered = await release.cluster.helm(
+        "template", "avatar", paths.REPOSITORY / "charts" / "avatar-operator",
+        "--namespace", SYSTEM, "--set", "monitoring.rules.enabled=true", *soon,
+        "--api-versions", "monitoring.coreos.com/v1", "-s", "templates/monitoring/rules.yaml",
+    )  # fmt: skip
+    async with prometheusserver.running(
+        release.cluster, yaml.safe_load(rendered)["spec"]
+    ) as running:
+        yield running
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 LIFETIME: Final = datetime.timedelta(days=30)
@@ -82,6 +82,16 @@ def write(pki: Pki, now: datetime.datetime) -> None:
         _store(pki, name, _client(authority, user, group, now))
     _store(pki, "front-proxy", _client(front_proxy, "front-proxy-client", None, now))
     _store_key(pki.service_account_key, ec.generate_private_key(ec.SECP256R1()))
+
+
+def issue_server(pki: Pki, name: str, names: Sequence[str], now: datetime.datetime) -> None:
+    """Write a serving certificate of the cluster's authority for other names, and its key."""
+    key = serialization.load_pem_private_key(pki.key("ca").read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    authority = _Pair(key, x509.load_pem_x509_certificate(pki.ca.read_bytes()))
+    alternative = x509.SubjectAlternativeName([x509.DNSName(each) for each in names])
+    uses = [ExtendedKeyUsageOID.SERVER_AUTH]
+    _store(pki, name, _leaf(authority, _name(name, None), uses, alternative, now))
 
 
 def _authority(name: str, now: datetime.datetime) -> _Pair:
