@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from localcluster import paths, waiting
+from localcluster import paths
 from localcluster.release import SYSTEM
 
 if TYPE_CHECKING:
@@ -56,34 +56,36 @@ async def test_prometheus_reads_every_series_and_the_alerts_follow_the_sessions(
     await space.known_to_gateway("watched", 5)
     load = await space.load("watched", 5, 12)
     ours = f'namespace="{space.name}",service="watched"'
-    await reads(prometheus, f"avatar_runtime_sessions{{{ours}}}", (5, 5))
+    await prometheus.until(f"avatar_runtime_sessions{{{ours}}}", (5, 5))
     waiter = await space.load("watched", 1, 1, "--wait-ms", "60000")
-    await reads(prometheus, f'avatar_gateway_waiting{{namespace="{SYSTEM}"}}', (1, 1))
+    await prometheus.until(f'avatar_gateway_waiting{{namespace="{SYSTEM}"}}', (1, 1))
     for name, bounds in SANE.items():
         where = ours if name.startswith("avatar_runtime") else f'namespace="{SYSTEM}"'
-        await reads(prometheus, f"sum({name}{{{where}}})", bounds)
+        await prometheus.until(f"sum({name}{{{where}}})", bounds)
     for name, bounds in OF_THE_RELEASE.items():
-        await reads(prometheus, f'sum({name}{{namespace="{SYSTEM}"}})', bounds)
-    await reads(prometheus, f"avatar_operator_desired_replicas{{{ours}}}", (1, 1))
-    await reads(prometheus, f'sum(avatar_operator_is_leader{{namespace="{SYSTEM}"}})', (1, 1))
-    await reads(prometheus, f'avatar_runtime_device_info{{{ours},device="simulated"}}', (1, 1))
+        await prometheus.until(f'sum({name}{{namespace="{SYSTEM}"}})', bounds)
+    await prometheus.until(f"avatar_operator_desired_replicas{{{ours}}}", (1, 1))
+    await prometheus.until(f'sum(avatar_operator_is_leader{{namespace="{SYSTEM}"}})', (1, 1))
+    await prometheus.until(f'avatar_runtime_device_info{{{ours},device="simulated"}}', (1, 1))
     stages = await prometheus.query(f"avatar_runtime_frame_latency_seconds_count{{{ours}}}")
     assert {"queue", "unet", "vae", "total"} <= {sample.labels["stage"] for sample in stages}
 
-    await fires(prometheus, "AvatarNoFreeSessions", True, namespace=space.name, service="watched")
-    await fires(prometheus, "AvatarCallersWaiting", True, namespace=SYSTEM)
+    await prometheus.until_firing(
+        "AvatarNoFreeSessions", True, namespace=space.name, service="watched"
+    )
+    await prometheus.until_firing("AvatarCallersWaiting", True, namespace=SYSTEM)
     for client in (load, waiter):
         output, problems = await client.communicate()
         assert client.returncode == 0, output.decode() + problems.decode()
-    await fires(prometheus, "AvatarNoFreeSessions", False, namespace=space.name)
-    await fires(prometheus, "AvatarCallersWaiting", False, namespace=SYSTEM)
+    await prometheus.until_firing("AvatarNoFreeSessions", False, namespace=space.name)
+    await prometheus.until_firing("AvatarCallersWaiting", False, namespace=SYSTEM)
     assert [each for each in await prometheus.firing() if each["severity"] == "critical"] == []
 
 
 async def test_every_target_rule_and_panel_works(space: Space, prometheus: Prometheus) -> None:
     await space.apply("drawn", replicas=1, placement=PLACEMENT)
     await space.ready("drawn")
-    await reads(prometheus, f'avatar_runtime_sessions{{namespace="{space.name}"}}', (0, 0))
+    await prometheus.until(f'avatar_runtime_sessions{{namespace="{space.name}"}}', (0, 0))
     (pod,) = await space.pods("drawn")
     targets = {t["labels"]["pod"]: t for t in await prometheus.targets()}
     system = [*await space.release.pods("operator"), *await space.release.pods("gateway")]
@@ -103,25 +105,3 @@ def queries(board: dict[str, Any]) -> list[str]:
     for name, value in values.items():
         expressions = [expression.replace(name, value) for expression in expressions]
     return expressions
-
-
-async def reads(prometheus: Prometheus, query: str, bounds: tuple[float, float]) -> None:
-    """Wait until a query gives exactly one series, within bounds."""
-    low, high = bounds
-
-    async def values() -> list[float]:
-        return [sample.value for sample in await prometheus.query(query)]
-
-    await waiting.until(
-        values, lambda seen: len(seen) == 1 and low <= seen[0] <= high, f"{query} in {bounds}"
-    )
-
-
-async def fires(prometheus: Prometheus, alert: str, wanted: bool, **labels: str) -> None:
-    """Wait until an alert with these labels fires, or does not."""
-    expected = {"alertname": alert, **labels}.items()
-    await waiting.until(
-        prometheus.firing,
-        lambda seen: any(expected <= each.items() for each in seen) == wanted,
-        f"{alert} fires" if wanted else f"{alert} is quiet",
-    )

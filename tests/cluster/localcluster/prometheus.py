@@ -61,6 +61,28 @@ class Prometheus:
         alerts = (await self._get("alerts"))["alerts"]
         return [dict(alert["labels"]) for alert in alerts if alert["state"] == "firing"]
 
+    async def until(self, query: str, bounds: tuple[float, float], within_s: float = 60) -> None:
+        """Wait until a query gives exactly one series, and that within bounds."""
+        low, high = bounds
+
+        async def values() -> list[float]:
+            return [sample.value for sample in await self.query(query)]
+
+        def holds(seen: list[float]) -> bool:
+            return len(seen) == 1 and low <= seen[0] <= high
+
+        await waiting.until(values, holds, f"{query} in {bounds}", within_s)
+
+    async def until_firing(self, alert: str, fires: bool, **labels: str) -> None:
+        """Wait until an alert with these labels fires, or until none does."""
+        expected = {"alertname": alert, **labels}.items()
+        await waiting.until(
+            self.firing,
+            lambda seen: any(expected <= each.items() for each in seen) == fires,
+            f"{alert} fires" if fires else f"{alert} is quiet",
+            60,
+        )
+
     async def targets(self) -> list[dict[str, Any]]:
         """Return what is scraped, and how that went."""
         return list((await self._get("targets", state="active"))["activeTargets"])

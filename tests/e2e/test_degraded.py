@@ -1,0 +1,136 @@
+"""What the autoscaler does when GPUs fill up with others' memory, and when nobody is heard of."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from localcluster import waiting
+from localcluster.release import condition, processes_with
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from localcluster.prometheus import Prometheus
+    from localcluster.release import Space
+
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
+
+SLOTS: Final = 5  # of a pod on an A100
+HOLD_S: Final = 3
+PLACEMENT: Final = {"gpuClasses": ["a100-80gb"]}
+HALF_MIB: Final = 62_000  # of 80 GiB, beside 3 to 8 GiB of the pod: over 70 %, under 90 %
+QUARTER_MIB: Final = 74_000  # over 90 %
+
+
+def policy(free: int, most: int = 2) -> dict[str, Any]:
+    return {
+        "minReplicas": 1,
+        "maxReplicas": most,
+        "freeSessions": {"min": free, "percent": 0},
+        "scaleDownAfterSeconds": HOLD_S,
+    }
+
+
+async def test_pod_under_memory_pressure_degrades_and_its_service_grows(
+    space: Space, prometheus: Prometheus, tmp_path: Path
+) -> None:
+    # A folder of the machine, in which a file with a pod's name is that pod's neighbour.
+    template = {
+        "env": [{"name": "AVATAR_SIMULATED_NEIGHBOUR", "value": "/neighbours/$(AVATAR_POD)"}],
+        "volumes": [{"name": "neighbours", "hostPath": {"path": str(tmp_path)}}],
+        "volumeMounts": [{"name": "neighbours", "mountPath": "/neighbours"}],
+    }
+    await space.apply(
+        "pressed", placement=PLACEMENT, batchSize=16, autoscaling=policy(SLOTS - 1),
+        template=template,
+    )  # fmt: skip
+    await space.ready("pressed")
+    await space.known_to_gateway("pressed", 1)
+    load = await space.load("pressed", 1, 45)
+    (pod,) = [each["metadata"]["name"] for each in await space.pods("pressed")]
+    batch = f'avatar_runtime_batch_size{{namespace="{space.name}",pod="{pod}"}}'
+    await prometheus.until(batch, (16, 16))
+
+    (tmp_path / pod).write_text(str(HALF_MIB))
+    await prometheus.until(batch, (8, 8))
+    grown = await waiting.until(
+        lambda: space.service("pressed"),
+        lambda seen: seen["status"]["desiredReplicas"] == 2,
+        "another pod makes up for the pressed one",
+    )
+    inputs = grown["status"]["decisions"][0]["inputs"]
+    assert inputs["capacity"] < SLOTS
+    assert grown["status"]["decisions"][0]["reason"] == "Demand"
+    (tmp_path / pod).write_text(str(QUARTER_MIB))
+    await prometheus.until(batch, (4, 4))
+    await prometheus.until_firing("AvatarVramAlmostFull", True, namespace=space.name, pod=pod)
+
+    (tmp_path / pod).unlink()
+    await prometheus.until(batch, (16, 16))
+    await prometheus.until_firing("AvatarVramAlmostFull", False, namespace=space.name)
+    await waiting.until(
+        lambda: space.pods("pressed"),
+        lambda pods: [each["metadata"]["name"] for each in pods] == [pod],
+        "the pod with the session is enough again",
+        60,
+    )
+    output, problems = await load.communicate()
+    assert load.returncode == 0, output.decode() + problems.decode()
+    assert json.loads(output)["done"] == 1
+
+
+async def test_nothing_is_taken_away_while_nobody_is_heard_of(space: Space) -> None:
+    await space.apply("mute", placement=PLACEMENT, autoscaling=policy(SLOTS + 1))
+    await space.ready("mute", pods=2)
+    sources = [*await space.pods("mute"), *await space.release.pods("gateway")]
+    names = [pod["metadata"]["name"] for pod in sources]
+    pids = [pid for name in names for pid in processes_with("AVATAR_POD", name)]
+    assert len(pids) >= 3  # two runtimes and a gateway
+    with stopped(pids):
+        await waiting.until(
+            lambda: space.service("mute"),
+            lambda seen: condition(seen, "StateFresh").get("status") == "False",
+            "the service says that its state is stale",
+        )
+        # One pod would be enough from here on, and the hold time passes.
+        await space.apply("mute", placement=PLACEMENT, autoscaling=policy(1))
+        since = time.monotonic()
+        seen = await waiting.until(
+            lambda: space.service("mute"),
+            lambda service: (
+                service["status"]["desiredReplicas"] != 2 or time.monotonic() - since > 2 * HOLD_S
+            ),
+            "the hold time is over twice",
+        )
+        assert seen["status"]["desiredReplicas"] == seen["status"]["replicas"] == 2
+        assert seen["status"]["observedGeneration"] == seen["metadata"]["generation"]
+        assert condition(seen, "StateFresh")["status"] == "False"
+        left = [pod["metadata"]["name"] for pod in await space.pods("mute")]
+        assert left == names[:2]
+    await waiting.until(
+        lambda: space.service("mute"),
+        lambda seen: condition(seen, "StateFresh").get("status") == "True",
+        "the service is heard of again",
+    )
+    await space.ready("mute", pods=1)
+
+
+@contextlib.contextmanager
+def stopped(pids: Iterable[int]) -> Iterator[None]:
+    """Freeze processes for the block: their sockets stay, and say nothing."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
