@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -511,6 +513,90 @@ def test_wrong_profile_is_refused_by_field_and_rule(api: httpx.Client, wrong: Wr
     answer = api.post(PROFILES, params=DRY_RUN, json=body("GPUProfile", wrong.spec))
     assert names(wrong.field, message(answer))
     assert wrong.rule in message(answer)
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A field of a spec, and what its schema says of its values."""
+
+    kind: str
+    path: str
+    schema: Spec
+
+    def breaches(self) -> Iterator[tuple[object, str]]:
+        """Yield values that each break one bound, and the rule that the refusal must name."""
+        schema, kind = self.schema, self.schema["type"]
+        yield {"string": 7, "object": "x", "array": "x"}.get(kind, "two"), f"must be of type {kind}"
+        if "enum" in schema:
+            allowed = ", ".join(json.dumps(str(value)) for value in schema["enum"])
+            yield "none-of-them" if kind == "string" else 10**6, f"supported values: {allowed}"
+        if schema.get("exclusiveMinimum"):
+            yield schema["minimum"], f"greater than {schema['minimum']}"
+        elif "minimum" in schema:
+            yield schema["minimum"] - 1, f"greater than or equal to {schema['minimum']}"
+        if "maximum" in schema:
+            yield schema["maximum"] + 1, f"less than or equal to {schema['maximum']}"
+        if "maxLength" in schema:
+            yield "a" * (schema["maxLength"] + 1), f"may not be more than {schema['maxLength']}"
+        if schema.get("minLength"):
+            yield "", f"at least {schema['minLength']} chars"
+        if "pattern" in schema:
+            yield "\t!", "should match"
+        if "maxItems" in schema:
+            item = {"string": "a", "object": {}, "array": []}.get(schema["items"]["type"], 1)
+            yield [item] * (schema["maxItems"] + 1), f"at most {schema['maxItems']} items"
+        if "maxProperties" in schema:
+            most = schema["maxProperties"]
+            yield {f"k{n}": "a" for n in range(most + 1)}, f"at most {most} items"
+
+    def holding(self, value: object) -> Spec:
+        """Return a spec with the value at the path and nothing beside it."""
+        for part in reversed(re.findall(r"\[\]|\{\}|[^.\[{]+", self.path)):
+            value = [value] if part == "[]" else {"k" if part == "{}" else part: value}
+        assert isinstance(value, dict)
+        return value
+
+    @property
+    def told(self) -> str:
+        """The path as a refusal writes it."""
+        return f"spec.{self.path}".replace("[]", "[0]").replace("{}", ".k")
+
+
+def bounds(kind: str, schema: Spec, path: str = "") -> Iterator[Bound]:
+    children = [
+        (f"{path}.{name}".lstrip("."), c) for name, c in schema.get("properties", {}).items()
+    ]
+    for mark, key in (("[]", "items"), ("{}", "additionalProperties")):
+        if isinstance(schema.get(key), dict):
+            children.append((path + mark, schema[key]))
+    for where, child in children:
+        if "type" in child:
+            yield Bound(kind, where, child)
+        yield from bounds(kind, child, where)
+
+
+def every_bound() -> Iterator[Bound]:
+    for path in sorted((ROOT / "crds").glob("*.yaml")):
+        definition = yaml.safe_load(path.read_text())["spec"]
+        schema = definition["versions"][0]["schema"]["openAPIV3Schema"]
+        yield from bounds(definition["names"]["kind"], schema["properties"]["spec"])
+
+
+BOUNDS: Final = {f"{bound.kind}.{bound.path}": bound for bound in every_bound()}
+
+
+def test_whole_spec_is_walked() -> None:
+    assert len(BOUNDS) > 100
+    assert sum(len(list(bound.breaches())) for bound in BOUNDS.values()) > 200
+
+
+@pytest.mark.parametrize("bound", BOUNDS.values(), ids=BOUNDS.keys())
+def test_every_bound_of_every_field_is_refused_in_words(api: httpx.Client, bound: Bound) -> None:
+    collection = {"AvatarService": SERVICES, "GPUProfile": PROFILES}[bound.kind]
+    for value, rule in bound.breaches():
+        answer = api.post(collection, params=DRY_RUN, json=body(bound.kind, bound.holding(value)))
+        assert names(bound.told, message(answer)), (value, message(answer))
+        assert rule in message(answer), value
 
 
 @pytest.mark.parametrize("spec", RIGHT_SERVICES.values(), ids=RIGHT_SERVICES.keys())
