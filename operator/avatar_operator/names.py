@@ -91,6 +91,7 @@ class Reason(Enum):
     NO_BATCH_FITS = "NoBatchFits"
     NO_GPU_NODE = "NoGPUNode"
     NO_FREE_GPU = "NoFreeGPU"
+    WAITING_FOR_NODE = "WaitingForNode"
     MAX_REPLICAS = "MaxReplicas"
     WITHIN_BOUNDS = "WithinBounds"
     GPU_ALLOCATED = "GPUAllocated"

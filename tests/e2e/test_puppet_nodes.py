@@ -158,3 +158,24 @@ async def test_rollout_halts_when_new_pods_are_slow_and_the_old_spec_brings_it_b
     assert stage.condition(*name, "Degraded")["status"] == "False"
     await stage.delete(*name)
     assert stage.stage.cut == []
+
+
+async def test_pods_wait_for_nodes_to_come_and_say_so(stage: Theatre) -> None:
+    name = ("globex", "grown")
+    nodes = ("puppets-0", "puppets-1")
+    await stage.cluster.kubectl("cordon", *nodes)  # no GPU is left
+    await stage.apply(*name, replicas=1, placement={"whenFull": "createPending"})
+    await stage.until(
+        lambda: stage.condition(*name, "Ready").get("reason") == "WaitingForNode",
+        "the service waits for a node",
+    )
+    (pod,) = stage.pods_of(*name)
+    message = stage.condition(*name, "Ready")["message"]
+    waiting = f"waiting for a node: {pod['metadata']['name']} (rtx-4090): not scheduled: 0/"
+    assert message.startswith(waiting)
+    assert "node puppets-0 left out: cordoned" in message
+    await stage.stage.join("puppets-2")
+    await stage.ready(*name, pods=1)
+    assert stage.pods_of(*name)[0]["spec"]["nodeName"] == "puppets-2"
+    await stage.cluster.kubectl("uncordon", *nodes)
+    await stage.delete(*name)

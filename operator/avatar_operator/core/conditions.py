@@ -189,6 +189,9 @@ def _progressing(service: model.Service, plan: planning.Plan, gpu: Finding) -> F
 
 
 def _gpu(service: model.Service, plan: planning.Plan) -> Finding:
+    if coming := _pods_for_nodes_to_come(service, plan):
+        message = f"{coming}; the cluster has {_stocks(plan)}"
+        return Finding(Condition.GPU_AVAILABLE, False, Reason.WAITING_FOR_NODE, message)
     if not plan.missing:
         message = "no GPU is asked for" if plan.desired == 0 else "every pod asked for has its GPU"
         reason = Reason.NOTHING_ASKED if plan.desired == 0 else Reason.GPU_ALLOCATED
@@ -210,6 +213,17 @@ def _gpu(service: model.Service, plan: planning.Plan) -> Finding:
     what = "no free GPU" if exists else "no GPU node fits"
     message = f"{what}: asked for {_asked(service, plan)}; the cluster has {_stocks(plan)}"
     return Finding(Condition.GPU_AVAILABLE, False, reason, message)
+
+
+def _pods_for_nodes_to_come(service: model.Service, plan: planning.Plan) -> str:
+    """Tell of the pods that no node has taken, where the service lets them wait for one."""
+    if service.placement.when_full is not model.WhenFull.CREATE_PENDING:
+        return ""
+    waiting = [pod for pod in plan.fleet.current if pod.trouble and not pod.node]
+    if not waiting:
+        return ""
+    pods = ", ".join(f"{pod.name} ({pod.gpu_class})" for pod in waiting)
+    return f"waiting for a node: {pods}: {waiting[0].trouble}"
 
 
 def _asked(service: model.Service, plan: planning.Plan) -> str:

@@ -206,11 +206,13 @@ def take(
         rows.append(
             NodeStock(part.node.name, part.resource, part.gpu_class, part.gpus, free, reason)
         )
+    kin: dict[str, list[NodeClass]] = {name: [] for name in resources}
+    for part in found:
+        if part.gpu_class and part.resource == resources[part.gpu_class]:
+            kin[part.gpu_class].append(part)
     stocks = {
-        profile.name: _stock(
-            profile, resources[profile.name], members[profile.name], coming.get(profile.name, 0)
-        )
-        for profile in profiles
+        name: _stock(profile, resources[name], members[name], kin[name], coming.get(name, 0))
+        for name, profile in ((profile.name, profile) for profile in profiles)
     }
     return Inventory(stocks, tuple(left_out), tuple(rows))
 
@@ -431,13 +433,19 @@ def _unusable(node: model.Node, placement: model.Placement) -> str:
 
 
 def _stock(
-    profile: model.GPUProfile, resource: str, members: Sequence[tuple[NodeClass, int]], coming: int
+    profile: model.GPUProfile,
+    resource: str,
+    members: Sequence[tuple[NodeClass, int]],
+    kin: Sequence[NodeClass],
+    coming: int,
 ) -> ClassStock:
+    """Add up the nodes that may be used; if none may, those left out tell of nodes to come."""
+    alike = [part for part, _ in members] or kin
     return ClassStock(
         gpu_class=profile.name,
-        memory_mib=min((part.memory_mib for part, _ in members), default=profile.memory_min_mib),
+        memory_mib=min((part.memory_mib for part in alike), default=profile.memory_min_mib),
         total=sum(part.gpus for part, _ in members),
         free=max(0, sum(free for _, free in members) - coming),
-        selectors=tuple(sorted({part.selector for part, _ in members})),
+        selectors=tuple(sorted({part.selector for part in alike})),
         resource=resource,
     )

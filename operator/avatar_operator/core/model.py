@@ -31,10 +31,13 @@ class Strategy(Enum):
 
 
 class WhenFull(Enum):
-    """What becomes of a pod whose best class has no free GPU."""
+    """What becomes of a pod for which no GPU is free."""
 
-    FALL_THROUGH = "fallThrough"
-    WAIT = "wait"
+    FALL_THROUGH = "fallThrough"  # another class may do, else it is not created
+    WAIT = "wait"  # it is not created until the best class has one
+    CREATE_PENDING = (
+        "createPending"  # another class may do, else it is created and waits for a node
+    )
 
 
 class ServiceKey(NamedTuple):

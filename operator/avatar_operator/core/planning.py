@@ -6,7 +6,7 @@ themselves, and once it says so it is deleted.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Final
 
@@ -336,7 +336,7 @@ def _creates(
     elif fleet.ended or fleet.lost:
         because = Reason.REPLACING
     created: list[CreatePod] = []
-    for pool in allot(pools, wanted, service.placement, fleet.current):
+    for pool in allot(pools, wanted, _placement(service, fleet, spec_hash), fleet.current):
         name = _free_name(service.key.name, spec_hash, taken)
         taken.add(name)
         free = pool.stock.free - sum(other.pool is pool for other in created)
@@ -344,6 +344,17 @@ def _creates(
         reason += f"there, {pool.gpu_class} has {free} free of {pool.stock.total}"
         created.append(CreatePod(name, pool, because, reason))
     return tuple(created)
+
+
+def _placement(service: model.Service, fleet: Fleet, spec_hash: str) -> model.Placement:
+    """Return where new pods may go: while one has to make room for another, no node is waited for.
+
+    A rollout would else wait for ever where no node can come.
+    """
+    yields = any(pod.spec_hash != spec_hash or pod.drain_asked for pod in fleet.outdated)
+    if yields and service.placement.when_full is model.WhenFull.CREATE_PENDING:
+        return replace(service.placement, when_full=model.WhenFull.FALL_THROUGH)
+    return service.placement
 
 
 def _free_name(service: str, spec_hash: str, taken: Collection[str]) -> str:

@@ -1,11 +1,14 @@
 """Sees a service, its pods and its classes as scaling does, and asks it for their number."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
+from typing import Final
 
 from avatar_operator.core import batch, model, scaling
 from avatar_operator.core.pools import Pool
+
+GPUS_TO_COME: Final = 10**6  # of nodes that someone adds for pods that wait: no bound of ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,4 +70,6 @@ def _offers(placement: model.Placement, pools: Sequence[Pool]) -> list[scaling.O
         for pool in pools
         if isinstance(pool.outcome, batch.BatchPlan)
     ]
+    if placement.when_full is model.WhenFull.CREATE_PENDING:  # after all that are there
+        offers += [replace(offer, free=GPUS_TO_COME) for offer in offers[:1]]
     return offers[:1] if placement.when_full is model.WhenFull.WAIT else offers

@@ -150,3 +150,13 @@ def test_a_given_number_has_no_bound_to_tell_of(scenes: Scenes) -> None:
     scene = scenes(replicas=1)
     found = conditions.find(scene.service, planned(scene), {})
     assert all(f.condition is not Condition.SCALING_LIMITED for f in found)
+
+
+def test_gpus_that_are_not_there_bound_nothing_where_nodes_may_come(scenes: Scenes) -> None:
+    scene = scenes(gpus=1, autoscaling=AUTO, placement={"whenFull": "createPending"})
+    scene.add("p0", scene.make.state(2))
+    plan = planned(scene, demand=scaling.Demand(waiting=5, gateways=1))
+    assert plan.desired > 2
+    assert plan.missing == 0
+    assert plan.decision is not None
+    assert plan.decision.limit is not scaling.Limit.FREE_GPUS
