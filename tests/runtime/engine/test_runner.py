@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from avatar_runtime.audio import utterance
-from avatar_runtime.engine import device, runner
+from avatar_runtime.engine import delivery, device, drawing, runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -53,7 +53,10 @@ def run(
     listening: ListeningModel, anna: cache.Avatar
 ) -> Iterator[Callable[[Sequence[FrameRequest]], device.Rendered]]:
     with ThreadPoolExecutor(1) as pool:
-        made = runner.Runner(listening, {"anna": anna}, pool)  # type: ignore[arg-type]
+        plain: MuseTalk = listening  # type: ignore[assignment]
+        avatars = {"anna": anna}
+        drawer = drawing.PlainDrawer(plain)
+        made = runner.Runner(plain, avatars, drawer, delivery.HostFinisher(avatars, pool))
         yield torch.inference_mode()(made.render)
 
 
