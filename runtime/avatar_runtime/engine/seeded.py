@@ -105,16 +105,16 @@ def save(folder: Path, made: model.MuseTalk) -> None:
         },
         "whisper/preprocessor_config.json": _preprocessor(config.whisper),
     }
-    for name, document in documents.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if config.taesd is not None:
         documents["taesd/config.json"] = {
             "_class_name": "AutoencoderTiny",
             **asdict(config.taesd),
             **model.TAESD_FIXED,
         }
+    for name, document in documents.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     files = {
         "unet": "musetalkV15/unet.safetensors",
         "vae": "sd-vae/diffusion_pytorch_model.safetensors",

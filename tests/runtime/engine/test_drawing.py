@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,38 +11,9 @@ import torch
 from avatar_runtime.engine import drawing, seeded, vae
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
 
     from avatar_runtime.engine.model import MuseTalk
-
-
-@dataclass
-class Replay:
-    """A recording as a graph is one: replayed into the tensor of its first run."""
-
-    work: Callable[[], Tensor]
-    result: Tensor
-    replays: int = 0
-
-    def replay(self) -> None:
-        self.replays += 1
-        self.result.copy_(self.work())
-
-
-class Recorder:
-    """Records by running; refuses with `fault` if there is one."""
-
-    def __init__(self, fault: RuntimeError | None = None) -> None:
-        self.fault = fault
-        self.made: list[Replay] = []
-
-    def __call__(self, work: Callable[[], Tensor]) -> Replay:
-        if self.fault is not None:
-            raise self.fault
-        self.made.append(Replay(work, torch.full_like(work(), 7)))
-        return self.made[-1]
 
 
 class Scribble:
@@ -79,8 +49,9 @@ def _no_lap(stage: str) -> None:
 
 @pytest.mark.slow
 @torch.inference_mode()
-def test_every_batch_of_a_bucket_gets_the_faces_of_the_plain_way(tiny: MuseTalk) -> None:
-    recorder = Recorder()
+def test_every_batch_of_a_bucket_gets_the_faces_of_the_plain_way(
+    tiny: MuseTalk, recorder: Any
+) -> None:
     drawer, plain = drawing.BucketDrawer(tiny, recorder), drawing.PlainDrawer(tiny)
 
     for seed, frames in enumerate((3, 4)):  # the bucket of 4 as it is, then recorded
@@ -94,8 +65,9 @@ def test_every_batch_of_a_bucket_gets_the_faces_of_the_plain_way(tiny: MuseTalk)
 
 
 @torch.inference_mode()
-def test_rows_past_the_batch_are_left_out_whatever_they_hold(scribble: MuseTalk) -> None:
-    recorder = Recorder()
+def test_rows_past_the_batch_are_left_out_whatever_they_hold(
+    scribble: MuseTalk, recorder: Any
+) -> None:
     drawer, plain = drawing.BucketDrawer(scribble, recorder), drawing.PlainDrawer(scribble)
 
     for seed, frames in enumerate((3, 4, 3, 1, 2, 3)):
@@ -105,8 +77,8 @@ def test_rows_past_the_batch_are_left_out_whatever_they_hold(scribble: MuseTalk)
 
 
 @torch.inference_mode()
-def test_stages_end_in_the_order_of_the_pipeline(scribble: MuseTalk) -> None:
-    drawer = drawing.BucketDrawer(scribble, Recorder())
+def test_stages_end_in_the_order_of_the_pipeline(scribble: MuseTalk, recorder: Any) -> None:
+    drawer = drawing.BucketDrawer(scribble, recorder)
     laps: list[str] = []
     for _ in range(2):
         drawer.draw(*_rows(scribble, 1, 0), laps.append)
@@ -116,10 +88,10 @@ def test_stages_end_in_the_order_of_the_pipeline(scribble: MuseTalk) -> None:
 
 @torch.inference_mode()
 def test_a_bucket_that_cannot_be_recorded_is_drawn_all_the_same(
-    scribble: MuseTalk, caplog: pytest.LogCaptureFixture
+    scribble: MuseTalk, recorder: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    refusing = Recorder(RuntimeError("operation not permitted when stream is capturing"))
-    drawer, plain = drawing.BucketDrawer(scribble, refusing), drawing.PlainDrawer(scribble)
+    recorder.fault = RuntimeError("operation not permitted when stream is capturing")
+    drawer, plain = drawing.BucketDrawer(scribble, recorder), drawing.PlainDrawer(scribble)
     rows = _rows(scribble, 1, 5)
     with caplog.at_level(logging.WARNING):
         drawn = [drawer.draw(*rows, _no_lap).clone() for _ in range(3)]
@@ -132,10 +104,9 @@ def test_a_bucket_that_cannot_be_recorded_is_drawn_all_the_same(
 
 @torch.inference_mode()
 def test_after_a_drop_memory_must_settle_before_a_bucket_is_recorded_again(
-    scribble: MuseTalk, monkeypatch: pytest.MonkeyPatch
+    scribble: MuseTalk, recorder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drawing, "CAPTURE_AFTER_DROP", 3)
-    recorder = Recorder()
     drawer = drawing.BucketDrawer(scribble, recorder)
     rows = _rows(scribble, 1, 0)
     drawer.draw(*rows, _no_lap)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from avatar_runtime.audio import utterance
-from avatar_runtime.engine import delivery, device, drawing, runner
+from avatar_runtime.engine import composition, delivery, device, drawing, runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -160,3 +161,35 @@ def test_a_longer_context_than_the_model_hears_is_cut_at_its_beginning(
 
     (_, short), (_, long) = listening.rows
     assert torch.equal(short, long)
+
+
+def test_a_gpus_way_through_a_batch_gives_the_pictures_of_the_cpus(
+    run: Callable[..., device.Rendered],
+    tiny: MuseTalk,
+    anna: cache.Avatar,
+    recorder: Any,
+    request_of: Callable[..., FrameRequest],
+) -> None:
+    """Buckets, recordings, composition and delivery as on CUDA, all on this machine."""
+    batch = [request_of(w, source_frame=w.frame_index) for w in _speech()[3:6]]
+    cpu = tiny.device
+    with ThreadPoolExecutor(1) as pool:
+        composer = composition.Composer({"anna": anna}, cpu, pool, 1 << 20)
+        finisher = delivery.DeviceFinisher(composer, pool, cpu, None)
+        drawer = drawing.BucketDrawer(tiny, recorder)
+        made = runner.Runner(tiny, {"anna": anna}, drawer, finisher)
+        with torch.inference_mode():
+            made.render(batch)
+            first, second = made.launch(batch), made.launch(batch[::-1])
+            theirs = [*first.finish().frames, *second.finish().frames[::-1]]
+            made.release()
+
+    assert [r.replays for r in recorder.made] == [2, 2]
+    expected = run(batch).frames
+    for ours, frame in zip(theirs, [*expected, *expected], strict=True):
+        assert ours.request == frame.request
+        assert np.abs(_decoded(ours.jpeg) - _decoded(frame.jpeg)).mean() < 0.5
+
+
+def _decoded(jpeg: bytes) -> np.ndarray:
+    return np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR), int)
