@@ -115,16 +115,16 @@ class DeviceFinisher:
     ) -> None:
         self._composer = composer
         self._pool = pool
-        self._lane = Lane(device)
+        self._side = SideStream(device)
         self._encoder = encoder
 
     def begin(self, batch: Sequence[FrameRequest], faces: Tensor, watch: Watch) -> Pending:
         composed = self._composer.compose(batch, faces)
         watch.lap("compose")
         if self._encoder is not None:
-            turn = self._lane.turn(composed.flat)
-            return _ToEncode(self._lane, self._encoder, batch, composed, turn, watch)
-        return _OnItsWay(self._pool, batch, composed, self._lane.copy(composed.flat), watch)
+            turn = self._side.turn(composed.flat)
+            return _ToEncode(self._side, self._encoder, batch, composed, turn, watch)
+        return _OnItsWay(self._pool, batch, composed, self._side.copy(composed.flat), watch)
 
     def clear(self) -> None:
         self._composer.clear()
@@ -153,7 +153,7 @@ class _OnItsWay:
 
 @dataclass(frozen=True, slots=True)
 class _ToEncode:
-    lane: Lane
+    side: SideStream
     encoder: JpegEncoder
     batch: Sequence[FrameRequest]
     composed: Composed
@@ -161,7 +161,7 @@ class _ToEncode:
     watch: Watch
 
     def finish(self) -> Rendered:
-        with self.lane.entered(self.turn):
+        with self.side.entered(self.turn):
             began = time.perf_counter()
             views = zip(self.composed.views(), self.batch, strict=True)
             files = [self.encoder(view, request.quality) for view, request in views]
@@ -171,7 +171,7 @@ class _ToEncode:
         return Rendered(frames, self.watch.stages())
 
 
-class Lane:
+class SideStream:
     """A stream beside the engine's, for what follows a batch; on the CPU there is none."""
 
     def __init__(self, device: torch.device) -> None:
@@ -191,7 +191,7 @@ class Lane:
         return Arrival(host, done)
 
     def turn(self, flat: Tensor) -> torch.cuda.Event | None:
-        """Return when `flat` will be ready, and keep its memory until the lane has read it."""
+        """Return when `flat` will be ready, and keep its memory until it was read there."""
         if self._stream is None:
             return None
         flat.record_stream(self._stream)
@@ -201,7 +201,7 @@ class Lane:
 
     @contextmanager
     def entered(self, turn: torch.cuda.Event | None) -> Iterator[None]:
-        """Wait for a turn, then run what is queued inside on the lane."""
+        """Wait for a turn, then run what is queued inside on this stream."""
         if self._stream is None or turn is None:
             yield
             return

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from avatar_runtime.engine.lanes import Lanes
     from avatar_runtime.engine.model import MuseTalk
 
 CAPTURE_AT: Final = 2
@@ -60,17 +61,18 @@ class Drawer(Protocol):
 class PlainDrawer:
     """Runs the model on batches of any size."""
 
-    def __init__(self, model: MuseTalk) -> None:
+    def __init__(self, model: MuseTalk, lanes: Lanes) -> None:
         self._model = model
+        self._lanes = lanes
 
     def draw(
         self, latents: Sequence[Tensor], tokens: Sequence[Tensor], lap: Callable[[str], None]
     ) -> Tensor:
         inputs = torch.stack(list(latents)), torch.stack(list(tokens))
         lap("encode_audio")
-        predicted = self._model.predict(*inputs)
+        predicted = self._lanes.spread(self._model.predict, *inputs)
         lap("unet")
-        faces = self._model.decode(predicted)
+        faces = self._lanes.spread(self._model.decode, predicted)
         lap("vae")
         return faces
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from avatar_runtime.engine.delivery import Finisher, Pending
     from avatar_runtime.engine.device import Rendered
     from avatar_runtime.engine.drawing import Drawer
+    from avatar_runtime.engine.lanes import Lanes
     from avatar_runtime.engine.model import MuseTalk
 
 _STEP: Final = 320  # samples of one feature step
@@ -41,11 +42,13 @@ class Runner:
         avatars: Mapping[str, cache.Avatar],
         drawer: Drawer,
         finisher: Finisher,
+        lanes: Lanes,
     ) -> None:
         self._model = model
         self._avatars = avatars
         self._drawer = drawer
         self._finisher = finisher
+        self._lanes = lanes
         self._latents: ByteCache[str, Tensor] = ByteCache(_LATENT_BYTES, lambda t: t.nbytes)
         # Features of a group's last steps, and the step of the context they begin at.
         self._features: OrderedDict[tuple[str, int, int], tuple[Tensor, int]] = OrderedDict()
@@ -82,7 +85,7 @@ class Runner:
         for at in range(0, len(keys), _ENCODE_BATCH):
             part = keys[at : at + _ENCODE_BATCH]
             heard = [_heard(contexts[key], self._model.context_samples) for key in part]
-            features = self._model.encode_audio(heard)
+            features = self._encode_audio(heard)
             for key, row, samples in zip(part, features, heard, strict=True):
                 end = len(samples) // _STEP
                 begin = max(0, end - _KEPT_STEPS)
@@ -93,6 +96,12 @@ class Runner:
             self._features.move_to_end(_key(request))
         while len(self._features) > max(_KEPT_GROUPS, len(batch)):
             self._features.popitem(last=False)
+
+    def _encode_audio(self, heard: Sequence[NDArray[np.float32]]) -> Tensor:
+        rows = torch.arange(len(heard))
+        return self._lanes.spread(
+            lambda part: self._model.encode_audio([heard[i] for i in part]), rows
+        )
 
     def _tokens(self, request: FrameRequest) -> Tensor:
         features, offset = self._features[_key(request)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import time
@@ -29,13 +30,16 @@ if TYPE_CHECKING:
     from avatar_runtime.engine.model import MuseTalk
     from avatar_runtime.engine.runner import Runner
 
-# A tenth of a millisecond. Left to itself GNU OpenMP sends its threads to sleep after a microsecond
-# once it counts more of them than cores, and each of a batch's thousand small steps wakes them:
-# a third of the speed of small batches (docs/decisions/0009).
-_SPINS: Final = "10000"
 _PICTURE_THREADS: Final = 4  # composition and JPEG; more do not shorten a batch
 _ENCODER_THREADS: Final = 16  # JPEG beside a GPU: 500 full pictures a second need a dozen cores
 _PICTURE_SHARE: Final = 1 / 16  # of a GPU's memory for avatars' frames: 250 of 1080p on 24 GiB
+# Of glibc's mallopt(3). By default each tensor over some size is a mapping of its own and the end
+# of the heap goes back at once, so that every step of a batch faults its memory in anew: a
+# thousand faults a frame, a tenth of its time.
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+_KEPT_BYTES: Final = 512 << 20
+_HEAP_BYTES: Final = 32 << 20  # the most that mallopt takes
 _OWN_PRECISION: Final = {"cpu": "fp32", "cuda": "fp16"}
 
 _log: Final = logging.getLogger(__name__)
@@ -50,8 +54,7 @@ class TorchDevice:
         self.name = name
         self._options = options or ModelOptions()
         self._threads = threads
-        # Read when torch is imported, in `load`.
-        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
+        self._lanes = 1
         self._pool: ThreadPoolExecutor | None = None
         self._model: MuseTalk | None = None
         self._runner: Runner | None = None
@@ -84,15 +87,20 @@ class TorchDevice:
         )
 
     def serve(self, avatars: Mapping[str, Avatar]) -> None:
-        from avatar_runtime.engine import runner
+        from avatar_runtime.engine import delivery, drawing, lanes, runner
 
-        model, pool = self._loaded(), self._threads_of_pictures()
+        assert self._pool is not None, "load comes first"
+        model, pool = self._loaded(), self._pool
+        own = lanes.Lanes(pool, self._lanes)
+        drawer: Drawer
+        finisher: Finisher
         with refusals.translated(self._free):
             if self.name == "cuda":
                 drawer, finisher = _on_cuda(model, avatars, pool, self.memory().total_bytes)
             else:
-                drawer, finisher = _on_cpu(model, avatars, pool)
-            self._runner = runner.Runner(model, avatars, drawer, finisher)
+                drawer = drawing.PlainDrawer(model, own)
+                finisher = delivery.HostFinisher(avatars, pool)
+            self._runner = runner.Runner(model, avatars, drawer, finisher, own)
 
     def render(self, batch: Sequence[FrameRequest]) -> Rendered:
         return self.launch(batch).finish()
@@ -195,8 +203,22 @@ class TorchDevice:
         """Set torch and OpenCV up for this process. Raises `EngineError` where CUDA is missing."""
         import torch
 
-        if self._threads is not None:
-            torch.set_num_threads(self._threads)
+        threads = self._threads or torch.get_num_threads()
+        if self.name == "cpu":
+            # A batch is cut into one part a core instead of each of its thousand steps: threads
+            # that meet a thousand times wait a thousand times for the slowest (docs/engine.md).
+            self._lanes = threads
+            _keep_freed_memory()
+        if self._pool is None:
+            most = _ENCODER_THREADS if self.name == "cuda" else _PICTURE_THREADS
+            # The number of torch's threads is each thread's own.
+            self._pool = ThreadPoolExecutor(
+                max(self._lanes, min(threads, most)),
+                "pictures",
+                initializer=torch.set_num_threads,
+                initargs=(1,),
+            )
+        torch.set_num_threads(1 if self.name == "cpu" else threads)
         cv2.setNumThreads(1)  # pictures are spread over the pool instead
         if self.name != "cuda":
             return
@@ -204,14 +226,6 @@ class TorchDevice:
             raise errors.EngineError("device cuda is asked for, this process sees no CUDA device")
         uuid = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
         self._read_memory = cards.open_memory(uuid, _cuda_memory)
-
-    def _threads_of_pictures(self) -> ThreadPoolExecutor:
-        import torch
-
-        if self._pool is None:
-            most = _ENCODER_THREADS if self.name == "cuda" else _PICTURE_THREADS
-            self._pool = ThreadPoolExecutor(min(torch.get_num_threads(), most), "pictures")
-        return self._pool
 
     def _loaded(self) -> MuseTalk:
         assert self._model is not None, "load comes first"
@@ -265,12 +279,12 @@ class _Progress:
             )  # fmt: skip
 
 
-def _on_cpu(
-    model: MuseTalk, avatars: Mapping[str, Avatar], pool: ThreadPoolExecutor
-) -> tuple[Drawer, Finisher]:
-    from avatar_runtime.engine import delivery, drawing
-
-    return drawing.PlainDrawer(model), delivery.HostFinisher(avatars, pool)
+def _keep_freed_memory() -> None:
+    """Let the allocator keep what a batch frees for the next one; other C libraries differ."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+        mallopt(_M_MMAP_THRESHOLD, _HEAP_BYTES)
 
 
 def _on_cuda(

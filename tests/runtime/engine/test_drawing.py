@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
-from avatar_runtime.engine import drawing, seeded, vae
+from avatar_runtime.engine import drawing, lanes, seeded, vae
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,6 +44,10 @@ def _rows(model: MuseTalk, frames: int, seed: int) -> tuple[list[Tensor], list[T
     return list(latents), list(tokens)
 
 
+def _plain(model: MuseTalk) -> drawing.PlainDrawer:
+    return drawing.PlainDrawer(model, lanes.Lanes(ThreadPoolExecutor(1)))
+
+
 def _no_lap(stage: str) -> None:
     pass
 
@@ -52,7 +57,7 @@ def _no_lap(stage: str) -> None:
 def test_every_batch_of_a_bucket_gets_the_faces_of_the_plain_way(
     tiny: MuseTalk, recorder: Any
 ) -> None:
-    drawer, plain = drawing.BucketDrawer(tiny, recorder), drawing.PlainDrawer(tiny)
+    drawer, plain = drawing.BucketDrawer(tiny, recorder), _plain(tiny)
 
     for seed, frames in enumerate((3, 4)):  # the bucket of 4 as it is, then recorded
         rows = _rows(tiny, frames, seed)
@@ -68,7 +73,7 @@ def test_every_batch_of_a_bucket_gets_the_faces_of_the_plain_way(
 def test_rows_past_the_batch_are_left_out_whatever_they_hold(
     scribble: MuseTalk, recorder: Any
 ) -> None:
-    drawer, plain = drawing.BucketDrawer(scribble, recorder), drawing.PlainDrawer(scribble)
+    drawer, plain = drawing.BucketDrawer(scribble, recorder), _plain(scribble)
 
     for seed, frames in enumerate((3, 4, 3, 1, 2, 3)):
         rows = _rows(scribble, frames, seed)
@@ -91,7 +96,7 @@ def test_a_bucket_that_cannot_be_recorded_is_drawn_all_the_same(
     scribble: MuseTalk, recorder: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     recorder.fault = RuntimeError("operation not permitted when stream is capturing")
-    drawer, plain = drawing.BucketDrawer(scribble, recorder), drawing.PlainDrawer(scribble)
+    drawer, plain = drawing.BucketDrawer(scribble, recorder), _plain(scribble)
     rows = _rows(scribble, 1, 5)
     with caplog.at_level(logging.WARNING):
         drawn = [drawer.draw(*rows, _no_lap).clone() for _ in range(3)]

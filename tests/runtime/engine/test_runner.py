@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from avatar_runtime.audio import utterance
-from avatar_runtime.engine import composition, delivery, device, drawing, runner
+from avatar_runtime.engine import composition, delivery, device, drawing, lanes, runner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from avatar_runtime.avatars import cache
     from avatar_runtime.batching.frames import FrameRequest
@@ -31,6 +31,7 @@ class ListeningModel:
         self._model = model
         self.rows: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.contexts = 0
+        self.parts: list[int] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -40,6 +41,8 @@ class ListeningModel:
         return self._model.encode_audio(contexts)
 
     def predict(self, latents: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        assert torch.is_inference_mode_enabled(), "gradients cost memory"
+        self.parts.append(len(latents))
         self.rows += zip(latents, tokens, strict=True)
         return self._model.predict(latents, tokens)
 
@@ -56,9 +59,15 @@ def run(
     with ThreadPoolExecutor(1) as pool:
         plain: MuseTalk = listening  # type: ignore[assignment]
         avatars = {"anna": anna}
-        drawer = drawing.PlainDrawer(plain)
-        made = runner.Runner(plain, avatars, drawer, delivery.HostFinisher(avatars, pool))
-        yield torch.inference_mode()(made.render)
+        yield torch.inference_mode()(_on_cpu(plain, avatars, pool, 1).render)
+
+
+def _on_cpu(
+    model: MuseTalk, avatars: Mapping[str, cache.Avatar], pool: ThreadPoolExecutor, count: int
+) -> runner.Runner:
+    own = lanes.Lanes(pool, count)
+    finisher = delivery.HostFinisher(avatars, pool)
+    return runner.Runner(model, avatars, drawing.PlainDrawer(model, own), finisher, own)
 
 
 def _speech(seconds: float = 0.6, context_s: int = 3, seed: int = 0) -> list[AudioWindow]:
@@ -81,6 +90,27 @@ def test_frames_come_in_the_order_of_the_requests(
     assert [frame.request for frame in rendered.frames] == batch
     assert set(rendered.stages) == set(device.STAGES)
     assert all(seconds > 0 for seconds in rendered.stages.values())
+
+
+@pytest.mark.parametrize(("frames", "parts"), [(5, [2, 2, 1]), (2, [1, 1]), (1, [1])])
+def test_lanes_share_a_batch_and_change_no_frame(
+    tiny: MuseTalk,
+    anna: cache.Avatar,
+    request_of: Callable[..., FrameRequest],
+    frames: int,
+    parts: list[int],
+) -> None:
+    batch = [request_of(w, source_frame=w.frame_index) for w in _speech()[:frames]]
+    made = {}
+    for count in (1, 3):
+        listening: Any = ListeningModel(tiny)
+        with ThreadPoolExecutor(3) as pool, torch.inference_mode():
+            rendered = _on_cpu(listening, {"anna": anna}, pool, count).render(batch)
+        made[count] = [_decoded(frame.jpeg) for frame in rendered.frames]
+
+    assert sorted(listening.parts, reverse=True) == parts
+    for alone, shared in zip(made[1], made[3], strict=True):
+        assert np.abs(alone - shared).mean() < 0.05  # a level here and there, before the JPEG
 
 
 def test_a_frame_does_not_depend_on_its_company(
@@ -177,7 +207,7 @@ def test_a_gpus_way_through_a_batch_gives_the_pictures_of_the_cpus(
         composer = composition.Composer({"anna": anna}, cpu, pool, 1 << 20)
         finisher = delivery.DeviceFinisher(composer, pool, cpu, None)
         drawer = drawing.BucketDrawer(tiny, recorder)
-        made = runner.Runner(tiny, {"anna": anna}, drawer, finisher)
+        made = runner.Runner(tiny, {"anna": anna}, drawer, finisher, lanes.Lanes(pool))
         with torch.inference_mode():
             made.render(batch)
             first, second = made.launch(batch), made.launch(batch[::-1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,9 +38,10 @@ async def _frames(
     assets: SimpleNamespace,
     request_of: Callable[..., FrameRequest],
     options: device.ModelOptions | None = None,
+    threads: int = 1,
 ) -> list[Frame]:
     requests = [request_of(w, source_frame=w.frame_index) for w in _windows(5)]
-    opened = device.open_device(name, threads=1, options=options)
+    opened = device.open_device(name, threads=threads, options=options)
     engine = worker.Engine(opened, assets.model, assets.avatars, 4)
     await engine.start()
     precision = (options and options.precision) or {"cpu": "fp32", "cuda": "fp16"}[name]
@@ -180,13 +180,12 @@ def _picture(frame: Frame) -> np.ndarray:
     return np.asarray(cv2.imdecode(np.frombuffer(frame.jpeg, np.uint8), cv2.IMREAD_COLOR), int)
 
 
-def test_threads_of_the_cpu_wait_awake_unless_the_environment_says_otherwise(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.slow
+async def test_the_cpu_cuts_batches_and_not_their_steps(
+    assets: SimpleNamespace, request_of: Callable[..., FrameRequest]
 ) -> None:
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    torch_device.TorchDevice("cpu")
-    assert os.environ["GOMP_SPINCOUNT"] == "10000"
+    alone = await _frames("cpu", assets, request_of)
+    cut = await _frames("cpu", assets, request_of, threads=3)
 
-    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
-    torch_device.TorchDevice("cpu")
-    assert os.environ["GOMP_SPINCOUNT"] == "7"
+    for a, b in zip(alone, cut, strict=True):
+        assert np.abs(_picture(a) - _picture(b)).mean() < 0.05  # of 255
