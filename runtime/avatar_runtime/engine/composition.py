@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import torch
 
-from avatar_runtime.avatars import cache
+from avatar_runtime.avatars import cache, masks
 from avatar_runtime.engine import filters
 from avatar_runtime.engine.residency import ByteCache
 
@@ -147,7 +147,8 @@ class Composer:
         avatar, index = self._avatars[key[0]], key[1]
         picture = decoded[key] if key in decoded else avatar.decode(index)
         box, mask = avatar.box(index), avatar.mask(index)
-        rows, columns = _touched(mask.any(axis=1)), _touched(mask.any(axis=0))
+        inner = masks.touched(mask)
+        rows, columns = slice(inner.y1, inner.y2), slice(inner.x1, inner.x2)
         weight = np.ascontiguousarray(mask[rows, columns, None], np.int32)
         return _Place(
             source=torch.from_numpy(picture).to(self._device),
@@ -181,9 +182,3 @@ def _redraw(picture: Tensor, place: _Place, face: Tensor) -> None:
     below = picture[place.rows, place.columns]
     mixed = drawn * place.weight + below.to(torch.int32) * (255 - place.weight) + 127
     below.copy_(mixed // 255)
-
-
-def _touched(line: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> slice:
-    """Return from the first to the last place that is true; an empty slice where none is."""
-    at = np.flatnonzero(line)
-    return slice(int(at[0]), int(at[-1]) + 1) if len(at) else slice(0, 0)

@@ -49,6 +49,32 @@ def test_between_them_the_mix_is_linear_and_rounded(anna: cache.Avatar) -> None:
     assert np.array_equal(composed, np.rint(share * (10, 20, 30) + (1 - share) * source))
 
 
+@pytest.mark.parametrize("side", [96, 128, 256])
+def test_a_patch_over_the_source_is_the_whole_picture(anna: cache.Avatar, side: int) -> None:
+    face = np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8)
+
+    where, pixels = pictures.patch(anna, 2, face)
+
+    assert pixels.shape == (where.height, where.width, 3)
+    assert where.height < anna.box(2).height  # the upper half of the face is nobody's business
+    pasted = anna.picture(2).copy()
+    pasted[where.y1 : where.y2, where.x1 : where.x2] = pixels
+    assert np.array_equal(pasted, pictures.compose(anna, 2, face))
+
+
+def test_an_avatar_without_a_mask_keeps_its_picture(anna: cache.Avatar) -> None:
+    anna._masks = np.zeros_like(anna._masks)
+    face = np.full((128, 128, 3), 9, np.uint8)
+
+    assert pictures.patch(anna, 0, face)[1].size == 0
+    assert np.array_equal(pictures.compose(anna, 0, face), anna.picture(0))
+
+
+def test_dividing_by_255_with_shifts_is_exact() -> None:
+    every = np.arange(65536, dtype=np.uint16)[: 255 * 255 + 128]
+    assert np.array_equal(every + 1 + (every >> 8) >> 8, every // 255)
+
+
 @pytest.mark.parametrize(("width", "height"), [(192, 192), (96, 96), (256, 320)])
 def test_pictures_have_the_size_asked_for(anna: cache.Avatar, width: int, height: int) -> None:
     jpeg = pictures.encode_jpeg(anna.picture(0), width, height, 90)

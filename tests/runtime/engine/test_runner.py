@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -11,12 +12,13 @@ import pytest
 import torch
 
 from avatar_runtime.audio import utterance
-from avatar_runtime.engine import composition, delivery, device, drawing, lanes, runner
+from avatar_runtime.avatars import cache
+from avatar_runtime.engine import composition, delivery, device, drawing, lanes, runner, seeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
-    from avatar_runtime.avatars import cache
     from avatar_runtime.batching.frames import FrameRequest
     from avatar_runtime.batching.windows import AudioWindow
     from avatar_runtime.engine.model import MuseTalk
@@ -191,6 +193,30 @@ def test_a_longer_context_than_the_model_hears_is_cut_at_its_beginning(
 
     (_, short), (_, long) = listening.rows
     assert torch.equal(short, long)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [192, 256])
+def test_models_of_other_crop_sizes_run_through_the_same_code(
+    side: int, tmp_path: Path, request_of: Callable[..., FrameRequest]
+) -> None:
+    small = seeded.PRESETS["tiny"]
+    config = replace(small, vae=replace(small.vae, sample_size=side))
+    made = seeded.make(config).to(torch.device("cpu"), torch.float32)
+    seeded.write_avatar(tmp_path / "anna", made, frames=1)
+    avatar = cache.read(tmp_path / "anna")
+    assert avatar.latents.shape == (1, 8, side // 8, side // 8)
+    box = avatar.box(0)
+    assert (box.width, box.height) == (104, 120)  # neither a square nor the model's size
+
+    with ThreadPoolExecutor(1) as pool, torch.inference_mode():
+        runs = _on_cpu(made, {"anna": avatar}, pool, 1)
+        (frame,) = runs.render([request_of(_speech()[0])]).frames
+
+    source, drawn = avatar.picture(0).astype(int), _decoded(frame.jpeg)
+    changed = np.abs(drawn - source).max(axis=2) > 40
+    assert changed[96:156, 44:148].mean() > 0.2
+    assert changed[:80].mean() == changed[:, :40].mean() == 0
 
 
 def test_a_gpus_way_through_a_batch_gives_the_pictures_of_the_cpus(
