@@ -161,10 +161,13 @@ class MuseTalk:
 
         Each context is filled up with zeros to the model's length; longer ones are refused.
         """
-        padded = np.zeros((len(contexts), self.context_samples), np.float32)
-        for row, context in zip(padded, contexts, strict=True):
+        # Pinned where it goes to a GPU: an ordinary copy would wait for all batches before it.
+        padded = torch.zeros(
+            len(contexts), self.context_samples, pin_memory=self.device.type == "cuda"
+        )
+        for row, context in zip(padded.numpy(), contexts, strict=True):
             row[: len(context)] = context
-        mel = self.log_mel(torch.from_numpy(padded).to(self.device))
+        mel = self.log_mel(padded.to(self.device, non_blocking=True))
         features: Tensor = self.whisper(mel.to(self.dtype))
         return features
 

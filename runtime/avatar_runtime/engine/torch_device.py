@@ -168,7 +168,7 @@ class TorchDevice:
             return (torch.cuda.max_memory_allocated() - before) / MIB
         finally:
             for weight in weights:
-                weight.requires_grad_(requires_grad=False)
+                weight.requires_grad_(False)
 
     @property
     def pads(self) -> bool:
@@ -224,6 +224,9 @@ class TorchDevice:
             return
         if not torch.cuda.is_available():
             raise errors.EngineError("device cuda is asked for, this process sees no CUDA device")
+        if self.precision == "fp32":
+            # By default convolutions of float32 are rounded to 10 bits (TF32) on the way in.
+            torch.backends.cudnn.conv.fp32_precision = "ieee"
         uuid = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
         self._read_memory = cards.open_memory(uuid, _cuda_memory)
 

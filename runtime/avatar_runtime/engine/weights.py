@@ -225,7 +225,7 @@ def place(
         done += parameter.nbytes
         order = torch.channels_last if parameter.dim() == 4 else torch.preserve_format
         parameter.data = parameter.data.to(device=device, dtype=dtype, memory_format=order)
-        parameter.requires_grad_(requires_grad=False)
+        parameter.requires_grad_(False)
         told(done, total)
 
 
