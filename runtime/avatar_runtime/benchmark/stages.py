@@ -90,7 +90,7 @@ def autograd_rows(device: Device, sizes: Sequence[int]) -> list[dict[str, Any]] 
 
     def fitting(size: int, autograd: bool) -> float | None:
         try:
-            return round(measure(size, autograd=autograd), 1)
+            return round(float(measure(size, autograd=autograd)), 1)
         except errors.DeviceMemoryError:
             return None
         finally:

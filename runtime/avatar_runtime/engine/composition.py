@@ -8,6 +8,7 @@ not cover is the source pixel.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -135,7 +136,7 @@ class Composer:
         made: dict[Key, _Place] = {}
         for key in keys:
             if key not in made:
-                made[key] = self._places.get(key, lambda key=key: self._place(key, decoded, crop))
+                made[key] = self._places.get(key, partial(self._place, key, decoded, crop))
         return [made[key] for key in keys]
 
     def _place(

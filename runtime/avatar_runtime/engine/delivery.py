@@ -175,7 +175,9 @@ class SideStream:
     """A stream beside the engine's, for what follows a batch; on the CPU there is none."""
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def copy(self, flat: Tensor) -> Arrival:
         """Queue the copy of `flat` to the host behind what the current stream holds."""
@@ -183,7 +185,8 @@ class SideStream:
             return Arrival(flat, None)
         # The allocator of pinned memory waits by itself for the copies out of or into it.
         host = torch.empty(flat.shape, dtype=flat.dtype, pin_memory=True)
-        self._stream.wait_event(self.turn(flat))
+        flat.record_stream(self._stream)
+        self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             host.copy_(flat, non_blocking=True)
         done = _blocking_event()

@@ -226,7 +226,7 @@ class TorchDevice:
             raise errors.EngineError("device cuda is asked for, this process sees no CUDA device")
         if self.precision == "fp32":
             # By default convolutions of float32 are rounded to 10 bits (TF32) on the way in.
-            torch.backends.cudnn.conv.fp32_precision = "ieee"
+            torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
         uuid = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
         self._read_memory = cards.open_memory(uuid, _cuda_memory)
 
