@@ -176,10 +176,13 @@ class Composer:
         )
 
 
-def _redraw(picture: Tensor, place: _Place, face: Tensor) -> None:
+def _redraw(picture: Tensor, place: _Place, face: Tensor, mouth: float = 1.0) -> None:
     """Mix a face into the rectangle of a picture that its mask touches."""
     planes = place.down @ face.permute(2, 0, 1).float() @ place.across
     drawn = planes.round_().clamp_(0, 255).to(torch.int32).permute(1, 2, 0)
+    weight = place.weight
+    if mouth < 1:
+        weight = (weight * mouth).round_().to(torch.int32)
     below = picture[place.rows, place.columns]
-    mixed = drawn * place.weight + below.to(torch.int32) * (255 - place.weight) + 127
+    mixed = drawn * weight + below.to(torch.int32) * (255 - weight) + 127
     below.copy_(mixed // 255)

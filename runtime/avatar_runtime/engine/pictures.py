@@ -15,25 +15,30 @@ if TYPE_CHECKING:
     from avatar_runtime.avatars.cache import Avatar
 
 
-def compose(avatar: Avatar, index: int, face: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def compose(
+    avatar: Avatar, index: int, face: NDArray[np.uint8], mouth: float = 1.0
+) -> NDArray[np.uint8]:
     """Return the avatar's frame with the face blended in, `(h, w, 3) uint8` BGR.
 
-    `face` is `(c, c, 3) uint8` BGR. Where the mask is 0 the source pixel stays exactly.
+    `face` is `(c, c, 3) uint8` BGR, `mouth` the share of it that shows where the mask is full.
+    Where the mask is 0 the source pixel stays exactly.
     """
     picture = avatar.picture(index).copy()
-    where, pixels = patch(avatar, index, face)
+    where, pixels = patch(avatar, index, face, mouth)
     picture[where.y1 : where.y2, where.x1 : where.x2] = pixels
     return picture
 
 
 def patch(
-    avatar: Avatar, index: int, face: NDArray[np.uint8]
+    avatar: Avatar, index: int, face: NDArray[np.uint8], mouth: float = 1.0
 ) -> tuple[geometry.Box, NDArray[np.uint8]]:
     """Return the part of `compose` that may differ from the source, and where it lies.
 
     It is the smallest rectangle that the mask touches: put over the source it is the whole.
     """
     box, mask = avatar.box(index), avatar.mask(index)
+    if mouth < 1:
+        mask = np.rint(mask * np.float32(mouth)).astype(np.uint8)
     inner = masks.touched(mask)
     where = geometry.Box(box.x1 + inner.x1, box.y1 + inner.y1, box.x1 + inner.x2, box.y1 + inner.y2)
     drawn = cv2.resize(face, (box.width, box.height), interpolation=cv2.INTER_LANCZOS4)

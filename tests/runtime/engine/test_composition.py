@@ -64,6 +64,21 @@ def test_pictures_are_those_of_the_host_within_one_level(
         assert (made[covered] != source[covered]).any(axis=1).mean() > 0.9
 
 
+@pytest.mark.parametrize("mouth", [0.0, 0.3, 0.5, 1.0])
+@torch.inference_mode()
+def test_a_mouth_that_closes_shows_its_share_of_the_face(
+    anna: cache.Avatar, composer: composition.Composer, mouth: float
+) -> None:
+    face = _faces(2)[1]
+    (place,) = composer._resident([("anna", 0)], 128)
+    made = place.source.clone()
+    composition._redraw(made, place, torch.from_numpy(face), mouth)
+
+    expected = pictures.compose(anna, 0, face, mouth)
+    assert np.abs(made.numpy().astype(int) - expected).max() <= 1
+    assert np.array_equal(expected, anna.picture(0)) == (mouth == 0)
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize(("width", "height"), [(96, 96), (128, 144), (256, 320), (192, 192)])
 def test_other_sizes_are_filtered_as_on_the_host(
