@@ -69,7 +69,8 @@ async def test_a_listing_is_read_page_by_page(server: tuple[ApiServer, Cluster])
     api, cluster = server
     api.on("GET", "/api/v1/pods", 200, {"items": [{"a": 1}], "metadata": {"continue": "next"}})
     api.on("GET", "/api/v1/pods", 200, {"items": [{"a": 2}], "metadata": {}})
-    assert [item async for item in cluster.list("/api/v1/pods")] == [{"a": 1}, {"a": 2}]
+    pages = [page.items async for page in cluster.list("/api/v1/pods")]
+    assert pages == [[{"a": 1}], [{"a": 2}]]
     assert [path for _, path, _ in api.asked] == [
         "/api/v1/pods?limit=500",
         "/api/v1/pods?limit=500&continue=next",

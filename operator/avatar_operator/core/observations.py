@@ -4,12 +4,15 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeVar
 
 from avatar_operator import names
 from avatar_operator.core import callers, contracts, inventory, model, objects
 from avatar_operator.core.cache import Cache
 from avatar_operator.core.fields import Fields
 from avatar_operator.errors import InvalidResource
+
+_Key = TypeVar("_Key")
 
 
 class Kind(Enum):
@@ -75,6 +78,7 @@ class Observations:
         self._fleets: dict[model.ServiceKey, set[str]] = {}  # UIDs of pods, by their service
         self.services: Cache[ServiceBody] = Cache()
         self._uids: dict[model.ServiceKey, str] = {}  # of services
+        self._owned: dict[str, set[str]] = {}  # UIDs of pods, by the UID of their service
         self.pods: Cache[model.RuntimePod] = Cache()
 
     def observe(self, kind: Kind, body: Mapping[str, object]) -> News:
@@ -116,10 +120,8 @@ class Observations:
         pod = self.pods.drop(uid)
         if pod is None:
             return News(freed=freed)
-        fleet = self._fleets[_key(pod)]
-        fleet.discard(uid)
-        if not fleet:
-            del self._fleets[_key(pod)]
+        _discard(self._fleets, _key(pod), uid)
+        _discard(self._owned, pod.owner_uid, uid)
         return News((pod.owner_uid,), freed=freed, pod=uid)
 
     def known(self, kind: Kind) -> frozenset[str]:
@@ -168,6 +170,11 @@ class Observations:
     def pods_of(self, key: model.ServiceKey) -> tuple[model.RuntimePod, ...]:
         """Return the runtime pods that carry the name of a service."""
         found = (self.pods.get(uid) for uid in self._fleets.get(key, ()))
+        return tuple(pod for pod in found if pod is not None)
+
+    def owned_by(self, uid: str) -> tuple[model.RuntimePod, ...]:
+        """Return the runtime pods whose owner is exactly this service, be it there or gone."""
+        found = (self.pods.get(pod) for pod in self._owned.get(uid, ()))
         return tuple(pod for pod in found if pod is not None)
 
     def _add_up(self, before: model.PodUse | None, after: model.PodUse | None) -> None:
@@ -242,12 +249,20 @@ class Observations:
         if pod is None or not self.pods.put(uid, version, pod):
             return News(freed=freed)
         self._fleets.setdefault(_key(pod), set()).add(uid)
+        self._owned.setdefault(pod.owner_uid, set()).add(uid)
         return News((pod.owner_uid,), freed=freed, pod=uid)
 
 
 def _use(node: str, gpu_class: str, taken: Mapping[str, int]) -> model.PodUse:
     others = tuple((name, count) for name, count in taken.items() if name != names.GPU_RESOURCE)
     return model.PodUse(node, taken.get(names.GPU_RESOURCE, 0), gpu_class, others)
+
+
+def _discard(index: dict[_Key, set[str]], key: _Key, uid: str) -> None:
+    uids = index[key]
+    uids.discard(uid)
+    if not uids:
+        del index[key]
 
 
 def _key(pod: model.RuntimePod) -> model.ServiceKey:
