@@ -20,7 +20,7 @@ class Gateways:
 
     def __init__(self, changed: Callable[[model.ServiceKey], None]) -> None:
         self._changed = changed
-        self._streams = streams.Streams(self._hear)
+        self._streams = streams.Streams(self._hear, self._hear_again)
         self._gateways: dict[str, _Gateway] = {}
         self._tally = Tally()
 
@@ -65,6 +65,9 @@ class Gateways:
         gateway.heard_at = asyncio.get_running_loop().time()
         self._tally = self._tally.with_news(before, demand)
         self._tell(before or {}, demand)
+
+    def _hear_again(self, uid: str) -> None:
+        self._gateways[uid].heard_at = asyncio.get_running_loop().time()
 
     def _tell(self, before: Demand, after: Demand) -> None:
         for key in before.keys() | after.keys():

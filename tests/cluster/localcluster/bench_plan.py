@@ -103,10 +103,14 @@ def plans(nodes: int) -> Callable[[], object]:
 
 def profiles() -> tuple[model.GPUProfile, ...]:
     """Return the profiles that the chart ships."""
+    return tuple(map(contracts.parse_profile, profile_bodies()))
+
+
+def profile_bodies() -> list[dict[str, Any]]:
+    """Return the profiles that the chart ships, as the API gives them."""
     path = paths.REPOSITORY / "operator" / "avatar_operator" / "gpu_profiles.json"
     specs = json.loads(path.read_text())
-    bodies = ({"metadata": {"name": name}, "spec": spec} for name, spec in specs.items())
-    return tuple(map(contracts.parse_profile, bodies))
+    return [{"metadata": {"name": name}, "spec": spec} for name, spec in specs.items()]
 
 
 if __name__ == "__main__":

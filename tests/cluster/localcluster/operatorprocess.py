@@ -135,6 +135,15 @@ async def started(
     `name` tells replicas apart that run at once: in the Lease, and in the user agent. It serves
     `namespaces`, or all.
     """
+    async with operating_at(cluster.layout.logs, path, module, *arguments, name=name) as operator:
+        yield operator
+
+
+@contextlib.asynccontextmanager
+async def operating_at(
+    logs: Path, path: Path, module: str, *arguments: str, name: str = "bench"
+) -> AsyncIterator[OperatorProcess]:
+    """Run the operator with a kubeconfig, whatever it points at."""
     health, metrics = ports.find_free(2)
     environment: dict[str, Any] = {
         **os.environ,
@@ -154,7 +163,7 @@ async def started(
         "AVATAR_LOG_FORMAT": "text",
     }
     argv = (sys.executable, "-m", module, *(arguments or ("run",)))
-    log = cluster.layout.logs / f"{module}.{name}.log"
+    log = logs / f"{module}.{name}.log"
     operator = OperatorProcess(log, argv, environment)
     running = asyncio.create_task(operator.run(), name=module)
     try:
