@@ -68,6 +68,9 @@ class Connection:
     """One pool of connections to the API server."""
 
     def __init__(self, configuration: Configuration, fence: Fence, identity: str) -> None:
+        # The client would ask two threads for each request, one for .netrc and one for proxies;
+        # a proxy named in the kubeconfig is still used.
+        configuration.client_session_kwargs = {"trust_env": False}
         self._configuration = configuration
         self._fence = fence
         self._client = ApiClient(configuration)

@@ -25,6 +25,7 @@ SILENCE_S: Final = 3.0
 """A stream sends at least a line a second; after this it is taken for dead."""
 
 RETRY_S: Final = (0.1, 30.0)  # first and longest delay before a stream is opened again
+GROWTH: Final = 3.0  # of the delay from one try to the next: six tries in the first 36 s
 STARTING_S: Final = 1.0  # first delay for a pod that is not ready: its port may not be open yet
 SWEEP_S: Final = 1.0  # from one look for silent streams to the next
 OPENING: Final = 32  # at once: a whole cluster is not called at the same instant
@@ -145,7 +146,7 @@ class Streams:
             _log.info("state stream lost pod=%s fault=%s", stream.endpoint.pod, fault)
         now = asyncio.get_running_loop().time()
         self._open_at(stream.uid, now + stream.delay_s * random.uniform(0.5, 1.0))
-        stream.delay_s = min(RETRY_S[1], stream.delay_s * 2)
+        stream.delay_s = min(RETRY_S[1], stream.delay_s * GROWTH)
 
     def _open_at(self, uid: str, at: float) -> None:
         self._agenda.wake(uid, at)

@@ -74,7 +74,7 @@ class Observations:
         self._all_nodes: tuple[model.Node, ...] | None = None  # None once one changed
         self._all_profiles: tuple[model.GPUProfile, ...] | None = None
         self._all_uses: tuple[model.PodUse, ...] | None = None
-        self._used: dict[tuple[str, str], Counter[str]] = {}  # resources by node and class
+        self._used: dict[tuple[str, str], model.PodUse] = {}  # added up, by node and class
         self._fleets: dict[model.ServiceKey, set[str]] = {}  # UIDs of pods, by their service
         self.services: Cache[ServiceBody] = Cache()
         self._uids: dict[model.ServiceKey, str] = {}  # of services
@@ -160,7 +160,7 @@ class Observations:
     def uses(self) -> tuple[model.PodUse, ...]:
         """Return what the pods of the cluster take of the GPUs, added up by node and class."""
         if self._all_uses is None:
-            self._all_uses = tuple(_use(*key, taken) for key, taken in self._used.items())
+            self._all_uses = tuple(self._used.values())
         return self._all_uses
 
     def census(self) -> inventory.Census:
@@ -182,13 +182,14 @@ class Observations:
         for use, sign in ((before, -1), (after, 1)):
             if use is None:
                 continue
-            taken = self._used.setdefault((use.node, use.gpu_class), Counter())
-            for resource, count in ((names.GPU_RESOURCE, use.gpus), *use.others):
+            key = (use.node, use.gpu_class)
+            taken = Counter(_counts(self._used.get(key)))
+            for resource, count in _counts(use).items():
                 taken[resource] += sign * count
-                if not taken[resource]:
-                    del taken[resource]
-            if not taken:
-                del self._used[use.node, use.gpu_class]
+            if any(taken.values()):
+                self._used[key] = _use(*key, taken)  # the others stay the objects they are
+            else:
+                self._used.pop(key, None)
 
     def _see_service(self, uid: str, version: int, body: Mapping[str, object]) -> News:
         metadata = Fields(body.get("metadata"), "metadata", [])
@@ -253,9 +254,14 @@ class Observations:
         return News((pod.owner_uid,), freed=freed, pod=uid)
 
 
+def _counts(use: model.PodUse | None) -> dict[str, int]:
+    return {} if use is None else {names.GPU_RESOURCE: use.gpus, **dict(use.others)}
+
+
 def _use(node: str, gpu_class: str, taken: Mapping[str, int]) -> model.PodUse:
-    others = tuple((name, count) for name, count in taken.items() if name != names.GPU_RESOURCE)
-    return model.PodUse(node, taken.get(names.GPU_RESOURCE, 0), gpu_class, others)
+    others = ((name, count) for name, count in taken.items() if name != names.GPU_RESOURCE)
+    some = tuple((name, count) for name, count in others if count)
+    return model.PodUse(node, taken.get(names.GPU_RESOURCE, 0), gpu_class, some)
 
 
 def _discard(index: dict[_Key, set[str]], key: _Key, uid: str) -> None:

@@ -178,12 +178,14 @@ def plan(service: model.Service, observed: Observed, rules: Rules, now: float) -
 
     `now` is in seconds since 1970, like the times in the pods.
     """
+    census = observed.census or inventory.Census()
     stock = inventory.take(
-        observed.nodes, observed.uses, observed.profiles, service.placement, observed.census
+        observed.nodes, observed.uses, observed.profiles, service.placement, census
     )
+    hosts = census.named(observed.nodes, {pod.node for pod in observed.pods})
     pools = rank(service, observed.profiles, stock, rules.memory_share)
     spec_hash = manifests.spec_hash(service, rules.image)
-    fleet = sort_fleet(service, observed.pods, observed.nodes, spec_hash)
+    fleet = sort_fleet(service, observed.pods, hosts, spec_hash)
     decision = size(service, fleet.live, pools, observed.states, observed.scene, now)
     desired = service.desired_replicas if decision is None else decision.pods
     sized_s = None if decision is None else decision.wake_after_s
@@ -195,10 +197,10 @@ def plan(service: model.Service, observed: Observed, rules: Rules, now: float) -
     creates = () if hold_s else _creates(service, fleet, pools, spec_hash, wanted, observed)
     missing = 0 if hold_s else wanted - len(creates)
     leaving = _surplus(fleet, desired, pools, observed.states)
-    replaceable = _replaceable(fleet, spec_hash, observed.nodes, halted=halted is not None)
+    replaceable = _replaceable(fleet, spec_hash, hosts, halted=halted is not None)
     leaving += _replaced(replaceable, fleet, desired, pools, observed, blocked=missing > 0)
     removals, waiting_s = _removals(leaving, observed.states)
-    ready_nodes = frozenset(node.name for node in observed.nodes if node.ready)
+    ready_nodes = frozenset(node.name for node in hosts if node.ready)
     marks, marks_s = protect(observed.pods, observed.states, ready_nodes)
     deleted = {action.uid for action in removals if isinstance(action, DeletePod)}
     marks = tuple(mark for mark in marks if mark.uid not in deleted)

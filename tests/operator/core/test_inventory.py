@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avatar_operator.core import inventory, model
+from avatar_operator.core import gpu_nodes, inventory, model
 from avatar_operator.core.model import Placement, PodUse, Taint, Toleration
 
 if TYPE_CHECKING:
@@ -16,9 +16,9 @@ PRODUCT = "nvidia.com/gpu.product"
 MEMORY = "nvidia.com/gpu.memory"
 
 
-def one(node: model.Node, profiles: tuple[model.GPUProfile, ...]) -> inventory.NodeClass:
+def one(node: model.Node, profiles: tuple[model.GPUProfile, ...]) -> gpu_nodes.NodeClass:
     """Classify a node that offers its GPUs by one resource."""
-    (found,) = inventory.classify(node, profiles)
+    (found,) = gpu_nodes.classify(node, profiles)
     return found
 
 
@@ -215,7 +215,7 @@ def test_mixed_mig_offers_slices_beside_whole_gpus(make: Make, found: dict[str, 
 
 
 def test_slices_that_nothing_describes_have_no_class(make: Make) -> None:
-    (found,) = inventory.classify(make.node(labels={}, gpus=0, others=((SLICE, 2),)), ())
+    (found,) = gpu_nodes.classify(make.node(labels={}, gpus=0, others=((SLICE, 2),)), ())
     assert "no label tells" in found.reason
 
 

@@ -8,7 +8,14 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from avatar_operator.core import contracts, inventory, manifests, model, objects, planning
+from avatar_operator.core import (
+    contracts,
+    gpu_nodes,
+    manifests,
+    model,
+    objects,
+    planning,
+)
 from avatar_operator.core.batch import BatchPlan
 from avatar_operator.errors import InvalidResource
 
@@ -171,7 +178,7 @@ def check(
         stock = action.pool.stock
         takers = [node for node in nodes if may_land(node, action.pool)]
         assert takers or when_full is model.WhenFull.CREATE_PENDING
-        for part in (part for node in takers for part in inventory.classify(node, given)):
+        for part in (part for node in takers for part in gpu_nodes.classify(node, given)):
             if part.resource == stock.resource:
                 assert part.gpu_class == action.gpu_class
                 assert part.memory_mib >= stock.memory_mib
