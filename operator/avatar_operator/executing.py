@@ -9,7 +9,7 @@ from typing import Final, assert_never
 from avatar_operator import cluster, metrics, names, runtimes
 from avatar_operator.core import manifests, model, planning, protection, scaling, status
 from avatar_operator.core.manifests import Body
-from avatar_operator.core.observations import Kind, ServiceBody
+from avatar_operator.core.observations import Kind
 from avatar_operator.errors import (
     AvatarOperatorError,
     ClusterError,
@@ -170,18 +170,23 @@ class Executor:
             self._observe(Kind.PODS, answer)  # so that the next plan knows it is going
 
     async def write_status(
-        self, uid: str, seen: ServiceBody, wanted: Mapping[str, object], memory: Memory
+        self,
+        uid: str,
+        key: model.ServiceKey,
+        written: Mapping[str, object],
+        wanted: Mapping[str, object],
+        memory: Memory,
     ) -> None:
-        """Write a status, if it says something else than the last one."""
-        if wanted == seen.status:
+        """Write a status, if it says something else than the one that was written last."""
+        if wanted == written:
             return
         try:
-            written = await self._api.apply_status(seen.key, uid, dict(wanted))
+            answer = await self._api.apply_status(key, uid, dict(wanted))
         except NotFound as error:
-            _log.info("service went service=%s fault=%s", seen.key, error)
+            _log.info("service went service=%s fault=%s", key, error)
             return
         memory.written_at = asyncio.get_running_loop().time()
-        self._observe(Kind.SERVICES, written)
+        self._observe(Kind.SERVICES, answer)
 
     async def tell(
         self,

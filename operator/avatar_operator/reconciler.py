@@ -42,6 +42,7 @@ IN_WORK: Final = 32  # services at once: nearly all of their time they wait for 
 TICK_S: Final = 1.0  # the longest that nothing is looked at
 STALLED_S: Final = 30.0  # a loop that did not turn for so long is not alive
 GATHER_S: Final = 0.02  # news that comes together is answered together
+PODS_S: Final = 0.15  # news of a service's pods: each goes through several steps, many at a time
 NEWS_S: Final = 0.25  # news of nodes and foreign pods, which comes in swarms and concerns everyone
 RETRY_S: Final = 2.0
 MASTER_S: Final = 0.25  # from one look for the master key to the next, until a leader has made it
@@ -174,7 +175,7 @@ class Reconciler:
         if news.renewed is not None:
             self._agenda.pardon(news.renewed)
         for uid in news.services:
-            self._wake(uid, GATHER_S)
+            self._wake(uid, GATHER_S if news.pod is None else PODS_S)
         if news.everyone:
             self._wake_all()
             self._calibrator.wake()
@@ -335,16 +336,16 @@ class Reconciler:
         if seen is None or seen.deleting:
             await self._executor.take_leave(uid, self._orphans(uid))
             return None
-        now = time.time()
+        now, written = time.time(), seen.status
         memory = self._memories.setdefault(uid, Memory())
         try:
             service = contracts.parse_service(seen.body)
         except InvalidResource as error:
             findings = conditions.invalid("; ".join(map(str, error.faults)))
-            invalid = status.build_invalid(seen.generation, findings, seen.status, now)
-            await self._executor.write_status(uid, seen, invalid, memory)
+            invalid = status.build_invalid(seen.generation, findings, written, now)
+            await self._executor.write_status(uid, seen.key, written, invalid, memory)
             return None
-        observed = self._observed(service, memory, seen.status)
+        observed = self._observed(service, memory, written)
         if memory.term != self._term:
             if not self._has_heard(observed):
                 return NEWS_S  # a state that comes wakes it sooner
@@ -363,14 +364,14 @@ class Reconciler:
         faults = [str(fault) for fault in ended.faults if isinstance(fault, ClusterError)]
         contested = sorted(memory.contested.values())
         findings = conditions.find(service, plan, observed.states, faults, contested)
-        wanted = status.build(service, plan, observed.states, findings, seen.status, now)
+        wanted = status.build(service, plan, observed.states, findings, written, now)
         loop_now = asyncio.get_running_loop().time()
-        wait_s = executing.too_soon_s(memory, seen.status, wanted, loop_now)
+        wait_s = executing.too_soon_s(memory, written, wanted, loop_now)
         if wait_s is None:
-            await self._executor.write_status(uid, seen, wanted, memory)
-            notices = status.notices(ended.done, findings, seen.status, plan)
+            await self._executor.write_status(uid, seen.key, written, wanted, memory)
+            notices = status.notices(ended.done, findings, written, plan)
             await self._executor.tell(service, notices, memory, now)
-            metrics.count_scaling(plan.desired, seen.status.get("desiredReplicas"))
+            metrics.count_scaling(plan.desired, written.get("desiredReplicas"))
         if ended.faults or ended.outdated:
             raise (*ended.faults, *ended.outdated)[0]  # looked at again, however little is heard
         held_s = calm_s if len(actions) < len(plan.actions) else None

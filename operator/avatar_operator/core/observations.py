@@ -1,5 +1,6 @@
 """Holds what was seen of the cluster, and says which services news of it concerns."""
 
+import json
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -26,13 +27,27 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ServiceBody:
-    """What is kept of a service: its body to plan from, its status to compare with."""
+    """What is kept of a service: its body to plan from, its status to compare with.
+
+    Both are kept as the text that they came in, a quarter of what objects take: each
+    is read once a plan, and there are thousands.
+    """
 
     key: model.ServiceKey
     generation: int
-    body: Mapping[str, object]  # metadata without what only the API server cares for, and spec
-    status: Mapping[str, object]
     deleting: bool
+    body_text: bytes
+    status_text: bytes
+
+    @property
+    def body(self) -> Mapping[str, object]:
+        """Metadata without what only the API server cares for, and spec: read anew each time."""
+        return _read(self.body_text)
+
+    @property
+    def status(self) -> Mapping[str, object]:
+        """The status, read anew each time."""
+        return _read(self.status_text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +100,8 @@ class Observations:
         """Take in an object from a watch, a listing, or the answer to a write."""
         metadata = Fields(body.get("metadata"), "metadata", [])
         uid, version = metadata.text("uid"), int(metadata.text("resourceVersion", "0"))
+        if version and version == self._known_version(kind, uid):
+            return News()  # an echo: of our own write, or of a listing
         match kind:
             case Kind.SERVICES:
                 return self._see_service(uid, version, body)
@@ -123,6 +140,15 @@ class Observations:
         _discard(self._fleets, _key(pod), uid)
         _discard(self._owned, pod.owner_uid, uid)
         return News((pod.owner_uid,), freed=freed, pod=uid)
+
+    def _known_version(self, kind: Kind, uid: str) -> int | None:
+        """Return in which version an object of the many kinds is known, if it is."""
+        match kind:
+            case Kind.SERVICES:
+                return self.services.version(uid)
+            case Kind.PODS:
+                return self.pods.version(uid)
+        return None
 
     def known(self, kind: Kind) -> frozenset[str]:
         """Return the UIDs of all objects of a kind; what a later listing lacks is gone."""
@@ -203,15 +229,13 @@ class Observations:
             for name, value in metadata.strings("annotations").items()
             if name.startswith(f"{names.GROUP}/")
         }
+        metadata_kept = {**identity, "generation": generation, "annotations": annotations}
         seen = ServiceBody(
             key=key,
             generation=generation,
-            body={
-                "metadata": {**identity, "generation": generation, "annotations": annotations},
-                "spec": body.get("spec"),
-            },
-            status=Fields(body, "", []).fragment("status"),
             deleting=metadata.has("deletionTimestamp"),
+            body_text=_text({"metadata": metadata_kept, "spec": body.get("spec")}),
+            status_text=_text(Fields(body, "", []).fragment("status")),
         )
         old = self.services.get(uid)
         if not self.services.put(uid, version, seen):
@@ -252,6 +276,16 @@ class Observations:
         self._fleets.setdefault(_key(pod), set()).add(uid)
         self._owned.setdefault(pod.owner_uid, set()).add(uid)
         return News((pod.owner_uid,), freed=freed, pod=uid)
+
+
+def _text(document: Mapping[str, object]) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def _read(text: bytes) -> Mapping[str, object]:
+    document = json.loads(text)
+    assert isinstance(document, dict)
+    return document
 
 
 def _counts(use: model.PodUse | None) -> dict[str, int]:

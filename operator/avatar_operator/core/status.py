@@ -81,7 +81,7 @@ def notices(
     plan: planning.Plan | None = None,
 ) -> tuple[Notice, ...]:
     """Return the Events worth telling: actions that succeeded, and changes of Ready."""
-    told = [_action_notice(action) for action in actions]
+    told = [*_creations(actions), *(_action_notice(action) for action in actions)]
     if plan is not None:
         told.append(_scaling_notice(plan, previous))
     before = _previous_conditions(previous)
@@ -219,15 +219,28 @@ def _scaling_notice(plan: planning.Plan, previous: Mapping[str, object]) -> Noti
     return Notice(_direction(plan.desired, before), text)
 
 
+def _creations(actions: Sequence[planning.Action]) -> list[Notice | None]:
+    """Tell of the pods that were created together once for each class, not once for each pod."""
+    created: dict[str, list[planning.CreatePod]] = {}
+    for action in actions:
+        if isinstance(action, planning.CreatePod):
+            created.setdefault(action.gpu_class, []).append(action)
+    return [
+        Notice(
+            names.Reason.POD_CREATED,
+            f"created {'pod' if len(pods) == 1 else 'pods'} {', '.join(pod.name for pod in pods)} "
+            f"on {gpu_class}: {pods[0].reason}",
+        )
+        for gpu_class, pods in created.items()
+    ]
+
+
 def _action_notice(action: planning.Action) -> Notice | None:
     match action:
-        case planning.CreatePod(name=name, pool=pool):
-            text = f"created pod {name} on {pool.gpu_class}: {action.reason}"
-            return Notice(names.Reason.POD_CREATED, text)
         case planning.DrainPod(name=name):
             return Notice(names.Reason.POD_DRAINING, f"draining pod {name}: {action.reason}")
         case planning.UndrainPod(name=name):
             return Notice(names.Reason.POD_RESUMED, f"resumed pod {name}: {action.reason}")
         case planning.DeletePod(name=name):
             return Notice(names.Reason.POD_DELETED, f"deleted pod {name}: {action.reason}")
-    return None  # a Secret is nothing to tell
+    return None  # a Secret is nothing to tell, and creations are told together
