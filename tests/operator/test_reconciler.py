@@ -440,3 +440,44 @@ async def test_the_first_plan_of_a_new_leader_takes_nothing_away(
     assert api.pods == [pod]  # its status is written by the first plan
     await api.until(lambda: not api.pods)
     assert loop.time() - began_at >= CALM_S
+
+
+def running(pod: Body) -> Body:
+    """Return a pod as its kubelet leaves it."""
+    pod["spec"]["nodeName"] = "n1"
+    pod["status"] = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    return pod
+
+
+async def test_pods_are_watched_from_the_version_of_their_listing(operator: Operator) -> None:
+    api = operator.api
+    operator.give(replicas=1)
+    await api.until(lambda: api.pods and "/api/v1/pods" in api.watches)
+    assert sorted(path for path, _ in api.watched_from) == ["/api/v1/nodes", "/api/v1/pods"]
+    api.tell("/api/v1/pods", "MODIFIED", api.stamp(running(copy.deepcopy(api.pods[0]))))
+    await api.until(lambda: api.condition("Ready") == ("True", "Serving"))
+    first = api.pods.pop()
+    api.tell("/api/v1/pods", "DELETED", api.stamp(first))
+    await api.until(lambda: api.pods)
+
+
+@pytest.mark.parametrize("operator", ["300"], indirect=True)
+async def test_a_watch_that_breaks_goes_on_where_it_was(operator: Operator) -> None:
+    api = operator.api
+    await api.until(lambda: "/api/v1/pods" in api.watches)
+    bookmark = {"metadata": {"resourceVersion": "4711"}}
+    api.tell("/api/v1/pods", "BOOKMARK", bookmark)
+    api.watches["/api/v1/pods"].put_nowait({})  # it ends
+    await api.until(lambda: ("/api/v1/pods", "4711") in api.watched_from)
+    assert api.asked.count("/api/v1/pods") == 1  # listed once
+
+
+@pytest.mark.parametrize("operator", ["300"], indirect=True)
+async def test_a_version_that_is_too_old_is_listed_anew_and_ghosts_go(operator: Operator) -> None:
+    api = operator.api
+    operator.give(replicas=1)
+    await api.until(lambda: api.pods and api.status and "/api/v1/pods" in api.watches)
+    api.pods.clear()  # told by nobody, and the listing that follows is empty
+    api.tell("/api/v1/pods", "ERROR", {"code": 410, "message": "too old resource version"})
+    await api.until(lambda: api.pods)
+    assert api.asked.count("/api/v1/pods") == 2
