@@ -38,7 +38,7 @@ class Memory:
     calm_until: float = float("-inf")  # nothing is taken away before; of the loop's clock
     history: scaling.History | None = None  # of its scaling
     contested: dict[str, str] = field(default_factory=dict)  # action: who keeps our field
-    told: set[tuple[names.Reason, str]] = field(default_factory=set)  # Events
+    told: set[int] = field(default_factory=set)  # Events, by the hash of what they say
 
 
 @dataclass(slots=True)
@@ -197,11 +197,12 @@ class Executor:
     ) -> None:
         """Post Events, each sentence once; they are a courtesy, so a failure is only logged."""
         for notice in notices:
-            if (notice.reason, notice.message) in memory.told:
+            says = hash((notice.reason, notice.message))
+            if says in memory.told:
                 continue
             if len(memory.told) >= _REMEMBERED_EVENTS:
                 memory.told.clear()
-            memory.told.add((notice.reason, notice.message))
+            memory.told.add(says)
             at = status.rfc3339(now)
             body = manifests.event(
                 service, notice.reason, notice.message, warning=notice.warning, at=at

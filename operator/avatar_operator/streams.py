@@ -27,6 +27,7 @@ SILENCE_S: Final = 3.0
 RETRY_S: Final = (0.1, 30.0)  # first and longest delay before a stream is opened again
 GROWTH: Final = 3.0  # of the delay from one try to the next: six tries in the first 36 s
 STARTING_S: Final = 1.0  # first delay for a pod that is not ready: its port may not be open yet
+RETRIES_A_SECOND: Final = 100  # to all lost pods together: else a lost cluster costs half a core
 SWEEP_S: Final = 1.0  # from one look for silent streams to the next
 OPENING: Final = 32  # at once: a whole cluster is not called at the same instant
 
@@ -67,6 +68,7 @@ class Streams:
         self._again = again
         self._streams: dict[str, _Stream] = {}
         self._agenda: Agenda[str] = Agenda()  # of streams to open
+        self._lost: set[str] = set()  # those that broke and are not heard of again
         self._awake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._session: aiohttp.ClientSession | None = None
@@ -89,6 +91,7 @@ class Streams:
         stream = self._streams.pop(uid, None)
         if stream is not None:
             stream.close()
+            self._lost.discard(uid)
             self._agenda.forget(uid)
 
     def endpoint(self, uid: str) -> Endpoint | None:
@@ -125,6 +128,7 @@ class Streams:
             BrokenStream: the line holds no document.
             InvalidResource: the document breaks its contract.
         """
+        self._lost.discard(uid)
         says = hash(_SEQUENCE.sub(b"", line))  # of 64 bits, with a secret of this process
         if says == said:
             self._again(uid)
@@ -144,9 +148,11 @@ class Streams:
             return
         if stream.delay_s == stream.endpoint.first_delay_s:  # once for each outage, not each try
             _log.info("state stream lost pod=%s fault=%s", stream.endpoint.pod, fault)
+        self._lost.add(stream.uid)
         now = asyncio.get_running_loop().time()
         self._open_at(stream.uid, now + stream.delay_s * random.uniform(0.5, 1.0))
-        stream.delay_s = min(RETRY_S[1], stream.delay_s * GROWTH)
+        longest_s = max(RETRY_S[1], len(self._lost) / RETRIES_A_SECOND)
+        stream.delay_s = min(longest_s, stream.delay_s * GROWTH)
 
     def _open_at(self, uid: str, at: float) -> None:
         self._agenda.wake(uid, at)
