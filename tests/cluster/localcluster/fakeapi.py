@@ -75,6 +75,11 @@ class FakeApi:
             self.put("/api/v1/nodes", node)
             self._room += [node["metadata"]["name"]] * kwok.GPUS
 
+    def unsettled(self) -> int:
+        """Return how many services are not yet as their spec asks, by what their status says."""
+        found = (json.loads(data) for data in self.collections[SERVICES].objects.values())
+        return sum(not _is_settled(service) for service in found)
+
     async def handle(self, request: web.Request) -> web.StreamResponse:
         path, method = request.path, request.method
         if method == "GET" and path in self.collections:
@@ -191,6 +196,12 @@ _STATE: Final = {
 }  # fmt: skip
 
 
+def _is_settled(service: Body) -> bool:
+    status, asked = service.get("status", {}), service["spec"]["replicas"]
+    observed = status.get("observedGeneration") == service["metadata"]["generation"]
+    return bool(observed and status.get("readyReplicas", asked) == asked)  # bare kopf tells none
+
+
 def _missing(path: str) -> web.Response:
     status = {"kind": "Status", "code": 404, "reason": "NotFound", "message": f"no {path}"}
     return web.json_response(status, status=404)
@@ -236,6 +247,8 @@ async def _control(api: FakeApi, request: web.Request) -> web.Response:
         case "services":
             services = api.collections[SERVICES].objects.values()
             return web.json_response([json.loads(data) for data in services])
+        case "unsettled":
+            return web.json_response(api.unsettled())
     return web.json_response(dict(api.asked))
 
 
