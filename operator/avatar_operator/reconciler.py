@@ -44,6 +44,7 @@ STALLED_S: Final = 30.0  # a loop that did not turn for so long is not alive
 GATHER_S: Final = 0.02  # news that comes together is answered together
 PODS_S: Final = 0.15  # news of a service's pods: each goes through several steps, many at a time
 NEWS_S: Final = 0.25  # news of nodes and foreign pods, which comes in swarms and concerns everyone
+SPREAD_S: Final = 0.005  # between services that look again only in case: 200 a second
 RETRY_S: Final = 2.0
 MASTER_S: Final = 0.25  # from one look for the master key to the next, until a leader has made it
 SETTLE_S: Final = 2.0  # for which a new leader waits to hear of the sessions of every pod
@@ -99,7 +100,8 @@ class Reconciler:
             return
         self._term += 1
         self._elected_at = asyncio.get_running_loop().time()
-        self._wake_all()
+        for uid in self._seen.services.uids():
+            self._wake(uid, NEWS_S)  # nobody has looked at them since the last leader went
         self._calibrator.wake()
         self._awake.set()
 
@@ -176,12 +178,16 @@ class Reconciler:
             self._agenda.pardon(news.renewed)
         for uid in news.services:
             self._wake(uid, GATHER_S if news.pod is None else PODS_S)
+        if news.everyone or news.freed:
+            for uid in self._short:
+                self._wake(uid, NEWS_S)
+        if news.node and self._watching.synced:
+            for pod in self._seen.pods.values():
+                if pod.node == news.node:
+                    self._wake(pod.owner_uid, NEWS_S)
         if news.everyone:
             self._wake_all()
             self._calibrator.wake()
-        elif news.freed:
-            for uid in self._short:
-                self._wake(uid, NEWS_S)
 
     def _follow(self, uid: str) -> None:
         """Read the state of a pod as long as there is one to read."""
@@ -231,8 +237,11 @@ class Reconciler:
             self._awake.set()
 
     def _wake_all(self) -> None:
-        for uid in self._seen.services.uids():
-            self._wake(uid, NEWS_S)
+        """Let every service look again, one after the other: one that changes waits for none."""
+        uids = self._seen.services.uids()
+        step_s = min(SPREAD_S, self._settings.resync_s / 2 / max(1, len(uids)))
+        for number, uid in enumerate(uids):
+            self._wake(uid, NEWS_S + number * step_s)
 
     async def _read_master(self) -> str:
         while True:

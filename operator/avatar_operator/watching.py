@@ -98,9 +98,10 @@ class Watching:
     async def _resync_forever(self) -> None:
         await self._resync(TOLD)  # the others are listed by those who follow them
         await asyncio.gather(*(listed.wait() for listed in self._listed.values()))
+        budgeted = await self._budgeted()
         _log.info("everything is listed services=%d", len(self._seen.services.uids()))
         self._synced = True
-        self._looked(await self._budgeted())
+        self._looked(budgeted)
         await asyncio.sleep(min(SECOND_LOOK_S, self._resync_s))
         kinds: tuple[Kind, ...] = TOLD
         while True:

@@ -67,6 +67,7 @@ class News:
     services: tuple[str, ...] = ()  # UIDs of those that should look again
     renewed: str | None = None  # UID of a service whose spec is another one now
     everyone: bool = False  # all services should
+    node: str = ""  # name of a node that changed or went: its pods' services should first of all
     freed: bool = False  # GPUs came free: services that wait for some should
     pod: str | None = None  # UID of a runtime pod that changed or went
     gateway: str | None = None  # UID of a gateway that changed or went
@@ -108,10 +109,11 @@ class Observations:
             case Kind.PROFILES:
                 return self._see_profile(uid, version, body)
             case Kind.NODES:
-                changed = self._nodes.put(uid, version, objects.parse_node(body))
-                if changed:
-                    self._all_nodes = None
-                return News(everyone=changed)
+                node = objects.parse_node(body)
+                if not self._nodes.put(uid, version, node):
+                    return News()
+                self._all_nodes = None
+                return News(everyone=True, node=node.name)
         return self._see_pod(uid, version, body)
 
     def forget(self, kind: Kind, uid: str) -> News:
@@ -128,7 +130,8 @@ class Observations:
                 return News(everyone=self._profiles.drop(uid) is not None)
             case Kind.NODES:
                 self._all_nodes = None
-                return News(everyone=self._nodes.drop(uid) is not None)
+                gone = self._nodes.drop(uid)
+                return News() if gone is None else News(everyone=True, node=gone.name)
         before = self._uses.drop(uid)
         self._add_up(before, None)
         freed = before is not None

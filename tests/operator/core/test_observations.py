@@ -67,15 +67,15 @@ def test_a_deleted_service_is_told_by_its_key(make: Make) -> None:
 
 def test_nodes_and_profiles_concern_everyone_once(make: Make) -> None:
     seen = Observations(())
-    for kind, body in (
-        (Kind.NODES, make.node_body()),
-        (Kind.PROFILES, make.profile_body()),
+    for kind, body, news in (
+        (Kind.NODES, make.node_body(), News(everyone=True, node="n1")),
+        (Kind.PROFILES, make.profile_body(), News(everyone=True)),
     ):
         uid = body["metadata"]["uid"]
-        assert seen.observe(kind, body) == News(everyone=True)
+        assert seen.observe(kind, body) == news
         assert seen.observe(kind, body) == News()
         assert seen.known(kind) == {uid}
-        assert seen.forget(kind, uid) == News(everyone=True)
+        assert seen.forget(kind, uid) == news
         assert seen.forget(kind, uid) == News()
     assert seen.nodes() == ()
 
