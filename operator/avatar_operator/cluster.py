@@ -275,7 +275,7 @@ class Cluster:
         metadata = body["metadata"]
         assert isinstance(metadata, dict)
         path = f"{_DEFINITIONS}/{metadata['name']}"
-        await self._send("PATCH", path, body=body, query=_MANAGER, content_type=_APPLY)
+        await self._send("PATCH", path, body=body, query=_MANAGER, content_type=APPLY)
 
     async def create_event(self, body: Body) -> None:
         """Post an Event."""

@@ -74,9 +74,12 @@ class Streams:
         self._session: aiohttp.ClientSession | None = None
 
     def follow(self, uid: str, endpoint: Endpoint) -> bool:
-        """Read a stream from now on, and return whether that is new."""
+        """Read a stream from now on, and return whether it is another one than before."""
         stream = self._streams.get(uid)
-        if stream is not None and stream.endpoint == endpoint:
+        if stream is not None and stream.reaches(endpoint):
+            # What a pod says does not depend on the kubelet's word; whether it listens may.
+            if stream.renew(endpoint):
+                self._open_at(uid, asyncio.get_running_loop().time())
             return False
         self.unfollow(uid)
         self._streams[uid] = _Stream(self, uid, endpoint)
@@ -142,9 +145,13 @@ class Streams:
         self._hear(uid, document)
         return says
 
+    def has(self, stream: "_Stream") -> bool:
+        """Return whether a stream is still followed."""
+        return self._streams.get(stream.uid) is stream
+
     def lost(self, stream: "_Stream", fault: str) -> None:
         """Take in that a stream broke, and open it again after a while."""
-        if self._streams.get(stream.uid) is not stream:
+        if not self.has(stream):
             return
         if stream.delay_s == stream.endpoint.first_delay_s:  # once for each outage, not each try
             _log.info("state stream lost pod=%s fault=%s", stream.endpoint.pod, fault)
@@ -216,7 +223,22 @@ class _Stream(asyncio.Protocol):
         self._said: int | None = None
         self._heard_at = 0.0  # of the loop's clock
 
+    def reaches(self, endpoint: Endpoint) -> bool:
+        here = self.endpoint
+        return (here.address, here.token) == (endpoint.address, endpoint.token)
+
+    def renew(self, endpoint: Endpoint) -> bool:
+        """Take in what else is known of a pod, and return whether to open the stream at once."""
+        became_ready = endpoint.ready and not self.endpoint.ready
+        self.endpoint = endpoint
+        if not became_ready:
+            return False
+        self.delay_s = endpoint.first_delay_s
+        return self._transport is None
+
     async def open(self) -> None:
+        if self._transport is not None:
+            return  # woken twice
         host, _, port = self.endpoint.address.rpartition(":")
         loop = asyncio.get_running_loop()
         try:
@@ -239,7 +261,7 @@ class _Stream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        if self._streams.endpoint(self.uid) is not self.endpoint:
+        if not self._streams.has(self):
             transport.abort()  # it was given up while it was opened
             return
         self._transport, self._lines = transport, Lines()

@@ -156,16 +156,19 @@ async def test_following_twice_opens_one_stream(pod: Pod, followed: Followed) ->
 async def test_a_pod_whose_readiness_changes_keeps_its_last_state(
     pod: Pod, followed: Followed
 ) -> None:
-    ready = replace(pod.endpoint, ready=True)
+    ready, hanging = pod.endpoint, replace(pod.endpoint, ready=False)
     followed.runtimes.follow("u", ready)
     stream = await pod.accept()
     stream.say(sessions=2)
     await followed.changed()
-    followed.runtimes.follow("u", pod.endpoint)  # it hangs, and the kubelet takes note
+    followed.runtimes.follow("u", hanging)  # it hangs, and the kubelet takes note
     assert followed.runtimes.states(["u"])["u"].sessions == 2
     stream.say(sessions=1)  # the same stream is heard
     await followed.changed()
+    followed.runtimes.follow("u", ready)
     assert pod.streams.empty()
+    followed.runtimes.follow("u", hanging)
+    stream.lines.put_nowait(None)
     followed.runtimes.follow("u", ready)  # a stream that waits for its next try is opened at once
     await pod.accept()
     assert followed.runtimes.states(["u"])["u"].sessions == 1

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
+import yaml
 
 from localcluster import (
     bench_plan,
@@ -137,6 +138,8 @@ async def run(size: Size, folder: Path) -> dict[str, Any]:
 
 async def _measure(fake: Fake, module: str, size: Size, folder: Path) -> dict[str, Any]:
     await fake.do("nodes", count=-(-size.services * size.replicas // kwok.GPUS) + 1)
+    for path in sorted((paths.REPOSITORY / "crds").glob("*.yaml")):
+        await fake.do("put", path=fakeapi.CRDS, body=yaml.safe_load(path.read_text()))
     for profile in bench_plan.profile_bodies():
         await fake.do("put", path=fakeapi.PROFILES, body=profile)
     async with _operating(fake, module, folder) as operator:
@@ -233,7 +236,8 @@ async def _operating(fake: Fake, module: str, folder: Path) -> AsyncIterator[Ope
         "users": [{"name": "u", "user": {}}],
         "contexts": [{"name": "c", "context": context}],
     }))  # fmt: skip
-    async with operatorprocess.operating_at(folder, path, module) as operator:
+    async with operatorprocess.started_at(folder, path, module) as operator:
+        await operator.until_ready()
         yield operator
 
 

@@ -24,10 +24,11 @@ Body = dict[str, Any]
 
 SERVICES: Final = f"/apis/{names.API_VERSION}/{names.SERVICES}"
 PROFILES: Final = f"/apis/{names.API_VERSION}/{names.PROFILES}"
+CRDS: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 COLLECTIONS: Final = (
     SERVICES, PROFILES, "/api/v1/nodes", "/api/v1/pods", "/api/v1/namespaces",
     "/apis/policy/v1/poddisruptionbudgets",
-    "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+    CRDS,
 )  # fmt: skip
 POD_NETWORK: Final = "127.77.{}.{}"
 LINE_S: Final = 1.0  # an idle runtime sends a line a second
@@ -94,7 +95,9 @@ class FakeApi:
 
     def _list(self, path: str, limit: int, query: Any) -> web.Response:
         start = int(query.get("continue") or 0)
-        found = list(self.collections[path].objects.values())
+        name = query.get("fieldSelector", "").removeprefix("metadata.name=")
+        objects = self.collections[path].objects
+        found = [data for key, data in objects.items() if not name or key.endswith(f"/{name}")]
         more = str(start + limit) if start + limit < len(found) else ""
         metadata = json.dumps({"resourceVersion": str(self._version), "continue": more}).encode()
         items = b",".join(found[start : start + limit])

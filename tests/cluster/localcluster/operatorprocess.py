@@ -123,27 +123,27 @@ class OperatorProcess:
 
 @contextlib.asynccontextmanager
 async def started(
-    cluster: ControlPlane,
+    cluster: ControlPlane, path: Path, *command: str, **options: Any
+) -> AsyncIterator[OperatorProcess]:
+    """Run as `started_at` does; the log is among those of the control plane."""
+    async with started_at(cluster.layout.logs, path, *command, **options) as operator:
+        yield operator
+
+
+@contextlib.asynccontextmanager
+async def started_at(
+    logs: Path,
     path: Path,
     module: str = "avatar_operator",
     *arguments: str,
     name: str = "bench",
     namespaces: tuple[str, ...] = (),
 ) -> AsyncIterator[OperatorProcess]:
-    """Run the operator with a kubeconfig.
+    """Run the operator with a kubeconfig, whatever that points at.
 
     `name` tells replicas apart that run at once: in the Lease, and in the user agent. It serves
     `namespaces`, or all.
     """
-    async with operating_at(cluster.layout.logs, path, module, *arguments, name=name) as operator:
-        yield operator
-
-
-@contextlib.asynccontextmanager
-async def operating_at(
-    logs: Path, path: Path, module: str, *arguments: str, name: str = "bench"
-) -> AsyncIterator[OperatorProcess]:
-    """Run the operator with a kubeconfig, whatever it points at."""
     health, metrics = ports.find_free(2)
     environment: dict[str, Any] = {
         **os.environ,
