@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import json
 import sys
 from dataclasses import dataclass, field
@@ -111,10 +112,12 @@ class FakeApi:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
         try:
-            while True:
-                await response.write(await events.get())
+            with contextlib.suppress(ConnectionError):  # the watcher left
+                while True:
+                    await response.write(await events.get())
         finally:
             found.watches.remove(events)
+        return response
 
     def _get(self, path: str) -> web.Response:
         if path in _DISCOVERY:
@@ -180,7 +183,11 @@ class FakeApi:
 
     async def _speak(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Be the admin port of an idle runtime."""
-        await reader.readuntil(b"\r\n\r\n")
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):  # the reader left
+            await reader.readuntil(b"\r\n\r\n")
+            await self._say(writer)
+
+    async def _say(self, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         sequence = 0
         while not writer.is_closing():
