@@ -48,7 +48,7 @@ def test_lines_do_not_depend_on_chunks_and_parts(
 
 def pieces(data: bytes, sizes: list[int]) -> list[bytes]:
     """Cut data into pieces of these sizes, over and over."""
-    found = []
+    found: list[bytes] = []
     while data:
         size = sizes[len(found) % len(sizes)]
         found.append(data[:size])
