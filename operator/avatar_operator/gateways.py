@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from avatar_operator import streams
-from avatar_operator.core import callers, model, scaling
+from avatar_operator.core import callers, capacity, model, scaling
 from avatar_operator.core.callers import Demand, Tally
 
 
@@ -44,14 +44,14 @@ class Gateways:
             waiting=sum(demand[key].waiting for demand in told if key in demand),
             arrived=self._tally.arrived.get(key, 0),
             gateways=len(self._gateways),
-            silent=sum(now - g.heard_at > scaling.STALE_S for g in self._gateways.values()),
+            silent=sum(now - g.heard_at > capacity.STALE_S for g in self._gateways.values()),
         )
 
     def silent(self) -> frozenset[str]:
         """Return the gateways that are not heard of."""
         now = asyncio.get_running_loop().time()
         return frozenset(
-            uid for uid, g in self._gateways.items() if now - g.heard_at > scaling.STALE_S
+            uid for uid, g in self._gateways.items() if now - g.heard_at > capacity.STALE_S
         )
 
     async def close(self) -> None:

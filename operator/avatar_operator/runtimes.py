@@ -11,7 +11,7 @@ from typing import Final
 import aiohttp
 
 from avatar_operator import streams
-from avatar_operator.core import contracts, model, scaling
+from avatar_operator.core import capacity, contracts, model
 from avatar_operator.errors import RuntimeUnreachable
 from avatar_operator.fencing import Fence
 from avatar_operator.streams import Endpoint
@@ -101,7 +101,7 @@ class Runtimes:
         """Return the pods that were heard of, but not for longer than is believed."""
         now = asyncio.get_running_loop().time()
         return frozenset(
-            uid for uid, heard in self._heard.items() if now - heard.at > scaling.STALE_S
+            uid for uid, heard in self._heard.items() if now - heard.at > capacity.STALE_S
         )
 
     async def close(self) -> None:
@@ -136,7 +136,7 @@ def _silent(state: model.PodState) -> model.PodState:
     return replace(
         state,
         first_frame_p95_ms=None,
-        vram_ratio=max(scaling.VRAM_MOST, round(state.vram_ratio, 1)),
-        deadline_miss_ratio=max(scaling.MISSES_MOST, round(state.deadline_miss_ratio, 1)),
+        vram_ratio=max(capacity.VRAM_MOST, round(state.vram_ratio, 1)),
+        deadline_miss_ratio=max(capacity.MISSES_MOST, round(state.deadline_miss_ratio, 1)),
         frame_p95_ms=LATENCY_STEP_MS * (latency_ms // LATENCY_STEP_MS),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import ssl
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from localcluster import certificates, errors
+from avatar_operator.core import contracts
+from avatar_operator.errors import InvalidResource
+from localcluster import certificates, errors, policyfuzz
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -52,6 +55,13 @@ def template(**fields: object) -> Spec:
 
 def tolerating(**toleration: object) -> Spec:
     return {"placement": {"tolerations": [toleration]}}
+
+
+def scheduled(**changes: object) -> Spec:
+    office: Spec = {"name": "office", "start": "0 8 * * mon-fri", "end": "0 18 * * mon-fri"}
+    fields = {**office, "timeZone": "Europe/Berlin", "minReplicas": 1, **changes}
+    schedule = {name: value for name, value in fields.items() if value is not None}
+    return {"autoscaling": {"maxReplicas": 2, "schedules": [schedule]}}
 
 
 ONE_TO_TWO: Final = {"minReplicas": 1, "maxReplicas": 2}
@@ -108,6 +118,92 @@ SERVICE_FAULTS: Final[dict[str, Wrong]] = {
         {"autoscaling": {"maxReplicas": 2, "scaleDownAfterSeconds": 86401}},
         "spec.autoscaling.scaleDownAfterSeconds",
         "less than or equal to 86400",
+    ),
+    "negative-reserve": Wrong(
+        {"autoscaling": {"maxReplicas": 2, "reserve": -1}},
+        "spec.autoscaling.reserve",
+        "greater than or equal to 0",
+    ),
+    "reserve-beside-scale-to-zero": Wrong(
+        {
+            "autoscaling": {
+                "minReplicas": 0,
+                "maxReplicas": 2,
+                "reserve": 1,
+                "scaleToZeroAfterSeconds": 60,
+            }
+        },
+        "spec.autoscaling.reserve",
+        "reserve must be 0 where scaleToZeroAfterSeconds is set",
+    ),
+    "cost-as-a-number": Wrong(
+        {"autoscaling": {"maxReplicas": 2, "maxCostPerHour": 12.5}},
+        "spec.autoscaling.maxCostPerHour",
+        "must be of type string",
+    ),
+    "cost-of-zero": Wrong(
+        {"autoscaling": {"maxReplicas": 2, "maxCostPerHour": "0.00"}},
+        "spec.autoscaling.maxCostPerHour",
+        "maxCostPerHour must be a positive decimal number in quotes",
+    ),
+    "rate-of-nothing": Wrong(
+        {"autoscaling": {"maxReplicas": 2, "rate": {"periodSeconds": 60}}},
+        "spec.autoscaling.rate",
+        "set upPods or downPods",
+    ),
+    "rate-of-zero": Wrong(
+        {"autoscaling": {"maxReplicas": 2, "rate": {"upPods": 0}}},
+        "spec.autoscaling.rate.upPods",
+        "greater than or equal to 1",
+    ),
+    "rate-over-an-hour": Wrong(
+        {"autoscaling": {"maxReplicas": 2, "rate": {"upPods": 1, "periodSeconds": 3601}}},
+        "spec.autoscaling.rate.periodSeconds",
+        "less than or equal to 3600",
+    ),
+    "schedule-in-four-fields": Wrong(
+        scheduled(start="0 8 * *"), "spec.autoscaling.schedules[0].start", "five cron fields"
+    ),
+    "schedule-of-minute-60": Wrong(
+        scheduled(end="60 18 * * *"), "spec.autoscaling.schedules[0].end", "five cron fields"
+    ),
+    "schedule-that-never-ends": Wrong(
+        scheduled(end="0 8 * * mon-fri"),
+        "spec.autoscaling.schedules[0]",
+        "start and end must be different times",
+    ),
+    "schedule-without-end": Wrong(
+        scheduled(end=None), "spec.autoscaling.schedules[0].end", "Required value"
+    ),
+    "schedule-of-no-zone": Wrong(
+        scheduled(timeZone="Europe/Atlantis"),
+        "spec.autoscaling.schedules[0].timeZone",
+        "unknown time zone",
+    ),
+    "schedule-of-nothing": Wrong(
+        scheduled(minReplicas=None),
+        "spec.autoscaling.schedules[0]",
+        "set at least one of minReplicas, freeSessions and reserve",
+    ),
+    "schedule-above-the-maximum": Wrong(
+        scheduled(minReplicas=3),
+        "spec.autoscaling.schedules",
+        "minReplicas of a schedule must not be above maxReplicas",
+    ),
+    "schedule-with-a-wrong-name": Wrong(
+        scheduled(name="Office"),
+        "spec.autoscaling.schedules[0].name",
+        "a schedule's name has only small letters",
+    ),
+    "two-schedules-of-a-name": Wrong(
+        {
+            "autoscaling": {
+                "maxReplicas": 2,
+                "schedules": 2 * scheduled()["autoscaling"]["schedules"],
+            }
+        },
+        "spec.autoscaling.schedules[1]",
+        "Duplicate value",
     ),
     "batch-of-zero": Wrong({"batchSize": 0}, "spec.batchSize", "greater than or equal to 1"),
     "batch-over-64": Wrong({"batchSize": 65}, "spec.batchSize", "less than or equal to 64"),
@@ -419,6 +515,17 @@ RIGHT_SERVICES: Final[dict[str, Spec]] = {
     "to-zero": {
         "autoscaling": {"minReplicas": 0, "maxReplicas": 2, "scaleToZeroAfterSeconds": 600}
     },
+    "scheduled": scheduled(),
+    "scheduled-in-all-forms": scheduled(start="*/15,7 22-4 1,31 JAN-mar/2 5-7", timeZone="UTC"),
+    "scheduled-free-sessions": scheduled(minReplicas=None, freeSessions={"percent": 50}),
+    "bounded": {
+        "autoscaling": {
+            **ONE_TO_TWO,
+            "reserve": 1,
+            "maxCostPerHour": "12.50",
+            "rate": {"downPods": 1},
+        }
+    },
     "fixed-batch": {"batchSize": 5},
     "objective": {"objective": "throughput"},
     "claim": source(persistentVolumeClaim={"claimName": "musetalk", "path": "/models"}),
@@ -609,6 +716,26 @@ def test_right_service_is_taken(api: httpx.Client, spec: Spec) -> None:
 def test_right_profile_is_taken(api: httpx.Client, spec: Spec) -> None:
     answer = api.post(PROFILES, params=DRY_RUN, json=body("GPUProfile", spec))
     assert answer.status_code == httpx.codes.CREATED, answer.text
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_operator_takes_the_same_policies_as_the_api_server(
+    api: httpx.Client, seed: int
+) -> None:
+    chance = random.Random(seed)
+    verdicts = set()
+    for _ in range(100):
+        spec = {"autoscaling": policyfuzz.autoscaling(chance)}
+        answer = api.post(SERVICES, params=DRY_RUN, json=body("AvatarService", spec))
+        faults: tuple[object, ...] = ()
+        try:
+            contracts.parse_service(body("AvatarService", spec))
+        except InvalidResource as error:
+            faults = tuple(error.faults)
+        taken = answer.status_code == httpx.codes.CREATED
+        assert taken == (not faults), (spec, answer.text, faults)
+        verdicts.add(taken)
+    assert verdicts == {True, False}
 
 
 def test_examples_are_taken(api: httpx.Client) -> None:

@@ -145,7 +145,19 @@ def marks(*, live: bool) -> Body:
     }
 
 
-def pod(service: model.Service, name: str, pool: Pool, settings: PodSettings) -> Body:
+def role(*, reserve: bool) -> Body:
+    """Render the change of a pod's metadata that makes it one of the reserve, or of the others."""
+    return {"labels": {names.LABEL_RESERVE: names.RESERVED if reserve else None}}
+
+
+def pod(
+    service: model.Service,
+    name: str,
+    pool: Pool,
+    settings: PodSettings,
+    *,
+    reserve: bool = False,
+) -> Body:
     """Render a runtime pod that is pinned to one GPU class and carries its batch size."""
     assert isinstance(pool.outcome, batch.BatchPlan)
     plan = pool.outcome
@@ -189,6 +201,7 @@ def pod(service: model.Service, name: str, pool: Pool, settings: PodSettings) ->
             **_labels(service),
             names.LABEL_GPU_CLASS: pool.gpu_class,
             names.LABEL_SPEC_HASH: spec_hash(service, settings.image),
+            **({names.LABEL_RESERVE: names.RESERVED} if reserve else {}),
         },
         "annotations": {
             **dict(template.annotations),

@@ -91,6 +91,7 @@ def parse_runtime_pod(body: Mapping[str, object]) -> model.RuntimePod | None:
         shielded=annotations.get(names.ANNOTATION_SAFE_TO_EVICT) == "false",
         drain_asked=annotations.get(names.ANNOTATION_DRAIN) == "true",
         restarts=_restarts(status),
+        reserve=labels.get(names.LABEL_RESERVE) == names.RESERVED,
     )
 
 

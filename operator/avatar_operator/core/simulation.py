@@ -9,11 +9,21 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from enum import IntEnum
 from math import ceil, exp, inf, log
 from typing import Final, Protocol
 
-from avatar_operator.core import batch, inventory, manifests, model, planning, scaling, sizing
+from avatar_operator.core import (
+    batch,
+    capacity,
+    inventory,
+    manifests,
+    model,
+    planning,
+    scaling,
+    sizing,
+)
 from avatar_operator.core.pools import rank
 from avatar_operator.core.traces import Draw, Session
 from avatar_operator.errors import InputError
@@ -97,6 +107,7 @@ class Box:
     created_s: float
     ready: bool = False
     draining: bool = False
+    reserve: bool = False
     version: int = 1
     sessions: set[int] = field(default_factory=set)
     seen: model.PodState | None = None  # what the operator heard last
@@ -191,6 +202,7 @@ class World:
         self._nodes = tuple(
             _node(profile, settings.gpus[profile.name]) for profile in self._profiles
         )
+        self._costs = {profile.name: profile.cost_per_hour for profile in self._profiles}
         self._now = 0.0
         self._events: list[tuple[float, What, int, str]] = []
         self._boxes: dict[str, Box] = {}
@@ -303,7 +315,7 @@ class World:
             open_boxes = [box for box in self._boxes.values() if box.free]
             if not open_boxes:
                 return
-            box = max(open_boxes, key=lambda box: (len(box.sessions) / box.slots, box.name))
+            box = max(open_boxes, key=_preference)
             index = self._queue.popleft()
             session = self._trace[index]
             self._waits.append(self._now - session.arrival_s)
@@ -329,7 +341,7 @@ class World:
         elif self._boxes:
             boxes = list(self._boxes.values())
             boxes[int(self._draw.random() * len(boxes))].silent_until_s = until
-        self._push(self._now + scaling.STALE_S + 0.01, What.PLAN, _MUST)
+        self._push(self._now + capacity.STALE_S + 0.01, What.PLAN, _MUST)
         self._push(until + 0.01, What.PLAN, _MUST)
 
     def _schedule_faults(self) -> None:
@@ -394,7 +406,7 @@ class World:
 
     def _observed(self) -> planning.Observed:
         deaf = self._now < self._deaf_until
-        silent = self._now - self._gateway_heard_s > scaling.STALE_S
+        silent = self._now - self._gateway_heard_s > capacity.STALE_S
         demand = scaling.Demand(self._demand.waiting, self._demand.arrived, 1, int(silent or deaf))
         pods = tuple(self._pod(box) for box in self._boxes.values())
         return planning.Observed(
@@ -443,6 +455,7 @@ class World:
             created_at=EPOCH_S + box.created_s,
             failed_at=None,
             trouble="",
+            reserve=box.reserve,
         )
 
     def _act(self, action: planning.Action) -> None:
@@ -450,6 +463,11 @@ class World:
             case planning.CreatePod(name=name, pool=pool):
                 assert isinstance(pool.outcome, batch.BatchPlan)
                 self._create(name, pool.gpu_class, pool.outcome)
+                self._boxes[name].reserve = action.reserve
+            case planning.PromotePod(name=name):
+                self._boxes[name].reserve = False
+            case planning.ReservePod(name=name):
+                self._boxes[name].reserve = True
             case planning.DrainPod(name=name):
                 self._boxes[name].draining = True
                 self._plan_soon(PUSH_S)  # the pod says so
@@ -475,6 +493,7 @@ class World:
             created_s=self._now,
         )
         self._boxes[name] = box
+        self._check_cost(name)
         self._max_pods = max(self._max_pods, len(self._boxes))
         self._start(box)
         if self._short_since is not None:
@@ -559,6 +578,17 @@ class World:
         if self._placed != live + self._ended + self._lost + self._cut:
             self._violations.append(f"{self._now:.1f} s: sessions do not add up")
 
+    def _check_cost(self, name: str) -> None:
+        """Note it if a pod was made that may not be paid; those that are there may cost more."""
+        policy = self._service.autoscaling
+        if policy is None or policy.max_cost_per_hour is None or self._rival is not None:
+            return
+        cost = sum(
+            (self._costs.get(box.gpu_class) or 0 for box in self._boxes.values()), Decimal(0)
+        )
+        if cost > policy.max_cost_per_hour:
+            self._violations.append(f"{self._now:.1f} s: with {name} the pods cost {cost}")
+
     def _moment(self) -> Moment:
         boxes = self._boxes.values()
         return Moment(
@@ -579,6 +609,11 @@ class World:
         if at < self._plan_at:
             self._plan_at = at
             self._push(at, What.PLAN, 0)
+
+
+def _preference(box: Box) -> tuple[bool, float, str]:
+    """Order pods as gateways do: the fullest first, the reserve last."""
+    return not box.reserve, len(box.sessions) / box.slots, box.name
 
 
 def _node(profile: model.GPUProfile, gpus: int) -> model.Node:

@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from avatar_operator import simulate
-from avatar_operator.core import contracts, model, rivals, scaling, simulation, traces
+from avatar_operator.core import (
+    capacity,
+    contracts,
+    model,
+    policies,
+    rivals,
+    scaling,
+    simulation,
+    traces,
+)
 from localcluster import benchrecord, scalingcampaign
 
 if TYPE_CHECKING:
@@ -125,12 +134,12 @@ def world() -> tuple[model.Service, simulation.Settings]:
 
 def decisions() -> dict[str, float]:
     """Time single decisions on a service with 1,000 pods."""
-    policy = model.Autoscaling(1, 2000)
+    policy = policies.Autoscaling(1, 2000)
     pods = [
-        scaling.Pod(f"p{i}", 5 + i % 2 * 3, i % 6, True, False, 100.0, 0.2, 1.0 + (i % 7 == 0))
+        capacity.Pod(f"p{i}", 5 + i % 2 * 3, i % 6, True, False, 100.0, 0.2, 1.0 + (i % 7 == 0))
         for i in range(1000)
     ]
-    offers = [scaling.Offer(f"class-{i}", 5, 3) for i in range(5)]
+    offers = [capacity.Offer(f"class-{i}", 5, 3) for i in range(5)]
     history: scaling.History | None = None
     samples = []
     for step in range(500):

@@ -11,6 +11,7 @@ import random
 import sys
 from functools import cache
 from math import log
+from typing import Any
 
 from avatar_operator.core import contracts, model, simulation, traces
 
@@ -30,7 +31,7 @@ def profiles() -> tuple[model.GPUProfile, ...]:
 def service(chance: random.Random) -> model.Service:
     """Return a service with bounds, headroom and hold times of all kinds."""
     low = chance.choice([0, 0, 1, 2])
-    autoscaling = {
+    autoscaling: dict[str, Any] = {
         "minReplicas": low,
         "maxReplicas": low + chance.randint(1, 12),
         "freeSessions": {"min": chance.randint(0, 4), "percent": chance.choice([0, 10, 50])},
@@ -38,6 +39,17 @@ def service(chance: random.Random) -> model.Service:
     }
     if not low and chance.random() < 0.7:
         autoscaling["scaleToZeroAfterSeconds"] = chance.choice([5, 30, 60])
+    if "scaleToZeroAfterSeconds" not in autoscaling:
+        autoscaling["reserve"] = chance.choice([0, 0, 1, 2])
+    if chance.random() < 0.3:
+        autoscaling["maxCostPerHour"] = chance.choice(["1.5", "4", "9.99"])
+    if chance.random() < 0.3:
+        autoscaling["rate"] = {"upPods": chance.randint(1, 4), "downPods": chance.randint(1, 4)}
+    if chance.random() < 0.3:
+        # Virtual time begins at 22:13:20.
+        free = {"min": chance.randint(1, 20)}
+        when = {"start": "16,20 22 * * *", "end": "18,22 22 * * *"}
+        autoscaling["schedules"] = [{"name": "rush", **when, "freeSessions": free}]
     spec = {
         "placement": {"gpuClasses": chance.sample(GPUS, chance.randint(1, 2))},
         "objective": chance.choice(["latency", "balanced", "throughput"]),

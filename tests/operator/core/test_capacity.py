@@ -1,0 +1,27 @@
+"""Tests of what pods are worth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from avatar_operator.core import capacity
+
+
+@pytest.mark.parametrize(
+    ("seen", "strain"),
+    [
+        ({}, 1.0),
+        ({"vram_ratio": 0.9}, 1.0),
+        ({"vram_ratio": 0.99}, 1.1),
+        ({"deadline_miss_ratio": 0.03}, 3.0),
+        ({"frame_p95_ms": 300.0}, 1.5),
+        ({"batch_share": 0.5}, 2.0),
+        ({"batch_share": 0.0}, 4.0),
+        ({"deadline_miss_ratio": 1.0}, 4.0),
+    ],
+)
+def test_strain_is_the_worst_miss_of_an_objective(seen: dict[str, float], strain: float) -> None:
+    calm: dict[str, Any] = {"vram_ratio": 0.5, "deadline_miss_ratio": 0.0, "frame_p95_ms": None}
+    assert capacity.strain(**{**calm, "budget_ms": 200.0, **seen}) == pytest.approx(strain)
