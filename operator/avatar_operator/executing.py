@@ -133,9 +133,15 @@ class Executor:
                 answer = await self._api.mark_pod(namespace, action.name, action.uid, marks)
                 self._observe(Kind.PODS, answer)
             case planning.CreatePod():
-                body = manifests.pod(service, action.name, action.pool, self._settings)
+                pods, kept = self._settings, action.reserve
+                body = manifests.pod(service, action.name, action.pool, pods, reserve=kept)
                 manifests.annotate(body, names.ANNOTATION_EPOCH, str(self._fence.epoch))
                 self._observe(Kind.PODS, await self._api.create_pod(body))
+            case planning.PromotePod() | planning.ReservePod():
+                role = manifests.role(reserve=isinstance(action, planning.ReservePod))
+                namespace = service.key.namespace
+                answer = await self._api.mark_pod(namespace, action.name, action.uid, role)
+                self._observe(Kind.PODS, answer)
             case planning.DrainPod():
                 await self._runtimes.drain(action.uid, draining=True)
             case planning.UndrainPod():
