@@ -26,6 +26,7 @@ from avatar_operator.core import (
 )
 from avatar_operator.core.agenda import Agenda
 from avatar_operator.core.observations import Kind, News, Observations
+from avatar_operator.decisions import DecisionLog
 from avatar_operator.errors import (
     AvatarOperatorError,
     ClusterError,
@@ -85,6 +86,7 @@ class Reconciler:
             master=lambda: self._master,
         )
         self._memories: dict[str, Memory] = {}
+        self._decisions = DecisionLog(settings.decision_log)
         self._short: set[str] = set()  # UIDs of services that no GPU was found for
         self._agenda: Agenda[str] = Agenda()
         self._awake = asyncio.Event()
@@ -160,6 +162,7 @@ class Reconciler:
                 tasks.create_task(self._watching.run(), name="watching")
                 tasks.create_task(self._tick_forever(), name="tick")
                 tasks.create_task(self._calibrator.run(), name="calibrations")
+                tasks.create_task(self._decisions.run(), name="decisions")
                 tasks.create_task(self._work_forever(tasks), name="work")
         finally:
             await self._runtimes.close()
@@ -364,8 +367,9 @@ class Reconciler:
         metrics.set_desired(service.key, plan.desired)
         lacks_gpus = plan.missing or status.is_short(plan)
         (self._short.add if lacks_gpus else self._short.discard)(uid)
-        if plan.decision is not None:
-            memory.history = plan.decision.history
+        if plan.answer is not None:
+            memory.history = plan.answer.decision.history
+            self._decisions.note(service.key, plan.answer)
         # What others knew when they led is not known here: at first nothing is taken away.
         calm_s = memory.calm_until - asyncio.get_running_loop().time()
         actions = tuple(each for each in plan.actions if calm_s <= 0 or not _removes(each))

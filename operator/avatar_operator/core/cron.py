@@ -11,7 +11,7 @@ import datetime
 import re
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -62,7 +62,7 @@ _FIELDS: Final = (
     _Field("[0-7]", 0, 6, _WEEKDAYS),  # 7 is Sunday, too
 )
 
-PATTERN: Final = f"(?i)^{' '.join(field.pattern for field in _FIELDS)}$"
+PATTERN: Final = f"(?i)^{' '.join(each.pattern for each in _FIELDS)}$"
 """Of all expressions; what it lets pass has a meaning, if only one that never comes."""
 
 LIMIT: Final = "five cron fields: minute, hour, day of the month, month, day of the week"
@@ -78,6 +78,7 @@ class Cron:
     months: tuple[int, ...]
     weekdays: tuple[int, ...]  # 0 is Sunday
     either: bool  # of day and weekday one suffices, as cron has it where neither begins with a *
+    text: str = field(default="", compare=False)  # as it was written
 
     @property
     def exists(self) -> bool:
@@ -99,10 +100,10 @@ def parse(text: str) -> Cron | None:
         return None
     parts = text.split(" ")
     minutes, hours, days, months, weekdays = (
-        tuple(sorted(_numbers(field, part))) for field, part in zip(_FIELDS, parts, strict=True)
+        tuple(sorted(_numbers(each, part))) for each, part in zip(_FIELDS, parts, strict=True)
     )
     either = not (parts[2].startswith("*") or parts[4].startswith("*"))
-    return Cron(minutes, hours, days, months, weekdays, either)
+    return Cron(minutes, hours, days, months, weekdays, either, text)
 
 
 def next_after(cron: Cron, zone: ZoneInfo, at: float) -> float | None:
@@ -171,23 +172,23 @@ def _date(zone: ZoneInfo, at: float) -> datetime.date:
     return datetime.datetime.fromtimestamp(at, zone).date()
 
 
-def _numbers(field: _Field, text: str) -> set[int]:
+def _numbers(kind: _Field, text: str) -> set[int]:
     found: set[int] = set()
     for part in text.split(","):
         span, _, step = part.partition("/")
         low, dash, high = span.partition("-")
         if span == "*":
-            numbers = [*range(field.lowest, field.highest + 1)]
+            numbers = [*range(kind.lowest, kind.highest + 1)]
         elif dash:
-            numbers = _span(field, field.value(low), field.value(high))
+            numbers = _span(kind, kind.value(low), kind.value(high))
         else:
-            numbers = [field.value(low)]
+            numbers = [kind.value(low)]
         found.update(numbers[:: int(step or 1)])
-    return {number % 7 for number in found} if field.names == _WEEKDAYS else found
+    return {number % 7 for number in found} if kind.names == _WEEKDAYS else found
 
 
-def _span(field: _Field, low: int, high: int) -> list[int]:
+def _span(kind: _Field, low: int, high: int) -> list[int]:
     """Return a range; one that ends before it begins goes on at the other end, as 22-4 does."""
     if low <= high:
         return [*range(low, high + 1)]
-    return [*range(low, field.highest + 1), *range(field.lowest, high + 1)]
+    return [*range(low, kind.highest + 1), *range(kind.lowest, high + 1)]

@@ -54,7 +54,7 @@ class Autoscaling:
     max_replicas: int
     free_min: int = 1  # slots kept free at least
     free_percent: int = 20  # slots kept free, of the live sessions
-    down_after_s: float = 120.0  # a surplus must last so long
+    down_after_s: float = 120  # a surplus must last so long
     zero_after_s: float | None = None  # None: the last pod never goes for want of sessions
     freeze: bool = False  # nothing changes while it is set
     pause_scale_in: bool = False  # nothing gets less while it is set
@@ -94,6 +94,38 @@ def parse(spec: Fields, annotations: Mapping[str, str]) -> Autoscaling:
         rate=_rate(fields) if fields.has("rate") else None,
         schedules=_schedules(fields, high),
     )
+
+
+def document(policy: Autoscaling) -> dict[str, object]:
+    """Return `spec.autoscaling` as it would be written; what annotations say is not in it."""
+    rate = policy.rate
+    return _given(
+        minReplicas=policy.min_replicas,
+        maxReplicas=policy.max_replicas,
+        freeSessions={"min": policy.free_min, "percent": policy.free_percent},
+        scaleDownAfterSeconds=policy.down_after_s,
+        scaleToZeroAfterSeconds=policy.zero_after_s,
+        reserve=policy.reserve,
+        maxCostPerHour=policy.max_cost_per_hour and str(policy.max_cost_per_hour),
+        rate=rate
+        and _given(upPods=rate.up_pods, downPods=rate.down_pods, periodSeconds=rate.period_s),
+        schedules=[
+            _given(
+                name=each.name,
+                start=each.start.text,
+                end=each.end.text,
+                timeZone=each.time_zone,
+                minReplicas=each.min_replicas,
+                freeSessions=_given(min=each.free_min, percent=each.free_percent) or None,
+                reserve=each.reserve,
+            )
+            for each in policy.schedules
+        ],
+    )
+
+
+def _given(**fields: object) -> dict[str, object]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _rate(fields: Fields) -> Rate:

@@ -24,6 +24,7 @@ from avatar_operator.core import (
     policies,
     rivals,
     scaling,
+    scenario,
     simulation,
     traces,
 )
@@ -103,7 +104,7 @@ def compare(kind: traces.Kind) -> dict[str, dict[str, Any]]:
     profiles = scalingcampaign.profiles()
     per_pod = simulate.slots_per_pod(service, profiles, settings)
     buffered = simulate.buffered_optimum(service, trace, per_pod, START_S)
-    policies: Mapping[str, simulation.Scaler | None] = {
+    policies: Mapping[str, scenario.Scaler | None] = {
         "ours": None,
         "hpa": rivals.HorizontalPodAutoscaler(),
         "knative": rivals.KnativePodAutoscaler(),
@@ -124,12 +125,12 @@ def compare(kind: traces.Kind) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def world() -> tuple[model.Service, simulation.Settings]:
+def world() -> tuple[model.Service, scenario.Settings]:
     """Return the service and the cluster of the comparisons."""
     spec = {"placement": {"gpuClasses": [GPU]}, "autoscaling": POLICY}
     metadata = {"name": "avatar", "namespace": "bench", "uid": "s1", "generation": 1}
     service = contracts.parse_service({"kind": "AvatarService", "metadata": metadata, "spec": spec})
-    return service, simulation.Settings({GPU: GPUS}, start_s=START_S)
+    return service, scenario.Settings({GPU: GPUS}, start_s=START_S)
 
 
 def decisions() -> dict[str, float]:

@@ -13,7 +13,7 @@ from functools import cache
 from math import log
 from typing import Any
 
-from avatar_operator.core import contracts, model, simulation, traces
+from avatar_operator.core import contracts, model, scenario, simulation, traces
 
 GPUS = ("h100-80gb", "a100-80gb", "rtx-4090")
 MINUTES = 12
@@ -42,7 +42,7 @@ def service(chance: random.Random) -> model.Service:
     if "scaleToZeroAfterSeconds" not in autoscaling:
         autoscaling["reserve"] = chance.choice([0, 0, 1, 2])
     if chance.random() < 0.3:
-        autoscaling["maxCostPerHour"] = chance.choice(["1.5", "4", "9.99"])
+        autoscaling["maxCostPerHour"] = chance.choice(["4", "9.99", "20"])
     if chance.random() < 0.3:
         autoscaling["rate"] = {"upPods": chance.randint(1, 4), "downPods": chance.randint(1, 4)}
     if chance.random() < 0.3:
@@ -73,9 +73,9 @@ def callers(chance: random.Random) -> tuple[traces.Session, ...]:
     return tuple(sessions)
 
 
-def settings(chance: random.Random, wanted: model.Service) -> simulation.Settings:
+def settings(chance: random.Random, wanted: model.Service) -> scenario.Settings:
     """Return a small cluster where much goes wrong."""
-    faults = simulation.Faults(
+    faults = scenario.Faults(
         crashes_per_hour=chance.choice([0.0, 0.0, 1.0]),
         silences_per_hour=chance.choice([0.0, 3.0, 20.0]),
         gateway_silences_per_hour=chance.choice([0.0, 10.0]),
@@ -83,8 +83,10 @@ def settings(chance: random.Random, wanted: model.Service) -> simulation.Setting
         restarts_per_hour=chance.choice([0.0, 10.0, 40.0]),
         restart_s=chance.choice([1.0, 15.0]),
         api_fault_ratio=chance.choice([0.0, 0.05, 0.3]),
+        leader_changes_per_hour=chance.choice([0.0, 0.0, 30.0]),
+        clock_steps_per_hour=chance.choice([0.0, 0.0, 20.0]),
     )
-    return simulation.Settings(
+    return scenario.Settings(
         gpus={name: chance.randint(1, 8) for name in wanted.placement.gpu_classes},
         start_s=chance.choice([2.0, 10.0, 40.0]),
         start_spread=chance.choice([0.1, 0.5]),
@@ -93,7 +95,7 @@ def settings(chance: random.Random, wanted: model.Service) -> simulation.Setting
     )
 
 
-def run(seed: int) -> simulation.Result:
+def run(seed: int) -> scenario.Result:
     """Return what became of one made world."""
     chance = random.Random(seed)
     wanted = service(chance)
@@ -101,7 +103,7 @@ def run(seed: int) -> simulation.Result:
     return simulation.run(wanted, profiles(), callers(chance), world, chance)
 
 
-def broken(seed: int, result: simulation.Result) -> str:
+def broken(seed: int, result: scenario.Result) -> str:
     """Return a short account of a run that broke a rule: its last plans before the first one."""
     lines = [f"seed {seed}: {result.violations[0]}"]
     at_s = float(result.violations[0].split(" s:")[0])

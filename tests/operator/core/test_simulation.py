@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from avatar_operator.core import contracts, model, rivals, simulation, traces
+from avatar_operator.core import contracts, model, rivals, scenario, simulation, traces
 from avatar_operator.core.traces import Kind, Scale, Session
 from localcluster import scalingcampaign
 
@@ -22,10 +22,10 @@ def service(**autoscaling: Any) -> model.Service:
 
 
 def run(
-    trace: tuple[Session, ...], rival: simulation.Scaler | None = None, **changes: Any
-) -> simulation.Result:
+    trace: tuple[Session, ...], rival: scenario.Scaler | None = None, **changes: Any
+) -> scenario.Result:
     autoscaling = changes.pop("autoscaling", {})
-    settings = simulation.Settings({GPU: 8}, **changes)
+    settings = scenario.Settings({GPU: 8}, **changes)
     profiles = scalingcampaign.profiles()
     chance = random.Random(5)
     return simulation.run(service(**autoscaling), profiles, trace, settings, chance, rival)
