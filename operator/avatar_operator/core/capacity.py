@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from math import ceil, inf
+from statistics import mean, variance
 from typing import Final
 
 STALE_S: Final = 5.0
@@ -14,6 +15,7 @@ MISSES_MOST: Final = 0.01  # of the frames, past their deadline
 STRAIN_MOST: Final = 4.0  # a pod under pressure degrades its batch to a quarter, not further
 
 START_S: Final = 30.0  # believed of pods until one has started
+FEW_STARTS: Final = 5  # fewer say nothing of how much starts differ
 
 OVERDUE: Final = (2.0, 15.0)
 """Of few starts the longest says little of the 99th percentile: so many times that, and seconds."""
@@ -87,11 +89,21 @@ def effective_slots(pod: Pod, overdue_s: float) -> int:
     return max(1, int(pod.slots / pod.strain))
 
 
-def start_s(starts_s: Sequence[float]) -> float:
-    """Return the time that 9 of 10 pods need to start."""
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How long pods take to start."""
+
+    mean_s: float
+    variance: float  # of a start, in s²
+
+
+def start(starts_s: Sequence[float]) -> Start:
+    """Return what the last starts say of the next one; of few, the longest is believed."""
     if not starts_s:
-        return START_S
-    return sorted(starts_s)[ceil(0.9 * len(starts_s)) - 1]
+        return Start(START_S, 0.0)
+    if len(starts_s) < FEW_STARTS:
+        return Start(max(starts_s), 0.0)
+    return Start(mean(starts_s), variance(starts_s))
 
 
 def overdue_s(pods: Sequence[Pod], starts_s: Sequence[float]) -> float:

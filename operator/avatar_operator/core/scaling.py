@@ -196,9 +196,10 @@ def _inputs(
     pods, offers, demand = observation.pods, observation.offers, observation.demand
     sessions = sum(pod.sessions for pod in pods)
     rate = known.arrivals.per_s(now)
-    start_s = capacity.start_s(known.starts_s)
+    start = capacity.start(known.starts_s)
     least = max(policy.free_min, ceil(sessions * policy.free_percent / 100))
-    headroom = max(least, arrivals.at_most(rate * start_s))
+    # Who comes while a pod starts: a Poisson count over a time that is not certain itself.
+    headroom = max(least, arrivals.at_most(rate * start.mean_s, rate**2 * start.variance))
     slots = [capacity.effective_slots(pod, overdue_s) for pod in pods]
     here = sessions + demand.waiting
     wanted = serving = capacity.pods_for(here + headroom, pods, slots, offers)
@@ -213,7 +214,7 @@ def _inputs(
         waiting=demand.waiting,
         headroom=headroom,
         arrivals_per_s=rate,
-        start_s=start_s,
+        start_s=start.mean_s,
         capacity=sum(slots),
         pods=len(pods),
         wanted=wanted,

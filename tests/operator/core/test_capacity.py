@@ -25,3 +25,15 @@ from avatar_operator.core import capacity
 def test_strain_is_the_worst_miss_of_an_objective(seen: dict[str, float], strain: float) -> None:
     calm: dict[str, Any] = {"vram_ratio": 0.5, "deadline_miss_ratio": 0.0, "frame_p95_ms": None}
     assert capacity.strain(**{**calm, "budget_ms": 200.0, **seen}) == pytest.approx(strain)
+
+
+@pytest.mark.parametrize(
+    ("starts_s", "mean_s", "variance"),
+    [((), 30.0, 0.0), ((4.0, 9.0), 9.0, 0.0), ((4.0, 6.0, 4.0, 6.0, 5.0), 5.0, 1.0)],
+    ids=["none yet", "few", "enough"],
+)
+def test_of_few_starts_the_longest_is_believed(
+    starts_s: tuple[float, ...], mean_s: float, variance: float
+) -> None:
+    start = capacity.start(starts_s)
+    assert (start.mean_s, start.variance) == (mean_s, pytest.approx(variance))
