@@ -80,7 +80,7 @@ async def test_the_reserve_takes_callers_at_once_and_is_made_anew(space: Space) 
         },
         placement={"gpuClasses": ["rtx-4090"]},
     )
-    await space.ready("warm", pods=2)
+    await space.ready("warm", pods=2, within_s=120)
     kept = reserved(await space.pods("warm"))
     assert len(kept) == 1
     capacity = (await space.service("warm"))["status"]["capacity"]
@@ -96,6 +96,7 @@ async def test_the_reserve_takes_callers_at_once_and_is_made_anew(space: Space) 
         settled,
         lambda names: len(names) == 1 and names != before,
         "the reserve is promoted, and another pod is it",
+        90,
     )
     output, problems = await load.communicate()
     assert load.returncode == 0, output.decode() + problems.decode()

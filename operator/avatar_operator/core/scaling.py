@@ -206,7 +206,7 @@ def _inputs(
     if policy.reserve:
         # The reserve is there at once: with it, callers need not be met while a pod starts.
         prompt = max(least, arrivals.at_most(rate * PROMOTION_S))
-        serving = capacity.pods_for(here + prompt, pods, slots, offers)
+        serving = max(policy.min_replicas, capacity.pods_for(here + prompt, pods, slots, offers))
         wanted = max(wanted, serving + policy.reserve)
     silent = sum(1 for pod in pods if pod.ready and pod.heard_s > STALE_S)
     return Inputs(

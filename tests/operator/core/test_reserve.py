@@ -58,7 +58,7 @@ def test_of_new_pods_the_last_ones_are_the_reserve(scenes: Scenes) -> None:
     scene = scenes(gpus=4, autoscaling={**AUTO, "minReplicas": 3})
     scene.sight = SIGHT
     creates = [action for action in scene.plan().actions if isinstance(action, CreatePod)]
-    assert [create.reserve for create in creates] == [False, False, True]
+    assert [create.reserve for create in creates] == [False, False, False, True]
 
 
 def test_a_pod_of_the_reserve_is_promoted_at_once_and_replaced(scenes: Scenes) -> None:
