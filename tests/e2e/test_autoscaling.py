@@ -98,11 +98,7 @@ async def test_the_reserve_takes_callers_at_once_and_is_made_anew(space: Space) 
         "the reserve is promoted, and another pod is it",
         90,
     )
-    output, problems = await load.communicate()
-    assert load.returncode == 0, output.decode() + problems.decode()
-    summary = json.loads(output)
-    assert summary["done"] == first
-    assert summary["cut"] == summary["refused"] == summary["failed"] == 0
+    await all_served(load, first)
     status = (await space.service("warm"))["status"]
     assert status["decisions"][0]["inputs"]["schedules"] == ["always"]
     assert "PodPromoted" in await space.kubectl(

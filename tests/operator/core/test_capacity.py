@@ -36,4 +36,5 @@ def test_of_few_starts_the_longest_is_believed(
     starts_s: tuple[float, ...], mean_s: float, variance: float
 ) -> None:
     start = capacity.start(starts_s)
-    assert (start.mean_s, start.variance) == (mean_s, pytest.approx(variance))
+    assert start.mean_s == mean_s
+    assert start.variance == pytest.approx(variance)
