@@ -92,9 +92,8 @@ def test_no_new_pod_is_let_in_that_is_not_paid(
     if more:
         assert sum(known) + sum(new[:more]) <= budget
     elif sum(known) > budget:
-        kept = sorted(known, reverse=True)[: span.most - (len(there) - len(known))]
-        assert span.most < len(there)
-        assert sum(sorted(known)[: max(0, len(kept) - 1)]) <= budget
+        in_turn = [cost or Decimal(0) for cost in there]  # all are worth the same
+        assert sum(in_turn[: span.most]) <= budget < sum(in_turn[: span.most + 1])
     assert span.hold(10**6) <= 1000
 
 
