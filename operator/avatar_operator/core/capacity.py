@@ -1,8 +1,10 @@
 """Says what pods are worth to a service: how many slots they give, and how many pods it takes."""
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import accumulate, pairwise
 from math import ceil, inf
 from statistics import mean, variance
 from typing import Final
@@ -117,28 +119,29 @@ def overdue_s(pods: Sequence[Pod], starts_s: Sequence[float]) -> float:
     return max(least_s, factor * max(starts_s, default=START_S))
 
 
-def pods_for(
-    needed: int, pods: Sequence[Pod], slots: Sequence[int], offers: Iterable[Offer]
-) -> int:
-    """Return how many pods give the slots: the most valuable ones that are there, and new ones.
+def totals(pods: Sequence[Pod], slots: Sequence[int]) -> list[int]:
+    """Return the slots of the most valuable pod, of the two most valuable ones, and so on.
 
     `slots` are the effective slots of `pods`.
     """
+    if len(set(slots)) == 1:  # where all are alike, the order does not matter
+        return [*accumulate(slots)]
+    worth = sorted(zip(map(worth_of, pods), slots, strict=True), reverse=True)
+    return [*accumulate(given for _, given in worth)]
+
+
+def pods_for(needed: int, given: Sequence[int], offers: Iterable[Offer]) -> int:
+    """Return how many pods give the slots: of those there are, whose `totals` are given, and new.
+
+    The most valuable ones come first.
+    """
     if needed <= 0:
         return 0
-    short = needed - sum(slots)
-    if short > 0:
-        return len(slots) + _new_pods(offers, slots, short)
-    if len(set(slots)) == 1:
-        return ceil(needed / slots[0])  # where all are alike, the order does not matter
-    worth = sorted(zip(map(worth_of, pods), slots, strict=True), reverse=True)
-    kept = 0
-    for _, given in worth:
-        if needed <= 0:
-            break
-        needed -= given
-        kept += 1
-    return kept
+    if given and needed <= given[-1]:
+        return bisect_left(given, needed) + 1
+    short = needed - (given[-1] if given else 0)
+    largest = max((after - before for before, after in pairwise((0, *given))), default=0)
+    return len(given) + _new_pods(offers, largest, short)
 
 
 def worth_of(pod: Pod) -> tuple[bool, bool, int, bool]:
@@ -146,7 +149,7 @@ def worth_of(pod: Pod) -> tuple[bool, bool, int, bool]:
     return not pod.draining, pod.ready, pod.sessions, not pod.reserve
 
 
-def _new_pods(offers: Iterable[Offer], slots: Sequence[int], short: int) -> int:
+def _new_pods(offers: Iterable[Offer], largest: int, short: int) -> int:
     """Return how many pods more it takes, class by class as long as GPUs are free."""
     pods = 0
     each = 0
@@ -157,4 +160,4 @@ def _new_pods(offers: Iterable[Offer], slots: Sequence[int], short: int) -> int:
         short -= count * offer.slots
         if short <= 0:
             return pods
-    return pods + ceil(short / (each or max(slots, default=0) or 1))
+    return pods + ceil(short / (each or largest or 1))

@@ -202,11 +202,12 @@ def _inputs(
     headroom = max(least, arrivals.at_most(rate * start.mean_s, rate**2 * start.variance))
     slots = [capacity.effective_slots(pod, overdue_s) for pod in pods]
     here = sessions + demand.waiting
-    wanted = serving = capacity.pods_for(here + headroom, pods, slots, offers)
+    totals = capacity.totals(pods, slots)
+    wanted = serving = capacity.pods_for(here + headroom, totals, offers)
     if policy.reserve:
         # The reserve is there at once: with it, callers need not be met while a pod starts.
         prompt = max(least, arrivals.at_most(rate * PROMOTION_S))
-        serving = max(policy.min_replicas, capacity.pods_for(here + prompt, pods, slots, offers))
+        serving = max(policy.min_replicas, capacity.pods_for(here + prompt, totals, offers))
         wanted = max(wanted, serving + policy.reserve)
     silent = sum(1 for pod in pods if pod.ready and pod.heard_s > STALE_S)
     return Inputs(

@@ -160,4 +160,4 @@ def test_gpus_that_are_not_there_bound_nothing_where_nodes_may_come(scenes: Scen
     assert plan.desired > 2
     assert plan.missing == 0
     assert plan.decision is not None
-    assert plan.decision.limit is not scaling.Limit.FREE_GPUS
+    assert plan.decision.limit is not bounds.Limit.FREE_GPUS
