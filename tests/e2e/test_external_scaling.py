@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import pytest_asyncio
 import yaml
 
-from localcluster import audit, errors, externalmetrics, paths, waiting
+from localcluster import audit, callers, errors, externalmetrics, paths, waiting
 from localcluster.release import condition
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from localcluster.prometheus import Prometheus
     from localcluster.release import Space
@@ -26,7 +24,6 @@ HPA_CONTROLLER: Final = "system:serviceaccount:kube-system:horizontal-pod-autosc
 SCALE: Final = "avatarservices.avatar.musetalk.io/scale"
 SLOTS: Final = 5  # of a pod on an A100, of which there are two
 SESSIONS: Final = 9
-TALK_S: Final = 30
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -53,9 +50,7 @@ def sample(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return service, hpa
 
 
-async def test_hpa_follows_the_sessions_and_cuts_none(
-    space: Space, asked: list[str], tmp_path: Path
-) -> None:
+async def test_hpa_follows_the_sessions_and_cuts_none(space: Space, asked: list[str]) -> None:
     service, hpa = sample("frontdesk")
     stdin = yaml.safe_dump_all([service, hpa])
     await space.cluster.kubectl("-n", space.name, "apply", "-f", "-", stdin=stdin)
@@ -63,41 +58,31 @@ async def test_hpa_follows_the_sessions_and_cuts_none(
     await space.known_to_gateway("frontdesk", SLOTS)
     # The controller learns of a new kind of resource within half a minute.
     await space.kubectl("wait", "hpa/frontdesk", "--for=condition=ScalingActive", "--timeout=60s")
-    visits = tmp_path / "visits.csv"
-    lines = [f"{index * 0.1:.1f},{TALK_S}" for index in range(SESSIONS)]
-    visits.write_text("\n".join(["arrival_s,duration_s", *lines]) + "\n")
-    load = await space.load("frontdesk", 1, 1, "--visits", str(visits), "--wait-ms", "60000")
+    async with callers.calling(space, "frontdesk", SESSIONS, wait_ms=60_000) as talking:
+        # Five sessions on one pod ask for two; the other four, held until then, for the third.
+        grown = await waiting.until(
+            lambda: space.service("frontdesk"),
+            lambda seen: (
+                seen["status"].get("sessions") == SESSIONS and seen["status"]["capacity"] == 12
+            ),
+            "three pods, all heard of, for nine sessions",
+            90,
+        )
+        assert "autoscaling" not in grown["spec"]
+        assert f"{space.name}/avatar_sessions" in asked
 
-    # Five sessions on one pod ask for two; the other four, held until then, for the third.
-    grown = await waiting.until(
-        lambda: space.service("frontdesk"),
-        lambda seen: (
-            load.returncode is not None
-            or (seen["spec"]["replicas"] == 3 and seen["status"].get("sessions") == SESSIONS)
-        ),
-        "three pods for nine sessions",
-        60,
-    )
-    assert load.returncode is None, await load.communicate()
-    assert "autoscaling" not in grown["spec"]
-    assert f"{space.name}/avatar_sessions" in asked
-
-    # The HPA is made to ask for one pod while two are full of sessions.
-    patch = '{"spec": {"maxReplicas": 1}}'
-    await space.kubectl("patch", "hpa", "frontdesk", "--type=merge", "-p", patch)
-    held = await waiting.until(
-        lambda: space.service("frontdesk"),
-        lambda seen: seen["spec"]["replicas"] == 1 and seen["status"]["replicas"] == 2,
-        "one pod is asked for, the two with sessions stay",
-        30,
-    )
-    assert condition(held, "Draining")["status"] == "True"
-    assert held["status"]["sessions"] == SESSIONS
-    output, problems = await load.communicate()
-    assert load.returncode == 0, output.decode() + problems.decode()
-    summary = json.loads(output)
-    assert summary["done"] == summary["sessions"] == SESSIONS
-    assert summary["cut"] == summary["refused"] == summary["failed"] == 0
+        # The HPA is made to ask for one pod while two have sessions.
+        patch = '{"spec": {"maxReplicas": 1}}'
+        await space.kubectl("patch", "hpa", "frontdesk", "--type=merge", "-p", patch)
+        held = await waiting.until(
+            lambda: space.service("frontdesk"),
+            lambda seen: seen["spec"]["replicas"] == 1 and seen["status"]["replicas"] == 2,
+            "one pod is asked for, the two with sessions stay",
+            60,
+        )
+        assert condition(held, "Draining")["status"] == "True"
+        assert held["status"]["sessions"] == SESSIONS
+        await talking.leave()
     await space.ready("frontdesk")
 
     writes = audit.read(space.cluster.audit_log, HPA_CONTROLLER)

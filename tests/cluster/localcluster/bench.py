@@ -49,6 +49,9 @@ BENCHES: Final = (
         out="--json",
     ),
     Bench("faults", "localcluster.bench_faults", what="convergence under API faults, 200 seeds"),
+    Bench("step", "localcluster.bench_step", what="callers come ten times as often; silence"),
+    Bench("ramp", "localcluster.bench_ramp", what="0 to 30 to 0 sessions on process nodes, drawn"),
+    Bench("collector", "localcluster.bench_collector", what="1,000 idle pods, and a core"),
     Bench("scaling", "localcluster.bench_scaling", what="1,000 made worlds, and traces by rivals"),
 )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import functools
 import itertools
 import json
 import os
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from localcluster.kubeapi import Api, Body
 
@@ -58,14 +59,20 @@ class Puppet:
 class Stage:
     """Some nodes and all puppets on them."""
 
-    def __init__(self, api: Api, nodes: int) -> None:
+    def __init__(
+        self, api: Api, nodes: int, *, start_s: float = 0.0, every_s: float = STATE_EVERY_S
+    ) -> None:
+        """`start_s`: from the binding of a pod to its readiness; `every_s`: between two states."""
         self._api = api
+        self._start_s = start_s
+        self._every_s = every_s
         self._nodes = [f"puppets-{number}" for number in range(nodes)]
         self._pending: asyncio.Queue[Callable[[], Any]] = asyncio.Queue()
         self._sites: dict[str, web.TCPSite] = {}  # by UID of the pod
         self._by_address: dict[str, Puppet] = {}
         self._changed = asyncio.Condition()
         self._runner = web.ServerRunner(web.Server(self._answer), shutdown_timeout=0.1)
+        self._awaited: set[str] = set()  # UIDs of pods that will come to life
         self._started = 0
         self._network = 20 + next(_networks) % 200
         self._lost: dict[str, list[Body]] = {}  # node: its pods that were deleted meanwhile
@@ -104,8 +111,10 @@ class Stage:
         elif pod["spec"].get("nodeName") in self._nodes:
             if "deletionTimestamp" in pod["metadata"]:
                 self._pending.put_nowait(lambda: self._bury(pod))
-            elif uid not in self.puppets:
-                self._pending.put_nowait(lambda: self._raise(pod))
+            elif uid not in self.puppets and uid not in self._awaited:
+                self._awaited.add(uid)
+                begin = functools.partial(self._pending.put_nowait, lambda: self._raise(pod))
+                asyncio.get_running_loop().call_later(self._start_s, begin)
         elif "deletionTimestamp" in pod["metadata"]:
             self._pending.put_nowait(lambda: self._bury(pod))
 
@@ -113,6 +122,12 @@ class Stage:
         """Return the living puppets of a namespace, by name."""
         found = [p for p in self.puppets.values() if p.namespace == namespace]
         return sorted(found, key=lambda puppet: puppet.name)
+
+    async def set_mute(self, puppets: Iterable[Puppet], mute: bool) -> None:
+        """Let streams fall silent, or speak again."""
+        for puppet in puppets:
+            puppet.silent = mute
+        await self._tell()
 
     async def set_sessions(self, puppet: Puppet, sessions: int) -> None:
         """Let sessions begin or end by themselves."""
@@ -166,8 +181,8 @@ class Stage:
 
     async def _raise(self, pod: Body) -> None:
         metadata = pod["metadata"]
-        if metadata["uid"] in self.puppets:
-            return
+        if metadata["uid"] not in self._awaited or metadata["uid"] in self.puppets:
+            return  # it was deleted before it started
         self._started += 1
         high, low = divmod(self._started, 250)
         labels = metadata.get("labels", {})
@@ -198,6 +213,7 @@ class Stage:
 
     async def _bury(self, pod: Body) -> None:
         """End a deleted pod at once, and note who was in it."""
+        self._awaited.discard(pod["metadata"]["uid"])
         deferred = self._lost.get(pod["spec"].get("nodeName", ""))
         if deferred is not None:
             deferred.append(pod)
@@ -208,6 +224,7 @@ class Stage:
         await self._api.delete(_path(pod), {"gracePeriodSeconds": 0})
 
     async def _strike(self, uid: str) -> None:
+        self._awaited.discard(uid)
         puppet, site = self.puppets.pop(uid, None), self._sites.pop(uid, None)
         if puppet is not None:
             puppet.gone = True
@@ -261,7 +278,7 @@ class Stage:
             except ConnectionError:
                 break  # the operator was killed
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(STATE_EVERY_S), self._changed:
+                async with asyncio.timeout(self._every_s), self._changed:
                     await self._changed.wait_for(
                         lambda was=told: puppet.gone or was != _line(puppet)  # type: ignore[misc]
                     )
