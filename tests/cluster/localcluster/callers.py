@@ -1,4 +1,8 @@
-"""Sessions that talk and pause until they are told to go, however long the machine takes."""
+"""Sessions that say a word, stay until they are told to go, and say another one.
+
+However long a busy machine takes, they are there; and they are silent meanwhile, since frames that
+are late for want of processors would count against their pod.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ if TYPE_CHECKING:
     from localcluster.release import Space
 
 WORDS_S: Final = 0.4
-PAUSE_S: Final = 1.0
+PAUSE_S: Final = 0.2
 SPEECH: Final = paths.REPOSITORY / "examples" / "speech.wav"
 
 
@@ -46,22 +50,27 @@ class Callers:
 
     async def _stay(self) -> None:
         async with session.connect(self._target, keep_media=False) as live:
-            while True:
-                response = await live.speak(self._words)
-                assert response.status == "completed", response.status
-                if self._leaving:
-                    return
+            await self._speak(live)
+            while not self._leaving:
                 await live.pause(PAUSE_S)
+            await self._speak(live)
+
+    async def _speak(self, live: session.Session) -> None:
+        response = await live.speak(self._words)
+        assert response.status == "completed", response.status
 
 
 @contextlib.asynccontextmanager
 async def calling(
-    space: Space, service: str, count: int, wait_ms: int | None = None
+    space: Space, service: str, count: int, wait_ms: int | None = None, at: str = ""
 ) -> AsyncIterator[Callers]:
-    """Connect so many sessions at once; they end with the block, if they did not leave before."""
+    """Connect so many sessions at once; they end with the block, if they did not leave before.
+
+    `at` is HOST:PORT of a pod to connect to, past the gateway and its count of arrivals.
+    """
     release = space.release
-    model = f"{space.name}/{service}"
-    target = session.Target(f"ws://{release.gateway}", model, release.key, wait_ms=wait_ms)
+    url = f"ws://{at or release.gateway}"
+    target = session.Target(url, f"{space.name}/{service}", release.key, wait_ms=wait_ms)
     callers = Callers(target, count)
     try:
         yield callers

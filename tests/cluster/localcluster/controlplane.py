@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-READY_S: Final = 30.0
+READY_S: Final = 120.0  # seconds on an idle machine, and a minute on a crowded one
 NODE_GRACE_S: Final = 10.0
 COMPONENT_GRACE_S: Final = 15.0
 
