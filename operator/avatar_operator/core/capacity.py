@@ -9,8 +9,11 @@ from math import ceil, inf
 from statistics import mean, variance
 from typing import Final
 
-STALE_S: Final = 5.0
-"""Five of the lines that come at least each second: who is silent for longer proves nothing."""
+STALE_S: Final = 3.5
+"""Three of the lines that come at least each second: who is silent for longer proves nothing.
+
+With the second until it is noticed, and the write, a service says so within 5 s.
+"""
 
 VRAM_MOST: Final = 0.9  # of the device's memory
 MISSES_MOST: Final = 0.01  # of the frames, past their deadline

@@ -13,11 +13,9 @@ from avatar_operator import names
 from avatar_operator.core import model, planning, wording
 from avatar_operator.core.batch import BatchPlan, NoBatch
 from avatar_operator.core.bounds import Limit
+from avatar_operator.core.capacity import STALE_S
 from avatar_operator.core.policies import Autoscaling
 from avatar_operator.names import Condition, Reason
-
-STALE_S: Final = 5.0
-"""A pod whose state is older than this is not believed any more."""
 
 _NAMED_NODES: Final = 3  # nodes left out that a message names
 
@@ -337,7 +335,7 @@ def _draining(plan: planning.Plan, states: Mapping[str, model.PodState]) -> Find
 
 def _fresh(plan: planning.Plan, states: Mapping[str, model.PodState]) -> Finding:
     if plan.decision is not None and plan.decision.is_blind:
-        message = f"no pod and no gateway was heard of for {STALE_S:.0f} s: nothing is scaled"
+        message = f"no pod and no gateway was heard of for {STALE_S:g} s: nothing is scaled"
         return Finding(Condition.STATE_FRESH, False, Reason.STATE_MISSING, message)
     silent = [
         pod.name
@@ -347,5 +345,5 @@ def _fresh(plan: planning.Plan, states: Mapping[str, model.PodState]) -> Finding
     if not silent:
         message = "every ready pod reports its sessions"
         return Finding(Condition.STATE_FRESH, True, Reason.STATE_KNOWN, message)
-    message = f"no state for {STALE_S:.0f} s from " + ", ".join(silent)
+    message = f"no state for {STALE_S:g} s from " + ", ".join(silent)
     return Finding(Condition.STATE_FRESH, False, Reason.STATE_MISSING, message)

@@ -215,7 +215,7 @@ def test_a_silent_pod_is_named(scenes: Scenes, make: Make) -> None:
     assert said(scene, Condition.STATE_FRESH) == (
         False,
         Reason.STATE_MISSING,
-        "no state for 5 s from p0, p1",
+        "no state for 3.5 s from p0, p1",
     )
 
 
