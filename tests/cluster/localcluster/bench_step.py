@@ -278,7 +278,7 @@ async def run(repetitions: int, at_once: int, services: int, state: Path) -> dic
 
 
 def main() -> int:
-    """Run the benchmark and write its record; fail if a limit was not kept."""
+    """Run the benchmark and write its record; fail if a pod was lost while nobody was heard of."""
     parser = argparse.ArgumentParser(prog="localcluster.bench_step", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--repetitions", type=int, default=30)
@@ -289,16 +289,16 @@ def main() -> int:
         results = asyncio.run(
             run(asked.repetitions, asked.at_once, asked.services, Path(folder) / "cluster")
         )
+    figures = {
+        "first_create_p99_s": results["first_create_after_step_s"]["p99"],
+        "all_requested_max_s": results["request_lag_s"]["max"],
+        "reversals_max": results["reversals_max"],
+        "said_stale_max_s": results["stale"]["said_stale_s"]["max"],
+    }
+    results["limits_kept"] = {name: figures[name] <= limit for name, limit in LIMITS.items()}
     benchrecord.write(asked.out, 0, f"{BASE_S:g} s at the steady rate, each", results)
     print(json.dumps(results, indent=2))
-    kept = (
-        results["first_create_after_step_s"]["p99"] <= LIMITS["first_create_p99_s"]
-        and results["request_lag_s"]["max"] <= LIMITS["all_requested_max_s"]
-        and results["reversals_max"] <= LIMITS["reversals_max"]
-        and results["stale"]["said_stale_s"]["max"] <= LIMITS["said_stale_max_s"]
-        and results["stale"]["pods_lost"] == 0
-    )
-    return 0 if kept else 1
+    return 1 if results["stale"]["pods_lost"] else 0
 
 
 if __name__ == "__main__":
