@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from localcluster import paths
+from localcluster import callers, paths
 from localcluster.release import SYSTEM
 
 if TYPE_CHECKING:
@@ -54,11 +54,24 @@ async def test_prometheus_reads_every_series_and_the_alerts_follow_the_sessions(
     await space.apply("watched", replicas=1, placement=PLACEMENT)
     await space.ready("watched")
     await space.known_to_gateway("watched", 5)
-    load = await space.load("watched", 5, 12)
     ours = f'namespace="{space.name}",service="watched"'
-    await prometheus.until(f"avatar_runtime_sessions{{{ours}}}", (5, 5))
-    waiter = await space.load("watched", 1, 1, "--wait-ms", "60000")
-    await prometheus.until(f'avatar_gateway_waiting{{namespace="{SYSTEM}"}}', (1, 1))
+    async with callers.calling(space, "watched", 5, talks=True) as talking:
+        await prometheus.until(f"avatar_runtime_sessions{{{ours}}}", (5, 5))
+        async with callers.calling(space, "watched", 1, wait_ms=120_000) as waiting:
+            await prometheus.until(f'avatar_gateway_waiting{{namespace="{SYSTEM}"}}', (1, 1))
+            await everything_is_sane(prometheus, ours)
+            labels = {"namespace": space.name, "service": "watched"}
+            await prometheus.until_firing("AvatarNoFreeSessions", True, **labels)
+            await prometheus.until_firing("AvatarCallersWaiting", True, namespace=SYSTEM)
+            await talking.leave()
+            await waiting.leave()
+    await prometheus.until_firing("AvatarNoFreeSessions", False, namespace=space.name)
+    await prometheus.until_firing("AvatarCallersWaiting", False, namespace=SYSTEM)
+    await prometheus.until_firing("AvatarOperatorNotLeading", False)
+
+
+async def everything_is_sane(prometheus: Prometheus, ours: str) -> None:
+    """Wait until every series is there, within its bounds."""
     for name, bounds in SANE.items():
         where = ours if name.startswith("avatar_runtime") else f'namespace="{SYSTEM}"'
         await prometheus.until(f"sum({name}{{{where}}})", bounds)
@@ -69,17 +82,6 @@ async def test_prometheus_reads_every_series_and_the_alerts_follow_the_sessions(
     await prometheus.until(f'avatar_runtime_device_info{{{ours},device="simulated"}}', (1, 1))
     stages = await prometheus.query(f"avatar_runtime_frame_latency_seconds_count{{{ours}}}")
     assert {"queue", "unet", "vae", "total"} <= {sample.labels["stage"] for sample in stages}
-
-    await prometheus.until_firing(
-        "AvatarNoFreeSessions", True, namespace=space.name, service="watched"
-    )
-    await prometheus.until_firing("AvatarCallersWaiting", True, namespace=SYSTEM)
-    for client in (load, waiter):
-        output, problems = await client.communicate()
-        assert client.returncode == 0, output.decode() + problems.decode()
-    await prometheus.until_firing("AvatarNoFreeSessions", False, namespace=space.name)
-    await prometheus.until_firing("AvatarCallersWaiting", False, namespace=SYSTEM)
-    assert [each for each in await prometheus.firing() if each["severity"] == "critical"] == []
 
 
 async def test_every_target_rule_and_panel_works(space: Space, prometheus: Prometheus) -> None:

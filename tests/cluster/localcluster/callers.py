@@ -26,8 +26,9 @@ SPEECH: Final = paths.REPOSITORY / "examples" / "speech.wav"
 class Callers:
     """Some sessions of one service."""
 
-    def __init__(self, target: session.Target, count: int) -> None:
+    def __init__(self, target: session.Target, count: int, talks: bool) -> None:
         self._target = target
+        self._talks = talks
         self._words = sound.read(SPEECH).cut(WORDS_S)
         self._leaving = False
         self._tasks = [
@@ -53,6 +54,8 @@ class Callers:
             await self._speak(live)
             while not self._leaving:
                 await live.pause(PAUSE_S)
+                if self._talks:
+                    await self._speak(live)
             await self._speak(live)
 
     async def _speak(self, live: session.Session) -> None:
@@ -62,16 +65,23 @@ class Callers:
 
 @contextlib.asynccontextmanager
 async def calling(
-    space: Space, service: str, count: int, wait_ms: int | None = None, at: str = ""
+    space: Space,
+    service: str,
+    count: int,
+    *,
+    wait_ms: int | None = None,
+    at: str = "",
+    talks: bool = False,
 ) -> AsyncIterator[Callers]:
     """Connect so many sessions at once; they end with the block, if they did not leave before.
 
-    `at` is HOST:PORT of a pod to connect to, past the gateway and its count of arrivals.
+    `at` is HOST:PORT of a pod to connect to, past the gateway and its count of arrivals; with
+    `talks` they go on talking, else they are silent between their first and their last word.
     """
     release = space.release
     url = f"ws://{at or release.gateway}"
     target = session.Target(url, f"{space.name}/{service}", release.key, wait_ms=wait_ms)
-    callers = Callers(target, count)
+    callers = Callers(target, count, talks)
     try:
         yield callers
     finally:
