@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 
+START_S: Final = 180.0  # of pods, on a crowded machine
+
 HOLD_S: Final = 3
 LARGE: Final = {"gpuClasses": ["h100-80gb"]}  # a pod has 12 slots at 16 frames a batch
 SMALL: Final = {"gpuClasses": ["a100-80gb"]}  # 5 slots
@@ -51,7 +53,7 @@ async def test_pod_under_memory_pressure_degrades_and_its_service_grows(
         "pressed", placement=LARGE, batchSize=16, autoscaling=policy(10),
         template=template,
     )  # fmt: skip
-    await space.ready("pressed")
+    await space.ready("pressed", within_s=START_S)
     (body,) = await space.pods("pressed")
     pod, address = body["metadata"]["name"], f"{body['status']['podIP']}:8080"
     # Past the gateway, so that no arrivals are counted: the free sessions alone are wished for.
@@ -88,7 +90,7 @@ async def test_pod_under_memory_pressure_degrades_and_its_service_grows(
 
 async def test_nothing_is_taken_away_while_nobody_is_heard_of(space: Space) -> None:
     await space.apply("mute", placement=SMALL, autoscaling=policy(6))
-    await space.ready("mute", pods=2)
+    await space.ready("mute", pods=2, within_s=START_S)
     sources = [*await space.pods("mute"), *await space.release.pods("gateway")]
     names = [pod["metadata"]["name"] for pod in sources]
     pids = [pid for name in names for pid in processes_with("AVATAR_POD", name)]
@@ -122,7 +124,7 @@ async def test_nothing_is_taken_away_while_nobody_is_heard_of(space: Space) -> N
         "the service is heard of again",
         60,
     )
-    await space.ready("mute", pods=1)
+    await space.ready("mute", pods=1, within_s=START_S)
 
 
 @contextlib.contextmanager

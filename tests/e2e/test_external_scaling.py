@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 
+START_S: Final = 180.0  # of pods, on a crowded machine
+
 SAMPLES: Final = paths.REPOSITORY / "examples" / "external-scaling"
 HPA_CONTROLLER: Final = "system:serviceaccount:kube-system:horizontal-pod-autoscaler"
 SCALE: Final = "avatarservices.avatar.musetalk.io/scale"
@@ -54,7 +56,7 @@ async def test_hpa_follows_the_sessions_and_cuts_none(space: Space, asked: list[
     service, hpa = sample("frontdesk")
     stdin = yaml.safe_dump_all([service, hpa])
     await space.cluster.kubectl("-n", space.name, "apply", "-f", "-", stdin=stdin)
-    await space.ready("frontdesk")
+    await space.ready("frontdesk", within_s=START_S)
     await space.known_to_gateway("frontdesk", SLOTS)
     # The controller learns of a new kind of resource within half a minute.
     await space.kubectl("wait", "hpa/frontdesk", "--for=condition=ScalingActive", "--timeout=60s")
@@ -83,7 +85,7 @@ async def test_hpa_follows_the_sessions_and_cuts_none(space: Space, asked: list[
         assert condition(held, "Draining")["status"] == "True"
         assert held["status"]["sessions"] == SESSIONS
         await talking.leave()
-    await space.ready("frontdesk")
+    await space.ready("frontdesk", within_s=START_S)
 
     writes = audit.read(space.cluster.audit_log, HPA_CONTROLLER)
     ours = [each for each in writes if each.namespace == space.name and each.resource == SCALE]

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 
+START_S: Final = 180.0  # of pods, on a crowded machine
+
 # Names that dashboards outside the repository rely on, and the range in which each value is sane
 # while one pod with 5 slots serves 5 sessions and a sixth caller waits.
 MIB: Final = 1 << 20
@@ -52,7 +54,7 @@ async def test_prometheus_reads_every_series_and_the_alerts_follow_the_sessions(
     space: Space, prometheus: Prometheus
 ) -> None:
     await space.apply("watched", replicas=1, placement=PLACEMENT)
-    await space.ready("watched")
+    await space.ready("watched", within_s=START_S)
     await space.known_to_gateway("watched", 5)
     ours = f'namespace="{space.name}",service="watched"'
     async with callers.calling(space, "watched", 5, talks=True) as talking:
@@ -86,7 +88,7 @@ async def everything_is_sane(prometheus: Prometheus, ours: str) -> None:
 
 async def test_every_target_rule_and_panel_works(space: Space, prometheus: Prometheus) -> None:
     await space.apply("drawn", replicas=1, placement=PLACEMENT)
-    await space.ready("drawn")
+    await space.ready("drawn", within_s=START_S)
     await prometheus.until(f'avatar_runtime_sessions{{namespace="{space.name}"}}', (0, 0))
     (pod,) = await space.pods("drawn")
     targets = {t["labels"]["pod"]: t for t in await prometheus.targets()}
