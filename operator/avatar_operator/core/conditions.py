@@ -115,7 +115,7 @@ def _ready(
     troubles += [f"{pod.name} {pod.phase}: {pod.trouble}" for pod in plan.fleet.ended]
     troubles += _lost(plan, states)
     troubles += [
-        f"{pod.name} does not answer: no state for {STALE_S:.0f} s"
+        f"{pod.name} does not answer: no state for {STALE_S:g} s"
         for pod in plan.fleet.live
         if pod.running and not (pod.ready or pod.trouble) and _is_silent(pod, states)
     ]
