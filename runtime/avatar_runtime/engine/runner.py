@@ -16,7 +16,7 @@ from avatar_runtime.engine import pictures
 from avatar_runtime.engine.device import STAGES, Rendered
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Executor
 
     from numpy.typing import NDArray
@@ -35,10 +35,18 @@ _ENCODE_BATCH: Final = 8  # contexts at once; a 30 s one takes about 60 MiB in f
 class Runner:
     """Renders batches of frames of any sessions and avatars. Call it under `inference_mode`."""
 
-    def __init__(self, model: MuseTalk, avatars: Mapping[str, cache.Avatar], pool: Executor):
+    def __init__(
+        self,
+        model: MuseTalk,
+        avatars: Mapping[str, cache.Avatar],
+        pool: Executor,
+        lanes: int = 1,
+    ) -> None:
+        """`lanes`: parts of a batch that the networks compute at once, each on one thread."""
         self._model = model
         self._avatars = avatars
         self._pool = pool
+        self._lanes = lanes
         self._latents = {
             name: torch.from_numpy(np.asarray(avatar.latents)).to(model.device, model.dtype)
             for name, avatar in avatars.items()
@@ -69,9 +77,10 @@ class Runner:
     ) -> NDArray[np.uint8]:
         tokens, latents = self._inputs(batch)
         watch.lap("encode_audio")
-        predicted = self._model.predict(latents, tokens)
+        predicted = self._spread(self._model.predict, latents, tokens)
         watch.lap("unet")
-        faces: NDArray[np.uint8] = self._model.decode(predicted)[: len(batch)].cpu().numpy()
+        decoded = self._spread(self._model.decode, predicted)
+        faces: NDArray[np.uint8] = decoded[: len(batch)].cpu().numpy()
         watch.lap("vae")
         return faces
 
@@ -91,7 +100,7 @@ class Runner:
         for at in range(0, len(keys), _ENCODE_BATCH):
             part = keys[at : at + _ENCODE_BATCH]
             heard = [_heard(contexts[key], self._model.context_samples) for key in part]
-            features = self._model.encode_audio(heard)
+            features = self._encode_audio(heard)
             for key, row, samples in zip(part, features, heard, strict=True):
                 end = len(samples) // _STEP
                 begin = max(0, end - _KEPT_STEPS)
@@ -102,6 +111,18 @@ class Runner:
             self._features.move_to_end(_key(request))
         while len(self._features) > max(_KEPT_GROUPS, len(batch)):
             self._features.popitem(last=False)
+
+    def _encode_audio(self, heard: Sequence[NDArray[np.float32]]) -> Tensor:
+        rows = torch.arange(len(heard))
+        return self._spread(lambda part: self._model.encode_audio([heard[i] for i in part]), rows)
+
+    def _spread(self, work: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """Return the work on all rows, done in as many parts at once as there are lanes."""
+        lanes = min(self._lanes, len(inputs[0]))
+        if lanes == 1:
+            return work(*inputs)
+        parts = zip(*(rows.tensor_split(lanes) for rows in inputs), strict=True)
+        return torch.cat(list(self._pool.map(lambda part: _inferred(work, *part), parts)))
 
     def _tokens(self, request: FrameRequest) -> Tensor:
         features, offset = self._features[_key(request)]
@@ -116,6 +137,11 @@ class Runner:
 
     def _compose(self, request: FrameRequest, face: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return pictures.compose(self._avatars[request.avatar], self._index(request), face)
+
+
+def _inferred(work: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    with torch.inference_mode():  # a mode of the thread, so that the caller's does not count
+        return work(*inputs)
 
 
 def _key(request: FrameRequest) -> tuple[str, int, int]:

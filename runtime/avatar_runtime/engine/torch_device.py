@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,11 +24,14 @@ if TYPE_CHECKING:
     from avatar_runtime.engine.model import MuseTalk
     from avatar_runtime.engine.runner import Runner
 
-# A tenth of a millisecond. Left to itself GNU OpenMP sends its threads to sleep after a microsecond
-# once it counts more of them than cores, and each of a batch's thousand small steps wakes them:
-# a third of the speed of small batches (docs/decisions/0009).
-_SPINS: Final = "10000"
 _PICTURE_THREADS: Final = 4  # composition and JPEG; more do not shorten a batch
+# Of glibc's mallopt(3). By default each tensor over some size is a mapping of its own and the end
+# of the heap goes back at once, so that every step of a batch faults its memory in anew: a
+# thousand faults a frame, a tenth of its time.
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+_KEPT_BYTES: Final = 512 << 20
+_HEAP_BYTES: Final = 32 << 20  # the most that mallopt takes
 
 
 class TorchDevice:
@@ -36,8 +40,7 @@ class TorchDevice:
     def __init__(self, name: str, threads: int | None = None) -> None:
         self.name = name
         self._threads = threads
-        # Read when torch is imported, in `load`.
-        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
+        self._lanes = 1
         self._pool: ThreadPoolExecutor | None = None
         self._model: MuseTalk | None = None
         self._runner: Runner | None = None
@@ -47,10 +50,18 @@ class TorchDevice:
 
         from avatar_runtime.engine import folding, model
 
-        if self._threads is not None:
-            torch.set_num_threads(self._threads)
-        workers = min(torch.get_num_threads(), _PICTURE_THREADS)
-        self._pool = ThreadPoolExecutor(workers, "pictures")
+        threads = self._threads or torch.get_num_threads()
+        if self.name == "cpu":
+            # A batch is cut into one part a core instead of each of its thousand steps: threads
+            # that meet a thousand times wait a thousand times for the slowest (docs/engine.md).
+            self._lanes = threads
+            _keep_freed_memory()
+        torch.set_num_threads(1 if self.name == "cpu" else threads)
+        workers = max(self._lanes, min(threads, _PICTURE_THREADS))
+        # The number is each thread's own.
+        self._pool = ThreadPoolExecutor(
+            workers, "pictures", initializer=torch.set_num_threads, initargs=(1,)
+        )
         cv2.setNumThreads(1)  # pictures are spread over the pool instead
         if self.name == "cuda" and not torch.cuda.is_available():
             raise errors.EngineError("device cuda is asked for, this process sees no CUDA device")
@@ -73,7 +84,7 @@ class TorchDevice:
         assert self._model is not None, "load comes before serve"
         assert self._pool is not None, "load comes before serve"
         with _memory_errors():
-            self._runner = runner.Runner(self._model, avatars, self._pool)
+            self._runner = runner.Runner(self._model, avatars, self._pool, self._lanes)
 
     def render(self, batch: Sequence[FrameRequest]) -> Rendered:
         import torch
@@ -136,6 +147,14 @@ class TorchDevice:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
         self._runner = self._model = None
+
+
+def _keep_freed_memory() -> None:
+    """Let the allocator keep what a batch frees for the next one; other C libraries differ."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+        mallopt(_M_MMAP_THRESHOLD, _HEAP_BYTES)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -30,6 +31,7 @@ class ListeningModel:
         self._model = model
         self.rows: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.contexts = 0
+        self.parts: list[int] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -39,6 +41,8 @@ class ListeningModel:
         return self._model.encode_audio(contexts)
 
     def predict(self, latents: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        assert torch.is_inference_mode_enabled(), "gradients cost memory"
+        self.parts.append(len(latents))
         self.rows += zip(latents, tokens, strict=True)
         return self._model.predict(latents, tokens)
 
@@ -55,6 +59,10 @@ def run(
     with ThreadPoolExecutor(1) as pool:
         made = runner.Runner(listening, {"anna": anna}, pool)  # type: ignore[arg-type]
         yield torch.inference_mode()(made.render)
+
+
+def _decoded(jpeg: bytes) -> np.ndarray:
+    return np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR), int)
 
 
 def _speech(seconds: float = 0.6, context_s: int = 3, seed: int = 0) -> list[AudioWindow]:
@@ -77,6 +85,27 @@ def test_frames_come_in_the_order_of_the_requests(
     assert [frame.request for frame in rendered.frames] == batch
     assert set(rendered.stages) == set(device.STAGES)
     assert all(seconds > 0 for seconds in rendered.stages.values())
+
+
+@pytest.mark.parametrize(("frames", "parts"), [(5, [2, 2, 1]), (2, [1, 1]), (1, [1])])
+def test_lanes_share_a_batch_and_change_no_frame(
+    tiny: MuseTalk,
+    anna: cache.Avatar,
+    request_of: Callable[..., FrameRequest],
+    frames: int,
+    parts: list[int],
+) -> None:
+    batch = [request_of(w, source_frame=w.frame_index) for w in _speech()[:frames]]
+    made = {}
+    for lanes in (1, 3):
+        listening = ListeningModel(tiny)
+        with ThreadPoolExecutor(3) as pool, torch.inference_mode():
+            runs = runner.Runner(listening, {"anna": anna}, pool, lanes)  # type: ignore[arg-type]
+            made[lanes] = [_decoded(frame.jpeg) for frame in runs.render(batch).frames]
+
+    assert sorted(listening.parts, reverse=True) == parts
+    for alone, shared in zip(made[1], made[3], strict=True):
+        assert np.abs(alone - shared).mean() < 0.05  # a level here and there, before the JPEG
 
 
 def test_a_frame_does_not_depend_on_its_company(

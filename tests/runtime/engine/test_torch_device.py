@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import cv2
@@ -11,7 +10,7 @@ import pytest
 
 from avatar_runtime import errors
 from avatar_runtime.audio import utterance
-from avatar_runtime.engine import device, torch_device, worker
+from avatar_runtime.engine import device, worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,14 +20,19 @@ if TYPE_CHECKING:
 
 
 async def _frames(
-    name: str, assets: SimpleNamespace, request_of: Callable[..., FrameRequest]
+    name: str,
+    assets: SimpleNamespace,
+    request_of: Callable[..., FrameRequest],
+    threads: int = 1,
 ) -> list[Frame]:
     rng = np.random.default_rng(0)
     speech = utterance.Utterance(16_000, context_s=3)
     speech.append(rng.integers(-9000, 9000, 5 * 640, "<i2").tobytes())
     speech.finish()
     requests = [request_of(w, source_frame=w.frame_index) for w in speech.take()]
-    engine = worker.Engine(device.open_device(name, threads=1), assets.model, assets.avatars, 4)
+    engine = worker.Engine(
+        device.open_device(name, threads=threads), assets.model, assets.avatars, 4
+    )
     await engine.start()
     assert engine.calibration is not None
     assert all(ms > 0 for _, ms in engine.calibration.frame_batch_ms)
@@ -77,13 +81,12 @@ def _picture(frame: Frame) -> np.ndarray:
     return np.asarray(cv2.imdecode(np.frombuffer(frame.jpeg, np.uint8), cv2.IMREAD_COLOR), int)
 
 
-def test_threads_of_the_cpu_wait_awake_unless_the_environment_says_otherwise(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.slow
+async def test_the_cpu_cuts_batches_and_not_their_steps(
+    assets: SimpleNamespace, request_of: Callable[..., FrameRequest]
 ) -> None:
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    torch_device.TorchDevice("cpu")
-    assert os.environ["GOMP_SPINCOUNT"] == "10000"
+    alone = await _frames("cpu", assets, request_of)
+    cut = await _frames("cpu", assets, request_of, threads=3)
 
-    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
-    torch_device.TorchDevice("cpu")
-    assert os.environ["GOMP_SPINCOUNT"] == "7"
+    for a, b in zip(alone, cut, strict=True):
+        assert np.abs(_picture(a) - _picture(b)).mean() < 0.05  # of 255
