@@ -41,6 +41,9 @@ BENCHES: Final = (
         what="the engine with seeded weights on the CPU, and 8 sessions beside the bare model",
         out="--json",
     ),
+    Bench(
+        "realtime", "localcluster.bench_realtime", what="sessions on the CPU, as callers see them"
+    ),
     Bench("faults", "localcluster.bench_faults", what="convergence under API faults, 200 seeds"),
     Bench("scaling", "localcluster.bench_scaling", what="1,000 made worlds, and traces by rivals"),
 )
