@@ -79,9 +79,11 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _lipsync(options: argparse.Namespace) -> int:
+    from avatar_runtime.audio.utterance import Hearing
     from avatar_runtime.engine import lipsync
     from avatar_runtime.engine.device import open_device
 
+    heard = settings.hearing(os.environ)
     made = lipsync.run(
         open_device(options.device or settings.device(os.environ)),
         options.model,
@@ -89,6 +91,7 @@ def _lipsync(options: argparse.Namespace) -> int:
         options.audio,
         options.out,
         frames_dir=options.frames_dir,
+        hearing=Hearing(heard.lookahead_ms, heard.silence_dbfs),
     )
     print(json.dumps(made))
     return 0

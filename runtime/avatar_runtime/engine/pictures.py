@@ -13,12 +13,17 @@ if TYPE_CHECKING:
     from avatar_runtime.avatars.cache import Avatar
 
 
-def compose(avatar: Avatar, index: int, face: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def compose(
+    avatar: Avatar, index: int, face: NDArray[np.uint8], mouth: float = 1.0
+) -> NDArray[np.uint8]:
     """Return the avatar's frame with the face blended in, `(h, w, 3) uint8` BGR.
 
-    `face` is `(c, c, 3) uint8` BGR. Where the mask is 0 the source pixel stays exactly.
+    `face` is `(c, c, 3) uint8` BGR, `mouth` the share of it that shows where the mask is full.
+    Where the mask is 0 the source pixel stays exactly.
     """
     box, mask = avatar.box(index), avatar.mask(index)
+    if mouth < 1:
+        mask = np.rint(mask * np.float32(mouth)).astype(np.uint8)
     picture = avatar.picture(index).copy()
     place = picture[box.y1 : box.y2, box.x1 : box.x2]
     drawn = cv2.resize(face, (box.width, box.height), interpolation=cv2.INTER_LANCZOS4)

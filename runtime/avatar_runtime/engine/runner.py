@@ -136,7 +136,8 @@ class Runner:
         return self._latents[request.avatar][self._index(request)]
 
     def _compose(self, request: FrameRequest, face: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return pictures.compose(self._avatars[request.avatar], self._index(request), face)
+        avatar = self._avatars[request.avatar]
+        return pictures.compose(avatar, self._index(request), face, request.window.mouth)
 
 
 def _inferred(work: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ class Engine(Protocol):
     def pads(self) -> bool: ...
     async def start(self) -> None: ...
     async def run(self, batch: Sequence[FrameRequest]) -> Sequence[Frame]: ...
+    async def rest(self, requests: Sequence[FrameRequest]) -> Sequence[Frame]: ...
     async def stop(self) -> None: ...
     async def release(self) -> None: ...
     def memory(self) -> device.Memory: ...
@@ -85,6 +86,9 @@ class Pump:
         self._scheduler = Scheduler(pads=engine.pads)
         self._speakers: dict[str, Speaker] = {}
         self._asked = asyncio.Event()
+        # Frames that need no device; bounded by what each session may have in flight.
+        self._resting: list[FrameRequest] = []
+        self._rests = asyncio.Event()
         self._running_since: float | None = None
         self._failing_since: float | None = None
         self._dead: str | None = None
@@ -119,8 +123,12 @@ class Pump:
         now = self._clock()
         room = self._scheduler.statistics().room
         for due in islice(session.due(now), room):
-            self._scheduler.offer(_request(session_id, due), now, droppable=session.may_skip)
-            self._asked.set()
+            if due.window.silent:
+                self._resting.append(_request(session_id, due))
+                self._rests.set()
+            else:
+                self._scheduler.offer(_request(session_id, due), now, droppable=session.may_skip)
+                self._asked.set()
         self._arm(speaker, now)
 
     def health(self) -> str | None:
@@ -135,16 +143,13 @@ class Pump:
         return None
 
     async def run(self) -> None:
-        """Make batches until cancelled; a fault here fails what is in flight and stays red."""
+        """Make frames until cancelled; a fault here fails what is in flight and stays red."""
         try:
-            while True:
-                await self._asked.wait()
-                await self._batch()
-                # A queue that had no room kept frames back: ask everyone again.
-                for session_id in list(self._speakers):
-                    self.attend(session_id)
-        except Exception as error:
-            self._dead = f"the pump stopped: {type(error).__name__}"
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._make_batches(), name="batches")
+                group.create_task(self._make_rests(), name="silent frames")
+        except* Exception as faults:
+            self._dead = f"the pump stopped: {type(faults.exceptions[0]).__name__}"
             _log.exception("pump stopped sessions=%d", len(self._speakers))
             for speaker in self._speakers.values():
                 speaker.session.end(1011, "internal_error", self._clock())
@@ -169,6 +174,29 @@ class Pump:
             )  # fmt: skip
             self._shrunk = self._governor.limit < before
             self._limited()
+
+    async def _make_batches(self) -> None:
+        while True:
+            await self._asked.wait()
+            await self._batch()
+            # A queue that had no room kept frames back: ask everyone again.
+            for session_id in list(self._speakers):
+                self.attend(session_id)
+
+    async def _make_rests(self) -> None:
+        while True:
+            await self._rests.wait()
+            self._rests.clear()
+            requests, self._resting = tuple(self._resting), []
+            try:
+                frames = await self._engine.rest(requests)
+            except EngineError as error:
+                _log.error("silent frames failed frames=%d error=%s", len(requests), error)
+                self._fail(requests)
+                continue
+            now = self._clock()
+            for frame in frames:
+                self._deliver(frame, now)
 
     async def _batch(self) -> None:
         if self._shrunk:
@@ -215,7 +243,12 @@ class Pump:
         self._metrics.count_finished(now > request.deadline, now)
         speaker = self._speakers.get(request.session)
         if speaker is not None and speaker.session.deliver(
-            request.response_ref, request.epoch, request.frame_index, frame.jpeg, now
+            request.response_ref,
+            request.epoch,
+            request.frame_index,
+            frame.jpeg,
+            now,
+            is_drawn=not request.window.silent,
         ):
             speaker.wake()
         else:

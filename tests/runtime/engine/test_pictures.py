@@ -49,6 +49,20 @@ def test_between_them_the_mix_is_linear_and_rounded(anna: cache.Avatar) -> None:
     assert np.array_equal(composed, np.rint(share * (10, 20, 30) + (1 - share) * source))
 
 
+@pytest.mark.parametrize("mouth", [0.0, 1 / 3, 0.5, 2 / 3, 1.0])
+def test_a_closing_mouth_shows_in_part(anna: cache.Avatar, mouth: float) -> None:
+    face = np.full((128, 128, 3), (10, 20, 30), np.uint8)
+    box, source = anna.box(0), anna.picture(0)
+
+    composed = pictures.compose(anna, 0, face, mouth)
+
+    share = np.rint(anna.mask(0) * np.float32(mouth))[:, :, None] / 255
+    place = source[box.y1 : box.y2, box.x1 : box.x2]
+    drawn = composed[box.y1 : box.y2, box.x1 : box.x2]
+    assert np.array_equal(drawn, np.rint(share * (10, 20, 30) + (1 - share) * place))
+    assert mouth > 0 or np.array_equal(composed, source)
+
+
 @pytest.mark.parametrize(("width", "height"), [(192, 192), (96, 96), (256, 320)])
 def test_pictures_have_the_size_asked_for(anna: cache.Avatar, width: int, height: int) -> None:
     jpeg = pictures.encode_jpeg(anna.picture(0), width, height, 90)
