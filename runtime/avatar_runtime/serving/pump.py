@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol
 
 from avatar_runtime.batching import governor
 from avatar_runtime.batching.frames import FrameRequest
 from avatar_runtime.batching.scheduler import Scheduler
+from avatar_runtime.engine import device
 from avatar_runtime.errors import EngineError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from avatar_runtime.avatars.cache import AvatarInfo
     from avatar_runtime.batching.frames import Frame
     from avatar_runtime.batching.windows import AudioWindow
-    from avatar_runtime.engine import device, worker
+    from avatar_runtime.engine import worker
     from avatar_runtime.metrics import Metrics
     from avatar_runtime.protocol.session import Session
     from avatar_runtime.protocol.speech import FrameDue
@@ -80,6 +81,7 @@ class Pump:
         """What the control listener asked for; `None`: nothing."""
         self._limited = limited
         self._governor = governor.Governor(batch_size)
+        self._knows_plan = False
         self._engine = engine
         self._metrics = metrics
         self._clock = clock
@@ -157,6 +159,7 @@ class Pump:
 
     def govern(self) -> None:
         """Follow the device's memory; after each batch, and while there is none."""
+        self._know_plan()
         now, before = self._clock(), self._governor.limit
         done = self._engine.statistics()
         recoveries = done.oom_recoveries - self._recoveries
@@ -174,6 +177,16 @@ class Pump:
             )  # fmt: skip
             self._shrunk = self._governor.limit < before
             self._limited()
+
+    def _know_plan(self) -> None:
+        """Take what the boot probe found: the memory that the full batch itself takes."""
+        curve = self._engine.calibration
+        if self._knows_plan or curve is None:
+            return
+        self._knows_plan = True
+        planned = (curve.base_mib + curve.per_frame_mib * self.batch_size) * device.MIB
+        ratio = planned / max(1, self._engine.memory().total_bytes)
+        self._governor = replace(self._governor, thresholds=governor.thresholds(ratio))
 
     async def _make_batches(self) -> None:
         while True:
