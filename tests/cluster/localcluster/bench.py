@@ -28,6 +28,8 @@ class Bench:
     what: str = ""
     out: str = "--out"
     """The option that takes the file."""
+    is_long: bool = False
+    """Whether it runs only when it is named."""
 
 
 BENCHES: Final = (
@@ -44,6 +46,12 @@ BENCHES: Final = (
     Bench(
         "realtime", "localcluster.bench_realtime", what="sessions on the CPU, as callers see them"
     ),
+    Bench(
+        "soak",
+        "localcluster.bench_soak",
+        what="half an hour of speech: memory and gaps",
+        is_long=True,
+    ),
     Bench("faults", "localcluster.bench_faults", what="convergence under API faults, 200 seeds"),
     Bench("scaling", "localcluster.bench_scaling", what="1,000 made worlds, and traces by rivals"),
 )
@@ -55,16 +63,21 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=paths.REPOSITORY / "build" / "bench")
     parser.add_argument("--only", action="append", choices=[bench.name for bench in BENCHES])
     parser.add_argument("--services", type=int, help="of the scale benchmark, for example 2000")
+    parser.add_argument("--soak-minutes", type=float, default=30.0, help="of the soak benchmark")
     asked = parser.parse_args()
     failed = []
+    usual = [bench.name for bench in BENCHES if not bench.is_long]
     for bench in BENCHES:
-        if asked.only and bench.name not in asked.only:
+        if bench.name not in (asked.only or usual):
             continue
-        extra = ("--services", str(asked.services)) if asked.services else ()
+        extra = {
+            "scale": ("--services", str(asked.services)) if asked.services else (),
+            "soak": ("--minutes", str(asked.soak_minutes)),
+        }
         record = asked.out / f"{bench.name}.json"
         print(f"== {bench.name}: {bench.what}", flush=True)
         started = time.monotonic()
-        if run(bench, record, extra if bench.name == "scale" else ()):
+        if run(bench, record, extra.get(bench.name, ())):
             failed.append(bench.name)
         print(f"   {time.monotonic() - started:.0f} s, {record}", flush=True)
     if failed:
