@@ -21,7 +21,7 @@ from localcluster import paths, ports, processes
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-READY_S: Final = 120.0
+READY_S: Final = 300.0
 STOP_S: Final = 60.0
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
