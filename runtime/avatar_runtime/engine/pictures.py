@@ -50,4 +50,4 @@ def _blend(
     weight = mask[:, :, None].astype(np.uint16)
     mixed = above * weight + below * (255 - weight) + 127  # at most 255 * 255 + 127: fits
     # Equal to `mixed // 255` for all that fits, at a third of the time.
-    return (mixed + 1 + (mixed >> 8) >> 8).astype(np.uint8)
+    return np.asarray(mixed + 1 + (mixed >> 8) >> 8, np.uint8)

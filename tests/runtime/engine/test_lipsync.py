@@ -72,7 +72,8 @@ def test_silence_shows_the_avatar_itself_in_the_order_of_time(
         frames_dir=tmp_path / "frames",
     )
 
-    shown = [cv2.imread(str(tmp_path / "frames" / f"{i:06d}.png")) for i in range(22)]
+    files = [str(tmp_path / "frames" / f"{i:06d}.png") for i in range(22)]
+    shown = [np.asarray(cv2.imread(file)) for file in files]
     own = [anna.picture(cache.fold(i, anna.manifest.frames)) for i in range(22)]
     apart = [float(np.abs(a.astype(int) - b).mean()) for a, b in zip(shown, own, strict=True)]
     assert max(apart[16:]) < 1.5  # of 255; what one more JPEG costs

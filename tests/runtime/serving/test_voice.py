@@ -16,14 +16,16 @@ from avatar_runtime.protocol.formats import A_LAW, FORMATS, MU_LAW, AudioFormat
 from avatar_runtime.serving.runtime import Voice
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from avatar_runtime.batching.windows import AudioWindow
 
 HEARING = Hearing(silence_dbfs=-50)
 
 
 def _heard(audio: AudioFormat, pieces: Sequence[bytes]) -> list[tuple[object, ...]]:
     voice = Voice(audio, 25, 3, HEARING)
-    windows = []
+    windows: list[AudioWindow] = []
     for piece in pieces:
         voice.append(piece)
         windows += voice.take()
@@ -60,10 +62,9 @@ def test_messages_may_cut_the_sound_anywhere(
 @given(code=st.binary(min_size=1, max_size=4000))
 @settings(max_examples=10, deadline=None)
 def test_g711_is_heard_as_the_pcm_that_it_stands_for(
-    kind: str, decode: object, code: bytes
+    audio: AudioFormat, decode: Callable[[bytes], bytes], code: bytes
 ) -> None:
-    assert callable(decode)
-    telephone = Voice(AudioFormat(kind, 8_000), 25, 3, HEARING)
+    telephone = Voice(audio, 25, 3, HEARING)
     telephone.append(code)
     telephone.finish()
     plain = Voice(AudioFormat("audio/pcm", 8_000, 2), 25, 3, HEARING)
