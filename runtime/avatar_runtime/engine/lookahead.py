@@ -1,7 +1,8 @@
 """How far a streamed session is from the result on the whole clip, by look-ahead.
 
 The encoder looks both ways, so what a frame's features are depends on how much of the future it
-heard. The reference hears as much as the model can, with the frame in the middle.
+heard. A clip is cut into pieces of the length that the model hears at once, and each piece is
+spoken to a session and encoded as a whole: all that differs then is the future.
 """
 
 from __future__ import annotations
@@ -100,19 +101,25 @@ def _row(
 
 
 def _streamed(networks: model.MuseTalk, sound: lipsync.Sound, lookahead_ms: int) -> Tensor:
-    """Return `(frames, tokens, width)` as a session hears them."""
+    """Return `(frames, tokens, width)` as sessions hear them."""
     context_s = networks.context_samples // resampling.RATE
-    speech = utterance.Utterance(sound.rate, FPS, context_s, utterance.Hearing(lookahead_ms))
-    speech.append(sound.samples.astype("<i2").tobytes())
-    speech.finish()
     tokens: list[Tensor] = []
-    groups: dict[int, Tensor] = {}
-    for window in speech.take():
-        if window.group not in groups:
-            groups = {window.group: _encoded(networks, window)}
-        features = groups[window.group]
-        tokens.append(networks.window(features, window.first_step, window.steps))
+    for piece in _pieces(networks, sound):
+        speech = utterance.Utterance(sound.rate, FPS, context_s, utterance.Hearing(lookahead_ms))
+        speech.append(piece.astype("<i2").tobytes())
+        speech.finish()
+        groups: dict[int, Tensor] = {}
+        for window in speech.take():
+            if window.group not in groups:
+                groups = {window.group: _encoded(networks, window)}
+            features = groups[window.group]
+            tokens.append(networks.window(features, window.first_step, window.steps))
     return torch.stack(tokens)
+
+
+def _pieces(networks: model.MuseTalk, sound: lipsync.Sound) -> list[NDArray[np.int16]]:
+    length = networks.context_samples * sound.rate // resampling.RATE
+    return [sound.samples[at : at + length] for at in range(0, len(sound.samples), length)]
 
 
 def _encoded(networks: model.MuseTalk, window: AudioWindow) -> Tensor:
@@ -120,23 +127,20 @@ def _encoded(networks: model.MuseTalk, window: AudioWindow) -> Tensor:
 
 
 def _whole_clip(networks: model.MuseTalk, sound: lipsync.Sound) -> Tensor:
-    """Return `(frames, tokens, width)` with as much of both sides as the model hears."""
-    resampler = resampling.Resampler(sound.rate)
-    parts = [resampler.push(sound.samples.astype(np.float64) / 32768.0), resampler.finish()]
-    samples = np.concatenate(parts)
-    frames = -(-len(sound.samples) * FPS // sound.rate)
-    steps = frames * utterance.STEPS_PER_S // FPS
-    samples = np.pad(samples, (0, max(0, steps * utterance.STEP - len(samples))))
-    heard = networks.context_samples // utterance.STEP
-    tokens = []
-    for frame in range(frames):
-        first = frame * utterance.STEPS_PER_S // FPS - utterance.STEPS_BEFORE
-        start = min(max(0, first + utterance.STEPS_PER_FRAME // 2 - heard // 2), steps - heard)
-        start = max(0, start)
-        end = min(steps, start + heard)
-        context = samples[start * utterance.STEP : end * utterance.STEP]
-        features = networks.encode_audio([context])[0]
-        tokens.append(networks.window(features, first - start, end - start))
+    """Return `(frames, tokens, width)` of pieces that are encoded as a whole."""
+    tokens: list[Tensor] = []
+    for piece in _pieces(networks, sound):
+        resampler = resampling.Resampler(sound.rate)
+        parts = [resampler.push(piece.astype(np.float64) / 32768.0), resampler.finish()]
+        frames = -(-len(piece) * FPS // sound.rate)
+        steps = frames * utterance.STEPS_PER_S // FPS
+        heard = np.zeros(steps * utterance.STEP, np.float32)
+        samples = np.concatenate(parts)[: len(heard)]
+        heard[: len(samples)] = samples
+        features = networks.encode_audio([heard])[0]
+        for frame in range(frames):
+            first = frame * utterance.STEPS_PER_S // FPS - utterance.STEPS_BEFORE
+            tokens.append(networks.window(features, first, steps))
     return torch.stack(tokens)
 
 
