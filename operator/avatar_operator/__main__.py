@@ -1,4 +1,4 @@
-"""Command line of the operator: `avatar-operator run | plan | simulate | upgrade-crds`."""
+"""Command line: `avatar-operator run | plan | simulate | replay | upgrade-crds`."""
 
 import argparse
 import asyncio
@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from avatar_operator import offline, simulate
+from avatar_operator import offline, replay, simulate
 from avatar_operator.core import report, traces
 from avatar_operator.errors import AvatarOperatorError, InputError
 
@@ -21,7 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _run()
         if options.command == "upgrade-crds":
             return _upgrade()
-        return _plan(options) if options.command == "plan" else _simulate(options)
+        others = {"plan": _plan, "simulate": _simulate, "replay": _replay}
+        return others[options.command](options)
     except AvatarOperatorError as error:
         print(f"avatar-operator: {error}", file=sys.stderr)
         return 1
@@ -49,6 +50,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan.add_argument("-o", "--output", choices=["text", "json"], default="text")
     _add_simulate(commands.add_parser("simulate", help="replay a trace of sessions, offline"))
+    again = commands.add_parser(
+        "replay",
+        help="make the decisions of a log again, offline",
+        description="Make the decisions of a log (AVATAR_DECISION_LOG) again, and tell where they "
+        "differ. With --service, its policy is followed: what would have been decided.",
+    )
+    again.add_argument("--log", type=Path, required=True, metavar="FILE", help="JSON lines")
+    again.add_argument("--service", type=Path, metavar="FILE", help="with spec.autoscaling")
+    again.add_argument("--json", type=Path, metavar="FILE", help="write the comparison there")
     return parser
 
 
@@ -63,6 +73,10 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--start-s", type=float, default=20.0, help="median start of a pod")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the course there")
+    parser.add_argument(
+        "--decisions", type=Path, metavar="FILE", help="write each decision there, for replay"
+    )
     parser.add_argument(
         "--generate",
         choices=[kind.value for kind in traces.Kind],
@@ -90,7 +104,9 @@ def _simulate(options: argparse.Namespace) -> int:
         count = simulate.generate(traces.Kind(options.generate), scale, options.seed, out)
         print(f"{count} sessions in {out}")
         return 0
-    data = simulate.simulate(
+    if options.plot is not None and options.plot.suffix != ".svg":
+        raise InputError("--plot", str(options.plot), "must end in .svg, the only form drawn")
+    run = simulate.simulate(
         simulate.Request(
             trace=_given(options.trace, "--trace"),
             service=_given(options.service, "--service"),
@@ -98,12 +114,26 @@ def _simulate(options: argparse.Namespace) -> int:
             seed=options.seed,
             gpus=options.gpus,
             start_s=options.start_s,
+            decisions=options.decisions is not None,
         )
     )
+    for path, content in (
+        (options.json, json.dumps(run.figures, indent=2) + "\n"),
+        (options.plot, run.picture),
+        (options.decisions, "".join(f"{line}\n" for line in run.decisions)),
+    ):
+        if path is not None:
+            path.write_text(content, encoding="utf-8")
+    print(simulate.text(run.figures))
+    return 0
+
+
+def _replay(options: argparse.Namespace) -> int:
+    data = replay.replay(options.log, options.service)
     if options.json is not None:
         options.json.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    print(simulate.text(data))
-    return 0
+    print(replay.text(data))
+    return 1 if data["differences"] and options.service is None else 0
 
 
 def _given(path: Path | None, option: str) -> Path:

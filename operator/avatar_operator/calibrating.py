@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from avatar_operator import cluster
-from avatar_operator.core import calibrations, inventory, model, profiles
+from avatar_operator.core import calibrations, gpu_nodes, model, profiles
 from avatar_operator.core.manifests import Body
 from avatar_operator.core.observations import Kind, Observations
 from avatar_operator.errors import AvatarOperatorError, Conflict, NotFound
@@ -74,7 +74,7 @@ class Calibrator:
 
     async def _write_all(self) -> None:
         given = self._seen.profiles()
-        nodes = [part for node in self._seen.nodes() for part in inventory.classify(node, given)]
+        nodes = [part for node in self._seen.nodes() for part in gpu_nodes.classify(node, given)]
         reports = list(self._reports())
         for profile in given:
             body = self._seen.profile_body(profile.name)

@@ -10,6 +10,7 @@ AvatarOperatorError
 │   ├── Conflict           the object is another one by now, or exists already
 │   ├── Contested          someone else declares a field of ours: it is not fought over
 │   └── Refused            it never will: forbidden, or the object is invalid
+├── BrokenStream           the stream of a pod's states ended, or is none
 ├── RuntimeUnreachable     a runtime pod did not answer on its admin port
 └── NotLeading             another replica acts, or none may: nothing was written
 """
@@ -115,6 +116,17 @@ class Contested(ClusterError):
 
 class Refused(ClusterError):
     """The API will never do it: forbidden, or the object is invalid."""
+
+
+class BrokenStream(AvatarOperatorError):
+    """The stream of a pod's states ended, or is none."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(fault)
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return self.fault
 
 
 class RuntimeUnreachable(AvatarOperatorError):

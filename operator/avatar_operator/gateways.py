@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from avatar_operator import streams
-from avatar_operator.core import callers, model, scaling
+from avatar_operator.core import callers, capacity, model, scaling
 from avatar_operator.core.callers import Demand, Tally
 
 
@@ -20,7 +20,7 @@ class Gateways:
 
     def __init__(self, changed: Callable[[model.ServiceKey], None]) -> None:
         self._changed = changed
-        self._streams = streams.Streams(self._hear)
+        self._streams = streams.Streams(self._hear, self._hear_again)
         self._gateways: dict[str, _Gateway] = {}
         self._tally = Tally()
 
@@ -44,14 +44,14 @@ class Gateways:
             waiting=sum(demand[key].waiting for demand in told if key in demand),
             arrived=self._tally.arrived.get(key, 0),
             gateways=len(self._gateways),
-            silent=sum(now - g.heard_at > scaling.STALE_S for g in self._gateways.values()),
+            silent=sum(now - g.heard_at > capacity.STALE_S for g in self._gateways.values()),
         )
 
     def silent(self) -> frozenset[str]:
         """Return the gateways that are not heard of."""
         now = asyncio.get_running_loop().time()
         return frozenset(
-            uid for uid, g in self._gateways.items() if now - g.heard_at > scaling.STALE_S
+            uid for uid, g in self._gateways.items() if now - g.heard_at > capacity.STALE_S
         )
 
     async def close(self) -> None:
@@ -65,6 +65,9 @@ class Gateways:
         gateway.heard_at = asyncio.get_running_loop().time()
         self._tally = self._tally.with_news(before, demand)
         self._tell(before or {}, demand)
+
+    def _hear_again(self, uid: str) -> None:
+        self._gateways[uid].heard_at = asyncio.get_running_loop().time()
 
     def _tell(self, before: Demand, after: Demand) -> None:
         for key in before.keys() | after.keys():

@@ -22,9 +22,9 @@ from avatar_operator.fencing import Fence
 from avatar_operator.leadership import Leadership, LeaseName
 from avatar_operator.reconciler import Reconciler
 from avatar_operator.settings import Settings
+from avatar_operator.watching import SILENCE_S, TOLD
 
 DEAF_S: Final = 180.0  # the Lease is heard of twice a second, and else its watch fails sooner
-INACTIVITY_S: Final = 70.0  # bookmarks come every 60 s: a watch that is silent longer is frozen
 
 _log = logging.getLogger(__name__)
 
@@ -107,12 +107,26 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.peering.standalone = True
-    settings.watching.inactivity_timeout = INACTIVITY_S
+    settings.watching.inactivity_timeout = SILENCE_S
     settings.watching.chunk_size = 500
     storage = kopf.AnnotationsProgressStorage(prefix=names.GROUP, v1=False)
     settings.persistence.progress_storage = storage
+    settings.persistence.diffbase_storage = _NoDiffs()
     settings.persistence.finalizer = f"{names.GROUP}/finalizer"
     return settings
+
+
+class _NoDiffs(kopf.DiffBaseStorage):
+    """Compares nothing: kopf copies each object three times for a diff that nobody asks for."""
+
+    def build(self, *, body: kopf.Body, extra_fields: object = None) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:
+        return None
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        pass
 
 
 def registry(reconciler: Reconciler, api: Cluster) -> kopf.OperatorRegistry:
@@ -150,9 +164,6 @@ def registry(reconciler: Reconciler, api: Cluster) -> kopf.OperatorRegistry:
         see.__name__ = f"see_{kind.name.lower()}"
         return see
 
-    for kind in Kind:
-        if kind in (Kind.SERVICES, Kind.PROFILES):
-            kopf.on.event(names.GROUP, names.VERSION, kind.value, registry=handlers)(handler(kind))
-        else:
-            kopf.on.event("", "v1", kind.value, registry=handlers)(handler(kind))
+    for kind in TOLD:
+        kopf.on.event(names.GROUP, names.VERSION, kind.value, registry=handlers)(handler(kind))
     return handlers

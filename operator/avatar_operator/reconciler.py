@@ -8,11 +8,10 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final, assert_never
+from collections.abc import Collection, Mapping
+from typing import Final
 
-from avatar_operator import cluster, gateways, metrics, names, runtimes, streams
+from avatar_operator import cluster, executing, gateways, metrics, runtimes, streams, watching
 from avatar_operator.calibrating import Calibrator
 from avatar_operator.core import (
     conditions,
@@ -22,66 +21,37 @@ from avatar_operator.core import (
     planning,
     protection,
     rollout,
-    scaling,
     sizing,
     status,
 )
 from avatar_operator.core.agenda import Agenda
-from avatar_operator.core.observations import Kind, News, Observations, ServiceBody
-from avatar_operator.core.watches import Watches
+from avatar_operator.core.observations import Kind, News, Observations
+from avatar_operator.decisions import DecisionLog
 from avatar_operator.errors import (
     AvatarOperatorError,
     ClusterError,
-    Conflict,
-    Contested,
     InvalidResource,
-    NotFound,
     NotLeading,
-    RuntimeUnreachable,
     TemporaryError,
 )
+from avatar_operator.executing import Memory
 from avatar_operator.fencing import Fence
 from avatar_operator.settings import Settings
 from avatar_operator.streams import Endpoint
 
-WORKERS: Final = 16  # services in work at once: nearly all of their time they wait for answers
+IN_WORK: Final = 32  # services at once: nearly all of their time they wait for answers
 TICK_S: Final = 1.0  # the longest that nothing is looked at
 STALLED_S: Final = 30.0  # a loop that did not turn for so long is not alive
 GATHER_S: Final = 0.02  # news that comes together is answered together
+PODS_S: Final = 0.15  # news of a service's pods: each goes through several steps, many at a time
 NEWS_S: Final = 0.25  # news of nodes and foreign pods, which comes in swarms and concerns everyone
-STATUS_EVERY_S: Final = 1.0  # numbers of sessions change faster than anyone reads them
+SPREAD_S: Final = 0.005  # between services that look again only in case: 200 a second
 RETRY_S: Final = 2.0
-RELIST_S: Final = 1.0
-SECOND_LOOK_S: Final = 5.0  # kopf lists at the start too; nobody tells of what went between the two
 MASTER_S: Final = 0.25  # from one look for the master key to the next, until a leader has made it
 SETTLE_S: Final = 2.0  # for which a new leader waits to hear of the sessions of every pod
 CALM_S: Final = 1.0  # from the first plan of a new leader to the first one that may take away
 
-_COUNTS: Final = frozenset({"sessions", "capacity", "freeSessions"})
-
 _log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Memory:
-    """What is remembered of a service, since it could not be observed."""
-
-    written_at: float = float("-inf")  # the status; of the loop's clock
-    has_secret: bool = False  # looked at since the last resync
-    term: int = 0  # the one of leading in which it was planned last
-    calm_until: float = float("-inf")  # nothing is taken away before; of the loop's clock
-    history: scaling.History | None = None  # of its scaling
-    contested: dict[str, str] = field(default_factory=dict)  # action: who keeps our field
-    told: set[tuple[names.Reason, str]] = field(default_factory=set)  # Events
-
-
-@dataclass(slots=True)
-class _Round:
-    """What became of the actions of one plan."""
-
-    done: list[planning.Action] = field(default_factory=list)
-    faults: list[AvatarOperatorError] = field(default_factory=list)
-    outdated: list[ClusterError] = field(default_factory=list)  # what was seen is not what is
 
 
 class Reconciler:
@@ -98,17 +68,30 @@ class Reconciler:
         self._silent: frozenset[str] = frozenset()  # UIDs of pods and gateways not heard of
         states = self._runtimes.states
         self._calibrator = Calibrator(api, self._seen, states, fence.is_open, self.observe)
-        self._memories: dict[str, _Memory] = {}
+        self._watching = watching.Watching(
+            api,
+            self._seen,
+            settings.resync_s,
+            observe=self._observe,
+            forget=self.forget,
+            looked=self._looked_again,
+        )
+        self._executor = executing.Executor(
+            api,
+            self._runtimes,
+            fence,
+            settings.pods,
+            observe=self.observe,
+            forget=self.forget,
+            master=lambda: self._master,
+        )
+        self._memories: dict[str, Memory] = {}
+        self._decisions = DecisionLog(settings.decision_log)
         self._short: set[str] = set()  # UIDs of services that no GPU was found for
-        self._relisted: set[Kind] = set()
-        self._relisting = asyncio.Event()
-        self._budgeted: set[str] = set()  # UIDs of services whose budget was seen as it should be
         self._agenda: Agenda[str] = Agenda()
         self._awake = asyncio.Event()
         self._master = ""
-        self._synced = False
         self._turned_at = asyncio.get_running_loop().time()
-        self._watches = Watches(self._turned_at)
         self._term = 0  # counts the times that this process began to lead
         self._elected_at = self._turned_at
 
@@ -119,19 +102,29 @@ class Reconciler:
             return
         self._term += 1
         self._elected_at = asyncio.get_running_loop().time()
-        self._wake_all()
+        for uid in self._seen.services.uids():
+            self._wake(uid, NEWS_S)  # nobody has looked at them since the last leader went
         self._calibrator.wake()
         self._awake.set()
 
     def hear(self, kind: Kind) -> None:
-        """Take in that the watch of a kind said something."""
-        self._watches.hear(kind, asyncio.get_running_loop().time())
+        """Take in that kopf's watch of a kind said something."""
+        self._watching.hear(kind)
+
+    def relist(self, kind: Kind) -> None:
+        """Take in that kopf's watch of a kind began anew."""
+        self._watching.relist(kind)
 
     def observe(self, kind: Kind, body: Mapping[str, object]) -> None:
         """Take in an object that was added or changed."""
-        self._take_in(self._seen.observe(kind, body))
+        self._observe(kind, body)
+
+    def _observe(self, kind: Kind, body: Mapping[str, object]) -> News:
+        news = self._seen.observe(kind, body)
+        self._take_in(news)
         if kind is Kind.PROFILES:
             self._calibrator.wake()
+        return news
 
     def forget(self, kind: Kind, uid: str) -> None:
         """Take in that an object was deleted."""
@@ -140,23 +133,17 @@ class Reconciler:
             self._memories.pop(uid, None)
             self._short.discard(uid)
             self._agenda.forget(uid)
-            self._budgeted.discard(uid)
+            self._executor.forget(uid)
             self._wake(uid, GATHER_S)  # its pods are left
-
-    def relist(self, kind: Kind) -> None:
-        """Take in that a watch began anew: what was deleted before is never told of."""
-        if self._synced:  # else everything is listed anyway
-            self._relisted.add(kind)
-            self._relisting.set()
 
     def is_ready(self) -> bool:
         """Return whether everything was listed once, so that plans can be trusted."""
-        return self._synced
+        return self._watching.synced
 
     def is_alive(self) -> bool:
         """Return whether the central loop still turns, and news still reaches it."""
         turns = asyncio.get_running_loop().time() - self._turned_at < STALLED_S
-        return turns and not self._watches.frozen()
+        return turns and not self._watching.frozen()
 
     @property
     def master(self) -> str:
@@ -172,12 +159,11 @@ class Reconciler:
             for uid in self._seen.gateways.uids():
                 self._follow_gateway(uid)
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._resync_forever(), name="resync")
-                tasks.create_task(self._relist_forever(), name="relist")
+                tasks.create_task(self._watching.run(), name="watching")
                 tasks.create_task(self._tick_forever(), name="tick")
                 tasks.create_task(self._calibrator.run(), name="calibrations")
-                for number in range(WORKERS):
-                    tasks.create_task(self._work_forever(), name=f"worker {number}")
+                tasks.create_task(self._decisions.run(), name="decisions")
+                tasks.create_task(self._work_forever(tasks), name="work")
         finally:
             await self._runtimes.close()
             await self._gateways.close()
@@ -194,13 +180,17 @@ class Reconciler:
         if news.renewed is not None:
             self._agenda.pardon(news.renewed)
         for uid in news.services:
-            self._wake(uid, GATHER_S)
+            self._wake(uid, GATHER_S if news.pod is None else PODS_S)
+        if news.everyone or news.freed:
+            for uid in self._short:
+                self._wake(uid, NEWS_S)
+        if news.node and self._watching.synced:
+            for pod in self._seen.pods.values():
+                if pod.node == news.node:
+                    self._wake(pod.owner_uid, NEWS_S)
         if news.everyone:
             self._wake_all()
             self._calibrator.wake()
-        elif news.freed:
-            for uid in self._short:
-                self._wake(uid, NEWS_S)
 
     def _follow(self, uid: str) -> None:
         """Read the state of a pod as long as there is one to read."""
@@ -245,13 +235,16 @@ class Reconciler:
             self._wake(pod.owner_uid, GATHER_S)
 
     def _wake(self, uid: str, after_s: float) -> None:
-        if self._seen.services.get(uid) is not None or self._orphans(uid):
+        if self._seen.services.get(uid) is not None or self._seen.owned_by(uid):
             self._agenda.wake(uid, asyncio.get_running_loop().time() + after_s)
             self._awake.set()
 
     def _wake_all(self) -> None:
-        for uid in self._seen.services.uids():
-            self._wake(uid, NEWS_S)
+        """Let every service look again, one after the other: one that changes waits for none."""
+        uids = self._seen.services.uids()
+        step_s = min(SPREAD_S, self._settings.resync_s / 2 / max(1, len(uids)))
+        for number, uid in enumerate(uids):
+            self._wake(uid, NEWS_S + number * step_s)
 
     async def _read_master(self) -> str:
         while True:
@@ -268,95 +261,57 @@ class Reconciler:
         self._turned_at = asyncio.get_running_loop().time()
         await asyncio.sleep(seconds)
 
-    async def _resync_forever(self) -> None:
-        pause_s = min(SECOND_LOOK_S, self._settings.resync_s)
-        while True:
-            try:
-                for kind in Kind:
-                    await self._resync(kind)
-                await self._resync_budgets()
-            except ClusterError as error:
-                # The CRDs may not be there yet, or the API server is gone: nothing is forgotten.
-                _log.warning("cannot list fault=%s", error)
-                await asyncio.sleep(RETRY_S)
-                continue
-            if not self._synced:
-                _log.info("everything is listed services=%d", len(self._seen.services.uids()))
-                self._synced = True
-            for memory in self._memories.values():
-                memory.has_secret = False  # someone may have changed them: look again, once
-                memory.contested.clear()
-            self._wake_all()
-            await asyncio.sleep(pause_s)
-            pause_s = self._settings.resync_s
-
-    async def _relist_forever(self) -> None:
-        """Find what was deleted while a watch was down, once for each time that it was."""
-        while True:
-            await self._relisting.wait()
-            await asyncio.sleep(RELIST_S)  # the watch tells of one object after the other
-            self._relisting.clear()
-            for kind in tuple(self._relisted):
-                self._relisted.discard(kind)
-                try:
-                    await self._resync(kind)
-                except ClusterError as error:
-                    _log.warning("cannot list kind=%s fault=%s", kind.value, error)
-                    self.relist(kind)
-
-    async def _resync(self, kind: Kind) -> None:
-        """Take in a whole listing; what was known before and is not in it is gone."""
-        known = self._seen.known(kind)
-        listed: set[str] = set()
-        changes = 0
-        async for body in self._api.list(cluster.PATHS[kind.value]):
-            metadata = body["metadata"]
-            assert isinstance(metadata, dict)
-            listed.add(metadata["uid"])
-            news = self._seen.observe(kind, body)
-            changes += news != News()
-            self._take_in(news)
-        for uid in known - listed:
-            self.forget(kind, uid)
-        changes += len(known - listed)
-        if changes and self._synced:
-            _log.info("a listing found what was not told kind=%s changes=%d", kind.value, changes)
-        self._watches.list(kind, changes, asyncio.get_running_loop().time())
-
-    async def _resync_budgets(self) -> None:
-        """Find the budgets that are there and right; the others are applied again."""
-        selector = f"{names.LABEL_MANAGED_BY}={names.FIELD_MANAGER}"
-        path = cluster.PATHS["poddisruptionbudgets"]
-        found = [manifests.budgeted(body) async for body in self._api.list(path, selector)]
-        self._budgeted = {uid for uid in found if uid is not None}
+    def _looked_again(self, budgeted: Collection[str]) -> None:
+        """Take in that everything was looked at: what others may have changed is checked once."""
+        self._executor.set_budgeted(budgeted)
+        for memory in self._memories.values():
+            memory.has_secret = False
+            memory.contested.clear()
+        self._wake_all()
 
     async def _tick_forever(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             self._note_silence()
             metrics.set_state_age(self._runtimes.oldest_s())
-            for kind, age_s in self._watches.ages(loop.time()).items():
-                metrics.set_watch_age(kind.value, age_s)
+            self._watching.tell()
             await self._pause(TICK_S)
             metrics.set_loop_lag(loop.time() - self._turned_at - TICK_S)
 
-    async def _work_forever(self) -> None:
+    async def _work_forever(self, tasks: asyncio.TaskGroup) -> None:
+        """Start work on whatever is due, as long as there is room."""
         loop = asyncio.get_running_loop()
-        while True:
-            acts = self._synced and self._fence.is_open()
-            uid = self._agenda.take(loop.time()) if acts else None
-            if uid is not None:
-                await self._work(uid)
-                self._awake.set()  # it may be due again, sooner than the others wait
-                continue
-            self._awake.clear()
-            due_at = self._agenda.next_at() if acts else None
-            wait_s = TICK_S if due_at is None else min(TICK_S, max(0.0, due_at - loop.time()))
+        room = asyncio.Semaphore(IN_WORK)
+
+        async def work(uid: str) -> None:
             try:
-                async with asyncio.timeout(wait_s):
-                    await self._awake.wait()
-            except TimeoutError:
-                pass
+                await self._work(uid)
+            finally:
+                room.release()
+                self._awake.set()  # it may be due again, sooner than anything else
+
+        while True:
+            await room.acquire()
+            while (uid := self._due(loop.time())) is None:
+                await self._until_due(loop)
+            tasks.create_task(work(uid), name=f"work on {uid}")
+
+    def _due(self, now: float) -> str | None:
+        acts = self._watching.synced and self._fence.is_open()
+        return self._agenda.take(now) if acts else None
+
+    async def _until_due(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait until a service is due, or for the tick: who leads changes without a word."""
+        self._awake.clear()
+        due_at = self._agenda.next_at()
+        wait_s = TICK_S if due_at is None else min(TICK_S, max(0.0, due_at - loop.time()))
+        if not (self._watching.synced and self._fence.is_open()):
+            wait_s = TICK_S
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._awake.wait()
+        except TimeoutError:
+            pass
 
     async def _work(self, uid: str) -> None:
         """Reconcile once; whatever goes wrong is tried again, less and less often."""
@@ -391,18 +346,18 @@ class Reconciler:
         """
         seen = self._seen.services.get(uid)
         if seen is None or seen.deleting:
-            await self._take_leave(uid)
+            await self._executor.take_leave(uid, self._orphans(uid))
             return None
-        now = time.time()
+        now, written = time.time(), seen.status
+        memory = self._memories.setdefault(uid, Memory())
         try:
             service = contracts.parse_service(seen.body)
         except InvalidResource as error:
             findings = conditions.invalid("; ".join(map(str, error.faults)))
-            invalid = status.build_invalid(seen.generation, findings, seen.status, now)
-            await self._write_status(uid, seen, invalid)
+            invalid = status.build_invalid(seen.generation, findings, written, now)
+            await self._executor.write_status(uid, seen.key, written, invalid, memory)
             return None
-        memory = self._memories.setdefault(uid, _Memory())
-        observed = self._observed(service, memory, seen.status)
+        observed = self._observed(service, memory, written)
         if memory.term != self._term:
             if not self._has_heard(observed):
                 return NEWS_S  # a state that comes wakes it sooner
@@ -412,23 +367,24 @@ class Reconciler:
         metrics.set_desired(service.key, plan.desired)
         lacks_gpus = plan.missing or status.is_short(plan)
         (self._short.add if lacks_gpus else self._short.discard)(uid)
-        if plan.decision is not None:
-            memory.history = plan.decision.history
+        if plan.answer is not None:
+            memory.history = plan.answer.decision.history
+            self._decisions.note(service.key, plan.answer)
         # What others knew when they led is not known here: at first nothing is taken away.
         calm_s = memory.calm_until - asyncio.get_running_loop().time()
         actions = tuple(each for each in plan.actions if calm_s <= 0 or not _removes(each))
-        ended = await self._apply(service, actions, memory)
+        ended = await self._executor.apply(service, actions, memory)
         faults = [str(fault) for fault in ended.faults if isinstance(fault, ClusterError)]
         contested = sorted(memory.contested.values())
         findings = conditions.find(service, plan, observed.states, faults, contested)
-        wanted = status.build(service, plan, observed.states, findings, seen.status, now)
-        wait_s = self._too_soon_s(memory, seen.status, wanted)
+        wanted = status.build(service, plan, observed.states, findings, written, now)
+        loop_now = asyncio.get_running_loop().time()
+        wait_s = executing.too_soon_s(memory, written, wanted, loop_now)
         if wait_s is None:
-            await self._write_status(uid, seen, wanted)
-            await self._tell(
-                service, status.notices(ended.done, findings, seen.status, plan), memory, now
-            )
-            metrics.count_scaling(plan.desired, seen.status.get("desiredReplicas"))
+            await self._executor.write_status(uid, seen.key, written, wanted, memory)
+            notices = status.notices(ended.done, findings, written, plan)
+            await self._executor.tell(service, notices, memory, now)
+            metrics.count_scaling(plan.desired, written.get("desiredReplicas"))
         if ended.faults or ended.outdated:
             raise (*ended.faults, *ended.outdated)[0]  # looked at again, however little is heard
         held_s = calm_s if len(actions) < len(plan.actions) else None
@@ -438,38 +394,10 @@ class Reconciler:
     def _orphans(self, uid: str) -> tuple[model.RuntimePod, ...]:
         """Return the pods that a service owns or owned, in the namespaces that are ours."""
         ours = self._settings.watch_namespaces
-        return tuple(
-            pod
-            for pod in self._seen.pods.values()
-            if uid and pod.owner_uid == uid and (not ours or pod.namespace in ours)
-        )
-
-    async def _take_leave(self, uid: str) -> None:
-        """Delete the pods of a service that is gone; each waits for its own sessions."""
-        actions = planning.farewell(self._orphans(uid))
-        if not actions:
-            return
-        pod = self._seen.pods.get(actions[0].uid)
-        assert pod is not None
-        # Pods may be seen before their service: only the API server knows that it is gone.
-        if await self._api.serves(model.ServiceKey(pod.namespace, pod.service), uid):
-            return
-        for action in actions:
-            try:
-                await self._delete(pod.namespace, action)
-            except (Conflict, NotFound) as error:
-                _log.info("outdated action pod=%s fault=%s", action.name, error)
-            else:
-                _log.info("action=DeletePod pod=%s reason=%s", action.name, action.reason)
-
-    async def _delete(self, namespace: str, action: planning.DeletePod) -> None:
-        version = action.resource_version
-        answer = await self._api.delete_pod(namespace, action.name, action.uid, version)
-        if answer.get("kind") == "Pod":
-            self.observe(Kind.PODS, answer)  # so that the next plan knows it is going
+        return tuple(pod for pod in self._seen.owned_by(uid) if not ours or pod.namespace in ours)
 
     def _observed(
-        self, service: model.Service, memory: _Memory, written: Mapping[str, object]
+        self, service: model.Service, memory: Memory, written: Mapping[str, object]
     ) -> planning.Observed:
         pods = self._seen.pods_of(service.key)
         return planning.Observed(
@@ -480,7 +408,7 @@ class Reconciler:
             pods=pods,
             states=self._runtimes.states(pod.uid for pod in pods),
             has_control_secret=memory.has_secret or "ApplyControlSecret" in memory.contested,
-            has_budget=service.uid in self._budgeted or "ApplyBudget" in memory.contested,
+            has_budget=self._executor.is_budgeted(service.uid) or "ApplyBudget" in memory.contested,
             halted=rollout.remembered(written, service.generation),
             scene=sizing.Scene(
                 self._gateways.demand(service.key),
@@ -496,116 +424,6 @@ class Reconciler:
         fresh = {uid for uid, s in observed.states.items() if s.age_s < streams.SILENCE_S}
         return fresh.issuperset(pod.uid for pod in observed.pods if pod.running and pod.ip)
 
-    async def _apply(
-        self, service: model.Service, actions: Sequence[planning.Action], memory: _Memory
-    ) -> _Round:
-        """Carry out the actions in order; one that fails does not stop the others."""
-        ended = _Round()
-        for action in actions:
-            try:
-                acted = await self._carry_out(service, action, memory)
-            except (Conflict, NotFound) as error:
-                # News is on its way, or was lost; and a quota answers with a conflict, too.
-                _log.info("outdated action service=%s fault=%s", service.key, error)
-                ended.outdated.append(error)
-                if isinstance(error, NotFound) and isinstance(action, planning.DeletePod):
-                    self.forget(Kind.PODS, action.uid)
-            except Contested as error:
-                _log.warning("field contested service=%s fault=%s", service.key, error)
-                memory.contested[type(action).__name__] = error.message
-            except (ClusterError, RuntimeUnreachable) as error:
-                ended.faults.append(error)
-            else:
-                if not acted:
-                    continue
-                ended.done.append(action)
-                metrics.count_action(type(action).__name__)
-                what = (type(action).__name__, service.key, action.name, self._fence.epoch)
-                _log.info("action=%s service=%s name=%s epoch=%d reason=%s", *what, action.reason)
-        return ended
-
-    async def _carry_out(
-        self, service: model.Service, action: planning.Action, memory: _Memory
-    ) -> bool:
-        """Carry out one action, and return whether it changed anything."""
-        match action:
-            case planning.ApplyControlSecret():
-                token = manifests.control_token(self._master, service.key)
-                wrote = await self._api.apply_secret(manifests.control_secret(service, token))
-                memory.has_secret = True
-                return wrote
-            case planning.ApplyBudget():
-                await self._api.apply_budget(manifests.budget(service))
-                self._budgeted.add(service.uid)
-            case protection.ProtectPod() | protection.ReleasePod():
-                marks = manifests.marks(live=isinstance(action, protection.ProtectPod))
-                namespace = service.key.namespace
-                answer = await self._api.mark_pod(namespace, action.name, action.uid, marks)
-                self.observe(Kind.PODS, answer)
-            case planning.CreatePod():
-                body = manifests.pod(service, action.name, action.pool, self._settings.pods)
-                manifests.annotate(body, names.ANNOTATION_EPOCH, str(self._fence.epoch))
-                self.observe(Kind.PODS, await self._api.create_pod(body))
-            case planning.DrainPod():
-                await self._runtimes.drain(action.uid, draining=True)
-            case planning.UndrainPod():
-                await self._runtimes.drain(action.uid, draining=False)
-            case planning.DeletePod():
-                await self._delete(service.key.namespace, action)
-            case _:
-                assert_never(action)
-        return True
-
-    def _too_soon_s(
-        self, memory: _Memory, old: Mapping[str, object], new: Mapping[str, object]
-    ) -> float | None:
-        """Return how long a status that differs in numbers of sessions alone should wait."""
-        if any(old.get(key) != value for key, value in new.items() if key not in _COUNTS):
-            return None
-        wait_s = memory.written_at + STATUS_EVERY_S - asyncio.get_running_loop().time()
-        differs = any(old.get(key) != new[key] for key in _COUNTS)
-        return wait_s if differs and wait_s > 0 else None
-
-    async def _write_status(
-        self, uid: str, seen: ServiceBody, wanted: Mapping[str, object]
-    ) -> None:
-        if wanted == seen.status:
-            return
-        try:
-            written = await self._api.apply_status(seen.key, uid, dict(wanted))
-        except NotFound as error:
-            _log.info("service went service=%s fault=%s", seen.key, error)
-            return
-        if uid in self._memories:
-            self._memories[uid].written_at = asyncio.get_running_loop().time()
-        self.observe(Kind.SERVICES, written)
-
-    async def _tell(
-        self,
-        service: model.Service,
-        notices: Sequence[status.Notice],
-        memory: _Memory,
-        now: float,
-    ) -> None:
-        """Post Events, each sentence once; they are a courtesy, so a failure is only logged."""
-        for notice in notices:
-            if (notice.reason, notice.message) in memory.told:
-                continue
-            if len(memory.told) >= _REMEMBERED_EVENTS:
-                memory.told.clear()
-            memory.told.add((notice.reason, notice.message))
-            at = status.rfc3339(now)
-            body = manifests.event(
-                service, notice.reason, notice.message, warning=notice.warning, at=at
-            )
-            try:
-                await self._api.create_event(body)
-            except ClusterError as error:
-                _log.warning("event not posted service=%s fault=%s", service.key, error)
-
 
 def _removes(action: planning.Action) -> bool:
     return isinstance(action, planning.DrainPod | planning.DeletePod | protection.ReleasePod)
-
-
-_REMEMBERED_EVENTS: Final = 256

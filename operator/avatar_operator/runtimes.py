@@ -1,7 +1,6 @@
 """Keeps the latest state of every runtime pod, from the stream that each one sends.
 
-One task for each pod reads its stream, and reads it again when it breaks. A
-state is never made up: what was not heard is missing, and what is old says so.
+A state is never made up: what was not heard is missing, and what is old says so.
 """
 
 import asyncio
@@ -12,7 +11,7 @@ from typing import Final
 import aiohttp
 
 from avatar_operator import streams
-from avatar_operator.core import contracts, model, scaling
+from avatar_operator.core import capacity, contracts, model
 from avatar_operator.errors import RuntimeUnreachable
 from avatar_operator.fencing import Fence
 from avatar_operator.streams import Endpoint
@@ -21,7 +20,7 @@ DRAIN_TIMEOUT_S: Final = 2.0
 LATENCY_STEP_MS: Final = 100.0  # the tightest objective
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Heard:
     state: model.PodState
     at: float  # of the loop's clock
@@ -40,7 +39,7 @@ class Runtimes:
         self._changed = changed
         self._fence = fence
         self._heard: dict[str, _Heard] = {}
-        self._streams = streams.Streams(self._hear)
+        self._streams = streams.Streams(self._hear, self._hear_again)
 
     def follow(self, uid: str, endpoint: Endpoint) -> None:
         """Read the stream of a pod from now on; a new address starts over."""
@@ -81,7 +80,8 @@ class Runtimes:
         heard = self._heard.get(uid)
         if heard is not None and not draining:
             # Sessions may come from now on: what it said before proves no emptiness.
-            self._heard[uid] = replace(heard, state=replace(heard.state, draining=False))
+            heard.state = replace(heard.state, draining=False)
+            self._streams.read_anew(uid)  # it may say that it drains on, as it said before
 
     async def _post_drain(self, endpoint: Endpoint, draining: bool, within_s: float) -> None:
         request = self._streams.client().post(
@@ -101,7 +101,7 @@ class Runtimes:
         """Return the pods that were heard of, but not for longer than is believed."""
         now = asyncio.get_running_loop().time()
         return frozenset(
-            uid for uid, heard in self._heard.items() if now - heard.at > scaling.STALE_S
+            uid for uid, heard in self._heard.items() if now - heard.at > capacity.STALE_S
         )
 
     async def close(self) -> None:
@@ -119,6 +119,12 @@ class Runtimes:
         if before is None or _silent(before.state) != _silent(state):
             self._changed(uid)
 
+    def _hear_again(self, uid: str) -> None:
+        """Take in that a pod says what it said before: it is as it was, and fresh."""
+        heard = self._heard.get(uid)
+        if heard is not None:
+            heard.at = asyncio.get_running_loop().time()
+
 
 def _silent(state: model.PodState) -> model.PodState:
     """Return a state without what changes often and is worth no plan of its own.
@@ -130,7 +136,7 @@ def _silent(state: model.PodState) -> model.PodState:
     return replace(
         state,
         first_frame_p95_ms=None,
-        vram_ratio=max(scaling.VRAM_MOST, round(state.vram_ratio, 1)),
-        deadline_miss_ratio=max(scaling.MISSES_MOST, round(state.deadline_miss_ratio, 1)),
+        vram_ratio=max(capacity.VRAM_MOST, round(state.vram_ratio, 1)),
+        deadline_miss_ratio=max(capacity.MISSES_MOST, round(state.deadline_miss_ratio, 1)),
         frame_p95_ms=LATENCY_STEP_MS * (latency_ms // LATENCY_STEP_MS),
     )

@@ -80,6 +80,11 @@ class Settings:
     log_format: LogFormat
     """AVATAR_LOG_FORMAT: json for machines, text for people."""
 
+    decision_log: str = ""
+    """AVATAR_DECISION_LOG: a file that each decision of scaling is appended to, as one JSON object
+    a line, for `avatar-operator replay`; - is stdout. Empty: they are not written, since a busy
+    service of many pods makes some MB a minute."""
+
 
 def from_env(environment: Mapping[str, str]) -> Settings:
     """Build the settings from environment variables.
@@ -114,6 +119,7 @@ def from_env(environment: Mapping[str, str]) -> Settings:
         metrics=reader.address("AVATAR_METRICS_LISTEN", Address("0.0.0.0", 9090)),
         metrics_open=metrics_open,
         log_format=LogFormat(reader.one_of("AVATAR_LOG_FORMAT", ("json", "text"))),
+        decision_log=reader.text("AVATAR_DECISION_LOG", ""),
     )
 
 

@@ -8,7 +8,17 @@ from math import ceil
 from pathlib import Path
 
 from avatar_operator import offline
-from avatar_operator.core import arrivals, model, simulation, traces
+from avatar_operator.core import (
+    arrivals,
+    journal,
+    model,
+    plot,
+    policies,
+    scenario,
+    simulation,
+    sizing,
+    traces,
+)
 from avatar_operator.errors import InputError
 
 
@@ -22,10 +32,20 @@ class Request:
     seed: int
     gpus: int | None  # of each class; None: as many as the service may have pods
     start_s: float
+    decisions: bool = False  # whether each decision is to be written down
 
 
-def simulate(request: Request) -> Mapping[str, object]:
-    """Return the figures of one run; the shape is a contract with users' scripts.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Simulated:
+    """What a run is told and drawn with."""
+
+    figures: Mapping[str, object]
+    picture: str  # SVG
+    decisions: tuple[str, ...]  # lines of JSON
+
+
+def simulate(request: Request) -> Simulated:
+    """Return one run; the shape of its figures is a contract with users' scripts.
 
     Raises:
         InputError: a file cannot be read or holds nothing of what it should.
@@ -38,14 +58,22 @@ def simulate(request: Request) -> Mapping[str, object]:
     profiles = offline.read_profiles(request.profiles)
     trace = read_trace(request.trace)
     gpus = request.gpus if request.gpus is not None else service.autoscaling.max_replicas
-    settings = simulation.Settings(stock(service, profiles, gpus), start_s=request.start_s)
-    result = simulation.run(service, profiles, trace, settings, random.Random(request.seed))
+    settings = scenario.Settings(stock(service, profiles, gpus), start_s=request.start_s)
+    lines: list[str] = []
+    written = journal.Journal()
+
+    def note(answer: sizing.Answer) -> None:
+        lines.append(json.dumps(written.line(str(service.key), answer), separators=(",", ":")))
+
+    told = note if request.decisions else None
+    chance = random.Random(request.seed)
+    result = simulation.run(service, profiles, trace, settings, chance, note=told)
     per_pod = slots_per_pod(service, profiles, settings)
-    return {
+    data = {
         **figures(result, trace, per_pod),
         "settings": {
             "service": str(service.key),
-            "autoscaling": dataclasses.asdict(service.autoscaling),
+            "autoscaling": policies.document(service.autoscaling),
             "gpus": dict(settings.gpus),
             "sessions_per_pod": per_pod,
             "start_s": settings.start_s,
@@ -53,6 +81,8 @@ def simulate(request: Request) -> Mapping[str, object]:
             "seed": request.seed,
         },
     }
+    title = f"{service.key}: {result.sessions} sessions, {result.gpu_hours:.1f} GPU-hours"
+    return Simulated(data, plot.course(title, result.course), tuple(lines))
 
 
 def read_trace(path: Path) -> tuple[traces.Session, ...]:
@@ -86,7 +116,7 @@ def stock(
 def slots_per_pod(
     service: model.Service,
     profiles: tuple[model.GPUProfile, ...],
-    settings: simulation.Settings,
+    settings: scenario.Settings,
 ) -> int:
     """Return the sessions of a pod on the class that is filled first."""
     nothing = (traces.Session(0.0, 1.0),)
@@ -95,7 +125,7 @@ def slots_per_pod(
 
 
 def figures(
-    result: simulation.Result, trace: tuple[traces.Session, ...], per_pod: int
+    result: scenario.Result, trace: tuple[traces.Session, ...], per_pod: int
 ) -> dict[str, object]:
     """Return the figures of a result, next to the optimum."""
     return {
@@ -105,6 +135,7 @@ def figures(
         "wait_p99_s": round(result.wait_p99_s, 3),
         "gpu_hours": round(result.gpu_hours, 4),
         "gpu_hours_optimum": round(simulation.optimum_gpu_hours(trace, per_pod), 4),
+        "cost": round(result.cost, 2),
         "reversals": result.reversals,
         "reaction_p99_s": round(result.reaction_p99_s, 3),
         "max_pods": result.max_pods,

@@ -103,6 +103,7 @@ class Directory:
                 usable=bool(pod.ip) and not pod.leaving,
                 state=self._states.get(key),
                 placed=len(self._placements.get(key, ())),
+                reserve=pod.reserve,
             )
             for key, pod in self._pods.items()
             if pod.service == service

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from avatar_runtime import logs, settings
 from avatar_runtime.errors import AvatarRuntimeError
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from avatar_runtime.engine.device import open_device
+    from avatar_runtime.engine.device import ModelOptions, open_device
     from avatar_runtime.engine.worker import Engine
     from avatar_runtime.metrics import Metrics
     from avatar_runtime.serving.runtime import Runtime
@@ -55,6 +55,8 @@ def _serve(options: argparse.Namespace) -> int:
         "AVATAR_MODEL": options.model,
         "AVATAR_AVATAR_FOLDER": options.avatars,
         "AVATAR_DEVICE": options.device,
+        "AVATAR_PRECISION": options.precision,
+        "AVATAR_DECODER": options.decoder,
         "AVATAR_BATCH_SIZE": options.batch_size,
         "AVATAR_LISTEN": options.listen,
         "AVATAR_ADMIN": options.admin,
@@ -66,6 +68,7 @@ def _serve(options: argparse.Namespace) -> int:
         read.engine.device,
         profile=read.engine.gpu_profile,
         neighbour=read.engine.simulated_neighbour or None,
+        options=ModelOptions(read.engine.precision, read.engine.decoder, read.engine.verify),
     )
     metrics = Metrics(device.name, read.identity.gpu_class)
     engine = Engine(
@@ -83,11 +86,12 @@ def _serve(options: argparse.Namespace) -> int:
 def _lipsync(options: argparse.Namespace) -> int:
     from avatar_runtime.audio.utterance import Hearing
     from avatar_runtime.engine import lipsync
-    from avatar_runtime.engine.device import open_device
+    from avatar_runtime.engine.device import ModelOptions, open_device
 
     heard = settings.hearing(os.environ)
+    wanted = ModelOptions(options.precision, options.decoder or "sd-vae")
     made = lipsync.run(
-        open_device(options.device or settings.device(os.environ)),
+        open_device(options.device or settings.device(os.environ), options=wanted),
         options.model,
         options.avatar,
         options.audio,
@@ -120,18 +124,44 @@ def _lookahead(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from avatar_runtime import benchmark
-    from avatar_runtime.engine.device import open_device
+    from avatar_runtime.benchmark import report
 
-    device = open_device(options.device or settings.device(os.environ))
-    batch_size = options.batch_size or (64 if device.pads else 8)
-    plan = benchmark.Plan(options.preset, batch_size, options.sessions, options.frames)
-    document = benchmark.run(device, plan)
-    print(benchmark.table(document))
+    if options.read is None:
+        document = _measured(options)
+    else:
+        document = json.loads(options.read.read_text(encoding="utf-8"))
+    print(report.table(document))
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        _write(options.json, json.dumps(document, indent=2) + "\n")
+    if options.plot is not None:
+        _write(options.plot, report.svg(document))
     return 0
+
+
+def _measured(options: argparse.Namespace) -> dict[str, Any]:
+    from avatar_runtime.benchmark import measuring
+    from avatar_runtime.benchmark.plan import Plan
+    from avatar_runtime.engine.device import ModelOptions, open_device
+
+    decoder = options.decoder or "sd-vae"
+    device = open_device(
+        options.device or settings.device(os.environ),
+        options=ModelOptions(options.precision, decoder),
+    )
+    plan = Plan(
+        options.preset,
+        options.batch_size or (64 if device.pads else 8),
+        options.sessions,
+        options.frames,
+        decoder=decoder,
+        autograd=options.autograd,
+    )
+    return measuring.run(device, plan)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
 
 
 def _drain(options: argparse.Namespace) -> int:
@@ -155,6 +185,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="cpu, cuda or simulated:CLASS; default: cuda where there is one",
     )
+    _add_model_options(serve)
     serve.add_argument("--batch-size", metavar="N", help="frames in the largest batch")
     serve.add_argument("--listen", metavar="HOST:PORT", help="sessions, the page and probes")
     serve.add_argument("--admin", metavar="HOST:PORT", help="metrics and control")
@@ -169,6 +200,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="cpu, cuda or simulated:CLASS; default: cuda where there is one",
     )
+    _add_model_options(lipsync)
     convert = commands.add_parser("convert", help="check a model and write it as safetensors")
     convert.add_argument("--model", metavar="DIR", type=Path, required=True)
     convert.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new folder")
@@ -183,7 +215,21 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="measure the engine with seeded random weights")
     bench.add_argument("--preset", choices=("tiny", "full"), default="tiny")
     bench.add_argument("--device", metavar="NAME", help=_DEVICE_HELP)
+    _add_model_options(bench)
     bench.add_argument("--json", metavar="FILE", type=Path, help="where the document goes")
+    bench.add_argument("--plot", metavar="SVG", type=Path, help="where the picture of it goes")
+    bench.add_argument(
+        "--from",
+        dest="read",
+        metavar="FILE",
+        type=Path,
+        help="show a document of an earlier run, measure nothing",
+    )
+    bench.add_argument(
+        "--autograd",
+        action="store_true",
+        help="on CUDA: also the memory of a server that leaves gradients on",
+    )
     bench.add_argument(
         "--batch-size", metavar="N", type=_positive, help="default: 8, or 64 on GPUs"
     )
@@ -195,6 +241,21 @@ def _parser() -> argparse.ArgumentParser:
     drain.add_argument("--wait", action="store_true", help="until the last session has ended")
     drain.add_argument("--url", metavar="URL", help="default: the admin port of this pod")
     return parser
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision",
+        metavar="NAME",
+        choices=("fp32", "bf16", "fp16"),
+        help="fp32, bf16 or fp16; default: fp16 on cuda, fp32 on cpu",
+    )
+    parser.add_argument(
+        "--decoder",
+        metavar="NAME",
+        choices=("sd-vae", "taesd"),
+        help="sd-vae, or taesd: a fraction of the work, another picture; default: sd-vae",
+    )
 
 
 def _positive(text: str) -> int:

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from avatar_runtime.engine.device import DECODERS, PRECISIONS
 from avatar_runtime.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -96,6 +97,12 @@ class EngineSettings:
     """The operator's profile of the GPU, a JSON object; `None` takes the packaged one."""
     simulated_neighbour: str
     """File with the MiB that another process holds on a simulated GPU; empty: nobody is there."""
+    precision: str | None
+    """`fp32`, `bf16` or `fp16`; `None` is the device's own: fp16 on CUDA, fp32 on the CPU."""
+    decoder: str
+    """`sd-vae`, or `taesd`: a fraction of the work, and another picture."""
+    verify: bool
+    """Whether a converted model is held against its hashes at the start; on by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +219,9 @@ def from_env(variables: Mapping[str, str]) -> Settings:
             batch_size=read.integer("AVATAR_BATCH_SIZE", 4, 1, 1024),
             gpu_profile=read.document("AVATAR_GPU_PROFILE"),
             simulated_neighbour=read.text("AVATAR_SIMULATED_NEIGHBOUR", ""),
+            precision=_precision(read),
+            decoder=read.choice("AVATAR_DECODER", "sd-vae", DECODERS),
+            verify=read.choice("AVATAR_VERIFY_MODEL", "true", ("true", "false")) == "true",
         ),
         admin=AdminSettings(
             token=read.text("AVATAR_ADMIN_TOKEN", ""),
@@ -262,6 +272,11 @@ def device(variables: Mapping[str, str]) -> str:
     read = Environment(variables)
     in_pod = bool(read.text("AVATAR_SERVICE", ""))
     return read.text("AVATAR_DEVICE", "cuda" if in_pod else "auto")
+
+
+def _precision(read: Environment) -> str | None:
+    chosen = read.choice("AVATAR_PRECISION", "auto", ("auto", *PRECISIONS))
+    return None if chosen == "auto" else chosen
 
 
 def _drain_timeout_s(read: Environment) -> int:

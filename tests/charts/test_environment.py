@@ -50,6 +50,7 @@ def test_operator_understands_what_the_chart_says(helm: Any) -> None:
                     },
                     "memoryShare": 0.85,
                     "logFormat": "text",
+                    "decisionLog": {"enabled": True},
                 },
                 "runtime": {"image": {"tag": "7"}, "imagePullSecrets": ["one", "two"]},
                 "monitoring": {"openMetrics": True},
@@ -71,6 +72,7 @@ def test_operator_understands_what_the_chart_says(helm: Any) -> None:
     assert (str(settings.health), str(settings.metrics)) == ("0.0.0.0:8080", "0.0.0.0:9090")
     assert settings.metrics_open
     assert settings.log_format.value == "text"
+    assert settings.decision_log == "-"
 
 
 @pytest.mark.slow

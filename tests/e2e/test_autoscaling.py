@@ -65,3 +65,52 @@ async def test_pods_follow_sessions_from_none_to_many_and_back(
     assert rises[-1]["inputs"]["waiting"] + rises[-1]["inputs"]["sessions"] >= 1
     assert await space.pods("tide") == []
     assert "ScalingUp" in await space.kubectl("get", "events", "-o", "jsonpath={.items[*].reason}")
+
+
+async def test_the_reserve_takes_callers_at_once_and_is_made_anew(space: Space) -> None:
+    always = {"name": "always", "start": "0 0 * * *", "end": "1 0 1 1 *"}
+    await space.apply(
+        "warm",
+        autoscaling={
+            "minReplicas": 1,
+            "maxReplicas": 4,
+            "freeSessions": {"min": 0, "percent": 0},
+            "maxCostPerHour": "500",
+            "schedules": [{**always, "timeZone": "Europe/Berlin", "reserve": 1}],
+        },
+        placement={"gpuClasses": ["rtx-4090"]},
+    )
+    await space.ready("warm", pods=2, within_s=120)
+    kept = reserved(await space.pods("warm"))
+    assert len(kept) == 1
+    capacity = (await space.service("warm"))["status"]["capacity"]
+    first = capacity // 2 + 1  # one more than the pod that serves has slots
+    await space.known_to_gateway("warm", capacity)
+
+    async def settled() -> list[str]:
+        return reserved(await space.pods("warm"))
+
+    before = await waiting.until(settled, lambda names: len(names) == 1, "one pod is the reserve")
+    load = await space.load("warm", first, 20)
+    await waiting.until(
+        settled,
+        lambda names: len(names) == 1 and names != before,
+        "the reserve is promoted, and another pod is it",
+        90,
+    )
+    await all_served(load, first)
+    status = (await space.service("warm"))["status"]
+    assert status["decisions"][0]["inputs"]["schedules"] == ["always"]
+    assert "PodPromoted" in await space.kubectl(
+        "get", "events", "-o", "jsonpath={.items[*].reason}"
+    )
+
+
+def reserved(pods: list[dict[str, Any]]) -> list[str]:
+    """Return the names of the pods that are ready and of the reserve."""
+    return [
+        pod["metadata"]["name"]
+        for pod in pods
+        if pod["metadata"]["labels"].get("avatar.musetalk.io/reserve") == "true"
+        and condition(pod, "Ready").get("status") == "True"
+    ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import random
+import re
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +15,9 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from localcluster import certificates, errors
+from avatar_operator.core import contracts
+from avatar_operator.errors import InvalidResource
+from localcluster import certificates, errors, policyfuzz
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -50,6 +55,13 @@ def template(**fields: object) -> Spec:
 
 def tolerating(**toleration: object) -> Spec:
     return {"placement": {"tolerations": [toleration]}}
+
+
+def scheduled(**changes: object) -> Spec:
+    office: Spec = {"name": "office", "start": "0 8 * * mon-fri", "end": "0 18 * * mon-fri"}
+    fields = {**office, "timeZone": "Europe/Berlin", "minReplicas": 1, **changes}
+    schedule = {name: value for name, value in fields.items() if value is not None}
+    return {"autoscaling": {"maxReplicas": 2, "schedules": [schedule]}}
 
 
 ONE_TO_TWO: Final = {"minReplicas": 1, "maxReplicas": 2}
@@ -106,6 +118,92 @@ SERVICE_FAULTS: Final[dict[str, Wrong]] = {
         {"autoscaling": {"maxReplicas": 2, "scaleDownAfterSeconds": 86401}},
         "spec.autoscaling.scaleDownAfterSeconds",
         "less than or equal to 86400",
+    ),
+    "negative-reserve": Wrong(
+        {"autoscaling": {"maxReplicas": 2, "reserve": -1}},
+        "spec.autoscaling.reserve",
+        "greater than or equal to 0",
+    ),
+    "reserve-beside-scale-to-zero": Wrong(
+        {
+            "autoscaling": {
+                "minReplicas": 0,
+                "maxReplicas": 2,
+                "reserve": 1,
+                "scaleToZeroAfterSeconds": 60,
+            }
+        },
+        "spec.autoscaling.reserve",
+        "reserve must be 0 where scaleToZeroAfterSeconds is set",
+    ),
+    "cost-as-a-number": Wrong(
+        {"autoscaling": {"maxReplicas": 2, "maxCostPerHour": 12.5}},
+        "spec.autoscaling.maxCostPerHour",
+        "must be of type string",
+    ),
+    "cost-of-zero": Wrong(
+        {"autoscaling": {"maxReplicas": 2, "maxCostPerHour": "0.00"}},
+        "spec.autoscaling.maxCostPerHour",
+        "maxCostPerHour must be a positive decimal number in quotes",
+    ),
+    "rate-of-nothing": Wrong(
+        {"autoscaling": {"maxReplicas": 2, "rate": {"periodSeconds": 60}}},
+        "spec.autoscaling.rate",
+        "set upPods or downPods",
+    ),
+    "rate-of-zero": Wrong(
+        {"autoscaling": {"maxReplicas": 2, "rate": {"upPods": 0}}},
+        "spec.autoscaling.rate.upPods",
+        "greater than or equal to 1",
+    ),
+    "rate-over-an-hour": Wrong(
+        {"autoscaling": {"maxReplicas": 2, "rate": {"upPods": 1, "periodSeconds": 3601}}},
+        "spec.autoscaling.rate.periodSeconds",
+        "less than or equal to 3600",
+    ),
+    "schedule-in-four-fields": Wrong(
+        scheduled(start="0 8 * *"), "spec.autoscaling.schedules[0].start", "five cron fields"
+    ),
+    "schedule-of-minute-60": Wrong(
+        scheduled(end="60 18 * * *"), "spec.autoscaling.schedules[0].end", "five cron fields"
+    ),
+    "schedule-that-never-ends": Wrong(
+        scheduled(end="0 8 * * mon-fri"),
+        "spec.autoscaling.schedules[0]",
+        "start and end must be different times",
+    ),
+    "schedule-without-end": Wrong(
+        scheduled(end=None), "spec.autoscaling.schedules[0].end", "Required value"
+    ),
+    "schedule-of-no-zone": Wrong(
+        scheduled(timeZone="Europe/Atlantis"),
+        "spec.autoscaling.schedules[0].timeZone",
+        "unknown time zone",
+    ),
+    "schedule-of-nothing": Wrong(
+        scheduled(minReplicas=None),
+        "spec.autoscaling.schedules[0]",
+        "set at least one of minReplicas, freeSessions and reserve",
+    ),
+    "schedule-above-the-maximum": Wrong(
+        scheduled(minReplicas=3),
+        "spec.autoscaling.schedules",
+        "minReplicas of a schedule must not be above maxReplicas",
+    ),
+    "schedule-with-a-wrong-name": Wrong(
+        scheduled(name="Office"),
+        "spec.autoscaling.schedules[0].name",
+        "a schedule's name has only small letters",
+    ),
+    "two-schedules-of-a-name": Wrong(
+        {
+            "autoscaling": {
+                "maxReplicas": 2,
+                "schedules": 2 * scheduled()["autoscaling"]["schedules"],
+            }
+        },
+        "spec.autoscaling.schedules[1]",
+        "Duplicate value",
     ),
     "batch-of-zero": Wrong({"batchSize": 0}, "spec.batchSize", "greater than or equal to 1"),
     "batch-over-64": Wrong({"batchSize": 65}, "spec.batchSize", "less than or equal to 64"),
@@ -417,6 +515,17 @@ RIGHT_SERVICES: Final[dict[str, Spec]] = {
     "to-zero": {
         "autoscaling": {"minReplicas": 0, "maxReplicas": 2, "scaleToZeroAfterSeconds": 600}
     },
+    "scheduled": scheduled(),
+    "scheduled-in-all-forms": scheduled(start="*/15,7 22-4 1,31 JAN-mar/2 5-7", timeZone="UTC"),
+    "scheduled-free-sessions": scheduled(minReplicas=None, freeSessions={"percent": 50}),
+    "bounded": {
+        "autoscaling": {
+            **ONE_TO_TWO,
+            "reserve": 1,
+            "maxCostPerHour": "12.50",
+            "rate": {"downPods": 1},
+        }
+    },
     "fixed-batch": {"batchSize": 5},
     "objective": {"objective": "throughput"},
     "claim": source(persistentVolumeClaim={"claimName": "musetalk", "path": "/models"}),
@@ -513,6 +622,90 @@ def test_wrong_profile_is_refused_by_field_and_rule(api: httpx.Client, wrong: Wr
     assert wrong.rule in message(answer)
 
 
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A field of a spec, and what its schema says of its values."""
+
+    kind: str
+    path: str
+    schema: Spec
+
+    def breaches(self) -> Iterator[tuple[object, str]]:
+        """Yield values that each break one bound, and the rule that the refusal must name."""
+        schema, kind = self.schema, self.schema["type"]
+        yield {"string": 7, "object": "x", "array": "x"}.get(kind, "two"), f"must be of type {kind}"
+        if "enum" in schema:
+            allowed = ", ".join(json.dumps(str(value)) for value in schema["enum"])
+            yield "none-of-them" if kind == "string" else 10**6, f"supported values: {allowed}"
+        if schema.get("exclusiveMinimum"):
+            yield schema["minimum"], f"greater than {schema['minimum']}"
+        elif "minimum" in schema:
+            yield schema["minimum"] - 1, f"greater than or equal to {schema['minimum']}"
+        if "maximum" in schema:
+            yield schema["maximum"] + 1, f"less than or equal to {schema['maximum']}"
+        if "maxLength" in schema:
+            yield "a" * (schema["maxLength"] + 1), f"may not be more than {schema['maxLength']}"
+        if schema.get("minLength"):
+            yield "", f"at least {schema['minLength']} chars"
+        if "pattern" in schema:
+            yield "\t!", "should match"
+        if "maxItems" in schema:
+            item = {"string": "a", "object": {}, "array": []}.get(schema["items"]["type"], 1)
+            yield [item] * (schema["maxItems"] + 1), f"at most {schema['maxItems']} items"
+        if "maxProperties" in schema:
+            most = schema["maxProperties"]
+            yield {f"k{n}": "a" for n in range(most + 1)}, f"at most {most} items"
+
+    def holding(self, value: object) -> Spec:
+        """Return a spec with the value at the path and nothing beside it."""
+        for part in reversed(re.findall(r"\[\]|\{\}|[^.\[{]+", self.path)):
+            value = [value] if part == "[]" else {"k" if part == "{}" else part: value}
+        assert isinstance(value, dict)
+        return value
+
+    @property
+    def told(self) -> str:
+        """The path as a refusal writes it."""
+        return f"spec.{self.path}".replace("[]", "[0]").replace("{}", ".k")
+
+
+def bounds(kind: str, schema: Spec, path: str = "") -> Iterator[Bound]:
+    children = [
+        (f"{path}.{name}".lstrip("."), c) for name, c in schema.get("properties", {}).items()
+    ]
+    for mark, key in (("[]", "items"), ("{}", "additionalProperties")):
+        if isinstance(schema.get(key), dict):
+            children.append((path + mark, schema[key]))
+    for where, child in children:
+        if "type" in child:
+            yield Bound(kind, where, child)
+        yield from bounds(kind, child, where)
+
+
+def every_bound() -> Iterator[Bound]:
+    for path in sorted((ROOT / "crds").glob("*.yaml")):
+        definition = yaml.safe_load(path.read_text())["spec"]
+        schema = definition["versions"][0]["schema"]["openAPIV3Schema"]
+        yield from bounds(definition["names"]["kind"], schema["properties"]["spec"])
+
+
+BOUNDS: Final = {f"{bound.kind}.{bound.path}": bound for bound in every_bound()}
+
+
+def test_whole_spec_is_walked() -> None:
+    assert len(BOUNDS) > 100
+    assert sum(len(list(bound.breaches())) for bound in BOUNDS.values()) > 200
+
+
+@pytest.mark.parametrize("bound", BOUNDS.values(), ids=BOUNDS.keys())
+def test_every_bound_of_every_field_is_refused_in_words(api: httpx.Client, bound: Bound) -> None:
+    collection = {"AvatarService": SERVICES, "GPUProfile": PROFILES}[bound.kind]
+    for value, rule in bound.breaches():
+        answer = api.post(collection, params=DRY_RUN, json=body(bound.kind, bound.holding(value)))
+        assert names(bound.told, message(answer)), (value, message(answer))
+        assert rule in message(answer), value
+
+
 @pytest.mark.parametrize("spec", RIGHT_SERVICES.values(), ids=RIGHT_SERVICES.keys())
 def test_right_service_is_taken(api: httpx.Client, spec: Spec) -> None:
     answer = api.post(SERVICES, params=DRY_RUN, json=body("AvatarService", spec))
@@ -523,6 +716,26 @@ def test_right_service_is_taken(api: httpx.Client, spec: Spec) -> None:
 def test_right_profile_is_taken(api: httpx.Client, spec: Spec) -> None:
     answer = api.post(PROFILES, params=DRY_RUN, json=body("GPUProfile", spec))
     assert answer.status_code == httpx.codes.CREATED, answer.text
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_operator_takes_the_same_policies_as_the_api_server(
+    api: httpx.Client, seed: int
+) -> None:
+    chance = random.Random(seed)
+    verdicts = set()
+    for _ in range(100):
+        spec = {"autoscaling": policyfuzz.autoscaling(chance)}
+        answer = api.post(SERVICES, params=DRY_RUN, json=body("AvatarService", spec))
+        faults: tuple[object, ...] = ()
+        try:
+            contracts.parse_service(body("AvatarService", spec))
+        except InvalidResource as error:
+            faults = tuple(error.faults)
+        taken = answer.status_code == httpx.codes.CREATED
+        assert taken == (not faults), (spec, answer.text, faults)
+        verdicts.add(taken)
+    assert verdicts == {True, False}
 
 
 def test_examples_are_taken(api: httpx.Client) -> None:

@@ -9,6 +9,7 @@ import pytest_asyncio
 from aiohttp import web
 from kubernetes.aio.client.configuration import Configuration
 
+from avatar_operator import connection
 from avatar_operator.cluster import Cluster
 from avatar_operator.core import manifests
 from avatar_operator.core.model import ServiceKey
@@ -69,7 +70,8 @@ async def test_a_listing_is_read_page_by_page(server: tuple[ApiServer, Cluster])
     api, cluster = server
     api.on("GET", "/api/v1/pods", 200, {"items": [{"a": 1}], "metadata": {"continue": "next"}})
     api.on("GET", "/api/v1/pods", 200, {"items": [{"a": 2}], "metadata": {}})
-    assert [item async for item in cluster.list("/api/v1/pods")] == [{"a": 1}, {"a": 2}]
+    pages = [page.items async for page in cluster.list("/api/v1/pods")]
+    assert pages == [[{"a": 1}], [{"a": 2}]]
     assert [path for _, path, _ in api.asked] == [
         "/api/v1/pods?limit=500",
         "/api/v1/pods?limit=500&continue=next",
@@ -198,3 +200,39 @@ async def test_the_credentials_are_those_of_the_connection(
     _, cluster = server
     found = await cluster.credentials()
     assert (found.authorization, found.verifies) == ("Bearer t", True)
+
+
+async def test_a_watch_yields_events_however_they_are_cut(
+    server: tuple[ApiServer, Cluster],
+) -> None:
+    api, cluster = server
+    pod = {"metadata": {"uid": "u", "annotations": {"long": "x" * 300_000}}}
+    events = [{"type": "ADDED", "object": pod}, {"type": "BOOKMARK", "object": {"a": 1}}]
+    text = "".join(json.dumps(event) + "\n" for event in events)
+    api.on("GET", "/api/v1/pods", 200, text + '{"type": "torn')
+    told = [event async for event in cluster.watch("/api/v1/pods", "7", 5.0)]
+    assert told == [("ADDED", pod), ("BOOKMARK", {"a": 1})]
+    query = "allowWatchBookmarks=true&resourceVersion=7&watch=1"
+    (path,) = [path for _, path, _ in api.asked]
+    assert sorted(path.partition("?")[2].split("&")) == query.split("&")
+
+
+async def test_a_version_that_is_too_old_for_a_watch_is_not_found(
+    server: tuple[ApiServer, Cluster],
+) -> None:
+    api, cluster = server
+    api.on("GET", "/api/v1/pods", 410, {"message": "too old resource version"})
+    with pytest.raises(NotFound, match="410 too old"):
+        async for _ in cluster.watch("/api/v1/pods", "7", 5.0):
+            pass
+
+
+async def test_an_event_without_end_is_given_up(
+    server: tuple[ApiServer, Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api, cluster = server
+    monkeypatch.setattr(connection, "LONGEST_EVENT", 100)
+    api.on("GET", "/api/v1/pods", 200, "x" * 200)
+    with pytest.raises(TemporaryError, match="over 100 bytes"):
+        async for _ in cluster.watch("/api/v1/pods", "7", 5.0):
+            pass

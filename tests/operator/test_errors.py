@@ -32,6 +32,7 @@ def test_the_tree_in_the_docstring_is_complete() -> None:
         ),
         (errors.Refused("GET /x", 403, "no"), "GET /x: 403 no"),
         (errors.TemporaryError("GET /x", 429, "busy", 2.0), "GET /x: 429 busy"),
+        (errors.BrokenStream("the stream ended"), "the stream ended"),
         (errors.RuntimeUnreachable("p", "x"), "pod p did not answer on its admin port: x"),
     ],
     ids=lambda value: type(value).__name__,

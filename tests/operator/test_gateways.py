@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest_asyncio
 from aiohttp import web
 
-from avatar_operator.core import scaling
+from avatar_operator.core import capacity, scaling
 from avatar_operator.core.model import ServiceKey
 from avatar_operator.gateways import Gateways
 from avatar_operator.streams import Endpoint
@@ -117,7 +117,7 @@ async def test_a_gateway_that_is_not_heard_of_becomes_silent(
     heard.gateways.follow("u", Endpoint("gw", "127.0.0.1:1", "secret"))
     assert heard.gateways.silent() == frozenset()
     loop = asyncio.get_running_loop()
-    later = loop.time() + scaling.STALE_S + 0.1
+    later = loop.time() + capacity.STALE_S + 0.1
     monkeypatch.setattr(loop, "time", lambda: later)
     assert heard.gateways.silent() == {"u"}
     assert heard.gateways.demand(KEY) == scaling.Demand(gateways=1, silent=1)

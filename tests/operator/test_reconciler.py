@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,27 @@ class ApiServer:
         self.faults: dict[tuple[str, str], tuple[int, str]] = {}
         self.asked: list[str] = []
         self.changed = asyncio.Event()
+        self.watches: dict[str, asyncio.Queue[Body]] = {}
+        self.watched_from: list[tuple[str, str]] = []
+
+    async def watch(self, request: web.Request) -> web.StreamResponse:
+        """Send what a test puts into the queue of a path; an empty event ends the watch."""
+        self.watched_from.append((request.path, request.query["resourceVersion"]))
+        events = self.watches[request.path] = asyncio.Queue()
+        response = web.StreamResponse()
+        await response.prepare(request)
+        self.changed.set()
+        while event := await events.get():
+            await response.write(json.dumps(event).encode() + b"\n")
+        return response
+
+    def tell(self, path: str, kind: str, body: Body) -> None:
+        """Let the watch of a path tell of an object."""
+        self.watches[path].put_nowait({"type": kind, "object": body})
+
+    def end_watches(self) -> None:
+        for events in self.watches.values():
+            events.put_nowait({})
 
     def stamp(self, body: Body) -> Body:
         self.version += 1
@@ -53,8 +75,10 @@ class ApiServer:
         self.changed.set()
         return body
 
-    async def handle(self, request: web.Request) -> web.Response:
+    async def handle(self, request: web.Request) -> web.StreamResponse:
         method, path = request.method, request.path
+        if "watch" in request.query:
+            return await self.watch(request)
         self.asked.append(path)
         self.changed.set()
         if method != "GET":
@@ -75,7 +99,8 @@ class ApiServer:
         }
         match method, path:
             case "GET", _ if path in lists:
-                return web.json_response({"items": lists[path], "metadata": {}})
+                metadata = {"resourceVersion": str(self.version)}
+                return web.json_response({"items": lists[path], "metadata": metadata})
             case "GET", "/api/v1/namespaces/system/secrets/control":
                 return web.json_response({"data": {"master": "bWFzdGVy"}})
             case "GET", _ if path == SERVICE and self.services:
@@ -102,7 +127,7 @@ class ApiServer:
 
     @property
     def listings(self) -> int:
-        return self.asked.count("/api/v1/pods")  # the last kind of each round
+        return self.asked.count("/apis/policy/v1/poddisruptionbudgets")  # the last of each round
 
     @property
     def status(self) -> Any:
@@ -162,6 +187,7 @@ async def operator(
         yield Operator(api, reconciler, make)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+    api.end_watches()
     await runner.cleanup()
 
 
@@ -414,3 +440,44 @@ async def test_the_first_plan_of_a_new_leader_takes_nothing_away(
     assert api.pods == [pod]  # its status is written by the first plan
     await api.until(lambda: not api.pods)
     assert loop.time() - began_at >= CALM_S
+
+
+def running(pod: Body) -> Body:
+    """Return a pod as its kubelet leaves it."""
+    pod["spec"]["nodeName"] = "n1"
+    pod["status"] = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    return pod
+
+
+async def test_pods_are_watched_from_the_version_of_their_listing(operator: Operator) -> None:
+    api = operator.api
+    operator.give(replicas=1)
+    await api.until(lambda: api.pods and "/api/v1/pods" in api.watches)
+    assert sorted(path for path, _ in api.watched_from) == ["/api/v1/nodes", "/api/v1/pods"]
+    api.tell("/api/v1/pods", "MODIFIED", api.stamp(running(copy.deepcopy(api.pods[0]))))
+    await api.until(lambda: api.condition("Ready") == ("True", "Serving"))
+    first = api.pods.pop()
+    api.tell("/api/v1/pods", "DELETED", api.stamp(first))
+    await api.until(lambda: api.pods)
+
+
+@pytest.mark.parametrize("operator", ["300"], indirect=True)
+async def test_a_watch_that_breaks_goes_on_where_it_was(operator: Operator) -> None:
+    api = operator.api
+    await api.until(lambda: "/api/v1/pods" in api.watches)
+    bookmark = {"metadata": {"resourceVersion": "4711"}}
+    api.tell("/api/v1/pods", "BOOKMARK", bookmark)
+    api.watches["/api/v1/pods"].put_nowait({})  # it ends
+    await api.until(lambda: ("/api/v1/pods", "4711") in api.watched_from)
+    assert api.asked.count("/api/v1/pods") == 1  # listed once
+
+
+@pytest.mark.parametrize("operator", ["300"], indirect=True)
+async def test_a_version_that_is_too_old_is_listed_anew_and_ghosts_go(operator: Operator) -> None:
+    api = operator.api
+    operator.give(replicas=1)
+    await api.until(lambda: api.pods and api.status and "/api/v1/pods" in api.watches)
+    api.pods.clear()  # told by nobody, and the listing that follows is empty
+    api.tell("/api/v1/pods", "ERROR", {"code": 410, "message": "too old resource version"})
+    await api.until(lambda: api.pods)
+    assert api.asked.count("/api/v1/pods") == 2

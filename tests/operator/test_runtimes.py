@@ -42,6 +42,7 @@ class Pod:
         self.drained: list[object] = []
         self.tokens: set[str] = set()
         self.status = 200
+        self.refusals = 0
         self.port = 0
 
     async def accept(self) -> Stream:
@@ -51,6 +52,9 @@ class Pod:
     async def state(self, request: web.Request) -> web.StreamResponse:
         assert request.query == {"watch": "1"}
         self.tokens.add(request.headers["Authorization"])
+        if self.refusals:
+            self.refusals -= 1
+            return web.Response(status=401)
         response = web.StreamResponse()
         await response.prepare(request)
         stream = Stream()
@@ -66,7 +70,7 @@ class Pod:
 
     @property
     def endpoint(self) -> Endpoint:
-        return Endpoint("p0", f"127.0.0.1:{self.port}", "secret")
+        return Endpoint("p0", f"127.0.0.1:{self.port}", "secret", ready=True)
 
 
 @pytest_asyncio.fixture
@@ -152,16 +156,19 @@ async def test_following_twice_opens_one_stream(pod: Pod, followed: Followed) ->
 async def test_a_pod_whose_readiness_changes_keeps_its_last_state(
     pod: Pod, followed: Followed
 ) -> None:
-    ready = replace(pod.endpoint, ready=True)
+    ready, hanging = pod.endpoint, replace(pod.endpoint, ready=False)
     followed.runtimes.follow("u", ready)
     stream = await pod.accept()
     stream.say(sessions=2)
     await followed.changed()
-    followed.runtimes.follow("u", pod.endpoint)  # it hangs, and the kubelet takes note
+    followed.runtimes.follow("u", hanging)  # it hangs, and the kubelet takes note
     assert followed.runtimes.states(["u"])["u"].sessions == 2
     stream.say(sessions=1)  # the same stream is heard
     await followed.changed()
+    followed.runtimes.follow("u", ready)
     assert pod.streams.empty()
+    followed.runtimes.follow("u", hanging)
+    stream.lines.put_nowait(None)
     followed.runtimes.follow("u", ready)  # a stream that waits for its next try is opened at once
     await pod.accept()
     assert followed.runtimes.states(["u"])["u"].sessions == 1
@@ -181,6 +188,47 @@ async def test_a_drain_is_posted(pod: Pod, followed: Followed) -> None:
     await followed.runtimes.drain("u", draining=True)
     await followed.runtimes.drain("u", draining=False)
     assert pod.drained == [{"draining": True}, {"draining": False}]
+
+
+async def test_a_pod_that_repeats_itself_stays_as_it_was(pod: Pod, followed: Followed) -> None:
+    followed.runtimes.follow("u", pod.endpoint)
+    stream = await pod.accept()
+    stream.say(sessions=0, free=2, sequence=1)
+    await followed.changed()
+    stream.say(sessions=0, free=2, sequence=2)
+    stream.say(sessions=0, free=2, draining=True, sequence=3)
+    await followed.changed()
+    assert followed.changes.empty()
+    state = followed.runtimes.states(["u"])["u"]
+    assert state.draining
+    assert state.empty_s > 0  # since the first line
+
+
+async def test_a_pod_that_drains_on_after_all_is_believed(pod: Pod, followed: Followed) -> None:
+    followed.runtimes.follow("u", pod.endpoint)
+    stream = await pod.accept()
+    stream.say(draining=True)
+    await followed.changed()
+    await followed.runtimes.drain("u", draining=False)
+    assert not followed.runtimes.states(["u"])["u"].draining
+    stream.say(draining=True)
+    await followed.changed()
+    assert followed.runtimes.states(["u"])["u"].draining
+
+
+async def test_an_answer_that_is_an_error_is_no_state(pod: Pod, followed: Followed) -> None:
+    pod.refusals = 1
+    followed.runtimes.follow("u", pod.endpoint)
+    (await pod.accept()).say()  # the second try
+    await followed.changed()
+
+
+@pytest.mark.slow
+async def test_a_stream_that_falls_silent_is_opened_again(pod: Pod, followed: Followed) -> None:
+    followed.runtimes.follow("u", pod.endpoint)
+    (await pod.accept()).say()
+    await followed.changed()
+    assert await pod.accept()  # it takes `SILENCE_S` to be given up
 
 
 async def test_a_drain_that_fails_names_the_pod(pod: Pod, followed: Followed) -> None:

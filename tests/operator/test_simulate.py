@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -97,3 +98,17 @@ def test_a_missing_option_and_a_missing_file_are_named(
     absent = tmp_path / "absent.csv"
     assert main(["simulate", "--trace", str(absent), "--service", str(manifest)]) == 1
     assert "absent.csv" in capsys.readouterr().err
+
+
+def test_a_picture_shows_sessions_pods_and_cost(
+    tmp_path: Path, trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "course.svg"
+    manifest = service(tmp_path, autoscaling={"maxReplicas": 3})
+    arguments = ["simulate", "--trace", str(trace), "--service", str(manifest)]
+    assert main([*arguments, "--plot", str(out)]) == 0
+    drawn = ElementTree.fromstring(out.read_text())
+    texts = {element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"sessions", "slots", "waiting", "h100-80gb", "cost an hour"} <= texts
+    assert main([*arguments, "--plot", str(tmp_path / "course.png")]) == 1
+    assert "must end in .svg" in capsys.readouterr().err

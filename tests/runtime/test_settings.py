@@ -31,6 +31,9 @@ def test_a_pod_of_the_operator_is_understood() -> None:
             "AVATAR_ADMIN": "[::1]:9090",
             "AVATAR_METRICS_OPEN": "true",
             "AVATAR_SIMULATED_NEIGHBOUR": "/tmp/mib",
+            "AVATAR_PRECISION": "bf16",
+            "AVATAR_DECODER": "taesd",
+            "AVATAR_VERIFY_MODEL": "false",
             "AVATAR_LOG_FORMAT": "json",
             "AVATAR_GATEWAY_SERVICE_HOST": "10.0.0.1",
         }
@@ -39,6 +42,8 @@ def test_a_pod_of_the_operator_is_understood() -> None:
     assert read.engine.device == "simulated:rtx-4090"
     assert read.engine.batch_size == 16
     assert read.engine.simulated_neighbour == "/tmp/mib"
+    assert (read.engine.precision, read.engine.decoder) == ("bf16", "taesd")
+    assert not read.engine.verify
     assert read.sessions_listen == settings.Address("0.0.0.0", 8080)
     assert not read.sessions_listen.is_loopback
     assert read.admin_listen == settings.Address("::1", 9090)
@@ -54,6 +59,8 @@ def test_without_variables_the_defaults_serve_one_machine() -> None:
     assert read.sessions.fps == 25
     assert read.sessions_listen.is_loopback
     assert read.engine.gpu_profile is None
+    assert (read.engine.precision, read.engine.decoder) == (None, "sd-vae")
+    assert read.engine.verify
     assert read.hearing == settings.HearingSettings(silence_dbfs=-50, lookahead_ms=0)
     assert read.hearing.silence_dbfs == energy.SPEECH_DBFS
 
@@ -88,6 +95,9 @@ def test_a_pod_of_a_service_never_serves_from_the_cpu_unasked() -> None:
         ("AVATAR_LISTEN", "127.0.0.1:http"),
         ("AVATAR_ADMIN", "127.0.0.1:70000"),
         ("AVATAR_METRICS_OPEN", "yes"),
+        ("AVATAR_PRECISION", "int8"),
+        ("AVATAR_DECODER", "vae"),
+        ("AVATAR_VERIFY_MODEL", "0"),
         ("AVATAR_LOG_FORMAT", "xml"),
         ("AVATAR_GPU_PROFILE", "{"),
         ("AVATAR_GPU_PROFILE", "[]"),

@@ -6,7 +6,10 @@ from math import ceil, floor, sqrt
 from typing import Final
 
 FAST_S: Final = 6.0  # the window that follows a burst, as Knative's panic window does
-SLOW_S: Final = 60.0  # the window that single callers do not move
+SLOW_S: Final = 60.0  # the window that follows a change
+LONG_S: Final = 300.0  # the window that chance hardly moves
+
+Z99: Final = 2.33  # standard deviations that 99 of 100 cases stay below
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class Arrivals:
         if count == last:
             return self
         kept = self.counts[:-1] if second == floor(now) else self.counts
-        oldest = max(0, bisect_right(kept, (floor(now - SLOW_S), count)) - 1)
+        oldest = max(0, bisect_right(kept, (floor(now - LONG_S), count)) - 1)
         return Arrivals((*kept[oldest:], (floor(now), count)))
 
     def within(self, window_s: float, now: float) -> int:
@@ -38,20 +41,31 @@ class Arrivals:
         return latest - self.counts[max(0, before)][1]
 
     def per_s(self, now: float) -> float:
-        """Return the rate over the slow window, or over the fast one if it is a burst.
+        """Return the rate over the longest window that shorter ones do not contradict.
 
-        Two callers within 6 s are no burst: the fast window counts only if chance
-        alone would bring so many in fewer than one of a hundred windows.
+        Two callers within 6 s are no burst: a shorter window counts only if chance
+        alone would bring so many (or for the slow one, so few) in fewer than one of
+        a hundred such windows.
         """
-        slow = self.within(SLOW_S, now) / SLOW_S
+        known_s = min(LONG_S, max(SLOW_S, now - self.counts[0][0]))
+        rate = self.within(LONG_S, now) / known_s
+        slow = self.within(SLOW_S, now)
+        if not at_least(rate * SLOW_S) <= slow <= at_most(rate * SLOW_S):
+            rate = slow / SLOW_S
         fast = self.within(FAST_S, now)
-        return max(slow, fast / FAST_S) if fast > at_most(slow * FAST_S) else slow
+        return max(rate, fast / FAST_S) if fast > at_most(rate * FAST_S) else rate
 
 
-def at_most(mean: float) -> int:
+def at_most(mean: float, variance: float = 0.0) -> int:
     """Return how many come in 99 of 100 cases when `mean` are expected.
 
     The normal approximation of the Poisson quantile; for means from 0.5 to 100
-    it equals the exact one (tested).
+    it equals the exact one (tested). `variance` is that of the mean itself,
+    where it is not certain.
     """
-    return ceil(mean + 2.33 * sqrt(mean))
+    return ceil(mean + Z99 * sqrt(mean + variance))
+
+
+def at_least(mean: float) -> int:
+    """Return below how many come in one of 100 cases only, 0 or more."""
+    return max(0, floor(mean - Z99 * sqrt(mean)))

@@ -21,6 +21,11 @@ class Cache(Generic[_Value]):
         entry = self._entries.get(uid)
         return None if entry is None else entry[1]
 
+    def version(self, uid: str) -> int | None:
+        """Return the version in which an object is known, None if it is not."""
+        entry = self._entries.get(uid)
+        return None if entry is None else entry[0]
+
     def uids(self) -> tuple[str, ...]:
         """Return the UIDs of all objects."""
         return tuple(self._entries)

@@ -6,11 +6,14 @@ only when no waiting will help.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from decimal import Decimal
+from typing import Final, assert_never
 
 from avatar_operator import names
-from avatar_operator.core import model, planning, scaling, wording
+from avatar_operator.core import model, planning, wording
 from avatar_operator.core.batch import BatchPlan, NoBatch
+from avatar_operator.core.bounds import Limit
+from avatar_operator.core.policies import Autoscaling
 from avatar_operator.names import Condition, Reason
 
 STALE_S: Final = 5.0
@@ -189,6 +192,9 @@ def _progressing(service: model.Service, plan: planning.Plan, gpu: Finding) -> F
 
 
 def _gpu(service: model.Service, plan: planning.Plan) -> Finding:
+    if coming := _pods_for_nodes_to_come(service, plan):
+        message = f"{coming}; the cluster has {_stocks(plan)}"
+        return Finding(Condition.GPU_AVAILABLE, False, Reason.WAITING_FOR_NODE, message)
     if not plan.missing:
         message = "no GPU is asked for" if plan.desired == 0 else "every pod asked for has its GPU"
         reason = Reason.NOTHING_ASKED if plan.desired == 0 else Reason.GPU_ALLOCATED
@@ -210,6 +216,17 @@ def _gpu(service: model.Service, plan: planning.Plan) -> Finding:
     what = "no free GPU" if exists else "no GPU node fits"
     message = f"{what}: asked for {_asked(service, plan)}; the cluster has {_stocks(plan)}"
     return Finding(Condition.GPU_AVAILABLE, False, reason, message)
+
+
+def _pods_for_nodes_to_come(service: model.Service, plan: planning.Plan) -> str:
+    """Tell of the pods that no node has taken, where the service lets them wait for one."""
+    if service.placement.when_full is not model.WhenFull.CREATE_PENDING:
+        return ""
+    waiting = [pod for pod in plan.fleet.current if pod.trouble and not pod.node]
+    if not waiting:
+        return ""
+    pods = ", ".join(f"{pod.name} ({pod.gpu_class})" for pod in waiting)
+    return f"waiting for a node: {pods}: {waiting[0].trouble}"
 
 
 def _asked(service: model.Service, plan: planning.Plan) -> str:
@@ -268,12 +285,40 @@ def _limited(service: model.Service, plan: planning.Plan) -> tuple[Finding, ...]
     if decision.limit is None:
         message = "as many pods as are wanted are within all bounds"
         return (Finding(Condition.SCALING_LIMITED, False, Reason.WITHIN_BOUNDS, message),)
-    message = f"{decision.inputs.wanted} pods are wanted, "
-    if decision.limit is scaling.Limit.MAX_REPLICAS:
-        message += f"maxReplicas is {service.autoscaling.max_replicas}"
-        return (Finding(Condition.SCALING_LIMITED, True, Reason.MAX_REPLICAS, message),)
-    message += f"{len(plan.fleet.live)} are there; the cluster has {_stocks(plan)}"
-    return (Finding(Condition.SCALING_LIMITED, True, Reason.NO_FREE_GPU, message),)
+    told = f"{decision.inputs.wanted} pods are wanted, "
+    told += _bound(decision.limit, service.autoscaling, plan)
+    return (Finding(Condition.SCALING_LIMITED, True, Reason(decision.limit.value), told),)
+
+
+def _bound(limit: Limit, policy: Autoscaling, plan: planning.Plan) -> str:
+    match limit:
+        case Limit.MAX_REPLICAS:
+            return f"maxReplicas is {policy.max_replicas}"
+        case Limit.MAX_COST:
+            return f"{_costs(plan)}; maxCostPerHour is {policy.max_cost_per_hour}"
+        case Limit.COST_UNKNOWN:
+            unpriced = [
+                pool.gpu_class for pool in plan.pools if pool.serves and pool.cost_per_hour is None
+            ]
+            told = "spec.costPerHour of GPUProfile " + ", ".join(unpriced)
+            return f"{told} is left out, must be set where maxCostPerHour is"
+        case Limit.RATE:
+            assert policy.rate is not None
+            told = f"{policy.rate.up_pods} more at most within {policy.rate.period_s} s (rate)"
+            return f"{plan.desired} are had, {told}"
+        case Limit.FREE_GPUS:
+            return f"{len(plan.fleet.live)} are there; the cluster has {_stocks(plan)}"
+    assert_never(limit)
+
+
+def _costs(plan: planning.Plan) -> str:
+    """Say what the pods cost that are there, leaving ones too, and what one more would cost."""
+    costs = {pool.gpu_class: pool.cost_per_hour for pool in plan.pools}
+    there = plan.fleet.live + plan.fleet.leaving
+    paid = sum((costs.get(pod.gpu_class) or Decimal(0) for pod in there), Decimal(0))
+    priced = [pool for pool in plan.pools if pool.serves and pool.cost_per_hour is not None]
+    more = "".join(f", one more on {p.gpu_class} {p.cost_per_hour}" for p in priced[:1])
+    return f"{len(there)} are there and cost {paid} an hour{more}"
 
 
 def _draining(plan: planning.Plan, states: Mapping[str, model.PodState]) -> Finding:

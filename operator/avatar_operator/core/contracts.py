@@ -12,8 +12,9 @@ from math import inf
 from typing import Final
 
 from avatar_operator import names
-from avatar_operator.core import model
+from avatar_operator.core import model, policies
 from avatar_operator.core.fields import Fields
+from avatar_operator.core.policies import DAY_S, MAX_REPLICAS
 from avatar_operator.errors import Fault, InvalidResource
 
 DEMO_MODEL: Final = "/opt/avatar/models/demo"
@@ -21,12 +22,9 @@ DEMO_AVATARS: Final = "/opt/avatar/avatars"
 RATES: Final = (10, 16, 20, 25)  # frames a second that divide every accepted sample rate
 MAX_NAME: Final = 40  # characters, so that the names of pods fit in 63
 MAX_BATCH: Final = 64
-MAX_REPLICAS: Final = 1000
-DAY_S: Final = 86400
 _DNS_LABEL: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 _DNS_LABEL_LIMIT: Final = "small letters, digits and '-', with neither end a '-'"
 _CLASS: Final = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"
-_COST: Final = re.compile(r"^(?=.*[1-9])[0-9]+(\.[0-9]+)?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +43,7 @@ def parse_service(body: Mapping[str, object]) -> model.Service:
     """
     faults: list[Fault] = []
     identity = _identity(body, faults)
+    annotations = _annotations(body)
     if not re.search(r"^[a-z]([-a-z0-9]*[a-z0-9])?$", identity.name) or (
         len(identity.name) > MAX_NAME
     ):
@@ -67,10 +66,10 @@ def parse_service(body: Mapping[str, object]) -> model.Service:
         batch_size=spec.optional_integer("batchSize", 1, MAX_BATCH),
         placement=_placement(spec.child("placement")),
         replicas=spec.optional_integer("replicas", 0, MAX_REPLICAS),
-        autoscaling=_autoscaling(spec, body) if spec.has("autoscaling") else None,
+        autoscaling=policies.parse(spec, annotations) if spec.has("autoscaling") else None,
         sessions=_sessions(spec.child("sessions")),
         template=_template(spec.child("template")),
-        paused=_annotations(body).get(names.ANNOTATION_PAUSED) == "true",
+        paused=annotations.get(names.ANNOTATION_PAUSED) == "true",
     )
     if faults:
         raise InvalidResource(names.SERVICE_KIND, str(service.key), faults)
@@ -279,30 +278,6 @@ def _toleration(fields: Fields) -> model.Toleration:
     )
 
 
-def _autoscaling(spec: Fields, body: Mapping[str, object]) -> model.Autoscaling:
-    fields = spec.child("autoscaling")
-    fields.required("maxReplicas", f"a whole number from 1 to {MAX_REPLICAS}")
-    low = fields.integer("minReplicas", 1, 0, MAX_REPLICAS)
-    high = fields.integer("maxReplicas", MAX_REPLICAS, 1, MAX_REPLICAS)
-    if low > high:
-        fields.note("minReplicas", low, f"at most maxReplicas, which is {high}")
-    zero_after_s = fields.optional_integer("scaleToZeroAfterSeconds", 1, DAY_S)
-    if zero_after_s is not None and low:
-        fields.note("scaleToZeroAfterSeconds", zero_after_s, "left out unless minReplicas is 0")
-    free = fields.child("freeSessions")
-    hold = Fields(body.get("metadata"), "metadata", []).strings("annotations")
-    return model.Autoscaling(
-        min_replicas=low,
-        max_replicas=high,
-        free_min=free.integer("min", 1, 0, 10_000),
-        free_percent=free.integer("percent", 20, 0, 500),
-        down_after_s=fields.integer("scaleDownAfterSeconds", 120, 0, DAY_S),
-        zero_after_s=zero_after_s,
-        freeze=hold.get(names.ANNOTATION_FREEZE) == "true",
-        pause_scale_in=hold.get(names.ANNOTATION_PAUSE_SCALE_IN) == "true",
-    )
-
-
 def _sessions(fields: Fields) -> model.SessionLimits:
     return model.SessionLimits(
         max_duration_s=fields.integer("maxDurationSeconds", 7200, 1, DAY_S),
@@ -329,7 +304,7 @@ def _template(fields: Fields) -> model.Template:
 
 
 def _cost(spec: Fields) -> Decimal | None:
-    text = spec.text("costPerHour", pattern=_COST.pattern, limit="a positive number in quotes")
+    text = spec.text("costPerHour", pattern=policies.COST, limit=policies.COST_LIMIT)
     return Decimal(text) if text else None
 
 

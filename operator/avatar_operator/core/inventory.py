@@ -1,102 +1,19 @@
-"""Finds the GPU class of every node, and what is free of each class.
+"""Counts what is free of each GPU class, as pods of one placement could use it.
 
-The traps of node labels (sharing, MIG, old feature discovery, none at all) end
-here: everything behind works with classes.
+Nodes change seldom and pods often: what follows from the nodes alone is found once,
+and what pods take is kept up to date by what changed from one plan to the next.
 """
 
-import fnmatch
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from avatar_operator import names
 from avatar_operator.core import model
+from avatar_operator.core.gpu_nodes import NodeClass, Selector, classify
 
-BYTES_FROM: Final = 10_000_000
-"""A memory label above this is in bytes: an old feature discovery wrote it so (GFD #26)."""
-
-Selector = tuple[tuple[str, str], ...]
-"""Labels by which the scheduler finds nodes; a value of "" means that the label is not there."""
-
-_SHARED: Final = "-SHARED"
-_PREFIX: Final = "NVIDIA-"
-_MIG: Final = "-MIG-"
-_A100_40: Final = "NVIDIA-A100-SXM4-40GB"
-_A100_80: Final = "NVIDIA-A100-SXM4-80GB"
-_H100: Final = "NVIDIA-H100-80GB-HBM3"
-
-
-@dataclass(frozen=True, slots=True)
-class _Cloud:
-    """How a cloud names its GPUs, where feature discovery does not run."""
-
-    products: Mapping[str, tuple[str, ...]]  # several: the name alone does not tell
-    memory_label: str = ""
-
-
-_CLOUDS: Final[Mapping[str, _Cloud]] = {
-    "cloud.google.com/gke-accelerator": _Cloud(
-        {
-            "nvidia-l4": ("NVIDIA-L4",),
-            "nvidia-tesla-t4": ("Tesla-T4",),
-            "nvidia-tesla-a100": (_A100_40,),
-            "nvidia-a100-80gb": (_A100_80,),
-            "nvidia-h100-80gb": (_H100,),
-            "nvidia-h100-mega-80gb": (_H100,),
-            "nvidia-h200-141gb": ("NVIDIA-H200",),
-            "nvidia-b200": ("NVIDIA-B200",),
-        }
-    ),
-    "gpu.nvidia.com/model": _Cloud(
-        {
-            "A100": (_A100_40, _A100_80),
-            "H100": (_H100,),
-            "H200": ("NVIDIA-H200",),
-            "L40S": ("NVIDIA-L40S",),
-            "L4": ("NVIDIA-L4",),
-        }
-    ),
-    "karpenter.k8s.aws/instance-gpu-name": _Cloud(
-        {
-            "t4": ("Tesla-T4",),
-            "a10g": ("NVIDIA-A10G",),
-            "l4": ("NVIDIA-L4",),
-            "l40s": ("NVIDIA-L40S",),
-            "a100": (_A100_40, _A100_80),
-            "h100": (_H100,),
-            "h200": ("NVIDIA-H200",),
-        },
-        "karpenter.k8s.aws/instance-gpu-memory",
-    ),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Labels:
-    """What a node's labels say of the GPUs behind one resource."""
-
-    products: tuple[str, ...]  # without the sharing suffix; several: one of these; (): unknown
-    memory_mib: int | None  # of the whole GPU; None if nothing tells
-    replicas: int | None  # pods that share one GPU; 1 is not shared, None is shared by who knows
-    count: int | None  # GPUs; None if nothing tells
-    selector: Selector
-    measured: bool = True  # feature discovery asked the driver; a cloud names what it rents out
-
-
-@dataclass(frozen=True, slots=True)
-class NodeClass:
-    """The GPUs of a node behind one resource, with their class or the reason why they have none."""
-
-    node: model.Node
-    resource: str
-    gpus: int  # allocatable
-    gpu_class: str | None
-    memory_mib: int  # that one pod may use
-    shared: bool
-    selector: Selector
-    reason: str
-    warning: str = ""  # they have a class, but something does not add up
-    candidates: tuple[str, ...] = ()  # profiles between which the labels do not decide
+KEPT_SURVEYS: Final = 32
+"""Placements whose nodes are remembered; most services of a cluster share a few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +46,13 @@ class Inventory:
 
     stocks: Mapping[str, ClassStock]  # one for every profile
     left_out: tuple[tuple[str, str], ...]  # node and reason, by node
-    nodes: tuple[NodeStock, ...] = ()  # by node
+    _survey: "Survey" = field(compare=False, repr=False)
+    _uses: tuple[model.PodUse, ...] = field(compare=False, repr=False)
+
+    @property
+    def nodes(self) -> tuple[NodeStock, ...]:
+        """What each node offers, by name: for people, and not cheap."""
+        return self._survey.rows(self._uses)
 
 
 class Census:
@@ -143,6 +66,7 @@ class Census:
         self._nodes: tuple[model.Node, ...] = ()
         self._found: dict[str, tuple[model.Node, tuple[NodeClass, ...]]] = {}  # by name
         self._parts: tuple[NodeClass, ...] = ()
+        self._surveys: dict[object, Survey] = {}  # by placement, the latest last
 
     def parts(
         self, nodes: tuple[model.Node, ...], profiles: tuple[model.GPUProfile, ...]
@@ -158,7 +82,123 @@ class Census:
             found[node.name] = before if same and before else (node, classify(node, profiles))
         self._nodes, self._profiles, self._found = nodes, profiles, found
         self._parts = tuple(part for _, parts in found.values() for part in parts)
+        self._surveys.clear()
         return self._parts
+
+    def survey(
+        self,
+        nodes: tuple[model.Node, ...],
+        profiles: tuple[model.GPUProfile, ...],
+        placement: model.Placement,
+    ) -> "Survey":
+        """Return what a placement can use of the nodes."""
+        parts = self.parts(nodes, profiles)
+        key = (placement.node_selector, placement.tolerations)
+        survey = self._surveys.pop(key, None) or Survey(parts, profiles, placement)
+        self._surveys[key] = survey
+        if len(self._surveys) > KEPT_SURVEYS:
+            del self._surveys[next(iter(self._surveys))]
+        return survey
+
+    def named(
+        self, nodes: tuple[model.Node, ...], wanted: Collection[str]
+    ) -> tuple[model.Node, ...]:
+        """Return those of the nodes that carry one of these names."""
+        if nodes is not self._nodes:
+            return tuple(node for node in nodes if node.name in wanted)
+        return tuple(self._found[name][0] for name in wanted if name in self._found)
+
+
+class Survey:
+    """What one placement can use of the nodes, and how much of it pods take."""
+
+    def __init__(
+        self,
+        parts: Sequence[NodeClass],
+        profiles: Sequence[model.GPUProfile],
+        placement: model.Placement,
+    ) -> None:
+        unusable = {part.node.name: _unusable(part.node, placement) for part in parts}
+        usable = [part for part in parts if part.gpu_class and not unusable[part.node.name]]
+        resources = {
+            profile.name: _resource(part for part in usable if part.gpu_class == profile.name)
+            for profile in profiles
+        }
+        self._rows = tuple(
+            (part, _left_out(part, unusable[part.node.name], resources)) for part in parts
+        )
+        self.left_out = tuple((part.node.name, why) for part, why in self._rows if why)
+        members = [part for part, why_not in self._rows if not why_not]
+        self._members = {(part.node.name, part.resource): part for part in members}
+        self._bare = {
+            profile.name: _stock(profile, resources[profile.name], members, parts)
+            for profile in profiles
+        }
+        self._uses: tuple[model.PodUse, ...] = ()
+        self._used: dict[tuple[str, str], int] = {}  # by node and resource
+        self._coming: dict[str, int] = {}  # by class: pods of ours that have no node yet
+        self._free = {name: stock.total for name, stock in self._bare.items()}
+
+    def stocks(self, uses: tuple[model.PodUse, ...]) -> Mapping[str, ClassStock]:
+        """Return the stock of every class, with what is free beside these uses.
+
+        Only uses that are other objects than at the last call are looked at.
+        """
+        before, self._uses = self._uses, uses
+        if uses is not before:
+            same = min(len(uses), len(before))
+            for old, new in zip(before, uses, strict=False):
+                if old is not new:
+                    self._add(old, -1)
+                    self._add(new, 1)
+            for old in before[same:]:
+                self._add(old, -1)
+            for new in uses[same:]:
+                self._add(new, 1)
+        return {name: self._with_free(stock) for name, stock in self._bare.items()}
+
+    def rows(self, uses: Iterable[model.PodUse]) -> tuple[NodeStock, ...]:
+        """Return what each node offers beside these uses."""
+        used: dict[tuple[str, str], int] = {}
+        for use in uses:
+            for resource, count in _counts(use):
+                used[use.node, resource] = used.get((use.node, resource), 0) + count
+        return tuple(
+            NodeStock(
+                node=part.node.name,
+                resource=part.resource,
+                gpu_class=part.gpu_class,
+                total=part.gpus,
+                free=0 if why else max(0, part.gpus - used.get((part.node.name, part.resource), 0)),
+                reason=why or part.warning,
+            )
+            for part, why in self._rows
+        )
+
+    def _add(self, use: model.PodUse, sign: int) -> None:
+        for resource, count in _counts(use):
+            if use.node:
+                self._add_on_node((use.node, resource), sign * count)
+            elif use.gpu_class:
+                self._coming[use.gpu_class] = self._coming.get(use.gpu_class, 0) + sign * count
+
+    def _add_on_node(self, key: tuple[str, str], count: int) -> None:
+        before = self._used.get(key, 0)
+        after = self._used[key] = before + count
+        if not after:
+            del self._used[key]
+        part = self._members.get(key)
+        if part is not None and part.gpu_class is not None:
+            # A dying device lowers what is allocatable below what is in use: never below 0.
+            change = max(0, part.gpus - after) - max(0, part.gpus - before)
+            self._free[part.gpu_class] += change
+
+    def _with_free(self, stock: ClassStock) -> ClassStock:
+        free = max(0, self._free[stock.gpu_class] - self._coming.get(stock.gpu_class, 0))
+        if free == stock.free:
+            return stock
+        known = self._bare[stock.gpu_class] = replace(stock, free=free)
+        return known
 
 
 def take(
@@ -174,137 +214,9 @@ def take(
     bound yet count against the class that they are pinned to. A census that is
     kept from one call to the next makes it faster.
     """
-    used: dict[tuple[str, str], int] = {}
-    coming: dict[str, int] = {}
-    for use in uses:
-        for resource, count in ((names.GPU_RESOURCE, use.gpus), *use.others):
-            if use.node:
-                used[use.node, resource] = used.get((use.node, resource), 0) + count
-            elif use.gpu_class:
-                coming[use.gpu_class] = coming.get(use.gpu_class, 0) + count
-    found = (census or Census()).parts(tuple(nodes), tuple(profiles))
-    unusable = {part.node.name: _unusable(part.node, placement) for part in found}
-    usable = [part for part in found if part.gpu_class and not unusable[part.node.name]]
-    resources = {
-        profile.name: _resource(part for part in usable if part.gpu_class == profile.name)
-        for profile in profiles
-    }
-    rows: list[NodeStock] = []
-    left_out: list[tuple[str, str]] = []
-    members: dict[str, list[tuple[NodeClass, int]]] = {name: [] for name in resources}
-    for part in found:
-        why_not = _left_out(part, unusable[part.node.name], resources)
-        # A dying device lowers what is allocatable below what is in use: never below 0.
-        left = part.gpus - used.get((part.node.name, part.resource), 0)
-        free = 0 if why_not else max(0, left)
-        if why_not:
-            left_out.append((part.node.name, why_not))
-        else:
-            assert part.gpu_class is not None
-            members[part.gpu_class].append((part, free))
-        reason = why_not or part.warning
-        rows.append(
-            NodeStock(part.node.name, part.resource, part.gpu_class, part.gpus, free, reason)
-        )
-    stocks = {
-        profile.name: _stock(
-            profile, resources[profile.name], members[profile.name], coming.get(profile.name, 0)
-        )
-        for profile in profiles
-    }
-    return Inventory(stocks, tuple(left_out), tuple(rows))
-
-
-def classify(node: model.Node, profiles: Sequence[model.GPUProfile]) -> tuple[NodeClass, ...]:
-    """Return the GPUs of a node, one entry for each resource that offers them.
-
-    Each has the class of the one profile that matches. A node without GPUs has
-    no entry; one whose device plugin is not there yet has one with 0 GPUs.
-    """
-    offers = [
-        (resource, count)
-        for resource, count in ((names.GPU_RESOURCE, node.gpus), *node.others)
-        if count
-    ]
-    if not offers and names.LABEL_PRODUCT in node.labels:
-        offers = [(names.GPU_RESOURCE, 0)]
-    return tuple(_classify(node, resource, count, profiles) for resource, count in offers)
-
-
-def _classify(
-    node: model.Node, resource: str, gpus: int, profiles: Sequence[model.GPUProfile]
-) -> NodeClass:
-    labels = read_labels(node.labels, resource)
-    replicas = labels.replicas if labels.replicas is not None else _replicas(node, resource, labels)
-    shared = labels.replicas != 1
-    product = " or ".join(labels.products)
-
-    def unknown(reason: str, candidates: tuple[str, ...] = ()) -> NodeClass:
-        return NodeClass(
-            node, resource, gpus, None, 0, shared, labels.selector, reason, "", candidates
-        )
-
-    if not product:
-        return unknown("no label tells the GPU's product (is GPU feature discovery running?)")
-    if "MIG-INVALID" in product.upper():
-        return unknown(f"MIG is half configured ({product})")
-    if labels.memory_mib == 0:
-        return unknown(f"{product} is labelled with a memory of 0")
-    named = [profile for profile in profiles if _names(profile, labels.products)]
-    fitting = [profile for profile in named if _holds(profile, labels.memory_mib)]
-    of = ", ".join(profile.name for profile in fitting or named)
-    if not named:
-        return unknown(f"no GPUProfile names the product {product}")
-    if not fitting:
-        return unknown(f"{product} with {labels.memory_mib} MiB is outside the memory of {of}")
-    if len(fitting) > 1:
-        candidates = tuple(profile.name for profile in fitting)
-        return unknown(f"{product} belongs to several GPUProfiles: {of}", candidates)
-    profile = fitting[0]
-    if shared and not profile.allow_shared:
-        by = "an unknown number" if replicas is None else str(replicas)
-        return unknown(f"{product} is shared by {by}, {profile.name} forbids it")
-    if replicas is None:
-        return unknown(f"{product} is shared, and no label tells by how many")
-    whole = profile.memory_min_mib
-    if labels.memory_mib is not None and labels.measured:
-        whole = labels.memory_mib
-    return NodeClass(
-        node=node,
-        resource=resource,
-        gpus=gpus,
-        gpu_class=profile.name,
-        memory_mib=whole // replicas,
-        shared=shared,
-        selector=labels.selector,
-        reason="",
-        warning=_warning(node, resource, labels, replicas, profile),
-    )
-
-
-def read_labels(labels: Mapping[str, str], resource: str = names.GPU_RESOURCE) -> Labels:
-    """Read what feature discovery, or else the cloud, says of the GPUs behind a resource."""
-    is_mig = resource.startswith(names.MIG_RESOURCES)
-    prefix = resource if is_mig else names.GPU_RESOURCE
-    product = labels.get(f"{prefix}.product", "")
-    if is_mig and not product and names.LABEL_PRODUCT in labels:
-        slices = resource.removeprefix(names.MIG_RESOURCES)
-        product = f"{labels[names.LABEL_PRODUCT].removesuffix(_SHARED)}-MIG-{slices}"
-    if not product:
-        return _cloud(labels) if resource == names.GPU_RESOURCE else Labels((), None, 1, None, ())
-    replicas: int | None = _number(labels.get(f"{prefix}.replicas")) or 1  # 0 on parents of MIG
-    sharing = labels.get(f"{prefix}.sharing-strategy", "none")
-    marked = product.endswith(_SHARED) or sharing != "none" or resource == names.SHARED_RESOURCE
-    if replicas == 1 and marked:
-        replicas = None
-    telling = [f"{prefix}.{key}" for key in ("product", "memory", "sharing-strategy", "replicas")]
-    return Labels(
-        products=(product.removesuffix(_SHARED),),
-        memory_mib=_mebibytes(labels.get(f"{prefix}.memory")),
-        replicas=replicas,
-        count=_number(labels.get(f"{prefix}.count")),
-        selector=_selector(labels, telling),
-    )
+    uses = tuple(uses)
+    survey = (census or Census()).survey(tuple(nodes), tuple(profiles), placement)
+    return Inventory(survey.stocks(uses), survey.left_out, survey, uses)
 
 
 def tolerates(tolerations: Collection[model.Toleration], taint: model.Taint) -> bool:
@@ -326,76 +238,8 @@ GPU_TOLERATION: Final = model.Toleration(key=names.GPU_RESOURCE, operator="Exist
 """GPU pools usually carry this taint, so that only GPU pods land there."""
 
 
-def _cloud(labels: Mapping[str, str]) -> Labels:
-    for key, cloud in _CLOUDS.items():
-        products = cloud.products.get(labels.get(key, ""), ())
-        if not products:
-            continue
-        telling = [label for label in (key, cloud.memory_label, names.LABEL_PRODUCT) if label]
-        return Labels(
-            products=products,
-            memory_mib=_mebibytes(labels.get(cloud.memory_label)),
-            replicas=1,
-            count=None,
-            selector=_selector(labels, telling),
-            measured=False,
-        )
-    return Labels((), None, 1, None, ())
-
-
-def _selector(labels: Mapping[str, str], telling: Iterable[str]) -> Selector:
-    """Find nodes that are labelled exactly so: any other may be of another class."""
-    return tuple((key, labels.get(key, "")) for key in telling)
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isascii() and text.isdecimal() else None
-
-
-def _mebibytes(text: str | None) -> int | None:
-    memory = _number(text)
-    return memory // 2**20 if memory is not None and memory > BYTES_FROM else memory
-
-
-def _names(profile: model.GPUProfile, products: Iterable[str]) -> bool:
-    """Match as globs, with or without NVIDIA's name; MIG only where the glob names it."""
-    return any(
-        fnmatch.fnmatchcase(product.removeprefix(_PREFIX), glob.removeprefix(_PREFIX))
-        or fnmatch.fnmatchcase(product, glob)
-        for product in products
-        for glob in profile.products
-        if _MIG not in product.upper() or "MIG" in glob.upper()
-    )
-
-
-def _holds(profile: model.GPUProfile, memory_mib: int | None) -> bool:
-    return memory_mib is None or profile.memory_min_mib <= memory_mib <= profile.memory_max_mib
-
-
-def _replicas(node: model.Node, resource: str, labels: Labels) -> int | None:
-    """Work out by how many each GPU is shared: the device plugin offers it as often."""
-    capacity = dict(node.capacity).get(resource, 0)
-    if not labels.count or capacity <= labels.count or capacity % labels.count:
-        return None
-    return capacity // labels.count
-
-
-def _warning(
-    node: model.Node, resource: str, labels: Labels, replicas: int, profile: model.GPUProfile
-) -> str:
-    """Say what does not add up: labels of one card for a node with two kinds, or two opinions."""
-    capacity = dict(node.capacity).get(resource)
-    if node.labels.get(names.LABEL_MIG_STRATEGY) == "mixed":
-        capacity = None  # the count may hold GPUs that are offered as slices
-    if labels.count and capacity is not None and labels.count * replicas != capacity:
-        return (
-            f"labels count {labels.count} GPUs shared by {replicas}, the node has {capacity} "
-            "(are its GPUs of several kinds?)"
-        )
-    named = _cloud(node.labels).products if labels.measured else ()
-    if named and resource == names.GPU_RESOURCE and not _names(profile, named):
-        return f"labels differ: feature discovery says {labels.products[0]}, the cloud {named[0]}"
-    return ""
+def _counts(use: model.PodUse) -> tuple[tuple[str, int], ...]:
+    return ((names.GPU_RESOURCE, use.gpus), *use.others)
 
 
 def _resource(parts: Iterable[NodeClass]) -> str:
@@ -431,13 +275,20 @@ def _unusable(node: model.Node, placement: model.Placement) -> str:
 
 
 def _stock(
-    profile: model.GPUProfile, resource: str, members: Sequence[tuple[NodeClass, int]], coming: int
+    profile: model.GPUProfile,
+    resource: str,
+    members: Iterable[NodeClass],
+    parts: Iterable[NodeClass],
 ) -> ClassStock:
+    """Add up the nodes that may be used; if none may, those left out tell of nodes to come."""
+    own = [part for part in members if part.gpu_class == profile.name]
+    kin = [part for part in parts if (part.gpu_class, part.resource) == (profile.name, resource)]
+    alike, total = own or kin, sum(part.gpus for part in own)
     return ClassStock(
         gpu_class=profile.name,
-        memory_mib=min((part.memory_mib for part, _ in members), default=profile.memory_min_mib),
-        total=sum(part.gpus for part, _ in members),
-        free=max(0, sum(free for _, free in members) - coming),
-        selectors=tuple(sorted({part.selector for part, _ in members})),
+        memory_mib=min((part.memory_mib for part in alike), default=profile.memory_min_mib),
+        total=total,
+        free=total,
+        selectors=tuple(sorted({part.selector for part in alike})),
         resource=resource,
     )

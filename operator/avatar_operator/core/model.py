@@ -10,6 +10,8 @@ from decimal import Decimal
 from enum import Enum
 from typing import NamedTuple
 
+from avatar_operator.core.policies import Autoscaling
+
 Fragment = Mapping[str, object]
 """A piece of a Kubernetes object that is passed through as it came, and never changed."""
 
@@ -31,10 +33,13 @@ class Strategy(Enum):
 
 
 class WhenFull(Enum):
-    """What becomes of a pod whose best class has no free GPU."""
+    """What becomes of a pod for which no GPU is free."""
 
-    FALL_THROUGH = "fallThrough"
-    WAIT = "wait"
+    FALL_THROUGH = "fallThrough"  # another class may do, else it is not created
+    WAIT = "wait"  # it is not created until the best class has one
+    CREATE_PENDING = (
+        "createPending"  # another class may do, else it is created and waits for a node
+    )
 
 
 class ServiceKey(NamedTuple):
@@ -107,20 +112,6 @@ class Placement:
     when_full: WhenFull = WhenFull.FALL_THROUGH
     node_selector: tuple[tuple[str, str], ...] = ()
     tolerations: tuple[Toleration, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Autoscaling:
-    """Bounds between which the operator chooses the number of pods, and how it chooses."""
-
-    min_replicas: int
-    max_replicas: int
-    free_min: int = 1  # slots kept free at least
-    free_percent: int = 20  # slots kept free, of the live sessions
-    down_after_s: float = 120.0  # a surplus must last so long
-    zero_after_s: float | None = None  # None: the last pod never goes for want of sessions
-    freeze: bool = False  # nothing changes while it is set
-    pause_scale_in: bool = False  # nothing gets less while it is set
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,6 +339,7 @@ class RuntimePod:
     shielded: bool = False  # autoscalers of nodes are told to leave it alone
     drain_asked: bool = False  # by annotation
     restarts: int = 0  # of the runtime's container
+    reserve: bool = False  # it takes sessions last
 
     @property
     def ended(self) -> bool:

@@ -5,6 +5,7 @@ harmless default: a pod that asks for no GPU, a node that has none.
 """
 
 import datetime
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from typing import Final
@@ -49,7 +50,7 @@ def parse_use(body: Mapping[str, object]) -> model.PodUse | None:
     gpu_class = labels.get(names.LABEL_GPU_CLASS, "") if ours else ""
     gpus = requested.pop(names.GPU_RESOURCE, 0)
     others = tuple(sorted(requested.items()))
-    return model.PodUse(spec.text("nodeName"), gpus, gpu_class, others)
+    return model.PodUse(_shared(spec.text("nodeName")), gpus, _shared(gpu_class), others)
 
 
 def parse_runtime_pod(body: Mapping[str, object]) -> model.RuntimePod | None:
@@ -66,18 +67,20 @@ def parse_runtime_pod(body: Mapping[str, object]) -> model.RuntimePod | None:
     phase = status.text("phase", "Pending")
     return model.RuntimePod(
         name=metadata.text("name"),
-        namespace=metadata.text("namespace", "default"),
+        namespace=_shared(metadata.text("namespace", "default")),
         uid=metadata.text("uid"),
         resource_version=metadata.text("resourceVersion"),
-        service=labels[names.LABEL_SERVICE],
-        owner_uid=next((owner.text("uid") for owner in metadata.children("ownerReferences")), ""),
-        gpu_class=labels.get(names.LABEL_GPU_CLASS, ""),
-        spec_hash=labels.get(names.LABEL_SPEC_HASH, ""),
+        service=_shared(labels[names.LABEL_SERVICE]),
+        owner_uid=_shared(
+            next((owner.text("uid") for owner in metadata.children("ownerReferences")), "")
+        ),
+        gpu_class=_shared(labels.get(names.LABEL_GPU_CLASS, "")),
+        spec_hash=_shared(labels.get(names.LABEL_SPEC_HASH, "")),
         batch_size=_count(annotations.get(names.ANNOTATION_BATCH_SIZE)),
         sessions_per_pod=_count(annotations.get(names.ANNOTATION_SESSIONS_PER_POD)),
-        node=spec.text("nodeName"),
+        node=_shared(spec.text("nodeName")),
         ip=status.text("podIP"),
-        phase=phase,
+        phase=_shared(phase),
         ready=_condition(status, "Ready") == "True",
         running=_running(status),
         terminating=metadata.has("deletionTimestamp"),
@@ -88,12 +91,18 @@ def parse_runtime_pod(body: Mapping[str, object]) -> model.RuntimePod | None:
         shielded=annotations.get(names.ANNOTATION_SAFE_TO_EVICT) == "false",
         drain_asked=annotations.get(names.ANNOTATION_DRAIN) == "true",
         restarts=_restarts(status),
+        reserve=labels.get(names.LABEL_RESERVE) == names.RESERVED,
     )
 
 
 def _parts(body: Mapping[str, object]) -> tuple[Fields, Fields, Fields]:
     metadata, spec, status = (Fields(body.get(part), part, []) for part in _PARTS)
     return metadata, spec, status
+
+
+def _shared(text: str) -> str:
+    """Return the one string for all pods that share it: there are tens of thousands."""
+    return sys.intern(text)
 
 
 def _count(value: object) -> int:

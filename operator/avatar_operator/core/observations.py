@@ -1,15 +1,19 @@
 """Holds what was seen of the cluster, and says which services news of it concerns."""
 
+import json
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeVar
 
 from avatar_operator import names
 from avatar_operator.core import callers, contracts, inventory, model, objects
 from avatar_operator.core.cache import Cache
 from avatar_operator.core.fields import Fields
 from avatar_operator.errors import InvalidResource
+
+_Key = TypeVar("_Key")
 
 
 class Kind(Enum):
@@ -23,13 +27,27 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ServiceBody:
-    """What is kept of a service: its body to plan from, its status to compare with."""
+    """What is kept of a service: its body to plan from, its status to compare with.
+
+    Both are kept as the text that they came in, a quarter of what objects take: each
+    is read once a plan, and there are thousands.
+    """
 
     key: model.ServiceKey
     generation: int
-    body: Mapping[str, object]  # metadata without what only the API server cares for, and spec
-    status: Mapping[str, object]
     deleting: bool
+    body_text: bytes
+    status_text: bytes
+
+    @property
+    def body(self) -> Mapping[str, object]:
+        """Metadata without what only the API server cares for, and spec: read anew each time."""
+        return _read(self.body_text)
+
+    @property
+    def status(self) -> Mapping[str, object]:
+        """The status, read anew each time."""
+        return _read(self.status_text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +67,7 @@ class News:
     services: tuple[str, ...] = ()  # UIDs of those that should look again
     renewed: str | None = None  # UID of a service whose spec is another one now
     everyone: bool = False  # all services should
+    node: str = ""  # name of a node that changed or went: its pods' services should first of all
     freed: bool = False  # GPUs came free: services that wait for some should
     pod: str | None = None  # UID of a runtime pod that changed or went
     gateway: str | None = None  # UID of a gateway that changed or went
@@ -71,26 +90,30 @@ class Observations:
         self._all_nodes: tuple[model.Node, ...] | None = None  # None once one changed
         self._all_profiles: tuple[model.GPUProfile, ...] | None = None
         self._all_uses: tuple[model.PodUse, ...] | None = None
-        self._used: dict[tuple[str, str], Counter[str]] = {}  # resources by node and class
+        self._used: dict[tuple[str, str], model.PodUse] = {}  # added up, by node and class
         self._fleets: dict[model.ServiceKey, set[str]] = {}  # UIDs of pods, by their service
         self.services: Cache[ServiceBody] = Cache()
         self._uids: dict[model.ServiceKey, str] = {}  # of services
+        self._owned: dict[str, set[str]] = {}  # UIDs of pods, by the UID of their service
         self.pods: Cache[model.RuntimePod] = Cache()
 
     def observe(self, kind: Kind, body: Mapping[str, object]) -> News:
         """Take in an object from a watch, a listing, or the answer to a write."""
         metadata = Fields(body.get("metadata"), "metadata", [])
         uid, version = metadata.text("uid"), int(metadata.text("resourceVersion", "0"))
+        if version and version == self._known_version(kind, uid):
+            return News()  # an echo: of our own write, or of a listing
         match kind:
             case Kind.SERVICES:
                 return self._see_service(uid, version, body)
             case Kind.PROFILES:
                 return self._see_profile(uid, version, body)
             case Kind.NODES:
-                changed = self._nodes.put(uid, version, objects.parse_node(body))
-                if changed:
-                    self._all_nodes = None
-                return News(everyone=changed)
+                node = objects.parse_node(body)
+                if not self._nodes.put(uid, version, node):
+                    return News()
+                self._all_nodes = None
+                return News(everyone=True, node=node.name)
         return self._see_pod(uid, version, body)
 
     def forget(self, kind: Kind, uid: str) -> News:
@@ -107,7 +130,8 @@ class Observations:
                 return News(everyone=self._profiles.drop(uid) is not None)
             case Kind.NODES:
                 self._all_nodes = None
-                return News(everyone=self._nodes.drop(uid) is not None)
+                gone = self._nodes.drop(uid)
+                return News() if gone is None else News(everyone=True, node=gone.name)
         before = self._uses.drop(uid)
         self._add_up(before, None)
         freed = before is not None
@@ -116,11 +140,18 @@ class Observations:
         pod = self.pods.drop(uid)
         if pod is None:
             return News(freed=freed)
-        fleet = self._fleets[_key(pod)]
-        fleet.discard(uid)
-        if not fleet:
-            del self._fleets[_key(pod)]
+        _discard(self._fleets, _key(pod), uid)
+        _discard(self._owned, pod.owner_uid, uid)
         return News((pod.owner_uid,), freed=freed, pod=uid)
+
+    def _known_version(self, kind: Kind, uid: str) -> int | None:
+        """Return in which version an object of the many kinds is known, if it is."""
+        match kind:
+            case Kind.SERVICES:
+                return self.services.version(uid)
+            case Kind.PODS:
+                return self.pods.version(uid)
+        return None
 
     def known(self, kind: Kind) -> frozenset[str]:
         """Return the UIDs of all objects of a kind; what a later listing lacks is gone."""
@@ -158,7 +189,7 @@ class Observations:
     def uses(self) -> tuple[model.PodUse, ...]:
         """Return what the pods of the cluster take of the GPUs, added up by node and class."""
         if self._all_uses is None:
-            self._all_uses = tuple(_use(*key, taken) for key, taken in self._used.items())
+            self._all_uses = tuple(self._used.values())
         return self._all_uses
 
     def census(self) -> inventory.Census:
@@ -170,18 +201,24 @@ class Observations:
         found = (self.pods.get(uid) for uid in self._fleets.get(key, ()))
         return tuple(pod for pod in found if pod is not None)
 
+    def owned_by(self, uid: str) -> tuple[model.RuntimePod, ...]:
+        """Return the runtime pods whose owner is exactly this service, be it there or gone."""
+        found = (self.pods.get(pod) for pod in self._owned.get(uid, ()))
+        return tuple(pod for pod in found if pod is not None)
+
     def _add_up(self, before: model.PodUse | None, after: model.PodUse | None) -> None:
         self._all_uses = None
         for use, sign in ((before, -1), (after, 1)):
             if use is None:
                 continue
-            taken = self._used.setdefault((use.node, use.gpu_class), Counter())
-            for resource, count in ((names.GPU_RESOURCE, use.gpus), *use.others):
+            key = (use.node, use.gpu_class)
+            taken = Counter(_counts(self._used.get(key)))
+            for resource, count in _counts(use).items():
                 taken[resource] += sign * count
-                if not taken[resource]:
-                    del taken[resource]
-            if not taken:
-                del self._used[use.node, use.gpu_class]
+            if any(taken.values()):
+                self._used[key] = _use(*key, taken)  # the others stay the objects they are
+            else:
+                self._used.pop(key, None)
 
     def _see_service(self, uid: str, version: int, body: Mapping[str, object]) -> News:
         metadata = Fields(body.get("metadata"), "metadata", [])
@@ -195,15 +232,13 @@ class Observations:
             for name, value in metadata.strings("annotations").items()
             if name.startswith(f"{names.GROUP}/")
         }
+        metadata_kept = {**identity, "generation": generation, "annotations": annotations}
         seen = ServiceBody(
             key=key,
             generation=generation,
-            body={
-                "metadata": {**identity, "generation": generation, "annotations": annotations},
-                "spec": body.get("spec"),
-            },
-            status=Fields(body, "", []).fragment("status"),
             deleting=metadata.has("deletionTimestamp"),
+            body_text=_text({"metadata": metadata_kept, "spec": body.get("spec")}),
+            status_text=_text(Fields(body, "", []).fragment("status")),
         )
         old = self.services.get(uid)
         if not self.services.put(uid, version, seen):
@@ -242,12 +277,35 @@ class Observations:
         if pod is None or not self.pods.put(uid, version, pod):
             return News(freed=freed)
         self._fleets.setdefault(_key(pod), set()).add(uid)
+        self._owned.setdefault(pod.owner_uid, set()).add(uid)
         return News((pod.owner_uid,), freed=freed, pod=uid)
 
 
+def _text(document: Mapping[str, object]) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def _read(text: bytes) -> Mapping[str, object]:
+    document = json.loads(text)
+    assert isinstance(document, dict)
+    return document
+
+
+def _counts(use: model.PodUse | None) -> dict[str, int]:
+    return {} if use is None else {names.GPU_RESOURCE: use.gpus, **dict(use.others)}
+
+
 def _use(node: str, gpu_class: str, taken: Mapping[str, int]) -> model.PodUse:
-    others = tuple((name, count) for name, count in taken.items() if name != names.GPU_RESOURCE)
-    return model.PodUse(node, taken.get(names.GPU_RESOURCE, 0), gpu_class, others)
+    others = ((name, count) for name, count in taken.items() if name != names.GPU_RESOURCE)
+    some = tuple((name, count) for name, count in others if count)
+    return model.PodUse(node, taken.get(names.GPU_RESOURCE, 0), gpu_class, some)
+
+
+def _discard(index: dict[_Key, set[str]], key: _Key, uid: str) -> None:
+    uids = index[key]
+    uids.discard(uid)
+    if not uids:
+        del index[key]
 
 
 def _key(pod: model.RuntimePod) -> model.ServiceKey:

@@ -13,7 +13,7 @@ def allot(
     placement: model.Placement,
     current: Iterable[model.RuntimePod] = (),
 ) -> tuple[Pool, ...]:
-    """Return the class of each of the wanted pods, as far as GPUs are free.
+    """Return the class of each of the wanted pods, as far as GPUs are free or may come.
 
     `pools` are in the order of `pools.rank`. `current` are the pods that stay:
     the cheapest mix is the one that is cheapest together with them.
@@ -31,6 +31,10 @@ def allot(
         more = min(left, pool.stock.free - taken)
         counts[pool.gpu_class] = taken + more
         left -= more
+    if placement.when_full is model.WhenFull.CREATE_PENDING and left:
+        # Whoever adds nodes sees pods that wait for one; it must be told which labels to bring.
+        for pool in [pool for pool in serving if pool.stock.selectors][:1]:
+            counts[pool.gpu_class] += left
     return tuple(pool for pool in serving for _ in range(counts[pool.gpu_class]))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from avatar_operator.core import calibrations, inventory, manifests, model, status
+from avatar_operator.core import calibrations, gpu_nodes, manifests, model, status
 from avatar_operator.core.conditions import Finding
 from avatar_operator.core.fields import Fields
 from avatar_operator.names import Condition, Reason
@@ -15,7 +15,7 @@ _NAMED: Final = 3  # nodes that a message names
 def build(
     profile: model.GPUProfile,
     reports: Iterable[calibrations.Report],
-    nodes: Iterable[inventory.NodeClass],
+    nodes: Iterable[gpu_nodes.NodeClass],
     generation: int,
     previous: Mapping[str, object],
     now: float,
@@ -47,7 +47,7 @@ def build(
 def _findings(
     profile: model.GPUProfile,
     chosen: Sequence[model.Calibration],
-    nodes: Sequence[inventory.NodeClass],
+    nodes: Sequence[gpu_nodes.NodeClass],
     previous: Mapping[str, object],
 ) -> list[Finding]:
     """Return conditions; one with nothing to tell is there only if it was before."""

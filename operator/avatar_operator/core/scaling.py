@@ -5,30 +5,26 @@ that is fresh. What cannot be observed (callers of the last minute, wishes of
 the hold time) comes in as a `History` and goes out as the next one.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from enum import Enum
 from math import ceil, inf
 from typing import Final
 
-from avatar_operator.core import arrivals, model
+from avatar_operator.core import arrivals, bounds, capacity
 from avatar_operator.core.arrivals import Arrivals
+from avatar_operator.core.bounds import Limit, Pace
+from avatar_operator.core.capacity import STALE_S, Offer, Pod
+from avatar_operator.core.policies import Autoscaling
 from avatar_operator.core.wishes import Wishes
 
-STALE_S: Final = 5.0
-"""Five of the lines that come at least each second: who is silent for longer proves nothing."""
+PROMOTION_S: Final = 2.0
+"""From a caller to a promoted pod of the reserve: a state line, a plan, a write, a watch."""
 
-VRAM_MOST: Final = 0.9  # of the device's memory
-MISSES_MOST: Final = 0.01  # of the frames, past their deadline
-STRAIN_MOST: Final = 4.0  # a pod under pressure degrades its batch to a quarter, not further
-
-START_S: Final = 30.0  # believed of pods until one has started
 KEPT_STARTS: Final = 20
 FALLING_S: Final = 5.0
 """How often a rate that falls is looked at: it lowers a wish that has to last anyway."""
-
-OVERDUE: Final = (2.0, 15.0)
-"""Of few starts the longest says little of the 99th percentile: so many times that, and seconds."""
 
 
 class Why(Enum):
@@ -43,41 +39,6 @@ class Why(Enum):
     FROZEN_STALE = "FrozenStale"  # nobody is heard of
     FROZEN = "Frozen"  # by annotation
     SCALE_IN_PAUSED = "ScaleInPaused"  # by annotation
-
-
-class Limit(Enum):
-    """What kept a decision from giving what is needed."""
-
-    MAX_REPLICAS = "MaxReplicas"
-    FREE_GPUS = "NoFreeGPU"
-
-
-@dataclass(frozen=True, slots=True)
-class Pod:
-    """A runtime pod that takes sessions, or soon will."""
-
-    uid: str
-    slots: int  # when all is well
-    sessions: int  # as heard last
-    ready: bool
-    draining: bool
-    age_s: float  # since it was created
-    heard_s: float  # since its state was heard, infinite if it never was
-    strain: float = 1.0  # 1 within its objectives, 2 at twice the load that it could bear
-
-    @property
-    def starting(self) -> bool:
-        """Whether it is not ready, or ready and not heard of for the first time yet."""
-        return not self.ready or self.heard_s == inf
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """A GPU class on which further pods could run."""
-
-    gpu_class: str
-    slots: int  # of one pod
-    free: int  # GPUs
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +58,7 @@ class Observation:
     pods: Sequence[Pod]
     offers: Sequence[Offer]  # the one to fill first in front
     demand: Demand
+    leaving_cost: Decimal = Decimal(0)  # per hour, of pods that are deleted and have sessions yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +74,7 @@ class Inputs:
     pods: int
     wanted: int  # pods, before any bound
     silent: int  # pods and gateways not heard of
+    serving: int  # of the pods wanted, those that are not the reserve
 
     @property
     def slots(self) -> int:
@@ -125,6 +88,7 @@ class History:
 
     pods: int  # decided last
     wishes: Wishes
+    pace: Pace
     arrivals: Arrivals
     starts_s: tuple[float, ...]  # of the last pods that became ready
     starting: frozenset[str]  # UIDs of pods that were not ready yet
@@ -137,6 +101,7 @@ class Decision:
     """How many pods to have, why, and when to ask again if nothing is heard."""
 
     pods: int
+    reserve: int  # of them, those that take sessions last
     why: Why
     limit: Limit | None
     inputs: Inputs
@@ -150,67 +115,38 @@ class Decision:
 
 
 def decide(
-    policy: model.Autoscaling, observation: Observation, history: History | None, now: float
+    policy: Autoscaling, observation: Observation, history: History | None, now: float
 ) -> Decision:
-    """Return how many pods the service should have; `now` is in seconds, monotonic."""
+    """Return how many pods the service should have; `now` is in seconds, monotonic.
+
+    The policy's schedules are not looked at: `policy` is what they make of it.
+    """
     before = history or _begin(observation, now)
     known = _learn(observation, before, now)
-    inputs = _inputs(policy, observation, known, now)
-    held = known.pods
-    needed, limit = _bounded(inputs.wanted, policy, observation)
+    overdue_s = capacity.overdue_s(observation.pods, known.starts_s)
+    inputs = _inputs(policy, observation, known, overdue_s, now)
+    span = bounds.find(policy, observation.pods, observation.offers, observation.leaving_cost)
+    needed = span.keep(inputs.wanted)
+    limit = span.limit if inputs.wanted > span.most else None
     idle = _is_idle(policy, inputs, known, now)
     if idle:
         needed, limit = 0, None
     # A time of which not all is known proves no surplus, so it counts as if all were needed.
-    wish = max(needed, held) if inputs.silent else needed
-    wishes = known.wishes.with_wish(now, wish, policy.down_after_s)
-    known = replace(known, wishes=wishes)
-    pods, why = _choose(policy, observation, known, inputs, needed, idle=idle, now=now)
+    wish = max(needed, known.pods) if inputs.silent else needed
+    known = replace(known, wishes=known.wishes.with_wish(now, wish, policy.down_after_s))
+    known = replace(known, pods=span.hold(known.pods))
+    chosen, why = _choose(policy, observation, known, inputs, needed, idle=idle, now=now)
+    pods = chosen if idle else span.hold(known.pace.paced(chosen, now, policy.rate))
+    known = replace(known, pods=pods, pace=known.pace.with_pods(now, pods, policy.rate))
     return Decision(
         pods=pods,
+        reserve=min(policy.reserve, max(0, pods - inputs.serving)),
         why=why,
-        limit=limit,
+        limit=limit if pods >= chosen else Limit.RATE,
         inputs=inputs,
-        history=replace(known, pods=pods),
-        wake_after_s=_wake_after_s(policy, observation, known, inputs, pods, now),
+        history=known,
+        wake_after_s=_wake_after_s(policy, observation, known, inputs, overdue_s, now),
     )
-
-
-def strain(
-    *,
-    vram_ratio: float,
-    deadline_miss_ratio: float,
-    frame_p95_ms: float | None,
-    budget_ms: float,
-    batch_share: float = 1.0,
-) -> float:
-    """Return by how much a pod misses its objectives: 1 if by nothing.
-
-    `batch_share` is the part of its batch that the pod has not given up under pressure.
-    """
-    misses = (
-        vram_ratio / VRAM_MOST,
-        deadline_miss_ratio / MISSES_MOST,
-        (frame_p95_ms or 0.0) / budget_ms,
-        1 / max(batch_share, 1 / STRAIN_MOST),
-    )
-    return min(STRAIN_MOST, max(1.0, *misses))
-
-
-def effective_slots(pod: Pod, overdue_s: float) -> int:
-    """Return how many slots a pod is good for, now or as soon as it has started.
-
-    A pod that takes longer than `overdue_s` to start, or to be heard of, is not counted on.
-    """
-    if pod.starting and pod.age_s < overdue_s:
-        return pod.slots
-    if not pod.ready:
-        return 0
-    if pod.heard_s > STALE_S:
-        return pod.sessions  # they go on, but whether there is room is not known
-    if pod.strain <= 1.0:
-        return pod.slots
-    return max(1, int(pod.slots / pod.strain))
 
 
 def _begin(observation: Observation, now: float) -> History:
@@ -219,6 +155,7 @@ def _begin(observation: Observation, now: float) -> History:
     return History(
         pods=pods,
         wishes=Wishes.begun(now, pods),
+        pace=Pace.begun(now, pods),
         arrivals=Arrivals.begun(now, observation.demand.arrived),
         starts_s=(),
         starting=frozenset(),
@@ -250,113 +187,52 @@ def _learn(observation: Observation, before: History, now: float) -> History:
 
 
 def _inputs(
-    policy: model.Autoscaling, observation: Observation, known: History, now: float
+    policy: Autoscaling,
+    observation: Observation,
+    known: History,
+    overdue_s: float,
+    now: float,
 ) -> Inputs:
-    sessions = sum(pod.sessions for pod in observation.pods)
-    waiting = observation.demand.waiting
+    pods, offers, demand = observation.pods, observation.offers, observation.demand
+    sessions = sum(pod.sessions for pod in pods)
     rate = known.arrivals.per_s(now)
-    start_s = _start_s(known.starts_s)
-    share = ceil(sessions * policy.free_percent / 100)
-    headroom = max(policy.free_min, share, arrivals.at_most(rate * start_s))
-    overdue_s = _overdue_s(observation, known.starts_s)
-    slots = [effective_slots(pod, overdue_s) for pod in observation.pods]
-    demand = observation.demand
-    silent = sum(1 for pod in observation.pods if pod.ready and pod.heard_s > STALE_S)
+    start = capacity.start(known.starts_s)
+    least = max(policy.free_min, ceil(sessions * policy.free_percent / 100))
+    # Who comes while a pod starts: a Poisson count over a time that is not certain itself.
+    headroom = max(least, arrivals.at_most(rate * start.mean_s, rate**2 * start.variance))
+    slots = [capacity.effective_slots(pod, overdue_s) for pod in pods]
+    here = sessions + demand.waiting
+    totals = capacity.totals(pods, slots)
+    wanted = serving = capacity.pods_for(here + headroom, totals, offers)
+    if policy.reserve:
+        # The reserve is there at once: with it, callers need not be met while a pod starts.
+        prompt = max(least, arrivals.at_most(rate * PROMOTION_S))
+        serving = max(policy.min_replicas, capacity.pods_for(here + prompt, totals, offers))
+        wanted = max(wanted, serving + policy.reserve)
+    silent = sum(1 for pod in pods if pod.ready and pod.heard_s > STALE_S)
     return Inputs(
         sessions=sessions,
-        waiting=waiting,
+        waiting=demand.waiting,
         headroom=headroom,
         arrivals_per_s=rate,
-        start_s=start_s,
+        start_s=start.mean_s,
         capacity=sum(slots),
-        pods=len(observation.pods),
-        wanted=_wanted(observation, slots, sessions + waiting + headroom),
+        pods=len(pods),
+        wanted=wanted,
         silent=silent + demand.silent,
+        serving=serving,
     )
 
 
-def _start_s(starts_s: Sequence[float]) -> float:
-    """Return the time that 9 of 10 pods need to start."""
-    if not starts_s:
-        return START_S
-    return sorted(starts_s)[ceil(0.9 * len(starts_s)) - 1]
-
-
-def _overdue_s(observation: Observation, starts_s: Sequence[float]) -> float:
-    """Return after which time a pod that has not started is not counted on.
-
-    While none of them runs, more of the same would not start either.
-    """
-    if not any(pod.ready for pod in observation.pods):
-        return inf
-    factor, least_s = OVERDUE
-    return max(least_s, factor * max(starts_s, default=START_S))
-
-
-def _wanted(observation: Observation, slots: Sequence[int], needed: int) -> int:
-    """Return the pods that give the slots: the most valuable ones that are there, and new ones."""
-    if needed == 0:
-        return 0
-    short = needed - sum(slots)
-    if short > 0:
-        return len(slots) + _new_pods(observation.offers, slots, short)
-    if len(set(slots)) == 1:
-        return ceil(needed / slots[0])  # where all are alike, the order does not matter
-    worth = sorted(zip(map(_worth, observation.pods), slots, strict=True), reverse=True)
-    kept = 0
-    for _, given in worth:
-        if needed <= 0:
-            break
-        needed -= given
-        kept += 1
-    return kept
-
-
-def _worth(pod: Pod) -> tuple[bool, bool, int]:
-    """Order pods as planning does: first those go that cost the sessions least."""
-    return not pod.draining, pod.ready, pod.sessions
-
-
-def _new_pods(offers: Iterable[Offer], slots: Sequence[int], short: int) -> int:
-    """Return how many pods more it takes, class by class as long as GPUs are free."""
-    pods = 0
-    each = 0
-    for offer in offers:
-        each = each or offer.slots  # beyond all free GPUs, pods of the best class are wished for
-        count = min(offer.free, ceil(short / offer.slots))
-        pods += count
-        short -= count * offer.slots
-        if short <= 0:
-            return pods
-    return pods + ceil(short / (each or max(slots, default=0) or 1))
-
-
-def _bounded(
-    wanted: int, policy: model.Autoscaling, observation: Observation
-) -> tuple[int, Limit | None]:
-    """Return the pods within all bounds, and the bound that keeps it from what is wanted."""
-    bounds = (
-        (policy.max_replicas, Limit.MAX_REPLICAS),
-        (len(observation.pods) + sum(offer.free for offer in observation.offers), Limit.FREE_GPUS),
-    )
-    most, limit = min(bounds, key=lambda bound: bound[0])
-    least = policy.min_replicas
-    if policy.min_replicas == 0 and policy.zero_after_s is None:
-        least = 1  # without a time after which it goes, the last pod stays
-    if wanted > most:
-        return max(least, most), limit
-    return max(least, wanted), None
-
-
-def _is_idle(policy: model.Autoscaling, inputs: Inputs, known: History, now: float) -> bool:
+def _is_idle(policy: Autoscaling, inputs: Inputs, known: History, now: float) -> bool:
     """Return whether the service may have no pod at all."""
-    if policy.min_replicas or policy.zero_after_s is None or inputs.sessions or inputs.waiting:
+    if policy.zero_after_s is None or policy.min_replicas or policy.reserve:
         return False
-    return now - known.busy_at >= policy.zero_after_s
+    return not (inputs.sessions or inputs.waiting) and now - known.busy_at >= policy.zero_after_s
 
 
 def _choose(
-    policy: model.Autoscaling,
+    policy: Autoscaling,
     observation: Observation,
     known: History,
     inputs: Inputs,
@@ -365,8 +241,7 @@ def _choose(
     idle: bool,
     now: float,
 ) -> tuple[int, Why]:
-    low, high = policy.min_replicas, policy.max_replicas
-    held = min(max(known.pods, low), high)  # the owner's bounds hold whatever else is known
+    held = known.pods
     demand = observation.demand
     if policy.freeze:
         return held, Why.FROZEN
@@ -388,22 +263,24 @@ def _choose(
 
 
 def _wake_after_s(
-    policy: model.Autoscaling,
+    policy: Autoscaling,
     observation: Observation,
     known: History,
     inputs: Inputs,
-    pods: int,
+    overdue_s: float,
     now: float,
 ) -> float | None:
     """Return when time alone may change the decision, None if it cannot."""
     waits = []
+    pods = known.pods
+    if policy.rate is not None:
+        waits.append(known.pace.frees_after_s(now, policy.rate))
     if inputs.arrivals_per_s > 0:
         waits.append(FALLING_S)  # the rate falls as the window moves on
     if pods > known.wishes.latest and not (policy.freeze or policy.pause_scale_in):
         waits.append(known.wishes.falls_after_s(now, policy.down_after_s))
     if policy.zero_after_s is not None and pods and not inputs.sessions:
         waits.append(known.busy_at + policy.zero_after_s - now)
-    overdue_s = _overdue_s(observation, known.starts_s)
     waits += [overdue_s - p.age_s for p in observation.pods if not p.ready and p.age_s < overdue_s]
     coming = [seconds for seconds in waits if 0 < seconds < inf]
     return min(coming, default=None)

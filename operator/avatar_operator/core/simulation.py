@@ -7,116 +7,34 @@ from the source that is passed in: the same seed gives the same run.
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from math import ceil, exp, inf, log
-from typing import Final, Protocol
+from typing import Final
 
-from avatar_operator.core import batch, inventory, manifests, model, planning, scaling, sizing
+from avatar_operator.core import (
+    batch,
+    boxes,
+    capacity,
+    inventory,
+    manifests,
+    model,
+    planning,
+    scaling,
+    sizing,
+)
+from avatar_operator.core.boxes import Box
+from avatar_operator.core.ledger import Ledger
 from avatar_operator.core.pools import rank
+from avatar_operator.core.scenario import Note, Result, Scaler, Settings
 from avatar_operator.core.traces import Draw, Session
 from avatar_operator.errors import InputError
 
 PUSH_S: Final = 0.12  # from a change on a pod to the plan that knows it
 REHEARD_S: Final = 0.3  # a new operator has opened all streams
-EPOCH_S: Final = 1_700_000_000.0  # where virtual time begins on the clock that pods are dated by
+LEADERLESS_S: Final = 5.0  # at most, from one leader to the next
+STEP_S: Final = 3600.0  # at most, of a clock
 LATE_S: Final = 300.0  # after the last session ended, the world runs on for so long
-
-
-@dataclass(frozen=True, slots=True)
-class Faults:
-    """What goes wrong, as rates of a Poisson process for each pod or the operator."""
-
-    crashes_per_hour: float = 0.0  # of each pod; its sessions are lost, it starts again
-    silences_per_hour: float = 0.0  # of each pod's stream
-    gateway_silences_per_hour: float = 0.0
-    silence_s: float = 20.0  # on average
-    restarts_per_hour: float = 0.0  # of the operator, which forgets everything
-    restart_s: float = 5.0
-    api_fault_ratio: float = 0.0  # of the writes
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """The world that a service runs in."""
-
-    gpus: Mapping[str, int]  # by class
-    start_s: float = 20.0  # median of the time that a pod takes to start
-    start_spread: float = 0.25  # sigma of its log-normal distribution
-    patience_s: float = 60.0  # for which a caller waits for a slot
-    faults: Faults = field(default_factory=Faults)
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What became of the sessions, and what it cost."""
-
-    sessions: int
-    ended_by_operator: int
-    lost_with_pods: int  # a pod crashed under them
-    refused: int  # nobody waits longer than the patience
-    waited: int  # found no free slot at once
-    wait_p99_s: float
-    gpu_hours: float
-    reversals: int  # changes of direction of the pods wanted
-    reaction_p99_s: float  # from a shortage of slots to the making of pods
-    max_pods: int
-    plans: int
-    violations: tuple[str, ...]
-    course: tuple["Moment", ...]
-
-    @property
-    def at_once_ratio(self) -> float:
-        """The part of the callers who found a free slot."""
-        return 1 - self.waited / max(1, self.sessions)
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """The world at one time, for a plot."""
-
-    at_s: float
-    sessions: int
-    waiting: int
-    slots: int
-    pods: int
-    desired: int
-
-
-@dataclass(slots=True)
-class Box:
-    """A pod of the made world."""
-
-    name: str
-    uid: str
-    gpu_class: str
-    slots: int
-    batch_size: int
-    spec_hash: str
-    created_s: float
-    ready: bool = False
-    draining: bool = False
-    version: int = 1
-    sessions: set[int] = field(default_factory=set)
-    seen: model.PodState | None = None  # what the operator heard last
-    seen_s: float = 0.0
-    silent_until_s: float = 0.0
-
-    @property
-    def free(self) -> int:
-        """Slots for callers."""
-        return self.slots - len(self.sessions) if self.ready and not self.draining else 0
-
-
-class Scaler(Protocol):
-    """Another way to choose a number of pods, to compare with; it protects no session."""
-
-    every_s: float
-
-    def wanted(self, at_s: float, sessions: int, pods: int, ready: int, per_pod: int) -> int:
-        """Return how many pods to have."""
-
 
 _MUST: Final = 1  # of a plan that no earlier one replaces
 
@@ -129,9 +47,11 @@ class What(IntEnum):
     CRASH = 2
     SILENCE = 3
     RESTART = 4
-    ARRIVE = 5
-    GIVE_UP = 6
-    PLAN = 7
+    LEAD = 5
+    CLOCK = 6
+    ARRIVE = 7
+    GIVE_UP = 8
+    PLAN = 9
 
 
 def run(
@@ -141,9 +61,10 @@ def run(
     settings: Settings,
     draw: Draw,
     rival: Scaler | None = None,
+    note: Note | None = None,
 ) -> Result:
-    """Return what becomes of a trace."""
-    world = World(service, profiles, trace, settings, draw, rival)
+    """Return what becomes of a trace; `note` is told of each decision."""
+    world = World(service, profiles, trace, settings, draw, rival, note)
     return world.run()
 
 
@@ -180,6 +101,7 @@ class World:
         settings: Settings,
         draw: Draw,
         rival: Scaler | None = None,
+        note: Note | None = None,
     ) -> None:
         self._service = service
         self._profiles = tuple(p for p in profiles if settings.gpus.get(p.name, 0))
@@ -187,36 +109,25 @@ class World:
         self._settings = settings
         self._draw = draw
         self._rival = rival
+        self._note = note
         self._rules = planning.Rules("image")
-        self._nodes = tuple(
-            _node(profile, settings.gpus[profile.name]) for profile in self._profiles
-        )
+        self._nodes = tuple(boxes.node(p, settings.gpus[p.name]) for p in self._profiles)
+        costs = {profile.name: profile.cost_per_hour for profile in self._profiles}
+        self._ledger = Ledger(service.autoscaling, settings.gpus, costs)
         self._now = 0.0
         self._events: list[tuple[float, What, int, str]] = []
         self._boxes: dict[str, Box] = {}
-        self._leaving: dict[str, Box] = {}  # deleted with sessions, which never should be
         self._queue: deque[int] = deque()
         self._made = 0
         self._arrived = 0
-        self._waits: list[float] = []
-        self._lost = self._cut = self._refused = self._ended = self._placed = 0
-        self._gpu_s = 0.0
-        self._max_pods = 0
-        self._desired: int | None = None
-        self._direction = 0
-        self._reversals = 0
-        self._short_since: float | None = None
-        self._reactions: list[float] = []
-        self._plans = 0
         self._plan_at = inf
         self._history: scaling.History | None = None
         self._down_until = 0.0
         self._deaf_until = 0.0
+        self._clock_off_s = 0.0
         self._demand = scaling.Demand(gateways=1)
         self._gateway_silent_until = 0.0
         self._gateway_heard_s = 0.0
-        self._violations: list[str] = []
-        self._course: list[Moment] = []
         self._end_s = max(s.arrival_s + s.duration_s for s in trace) + LATE_S
 
     def run(self) -> Result:
@@ -228,26 +139,11 @@ class World:
         self._push(self._end_s, What.PLAN, 0)
         while self._events and self._events[0][0] <= self._end_s:
             at, what, index, name = heapq.heappop(self._events)
-            self._gpu_s += (at - self._now) * (len(self._boxes) + len(self._leaving))
+            self._ledger.pass_time(at - self._now, len(self._boxes))
             self._now = at
             self._happen(what, index, name)
-            self._check()
-        ordered = sorted(self._waits)
-        return Result(
-            sessions=len(self._trace),
-            ended_by_operator=self._cut,
-            lost_with_pods=self._lost,
-            refused=self._refused,
-            waited=sum(1 for wait_s in self._waits if wait_s > 0) + self._refused,
-            wait_p99_s=_p99(ordered),
-            gpu_hours=self._gpu_s / 3600,
-            reversals=self._reversals,
-            reaction_p99_s=_p99(sorted(self._reactions)),
-            max_pods=self._max_pods,
-            plans=self._plans,
-            violations=tuple(self._violations[:20]),
-            course=tuple(self._course),
-        )
+            self._ledger.check(self._now, self._boxes.values())
+        return self._ledger.result(len(self._trace))
 
     # Events.
 
@@ -262,14 +158,12 @@ class World:
             case What.GIVE_UP:
                 if index in self._queue:
                     self._queue.remove(index)
-                    self._refused += 1
+                    self._ledger.refuse()
             case What.END:
-                box = self._boxes.get(name) or self._leaving.get(name)
+                box = self._boxes.get(name)
                 if box is not None and index in box.sessions:
                     box.sessions.discard(index)
-                    self._ended += 1
-                    if name in self._leaving and not box.sessions:
-                        del self._leaving[name]
+                    self._ledger.end()
                     self._admit()
             case What.READY:
                 box = self._boxes.get(name)
@@ -282,11 +176,11 @@ class World:
             case What.SILENCE:
                 self._silence(name)
             case What.RESTART:
-                self._history = None
-                self._down_until = self._now + self._settings.faults.restart_s
-                self._deaf_until = self._down_until + REHEARD_S
-                self._plan_soon(self._down_until - self._now)
-                self._push(self._deaf_until, What.PLAN, _MUST)
+                self._replace_operator(self._settings.faults.restart_s, deaf_s=REHEARD_S)
+            case What.LEAD:
+                self._replace_operator(LEADERLESS_S * self._draw.random(), deaf_s=0.0)
+            case What.CLOCK:
+                self._clock_off_s = STEP_S * (2 * self._draw.random() - 1)
             case What.PLAN:
                 if index == _MUST or self._now >= self._plan_at:
                     self._plan_at = inf
@@ -303,12 +197,11 @@ class World:
             open_boxes = [box for box in self._boxes.values() if box.free]
             if not open_boxes:
                 return
-            box = max(open_boxes, key=lambda box: (len(box.sessions) / box.slots, box.name))
+            box = max(open_boxes, key=lambda box: box.preference)
             index = self._queue.popleft()
             session = self._trace[index]
-            self._waits.append(self._now - session.arrival_s)
+            self._ledger.place(self._now - session.arrival_s)
             box.sessions.add(index)
-            self._placed += 1
             self._push(self._now + session.duration_s, What.END, index, box.name)
 
     def _crash(self) -> None:
@@ -316,7 +209,7 @@ class World:
         if not ready:
             return
         box = ready[int(self._draw.random() * len(ready))]
-        self._lost += len(box.sessions)
+        self._ledger.lose(len(box.sessions))
         box.sessions.clear()
         box.ready = box.draining = False
         box.version += 1
@@ -327,10 +220,18 @@ class World:
         if name == "gateway":
             self._gateway_silent_until = until
         elif self._boxes:
-            boxes = list(self._boxes.values())
-            boxes[int(self._draw.random() * len(boxes))].silent_until_s = until
-        self._push(self._now + scaling.STALE_S + 0.01, What.PLAN, _MUST)
+            known = list(self._boxes.values())
+            known[int(self._draw.random() * len(known))].silent_until_s = until
+        self._push(self._now + capacity.STALE_S + 0.01, What.PLAN, _MUST)
         self._push(until + 0.01, What.PLAN, _MUST)
+
+    def _replace_operator(self, down_s: float, deaf_s: float) -> None:
+        """Let nobody act for a time, and then one who remembers nothing."""
+        self._history = None
+        self._down_until = self._now + down_s
+        self._deaf_until = self._down_until + deaf_s
+        self._plan_soon(down_s)
+        self._push(self._deaf_until, What.PLAN, _MUST)
 
     def _schedule_faults(self) -> None:
         faults = self._settings.faults
@@ -340,6 +241,8 @@ class World:
             (What.SILENCE, "pod", faults.silences_per_hour * pods),
             (What.SILENCE, "gateway", faults.gateway_silences_per_hour),
             (What.RESTART, "", faults.restarts_per_hour),
+            (What.LEAD, "", faults.leader_changes_per_hour),
+            (What.CLOCK, "", faults.clock_steps_per_hour),
         ):
             at = 0.0
             while per_hour and (at := at + _exponential(3600 / per_hour, self._draw)) < self._end_s:
@@ -350,17 +253,7 @@ class World:
     def _hear(self) -> None:
         """Let every stream that is not silent say how things are."""
         for box in self._boxes.values():
-            if box.ready and self._now >= box.silent_until_s:
-                count = len(box.sessions)
-                box.seen = model.PodState(
-                    sessions=count,
-                    capacity=box.slots,
-                    free=box.slots - count,
-                    draining=box.draining,
-                    ready=True,
-                    age_s=0.0,
-                )
-                box.seen_s = self._now
+            box.hear(self._now)
         if self._now >= self._gateway_silent_until:
             self._demand = scaling.Demand(len(self._queue), self._arrived, gateways=1)
             self._gateway_heard_s = self._now
@@ -368,16 +261,17 @@ class World:
     def _plan(self) -> None:
         if self._now < self._down_until:
             return self._plan_soon(self._down_until - self._now)
-        self._plans += 1
         self._hear()  # at least a line a second comes from each
         if self._rival is not None:
             self._follow_rival(self._rival)
             return self._plan_soon(self._rival.every_s)
-        observed = self._observed()
-        plan = planning.plan(self._service, observed, self._rules, EPOCH_S + self._now)
-        if plan.decision is not None:
-            self._history = plan.decision.history
-        self._want(plan.desired)
+        clock = boxes.EPOCH_S + self._now + self._clock_off_s
+        plan = planning.plan(self._service, self._observed(), self._rules, clock)
+        if plan.answer is not None:
+            self._history = plan.answer.decision.history
+            if self._note is not None:
+                self._note(plan.answer)
+        self._ledger.want(plan.desired)
         failed = False
         for action in plan.actions:
             if self._draw.random() < self._settings.faults.api_fault_ratio:
@@ -385,7 +279,7 @@ class World:
             else:
                 self._act(action)
         self._note_shortage()
-        self._course.append(self._moment())
+        self._ledger.record(self._now, self._boxes.values(), len(self._queue))
         if failed:
             self._plan_soon(1.0)
         if plan.wake_after_s is not None:
@@ -394,55 +288,18 @@ class World:
 
     def _observed(self) -> planning.Observed:
         deaf = self._now < self._deaf_until
-        silent = self._now - self._gateway_heard_s > scaling.STALE_S
+        silent = self._now - self._gateway_heard_s > capacity.STALE_S
         demand = scaling.Demand(self._demand.waiting, self._demand.arrived, 1, int(silent or deaf))
-        pods = tuple(self._pod(box) for box in self._boxes.values())
+        pods = tuple(box.pod(self._service) for box in self._boxes.values())
+        states = {box.uid: box.state(self._now) for box in self._boxes.values()}
         return planning.Observed(
             nodes=self._nodes,
-            uses=tuple(model.PodUse(f"node-{pod.gpu_class}", 1, pod.gpu_class) for pod in pods),
+            uses=tuple(model.PodUse(pod.node, 1, pod.gpu_class) for pod in pods),
             profiles=self._profiles,
             pods=pods,
-            states={} if deaf else self._states(),
+            states={} if deaf else {uid: s for uid, s in states.items() if s is not None},
             has_control_secret=True,
             scene=sizing.Scene(demand, self._history, self._now),
-        )
-
-    def _states(self) -> dict[str, model.PodState]:
-        states = {}
-        for box in self._boxes.values():
-            if box.seen is not None:
-                seen = box.seen
-                states[box.uid] = model.PodState(
-                    seen.sessions,
-                    seen.capacity,
-                    seen.free,
-                    seen.draining,
-                    True,
-                    age_s=self._now - box.seen_s,
-                )
-        return states
-
-    def _pod(self, box: Box) -> model.RuntimePod:
-        return model.RuntimePod(
-            name=box.name,
-            namespace=self._service.key.namespace,
-            uid=box.uid,
-            resource_version=str(box.version),
-            service=self._service.key.name,
-            owner_uid=self._service.uid,
-            gpu_class=box.gpu_class,
-            spec_hash=box.spec_hash,
-            batch_size=box.batch_size,
-            sessions_per_pod=box.slots,
-            node=f"node-{box.gpu_class}",
-            ip="10.0.0.1",
-            phase="Running",
-            ready=box.ready,
-            running=box.ready or box.version > 1,
-            terminating=False,
-            created_at=EPOCH_S + box.created_s,
-            failed_at=None,
-            trouble="",
         )
 
     def _act(self, action: planning.Action) -> None:
@@ -450,6 +307,11 @@ class World:
             case planning.CreatePod(name=name, pool=pool):
                 assert isinstance(pool.outcome, batch.BatchPlan)
                 self._create(name, pool.gpu_class, pool.outcome)
+                self._boxes[name].reserve = action.reserve
+            case planning.PromotePod(name=name):
+                self._boxes[name].reserve = False
+            case planning.ReservePod(name=name):
+                self._boxes[name].reserve = True
             case planning.DrainPod(name=name):
                 self._boxes[name].draining = True
                 self._plan_soon(PUSH_S)  # the pod says so
@@ -475,11 +337,8 @@ class World:
             created_s=self._now,
         )
         self._boxes[name] = box
-        self._max_pods = max(self._max_pods, len(self._boxes))
+        self._ledger.make(self._now, box, len(self._boxes), bounded=self._rival is None)
         self._start(box)
-        if self._short_since is not None:
-            self._reactions.append(self._now - self._short_since)
-            self._short_since = None
 
     def _start(self, box: Box) -> None:
         spread = self._settings.start_spread
@@ -489,11 +348,7 @@ class World:
 
     def _delete(self, box: Box) -> None:
         del self._boxes[box.name]
-        if box.sessions:
-            self._cut += len(box.sessions)
-            if self._rival is None:
-                count = len(box.sessions)
-                self._violations.append(f"{self._now:.1f} s: {box.name} went with {count} sessions")
+        self._ledger.delete(self._now, box, forbidden=self._rival is None)
 
     def _follow_rival(self, rival: Scaler) -> None:
         """Do what a Deployment does: the newest pods go, whoever is on them."""
@@ -504,14 +359,14 @@ class World:
         policy = self._service.autoscaling
         low, high = (policy.min_replicas, policy.max_replicas) if policy else (1, 1)
         wanted = rival.wanted(self._now, sessions, pods, ready, outcome.sessions_per_pod)
-        self._want(max(low, min(high, wanted, self._settings.gpus.get(gpu_class, 0))))
-        assert self._desired is not None
-        for _ in range(pods, self._desired):
+        desired = max(low, min(high, wanted, self._settings.gpus.get(gpu_class, 0)))
+        self._ledger.want(desired)
+        for _ in range(pods, desired):
             self._create(f"pod-{self._made}", gpu_class, outcome)
         by_age = sorted(self._boxes.values(), key=lambda box: (box.ready, -box.created_s))
-        for box in by_age[: max(0, pods - self._desired)]:
+        for box in by_age[: max(0, pods - desired)]:
             self._delete(box)
-        self._course.append(self._moment())
+        self._ledger.record(self._now, self._boxes.values(), len(self._queue))
 
     def best(self) -> batch.BatchPlan:
         """Return what a pod can do on the class that is filled first."""
@@ -524,51 +379,8 @@ class World:
                 return pool.gpu_class, pool.outcome
         raise InputError("--service", str(self._service.key), "fits no GPU class of the profiles")
 
-    # Accounts.
-
-    def _want(self, desired: int) -> None:
-        if self._desired is not None and desired != self._desired:
-            direction = 1 if desired > self._desired else -1
-            self._reversals += self._direction == -direction
-            self._direction = direction
-        self._desired = desired
-
     def _note_shortage(self) -> None:
-        """Note since when there are fewer slots than the sessions and the least headroom ask."""
-        policy = self._service.autoscaling
-        if policy is None:
-            return
-        live = sum(len(box.sessions) for box in self._boxes.values())
-        slots = sum(box.slots for box in self._boxes.values() if not box.draining)
-        full = len(self._boxes) >= min(policy.max_replicas, sum(self._settings.gpus.values()))
-        needed = live + len(self._queue) + (policy.free_min if live or self._queue else 0)
-        if needed <= slots or full:
-            self._short_since = None
-        elif self._short_since is None:
-            self._short_since = self._now
-
-    def _check(self) -> None:
-        """Note each rule of the product that is broken now."""
-        for box in self._boxes.values():
-            if len(box.sessions) > box.slots:
-                self._violations.append(f"{self._now:.1f} s: {box.name} is over its capacity")
-        for gpu_class, gpus in self._settings.gpus.items():
-            if sum(box.gpu_class == gpu_class for box in self._boxes.values()) > gpus:
-                self._violations.append(f"{self._now:.1f} s: more pods than {gpu_class} has GPUs")
-        live = sum(len(box.sessions) for box in self._boxes.values())
-        if self._placed != live + self._ended + self._lost + self._cut:
-            self._violations.append(f"{self._now:.1f} s: sessions do not add up")
-
-    def _moment(self) -> Moment:
-        boxes = self._boxes.values()
-        return Moment(
-            at_s=self._now,
-            sessions=sum(len(box.sessions) for box in boxes),
-            waiting=len(self._queue),
-            slots=sum(box.slots for box in boxes if box.ready),
-            pods=len(boxes),
-            desired=self._desired or 0,
-        )
+        self._ledger.note_shortage(self._now, self._boxes.values(), len(self._queue))
 
     def _push(self, at: float, what: What, index: int, name: str = "") -> None:
         heapq.heappush(self._events, (at, what, index, name))
@@ -579,23 +391,6 @@ class World:
         if at < self._plan_at:
             self._plan_at = at
             self._push(at, What.PLAN, 0)
-
-
-def _node(profile: model.GPUProfile, gpus: int) -> model.Node:
-    product = next((name.replace("*", "") for name in profile.products), "")
-    memory = (profile.memory_min_mib + profile.memory_max_mib) // 2
-    return model.Node(
-        name=f"node-{profile.name}",
-        labels={"nvidia.com/gpu.product": product, "nvidia.com/gpu.memory": str(memory)},
-        gpus=gpus,
-        ready=True,
-        unschedulable=False,
-        taints=(),
-    )
-
-
-def _p99(ordered: Sequence[float]) -> float:
-    return ordered[ceil(0.99 * len(ordered)) - 1] if ordered else 0.0
 
 
 def _exponential(mean: float, draw: Draw) -> float:

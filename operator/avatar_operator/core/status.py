@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from avatar_operator import names
-from avatar_operator.core import batch, manifests, model, planning, scaling
+from avatar_operator.core import batch, manifests, model, planning, sizing
+from avatar_operator.core.bounds import Limit
 from avatar_operator.core.conditions import Finding, serving
 from avatar_operator.core.fields import Fields
 from avatar_operator.core.pools import Pool
@@ -81,7 +82,7 @@ def notices(
     plan: planning.Plan | None = None,
 ) -> tuple[Notice, ...]:
     """Return the Events worth telling: actions that succeeded, and changes of Ready."""
-    told = [_action_notice(action) for action in actions]
+    told = [*_creations(actions), *(_action_notice(action) for action in actions)]
     if plan is not None:
         told.append(_scaling_notice(plan, previous))
     before = _previous_conditions(previous)
@@ -96,7 +97,7 @@ def notices(
 
 def is_short(plan: planning.Plan) -> bool:
     """Return whether a free GPU would bring another pod."""
-    return plan.decision is not None and plan.decision.limit is scaling.Limit.FREE_GPUS
+    return plan.decision is not None and plan.decision.limit is Limit.FREE_GPUS
 
 
 def rfc3339(seconds: float) -> str:
@@ -175,9 +176,9 @@ def _decisions(
         "sessions": sum(state.sessions for state in states.values()),
         "freeGPUs": sum(pool.stock.free for pool in plan.pools if pool.serves),
     }
-    if plan.decision is not None:
-        reason = plan.decision.why.value
-        inputs |= _inputs(plan.decision)
+    if plan.answer is not None:
+        reason = plan.answer.decision.why.value
+        inputs |= _inputs(plan.answer)
     decision = {
         "time": rfc3339(now),
         "from": before,
@@ -192,8 +193,9 @@ def _direction(after: int, before: int) -> names.Reason:
     return names.Reason.SCALING_UP if after > before else names.Reason.SCALING_DOWN
 
 
-def _inputs(decision: scaling.Decision) -> manifests.Body:
+def _inputs(answer: sizing.Answer) -> manifests.Body:
     """Return the numbers that a decision followed, so that it can be understood afterwards."""
+    decision, policy = answer.decision, answer.in_force.policy
     seen = decision.inputs
     return {
         "waiting": seen.waiting,
@@ -203,6 +205,9 @@ def _inputs(decision: scaling.Decision) -> manifests.Body:
         "capacity": seen.capacity,
         "wanted": seen.wanted,
         "silent": seen.silent,
+        "minReplicas": policy.min_replicas,
+        **({"reserve": decision.reserve} if policy.reserve else {}),
+        **({"schedules": list(answer.in_force.names)} if answer.in_force.names else {}),
         **({} if decision.limit is None else {"limitedBy": decision.limit.value}),
     }
 
@@ -219,15 +224,31 @@ def _scaling_notice(plan: planning.Plan, previous: Mapping[str, object]) -> Noti
     return Notice(_direction(plan.desired, before), text)
 
 
+def _creations(actions: Sequence[planning.Action]) -> list[Notice | None]:
+    """Tell of the pods that were created together once for each class, not once for each pod."""
+    created: dict[str, list[planning.CreatePod]] = {}
+    for action in actions:
+        if isinstance(action, planning.CreatePod):
+            created.setdefault(action.gpu_class, []).append(action)
+    return [
+        Notice(
+            names.Reason.POD_CREATED,
+            f"created {'pod' if len(pods) == 1 else 'pods'} {', '.join(pod.name for pod in pods)} "
+            f"on {gpu_class}: {pods[0].reason}",
+        )
+        for gpu_class, pods in created.items()
+    ]
+
+
 def _action_notice(action: planning.Action) -> Notice | None:
     match action:
-        case planning.CreatePod(name=name, pool=pool):
-            text = f"created pod {name} on {pool.gpu_class}: {action.reason}"
-            return Notice(names.Reason.POD_CREATED, text)
         case planning.DrainPod(name=name):
             return Notice(names.Reason.POD_DRAINING, f"draining pod {name}: {action.reason}")
         case planning.UndrainPod(name=name):
             return Notice(names.Reason.POD_RESUMED, f"resumed pod {name}: {action.reason}")
+        case planning.PromotePod(name=name):
+            text = f"promoted pod {name} of the reserve: {action.reason}"
+            return Notice(names.Reason.POD_PROMOTED, text)
         case planning.DeletePod(name=name):
             return Notice(names.Reason.POD_DELETED, f"deleted pod {name}: {action.reason}")
-    return None  # a Secret is nothing to tell
+    return None  # a Secret is nothing to tell, and creations are told together

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SERVICE_LABEL: Final = "avatar.musetalk.io/service"
+RESERVE_LABEL: Final = "avatar.musetalk.io/reserve"
 POD_SELECTOR: Final = "app.kubernetes.io/name=avatar-runtime"
 _SESSIONS_PORT: Final = 8080
 _ADMIN_PORT: Final = 9090
@@ -33,6 +34,8 @@ class Pod:
     """Whether it is being deleted or has ended."""
     ready: bool = False
     """Whether the kubelet says so: when it does, its state is worth asking for again at once."""
+    reserve: bool = False
+    """Whether the operator keeps it for when the others are full."""
 
     @property
     def key(self) -> str:
@@ -57,7 +60,8 @@ class State:
 def parse_pod(body: Mapping[str, Any]) -> Pod | None:
     """Return the pod of a Kubernetes object; None if it belongs to no service."""
     metadata, status = body["metadata"], body.get("status", {})
-    service = metadata.get("labels", {}).get(SERVICE_LABEL)
+    labels = metadata.get("labels", {})
+    service = labels.get(SERVICE_LABEL)
     if not service:
         return None
     ports = {
@@ -78,6 +82,7 @@ def parse_pod(body: Mapping[str, Any]) -> Pod | None:
             condition["type"] == "Ready" and condition["status"] == "True"
             for condition in status.get("conditions", [])
         ),
+        reserve=labels.get(RESERVE_LABEL) == "true",
     )
 
 

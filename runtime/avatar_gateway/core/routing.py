@@ -1,5 +1,8 @@
 """Which pod gets a session: the fullest that still has room, so that others can empty.
 
+Pods of the reserve come last, so that they stay empty until they are needed, and nobody waits
+until they are promoted.
+
 A pod's own word is a moment old, so the gateway adds what it has placed there since. That
 sum only orders the pods: a pod that by its own word has room is tried as a last resort, and
 the pod's answer decides.
@@ -40,6 +43,7 @@ class Candidate:
     state: State | None
     placed: int
     """Sessions that this gateway placed there and that `state` may not count yet."""
+    reserve: bool = False
 
     def is_heard(self, now: float) -> bool:
         """Return whether the pod serves, and said so a short time ago."""
@@ -49,20 +53,21 @@ class Candidate:
 
 def order(candidates: Sequence[Candidate], now: float) -> Sequence[str] | Shortage:
     """Return the pods to try, best first, or why there is none."""
-    heard = [(c.key, c.state, c.placed) for c in candidates if c.state and c.is_heard(now)]
+    heard = [(c, c.state) for c in candidates if c.state and c.is_heard(now)]
     if not heard:
         return Shortage.NOT_READY
-    serving = [(key, state, placed) for key, state, placed in heard if not state.draining]
+    serving = [(each, state) for each, state in heard if not state.draining]
     if not serving:
         return Shortage.DRAINING
-    room = [(key, state, placed) for key, state, placed in serving if state.free > 0]
+    room = [(each, state) for each, state in serving if state.free > 0]
     if not room:
         return Shortage.NO_CAPACITY
     ranked = sorted(room, key=lambda item: _rank(*item))
-    return [key for key, _, _ in ranked[:MAX_TRIES]]
+    return [each.key for each, _ in ranked[:MAX_TRIES]]
 
 
-def _rank(key: str, state: State, placed: int) -> tuple[bool, float, int, str]:
+def _rank(each: Candidate, state: State) -> tuple[bool, bool, float, int, str]:
     """Return a sort key: pods with room by our own count first, then the fullest share."""
-    taken = state.capacity - state.free + placed
-    return (placed >= state.free, -taken / state.capacity, -taken, key)
+    taken = state.capacity - state.free + each.placed
+    full = each.placed >= state.free
+    return (full, each.reserve, -taken / state.capacity, -taken, each.key)

@@ -14,6 +14,19 @@ if TYPE_CHECKING:
 
 BLUR_RATIO: Final = 0.1
 """Side of the blur's kernel in widths of the crop box: upstream's realtime value."""
+MODES: Final = ("raw", "neck", "jaw")
+PARSED_SIZE: Final = 512
+"""Side of what the face parser returns, pixels."""
+# Classes of the face parser (musetalk.md section 8).
+_SKIN: Final = 1
+_MOUTH_AND_LIPS: Final = (11, 12, 13)
+_NECK: Final = 14
+# Of the mode `jaw`, in pixels of the parsed square.
+_CONE: Final = 33
+_CHEEK_KERNEL: Final = (35, 3)
+_CHEEK_EROSIONS: Final = 2
+CHEEK_WIDTH: Final = 80
+"""Distance from the middle at which `jaw` takes a column for cheek: 80 to 90 upstream."""
 
 
 def feathered(
@@ -46,3 +59,47 @@ def ellipse(face: geometry.Box, crop: geometry.Box, inset: float = 0.04) -> NDAr
     axes = (int(box.width * (0.5 - inset)), int(box.height * (0.5 - inset)))
     cv2.ellipse(region, centre, axes, 0, 0, 360, 255, cv2.FILLED)
     return region
+
+
+def region(
+    parsed: NDArray[np.uint8], crop: geometry.Box, mode: str, *, cheek_width: int = CHEEK_WIDTH
+) -> NDArray[np.uint8]:
+    """Return the face region of a crop box in one of `MODES`, `(h, w) uint8`, 0 or 255 inside.
+
+    `parsed` is `(512, 512) uint8`, the class of each pixel of the crop box. `jaw` grows the skin
+    and takes back what of it lies in the cheeks, so that a jaw that opens wider still fits; the
+    order of its steps is assumed (musetalk.md section 16).
+    """
+    if mode == "jaw":
+        kept = _jaw(parsed, cheek_width) | np.isin(parsed, _MOUTH_AND_LIPS)
+    else:
+        neck = (_NECK,) if mode == "neck" else ()
+        kept = np.isin(parsed, (_SKIN, *_MOUTH_AND_LIPS, *neck))
+    square = kept.astype(np.uint8) * 255
+    sized = cv2.resize(square, (crop.width, crop.height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(sized, np.uint8)
+
+
+def touched(mask: NDArray[np.uint8]) -> geometry.Box:
+    """Return the smallest rectangle that holds every pixel over 0; without any, an empty one."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return geometry.Box(0, 0, 0, 0)
+    return geometry.Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+
+
+def _jaw(parsed: NDArray[np.uint8], cheek_width: int) -> NDArray[np.bool_]:
+    skin = (parsed == _SKIN).astype(np.uint8)
+    grown = cv2.dilate(skin, _cone())
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, _CHEEK_KERNEL)
+    narrowed = cv2.erode(grown, kernel, iterations=_CHEEK_EROSIONS)
+    columns = np.arange(parsed.shape[1])
+    is_cheek = np.abs(columns - parsed.shape[1] // 2) > cheek_width
+    return np.asarray(np.where(is_cheek, narrowed, grown) > 0)
+
+
+def _cone() -> NDArray[np.uint8]:
+    """Return a triangle with its tip in the middle of the top row and the bottom row full."""
+    middle = _CONE // 2
+    rows, columns = np.indices((_CONE, _CONE))
+    return (np.abs(columns - middle) <= rows // 2).astype(np.uint8)

@@ -32,40 +32,53 @@ class Measured:
 
 
 def measure(device: Device, variant: str, avatar: AvatarInfo, batch_size: int) -> Measured:
-    """Run every bucket and return the curve; memory is read after all of them are warm.
+    """Run every bucket and return the curve.
+
+    Upwards once, which starts every library and shows what fits and what it takes; downwards
+    once, since a device that records batches then finds room for the small ones in the memory
+    of the largest; and upwards again for the times.
 
     Raises:
         DeviceMemoryError: not even one frame fits.
     """
-    times: list[tuple[int, float]] = []
+    used, refused = _probe(device, avatar, batch_size)
+    sizes = [size for size, _ in used]
+    seconds = {size: [_run(device, avatar, size, 1)] for size in reversed(sizes)}
+    for size in sizes:
+        while len(seconds[size]) < 2 or (
+            len(seconds[size]) < _ROUNDS and sum(seconds[size]) < _BUDGET_S
+        ):
+            seconds[size].append(_run(device, avatar, size, 1 + len(seconds[size])))
+    base, per_frame = _line(used)
+    # The fastest: what disturbs only makes it slower, and so does recording it.
+    times = tuple((size, 1000 * min(seconds[size])) for size in sizes)
+    return Measured(Calibration(variant, round(base), round(per_frame), times), refused)
+
+
+def _probe(
+    device: Device, avatar: AvatarInfo, batch_size: int
+) -> tuple[list[tuple[int, float]], int | None]:
+    """Return the MiB in use after each bucket that fits, and the first that does not."""
     used: list[tuple[int, float]] = []
-    refused: int | None = None
     for size in device.buckets(batch_size):
         try:
-            times.append((size, 1000 * _best(device, avatar, size)))
+            _run(device, avatar, size, 0)
         except errors.DeviceMemoryError:
-            if not times:
+            if not used:
                 raise
             device.release()
-            refused = size
-            break  # larger ones do not fit either
+            return used, size  # larger ones do not fit either
         used.append((size, device.memory().used_bytes / MIB))
-    base, per_frame = _line(used)
-    return Measured(Calibration(variant, round(base), round(per_frame), tuple(times)), refused)
+    return used, None
 
 
-def _best(device: Device, avatar: AvatarInfo, size: int) -> float:
-    """Return the fastest of a few runs after a warm one: what disturbs only makes it slower."""
-    durations: list[float] = []
-    for turn in range(1 + _ROUNDS):
-        # Another response each time: its sound is encoded anew, as in a session.
-        batch = [_request(avatar, size, turn, i) for i in range(size)]
-        began = time.perf_counter()
-        device.render(batch)
-        durations.append(time.perf_counter() - began)
-        if turn and sum(durations[1:]) > _BUDGET_S:
-            break
-    return min(durations[1:])
+def _run(device: Device, avatar: AvatarInfo, size: int, turn: int) -> float:
+    """Return the seconds of one batch."""
+    # Another response each time: its sound is encoded anew, as in a session.
+    batch = [_request(avatar, size, turn, i) for i in range(size)]
+    began = time.perf_counter()
+    device.render(batch)
+    return time.perf_counter() - began
 
 
 def _line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:

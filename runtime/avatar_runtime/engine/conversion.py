@@ -6,7 +6,6 @@ what they were, so avatars that were prepared with the model stay valid.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCHEMA: Final = 1
-_CHUNK_BYTES: Final = 1 << 20
 _UNETS: Final = {
     "v15": "musetalkV15/unet.safetensors",
     "v1": "musetalk/pytorch_model.safetensors",
@@ -37,7 +35,9 @@ def convert(source: Path, out: Path, version: str | None = None) -> dict[str, An
     """
     if out.exists():
         raise errors.AssetError(str(out), "is already there, name a new folder")
-    files = weights.find(source, version)
+    # A small decoder that lies beside the model comes along; serving chooses.
+    decoder = "taesd" if (source / "taesd").is_dir() else "sd-vae"
+    files = weights.find(source, version, decoder)
     made = model.MuseTalk(model.read_config(files), files.version, "")
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
@@ -46,26 +46,27 @@ def convert(source: Path, out: Path, version: str | None = None) -> dict[str, An
             "unet": staging / _UNETS[files.version],
             "vae": staging / "sd-vae/diffusion_pytorch_model.safetensors",
             "whisper": staging / "whisper/model.safetensors",
+            "taesd": staging / "taesd/diffusion_pytorch_model.safetensors",
         }
         parts = {}
         for name, network in made.networks().items():
             tensors = model.read_network(files, name)
             weights.fill(network, tensors, getattr(files, name))
             parts[name] = _write(targets[name], tensors, name)
-        _copy_configs(files, {name: target.parent for name, target in targets.items()})
+        _copy_configs(files, {name: targets[name].parent for name in parts})
         manifest = {
             "schema": SCHEMA,
             "version": files.version,
             "vae_hash": weights.vae_hash(targets["vae"]),
             "networks": parts,
             "files": {
-                str(path.relative_to(staging)): _sha256(path)
+                str(path.relative_to(staging)): weights.sha256(path)
                 for path in sorted(staging.rglob("*"))
                 if path.is_file()
             },
         }
         text = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
-        (staging / "manifest.json").write_text(text, encoding="utf-8")
+        (staging / weights.MANIFEST).write_text(text, encoding="utf-8")
         _make_readable(staging)
         staging.rename(out)
     finally:
@@ -99,11 +100,3 @@ def _make_readable(folder: Path) -> None:
     folder.chmod(0o755)
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -18,7 +18,22 @@ if TYPE_CHECKING:
 STAGES: Final = ("encode_audio", "unet", "vae", "compose", "jpeg")
 """What a batch passes through, in order."""
 MIB: Final = 1 << 20
+PRECISIONS: Final = ("fp32", "bf16", "fp16")
+"""Of weights and activations; the log-mel is float32 in all of them."""
+DECODERS: Final = ("sd-vae", "taesd")
 _SIMULATED: Final = "simulated:"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """How torch is to hold a model; simulated cards have none of it."""
+
+    precision: str | None = None
+    """One of `PRECISIONS`; `None` is the device's own: fp16 on CUDA, fp32 on the CPU."""
+    decoder: str = "sd-vae"
+    """One of `DECODERS`: `taesd` has 1/17 of the work and changes the picture."""
+    verify: bool = True
+    """Whether the files of a converted folder are held against its manifest's hashes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +141,7 @@ def open_device(
     profile: str | None = None,
     threads: int | None = None,
     neighbour: str | None = None,
+    options: ModelOptions | None = None,
 ) -> Device:
     """Return the device of a name: `cpu`, `cuda`, `simulated:CLASS`, or `auto`.
 
@@ -159,5 +175,5 @@ def open_device(
     if name in {"cpu", "cuda"}:
         from avatar_runtime.engine import torch_device
 
-        return torch_device.TorchDevice(name, threads)
+        return torch_device.TorchDevice(name, threads, options)
     raise errors.SettingsError("device", name, "auto, cpu, cuda or simulated:CLASS")

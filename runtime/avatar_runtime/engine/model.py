@@ -11,7 +11,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from avatar_runtime import errors
-from avatar_runtime.engine import unet, vae, weights, whisper
+from avatar_runtime.engine import taesd, unet, vae, weights, whisper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,6 +37,14 @@ UNET_FIXED: Final[Mapping[str, Any]] = {
     "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
 }
 VAE_FIXED: Final[Mapping[str, Any]] = {"act_fn": "silu", "in_channels": 3, "out_channels": 3}
+TAESD_FIXED: Final[Mapping[str, Any]] = {
+    "act_fn": "relu",
+    "out_channels": 3,
+    "upsample_fn": "nearest",
+    "upsampling_scaling_factor": 2,
+    "scaling_factor": 1.0,
+    "shift_factor": 0.0,
+}
 WHISPER_FIXED: Final[Mapping[str, Any]] = {
     "activation_function": "gelu",
     "scale_embedding": False,
@@ -45,11 +53,13 @@ WHISPER_FIXED: Final[Mapping[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """The sizes of all three networks."""
+    """The sizes of all networks."""
 
     unet: unet.UNetConfig
     vae: vae.VAEConfig
     whisper: whisper.WhisperConfig
+    taesd: taesd.TinyConfig | None = None
+    """`None`: the VAE decodes."""
 
     @property
     def tokens(self) -> int:
@@ -72,11 +82,22 @@ class ModelConfig:
                 self.unet.out_channels,
             ),
         }
+        if self.taesd is not None:
+            pairs |= {
+                "vae and taesd latent_channels": (
+                    self.vae.latent_channels,
+                    self.taesd.latent_channels,
+                ),
+                "the sides of pictures from vae and taesd": (
+                    self.vae.sample_size,
+                    self.vae.latent_size * self.taesd.enlarges,
+                ),
+            }
         return [f"{names} differ: {a} and {b}" for names, (a, b) in pairs.items() if a != b]
 
 
 class MuseTalk:
-    """The three networks on one device, in one precision. Call it under `inference_mode`."""
+    """The networks on one device, in one precision. Call it under `inference_mode`."""
 
     def __init__(self, config: ModelConfig, version: str, vae_hash: str) -> None:
         """Make the networks with undefined weights, for `weights.fill` or a training to set."""
@@ -87,6 +108,7 @@ class MuseTalk:
             self.unet = unet.UNet(config.unet)
             self.vae = vae.VAE(config.vae)
             self.whisper = whisper.Encoder(config.whisper)
+            self.taesd = None if config.taesd is None else taesd.TinyDecoder(config.taesd)
         self.log_mel = whisper.LogMel(config.whisper.num_mel_bins)
         width = config.unet.cross_attention_dim
         self.positions = whisper.positional_encoding(config.tokens, width)
@@ -107,16 +129,28 @@ class MuseTalk:
         """16 kHz samples that one audio encode hears."""
         return self.config.whisper.context_samples
 
-    def networks(self) -> Mapping[str, nn.Module]:
-        return {"unet": self.unet, "vae": self.vae, "whisper": self.whisper}
+    @property
+    def decoder(self) -> str:
+        """What decodes, one of `device.DECODERS`."""
+        return "sd-vae" if self.taesd is None else "taesd"
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> MuseTalk:
-        """Move everything; the log-mel stays in float32, whose range it needs."""
+    def networks(self) -> Mapping[str, nn.Module]:
+        whole: dict[str, nn.Module] = {"unet": self.unet, "vae": self.vae, "whisper": self.whisper}
+        return whole if self.taesd is None else {**whole, "taesd": self.taesd}
+
+    def to(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        told: Callable[[int, int], None] = lambda done, total: None,
+    ) -> MuseTalk:
+        """Move everything; the log-mel stays in float32, whose range it needs.
+
+        `told` is called after each tensor with the bytes moved and the bytes in all.
+        """
+        weights.place(self.networks().values(), device, dtype, told)
         for network in self.networks().values():
-            network.to(device=device, dtype=dtype).eval().requires_grad_(False)
-        # The layout of the fast convolutions, on the GPU and (a quarter faster) on the CPU.
-        self.unet.to(memory_format=torch.channels_last)
-        self.vae.to(memory_format=torch.channels_last)
+            network.eval()
         self.log_mel.to(device)
         self.positions = self.positions.to(device, dtype)
         self.device, self.dtype = device, dtype
@@ -127,10 +161,13 @@ class MuseTalk:
 
         Each context is filled up with zeros to the model's length; longer ones are refused.
         """
-        padded = np.zeros((len(contexts), self.context_samples), np.float32)
-        for row, context in zip(padded, contexts, strict=True):
+        # Pinned where it goes to a GPU: an ordinary copy would wait for all batches before it.
+        padded = torch.zeros(
+            len(contexts), self.context_samples, pin_memory=self.device.type == "cuda"
+        )
+        for row, context in zip(padded.numpy(), contexts, strict=True):
             row[: len(context)] = context
-        mel = self.log_mel(torch.from_numpy(padded).to(self.device))
+        mel = self.log_mel(padded.to(self.device, non_blocking=True))
         features: Tensor = self.whisper(mel.to(self.dtype))
         return features
 
@@ -153,7 +190,8 @@ class MuseTalk:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return `(b, c, c, 3) uint8` BGR faces on the device."""
-        return vae.to_bytes(self.vae.decode(latents))
+        drawn = self.vae.decode(latents) if self.taesd is None else self.taesd.decode(latents)
+        return vae.to_bytes(drawn)
 
     def encode(self, crops: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return scaled latents `(n, 4, s, s)` of RGB crops `(n, 3, c, c)` in [-1, 1]."""
@@ -181,17 +219,26 @@ class _Uninitialised(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def load(path: Path, version: str | None = None) -> MuseTalk:
+def load(path: Path, version: str | None = None, decoder: str = "sd-vae") -> MuseTalk:
     """Return the model of a folder, in float32 on the CPU.
 
     Raises:
         AssetError: a part is missing, unreadable, or does not fit.
     """
-    files = weights.find(path, version)
+    return read(path, version, decoder).to(torch.device("cpu"), torch.float32)
+
+
+def read(path: Path, version: str | None = None, decoder: str = "sd-vae") -> MuseTalk:
+    """Return the model of a folder as its files hold it: mapped, for `MuseTalk.to` to read.
+
+    Raises:
+        AssetError: a part is missing, unreadable, or does not fit.
+    """
+    files = weights.find(path, version, decoder)
     model = MuseTalk(read_config(files), files.version, weights.vae_hash(files.vae))
     for name, network in model.networks().items():
         weights.fill(network, read_network(files, name), getattr(files, name))
-    return model.to(torch.device("cpu"), torch.float32)
+    return model
 
 
 def read_config(files: weights.ModelFolder) -> ModelConfig:
@@ -204,6 +251,9 @@ def read_config(files: weights.ModelFolder) -> ModelConfig:
         weights.read_config(files.unet_config, unet.UNetConfig, UNET_FIXED),
         weights.read_config(files.vae_config, vae.VAEConfig, VAE_FIXED),
         weights.read_config(files.whisper_config, whisper.WhisperConfig, WHISPER_FIXED),
+        None
+        if files.taesd_config is None
+        else weights.read_config(files.taesd_config, taesd.TinyConfig, TAESD_FIXED),
     )
     if faults := config.faults():
         raise errors.AssetError(str(files.path), "; ".join(faults))
@@ -211,10 +261,11 @@ def read_config(files: weights.ModelFolder) -> ModelConfig:
 
 
 def read_network(files: weights.ModelFolder, name: str) -> dict[str, Tensor]:
-    """Return the tensors of `unet`, `vae` or `whisper` under the names that ours have."""
+    """Return the tensors of one of `MuseTalk.networks` under the names that ours have."""
     read: dict[str, Callable[[Path], dict[str, Tensor]]] = {
         "unet": weights.read_tensors,
         "vae": weights.read_vae,
         "whisper": weights.read_whisper,
+        "taesd": weights.read_taesd,
     }
     return read[name](getattr(files, name))

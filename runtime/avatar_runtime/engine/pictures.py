@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from avatar_runtime.avatars import geometry, masks
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -21,17 +23,28 @@ def compose(
     `face` is `(c, c, 3) uint8` BGR, `mouth` the share of it that shows where the mask is full.
     Where the mask is 0 the source pixel stays exactly.
     """
+    picture = avatar.picture(index).copy()
+    where, pixels = patch(avatar, index, face, mouth)
+    picture[where.y1 : where.y2, where.x1 : where.x2] = pixels
+    return picture
+
+
+def patch(
+    avatar: Avatar, index: int, face: NDArray[np.uint8], mouth: float = 1.0
+) -> tuple[geometry.Box, NDArray[np.uint8]]:
+    """Return the part of `compose` that may differ from the source, and where it lies.
+
+    It is the smallest rectangle that the mask touches: put over the source it is the whole.
+    """
     box, mask = avatar.box(index), avatar.mask(index)
     if mouth < 1:
         mask = np.rint(mask * np.float32(mouth)).astype(np.uint8)
-    picture = avatar.picture(index).copy()
-    place = picture[box.y1 : box.y2, box.x1 : box.x2]
+    inner = masks.touched(mask)
+    where = geometry.Box(box.x1 + inner.x1, box.y1 + inner.y1, box.x1 + inner.x2, box.y1 + inner.y2)
     drawn = cv2.resize(face, (box.width, box.height), interpolation=cv2.INTER_LANCZOS4)
-    rows = np.flatnonzero(mask.any(axis=1))
-    if len(rows):
-        below = slice(int(rows[0]), int(rows[-1]) + 1)
-        place[below] = _blend(place[below], drawn[below], mask[below])
-    return picture
+    rows, columns = slice(inner.y1, inner.y2), slice(inner.x1, inner.x2)
+    below = avatar.picture(index)[where.y1 : where.y2, where.x1 : where.x2]
+    return where, _blend(below, np.asarray(drawn[rows, columns], np.uint8), mask[rows, columns])
 
 
 def encode_jpeg(picture: NDArray[np.uint8], width: int, height: int, quality: int) -> bytes:

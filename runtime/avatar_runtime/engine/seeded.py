@@ -7,7 +7,7 @@ the repository carries, and serves tests.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import cv2
@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from avatar_runtime.avatars import geometry, masks, preparation
-from avatar_runtime.engine import model, unet, vae, weights, whisper
+from avatar_runtime.engine import model, taesd, unet, vae, weights, whisper
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,6 +48,19 @@ PRESETS: Final[Mapping[str, model.ModelConfig]] = {
         ),
     ),
 }
+
+
+TINY_DECODERS: Final[Mapping[str, taesd.TinyConfig]] = {
+    "full": taesd.TinyConfig(),
+    "tiny": taesd.TinyConfig((8, 8, 8, 8), (1, 1, 1, 1)),
+}
+"""What stands in for the VAE's decoder of each preset."""
+
+
+def preset(name: str, decoder: str = "sd-vae") -> model.ModelConfig:
+    """Return the sizes of a preset with one of `device.DECODERS`."""
+    small = TINY_DECODERS[name] if decoder == "taesd" else None
+    return replace(PRESETS[name], taesd=small)
 
 
 def make(config: model.ModelConfig, seed: int = 0) -> model.MuseTalk:
@@ -92,6 +105,12 @@ def save(folder: Path, made: model.MuseTalk) -> None:
         },
         "whisper/preprocessor_config.json": _preprocessor(config.whisper),
     }
+    if config.taesd is not None:
+        documents["taesd/config.json"] = {
+            "_class_name": "AutoencoderTiny",
+            **asdict(config.taesd),
+            **model.TAESD_FIXED,
+        }
     for name, document in documents.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,6 +119,7 @@ def save(folder: Path, made: model.MuseTalk) -> None:
         "unet": "musetalkV15/unet.safetensors",
         "vae": "sd-vae/diffusion_pytorch_model.safetensors",
         "whisper": "whisper/model.safetensors",
+        "taesd": "taesd/diffusion_pytorch_model.safetensors",
     }
     for name, network in made.networks().items():
         prefix = weights.WHISPER_PREFIX if name == "whisper" else ""

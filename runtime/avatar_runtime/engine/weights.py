@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from avatar_runtime import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
+    import torch
     from torch import Tensor, nn
 
 VERSIONS: Final = ("v15", "v1")
@@ -27,6 +29,8 @@ _UNETS: Final = {
 _VAE_FOLDERS: Final = ("sd-vae", "sd-vae-ft-mse")
 _VAE_FILES: Final = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 _WHISPER_FILES: Final = ("model.safetensors", "pytorch_model.bin")
+MANIFEST: Final = "manifest.json"
+_VERIFIERS: Final = 2  # files hashed at once: one core hashes about as fast as one disk reads
 WHISPER_PREFIX: Final = "model.encoder."
 # Names of the first diffusers releases, which the published VAE file still carries.
 _OLD_ATTENTION: Final = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -47,10 +51,15 @@ class ModelFolder:
     vae: Path
     whisper_config: Path
     whisper: Path
+    taesd_config: Path | None
+    """`None`, and so `taesd`: the model is to decode with its VAE."""
+    taesd: Path | None
 
 
-def find(path: Path, version: str | None = None) -> ModelFolder:
+def find(path: Path, version: str | None = None, decoder: str = "sd-vae") -> ModelFolder:
     """Return the files of a model; without a version the newest one that is there.
+
+    The VAE is needed with any decoder: avatars are bound to it by its hash.
 
     Raises:
         AssetError: with every part that is missing.
@@ -80,10 +89,49 @@ def find(path: Path, version: str | None = None) -> ModelFolder:
         vae=one_of(vae, _VAE_FILES),
         whisper_config=one_of("whisper", ("config.json",)),
         whisper=one_of("whisper", _WHISPER_FILES),
+        taesd_config=one_of("taesd", ("config.json",)) if decoder == "taesd" else None,
+        taesd=one_of("taesd", _VAE_FILES) if decoder == "taesd" else None,
     )
     if faults:
         raise errors.AssetError(str(path), "; ".join(faults))
     return found
+
+
+def verify(path: Path) -> None:
+    """Hold every file of a converted folder against its manifest; other folders state nothing.
+
+    Reads all files once, which also brings them into the page cache for the load that follows.
+
+    Raises:
+        AssetError: with every file that is missing or not what it was.
+    """
+    manifest = path / MANIFEST
+    if not manifest.is_file():
+        return
+    try:
+        stated: dict[str, str] = dict(json.loads(manifest.read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise errors.AssetError(str(manifest), f"unreadable: {error!r}") from error
+    with ThreadPoolExecutor(_VERIFIERS, "verify") as pool:
+        found = pool.map(lambda name: sha256(path / name), stated)
+        faults = [
+            f"{name} is missing"
+            if digest is None
+            else f"{name} has the SHA-256 {digest}, the manifest says {stated[name]}"
+            for name, digest in zip(stated, found, strict=True)
+            if digest != stated[name]
+        ]
+    if faults:
+        raise errors.AssetError(str(path), "; ".join(faults))
+
+
+def sha256(path: Path) -> str | None:
+    """Return the hash of a file's bytes, read piece by piece; `None` if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def read_config(path: Path, kind: type[Config], fixed: Mapping[str, Any]) -> Config:
@@ -149,6 +197,36 @@ def read_whisper(path: Path) -> dict[str, Tensor]:
         if part := {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}:
             return part
     return tensors
+
+
+def read_taesd(path: Path) -> dict[str, Tensor]:
+    """Return the small decoder's tensors; its encoder is not needed."""
+    tensors = read_tensors(path)
+    return {name: t for name, t in tensors.items() if not name.startswith("encoder.")}
+
+
+def place(
+    modules: Iterable[nn.Module],
+    device: torch.device,
+    dtype: torch.dtype,
+    told: Callable[[int, int], None],
+) -> None:
+    """Move weights one by one, so that the host never holds a second copy of the model.
+
+    Files are mapped and not read before: each tensor is read, converted and sent in turn.
+    Convolutions get the layout of the fast kernels, on the GPU and (a quarter faster) the CPU.
+    `told` is called after each tensor with the bytes done and the bytes in all.
+    """
+    import torch
+
+    parameters = [p for module in modules for p in module.parameters()]
+    total, done = sum(p.nbytes for p in parameters), 0
+    for parameter in parameters:
+        done += parameter.nbytes
+        order = torch.channels_last if parameter.dim() == 4 else torch.preserve_format
+        parameter.data = parameter.data.to(device=device, dtype=dtype, memory_format=order)
+        parameter.requires_grad_(False)
+        told(done, total)
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -35,6 +35,13 @@ class Bench:
 BENCHES: Final = (
     Bench("plan", "localcluster.bench_plan", what="decisions of the operator a second"),
     Bench("scale", "localcluster.bench_scale", what="services on kwok nodes, beside bare kopf"),
+    Bench("footprint", "localcluster.bench_footprint", what="memory and CPU of the operator alone"),
+    Bench(
+        "idle",
+        "localcluster.bench_footprint",
+        ("--services", "200", "--replicas", "5", "--streams"),
+        what="the operator at rest, 1,000 pods telling it so each second",
+    ),
     Bench("failover", "localcluster.bench_failover", what="100 killed leaders, 10 clean stops"),
     Bench(
         "engine",
@@ -56,13 +63,16 @@ BENCHES: Final = (
     Bench("scaling", "localcluster.bench_scaling", what="1,000 made worlds, and traces by rivals"),
 )
 
+SIZED: Final = ("scale", "footprint")
+"""The benchmarks that `--services` is for."""
+
 
 def main() -> int:
     """Run the benchmarks asked for; fail if one failed."""
     parser = argparse.ArgumentParser(prog="localcluster.bench", description=__doc__)
     parser.add_argument("--out", type=Path, default=paths.REPOSITORY / "build" / "bench")
     parser.add_argument("--only", action="append", choices=[bench.name for bench in BENCHES])
-    parser.add_argument("--services", type=int, help="of the scale benchmark, for example 2000")
+    parser.add_argument("--services", type=int, help="of scale and footprint, for example 10000")
     parser.add_argument("--soak-minutes", type=float, default=30.0, help="of the soak benchmark")
     asked = parser.parse_args()
     failed = []
@@ -70,14 +80,15 @@ def main() -> int:
     for bench in BENCHES:
         if bench.name not in (asked.only or usual):
             continue
-        extra = {
-            "scale": ("--services", str(asked.services)) if asked.services else (),
-            "soak": ("--minutes", str(asked.soak_minutes)),
-        }
+        extra: tuple[str, ...] = ()
+        if bench.name in SIZED and asked.services:
+            extra = ("--services", str(asked.services))
+        elif bench.name == "soak":
+            extra = ("--minutes", str(asked.soak_minutes))
         record = asked.out / f"{bench.name}.json"
         print(f"== {bench.name}: {bench.what}", flush=True)
         started = time.monotonic()
-        if run(bench, record, extra.get(bench.name, ())):
+        if run(bench, record, extra):
             failed.append(bench.name)
         print(f"   {time.monotonic() - started:.0f} s, {record}", flush=True)
     if failed:

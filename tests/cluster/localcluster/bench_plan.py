@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -72,7 +74,8 @@ def batches() -> Callable[[], object]:
 def plans(nodes: int) -> Callable[[], object]:
     """Return a call that plans a service which needs one more pod, in a cluster of that size.
 
-    The census of nodes is kept from call to call, as the operator does.
+    The census of nodes is kept from call to call, as the operator does; on another node than
+    before a pod came or went since the last call.
     """
     bodies = [kwok.node(number) for number in range(nodes)]
     for body in bodies:
@@ -92,8 +95,13 @@ def plans(nodes: int) -> Callable[[], object]:
         census=inventory.Census(),
     )
 
+    uses, turn = list(observed.uses), itertools.count()
+
     def call() -> object:
-        plan = planning.plan(service, observed, RULES, 0.0)
+        number = next(turn) % nodes
+        gpus = GPUS_USED - 1 if uses[number].gpus == GPUS_USED else GPUS_USED
+        uses[number] = uses[number]._replace(gpus=gpus)
+        plan = planning.plan(service, replace(observed, uses=tuple(uses)), RULES, 0.0)
         if not plan.actions:
             raise RuntimeError("the plan makes no pod: not what is to be measured")
         return plan
@@ -103,10 +111,14 @@ def plans(nodes: int) -> Callable[[], object]:
 
 def profiles() -> tuple[model.GPUProfile, ...]:
     """Return the profiles that the chart ships."""
+    return tuple(map(contracts.parse_profile, profile_bodies()))
+
+
+def profile_bodies() -> list[dict[str, Any]]:
+    """Return the profiles that the chart ships, as the API gives them."""
     path = paths.REPOSITORY / "operator" / "avatar_operator" / "gpu_profiles.json"
     specs = json.loads(path.read_text())
-    bodies = ({"metadata": {"name": name}, "spec": spec} for name, spec in specs.items())
-    return tuple(map(contracts.parse_profile, bodies))
+    return [{"metadata": {"name": name}, "spec": spec} for name, spec in specs.items()]
 
 
 if __name__ == "__main__":

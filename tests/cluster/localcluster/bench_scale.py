@@ -233,6 +233,7 @@ async def run(size: Size, state: Path) -> dict[str, Any]:
         "cold": _ratio(ours["cold_s"], bare["cold_s"]),
         "change_median": _ratio(ours["change_s"].get("median"), bare["change_s"].get("median")),
         "change_p99": _ratio(ours["change_s"].get("p99"), bare["change_s"].get("p99")),
+        "cold_cpu": _ratio(ours["cold_cpu_s"], bare["cold_cpu_s"]),
         "rss": _ratio(ours["rest"]["rss_mib"], bare["rest"]["rss_mib"]),
     }
     return results
@@ -315,12 +316,12 @@ def main() -> int:
     """Run the benchmark and write its record."""
     parser = argparse.ArgumentParser(prog="localcluster.bench_scale", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
-    parser.add_argument("--services", type=int, default=300)
+    parser.add_argument("--services", type=int, default=2000)
     parser.add_argument("--replicas", type=int, default=5, help="pods of a service")
     parser.add_argument("--changes", type=int, default=200)
     parser.add_argument("--rate", type=float, default=20.0, help="changes a second")
     parser.add_argument("--rest-s", type=float, default=30.0)
-    parser.add_argument("--limit-s", type=float, default=900.0, help="for each wait")
+    parser.add_argument("--limit-s", type=float, default=1800.0, help="for each wait")
     asked = parser.parse_args()
     size = Size(
         asked.services, asked.replicas, min(asked.changes, asked.services), asked.rate,

@@ -17,7 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from avatar_operator import simulate
-from avatar_operator.core import contracts, model, rivals, scaling, simulation, traces
+from avatar_operator.core import (
+    capacity,
+    contracts,
+    model,
+    policies,
+    rivals,
+    scaling,
+    scenario,
+    simulation,
+    traces,
+)
 from localcluster import benchrecord, scalingcampaign
 
 if TYPE_CHECKING:
@@ -94,7 +104,7 @@ def compare(kind: traces.Kind) -> dict[str, dict[str, Any]]:
     profiles = scalingcampaign.profiles()
     per_pod = simulate.slots_per_pod(service, profiles, settings)
     buffered = simulate.buffered_optimum(service, trace, per_pod, START_S)
-    policies: Mapping[str, simulation.Scaler | None] = {
+    policies: Mapping[str, scenario.Scaler | None] = {
         "ours": None,
         "hpa": rivals.HorizontalPodAutoscaler(),
         "knative": rivals.KnativePodAutoscaler(),
@@ -115,22 +125,22 @@ def compare(kind: traces.Kind) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def world() -> tuple[model.Service, simulation.Settings]:
+def world() -> tuple[model.Service, scenario.Settings]:
     """Return the service and the cluster of the comparisons."""
     spec = {"placement": {"gpuClasses": [GPU]}, "autoscaling": POLICY}
     metadata = {"name": "avatar", "namespace": "bench", "uid": "s1", "generation": 1}
     service = contracts.parse_service({"kind": "AvatarService", "metadata": metadata, "spec": spec})
-    return service, simulation.Settings({GPU: GPUS}, start_s=START_S)
+    return service, scenario.Settings({GPU: GPUS}, start_s=START_S)
 
 
 def decisions() -> dict[str, float]:
     """Time single decisions on a service with 1,000 pods."""
-    policy = model.Autoscaling(1, 2000)
+    policy = policies.Autoscaling(1, 2000)
     pods = [
-        scaling.Pod(f"p{i}", 5 + i % 2 * 3, i % 6, True, False, 100.0, 0.2, 1.0 + (i % 7 == 0))
+        capacity.Pod(f"p{i}", 5 + i % 2 * 3, i % 6, True, False, 100.0, 0.2, 1.0 + (i % 7 == 0))
         for i in range(1000)
     ]
-    offers = [scaling.Offer(f"class-{i}", 5, 3) for i in range(5)]
+    offers = [capacity.Offer(f"class-{i}", 5, 3) for i in range(5)]
     history: scaling.History | None = None
     samples = []
     for step in range(500):

@@ -123,14 +123,23 @@ class OperatorProcess:
 
 @contextlib.asynccontextmanager
 async def started(
-    cluster: ControlPlane,
+    cluster: ControlPlane, path: Path, *command: str, **options: Any
+) -> AsyncIterator[OperatorProcess]:
+    """Run as `started_at` does; the log is among those of the control plane."""
+    async with started_at(cluster.layout.logs, path, *command, **options) as operator:
+        yield operator
+
+
+@contextlib.asynccontextmanager
+async def started_at(
+    logs: Path,
     path: Path,
     module: str = "avatar_operator",
     *arguments: str,
     name: str = "bench",
     namespaces: tuple[str, ...] = (),
 ) -> AsyncIterator[OperatorProcess]:
-    """Run the operator with a kubeconfig.
+    """Run the operator with a kubeconfig, whatever that points at.
 
     `name` tells replicas apart that run at once: in the Lease, and in the user agent. It serves
     `namespaces`, or all.
@@ -154,7 +163,7 @@ async def started(
         "AVATAR_LOG_FORMAT": "text",
     }
     argv = (sys.executable, "-m", module, *(arguments or ("run",)))
-    log = cluster.layout.logs / f"{module}.{name}.log"
+    log = logs / f"{module}.{name}.log"
     operator = OperatorProcess(log, argv, environment)
     running = asyncio.create_task(operator.run(), name=module)
     try:

@@ -79,11 +79,7 @@ class Stage:
         """Register the nodes; until the block ends, `see` brings pods bound to them to life."""
         await self._runner.setup()
         for name in self._nodes:
-            body = {
-                "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, **LABELS}},
-                "spec": {"taints": [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}]},
-            }
-            await self._api.post("/api/v1/nodes", body)
+            await self._register(name)
         await self._report_nodes()
         tasks = [asyncio.create_task(self._beat(), name="beat of the puppets")]
         tasks += [asyncio.create_task(self._act(), name=f"puppeteer {n}") for n in range(8)]
@@ -127,6 +123,19 @@ class Stage:
         """Let a pod report how long its first frames take, None as one that had no session."""
         puppet.first_frame_ms = p95_ms
         await self._tell()
+
+    async def join(self, node: str) -> None:
+        """Add a node, as an autoscaler would."""
+        await self._register(node)
+        self._nodes.append(node)
+        await self._report_nodes()
+
+    async def _register(self, node: str) -> None:
+        body = {
+            "metadata": {"name": node, "labels": {"kubernetes.io/hostname": node, **LABELS}},
+            "spec": {"taints": [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}]},
+        }
+        await self._api.post("/api/v1/nodes", body)
 
     async def lose(self, node: str) -> None:
         """Cut a node off: its pods fall silent, none of them ends, and it is said to be lost."""

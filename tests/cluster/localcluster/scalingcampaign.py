@@ -11,8 +11,9 @@ import random
 import sys
 from functools import cache
 from math import log
+from typing import Any
 
-from avatar_operator.core import contracts, model, simulation, traces
+from avatar_operator.core import contracts, model, scenario, simulation, traces
 
 GPUS = ("h100-80gb", "a100-80gb", "rtx-4090")
 MINUTES = 12
@@ -30,7 +31,7 @@ def profiles() -> tuple[model.GPUProfile, ...]:
 def service(chance: random.Random) -> model.Service:
     """Return a service with bounds, headroom and hold times of all kinds."""
     low = chance.choice([0, 0, 1, 2])
-    autoscaling = {
+    autoscaling: dict[str, Any] = {
         "minReplicas": low,
         "maxReplicas": low + chance.randint(1, 12),
         "freeSessions": {"min": chance.randint(0, 4), "percent": chance.choice([0, 10, 50])},
@@ -38,6 +39,17 @@ def service(chance: random.Random) -> model.Service:
     }
     if not low and chance.random() < 0.7:
         autoscaling["scaleToZeroAfterSeconds"] = chance.choice([5, 30, 60])
+    if "scaleToZeroAfterSeconds" not in autoscaling:
+        autoscaling["reserve"] = chance.choice([0, 0, 1, 2])
+    if chance.random() < 0.3:
+        autoscaling["maxCostPerHour"] = chance.choice(["4", "9.99", "20"])
+    if chance.random() < 0.3:
+        autoscaling["rate"] = {"upPods": chance.randint(1, 4), "downPods": chance.randint(1, 4)}
+    if chance.random() < 0.3:
+        # Virtual time begins at 22:13:20.
+        free = {"min": chance.randint(1, 20)}
+        when = {"start": "16,20 22 * * *", "end": "18,22 22 * * *"}
+        autoscaling["schedules"] = [{"name": "rush", **when, "freeSessions": free}]
     spec = {
         "placement": {"gpuClasses": chance.sample(GPUS, chance.randint(1, 2))},
         "objective": chance.choice(["latency", "balanced", "throughput"]),
@@ -61,9 +73,9 @@ def callers(chance: random.Random) -> tuple[traces.Session, ...]:
     return tuple(sessions)
 
 
-def settings(chance: random.Random, wanted: model.Service) -> simulation.Settings:
+def settings(chance: random.Random, wanted: model.Service) -> scenario.Settings:
     """Return a small cluster where much goes wrong."""
-    faults = simulation.Faults(
+    faults = scenario.Faults(
         crashes_per_hour=chance.choice([0.0, 0.0, 1.0]),
         silences_per_hour=chance.choice([0.0, 3.0, 20.0]),
         gateway_silences_per_hour=chance.choice([0.0, 10.0]),
@@ -71,8 +83,10 @@ def settings(chance: random.Random, wanted: model.Service) -> simulation.Setting
         restarts_per_hour=chance.choice([0.0, 10.0, 40.0]),
         restart_s=chance.choice([1.0, 15.0]),
         api_fault_ratio=chance.choice([0.0, 0.05, 0.3]),
+        leader_changes_per_hour=chance.choice([0.0, 0.0, 30.0]),
+        clock_steps_per_hour=chance.choice([0.0, 0.0, 20.0]),
     )
-    return simulation.Settings(
+    return scenario.Settings(
         gpus={name: chance.randint(1, 8) for name in wanted.placement.gpu_classes},
         start_s=chance.choice([2.0, 10.0, 40.0]),
         start_spread=chance.choice([0.1, 0.5]),
@@ -81,7 +95,7 @@ def settings(chance: random.Random, wanted: model.Service) -> simulation.Setting
     )
 
 
-def run(seed: int) -> simulation.Result:
+def run(seed: int) -> scenario.Result:
     """Return what became of one made world."""
     chance = random.Random(seed)
     wanted = service(chance)
@@ -89,7 +103,7 @@ def run(seed: int) -> simulation.Result:
     return simulation.run(wanted, profiles(), callers(chance), world, chance)
 
 
-def broken(seed: int, result: simulation.Result) -> str:
+def broken(seed: int, result: scenario.Result) -> str:
     """Return a short account of a run that broke a rule: its last plans before the first one."""
     lines = [f"seed {seed}: {result.violations[0]}"]
     at_s = float(result.violations[0].split(" s:")[0])

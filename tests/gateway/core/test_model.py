@@ -41,6 +41,14 @@ def test_a_pod_of_no_service_is_nobodys() -> None:
     assert model.parse_pod(_body(labels={})) is None
 
 
+def test_a_pod_of_the_reserve_is_known_by_its_label() -> None:
+    labels = {"avatar.musetalk.io/service": "concierge", "avatar.musetalk.io/reserve": "true"}
+    pod = model.parse_pod(_body(labels=labels))
+    assert pod is not None
+    assert pod.reserve
+    assert not POD.reserve
+
+
 def test_a_pending_pod_has_no_address_and_the_usual_ports() -> None:
     body = _body()
     del body["spec"], body["status"]

@@ -20,9 +20,10 @@ def _pod(
     ready: bool = True,
     draining: bool = False,
     age: float = 0.0,
+    reserve: bool = False,
 ) -> Candidate:
     state = State(capacity, sessions, capacity - sessions, draining, ready, 1, NOW - age)
-    return Candidate(key, usable, state, placed)
+    return Candidate(key, usable, state, placed, reserve)
 
 
 def test_the_fullest_pod_with_room_comes_first() -> None:
@@ -37,6 +38,11 @@ def test_fullness_is_a_share_so_that_a_small_empty_pod_can_go() -> None:
 def test_sessions_on_their_way_count_as_there() -> None:
     pods = [_pod("a", 2, placed=2), _pod("b", 3)]
     assert order(pods, NOW) == ["a", "b"]
+
+
+def test_the_reserve_is_asked_last_but_before_a_pod_that_we_call_full() -> None:
+    pods = [_pod("kept", 4, reserve=True), _pod("empty", 0), _pod("full", 4, placed=1)]
+    assert order(pods, NOW) == ["empty", "kept", "full"]
 
 
 def test_a_pod_that_our_own_count_calls_full_is_the_last_resort() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avatar_operator.core.arrivals import Arrivals, at_most
+from avatar_operator.core.arrivals import Arrivals, at_least, at_most
 
 
 def poisson_quantile(mean: float, share: float) -> int:
@@ -44,7 +44,7 @@ def test_steady_callers_count_by_the_slow_window() -> None:
 
 
 def test_single_callers_are_no_burst() -> None:
-    assert record(50.0, 99.0, now=100).per_s(100) == pytest.approx(2 / 60)
+    assert record(50.0, 99.0, now=100).per_s(100) == pytest.approx(2 / 101)
 
 
 def test_a_burst_counts_by_the_fast_window_at_once() -> None:
@@ -52,10 +52,30 @@ def test_a_burst_counts_by_the_fast_window_at_once() -> None:
     assert known.per_s(103) == pytest.approx(30 / 6)
 
 
-def test_rate_falls_to_nothing_a_minute_after_the_last_caller() -> None:
+def test_rate_falls_to_nothing_five_minutes_after_the_last_caller() -> None:
     known = record(10.0, 11.0, now=12)
-    assert known.per_s(60) > 0
-    assert known.per_s(72) == 0
+    assert known.per_s(60) == pytest.approx(2 / 61)
+    assert known.per_s(309) == pytest.approx(2 / 300)
+    assert known.per_s(312) == 0
+
+
+def test_a_minute_that_chance_explains_moves_nothing() -> None:
+    steady = [2.0 * index for index in range(150)]  # 30 a minute
+    more = sorted([*steady, *(241.0 + 7 * index for index in range(8))])
+    assert record(*more, now=300).per_s(300) == pytest.approx(158 / 300, rel=0.02)
+
+
+def test_a_minute_that_chance_does_not_explain_is_followed_up_and_down() -> None:
+    steady = [2.0 * index for index in range(120)]
+    doubled = [*steady, *(240 + index * 0.75 for index in range(80))]
+    assert record(*doubled, now=300).per_s(300) == pytest.approx(80 / 60, rel=0.05)
+    assert record(*steady, now=300).per_s(300) == pytest.approx(0.0, abs=0.02)
+
+
+@given(st.floats(0, 200))
+def test_the_low_bound_mirrors_the_high_one(mean: float) -> None:
+    assert 0 <= at_least(mean) <= mean <= at_most(mean)
+    assert at_most(mean, 4.0) >= at_most(mean)
 
 
 def test_nothing_is_taken_for_a_rate_in_the_first_moment() -> None:
@@ -79,8 +99,8 @@ def test_record_stays_small_and_counts_no_more_than_came(steps: list[tuple[float
         count += callers
         came.append((now, callers))
         known = known.with_count(now, count)
-        assert len(known.counts) <= 63
-        for window_s in (6.0, 60.0):
+        assert len(known.counts) <= 303
+        for window_s in (6.0, 60.0, 300.0):
             least = sum(n for at, n in came if at > now - window_s + 1)
             most = sum(n for at, n in came if at > now - window_s - 1)
             assert least <= known.within(window_s, now) <= most

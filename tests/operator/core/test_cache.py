@@ -14,6 +14,14 @@ def test_a_put_says_whether_the_value_changed() -> None:
     assert known.uids() == ("u",)
 
 
+def test_a_version_is_known_with_its_object() -> None:
+    known: Cache[str] = Cache()
+    assert known.version("u") is None
+    known.put("u", 5, "a")
+    known.put("u", 6, "a")
+    assert known.version("u") == 6
+
+
 def test_older_news_is_ignored() -> None:
     known: Cache[str] = Cache()
     known.put("u", 5, "new")

@@ -263,3 +263,13 @@ def test_an_invalid_spec_is_stalled(scenes: Scenes) -> None:
         Condition.PROGRESSING: False,
         Condition.STALLED: True,
     }
+
+
+def test_pods_that_wait_for_a_node_are_the_reason(scenes: Scenes, make: Make) -> None:
+    scene = scenes(replicas=2, gpus=1, placement={"whenFull": "createPending"})
+    scene.add("p0", make.state())
+    why = "not scheduled: 0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
+    scene.add("p1", ready=False, running=False, node="", trouble=why)
+    message = f"waiting for a node: p1 (rtx-4090): {why}; the cluster has rtx-4090 0 free of 1"
+    assert said(scene, Condition.GPU_AVAILABLE) == (False, Reason.WAITING_FOR_NODE, message)
+    assert said(scene, Condition.READY) == (False, Reason.WAITING_FOR_NODE, message)

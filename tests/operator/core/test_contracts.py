@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from avatar_operator.core import contracts, model
+from avatar_operator.core import contracts, model, policies
 from avatar_operator.errors import InvalidResource
 
 if TYPE_CHECKING:
@@ -307,7 +307,7 @@ def test_a_state_without_its_keys_is_refused() -> None:
 
 def test_autoscaling_is_read_with_its_defaults(make: Make) -> None:
     plain = make.service(autoscaling={"maxReplicas": 4}).autoscaling
-    assert plain == model.Autoscaling(1, 4, 1, 20, 120.0, None)
+    assert plain == policies.Autoscaling(1, 4, 1, 20, 120.0, None)
     full = {
         "minReplicas": 0,
         "maxReplicas": 4,
@@ -315,7 +315,9 @@ def test_autoscaling_is_read_with_its_defaults(make: Make) -> None:
         "scaleDownAfterSeconds": 10,
         "scaleToZeroAfterSeconds": 60,
     }
-    assert make.service(autoscaling=full).autoscaling == model.Autoscaling(0, 4, 3, 50, 10.0, 60.0)
+    assert make.service(autoscaling=full).autoscaling == policies.Autoscaling(
+        0, 4, 3, 50, 10.0, 60.0
+    )
 
 
 def test_scale_to_zero_needs_that_there_may_be_none(make: Make) -> None:

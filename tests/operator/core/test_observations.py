@@ -35,6 +35,23 @@ def test_a_written_status_is_news_but_no_new_spec(make: Make) -> None:
     assert seen.observe(Kind.SERVICES, service(make, 3, generation=4)).renewed == "s1"
 
 
+@pytest.mark.parametrize("kind", [Kind.SERVICES, Kind.PODS])
+def test_an_echo_of_a_known_version_is_not_even_read(make: Make, kind: Kind) -> None:
+    seen = Observations(())
+    body = service(make, 7) if kind is Kind.SERVICES else make.pod_body()
+    assert seen.observe(kind, body) != News()
+    assert seen.observe(kind, {"metadata": body["metadata"], "spec": {"replicas": 9}}) == News()
+
+
+def test_pods_are_found_by_their_owner(make: Make) -> None:
+    seen = Observations(())
+    seen.observe(Kind.PODS, make.pod_body("p0"))
+    seen.observe(Kind.PODS, make.pod_body("p1", metadata={"ownerReferences": [{"uid": "s2"}]}))
+    assert [pod.name for pod in seen.owned_by("s1")] == ["p0"]
+    seen.forget(Kind.PODS, "uid-p0")
+    assert seen.owned_by("s1") == ()
+
+
 def test_services_of_other_namespaces_are_not_seen(make: Make) -> None:
     seen = Observations(["elsewhere"])
     assert seen.observe(Kind.SERVICES, service(make, 1)) == News()
@@ -50,15 +67,15 @@ def test_a_deleted_service_is_told_by_its_key(make: Make) -> None:
 
 def test_nodes_and_profiles_concern_everyone_once(make: Make) -> None:
     seen = Observations(())
-    for kind, body in (
-        (Kind.NODES, make.node_body()),
-        (Kind.PROFILES, make.profile_body()),
+    for kind, body, news in (
+        (Kind.NODES, make.node_body(), News(everyone=True, node="n1")),
+        (Kind.PROFILES, make.profile_body(), News(everyone=True)),
     ):
         uid = body["metadata"]["uid"]
-        assert seen.observe(kind, body) == News(everyone=True)
+        assert seen.observe(kind, body) == news
         assert seen.observe(kind, body) == News()
         assert seen.known(kind) == {uid}
-        assert seen.forget(kind, uid) == News(everyone=True)
+        assert seen.forget(kind, uid) == news
         assert seen.forget(kind, uid) == News()
     assert seen.nodes() == ()
 

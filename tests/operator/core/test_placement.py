@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -115,3 +116,12 @@ def test_the_cheapest_mix_is_as_cheap_as_the_best_of_all_mixes() -> None:
             excess.append(cost_of(chosen) / optimum(pools, wanted) - 1)
     assert max(excess) <= Decimal("0.05")
     assert sum(excess) / len(excess) <= Decimal("0.001")
+
+
+def test_pods_for_nodes_to_come_are_of_the_first_class_that_tells_its_labels() -> None:
+    known = ClassStock("b", 24000, 0, 0, ((("nvidia.com/gpu.product", "B"),),))
+    pools = [pool("a", 1), replace(pool("b", 0), stock=known), pool("c", 1)]
+    pending = WhenFull.CREATE_PENDING
+    assert names(pools, 2, Strategy.PREFERRED, pending) == ["a", "c"]  # what is free comes first
+    assert names(pools, 5, Strategy.PREFERRED, pending) == ["a", "b", "b", "b", "c"]
+    assert names(pools[:1], 5, Strategy.PREFERRED, pending) == ["a"]  # nobody knows what to add

@@ -336,3 +336,42 @@ def _play(scene: Scene, plan: planning.Plan) -> None:
                 ]
             case ApplyControlSecret() | ApplyBudget():
                 raise AssertionError("the Secret and the budget are there")
+
+
+PENDING = {"whenFull": "createPending"}
+
+
+def test_pods_are_created_for_nodes_to_come_once(scenes: Scenes, make: Make) -> None:
+    scene = scenes(replicas=3, placement=PENDING)
+    creates = [each for each in scene.plan().actions if isinstance(each, CreatePod)]
+    assert len(creates) == 3
+    for number in range(3):
+        node = "n1" if number < 2 else ""
+        scene.add(f"p{number}", ready=False, running=False, node=node)
+    assert scene.actions() == []
+
+
+def test_a_rollout_makes_room_rather_than_wait_for_a_node(scenes: Scenes, make: Make) -> None:
+    scene = scenes(replicas=2, placement=PENDING)
+    for number in range(2):
+        scene.add(f"old{number}", make.state(1), spec_hash="old")
+    assert scene.actions() == [("DrainPod", "old0")]
+
+
+def test_a_cordoned_node_is_replaced_by_one_to_come(scenes: Scenes, make: Make) -> None:
+    scene = scenes(replicas=1, placement=PENDING)
+    scene.nodes = [make.node(unschedulable=True)]
+    scene.add("p0", make.state(1))
+    assert [kind for kind, _ in scene.actions()] == ["CreatePod"]
+
+
+def test_a_class_whose_only_node_is_lost_is_asked_for_by_its_labels(
+    scenes: Scenes, make: Make
+) -> None:
+    scene = scenes(replicas=1, placement=PENDING)
+    scene.nodes = [make.node(ready=False)]
+    (create,) = (each for each in scene.plan().actions if isinstance(each, CreatePod))
+    assert ("nvidia.com/gpu.memory", "24564") in create.pool.stock.selectors[0]
+    scene.nodes = []  # a class that was never seen: nobody knows its labels
+    plan = scene.plan()
+    assert (plan.missing, plan.actions) == (1, ())

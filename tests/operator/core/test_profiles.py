@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from avatar_operator.core import contracts, inventory, profiles
+from avatar_operator.core import contracts, gpu_nodes, profiles
 from avatar_operator.core.calibrations import Report
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Told:
         """Build the status and keep it; None if nothing is to be written."""
         profile = contracts.parse_profile(self.body)
         known = (profile, *self.others)
-        parts = [part for node in self.nodes for part in inventory.classify(node, known)]
+        parts = [part for node in self.nodes for part in gpu_nodes.classify(node, known)]
         built = profiles.build(profile, reports, parts, 7, self.status, now)
         if built is not None:
             self.body["status"] = built

@@ -11,6 +11,8 @@ from avatar_operator.core import schemas
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+SERVICES: dict[str, Any]
+PROFILES: dict[str, Any]
 SERVICES, PROFILES = definitions.shipped()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from avatar_operator.core import contracts, model, rivals, simulation, traces
+from avatar_operator.core import contracts, model, rivals, scenario, simulation, traces
 from avatar_operator.core.traces import Kind, Scale, Session
 from localcluster import scalingcampaign
 
@@ -22,10 +22,10 @@ def service(**autoscaling: Any) -> model.Service:
 
 
 def run(
-    trace: tuple[Session, ...], rival: simulation.Scaler | None = None, **changes: Any
-) -> simulation.Result:
+    trace: tuple[Session, ...], rival: scenario.Scaler | None = None, **changes: Any
+) -> scenario.Result:
     autoscaling = changes.pop("autoscaling", {})
-    settings = simulation.Settings({GPU: 8}, **changes)
+    settings = scenario.Settings({GPU: 8}, **changes)
     profiles = scalingcampaign.profiles()
     chance = random.Random(5)
     return simulation.run(service(**autoscaling), profiles, trace, settings, chance, rival)
@@ -71,6 +71,47 @@ def test_callers_beyond_all_gpus_give_up_and_the_rest_is_served() -> None:
     trace = tuple(Session(10.0 + index * 0.01, 900.0) for index in range(8 * pod + 5))
     result = run(trace, patience_s=120.0)
     assert (result.refused, result.max_pods, result.violations) == (5, 8, ())
+
+
+def test_a_crowd_finds_the_reserve_within_a_second_where_it_would_wait_for_pods() -> None:
+    crowd = tuple(Session(600 + index * 0.05, 300.0) for index in range(28))
+    cold = run(crowd, start_s=20.0)
+    warm = run(crowd, start_s=20.0, autoscaling={"reserve": 2})
+    assert cold.wait_p99_s >= 10.0
+    assert warm.wait_p99_s <= 1.0
+    assert (warm.waited, warm.ended_by_operator, warm.violations) == (0, 0, ())
+    assert warm.max_pods > 3  # used up, the reserve is made anew beside them
+
+
+def test_a_schedule_is_ready_before_the_crowd_and_gone_after_it() -> None:
+    # Virtual time begins at 22:13:20 UTC: the schedule holds from 400 s to 700 s.
+    rush = {"name": "rush", "start": "20 22 * * *", "end": "25 22 * * *"}
+    crowd = tuple(Session(600 + index * 0.05, 60.0) for index in range(40))
+    plain = run(crowd)
+    ready = run(crowd, autoscaling={"schedules": [{**rush, "freeSessions": {"min": 42}}]})
+    assert plain.waited > 0
+    assert ready.waited == 0
+    pods = {round(moment.at_s): moment.desired for moment in ready.course}
+    assert [pods[at] for at in (0, 400)] == [1, 3]
+    assert ready.course[-1].desired == 1
+
+
+def test_the_cost_bounds_the_pods_whatever_the_callers() -> None:
+    trace = tuple(Session(10.0 + index * 0.1, 600.0) for index in range(100))
+    costs = {profile.name: profile.cost_per_hour for profile in scalingcampaign.profiles()}
+    cost = costs[GPU]
+    assert cost is not None
+    result = run(trace, autoscaling={"maxCostPerHour": str(3 * cost)})
+    assert (result.max_pods, result.ended_by_operator, result.violations) == (3, 0, ())
+
+
+def test_a_rate_spreads_the_way_up() -> None:
+    trace = tuple(Session(100.0 + index * 0.1, 900.0) for index in range(80))
+    result = run(trace, patience_s=600.0, autoscaling={"rate": {"upPods": 2}})
+    course = [(moment.at_s, moment.desired) for moment in result.course]
+    for at_s, desired in course:
+        assert desired <= 2 + min(count for at, count in course if at_s - 60 < at <= at_s)
+    assert (result.max_pods, result.refused) == (7, 0)
 
 
 @pytest.mark.slow

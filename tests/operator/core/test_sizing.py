@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from avatar_operator.core import conditions, scaling, sizing, status
+from avatar_operator.core import bounds, conditions, scaling, sizing, status
 from avatar_operator.names import Condition, Reason
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def test_free_gpus_bound_the_decision_and_are_named(scenes: Scenes) -> None:
     scene.add("p0", scene.make.state(2))
     plan = planned(scene)
     assert plan.decision is not None
-    assert (plan.desired, plan.decision.limit) == (1, scaling.Limit.FREE_GPUS)
+    assert (plan.desired, plan.decision.limit) == (1, bounds.Limit.FREE_GPUS)
     assert plan.missing == 0
 
 
@@ -104,6 +104,7 @@ def test_a_change_is_told_with_its_numbers(scenes: Scenes) -> None:
     assert decision["inputs"] == {
         "pods": 1, "sessions": 2, "freeGPUs": 3, "waiting": 1, "headroom": 1,
         "arrivalsPerSecond": 0.0, "startSeconds": 30.0, "capacity": 2, "wanted": 2, "silent": 0,
+        "minReplicas": 1,
     }  # fmt: skip
     (notice, *_) = status.notices([], findings, {}, plan)
     assert notice.reason is Reason.SCALING_UP
@@ -150,3 +151,13 @@ def test_a_given_number_has_no_bound_to_tell_of(scenes: Scenes) -> None:
     scene = scenes(replicas=1)
     found = conditions.find(scene.service, planned(scene), {})
     assert all(f.condition is not Condition.SCALING_LIMITED for f in found)
+
+
+def test_gpus_that_are_not_there_bound_nothing_where_nodes_may_come(scenes: Scenes) -> None:
+    scene = scenes(gpus=1, autoscaling=AUTO, placement={"whenFull": "createPending"})
+    scene.add("p0", scene.make.state(2))
+    plan = planned(scene, demand=scaling.Demand(waiting=5, gateways=1))
+    assert plan.desired > 2
+    assert plan.missing == 0
+    assert plan.decision is not None
+    assert plan.decision.limit is not bounds.Limit.FREE_GPUS

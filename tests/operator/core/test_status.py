@@ -119,6 +119,13 @@ def test_actions_and_changes_of_readiness_are_told(scenes: Scenes, make: Make) -
     assert status.notices((), findings, build(scene)) == ()
 
 
+def test_pods_that_are_created_together_are_told_together(scenes: Scenes) -> None:
+    scene = scenes(replicas=2)
+    (told,) = status.notices(scene.plan().actions, (), {})
+    names = f"concierge-{scene.hash[:5]}-0, concierge-{scene.hash[:5]}-1"
+    assert told.message.startswith(f"created pods {names} on rtx-4090: 0 of 2 pods are there")
+
+
 def test_every_way_of_a_pod_is_told() -> None:
     because = Reason.SCALING_DOWN
     told = status.notices(

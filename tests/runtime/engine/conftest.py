@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from torch import Tensor
+
     from avatar_runtime.batching.frames import FrameRequest
     from avatar_runtime.batching.windows import AudioWindow
 
@@ -68,3 +70,37 @@ def request_of() -> Callable[..., FrameRequest]:
         )
 
     return make
+
+
+@dataclass
+class Replay:
+    """A recording as a CUDA graph is one: replayed into the tensor of its first run."""
+
+    work: Callable[[], Tensor]
+    result: Tensor
+    replays: int = 0
+
+    def replay(self) -> None:
+        self.replays += 1
+        self.result.copy_(self.work())
+
+
+class Recorder:
+    """Records by running; refuses with `fault` if there is one."""
+
+    def __init__(self) -> None:
+        self.fault: RuntimeError | None = None
+        self.made: list[Replay] = []
+
+    def __call__(self, work: Callable[[], Tensor]) -> Replay:
+        import torch
+
+        if self.fault is not None:
+            raise self.fault
+        self.made.append(Replay(work, torch.full_like(work(), 7)))
+        return self.made[-1]
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from avatar_runtime import __main__ as command
 from avatar_runtime import errors
-from avatar_runtime.engine import conversion, model
+from avatar_runtime.engine import conversion, device, model, seeded, torch_device, weights
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,6 +61,55 @@ def test_the_manifest_states_the_files_that_are_there(
         assert hashlib.sha256(there[name].read_bytes()).hexdigest() == digest
         assert there[name].stat().st_mode & 0o777 == 0o644
     assert (manifest["version"], manifest["networks"]["unet"]["dtypes"]) == ("v15", ["float32"])
+
+
+def test_a_converted_folder_is_held_against_its_hashes(pickled: Path, tmp_path: Path) -> None:
+    out = tmp_path / "converted"
+    conversion.convert(pickled, out)
+    weights.verify(out)
+    weights.verify(pickled)  # it states nothing
+
+    path = out / "musetalkV15/unet.safetensors"
+    spoiled = bytearray(path.read_bytes())
+    spoiled[-1] ^= 1  # one bit of the last weight: every name and shape still fits
+    path.write_bytes(spoiled)
+    (out / "whisper/config.json").unlink()
+    with pytest.raises(errors.AssetError) as caught:
+        weights.verify(out)
+
+    told = str(caught.value)
+    assert "musetalkV15/unet.safetensors has the SHA-256" in told
+    assert "whisper/config.json is missing" in told
+    assert "sd-vae" not in told
+
+
+def test_a_device_verifies_unless_it_is_told_not_to(pickled: Path, tmp_path: Path) -> None:
+    out = tmp_path / "converted"
+    conversion.convert(pickled, out)
+    config = out / "whisper/config.json"
+    config.write_text(config.read_text() + "\n")  # harmless, and not what was converted
+
+    with pytest.raises(errors.AssetError, match=r"whisper/config\.json has the SHA-256"):
+        torch_device.TorchDevice("cpu").load(out)
+    trusting = torch_device.TorchDevice("cpu", options=device.ModelOptions(verify=False))
+    assert trusting.load(out).version == "v15"
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"files": 3}'])
+def test_a_broken_manifest_is_told(pickled: Path, content: str) -> None:
+    (pickled / "manifest.json").write_text(content)
+    with pytest.raises(errors.AssetError, match=r"manifest\.json: unreadable"):
+        weights.verify(pickled)
+
+
+def test_a_small_decoder_beside_the_model_comes_along(pickled: Path, tmp_path: Path) -> None:
+    seeded.save(tmp_path / "made", seeded.make(seeded.preset("tiny", "taesd")))
+    shutil.copytree(tmp_path / "made/taesd", pickled / "taesd")
+    manifest = conversion.convert(pickled, tmp_path / "converted")
+
+    assert manifest["networks"].keys() == {"unet", "vae", "whisper", "taesd"}
+    assert "taesd/config.json" in manifest["files"]
+    assert model.load(tmp_path / "converted", decoder="taesd").decoder == "taesd"
 
 
 def test_half_precision_stays_half_precision(pickled: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ _TOLERANCE = 2e-5  # float32, values about 1
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a model whose every weight differs from its start, norms and biases too."""
     path = tmp_path_factory.mktemp("random")
-    made = seeded.make(seeded.PRESETS["tiny"], seed=3)
+    made = seeded.make(seeded.preset("tiny", "taesd"), seed=3)
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
         for network in made.networks().values():
@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ours(folder: Path) -> model.MuseTalk:
-    return model.load(folder)
+    return model.load(folder, decoder="taesd")
 
 
 def _random(*shape: int) -> torch.Tensor:
@@ -85,6 +85,26 @@ def test_the_vae_agrees_with_diffusers(folder: Path, ours: model.MuseTalk) -> No
 
 
 @torch.inference_mode()
+def test_the_small_decoder_agrees_with_diffusers(folder: Path, ours: model.MuseTalk) -> None:
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+
+    config = _document(folder / "taesd/config.json")
+    theirs = AutoencoderTiny.from_config(config)
+    assert ours.taesd is not None
+    state = ours.taesd.state_dict()
+    left = theirs.load_state_dict(state, strict=False)
+    assert left.unexpected_keys == []
+    assert all(name.startswith("encoder.") for name in left.missing_keys)
+    latents = 2 * _random(2, 4, 16, 16)
+
+    decoded = theirs.eval().decode(latents).sample
+
+    assert decoded.shape == (2, 3, 128, 128)
+    assert decoded.std() > 0.05
+    assert (ours.taesd.decode(latents) - decoded).abs().max() < _TOLERANCE
+
+
+@torch.inference_mode()
 def test_sound_agrees_with_transformers(folder: Path, ours: model.MuseTalk) -> None:
     from transformers.models.whisper.configuration_whisper import WhisperConfig
     from transformers.models.whisper.feature_extraction_whisper import WhisperFeatureExtractor
@@ -104,16 +124,25 @@ def test_sound_agrees_with_transformers(folder: Path, ours: model.MuseTalk) -> N
 
 
 def test_the_full_shapes_are_the_published_ones() -> None:
-    full = model.MuseTalk(seeded.PRESETS["full"], "v15", "")
+    full = model.MuseTalk(seeded.preset("full", "taesd"), "v15", "")
+    small = full.taesd
+    assert small is not None
     counts = {
         "unet": sum(p.numel() for p in full.unet.parameters()),
         "decoder": sum(p.numel() for p in full.vae.decoder.parameters()),
         "encoder": sum(p.numel() for p in full.vae.encoder.parameters()),
         "whisper": sum(p.numel() for p in full.whisper.parameters()),
+        "taesd": sum(p.numel() for p in small.parameters()),
     }
 
-    millions = {name: round(count / 1e6, 1) for name, count in counts.items()}
-    assert millions == {"unet": 849.9, "decoder": 49.5, "encoder": 34.2, "whisper": 8.2}
+    millions = {name: round(count / 1e6, 2 if count < 1e7 else 1) for name, count in counts.items()}
+    assert millions == {
+        "unet": 849.9,
+        "decoder": 49.5,
+        "encoder": 34.2,
+        "whisper": 8.21,
+        "taesd": 1.22,
+    }
 
 
 def test_every_tensor_name_is_the_library_one(folder: Path, ours: model.MuseTalk) -> None:

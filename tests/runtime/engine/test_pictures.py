@@ -49,18 +49,30 @@ def test_between_them_the_mix_is_linear_and_rounded(anna: cache.Avatar) -> None:
     assert np.array_equal(composed, np.rint(share * (10, 20, 30) + (1 - share) * source))
 
 
-@pytest.mark.parametrize("mouth", [0.0, 1 / 3, 0.5, 2 / 3, 1.0])
-def test_a_closing_mouth_shows_in_part(anna: cache.Avatar, mouth: float) -> None:
-    face = np.full((128, 128, 3), (10, 20, 30), np.uint8)
-    box, source = anna.box(0), anna.picture(0)
+@pytest.mark.parametrize("side", [96, 128, 256])
+def test_a_patch_over_the_source_is_the_whole_picture(anna: cache.Avatar, side: int) -> None:
+    face = np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8)
 
-    composed = pictures.compose(anna, 0, face, mouth)
+    where, pixels = pictures.patch(anna, 2, face)
 
-    share = np.rint(anna.mask(0) * np.float32(mouth))[:, :, None] / 255
-    place = source[box.y1 : box.y2, box.x1 : box.x2]
-    drawn = composed[box.y1 : box.y2, box.x1 : box.x2]
-    assert np.array_equal(drawn, np.rint(share * (10, 20, 30) + (1 - share) * place))
-    assert mouth > 0 or np.array_equal(composed, source)
+    assert pixels.shape == (where.height, where.width, 3)
+    assert where.height < anna.box(2).height  # the upper half of the face is nobody's business
+    pasted = anna.picture(2).copy()
+    pasted[where.y1 : where.y2, where.x1 : where.x2] = pixels
+    assert np.array_equal(pasted, pictures.compose(anna, 2, face))
+
+
+def test_an_avatar_without_a_mask_keeps_its_picture(anna: cache.Avatar) -> None:
+    anna._masks = np.zeros_like(anna._masks)
+    face = np.full((128, 128, 3), 9, np.uint8)
+
+    assert pictures.patch(anna, 0, face)[1].size == 0
+    assert np.array_equal(pictures.compose(anna, 0, face), anna.picture(0))
+
+
+def test_dividing_by_255_with_shifts_is_exact() -> None:
+    every = np.arange(65536, dtype=np.uint16)[: 255 * 255 + 128]
+    assert np.array_equal(every + 1 + (every >> 8) >> 8, every // 255)
 
 
 @pytest.mark.parametrize(("width", "height"), [(192, 192), (96, 96), (256, 320)])

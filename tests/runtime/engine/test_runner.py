@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -11,12 +12,22 @@ import pytest
 import torch
 
 from avatar_runtime.audio import utterance
-from avatar_runtime.engine import device, runner
+from avatar_runtime.avatars import cache
+from avatar_runtime.engine import (
+    composition,
+    delivery,
+    device,
+    drawing,
+    lanes,
+    pictures,
+    runner,
+    seeded,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
-    from avatar_runtime.avatars import cache
     from avatar_runtime.batching.frames import FrameRequest
     from avatar_runtime.batching.windows import AudioWindow
     from avatar_runtime.engine.model import MuseTalk
@@ -57,12 +68,17 @@ def run(
     listening: ListeningModel, anna: cache.Avatar
 ) -> Iterator[Callable[[Sequence[FrameRequest]], device.Rendered]]:
     with ThreadPoolExecutor(1) as pool:
-        made = runner.Runner(listening, {"anna": anna}, pool)  # type: ignore[arg-type]
-        yield torch.inference_mode()(made.render)
+        plain: MuseTalk = listening  # type: ignore[assignment]
+        avatars = {"anna": anna}
+        yield torch.inference_mode()(_on_cpu(plain, avatars, pool, 1).render)
 
 
-def _decoded(jpeg: bytes) -> np.ndarray:
-    return np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR), int)
+def _on_cpu(
+    model: MuseTalk, avatars: Mapping[str, cache.Avatar], pool: ThreadPoolExecutor, count: int
+) -> runner.Runner:
+    own = lanes.Lanes(pool, count)
+    finisher = delivery.HostFinisher(avatars, pool)
+    return runner.Runner(model, avatars, drawing.PlainDrawer(model, own), finisher, own)
 
 
 def _speech(seconds: float = 0.6, context_s: int = 3, seed: int = 0) -> list[AudioWindow]:
@@ -97,11 +113,11 @@ def test_lanes_share_a_batch_and_change_no_frame(
 ) -> None:
     batch = [request_of(w, source_frame=w.frame_index) for w in _speech()[:frames]]
     made = {}
-    for lanes in (1, 3):
-        listening = ListeningModel(tiny)
+    for count in (1, 3):
+        listening: Any = ListeningModel(tiny)
         with ThreadPoolExecutor(3) as pool, torch.inference_mode():
-            runs = runner.Runner(listening, {"anna": anna}, pool, lanes)  # type: ignore[arg-type]
-            made[lanes] = [_decoded(frame.jpeg) for frame in runs.render(batch).frames]
+            rendered = _on_cpu(listening, {"anna": anna}, pool, count).render(batch)
+        made[count] = [_decoded(frame.jpeg) for frame in rendered.frames]
 
     assert sorted(listening.parts, reverse=True) == parts
     for alone, shared in zip(made[1], made[3], strict=True):
@@ -186,3 +202,60 @@ def test_a_longer_context_than_the_model_hears_is_cut_at_its_beginning(
 
     (_, short), (_, long) = listening.rows
     assert torch.equal(short, long)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [192, 256])
+def test_models_of_other_crop_sizes_run_through_the_same_code(
+    side: int, tmp_path: Path, request_of: Callable[..., FrameRequest]
+) -> None:
+    small = seeded.PRESETS["tiny"]
+    config = replace(small, vae=replace(small.vae, sample_size=side))
+    made = seeded.make(config).to(torch.device("cpu"), torch.float32)
+    seeded.write_avatar(tmp_path / "anna", made, frames=1)
+    avatar = cache.read(tmp_path / "anna")
+    assert avatar.latents.shape == (1, 8, side // 8, side // 8)
+    box = avatar.box(0)
+    assert (box.width, box.height) == (104, 120)  # neither a square nor the model's size
+
+    with ThreadPoolExecutor(1) as pool, torch.inference_mode():
+        runs = _on_cpu(made, {"anna": avatar}, pool, 1)
+        (frame,) = runs.render([request_of(_speech()[0])]).frames
+
+    source = pictures.encode_jpeg(avatar.picture(0), 192, 192, frame.request.quality)
+    changed = np.abs(_decoded(frame.jpeg) - _decoded(source)).max(axis=2)
+    assert (changed[96:156, 44:148] > 40).mean() > 0.2
+    # The mask's blur and JPEG's blocks of 16 reach no further.
+    assert changed[:78].max() == changed[:, :30].max() == 0
+
+
+def test_a_gpus_way_through_a_batch_gives_the_pictures_of_the_cpus(
+    run: Callable[..., device.Rendered],
+    tiny: MuseTalk,
+    anna: cache.Avatar,
+    recorder: Any,
+    request_of: Callable[..., FrameRequest],
+) -> None:
+    """Buckets, recordings, composition and delivery as on CUDA, all on this machine."""
+    batch = [request_of(w, source_frame=w.frame_index) for w in _speech()[3:6]]
+    cpu = tiny.device
+    with ThreadPoolExecutor(1) as pool:
+        composer = composition.Composer({"anna": anna}, cpu, pool, 1 << 20)
+        finisher = delivery.DeviceFinisher(composer, pool, cpu, None)
+        drawer = drawing.BucketDrawer(tiny, recorder)
+        made = runner.Runner(tiny, {"anna": anna}, drawer, finisher, lanes.Lanes(pool))
+        with torch.inference_mode():
+            made.render(batch)
+            first, second = made.launch(batch), made.launch(batch[::-1])
+            theirs = [*first.finish().frames, *second.finish().frames[::-1]]
+            made.release()
+
+    assert [r.replays for r in recorder.made] == [2, 2]
+    expected = run(batch).frames
+    for ours, frame in zip(theirs, [*expected, *expected], strict=True):
+        assert ours.request == frame.request
+        assert np.abs(_decoded(ours.jpeg) - _decoded(frame.jpeg)).mean() < 0.5
+
+
+def _decoded(jpeg: bytes) -> np.ndarray:
+    return np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR), int)

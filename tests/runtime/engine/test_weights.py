@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from avatar_runtime import errors
-from avatar_runtime.engine import model, weights
+from avatar_runtime.engine import model, seeded, vae, weights
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from types import SimpleNamespace
 
@@ -169,3 +170,89 @@ def test_the_scaling_factor_that_the_published_file_omits_is_known(folder: Path)
     path.write_text(json.dumps(document))
 
     assert model.load(folder).config.vae.scaling_factor == 0.18215
+
+
+@pytest.fixture
+def small(folder: Path) -> Path:
+    """Return the folder with a TAESD beside the model."""
+    made = seeded.make(seeded.preset("tiny", "taesd"))
+    seeded.save(folder, made)
+    return folder
+
+
+def test_the_small_decoder_is_read_from_both_file_layouts(small: Path) -> None:
+    stored = load_file(small / "taesd/diffusion_pytorch_model.safetensors")
+    plain = model.load(small, decoder="taesd")
+    with_encoder = stored | {"encoder.layers.0.weight": torch.zeros(8, 3, 3, 3)}
+    torch.save(with_encoder, small / "taesd/diffusion_pytorch_model.bin")
+    (small / "taesd/diffusion_pytorch_model.safetensors").unlink()
+    pickled = model.load(small, decoder="taesd")
+
+    assert (plain.decoder, model.load(small).decoder) == ("taesd", "sd-vae")
+    assert plain.taesd is not None
+    assert pickled.taesd is not None
+    ours, theirs = plain.taesd.state_dict(), pickled.taesd.state_dict()
+    assert ours.keys() == stored.keys()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def test_latents_go_to_the_small_decoder_with_their_scaling_factor(small: Path) -> None:
+    made = model.load(small, decoder="taesd")
+    assert made.taesd is not None
+    latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+
+    with torch.inference_mode():
+        direct = vae.to_bytes(made.taesd.decode(latents))
+        assert torch.equal(made.decode(latents), direct)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda folder: shutil.rmtree(folder), "no file taesd/config.json"),
+        (
+            lambda folder: save_file(
+                {"surplus": torch.zeros(1)}, folder / "diffusion_pytorch_model.safetensors"
+            ),
+            "tensors missing: decoder.layers.0.bias",
+        ),
+        (
+            lambda folder: _edit(folder / "config.json", {"num_decoder_blocks": [1, 1, 1]}),
+            "the sides of pictures from vae and taesd differ: 128 and 64",
+        ),
+        (
+            lambda folder: _edit(folder / "config.json", {"scaling_factor": 0.5}),
+            "scaling_factor is 0.5, must be 1.0",
+        ),
+    ],
+    ids=["missing", "other tensors", "other size", "other scaling"],
+)
+def test_a_wrong_small_decoder_is_told(
+    small: Path, spoil: Callable[[Path], None], told: str
+) -> None:
+    spoil(small / "taesd")
+
+    with pytest.raises(errors.AssetError) as caught:
+        model.load(small, decoder="taesd")
+    assert told in str(caught.value)
+
+
+def _edit(path: Path, change: dict[str, object]) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+
+def test_weights_are_placed_one_by_one_and_counted(folder: Path) -> None:
+    told: list[tuple[int, int]] = []
+    made = model.read(folder).to(
+        torch.device("cpu"), torch.bfloat16, lambda done, total: told.append((done, total))
+    )
+
+    parameters = [p for n in made.networks().values() for p in n.parameters()]
+    assert len(told) == len(parameters)
+    assert told == sorted(told)
+    total = 4 * sum(p.numel() for p in parameters)  # of the float32 that was read
+    assert told[-1] == (total, total)
+    assert {p.dtype for p in parameters} == {torch.bfloat16}
+    assert not any(p.requires_grad for p in parameters)
+    square = made.unet.conv_in.weight
+    assert square.is_contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,81 @@
+"""The start of a device: what fits, what it takes, how long it lasts."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import pytest
+
+from avatar_runtime import errors
+from avatar_runtime.avatars.cache import AvatarInfo
+from avatar_runtime.engine import calibration, device
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from avatar_runtime.batching.frames import FrameRequest
+
+_ANNA = AvatarInfo("anna", 64, 64, 25, 6, "hash")
+
+
+class Card:
+    """Has room for `room` frames, and holds the memory of its largest batch."""
+
+    name, pads = "card", True
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.batches: list[int] = []
+        self.responses: set[tuple[str, int]] = set()
+        self.releases = 0
+        self._largest = 0
+
+    def buckets(self, batch_size: int) -> Sequence[int]:
+        return [size for size in (1, 2, 4, 8) if size <= batch_size]
+
+    def render(self, batch: Sequence[FrameRequest]) -> device.Rendered:
+        self.batches.append(len(batch))
+        if len(batch) > self.room:
+            raise errors.DeviceMemoryError(None, 0)
+        self.responses.add((batch[0].session, batch[0].response_ref))
+        self._largest = max(self._largest, len(batch))
+        return device.Rendered([], dict.fromkeys(device.STAGES, 0.0))
+
+    def memory(self) -> device.Memory:
+        return device.Memory((1000 + 100 * self._largest) * device.MIB, 24_000 * device.MIB)
+
+    def release(self) -> None:
+        self.releases += 1
+
+
+def _measure(card: Card) -> calibration.Measured:
+    return calibration.measure(card, "v15/sd-vae/fp16", _ANNA, 8)  # type: ignore[arg-type]
+
+
+def test_buckets_run_up_then_down_then_up_again() -> None:
+    card = Card(room=8)
+    measured = _measure(card)
+
+    assert [size for size, _ in groupby(card.batches)] == [1, 2, 4, 8, 4, 2, 1, 2, 4, 8]
+    # Memory is read on the way up: later every bucket holds what the largest took.
+    assert (measured.curve.base_mib, measured.curve.per_frame_mib) == (1000, 100)
+    assert [size for size, _ in measured.curve.frame_batch_ms] == [1, 2, 4, 8]
+    assert measured.refused_batch is None
+    # No batch is answered from what an earlier one has heard.
+    assert len(card.responses) == len(card.batches)
+
+
+def test_a_bucket_that_does_not_fit_is_asked_once() -> None:
+    card = Card(room=4)
+    measured = _measure(card)
+
+    assert measured.refused_batch == 8
+    assert [size for size, _ in measured.curve.frame_batch_ms] == [1, 2, 4]
+    assert card.batches.count(8) == 1
+    assert card.releases == 1
+
+
+def test_a_device_without_room_for_one_frame_is_told() -> None:
+    with pytest.raises(errors.DeviceMemoryError):
+        _measure(Card(room=0))
