@@ -86,6 +86,7 @@ async def _load(
         pause_s=options.pause_s,
         chunk_ms=options.chunk_ms,
         late_ms=options.late_ms,
+        realtime=not options.burst,
         settings=settings,
     )
     return await load.run(target, visits, script)
@@ -102,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--wait-ms", type=int, help="how long to wait for a free slot")
     common.add_argument("--audio", type=Path, required=True, help="what to say, a sound file")
     common.add_argument("--chunk-ms", type=_positive_int, default=40, help="sound in one message")
+    common.add_argument("--burst", action="store_true", help="send an utterance all at once")
     common.add_argument("--update", action="store_true", help="send a session.update first")
     common.add_argument(
         "--every-frame", action="store_true", help="a server that is behind pauses, and drops none"
@@ -111,7 +113,6 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("talk", parents=[common], help="one utterance, recorded")
     one.add_argument("--out", type=Path, help="write the talking face, MP4")
     one.add_argument("--sheet", type=Path, help="write a contact sheet, PNG")
-    one.add_argument("--burst", action="store_true", help="send the sound all at once")
 
     many = commands.add_parser("load", parents=[common], help="many sessions, measured")
     many.add_argument("--sessions", type=_positive_int, default=1)

@@ -56,6 +56,8 @@ class Script:
     """Sound in one message."""
     late_ms: float
     """A picture that comes later than this after its time counts as late."""
+    realtime: bool = True
+    """Whether the sound leaves as a microphone delivers it; else an utterance at once."""
     settings: Mapping[str, Any] | None = None
     """Fields for a `session.update` at the start; None sends none."""
 
@@ -199,7 +201,7 @@ async def _converse(live: session.Session, visit: Visit, script: Script) -> None
     end = monotonic() + visit.duration_s
     while (left_s := end - monotonic()) > script.chunk_ms / 1000:
         sound = script.sound.cut(min(script.utterance_s, left_s))
-        response = await live.speak(sound, chunk_ms=script.chunk_ms)
+        response = await live.speak(sound, chunk_ms=script.chunk_ms, realtime=script.realtime)
         if response.status != "completed":
             raise errors.ServerError(f"response_{response.status}", "the response did not complete")
         await live.pause(min(script.pause_s, max(0.0, end - monotonic())))

@@ -1,4 +1,4 @@
-"""Command line of the runtime: `serve`, `lipsync`, `convert`, `bench` and `drain`."""
+"""Command line of the runtime: `serve`, `lipsync`, `convert`, `lookahead`, `bench`, `drain`."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _lipsync(options)
             case "convert":
                 return _convert(options)
+            case "lookahead":
+                return _lookahead(options)
             case "bench":
                 return _bench(options)
             case _:
@@ -82,9 +84,11 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _lipsync(options: argparse.Namespace) -> int:
+    from avatar_runtime.audio.utterance import Hearing
     from avatar_runtime.engine import lipsync
     from avatar_runtime.engine.device import ModelOptions, open_device
 
+    heard = settings.hearing(os.environ)
     wanted = ModelOptions(options.precision, options.decoder or "sd-vae")
     made = lipsync.run(
         open_device(options.device or settings.device(os.environ), options=wanted),
@@ -93,6 +97,7 @@ def _lipsync(options: argparse.Namespace) -> int:
         options.audio,
         options.out,
         frames_dir=options.frames_dir,
+        hearing=Hearing(heard.lookahead_ms, heard.silence_dbfs),
     )
     print(json.dumps(made))
     return 0
@@ -103,6 +108,18 @@ def _convert(options: argparse.Namespace) -> int:
 
     manifest = conversion.convert(options.model, options.out, options.version)
     print(json.dumps(manifest))
+    return 0
+
+
+def _lookahead(options: argparse.Namespace) -> int:
+    from avatar_runtime.engine import lookahead
+
+    lookaheads_ms = [int(ms) for ms in settings.LOOKAHEADS_MS]
+    document = lookahead.run(options.model, options.avatar, options.audio, lookaheads_ms)
+    print(lookahead.table(document))
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return 0
 
 
@@ -188,6 +205,13 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--model", metavar="DIR", type=Path, required=True)
     convert.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new folder")
     convert.add_argument("--version", choices=("v15", "v1"), help="default: the newest there is")
+    lookahead = commands.add_parser(
+        "lookahead", help="how far a session is from the whole clip, by look-ahead"
+    )
+    lookahead.add_argument("--model", metavar="DIR", type=Path, required=True)
+    lookahead.add_argument("--avatar", metavar="DIR", type=Path, required=True)
+    lookahead.add_argument("--audio", metavar="WAV", type=Path, required=True)
+    lookahead.add_argument("--json", metavar="FILE", type=Path, help="where the document goes")
     bench = commands.add_parser("bench", help="measure the engine with seeded random weights")
     bench.add_argument("--preset", choices=("tiny", "full"), default="tiny")
     bench.add_argument("--device", metavar="NAME", help=_DEVICE_HELP)

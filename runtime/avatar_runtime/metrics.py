@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from math import ceil
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 Discard = Literal["cancelled", "slow_client", "failed", "overload"]
+Kind = Literal["drawn", "silent"]
+"""Made by the model, or the avatar's own picture while nothing is said."""
 
 RECENT_S: Final = 30.0
 _RECENT_SAMPLES: Final = 4096
@@ -95,7 +97,14 @@ class Metrics:
             "event_loop_lag_seconds", "How late the event loop woke a timer.", _LAG_BUCKETS
         )
         self._misses = counter("deadline_misses", "Frames finished after they were due.")
-        self._frames = counter("frames", "Frames sent.")
+        self._frames = Counter(
+            "avatar_runtime_frames",
+            "Frames sent: drawn by the model, or silent ones that cost it nothing.",
+            ["kind"],
+            registry=self._registry,
+        )
+        for kind in get_args(Kind):
+            self._frames.labels(kind)  # shown from the start, so that a rate has a beginning
         self._oom = counter("oom_recoveries", "Batches made smaller after memory ran out.")
         self._discarded = Counter(
             "avatar_runtime_frames_discarded",
@@ -152,9 +161,9 @@ class Metrics:
         if is_late:
             self._misses.inc()
 
-    def count_sent(self, seconds: float, now: float) -> None:
+    def count_sent(self, kind: Kind, seconds: float, now: float) -> None:
         """Count a frame on the socket, `seconds` after it was asked for."""
-        self._frames.inc()
+        self._frames.labels(kind).inc()
         self._frame.labels("total").observe(seconds)
         self._frame_recent.add(seconds, now)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FRAME_RATES: Final = (10, 16, 20, 25)
+LOOKAHEADS_MS: Final = tuple(str(ms) for ms in range(0, 401, 40))
 ADMIN_PORT: Final = 9090
 _DAY_S: Final = 86_400
 
@@ -67,6 +68,20 @@ class SessionSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class HearingSettings:
+    """How the sound of every session is heard."""
+
+    silence_dbfs: int | None
+    """Level of 20 ms of sound, dBFS, that counts as speech. Around it the mouth is drawn; in longer
+    silence the avatar's own picture shows, which costs the device nothing. -50 is under quiet
+    speech (a voice 30 dB too low is still drawn) and over the noise of a fair microphone; louder
+    noise is drawn like speech. `None` draws every frame."""
+    lookahead_ms: int
+    """Sound past the trained window that the audio encoder hears before a frame is drawn; all
+    frames come as much later. 0: the window alone (docs/engine.md has the distances)."""
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSettings:
     """What the engine loads, and onto what."""
 
@@ -106,6 +121,7 @@ class Settings:
 
     identity: Identity
     sessions: SessionSettings
+    hearing: HearingSettings
     engine: EngineSettings
     admin: AdminSettings
     sessions_listen: Address
@@ -143,6 +159,16 @@ class Environment:
         text = self.text(name, str(default))
         if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
             raise SettingsError(name, text, f"a whole number from {low} to {high}")
+        return int(text)
+
+    def level(self, name: str, default: str) -> int | None:
+        """Return a level from -90 to -20 dBFS, or `None` for `off`."""
+        text = self.text(name, default)
+        if text == "off":
+            return None
+        digits = text.removeprefix("-")
+        if not digits.isascii() or not digits.isdigit() or not -90 <= int(text) <= -20:
+            raise SettingsError(name, text, "off or a whole number from -90 to -20")
         return int(text)
 
     def boolean(self, name: str) -> bool:
@@ -185,6 +211,7 @@ def from_env(variables: Mapping[str, str]) -> Settings:
             gpu_class=read.text("AVATAR_GPU_CLASS", "none"),
         ),
         sessions=_sessions(read),
+        hearing=_hearing(read),
         engine=EngineSettings(
             model=read.required("AVATAR_MODEL"),
             avatars=read.required("AVATAR_AVATAR_FOLDER"),
@@ -228,6 +255,14 @@ def drain_from_env(variables: Mapping[str, str]) -> DrainSettings:
     )
 
 
+def hearing(variables: Mapping[str, str]) -> HearingSettings:
+    """Return how a command hears a file: as a session would hear it.
+
+    Raises `SettingsError` that names the variable.
+    """
+    return _hearing(Environment(variables))
+
+
 def device(variables: Mapping[str, str]) -> str:
     """Return the device that the machine names.
 
@@ -258,4 +293,11 @@ def _sessions(read: Environment) -> SessionSettings:
         max_duration_s=read.integer("AVATAR_MAX_DURATION_S", 7200, 1, _DAY_S),
         idle_timeout_s=read.integer("AVATAR_IDLE_TIMEOUT_S", 300, 1, _DAY_S),
         drain_timeout_s=_drain_timeout_s(read),
+    )
+
+
+def _hearing(read: Environment) -> HearingSettings:
+    return HearingSettings(
+        silence_dbfs=read.level("AVATAR_SILENCE_DBFS", "-50"),
+        lookahead_ms=int(read.choice("AVATAR_LOOKAHEAD_MS", "0", LOOKAHEADS_MS)),
     )

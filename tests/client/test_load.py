@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ from avatar_client.traces import Picture, Response
 if TYPE_CHECKING:
     from pathlib import Path
 
+DEADLINE_S = 20.0
 SCRIPT = load.Script(
     Sound(bytes(24000), 24000), utterance_s=0.12, pause_s=0.01, chunk_ms=40, late_ms=80
 )
@@ -29,6 +31,19 @@ async def test_sessions_that_end_by_themselves_are_done_and_miss_nothing(avatar:
     assert summary["utterances"] >= 6
     assert summary["first_frame_ms"]["p50"] > 0
     assert [report["index"] for report in result["sessions"]] == [0, 1, 2]
+
+
+async def test_a_burst_does_not_wait_for_its_sound(avatar: Any) -> None:
+    minute = Sound(bytes(2 * 24000 * 60), 24000)
+    script = load.Script(minute, 60, pause_s=1, chunk_ms=5000, late_ms=80, realtime=False)
+    loading = asyncio.create_task(load.run(_target(avatar), [load.Visit(0, 60)], script))
+    async with asyncio.timeout(DEADLINE_S):
+        while not any(e["type"] == "input_audio_buffer.commit" for e in avatar.received):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # the server has no event for it
+    loading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await loading
+    assert len(avatar.received) == 13  # twelve pieces and the commit
 
 
 async def test_a_cut_session_is_counted_with_its_code_and_losses(avatar: Any) -> None:

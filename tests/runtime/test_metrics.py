@@ -20,7 +20,7 @@ def test_the_load_forgets_what_is_old() -> None:
     metrics.count_finished(True, now=100.0)
     metrics.count_finished(False, now=100.0)
     metrics.observe_first_frame(0.2, now=100.0)
-    metrics.count_sent(0.1, now=100.0)
+    metrics.count_sent("drawn", 0.1, now=100.0)
     load = metrics.load(100.0)
     assert (load.batch_fill_ratio, load.deadline_miss_ratio) == (0.5, 0.5)
     assert (load.first_frame_p95_s, load.frame_p95_s) == (0.2, 0.1)
@@ -31,6 +31,6 @@ def test_the_load_forgets_what_is_old() -> None:
 
 def test_every_runtime_counts_for_itself() -> None:
     one, two = Metrics("cpu", "none"), Metrics("cpu", "none")
-    one.count_sent(0.1, now=1.0)
-    assert b"avatar_runtime_frames_total 1.0" in one.render()
-    assert b"avatar_runtime_frames_total 0.0" in two.render()
+    one.count_sent("silent", 0.1, now=1.0)
+    assert b'avatar_runtime_frames_total{kind="silent"} 1.0' in one.render()
+    assert b'avatar_runtime_frames_total{kind="silent"} 0.0' in two.render()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from avatar_runtime import settings
+from avatar_runtime.audio import energy
 from avatar_runtime.errors import SettingsError
 
 LEAST = {"AVATAR_MODEL": "/models", "AVATAR_AVATAR_FOLDER": "/avatars"}
@@ -60,6 +61,14 @@ def test_without_variables_the_defaults_serve_one_machine() -> None:
     assert read.engine.gpu_profile is None
     assert (read.engine.precision, read.engine.decoder) == (None, "sd-vae")
     assert read.engine.verify
+    assert read.hearing == settings.HearingSettings(silence_dbfs=-50, lookahead_ms=0)
+    assert read.hearing.silence_dbfs == energy.SPEECH_DBFS
+
+
+def test_commands_hear_files_as_the_environment_says() -> None:
+    heard = settings.hearing({"AVATAR_SILENCE_DBFS": "off", "AVATAR_LOOKAHEAD_MS": "120"})
+    assert heard == settings.HearingSettings(None, 120)
+    assert settings.hearing({"AVATAR_SILENCE_DBFS": "-42"}).silence_dbfs == -42
 
 
 def test_a_pod_of_a_service_never_serves_from_the_cpu_unasked() -> None:
@@ -71,6 +80,11 @@ def test_a_pod_of_a_service_never_serves_from_the_cpu_unasked() -> None:
     ("name", "value"),
     [
         ("AVATAR_CAPACITY", "0"),
+        ("AVATAR_SILENCE_DBFS", "-91"),
+        ("AVATAR_SILENCE_DBFS", "50"),
+        ("AVATAR_SILENCE_DBFS", "--50"),
+        ("AVATAR_LOOKAHEAD_MS", "60"),
+        ("AVATAR_LOOKAHEAD_MS", "440"),
         ("AVATAR_CAPACITY", "-1"),
         ("AVATAR_CAPACITY", "1e3"),
         ("AVATAR_BATCH_SIZE", "many"),

@@ -7,6 +7,7 @@ messages that brought the sound can change a frame.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -32,6 +33,16 @@ _GROWING: Final = (0, 1, 2)  # first frames of groups 0 to 2
 _GROUP: Final = 2  # frames of every later group: half the encodes for 40 ms more of waiting
 
 
+@dataclass(frozen=True, slots=True)
+class Hearing:
+    """How sound becomes windows."""
+
+    lookahead_ms: int = 0
+    """Sound past the trained window that the encoder hears too; frames wait as much longer."""
+    silence_dbfs: float | None = None
+    """Level below which nothing is drawn; `None` draws every frame."""
+
+
 class Utterance:
     """Takes PCM16 and gives exactly one window for each video frame, in order.
 
@@ -39,17 +50,26 @@ class Utterance:
     grow 1, 1, 2, 2, ... frames: the first picture is soon there, later ones share an encode.
     """
 
-    def __init__(self, rate: int = 24_000, fps: int = 25, context_s: int = CONTEXT_S) -> None:
+    def __init__(
+        self,
+        rate: int = 24_000,
+        fps: int = 25,
+        context_s: int = CONTEXT_S,
+        hearing: Hearing | None = None,
+    ) -> None:
+        """`hearing`: `None` draws every frame from the trained window."""
+        hearing = hearing or Hearing()
         self._rate = rate
+        self._extra_steps = hearing.lookahead_ms * STEPS_PER_S // 1000
         self._fps = fps
         self._context_steps = context_s * STEPS_PER_S
         self._resampler = resampling.Resampler(rate)
-        self._gate = energy.Gate()
+        level = hearing.silence_dbfs
+        self._mouth = None if level is None else energy.Mouth(level)
         self._odd = b""  # first byte of a sample that a message border cut
         self._samples = 0
         self._finished = False
         self._next_frame = 0
-        self._silent: list[bool] = []
         # Views of this array travel with windows: it is only ever appended to.
         self._buffer = np.zeros(2 * self._context_steps * STEP, np.float32)
         self._base = 0  # 16 kHz position of the buffer's first sample
@@ -92,7 +112,7 @@ class Utterance:
     def _ready_group(self) -> list[AudioWindow] | None:
         first = self._next_frame
         number, last = group_of(first)
-        end = self._first_step(last) + STEPS_PER_FRAME
+        end = self._end_step(last)
         if self._finished:
             last = min(last, self.frames_total - 1)
             if last < first:
@@ -104,13 +124,26 @@ class Utterance:
         context = self._view(start * STEP, end * STEP)
         steps = min(end, self._steps_total(end)) - start
         self._next_frame = last + 1
+        shares = [self._mouth_share(i) for i in range(first, last + 1)]
         return [
-            AudioWindow(i, number, context, self._first_step(i) - start, steps, self._is_silent(i))
-            for i in range(first, last + 1)
+            AudioWindow(
+                i,
+                number,
+                context,
+                self._first_step(i) - start,
+                steps,
+                silent=not share,
+                mouth=share,
+            )
+            for i, share in enumerate(shares, first)
         ]
 
     def _first_step(self, frame: int) -> int:
         return frame * STEPS_PER_S // self._fps - STEPS_BEFORE
+
+    def _end_step(self, frame: int) -> int:
+        """Return the step after the last one that a frame waits for."""
+        return self._first_step(frame) + STEPS_PER_FRAME + self._extra_steps
 
     def _steps_total(self, at_least: int) -> int:
         """Return the real steps: unknown before the end, then the tail padded to its frame."""
@@ -118,11 +151,30 @@ class Utterance:
             return at_least
         return self.frames_total * STEPS_PER_S // self._fps
 
-    def _is_silent(self, frame: int) -> bool:
-        """Ask the gate, frame after frame; the sound of `frame` itself is in the buffer."""
-        begin = frame * resampling.RATE // self._fps
-        end = (frame + 1) * resampling.RATE // self._fps
-        return self._gate.is_silent(self._buffer[begin - self._base : end - self._base])
+    def _mouth_share(self, frame: int) -> float:
+        """Return how much of the drawn mouth shows in the next frame; its window is there."""
+        if self._mouth is None:
+            return 1.0
+        first = frame * STEPS_PER_S // self._fps
+        for step in range(self._mouth.heard_steps, first + energy.AHEAD_STEPS):
+            begin = step * STEP - self._base
+            self._mouth.hear(self._buffer[begin : min(begin + STEP, self._fill)])
+        own_steps = (frame + 1) * STEPS_PER_S // self._fps - first
+        return min(self._mouth.share(first, own_steps), self._end_share(frame, first))
+
+    def _end_share(self, frame: int, first_step: int) -> float:
+        """Return what the end of the sound leaves: the last picture is the avatar's own.
+
+        Only frames that need sound past the end are touched: all others may have left before
+        anybody knew that the sound ends.
+        """
+        if not self._finished:
+            return 1.0
+        left = self.frames_total - 1 - frame
+        needed = (first_step + energy.AHEAD_STEPS) * STEP
+        if left > 1 or needed * self._rate <= self._samples * resampling.RATE:
+            return 1.0
+        return 0.5 * left
 
     def _view(self, begin: int, end: int) -> memoryview:
         view = self._buffer[begin - self._base : end - self._base]
@@ -137,7 +189,7 @@ class Utterance:
     def _renew(self, more: int) -> None:
         """Move to a new array without what no window needs: old views keep the old one."""
         _, last = group_of(self._next_frame)
-        start = max(0, self._first_step(last) + STEPS_PER_FRAME - self._context_steps) * STEP
+        start = max(0, self._end_step(last) - self._context_steps) * STEP
         keep = self._buffer[start - self._base : self._fill]
         self._buffer = np.zeros(2 * self._context_steps * STEP + len(keep) + more, np.float32)
         self._buffer[: len(keep)] = keep

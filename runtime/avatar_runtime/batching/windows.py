@@ -25,4 +25,7 @@ class AudioWindow:
     steps: int
     """Real steps of the context (50 a second); later ones are zero vectors."""
     silent: bool
-    """Whether the frame's own sound is below the energy gate."""
+    """Whether nothing has to be drawn: there is no speech, and the avatar's own picture shows."""
+    mouth: float = 1.0
+    """How much of the drawn mouth shows over the avatar's own, 0 to 1; less than 1 while it opens
+    or closes around silence."""

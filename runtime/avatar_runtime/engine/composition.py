@@ -107,13 +107,15 @@ class Composer:
         shapes = [(request.height, request.width) for request in batch]
         total = sum(3 * h * w for h, w in shapes)
         composed = Composed(torch.empty(total, dtype=torch.uint8, device=self._device), shapes)
-        for place, face, view in zip(places, faces, composed.views(), strict=True):
+        rows = zip(batch, places, faces, composed.views(), strict=True)
+        for request, place, face, view in rows:
+            mouth = request.window.mouth
             if place.source.shape == view.shape:
                 view.copy_(place.source)
-                _redraw(view, place, face)
+                _redraw(view, place, face, mouth)
             else:
                 whole = place.source.clone()
-                _redraw(whole, place, face)
+                _redraw(whole, place, face, mouth)
                 view.copy_(self._resized(whole, view.shape[0], view.shape[1]))
         return composed
 

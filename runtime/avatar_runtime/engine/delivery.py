@@ -84,7 +84,7 @@ class HostFinisher:
     def _compose(self, request: FrameRequest, face: NDArray[np.uint8]) -> NDArray[np.uint8]:
         avatar = self._avatars[request.avatar]
         index = cache.fold(request.source_frame, avatar.manifest.frames)
-        return pictures.compose(avatar, index, face)
+        return pictures.compose(avatar, index, face, request.window.mouth)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from avatar_runtime import errors
-from avatar_runtime.audio import resampling, utterance
+from avatar_runtime.audio import energy, resampling, utterance
 from avatar_runtime.batching.frames import FrameRequest
 from avatar_runtime.engine import worker
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _DEFAULT_RATE: Final = 24_000
 _QUALITY: Final = 95
 _CRF: Final = "18"
+AS_A_SESSION: Final = utterance.Hearing(silence_dbfs=energy.SPEECH_DBFS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ def run(
     *,
     frames_dir: Path | None = None,
     batch_size: int = 8,
+    hearing: utterance.Hearing = AS_A_SESSION,
 ) -> dict[str, int | float]:
     """Make the video and return what it has become, as the command prints it.
 
@@ -59,7 +61,7 @@ def run(
     """
     began = time.perf_counter()
     sound = read_sound(audio)
-    avatar, frames = asyncio.run(_render(device, model_dir, avatar_dir, sound, batch_size))
+    avatar, frames = asyncio.run(_render(device, model_dir, avatar_dir, sound, batch_size, hearing))
     pictures = [np.frombuffer(frame.jpeg, np.uint8) for frame in frames]
     decoded = [np.asarray(cv2.imdecode(p, cv2.IMREAD_COLOR), np.uint8) for p in pictures]
     write_video(out, decoded, avatar.fps, sound)
@@ -122,7 +124,12 @@ def write_video(path: Path, pictures: Sequence[NDArray[np.uint8]], fps: int, sou
 
 
 async def _render(
-    device: Device, model_dir: Path, avatar_dir: Path, sound: Sound, batch_size: int
+    device: Device,
+    model_dir: Path,
+    avatar_dir: Path,
+    sound: Sound,
+    batch_size: int,
+    hearing: utterance.Hearing,
 ) -> tuple[AvatarInfo, list[Frame]]:
     engine = worker.Engine(
         device, model_dir, avatar_dir.parent, batch_size, avatar_names=[avatar_dir.name]
@@ -130,14 +137,15 @@ async def _render(
     try:
         await engine.start()
         avatar = engine.avatars[avatar_dir.name]
-        speech = utterance.Utterance(sound.rate, avatar.fps, engine.model.context_s)
+        speech = utterance.Utterance(sound.rate, avatar.fps, engine.model.context_s, hearing)
         speech.append(sound.samples.astype("<i2").tobytes())
         speech.finish()
         requests = [_request(avatar, window) for window in speech.take()]
-        frames: list[Frame] = []
-        for at in range(0, len(requests), batch_size):
-            frames += await engine.run(requests[at : at + batch_size])
-        return avatar, frames
+        drawn = [request for request in requests if not request.window.silent]
+        frames = list(await engine.rest([r for r in requests if r.window.silent]))
+        for at in range(0, len(drawn), batch_size):
+            frames += await engine.run(drawn[at : at + batch_size])
+        return avatar, sorted(frames, key=lambda frame: frame.request.frame_index)
     finally:
         await engine.stop()
 

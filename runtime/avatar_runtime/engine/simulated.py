@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections import OrderedDict
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from avatar_runtime import errors
-from avatar_runtime.avatars import cache
 from avatar_runtime.batching import buckets
-from avatar_runtime.batching.frames import Frame
-from avatar_runtime.engine import pictures, weights
+from avatar_runtime.engine import stills, weights
 from avatar_runtime.engine.device import MIB, STAGES, Calibration, Memory, ModelInfo, Rendered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from avatar_runtime.avatars import cache
     from avatar_runtime.batching.frames import FrameRequest
 
-_CACHED_BYTES: Final = 32 * MIB
 # Shares of a batch, by the work of each stage (musetalk.md section 11); the rest is picture work.
 _SHARES: Final = {"encode_audio": 0.02, "unet": 0.21, "vae": 0.75}
 
@@ -120,9 +117,7 @@ class SimulatedDevice:
         self._neighbour = neighbour
         self._sleep = sleep
         self._clock = clock
-        self._avatars: Mapping[str, cache.Avatar] = {}
-        self._jpegs: OrderedDict[tuple[object, ...], bytes] = OrderedDict()
-        self._jpeg_bytes = 0
+        self._stills = stills.Stills({}, 0)
         self._used_mib = 0
 
     def load(self, model_dir: Path) -> ModelInfo:
@@ -140,14 +135,14 @@ class SimulatedDevice:
 
     def serve(self, avatars: Mapping[str, cache.Avatar]) -> None:
         self._refuse_at("serve")
-        self._avatars = avatars
+        self._stills = stills.Stills(avatars, stills.KEPT_BYTES)
 
     def render(self, batch: Sequence[FrameRequest]) -> Rendered:
         curve = self._card.curve
         size = buckets.around(len(batch))
         self._take("step", max(self._used_mib, curve.base_mib + curve.per_frame_mib * size))
         began = self._clock()
-        frames = [Frame(request, self._jpeg(request)) for request in batch]
+        frames = [self._stills.frame(request) for request in batch]
         duration = curve.batch_ms(size) / 1000
         self._sleep(max(0.0, duration - (self._clock() - began)))
         stages = {stage: duration * _SHARES.get(stage, 0.01) for stage in STAGES}
@@ -167,7 +162,7 @@ class SimulatedDevice:
         self._used_mib = min(self._used_mib, self._card.curve.base_mib)
 
     def close(self) -> None:
-        self._jpegs.clear()
+        self._stills = stills.Stills({}, 0)
 
     def _take(self, point: Point, wanted_mib: int) -> None:
         """Hold `wanted_mib` from now on, or raise `DeviceMemoryError` and hold what was held."""
@@ -184,21 +179,6 @@ class SimulatedDevice:
 
     def _taken_mib(self) -> int:
         return 0 if self._neighbour is None else self._neighbour.taken_mib()
-
-    def _jpeg(self, request: FrameRequest) -> bytes:
-        avatar = self._avatars[request.avatar]
-        index = cache.fold(request.source_frame, avatar.manifest.frames)
-        key = (request.avatar, index, request.width, request.height, request.quality)
-        if (known := self._jpegs.get(key)) is not None:
-            self._jpegs.move_to_end(key)
-            return known
-        picture = avatar.decode(index)
-        jpeg = pictures.encode_jpeg(picture, request.width, request.height, request.quality)
-        self._jpegs[key] = jpeg
-        self._jpeg_bytes += len(jpeg)
-        while self._jpeg_bytes > _CACHED_BYTES:
-            self._jpeg_bytes -= len(self._jpegs.popitem(last=False)[1])
-        return jpeg
 
 
 def _curve(document: Mapping[str, Any]) -> Calibration:

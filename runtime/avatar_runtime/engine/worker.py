@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from avatar_runtime import errors
 from avatar_runtime.avatars import cache
-from avatar_runtime.engine import calibration
+from avatar_runtime.engine import calibration, stills
 from avatar_runtime.engine.device import STAGES, Rendered
 
 if TYPE_CHECKING:
@@ -70,6 +70,9 @@ class Engine:
         self._observe = observe
         self._sleep = sleep
         self._thread = ThreadPoolExecutor(1, "engine")
+        # Beside the device's own thread: a silent frame waits for no batch.
+        self._stills_thread = ThreadPoolExecutor(1, "stills")
+        self._stills = stills.Stills({}, 0)
         self._statistics = Statistics()
         self._model: ModelInfo | None = None
         self.avatars: Mapping[str, AvatarInfo] = {}
@@ -111,17 +114,23 @@ class Engine:
         Raises:
             EngineError: the batch as a whole has failed; the engine itself may go on.
         """
-        for request in batch:
-            if request.avatar not in self.avatars:
-                loaded = ", ".join(sorted(self.avatars))
-                problem = f"avatar {request.avatar!r} is not loaded, loaded are: {loaded}"
-                raise errors.EngineError(problem)
+        self._check_avatars(batch)
         loop = asyncio.get_running_loop()
         rendered = await loop.run_in_executor(self._thread, self._render, batch)
         if self._observe is not None:
             for stage, seconds in rendered.stages.items():
                 self._observe(stage, seconds)
         return rendered.frames
+
+    async def rest(self, requests: Sequence[FrameRequest]) -> Sequence[Frame]:
+        """Return the avatar's own pictures for frames in which nothing is said; no device works.
+
+        Raises:
+            EngineError: no frame of these can be made.
+        """
+        self._check_avatars(requests)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._stills_thread, self._rest, requests)
 
     def memory(self) -> Memory:
         """Return what the device reports."""
@@ -139,6 +148,21 @@ class Engine:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._thread, self.device.close)
         self._thread.shutdown()
+        self._stills_thread.shutdown()
+
+    def _check_avatars(self, requests: Sequence[FrameRequest]) -> None:
+        for request in requests:
+            if request.avatar not in self.avatars:
+                loaded = ", ".join(sorted(self.avatars))
+                problem = f"avatar {request.avatar!r} is not loaded, loaded are: {loaded}"
+                raise errors.EngineError(problem)
+
+    def _rest(self, requests: Sequence[FrameRequest]) -> Sequence[Frame]:
+        try:
+            return [self._stills.frame(request) for request in requests]
+        except Exception as error:
+            _log.exception("silent frames failed frames=%d", len(requests))
+            raise errors.EngineError(f"{len(requests)} silent frames failed") from error
 
     def _load(self) -> None:
         began = time.perf_counter()
@@ -147,6 +171,7 @@ class Engine:
         avatars = self._read_avatars(model)
         self._patiently(lambda: self.device.serve(avatars), 0)
         self._model = model
+        self._stills = stills.Stills(avatars, stills.KEPT_BYTES)
         self.avatars = {name: avatar.info for name, avatar in avatars.items()}
         self.calibration = self.device.curve() or self._measure(model)
         ended = time.perf_counter()

@@ -25,9 +25,10 @@ class Playout:
         """When everything finished so far will have been played, monotonic seconds."""
         return self._end
 
-    def add_frame(self, now: float) -> None:
-        """Take note of one finished frame."""
-        self._end = max(self._end, now) + self._frame_s
+    def add_frames(self, frames: int, now: float) -> None:
+        """Take note of finished frames, none of which has a missing one before it."""
+        if frames:
+            self._end = max(self._end, now) + frames * self._frame_s
 
     def take_back(self, frames: int) -> None:
         """Forget finished frames that never left."""

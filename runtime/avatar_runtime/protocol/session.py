@@ -130,10 +130,17 @@ class Session(Generic[W]):
             self._active_at = now
 
     def deliver(
-        self, response_ref: int, epoch: int, frame_index: int, jpeg: bytes, now: float
+        self,
+        response_ref: int,
+        epoch: int,
+        frame_index: int,
+        jpeg: bytes,
+        now: float,
+        *,
+        is_drawn: bool = True,
     ) -> bool:
         """Take a finished picture, or return that nobody waits for it any more."""
-        return self._speech.deliver(response_ref, epoch, frame_index, jpeg, now)
+        return self._speech.deliver(response_ref, epoch, frame_index, jpeg, now, is_drawn=is_drawn)
 
     def skip(self, response_ref: int, epoch: int, frame_index: int, now: float) -> bool:
         """Hold the previous picture in place of a frame, or return that nobody waits for it."""

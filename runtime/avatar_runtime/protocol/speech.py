@@ -394,13 +394,23 @@ class Speech(Generic[W]):
         return self._playout.opens_at(self.configuration.window_ms, in_flight)
 
     def deliver(
-        self, response_ref: int, epoch: int, frame_index: int, jpeg: bytes, now: float
+        self,
+        response_ref: int,
+        epoch: int,
+        frame_index: int,
+        jpeg: bytes,
+        now: float,
+        *,
+        is_drawn: bool = True,
     ) -> bool:
         """Take a finished picture, or return that nobody waits for it any more."""
         active = self._awaiting(response_ref, epoch)
-        if active is None or not active.turn.deliver(frame_index, jpeg):
+        if active is None:
             return False
-        self._playout.add_frame(now)
+        settled = active.turn.settled
+        if not active.turn.deliver(frame_index, jpeg, is_drawn=is_drawn):
+            return False
+        self._playout.add_frames(active.turn.settled - settled, now)
         if self.configuration.overrun is Overrun.DROP:
             while self._is_overrun(active.turn):
                 active.turn.drop_oldest()
@@ -409,9 +419,13 @@ class Speech(Generic[W]):
     def skip(self, response_ref: int, epoch: int, frame_index: int, now: float) -> bool:
         """Hold the previous picture in place of a frame, or return that nobody waits for it."""
         active = self._awaiting(response_ref, epoch)
-        if active is None or not active.turn.skip(frame_index):
+        if active is None:
             return False
-        self._playout.add_frame(now)  # its sound is played all the same
+        settled = active.turn.settled
+        if not active.turn.skip(frame_index):
+            return False
+        # Its sound is played all the same.
+        self._playout.add_frames(active.turn.settled - settled, now)
         return True
 
     def _awaiting(self, response_ref: int, epoch: int) -> Active[W] | None:

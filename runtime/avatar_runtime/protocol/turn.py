@@ -115,6 +115,8 @@ class Picture:
     frame_index: int
     jpeg: bytes
     asked_at: float
+    is_drawn: bool = True
+    """Whether the model drew it; else it is the avatar's own, as nothing is said."""
 
 
 class Drop(Enum):
@@ -161,6 +163,8 @@ class Turn(Generic[W]):
         self._finished = False
         self._windows: deque[W] = deque()
         self._asked: dict[int, float] = {}
+        self._asked_until = 0  # frames asked for so far
+        self._settled = 0  # leading frames that are finished or given up
         self._pictures: dict[int, Picture | Drop] = {}
         self._position = 0
         self._gap: Gap | None = None
@@ -177,8 +181,13 @@ class Turn(Generic[W]):
 
     @property
     def in_flight(self) -> int:
-        """Frames asked for and not delivered."""
-        return len(self._asked)
+        """Frames asked for that are not settled."""
+        return self._asked_until - self._settled
+
+    @property
+    def settled(self) -> int:
+        """Leading frames that are finished or given up; one behind a missing frame is not."""
+        return self._settled
 
     @property
     def next_window(self) -> W | None:
@@ -223,17 +232,17 @@ class Turn(Generic[W]):
         """Return the next window; its picture is in flight from now on."""
         window = self._windows.popleft()
         self._asked[window.frame_index] = now
+        self._asked_until = window.frame_index + 1
         self._hear(now)
         return window
 
-    def deliver(self, frame_index: int, jpeg: bytes) -> bool:
+    def deliver(self, frame_index: int, jpeg: bytes, *, is_drawn: bool = True) -> bool:
         """Take a picture, or return that nobody waits for it."""
         asked_at = self._asked.pop(frame_index, None)
         if asked_at is None:
             return False
-        self._pictures[frame_index] = Picture(frame_index, jpeg, asked_at)
-        self.unsent_frames += 1
-        self.unsent_bytes += len(jpeg)
+        self._pictures[frame_index] = Picture(frame_index, jpeg, asked_at, is_drawn)
+        self._settle()
         return True
 
     def drop_oldest(self) -> None:
@@ -247,6 +256,7 @@ class Turn(Generic[W]):
         if self._asked.pop(frame_index, None) is None:
             return False
         self._pictures[frame_index] = Drop.OVERLOAD
+        self._settle()
         return True
 
     def pull(self) -> Media | None:
@@ -287,6 +297,14 @@ class Turn(Generic[W]):
     def _note_speakable(self, now: float) -> None:
         if self.speakable_at is None and self.is_started and self._windows:
             self.speakable_at = now
+
+    def _settle(self) -> None:
+        """Count what is now without a missing frame before it: silent frames are there sooner."""
+        while (found := self._pictures.get(self._settled)) is not None:
+            self._settled += 1
+            if isinstance(found, Picture):
+                self.unsent_frames += 1
+                self.unsent_bytes += len(found.jpeg)
 
     def _forget(self, frame_index: int) -> None:
         picture = self._pictures.pop(frame_index)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol
 
 from avatar_runtime.batching import governor
 from avatar_runtime.batching.frames import FrameRequest
 from avatar_runtime.batching.scheduler import Scheduler
+from avatar_runtime.engine import device
 from avatar_runtime.errors import EngineError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from avatar_runtime.avatars.cache import AvatarInfo
     from avatar_runtime.batching.frames import Frame
     from avatar_runtime.batching.windows import AudioWindow
-    from avatar_runtime.engine import device, worker
+    from avatar_runtime.engine import worker
     from avatar_runtime.metrics import Metrics
     from avatar_runtime.protocol.session import Session
     from avatar_runtime.protocol.speech import FrameDue
@@ -45,6 +46,7 @@ class Engine(Protocol):
     def pads(self) -> bool: ...
     async def start(self) -> None: ...
     async def run(self, batch: Sequence[FrameRequest]) -> Sequence[Frame]: ...
+    async def rest(self, requests: Sequence[FrameRequest]) -> Sequence[Frame]: ...
     async def stop(self) -> None: ...
     async def release(self) -> None: ...
     def memory(self) -> device.Memory: ...
@@ -79,12 +81,16 @@ class Pump:
         """What the control listener asked for; `None`: nothing."""
         self._limited = limited
         self._governor = governor.Governor(batch_size)
+        self._knows_plan = False
         self._engine = engine
         self._metrics = metrics
         self._clock = clock
         self._scheduler = Scheduler(pads=engine.pads)
         self._speakers: dict[str, Speaker] = {}
         self._asked = asyncio.Event()
+        # Frames that need no device; bounded by what each session may have in flight.
+        self._resting: list[FrameRequest] = []
+        self._rests = asyncio.Event()
         self._running_since: float | None = None
         self._failing_since: float | None = None
         self._dead: str | None = None
@@ -119,8 +125,12 @@ class Pump:
         now = self._clock()
         room = self._scheduler.statistics().room
         for due in islice(session.due(now), room):
-            self._scheduler.offer(_request(session_id, due), now, droppable=session.may_skip)
-            self._asked.set()
+            if due.window.silent:
+                self._resting.append(_request(session_id, due))
+                self._rests.set()
+            else:
+                self._scheduler.offer(_request(session_id, due), now, droppable=session.may_skip)
+                self._asked.set()
         self._arm(speaker, now)
 
     def health(self) -> str | None:
@@ -135,16 +145,13 @@ class Pump:
         return None
 
     async def run(self) -> None:
-        """Make batches until cancelled; a fault here fails what is in flight and stays red."""
+        """Make frames until cancelled; a fault here fails what is in flight and stays red."""
         try:
-            while True:
-                await self._asked.wait()
-                await self._batch()
-                # A queue that had no room kept frames back: ask everyone again.
-                for session_id in list(self._speakers):
-                    self.attend(session_id)
-        except Exception as error:
-            self._dead = f"the pump stopped: {type(error).__name__}"
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._make_batches(), name="batches")
+                group.create_task(self._make_rests(), name="silent frames")
+        except* Exception as faults:
+            self._dead = f"the pump stopped: {type(faults.exceptions[0]).__name__}"
             _log.exception("pump stopped sessions=%d", len(self._speakers))
             for speaker in self._speakers.values():
                 speaker.session.end(1011, "internal_error", self._clock())
@@ -152,6 +159,7 @@ class Pump:
 
     def govern(self) -> None:
         """Follow the device's memory; after each batch, and while there is none."""
+        self._know_plan()
         now, before = self._clock(), self._governor.limit
         done = self._engine.statistics()
         recoveries = done.oom_recoveries - self._recoveries
@@ -169,6 +177,39 @@ class Pump:
             )  # fmt: skip
             self._shrunk = self._governor.limit < before
             self._limited()
+
+    def _know_plan(self) -> None:
+        """Take what the boot probe found: the memory that the full batch itself takes."""
+        curve = self._engine.calibration
+        if self._knows_plan or curve is None:
+            return
+        self._knows_plan = True
+        planned = (curve.base_mib + curve.per_frame_mib * self.batch_size) * device.MIB
+        ratio = planned / max(1, self._engine.memory().total_bytes)
+        self._governor = replace(self._governor, thresholds=governor.thresholds(ratio))
+
+    async def _make_batches(self) -> None:
+        while True:
+            await self._asked.wait()
+            await self._batch()
+            # A queue that had no room kept frames back: ask everyone again.
+            for session_id in list(self._speakers):
+                self.attend(session_id)
+
+    async def _make_rests(self) -> None:
+        while True:
+            await self._rests.wait()
+            self._rests.clear()
+            requests, self._resting = tuple(self._resting), []
+            try:
+                frames = await self._engine.rest(requests)
+            except EngineError as error:
+                _log.error("silent frames failed frames=%d error=%s", len(requests), error)
+                self._fail(requests)
+                continue
+            now = self._clock()
+            for frame in frames:
+                self._deliver(frame, now)
 
     async def _batch(self) -> None:
         if self._shrunk:
@@ -215,7 +256,12 @@ class Pump:
         self._metrics.count_finished(now > request.deadline, now)
         speaker = self._speakers.get(request.session)
         if speaker is not None and speaker.session.deliver(
-            request.response_ref, request.epoch, request.frame_index, frame.jpeg, now
+            request.response_ref,
+            request.epoch,
+            request.frame_index,
+            frame.jpeg,
+            now,
+            is_drawn=not request.window.silent,
         ):
             speaker.wake()
         else:

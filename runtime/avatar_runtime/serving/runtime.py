@@ -9,7 +9,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Final
 
 from avatar_runtime.audio import g711
-from avatar_runtime.audio.utterance import Utterance
+from avatar_runtime.audio.utterance import Hearing, Utterance
 from avatar_runtime.protocol.configuration import Character, Configuration, ReadOnly
 from avatar_runtime.protocol.session import Session, Terms
 from avatar_runtime.serving.admission import Door
@@ -37,8 +37,10 @@ _log: Final = logging.getLogger(__name__)
 class Voice:
     """An utterance in the format of its session; the engine hears PCM alone."""
 
-    def __init__(self, audio: AudioFormat, fps: int, context_s: int) -> None:
-        self._utterance = Utterance(rate=audio.rate, fps=fps, context_s=context_s)
+    def __init__(
+        self, audio: AudioFormat, fps: int, context_s: int, hearing: Hearing | None = None
+    ) -> None:
+        self._utterance = Utterance(audio.rate, fps, context_s, hearing)
         self._decode = _DECODERS[audio.kind]
 
     def append(self, data: bytes) -> None:
@@ -149,12 +151,14 @@ class Runtime:
             fps=granted.fps,
         )
         context_s = self._engine.model.context_s
+        heard = self.settings.hearing
+        hearing = Hearing(heard.lookahead_ms, heard.silence_dbfs)
         return Session(
             Configuration(character),
             self._characters,
             read_only,
             terms=Terms(granted.max_duration_s, granted.idle_timeout_s),
-            open_utterance=lambda audio: Voice(audio, granted.fps, context_s),
+            open_utterance=lambda audio: Voice(audio, granted.fps, context_s, hearing),
             now=self.clock(),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -138,6 +139,7 @@ async def until_end(runtime: Runtime, told: asyncio.Event) -> AvatarRuntimeError
     try:
         # The engine's thread cannot be interrupted: even if told to stop, wait for it.
         await start
+        _settle_memory()
         await stop
         await runtime.drain()
     except AvatarRuntimeError as error:
@@ -145,6 +147,16 @@ async def until_end(runtime: Runtime, told: asyncio.Event) -> AvatarRuntimeError
     finally:
         stop.cancel()
     return None
+
+
+def _settle_memory() -> None:
+    """Take what the start made out of garbage collection.
+
+    A collection walks every object, with all threads stopped: 0.12 s of CPU for the 237,000 of a
+    loaded torch, a visible stall. Afterwards it walks only what sessions make.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _signals() -> asyncio.Event:

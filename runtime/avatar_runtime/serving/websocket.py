@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
     from avatar_runtime.batching.windows import AudioWindow
+    from avatar_runtime.metrics import Kind
     from avatar_runtime.protocol.session import Outgoing, Session
     from avatar_runtime.serving.runtime import Runtime
 
@@ -124,6 +125,7 @@ class Connection:
         if outgoing.picture is None:
             return
         now, metrics = self._runtime.clock(), self._runtime.metrics
-        metrics.count_sent(now - outgoing.picture.asked_at, now)
+        kind: Kind = "drawn" if outgoing.picture.is_drawn else "silent"
+        metrics.count_sent(kind, now - outgoing.picture.asked_at, now)
         if outgoing.first_since is not None:
             metrics.observe_first_frame(now - outgoing.first_since, now)

@@ -28,6 +28,8 @@ class Bench:
     what: str = ""
     out: str = "--out"
     """The option that takes the file."""
+    is_long: bool = False
+    """Whether it runs only when it is named."""
 
 
 BENCHES: Final = (
@@ -48,6 +50,15 @@ BENCHES: Final = (
         what="the engine with seeded weights on the CPU, and 8 sessions beside the bare model",
         out="--json",
     ),
+    Bench(
+        "realtime", "localcluster.bench_realtime", what="sessions on the CPU, as callers see them"
+    ),
+    Bench(
+        "soak",
+        "localcluster.bench_soak",
+        what="half an hour of speech: memory and gaps",
+        is_long=True,
+    ),
     Bench("faults", "localcluster.bench_faults", what="convergence under API faults, 200 seeds"),
     Bench("step", "localcluster.bench_step", what="callers come ten times as often; silence"),
     Bench("ramp", "localcluster.bench_ramp", what="0 to 30 to 0 sessions on process nodes, drawn"),
@@ -65,16 +76,22 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=paths.REPOSITORY / "build" / "bench")
     parser.add_argument("--only", action="append", choices=[bench.name for bench in BENCHES])
     parser.add_argument("--services", type=int, help="of scale and footprint, for example 10000")
+    parser.add_argument("--soak-minutes", type=float, default=30.0, help="of the soak benchmark")
     asked = parser.parse_args()
     failed = []
+    usual = [bench.name for bench in BENCHES if not bench.is_long]
     for bench in BENCHES:
-        if asked.only and bench.name not in asked.only:
+        if bench.name not in (asked.only or usual):
             continue
-        extra = ("--services", str(asked.services)) if asked.services else ()
+        extra: tuple[str, ...] = ()
+        if bench.name in SIZED and asked.services:
+            extra = ("--services", str(asked.services))
+        elif bench.name == "soak":
+            extra = ("--minutes", str(asked.soak_minutes))
         record = asked.out / f"{bench.name}.json"
         print(f"== {bench.name}: {bench.what}", flush=True)
         started = time.monotonic()
-        if run(bench, record, extra if bench.name in SIZED else ()):
+        if run(bench, record, extra):
             failed.append(bench.name)
         print(f"   {time.monotonic() - started:.0f} s, {record}", flush=True)
     if failed:

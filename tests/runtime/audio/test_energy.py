@@ -1,36 +1,100 @@
-"""The gate that tells speech from silence."""
+"""The gate that tells speech from silence, and the mouth that follows it."""
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from avatar_runtime.audio import energy
 
+HOLD = energy.HOLD_STEPS
+LOUD, BREATH, QUIET = -30.0, -53.0, -60.0
+OWN = 2  # steps of a frame at 25 a second
 
-def _frame(dbfs: float) -> np.ndarray:
-    return np.full(640, 10 ** (dbfs / 20), np.float32)
+
+def _step(dbfs: float) -> np.ndarray:
+    return np.full(320, 10 ** (dbfs / 20), np.float32)
 
 
 @pytest.mark.parametrize(
-    ("levels", "silent"),
+    ("levels", "speech"),
     [
-        pytest.param([-90, -48, -44], [True, True, False], id="opens only at the upper level"),
-        pytest.param([-20, -48, -48], [False, False, False], id="between the levels it stays open"),
-        pytest.param([-20, -60, -60, -60], [False, False, False, True], id="closes after the hold"),
+        pytest.param([QUIET, BREATH, LOUD], "..s", id="opens only at the level"),
+        pytest.param([LOUD] + [BREATH] * 9, "s" * 10, id="a breath keeps it open"),
+        pytest.param([LOUD] + [QUIET] * (HOLD + 1), "s" * (HOLD + 1) + ".", id="closes after hold"),
         pytest.param(
-            [-20, -60, -60, -48, -60, -60, -60],
-            [False, False, False, False, False, False, True],
-            id="a louder frame starts the hold again",
+            [LOUD, *[QUIET] * HOLD, BREATH, *[QUIET] * (HOLD + 1)],
+            "s" * (2 * HOLD + 2) + ".",
+            id="a breath starts the hold again",
         ),
-        pytest.param([-20, -60, -60, -60, -48], [False] * 3 + [True] * 2, id="closed stays closed"),
+        pytest.param(
+            [LOUD] + [QUIET] * (HOLD + 1) + [BREATH], "s" * (HOLD + 1) + "..", id="closed"
+        ),
     ],
 )
-def test_the_gate_follows_level_and_time(levels: list[float], silent: list[bool]) -> None:
-    gate = energy.Gate()
+def test_the_gate_follows_level_and_time(levels: list[float], speech: str) -> None:
+    gate = energy.Gate(energy.SPEECH_DBFS)
 
-    assert [gate.is_silent(_frame(level)) for level in levels] == silent
+    assert "".join("s" if gate.hears_speech(_step(level)) else "." for level in levels) == speech
 
 
-def test_a_frame_without_samples_is_silent() -> None:
-    assert energy.Gate().is_silent(np.zeros(0, np.float32))
+def test_a_step_without_samples_is_silent() -> None:
+    assert not energy.Gate(-50).hears_speech(np.zeros(0, np.float32))
+
+
+def _shares(levels: list[float], own: int = OWN) -> list[float]:
+    """Return the mouth of every whole frame, as an utterance asks for it."""
+    mouth = energy.Mouth(energy.SPEECH_DBFS)
+    padded = [*levels, *[-120.0] * energy.AHEAD_STEPS]
+    shares = []
+    for first in range(0, len(levels) - own + 1, own):
+        while mouth.heard_steps < first + energy.AHEAD_STEPS:
+            mouth.hear(_step(padded[mouth.heard_steps]))
+        shares.append(mouth.share(first, own))
+    return shares
+
+
+def test_the_mouth_opens_before_speech_and_closes_in_two_pictures_after_it() -> None:
+    levels = [QUIET] * 8 + [LOUD] * 4 + [QUIET] * (HOLD + 8)
+
+    shares = [round(share, 2) for share in _shares(levels)]
+
+    assert shares == [0, 0, 0.33, 0.67, 1, 1, *[1] * (HOLD // OWN), 0.67, 0.33, 0, 0]
+
+
+def test_a_pause_shorter_than_both_ramps_does_not_close_the_mouth() -> None:
+    levels = [LOUD] * 4 + [QUIET] * (HOLD + 4) + [LOUD] * 4
+
+    assert min(_shares(levels)) == pytest.approx(2 / 3)
+
+
+sounds = st.lists(
+    st.tuples(st.sampled_from([LOUD, BREATH, QUIET]), st.integers(1, 20)), max_size=12
+).map(lambda runs: [level for level, steps in runs for _ in range(steps)])
+
+
+@given(levels=sounds, own=st.sampled_from([2, 3, 5]))
+@example(levels=[LOUD], own=2)
+def test_no_speech_is_cut_and_long_silence_rests(levels: list[float], own: int) -> None:
+    for frame, share in enumerate(_shares(levels, own)):
+        first = frame * own
+        if LOUD in levels[first : first + own]:
+            assert share == 1
+        if LOUD in levels[first : first + energy.AHEAD_STEPS]:
+            assert share > 0
+        around = levels[max(0, first - HOLD - 4) : first + energy.AHEAD_STEPS]
+        if set(around) <= {QUIET} and first >= HOLD + 4:
+            assert share == 0
+
+
+@given(levels=sounds)
+def test_the_mouth_never_jumps_more_than_a_third_before_or_after_silence(
+    levels: list[float],
+) -> None:
+    shares = _shares([QUIET] * 6 + levels)
+    steps = [abs(b - a) for a, b in itertools.pairwise(shares)]
+    assert max(steps, default=0) <= 1 / 3 + 1e-9

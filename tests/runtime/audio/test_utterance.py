@@ -20,6 +20,15 @@ def _pcm(samples: int, seed: int = 0) -> bytes:
     return np.random.default_rng(seed).integers(-9000, 9000, samples, "<i2").tobytes()
 
 
+def _words(samples: int, borders: list[int]) -> bytes:
+    """Return sound that changes between noise and silence at the borders."""
+    sound = np.frombuffer(_pcm(samples, seed=1), "<i2").copy()
+    edges = [0, *sorted(min(border, samples) for border in borders), samples]
+    for begin, end in list(itertools.pairwise(edges))[1::2]:
+        sound[begin:end] = 0
+    return sound.tobytes()
+
+
 def _windows(pcm: bytes, rate: int = 16_000, fps: int = 25) -> list[AudioWindow]:
     speech = utterance.Utterance(rate, fps)
     speech.append(pcm)
@@ -117,30 +126,77 @@ def test_a_finished_utterance_refuses_sound() -> None:
         speech.append(b"\0\0")
 
 
-def test_pauses_are_marked_silent() -> None:
-    speech = utterance.Utterance(16_000)
-    speech.append(_pcm(6400) + bytes(2 * 6400) + _pcm(6400))
+SESSION = utterance.Hearing(silence_dbfs=-50)
+
+
+def _heard(pcm: bytes, hearing: utterance.Hearing = SESSION) -> list[AudioWindow]:
+    speech = utterance.Utterance(16_000, 25, 30, hearing)
+    speech.append(pcm)
     speech.finish()
+    return list(speech.take())
 
-    silent = [w.silent for w in speech.take()]
 
-    assert silent == [False] * 12 + [True] * 8 + [False] * 10
+def test_pauses_rest_and_the_mouth_opens_before_the_next_word() -> None:
+    windows = _heard(_pcm(6400) + bytes(2 * 9600) + _pcm(6400))
+
+    assert [i for i, w in enumerate(windows) if w.silent] == [*range(15, 23), 34]
+    assert [round(w.mouth, 2) for w in windows[12:26]] == [1, 0.67, 0.33, *[0] * 8, 0.33, 0.67, 1]
+
+
+def test_the_end_closes_the_mouth_in_two_pictures() -> None:
+    windows = _heard(_pcm(6400))
+
+    assert [w.mouth for w in windows] == [1.0] * 8 + [0.5, 0.0]
+    assert [w.silent for w in windows] == [False] * 9 + [True]
+
+
+def test_without_a_level_every_frame_is_drawn() -> None:
+    windows = _heard(bytes(2 * 6400), utterance.Hearing())
+
+    assert {(w.silent, w.mouth) for w in windows} == {(False, 1.0)}
+
+
+@pytest.mark.parametrize(("lookahead_ms", "samples"), [(0, 1920), (40, 2560), (400, 8320)])
+def test_a_look_ahead_makes_frames_wait_for_as_much_more_sound(
+    lookahead_ms: int, samples: int
+) -> None:
+    speech = utterance.Utterance(16_000, 25, 3, utterance.Hearing(lookahead_ms))
+    speech.append(_pcm(samples - 1))
+    before = speech.take()
+    speech.append(_pcm(1))
+    [first] = speech.take()
+
+    assert before == []
+    assert (first.frame_index, len(first.context)) == (0, samples)
+    assert _real_steps(first) == (0, 6)  # the window itself is the trained one
 
 
 @given(
     rate=st.sampled_from([8_000, 16_000, 24_000]),
-    fps=st.sampled_from([20, 25, 30]),
+    fps=st.sampled_from([10, 16, 20, 25, 30]),
     samples=st.integers(0, 40_000),
+    words=st.lists(st.integers(0, 40_000), max_size=6),
+    lookahead_ms=st.sampled_from([0, 0, 40, 400]),
     cuts=st.lists(st.integers(0, 80_000), max_size=10),
     takes=st.lists(st.booleans(), min_size=12, max_size=12),
 )
-@example(rate=16_000, fps=25, samples=1920, cuts=[], takes=[True] * 12)
+@example(rate=16_000, fps=25, samples=1920, words=[], lookahead_ms=0, cuts=[], takes=[True] * 12)
+@example(  # the last frame but one is ready before anybody knows that the sound ends
+    rate=16_000, fps=10, samples=17_600, words=[], lookahead_ms=0, cuts=[35_200], takes=[True] * 12
+)
 @settings(max_examples=40, deadline=None)
 def test_windows_do_not_depend_on_cuts_or_on_when_they_are_taken(
-    rate: int, fps: int, samples: int, cuts: list[int], takes: list[bool]
+    rate: int,
+    fps: int,
+    samples: int,
+    words: list[int],
+    lookahead_ms: int,
+    cuts: list[int],
+    takes: list[bool],
 ) -> None:
-    pcm = _pcm(samples, seed=1)
-    speech = utterance.Utterance(rate, fps, context_s=1)
+    pcm = _words(samples, words)
+    hearing = utterance.Hearing(lookahead_ms, silence_dbfs=-50)
+    speech = utterance.Utterance(rate, fps, 1, hearing)
     windows: list[AudioWindow] = []
     edges = [0, *sorted(min(c, len(pcm)) for c in cuts), len(pcm)]
     for (begin, end), take in zip(itertools.pairwise(edges), takes, strict=False):
@@ -149,7 +205,7 @@ def test_windows_do_not_depend_on_cuts_or_on_when_they_are_taken(
             windows += speech.take()
     speech.finish()
     windows += speech.take()
-    at_once = utterance.Utterance(rate, fps, context_s=1)
+    at_once = utterance.Utterance(rate, fps, 1, hearing)
     at_once.append(pcm)
     at_once.finish()
 
@@ -164,6 +220,7 @@ def _facts(window: AudioWindow) -> tuple[object, ...]:
         window.first_step,
         window.steps,
         window.silent,
+        window.mouth,
         bytes(window.context),
     )
 

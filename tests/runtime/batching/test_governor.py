@@ -69,6 +69,42 @@ def test_a_batch_that_itself_crosses_the_threshold_settles_instead_of_swinging()
     assert changes < 40  # without the longer waits: 1,600
 
 
+def test_a_plan_over_the_threshold_runs_in_full_and_still_gives_way_to_others() -> None:
+    # 24 GiB as the operator plans it: 16 frames are 87 % of the card, its own share at most 90 %.
+    state = Governor(16, thresholds=governor.thresholds(published(16, 24_576)))
+    seen, now = [], 0.0
+    for foreign in [0, 0, 1000, 1300, 1300, 11_500, 11_500, 11_500, 0, 0, 0, 0]:
+        now += CALM
+        ratio = published(state.limit, 24_576, foreign)
+        state = state.with_memory(ratio, now)
+        seen.append((round(ratio, 3), state.limit))
+
+    assert seen == [
+        (0.866, 16),
+        (0.866, 16),
+        (0.907, 16),
+        (0.919, 8),  # over 91.6 %: the plan and a margin
+        (0.567, 8),
+        (0.982, 4),
+        (0.806, 4),
+        (0.806, 8),
+        (0.514, 16),
+        (0.866, 16),
+        (0.866, 16),
+        (0.866, 16),
+    ]
+
+
+@given(planned=st.floats(0, 1))
+def test_thresholds_are_those_of_the_plan_only_where_it_needs_more(planned: float) -> None:
+    found = governor.thresholds(planned)
+    assert found.divisor_at(planned) == 1
+    assert governor.HALF_AT <= found.half_at < found.quarter_at
+    assert governor.QUARTER_AT <= found.quarter_at
+    if planned <= governor.HALF_AT - governor.MARGIN:
+        assert found == governor.Thresholds(0.70, 0.90)
+
+
 def test_memory_just_below_the_threshold_does_not_grow_the_batch() -> None:
     steps = [(0.0, 0.71), (1.0, 0.69), (60.0, 0.66), (120.0, 0.649), (120.0 + CALM, 0.649)]
     assert limits(16, steps) == [8, 8, 8, 8, 16]
@@ -130,7 +166,7 @@ def test_limits_stay_in_bounds_and_a_drop_is_at_once(
         before = state
         if isinstance(event, float):
             state = state.with_memory(event, i * spacing)
-            assert state.divisor >= governor.divisor_at(event)
+            assert state.divisor >= governor.Thresholds().divisor_at(event)
             assert state.divisor >= before.divisor // 2
         else:
             state = state.with_refusal(event, i * spacing)

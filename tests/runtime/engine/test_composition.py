@@ -64,6 +64,21 @@ def test_pictures_are_those_of_the_host_within_one_level(
         assert (made[covered] != source[covered]).any(axis=1).mean() > 0.9
 
 
+@torch.inference_mode()
+def test_a_batch_follows_the_mouth_of_each_window(
+    anna: cache.Avatar, composer: composition.Composer, request_of: Callable[..., FrameRequest]
+) -> None:
+    shares = [1.0, 0.5, 1 / 3]
+    batch = [request_of(replace(_WINDOW, mouth=share)) for share in shares]
+    faces = _faces(3)
+
+    views = composer.compose(batch, torch.from_numpy(faces)).views()
+
+    for share, face, view in zip(shares, faces, views, strict=True):
+        expected = pictures.compose(anna, 0, face, share).astype(int)
+        assert np.abs(view.numpy() - expected).max() <= 1
+
+
 @pytest.mark.parametrize("mouth", [0.0, 0.3, 0.5, 1.0])
 @torch.inference_mode()
 def test_a_mouth_that_closes_shows_its_share_of_the_face(

@@ -6,10 +6,12 @@ import wave
 from typing import TYPE_CHECKING
 
 import av
+import cv2
 import numpy as np
 import pytest
 
 from avatar_runtime import errors
+from avatar_runtime.avatars import cache
 from avatar_runtime.engine import device, lipsync
 
 if TYPE_CHECKING:
@@ -17,8 +19,9 @@ if TYPE_CHECKING:
     from types import SimpleNamespace
 
 
-def _wav(path: Path, rate: int, samples: int) -> Path:
-    pcm = np.random.default_rng(0).integers(-6000, 6000, samples, "<i2")
+def _wav(path: Path, rate: int, samples: int, silence: int = 0) -> Path:
+    noise = np.random.default_rng(0).integers(-6000, 6000, samples, "<i2")
+    pcm = np.concatenate([noise, np.zeros(silence, "<i2")])
     with wave.open(str(path), "wb") as out:
         out.setnchannels(1)
         out.setsampwidth(2)
@@ -52,6 +55,29 @@ def test_the_video_is_as_long_as_the_sound_to_one_frame(
     with av.open(str(out)) as container:
         heard = sum(f.samples for f in container.decode(audio=0))
     assert 10_000 <= heard < 10_000 + 2048  # AAC fills its last packet
+
+
+@pytest.mark.slow
+def test_silence_shows_the_avatar_itself_in_the_order_of_time(
+    assets: SimpleNamespace, anna: cache.Avatar, tmp_path: Path
+) -> None:
+    audio = _wav(tmp_path / "a.wav", 24_000, 10 * 960, silence=12 * 960)
+
+    lipsync.run(
+        device.open_device("cpu", threads=1),
+        assets.model,
+        assets.avatars / "anna",
+        audio,
+        tmp_path / "a.mp4",
+        frames_dir=tmp_path / "frames",
+    )
+
+    files = [str(tmp_path / "frames" / f"{i:06d}.png") for i in range(22)]
+    shown = [np.asarray(cv2.imread(file)) for file in files]
+    own = [anna.picture(cache.fold(i, anna.manifest.frames)) for i in range(22)]
+    apart = [float(np.abs(a.astype(int) - b).mean()) for a, b in zip(shown, own, strict=True)]
+    assert max(apart[16:]) < 1.5  # of 255; what one more JPEG costs
+    assert min(apart[:12]) > 3 * max(apart[16:])
 
 
 @pytest.mark.parametrize(("rate", "kept"), [(8_000, 8_000), (16_000, 16_000), (44_100, 24_000)])

@@ -122,6 +122,26 @@ async def test_frames_answer_the_requests_in_order(
     assert [frame.request for frame in frames] == batch
 
 
+async def test_silent_frames_come_without_the_device_and_while_it_is_busy(
+    engine: worker.Engine, scripted: ScriptedDevice, batch: list[FrameRequest]
+) -> None:
+    asked = len(scripted.batches)
+    scripted.fault = RuntimeError("the device is not to be asked")
+
+    frames = await engine.rest(batch)
+
+    assert [frame.request for frame in frames] == batch
+    assert all(frame.jpeg[:2] == b"\xff\xd8" for frame in frames)
+    assert len(scripted.batches) == asked
+
+
+async def test_silent_frames_of_an_unknown_avatar_are_refused(
+    engine: worker.Engine, request_of: Callable[..., FrameRequest], batch: list[FrameRequest]
+) -> None:
+    with pytest.raises(errors.EngineError, match="avatar 'ben' is not loaded, loaded are: anna"):
+        await engine.rest([request_of(batch[0].window, avatar="ben")])
+
+
 async def test_only_one_thread_touches_the_device(
     engine: worker.Engine, scripted: ScriptedDevice, batch: list[FrameRequest]
 ) -> None:

@@ -322,6 +322,26 @@ def test_pictures_that_never_left_take_nothing_of_the_next_window(connect: Conne
     assert len(talk.due()) == 25
 
 
+def test_a_picture_behind_a_missing_one_neither_leaves_nor_counts_as_played(
+    connect: Connect,
+) -> None:
+    talk = connect()
+    talk.append(FRAME * 80)
+    asked = talk.due()
+    for silent in asked[5:]:
+        assert talk.deliver(silent)  # there at once, while the first five are drawn
+    talk.now += 0.8
+    assert talk.pull() == []
+    assert talk.due() == []  # nothing was played, so there is no room
+
+    talk.make(asked[:5])
+    video = [e["frame_index"] for e in talk.events if e["type"] == "response.video.delta"]
+    assert video == list(range(25))
+    assert not [e for e in talk.events if e["type"] == "response.video.dropped"]
+    talk.now += 0.08
+    assert len(talk.due()) == 2
+
+
 def test_items_can_be_read_and_deleted(connect: Connect) -> None:
     talk = connect()
     talk.append(FRAME * 4)

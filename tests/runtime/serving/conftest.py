@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 FRAME = bytes(2 * 960)
 DEADLINE_S = 20.0
 JPEG = b"\xff\xd8" + bytes(20_000) + b"\xff\xd9"
+STILL = b"\xff\xd8" + bytes(100) + b"\xff\xd9"
 
 
 @dataclass
@@ -48,6 +49,7 @@ class FakeEngine:
     device_name: str = "simulated"
     calibration: Calibration | None = None
     batches: list[Sequence[FrameRequest]] = field(default_factory=list)
+    rested: list[Sequence[FrameRequest]] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     failing: bool = False
     fault: Exception | None = None
@@ -73,6 +75,13 @@ class FakeEngine:
             raise EngineError("a batch failed")
         return [Frame(request, self.jpeg) for request in batch]
 
+    async def rest(self, requests: Sequence[FrameRequest]) -> Sequence[Frame]:
+        self.rested.append(requests)
+        await asyncio.sleep(0)
+        if self.failing:
+            raise EngineError("no picture")
+        return [Frame(request, STILL) for request in requests]
+
     async def release(self) -> None:
         self.releases += 1
 
@@ -97,7 +106,10 @@ class Client:
         await self.socket.send(json.dumps({"type": kind, **fields}))
 
     async def speak(self, frames: int) -> None:
-        audio = base64.b64encode(FRAME * frames).decode()
+        await self.say(FRAME * frames)
+
+    async def say(self, pcm: bytes) -> None:
+        audio = base64.b64encode(pcm).decode()
         await self.send("input_audio_buffer.append", audio=audio)
         await self.send("input_audio_buffer.commit")
 
@@ -162,6 +174,7 @@ def serve() -> Serve:
                 "AVATAR_POD": "concierge-0",
                 "AVATAR_GPU_CLASS": "rtx-4090",
                 "AVATAR_AVATARS": "anna,ben",
+                "AVATAR_SILENCE_DBFS": "off",  # the clients of most tests say nothing
                 **variables,
             }
         )

@@ -61,7 +61,7 @@ async def test_the_metrics_have_the_fixed_names(serve: Serve) -> None:
         text = (await http.get("/metrics")).text
         names = {line.split("{")[0].split(" ")[0] for line in text.splitlines()}
         assert set(METRICS) <= names
-        assert "avatar_runtime_frames_total 10.0" in text
+        assert 'avatar_runtime_frames_total{kind="drawn"} 10.0' in text
         assert 'device_info{device="simulated",gpu_class="rtx-4090"} 1.0' in text
         assert "avatar_runtime_first_frame_latency_seconds_count 1.0" in text
 

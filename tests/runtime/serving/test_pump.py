@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from avatar_runtime.engine.device import Memory
+from avatar_runtime.engine.device import Calibration, Memory
 from avatar_runtime.engine.worker import Statistics
 from avatar_runtime.metrics import Metrics
 from avatar_runtime.protocol.configuration import Character, Configuration, ReadOnly
@@ -68,6 +68,18 @@ async def test_the_limit_follows_the_memory_and_is_told_when_it_changes(
         hands.now += 0.6
 
     assert hands.told == [8, 4, 8, 16]
+
+
+async def test_what_the_plan_itself_fills_does_not_shrink_the_batch(
+    make_engine: Callable[..., FakeEngine],
+) -> None:
+    engine = make_engine(calibration=Calibration("v15", 4000, 1080, ((16, 300.0),)))
+    hands = _Hands(engine)
+    for used in (21_280, 22_400, 22_600):  # the plan is 21,280 MiB
+        engine.used = Memory(used << 20, 24_576 << 20)
+        hands.pump.govern()
+
+    assert hands.told == [8]
 
 
 async def test_an_allocation_that_was_refused_halves_the_limit_and_is_counted(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -64,6 +65,20 @@ async def test_an_engine_that_does_not_start_ends_the_process_with_its_reason(
         told = asyncio.Event()
         fault = await server.until_end(served.runtime, told)
         assert str(fault) == "models/demo: unet.pth is missing"
+
+
+async def test_what_the_start_made_is_not_walked_again_by_the_garbage_collector(
+    serve: Serve,
+) -> None:
+    try:
+        async with serve(ready=False) as served:
+            told = asyncio.Event()
+            told.set()
+            assert await server.until_end(served.runtime, told) is None
+            assert gc.get_freeze_count() > 10_000
+            assert len(gc.get_objects()) < gc.get_freeze_count() / 10
+    finally:
+        gc.unfreeze()
 
 
 @asynccontextmanager

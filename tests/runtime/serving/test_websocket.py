@@ -9,6 +9,7 @@ import json
 import socket
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from tests.runtime.serving.conftest import Client, FakeEngine, Serve
 
 pytestmark = pytest.mark.slow
+
+# At 24 kHz, 10 frames that are loud and 15 that are silent.
+WORD = np.tile(np.repeat(np.array([9000, -9000], "<i2"), 24), 10 * 20).tobytes()
+PAUSE = bytes(2 * 960 * 15)
+STILL = b"\xff\xd8" + bytes(100) + b"\xff\xd9"
 
 
 async def test_a_session_speaks_and_ends(serve: Serve) -> None:
@@ -37,6 +43,63 @@ async def test_a_session_speaks_and_ends(serve: Serve) -> None:
         assert served.runtime.state()["sessions"] == 1
         await client.socket.close()
         await served.eventually(lambda: served.runtime.door.sessions == 0, "left")
+
+
+async def test_silent_frames_cost_the_engine_nothing_and_keep_their_times(serve: Serve) -> None:
+    async with serve(AVATAR_SILENCE_DBFS="-50") as served, served.client() as client:
+        await client.say(WORD + PAUSE + WORD)
+        done = await client.until("response.video.done")
+        assert (done["frames"], done["dropped"], done["audio_ms"]) == (35, 0, 1400)
+        frames = client.of("response.video.delta")
+        assert [frame["frame_index"] for frame in frames] == list(range(35))
+        assert [frame["pts_ms"] for frame in frames] == [40 * i for i in range(35)]
+        silent = [i for i, f in enumerate(frames) if base64.b64decode(f["delta"]) == STILL]
+        assert silent == [*range(16, 23), 34]  # the filter rings on for a step
+        drawn = [r.frame_index for batch in served.engine.batches for r in batch]
+        assert sorted([*drawn, *silent]) == list(range(35))
+        text = served.runtime.metrics.render().decode()
+        assert 'avatar_runtime_frames_total{kind="drawn"} 27.0' in text
+        assert 'avatar_runtime_frames_total{kind="silent"} 8.0' in text
+
+
+async def test_silence_never_waits_for_a_batch(serve: Serve) -> None:
+    async with serve(AVATAR_SILENCE_DBFS="-50") as served:
+        async with served.client() as one, served.client("?avatar=ben") as two:
+            served.engine.gate.clear()
+            await one.say(WORD)
+            await served.eventually(lambda: bool(served.engine.batches), "asked the engine")
+            await two.say(PAUSE)
+            done = await two.until("response.done")
+            assert done["response"]["status"] == "completed"
+            served.engine.gate.set()
+            await one.until("response.done")
+        assert {r.avatar for batch in served.engine.batches for r in batch} == {"anna"}
+
+
+async def test_silent_frames_that_cannot_be_made_fail_their_response(serve: Serve) -> None:
+    async with serve(AVATAR_SILENCE_DBFS="-50") as served, served.client() as client:
+        served.engine.failing = True
+        await client.say(PAUSE)
+        done = await client.until("response.done")
+        assert done["response"]["status"] == "failed"
+        served.engine.failing = False
+        await client.say(PAUSE)
+        done = await client.until("response.done")
+        assert done["response"]["status"] == "completed"
+
+
+async def test_no_silent_frame_of_an_old_epoch_leaves(serve: Serve) -> None:
+    async with serve(AVATAR_SILENCE_DBFS="-50") as served, served.client() as client:
+        for _ in range(5):
+            await client.say(PAUSE * 9)
+            await client.until("response.video.delta")
+            await client.send("response.cancel")
+            done = await client.until("response.done")
+            after = len(client.events)
+            await client.say(PAUSE)
+            await client.until("response.done")
+            media = [e for e in client.events[after:] if e["type"].endswith(".delta")]
+            assert {e["epoch"] for e in media} == {done["epoch"]}
 
 
 async def test_sessions_share_batches(serve: Serve, make_engine: Callable[..., FakeEngine]) -> None:
