@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import inf
 
 from avatar_operator.core import model
 
@@ -72,7 +71,11 @@ def _allows(placement: model.Placement, gpu_class: str) -> bool:
 def cost(
     pod: model.RuntimePod, states: Mapping[str, model.PodState]
 ) -> tuple[bool, bool, bool, float]:
-    """Order pods by what their going costs; one that is draining already goes on draining."""
+    """Order pods by what their going costs; one that is draining already goes on draining.
+
+    A pod that was never heard of goes after an empty one and before one with sessions. It is
+    not touched until it is heard, and then counts for what it says.
+    """
     state = states.get(pod.uid)
-    sessions = inf if state is None else float(state.sessions)
+    sessions = 0.5 if state is None else float(state.sessions)
     return not (state is not None and state.draining), pod.running, pod.ready, sessions

@@ -248,6 +248,8 @@ def _choose(
     sources = demand.gateways + sum(1 for pod in observation.pods if pod.ready)
     if inputs.silent and inputs.silent == sources:
         return held, Why.FROZEN_STALE
+    if needed > held and _is_deaf(observation):
+        return held, Why.STATE_STALE
     if needed >= held:
         return needed, Why.DEMAND if needed > held else Why.STEADY
     if policy.pause_scale_in:
@@ -260,6 +262,16 @@ def _choose(
         return held, Why.SURPLUS_UNPROVEN
     peak = max(needed, known.wishes.peak(now, policy.down_after_s))
     return min(held, peak), Why.PEAK_OF_HOLD_TIME if peak < held else Why.SURPLUS_UNPROVEN
+
+
+def _is_deaf(observation: Observation) -> bool:
+    """Return whether no ready pod is heard of, and no caller says that this is felt.
+
+    That all of them fail at once is less likely than that something between them and us does.
+    """
+    ready = [pod for pod in observation.pods if pod.ready]
+    silent = all(pod.heard_s > STALE_S for pod in ready)
+    return bool(ready) and silent and not observation.demand.waiting
 
 
 def _wake_after_s(

@@ -81,6 +81,15 @@ def test_the_pod_with_the_fewest_sessions_drains_first(scenes: Scenes, make: Mak
     assert scene.actions() == [("DrainPod", "p1")]
 
 
+def test_a_pod_that_was_never_heard_goes_before_a_full_one(scenes: Scenes, make: Make) -> None:
+    scene = scenes(replicas=1)
+    scene.add("p0", make.state(5))
+    scene.add("p1")
+    assert scene.actions() == []  # it may have sessions: nothing is done until it is heard
+    scene.add("p2", make.state(0))
+    assert scene.actions() == [("DrainPod", "p2")]
+
+
 def test_a_pod_that_drains_already_goes_on_draining(scenes: Scenes, make: Make) -> None:
     scene = scenes(replicas=1)
     scene.add("p0", make.state(2, draining=True))

@@ -137,6 +137,16 @@ def test_one_silent_pod_stops_the_way_down_but_not_up() -> None:
     assert (up.pods, up.why, up.inputs.capacity) == (4, Why.DEMAND, 10)
 
 
+def test_pods_that_fall_silent_together_are_replaced_only_if_callers_wait() -> None:
+    run = Run()
+    run.decide(*loads(5, 0))
+    deaf = [replace(p, heard_s=4.0) for p in loads(5, 0)]
+    held = run.decide(*deaf)
+    assert (held.pods, held.why) == (2, Why.STATE_STALE)
+    up = run.decide(*deaf, demand=Demand(waiting=1, gateways=1))
+    assert (up.pods, up.why) == (3, Why.DEMAND)
+
+
 def test_time_without_sight_proves_no_surplus() -> None:
     run = Run()
     run.decide(*loads(0, 0, 0))
