@@ -26,10 +26,9 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train the three networks, or go on with it")
     train.add_argument("--out", type=Path, required=True, help="checkpoints, model and report")
-    train.add_argument("--minutes", type=float, help="time for the three stages together")
+    train.add_argument("--minutes", type=float, help="time for all stages together")
     train.add_argument("--smoke", action="store_true", help="a few steps of everything")
     train.add_argument("--seed", type=int, default=7)
-    train.add_argument("--threads", type=int, default=2)
     train.set_defaults(run=_train)
 
     avatars = commands.add_parser("avatars", help="draw and prepare the demo avatars")
@@ -54,11 +53,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(arguments: argparse.Namespace) -> None:
     import cv2
-    import torch
 
     from avatar_training import networks, pipeline
 
-    torch.set_num_threads(arguments.threads)
     cv2.setNumThreads(1)
     plan = pipeline.SMOKE if arguments.smoke else pipeline.FULL
     if arguments.minutes is not None:

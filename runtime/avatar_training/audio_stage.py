@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from transformers.audio_utils import mel_filter_bank
 
+from avatar_training.augmentation import augment, breathe, retune
 from avatar_training.speech import RATE, STEP, Utterance
 from avatar_training.visemes import MOUTH, Floats
 
@@ -98,64 +98,10 @@ def random_contexts(
         mouth[row, :length] = said.mouth[start : start + length]
         weight[row, :length] = 1.0
         weight[row, max(length - LOOK_AHEAD_STEPS, 0) : length] = 0.3
+    breathe(samples, mouth, weight, rng)
     return Contexts(
         augment(samples, weight, rng), torch.from_numpy(mouth), torch.from_numpy(weight)
     )
-
-
-def augment(samples: Floats, weight: Floats, rng: np.random.Generator) -> torch.Tensor:
-    """Change gain, tone, bandwidth, room and noise, so that no one recording chain is learned."""
-    sound = torch.from_numpy(samples)
-    count, length = sound.shape
-    spectrum = torch.fft.rfft(sound)
-    hertz = np.linspace(0, RATE / 2, spectrum.shape[1], dtype=np.float32)
-    octave = np.log2(np.maximum(hertz, 60) / 60)
-    response = np.ones((count, len(hertz)), np.float32)
-    noise = np.zeros((count, length), np.float32)
-    for row in range(count):
-        knots = rng.normal(0, 4, 8)
-        decibel = np.interp(octave, np.linspace(0, octave[-1], 8), knots) + rng.normal(0, 1.5) * (
-            octave - 4
-        )
-        if rng.random() < 0.3:
-            edge = rng.uniform(3000, 7500)
-            decibel -= 40 * np.clip((hertz - edge) / 500, 0, 1.5)
-        if rng.random() < 0.2:
-            decibel -= 30 * np.clip((rng.uniform(100, 350) - hertz) / 100, 0, 1)
-        response[row] = 10 ** (decibel / 20)
-        level = 10 ** (rng.uniform(-55, -18) / 20) if rng.random() < 0.75 else 1e-5
-        noise[row] = rng.standard_normal(length).astype(np.float32) * level
-    shaped = torch.fft.irfft(spectrum * torch.from_numpy(response), length)
-    if rng.random() < 0.25:
-        shaped = _reverberate(shaped, rng)
-    loudness = shaped.square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-3)
-    target = torch.from_numpy(10 ** (rng.uniform(-38, -12, (count, 1)) / 20)).float()
-    shaped = shaped / loudness * target
-    heard = torch.from_numpy(np.repeat(weight > 0, STEP, axis=1))
-    tinted = torch.from_numpy(noise) if rng.random() < 0.5 else _pink(torch.from_numpy(noise))
-    # Noise is measured against the speech, and the runtime's zero padding stays zero.
-    return torch.clamp(shaped + tinted * target * 3, -1, 1) * heard
-
-
-def _pink(noise: torch.Tensor) -> torch.Tensor:
-    spectrum = torch.fft.rfft(noise)
-    tilt = torch.arange(1, spectrum.shape[1] + 1).float().rsqrt()
-    coloured = torch.fft.irfft(spectrum * tilt, noise.shape[1])
-    louder = noise.std(dim=1, keepdim=True) / coloured.std(dim=1, keepdim=True)
-    scaled: torch.Tensor = coloured * louder
-    return scaled
-
-
-def _reverberate(sound: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    tail = round(rng.uniform(0.05, 0.25) * RATE)
-    decay = np.exp(-6.9 * np.arange(tail) / tail) * rng.standard_normal(tail)
-    impulse = np.zeros(tail, np.float32)
-    impulse[0] = 1
-    impulse += decay * rng.uniform(0.05, 0.3) / math.sqrt(float(np.sum(decay**2)))
-    size = sound.shape[1] + tail
-    product = torch.fft.rfft(sound, size) * torch.fft.rfft(torch.from_numpy(impulse), size)
-    heard: torch.Tensor = torch.fft.irfft(product, size)
-    return heard[:, : sound.shape[1]]
 
 
 def mouth_loss(readings: Sequence[torch.Tensor], contexts: Contexts) -> torch.Tensor:
@@ -185,7 +131,8 @@ def train(
     model.train()
     for step in stage:
         contexts = random_contexts(speech, batch, steps, stage.rng(step))
-        states = model.encoder(mel(contexts.samples), output_hidden_states=True).hidden_states
+        heard = retune(mel(contexts.samples), contexts.weight, stage.rng(step))
+        states = model.encoder(heard, output_hidden_states=True).hidden_states
         readings = heads(states)
         stage.learn(
             mouth_loss(readings, contexts), r_open=opening_correlation(readings[0], contexts)

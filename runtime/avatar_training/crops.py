@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 AVATAR_FRAMES: Final = 48
 _FREE_POSES: Final = 24
 _CHUNK: Final = 250
+_EXTREMES: Final = 0.4
+"""Share of the crops that are picked for a round or a wide open mouth: both are rare in speech."""
+_SOUGHT: Final = 4
 
 Images = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
@@ -63,6 +66,17 @@ def pose_bank(rng: np.random.Generator) -> list[Pose]:
     return [*swaying(AVATAR_FRAMES), *free]
 
 
+def _moment(said: Utterance, rng: np.random.Generator) -> int:
+    """Draw a frame; now and then the one of some whose mouth is most round or wide open."""
+    choice = rng.integers(len(said.mouth) // 2, size=_SOUGHT)
+    if rng.random() >= _EXTREMES:
+        return int(choice[0])
+    mouths = [frame_mouth(said.mouth, int(frame)) for frame in choice]
+    rounded = rng.random() < 0.5
+    extreme = [mouth.round if rounded else mouth.open for mouth in mouths]
+    return int(choice[np.argmax(extreme)])
+
+
 def draw_all(speech: Sequence[Utterance], count: int, size: int, seed: int, folder: Path) -> Crops:
     """Draw `count` speaking crops, or go on where an interrupted run stopped."""
     rng = np.random.default_rng([seed, 2])
@@ -70,7 +84,7 @@ def draw_all(speech: Sequence[Utterance], count: int, size: int, seed: int, fold
     scenes = [(identity, pose) for identity in IDENTITIES.values() for pose in poses]
     rest_of = rng.integers(len(scenes), size=count)
     utterance = rng.integers(len(speech), size=count)
-    frame = np.array([rng.integers(len(speech[u].mouth) // 2) for u in utterance])
+    frame = np.array([_moment(speech[u], rng) for u in utterance])
     folder.mkdir(parents=True, exist_ok=True)
 
     def drawn(name: str, jobs: Sequence[tuple[int, Mouth]]) -> Images:

@@ -27,7 +27,8 @@ _UNIT: Final = 0.82  # frame pixels per face unit
 _CENTRE: Final = (FRAME / 2, FRAME * 0.47)
 _JAW_HALF: Final = 88.0
 _CHIN: Final = 106.0
-_JAW_DROP: Final = 8.0
+_JAW_DROP: Final = 3.0
+"""Face units that the chin sinks by; the cheeks stand still, so little moves beside the mouth."""
 _EXTRA_MARGIN: Final = 10  # MuseTalk v1.5, pixels
 _MOUTH_Y: Final = 59.0
 
@@ -180,10 +181,9 @@ def _to_frame(points: Floats, pose: Pose) -> Floats:
 
 def _outline(jaw: float, drop: float) -> Floats:
     chin = _CHIN + _JAW_DROP * drop
-    low = 78 + 5 * drop
     right = [
         (0, -128), (40, -122), (68, -98), (84, -58), (_JAW_HALF, -14), (84, 24),
-        (72 * (0.6 + 0.4 * jaw), 56 + drop * 2), (48 * jaw, low + 10), (22 * jaw, chin - 3),
+        (72 * (0.6 + 0.4 * jaw), 56), (48 * jaw, 88), (22 * jaw, chin - 3),
     ]  # fmt: skip
     left = [(-x, y) for x, y in reversed(right[1:])]
     return curve([*right, (0, chin), *left])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +31,9 @@ VARIANTS: Final = (
     "max Michael miguel Mike norbert pablo paul pedro quincy rob robert sandro shelby steph "
     "steph3 travis zac whisper"
 ).split()
+_PACE_S: Final = 0.35
+_PACE_DEVIATION: Final = 0.08
+_PACE_KNOTS: Final = 64
 HELD_OUT_VOICES: Final = ("en-us+f4", "en-gb-x-rp+m5", "en-us+Andrea", "en+victor")
 """Never used in training: neither the variant nor, with it, any language."""
 
@@ -56,6 +60,22 @@ class Utterance:
     """Mono in [-1, 1] at 16 kHz; a whole number of 20 ms steps."""
     mouth: Floats
     """`(steps, 5)`: the columns of `visemes.MOUTH`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How much longer than spoken each moment lasts, as knots a fixed time apart."""
+
+    slowness: Floats
+    """`(n,)`, about 1; the last one holds on."""
+
+    def later(self, times: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return when what was at `times` seconds is heard."""
+        grid = np.arange(len(self.slowness) + 1) * _PACE_S
+        middle = np.interp((grid[:-1] + grid[1:]) / 2, grid[:-1], self.slowness)
+        shifted = np.concatenate([[0.0], np.cumsum(middle) * _PACE_S])
+        beyond = np.maximum(times - grid[-1], 0) * self.slowness[-1]
+        return np.asarray(np.interp(times, grid, shifted) + beyond)
 
 
 class _Event(ctypes.Structure):
@@ -143,14 +163,29 @@ def resample(sound: npt.NDArray[np.generic], length: int) -> Floats:
 
 
 def utterance(
-    synthesizer: Synthesizer, text: str, voice: Voice, stretch: float = 1.0, lead_s: float = 0.2
+    synthesizer: Synthesizer,
+    text: str,
+    voice: Voice,
+    stretch: float = 1.0,
+    lead_s: float = 0.2,
+    pace: Pace | None = None,
 ) -> Utterance:
     """Return speech with `lead_s` of silence around it.
 
-    `stretch` plays it slower (> 1), which moves pitch and formants: other throats.
+    `stretch` plays it slower (> 1), which moves pitch and formants: other throats. `pace` does
+    so unevenly: people hurry and hesitate, and their pitch wanders.
     """
     sound, phonemes = synthesizer.speak(text, voice)
     scaled = resample(sound, round(len(sound) / synthesizer.rate * RATE * stretch)) / 32768
+    if pace is not None:
+        times = pace.later(np.arange(len(scaled)) / (RATE * stretch)) * stretch
+        scaled = np.interp(
+            np.arange(math.floor(times[-1] * RATE)) / RATE, times, scaled
+        ).astype(np.float32)
+        phonemes = [
+            Phoneme(p.symbol, *(float(t) for t in pace.later(np.array([p.start, p.end]))))
+            for p in phonemes
+        ]
     lead = round(lead_s * RATE / STEP) * STEP
     steps = -(-(len(scaled) + 2 * lead) // STEP)
     samples = np.zeros(steps * STEP, np.float32)
@@ -202,7 +237,9 @@ def corpus(synthesizer: Synthesizer, minutes: float, seed: int) -> Sequence[Utte
             int(rng.integers(20, 85)),
         )
         text = random_text(rng, int(rng.integers(12, 30)))
-        said = utterance(synthesizer, text, voice, float(rng.uniform(0.85, 1.18)), 0.6)
+        uneven = np.exp(np.clip(rng.normal(0, _PACE_DEVIATION, _PACE_KNOTS), -0.25, 0.25))
+        pace = Pace(uneven.astype(np.float32))
+        said = utterance(synthesizer, text, voice, float(rng.uniform(0.85, 1.18)), 0.6, pace)
         made.append(said)
         total += len(said.samples) / RATE
     return made

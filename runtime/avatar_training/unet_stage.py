@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from avatar_training.audio_stage import LOOK_AHEAD_STEPS, LogMel, augment
+from avatar_training.audio_stage import LOOK_AHEAD_STEPS, LogMel
+from avatar_training.augmentation import augment, retune
 from avatar_training.networks import STATES, WINDOW_STEPS
 from avatar_training.speech import STEP, Utterance
 from avatar_training.vae_stage import mouth_psnr, mouth_weights, picture_loss, to_input
@@ -29,8 +30,8 @@ _LARGEST_GROUP: Final = 4  # frames that the runtime encodes together
 _PIXEL_SHARE: Final = 6
 """One in this many samples of a batch is decoded, for the loss on pixels."""
 _PIXEL_WEIGHT: Final = 1.5
-_HEARINGS: Final = 2
-"""Contexts in which each moment is heard: other beginnings, other rooms."""
+_HEARINGS: Final = 3
+"""Contexts in which each moment is heard: other beginnings, rooms and throats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +139,11 @@ def _tokens(
         for row, context in enumerate(contexts):
             samples[row, : len(context.samples)] = context.samples
             heard[row, : len(context.samples) // STEP] = 1
-        sound = augment(samples, heard, rng) if changed else torch.from_numpy(samples)
-        states = whisper.encoder(mel(sound), output_hidden_states=True).hidden_states
+        if changed:
+            seen = retune(mel(augment(samples, heard, rng)), torch.from_numpy(heard), rng)
+        else:
+            seen = mel(torch.from_numpy(samples))
+        states = whisper.encoder(seen, output_hidden_states=True).hidden_states
         for row, (place, context) in enumerate(zip(rows, contexts, strict=True)):
             tokens = window_tokens([s[row] for s in states], context.first_step, context.steps)
             made[place] = (tokens + encoding).half()
