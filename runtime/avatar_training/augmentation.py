@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 _SWELL_S: Final = 0.5
 _SWELL_DB: Final = 3.0
-_BREATHS: Final = 0.2
+_BREATHS: Final = 0.12
 """Share of the contexts with a breath in a pause."""
 _CLOSED: Final = 0.03
 _THROATS: Final = 0.05
 """Standard deviation of the logarithm of the vocal tract's length."""
-_TEXTURE: Final = 0.05
-"""Largest unevenness of the spectrogram, in units of four decades of power: 2 dB."""
+_TEXTURE: Final = 0.04
+"""Largest unevenness of the spectrogram, in units of four decades of power: 1.6 dB."""
 _MUFFLED: Final = 0.15
 _WIDEST_MUFFLE: Final = 12  # mel bands
 

@@ -31,6 +31,7 @@ _JAW_DROP: Final = 3.0
 """Face units that the chin sinks by; the cheeks stand still, so little moves beside the mouth."""
 _EXTRA_MARGIN: Final = 10  # MuseTalk v1.5, pixels
 _MOUTH_Y: Final = 59.0
+_MOUTH_DEPTH: Final = 6.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +145,19 @@ def face_box(pose: Pose) -> Box:
     return (round(x1), round(top), round(x2), min(round(bottom) + _EXTRA_MARGIN, FRAME))
 
 
-def face_region(pose: Pose) -> npt.NDArray[np.uint8]:
-    """Return the face with its jaw's whole travel as a frame-sized mask, 0 or 255."""
+def moving_region(pose: Pose) -> npt.NDArray[np.uint8]:
+    """Return what a mouth may move, and as much about it as a mask's soft edge needs.
+
+    A frame-sized mask, 0 or 255. The cheeks beside it stay the source's pixels exactly.
+    """
+    right = [
+        (0, 6), (30, 8), (48, 20), (60, 34), (66, 52), (70, 70), (72, 84), (66, 98), (52, 110),
+        (30, 118),
+    ]  # fmt: skip
+    around = curve([*right, (0, 121), *[(-x, y) for x, y in reversed(right[1:])]])
+    slide = np.array([pose.yaw * _MOUTH_DEPTH, 0.0], np.float32)
     region = np.zeros((FRAME, FRAME), np.uint8)
-    for drop in (0.0, 1.0):
-        points = _to_frame(_outline(1.06, drop), pose)
-        cv2.fillPoly(region, [np.round(points).astype(np.int32)], 255)
+    cv2.fillPoly(region, [np.round(_to_frame(around + slide, pose)).astype(np.int32)], 255)
     return region
 
 
@@ -324,7 +332,7 @@ class _Scene:
 
     def _lips(self, skin: Stencil) -> None:
         who, paint, m = self._who, self._paint, self._mouth
-        y, depth = _MOUTH_Y, 6.0
+        y, depth = _MOUTH_Y, _MOUTH_DEPTH
         half = 28.0 + 13.0 * (m.wide - 0.5) - 11.0 * m.round + 1.5 * m.open
         gap = 29.0 * m.open + 2.2 * m.teeth
         up, down = 0.24 * gap, 0.76 * gap

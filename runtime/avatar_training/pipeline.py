@@ -69,10 +69,10 @@ class Plan:
 
 FULL: Final = Plan(
     speech_minutes=200,
-    crops=6000,
-    audio=Budget(3000),
-    vae=Budget(4000),
-    unet=Budget(1900),
+    crops=5000,
+    audio=Budget(2100),
+    vae=Budget(3400),
+    unet=Budget(1500),
 )
 SMOKE: Final = Plan(
     speech_minutes=3,

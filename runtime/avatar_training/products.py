@@ -15,7 +15,7 @@ from avatar_training.face import (
     Mouth,
     draw_frame,
     face_box,
-    face_region,
+    moving_region,
     swaying,
 )
 from avatar_training.sentences import DEMO_TEXT
@@ -49,7 +49,7 @@ def write_avatars(
                 slice(box.y1, box.y2 - _BOTTOM_INSET),
                 slice(box.x1 + _SIDE_INSET, box.x2 - _SIDE_INSET),
             )
-            kept[inner] = face_region(pose)[inner]
+            kept[inner] = moving_region(pose)[inner]
             region = kept[crop.y1 : crop.y2, crop.x1 : crop.x2]
             regions.append(masks.feathered(region, box, crop))
         preparation.write(folder / name, frames, boxes, regions, encoder)

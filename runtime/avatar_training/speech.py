@@ -32,7 +32,7 @@ VARIANTS: Final = (
     "steph3 travis zac whisper"
 ).split()
 _PACE_S: Final = 0.35
-_PACE_DEVIATION: Final = 0.08
+_PACE_DEVIATION: Final = 0.06
 _PACE_KNOTS: Final = 64
 HELD_OUT_VOICES: Final = ("en-us+f4", "en-gb-x-rp+m5", "en-us+Andrea", "en+victor")
 """Never used in training: neither the variant nor, with it, any language."""

@@ -15,7 +15,7 @@ from avatar_training.face import (
     draw_crop,
     draw_frame,
     face_box,
-    face_region,
+    moving_region,
     swaying,
 )
 from avatar_training.measuring import cave_area
@@ -60,14 +60,24 @@ def test_the_face_box_is_symmetrical_about_the_nose_with_the_margin_below() -> N
     assert abs((x1 + x2) / 2 - FRAME / 2) <= 1
 
 
-def test_the_face_region_holds_the_open_jaw_and_lies_in_the_box_below_the_nose() -> None:
-    region = face_region(Pose())
-    x1, _, x2, y2 = face_box(Pose())
-    lower = region[FRAME // 2 :]
-    columns, rows = np.flatnonzero(lower.any(axis=0)), np.flatnonzero(region.any(axis=1))
-    assert columns[0] >= x1 - 2
-    assert columns[-1] <= x2 + 2
-    assert rows[-1] < y2
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IDENTITIES)
+def test_no_mouth_moves_anything_outside_the_moving_region(name: str) -> None:
+    pose, who = Pose(dx=2, tilt=1, yaw=0.5), IDENTITIES[name]
+    outside = moving_region(pose) == 0
+    rest = draw_frame(who, pose, Mouth()).astype(int)
+    for mouth in (Mouth(open=1), Mouth(open=1, wide=1), Mouth(wide=1), Mouth(open=0.4, round=1)):
+        moved = np.abs(draw_frame(who, pose, mouth).astype(int) - rest).max(axis=2)
+        assert moved[outside].max() <= 2
+        assert moved[~outside].max() > 40
+
+
+def test_the_moving_region_lies_in_the_lower_half_of_the_face_box() -> None:
+    rows, columns = (np.flatnonzero(moving_region(Pose()).any(axis=axis)) for axis in (1, 0))
+    x1, y1, x2, y2 = face_box(Pose())
+    assert (y1 + y2) // 2 <= rows[0]
+    assert x1 + 7 < columns[0]
+    assert columns[-1] < x2 - 7
 
 
 @pytest.mark.slow
