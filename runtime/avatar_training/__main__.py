@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from avatar_training.face import IDENTITIES
+from avatar_training.identities import IDENTITIES
 from avatar_training.speech import HELD_OUT_VOICES
 
 

@@ -11,7 +11,7 @@ from transformers.audio_utils import mel_filter_bank
 
 from avatar_training.augmentation import augment, breathe, retune
 from avatar_training.speech import RATE, STEP, Utterance
-from avatar_training.visemes import MOUTH, Floats
+from avatar_training.visemes import MOUTH
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

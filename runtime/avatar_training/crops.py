@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from avatar_training.face import IDENTITIES, Mouth, Pose, draw_crop, swaying
+from avatar_training.face import draw_crop
+from avatar_training.identities import IDENTITIES
+from avatar_training.posing import Mouth, Pose, swaying
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,15 +9,9 @@ import numpy as np
 
 from avatar_runtime.avatars import geometry, masks, preparation
 from avatar_training.crops import AVATAR_FRAMES
-from avatar_training.face import (
-    FRAME,
-    IDENTITIES,
-    Mouth,
-    draw_frame,
-    face_box,
-    moving_region,
-    swaying,
-)
+from avatar_training.face import draw_frame
+from avatar_training.identities import IDENTITIES
+from avatar_training.posing import FRAME, Mouth, face_box, moving_region, swaying
 from avatar_training.sentences import DEMO_TEXT
 from avatar_training.speech import Synthesizer, Voice, resample
 

@@ -179,9 +179,9 @@ def utterance(
     scaled = resample(sound, round(len(sound) / synthesizer.rate * RATE * stretch)) / 32768
     if pace is not None:
         times = pace.later(np.arange(len(scaled)) / (RATE * stretch)) * stretch
-        scaled = np.interp(
-            np.arange(math.floor(times[-1] * RATE)) / RATE, times, scaled
-        ).astype(np.float32)
+        scaled = np.interp(np.arange(math.floor(times[-1] * RATE)) / RATE, times, scaled).astype(
+            np.float32
+        )
         phonemes = [
             Phoneme(p.symbol, *(float(t) for t in pace.later(np.array([p.start, p.end]))))
             for p in phonemes

@@ -6,20 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from avatar_training.face import (
-    FRAME,
-    IDENTITIES,
-    Mouth,
-    Pose,
-    draw,
-    draw_crop,
-    draw_frame,
-    face_box,
-    moving_region,
-    swaying,
-)
+from avatar_training.face import draw, draw_crop, draw_frame
+from avatar_training.identities import IDENTITIES
 from avatar_training.measuring import cave_area
 from avatar_training.painting import View
+from avatar_training.posing import FRAME, Mouth, Pose, face_box, moving_region, swaying
 
 ANNA = IDENTITIES["anna"]
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from avatar_training.face import IDENTITIES, Mouth, Pose, draw_crop
+from avatar_training.face import draw_crop
+from avatar_training.identities import IDENTITIES
 from avatar_training.measuring import OpeningGauge, best_lag, correlation
+from avatar_training.posing import Mouth, Pose
 
 
 @pytest.mark.parametrize("lag", [-3, 0, 2])

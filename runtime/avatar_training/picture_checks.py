@@ -1,0 +1,145 @@
+"""Compares generated with drawn faces: errors, the mask's border, flicker beside the mouth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from avatar_runtime.avatars import cache
+from avatar_training.crops import frame_mouth
+from avatar_training.posing import Mouth
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from avatar_training.measuring import Picture
+    from avatar_training.rendering import DrawnAvatar
+    from avatar_training.speech import Utterance
+    from avatar_training.visemes import Floats
+
+_COMPARED_FRAMES: Final = 200
+_QUALITY: Final = 95
+"""Of the stored source frames, and of the frames that the offline path finishes."""
+_FULL_COLOUR: Final = (
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+)  # fmt: skip
+_STILL_LEVELS: Final = 2
+_SOFT: Final = (8, 247)
+
+Inside = npt.NDArray[np.bool_]
+
+
+def compare(
+    avatar: DrawnAvatar, said: Utterance, faces: Sequence[Picture]
+) -> dict[str, float | dict[str, float]]:
+    """Return the errors and the flicker of generated faces, in dB and in levels of 255.
+
+    Flicker is the mean absolute difference of consecutive frames in the face box, in two
+    regions: outside the mouth's rectangle, and where the mouth that is spoken moves nothing in
+    the drawing. Source, drawn truth and generated frames have all been through the JPEG of the
+    store and the JPEG of the offline path.
+    """
+    errors = _Errors()
+    rectangle, still = _Flicker(), _Flicker()
+    before: _Moment | None = None
+    for frame in range(min(len(faces), _COMPARED_FRAMES)):
+        now = _moment(avatar, said, faces, frame)
+        mask = avatar.stored.mask(cache.fold(frame, avatar.stored.info.frames))
+        errors.add(faces[frame], now.truth, mask, now.mouth)
+        # A box that moved by a pixel is another piece of the frame: nothing to compare.
+        if before is not None and before.mouth.shape == now.mouth.shape:
+            rectangle.add(before, now, ~now.mouth)
+            still.add(before, now, before.still & now.still)
+        before = now
+    return errors.report() | {
+        "flicker_outside_mouth_rectangle": rectangle.report(),
+        "flicker_where_the_truth_is_still": still.report(),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """The face box of one frame."""
+
+    pictures: dict[str, Floats]
+    truth: Picture
+    mouth: Inside
+    """The mouth's rectangle."""
+    still: Inside
+    """Where the drawn truth is as at rest."""
+
+
+def _moment(avatar: DrawnAvatar, said: Utterance, faces: Sequence[Picture], frame: int) -> _Moment:
+    mouth = frame_mouth(said.mouth, frame)
+    source = avatar.stored.picture(cache.fold(frame, avatar.stored.info.frames))
+    truth, rest = avatar.drawn(frame, mouth), avatar.drawn(frame, Mouth())
+    stored = _compressed(avatar.whole(frame, mouth), *_FULL_COLOUR)
+    pictures = {
+        "source": avatar.face(frame, _compressed(source)),
+        "drawn": avatar.face(frame, _compressed(stored)),
+        "generated": faces[frame],
+    }
+    moved = np.abs(truth.astype(np.int16) - rest).max(axis=2) > _STILL_LEVELS
+    # The soft edge of what moves belongs to it.
+    near = cv2.dilate(moved.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    return _Moment(
+        {name: picture.astype(np.float32) for name, picture in pictures.items()},
+        truth,
+        mouth_rectangle(*truth.shape[:2]),
+        ~near,
+    )
+
+
+@dataclass(slots=True)
+class _Flicker:
+    """Mean changes of each picture, a list entry per pair of frames."""
+
+    changes: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, before: _Moment, now: _Moment, where: Inside) -> None:
+        for name, picture in now.pictures.items():
+            change = float(np.abs(picture - before.pictures[name])[where].mean())
+            self.changes.setdefault(name, []).append(change)
+
+    def report(self) -> dict[str, float]:
+        return {name: round(float(np.mean(v)), 3) for name, v in self.changes.items()}
+
+
+@dataclass(slots=True)
+class _Errors:
+    """Errors of generated faces, a list entry per frame."""
+
+    mouth: list[float] = field(default_factory=list)
+    border: list[float] = field(default_factory=list)
+    inside: list[float] = field(default_factory=list)
+
+    def add(self, made: Picture, true: Picture, mask: Picture, mouth: Inside) -> None:
+        error = made.astype(np.float32) - true
+        levels = np.abs(error).mean(axis=2)
+        low, high = _SOFT
+        self.mouth.append(float(np.square(error)[mouth].mean()))
+        self.border.append(float(levels[(mask > low) & (mask < high) & ~mouth].mean()))
+        self.inside.append(float(levels[(mask >= high) & ~mouth].mean()))
+
+    def report(self) -> dict[str, float | dict[str, float]]:
+        return {
+            "mouth_psnr_db": round(float(-10 * np.log10(np.mean(self.mouth) / 255**2)), 2),
+            "border_error_levels": round(float(np.mean(self.border)), 3),
+            "inside_error_levels": round(float(np.mean(self.inside)), 3),
+        }
+
+
+def mouth_rectangle(height: int, width: int) -> Inside:
+    """Return the mouth's rectangle of a face box as a mask."""
+    inside = np.zeros((height, width), bool)
+    inside[round(height * 0.62) : round(height * 0.93), width // 5 : width * 4 // 5] = True
+    return inside
+
+
+def _compressed(picture: Picture, *options: int) -> Picture:
+    encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY, *options])[1]
+    return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), np.uint8)
