@@ -68,7 +68,7 @@ def pose_bank(rng: np.random.Generator) -> list[Pose]:
     return [*swaying(AVATAR_FRAMES), *free]
 
 
-def _moment(said: Utterance, rng: np.random.Generator) -> int:
+def moment(said: Utterance, rng: np.random.Generator) -> int:
     """Draw a frame; now and then the one of some whose mouth is most round or wide open."""
     choice = rng.integers(len(said.mouth) // 2, size=_SOUGHT)
     if rng.random() >= _EXTREMES:
@@ -86,7 +86,7 @@ def draw_all(speech: Sequence[Utterance], count: int, size: int, seed: int, fold
     scenes = [(identity, pose) for identity in IDENTITIES.values() for pose in poses]
     rest_of = rng.integers(len(scenes), size=count)
     utterance = rng.integers(len(speech), size=count)
-    frame = np.array([_moment(speech[u], rng) for u in utterance])
+    frame = np.array([moment(speech[u], rng) for u in utterance])
     folder.mkdir(parents=True, exist_ok=True)
 
     def drawn(name: str, jobs: Sequence[tuple[int, Mouth]]) -> Images:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +30,7 @@ _FULL_COLOUR: Final = (
 )  # fmt: skip
 _STILL_LEVELS: Final = 2
 _SOFT: Final = (8, 247)
+_NO_ERROR: Final = 1e-10  # 100 dB
 
 Inside = npt.NDArray[np.bool_]
 
@@ -126,8 +128,9 @@ class _Errors:
         self.inside.append(float(levels[(mask >= high) & ~mouth].mean()))
 
     def report(self) -> dict[str, float | dict[str, float]]:
+        share = max(float(np.mean(self.mouth)) / 255**2, _NO_ERROR)
         return {
-            "mouth_psnr_db": round(float(-10 * np.log10(np.mean(self.mouth) / 255**2)), 2),
+            "mouth_psnr_db": round(-10 * math.log10(share), 2),
             "border_error_levels": round(float(np.mean(self.border)), 3),
             "inside_error_levels": round(float(np.mean(self.inside)), 3),
         }

@@ -102,7 +102,7 @@ def moving_region(pose: Pose) -> npt.NDArray[np.uint8]:
     A frame-sized mask, 0 or 255. The cheeks beside it stay the source's pixels exactly.
     """
     right = [
-        (0, 6), (30, 8), (48, 20), (60, 34), (66, 52), (70, 70), (72, 84), (66, 98), (52, 110),
+        (0, 6), (30, 8), (48, 20), (60, 34), (68, 52), (72, 70), (73, 84), (66, 98), (52, 110),
         (30, 118),
     ]  # fmt: skip
     around = curve([*right, (0, 121), *[(-x, y) for x, y in reversed(right[1:])]])

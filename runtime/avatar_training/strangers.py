@@ -63,10 +63,11 @@ def flite_speech(text: str, voice: str) -> Utterance:
         except FileNotFoundError as error:
             raise MissingError("flite is missing: apt-get install flite") from error
         sound, rate = _read_wave(file)
-    return _utterance(sound, rate, list(_timed(printed)))
+    return _utterance(sound, rate, list(timed(printed)))
 
 
-def _timed(printed: str) -> Iterator[Phoneme]:
+def timed(printed: str) -> Iterator[Phoneme]:
+    """Read what `flite -psdur` prints: `phone:end` in seconds, from zero for each sentence."""
     start = offset = 0.0
     for item in printed.split():
         name, _, stamp = item.rpartition(":")

@@ -67,6 +67,32 @@ def test_stretching_moves_the_mouth_with_the_sound(synthesizer: Synthesizer) -> 
     )
 
 
+def test_an_even_pace_changes_no_time() -> None:
+    times = np.array([0.0, 0.2, 1.0, 9.0])
+    assert speech.Pace(np.ones(4, np.float32)).later(times) == pytest.approx(times)
+
+
+def test_a_pace_keeps_the_order_and_its_last_slowness_holds_on() -> None:
+    pace = speech.Pace(np.array([1.2, 0.8, 1.1, 0.9], np.float32))
+    times = np.linspace(0, 6, 200)
+    later = pace.later(times)
+    assert (np.diff(later) > 0).all()
+    assert later[-1] - later[-2] == pytest.approx(0.9 * (times[-1] - times[-2]))
+
+
+def test_an_uneven_pace_moves_sound_and_mouth_together(synthesizer: Synthesizer) -> None:
+    text, voice = "Mama. Mama.", Voice("en-us", 120)
+    plain = utterance(synthesizer, text, voice, lead_s=0.0)
+    slow = speech.Pace(np.full(64, 1.15, np.float32))
+    paced = utterance(synthesizer, text, voice, lead_s=0.0, pace=slow)
+    assert len(paced.mouth) / len(plain.mouth) == pytest.approx(1.15, abs=0.03)
+    loud = [np.abs(said.samples.reshape(-1, STEP)).max(axis=1) > 0.05 for said in (plain, paced)]
+    for said, heard in zip((plain, paced), loud, strict=True):
+        opened = said.mouth[:, 0] > 0.6
+        assert heard[opened].mean() > 0.9
+    assert np.argmax(loud[1][::-1]) <= 1.3 * np.argmax(loud[0][::-1]) + 2
+
+
 def test_a_corpus_depends_on_its_seed_alone() -> None:
     # In fresh processes: the library's own random numbers go on from one utterance to the next.
     program = (
