@@ -271,7 +271,7 @@ def _minimal_pair(
 
 def _speed(model: Path, avatar: DrawnAvatar, said: Utterance) -> dict[str, Any]:
     """Time the stages of an engine's batches, and all processor time that they take."""
-    device = open_device("cpu")
+    device = open_device("cpu", threads=1)
     try:
         loaded = device.load(model)
         device.serve({avatar.folder.name: avatar.stored})

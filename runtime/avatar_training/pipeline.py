@@ -93,6 +93,7 @@ def train(out: Path, plan: Plan, sizes: networks.Sizes, seed: int) -> dict[str, 
     side, each by one process with one thread.
     """
     began = Clock.now()
+    resumed = (out / "checkpoints").exists()
     torch.set_num_threads(1)
     with ProcessPoolExecutor(1, get_context("spawn")) as beside:
         heard = beside.submit(_hear_alone, out, plan, sizes, seed)
@@ -124,7 +125,7 @@ def train(out: Path, plan: Plan, sizes: networks.Sizes, seed: int) -> dict[str, 
         },
         "sha256": hashes(model),
         "bytes": sum(f.stat().st_size for f in model.rglob("*") if f.is_file()),
-        "command": Clock.now().minutes_since(began, audio_processor_s),
+        "command": Clock.now().minutes_since(began, audio_processor_s) | {"resumed": resumed},
     }  # fmt: skip
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     (out / "report.md").write_text(_markdown(report))
@@ -143,7 +144,7 @@ class Clock:
         """Read both clocks."""
         return cls(time.monotonic(), time.process_time())
 
-    def minutes_since(self, began: Clock, elsewhere: float) -> dict[str, float]:
+    def minutes_since(self, began: Clock, elsewhere: float) -> dict[str, float | bool]:
         """Return the minutes since `began`; `elsewhere` are other processes' seconds."""
         processor = self.processor - began.processor + elsewhere
         return {
@@ -246,6 +247,7 @@ def _markdown(report: dict[str, Any]) -> str:
         f"mouth {report['autoencoder']['mouth_psnr_db']:.1f} dB",
         f"- parameters: {report['parameters']}",
         f"- size: {report['bytes'] / 1e6:.2f} MB",
+        f"- whole command: {report['command']}",
         f"- seed {report['seed']}, environment {report['environment']}",
         "",
     ]

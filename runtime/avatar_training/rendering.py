@@ -71,7 +71,12 @@ def generated(
     for old in out.glob("*.png"):
         old.unlink()
     result = lipsync.run(
-        open_device("cpu"), model, avatar.folder, sound, out / "video.mp4", frames_dir=out
+        open_device("cpu", threads=1),
+        model,
+        avatar.folder,
+        sound,
+        out / "video.mp4",
+        frames_dir=out,
     )
     faces = []
     for frame, file_name in enumerate(sorted(out.glob("*.png"))):

@@ -27,6 +27,36 @@ def test_the_report_names_the_weights_that_are_shipped() -> None:
     assert report["sha256"] == pipeline.hashes(MODEL)
 
 
+def test_the_weights_are_one_run_of_the_training_command_within_its_limit() -> None:
+    report = json.loads((MODEL / "training.json").read_text())
+    assert report["sha256"] == pipeline.hashes(MODEL)
+    assert report["seed"] == 7
+    assert report["command"]["wall_minutes"] <= 90
+    for name, budget in (
+        ("audio", pipeline.FULL.audio),
+        ("vae", pipeline.FULL.vae),
+        ("unet", pipeline.FULL.unet),
+    ):
+        assert report["stages"][name]["steps"] == budget.steps
+        assert not report["stages"][name]["ended_by_time"]
+
+
+def test_silence_closes_the_mouth() -> None:
+    silence = json.loads((MODEL / "evaluation.json").read_text())["silence"]
+    assert silence["after_ms"] <= 80
+    assert silence["opening_share_max"] <= 0.05
+
+
+def test_the_evaluation_heard_another_synthesizer_and_people() -> None:
+    report = json.loads((MODEL / "evaluation.json").read_text())
+    strangers = {entry["voice"]: entry for entry in report["strangers"]}
+    assert len([name for name in strangers if name.startswith("flite")]) >= 4
+    assert strangers["reading"]["seconds"] > 20
+    for entry in strangers.values():
+        assert entry["opening_correlation"] > 0.7, entry
+        assert abs(entry["lag_frames"]) <= 1, entry
+
+
 def test_the_evaluation_passed_on_voices_that_were_in_no_training() -> None:
     report = json.loads((MODEL / "evaluation.json").read_text())
     assert len(report["voices"]) >= 4
