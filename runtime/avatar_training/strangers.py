@@ -129,6 +129,6 @@ def _utterance(sound: Floats, rate: int, phonemes: Sequence[Phoneme]) -> Utteran
 
 def _read_wave(file: Path) -> tuple[Floats, int]:
     with wave.open(str(file)) as sound:
-        rate = sound.getframerate()
+        rate = int(sound.getframerate())
         samples = np.frombuffer(sound.readframes(sound.getnframes()), "<i2")
-    return samples.astype(np.float32) / 32768, rate
+    return np.asarray(samples, np.float32) / np.float32(32768), rate
