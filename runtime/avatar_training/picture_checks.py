@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from avatar_training.measuring import Picture
     from avatar_training.rendering import DrawnAvatar
     from avatar_training.speech import Utterance
-    from avatar_training.visemes import Floats
 
 _COMPARED_FRAMES: Final = 200
 _QUALITY: Final = 95
@@ -29,6 +29,8 @@ _FULL_COLOUR: Final = (
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
 )  # fmt: skip
 _STILL_LEVELS: Final = 2
+_COMMON: Final = (192, 144)
+"""Size in which what moves is gathered."""
 _SOFT: Final = (8, 247)
 _NO_ERROR: Final = 1e-10  # 100 dB
 
@@ -41,25 +43,26 @@ def compare(
     """Return the errors and the flicker of generated faces, in dB and in levels of 255.
 
     Flicker is the mean absolute difference of consecutive frames in the face box, in two
-    regions: outside the mouth's rectangle, and where the mouth that is spoken moves nothing in
-    the drawing. Source, drawn truth and generated frames have all been through the JPEG of the
+    regions: outside the mouth's rectangle, and outside all that moves in the drawing while this
+    is said. Source, drawn truth and generated frames have all been through the JPEG of the
     store and the JPEG of the offline path.
     """
-    errors = _Errors()
-    rectangle, still = _Flicker(), _Flicker()
-    before: _Moment | None = None
-    for frame in range(min(len(faces), _COMPARED_FRAMES)):
-        now = _moment(avatar, said, faces, frame)
-        mask = avatar.stored.mask(cache.fold(frame, avatar.stored.info.frames))
-        errors.add(faces[frame], now.truth, mask, now.mouth)
+    moments = [
+        _moment(avatar, said, faces, frame) for frame in range(min(len(faces), _COMPARED_FRAMES))
+    ]
+    moved = np.max([_resized(moment.moved, _COMMON) for moment in moments], axis=0)
+    errors, rectangle, still = _Errors(), _Flicker(), _Flicker()
+    for moment in moments:
+        errors.add(moment)
+    for before, now in itertools.pairwise(moments):
         # A box that moved by a pixel is another piece of the frame: nothing to compare.
-        if before is not None and before.mouth.shape == now.mouth.shape:
-            rectangle.add(before, now, ~now.mouth)
-            still.add(before, now, before.still & now.still)
-        before = now
+        shape = now.truth.shape[:2]
+        if before.truth.shape[:2] == shape:
+            rectangle.add(before, now, ~mouth_rectangle(*shape))
+            still.add(before, now, _resized(moved, shape) == 0)
     return errors.report() | {
         "flicker_outside_mouth_rectangle": rectangle.report(),
-        "flicker_where_the_truth_is_still": still.report(),
+        "flicker_outside_what_the_truth_moves": still.report(),
     }
 
 
@@ -67,33 +70,36 @@ def compare(
 class _Moment:
     """The face box of one frame."""
 
-    pictures: dict[str, Floats]
+    pictures: dict[str, Picture]
     truth: Picture
-    mouth: Inside
-    """The mouth's rectangle."""
-    still: Inside
-    """Where the drawn truth is as at rest."""
+    moved: npt.NDArray[np.uint8]
+    """1 where the drawn truth is not as at rest, and just beside it."""
+    mask: Picture
 
 
 def _moment(avatar: DrawnAvatar, said: Utterance, faces: Sequence[Picture], frame: int) -> _Moment:
     mouth = frame_mouth(said.mouth, frame)
-    source = avatar.stored.picture(cache.fold(frame, avatar.stored.info.frames))
+    index = cache.fold(frame, avatar.stored.info.frames)
     truth, rest = avatar.drawn(frame, mouth), avatar.drawn(frame, Mouth())
     stored = _compressed(avatar.whole(frame, mouth), *_FULL_COLOUR)
-    pictures = {
-        "source": avatar.face(frame, _compressed(source)),
-        "drawn": avatar.face(frame, _compressed(stored)),
-        "generated": faces[frame],
-    }
     moved = np.abs(truth.astype(np.int16) - rest).max(axis=2) > _STILL_LEVELS
-    # The soft edge of what moves belongs to it.
-    near = cv2.dilate(moved.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
     return _Moment(
-        {name: picture.astype(np.float32) for name, picture in pictures.items()},
+        {
+            "source": avatar.face(frame, _compressed(avatar.stored.picture(index))),
+            "drawn": avatar.face(frame, _compressed(stored)),
+            "generated": faces[frame],
+        },
         truth,
-        mouth_rectangle(*truth.shape[:2]),
-        ~near,
+        # The soft edge of what moves belongs to it.
+        cv2.dilate(moved.astype(np.uint8), np.ones((3, 3), np.uint8)),
+        avatar.stored.mask(index),
     )
+
+
+def _resized(picture: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """Return 0 and 1 in another size; boxes differ by a pixel."""
+    size = (shape[1], shape[0])
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST), np.uint8)
 
 
 @dataclass(slots=True)
@@ -104,8 +110,8 @@ class _Flicker:
 
     def add(self, before: _Moment, now: _Moment, where: Inside) -> None:
         for name, picture in now.pictures.items():
-            change = float(np.abs(picture - before.pictures[name])[where].mean())
-            self.changes.setdefault(name, []).append(change)
+            change = np.abs(picture.astype(np.int16) - before.pictures[name])[where]
+            self.changes.setdefault(name, []).append(float(change.mean()))
 
     def report(self) -> dict[str, float]:
         return {name: round(float(np.mean(v)), 3) for name, v in self.changes.items()}
@@ -119,9 +125,10 @@ class _Errors:
     border: list[float] = field(default_factory=list)
     inside: list[float] = field(default_factory=list)
 
-    def add(self, made: Picture, true: Picture, mask: Picture, mouth: Inside) -> None:
-        error = made.astype(np.float32) - true
-        levels = np.abs(error).mean(axis=2)
+    def add(self, moment: _Moment) -> None:
+        error = moment.pictures["generated"].astype(np.float32) - moment.truth
+        levels, mask = np.abs(error).mean(axis=2), moment.mask
+        mouth = mouth_rectangle(*levels.shape)
         low, high = _SOFT
         self.mouth.append(float(np.square(error)[mouth].mean()))
         self.border.append(float(levels[(mask > low) & (mask < high) & ~mouth].mean()))
