@@ -43,7 +43,8 @@ def test_the_drawn_truth_has_no_error_and_flickers_beside_the_mouth_less_than_wh
     assert isinstance(still, dict)
     # No JPEG has touched these, both of the others two.
     assert still["generated"] < still["source"]
-    assert still["drawn"] == pytest.approx(still["source"], rel=0.05)
+    # A JPEG's blocks carry what moves inside the mouth a little beside it.
+    assert still["source"] <= still["drawn"] < 1.1 * still["source"]
 
 
 def test_noise_that_changes_from_frame_to_frame_is_seen_as_flicker(
