@@ -68,7 +68,9 @@ def _serve(options: argparse.Namespace) -> int:
         read.engine.device,
         profile=read.engine.gpu_profile,
         neighbour=read.engine.simulated_neighbour or None,
-        options=ModelOptions(read.engine.precision, read.engine.decoder, read.engine.verify),
+        options=ModelOptions(
+            read.engine.precision, read.engine.decoder, read.engine.verify, read.engine.version
+        ),
     )
     metrics = Metrics(device.name, read.identity.gpu_class)
     engine = Engine(

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from avatar_runtime.engine.device import DECODERS, PRECISIONS
+from avatar_runtime.engine.device import DECODERS, PRECISIONS, VERSIONS
 from avatar_runtime.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -103,6 +103,8 @@ class EngineSettings:
     """`sd-vae`, or `taesd`: a fraction of the work, and another picture."""
     verify: bool
     """Whether a converted model is held against its hashes at the start; on by default."""
+    version: str | None
+    """Of the model, where the folder has several; `None`: the newest that is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,9 +221,10 @@ def from_env(variables: Mapping[str, str]) -> Settings:
             batch_size=read.integer("AVATAR_BATCH_SIZE", 4, 1, 1024),
             gpu_profile=read.document("AVATAR_GPU_PROFILE"),
             simulated_neighbour=read.text("AVATAR_SIMULATED_NEIGHBOUR", ""),
-            precision=_precision(read),
+            precision=_unless_auto(read, "AVATAR_PRECISION", PRECISIONS),
             decoder=read.choice("AVATAR_DECODER", "sd-vae", DECODERS),
             verify=read.choice("AVATAR_VERIFY_MODEL", "true", ("true", "false")) == "true",
+            version=_unless_auto(read, "AVATAR_MODEL_VERSION", VERSIONS),
         ),
         admin=AdminSettings(
             token=read.text("AVATAR_ADMIN_TOKEN", ""),
@@ -274,8 +277,8 @@ def device(variables: Mapping[str, str]) -> str:
     return read.text("AVATAR_DEVICE", "cuda" if in_pod else "auto")
 
 
-def _precision(read: Environment) -> str | None:
-    chosen = read.choice("AVATAR_PRECISION", "auto", ("auto", *PRECISIONS))
+def _unless_auto(read: Environment, name: str, known: tuple[str, ...]) -> str | None:
+    chosen = read.choice(name, "auto", ("auto", *known))
     return None if chosen == "auto" else chosen
 
 

@@ -33,6 +33,7 @@ def test_a_pod_of_the_operator_is_understood() -> None:
             "AVATAR_SIMULATED_NEIGHBOUR": "/tmp/mib",
             "AVATAR_PRECISION": "bf16",
             "AVATAR_DECODER": "taesd",
+            "AVATAR_MODEL_VERSION": "v1",
             "AVATAR_VERIFY_MODEL": "false",
             "AVATAR_LOG_FORMAT": "json",
             "AVATAR_GATEWAY_SERVICE_HOST": "10.0.0.1",
@@ -42,7 +43,8 @@ def test_a_pod_of_the_operator_is_understood() -> None:
     assert read.engine.device == "simulated:rtx-4090"
     assert read.engine.batch_size == 16
     assert read.engine.simulated_neighbour == "/tmp/mib"
-    assert (read.engine.precision, read.engine.decoder) == ("bf16", "taesd")
+    engine = read.engine
+    assert (engine.precision, engine.decoder, engine.version) == ("bf16", "taesd", "v1")
     assert not read.engine.verify
     assert read.sessions_listen == settings.Address("0.0.0.0", 8080)
     assert not read.sessions_listen.is_loopback
@@ -97,6 +99,7 @@ def test_a_pod_of_a_service_never_serves_from_the_cpu_unasked() -> None:
         ("AVATAR_METRICS_OPEN", "yes"),
         ("AVATAR_PRECISION", "int8"),
         ("AVATAR_DECODER", "vae"),
+        ("AVATAR_MODEL_VERSION", "v2"),
         ("AVATAR_VERIFY_MODEL", "0"),
         ("AVATAR_LOG_FORMAT", "xml"),
         ("AVATAR_GPU_PROFILE", "{"),

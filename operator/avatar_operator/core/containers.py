@@ -85,6 +85,7 @@ def _environment(
         "AVATAR_SERVICE": str(service.key),
         "AVATAR_GPU_CLASS": pool.gpu_class,
         "AVATAR_GPU_PROFILE": _profile(pool),
+        "AVATAR_MODEL_VERSION": service.model.version,
         "AVATAR_CAPACITY": str(plan.sessions_per_pod),
         "AVATAR_AVATARS": ",".join(service.avatars),
         "AVATAR_FPS": str(service.fps),
@@ -92,6 +93,11 @@ def _environment(
         "AVATAR_IDLE_TIMEOUT_S": str(limits.idle_timeout_s),
         "AVATAR_DRAIN_TIMEOUT_S": str(limits.drain_timeout_s),
     }
+    # Left out where the runtime would choose the same: a device that is no GPU then takes its own.
+    if service.model.decoder != model.DECODER:
+        values["AVATAR_DECODER"] = service.model.decoder
+    if service.model.precision != model.PRECISION:
+        values["AVATAR_PRECISION"] = service.model.precision
     if metrics_open:
         values["AVATAR_METRICS_OPEN"] = "true"
     secret = {"name": names.control_secret(service.key.name), "key": names.TOKEN_KEY}

@@ -222,8 +222,8 @@ def _exclude(spec: Fields, first: str, second: str) -> None:
 def _model(fields: Fields) -> model.Model:
     return model.Model(
         version=fields.one_of("version", "v15", ("v1", "v15")),
-        decoder=fields.one_of("decoder", "sd-vae", ("sd-vae", "taesd")),
-        precision=fields.one_of("precision", "fp16", ("fp16", "bf16", "fp32")),
+        decoder=fields.one_of("decoder", model.DECODER, ("sd-vae", "taesd")),
+        precision=fields.one_of("precision", model.PRECISION, ("fp16", "bf16", "fp32")),
         source=_source(fields, "source", DEMO_MODEL),
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import Enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from avatar_operator.core.policies import Autoscaling
 
@@ -75,6 +75,11 @@ class ImageSource:
 
 
 Source = ClaimSource | HostPathSource | ImageSource
+
+
+DECODER: Final = "sd-vae"
+PRECISION: Final = "fp16"
+"""Of a service that names neither, as in the CRD; a runtime on a GPU chooses the same."""
 
 
 @dataclass(frozen=True, slots=True)

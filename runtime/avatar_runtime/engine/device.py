@@ -21,6 +21,7 @@ MIB: Final = 1 << 20
 PRECISIONS: Final = ("fp32", "bf16", "fp16")
 """Of weights and activations; the log-mel is float32 in all of them."""
 DECODERS: Final = ("sd-vae", "taesd")
+VERSIONS: Final = ("v15", "v1")  # of MuseTalk, the newest first
 _SIMULATED: Final = "simulated:"
 
 
@@ -34,6 +35,8 @@ class ModelOptions:
     """One of `DECODERS`: `taesd` has 1/17 of the work and changes the picture."""
     verify: bool = True
     """Whether the files of a converted folder are held against its manifest's hashes."""
+    version: str | None = None
+    """One of `VERSIONS`; `None` is the newest in the folder."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ class TorchDevice:
         self._prepare()
         if self._options.verify:
             weights.verify(model_dir)
-        loaded = model.read(model_dir, decoder=self._options.decoder)
+        loaded = model.read(model_dir, self._options.version, self._options.decoder)
         folding.fold(loaded, upsampling=self.name == "cpu")
         with refusals.translated(self._free):
             dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from avatar_runtime import errors
+from avatar_runtime.engine.device import VERSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-VERSIONS: Final = ("v15", "v1")
 _UNETS: Final = {
     "v15": ("musetalkV15", ("unet.safetensors", "unet.pth")),
     "v1": ("musetalk", ("pytorch_model.safetensors", "pytorch_model.bin")),

@@ -16,9 +16,14 @@ if TYPE_CHECKING:
 SETTINGS = PodSettings("runtime:1", "IfNotPresent")
 
 
-def render(make: Make, settings: PodSettings = SETTINGS, **spec: Any) -> Any:
+def render(
+    make: Make,
+    settings: PodSettings = SETTINGS,
+    profile: model.GPUProfile | None = None,
+    **spec: Any,
+) -> Any:
     service = make.service(**spec)
-    profiles = (make.profile(),)
+    profiles = (profile or make.profile(),)
     stock = inventory.take([make.node()], [], profiles, service.placement)
     (pool,) = pools.rank(service, profiles, stock, 0.9)
     return manifests.pod(service, "concierge-0", pool, settings)
@@ -54,6 +59,7 @@ def test_the_pod_is_what_runtime_and_gateway_expect(make: Make) -> None:
     assert values == {
         "AVATAR_SERVICE": "acme/concierge",
         "AVATAR_GPU_CLASS": "rtx-4090",
+        "AVATAR_MODEL_VERSION": "v15",
         "AVATAR_CAPACITY": "3",
         "AVATAR_AVATARS": "anna,ben",
         "AVATAR_FPS": "20",
@@ -260,3 +266,24 @@ def test_metrics_of_pods_are_open_where_the_chart_opens_them(make: Make) -> None
         (container,) = render(make, settings)["spec"]["containers"]
         told = [e["value"] for e in container["env"] if e["name"] == "AVATAR_METRICS_OPEN"]
         assert told == said
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ({}, {}),
+        ({"decoder": "taesd"}, {"AVATAR_DECODER": "taesd"}),
+        ({"precision": "bf16"}, {"AVATAR_PRECISION": "bf16"}),
+    ],
+    ids=["defaults", "decoder", "precision"],
+)
+def test_the_model_variant_reaches_the_runtime(
+    make: Make, chosen: dict[str, str], said: dict[str, str]
+) -> None:
+    variant = {"version": "v15", "decoder": "sd-vae", "precision": "fp16", **chosen}
+    name = "/".join(variant.values())
+    curve = make.profile_body()["spec"]["curves"][0]
+    profile = make.profile(curves=[{**curve, "model": name}])
+    (container,) = render(make, profile=profile, model=chosen)["spec"]["containers"]
+    told = {e["name"]: e.get("value") for e in container["env"]}
+    assert {n: v for n, v in told.items() if n in ("AVATAR_DECODER", "AVATAR_PRECISION")} == said
