@@ -171,7 +171,7 @@ async def operator(
     api = ApiServer(make)
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", api.handle)
-    runner = web.AppRunner(application, access_log=None)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     configuration = Configuration(host=f"http://127.0.0.1:{runner.addresses[0][1]}")
