@@ -26,6 +26,7 @@ NOWHERE: Final = {"nodeSelector": {"chart-objects": "nowhere"}}
 HARMLESS: Final[dict[str, Any]] = {
     "operator": {**NOWHERE, "watchNamespaces": [NAMESPACE]},
     "gateway": NOWHERE,
+    "crds": {"upgrade": False},  # its job could not run; test_release has it
     "gpuProfiles": {
         "enabled": False,
         "extra": {
