@@ -69,6 +69,8 @@ def protect(
             if not (pod.live and pod.shielded):
                 reason = f"it has {wording.count(state.sessions, 'session')}"
                 changes.append(ProtectPod(pod.name, pod.uid, pod.gpu_class, reason))
+            elif pod.node not in ready_nodes and state.age_s > FRESH_S:
+                waits.append(LOST_S - state.age_s)  # nobody tells when that time is over
         elif marked and state.empty_s < EMPTY_S:
             waits.append(EMPTY_S - state.empty_s)
         elif marked and state.age_s < FRESH_S:

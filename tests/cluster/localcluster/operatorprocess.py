@@ -164,6 +164,7 @@ async def started_at(
     }
     argv = (sys.executable, "-m", module, *(arguments or ("run",)))
     log = logs / f"{module}.{name}.log"
+    log.touch()  # to be read as soon as the block begins
     operator = OperatorProcess(log, argv, environment)
     running = asyncio.create_task(operator.run(), name=module)
     try:

@@ -37,6 +37,16 @@ READY = frozenset({"n1"})
             id="lost node, silent since",
         ),
         pytest.param(
+            {**MARKED, "node": "n2"},
+            {"sessions": 2, "age_s": 4.0},
+            None,
+            1.0,
+            id="lost node, silent a moment",
+        ),
+        pytest.param(
+            {**MARKED, "node": "n2"}, {"sessions": 2}, None, None, id="lost node, heard of"
+        ),
+        pytest.param(
             {"node": "n2"}, {"sessions": 2}, ProtectPod, None, id="only its kubelet is lost"
         ),
         pytest.param({**MARKED, "running": False}, None, ReleasePod, None, id="it does not run"),
