@@ -16,6 +16,8 @@ import numpy.typing as npt
 from avatar_training.painting import curve
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from avatar_training.visemes import Floats
 
 FRAME: Final = 384
@@ -105,7 +107,25 @@ def moving_region(pose: Pose) -> npt.NDArray[np.uint8]:
         (0, 6), (30, 8), (48, 20), (60, 34), (68, 52), (72, 70), (73, 84), (66, 98), (52, 110),
         (30, 118),
     ]  # fmt: skip
-    around = curve([*right, (0, 121), *[(-x, y) for x, y in reversed(right[1:])]])
+    return _filled([*right, (0, 121)], pose)
+
+
+def redrawn_region(pose: Pose) -> npt.NDArray[np.uint8]:
+    """Return what an avatar's mask shows of a drawn mouth: the lips and the skin about them.
+
+    A frame-sized mask, 0 or 255. The chin, which sinks a little as the mouth opens, stays the
+    source's: redrawn, it flickered more than it moved.
+    """
+    right = [
+        (0, 12), (24, 13.5), (38.4, 22.7), (48, 33.4), (54.4, 47.2), (57.6, 61), (58.4, 71.7),
+        (52.8, 82.4), (41.6, 91.6), (24, 97.7),
+    ]  # fmt: skip
+    return _filled([*right, (0, 100)], pose)
+
+
+def _filled(right: Sequence[tuple[float, float]], pose: Pose) -> npt.NDArray[np.uint8]:
+    """Return a frame-sized mask of a shape that is the same left and right, from top to bottom."""
+    around = curve([*right, *[(-x, y) for x, y in reversed(right[1:-1])]])
     slide = np.array([pose.yaw * MOUTH_DEPTH, 0.0], np.float32)
     region = np.zeros((FRAME, FRAME), np.uint8)
     cv2.fillPoly(region, [np.round(to_frame(around + slide, pose)).astype(np.int32)], 255)

@@ -11,7 +11,7 @@ from avatar_runtime.avatars import geometry, masks, preparation
 from avatar_training.crops import AVATAR_FRAMES
 from avatar_training.face import draw_frame
 from avatar_training.identities import IDENTITIES
-from avatar_training.posing import FRAME, Mouth, face_box, moving_region, swaying
+from avatar_training.posing import FRAME, Mouth, face_box, redrawn_region, swaying
 from avatar_training.sentences import DEMO_TEXT
 from avatar_training.speech import Synthesizer, Voice, resample
 
@@ -43,7 +43,7 @@ def write_avatars(
                 slice(box.y1, box.y2 - _BOTTOM_INSET),
                 slice(box.x1 + _SIDE_INSET, box.x2 - _SIDE_INSET),
             )
-            kept[inner] = moving_region(pose)[inner]
+            kept[inner] = redrawn_region(pose)[inner]
             region = kept[crop.y1 : crop.y2, crop.x1 : crop.x2]
             regions.append(masks.feathered(region, box, crop))
         preparation.write(folder / name, frames, boxes, regions, encoder)

@@ -10,7 +10,15 @@ from avatar_training.face import draw, draw_crop, draw_frame
 from avatar_training.identities import IDENTITIES
 from avatar_training.measuring import cave_area
 from avatar_training.painting import View
-from avatar_training.posing import FRAME, Mouth, Pose, face_box, moving_region, swaying
+from avatar_training.posing import (
+    FRAME,
+    Mouth,
+    Pose,
+    face_box,
+    moving_region,
+    redrawn_region,
+    swaying,
+)
 
 ANNA = IDENTITIES["anna"]
 
@@ -61,6 +69,12 @@ def test_no_mouth_moves_anything_outside_the_moving_region(name: str) -> None:
         moved = np.abs(draw_frame(who, pose, mouth).astype(int) - rest).max(axis=2)
         assert moved[outside].max() <= 2
         assert moved[~outside].max() > 40
+
+
+def test_the_mask_holds_less_than_what_moves() -> None:
+    moving, redrawn = moving_region(Pose()) > 0, redrawn_region(Pose()) > 0
+    assert not (redrawn & ~moving).any()
+    assert 0.4 < redrawn.sum() / moving.sum() < 0.7
 
 
 def test_the_moving_region_lies_in_the_lower_half_of_the_face_box() -> None:
