@@ -83,9 +83,9 @@ async def test_the_reserve_takes_callers_at_once_and_is_made_anew(space: Space) 
     await space.ready("warm", pods=2, within_s=120)
     kept = reserved(await space.pods("warm"))
     assert len(kept) == 1
-    capacity = (await space.service("warm"))["status"]["capacity"]
-    first = capacity // 2 + 1  # one more than the pod that serves has slots
-    await space.known_to_gateway("warm", capacity)
+    (pool,) = (await space.service("warm"))["status"]["pools"]
+    first = pool["sessionsPerPod"] + 1  # one more than the pod that serves has slots
+    await space.known_to_gateway("warm", 2 * pool["sessionsPerPod"])
 
     async def settled() -> list[str]:
         return reserved(await space.pods("warm"))

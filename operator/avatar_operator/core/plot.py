@@ -15,6 +15,7 @@ LEFT, RIGHT, TOP, BOTTOM = 64, 16, 40, 34  # around the axes of a panel
 INK: Final = "#222222"
 GRID: Final = "#dddddd"
 COLOURS: Final = ("#1f6fb4", "#e07b00", "#2c9a4b", "#c0392b", "#7d5ba6", "#8c6d46", "#3a3a3a")
+SHORTEST: Final = 1 / 60  # minutes that a page spans at least
 MOST_POINTS: Final = 4000  # of a line; more of them cannot be told apart
 
 Points = Sequence[tuple[float, float]]
@@ -62,11 +63,12 @@ def course(title: str, moments: Sequence[Moment]) -> str:
         ),
         Panel("cost an hour", [line("cost", [float(m.cost_per_hour) for m in moments])]),
     )
-    return page(title, panels, minutes[-1] or 1.0)
+    return page(title, panels, minutes[-1])
 
 
 def page(title: str, panels: Sequence[Panel], minutes: float) -> str:
     """Return a page with the panels below each other, over so many minutes."""
+    minutes = max(minutes, SHORTEST)
     height = TOP + PANEL * len(panels)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
