@@ -123,13 +123,16 @@ class Node:
         self._pods = f"/api/v1/namespaces/{namespace}/pods"
         self._stack = contextlib.AsyncExitStack()
         self._started: set[str] = set()
+        self._told: set[str] = set()  # UIDs of pods that the API server knows to run
         self.runtimes: dict[str, Runtime] = {}
 
     async def run(self) -> None:
         async with self._stack:
             while True:
-                for pod in (await self._api.get(self._pods))["items"]:
-                    await self._tend(pod)
+                # A pod may go between the listing and the word about it; the next look tells.
+                with contextlib.suppress(httpx.HTTPError):
+                    for pod in (await self._api.get(self._pods))["items"]:
+                        await self._tend(pod)
                 await asyncio.sleep(0.1)
 
     async def _tend(self, pod: dict[str, Any]) -> None:
@@ -141,12 +144,13 @@ class Node:
             if runtime is None or runtime.sessions == 0:
                 await self._api.delete(f"{self._pods}/{name}", {"gracePeriodSeconds": 0})
             return
-        if not pod["spec"].get("nodeName") or uid in self._started:
+        if not pod["spec"].get("nodeName") or uid in self._told:
             return
-        self._started.add(uid)
-        runtime = Runtime(name, f"127.0.77.{len(self._started)}")
-        self.runtimes[name] = runtime
-        await self._stack.enter_async_context(runtime.serving())
+        if uid not in self._started:
+            self._started.add(uid)
+            self.runtimes[name] = Runtime(name, f"127.0.77.{len(self._started)}")
+            await self._stack.enter_async_context(self.runtimes[name].serving())
+        runtime = self.runtimes[name]
         container = {
             "name": "runtime",
             "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
@@ -164,6 +168,7 @@ class Node:
             "containerStatuses": [container],
         }
         await self._api.merge(f"{self._pods}/{name}/status", {"status": status})
+        self._told.add(uid)
 
 
 @dataclasses.dataclass
