@@ -91,7 +91,7 @@ async def test_the_reserve_takes_callers_at_once_and_is_made_anew(space: Space) 
         return reserved(await space.pods("warm"))
 
     before = await waiting.until(settled, lambda names: len(names) == 1, "one pod is the reserve")
-    load = await space.load("warm", first, 20)
+    load = await space.load("warm", first, 40)
     await waiting.until(
         settled,
         lambda names: len(names) == 1 and names != before,

@@ -8,8 +8,8 @@ import dataclasses
 import json
 import os
 import ssl
-import time
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
