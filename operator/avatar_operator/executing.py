@@ -20,9 +20,8 @@ from avatar_operator.errors import (
 )
 from avatar_operator.fencing import Fence
 
-STATUS_EVERY_S: Final = 1.0  # numbers of sessions change faster than anyone reads them
+STATUS_EVERY_S: Final = 1.0  # numbers change faster than anyone reads them
 
-_COUNTS: Final = frozenset({"sessions", "capacity", "freeSessions"})
 _REMEMBERED_EVENTS: Final = 256
 
 _log = logging.getLogger(__name__)
@@ -222,12 +221,11 @@ class Executor:
 def too_soon_s(
     memory: Memory, old: Mapping[str, object], new: Mapping[str, object], now: float
 ) -> float | None:
-    """Return how long a status that differs in numbers of sessions alone should wait.
+    """Return how long a status that differs in numbers alone should wait, None if it should not.
 
     `now` is of the loop's clock, as are the times in the memory.
     """
-    if any(old.get(key) != value for key, value in new.items() if key not in _COUNTS):
+    if old == new or status.is_pressing(old, new):
         return None
     wait_s = memory.written_at + STATUS_EVERY_S - now
-    differs = any(old.get(key) != new[key] for key in _COUNTS)
-    return wait_s if differs and wait_s > 0 else None
+    return wait_s if wait_s > 0 else None

@@ -18,6 +18,11 @@ from avatar_operator.core.pools import Pool
 
 KEPT_DECISIONS: Final = 10
 
+_NUMBERS: Final = frozenset(
+    {"replicas", "readyReplicas", "sessions", "capacity", "freeSessions", "gpu", "batch", "pools"}
+)
+"""What follows the pods one by one: five pods that start would else be five statuses."""
+
 
 @dataclass(frozen=True, slots=True)
 class Notice:
@@ -95,6 +100,11 @@ def notices(
     return tuple(notice for notice in told if notice is not None)
 
 
+def is_pressing(old: Mapping[str, object], new: Mapping[str, object]) -> bool:
+    """Return whether a status tells another story than the last, not just other numbers."""
+    return _story(old) != _story(new)
+
+
 def is_short(plan: planning.Plan) -> bool:
     """Return whether a free GPU would bring another pod."""
     return plan.decision is not None and plan.decision.limit is Limit.FREE_GPUS
@@ -127,6 +137,12 @@ def timed_conditions(
             }
         )
     return written
+
+
+def _story(document: Mapping[str, object]) -> list[object]:
+    rest = {key: document[key] for key in document.keys() - _NUMBERS - {"conditions"}}
+    found = _previous_conditions(document).values()
+    return [rest, [[each.text(key) for key in ("type", "status", "reason")] for each in found]]
 
 
 def _previous_conditions(previous: Mapping[str, object]) -> dict[str, Fields]:

@@ -142,3 +142,19 @@ def test_every_way_of_a_pod_is_told() -> None:
         Notice(Reason.POD_RESUMED, "resumed pod p: b"),
         Notice(Reason.POD_DELETED, "deleted pod p: d"),
     )
+
+
+def test_a_status_presses_only_with_another_story_than_the_last(scenes: Scenes, make: Make) -> None:
+    scene = scenes(replicas=2)
+    scene.add("p0", make.state(1))
+    first = build(scene)
+    scene.states["uid-p0"] = make.state(2)
+    numbers = build(scene, first)
+    assert numbers != first
+    assert not status.is_pressing(first, numbers)
+    scene.add("p1", make.state(1))
+    ready = build(scene, first)
+    assert ready["state"] != first["state"]
+    assert status.is_pressing(first, ready)
+    assert status.is_pressing({}, first)
+    assert status.is_pressing(first, {**first, "observedGeneration": 4})
