@@ -26,8 +26,9 @@ STUBBORN = (
 POLITE = ("sh", "-c", "trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 0.05; done")
 
 OWNER = """
-import asyncio, pathlib, sys
+import asyncio, pathlib, signal, sys
 from localcluster import folder, paths, supervision, supervisor, waiting
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 async def main():
     layout = paths.Layout.of(pathlib.Path(sys.argv[1]))
     spec = supervisor.Spec("it", tuple(sys.argv[2:]), {"PATH": "/usr/bin:/bin"},
