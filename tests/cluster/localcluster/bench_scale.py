@@ -27,6 +27,7 @@ from localcluster import (
     kubeapi,
     kwok,
     operatorprocess,
+    processes,
     waiting,
 )
 
@@ -263,7 +264,7 @@ async def _operator(
     cluster: controlplane.ControlPlane, scale: Scale, path: Path, size: Size
 ) -> dict[str, Any]:
     user = operatorprocess.USER
-    before = scale.writes_by_resource(user)
+    before, shares = scale.writes_by_resource(user), _processor()
     started = time.monotonic()
     async with operatorprocess.operating(cluster, path) as operator:
 
@@ -276,7 +277,10 @@ async def _operator(
 
         cold_s = await scale.cold(is_done, "operator", started)
         used = operator.usage()
-        print(f"operator: cold {_rounded(cold_s)} s, {used}", flush=True)
+        shares = {
+            name: round(cpu_s - shares.get(name, 0), 1) for name, cpu_s in _processor().items()
+        }
+        print(f"operator: cold {_rounded(cold_s)} s, {used}, of {shares}", flush=True)
         await scale.quiet(user)
         settled = operator.usage()
         change = await scale.change(_reorder)
@@ -289,10 +293,17 @@ async def _operator(
         after = scale.writes_by_resource(user)
         return {
             "cold_s": _rounded(cold_s), "cold_cpu_s": round(used.cpu_s, 2),
+            "cold_cpu_s_of_programs": shares,
             "settled_cpu_s": round(settled.cpu_s, 2), "change_s": change, "grow_s": grow,
             "rest": rest, "restarts": operator.restarts,
             "writes": {k: n for k, v in after.items() if (n := v - before.get(k, 0))},
         }  # fmt: skip
+
+
+def _processor() -> dict[str, float]:
+    """Return what each program took so far; `python` is the operator and the supervisor."""
+    programs = processes.cpu_by_program(os.getpid())
+    return {**programs, "benchmark": time.process_time()}
 
 
 def _reorder(body: kubeapi.Body) -> kubeapi.Body:

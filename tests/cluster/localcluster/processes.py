@@ -13,6 +13,7 @@ from typing import Final
 # <linux/prctl.h>
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
 POLL_S: Final = 0.05
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -59,6 +60,22 @@ def descendants(pid: int) -> tuple[int, ...]:
         found += below
         queue += below
     return tuple(found)
+
+
+def cpu_by_program(pid: int) -> dict[str, float]:
+    """Return the seconds of processor time that each program below `pid` took, most first."""
+    taken: dict[str, float] = {}
+    for below in descendants(pid):
+        fields = _stat(below)
+        if fields is None:
+            continue
+        try:
+            program = Path(f"/proc/{below}/comm").read_text().strip()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        seconds = (int(fields[11]) + int(fields[12])) / _TICKS
+        taken[program] = taken.get(program, 0.0) + seconds
+    return dict(sorted(taken.items(), key=lambda item: -item[1]))
 
 
 async def until_gone(identity: Identity) -> None:
