@@ -4,7 +4,7 @@ What it needs, which the chart grants and nothing more:
 
     cluster-wide  nodes, pods, gpuprofiles             list watch
                   gpuprofiles/status                   patch
-                  poddisruptionbudgets                 list
+                  poddisruptionbudgets                 list watch
                   customresourcedefinitions            list watch   (kopf's discovery)
                                                        create patch (only `upgrade-crds`)
                   namespaces                           list watch   (kopf, only with
@@ -105,7 +105,7 @@ class Cluster:
                 return
 
     async def watch(
-        self, path: str, version: str, silence_s: float
+        self, path: str, version: str, silence_s: float, selector: str = ""
     ) -> AsyncIterator[tuple[str, Body]]:
         """Yield the types and objects of one watch after a version, until it ends.
 
@@ -113,6 +113,7 @@ class Cluster:
             NotFound: the version is too old; only a new listing tells what is.
         """
         query = {"resourceVersion": version, "allowWatchBookmarks": "true"}
+        query |= {"labelSelector": selector} if selector else {}
         async for event in self._connection.watch(path, query, silence_s):
             yield event
 

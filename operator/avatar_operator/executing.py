@@ -77,6 +77,10 @@ class Executor:
         """Return whether a service's budget is as it should be, as far as is known."""
         return uid in self._budgeted
 
+    def note_budget(self, uid: str, *, right: bool) -> None:
+        """Take in whether a service's budget is as it should be."""
+        (self._budgeted.add if right else self._budgeted.discard)(uid)
+
     def set_budgeted(self, uids: Collection[str]) -> None:
         """Take in which services have their budget; the others' are applied again."""
         self._budgeted = set(uids)

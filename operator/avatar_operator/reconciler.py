@@ -8,7 +8,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from avatar_operator import cluster, executing, gateways, metrics, runtimes, streams, watching
@@ -45,6 +45,7 @@ STALLED_S: Final = 30.0  # a loop that did not turn for so long is not alive
 GATHER_S: Final = 0.02  # news that comes together is answered together
 PODS_S: Final = 0.15  # news of a service's pods: each goes through several steps, many at a time
 NEWS_S: Final = 0.25  # news of nodes and foreign pods, which comes in swarms and concerns everyone
+BUDGET_S: Final = 1.0  # before a budget is put back: whoever fights for it does so once a second
 SPREAD_S: Final = 0.005  # between services that look again only in case: 200 a second
 RETRY_S: Final = 2.0
 MASTER_S: Final = 0.25  # from one look for the master key to the next, until a leader has made it
@@ -74,6 +75,8 @@ class Reconciler:
             settings.resync_s,
             observe=self._observe,
             forget=self.forget,
+            budget=self._budget_changed,
+            budgets=lambda uids: self._executor.set_budgeted(uids),
             looked=self._looked_again,
         )
         self._executor = executing.Executor(
@@ -218,6 +221,16 @@ class Reconciler:
         if uid is not None:
             self._wake(uid, GATHER_S)
 
+    def _budget_changed(self, key: model.ServiceKey, protects: str | None) -> None:
+        """Take in which service a budget protects as it should; a wrong one is put back."""
+        uid = self._seen.uid_of(key)
+        if uid is None:
+            return
+        was_right, is_right = self._executor.is_budgeted(uid), protects == uid
+        self._executor.note_budget(uid, right=is_right)
+        if was_right and not is_right:
+            self._wake(uid, BUDGET_S)
+
     def _note_silence(self) -> None:
         """Wake the services of pods that fell silent or speak again; a gateway concerns all."""
         before, self._silent = self._silent, self._runtimes.silent() | self._gateways.silent()
@@ -261,9 +274,8 @@ class Reconciler:
         self._turned_at = asyncio.get_running_loop().time()
         await asyncio.sleep(seconds)
 
-    def _looked_again(self, budgeted: Collection[str]) -> None:
+    def _looked_again(self) -> None:
         """Take in that everything was looked at: what others may have changed is checked once."""
-        self._executor.set_budgeted(budgeted)
         for memory in self._memories.values():
             memory.has_secret = False
             memory.contested.clear()

@@ -157,9 +157,10 @@ class Streams:
             _log.info("state stream lost pod=%s fault=%s", stream.endpoint.pod, fault)
         self._lost.add(stream.uid)
         now = asyncio.get_running_loop().time()
-        self._open_at(stream.uid, now + stream.delay_s * random.uniform(0.5, 1.0))
-        longest_s = max(RETRY_S[1], len(self._lost) / RETRIES_A_SECOND)
-        stream.delay_s = min(longest_s, stream.delay_s * GROWTH)
+        # The more are lost, the longer each waits, from the first try on.
+        delay_s = max(stream.delay_s, len(self._lost) / RETRIES_A_SECOND)
+        self._open_at(stream.uid, now + delay_s * random.uniform(0.5, 1.0))
+        stream.delay_s = min(RETRY_S[1], stream.delay_s * GROWTH)
 
     def _open_at(self, uid: str, at: float) -> None:
         self._agenda.wake(uid, at)

@@ -2,18 +2,20 @@
 
 kopf watches services and profiles. For each object that it sees it keeps a record,
 a queue and for a while a task, and it copies the body several times: too much for
-every pod and node of a cluster, most of which are not ours. Those are followed here;
-what is kept of them is what plans need.
+every pod and node of a cluster, most of which are not ours. Those are followed here,
+and so are the budgets of services; what is kept of them is what plans need.
 """
 
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from avatar_operator import cluster, metrics, names
-from avatar_operator.core import manifests
+from avatar_operator.core import manifests, model
 from avatar_operator.core.manifests import Body
 from avatar_operator.core.observations import Kind, News, Observations
 from avatar_operator.core.watches import Watches
@@ -32,11 +34,26 @@ RELIST_S: Final = 1.0
 SECOND_LOOK_S: Final = 5.0  # kopf lists at the start too; nobody tells of what went between the two
 BREATH: Final = 50  # objects of a listing that are taken in at a stretch: some milliseconds
 
+BUDGETS: Final = "poddisruptionbudgets"
+_BUDGETS_PATH: Final = cluster.PATHS[BUDGETS]
+_OURS: Final = f"{names.LABEL_MANAGED_BY}={names.FIELD_MANAGER}"
+
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What one watch follows."""
+
+    name: str
+    path: str
+    list: Callable[[], Awaitable[str]]  # takes everything in and returns the version to go on from
+    take: Callable[[str, Body], None]  # takes one event in
+    selector: str = ""
+
+
 class Watching:
-    """The owner of all listings, and of the watches of nodes and pods."""
+    """The owner of all listings, and of the watches of nodes, pods and budgets."""
 
     def __init__(
         self,
@@ -46,19 +63,24 @@ class Watching:
         *,
         observe: Callable[[Kind, Body], News],
         forget: Callable[[Kind, str], None],
-        looked: Callable[[Collection[str]], None],
+        budget: Callable[[model.ServiceKey, str | None], None],
+        budgets: Callable[[Collection[str]], None],
+        looked: Callable[[], None],
     ) -> None:
-        """`looked` is called after each look at everything, with the UIDs of budgets found right.
+        """What is found goes to the first four; `looked` is called after each look at everything.
 
-        What is found in between goes to `observe` and `forget`.
+        `budget` gets the name of a service and the UID of the one that its budget protects as it
+        should, `budgets` the UIDs of all those.
         """
         self._api = api
         self._seen = seen
         self._resync_s = resync_s
         self._observe = observe
         self._forget = forget
+        self._budget = budget
+        self._budgets = budgets
         self._looked = looked
-        self._listed = {kind: asyncio.Event() for kind in FOLLOWED}
+        self._listed = {name: asyncio.Event() for name in (*(k.value for k in FOLLOWED), BUDGETS)}
         self._relisted: set[Kind] = set()
         self._relisting = asyncio.Event()
         self._synced = False
@@ -90,23 +112,23 @@ class Watching:
     async def run(self) -> None:
         """Look at everything, and keep up with it until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for kind in FOLLOWED:
-                tasks.create_task(self._follow_forever(kind), name=f"watch of {kind.value}")
+            for source in self._sources():
+                tasks.create_task(self._follow_forever(source), name=f"watch of {source.name}")
             tasks.create_task(self._resync_forever(), name="resync")
             tasks.create_task(self._relist_forever(), name="relist")
 
     async def _resync_forever(self) -> None:
         await self._resync(TOLD)  # the others are listed by those who follow them
         await asyncio.gather(*(listed.wait() for listed in self._listed.values()))
-        budgeted = await self._budgeted()
         _log.info("everything is listed services=%d", len(self._seen.services.uids()))
         self._synced = True
-        self._looked(budgeted)
+        self._looked()
         await asyncio.sleep(min(SECOND_LOOK_S, self._resync_s))
         kinds: tuple[Kind, ...] = TOLD
         while True:
             await self._resync(kinds)
-            self._looked(await self._budgeted())
+            await self._list_budgets()
+            self._looked()
             await asyncio.sleep(self._resync_s)
             kinds = tuple(Kind)
 
@@ -160,63 +182,94 @@ class Watching:
         self._watches.list(kind, changes, asyncio.get_running_loop().time())
         return version
 
-    async def _budgeted(self) -> Collection[str]:
-        """Return the UIDs of services whose budget is there and right."""
-        selector = f"{names.LABEL_MANAGED_BY}={names.FIELD_MANAGER}"
+    async def _list_budgets(self) -> str:
+        """Take in whose budget is there and right, and return of which version that is."""
         while True:
+            found: set[str | None] = set()
+            version = ""
             try:
-                pages = self._api.list(cluster.PATHS["poddisruptionbudgets"], selector)
-                found = [manifests.budgeted(body) async for page in pages for body in page.items]
+                async for page in self._api.list(_BUDGETS_PATH, _OURS):
+                    found.update(map(manifests.budgeted, page.items))
+                    version = page.version
             except ClusterError as error:
                 _log.warning("cannot list budgets fault=%s", error)
                 await asyncio.sleep(RETRY_S)
             else:
-                return {uid for uid in found if uid is not None}
+                self._budgets({uid for uid in found if uid is not None})
+                return version
 
-    async def _follow_forever(self, kind: Kind) -> None:
-        """List a kind and watch it from there; list again only if the server forgot the version."""
+    async def _list_budgets_anew(self) -> str:
+        """Do the same for the watch: what it missed is looked at by every service."""
+        version = await self._list_budgets()
+        if self._synced:
+            self._looked()
+        return version
+
+    def _sources(self) -> tuple[_Source, ...]:
+        kinds = (
+            _Source(
+                kind.value,
+                cluster.PATHS[kind.value],
+                partial(self._list, kind),
+                partial(self._take, kind),
+            )
+            for kind in FOLLOWED
+        )
+        budgets = (self._list_budgets_anew, self._take_budget, _OURS)
+        return (*kinds, _Source(BUDGETS, _BUDGETS_PATH, *budgets))
+
+    def _take(self, kind: Kind, told: str, body: Body) -> None:
+        self.hear(kind)
+        if told == "DELETED":
+            self._forget(kind, _metadata(body)["uid"])
+        elif told != "BOOKMARK":
+            self._observe(kind, body)
+
+    def _take_budget(self, told: str, body: Body) -> None:
+        key = None if told == "BOOKMARK" else manifests.budget_key(body)
+        if key is not None:
+            self._budget(key, None if told == "DELETED" else manifests.budgeted(body))
+
+    async def _follow_forever(self, source: _Source) -> None:
+        """List and watch from there; list again only if the server forgot the version."""
         version = ""
         first, longest = REWATCH_S
         delay_s = first
         while True:
             try:
                 if not version:
-                    version = await self._list(kind)
-                    self._listed[kind].set()
-                path = cluster.PATHS[kind.value]
-                async for told, body in self._api.watch(path, version, SILENCE_S):
-                    self.hear(kind)
-                    version = self._take(kind, told, body)
-                    delay_s = first
+                    version = await source.list()
+                    self._listed[source.name].set()
+                watch = self._api.watch(source.path, version, SILENCE_S, source.selector)
+                async for told, body in watch:
+                    version = _version(source.name, told, body)
                     if not version:
                         break
+                    source.take(told, body)
+                    delay_s = first
             except NotFound as error:
                 version = ""
-                _log.info("the watch must begin anew kind=%s fault=%s", kind.value, error)
+                _log.info("the watch must begin anew kind=%s fault=%s", source.name, error)
             except ClusterError as error:
                 asked_s = error.delay_s if isinstance(error, TemporaryError) else None
                 delay_s = max(delay_s, asked_s or 0.0)
-                _log.info("the watch ended kind=%s fault=%s", kind.value, error)
+                _log.info("the watch ended kind=%s fault=%s", source.name, error)
             await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
             delay_s = min(longest, delay_s * 2)
-
-    def _take(self, kind: Kind, told: str, body: Body) -> str:
-        """Take in one event and return the version to go on from, "" if there is none."""
-        if told not in ("ADDED", "MODIFIED", "DELETED", "BOOKMARK"):
-            # Mostly 410: the version is too old.
-            _log.info("the watch told %s kind=%s message=%s", told, kind.value, body.get("message"))
-            return ""
-        metadata = _metadata(body)
-        if told == "DELETED":
-            self._forget(kind, metadata["uid"])
-        elif told != "BOOKMARK":
-            self._observe(kind, body)
-        return metadata["resourceVersion"]
 
     def tell(self) -> None:
         """Let the metrics say how old the watches are."""
         for kind, age_s in self.ages().items():
             metrics.set_watch_age(kind.value, age_s)
+
+
+def _version(kind: str, told: str, body: Body) -> str:
+    """Return the version that a watch has come to, "" if it cannot go on."""
+    if told not in ("ADDED", "MODIFIED", "DELETED", "BOOKMARK"):
+        # Mostly 410: the version is too old.
+        _log.info("the watch told %s kind=%s message=%s", told, kind, body.get("message"))
+        return ""
+    return _metadata(body)["resourceVersion"]
 
 
 def _metadata(body: Body) -> Mapping[str, str]:

@@ -34,7 +34,7 @@ OPERATOR = {
     ("*", "avatar.musetalk.io/avatarservices/finalizers", "update"),
     ("*", "avatar.musetalk.io/avatarservices", "get"),
     *(("*", "/pods", verb) for verb in ("create", "patch", "delete")),
-    *(("*", "policy/poddisruptionbudgets", verb) for verb in ("list", "create", "patch")),
+    *(("*", "policy/poddisruptionbudgets", verb) for verb in ("list", "watch", "create", "patch")),
     ("*", "/secrets", "get"),
     ("*", "/secrets", "create"),
     ("*", "/secrets", "patch"),

@@ -29,6 +29,7 @@ GROUP = "/apis/avatar.musetalk.io/v1alpha1"
 SERVICE = f"{GROUP}/namespaces/acme/avatarservices/concierge"
 STATUS = f"{SERVICE}/status"
 BUDGET = "/apis/policy/v1/namespaces/acme/poddisruptionbudgets/concierge-live"
+BUDGETS = "/apis/policy/v1/poddisruptionbudgets"
 PODS = "/api/v1/namespaces/acme/pods"
 
 
@@ -95,7 +96,7 @@ class ApiServer:
             "/api/v1/pods": self.pods,
             f"{GROUP}/gpuprofiles": self.profiles,
             f"{GROUP}/avatarservices": self.services,
-            "/apis/policy/v1/poddisruptionbudgets": self.budgets,
+            BUDGETS: self.budgets,
         }
         match method, path:
             case "GET", _ if path in lists:
@@ -127,7 +128,7 @@ class ApiServer:
 
     @property
     def listings(self) -> int:
-        return self.asked.count("/apis/policy/v1/poddisruptionbudgets")  # the last of each round
+        return self.asked.count(BUDGETS)  # the last of each round
 
     @property
     def status(self) -> Any:
@@ -247,6 +248,22 @@ async def test_an_invalid_spec_is_said_in_the_status(operator: Operator) -> None
     operator.give(fps=7)
     await api.until(lambda: api.condition("Stalled") == ("True", "InvalidSpec"))
     assert "spec.fps is 7" in api.status["conditions"][0]["message"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("operator", ["300"], indirect=True)
+@pytest.mark.parametrize("told", ["MODIFIED", "DELETED"])
+async def test_a_budget_changed_by_hand_is_put_back_soon(operator: Operator, told: str) -> None:
+    api = operator.api
+    operator.give(replicas=0)
+    await api.until(lambda: api.condition("Ready") == ("True", "ScaledToZero"))
+    await api.until(lambda: BUDGETS in api.watches)
+    (budget,) = copy.deepcopy(api.budgets)
+    writes = api.writes.count(("PATCH", BUDGET))
+    api.tell(BUDGETS, "MODIFIED", api.stamp(copy.deepcopy(budget)))  # as it should be
+    budget["spec"]["minAvailable"] = 0
+    api.tell(BUDGETS, told, api.stamp(budget))
+    await api.until(lambda: api.writes.count(("PATCH", BUDGET)) == writes + 1)
 
 
 async def test_an_event_that_cannot_be_posted_stops_nothing(operator: Operator) -> None:
@@ -453,7 +470,10 @@ async def test_pods_are_watched_from_the_version_of_their_listing(operator: Oper
     api = operator.api
     operator.give(replicas=1)
     await api.until(lambda: api.pods and "/api/v1/pods" in api.watches)
-    assert sorted(path for path, _ in api.watched_from) == ["/api/v1/nodes", "/api/v1/pods"]
+    assert sorted(path for path, _ in api.watched_from) == [
+        *("/api/v1/nodes", "/api/v1/pods"),
+        BUDGETS,
+    ]
     api.tell("/api/v1/pods", "MODIFIED", api.stamp(running(copy.deepcopy(api.pods[0]))))
     await api.until(lambda: api.condition("Ready") == ("True", "Serving"))
     first = api.pods.pop()

@@ -131,6 +131,14 @@ def budgeted(body: Body) -> str | None:
     return None
 
 
+def budget_key(body: Body) -> model.ServiceKey | None:
+    """Return the service that a budget is named after, whatever else it says; None if none is."""
+    metadata = Fields(body.get("metadata"), "", [])
+    name = metadata.text("name")
+    service = name.removesuffix(names.budget(""))
+    return None if service == name else model.ServiceKey(metadata.text("namespace"), service)
+
+
 def marks(*, live: bool) -> Body:
     """Render the change of a pod's metadata that protects it, or lets it go."""
     return {

@@ -287,3 +287,11 @@ def test_the_model_variant_reaches_the_runtime(
     (container,) = render(make, profile=profile, model=chosen)["spec"]["containers"]
     told = {e["name"]: e.get("value") for e in container["env"]}
     assert {n: v for n, v in told.items() if n in ("AVATAR_DECODER", "AVATAR_PRECISION")} == said
+
+
+@pytest.mark.parametrize(
+    ("name", "service"), [("concierge-live", "concierge"), ("live-live", "live"), ("mine", None)]
+)
+def test_a_budget_is_known_by_its_name(name: str, service: str | None) -> None:
+    key = manifests.budget_key({"metadata": {"name": name, "namespace": "acme"}})
+    assert (key and key.name) == service
