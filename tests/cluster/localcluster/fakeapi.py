@@ -40,6 +40,7 @@ class Collection:
     """All objects of one kind, as bytes: there are many."""
 
     objects: dict[str, bytes] = field(default_factory=dict)  # by namespace/name
+    versions: dict[str, int] = field(default_factory=dict)
     watches: list[asyncio.Queue[bytes]] = field(default_factory=list)
 
 
@@ -64,7 +65,8 @@ class FakeApi:
         metadata.setdefault("creationTimestamp", "2026-01-01T00:00:00Z")
         data = json.dumps(body, separators=(",", ":")).encode()
         found = self.collections[path]
-        found.objects[f"{metadata.get('namespace', '')}/{metadata['name']}"] = data
+        key = f"{metadata.get('namespace', '')}/{metadata['name']}"
+        found.objects[key], found.versions[key] = data, self._version
         event = b'{"type":"%s","object":%s}\n' % (told.encode(), data)
         for watch in found.watches:
             watch.put_nowait(event)
@@ -108,6 +110,10 @@ class FakeApi:
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         events: asyncio.Queue[bytes] = asyncio.Queue()
         found = self.collections[request.path]
+        since = int(request.query.get("resourceVersion") or self._version)
+        for key, version in found.versions.items():
+            if version > since:  # it came after the listing
+                events.put_nowait(b'{"type":"MODIFIED","object":%s}\n' % found.objects[key])
         found.watches.append(events)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
@@ -153,7 +159,7 @@ class FakeApi:
     def _write_status(self, parts: list[str], body: Body) -> web.Response:
         plural, name = parts[-3], parts[-2]
         path = SERVICES if plural == names.SERVICES else PROFILES
-        namespace = body["metadata"].get("namespace", "")
+        namespace = parts[parts.index("namespaces") + 1] if "namespaces" in parts else ""
         stored = json.loads(self.collections[path].objects[f"{namespace}/{name}"])
         stored["status"] = body["status"]
         return web.json_response(self.put(path, stored, "MODIFIED"))
@@ -237,6 +243,8 @@ _DISCOVERY: Final[dict[str, Body]] = {
     f"/apis/{names.API_VERSION}": {
         "resources": [
             _resource(names.SERVICES, names.SERVICE_KIND, True),
+            # Without it kopf patches the object itself.
+            _resource(f"{names.SERVICES}/status", names.SERVICE_KIND, True),
             _resource(names.PROFILES, names.PROFILE_KIND, False),
         ]
     },
