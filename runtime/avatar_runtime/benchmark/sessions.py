@@ -125,10 +125,10 @@ class _Counting:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    async def run(self, batch: Sequence[FrameRequest]) -> Any:
+    async def run(self, batch: Sequence[FrameRequest], on_free: Callable[[], None]) -> Any:
         self._saturated.frames += len(batch)
         self._saturated.paid += buckets.around(len(batch))
-        return await self._engine.run(batch)
+        return await self._engine.run(batch, on_free)
 
 
 async def _watch_lag(lags: list[float]) -> None:

@@ -38,8 +38,8 @@ JPEG_TOLERANCE: Final = 4.0
 _log: Final = logging.getLogger(__name__)
 
 
-class Pending(Protocol):
-    """A batch whose work is queued."""
+class Begun(Protocol):
+    """A batch whose way to the host is queued."""
 
     def finish(self) -> Rendered:
         """Wait for the pictures and return them. Any thread may call it, once."""
@@ -49,7 +49,7 @@ class Pending(Protocol):
 class Finisher(Protocol):
     """Takes faces as the drawer leaves them."""
 
-    def begin(self, batch: Sequence[FrameRequest], faces: Tensor, watch: Watch) -> Pending:
+    def begin(self, batch: Sequence[FrameRequest], faces: Tensor, watch: Watch) -> Begun:
         """Queue what follows; `faces`, `(n, c, c, 3) uint8`, may be overwritten afterwards."""
         ...
 
@@ -65,7 +65,7 @@ class HostFinisher:
         self._avatars = avatars
         self._pool = pool
 
-    def begin(self, batch: Sequence[FrameRequest], faces: Tensor, watch: Watch) -> Pending:
+    def begin(self, batch: Sequence[FrameRequest], faces: Tensor, watch: Watch) -> Begun:
         return _OnHost(self, batch, faces.cpu().numpy(), watch)
 
     def clear(self) -> None:
@@ -118,7 +118,7 @@ class DeviceFinisher:
         self._side = SideStream(device)
         self._encoder = encoder
 
-    def begin(self, batch: Sequence[FrameRequest], faces: Tensor, watch: Watch) -> Pending:
+    def begin(self, batch: Sequence[FrameRequest], faces: Tensor, watch: Watch) -> Begun:
         composed = self._composer.compose(batch, faces)
         watch.lap("compose")
         if self._encoder is not None:
@@ -189,7 +189,7 @@ class SideStream:
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             host.copy_(flat, non_blocking=True)
-        done = _blocking_event()
+        done = blocking_event()
         done.record(self._stream)
         return Arrival(host, done)
 
@@ -198,7 +198,7 @@ class SideStream:
         if self._stream is None:
             return None
         flat.record_stream(self._stream)
-        ready = _blocking_event()
+        ready = blocking_event()
         ready.record()
         return ready
 
@@ -227,7 +227,7 @@ class Arrival:
         return np.asarray(self.host.numpy(), np.uint8)
 
 
-def _blocking_event() -> torch.cuda.Event:
+def blocking_event() -> torch.cuda.Event:
     """Return an event whose waiters sleep: one that spins takes a core from the encoders."""
     return torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
 

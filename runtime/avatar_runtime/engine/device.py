@@ -96,6 +96,18 @@ class Calibration:
         }
 
 
+class Pending(Protocol):
+    """A batch whose work is queued. Any thread may call it."""
+
+    def wait_drawn(self) -> None:
+        """Wait until the device is about to be free for the next batch."""
+        ...
+
+    def finish(self) -> Rendered:
+        """Wait for the pictures and return them, once. Raises `DeviceMemoryError`."""
+        ...
+
+
 class Device(Protocol):
     """Computes pictures. Only the engine's thread calls it."""
 
@@ -110,6 +122,18 @@ class Device(Protocol):
 
     def serve(self, avatars: Mapping[str, Avatar]) -> None:
         """Take the avatars that requests may name."""
+        ...
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether finishing a batch takes nothing from the next one: another processor does it."""
+        ...
+
+    def launch(self, batch: Sequence[FrameRequest]) -> Pending:
+        """Queue one batch; the next may be launched before it is finished.
+
+        Raises `DeviceMemoryError`, and can be asked again.
+        """
         ...
 
     def render(self, batch: Sequence[FrameRequest]) -> Rendered:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
 
 from avatar_runtime.avatars import cache
-from avatar_runtime.engine import watches
+from avatar_runtime.engine import delivery, watches
 from avatar_runtime.engine.residency import ByteCache
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
     from avatar_runtime.batching.frames import FrameRequest
     from avatar_runtime.batching.windows import AudioWindow
-    from avatar_runtime.engine.delivery import Finisher, Pending
-    from avatar_runtime.engine.device import Rendered
+    from avatar_runtime.engine.delivery import Finisher
+    from avatar_runtime.engine.device import Pending, Rendered
     from avatar_runtime.engine.drawing import Drawer
     from avatar_runtime.engine.lanes import Lanes
     from avatar_runtime.engine.model import MuseTalk
@@ -56,7 +57,12 @@ class Runner:
     def launch(self, batch: Sequence[FrameRequest]) -> Pending:
         """Queue a batch; the next one may be launched before this one is finished."""
         watch = watches.started(self._model.device)
-        return self._finisher.begin(batch, self._draw(batch, watch), watch)
+        faces = self._draw(batch, watch)
+        drawn = None
+        if self._model.device.type == "cuda":
+            drawn = delivery.blocking_event()
+            drawn.record()
+        return _Launched(self._finisher.begin(batch, faces, watch), drawn)
 
     def render(self, batch: Sequence[FrameRequest]) -> Rendered:
         """Compute a batch and return its pictures."""
@@ -119,6 +125,20 @@ class Runner:
     def _uploaded(self, avatar: cache.Avatar) -> Tensor:
         latents = torch.from_numpy(np.asarray(avatar.latents))
         return latents.to(self._model.device, self._model.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class _Launched:
+    begun: delivery.Begun
+    drawn: torch.cuda.Event | None
+    """Passed when the decoder is done and the device composes; on the CPU it is by now."""
+
+    def wait_drawn(self) -> None:
+        if self.drawn is not None:
+            self.drawn.synchronize()
+
+    def finish(self) -> Rendered:
+        return self.begun.finish()
 
 
 def _key(request: FrameRequest) -> tuple[str, int, int]:

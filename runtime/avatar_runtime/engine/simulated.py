@@ -23,11 +23,14 @@ if TYPE_CHECKING:
 
     from avatar_runtime.avatars import cache
     from avatar_runtime.batching.frames import FrameRequest
+    from avatar_runtime.engine.device import Pending
 
 # Shares of a batch, by the work of each stage (musetalk.md section 11); the rest is picture work.
-_SHARES: Final = {"encode_audio": 0.02, "unet": 0.21, "vae": 0.75}
+_SHARES: Final = {"encode_audio": 0.02, "unet": 0.21, "vae": 0.75, "compose": 0.01, "jpeg": 0.01}
+_ON_HOST: Final = _SHARES["jpeg"]  # meanwhile the card has the next batch
+_COMPOSING: Final = _SHARES["compose"]  # the last of a batch on the card, as on a real one
 
-Point = Literal["load", "serve", "step"]
+Point = Literal["load", "serve", "step", "finish"]
 """Where memory is taken."""
 
 
@@ -119,6 +122,7 @@ class SimulatedDevice:
         self._clock = clock
         self._stills = stills.Stills({}, 0)
         self._used_mib = 0
+        self._free_at = 0.0
 
     def load(self, model_dir: Path) -> ModelInfo:
         files = weights.find(model_dir)
@@ -137,15 +141,33 @@ class SimulatedDevice:
         self._refuse_at("serve")
         self._stills = stills.Stills(avatars, stills.KEPT_BYTES)
 
-    def render(self, batch: Sequence[FrameRequest]) -> Rendered:
+    @property
+    def overlaps(self) -> bool:
+        return True
+
+    def launch(self, batch: Sequence[FrameRequest]) -> Pending:
         curve = self._card.curve
         size = buckets.around(len(batch))
         self._take("step", max(self._used_mib, curve.base_mib + curve.per_frame_mib * size))
+        duration = curve.batch_ms(size) / 1000
+        begins = max(self._clock(), self._free_at)
+        self._free_at = begins + duration * (1 - _ON_HOST)
+        return _Simulated(self, batch, self._free_at, duration)
+
+    def render(self, batch: Sequence[FrameRequest]) -> Rendered:
+        return self.launch(batch).finish()
+
+    def wait_until(self, moment: float) -> None:
+        """Wait for the card's clock. Any thread may."""
+        self._sleep(max(0.0, moment - self._clock()))
+
+    def deliver(self, batch: Sequence[FrameRequest], duration: float) -> Rendered:
+        """Return a batch of `duration` seconds that the card is done with. Any thread may."""
+        self._refuse_at("finish")
         began = self._clock()
         frames = [self._stills.frame(request) for request in batch]
-        duration = curve.batch_ms(size) / 1000
-        self._sleep(max(0.0, duration - (self._clock() - began)))
-        stages = {stage: duration * _SHARES.get(stage, 0.01) for stage in STAGES}
+        self.wait_until(began + duration * _ON_HOST)
+        stages = {stage: duration * _SHARES[stage] for stage in STAGES}
         return Rendered(frames, stages)
 
     def buckets(self, batch_size: int) -> Sequence[int]:
@@ -179,6 +201,22 @@ class SimulatedDevice:
 
     def _taken_mib(self) -> int:
         return 0 if self._neighbour is None else self._neighbour.taken_mib()
+
+
+@dataclass(frozen=True, slots=True)
+class _Simulated:
+    device: SimulatedDevice
+    batch: Sequence[FrameRequest]
+    ends: float
+    """When the card has it done: it does one batch after the other."""
+    duration: float
+
+    def wait_drawn(self) -> None:
+        self.device.wait_until(self.ends - self.duration * _COMPOSING)
+
+    def finish(self) -> Rendered:
+        self.device.wait_until(self.ends)
+        return self.device.deliver(self.batch, self.duration)
 
 
 def _curve(document: Mapping[str, Any]) -> Calibration:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from avatar_runtime.avatars.cache import Avatar
     from avatar_runtime.batching.frames import FrameRequest
-    from avatar_runtime.engine.delivery import Finisher, Pending
-    from avatar_runtime.engine.device import Rendered
+    from avatar_runtime.engine.delivery import Finisher
+    from avatar_runtime.engine.device import Pending, Rendered
     from avatar_runtime.engine.drawing import Drawer
     from avatar_runtime.engine.model import MuseTalk
     from avatar_runtime.engine.runner import Runner
@@ -102,15 +102,14 @@ class TorchDevice:
                 finisher = delivery.HostFinisher(avatars, pool)
             self._runner = runner.Runner(model, avatars, drawer, finisher, own)
 
+    @property
+    def overlaps(self) -> bool:
+        return self.name == "cuda"  # on the CPU both halves of a batch want the same cores
+
     def render(self, batch: Sequence[FrameRequest]) -> Rendered:
         return self.launch(batch).finish()
 
     def launch(self, batch: Sequence[FrameRequest]) -> Pending:
-        """Queue a batch and return what waits for it, from any thread.
-
-        The next batch may be launched before this one is finished. Raises `DeviceMemoryError`,
-        here and in `finish`.
-        """
         import torch
 
         with refusals.translated(self._free), torch.inference_mode():
@@ -259,6 +258,10 @@ class _Translated:
     def __init__(self, pending: Pending, free: Callable[[], int]) -> None:
         self._pending = pending
         self._free = free
+
+    def wait_drawn(self) -> None:
+        with refusals.translated(self._free):
+            self._pending.wait_drawn()
 
     def finish(self) -> Rendered:
         with refusals.translated(self._free):

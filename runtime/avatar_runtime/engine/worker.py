@@ -1,4 +1,8 @@
-"""The engine: one thread that owns the device, and an async face for the event loop."""
+"""The engine: one thread that owns the device, and an async face for the event loop.
+
+Where the device overlaps, a second thread copies and encodes what the device has drawn while the
+first one has the next batch drawn.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +10,23 @@ import asyncio
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from avatar_runtime import errors
 from avatar_runtime.avatars import cache
 from avatar_runtime.engine import calibration, stills
 from avatar_runtime.engine.device import STAGES, Rendered
+from avatar_runtime.engine.pipeline import Pipeline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from avatar_runtime.avatars.cache import AvatarInfo
     from avatar_runtime.batching.frames import Frame, FrameRequest
-    from avatar_runtime.engine.device import Calibration, Device, Memory, ModelInfo
+    from avatar_runtime.engine.device import Calibration, Device, Memory, ModelInfo, Pending
 
 # Waits for memory that another process holds: short, since a session stands still meanwhile,
 # and over in 10 s, before liveness takes the engine for hung.
@@ -70,10 +76,15 @@ class Engine:
         self._observe = observe
         self._sleep = sleep
         self._thread = ThreadPoolExecutor(1, "engine")
+        self._delivery_thread = ThreadPoolExecutor(1, "delivery")
+        self._pipeline = Pipeline()
         # Beside the device's own thread: a silent frame waits for no batch.
         self._stills_thread = ThreadPoolExecutor(1, "stills")
         self._stills = stills.Stills({}, 0)
-        self._statistics = Statistics()
+        # Batches and frames are the event loop's; refusals and the frames of the last one are the
+        # engine thread's, which replaces both together.
+        self._batches = self._frames = 0
+        self._refusals = (0, 0)
         self._model: ModelInfo | None = None
         self.avatars: Mapping[str, AvatarInfo] = {}
         """Avatars that requests may name; filled by `start`."""
@@ -104,19 +115,27 @@ class Engine:
             AssetError: the model or every avatar is unusable.
             EngineError: the device is not there, or does not hold one frame.
         """
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._load)
+        await self._on_thread(self._load)
 
-    async def run(self, batch: Sequence[FrameRequest]) -> Sequence[Frame]:
+    async def run(
+        self, batch: Sequence[FrameRequest], on_free: Callable[[], None] = lambda: None
+    ) -> Sequence[Frame]:
         """Return the frames of a batch in its order; a cancelled call is computed and thrown away.
 
-        A batch that the device refuses is rendered in smaller parts, in the same order.
+        Batches end in the order in which they were given. `on_free` is called when the device is
+        about to be free for the next one, if that is before this one ends. A batch that the
+        device refuses is rendered in smaller parts, in the same order.
 
         Raises:
             EngineError: the batch as a whole has failed; the engine itself may go on.
         """
         self._check_avatars(batch)
-        loop = asyncio.get_running_loop()
-        rendered = await loop.run_in_executor(self._thread, self._render, batch)
+        if self.device.overlaps:
+            rendered = await self._overlapped(batch, on_free)
+        else:
+            rendered = await self._on_thread(lambda: self._render(batch, len(batch)))
+        self._batches += 1
+        self._frames += len(batch)
         if self._observe is not None:
             for stage, seconds in rendered.stages.items():
                 self._observe(stage, seconds)
@@ -137,18 +156,35 @@ class Engine:
         return self.device.memory()
 
     def statistics(self) -> Statistics:
-        return self._statistics
+        return Statistics(self._batches, self._frames, *self._refusals)
 
     async def release(self) -> None:
         """Give back what the device keeps of larger batches, after the limit has fallen."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self.device.release)
+        async with self._pipeline.alone():
+            await self._on_thread(self.device.release)
 
     async def stop(self) -> None:
-        """Let the batch in hand end, then give the device back."""
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, self.device.close)
+        """Let the batches in hand end, then give the device back."""
+        async with self._pipeline.alone():
+            await self._on_thread(self._close)
         self._thread.shutdown()
         self._stills_thread.shutdown()
+
+    def _on_thread(self, work: Callable[[], Result]) -> asyncio.Future[Result]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    async def _overlapped(
+        self, batch: Sequence[FrameRequest], on_free: Callable[[], None]
+    ) -> Rendered:
+        loop = asyncio.get_running_loop()
+        return await self._pipeline.run(
+            launch=lambda: self._on_thread(lambda: self._launch(batch)),
+            finish=lambda pending: loop.run_in_executor(
+                self._delivery_thread, _unless_refused, pending.finish, len(batch)
+            ),
+            again=lambda: self._on_thread(lambda: self._again(batch)),
+            on_free=on_free,
+        )
 
     def _check_avatars(self, requests: Sequence[FrameRequest]) -> None:
         for request in requests:
@@ -206,13 +242,29 @@ class Engine:
             lambda: calibration.measure(self.device, model.variant, avatar, self._batch_size), 1
         )
         if measured.refused_batch is not None:
-            self._note_recovery(measured.refused_batch)
+            self._note_refusal(measured.refused_batch)
         return measured.curve
 
-    def _render(self, batch: Sequence[FrameRequest]) -> Rendered:
+    def _launch(self, batch: Sequence[FrameRequest]) -> Pending | None:
+        """Return a batch whose faces are drawn, or `None` if the device had no room for it."""
+
+        def drawn() -> Pending:
+            pending = self.device.launch(batch)
+            pending.wait_drawn()
+            return pending
+
+        return _unless_refused(drawn, len(batch))
+
+    def _again(self, batch: Sequence[FrameRequest]) -> Rendered:
+        """Return a batch that was refused while others were in flight."""
+        self._note_refusal(len(batch))
+        self.device.release()
+        return self._render(batch, max(1, len(batch) // 2))
+
+    def _render(self, batch: Sequence[FrameRequest], size: int) -> Rendered:
+        """Return a batch rendered in parts of `size`, in smaller ones where these do not fit."""
         frames: list[Frame] = []
         stages = dict.fromkeys(STAGES, 0.0)
-        size = len(batch)
         while len(frames) < len(batch):
             part = batch[len(frames) : len(frames) + size]
             rendered = self._attempt(part)
@@ -223,29 +275,17 @@ class Engine:
                 continue
             frames += rendered.frames
             stages = {name: stages[name] + rendered.stages[name] for name in STAGES}
-        self._statistics = replace(
-            self._statistics,
-            batches=self._statistics.batches + 1,
-            frames=self._statistics.frames + len(batch),
-        )
         return Rendered(frames, stages)
 
     def _attempt(self, part: Sequence[FrameRequest]) -> Rendered | None:
         """Return a part of a batch, or `None` if it has to be smaller."""
-        try:
-            if len(part) == 1:
+        if len(part) == 1:
+            with _explained(1):
                 return self._patiently(lambda: self.device.render(part), 1)
-            return self.device.render(part)
-        except errors.DeviceMemoryError:
-            if len(part) == 1:
-                raise
-            self._note_recovery(len(part))
-            return None
-        except errors.EngineError:
-            raise
-        except Exception as error:
-            _log.exception("batch failed frames=%d", len(part))
-            raise errors.EngineError(f"a batch of {len(part)} failed") from error
+        rendered = _unless_refused(lambda: self.device.render(part), len(part))
+        if rendered is None:
+            self._note_refusal(len(part))
+        return rendered
 
     def _patiently(self, work: Callable[[], Result], frames: int) -> Result:
         """Do what cannot be made smaller, again and again while the device has no room for it."""
@@ -255,14 +295,35 @@ class Engine:
             except errors.DeviceMemoryError as refusal:
                 if turn == 0:
                     _log.warning("no room on the device, trying again: %s", refusal)
-                self._note_recovery(frames)
+                self._note_refusal(frames)
             self.device.release()
             self._sleep(wait_s)
         return work()
 
-    def _note_recovery(self, frames: int) -> None:
-        self._statistics = replace(
-            self._statistics,
-            oom_recoveries=self._statistics.oom_recoveries + 1,
-            refused_frames=frames,
-        )
+    def _note_refusal(self, frames: int) -> None:
+        self._refusals = (self._refusals[0] + 1, frames)
+
+    def _close(self) -> None:
+        self._delivery_thread.shutdown()  # a call that was cancelled may still be in it
+        self.device.close()
+
+
+def _unless_refused(work: Callable[[], Result], frames: int) -> Result | None:
+    """Return what work on a batch gives, or `None` if the device had no room for it."""
+    with _explained(frames):
+        try:
+            return work()
+        except errors.DeviceMemoryError:
+            return None
+
+
+@contextmanager
+def _explained(frames: int) -> Iterator[None]:
+    """Turn any fault of a batch into an `EngineError`."""
+    try:
+        yield
+    except errors.EngineError:
+        raise
+    except Exception as error:
+        _log.exception("batch failed frames=%d", frames)
+        raise errors.EngineError(f"a batch of {frames} failed") from error

@@ -45,7 +45,9 @@ class Engine(Protocol):
     @property
     def pads(self) -> bool: ...
     async def start(self) -> None: ...
-    async def run(self, batch: Sequence[FrameRequest]) -> Sequence[Frame]: ...
+    async def run(
+        self, batch: Sequence[FrameRequest], on_free: Callable[[], None]
+    ) -> Sequence[Frame]: ...
     async def rest(self, requests: Sequence[FrameRequest]) -> Sequence[Frame]: ...
     async def stop(self) -> None: ...
     async def release(self) -> None: ...
@@ -62,6 +64,16 @@ class Speaker:
     """Tells the session's writer that there may be something to send."""
     epoch: int
     timer: asyncio.TimerHandle | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Requests that ride together."""
+
+    requests: Sequence[FrameRequest]
+    limit: int
+    """How many there might have been."""
+    began: float
 
 
 class Pump:
@@ -91,7 +103,10 @@ class Pump:
         # Frames that need no device; bounded by what each session may have in flight.
         self._resting: list[FrameRequest] = []
         self._rests = asyncio.Event()
-        self._running_since: float | None = None
+        # A batch on the device and one on the host: a third would be decided too early.
+        self._in_flight = asyncio.Semaphore(2)
+        self._running: list[Batch] = []  # oldest first; they end in this order
+        self._busy_until = 0.0
         self._failing_since: float | None = None
         self._dead: str | None = None
         self._recoveries = 0
@@ -138,8 +153,8 @@ class Pump:
         now = self._clock()
         if self._dead is not None:
             return self._dead
-        if self._running_since is not None and now - self._running_since > HUNG_S:
-            return f"a batch has been running for {now - self._running_since:.0f} s"
+        if self._running and now - self._running[0].began > HUNG_S:
+            return f"a batch has been running for {now - self._running[0].began:.0f} s"
         if self._failing_since is not None and now - self._failing_since > FAILING_S:
             return f"every batch has failed for {now - self._failing_since:.0f} s"
         return None
@@ -148,7 +163,7 @@ class Pump:
         """Make frames until cancelled; a fault here fails what is in flight and stays red."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._make_batches(), name="batches")
+                group.create_task(self._make_batches(group), name="batches")
                 group.create_task(self._make_rests(), name="silent frames")
         except* Exception as faults:
             self._dead = f"the pump stopped: {type(faults.exceptions[0]).__name__}"
@@ -188,13 +203,19 @@ class Pump:
         ratio = planned / max(1, self._engine.memory().total_bytes)
         self._governor = replace(self._governor, thresholds=governor.thresholds(ratio))
 
-    async def _make_batches(self) -> None:
+    async def _make_batches(self, group: asyncio.TaskGroup) -> None:
         while True:
             await self._asked.wait()
-            await self._batch()
-            # A queue that had no room kept frames back: ask everyone again.
-            for session_id in list(self._speakers):
-                self.attend(session_id)
+            await self._in_flight.acquire()
+            batch = await self._next_batch()
+            if batch is None:
+                self._asked.clear()
+                self._in_flight.release()
+                self._attend_all()
+                continue
+            is_free = asyncio.Event()
+            group.create_task(self._make(batch, is_free), name="batch")
+            await is_free.wait()
 
     async def _make_rests(self) -> None:
         while True:
@@ -211,34 +232,50 @@ class Pump:
             for frame in frames:
                 self._deliver(frame, now)
 
-    async def _batch(self) -> None:
+    async def _next_batch(self) -> Batch | None:
+        """Take what is most urgent now, or `None` if nothing waits."""
         if self._shrunk:
             self._shrunk = False
             await self._engine.release()
         self._shed()
-        queued = self._scheduler.take(self.batch_limit, self._clock())
-        if not queued:
-            self._asked.clear()
-            return
-        batch = tuple(entry.request for entry in queued)
-        began = self._running_since = self._clock()
+        now, limit = self._clock(), self.batch_limit
+        queued = self._scheduler.take(limit, now)
         for entry in queued:
-            self._metrics.observe_stage("queue", began - entry.since)
+            self._metrics.observe_stage("queue", now - entry.since)
+        return Batch(tuple(entry.request for entry in queued), limit, now) if queued else None
+
+    async def _make(self, batch: Batch, is_free: asyncio.Event) -> None:
+        """Have a batch made and delivered; `is_free` is set when the next one may be taken."""
+        self._running.append(batch)
         try:
-            frames = await self._engine.run(batch)
+            frames = await self._engine.run(batch.requests, is_free.set)
         except EngineError as error:
-            _log.error("batch failed frames=%d error=%s", len(batch), error)
-            self._fail(batch)
-            return
+            _log.error("batch failed frames=%d error=%s", len(batch.requests), error)
+            self._fail(batch.requests)
+        else:
+            self._finish(batch, frames)
         finally:
-            self._running_since = None
+            self._running.remove(batch)
+            self._in_flight.release()
+            is_free.set()
+        self._attend_all()
+
+    def _finish(self, batch: Batch, frames: Sequence[Frame]) -> None:
         self._failing_since = None
         now = self._clock()
-        self._metrics.observe_batch(len(batch), self.batch_limit, now - began, now)
-        self._metrics.observe_stage("engine", now - began)
+        # What two batches share counts once: one has waited for the other.
+        busy = now - max(batch.began, self._busy_until)
+        self._busy_until = now
+        self._metrics.observe_batch(len(frames), batch.limit, busy, now)
+        self._metrics.observe_stage("engine", now - batch.began)
         self.govern()
         for frame in frames:
             self._deliver(frame, now)
+
+    def _attend_all(self) -> None:
+        """Ask everyone again: a queue that had no room has kept frames back."""
+        for session_id in list(self._speakers):
+            self.attend(session_id)
 
     def _shed(self) -> None:
         """Give up what is far too late, so that everyone else is not."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import selectors
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -104,3 +106,58 @@ class Recorder:
 @pytest.fixture
 def recorder() -> Recorder:
     return Recorder()
+
+
+class _Selector(selectors.DefaultSelector):
+    """Waits by moving the loop's clock."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        ready = super().select(0)
+        if not ready:
+            assert timeout is not None, "every task waits for ever"
+            self.now += timeout
+        return ready
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """A loop whose time passes only while everyone waits; executors work inside it.
+
+    Work that sleeps for a while is finished that much later, and others go on meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._virtual = _Selector()
+        self.slept = 0.0  # by the work in hand
+        super().__init__(self._virtual)
+
+    def time(self) -> float:
+        return self._virtual.now
+
+    def clock(self) -> float:
+        """Return the time of the work in hand."""
+        return self.time() + self.slept
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += seconds
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: object, work: Callable[..., Any], *arguments: Any
+    ) -> asyncio.Future[Any]:
+        done: asyncio.Future[Any] = self.create_future()
+        self.slept = 0.0
+        try:
+            result = work(*arguments)
+        except Exception as error:
+            self.call_later(self.slept, done.set_exception, error)
+        else:
+            self.call_later(self.slept, done.set_result, result)
+        self.slept = 0.0
+        return done
+
+
+@pytest.fixture(scope="session")
+def virtual_loop() -> type[VirtualLoop]:
+    """Give the loop whose time is virtual."""
+    return VirtualLoop

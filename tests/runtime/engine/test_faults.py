@@ -10,10 +10,10 @@ import asyncio
 import base64
 import json
 import random
-import selectors
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from math import inf
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import pytest
 
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import SimpleNamespace
 
+    from tests.runtime.engine.conftest import VirtualLoop
+
+    from avatar_runtime.batching.frames import FrameRequest
+    from avatar_runtime.engine import device
     from avatar_runtime.protocol.formats import AudioFormat
 
 SEEDS = 1000
@@ -50,55 +54,6 @@ CARD = json.dumps(
 )
 
 
-class _Selector(selectors.DefaultSelector):
-    """Waits by moving the loop's clock."""
-
-    now = 0.0
-
-    def select(self, timeout: float | None = None) -> list[Any]:
-        ready = super().select(0)
-        if not ready:
-            assert timeout is not None, "every task waits for ever"
-            self.now += timeout
-        return ready
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop whose time passes only while everyone waits; executors work inside it.
-
-    Work that sleeps for a while is finished that much later, and others go on meanwhile.
-    """
-
-    def __init__(self) -> None:
-        self._virtual = _Selector()
-        self.slept = 0.0  # by the work in hand
-        super().__init__(self._virtual)
-
-    def time(self) -> float:
-        return self._virtual.now
-
-    def clock(self) -> float:
-        """Return the time of the work in hand."""
-        return self.time() + self.slept
-
-    def sleep(self, seconds: float) -> None:
-        self.slept += seconds
-
-    def run_in_executor(  # type: ignore[override]
-        self, executor: object, work: Callable[..., Any], *arguments: Any
-    ) -> asyncio.Future[Any]:
-        done: asyncio.Future[Any] = self.create_future()
-        self.slept = 0.0
-        try:
-            result = work(*arguments)
-        except Exception as error:
-            self.call_later(self.slept, done.set_exception, error)
-        else:
-            self.call_later(self.slept, done.set_result, result)
-        self.slept = 0.0
-        return done
-
-
 class Neighbour:
     """Takes memory in plateaus and refuses in short bursts, at random places."""
 
@@ -110,6 +65,7 @@ class Neighbour:
         self._burst = 0
         self._quiet_until = 0.0
         self.refusals: list[float] = []
+        self.points: set[simulated.Point] = set()
 
     def taken_mib(self) -> int:
         return self._plateaus[int(self._clock() / 0.3) % len(self._plateaus)]
@@ -123,7 +79,32 @@ class Neighbour:
         self._burst -= 1
         self._quiet_until = now + QUIET_S
         self.refusals.append(now)
+        self.points.add(point)
         return True
+
+
+class Watched(simulated.SimulatedDevice):
+    """A simulated card that knows how many batches were in flight at once."""
+
+    most = 0
+
+    def __init__(self, card: simulated.Card, neighbour: Neighbour, loop: VirtualLoop) -> None:
+        super().__init__(card, neighbour=neighbour, sleep=loop.sleep, clock=loop.clock)
+        self._loop = loop
+        self._ends: list[float] = []
+
+    def launch(self, batch: Sequence[FrameRequest]) -> device.Pending:
+        pending, began = super().launch(batch), self._loop.clock()
+        # Those that are not finished at all are still in flight, and end at no known time.
+        self._ends = [end for end in self._ends if end > began] + [inf]
+        self.most = max(self.most, len(self._ends))
+        return pending
+
+    def deliver(self, batch: Sequence[FrameRequest], duration: float) -> device.Rendered:
+        try:
+            return super().deliver(batch, duration)
+        finally:
+            self._ends[self._ends.index(inf)] = self._loop.clock()
 
 
 class Ear:
@@ -190,19 +171,16 @@ class Outcome:
     """Batch limits that memory has set, one after the other."""
     started: float
     """When the engine had loaded."""
+    in_flight: int
+    """The most batches at once."""
 
 
 async def eight_sessions_speak(
     loop: VirtualLoop, assets: SimpleNamespace, neighbour: Neighbour
 ) -> Outcome:
     """Return what there is after the last frame."""
-    device = simulated.SimulatedDevice(
-        simulated.load_card("fast-24g", CARD),
-        neighbour=neighbour,
-        sleep=loop.sleep,
-        clock=loop.clock,
-    )
-    engine = worker.Engine(device, assets.model, assets.avatars, 16, sleep=loop.sleep)
+    card = Watched(simulated.load_card("fast-24g", CARD), neighbour, loop)
+    engine = worker.Engine(card, assets.model, assets.avatars, 16, sleep=loop.sleep)
     await engine.start()
     started = loop.time()
     limits: list[int] = []
@@ -230,7 +208,7 @@ async def eight_sessions_speak(
     batches.cancel()
     await engine.stop()
     assert pump.health() is None
-    return Outcome(clients, engine, limits, started)
+    return Outcome(clients, engine, limits, started, card.most)
 
 
 def check(outcome: Outcome, neighbour: Neighbour) -> None:
@@ -241,6 +219,7 @@ def check(outcome: Outcome, neighbour: Neighbour) -> None:
         assert not client.events["error"]
         assert client.session.closing is None
     assert outcome.engine.statistics().frames == SESSIONS * FRAMES
+    assert outcome.in_flight == 2
     left = sorted(moment for client in outcome.clients for moment, _ in client.seen)
     for refused in (moment for moment in neighbour.refusals if moment > outcome.started):
         after = next((moment for moment in left if moment >= refused), refused)
@@ -249,12 +228,14 @@ def check(outcome: Outcome, neighbour: Neighbour) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", range(10))
-def test_memory_that_runs_out_anywhere_loses_no_frame(assets: SimpleNamespace, block: int) -> None:
+def test_memory_that_runs_out_anywhere_loses_no_frame(
+    assets: SimpleNamespace, virtual_loop: type[VirtualLoop], block: int
+) -> None:
     refusals = recoveries = lowered = 0
+    points: set[simulated.Point] = set()
     for seed in range(block * SEEDS // 10, (block + 1) * SEEDS // 10):
-        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-            loop = runner.get_loop()
-            assert isinstance(loop, VirtualLoop)
+        with asyncio.Runner(loop_factory=virtual_loop) as runner:
+            loop = cast("VirtualLoop", runner.get_loop())
             neighbour = Neighbour(seed, loop.clock)
             outcome = runner.run(eight_sessions_speak(loop, assets, neighbour))
         try:
@@ -262,8 +243,10 @@ def test_memory_that_runs_out_anywhere_loses_no_frame(assets: SimpleNamespace, b
         except AssertionError as fault:
             raise AssertionError(f"seed {seed}: {fault}") from fault
         refusals += len(neighbour.refusals)
+        points |= neighbour.points
         recoveries += outcome.engine.statistics().oom_recoveries
         lowered += len(outcome.limits)
 
     assert recoveries >= refusals > 100  # the sums refuse as well
     assert lowered > 50
+    assert points == set(get_args(simulated.Point))

@@ -246,7 +246,9 @@ def test_a_gpus_way_through_a_batch_gives_the_pictures_of_the_cpus(
         made = runner.Runner(tiny, {"anna": anna}, drawer, finisher, lanes.Lanes(pool))
         with torch.inference_mode():
             made.render(batch)
-            first, second = made.launch(batch), made.launch(batch[::-1])
+            first = made.launch(batch)
+            first.wait_drawn()
+            second = made.launch(batch[::-1])
             theirs = [*first.finish().frames, *second.finish().frames[::-1]]
             made.release()
 

@@ -79,6 +79,21 @@ def test_it_takes_the_time_of_its_profile(
     assert sum(rendered.stages.values()) == pytest.approx(0.050)
 
 
+def test_a_batch_waits_for_the_one_before_it_and_not_for_its_pictures(
+    card: simulated.SimulatedDevice,
+    clock: _Time,
+    window: AudioWindow,
+    request_of: Callable[..., FrameRequest],
+) -> None:
+    first, second = (card.launch([request_of(window)] * 4) for _ in range(2))
+    moments = []
+    for step in (first.wait_drawn, first.finish, second.wait_drawn, second.finish):
+        step()
+        moments.append(1000 * clock.now)
+
+    assert moments == pytest.approx([49, 50, 98.5, 99.5])
+
+
 class _Neighbour:
     """Another process on the card."""
 
@@ -140,7 +155,7 @@ def test_a_neighbour_takes_memory_and_gives_it_back(
     assert len(shared.render([request_of(window)]).frames) == 1
 
 
-@pytest.mark.parametrize("point", ["load", "serve", "step"])
+@pytest.mark.parametrize("point", ["load", "serve", "step", "finish"])
 def test_memory_can_be_refused_wherever_it_is_taken(
     assets: SimpleNamespace,
     anna: cache.Avatar,
@@ -154,7 +169,8 @@ def test_memory_can_be_refused_wherever_it_is_taken(
     steps: dict[str, Callable[[], object]] = {
         "load": lambda: shared.load(assets.model),
         "serve": lambda: shared.serve({"anna": anna}),
-        "step": lambda: shared.render([request_of(window)]),
+        "step": lambda: shared.launch([request_of(window)]),
+        "finish": lambda: shared.launch([request_of(window)]).finish(),
     }
     for step, work in steps.items():
         if step == point:

@@ -135,7 +135,9 @@ async def test_cuda_records_every_bucket_and_keeps_two_batches_apart(
     requests = [request_of(w, source_frame=w.frame_index) for w in _windows(8)]
     alone = [opened.render(requests[:4]).frames, opened.render(requests[4:]).frames]
 
-    first, second = opened.launch(requests[:4]), opened.launch(requests[4:])
+    first = opened.launch(requests[:4])
+    first.wait_drawn()
+    second = opened.launch(requests[4:])
     both = [first.finish().frames, second.finish().frames]
 
     assert [size for size, _ in measured.curve.frame_batch_ms] == [1, 2, 4]

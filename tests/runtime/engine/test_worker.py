@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,20 +24,45 @@ if TYPE_CHECKING:
     from avatar_runtime.avatars import cache
 
 
+DEADLINE_S = 20.0
+
+
+@dataclass
+class Scripted:
+    """A batch of the device that the test holds."""
+
+    owner: ScriptedDevice
+    batch: Sequence[FrameRequest]
+
+    def wait_drawn(self) -> None:
+        self.owner.threads.add(threading.current_thread().name)
+
+    def finish(self) -> device.Rendered:
+        return self.owner.deliver(self.batch)
+
+
 class ScriptedDevice:
     """Refuses batches over `room` and fails when told to; keeps what it was asked."""
 
     name = "scripted"
 
-    def __init__(self, room: int = 64) -> None:
+    def __init__(self, room: int = 64, *, overlaps: bool = False) -> None:
         self.room = room
+        self.overlaps = overlaps
         self.fault: Exception | None = None
+        self.late_fault: Exception | None = None  # in `finish`
         self.batches: list[list[int]] = []
         self.threads: set[str] = set()
+        self.finishers: set[str] = set()
+        self.may_finish = threading.Event()
+        self.may_finish.set()
         self.closed = False
         self.pads = False
         self.refuses: list[str] = []  # points at which it refuses, one entry a refusal
         self.releases = 0
+        self.delivering = 0
+        self.was_disturbed = False
+        """Whether something was taken from it while it delivered."""
 
     def _refuse_at(self, point: str) -> None:
         if point in self.refuses:
@@ -43,6 +70,7 @@ class ScriptedDevice:
             raise errors.DeviceMemoryError(None, 0)
 
     def release(self) -> None:
+        self.was_disturbed |= self.delivering > 0
         self.releases += 1
 
     def load(self, model_dir: Path) -> device.ModelInfo:
@@ -54,7 +82,7 @@ class ScriptedDevice:
         self._refuse_at("serve")
         self.threads.add(threading.current_thread().name)
 
-    def render(self, batch: Sequence[FrameRequest]) -> device.Rendered:
+    def launch(self, batch: Sequence[FrameRequest]) -> Scripted:
         self.threads.add(threading.current_thread().name)
         if self.fault is not None:
             raise self.fault
@@ -62,6 +90,19 @@ class ScriptedDevice:
         if len(batch) > self.room:
             raise errors.DeviceMemoryError(len(batch), self.room)
         self.batches.append([request.frame_index for request in batch])
+        return Scripted(self, batch)
+
+    def render(self, batch: Sequence[FrameRequest]) -> device.Rendered:
+        return self.launch(batch).finish()
+
+    def deliver(self, batch: Sequence[FrameRequest]) -> device.Rendered:
+        self.delivering += 1
+        self.finishers.add(threading.current_thread().name)
+        assert self.may_finish.wait(DEADLINE_S), "the test never let the batch finish"
+        self.delivering -= 1
+        self._refuse_at("finish")
+        if self.late_fault is not None:
+            raise self.late_fault
         frames = [Frame(request, b"jpeg") for request in batch]
         return device.Rendered(frames, dict.fromkeys(device.STAGES, 0.5))
 
@@ -75,12 +116,28 @@ class ScriptedDevice:
         return device.Memory(1, 2)
 
     def close(self) -> None:
+        self.was_disturbed |= self.delivering > 0
         self.closed = True
 
 
-@pytest.fixture
-def scripted() -> ScriptedDevice:
-    return ScriptedDevice()
+async def eventually(scripted: ScriptedDevice, **wanted: int) -> None:
+    """Wait until the engine's threads have brought the device to a state."""
+
+    def seen() -> dict[str, int]:
+        state = {"launched": len(scripted.batches), "delivering": scripted.delivering}
+        return {name: state[name] for name in wanted}
+
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            while seen() != wanted:  # noqa: ASYNC110 - threads set no event of the loop's
+                await asyncio.sleep(0.001)
+    except TimeoutError:
+        pytest.fail(f"never {wanted}; last seen: {seen()}")
+
+
+@pytest.fixture(params=[False, True], ids=["in turn", "overlapping"])
+def scripted(request: pytest.FixtureRequest) -> ScriptedDevice:
+    return ScriptedDevice(overlaps=request.param)
 
 
 @pytest.fixture
@@ -96,6 +153,7 @@ async def engine(
     made = worker.Engine(scripted, assets.model, assets.avatars, 8, sleep=waits.append)
     await made.start()
     scripted.batches.clear()
+    scripted.finishers.clear()
     yield made
     await made.stop()
 
@@ -148,7 +206,80 @@ async def test_only_one_thread_touches_the_device(
     await engine.run(batch)
 
     assert len(scripted.threads) == 1
-    assert threading.current_thread().name not in scripted.threads
+    assert threading.current_thread().name not in scripted.threads | scripted.finishers
+
+
+@pytest.mark.parametrize("scripted", [False], ids=["in turn"], indirect=True)
+async def test_a_device_that_does_not_overlap_is_free_when_its_batch_ends(
+    engine: worker.Engine, scripted: ScriptedDevice, batch: list[FrameRequest]
+) -> None:
+    assert await engine.run(batch, lambda: pytest.fail("it was free before"))
+    assert scripted.threads == scripted.finishers
+
+
+@pytest.mark.parametrize("scripted", [True], ids=["overlapping"], indirect=True)
+async def test_a_batch_is_launched_while_the_one_before_it_is_finished(
+    engine: worker.Engine, scripted: ScriptedDevice, batch: list[FrameRequest]
+) -> None:
+    scripted.may_finish.clear()
+    is_free = asyncio.Event()
+    async with asyncio.timeout(DEADLINE_S):
+        first = asyncio.create_task(engine.run(batch[:4], is_free.set))
+        await is_free.wait()
+        second = asyncio.create_task(engine.run(batch[4:]))
+        await eventually(scripted, launched=2)
+    assert not first.done()
+    scripted.may_finish.set()
+
+    assert [frame.request for frame in [*await first, *await second]] == batch
+    assert scripted.threads.isdisjoint(scripted.finishers)
+
+
+async def test_a_batch_refused_at_its_end_is_halved_in_order(
+    engine: worker.Engine, scripted: ScriptedDevice, batch: list[FrameRequest]
+) -> None:
+    scripted.refuses = ["finish"] * 2
+    before = engine.statistics()
+
+    frames = await engine.run(batch)
+
+    assert [frame.request for frame in frames] == batch
+    after = engine.statistics()
+    assert (after.oom_recoveries - before.oom_recoveries, after.refused_frames) == (2, 4)
+    assert scripted.batches[-4:] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
+@pytest.mark.parametrize(
+    ("last_act", "is_cancelled"),
+    [("release", False), ("stop", False), ("stop", True)],
+    ids=["release", "stop", "stop after a cancel"],
+)
+async def test_nothing_is_taken_from_a_batch_that_is_delivered(
+    assets: SimpleNamespace,
+    scripted: ScriptedDevice,
+    batch: list[FrameRequest],
+    last_act: str,
+    is_cancelled: bool,
+) -> None:
+    engine = worker.Engine(scripted, assets.model, assets.avatars, 8)
+    await engine.start()
+    scripted.batches.clear()
+    scripted.may_finish.clear()
+    run = asyncio.create_task(engine.run(batch))
+    await eventually(scripted, delivering=1)
+    if is_cancelled:  # as a pump does that is told to end
+        run.cancel()
+    act = asyncio.create_task(getattr(engine, last_act)())
+    await asyncio.sleep(0)
+    assert (scripted.releases, scripted.closed) == (0, False)
+    scripted.may_finish.set()
+    await act
+    if last_act == "release":
+        await engine.stop()
+
+    assert run.cancelled() if is_cancelled else len(await run) == len(batch)
+    assert scripted.closed
+    assert not scripted.was_disturbed
 
 
 async def test_a_batch_that_does_not_fit_is_halved_in_order(
@@ -224,10 +355,11 @@ async def test_a_bucket_that_does_not_fit_at_the_start_bounds_the_batches(
     assert (engine.statistics().oom_recoveries, engine.statistics().refused_frames) == (1, 8)
 
 
+@pytest.mark.parametrize("where", ["fault", "late_fault"])
 async def test_any_fault_of_a_batch_is_an_engine_error(
-    engine: worker.Engine, scripted: ScriptedDevice, batch: list[FrameRequest]
+    engine: worker.Engine, scripted: ScriptedDevice, batch: list[FrameRequest], where: str
 ) -> None:
-    scripted.fault = RuntimeError("CUDA error: an illegal memory access")
+    setattr(scripted, where, RuntimeError("CUDA error: an illegal memory access"))
 
     with pytest.raises(errors.EngineError, match="a batch of 8 failed"):
         await engine.run(batch)

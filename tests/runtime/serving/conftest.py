@@ -57,6 +57,7 @@ class FakeEngine:
     done: Statistics = field(default_factory=Statistics)
     releases: int = 0
     pads: bool = False
+    overlaps: bool = False
     model: ModelInfo = field(default_factory=lambda: ModelInfo("v15", "", 30, "v15/sd-vae/fp16"))
 
     async def start(self) -> None:
@@ -67,8 +68,12 @@ class FakeEngine:
             name: AvatarInfo(name, 64, 64, 25, 10, "hash") for name in ("anna", "ben", "spare")
         }
 
-    async def run(self, batch: Sequence[FrameRequest]) -> Sequence[Frame]:
+    async def run(
+        self, batch: Sequence[FrameRequest], on_free: Callable[[], None]
+    ) -> Sequence[Frame]:
         self.batches.append(batch)
+        if self.overlaps:
+            on_free()
         await self.gate.wait()
         await asyncio.sleep(0)
         if self.failing:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import httpx
+import pytest
 
+from avatar_runtime import metrics
 from avatar_runtime.engine.device import Calibration, Memory
 from avatar_runtime.engine.worker import Statistics
 from avatar_runtime.metrics import Metrics
 from avatar_runtime.protocol.configuration import Character, Configuration, ReadOnly
 from avatar_runtime.protocol.session import Session, Terms
-from avatar_runtime.serving import runtime
+from avatar_runtime.serving import pump, runtime
 from avatar_runtime.serving.pump import Pump
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from tests.runtime.serving.conftest import FakeEngine, Serve
 
@@ -38,12 +41,12 @@ class _Hands:
         self.told.append(self.pump.batch_limit)
 
 
-def _speaking(now: float, frames: int) -> Session[AudioWindow]:
+def _speaking(now: float, frames: int, name: str = "sess_1") -> Session[AudioWindow]:
     anna = Character("anna", 64, 64)
     session = Session(
         Configuration(anna),
         {"anna": anna},
-        ReadOnly("sess_1", "acme/concierge", 1_800_000_000, 25),
+        ReadOnly(name, "acme/concierge", 1_800_000_000, 25),
         terms=Terms(7200, 300),
         open_utterance=lambda audio: runtime.Voice(audio, 25, 3),
         now=now,
@@ -136,17 +139,104 @@ async def test_an_overload_drops_late_frames_and_the_response_completes(
     hands.pump.attend(session.id)
     hands.now += 2.0  # the device was busy; a batch that starts a speaker loses nothing
     await engine.start()
-    running = asyncio.create_task(hands.pump.run(), name="pump")
     events: list[str] = []
-    async with asyncio.timeout(20):
+    async with _running(hands.pump):
         while not any("response.video.done" in text for text in events):
             await asyncio.sleep(0)
             while (outgoing := session.pull(hands.now)) is not None:
                 events.append(outgoing.text)
-    running.cancel()
 
     [done] = [json.loads(text) for text in events if "response.video.done" in text]
     assert (done["status"], done["frames"], done["dropped"]) == ("completed", 8, 17)
     [told] = [json.loads(text) for text in events if "response.video.dropped" in text]
     assert (told["first_frame_index"], told["last_frame_index"]) == (4, 20)
     assert b'frames_discarded_total{reason="overload"} 17.0' in hands.metrics.render()
+
+
+@pytest.mark.parametrize(("overlaps", "in_flight"), [(False, 1), (True, 2)])
+async def test_the_next_batch_is_taken_when_the_device_is_free_and_no_sooner(
+    make_engine: Callable[..., FakeEngine], overlaps: bool, in_flight: int
+) -> None:
+    engine = make_engine(overlaps=overlaps)
+    await engine.start()
+    engine.gate.clear()
+    hands = _Hands(engine)
+    hands.pump.asked_limit = 4
+    sessions = [_speaking(hands.now, 25), _speaking(hands.now, 25, "sess_2")]
+    async with _running(hands.pump):
+        _attend(hands.pump, sessions[0])
+        await _until(lambda: len(engine.batches) == in_flight)
+        hands.now += 0.1
+        _attend(hands.pump, sessions[1])
+        for _ in range(20):
+            await asyncio.sleep(0)  # turns of the loop in which a third batch might be taken
+        assert len(engine.batches) == in_flight
+        engine.gate.set()
+        await _until(lambda: len(engine.batches) > in_flight)
+
+        # Asked for last, but a first frame, and nothing else was decided before it came.
+        assert engine.batches[in_flight][0].session == "sess_2"
+        await _until(lambda: sum(len(batch) for batch in engine.batches) == 50)
+    assert [r.frame_index for b in engine.batches for r in b if r.session == "sess_1"] == [
+        *range(25)
+    ]
+
+
+async def test_what_two_batches_in_flight_share_is_busy_once(
+    make_engine: Callable[..., FakeEngine],
+) -> None:
+    hands, engine = await _two_in_flight(make_engine)
+    async with _running(hands.pump):
+        await _until(lambda: len(engine.batches) == 2)
+        hands.now += 3.0
+        engine.gate.set()
+        both = b'frame_latency_seconds_count{stage="engine"} 2.0'
+        await _until(lambda: both in hands.metrics.render())
+
+    load = hands.metrics.load(hands.now)
+    assert load.busy_ratio == pytest.approx(3.0 / metrics.RECENT_S)
+    assert load.batch_fill_ratio == 1.0
+
+
+async def test_the_older_of_two_batches_says_that_the_engine_hangs(
+    make_engine: Callable[..., FakeEngine],
+) -> None:
+    hands, engine = await _two_in_flight(make_engine)
+    async with _running(hands.pump):
+        await _until(lambda: len(engine.batches) == 2)
+        hands.now += pump.HUNG_S + 1
+        assert hands.pump.health() == "a batch has been running for 31 s"
+        engine.gate.set()
+        await _until(lambda: hands.pump.health() is None)
+
+
+async def _two_in_flight(make_engine: Callable[..., FakeEngine]) -> tuple[_Hands, FakeEngine]:
+    """Return a pump that will have two batches of four to make, and its engine, which waits."""
+    engine = make_engine(overlaps=True)
+    await engine.start()
+    engine.gate.clear()
+    hands = _Hands(engine)
+    hands.pump.asked_limit = 4
+    _attend(hands.pump, _speaking(hands.now, 8))
+    return hands, engine
+
+
+def _attend(served: Pump, session: Session[AudioWindow]) -> None:
+    served.add(session, lambda: None)
+    served.attend(session.id)
+
+
+@asynccontextmanager
+async def _running(served: Pump) -> AsyncIterator[None]:
+    task = asyncio.create_task(served.run(), name="pump")
+    async with asyncio.timeout(20):
+        yield
+    task.cancel()
+
+
+async def _until(claim: Callable[[], bool]) -> None:
+    for _ in range(10_000):
+        if claim():
+            return
+        await asyncio.sleep(0)
+    pytest.fail("not within ten thousand turns of the loop")
