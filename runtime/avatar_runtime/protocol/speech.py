@@ -1,4 +1,4 @@
-"""What the avatar says in one session: utterances in, one response at a time, media out."""
+"""What the avatar says in one session: one response at a time, its frames in and its media out."""
 
 from __future__ import annotations
 
@@ -8,29 +8,20 @@ from typing import TYPE_CHECKING, Final, Generic
 from avatar_runtime.errors import ProtocolError, shown
 from avatar_runtime.protocol import events
 from avatar_runtime.protocol.configuration import Configuration, Overrun, Start
+from avatar_runtime.protocol.input_buffer import InputBuffer
 from avatar_runtime.protocol.items import Item, Items
+from avatar_runtime.protocol.playback import Playback, Playing
 from avatar_runtime.protocol.playout import Playout
-from avatar_runtime.protocol.turn import (
-    AudioPiece,
-    Gap,
-    Media,
-    Phase,
-    Picture,
-    Step,
-    Turn,
-    Utterance,
-    W,
-)
+from avatar_runtime.protocol.response import Response, SentPicture
+from avatar_runtime.protocol.turn import Step, Turn, Utterance, W
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from avatar_runtime.protocol import messages
     from avatar_runtime.protocol.formats import AudioFormat
     from avatar_runtime.protocol.outbox import Outbox
 
-UNSPOKEN_S: Final = 600
-WAITING_TURNS: Final = 64
 IN_FLIGHT_FRAMES: Final = 32
 UNSENT_BYTES: Final = 4 * 1024 * 1024
 
@@ -51,35 +42,6 @@ class FrameDue(Generic[W]):
     height: int
 
 
-@dataclass(frozen=True, slots=True)
-class SentPicture:
-    """A picture as the message that carries it."""
-
-    text: str
-    picture: Picture
-    first_since: float | None
-    """For the first frame of a response: since when it could be made."""
-
-
-@dataclass(frozen=True, slots=True)
-class Active(Generic[W]):
-    """The response that is being spoken."""
-
-    turn: Turn[W]
-    ref: int
-    id: str
-    item: Item
-
-
-@dataclass(frozen=True, slots=True)
-class Playing:
-    """A finished response whose sound the client still plays."""
-
-    response_id: str
-    until: float
-    audio_ms: float
-
-
 class Speech(Generic[W]):
     """Utterances, responses and their media. The session is its owner."""
 
@@ -97,18 +59,13 @@ class Speech(Generic[W]):
         self._suffix = suffix
         self._fps = fps
         self._outbox = outbox
-        self._open_utterance = open_utterance
         self._items = Items()
         self._playout = Playout(fps)
-        self._turns: list[Turn[W]] = []
-        self._active: Active[W] | None = None
-        self._playing: list[Playing] = []
-        self._speaking_id: str | None = None
-        self._last_media_id: str | None = None
+        self._playback = Playback(fps, outbox)
+        self._input = InputBuffer(suffix, fps, outbox, self._items, open_utterance)
+        self._active: Response[W] | None = None
         self._responses = 0
-        self._commits = 0
         self._source_frame = 0
-        self._has_new_audio = False
 
     @property
     def is_active(self) -> bool:
@@ -118,81 +75,27 @@ class Speech(Generic[W]):
     @property
     def is_silent(self) -> bool:
         """Whether no response is active and no audio waits for one."""
-        return not self._turns
+        return self._input.oldest is None
 
     @property
     def stops_at(self) -> float | None:
         """When the client will have played the oldest finished response."""
-        return self._playing[0].until if self._playing else None
+        return self._playback.stops_at
 
     # Input
 
     def append(self, audio: bytes, now: float) -> None:
         """Take sound; the first of it opens an utterance."""
-        width = self.configuration.format.bytes_per_sample
-        if len(audio) % width:
-            raise ProtocolError(
-                "invalid_audio_length",
-                f"audio has {len(audio)} bytes, must be a multiple of {width}",
-                param="audio",
-                value=len(audio),
-                limit=width,
-            )
-        self._check_room(len(audio) // width)
-        if not audio:
-            return
-        if not (self._turns and self._turns[-1].takes_audio):
-            self._open_turn()
-        self._turns[-1].append(audio, now)
-        self._has_new_audio = True
-        self.start_next(now)
+        if self._input.append(audio, self.configuration.format, now):
+            self.start_next(now)
 
     def commit(self, now: float) -> None:
         """End the open utterance."""
-        if not (self._turns and self._turns[-1].takes_audio):
-            message = "input_audio_buffer.commit found no audio to commit"
-            raise ProtocolError("input_audio_buffer_commit_empty", message, param="type")
-        self._turns[-1].commit(now)
-        self._commits += 1
-        item = Item(f"item_{self._suffix}_u{self._commits}", "user", "completed")
-        previous = self._items.add(item)
-        self._send("input_audio_buffer.committed", item_id=item.id, previous_item_id=previous)
-        for kind in ("added", "done"):
-            described = item.describe()
-            self._send(f"conversation.item.{kind}", item=described, previous_item_id=previous)
+        self._input.commit(now)
 
     def clear_input(self) -> None:
         """Throw away the utterances whose response has not started."""
-        for turn in self._turns:
-            if not turn.is_started:
-                turn.step(Step.CLEAR)
-                self._has_new_audio = False
-        self._turns = [turn for turn in self._turns if turn.is_started]
-        self._send("input_audio_buffer.cleared")
-
-    def _check_room(self, samples: int) -> None:
-        rate = self.configuration.format.rate
-        unspoken = sum(turn.samples - turn.samples_sent for turn in self._turns) + samples
-        if unspoken > UNSPOKEN_S * rate:
-            raise ProtocolError(
-                "input_audio_buffer_full",
-                f"{unspoken / rate:.1f} s of audio would wait, at most {UNSPOKEN_S} s are kept",
-                param="audio",
-                value=round(unspoken / rate, 1),
-                limit=UNSPOKEN_S,
-            )
-
-    def _open_turn(self) -> None:
-        if len(self._turns) >= WAITING_TURNS:
-            raise ProtocolError(
-                "input_audio_buffer_full",
-                f"{len(self._turns)} utterances wait, at most {WAITING_TURNS} are kept",
-                param="audio",
-                value=len(self._turns),
-                limit=WAITING_TURNS,
-            )
-        audio = self.configuration.format
-        self._turns.append(Turn(self._open_utterance(audio), audio, self._fps))
+        self._input.clear()
 
     # Conversation
 
@@ -230,14 +133,11 @@ class Speech(Generic[W]):
 
     def create_response(self, now: float) -> None:
         """Start the oldest committed utterance that nobody asked for, where that is needed."""
-        waiting = [turn for turn in self._turns if turn.phase is Phase.WAITING]
-        unasked = [turn for turn in waiting if not turn.requested]
-        if self.configuration.start is Start.RESPONSE_CREATE and unasked:
-            unasked[0].requested = True
+        unasked, start = self._input.oldest_unasked, self.configuration.start
+        if start is Start.RESPONSE_CREATE and unasked is not None:
+            unasked.requested = True
             self.start_next(now)
-        elif self.configuration.start is Start.APPEND and self._has_new_audio:
-            self._has_new_audio = False
-        else:
+        elif start is not Start.APPEND or not self._input.take_new_audio():
             message = "response.create found no new audio to speak"
             raise ProtocolError("no_input_audio", message, param="type")
 
@@ -261,9 +161,7 @@ class Speech(Generic[W]):
         else:
             self.epoch += 1
         self._playout.stop(now)
-        self._playing.clear()
-        self._send("output_audio_buffer.cleared", response_id=self._last_media_id, epoch=self.epoch)
-        self._become_idle()
+        self._playback.clear(self.epoch)
         self.start_next(now)
 
     def fail(self, response_ref: int, epoch: int, now: float) -> None:
@@ -292,72 +190,39 @@ class Speech(Generic[W]):
 
     def start_next(self, now: float) -> None:
         """Start the response of the oldest utterance, if it may start."""
-        if self._active is not None or not self._turns:
+        turn = self._input.oldest
+        if self._active is not None or turn is None:
             return
-        turn = self._turns[0]
         if self.configuration.start is Start.RESPONSE_CREATE and not turn.requested:
             return
         turn.start(self._source_frame, now)
         self._responses += 1
-        ref = self._responses
-        item = Item(f"item_{self._suffix}_a{ref}", "assistant", "in_progress")
-        active = self._active = Active(turn, ref, f"resp_{self._suffix}_{ref}", item)
-        started = self._response(active, "in_progress")
-        self._send("response.created", response=started, response_ref=ref, epoch=self.epoch)
-        self._send_item("response.output_item.added", active)
-        previous = self._items.add(item)
-        self._send("conversation.item.added", item=item.describe(), previous_item_id=previous)
-        place = events.place(active.id, item)
-        self._send("response.content_part.added", **place, part=events.PART)
+        ref, suffix = self._responses, self._suffix
+        self._active = Response(
+            turn,
+            ref,
+            f"resp_{suffix}_{ref}",
+            f"conv_{suffix}",
+            Item(f"item_{suffix}_a{ref}", "assistant", "in_progress"),
+            self._fps,
+            self._outbox,
+        )
+        self._active.tell_start(self._items, self.epoch)
 
-    def _end(self, active: Active[W], step: Step, now: float) -> None:
-        turn, item = active.turn, active.item
+    def _end(self, active: Response[W], step: Step, now: float) -> None:
+        turn = active.turn
         turn.step(step)
         if step is Step.CANCEL:
             self.epoch += 1
-        item.status = "completed" if step is Step.FINISH else "incomplete"
-        place = events.place(active.id, item)
-        self._send("response.output_audio.done", **place)
-        self._send_video_done(active)
-        self._send("response.content_part.done", **place, part=events.PART)
-        self._send_item("response.output_item.done", active)
-        previous = self._items.previous(item)
-        self._send("conversation.item.done", item=item.describe(), previous_item_id=previous)
-        ended = self._response(active, _STATUS[turn.phase])
-        self._send("response.done", response=ended, response_ref=active.ref, epoch=self.epoch)
+        active.item.status = "completed" if step is Step.FINISH else "incomplete"
+        active.tell_end(self._items, self.epoch)
         self._source_frame += turn.positions
-        self._turns.remove(turn)
+        self._input.remove(turn)
         self._active = None
         self._playout.take_back(turn.unsent_frames)
-        if self._last_media_id == active.id:
+        if self._playback.has_begun(active.id):
             audio_ms = turn.samples_sent * 1000 / turn.format.rate
-            self._playing.append(Playing(active.id, max(self._playout.end, now), audio_ms))
-
-    def _send_video_done(self, active: Active[W]) -> None:
-        turn = active.turn
-        self._send(
-            "response.video.done",
-            response_id=active.id,
-            item_id=active.item.id,
-            output_index=0,
-            epoch=self.epoch,
-            status=_STATUS[turn.phase],
-            frames=turn.frames_sent,
-            dropped=turn.frames_dropped,
-            audio_samples=turn.samples_sent,
-            audio_ms=events.milliseconds(turn.samples_sent, turn.format.rate),
-            video_ms=events.whole(turn.positions * 1000 / self._fps),
-        )
-
-    def _response(self, active: Active[W], status: str) -> dict[str, object]:
-        return events.response(
-            active.id,
-            f"conv_{self._suffix}",
-            status,
-            [active.item.describe()] if active.item.status != "in_progress" else [],
-            audio=active.turn.format,
-            details=_DETAILS.get(active.turn.phase),
-        )
+            self._playback.finish(Playing(active.id, max(self._playout.end, now), audio_ms))
 
     # Frames
 
@@ -428,7 +293,7 @@ class Speech(Generic[W]):
         self._playout.add_frames(active.turn.settled - settled, now)
         return True
 
-    def _awaiting(self, response_ref: int, epoch: int) -> Active[W] | None:
+    def _awaiting(self, response_ref: int, epoch: int) -> Response[W] | None:
         active = self._active
         if active is None or active.ref != response_ref or epoch != self.epoch:
             return None
@@ -457,43 +322,12 @@ class Speech(Generic[W]):
         """
         active = self._active
         while active is not None and (media := active.turn.pull()) is not None:
-            self._announce(active)
-            sent = self._send_media(active, media)
+            if not self._playback.has_begun(active.id):
+                self._playback.begin(active.id, self.epoch)
+            deltas = self.configuration.audio_deltas
+            sent = active.send_media(media, self.epoch, audio_deltas=deltas)
             if sent is not None or self._outbox.characters:
                 return sent
-        return None
-
-    def _announce(self, active: Active[W]) -> None:
-        if self._last_media_id != active.id:
-            self._last_media_id = self._speaking_id = active.id
-            self._send("output_audio_buffer.started", response_id=active.id, epoch=self.epoch)
-            self._send("session.avatar.switch_to_speaking", turn_id=active.id)
-
-    def _send_media(self, active: Active[W], media: Media) -> SentPicture | None:
-        turn, item = active.turn, active.item
-        audio = turn.format
-        match media:
-            case AudioPiece():
-                item.audio_ms = turn.samples_sent * 1000 // audio.rate
-                if self.configuration.audio_deltas:
-                    delta = events.audio_delta(active.id, item, self.epoch, audio, media)
-                    self._send("response.output_audio.delta", **delta)
-            case Gap():
-                self._send(
-                    "response.video.dropped",
-                    response_id=active.id,
-                    first_frame_index=media.first,
-                    last_frame_index=media.last,
-                    reason=media.reason.value,
-                )
-            case Picture():
-                first_since = turn.speakable_at if media.frame_index == 0 else None
-                offset = media.frame_index * audio.samples_per_frame(self._fps)
-                delta = events.video_delta(
-                    active.id, item, self.epoch, media, offset_samples=offset, rate=audio.rate
-                )
-                text = self._outbox.number("response.video.delta", delta)
-                return SentPicture(text, media, first_since)
         return None
 
     # Playout
@@ -502,44 +336,12 @@ class Speech(Generic[W]):
         """Take note of what the client has played."""
         active = self._active
         if active is not None and active.id == ack.response_id:
-            self._check_ack(ack, active.turn.positions)
-        for playing in self._playing:
-            if playing.response_id == ack.response_id:
-                self._check_ack(ack, -(-playing.audio_ms * self._fps // 1000))
-                if ack.pts_ms >= playing.audio_ms:
-                    self._playing.remove(playing)
-                    self._stop(playing)
-                return
+            self._playback.check(ack, active.turn.positions)
+        self._playback.ack(ack, self.epoch)
 
     def tick(self, now: float) -> None:
         """Tell of the responses that the client has played by now."""
-        while self._playing and self._playing[0].until <= now:
-            self._stop(self._playing.pop(0))
-
-    def _check_ack(self, ack: messages.Ack, frames: float) -> None:
-        sent_ms = frames * 1000 / self._fps
-        if ack.pts_ms > sent_ms:
-            raise ProtocolError(
-                "ack_ahead",
-                f"pts_ms is {ack.pts_ms:g}; {sent_ms:g} ms were sent",
-                param="pts_ms",
-                value=ack.pts_ms,
-                limit=sent_ms,
-            )
-
-    def _stop(self, playing: Playing) -> None:
-        self._send("output_audio_buffer.stopped", response_id=playing.response_id, epoch=self.epoch)
-        if self._speaking_id == playing.response_id:
-            self._become_idle()
-
-    def _become_idle(self) -> None:
-        if self._speaking_id is not None:
-            self._send("session.avatar.switch_to_idle", turn_id=self._speaking_id)
-            self._speaking_id = None
-
-    def _send_item(self, kind: str, active: Active[W]) -> None:
-        described = active.item.describe()
-        self._send(kind, response_id=active.id, output_index=0, item=described)
+        self._playback.tick(now, self.epoch)
 
     def _send(self, kind: str, **fields: object) -> None:
         self._outbox.add(kind, fields)
@@ -549,24 +351,3 @@ def needs_silence(param: str, value: str) -> ProtocolError:
     """Return the error for a change that has to wait for the end of the response."""
     message = f"{param} cannot change while a response is active or audio waits"
     return ProtocolError("response_active", message, param=param, value=shown(value))
-
-
-_STATUS: Final[Mapping[Phase, str]] = {
-    Phase.COMPLETED: "completed",
-    Phase.CANCELLED: "cancelled",
-    Phase.FAILED: "failed",
-    Phase.ABORTED: "failed",
-}
-_DETAILS: Final[Mapping[Phase, Mapping[str, object]]] = {
-    Phase.CANCELLED: {"type": "cancelled", "reason": "client_cancelled", "error": None},
-    Phase.FAILED: {
-        "type": "failed",
-        "reason": None,
-        "error": {"type": "server_error", "code": "internal_error"},
-    },
-    Phase.ABORTED: {
-        "type": "failed",
-        "reason": None,
-        "error": {"type": "server_error", "code": "session_ended"},
-    },
-}

@@ -1,0 +1,97 @@
+"""What the client plays: when a response's sound starts and stops, and the avatar's two states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from avatar_runtime.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from avatar_runtime.protocol import messages
+    from avatar_runtime.protocol.outbox import Outbox
+
+
+@dataclass(frozen=True, slots=True)
+class Playing:
+    """A finished response whose sound the client still plays."""
+
+    response_id: str
+    until: float
+    audio_ms: float
+
+
+class Playback:
+    """Tells the client what it plays, by the server's clock or by the client's own word."""
+
+    def __init__(self, fps: int, outbox: Outbox) -> None:
+        self._fps = fps
+        self._outbox = outbox
+        self._playing: list[Playing] = []
+        self._speaking_id: str | None = None
+        self._last_media_id: str | None = None
+
+    @property
+    def stops_at(self) -> float | None:
+        """When the client will have played the oldest finished response."""
+        return self._playing[0].until if self._playing else None
+
+    def has_begun(self, response_id: str) -> bool:
+        """Whether a response is the last of which media has left."""
+        return self._last_media_id == response_id
+
+    def begin(self, response_id: str, epoch: int) -> None:
+        """Tell of the first media of a response."""
+        self._last_media_id = self._speaking_id = response_id
+        self._send("output_audio_buffer.started", response_id=response_id, epoch=epoch)
+        self._send("session.avatar.switch_to_speaking", turn_id=response_id)
+
+    def finish(self, playing: Playing) -> None:
+        """Take note of a response that has ended here and not yet at the client."""
+        self._playing.append(playing)
+
+    def clear(self, epoch: int) -> None:
+        """Tell that the client's sound ends here."""
+        self._playing.clear()
+        self._send("output_audio_buffer.cleared", response_id=self._last_media_id, epoch=epoch)
+        self._become_idle()
+
+    def ack(self, ack: messages.Ack, epoch: int) -> None:
+        """Take note of what the client has played of a finished response."""
+        for playing in self._playing:
+            if playing.response_id == ack.response_id:
+                self.check(ack, -(-playing.audio_ms * self._fps // 1000))
+                if ack.pts_ms >= playing.audio_ms:
+                    self._playing.remove(playing)
+                    self._stop(playing, epoch)
+                return
+
+    def check(self, ack: messages.Ack, frames: float) -> None:
+        """Raise `ProtocolError` if the client has played more than the frames that were sent."""
+        sent_ms = frames * 1000 / self._fps
+        if ack.pts_ms > sent_ms:
+            raise ProtocolError(
+                "ack_ahead",
+                f"pts_ms is {ack.pts_ms:g}; {sent_ms:g} ms were sent",
+                param="pts_ms",
+                value=ack.pts_ms,
+                limit=sent_ms,
+            )
+
+    def tick(self, now: float, epoch: int) -> None:
+        """Tell of the responses that the client has played by now."""
+        while self._playing and self._playing[0].until <= now:
+            self._stop(self._playing.pop(0), epoch)
+
+    def _stop(self, playing: Playing, epoch: int) -> None:
+        self._send("output_audio_buffer.stopped", response_id=playing.response_id, epoch=epoch)
+        if self._speaking_id == playing.response_id:
+            self._become_idle()
+
+    def _become_idle(self) -> None:
+        if self._speaking_id is not None:
+            self._send("session.avatar.switch_to_idle", turn_id=self._speaking_id)
+            self._speaking_id = None
+
+    def _send(self, kind: str, **fields: object) -> None:
+        self._outbox.add(kind, fields)

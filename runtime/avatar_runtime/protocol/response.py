@@ -1,0 +1,143 @@
+"""One response: the turn that it speaks, its item, and the events that tell of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Generic
+
+from avatar_runtime.protocol import events
+from avatar_runtime.protocol.turn import AudioPiece, Gap, Media, Phase, Picture, Turn, W
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from avatar_runtime.protocol.items import Item, Items
+    from avatar_runtime.protocol.outbox import Outbox
+
+
+@dataclass(frozen=True, slots=True)
+class SentPicture:
+    """A picture as the message that carries it."""
+
+    text: str
+    picture: Picture
+    first_since: float | None
+    """For the first frame of a response: since when it could be made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response(Generic[W]):
+    """The response that is being spoken; all that happens to it is decided elsewhere."""
+
+    turn: Turn[W]
+    ref: int
+    id: str
+    conversation_id: str
+    item: Item
+    fps: int
+    outbox: Outbox
+
+    def tell_start(self, items: Items, epoch: int) -> None:
+        """Announce the response and put its item into the conversation."""
+        started = self._describe("in_progress")
+        self._send("response.created", response=started, response_ref=self.ref, epoch=epoch)
+        self._send_item("response.output_item.added")
+        previous = items.add(self.item)
+        described = self.item.describe()
+        self._send("conversation.item.added", item=described, previous_item_id=previous)
+        place = events.place(self.id, self.item)
+        self._send("response.content_part.added", **place, part=events.PART)
+
+    def tell_end(self, items: Items, epoch: int) -> None:
+        """Say how it has ended: turn and item are in their last state."""
+        place = events.place(self.id, self.item)
+        self._send("response.output_audio.done", **place)
+        self._send_video_done(epoch)
+        self._send("response.content_part.done", **place, part=events.PART)
+        self._send_item("response.output_item.done")
+        previous = items.previous(self.item)
+        described = self.item.describe()
+        self._send("conversation.item.done", item=described, previous_item_id=previous)
+        ended = self._describe(_STATUS[self.turn.phase])
+        self._send("response.done", response=ended, response_ref=self.ref, epoch=epoch)
+
+    def send_media(self, media: Media, epoch: int, *, audio_deltas: bool) -> SentPicture | None:
+        """Put media into the outbox, or return the picture, which leaves by itself."""
+        turn, audio = self.turn, self.turn.format
+        match media:
+            case AudioPiece():
+                self.item.audio_ms = turn.samples_sent * 1000 // audio.rate
+                if audio_deltas:
+                    delta = events.audio_delta(self.id, self.item, epoch, audio, media)
+                    self._send("response.output_audio.delta", **delta)
+            case Gap():
+                self._send(
+                    "response.video.dropped",
+                    response_id=self.id,
+                    first_frame_index=media.first,
+                    last_frame_index=media.last,
+                    reason=media.reason.value,
+                )
+            case Picture():
+                first_since = turn.speakable_at if media.frame_index == 0 else None
+                offset = media.frame_index * audio.samples_per_frame(self.fps)
+                delta = events.video_delta(
+                    self.id, self.item, epoch, media, offset_samples=offset, rate=audio.rate
+                )
+                text = self.outbox.number("response.video.delta", delta)
+                return SentPicture(text, media, first_since)
+        return None
+
+    def _send_video_done(self, epoch: int) -> None:
+        turn = self.turn
+        self._send(
+            "response.video.done",
+            response_id=self.id,
+            item_id=self.item.id,
+            output_index=0,
+            epoch=epoch,
+            status=_STATUS[turn.phase],
+            frames=turn.frames_sent,
+            dropped=turn.frames_dropped,
+            audio_samples=turn.samples_sent,
+            audio_ms=events.milliseconds(turn.samples_sent, turn.format.rate),
+            video_ms=events.whole(turn.positions * 1000 / self.fps),
+        )
+
+    def _describe(self, status: str) -> dict[str, object]:
+        return events.response(
+            self.id,
+            self.conversation_id,
+            status,
+            [self.item.describe()] if self.item.status != "in_progress" else [],
+            audio=self.turn.format,
+            details=_DETAILS.get(self.turn.phase),
+        )
+
+    def _send_item(self, kind: str) -> None:
+        described = self.item.describe()
+        self._send(kind, response_id=self.id, output_index=0, item=described)
+
+    def _send(self, kind: str, **fields: object) -> None:
+        self.outbox.add(kind, fields)
+
+
+_STATUS: Final[Mapping[Phase, str]] = {
+    Phase.COMPLETED: "completed",
+    Phase.CANCELLED: "cancelled",
+    Phase.FAILED: "failed",
+    Phase.ABORTED: "failed",
+}
+_DETAILS: Final[Mapping[Phase, Mapping[str, object]]] = {
+    Phase.CANCELLED: {"type": "cancelled", "reason": "client_cancelled", "error": None},
+    Phase.FAILED: {
+        "type": "failed",
+        "reason": None,
+        "error": {"type": "server_error", "code": "internal_error"},
+    },
+    Phase.ABORTED: {
+        "type": "failed",
+        "reason": None,
+        "error": {"type": "server_error", "code": "session_ended"},
+    },
+}
