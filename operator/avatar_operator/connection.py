@@ -38,6 +38,7 @@ SHOWN_LENGTH: Final = 500  # characters of the server's message that are kept
 JSON: Final = "application/json"
 APPLY: Final = "application/apply-patch+yaml"
 MERGE: Final = "application/merge-patch+json"
+STRATEGIC: Final = "application/strategic-merge-patch+json"  # adds to lists that have keys
 
 _UNBOUND: Final = aiohttp.ClientTimeout(total=None)  # the whole request has one deadline
 

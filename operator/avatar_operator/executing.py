@@ -16,6 +16,7 @@ from avatar_operator.errors import (
     Conflict,
     Contested,
     NotFound,
+    Refused,
     RuntimeUnreachable,
 )
 from avatar_operator.fencing import Fence
@@ -140,6 +141,8 @@ class Executor:
                 body = manifests.pod(service, action.name, action.pool, pods, reserve=kept)
                 manifests.annotate(body, names.ANNOTATION_EPOCH, str(self._fence.epoch))
                 self._observe(Kind.PODS, await self._api.create_pod(body))
+            case planning.AdoptPod():
+                await self._adopt(service, action)
             case planning.PromotePod() | planning.ReservePod():
                 role = manifests.role(reserve=isinstance(action, planning.ReservePod))
                 namespace = service.key.namespace
@@ -154,6 +157,20 @@ class Executor:
             case _:
                 assert_never(action)
         return True
+
+    async def _adopt(self, service: model.Service, action: planning.AdoptPod) -> None:
+        """Take a pod over; from then on it goes with this service, and not with its first one."""
+        namespace = service.key.namespace
+        secret = names.control_secret(action.origin)
+        try:
+            # It would go with the first service, and a container that starts anew reads it.
+            held = manifests.held_by_pod(action.name, action.uid)
+            await self._api.hold_secret(namespace, secret, held)
+        except (NotFound, Refused) as error:
+            _log.warning("secret not held pod=%s fault=%s", action.name, error)
+        changes, version = manifests.adoption(service, action.origin), action.resource_version
+        answer = await self._api.mark_pod(namespace, action.name, action.uid, changes, version)
+        self._observe(Kind.PODS, answer)
 
     async def take_leave(self, uid: str, pods: Sequence[model.RuntimePod]) -> None:
         """Delete the pods of a service that is gone; each waits for its own sessions."""

@@ -30,6 +30,7 @@ LABEL_LIVE: Final = f"{GROUP}/live"
 LIVE: Final = "true"
 LABEL_RESERVE: Final = f"{GROUP}/reserve"  # gateways give such a pod sessions last
 RESERVED: Final = "true"
+LABEL_MADE_FOR: Final = f"{GROUP}/made-for"  # whose token a pod has that another service took over
 RUNTIME_NAME: Final = "avatar-runtime"
 
 ANNOTATION_BATCH_SIZE: Final = f"{GROUP}/batch-size"
@@ -132,4 +133,5 @@ class Reason(Enum):
     POD_DRAINING = "PodDraining"
     POD_RESUMED = "PodResumed"
     POD_PROMOTED = "PodPromoted"
+    POD_ADOPTED = "PodAdopted"
     POD_DELETED = "PodDeleted"

@@ -21,6 +21,7 @@ from avatar_operator.core import (
     planning,
     protection,
     rollout,
+    sharing,
     sizing,
     status,
 )
@@ -202,8 +203,7 @@ class Reconciler:
             self._runtimes.unfollow(uid)
             self._calibrator.forget(uid)
             return
-        key = model.ServiceKey(pod.namespace, pod.service)
-        token = manifests.control_token(self._master, key)
+        token = manifests.control_token(self._master, pod.origin)
         address = streams.admin_address(pod.ip)
         self._runtimes.follow(uid, Endpoint(pod.name, address, token, pod.ready))
 
@@ -246,6 +246,10 @@ class Reconciler:
         pod = self._seen.pods.get(pod_uid)
         if pod is not None:
             self._wake(pod.owner_uid, GATHER_S)
+            if pod.reserve:  # services that lack GPUs may take it over
+                for uid in self._seen.circles.takers(pod.owner_uid, pod.namespace):
+                    if uid in self._short:
+                        self._wake(uid, GATHER_S)
 
     def _wake(self, uid: str, after_s: float) -> None:
         if self._seen.services.get(uid) is not None or self._seen.owned_by(uid):
@@ -369,7 +373,7 @@ class Reconciler:
             invalid = status.build_invalid(seen.generation, findings, written, now)
             await self._executor.write_status(uid, seen.key, written, invalid, memory)
             return None
-        observed = self._observed(service, memory, written)
+        observed = self._observed(service, memory, written, now)
         if memory.term != self._term:
             if not self._has_heard(observed):
                 return NEWS_S  # a state that comes wakes it sooner
@@ -409,7 +413,7 @@ class Reconciler:
         return tuple(pod for pod in self._seen.owned_by(uid) if not ours or pod.namespace in ours)
 
     def _observed(
-        self, service: model.Service, memory: Memory, written: Mapping[str, object]
+        self, service: model.Service, memory: Memory, written: Mapping[str, object], now: float
     ) -> planning.Observed:
         pods = self._seen.pods_of(service.key)
         return planning.Observed(
@@ -422,12 +426,21 @@ class Reconciler:
             has_control_secret=memory.has_secret or "ApplyControlSecret" in memory.contested,
             has_budget=self._executor.is_budgeted(service.uid) or "ApplyBudget" in memory.contested,
             halted=rollout.remembered(written, service.generation),
+            shared=self._shared(service, now),
+            names_elsewhere=self._seen.names_elsewhere(service.key),
             scene=sizing.Scene(
                 self._gateways.demand(service.key),
                 memory.history if memory.term == self._term else None,  # others decided since
                 asyncio.get_running_loop().time(),
             ),
         )
+
+    def _shared(self, service: model.Service, now: float) -> sharing.Shared | None:
+        group = self._seen.circles.group(service.uid, service.key.namespace, now)
+        if group is None or group.keeper.uid == service.uid:
+            return None if group is None else sharing.Shared(group)
+        pods = tuple(pod for pod in self._seen.pods_of(group.keeper.key) if pod.reserve)
+        return sharing.Shared(group, pods, self._runtimes.states(pod.uid for pod in pods))
 
     def _has_heard(self, observed: planning.Observed) -> bool:
         """Return whether every pod has told of its sessions, or had time enough to do so."""

@@ -78,7 +78,7 @@ class StateStreams:
 
     async def _follow(self, pod: Pod, backoff: Backoff) -> None:
         loop = asyncio.get_running_loop()
-        token = credentials.control_token(self._control_master, pod.service)
+        token = credentials.control_token(self._control_master, pod.origin)
         async with self._http.get(
             f"http://{_host(pod.ip)}:{pod.admin_port}/control/v1/state",
             params={"watch": "1"},

@@ -124,6 +124,11 @@ SERVICE_FAULTS: Final[dict[str, Wrong]] = {
         "spec.autoscaling.reserve",
         "greater than or equal to 0",
     ),
+    "shared-reserve-in-words": Wrong(
+        {"autoscaling": {"maxReplicas": 2, "sharedReserve": "yes"}},
+        "spec.autoscaling.sharedReserve",
+        "must be of type boolean",
+    ),
     "reserve-beside-scale-to-zero": Wrong(
         {
             "autoscaling": {

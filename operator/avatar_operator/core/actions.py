@@ -42,6 +42,22 @@ class CreatePod:
 
 
 @dataclass(frozen=True, slots=True)
+class AdoptPod:
+    """Take over an empty pod of the reserve of a service that shares it, in exactly this version.
+
+    The runtime goes on as what it was started for: `origin` names the service
+    whose token it has.
+    """
+
+    name: str
+    uid: str
+    resource_version: str
+    gpu_class: str
+    origin: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class DrainPod:
     """Let a pod accept no more sessions; those it has go on."""
 
@@ -100,6 +116,7 @@ Action = (
     | ProtectPod
     | ReleasePod
     | CreatePod
+    | AdoptPod
     | DrainPod
     | UndrainPod
     | PromotePod

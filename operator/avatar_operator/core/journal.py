@@ -133,6 +133,7 @@ def encode(service: str, answer: sizing.Answer) -> Document:
         "pods": [_pod(pod) for pod in seen.pods],
         "offers": [[o.gpu_class, o.slots, o.free, _money(o.cost)] for o in seen.offers],
         "leavingCost": str(seen.leaving_cost),
+        **({} if seen.share is None else {"share": [seen.share.pods, seen.share.keeps]}),
         "demand": [
             seen.demand.waiting,
             seen.demand.arrived,
@@ -181,6 +182,7 @@ def decode(document: Document) -> Line:
             offers=[_read_offer(row) for row in read.rows("offers")],
             demand=scaling.Demand(waiting, arrived, gateways, silent),
             leaving_cost=Decimal(str(document["leavingCost"])),
+            share=_read_share(read.items("share")) if "share" in document else None,
         ),
         history=None,
         at=read.number("at"),
@@ -236,6 +238,11 @@ def _read_offer(row: Sequence[object]) -> Offer:
     gpu_class, slots, free, cost = row
     price = None if cost is None else Decimal(str(cost))
     return Offer(str(gpu_class), _whole(slots), _whole(free), price)
+
+
+def _read_share(row: Sequence[object]) -> scaling.Share:
+    pods, keeps = row
+    return scaling.Share(_whole(pods), keeps=bool(keeps))
 
 
 def _history(history: scaling.History | None) -> Document | None:

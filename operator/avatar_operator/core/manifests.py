@@ -155,6 +155,24 @@ def role(*, reserve: bool) -> Body:
     return {"labels": {names.LABEL_RESERVE: names.RESERVED if reserve else None}}
 
 
+def adoption(service: model.Service, origin: str) -> Body:
+    """Render the change of a pod's metadata that makes it one of another service."""
+    return {
+        "labels": {
+            names.LABEL_SERVICE: service.key.name,
+            names.LABEL_INSTANCE: service.key.name,
+            names.LABEL_MADE_FOR: origin,
+            names.LABEL_RESERVE: None,
+        },
+        "ownerReferences": [_owner(service)],
+    }
+
+
+def held_by_pod(name: str, uid: str) -> Body:
+    """Render what lets an object stay for as long as a pod does, whatever becomes of its owner."""
+    return {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}]}
+
+
 def pod(
     service: model.Service,
     name: str,

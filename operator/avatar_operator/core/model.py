@@ -345,11 +345,17 @@ class RuntimePod:
     drain_asked: bool = False  # by annotation
     restarts: int = 0  # of the runtime's container
     reserve: bool = False  # it takes sessions last
+    made_for: str = ""  # name of the service that it was taken over from, "" if it was not
 
     @property
     def ended(self) -> bool:
         """Whether none of its containers will ever run again."""
         return self.phase in ("Succeeded", "Failed")
+
+    @property
+    def origin(self) -> ServiceKey:
+        """The service that it was started for, by which its runtime goes as long as it lives."""
+        return ServiceKey(self.namespace, self.made_for or self.service)
 
 
 @dataclass(frozen=True, slots=True)

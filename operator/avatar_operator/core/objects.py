@@ -92,6 +92,7 @@ def parse_runtime_pod(body: Mapping[str, object]) -> model.RuntimePod | None:
         drain_asked=annotations.get(names.ANNOTATION_DRAIN) == "true",
         restarts=_restarts(status),
         reserve=labels.get(names.LABEL_RESERVE) == names.RESERVED,
+        made_for=_shared(labels.get(names.LABEL_MADE_FOR, "")),
     )
 
 

@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from avatar_operator import names
-from avatar_operator.core import callers, contracts, inventory, model, objects
+from avatar_operator.core import callers, contracts, inventory, model, objects, sharing
 from avatar_operator.core.cache import Cache
 from avatar_operator.core.fields import Fields
 from avatar_operator.errors import InvalidResource
@@ -95,6 +95,8 @@ class Observations:
         self.services: Cache[ServiceBody] = Cache()
         self._uids: dict[model.ServiceKey, str] = {}  # of services
         self._owned: dict[str, set[str]] = {}  # UIDs of pods, by the UID of their service
+        self._lent: dict[model.ServiceKey, set[str]] = {}  # UIDs, by whom they were taken over from
+        self.circles = sharing.Circles()
         self.pods: Cache[model.RuntimePod] = Cache()
 
     def observe(self, kind: Kind, body: Mapping[str, object]) -> News:
@@ -121,9 +123,12 @@ class Observations:
         match kind:
             case Kind.SERVICES:
                 service = self.services.drop(uid)
-                if service is not None and self._uids.get(service.key) == uid:
+                if service is None:
+                    return News()
+                if self._uids.get(service.key) == uid:
                     del self._uids[service.key]
-                return News(gone=service.key if service is not None else None)
+                others = self.circles.put(uid, service.key.namespace, None)
+                return News(others, gone=service.key)
             case Kind.PROFILES:
                 self._profile_bodies.drop(uid)
                 self._all_profiles = None
@@ -140,8 +145,7 @@ class Observations:
         pod = self.pods.drop(uid)
         if pod is None:
             return News(freed=freed)
-        _discard(self._fleets, _key(pod), uid)
-        _discard(self._owned, pod.owner_uid, uid)
+        self._leave(pod)
         return News((pod.owner_uid,), freed=freed, pod=uid)
 
     def _known_version(self, kind: Kind, uid: str) -> int | None:
@@ -201,6 +205,11 @@ class Observations:
         found = (self.pods.get(uid) for uid in self._fleets.get(key, ()))
         return tuple(pod for pod in found if pod is not None)
 
+    def names_elsewhere(self, key: model.ServiceKey) -> frozenset[str]:
+        """Return the names of pods that were made for a service, and that another took over."""
+        found = (self.pods.get(uid) for uid in self._lent.get(key, ()))
+        return frozenset(pod.name for pod in found if pod is not None)
+
     def owned_by(self, uid: str) -> tuple[model.RuntimePod, ...]:
         """Return the runtime pods whose owner is exactly this service, be it there or gone."""
         found = (self.pods.get(pod) for pod in self._owned.get(uid, ()))
@@ -244,7 +253,20 @@ class Observations:
         if not self.services.put(uid, version, seen):
             return News()
         self._uids[key] = uid
-        return News((uid,), renewed=None if old and old.generation == generation else uid)
+        renewed = None if old and old.generation == generation else uid
+        return News((uid, *self._see_sharing(uid, old, seen)), renewed=renewed)
+
+    def _see_sharing(self, uid: str, old: ServiceBody | None, seen: ServiceBody) -> tuple[str, ...]:
+        """Take in whether a service shares its reserve; return the others that it concerns."""
+        if old and (old.body_text, old.deleting) == (seen.body_text, seen.deleting):
+            return ()
+        member = None
+        if _SHARES in seen.body_text and not seen.deleting:  # few do, so few are parsed
+            try:
+                member = sharing.member(contracts.parse_service(seen.body))
+            except InvalidResource:
+                member = None  # its own plan says so
+        return self.circles.put(uid, seen.key.namespace, member)
 
     def _see_profile(self, uid: str, version: int, body: Mapping[str, object]) -> News:
         profile, fault = None, ""
@@ -274,11 +296,28 @@ class Observations:
             news = self.gateways.put(uid, version, gateway)
             return News(freed=freed, gateway=uid if news else None)
         pod = objects.parse_runtime_pod(body)
+        known = self.pods.get(uid)
         if pod is None or not self.pods.put(uid, version, pod):
             return News(freed=freed)
+        owners = {pod.owner_uid: None}  # each once, in order
+        if known is not None:
+            self._leave(known)
+            owners[known.owner_uid] = None
         self._fleets.setdefault(_key(pod), set()).add(uid)
         self._owned.setdefault(pod.owner_uid, set()).add(uid)
-        return News((pod.owner_uid,), freed=freed, pod=uid)
+        if pod.made_for:
+            self._lent.setdefault(pod.origin, set()).add(uid)
+        return News(tuple(owners), freed=freed, pod=uid)
+
+    def _leave(self, pod: model.RuntimePod) -> None:
+        """Take a pod out of the indexes, as it was known last."""
+        _discard(self._fleets, _key(pod), pod.uid)
+        _discard(self._owned, pod.owner_uid, pod.uid)
+        if pod.made_for:
+            _discard(self._lent, pod.origin, pod.uid)
+
+
+_SHARES: Final = b'"sharedReserve":true'
 
 
 def _text(document: Mapping[str, object]) -> bytes:

@@ -5,9 +5,11 @@ seen. A pod leaves in three plans: it is drained, its sessions end by
 themselves, and once it says so it is deleted.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from itertools import compress
 from typing import Final
 
 from avatar_operator.core import (
@@ -18,10 +20,12 @@ from avatar_operator.core import (
     removals,
     reserve,
     rollout,
+    sharing,
     sizing,
 )
 from avatar_operator.core.actions import (
     Action,
+    AdoptPod,
     ApplyBudget,
     ApplyControlSecret,
     CreatePod,
@@ -44,6 +48,7 @@ __all__ = [  # the shell reads what it carries out from here
     "FRESH_S",
     "KEPT_FAILURES",
     "Action",
+    "AdoptPod",
     "ApplyBudget",
     "ApplyControlSecret",
     "CreatePod",
@@ -90,6 +95,8 @@ class Observed:
     scene: Scene | None = None  # what the number of pods is decided from; None: min replicas
     has_budget: bool = True
     halted: rollout.Halt | None = None  # what the status remembers of this very spec
+    shared: sharing.Shared | None = None  # None: the service shares no reserve
+    names_elsewhere: Collection[str] = ()  # of pods made for this service that another took over
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +119,15 @@ class Plan:
         return None if self.answer is None else self.answer.decision
 
 
+@dataclass(frozen=True, slots=True)
+class _Coming:
+    """How the pods come that are missing."""
+
+    taken: tuple[sharing.Loan, ...] = ()  # taken over from a reserve
+    chosen: tuple[Pool, ...] = ()  # the class of each that is created
+    missing: int = 0  # those that no GPU was found for
+
+
 def plan(service: model.Service, observed: Observed, rules: Rules, now: float) -> Plan:
     """Return the actions that bring the service one step nearer to what is wanted.
 
@@ -122,11 +138,14 @@ def plan(service: model.Service, observed: Observed, rules: Rules, now: float) -
     stock = inventory.take(
         observed.nodes, observed.uses, observed.profiles, service.placement, census
     )
-    hosts = census.named(observed.nodes, {pod.node for pod in observed.pods})
+    lent_pods = observed.shared.pods if observed.shared is not None else ()
+    hosts = census.named(observed.nodes, {pod.node for pod in (*observed.pods, *lent_pods)})
     pools = rank(service, observed.profiles, stock, rules.memory_share)
     spec_hash = manifests.spec_hash(service, rules.image)
     fleet = sort_fleet(service, observed.pods, hosts, spec_hash)
-    asked = sizing.ask(service, fleet.live, fleet.leaving, pools, states, observed.scene, now)
+    loans = _loans(service, observed.shared, pools, spec_hash, fleet, hosts)
+    scene = _scene(observed, service, loans)
+    asked = sizing.ask(service, fleet.live, fleet.leaving, pools, states, scene, now)
     answer = None if asked is None else sizing.answer(asked)
     desired = service.desired_replicas if answer is None else answer.decision.pods
     held = 0 if answer is None else answer.decision.reserve
@@ -135,18 +154,16 @@ def plan(service: model.Service, observed: Observed, rules: Rules, now: float) -
     hold_s = _hold_s(fleet, spec_hash, now) if wanted else 0.0
     if service.paused:
         wanted, hold_s = 0, 0.0
-    chosen = (
-        () if hold_s else allot(pools, wanted, _placement(service, fleet, spec_hash), fleet.current)
-    )
-    missing = 0 if hold_s else wanted - len(chosen)
-    creates = _creates(service, fleet, _paid(service, fleet, pools, chosen), spec_hash, observed)
+    coming = _Coming() if hold_s else _come(service, fleet, pools, loans, wanted, spec_hash)
+    creates = _creates(service, fleet, coming, spec_hash, observed)
     leaving = removals.surplus(fleet, pools, states, desired=desired, reserve=held)
     replaceable = removals.replaceable(fleet, spec_hash, hosts, halted=halted is not None)
-    blocked = missing > 0
+    blocked = coming.missing > 0
     leaving += removals.replaced(replaceable, fleet, desired, pools, states, blocked=blocked)
     steps, waiting_s = removals.steps(leaving, states)
     going = {pod.uid for pod, _ in leaving}
     staying = [pod for pod in fleet.live if pod.uid not in going]
+    staying += [replace(loan.pod, reserve=False) for loan in coming.taken]
     roles = reserve.cast(staying, creates, states, desired=desired, reserve=held)
     ready_nodes = frozenset(node.name for node in hosts if node.ready)
     marks, marks_s = protect(observed.pods, states, ready_nodes)
@@ -160,20 +177,23 @@ def plan(service: model.Service, observed: Observed, rules: Rules, now: float) -
             *marks,
             *removals.resumes(fleet, leaving, states),
             *roles.changes,
+            *_adoptions(service, fleet, coming.taken),
             *roles.creates,
             *steps,
             *removals.burials(fleet, desired, spec_hash),
         )
     sized_s = None if answer is None else answer.decision.wake_after_s
     rolling_s = ROLLING_S if fleet.outdated and not service.paused else None
-    waits = [s for s in (hold_s or None, sized_s, waiting_s, marks_s, rolling_s) if s is not None]
+    shared_s = _shared_s(observed.shared, now)
+    times = (hold_s or None, sized_s, waiting_s, marks_s, rolling_s, shared_s)
+    waits = [seconds for seconds in times if seconds is not None]
     return Plan(
         desired=desired,
         answer=answer,
         pools=pools,
         inventory=stock,
         fleet=fleet,
-        missing=missing,
+        missing=coming.missing,
         actions=actions,
         wake_after_s=min(waits, default=None),
         halted=halted,
@@ -210,46 +230,117 @@ def _hold_s(fleet: Fleet, spec_hash: str, now: float) -> float:
     return max(0.0, max(failures) + back_off_s - now)
 
 
+def _come(
+    service: model.Service,
+    fleet: Fleet,
+    pools: Sequence[Pool],
+    loans: Sequence[sharing.Loan],
+    wanted: int,
+    spec_hash: str,
+) -> _Coming:
+    """Take over what is lent, since it is loaded already, and choose classes for the others."""
+    taken = tuple(loans[:wanted])
+    there = fleet.current + tuple(loan.pod for loan in taken)
+    chosen = allot(pools, wanted - len(taken), _placement(service, fleet, spec_hash), there)
+    missing = wanted - len(taken) - len(chosen)
+    paid = _paid(service, fleet, pools, [*(loan.pool for loan in taken), *chosen])
+    chosen = tuple(compress(chosen, paid[len(taken) :]))
+    return _Coming(tuple(compress(taken, paid)), chosen, missing)
+
+
 def _paid(
     service: model.Service, fleet: Fleet, pools: Sequence[Pool], chosen: Sequence[Pool]
-) -> Sequence[Pool]:
-    """Return the pods to create that may be paid; the decision has no say in their classes."""
+) -> Sequence[bool]:
+    """Say of each pod to come whether it may be paid; the decision has no say in their classes."""
     if service.autoscaling is None or service.autoscaling.max_cost_per_hour is None:
-        return chosen
+        return [True] * len(chosen)
     costs = {pool.gpu_class: pool.cost_per_hour for pool in pools}
     there = (costs.get(pod.gpu_class) or Decimal(0) for pod in fleet.live + fleet.leaving)
     left = service.autoscaling.max_cost_per_hour - sum(there, Decimal(0))
     paid = []
     for pool in chosen:
-        if pool.cost_per_hour is not None and pool.cost_per_hour <= left:
-            paid.append(pool)
-            left -= pool.cost_per_hour
+        cost = pool.cost_per_hour
+        paid.append(cost is not None and cost <= left)
+        left -= cost if cost is not None and paid[-1] else 0
     return paid
 
 
 def _creates(
     service: model.Service,
     fleet: Fleet,
-    chosen: Sequence[Pool],
+    coming: _Coming,
     spec_hash: str,
     observed: Observed,
 ) -> tuple[CreatePod, ...]:
     """Create the pods that are missing, each on the class chosen for it."""
-    taken = {pod.name for pod in observed.pods}
+    named = {pod.name for pod in observed.pods} | set(observed.names_elsewhere)
+    there = len(fleet.current) + len(coming.taken)
     because = Reason.SCALING_UP
     if fleet.outdated:
         because = Reason.ROLLING_OUT
     elif fleet.ended or fleet.lost:
         because = Reason.REPLACING
     created: list[CreatePod] = []
-    for pool in chosen:
-        name = _free_name(service.key.name, spec_hash, taken)
-        taken.add(name)
+    for pool in coming.chosen:
+        name = _free_name(service.key.name, spec_hash, named)
+        named.add(name)
         free = pool.stock.free - sum(other.pool is pool for other in created)
-        reason = f"{len(fleet.current) + len(created)} of {len(fleet.current) + len(chosen)} pods "
+        reason = f"{there + len(created)} of {there + len(coming.chosen)} pods "
         reason += f"are there, {pool.gpu_class} has {free} free of {pool.stock.total}"
         created.append(CreatePod(name, pool, because, reason))
     return tuple(created)
+
+
+def _loans(
+    service: model.Service,
+    shared: sharing.Shared | None,
+    pools: Sequence[Pool],
+    spec_hash: str,
+    fleet: Fleet,
+    hosts: Sequence[model.Node],
+) -> tuple[sharing.Loan, ...]:
+    """Return the pods that may be taken over; while pods are replaced, none.
+
+    A rollout has pods that serve already, and the reserve is for callers.
+    """
+    if shared is None or service.paused or fleet.outdated:
+        return ()
+    usable = {node.name for node in hosts if node.ready and not node.unschedulable}
+    return sharing.loans(shared, pools, service.placement, spec_hash, usable)
+
+
+def _scene(
+    observed: Observed, service: model.Service, loans: Sequence[sharing.Loan]
+) -> Scene | None:
+    if observed.scene is None or observed.shared is None:
+        return observed.scene
+    lent = Counter(loan.pool.gpu_class for loan in loans)
+    return replace(observed.scene, share=sharing.share(observed.shared, service), lent=lent)
+
+
+def _adoptions(
+    service: model.Service, fleet: Fleet, taken: Sequence[sharing.Loan]
+) -> tuple[AdoptPod, ...]:
+    there = len(fleet.current)
+    return tuple(
+        AdoptPod(
+            loan.pod.name,
+            loan.pod.uid,
+            loan.pod.resource_version,
+            loan.pod.gpu_class,
+            loan.pod.origin.name,
+            f"{there + index} of {there + len(taken)} pods are there, "
+            f"{loan.pod.service} keeps it in reserve for {service.key.name} too",
+        )
+        for index, loan in enumerate(taken)
+    )
+
+
+def _shared_s(shared: sharing.Shared | None, now: float) -> float | None:
+    """Return when a schedule changes how large a shared reserve is."""
+    if shared is None or shared.group.until is None:
+        return None
+    return max(0.0, shared.group.until - now)
 
 
 def _placement(service: model.Service, fleet: Fleet, spec_hash: str) -> model.Placement:

@@ -59,6 +59,7 @@ class Autoscaling:
     freeze: bool = False  # nothing changes while it is set
     pause_scale_in: bool = False  # nothing gets less while it is set
     reserve: int = 0  # pods kept loaded and empty besides
+    shared_reserve: bool = False  # with other services of the namespace whose pods are alike
     max_cost_per_hour: Decimal | None = None  # None: no bound
     rate: Rate | None = None
     schedules: tuple[Schedule, ...] = ()
@@ -90,6 +91,7 @@ def parse(spec: Fields, annotations: Mapping[str, str]) -> Autoscaling:
         freeze=annotations.get(names.ANNOTATION_FREEZE) == "true",
         pause_scale_in=annotations.get(names.ANNOTATION_PAUSE_SCALE_IN) == "true",
         reserve=reserve,
+        shared_reserve=fields.flag("sharedReserve", False),
         max_cost_per_hour=Decimal(cost) if cost else None,
         rate=_rate(fields) if fields.has("rate") else None,
         schedules=_schedules(fields, high),
@@ -106,6 +108,7 @@ def document(policy: Autoscaling) -> dict[str, object]:
         scaleDownAfterSeconds=policy.down_after_s,
         scaleToZeroAfterSeconds=policy.zero_after_s,
         reserve=policy.reserve,
+        sharedReserve=policy.shared_reserve or None,
         maxCostPerHour=policy.max_cost_per_hour and str(policy.max_cost_per_hour),
         rate=rate
         and _given(upPods=rate.up_pods, downPods=rate.down_pods, periodSeconds=rate.period_s),

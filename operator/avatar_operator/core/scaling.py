@@ -52,6 +52,14 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """What a service has to do with a reserve that it shares with others."""
+
+    pods: int  # of the reserve
+    keeps: bool  # whether they are pods of this very service
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """What a decision is made from."""
 
@@ -59,6 +67,17 @@ class Observation:
     offers: Sequence[Offer]  # the one to fill first in front
     demand: Demand
     leaving_cost: Decimal = Decimal(0)  # per hour, of pods that are deleted and have sessions yet
+    share: Share | None = None  # None: the reserve is the service's own
+
+    def kept(self, policy: Autoscaling) -> int:
+        """Return the pods of a reserve that the service itself has to keep."""
+        if self.share is None:
+            return policy.reserve
+        return self.share.pods if self.share.keeps else 0
+
+    def is_covered(self, policy: Autoscaling) -> bool:
+        """Return whether a reserve takes those who come while a pod starts."""
+        return bool(policy.reserve if self.share is None else self.share.pods)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +147,7 @@ def decide(
     span = bounds.find(policy, observation.pods, observation.offers, observation.leaving_cost)
     needed = span.keep(inputs.wanted)
     limit = span.limit if inputs.wanted > span.most else None
-    idle = _is_idle(policy, inputs, known, now)
+    idle = _is_idle(policy, observation, inputs, known, now)
     if idle:
         needed, limit = 0, None
     # A time of which not all is known proves no surplus, so it counts as if all were needed.
@@ -140,7 +159,7 @@ def decide(
     known = replace(known, pods=pods, pace=known.pace.with_pods(now, pods, policy.rate))
     return Decision(
         pods=pods,
-        reserve=min(policy.reserve, max(0, pods - inputs.serving)),
+        reserve=min(observation.kept(policy), max(0, pods - inputs.serving)),
         why=why,
         limit=limit if pods >= chosen else Limit.RATE,
         inputs=inputs,
@@ -204,11 +223,13 @@ def _inputs(
     here = sessions + demand.waiting
     totals = capacity.totals(pods, slots)
     wanted = serving = capacity.pods_for(here + headroom, totals, offers)
-    if policy.reserve:
+    if observation.is_covered(policy):
         # The reserve is there at once: with it, callers need not be met while a pod starts.
         prompt = max(least, arrivals.at_most(rate * PROMOTION_S))
         serving = max(policy.min_replicas, capacity.pods_for(here + prompt, totals, offers))
-        wanted = max(wanted, serving + policy.reserve)
+        kept = observation.kept(policy)
+        wanted = max(wanted, serving + kept) if kept else serving
+        headroom = headroom if kept else prompt
     silent = sum(1 for pod in pods if pod.ready and pod.heard_s > STALE_S)
     return Inputs(
         sessions=sessions,
@@ -224,9 +245,11 @@ def _inputs(
     )
 
 
-def _is_idle(policy: Autoscaling, inputs: Inputs, known: History, now: float) -> bool:
+def _is_idle(
+    policy: Autoscaling, observation: Observation, inputs: Inputs, known: History, now: float
+) -> bool:
     """Return whether the service may have no pod at all."""
-    if policy.zero_after_s is None or policy.min_replicas or policy.reserve:
+    if policy.zero_after_s is None or policy.min_replicas or observation.kept(policy):
         return False
     return not (inputs.sessions or inputs.waiting) and now - known.busy_at >= policy.zero_after_s
 

@@ -20,6 +20,8 @@ class Scene:
     demand: scaling.Demand = field(default_factory=scaling.Demand)
     history: scaling.History | None = None  # None: nothing was decided yet
     at: float = 0.0  # now, in seconds, monotonic
+    share: scaling.Share | None = None  # of a reserve with others, None: it has its own
+    lent: Mapping[str, int] = field(default_factory=dict)  # pods to take over, by GPU class
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +64,10 @@ def ask(
     paid = (costs.get(pod.gpu_class) or Decimal(0) for pod in leaving)
     seen = scaling.Observation(
         pods=[_pod(p, states.get(p.uid), costs.get(p.gpu_class), budget_ms, now) for p in pods],
-        offers=_offers(service.placement, pools),
+        offers=_offers(service.placement, pools, scene.lent),
         demand=scene.demand,
         leaving_cost=sum(paid, Decimal(0)),
+        share=scene.share,
     )
     return Question(service.autoscaling, seen, scene.history, scene.at, now)
 
@@ -113,10 +116,15 @@ def _pod(
     )
 
 
-def _offers(placement: model.Placement, pools: Sequence[Pool]) -> list[capacity.Offer]:
+def _offers(
+    placement: model.Placement, pools: Sequence[Pool], lent: Mapping[str, int]
+) -> list[capacity.Offer]:
     offers = [
         capacity.Offer(
-            pool.gpu_class, pool.outcome.sessions_per_pod, pool.stock.free, pool.cost_per_hour
+            pool.gpu_class,
+            pool.outcome.sessions_per_pod,
+            pool.stock.free + lent.get(pool.gpu_class, 0),  # a pod to take over has its GPU
+            pool.cost_per_hour,
         )
         for pool in pools
         if isinstance(pool.outcome, batch.BatchPlan)

@@ -212,7 +212,7 @@ def _direction(after: int, before: int) -> names.Reason:
 def _inputs(answer: sizing.Answer) -> manifests.Body:
     """Return the numbers that a decision followed, so that it can be understood afterwards."""
     decision, policy = answer.decision, answer.in_force.policy
-    seen = decision.inputs
+    seen, share = decision.inputs, answer.question.observation.share
     return {
         "waiting": seen.waiting,
         "headroom": seen.headroom,
@@ -223,6 +223,7 @@ def _inputs(answer: sizing.Answer) -> manifests.Body:
         "silent": seen.silent,
         "minReplicas": policy.min_replicas,
         **({"reserve": decision.reserve} if policy.reserve else {}),
+        **({"sharedReserve": share.pods} if share is not None else {}),
         **({"schedules": list(answer.in_force.names)} if answer.in_force.names else {}),
         **({} if decision.limit is None else {"limitedBy": decision.limit.value}),
     }
@@ -265,6 +266,8 @@ def _action_notice(action: planning.Action) -> Notice | None:
         case planning.PromotePod(name=name):
             text = f"promoted pod {name} of the reserve: {action.reason}"
             return Notice(names.Reason.POD_PROMOTED, text)
+        case planning.AdoptPod(name=name):
+            return Notice(names.Reason.POD_ADOPTED, f"took over pod {name}: {action.reason}")
         case planning.DeletePod(name=name):
             return Notice(names.Reason.POD_DELETED, f"deleted pod {name}: {action.reason}")
     return None  # a Secret is nothing to tell, and creations are told together

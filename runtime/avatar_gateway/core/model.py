@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 SERVICE_LABEL: Final = "avatar.musetalk.io/service"
 RESERVE_LABEL: Final = "avatar.musetalk.io/reserve"
+MADE_FOR_LABEL: Final = "avatar.musetalk.io/made-for"
 POD_SELECTOR: Final = "app.kubernetes.io/name=avatar-runtime"
 _SESSIONS_PORT: Final = 8080
 _ADMIN_PORT: Final = 9090
@@ -36,6 +37,13 @@ class Pod:
     """Whether the kubelet says so: when it does, its state is worth asking for again at once."""
     reserve: bool = False
     """Whether the operator keeps it for when the others are full."""
+    made_for: str = ""
+    """The AvatarService that it was taken over from, `NAMESPACE/NAME`; empty if it was not."""
+
+    @property
+    def origin(self) -> str:
+        """Return the AvatarService that its runtime goes by, as long as it lives."""
+        return self.made_for or self.service
 
     @property
     def key(self) -> str:
@@ -61,7 +69,7 @@ def parse_pod(body: Mapping[str, Any]) -> Pod | None:
     """Return the pod of a Kubernetes object; None if it belongs to no service."""
     metadata, status = body["metadata"], body.get("status", {})
     labels = metadata.get("labels", {})
-    service = labels.get(SERVICE_LABEL)
+    service, made_for = labels.get(SERVICE_LABEL), labels.get(MADE_FOR_LABEL)
     if not service:
         return None
     ports = {
@@ -83,6 +91,7 @@ def parse_pod(body: Mapping[str, Any]) -> Pod | None:
             for condition in status.get("conditions", [])
         ),
         reserve=labels.get(RESERVE_LABEL) == "true",
+        made_for=f"{metadata['namespace']}/{made_for}" if made_for else "",
     )
 
 
@@ -95,7 +104,7 @@ def parse_state(document: Any, pod: Pod, now: float) -> State:
     if not isinstance(document, dict):
         raise errors.StateError("state", type(document).__name__, "an object")
     # Addresses are used again: a line of another pod must not count for this one.
-    for key, expected in (("pod", pod.name), ("service", pod.service)):
+    for key, expected in (("pod", pod.name), ("service", pod.origin)):
         if document.get(key) != expected:
             raise errors.StateError(key, document.get(key), repr(expected))
     return State(

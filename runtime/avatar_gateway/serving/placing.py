@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from avatar_gateway.core.asking import Asked
+    from avatar_gateway.core.model import Pod
     from avatar_gateway.directory import Directory, Placement
 
     PodSocket = aiohttp.ClientWebSocketResponse[bool]
@@ -27,6 +28,8 @@ MAX_MESSAGE_BYTES: Final = 21 * 2**20
 HEARTBEAT_S: Final = 40.0
 """Silence before a ping; the pong has half of that. Longer than the 30 s after which a pod
 closes a socket that takes nothing, so that a slow client hears the pod's reason and not ours."""
+SERVED_AS: Final = "Avatar-Service"
+"""Tells a pod that another service took over what its sessions are told that they speak with."""
 _TRY_S: Final = 5.0
 """How long one pod may take to answer; a warm one needs milliseconds."""
 _CLOSE: Final = aiohttp.ClientWSTimeout(ws_close=5.0)
@@ -102,8 +105,8 @@ class Placer:
             async with asyncio.timeout(_TRY_S):
                 socket = await self._http.ws_connect(
                     f"http://{host}:{pod.sessions_port}/v1/realtime",
-                    params=list(asked.forwarded),
-                    headers=dict(headers),
+                    params=_query(asked, pod),
+                    headers=_headers(headers, asked, pod),
                     protocols=list(subprotocols),
                     heartbeat=HEARTBEAT_S,
                     timeout=_CLOSE,
@@ -120,6 +123,16 @@ class Placer:
             raise
         placement.taken_at = asyncio.get_running_loop().time()
         return Placed(key, socket, placement)
+
+
+def _query(asked: Asked, pod: Pod) -> Sequence[tuple[str, str]]:
+    """Return what the pod is asked; it answers to the service only that it was started for."""
+    return [(name, pod.origin if name == "model" else text) for name, text in asked.forwarded]
+
+
+def _headers(passed: Mapping[str, str], asked: Asked, pod: Pod) -> Mapping[str, str]:
+    """Add the name that the caller knows the service by, where the pod knows another one."""
+    return {**passed, SERVED_AS: asked.model} if pod.origin != asked.model else passed
 
 
 _SENTENCES: Final = {

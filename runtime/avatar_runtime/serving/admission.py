@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 _KEYS_IN_URL: Final = ("key", "api_key", "api-key", "apikey", "token", "access_token", "secret")
 _LONGEST_WAIT_MS: Final = 600_000
 _BETA: Final = "realtime=v1"
+_SERVICE: Final = re.compile(r"[a-z0-9][-a-z0-9]{0,62}/[a-z0-9][-a-z0-9.]{0,252}")
 _BETA_SUBPROTOCOL: Final = "openai-beta.realtime-v1"
 
 
@@ -53,6 +55,15 @@ def check(caller: Caller, service: str, avatars: Collection[str]) -> str | None:
             limit=names,
         )
     return avatar
+
+
+def told_service(caller: Caller, service: str) -> str:
+    """Return the service that a session is told it speaks with.
+
+    The gateway names another one where a pod was taken over; it decides nothing here.
+    """
+    name = caller.headers.get("avatar-service", "")
+    return name if _SERVICE.fullmatch(name) else service
 
 
 def _check_origin(headers: Mapping[str, str]) -> None:

@@ -72,7 +72,8 @@ async def serve_session(websocket: WebSocket, runtime: Runtime) -> None:
     try:
         service = runtime.settings.identity.service
         avatar = admission.check(caller, service, runtime.avatars.keys())
-        await _converse(websocket, avatar, runtime)
+        told = admission.told_service(caller, service)
+        await _converse(websocket, avatar, told, runtime)
     except Refusal as refusal:
         await _refuse(websocket, caller, refusal, runtime)
     except WebSocketDisconnect:
@@ -81,9 +82,11 @@ async def serve_session(websocket: WebSocket, runtime: Runtime) -> None:
         runtime.door.leave()
 
 
-async def _converse(websocket: WebSocket, avatar: str | None, runtime: Runtime) -> None:
+async def _converse(
+    websocket: WebSocket, avatar: str | None, service: str, runtime: Runtime
+) -> None:
     await websocket.accept(_subprotocol(websocket))
-    session = runtime.open_session(avatar)
+    session = runtime.open_session(avatar, service)
     connection = Connection(websocket, session, runtime)
     _log.info("session opened session=%s sessions=%d", session.id, runtime.door.sessions)
     runtime.connections.add(connection)

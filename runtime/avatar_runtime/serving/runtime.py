@@ -140,13 +140,13 @@ class Runtime:
         self.metrics.show_batch_limit(self.pump.batch_limit)
         self.changes.touch()
 
-    def open_session(self, avatar: str | None) -> Session[AudioWindow]:
-        """Return a new session; the caller has a slot for it."""
+    def open_session(self, avatar: str | None, service: str) -> Session[AudioWindow]:
+        """Return a new session, which is told the name of `service`; it has a slot."""
         granted = self.settings.sessions
         character = self._characters[avatar] if avatar else next(iter(self._characters.values()))
         read_only = ReadOnly(
             id=f"sess_{token_hex(8)}",
-            model=self.settings.identity.service,
+            model=service,
             expires_at=int(time.time()) + granted.max_duration_s,
             fps=granted.fps,
         )
