@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -172,3 +173,21 @@ async def test_a_line_of_another_pod_at_the_address_does_not_count(
         assert fresh.candidates("acme/concierge")[0].state is None
         pod.name = "p1"
         await until(lambda: fresh.candidates("acme/concierge")[0].state is not None)
+
+
+async def test_a_pod_that_another_service_takes_over_is_asked_with_its_first_token_still(
+    gateway: Any, until: Until
+) -> None:
+    pod = await gateway.pod("p1")
+    fresh = Directory()
+    async with _streaming(fresh):
+        fresh.set_pod(pod.as_pod())
+        await until(lambda: fresh.candidates("acme/concierge")[0].state is not None)
+        moved = replace(pod.as_pod(), service="acme/second", made_for="acme/concierge")
+        fresh.set_pod(moved)
+        # What is known of it stays known: it is the same pod, and nobody has to wait.
+        assert fresh.candidates("acme/concierge") == []
+        assert fresh.candidates("acme/second")[0].state is not None
+        fresh.set_pod(replace(moved, ready=True))  # a new connection, as after a broken one
+        await until(lambda: len(pod.tokens) == 2)
+    assert set(pod.tokens) == {f"Bearer {control_token(MASTER, 'acme/concierge')}"}

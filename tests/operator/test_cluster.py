@@ -146,7 +146,39 @@ async def test_a_secret_that_is_as_it_should_be_is_not_written(
     api.on("GET", path, 200, {**secret, "data": {"token": "b3RoZXI="}})
     api.on("PATCH", path, 200, secret)
     assert await cluster.apply_secret(secret) is True
+    held = manifests.held_by_pod("p0", "u0")["ownerReferences"]
+    metadata = secret["metadata"]
+    assert isinstance(metadata, dict)
+    owners = [*metadata["ownerReferences"], *held]  # type: ignore[misc]
+    api.on("GET", path, 200, {**secret, "metadata": {**metadata, "ownerReferences": owners}})
+    assert await cluster.apply_secret(secret) is False
     assert api.writes == ["PATCH", "PATCH"]
+
+
+async def test_a_pod_is_changed_in_exactly_the_version_that_was_seen(
+    server: tuple[ApiServer, Cluster],
+) -> None:
+    api, cluster = server
+    path = "/api/v1/namespaces/acme/pods/p"
+    api.on("PATCH", path, 200, {"kind": "Pod"})
+    api.on("PATCH", path, 409, {"message": "the object has been modified"})
+    await cluster.mark_pod("acme", "p", "u", {"labels": {"a": "b"}})
+    with pytest.raises(Conflict):
+        await cluster.mark_pod("acme", "p", "u", {"labels": {"a": "c"}}, "7")
+    assert [body["metadata"] for _, _, body in api.asked] == [
+        {"labels": {"a": "b"}, "uid": "u"},
+        {"labels": {"a": "c"}, "uid": "u", "resourceVersion": "7"},
+    ]
+
+
+async def test_a_secret_is_held_by_one_owner_more(server: tuple[ApiServer, Cluster]) -> None:
+    api, cluster = server
+    api.on("PATCH", "/api/v1/namespaces/acme/secrets/a-control", 200, {})
+    owner = manifests.held_by_pod("p0", "u0")
+    await cluster.hold_secret("acme", "a-control", owner)
+    assert api.asked[-1][2] == {"metadata": owner}
+    # A merge patch would put the pod in the place of the service.
+    assert api.last_headers["Content-Type"] == "application/strategic-merge-patch+json"
 
 
 def secret_of(master: str) -> dict[str, Any]:

@@ -97,3 +97,14 @@ def test_a_pod_is_ready_when_its_condition_says_so() -> None:
     pod = model.parse_pod(body)
     assert pod is not None
     assert pod.ready
+
+
+def test_a_pod_that_was_taken_over_goes_by_its_first_service_as_long_as_it_lives() -> None:
+    labels = {"avatar.musetalk.io/service": "second", "avatar.musetalk.io/made-for": "concierge"}
+    pod = model.parse_pod(_body(labels=labels))
+    assert pod is not None
+    assert (pod.service, pod.origin) == ("acme/second", "acme/concierge")
+    assert POD.origin == "acme/concierge"
+    assert model.parse_state(_line(), pod, 3.0).free == 4
+    with pytest.raises(errors.StateError):
+        model.parse_state(_line(service="acme/second"), pod, 3.0)

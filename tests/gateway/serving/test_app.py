@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -305,3 +306,22 @@ async def test_no_credential_reaches_the_log(
     ours = [r.getMessage() for r in caplog.records if not r.name.startswith("websockets")]
     assert ours
     assert not any(KEY in line for line in ours)
+
+
+async def test_a_pod_that_is_taken_over_serves_the_callers_of_both_services(gateway: Any) -> None:
+    pod = await gateway.pod("p1")
+    gateway.directory.add_service("acme/second")
+    async with _open(gateway) as first:  # placed in the very moment before
+        moved = replace(pod.as_pod(), service="acme/second", made_for="acme/concierge")
+        gateway.directory.set_pod(moved)
+        status, error, _ = await _refusal(gateway)
+        assert (status, error["code"]) == (503, "not_ready")  # the first service has it no more
+        async with _open(gateway, "model=acme/second&avatar=anna") as second:
+            for caller in (first, second):
+                await caller.send("hello")
+                assert await caller.recv() == "hello"
+    before, after = pod.requests
+    # The pod refuses whoever asks for another service than the one that it was started for.
+    assert dict(after.query) == {"model": "acme/concierge", "avatar": "anna"}
+    assert after.headers["Avatar-Service"] == "acme/second"
+    assert "Avatar-Service" not in before.headers

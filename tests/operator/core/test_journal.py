@@ -6,16 +6,14 @@ import json
 import random
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from avatar_operator.core import journal, policies, scaling, simulation
+from avatar_operator.core import journal, policies, scaling, simulation, sizing
+from avatar_operator.core.capacity import Offer
 from avatar_operator.core.fields import Fields
 from localcluster import policyfuzz, scalingcampaign
-
-if TYPE_CHECKING:
-    from avatar_operator.core import sizing
 
 SEEDS = (2, 5, 7, 20)
 
@@ -126,3 +124,18 @@ def test_a_history_in_full_says_all_that_is_remembered() -> None:
     names = {name.replace("_", "") for name in scaling.History.__slots__}
     assert names >= {"pods", "wishes", "pace", "arrivals", "startss", "starting", "busy", "busyat"}
     assert len(names) == 8
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_what_a_service_has_to_do_with_a_shared_reserve_is_written_too(keeps: bool) -> None:
+    share = scaling.Share(2, keeps=keeps)
+    auto = policies.Autoscaling(1, 9, shared_reserve=True)
+    offers = [Offer("c", 4, 9)]
+    seen = scaling.Observation([], offers, scaling.Demand(waiting=5), share=share)
+    answer = sizing.answer(sizing.Question(auto, seen, None, 1.0, 2.0))
+    line = json.loads(json.dumps(journal.Journal().line("acme/a", answer)))
+    read = journal.decode(line)
+    assert (read.question.policy, read.question.observation.share) == (auto, share)
+    (again,) = journal.replay([read])
+    assert not again.differs
+    assert again.answer.decision.reserve == (2 if keeps else 0)

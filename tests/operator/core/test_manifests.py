@@ -295,3 +295,26 @@ def test_the_model_variant_reaches_the_runtime(
 def test_a_budget_is_known_by_its_name(name: str, service: str | None) -> None:
     key = manifests.budget_key({"metadata": {"name": name, "namespace": "acme"}})
     assert (key and key.name) == service
+
+
+def test_a_pod_that_is_taken_over_gets_the_labels_and_the_owner_of_its_new_service(
+    make: Make,
+) -> None:
+    assert manifests.adoption(make.service(), "first") == {
+        "labels": {
+            "avatar.musetalk.io/service": "concierge",
+            "app.kubernetes.io/instance": "concierge",
+            "avatar.musetalk.io/made-for": "first",
+            "avatar.musetalk.io/reserve": None,
+        },
+        "ownerReferences": [
+            {
+                "apiVersion": "avatar.musetalk.io/v1alpha1",
+                "kind": "AvatarService",
+                "name": "concierge",
+                "uid": "s1",
+                "controller": True,
+                "blockOwnerDeletion": True,
+            }
+        ],
+    }

@@ -146,3 +146,85 @@ def test_a_foreign_pod_matters_as_long_as_it_uses_gpus(make: Make) -> None:
 @pytest.mark.parametrize("kind", list(Kind), ids=lambda kind: kind.value)
 def test_forgetting_the_unknown_is_no_news(kind: Kind) -> None:
     assert Observations(()).forget(kind, "x") == News()
+
+
+def moved(make: Make, version: str, service: str, owner: str, made_for: str = "") -> Body:
+    """Return a pod as one of a service, taken over from another one if it says so."""
+    body = make.pod_body(metadata={"resourceVersion": version, "ownerReferences": [{"uid": owner}]})
+    body["metadata"]["labels"]["avatar.musetalk.io/service"] = service
+    if made_for:
+        body["metadata"]["labels"]["avatar.musetalk.io/made-for"] = made_for
+    return body
+
+
+def test_a_pod_that_another_service_takes_over_leaves_the_first_and_concerns_both(
+    make: Make,
+) -> None:
+    seen = Observations(())
+    first, second = ServiceKey("acme", "first"), ServiceKey("acme", "second")
+    seen.observe(Kind.PODS, moved(make, "7", "first", "s1"))
+    news = seen.observe(Kind.PODS, moved(make, "8", "second", "s2", made_for="first"))
+    assert news == News(("s2", "s1"), pod="uid-p0")
+    assert (seen.pods_of(first), seen.owned_by("s1")) == ((), ())
+    assert [pod.name for pod in seen.pods_of(second)] == ["p0"]
+    (pod,) = seen.owned_by("s2")
+    assert (pod.service, pod.origin) == ("second", first)
+    assert seen.names_elsewhere(first) == {"p0"}  # a name that the first may not give again
+    late = seen.observe(Kind.PODS, moved(make, "7", "first", "s1"))
+    assert late == News()
+    assert seen.pods_of(first) == ()
+    seen.observe(Kind.PODS, moved(make, "9", "third", "s3", made_for="first"))
+    assert seen.names_elsewhere(first) == {"p0"}
+    assert seen.forget(Kind.PODS, "uid-p0") == News(("s3",), freed=True, pod="uid-p0")
+    assert seen.names_elsewhere(first) == frozenset()
+    assert seen.owned_by("s2") == seen.owned_by("s3") == ()
+
+
+def sharer(make: Make, name: str, version: int, **autoscaling: Any) -> Body:
+    body = make.service_body(autoscaling={"maxReplicas": 3, "sharedReserve": True, **autoscaling})
+    body["metadata"].update(name=name, uid=f"uid-{name}", resourceVersion=str(version))
+    return body
+
+
+def test_services_that_share_a_reserve_hear_of_each_others_specs_and_of_nothing_else(
+    make: Make,
+) -> None:
+    seen = Observations(())
+    assert seen.observe(Kind.SERVICES, service(make, 1)).services == ("s1",)
+    assert seen.observe(Kind.SERVICES, sharer(make, "a", 2)).services == ("uid-a",)
+    news = seen.observe(Kind.SERVICES, sharer(make, "b", 3, reserve=1))
+    assert news.services == ("uid-b", "uid-a")
+    group = seen.circles.group("uid-a", "acme", 0.0)
+    assert group is not None
+    assert (group.keeper.key.name, group.pods) == ("b", 1)
+    told = {**sharer(make, "b", 4, reserve=1), "status": {"sessions": 1}}
+    assert seen.observe(Kind.SERVICES, told).services == ("uid-b",)
+    assert seen.observe(Kind.SERVICES, sharer(make, "b", 5, reserve=2)).services == (
+        "uid-b",
+        "uid-a",
+    )
+    assert seen.forget(Kind.SERVICES, "uid-b").services == ("uid-a",)
+    assert seen.circles.takers("uid-a", "acme") == ()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"spec": {"replicas": 1}}, id="shares no more"),
+        pytest.param({"spec": {"autoscaling": {"sharedReserve": True}}}, id="invalid"),
+        pytest.param({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}, id="deleted"),
+    ],
+)
+def test_a_service_that_shares_no_more_keeps_no_reserve_for_others(
+    make: Make, change: Body
+) -> None:
+    seen = Observations(())
+    seen.observe(Kind.SERVICES, sharer(make, "a", 1))
+    seen.observe(Kind.SERVICES, sharer(make, "b", 2, reserve=1))
+    body = sharer(make, "b", 3, reserve=1)
+    for part, fields in change.items():
+        body[part] = {**body[part], **fields} if part == "metadata" else fields
+    assert seen.observe(Kind.SERVICES, body).services == ("uid-b", "uid-a")
+    group = seen.circles.group("uid-a", "acme", 0.0)
+    assert group is not None
+    assert (group.keeper.key.name, group.pods) == ("a", 0)

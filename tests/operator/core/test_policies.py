@@ -22,13 +22,15 @@ def test_reserve_cost_rate_and_schedules_are_read(make: Make) -> None:
         autoscaling={
             "maxReplicas": 4,
             "reserve": 2,
+            "sharedReserve": True,
             "maxCostPerHour": "12.50",
             "rate": {"upPods": 3, "periodSeconds": 10},
             "schedules": [{**DAILY, "freeSessions": free, "reserve": 1, "timeZone": "Asia/Tokyo"}],
         }
     ).autoscaling
     assert policy is not None
-    assert (policy.reserve, policy.max_cost_per_hour) == (2, Decimal("12.50"))
+    assert (policy.reserve, policy.shared_reserve) == (2, True)
+    assert policy.max_cost_per_hour == Decimal("12.50")
     assert policy.rate == policies.Rate(3, None, 10)
     start, end = cron.parse("0 8 * * *"), cron.parse("0 9 * * *")
     assert start is not None
@@ -44,6 +46,7 @@ def test_reserve_cost_rate_and_schedules_are_read(make: Make) -> None:
             {"minReplicas": 0, "reserve": 1, "scaleToZeroAfterSeconds": 9},
             "spec.autoscaling.reserve is 1, must be 0 where scaleToZeroAfterSeconds is set",
         ),
+        ({"sharedReserve": "on"}, 'autoscaling.sharedReserve is "on", must be true or false'),
         ({"maxCostPerHour": "0"}, 'maxCostPerHour is "0", must be a positive number in quotes'),
         ({"maxCostPerHour": 3}, "maxCostPerHour is 3, must be a positive number in quotes"),
         ({"maxCostPerHour": "1" * 17}, "must be a positive number in quotes"),

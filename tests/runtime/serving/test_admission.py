@@ -177,3 +177,31 @@ async def test_plain_requests_get_the_page_or_a_hint(serve: Serve) -> None:
         assert page.headers["content-type"].startswith("text/html")
         assert "http://" not in page.text.replace("http://www.w3.org", "")
         assert "https://" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        pytest.param("acme/second", "acme/second", id="taken over"),
+        pytest.param(None, "acme/concierge", id="not taken over"),
+        pytest.param("", "acme/concierge", id="empty"),
+        pytest.param("second", "acme/concierge", id="no namespace"),
+        pytest.param("acme/<b>", "acme/concierge", id="no name"),
+        pytest.param("a" * 64 + "/b", "acme/concierge", id="too long"),
+    ],
+)
+def test_a_session_is_told_the_service_that_the_gateway_names(named: str | None, told: str) -> None:
+    headers = {} if named is None else {"avatar-service": named}
+    assert admission.told_service(caller(headers=headers), "acme/concierge") == told
+
+
+@pytest.mark.slow
+async def test_a_session_on_a_pod_that_was_taken_over_reads_its_own_service(
+    serve: Serve,
+) -> None:
+    async with serve() as served:
+        address = f"ws://{served.sessions}/v1/realtime?model=acme/concierge"
+        for headers, told in (({}, "acme/concierge"), ({"Avatar-Service": "acme/b"}, "acme/b")):
+            async with connect(address, additional_headers=headers) as session:
+                created = json.loads(await session.recv())
+                assert (created["type"], created["session"]["model"]) == ("session.created", told)
