@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from localcluster import waiting
-from localcluster.release import all_served, condition
+from localcluster.release import all_served, condition, processes_with
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,6 +107,51 @@ async def test_the_reserve_takes_callers_at_once_and_is_made_anew(space: Space) 
     assert "PodPromoted" in await space.kubectl(
         "get", "events", "-o", "jsonpath={.items[*].reason}"
     )
+
+
+async def test_a_service_starts_on_the_reserve_of_another_one_and_outlives_it(space: Space) -> None:
+    sharing = {
+        "maxReplicas": 1,
+        "freeSessions": {"min": 0, "percent": 0},
+        "scaleDownAfterSeconds": 600,
+        "sharedReserve": True,
+    }
+    placement = {"gpuClasses": ["rtx-4090"]}
+    keeping = {**sharing, "minReplicas": 0, "reserve": 1}
+    await space.apply("first", autoscaling=keeping, placement=placement)
+    await space.ready("first", pods=1)
+    (warm,) = reserved(await space.pods("first"))
+    await space.apply("second", autoscaling={**sharing, "minReplicas": 1}, placement=placement)
+    await space.ready("second", pods=1)
+    assert [pod["metadata"]["name"] for pod in await space.pods("second")] == [warm]
+    events = await space.kubectl("get", "events", "-o", "json")
+    told = [each for each in json.loads(events)["items"] if each["reason"] == "PodAdopted"]
+    assert [each["involvedObject"]["name"] for each in told] == ["second"]
+    await space.known_to_gateway("second", 1)  # which asks the pod as what it was started for
+
+    load = await space.load("second", 1, 8)
+    await waiting.until(
+        lambda: space.service("second"), lambda seen: seen["status"]["sessions"] == 1, "a session"
+    )
+    await space.kubectl("delete", "avs", "first", "--timeout=60s")
+    await all_served(load, 1)
+
+    async def holders() -> str:
+        owners = "jsonpath={.metadata.ownerReferences[*].name}"
+        return await space.kubectl("get", "secret", "first-control", "-o", owners)
+
+    # A container that starts anew reads the Secret of the service that its pod was made for.
+    await waiting.until(holders, lambda names: names == warm, "only the pod holds the Secret", 60)
+    for process in processes_with("AVATAR_POD", warm):
+        os.kill(process, signal.SIGKILL)
+
+    def served_again(pods: list[dict[str, Any]]) -> bool:
+        (pod,) = pods
+        (container,) = pod["status"]["containerStatuses"]
+        return bool(container["restartCount"] and container["ready"])
+
+    await waiting.until(lambda: space.pods("second"), served_again, "the container runs again", 60)
+    await space.known_to_gateway("second", 1)
 
 
 def reserved(pods: list[dict[str, Any]]) -> list[str]:

@@ -5,12 +5,19 @@ One operator process that may serve two namespaces, with its own account's right
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import pytest_asyncio
 
-from localcluster import audit, controlplane, errors, operatorprocess, theatre
+from localcluster import (
+    audit,
+    controlplane,
+    errors,
+    operatorprocess,
+    puppets,
+    theatre,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -22,6 +29,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 OURS: Final = ("acme", "globex")
 FOREIGN: Final = "initech"
 LIVE: Final = "avatar.musetalk.io/live"
+RESERVE: Final = "avatar.musetalk.io/reserve"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -159,6 +167,64 @@ async def test_rollout_halts_when_new_pods_are_slow_and_the_old_spec_brings_it_b
     assert stage.condition(*name, "Degraded")["status"] == "False"
     await stage.delete(*name)
     assert stage.stage.cut == []
+
+
+SHARING: Final = {
+    "minReplicas": 1,
+    "maxReplicas": 4,
+    "freeSessions": {"min": 1, "percent": 0},
+    "scaleDownAfterSeconds": 600,
+    "sharedReserve": True,
+}
+
+
+async def test_a_reserve_is_shared_and_outlives_the_service_that_made_it(stage: Theatre) -> None:
+    taker, keeper = ("acme", "taker"), ("acme", "keeper")
+    await stage.apply(*taker, autoscaling=SHARING)
+    await stage.ready(*taker, pods=1)
+    await stage.apply(*keeper, autoscaling={**SHARING, "reserve": 1})
+    await stage.ready(*keeper, pods=2)
+    (own,) = stage.puppets(*taker)
+    (warm,) = reserved(stage, *keeper)
+    lent = stage.stage.puppets[warm["metadata"]["uid"]]
+
+    await stage.stage.set_sessions(own, puppets.CAPACITY)
+    await stage.until(lambda: len(stage.pods_of(*taker)) == 2, "the taker has another pod")
+    await stage.stage.set_sessions(lent, 1)  # a caller of the keeper who was on the way
+    await stage.ready(*taker, pods=2)
+    moved = next(each for each in stage.pods_of(*taker) if each["metadata"]["name"] == lent.name)
+    assert moved["metadata"]["uid"] == warm["metadata"]["uid"]
+    assert moved["metadata"]["labels"]["avatar.musetalk.io/made-for"] == "keeper"
+    assert RESERVE not in moved["metadata"]["labels"]
+    assert [owner["name"] for owner in moved["metadata"]["ownerReferences"]] == ["taker"]
+    await stage.until(
+        lambda: stage.status(*taker)["sessions"] == puppets.CAPACITY + 1, "9 sessions"
+    )
+    await stage.until(lambda: lent.name in marked(stage, *taker), "it is protected")
+    await stage.until(lambda: len(reserved(stage, *keeper)) == 1, "the keeper makes another one")
+    await stage.ready(*keeper, pods=2)
+    reasons = ("get", "events", "-n=acme", "-o", "jsonpath={.items[*].reason}")
+    assert "PodAdopted" in (await stage.cluster.kubectl(*reasons)).split()
+
+    await stage.delete(*keeper)  # and its pods, of which this one is none
+    assert lent.name in {each["metadata"]["name"] for each in stage.pods_of(*taker)}
+    assert stage.status(*taker)["sessions"] == puppets.CAPACITY + 1
+    assert len(lent.tokens) == 1  # the one that it was started with
+    assert stage.stage.cut == []
+
+    for puppet in (own, lent):
+        await stage.stage.set_sessions(puppet, 0)
+    await stage.until(lambda: marked(stage, *taker) == set(), "the marks go", 20)
+    await stage.delete(*taker)
+    assert stage.stage.cut == []
+    writes = audit.read(stage.cluster.audit_log, operatorprocess.USER)
+    assert [write for write in writes if write.code == 403] == []
+
+
+def reserved(stage: Theatre, namespace: str, name: str) -> list[dict[str, Any]]:
+    """Return the pods of a service that are its reserve."""
+    pods = stage.pods_of(namespace, name)
+    return [pod for pod in pods if pod["metadata"]["labels"].get(RESERVE) == "true"]
 
 
 async def test_pods_wait_for_nodes_to_come_and_say_so(stage: Theatre) -> None:

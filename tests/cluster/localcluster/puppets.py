@@ -14,7 +14,7 @@ import functools
 import itertools
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
@@ -54,6 +54,8 @@ class Puppet:
     """The p95 that it reports."""
     silent: bool = False
     gone: bool = False
+    tokens: set[str] = field(default_factory=set)
+    """What it was asked with."""
 
 
 class Stage:
@@ -258,6 +260,7 @@ class Stage:
         puppet = self._by_address.get(request.transport.get_extra_info("sockname")[0])
         if puppet is None or not request.headers.get("Authorization", "").startswith("Bearer "):
             return web.Response(status=401)
+        puppet.tokens.add(request.headers["Authorization"])
         if puppet.silent:
             async with self._changed:
                 await self._changed.wait_for(lambda: puppet.gone or not puppet.silent)
