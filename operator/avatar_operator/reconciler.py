@@ -237,7 +237,7 @@ class Reconciler:
         for uid in before ^ self._silent:
             pod = self._seen.pods.get(uid)
             if pod is not None:
-                self._wake(pod.owner_uid, GATHER_S)
+                self._wake_for(pod)
             elif self._seen.gateways.get(uid) is not None:
                 self._wake_all()
 
@@ -245,11 +245,15 @@ class Reconciler:
         self._calibrator.hear(pod_uid)
         pod = self._seen.pods.get(pod_uid)
         if pod is not None:
-            self._wake(pod.owner_uid, GATHER_S)
-            if pod.reserve:  # services that lack GPUs may take it over
-                for uid in self._seen.circles.takers(pod.owner_uid, pod.namespace):
-                    if uid in self._short:
-                        self._wake(uid, GATHER_S)
+            self._wake_for(pod)
+
+    def _wake_for(self, pod: model.RuntimePod) -> None:
+        """Wake a pod's service, and those that lack GPUs and may take it over."""
+        self._wake(pod.owner_uid, GATHER_S)
+        if pod.reserve:
+            for uid in self._seen.circles.takers(pod.owner_uid, pod.namespace):
+                if uid in self._short:
+                    self._wake(uid, GATHER_S)
 
     def _wake(self, uid: str, after_s: float) -> None:
         if self._seen.services.get(uid) is not None or self._seen.owned_by(uid):

@@ -129,7 +129,7 @@ async def test_a_service_starts_on_the_reserve_of_another_one_and_outlives_it(sp
     assert [each["involvedObject"]["name"] for each in told] == ["second"]
     await space.known_to_gateway("second", 1)  # which asks the pod as what it was started for
 
-    load = await space.load("second", 1, 8)
+    load = await space.load("second", 1, 5)
     await waiting.until(
         lambda: space.service("second"), lambda seen: seen["status"]["sessions"] == 1, "a session"
     )

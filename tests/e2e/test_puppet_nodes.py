@@ -221,6 +221,41 @@ async def test_a_reserve_is_shared_and_outlives_the_service_that_made_it(stage: 
     assert [write for write in writes if write.code == 403] == []
 
 
+async def test_where_no_gpu_is_free_the_reserve_is_taken_over_once_it_is_heard(
+    stage: Theatre,
+) -> None:
+    taker, keeper, rest = ("globex", "taker"), ("globex", "keeper"), ("globex", "rest")
+    await stage.apply(*taker, autoscaling=SHARING)
+    await stage.ready(*taker, pods=1)
+    await stage.apply(*keeper, autoscaling={**SHARING, "reserve": 1})
+    await stage.ready(*keeper, pods=2)
+    others = puppets.GPUS * theatre.NODES - 3
+    await stage.apply(*rest, replicas=others)
+    await stage.ready(*rest, pods=others)
+    (own,) = stage.puppets(*taker)
+    (warm,) = reserved(stage, *keeper)
+    lent = stage.stage.puppets[warm["metadata"]["uid"]]
+    await stage.stage.set_mute([lent], True)
+    said = f"no state for 3.5 s from {lent.name}"
+    await stage.until(
+        lambda: stage.condition(*keeper, "StateFresh")["message"] == said, "it is silent"
+    )
+    await stage.stage.set_sessions(own, puppets.CAPACITY)
+    await stage.until(
+        lambda: stage.condition(*taker, "ScalingLimited").get("reason") == "NoFreeGPU",
+        "the taker says what it lacks",
+    )
+    assert len(stage.pods_of(*taker)) == 1
+    await stage.stage.set_mute([lent], False)
+    await stage.until(lambda: len(stage.pods_of(*taker)) == 2, "the taker has another pod")
+    uids = {pod["metadata"]["uid"] for pod in stage.pods_of(*taker)}
+    assert warm["metadata"]["uid"] in uids
+    await stage.stage.set_sessions(own, 0)
+    for service in (taker, keeper, rest):
+        await stage.delete(*service)
+    assert stage.stage.cut == []
+
+
 def reserved(stage: Theatre, namespace: str, name: str) -> list[dict[str, Any]]:
     """Return the pods of a service that are its reserve."""
     pods = stage.pods_of(namespace, name)
