@@ -246,12 +246,14 @@ async def test_where_no_gpu_is_free_the_reserve_is_taken_over_once_it_is_heard(
         "the taker says what it lacks",
     )
     assert len(stage.pods_of(*taker)) == 1
+    await stage.apply("acme", "other", replicas=0)
+    await stage.ready("acme", "other", pods=0)  # by then nothing else wakes the taker
     await stage.stage.set_mute([lent], False)
     await stage.until(lambda: len(stage.pods_of(*taker)) == 2, "the taker has another pod")
     uids = {pod["metadata"]["uid"] for pod in stage.pods_of(*taker)}
     assert warm["metadata"]["uid"] in uids
     await stage.stage.set_sessions(own, 0)
-    for service in (taker, keeper, rest):
+    for service in (taker, keeper, rest, ("acme", "other")):
         await stage.delete(*service)
     assert stage.stage.cut == []
 
