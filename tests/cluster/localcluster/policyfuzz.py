@@ -43,6 +43,8 @@ def autoscaling(chance: Random) -> dict[str, Any]:
             spec["rate"]["periodSeconds"] = _number(chance, 1, 3600)
     if chance.random() < 0.6:
         spec["schedules"] = [_schedule(chance, index) for index in range(chance.randint(0, 3))]
+    if chance.random() < 0.3:
+        spec["sharedReserve"] = _often(chance, chance.random() < 0.7, ["true", 1, [True]])
     return spec
 
 
