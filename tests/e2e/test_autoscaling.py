@@ -88,13 +88,13 @@ async def test_the_reserve_takes_callers_at_once_and_is_made_anew(space: Space) 
     assert len(kept) == 1
     (pool,) = (await space.service("warm"))["status"]["pools"]
     first = pool["sessionsPerPod"] + 1  # one more than the pod that serves has slots
-    await space.known_to_gateway("warm", 2 * pool["sessionsPerPod"])
 
     async def settled() -> list[str]:
         return reserved(await space.pods("warm"))
 
     before = await waiting.until(settled, lambda names: len(names) == 1, "one pod is the reserve")
-    load = await space.load("warm", first, 40)
+    # They may wait: the gateway hears of pods by itself, and to ask it would use up the reserve.
+    load = await space.load("warm", first, 40, "--wait-ms", "20000")
     await waiting.until(
         settled,
         lambda names: len(names) == 1 and names != before,
