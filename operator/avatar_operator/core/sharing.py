@@ -85,15 +85,13 @@ def group(own: Member, others: Iterable[Member], wall: float) -> Group:
     )
 
 
-def share(shared: Shared | None, service: model.Service) -> scaling.Share | None:
+def share(shared: Shared, service: model.Service) -> scaling.Share:
     """Return what a service's own number of pods has to do with a shared reserve."""
-    if shared is None:
-        return None
     return scaling.Share(shared.group.pods, keeps=shared.group.keeper.uid == service.uid)
 
 
 def loans(
-    shared: Shared | None,
+    shared: Shared,
     pools: Sequence[Pool],
     placement: model.Placement,
     spec_hash: str,
@@ -104,8 +102,6 @@ def loans(
     Only pods that are loaded, empty by their own fresh word, and just as the
     service's own would be. `usable` are the names of nodes that take pods.
     """
-    if shared is None:
-        return ()
     serving = [pool for pool in pools if pool.serves]
     if placement.when_full is model.WhenFull.WAIT:
         serving = serving[:1]

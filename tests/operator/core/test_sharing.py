@@ -451,6 +451,7 @@ def test_where_only_the_best_class_is_waited_for_no_other_is_taken_over(make: Ma
     town.settle()
     (warm,) = [pod for pod in town.of("keeper") if pod.reserve]
     shared = town.shared("taker")
+    assert shared is not None
     own = pool_of["rtx-4090"]
     better = replace(own, gpu_class="l4")
     placement = town.services["taker"].placement
