@@ -38,7 +38,8 @@ def main() -> int:
         "ratio_to_baseline": round(converged["median"] / baseline["median"], 2),
         "faults": dict(sorted(report.injected.items())),
         "requests": report.requests,
-        "operator_restarts": report.restarts,
+        "operator_restarts": len(report.last_words),
+        "operator_last_words": report.last_words,
         "real": "API server, scheduler, garbage collector, operator with its own account",
         "simulated": "nodes and runtime pods, whose admin ports are real",
     }

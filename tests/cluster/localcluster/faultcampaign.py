@@ -75,7 +75,8 @@ class Report:
     outcomes: list[Outcome] = field(default_factory=list)
     injected: collections.Counter[str] = field(default_factory=collections.Counter)
     requests: int = 0
-    restarts: int = 0
+    last_words: list[str] = field(default_factory=list)
+    """Of the operator's log, each time that it ended by itself."""
     sessions_cut: int = 0
     seconds: float = 0.0
 
@@ -93,7 +94,7 @@ class Report:
         return (
             f"{len(seeds)} seeds in {self.seconds:.0f} s, {len(self.problems)} problems, "
             f"{self.requests} requests, {self.injected.total()} faults "
-            f"{dict(sorted(self.injected.items()))}, operator restarts {self.restarts}"
+            f"{dict(sorted(self.injected.items()))}, operator restarts {len(self.last_words)}"
         )
 
 
@@ -267,7 +268,7 @@ async def run(cluster: ControlPlane, seeds: Iterable[int]) -> Report:
             Campaign(api, proxy).running() as campaign,
         ):
             report.outcomes = await campaign.run(seeds)
-            report.restarts = operator.restarts
+            report.last_words = operator.last_words
             report.sessions_cut = sum(puppet.sessions for puppet in campaign.stage.cut)
         report.injected = proxy.injected
         report.requests = proxy.requests

@@ -26,6 +26,7 @@ ACCOUNT: Final = "avatar-avatar-operator-operator"
 USER: Final = f"system:serviceaccount:{SYSTEM}:{ACCOUNT}"
 LEASE: Final = "avatar-avatar-operator-operator"
 RESTART_S: Final = 0.5
+LAST_WORDS: Final = 60  # lines: a traceback and what led to it
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
@@ -70,6 +71,7 @@ class OperatorProcess:
         self.name = environment["AVATAR_POD"]
         self.health = environment["AVATAR_HEALTH_LISTEN"]
         self.restarts = 0
+        self.last_words: list[str] = []  # of its log, each time that it ended by itself
         self.process: asyncio.subprocess.Process | None = None
 
     @property
@@ -118,6 +120,7 @@ class OperatorProcess:
                     await _end(self.process)
                     raise
                 self.restarts += 1
+                self.last_words.append(paths.tail(self.log, LAST_WORDS))
                 await asyncio.sleep(RESTART_S)
 
 
