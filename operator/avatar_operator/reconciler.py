@@ -6,12 +6,20 @@ status is written once a round, and only if it changed.
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Mapping
 from typing import Final
 
-from avatar_operator import cluster, executing, gateways, metrics, runtimes, streams, watching
+from avatar_operator import (
+    cluster,
+    executing,
+    gateways,
+    metrics,
+    runtimes,
+    streams,
+    watching,
+    working,
+)
 from avatar_operator.calibrating import Calibrator
 from avatar_operator.core import (
     conditions,
@@ -25,23 +33,19 @@ from avatar_operator.core import (
     sizing,
     status,
 )
-from avatar_operator.core.agenda import Agenda
 from avatar_operator.core.observations import Kind, News, Observations
 from avatar_operator.decisions import DecisionLog
 from avatar_operator.errors import (
-    AvatarOperatorError,
     ClusterError,
     InvalidResource,
     NotLeading,
-    TemporaryError,
 )
 from avatar_operator.executing import Memory
 from avatar_operator.fencing import Fence
 from avatar_operator.settings import Settings
 from avatar_operator.streams import Endpoint
 
-IN_WORK: Final = 32  # services at once: nearly all of their time they wait for answers
-TICK_S: Final = 1.0  # the longest that nothing is looked at
+TICK_S: Final = 1.0  # from one look at silent sources and at metrics to the next
 STALLED_S: Final = 30.0  # a loop that did not turn for so long is not alive
 GATHER_S: Final = 0.02  # news that comes together is answered together
 PODS_S: Final = 0.15  # news of a service's pods: each goes through several steps, many at a time
@@ -92,8 +96,7 @@ class Reconciler:
         self._memories: dict[str, Memory] = {}
         self._decisions = DecisionLog(settings.decision_log)
         self._short: set[str] = set()  # UIDs of services that no GPU was found for
-        self._agenda: Agenda[str] = Agenda()
-        self._awake = asyncio.Event()
+        self._worker = working.Worker(self._reconcile, self._may_work)
         self._master = ""
         self._turned_at = asyncio.get_running_loop().time()
         self._term = 0  # counts the times that this process began to lead
@@ -109,7 +112,7 @@ class Reconciler:
         for uid in self._seen.services.uids():
             self._wake(uid, NEWS_S)  # nobody has looked at them since the last leader went
         self._calibrator.wake()
-        self._awake.set()
+        self._worker.look()
 
     def hear(self, kind: Kind) -> None:
         """Take in that kopf's watch of a kind said something."""
@@ -136,7 +139,7 @@ class Reconciler:
         if kind is Kind.SERVICES:
             self._memories.pop(uid, None)
             self._short.discard(uid)
-            self._agenda.forget(uid)
+            self._worker.forget(uid)
             self._executor.forget(uid)
             self._wake(uid, GATHER_S)  # its pods are left
 
@@ -167,7 +170,7 @@ class Reconciler:
                 tasks.create_task(self._tick_forever(), name="tick")
                 tasks.create_task(self._calibrator.run(), name="calibrations")
                 tasks.create_task(self._decisions.run(), name="decisions")
-                tasks.create_task(self._work_forever(tasks), name="work")
+                tasks.create_task(self._worker.run(), name="work")
         finally:
             await self._runtimes.close()
             await self._gateways.close()
@@ -182,7 +185,7 @@ class Reconciler:
         if news.gone is not None:
             metrics.forget_service(news.gone)
         if news.renewed is not None:
-            self._agenda.pardon(news.renewed)
+            self._worker.pardon(news.renewed)
         for uid in news.services:
             self._wake(uid, GATHER_S if news.pod is None else PODS_S)
         if news.everyone or news.freed:
@@ -257,8 +260,7 @@ class Reconciler:
 
     def _wake(self, uid: str, after_s: float) -> None:
         if self._seen.services.get(uid) is not None or self._seen.owned_by(uid):
-            self._agenda.wake(uid, asyncio.get_running_loop().time() + after_s)
-            self._awake.set()
+            self._worker.wake(uid, after_s)
 
     def _wake_all(self) -> None:
         """Let every service look again, one after the other: one that changes waits for none."""
@@ -298,65 +300,8 @@ class Reconciler:
             await self._pause(TICK_S)
             metrics.set_loop_lag(loop.time() - self._turned_at - TICK_S)
 
-    async def _work_forever(self, tasks: asyncio.TaskGroup) -> None:
-        """Start work on whatever is due, as long as there is room."""
-        loop = asyncio.get_running_loop()
-        room = asyncio.Semaphore(IN_WORK)
-
-        async def work(uid: str) -> None:
-            try:
-                await self._work(uid)
-            finally:
-                room.release()
-                self._awake.set()  # it may be due again, sooner than anything else
-
-        while True:
-            await room.acquire()
-            while (uid := self._due(loop.time())) is None:
-                await self._until_due(loop)
-            tasks.create_task(work(uid), name=f"work on {uid}")
-
-    def _due(self, now: float) -> str | None:
-        acts = self._watching.synced and self._fence.is_open()
-        return self._agenda.take(now) if acts else None
-
-    async def _until_due(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Wait until a service is due, or for the tick: who leads changes without a word."""
-        self._awake.clear()
-        due_at = self._agenda.next_at()
-        wait_s = TICK_S if due_at is None else min(TICK_S, max(0.0, due_at - loop.time()))
-        if not (self._watching.synced and self._fence.is_open()):
-            wait_s = TICK_S
-        try:
-            async with asyncio.timeout(wait_s):
-                await self._awake.wait()
-        except TimeoutError:
-            pass
-
-    async def _work(self, uid: str) -> None:
-        """Reconcile once; whatever goes wrong is tried again, less and less often."""
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        try:
-            wake_after_s = await self._reconcile(uid)
-        except NotLeading:
-            self._agenda.finish(uid)
-            self._wake(uid, 0.0)  # for the day that this process leads again
-        except AvatarOperatorError as error:
-            asked_s = error.delay_s if isinstance(error, TemporaryError) else None
-            delay_s = self._agenda.fail(uid, loop.time(), random.random(), asked_s or 0.0)
-            metrics.observe_reconcile(loop.time() - started, succeeded=False)
-            _log.warning("reconcile failed uid=%s retry_s=%.1f fault=%s", uid, delay_s, error)
-        except Exception:
-            # A fault of ours in one service must not end the service of all others.
-            self._agenda.fail(uid, loop.time(), random.random())
-            metrics.observe_reconcile(loop.time() - started, succeeded=False)
-            _log.exception("reconcile broke uid=%s", uid)
-        else:
-            self._agenda.finish(uid)
-            metrics.observe_reconcile(loop.time() - started, succeeded=True)
-            if wake_after_s is not None:
-                self._wake(uid, wake_after_s)
+    def _may_work(self) -> bool:
+        return self._watching.synced and self._fence.is_open()
 
     async def _reconcile(self, uid: str) -> float | None:
         """Go one round, and return when to look again if nothing is heard until then.
