@@ -29,6 +29,7 @@ async def release(cluster: ControlPlane) -> AsyncIterator[Release]:
         "install", "avatar", paths.REPOSITORY / "charts" / "avatar-operator",
         "--namespace", SYSTEM, "--create-namespace", "--set", f"gateway.apiKey.value={KEY}",
         "--set", "operator.resyncSeconds=10", "--set", "monitoring.openMetrics=true",
+        "--set", "operator.decisionLog.enabled=true",
         "--wait", "--timeout", "120s",
     )  # fmt: skip
     address = await cluster.kubectl(

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from avatar_operator import replay
 from localcluster import waiting
-from localcluster.release import all_served, condition, processes_with
+from localcluster.release import SYSTEM, all_served, condition, processes_with
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,6 +69,14 @@ async def test_pods_follow_sessions_from_none_to_many_and_back(
     assert rises[-1]["inputs"]["waiting"] + rises[-1]["inputs"]["sessions"] >= 1
     assert await space.pods("tide") == []
     assert "ScalingUp" in await space.kubectl("get", "events", "-o", "jsonpath={.items[*].reason}")
+    log = tmp_path / "operator.log"
+    leader = await space.release.leader()
+    log.write_text(await space.cluster.kubectl("logs", "-n", SYSTEM, leader))
+    again = replay.replay(log, None)
+    services: Any = again["services"]
+    assert services[f"{space.name}/tide"]["decisions"] >= len(decisions)
+    assert services[f"{space.name}/tide"]["max_pods"] == most
+    assert (again["differences"], again["passed_over"]) == (0, 0)
 
 
 async def test_the_reserve_takes_callers_at_once_and_is_made_anew(space: Space) -> None:
