@@ -99,7 +99,8 @@ class Reconciler:
         self._worker = working.Worker(self._reconcile, self._may_work)
         self._master = ""
         self._turned_at = asyncio.get_running_loop().time()
-        self._term = 0  # counts the times that this process began to lead
+        self._epoch: int | None = None  # under which this process led last
+        self._term = 0  # counts the times that it began to lead and others may have led before
         self._elected_at = self._turned_at
 
     def lead(self, epoch: int | None) -> None:
@@ -107,10 +108,14 @@ class Reconciler:
         if epoch is None:
             metrics.forget_services()  # whoever leads tells them now
             return
-        self._term += 1
-        self._elected_at = asyncio.get_running_loop().time()
-        for uid in self._seen.services.uids():
-            self._wake(uid, NEWS_S)  # nobody has looked at them since the last leader went
+        if epoch == self._epoch:
+            self._wake_all()  # nobody led meanwhile: the metrics are to be told again, that is all
+        else:
+            self._epoch = epoch
+            self._term += 1
+            self._elected_at = asyncio.get_running_loop().time()
+            for uid in self._seen.services.uids():
+                self._wake(uid, NEWS_S)  # nobody has looked at them since the last leader went
         self._calibrator.wake()
         self._worker.look()
 

@@ -438,6 +438,31 @@ async def test_who_is_deposed_in_the_middle_goes_on_when_it_leads_again(
 
 
 @pytest.mark.slow
+async def test_who_leads_again_under_the_same_epoch_need_not_begin_anew(
+    operator: Operator, fence: Fence
+) -> None:
+    api = operator.api
+    fence.open_until(inf, epoch=8)
+    operator.reconciler.lead(8)
+    body = operator.give(replicas=1)
+    await api.until(lambda: api.pods and api.status)
+    loop = asyncio.get_running_loop()
+    settled_at = loop.time() + CALM_S  # after its first plan as a leader
+    await api.until(lambda: api.listings >= 3 and loop.time() > settled_at)
+    fence.close()
+    operator.reconciler.lead(None)
+    body["spec"]["replicas"] = 0
+    body["metadata"]["generation"] = 4
+    operator.see(Kind.SERVICES, api.stamp(body))
+    writes = len(api.writes)
+    fence.open_until(inf, epoch=8)
+    operator.reconciler.lead(8)
+    await api.until(lambda: not api.pods)
+    first = next(method for method, path in api.writes[writes:] if "/secrets/" not in path)
+    assert first == "DELETE"  # the first plan may take away, unlike that of a new leader
+
+
+@pytest.mark.slow
 async def test_the_first_plan_of_a_new_leader_takes_nothing_away(
     operator: Operator, fence: Fence
 ) -> None:
