@@ -30,7 +30,7 @@ from avatar_operator.fencing import Fence
 REQUEST_TIMEOUT_S: Final = 5.0
 IN_FLIGHT: Final = 32
 """Requests at once. An API server with 2 cores applies 156 objects a second one by one and 525
-with 50 in flight (kubernetes.md, 13); more than these would only queue there."""
+with 50 in flight; more than these would only queue there."""
 
 LONGEST_EVENT: Final = 16 << 20  # bytes; etcd takes no object of 2 MiB
 SHOWN_LENGTH: Final = 500  # characters of the server's message that are kept

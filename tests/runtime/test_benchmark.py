@@ -16,7 +16,7 @@ from avatar_runtime.engine import device
 
 pytestmark = pytest.mark.slow
 
-# architecture.md section 3; the document may hold more.
+# What readers of the document rely on; it may hold more.
 KEYS = {
     "device", "preset", "versions", "buckets", "model_only_fps", "recipe_fps", "sessions",
     "batch_fill_ratio", "first_frame_ms", "frame_ms", "loop_lag_ms_p999", "mfu",

@@ -17,7 +17,7 @@ BLUR_RATIO: Final = 0.1
 MODES: Final = ("raw", "neck", "jaw")
 PARSED_SIZE: Final = 512
 """Side of what the face parser returns, pixels."""
-# Classes of the face parser (musetalk.md section 8).
+# Classes of the face parser (docs/musetalk.md).
 _SKIN: Final = 1
 _MOUTH_AND_LIPS: Final = (11, 12, 13)
 _NECK: Final = 14
@@ -68,7 +68,7 @@ def region(
 
     `parsed` is `(512, 512) uint8`, the class of each pixel of the crop box. `jaw` grows the skin
     and takes back what of it lies in the cheeks, so that a jaw that opens wider still fits; the
-    order of its steps is assumed (musetalk.md section 16).
+    order of its steps is assumed (docs/musetalk.md).
     """
     if mode == "jaw":
         kept = _jaw(parsed, cheek_width) | np.isin(parsed, _MOUTH_AND_LIPS)

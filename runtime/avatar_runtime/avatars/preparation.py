@@ -111,7 +111,7 @@ def crop(frame: NDArray[np.uint8], box: geometry.Box, size: int) -> NDArray[np.f
 def _latents(frame: NDArray[np.uint8], box: geometry.Box, encoder: Encoder) -> NDArray[np.float32]:
     whole = crop(frame, box, encoder.crop_size)
     masked = whole.copy()
-    # Zero before normalising to [-1, 1]: the hole is -1, as in training (musetalk.md section 4).
+    # Zero before normalising to [-1, 1]: the hole is -1, as in training (docs/musetalk.md).
     masked[:, encoder.crop_size // 2 :] = 0
     return np.concatenate(encoder.encode(np.stack([masked, whole]) * 2 - 1))
 

@@ -174,7 +174,7 @@ class MuseTalk:
     def window(self, features: Tensor, first_step: int, steps: int) -> Tensor:
         """Return the `(tokens, width)` of one frame from one context's features.
 
-        Steps before 0 and from `steps` on are zero vectors (musetalk.md section 5.2).
+        Steps before 0 and from `steps` on are zero vectors (docs/musetalk.md, Sound).
         """
         begin, end = max(0, first_step), max(0, min(first_step + WINDOW_STEPS, steps))
         rows = features.new_zeros(WINDOW_STEPS, *features.shape[1:])

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from avatar_runtime.batching.frames import FrameRequest
     from avatar_runtime.engine.device import Pending
 
-# Shares of a batch, by the work of each stage (musetalk.md section 11); the rest is picture work.
+# Shares of a batch, by the work of each stage (docs/musetalk.md); the rest is picture work.
 _SHARES: Final = {"encode_audio": 0.02, "unet": 0.21, "vae": 0.75, "compose": 0.01, "jpeg": 0.01}
 _ON_HOST: Final = _SHARES["jpeg"]  # meanwhile the card has the next batch
 _COMPOSING: Final = _SHARES["compose"]  # the last of a batch on the card, as on a real one

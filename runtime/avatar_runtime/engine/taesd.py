@@ -1,7 +1,7 @@
 """The small decoder that may stand in for the VAE's: TAESD, 1.2 M parameters.
 
 It was distilled from Stable Diffusion's VAE and reads the same latents, but with the scaling
-factor still in them (musetalk.md section 16). Only opt-in: it changes the picture.
+factor still in them (docs/musetalk.md). Only opt-in: it changes the picture.
 """
 
 from __future__ import annotations

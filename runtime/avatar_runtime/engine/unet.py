@@ -1,6 +1,6 @@
 """The UNet that turns a masked face, a reference face and sound into a clean latent, in one step.
 
-Stable Diffusion 1.4's topology (musetalk.md section 3). There is no noise and no schedule: the
+Stable Diffusion 1.4's topology (docs/musetalk.md). There is no noise and no schedule: the
 time is always 0, so its embedding is the same vector for every frame.
 """
 

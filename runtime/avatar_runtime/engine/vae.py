@@ -1,4 +1,4 @@
-"""The autoencoder between pictures and latents (musetalk.md section 4).
+"""The autoencoder between pictures and latents (docs/musetalk.md).
 
 Serving needs the decoder, which is 78 % of the work of a frame; preparation needs the encoder.
 """

@@ -1,4 +1,4 @@
-"""Reads a MuseTalk folder in upstream's layout and checks it as a whole (musetalk.md section 2).
+"""Reads a MuseTalk folder in upstream's layout and checks it as a whole (docs/musetalk.md).
 
 Pickles are read with `weights_only=True`, safetensors as they are. What is wrong is reported
 in one error: every missing, surplus and misshaped tensor of the file.

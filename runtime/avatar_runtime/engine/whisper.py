@@ -1,4 +1,4 @@
-"""Whisper's encoder and its log-mel front end, giving every hidden state (musetalk.md section 5).
+"""Whisper's encoder and its log-mel front end, giving every hidden state (docs/musetalk.md).
 
 Written out for the same reasons as `layers`; the states are those the transformers library
 returns, the last one after the final norm.

@@ -1,4 +1,4 @@
-"""Fidelity: what musetalk.md states, worked out on paper, beside what the engine computes."""
+"""Fidelity: what docs/musetalk.md states, worked out on paper, beside what the engine computes."""
 
 from __future__ import annotations
 
