@@ -108,6 +108,11 @@ class Engine:
         """Whether a batch costs as much as its bucket."""
         return self.device.pads
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether the next batch may be given before the one before has ended."""
+        return self.device.overlaps
+
     async def start(self) -> None:
         """Load the model and the avatars, warm up and measure.
 

@@ -44,6 +44,8 @@ class Engine(Protocol):
     def model(self) -> device.ModelInfo: ...
     @property
     def pads(self) -> bool: ...
+    @property
+    def overlaps(self) -> bool: ...
     async def start(self) -> None: ...
     async def run(
         self, batch: Sequence[FrameRequest], on_free: Callable[[], None]
@@ -214,6 +216,10 @@ class Pump:
                 self._attend_all()
                 continue
             is_free = asyncio.Event()
+            if not self._engine.overlaps:
+                # In one go with the next one: sessions that send meanwhile would keep the device.
+                await self._make(batch, is_free)
+                continue
             group.create_task(self._make(batch, is_free), name="batch")
             await is_free.wait()
 
