@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from kubernetes.aio.client.configuration import Configuration
 
 from avatar_operator.cluster import Cluster
 from avatar_operator.core import leading
-from avatar_operator.errors import NotLeading
+from avatar_operator.errors import NotLeading, TemporaryError
 from avatar_operator.fencing import Fence
 from avatar_operator.leadership import Leadership, LeaseName
 
@@ -245,9 +246,15 @@ async def test_a_resigning_leader_waits_for_the_write_under_way(world: World) ->
 async def test_a_write_that_does_not_end_keeps_the_lease_from_being_released(world: World) -> None:
     first = world.start("a")
     await world.until_holder("a")
-    await world.server.until(first.fence.is_open)
     world.server.hold = asyncio.Event()
-    writing = asyncio.create_task(first.write())
+
+    async def write_until_it_arrives() -> None:
+        while not world.server.created:
+            await world.server.until(first.fence.is_open)
+            with contextlib.suppress(TemporaryError, NotLeading):  # the Lease is short
+                await first.write()
+
+    writing = asyncio.create_task(write_until_it_arrives())
     await world.server.until(lambda: world.server.created)
     await first.leadership.resign()
     assert world.server.spec["holderIdentity"] == "a"
