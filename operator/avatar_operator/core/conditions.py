@@ -146,8 +146,7 @@ def _lost(plan: planning.Plan, states: Mapping[str, model.PodState]) -> list[str
 def _too_slow(service: model.Service, plan: planning.Plan) -> list[str]:
     """Tell of the classes in use that cannot make the frames of a single session."""
     used = {pod.gpu_class for pod in plan.fleet.live}
-    coming = [a for a in plan.actions if isinstance(a, planning.CreatePod | planning.AdoptPod)]
-    used |= {action.gpu_class for action in coming}
+    used |= {action.gpu_class for action in plan.coming}
     return [
         f"{pool.gpu_class} makes {pool.outcome.frames_per_s:.1f} frames/s at batch "
         f"{pool.outcome.batch_size}, one session needs {service.fps} (spec.fps)"
@@ -172,7 +171,7 @@ def _progressing(service: model.Service, plan: planning.Plan, gpu: Finding) -> F
         return Finding(Condition.PROGRESSING, False, Reason.ROLLOUT_HALTED, message)
     starting = [pod.name for pod in plan.fleet.current if not pod.ready]
     surplus = len(plan.fleet.current) - plan.desired
-    coming = sum(isinstance(each, planning.CreatePod | planning.AdoptPod) for each in plan.actions)
+    coming = len(plan.coming)
     if plan.fleet.outdated:
         message = "pods to be replaced: " + ", ".join(pod.name for pod in plan.fleet.outdated)
         return Finding(Condition.PROGRESSING, True, Reason.ROLLING_OUT, message)

@@ -114,6 +114,11 @@ class Plan:
     halted: rollout.Halt | None = None
 
     @property
+    def coming(self) -> tuple[CreatePod | AdoptPod, ...]:
+        """The pods that the service will have besides those that it has."""
+        return tuple(each for each in self.actions if isinstance(each, CreatePod | AdoptPod))
+
+    @property
     def decision(self) -> Decision | None:
         """What was decided of the number of pods, None if it is given."""
         return None if self.answer is None else self.answer.decision

@@ -72,8 +72,7 @@ def _pool(plan: planning.Plan, pool: Pool) -> Mapping[str, object]:
     """Describe a class as it will be once the actions are done."""
     gone = {a.uid for a in plan.actions if isinstance(a, planning.DrainPod | planning.DeletePod)}
     classes = [pod.gpu_class for pod in plan.fleet.live if pod.uid not in gone]
-    coming = (a for a in plan.actions if isinstance(a, planning.CreatePod | planning.AdoptPod))
-    classes += [action.gpu_class for action in coming]
+    classes += [action.gpu_class for action in plan.coming]
     replicas = classes.count(pool.gpu_class)
     if isinstance(pool.outcome, NoBatch):
         return {
