@@ -12,17 +12,31 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import aiohttp
 import pytest
 
-from localcluster import audit, components, controlplane, errors, paths, processes
+from localcluster import (
+    audit,
+    components,
+    controlplane,
+    errors,
+    kubeapi,
+    paths,
+    processes,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from localcluster.controlplane import ControlPlane
 
 pytestmark = pytest.mark.e2e
 
+KINDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+KIND = "puppets.test.local"
+PUPPETS = "/apis/test.local/v1/puppets"
+ANY = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 SERVICE_ACCOUNT = "system:serviceaccount:control-plane-test:nobody"
 
 
@@ -90,6 +104,65 @@ async def test_helm_leaves_the_users_home_alone(cluster: ControlPlane) -> None:
     folders = [line for line in listed.splitlines() if "_HOME=" in line]
     assert len(folders) == 3
     assert all(str(cluster.layout.home) in line for line in folders)
+
+
+async def test_a_mirror_follows_a_kind_that_is_changed_removed_and_made_again(
+    cluster: ControlPlane,
+) -> None:
+    """The server ends watches of a changed kind, refuses new ones, and forgets versions."""
+    changed = asyncio.Condition()
+    async with kubeapi.connected(cluster) as api:
+        await install(api)
+        async with kubeapi.Mirror(api, PUPPETS, changed).running() as mirror:
+
+            async def seen(*names: str) -> None:
+                def told() -> str:
+                    return f"{names}, not {list(mirror.objects)}"
+
+                keys = {("default", name) for name in names}
+                await kubeapi.until(changed, lambda: mirror.objects.keys() == keys, told, 30)
+
+            await make(api, "punch")
+            await seen("punch")
+            for short in ("pu", "pup"):
+                await api.merge(f"{KINDS}/{KIND}", {"spec": {"names": {"shortNames": [short]}}})
+                await make(api, short)
+            await seen("punch", "pu", "pup")
+            await api.delete(f"{KINDS}/{KIND}")
+            await seen()
+            await install(api)
+            await make(api, "judy")
+            await seen("judy")
+        await api.delete(f"{KINDS}/{KIND}")
+
+
+async def install(api: kubeapi.Api) -> None:
+    """Make the kind of puppets as soon as an old one is gone, and wait until it is served."""
+    versions = [{"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": ANY}}]
+    names = {"plural": "puppets", "singular": "puppet", "kind": "Puppet", "listKind": "PuppetList"}
+    spec = {"group": "test.local", "scope": "Namespaced", "names": names, "versions": versions}
+    kind = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition"}
+    await until_taken(lambda: api.post(KINDS, {**kind, "metadata": {"name": KIND}, "spec": spec}))
+    await until_taken(lambda: api.get(PUPPETS))
+
+
+async def make(api: kubeapi.Api, name: str) -> None:
+    body = {"apiVersion": "test.local/v1", "kind": "Puppet", "metadata": {"name": name}}
+    path = "/apis/test.local/v1/namespaces/default/puppets"
+    await until_taken(lambda: api.post(path, body))
+
+
+async def until_taken(request: Callable[[], Awaitable[object]]) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await request()
+            except aiohttp.ClientResponseError as error:
+                if error.status not in {404, 409, 429, 503}:
+                    raise
+            else:
+                return
+            await asyncio.sleep(0.05)
 
 
 async def test_components_come_back_and_the_data_stays(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import ssl
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 Body = dict[str, Any]
 PAGE: Final = 1000
+LOOK_AGAIN_S: Final = 0.2
 MERGE: Final = "application/merge-patch+json"
+
+log = logging.getLogger(__name__)
 
 
 class Api:
@@ -121,15 +125,14 @@ class Mirror:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Mirror]:
         """Keep up with the server until the block ends."""
-        items, version = await self._api.list(self._path)
-        for item in items:
-            self._take("ADDED", item)
+        version = await self._look()
         task = asyncio.create_task(self._follow(version), name=f"mirror of {self._path}")
         try:
             yield self
         finally:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            with contextlib.suppress(asyncio.CancelledError):
+                await task  # what broke it is told, too
 
     def of(self, namespace: str) -> list[Body]:
         """Return the objects of a namespace, by name."""
@@ -137,24 +140,61 @@ class Mirror:
         return [self.objects[key] for key in sorted(found)]
 
     async def _follow(self, version: str) -> None:
-        while True:  # the server ends watches now and then
-            async for event in self._api.watch(self._path, version):
-                if event["type"] == "ERROR":
-                    raise RuntimeError(f"the mirror of {self._path} broke: {event['object']}")
-                version = event["object"]["metadata"]["resourceVersion"]
-                if event["type"] != "BOOKMARK":
-                    self._take(event["type"], event["object"])
-                    async with self._changed:
-                        self._changed.notify_all()
+        while True:
+            try:
+                async for event in self._api.watch(self._path, version):
+                    if event["type"] == "ERROR":
+                        raise _GoneError(event["object"])
+                    version = event["object"]["metadata"]["resourceVersion"]
+                    if event["type"] != "BOOKMARK":
+                        self._take(event["type"], event["object"])
+                        await self._tell()
+            except (aiohttp.ClientError, TimeoutError, _GoneError) as error:
+                # A server refuses watches of a kind while it gets ready to serve it, for one.
+                log.warning("the mirror of %s looks anew: %r", self._path, error)
+                version = await self._look_until_seen()
+
+    async def _look_until_seen(self) -> str:
+        while True:
+            await asyncio.sleep(LOOK_AGAIN_S)
+            try:
+                version = await self._look()
+            except (aiohttp.ClientError, TimeoutError) as error:
+                log.warning("the mirror of %s cannot look: %r", self._path, error)
+            else:
+                await self._tell()
+                return version
+
+    async def _look(self) -> str:
+        """Take in what there is, and return the version to watch from."""
+        items, version = await self._api.list(self._path)
+        gone = self.objects.keys() - {_key(item) for item in items}
+        for key in gone:
+            self._take("DELETED", self.objects[key])
+        for item in items:
+            self._take("MODIFIED" if _key(item) in self.objects else "ADDED", item)
+        return version
+
+    async def _tell(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
 
     def _take(self, kind: str, body: Body) -> None:
-        key = (body["metadata"].get("namespace", ""), body["metadata"]["name"])
+        key = _key(body)
         if kind == "DELETED":
             self.objects.pop(key, None)
         else:
             self.objects[key] = body
         if self._seen is not None:
             self._seen(kind, body)
+
+
+class _GoneError(Exception):
+    """A watch was ended with an error: what it was to go on from is not kept any more."""
+
+
+def _key(body: Body) -> tuple[str, str]:
+    return body["metadata"].get("namespace", ""), body["metadata"]["name"]
 
 
 async def until(
