@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from avatar_runtime.audio import energy, resampling
-from avatar_runtime.batching.windows import AudioWindow
+from avatar_runtime.batching.windows import GROUP_FRAMES, AudioWindow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,6 @@ STEPS_BEFORE: Final = 4
 CONTEXT_S: Final = 30
 """What the published audio encoder hears at once."""
 _GROWING: Final = (0, 1, 2)  # first frames of groups 0 to 2
-_GROUP: Final = 2  # frames of every later group: half the encodes for 40 ms more of waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,5 +200,5 @@ def group_of(frame: int) -> tuple[int, int]:
     if frame < _GROWING[-1]:
         number = sum(frame >= first for first in _GROWING) - 1
         return number, _GROWING[number + 1] - 1
-    later = (frame - _GROWING[-1]) // _GROUP
-    return len(_GROWING) - 1 + later, _GROWING[-1] + (later + 1) * _GROUP - 1
+    later = (frame - _GROWING[-1]) // GROUP_FRAMES
+    return len(_GROWING) - 1 + later, _GROWING[-1] + (later + 1) * GROUP_FRAMES - 1

@@ -2,7 +2,7 @@
 
 Sessions run in this process with everything but their sockets: protocol, scheduler, governor,
 sound, model, composition, JPEG and messages. Machines differ and ratios travel: the sessions'
-frames a second stand beside those of the bare model, timed in turns with them.
+frames a second stand beside those of the bare networks, timed before and after each turn of theirs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from avatar_runtime.benchmark.plan import Plan
     from avatar_runtime.engine.device import Device
 
-_TURNS: Final = 3  # of model alone and sessions
+_TURNS: Final = 5  # of sessions, with the model alone before, between and after
 
 
 def run(device: Device, plan: Plan) -> dict[str, Any]:
@@ -51,10 +51,12 @@ async def _measure(engine: worker.Engine, plan: Plan) -> dict[str, Any]:
         # Rendered from this thread while the engine's own is idle: nothing else runs yet.
         rows = await loop.run_in_executor(None, stages.bucket_rows, engine, plan.batch_size)
         saturated = sessions.Saturated()
+        alone = [await loop.run_in_executor(None, stages.model_only, engine, plan, 0)]
         for turn in range(_TURNS):
-            alone = await loop.run_in_executor(None, stages.model_only, engine, plan, turn)
-            saturated.alone.append(alone)
             await sessions.saturate(engine, plan, saturated)
+            alone.append(
+                await loop.run_in_executor(None, stages.model_only, engine, plan, turn + 1)
+            )
         rated = max(1, int(0.9 * saturated.fps / FPS))
         talkers, lags = await sessions.at_rated_load(engine, plan, rated)
         gflop, peak = stages.work(engine.device)
@@ -62,7 +64,7 @@ async def _measure(engine: worker.Engine, plan: Plan) -> dict[str, Any]:
         autograd = stages.autograd_rows(engine.device, sizes) if plan.autograd else None
     finally:
         await engine.stop()
-    model_only = statistics.median(saturated.alone)
+    model_only = statistics.median(each.model for each in alone)
     first = [ms for talker in talkers for ms in talker.first_ms]
     frames = [ms for talker in talkers for ms in talker.frame_ms]
     return {
@@ -72,7 +74,12 @@ async def _measure(engine: worker.Engine, plan: Plan) -> dict[str, Any]:
         "versions": {n: metadata.version(n) for n in ("torch", "numpy", "opencv-python-headless")},
         "buckets": rows,
         "model_only_fps": round(model_only, 2),
+        "networks_fps": round(statistics.median(each.networks for each in alone), 2),
         "recipe_fps": round(saturated.fps, 2),
+        "recipe_ratio": {
+            "of_model": _share([each.model for each in alone], saturated.recipe),
+            "of_networks": _share([each.networks for each in alone], saturated.recipe),
+        },
         "sessions": plan.sessions,
         "batch_fill_ratio": round(saturated.frames / saturated.paid, 4),
         "first_frame_ms": {"p50": _percentile(first, 50), "p95": _percentile(first, 95)},
@@ -86,10 +93,11 @@ async def _measure(engine: worker.Engine, plan: Plan) -> dict[str, Any]:
         "load_s": round(load_s, 2),
         "scheduler_decisions_per_s": scheduling.decisions_per_s(),
         "seed": SEED,
-        "turns": [
-            {"model_only_fps": round(alone, 2), "recipe_fps": round(recipe, 2)}
-            for alone, recipe in zip(saturated.alone, saturated.recipe, strict=True)
-        ],
+        "turns": {
+            "model_only_fps": [round(each.model, 2) for each in alone],
+            "networks_fps": [round(each.networks, 2) for each in alone],
+            "recipe_fps": [round(fps, 2) for fps in saturated.recipe],
+        },
     }
 
 
@@ -98,6 +106,12 @@ def mfu(gflop: float | None, frames_per_s: float, peak_tflops: float | None) -> 
     if gflop is None or peak_tflops is None:
         return None
     return round(gflop * frames_per_s / 1000 / peak_tflops, 4)
+
+
+def _share(alone: Sequence[float], recipe: Sequence[float]) -> float:
+    """Return the median of what sessions reach of the turns before and after theirs."""
+    around = zip(alone, alone[1:], recipe, strict=False)
+    return round(statistics.median(2 * fps / (before + after) for before, after, fps in around), 4)
 
 
 def _percentile(values: Sequence[float], percent: float) -> float | None:

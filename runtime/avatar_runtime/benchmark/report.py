@@ -40,10 +40,12 @@ def table(document: Mapping[str, Any]) -> str:
 
 
 def _sentences(document: Mapping[str, Any]) -> list[str]:
-    ratio = document["recipe_fps"] / document["model_only_fps"]
+    ratio = document["recipe_ratio"]
     sentences = [
-        f"{document['sessions']} sessions make {document['recipe_fps']} frames/s, "
-        f"{ratio:.1%} of the model alone ({document['model_only_fps']})",
+        f"{document['sessions']} sessions make {document['recipe_fps']} frames/s: "
+        f"{ratio['of_model']:.1%} of UNet and decoder alone ({document['model_only_fps']}), "
+        f"{ratio['of_networks']:.1%} of these with the audio encoder "
+        f"({document['networks_fps']})",
         f"first frame p95 {document['first_frame_ms']['p95']} ms, "
         f"loop lag p99.9 {document['loop_lag_ms_p999']} ms, "
         f"fill {document['batch_fill_ratio']:.1%}, "

@@ -68,8 +68,8 @@ class Talker:
 class Saturated:
     """What the turns of a saturated engine have shown."""
 
-    alone: list[float] = field(default_factory=list)
     recipe: list[float] = field(default_factory=list)
+    """Frames a second of each turn."""
     frames: int = 0
     paid: int = 0
     """Frames of the buckets around the batches."""

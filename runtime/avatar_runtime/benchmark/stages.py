@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
+from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,12 +13,12 @@ import numpy as np
 from avatar_runtime import errors
 from avatar_runtime.batching import buckets
 from avatar_runtime.batching.frames import FrameRequest
-from avatar_runtime.batching.windows import AudioWindow
+from avatar_runtime.batching.windows import GROUP_FRAMES, AudioWindow
 from avatar_runtime.benchmark.plan import sound
 from avatar_runtime.engine.device import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from avatar_runtime.avatars.cache import AvatarInfo
     from avatar_runtime.benchmark.plan import Plan
@@ -24,6 +26,22 @@ if TYPE_CHECKING:
     from avatar_runtime.engine.device import Device
 
 _ROUNDS: Final = 5  # of each bucket, after two that warm it up and record it
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """The speed of networks with nothing around them, frames a second."""
+
+    model: float
+    """UNet and decoder."""
+    networks: float
+    """The audio encoder as well, once for the frames that share their sound."""
+
+    @classmethod
+    def of(cls, frames: int, seconds: Mapping[str, float]) -> Alone:
+        """Return the speed of a number of frames, from the seconds of all stages."""
+        model = seconds["unet"] + seconds["vae"]
+        return cls(frames / model, frames / (model + seconds["encode_audio"]))
 
 
 def bucket_rows(engine: worker.Engine, batch_size: int) -> list[dict[str, Any]]:
@@ -55,21 +73,21 @@ def bucket_rows(engine: worker.Engine, batch_size: int) -> list[dict[str, Any]]:
     return rows
 
 
-def model_only(engine: worker.Engine, plan: Plan, turn: int) -> float:
-    """Return the frames a second of UNet and decoder alone, at the full batch."""
+def model_only(engine: worker.Engine, plan: Plan, turn: int) -> Alone:
+    """Return the speed of the bare networks at the full batch."""
     draw = getattr(engine.device, "draw", None)
     avatar = next(iter(engine.avatars.values()))
-    batch = _requests(avatar, plan.batch_size, f"alone-{turn}")
+    name = f"alone-{turn}"
     if draw is None:  # a simulated card: its own account of the stages
-        stages = engine.device.render(batch).stages
-        return plan.batch_size / (stages["unet"] + stages["vae"])
-    draw(batch)
+        stages = engine.device.render(_requests(avatar, plan.batch_size, name)).stages
+        return Alone.of(plan.batch_size, stages)
+    draw(_requests(avatar, plan.batch_size, name))
     rounds = max(3, ceil(plan.sessions * plan.frames / plan.batch_size / 2))
-    seconds = 0.0
-    for _ in range(rounds):
-        stages = draw(batch)
-        seconds += stages["unet"] + stages["vae"]
-    return rounds * plan.batch_size / seconds
+    total: Counter[str] = Counter()
+    for number in range(rounds):
+        # Another session each time: its sound is encoded anew.
+        total.update(draw(_requests(avatar, plan.batch_size, f"{name}-{number}")))
+    return Alone.of(rounds * plan.batch_size, total)
 
 
 def work(device: Device) -> tuple[float | None, float | None]:
@@ -103,10 +121,17 @@ def autograd_rows(device: Device, sizes: Sequence[int]) -> list[dict[str, Any]] 
 
 
 def _requests(avatar: AvatarInfo, size: int, session: str) -> list[FrameRequest]:
-    """Return a batch in which groups of four frames share their sound, as in a session."""
+    """Return a batch of which as many frames share their sound as in a session."""
     noise = np.frombuffer(sound(50), "<i2").astype(np.float32) / 32768
     windows = [
-        AudioWindow(i, i // 4, noise.data.toreadonly(), 2 * (i % 4) + 34, 50, silent=False)
+        AudioWindow(
+            i,
+            i // GROUP_FRAMES,
+            noise.data.toreadonly(),
+            2 * (i % GROUP_FRAMES) + 34,
+            50,
+            silent=False,
+        )
         for i in range(size)
     ]
     return [

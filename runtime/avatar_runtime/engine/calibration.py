@@ -10,7 +10,7 @@ import numpy as np
 
 from avatar_runtime import errors
 from avatar_runtime.batching.frames import FrameRequest
-from avatar_runtime.batching.windows import AudioWindow
+from avatar_runtime.batching.windows import GROUP_FRAMES, AudioWindow
 from avatar_runtime.engine.device import MIB, Calibration, Device
 
 if TYPE_CHECKING:
@@ -92,9 +92,10 @@ def _line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
 
 
 def _request(avatar: AvatarInfo, size: int, turn: int, index: int) -> FrameRequest:
-    """Return a frame of silence; groups of four share their sound, as in a session."""
+    """Return a frame of silence; as many share their sound as in a session."""
     samples = np.zeros(16_000, np.float32).data.toreadonly()
-    window = AudioWindow(index, index // 4, samples, 2 * (index % 4) + 34, 50, silent=False)
+    group, place = divmod(index, GROUP_FRAMES)
+    window = AudioWindow(index, group, samples, 2 * place + 34, 50, silent=False)
     return FrameRequest(
         session=f"calibration-{size}",
         response_ref=turn,
