@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from avatar_training.visemes import Floats
 
 _STEPS_BEFORE: Final = 4
-_LARGEST_GROUP: Final = 4  # frames that the runtime encodes together
+_LARGEST_GROUP: Final = 4  # at least as many frames as the runtime encodes together
 _PIXEL_SHARE: Final = 6
 """One in this many samples of a batch is decoded, for the loss on pixels."""
 _PIXEL_WEIGHT: Final = 1.5
