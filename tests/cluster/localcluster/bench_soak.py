@@ -1,6 +1,7 @@
 """Sessions that speak for half an hour on the CPU: does memory grow, does a picture stand still?
 
-The runtime's resident memory is sampled once a second. Its slope is the least-squares line after
+There are as many as the operator would give this runtime by what it measured at its start. The
+runtime's resident memory is sampled once a second. Its slope is the least-squares line after
 the warm-up, in which caches of pictures and the allocator fill.
 """
 
@@ -14,12 +15,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from avatar_operator.core import batch, model
 from localcluster import benchrecord, runtimeprocess
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SLOPE_MIB_PER_MIN: Final = 1.0
+FPS: Final = 25
 GAP_MS: Final = 100
 SAMPLE_S: Final = 1.0
 _KEPT_SAMPLES: Final = 200
@@ -31,17 +34,20 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--minutes", type=float, default=30.0, help="after the warm-up")
     parser.add_argument("--warm-up-minutes", type=float, default=2.0)
-    parser.add_argument("--sessions", type=int, default=2, help="the rated capacity")
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--sessions", type=int, help="without: what the runtime is rated for")
+    parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--pace", choices=("burst", "paced"), default="burst")
     asked = parser.parse_args()
     with runtimeprocess.serving(asked.out.with_suffix(".log"), asked.batch_size) as runtime:
+        rating = rated(runtime, asked.batch_size)
+        sessions = asked.sessions or rating.sessions_per_pod
+        print(f"{sessions} sessions; rated: {rating.reason}", flush=True)
         minutes = asked.warm_up_minutes + asked.minutes
         watch = Watch(runtime)
         found = runtimeprocess.load(
             runtime,
             [
-                *("--sessions", str(asked.sessions), "--duration-s", str(60 * minutes)),
+                *("--sessions", str(sessions), "--duration-s", str(60 * minutes)),
                 *("--late-ms", str(GAP_MS), *(["--burst"] if asked.pace == "burst" else [])),
             ],
         )
@@ -50,7 +56,8 @@ def main() -> int:
     slope = 60 * slope_per_s(settled)
     summary = found["summary"]
     results = {
-        "sessions": asked.sessions,
+        "sessions": sessions,
+        "rated": {"sessions": rating.sessions_per_pod, "reason": rating.reason},
         "pace": asked.pace,
         "minutes": asked.minutes,
         "rss_slope_mib_per_min": round(slope, 3),
@@ -64,6 +71,23 @@ def main() -> int:
     print(json.dumps({key: results[key] for key in results if key != "samples"}, indent=2))
     faults = summary["gaps"] + summary["frames_missing"] + summary["violations"]
     return 1 if faults or slope >= SLOPE_MIB_PER_MIN else 0
+
+
+def rated(runtime: runtimeprocess.Runtime, batch_size: int) -> batch.BatchPlan:
+    """Return the operator's plan for a pod with this runtime's calibration."""
+    state = runtime.state()
+    measured = state["calibration"]
+    curve = model.Curve(
+        measured["model"],
+        measured["baseMiB"],
+        measured["perFrameMiB"],
+        tuple((frames, ms) for frames, ms in measured["frameBatchMs"]),
+    )
+    memory_mib = state["vram"]["total_bytes"] >> 20
+    plan = batch.fixed_batch(curve, memory_mib, batch_size, FPS)
+    if isinstance(plan, batch.NoBatch):
+        raise RuntimeError(f"the runtime cannot be rated: {plan.reason}")
+    return plan
 
 
 class Watch:

@@ -46,6 +46,11 @@ class Runtime:
         """Return what the process holds in memory."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE / 2**20
 
+    def state(self) -> dict[str, Any]:
+        """Return the state document, as the operator hears it."""
+        with urllib.request.urlopen(f"{self.admin}/control/v1/state", timeout=30) as answer:
+            return dict(json.load(answer))
+
     def metrics(self) -> Mapping[str, float]:
         """Return every series by its name with labels."""
         with urllib.request.urlopen(f"{self.admin}/metrics", timeout=30) as answer:
