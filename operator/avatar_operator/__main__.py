@@ -144,9 +144,9 @@ def _given(path: Path | None, option: str) -> Path:
 
 def _run() -> int:
     # kopf and the API client cost 60 MiB and a second: only those who run it pay.
-    from avatar_operator import handlers, settings
+    from avatar_operator import running, settings
 
-    return asyncio.run(handlers.run(settings.from_env(os.environ)))
+    return asyncio.run(running.run(settings.from_env(os.environ)))
 
 
 def _upgrade() -> int:

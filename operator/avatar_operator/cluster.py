@@ -43,7 +43,7 @@ from avatar_operator.connection import (
 )
 from avatar_operator.core import model
 from avatar_operator.core.manifests import Body
-from avatar_operator.errors import Conflict, Contested, NotFound, Refused
+from avatar_operator.errors import Conflict, Contested, NotFound, Refused, TemporaryError
 from avatar_operator.fencing import Fence
 
 LIST_TIMEOUT_S: Final = 60.0  # a page of 500 pods is some MB
@@ -98,8 +98,8 @@ class Cluster:
             query |= {"labelSelector": selector} if selector else {}
             page = await self._send("GET", path, query=query, timeout_s=LIST_TIMEOUT_S)
             items, metadata = page.get("items"), page.get("metadata")
-            assert isinstance(items, list)
-            assert isinstance(metadata, dict)
+            if not isinstance(items, list) or not isinstance(metadata, dict):
+                raise TemporaryError(f"GET {path}", 200, "the answer is no listing")
             yield Page(items, str(metadata.get("resourceVersion", "")))
             token = metadata.get("continue", "")
             if not token:

@@ -147,6 +147,8 @@ class Connection:
         document = _document(data)
         if answer.status >= 300:
             raise _error(request, answer.status, document, answer.headers.get("Retry-After"))
+        if document is None:  # of a proxy in between, or cut off
+            raise TemporaryError(request, answer.status, "the answer is no JSON object")
         return document
 
     async def watch(
@@ -175,7 +177,7 @@ class Connection:
                 async for chunk in answer.response.content.iter_any():
                     *lines, rest = (rest + chunk).split(b"\n")
                     for line in lines:
-                        event = _document(line)
+                        event = _document(line) or {}
                         yield str(event.get("type")), _document_in(event, "object")
                     if len(rest) > LONGEST_EVENT:
                         raise TemporaryError(request, 0, f"an event over {LONGEST_EVENT} bytes")
@@ -191,12 +193,13 @@ class Connection:
         return headers | ({"Authorization": authorization} if authorization else {})
 
 
-def _document(data: bytes) -> Body:
+def _document(data: bytes) -> Body | None:
+    """Return the JSON object that an answer is, `None` if it is none."""
     try:
         document = json.loads(data)
     except ValueError:
-        document = None
-    return document if isinstance(document, dict) else {}
+        return None
+    return document if isinstance(document, dict) else None
 
 
 def _document_in(document: Body, key: str) -> Body:
@@ -204,8 +207,10 @@ def _document_in(document: Body, key: str) -> Body:
     return found if isinstance(found, dict) else {}
 
 
-def _error(request: str, status: int, document: Body, retry_after: str | None) -> ClusterError:
-    message = str(document.get("message") or "no message")[:SHOWN_LENGTH]
+def _error(
+    request: str, status: int, document: Body | None, retry_after: str | None
+) -> ClusterError:
+    message = str((document or {}).get("message") or "no message")[:SHOWN_LENGTH]
     match status:
         case 404 | 410:
             return NotFound(request, status, message)

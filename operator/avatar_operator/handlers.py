@@ -2,104 +2,137 @@
 
 Only `on.event` is used. It writes nothing to the objects, neither annotations
 nor finalizers, so that a second operator or none at all does no harm.
+
+kopf ends with the first watch that it cannot follow, of which one error event of
+the API server is enough, and it ends every task of its event loop with it. So it
+has a loop and a thread of its own, where nothing else is, and begins anew.
 """
 
 import asyncio
+import contextlib
 import logging
-import secrets
-import signal
-from collections.abc import Callable, Coroutine
-from typing import Any, Final
+import random
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from typing import Any, Final, Protocol
 
 import kopf
 
-from avatar_operator import definitions, health, logs, names
-from avatar_operator.cluster import Cluster
-from avatar_operator.core import manifests, model
+from avatar_operator import names
+from avatar_operator.connection import Credentials
 from avatar_operator.core.observations import Kind
 from avatar_operator.errors import ClusterError
-from avatar_operator.fencing import Fence
-from avatar_operator.leadership import Leadership, LeaseName
-from avatar_operator.reconciler import Reconciler
-from avatar_operator.settings import Settings
 from avatar_operator.watching import SILENCE_S, TOLD
 
-DEAF_S: Final = 180.0  # the Lease is heard of twice a second, and else its watch fails sooner
+AGAIN_S: Final = (0.1, 10.0)  # first and longest delay before kopf begins anew
 
 _log = logging.getLogger(__name__)
 
 
-async def run(settings: Settings) -> int:
-    """Run the operator until it is told to stop; return the exit status."""
-    logs.configure(settings.log_format)
-    # A process that starts anew in the same pod is another candidate.
-    identity = f"{settings.identity}_{secrets.token_hex(4)}"
-    fence = Fence()
-    async with await Cluster.open(fence, identity) as api:
-        waiting = health.probes(is_alive=lambda: True, is_ready=lambda: False)
-        async with health.serving(waiting, settings.health):
-            await definitions.until_current(api)
-        reconciler = Reconciler(api, settings, fence)
-        lease = LeaseName(settings.namespace, settings.lease)
-        leadership = Leadership(api, fence, lease, identity, settings.timing, reconciler.lead)
+class Hearer(Protocol):
+    """Who is told what kopf sees, on the event loop of the operator."""
 
-        def token() -> str | None:
-            if settings.metrics_open:
-                return None
-            own = model.ServiceKey(settings.namespace, names.FIELD_MANAGER)
-            return manifests.control_token(reconciler.master, own)
+    def hear(self, kind: Kind) -> None:
+        """Take in that the watch of a kind said something."""
+        ...
 
-        def is_alive() -> bool:
-            return reconciler.is_alive() and leadership.heard_s() < DEAF_S
+    def relist(self, kind: Kind) -> None:
+        """Take in that the watch of a kind began anew."""
+        ...
 
-        probes = health.probes(is_alive, reconciler.is_ready)
-        async with (
-            health.serving(probes, settings.health),
-            health.serving(health.metrics(token), settings.metrics),
-        ):
-            return await _run_all(reconciler, leadership, api, settings)
+    def observe(self, kind: Kind, body: Mapping[str, Any]) -> None:
+        """Take in an object that was added or changed."""
+        ...
+
+    def forget(self, kind: Kind, uid: str) -> None:
+        """Take in that an object was deleted."""
+        ...
 
 
-async def _run_all(
-    reconciler: Reconciler, leadership: Leadership, api: Cluster, settings: Settings
-) -> int:
-    """Run until a signal says to stop, or until one of the parts breaks."""
-    stop, started = asyncio.Event(), asyncio.Event()
-    ours = {
-        asyncio.create_task(leadership.run(), name="leadership"),
-        asyncio.create_task(reconciler.run(), name="reconciler"),
-    }
-    watches = kopf.operator(
-        registry=registry(reconciler, api),
+class Listener:
+    """Runs kopf for as long as the operator runs, however often it ends."""
+
+    def __init__(
+        self,
+        hearer: Hearer,
+        credentials: Callable[[], Coroutine[Any, Any, Credentials]],
+        namespaces: Collection[str],
+    ) -> None:
+        """`namespaces` are those to listen to, none for all."""
+        self._hearer = hearer
+        self._credentials = credentials
+        self._namespaces = namespaces
+
+    async def run(self) -> None:
+        """Listen until cancelled."""
+        loop = asyncio.get_running_loop()
+        first, longest = AGAIN_S
+        delay_s = first
+        while True:
+            began = loop.time()
+            try:
+                await self._listen()
+            except Exception as fault:
+                _log.warning("kopf ended and begins anew fault=%r", fault)
+            else:
+                _log.warning("kopf ended and begins anew")
+            if loop.time() - began > longest:
+                delay_s = first
+            await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
+            delay_s = min(longest, delay_s * 2)
+            for kind in TOLD:
+                self._hearer.relist(kind)  # if nothing is left, kopf's own listing tells nothing
+
+    async def _listen(self) -> None:
+        """Run kopf once, until it ends or this is cancelled."""
+        home = asyncio.get_running_loop()
+        own, stop = (
+            asyncio.new_event_loop(),
+            asyncio.Event(),
+        )  # used once: kopf leaves things behind
+        handlers = registry(self._hearer, self._login(home), home)
+
+        def work() -> None:
+            with asyncio.Runner(loop_factory=lambda: own) as runner:
+                runner.run(_watch(handlers, self._namespaces, stop))
+
+        ended = home.run_in_executor(None, work)
+        try:
+            await asyncio.shield(ended)
+        except asyncio.CancelledError:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: it has just ended
+                own.call_soon_threadsafe(stop.set)
+            await asyncio.wait({ended})
+            raise
+
+    def _login(self, home: asyncio.AbstractEventLoop) -> Callable[[], Awaitable[Credentials]]:
+        """Return how kopf's loop gets credentials, which belong to the operator's."""
+
+        async def login() -> Credentials:
+            asked = asyncio.run_coroutine_threadsafe(self._credentials(), home)
+            return await asyncio.wrap_future(asked)
+
+        return login
+
+
+async def _watch(
+    handlers: kopf.OperatorRegistry, namespaces: Collection[str], stop: asyncio.Event
+) -> None:
+    """Run kopf until one of its parts breaks, or until it is told to stop.
+
+    Whoever runs the loop cancels what is left: kopf itself would wait 5 s for it.
+    """
+    told = asyncio.create_task(stop.wait(), name="stop")
+    parts = await kopf.spawn_tasks(
+        registry=handlers,
         settings=kopf_settings(),
         standalone=True,
-        clusterwide=not settings.watch_namespaces,
-        namespaces=settings.watch_namespaces,
-        ready_flag=started,
-        stop_flag=stop,
+        clusterwide=not namespaces,
+        namespaces=namespaces,
     )
-    told = asyncio.create_task(_told_to_stop(started, stop), name="stop")
-    parts = {*ours, asyncio.create_task(watches, name="kopf")}
-    await asyncio.wait({*parts, told}, return_when=asyncio.FIRST_COMPLETED)
-    # The Lease first: a standby may act while this process still closes its connections.
-    await leadership.resign()
-    for part in (*ours, told):
-        part.cancel()
-    await asyncio.gather(*ours, told, return_exceptions=True)
-    stop.set()  # kopf waits up to 5 s for tasks of others, so they end before
-    await asyncio.gather(*parts, return_exceptions=True)
-    faults = [fault for part in parts if not part.cancelled() and (fault := part.exception())]
-    for fault in faults:
-        _log.error("the operator ends", exc_info=fault)
-    return 1 if faults else 0
-
-
-async def _told_to_stop(started: asyncio.Event, stop: asyncio.Event) -> None:
-    """Wait for a signal, in place of kopf: the Lease is given back before all else."""
-    await started.wait()  # kopf sets its own handlers before
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await stop.wait()
+    ended, _ = await asyncio.wait({told, *parts}, return_when=asyncio.FIRST_COMPLETED)
+    for part in ended:
+        if not part.cancelled():
+            part.result()
 
 
 def kopf_settings() -> kopf.OperatorSettings:
@@ -107,6 +140,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.peering.standalone = True
+    settings.process.ultimate_exiting_timeout = None
     settings.watching.inactivity_timeout = SILENCE_S
     settings.watching.chunk_size = 500
     storage = kopf.AnnotationsProgressStorage(prefix=names.GROUP, v1=False)
@@ -129,14 +163,21 @@ class _NoDiffs(kopf.DiffBaseStorage):
         pass
 
 
-def registry(reconciler: Reconciler, api: Cluster) -> kopf.OperatorRegistry:
-    """Return kopf's handlers: the login, and one for the events of each kind."""
+def registry(
+    hearer: Hearer,
+    credentials: Callable[[], Awaitable[Credentials]],
+    home: asyncio.AbstractEventLoop,
+) -> kopf.OperatorRegistry:
+    """Return kopf's handlers: the login, and one for the events of each kind.
+
+    They run on kopf's loop; `hearer` is called on `home`.
+    """
     handlers = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=handlers)
     async def login(**_: Any) -> kopf.ConnectionInfo:
         try:
-            found = await api.credentials()
+            found = await credentials()
         except ClusterError as error:
             raise kopf.TemporaryError(str(error), delay=1) from error
         scheme, _space, token = (found.authorization or "").rpartition(" ")
@@ -150,16 +191,19 @@ def registry(reconciler: Reconciler, api: Cluster) -> kopf.OperatorRegistry:
             private_key_path=found.key_path,
         )
 
+    def take(kind: Kind, event: kopf.RawEvent) -> None:
+        hearer.hear(kind)
+        body = event["object"]
+        if event["type"] is None:  # of a listing, not of a watch
+            hearer.relist(kind)
+        if event["type"] == "DELETED":
+            hearer.forget(kind, body["metadata"]["uid"])
+        else:
+            hearer.observe(kind, body)
+
     def handler(kind: Kind) -> Callable[..., Coroutine[Any, Any, None]]:
         async def see(event: kopf.RawEvent, **_: Any) -> None:
-            reconciler.hear(kind)
-            body = event["object"]
-            if event["type"] is None:  # of a listing, not of a watch
-                reconciler.relist(kind)
-            if event["type"] == "DELETED":
-                reconciler.forget(kind, body["metadata"]["uid"])
-            else:
-                reconciler.observe(kind, body)
+            home.call_soon_threadsafe(take, kind, event)
 
         see.__name__ = f"see_{kind.name.lower()}"
         return see

@@ -35,3 +35,5 @@ def configure(log_format: LogFormat) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     # kopf tells of every event that it hands over: one line for each change of each pod.
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)
+    # It says that signals are ignored, but they are not: they are ours to hear.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)

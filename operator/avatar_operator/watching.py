@@ -104,7 +104,7 @@ class Watching:
         self._watches.hear(kind, asyncio.get_running_loop().time())
 
     def relist(self, kind: Kind) -> None:
-        """Take in that kopf's watch began anew: what was deleted before is never told of."""
+        """Take in that kopf's watch may have begun anew: what went before is never told of."""
         if self._synced:  # else everything is listed anyway
             self._relisted.add(kind)
             self._relisting.set()
@@ -145,7 +145,7 @@ class Watching:
                     await asyncio.sleep(RETRY_S)
 
     async def _relist_forever(self) -> None:
-        """Find what was deleted while kopf's watch was down, once for each time that it was."""
+        """Find what was deleted while kopf's watch was down, once for each time that it may be."""
         while True:
             await self._relisting.wait()
             await asyncio.sleep(RELIST_S)  # the watch tells of one object after the other
@@ -254,6 +254,8 @@ class Watching:
                 asked_s = error.delay_s if isinstance(error, TemporaryError) else None
                 delay_s = max(delay_s, asked_s or 0.0)
                 _log.info("the watch ended kind=%s fault=%s", source.name, error)
+            for kind in TOLD:
+                self.relist(kind)  # what ended this watch may have hit kopf's, which says nothing
             await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
             delay_s = min(longest, delay_s * 2)
 

@@ -47,10 +47,11 @@ def test_answers_are_lost_and_conflicts_made_up_for_writes_only() -> None:
         )
 
 
-def test_watches_alone_are_cut_and_expire() -> None:
+def test_watches_alone_are_cut_and_told_of_errors() -> None:
     for kind in KINDS:
         types = {type(fault) for fault in decisions(kind)}
-        assert ({faults.Cut, faults.Expire} <= types) == (kind is faults.Kind.WATCH)
+        of_watches = {faults.Cut, faults.Expire, faults.Fail}
+        assert of_watches & types == (of_watches if kind is faults.Kind.WATCH else set())
 
 
 def test_lost_answers_are_the_most_common_fault_of_writes() -> None:

@@ -153,14 +153,15 @@ async def test_a_watch_passes_line_by_line_until_a_seed_cuts_it(
             await answer.read()
 
 
-async def test_an_expired_watch_is_told_to_list_again(
-    proxy: faulty.FaultyProxy, client: aiohttp.ClientSession
+@pytest.mark.parametrize(("fault", "code"), [(faults.Expire(), 410), (faults.Fail(), 500)])
+async def test_a_watch_is_told_of_an_error(
+    proxy: faulty.FaultyProxy, client: aiohttp.ClientSession, fault: faults.Fault, code: int
 ) -> None:
     watch = faults.Call(faults.Kind.WATCH, "/api/v1/pods")
-    proxy.sow(seed_of(watch, functools.partial(operator.eq, faults.Expire())))
+    proxy.sow(seed_of(watch, functools.partial(operator.eq, fault)))
     async with client.get(proxy.url + WATCH) as answer:
         event = json.loads(await answer.content.readline())
-    assert (event["type"], event["object"]["code"]) == ("ERROR", 410)
+    assert (event["type"], event["object"]["code"]) == ("ERROR", code)
 
 
 @pytest.mark.parametrize(

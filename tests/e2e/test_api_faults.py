@@ -25,5 +25,6 @@ async def test_api_faults_end_no_session_and_change_nothing_in_the_end(tmp_path:
     assert report.sessions_cut == 0
     for outcome in report.outcomes:
         assert outcome.end["peak"] == faultcampaign.SCENARIOS[outcome.scenario].most
-    kinds = {"LoseAnswer", "Cut", "Expire", "Reset", "Delay", "Refuse 429", "Refuse 409"}
-    assert kinds <= set(report.injected)
+    told = {"LoseAnswer", "Cut", "Expire", "Fail", "Reset", "Delay", "Refuse 429", "Refuse 409"}
+    assert told <= set(report.injected)
+    assert report.last_words == []  # the operator never ended by itself

@@ -80,6 +80,16 @@ async def test_a_listing_is_read_page_by_page(server: tuple[ApiServer, Cluster])
     assert api.last_headers["User-Agent"] == "avatar-operator/p0"
 
 
+@pytest.mark.parametrize("answer", ["", "<html>", "[]", '{"kind": "Status"}', '{"items": null}'])
+async def test_an_answer_that_is_no_listing_is_a_temporary_error(
+    server: tuple[ApiServer, Cluster], answer: str
+) -> None:
+    api, client = server
+    api.on("GET", "/api/v1/pods", 200, answer)
+    with pytest.raises(TemporaryError, match=r"/api/v1/pods.*the answer is no"):
+        _ = [page async for page in client.list("/api/v1/pods")]
+
+
 @pytest.mark.parametrize(
     ("status", "error"),
     [

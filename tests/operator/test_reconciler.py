@@ -526,3 +526,16 @@ async def test_a_version_that_is_too_old_is_listed_anew_and_ghosts_go(operator: 
     api.tell("/api/v1/pods", "ERROR", {"code": 410, "message": "too old resource version"})
     await api.until(lambda: api.pods)
     assert api.asked.count("/api/v1/pods") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("operator", ["300"], indirect=True)
+async def test_services_are_listed_again_when_any_watch_ends(operator: Operator) -> None:
+    api = operator.api
+    operator.give(replicas=1)
+    await api.until(lambda: api.pods and api.status and "/api/v1/pods" in api.watches)
+    api.services = []  # told by nobody: whatever ended the watch of pods has ended kopf's too
+    api.watches["/api/v1/pods"].put_nowait({})
+    await api.until(lambda: not api.pods)
+    # At the start, when the watch ended, and the second look after the start.
+    await api.until(lambda: api.asked.count(f"{GROUP}/avatarservices") == 3)

@@ -69,7 +69,12 @@ class Expire:
     """A watch is told that its version is too old (410): the client must list again."""
 
 
-Fault = Refuse | Delay | Reset | LoseAnswer | Cut | Expire
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """A watch is told that the server failed (500): the client must list again all the same."""
+
+
+Fault = Refuse | Delay | Reset | LoseAnswer | Cut | Expire | Fail
 
 MOST_FAULTS: Final = 6
 """Attempts of one request that may go wrong; later ones never do."""
@@ -104,5 +109,5 @@ def decide(seed: int, call: Call, attempt: int) -> Fault | None:
             faults += [LoseAnswer(), LoseAnswer(), LoseAnswer(), Refuse(409)]
         case Kind.WATCH:
             cut = Cut(round(chance.uniform(0.0, LONGEST_WATCH_S), 3), chance.random() < 0.5)
-            faults += [cut, cut, cut, Expire()]
+            faults += [cut, cut, cut, Expire(), Fail()]
     return chance.choice(faults)

@@ -104,7 +104,9 @@ class FaultyProxy:
             case faults.Reset():
                 return _reset(request)
             case faults.Expire():
-                return _expired()
+                return _told(410, "Expired", "too old resource version")
+            case faults.Fail():
+                return _told(500, "InternalError", "etcdserver: leader changed")
             case faults.Delay():
                 await asyncio.sleep(fault.seconds)
         if call.kind is faults.Kind.WATCH:
@@ -240,9 +242,11 @@ def _refusal(fault: faults.Refuse) -> web.Response:
     return web.json_response(status, status=fault.status, headers=headers)
 
 
-def _expired() -> web.Response:
-    status = {"kind": "Status", "apiVersion": "v1", "code": 410, "reason": "Expired"}
-    event = {"type": "ERROR", "object": {**status, "message": "too old resource version"}}
+def _told(code: int, reason: str, message: str) -> web.Response:
+    """Return a watch that ends with an error of these words."""
+    status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
+    told = {**status, "message": message, "reason": reason, "code": code}
+    event = {"type": "ERROR", "object": told}
     return web.Response(body=json.dumps(event).encode() + b"\n", content_type="application/json")
 
 
