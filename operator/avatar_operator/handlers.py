@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any, Final, Protocol
 
 import kopf
@@ -24,6 +24,8 @@ from avatar_operator.errors import ClusterError
 from avatar_operator.watching import SILENCE_S, TOLD
 
 AGAIN_S: Final = (0.1, 10.0)  # first and longest delay before kopf begins anew
+END_S: Final = 5.0  # for tasks of kopf that were cancelled
+_WATCHER: Final = "watcher for "  # kopf's name of the task that follows a kind
 
 _log = logging.getLogger(__name__)
 
@@ -92,8 +94,11 @@ class Listener:
         handlers = registry(self._hearer, self._login(home), home)
 
         def work() -> None:
-            with asyncio.Runner(loop_factory=lambda: own) as runner:
-                runner.run(_watch(handlers, self._namespaces, stop))
+            try:
+                own.run_until_complete(_watch(handlers, self._namespaces, stop))
+            finally:
+                own.run_until_complete(own.shutdown_asyncgens())
+                own.close()
 
         ended = home.run_in_executor(None, work)
         try:
@@ -117,10 +122,7 @@ class Listener:
 async def _watch(
     handlers: kopf.OperatorRegistry, namespaces: Collection[str], stop: asyncio.Event
 ) -> None:
-    """Run kopf until one of its parts breaks, or until it is told to stop.
-
-    Whoever runs the loop cancels what is left: kopf itself would wait 5 s for it.
-    """
+    """Run kopf until one of its parts breaks, or until it is told to stop."""
     told = asyncio.create_task(stop.wait(), name="stop")
     parts = await kopf.spawn_tasks(
         registry=handlers,
@@ -130,9 +132,23 @@ async def _watch(
         namespaces=namespaces,
     )
     ended, _ = await asyncio.wait({told, *parts}, return_when=asyncio.FIRST_COMPLETED)
+    # Not by `kopf.run_tasks`, which waits 5 s for what nobody has cancelled. The order matters: a
+    # watcher ends only as long as its own helpers run.
+    await _end(parts)
+    await _end(task for task in asyncio.all_tasks() if task.get_name().startswith(_WATCHER))
+    await _end(asyncio.all_tasks() - {asyncio.current_task()})
     for part in ended:
         if not part.cancelled():
             part.result()
+
+
+async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and let them end; one that does not is left behind with the loop."""
+    found = set(tasks)
+    for task in found:
+        task.cancel()
+    if found:
+        await asyncio.wait(found, timeout=END_S)
 
 
 def kopf_settings() -> kopf.OperatorSettings:

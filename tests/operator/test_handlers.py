@@ -106,8 +106,9 @@ async def test_an_error_event_that_ends_kopf_does_not_end_the_listener(
     server, _ = api
     server.put(fakeapi.SERVICES, service("first"))
     await heard.until("first")
+    server.put(fakeapi.PROFILES, {"kind": "GPUProfile", "metadata": {"name": "card"}, "spec": {}})
     server.put(fakeapi.SERVICES, service("second"))
-    await heard.until("first", "second")  # by the watch
+    await heard.until("first", "second", "card")  # by watches, each with a worker of kopf's
     failure = {"kind": "Status", "code": 500, "message": "etcdserver: leader changed"}
     event = json.dumps({"type": "ERROR", "object": failure}).encode() + b"\n"
     heard.relisted.clear()
@@ -116,7 +117,7 @@ async def test_an_error_event_that_ends_kopf_does_not_end_the_listener(
     async with asyncio.timeout(30):
         await heard.relisted.wait()
     server.put(fakeapi.SERVICES, service("third"))
-    await heard.until("first", "second", "third")
+    await heard.until("first", "second", "third", "card")
     assert "kopf ended and begins anew" in caplog.text
 
 
