@@ -87,10 +87,8 @@ class Listener:
     async def _listen(self) -> None:
         """Run kopf once, until it ends or this is cancelled."""
         home = asyncio.get_running_loop()
-        own, stop = (
-            asyncio.new_event_loop(),
-            asyncio.Event(),
-        )  # used once: kopf leaves things behind
+        own = asyncio.new_event_loop()  # used once: kopf leaves things behind in it
+        stop = asyncio.Event()
         handlers = registry(self._hearer, self._login(home), home)
 
         def work() -> None:
