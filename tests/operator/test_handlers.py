@@ -61,6 +61,14 @@ def service(name: str) -> dict[str, Any]:
     return {"kind": "AvatarService", "metadata": {"name": name, "namespace": "acme"}, "spec": {}}
 
 
+def listen(url: str, told: Heard) -> asyncio.Task[None]:
+    async def credentials() -> Credentials:
+        told.threads.add(threading.get_ident())
+        return Credentials(url, None, None, None, None, verifies=False)
+
+    return asyncio.create_task(handlers.Listener(told, credentials, ()).run())
+
+
 @pytest_asyncio.fixture
 async def api() -> AsyncIterator[tuple[fakeapi.FakeApi, str]]:
     server = fakeapi.FakeApi(streams=False)
@@ -76,12 +84,7 @@ async def api() -> AsyncIterator[tuple[fakeapi.FakeApi, str]]:
 @pytest_asyncio.fixture
 async def heard(api: tuple[fakeapi.FakeApi, str]) -> AsyncIterator[Heard]:
     told = Heard()
-
-    async def credentials() -> Credentials:
-        told.threads.add(threading.get_ident())
-        return Credentials(api[1], None, None, None, None, verifies=False)
-
-    listening = asyncio.create_task(handlers.Listener(told, credentials, ()).run())
+    listening = listen(api[1], told)
     yield told
     listening.cancel()
     await asyncio.gather(listening, return_exceptions=True)
@@ -126,11 +129,7 @@ async def test_a_listener_that_is_told_to_stop_hears_nothing_more(
 ) -> None:
     server, url = api
     told = Heard()
-
-    async def credentials() -> Credentials:
-        return Credentials(url, None, None, None, None, verifies=False)
-
-    listening = asyncio.create_task(handlers.Listener(told, credentials, ()).run())
+    listening = listen(url, told)
     server.put(fakeapi.SERVICES, service("first"))
     await told.until("first")
     listening.cancel()

@@ -8,6 +8,7 @@ frames a second stand beside those of the bare networks, timed before and after 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import statistics
 import tempfile
 import time
@@ -64,7 +65,8 @@ async def _measure(engine: worker.Engine, plan: Plan) -> dict[str, Any]:
         autograd = stages.autograd_rows(engine.device, sizes) if plan.autograd else None
     finally:
         await engine.stop()
-    model_only = statistics.median(each.model for each in alone)
+    models, networks = [each.model for each in alone], [each.networks for each in alone]
+    model_only = statistics.median(models)
     first = [ms for talker in talkers for ms in talker.first_ms]
     frames = [ms for talker in talkers for ms in talker.frame_ms]
     return {
@@ -74,11 +76,11 @@ async def _measure(engine: worker.Engine, plan: Plan) -> dict[str, Any]:
         "versions": {n: metadata.version(n) for n in ("torch", "numpy", "opencv-python-headless")},
         "buckets": rows,
         "model_only_fps": round(model_only, 2),
-        "networks_fps": round(statistics.median(each.networks for each in alone), 2),
+        "networks_fps": round(statistics.median(networks), 2),
         "recipe_fps": round(saturated.fps, 2),
         "recipe_ratio": {
-            "of_model": _share([each.model for each in alone], saturated.recipe),
-            "of_networks": _share([each.networks for each in alone], saturated.recipe),
+            "of_model": _share(models, saturated.recipe),
+            "of_networks": _share(networks, saturated.recipe),
         },
         "sessions": plan.sessions,
         "batch_fill_ratio": round(saturated.frames / saturated.paid, 4),
@@ -94,8 +96,8 @@ async def _measure(engine: worker.Engine, plan: Plan) -> dict[str, Any]:
         "scheduler_decisions_per_s": scheduling.decisions_per_s(),
         "seed": SEED,
         "turns": {
-            "model_only_fps": [round(each.model, 2) for each in alone],
-            "networks_fps": [round(each.networks, 2) for each in alone],
+            "model_only_fps": [round(fps, 2) for fps in models],
+            "networks_fps": [round(fps, 2) for fps in networks],
             "recipe_fps": [round(fps, 2) for fps in saturated.recipe],
         },
     }
@@ -110,8 +112,8 @@ def mfu(gflop: float | None, frames_per_s: float, peak_tflops: float | None) -> 
 
 def _share(alone: Sequence[float], recipe: Sequence[float]) -> float:
     """Return the median of what sessions reach of the turns before and after theirs."""
-    around = zip(alone, alone[1:], recipe, strict=False)
-    return round(statistics.median(2 * fps / (before + after) for before, after, fps in around), 4)
+    around = zip(itertools.pairwise(alone), recipe, strict=True)
+    return round(statistics.median(2 * fps / sum(beside) for beside, fps in around), 4)
 
 
 def _percentile(values: Sequence[float], percent: float) -> float | None:

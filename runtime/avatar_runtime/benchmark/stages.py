@@ -12,15 +12,15 @@ import numpy as np
 
 from avatar_runtime import errors
 from avatar_runtime.batching import buckets
-from avatar_runtime.batching.frames import FrameRequest
-from avatar_runtime.batching.windows import GROUP_FRAMES, AudioWindow
 from avatar_runtime.benchmark.plan import sound
+from avatar_runtime.engine import calibration
 from avatar_runtime.engine.device import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from avatar_runtime.avatars.cache import AvatarInfo
+    from avatar_runtime.batching.frames import FrameRequest
     from avatar_runtime.benchmark.plan import Plan
     from avatar_runtime.engine import worker
     from avatar_runtime.engine.device import Device
@@ -121,35 +121,9 @@ def autograd_rows(device: Device, sizes: Sequence[int]) -> list[dict[str, Any]] 
 
 
 def _requests(avatar: AvatarInfo, size: int, session: str) -> list[FrameRequest]:
-    """Return a batch of which as many frames share their sound as in a session."""
-    noise = np.frombuffer(sound(50), "<i2").astype(np.float32) / 32768
-    windows = [
-        AudioWindow(
-            i,
-            i // GROUP_FRAMES,
-            noise.data.toreadonly(),
-            2 * (i % GROUP_FRAMES) + 34,
-            50,
-            silent=False,
-        )
-        for i in range(size)
-    ]
-    return [
-        FrameRequest(
-            session=session,
-            response_ref=1,
-            epoch=0,
-            frame_index=window.frame_index,
-            deadline=0.0,
-            avatar=avatar.name,
-            source_frame=window.frame_index,
-            window=window,
-            quality=80,
-            width=avatar.width,
-            height=avatar.height,
-        )
-        for window in windows
-    ]
+    """Return a batch of noise."""
+    noise = (np.frombuffer(sound(50), "<i2") / 32768).astype(np.float32)
+    return calibration.requests(avatar, size, session, 1, noise)
 
 
 def _memory_mib(device: Device) -> tuple[int, int]:

@@ -16,6 +16,8 @@ from avatar_runtime.engine.device import MIB, Calibration, Device
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from avatar_runtime.avatars.cache import AvatarInfo
 
 _ROUNDS: Final = 3
@@ -75,7 +77,8 @@ def _probe(
 def _run(device: Device, avatar: AvatarInfo, size: int, turn: int) -> float:
     """Return the seconds of one batch."""
     # Another response each time: its sound is encoded anew, as in a session.
-    batch = [_request(avatar, size, turn, i) for i in range(size)]
+    silence = np.zeros(16_000, np.float32)
+    batch = requests(avatar, size, f"calibration-{size}", turn, silence)
     began = time.perf_counter()
     device.render(batch)
     return time.perf_counter() - began
@@ -91,21 +94,30 @@ def _line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
     return float(values.mean() - slope * sizes.mean()), slope
 
 
-def _request(avatar: AvatarInfo, size: int, turn: int, index: int) -> FrameRequest:
-    """Return a frame of silence; as many share their sound as in a session."""
-    samples = np.zeros(16_000, np.float32).data.toreadonly()
-    group, place = divmod(index, GROUP_FRAMES)
-    window = AudioWindow(index, group, samples, 2 * place + 34, 50, silent=False)
-    return FrameRequest(
-        session=f"calibration-{size}",
-        response_ref=turn,
-        epoch=0,
-        frame_index=index,
-        deadline=0.0,
-        avatar=avatar.name,
-        source_frame=index,
-        window=window,
-        quality=80,
-        width=avatar.width,
-        height=avatar.height,
-    )
+def requests(
+    avatar: AvatarInfo, size: int, session: str, response: int, samples: NDArray[np.float32]
+) -> list[FrameRequest]:
+    """Return a batch of which as many frames share their sound as in a session.
+
+    `samples` is a second or more at 16 kHz. Sound is encoded once for a session and response.
+    """
+    context = samples.data.toreadonly()
+    batch = []
+    for index in range(size):
+        group, place = divmod(index, GROUP_FRAMES)
+        batch.append(
+            FrameRequest(
+                session=session,
+                response_ref=response,
+                epoch=0,
+                frame_index=index,
+                deadline=0.0,
+                avatar=avatar.name,
+                source_frame=index,
+                window=AudioWindow(index, group, context, 2 * place + 34, 50, silent=False),
+                quality=80,
+                width=avatar.width,
+                height=avatar.height,
+            )
+        )
+    return batch

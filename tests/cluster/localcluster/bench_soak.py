@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from avatar_operator.core import batch, model
+from avatar_operator.core import batch, contracts
 from localcluster import benchrecord, runtimeprocess
 
 if TYPE_CHECKING:
@@ -76,13 +76,9 @@ def main() -> int:
 def rated(runtime: runtimeprocess.Runtime, batch_size: int) -> batch.BatchPlan:
     """Return the operator's plan for a pod with this runtime's calibration."""
     state = runtime.state()
-    measured = state["calibration"]
-    curve = model.Curve(
-        measured["model"],
-        measured["baseMiB"],
-        measured["perFrameMiB"],
-        tuple((frames, ms) for frames, ms in measured["frameBatchMs"]),
-    )
+    curve = contracts.parse_state(state, 0.0).calibration
+    if curve is None:
+        raise RuntimeError(f"the runtime measured nothing: {state['calibration']}")
     memory_mib = state["vram"]["total_bytes"] >> 20
     plan = batch.fixed_batch(curve, memory_mib, batch_size, FPS)
     if isinstance(plan, batch.NoBatch):
