@@ -1,5 +1,7 @@
 """Command line: `avatar-operator run | plan | simulate | replay | upgrade-crds`."""
 
+from __future__ import annotations
+
 import argparse
 import asyncio
 import json

@@ -4,17 +4,22 @@ It wakes when something was measured or nodes and profiles changed, and writes a
 status only if it says something else than before.
 """
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from avatar_operator import cluster
 from avatar_operator.core import calibrations, gpu_nodes, model, profiles
-from avatar_operator.core.manifests import Body
 from avatar_operator.core.observations import Kind, Observations
 from avatar_operator.errors import AvatarOperatorError, Conflict, NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from avatar_operator import cluster
+    from avatar_operator.core.manifests import Body
 
 GATHER_S: Final = 0.25  # pods of a rollout start together
 RETRY_S: Final = 2.0

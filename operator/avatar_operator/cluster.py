@@ -23,14 +23,13 @@ All writes but those of the Lease pass the fence: only a leader's leave, and the
 end with its time.
 """
 
+from __future__ import annotations
+
 import base64
 import re
 import secrets
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Final, Self
-
-from kubernetes.aio.client.configuration import Configuration
+from typing import TYPE_CHECKING, Final, Self
 
 from avatar_operator import names
 from avatar_operator.connection import (
@@ -41,10 +40,16 @@ from avatar_operator.connection import (
     Credentials,
     load_configuration,
 )
-from avatar_operator.core import model
-from avatar_operator.core.manifests import Body
 from avatar_operator.errors import Conflict, Contested, NotFound, Refused, TemporaryError
-from avatar_operator.fencing import Fence
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from kubernetes.aio.client.configuration import Configuration
+
+    from avatar_operator.core import model
+    from avatar_operator.core.manifests import Body
+    from avatar_operator.fencing import Fence
 
 LIST_TIMEOUT_S: Final = 60.0  # a page of 500 pods is some MB
 PAGE_SIZE: Final = 500

@@ -4,11 +4,12 @@ Bodies are dictionaries, as the API gives them: models of the client cost memory
 and time. Every request has a deadline, and its errors become our own.
 """
 
+from __future__ import annotations
+
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 
 import aiohttp
@@ -17,7 +18,6 @@ from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 
 from avatar_operator import names
-from avatar_operator.core.manifests import Body
 from avatar_operator.errors import (
     ClusterError,
     Conflict,
@@ -25,7 +25,12 @@ from avatar_operator.errors import (
     Refused,
     TemporaryError,
 )
-from avatar_operator.fencing import Fence
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from avatar_operator.core.manifests import Body
+    from avatar_operator.fencing import Fence
 
 REQUEST_TIMEOUT_S: Final = 5.0
 IN_FLIGHT: Final = 32

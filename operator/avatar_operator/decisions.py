@@ -1,5 +1,7 @@
 """Writes the decisions of scaling to stdout or a file, one JSON object a line."""
 
+from __future__ import annotations
+
 import asyncio
 import json
 import logging

@@ -5,19 +5,23 @@ runs `upgrade`; an operator that finds older ones waits, for the API server woul
 drop fields that it writes, so that it wrote them again and again.
 """
 
+from __future__ import annotations
+
 import asyncio
 import logging
 from math import inf
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import yaml
 
 from avatar_operator.cluster import Cluster
 from avatar_operator.core import schemas
-from avatar_operator.core.manifests import Body
 from avatar_operator.errors import ClusterError, Fault, InvalidResource, TemporaryError
 from avatar_operator.fencing import Fence
+
+if TYPE_CHECKING:
+    from avatar_operator.core.manifests import Body
 
 FOLDER: Final = Path(__file__).parent / "crds"
 LOOK_S: Final = 2.0  # from one look at CRDs that are not as they should be to the next

@@ -1,14 +1,14 @@
 """Carries out what was planned for a service: actions in order, then its status, then Events."""
 
+from __future__ import annotations
+
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, assert_never
+from typing import TYPE_CHECKING, Final, assert_never
 
 from avatar_operator import cluster, metrics, names, runtimes
 from avatar_operator.core import manifests, model, planning, protection, scaling, status
-from avatar_operator.core.manifests import Body
 from avatar_operator.core.observations import Kind
 from avatar_operator.errors import (
     AvatarOperatorError,
@@ -19,7 +19,12 @@ from avatar_operator.errors import (
     Refused,
     RuntimeUnreachable,
 )
-from avatar_operator.fencing import Fence
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from avatar_operator.core.manifests import Body
+    from avatar_operator.fencing import Fence
 
 STATUS_EVERY_S: Final = 1.0  # numbers change faster than anyone reads them
 

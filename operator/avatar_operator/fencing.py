@@ -6,14 +6,18 @@ take at most. A process that was stopped for a while finds its time over when it
 goes on, without having heard of anything.
 """
 
+from __future__ import annotations
+
 import asyncio
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from math import inf
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from avatar_operator.errors import NotLeading
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 

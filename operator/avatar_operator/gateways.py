@@ -1,12 +1,17 @@
 """Keeps what every gateway says of the callers of each service, and how old it is."""
 
+from __future__ import annotations
+
 import asyncio
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from avatar_operator import streams
 from avatar_operator.core import callers, capacity, model, scaling
 from avatar_operator.core.callers import Demand, Tally
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 
 @dataclass(slots=True)

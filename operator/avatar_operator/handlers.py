@@ -8,20 +8,25 @@ the API server is enough, and it ends every task of its event loop with it. So i
 has a loop and a thread of its own, where nothing else is, and begins anew.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import kopf
 
 from avatar_operator import names
-from avatar_operator.connection import Credentials
-from avatar_operator.core.observations import Kind
 from avatar_operator.errors import ClusterError
 from avatar_operator.watching import SILENCE_S, TOLD
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
+
+    from avatar_operator.connection import Credentials
+    from avatar_operator.core.observations import Kind
 
 AGAIN_S: Final = (0.1, 10.0)  # first and longest delay before kopf begins anew
 END_S: Final = 5.0  # for tasks of kopf that were cancelled

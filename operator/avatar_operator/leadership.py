@@ -6,20 +6,25 @@ Lease was released, and for all of them its renewals are a heartbeat that shows
 that news of the API server still arrives.
 """
 
+from __future__ import annotations
+
 import asyncio
 import datetime
 import logging
 import random
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from avatar_operator import cluster, metrics
 from avatar_operator.core import leading
-from avatar_operator.core.manifests import Body
 from avatar_operator.errors import ClusterError, Conflict, NotFound
 from avatar_operator.fencing import Fence, clock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from avatar_operator.core.manifests import Body
 
 SILENCE_S: Final = 70.0  # a watch that is silent longer is opened again
 REWATCH_S: Final = 0.5

@@ -1,17 +1,21 @@
 """Reads what `kubectl get -o yaml` wrote and plans from it: nothing is asked of any cluster."""
 
+from __future__ import annotations
+
 import dataclasses
 import importlib.resources
 import json
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import yaml
 
 from avatar_operator import names
 from avatar_operator.core import conditions, contracts, model, objects, planning, sizing
 from avatar_operator.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
 NO_IMAGE: Final = "avatar-musetalk/runtime"
 """The image decides nothing offline, except that a service may name another one."""

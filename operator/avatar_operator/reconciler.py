@@ -4,11 +4,12 @@ Events only wake a service; what to do is read from what was seen, each time. A
 status is written once a round, and only if it changed.
 """
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from avatar_operator import (
     cluster,
@@ -41,9 +42,13 @@ from avatar_operator.errors import (
     NotLeading,
 )
 from avatar_operator.executing import Memory
-from avatar_operator.fencing import Fence
-from avatar_operator.settings import Settings
 from avatar_operator.streams import Endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from avatar_operator.fencing import Fence
+    from avatar_operator.settings import Settings
 
 TICK_S: Final = 1.0  # from one look at silent sources and at metrics to the next
 STALLED_S: Final = 30.0  # a loop that did not turn for so long is not alive

@@ -1,15 +1,20 @@
 """Makes the decisions of a log again: what `avatar-operator replay` does."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from avatar_operator import offline
 from avatar_operator.core import journal, status
-from avatar_operator.core.policies import Autoscaling
 from avatar_operator.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from avatar_operator.core.policies import Autoscaling
 
 SHOWN: Final = 20  # differences that are told
 _OURS: Final = f'{{"kind":"{journal.KIND}",'  # how a line begins; a container's log has others

@@ -1,10 +1,12 @@
 """The operator's process: its parts, its probes, and how it ends."""
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import secrets
 import signal
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from avatar_operator import definitions, health, logs, names
 from avatar_operator.cluster import Cluster
@@ -13,7 +15,9 @@ from avatar_operator.fencing import Fence
 from avatar_operator.handlers import Listener
 from avatar_operator.leadership import Leadership, LeaseName
 from avatar_operator.reconciler import Reconciler
-from avatar_operator.settings import Settings
+
+if TYPE_CHECKING:
+    from avatar_operator.settings import Settings
 
 DEAF_S: Final = 180.0  # the Lease is heard of twice a second, and else its watch fails sooner
 

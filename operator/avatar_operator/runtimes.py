@@ -3,18 +3,23 @@
 A state is never made up: what was not heard is missing, and what is old says so.
 """
 
+from __future__ import annotations
+
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
 from avatar_operator import streams
 from avatar_operator.core import capacity, contracts, model
 from avatar_operator.errors import RuntimeUnreachable
-from avatar_operator.fencing import Fence
-from avatar_operator.streams import Endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from avatar_operator.fencing import Fence
+    from avatar_operator.streams import Endpoint
 
 DRAIN_TIMEOUT_S: Final = 2.0
 LATENCY_STEP_MS: Final = 100.0  # the tightest objective

@@ -1,12 +1,16 @@
 """Reads the environment, once, at the start; nothing else does."""
 
-from collections.abc import Callable, Mapping
+from __future__ import annotations
+
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from avatar_operator.core import batch, leading, manifests, rollout
 from avatar_operator.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 _Value = TypeVar("_Value")
 
@@ -123,7 +127,7 @@ def from_env(environment: Mapping[str, str]) -> Settings:
     )
 
 
-def _timing(reader: "_Reader") -> leading.Timing:
+def _timing(reader: _Reader) -> leading.Timing:
     usual = leading.Timing()
     duration = reader.number("AVATAR_LEASE_DURATION_S", usual.duration_s, 1, 600)
     deadline = reader.number("AVATAR_LEASE_RENEW_DEADLINE_S", usual.renew_deadline_s, 0.1, 600)

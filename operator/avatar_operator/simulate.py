@@ -1,11 +1,12 @@
 """Replays traces through the operator's own planning: what `avatar-operator simulate` does."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import random
-from collections.abc import Mapping
 from math import ceil
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from avatar_operator import offline
 from avatar_operator.core import (
@@ -20,6 +21,10 @@ from avatar_operator.core import (
     traces,
 )
 from avatar_operator.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -5,14 +5,15 @@ stream is a protocol of a few hundred bytes, without a task, and a line that rep
 the one before is not parsed (docs/decisions/0013-streams-without-tasks.md).
 """
 
+from __future__ import annotations
+
 import asyncio
 import json
 import logging
 import random
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
@@ -20,6 +21,9 @@ from avatar_operator import names
 from avatar_operator.core.agenda import Agenda
 from avatar_operator.core.lines import Lines
 from avatar_operator.errors import BrokenStream, InvalidResource
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 SILENCE_S: Final = 3.0
 """A stream sends at least a line a second; after this it is taken for dead."""
@@ -145,11 +149,11 @@ class Streams:
         self._hear(uid, document)
         return says
 
-    def has(self, stream: "_Stream") -> bool:
+    def has(self, stream: _Stream) -> bool:
         """Return whether a stream is still followed."""
         return self._streams.get(stream.uid) is stream
 
-    def lost(self, stream: "_Stream", fault: str) -> None:
+    def lost(self, stream: _Stream, fault: str) -> None:
         """Take in that a stream broke, and open it again after a while."""
         if not self.has(stream):
             return

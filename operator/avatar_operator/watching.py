@@ -6,20 +6,25 @@ every pod and node of a cluster, most of which are not ours. Those are followed 
 and so are the budgets of services; what is kept of them is what plans need.
 """
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from avatar_operator import cluster, metrics, names
 from avatar_operator.core import manifests, model
-from avatar_operator.core.manifests import Body
 from avatar_operator.core.observations import Kind, News, Observations
 from avatar_operator.core.watches import Watches
 from avatar_operator.errors import ClusterError, NotFound, TemporaryError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Mapping
+
+    from avatar_operator.core.manifests import Body
 
 TOLD: Final = (Kind.SERVICES, Kind.PROFILES)
 """The kinds that kopf watches."""

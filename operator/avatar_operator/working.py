@@ -1,14 +1,18 @@
 """Works on services when they are due: many at once, each once at a time, failures again later."""
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from avatar_operator import metrics
 from avatar_operator.core.agenda import Agenda
 from avatar_operator.errors import AvatarOperatorError, NotLeading, TemporaryError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 IN_WORK: Final = 32  # services at once: nearly all of their time they wait for answers
 LOOK_S: Final = 1.0  # the longest that nobody looks whether work may begin

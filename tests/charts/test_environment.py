@@ -1,5 +1,7 @@
 """The variables that the chart sets are those that the settings read."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import pytest

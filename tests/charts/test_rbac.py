@@ -1,5 +1,7 @@
 """The components may do what they need, and nothing else."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 

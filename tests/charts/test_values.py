@@ -1,12 +1,16 @@
 """values.yaml and its schema say the same, and the schema refuses what is wrong."""
 
+from __future__ import annotations
+
 import json
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 CHART = Path(__file__).parents[2] / "charts" / "avatar-operator"
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())

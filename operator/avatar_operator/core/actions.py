@@ -1,10 +1,15 @@
 """What a plan may ask for: each action names its object, and says why."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-from avatar_operator.core.pools import Pool
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 from avatar_operator.core.protection import ProtectPod, ReleasePod
-from avatar_operator.names import Reason
+
+if TYPE_CHECKING:
+    from avatar_operator.core.pools import Pool
+    from avatar_operator.names import Reason
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """Decides which service is reconciled next: each once at a time, failures less and less often."""
 
+from __future__ import annotations
+
 import heapq
 from collections.abc import Hashable
 from typing import Final, Generic, TypeVar

@@ -1,5 +1,7 @@
 """Estimates at which rate callers come, and how many may come while a pod starts."""
 
+from __future__ import annotations
+
 from bisect import bisect_right
 from dataclasses import dataclass
 from math import ceil, floor, sqrt
@@ -19,11 +21,11 @@ class Arrivals:
     counts: tuple[tuple[int, int], ...]  # (second, count by its end), oldest first, not empty
 
     @classmethod
-    def begun(cls, now: float, count: int) -> "Arrivals":
+    def begun(cls, now: float, count: int) -> Arrivals:
         """Return a record that begins: who came before `now` is not known."""
         return cls(((floor(now) - 1, count),))
 
-    def with_count(self, now: float, count: int) -> "Arrivals":
+    def with_count(self, now: float, count: int) -> Arrivals:
         """Return the record with the count as it is now; one that fell is a new beginning."""
         second, last = self.counts[-1]
         if count < last or now < second:

@@ -1,5 +1,7 @@
 """Decides how many frames ride in one batch on a GPU, and so how many sessions a pod carries."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from enum import Enum
 from math import floor

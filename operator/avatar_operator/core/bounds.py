@@ -1,13 +1,19 @@
 """Says how far the number of pods may go: by its owner's bounds, free GPUs, cost and rate."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
 from math import inf
+from typing import TYPE_CHECKING
 
 from avatar_operator.core.capacity import Offer, Pod, worth_of
-from avatar_operator.core.policies import Autoscaling, Rate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from avatar_operator.core.policies import Autoscaling, Rate
 
 
 class Limit(Enum):
@@ -109,11 +115,11 @@ class Pace:
     steps: tuple[tuple[float, int], ...]
 
     @classmethod
-    def begun(cls, now: float, pods: int) -> "Pace":
+    def begun(cls, now: float, pods: int) -> Pace:
         """Return a record that begins with the pods that are there."""
         return cls(((now, pods),))
 
-    def with_pods(self, now: float, pods: int, rate: Rate | None) -> "Pace":
+    def with_pods(self, now: float, pods: int, rate: Rate | None) -> Pace:
         """Return the record with a new decision; what a rate does not look at is forgotten."""
         if rate is None:
             return self if self.steps[-1][1] == pods else Pace.begun(now, pods)

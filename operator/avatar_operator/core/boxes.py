@@ -1,5 +1,7 @@
 """Pods of the made world, as they are and as the operator sees them."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field, replace
 from typing import Final
 

@@ -1,7 +1,11 @@
 """Keeps the latest of each object of one kind, whatever order news of it arrives in."""
 
-from collections.abc import Iterator
-from typing import Final, Generic, TypeVar
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 REMEMBERED_GONE: Final = 10_000
 """Deleted objects that are remembered, so that late news cannot bring one back."""

@@ -1,10 +1,14 @@
 """Decides which measurement of a GPU class counts, and when one contradicts the profile."""
 
-from collections.abc import Iterable
+from __future__ import annotations
+
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from avatar_operator.core import model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 TOLERANCE: Final = 0.05
 """Measurements that differ by less are the same one: what was stored stays."""

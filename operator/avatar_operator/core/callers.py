@@ -1,5 +1,7 @@
 """Counts the callers of each service from what the gateways say, one after the other."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -38,7 +40,7 @@ class Tally:
 
     arrived: Mapping[model.ServiceKey, int] = field(default_factory=dict)
 
-    def with_news(self, before: Demand | None, after: Demand) -> "Tally":
+    def with_news(self, before: Demand | None, after: Demand) -> Tally:
         """Return the tally with what a gateway says now; `before` is what it said last.
 
         Who came before the first word is not known, and a count that fell is of

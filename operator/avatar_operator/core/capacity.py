@@ -1,13 +1,17 @@
 """Says what pods are worth to a service: how many slots they give, and how many pods it takes."""
 
+from __future__ import annotations
+
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from itertools import accumulate, pairwise
 from math import ceil, inf
 from statistics import mean, variance
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from decimal import Decimal
 
 STALE_S: Final = 3.5
 """Three of the lines that come at least each second: who is silent for longer proves nothing.

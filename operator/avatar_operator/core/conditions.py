@@ -4,18 +4,23 @@ Readable by kstatus (Helm's wait, Flux): observedGeneration, Ready, and Stalled
 only when no waiting will help.
 """
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Final, assert_never
+from typing import TYPE_CHECKING, Final, assert_never
 
 from avatar_operator import names
 from avatar_operator.core import model, planning, wording
 from avatar_operator.core.batch import BatchPlan, NoBatch
 from avatar_operator.core.bounds import Limit
 from avatar_operator.core.capacity import STALE_S
-from avatar_operator.core.policies import Autoscaling
 from avatar_operator.names import Condition, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from avatar_operator.core.policies import Autoscaling
 
 _NAMED_NODES: Final = 3  # nodes left out that a message names
 

@@ -1,11 +1,15 @@
 """Renders the container that runs the runtime: arguments, environment, probes, mounts."""
 
+from __future__ import annotations
+
 import json
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from avatar_operator import names
 from avatar_operator.core import batch, model
-from avatar_operator.core.pools import Pool
+
+if TYPE_CHECKING:
+    from avatar_operator.core.pools import Pool
 
 Body = dict[str, object]
 

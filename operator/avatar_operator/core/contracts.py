@@ -4,6 +4,8 @@ The schema of the CRDs refuses the same things before they are stored. This
 parser is the second belt, and the only one for files given to the command line.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

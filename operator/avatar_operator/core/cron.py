@@ -7,13 +7,17 @@ clock put forward leaves out comes at that very moment, and of one that a clock
 put back repeats the first counts.
 """
 
+from __future__ import annotations
+
 import datetime
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
-from zoneinfo import ZoneInfo
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from zoneinfo import ZoneInfo
 
 _MONTH_DAYS: Final = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 LONGEST: Final = 100  # characters of an expression

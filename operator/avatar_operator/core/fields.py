@@ -1,5 +1,7 @@
 """Reads resource bodies field by field and collects every fault with its path."""
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,7 +45,7 @@ class Fields:
         """Return the field as it is, None if it is not there."""
         return self._fields.get(name)
 
-    def child(self, name: str) -> "Fields":
+    def child(self, name: str) -> Fields:
         """Return the object in a field; one that is not there reads as empty."""
         return Fields(self._fields.get(name), f"{self.path}.{name}".lstrip("."), self.faults)
 
@@ -120,7 +122,7 @@ class Fields:
             return ()
         return tuple(value)
 
-    def children(self, name: str) -> Iterator["Fields"]:
+    def children(self, name: str) -> Iterator[Fields]:
         """Yield the objects of a list."""
         for index, item in enumerate(self.items(name)):
             yield Fields(item, f"{self.path}.{name}[{index}]".lstrip("."), self.faults)

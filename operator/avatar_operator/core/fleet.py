@@ -1,9 +1,14 @@
 """Sorts the pods of a service by what they are worth to it."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from __future__ import annotations
 
-from avatar_operator.core import model
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from avatar_operator.core import model
 
 
 @dataclass(frozen=True, slots=True)

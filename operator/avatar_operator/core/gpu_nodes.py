@@ -4,13 +4,18 @@ The traps of node labels (sharing, MIG, old feature discovery, none at all) end
 here: everything behind works with classes.
 """
 
+from __future__ import annotations
+
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from avatar_operator import names
-from avatar_operator.core import model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from avatar_operator.core import model
 
 BYTES_FROM: Final = 10_000_000
 """A memory label above this is in bytes: an old feature discovery wrote it so (GFD #26)."""

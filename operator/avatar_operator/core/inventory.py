@@ -4,13 +4,17 @@ Nodes change seldom and pods often: what follows from the nodes alone is found o
 and what pods take is kept up to date by what changed from one plan to the next.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from __future__ import annotations
+
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from avatar_operator import names
 from avatar_operator.core import model
 from avatar_operator.core.gpu_nodes import NodeClass, Selector, classify
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 KEPT_SURVEYS: Final = 32
 """Placements whose nodes are remembered; most services of a cluster share a few."""
@@ -46,7 +50,7 @@ class Inventory:
 
     stocks: Mapping[str, ClassStock]  # one for every profile
     left_out: tuple[tuple[str, str], ...]  # node and reason, by node
-    _survey: "Survey" = field(compare=False, repr=False)
+    _survey: Survey = field(compare=False, repr=False)
     _uses: tuple[model.PodUse, ...] = field(compare=False, repr=False)
 
     @property
@@ -90,7 +94,7 @@ class Census:
         nodes: tuple[model.Node, ...],
         profiles: tuple[model.GPUProfile, ...],
         placement: model.Placement,
-    ) -> "Survey":
+    ) -> Survey:
         """Return what a placement can use of the nodes."""
         parts = self.parts(nodes, profiles)
         key = (placement.node_selector, placement.tolerations)

@@ -5,12 +5,14 @@ out where it follows from the line before; now and then it is written in full, s
 that a log can be read from its middle.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import Enum
 from math import inf
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from avatar_operator import names
 from avatar_operator.core import policies, scaling, sizing
@@ -18,8 +20,10 @@ from avatar_operator.core.arrivals import Arrivals
 from avatar_operator.core.bounds import Pace
 from avatar_operator.core.capacity import Offer, Pod
 from avatar_operator.core.fields import Fields
-from avatar_operator.core.policies import Autoscaling
 from avatar_operator.core.wishes import Peak, Wishes
+
+if TYPE_CHECKING:
+    from avatar_operator.core.policies import Autoscaling
 
 KIND: Final = "AvatarDecision"
 """Says of a line that it is ours: a container's log has others between."""
@@ -264,7 +268,7 @@ def _history(history: scaling.History | None) -> Document | None:
     }
 
 
-def _read_history(read: "_Reader") -> scaling.History:
+def _read_history(read: _Reader) -> scaling.History:
     peaks = [(_number(begun), _number(ended), _whole(n)) for begun, ended, n in read.rows("peaks")]
     busy_at = read.document["busyAt"]
     return scaling.History(
@@ -290,7 +294,7 @@ class _Reader:
 
     document: Document
 
-    def child(self, name: str) -> "_Reader":
+    def child(self, name: str) -> _Reader:
         value = self.document[name]
         if not isinstance(value, Mapping):
             raise TypeError(f"{name} is no object")

@@ -13,13 +13,17 @@ What is left between the two is for clocks that run at different rates and for
 requests that the API server is still busy with.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
 from enum import Enum
 from math import inf
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from avatar_operator.core.fields import Fields
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 REQUEST_SHARE: Final = 0.25  # of the duration: 1 s of 4 s, 3.75 s of 15 s
 JITTER: Final = 0.2  # of a retry, so that candidates do not ask in step
@@ -98,7 +102,7 @@ class Candidate:
         """Return whether this candidate may write."""
         return now < self.valid_until
 
-    def see(self, record: Record, now: float) -> "Candidate":
+    def see(self, record: Record, now: float) -> Candidate:
         """Take in the Lease, from a watch, a read or the answer to a write, in any order."""
         old = self.record
         if old is not None and record.version < old.version:
@@ -112,7 +116,7 @@ class Candidate:
             valid_until=self.valid_until if record.holder == self.identity else -inf,
         )
 
-    def miss(self) -> "Candidate":
+    def miss(self) -> Candidate:
         """Take in that there is no Lease: whoever held it may not have heard of that yet."""
         return replace(self, record=None, valid_until=-inf)
 
@@ -135,18 +139,18 @@ class Candidate:
             return None
         return Bid(Step.RELEASE, "", record.transitions, record.version)
 
-    def asked(self, now: float) -> "Candidate":
+    def asked(self, now: float) -> Candidate:
         """Note that a bid goes out."""
         return replace(self, tried_at=now)
 
-    def won(self, record: Record, asked_at: float, now: float) -> "Candidate":
+    def won(self, record: Record, asked_at: float, now: float) -> Candidate:
         """Take in that a bid was accepted; `asked_at` is when it was sent, not answered."""
         after = self.see(record, now)
         if after.record != record:
             return after  # it was someone else's before the answer came
         return replace(after, valid_until=asked_at + self.timing.renew_deadline_s)
 
-    def stopped(self) -> "Candidate":
+    def stopped(self) -> Candidate:
         """Give up leading; the Lease still names this candidate until it is released."""
         return replace(self, valid_until=-inf)
 

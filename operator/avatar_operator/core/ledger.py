@@ -1,14 +1,19 @@
 """Keeps the accounts of a simulated service, and notes whenever a rule of the product is broken."""
 
+from __future__ import annotations
+
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 from math import ceil
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from avatar_operator.core.boxes import Box
-from avatar_operator.core.policies import Autoscaling
 from avatar_operator.core.scenario import Moment, Result
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from avatar_operator.core.boxes import Box
+    from avatar_operator.core.policies import Autoscaling
 
 SHOWN: Final = 20  # broken rules that a result tells of
 

@@ -5,6 +5,8 @@ each part of it; here it is a few hundred bytes, for as many answers as there ar
 (docs/decisions/0013-streams-without-tasks.md). RFC 9112, sections 4, 6 and 7.1.
 """
 
+from __future__ import annotations
+
 from enum import Enum
 from typing import Final
 

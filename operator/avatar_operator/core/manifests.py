@@ -3,19 +3,23 @@
 Bodies are plain dictionaries, as the API takes them.
 """
 
+from __future__ import annotations
+
 import base64
 import dataclasses
 import hashlib
 import hmac
 import json
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from avatar_operator import names
 from avatar_operator.core import batch, containers, model
 from avatar_operator.core.fields import Fields
 from avatar_operator.core.inventory import GPU_TOLERATION
-from avatar_operator.core.pools import Pool
+
+if TYPE_CHECKING:
+    from avatar_operator.core.pools import Pool
 
 Body = dict[str, object]
 

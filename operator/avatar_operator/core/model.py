@@ -4,13 +4,17 @@
 these alone.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from avatar_operator.core.policies import Autoscaling
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from avatar_operator.core.policies import Autoscaling
 
 Fragment = Mapping[str, object]
 """A piece of a Kubernetes object that is passed through as it came, and never changed."""
@@ -224,7 +228,7 @@ class Curve:
         """Return whether a batch size lies within the ends of the curve."""
         return self.smallest <= frames <= self.largest
 
-    def continued(self, given: "Curve | None") -> "Curve":
+    def continued(self, given: Curve | None) -> Curve:
         """Return this measurement with the rest of a given curve behind its end.
 
         A pod measures no batch larger than its own, so each plan would be bound

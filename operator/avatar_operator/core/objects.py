@@ -4,15 +4,19 @@ The API server has checked these bodies, so what is missing or odd reads as its
 harmless default: a pod that asks for no GPU, a node that has none.
 """
 
+from __future__ import annotations
+
 import datetime
 import sys
 from collections import Counter
-from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from avatar_operator import names
 from avatar_operator.core import model
 from avatar_operator.core.fields import Fields
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _PARTS = ("metadata", "spec", "status")
 

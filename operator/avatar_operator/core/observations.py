@@ -1,17 +1,21 @@
 """Holds what was seen of the cluster, and says which services news of it concerns."""
 
+from __future__ import annotations
+
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from avatar_operator import names
 from avatar_operator.core import callers, contracts, inventory, model, objects, sharing
 from avatar_operator.core.cache import Cache
 from avatar_operator.core.fields import Fields
 from avatar_operator.errors import InvalidResource
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
 
 _Key = TypeVar("_Key")
 

@@ -1,10 +1,16 @@
 """Chooses the GPU class of each pod that is to be created."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from __future__ import annotations
+
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from avatar_operator.core import batch, model
-from avatar_operator.core.pools import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from avatar_operator.core.pools import Pool
 
 
 def allot(

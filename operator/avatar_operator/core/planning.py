@@ -5,12 +5,13 @@ seen. A pod leaves in three plans: it is drained, its sessions end by
 themselves, and once it says so it is deleted.
 """
 
+from __future__ import annotations
+
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import compress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from avatar_operator.core import (
     batch,
@@ -40,9 +41,13 @@ from avatar_operator.core.placement import allot
 from avatar_operator.core.pools import Pool, rank
 from avatar_operator.core.protection import protect
 from avatar_operator.core.removals import FRESH_S, KEPT_FAILURES, farewell
-from avatar_operator.core.scaling import Decision
-from avatar_operator.core.sizing import Scene
 from avatar_operator.names import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from avatar_operator.core.scaling import Decision
+    from avatar_operator.core.sizing import Scene
 
 __all__ = [  # the shell reads what it carries out from here
     "FRESH_S",

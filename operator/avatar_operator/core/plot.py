@@ -1,13 +1,16 @@
 """Draws the course of a simulated service as a page of SVG: sessions, pods by class, cost."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import floor, log10
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from xml.sax.saxutils import escape
 
-from avatar_operator.core.scenario import Moment
+if TYPE_CHECKING:
+    from avatar_operator.core.scenario import Moment
 
 WIDTH: Final = 960
 PANEL: Final = 230  # height of a panel

@@ -1,15 +1,20 @@
 """What the owner of a service says of the number of its pods, and how that is read."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo
 
 from avatar_operator import names
 from avatar_operator.core import cron
 from avatar_operator.core.cron import Cron
-from avatar_operator.core.fields import Fields
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from avatar_operator.core.fields import Fields
 
 MAX_REPLICAS: Final = 1000
 MAX_SCHEDULES: Final = 16

@@ -1,11 +1,16 @@
 """Ranks the GPU classes that may serve a service, each with its batch size and its stock."""
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from avatar_operator.core import batch, calibrations, model
 from avatar_operator.core.inventory import ClassStock, Inventory
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True)

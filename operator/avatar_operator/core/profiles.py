@@ -1,13 +1,17 @@
 """Builds the status of a GPUProfile: what pods measured, and what is odd about its nodes."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from __future__ import annotations
+
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from avatar_operator.core import calibrations, gpu_nodes, manifests, model, status
 from avatar_operator.core.conditions import Finding
 from avatar_operator.core.fields import Fields
 from avatar_operator.names import Condition, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
 
 _NAMED: Final = 3  # nodes that a message names
 

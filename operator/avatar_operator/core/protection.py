@@ -5,11 +5,15 @@ deletions (the chart's admission policy does); the annotations stand against
 autoscalers of nodes. An empty pod has none of them, so that it leaves freely.
 """
 
-from collections.abc import Iterable, Mapping
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from avatar_operator.core import model, wording
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 EMPTY_S: Final = 5.0
 """So long a pod is empty before its marks go: a caller who comes back need not set them again."""

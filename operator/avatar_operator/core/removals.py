@@ -4,17 +4,22 @@ A pod leaves in three plans: it is drained, its sessions end by themselves, and
 once it says so it is deleted.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from __future__ import annotations
+
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from avatar_operator.core import model, wording
 from avatar_operator.core.actions import Action, DeletePod, DrainPod, UndrainPod
 from avatar_operator.core.fleet import Fleet, cost
-from avatar_operator.core.pools import Pool
 from avatar_operator.core.reserve import protected
 from avatar_operator.names import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from avatar_operator.core.pools import Pool
 
 Leaving = tuple[model.RuntimePod, Reason]
 """A pod that is to go, and why."""

@@ -1,11 +1,17 @@
 """Writes a plan down for people and programs: what `avatar-operator plan` prints."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from avatar_operator.core import model, planning
 from avatar_operator.core.batch import NoBatch
-from avatar_operator.core.conditions import Finding
-from avatar_operator.core.pools import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from avatar_operator.core.conditions import Finding
+    from avatar_operator.core.pools import Pool
 
 
 def document(

@@ -5,11 +5,16 @@ go to the reserve themselves when all others are full, so nobody waits for the
 write that promotes a pod.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from avatar_operator.core import model, wording
 from avatar_operator.core.actions import CreatePod, PromotePod, ReservePod
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True)

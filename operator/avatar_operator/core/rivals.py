@@ -4,6 +4,8 @@ They are written after the published formulas with their default settings, seen
 from sessions as the metric. What they do not know is that a pod has sessions.
 """
 
+from __future__ import annotations
+
 from collections import deque
 from math import ceil
 from typing import Final

@@ -5,15 +5,20 @@ do not work, or answer later than the old ones: the old ones then go on serving,
 and applying the old spec again makes them the current ones at once.
 """
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
 from dataclasses import dataclass
 from math import ceil
 from statistics import median
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from avatar_operator.core import model
 from avatar_operator.core.fields import Fields
 from avatar_operator.names import Condition, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from avatar_operator.core import model
 
 SURGE: Final = 0.25
 """Part of the pods wanted that may be there besides them while old ones still take sessions."""

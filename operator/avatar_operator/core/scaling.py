@@ -5,19 +5,24 @@ that is fresh. What cannot be observed (callers of the last minute, wishes of
 the hold time) comes in as a `History` and goes out as the next one.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import Enum
 from math import ceil, inf
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from avatar_operator.core import arrivals, bounds, capacity
 from avatar_operator.core.arrivals import Arrivals
 from avatar_operator.core.bounds import Limit, Pace
 from avatar_operator.core.capacity import STALE_S, Offer, Pod
-from avatar_operator.core.policies import Autoscaling
 from avatar_operator.core.wishes import Wishes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from avatar_operator.core.policies import Autoscaling
 
 PROMOTION_S: Final = 2.0
 """From a caller to a promoted pod of the reserve: a state line, a plan, a write, a watch."""

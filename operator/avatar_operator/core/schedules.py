@@ -1,11 +1,16 @@
 """Says which schedules of a policy are in force at a time, and until when nothing changes."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from avatar_operator.core import cron
-from avatar_operator.core.policies import Autoscaling, Schedule
+
+if TYPE_CHECKING:
+    from avatar_operator.core.policies import Autoscaling, Schedule
 
 
 @dataclass(frozen=True, slots=True)

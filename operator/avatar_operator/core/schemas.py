@@ -1,10 +1,15 @@
 """Compares a CustomResourceDefinition with the one that this operator was written for."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from avatar_operator import names
 from avatar_operator.core.fields import Fields
-from avatar_operator.core.manifests import Body
+
+if TYPE_CHECKING:
+    from avatar_operator.core.manifests import Body
 
 
 def lacking(wanted: Body, installed: Body) -> tuple[str, ...]:

@@ -7,15 +7,21 @@ some. Nothing is remembered: who keeps it follows from the specs, and whose a po
 is from its labels.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 from avatar_operator.core import batch, manifests, model, scaling, schedules
 from avatar_operator.core.capacity import STALE_S
-from avatar_operator.core.policies import Autoscaling
-from avatar_operator.core.pools import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from avatar_operator.core.policies import Autoscaling
+    from avatar_operator.core.pools import Pool
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,13 @@ rule of the product is broken. Nothing in it looks at a clock, and chance comes
 from the source that is passed in: the same seed gives the same run.
 """
 
+from __future__ import annotations
+
 import heapq
 from collections import deque
-from collections.abc import Callable, Sequence
 from enum import IntEnum
 from math import ceil, exp, inf, log
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from avatar_operator.core import (
     batch,
@@ -26,9 +27,13 @@ from avatar_operator.core import (
 from avatar_operator.core.boxes import Box
 from avatar_operator.core.ledger import Ledger
 from avatar_operator.core.pools import rank
-from avatar_operator.core.scenario import Note, Result, Scaler, Settings
-from avatar_operator.core.traces import Draw, Session
 from avatar_operator.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from avatar_operator.core.scenario import Note, Result, Scaler, Settings
+    from avatar_operator.core.traces import Draw, Session
 
 PUSH_S: Final = 0.12  # from a change on a pod to the plan that knows it
 REHEARD_S: Final = 0.3  # a new operator has opened all streams

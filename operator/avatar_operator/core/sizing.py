@@ -1,14 +1,19 @@
 """Sees a service, its pods and its classes as scaling does, and asks it for their number."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from __future__ import annotations
+
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from math import inf
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from avatar_operator.core import batch, capacity, model, scaling, schedules
-from avatar_operator.core.policies import Autoscaling
-from avatar_operator.core.pools import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from avatar_operator.core.policies import Autoscaling
+    from avatar_operator.core.pools import Pool
 
 GPUS_TO_COME: Final = 10**6  # of nodes that someone adds for pods that wait: no bound of ours
 

@@ -4,17 +4,22 @@ The document depends on nothing but what is observed and the last document, so
 that an equal one is never written.
 """
 
+from __future__ import annotations
+
 import datetime
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from avatar_operator import names
 from avatar_operator.core import batch, manifests, model, planning, sizing
 from avatar_operator.core.bounds import Limit
 from avatar_operator.core.conditions import Finding, serving
 from avatar_operator.core.fields import Fields
-from avatar_operator.core.pools import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from avatar_operator.core.pools import Pool
 
 KEPT_DECISIONS: Final = 10
 

@@ -1,13 +1,17 @@
 """Makes and reads traces: when sessions arrive, and for how long they stay."""
 
+from __future__ import annotations
+
 import csv
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from math import cos, log, pi
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from avatar_operator.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
 
 HEADER: Final = ("arrival_s", "duration_s")
 HOUR_S: Final = 3600.0

@@ -6,12 +6,16 @@ time in which the watch said nothing at all does prove something, and once more
 some minutes later it is no coincidence.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from avatar_operator.core.observations import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 FROZEN_S: Final = 180.0
 """So long must every listing contradict a watch: reconnecting takes kopf up to a minute."""

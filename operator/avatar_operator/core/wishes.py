@@ -1,5 +1,7 @@
 """Remembers how many pods were wanted lately, to prove that a surplus lasts."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,11 +28,11 @@ class Wishes:
     peaks: tuple[Peak, ...] = ()  # oldest first
 
     @classmethod
-    def begun(cls, now: float, pods: int) -> "Wishes":
+    def begun(cls, now: float, pods: int) -> Wishes:
         """Return a record that begins: it proves nothing of the time before."""
         return cls(now, pods, now)
 
-    def with_wish(self, now: float, pods: int, window_s: float) -> "Wishes":
+    def with_wish(self, now: float, pods: int, window_s: float) -> Wishes:
         """Return the record with a new wish; the last one held until now."""
         if pods == self.latest:
             return self
