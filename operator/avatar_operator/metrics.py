@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import Counter, Gauge, Histogram
 
 if TYPE_CHECKING:
-    from avatar_operator.core.model import ServiceKey
+    from avatar_operator.core.resources.service import ServiceKey
 
 _DESIRED = Gauge(
     "avatar_operator_desired_replicas",

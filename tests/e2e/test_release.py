@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from avatar_operator import definitions
-from avatar_operator.core import schemas
+from avatar_operator.core.resources.crd import lacking
+from avatar_operator.kube import crds
 from localcluster import audit, errors, operatorprocess, paths, waiting
 from localcluster.release import SYSTEM, all_served
 
@@ -123,14 +123,14 @@ async def test_upgrade_brings_older_crds_up_to_date_around_live_sessions(
         )
         assert "avatarservices.avatar.musetalk.io is older than this operator" in said
         assert "it lacks spec.placement.whenFull" in said
-        assert definitions.COMMAND in said
+        assert crds.COMMAND in said
         await cluster.helm(
             "upgrade", "avatar", paths.REPOSITORY / "charts" / "avatar-operator", "-n", SYSTEM,
             "--reuse-values", "--set", "operator.resyncSeconds=200", "--wait", "--timeout", "120s",
         )  # fmt: skip
         await late.until_ready()
     crd = await cluster.kubectl("get", "crd", "avatarservices.avatar.musetalk.io", "-o", "json")
-    assert schemas.lacking(definitions.shipped()[0], json.loads(crd)) == ()
+    assert lacking(crds.shipped()[0], json.loads(crd)) == ()
     assert await cluster.kubectl("get", "jobs", "-n", SYSTEM, "-o", "name") == ""
     await all_served(load, 2)
     assert [p["metadata"]["uid"] for p in await space.pods("kept")] == [pod["metadata"]["uid"]]

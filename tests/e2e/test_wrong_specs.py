@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from avatar_operator.core import contracts
+from avatar_operator.core.resources.service import parse_service
 from avatar_operator.errors import InvalidResource
 from localcluster import certificates, errors, policyfuzz
 
@@ -734,7 +734,7 @@ def test_the_operator_takes_the_same_policies_as_the_api_server(
         answer = api.post(SERVICES, params=DRY_RUN, json=body("AvatarService", spec))
         faults: tuple[object, ...] = ()
         try:
-            contracts.parse_service(body("AvatarService", spec))
+            parse_service(body("AvatarService", spec))
         except InvalidResource as error:
             faults = tuple(error.faults)
         taken = answer.status_code == httpx.codes.CREATED

@@ -12,7 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from avatar_operator.core import batch, contracts, inventory, model, objects, planning
+from avatar_operator.core.gpus import batch_size, inventory
+from avatar_operator.core.planning import planner
+from avatar_operator.core.resources.gpu_profile import GPUProfile, parse_profile
+from avatar_operator.core.resources.node import parse_node
+from avatar_operator.core.resources.pod import PodUse
+from avatar_operator.core.resources.service import Objective, parse_service
 from localcluster import benchrecord, kwok, paths
 
 if TYPE_CHECKING:
@@ -21,7 +26,7 @@ if TYPE_CHECKING:
 SEED: Final = 1
 WARM_UP: Final = 20
 GPUS_USED: Final = 4  # of the eight of a node
-RULES: Final = planning.Rules("avatar-musetalk/runtime")
+RULES: Final = planner.Rules("avatar-musetalk/runtime")
 
 
 def main() -> int:
@@ -65,8 +70,8 @@ def batches() -> Callable[[], object]:
 
     def call() -> object:
         memory = chance.randrange(8_000, 180_000)
-        objective = chance.choice(list(model.Objective))
-        return batch.plan_batch(chance.choice(curves), memory, objective, 25)
+        objective = chance.choice(list(Objective))
+        return batch_size.plan_batch(chance.choice(curves), memory, objective, 25)
 
     return call
 
@@ -82,12 +87,10 @@ def plans(nodes: int) -> Callable[[], object]:
         body["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
     spec = {"replicas": 1, "placement": {"gpuClasses": ["rtx-4090"]}}
     metadata = {"name": "s", "namespace": "n", "uid": "u", "generation": 1}
-    service = contracts.parse_service({"metadata": metadata, "spec": spec})
-    observed = planning.Observed(
-        nodes=tuple(map(objects.parse_node, bodies)),
-        uses=tuple(
-            model.PodUse(body["metadata"]["name"], GPUS_USED, "rtx-4090") for body in bodies
-        ),
+    service = parse_service({"metadata": metadata, "spec": spec})
+    observed = planner.Observed(
+        nodes=tuple(map(parse_node, bodies)),
+        uses=tuple(PodUse(body["metadata"]["name"], GPUS_USED, "rtx-4090") for body in bodies),
         profiles=profiles(),
         pods=(),
         states={},
@@ -101,7 +104,7 @@ def plans(nodes: int) -> Callable[[], object]:
         number = next(turn) % nodes
         gpus = GPUS_USED - 1 if uses[number].gpus == GPUS_USED else GPUS_USED
         uses[number] = uses[number]._replace(gpus=gpus)
-        plan = planning.plan(service, replace(observed, uses=tuple(uses)), RULES, 0.0)
+        plan = planner.plan(service, replace(observed, uses=tuple(uses)), RULES, 0.0)
         if not plan.actions:
             raise RuntimeError("the plan makes no pod: not what is to be measured")
         return plan
@@ -109,9 +112,9 @@ def plans(nodes: int) -> Callable[[], object]:
     return call
 
 
-def profiles() -> tuple[model.GPUProfile, ...]:
+def profiles() -> tuple[GPUProfile, ...]:
     """Return the profiles that the chart ships."""
-    return tuple(map(contracts.parse_profile, profile_bodies()))
+    return tuple(map(parse_profile, profile_bodies()))
 
 
 def profile_bodies() -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""How the number of pods follows made callers: seeds with faults, and traces beside rivals.
+"""How the number of pods follows made callers: seeds with faults, and traces beside baselines.
 
 The seeds look for a session that the operator ended; the traces for what
 headroom and protection cost, next to the optimum and to two known policies.
@@ -16,19 +16,13 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from avatar_operator import simulate
-from avatar_operator.core import (
-    capacity,
-    contracts,
-    model,
-    policies,
-    rivals,
-    scaling,
-    scenario,
-    simulation,
-    traces,
-)
-from localcluster import benchrecord, scalingcampaign
+from avatar_operator.cli import simulate
+from avatar_operator.core.autoscaling import capacity, scaling
+from avatar_operator.core.resources import autoscaling
+from avatar_operator.core.resources.service import Service, parse_service
+from avatar_operator.simulator import scenario, traces
+from avatar_operator.simulator.world import run
+from localcluster import baselines, benchrecord, scalingcampaign
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,13 +100,13 @@ def compare(kind: traces.Kind) -> dict[str, dict[str, Any]]:
     buffered = simulate.buffered_optimum(service, trace, per_pod, START_S)
     policies: Mapping[str, scenario.Scaler | None] = {
         "ours": None,
-        "hpa": rivals.HorizontalPodAutoscaler(),
-        "knative": rivals.KnativePodAutoscaler(),
+        "hpa": baselines.HorizontalPodAutoscaler(),
+        "knative": baselines.KnativePodAutoscaler(),
     }
     rows = {}
     for name, rival in policies.items():
         chance = random.Random(SEED)
-        result = simulation.run(service, profiles, trace, settings, chance, rival)
+        result = run(service, profiles, trace, settings, chance, rival)
         figures = simulate.figures(result, trace, per_pod)
         optimum = figures["gpu_hours_optimum"]
         assert isinstance(optimum, float)
@@ -125,17 +119,17 @@ def compare(kind: traces.Kind) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def world() -> tuple[model.Service, scenario.Settings]:
+def world() -> tuple[Service, scenario.Settings]:
     """Return the service and the cluster of the comparisons."""
     spec = {"placement": {"gpuClasses": [GPU]}, "autoscaling": POLICY}
     metadata = {"name": "avatar", "namespace": "bench", "uid": "s1", "generation": 1}
-    service = contracts.parse_service({"kind": "AvatarService", "metadata": metadata, "spec": spec})
+    service = parse_service({"kind": "AvatarService", "metadata": metadata, "spec": spec})
     return service, scenario.Settings({GPU: GPUS}, start_s=START_S)
 
 
 def decisions() -> dict[str, float]:
     """Time single decisions on a service with 1,000 pods."""
-    policy = policies.Autoscaling(1, 2000)
+    policy = autoscaling.Autoscaling(1, 2000)
     pods = [
         capacity.Pod(f"p{i}", 5 + i % 2 * 3, i % 6, True, False, 100.0, 0.2, 1.0 + (i % 7 == 0))
         for i in range(1000)
@@ -184,7 +178,7 @@ def plot(path: Path) -> None:
     for axes, kind in zip(rows, traces.Kind, strict=True):
         trace = traces.make(kind, SCALE, random.Random(SEED))
         profiles = scalingcampaign.profiles()
-        result = simulation.run(service, profiles, trace, settings, random.Random(SEED))
+        result = run(service, profiles, trace, settings, random.Random(SEED))
         minutes = [moment.at_s / 60 for moment in result.course]
         for name in ("slots", "sessions", "waiting"):
             values = [getattr(moment, name) for moment in result.course]

@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from avatar_operator.core import batch, contracts
+from avatar_operator.core.gpus.batch_size import BatchPlan, NoBatch, fixed_batch
+from avatar_operator.core.resources.state import parse_state
 from localcluster import benchrecord, runtimeprocess
 
 if TYPE_CHECKING:
@@ -73,15 +74,15 @@ def main() -> int:
     return 1 if faults or slope >= SLOPE_MIB_PER_MIN else 0
 
 
-def rated(runtime: runtimeprocess.Runtime, batch_size: int) -> batch.BatchPlan:
+def rated(runtime: runtimeprocess.Runtime, batch_size: int) -> BatchPlan:
     """Return the operator's plan for a pod with this runtime's calibration."""
     state = runtime.state()
-    curve = contracts.parse_state(state, 0.0).calibration
+    curve = parse_state(state, 0.0).calibration
     if curve is None:
         raise RuntimeError(f"the runtime measured nothing: {state['calibration']}")
     memory_mib = state["vram"]["total_bytes"] >> 20
-    plan = batch.fixed_batch(curve, memory_mib, batch_size, FPS)
-    if isinstance(plan, batch.NoBatch):
+    plan = fixed_batch(curve, memory_mib, batch_size, FPS)
+    if isinstance(plan, NoBatch):
         raise RuntimeError(f"the runtime cannot be rated: {plan.reason}")
     return plan
 

@@ -13,22 +13,25 @@ from functools import cache
 from math import log
 from typing import Any
 
-from avatar_operator.core import contracts, model, scenario, simulation, traces
+from avatar_operator.core.resources.gpu_profile import GPUProfile, parse_profile
+from avatar_operator.core.resources.service import Service, parse_service
+from avatar_operator.simulator import scenario, traces
+from avatar_operator.simulator import world as simulation
 
 GPUS = ("h100-80gb", "a100-80gb", "rtx-4090")
 MINUTES = 12
 
 
 @cache
-def profiles() -> tuple[model.GPUProfile, ...]:
+def profiles() -> tuple[GPUProfile, ...]:
     """Return the profiles that the chart ships."""
     shipped = importlib.resources.files("avatar_operator").joinpath("gpu_profiles.json")
     specs = json.loads(shipped.read_text(encoding="utf-8"))
     bodies = [{"metadata": {"name": name}, "spec": spec} for name, spec in specs.items()]
-    return tuple(map(contracts.parse_profile, bodies))
+    return tuple(map(parse_profile, bodies))
 
 
-def service(chance: random.Random) -> model.Service:
+def service(chance: random.Random) -> Service:
     """Return a service with bounds, headroom and hold times of all kinds."""
     low = chance.choice([0, 0, 1, 2])
     autoscaling: dict[str, Any] = {
@@ -56,7 +59,7 @@ def service(chance: random.Random) -> model.Service:
         "autoscaling": autoscaling,
     }
     metadata = {"name": "avatar", "namespace": "sim", "uid": "s1", "generation": 1}
-    return contracts.parse_service({"kind": "AvatarService", "metadata": metadata, "spec": spec})
+    return parse_service({"kind": "AvatarService", "metadata": metadata, "spec": spec})
 
 
 def callers(chance: random.Random) -> tuple[traces.Session, ...]:
@@ -73,7 +76,7 @@ def callers(chance: random.Random) -> tuple[traces.Session, ...]:
     return tuple(sessions)
 
 
-def settings(chance: random.Random, wanted: model.Service) -> scenario.Settings:
+def settings(chance: random.Random, wanted: Service) -> scenario.Settings:
     """Return a small cluster where much goes wrong."""
     faults = scenario.Faults(
         crashes_per_hour=chance.choice([0.0, 0.0, 1.0]),
