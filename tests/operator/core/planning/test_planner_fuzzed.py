@@ -142,7 +142,7 @@ def observe(
 
 
 def would_run_out(curve: Curve, frames: int, memory_mib: int) -> bool:
-    """Account as the simulated device does (avatar_runtime.engine.simulated)."""
+    """Account as the simulated device does (avatar_runtime.engine.devices.simulated)."""
     return curve.base_mib + curve.per_frame_mib * frames > memory_mib
 
 
