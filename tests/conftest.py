@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest_asyncio
 
-from localcluster import controlplane, errors, paths
+from localcluster import errors, paths
+from localcluster.controlplane import cluster as controlplane
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     import pytest
 
-    from localcluster.controlplane import ControlPlane
+    from localcluster.controlplane.cluster import ControlPlane
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

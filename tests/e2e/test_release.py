@@ -13,11 +13,12 @@ import pytest
 
 from avatar_operator.core.resources.crd import lacking
 from avatar_operator.kube import crds
-from localcluster import audit, errors, operatorprocess, paths, waiting
+from localcluster import errors, operator_process, paths, waiting
+from localcluster.controlplane import audit
 from localcluster.release import SYSTEM, all_served
 
 if TYPE_CHECKING:
-    from localcluster.controlplane import ControlPlane
+    from localcluster.controlplane.cluster import ControlPlane
     from localcluster.release import Release, Space
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
@@ -114,8 +115,8 @@ async def test_upgrade_brings_older_crds_up_to_date_around_live_sessions(
     await space.known_to_gateway("kept", 2)
     (pod,) = await space.pods("kept")
     load = await space.load("kept", 2, 15)
-    account = await operatorprocess.kubeconfig(cluster, "late", cluster.server)
-    async with operatorprocess.started(cluster, account, name="late") as late:
+    account = await operator_process.kubeconfig(cluster, "late", cluster.server)
+    async with operator_process.started(cluster, account, name="late") as late:
         said = await waiting.until(
             lambda: asyncio.to_thread(late.log.read_text),
             lambda text: "not ready" in text,

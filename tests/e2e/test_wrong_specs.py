@@ -17,12 +17,14 @@ import yaml
 
 from avatar_operator.core.resources.service import parse_service
 from avatar_operator.errors import InvalidResource
-from localcluster import certificates, errors, policyfuzz
+from localcluster import errors
+from localcluster.controlplane import certificates
+from localcluster.faults import policy_fuzz
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from localcluster.controlplane import ControlPlane
+    from localcluster.controlplane.cluster import ControlPlane
 
 pytestmark = pytest.mark.e2e
 
@@ -730,7 +732,7 @@ def test_the_operator_takes_the_same_policies_as_the_api_server(
     chance = random.Random(seed)
     verdicts = set()
     for _ in range(100):
-        spec = {"autoscaling": policyfuzz.autoscaling(chance)}
+        spec = {"autoscaling": policy_fuzz.autoscaling(chance)}
         answer = api.post(SERVICES, params=DRY_RUN, json=body("AvatarService", spec))
         faults: tuple[object, ...] = ()
         try:

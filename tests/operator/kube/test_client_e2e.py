@@ -18,12 +18,14 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from localcluster import audit, certificates, controlplane, paths
+from localcluster import paths
+from localcluster.controlplane import audit, certificates
+from localcluster.controlplane.cluster import running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from localcluster.controlplane import ControlPlane
+    from localcluster.controlplane.cluster import ControlPlane
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
@@ -277,7 +279,7 @@ async def until(holds: Callable[[], Awaitable[Result | None]], what: str) -> Res
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    async with controlplane.running(tmp_path_factory.mktemp("cluster") / "state") as cluster:
+    async with running(tmp_path_factory.mktemp("cluster") / "state") as cluster:
         chart = paths.REPOSITORY / "charts" / "avatar-operator"
         await cluster.helm("install", "avatar", chart, "-n", SYSTEM, "--create-namespace")
         await cluster.kubectl("create", "namespace", "acme")

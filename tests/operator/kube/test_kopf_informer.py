@@ -12,7 +12,7 @@ from aiohttp import web
 
 from avatar_operator.kube import kopf_informer
 from avatar_operator.kube.connection import Credentials
-from localcluster import fakeapi
+from localcluster.fakes import api_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -70,8 +70,8 @@ def listen(url: str, told: Heard) -> asyncio.Task[None]:
 
 
 @pytest_asyncio.fixture
-async def api() -> AsyncIterator[tuple[fakeapi.FakeApi, str]]:
-    server = fakeapi.FakeApi(streams=False)
+async def api() -> AsyncIterator[tuple[api_server.FakeApi, str]]:
+    server = api_server.FakeApi(streams=False)
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", server.handle)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
@@ -82,7 +82,7 @@ async def api() -> AsyncIterator[tuple[fakeapi.FakeApi, str]]:
 
 
 @pytest_asyncio.fixture
-async def heard(api: tuple[fakeapi.FakeApi, str]) -> AsyncIterator[Heard]:
+async def heard(api: tuple[api_server.FakeApi, str]) -> AsyncIterator[Heard]:
     told = Heard()
     listening = listen(api[1], told)
     yield told
@@ -91,51 +91,53 @@ async def heard(api: tuple[fakeapi.FakeApi, str]) -> AsyncIterator[Heard]:
 
 
 async def test_events_arrive_on_the_operator_s_loop(
-    api: tuple[fakeapi.FakeApi, str], heard: Heard
+    api: tuple[api_server.FakeApi, str], heard: Heard
 ) -> None:
     server, _ = api
-    server.put(fakeapi.SERVICES, service("first"))
+    server.put(api_server.SERVICES, service("first"))
     await heard.until("first")
-    server.put(fakeapi.SERVICES, service("second"))
+    server.put(api_server.SERVICES, service("second"))
     await heard.until("first", "second")
-    server.put(fakeapi.SERVICES, service("first"), "DELETED")
+    server.put(api_server.SERVICES, service("first"), "DELETED")
     await heard.until()
     assert heard.threads == {threading.get_ident()}
 
 
 async def test_an_error_event_that_ends_kopf_does_not_end_the_listener(
-    api: tuple[fakeapi.FakeApi, str], heard: Heard, caplog: pytest.LogCaptureFixture
+    api: tuple[api_server.FakeApi, str], heard: Heard, caplog: pytest.LogCaptureFixture
 ) -> None:
     server, _ = api
-    server.put(fakeapi.SERVICES, service("first"))
+    server.put(api_server.SERVICES, service("first"))
     await heard.until("first")
-    server.put(fakeapi.PROFILES, {"kind": "GPUProfile", "metadata": {"name": "card"}, "spec": {}})
-    server.put(fakeapi.SERVICES, service("second"))
+    server.put(
+        api_server.PROFILES, {"kind": "GPUProfile", "metadata": {"name": "card"}, "spec": {}}
+    )
+    server.put(api_server.SERVICES, service("second"))
     await heard.until("first", "second", "card")  # by watches, each with a worker of kopf's
     failure = {"kind": "Status", "code": 500, "message": "etcdserver: leader changed"}
     event = json.dumps({"type": "ERROR", "object": failure}).encode() + b"\n"
     heard.relisted.clear()
-    for watch in server.collections[fakeapi.SERVICES].watches:
+    for watch in server.collections[api_server.SERVICES].watches:
         watch.put_nowait(event)
     async with asyncio.timeout(30):
         await heard.relisted.wait()
-    server.put(fakeapi.SERVICES, service("third"))
+    server.put(api_server.SERVICES, service("third"))
     await heard.until("first", "second", "third", "card")
     assert "kopf ended and begins anew" in caplog.text
 
 
 async def test_a_listener_that_is_told_to_stop_hears_nothing_more(
-    api: tuple[fakeapi.FakeApi, str],
+    api: tuple[api_server.FakeApi, str],
 ) -> None:
     server, url = api
     told = Heard()
     listening = listen(url, told)
-    server.put(fakeapi.SERVICES, service("first"))
+    server.put(api_server.SERVICES, service("first"))
     await told.until("first")
     listening.cancel()
     async with asyncio.timeout(10):  # it waits for kopf
         await asyncio.gather(listening, return_exceptions=True)
     assert listening.cancelled()
-    server.put(fakeapi.SERVICES, service("second"))
+    server.put(api_server.SERVICES, service("second"))
     await asyncio.sleep(0)
     assert told.names == {"first"}

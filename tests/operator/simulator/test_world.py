@@ -10,7 +10,8 @@ import pytest
 from avatar_operator.core.resources.service import Service, parse_service
 from avatar_operator.simulator import scenario, traces, world
 from avatar_operator.simulator.traces import Kind, Scale, Session
-from localcluster import baselines, scalingcampaign
+from localcluster.bench import baselines
+from localcluster.faults import scaling_campaign
 
 GPU = "h100-80gb"
 
@@ -27,7 +28,7 @@ def run(
 ) -> scenario.Result:
     autoscaling = changes.pop("autoscaling", {})
     settings = scenario.Settings({GPU: 8}, **changes)
-    profiles = scalingcampaign.profiles()
+    profiles = scaling_campaign.profiles()
     chance = random.Random(5)
     return world.run(service(**autoscaling), profiles, trace, settings, chance, rival)
 
@@ -99,7 +100,7 @@ def test_a_schedule_is_ready_before_the_crowd_and_gone_after_it() -> None:
 
 def test_the_cost_bounds_the_pods_whatever_the_callers() -> None:
     trace = tuple(Session(10.0 + index * 0.1, 600.0) for index in range(100))
-    costs = {profile.name: profile.cost_per_hour for profile in scalingcampaign.profiles()}
+    costs = {profile.name: profile.cost_per_hour for profile in scaling_campaign.profiles()}
     cost = costs[GPU]
     assert cost is not None
     result = run(trace, autoscaling={"maxCostPerHour": str(3 * cost)})
@@ -134,6 +135,6 @@ def test_rivals_cut_sessions_where_ours_cuts_none(kind: Kind) -> None:
 @pytest.mark.parametrize("first", range(0, 100, 20))
 def test_no_fault_makes_the_operator_end_a_session(first: int) -> None:
     for seed in range(first, first + 20):
-        result = scalingcampaign.run(seed)
-        assert not result.violations, scalingcampaign.broken(seed, result)
+        result = scaling_campaign.run(seed)
+        assert not result.violations, scaling_campaign.broken(seed, result)
         assert result.ended_by_operator == 0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from localcluster.processes import die_with_parent
+from localcluster.controlplane.processes import die_with_parent
 
 from .errors import StartError
 from .view import Command, Mount, rewritten, wrapped

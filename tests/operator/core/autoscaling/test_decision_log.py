@@ -15,7 +15,7 @@ from avatar_operator.core.autoscaling.capacity import Offer
 from avatar_operator.core.resources import autoscaling
 from avatar_operator.core.resources.fields import Fields
 from avatar_operator.simulator.world import run
-from localcluster import policyfuzz, scalingcampaign
+from localcluster.faults import policy_fuzz, scaling_campaign
 
 SEEDS = (2, 5, 7, 20)
 
@@ -24,16 +24,16 @@ SEEDS = (2, 5, 7, 20)
 def written(seed: int) -> list[decision_log.Document]:
     """Return the lines of a made world with faults, as they would be read."""
     chance = random.Random(seed)
-    wanted = scalingcampaign.service(chance)
-    world = scalingcampaign.settings(chance, wanted)
+    wanted = scaling_campaign.service(chance)
+    world = scaling_campaign.settings(chance, wanted)
     ours = decision_log.Journal()
     lines: list[str] = []
 
     def note(answer: inputs.Answer) -> None:
         lines.append(json.dumps(ours.line("sim/avatar", answer)))
 
-    callers = scalingcampaign.callers(chance)
-    run(wanted, scalingcampaign.profiles(), callers, world, chance, note=note)
+    callers = scaling_campaign.callers(chance)
+    run(wanted, scaling_campaign.profiles(), callers, world, chance, note=note)
     return [json.loads(line) for line in lines]
 
 
@@ -91,7 +91,7 @@ def test_a_policy_is_read_as_it_was_written() -> None:
     chance = random.Random(3)
     read = 0
     for _ in range(200):
-        fields = Fields({"autoscaling": policyfuzz.autoscaling(chance)}, "", [])
+        fields = Fields({"autoscaling": policy_fuzz.autoscaling(chance)}, "", [])
         policy = autoscaling.parse(fields, {})
         if not fields.faults:
             again = Fields({"autoscaling": autoscaling.document(policy)}, "", [])
