@@ -77,7 +77,13 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("share-over-one", {"operator": {"memoryShare": 1.5}}, "/memoryShare'", "maximum: got 1.5"),
     ("share-in-percent", {"operator": {"memoryShare": "90%"}}, "/memoryShare'", "want number"),
     ("resync-zero", {"operator": {"resyncSeconds": 0}}, "/resyncSeconds'", "minimum: got 0"),
-    ("log-format", {"operator": {"logFormat": "xml"}}, "/logFormat'", "one of 'json', 'text'"),
+    ("log-format", {"logFormat": "xml"}, "at '/logFormat'", "one of 'json', 'text'"),
+    (
+        "deprecated-log-format",
+        {"operator": {"logFormat": "xml"}},
+        "at '/operator/logFormat'",
+        "one of '', 'json', 'text'",
+    ),
     (
         "namespace-name",
         {"operator": {"watchNamespaces": ["Acme"]}},

@@ -59,6 +59,13 @@ app.kubernetes.io/component: {{ . }}
 {{- .Values.gateway.apiKey.existingSecret | default (printf "%s-api-key" (include "avatar.fullname" .)) -}}
 {{- end -}}
 
+{{/*
+With --reuse-values, the values of an earlier release contain operator.logFormat and do not contain logFormat.
+*/}}
+{{- define "avatar.logFormat" -}}
+{{- .Values.operator.logFormat | default .Values.logFormat | default "json" -}}
+{{- end -}}
+
 {{- define "avatar.controlSecret" -}}
 {{- printf "%s-control" (include "avatar.fullname" .) -}}
 {{- end -}}
