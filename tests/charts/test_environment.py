@@ -120,7 +120,7 @@ LOG_FORMATS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("component", ["operator"])
+@pytest.mark.parametrize("component", ["operator", "gateway"])
 @pytest.mark.parametrize(("values", "expected"), LOG_FORMATS.values(), ids=LOG_FORMATS.keys())
 def test_one_value_sets_the_log_format(
     helm: Any, values: dict[str, Any], expected: str, component: str
