@@ -31,7 +31,8 @@ VALUES: dict[str, dict[str, Any]] = {
     "one-namespace": {"operator": {"watchNamespaces": ["acme"]}},
     "namespaces": {"operator": {"watchNamespaces": ["acme", "globex", "avatars"]}},
     "operator-settings": {
-        "operator": {"resyncSeconds": 60, "memoryShare": 0.85, "logFormat": "text"}
+        "logFormat": "text",
+        "operator": {"resyncSeconds": 60, "memoryShare": 0.85, "logFormat": "text"},
     },
     "rollout": {"operator": {"rollout": {"readyTimeoutSeconds": 30, "latencyFactor": 1.5}}},
     "no-guard": {"guard": {"enabled": False}},
