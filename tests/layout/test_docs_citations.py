@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 CITED = re.compile(r"""\b(docs/[\w./-]+\.md)(?:,\s+(?:#\s*)?"([^"\n]+)")?""")
 LINK = re.compile(r"(?<!`)\]\(([^)\s]+)\)")
 FENCED = re.compile(r"^```.*?^```$", re.M | re.S)
+FILE = re.compile(r"`((?:operator|runtime|tests|charts|docs)/[\w./-]+\.(?:py|yaml|json))`")
 CODE = re.compile(r"`[^`\n]*`")
 
 
@@ -72,6 +73,12 @@ def test_citations_in_the_sources_exist() -> None:
 @pytest.mark.parametrize("page", tracked("*.md"), ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_of_a_page_exist(page: Path) -> None:
     assert faulty_links(page) == []
+
+
+@pytest.mark.parametrize("page", tracked("*.md"), ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    named = FILE.findall(FENCED.sub("", page.read_text()))
+    assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
 @pytest.mark.parametrize("page", tracked("*.md"), ids=lambda page: str(page.relative_to(ROOT)))
