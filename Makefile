@@ -43,7 +43,7 @@ test: environment
 	$(BIN)/pytest -m "not gpu" -rs --promised go $$(requirements/install-debian --promised) $(PYTEST_ARGS)
 
 mutants: environment
-	$(BIN)/python -m tests.mutants --mutants $(MUTANTS) --seed $(SEED) $(MUTANTS_ARGS)
+	PYTHONPATH=tests/mutation $(BIN)/python -m mutants --mutants $(MUTANTS) --seed $(SEED) $(MUTANTS_ARGS)
 
 docs: environment
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
