@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import json
 from math import inf
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-import avatar_operator
+from avatar_contracts import packaged_files
 from avatar_operator.core.manifests.pod import hash_spec
 from avatar_operator.core.planning import planner, rollout
 from avatar_operator.core.resources.gpu_profile import Curve, GPUProfile, parse_profile
@@ -57,8 +55,7 @@ class Make:
 
     def shipped(self) -> tuple[GPUProfile, ...]:
         """Return the profiles that the chart ships."""
-        path = Path(avatar_operator.__file__).parent / "gpu_profiles.json"
-        specs = json.loads(path.read_text())
+        specs = packaged_files.gpu_profiles()
         bodies = ({"metadata": {"name": name}, "spec": spec} for name, spec in specs.items())
         return tuple(map(parse_profile, bodies))
 

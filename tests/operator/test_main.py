@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-import avatar_operator
 from avatar_operator.__main__ import main
 
 if TYPE_CHECKING:
@@ -121,9 +120,3 @@ def test_run_names_the_variable_that_is_missing(
     monkeypatch.delenv("AVATAR_NAMESPACE", raising=False)
     assert main(["run"]) == 1
     assert "AVATAR_NAMESPACE is not set" in capsys.readouterr().err
-
-
-def test_the_packaged_profiles_are_those_of_the_chart() -> None:
-    chart = REPOSITORY / "charts" / "avatar-operator" / "gpu-profiles.yaml"
-    packaged = Path(avatar_operator.__file__).with_name("gpu_profiles.json")
-    assert json.loads(packaged.read_text()) == yaml.safe_load(chart.read_text())

@@ -16,12 +16,11 @@ if TYPE_CHECKING:
 
 
 import dataclasses
-import importlib.resources
-import json
 from typing import TYPE_CHECKING, Final
 
 import yaml
 
+from avatar_contracts import packaged_files
 from avatar_operator import names
 from avatar_operator.core.autoscaling import inputs
 from avatar_operator.core.resources.gpu_profile import GPUProfile, parse_profile
@@ -115,8 +114,7 @@ def read_profiles(path: Path | None) -> tuple[GPUProfile, ...]:
     if path is not None:
         bodies: Iterable[Mapping[str, object]] = _of_kind("--profiles", path, names.PROFILE_KIND)
     else:
-        shipped = importlib.resources.files("avatar_operator").joinpath("gpu_profiles.json")
-        specs = json.loads(shipped.read_text(encoding="utf-8"))
+        specs = packaged_files.gpu_profiles()
         bodies = [{"metadata": {"name": name}, "spec": spec} for name, spec in specs.items()]
     return tuple(map(parse_profile, bodies))
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import WSMsgType, web
 
+from avatar_contracts import packaged_files
 from avatar_gateway import errors
 from avatar_gateway.core import credentials, refusals, requests
 from avatar_gateway.core.wait_queue import WORTH
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PAGE: Final = Path(__file__).with_name("page") / "index.html"
 _REALTIME: Final = "realtime"
 _PASSED_ON: Final = ("OpenAI-Beta",)
 """Headers of the caller that a pod needs; a credential is never among them."""
@@ -77,9 +76,13 @@ class Gateway:
         ready = self._is_synced() and not self._sessions.draining
         return web.json_response({"ready": ready}, status=200 if ready else 503)
 
-    async def page(self, _: web.Request) -> web.StreamResponse:
+    async def page(self, _: web.Request) -> web.Response:
         """Serve the page that shows a face."""
-        return web.FileResponse(PAGE, headers={"Cache-Control": "no-cache"})
+        return web.Response(
+            text=packaged_files.page(),
+            content_type="text/html",
+            headers={"Cache-Control": "no-cache"},
+        )
 
     async def client_secrets(self, request: web.Request) -> web.Response:
         """Make a short-lived secret for a browser."""

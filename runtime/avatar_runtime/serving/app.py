@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from avatar_contracts import packaged_files
 from avatar_runtime.errors import Refusal
 from avatar_runtime.serving import admission
 from avatar_runtime.serving.connection import Connection
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 def create(runtime: Runtime) -> FastAPI:
     """Return the application of the sessions port."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    page = files("avatar_runtime.serving").joinpath("page/index.html").read_text("utf-8")
+    page = packaged_files.page()
 
     @app.get("/")
     async def index() -> HTMLResponse:

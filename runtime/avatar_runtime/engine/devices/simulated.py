@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
-from importlib import resources
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
+from avatar_contracts import packaged_files
 from avatar_runtime import errors
 from avatar_runtime.batching import buckets
 from avatar_runtime.engine.device import MIB, STAGES, Calibration, Memory, ModelInfo, Rendered
@@ -58,8 +58,7 @@ def load_card(gpu_class: str, profile: str | None) -> Card:
         except (ValueError, KeyError, TypeError, IndexError) as error:
             expected = f"a profile with gpuClass, memoryMiB and curve ({error!r})"
             raise errors.SettingsError("AVATAR_GPU_PROFILE", profile, expected) from error
-    packaged = resources.files("avatar_runtime.engine").joinpath("gpu_profiles.json")
-    profiles = json.loads(packaged.read_text(encoding="utf-8"))
+    profiles = packaged_files.gpu_profiles()
     if gpu_class not in profiles:
         known = f"simulated: and one of {', '.join(sorted(profiles))}"
         raise errors.SettingsError("device", f"simulated:{gpu_class}", known)

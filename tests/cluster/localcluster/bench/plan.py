@@ -12,13 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from avatar_contracts import packaged_files
 from avatar_operator.core.gpus import batch_size, inventory
 from avatar_operator.core.planning import planner
 from avatar_operator.core.resources.gpu_profile import GPUProfile, parse_profile
 from avatar_operator.core.resources.node import parse_node
 from avatar_operator.core.resources.pod import PodUse
 from avatar_operator.core.resources.service import Objective, parse_service
-from localcluster import paths
 from localcluster.bench import record
 from localcluster.fakes import kwok
 
@@ -121,8 +121,7 @@ def profiles() -> tuple[GPUProfile, ...]:
 
 def profile_bodies() -> list[dict[str, Any]]:
     """Return the profiles that the chart ships, as the API gives them."""
-    path = paths.REPOSITORY / "operator" / "avatar_operator" / "gpu_profiles.json"
-    specs = json.loads(path.read_text())
+    specs = packaged_files.gpu_profiles()
     return [{"metadata": {"name": name}, "spec": spec} for name, spec in specs.items()]
 
 

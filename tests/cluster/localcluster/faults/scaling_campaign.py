@@ -5,14 +5,13 @@ A seed says everything, so that a run that broke a rule can be seen again.
 
 from __future__ import annotations
 
-import importlib.resources
-import json
 import random
 import sys
 from functools import cache
 from math import log
 from typing import Any
 
+from avatar_contracts import packaged_files
 from avatar_operator.core.resources.gpu_profile import GPUProfile, parse_profile
 from avatar_operator.core.resources.service import Service, parse_service
 from avatar_operator.simulator import scenario, traces
@@ -25,8 +24,7 @@ MINUTES = 12
 @cache
 def profiles() -> tuple[GPUProfile, ...]:
     """Return the profiles that the chart ships."""
-    shipped = importlib.resources.files("avatar_operator").joinpath("gpu_profiles.json")
-    specs = json.loads(shipped.read_text(encoding="utf-8"))
+    specs = packaged_files.gpu_profiles()
     bodies = [{"metadata": {"name": name}, "spec": spec} for name, spec in specs.items()]
     return tuple(map(parse_profile, bodies))
 

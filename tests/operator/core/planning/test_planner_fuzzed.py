@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import random
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import avatar_operator
+from avatar_contracts import packaged_files
 from avatar_operator.core.gpus import node_classes
 from avatar_operator.core.gpus.batch_size import BatchPlan
 from avatar_operator.core.manifests.pod import PodSettings, runtime_pod
@@ -128,8 +126,7 @@ def spec(rng: random.Random) -> Body:
 
 
 def shipped_bodies() -> Iterator[Body]:
-    path = Path(avatar_operator.__file__).parent / "gpu_profiles.json"
-    for name, shipped in json.loads(path.read_text()).items():
+    for name, shipped in packaged_files.gpu_profiles().items():
         yield {"metadata": {"name": name}, "spec": shipped}
 
 
