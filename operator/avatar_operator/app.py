@@ -8,9 +8,9 @@ import secrets
 import signal
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts import tokens
 from avatar_operator import health, logs, names
 from avatar_operator.controllers.service_controller import Reconciler
-from avatar_operator.core.manifests.objects import control_token
 from avatar_operator.core.resources.service import ServiceKey
 from avatar_operator.fence import Fence
 from avatar_operator.kube import crds
@@ -45,7 +45,7 @@ async def run(settings: Settings) -> int:
             if settings.metrics_open:
                 return None
             own = ServiceKey(settings.namespace, names.FIELD_MANAGER)
-            return control_token(reconciler.master, own)
+            return tokens.control_token(reconciler.master, str(own))
 
         def is_alive() -> bool:
             return reconciler.is_alive() and leadership.heard_s() < DEAF_S

@@ -5,35 +5,36 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-GROUP: Final = "avatar.musetalk.io"
-VERSION: Final = "v1alpha1"
+from avatar_contracts.labels import ADMIN_PORT as ADMIN_PORT
+from avatar_contracts.labels import GROUP as GROUP
+from avatar_contracts.labels import LABEL_MADE_FOR as LABEL_MADE_FOR
+from avatar_contracts.labels import LABEL_NAME as LABEL_NAME
+from avatar_contracts.labels import LABEL_RESERVE as LABEL_RESERVE
+from avatar_contracts.labels import LABEL_SERVICE as LABEL_SERVICE
+from avatar_contracts.labels import RESERVED as RESERVED
+from avatar_contracts.labels import RUNTIME_NAME as RUNTIME_NAME
+from avatar_contracts.labels import SERVICES as SERVICES
+from avatar_contracts.labels import SESSIONS_PORT as SESSIONS_PORT
+from avatar_contracts.labels import VERSION as VERSION
+
 API_VERSION: Final = f"{GROUP}/{VERSION}"
-SERVICES: Final = "avatarservices"
 SERVICE_KIND: Final = "AvatarService"
 PROFILES: Final = "gpuprofiles"
 PROFILE_KIND: Final = "GPUProfile"
 
 FIELD_MANAGER: Final = "avatar-operator"
 CONTAINER: Final = "runtime"
-SESSIONS_PORT: Final = 8080
-ADMIN_PORT: Final = 9090
 GPU_RESOURCE: Final = "nvidia.com/gpu"
 SHARED_RESOURCE: Final = "nvidia.com/gpu.shared"
 MIG_RESOURCES: Final = "nvidia.com/mig-"  # prefix; a name such as 3g.20gb follows
 
-LABEL_NAME: Final = "app.kubernetes.io/name"
 LABEL_COMPONENT: Final = "app.kubernetes.io/component"
 LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
 LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
-LABEL_SERVICE: Final = f"{GROUP}/service"
 LABEL_GPU_CLASS: Final = f"{GROUP}/gpu-class"
 LABEL_SPEC_HASH: Final = f"{GROUP}/spec-hash"
 LABEL_LIVE: Final = f"{GROUP}/live"
 LIVE: Final = "true"
-LABEL_RESERVE: Final = f"{GROUP}/reserve"  # gateways give such a pod sessions last
-RESERVED: Final = "true"
-LABEL_MADE_FOR: Final = f"{GROUP}/made-for"  # whose token a pod has that another service took over
-RUNTIME_NAME: Final = "avatar-runtime"
 
 ANNOTATION_BATCH_SIZE: Final = f"{GROUP}/batch-size"
 ANNOTATION_SESSIONS_PER_POD: Final = f"{GROUP}/sessions-per-pod"

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts import tokens
 from avatar_gateway import errors
-from avatar_gateway.core import credentials
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,8 +79,7 @@ def from_env(env: Mapping[str, str], *, listen: str | None, admin: str | None) -
         keys=Keys(
             api_key=_required(env, "AVATAR_API_KEY"),
             control_master=master,
-            admin_token=env.get("AVATAR_ADMIN_TOKEN")
-            or credentials.control_token(master, "gateway"),
+            admin_token=env.get("AVATAR_ADMIN_TOKEN") or tokens.gateway_token(master),
         ),
         namespaces=tuple(
             name.strip()

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts import labels
 from avatar_runtime.engine.device import DECODERS, PRECISIONS, VERSIONS
 from avatar_runtime.errors import SettingsError
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 FRAME_RATES: Final = (10, 16, 20, 25)
 LOOKAHEADS_MS: Final = tuple(str(ms) for ms in range(0, 401, 40))
-ADMIN_PORT: Final = 9090
 _DAY_S: Final = 86_400
 
 
@@ -207,10 +207,10 @@ def from_env(variables: Mapping[str, str]) -> Settings:
     read = Environment(variables)
     return Settings(
         identity=Identity(
-            service=read.text("AVATAR_SERVICE", ""),
-            pod=read.text("AVATAR_POD", "local"),
-            pod_ip=read.text("AVATAR_POD_IP", "127.0.0.1"),
-            gpu_class=read.text("AVATAR_GPU_CLASS", "none"),
+            service=read.text(labels.ENV_SERVICE, ""),
+            pod=read.text(labels.ENV_POD, "local"),
+            pod_ip=read.text(labels.ENV_POD_IP, "127.0.0.1"),
+            gpu_class=read.text(labels.ENV_GPU_CLASS, "none"),
         ),
         sessions=_sessions(read),
         hearing=_hearing(read),
@@ -219,20 +219,20 @@ def from_env(variables: Mapping[str, str]) -> Settings:
             avatars=read.required("AVATAR_AVATAR_FOLDER"),
             device=device(variables),
             batch_size=read.integer("AVATAR_BATCH_SIZE", 4, 1, 1024),
-            gpu_profile=read.document("AVATAR_GPU_PROFILE"),
+            gpu_profile=read.document(labels.ENV_GPU_PROFILE),
             simulated_neighbour=read.text("AVATAR_SIMULATED_NEIGHBOUR", ""),
-            precision=_unless_auto(read, "AVATAR_PRECISION", PRECISIONS),
-            decoder=read.choice("AVATAR_DECODER", "sd-vae", DECODERS),
+            precision=_unless_auto(read, labels.ENV_PRECISION, PRECISIONS),
+            decoder=read.choice(labels.ENV_DECODER, "sd-vae", DECODERS),
             verify=read.choice("AVATAR_VERIFY_MODEL", "true", ("true", "false")) == "true",
-            version=_unless_auto(read, "AVATAR_MODEL_VERSION", VERSIONS),
+            version=_unless_auto(read, labels.ENV_MODEL_VERSION, VERSIONS),
         ),
         admin=AdminSettings(
-            token=read.text("AVATAR_ADMIN_TOKEN", ""),
-            metrics_open=read.boolean("AVATAR_METRICS_OPEN"),
+            token=read.text(labels.ENV_ADMIN_TOKEN, ""),
+            metrics_open=read.boolean(labels.ENV_METRICS_OPEN),
         ),
         sessions_listen=read.address("AVATAR_LISTEN", "127.0.0.1:8080"),
-        admin_listen=read.address("AVATAR_ADMIN", f"127.0.0.1:{ADMIN_PORT}"),
-        log_format=read.choice("AVATAR_LOG_FORMAT", "text", ("json", "text")),
+        admin_listen=read.address("AVATAR_ADMIN", f"127.0.0.1:{labels.ADMIN_PORT}"),
+        log_format=read.choice(labels.ENV_LOG_FORMAT, "text", ("json", "text")),
     )
 
 
@@ -250,10 +250,12 @@ class DrainSettings:
 def drain_from_env(variables: Mapping[str, str]) -> DrainSettings:
     """Return the settings of `drain`; a preStop hook has the environment of its container."""
     read = Environment(variables)
-    host = read.text("AVATAR_POD_IP", "127.0.0.1")
+    host = read.text(labels.ENV_POD_IP, "127.0.0.1")
     return DrainSettings(
-        url=f"http://[{host}]:{ADMIN_PORT}" if ":" in host else f"http://{host}:{ADMIN_PORT}",
-        token=read.text("AVATAR_ADMIN_TOKEN", ""),
+        url=f"http://[{host}]:{labels.ADMIN_PORT}"
+        if ":" in host
+        else f"http://{host}:{labels.ADMIN_PORT}",
+        token=read.text(labels.ENV_ADMIN_TOKEN, ""),
         timeout_s=_drain_timeout_s(read),
     )
 
@@ -273,7 +275,7 @@ def device(variables: Mapping[str, str]) -> str:
     from the CPU unseen; who starts a runtime by hand gets `auto`.
     """
     read = Environment(variables)
-    in_pod = bool(read.text("AVATAR_SERVICE", ""))
+    in_pod = bool(read.text(labels.ENV_SERVICE, ""))
     return read.text("AVATAR_DEVICE", "cuda" if in_pod else "auto")
 
 
@@ -283,18 +285,18 @@ def _unless_auto(read: Environment, name: str, known: tuple[str, ...]) -> str | 
 
 
 def _drain_timeout_s(read: Environment) -> int:
-    return read.integer("AVATAR_DRAIN_TIMEOUT_S", 3600, 0, _DAY_S)
+    return read.integer(labels.ENV_DRAIN_TIMEOUT_S, 3600, 0, _DAY_S)
 
 
 def _sessions(read: Environment) -> SessionSettings:
-    names = read.text("AVATAR_AVATARS", "").split(",")
+    names = read.text(labels.ENV_AVATARS, "").split(",")
     rates = tuple(str(rate) for rate in FRAME_RATES)
     return SessionSettings(
-        capacity=read.integer("AVATAR_CAPACITY", 4, 1, 1024),
+        capacity=read.integer(labels.ENV_CAPACITY, 4, 1, 1024),
         avatars=tuple(name.strip() for name in names if name.strip()),
-        fps=int(read.choice("AVATAR_FPS", "25", rates)),
-        max_duration_s=read.integer("AVATAR_MAX_DURATION_S", 7200, 1, _DAY_S),
-        idle_timeout_s=read.integer("AVATAR_IDLE_TIMEOUT_S", 300, 1, _DAY_S),
+        fps=int(read.choice(labels.ENV_FPS, "25", rates)),
+        max_duration_s=read.integer(labels.ENV_MAX_DURATION_S, 7200, 1, _DAY_S),
+        idle_timeout_s=read.integer(labels.ENV_IDLE_TIMEOUT_S, 300, 1, _DAY_S),
         drain_timeout_s=_drain_timeout_s(read),
     )
 

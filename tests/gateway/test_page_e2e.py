@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 from playwright.async_api import async_playwright, expect
 
-from avatar_gateway.core.credentials import control_token
+from avatar_contracts.tokens import control_token
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

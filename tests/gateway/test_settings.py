@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from avatar_contracts.tokens import gateway_token
 from avatar_gateway import errors, settings
-from avatar_gateway.core.credentials import control_token
 
 LEAST = {"AVATAR_API_KEY": "k" * 16, "AVATAR_CONTROL_MASTER": "m" * 16}
 
@@ -16,7 +16,7 @@ def test_the_two_secrets_are_enough() -> None:
     read = _read()
     assert read.sessions == settings.Address("0.0.0.0", 8080)
     assert read.admin == settings.Address("0.0.0.0", 9090)
-    assert read.keys.admin_token == control_token("m" * 16, "gateway")
+    assert read.keys.admin_token == gateway_token("m" * 16)
     assert (read.namespaces, read.metrics_open, read.drain_timeout_s) == ((), False, 3600)
 
 

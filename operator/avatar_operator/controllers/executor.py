@@ -7,12 +7,12 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, assert_never
 
+from avatar_contracts import tokens
 from avatar_operator import metrics, names
 from avatar_operator.core.cache.store import Kind
 from avatar_operator.core.manifests.objects import (
     adoption_patch,
     control_secret,
-    control_token,
     event_body,
     held_by_pod,
     live_marks,
@@ -145,7 +145,7 @@ class Executor:
         """Carry out one action, and return whether it changed anything."""
         match action:
             case planner.ApplyControlSecret():
-                token = control_token(self._master(), service.key)
+                token = tokens.control_token(self._master(), str(service.key))
                 wrote = await self._api.apply_secret(control_secret(service, token))
                 memory.has_secret = True
                 return wrote

@@ -11,6 +11,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts import tokens
 from avatar_operator import metrics
 from avatar_operator.controllers import executor, worker
 from avatar_operator.controllers.decision_log import DecisionLog
@@ -18,7 +19,6 @@ from avatar_operator.controllers.executor import Memory
 from avatar_operator.controllers.profile_controller import Calibrator
 from avatar_operator.core.autoscaling import inputs
 from avatar_operator.core.cache.store import Kind, News, Observations
-from avatar_operator.core.manifests.objects import control_token, gateway_token
 from avatar_operator.core.planning import disruption, planner, rollout, shared_reserve
 from avatar_operator.core.resources.service import Service, ServiceKey, parse_service
 from avatar_operator.core.status import conditions, service_status
@@ -204,7 +204,7 @@ class Reconciler:
             self._runtimes.unfollow(uid)
             self._calibrator.forget(uid)
             return
-        token = control_token(self._master, pod.origin)
+        token = tokens.control_token(self._master, str(pod.origin))
         address = admin_address(pod.ip)
         self._runtimes.follow(uid, Endpoint(pod.name, address, token, pod.ready))
 
@@ -214,7 +214,7 @@ class Reconciler:
         if pod is None or not (pod.ip and pod.running and self._master):
             self._gateways.unfollow(uid)
             return
-        token = gateway_token(self._master)
+        token = tokens.gateway_token(self._master)
         self._gateways.follow(uid, Endpoint(pod.name, admin_address(pod.ip), token))
 
     def _demand_changed(self, key: ServiceKey) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
-from avatar_operator import names
+from avatar_contracts import labels
 from avatar_operator.core.workqueue import Agenda
 from avatar_operator.errors import BrokenStream, InvalidResource
 from avatar_operator.streams.http_lines import Lines
@@ -273,7 +273,7 @@ class _Stream(asyncio.Protocol):
         self._said = None
         self._heard_at = asyncio.get_running_loop().time()
         transport.write(
-            f"GET /control/v1/state?watch=1 HTTP/1.1\r\nHost: {self.endpoint.address}\r\n"
+            f"GET {labels.STATE_PATH}?watch=1 HTTP/1.1\r\nHost: {self.endpoint.address}\r\n"
             f"Authorization: Bearer {self.endpoint.token}\r\nAccept: */*\r\n\r\n".encode()
         )
 
@@ -305,7 +305,7 @@ def headers(endpoint: Endpoint) -> dict[str, str]:
 
 def admin_address(ip: str) -> str:
     """Return where a pod's admin port is reached."""
-    return f"[{ip}]:{names.ADMIN_PORT}" if ":" in ip else f"{ip}:{names.ADMIN_PORT}"
+    return f"[{ip}]:{labels.ADMIN_PORT}" if ":" in ip else f"{ip}:{labels.ADMIN_PORT}"
 
 
 def sentence(error: Exception) -> str:

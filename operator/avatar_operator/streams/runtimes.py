@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
+from avatar_contracts import labels
 from avatar_operator.core.autoscaling import capacity
 from avatar_operator.core.resources.state import PodState, parse_state
 from avatar_operator.errors import RuntimeUnreachable
@@ -91,7 +92,7 @@ class Runtimes:
 
     async def _post_drain(self, endpoint: Endpoint, draining: bool, within_s: float) -> None:
         request = self._streams.client().post(
-            f"http://{endpoint.address}/control/v1/drain",
+            f"http://{endpoint.address}{labels.DRAIN_PATH}",
             json={"draining": draining},
             headers=client.headers(endpoint),
             timeout=aiohttp.ClientTimeout(total=within_s),

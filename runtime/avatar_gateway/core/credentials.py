@@ -1,4 +1,4 @@
-"""API keys, the short-lived secrets made from them, and the tokens of the control plane.
+"""API keys and the short-lived secrets made from them.
 
 A client secret carries its own expiry and signature: every replica with the same API key
 accepts it, nothing is stored, and it dies with the key.
@@ -79,11 +79,6 @@ def verify(api_key: str, text: str, now: float) -> ClientSecret | None:
     except (ValueError, binascii.Error):
         return None
     return ClientSecret(expires_at, model) if now < expires_at else None
-
-
-def control_token(master: str, name: str) -> str:
-    """Return the token of the administration port of a service (`NAMESPACE/NAME`)."""
-    return hmac.new(master.encode(), name.encode(), hashlib.sha256).hexdigest()
 
 
 def _signature(api_key: str, body: str) -> bytes:

@@ -5,17 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from avatar_contracts import labels
 from avatar_gateway import errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SERVICE_LABEL: Final = "avatar.musetalk.io/service"
-RESERVE_LABEL: Final = "avatar.musetalk.io/reserve"
-MADE_FOR_LABEL: Final = "avatar.musetalk.io/made-for"
-POD_SELECTOR: Final = "app.kubernetes.io/name=avatar-runtime"
-_SESSIONS_PORT: Final = 8080
-_ADMIN_PORT: Final = 9090
+POD_SELECTOR: Final = f"{labels.LABEL_NAME}={labels.RUNTIME_NAME}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +64,8 @@ class State:
 def parse_pod(body: Mapping[str, Any]) -> Pod | None:
     """Return the pod of a Kubernetes object; None if it belongs to no service."""
     metadata, status = body["metadata"], body.get("status", {})
-    labels = metadata.get("labels", {})
-    service, made_for = labels.get(SERVICE_LABEL), labels.get(MADE_FOR_LABEL)
+    own = metadata.get("labels", {})
+    service, made_for = own.get(labels.LABEL_SERVICE), own.get(labels.LABEL_MADE_FOR)
     if not service:
         return None
     ports = {
@@ -83,14 +79,14 @@ def parse_pod(body: Mapping[str, Any]) -> Pod | None:
         uid=metadata["uid"],
         service=f"{metadata['namespace']}/{service}",
         ip=status.get("podIP", ""),
-        sessions_port=ports.get("sessions", _SESSIONS_PORT),
-        admin_port=ports.get("admin", _ADMIN_PORT),
+        sessions_port=ports.get(labels.SESSIONS_PORT_NAME, labels.SESSIONS_PORT),
+        admin_port=ports.get(labels.ADMIN_PORT_NAME, labels.ADMIN_PORT),
         leaving="deletionTimestamp" in metadata or status.get("phase") in ("Succeeded", "Failed"),
         ready=any(
             condition["type"] == "Ready" and condition["status"] == "True"
             for condition in status.get("conditions", [])
         ),
-        reserve=labels.get(RESERVE_LABEL) == "true",
+        reserve=own.get(labels.LABEL_RESERVE) == labels.RESERVED,
         made_for=f"{metadata['namespace']}/{made_for}" if made_for else "",
     )
 

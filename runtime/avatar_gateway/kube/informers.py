@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import aiohttp
 from kubernetes.aio import client, config
 
+from avatar_contracts import labels
 from avatar_gateway import errors
 from avatar_gateway.core import model
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PODS: Final = "pods"
-SERVICES: Final = "avatarservices"
-_GROUP_PATHS: Final = {PODS: "/api/v1", SERVICES: "/apis/avatar.musetalk.io/v1alpha1"}
+SERVICES: Final = labels.SERVICES
+_GROUP_PATHS: Final = {PODS: "/api/v1", SERVICES: f"/apis/{labels.GROUP}/{labels.VERSION}"}
 _PAGE: Final = 500
 _WATCH_S: Final = 60
 """The server ends a watch after this; the next one goes on from its last version."""

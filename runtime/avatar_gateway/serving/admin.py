@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
+from avatar_contracts import labels
 from avatar_gateway import errors
 from avatar_gateway.core import credentials
 from avatar_gateway.serving.app import refused
@@ -41,7 +42,7 @@ class Admin:
         """Return the application to serve."""
         application = web.Application()
         application.add_routes(
-            [web.get("/metrics", self.metrics), web.get("/control/v1/state", self.state)]
+            [web.get("/metrics", self.metrics), web.get(labels.STATE_PATH, self.state)]
         )
         return application
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
+from avatar_contracts import labels
 from avatar_gateway import errors
 from avatar_gateway.core import routing
 
@@ -28,7 +29,7 @@ MAX_MESSAGE_BYTES: Final = 21 * 2**20
 HEARTBEAT_S: Final = 40.0
 """Silence before a ping; the pong has half of that. Longer than the 30 s after which a pod
 closes a socket that takes nothing, so that a slow client hears the pod's reason and not ours."""
-SERVED_AS: Final = "Avatar-Service"
+SERVED_AS: Final = labels.SERVICE_HEADER
 """Tells a pod that another service took over what its sessions are told that they speak with."""
 _TRY_S: Final = 5.0
 """How long one pod may take to answer; a warm one needs milliseconds."""

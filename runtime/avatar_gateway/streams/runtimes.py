@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
+from avatar_contracts import labels, tokens
 from avatar_gateway import errors
-from avatar_gateway.core import credentials, model, routing
+from avatar_gateway.core import model, routing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,9 +79,9 @@ class StateStreams:
 
     async def _follow(self, pod: Pod, backoff: Backoff) -> None:
         loop = asyncio.get_running_loop()
-        token = credentials.control_token(self._control_master, pod.origin)
+        token = tokens.control_token(self._control_master, pod.origin)
         async with self._http.get(
-            f"http://{_host(pod.ip)}:{pod.admin_port}/control/v1/state",
+            f"http://{_host(pod.ip)}:{pod.admin_port}{labels.STATE_PATH}",
             params={"watch": "1"},
             headers={"Authorization": f"Bearer {token}"},
             timeout=_TIMEOUT,

@@ -10,6 +10,7 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from avatar_contracts import labels
 from avatar_runtime.errors import ProtocolError, Refusal
 from avatar_runtime.protocol.client_events import load
 from avatar_runtime.protocol.fields import Fields  # noqa: TC001 - FastAPI reads it
@@ -58,13 +59,13 @@ def create(runtime: Runtime) -> FastAPI:
     async def metrics() -> Response:
         return Response(runtime.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
-    @app.get("/control/v1/state", dependencies=[Depends(authorized)])
+    @app.get(labels.STATE_PATH, dependencies=[Depends(authorized)])
     async def state(watch: str = "") -> Response:
         if watch == "1":
             return StreamingResponse(lines(runtime), media_type="application/x-ndjson")
         return JSONResponse(runtime.state())
 
-    @app.post("/control/v1/drain", dependencies=[Depends(authorized)])
+    @app.post(labels.DRAIN_PATH, dependencies=[Depends(authorized)])
     async def drain(body: Annotated[Fields, Depends(body_of)]) -> JSONResponse:
         runtime.set_draining(body.boolean("draining"))
         return JSONResponse(runtime.state())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from avatar_contracts import labels
 from avatar_runtime.errors import Refusal, shown, supported
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def told_service(caller: Caller, service: str) -> str:
 
     The gateway names another one where a pod was taken over; it decides nothing here.
     """
-    name = caller.headers.get("avatar-service", "")
+    name = caller.headers.get(labels.SERVICE_HEADER.lower(), "")
     return name if _SERVICE.fullmatch(name) else service
 
 

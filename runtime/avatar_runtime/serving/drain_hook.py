@@ -9,6 +9,7 @@ from http.client import HTTPException
 from typing import TYPE_CHECKING, Final
 from urllib.request import Request, urlopen
 
+from avatar_contracts import labels
 from avatar_runtime.errors import DeliveryError
 
 if TYPE_CHECKING:
@@ -28,11 +29,11 @@ class Control:
 
     def drain(self) -> int:
         """Refuse new sessions from now on; return how many are left."""
-        return self._sessions("/control/v1/drain", b'{"draining": true}')
+        return self._sessions(labels.DRAIN_PATH, b'{"draining": true}')
 
     def sessions(self) -> int:
         """Return how many sessions are left."""
-        return self._sessions("/control/v1/state", None)
+        return self._sessions(labels.STATE_PATH, None)
 
     def _sessions(self, path: str, body: bytes | None) -> int:
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}

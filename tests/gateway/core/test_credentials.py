@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
-import hmac
 import re
 
 import pytest
@@ -11,7 +9,6 @@ from hypothesis import strategies as st
 
 from avatar_gateway.core.credentials import (
     ClientSecret,
-    control_token,
     is_key,
     mint,
     presented,
@@ -82,8 +79,3 @@ def _decoded(text: str) -> bytes | None:
 @pytest.mark.parametrize("text", ["", "ek_", "ek_.", "ek_a.b", "ek_\udcff.\udcff", KEY, "ek_é.é"])
 def test_nonsense_is_no_secret(text: str) -> None:
     assert verify(KEY, text, 0) is None
-
-
-def test_the_control_token_is_the_hmac_that_the_operator_writes() -> None:
-    expected = hmac.new(b"master", b"acme/concierge", hashlib.sha256).hexdigest()
-    assert control_token("master", "acme/concierge") == expected

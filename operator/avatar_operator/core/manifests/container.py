@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts import labels
 from avatar_operator import names
 from avatar_operator.core.gpus import batch_size
 from avatar_operator.core.resources.service import (
@@ -42,7 +43,7 @@ def runtime(
         part: {**template.resources.get(part, {}), pool.stock.resource: "1"}
         for part in ("requests", "limits")
     }
-    ready = {"path": "/readyz", "port": "sessions"}
+    ready = {"path": "/readyz", "port": labels.SESSIONS_PORT_NAME}
     return {
         "name": names.CONTAINER,
         "image": template.image or image,
@@ -52,13 +53,13 @@ def runtime(
             *("--model", _folder("/models", service.model.source)),
             *("--avatars", _folder("/avatars", service.avatar_source)),
             *("--batch-size", str(plan.batch_size)),
-            *("--listen", f"0.0.0.0:{names.SESSIONS_PORT}"),
-            *("--admin", f"0.0.0.0:{names.ADMIN_PORT}"),
+            *("--listen", f"0.0.0.0:{labels.SESSIONS_PORT}"),
+            *("--admin", f"0.0.0.0:{labels.ADMIN_PORT}"),
         ],
         "env": [*_environment(service, pool, plan, metrics_open=metrics_open), *template.env],
         "ports": [
-            {"name": "sessions", "containerPort": names.SESSIONS_PORT},
-            {"name": "admin", "containerPort": names.ADMIN_PORT},
+            {"name": labels.SESSIONS_PORT_NAME, "containerPort": labels.SESSIONS_PORT},
+            {"name": labels.ADMIN_PORT_NAME, "containerPort": labels.ADMIN_PORT},
         ],
         "resources": resources,
         "volumeMounts": [
@@ -75,7 +76,7 @@ def runtime(
         },
         "readinessProbe": {"httpGet": ready, "periodSeconds": 2, "timeoutSeconds": 2},
         "livenessProbe": {
-            "httpGet": {"path": "/healthz", "port": "sessions"},
+            "httpGet": {"path": "/healthz", "port": labels.SESSIONS_PORT_NAME},
             "periodSeconds": 10,
             "timeoutSeconds": 5,
             "failureThreshold": 6,
@@ -95,29 +96,29 @@ def _environment(
 ) -> list[Body]:
     limits = service.sessions
     values = {
-        "AVATAR_SERVICE": str(service.key),
-        "AVATAR_GPU_CLASS": pool.gpu_class,
-        "AVATAR_GPU_PROFILE": _profile(pool),
-        "AVATAR_MODEL_VERSION": service.model.version,
-        "AVATAR_CAPACITY": str(plan.sessions_per_pod),
-        "AVATAR_AVATARS": ",".join(service.avatars),
-        "AVATAR_FPS": str(service.fps),
-        "AVATAR_MAX_DURATION_S": str(limits.max_duration_s),
-        "AVATAR_IDLE_TIMEOUT_S": str(limits.idle_timeout_s),
-        "AVATAR_DRAIN_TIMEOUT_S": str(limits.drain_timeout_s),
+        labels.ENV_SERVICE: str(service.key),
+        labels.ENV_GPU_CLASS: pool.gpu_class,
+        labels.ENV_GPU_PROFILE: _profile(pool),
+        labels.ENV_MODEL_VERSION: service.model.version,
+        labels.ENV_CAPACITY: str(plan.sessions_per_pod),
+        labels.ENV_AVATARS: ",".join(service.avatars),
+        labels.ENV_FPS: str(service.fps),
+        labels.ENV_MAX_DURATION_S: str(limits.max_duration_s),
+        labels.ENV_IDLE_TIMEOUT_S: str(limits.idle_timeout_s),
+        labels.ENV_DRAIN_TIMEOUT_S: str(limits.drain_timeout_s),
     }
     # Left out where the runtime would choose the same: a device that is no GPU then takes its own.
     if service.model.decoder != DECODER:
-        values["AVATAR_DECODER"] = service.model.decoder
+        values[labels.ENV_DECODER] = service.model.decoder
     if service.model.precision != PRECISION:
-        values["AVATAR_PRECISION"] = service.model.precision
+        values[labels.ENV_PRECISION] = service.model.precision
     if metrics_open:
-        values["AVATAR_METRICS_OPEN"] = "true"
+        values[labels.ENV_METRICS_OPEN] = "true"
     secret = {"name": names.control_secret(service.key.name), "key": names.TOKEN_KEY}
     sources: dict[str, Body] = {
-        "AVATAR_POD": {"fieldRef": {"fieldPath": "metadata.name"}},
-        "AVATAR_POD_IP": {"fieldRef": {"fieldPath": "status.podIP"}},
-        "AVATAR_ADMIN_TOKEN": {"secretKeyRef": secret},
+        labels.ENV_POD: {"fieldRef": {"fieldPath": "metadata.name"}},
+        labels.ENV_POD_IP: {"fieldRef": {"fieldPath": "status.podIP"}},
+        labels.ENV_ADMIN_TOKEN: {"secretKeyRef": secret},
     }
     plain: list[Body] = [{"name": name, "value": value} for name, value in values.items()]
     return plain + [{"name": name, "valueFrom": source} for name, source in sources.items()]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
-import hmac
 from typing import Final
 
 from avatar_operator import names
@@ -17,16 +15,6 @@ NEVER_EVICTED: Final = 1_000_000
 
 LONGEST_MESSAGE: Final = 1024
 """Characters; the API server refuses Events with more."""
-
-
-def control_token(master: str, key: ServiceKey) -> str:
-    """Derive the admin token of a service's pods; the gateway derives the same."""
-    return hmac.new(master.encode(), str(key).encode(), hashlib.sha256).hexdigest()
-
-
-def gateway_token(master: str) -> str:
-    """Derive the admin token of the gateways; they derive the same."""
-    return hmac.new(master.encode(), b"gateway", hashlib.sha256).hexdigest()
 
 
 def control_secret(service: Service, token: str) -> Body:

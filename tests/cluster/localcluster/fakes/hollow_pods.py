@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
+from avatar_contracts import labels
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 GPUS: Final = 8  # of a node
 CAPACITY: Final = 8  # sessions of a pod
-ADMIN_PORT: Final = 9090
+ADMIN_PORT: Final = labels.ADMIN_PORT
 STATE_EVERY_S: Final = 0.5
 BEAT_S: Final = 10.0  # the control plane gives a node 50 s
 LABELS: Final = {

@@ -10,13 +10,11 @@ from avatar_operator.core.gpus import inventory, pools
 from avatar_operator.core.manifests.objects import (
     adoption_patch,
     control_secret,
-    control_token,
     event_body,
     pdb_service,
     pod_selector,
 )
 from avatar_operator.core.manifests.pod import PodSettings, hash_spec, runtime_pod
-from avatar_operator.core.resources.service import ServiceKey
 from avatar_operator.names import Reason
 
 if TYPE_CHECKING:
@@ -240,12 +238,6 @@ def test_the_image_of_the_chart_counts_unless_the_service_names_one(make: Make) 
     assert hash_spec(make.service(), "a") != hash_spec(make.service(), "b")
     own = make.service(template={"image": "mine"})
     assert hash_spec(own, "a") == hash_spec(own, "b")
-
-
-def test_the_token_is_that_of_the_gateway(make: Make) -> None:
-    # HMAC-SHA256 of "acme/concierge" under "master", as the gateway computes it.
-    token = control_token("master", ServiceKey("acme", "concierge"))
-    assert token == "02bb081ad587c6aefbe90c6f7a3a26f0b8616f6369edd925b6b9db2ce07fe652"
 
 
 def test_the_secret_belongs_to_the_service(make: Make) -> None:

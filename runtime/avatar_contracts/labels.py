@@ -1,0 +1,51 @@
+"""The names that the operator, the gateway and the runtime share."""
+
+from __future__ import annotations
+
+from typing import Final
+
+GROUP: Final = "avatar.musetalk.io"
+VERSION: Final = "v1alpha1"
+SERVICES: Final = "avatarservices"
+
+LABEL_NAME: Final = "app.kubernetes.io/name"
+RUNTIME_NAME: Final = "avatar-runtime"
+"""The value of `LABEL_NAME` on each runtime pod."""
+LABEL_SERVICE: Final = f"{GROUP}/service"
+"""The name of the AvatarService that a runtime pod serves."""
+LABEL_RESERVE: Final = f"{GROUP}/reserve"
+"""Marks a pod of the warm pool, which gateways give sessions last."""
+RESERVED: Final = "true"
+LABEL_MADE_FOR: Final = f"{GROUP}/made-for"
+"""On an adopted pod: the name of the service that it was created for, whose token it has."""
+
+SESSIONS_PORT: Final = 8080
+SESSIONS_PORT_NAME: Final = "sessions"
+ADMIN_PORT: Final = 9090
+ADMIN_PORT_NAME: Final = "admin"
+
+STATE_PATH: Final = "/control/v1/state"
+"""The state document on the administration port; `?watch=1` streams it (see `state`)."""
+DRAIN_PATH: Final = "/control/v1/drain"
+
+SERVICE_HEADER: Final = "Avatar-Service"
+"""The header by which a gateway gives a pod the name that its caller asked for."""
+
+# Variables that the operator sets in the container of a runtime pod, and the runtime reads.
+ENV_ADMIN_TOKEN: Final = "AVATAR_ADMIN_TOKEN"
+ENV_AVATARS: Final = "AVATAR_AVATARS"
+ENV_CAPACITY: Final = "AVATAR_CAPACITY"
+ENV_DECODER: Final = "AVATAR_DECODER"
+ENV_DRAIN_TIMEOUT_S: Final = "AVATAR_DRAIN_TIMEOUT_S"
+ENV_FPS: Final = "AVATAR_FPS"
+ENV_GPU_CLASS: Final = "AVATAR_GPU_CLASS"
+ENV_GPU_PROFILE: Final = "AVATAR_GPU_PROFILE"
+ENV_IDLE_TIMEOUT_S: Final = "AVATAR_IDLE_TIMEOUT_S"
+ENV_LOG_FORMAT: Final = "AVATAR_LOG_FORMAT"
+ENV_MAX_DURATION_S: Final = "AVATAR_MAX_DURATION_S"
+ENV_METRICS_OPEN: Final = "AVATAR_METRICS_OPEN"
+ENV_MODEL_VERSION: Final = "AVATAR_MODEL_VERSION"
+ENV_POD: Final = "AVATAR_POD"
+ENV_POD_IP: Final = "AVATAR_POD_IP"
+ENV_PRECISION: Final = "AVATAR_PRECISION"
+ENV_SERVICE: Final = "AVATAR_SERVICE"

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avatar_contracts.tokens import control_token, gateway_token
+
+NAMES = st.from_regex(r"[a-z0-9]{1,8}/[a-z0-9]{1,8}", fullmatch=True)
+MASTERS = st.text(st.characters(exclude_categories=["Cs"]), min_size=16, max_size=64)
+
+
+def test_control_token_is_the_hmac_of_the_service_under_the_master_key() -> None:
+    # HMAC-SHA256 of "acme/concierge" under "master", computed with openssl dgst.
+    expected = "02bb081ad587c6aefbe90c6f7a3a26f0b8616f6369edd925b6b9db2ce07fe652"
+    assert control_token("master", "acme/concierge") == expected
+    by_hand = hmac.new(b"master", b"acme/concierge", hashlib.sha256).hexdigest()
+    assert control_token("master", "acme/concierge") == by_hand
+
+
+def test_gateway_token_is_the_hmac_of_gateway() -> None:
+    assert gateway_token("master") == hmac.new(b"master", b"gateway", hashlib.sha256).hexdigest()
+
+
+@given(master=MASTERS, service=NAMES, other=NAMES)
+def test_each_service_has_its_own_token(master: str, service: str, other: str) -> None:
+    token = control_token(master, service)
+    assert len(token) == 64
+    assert token.isascii()
+    assert (token == control_token(master, other)) == (service == other)
+    assert token != gateway_token(master)
