@@ -8,8 +8,8 @@ import secrets
 import signal
 from typing import TYPE_CHECKING, Final
 
-from avatar_contracts import tokens
-from avatar_operator import health, logs, names
+from avatar_contracts import logs, tokens
+from avatar_operator import health, names
 from avatar_operator.controllers.service_controller import Reconciler
 from avatar_operator.core.resources.service import ServiceKey
 from avatar_operator.fence import Fence
@@ -23,12 +23,19 @@ if TYPE_CHECKING:
 
 DEAF_S: Final = 180.0  # the Lease is heard of twice a second, and else its watch fails sooner
 
+LOG_LEVELS: Final = {
+    # kopf logs each event that it passes on: one line for each change of each object.
+    "kopf.objects": logging.WARNING,
+    # kopf warns that it ignores signals; the operator handles them.
+    "kopf._core.reactor.running": logging.ERROR,
+}
+
 _log = logging.getLogger(__name__)
 
 
 async def run(settings: Settings) -> int:
     """Run the operator until it is told to stop; return the exit status."""
-    logs.configure(settings.log_format)
+    logs.configure(settings.log_format, LOG_LEVELS)
     # A process that starts anew in the same pod is another candidate.
     identity = f"{settings.identity}_{secrets.token_hex(4)}"
     fence = Fence()

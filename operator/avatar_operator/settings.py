@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from avatar_contracts.labels import LogFormat
 from avatar_operator.core import leader_election
 from avatar_operator.core.gpus import batch_size
 from avatar_operator.core.manifests.pod import PodSettings
@@ -16,13 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _Value = TypeVar("_Value")
-
-
-class LogFormat(Enum):
-    """How a line of the log is written."""
-
-    JSON = "json"
-    TEXT = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +78,7 @@ class Settings:
     """AVATAR_METRICS_OPEN: whether /metrics asks for no token, here and in the runtime pods."""
 
     log_format: LogFormat
-    """AVATAR_LOG_FORMAT: json for machines, text for people."""
+    """AVATAR_LOG_FORMAT: json for programs, text for people, here and in new runtime pods."""
 
     decision_log: str = ""
     """AVATAR_DECISION_LOG: a file that each decision of scaling is appended to, as one JSON object
@@ -101,6 +94,7 @@ def from_env(environment: Mapping[str, str]) -> Settings:
     """
     reader = _Reader(environment)
     metrics_open = reader.one_of("AVATAR_METRICS_OPEN", ("false", "true")) == "true"
+    log_format = LogFormat(reader.one_of("AVATAR_LOG_FORMAT", ("json", "text")))
     return Settings(
         namespace=reader.text("AVATAR_NAMESPACE", None),
         control_secret=reader.text("AVATAR_CONTROL_SECRET", "avatar-operator-control"),
@@ -115,6 +109,7 @@ def from_env(environment: Mapping[str, str]) -> Settings:
             ),
             image_pull_secrets=reader.names("AVATAR_IMAGE_PULL_SECRETS"),
             metrics_open=metrics_open,
+            log_format=log_format,
         ),
         memory_share=reader.number("AVATAR_MEMORY_SHARE", batch_size.MEMORY_SHARE, 0.1, 1.0),
         rollout=rollout.Limits(
@@ -125,7 +120,7 @@ def from_env(environment: Mapping[str, str]) -> Settings:
         health=reader.address("AVATAR_HEALTH_LISTEN", Address("0.0.0.0", 8080)),
         metrics=reader.address("AVATAR_METRICS_LISTEN", Address("0.0.0.0", 9090)),
         metrics_open=metrics_open,
-        log_format=LogFormat(reader.one_of("AVATAR_LOG_FORMAT", ("json", "text"))),
+        log_format=log_format,
         decision_log=reader.text("AVATAR_DECISION_LOG", ""),
     )
 

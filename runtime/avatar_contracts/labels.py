@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Final
 
 GROUP: Final = "avatar.musetalk.io"
@@ -49,3 +50,12 @@ ENV_POD: Final = "AVATAR_POD"
 ENV_POD_IP: Final = "AVATAR_POD_IP"
 ENV_PRECISION: Final = "AVATAR_PRECISION"
 ENV_SERVICE: Final = "AVATAR_SERVICE"
+
+
+class LogFormat(Enum):
+    """The values of `ENV_LOG_FORMAT`, which all three read."""
+
+    JSON = "json"
+    """One JSON object for each record, for programs that collect logs."""
+    TEXT = "text"
+    """One line of text for each record, for people."""

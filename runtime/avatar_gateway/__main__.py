@@ -10,10 +10,11 @@ import random
 import signal
 import sys
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
+from avatar_contracts import logs
 from avatar_gateway import errors, settings
 from avatar_gateway.backoff import Backoff
 from avatar_gateway.directory import Directory
@@ -30,6 +31,9 @@ from avatar_gateway.streams.runtimes import StateStreams
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# A WARNING of this logger contains the subprotocols of a caller, and so a client secret.
+LOG_LEVELS: Final = {"aiohttp.websocket": logging.ERROR}
+
 logger = logging.getLogger("avatar_gateway")
 
 
@@ -41,14 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve_parser.add_argument("--listen", help="HOST:PORT of the sessions port")
     serve_parser.add_argument("--admin", help="HOST:PORT of the administration port")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    # At WARNING it would log the subprotocols of a caller, and so a client secret.
-    logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
     try:
         chosen = settings.from_env(os.environ, listen=options.listen, admin=options.admin)
     except errors.SettingsError as error:
         print(f"avatar-gateway: {error}", file=sys.stderr)
         return 2
+    logs.configure(chosen.log_format, LOG_LEVELS)
     asyncio.run(serve(chosen))
     return 0
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from avatar_contracts import tokens
+from avatar_contracts.labels import ENV_LOG_FORMAT, LogFormat
 from avatar_gateway import errors
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Settings:
     """How long a gateway that is to go waits for its sessions, in seconds."""
     metrics_open: bool
     """Whether `/metrics` wants no token."""
+    log_format: LogFormat
 
 
 def from_env(env: Mapping[str, str], *, listen: str | None, admin: str | None) -> Settings:
@@ -90,6 +92,7 @@ def from_env(env: Mapping[str, str], *, listen: str | None, admin: str | None) -
         pod=env.get("AVATAR_POD") or env.get("HOSTNAME") or "gateway",
         drain_timeout_s=_seconds(env, f"{_PREFIX}DRAIN_TIMEOUT_S", 3600.0),
         metrics_open=_flag(env, "AVATAR_METRICS_OPEN"),
+        log_format=_log_format(env),
     )
 
 
@@ -116,6 +119,14 @@ def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
     if not 0 <= value < float("inf"):
         raise errors.SettingsError(name, text, "a number of seconds, 0 or more")
     return value
+
+
+def _log_format(env: Mapping[str, str]) -> LogFormat:
+    text = env.get(ENV_LOG_FORMAT) or LogFormat.TEXT.value
+    try:
+        return LogFormat(text.lower())
+    except ValueError:
+        raise errors.SettingsError(ENV_LOG_FORMAT, text, "one of json, text") from None
 
 
 def _flag(env: Mapping[str, str], name: str) -> bool:

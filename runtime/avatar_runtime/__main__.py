@@ -5,17 +5,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from avatar_runtime import logs, settings
+from avatar_contracts import logs
+from avatar_runtime import settings
 from avatar_runtime.errors import AvatarRuntimeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# uvicorn logs each connection, and its address may contain the query of a client.
+LOG_LEVELS: Final = {"uvicorn": logging.WARNING}
 _DEVICE_HELP = "cpu, cuda or simulated:CLASS; default: cuda where there is one"
 
 # Torch takes seconds to import, and a simulated device or `drain` never needs it: what loads
@@ -64,7 +68,7 @@ def _serve(options: argparse.Namespace) -> int:
     }
     over = {name: value for name, value in given.items() if value is not None}
     read = settings.from_env({**os.environ, **over})
-    logs.configure(read.log_format)
+    logs.configure(read.log_format, LOG_LEVELS)
     device = open_device(
         read.engine.device,
         profile=read.engine.gpu_profile,

@@ -128,8 +128,7 @@ class Settings:
     admin: AdminSettings
     sessions_listen: Address
     admin_listen: Address
-    log_format: str
-    """`json` or `text`."""
+    log_format: labels.LogFormat
 
 
 class Environment:
@@ -232,7 +231,7 @@ def from_env(variables: Mapping[str, str]) -> Settings:
         ),
         sessions_listen=read.address("AVATAR_LISTEN", "127.0.0.1:8080"),
         admin_listen=read.address("AVATAR_ADMIN", f"127.0.0.1:{labels.ADMIN_PORT}"),
-        log_format=read.choice(labels.ENV_LOG_FORMAT, "text", ("json", "text")),
+        log_format=labels.LogFormat(read.choice(labels.ENV_LOG_FORMAT, "text", ("json", "text"))),
     )
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from avatar_contracts.labels import LogFormat
 from avatar_contracts.tokens import gateway_token
 from avatar_gateway import errors, settings
 
@@ -28,12 +29,15 @@ def test_everything_can_be_set() -> None:
         AVATAR_ADMIN_TOKEN="t",
         AVATAR_WATCH_NAMESPACES="a, b,",
         AVATAR_METRICS_OPEN="true",
+        AVATAR_LOG_FORMAT="json",
         AVATAR_POD="gateway-1",
         KUBECONFIG="/some/file",
     )
     assert read.sessions == settings.Address("::1", 80)
     assert read.keys.admin_token == "t"
     assert (read.namespaces, read.drain_timeout_s, read.metrics_open) == (("a", "b"), 1.5, True)
+    assert read.log_format is LogFormat.JSON
+    assert _read().log_format is LogFormat.TEXT
     assert (read.pod, read.kubeconfig) == ("gateway-1", "/some/file")
 
 
@@ -69,6 +73,7 @@ def test_variables_that_kubernetes_makes_for_a_service_are_no_mistake() -> None:
         ("AVATAR_GATEWAY_DRAIN_TIMEOUT_S", "nan"),
         ("AVATAR_GATEWAY_DRAIN_TIMEOUT_S", "soon"),
         ("AVATAR_METRICS_OPEN", "yes"),
+        ("AVATAR_LOG_FORMAT", "xml"),
         ("AVATAR_GATEWAY_LISTENS", "h:1"),
     ],
 )

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from avatar_contracts.labels import LogFormat
 from avatar_operator import settings
 from avatar_operator.errors import SettingsError
-from avatar_operator.settings import Address, LogFormat
+from avatar_operator.settings import Address
 
 LEAST = {"AVATAR_NAMESPACE": "system", "AVATAR_RUNTIME_IMAGE": "runtime:1"}
 
@@ -17,6 +18,7 @@ def test_what_is_not_set_has_a_default() -> None:
     assert str(found.metrics) == "0.0.0.0:9090"
     assert not found.metrics_open
     assert found.log_format is LogFormat.JSON
+    assert found.pods.log_format is LogFormat.JSON
     assert found.pods.image_pull_policy == "IfNotPresent"
 
 
@@ -43,6 +45,7 @@ def test_every_variable_is_read() -> None:
     assert found.metrics_open
     assert found.pods.metrics_open
     assert found.log_format is LogFormat.TEXT
+    assert found.pods.log_format is LogFormat.TEXT
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from avatar_operator.core.resources.service import (
     DECODER,
     PRECISION,
     ClaimSource,
+    Fragment,
     HostPathSource,
     ImageSource,
     Service,
@@ -19,6 +20,8 @@ from avatar_operator.core.resources.service import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from avatar_operator.core.gpus.pools import Pool
 
 Body = dict[str, object]
@@ -34,6 +37,7 @@ def runtime(
     pull_policy: str,
     *,
     metrics_open: bool,
+    log_format: labels.LogFormat,
 ) -> Body:
     """Render the container; image and policy count unless the service names its own."""
     assert isinstance(pool.outcome, batch_size.BatchPlan)
@@ -56,7 +60,10 @@ def runtime(
             *("--listen", f"0.0.0.0:{labels.SESSIONS_PORT}"),
             *("--admin", f"0.0.0.0:{labels.ADMIN_PORT}"),
         ],
-        "env": [*_environment(service, pool, plan, metrics_open=metrics_open), *template.env],
+        "env": _with_template(
+            _environment(service, pool, plan, metrics_open=metrics_open, log_format=log_format),
+            template.env,
+        ),
         "ports": [
             {"name": labels.SESSIONS_PORT_NAME, "containerPort": labels.SESSIONS_PORT},
             {"name": labels.ADMIN_PORT_NAME, "containerPort": labels.ADMIN_PORT},
@@ -91,8 +98,24 @@ def runtime(
     }
 
 
+def _with_template(own: Sequence[Body], given: Sequence[Fragment]) -> list[object]:
+    """Append the variables of the template; its log format replaces that of the operator."""
+    names_given = {variable.get("name") for variable in given}
+    kept = [
+        variable
+        for variable in own
+        if variable["name"] != labels.ENV_LOG_FORMAT or variable["name"] not in names_given
+    ]
+    return [*kept, *given]
+
+
 def _environment(
-    service: Service, pool: Pool, plan: batch_size.BatchPlan, *, metrics_open: bool
+    service: Service,
+    pool: Pool,
+    plan: batch_size.BatchPlan,
+    *,
+    metrics_open: bool,
+    log_format: labels.LogFormat,
 ) -> list[Body]:
     limits = service.sessions
     values = {
@@ -106,6 +129,7 @@ def _environment(
         labels.ENV_MAX_DURATION_S: str(limits.max_duration_s),
         labels.ENV_IDLE_TIMEOUT_S: str(limits.idle_timeout_s),
         labels.ENV_DRAIN_TIMEOUT_S: str(limits.drain_timeout_s),
+        labels.ENV_LOG_FORMAT: log_format.value,
     }
     # Left out where the runtime would choose the same: a device that is no GPU then takes its own.
     if service.model.decoder != DECODER:

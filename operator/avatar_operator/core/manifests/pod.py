@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts.labels import LogFormat
 from avatar_operator import names
 from avatar_operator.core.gpus import batch_size
 from avatar_operator.core.gpus.inventory import GPU_TOLERATION
@@ -35,6 +36,7 @@ class PodSettings:
     image_pull_policy: str
     image_pull_secrets: tuple[str, ...] = ()
     metrics_open: bool = False  # pods that are there keep what they were made with
+    log_format: LogFormat = LogFormat.JSON  # likewise, since it is no part of the hash
 
 
 def hash_spec(service: Service, image: str) -> str:
@@ -93,6 +95,7 @@ def runtime_pod(
                 settings.image,
                 settings.image_pull_policy,
                 metrics_open=settings.metrics_open,
+                log_format=settings.log_format,
             )
         ],
         "volumes": [

@@ -7,6 +7,7 @@ a pod that requests no GPU.
 from __future__ import annotations
 
 import datetime
+import json
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -205,7 +206,17 @@ def _last_words(state: Fields) -> str:
     reason = ended.text("reason")
     how = reason if reason not in ("", "Error") else "exit code"
     how = f"{how} {ended.integer('exitCode', 0, -(2**31), 2**31)}"
-    return f"{how}: {lines[-1]}" if lines else how
+    return f"{how}: {_message(lines[-1])}" if lines else how
+
+
+def _message(line: str) -> str:
+    """Return the message of a log line: that of a JSON record, or else the line itself."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return line
+    message = record.get("message") if isinstance(record, dict) else None
+    return message if isinstance(message, str) and message.strip() else line
 
 
 def _sentence(text: str) -> str:

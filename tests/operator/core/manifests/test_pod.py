@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from avatar_contracts.labels import LogFormat
 from avatar_operator.core.gpus import inventory, pools
 from avatar_operator.core.manifests.objects import (
     adoption_patch,
@@ -75,6 +76,7 @@ def test_the_pod_is_what_runtime_and_gateway_expect(make: Make) -> None:
         "AVATAR_MAX_DURATION_S": "7200",
         "AVATAR_IDLE_TIMEOUT_S": "300",
         "AVATAR_DRAIN_TIMEOUT_S": "3600",
+        "AVATAR_LOG_FORMAT": "json",
         "AVATAR_POD": None,
         "AVATAR_POD_IP": None,
         "AVATAR_ADMIN_TOKEN": None,
@@ -269,6 +271,34 @@ def test_metrics_of_pods_are_open_where_the_chart_opens_them(make: Make) -> None
         (container,) = render(make, settings)["spec"]["containers"]
         told = [e["value"] for e in container["env"] if e["name"] == "AVATAR_METRICS_OPEN"]
         assert told == said
+
+
+def test_the_hash_of_a_spec_stays(make: Make) -> None:
+    """Another value replaces all pods of all services at the next upgrade of the operator."""
+    assert hash_spec(make.service(), "runtime:1") == "c8f4c955db"
+
+
+@pytest.mark.parametrize("log_format", LogFormat)
+def test_pods_log_in_the_format_of_the_operator(make: Make, log_format: LogFormat) -> None:
+    settings = PodSettings("runtime:1", "IfNotPresent", log_format=log_format)
+    body = render(make, settings)
+    (container,) = body["spec"]["containers"]
+    formats = [e["value"] for e in container["env"] if e["name"] == "AVATAR_LOG_FORMAT"]
+    assert formats == [log_format.value]
+    # Pods that run keep their format: it is no reason to replace them.
+    hashes = {
+        render(make, each)["metadata"]["labels"]["avatar.musetalk.io/spec-hash"]
+        for each in (settings, SETTINGS)
+    }
+    assert len(hashes) == 1
+
+
+def test_the_template_of_a_service_may_set_the_log_format(make: Make) -> None:
+    mine = [{"name": "AVATAR_LOG_FORMAT", "value": "text"}, {"name": "MINE", "value": "1"}]
+    (container,) = render(make, template={"env": mine})["spec"]["containers"]
+    set_twice = [e["name"] for e in container["env"]].count("AVATAR_LOG_FORMAT") > 1
+    assert not set_twice
+    assert container["env"][-2:] == mine
 
 
 @pytest.mark.parametrize(

@@ -206,6 +206,21 @@ LAST = "Traceback\n  File x\nFileNotFoundError: no such folder: /models\n"
             "CrashLoopBackOff: exit code 1: FileNotFoundError: no such folder: /models",
             id="a crash, in its last words",
         ),
+        *(
+            pytest.param(
+                {"state": {"terminated": {"exitCode": 1, "message": f"first\n{line}\n"}}},
+                f"exit code 1: {quoted}",
+                id=id_,
+            )
+            for id_, line, quoted in (
+                ("JSON record", '{"level": "error", "message": "no\\nmodel"}', "no model"),
+                ("JSON without message", '{"level": "error"}', '{"level": "error"}'),
+                ("JSON with empty message", '{"message": " "}', '{"message": " "}'),
+                ("JSON with other message", '{"message": 1}', '{"message": 1}'),
+                ("JSON that is cut", '"error", "message": "x"}', '"error", "message": "x"}'),
+                ("JSON that is no record", "[1]", "[1]"),
+            )
+        ),
         pytest.param(
             {"state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}},
             "OOMKilled 137",
