@@ -1,7 +1,7 @@
 """Every error that the operator raises on purpose.
 
 AvatarOperatorError
-├── SettingsError          an environment variable is missing, unknown or out of range
+├── SettingsError          environment variables are missing, unknown or out of range
 ├── InputError             a file given to the command line cannot be used
 ├── InvalidResource        a resource body breaks its contract; lists all faults
 ├── ClusterError           the Kubernetes API did not do what was asked
@@ -20,6 +20,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from avatar_contracts.environment import InvalidSettings
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -28,19 +30,8 @@ class AvatarOperatorError(Exception):
     """Base of all errors this package raises on purpose."""
 
 
-class SettingsError(AvatarOperatorError):
-    """An environment variable that the operator cannot start with."""
-
-    def __init__(self, variable: str, value: str | None, limit: str) -> None:
-        super().__init__(variable, value, limit)
-        self.variable = variable
-        self.value = value
-        self.limit = limit
-
-    def __str__(self) -> str:
-        if self.value is None:
-            return f"{self.variable} is not set, must be {self.limit}"
-        return f"{self.variable} is {self.value!r}, must be {self.limit}"
+class SettingsError(AvatarOperatorError, InvalidSettings):
+    """Environment variables that the operator cannot start with."""
 
 
 class InputError(AvatarOperatorError):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING
 
+from avatar_contracts.environment import Address as Address
+from avatar_contracts.environment import Environment
 from avatar_contracts.labels import LogFormat
 from avatar_operator.core import leader_election
 from avatar_operator.core.gpus import batch_size
@@ -13,20 +15,7 @@ from avatar_operator.core.planning import rollout
 from avatar_operator.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-_Value = TypeVar("_Value")
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a server listens."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,107 +79,60 @@ def from_env(environment: Mapping[str, str]) -> Settings:
     """Build the settings from environment variables.
 
     Raises:
-        SettingsError: a variable is missing or cannot be used; the first one found.
+        SettingsError: variables are missing or cannot be used; with all of them.
     """
-    reader = _Reader(environment)
-    metrics_open = reader.one_of("AVATAR_METRICS_OPEN", ("false", "true")) == "true"
-    log_format = LogFormat(reader.one_of("AVATAR_LOG_FORMAT", ("json", "text")))
-    return Settings(
-        namespace=reader.text("AVATAR_NAMESPACE", None),
-        control_secret=reader.text("AVATAR_CONTROL_SECRET", "avatar-operator-control"),
-        identity=reader.text("AVATAR_POD", "avatar-operator"),
-        lease=reader.text("AVATAR_LEASE", "avatar-operator"),
-        timing=_timing(reader),
-        watch_namespaces=reader.names("AVATAR_WATCH_NAMESPACES"),
+    read = Environment(environment)
+    metrics_open = read.boolean("AVATAR_METRICS_OPEN")
+    log_format = LogFormat(read.choice("AVATAR_LOG_FORMAT", "json", ("json", "text")))
+    settings = Settings(
+        namespace=read.required("AVATAR_NAMESPACE"),
+        control_secret=read.text("AVATAR_CONTROL_SECRET", "avatar-operator-control"),
+        identity=read.text("AVATAR_POD", "avatar-operator"),
+        lease=read.text("AVATAR_LEASE", "avatar-operator"),
+        timing=_timing(read),
+        watch_namespaces=read.names("AVATAR_WATCH_NAMESPACES"),
         pods=PodSettings(
-            image=reader.text("AVATAR_RUNTIME_IMAGE", None),
-            image_pull_policy=reader.one_of(
-                "AVATAR_RUNTIME_IMAGE_PULL_POLICY", ("IfNotPresent", "Always", "Never")
+            image=read.required("AVATAR_RUNTIME_IMAGE"),
+            image_pull_policy=read.choice(
+                "AVATAR_RUNTIME_IMAGE_PULL_POLICY",
+                "IfNotPresent",
+                ("IfNotPresent", "Always", "Never"),
             ),
-            image_pull_secrets=reader.names("AVATAR_IMAGE_PULL_SECRETS"),
+            image_pull_secrets=read.names("AVATAR_IMAGE_PULL_SECRETS"),
             metrics_open=metrics_open,
             log_format=log_format,
         ),
-        memory_share=reader.number("AVATAR_MEMORY_SHARE", batch_size.MEMORY_SHARE, 0.1, 1.0),
+        memory_share=read.number("AVATAR_MEMORY_SHARE", batch_size.MEMORY_SHARE, 0.1, 1.0),
         rollout=rollout.Limits(
-            ready_s=reader.number("AVATAR_ROLLOUT_READY_S", 600.0, 10.0, 86400.0),
-            factor=reader.number("AVATAR_ROLLOUT_LATENCY_FACTOR", 2.0, 1.0, 100.0),
+            ready_s=read.number("AVATAR_ROLLOUT_READY_S", 600.0, 10.0, 86400.0),
+            factor=read.number("AVATAR_ROLLOUT_LATENCY_FACTOR", 2.0, 1.0, 100.0),
         ),
-        resync_s=reader.number("AVATAR_RESYNC_S", 300.0, 1.0, 86400.0),
-        health=reader.address("AVATAR_HEALTH_LISTEN", Address("0.0.0.0", 8080)),
-        metrics=reader.address("AVATAR_METRICS_LISTEN", Address("0.0.0.0", 9090)),
+        resync_s=read.number("AVATAR_RESYNC_S", 300.0, 1.0, 86400.0),
+        health=read.address("AVATAR_HEALTH_LISTEN", Address("0.0.0.0", 8080)),
+        metrics=read.address("AVATAR_METRICS_LISTEN", Address("0.0.0.0", 9090)),
         metrics_open=metrics_open,
         log_format=log_format,
-        decision_log=reader.text("AVATAR_DECISION_LOG", ""),
+        decision_log=read.text("AVATAR_DECISION_LOG", ""),
     )
+    read.check(SettingsError)
+    return settings
 
 
-def _timing(reader: _Reader) -> leader_election.Timing:
+def _timing(read: Environment) -> leader_election.Timing:
     usual = leader_election.Timing()
-    duration = reader.number("AVATAR_LEASE_DURATION_S", usual.duration_s, 1, 600)
-    deadline = reader.number("AVATAR_LEASE_RENEW_DEADLINE_S", usual.renew_deadline_s, 0.1, 600)
-    retry = reader.number("AVATAR_LEASE_RETRY_S", usual.retry_s, 0.05, 600)
+    known = len(read.faults)
+    duration = read.number("AVATAR_LEASE_DURATION_S", usual.duration_s, 1, 600)
+    deadline = read.number("AVATAR_LEASE_RENEW_DEADLINE_S", usual.renew_deadline_s, 0.1, 600)
+    retry = read.number("AVATAR_LEASE_RETRY_S", usual.retry_s, 0.05, 600)
     timing = leader_election.Timing(int(duration), deadline, retry)
+    if len(read.faults) > known:
+        return timing  # a default in the place of a wrong value says nothing about the others
     if duration != timing.duration_s:
-        raise SettingsError("AVATAR_LEASE_DURATION_S", f"{duration:g}", "a whole number")
-    if not deadline < timing.latest_deadline_s:
+        read.note("AVATAR_LEASE_DURATION_S", f"{duration:g}", "a whole number")
+    elif not deadline < timing.latest_deadline_s:
         limit = f"less than {timing.latest_deadline_s:g}, 0.75 of the duration"
-        raise SettingsError("AVATAR_LEASE_RENEW_DEADLINE_S", f"{deadline:g}", limit)
-    if not retry < deadline:
+        read.note("AVATAR_LEASE_RENEW_DEADLINE_S", f"{deadline:g}", limit)
+    elif not retry < deadline:
         limit = f"less than the renew deadline, {deadline:g}"
-        raise SettingsError("AVATAR_LEASE_RETRY_S", f"{retry:g}", limit)
+        read.note("AVATAR_LEASE_RETRY_S", f"{retry:g}", limit)
     return timing
-
-
-class _Reader:
-    """Reads variables; one that is empty counts as not set, as charts leave them."""
-
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = environment
-
-    def _read(
-        self, variable: str, default: _Value | None, parse: Callable[[str], _Value], limit: str
-    ) -> _Value:
-        text = self._environment.get(variable, "").strip()
-        if not text:
-            if default is None:
-                raise SettingsError(variable, None, limit)
-            return default
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise SettingsError(variable, text, limit) from error
-
-    def text(self, variable: str, default: str | None) -> str:
-        return self._read(variable, default, str, "set")
-
-    def names(self, variable: str) -> tuple[str, ...]:
-        parts = self._environment.get(variable, "").split(",")
-        return tuple(part.strip() for part in parts if part.strip())
-
-    def one_of(self, variable: str, choices: tuple[str, ...]) -> str:
-        def parse(text: str) -> str:
-            return choices[choices.index(text.lower() if text.lower() in choices else text)]
-
-        return self._read(variable, choices[0], parse, "one of " + ", ".join(choices))
-
-    def number(self, variable: str, default: float, low: float, high: float) -> float:
-        def parse(text: str) -> float:
-            value = float(text)
-            if not low <= value <= high:
-                raise ValueError(text)
-            return value
-
-        return self._read(variable, default, parse, f"a number from {low:g} to {high:g}")
-
-    def address(self, variable: str, default: Address) -> Address:
-        def parse(text: str) -> Address:
-            host, colon, port = text.rpartition(":")
-            if not (host and colon and port.isdecimal() and int(port) <= _HIGHEST_PORT):
-                raise ValueError(text)
-            return Address(host.strip("[]"), int(port))
-
-        return self._read(variable, default, parse, "HOST:PORT, for example 0.0.0.0:8080")
-
-
-_HIGHEST_PORT: Final = 65535

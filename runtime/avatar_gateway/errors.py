@@ -1,7 +1,7 @@
 """Every error that the gateway raises on purpose.
 
 AvatarGatewayError
-├── SettingsError    a variable or an argument that stops the process
+├── SettingsError    variables or arguments that stop the process
 ├── Refusal          a caller turned away at the door, answered with an HTTP status
 ├── PodAnswer        a pod's answer in place of the upgrade, handed to the caller unchanged
 ├── PodError         a runtime pod that did not take the session; the next one is tried
@@ -14,6 +14,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+from avatar_contracts.environment import InvalidSettings
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -24,17 +26,8 @@ class AvatarGatewayError(Exception):
     """Base of all errors this package raises on purpose."""
 
 
-class SettingsError(AvatarGatewayError):
-    """A setting that is missing or wrong."""
-
-    def __init__(self, name: str, value: str, expected: str) -> None:
-        super().__init__(name, value, expected)
-        self.name = name
-        self.value = value
-        self.expected = expected
-
-    def __str__(self) -> str:
-        return f"{self.name} is {self.value!r}, must be {self.expected}"
+class SettingsError(AvatarGatewayError, InvalidSettings):
+    """Settings that are missing or wrong."""
 
 
 class Refusal(AvatarGatewayError):

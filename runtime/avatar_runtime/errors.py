@@ -1,7 +1,7 @@
 """Every error that the runtime raises on purpose.
 
 AvatarRuntimeError
-├── SettingsError        a variable or an argument that stops the process
+├── SettingsError        variables or arguments that stop the process
 ├── ClientError          the peer is at fault: it is told so, and others notice nothing
 │   ├── ProtocolError    one event of a session, answered with an `error` event
 │   ├── Refusal          a connection refused at the door, answered with an HTTP status
@@ -17,6 +17,8 @@ from __future__ import annotations
 from math import isfinite
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts.environment import InvalidSettings
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -28,17 +30,8 @@ class AvatarRuntimeError(Exception):
     """Base of all errors this package raises on purpose."""
 
 
-class SettingsError(AvatarRuntimeError):
-    """A setting that is missing or wrong."""
-
-    def __init__(self, name: str, value: str, expected: str) -> None:
-        super().__init__(name, value, expected)
-        self.name = name
-        self.value = value
-        self.expected = expected
-
-    def __str__(self) -> str:
-        return f"{self.name} is {shown(self.value)!r}, must be {self.expected}"
+class SettingsError(AvatarRuntimeError, InvalidSettings):
+    """Variables or arguments that are missing or wrong."""
 
 
 class ClientError(AvatarRuntimeError):

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from avatar_contracts import labels
+from avatar_contracts.environment import Address as Address
+from avatar_contracts.environment import Environment, whole
 from avatar_runtime.engine.device import DECODERS, PRECISIONS, VERSIONS
 from avatar_runtime.errors import SettingsError
 
@@ -20,19 +22,7 @@ if TYPE_CHECKING:
 FRAME_RATES: Final = (10, 16, 20, 25)
 LOOKAHEADS_MS: Final = tuple(str(ms) for ms in range(0, 401, 40))
 _DAY_S: Final = 86_400
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen."""
-
-    host: str
-    port: int
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine can connect."""
-        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+_USUAL_DBFS: Final[int | None] = -50
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,80 +121,14 @@ class Settings:
     log_format: labels.LogFormat
 
 
-class Environment:
-    """Reads variables; what is wrong names the variable."""
-
-    def __init__(self, variables: Mapping[str, str]) -> None:
-        self._variables = variables
-
-    def text(self, name: str, default: str) -> str:
-        """Return a variable, or the default if it is unset or empty."""
-        return self._variables.get(name) or default
-
-    def required(self, name: str) -> str:
-        """Return a variable that must be there."""
-        value = self._variables.get(name, "")
-        if not value:
-            raise SettingsError(name, value, "set")
-        return value
-
-    def choice(self, name: str, default: str, choices: tuple[str, ...]) -> str:
-        """Return one of `choices`."""
-        value = self.text(name, default)
-        if value not in choices:
-            raise SettingsError(name, value, "one of " + ", ".join(choices))
-        return value
-
-    def integer(self, name: str, default: int, low: int, high: int) -> int:
-        """Return a whole number from `low` to `high`."""
-        text = self.text(name, str(default))
-        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
-            raise SettingsError(name, text, f"a whole number from {low} to {high}")
-        return int(text)
-
-    def level(self, name: str, default: str) -> int | None:
-        """Return a level from -90 to -20 dBFS, or `None` for `off`."""
-        text = self.text(name, default)
-        if text == "off":
-            return None
-        digits = text.removeprefix("-")
-        if not digits.isascii() or not digits.isdigit() or not -90 <= int(text) <= -20:
-            raise SettingsError(name, text, "off or a whole number from -90 to -20")
-        return int(text)
-
-    def boolean(self, name: str) -> bool:
-        """Return whether a variable is `true`; unset is false."""
-        return self.choice(name, "false", ("true", "false")) == "true"
-
-    def address(self, name: str, default: str) -> Address:
-        """Return `HOST:PORT`; an IPv6 host stands in brackets."""
-        text = self.text(name, default)
-        host, _, port = text.rpartition(":")
-        if not host or not port.isdigit() or int(port) > 65_535:
-            raise SettingsError(name, text, "HOST:PORT")
-        return Address(host.strip("[]"), int(port))
-
-    def document(self, name: str) -> str | None:
-        """Return the text of a JSON object, or `None` if unset."""
-        text = self.text(name, "")
-        if not text:
-            return None
-        try:
-            document = json.loads(text)
-        except ValueError:
-            raise SettingsError(name, text, "a JSON object") from None
-        if not isinstance(document, dict):
-            raise SettingsError(name, text, "a JSON object")
-        return text
-
-
 def from_env(variables: Mapping[str, str]) -> Settings:
     """Return the settings; the command line puts its arguments over the variables before.
 
-    Raises `SettingsError` that names the variable.
+    Raises:
+        SettingsError: variables are missing or wrong; with all of them.
     """
     read = Environment(variables)
-    return Settings(
+    settings = Settings(
         identity=Identity(
             service=read.text(labels.ENV_SERVICE, ""),
             pod=read.text(labels.ENV_POD, "local"),
@@ -218,21 +142,23 @@ def from_env(variables: Mapping[str, str]) -> Settings:
             avatars=read.required("AVATAR_AVATAR_FOLDER"),
             device=device(variables),
             batch_size=read.integer("AVATAR_BATCH_SIZE", 4, 1, 1024),
-            gpu_profile=read.document(labels.ENV_GPU_PROFILE),
+            gpu_profile=read.parsed(labels.ENV_GPU_PROFILE, None, _json_object, "a JSON object"),
             simulated_neighbour=read.text("AVATAR_SIMULATED_NEIGHBOUR", ""),
             precision=_unless_auto(read, labels.ENV_PRECISION, PRECISIONS),
             decoder=read.choice(labels.ENV_DECODER, "sd-vae", DECODERS),
-            verify=read.choice("AVATAR_VERIFY_MODEL", "true", ("true", "false")) == "true",
+            verify=read.boolean("AVATAR_VERIFY_MODEL", default=True),
             version=_unless_auto(read, labels.ENV_MODEL_VERSION, VERSIONS),
         ),
         admin=AdminSettings(
-            token=read.text(labels.ENV_ADMIN_TOKEN, ""),
+            token=read.secret(labels.ENV_ADMIN_TOKEN),
             metrics_open=read.boolean(labels.ENV_METRICS_OPEN),
         ),
-        sessions_listen=read.address("AVATAR_LISTEN", "127.0.0.1:8080"),
-        admin_listen=read.address("AVATAR_ADMIN", f"127.0.0.1:{labels.ADMIN_PORT}"),
+        sessions_listen=read.address("AVATAR_LISTEN", Address("127.0.0.1", labels.SESSIONS_PORT)),
+        admin_listen=read.address("AVATAR_ADMIN", Address("127.0.0.1", labels.ADMIN_PORT)),
         log_format=labels.LogFormat(read.choice(labels.ENV_LOG_FORMAT, "text", ("json", "text"))),
     )
+    read.check(SettingsError)
+    return settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,21 +176,27 @@ def drain_from_env(variables: Mapping[str, str]) -> DrainSettings:
     """Return the settings of `drain`; a preStop hook has the environment of its container."""
     read = Environment(variables)
     host = read.text(labels.ENV_POD_IP, "127.0.0.1")
-    return DrainSettings(
+    settings = DrainSettings(
         url=f"http://[{host}]:{labels.ADMIN_PORT}"
         if ":" in host
         else f"http://{host}:{labels.ADMIN_PORT}",
-        token=read.text(labels.ENV_ADMIN_TOKEN, ""),
+        token=read.secret(labels.ENV_ADMIN_TOKEN),
         timeout_s=_drain_timeout_s(read),
     )
+    read.check(SettingsError)
+    return settings
 
 
 def hearing(variables: Mapping[str, str]) -> HearingSettings:
     """Return how a command hears a file: as a session would hear it.
 
-    Raises `SettingsError` that names the variable.
+    Raises:
+        SettingsError: variables are wrong; with all of them.
     """
-    return _hearing(Environment(variables))
+    read = Environment(variables)
+    settings = _hearing(read)
+    read.check(SettingsError)
+    return settings
 
 
 def device(variables: Mapping[str, str]) -> str:
@@ -288,11 +220,10 @@ def _drain_timeout_s(read: Environment) -> int:
 
 
 def _sessions(read: Environment) -> SessionSettings:
-    names = read.text(labels.ENV_AVATARS, "").split(",")
     rates = tuple(str(rate) for rate in FRAME_RATES)
     return SessionSettings(
         capacity=read.integer(labels.ENV_CAPACITY, 4, 1, 1024),
-        avatars=tuple(name.strip() for name in names if name.strip()),
+        avatars=read.names(labels.ENV_AVATARS),
         fps=int(read.choice(labels.ENV_FPS, "25", rates)),
         max_duration_s=read.integer(labels.ENV_MAX_DURATION_S, 7200, 1, _DAY_S),
         idle_timeout_s=read.integer(labels.ENV_IDLE_TIMEOUT_S, 300, 1, _DAY_S),
@@ -302,6 +233,25 @@ def _sessions(read: Environment) -> SessionSettings:
 
 def _hearing(read: Environment) -> HearingSettings:
     return HearingSettings(
-        silence_dbfs=read.level("AVATAR_SILENCE_DBFS", "-50"),
+        silence_dbfs=read.parsed(
+            "AVATAR_SILENCE_DBFS", _USUAL_DBFS, _level, "off or a whole number from -90 to -20"
+        ),
         lookahead_ms=int(read.choice("AVATAR_LOOKAHEAD_MS", "0", LOOKAHEADS_MS)),
     )
+
+
+def _level(text: str) -> int | None:
+    """Return a level from -90 to -20 dBFS, or `None` for `off`."""
+    if text == "off":
+        return None
+    level = whole(text)
+    if not -90 <= level <= -20:
+        raise ValueError(text)
+    return level
+
+
+def _json_object(text: str) -> str | None:
+    """Return the text of a JSON object as it is."""
+    if not isinstance(json.loads(text), dict):
+        raise ValueError(text)
+    return text

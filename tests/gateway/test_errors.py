@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from avatar_contracts.environment import Fault
 from avatar_gateway import errors
 
 
 def test_every_error_builds_a_sentence_and_stands_in_the_tree() -> None:
     made = [
-        errors.SettingsError("NAME", "x", "HOST:PORT"),
+        errors.SettingsError(Fault("NAME", "x", "HOST:PORT")),
         errors.Refusal("no_capacity", "all pods are full"),
         errors.PodAnswer(404, {}, b'{"error": {"code": "avatar_not_found"}}'),
         errors.PodError("a/p", "gone"),

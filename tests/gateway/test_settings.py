@@ -86,3 +86,14 @@ def test_a_bad_variable_is_named(name: str, value: str) -> None:
 def test_secrets_are_not_shown() -> None:
     shown = repr(_read(AVATAR_ADMIN_TOKEN="t-t-t"))
     assert not any(secret in shown for secret in ("k" * 16, "m" * 16, "t-t-t"))
+
+
+def test_all_wrong_variables_are_named_at_once() -> None:
+    wrong = {"AVATAR_API_KEY": "short", "AVATAR_METRICS_OPEN": "yes", "AVATAR_GATEWAY_PORTS": "1"}
+    with pytest.raises(errors.SettingsError) as refused:
+        settings.from_env(wrong, listen="nowhere", admin=None)
+    assert {fault.variable for fault in refused.value.faults} == {
+        *wrong,
+        "AVATAR_CONTROL_MASTER",
+        "AVATAR_GATEWAY_LISTEN",
+    }

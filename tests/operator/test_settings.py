@@ -68,3 +68,14 @@ def test_a_bad_value_names_its_variable(variable: str, value: str, said: str) ->
         settings.from_env(LEAST | {variable: value})
     assert str(caught.value).startswith(variable)
     assert said in str(caught.value)
+
+
+def test_all_wrong_variables_are_named_at_once() -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings.from_env({"AVATAR_RESYNC_S": "0", "AVATAR_LEASE_RETRY_S": "soon"})
+    assert [fault.variable for fault in caught.value.faults] == [
+        "AVATAR_NAMESPACE",
+        "AVATAR_LEASE_RETRY_S",
+        "AVATAR_RUNTIME_IMAGE",
+        "AVATAR_RESYNC_S",
+    ]

@@ -104,13 +104,22 @@ def test_a_pod_of_a_service_never_serves_from_the_cpu_unasked() -> None:
         ("AVATAR_LOG_FORMAT", "xml"),
         ("AVATAR_GPU_PROFILE", "{"),
         ("AVATAR_GPU_PROFILE", "[]"),
-        ("AVATAR_MODEL", ""),
     ],
 )
 def test_a_wrong_variable_is_named_with_its_value(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=f"^{name} is '") as wrong:
         settings.from_env({**LEAST, name: value})
     assert repr(value)[1:-1] in str(wrong.value)
+
+
+def test_all_wrong_variables_are_named_at_once() -> None:
+    with pytest.raises(SettingsError) as wrong:
+        settings.from_env({"AVATAR_MODEL": "", "AVATAR_CAPACITY": "0"})
+    assert str(wrong.value).split("; ") == [
+        "AVATAR_CAPACITY is '0', must be a whole number from 1 to 1024",
+        "AVATAR_MODEL is not set, must be set",
+        "AVATAR_AVATAR_FOLDER is not set, must be set",
+    ]
 
 
 @pytest.mark.parametrize(

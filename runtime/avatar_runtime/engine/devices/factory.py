@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts.environment import Fault
 from avatar_runtime import errors
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def open_device(
         return simulated.SimulatedDevice(card, neighbour=beside)
     if neighbour:
         raise errors.SettingsError(
-            "AVATAR_SIMULATED_NEIGHBOUR", neighbour, f"unset: {name} is not simulated"
+            Fault("AVATAR_SIMULATED_NEIGHBOUR", neighbour, f"unset: {name} is not simulated")
         )
     # Threads of a CPU that is shared must not spin; OpenMP reads this when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -55,4 +56,4 @@ def open_device(
         from avatar_runtime.engine.devices import torch_device
 
         return torch_device.TorchDevice(name, threads, options)
-    raise errors.SettingsError("device", name, "auto, cpu, cuda or simulated:CLASS")
+    raise errors.SettingsError(Fault("device", name, "auto, cpu, cuda or simulated:CLASS"))

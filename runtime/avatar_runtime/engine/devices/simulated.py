@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from avatar_contracts import packaged_files
+from avatar_contracts.environment import Fault
 from avatar_runtime import errors
 from avatar_runtime.batching import buckets
 from avatar_runtime.engine.device import MIB, STAGES, Calibration, Memory, ModelInfo, Rendered
@@ -57,11 +58,11 @@ def load_card(gpu_class: str, profile: str | None) -> Card:
             return Card(str(document["gpuClass"]), int(document["memoryMiB"]), curve)
         except (ValueError, KeyError, TypeError, IndexError) as error:
             expected = f"a profile with gpuClass, memoryMiB and curve ({error!r})"
-            raise errors.SettingsError("AVATAR_GPU_PROFILE", profile, expected) from error
+            raise errors.SettingsError(Fault("AVATAR_GPU_PROFILE", profile, expected)) from error
     profiles = packaged_files.gpu_profiles()
     if gpu_class not in profiles:
         known = f"simulated: and one of {', '.join(sorted(profiles))}"
-        raise errors.SettingsError("device", f"simulated:{gpu_class}", known)
+        raise errors.SettingsError(Fault("device", f"simulated:{gpu_class}", known))
     spec = profiles[gpu_class]
     return Card(gpu_class, int(spec["match"]["memoryMiB"]["min"]), _curve(spec["curves"][0]))
 
