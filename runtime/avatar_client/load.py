@@ -13,6 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from avatar_client import errors, session
+from avatar_contracts.percentiles import percentile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -160,13 +161,6 @@ def summarise(reports: Sequence[Report]) -> Mapping[str, Any]:
         "first_frame_ms": {f"p{q}": percentile(firsts, q) for q in (50, 95, 99)},
         "violations": sum(len(report.violations) for report in reports),
     }
-
-
-def percentile(ordered: Sequence[float], percent: int) -> float | None:
-    """Return the nearest-rank percentile of ordered values; None if there are none."""
-    if not ordered:
-        return None
-    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
 
 
 async def _visit(target: session.Target, index: int, visit: Visit, script: Script) -> Report:

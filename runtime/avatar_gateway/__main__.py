@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 
 from avatar_contracts import logs
+from avatar_contracts.backoff import Backoff
 from avatar_gateway import errors, settings
-from avatar_gateway.backoff import Backoff
 from avatar_gateway.directory import Directory
 from avatar_gateway.kube import informers
 from avatar_gateway.metrics import Metrics

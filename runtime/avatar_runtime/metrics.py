@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from math import ceil
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from avatar_contracts.percentiles import percentile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -188,8 +189,8 @@ class Metrics:
         """Return the last half minute in numbers."""
         misses, fills = self._miss_recent.values(now), self._fill_recent.values(now)
         return Load(
-            first_frame_p95_s=p95(self._first_recent.values(now)),
-            frame_p95_s=p95(self._frame_recent.values(now)),
+            first_frame_p95_s=percentile(self._first_recent.values(now), 95),
+            frame_p95_s=percentile(self._frame_recent.values(now), 95),
             deadline_miss_ratio=_mean(misses),
             batch_fill_ratio=_mean(fills),
             busy_ratio=min(1.0, sum(self._busy_recent.values(now)) / RECENT_S),
@@ -208,13 +209,6 @@ class Metrics:
     def _histogram(self, name: str, text: str, buckets: Iterable[float]) -> Histogram:
         name = f"avatar_runtime_{name}"
         return Histogram(name, text, buckets=tuple(buckets), registry=self._registry)
-
-
-def p95(values: list[float]) -> float | None:
-    """Return the 95th percentile by nearest rank, or `None` of nothing."""
-    if not values:
-        return None
-    return sorted(values)[ceil(0.95 * len(values)) - 1]
 
 
 def _mean(values: list[float]) -> float:

@@ -122,10 +122,3 @@ def test_a_gap_is_what_a_viewer_would_see(
     load.judge_timing(report, response, late_ms=80)
     assert (report.frames_late, report.gaps) == (late, gaps)
     assert report.gap_ms_max == pytest.approx(worst, abs=0.2)
-
-
-def test_percentiles_are_ranks() -> None:
-    values = [float(n) for n in range(1, 101)]
-    assert [load.percentile(values, q) for q in (50, 95, 99)] == [50, 95, 99]
-    assert load.percentile([3.0], 99) == 3.0
-    assert load.percentile([], 50) is None

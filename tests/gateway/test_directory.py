@@ -3,7 +3,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from avatar_gateway.backoff import Backoff
 from avatar_gateway.core.model import Pod, State
 from avatar_gateway.directory import SETTLE_S, Directory
 
@@ -99,11 +98,3 @@ def test_only_a_change_of_pods_wakes_the_streams() -> None:
         directory.pods_changed.clear()
         act()
         assert directory.pods_changed.is_set() is wakes
-
-
-def test_pauses_grow_to_a_bound_and_begin_again_after_a_success() -> None:
-    backoff = Backoff(0.1, 1.0, lambda: 1.0)
-    assert [backoff.next_s() for _ in range(6)] == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
-    backoff.reset()
-    assert backoff.next_s() == 0.1
-    assert Backoff(1.0, 1.0, lambda: 0.0).next_s() == 0.5

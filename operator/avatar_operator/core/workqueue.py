@@ -6,6 +6,8 @@ import heapq
 from collections.abc import Hashable
 from typing import Final, Generic, TypeVar
 
+from avatar_contracts.backoff import jittered
+
 FIRST_DELAY_S: Final = 0.1
 LONGEST_DELAY_S: Final = 30.0
 
@@ -69,7 +71,7 @@ class Agenda(Generic[_Key]):
         """
         failures = self._failures[key] = self._failures.get(key, 0) + 1
         longest = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(failures - 1, 16))
-        delay_s = max(at_least_s, longest * (1 + jitter) / 2)
+        delay_s = max(at_least_s, jittered(longest, jitter))
         # What woke it meanwhile waits too: it would fail the same way.
         self._due[key] = now + delay_s
         self._end(key)

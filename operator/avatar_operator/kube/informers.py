@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts.backoff import Backoff
 from avatar_operator import metrics, names
 from avatar_operator.core.cache.store import Kind, News, Observations
 from avatar_operator.core.cache.watch_health import Watches
@@ -240,9 +241,9 @@ class Watching:
     async def _follow_forever(self, source: _Source) -> None:
         """List and watch from there; list again only if the server forgot the version."""
         version = ""
-        first, longest = REWATCH_S
-        delay_s = first
+        backoff = Backoff(*REWATCH_S, random.random)
         while True:
+            asked_s = 0.0
             try:
                 if not version:
                     version = await source.list()
@@ -253,18 +254,17 @@ class Watching:
                     if not version:
                         break
                     source.take(told, body)
-                    delay_s = first
+                    backoff.reset()
             except NotFound as error:
                 version = ""
                 _log.info("the watch must begin anew kind=%s fault=%s", source.name, error)
             except ClusterError as error:
-                asked_s = error.delay_s if isinstance(error, TemporaryError) else None
-                delay_s = max(delay_s, asked_s or 0.0)
+                if isinstance(error, TemporaryError):
+                    asked_s = error.delay_s or 0.0
                 _log.info("the watch ended kind=%s fault=%s", source.name, error)
             for kind in TOLD:
                 self.relist(kind)  # what ended this watch may have hit kopf's, which says nothing
-            await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
-            delay_s = min(longest, delay_s * 2)
+            await asyncio.sleep(backoff.next_s(asked_s))
 
     def tell(self) -> None:
         """Let the metrics say how old the watches are."""

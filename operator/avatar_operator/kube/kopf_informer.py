@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import kopf
 
+from avatar_contracts.backoff import Backoff
 from avatar_operator import names
 from avatar_operator.errors import ClusterError
 from avatar_operator.kube.informers import SILENCE_S, TOLD
@@ -72,8 +73,7 @@ class Listener:
     async def run(self) -> None:
         """Listen until cancelled."""
         loop = asyncio.get_running_loop()
-        first, longest = AGAIN_S
-        delay_s = first
+        backoff = Backoff(*AGAIN_S, random.random)
         while True:
             began = loop.time()
             try:
@@ -82,10 +82,9 @@ class Listener:
                 _log.warning("kopf ended and begins anew fault=%r", fault)
             else:
                 _log.warning("kopf ended and begins anew")
-            if loop.time() - began > longest:
-                delay_s = first
-            await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
-            delay_s = min(longest, delay_s * 2)
+            if loop.time() - began > AGAIN_S[1]:
+                backoff.reset()
+            await asyncio.sleep(backoff.next_s())
             for kind in TOLD:
                 self._hearer.relist(kind)  # if nothing is left, kopf's own listing tells nothing
 

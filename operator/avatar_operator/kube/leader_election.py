@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts.backoff import jittered
 from avatar_operator import metrics
 from avatar_operator.core import leader_election
 from avatar_operator.errors import ClusterError, Conflict, NotFound
@@ -195,7 +196,7 @@ class Leadership:
             if fault is not None:
                 _log.info("the watch of the Lease ended fault=%s", fault)
             self._heard_at = clock()
-            await asyncio.sleep(REWATCH_S * random.uniform(0.5, 1.0))
+            await asyncio.sleep(jittered(REWATCH_S, random.random()))
 
     def _hear(self, kind: str, body: Body) -> None:
         self._heard_at = clock()

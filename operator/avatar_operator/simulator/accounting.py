@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from decimal import Decimal
-from math import ceil
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts.percentiles import percentile
 from avatar_operator.simulator.scenario import Moment, Result
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping
 
     from avatar_operator.core.resources.autoscaling import Autoscaling
     from avatar_operator.simulator.pods import Box
@@ -139,11 +139,11 @@ class Ledger:
             lost_with_pods=self._lost,
             refused=self._refused,
             waited=sum(1 for wait_s in self._waits if wait_s > 0) + self._refused,
-            wait_p99_s=_p99(sorted(self._waits)),
+            wait_p99_s=percentile(self._waits, 99) or 0.0,
             gpu_hours=self._gpu_s / 3600,
             cost=self._cost_s / 3600,
             reversals=self._reversals,
-            reaction_p99_s=_p99(sorted(self._reactions)),
+            reaction_p99_s=percentile(self._reactions, 99) or 0.0,
             max_pods=self._max_pods,
             plans=self._plans,
             violations=tuple(self._violations[:SHOWN]),
@@ -152,7 +152,3 @@ class Ledger:
 
     def _break(self, at_s: float, rule: str) -> None:
         self._violations.append(f"{at_s:.1f} s: {rule}")
-
-
-def _p99(ordered: Sequence[float]) -> float:
-    return ordered[ceil(0.99 * len(ordered)) - 1] if ordered else 0.0

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 
 from avatar_contracts import labels
+from avatar_contracts.backoff import jittered
 from avatar_operator.core.workqueue import Agenda
 from avatar_operator.errors import BrokenStream, InvalidResource
 from avatar_operator.streams.http_lines import Lines
@@ -163,7 +164,7 @@ class Streams:
         now = asyncio.get_running_loop().time()
         # The more are lost, the longer each waits, from the first try on.
         delay_s = max(stream.delay_s, len(self._lost) / RETRIES_A_SECOND)
-        self._open_at(stream.uid, now + delay_s * random.uniform(0.5, 1.0))
+        self._open_at(stream.uid, now + jittered(delay_s, random.random()))
         stream.delay_s = min(RETRY_S[1], stream.delay_s * GROWTH)
 
     def _open_at(self, uid: str, at: float) -> None:

@@ -18,7 +18,7 @@ from avatar_gateway.core import model
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
-    from avatar_gateway.backoff import Backoff
+    from avatar_contracts.backoff import Backoff
     from avatar_gateway.directory import Directory
 
 logger = logging.getLogger(__name__)

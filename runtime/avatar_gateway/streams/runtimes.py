@@ -16,7 +16,7 @@ from avatar_gateway.core import model, routing
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from avatar_gateway.backoff import Backoff
+    from avatar_contracts.backoff import Backoff
     from avatar_gateway.core.model import Pod
     from avatar_gateway.directory import Directory
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
+from avatar_contracts.backoff import Backoff
 from avatar_contracts.tokens import control_token
-from avatar_gateway.backoff import Backoff
 from avatar_gateway.directory import Directory
 from avatar_gateway.kube import informers
 from avatar_gateway.streams.runtimes import StateStreams

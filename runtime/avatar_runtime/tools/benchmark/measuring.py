@@ -13,10 +13,10 @@ import statistics
 import tempfile
 import time
 from importlib import metadata
-from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from avatar_contracts.percentiles import percentile
 from avatar_runtime.batching import buckets
 from avatar_runtime.engine.engine import Engine
 from avatar_runtime.tools.benchmark import scheduling, sessions, stages
@@ -118,7 +118,5 @@ def _share(alone: Sequence[float], recipe: Sequence[float]) -> float:
 
 
 def _percentile(values: Sequence[float], percent: float) -> float | None:
-    """Return a percentile by nearest rank, or `None` of nothing."""
-    if not values:
-        return None
-    return round(sorted(values)[max(0, ceil(percent / 100 * len(values)) - 1)], 2)
+    found = percentile(values, percent)
+    return None if found is None else round(found, 2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 import subprocess
@@ -12,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from avatar_contracts.percentiles import percentile
 from localcluster import paths
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ def figures(samples: Sequence[float]) -> dict[str, float]:
         return {"samples": 0}
     ordered = sorted(samples)
 
-    def at(share: float) -> float:
-        return round(ordered[max(0, math.ceil(share * len(ordered)) - 1)], 6)
+    def at(percent: float) -> float:
+        return round(percentile(ordered, percent) or 0.0, 6)
 
     return {
         "samples": len(ordered),
-        "median": at(0.5),
-        "p95": at(0.95),
-        "p99": at(0.99),
+        "median": at(50),
+        "p95": at(95),
+        "p99": at(99),
         "max": round(ordered[-1], 6),
     }
 
