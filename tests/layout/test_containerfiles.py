@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -44,3 +48,37 @@ def test_the_context_holds_nothing_that_no_image_needs() -> None:
         name for name in let_through() if not any(Path(s).is_relative_to(name) for s in sources)
     }
     assert unused == set()
+
+
+PACKAGES = {
+    "operator/Containerfile": {"avatar_contracts", "avatar_operator"},
+    "runtime/Containerfile": {"avatar_contracts", "avatar_runtime"},
+    "runtime/Containerfile.gateway": {"avatar_contracts", "avatar_gateway"},
+}
+PACKAGED = {"page/index.html", "gpu_profiles.json"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PACKAGES)
+def test_wheel_of_what_is_copied_has_the_packages_of_the_image(name: str, tmp_path: Path) -> None:
+    """Build the wheel as the Containerfile does: from the copied files alone."""
+    text = (ROOT / name).read_text()
+    assert "rm -r" not in text
+    for source, target in re.findall(r"^COPY (?!--from)(.+) /src/(\S*)$", text, re.M):
+        for path in source.split():
+            place = tmp_path / "src" / (target or path)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if (ROOT / path).is_dir():
+                leave = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(ROOT / path, place, symlinks=True, ignore=leave)
+            else:
+                shutil.copy(ROOT / path, tmp_path / "src" if not target else place)
+    build = "import sys, hatchling.build as b; print(b.build_wheel(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", build, tmp_path], cwd=tmp_path / "src", check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    files = {Path(file) for file in zipfile.ZipFile(wheel).namelist()}
+    packages = {file.parts[0] for file in files if not file.parts[0].endswith(".dist-info")}
+    assert packages == PACKAGES[name]
+    assert {Path("avatar_contracts", file) for file in PACKAGED} <= files
+    if "avatar_operator" in packages:
+        assert Path("avatar_operator/crds/avatarservices.yaml") in files
