@@ -232,7 +232,7 @@ async def test_where_no_gpu_is_free_the_reserve_is_taken_over_once_it_is_heard(
     (warm,) = reserved(stage, *keeper)
     lent = stage.stage.puppets[warm["metadata"]["uid"]]
     await stage.stage.set_mute([lent], True)
-    said = f"no state for 3.5 s from {lent.name}"
+    said = f"no state for 3 s from {lent.name}"
     await stage.until(
         lambda: stage.condition(*keeper, "StateFresh")["message"] == said, "it is silent"
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from avatar_contracts import labels
+from avatar_contracts.state import Load, parse_load
 from avatar_gateway import errors
 
 if TYPE_CHECKING:
@@ -103,26 +104,18 @@ def parse_state(document: Any, pod: Pod, now: float) -> State:
     for key, expected in (("pod", pod.name), ("service", pod.origin)):
         if document.get(key) != expected:
             raise errors.StateError(key, document.get(key), repr(expected))
+    load = parse_load(document)
+    if not isinstance(load, Load):
+        raise errors.StateError(load[0].key, load[0].value, load[0].limit)
+    sequence = document.get("sequence")
+    if not isinstance(sequence, int) or isinstance(sequence, bool) or sequence < 0:
+        raise errors.StateError("sequence", sequence, "a whole number, 0 or more")
     return State(
-        capacity=_count(document, "capacity"),
-        sessions=_count(document, "sessions"),
-        free=_count(document, "free"),
-        draining=_flag(document, "draining"),
-        ready=_flag(document, "ready"),
-        sequence=_count(document, "sequence"),
+        capacity=load.capacity,
+        sessions=load.sessions,
+        free=load.free,
+        draining=load.draining,
+        ready=load.ready,
+        sequence=sequence,
         at=now,
     )
-
-
-def _count(document: Mapping[str, Any], key: str) -> int:
-    value = document.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise errors.StateError(key, value, "a whole number, 0 or more")
-    return value
-
-
-def _flag(document: Mapping[str, Any], key: str) -> bool:
-    value = document.get(key)
-    if not isinstance(value, bool):
-        raise errors.StateError(key, value, "true or false")
-    return value

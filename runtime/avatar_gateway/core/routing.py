@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts.state import STALE_S as STALE_S
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from avatar_gateway.core.model import State
 
-STALE_S: Final = 3.0
-"""Age at which a state says nothing any more: three of the lines that come at least each second."""
 MAX_TRIES: Final = 4
 """Pods asked for one caller; more refusals than that mean that there is no room."""
 

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from avatar_contracts import labels
+from avatar_contracts.state import LINE_AGE_S, LINE_SPACING_S, DemandDocument
 from avatar_gateway import errors
 from avatar_gateway.core import credentials
 from avatar_gateway.serving.app import refused
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from avatar_gateway.directory import Directory
     from avatar_gateway.metrics import Metrics
     from avatar_gateway.serving.sessions import Sessions
     from avatar_gateway.settings import Settings
-
-_LEAST_S: Final = 0.1
-"""Shortest time between two lines of a watch."""
-_MOST_S: Final = 1.0
-"""Longest time between two lines of a watch."""
 
 
 class Admin:
@@ -67,12 +61,14 @@ class Admin:
             while True:
                 document = self._document()
                 await response.write(json.dumps(document).encode() + b"\n")
-                await asyncio.sleep(_LEAST_S)
-                await self._sessions.wait_for_change(document["sequence"], _MOST_S - _LEAST_S)
+                await asyncio.sleep(LINE_SPACING_S)
+                await self._sessions.wait_for_change(
+                    document["sequence"], LINE_AGE_S - LINE_SPACING_S
+                )
         except ConnectionError:
             return response
 
-    def _document(self) -> Mapping[str, Any]:
+    def _document(self) -> DemandDocument:
         now = asyncio.get_running_loop().time()
         return self._sessions.state(self._settings.pod, self._directory.services, now)
 

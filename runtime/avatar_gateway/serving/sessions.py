@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from avatar_gateway.core.arrivals import Arrivals
 from avatar_gateway.serving import proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from avatar_contracts.state import DemandDocument
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class Sessions:
         except TimeoutError:
             return
 
-    def state(self, pod: str, services: frozenset[str], now: float) -> Mapping[str, Any]:
+    def state(self, pod: str, services: frozenset[str], now: float) -> DemandDocument:
         """Return the document of `/control/v1/state`.
 
         A service that is gone leaves it with its last session.

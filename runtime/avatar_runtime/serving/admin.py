@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from avatar_contracts import labels
+from avatar_contracts.state import LINE_AGE_S, LINE_SPACING_S
 from avatar_runtime.errors import ProtocolError, Refusal
 from avatar_runtime.protocol.client_events import load
 from avatar_runtime.protocol.fields import Fields  # noqa: TC001 - FastAPI reads it
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
     from avatar_runtime.serving.runtime import Runtime
 
-LINE_SPACING_S: Final = 0.1  # at most ten lines a second
-LINE_AGE_S: Final = 1.0  # at least one
 _BODY_BYTES: Final = 4096
 
 

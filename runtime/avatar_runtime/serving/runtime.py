@@ -18,6 +18,7 @@ from avatar_runtime.serving.changes import Changes
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from avatar_contracts.state import StateDocument
     from avatar_runtime.batching.frames import AudioWindow
     from avatar_runtime.metrics import Load, Metrics
     from avatar_runtime.serving.batcher import Engine
@@ -159,7 +160,7 @@ class Runtime:
             self._load, self._load_at = self.metrics.load(now), now
         return self._load
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> StateDocument:
         """Return the state document of architecture §7."""
         identity, load, door = self.settings.identity, self.load(), self.door
         used, total = self._memory() if door.is_open else (0, 0)

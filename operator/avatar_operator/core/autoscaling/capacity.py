@@ -9,15 +9,11 @@ from math import ceil, inf
 from statistics import mean, variance
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts.state import STALE_S as STALE_S
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from decimal import Decimal
-
-STALE_S: Final = 3.5
-"""Three of the lines that come at least each second: who is silent for longer proves nothing.
-
-With the second until it is noticed, and the write, a service says so within 5 s.
-"""
 
 VRAM_MOST: Final = 0.9  # of the device's memory
 MISSES_MOST: Final = 0.01  # of the frames, past their deadline

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 
+from avatar_contracts.state import Load, parse_load
 from avatar_operator.core.resources.fields import Fields
 from avatar_operator.core.resources.gpu_profile import Curve, parse_curve, parse_point
 from avatar_operator.errors import Fault, InvalidResource
@@ -39,14 +40,17 @@ def parse_state(document: Mapping[str, object], age_s: float) -> PodState:
     """
     faults: list[Fault] = []
     state = Fields(document, "", faults)
-    for name in ("sessions", "capacity", "free", "draining", "ready"):
-        state.required(name, "sent by the runtime")
+    load = parse_load(document)
+    if not isinstance(load, Load):
+        for fault in load:
+            state.note(fault.key, fault.value, fault.limit)
+        raise InvalidResource("state of pod", state.text("pod", "?"), faults)
     parsed = PodState(
-        sessions=state.integer("sessions", 0, 0, 10**6),
-        capacity=state.integer("capacity", 0, 0, 10**6),
-        free=state.integer("free", 0, 0, 10**6),
-        draining=state.flag("draining", False),
-        ready=state.flag("ready", False),
+        sessions=load.sessions,
+        capacity=load.capacity,
+        free=load.free,
+        draining=load.draining,
+        ready=load.ready,
         age_s=age_s,
         first_frame_p95_ms=_first_frame(state.child("latency_ms")),
         device=state.text("device"),

@@ -215,14 +215,14 @@ def test_a_silent_pod_is_named(scenes: Scenes, make: Make) -> None:
     assert said(scene, Condition.STATE_FRESH) == (
         False,
         Reason.STATE_MISSING,
-        "no state for 3.5 s from p0, p1",
+        "no state for 3 s from p0, p1",
     )
 
 
 def test_a_pod_that_hangs_is_the_reason(scenes: Scenes, make: Make) -> None:
     scene = scenes(replicas=1)
     scene.add("p0", make.state(1, age_s=6.0), ready=False)
-    why = "0 of 1 pods take sessions; p0 does not answer: no state for 3.5 s"
+    why = "0 of 1 pods take sessions; p0 does not answer: no state for 3 s"
     assert said(scene, Condition.READY) == (False, Reason.PODS_FAILING, why)
     assert said(scene, Condition.STATE_FRESH)[1] is Reason.STATE_MISSING
 

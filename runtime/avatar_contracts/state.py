@@ -1,0 +1,127 @@
+"""The lines of the state streams: their keys, their parser and the age limit of a state.
+
+A runtime pod and a gateway each serve `labels.STATE_PATH`. With `?watch=1` they send one JSON
+object a line, at each change, at most every `LINE_SPACING_S` and at least every `LINE_AGE_S`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypedDict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LINE_SPACING_S: Final = 0.1
+LINE_AGE_S: Final = 1.0
+STALE_S: Final = 3.0
+"""A state that is older says nothing: three lines did not come."""
+HIGHEST_COUNT: Final = 10**6
+"""Of sessions in one pod; more is a fault."""
+
+
+class Vram(TypedDict):
+    """The memory of the device, of all its processes."""
+
+    used_bytes: int
+    total_bytes: int
+    ratio: float
+
+
+class LatencyMs(TypedDict):
+    """Recent latencies in milliseconds; `None` without recent frames."""
+
+    first_frame_p95: float | None
+    frame_p95: float | None
+
+
+class StateDocument(TypedDict):
+    """What a runtime pod reports."""
+
+    pod: str
+    service: str
+    gpu_class: str
+    batch_size: int
+    batch_limit: int
+    capacity: int
+    sessions: int
+    speaking: int
+    free: int
+    draining: bool
+    ready: bool
+    vram: Vram
+    latency_ms: LatencyMs
+    deadline_miss_ratio: float
+    batch_fill_ratio: float
+    device: str
+    calibration: Mapping[str, Any] | None
+    sequence: int
+
+
+class ServiceDemand(TypedDict):
+    """What a gateway reports of the callers of one service."""
+
+    sessions: int
+    waiting: int
+    arrivals_per_s: float
+    arrivals_total: int
+    rejected_total: int
+
+
+class DemandDocument(TypedDict):
+    """What a gateway reports."""
+
+    pod: str
+    services: Mapping[str, ServiceDemand]
+    """By `NAMESPACE/NAME`."""
+    tenants: Mapping[str, Any]
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateFault:
+    """A key of a line that is missing or wrong."""
+
+    key: str
+    value: object
+    """`None` if it is missing."""
+    limit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The part of a state that decides on sessions; every line must have all of it."""
+
+    capacity: int
+    sessions: int
+    free: int
+    draining: bool
+    ready: bool
+
+
+def parse_load(document: Mapping[str, object]) -> Load | tuple[StateFault, ...]:
+    """Return the load in a line of a runtime pod, or every fault of it."""
+    faults: list[StateFault] = []
+    load = Load(
+        capacity=_count(document, "capacity", faults),
+        sessions=_count(document, "sessions", faults),
+        free=_count(document, "free", faults),
+        draining=_flag(document, "draining", faults),
+        ready=_flag(document, "ready", faults),
+    )
+    return tuple(faults) or load
+
+
+def _count(document: Mapping[str, object], key: str, faults: list[StateFault]) -> int:
+    value = document.get(key)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= HIGHEST_COUNT:
+        return value
+    faults.append(StateFault(key, value, f"a whole number from 0 to {HIGHEST_COUNT}"))
+    return 0
+
+
+def _flag(document: Mapping[str, object], key: str, faults: list[StateFault]) -> bool:
+    value = document.get(key)
+    if not isinstance(value, bool):
+        faults.append(StateFault(key, value, "true or false"))
+    return value is True
