@@ -158,6 +158,11 @@ def test_planned_tests_run_the_line_and_the_nearest_are_first() -> None:
     assert base.planned(module, FILE, [6]).tests == (far,)
     assert base.planned(module, FILE, [1]).tests == (mirror, near, far)
     assert base.planned(module, FILE, [99]).tests == (mirror,)
+    starting = baseline.Baseline(
+        durations, (), {FILE: lines}, frozenset({"tests/operator/test_main.py"})
+    )
+    assert starting.planned(module, FILE, [99]).tests == (mirror, far)
+    assert starting.planned(module, FILE, [5]).tests == (mirror, near, far)
     slow = {mirror: baseline.BUDGET_S + 1, near: 1.0}
     assert baseline.Baseline(slow, (), {FILE: lines}).planned(module, FILE, [5]).tests == (near,)
 
