@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 import pytest_asyncio
 
-from localcluster import controlplane, errors, paths
+from localcluster import errors, paths
+from localcluster.controlplane import cluster as controlplane
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterable
 
-    from localcluster.controlplane import ControlPlane
+    from localcluster.controlplane.cluster import ControlPlane
 
 TIME_LIMITS_S: Final = {"e2e": 600.0, "gpu": 600.0, "slow": 300.0}
 """The time limit of a test by its marker; every other test has the `timeout` of pyproject.toml."""

@@ -1,5 +1,7 @@
 """Command line: `avatar-operator run | plan | simulate | replay | upgrade-crds`."""
 
+from __future__ import annotations
+
 import argparse
 import asyncio
 import json
@@ -8,9 +10,10 @@ import sys
 import time
 from pathlib import Path
 
-from avatar_operator import offline, replay, simulate
-from avatar_operator.core import report, traces
+from avatar_operator.cli import plan, replay, simulate
+from avatar_operator.cli.plan import plan_document, plan_text
 from avatar_operator.errors import AvatarOperatorError, InputError
+from avatar_operator.simulator import traces
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -87,13 +90,13 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    files = offline.Files(options.service, options.nodes, options.profiles, options.state)
-    outcome = offline.plan(files, time.time())
+    files = plan.Files(options.service, options.nodes, options.profiles, options.state)
+    outcome = plan.plan(files, time.time())
     parts = (outcome.service, outcome.plan, outcome.findings)
     if options.output == "json":
-        print(json.dumps(report.document(*parts), indent=2))
+        print(json.dumps(plan_document(*parts), indent=2))
     else:
-        print(report.text(*parts))
+        print(plan_text(*parts))
     return 0
 
 
@@ -144,15 +147,15 @@ def _given(path: Path | None, option: str) -> Path:
 
 def _run() -> int:
     # kopf and the API client cost 60 MiB and a second: only those who run it pay.
-    from avatar_operator import running, settings
+    from avatar_operator import app, settings
 
-    return asyncio.run(running.run(settings.from_env(os.environ)))
+    return asyncio.run(app.run(settings.from_env(os.environ)))
 
 
 def _upgrade() -> int:
-    from avatar_operator import definitions
+    from avatar_operator.kube import crds
 
-    for sentence in asyncio.run(definitions.run()):
+    for sentence in asyncio.run(crds.run()):
         print(sentence)
     return 0
 

@@ -15,8 +15,13 @@ AvatarOperatorError
 └── NotLeading             another replica acts, or none may: nothing was written
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class AvatarOperatorError(Exception):

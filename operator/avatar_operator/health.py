@@ -1,13 +1,18 @@
 """Serves the probes and the metrics; the only sockets that the operator listens on."""
 
+from __future__ import annotations
+
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from avatar_operator.settings import Address
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from avatar_operator.settings import Address
 
 
 def probes(is_alive: Callable[[], bool], is_ready: Callable[[], bool]) -> web.Application:

@@ -1,5 +1,7 @@
 """Writes one line for each event: JSON for machines, text for people."""
 
+from __future__ import annotations
+
 import json
 import logging
 import sys

@@ -1,8 +1,13 @@
 """The operator's own metrics: their declarations, and one function for each fact."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from prometheus_client import Counter, Gauge, Histogram
 
-from avatar_operator.core.model import ServiceKey
+if TYPE_CHECKING:
+    from avatar_operator.core.resources.service import ServiceKey
 
 _DESIRED = Gauge(
     "avatar_operator_desired_replicas",

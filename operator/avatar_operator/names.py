@@ -1,5 +1,7 @@
 """The words that other programs see: labels, annotations, conditions, reasons, ports, variables."""
 
+from __future__ import annotations
+
 from enum import Enum
 from typing import Final
 

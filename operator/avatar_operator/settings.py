@@ -1,12 +1,19 @@
 """Reads the environment, once, at the start; nothing else does."""
 
-from collections.abc import Callable, Mapping
+from __future__ import annotations
+
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from avatar_operator.core import batch, leading, manifests, rollout
+from avatar_operator.core import leader_election
+from avatar_operator.core.gpus import batch_size
+from avatar_operator.core.manifests.pod import PodSettings
+from avatar_operator.core.planning import rollout
 from avatar_operator.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 _Value = TypeVar("_Value")
 
@@ -45,7 +52,7 @@ class Settings:
     lease: str
     """AVATAR_LEASE: name of the Lease that the replicas share; made if it is absent."""
 
-    timing: leading.Timing
+    timing: leader_election.Timing
     """AVATAR_LEASE_DURATION_S, AVATAR_LEASE_RENEW_DEADLINE_S and AVATAR_LEASE_RETRY_S: seconds
     after which others may take the Lease, after which its holder stops, and between two tries.
     4, 2.5 and 0.5 give a new leader within 5 s; 15, 10 and 2 suit a slow API server."""
@@ -53,7 +60,7 @@ class Settings:
     watch_namespaces: tuple[str, ...]
     """AVATAR_WATCH_NAMESPACES: namespaces whose services are served; empty means all."""
 
-    pods: manifests.PodSettings
+    pods: PodSettings
     """AVATAR_RUNTIME_IMAGE, AVATAR_RUNTIME_IMAGE_PULL_POLICY and AVATAR_IMAGE_PULL_SECRETS."""
 
     memory_share: float
@@ -101,7 +108,7 @@ def from_env(environment: Mapping[str, str]) -> Settings:
         lease=reader.text("AVATAR_LEASE", "avatar-operator"),
         timing=_timing(reader),
         watch_namespaces=reader.names("AVATAR_WATCH_NAMESPACES"),
-        pods=manifests.PodSettings(
+        pods=PodSettings(
             image=reader.text("AVATAR_RUNTIME_IMAGE", None),
             image_pull_policy=reader.one_of(
                 "AVATAR_RUNTIME_IMAGE_PULL_POLICY", ("IfNotPresent", "Always", "Never")
@@ -109,7 +116,7 @@ def from_env(environment: Mapping[str, str]) -> Settings:
             image_pull_secrets=reader.names("AVATAR_IMAGE_PULL_SECRETS"),
             metrics_open=metrics_open,
         ),
-        memory_share=reader.number("AVATAR_MEMORY_SHARE", batch.MEMORY_SHARE, 0.1, 1.0),
+        memory_share=reader.number("AVATAR_MEMORY_SHARE", batch_size.MEMORY_SHARE, 0.1, 1.0),
         rollout=rollout.Limits(
             ready_s=reader.number("AVATAR_ROLLOUT_READY_S", 600.0, 10.0, 86400.0),
             factor=reader.number("AVATAR_ROLLOUT_LATENCY_FACTOR", 2.0, 1.0, 100.0),
@@ -123,12 +130,12 @@ def from_env(environment: Mapping[str, str]) -> Settings:
     )
 
 
-def _timing(reader: "_Reader") -> leading.Timing:
-    usual = leading.Timing()
+def _timing(reader: _Reader) -> leader_election.Timing:
+    usual = leader_election.Timing()
     duration = reader.number("AVATAR_LEASE_DURATION_S", usual.duration_s, 1, 600)
     deadline = reader.number("AVATAR_LEASE_RENEW_DEADLINE_S", usual.renew_deadline_s, 0.1, 600)
     retry = reader.number("AVATAR_LEASE_RETRY_S", usual.retry_s, 0.05, 600)
-    timing = leading.Timing(int(duration), deadline, retry)
+    timing = leader_election.Timing(int(duration), deadline, retry)
     if duration != timing.duration_s:
         raise SettingsError("AVATAR_LEASE_DURATION_S", f"{duration:g}", "a whole number")
     if not deadline < timing.latest_deadline_s:

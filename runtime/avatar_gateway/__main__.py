@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from avatar_gateway import errors, pods, settings
+from avatar_gateway import errors, settings
 from avatar_gateway.backoff import Backoff
 from avatar_gateway.directory import Directory
+from avatar_gateway.kube import informers
 from avatar_gateway.metrics import Metrics
 from avatar_gateway.serving.admin import Admin
 from avatar_gateway.serving.app import Gateway
 from avatar_gateway.serving.auth import Door
-from avatar_gateway.serving.listening import listening
-from avatar_gateway.serving.placing import Placer
+from avatar_gateway.serving.placement import Placer
+from avatar_gateway.serving.server import listening
 from avatar_gateway.serving.sessions import Sessions
-from avatar_gateway.states import StateStreams
+from avatar_gateway.streams.runtimes import StateStreams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,16 +58,16 @@ async def serve(chosen: settings.Settings) -> None:
     sessions, directory = Sessions(), Directory()
     metrics = Metrics(lambda: sessions.live, lambda: sessions.waiting)
     async with AsyncExitStack() as stack:
-        api = await stack.enter_async_context(pods.connected(chosen.kubeconfig))
+        api = await stack.enter_async_context(informers.connected(chosen.kubeconfig))
         http = await stack.enter_async_context(aiohttp.ClientSession())
         placer = Placer(directory)
         stack.push_async_callback(placer.close)
         watches = [
-            pods.Watch(api, kind, namespace, sink, _backoff())
+            informers.Watch(api, kind, namespace, sink, _backoff())
             for namespace in chosen.namespaces or (None,)
             for kind, sink in (
-                (pods.PODS, pods.PodSink(directory)),
-                (pods.SERVICES, pods.ServiceSink(directory)),
+                (informers.PODS, informers.PodSink(directory)),
+                (informers.SERVICES, informers.ServiceSink(directory)),
             )
         ]
         streams = StateStreams(directory, http, chosen.keys.control_master, _backoff)

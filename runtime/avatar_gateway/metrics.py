@@ -14,7 +14,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from avatar_gateway.core import refusing
+from avatar_gateway.core import refusals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,7 @@ class Metrics:
             ["reason"],
             registry=self._registry,
         )
-        for reason in (*sorted(refusing.CODES), "pod"):
+        for reason in (*sorted(refusals.CODES), "pod"):
             self._rejections.labels(reason)
 
     def placed(self, seconds: float) -> None:

@@ -45,8 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from avatar_runtime.engine.device import ModelOptions, open_device
-    from avatar_runtime.engine.worker import Engine
+    from avatar_runtime.engine.device import ModelOptions
+    from avatar_runtime.engine.devices.factory import open_device
+    from avatar_runtime.engine.engine import Engine
     from avatar_runtime.metrics import Metrics
     from avatar_runtime.serving.runtime import Runtime
     from avatar_runtime.serving.server import serve
@@ -87,8 +88,9 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _lipsync(options: argparse.Namespace) -> int:
     from avatar_runtime.audio.utterance import Hearing
-    from avatar_runtime.engine import lipsync
-    from avatar_runtime.engine.device import ModelOptions, open_device
+    from avatar_runtime.engine.device import ModelOptions
+    from avatar_runtime.engine.devices.factory import open_device
+    from avatar_runtime.tools import lipsync
 
     heard = settings.hearing(os.environ)
     wanted = ModelOptions(options.precision, options.decoder or "sd-vae")
@@ -106,15 +108,15 @@ def _lipsync(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from avatar_runtime.engine import conversion
+    from avatar_runtime.tools import convert
 
-    manifest = conversion.convert(options.model, options.out, options.version)
+    manifest = convert.convert(options.model, options.out, options.version)
     print(json.dumps(manifest))
     return 0
 
 
 def _lookahead(options: argparse.Namespace) -> int:
-    from avatar_runtime.engine import lookahead
+    from avatar_runtime.tools import lookahead
 
     lookaheads_ms = [int(ms) for ms in settings.LOOKAHEADS_MS]
     document = lookahead.run(options.model, options.avatar, options.audio, lookaheads_ms)
@@ -126,7 +128,7 @@ def _lookahead(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from avatar_runtime.benchmark import report
+    from avatar_runtime.tools.benchmark import report
 
     if options.read is None:
         document = _measured(options)
@@ -141,9 +143,10 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _measured(options: argparse.Namespace) -> dict[str, Any]:
-    from avatar_runtime.benchmark import measuring
-    from avatar_runtime.benchmark.plan import Plan
-    from avatar_runtime.engine.device import ModelOptions, open_device
+    from avatar_runtime.engine.device import ModelOptions
+    from avatar_runtime.engine.devices.factory import open_device
+    from avatar_runtime.tools.benchmark import measuring
+    from avatar_runtime.tools.benchmark.plan import Plan
 
     decoder = options.decoder or "sd-vae"
     device = open_device(
@@ -167,11 +170,11 @@ def _write(path: Path, text: str) -> None:
 
 
 def _drain(options: argparse.Namespace) -> int:
-    from avatar_runtime import draining
+    from avatar_runtime.serving import drain_hook
 
     read = settings.drain_from_env(os.environ)
-    control = draining.Control(options.url or read.url, read.token)
-    left = draining.run(control, read.timeout_s if options.wait else 0.0)
+    control = drain_hook.Control(options.url or read.url, read.token)
+    left = drain_hook.run(control, read.timeout_s if options.wait else 0.0)
     print(json.dumps({"sessions": left}))
     return 0 if not options.wait or left == 0 else 1
 

@@ -64,7 +64,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _avatars(arguments: argparse.Namespace) -> None:
-    from avatar_runtime.engine.model import load
+    from avatar_runtime.engine.networks.musetalk import load
     from avatar_training import products
 
     products.write_avatars(arguments.out, load(arguments.model))

@@ -16,7 +16,7 @@ import numpy as np
 
 from avatar_runtime.audio.utterance import Utterance as RuntimeUtterance
 from avatar_runtime.batching.frames import FrameRequest
-from avatar_runtime.engine.device import open_device
+from avatar_runtime.engine.devices.factory import open_device
 from avatar_training import picture_checks, pipeline
 from avatar_training.crops import frame_mouth
 from avatar_training.measuring import OpeningGauge, best_lag, cave_area, correlation
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from avatar_runtime.batching.windows import AudioWindow
+    from avatar_runtime.batching.frames import AudioWindow
     from avatar_training.measuring import Picture
     from avatar_training.visemes import Floats
 

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from avatar_runtime.avatars import cache
-from avatar_runtime.engine import lipsync
-from avatar_runtime.engine.device import open_device
+from avatar_runtime.engine.devices.factory import open_device
+from avatar_runtime.tools import lipsync
 from avatar_training.face import draw, draw_frame
 from avatar_training.identities import IDENTITIES
 from avatar_training.painting import View

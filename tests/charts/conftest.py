@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 import yaml
 
-from localcluster import build, paths
+from localcluster import paths
+from localcluster.controlplane import build
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -272,7 +272,7 @@ def test_rules_need_their_api_and_the_notes_say_so(helm: Any) -> None:
     objects = helm.template(values)
     assert [each for each in objects if each["kind"] == "PrometheusRule"] == []
     args = ("install", "demo", str(CHART), "--dry-run=client")
-    assert "no PrometheusRule was made" in helm.run(*args, values=values)
+    assert "no PrometheusRule was created" in helm.run(*args, values=values)
 
 
 @pytest.mark.slow

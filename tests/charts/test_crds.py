@@ -1,12 +1,16 @@
 """The CRDs describe and bound every field, and the shipped manifests obey them."""
 
-from collections.abc import Iterator
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
 Schema = dict[str, Any]

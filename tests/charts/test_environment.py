@@ -1,5 +1,7 @@
 """The variables that the chart sets are those that the settings read."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import pytest
@@ -49,9 +51,9 @@ def test_operator_understands_what_the_chart_says(helm: Any) -> None:
                         "retryPeriodSeconds": 2,
                     },
                     "memoryShare": 0.85,
-                    "logFormat": "text",
                     "decisionLog": {"enabled": True},
                 },
+                "logFormat": "text",
                 "runtime": {"image": {"tag": "7"}, "imagePullSecrets": ["one", "two"]},
                 "monitoring": {"openMetrics": True},
             }
@@ -106,3 +108,23 @@ def test_defaults_of_the_chart_are_valid_settings(
     else:
         assert avatar_gateway.settings.from_env(env, listen=None, admin=None).namespaces == ()
     assert env.keys() - env.read == set()
+
+
+LOG_FORMATS: dict[str, tuple[dict[str, Any], str]] = {
+    "default": ({}, "json"),
+    "text": ({"logFormat": "text"}, "text"),
+    "deprecated": ({"operator": {"logFormat": "text"}}, "text"),
+    "deprecated-wins": ({"logFormat": "json", "operator": {"logFormat": "text"}}, "text"),
+    # As --reuse-values gives the values of a release from before the value existed.
+    "reused": ({"logFormat": None, "operator": {"logFormat": "text"}}, "text"),
+    "reused-without-any": ({"logFormat": None, "operator": {"logFormat": None}}, "json"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("component", ["operator", "gateway"])
+@pytest.mark.parametrize(("values", "expected"), LOG_FORMATS.values(), ids=LOG_FORMATS.keys())
+def test_one_value_sets_the_log_format(
+    helm: Any, values: dict[str, Any], expected: str, component: str
+) -> None:
+    assert environment(helm.template(values), component)["AVATAR_LOG_FORMAT"] == expected

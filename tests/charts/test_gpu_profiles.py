@@ -1,5 +1,7 @@
 """The shipped curves are what their comment says they are."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 

@@ -1,5 +1,7 @@
 """The admission policy over pods with sessions: whom it lets through, and where it holds."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import pytest

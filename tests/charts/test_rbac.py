@@ -1,5 +1,7 @@
 """The components may do what they need, and nothing else."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,9 @@ import yaml
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 Manifest = dict[str, Any]
-Grant = tuple[str, str, str]  # namespace ("*" for the cluster), group/resource, verb
+# Namespace ("*" for the cluster), group/resource, verb. A rule with resourceNames gives one grant
+# for each name, as group/resource[name].
+Grant = tuple[str, str, str]
 
 SEEN = ("nodes", "pods", "namespaces")
 GATEWAY = {
@@ -39,13 +43,26 @@ OPERATOR = {
     ("*", "/secrets", "create"),
     ("*", "/secrets", "patch"),
     ("*", "/events", "create"),
-    ("avatars", "coordination.k8s.io/leases", "create"),  # one that is there is bound to its name
-    ("avatars", "/secrets", "create"),  # the master key; reading it is bound to its name
+    # resourceNames cannot restrict create; every other verb is restricted to one object.
+    ("avatars", "coordination.k8s.io/leases", "create"),
+    ("avatars", "/secrets", "create"),
+    *(
+        ("avatars", "coordination.k8s.io/leases[demo-avatar-operator-operator]", verb)
+        for verb in ("get", "list", "watch", "patch")
+    ),
+    ("avatars", "/secrets[demo-avatar-operator-control]", "get"),
+}
+CRDS = "apiextensions.k8s.io/customresourcedefinitions"
+HOOK = {
+    ("*", CRDS, "list"),
+    ("*", CRDS, "create"),
+    ("*", f"{CRDS}[avatarservices.avatar.musetalk.io]", "patch"),
+    ("*", f"{CRDS}[gpuprofiles.avatar.musetalk.io]", "patch"),
 }
 
 
 def grants(objects: list[Manifest], component: str) -> set[Grant]:
-    """Return what the rules of a component allow, those bound to a name left out."""
+    """Return what the rules of a component allow, one grant for each name of resourceNames."""
     roles = [
         item
         for item in objects
@@ -53,14 +70,22 @@ def grants(objects: list[Manifest], component: str) -> set[Grant]:
         and item["metadata"]["labels"]["app.kubernetes.io/component"] == component
     ]
     return {
-        (role["metadata"].get("namespace", "*"), f"{group}/{resource}", verb)
+        (role["metadata"].get("namespace", "*"), f"{group}/{resource}{name}", verb)
         for role in roles
         for rule in role["rules"]
-        if "resourceNames" not in rule
         for group in rule["apiGroups"]
         for resource in rule["resources"]
+        for name in names(rule)
         for verb in rule["verbs"]
     }
+
+
+def names(rule: Manifest) -> list[str]:
+    """Return the names that restrict a rule, each in brackets, or one empty string.
+
+    An empty list of resourceNames restricts nothing, as in the API server.
+    """
+    return [f"[{name}]" for name in rule.get("resourceNames") or []] or [""]
 
 
 @pytest.mark.parametrize("namespaces", [[], ["acme", "globex"]], ids=["cluster", "namespaced"])
@@ -81,8 +106,8 @@ def test_operator_may_do_what_its_calls_need(defaults: list[Manifest]) -> None:
 
 def test_nobody_may_list_secrets(defaults: list[Manifest]) -> None:
     everything = grants(defaults, "operator") | grants(defaults, "gateway")
-    secrets = {(namespace, verb) for namespace, what, verb in everything if what == "/secrets"}
-    assert not {verb for _, verb in secrets} & {"list", "watch", "update", "delete"}
+    secrets = {verb for _, what, verb in everything if what.partition("[")[0] == "/secrets"}
+    assert secrets == {"get", "create", "patch"}
 
 
 def test_named_namespaces_bound_every_write(helm: Any) -> None:
@@ -93,6 +118,35 @@ def test_named_namespaces_bound_every_write(helm: Any) -> None:
     assert {g[0] for g in grants(objects, "gateway")} == {"acme", "globex"}
     assert ("acme", "/pods", "create") in grants(objects, "operator")
     assert {g[0] for g in grants(objects, "operator")} == {"*", "acme", "globex", "avatars"}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"fullnameOverride": "faces"},
+        {"fullnameOverride": "faces", "operator": {"watchNamespaces": ["acme"]}},
+    ],
+    ids=["cluster", "namespaced"],
+)
+def test_named_grants_follow_the_objects_that_the_chart_names(
+    helm: Any, values: dict[str, Any]
+) -> None:
+    objects = helm.template(values)
+    (lease,) = (item["metadata"]["name"] for item in objects if item["kind"] == "Lease")
+    (operator,) = (
+        item["spec"]["template"]["spec"]["containers"][0]
+        for item in objects
+        if item["kind"] == "Deployment" and item["metadata"]["name"].endswith("-operator")
+    )
+    env = {variable["name"]: variable.get("value") for variable in operator["env"]}
+    assert {grant for grant in grants(objects, "operator") if "[" in grant[1]} == {
+        ("avatars", f"/secrets[{env['AVATAR_CONTROL_SECRET']}]", "get"),
+        *(
+            ("avatars", f"coordination.k8s.io/leases[{lease}]", verb)
+            for verb in ("get", "list", "watch", "patch")
+        ),
+    }
+    assert env["AVATAR_LEASE"] == lease
 
 
 def test_rights_go_to_the_components_and_the_hook_only(defaults: list[Manifest]) -> None:
@@ -121,12 +175,10 @@ def test_hook_may_upgrade_our_crds_and_goes_with_all_its_rights(defaults: list[M
         annotations = item["metadata"]["annotations"]
         assert annotations["helm.sh/hook"] == "pre-upgrade"
         assert "hook-succeeded" in annotations["helm.sh/hook-delete-policy"]
-    (role,) = (o for o in hook if o["kind"] == "ClusterRole")
-    (patch,) = (rule for rule in role["rules"] if "patch" in rule["verbs"])
+    assert grants(hook, "crds") == HOOK
     crds = [yaml.safe_load(path.read_text()) for path in (ROOT / "crds").glob("*.yaml")]
-    assert sorted(patch["resourceNames"]) == sorted(crd["metadata"]["name"] for crd in crds)
-    kind = "apiextensions.k8s.io/customresourcedefinitions"
-    assert grants(hook, "crds") == {("*", kind, "list"), ("*", kind, "create")}
+    patched = {what for _, what, verb in HOOK if verb == "patch"}
+    assert patched == {f"{CRDS}[{crd['metadata']['name']}]" for crd in crds}
 
 
 def test_crds_may_be_kept_by_other_means(helm: Any) -> None:

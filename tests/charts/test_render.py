@@ -1,12 +1,16 @@
 """The chart renders for many sets of values, and what it renders is sound."""
 
+from __future__ import annotations
+
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Manifest = dict[str, Any]
 CHART = Path(__file__).parents[2] / "charts" / "avatar-operator"
@@ -27,7 +31,8 @@ VALUES: dict[str, dict[str, Any]] = {
     "one-namespace": {"operator": {"watchNamespaces": ["acme"]}},
     "namespaces": {"operator": {"watchNamespaces": ["acme", "globex", "avatars"]}},
     "operator-settings": {
-        "operator": {"resyncSeconds": 60, "memoryShare": 0.85, "logFormat": "text"}
+        "logFormat": "text",
+        "operator": {"resyncSeconds": 60, "memoryShare": 0.85, "logFormat": "text"},
     },
     "rollout": {"operator": {"rollout": {"readyTimeoutSeconds": 30, "latencyFactor": 1.5}}},
     "no-guard": {"guard": {"enabled": False}},

@@ -1,12 +1,16 @@
 """values.yaml and its schema say the same, and the schema refuses what is wrong."""
 
+from __future__ import annotations
+
 import json
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 CHART = Path(__file__).parents[2] / "charts" / "avatar-operator"
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
@@ -77,7 +81,13 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("share-over-one", {"operator": {"memoryShare": 1.5}}, "/memoryShare'", "maximum: got 1.5"),
     ("share-in-percent", {"operator": {"memoryShare": "90%"}}, "/memoryShare'", "want number"),
     ("resync-zero", {"operator": {"resyncSeconds": 0}}, "/resyncSeconds'", "minimum: got 0"),
-    ("log-format", {"operator": {"logFormat": "xml"}}, "/logFormat'", "one of 'json', 'text'"),
+    ("log-format", {"logFormat": "xml"}, "at '/logFormat'", "one of 'json', 'text'"),
+    (
+        "deprecated-log-format",
+        {"operator": {"logFormat": "xml"}},
+        "at '/operator/logFormat'",
+        "one of '', 'json', 'text'",
+    ),
     (
         "namespace-name",
         {"operator": {"watchNamespaces": ["Acme"]}},
@@ -160,22 +170,22 @@ CLASHING: list[tuple[str, dict[str, Any], str]] = [
     (
         "two-keys",
         {"gateway": {"apiKey": {"existingSecret": "s", "value": "0123456789abcdef"}}},
-        "set gateway.apiKey.existingSecret or gateway.apiKey.value, not both",
+        "gateway.apiKey.existingSecret must not be set together with gateway.apiKey.value",
     ),
     (
         "monitor-of-closed-metrics",
         {"monitoring": {"podMonitor": {"enabled": True}}},
-        "monitoring.podMonitor.enabled needs monitoring.openMetrics: true",
+        "monitoring.podMonitor.enabled requires monitoring.openMetrics to be true",
     ),
     (
         "cost-of-unknown-class",
         {"gpuProfiles": {"costPerHour": {"rtx-9090": "1"}}},
-        'names the class "rtx-9090", which is not among the profiles a100-40gb',
+        'contains the unknown GPU class "rtx-9090"; the profiles are a100-40gb',
     ),
     (
         "nameless-account",
         {"gateway": {"serviceAccount": {"create": False}}},
-        "gateway.serviceAccount.name is empty",
+        "gateway.serviceAccount.name must be set to an existing ServiceAccount",
     ),
 ]
 

@@ -16,7 +16,7 @@ from localcluster.release import SYSTEM, Release, Space
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from localcluster.controlplane import ControlPlane
+    from localcluster.controlplane.cluster import ControlPlane
     from localcluster.prometheus import Prometheus
 
 KEY = "a-key-for-the-end-to-end-tests"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from localcluster import controlplane, faultcampaign
+from localcluster.controlplane.cluster import running
+from localcluster.faults import campaign
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,13 +19,13 @@ SEEDS = range(int(os.environ.get("AVATAR_FAULT_SEEDS", "20")))
 
 
 async def test_api_faults_end_no_session_and_change_nothing_in_the_end(tmp_path: Path) -> None:
-    async with controlplane.running(tmp_path / "cluster") as cluster:
-        report = await faultcampaign.run(cluster, SEEDS)
+    async with running(tmp_path / "cluster") as cluster:
+        report = await campaign.run(cluster, SEEDS)
     print(report.summary())  # noqa: T201 - pytest shows it when the test fails
     assert report.problems == []
     assert report.sessions_cut == 0
     for outcome in report.outcomes:
-        assert outcome.end["peak"] == faultcampaign.SCENARIOS[outcome.scenario].most
+        assert outcome.end["peak"] == campaign.SCENARIOS[outcome.scenario].most
     told = {"LoseAnswer", "Cut", "Expire", "Fail", "Reset", "Delay", "Refuse 429", "Refuse 409"}
     assert told <= set(report.injected)
     assert report.last_words == []  # the operator never ended by itself

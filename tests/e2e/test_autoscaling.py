@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from avatar_operator import replay
+from avatar_operator.cli import replay
 from localcluster import waiting
 from localcluster.release import SYSTEM, all_served, condition, processes_with
 

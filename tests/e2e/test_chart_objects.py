@@ -13,7 +13,7 @@ import yaml
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from localcluster.controlplane import ControlPlane
+    from localcluster.controlplane.cluster import ControlPlane
 
 pytestmark = pytest.mark.e2e
 

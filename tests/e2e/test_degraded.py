@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from localcluster import callers, waiting
+from localcluster import waiting
+from localcluster.fakes import callers
 from localcluster.release import condition, processes_with
 
 if TYPE_CHECKING:

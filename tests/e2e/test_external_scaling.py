@@ -8,7 +8,9 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from localcluster import audit, callers, errors, externalmetrics, paths, waiting
+from localcluster import errors, paths, waiting
+from localcluster.controlplane import audit
+from localcluster.fakes import callers, external_metrics
 from localcluster.release import condition
 
 if TYPE_CHECKING:
@@ -31,8 +33,8 @@ SESSIONS: Final = 9
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def asked(prometheus: Prometheus, release: Any) -> AsyncIterator[list[str]]:
     """Serve the metrics of the sample rules; gives what was asked for."""
-    rules = externalmetrics.read_rules(SAMPLES / "prometheus-adapter.yaml")
-    async with externalmetrics.serving(release.cluster, prometheus, rules) as requests:
+    rules = external_metrics.read_rules(SAMPLES / "prometheus-adapter.yaml")
+    async with external_metrics.serving(release.cluster, prometheus, rules) as requests:
         yield requests
 
 

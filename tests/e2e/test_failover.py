@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Final
 import pytest
 import pytest_asyncio
 
-from localcluster import audit, controlplane, leaderkills, operatorprocess
+from localcluster import operator_process
+from localcluster.controlplane import audit
+from localcluster.controlplane.cluster import running
+from localcluster.faults import leader_kills
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from localcluster.controlplane import ControlPlane
+    from localcluster.controlplane.cluster import ControlPlane
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
@@ -26,20 +29,20 @@ CLEAN_S: Final = 1.0
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def plane(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ControlPlane]:
     folder = tmp_path_factory.mktemp("failover") / "cluster"
-    async with controlplane.running(folder) as cluster:
+    async with running(folder) as cluster:
         yield cluster
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pair(plane: ControlPlane) -> AsyncIterator[leaderkills.Pair]:
-    async with leaderkills.operating(plane) as pair:
+async def pair(plane: ControlPlane) -> AsyncIterator[leader_kills.Pair]:
+    async with leader_kills.operating(plane) as pair:
         yield pair
         await pair.leave()
         assert pair.report.orphans == 0
 
 
 async def test_a_leader_that_is_told_to_stop_hands_over_within_a_second(
-    pair: leaderkills.Pair,
+    pair: leader_kills.Pair,
 ) -> None:
     epoch = pair.lease["leaseTransitions"]
     for _ in range(3):
@@ -49,7 +52,7 @@ async def test_a_leader_that_is_told_to_stop_hands_over_within_a_second(
 
 
 async def test_a_leader_that_was_stopped_for_too_long_writes_nothing_when_it_goes_on(
-    pair: leaderkills.Pair, plane: ControlPlane
+    pair: leader_kills.Pair, plane: ControlPlane
 ) -> None:
     leader, holder = pair.leader, pair.holder
     before = len(pair.pods.objects)
@@ -66,14 +69,14 @@ async def test_a_leader_that_was_stopped_for_too_long_writes_nothing_when_it_goe
         await pair.scale(replicas)
         await pair.settled(replicas)
     await leader.until_ready()
-    writes = audit.read(plane.audit_log, operatorprocess.USER, taken_at)
+    writes = audit.read(plane.audit_log, operator_process.USER, taken_at)
     agents = {write.agent for write in writes}
     assert agents == {f"avatar-operator/{pair.holder}"}
     assert holder not in pair.holder
     assert pair.report.surplus == 0
 
 
-async def test_pods_carry_the_epoch_of_their_leader(pair: leaderkills.Pair) -> None:
+async def test_pods_carry_the_epoch_of_their_leader(pair: leader_kills.Pair) -> None:
     before = len(pair.pods.objects)
     await pair.scale(before + 1)
     await pair.settled(before + 1)
@@ -89,9 +92,9 @@ async def test_pods_carry_the_epoch_of_their_leader(pair: leaderkills.Pair) -> N
 async def test_killed_leaders_are_replaced_in_time_and_nothing_is_done_twice(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    async with controlplane.running(tmp_path_factory.mktemp("kills") / "cluster") as cluster:
-        report = await leaderkills.run(cluster, KILLS)
-        deposed = audit.read(cluster.audit_log, operatorprocess.USER)
+    async with running(tmp_path_factory.mktemp("kills") / "cluster") as cluster:
+        report = await leader_kills.run(cluster, KILLS)
+        deposed = audit.read(cluster.audit_log, operator_process.USER)
     print(report.figures())  # noqa: T201 - pytest shows it when the test fails
     assert len(report.elected_s) == KILLS
     assert report.epochs >= KILLS

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from localcluster import audit, waiting
+from localcluster import waiting
+from localcluster.controlplane import audit
 from localcluster.release import SYSTEM, condition
 
 if TYPE_CHECKING:

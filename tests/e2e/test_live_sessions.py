@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from localcluster import components, errors, waiting
+from localcluster import errors, waiting
+from localcluster.controlplane import components
 from localcluster.release import SYSTEM, all_served, condition, processes_with
 
 if TYPE_CHECKING:

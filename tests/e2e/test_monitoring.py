@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from localcluster import callers, paths
+from localcluster import paths
+from localcluster.fakes import callers
 from localcluster.release import SYSTEM
 
 if TYPE_CHECKING:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from avatar_operator import definitions
-from avatar_operator.core import schemas
-from localcluster import audit, errors, operatorprocess, paths, waiting
+from avatar_operator.core.resources.crd import lacking
+from avatar_operator.kube import crds
+from localcluster import errors, operator_process, paths, waiting
+from localcluster.controlplane import audit
 from localcluster.release import SYSTEM, all_served
 
 if TYPE_CHECKING:
-    from localcluster.controlplane import ControlPlane
+    from localcluster.controlplane.cluster import ControlPlane
     from localcluster.release import Release, Space
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
@@ -114,8 +115,8 @@ async def test_upgrade_brings_older_crds_up_to_date_around_live_sessions(
     await space.known_to_gateway("kept", 2)
     (pod,) = await space.pods("kept")
     load = await space.load("kept", 2, 15)
-    account = await operatorprocess.kubeconfig(cluster, "late", cluster.server)
-    async with operatorprocess.started(cluster, account, name="late") as late:
+    account = await operator_process.kubeconfig(cluster, "late", cluster.server)
+    async with operator_process.started(cluster, account, name="late") as late:
         said = await waiting.until(
             lambda: asyncio.to_thread(late.log.read_text),
             lambda text: "not ready" in text,
@@ -123,14 +124,14 @@ async def test_upgrade_brings_older_crds_up_to_date_around_live_sessions(
         )
         assert "avatarservices.avatar.musetalk.io is older than this operator" in said
         assert "it lacks spec.placement.whenFull" in said
-        assert definitions.COMMAND in said
+        assert crds.COMMAND in said
         await cluster.helm(
             "upgrade", "avatar", paths.REPOSITORY / "charts" / "avatar-operator", "-n", SYSTEM,
             "--reuse-values", "--set", "operator.resyncSeconds=200", "--wait", "--timeout", "120s",
         )  # fmt: skip
         await late.until_ready()
     crd = await cluster.kubectl("get", "crd", "avatarservices.avatar.musetalk.io", "-o", "json")
-    assert schemas.lacking(definitions.shipped()[0], json.loads(crd)) == ()
+    assert lacking(crds.shipped()[0], json.loads(crd)) == ()
     assert await cluster.kubectl("get", "jobs", "-n", SYSTEM, "-o", "name") == ""
     await all_served(load, 2)
     assert [p["metadata"]["uid"] for p in await space.pods("kept")] == [pod["metadata"]["uid"]]

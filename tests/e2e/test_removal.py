@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 import pytest_asyncio
 
-from localcluster import controlplane, paths, waiting
+from localcluster import paths, waiting
+from localcluster.controlplane.cluster import running
 from localcluster.release import SYSTEM, Release, Space, all_served
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ ONE_POD: Final[dict[str, Any]] = {"replicas": 1, "placement": {"gpuClasses": ["h
 @pytest_asyncio.fixture(loop_scope="session")
 async def own(tmp_path: Path) -> AsyncIterator[Space]:
     """Give a cluster that may be ruined, with a release and a namespace."""
-    async with controlplane.running(tmp_path, nodes=paths.SIMULATED_NODES) as cluster:
+    async with running(tmp_path, nodes=paths.SIMULATED_NODES) as cluster:
         await cluster.helm(
             "install", "avatar", paths.REPOSITORY / "charts" / "avatar-operator",
             "--namespace", SYSTEM, "--create-namespace", "--set", f"gateway.apiKey.value={KEY}",

@@ -52,7 +52,9 @@ async def test_scale_subresource_sets_the_pods(space: Space) -> None:
 
 async def test_scaling_an_autoscaled_service_is_refused_in_words(space: Space) -> None:
     await space.apply("auto", autoscaling={"minReplicas": 0, "maxReplicas": 2})
-    with pytest.raises(errors.CommandFailed, match="set replicas or autoscaling, not both"):
+    with pytest.raises(
+        errors.CommandFailed, match=r"spec.replicas must not be set together with spec.autoscaling"
+    ):
         await space.kubectl("scale", "avs/auto", "--replicas=2")
 
 

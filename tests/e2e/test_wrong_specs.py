@@ -15,14 +15,16 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from avatar_operator.core import contracts
+from avatar_operator.core.resources.service import parse_service
 from avatar_operator.errors import InvalidResource
-from localcluster import certificates, errors, policyfuzz
+from localcluster import errors
+from localcluster.controlplane import certificates
+from localcluster.faults import policy_fuzz
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from localcluster.controlplane import ControlPlane
+    from localcluster.controlplane.cluster import ControlPlane
 
 pytestmark = pytest.mark.e2e
 
@@ -76,22 +78,22 @@ SERVICE_FAULTS: Final[dict[str, Wrong]] = {
     "replicas-and-autoscaling": Wrong(
         {"replicas": 2, "autoscaling": ONE_TO_TWO},
         "spec",
-        "set replicas or autoscaling, not both",
+        "spec.replicas must not be set together with spec.autoscaling",
     ),
     "batch-size-and-objective": Wrong(
         {"batchSize": 4, "objective": "latency"},
         "spec",
-        "set batchSize or objective, not both",
+        "spec.batchSize must not be set together with spec.objective",
     ),
     "min-above-max": Wrong(
         {"autoscaling": {"minReplicas": 3, "maxReplicas": 2}},
         "spec.autoscaling.minReplicas",
-        "minReplicas must not be above maxReplicas",
+        "minReplicas must be less than or equal to maxReplicas",
     ),
     "zero-with-a-minimum": Wrong(
         {"autoscaling": {**ONE_TO_TWO, "scaleToZeroAfterSeconds": 60}},
         "spec.autoscaling.scaleToZeroAfterSeconds",
-        "scaleToZeroAfterSeconds needs minReplicas 0",
+        "scaleToZeroAfterSeconds must not be set unless minReplicas is 0",
     ),
     "no-maximum": Wrong(
         {"autoscaling": {"minReplicas": 1}}, "spec.autoscaling.maxReplicas", "Required value"
@@ -139,7 +141,7 @@ SERVICE_FAULTS: Final[dict[str, Wrong]] = {
             }
         },
         "spec.autoscaling.reserve",
-        "reserve must be 0 where scaleToZeroAfterSeconds is set",
+        "reserve must be 0 if scaleToZeroAfterSeconds is set",
     ),
     "cost-as-a-number": Wrong(
         {"autoscaling": {"maxReplicas": 2, "maxCostPerHour": 12.5}},
@@ -154,7 +156,7 @@ SERVICE_FAULTS: Final[dict[str, Wrong]] = {
     "rate-of-nothing": Wrong(
         {"autoscaling": {"maxReplicas": 2, "rate": {"periodSeconds": 60}}},
         "spec.autoscaling.rate",
-        "set upPods or downPods",
+        "at least one of upPods and downPods must be set",
     ),
     "rate-of-zero": Wrong(
         {"autoscaling": {"maxReplicas": 2, "rate": {"upPods": 0}}},
@@ -175,7 +177,7 @@ SERVICE_FAULTS: Final[dict[str, Wrong]] = {
     "schedule-that-never-ends": Wrong(
         scheduled(end="0 8 * * mon-fri"),
         "spec.autoscaling.schedules[0]",
-        "start and end must be different times",
+        "start and end must be different",
     ),
     "schedule-without-end": Wrong(
         scheduled(end=None), "spec.autoscaling.schedules[0].end", "Required value"
@@ -188,17 +190,17 @@ SERVICE_FAULTS: Final[dict[str, Wrong]] = {
     "schedule-of-nothing": Wrong(
         scheduled(minReplicas=None),
         "spec.autoscaling.schedules[0]",
-        "set at least one of minReplicas, freeSessions and reserve",
+        "at least one of minReplicas, freeSessions and reserve must be set",
     ),
     "schedule-above-the-maximum": Wrong(
         scheduled(minReplicas=3),
         "spec.autoscaling.schedules",
-        "minReplicas of a schedule must not be above maxReplicas",
+        "minReplicas of a schedule must be less than or equal to maxReplicas",
     ),
     "schedule-with-a-wrong-name": Wrong(
         scheduled(name="Office"),
         "spec.autoscaling.schedules[0].name",
-        "a schedule's name has only small letters",
+        "a schedule name must consist of lowercase letters, digits and '-'",
     ),
     "two-schedules-of-a-name": Wrong(
         {
@@ -227,17 +229,17 @@ SERVICE_FAULTS: Final[dict[str, Wrong]] = {
     "no-source": Wrong(
         source(),
         "spec.model.source",
-        "set exactly one of persistentVolumeClaim, hostPath and image",
+        "exactly one of persistentVolumeClaim, hostPath and image must be set",
     ),
     "two-sources": Wrong(
         source(image={"path": "/m"}, hostPath={"path": "/m"}),
         "spec.model.source",
-        "set exactly one of persistentVolumeClaim, hostPath and image",
+        "exactly one of persistentVolumeClaim, hostPath and image must be set",
     ),
     "two-avatar-sources": Wrong(
         {"avatarSource": {"image": {"path": "/a"}, "hostPath": {"path": "/a"}}},
         "spec.avatarSource",
-        "set exactly one of persistentVolumeClaim, hostPath and image",
+        "exactly one of persistentVolumeClaim, hostPath and image must be set",
     ),
     "claim-without-name": Wrong(
         source(persistentVolumeClaim={"path": "models"}),
@@ -247,17 +249,17 @@ SERVICE_FAULTS: Final[dict[str, Wrong]] = {
     "path-out-of-the-claim": Wrong(
         source(persistentVolumeClaim={"claimName": "c", "path": "../other"}),
         "spec.model.source.persistentVolumeClaim.path",
-        "path must stay inside the volume",
+        "path must not contain '..', because it must stay inside the volume",
     ),
     "relative-host-path": Wrong(
         source(hostPath={"path": "models"}),
         "spec.model.source.hostPath.path",
-        "path must be absolute",
+        "path must be absolute; it must start with '/'",
     ),
     "relative-image-path": Wrong(
         {"avatarSource": {"image": {"path": "avatars"}}},
         "spec.avatarSource.image.path",
-        "path must be absolute",
+        "path must be absolute; it must start with '/'",
     ),
     "host-path-with-dots": Wrong(
         source(hostPath={"path": "/data/../etc"}),
@@ -265,13 +267,17 @@ SERVICE_FAULTS: Final[dict[str, Wrong]] = {
         "must not contain '..'",
     ),
     "avatar-with-a-slash": Wrong(
-        {"avatars": ["anna", "a/b"]}, "spec.avatars[1]", "only small letters, digits and '-'"
+        {"avatars": ["anna", "a/b"]},
+        "spec.avatars[1]",
+        "an avatar name must consist of lowercase letters, digits and '-'",
     ),
     "avatar-with-a-comma": Wrong(
-        {"avatars": ["anna,ben"]}, "spec.avatars[0]", "only small letters, digits and '-'"
+        {"avatars": ["anna,ben"]},
+        "spec.avatars[0]",
+        "an avatar name must consist of lowercase letters, digits and '-'",
     ),
     "avatar-twice": Wrong(
-        {"avatars": ["anna", "anna"]}, "spec.avatars", "avatars must not repeat a name"
+        {"avatars": ["anna", "anna"]}, "spec.avatars", "avatars must not contain duplicate names"
     ),
     "too-many-avatars": Wrong(
         {"avatars": [f"a{n}" for n in range(65)]}, "spec.avatars", "at most 64 items"
@@ -281,12 +287,12 @@ SERVICE_FAULTS: Final[dict[str, Wrong]] = {
     "class-twice": Wrong(
         {"placement": {"gpuClasses": ["l4", "l4"]}},
         "spec.placement.gpuClasses",
-        "gpuClasses must not repeat a class",
+        "gpuClasses must not contain duplicate names",
     ),
     "product-as-class": Wrong(
         {"placement": {"gpuClasses": ["NVIDIA-L4"]}},
         "spec.placement.gpuClasses[0]",
-        "the name of a GPUProfile, for example rtx-4090",
+        "a GPU class must be the name of a GPUProfile, for example rtx-4090",
     ),
     "unknown-when-full": Wrong(
         {"placement": {"whenFull": "queue"}},
@@ -306,17 +312,17 @@ SERVICE_FAULTS: Final[dict[str, Wrong]] = {
     "toleration-of-any-value": Wrong(
         tolerating(key="a", operator="Exists", value="b"),
         "spec.placement.tolerations[0]",
-        "operator Exists has no value",
+        "value must be empty if operator is Exists",
     ),
     "toleration-of-nothing": Wrong(
         tolerating(value="b"),
         "spec.placement.tolerations[0]",
-        "without a key needs operator Exists",
+        "operator must be Exists if key is empty",
     ),
     "patience-without-execution": Wrong(
         tolerating(key="a", tolerationSeconds=5),
         "spec.placement.tolerations[0]",
-        "tolerationSeconds needs effect NoExecute",
+        "effect must be NoExecute if tolerationSeconds is set",
     ),
     "negative-drain": Wrong(
         {"sessions": {"drainTimeoutSeconds": -1}},
@@ -336,29 +342,33 @@ SERVICE_FAULTS: Final[dict[str, Wrong]] = {
     "bridge": Wrong(
         {"upstream": BRIDGE},
         "spec.upstream.mode",
-        "mode bridge is not supported by this version; use drive",
+        "mode bridge is not supported in this version; use mode drive",
     ),
     "bridge-to-nowhere": Wrong(
         {"upstream": {"mode": "bridge"}},
         "spec.upstream",
-        "mode bridge needs url, model and apiKeySecretRef",
+        "url, model and apiKeySecretRef must be set in mode bridge",
     ),
     "drive-with-an-address": Wrong(
-        {"upstream": {"url": "wss://speech.example"}}, "spec.upstream", "belong to mode bridge"
+        {"upstream": {"url": "wss://speech.example"}},
+        "spec.upstream",
+        "url, model and apiKeySecretRef must not be set in mode drive",
     ),
     "address-of-a-page": Wrong(
         {"upstream": {**BRIDGE, "url": "https://speech.example"}},
         "spec.upstream.url",
-        "url must begin with wss:// or ws://",
+        "url must start with wss:// or ws://",
     ),
     "tenant-in-capitals": Wrong(
-        {"tenants": ["Acme"]}, "spec.tenants[0]", "only small letters, digits and '-'"
+        {"tenants": ["Acme"]},
+        "spec.tenants[0]",
+        "a tenant name must consist of lowercase letters, digits and '-'",
     ),
     "tenant-twice": Wrong({"tenants": ["acme", "acme"]}, "spec.tenants[1]", "Duplicate value"),
     "own-gpu": Wrong(
         template(resources={"limits": {"nvidia.com/gpu": 2}}),
         "spec.template.resources.limits",
-        "GPUs are asked for by the operator",
+        "nvidia.com/ resources must not be set, because the operator requests the GPU",
     ),
     "memory-in-words": Wrong(
         template(resources={"limits": {"memory": "much"}}),
@@ -368,17 +378,17 @@ SERVICE_FAULTS: Final[dict[str, Wrong]] = {
     "variable-of-the-operator": Wrong(
         template(env=[{"name": "AVATAR_CAPACITY", "value": "9"}]),
         "spec.template.env[0].name",
-        "this variable is set by the operator from the spec",
+        "this variable is reserved for the operator, which sets it from the spec",
     ),
     "variable-with-a-dash": Wrong(
         template(env=[{"name": "MY-NAME", "value": "9"}]),
         "spec.template.env[0].name",
-        "only letters, digits and '_'",
+        "a variable name must consist of letters, digits and '_'",
     ),
     "variable-of-two-minds": Wrong(
         template(env=[{"name": "A", "value": "b", "valueFrom": {}}]),
         "spec.template.env[0]",
-        "set value or valueFrom, not both",
+        "value must not be set together with valueFrom",
     ),
     "variable-of-a-number": Wrong(
         template(env=[{"name": "A", "value": 1}]),
@@ -391,22 +401,22 @@ SERVICE_FAULTS: Final[dict[str, Wrong]] = {
     "volume-of-the-operator": Wrong(
         template(volumes=[{"name": "models", "emptyDir": {}}]),
         "spec.template.volumes[0].name",
-        "are used by the operator",
+        "the volume names models, avatars and tmp are reserved for the operator",
     ),
     "mount-of-the-operator": Wrong(
         template(volumeMounts=[{"name": "x", "mountPath": "/models"}]),
         "spec.template.volumeMounts[0].mountPath",
-        "are mounted by the operator",
+        "the mount paths /models, /avatars and /tmp are reserved for the operator",
     ),
     "relative-mount": Wrong(
         template(volumeMounts=[{"name": "x", "mountPath": "data"}]),
         "spec.template.volumeMounts[0].mountPath",
-        "mountPath must be absolute",
+        "mountPath must be absolute; it must start with '/'",
     ),
     "label-of-the-operator": Wrong(
         template(labels={"avatar.musetalk.io/live": "true"}),
         "spec.template.labels",
-        "are set by the operator",
+        "keys that start with avatar.musetalk.io/ or app.kubernetes.io/ are reserved",
     ),
     "misspelt-field": Wrong({"gpuClass": "l4"}, "spec.gpuClass", "unknown field"),
 }
@@ -452,7 +462,7 @@ PROFILE_FAULTS: Final[dict[str, Wrong]] = {
     "memory-upside-down": Wrong(
         profile(match={"products": ["X"], "memoryMiB": {"min": 3, "max": 2}}),
         "spec.match.memoryMiB.min",
-        "min must not be above max",
+        "min must be less than or equal to max",
     ),
     "memory-with-a-unit": Wrong(
         profile(match={"products": ["X"], "memoryMiB": {"min": "24Gi", "max": 2}}),
@@ -479,7 +489,7 @@ PROFILE_FAULTS: Final[dict[str, Wrong]] = {
         profile(curves=profile()["curves"] * 2), "spec.curves[1]", "Duplicate value"
     ),
     "curve-of-a-bare-version": Wrong(
-        profile(model="v15"), f"{CURVE}.model", "model must be VERSION/DECODER/PRECISION"
+        profile(model="v15"), f"{CURVE}.model", "model must have the form VERSION/DECODER/PRECISION"
     ),
     "base-of-zero": Wrong(profile(baseMiB=0), f"{CURVE}.baseMiB", "greater than or equal to 1"),
     "negative-frame": Wrong(
@@ -493,13 +503,17 @@ PROFILE_FAULTS: Final[dict[str, Wrong]] = {
         profile(frameBatchMs=[[1, 22.5, 3]]), f"{TIMES}[0]", "at most 2 items"
     ),
     "falling-batches": Wrong(
-        profile(frameBatchMs=[[4, 20], [1, 30]]), TIMES, "must rise by batch size"
+        profile(frameBatchMs=[[4, 20], [1, 30]]),
+        TIMES,
+        "batch sizes in frameBatchMs must be in ascending order",
     ),
     "batch-twice": Wrong(
-        profile(frameBatchMs=[[4, 20], [4, 30]]), TIMES, "must rise by batch size, each size once"
+        profile(frameBatchMs=[[4, 20], [4, 30]]),
+        TIMES,
+        "must be in ascending order without duplicates",
     ),
     "falling-times": Wrong(
-        profile(frameBatchMs=[[1, 30], [4, 20]]), TIMES, "must not fall by time"
+        profile(frameBatchMs=[[1, 30], [4, 20]]), TIMES, "times in frameBatchMs must not decrease"
     ),
     "half-a-frame": Wrong(
         profile(frameBatchMs=[[1.5, 30]]), TIMES, "must be a whole number from 1 to 1024"
@@ -730,11 +744,11 @@ def test_the_operator_takes_the_same_policies_as_the_api_server(
     chance = random.Random(seed)
     verdicts = set()
     for _ in range(100):
-        spec = {"autoscaling": policyfuzz.autoscaling(chance)}
+        spec = {"autoscaling": policy_fuzz.autoscaling(chance)}
         answer = api.post(SERVICES, params=DRY_RUN, json=body("AvatarService", spec))
         faults: tuple[object, ...] = ()
         try:
-            contracts.parse_service(body("AvatarService", spec))
+            parse_service(body("AvatarService", spec))
         except InvalidResource as error:
             faults = tuple(error.faults)
         taken = answer.status_code == httpx.codes.CREATED
@@ -761,9 +775,9 @@ def test_examples_are_taken(api: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("name", "rule"),
     [
-        ("a" * 41, "name may have at most 40 characters"),
-        ("my.service", "only small letters, digits and '-'"),
-        ("1st", "name must begin with a letter"),
+        ("a" * 41, "metadata.name must be no more than 40 characters"),
+        ("my.service", "metadata.name must consist of lowercase letters, digits and '-'"),
+        ("1st", "must start with a letter"),
     ],
     ids=["long", "dotted", "digit-first"],
 )
@@ -776,7 +790,7 @@ def test_name_that_breaks_the_names_of_pods_is_refused(
 
 def test_profile_needs_a_name_that_fits_a_label(api: httpx.Client) -> None:
     answer = api.post(PROFILES, params=DRY_RUN, json=body("GPUProfile", profile(), "a" * 64))
-    assert "name may have at most 63 characters" in message(answer)
+    assert "metadata.name must be no more than 63 characters" in message(answer)
 
 
 def test_service_without_spec_is_refused(api: httpx.Client) -> None:
@@ -812,7 +826,7 @@ def test_version_of_the_model_cannot_change(api: httpx.Client) -> None:
     headers = {"content-type": "application/merge-patch+json"}
     answer = api.patch(f"{SERVICES}/pinned", params=DRY_RUN, json=patch, headers=headers)
     assert "spec.model.version" in message(answer)
-    assert "model.version cannot change; create a new service" in message(answer)
+    assert "spec.model.version is immutable; create a new service" in message(answer)
 
 
 async def test_scale_works_with_replicas_and_is_refused_with_autoscaling(
@@ -829,7 +843,7 @@ async def test_scale_works_with_replicas_and_is_refused_with_autoscaling(
     assert await resources.kubectl("get", "-n", NAMESPACE, "avs/fixed", *replicas) == "2"
     with pytest.raises(errors.CommandFailed) as refusal:
         await resources.kubectl("scale", "-n", NAMESPACE, "avs/scaled", "--replicas=2")
-    assert "set replicas or autoscaling, not both" in str(refusal.value)
+    assert "spec.replicas must not be set together with spec.autoscaling" in str(refusal.value)
 
 
 async def test_columns_are_those_of_the_contract(resources: ControlPlane) -> None:

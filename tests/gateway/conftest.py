@@ -24,8 +24,8 @@ from avatar_gateway.metrics import Metrics
 from avatar_gateway.serving.admin import Admin
 from avatar_gateway.serving.app import Gateway
 from avatar_gateway.serving.auth import Door
-from avatar_gateway.serving.listening import listening
-from avatar_gateway.serving.placing import Placer
+from avatar_gateway.serving.placement import Placer
+from avatar_gateway.serving.server import listening
 from avatar_gateway.serving.sessions import Sessions
 
 if TYPE_CHECKING:

@@ -1,5 +1,7 @@
 """The chart carries the CRDs of `crds/` byte for byte; the operator packages them as they are."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]

@@ -1,5 +1,7 @@
 """The operator's offline plan and the runtime's simulated devices know the chart's GPU profiles."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """No file names a package registry or a path of the machine it was written on."""
 
+from __future__ import annotations
+
 import re
 import subprocess
 from pathlib import Path

@@ -1,5 +1,7 @@
 """The source roots stay plain folders, and no module hides one of the standard library."""
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 

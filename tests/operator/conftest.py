@@ -10,11 +10,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from avatar_operator.core import contracts, manifests, model, planning, rollout
-from avatar_operator.fencing import Fence
+import avatar_operator
+from avatar_operator.core.manifests.pod import hash_spec
+from avatar_operator.core.planning import planner, rollout
+from avatar_operator.core.resources.gpu_profile import Curve, GPUProfile, parse_profile
+from avatar_operator.core.resources.node import Node
+from avatar_operator.core.resources.pod import PodUse, RuntimePod
+from avatar_operator.core.resources.service import Service, parse_service
+from avatar_operator.core.resources.state import PodState
+from avatar_operator.fence import Fence
 
 if TYPE_CHECKING:
-    from avatar_operator.core import sizing
+    from avatar_operator.core.autoscaling import inputs
 
 Body = dict[str, Any]
 
@@ -34,8 +41,8 @@ class Make:
         metadata = {"name": "concierge", "namespace": "acme", "uid": "s1", "generation": 3}
         return {"kind": "AvatarService", "metadata": metadata, "spec": spec}
 
-    def service(self, **spec: object) -> model.Service:
-        return contracts.parse_service(self.service_body(**spec))
+    def service(self, **spec: object) -> Service:
+        return parse_service(self.service_body(**spec))
 
     def profile_body(self, name: str = "rtx-4090", **spec: object) -> Body:
         match = {
@@ -45,15 +52,15 @@ class Make:
         full = {"match": match, "curves": [copy.deepcopy(CURVE)], **spec}
         return {"kind": "GPUProfile", "metadata": {"name": name, "uid": name}, "spec": full}
 
-    def profile(self, name: str = "rtx-4090", **spec: object) -> model.GPUProfile:
-        return contracts.parse_profile(self.profile_body(name, **spec))
+    def profile(self, name: str = "rtx-4090", **spec: object) -> GPUProfile:
+        return parse_profile(self.profile_body(name, **spec))
 
-    def shipped(self) -> tuple[model.GPUProfile, ...]:
+    def shipped(self) -> tuple[GPUProfile, ...]:
         """Return the profiles that the chart ships."""
-        path = Path(contracts.__file__).parents[1] / "gpu_profiles.json"
+        path = Path(avatar_operator.__file__).parent / "gpu_profiles.json"
         specs = json.loads(path.read_text())
         bodies = ({"metadata": {"name": name}, "spec": spec} for name, spec in specs.items())
-        return tuple(map(contracts.parse_profile, bodies))
+        return tuple(map(parse_profile, bodies))
 
     def node_body(self, name: str = "n1", gpus: int = 2, **labels: str) -> Body:
         known = {"nvidia.com/gpu.product": "NVIDIA-GeForce-RTX-4090"}
@@ -68,7 +75,7 @@ class Make:
             },
         }
 
-    def node(self, name: str = "n1", **changes: object) -> model.Node:
+    def node(self, name: str = "n1", **changes: object) -> Node:
         fields: Body = {
             "labels": {
                 "nvidia.com/gpu.product": "NVIDIA-GeForce-RTX-4090",
@@ -80,9 +87,9 @@ class Make:
             "taints": (),
             **changes,
         }
-        return model.Node(name=name, **fields)
+        return Node(name=name, **fields)
 
-    def pod(self, name: str = "p0", **changes: object) -> model.RuntimePod:
+    def pod(self, name: str = "p0", **changes: object) -> RuntimePod:
         fields: Body = {
             "namespace": "acme",
             "uid": f"uid-{name}",
@@ -104,7 +111,7 @@ class Make:
             "trouble": "",
             **changes,
         }
-        return model.RuntimePod(name=name, **fields)
+        return RuntimePod(name=name, **fields)
 
     def pod_body(self, name: str = "p0", *, gpus: int = 1, **changes: Any) -> Body:
         labels = {
@@ -145,7 +152,7 @@ class Make:
             body[part].update(fields)
         return body
 
-    def state(self, sessions: int = 0, **changes: object) -> model.PodState:
+    def state(self, sessions: int = 0, **changes: object) -> PodState:
         fields: Body = {
             "capacity": 2,
             "free": 2 - min(2, sessions),
@@ -154,16 +161,16 @@ class Make:
             "age_s": 0.1,
             **changes,
         }
-        return model.PodState(sessions=sessions, **fields)
+        return PodState(sessions=sessions, **fields)
 
     def curve(
         self, base: int = 1000, per_frame: int = 100, points: Any = ((1, 10.0), (64, 640.0))
-    ) -> model.Curve:
-        return model.Curve("v15/sd-vae/fp16", base, per_frame, tuple(points))
+    ) -> Curve:
+        return Curve("v15/sd-vae/fp16", base, per_frame, tuple(points))
 
 
 NOW = 10_000.0
-RULES = planning.Rules("image")
+RULES = planner.Rules("image")
 
 
 class Scene:
@@ -172,19 +179,17 @@ class Scene:
     def __init__(self, make: Make, gpus: int, spec: Body) -> None:
         self.make = make
         self.service = make.service(**spec)
-        self.hash = manifests.spec_hash(self.service, RULES.image)
+        self.hash = hash_spec(self.service, RULES.image)
         self.nodes = [make.node(gpus=gpus)]
         self.profiles = [make.profile()]
-        self.pods: list[model.RuntimePod] = []
-        self.states: dict[str, model.PodState] = {}
+        self.pods: list[RuntimePod] = []
+        self.states: dict[str, PodState] = {}
         self.has_secret = True
-        self.sight: sizing.Scene | None = None
+        self.sight: inputs.Scene | None = None
         self.has_budget = True
         self.halted: rollout.Halt | None = None
 
-    def add(
-        self, name: str, state: model.PodState | None = None, **changes: Any
-    ) -> model.RuntimePod:
+    def add(self, name: str, state: PodState | None = None, **changes: Any) -> RuntimePod:
         live = state is not None and state.sessions > 0  # as it is a moment after
         marks = {"live": live, "shielded": live}
         pod = self.make.pod(name, **{"spec_hash": self.hash, **marks, **changes})
@@ -193,9 +198,9 @@ class Scene:
             self.states[pod.uid] = state
         return pod
 
-    def plan(self, now: float = NOW) -> planning.Plan:
-        uses = [model.PodUse(pod.node, 1, pod.gpu_class) for pod in self.pods if not pod.ended]
-        observed = planning.Observed(
+    def plan(self, now: float = NOW) -> planner.Plan:
+        uses = [PodUse(pod.node, 1, pod.gpu_class) for pod in self.pods if not pod.ended]
+        observed = planner.Observed(
             nodes=tuple(self.nodes),
             uses=tuple(uses),
             profiles=tuple(self.profiles),
@@ -206,7 +211,7 @@ class Scene:
             has_budget=self.has_budget,
             halted=self.halted,
         )
-        return planning.plan(self.service, observed, RULES, now)
+        return planner.plan(self.service, observed, RULES, now)
 
     def actions(self, now: float = NOW) -> list[tuple[str, str]]:
         return [(type(action).__name__, action.name) for action in self.plan(now).actions]

@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from avatar_operator import health, metrics
-from avatar_operator.core.model import ServiceKey
+from avatar_operator.core.resources.service import ServiceKey
 from avatar_operator.settings import Address
 
 ANY = Address("127.0.0.1", 0)

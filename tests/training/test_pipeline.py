@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from avatar_runtime.avatars import cache
-from avatar_runtime.engine.model import load
+from avatar_runtime.engine.networks.musetalk import load
 from avatar_training import pipeline, products
 from avatar_training.networks import Sizes
 

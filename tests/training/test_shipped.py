@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from avatar_runtime.avatars import cache
-from avatar_runtime.engine.model import load
+from avatar_runtime.engine.networks.musetalk import load
 from avatar_training import pipeline
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

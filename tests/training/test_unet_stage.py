@@ -8,8 +8,8 @@ import torch
 from transformers import WhisperFeatureExtractor
 
 from avatar_runtime.audio.utterance import Utterance as RuntimeUtterance
-from avatar_runtime.engine import whisper as runtime_whisper
-from avatar_runtime.engine.model import load
+from avatar_runtime.engine.networks import whisper as runtime_whisper
+from avatar_runtime.engine.networks.musetalk import load
 from avatar_training import networks, unet_stage
 from avatar_training.audio_stage import LOOK_AHEAD_STEPS, LogMel, random_contexts
 from avatar_training.networks import Sizes

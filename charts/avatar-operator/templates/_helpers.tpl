@@ -2,7 +2,7 @@
 {{- .Values.nameOverride | default .Chart.Name | trunc 45 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* 45 characters at most, so that the longest suffix in use, -operator-services, brings a name to 63. */}}
+{{/* No more than 45 characters, so that a name with the longest suffix, -operator-services, has no more than 63. */}}
 {{- define "avatar.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 45 | trimSuffix "-" -}}
@@ -16,7 +16,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Call with (dict "root" $ "component" "operator"); without component for objects of the release. */}}
+{{/* Call with (dict "root" $ "component" "operator"). Omit component for objects that belong to the whole release. */}}
 {{- define "avatar.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
@@ -48,15 +48,22 @@ app.kubernetes.io/component: {{ . }}
 {{- else if $account.create -}}
 {{- printf "%s-%s" (include "avatar.fullname" .root) .component -}}
 {{- else -}}
-{{- fail (printf "%s.serviceAccount.name is empty, and serviceAccount.create is false: name an existing ServiceAccount" .component) -}}
+{{- fail (printf "%s.serviceAccount.name must be set to an existing ServiceAccount if %s.serviceAccount.create is false" .component .component) -}}
 {{- end -}}
 {{- end -}}
 
 {{- define "avatar.apiKeySecret" -}}
 {{- if and .Values.gateway.apiKey.existingSecret .Values.gateway.apiKey.value -}}
-{{- fail "set gateway.apiKey.existingSecret or gateway.apiKey.value, not both" -}}
+{{- fail "gateway.apiKey.existingSecret must not be set together with gateway.apiKey.value" -}}
 {{- end -}}
 {{- .Values.gateway.apiKey.existingSecret | default (printf "%s-api-key" (include "avatar.fullname" .)) -}}
+{{- end -}}
+
+{{/*
+With --reuse-values, the values of an earlier release contain operator.logFormat and do not contain logFormat.
+*/}}
+{{- define "avatar.logFormat" -}}
+{{- .Values.operator.logFormat | default .Values.logFormat | default "json" -}}
 {{- end -}}
 
 {{- define "avatar.controlSecret" -}}
@@ -67,7 +74,7 @@ app.kubernetes.io/component: {{ . }}
 {{- printf "%s-operator" (include "avatar.fullname" .) -}}
 {{- end -}}
 
-{{/* The part of a pod's spec that both components shape by their values. */}}
+{{/* Scheduling fields of a pod spec, from the values of a component. Call with the values of the component. */}}
 {{- define "avatar.podPlacement" -}}
 {{- with .priorityClassName }}
 priorityClassName: {{ . }}

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import WSMsgType, web
 
 from avatar_gateway import errors
-from avatar_gateway.core import asking, credentials, refusing
-from avatar_gateway.core.waiting import WORTH
-from avatar_gateway.serving import placing, proxy
-from avatar_gateway.serving.waiting import Waiting
+from avatar_gateway.core import credentials, refusals, requests
+from avatar_gateway.core.wait_queue import WORTH
+from avatar_gateway.serving import placement, proxy
+from avatar_gateway.serving.wait_queue import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -42,7 +42,7 @@ class Gateway:
     def __init__(
         self,
         door: Door,
-        placer: placing.Placer,
+        placer: placement.Placer,
         sessions: Sessions,
         metrics: Metrics,
         is_synced: Callable[[], bool],
@@ -104,33 +104,33 @@ class Gateway:
             placed = await self._place(asked, request, offered)
         except errors.Refusal as refusal:
             self._metrics.rejected(refusal.code)
-            way = refusing.way(refusal.code)
-            if way.close is None or not asking.refuses_by_close(query):
+            way = refusals.way(refusal.code)
+            if way.close is None or not requests.refuses_by_close(query):
                 return refused(refusal)
-            return await _close(request, offered, refusing.error_object(refusal), way.close)
+            return await _close(request, offered, refusals.error_object(refusal), way.close)
         except errors.PodAnswer as answer:
             self._metrics.rejected("pod")
-            if not asking.refuses_by_close(query):
+            if not requests.refuses_by_close(query):
                 return web.Response(status=answer.status, body=answer.body, headers=answer.headers)
-            code = refusing.close_for_status(answer.status)
+            code = refusals.close_for_status(answer.status)
             return await _close(request, offered, answer.error, code)
         if placed is None:
             return await self._wait(asked, request, offered)
         caller = _socket(offered, placed.socket.protocol)
         return await self._hold(asked.model, placed, caller, caller.prepare(request))
 
-    def _check(self, request: web.Request, query: Query, offered: Sequence[str]) -> asking.Asked:
+    def _check(self, request: web.Request, query: Query, offered: Sequence[str]) -> requests.Asked:
         # With what was offered, so that the library finds nothing to complain of in its log.
         if not web.WebSocketResponse(protocols=offered).can_prepare(request):
             raise errors.Refusal("upgrade_required", "this address speaks WebSocket only")
         self._door.check_url(query)
         # An unauthenticated caller learns nothing but that, whatever else is wrong.
         self._door.admit(request.headers, offered, dict(query).get("model", ""))
-        return asking.parse(query)
+        return requests.parse(query)
 
     async def _place(
-        self, asked: asking.Asked, request: web.Request, offered: Sequence[str]
-    ) -> placing.Placed | None:
+        self, asked: requests.Asked, request: web.Request, offered: Sequence[str]
+    ) -> placement.Placed | None:
         """Return the caller's session, None if it has to wait for one."""
         loop = asyncio.get_running_loop()
         begun = loop.time()
@@ -155,14 +155,14 @@ class Gateway:
         return placed
 
     async def _ask(
-        self, asked: asking.Asked, request: web.Request, offered: Sequence[str]
-    ) -> placing.Placed:
+        self, asked: requests.Asked, request: web.Request, offered: Sequence[str]
+    ) -> placement.Placed:
         passed = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
         protocols = [name for name in offered if not name.startswith(credentials.PROTOCOL_PREFIX)]
         return await self._placer.place(asked, protocols, passed)
 
     async def _wait(
-        self, asked: asking.Asked, request: web.Request, offered: Sequence[str]
+        self, asked: requests.Asked, request: web.Request, offered: Sequence[str]
     ) -> web.StreamResponse:
         """Hold a caller until a slot comes free; from now on refusals are an event and a close."""
         caller = _socket(offered, None)
@@ -175,11 +175,11 @@ class Gateway:
         except errors.Refusal as refusal:
             self._sessions.rejected(asked.model)
             self._metrics.rejected(refusal.code)
-            code = refusing.way(refusal.code).close or _FAULT
-            return await _end(caller, refusing.error_object(refusal), code)
+            code = refusals.way(refusal.code).close or _FAULT
+            return await _end(caller, refusals.error_object(refusal), code)
         except errors.PodAnswer as answer:
             self._metrics.rejected("pod")
-            return await _end(caller, answer.error, refusing.close_for_status(answer.status))
+            return await _end(caller, answer.error, refusals.close_for_status(answer.status))
         except ConnectionError:
             return caller
         self._metrics.placed(asyncio.get_running_loop().time() - begun)
@@ -193,7 +193,7 @@ class Gateway:
     async def _hold(
         self,
         model: str,
-        placed: placing.Placed,
+        placed: placement.Placed,
         caller: web.WebSocketResponse[bool],
         opening: Awaitable[object],
     ) -> web.StreamResponse:
@@ -234,8 +234,8 @@ def _socket(offered: Sequence[str], chosen: str | None) -> web.WebSocketResponse
     return web.WebSocketResponse(
         protocols=() if answer is None else (answer,),
         compress=False,
-        heartbeat=placing.HEARTBEAT_S,
-        max_msg_size=placing.MAX_MESSAGE_BYTES + 1,
+        heartbeat=placement.HEARTBEAT_S,
+        max_msg_size=placement.MAX_MESSAGE_BYTES + 1,
         timeout=_CLOSE_S,
         decode_text=False,
     )
@@ -243,9 +243,9 @@ def _socket(offered: Sequence[str], chosen: str | None) -> web.WebSocketResponse
 
 def refused(refusal: errors.Refusal) -> web.Response:
     """Return the HTTP answer to a caller turned away before the upgrade."""
-    way = refusing.way(refusal.code)
+    way = refusals.way(refusal.code)
     return web.json_response(
-        {"error": refusing.error_object(refusal)}, status=way.status, headers=dict(way.headers)
+        {"error": refusals.error_object(refusal)}, status=way.status, headers=dict(way.headers)
     )
 
 

@@ -8,7 +8,7 @@ from time import time
 from typing import TYPE_CHECKING, Any, Final
 
 from avatar_gateway import errors
-from avatar_gateway.core import asking, credentials
+from avatar_gateway.core import credentials, requests
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ class Door:
         Raises:
             Refusal: it has one.
         """
-        asking.check_no_key(query, self._api_key)
+        requests.check_no_key(query, self._api_key)
 
     def admit(
         self, headers: Mapping[str, str], subprotocols: Sequence[str], model: str | None
@@ -61,7 +61,7 @@ class Door:
             parsed = json.loads(body or b"{}")
         except (ValueError, RecursionError) as error:
             raise errors.Refusal("invalid_query", "the body is no JSON") from error
-        asked = asking.parse_secret(parsed)
+        asked = requests.parse_secret(parsed)
         expires_at = int(time()) + asked.ttl_s
         secret = credentials.ClientSecret(expires_at, asked.model)
         return {

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from avatar_gateway.core.demand import Arrivals
+from avatar_gateway.core.arrivals import Arrivals
 from avatar_gateway.serving import proxy
 
 if TYPE_CHECKING:

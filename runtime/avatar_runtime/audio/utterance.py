@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from avatar_runtime.audio import energy, resampling
-from avatar_runtime.batching.windows import GROUP_FRAMES, AudioWindow
+from avatar_runtime.batching.frames import GROUP_FRAMES, AudioWindow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from avatar_runtime import errors
-from avatar_runtime.batching.frames import FrameRequest
-from avatar_runtime.batching.windows import GROUP_FRAMES, AudioWindow
+from avatar_runtime.batching.frames import GROUP_FRAMES, AudioWindow, FrameRequest
 from avatar_runtime.engine.device import MIB, Calibration, Device
 
 if TYPE_CHECKING:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Generic
 
 from avatar_runtime.errors import ProtocolError
-from avatar_runtime.protocol.items import Item, Items
+from avatar_runtime.protocol.conversation import Item, Items
 from avatar_runtime.protocol.turn import Phase, Step, Turn, Utterance, W
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from avatar_runtime.protocol.formats import AudioFormat
+    from avatar_runtime.protocol.audio_formats import AudioFormat
     from avatar_runtime.protocol.outbox import Outbox
 
 UNSPOKEN_S: Final = 600

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from avatar_runtime.errors import ProtocolError
 
 if TYPE_CHECKING:
-    from avatar_runtime.protocol import messages
+    from avatar_runtime.protocol import client_events
     from avatar_runtime.protocol.outbox import Outbox
 
 
@@ -56,7 +56,7 @@ class Playback:
         self._send("output_audio_buffer.cleared", response_id=self._last_media_id, epoch=epoch)
         self._become_idle()
 
-    def ack(self, ack: messages.Ack, epoch: int) -> None:
+    def ack(self, ack: client_events.Ack, epoch: int) -> None:
         """Take note of what the client has played of a finished response."""
         for playing in self._playing:
             if playing.response_id == ack.response_id:
@@ -66,7 +66,7 @@ class Playback:
                     self._stop(playing, epoch)
                 return
 
-    def check(self, ack: messages.Ack, frames: float) -> None:
+    def check(self, ack: client_events.Ack, frames: float) -> None:
         """Raise `ProtocolError` if the client has played more than the frames that were sent."""
         sent_ms = frames * 1000 / self._fps
         if ack.pts_ms > sent_ms:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic
 
-from avatar_runtime.protocol import events
+from avatar_runtime.protocol import server_events
 from avatar_runtime.protocol.turn import AudioPiece, Gap, Media, Phase, Picture, Turn, W
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from avatar_runtime.protocol.items import Item, Items
+    from avatar_runtime.protocol.conversation import Item, Items
     from avatar_runtime.protocol.outbox import Outbox
 
 
@@ -45,15 +45,15 @@ class Response(Generic[W]):
         previous = items.add(self.item)
         described = self.item.describe()
         self._send("conversation.item.added", item=described, previous_item_id=previous)
-        place = events.place(self.id, self.item)
-        self._send("response.content_part.added", **place, part=events.PART)
+        place = server_events.place(self.id, self.item)
+        self._send("response.content_part.added", **place, part=server_events.PART)
 
     def tell_end(self, items: Items, epoch: int) -> None:
         """Say how it has ended: turn and item are in their last state."""
-        place = events.place(self.id, self.item)
+        place = server_events.place(self.id, self.item)
         self._send("response.output_audio.done", **place)
         self._send_video_done(epoch)
-        self._send("response.content_part.done", **place, part=events.PART)
+        self._send("response.content_part.done", **place, part=server_events.PART)
         self._send_item("response.output_item.done")
         previous = items.previous(self.item)
         described = self.item.describe()
@@ -68,7 +68,7 @@ class Response(Generic[W]):
             case AudioPiece():
                 self.item.audio_ms = turn.samples_sent * 1000 // audio.rate
                 if audio_deltas:
-                    delta = events.audio_delta(self.id, self.item, epoch, audio, media)
+                    delta = server_events.audio_delta(self.id, self.item, epoch, audio, media)
                     self._send("response.output_audio.delta", **delta)
             case Gap():
                 self._send(
@@ -81,7 +81,7 @@ class Response(Generic[W]):
             case Picture():
                 first_since = turn.speakable_at if media.frame_index == 0 else None
                 offset = media.frame_index * audio.samples_per_frame(self.fps)
-                delta = events.video_delta(
+                delta = server_events.video_delta(
                     self.id, self.item, epoch, media, offset_samples=offset, rate=audio.rate
                 )
                 text = self.outbox.number("response.video.delta", delta)
@@ -100,12 +100,12 @@ class Response(Generic[W]):
             frames=turn.frames_sent,
             dropped=turn.frames_dropped,
             audio_samples=turn.samples_sent,
-            audio_ms=events.milliseconds(turn.samples_sent, turn.format.rate),
-            video_ms=events.whole(turn.positions * 1000 / self.fps),
+            audio_ms=server_events.milliseconds(turn.samples_sent, turn.format.rate),
+            video_ms=server_events.whole(turn.positions * 1000 / self.fps),
         )
 
     def _describe(self, status: str) -> dict[str, object]:
-        return events.response(
+        return server_events.response(
             self.id,
             self.conversation_id,
             status,

@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, assert_never
 
 from avatar_runtime.errors import ProtocolError
-from avatar_runtime.protocol import events, messages
-from avatar_runtime.protocol.configuration import Configuration, Overrun, Update
+from avatar_runtime.protocol import client_events, server_events
 from avatar_runtime.protocol.outbox import Outbox
-from avatar_runtime.protocol.rates import RateWindow
+from avatar_runtime.protocol.rate_limit import RateWindow
+from avatar_runtime.protocol.session_config import Configuration, Overrun, Update
 from avatar_runtime.protocol.speech import FrameDue, Speech, needs_silence
 from avatar_runtime.protocol.turn import Picture, Utterance, W
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from avatar_runtime.protocol.configuration import Character, ReadOnly
+    from avatar_runtime.protocol.audio_formats import AudioFormat
     from avatar_runtime.protocol.fields import Fields
-    from avatar_runtime.protocol.formats import AudioFormat
+    from avatar_runtime.protocol.session_config import Character, ReadOnly
 
 UNREAD_CHARACTERS: Final = 1024 * 1024
 EVENTS_PER_S: Final = 1000
@@ -120,10 +120,10 @@ class Session(Generic[W]):
         try:
             self._check_rate(now)
             if isinstance(message, bytes):
-                raise messages.binary_refused(len(message))
-            fields = messages.load(message)
-            event_id = messages.event_id(fields)
-            self._handle(messages.parse(fields), event_id, now)
+                raise client_events.binary_refused(len(message))
+            fields = client_events.load(message)
+            event_id = client_events.event_id(fields)
+            self._handle(client_events.parse(fields), event_id, now)
         except ProtocolError as error:
             self._refuse(error, event_id, now)
         else:
@@ -191,35 +191,35 @@ class Session(Generic[W]):
             if self._outbox.characters == 0 and not self._speech.finish(now):
                 return None
 
-    def _handle(self, event: messages.ClientEvent, event_id: str | None, now: float) -> None:
+    def _handle(self, event: client_events.ClientEvent, event_id: str | None, now: float) -> None:
         speech = self._speech
         match event:
-            case messages.SessionUpdate():
+            case client_events.SessionUpdate():
                 self._update(event.session, event_id, now)
-            case messages.Append():
+            case client_events.Append():
                 speech.append(event.audio, now)
-            case messages.Commit():
+            case client_events.Commit():
                 speech.commit(now)
-            case messages.ClearInput():
+            case client_events.ClearInput():
                 speech.clear_input()
-            case messages.ClearOutput():
+            case client_events.ClearOutput():
                 speech.clear_output(now)
-            case messages.CreateItem():
+            case client_events.CreateItem():
                 message = "conversation.item.create is not possible in mode drive"
                 raise ProtocolError("unsupported_in_mode", message, param="type", value="drive")
-            case messages.RetrieveItem():
+            case client_events.RetrieveItem():
                 speech.retrieve(event.item_id)
-            case messages.DeleteItem():
+            case client_events.DeleteItem():
                 speech.delete(event.item_id)
-            case messages.TruncateItem():
+            case client_events.TruncateItem():
                 speech.truncate(event.item_id, event.audio_end_ms, now)
-            case messages.CreateResponse():
+            case client_events.CreateResponse():
                 speech.create_response(now)
-            case messages.CancelResponse():
+            case client_events.CancelResponse():
                 speech.cancel(event.response_id, now)
-            case messages.Ack():
+            case client_events.Ack():
                 speech.ack(event)
-            case messages.RequestKeyframe():
+            case client_events.RequestKeyframe():
                 pass  # every JPEG is one
             case _:
                 assert_never(event)
@@ -249,11 +249,11 @@ class Session(Generic[W]):
             raise ProtocolError("rate_limit_exceeded", message, limit=EVENTS_PER_S)
 
     def _refuse(self, error: ProtocolError, event_id: str | None, now: float) -> None:
-        self._outbox.add("error", {"error": events.error(error, event_id)})
+        self._outbox.add("error", {"error": server_events.error(error, event_id)})
         if error.close is not None:
             self.end(error.close, error.code, now)
         if not self._errors.admits(now):
             message = f"more than {ERRORS_PER_10_S} errors in 10 s"
             last = ProtocolError("too_many_errors", message, limit=ERRORS_PER_10_S)
-            self._outbox.add("error", {"error": events.error(last, None)})
+            self._outbox.add("error", {"error": server_events.error(last, None)})
             self.end(1008, "too_many_errors", now)

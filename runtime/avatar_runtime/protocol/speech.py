@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic
 
 from avatar_runtime.errors import ProtocolError, shown
-from avatar_runtime.protocol import events
-from avatar_runtime.protocol.configuration import Configuration, Overrun, Start
+from avatar_runtime.protocol import server_events
+from avatar_runtime.protocol.conversation import Item, Items
 from avatar_runtime.protocol.input_buffer import InputBuffer
-from avatar_runtime.protocol.items import Item, Items
+from avatar_runtime.protocol.pacing import Playout
 from avatar_runtime.protocol.playback import Playback, Playing
-from avatar_runtime.protocol.playout import Playout
 from avatar_runtime.protocol.response import Response, SentPicture
+from avatar_runtime.protocol.session_config import Configuration, Overrun, Start
 from avatar_runtime.protocol.turn import Step, Turn, Utterance, W
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from avatar_runtime.protocol import messages
-    from avatar_runtime.protocol.formats import AudioFormat
+    from avatar_runtime.protocol import client_events
+    from avatar_runtime.protocol.audio_formats import AudioFormat
     from avatar_runtime.protocol.outbox import Outbox
 
 IN_FLIGHT_FRAMES: Final = 32
@@ -170,7 +170,7 @@ class Speech(Generic[W]):
         if active is None:
             return
         fault = ProtocolError("internal_error", "the frames of this response could not be made")
-        self._send("error", error=events.error(fault, None, "server_error"))
+        self._send("error", error=server_events.error(fault, None, "server_error"))
         self._end(active, Step.FAIL, now)
         self.start_next(now)
 
@@ -332,7 +332,7 @@ class Speech(Generic[W]):
 
     # Playout
 
-    def ack(self, ack: messages.Ack) -> None:
+    def ack(self, ack: client_events.Ack) -> None:
         """Take note of what the client has played."""
         active = self._active
         if active is not None and active.id == ack.response_id:

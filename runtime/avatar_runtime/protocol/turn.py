@@ -16,7 +16,7 @@ from avatar_runtime.errors import IllegalEvent
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from avatar_runtime.protocol.formats import AudioFormat
+    from avatar_runtime.protocol.audio_formats import AudioFormat
 
 _DELTA_FRAMES: Final = 25  # one second of sound: 64 kB of base64 at 24 kHz
 # Features are computed as frames are asked for: a client may send ten minutes in one go.

@@ -11,8 +11,8 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from avatar_runtime.errors import ProtocolError, Refusal
+from avatar_runtime.protocol.client_events import load
 from avatar_runtime.protocol.fields import Fields  # noqa: TC001 - FastAPI reads it
-from avatar_runtime.protocol.messages import load
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

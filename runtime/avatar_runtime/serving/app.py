@@ -13,7 +13,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from avatar_runtime.errors import Refusal
 from avatar_runtime.serving import admission
-from avatar_runtime.serving.websocket import Connection
+from avatar_runtime.serving.connection import Connection
 
 if TYPE_CHECKING:
     from avatar_runtime.serving.runtime import Runtime

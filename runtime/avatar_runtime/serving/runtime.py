@@ -8,52 +8,36 @@ import time
 from secrets import token_hex
 from typing import TYPE_CHECKING, Final
 
-from avatar_runtime.audio import g711
-from avatar_runtime.audio.utterance import Hearing, Utterance
-from avatar_runtime.protocol.configuration import Character, Configuration, ReadOnly
+from avatar_runtime.audio.utterance import Hearing
 from avatar_runtime.protocol.session import Session, Terms
+from avatar_runtime.protocol.session_config import Character, Configuration, ReadOnly
 from avatar_runtime.serving.admission import Door
+from avatar_runtime.serving.batcher import Pump
 from avatar_runtime.serving.changes import Changes
-from avatar_runtime.serving.pump import Pump
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
-    from avatar_runtime.batching.windows import AudioWindow
+    from avatar_runtime.batching.frames import AudioWindow
     from avatar_runtime.metrics import Load, Metrics
-    from avatar_runtime.protocol.formats import AudioFormat
-    from avatar_runtime.serving.pump import Engine
-    from avatar_runtime.serving.websocket import Connection
+    from avatar_runtime.serving.batcher import Engine
+    from avatar_runtime.serving.connection import Connection
     from avatar_runtime.settings import Settings
+from avatar_runtime.audio.decoding import Voice
 
 LAG_PERIOD_S: Final = 0.1
+
+
 GOVERN_PERIOD_S: Final = 0.25
+
+
 _LAST_WORDS_S: Final = 5.0
+
+
 _LOAD_AGE_S: Final = 0.5  # percentiles are sorted at most twice a second
 
+
 _log: Final = logging.getLogger(__name__)
-
-
-class Voice:
-    """An utterance in the format of its session; the engine hears PCM alone."""
-
-    def __init__(
-        self, audio: AudioFormat, fps: int, context_s: int, hearing: Hearing | None = None
-    ) -> None:
-        self._utterance = Utterance(audio.rate, fps, context_s, hearing)
-        self._decode = _DECODERS[audio.kind]
-
-    def append(self, data: bytes) -> None:
-        """Add whole samples."""
-        self._utterance.append(self._decode(data))
-
-    def finish(self) -> None:
-        """Say that no more sound comes."""
-        self._utterance.finish()
-
-    def take(self) -> Sequence[AudioWindow]:
-        """Return the windows that became computable."""
-        return self._utterance.take()
 
 
 class Runtime:
@@ -244,14 +228,3 @@ class Runtime:
 
 def _milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 1)
-
-
-def _pcm(data: bytes) -> bytes:
-    return data
-
-
-_DECODERS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
-    "audio/pcm": _pcm,
-    "audio/pcmu": g711.decode_ulaw,
-    "audio/pcma": g711.decode_alaw,
-}

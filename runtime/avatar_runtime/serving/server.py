@@ -15,7 +15,7 @@ import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from avatar_runtime.errors import AvatarRuntimeError
-from avatar_runtime.protocol.messages import MESSAGE_BYTES
+from avatar_runtime.protocol.client_events import MESSAGE_BYTES
 from avatar_runtime.serving import admin, app
 from avatar_runtime.settings import Address
 

@@ -12,7 +12,9 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from localcluster import build, controlplane, errors, folder, paths, processes, progress, waiting
+from localcluster import errors, paths, waiting
+from localcluster.controlplane import build, folder, processes, progress
+from localcluster.controlplane.cluster import ControlPlane, attach, running
 
 POLL_S: Final = 0.1
 STOP_S: Final = 20.0
@@ -65,7 +67,7 @@ async def _up(arguments: argparse.Namespace) -> int:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    opened = controlplane.running(arguments.state, nodes=arguments.nodes, api_port=arguments.port)
+    opened = running(arguments.state, nodes=arguments.nodes, api_port=arguments.port)
     async with opened as cluster:
         print(_describe(cluster), flush=True)
         await processes.until_gone(cluster.supervisor)  # `down` stops it
@@ -84,7 +86,7 @@ async def _up_detached(arguments: argparse.Namespace) -> int:
     try:
         while process.poll() is None:
             with contextlib.suppress(errors.NotRunning):
-                print(_describe(controlplane.attach(layout.root)))
+                print(_describe(attach(layout.root)))
                 process.returncode = 0  # it is not ours to wait for any more
                 return 0
             await asyncio.sleep(POLL_S)
@@ -137,7 +139,7 @@ async def _is_free(layout: paths.Layout) -> bool:
 
 
 async def _kubeconfig(arguments: argparse.Namespace) -> int:
-    cluster = controlplane.attach(arguments.state)
+    cluster = attach(arguments.state)
     if arguments.service_account is None:
         print(cluster.kubeconfig)
     else:
@@ -146,7 +148,7 @@ async def _kubeconfig(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _describe(cluster: controlplane.ControlPlane) -> str:
+def _describe(cluster: ControlPlane) -> str:
     return (
         f"control plane ready after {cluster.start_seconds:.1f} s at {cluster.server}\n"
         f"export KUBECONFIG={cluster.kubeconfig}\n"

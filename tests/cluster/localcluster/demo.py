@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from localcluster import build, controlplane, errors, paths, progress
+from localcluster import errors, paths
+from localcluster.controlplane import build, progress
+from localcluster.controlplane.cluster import ControlPlane, running
 from localcluster.report import Report
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ READY_S: Final = 120
 class Demo:
     """One run: the cluster, the key that callers need, and where the record is kept."""
 
-    cluster: controlplane.ControlPlane
+    cluster: ControlPlane
     key: str
     report: Report
 
@@ -118,7 +120,7 @@ async def run(report: Report, started: float, *, stay: bool) -> None:
     report.figures["setup_s"] = round(time.time() - started, 3)
     async with contextlib.AsyncExitStack() as stack:
         with report.step("control plane and GPU nodes"):
-            opened = controlplane.running(STATE, nodes=paths.DEFAULT_NODES)
+            opened = running(STATE, nodes=paths.DEFAULT_NODES)
             cluster = await stack.enter_async_context(opened)
         report.figures["control_plane_start_s"] = round(cluster.start_seconds, 3)
         demo = Demo(cluster, secrets.token_urlsafe(24), report)
@@ -134,7 +136,7 @@ async def run(report: Report, started: float, *, stay: bool) -> None:
             await stay_up(cluster, await demo.page())
 
 
-async def stay_up(cluster: controlplane.ControlPlane, page: str) -> None:
+async def stay_up(cluster: ControlPlane, page: str) -> None:
     """Show where everything is, and wait for Ctrl-C."""
     print(f"\nThe page:  {page}")
     print(f"kubectl:   export KUBECONFIG={cluster.kubeconfig} PATH={cluster.bin_dir}:$PATH")

@@ -18,14 +18,15 @@ import aiohttp
 import yaml
 from aiohttp import web
 
-from localcluster import kubeapi, ports, processes, waiting
+from localcluster import waiting
+from localcluster.controlplane import kubeapi, ports, processes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
-    from localcluster.controlplane import ControlPlane
-    from localcluster.kubeapi import Body
+    from localcluster.controlplane.cluster import ControlPlane
+    from localcluster.controlplane.kubeapi import Body
 
 EVERY: Final = "2s"
 READY_S: Final = 60.0

@@ -15,7 +15,7 @@ import yaml
 from localcluster import paths, waiting
 
 if TYPE_CHECKING:
-    from localcluster.controlplane import ControlPlane
+    from localcluster.controlplane.cluster import ControlPlane
 
 SYSTEM: Final = "avatar-system"
 LEASE: Final = "avatar-avatar-operator-operator"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from avatar_runtime.audio import utterance
 
 if TYPE_CHECKING:
-    from avatar_runtime.batching.windows import AudioWindow
+    from avatar_runtime.batching.frames import AudioWindow
 
 
 def _pcm(samples: int, seed: int = 0) -> bytes:

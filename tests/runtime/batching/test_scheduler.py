@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avatar_runtime.batching import buckets
-from avatar_runtime.batching.frames import FrameRequest
+from avatar_runtime.batching.frames import AudioWindow, FrameRequest
 from avatar_runtime.batching.scheduler import FIRST_BATCH, FIRST_LEAD_S, TOO_LATE_S, Scheduler
-from avatar_runtime.batching.windows import AudioWindow
 
 NOW = 50.0
 

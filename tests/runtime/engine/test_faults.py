@@ -17,22 +17,23 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import pytest
 
-from avatar_runtime.batching.windows import AudioWindow
-from avatar_runtime.engine import simulated, worker
+from avatar_runtime.batching.frames import AudioWindow
+from avatar_runtime.engine.devices import simulated
+from avatar_runtime.engine.engine import Engine
 from avatar_runtime.metrics import Metrics
-from avatar_runtime.protocol.configuration import Character, Configuration, ReadOnly
 from avatar_runtime.protocol.session import Session, Terms
-from avatar_runtime.serving.pump import Pump
+from avatar_runtime.protocol.session_config import Character, Configuration, ReadOnly
+from avatar_runtime.serving.batcher import Pump
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import SimpleNamespace
 
-    from tests.runtime.engine.conftest import VirtualLoop
+    from tests.runtime.conftest import VirtualLoop
 
     from avatar_runtime.batching.frames import FrameRequest
     from avatar_runtime.engine import device
-    from avatar_runtime.protocol.formats import AudioFormat
+    from avatar_runtime.protocol.audio_formats import AudioFormat
 
 SEEDS = 1000
 SESSIONS = 8
@@ -166,7 +167,7 @@ class Outcome:
     """What a run has shown."""
 
     clients: list[Client]
-    engine: worker.Engine
+    engine: Engine
     limits: list[int]
     """Batch limits that memory has set, one after the other."""
     started: float
@@ -180,7 +181,7 @@ async def eight_sessions_speak(
 ) -> Outcome:
     """Return what there is after the last frame."""
     card = Watched(simulated.load_card("fast-24g", CARD), neighbour, loop)
-    engine = worker.Engine(card, assets.model, assets.avatars, 16, sleep=loop.sleep)
+    engine = Engine(card, assets.model, assets.avatars, 16, sleep=loop.sleep)
     await engine.start()
     started = loop.time()
     limits: list[int] = []

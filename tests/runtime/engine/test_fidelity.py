@@ -14,7 +14,9 @@ import torch
 from avatar_runtime import errors
 from avatar_runtime.audio.utterance import Utterance
 from avatar_runtime.avatars import geometry, masks, preparation
-from avatar_runtime.engine import model, pictures, seeded, unet, vae, weights, whisper
+from avatar_runtime.engine.networks import musetalk, unet, vae, weights, whisper
+from avatar_runtime.engine.rendering import blend_host
+from avatar_runtime.tools import random_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,9 +24,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from avatar_runtime.batching.windows import AudioWindow
+    from avatar_runtime.batching.frames import AudioWindow
 
-FULL = seeded.PRESETS["full"]
+FULL = random_model.PRESETS["full"]
 
 
 def windows(seconds: float, fps: int = 25) -> Sequence[AudioWindow]:
@@ -82,7 +84,7 @@ def tokens_of(first_step: int, kept: int) -> list[list[float]]:
     """Return the tokens' first column, one row a step, of features 100 * step + state."""
     features = torch.zeros(100, 5, 384)
     features[:, :, 0] = 100 * torch.arange(100)[:, None] + torch.arange(5)
-    whole = model.MuseTalk.window(None, features, first_step, kept)  # type: ignore[arg-type]
+    whole = musetalk.MuseTalk.window(None, features, first_step, kept)  # type: ignore[arg-type]
     assert whole.shape == (50, 384)
     rows: list[list[float]] = whole[:, 0].reshape(10, 5).tolist()
     return rows
@@ -166,11 +168,11 @@ def test_decoder_output_becomes_bytes_rounded_and_blue_first() -> None:
 
 def test_latents_carry_the_scaling_factor_that_the_published_file_omits(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"act_fn": "silu"}), encoding="utf-8")
-    config = weights.read_config(tmp_path / "config.json", vae.VAEConfig, model.VAE_FIXED)
+    config = weights.read_config(tmp_path / "config.json", vae.VAEConfig, musetalk.VAE_FIXED)
     assert config.scaling_factor == 0.18215
 
     seen: list[torch.Tensor] = []
-    network = vae.VAE(seeded.PRESETS["tiny"].vae)
+    network = vae.VAE(random_model.PRESETS["tiny"].vae)
     network.post_quant_conv = torch.nn.Identity()  # type: ignore[assignment]
     network.decoder.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     with torch.inference_mode():
@@ -213,7 +215,7 @@ def test_the_hole_is_minus_one_and_the_masked_latent_comes_first() -> None:
 )
 def test_the_face_is_mixed_in_by_the_mask(weight: int, mixed: int) -> None:
     below, above = np.full((1, 1, 3), 10, np.uint8), np.full((1, 1, 3), 210, np.uint8)
-    made = pictures._blend(below, above, np.full((1, 1), weight, np.uint8))
+    made = blend_host._blend(below, above, np.full((1, 1), weight, np.uint8))
     assert made.ravel().tolist() == [mixed] * 3
 
 
@@ -229,7 +231,7 @@ def hollow(network: torch.nn.Module, prefix: str = "") -> dict[str, torch.Tensor
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder as upstream ships it, with both versions."""
     folder = tmp_path_factory.mktemp("published")
-    made = model.MuseTalk(FULL, "v15", "")
+    made = musetalk.MuseTalk(FULL, "v15", "")
     sound = hollow(made.whisper, weights.WHISPER_PREFIX)
     sound["model.decoder.embed_tokens.weight"] = torch.zeros(1).expand(51_865, 384)
     files: dict[str, dict[str, torch.Tensor]] = {
@@ -245,7 +247,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).parent.mkdir(exist_ok=True)
         torch.save(tensors, folder / name)
     for name in ("musetalk/musetalk.json", "musetalkV15/musetalk.json"):
-        (folder / name).write_text(json.dumps({**model.UNET_FIXED, "sample_size": 64}))
+        (folder / name).write_text(json.dumps({**musetalk.UNET_FIXED, "sample_size": 64}))
     for name in ("sd-vae/config.json", "whisper/config.json"):
         (folder / name).write_text("{}")
     return folder
@@ -270,18 +272,18 @@ def old_name(name: str) -> str:
 def test_full_size_folders_of_both_versions_fit(published: Path, version: str, folder: str) -> None:
     files = weights.find(published, version)
     assert files.unet.parent.name == folder
-    config = model.read_config(files)
+    config = musetalk.read_config(files)
     assert config == FULL
-    made = model.MuseTalk(config, version, "")
+    made = musetalk.MuseTalk(config, version, "")
     for name, network in made.networks().items():
-        weights.fill(network, model.read_network(files, name), getattr(files, name))
+        weights.fill(network, musetalk.read_network(files, name), getattr(files, name))
     assert all(parameter.sum() == 0 for parameter in made.unet.conv_in.parameters())
 
 
 def test_a_file_of_stable_diffusion_gets_one_clear_error(published: Path) -> None:
     """Its UNet takes 4 channels and text 768 wide: easily taken for MuseTalk's."""
     text_to_image = replace(FULL.unet, in_channels=4, cross_attention_dim=768)
-    with model._Uninitialised():
+    with musetalk._Uninitialised():
         wrong, ours = unet.UNet(text_to_image), unet.UNet(FULL.unet)
     with pytest.raises(errors.AssetError) as caught:
         weights.fill(ours, hollow(wrong), published / "unet.pth")

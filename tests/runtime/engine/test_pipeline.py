@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avatar_runtime import errors
-from avatar_runtime.batching.frames import Frame, FrameRequest
-from avatar_runtime.batching.windows import AudioWindow
-from avatar_runtime.engine import device, weights, worker
+from avatar_runtime.batching.frames import AudioWindow, Frame, FrameRequest
+from avatar_runtime.engine import device
+from avatar_runtime.engine.engine import Engine, Statistics
+from avatar_runtime.engine.networks import weights
 from avatar_runtime.engine.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import SimpleNamespace
 
-    from tests.runtime.engine.conftest import VirtualLoop
+    from tests.runtime.conftest import VirtualLoop
 
     from avatar_runtime.avatars import cache
 
@@ -137,14 +138,14 @@ class Made:
     """What has come of a plan."""
 
     device: TimedDevice
-    statistics: worker.Statistics
+    statistics: Statistics
     frames: list[tuple[int, int]] = field(default_factory=list)
     seconds: float = 0.0
 
 
 async def make(loop: VirtualLoop, assets: SimpleNamespace, plan: Sequence[Given]) -> Made:
     timed = TimedDevice(loop, plan)
-    engine = worker.Engine(timed, assets.model, assets.avatars, FRAMES, sleep=loop.sleep)
+    engine = Engine(timed, assets.model, assets.avatars, FRAMES, sleep=loop.sleep)
     await engine.start()
     began = loop.time()
     made = Made(timed, engine.statistics())

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from avatar_runtime.protocol.configuration import Character, Configuration, ReadOnly
 from avatar_runtime.protocol.session import Session, Terms
+from avatar_runtime.protocol.session_config import Character, Configuration, ReadOnly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from avatar_runtime.protocol.formats import AudioFormat
+    from avatar_runtime.protocol.audio_formats import AudioFormat
     from avatar_runtime.protocol.speech import FrameDue
 
     Event = dict[str, Any]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from avatar_runtime.protocol import messages
+from avatar_runtime.protocol import client_events
 
 if TYPE_CHECKING:
     from tests.runtime.protocol.conftest import Connect, Conversation
@@ -302,7 +302,7 @@ def test_an_error_repeats_the_id_of_the_event(connect: Connect) -> None:
 
 def test_a_message_over_the_limit_closes_the_connection(connect: Connect) -> None:
     talk = connect()
-    [answer] = talk.send_raw(" " * (messages.MESSAGE_BYTES + 1))
+    [answer] = talk.send_raw(" " * (client_events.MESSAGE_BYTES + 1))
     assert answer["error"]["code"] == "message_too_large"
     assert answer["error"]["limit"] == 21 * 1024 * 1024
     assert talk.session.closing is not None

@@ -16,7 +16,7 @@ from avatar_runtime import settings
 from avatar_runtime.avatars.cache import AvatarInfo
 from avatar_runtime.batching.frames import Frame
 from avatar_runtime.engine.device import Memory, ModelInfo
-from avatar_runtime.engine.worker import Statistics
+from avatar_runtime.engine.engine import Statistics
 from avatar_runtime.errors import EngineError
 from avatar_runtime.metrics import Metrics
 from avatar_runtime.serving import server

@@ -11,7 +11,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from avatar_runtime.serving import pump
+from avatar_runtime.serving import batcher
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -212,7 +212,7 @@ async def _documents(stream: httpx.Response) -> AsyncIterator[dict[str, Any]]:
 async def test_health_turns_red_when_a_batch_hangs(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pump, "HUNG_S", 0.05)
+    monkeypatch.setattr(batcher, "HUNG_S", 0.05)
     async with (
         serve() as served,
         httpx.AsyncClient(base_url=f"http://{served.sessions}") as http,
@@ -231,7 +231,7 @@ async def test_health_turns_red_when_a_batch_hangs(
 async def test_health_turns_red_when_every_batch_fails_for_long(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pump, "FAILING_S", 0.05)
+    monkeypatch.setattr(batcher, "FAILING_S", 0.05)
     async with serve() as served, served.client() as client:
         served.engine.failing = True
         await client.speak(10)

@@ -1,5 +1,7 @@
 """Command line of the process nodes: `serve` (the default) and `ctl`."""
 
+from __future__ import annotations
+
 import argparse
 import asyncio
 import contextlib

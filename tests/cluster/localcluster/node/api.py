@@ -1,18 +1,22 @@
 """Talks to the API server: one small asynchronous client with the kubeconfig's identity."""
 
+from __future__ import annotations
+
 import base64
 import json
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import aiohttp
 import yaml
 
 from .errors import ApiError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
+    from types import TracebackType
 
 Json = dict[str, Any]
 STRATEGIC: Final = "application/strategic-merge-patch+json"

@@ -1,5 +1,7 @@
 """The wall clock in the API's formats."""
 
+from __future__ import annotations
+
 from datetime import UTC, datetime
 
 

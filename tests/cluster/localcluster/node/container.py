@@ -1,9 +1,10 @@
 """Runs one container: start, hooks, probes, end and restart, as a kubelet does it."""
 
+from __future__ import annotations
+
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,14 +13,16 @@ import aiohttp
 from .clock import rfc3339
 from .errors import ConfigError, StartError
 from .probes import Kind, Probe, Verdict, fresh, port_number, probe
-from .process import Outcome, Process
 from .restarts import restarts
-from .setting import Setting
 from .status import Record, Running, State, Terminated, Waiting
-from .view import Command
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from .nodes_file import Image
+    from .process import Outcome, Process
+    from .setting import Setting
+    from .view import Command
 
 RETRY_S: Final = 1.0  # how often something missing is looked for again
 CANNOT_START: Final = 128  # exit code that container runtimes give a command that is not there

@@ -8,6 +8,8 @@ NodeError
 └── ApiError             the API server refused a request or could not be reached
 """
 
+from __future__ import annotations
+
 
 class NodeError(Exception):
     """Root of the tree; the message is one sentence for the person who runs the cluster."""

@@ -1,15 +1,20 @@
 """Writes the Events of the process nodes, in the background and with repeats counted."""
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from .api import Api
 from .clock import rfc3339
 from .errors import ApiError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .api import Api
 
 log = logging.getLogger(__name__)
 WAITING: Final = 1000  # Events are a help for people: beyond this they are dropped, with a log line

@@ -1,14 +1,19 @@
 """One process node: registers itself, keeps alive, and runs the pods that are bound to it."""
 
+from __future__ import annotations
+
 import asyncio
 import logging
-from collections.abc import Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from .clock import rfc3339, rfc3339_micro
 from .errors import ApiError
 from .pod import Pod, over
-from .setting import Host
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .setting import Host
 
 log = logging.getLogger(__name__)
 LEASE_S: Final = 40  # as the kubelet's: renewed each quarter of it

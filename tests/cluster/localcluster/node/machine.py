@@ -1,25 +1,30 @@
 """Runs all process nodes of a cluster in one process, and switches single ones off and on."""
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import os
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from .api import Api
 from .errors import ApiError, NodeError
 from .events import Recorder
 from .kubelet import Kubelet
-from .nodes_file import NodesFile
-from .pod import Pod
 from .process import Runner, find_bwrap, kill_leftovers
 from .server import Logs, claim_network
 from .setting import Host
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .api import Api
+    from .nodes_file import NodesFile
+    from .pod import Pod
 
 log = logging.getLogger(__name__)
 REPOSITORY: Final = Path(__file__).resolve().parents[4]

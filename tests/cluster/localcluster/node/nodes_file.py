@@ -1,16 +1,20 @@
 """Reads `nodes.yaml`: which nodes there are, what they look like, and which images they have."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
 from .errors import FileError
 from .restarts import BackOff
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 EMPTY: Final[Mapping[str, str]] = MappingProxyType({})
 GPU_RESOURCE: Final = "nvidia.com/gpu"

@@ -1,11 +1,11 @@
 """Runs one pod from its volumes to its removal, and writes its status when that changes."""
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import shutil
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from .clock import rfc3339
 from .container import Container
@@ -14,6 +14,10 @@ from .resolve import Place
 from .setting import Host, Setting
 from .status import Json, PodFacts, Terminated, initial, pod_status
 from .volumes import REFRESH_S, Volumes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 log = logging.getLogger(__name__)
 RETRY_S: Final = 1.0

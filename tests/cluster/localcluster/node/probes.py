@@ -1,9 +1,13 @@
 """Decides what probe results mean: the kubelet's thresholds as a value that only moves forward."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Kind(Enum):
@@ -68,7 +72,7 @@ class Streak:
     last: bool | None = None
     length: int = 0
 
-    def with_result(self, passed: bool, probe: Probe) -> "Streak":
+    def with_result(self, passed: bool, probe: Probe) -> Streak:
         """Return the streak after one more result; the verdict turns only at a threshold."""
         length = self.length + 1 if passed is self.last else 1
         threshold = probe.success_threshold if passed else probe.failure_threshold

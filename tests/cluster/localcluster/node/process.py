@@ -1,5 +1,7 @@
 """Runs one command as a local process group that never outlives this process."""
 
+from __future__ import annotations
+
 import asyncio
 import os
 import shutil
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from localcluster.processes import die_with_parent
+from localcluster.controlplane.processes import die_with_parent
 
 from .errors import StartError
 from .view import Command, Mount, rewritten, wrapped
@@ -39,7 +41,7 @@ class Runner:
         """How mounts become visible: `bwrap` or `rewrite`."""
         return "bwrap" if self.bwrap else "rewrite"
 
-    def start(self, command: Command, mounts: tuple[Mount, ...], log: Path) -> "Process":
+    def start(self, command: Command, mounts: tuple[Mount, ...], log: Path) -> Process:
         """Start a command with its output appended to `log`.
 
         Raises StartError when there is no such executable.

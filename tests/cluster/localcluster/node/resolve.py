@@ -4,6 +4,8 @@ The rules are those of the kubelet: https://kubernetes.io/docs/tasks/inject-data
 k8s.io/kubernetes/third_party/forked/golang/expansion for `$(NAME)`.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """Decides whether an ended container starts again, and when."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 

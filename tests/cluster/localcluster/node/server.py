@@ -1,12 +1,13 @@
 """Serves the part of the kubelet's API that `kubectl logs` needs, over TLS, for all nodes."""
 
+from __future__ import annotations
+
 import asyncio
 import datetime
 import ssl
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 from cryptography import x509
@@ -17,6 +18,9 @@ from cryptography.x509.oid import NameOID
 from .errors import NodeError
 from .pod import Pod
 from .setting import log_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FOLLOW_S: Final = 0.1
 CHUNK: Final = 1 << 16

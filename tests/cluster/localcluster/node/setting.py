@@ -1,20 +1,25 @@
 """What the containers of a node and of a pod share."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
-from .api import Api
 from .errors import ConfigError, MountError
 from .events import Event, Recorder
 from .nodes_file import EMPTY, Image, NodesFile, NodeSpec
-from .process import Runner
 from .resolve import Place, bind_to, environment, sources, wants_gpu, words
 from .view import Command, Mount, keeping
 from .volumes import Volumes, read
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from .api import Api
+    from .process import Runner
 
 SERVICE_ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 

@@ -1,8 +1,12 @@
 """Turns what is known of a pod's containers into the status that a kubelet writes."""
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 Json = dict[str, Any]
 
@@ -73,7 +77,7 @@ class Record:
     ready: bool = False
     container_id: str = ""
 
-    def with_state(self, state: State) -> "Record":
+    def with_state(self, state: State) -> Record:
         """Return the record in a new state; what follows an end keeps it as last state."""
         last = self.last
         if isinstance(self.state, Terminated) and not isinstance(state, Terminated):

@@ -5,12 +5,16 @@ rewritten in its arguments and environment, as whole path prefixes: a program th
 path by itself does not find it.
 """
 
+from __future__ import annotations
+
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
 PATH_CHARACTER: Final = r"[\w./~-]"
 

@@ -1,15 +1,20 @@
 """Sets up a pod's volumes as folders and files, and keeps what can change in them fresh."""
 
+from __future__ import annotations
+
 import base64
 import os
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from .api import Api
 from .errors import ApiError, ConfigError, MountError
 from .resolve import Place, Source, field_value, resource_value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .api import Api
 
 REFRESH_S: Final = 60.0  # the kubelet's sync period for Secrets and ConfigMaps
 TOKEN_SHARE: Final = 0.8  # of a token's life, after which a new one is asked for

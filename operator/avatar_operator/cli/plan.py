@@ -1,0 +1,254 @@
+"""Reads what `kubectl get -o yaml` wrote and plans from it: nothing is asked of any cluster."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from avatar_operator.core.gpus.batch_size import NoBatch
+from avatar_operator.core.planning import planner
+from avatar_operator.core.resources.service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from avatar_operator.core.gpus.pools import Pool
+    from avatar_operator.core.status.conditions import Finding
+
+
+import dataclasses
+import importlib.resources
+import json
+from typing import TYPE_CHECKING, Final
+
+import yaml
+
+from avatar_operator import names
+from avatar_operator.core.autoscaling import inputs
+from avatar_operator.core.resources.gpu_profile import GPUProfile, parse_profile
+from avatar_operator.core.resources.node import Node, parse_node
+from avatar_operator.core.resources.pod import RuntimePod, parse_runtime_pod, parse_use
+from avatar_operator.core.resources.service import parse_service
+from avatar_operator.core.resources.state import PodState, parse_state
+from avatar_operator.core.status import conditions
+from avatar_operator.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+NO_IMAGE: Final = "avatar-musetalk/runtime"
+"""The image decides nothing offline, except that a service may name another one."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Files:
+    """The files of one plan, None where none was given."""
+
+    service: Path
+    nodes: Path
+    profiles: Path | None  # None: the profiles that the chart ships
+    state: Path | None  # pods, and documents of their /control/v1/state; None: no pod runs
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """A plan with what it was made for and what there is to say of it."""
+
+    service: Service
+    plan: planner.Plan
+    findings: tuple[conditions.Finding, ...]
+
+
+def plan(files: Files, now: float) -> Outcome:
+    """Plan once from files.
+
+    Raises:
+        InputError: a file cannot be read or holds nothing of what it should.
+        InvalidResource: a resource in it breaks its contract.
+    """
+    service = read_service(files.service)
+    state = [] if files.state is None else _items("--state", files.state)
+    pods = [item for item in state if item.get("kind") == "Pod"]
+    runtime_pods = [pod for pod in map(parse_runtime_pod, pods) if pod is not None]
+    own = [pod for pod in runtime_pods if (pod.namespace, pod.service) == service.key]
+    if not service.uid and own:  # a manifest that was never applied: the pods are of its namesake
+        service = dataclasses.replace(service, uid=own[0].owner_uid)
+    observed = planner.Observed(
+        nodes=_nodes(files.nodes),
+        uses=tuple(use for use in map(parse_use, pods) if use is not None),
+        profiles=read_profiles(files.profiles),
+        pods=tuple(own),
+        states=_states(own, state),
+        has_control_secret=True,  # Secrets are no input, so nothing is said of them
+        scene=inputs.Scene(),  # nor are callers: what is there stays
+    )
+    rules = planner.Rules(image=NO_IMAGE)
+    made = planner.plan(service, observed, rules, now)
+    return Outcome(service, made, conditions.find(service, made, observed.states))
+
+
+def read_service(path: Path) -> Service:
+    """Return the one service of a file.
+
+    Raises:
+        InputError: it cannot be read or holds another number of services.
+        InvalidResource: the service breaks its contract.
+    """
+    services = _of_kind("--service", path, names.SERVICE_KIND)
+    if len(services) != 1:
+        fault = f"holds {len(services)} {names.SERVICE_KIND}, must hold exactly one"
+        raise InputError("--service", str(path), fault)
+    return parse_service(services[0])
+
+
+def _nodes(path: Path) -> tuple[Node, ...]:
+    return tuple(parse_node(node) for node in _of_kind("--nodes", path, "Node"))
+
+
+def read_profiles(path: Path | None) -> tuple[GPUProfile, ...]:
+    """Return the profiles of a file, or (None) those that the chart ships.
+
+    Raises:
+        InputError: it cannot be read or holds none.
+        InvalidResource: one breaks its contract.
+    """
+    if path is not None:
+        bodies: Iterable[Mapping[str, object]] = _of_kind("--profiles", path, names.PROFILE_KIND)
+    else:
+        shipped = importlib.resources.files("avatar_operator").joinpath("gpu_profiles.json")
+        specs = json.loads(shipped.read_text(encoding="utf-8"))
+        bodies = [{"metadata": {"name": name}, "spec": spec} for name, spec in specs.items()]
+    return tuple(map(parse_profile, bodies))
+
+
+def _states(
+    pods: Iterable[RuntimePod], items: Iterable[Mapping[str, object]]
+) -> dict[str, PodState]:
+    """Match state documents with pods; they are as fresh as the file claims them to be: now."""
+    documents = {item["pod"]: item for item in items if "kind" not in item and "pod" in item}
+    return {pod.uid: parse_state(documents[pod.name], 0.0) for pod in pods if pod.name in documents}
+
+
+def _of_kind(option: str, path: Path, kind: str) -> list[Mapping[str, object]]:
+    found = [item for item in _items(option, path) if item.get("kind") == kind]
+    if not found:
+        raise InputError(option, str(path), f"holds no {kind}")
+    return found
+
+
+def _items(option: str, path: Path) -> list[Mapping[str, object]]:
+    """Return the objects of a YAML or JSON file: documents, and the items of lists."""
+    try:
+        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise InputError(option, str(path), error.strerror or str(error)) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(option, str(path), f"is no YAML: {error}") from error
+    found: list[Mapping[str, object]] = []
+    for document in documents:
+        if document is None:
+            continue
+        items = document.get("items", [document]) if isinstance(document, dict) else document
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise InputError(option, str(path), "holds something that is no object")
+        found += items
+    return found
+
+
+def plan_document(
+    service: Service, plan: planner.Plan, findings: Sequence[Finding]
+) -> Mapping[str, object]:
+    """Return the plan as JSON data; the shape is a contract with users' scripts."""
+    return {
+        "service": str(service.key),
+        "pools": [_pool_row(plan, pool) for pool in plan.pools],
+        "actions": [
+            {
+                "kind": type(action).__name__,
+                "name": action.name,
+                "gpuClass": action.gpu_class,
+                "reason": action.reason,
+            }
+            for action in plan.actions
+        ],
+        "conditions": [
+            {
+                "type": finding.condition.value,
+                "status": str(finding.status),
+                "reason": finding.reason.value,
+                "message": finding.message,
+            }
+            for finding in findings
+        ],
+        "nodes": [
+            {
+                "node": row.node,
+                "gpuClass": row.gpu_class,
+                "resource": row.resource,
+                "gpus": row.total,
+                "free": row.free,
+                "reason": row.reason,
+            }
+            for row in plan.inventory.nodes
+        ],
+    }
+
+
+def plan_text(service: Service, plan: planner.Plan, findings: Sequence[Finding]) -> str:
+    """Return the plan as a few tables."""
+    data = plan_document(service, plan, findings)
+    sections = [
+        (
+            "pools",
+            ("gpuClass", "batchSize", "sessionsPerPod", "replicas", "limitedBy", "reason"),
+        ),
+        ("actions", ("kind", "name", "gpuClass", "reason")),
+        ("conditions", ("type", "status", "reason", "message")),
+        ("nodes", ("node", "gpuClass", "resource", "gpus", "free", "reason")),
+    ]
+    lines = [f"service {service.key}: {plan.desired} pods wanted"]
+    for title, columns in sections:
+        rows = data[title]
+        assert isinstance(rows, list)
+        lines += ["", title.upper()]
+        lines += _table(columns, rows) if rows else ["none"]
+    return "\n".join(lines)
+
+
+def _pool_row(plan: planner.Plan, pool: Pool) -> Mapping[str, object]:
+    """Describe a class as it will be once the actions are done."""
+    gone = {a.uid for a in plan.actions if isinstance(a, planner.DrainPod | planner.DeletePod)}
+    classes = [pod.gpu_class for pod in plan.fleet.live if pod.uid not in gone]
+    classes += [action.gpu_class for action in plan.coming]
+    replicas = classes.count(pool.gpu_class)
+    if isinstance(pool.outcome, NoBatch):
+        return {
+            "gpuClass": pool.gpu_class,
+            "batchSize": 0,
+            "sessionsPerPod": 0,
+            "replicas": replicas,
+            "limitedBy": None,
+            "reason": pool.outcome.reason,
+        }
+    free = f"{pool.stock.free} free of {pool.stock.total} GPUs"
+    return {
+        "gpuClass": pool.gpu_class,
+        "batchSize": pool.outcome.batch_size,
+        "sessionsPerPod": pool.outcome.sessions_per_pod,
+        "replicas": replicas,
+        "limitedBy": pool.outcome.limited_by.value,
+        "reason": f"{pool.outcome.reason}; {free}",
+    }
+
+
+def _table(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> list[str]:
+    cells = [columns, *([_cell(row[column]) for column in columns] for row in rows)]
+    widths = [max(len(row[index]) for row in cells) for index in range(len(columns))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+
+
+def _cell(value: object) -> str:
+    return "-" if value in (None, "") else str(value)

@@ -1,0 +1,151 @@
+"""Makes the decisions of a log again: what `avatar-operator replay` does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Final
+
+from avatar_operator.cli import plan
+from avatar_operator.core.autoscaling import decision_log
+from avatar_operator.core.text import rfc3339
+from avatar_operator.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from avatar_operator.core.resources.autoscaling import Autoscaling
+
+SHOWN: Final = 20  # differences that are told
+_OURS: Final = f'{{"kind":"{decision_log.KIND}",'  # how a line begins; a container's log has others
+
+
+@dataclasses.dataclass(slots=True)
+class _Sum:
+    """What became of one service."""
+
+    decisions: int = 0
+    differences: int = 0
+    last_at: float | None = None
+    pods: int = 0
+    pods_again: int = 0
+    pod_s: float = 0.0
+    pod_s_again: float = 0.0
+    most: int = 0
+    most_again: int = 0
+
+    def add(self, again: decision_log.Again) -> None:
+        at = again.line.question.wall
+        if self.last_at is not None:
+            span_s = max(0.0, at - self.last_at)
+            self.pod_s += span_s * self.pods
+            self.pod_s_again += span_s * self.pods_again
+        self.last_at = at
+        self.pods, self.pods_again = again.line.pods, again.answer.decision.pods
+        self.most = max(self.most, self.pods)
+        self.most_again = max(self.most_again, self.pods_again)
+        self.decisions += 1
+        self.differences += again.differs
+
+    def document(self) -> dict[str, object]:
+        return {
+            "decisions": self.decisions,
+            "differences": self.differences,
+            "pod_hours": round(self.pod_s / 3600, 4),
+            "pod_hours_again": round(self.pod_s_again / 3600, 4),
+            "max_pods": self.most,
+            "max_pods_again": self.most_again,
+        }
+
+
+def replay(log: Path, service: Path | None) -> Mapping[str, object]:
+    """Return how the decisions of a log compare with those made now.
+
+    With a service's manifest its policy is followed in place of the one that was
+    written, for every service of the log.
+
+    Raises:
+        InputError: a file cannot be read or holds nothing of what it should.
+        InvalidResource: the service breaks its contract.
+    """
+    policy = None if service is None else _policy(service)
+    sums: dict[str, _Sum] = {}
+    told: list[Mapping[str, object]] = []
+    lines = list(_lines(log))
+    for again in decision_log.replay(lines, policy):
+        sums.setdefault(again.line.service, _Sum()).add(again)
+        if again.differs and len(told) < SHOWN:
+            told.append(_difference(again))
+    passed_over = len(lines) - sum(each.decisions for each in sums.values())
+    return {
+        "decisions": len(lines) - passed_over,
+        "passed_over": passed_over,
+        "differences": sum(each.differences for each in sums.values()),
+        "services": {name: each.document() for name, each in sorted(sums.items())},
+        "first_differences": told,
+    }
+
+
+def text(data: Mapping[str, object]) -> str:
+    """Return a comparison as lines for people."""
+    services, differences = data["services"], data["first_differences"]
+    assert isinstance(services, Mapping)
+    assert isinstance(differences, list)
+    lines = [f"{data['decisions']} decisions, {data['differences']} differ"]
+    if data["passed_over"]:
+        lines.append(f"{data['passed_over']} passed over: what was remembered is not in the log")
+    for name, row in services.items():
+        lines.append(
+            f"{name}: {row['decisions']} decisions, {row['differences']} differ, "
+            f"{row['pod_hours']} pod hours written and {row['pod_hours_again']} now, "
+            f"{row['max_pods']} and {row['max_pods_again']} pods at most"
+        )
+    lines += [
+        f"  {row['time']} {row['service']}: written {row['written']}, now {row['now']}"
+        for row in differences
+    ]
+    return "\n".join(lines)
+
+
+def _policy(path: Path) -> Autoscaling:
+    service = plan.read_service(path)
+    if service.autoscaling is None or service.replicas is not None:
+        fault = "has a fixed number of pods, must have spec.autoscaling"
+        raise InputError("--service", str(path), fault)
+    return service.autoscaling
+
+
+def _lines(path: Path) -> Iterator[decision_log.Line]:
+    """Read the decisions of a log; lines of other kinds are none of ours."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("--log", str(path), str(error)) from error
+    found = False
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.startswith(_OURS):
+            continue
+        try:
+            yield decision_log.decode(json.loads(line))
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+            fault = f"has no decision in line {number}: {error}"
+            raise InputError("--log", str(path), fault) from error
+        found = True
+    if not found:
+        raise InputError("--log", str(path), "holds no decision")
+
+
+def _difference(again: decision_log.Again) -> Mapping[str, object]:
+    line, made = again.line, again.answer.decision
+    return {
+        "time": rfc3339(line.question.wall),
+        "service": line.service,
+        "written": _summary(line.pods, line.reserve, line.why, line.limit),
+        "now": _summary(made.pods, made.reserve, made.why.value, made.limit and made.limit.value),
+    }
+
+
+def _summary(pods: int, reserve: int, why: str, limit: str | None) -> str:
+    kept = f", {reserve} of them in reserve" if reserve else ""
+    return f"{pods} pods{kept} ({why}{f', limited by {limit}' if limit else ''})"

@@ -1,0 +1,1 @@
+"""Controllers: read, plan, apply, write status."""

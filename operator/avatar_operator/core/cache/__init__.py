@@ -1,0 +1,1 @@
+"""What the operator keeps of the objects that it watches."""

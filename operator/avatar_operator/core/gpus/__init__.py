@@ -1,0 +1,1 @@
+"""GPU classes, batch sizes, pools and placement."""

@@ -1,0 +1,161 @@
+"""Decides how many frames ride in one batch on a GPU, and so how many sessions a pod carries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from math import floor
+from typing import TYPE_CHECKING, Final
+
+from avatar_operator.core import text
+from avatar_operator.core.resources.service import Objective
+
+if TYPE_CHECKING:
+    from avatar_operator.core.resources.gpu_profile import Curve
+
+BUCKETS: Final = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
+"""Batch sizes that the runtime captures and that are therefore considered."""
+
+MEMORY_SHARE: Final = 0.9
+"""Part of a GPU's memory that a batch may fill: the governor halves batches above it."""
+
+LOAD_RATIO: Final = 0.9
+"""Part of a pod's frames that sessions may use: the rest absorbs jitter between batches."""
+
+BUDGET_MS: Final = {
+    Objective.LATENCY: 100.0,
+    Objective.BALANCED: 200.0,
+    Objective.THROUGHPUT: 500.0,
+}
+"""The longest that one batch may take: a session's frames come at this rhythm."""
+
+KNEE_RATIO: Final = {Objective.LATENCY: 0.85, Objective.BALANCED: 0.95, Objective.THROUGHPUT: None}
+"""Part of the best frames per second that is enough; None asks for the largest batch."""
+
+
+class LimitedBy(Enum):
+    """What kept the batch from being larger."""
+
+    MEMORY = "memory"
+    DEADLINE = "deadline"
+    KNEE = "knee"  # a larger one gains too little, or was never measured
+    FIXED = "fixed"  # the user set it
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """The batch size for one GPU class, and what follows from it."""
+
+    batch_size: int
+    sessions_per_pod: int
+    frames_per_s: float
+    memory_mib: int
+    limited_by: LimitedBy
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoBatch:
+    """No batch size is possible on this GPU class."""
+
+    reason: str
+
+
+def plan_batch(
+    curve: Curve,
+    memory_mib: int,
+    objective: Objective,
+    fps: int,
+    *,
+    memory_share: float = MEMORY_SHARE,
+) -> BatchPlan | NoBatch:
+    """Return the batch size that an objective asks for, within memory and deadline.
+
+    `memory_mib` is what a pod may use of the GPU, `fps` the frames a second of
+    one session. latency and balanced take the smallest batch that is nearly as
+    fast as the best one; throughput takes the largest.
+    """
+    budget_ms = BUDGET_MS[objective]
+    usable_mib = memory_share * memory_mib
+    measured = [b for b in BUCKETS if curve.smallest <= b <= curve.largest]
+    in_memory = [b for b in measured if curve.memory_mib(b) <= usable_mib]
+    in_time = [b for b in in_memory if curve.batch_ms(b) <= budget_ms]
+    if not measured:
+        return NoBatch(f"the curve of {curve.model} covers none of the batch sizes {BUCKETS}")
+    if not in_memory:
+        need = curve.memory_mib(measured[0])
+        return NoBatch(
+            f"a batch of {measured[0]} needs {need} MiB, "
+            f"usable are {usable_mib:.0f} of {memory_mib} MiB"
+        )
+    if not in_time:
+        return NoBatch(
+            f"a batch of {measured[0]} takes {curve.batch_ms(measured[0]):.0f} ms, "
+            f"objective {objective.value} allows {budget_ms:.0f} ms"
+        )
+    ratio = KNEE_RATIO[objective]
+    chosen = in_time[-1] if ratio is None else _knee(curve, in_time, ratio)
+    limited_by, reason = LimitedBy.KNEE, ""
+    if chosen < in_time[-1]:
+        assert ratio is not None
+        reason = f"batch {chosen} reaches {ratio:.0%} of the best frames/s"
+    else:
+        limited_by, reason = _ceiling(curve, chosen, measured, usable_mib, budget_ms)
+    return _plan(curve, chosen, fps, limited_by, reason)
+
+
+def fixed_batch(
+    curve: Curve, memory_mib: int, frames: int, fps: int, *, memory_share: float = MEMORY_SHARE
+) -> BatchPlan | NoBatch:
+    """Return the plan for a batch size that the user set, if the GPU can hold it."""
+    usable_mib = memory_share * memory_mib
+    if not curve.smallest <= frames <= curve.largest:
+        return NoBatch(
+            f"spec.batchSize is {frames}, the curve of {curve.model} "
+            f"goes from {curve.smallest} to {curve.largest}"
+        )
+    if curve.memory_mib(frames) > usable_mib:
+        return NoBatch(
+            f"spec.batchSize is {frames} and needs {curve.memory_mib(frames)} MiB, "
+            f"usable are {usable_mib:.0f} of {memory_mib} MiB"
+        )
+    return _plan(curve, frames, fps, LimitedBy.FIXED, f"spec.batchSize is {frames}")
+
+
+def _frames_per_s(curve: Curve, frames: int) -> float:
+    return 1000 * frames / curve.batch_ms(frames)
+
+
+def _knee(curve: Curve, buckets: list[int], ratio: float) -> int:
+    enough = ratio * max(_frames_per_s(curve, b) for b in buckets)
+    return next(b for b in buckets if _frames_per_s(curve, b) >= enough)
+
+
+def _ceiling(
+    curve: Curve, chosen: int, measured: list[int], usable_mib: float, budget_ms: float
+) -> tuple[LimitedBy, str]:
+    """Say what excluded the next larger bucket."""
+    if chosen == measured[-1]:
+        return LimitedBy.KNEE, f"batch {chosen} is the largest measured"
+    larger = measured[measured.index(chosen) + 1]
+    if curve.memory_mib(larger) > usable_mib:
+        need = curve.memory_mib(larger)
+        return LimitedBy.MEMORY, f"batch {larger} would need {need} of {usable_mib:.0f} usable MiB"
+    took = curve.batch_ms(larger)
+    return LimitedBy.DEADLINE, f"batch {larger} would take {took:.0f} of {budget_ms:.0f} ms"
+
+
+def _plan(curve: Curve, chosen: int, fps: int, limited_by: LimitedBy, why: str) -> BatchPlan:
+    frames_per_s = _frames_per_s(curve, chosen)
+    sessions = max(1, floor(LOAD_RATIO * frames_per_s / fps))
+    carried = f"carry {text.count(sessions, 'session')}"
+    if frames_per_s < fps:
+        carried = f"are too few for one session, which needs {fps}"
+    return BatchPlan(
+        batch_size=chosen,
+        sessions_per_pod=sessions,
+        frames_per_s=frames_per_s,
+        memory_mib=curve.memory_mib(chosen),
+        limited_by=limited_by,
+        reason=f"{why}; {frames_per_s:.1f} frames/s {carried}",
+    )

@@ -1,0 +1,300 @@
+"""Counts what is free of each GPU class, as pods of one placement could use it.
+
+Nodes change seldom and pods often: what follows from the nodes alone is found once,
+and what pods take is kept up to date by what changed from one plan to the next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from avatar_operator import names
+from avatar_operator.core.gpus.node_classes import NodeClass, Selector, classify
+from avatar_operator.core.resources.service import Placement, Toleration
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from avatar_operator.core.resources.gpu_profile import GPUProfile
+    from avatar_operator.core.resources.node import Node, Taint
+    from avatar_operator.core.resources.pod import PodUse
+
+KEPT_SURVEYS: Final = 32
+"""Placements whose nodes are remembered; most services of a cluster share a few."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStock:
+    """What one node offers a service of one resource: a row of `avatar-operator plan`."""
+
+    node: str
+    resource: str
+    gpu_class: str | None
+    total: int
+    free: int  # 0 if left out
+    reason: str  # why it is left out, or what does not add up; "" if all is well
+
+
+@dataclass(frozen=True, slots=True)
+class ClassStock:
+    """The GPUs of one class that a service could use."""
+
+    gpu_class: str
+    memory_mib: int  # of its smallest GPU, or the profile's least if there is none
+    total: int
+    free: int
+    selectors: tuple[Selector, ...]
+    resource: str = names.GPU_RESOURCE  # that a pod asks for
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What GPUs there are, by class, and which nodes were left out and why."""
+
+    stocks: Mapping[str, ClassStock]  # one for every profile
+    left_out: tuple[tuple[str, str], ...]  # node and reason, by node
+    _survey: Survey = field(compare=False, repr=False)
+    _uses: tuple[PodUse, ...] = field(compare=False, repr=False)
+
+    @property
+    def nodes(self) -> tuple[NodeStock, ...]:
+        """What each node offers, by name: for people, and not cheap."""
+        return self._survey.rows(self._uses)
+
+
+class Census:
+    """The classes of all nodes, found anew only for nodes and profiles that changed.
+
+    What it answers depends on its arguments alone: it saves time, nothing else.
+    """
+
+    def __init__(self) -> None:
+        self._profiles: tuple[GPUProfile, ...] = ()
+        self._nodes: tuple[Node, ...] = ()
+        self._found: dict[str, tuple[Node, tuple[NodeClass, ...]]] = {}  # by name
+        self._parts: tuple[NodeClass, ...] = ()
+        self._surveys: dict[object, Survey] = {}  # by placement, the latest last
+
+    def parts(
+        self, nodes: tuple[Node, ...], profiles: tuple[GPUProfile, ...]
+    ) -> tuple[NodeClass, ...]:
+        """Return what `classify` says of each node, by the names of the nodes."""
+        if nodes is self._nodes and profiles is self._profiles:
+            return self._parts
+        known = self._found if profiles == self._profiles else {}
+        found: dict[str, tuple[Node, tuple[NodeClass, ...]]] = {}
+        for node in sorted(nodes, key=lambda node: node.name):
+            before = known.get(node.name)
+            same = before is not None and before[0] == node
+            found[node.name] = before if same and before else (node, classify(node, profiles))
+        self._nodes, self._profiles, self._found = nodes, profiles, found
+        self._parts = tuple(part for _, parts in found.values() for part in parts)
+        self._surveys.clear()
+        return self._parts
+
+    def survey(
+        self,
+        nodes: tuple[Node, ...],
+        profiles: tuple[GPUProfile, ...],
+        placement: Placement,
+    ) -> Survey:
+        """Return what a placement can use of the nodes."""
+        parts = self.parts(nodes, profiles)
+        key = (placement.node_selector, placement.tolerations)
+        survey = self._surveys.pop(key, None) or Survey(parts, profiles, placement)
+        self._surveys[key] = survey
+        if len(self._surveys) > KEPT_SURVEYS:
+            del self._surveys[next(iter(self._surveys))]
+        return survey
+
+    def named(self, nodes: tuple[Node, ...], wanted: Collection[str]) -> tuple[Node, ...]:
+        """Return those of the nodes that carry one of these names."""
+        if nodes is not self._nodes:
+            return tuple(node for node in nodes if node.name in wanted)
+        return tuple(self._found[name][0] for name in wanted if name in self._found)
+
+
+class Survey:
+    """What one placement can use of the nodes, and how much of it pods take."""
+
+    def __init__(
+        self,
+        parts: Sequence[NodeClass],
+        profiles: Sequence[GPUProfile],
+        placement: Placement,
+    ) -> None:
+        unusable = {part.node.name: _unusable(part.node, placement) for part in parts}
+        usable = [part for part in parts if part.gpu_class and not unusable[part.node.name]]
+        resources = {
+            profile.name: _resource(part for part in usable if part.gpu_class == profile.name)
+            for profile in profiles
+        }
+        self._rows = tuple(
+            (part, _left_out(part, unusable[part.node.name], resources)) for part in parts
+        )
+        self.left_out = tuple((part.node.name, why) for part, why in self._rows if why)
+        members = [part for part, why_not in self._rows if not why_not]
+        self._members = {(part.node.name, part.resource): part for part in members}
+        self._bare = {
+            profile.name: _stock(profile, resources[profile.name], members, parts)
+            for profile in profiles
+        }
+        self._uses: tuple[PodUse, ...] = ()
+        self._used: dict[tuple[str, str], int] = {}  # by node and resource
+        self._coming: dict[str, int] = {}  # by class: pods of ours that have no node yet
+        self._free = {name: stock.total for name, stock in self._bare.items()}
+
+    def stocks(self, uses: tuple[PodUse, ...]) -> Mapping[str, ClassStock]:
+        """Return the stock of every class, with what is free beside these uses.
+
+        Only uses that are other objects than at the last call are looked at.
+        """
+        before, self._uses = self._uses, uses
+        if uses is not before:
+            same = min(len(uses), len(before))
+            for old, new in zip(before, uses, strict=False):
+                if old is not new:
+                    self._add(old, -1)
+                    self._add(new, 1)
+            for old in before[same:]:
+                self._add(old, -1)
+            for new in uses[same:]:
+                self._add(new, 1)
+        return {name: self._with_free(stock) for name, stock in self._bare.items()}
+
+    def rows(self, uses: Iterable[PodUse]) -> tuple[NodeStock, ...]:
+        """Return what each node offers beside these uses."""
+        used: dict[tuple[str, str], int] = {}
+        for use in uses:
+            for resource, count in _counts(use):
+                used[use.node, resource] = used.get((use.node, resource), 0) + count
+        return tuple(
+            NodeStock(
+                node=part.node.name,
+                resource=part.resource,
+                gpu_class=part.gpu_class,
+                total=part.gpus,
+                free=0 if why else max(0, part.gpus - used.get((part.node.name, part.resource), 0)),
+                reason=why or part.warning,
+            )
+            for part, why in self._rows
+        )
+
+    def _add(self, use: PodUse, sign: int) -> None:
+        for resource, count in _counts(use):
+            if use.node:
+                self._add_on_node((use.node, resource), sign * count)
+            elif use.gpu_class:
+                self._coming[use.gpu_class] = self._coming.get(use.gpu_class, 0) + sign * count
+
+    def _add_on_node(self, key: tuple[str, str], count: int) -> None:
+        before = self._used.get(key, 0)
+        after = self._used[key] = before + count
+        if not after:
+            del self._used[key]
+        part = self._members.get(key)
+        if part is not None and part.gpu_class is not None:
+            # A dying device lowers what is allocatable below what is in use: never below 0.
+            change = max(0, part.gpus - after) - max(0, part.gpus - before)
+            self._free[part.gpu_class] += change
+
+    def _with_free(self, stock: ClassStock) -> ClassStock:
+        free = max(0, self._free[stock.gpu_class] - self._coming.get(stock.gpu_class, 0))
+        if free == stock.free:
+            return stock
+        known = self._bare[stock.gpu_class] = replace(stock, free=free)
+        return known
+
+
+def take(
+    nodes: Iterable[Node],
+    uses: Iterable[PodUse],
+    profiles: Sequence[GPUProfile],
+    placement: Placement,
+    census: Census | None = None,
+) -> Inventory:
+    """Count the GPUs that pods placed by `placement` could use.
+
+    Every pod in the cluster counts, whoever owns it. Pods of ours that are not
+    bound yet count against the class that they are pinned to. A census that is
+    kept from one call to the next makes it faster.
+    """
+    uses = tuple(uses)
+    survey = (census or Census()).survey(tuple(nodes), tuple(profiles), placement)
+    return Inventory(survey.stocks(uses), survey.left_out, survey, uses)
+
+
+def tolerates(tolerations: Collection[Toleration], taint: Taint) -> bool:
+    """Return whether one of the tolerations matches a taint, as the scheduler does."""
+    return any(
+        (not toleration.effect or toleration.effect == taint.effect)
+        and (
+            (toleration.operator == "Exists" and toleration.key in ("", taint.key))
+            or (
+                toleration.operator == "Equal"
+                and (toleration.key, toleration.value) == (taint.key, taint.value)
+            )
+        )
+        for toleration in tolerations
+    )
+
+
+GPU_TOLERATION: Final = Toleration(key=names.GPU_RESOURCE, operator="Exists")
+"""GPU pools usually carry this taint, so that only GPU pods land there."""
+
+
+def _counts(use: PodUse) -> tuple[tuple[str, int], ...]:
+    return ((names.GPU_RESOURCE, use.gpus), *use.others)
+
+
+def _resource(parts: Iterable[NodeClass]) -> str:
+    """Choose the resource that most GPUs of a class are offered by: a pod can ask for one only."""
+    totals: dict[str, int] = {}
+    for part in parts:
+        totals[part.resource] = totals.get(part.resource, 0) + part.gpus
+    return min(totals, key=lambda name: (-totals[name], name), default=names.GPU_RESOURCE)
+
+
+def _left_out(part: NodeClass, unusable: str, resources: Mapping[str, str]) -> str:
+    reason = unusable if part.gpu_class else part.reason
+    if part.gpu_class and not reason and part.resource != resources[part.gpu_class]:
+        reason = f"most GPUs of {part.gpu_class} are offered as {resources[part.gpu_class]}"
+    if reason and part.resource != names.GPU_RESOURCE:
+        return f"{part.resource}: {reason}"
+    return reason
+
+
+def _unusable(node: Node, placement: Placement) -> str:
+    if not node.ready:
+        return "not ready"
+    if node.unschedulable:
+        return "cordoned"
+    for key, value in placement.node_selector:
+        if node.labels.get(key) != value:
+            return f"label {key} is not {value!r}, as spec.placement.nodeSelector asks"
+    tolerations = (GPU_TOLERATION, *placement.tolerations)
+    for taint in node.taints:
+        if taint.effect != "PreferNoSchedule" and not tolerates(tolerations, taint):
+            return f"taint {taint.key}:{taint.effect} is not tolerated"
+    return ""
+
+
+def _stock(
+    profile: GPUProfile,
+    resource: str,
+    members: Iterable[NodeClass],
+    parts: Iterable[NodeClass],
+) -> ClassStock:
+    """Add up the nodes that may be used; if none may, those left out tell of nodes to come."""
+    own = [part for part in members if part.gpu_class == profile.name]
+    kin = [part for part in parts if (part.gpu_class, part.resource) == (profile.name, resource)]
+    alike, total = own or kin, sum(part.gpus for part in own)
+    return ClassStock(
+        gpu_class=profile.name,
+        memory_mib=min((part.memory_mib for part in alike), default=profile.memory_min_mib),
+        total=total,
+        free=total,
+        selectors=tuple(sorted({part.selector for part in alike})),
+        resource=resource,
+    )

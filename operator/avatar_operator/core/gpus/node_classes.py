@@ -1,0 +1,265 @@
+"""Finds the GPU class of every node.
+
+The traps of node labels (sharing, MIG, old feature discovery, none at all) end
+here: everything behind works with classes.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from avatar_operator import names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from avatar_operator.core.resources.gpu_profile import GPUProfile
+    from avatar_operator.core.resources.node import Node
+
+BYTES_FROM: Final = 10_000_000
+"""A memory label above this is in bytes: an old feature discovery wrote it so (GFD #26)."""
+
+Selector = tuple[tuple[str, str], ...]
+"""Labels by which the scheduler finds nodes; a value of "" means that the label is not there."""
+
+_SHARED: Final = "-SHARED"
+_PREFIX: Final = "NVIDIA-"
+_MIG: Final = "-MIG-"
+_A100_40: Final = "NVIDIA-A100-SXM4-40GB"
+_A100_80: Final = "NVIDIA-A100-SXM4-80GB"
+_H100: Final = "NVIDIA-H100-80GB-HBM3"
+
+
+@dataclass(frozen=True, slots=True)
+class _Cloud:
+    """How a cloud names its GPUs, where feature discovery does not run."""
+
+    products: Mapping[str, tuple[str, ...]]  # several: the name alone does not tell
+    memory_label: str = ""
+
+
+_CLOUDS: Final[Mapping[str, _Cloud]] = {
+    "cloud.google.com/gke-accelerator": _Cloud(
+        {
+            "nvidia-l4": ("NVIDIA-L4",),
+            "nvidia-tesla-t4": ("Tesla-T4",),
+            "nvidia-tesla-a100": (_A100_40,),
+            "nvidia-a100-80gb": (_A100_80,),
+            "nvidia-h100-80gb": (_H100,),
+            "nvidia-h100-mega-80gb": (_H100,),
+            "nvidia-h200-141gb": ("NVIDIA-H200",),
+            "nvidia-b200": ("NVIDIA-B200",),
+        }
+    ),
+    "gpu.nvidia.com/model": _Cloud(
+        {
+            "A100": (_A100_40, _A100_80),
+            "H100": (_H100,),
+            "H200": ("NVIDIA-H200",),
+            "L40S": ("NVIDIA-L40S",),
+            "L4": ("NVIDIA-L4",),
+        }
+    ),
+    "karpenter.k8s.aws/instance-gpu-name": _Cloud(
+        {
+            "t4": ("Tesla-T4",),
+            "a10g": ("NVIDIA-A10G",),
+            "l4": ("NVIDIA-L4",),
+            "l40s": ("NVIDIA-L40S",),
+            "a100": (_A100_40, _A100_80),
+            "h100": (_H100,),
+            "h200": ("NVIDIA-H200",),
+        },
+        "karpenter.k8s.aws/instance-gpu-memory",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What a node's labels say of the GPUs behind one resource."""
+
+    products: tuple[str, ...]  # without the sharing suffix; several: one of these; (): unknown
+    memory_mib: int | None  # of the whole GPU; None if nothing tells
+    replicas: int | None  # pods that share one GPU; 1 is not shared, None is shared by who knows
+    count: int | None  # GPUs; None if nothing tells
+    selector: Selector
+    measured: bool = True  # feature discovery asked the driver; a cloud names what it rents out
+
+
+@dataclass(frozen=True, slots=True)
+class NodeClass:
+    """The GPUs of a node behind one resource, with their class or the reason why they have none."""
+
+    node: Node
+    resource: str
+    gpus: int  # allocatable
+    gpu_class: str | None
+    memory_mib: int  # that one pod may use
+    shared: bool
+    selector: Selector
+    reason: str
+    warning: str = ""  # they have a class, but something does not add up
+    candidates: tuple[str, ...] = ()  # profiles between which the labels do not decide
+
+
+def classify(node: Node, profiles: Sequence[GPUProfile]) -> tuple[NodeClass, ...]:
+    """Return the GPUs of a node, one entry for each resource that offers them.
+
+    Each has the class of the one profile that matches. A node without GPUs has
+    no entry; one whose device plugin is not there yet has one with 0 GPUs.
+    """
+    offers = [
+        (resource, count)
+        for resource, count in ((names.GPU_RESOURCE, node.gpus), *node.others)
+        if count
+    ]
+    if not offers and names.LABEL_PRODUCT in node.labels:
+        offers = [(names.GPU_RESOURCE, 0)]
+    return tuple(_classify(node, resource, count, profiles) for resource, count in offers)
+
+
+def _classify(node: Node, resource: str, gpus: int, profiles: Sequence[GPUProfile]) -> NodeClass:
+    labels = read_labels(node.labels, resource)
+    replicas = labels.replicas if labels.replicas is not None else _replicas(node, resource, labels)
+    shared = labels.replicas != 1
+    product = " or ".join(labels.products)
+
+    def unknown(reason: str, candidates: tuple[str, ...] = ()) -> NodeClass:
+        return NodeClass(
+            node, resource, gpus, None, 0, shared, labels.selector, reason, "", candidates
+        )
+
+    if not product:
+        return unknown("no label tells the GPU's product (is GPU feature discovery running?)")
+    if "MIG-INVALID" in product.upper():
+        return unknown(f"MIG is half configured ({product})")
+    if labels.memory_mib == 0:
+        return unknown(f"{product} is labelled with a memory of 0")
+    named = [profile for profile in profiles if _names(profile, labels.products)]
+    fitting = [profile for profile in named if _holds(profile, labels.memory_mib)]
+    of = ", ".join(profile.name for profile in fitting or named)
+    if not named:
+        return unknown(f"no GPUProfile names the product {product}")
+    if not fitting:
+        return unknown(f"{product} with {labels.memory_mib} MiB is outside the memory of {of}")
+    if len(fitting) > 1:
+        candidates = tuple(profile.name for profile in fitting)
+        return unknown(f"{product} belongs to several GPUProfiles: {of}", candidates)
+    profile = fitting[0]
+    if shared and not profile.allow_shared:
+        by = "an unknown number" if replicas is None else str(replicas)
+        return unknown(f"{product} is shared by {by}, {profile.name} forbids it")
+    if replicas is None:
+        return unknown(f"{product} is shared, and no label tells by how many")
+    whole = profile.memory_min_mib
+    if labels.memory_mib is not None and labels.measured:
+        whole = labels.memory_mib
+    return NodeClass(
+        node=node,
+        resource=resource,
+        gpus=gpus,
+        gpu_class=profile.name,
+        memory_mib=whole // replicas,
+        shared=shared,
+        selector=labels.selector,
+        reason="",
+        warning=_warning(node, resource, labels, replicas, profile),
+    )
+
+
+def read_labels(labels: Mapping[str, str], resource: str = names.GPU_RESOURCE) -> Labels:
+    """Read what feature discovery, or else the cloud, says of the GPUs behind a resource."""
+    is_mig = resource.startswith(names.MIG_RESOURCES)
+    prefix = resource if is_mig else names.GPU_RESOURCE
+    product = labels.get(f"{prefix}.product", "")
+    if is_mig and not product and names.LABEL_PRODUCT in labels:
+        slices = resource.removeprefix(names.MIG_RESOURCES)
+        product = f"{labels[names.LABEL_PRODUCT].removesuffix(_SHARED)}-MIG-{slices}"
+    if not product:
+        return _cloud(labels) if resource == names.GPU_RESOURCE else Labels((), None, 1, None, ())
+    replicas: int | None = _number(labels.get(f"{prefix}.replicas")) or 1  # 0 on parents of MIG
+    sharing = labels.get(f"{prefix}.sharing-strategy", "none")
+    marked = product.endswith(_SHARED) or sharing != "none" or resource == names.SHARED_RESOURCE
+    if replicas == 1 and marked:
+        replicas = None
+    telling = [f"{prefix}.{key}" for key in ("product", "memory", "sharing-strategy", "replicas")]
+    return Labels(
+        products=(product.removesuffix(_SHARED),),
+        memory_mib=_mebibytes(labels.get(f"{prefix}.memory")),
+        replicas=replicas,
+        count=_number(labels.get(f"{prefix}.count")),
+        selector=_selector(labels, telling),
+    )
+
+
+def _cloud(labels: Mapping[str, str]) -> Labels:
+    for key, cloud in _CLOUDS.items():
+        products = cloud.products.get(labels.get(key, ""), ())
+        if not products:
+            continue
+        telling = [label for label in (key, cloud.memory_label, names.LABEL_PRODUCT) if label]
+        return Labels(
+            products=products,
+            memory_mib=_mebibytes(labels.get(cloud.memory_label)),
+            replicas=1,
+            count=None,
+            selector=_selector(labels, telling),
+            measured=False,
+        )
+    return Labels((), None, 1, None, ())
+
+
+def _selector(labels: Mapping[str, str], telling: Iterable[str]) -> Selector:
+    """Find nodes that are labelled exactly so: any other may be of another class."""
+    return tuple((key, labels.get(key, "")) for key in telling)
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isascii() and text.isdecimal() else None
+
+
+def _mebibytes(text: str | None) -> int | None:
+    memory = _number(text)
+    return memory // 2**20 if memory is not None and memory > BYTES_FROM else memory
+
+
+def _names(profile: GPUProfile, products: Iterable[str]) -> bool:
+    """Match as globs, with or without NVIDIA's name; MIG only where the glob names it."""
+    return any(
+        fnmatch.fnmatchcase(product.removeprefix(_PREFIX), glob.removeprefix(_PREFIX))
+        or fnmatch.fnmatchcase(product, glob)
+        for product in products
+        for glob in profile.products
+        if _MIG not in product.upper() or "MIG" in glob.upper()
+    )
+
+
+def _holds(profile: GPUProfile, memory_mib: int | None) -> bool:
+    return memory_mib is None or profile.memory_min_mib <= memory_mib <= profile.memory_max_mib
+
+
+def _replicas(node: Node, resource: str, labels: Labels) -> int | None:
+    """Work out by how many each GPU is shared: the device plugin offers it as often."""
+    capacity = dict(node.capacity).get(resource, 0)
+    if not labels.count or capacity <= labels.count or capacity % labels.count:
+        return None
+    return capacity // labels.count
+
+
+def _warning(node: Node, resource: str, labels: Labels, replicas: int, profile: GPUProfile) -> str:
+    """Say what does not add up: labels of one card for a node with two kinds, or two opinions."""
+    capacity = dict(node.capacity).get(resource)
+    if node.labels.get(names.LABEL_MIG_STRATEGY) == "mixed":
+        capacity = None  # the count may hold GPUs that are offered as slices
+    if labels.count and capacity is not None and labels.count * replicas != capacity:
+        return (
+            f"labels count {labels.count} GPUs shared by {replicas}, the node has {capacity} "
+            "(are its GPUs of several kinds?)"
+        )
+    named = _cloud(node.labels).products if labels.measured else ()
+    if named and resource == names.GPU_RESOURCE and not _names(profile, named):
+        return f"labels differ: feature discovery says {labels.products[0]}, the cloud {named[0]}"
+    return ""

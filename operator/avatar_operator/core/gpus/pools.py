@@ -1,0 +1,99 @@
+"""Ranks the GPU classes that may serve a service, each with its batch size and its stock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from avatar_operator.core.gpus import batch_size, calibration
+from avatar_operator.core.gpus.inventory import ClassStock, Inventory
+from avatar_operator.core.resources.service import Placement, Service, Strategy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from avatar_operator.core.resources.gpu_profile import Calibration, Curve, GPUProfile
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """One GPU class from the view of one service."""
+
+    gpu_class: str
+    outcome: batch_size.BatchPlan | batch_size.NoBatch
+    stock: ClassStock
+    curve: Curve | None
+    cost_per_hour: Decimal | None = None
+    calibration: Calibration | None = None
+    contradiction: str = ""  # between what was measured and what the profile says
+
+    @property
+    def serves(self) -> bool:
+        """Whether pods of the service can run on the class at all."""
+        return isinstance(self.outcome, batch_size.BatchPlan)
+
+
+def rank(
+    service: Service,
+    profiles: Sequence[GPUProfile],
+    inventory: Inventory,
+    memory_share: float,
+) -> tuple[Pool, ...]:
+    """Return the classes that the service allows, the one to fill first in front.
+
+    Classes that cannot serve come last, each with its reason.
+    """
+    by_name = {profile.name: profile for profile in profiles}
+    asked = service.placement.gpu_classes or tuple(sorted(by_name))
+    pools = [_pool(service, name, by_name, inventory, memory_share) for name in asked]
+    return tuple(sorted(pools, key=lambda pool: _order(pool, service.placement)))
+
+
+def _pool(
+    service: Service,
+    name: str,
+    profiles: Mapping[str, GPUProfile],
+    inventory: Inventory,
+    memory_share: float,
+) -> Pool:
+    profile = profiles.get(name)
+    if profile is None:
+        nothing = ClassStock(name, 0, 0, 0, ())
+        return Pool(name, batch_size.NoBatch(f"there is no GPUProfile {name}"), nothing, None)
+    stock = inventory.stocks[name]
+    curve = profile.curve(service.model.variant)
+    if curve is None:
+        missing = batch_size.NoBatch(f"GPUProfile {name} has no curve for {service.model.variant}")
+        return Pool(name, missing, stock, None, profile.cost_per_hour)
+    outcome = (
+        batch_size.fixed_batch(
+            curve, stock.memory_mib, service.batch_size, service.fps, memory_share=memory_share
+        )
+        if service.batch_size is not None
+        else batch_size.plan_batch(
+            curve, stock.memory_mib, service.objective, service.fps, memory_share=memory_share
+        )
+    )
+    return Pool(
+        gpu_class=name,
+        outcome=outcome,
+        stock=stock,
+        curve=curve,
+        cost_per_hour=profile.cost_per_hour,
+        calibration=profile.calibration(service.model.variant),
+        contradiction=calibration.contradiction(profile, service.model.variant),
+    )
+
+
+def _order(pool: Pool, placement: Placement) -> tuple[bool, float | Decimal, str]:
+    if not isinstance(pool.outcome, batch_size.BatchPlan):
+        return True, 0, pool.gpu_class
+    if placement.strategy is Strategy.FASTEST:
+        return False, -pool.outcome.frames_per_s, pool.gpu_class
+    if placement.strategy is Strategy.PREFERRED and placement.gpu_classes:
+        return False, placement.gpu_classes.index(pool.gpu_class), pool.gpu_class
+    # Without a list there is no preference to follow but the price.
+    if pool.cost_per_hour is None:
+        return False, Decimal("Infinity"), pool.gpu_class
+    return False, pool.cost_per_hour / pool.outcome.sessions_per_pod, pool.gpu_class

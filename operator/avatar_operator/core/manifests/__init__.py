@@ -1,0 +1,1 @@
+"""Manifests of the objects that the operator creates."""

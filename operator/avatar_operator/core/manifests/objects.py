@@ -1,0 +1,183 @@
+"""Renders the other objects that the operator creates: Secrets, budgets, Events and patches."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from typing import Final
+
+from avatar_operator import names
+from avatar_operator.core.resources.fields import Body, Fields
+from avatar_operator.core.resources.service import Service, ServiceKey
+
+NEVER_EVICTED: Final = 1_000_000
+"""Pods that a budget wants: more than there ever are, so that none of them may be evicted."""
+
+
+LONGEST_MESSAGE: Final = 1024
+"""Characters; the API server refuses Events with more."""
+
+
+def control_token(master: str, key: ServiceKey) -> str:
+    """Derive the admin token of a service's pods; the gateway derives the same."""
+    return hmac.new(master.encode(), str(key).encode(), hashlib.sha256).hexdigest()
+
+
+def gateway_token(master: str) -> str:
+    """Derive the admin token of the gateways; they derive the same."""
+    return hmac.new(master.encode(), b"gateway", hashlib.sha256).hexdigest()
+
+
+def control_secret(service: Service, token: str) -> Body:
+    """Render the Secret that hands the admin token to the service's pods."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": names.control_secret(service.key.name),
+            "namespace": service.key.namespace,
+            "labels": service_labels(service),
+            "ownerReferences": [owner_reference(service)],
+        },
+        "type": "Opaque",
+        "data": {names.TOKEN_KEY: base64.b64encode(token.encode()).decode()},
+    }
+
+
+def pdb(service: Service) -> Body:
+    """Render what refuses the eviction of pods with sessions.
+
+    A whole number counts the pods that carry the label, and asks no scale: with
+    a percentage or maxUnavailable, `spec.replicas` would be believed, and pods of
+    a rollout could be evicted.
+    """
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {
+            "name": names.budget(service.key.name),
+            "namespace": service.key.namespace,
+            "labels": service_labels(service),
+            "ownerReferences": [owner_reference(service)],
+        },
+        "spec": {
+            "minAvailable": NEVER_EVICTED,
+            "selector": {
+                "matchLabels": {
+                    names.LABEL_SERVICE: service.key.name,
+                    names.LABEL_LIVE: names.LIVE,
+                }
+            },
+        },
+    }
+
+
+def pdb_content(body: Body) -> str | None:
+    """Return the UID of the service that a stored budget protects as it should, if it does."""
+    metadata, spec = Fields(body.get("metadata"), "", []), Fields(body.get("spec"), "", [])
+    for owner in metadata.children("ownerReferences"):
+        selected = {names.LABEL_SERVICE: owner.text("name"), names.LABEL_LIVE: names.LIVE}
+        if (
+            metadata.text("name") == names.budget(owner.text("name"))
+            and spec.raw("minAvailable") == NEVER_EVICTED
+            and spec.raw("selector") == {"matchLabels": selected}
+        ):
+            return owner.text("uid")
+    return None
+
+
+def pdb_service(body: Body) -> ServiceKey | None:
+    """Return the service that a budget is named after, whatever else it says; None if none is."""
+    metadata = Fields(body.get("metadata"), "", [])
+    name = metadata.text("name")
+    service = name.removesuffix(names.budget(""))
+    return None if service == name else ServiceKey(metadata.text("namespace"), service)
+
+
+def live_marks(*, live: bool) -> Body:
+    """Render the change of a pod's metadata that protects it, or lets it go."""
+    return {
+        "labels": {names.LABEL_LIVE: names.LIVE if live else None},
+        "annotations": {
+            names.ANNOTATION_SAFE_TO_EVICT: "false" if live else "true",
+            names.ANNOTATION_DO_NOT_DISRUPT: "true" if live else None,
+        },
+    }
+
+
+def reserve_role(*, reserve: bool) -> Body:
+    """Render the change of a pod's metadata that makes it one of the reserve, or of the others."""
+    return {"labels": {names.LABEL_RESERVE: names.RESERVED if reserve else None}}
+
+
+def adoption_patch(service: Service, origin: str) -> Body:
+    """Render the change of a pod's metadata that makes it one of another service."""
+    return {
+        "labels": {
+            names.LABEL_SERVICE: service.key.name,
+            names.LABEL_INSTANCE: service.key.name,
+            names.LABEL_MADE_FOR: origin,
+            names.LABEL_RESERVE: None,
+        },
+        "ownerReferences": [owner_reference(service)],
+    }
+
+
+def held_by_pod(name: str, uid: str) -> Body:
+    """Render what lets an object stay for as long as a pod does, whatever becomes of its owner."""
+    return {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}]}
+
+
+def event_body(
+    service: Service, reason: names.Reason, message: str, *, warning: bool, at: str
+) -> Body:
+    """Render an Event about a service; `at` is a time as Kubernetes writes it."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {
+            "generateName": f"{service.key.name}-",
+            "namespace": service.key.namespace,
+        },
+        "involvedObject": {
+            "apiVersion": names.API_VERSION,
+            "kind": names.SERVICE_KIND,
+            "name": service.key.name,
+            "namespace": service.key.namespace,
+            "uid": service.uid,
+        },
+        "type": "Warning" if warning else "Normal",
+        "reason": reason.value,
+        "message": message[:LONGEST_MESSAGE],
+        "source": {"component": names.FIELD_MANAGER},
+        "reportingComponent": names.FIELD_MANAGER,
+        "firstTimestamp": at,
+        "lastTimestamp": at,
+        "count": 1,
+    }
+
+
+def pod_selector(service: Service) -> str:
+    """Return the label selector of the service's pods, for the scale subresource."""
+    return f"{names.LABEL_SERVICE}={service.key.name}"
+
+
+def service_labels(service: Service) -> dict[str, str]:
+    return {
+        names.LABEL_NAME: names.RUNTIME_NAME,
+        names.LABEL_INSTANCE: service.key.name,
+        names.LABEL_MANAGED_BY: names.FIELD_MANAGER,
+        names.LABEL_SERVICE: service.key.name,
+    }
+
+
+def owner_reference(service: Service) -> Body:
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.SERVICE_KIND,
+        "name": service.key.name,
+        "uid": service.uid,
+        "controller": True,  # else kubectl drain asks for --force
+        "blockOwnerDeletion": True,
+    }

@@ -1,0 +1,195 @@
+"""Renders the manifest of a runtime pod."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from avatar_operator import names
+from avatar_operator.core.gpus import batch_size
+from avatar_operator.core.gpus.inventory import GPU_TOLERATION
+from avatar_operator.core.manifests import container
+from avatar_operator.core.resources.service import Service, Toleration
+
+if TYPE_CHECKING:
+    from avatar_operator.core.gpus.pools import Pool
+    from avatar_operator.core.resources.fields import Body
+from avatar_operator.core.manifests.objects import owner_reference, service_labels
+
+GRACE_MARGIN_S: Final = 30
+"""Added to the drain timeout, so that SIGTERM still finds time after preStop gave up."""
+
+
+_RENDERING: Final = 1
+"""Raise it when `pod` changes in a way that running pods must follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodSettings:
+    """What the chart says about every runtime pod."""
+
+    image: str
+    image_pull_policy: str
+    image_pull_secrets: tuple[str, ...] = ()
+    metrics_open: bool = False  # pods that are there keep what they were made with
+
+
+def hash_spec(service: Service, image: str) -> str:
+    """Return a short name of everything in the spec that makes a pod what it is.
+
+    Numbers of pods and the placement are left out: they move pods, they do not
+    change them. Measured curves are left out too, or each would roll the fleet.
+    """
+    parts = (
+        _RENDERING,
+        service.template.image or image,
+        service.model,
+        service.avatar_source,
+        service.avatars,
+        service.fps,
+        service.batch_size or service.objective.value,
+        service.sessions,
+        service.template,
+    )
+    text = json.dumps(parts, default=_plain, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def runtime_pod(
+    service: Service,
+    name: str,
+    pool: Pool,
+    settings: PodSettings,
+    *,
+    reserve: bool = False,
+) -> Body:
+    """Render a runtime pod that is pinned to one GPU class and carries its batch size."""
+    assert isinstance(pool.outcome, batch_size.BatchPlan)
+    plan = pool.outcome
+    template = service.template
+    spec: Body = {
+        "restartPolicy": "Always",
+        "terminationGracePeriodSeconds": service.sessions.drain_timeout_s + GRACE_MARGIN_S,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 65532,
+            "runAsGroup": 65532,
+            "fsGroup": 65532,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "nodeSelector": dict(service.placement.node_selector),
+        "affinity": _affinity(pool),
+        "topologySpreadConstraints": _spread(service),
+        "tolerations": _tolerations(service),
+        "containers": [
+            container.runtime(
+                service,
+                pool,
+                settings.image,
+                settings.image_pull_policy,
+                metrics_open=settings.metrics_open,
+            )
+        ],
+        "volumes": [
+            {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}},
+            *container.volumes("models", service.model.source),
+            *container.volumes("avatars", service.avatar_source),
+            *template.volumes,
+        ],
+    }
+    optional = {
+        "imagePullSecrets": [{"name": secret} for secret in settings.image_pull_secrets],
+        "serviceAccountName": template.service_account,
+        "priorityClassName": template.priority_class,
+        "runtimeClassName": template.runtime_class,
+    }
+    spec.update({key: value for key, value in optional.items() if value})
+    metadata: Body = {
+        "name": name,
+        "namespace": service.key.namespace,
+        "labels": {
+            **dict(template.labels),
+            **service_labels(service),
+            names.LABEL_GPU_CLASS: pool.gpu_class,
+            names.LABEL_SPEC_HASH: hash_spec(service, settings.image),
+            **({names.LABEL_RESERVE: names.RESERVED} if reserve else {}),
+        },
+        "annotations": {
+            **dict(template.annotations),
+            names.ANNOTATION_BATCH_SIZE: str(plan.batch_size),
+            names.ANNOTATION_SESSIONS_PER_POD: str(plan.sessions_per_pod),
+            # Else a pod with an emptyDir and an owner of no known kind keeps its node for ever.
+            names.ANNOTATION_SAFE_TO_EVICT: "true",
+        },
+        "ownerReferences": [owner_reference(service)],
+    }
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def set_annotation(body: Body, name: str, value: str) -> None:
+    """Add an annotation to a body that was rendered here."""
+    metadata = body["metadata"]
+    assert isinstance(metadata, dict)
+    metadata["annotations"][name] = value
+
+
+def _plain(value: object) -> object:
+    assert dataclasses.is_dataclass(value)
+    parts = {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
+    return {"": type(value).__name__, **parts}
+
+
+def _affinity(pool: Pool) -> Body:
+    """Pin to the labels that nodes of the class carry: any of these nodes will do."""
+    terms = [
+        {
+            "matchExpressions": [
+                {"key": key, "operator": "In", "values": [value]}
+                if value
+                else {"key": key, "operator": "DoesNotExist"}
+                for key, value in labels
+            ]
+        }
+        for labels in pool.stock.selectors
+    ]
+    required = {"nodeSelectorTerms": terms}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
+
+
+def _spread(service: Service) -> list[Body]:
+    """Ask for pods in many zones, and in each on many nodes, as far as GPUs are there."""
+    return [
+        {
+            "topologyKey": key,
+            "maxSkew": 1,
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": {names.LABEL_SERVICE: service.key.name}},
+        }
+        for key in (names.LABEL_ZONE, names.LABEL_HOST)
+    ]
+
+
+def _tolerations(service: Service) -> list[Body]:
+    # The default of 300 s would delete pods with sessions when only their kubelet lost the API.
+    patience = service.sessions.drain_timeout_s
+    lost = [
+        Toleration(key, "Exists", "", "NoExecute", patience)
+        for key in (names.TAINT_NOT_READY, names.TAINT_UNREACHABLE)
+    ]
+    return [_toleration(item) for item in (GPU_TOLERATION, *lost, *service.placement.tolerations)]
+
+
+def _toleration(item: Toleration) -> Body:
+    fields = {
+        "key": item.key,
+        "operator": item.operator,
+        "value": item.value,
+        "effect": item.effect,
+        "tolerationSeconds": item.seconds,
+    }
+    return {key: value for key, value in fields.items() if value not in ("", None)}

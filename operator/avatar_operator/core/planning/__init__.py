@@ -1,0 +1,1 @@
+"""From what is observed to a list of actions."""

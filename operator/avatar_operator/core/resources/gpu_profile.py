@@ -1,0 +1,227 @@
+"""GPUProfile: its type and its parser."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from decimal import Decimal
+
+
+from decimal import Decimal
+
+from avatar_operator import names
+from avatar_operator.core.resources import autoscaling
+from avatar_operator.core.resources.fields import Fields, parse_identity
+from avatar_operator.errors import Fault, InvalidResource
+
+
+class Floor(NamedTuple):
+    """The least memory that batches of more than `above` frames are believed to take."""
+
+    above: int
+    base_mib: int
+    per_frame_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Memory and time of a batch of one model variant on one GPU class."""
+
+    model: str
+    base_mib: int
+    per_frame_mib: int
+    frame_batch_ms: tuple[tuple[int, float], ...]  # (frames, ms), rising by frames, not empty
+    floor: Floor | None = None  # beyond what was measured
+
+    @property
+    def smallest(self) -> int:
+        """The batch size at which the measurements begin."""
+        return self.frame_batch_ms[0][0]
+
+    @property
+    def largest(self) -> int:
+        """The batch size at which the measurements end."""
+        return self.frame_batch_ms[-1][0]
+
+    def memory_mib(self, frames: int) -> int:
+        """Return the memory that the device reports during a batch of `frames`."""
+        line = self.base_mib + frames * self.per_frame_mib
+        if self.floor is None or frames <= self.floor.above:
+            return line
+        return max(line, self.floor.base_mib + frames * self.floor.per_frame_mib)
+
+    def batch_ms(self, frames: int) -> float:
+        """Return the time of a batch; between two points it is interpolated.
+
+        `frames` lies within the ends of the curve.
+        """
+        for (low, low_ms), (high, high_ms) in zip(
+            self.frame_batch_ms, self.frame_batch_ms[1:], strict=False
+        ):
+            if low <= frames < high:
+                return low_ms + (high_ms - low_ms) * (frames - low) / (high - low)
+        return self.frame_batch_ms[-1][1]
+
+    def covers(self, frames: int) -> bool:
+        """Return whether a batch size lies within the ends of the curve."""
+        return self.smallest <= frames <= self.largest
+
+    def continued(self, given: Curve | None) -> Curve:
+        """Return this measurement with the rest of a given curve behind its end.
+
+        A pod measures no batch larger than its own, so each plan would be bound
+        by the one before. The given times are scaled by how much the measured
+        end differs from them; memory is the larger of what both say.
+        """
+        if given is None or not given.covers(self.largest) or given.largest == self.largest:
+            return self
+        ratio = self.frame_batch_ms[-1][1] / given.batch_ms(self.largest)
+        rest = tuple((b, ms * ratio) for b, ms in given.frame_batch_ms if b > self.largest)
+        floor = Floor(self.largest, given.base_mib, given.per_frame_mib)
+        return replace(self, frame_batch_ms=self.frame_batch_ms + rest, floor=floor)
+
+
+class Device(Enum):
+    """What a measurement was made on, as far as it may count."""
+
+    CUDA = "cuda"
+    SIMULATED = "simulated"
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A curve that a pod measured when it started, and where it comes from."""
+
+    curve: Curve
+    device: Device
+    pod: str  # NAMESPACE/NAME
+    node: str
+    measured_at: str  # as Kubernetes writes times
+
+
+@dataclass(frozen=True, slots=True)
+class GPUProfile:
+    """A class of GPUs: how its nodes are found and what they can do."""
+
+    name: str
+    products: tuple[str, ...]  # globs of the product label
+    memory_min_mib: int
+    memory_max_mib: int
+    cost_per_hour: Decimal | None
+    allow_shared: bool
+    curves: tuple[Curve, ...]  # as given
+    calibrations: tuple[Calibration, ...] = ()  # as measured
+    allow_simulated: bool = False  # whether simulated devices may calibrate it
+
+    def given(self, variant: str) -> Curve | None:
+        """Return the curve that the spec has of a model variant."""
+        return next((curve for curve in self.curves if curve.model == variant), None)
+
+    def calibration(self, variant: str) -> Calibration | None:
+        """Return what a pod measured of a model variant."""
+        return next((item for item in self.calibrations if item.curve.model == variant), None)
+
+    def curve(self, variant: str) -> Curve | None:
+        """Return the curve to plan with: what was measured wins over what is given."""
+        measured, given = self.calibration(variant), self.given(variant)
+        return given if measured is None else measured.curve.continued(given)
+
+
+MAX_BATCH: Final = 64
+
+
+def parse_profile(body: Mapping[str, object]) -> GPUProfile:
+    """Return the GPU class that a body describes, with what pods measured of it.
+
+    Raises:
+        InvalidResource: with every field that breaks the contract.
+    """
+    faults: list[Fault] = []
+    identity = parse_identity(body, faults)
+    spec = Fields(body.get("spec"), "spec", faults)
+    match = spec.child("match")
+    memory = match.child("memoryMiB")
+    for parent, name, limit in (
+        (match, "products", "a list of product patterns"),
+        (memory, "min", "the least memory in MiB"),
+        (memory, "max", "the most memory in MiB"),
+    ):
+        parent.required(name, limit)
+    low, high = memory.integer("min", 1, 1, 10**7), memory.integer("max", 10**7, 1, 10**7)
+    if low > high:
+        memory.note("min", low, f"at most memoryMiB.max, which is {high}")
+    status = Fields(body.get("status"), "status", faults)
+    given = tuple(parse_curve(curve) for curve in spec.children("curves"))
+    if not given:
+        spec.note("curves", spec.raw("curves"), "at least one curve")
+    for variant in sorted({curve.model for curve in given}):
+        if sum(curve.model == variant for curve in given) > 1:
+            spec.note("curves", variant, "one curve for each model")
+    annotations = Fields(body.get("metadata"), "metadata", []).strings("annotations")
+    profile = GPUProfile(
+        name=identity.name,
+        products=match.texts("products"),
+        memory_min_mib=low,
+        memory_max_mib=high,
+        cost_per_hour=_cost(spec),
+        allow_shared=spec.flag("allowShared", False),
+        curves=given,
+        calibrations=tuple(parse_calibration(item) for item in status.children("calibrations")),
+        allow_simulated=annotations.get(names.ANNOTATION_SIMULATED) == "true",
+    )
+    if faults:
+        raise InvalidResource(names.PROFILE_KIND, identity.name, faults)
+    return profile
+
+
+def parse_calibration(fields: Fields) -> Calibration:
+    return Calibration(
+        curve=parse_curve(fields),
+        device=fields.choice("device", Device.CUDA),
+        pod=fields.text("pod"),
+        node=fields.text("node"),
+        measured_at=fields.text("measuredAt"),
+    )
+
+
+def _cost(spec: Fields) -> Decimal | None:
+    text = spec.text("costPerHour", pattern=autoscaling.COST, limit=autoscaling.COST_LIMIT)
+    return Decimal(text) if text else None
+
+
+def parse_curve(fields: Fields) -> Curve:
+    points: list[tuple[int, float]] = []
+    for index, item in enumerate(fields.items("frameBatchMs")):
+        point = parse_point(item)
+        if point is None or (points and (point[0] <= points[-1][0] or point[1] < points[-1][1])):
+            limit = "[frames, milliseconds], rising by frames and not falling by time"
+            fields.note(f"frameBatchMs[{index}]", item, limit)
+        else:
+            points.append(point)
+    if not points:
+        fields.note("frameBatchMs", None, "a list of [frames, milliseconds]")
+        points.append((1, 1.0))
+    for name in ("model", "baseMiB", "perFrameMiB"):
+        fields.required(name, "set")
+    return Curve(
+        model=fields.text("model"),
+        base_mib=fields.integer("baseMiB", 1, 1, 10**7),
+        per_frame_mib=fields.integer("perFrameMiB", 1, 1, 10**6),
+        frame_batch_ms=tuple(points),
+    )
+
+
+def parse_point(item: object) -> tuple[int, float] | None:
+    if not isinstance(item, list) or len(item) != 2:
+        return None
+    frames, milliseconds = item
+    for number in (frames, milliseconds):
+        if isinstance(number, bool) or not isinstance(number, int | float) or not number > 0:
+            return None
+    if int(frames) != frames or frames > 1024 or milliseconds > 10**6:
+        return None
+    return int(frames), float(milliseconds)

@@ -1,0 +1,86 @@
+"""Node: its type and its parser.
+
+The API server has checked the body, so a missing or unexpected field reads as its harmless default:
+a node without GPUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from avatar_operator import names
+from avatar_operator.core.resources.fields import Fields
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+from avatar_operator.core.resources.fields import split_body
+
+
+@dataclass(frozen=True, slots=True)
+class Taint:
+    """A mark on a node that keeps pods away."""
+
+    key: str
+    value: str
+    effect: str
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node as far as GPUs are concerned."""
+
+    name: str
+    labels: Mapping[str, str]
+    gpus: int  # allocatable, of nvidia.com/gpu
+    ready: bool
+    unschedulable: bool
+    taints: tuple[Taint, ...]
+    others: tuple[tuple[str, int], ...] = ()  # allocatable of resources for parts of GPUs
+    capacity: tuple[tuple[str, int], ...] = ()  # of all these resources, dead devices included
+
+
+def parse_node(body: Mapping[str, object]) -> Node:
+    """Return the node that a body describes."""
+    metadata, spec, status = split_body(body)
+    taints = tuple(
+        Taint(taint.text("key"), taint.text("value"), taint.text("effect"))
+        for taint in spec.children("taints")
+    )
+    allocatable = read_resources(status.fragment("allocatable"))
+    return Node(
+        name=metadata.text("name"),
+        labels=metadata.strings("labels"),
+        gpus=allocatable.pop(names.GPU_RESOURCE, 0),
+        ready=condition_status(status, "Ready") == "True",
+        unschedulable=spec.flag("unschedulable", False),
+        taints=taints,
+        others=tuple(sorted(allocatable.items())),
+        capacity=tuple(sorted(read_resources(status.fragment("capacity")).items())),
+    )
+
+
+def read_count(value: object) -> int:
+    """Read a whole number that Kubernetes writes as a string; anything else counts nothing."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return max(0, value)
+    return int(value) if isinstance(value, str) and value.isdecimal() else 0
+
+
+def read_resources(quantities: Mapping[str, object]) -> dict[str, int]:
+    """Return the GPU resources among quantities that are not 0."""
+    counts = {
+        name: read_count(quantity)
+        for name, quantity in quantities.items()
+        if name in (names.GPU_RESOURCE, names.SHARED_RESOURCE)
+        or name.startswith(names.MIG_RESOURCES)
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
+def condition_status(status: Fields, kind: str) -> str:
+    for condition in status.children("conditions"):
+        if condition.text("type") == kind:
+            return condition.text("status")
+    return "Unknown"

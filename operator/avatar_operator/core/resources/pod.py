@@ -1,0 +1,230 @@
+"""Pod: the types of a runtime pod and of any pod that uses GPUs, and their parsers.
+
+The API server has checked the body, so a missing or unexpected field reads as its harmless default:
+a pod that requests no GPU.
+"""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from avatar_operator import names
+from avatar_operator.core.resources.fields import Fields
+from avatar_operator.core.resources.service import ServiceKey
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+from avatar_operator.core.resources.fields import split_body
+from avatar_operator.core.resources.node import condition_status, read_count, read_resources
+
+
+class PodUse(NamedTuple):
+    """What is kept of every pod in the cluster that asks for GPUs and has not ended."""
+
+    node: str  # "" while it is not bound
+    gpus: int  # of nvidia.com/gpu
+    gpu_class: str  # "" if it is not ours
+    others: tuple[tuple[str, int], ...] = ()  # of resources for parts of GPUs
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimePod:
+    """A pod that runs the runtime for a service."""
+
+    name: str
+    namespace: str
+    uid: str
+    resource_version: str
+    service: str
+    owner_uid: str  # of the service that made it, which may be an earlier one of that name
+    gpu_class: str
+    spec_hash: str
+    batch_size: int
+    sessions_per_pod: int
+    node: str  # "" while it is not bound
+    ip: str  # "" while it has none
+    phase: str
+    ready: bool
+    running: bool  # the runtime's container runs now
+    terminating: bool
+    created_at: float  # seconds since 1970
+    failed_at: float | None  # None while it has not ended
+    trouble: str  # why it does not start, "" if nothing is known
+    live: bool = False  # it carries the label that guards pods with sessions
+    shielded: bool = False  # autoscalers of nodes are told to leave it alone
+    drain_asked: bool = False  # by annotation
+    restarts: int = 0  # of the runtime's container
+    reserve: bool = False  # it takes sessions last
+    made_for: str = ""  # name of the service that it was taken over from, "" if it was not
+
+    @property
+    def ended(self) -> bool:
+        """Whether none of its containers will ever run again."""
+        return self.phase in ("Succeeded", "Failed")
+
+    @property
+    def origin(self) -> ServiceKey:
+        """The service that it was started for, by which its runtime goes as long as it lives."""
+        return ServiceKey(self.namespace, self.made_for or self.service)
+
+
+LONGEST_TROUBLE: Final = 200  # characters of a pod's trouble that are told
+
+
+def parse_use(body: Mapping[str, object]) -> PodUse | None:
+    """Return what a pod takes of the GPUs, or None if it takes nothing (any more)."""
+    metadata, spec, status = split_body(body)
+    requested = _requested(spec)
+    if not requested or status.text("phase") in ("Succeeded", "Failed"):
+        return None
+    labels = metadata.strings("labels")
+    ours = labels.get(names.LABEL_MANAGED_BY) == names.FIELD_MANAGER
+    gpu_class = labels.get(names.LABEL_GPU_CLASS, "") if ours else ""
+    gpus = requested.pop(names.GPU_RESOURCE, 0)
+    others = tuple(sorted(requested.items()))
+    return PodUse(_shared(spec.text("nodeName")), gpus, _shared(gpu_class), others)
+
+
+def parse_runtime_pod(body: Mapping[str, object]) -> RuntimePod | None:
+    """Return the runtime pod that a body describes, or None if it is no pod of ours."""
+    metadata, spec, status = split_body(body)
+    labels = metadata.strings("labels")
+    if (
+        labels.get(names.LABEL_MANAGED_BY) != names.FIELD_MANAGER
+        or names.LABEL_SERVICE not in labels
+    ):
+        return None
+    annotations = metadata.strings("annotations")
+    created_at = _seconds(metadata.text("creationTimestamp")) or 0.0
+    phase = status.text("phase", "Pending")
+    return RuntimePod(
+        name=metadata.text("name"),
+        namespace=_shared(metadata.text("namespace", "default")),
+        uid=metadata.text("uid"),
+        resource_version=metadata.text("resourceVersion"),
+        service=_shared(labels[names.LABEL_SERVICE]),
+        owner_uid=_shared(
+            next((owner.text("uid") for owner in metadata.children("ownerReferences")), "")
+        ),
+        gpu_class=_shared(labels.get(names.LABEL_GPU_CLASS, "")),
+        spec_hash=_shared(labels.get(names.LABEL_SPEC_HASH, "")),
+        batch_size=read_count(annotations.get(names.ANNOTATION_BATCH_SIZE)),
+        sessions_per_pod=read_count(annotations.get(names.ANNOTATION_SESSIONS_PER_POD)),
+        node=_shared(spec.text("nodeName")),
+        ip=status.text("podIP"),
+        phase=_shared(phase),
+        ready=condition_status(status, "Ready") == "True",
+        running=_running(status),
+        terminating=metadata.has("deletionTimestamp"),
+        created_at=created_at,
+        failed_at=_ended_at(status, created_at) if phase in ("Succeeded", "Failed") else None,
+        trouble=_trouble(status),
+        live=labels.get(names.LABEL_LIVE) == names.LIVE,
+        shielded=annotations.get(names.ANNOTATION_SAFE_TO_EVICT) == "false",
+        drain_asked=annotations.get(names.ANNOTATION_DRAIN) == "true",
+        restarts=_restarts(status),
+        reserve=labels.get(names.LABEL_RESERVE) == names.RESERVED,
+        made_for=_shared(labels.get(names.LABEL_MADE_FOR, "")),
+    )
+
+
+def _shared(text: str) -> str:
+    """Return the one string for all pods that share it: there are tens of thousands."""
+    return sys.intern(text)
+
+
+def _requested(spec: Fields) -> dict[str, int]:
+    """Add up as the scheduler does: the containers beside all side-cars, or an init container.
+
+    An init container runs beside the side-cars that were started before it.
+    """
+    together: Counter[str] = Counter()
+    largest: Counter[str] = Counter()
+    for container in spec.children("initContainers"):
+        if container.text("restartPolicy") == "Always":
+            together += _container_gpus(container)
+        else:
+            largest |= together + _container_gpus(container)
+    for container in spec.children("containers"):
+        together += _container_gpus(container)
+    return dict(together | largest)
+
+
+def _container_gpus(container: Fields) -> Counter[str]:
+    resources = container.child("resources")
+    requests, limits = (read_resources(resources.fragment(part)) for part in ("requests", "limits"))
+    return Counter(requests) | Counter(limits)
+
+
+def _runtime_container(status: Fields) -> Fields | None:
+    for container in status.children("containerStatuses"):
+        if container.text("name") == names.CONTAINER:
+            return container
+    return None
+
+
+def _running(status: Fields) -> bool:
+    container = _runtime_container(status)
+    return container is not None and container.child("state").has("running")
+
+
+def _restarts(status: Fields) -> int:
+    container = _runtime_container(status)
+    return 0 if container is None else container.integer("restartCount", 0, 0, 2**31)
+
+
+def _trouble(status: Fields) -> str:
+    for condition in status.children("conditions"):
+        if condition.text("type") == "PodScheduled" and condition.text("status") == "False":
+            why = condition.text("message") or condition.text("reason")
+            return _sentence(f"not scheduled: {why}")
+    container = _runtime_container(status)
+    if container is not None:
+        waiting = container.child("state").child("waiting")
+        reason = waiting.text("reason")
+        if reason == "CrashLoopBackOff":  # its message repeats the names of pod and container
+            return _sentence(f"{reason}: {_last_words(container.child('lastState'))}")
+        if reason not in ("", "ContainerCreating", "PodInitializing"):
+            return _sentence(f"{reason}: {waiting.text('message')}")
+        if container.child("state").has("terminated"):
+            return _sentence(_last_words(container.child("state")))
+        if not container.flag("ready", False) and container.child("lastState").has("terminated"):
+            return _sentence(f"started again after {_last_words(container.child('lastState'))}")
+    return _sentence(status.text("message") or status.text("reason"))
+
+
+def _last_words(state: Fields) -> str:
+    """Return how a container ended and the last line that it wrote."""
+    ended = state.child("terminated")
+    lines = [line.strip() for line in ended.text("message").splitlines() if line.strip()]
+    reason = ended.text("reason")
+    how = reason if reason not in ("", "Error") else "exit code"
+    how = f"{how} {ended.integer('exitCode', 0, -(2**31), 2**31)}"
+    return f"{how}: {lines[-1]}" if lines else how
+
+
+def _sentence(text: str) -> str:
+    """Return one line, cut where a reader of a condition has had enough."""
+    line = " ".join(text.split()).rstrip(": ")
+    return line if len(line) <= LONGEST_TROUBLE else f"{line[: LONGEST_TROUBLE - 1]}…"
+
+
+def _ended_at(status: Fields, created_at: float) -> float:
+    """Return when the last container ended; a pod that never started ended when it was made."""
+    ends = [
+        _seconds(container.child("state").child("terminated").text("finishedAt"))
+        for container in status.children("containerStatuses")
+    ]
+    return max((end for end in ends if end is not None), default=created_at)
+
+
+def _seconds(timestamp: str) -> float | None:
+    try:
+        return datetime.datetime.fromisoformat(timestamp).timestamp()
+    except ValueError:
+        return None

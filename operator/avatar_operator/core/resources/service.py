@@ -1,0 +1,338 @@
+"""AvatarService: its type and its parser.
+
+The schema of the CRD refuses the same specs before they are stored. This parser is the second
+check, and the only one for files given to the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from avatar_operator.core.resources.autoscaling import Autoscaling
+
+
+import re
+
+from avatar_operator import names
+from avatar_operator.core.resources import autoscaling
+from avatar_operator.core.resources.autoscaling import DAY_S, MAX_REPLICAS
+from avatar_operator.core.resources.fields import Fields, parse_identity, read_annotations
+from avatar_operator.core.resources.gpu_profile import MAX_BATCH
+from avatar_operator.errors import Fault, InvalidResource
+
+Fragment = Mapping[str, object]
+"""A piece of a Kubernetes object that is passed through as it came, and never changed."""
+
+
+class Objective(Enum):
+    """What a batch size is chosen for."""
+
+    LATENCY = "latency"
+    BALANCED = "balanced"
+    THROUGHPUT = "throughput"
+
+
+class Strategy(Enum):
+    """Which GPU class is filled first."""
+
+    PREFERRED = "preferred"
+    CHEAPEST = "cheapest"
+    FASTEST = "fastest"
+
+
+class WhenFull(Enum):
+    """What becomes of a pod for which no GPU is free."""
+
+    FALL_THROUGH = "fallThrough"  # another class may do, else it is not created
+    WAIT = "wait"  # it is not created until the best class has one
+    CREATE_PENDING = (
+        "createPending"  # another class may do, else it is created and waits for a node
+    )
+
+
+class ServiceKey(NamedTuple):
+    """What names a service in the cluster."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimSource:
+    """A folder in a PersistentVolumeClaim."""
+
+    claim_name: str
+    path: str  # from the volume's root, "" is the root
+
+
+@dataclass(frozen=True, slots=True)
+class HostPathSource:
+    """A folder on the node."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """A folder in the runtime image."""
+
+    path: str
+
+
+Source = ClaimSource | HostPathSource | ImageSource
+
+
+DECODER: Final = "sd-vae"
+
+
+PRECISION: Final = "fp16"
+"""Of a service that names neither, as in the CRD; a runtime on a GPU chooses the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The MuseTalk variant that a service runs, and where its weights are."""
+
+    version: str
+    decoder: str
+    precision: str
+    source: Source
+
+    @property
+    def variant(self) -> str:
+        """The name that curves go by."""
+        return f"{self.version}/{self.decoder}/{self.precision}"
+
+
+@dataclass(frozen=True, slots=True)
+class Toleration:
+    """A taint, or a family of taints, that pods tolerate."""
+
+    key: str = ""  # "" with Exists: every key
+    operator: str = "Equal"
+    value: str = ""
+    effect: str = ""  # "": every effect
+    seconds: int | None = None  # None: for ever
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Which nodes may run the pods."""
+
+    gpu_classes: tuple[str, ...] = ()  # empty: any
+    strategy: Strategy = Strategy.PREFERRED
+    when_full: WhenFull = WhenFull.FALL_THROUGH
+    node_selector: tuple[tuple[str, str], ...] = ()
+    tolerations: tuple[Toleration, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """When a session ends, and how long a pod that is to go waits for its sessions."""
+
+    max_duration_s: int = 7200
+    idle_timeout_s: int = 300
+    drain_timeout_s: int = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """What users add to the runtime pods."""
+
+    image: str | None = None
+    image_pull_policy: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    resources: Mapping[str, Fragment] = field(default_factory=dict)  # by requests and limits
+    env: tuple[Fragment, ...] = ()
+    volumes: tuple[Fragment, ...] = ()
+    volume_mounts: tuple[Fragment, ...] = ()
+    service_account: str | None = None
+    priority_class: str | None = None
+    runtime_class: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """An AvatarService: what its owner wants."""
+
+    key: ServiceKey
+    uid: str
+    generation: int
+    model: Model
+    avatar_source: Source
+    avatars: tuple[str, ...]  # empty: all that the source holds
+    fps: int
+    objective: Objective
+    batch_size: int | None  # None: chosen by objective
+    placement: Placement
+    replicas: int | None  # None: by autoscaling, or one
+    autoscaling: Autoscaling | None
+    sessions: SessionLimits
+    template: Template
+    paused: bool = False  # by annotation
+
+    @property
+    def desired_replicas(self) -> int:
+        """Return the pods wanted: the fixed number, or the least that autoscaling keeps."""
+        if self.replicas is not None:
+            return self.replicas
+        return self.autoscaling.min_replicas if self.autoscaling is not None else 1
+
+
+DEMO_MODEL: Final = "/opt/avatar/models/demo"
+
+
+DEMO_AVATARS: Final = "/opt/avatar/avatars"
+
+
+RATES: Final = (10, 16, 20, 25)  # frames a second that divide every accepted sample rate
+
+
+MAX_NAME: Final = 40  # characters, so that the names of pods fit in 63
+
+
+DNS_LABEL: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+
+
+DNS_LABEL_LIMIT: Final = "small letters, digits and '-', with neither end a '-'"
+
+
+CLASS_PATTERN: Final = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"
+
+
+def parse_service(body: Mapping[str, object]) -> Service:
+    """Return the service that a body describes.
+
+    Raises:
+        InvalidResource: with every field that breaks the contract.
+    """
+    faults: list[Fault] = []
+    identity = parse_identity(body, faults)
+    annotations = read_annotations(body)
+    if not re.search(r"^[a-z]([-a-z0-9]*[a-z0-9])?$", identity.name) or (
+        len(identity.name) > MAX_NAME
+    ):
+        limit = f"a name of {MAX_NAME} characters at most that begins with a letter"
+        Fields({}, "metadata", faults).note("name", identity.name or None, limit)
+    spec = Fields(body.get("spec"), "spec", faults)
+    upstream = spec.child("upstream")
+    upstream.one_of("mode", "drive", ("drive",))
+    _exclude(spec, "replicas", "autoscaling")
+    _exclude(spec, "batchSize", "objective")
+    service = Service(
+        key=ServiceKey(identity.namespace, identity.name),
+        uid=identity.uid,
+        generation=identity.generation,
+        model=_model(spec.child("model")),
+        avatar_source=_source(spec, "avatarSource", DEMO_AVATARS),
+        avatars=spec.texts("avatars", pattern=DNS_LABEL, limit=DNS_LABEL_LIMIT, unique=True),
+        fps=_rate(spec),
+        objective=spec.choice("objective", Objective.BALANCED),
+        batch_size=spec.optional_integer("batchSize", 1, MAX_BATCH),
+        placement=_placement(spec.child("placement")),
+        replicas=spec.optional_integer("replicas", 0, MAX_REPLICAS),
+        autoscaling=autoscaling.parse(spec, annotations) if spec.has("autoscaling") else None,
+        sessions=_sessions(spec.child("sessions")),
+        template=_template(spec.child("template")),
+        paused=annotations.get(names.ANNOTATION_PAUSED) == "true",
+    )
+    if faults:
+        raise InvalidResource(names.SERVICE_KIND, str(service.key), faults)
+    return service
+
+
+def _exclude(spec: Fields, first: str, second: str) -> None:
+    if spec.has(first) and spec.has(second):
+        spec.note(first, spec.raw(first), f"left out, since {second} is set")
+
+
+def _model(fields: Fields) -> Model:
+    return Model(
+        version=fields.one_of("version", "v15", ("v1", "v15")),
+        decoder=fields.one_of("decoder", DECODER, ("sd-vae", "taesd")),
+        precision=fields.one_of("precision", PRECISION, ("fp16", "bf16", "fp32")),
+        source=_source(fields, "source", DEMO_MODEL),
+    )
+
+
+def _source(parent: Fields, name: str, default: str) -> Source:
+    if not parent.has(name):
+        return ImageSource(default)
+    fields = parent.child(name)
+    kinds = [kind for kind in ("persistentVolumeClaim", "hostPath", "image") if fields.has(kind)]
+    if len(kinds) != 1:
+        limit = "exactly one of persistentVolumeClaim, hostPath and image"
+        parent.note(name, parent.raw(name), limit)
+        return ImageSource(default)
+    chosen = fields.child(kinds[0])
+    if kinds[0] == "persistentVolumeClaim":
+        chosen.required("claimName", "the name of a PersistentVolumeClaim")
+        path = chosen.text("path", pattern=r"^((?!\.\.).)*$", limit="a path without '..'")
+        return ClaimSource(chosen.text("claimName"), path.strip("/"))
+    chosen.required("path", "an absolute path")
+    path = chosen.text(
+        "path", default, pattern=r"^/((?!\.\.).)*$", limit="an absolute path without '..'"
+    )
+    return HostPathSource(path) if kinds[0] == "hostPath" else ImageSource(path)
+
+
+def _rate(spec: Fields) -> int:
+    fps = spec.integer("fps", 25, 1, 1000)
+    if fps not in RATES:
+        spec.note("fps", fps, "one of " + ", ".join(map(str, RATES)))
+    return fps
+
+
+def _placement(fields: Fields) -> Placement:
+    return Placement(
+        gpu_classes=fields.texts(
+            "gpuClasses", pattern=CLASS_PATTERN, limit="the name of a GPUProfile", unique=True
+        ),
+        strategy=fields.choice("strategy", Strategy.PREFERRED),
+        when_full=fields.choice("whenFull", WhenFull.FALL_THROUGH),
+        node_selector=tuple(sorted(fields.strings("nodeSelector").items())),
+        tolerations=tuple(_toleration(item) for item in fields.children("tolerations")),
+    )
+
+
+def _toleration(fields: Fields) -> Toleration:
+    return Toleration(
+        key=fields.text("key"),
+        operator=fields.one_of("operator", "Equal", ("Equal", "Exists")),
+        value=fields.text("value"),
+        effect=fields.one_of("effect", "", ("NoSchedule", "PreferNoSchedule", "NoExecute")),
+        seconds=fields.optional_integer("tolerationSeconds", 0, 2**31),
+    )
+
+
+def _sessions(fields: Fields) -> SessionLimits:
+    return SessionLimits(
+        max_duration_s=fields.integer("maxDurationSeconds", 7200, 1, DAY_S),
+        idle_timeout_s=fields.integer("idleTimeoutSeconds", 300, 1, DAY_S),
+        drain_timeout_s=fields.integer("drainTimeoutSeconds", 3600, 0, DAY_S),
+    )
+
+
+def _template(fields: Fields) -> Template:
+    resources = fields.child("resources")
+    return Template(
+        image=fields.text("image") or None,
+        image_pull_policy=fields.text("imagePullPolicy") or None,
+        labels=fields.strings("labels"),
+        annotations=fields.strings("annotations"),
+        resources={name: resources.fragment(name) for name in ("requests", "limits")},
+        env=fields.fragments("env"),
+        volumes=fields.fragments("volumes"),
+        volume_mounts=fields.fragments("volumeMounts"),
+        service_account=fields.text("serviceAccountName") or None,
+        priority_class=fields.text("priorityClassName") or None,
+        runtime_class=fields.text("runtimeClassName") or None,
+    )

@@ -1,0 +1,101 @@
+"""The state document that a runtime pod reports: its type and its parser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf
+
+from avatar_operator.core.resources.fields import Fields
+from avatar_operator.core.resources.gpu_profile import Curve, parse_curve, parse_point
+from avatar_operator.errors import Fault, InvalidResource
+
+
+@dataclass(frozen=True, slots=True)
+class PodState:
+    """What a runtime pod said last about itself, and how long ago."""
+
+    sessions: int
+    capacity: int
+    free: int
+    draining: bool
+    ready: bool
+    age_s: float
+    device: str = ""  # "" if it did not say
+    calibration: Curve | None = None
+    vram_ratio: float = 0.0
+    deadline_miss_ratio: float = 0.0
+    frame_p95_ms: float | None = None  # None: nobody spoke lately
+    batch_share: float = 1.0  # of its batch, what it has not given up under pressure
+    empty_s: float = 0.0  # so long it is known to have had no session
+    first_frame_p95_ms: float | None = None  # None: nobody spoke lately
+
+
+def parse_state(document: Mapping[str, object], age_s: float) -> PodState:
+    """Return the state that a runtime pod sent `age_s` ago.
+
+    Raises:
+        InvalidResource: with every key that is missing or wrong.
+    """
+    faults: list[Fault] = []
+    state = Fields(document, "", faults)
+    for name in ("sessions", "capacity", "free", "draining", "ready"):
+        state.required(name, "sent by the runtime")
+    parsed = PodState(
+        sessions=state.integer("sessions", 0, 0, 10**6),
+        capacity=state.integer("capacity", 0, 0, 10**6),
+        free=state.integer("free", 0, 0, 10**6),
+        draining=state.flag("draining", False),
+        ready=state.flag("ready", False),
+        age_s=age_s,
+        first_frame_p95_ms=_first_frame(state.child("latency_ms")),
+        device=state.text("device"),
+        calibration=_measurement(state.raw("calibration")),
+        vram_ratio=_number(state.child("vram").raw("ratio")) or 0.0,
+        deadline_miss_ratio=_number(state.raw("deadline_miss_ratio")) or 0.0,
+        frame_p95_ms=_number(state.child("latency_ms").raw("frame_p95")),
+        batch_share=_batch_share(state),
+    )
+    if faults:
+        raise InvalidResource("state of pod", state.text("pod", "?"), faults)
+    return parsed
+
+
+def _number(value: object) -> float | None:
+    """Return a figure of a state, None if it is none: no pod is unreadable for want of one."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < inf:
+        return None
+    return float(value)
+
+
+def _batch_share(state: Fields) -> float:
+    whole, limit = _number(state.raw("batch_size")), _number(state.raw("batch_limit"))
+    return min(1.0, limit / whole) if whole and limit is not None else 1.0
+
+
+def _measurement(document: object) -> Curve | None:
+    """Return the curve that a pod measured, None if it is none: a state is worth more than it.
+
+    Times that fall a little are noise, and a frame that takes no memory is one
+    that takes less than was looked for; both are read so that no plan is bolder.
+    """
+    faults: list[Fault] = []
+    if not isinstance(document, Mapping) or not isinstance(document.get("frameBatchMs"), list):
+        return None
+    rising: list[object] = []
+    slowest = 0.0
+    for point in map(parse_point, document["frameBatchMs"]):
+        if point is not None:
+            slowest = max(slowest, point[1])
+            rising.append([point[0], slowest])
+    per_frame = document.get("perFrameMiB") or 1
+    read = {**document, "frameBatchMs": rising, "perFrameMiB": per_frame}
+    curve = parse_curve(Fields(read, "calibration", faults))
+    return None if faults else curve
+
+
+def _first_frame(latency: Fields) -> float | None:
+    value = latency.raw("first_frame_p95")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        return None  # it informs, and no pod is unreadable for want of it
+    return float(value)

@@ -1,0 +1,120 @@
+"""Builds the status of a GPUProfile: what pods measured, and what is odd about its nodes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from avatar_operator.core.gpus import calibration, node_classes
+from avatar_operator.core.resources.fields import Body, Fields
+from avatar_operator.core.status import service_status
+from avatar_operator.core.status.conditions import Finding
+from avatar_operator.core.text import rfc3339
+from avatar_operator.names import Condition, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from avatar_operator.core.resources.gpu_profile import Calibration, GPUProfile
+
+_NAMED: Final = 3  # nodes that a message names
+
+
+def build(
+    profile: GPUProfile,
+    reports: Iterable[calibration.Report],
+    nodes: Iterable[node_classes.NodeClass],
+    generation: int,
+    previous: Mapping[str, object],
+    now: float,
+) -> Body | None:
+    """Return the status that a profile should have, or None if it is as it should be.
+
+    `nodes` are all there are. A report counts if its pod runs on a GPU of this
+    class that it has to itself: others measure what their neighbours leave.
+    """
+    classified = tuple(nodes)
+    whole = {
+        part.node.name for part in classified if part.gpu_class == profile.name and not part.shared
+    }
+    counted = [
+        report
+        for report in reports
+        if report.pod.gpu_class == profile.name and report.pod.node in whole
+    ]
+    chosen = calibration.choose(profile, counted, rfc3339(now))
+    findings = _findings(profile, chosen, classified, previous)
+    wanted: Body = {}
+    if chosen:
+        wanted["calibrations"] = [_item(calibration) for calibration in chosen]
+    if findings:
+        wanted["conditions"] = service_status.timed_conditions(generation, findings, previous, now)
+    return None if _keyed(wanted) == _keyed(previous) else wanted
+
+
+def _findings(
+    profile: GPUProfile,
+    chosen: Sequence[Calibration],
+    nodes: Sequence[node_classes.NodeClass],
+    previous: Mapping[str, object],
+) -> list[Finding]:
+    """Return conditions; one with nothing to tell is there only if it was before."""
+    before = {item.text("type") for item in Fields(previous, "", []).children("conditions")}
+    findings: list[Finding] = []
+    if chosen or Condition.BATCH_CALIBRATED.value in before:
+        findings.append(_calibrated(profile, chosen))
+    odd = [
+        f"node {part.node.name}: {part.warning or part.reason}"
+        for part in nodes
+        if profile.name in part.candidates or (part.gpu_class == profile.name and part.warning)
+    ]
+    if odd:
+        more = f"; and {len(odd) - _NAMED} more" if len(odd) > _NAMED else ""
+        message = "; ".join(odd[:_NAMED]) + more
+        findings.append(
+            Finding(Condition.NODES_RECOGNISED, False, Reason.LABELS_AMBIGUOUS, message)
+        )
+    elif Condition.NODES_RECOGNISED.value in before:
+        message = "no node's labels fit several profiles or contradict each other"
+        findings.append(Finding(Condition.NODES_RECOGNISED, True, Reason.LABELS_CLEAR, message))
+    return findings
+
+
+def _calibrated(profile: GPUProfile, chosen: Sequence[Calibration]) -> Finding:
+    condition = Condition.BATCH_CALIBRATED
+    if not chosen:
+        message = "no measurement of a pod counts; the curves of spec are used"
+        return Finding(condition, False, Reason.NOT_CALIBRATED, message)
+    calibrated = replace(profile, calibrations=tuple(chosen))
+    variants = [item.curve.model for item in chosen]
+    found = {variant: calibration.contradiction(calibrated, variant) for variant in variants}
+    differing = [f"{variant}: {what}" for variant, what in found.items() if what]
+    if differing:
+        message = "measurements differ from spec.curves, and are used: " + "; ".join(differing)
+        return Finding(condition, False, Reason.CALIBRATION_DIFFERS, message)
+    message = "measured: " + ", ".join(variants)
+    return Finding(condition, True, Reason.CALIBRATED, message)
+
+
+def _item(calibration: Calibration) -> Body:
+    curve = calibration.curve
+    return {
+        "model": curve.model,
+        "baseMiB": curve.base_mib,
+        "perFrameMiB": curve.per_frame_mib,
+        "frameBatchMs": [list(point) for point in curve.frame_batch_ms],
+        "device": calibration.device.value,
+        "measuredAt": calibration.measured_at,
+        "pod": calibration.pod,
+        "node": calibration.node,
+    }
+
+
+def _keyed(document: Mapping[str, object]) -> dict[str, object]:
+    """Make documents comparable whatever order the API server keeps lists in."""
+    fields = Fields(document, "", [])
+    lists = {"calibrations": "model", "conditions": "type"}
+    return {
+        name: {str(item.get(key)): item for item in fields.fragments(name)}
+        for name, key in lists.items()
+    }

@@ -1,0 +1,278 @@
+"""Builds the status document of a service, and the Events that a change of it is worth.
+
+The document depends on nothing but what is observed and the last document, so
+that an equal one is never written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from avatar_operator import names
+from avatar_operator.core.autoscaling.limits import Limit
+from avatar_operator.core.gpus import batch_size
+from avatar_operator.core.manifests.objects import LONGEST_MESSAGE, pod_selector
+from avatar_operator.core.planning import planner
+from avatar_operator.core.resources.fields import Body, Fields
+from avatar_operator.core.status.conditions import Finding, serving
+from avatar_operator.core.text import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from avatar_operator.core.autoscaling import inputs
+    from avatar_operator.core.gpus.pools import Pool
+    from avatar_operator.core.resources.pod import RuntimePod
+    from avatar_operator.core.resources.service import Service
+    from avatar_operator.core.resources.state import PodState
+
+KEPT_DECISIONS: Final = 10
+
+_NUMBERS: Final = frozenset(
+    {"replicas", "readyReplicas", "sessions", "capacity", "freeSessions", "gpu", "batch", "pools"}
+)
+"""What follows the pods one by one: five pods that start would else be five statuses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """An Event about a service, worth telling once."""
+
+    reason: names.Reason
+    message: str
+    warning: bool = False
+
+
+def build(
+    service: Service,
+    plan: planner.Plan,
+    states: Mapping[str, PodState],
+    findings: Sequence[Finding],
+    previous: Mapping[str, object],
+    now: float,
+) -> Body:
+    """Return the status that follows from what is observed."""
+    takers = serving(plan, states)
+    known = [states[pod.uid] for pod in plan.fleet.live + plan.fleet.leaving if pod.uid in states]
+    taking = [states[pod.uid] for pod in takers if pod.uid in states]
+    used = [pool for pool in plan.pools if _pods_on(plan, pool.gpu_class)]
+    ready = next(finding for finding in findings if finding.condition is names.Condition.READY)
+    return {
+        "observedGeneration": service.generation,
+        "conditions": timed_conditions(service.generation, findings, previous, now),
+        "selector": pod_selector(service),
+        "replicas": len(plan.fleet.live) + len(plan.fleet.leaving),
+        "readyReplicas": len(takers),
+        "desiredReplicas": plan.desired,
+        "sessions": sum(state.sessions for state in known),
+        "capacity": sum(state.capacity for state in taking),
+        "freeSessions": sum(state.free for state in taking),
+        "state": ready.reason.value,
+        "gpu": ",".join(pool.gpu_class for pool in used),
+        "batch": ",".join(_batches(plan, pool.gpu_class) for pool in used),
+        "pools": [_pool(plan, pool) for pool in plan.pools],
+        "decisions": _decisions(plan, states, previous, now),
+    }
+
+
+def build_invalid(
+    generation: int,
+    findings: Sequence[Finding],
+    previous: Mapping[str, object],
+    now: float,
+) -> Body:
+    """Return the status of a service whose spec cannot be read: what was known stays."""
+    return {
+        **previous,
+        "observedGeneration": generation,
+        "conditions": timed_conditions(generation, findings, previous, now),
+        "state": names.Reason.INVALID_SPEC.value,
+    }
+
+
+def notices(
+    actions: Sequence[planner.Action],
+    findings: Sequence[Finding],
+    previous: Mapping[str, object],
+    plan: planner.Plan | None = None,
+) -> tuple[Notice, ...]:
+    """Return the Events worth telling: actions that succeeded, and changes of Ready."""
+    told = [*_creations(actions), *(_action_notice(action) for action in actions)]
+    if plan is not None:
+        told.append(_scaling_notice(plan, previous))
+    before = _previous_conditions(previous)
+    for finding in findings:
+        if finding.condition is not names.Condition.READY:
+            continue
+        old = before.get(finding.condition.value)
+        if old is None or old.text("reason") != finding.reason.value:
+            told.append(Notice(finding.reason, finding.message, warning=not finding.status))
+    return tuple(notice for notice in told if notice is not None)
+
+
+def is_pressing(old: Mapping[str, object], new: Mapping[str, object]) -> bool:
+    """Return whether a status tells another story than the last, not just other numbers."""
+    return _story(old) != _story(new)
+
+
+def is_short(plan: planner.Plan) -> bool:
+    """Return whether a free GPU would bring another pod."""
+    return plan.decision is not None and plan.decision.limit is Limit.FREE_GPUS
+
+
+def timed_conditions(
+    generation: int, findings: Sequence[Finding], previous: Mapping[str, object], now: float
+) -> list[Body]:
+    """Add the times: a transition is only a change of the status itself."""
+    before = _previous_conditions(previous)
+    written: list[Body] = []
+    for finding in findings:
+        status = str(finding.status)
+        old = before.get(finding.condition.value)
+        since = old.text("lastTransitionTime") if old and old.text("status") == status else ""
+        written.append(
+            {
+                "type": finding.condition.value,
+                "status": status,
+                "observedGeneration": generation,
+                "lastTransitionTime": since or rfc3339(now),
+                "reason": finding.reason.value,
+                "message": finding.message[:LONGEST_MESSAGE],
+            }
+        )
+    return written
+
+
+def _story(document: Mapping[str, object]) -> list[object]:
+    rest = {key: document[key] for key in document.keys() - _NUMBERS - {"conditions"}}
+    found = _previous_conditions(document).values()
+    return [rest, [[each.text(key) for key in ("type", "status", "reason")] for each in found]]
+
+
+def _previous_conditions(previous: Mapping[str, object]) -> dict[str, Fields]:
+    conditions = Fields(previous, "status", []).children("conditions")
+    return {condition.text("type"): condition for condition in conditions}
+
+
+def _pods_on(plan: planner.Plan, gpu_class: str) -> list[RuntimePod]:
+    return [pod for pod in plan.fleet.live if pod.gpu_class == gpu_class]
+
+
+def _batches(plan: planner.Plan, gpu_class: str) -> str:
+    """Name the batch sizes that pods really run with, which may be of an earlier spec."""
+    sizes = sorted({pod.batch_size for pod in _pods_on(plan, gpu_class)})
+    return "/".join(map(str, sizes))
+
+
+def _pool(plan: planner.Plan, pool: Pool) -> Body:
+    replicas = len(_pods_on(plan, pool.gpu_class))
+    reason = pool.outcome.reason[:LONGEST_MESSAGE]
+    known: Body = {"gpuClass": pool.gpu_class, "replicas": replicas, "reason": reason}
+    if isinstance(pool.outcome, batch_size.NoBatch):
+        return {**known, "batchSize": 0, "sessionsPerPod": 0}
+    return {
+        **known,
+        "batchSize": pool.outcome.batch_size,
+        "sessionsPerPod": pool.outcome.sessions_per_pod,
+        "limitedBy": pool.outcome.limited_by.value,
+    }
+
+
+def _decisions(
+    plan: planner.Plan,
+    states: Mapping[str, PodState],
+    previous: Mapping[str, object],
+    now: float,
+) -> list[object]:
+    """Keep the last changes of the number of pods wanted, newest first."""
+    fields = Fields(previous, "status", [])
+    before = fields.integer("desiredReplicas", 0, 0, 10**9)
+    kept = list(fields.items("decisions"))
+    if before == plan.desired:
+        return kept
+    reason = _direction(plan.desired, before).value
+    inputs: Body = {
+        "pods": len(plan.fleet.live),
+        "sessions": sum(state.sessions for state in states.values()),
+        "freeGPUs": sum(pool.stock.free for pool in plan.pools if pool.serves),
+    }
+    if plan.answer is not None:
+        reason = plan.answer.decision.why.value
+        inputs |= _inputs(plan.answer)
+    decision = {
+        "time": rfc3339(now),
+        "from": before,
+        "to": plan.desired,
+        "reason": reason,
+        "inputs": inputs,
+    }
+    return [decision, *kept][:KEPT_DECISIONS]
+
+
+def _direction(after: int, before: int) -> names.Reason:
+    return names.Reason.SCALING_UP if after > before else names.Reason.SCALING_DOWN
+
+
+def _inputs(answer: inputs.Answer) -> Body:
+    """Return the numbers that a decision followed, so that it can be understood afterwards."""
+    decision, policy = answer.decision, answer.in_force.policy
+    seen, share = decision.inputs, answer.question.observation.share
+    return {
+        "waiting": seen.waiting,
+        "headroom": seen.headroom,
+        "arrivalsPerSecond": round(seen.arrivals_per_s, 3),
+        "startSeconds": round(seen.start_s, 1),
+        "capacity": seen.capacity,
+        "wanted": seen.wanted,
+        "silent": seen.silent,
+        "minReplicas": policy.min_replicas,
+        **({"reserve": decision.reserve} if policy.reserve else {}),
+        **({"sharedReserve": share.pods} if share is not None else {}),
+        **({"schedules": list(answer.in_force.names)} if answer.in_force.names else {}),
+        **({} if decision.limit is None else {"limitedBy": decision.limit.value}),
+    }
+
+
+def _scaling_notice(plan: planner.Plan, previous: Mapping[str, object]) -> Notice | None:
+    before = Fields(previous, "status", []).integer("desiredReplicas", 0, 0, 10**9)
+    if plan.decision is None or before == plan.desired:
+        return None
+    seen = plan.decision.inputs
+    text = (
+        f"{before} to {plan.desired} pods ({plan.decision.why.value}): {seen.sessions} sessions, "
+        f"{seen.waiting} waiting, headroom {seen.headroom}, {seen.capacity} slots"
+    )
+    return Notice(_direction(plan.desired, before), text)
+
+
+def _creations(actions: Sequence[planner.Action]) -> list[Notice | None]:
+    """Tell of the pods that were created together once for each class, not once for each pod."""
+    created: dict[str, list[planner.CreatePod]] = {}
+    for action in actions:
+        if isinstance(action, planner.CreatePod):
+            created.setdefault(action.gpu_class, []).append(action)
+    return [
+        Notice(
+            names.Reason.POD_CREATED,
+            f"created {'pod' if len(pods) == 1 else 'pods'} {', '.join(pod.name for pod in pods)} "
+            f"on {gpu_class}: {pods[0].reason}",
+        )
+        for gpu_class, pods in created.items()
+    ]
+
+
+def _action_notice(action: planner.Action) -> Notice | None:
+    match action:
+        case planner.DrainPod(name=name):
+            return Notice(names.Reason.POD_DRAINING, f"draining pod {name}: {action.reason}")
+        case planner.UndrainPod(name=name):
+            return Notice(names.Reason.POD_RESUMED, f"resumed pod {name}: {action.reason}")
+        case planner.PromotePod(name=name):
+            text = f"promoted pod {name} of the reserve: {action.reason}"
+            return Notice(names.Reason.POD_PROMOTED, text)
+        case planner.AdoptPod(name=name):
+            return Notice(names.Reason.POD_ADOPTED, f"took over pod {name}: {action.reason}")
+        case planner.DeletePod(name=name):
+            return Notice(names.Reason.POD_DELETED, f"deleted pod {name}: {action.reason}")
+    return None  # a Secret is nothing to tell, and creations are told together

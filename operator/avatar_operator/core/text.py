@@ -1,0 +1,16 @@
+"""Puts numbers into sentences that people read."""
+
+from __future__ import annotations
+
+import datetime
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number of things, "1 session" or "3 sessions"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def rfc3339(seconds: float) -> str:
+    """Write a time as Kubernetes does, in whole seconds."""
+    moment = datetime.datetime.fromtimestamp(int(seconds), datetime.UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,1 @@
+"""State streams of runtime pods."""

@@ -1,0 +1,1 @@
+"""Devices that compute frames: CPU and CUDA by torch, and simulated GPUs."""

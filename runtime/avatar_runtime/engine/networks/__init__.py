@@ -1,0 +1,1 @@
+"""The networks of MuseTalk, and their weights."""

@@ -1,0 +1,271 @@
+"""One loaded MuseTalk: sound to tokens, tokens and latents to faces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from avatar_runtime import errors
+from avatar_runtime.engine.networks import taesd, unet, vae, weights, whisper
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+WINDOW_STEPS: Final = 10
+# What the networks here are built for; a file that asks for anything else is refused.
+UNET_FIXED: Final[Mapping[str, Any]] = {
+    "act_fn": "silu",
+    "center_input_sample": False,
+    "downsample_padding": 1,
+    "mid_block_scale_factor": 1,
+    "use_linear_projection": False,
+    "dual_cross_attention": False,
+    "only_cross_attention": False,
+    "class_embed_type": None,
+    "resnet_time_scale_shift": "default",
+    "time_embedding_type": "positional",
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+}
+VAE_FIXED: Final[Mapping[str, Any]] = {"act_fn": "silu", "in_channels": 3, "out_channels": 3}
+TAESD_FIXED: Final[Mapping[str, Any]] = {
+    "act_fn": "relu",
+    "out_channels": 3,
+    "upsample_fn": "nearest",
+    "upsampling_scaling_factor": 2,
+    "scaling_factor": 1.0,
+    "shift_factor": 0.0,
+}
+WHISPER_FIXED: Final[Mapping[str, Any]] = {
+    "activation_function": "gelu",
+    "scale_embedding": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The sizes of all networks."""
+
+    unet: unet.UNetConfig
+    vae: vae.VAEConfig
+    whisper: whisper.WhisperConfig
+    taesd: taesd.TinyConfig | None = None
+    """`None`: the VAE decodes."""
+
+    @property
+    def tokens(self) -> int:
+        """Audio tokens of a frame: 50 in the published model."""
+        return WINDOW_STEPS * self.whisper.states
+
+    def faults(self) -> list[str]:
+        """Return where the networks do not fit together."""
+        pairs = {
+            "whisper d_model and unet cross_attention_dim": (
+                self.whisper.d_model,
+                self.unet.cross_attention_dim,
+            ),
+            "twice vae latent_channels and unet in_channels": (
+                2 * self.vae.latent_channels,
+                self.unet.in_channels,
+            ),
+            "vae latent_channels and unet out_channels": (
+                self.vae.latent_channels,
+                self.unet.out_channels,
+            ),
+        }
+        if self.taesd is not None:
+            pairs |= {
+                "vae and taesd latent_channels": (
+                    self.vae.latent_channels,
+                    self.taesd.latent_channels,
+                ),
+                "the sides of pictures from vae and taesd": (
+                    self.vae.sample_size,
+                    self.vae.latent_size * self.taesd.enlarges,
+                ),
+            }
+        return [f"{names} differ: {a} and {b}" for names, (a, b) in pairs.items() if a != b]
+
+
+class MuseTalk:
+    """The networks on one device, in one precision. Call it under `inference_mode`."""
+
+    def __init__(self, config: ModelConfig, version: str, vae_hash: str) -> None:
+        """Make the networks with undefined weights, for `weights.fill` or a training to set."""
+        self.config = config
+        self.version = version
+        self.vae_hash = vae_hash
+        with _Uninitialised():
+            self.unet = unet.UNet(config.unet)
+            self.vae = vae.VAE(config.vae)
+            self.whisper = whisper.Encoder(config.whisper)
+            self.taesd = None if config.taesd is None else taesd.TinyDecoder(config.taesd)
+        self.log_mel = whisper.LogMel(config.whisper.num_mel_bins)
+        width = config.unet.cross_attention_dim
+        self.positions = whisper.positional_encoding(config.tokens, width)
+        self.device = torch.device("cpu")
+        self.dtype = torch.float32
+
+    @property
+    def crop_size(self) -> int:
+        """Side of the face that is drawn, pixels."""
+        return self.config.vae.sample_size
+
+    @property
+    def latent_size(self) -> int:
+        return self.config.vae.latent_size
+
+    @property
+    def context_samples(self) -> int:
+        """16 kHz samples that one audio encode hears."""
+        return self.config.whisper.context_samples
+
+    @property
+    def decoder(self) -> str:
+        """What decodes, one of `device.DECODERS`."""
+        return "sd-vae" if self.taesd is None else "taesd"
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        whole: dict[str, nn.Module] = {"unet": self.unet, "vae": self.vae, "whisper": self.whisper}
+        return whole if self.taesd is None else {**whole, "taesd": self.taesd}
+
+    def to(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        told: Callable[[int, int], None] = lambda done, total: None,
+    ) -> MuseTalk:
+        """Move everything; the log-mel stays in float32, whose range it needs.
+
+        `told` is called after each tensor with the bytes moved and the bytes in all.
+        """
+        weights.place(self.networks().values(), device, dtype, told)
+        for network in self.networks().values():
+            network.eval()
+        self.log_mel.to(device)
+        self.positions = self.positions.to(device, dtype)
+        self.device, self.dtype = device, dtype
+        return self
+
+    def encode_audio(self, contexts: Sequence[NDArray[np.float32]]) -> Tensor:
+        """Return `(n, positions, states, width)` features of contexts of 16 kHz samples.
+
+        Each context is filled up with zeros to the model's length; longer ones are refused.
+        """
+        # Pinned where it goes to a GPU: an ordinary copy would wait for all batches before it.
+        padded = torch.zeros(
+            len(contexts), self.context_samples, pin_memory=self.device.type == "cuda"
+        )
+        for row, context in zip(padded.numpy(), contexts, strict=True):
+            row[: len(context)] = context
+        mel = self.log_mel(padded.to(self.device, non_blocking=True))
+        features: Tensor = self.whisper(mel.to(self.dtype))
+        return features
+
+    def window(self, features: Tensor, first_step: int, steps: int) -> Tensor:
+        """Return the `(tokens, width)` of one frame from one context's features.
+
+        Steps before 0 and from `steps` on are zero vectors (docs/musetalk.md, Sound).
+        """
+        begin, end = max(0, first_step), max(0, min(first_step + WINDOW_STEPS, steps))
+        rows = features.new_zeros(WINDOW_STEPS, *features.shape[1:])
+        if begin < end:
+            rows[begin - first_step : end - first_step] = features[begin:end]
+        return rows.flatten(0, 1)
+
+    def predict(self, latents: Tensor, tokens: Tensor) -> Tensor:
+        """Return `(b, 4, s, s)` latents of new faces; `tokens` without positional encoding."""
+        ordered = latents.contiguous(memory_format=torch.channels_last)
+        out: Tensor = self.unet(ordered, tokens + self.positions)
+        return out
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return `(b, c, c, 3) uint8` BGR faces on the device."""
+        drawn = self.vae.decode(latents) if self.taesd is None else self.taesd.decode(latents)
+        return vae.to_bytes(drawn)
+
+    def encode(self, crops: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return scaled latents `(n, 4, s, s)` of RGB crops `(n, 3, c, c)` in [-1, 1]."""
+        with torch.inference_mode():
+            pictures = torch.from_numpy(crops).to(self.device, self.dtype)
+            return np.asarray(self.vae.encode(pictures).float().cpu().numpy())
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Skips the random start of weights that are read from a file anyway.
+
+    Memory that nobody touches costs nothing. The meta device would do the same, but its first
+    use imports sympy and the compiler: 4 s of a pod's start.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func in {nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_}:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def load(path: Path, version: str | None = None, decoder: str = "sd-vae") -> MuseTalk:
+    """Return the model of a folder, in float32 on the CPU.
+
+    Raises:
+        AssetError: a part is missing, unreadable, or does not fit.
+    """
+    return read(path, version, decoder).to(torch.device("cpu"), torch.float32)
+
+
+def read(path: Path, version: str | None = None, decoder: str = "sd-vae") -> MuseTalk:
+    """Return the model of a folder as its files hold it: mapped, for `MuseTalk.to` to read.
+
+    Raises:
+        AssetError: a part is missing, unreadable, or does not fit.
+    """
+    files = weights.find(path, version, decoder)
+    model = MuseTalk(read_config(files), files.version, weights.vae_hash(files.vae))
+    for name, network in model.networks().items():
+        weights.fill(network, read_network(files, name), getattr(files, name))
+    return model
+
+
+def read_config(files: weights.ModelFolder) -> ModelConfig:
+    """Return the sizes that a folder's files state.
+
+    Raises:
+        AssetError: a file is unreadable, or the networks do not fit together.
+    """
+    config = ModelConfig(
+        weights.read_config(files.unet_config, unet.UNetConfig, UNET_FIXED),
+        weights.read_config(files.vae_config, vae.VAEConfig, VAE_FIXED),
+        weights.read_config(files.whisper_config, whisper.WhisperConfig, WHISPER_FIXED),
+        None
+        if files.taesd_config is None
+        else weights.read_config(files.taesd_config, taesd.TinyConfig, TAESD_FIXED),
+    )
+    if faults := config.faults():
+        raise errors.AssetError(str(files.path), "; ".join(faults))
+    return config
+
+
+def read_network(files: weights.ModelFolder, name: str) -> dict[str, Tensor]:
+    """Return the tensors of one of `MuseTalk.networks` under the names that ours have."""
+    read: dict[str, Callable[[Path], dict[str, Tensor]]] = {
+        "unet": weights.read_tensors,
+        "vae": weights.read_vae,
+        "whisper": weights.read_whisper,
+        "taesd": weights.read_taesd,
+    }
+    return read[name](getattr(files, name))

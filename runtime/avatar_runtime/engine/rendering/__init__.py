@@ -1,0 +1,1 @@
+"""From requests of frames to JPEG images."""

@@ -1,0 +1,1 @@
+"""Offline commands: files in, files out."""

@@ -1,0 +1,124 @@
+"""Measures an engine with seeded weights: each bucket, whole sessions, and the host around them.
+
+Sessions run in this process with everything but their sockets: protocol, scheduler, governor,
+sound, model, composition, JPEG and messages. Machines differ and ratios travel: the sessions'
+frames a second stand beside those of the bare networks, timed before and after each turn of theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import statistics
+import tempfile
+import time
+from importlib import metadata
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from avatar_runtime.batching import buckets
+from avatar_runtime.engine.engine import Engine
+from avatar_runtime.tools.benchmark import scheduling, sessions, stages
+from avatar_runtime.tools.benchmark.plan import FPS, SEED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from avatar_runtime.engine.device import Device
+    from avatar_runtime.tools.benchmark.plan import Plan
+
+_TURNS: Final = 5  # of sessions, with the model alone before, between and after
+
+
+def run(device: Device, plan: Plan) -> dict[str, Any]:
+    """Measure and return the document of `bench --json`."""
+    from avatar_runtime.engine.networks import musetalk
+    from avatar_runtime.tools import random_model
+
+    with tempfile.TemporaryDirectory(prefix="avatar-bench-") as name:
+        folder = Path(name)
+        random_model.write(folder / "model", random_model.preset(plan.preset, plan.decoder), SEED)
+        random_model.write_avatar(folder / "avatars" / "anna", musetalk.load(folder / "model"))
+        engine = Engine(device, folder / "model", folder / "avatars", plan.batch_size)
+        return asyncio.run(_measure(engine, plan))
+
+
+async def _measure(engine: Engine, plan: Plan) -> dict[str, Any]:
+    began = time.perf_counter()
+    try:
+        await engine.start()
+        load_s = time.perf_counter() - began
+        loop = asyncio.get_running_loop()
+        # Rendered from this thread while the engine's own is idle: nothing else runs yet.
+        rows = await loop.run_in_executor(None, stages.bucket_rows, engine, plan.batch_size)
+        saturated = sessions.Saturated()
+        alone = [await loop.run_in_executor(None, stages.model_only, engine, plan, 0)]
+        for turn in range(_TURNS):
+            await sessions.saturate(engine, plan, saturated)
+            alone.append(
+                await loop.run_in_executor(None, stages.model_only, engine, plan, turn + 1)
+            )
+        rated = max(1, int(0.9 * saturated.fps / FPS))
+        talkers, lags = await sessions.at_rated_load(engine, plan, rated)
+        gflop, peak = stages.work(engine.device)
+        sizes = [b for b in buckets.BUCKETS if b <= plan.batch_size] if plan.autograd else []
+        autograd = stages.autograd_rows(engine.device, sizes) if plan.autograd else None
+    finally:
+        await engine.stop()
+    models, networks = [each.model for each in alone], [each.networks for each in alone]
+    model_only = statistics.median(models)
+    first = [ms for talker in talkers for ms in talker.first_ms]
+    frames = [ms for talker in talkers for ms in talker.frame_ms]
+    return {
+        "device": engine.device.name,
+        "preset": plan.preset,
+        "model": engine.model.variant,
+        "versions": {n: metadata.version(n) for n in ("torch", "numpy", "opencv-python-headless")},
+        "buckets": rows,
+        "model_only_fps": round(model_only, 2),
+        "networks_fps": round(statistics.median(networks), 2),
+        "recipe_fps": round(saturated.fps, 2),
+        "recipe_ratio": {
+            "of_model": _share(models, saturated.recipe),
+            "of_networks": _share(networks, saturated.recipe),
+        },
+        "sessions": plan.sessions,
+        "batch_fill_ratio": round(saturated.frames / saturated.paid, 4),
+        "first_frame_ms": {"p50": _percentile(first, 50), "p95": _percentile(first, 95)},
+        "frame_ms": {f"p{p}": _percentile(frames, p) for p in (50, 95, 99)},
+        "loop_lag_ms_p999": _percentile(lags, 99.9),
+        "mfu": mfu(gflop, model_only, peak),
+        "gflop_per_frame": gflop,
+        "peak_tflops": peak,
+        "autograd": autograd,
+        "rated_sessions": rated,
+        "load_s": round(load_s, 2),
+        "scheduler_decisions_per_s": scheduling.decisions_per_s(),
+        "seed": SEED,
+        "turns": {
+            "model_only_fps": [round(fps, 2) for fps in models],
+            "networks_fps": [round(fps, 2) for fps in networks],
+            "recipe_fps": [round(fps, 2) for fps in saturated.recipe],
+        },
+    }
+
+
+def mfu(gflop: float | None, frames_per_s: float, peak_tflops: float | None) -> float | None:
+    """Return the share of the card's nominal peak that drawing frames uses, 0 to 1."""
+    if gflop is None or peak_tflops is None:
+        return None
+    return round(gflop * frames_per_s / 1000 / peak_tflops, 4)
+
+
+def _share(alone: Sequence[float], recipe: Sequence[float]) -> float:
+    """Return the median of what sessions reach of the turns before and after theirs."""
+    around = zip(itertools.pairwise(alone), recipe, strict=True)
+    return round(statistics.median(2 * fps / sum(beside) for beside, fps in around), 4)
+
+
+def _percentile(values: Sequence[float], percent: float) -> float | None:
+    """Return a percentile by nearest rank, or `None` of nothing."""
+    if not values:
+        return None
+    return round(sorted(values)[max(0, ceil(percent / 100 * len(values)) - 1)], 2)

@@ -1,0 +1,165 @@
+"""Offline: a sound file in, a talking video out, through the same engine as a session."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Final
+
+import av
+import cv2
+import numpy as np
+
+from avatar_runtime import errors
+from avatar_runtime.audio import energy, resampling, utterance
+from avatar_runtime.batching.frames import FrameRequest
+from avatar_runtime.engine.engine import Engine
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from avatar_runtime.avatars.cache import AvatarInfo
+    from avatar_runtime.batching.frames import AudioWindow, Frame
+    from avatar_runtime.engine.device import Device
+
+_DEFAULT_RATE: Final = 24_000
+_QUALITY: Final = 95
+_CRF: Final = "18"
+AS_A_SESSION: Final = utterance.Hearing(silence_dbfs=energy.SPEECH_DBFS)
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """Mono PCM16."""
+
+    samples: NDArray[np.int16]
+    rate: int
+
+
+def run(
+    device: Device,
+    model_dir: Path,
+    avatar_dir: Path,
+    audio: Path,
+    out: Path,
+    *,
+    frames_dir: Path | None = None,
+    batch_size: int = 8,
+    hearing: utterance.Hearing = AS_A_SESSION,
+) -> dict[str, int | float]:
+    """Make the video and return what it has become, as the command prints it.
+
+    Raises:
+        AssetError: the sound, the model or the avatar is unusable.
+        EngineError: a batch failed.
+    """
+    began = time.perf_counter()
+    sound = read_sound(audio)
+    avatar, frames = asyncio.run(_render(device, model_dir, avatar_dir, sound, batch_size, hearing))
+    pictures = [np.frombuffer(frame.jpeg, np.uint8) for frame in frames]
+    decoded = [np.asarray(cv2.imdecode(p, cv2.IMREAD_COLOR), np.uint8) for p in pictures]
+    write_video(out, decoded, avatar.fps, sound)
+    if frames_dir is not None:
+        frames_dir.mkdir(parents=True, exist_ok=True)
+        for i, picture in enumerate(decoded):
+            cv2.imwrite(str(frames_dir / f"{i:06d}.png"), picture)
+    return {
+        "frames": len(frames),
+        "fps": avatar.fps,
+        "audio_ms": 1000 * len(sound.samples) / sound.rate,
+        "video_ms": 1000 * len(frames) / avatar.fps,
+        "wall_s": round(time.perf_counter() - began, 3),
+    }
+
+
+def read_sound(path: Path) -> Sound:
+    """Return the first audio stream of a file as mono, at its own rate if a session takes it.
+
+    Raises:
+        AssetError: no sound can be read from it.
+    """
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.audio[0]
+            rate = stream.rate if stream.rate in resampling.INPUT_RATES else _DEFAULT_RATE
+            resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
+            parts = [
+                part.to_ndarray()[0]
+                for frame in (*container.decode(stream), None)
+                for part in resampler.resample(frame)
+            ]
+    except (OSError, IndexError, av.FFmpegError) as error:
+        raise errors.AssetError(str(path), f"no sound can be read: {error}") from error
+    if not parts:
+        raise errors.AssetError(str(path), "the sound is empty")
+    return Sound(np.concatenate(parts), rate)
+
+
+def write_video(path: Path, pictures: Sequence[NDArray[np.uint8]], fps: int, sound: Sound) -> None:
+    """Write an MP4 of H.264 and AAC; pts are counted in frames and in samples."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width = pictures[0].shape[:2]
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        video: Any = container.add_stream("libx264", rate=fps, options={"crf": _CRF})
+        # H.264 with half chroma needs even sides.
+        video.width, video.height, video.pix_fmt = width // 2 * 2, height // 2 * 2, "yuv420p"
+        speech: Any = container.add_stream("aac", rate=sound.rate)
+        speech.layout = "mono"
+        for i, picture in enumerate(pictures):
+            even = np.ascontiguousarray(picture[: video.height, : video.width])
+            frame = av.VideoFrame.from_ndarray(even, format="bgr24")
+            frame.pts, frame.time_base = i, Fraction(1, fps)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        audio = av.AudioFrame.from_ndarray(sound.samples[None], format="s16", layout="mono")
+        audio.sample_rate, audio.pts, audio.time_base = sound.rate, 0, Fraction(1, sound.rate)
+        container.mux(speech.encode(audio))
+        container.mux(speech.encode(None))
+
+
+async def _render(
+    device: Device,
+    model_dir: Path,
+    avatar_dir: Path,
+    sound: Sound,
+    batch_size: int,
+    hearing: utterance.Hearing,
+) -> tuple[AvatarInfo, list[Frame]]:
+    engine = Engine(
+        device, model_dir, avatar_dir.parent, batch_size, avatar_names=[avatar_dir.name]
+    )
+    try:
+        await engine.start()
+        avatar = engine.avatars[avatar_dir.name]
+        speech = utterance.Utterance(sound.rate, avatar.fps, engine.model.context_s, hearing)
+        speech.append(sound.samples.astype("<i2").tobytes())
+        speech.finish()
+        requests = [_request(avatar, window) for window in speech.take()]
+        drawn = [request for request in requests if not request.window.silent]
+        frames = list(await engine.rest([r for r in requests if r.window.silent]))
+        for at in range(0, len(drawn), batch_size):
+            frames += await engine.run(drawn[at : at + batch_size])
+        return avatar, sorted(frames, key=lambda frame: frame.request.frame_index)
+    finally:
+        await engine.stop()
+
+
+def _request(avatar: AvatarInfo, window: AudioWindow) -> FrameRequest:
+    return FrameRequest(
+        session="lipsync",
+        response_ref=1,
+        epoch=0,
+        frame_index=window.frame_index,
+        deadline=0.0,
+        avatar=avatar.name,
+        source_frame=window.frame_index,
+        window=window,
+        quality=_QUALITY,
+        width=avatar.width,
+        height=avatar.height,
+    )

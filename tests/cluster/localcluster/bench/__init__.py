@@ -1,0 +1,1 @@
+"""`make bench`: every CPU benchmark, one JSON file each."""

@@ -1,0 +1,111 @@
+"""`make bench`: every CPU benchmark, one after the other, one JSON file each.
+
+Add a row to `BENCHES`; the command gets `--out FILE` and writes its record there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from localcluster import paths
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """One benchmark."""
+
+    name: str
+    """Also the name of its file."""
+    module: str
+    arguments: tuple[str, ...] = ()
+    what: str = ""
+    out: str = "--out"
+    """The option that takes the file."""
+    is_long: bool = False
+    """Whether it runs only when it is named."""
+
+
+BENCHES: Final = (
+    Bench("plan", "localcluster.bench.plan", what="decisions of the operator a second"),
+    Bench("scale", "localcluster.bench.scale", what="services on kwok nodes, beside bare kopf"),
+    Bench("footprint", "localcluster.bench.footprint", what="memory and CPU of the operator alone"),
+    Bench(
+        "idle",
+        "localcluster.bench.footprint",
+        ("--services", "200", "--replicas", "5", "--streams"),
+        what="the operator at rest, 1,000 pods telling it so each second",
+    ),
+    Bench("failover", "localcluster.bench.failover", what="100 killed leaders, 10 clean stops"),
+    Bench(
+        "engine",
+        "avatar_runtime",
+        ("bench", "--preset", "tiny", "--device", "cpu"),
+        what="the engine with seeded weights on the CPU, and 8 sessions beside the bare model",
+        out="--json",
+    ),
+    Bench(
+        "realtime", "localcluster.bench.realtime", what="sessions on the CPU, as callers see them"
+    ),
+    Bench(
+        "soak",
+        "localcluster.bench.soak",
+        what="half an hour of speech: memory and gaps",
+        is_long=True,
+    ),
+    Bench("faults", "localcluster.bench.faults", what="convergence under API faults, 200 seeds"),
+    Bench("step", "localcluster.bench.step", what="callers come ten times as often; silence"),
+    Bench("ramp", "localcluster.bench.ramp", what="0 to 30 to 0 sessions on process nodes, drawn"),
+    Bench("collector", "localcluster.bench.collector", what="1,000 idle pods, and a core"),
+    Bench("scaling", "localcluster.bench.scaling", what="1,000 made worlds, and traces by rivals"),
+)
+
+SIZED: Final = ("scale", "footprint")
+"""The benchmarks that `--services` is for."""
+
+
+def main() -> int:
+    """Run the benchmarks asked for; fail if one failed."""
+    parser = argparse.ArgumentParser(prog="localcluster.bench", description=__doc__)
+    parser.add_argument("--out", type=Path, default=paths.REPOSITORY / "build" / "bench")
+    parser.add_argument("--only", action="append", choices=[bench.name for bench in BENCHES])
+    parser.add_argument("--services", type=int, help="of scale and footprint, for example 10000")
+    parser.add_argument("--soak-minutes", type=float, default=30.0, help="of the soak benchmark")
+    asked = parser.parse_args()
+    failed = []
+    usual = [bench.name for bench in BENCHES if not bench.is_long]
+    for bench in BENCHES:
+        if bench.name not in (asked.only or usual):
+            continue
+        extra: tuple[str, ...] = ()
+        if bench.name in SIZED and asked.services:
+            extra = ("--services", str(asked.services))
+        elif bench.name == "soak":
+            extra = ("--minutes", str(asked.soak_minutes))
+        record = asked.out / f"{bench.name}.json"
+        print(f"== {bench.name}: {bench.what}", flush=True)
+        started = time.monotonic()
+        if run(bench, record, extra):
+            failed.append(bench.name)
+        print(f"   {time.monotonic() - started:.0f} s, {record}", flush=True)
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def run(bench: Bench, record: Path, extra: tuple[str, ...]) -> int:
+    """Run one benchmark as a process of its own; return its exit status."""
+    argv = [sys.executable, "-m", bench.module, *bench.arguments, *extra, bench.out, str(record)]
+    inherited = os.environ.get("PYTHONPATH")
+    search = os.pathsep.join(filter(None, (str(paths.MODULE), inherited)))
+    return subprocess.run(argv, env={**os.environ, "PYTHONPATH": search}, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

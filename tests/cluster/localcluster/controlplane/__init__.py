@@ -1,0 +1,1 @@
+"""A Kubernetes control plane of real components, without root or containers."""

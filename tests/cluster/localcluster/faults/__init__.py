@@ -1,0 +1,1 @@
+"""Faults of the API server and of the operator, by seed."""

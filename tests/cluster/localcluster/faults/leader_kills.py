@@ -1,0 +1,225 @@
+"""Kills the leading operator again and again while it has work, and sees what the other one does.
+
+Two operator processes with the operator's own account, one control plane, nodes and hollow runtime
+pods (`localcluster.fakes.hollow_pods`). Before each kill the number of replicas changes, and the
+kill comes up to a fifth of a second later, so that many leaders die in the middle of their actions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from localcluster import operator_process
+from localcluster.bench import record
+from localcluster.controlplane import kubeapi
+from localcluster.fakes.hollow_pods import Stage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from localcluster.controlplane.cluster import ControlPlane
+    from localcluster.controlplane.kubeapi import Body
+    from localcluster.operator_process import OperatorProcess
+
+LEASES: Final = f"/apis/coordination.k8s.io/v1/namespaces/{operator_process.SYSTEM}/leases"
+SERVICES: Final = "/apis/avatar.musetalk.io/v1alpha1/namespaces/default/avatarservices"
+SERVICE: Final = "subject"
+NODES: Final = 2
+MOST: Final = 4  # replicas
+SESSIONS: Final = 3  # of the pod that must outlive every leader
+LATEST_KILL_S: Final = 0.2  # after the change of the replicas
+STEP_S: Final = 60.0
+
+
+@dataclass(slots=True)
+class Report:
+    """What came of the kills."""
+
+    handed_s: list[float] = field(default_factory=list)
+    """From the word to stop until another one held the Lease."""
+    elected_s: list[float] = field(default_factory=list)
+    """From the kill until another one held the Lease."""
+    acted_s: list[float] = field(default_factory=list)
+    """From the kill until the change that the dead leader left was carried out."""
+    epochs: int = 0
+    surplus: int = 0
+    """Pods beyond what was wanted at the time, at any moment."""
+    orphans: int = 0
+    """Pods that were left when their service was gone."""
+    cut: int = 0
+    """Sessions that a deletion ended."""
+
+    def figures(self) -> dict[str, object]:
+        """Return the numbers by name."""
+        return {
+            "handed_s": record.figures(self.handed_s),
+            "elected_s": record.figures(self.elected_s),
+            "acted_s": record.figures(self.acted_s),
+            "epochs": self.epochs,
+            "surplus_pods": self.surplus,
+            "orphans": self.orphans,
+            "sessions_cut": self.cut,
+        }
+
+
+class Pair:
+    """Two operators, and mirrors of what they do."""
+
+    def __init__(self, api: kubeapi.Api, operators: tuple[OperatorProcess, ...]) -> None:
+        self._api = api
+        self._changed = asyncio.Condition()
+        self._wanted = 0
+        self.operators = operators
+        self.report = Report()
+        self.stage = Stage(api, NODES)
+        pods = "/api/v1/namespaces/default/pods"
+        self.pods = kubeapi.Mirror(api, pods, self._changed, self._see)
+        self.services = kubeapi.Mirror(api, SERVICES, self._changed)
+        self.leases = kubeapi.Mirror(api, LEASES, self._changed)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Pair]:
+        """Keep the mirrors up; a service with one pod is Ready, and the pod has sessions."""
+        async with (
+            self.stage.running(),
+            self.pods.running(),
+            self.services.running(),
+            self.leases.running(),
+        ):
+            body = {"apiVersion": "avatar.musetalk.io/v1alpha1", "kind": "AvatarService"}
+            self._wanted = 1
+            spec = {"replicas": 1}
+            await self._api.post(SERVICES, {**body, "metadata": {"name": SERVICE}, "spec": spec})
+            await self.settled(1)
+            (puppet,) = self.stage.of("default")
+            await self.stage.set_sessions(puppet, SESSIONS)
+            yield self
+
+    @property
+    def lease(self) -> dict[str, Any]:
+        """What the Lease says."""
+        found = self.leases.objects.get((operator_process.SYSTEM, operator_process.LEASE), {})
+        return dict(found.get("spec") or {})
+
+    @property
+    def holder(self) -> str:
+        return str(self.lease.get("holderIdentity", ""))
+
+    @property
+    def leader(self) -> OperatorProcess:
+        """The process that the Lease names."""
+        name = self.holder.rpartition("_")[0]
+        (found,) = (each for each in self.operators if each.name == name)
+        return found
+
+    async def scale(self, replicas: int) -> None:
+        """Change the number of replicas."""
+        self._wanted = max(self._wanted, replicas)
+        await self._api.merge(f"{SERVICES}/{SERVICE}", {"spec": {"replicas": replicas}})
+
+    async def settled(self, replicas: int) -> None:
+        """Wait until there are as many pods as wanted, by the service's own word too."""
+
+        def holds() -> bool:
+            service = self.services.objects.get(("default", SERVICE))
+            status = service.get("status", {}) if service is not None else {}
+            return bool(
+                service is not None
+                and len(self.pods.objects) == replicas == status.get("readyReplicas")
+                and status.get("observedGeneration") == service["metadata"]["generation"]
+            )
+
+        await self.until(holds, f"{replicas} replicas")
+        self._wanted = replicas
+
+    async def elected(self, but: str) -> None:
+        """Wait until another one than this holds the Lease."""
+        await self.until(lambda: self.holder not in ("", but), f"another leader than {but}")
+
+    async def until(self, holds: Any, what: str) -> None:
+        def told() -> str:
+            service = self.services.objects.get(("default", SERVICE), {})
+            pods = sorted(name for _, name in self.pods.objects)
+            return f"{what}; last seen: {self.lease}, {pods}, {service.get('status')}"
+
+        await kubeapi.until(self._changed, holds, told, STEP_S)
+
+    async def hand_over(self) -> None:
+        """Tell the leader to stop, and wait until both are there again."""
+        leader, holder = self.leader, self.holder
+        process = leader.process
+        assert process is not None
+        process.terminate()
+        told_at = time.monotonic()
+        await self.elected(but=holder)
+        self.report.handed_s.append(time.monotonic() - told_at)
+        if await process.wait():
+            raise RuntimeError(f"{leader.name} ended with {process.returncode}, see {leader.log}")
+        await self.both_ready()
+
+    async def both_ready(self) -> None:
+        """Wait until one leads and the other stands by."""
+        await asyncio.gather(*(each.until_ready() for each in self.operators))
+
+    async def kill(self, chance: random.Random) -> None:
+        """Give the leader work, kill it in the middle, and wait until the work is done."""
+        replicas = chance.choice([n for n in range(1, MOST + 1) if n != len(self.pods.objects)])
+        leader, holder = self.leader, self.holder
+        await self.scale(replicas)
+        await asyncio.sleep(chance.uniform(0, LATEST_KILL_S))
+        os.kill(leader.pid, signal.SIGKILL)
+        killed_at = time.monotonic()
+        await self.elected(but=holder)
+        self.report.elected_s.append(time.monotonic() - killed_at)
+        await self.settled(replicas)
+        self.report.acted_s.append(time.monotonic() - killed_at)
+        await self.both_ready()
+
+    async def leave(self) -> None:
+        """Delete the service, and count what stays behind."""
+        for puppet in self.stage.of("default"):
+            await self.stage.set_sessions(puppet, 0)
+        self.report.epochs = int(self.lease["leaseTransitions"])
+        await self._api.delete(f"{SERVICES}/{SERVICE}")
+        with contextlib.suppress(TimeoutError):
+            await self.until(lambda: not self.pods.objects, "no pods")
+        self.report.orphans = len(self.pods.objects)
+        self.report.cut = sum(puppet.sessions for puppet in self.stage.cut)
+
+    def _see(self, kind: str, pod: Body) -> None:
+        self.stage.see(kind, pod)
+        live = [p for p in self.pods.objects.values() if "deletionTimestamp" not in p["metadata"]]
+        self.report.surplus = max(self.report.surplus, len(live) - self._wanted)
+
+
+@contextlib.asynccontextmanager
+async def operating(cluster: ControlPlane) -> AsyncIterator[Pair]:
+    """Run two operators on a control plane of their own, which has no nodes yet."""
+    await operator_process.install_chart(cluster)
+    path = await operator_process.kubeconfig(cluster, "operators", cluster.server)
+    async with (
+        kubeapi.connected(cluster) as api,
+        operator_process.operating(cluster, path, name="first") as first,
+        operator_process.operating(cluster, path, name="second") as second,
+        Pair(api, (first, second)).running() as pair,
+    ):
+        yield pair
+
+
+async def run(cluster: ControlPlane, kills: int, stops: int = 0, seed: int = 0) -> Report:
+    """Tell so many leaders in a row to stop, then kill so many."""
+    chance = random.Random(seed)
+    async with operating(cluster) as pair:
+        for _ in range(stops):
+            await pair.hand_over()
+        for _ in range(kills):
+            await pair.kill(chance)
+        await pair.leave()
+        return pair.report

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avatar_gateway.core.arrivals import WINDOW_S, Arrivals
+
+
+def test_callers_of_the_last_seconds_make_the_rate() -> None:
+    arrivals = Arrivals()
+    for at in (0.1, 0.9, 5.0, 9.9):
+        arrivals = arrivals.with_one(at)
+    assert arrivals.per_s(9.9) == pytest.approx(0.4)
+    assert arrivals.per_s(10.5) == pytest.approx(0.2)
+    assert arrivals.per_s(100) == 0
+
+
+@given(st.lists(st.floats(0, 1e6), max_size=200))
+def test_the_record_stays_small_and_true(times: list[float]) -> None:
+    arrivals = Arrivals()
+    for at in sorted(times):
+        arrivals = arrivals.with_one(at)
+        assert len(arrivals.seconds) <= WINDOW_S
+    if times:
+        last = int(max(times))
+        recent = sum(int(at) > last - WINDOW_S for at in times)
+        assert arrivals.per_s(max(times)) == pytest.approx(recent / WINDOW_S)

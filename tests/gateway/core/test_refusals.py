@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+
+from avatar_gateway import errors
+from avatar_gateway.core import refusals, routing
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "close", "header"),
+    [
+        ("invalid_query", 400, 1008, None),
+        ("key_in_url", 400, 1008, None),
+        ("unauthenticated", 401, 4401, ("WWW-Authenticate", "Bearer")),
+        ("model_not_found", 404, 4404, None),
+        ("upgrade_required", 426, None, ("Upgrade", "websocket")),
+        ("no_capacity", 503, 1013, ("Retry-After", "5")),
+        ("draining", 503, 1013, ("Retry-After", "5")),
+        ("not_ready", 503, 1013, ("Retry-After", "5")),
+    ],
+)
+def test_each_code_goes_out_as_the_protocol_says(
+    code: str, status: int, close: int | None, header: tuple[str, str] | None
+) -> None:
+    way = refusals.way(code)
+    assert (way.status, way.close) == (status, close)
+    assert header is None or header in way.headers
+
+
+def test_every_shortage_has_a_way_out() -> None:
+    assert {shortage.value for shortage in routing.Shortage} <= refusals.CODES
+
+
+@pytest.mark.parametrize(("status", "close"), [(400, 1008), (404, 4404), (418, 1011)])
+def test_a_pods_status_has_a_close_code(status: int, close: int) -> None:
+    assert refusals.close_for_status(status) == close
+
+
+def test_the_error_names_field_value_and_limit() -> None:
+    refusal = errors.Refusal(
+        "invalid_query", "wait_ms is bad", param="w", value="x" * 99, limit=[0]
+    )
+    assert refusals.error_object(refusal) == {
+        "type": "invalid_request_error",
+        "code": "invalid_query",
+        "message": "wait_ms is bad",
+        "param": "w",
+        "event_id": None,
+        "value": "x" * 64,
+        "limit": [0],
+    }
+    assert refusals.error_object(errors.Refusal("no_capacity", "full"))["type"] == "server_error"

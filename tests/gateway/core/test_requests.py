@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avatar_gateway import errors
+from avatar_gateway.core.requests import Asked, check_no_key, parse, parse_secret, refuses_by_close
+
+KEY = "a-key-of-some-length"
+
+
+def test_a_query_is_passed_on_but_for_what_ends_here() -> None:
+    query = [
+        ("model", "acme/concierge"),
+        ("avatar", "anna"),
+        ("wait_ms", "1500"),
+        ("refuse", "close"),
+        ("future", "x"),
+    ]
+    passed = [("model", "acme/concierge"), ("avatar", "anna"), ("future", "x")]
+    assert parse(query) == Asked("acme/concierge", 1500, passed)
+    assert refuses_by_close(query)
+    assert not refuses_by_close(query[:1])
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [
+        pytest.param([], "model", id="no model"),
+        pytest.param([("model", "")], "model", id="empty model"),
+        pytest.param([("model", "concierge")], "model", id="no namespace"),
+        pytest.param([("model", "Acme/x")], "model", id="upper case"),
+        pytest.param([("model", "a/b/c")], "model", id="a path"),
+        pytest.param([("model", "../b")], "model", id="dots"),
+        pytest.param([("model", "a/b\n")], "model", id="a line end"),
+        pytest.param([("model", "a/b"), ("model", "a/c")], "model", id="twice"),
+        pytest.param([("model", "a/b"), ("wait_ms", "-1")], "wait_ms", id="negative wait"),
+        pytest.param([("model", "a/b"), ("wait_ms", "1.5")], "wait_ms", id="fraction"),
+        pytest.param([("model", "a/b"), ("wait_ms", "600001")], "wait_ms", id="too long"),
+        pytest.param([("model", "a/b"), ("wait_ms", "9" * 5000)], "wait_ms", id="huge"),
+        pytest.param([("model", "a/b"), ("wait_ms", "٣")], "wait_ms", id="other digits"),
+        pytest.param([("model", "a/b"), ("refuse", "loudly")], "refuse", id="refuse"),
+    ],
+)
+def test_a_bad_query_is_refused_by_its_parameter(query: list[tuple[str, str]], param: str) -> None:
+    with pytest.raises(errors.Refusal) as refused:
+        parse(query)
+    assert (refused.value.code, refused.value.param) == ("invalid_query", param)
+    assert len(str(refused.value)) < 200
+
+
+@given(st.lists(st.tuples(st.text(), st.text())))
+def test_any_query_is_parsed_or_refused(query: list[tuple[str, str]]) -> None:
+    try:
+        asked = parse(query)
+    except errors.Refusal:
+        return
+    assert asked.model == dict(query)["model"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        ("api_key", "x"),
+        ("API-KEY", "x"),
+        ("token", "x"),
+        ("x", KEY),
+        ("x", "ek_abc"),
+        ("x", "sk-1"),
+    ],
+)
+def test_a_credential_in_the_address_is_refused_and_not_repeated(query: tuple[str, str]) -> None:
+    with pytest.raises(errors.Refusal) as refused:
+        check_no_key([("model", "a/b"), query], KEY)
+    assert refused.value.code == "key_in_url"
+    assert (refused.value.value, KEY in str(refused.value)) == (None, False)
+
+
+def test_an_address_without_a_credential_passes() -> None:
+    check_no_key([("model", "a/b"), ("avatar", "anna"), ("resume", "sess_1")], KEY)
+
+
+@pytest.mark.parametrize(
+    ("body", "ttl_s", "model"),
+    [
+        ({}, 600, None),
+        ({"expires_after": {"anchor": "created_at", "seconds": 60}}, 60, None),
+        ({"session": {"type": "realtime", "model": "a/b"}}, 600, "a/b"),
+    ],
+)
+def test_a_secret_is_asked_for_in_openais_words(body: Any, ttl_s: int, model: str | None) -> None:
+    asked = parse_secret(body)
+    assert (asked.ttl_s, asked.model) == (ttl_s, model)
+    assert asked.session == body.get("session", {})
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ([], "body"),
+        ({"expires_after": 60}, "expires_after"),
+        ({"expires_after": {"seconds": 59}}, "expires_after.seconds"),
+        ({"expires_after": {"seconds": 601}}, "expires_after.seconds"),
+        ({"expires_after": {"seconds": True}}, "expires_after.seconds"),
+        ({"expires_after": {"seconds": [1] * 999}}, "expires_after.seconds"),
+        ({"expires_after": {"anchor": "now"}}, "expires_after.anchor"),
+        ({"session": "x"}, "session"),
+        ({"session": {"model": 5}}, "session.model"),
+        ({"session": {"model": "nonsense"}}, "session.model"),
+    ],
+)
+def test_a_bad_body_is_refused_by_its_field(body: Any, param: str) -> None:
+    with pytest.raises(errors.Refusal) as refused:
+        parse_secret(body)
+    assert refused.value.param == param
+    assert len(str(refused.value.value)) <= 64

@@ -1,0 +1,193 @@
+"""The watch and the state streams against an API server and pods on real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+
+from avatar_gateway.backoff import Backoff
+from avatar_gateway.core.credentials import control_token
+from avatar_gateway.directory import Directory
+from avatar_gateway.kube import informers
+from avatar_gateway.streams.runtimes import StateStreams
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    Until = Callable[..., Awaitable[None]]
+
+MASTER = "a-master-secret-of-the-operator"
+
+
+@asynccontextmanager
+async def _watching(fake: Any, namespace: str | None = None) -> AsyncIterator[Directory]:
+    directory = Directory()
+    async with informers.connected(str(fake.kubeconfig)) as api:
+        kinds: dict[str, informers.Sink] = {
+            informers.PODS: informers.PodSink(directory),
+            informers.SERVICES: informers.ServiceSink(directory),
+        }
+        watches = [
+            informers.Watch(api, kind, namespace, sink, Backoff(0.01, 0.02, lambda: 1.0))
+            for kind, sink in kinds.items()
+        ]
+        tasks = [asyncio.create_task(watch.run()) for watch in watches]
+        try:
+            async with asyncio.timeout(5):
+                await asyncio.gather(*(watch.synced.wait() for watch in watches))
+            yield directory
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_all_pages_are_listed_and_events_followed(fake: Any, until: Until) -> None:
+    fake.items["pods"] = [fake.pod("p1", podIP="10.0.0.1"), fake.pod("p2")]
+    fake.items["avatarservices"] = [{"metadata": {"name": "concierge", "namespace": "acme"}}]
+    async with _watching(fake) as directory:
+        assert set(directory.pods) == {"acme/p1", "acme/p2"}
+        assert directory.services == {"acme/concierge"}
+        events = fake.events["pods"]
+        events.put_nowait({"type": "ADDED", "object": fake.pod("p3", 101)})
+        events.put_nowait({"type": "MODIFIED", "object": fake.pod("p2", 102, podIP="10.0.0.2")})
+        events.put_nowait({"type": "DELETED", "object": fake.pod("p1", 103)})
+        service = {"metadata": {"name": "b", "namespace": "acme", "resourceVersion": "7"}}
+        fake.events["avatarservices"].put_nowait({"type": "ADDED", "object": service})
+        await until(lambda: set(directory.pods) == {"acme/p2", "acme/p3"})
+        assert directory.pods["acme/p2"].ip == "10.0.0.2"
+        await until(lambda: "acme/b" in directory.services)
+        fake.events["avatarservices"].put_nowait({"type": "DELETED", "object": service})
+        await until(lambda: "acme/b" not in directory.services)
+    path, query = next((p, q) for p, q in fake.queries if p.endswith("/pods"))
+    assert (path, query["labelSelector"]) == (
+        "/api/v1/pods",
+        "app.kubernetes.io/name=avatar-runtime",
+    )
+
+
+async def test_an_ended_watch_goes_on_from_its_last_version(fake: Any, until: Until) -> None:
+    async with _watching(fake):
+        bookmark = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "150"}}}
+        bookmark["object"]["kind"] = "Pod"  # type: ignore[index]
+        fake.events["pods"].put_nowait({"type": "ADDED", "object": fake.pod("p1", 120)})
+        fake.events["pods"].put_nowait(bookmark)
+        fake.events["pods"].put_nowait(None)
+
+        def versions() -> list[str]:
+            return [
+                query["resourceVersion"]
+                for path, query in fake.queries
+                if path.endswith("/pods") and "watch" in query
+            ]
+
+        await until(lambda: len(versions()) == 2, versions)
+        assert versions() == ["100", "150"]
+        assert fake.lists("pods") == 1
+
+
+async def test_an_expired_version_lists_again(fake: Any, until: Until) -> None:
+    fake.items["pods"] = [fake.pod("p1")]
+    async with _watching(fake) as directory:
+        fake.items["pods"] = [fake.pod("p2")]
+        gone = {"kind": "Status", "code": 410, "reason": "Expired"}
+        fake.events["pods"].put_nowait({"type": "ERROR", "object": gone})
+        await until(lambda: set(directory.pods) == {"acme/p2"})
+        assert fake.lists("pods") == 2
+
+
+async def test_while_the_api_is_away_what_was_known_stays_known(fake: Any, until: Until) -> None:
+    fake.items["pods"] = [fake.pod("p1")]
+    async with _watching(fake) as directory:
+        fake.fail_lists = 3
+        broken = {"kind": "Status", "code": 500, "message": "etcd"}
+        fake.events["pods"].put_nowait({"type": "ERROR", "object": broken})
+        await until(lambda: fake.lists("pods") == 4)
+        assert set(directory.pods) == {"acme/p1"}
+        fake.fail_lists = 0
+        fake.items["pods"] = [fake.pod("p9")]
+        fake.events["pods"].put_nowait({"type": "ERROR", "object": broken})
+        await until(lambda: set(directory.pods) == {"acme/p9"})
+
+
+async def test_a_namespace_is_watched_alone(fake: Any) -> None:
+    async with _watching(fake, "acme"):
+        paths = {path for path, _ in fake.queries}
+    assert paths == {
+        "/api/v1/namespaces/acme/pods",
+        "/apis/avatar.musetalk.io/v1alpha1/namespaces/acme/avatarservices",
+    }
+
+
+@asynccontextmanager
+async def _streaming(directory: Directory) -> AsyncIterator[None]:
+    async with aiohttp.ClientSession() as http:
+        streams = StateStreams(directory, http, MASTER, lambda: Backoff(0.01, 0.02, lambda: 1.0))
+        task = asyncio.create_task(streams.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_each_pods_state_is_followed_with_its_services_token(
+    gateway: Any, until: Until
+) -> None:
+    first, second = await gateway.pod("p1"), await gateway.pod("p2", capacity=3)
+    fresh = Directory()
+    async with _streaming(fresh):
+        fresh.set_pod(first.as_pod())
+        fresh.set_pod(second.as_pod())
+
+        def capacities() -> list[int | None]:
+            found = fresh.candidates("acme/concierge")
+            return [c.state.capacity if c.state else None for c in found]
+
+        await until(lambda: capacities() == [5, 3], capacities)
+        first.capacity = 9
+        await until(lambda: capacities() == [9, 3], capacities)
+        fresh.remove_pod("acme/p1")
+        await until(lambda: capacities() == [3], capacities)
+    token = control_token(MASTER, "acme/concierge")
+    assert set(first.tokens) == {f"Bearer {token}"}
+
+
+@pytest.mark.parametrize("name", ["another", ""])
+async def test_a_line_of_another_pod_at_the_address_does_not_count(
+    gateway: Any, until: Until, name: str
+) -> None:
+    pod = await gateway.pod("p1")
+    described = pod.as_pod()
+    pod.name = name
+    fresh = Directory()
+    async with _streaming(fresh):
+        fresh.set_pod(described)
+        # It is asked again and again, and never believed.
+        await until(lambda: len(pod.tokens) >= 3)
+        assert fresh.candidates("acme/concierge")[0].state is None
+        pod.name = "p1"
+        await until(lambda: fresh.candidates("acme/concierge")[0].state is not None)
+
+
+async def test_a_pod_that_another_service_takes_over_is_asked_with_its_first_token_still(
+    gateway: Any, until: Until
+) -> None:
+    pod = await gateway.pod("p1")
+    fresh = Directory()
+    async with _streaming(fresh):
+        fresh.set_pod(pod.as_pod())
+        await until(lambda: fresh.candidates("acme/concierge")[0].state is not None)
+        moved = replace(pod.as_pod(), service="acme/second", made_for="acme/concierge")
+        fresh.set_pod(moved)
+        # What is known of it stays known: it is the same pod, and nobody has to wait.
+        assert fresh.candidates("acme/concierge") == []
+        assert fresh.candidates("acme/second")[0].state is not None
+        fresh.set_pod(replace(moved, ready=True))  # a new connection, as after a broken one
+        await until(lambda: len(pod.tokens) == 2)
+    assert set(pod.tokens) == {f"Bearer {control_token(MASTER, 'acme/concierge')}"}

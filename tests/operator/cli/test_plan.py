@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from avatar_operator.cli.plan import plan_document, plan_text
+from avatar_operator.core.status import conditions
+
+if TYPE_CHECKING:
+    from tests.operator.conftest import Make, Scene, Scenes
+
+
+def document(scene: Scene) -> Any:
+    plan = scene.plan()
+    return plan_document(scene.service, plan, conditions.find(scene.service, plan, scene.states))
+
+
+def test_the_document_has_its_fixed_shape(scenes: Scenes) -> None:
+    scene = scenes(replicas=1)
+    found = document(scene)
+    assert list(found) == ["service", "pools", "actions", "conditions", "nodes"]
+    assert found["service"] == "acme/concierge"
+    (pool,) = found["pools"]
+    assert list(pool) == [
+        "gpuClass",
+        "batchSize",
+        "sessionsPerPod",
+        "replicas",
+        "limitedBy",
+        "reason",
+    ]
+    assert (pool["replicas"], pool["limitedBy"]) == (1, "knee")
+    assert found["actions"] == [
+        {
+            "kind": "CreatePod",
+            "name": f"concierge-{scene.hash[:5]}-0",
+            "gpuClass": "rtx-4090",
+            "reason": "0 of 1 pods are there, rtx-4090 has 2 free of 2",
+        }
+    ]
+    assert list(found["conditions"][0]) == ["type", "status", "reason", "message"]
+    assert found["nodes"] == [
+        {
+            "node": "n1",
+            "gpuClass": "rtx-4090",
+            "resource": "nvidia.com/gpu",
+            "gpus": 2,
+            "free": 2,
+            "reason": "",
+        }
+    ]
+
+
+def test_pools_count_the_pods_that_stay(scenes: Scenes, make: Make) -> None:
+    scene = scenes(replicas=1)
+    scene.add("p0", make.state(1))
+    scene.add("p1", make.state(0))
+    assert document(scene)["pools"][0]["replicas"] == 1
+
+
+def test_a_class_that_cannot_serve_says_why(scenes: Scenes) -> None:
+    (pool,) = document(scenes(replicas=1, batchSize=64))["pools"]
+    assert (pool["batchSize"], pool["limitedBy"]) == (0, None)
+    assert "spec.batchSize is 64" in pool["reason"]
+
+
+def test_the_text_says_the_same(scenes: Scenes) -> None:
+    scene = scenes(replicas=1, batchSize=64)
+    plan = scene.plan()
+    text = plan_text(scene.service, plan, conditions.find(scene.service, plan, {}))
+    assert text.startswith("service acme/concierge: 1 pods wanted\n\nPOOLS\ngpuClass")
+    assert "ACTIONS\nnone" in text
+    assert "NoBatchFits" in text
+    assert text.endswith("\nn1    rtx-4090  nvidia.com/gpu  2     2     -")
+    assert not any(line.endswith(" ") for line in text.splitlines())

@@ -1,0 +1,331 @@
+from __future__ import annotations
+
+import base64
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from avatar_operator.core.gpus import inventory, pools
+from avatar_operator.core.manifests.objects import (
+    adoption_patch,
+    control_secret,
+    control_token,
+    event_body,
+    pdb_service,
+    pod_selector,
+)
+from avatar_operator.core.manifests.pod import PodSettings, hash_spec, runtime_pod
+from avatar_operator.core.resources.service import ServiceKey
+from avatar_operator.names import Reason
+
+if TYPE_CHECKING:
+    from tests.operator.conftest import Make
+
+    from avatar_operator.core.resources.gpu_profile import GPUProfile
+
+SETTINGS = PodSettings("runtime:1", "IfNotPresent")
+
+
+def render(
+    make: Make,
+    settings: PodSettings = SETTINGS,
+    profile: GPUProfile | None = None,
+    **spec: Any,
+) -> Any:
+    service = make.service(**spec)
+    profiles = (profile or make.profile(),)
+    stock = inventory.take([make.node()], [], profiles, service.placement)
+    (pool,) = pools.rank(service, profiles, stock, 0.9)
+    return runtime_pod(service, "concierge-0", pool, settings)
+
+
+def test_the_pod_is_what_runtime_and_gateway_expect(make: Make) -> None:
+    pod = render(make, avatars=["anna", "ben"], fps=20)
+    assert pod["metadata"]["labels"] == {
+        "app.kubernetes.io/name": "avatar-runtime",
+        "app.kubernetes.io/instance": "concierge",
+        "app.kubernetes.io/managed-by": "avatar-operator",
+        "avatar.musetalk.io/service": "concierge",
+        "avatar.musetalk.io/gpu-class": "rtx-4090",
+        "avatar.musetalk.io/spec-hash": hash_spec(
+            make.service(avatars=["anna", "ben"], fps=20), "runtime:1"
+        ),
+    }
+    assert pod["metadata"]["annotations"]["avatar.musetalk.io/batch-size"] == "8"
+    assert pod["metadata"]["annotations"]["avatar.musetalk.io/sessions-per-pod"] == "3"
+    (owner,) = pod["metadata"]["ownerReferences"]
+    assert (owner["uid"], owner["controller"]) == ("s1", True)
+    (container,) = pod["spec"]["containers"]
+    assert container["name"] == "runtime"
+    assert container["command"] == ["avatar-runtime", "serve"]
+    assert " ".join(container["args"]) == (
+        "--model /opt/avatar/models/demo --avatars /opt/avatar/avatars --batch-size 8 "
+        "--listen 0.0.0.0:8080 --admin 0.0.0.0:9090"
+    )
+    values = {each["name"]: each.get("value") for each in container["env"]}
+    profile = json.loads(values.pop("AVATAR_GPU_PROFILE"))
+    assert profile["curve"]["frameBatchMs"][0] == [1, 22.2]
+    assert (profile["gpuClass"], profile["memoryMiB"]) == ("rtx-4090", 24564)
+    assert values == {
+        "AVATAR_SERVICE": "acme/concierge",
+        "AVATAR_GPU_CLASS": "rtx-4090",
+        "AVATAR_MODEL_VERSION": "v15",
+        "AVATAR_CAPACITY": "3",
+        "AVATAR_AVATARS": "anna,ben",
+        "AVATAR_FPS": "20",
+        "AVATAR_MAX_DURATION_S": "7200",
+        "AVATAR_IDLE_TIMEOUT_S": "300",
+        "AVATAR_DRAIN_TIMEOUT_S": "3600",
+        "AVATAR_POD": None,
+        "AVATAR_POD_IP": None,
+        "AVATAR_ADMIN_TOKEN": None,
+    }
+
+
+def test_a_live_session_outlasts_a_deletion_and_a_lost_kubelet(make: Make) -> None:
+    spec = render(make, sessions={"drainTimeoutSeconds": 100})["spec"]
+    assert spec["terminationGracePeriodSeconds"] == 130
+    stop = spec["containers"][0]["lifecycle"]["preStop"]
+    assert stop["exec"]["command"] == ["avatar-runtime", "drain", "--wait"]
+    lost = {each["key"]: each for each in spec["tolerations"]}
+    for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"):
+        assert lost[key]["tolerationSeconds"] == 100
+    assert lost["nvidia.com/gpu"] == {"key": "nvidia.com/gpu", "operator": "Exists"}
+
+
+def test_pods_spread_over_zones_and_nodes_as_far_as_gpus_are_there(make: Make) -> None:
+    constraints = render(make)["spec"]["topologySpreadConstraints"]
+    assert [each["topologyKey"] for each in constraints] == [
+        "topology.kubernetes.io/zone",
+        "kubernetes.io/hostname",
+    ]
+    for each in constraints:
+        assert (each["maxSkew"], each["whenUnsatisfiable"]) == (1, "ScheduleAnyway")
+        assert each["labelSelector"] == {"matchLabels": {"avatar.musetalk.io/service": "concierge"}}
+
+
+def test_a_pod_asks_for_the_resource_that_its_class_is_offered_by(make: Make) -> None:
+    slices = "nvidia.com/mig-3g.40gb"
+    labels = {f"{slices}.product": "NVIDIA-A100-SXM4-80GB-MIG-3g.40gb", f"{slices}.memory": "40192"}
+    match = {"products": ["*-MIG-3g.40gb"], "memoryMiB": {"min": 38000, "max": 41000}}
+    profiles = (make.profile("slice", match=match),)
+    service = make.service()
+    node = make.node(labels=labels, gpus=0, others=((slices, 2),))
+    stock = inventory.take([node], [], profiles, service.placement)
+    (pool,) = pools.rank(service, profiles, stock, 0.9)
+    body: Any = runtime_pod(service, "concierge-0", pool, SETTINGS)
+    (container,) = body["spec"]["containers"]
+    assert container["resources"] == {"requests": {slices: "1"}, "limits": {slices: "1"}}
+    affinity = body["spec"]["affinity"]["nodeAffinity"]
+    (term,) = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert {"key": f"{slices}.replicas", "operator": "DoesNotExist"} in term["matchExpressions"]
+
+
+def test_the_pod_is_pinned_to_the_labels_of_its_class(make: Make) -> None:
+    spec = render(make, placement={"nodeSelector": {"pool": "x"}, "gpuClasses": []})["spec"]
+    assert spec["nodeSelector"] == {"pool": "x"}
+    spec = render(make)["spec"]
+    required = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    (term,) = required["nodeSelectorTerms"]
+    assert {each["key"]: each.get("values") for each in term["matchExpressions"]} == {
+        "nvidia.com/gpu.product": ["NVIDIA-GeForce-RTX-4090"],
+        "nvidia.com/gpu.memory": ["24564"],
+        "nvidia.com/gpu.sharing-strategy": None,
+        "nvidia.com/gpu.replicas": None,
+    }
+    assert spec["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "1"}
+
+
+@pytest.mark.parametrize(
+    ("source", "folder", "volume"),
+    [
+        pytest.param({"image": {"path": "/m"}}, "/m", None, id="image"),
+        pytest.param(
+            {"persistentVolumeClaim": {"claimName": "c", "path": "a/b"}},
+            "/models/a/b",
+            {"persistentVolumeClaim": {"claimName": "c", "readOnly": True}},
+            id="claim",
+        ),
+        pytest.param(
+            {"persistentVolumeClaim": {"claimName": "c"}},
+            "/models",
+            {"persistentVolumeClaim": {"claimName": "c", "readOnly": True}},
+            id="root of a claim",
+        ),
+        pytest.param(
+            {"hostPath": {"path": "/srv"}},
+            "/models",
+            {"hostPath": {"path": "/srv", "type": "Directory"}},
+            id="host",
+        ),
+    ],
+)
+def test_models_come_from_their_source(
+    make: Make, source: dict[str, Any], folder: str, volume: dict[str, Any] | None
+) -> None:
+    spec = render(make, model={"source": source})["spec"]
+    args = spec["containers"][0]["args"]
+    assert args[args.index("--model") + 1] == folder
+    volumes = {each.pop("name"): each for each in spec["volumes"]}
+    assert volumes.get("models") == volume
+    mounts = {each["name"]: each for each in spec["containers"][0]["volumeMounts"]}
+    assert ("models" in mounts) == (volume is not None)
+
+
+def test_the_template_adds_and_the_operator_decides(make: Make) -> None:
+    pod = render(
+        make,
+        PodSettings("runtime:1", "Always", ("pull",)),
+        template={
+            "image": "mine:2",
+            "labels": {"team": "a"},
+            "annotations": {"note": "b"},
+            "resources": {"requests": {"cpu": "2"}, "limits": {"memory": "8Gi"}},
+            "env": [{"name": "EXTRA", "value": "1"}],
+            "volumes": [{"name": "extra", "emptyDir": {}}],
+            "volumeMounts": [{"name": "extra", "mountPath": "/extra"}],
+            "serviceAccountName": "sa",
+            "priorityClassName": "high",
+            "runtimeClassName": "nvidia",
+        },
+    )
+    spec = pod["spec"]
+    (container,) = spec["containers"]
+    assert pod["metadata"]["labels"]["team"] == "a"
+    assert pod["metadata"]["annotations"]["note"] == "b"
+    assert (container["image"], container["imagePullPolicy"]) == ("mine:2", "Always")
+    assert container["resources"] == {
+        "requests": {"cpu": "2", "nvidia.com/gpu": "1"},
+        "limits": {"memory": "8Gi", "nvidia.com/gpu": "1"},
+    }
+    assert container["env"][-1] == {"name": "EXTRA", "value": "1"}
+    assert spec["volumes"][-1]["name"] == container["volumeMounts"][-1]["name"] == "extra"
+    assert spec["imagePullSecrets"] == [{"name": "pull"}]
+    assert (spec["serviceAccountName"], spec["priorityClassName"]) == ("sa", "high")
+    assert spec["runtimeClassName"] == "nvidia"
+
+
+def test_a_pod_runs_restricted(make: Make) -> None:
+    spec = render(make)["spec"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["automountServiceAccountToken"] is False
+    context = spec["containers"][0]["securityContext"]
+    assert context["readOnlyRootFilesystem"] is True
+    assert context["capabilities"] == {"drop": ["ALL"]}
+
+
+@pytest.mark.parametrize(
+    ("changed", "differs"),
+    [
+        pytest.param({"replicas": 5}, False, id="replicas"),
+        pytest.param({"placement": {"strategy": "fastest"}}, False, id="placement"),
+        pytest.param({"tenants": ["a"]}, False, id="tenants"),
+        pytest.param({"objective": "balanced"}, False, id="the default said aloud"),
+        pytest.param({"objective": "latency"}, True, id="objective"),
+        pytest.param({"batchSize": 4}, True, id="batch size"),
+        pytest.param({"avatars": ["a"]}, True, id="avatars"),
+        pytest.param({"template": {"env": [{"name": "A"}]}}, True, id="template"),
+        pytest.param({"sessions": {"maxDurationSeconds": 9}}, True, id="limits"),
+    ],
+)
+def test_the_hash_changes_with_what_makes_a_pod(
+    make: Make, changed: dict[str, Any], differs: bool
+) -> None:
+    plain = hash_spec(make.service(), "i")
+    assert (hash_spec(make.service(**changed), "i") != plain) is differs
+
+
+def test_the_image_of_the_chart_counts_unless_the_service_names_one(make: Make) -> None:
+    assert hash_spec(make.service(), "a") != hash_spec(make.service(), "b")
+    own = make.service(template={"image": "mine"})
+    assert hash_spec(own, "a") == hash_spec(own, "b")
+
+
+def test_the_token_is_that_of_the_gateway(make: Make) -> None:
+    # HMAC-SHA256 of "acme/concierge" under "master", as the gateway computes it.
+    token = control_token("master", ServiceKey("acme", "concierge"))
+    assert token == "02bb081ad587c6aefbe90c6f7a3a26f0b8616f6369edd925b6b9db2ce07fe652"
+
+
+def test_the_secret_belongs_to_the_service(make: Make) -> None:
+    secret: Any = control_secret(make.service(), "abc")
+    assert (secret["metadata"]["name"], secret["metadata"]["namespace"]) == (
+        "concierge-control",
+        "acme",
+    )
+    assert base64.b64decode(secret["data"]["token"]) == b"abc"
+    assert secret["metadata"]["ownerReferences"][0]["uid"] == "s1"
+
+
+def test_an_event_is_about_its_service_and_not_too_long(make: Make) -> None:
+    event: Any = event_body(
+        make.service(), Reason.SERVING, "x" * 5000, warning=True, at="2026-01-01T00:00:00Z"
+    )
+    assert event["involvedObject"]["uid"] == "s1"
+    assert (event["type"], event["reason"]) == ("Warning", "Serving")
+    assert len(event["message"]) == 1024
+
+
+def test_the_selector_finds_the_pods(make: Make) -> None:
+    assert pod_selector(make.service()) == "avatar.musetalk.io/service=concierge"
+
+
+def test_metrics_of_pods_are_open_where_the_chart_opens_them(make: Make) -> None:
+    opened = PodSettings("runtime:1", "IfNotPresent", metrics_open=True)
+    for settings, said in ((SETTINGS, []), (opened, ["true"])):
+        (container,) = render(make, settings)["spec"]["containers"]
+        told = [e["value"] for e in container["env"] if e["name"] == "AVATAR_METRICS_OPEN"]
+        assert told == said
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ({}, {}),
+        ({"decoder": "taesd"}, {"AVATAR_DECODER": "taesd"}),
+        ({"precision": "bf16"}, {"AVATAR_PRECISION": "bf16"}),
+    ],
+    ids=["defaults", "decoder", "precision"],
+)
+def test_the_model_variant_reaches_the_runtime(
+    make: Make, chosen: dict[str, str], said: dict[str, str]
+) -> None:
+    variant = {"version": "v15", "decoder": "sd-vae", "precision": "fp16", **chosen}
+    name = "/".join(variant.values())
+    curve = make.profile_body()["spec"]["curves"][0]
+    profile = make.profile(curves=[{**curve, "model": name}])
+    (container,) = render(make, profile=profile, model=chosen)["spec"]["containers"]
+    told = {e["name"]: e.get("value") for e in container["env"]}
+    assert {n: v for n, v in told.items() if n in ("AVATAR_DECODER", "AVATAR_PRECISION")} == said
+
+
+@pytest.mark.parametrize(
+    ("name", "service"), [("concierge-live", "concierge"), ("live-live", "live"), ("mine", None)]
+)
+def test_a_budget_is_known_by_its_name(name: str, service: str | None) -> None:
+    key = pdb_service({"metadata": {"name": name, "namespace": "acme"}})
+    assert (key and key.name) == service
+
+
+def test_a_pod_that_is_taken_over_gets_the_labels_and_the_owner_of_its_new_service(
+    make: Make,
+) -> None:
+    assert adoption_patch(make.service(), "first") == {
+        "labels": {
+            "avatar.musetalk.io/service": "concierge",
+            "app.kubernetes.io/instance": "concierge",
+            "avatar.musetalk.io/made-for": "first",
+            "avatar.musetalk.io/reserve": None,
+        },
+        "ownerReferences": [
+            {
+                "apiVersion": "avatar.musetalk.io/v1alpha1",
+                "kind": "AvatarService",
+                "name": "concierge",
+                "uid": "s1",
+                "controller": True,
+                "blockOwnerDeletion": True,
+            }
+        ],
+    }

@@ -1,0 +1,94 @@
+"""Tests of how a policy is read."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from avatar_operator.core.resources import autoscaling, cron
+from avatar_operator.errors import InvalidResource
+
+if TYPE_CHECKING:
+    from tests.operator.conftest import Make
+
+DAILY: dict[str, Any] = {"name": "a", "start": "0 8 * * *", "end": "0 9 * * *", "minReplicas": 1}
+
+
+def test_reserve_cost_rate_and_schedules_are_read(make: Make) -> None:
+    free = {"min": 1, "percent": 2}
+    policy = make.service(
+        autoscaling={
+            "maxReplicas": 4,
+            "reserve": 2,
+            "sharedReserve": True,
+            "maxCostPerHour": "12.50",
+            "rate": {"upPods": 3, "periodSeconds": 10},
+            "schedules": [{**DAILY, "freeSessions": free, "reserve": 1, "timeZone": "Asia/Tokyo"}],
+        }
+    ).autoscaling
+    assert policy is not None
+    assert (policy.reserve, policy.shared_reserve) == (2, True)
+    assert policy.max_cost_per_hour == Decimal("12.50")
+    assert policy.rate == autoscaling.Rate(3, None, 10)
+    start, end = cron.parse("0 8 * * *"), cron.parse("0 9 * * *")
+    assert start is not None
+    assert end is not None
+    assert policy.schedules == (autoscaling.Schedule("a", start, end, "Asia/Tokyo", 1, 1, 2, 1),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"reserve": -1}, "spec.autoscaling.reserve is -1, must be a whole number from 0 to 1000"),
+        (
+            {"minReplicas": 0, "reserve": 1, "scaleToZeroAfterSeconds": 9},
+            "spec.autoscaling.reserve is 1, must be 0 where scaleToZeroAfterSeconds is set",
+        ),
+        ({"sharedReserve": "on"}, 'autoscaling.sharedReserve is "on", must be true or false'),
+        ({"maxCostPerHour": "0"}, 'maxCostPerHour is "0", must be a positive number in quotes'),
+        ({"maxCostPerHour": 3}, "maxCostPerHour is 3, must be a positive number in quotes"),
+        ({"maxCostPerHour": "1" * 17}, "must be a positive number in quotes"),
+        ({"rate": {}}, "rate is {}, must be at least one of upPods and downPods"),
+        ({"rate": {"upPods": 0}}, "rate.upPods is 0, must be a whole number from 1 to 1000"),
+        ({"schedules": [{**DAILY, "start": "x"}]}, 'schedules[0].start is "x", must be five cron'),
+        ({"schedules": [{**DAILY, "start": None}]}, "schedules[0].start is missing"),
+        (
+            {"schedules": [{**DAILY, "end": "0 0 31 2 *"}]},
+            'schedules[0].end is "0 0 31 2 *", must be a day that some month of its months has',
+        ),
+        (
+            {"schedules": [{**DAILY, "end": DAILY["start"]}]},
+            'schedules[0].end is "0 8 * * *", must be another time than start',
+        ),
+        (
+            {"schedules": [{**DAILY, "minReplicas": 5}]},
+            "schedules[0].minReplicas is 5, must be at most maxReplicas, which is 4",
+        ),
+        (
+            {"schedules": [{**DAILY, "minReplicas": None}]},
+            "schedules[0] is \"a\", must be at least one of minReplicas, freeSessions and reserve",
+        ),
+        (
+            {"schedules": [{**DAILY, "timeZone": "Europe/Atlantis"}]},
+            'timeZone is "Europe/Atlantis", must be a name of the IANA time zone database',
+        ),
+        (
+            {"schedules": [{**DAILY, "timeZone": "Europe"}]},
+            'timeZone is "Europe", must be a name of the IANA time zone database',
+        ),
+        ({"schedules": [{**DAILY, "name": "A"}]}, 'schedules[0].name is "A", must be 63 small'),
+        ({"schedules": [DAILY, DAILY]}, 'schedules[1].name is "a", must be named once'),
+        (
+            {"schedules": [{**DAILY, "name": f"a{index}"} for index in range(17)]},
+            "schedules is 17, must be at most 16 items",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_names_field_value_and_limit(
+    make: Make, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InvalidResource) as caught:
+        make.service(autoscaling={"maxReplicas": 4, **changes})
+    assert said in str(caught.value)

@@ -1,0 +1,185 @@
+"""Tests of cron expressions on the clocks of time zones."""
+
+from __future__ import annotations
+
+import datetime
+from functools import cache
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from avatar_operator.core.resources import cron
+
+BERLIN = ZoneInfo("Europe/Berlin")
+YEARS = [
+    # Zone, year, and what its clocks do in it.
+    pytest.param("Europe/Berlin", 2026, id="an hour at night"),
+    pytest.param("America/Santiago", 2026, id="an hour at midnight"),
+    pytest.param("Australia/Lord_Howe", 2026, id="half an hour"),
+    pytest.param("Pacific/Apia", 2011, id="a whole day"),
+    pytest.param("Asia/Kathmandu", 2024, id="never, in a leap year"),
+]
+
+
+def berlin(text: str) -> float:
+    return datetime.datetime.fromisoformat(text).replace(tzinfo=BERLIN).timestamp()
+
+
+def parsed(text: str) -> cron.Cron:
+    expression = cron.parse(text)
+    assert expression is not None
+    return expression
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes", "hours", "days", "months", "weekdays"),
+    [
+        ("5 8 1 2 3", (5,), (8,), (1,), (2,), (3,)),
+        ("*/20 */8 */15 */6 */3", (0, 20, 40), (0, 8, 16), (1, 16, 31), (1, 7), (0, 3, 6)),
+        ("7,1-3 09 01 jan,DEC Mon-wed", (1, 2, 3, 7), (9,), (1,), (1, 12), (1, 2, 3)),
+        ("50-10/20 22-1 30-2 11-2 5-7", (10, 50), (0, 1, 22, 23), (1, 2, 30, 31),
+         (1, 2, 11, 12), (0, 5, 6)),
+        ("0 0 1 1 0-7", (0,), (0,), (1,), (1,), (0, 1, 2, 3, 4, 5, 6)),
+        ("0 0 1 1 fri-mon", (0,), (0,), (1,), (1,), (0, 1, 5, 6)),
+    ],
+)  # fmt: skip
+def test_lists_ranges_steps_and_names_are_read(
+    text: str,
+    minutes: tuple[int, ...],
+    hours: tuple[int, ...],
+    days: tuple[int, ...],
+    months: tuple[int, ...],
+    weekdays: tuple[int, ...],
+) -> None:
+    assert cron.parse(text) == cron.Cron(
+        minutes, hours, days, months, weekdays, either=_either(text)
+    )
+
+
+def _either(text: str) -> bool:
+    parts = text.split(" ")
+    return not (parts[2].startswith("*") or parts[4].startswith("*"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "* * * *", "* * * * * *", "60 * * * *", "* 24 * * *", "* * 0 * *", "* * 32 * *",
+     "* * * 13 *", "* * * * 8", "*/0 * * * *", "1- * * * *", "a * * * *", "@daily", "1/5 * * * *",
+     "* * * * *\n", " * * * * *", "*  * * * *", f"{'1,' * 60}1 * * * *"],
+)  # fmt: skip
+def test_what_is_no_expression_is_refused(text: str) -> None:
+    assert cron.parse(text) is None
+
+
+def test_day_and_weekday_are_either_or_where_both_are_named() -> None:
+    both = parsed("0 0 13 * fri")
+    assert both.names(datetime.date(2026, 1, 13))  # a Tuesday
+    assert both.names(datetime.date(2026, 1, 16))  # a Friday
+    assert not both.names(datetime.date(2026, 1, 14))
+    one = parsed("0 0 */12 * fri")
+    assert not one.names(datetime.date(2026, 1, 13))
+    assert one.names(datetime.date(2026, 2, 13))  # a Friday that is the 13th
+
+
+@pytest.mark.parametrize(
+    ("text", "exists"),
+    [("0 0 31 4 *", False), ("0 0 31 3-4 *", True), ("0 0 30 2 *", False), ("0 0 29 2 *", True),
+     ("0 0 31 2 mon", True)],
+)  # fmt: skip
+def test_a_day_that_no_month_has_is_known(text: str, exists: bool) -> None:
+    expression = parsed(text)
+    assert expression.exists == exists
+    found = cron.next_after(expression, BERLIN, berlin("2096-03-01T00:00"))
+    assert (found is not None) == exists
+    assert (cron.last_until(expression, BERLIN, berlin("2104-02-28T00:00")) is not None) == exists
+
+
+def test_a_time_that_is_leapt_over_comes_at_the_leap() -> None:
+    half_past_two = parsed("30 2 * * *")
+    leap = cron.next_after(half_past_two, BERLIN, berlin("2026-03-28T12:00"))
+    assert leap == berlin("2026-03-29T03:00")
+    assert cron.next_after(half_past_two, BERLIN, leap) == berlin("2026-03-30T02:30")
+
+
+def test_a_time_that_comes_twice_counts_once() -> None:
+    half_past_two = parsed("30 2 * * *")
+    first = cron.next_after(half_past_two, BERLIN, berlin("2026-10-24T12:00"))
+    assert first == datetime.datetime(2026, 10, 25, 0, 30, tzinfo=datetime.UTC).timestamp()
+    assert cron.next_after(half_past_two, BERLIN, first) == berlin("2026-10-26T02:30")
+
+
+QUARTER_S = 900
+
+
+@cache
+def quarters(zone: str, year: int) -> tuple[tuple[float, tuple[datetime.datetime, ...]], ...]:
+    """Walk a year in quarters of an hour: each with the wall times that begin with it.
+
+    A time that is shown again begins nothing; at a leap all that is leapt over begins.
+    """
+    clock = ZoneInfo(zone)
+    begins = int(datetime.datetime(year, 1, 1, tzinfo=clock).timestamp())
+    ends = int(datetime.datetime(year + 1, 1, 1, tzinfo=clock).timestamp())
+    latest = datetime.datetime(year, 1, 1) - datetime.timedelta(seconds=QUARTER_S)  # noqa: DTZ001
+    walked = []
+    for at in range(begins, ends, QUARTER_S):
+        wall = datetime.datetime.fromtimestamp(at, clock).replace(tzinfo=None, fold=0)
+        new = []
+        while latest < wall:
+            latest += datetime.timedelta(seconds=QUARTER_S)
+            new.append(latest)
+        walked.append((float(at), tuple(new)))
+    return tuple(walked)
+
+
+def one_of(*parts: str) -> st.SearchStrategy[str]:
+    return st.sampled_from(parts)
+
+
+EXPRESSIONS = st.builds(
+    " ".join,
+    st.tuples(
+        one_of("0", "15", "30", "0,45", "*/15", "0,30"),
+        one_of("0", "1", "2", "3", "8", "23", "1-3", "*", "*/6", "22-2"),
+        one_of("*", "1", "29", "31", "28-31", "*/2"),
+        one_of("*", "2", "3-4", "oct", "9,11", "12"),
+        one_of("*", "0", "mon-fri", "sat", "*/2"),
+    ),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("zone", "year"), YEARS)
+@settings(deadline=None, max_examples=25)
+@given(text=EXPRESSIONS)
+def test_a_whole_year_is_as_a_clock_shows_it(zone: str, year: int, text: str) -> None:
+    expression, clock = parsed(text), ZoneInfo(zone)
+    hours, minutes = frozenset(expression.hours), frozenset(expression.minutes)
+    expected = [
+        at
+        for at, new in quarters(zone, year)
+        if any(w.minute in minutes and w.hour in hours and expression.names(w) for w in new)
+    ]
+    begins, ends = quarters(zone, year)[0][0], quarters(zone, year)[-1][0]
+    found: list[float] = []
+    at = cron.next_after(expression, clock, begins - 1)
+    while at is not None and at <= ends and len(found) < 60:
+        found.append(at)
+        assert cron.last_until(expression, clock, at) == at
+        assert cron.last_until(expression, clock, at + 60) == at
+        at = cron.next_after(expression, clock, at)
+    assert found == expected[:60]
+    found = []
+    at = cron.last_until(expression, clock, ends)
+    while at is not None and at >= begins and len(found) < 60:
+        found.append(at)
+        at = cron.last_until(expression, clock, at - 1)
+    assert found == expected[::-1][:60]
+
+
+def test_the_schema_refuses_what_is_refused_here() -> None:
+    schema = (Path(__file__).parents[4] / "crds" / "avatarservices.yaml").read_text()
+    assert f"self.matches('{cron.PATTERN}')" in schema

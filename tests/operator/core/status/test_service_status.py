@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from avatar_operator.core.planning import planner
+from avatar_operator.core.status import conditions, service_status
+from avatar_operator.core.status.service_status import Notice
+from avatar_operator.names import Reason
+
+if TYPE_CHECKING:
+    from tests.operator.conftest import Make, Scene, Scenes
+
+
+def build(scene: Scene, previous: Any = None, now: float = 100.0) -> Any:
+    plan = scene.plan()
+    findings = conditions.find(scene.service, plan, scene.states)
+    return service_status.build(scene.service, plan, scene.states, findings, previous or {}, now)
+
+
+def test_the_status_counts_what_is_observed(scenes: Scenes, make: Make) -> None:
+    scene = scenes(replicas=2)
+    scene.add("p0", make.state(1))
+    scene.add("p1", make.state(2, draining=True), spec_hash="old", batch_size=4)
+    scene.add("p2", make.state(1), terminating=True)
+    document = build(scene)
+    for key, value in {
+        "observedGeneration": 3,
+        "selector": "avatar.musetalk.io/service=concierge",
+        "replicas": 3,
+        "readyReplicas": 1,
+        "desiredReplicas": 2,
+        "sessions": 4,
+        "capacity": 2,
+        "freeSessions": 1,
+        "state": "NoFreeGPU",
+        "gpu": "rtx-4090",
+        "batch": "4/8",
+    }.items():
+        assert document[key] == value, key
+    assert document["pools"] == [
+        {
+            "gpuClass": "rtx-4090",
+            "batchSize": 8,
+            "sessionsPerPod": 2,
+            "replicas": 2,
+            "limitedBy": "knee",
+            "reason": ("batch 8 reaches 95% of the best frames/s; 74.3 frames/s carry 2 sessions"),
+        }
+    ]
+
+
+def test_an_unchanged_cluster_gives_an_equal_status_later(scenes: Scenes, make: Make) -> None:
+    scene = scenes(replicas=1)
+    scene.add("p0", make.state(1))
+    first = build(scene, now=100.0)
+    scene.states["uid-p0"] = make.state(1, age_s=0.9)
+    assert build(scene, first, now=5000.0) == first
+
+
+def test_a_transition_time_moves_only_with_its_status(scenes: Scenes, make: Make) -> None:
+    scene = scenes(replicas=1)
+    before = {each["type"]: each for each in build(scene, now=100.0)["conditions"]}
+    scene.add("p0", make.state(1))
+    old = build(scenes(replicas=1), now=100.0)
+    after = {each["type"]: each for each in build(scene, old, now=200.0)["conditions"]}
+    assert before["Ready"]["lastTransitionTime"] == "1970-01-01T00:01:40Z"
+    assert after["Ready"]["lastTransitionTime"] == "1970-01-01T00:03:20Z"
+    assert after["Degraded"]["lastTransitionTime"] == "1970-01-01T00:01:40Z"
+    assert after["Ready"]["observedGeneration"] == 3
+
+
+def test_only_changes_of_the_number_wanted_are_decisions(scenes: Scenes) -> None:
+    first = build(scenes(replicas=2), now=1.0)
+    (decision,) = first["decisions"]
+    assert decision == {
+        "time": "1970-01-01T00:00:01Z",
+        "from": 0,
+        "to": 2,
+        "reason": "ScalingUp",
+        "inputs": {"pods": 0, "sessions": 0, "freeGPUs": 2},
+    }
+    assert build(scenes(replicas=2), first)["decisions"] == [decision]
+    down = build(scenes(replicas=1), first)["decisions"]
+    assert (down[0]["from"], down[0]["to"], down[0]["reason"]) == (2, 1, "ScalingDown")
+    assert down[1:] == [decision]
+
+
+def test_the_last_ten_decisions_are_kept(scenes: Scenes) -> None:
+    document: Any = {}
+    for replicas in [1, 2] * 8:
+        document = build(scenes(replicas=replicas), document)
+    assert len(document["decisions"]) == 10
+
+
+def test_a_class_that_cannot_serve_has_batch_size_0(scenes: Scenes) -> None:
+    (pool,) = build(scenes(replicas=1, batchSize=64))["pools"]
+    assert (pool["batchSize"], pool["sessionsPerPod"]) == (0, 0)
+    assert "limitedBy" not in pool
+
+
+def test_an_invalid_spec_keeps_what_was_known(scenes: Scenes) -> None:
+    findings = conditions.invalid("spec.fps is 7")
+    document: Any = service_status.build_invalid(4, findings, {"sessions": 3}, 100.0)
+    assert (document["sessions"], document["observedGeneration"]) == (3, 4)
+    assert document["state"] == "InvalidSpec"
+    assert document["conditions"][0]["message"] == "spec.fps is 7"
+
+
+def test_actions_and_changes_of_readiness_are_told(scenes: Scenes, make: Make) -> None:
+    scene = scenes(replicas=1)
+    scene.has_secret = False
+    plan = scene.plan()
+    findings = conditions.find(scene.service, plan, {})
+    told = service_status.notices(plan.actions, findings, {})
+    assert [(notice.reason, notice.warning) for notice in told] == [
+        (Reason.POD_CREATED, False),
+        (Reason.PODS_STARTING, True),
+    ]
+    assert told[0].message.startswith(f"created pod concierge-{scene.hash[:5]}-0 on rtx-4090: ")
+    assert service_status.notices((), findings, build(scene)) == ()
+
+
+def test_pods_that_are_created_together_are_told_together(scenes: Scenes) -> None:
+    scene = scenes(replicas=2)
+    (told,) = service_status.notices(scene.plan().actions, (), {})
+    names = f"concierge-{scene.hash[:5]}-0, concierge-{scene.hash[:5]}-1"
+    assert told.message.startswith(f"created pods {names} on rtx-4090: 0 of 2 pods are there")
+
+
+def test_every_way_of_a_pod_is_told() -> None:
+    because = Reason.SCALING_DOWN
+    told = service_status.notices(
+        (
+            planner.DrainPod("p", "u", "c", because, "a"),
+            planner.UndrainPod("p", "u", "c", "b"),
+            planner.DeletePod("p", "u", None, "c", because, "d"),
+        ),
+        (),
+        {},
+    )
+    assert told == (
+        Notice(Reason.POD_DRAINING, "draining pod p: a"),
+        Notice(Reason.POD_RESUMED, "resumed pod p: b"),
+        Notice(Reason.POD_DELETED, "deleted pod p: d"),
+    )
+
+
+def test_a_status_presses_only_with_another_story_than_the_last(scenes: Scenes, make: Make) -> None:
+    scene = scenes(replicas=2)
+    scene.add("p0", make.state(1))
+    first = build(scene)
+    scene.states["uid-p0"] = make.state(2)
+    numbers = build(scene, first)
+    assert numbers != first
+    assert not service_status.is_pressing(first, numbers)
+    scene.add("p1", make.state(1))
+    ready = build(scene, first)
+    assert ready["state"] != first["state"]
+    assert service_status.is_pressing(first, ready)
+    assert service_status.is_pressing({}, first)
+    assert service_status.is_pressing(first, {**first, "observedGeneration": 4})

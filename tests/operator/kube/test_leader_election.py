@@ -1,0 +1,300 @@
+"""Candidates on an API server of a few lines that keeps one Lease."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from kubernetes.aio.client.configuration import Configuration
+
+from avatar_operator.core import leader_election
+from avatar_operator.errors import NotLeading, TemporaryError
+from avatar_operator.fence import Fence
+from avatar_operator.kube.client import Cluster
+from avatar_operator.kube.leader_election import Leadership, LeaseName
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.operator.conftest import Body
+
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/system/leases"
+PODS = "/api/v1/namespaces/acme/pods"
+QUICK = leader_election.Timing(duration_s=1, renew_deadline_s=0.6, retry_s=0.05)
+
+
+class ApiServer:
+    """Keeps one Lease, compares versions, and tells watches; it can be told to fail."""
+
+    def __init__(self) -> None:
+        self.lease: Body | None = None
+        self.version = 0
+        self.watches: list[asyncio.Queue[Body | None]] = []
+        self.created: list[str] = []  # user agents that created pods
+        self.failing: set[str] = set()  # user agents that are not served
+        self.hold: asyncio.Event | None = None  # creates of pods wait for it
+        self.changed = asyncio.Condition()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        if any(name in request.headers["User-Agent"] for name in self.failing):
+            return web.json_response({"message": "overloaded"}, status=503)
+        if "watch" in request.query:
+            return await self.watch(request)
+        body = await request.json() if request.can_read_body else {}
+        if request.path == PODS:
+            self.created.append(request.headers["User-Agent"])
+            await self.tell("SEEN")
+            if self.hold is not None:
+                await self.hold.wait()
+            return web.json_response(body, status=201)
+        return await self.answer(request.method, body)
+
+    async def answer(self, method: str, body: Body) -> web.Response:
+        if method == "POST" and self.lease is not None:
+            return web.json_response({"message": "exists"}, status=409)
+        if method != "POST" and self.lease is None:
+            return web.json_response({"message": "not found"}, status=404)
+        if method == "PATCH":
+            assert self.lease is not None
+            if body["metadata"]["resourceVersion"] != self.lease["metadata"]["resourceVersion"]:
+                return web.json_response({"message": "it changed"}, status=409)
+            body = {**self.lease, "spec": {**self.lease["spec"], **body["spec"]}}
+        if method != "GET":
+            await self.store(body)
+        return web.json_response(self.lease)
+
+    async def store(self, body: Body | None) -> None:
+        self.version += 1
+        kind = "MODIFIED" if body is not None else "DELETED"
+        told = body if body is not None else self.lease
+        assert told is not None
+        metadata = {**told["metadata"], "resourceVersion": str(self.version)}
+        self.lease = {**told, "metadata": metadata} if body is not None else None
+        await self.tell(kind, {**told, "metadata": metadata})
+
+    async def tell(self, kind: str, body: Body | None = None) -> None:
+        if body is not None:
+            for watch in self.watches:
+                watch.put_nowait({"type": kind, "object": body})
+        async with self.changed:
+            self.changed.notify_all()
+
+    async def watch(self, request: web.Request) -> web.StreamResponse:
+        assert request.query["fieldSelector"] == "metadata.name=lease"
+        response = web.StreamResponse()
+        await response.prepare(request)
+        events: asyncio.Queue[Body | None] = asyncio.Queue()
+        if self.lease is not None:
+            events.put_nowait({"type": "ADDED", "object": self.lease})
+        self.watches.append(events)
+        while (event := await events.get()) is not None:
+            await response.write(json.dumps(event).encode() + b"\n")
+        return response
+
+    @property
+    def spec(self) -> Body:
+        return dict(self.lease["spec"]) if self.lease is not None else {}
+
+    async def until(self, holds: Any) -> None:
+        async with asyncio.timeout(10), self.changed:
+            await self.changed.wait_for(lambda: bool(holds()))
+
+
+class Replica:
+    """One process that may lead."""
+
+    def __init__(self, name: str, configuration: Configuration) -> None:
+        self.fence = Fence()
+        self.api = Cluster(configuration, self.fence, name)
+        self.terms: list[int | None] = []
+        self.leadership = Leadership(
+            self.api, self.fence, LeaseName("system", "lease"), name, QUICK, self.terms.append
+        )
+        self.running = asyncio.create_task(self.leadership.run())
+
+    async def write(self) -> None:
+        await self.api.create_pod({"metadata": {"name": "p", "namespace": "acme"}})
+
+    async def die(self) -> None:
+        self.running.cancel()
+        await asyncio.gather(self.running, return_exceptions=True)
+
+
+class World:
+    """The API server and its replicas."""
+
+    def __init__(self, server: ApiServer, configuration: Configuration) -> None:
+        self.server = server
+        self._configuration = configuration
+        self.replicas: list[Replica] = []
+
+    def start(self, name: str) -> Replica:
+        replica = Replica(name, self._configuration)
+        self.replicas.append(replica)
+        return replica
+
+    async def until_holder(self, name: str) -> None:
+        await self.server.until(lambda: self.server.spec.get("holderIdentity") == name)
+
+
+@pytest_asyncio.fixture
+async def world() -> AsyncIterator[World]:
+    server = ApiServer()
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", server.handle)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    world = World(server, Configuration(host=f"http://127.0.0.1:{runner.addresses[0][1]}"))
+    yield world
+    for replica in world.replicas:
+        await replica.die()
+        await replica.api.__aexit__()
+    for watch in server.watches:
+        watch.put_nowait(None)
+    await runner.cleanup()
+
+
+async def test_the_first_replica_makes_the_lease_and_writes(world: World) -> None:
+    first = world.start("a")
+    await world.until_holder("a")
+    await world.server.until(first.fence.is_open)
+    await first.write()
+    assert world.server.created == ["avatar-operator/a"]
+    assert first.terms == [0]
+    assert world.server.spec["leaseDurationSeconds"] == 1
+    assert first.leadership.heard_s() < 10
+
+
+async def test_a_standby_writes_nothing(world: World) -> None:
+    world.start("a")
+    await world.until_holder("a")
+    standby = world.start("b")
+    renewed = world.server.version
+    await world.server.until(lambda: world.server.version > renewed + 2)
+    with pytest.raises(NotLeading):
+        await standby.write()
+    assert world.server.created == []
+    assert standby.terms == []
+
+
+async def test_a_released_lease_is_taken_over_at_once(world: World) -> None:
+    first, second = world.start("a"), None
+    await world.until_holder("a")
+    second = world.start("b")
+    await world.server.until(lambda: len(world.server.watches) == 2)
+    released = asyncio.get_running_loop().time()
+    await first.leadership.resign()
+    assert not first.fence.is_open()
+    await world.until_holder("b")
+    assert asyncio.get_running_loop().time() - released < QUICK.duration_s
+    await world.server.until(second.fence.is_open)
+    assert second.terms == [1]
+    assert first.terms == [0, None]
+
+
+@pytest.mark.slow
+async def test_a_dead_leader_is_replaced_when_its_lease_has_run_out(world: World) -> None:
+    first = world.start("a")
+    await world.until_holder("a")
+    second = world.start("b")
+    await world.server.until(lambda: len(world.server.watches) == 2)
+    await first.die()
+    await world.until_holder("b")
+    await world.server.until(second.fence.is_open)
+    assert second.fence.epoch == 1
+
+
+@pytest.mark.slow
+async def test_a_leader_that_is_not_served_stops_before_another_one_begins(world: World) -> None:
+    first = world.start("a")
+    await world.until_holder("a")
+    await world.server.until(first.fence.is_open)
+    second = world.start("b")
+    await world.server.until(lambda: len(world.server.watches) == 2)
+    world.server.failing.add("avatar-operator/a")
+    await world.until_holder("b")
+    assert not first.fence.is_open()
+    with pytest.raises(NotLeading):
+        await first.write()
+    await world.server.until(second.fence.is_open)
+
+
+async def test_a_resigning_leader_waits_for_the_write_under_way(world: World) -> None:
+    first = world.start("a")
+    await world.until_holder("a")
+    await world.server.until(first.fence.is_open)
+    world.server.hold = asyncio.Event()
+    writing = asyncio.create_task(first.write())
+    await world.server.until(lambda: world.server.created)
+    resigning = asyncio.create_task(first.leadership.resign())
+    renewed = world.server.spec["renewTime"]
+    await asyncio.sleep(0)
+    assert world.server.spec["holderIdentity"] == "a"
+    world.server.hold.set()
+    await asyncio.gather(writing, resigning)
+    assert world.server.spec["holderIdentity"] == ""
+    assert world.server.spec["renewTime"] >= renewed
+
+
+@pytest.mark.slow
+async def test_a_write_that_does_not_end_keeps_the_lease_from_being_released(world: World) -> None:
+    first = world.start("a")
+    await world.until_holder("a")
+    world.server.hold = asyncio.Event()
+
+    async def write_until_it_arrives() -> None:
+        while not world.server.created:
+            await world.server.until(first.fence.is_open)
+            with contextlib.suppress(TemporaryError, NotLeading):  # the Lease is short
+                await first.write()
+
+    writing = asyncio.create_task(write_until_it_arrives())
+    await world.server.until(lambda: world.server.created)
+    await first.leadership.resign()
+    assert world.server.spec["holderIdentity"] == "a"
+    world.server.hold.set()
+    await asyncio.gather(writing, return_exceptions=True)
+
+
+async def test_a_lease_that_someone_edited_is_read_again_and_kept(world: World) -> None:
+    first = world.start("a")
+    await world.until_holder("a")
+    lease = world.server.lease
+    assert lease is not None
+    await world.server.store({**lease, "metadata": {**lease["metadata"], "labels": {"by": "me"}}})
+    edited = world.server.version
+    await world.server.until(lambda: world.server.version > edited + 1)
+    assert world.server.spec["holderIdentity"] == "a"
+    assert world.server.lease is not None
+    assert world.server.lease["metadata"]["labels"] == {"by": "me"}
+    assert first.terms == [0]
+
+
+@pytest.mark.slow
+async def test_a_deleted_lease_is_made_anew_in_a_later_epoch(world: World) -> None:
+    first = world.start("a")
+    await world.until_holder("a")
+    await world.server.until(first.fence.is_open)
+    await world.server.store(None)
+    await world.server.until(lambda: world.server.lease is not None)
+    await world.until_holder("a")
+    await world.server.until(first.fence.is_open)
+    assert first.terms == [0, None, 1]
+
+
+async def test_the_write_of_a_leader_ends_with_its_time_on_the_server_too(world: World) -> None:
+    first = world.start("a")
+    await world.until_holder("a")
+    await world.server.until(first.fence.is_open)
+    world.server.hold = asyncio.Event()
+    first.running.cancel()
+    with pytest.raises(Exception, match="Timeout"):
+        await first.write()
+    assert not first.fence.is_open()
+    world.server.hold.set()

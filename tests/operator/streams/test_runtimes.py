@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+
+from avatar_operator.errors import RuntimeUnreachable
+from avatar_operator.streams.client import Endpoint, admin_address
+from avatar_operator.streams.runtimes import Runtimes
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.operator.conftest import Make
+
+    from avatar_operator.fence import Fence
+
+STATE = {"pod": "p0", "sessions": 1, "capacity": 2, "free": 1, "draining": False, "ready": True}
+
+
+class Stream:
+    """One reader of the state; None ends it."""
+
+    def __init__(self) -> None:
+        self.lines: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+    def say(self, **changes: Any) -> None:
+        self.lines.put_nowait(json.dumps(STATE | changes).encode() + b"\n")
+
+
+class Pod:
+    """The admin port of a runtime that sends what the test tells it to."""
+
+    def __init__(self) -> None:
+        self.streams: asyncio.Queue[Stream] = asyncio.Queue()
+        self.drained: list[object] = []
+        self.tokens: set[str] = set()
+        self.status = 200
+        self.refusals = 0
+        self.port = 0
+
+    async def accept(self) -> Stream:
+        async with asyncio.timeout(5):
+            return await self.streams.get()
+
+    async def state(self, request: web.Request) -> web.StreamResponse:
+        assert request.query == {"watch": "1"}
+        self.tokens.add(request.headers["Authorization"])
+        if self.refusals:
+            self.refusals -= 1
+            return web.Response(status=401)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        stream = Stream()
+        self.streams.put_nowait(stream)
+        with contextlib.suppress(ConnectionResetError):  # it was closed by its reader
+            while (line := await stream.lines.get()) is not None:
+                await response.write(line)
+        return response
+
+    async def drain(self, request: web.Request) -> web.Response:
+        self.drained.append(await request.json())
+        return web.Response(status=self.status)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return Endpoint("p0", f"127.0.0.1:{self.port}", "secret", ready=True)
+
+
+@pytest_asyncio.fixture
+async def pod() -> AsyncIterator[Pod]:
+    pod = Pod()
+    application = web.Application()
+    application.router.add_get("/control/v1/state", pod.state)
+    application.router.add_post("/control/v1/drain", pod.drain)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    pod.port = runner.addresses[0][1]
+    yield pod
+    await runner.cleanup()
+
+
+class Followed:
+    """Runtimes whose changes can be waited for."""
+
+    def __init__(self, fence: Fence) -> None:
+        self.changes: asyncio.Queue[str] = asyncio.Queue()
+        self.runtimes = Runtimes(self.changes.put_nowait, fence)
+
+    async def changed(self) -> str:
+        async with asyncio.timeout(5):
+            return await self.changes.get()
+
+
+@pytest_asyncio.fixture
+async def followed(fence: Fence) -> AsyncIterator[Followed]:
+    followed = Followed(fence)
+    yield followed
+    await followed.runtimes.close()
+
+
+async def test_a_change_is_told_and_a_repeated_line_is_not(pod: Pod, followed: Followed) -> None:
+    followed.runtimes.follow("u", pod.endpoint)
+    stream = await pod.accept()
+    stream.say()
+    assert await followed.changed() == "u"
+    stream.say()
+    stream.say(sessions=2, free=0)
+    assert await followed.changed() == "u"
+    assert followed.changes.empty()
+    state = followed.runtimes.states(["u", "unknown"])["u"]
+    assert (state.sessions, state.free) == (2, 0)
+    assert 0 <= state.age_s < 5
+    assert followed.runtimes.oldest_s() >= state.age_s
+    assert pod.tokens == {"Bearer secret"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(None, id="end"),
+        pytest.param(b"nonsense\n", id="no JSON"),
+        pytest.param(b"[1]\n", id="no object"),
+        pytest.param(b'{"sessions": -1}\n', id="no state"),
+    ],
+)
+async def test_a_stream_that_breaks_is_opened_again(
+    pod: Pod, followed: Followed, line: bytes | None
+) -> None:
+    followed.runtimes.follow("u", pod.endpoint)
+    first = await pod.accept()
+    first.say()
+    await followed.changed()
+    first.lines.put_nowait(line)
+    second = await pod.accept()
+    second.say(sessions=2)
+    await followed.changed()
+    assert followed.runtimes.states(["u"])["u"].sessions == 2
+
+
+async def test_following_twice_opens_one_stream(pod: Pod, followed: Followed) -> None:
+    followed.runtimes.follow("u", pod.endpoint)
+    followed.runtimes.follow("u", pod.endpoint)
+    (await pod.accept()).say()
+    await followed.changed()
+    assert pod.streams.empty()
+
+
+async def test_a_pod_whose_readiness_changes_keeps_its_last_state(
+    pod: Pod, followed: Followed
+) -> None:
+    ready, hanging = pod.endpoint, replace(pod.endpoint, ready=False)
+    followed.runtimes.follow("u", ready)
+    stream = await pod.accept()
+    stream.say(sessions=2)
+    await followed.changed()
+    followed.runtimes.follow("u", hanging)  # it hangs, and the kubelet takes note
+    assert followed.runtimes.states(["u"])["u"].sessions == 2
+    stream.say(sessions=1)  # the same stream is heard
+    await followed.changed()
+    followed.runtimes.follow("u", ready)
+    assert pod.streams.empty()
+    followed.runtimes.follow("u", hanging)
+    stream.lines.put_nowait(None)
+    followed.runtimes.follow("u", ready)  # a stream that waits for its next try is opened at once
+    await pod.accept()
+    assert followed.runtimes.states(["u"])["u"].sessions == 1
+
+
+async def test_a_pod_that_is_no_longer_followed_is_unknown(pod: Pod, followed: Followed) -> None:
+    followed.runtimes.follow("u", pod.endpoint)
+    (await pod.accept()).say()
+    await followed.changed()
+    followed.runtimes.unfollow("u")
+    assert followed.runtimes.states(["u"]) == {}
+    assert followed.runtimes.oldest_s() == 0.0
+
+
+async def test_a_drain_is_posted(pod: Pod, followed: Followed) -> None:
+    followed.runtimes.follow("u", pod.endpoint)
+    await followed.runtimes.drain("u", draining=True)
+    await followed.runtimes.drain("u", draining=False)
+    assert pod.drained == [{"draining": True}, {"draining": False}]
+
+
+async def test_a_pod_that_repeats_itself_stays_as_it_was(pod: Pod, followed: Followed) -> None:
+    followed.runtimes.follow("u", pod.endpoint)
+    stream = await pod.accept()
+    stream.say(sessions=0, free=2, sequence=1)
+    await followed.changed()
+    stream.say(sessions=0, free=2, sequence=2)
+    stream.say(sessions=0, free=2, draining=True, sequence=3)
+    await followed.changed()
+    assert followed.changes.empty()
+    state = followed.runtimes.states(["u"])["u"]
+    assert state.draining
+    assert state.empty_s > 0  # since the first line
+
+
+async def test_a_pod_that_drains_on_after_all_is_believed(pod: Pod, followed: Followed) -> None:
+    followed.runtimes.follow("u", pod.endpoint)
+    stream = await pod.accept()
+    stream.say(draining=True)
+    await followed.changed()
+    await followed.runtimes.drain("u", draining=False)
+    assert not followed.runtimes.states(["u"])["u"].draining
+    stream.say(draining=True)
+    await followed.changed()
+    assert followed.runtimes.states(["u"])["u"].draining
+
+
+async def test_an_answer_that_is_an_error_is_no_state(pod: Pod, followed: Followed) -> None:
+    pod.refusals = 1
+    followed.runtimes.follow("u", pod.endpoint)
+    (await pod.accept()).say()  # the second try
+    await followed.changed()
+
+
+@pytest.mark.slow
+async def test_a_stream_that_falls_silent_is_opened_again(pod: Pod, followed: Followed) -> None:
+    followed.runtimes.follow("u", pod.endpoint)
+    (await pod.accept()).say()
+    await followed.changed()
+    assert await pod.accept()  # it takes `SILENCE_S` to be given up
+
+
+async def test_a_drain_that_fails_names_the_pod(pod: Pod, followed: Followed) -> None:
+    with pytest.raises(RuntimeUnreachable, match="it has no address"):
+        await followed.runtimes.drain("u", draining=True)
+    pod.status = 401
+    followed.runtimes.follow("u", pod.endpoint)
+    with pytest.raises(
+        RuntimeUnreachable, match="pod p0 did not answer on its admin port: it answered 401"
+    ):
+        await followed.runtimes.drain("u", draining=True)
+    followed.runtimes.follow("u", Endpoint("p0", "127.0.0.1:1", "secret"))
+    with pytest.raises(RuntimeUnreachable, match="ClientConnectorError"):
+        await followed.runtimes.drain("u", draining=True)
+
+
+def test_the_admin_port_of_an_ipv6_pod_is_bracketed(make: Make) -> None:
+    assert admin_address("10.0.0.1") == "10.0.0.1:9090"
+    assert admin_address("fd00::1") == "[fd00::1]:9090"
+
+
+async def test_figures_within_the_objectives_wake_nobody_and_pressure_does(
+    pod: Pod, followed: Followed
+) -> None:
+    followed.runtimes.follow("u", pod.endpoint)
+    stream = await pod.accept()
+    stream.say(vram={"ratio": 0.5}, deadline_miss_ratio=0.0, latency_ms={"frame_p95": 20.0})
+    await followed.changed()
+    stream.say(vram={"ratio": 0.87}, deadline_miss_ratio=0.004, latency_ms={"frame_p95": 61.0})
+    stream.say(vram={"ratio": 0.97})
+    assert await followed.changed() == "u"
+    assert followed.changes.empty()
+    assert followed.runtimes.states(["u"])["u"].vram_ratio == 0.97
+
+
+async def test_a_pod_that_says_nothing_for_long_is_silent(
+    pod: Pod, followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed.runtimes.follow("u", pod.endpoint)
+    (await pod.accept()).say()
+    await followed.changed()
+    assert followed.runtimes.silent() == frozenset()
+    loop = asyncio.get_running_loop()
+    later = loop.time() + 5.1
+    monkeypatch.setattr(loop, "time", lambda: later)
+    assert followed.runtimes.silent() == {"u"}

@@ -1,0 +1,168 @@
+"""Composition in torch beside the one in OpenCV."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from avatar_runtime.avatars import cache
+from avatar_runtime.batching.frames import AudioWindow
+from avatar_runtime.engine.rendering import blend_device, blend_host, resize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    from avatar_runtime.batching.frames import FrameRequest
+
+_WINDOW = AudioWindow(0, 0, memoryview(b""), 0, 0, silent=False)
+
+
+@pytest.fixture
+def composer(anna: cache.Avatar) -> Iterator[blend_device.Composer]:
+    with ThreadPoolExecutor(1) as pool:
+        yield blend_device.Composer({"anna": anna}, torch.device("cpu"), pool, 1 << 20)
+
+
+def _faces(count: int, side: int = 128) -> NDArray[np.uint8]:
+    """Return noise and soft pictures: overshoot at edges as well as plain skin."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (count, side, side, 3), np.uint8)
+    noise[1::2] = [cv2.GaussianBlur(face, (15, 15), 0) for face in noise[1::2]]
+    return noise
+
+
+@torch.inference_mode()
+def test_pictures_are_those_of_the_host_within_one_level(
+    anna: cache.Avatar,
+    composer: blend_device.Composer,
+    request_of: Callable[..., FrameRequest],
+) -> None:
+    batch = [request_of(_WINDOW, source_frame=i) for i in range(8)]
+    faces = _faces(8)
+
+    views = composer.compose(batch, torch.from_numpy(faces)).views()
+
+    for request, face, view in zip(batch, faces, views, strict=True):
+        index = cache.fold(request.source_frame, 6)
+        expected, source = blend_host.compose(anna, index, face), anna.picture(index)
+        made = view.numpy()
+        covered = np.zeros(source.shape[:2], bool)
+        box = anna.box(index)
+        covered[box.y1 : box.y2, box.x1 : box.x2] = anna.mask(index) > 0
+        assert np.array_equal(made[~covered], source[~covered])
+        assert np.abs(made.astype(int) - expected).max() <= 1
+        assert (made[covered] != source[covered]).any(axis=1).mean() > 0.9
+
+
+@torch.inference_mode()
+def test_a_batch_follows_the_mouth_of_each_window(
+    anna: cache.Avatar, composer: blend_device.Composer, request_of: Callable[..., FrameRequest]
+) -> None:
+    shares = [1.0, 0.5, 1 / 3]
+    batch = [request_of(replace(_WINDOW, mouth=share)) for share in shares]
+    faces = _faces(3)
+
+    views = composer.compose(batch, torch.from_numpy(faces)).views()
+
+    for share, face, view in zip(shares, faces, views, strict=True):
+        expected = blend_host.compose(anna, 0, face, share).astype(int)
+        assert np.abs(view.numpy() - expected).max() <= 1
+
+
+@pytest.mark.parametrize("mouth", [0.0, 0.3, 0.5, 1.0])
+@torch.inference_mode()
+def test_a_mouth_that_closes_shows_its_share_of_the_face(
+    anna: cache.Avatar, composer: blend_device.Composer, mouth: float
+) -> None:
+    face = _faces(2)[1]
+    (place,) = composer._resident([("anna", 0)], 128)
+    made = place.source.clone()
+    blend_device._redraw(made, place, torch.from_numpy(face), mouth)
+
+    expected = blend_host.compose(anna, 0, face, mouth)
+    assert np.abs(made.numpy().astype(int) - expected).max() <= 1
+    assert np.array_equal(expected, anna.picture(0)) == (mouth == 0)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("width", "height"), [(96, 96), (128, 144), (256, 320), (192, 192)])
+def test_other_sizes_are_filtered_as_on_the_host(
+    anna: cache.Avatar,
+    composer: blend_device.Composer,
+    request_of: Callable[..., FrameRequest],
+    width: int,
+    height: int,
+) -> None:
+    asked = replace(request_of(_WINDOW), width=width, height=height)
+    face = _faces(2)[1:]
+    whole = blend_host.compose(anna, 0, face[0])
+    method = resize.method(192, width)
+    expected = cv2.resize(whole, (width, height), interpolation=method).astype(int)
+
+    (made,) = composer.compose([asked], torch.from_numpy(face)).views()
+
+    assert made.shape == (height, width, 3)
+    assert np.abs(made.numpy() - expected).max() <= 2  # one level before the resize, one after
+    assert np.abs(made.numpy() - expected).mean() < 0.1
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    side=st.sampled_from([64, 128, 256]),
+    width=st.integers(20, 330),
+    height=st.integers(20, 330),
+    seed=st.integers(0, 9),
+)
+def test_the_matrices_are_opencvs_own_filter(side: int, width: int, height: int, seed: int) -> None:
+    """Any crop size and any ratio of a face box."""
+    face = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
+    down = resize.matrix(side, height, resize.FACE)
+    across = resize.matrix(side, width, resize.FACE)
+
+    planes = np.einsum("ys,stc,xt->yxc", down, face.astype(np.float32), across, optimize=True)
+
+    expected = cv2.resize(face, (width, height), interpolation=resize.FACE)
+    ours = np.clip(np.rint(planes), 0, 255)
+    assert np.abs(ours - expected).max() <= 1
+
+
+@torch.inference_mode()
+def test_frames_stay_on_the_device_up_to_the_limit(
+    anna: cache.Avatar, request_of: Callable[..., FrameRequest]
+) -> None:
+    decoded: list[int] = []
+
+    class Counting(cache.Avatar):
+        def __init__(self) -> None:
+            self.__dict__.update(anna.__dict__)
+
+        def decode(self, index: int) -> NDArray[np.uint8]:
+            decoded.append(index)
+            return anna.decode(index)
+
+    faces = torch.from_numpy(_faces(6))
+    picture = 192 * 192 * 3
+    with ThreadPoolExecutor(1) as pool:
+        roomy = blend_device.Composer({"anna": Counting()}, torch.device("cpu"), pool, 20 * picture)
+        tight = blend_device.Composer({"anna": Counting()}, torch.device("cpu"), pool, 2 * picture)
+        batch = [request_of(_WINDOW, source_frame=i) for i in range(6)]
+        first = roomy.compose(batch, faces).flat
+        again = roomy.compose(batch, faces).flat
+        assert decoded == list(range(6))
+        assert roomy.used_bytes >= 6 * picture
+        small = tight.compose(batch, faces).flat
+        assert tight.used_bytes <= 2 * picture
+    assert torch.equal(first, again)
+    assert torch.equal(first, small)  # a batch larger than the cache is whole all the same
+    roomy.clear()
+    assert roomy.used_bytes == 0

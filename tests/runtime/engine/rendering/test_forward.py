@@ -1,0 +1,128 @@
+"""Static tensors and recordings: the same faces as launching everything anew."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from avatar_runtime.engine.networks import vae
+from avatar_runtime.engine.rendering import cpu_parallel, forward
+from avatar_runtime.tools import random_model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from avatar_runtime.engine.networks.musetalk import MuseTalk
+
+
+class Scribble:
+    """A model of two lines, for what does not depend on the networks."""
+
+    config = random_model.PRESETS["tiny"]
+    latent_size, device, dtype = 4, torch.device("cpu"), torch.float32
+
+    def predict(self, latents: Tensor, tokens: Tensor) -> Tensor:
+        return latents[:, :4] + tokens.mean((1, 2))[:, None, None, None]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return vae.to_bytes(latents[:, :3])
+
+
+@pytest.fixture
+def scribble() -> MuseTalk:
+    stand_in: Any = Scribble()
+    return stand_in  # type: ignore[no-any-return]
+
+
+def _rows(model: MuseTalk, frames: int, seed: int) -> tuple[list[Tensor], list[Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    side, width = model.latent_size, model.config.unet.cross_attention_dim
+    latents = torch.randn(frames, 8, side, side, generator=generator)
+    tokens = torch.randn(frames, model.config.tokens, width, generator=generator)
+    return list(latents), list(tokens)
+
+
+def _plain(model: MuseTalk) -> forward.PlainDrawer:
+    return forward.PlainDrawer(model, cpu_parallel.Lanes(ThreadPoolExecutor(1)))
+
+
+def _no_lap(stage: str) -> None:
+    pass
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_every_batch_of_a_bucket_gets_the_faces_of_the_plain_way(
+    tiny: MuseTalk, recorder: Any
+) -> None:
+    drawer, plain = forward.BucketDrawer(tiny, recorder), _plain(tiny)
+
+    for seed, frames in enumerate((3, 4)):  # the bucket of 4 as it is, then recorded
+        rows = _rows(tiny, frames, seed)
+        faces = drawer.draw(*rows, _no_lap).clone()
+        expected = plain.draw(*rows, _no_lap)
+        assert faces.shape == expected.shape == (frames, 128, 128, 3)
+        # A padded batch may be summed in another order: one level of rounding.
+        assert (faces.int() - expected.int()).abs().max() <= 1
+    assert [made.replays for made in recorder.made] == [1, 1]  # UNet and decoder
+
+
+@torch.inference_mode()
+def test_rows_past_the_batch_are_left_out_whatever_they_hold(
+    scribble: MuseTalk, recorder: Any
+) -> None:
+    drawer, plain = forward.BucketDrawer(scribble, recorder), _plain(scribble)
+
+    for seed, frames in enumerate((3, 4, 3, 1, 2, 3)):
+        rows = _rows(scribble, frames, seed)
+        assert torch.equal(drawer.draw(*rows, _no_lap), plain.draw(*rows, _no_lap))
+    assert [made.replays for made in recorder.made] == [3, 3]  # of the bucket of 4
+
+
+@torch.inference_mode()
+def test_stages_end_in_the_order_of_the_pipeline(scribble: MuseTalk, recorder: Any) -> None:
+    drawer = forward.BucketDrawer(scribble, recorder)
+    laps: list[str] = []
+    for _ in range(2):
+        drawer.draw(*_rows(scribble, 1, 0), laps.append)
+
+    assert laps == ["encode_audio", "unet", "vae"] * 2
+
+
+@torch.inference_mode()
+def test_a_bucket_that_cannot_be_recorded_is_drawn_all_the_same(
+    scribble: MuseTalk, recorder: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder.fault = RuntimeError("operation not permitted when stream is capturing")
+    drawer, plain = forward.BucketDrawer(scribble, recorder), _plain(scribble)
+    rows = _rows(scribble, 1, 5)
+    with caplog.at_level(logging.WARNING):
+        drawn = [drawer.draw(*rows, _no_lap).clone() for _ in range(3)]
+
+    assert all(torch.equal(faces, plain.draw(*rows, _no_lap)) for faces in drawn)
+    assert drawer.refused == {1: "RuntimeError: operation not permitted when stream is capturing"}
+    # Told once: later batches do not try again.
+    assert [r.getMessage()[:28] for r in caplog.records] == ["batch not recorded bucket=1 "]
+
+
+@torch.inference_mode()
+def test_after_a_drop_memory_must_settle_before_a_bucket_is_recorded_again(
+    scribble: MuseTalk, recorder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forward, "CAPTURE_AFTER_DROP", 3)
+    drawer = forward.BucketDrawer(scribble, recorder)
+    rows = _rows(scribble, 1, 0)
+    drawer.draw(*rows, _no_lap)
+    drawer.draw(*rows, _no_lap)
+    assert len(recorder.made) == 2
+    drawer.drop()
+
+    for _ in range(2):
+        drawer.draw(*rows, _no_lap)
+    assert len(recorder.made) == 2
+    drawer.draw(*rows, _no_lap)
+    assert len(recorder.made) == 4

@@ -1,0 +1,262 @@
+"""Batches through the model: a frame depends on its own request alone."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from avatar_runtime.audio import utterance
+from avatar_runtime.avatars import cache
+from avatar_runtime.engine import device
+from avatar_runtime.engine.rendering import (
+    blend_device,
+    blend_host,
+    cpu_parallel,
+    delivery,
+    forward,
+    renderer,
+)
+from avatar_runtime.tools import random_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from avatar_runtime.batching.frames import AudioWindow, FrameRequest
+    from avatar_runtime.engine.networks.musetalk import MuseTalk
+
+_TOLERANCE = 1e-3  # of features in float32: what the reference promises
+
+
+class ListeningModel:
+    """The model itself, and what the UNet and the audio encoder were given."""
+
+    def __init__(self, model: MuseTalk) -> None:
+        self._model = model
+        self.rows: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.contexts = 0
+        self.parts: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def encode_audio(self, contexts: Sequence[np.ndarray]) -> torch.Tensor:
+        self.contexts += len(contexts)
+        return self._model.encode_audio(contexts)
+
+    def predict(self, latents: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        assert torch.is_inference_mode_enabled(), "gradients cost memory"
+        self.parts.append(len(latents))
+        self.rows += zip(latents, tokens, strict=True)
+        return self._model.predict(latents, tokens)
+
+
+@pytest.fixture
+def listening(tiny: MuseTalk) -> ListeningModel:
+    return ListeningModel(tiny)
+
+
+@pytest.fixture
+def run(
+    listening: ListeningModel, anna: cache.Avatar
+) -> Iterator[Callable[[Sequence[FrameRequest]], device.Rendered]]:
+    with ThreadPoolExecutor(1) as pool:
+        plain: MuseTalk = listening  # type: ignore[assignment]
+        avatars = {"anna": anna}
+        yield torch.inference_mode()(_on_cpu(plain, avatars, pool, 1).render)
+
+
+def _on_cpu(
+    model: MuseTalk, avatars: Mapping[str, cache.Avatar], pool: ThreadPoolExecutor, count: int
+) -> renderer.Runner:
+    own = cpu_parallel.Lanes(pool, count)
+    finisher = delivery.HostFinisher(avatars, pool)
+    return renderer.Runner(model, avatars, forward.PlainDrawer(model, own), finisher, own)
+
+
+def _speech(seconds: float = 0.6, context_s: int = 3, seed: int = 0) -> list[AudioWindow]:
+    rng = np.random.default_rng(seed)
+    loudness = np.sin(np.linspace(0, 9, int(24_000 * seconds))) * 9000
+    pcm = (rng.uniform(-1, 1, len(loudness)) * loudness).astype("<i2")
+    speech = utterance.Utterance(24_000, context_s=context_s)
+    speech.append(pcm.tobytes())
+    speech.finish()
+    return list(speech.take())
+
+
+def test_frames_come_in_the_order_of_the_requests(
+    run: Callable[..., device.Rendered], request_of: Callable[..., FrameRequest]
+) -> None:
+    batch = [request_of(w, source_frame=w.frame_index) for w in _speech()[5:0:-1]]
+
+    rendered = run(batch)
+
+    assert [frame.request for frame in rendered.frames] == batch
+    assert set(rendered.stages) == set(device.STAGES)
+    assert all(seconds > 0 for seconds in rendered.stages.values())
+
+
+@pytest.mark.parametrize(("frames", "parts"), [(5, [2, 2, 1]), (2, [1, 1]), (1, [1])])
+def test_lanes_share_a_batch_and_change_no_frame(
+    tiny: MuseTalk,
+    anna: cache.Avatar,
+    request_of: Callable[..., FrameRequest],
+    frames: int,
+    parts: list[int],
+) -> None:
+    batch = [request_of(w, source_frame=w.frame_index) for w in _speech()[:frames]]
+    made = {}
+    for count in (1, 3):
+        listening: Any = ListeningModel(tiny)
+        with ThreadPoolExecutor(3) as pool, torch.inference_mode():
+            rendered = _on_cpu(listening, {"anna": anna}, pool, count).render(batch)
+        made[count] = [_decoded(frame.jpeg) for frame in rendered.frames]
+
+    assert sorted(listening.parts, reverse=True) == parts
+    for alone, shared in zip(made[1], made[3], strict=True):
+        assert np.abs(alone - shared).mean() < 0.05  # a level here and there, before the JPEG
+
+
+def test_a_frame_does_not_depend_on_its_company(
+    run: Callable[..., device.Rendered],
+    listening: ListeningModel,
+    request_of: Callable[..., FrameRequest],
+) -> None:
+    alone = [request_of(w, session="alone", source_frame=w.frame_index) for w in _speech()]
+    mine = [request_of(w, session="mine", source_frame=w.frame_index) for w in _speech()]
+    others = [request_of(w, session="other", source_frame=3) for w in _speech(seed=9)]
+
+    for request in alone:
+        run([request])
+    run([r for pair in zip(mine, others, strict=True) for r in pair])
+
+    apart, together = listening.rows[: len(alone)], listening.rows[len(alone) :]
+    for (latent, tokens), (same, heard), (_, foreign) in zip(
+        apart, together[::2], together[1::2], strict=True
+    ):
+        assert torch.equal(latent, same)
+        assert (tokens - heard).abs().max() < _TOLERANCE
+        assert (tokens - foreign).abs().max() > 10 * _TOLERANCE
+
+
+def test_latents_follow_the_folded_timeline(
+    run: Callable[..., device.Rendered],
+    listening: ListeningModel,
+    anna: cache.Avatar,
+    request_of: Callable[..., FrameRequest],
+) -> None:
+    window = _speech()[0]
+
+    run([request_of(window, source_frame=t) for t in (5, 6, 12)])
+
+    expected = torch.from_numpy(anna.latents[[5, 5, 0]].astype(np.float32))
+    assert torch.equal(torch.stack([latent for latent, _ in listening.rows]), expected)
+
+
+def test_a_group_is_encoded_once_even_over_two_batches(
+    run: Callable[..., device.Rendered],
+    listening: ListeningModel,
+    request_of: Callable[..., FrameRequest],
+) -> None:
+    group = [request_of(w) for w in _speech() if w.group == 3]
+
+    run(group[:1])
+    run(group[1:])
+
+    assert len(group) == 2
+    assert listening.contexts == 1
+
+
+def test_windows_are_those_of_one_encode_of_the_whole_context(
+    run: Callable[..., device.Rendered],
+    tiny: MuseTalk,
+    listening: ListeningModel,
+    request_of: Callable[..., FrameRequest],
+) -> None:
+    window = _speech(3.5)[-1]
+    run([request_of(window)])
+
+    with torch.inference_mode():
+        features = tiny.encode_audio([np.frombuffer(window.context, np.float32)])[0]
+    rows = features[window.first_step : window.steps][:10].flatten(0, 1)
+    heard = listening.rows[0][1]
+    assert 0 < len(rows) < 50  # the speech ends inside this window
+    assert (heard[: len(rows)] - rows).abs().max() < _TOLERANCE
+    assert (heard[len(rows) :] == 0).all()
+
+
+def test_a_longer_context_than_the_model_hears_is_cut_at_its_beginning(
+    run: Callable[..., device.Rendered],
+    listening: ListeningModel,
+    request_of: Callable[..., FrameRequest],
+) -> None:
+    for session, context_s in (("short", 3), ("long", 30)):
+        run([request_of(_speech(4.0, context_s=context_s)[90], session=session)])
+
+    (_, short), (_, long) = listening.rows
+    assert torch.equal(short, long)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [192, 256])
+def test_models_of_other_crop_sizes_run_through_the_same_code(
+    side: int, tmp_path: Path, request_of: Callable[..., FrameRequest]
+) -> None:
+    small = random_model.PRESETS["tiny"]
+    config = replace(small, vae=replace(small.vae, sample_size=side))
+    made = random_model.make(config).to(torch.device("cpu"), torch.float32)
+    random_model.write_avatar(tmp_path / "anna", made, frames=1)
+    avatar = cache.read(tmp_path / "anna")
+    assert avatar.latents.shape == (1, 8, side // 8, side // 8)
+    box = avatar.box(0)
+    assert (box.width, box.height) == (104, 120)  # neither a square nor the model's size
+
+    with ThreadPoolExecutor(1) as pool, torch.inference_mode():
+        runs = _on_cpu(made, {"anna": avatar}, pool, 1)
+        (frame,) = runs.render([request_of(_speech()[0])]).frames
+
+    source = blend_host.encode_jpeg(avatar.picture(0), 192, 192, frame.request.quality)
+    changed = np.abs(_decoded(frame.jpeg) - _decoded(source)).max(axis=2)
+    assert (changed[96:156, 44:148] > 40).mean() > 0.2
+    # The mask's blur and JPEG's blocks of 16 reach no further.
+    assert changed[:78].max() == changed[:, :30].max() == 0
+
+
+def test_a_gpus_way_through_a_batch_gives_the_pictures_of_the_cpus(
+    run: Callable[..., device.Rendered],
+    tiny: MuseTalk,
+    anna: cache.Avatar,
+    recorder: Any,
+    request_of: Callable[..., FrameRequest],
+) -> None:
+    """Buckets, recordings, composition and delivery as on CUDA, all on this machine."""
+    batch = [request_of(w, source_frame=w.frame_index) for w in _speech()[3:6]]
+    cpu = tiny.device
+    with ThreadPoolExecutor(1) as pool:
+        composer = blend_device.Composer({"anna": anna}, cpu, pool, 1 << 20)
+        finisher = delivery.DeviceFinisher(composer, pool, cpu, None)
+        drawer = forward.BucketDrawer(tiny, recorder)
+        made = renderer.Runner(tiny, {"anna": anna}, drawer, finisher, cpu_parallel.Lanes(pool))
+        with torch.inference_mode():
+            made.render(batch)
+            first = made.launch(batch)
+            first.wait_drawn()
+            second = made.launch(batch[::-1])
+            theirs = [*first.finish().frames, *second.finish().frames[::-1]]
+            made.release()
+
+    assert [r.replays for r in recorder.made] == [2, 2]
+    expected = run(batch).frames
+    for ours, frame in zip(theirs, [*expected, *expected], strict=True):
+        assert ours.request == frame.request
+        assert np.abs(_decoded(ours.jpeg) - _decoded(frame.jpeg)).mean() < 0.5
+
+
+def _decoded(jpeg: bytes) -> np.ndarray:
+    return np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR), int)

@@ -1,0 +1,312 @@
+"""Sessions over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import socket
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from avatar_runtime.protocol.client_events import MESSAGE_BYTES
+from avatar_runtime.serving import connection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.runtime.serving.conftest import Client, FakeEngine, Serve
+
+pytestmark = pytest.mark.slow
+
+# At 24 kHz, 10 frames that are loud and 15 that are silent.
+WORD = np.tile(np.repeat(np.array([9000, -9000], "<i2"), 24), 10 * 20).tobytes()
+PAUSE = bytes(2 * 960 * 15)
+STILL = b"\xff\xd8" + bytes(100) + b"\xff\xd9"
+
+
+async def test_a_session_speaks_and_ends(serve: Serve) -> None:
+    async with serve() as served, served.client() as client:
+        await client.speak(10)
+        done = await client.until("response.done")
+        assert done["response"]["status"] == "completed"
+        frames = client.of("response.video.delta")
+        assert [frame["frame_index"] for frame in frames] == list(range(10))
+        assert base64.b64decode(frames[0]["delta"]) == served.engine.jpeg
+        assert [event["seq"] for event in client.events] == list(range(1, len(client.events) + 1))
+        stopped = await client.until("session.avatar.switch_to_idle")
+        assert stopped["turn_id"] == done["response"]["id"]
+        assert served.runtime.state()["sessions"] == 1
+        await client.socket.close()
+        await served.eventually(lambda: served.runtime.door.sessions == 0, "left")
+
+
+async def test_silent_frames_cost_the_engine_nothing_and_keep_their_times(serve: Serve) -> None:
+    async with serve(AVATAR_SILENCE_DBFS="-50") as served, served.client() as client:
+        await client.say(WORD + PAUSE + WORD)
+        done = await client.until("response.video.done")
+        assert (done["frames"], done["dropped"], done["audio_ms"]) == (35, 0, 1400)
+        frames = client.of("response.video.delta")
+        assert [frame["frame_index"] for frame in frames] == list(range(35))
+        assert [frame["pts_ms"] for frame in frames] == [40 * i for i in range(35)]
+        silent = [i for i, f in enumerate(frames) if base64.b64decode(f["delta"]) == STILL]
+        assert silent == [*range(16, 23), 34]  # the filter rings on for a step
+        drawn = [r.frame_index for batch in served.engine.batches for r in batch]
+        assert sorted([*drawn, *silent]) == list(range(35))
+        text = served.runtime.metrics.render().decode()
+        assert 'avatar_runtime_frames_total{kind="drawn"} 27.0' in text
+        assert 'avatar_runtime_frames_total{kind="silent"} 8.0' in text
+
+
+async def test_silence_never_waits_for_a_batch(serve: Serve) -> None:
+    async with serve(AVATAR_SILENCE_DBFS="-50") as served:
+        async with served.client() as one, served.client("?avatar=ben") as two:
+            served.engine.gate.clear()
+            await one.say(WORD)
+            await served.eventually(lambda: bool(served.engine.batches), "asked the engine")
+            await two.say(PAUSE)
+            done = await two.until("response.done")
+            assert done["response"]["status"] == "completed"
+            served.engine.gate.set()
+            await one.until("response.done")
+        assert {r.avatar for batch in served.engine.batches for r in batch} == {"anna"}
+
+
+async def test_silent_frames_that_cannot_be_made_fail_their_response(serve: Serve) -> None:
+    async with serve(AVATAR_SILENCE_DBFS="-50") as served, served.client() as client:
+        served.engine.failing = True
+        await client.say(PAUSE)
+        done = await client.until("response.done")
+        assert done["response"]["status"] == "failed"
+        served.engine.failing = False
+        await client.say(PAUSE)
+        done = await client.until("response.done")
+        assert done["response"]["status"] == "completed"
+
+
+async def test_no_silent_frame_of_an_old_epoch_leaves(serve: Serve) -> None:
+    async with serve(AVATAR_SILENCE_DBFS="-50") as served, served.client() as client:
+        for _ in range(5):
+            await client.say(PAUSE * 9)
+            await client.until("response.video.delta")
+            await client.send("response.cancel")
+            done = await client.until("response.done")
+            after = len(client.events)
+            await client.say(PAUSE)
+            await client.until("response.done")
+            media = [e for e in client.events[after:] if e["type"].endswith(".delta")]
+            assert {e["epoch"] for e in media} == {done["epoch"]}
+
+
+async def test_sessions_share_batches(serve: Serve, make_engine: Callable[..., FakeEngine]) -> None:
+    async with (
+        serve() as served,
+        served.client() as one,
+        served.client("?avatar=ben") as two,
+    ):
+        served.engine.gate.clear()
+        await one.speak(10)
+        await served.eventually(lambda: len(served.engine.batches) > 0, "asked the engine")
+        await two.speak(10)
+        await served.eventually(lambda: served.runtime.state()["speaking"] == 2, "both spoke")
+        served.engine.gate.set()
+        await asyncio.gather(one.until("response.done"), two.until("response.done"))
+        mixed = [{r.session for r in batch} for batch in served.engine.batches]
+        assert any(len(sessions) == 2 for sessions in mixed)
+        assert {r.avatar for batch in served.engine.batches for r in batch} == {"anna", "ben"}
+        assert max(len(batch) for batch in served.engine.batches) <= 8
+
+
+async def test_a_batch_limit_holds_from_the_next_batch(serve: Serve) -> None:
+    async with serve() as served, served.client() as client:
+        served.runtime.set_batch_limit(3)
+        await client.speak(12)
+        await client.until("response.done")
+        assert max(len(batch) for batch in served.engine.batches) == 3
+
+
+async def test_a_failed_batch_answers_every_request_and_the_next_one_works(serve: Serve) -> None:
+    async with serve() as served, served.client() as client:
+        served.engine.failing = True
+        await client.speak(10)
+        done = await client.until("response.done")
+        assert done["response"]["status"] == "failed"
+        assert client.of("error")[0]["error"]["code"] == "internal_error"
+        served.engine.failing = False
+        await client.speak(10)
+        done = await client.until("response.done")
+        assert done["response"]["status"] == "completed"
+
+
+async def test_no_old_picture_follows_the_answer_to_a_cancel(serve: Serve) -> None:
+    async with serve() as served, served.client() as client:
+        for turn in range(10):
+            await client.speak(100)
+            await client.until("response.video.delta")
+            if turn % 2:
+                served.engine.gate.clear()  # a batch is in the engine when the cancel comes
+            await client.send("response.cancel")
+            done = await client.until("response.done")
+            served.engine.gate.set()
+            assert done["response"]["status"] == "cancelled"
+            after = len(client.events)
+            await client.speak(3)
+            await client.until("response.done")
+            media = [e for e in client.events[after:] if e["type"].endswith(".delta")]
+            assert {e["epoch"] for e in media} == {done["epoch"]}
+            assert {e["response_id"] for e in media} != {done["response"]["id"]}
+
+
+async def test_a_client_that_vanishes_frees_its_slot_and_its_frames(serve: Serve) -> None:
+    async with serve(AVATAR_CAPACITY="1") as served:
+        async with served.client() as client:
+            served.engine.gate.clear()
+            await client.speak(100)
+            await served.eventually(lambda: bool(served.engine.batches), "asked the engine")
+            client.socket.transport.abort()
+            await served.eventually(lambda: served.runtime.door.sessions == 0, "left")
+        assert served.runtime.state()["speaking"] == 0
+        served.engine.gate.set()
+        async with served.client() as again:
+            await again.speak(5)
+            await again.until("response.done")
+        assert len({r.session for r in served.engine.batches[-1]}) == 1
+
+
+async def test_bad_messages_are_answered_and_other_sessions_go_on(serve: Serve) -> None:
+    async with serve() as served, served.client() as bad, served.client() as good:
+        talking = asyncio.create_task(_talk(good, 3))
+        for message in ("{", "[]", '{"type":"x"}', b"\xa7", '{"type":"input_audio_buffer.commit"}'):
+            await bad.socket.send(message)
+            error = await bad.until("error")
+            assert error["error"]["code"]
+        await bad.speak(5)
+        assert (await bad.until("response.done"))["response"]["status"] == "completed"
+        assert await talking == ["completed"] * 3
+
+
+async def _talk(client: Client, turns: int) -> list[str]:
+    ended = []
+    for _ in range(turns):
+        await client.speak(10)
+        ended.append((await client.until("response.done"))["response"]["status"])
+    return ended
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        (" " * (MESSAGE_BYTES + 1), 1009),
+        (" " * (MESSAGE_BYTES + 3 * 1024 * 1024), 1009),
+    ],
+    ids=["said", "not even read"],
+)
+async def test_a_message_that_is_too_large_closes_1009(
+    serve: Serve, message: str, code: int
+) -> None:
+    async with serve() as served, served.client() as client:
+        with contextlib.suppress(ConnectionClosed):  # the server may close in the midst of it
+            await client.socket.send(message)
+        with pytest.raises(ConnectionClosed) as closed:
+            await client.until("never")
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == code
+
+
+async def test_invalid_utf8_closes_1007(serve: Serve) -> None:
+    async with serve() as served, served.client() as client:
+        await client.socket.send(b"\xff\xfe", text=True)
+        with pytest.raises(ConnectionClosed) as closed:
+            await client.until("never")
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1007
+        await served.eventually(lambda: served.runtime.door.sessions == 0, "left")
+
+
+@pytest.mark.parametrize(
+    ("variables", "code"),
+    [({"AVATAR_MAX_DURATION_S": "1"}, 4410), ({"AVATAR_IDLE_TIMEOUT_S": "1"}, 4408)],
+    ids=["longest", "idle"],
+)
+async def test_limits_of_time_close_with_their_code(
+    serve: Serve, variables: dict[str, str], code: int
+) -> None:
+    async with serve(**variables) as served, served.client() as client:
+        with pytest.raises(ConnectionClosed) as closed:
+            await client.until("never")
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == code
+
+
+class Deaf:
+    """A client below the library: it sends, and reads only when told to."""
+
+    def __init__(self, address: str, receive_buffer: int = 4096) -> None:
+        host, _, port = address.partition(":")
+        self.socket = socket.socket()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.settimeout(10)
+        self.socket.connect((host, int(port)))
+        self.socket.sendall(
+            b"GET /v1/realtime HTTP/1.1\r\nHost: " + address.encode() + b"\r\n"
+            b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+
+    def send(self, kind: str, **fields: Any) -> None:
+        text = json.dumps({"type": kind, **fields}).encode()
+        length = len(text).to_bytes(8, "big")
+        self.socket.sendall(b"\x81\xff" + length + bytes(4) + text)
+
+
+async def test_a_client_that_never_reads_harms_nobody_and_is_closed(
+    serve: Serve, make_engine: Callable[..., FakeEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "STALL_S", 1.5)
+    engine = make_engine(jpeg=bytes(60_000))
+    async with serve(engine=engine) as served, served.client() as good:
+        deaf = await asyncio.to_thread(Deaf, served.sessions)
+        audio = base64.b64encode(bytes(1920 * 25 * 60)).decode()
+        await asyncio.to_thread(deaf.send, "input_audio_buffer.append", audio=audio)
+        await served.eventually(lambda: served.runtime.state()["speaking"] == 1, "spoke")
+        await good.speak(25)
+        assert (await good.until("response.done"))["response"]["status"] == "completed"
+        await served.eventually(lambda: served.runtime.door.sessions == 1, "closed the deaf one")
+        deaf.socket.close()
+        await good.speak(5)
+        assert (await good.until("response.done"))["response"]["status"] == "completed"
+
+
+async def test_a_slow_client_gets_all_sound_and_is_told_of_lost_pictures(
+    serve: Serve, make_engine: Callable[..., FakeEngine]
+) -> None:
+    engine = make_engine(jpeg=bytes(150_000))
+    async with serve(engine=engine) as served, served.client(max_queue=1) as client:
+        await client.send(
+            "session.update",
+            session={"type": "realtime", "avatar": {"flow": {"window_ms": 200}}},
+        )
+        await client.until("session.updated")
+        await client.speak(120)
+        await client.until("response.video.delta")
+        # Reading stops here: the socket fills, and the window goes on with the clock.
+        await served.eventually(
+            lambda: sum(len(batch) for batch in engine.batches) >= 110, "made most frames"
+        )
+        await client.until("response.done")
+        [done] = client.of("response.video.done")
+        assert done["dropped"] > 0
+        assert done["frames"] + done["dropped"] == 120
+        dropped = client.of("response.video.dropped")
+        assert (
+            sum(d["last_frame_index"] - d["first_frame_index"] + 1 for d in dropped)
+            == (done["dropped"])
+        )
+        sound = b"".join(
+            base64.b64decode(e["delta"]) for e in client.of("response.output_audio.delta")
+        )
+        assert len(sound) == 1920 * 120

@@ -1,0 +1,96 @@
+"""A sound file in, a talking video out."""
+
+from __future__ import annotations
+
+import wave
+from typing import TYPE_CHECKING
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from avatar_runtime import errors
+from avatar_runtime.avatars import cache
+from avatar_runtime.engine.devices.factory import open_device
+from avatar_runtime.tools import lipsync
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import SimpleNamespace
+
+
+def _wav(path: Path, rate: int, samples: int, silence: int = 0) -> Path:
+    noise = np.random.default_rng(0).integers(-6000, 6000, samples, "<i2")
+    pcm = np.concatenate([noise, np.zeros(silence, "<i2")])
+    with wave.open(str(path), "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(rate)
+        out.writeframes(pcm.tobytes())
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cpu", "simulated:h100-80gb"])
+def test_the_video_is_as_long_as_the_sound_to_one_frame(
+    assets: SimpleNamespace, tmp_path: Path, name: str
+) -> None:
+    audio, out = _wav(tmp_path / "a.wav", 24_000, 10_000), tmp_path / "out" / "a.mp4"
+
+    told = lipsync.run(
+        open_device(name, threads=1),
+        assets.model,
+        assets.avatars / "anna",
+        audio,
+        out,
+        frames_dir=tmp_path / "frames",
+    )
+
+    assert (told["frames"], told["fps"], told["video_ms"]) == (11, 25, 440)
+    assert told["audio_ms"] == pytest.approx(10_000 / 24)
+    assert sorted(p.name for p in (tmp_path / "frames").iterdir())[-1] == "000010.png"
+    with av.open(str(out)) as container:
+        video = [float(f.time) for f in container.decode(video=0) if f.time is not None]
+    assert video == pytest.approx([i / 25 for i in range(11)])
+    with av.open(str(out)) as container:
+        heard = sum(f.samples for f in container.decode(audio=0))
+    assert 10_000 <= heard < 10_000 + 2048  # AAC fills its last packet
+
+
+@pytest.mark.slow
+def test_silence_shows_the_avatar_itself_in_the_order_of_time(
+    assets: SimpleNamespace, anna: cache.Avatar, tmp_path: Path
+) -> None:
+    audio = _wav(tmp_path / "a.wav", 24_000, 10 * 960, silence=12 * 960)
+
+    lipsync.run(
+        open_device("cpu", threads=1),
+        assets.model,
+        assets.avatars / "anna",
+        audio,
+        tmp_path / "a.mp4",
+        frames_dir=tmp_path / "frames",
+    )
+
+    files = [str(tmp_path / "frames" / f"{i:06d}.png") for i in range(22)]
+    shown = [np.asarray(cv2.imread(file)) for file in files]
+    own = [anna.picture(cache.fold(i, anna.manifest.frames)) for i in range(22)]
+    apart = [float(np.abs(a.astype(int) - b).mean()) for a, b in zip(shown, own, strict=True)]
+    assert max(apart[16:]) < 1.5  # of 255; what one more JPEG costs
+    assert min(apart[:12]) > 3 * max(apart[16:])
+
+
+@pytest.mark.parametrize(("rate", "kept"), [(8_000, 8_000), (16_000, 16_000), (44_100, 24_000)])
+def test_sound_of_any_rate_is_read(tmp_path: Path, rate: int, kept: int) -> None:
+    sound = lipsync.read_sound(_wav(tmp_path / "a.wav", rate, rate))
+
+    assert sound.rate == kept
+    assert abs(len(sound.samples) - kept) <= 32
+
+
+def test_a_file_without_sound_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"no sound")
+
+    with pytest.raises(errors.AssetError, match="no sound can be read"):
+        lipsync.read_sound(tmp_path / "a.wav")
