@@ -30,10 +30,12 @@ class RemoveCall(Operator):  # type: ignore[misc]
 
 
 class ReturnNone(Operator):  # type: ignore[misc]
-    """Returns `None` instead of a value."""
+    """Returns `None` instead of a value, unless that is `False`, which a test takes for the same."""
 
     def mutation_positions(self, node: Any) -> Iterator[tuple[Any, Any]]:
-        if node.type == "return_stmt" and node.children[1].get_code().strip() != "None":
+        if node.type != "return_stmt":
+            return
+        if node.children[1].get_code().strip() not in {"None", "False"}:
             yield node.start_pos, node.end_pos
 
     def mutate(self, node: Any, index: int) -> Any:
