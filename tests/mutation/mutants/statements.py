@@ -30,7 +30,7 @@ class RemoveCall(Operator):  # type: ignore[misc]
 
 
 class ReturnNone(Operator):  # type: ignore[misc]
-    """Returns `None` instead of a value, unless that is `False`, which a test takes for the same."""
+    """Returns `None` instead of a value, except of `False`: both are false in a condition."""
 
     def mutation_positions(self, node: Any) -> Iterator[tuple[Any, Any]]:
         if node.type != "return_stmt":
