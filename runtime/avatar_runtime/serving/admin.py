@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from avatar_runtime.errors import ProtocolError, Refusal
 from avatar_runtime.protocol.client_events import load
-from avatar_runtime.protocol.fields import Fields  # noqa: TC001 - FastAPI reads it
+from avatar_runtime.protocol.strict_fields import StrictFields  # noqa: TC001 - FastAPI reads it
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -65,12 +65,12 @@ def create(runtime: Runtime) -> FastAPI:
         return JSONResponse(runtime.state())
 
     @app.post("/control/v1/drain", dependencies=[Depends(authorized)])
-    async def drain(body: Annotated[Fields, Depends(body_of)]) -> JSONResponse:
+    async def drain(body: Annotated[StrictFields, Depends(body_of)]) -> JSONResponse:
         runtime.set_draining(body.boolean("draining"))
         return JSONResponse(runtime.state())
 
     @app.post("/control/v1/batch-limit", dependencies=[Depends(authorized)])
-    async def batch_limit(body: Annotated[Fields, Depends(body_of)]) -> JSONResponse:
+    async def batch_limit(body: Annotated[StrictFields, Depends(body_of)]) -> JSONResponse:
         runtime.set_batch_limit(body.integer("limit", 1, runtime.pump.batch_size))
         return JSONResponse(runtime.state())
 
@@ -86,7 +86,7 @@ def check_token(authorization: str, token: str) -> None:
         raise Refusal(401, 4401, "unauthenticated", message)
 
 
-async def body_of(request: Request) -> Fields:
+async def body_of(request: Request) -> StrictFields:
     """Return the JSON object in the body, or raise `ProtocolError`."""
     body = b""
     async for part in request.stream():

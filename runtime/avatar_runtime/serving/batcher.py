@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from avatar_runtime.batching.frames import AudioWindow, Frame
     from avatar_runtime.engine import engine
     from avatar_runtime.metrics import Metrics
+    from avatar_runtime.protocol.frame_flow import FrameDue
     from avatar_runtime.protocol.session import Session
-    from avatar_runtime.protocol.speech import FrameDue
 
 HUNG_S: Final = 30.0  # far over any batch of any class; liveness takes another minute
 FAILING_S: Final = 30.0
@@ -145,7 +145,9 @@ class Pump:
                 self._resting.append(_request(session_id, due))
                 self._rests.set()
             else:
-                self._scheduler.offer(_request(session_id, due), now, droppable=session.may_skip)
+                self._scheduler.offer(
+                    _request(session_id, due), now, droppable=session.allows_dropping
+                )
                 self._asked.set()
         self._arm(speaker, now)
 

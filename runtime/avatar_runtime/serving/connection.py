@@ -101,7 +101,7 @@ class Connection:
     def _settle(self) -> None:
         """Pass on what the last messages changed: back-pressure, due frames, who speaks."""
         session = self._session
-        if session.has_room:
+        if session.can_receive:
             self._room.set()
         else:
             self._room.clear()
@@ -122,10 +122,10 @@ class Connection:
         await self._websocket.close(code, reason)
 
     def _observe(self, outgoing: Outgoing) -> None:
-        if outgoing.picture is None:
+        if outgoing.frame is None:
             return
         now, metrics = self._runtime.clock(), self._runtime.metrics
-        kind: Kind = "drawn" if outgoing.picture.is_drawn else "silent"
-        metrics.count_sent(kind, now - outgoing.picture.asked_at, now)
-        if outgoing.first_since is not None:
-            metrics.observe_first_frame(now - outgoing.first_since, now)
+        kind: Kind = "drawn" if outgoing.frame.is_drawn else "silent"
+        metrics.count_sent(kind, now - outgoing.frame.requested_at, now)
+        if outgoing.speakable_at is not None:
+            metrics.observe_first_frame(now - outgoing.speakable_at, now)

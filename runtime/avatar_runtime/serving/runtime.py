@@ -9,8 +9,8 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Final
 
 from avatar_runtime.audio.utterance import Hearing
-from avatar_runtime.protocol.session import Session, Terms
-from avatar_runtime.protocol.session_config import Character, Configuration, ReadOnly
+from avatar_runtime.protocol.session import Session, SessionLimits
+from avatar_runtime.protocol.session_config import Character, ReadOnlyFields, SessionConfig
 from avatar_runtime.serving.admission import Door
 from avatar_runtime.serving.batcher import Pump
 from avatar_runtime.serving.changes import Changes
@@ -128,7 +128,7 @@ class Runtime:
         """Return a new session, which is told the name of `service`; it has a slot."""
         granted = self.settings.sessions
         character = self._characters[avatar] if avatar else next(iter(self._characters.values()))
-        read_only = ReadOnly(
+        read_only = ReadOnlyFields(
             id=f"sess_{token_hex(8)}",
             model=service,
             expires_at=int(time.time()) + granted.max_duration_s,
@@ -138,10 +138,10 @@ class Runtime:
         heard = self.settings.hearing
         hearing = Hearing(heard.lookahead_ms, heard.silence_dbfs)
         return Session(
-            Configuration(character),
+            SessionConfig(character),
             self._characters,
             read_only,
-            terms=Terms(granted.max_duration_s, granted.idle_timeout_s),
+            limits=SessionLimits(granted.max_duration_s, granted.idle_timeout_s),
             open_utterance=lambda audio: Voice(audio, granted.fps, context_s, hearing),
             now=self.clock(),
         )

@@ -15,7 +15,7 @@ import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from avatar_runtime.errors import AvatarRuntimeError
-from avatar_runtime.protocol.client_events import MESSAGE_BYTES
+from avatar_runtime.protocol.client_events import MAX_MESSAGE_BYTES
 from avatar_runtime.serving import admin, app
 from avatar_runtime.settings import Address
 
@@ -33,7 +33,7 @@ PONG_S: Final = 40.0  # over the 30 s after which a stalled socket is closed wit
 FLUSH_S: Final = 10.0
 SEND_BUFFER_BYTES: Final = 256 * 1024  # half a second of video; more would hide a slow client
 # The session refuses over 21 MiB with an error event; this bounds what is taken in at all.
-_HARD_LIMIT_BYTES: Final = MESSAGE_BYTES + 1024 * 1024
+_HARD_LIMIT_BYTES: Final = MAX_MESSAGE_BYTES + 1024 * 1024
 
 _log: Final = logging.getLogger(__name__)
 

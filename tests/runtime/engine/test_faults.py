@@ -21,8 +21,8 @@ from avatar_runtime.batching.frames import AudioWindow
 from avatar_runtime.engine.devices import simulated
 from avatar_runtime.engine.engine import Engine
 from avatar_runtime.metrics import Metrics
-from avatar_runtime.protocol.session import Session, Terms
-from avatar_runtime.protocol.session_config import Character, Configuration, ReadOnly
+from avatar_runtime.protocol.session import Session, SessionLimits
+from avatar_runtime.protocol.session_config import Character, ReadOnlyFields, SessionConfig
 from avatar_runtime.serving.batcher import Pump
 
 if TYPE_CHECKING:
@@ -145,8 +145,8 @@ class Client:
     def wake(self) -> None:
         """Take all that a socket would take, as the connection does."""
         while (outgoing := self.session.pull(self.loop.time())) is not None:
-            if outgoing.picture is not None:
-                self.seen.append((self.loop.time(), outgoing.picture.frame_index))
+            if outgoing.frame is not None:
+                self.seen.append((self.loop.time(), outgoing.frame.frame_index))
             elif "response.video.done" in outgoing.text or '"error"' in outgoing.text:
                 event = json.loads(outgoing.text)
                 self.events[event["type"]].append(event)
@@ -191,10 +191,10 @@ async def eight_sessions_speak(
     clients = []
     for number in range(SESSIONS):
         session = Session(
-            Configuration(anna),
+            SessionConfig(anna),
             {"anna": anna},
-            ReadOnly(f"sess_{number}", "acme/concierge", 1_800_000_000, 25),
-            terms=Terms(7200, 300),
+            ReadOnlyFields(f"sess_{number}", "acme/concierge", 1_800_000_000, 25),
+            limits=SessionLimits(7200, 300),
             open_utterance=Ear,
             now=loop.time(),
         )

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from avatar_runtime.protocol.session import Session, Terms
-from avatar_runtime.protocol.session_config import Character, Configuration, ReadOnly
+from avatar_runtime.protocol.session import Session, SessionLimits
+from avatar_runtime.protocol.session_config import Character, ReadOnlyFields, SessionConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from avatar_runtime.protocol.audio_formats import AudioFormat
-    from avatar_runtime.protocol.speech import FrameDue
+    from avatar_runtime.protocol.frame_flow import FrameDue
 
     Event = dict[str, Any]
-    Connect = Callable[..., "Conversation"]
+    Connect = Callable[..., "SessionDriver"]
 
 FPS = 25
 CHARACTERS = {"anna": Character("anna", 384, 384), "ben": Character("ben", 256, 320)}
@@ -56,17 +56,17 @@ class FakeUtterance:
         return windows
 
 
-class Conversation:
+class SessionDriver:
     """Both ends of one session; `now` moves only when a test moves it."""
 
-    def __init__(self, terms: Terms) -> None:
+    def __init__(self, limits: SessionLimits) -> None:
         self.now = 1000.0
-        read_only = ReadOnly("sess_0a", "acme/concierge", 1_800_000_000, FPS)
+        read_only = ReadOnlyFields("sess_0a", "acme/concierge", 1_800_000_000, FPS)
         self.session: Session[FakeWindow] = Session(
-            Configuration(CHARACTERS["anna"]),
+            SessionConfig(CHARACTERS["anna"]),
             CHARACTERS,
             read_only,
-            terms=terms,
+            limits=limits,
             open_utterance=FakeUtterance,
             now=self.now,
         )
@@ -124,15 +124,15 @@ class Conversation:
 def connect() -> Connect:
     """Give a function that opens a session and takes its first two events."""
 
-    def opened(**terms: float) -> Conversation:
-        conversation = Conversation(
-            Terms(
-                max_duration_s=terms.get("max_duration_s", 7200.0),
-                idle_timeout_s=terms.get("idle_timeout_s", 300.0),
+    def opened(**limits: float) -> SessionDriver:
+        driver = SessionDriver(
+            SessionLimits(
+                max_duration_s=limits.get("max_duration_s", 7200.0),
+                idle_timeout_s=limits.get("idle_timeout_s", 300.0),
             )
         )
-        kinds = [event["type"] for event in conversation.pull()]
+        kinds = [event["type"] for event in driver.pull()]
         assert kinds == ["session.created", "conversation.created"]
-        return conversation
+        return driver
 
     return opened

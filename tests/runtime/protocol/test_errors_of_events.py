@@ -11,7 +11,7 @@ import pytest
 from avatar_runtime.protocol import client_events
 
 if TYPE_CHECKING:
-    from tests.runtime.protocol.conftest import Connect, Conversation
+    from tests.runtime.protocol.conftest import Connect, SessionDriver
 
 RATE = "session.audio.input.format.rate"
 KIND = "session.audio.input.format.type"
@@ -275,9 +275,9 @@ CASES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
 def test_a_wrong_event_is_named_and_changes_nothing(
     connect: Connect, message: str | bytes, expected: dict[str, Any]
 ) -> None:
-    talk = connect()
-    before = described(talk)
-    [answer] = talk.send_raw(message)
+    driver = connect()
+    before = described(driver)
+    [answer] = driver.send_raw(message)
     error = answer["error"]
     assert answer["type"] == "error"
     assert error["type"] == "invalid_request_error"
@@ -285,13 +285,13 @@ def test_a_wrong_event_is_named_and_changes_nothing(
     assert error["message"]
     if expected.get("param", "type") not in ("type", "response_id", "item_id", "event_id"):
         assert expected["param"] in error["message"]
-    assert described(talk) == before
-    assert talk.session.closing is None
+    assert described(driver) == before
+    assert driver.session.closing is None
 
 
-def described(talk: Conversation) -> dict[str, Any]:
+def described(driver: SessionDriver) -> dict[str, Any]:
     """Return the session object, by an update that changes nothing."""
-    session: dict[str, Any] = talk.update()[0]["session"]
+    session: dict[str, Any] = driver.update()[0]["session"]
     return session
 
 
@@ -301,34 +301,34 @@ def test_an_error_repeats_the_id_of_the_event(connect: Connect) -> None:
 
 
 def test_a_message_over_the_limit_closes_the_connection(connect: Connect) -> None:
-    talk = connect()
-    [answer] = talk.send_raw(" " * (client_events.MESSAGE_BYTES + 1))
+    driver = connect()
+    [answer] = driver.send_raw(" " * (client_events.MAX_MESSAGE_BYTES + 1))
     assert answer["error"]["code"] == "message_too_large"
     assert answer["error"]["limit"] == 21 * 1024 * 1024
-    assert talk.session.closing is not None
-    assert talk.session.closing.code == 1009
+    assert driver.session.closing is not None
+    assert driver.session.closing.code == 1009
 
 
 def test_audio_that_nobody_has_heard_is_bounded(connect: Connect) -> None:
-    talk = connect()
+    driver = connect()
     minute = base64.b64encode(bytes(60 * 48_000)).decode()
     for _ in range(10):
-        talk.session.receive(event("input_audio_buffer.append", audio=minute), talk.now)
-    talk.pull()
-    [answer] = talk.append(b"\0\0")
+        driver.session.receive(event("input_audio_buffer.append", audio=minute), driver.now)
+    driver.pull()
+    [answer] = driver.append(b"\0\0")
     error = answer["error"]
     assert (error["code"], error["param"]) == ("input_audio_buffer_full", "audio")
     assert (error["value"], error["limit"]) == (600.0, 600)
-    talk.make()  # a second leaves, so there is room again
-    assert talk.append(b"\0\0") == []
+    driver.make()  # a second leaves, so there is room again
+    assert driver.append(b"\0\0") == []
 
 
 def test_utterances_that_wait_are_bounded(connect: Connect) -> None:
-    talk = connect()
+    driver = connect()
     for _ in range(64):
-        talk.append(b"\0\0")
-        talk.send("input_audio_buffer.commit")
-    [answer] = talk.append(b"\0\0")
+        driver.append(b"\0\0")
+        driver.send("input_audio_buffer.commit")
+    [answer] = driver.append(b"\0\0")
     assert (answer["error"]["code"], answer["error"]["limit"]) == ("input_audio_buffer_full", 64)
 
 
@@ -343,19 +343,19 @@ def test_utterances_that_wait_are_bounded(connect: Connect) -> None:
 def test_what_needs_silence_waits_for_the_end_of_the_response(
     connect: Connect, change: dict[str, Any], param: str
 ) -> None:
-    talk = connect()
-    talk.append(bytes(1920 * 4))
-    [answer] = talk.update(**change)
+    driver = connect()
+    driver.append(bytes(1920 * 4))
+    [answer] = driver.update(**change)
     assert (answer["error"]["code"], answer["error"]["param"]) == ("response_active", param)
-    talk.send("input_audio_buffer.commit")
-    talk.make()
-    assert talk.update(**change)[0]["type"] == "session.updated"
+    driver.send("input_audio_buffer.commit")
+    driver.make()
+    assert driver.update(**change)[0]["type"] == "session.updated"
 
 
 def test_an_item_that_is_spoken_cannot_be_deleted(connect: Connect) -> None:
-    talk = connect()
-    talk.append(bytes(1920 * 4))
-    [answer] = talk.send("conversation.item.delete", item_id="item_0a_a1")
+    driver = connect()
+    driver.append(bytes(1920 * 4))
+    [answer] = driver.send("conversation.item.delete", item_id="item_0a_a1")
     assert answer["error"]["code"] == "response_active"
 
 
@@ -372,11 +372,11 @@ def test_an_item_that_is_spoken_cannot_be_deleted(connect: Connect) -> None:
 def test_a_truncation_that_is_not_possible_is_refused(
     connect: Connect, item: str, content_index: int, end_ms: int, code: str, limit: object
 ) -> None:
-    talk = connect()
-    talk.append(bytes(1920 * 4))
-    talk.send("input_audio_buffer.commit")
-    talk.make()
-    [answer] = talk.send(
+    driver = connect()
+    driver.append(bytes(1920 * 4))
+    driver.send("input_audio_buffer.commit")
+    driver.make()
+    [answer] = driver.send(
         "conversation.item.truncate",
         item_id=item,
         content_index=content_index,
@@ -387,48 +387,48 @@ def test_a_truncation_that_is_not_possible_is_refused(
 
 @pytest.mark.parametrize("finished", [False, True], ids=["while spoken", "after its end"])
 def test_an_ack_past_what_was_sent_is_refused(connect: Connect, finished: bool) -> None:
-    talk = connect()
-    talk.append(bytes(1920 * 6))
+    driver = connect()
+    driver.append(bytes(1920 * 6))
     if finished:
-        talk.send("input_audio_buffer.commit")
-    talk.make()
+        driver.send("input_audio_buffer.commit")
+    driver.make()
     limit = 240 if finished else 160
-    [answer] = talk.send("output_video_buffer.ack", response_id="resp_0a_1", pts_ms=limit + 1)
+    [answer] = driver.send("output_video_buffer.ack", response_id="resp_0a_1", pts_ms=limit + 1)
     assert (answer["error"]["code"], answer["error"]["limit"]) == ("ack_ahead", limit)
-    assert talk.send("output_video_buffer.ack", response_id="resp_0a_1", pts_ms=limit - 1) == []
-    assert talk.send("output_video_buffer.ack", response_id="other", pts_ms=9999) == []
+    assert driver.send("output_video_buffer.ack", response_id="resp_0a_1", pts_ms=limit - 1) == []
+    assert driver.send("output_video_buffer.ack", response_id="other", pts_ms=9999) == []
 
 
 def test_events_above_the_rate_are_dropped(connect: Connect) -> None:
-    talk = connect()
+    driver = connect()
     for _ in range(1000):
-        talk.session.receive(event("output_video_buffer.request_keyframe"), talk.now)
-    [answer] = talk.append(bytes(1920 * 4))
+        driver.session.receive(event("output_video_buffer.request_keyframe"), driver.now)
+    [answer] = driver.append(bytes(1920 * 4))
     assert answer["error"]["code"] == "rate_limit_exceeded"
     assert answer["error"]["limit"] == 1000
-    assert not talk.session.is_speaking
-    talk.now += 1.0
-    talk.append(bytes(1920 * 4))
-    assert talk.session.is_speaking
+    assert not driver.session.is_speaking
+    driver.now += 1.0
+    driver.append(bytes(1920 * 4))
+    assert driver.session.is_speaking
 
 
 def test_too_many_errors_close_the_connection(connect: Connect) -> None:
-    talk = connect()
+    driver = connect()
     for _ in range(100):
-        talk.session.receive("{", talk.now)
-    assert talk.session.closing is None
-    talk.session.receive("{", talk.now)
-    assert talk.pull()[-1]["error"]["code"] == "too_many_errors"
-    assert talk.session.closing is not None
-    assert talk.session.closing.code == 1008
+        driver.session.receive("{", driver.now)
+    assert driver.session.closing is None
+    driver.session.receive("{", driver.now)
+    assert driver.pull()[-1]["error"]["code"] == "too_many_errors"
+    assert driver.session.closing is not None
+    assert driver.session.closing.code == 1008
 
 
 def test_a_bad_event_leaves_the_open_utterance_alone(connect: Connect) -> None:
-    talk = connect()
-    talk.append(bytes(1920 * 2))
-    talk.send_raw(event("input_audio_buffer.append", audio="AAA"))
-    talk.send_raw(event("input_audio_buffer.append", audio="AAAA"))
-    talk.append(bytes(1920 * 2))
-    talk.send("input_audio_buffer.commit")
-    done = [e for e in talk.make() if e["type"] == "response.video.done"]
+    driver = connect()
+    driver.append(bytes(1920 * 2))
+    driver.send_raw(event("input_audio_buffer.append", audio="AAA"))
+    driver.send_raw(event("input_audio_buffer.append", audio="AAAA"))
+    driver.append(bytes(1920 * 2))
+    driver.send("input_audio_buffer.commit")
+    done = [e for e in driver.make() if e["type"] == "response.video.done"]
     assert done[0]["audio_samples"] == 960 * 4

@@ -16,8 +16,8 @@ from avatar_runtime.audio.decoding import Voice
 from avatar_runtime.engine.device import Calibration, Memory
 from avatar_runtime.engine.engine import Statistics
 from avatar_runtime.metrics import Metrics
-from avatar_runtime.protocol.session import Session, Terms
-from avatar_runtime.protocol.session_config import Character, Configuration, ReadOnly
+from avatar_runtime.protocol.session import Session, SessionLimits
+from avatar_runtime.protocol.session_config import Character, ReadOnlyFields, SessionConfig
 from avatar_runtime.serving import batcher
 from avatar_runtime.serving.batcher import Pump
 
@@ -45,10 +45,10 @@ class _Hands:
 def _speaking(now: float, frames: int, name: str = "sess_1") -> Session[AudioWindow]:
     anna = Character("anna", 64, 64)
     session = Session(
-        Configuration(anna),
+        SessionConfig(anna),
         {"anna": anna},
-        ReadOnly(name, "acme/concierge", 1_800_000_000, 25),
-        terms=Terms(7200, 300),
+        ReadOnlyFields(name, "acme/concierge", 1_800_000_000, 25),
+        limits=SessionLimits(7200, 300),
         open_utterance=lambda audio: Voice(audio, 25, 3),
         now=now,
     )

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from avatar_runtime.protocol.client_events import MESSAGE_BYTES
+from avatar_runtime.protocol.client_events import MAX_MESSAGE_BYTES
 from avatar_runtime.serving import connection
 
 if TYPE_CHECKING:
@@ -200,8 +200,8 @@ async def _talk(client: Client, turns: int) -> list[str]:
 @pytest.mark.parametrize(
     ("message", "code"),
     [
-        (" " * (MESSAGE_BYTES + 1), 1009),
-        (" " * (MESSAGE_BYTES + 3 * 1024 * 1024), 1009),
+        (" " * (MAX_MESSAGE_BYTES + 1), 1009),
+        (" " * (MAX_MESSAGE_BYTES + 3 * 1024 * 1024), 1009),
     ],
     ids=["said", "not even read"],
 )

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from avatar_runtime.audio.decoding import Voice
 from avatar_runtime.batching import buckets
 from avatar_runtime.metrics import Metrics
-from avatar_runtime.protocol.session import Session, Terms
-from avatar_runtime.protocol.session_config import Character, Configuration, Overrun, ReadOnly
+from avatar_runtime.protocol.session import Session, SessionLimits
+from avatar_runtime.protocol.session_config import Character, Overrun, ReadOnlyFields, SessionConfig
 from avatar_runtime.serving.batcher import Pump
 from avatar_runtime.tools.benchmark.plan import FPS, sound
 
@@ -43,10 +43,10 @@ class Talker:
     def wake(self) -> None:
         """Take every message, as a socket with room does."""
         while (outgoing := self.session.pull(now := self.clock())) is not None:
-            if outgoing.picture is not None:
-                self.frame_ms.append(1000 * (now - outgoing.picture.asked_at))
-            if outgoing.first_since is not None:
-                self.first_ms.append(1000 * (now - outgoing.first_since))
+            if outgoing.frame is not None:
+                self.frame_ms.append(1000 * (now - outgoing.frame.requested_at))
+            if outgoing.speakable_at is not None:
+                self.first_ms.append(1000 * (now - outgoing.speakable_at))
         self.attend(self.session.id)
         if not self.session.is_speaking:
             self.done.set()
@@ -148,10 +148,10 @@ def _talkers(
     talkers = []
     for number in range(sessions):
         session = Session(
-            Configuration(character, window_ms=window_ms, overrun=Overrun.PAUSE),
+            SessionConfig(character, window_ms=window_ms, overrun=Overrun.PAUSE),
             {avatar.name: character},
-            ReadOnly(f"sess_{number}", "bench", 0, FPS),
-            terms=Terms(7200, 7200),
+            ReadOnlyFields(f"sess_{number}", "bench", 0, FPS),
+            limits=SessionLimits(7200, 7200),
             open_utterance=lambda audio: Voice(audio, FPS, context_s),
             now=time.monotonic(),
         )
