@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-Discard = Literal["cancelled", "slow_client", "failed", "overload"]
-Kind = Literal["drawn", "silent"]
+DiscardReason = Literal["cancelled", "slow_client", "failed", "overload"]
+FrameKind = Literal["drawn", "silent"]
 """Made by the model, or the avatar's own picture while nothing is said."""
 
 RECENT_S: Final = 30.0
@@ -103,7 +103,7 @@ class Metrics:
             ["kind"],
             registry=self._registry,
         )
-        for kind in get_args(Kind):
+        for kind in get_args(FrameKind):
             self._frames.labels(kind)  # shown from the start, so that a rate has a beginning
         self._oom = counter("oom_recoveries", "Batches made smaller after memory ran out.")
         self._discarded = Counter(
@@ -161,7 +161,7 @@ class Metrics:
         if is_late:
             self._misses.inc()
 
-    def count_sent(self, kind: Kind, seconds: float, now: float) -> None:
+    def count_sent(self, kind: FrameKind, seconds: float, now: float) -> None:
         """Count a frame on the socket, `seconds` after it was asked for."""
         self._frames.labels(kind).inc()
         self._frame.labels("total").observe(seconds)
@@ -172,7 +172,7 @@ class Metrics:
         self._first.observe(seconds)
         self._first_recent.add(seconds, now)
 
-    def count_discarded(self, reason: Discard, frames: int = 1) -> None:
+    def count_discarded(self, reason: DiscardReason, frames: int = 1) -> None:
         """Count frames that were asked for and never left."""
         self._discarded.labels(reason).inc(frames)
 
