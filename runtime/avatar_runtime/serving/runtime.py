@@ -139,8 +139,8 @@ class Runtime:
             fps=settings.fps,
         )
         context_s = self._engine.model.context_s
-        hearing = self.settings.hearing
-        options = Hearing(hearing.lookahead_ms, hearing.silence_dbfs)
+        audio_settings = self.settings.audio
+        options = Hearing(audio_settings.lookahead_ms, audio_settings.silence_dbfs)
         return Session(
             SessionConfig(character),
             self._characters,
