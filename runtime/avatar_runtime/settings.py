@@ -72,7 +72,8 @@ class AudioSettings:
     """How the audio of every session is processed."""
 
     silence_dbfs: int | None
-    """Threshold of the voice activity gate: level of 20 ms of audio, dBFS, that counts as speech. The model draws the frames around speech. In longer silence the avatar's source frame is sent,
+    """Threshold of the voice activity gate: level of 20 ms of audio, dBFS, that counts as speech.
+    The model draws the frames around speech. In longer silence the avatar's source frame is sent,
     which needs no device. -50 is below quiet speech (a voice that is 30 dB too low still counts)
     and above the noise of a fair microphone. `None` draws every frame."""
     lookahead_ms: int
