@@ -1,4 +1,4 @@
-"""A session with a fake ear and a fake engine, driven by hand in virtual time."""
+"""A session with fake utterances and a fake engine, driven by a test in virtual time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ class FakeWindow:
 
 
 class FakeUtterance:
-    """A window for each frame, 120 ms of sound after the frame's start (wire protocol §5)."""
+    """One window per frame, complete with the audio up to 120 ms after the start of the frame.
+
+    The 120 ms are those of docs/wire-protocol.md, "Drive mode".
+    """
 
     def __init__(self, audio: AudioFormat) -> None:
         self._audio = audio
@@ -57,7 +60,7 @@ class FakeUtterance:
 
 
 class SessionDriver:
-    """Both ends of one session; `now` moves only when a test moves it."""
+    """Drives one session as its client, its caller and its engine; a test sets the time."""
 
     def __init__(self, limits: SessionLimits) -> None:
         self.now = 1000.0
@@ -73,7 +76,7 @@ class SessionDriver:
         self.events: list[Event] = []
 
     def send(self, kind: str, **fields: Any) -> list[Event]:
-        """Send an event; return what it is answered with."""
+        """Send an event and return the answers."""
         return self.send_raw(json.dumps({"type": kind, **fields}))
 
     def send_raw(self, message: str | bytes) -> list[Event]:
@@ -87,7 +90,7 @@ class SessionDriver:
         return self.send("session.update", session={"type": "realtime", **session})
 
     def pull(self) -> list[Event]:
-        """Take all that a socket would take now."""
+        """Return all messages that the session has."""
         taken = []
         while (outgoing := self.session.pull(self.now)) is not None:
             taken.append(json.loads(outgoing.text))
@@ -98,7 +101,7 @@ class SessionDriver:
         return list(self.session.due(self.now))
 
     def make(self, frames: Sequence[FrameDue[FakeWindow]] | None = None) -> list[Event]:
-        """Be the engine: make the frames, all that are due by default, and take what leaves."""
+        """Deliver frames (by default all that are due) and return the messages that follow."""
         for frame in self.due() if frames is None else frames:
             self.deliver(frame)
         return self.pull()
@@ -110,7 +113,7 @@ class SessionDriver:
         )
 
     def run(self, seconds: float, step: float = 0.02) -> list[Event]:
-        """Let time pass with an engine that is always in time."""
+        """Advance the time with an engine that is always in time."""
         taken = []
         until = self.now + seconds
         while self.now < until:
@@ -122,7 +125,7 @@ class SessionDriver:
 
 @pytest.fixture(scope="session")
 def connect() -> Connect:
-    """Give a function that opens a session and takes its first two events."""
+    """Return a function that opens a session and takes its first two events."""
 
     def opened(**limits: float) -> SessionDriver:
         driver = SessionDriver(

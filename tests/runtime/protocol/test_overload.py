@@ -1,4 +1,4 @@
-"""Frames that the engine could not make in time: told, counted, and their sound still leaves."""
+"""Frames that the engine could not generate in time: reported and counted; audio is sent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def skip(driver: SessionDriver, *indices: int) -> list[bool]:
     return [driver.session.skip(1, 1, index, driver.now) for index in indices]
 
 
-def test_skipped_frames_are_told_once_and_their_sound_leaves(connect: Connect) -> None:
+def test_skipped_frames_are_reported_once_and_their_audio_is_sent(connect: Connect) -> None:
     driver = speaking(connect, 6)
     frames = driver.due()
     assert skip(driver, 2, 3) == [True, True]
@@ -58,7 +58,7 @@ def test_a_skipped_last_frame_still_completes_the_response(connect: Connect) -> 
     ]
 
 
-def test_nobody_waits_for_a_frame_of_another_epoch_or_one_that_is_there(connect: Connect) -> None:
+def test_frames_of_another_epoch_and_delivered_frames_cannot_be_skipped(connect: Connect) -> None:
     driver = speaking(connect, 4)
     frames = driver.due()
     driver.make(frames[:1])
@@ -68,7 +68,7 @@ def test_nobody_waits_for_a_frame_of_another_epoch_or_one_that_is_there(connect:
     assert skip(driver, 1) == [False]
 
 
-def test_a_client_that_asks_for_pauses_skips_nothing(connect: Connect) -> None:
+def test_overrun_pause_does_not_allow_dropping(connect: Connect) -> None:
     driver = connect()
     assert driver.session.allows_dropping
     driver.update(avatar={"flow": {"mode": "clock", "window_ms": 1000, "overrun": "pause"}})

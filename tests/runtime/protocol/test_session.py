@@ -1,4 +1,7 @@
-"""The events of a session in their order, as wire protocol §5, §12 and §16 write them."""
+"""The events of a session in order.
+
+They follow docs/wire-protocol.md, "Drive mode", "Interruption" and "Example session".
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ def sound_of(events: list[Event]) -> bytes:
 
 
 def spoken(connect: Connect, frames: int) -> SessionDriver:
-    """Return a session whose open utterance has `frames` frames on the wire."""
+    """Return a session that has sent `frames` frames of its open utterance."""
     driver = connect()
     driver.append(FRAME * (frames + 2))
     driver.make()
@@ -39,7 +42,7 @@ def spoken(connect: Connect, frames: int) -> SessionDriver:
     return driver
 
 
-def test_a_new_session_shows_its_defaults_and_what_cannot_be_changed(connect: Connect) -> None:
+def test_a_new_session_describes_its_defaults_and_read_only_fields(connect: Connect) -> None:
     created = connect().events[0]
     session = created["session"]
     assert (created["seq"], created["resume"]) == (1, None)
@@ -73,11 +76,11 @@ def test_a_new_session_shows_its_defaults_and_what_cannot_be_changed(connect: Co
     }
 
 
-def test_drive_follows_the_first_trace_of_the_protocol(connect: Connect) -> None:
+def test_drive_mode_sends_the_events_of_the_first_example(connect: Connect) -> None:
     driver = connect()
     driver.update(avatar={"character": "anna", "video": {"mode": "jpeg"}})
     driver.append(bytes(range(250)) * 16 + bytes(800))
-    assert driver.due() == []  # frame 0 needs 120 ms: it waits for the commit
+    assert driver.due() == []  # frame 0 needs 120 ms of audio or the commit
     driver.send("input_audio_buffer.commit")
     driver.make()
     driver.send("output_video_buffer.ack", response_id="resp_0a_1", pts_ms=100, seq=22)
@@ -133,7 +136,7 @@ def test_drive_follows_the_first_trace_of_the_protocol(connect: Connect) -> None
     assert by_seq[22]["response"]["output"][0]["status"] == "completed"
 
 
-def test_frames_start_as_soon_as_their_sound_is_there(connect: Connect) -> None:
+def test_a_frame_is_due_when_its_audio_is_complete(connect: Connect) -> None:
     driver = connect()
     driver.append(FRAME * 2)
     assert driver.due() == []
@@ -141,7 +144,7 @@ def test_frames_start_as_soon_as_their_sound_is_there(connect: Connect) -> None:
     assert [frame.frame_index for frame in driver.due()] == [0]
 
 
-def test_the_clock_tells_when_the_last_sample_is_played(connect: Connect) -> None:
+def test_the_end_of_playback_is_reported_by_the_clock(connect: Connect) -> None:
     driver = connect()
     driver.append(FRAME * 5)
     driver.send("input_audio_buffer.commit")
@@ -167,7 +170,7 @@ def test_response_create_after_a_commit_starts_nothing_new(connect: Connect) -> 
     assert len(of(driver.events, "response.done")) == 1
 
 
-def test_openais_order_speaks_only_what_was_asked_for(connect: Connect) -> None:
+def test_with_start_response_create_only_requested_utterances_are_spoken(connect: Connect) -> None:
     driver = connect()
     driver.update(avatar={"drive": {"start": "response.create"}})
     assert driver.append(FRAME * 10) == []
@@ -177,7 +180,7 @@ def test_openais_order_speaks_only_what_was_asked_for(connect: Connect) -> None:
     assert len(driver.due()) == 10
 
 
-def test_a_later_utterance_waits_for_the_response_before(connect: Connect) -> None:
+def test_a_later_utterance_waits_for_the_end_of_the_active_response(connect: Connect) -> None:
     driver = connect()
     driver.append(FRAME * 4)
     driver.send("input_audio_buffer.commit")
@@ -193,7 +196,7 @@ def test_a_later_utterance_waits_for_the_response_before(connect: Connect) -> No
     ]
 
 
-def test_the_avatars_timeline_goes_on_in_the_next_response(connect: Connect) -> None:
+def test_the_source_video_continues_in_the_next_response(connect: Connect) -> None:
     driver = connect()
     for _ in range(2):
         driver.append(FRAME * 4)
@@ -204,7 +207,7 @@ def test_the_avatars_timeline_goes_on_in_the_next_response(connect: Connect) -> 
     assert [frame.source_frame for frame in driver.due()] == [4, 5, 6, 7]
 
 
-def test_input_clear_drops_only_what_has_not_started(connect: Connect) -> None:
+def test_input_clear_discards_only_utterances_that_have_not_started(connect: Connect) -> None:
     driver = connect()
     driver.append(FRAME * 4)
     driver.send("input_audio_buffer.commit")
@@ -240,14 +243,14 @@ def test_no_media_of_the_old_epoch_follows_a_cancel(connect: Connect) -> None:
     driver.append(FRAME * 20)
     frames = driver.due()
     for frame in frames[:10]:
-        driver.deliver(frame)  # finished, not sent
+        driver.deliver(frame)  # delivered, not sent
     driver.session.receive('{"type": "response.cancel"}', driver.now)
     after = driver.pull()
     assert not any(driver.deliver(frame) for frame in frames[10:])  # late results
     assert not [e for e in after + driver.pull() if e["type"].endswith(".delta")]
 
 
-def test_barge_in_follows_the_second_trace_of_the_protocol(connect: Connect) -> None:
+def test_an_interruption_sends_the_events_of_the_second_example(connect: Connect) -> None:
     driver = spoken(connect, 25)
     driver.now += 0.6
     driver.send("response.cancel")
@@ -275,7 +278,7 @@ def test_output_clear_cancels_first_and_a_second_one_is_acknowledged(connect: Co
     assert (second["type"], second["epoch"]) == ("output_audio_buffer.cleared", 3)
 
 
-def test_truncating_the_item_that_is_spoken_cancels_it_first(connect: Connect) -> None:
+def test_truncating_the_item_of_the_active_response_cancels_it_first(connect: Connect) -> None:
     driver = spoken(connect, 10)
     answer = driver.send(
         "conversation.item.truncate", item_id="item_0a_a1", content_index=0, audio_end_ms=400
@@ -301,7 +304,7 @@ def test_truncating_the_item_that_is_spoken_cancels_it_first(connect: Connect) -
     ],
     ids=["still playing", "cleared", "truncated"],
 )
-def test_the_next_response_gets_a_full_window_once_playing_has_stopped(
+def test_the_next_response_has_a_full_window_after_playback_has_stopped(
     connect: Connect, stop: list[tuple[str, dict[str, Any]]], at_once: int
 ) -> None:
     driver = spoken(connect, 25)
@@ -312,27 +315,27 @@ def test_the_next_response_gets_a_full_window_once_playing_has_stopped(
     assert len(driver.due()) == at_once
 
 
-def test_pictures_that_never_left_take_nothing_of_the_next_window(connect: Connect) -> None:
+def test_frames_that_were_not_sent_do_not_count_in_the_next_window(connect: Connect) -> None:
     driver = connect()
     driver.append(FRAME * 40)
     for frame in driver.due():
-        driver.deliver(frame)  # finished, and no socket took them
+        driver.deliver(frame)  # delivered, and not sent
     driver.send("response.cancel")
     driver.append(FRAME * 40)
     assert len(driver.due()) == 25
 
 
-def test_a_picture_behind_a_missing_one_neither_leaves_nor_counts_as_played(
+def test_a_frame_behind_a_missing_one_is_not_sent_and_not_counted_as_played(
     connect: Connect,
 ) -> None:
     driver = connect()
     driver.append(FRAME * 80)
     asked = driver.due()
     for silent in asked[5:]:
-        assert driver.deliver(silent)  # there at once, while the first five are drawn
+        assert driver.deliver(silent)  # delivered before the first five
     driver.now += 0.8
     assert driver.pull() == []
-    assert driver.due() == []  # nothing was played, so there is no room
+    assert driver.due() == []  # nothing was played, so that the window has no room
 
     driver.make(asked[:5])
     video = [e["frame_index"] for e in driver.events if e["type"] == "response.video.delta"]
@@ -370,7 +373,7 @@ def test_a_failed_batch_ends_the_response_and_not_the_session(connect: Connect) 
     assert kinds(driver.append(FRAME))[0] == "response.created"
 
 
-def test_a_failure_of_an_older_response_changes_nothing(connect: Connect) -> None:
+def test_a_failure_of_an_older_response_is_ignored(connect: Connect) -> None:
     driver = connect()
     driver.append(FRAME * 5)
     [frame, *_] = driver.due()
@@ -381,7 +384,7 @@ def test_a_failure_of_an_older_response_changes_nothing(connect: Connect) -> Non
     assert driver.session.is_speaking
 
 
-def test_the_first_window_leaves_at_once_and_then_real_time(connect: Connect) -> None:
+def test_the_first_window_is_sent_immediately_and_the_rest_in_real_time(connect: Connect) -> None:
     driver = connect()
     driver.append(FRAME * 200)
     driver.make()
@@ -409,18 +412,18 @@ def test_media_is_never_more_than_a_window_ahead_over_several_responses(connect:
     assert of(driver.events, "response.video.dropped") == []
 
 
-def test_a_client_that_ran_dry_is_not_sent_more_than_a_window(connect: Connect) -> None:
+def test_a_client_that_has_played_everything_gets_at_most_a_window(connect: Connect) -> None:
     driver = connect()
     driver.append(FRAME * 4)
     driver.make()
-    driver.now += 60.0  # the speaker paused, nothing was left to play
+    driver.now += 60.0  # everything was played
     driver.append(FRAME * 100)
     for _ in range(3):
         driver.make()
     assert len(of(driver.events, "response.video.delta")) == 2 + 25
 
 
-def test_a_slow_socket_loses_pictures_and_no_sound(connect: Connect) -> None:
+def test_a_slow_socket_loses_frames_and_no_audio(connect: Connect) -> None:
     driver = connect()
     driver.append(FRAME * 100)
     driver.send("input_audio_buffer.commit")
@@ -451,7 +454,7 @@ def test_overrun_counts_bytes_as_well(connect: Connect) -> None:
     assert len(of(driver.events, "response.video.delta")) == 4
 
 
-def test_pause_makes_no_frames_until_the_socket_drains(connect: Connect) -> None:
+def test_overrun_pause_requests_no_frames_until_the_socket_has_room(connect: Connect) -> None:
     driver = connect()
     driver.update(avatar={"flow": {"overrun": "pause"}})
     driver.append(FRAME * 100)
@@ -466,7 +469,7 @@ def test_pause_makes_no_frames_until_the_socket_drains(connect: Connect) -> None
     assert len(driver.due()) > 0
 
 
-def test_deltas_of_sound_can_be_left_out(connect: Connect) -> None:
+def test_audio_deltas_can_be_turned_off(connect: Connect) -> None:
     driver = connect()
     driver.update(avatar={"audio_deltas": False})
     driver.append(FRAME * 4)
@@ -489,7 +492,7 @@ def test_an_idle_session_ends_and_a_speaking_one_does_not(connect: Connect) -> N
     assert driver.session.closing.code == 4408
 
 
-def test_the_longest_session_ends_with_its_response(connect: Connect) -> None:
+def test_a_session_at_its_maximum_duration_ends_with_its_response(connect: Connect) -> None:
     driver = connect(max_duration_s=5.0)
     driver.append(FRAME * 25 * 30)
     events = driver.run(5.1)
@@ -497,10 +500,10 @@ def test_the_longest_session_ends_with_its_response(connect: Connect) -> None:
     assert driver.session.closing.code == 4410
     assert events[-1]["type"] == "response.done"
     assert events[-1]["response"]["status_details"]["error"]["code"] == "session_ended"
-    assert driver.append(FRAME) == []  # nothing is read any more
+    assert driver.append(FRAME) == []  # the session ignores all messages now
 
 
-def test_a_client_that_reads_nothing_is_not_read_either(connect: Connect) -> None:
+def test_a_client_that_does_not_read_is_not_read(connect: Connect) -> None:
     driver = connect()
     update = json.dumps(
         {"type": "session.update", "session": {"type": "realtime", "instructions": "x" * 60_000}}
@@ -513,11 +516,11 @@ def test_a_client_that_reads_nothing_is_not_read_either(connect: Connect) -> Non
     assert driver.session.can_receive
 
 
-# Invariants 1 to 4 and 6 of wire protocol §15
+# docs/wire-protocol.md, "Guarantees", numbers 1 to 4 and 6
 
 
 def assert_media_order(events: list[Event]) -> None:
-    """Check that sound precedes its frame, and that numbers rise without repeats."""
+    """Check that audio precedes its frame, and that numbers increase without repeats."""
     sound_until: dict[str, int] = {}
     last_frame: dict[str, int] = {}
     seq = 0
@@ -538,7 +541,7 @@ def assert_media_order(events: list[Event]) -> None:
             assert event["offset_samples"] == index * S
             assert event["pts_ms"] == index * 40
             whole = sound_until[response] >= (index + 1) * S
-            assert whole or sound_until[response] % S  # only the last frame is part sound
+            assert whole or sound_until[response] % S  # only the last frame may have partial audio
 
 
 splits = st.lists(st.integers(min_value=1, max_value=4000), min_size=1, max_size=25)
