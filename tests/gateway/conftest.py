@@ -19,11 +19,11 @@ from aiohttp import WSMsgType, web
 
 from avatar_gateway import settings
 from avatar_gateway.core.model import Pod, State
-from avatar_gateway.directory import Directory
 from avatar_gateway.metrics import Metrics
+from avatar_gateway.pod_registry import PodRegistry
 from avatar_gateway.serving.admin import Admin
 from avatar_gateway.serving.app import Gateway
-from avatar_gateway.serving.auth import Door
+from avatar_gateway.serving.auth import Authenticator
 from avatar_gateway.serving.placement import Placer
 from avatar_gateway.serving.server import listening
 from avatar_gateway.serving.sessions import Sessions
@@ -54,7 +54,7 @@ class FakePod:
 
     name: str
     capacity: int = 5
-    refusal: tuple[int, dict[str, Any]] | None = None
+    rejection: tuple[int, dict[str, Any]] | None = None
     port: int = 0
     admin_port: int = 0
     tokens: list[str | None] = field(default_factory=list)
@@ -66,8 +66,8 @@ class FakePod:
     async def realtime(self, request: web.Request) -> web.StreamResponse:
         """Hold one session."""
         self.requests.append(request)
-        if self.refusal is not None or len(self.sockets) >= self.capacity:
-            status, error = self.refusal or (503, {"code": "no_capacity"})
+        if self.rejection is not None or len(self.sockets) >= self.capacity:
+            status, error = self.rejection or (503, {"code": "no_capacity"})
             return web.json_response({"error": error}, status=status, headers={"Retry-After": "9"})
         socket = web.WebSocketResponse(protocols=("realtime",), max_msg_size=2**25)
         self.sockets.add(socket)
@@ -207,7 +207,7 @@ class FakeAPI:
 class Setup:
     """A gateway with everything a test wants to see of it."""
 
-    directory: Directory
+    registry: PodRegistry
     sessions: Sessions
     metrics: Metrics
     stack: AsyncExitStack
@@ -223,14 +223,14 @@ class Setup:
     async def pod(self, name: str, capacity: int = 5) -> FakePod:
         """Start a pod that the gateway knows and has heard of."""
         pod = await self.stack.enter_async_context(FakePod(name, capacity).running())
-        self.directory.add_service("acme/concierge")
-        self.hear(pod)
+        self.registry.add_service("acme/concierge")
+        self.report_state(pod)
         return pod
 
-    def hear(self, pod: FakePod, **changes: Any) -> None:
+    def report_state(self, pod: FakePod, **changes: Any) -> None:
         """Let the gateway hear what a pod says of itself now."""
-        self.directory.set_pod(pod.as_pod())
-        self.directory.heard(pod.as_pod(), pod.as_state(**changes))
+        self.registry.set_pod(pod.as_pod())
+        self.registry.update_state(pod.as_pod(), pod.as_state(**changes))
 
 
 @dataclass
@@ -283,7 +283,7 @@ async def running_gateway(kubeconfig: str, **environment: str) -> AsyncIterator[
 @pytest.fixture
 async def gateway() -> AsyncIterator[Setup]:
     """Return a gateway without pods."""
-    directory, sessions = Directory(), Sessions()
+    registry, sessions = PodRegistry(), Sessions()
     metrics = Metrics(lambda: sessions.live, lambda: sessions.waiting)
     environment = {
         "AVATAR_API_KEY": KEY,
@@ -291,11 +291,11 @@ async def gateway() -> AsyncIterator[Setup]:
         "AVATAR_POD": "gateway-1",
     }
     chosen = settings.from_env(environment, listen=None, admin=None)
-    placer = Placer(directory)
+    placer = Placer(registry)
     async with AsyncExitStack() as stack:
-        setup = Setup(directory, sessions, metrics, stack)
-        app = Gateway(Door(KEY), placer, sessions, metrics, lambda: setup.synced)
-        admin = Admin(chosen, directory, sessions, metrics)
+        setup = Setup(registry, sessions, metrics, stack)
+        app = Gateway(Authenticator(KEY), placer, sessions, metrics, lambda: setup.synced)
+        admin = Admin(chosen, registry, sessions, metrics)
         stack.push_async_callback(placer.close)
         setup.port = await stack.enter_async_context(listening(app.application(), ANY_PORT))
         setup.admin_port = await stack.enter_async_context(listening(admin.application(), ANY_PORT))

@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avatar_gateway import errors
-from avatar_gateway.core.requests import Asked, check_no_key, parse, parse_secret, refuses_by_close
+from avatar_gateway.core.requests import (
+    SessionRequest,
+    check_no_key,
+    parse,
+    parse_secret,
+    wants_close_code,
+)
 
 KEY = "a-key-of-some-length"
 
@@ -21,9 +27,9 @@ def test_a_query_is_passed_on_but_for_what_ends_here() -> None:
         ("future", "x"),
     ]
     passed = [("model", "acme/concierge"), ("avatar", "anna"), ("future", "x")]
-    assert parse(query) == Asked("acme/concierge", 1500, passed)
-    assert refuses_by_close(query)
-    assert not refuses_by_close(query[:1])
+    assert parse(query) == SessionRequest("acme/concierge", 1500, passed)
+    assert wants_close_code(query)
+    assert not wants_close_code(query[:1])
 
 
 @pytest.mark.parametrize(
@@ -46,7 +52,7 @@ def test_a_query_is_passed_on_but_for_what_ends_here() -> None:
     ],
 )
 def test_a_bad_query_is_refused_by_its_parameter(query: list[tuple[str, str]], param: str) -> None:
-    with pytest.raises(errors.Refusal) as refused:
+    with pytest.raises(errors.Rejection) as refused:
         parse(query)
     assert (refused.value.code, refused.value.param) == ("invalid_query", param)
     assert len(str(refused.value)) < 200
@@ -56,7 +62,7 @@ def test_a_bad_query_is_refused_by_its_parameter(query: list[tuple[str, str]], p
 def test_any_query_is_parsed_or_refused(query: list[tuple[str, str]]) -> None:
     try:
         asked = parse(query)
-    except errors.Refusal:
+    except errors.Rejection:
         return
     assert asked.model == dict(query)["model"]
 
@@ -73,7 +79,7 @@ def test_any_query_is_parsed_or_refused(query: list[tuple[str, str]]) -> None:
     ],
 )
 def test_a_credential_in_the_address_is_refused_and_not_repeated(query: tuple[str, str]) -> None:
-    with pytest.raises(errors.Refusal) as refused:
+    with pytest.raises(errors.Rejection) as refused:
         check_no_key([("model", "a/b"), query], KEY)
     assert refused.value.code == "key_in_url"
     assert (refused.value.value, KEY in str(refused.value)) == (None, False)
@@ -113,7 +119,7 @@ def test_a_secret_is_asked_for_in_openais_words(body: Any, ttl_s: int, model: st
     ],
 )
 def test_a_bad_body_is_refused_by_its_field(body: Any, param: str) -> None:
-    with pytest.raises(errors.Refusal) as refused:
+    with pytest.raises(errors.Rejection) as refused:
         parse_secret(body)
     assert refused.value.param == param
     assert len(str(refused.value.value)) <= 64

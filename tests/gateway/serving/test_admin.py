@@ -71,10 +71,10 @@ async def test_a_watch_gets_a_line_at_each_change_and_each_second(gateway: Any) 
 async def test_a_service_that_is_gone_leaves_the_state(gateway: Any) -> None:
     await gateway.pod("p1")
     async with _caller(gateway):
-        gateway.directory.remove_service("acme/concierge")
+        gateway.registry.remove_service("acme/concierge")
         assert (
             "acme/concierge"
-            in gateway.sessions.state("g", gateway.directory.services, 0)["services"]
+            in gateway.sessions.state("g", gateway.registry.services, 0)["services"]
         )
     async with _http(gateway) as http:
         while True:

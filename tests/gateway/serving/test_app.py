@@ -24,7 +24,7 @@ def _open(gateway: Any, query: str = MODEL, **options: Any) -> connect:
     return connect(f"{gateway.url}?{query}", **options)
 
 
-async def _refusal(gateway: Any, query: str = MODEL, **options: Any) -> tuple[int, Any, Any]:
+async def _rejection(gateway: Any, query: str = MODEL, **options: Any) -> tuple[int, Any, Any]:
     with pytest.raises(InvalidStatus) as refused:
         await _open(gateway, query, **options)
     response = refused.value.response
@@ -90,7 +90,7 @@ async def test_a_client_secret_opens_a_session(gateway: Any) -> None:
         assert caller.subprotocol == "realtime"
     assert secret["value"] not in str(pod.requests[0].headers)
     # It opens only the service it was made for, and makes no further secrets.
-    status, error, _ = await _refusal(
+    status, error, _ = await _rejection(
         gateway, "model=acme/other", additional_headers={}, subprotocols=protocols
     )
     assert (status, error["code"]) == (401, "unauthenticated")
@@ -116,32 +116,32 @@ async def test_a_bad_request_for_a_secret_is_refused(gateway: Any, body: str) ->
 
 async def test_each_refusal_has_its_status_and_code(gateway: Any) -> None:
     wrong = {"Authorization": "Bearer wrong"}
-    status, error, headers = await _refusal(gateway, additional_headers=wrong)
+    status, error, headers = await _rejection(gateway, additional_headers=wrong)
     assert (status, error["code"]) == (401, "unauthenticated")
     assert headers["WWW-Authenticate"] == "Bearer"
-    status, error, _ = await _refusal(gateway, additional_headers={})
+    status, error, _ = await _rejection(gateway, additional_headers={})
     assert (status, error["code"]) == (401, "unauthenticated")
-    status, error, _ = await _refusal(gateway)
+    status, error, _ = await _rejection(gateway)
     assert (status, error["code"]) == (404, "model_not_found")
-    status, error, _ = await _refusal(gateway, "avatar=anna")
+    status, error, _ = await _rejection(gateway, "avatar=anna")
     assert (status, error["code"], error["param"]) == (400, "invalid_query", "model")
-    status, error, _ = await _refusal(gateway, f"{MODEL}&api_key={KEY}")
+    status, error, _ = await _rejection(gateway, f"{MODEL}&api_key={KEY}")
     assert (status, error["code"], error["param"]) == (400, "key_in_url", "api_key")
-    status, error, _ = await _refusal(gateway, f"{MODEL}&wait_ms=x")
+    status, error, _ = await _rejection(gateway, f"{MODEL}&wait_ms=x")
     assert (error["param"], error["value"], error["limit"]) == ("wait_ms", "x", [0, 600_000])
 
 
 async def test_a_shortage_is_503_with_retry_after(gateway: Any) -> None:
-    gateway.directory.add_service("acme/concierge")
-    status, error, headers = await _refusal(gateway)
+    gateway.registry.add_service("acme/concierge")
+    status, error, headers = await _rejection(gateway)
     assert (status, error["code"], headers["Retry-After"]) == (503, "not_ready", "5")
     pod = await gateway.pod("p1", capacity=1)
-    gateway.hear(pod, free=0, sessions=1)
-    assert (await _refusal(gateway))[1]["code"] == "no_capacity"
-    gateway.hear(pod, draining=True)
-    assert (await _refusal(gateway))[1]["code"] == "draining"
+    gateway.report_state(pod, free=0, sessions=1)
+    assert (await _rejection(gateway))[1]["code"] == "no_capacity"
+    gateway.report_state(pod, draining=True)
+    assert (await _rejection(gateway))[1]["code"] == "draining"
     gateway.synced = False
-    assert (await _refusal(gateway))[1]["code"] == "not_ready"
+    assert (await _rejection(gateway))[1]["code"] == "not_ready"
     rendered = gateway.metrics.render().decode()
     assert 'avatar_gateway_rejections_total{reason="no_capacity"} 1.0' in rendered
     assert 'avatar_gateway_rejections_total{reason="not_ready"} 2.0' in rendered
@@ -192,8 +192,8 @@ async def test_a_burst_fills_the_pods_and_refuses_the_rest(gateway: Any) -> None
 
 async def test_a_refusal_by_a_pod_is_the_next_try(gateway: Any) -> None:
     full, free = await gateway.pod("p1"), await gateway.pod("p2")
-    gateway.hear(full, sessions=4, free=1)
-    full.refusal = (503, {"code": "no_capacity"})
+    gateway.report_state(full, sessions=4, free=1)
+    full.rejection = (503, {"code": "no_capacity"})
     async with _open(gateway):
         assert (len(full.requests), len(free.sockets)) == (1, 1)
 
@@ -201,23 +201,23 @@ async def test_a_refusal_by_a_pod_is_the_next_try(gateway: Any) -> None:
 async def test_a_pod_that_is_gone_is_the_next_try(gateway: Any) -> None:
     gone, there = await gateway.pod("p1"), await gateway.pod("p2")
     gone.port = 1
-    gateway.hear(gone, sessions=4, free=1)
+    gateway.report_state(gone, sessions=4, free=1)
     async with _open(gateway):
         assert len(there.sockets) == 1
 
 
 async def test_when_every_pod_refuses_the_caller_hears_no_capacity(gateway: Any) -> None:
     for name in ("p1", "p2"):
-        (await gateway.pod(name)).refusal = (503, {"code": "draining"})
-    status, error, _ = await _refusal(gateway)
+        (await gateway.pod(name)).rejection = (503, {"code": "draining"})
+    status, error, _ = await _rejection(gateway)
     assert (status, error["code"]) == (503, "no_capacity")
 
 
 async def test_a_pods_fault_with_the_request_goes_to_the_caller(gateway: Any) -> None:
     first, second = await gateway.pod("p1"), await gateway.pod("p2")
     error = {"type": "invalid_request_error", "code": "avatar_not_found", "param": "avatar"}
-    first.refusal = second.refusal = (404, error)
-    assert (await _refusal(gateway))[:2] == (404, error)
+    first.rejection = second.rejection = (404, error)
+    assert (await _rejection(gateway))[:2] == (404, error)
     assert len(first.requests) + len(second.requests) == 1
     async with _open(gateway, f"{MODEL}&refuse=close") as caller:
         assert json.loads(await caller.recv())["error"] == error
@@ -226,14 +226,14 @@ async def test_a_pods_fault_with_the_request_goes_to_the_caller(gateway: Any) ->
 
 
 @pytest.mark.parametrize(
-    "refusal", [(404, {"code": "model_not_found"}), (401, {}), (500, {}), (200, {})]
+    "rejection", [(404, {"code": "model_not_found"}), (401, {}), (500, {}), (200, {})]
 )
 async def test_an_answer_that_another_pod_would_not_give_is_the_next_try(
-    gateway: Any, refusal: tuple[int, dict[str, Any]]
+    gateway: Any, rejection: tuple[int, dict[str, Any]]
 ) -> None:
     odd, fine = await gateway.pod("p1"), await gateway.pod("p2")
-    odd.refusal = refusal
-    gateway.hear(odd, sessions=4, free=1)
+    odd.rejection = rejection
+    gateway.report_state(odd, sessions=4, free=1)
     async with _open(gateway):
         assert len(fine.sockets) == 1
 
@@ -256,7 +256,7 @@ async def test_the_probes_follow_the_watch_and_the_drain(
         drain = asyncio.create_task(gateway.sessions.drain(60))
         await until(lambda: gateway.sessions.draining)
         assert await ready() == 503
-        assert (await _refusal(gateway))[1]["code"] == "draining"
+        assert (await _rejection(gateway))[1]["code"] == "draining"
         await caller.send("still here")
         assert await caller.recv() == "still here"
         assert not drain.done()
@@ -302,7 +302,7 @@ async def test_no_credential_reaches_the_log(
     protocols = [f"openai-insecure-api-key.{KEY}"]
     async with _open(gateway, additional_headers={}, subprotocols=protocols):
         pass
-    await _refusal(gateway, f"{MODEL}&key={KEY}")
+    await _rejection(gateway, f"{MODEL}&key={KEY}")
     ours = [r.getMessage() for r in caplog.records if not r.name.startswith("websockets")]
     assert ours
     assert not any(KEY in line for line in ours)
@@ -310,11 +310,11 @@ async def test_no_credential_reaches_the_log(
 
 async def test_a_pod_that_is_taken_over_serves_the_callers_of_both_services(gateway: Any) -> None:
     pod = await gateway.pod("p1")
-    gateway.directory.add_service("acme/second")
+    gateway.registry.add_service("acme/second")
     async with _open(gateway) as first:  # placed in the very moment before
         moved = replace(pod.as_pod(), service="acme/second", made_for="acme/concierge")
-        gateway.directory.set_pod(moved)
-        status, error, _ = await _refusal(gateway)
+        gateway.registry.set_pod(moved)
+        status, error, _ = await _rejection(gateway)
         assert (status, error["code"]) == (503, "not_ready")  # the first service has it no more
         async with _open(gateway, "model=acme/second&avatar=anna") as second:
             for caller in (first, second):
