@@ -36,7 +36,7 @@ async def _session(process: Any, fake: Any, pod: Any, until: Until) -> Any:
 
 
 @pytest.mark.slow
-async def test_a_gateway_that_is_told_to_go_waits_for_its_sessions(
+async def test_a_gateway_waits_for_its_sessions_after_sigterm(
     start_gateway: Any, fake: Any, fake_pod: Any, until: Until
 ) -> None:
     async with start_gateway() as process:
@@ -70,7 +70,7 @@ async def test_a_second_signal_ends_the_sessions_with_1012(
             assert await process.child.wait() == 0
 
 
-def test_a_bad_setting_ends_with_one_sentence(
+def test_a_wrong_setting_ends_with_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("AVATAR_API_KEY", "short")

@@ -30,14 +30,14 @@ def test_only_pods_of_the_service_are_candidates() -> None:
     assert (candidate.key, candidate.usable, candidate.state) == ("acme/p1", True, None)
 
 
-def test_a_pod_that_leaves_or_has_no_address_is_not_usable() -> None:
+def test_a_pod_that_is_leaving_or_has_no_ip_address_is_not_usable() -> None:
     registry = PodRegistry()
     for change in ({"leaving": True}, {"ip": ""}):
         registry.set_pod(replace(POD, **change))
         assert not registry.candidates("acme/concierge")[0].usable
 
 
-def test_a_placement_counts_until_the_pod_itself_must_count_it() -> None:
+def test_a_placement_counts_until_the_state_of_the_pod_includes_it() -> None:
     registry = PodRegistry()
     registry.set_pod(POD)
     placement = registry.add_placement("acme/p1")
@@ -50,7 +50,7 @@ def test_a_placement_counts_until_the_pod_itself_must_count_it() -> None:
     assert _placed(registry) == 0
 
 
-def test_a_withdrawn_placement_counts_no_more() -> None:
+def test_a_released_placement_does_not_count() -> None:
     registry = PodRegistry()
     registry.set_pod(POD)
     placement = registry.add_placement("acme/p1")
@@ -59,7 +59,7 @@ def test_a_withdrawn_placement_counts_no_more() -> None:
     assert _placed(registry) == 0
 
 
-def test_a_new_pod_of_an_old_name_starts_without_a_state() -> None:
+def test_a_new_pod_with_a_known_name_starts_without_a_state() -> None:
     registry = PodRegistry()
     registry.set_pod(POD)
     registry.update_state(POD, _state())
@@ -70,7 +70,7 @@ def test_a_new_pod_of_an_old_name_starts_without_a_state() -> None:
     assert registry.candidates("acme/concierge")[0].state is None
 
 
-def test_a_list_replaces_what_is_in_its_namespace() -> None:
+def test_a_list_replaces_the_objects_of_its_namespace() -> None:
     registry = PodRegistry()
     other = replace(POD, namespace="other", service="other/concierge")
     registry.replace_pods([POD, other], None)
@@ -85,7 +85,7 @@ def test_a_list_replaces_what_is_in_its_namespace() -> None:
     assert registry.services == {"other/concierge"}
 
 
-def test_only_a_change_of_pods_wakes_the_streams() -> None:
+def test_only_a_change_of_pods_wakes_the_state_streams() -> None:
     registry = PodRegistry()
     steps: list[tuple[Callable[[], None], bool]] = [
         (lambda: registry.set_pod(POD), True),
@@ -101,7 +101,7 @@ def test_only_a_change_of_pods_wakes_the_streams() -> None:
         assert registry.pods_changed.is_set() is wakes
 
 
-def test_pauses_grow_to_a_bound_and_begin_again_after_a_success() -> None:
+def test_delays_grow_to_a_limit_and_reset_after_a_success() -> None:
     backoff = Backoff(0.1, 1.0, lambda: 1.0)
     assert [backoff.next_s() for _ in range(6)] == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
     backoff.reset()

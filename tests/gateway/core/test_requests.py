@@ -18,7 +18,7 @@ from avatar_gateway.core.requests import (
 KEY = "a-key-of-some-length"
 
 
-def test_a_query_is_passed_on_but_for_what_ends_here() -> None:
+def test_the_pod_receives_the_query_without_the_gateway_parameters() -> None:
     query = [
         ("model", "acme/concierge"),
         ("avatar", "anna"),
@@ -51,7 +51,7 @@ def test_a_query_is_passed_on_but_for_what_ends_here() -> None:
         pytest.param([("model", "a/b"), ("refuse", "loudly")], "refuse", id="refuse"),
     ],
 )
-def test_a_bad_query_is_refused_by_its_parameter(query: list[tuple[str, str]], param: str) -> None:
+def test_a_wrong_query_is_rejected_with_its_parameter(query: list[tuple[str, str]], param: str) -> None:
     with pytest.raises(errors.Rejection) as refused:
         parse(query)
     assert (refused.value.code, refused.value.param) == ("invalid_query", param)
@@ -59,7 +59,7 @@ def test_a_bad_query_is_refused_by_its_parameter(query: list[tuple[str, str]], p
 
 
 @given(st.lists(st.tuples(st.text(), st.text())))
-def test_any_query_is_parsed_or_refused(query: list[tuple[str, str]]) -> None:
+def test_any_query_is_parsed_or_rejected(query: list[tuple[str, str]]) -> None:
     try:
         asked = parse(query)
     except errors.Rejection:
@@ -78,14 +78,14 @@ def test_any_query_is_parsed_or_refused(query: list[tuple[str, str]]) -> None:
         ("x", "sk-1"),
     ],
 )
-def test_a_credential_in_the_address_is_refused_and_not_repeated(query: tuple[str, str]) -> None:
+def test_a_credential_in_the_url_is_rejected_and_not_repeated(query: tuple[str, str]) -> None:
     with pytest.raises(errors.Rejection) as refused:
         check_no_key([("model", "a/b"), query], KEY)
     assert refused.value.code == "key_in_url"
     assert (refused.value.value, KEY in str(refused.value)) == (None, False)
 
 
-def test_an_address_without_a_credential_passes() -> None:
+def test_a_url_without_a_credential_is_accepted() -> None:
     check_no_key([("model", "a/b"), ("avatar", "anna"), ("resume", "sess_1")], KEY)
 
 
@@ -97,7 +97,7 @@ def test_an_address_without_a_credential_passes() -> None:
         ({"session": {"type": "realtime", "model": "a/b"}}, 600, "a/b"),
     ],
 )
-def test_a_secret_is_asked_for_in_openais_words(body: Any, ttl_s: int, model: str | None) -> None:
+def test_a_secret_request_has_the_format_of_openai(body: Any, ttl_s: int, model: str | None) -> None:
     asked = parse_secret(body)
     assert (asked.ttl_s, asked.model) == (ttl_s, model)
     assert asked.session == body.get("session", {})
@@ -118,7 +118,7 @@ def test_a_secret_is_asked_for_in_openais_words(body: Any, ttl_s: int, model: st
         ({"session": {"model": "nonsense"}}, "session.model"),
     ],
 )
-def test_a_bad_body_is_refused_by_its_field(body: Any, param: str) -> None:
+def test_a_wrong_body_is_rejected_with_its_field(body: Any, param: str) -> None:
     with pytest.raises(errors.Rejection) as refused:
         parse_secret(body)
     assert refused.value.param == param

@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from avatar_gateway.core.wait_queue import GRANT_HISTORY, MAX_LENGTH, WaitQueue, eta_ms
 
 
-def test_who_came_first_is_next() -> None:
+def test_the_longest_waiting_caller_is_next() -> None:
     line = WaitQueue().with_caller(4).with_caller(9).with_caller(5)
     assert [line.position(caller_id) for caller_id in (4, 9, 5)] == [1, 2, 3]
     assert line.without(4).position(9) == 1
     assert line.with_grant(4, 10.0).callers == (9, 5)
 
 
-def test_a_line_is_bounded() -> None:
+def test_a_queue_is_bounded() -> None:
     line = WaitQueue(tuple(range(MAX_LENGTH - 1)))
     assert not line.is_full
     assert line.with_caller(MAX_LENGTH).is_full
@@ -30,14 +30,14 @@ def test_a_line_is_bounded() -> None:
     ],
     ids=["nobody", "one", "steady", "slowing"],
 )
-def test_time_left_follows_the_slots_that_came_lately(
+def test_the_estimate_follows_the_recent_grants(
     grants: tuple[float, ...], now: float, eta: int | None
 ) -> None:
     assert eta_ms(3, grants, now) == eta
 
 
 @given(st.lists(st.tuples(st.sampled_from(["come", "leave", "served"]), st.integers(0, 30))))
-def test_nobody_overtakes_in_any_course(steps: list[tuple[str, int]]) -> None:
+def test_callers_stay_in_the_order_of_their_arrival(steps: list[tuple[str, int]]) -> None:
     line, order, caller_id = WaitQueue(), list[int](), 0
     for what, which in steps:
         if what == "come":

@@ -47,7 +47,7 @@ async def _watching(fake: Any, namespace: str | None = None) -> AsyncIterator[Po
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_all_pages_are_listed_and_events_followed(fake: Any, until: Until) -> None:
+async def test_all_pages_are_listed_and_events_are_applied(fake: Any, until: Until) -> None:
     fake.items["pods"] = [fake.pod("p1", podIP="10.0.0.1"), fake.pod("p2")]
     fake.items["avatarservices"] = [{"metadata": {"name": "concierge", "namespace": "acme"}}]
     async with _watching(fake) as registry:
@@ -71,7 +71,7 @@ async def test_all_pages_are_listed_and_events_followed(fake: Any, until: Until)
     )
 
 
-async def test_an_ended_watch_goes_on_from_its_last_version(fake: Any, until: Until) -> None:
+async def test_the_next_watch_continues_from_the_last_version(fake: Any, until: Until) -> None:
     async with _watching(fake):
         bookmark = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "150"}}}
         bookmark["object"]["kind"] = "Pod"  # type: ignore[index]
@@ -91,7 +91,7 @@ async def test_an_ended_watch_goes_on_from_its_last_version(fake: Any, until: Un
         assert fake.lists("pods") == 1
 
 
-async def test_an_expired_version_lists_again(fake: Any, until: Until) -> None:
+async def test_an_expired_version_causes_a_new_list(fake: Any, until: Until) -> None:
     fake.items["pods"] = [fake.pod("p1")]
     async with _watching(fake) as registry:
         fake.items["pods"] = [fake.pod("p2")]
@@ -101,7 +101,7 @@ async def test_an_expired_version_lists_again(fake: Any, until: Until) -> None:
         assert fake.lists("pods") == 2
 
 
-async def test_while_the_api_is_away_what_was_known_stays_known(fake: Any, until: Until) -> None:
+async def test_known_objects_are_kept_while_the_api_is_unavailable(fake: Any, until: Until) -> None:
     fake.items["pods"] = [fake.pod("p1")]
     async with _watching(fake) as registry:
         fake.fail_lists = 3
@@ -115,7 +115,7 @@ async def test_while_the_api_is_away_what_was_known_stays_known(fake: Any, until
         await until(lambda: set(registry.pods) == {"acme/p9"})
 
 
-async def test_a_namespace_is_watched_alone(fake: Any) -> None:
+async def test_only_the_given_namespace_is_watched(fake: Any) -> None:
     async with _watching(fake, "acme"):
         paths = {path for path, _ in fake.queries}
     assert paths == {
@@ -136,7 +136,7 @@ async def _streaming(registry: PodRegistry) -> AsyncIterator[None]:
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_each_pods_state_is_followed_with_its_services_token(
+async def test_each_state_stream_uses_the_token_of_the_service(
     gateway: Any, until: Until
 ) -> None:
     first, second = await gateway.pod("p1"), await gateway.pod("p2", capacity=3)
@@ -159,7 +159,7 @@ async def test_each_pods_state_is_followed_with_its_services_token(
 
 
 @pytest.mark.parametrize("name", ["another", ""])
-async def test_a_line_of_another_pod_at_the_address_does_not_count(
+async def test_a_state_of_another_pod_at_the_same_address_is_ignored(
     gateway: Any, until: Until, name: str
 ) -> None:
     pod = await gateway.pod("p1")
@@ -175,7 +175,7 @@ async def test_a_line_of_another_pod_at_the_address_does_not_count(
         await until(lambda: fresh.candidates("acme/concierge")[0].state is not None)
 
 
-async def test_a_pod_that_another_service_takes_over_is_asked_with_its_first_token_still(
+async def test_a_pod_that_was_taken_over_keeps_the_token_of_its_original_service(
     gateway: Any, until: Until
 ) -> None:
     pod = await gateway.pod("p1")

@@ -31,7 +31,7 @@ async def _rejection(gateway: Any, query: str = MODEL, **options: Any) -> tuple[
     return response.status_code, json.loads(response.body)["error"], response.headers
 
 
-async def test_messages_pass_both_ways_unchanged(gateway: Any) -> None:
+async def test_messages_are_forwarded_unchanged_in_both_directions(gateway: Any) -> None:
     pod = await gateway.pod("p1")
     async with _open(gateway, f"{MODEL}&avatar=anna&wait_ms=10") as caller:
         messages: list[str | bytes] = ['{"type":"x",  "é":1}', b"\xa7\x01\xff", "", "x" * 3_000_000]
@@ -64,7 +64,7 @@ async def test_the_beta_header_reaches_the_pod(gateway: Any) -> None:
         ),
     ],
 )
-async def test_the_key_opens_in_every_place(gateway: Any, credential: dict[str, Any]) -> None:
+async def test_the_key_is_accepted_in_each_place(gateway: Any, credential: dict[str, Any]) -> None:
     pod = await gateway.pod("p1")
     async with _open(gateway, **credential) as caller:
         await caller.send("hello")
@@ -73,7 +73,7 @@ async def test_the_key_opens_in_every_place(gateway: Any, credential: dict[str, 
     assert KEY not in str(pod.requests[0].headers)
 
 
-async def test_a_client_secret_opens_a_session(gateway: Any) -> None:
+async def test_a_client_secret_permits_a_session(gateway: Any) -> None:
     pod = await gateway.pod("p1")
     body = {"expires_after": {"seconds": 60}, "session": {"model": "acme/concierge", "voice": "v"}}
     async with (
@@ -105,7 +105,7 @@ async def test_a_client_secret_opens_a_session(gateway: Any) -> None:
 
 
 @pytest.mark.parametrize("body", ["{", "[1]", '{"expires_after": 1}', "x" * 70_000, "[" * 60_000])
-async def test_a_bad_request_for_a_secret_is_refused(gateway: Any, body: str) -> None:
+async def test_a_wrong_request_for_a_secret_is_rejected(gateway: Any, body: str) -> None:
     async with (
         aiohttp.ClientSession(f"http://127.0.0.1:{gateway.port}") as http,
         http.post("/v1/realtime/client_secrets", data=body, headers=BEARER) as response,
@@ -114,7 +114,7 @@ async def test_a_bad_request_for_a_secret_is_refused(gateway: Any, body: str) ->
         assert (await response.json())["error"]["code"] == "invalid_query"
 
 
-async def test_each_refusal_has_its_status_and_code(gateway: Any) -> None:
+async def test_each_rejection_has_its_status_and_code(gateway: Any) -> None:
     wrong = {"Authorization": "Bearer wrong"}
     status, error, headers = await _rejection(gateway, additional_headers=wrong)
     assert (status, error["code"]) == (401, "unauthenticated")
@@ -147,7 +147,7 @@ async def test_a_shortage_is_503_with_retry_after(gateway: Any) -> None:
     assert 'avatar_gateway_rejections_total{reason="not_ready"} 2.0' in rendered
 
 
-async def test_plain_http_is_told_to_upgrade(gateway: Any) -> None:
+async def test_a_plain_http_request_gets_426(gateway: Any) -> None:
     url = f"http://127.0.0.1:{gateway.port}/v1/realtime?{MODEL}"
     async with aiohttp.ClientSession() as http, http.get(url, headers=BEARER) as response:
         assert (response.status, response.headers["Upgrade"]) == (426, "websocket")
@@ -163,7 +163,7 @@ async def test_plain_http_is_told_to_upgrade(gateway: Any) -> None:
         (f"{MODEL}&token=x", {}, "key_in_url", 1008),
     ],
 )
-async def test_a_browser_is_told_by_an_event_and_a_close_code(
+async def test_a_browser_gets_an_event_and_a_close_code(
     gateway: Any, query: str, options: dict[str, Any], code: str, close: int
 ) -> None:
     async with _open(gateway, f"{query}&refuse=close", **options) as caller:
@@ -176,7 +176,7 @@ async def test_a_browser_is_told_by_an_event_and_a_close_code(
     assert closed.value.rcvd.code == close
 
 
-async def test_a_burst_fills_the_pods_and_refuses_the_rest(gateway: Any) -> None:
+async def test_a_burst_fills_the_pods_and_the_rest_is_rejected(gateway: Any) -> None:
     first, second = await gateway.pod("p1", 2), await gateway.pod("p2", 3)
     opened = await asyncio.gather(
         *(_open(gateway).__aenter__() for _ in range(7)), return_exceptions=True
@@ -190,7 +190,7 @@ async def test_a_burst_fills_the_pods_and_refuses_the_rest(gateway: Any) -> None
         await caller.close()
 
 
-async def test_a_refusal_by_a_pod_is_the_next_try(gateway: Any) -> None:
+async def test_the_next_pod_is_tried_after_a_pod_rejects(gateway: Any) -> None:
     full, free = await gateway.pod("p1"), await gateway.pod("p2")
     gateway.report_state(full, sessions=4, free=1)
     full.rejection = (503, {"code": "no_capacity"})
@@ -198,7 +198,7 @@ async def test_a_refusal_by_a_pod_is_the_next_try(gateway: Any) -> None:
         assert (len(full.requests), len(free.sockets)) == (1, 1)
 
 
-async def test_a_pod_that_is_gone_is_the_next_try(gateway: Any) -> None:
+async def test_the_next_pod_is_tried_if_a_pod_is_unreachable(gateway: Any) -> None:
     gone, there = await gateway.pod("p1"), await gateway.pod("p2")
     gone.port = 1
     gateway.report_state(gone, sessions=4, free=1)
@@ -206,14 +206,14 @@ async def test_a_pod_that_is_gone_is_the_next_try(gateway: Any) -> None:
         assert len(there.sockets) == 1
 
 
-async def test_when_every_pod_refuses_the_caller_hears_no_capacity(gateway: Any) -> None:
+async def test_the_caller_gets_no_capacity_if_every_pod_rejects(gateway: Any) -> None:
     for name in ("p1", "p2"):
         (await gateway.pod(name)).rejection = (503, {"code": "draining"})
     status, error, _ = await _rejection(gateway)
     assert (status, error["code"]) == (503, "no_capacity")
 
 
-async def test_a_pods_fault_with_the_request_goes_to_the_caller(gateway: Any) -> None:
+async def test_the_caller_gets_a_pod_rejection_of_the_request_itself(gateway: Any) -> None:
     first, second = await gateway.pod("p1"), await gateway.pod("p2")
     error = {"type": "invalid_request_error", "code": "avatar_not_found", "param": "avatar"}
     first.rejection = second.rejection = (404, error)
@@ -228,7 +228,7 @@ async def test_a_pods_fault_with_the_request_goes_to_the_caller(gateway: Any) ->
 @pytest.mark.parametrize(
     "rejection", [(404, {"code": "model_not_found"}), (401, {}), (500, {}), (200, {})]
 )
-async def test_an_answer_that_another_pod_would_not_give_is_the_next_try(
+async def test_the_next_pod_is_tried_after_an_answer_that_depends_on_the_pod(
     gateway: Any, rejection: tuple[int, dict[str, Any]]
 ) -> None:
     odd, fine = await gateway.pod("p1"), await gateway.pod("p2")
@@ -264,7 +264,7 @@ async def test_the_probes_follow_the_watch_and_the_drain(
     await until(lambda: not pod.sockets)
 
 
-async def test_a_drain_that_takes_too_long_ends_with_1012(gateway: Any) -> None:
+async def test_a_drain_that_times_out_ends_sessions_with_1012(gateway: Any) -> None:
     pod = await gateway.pod("p1")
     async with _open(gateway) as caller:
         assert await gateway.sessions.drain(0.01) == 1
@@ -292,7 +292,7 @@ async def test_a_caller_that_leaves_while_it_is_placed_frees_the_slot(
     await until(lambda: not pod.sockets and gateway.sessions.live == 0)
 
 
-async def test_no_credential_reaches_the_log(
+async def test_no_credential_is_logged(
     gateway: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     await gateway.pod("p1")

@@ -29,7 +29,7 @@ def _waiting(gateway: Any) -> int:
     return int(state["services"].get(SERVICE, {}).get("waiting", 0))
 
 
-async def test_a_held_caller_wakes_the_service_and_gets_its_first_pod(gateway: Any) -> None:
+async def test_a_waiting_caller_counts_as_demand_and_gets_the_first_pod(gateway: Any) -> None:
     gateway.registry.add_service(SERVICE)
     async with _open(gateway) as caller:
         assert await _queued(caller) == 1
@@ -41,7 +41,7 @@ async def test_a_held_caller_wakes_the_service_and_gets_its_first_pod(gateway: A
         assert _waiting(gateway) == 0
 
 
-async def test_what_a_caller_sends_while_it_waits_is_the_first_the_pod_gets(gateway: Any) -> None:
+async def test_the_pod_receives_what_a_waiting_caller_sent(gateway: Any) -> None:
     gateway.registry.add_service(SERVICE)
     async with _open(gateway) as caller:
         await _queued(caller)
@@ -51,7 +51,7 @@ async def test_what_a_caller_sends_while_it_waits_is_the_first_the_pod_gets(gate
         assert [await caller.recv() for _ in range(3)] == ["one", "two", "three"]
 
 
-async def test_callers_are_served_in_the_order_in_which_they_came(gateway: Any) -> None:
+async def test_callers_are_served_in_the_order_of_their_arrival(gateway: Any) -> None:
     pod = await gateway.pod("p1", capacity=1)
     gateway.report_state(pod, sessions=1, free=0)
     async with _open(gateway) as first, _open(gateway) as second:
@@ -64,7 +64,7 @@ async def test_callers_are_served_in_the_order_in_which_they_came(gateway: Any) 
         assert await first.recv() == "mine"
 
 
-async def test_who_waited_in_vain_is_told_and_closed(gateway: Any) -> None:
+async def test_a_caller_that_waits_too_long_gets_an_error_and_a_close(gateway: Any) -> None:
     gateway.registry.add_service(SERVICE)
     async with _open(gateway, 50) as caller:
         await _queued(caller)
@@ -80,7 +80,7 @@ async def test_who_waited_in_vain_is_told_and_closed(gateway: Any) -> None:
         assert await _queued(next_one) == 1
 
 
-async def test_who_leaves_the_line_makes_room_in_it(gateway: Any) -> None:
+async def test_a_caller_that_disconnects_leaves_the_queue(gateway: Any) -> None:
     gateway.registry.add_service(SERVICE)
     async with _open(gateway) as first:
         await _queued(first)
@@ -93,7 +93,7 @@ async def test_who_leaves_the_line_makes_room_in_it(gateway: Any) -> None:
         await gateway.sessions.wait_for_change(state["sequence"], 1)
 
 
-async def test_a_gateway_that_goes_lets_nobody_wait(gateway: Any) -> None:
+async def test_a_draining_gateway_rejects_waiting_callers(gateway: Any) -> None:
     gateway.registry.add_service(SERVICE)
     async with _open(gateway) as caller:
         await _queued(caller)
@@ -101,7 +101,7 @@ async def test_a_gateway_that_goes_lets_nobody_wait(gateway: Any) -> None:
         assert json.loads(await caller.recv())["error"]["code"] == "draining"
 
 
-async def test_a_service_that_goes_lets_nobody_wait(gateway: Any) -> None:
+async def test_the_deletion_of_a_service_rejects_its_waiting_callers(gateway: Any) -> None:
     gateway.registry.add_service(SERVICE)
     async with _open(gateway) as caller:
         await _queued(caller)
@@ -111,7 +111,7 @@ async def test_a_service_that_goes_lets_nobody_wait(gateway: Any) -> None:
             await caller.recv()
 
 
-async def test_a_pods_fault_with_the_request_ends_the_wait(gateway: Any) -> None:
+async def test_a_pod_rejection_of_the_request_itself_ends_the_wait(gateway: Any) -> None:
     gateway.registry.add_service(SERVICE)
     async with _open(gateway) as caller:
         await _queued(caller)
