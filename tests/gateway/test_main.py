@@ -1,4 +1,4 @@
-"""The command as a process: it finds pods, serves, and goes in good order."""
+"""The gateway as a process: it finds pods, serves sessions and drains."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEADERS = {"Authorization": f"Bearer {KEY}"}
 
 
 async def _session(process: Any, fake: Any, pod: Any, until: Until) -> Any:
-    """Make the pod known, wait until it is heard, and open a session on it."""
+    """Add the pod to the API, wait for its state stream, and open a session on it."""
     ports = [
         {"name": "sessions", "containerPort": pod.port},
         {"name": "admin", "containerPort": pod.admin_port},

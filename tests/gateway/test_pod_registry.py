@@ -65,7 +65,7 @@ def test_a_new_pod_with_a_known_name_starts_without_a_state() -> None:
     registry.update_state(POD, _state())
     registry.set_pod(replace(POD, uid="u2"))
     assert registry.candidates("acme/concierge")[0].state is None
-    # A last line of the old pod does not count for the new one.
+    # The last state of the old pod is ignored.
     registry.update_state(POD, _state())
     assert registry.candidates("acme/concierge")[0].state is None
 

@@ -50,7 +50,7 @@ class Gateway:
         self._authenticator = authenticator
         self._placer = placer
         self._sessions = sessions
-        self._queues = WaitQueues(sessions)
+        self._queues = WaitQueues(sessions, placer.end_session)
         self._metrics = metrics
         self._is_synced = is_synced
 
@@ -236,8 +236,7 @@ class Gateway:
             end = proxy.End(proxy.Side.CALLER, 1001, "disconnected before the session started")
         finally:
             # A cancelled request passes here, too: the pod's slot must become free.
-            await placed.socket.close(code=1001)
-            self._placer.release(placed)
+            await self._placer.end_session(placed)
             self._sessions.finish(model, stop)
         _log.info(
             "session ended service=%s pod=%s by=%s code=%d",

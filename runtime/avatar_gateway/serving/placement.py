@@ -88,9 +88,12 @@ class Placer:
         shortage = routing.Shortage.NO_CAPACITY
         raise errors.Rejection(shortage.value, _SHORTAGE_MESSAGES[shortage])
 
-    def release(self, placed: PlacedSession) -> None:
-        """Release the placement of a session that ended."""
-        self._registry.release(placed.placement)
+    async def end_session(self, placed: PlacedSession) -> None:
+        """Close the connection to the pod if it is open, and release the placement."""
+        try:
+            await placed.socket.close(code=1001)
+        finally:
+            self._registry.release(placed.placement)
 
     async def _open_session(
         self,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from avatar_gateway.serving.sessions import Sessions
 
     PlaceSession = Callable[[], Awaitable[PlacedSession]]
+    EndSession = Callable[[PlacedSession], Awaitable[None]]
 
 POLL_INTERVAL_S: Final = 0.1
 """How often the first caller of a queue looks for a free slot.
@@ -49,8 +50,9 @@ class QueueResult:
 class WaitQueues:
     """The wait queues of all services."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, end_session: EndSession) -> None:
         self._sessions = sessions
+        self._end_session = end_session
         self._queues: dict[str, wait_queue.WaitQueue] = {}
         self._caller_ids = itertools.count()
 
@@ -89,7 +91,7 @@ class WaitQueues:
             return QueueResult(placed, None)
         if reading.exception() is not None:
             # The caller disconnected at the moment when the pod accepted the session.
-            await placed.socket.close(code=1001)
+            await self._end_session(placed)
             raise ConnectionError("the caller left the queue")
         return QueueResult(placed, reading.result())
 

@@ -25,7 +25,7 @@ KEY = "a-key-of-some-length"
     ("headers", "protocols", "expected"),
     [
         pytest.param({"Authorization": "Bearer k"}, [], "k", id="bearer"),
-        pytest.param({"Authorization": "bearer  k "}, [], "k", id="any case and space"),
+        pytest.param({"Authorization": "bearer  k "}, [], "k", id="any case and spaces"),
         pytest.param({"api-key": "k"}, [], "k", id="api-key"),
         pytest.param({}, ["realtime", "openai-insecure-api-key.k"], "k", id="subprotocol"),
         pytest.param({"Authorization": "Basic k"}, [], None, id="basic"),
@@ -66,7 +66,7 @@ def test_a_modified_client_secret_is_invalid(data: st.DataObject) -> None:
     changed = text[:position] + other + text[position + 1 :]
     body, _, signature = changed.removeprefix("ek_").partition(".")
     same = text.removeprefix("ek_").partition(".")
-    # The last character of 32 bytes in base64 has two bits that mean nothing.
+    # In base64, the last character of 32 bytes has two unused bits.
     if body == same[0] and _decoded(signature) == _decoded(same[2]):
         return
     assert verify(KEY, changed, 0) is None

@@ -76,7 +76,7 @@ def test_a_state_line_is_parsed() -> None:
     ("line", "key"),
     [
         pytest.param([], "state", id="a list"),
-        pytest.param(_line(pod="other"), "pod", id="an address used again"),
+        pytest.param(_line(pod="other"), "pod", id="another pod at the same address"),
         pytest.param(_line(service="acme/other"), "service", id="another service"),
         pytest.param(_line(free=-1), "free", id="negative"),
         pytest.param(_line(free=True), "free", id="a flag for a count"),
@@ -86,9 +86,9 @@ def test_a_state_line_is_parsed() -> None:
     ],
 )
 def test_an_invalid_state_is_rejected_with_its_key(line: Any, key: str) -> None:
-    with pytest.raises(errors.StateError) as refused:
+    with pytest.raises(errors.StateError) as rejected:
         model.parse_state(line, POD, 0.0)
-    assert refused.value.key == key
+    assert rejected.value.key == key
 
 
 def test_a_pod_is_ready_if_its_ready_condition_is_true() -> None:

@@ -63,7 +63,7 @@ def test_the_number_of_tried_pods_is_limited() -> None:
     ("pods", "shortage"),
     [
         pytest.param([], Shortage.NOT_READY, id="no pod"),
-        pytest.param([Candidate("a", True, None, 0)], Shortage.NOT_READY, id="never heard"),
+        pytest.param([Candidate("a", True, None, 0)], Shortage.NOT_READY, id="no state"),
         pytest.param([_pod("a", 0, age=STALE_S + 0.1)], Shortage.NOT_READY, id="stale"),
         pytest.param([_pod("a", 0, ready=False)], Shortage.NOT_READY, id="loading"),
         pytest.param([_pod("a", 0, usable=False)], Shortage.NOT_READY, id="leaving"),
@@ -140,7 +140,7 @@ def test_the_ranking_does_not_depend_on_the_order_of_the_input(pods: list[Candid
 def test_a_burst_fills_one_pod_after_another_and_exceeds_no_capacity(
     capacities: list[int], callers: int
 ) -> None:
-    """Place a burst during which no pod says anything new."""
+    """Place a burst during which no pod reports a new state."""
     placed = dict.fromkeys(range(len(capacities)), 0)
     for _ in range(min(callers, sum(capacities))):
         pods = [_pod(str(n), 0, c, placed=placed[n]) for n, c in enumerate(capacities)]

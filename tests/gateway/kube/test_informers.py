@@ -136,9 +136,7 @@ async def _streaming(registry: PodRegistry) -> AsyncIterator[None]:
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_each_state_stream_uses_the_token_of_the_service(
-    gateway: Any, until: Until
-) -> None:
+async def test_each_state_stream_uses_the_token_of_the_service(gateway: Any, until: Until) -> None:
     first, second = await gateway.pod("p1"), await gateway.pod("p2", capacity=3)
     fresh = PodRegistry()
     async with _streaming(fresh):
@@ -168,7 +166,7 @@ async def test_a_state_of_another_pod_at_the_same_address_is_ignored(
     fresh = PodRegistry()
     async with _streaming(fresh):
         fresh.set_pod(described)
-        # It is asked again and again, and never believed.
+        # The gateway reconnects and ignores each state.
         await until(lambda: len(pod.tokens) >= 3)
         assert fresh.candidates("acme/concierge")[0].state is None
         pod.name = "p1"
@@ -185,9 +183,9 @@ async def test_a_pod_that_was_taken_over_keeps_the_token_of_its_original_service
         await until(lambda: fresh.candidates("acme/concierge")[0].state is not None)
         moved = replace(pod.as_pod(), service="acme/second", made_for="acme/concierge")
         fresh.set_pod(moved)
-        # What is known of it stays known: it is the same pod, and nobody has to wait.
+        # It is the same pod, so its state is kept and no caller has to wait.
         assert fresh.candidates("acme/concierge") == []
         assert fresh.candidates("acme/second")[0].state is not None
-        fresh.set_pod(replace(moved, ready=True))  # a new connection, as after a broken one
+        fresh.set_pod(replace(moved, ready=True))  # causes a new connection, as after a lost one
         await until(lambda: len(pod.tokens) == 2)
     assert set(pod.tokens) == {f"Bearer {control_token(MASTER, 'acme/concierge')}"}

@@ -31,6 +31,12 @@ async def _rejection(gateway: Any, query: str = MODEL, **options: Any) -> tuple[
     return response.status_code, json.loads(response.body)["error"], response.headers
 
 
+async def _status(gateway: Any, path: str) -> int:
+    url = f"http://127.0.0.1:{gateway.port}{path}"
+    async with aiohttp.ClientSession() as http, http.get(url) as response:
+        return response.status
+
+
 async def test_messages_are_forwarded_unchanged_in_both_directions(gateway: Any) -> None:
     pod = await gateway.pod("p1")
     async with _open(gateway, f"{MODEL}&avatar=anna&wait_ms=10") as caller:
@@ -89,7 +95,7 @@ async def test_a_client_secret_permits_a_session(gateway: Any) -> None:
     async with _open(gateway, additional_headers={}, subprotocols=protocols) as caller:
         assert caller.subprotocol == "realtime"
     assert secret["value"] not in str(pod.requests[0].headers)
-    # It opens only the service it was made for, and makes no further secrets.
+    # The secret permits only its service, and cannot create further secrets.
     status, error, _ = await _rejection(
         gateway, "model=acme/other", additional_headers={}, subprotocols=protocols
     )
@@ -243,19 +249,14 @@ async def test_the_probes_follow_the_watch_and_the_drain(
 ) -> None:
     pod = await gateway.pod("p1")
 
-    async def ready() -> int:
-        url = f"http://127.0.0.1:{gateway.port}/readyz"
-        async with aiohttp.ClientSession() as http, http.get(url) as response:
-            return response.status
-
     gateway.synced = False
-    assert await ready() == 503
+    assert await _status(gateway, "/readyz") == 503
     gateway.synced = True
-    assert await ready() == 200
+    assert await _status(gateway, "/readyz") == 200
     async with _open(gateway) as caller:
         drain = asyncio.create_task(gateway.sessions.drain(60))
         await until(lambda: gateway.sessions.draining)
-        assert await ready() == 503
+        assert await _status(gateway, "/readyz") == 503
         assert (await _rejection(gateway))[1]["code"] == "draining"
         await caller.send("still here")
         assert await caller.recv() == "still here"
@@ -275,28 +276,53 @@ async def test_a_drain_that_times_out_ends_sessions_with_1012(gateway: Any) -> N
     assert pod.closed_with == [1012]
 
 
-async def test_a_caller_that_leaves_while_it_is_placed_frees_the_slot(
-    gateway: Any, until: Callable[..., Awaitable[None]]
-) -> None:
-    pod = await gateway.pod("p1")
-    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+async def _request_session(gateway: Any, query: str = MODEL) -> asyncio.StreamWriter:
+    """Send an upgrade request without waiting for the response."""
+    _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     request = (
-        f"GET /v1/realtime?{MODEL} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n"
+        f"GET /v1/realtime?{query} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n"
         f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
         f"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nAuthorization: Bearer {KEY}\r\n\r\n"
     )
     writer.write(request.encode())
     await writer.drain()
-    writer.transport.abort()
-    await until(lambda: len(pod.closed_with) == 1 or not reader.at_eof())
-    await until(lambda: not pod.sockets and gateway.sessions.live == 0)
+    return writer
 
 
-async def test_no_credential_is_logged(
-    gateway: Any, caplog: pytest.LogCaptureFixture
+def _placed(gateway: Any) -> int:
+    (candidate,) = gateway.registry.candidates("acme/concierge")
+    return int(candidate.placed)
+
+
+@pytest.mark.parametrize("query", [MODEL, f"{MODEL}&wait_ms=5000"], ids=["at once", "waiting"])
+async def test_a_caller_that_leaves_while_it_is_placed_frees_the_slot(
+    gateway: Any, until: Callable[..., Awaitable[None]], query: str
 ) -> None:
+    pod = await gateway.pod("p1")
+    pod.may_answer = asyncio.Event()
+    if query != MODEL:
+        gateway.report_state(pod, free=0)
+    writer = await _request_session(gateway, query)
+    if query != MODEL:
+        await until(lambda: gateway.sessions.waiting == 1)
+        gateway.report_state(pod)
+    # The request has reached the pod, which has not accepted the session yet.
+    await until(lambda: len(pod.requests) == 1)
+    assert _placed(gateway) == 1
+    writer.transport.abort()
+    # When this request is answered, the gateway has noticed that the caller is gone.
+    assert await _status(gateway, "/healthz") == 200
+    assert pod.closed_with == []
+    pod.may_answer.set()
+    await until(lambda: pod.closed_with == [1001], lambda: pod.closed_with)
+    assert not pod.sockets
+    await until(lambda: (gateway.sessions.live, gateway.sessions.waiting) == (0, 0))
+    assert _placed(gateway) == 0
+
+
+async def test_no_credential_is_logged(gateway: Any, caplog: pytest.LogCaptureFixture) -> None:
     await gateway.pod("p1")
-    # As the command line does: the library would log the offered subprotocols.
+    # As the command line does: aiohttp logs the offered subprotocols otherwise.
     logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
     caplog.set_level(logging.DEBUG)
     protocols = [f"openai-insecure-api-key.{KEY}"]
@@ -311,17 +337,20 @@ async def test_no_credential_is_logged(
 async def test_a_pod_that_is_taken_over_serves_the_callers_of_both_services(gateway: Any) -> None:
     pod = await gateway.pod("p1")
     gateway.registry.add_service("acme/second")
-    async with _open(gateway) as first:  # placed in the very moment before
+    async with _open(gateway) as first:  # placed just before the takeover
         moved = replace(pod.as_pod(), service="acme/second", made_for="acme/concierge")
         gateway.registry.set_pod(moved)
         status, error, _ = await _rejection(gateway)
-        assert (status, error["code"]) == (503, "not_ready")  # the first service has it no more
+        assert (status, error["code"]) == (
+            503,
+            "not_ready",
+        )  # the pod no longer belongs to the first service
         async with _open(gateway, "model=acme/second&avatar=anna") as second:
             for caller in (first, second):
                 await caller.send("hello")
                 assert await caller.recv() == "hello"
     before, after = pod.requests
-    # The pod refuses whoever asks for another service than the one that it was started for.
+    # The pod rejects a request for a service other than the one that it was started for.
     assert dict(after.query) == {"model": "acme/concierge", "avatar": "anna"}
     assert after.headers["Avatar-Service"] == "acme/second"
     assert "Avatar-Service" not in before.headers

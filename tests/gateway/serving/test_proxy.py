@@ -27,7 +27,9 @@ async def _exchange(caller: ClientConnection, message: str) -> str | bytes:
 
 
 @pytest.mark.parametrize(("code", "reason"), [(1000, ""), (1012, "moved"), (4410, "too long")])
-async def test_the_close_frame_of_the_pod_reaches_the_caller(gateway: Any, code: int, reason: str) -> None:
+async def test_the_close_frame_of_the_pod_reaches_the_caller(
+    gateway: Any, code: int, reason: str
+) -> None:
     pod = await gateway.pod("p1")
 
     async def close(socket: web.WebSocketResponse, _: Any) -> None:
@@ -120,7 +122,7 @@ async def test_a_caller_that_does_not_read_stops_the_pod_and_memory_stays_bounde
     pod.on_message = flood
     async with _open(gateway, max_queue=1) as caller:
         await caller.send("x")
-        # The flood of 125 MiB stands still once the sockets' own buffers are full.
+        # The flood of 125 MiB stops when the socket buffers are full.
         before = -1
         while before != sent or not sent:
             before = sent

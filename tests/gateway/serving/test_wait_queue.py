@@ -56,7 +56,7 @@ async def test_callers_are_served_in_the_order_of_their_arrival(gateway: Any) ->
     gateway.report_state(pod, sessions=1, free=0)
     async with _open(gateway) as first, _open(gateway) as second:
         assert (await _queued(first), await _queued(second)) == (1, 2)
-        with pytest.raises(InvalidStatus, match="503"):  # nobody overtakes
+        with pytest.raises(InvalidStatus, match="503"):  # a later caller does not overtake
             await _open(gateway, 0)
         gateway.report_state(pod, sessions=0, free=1)
         assert await _queued(second) == 1
