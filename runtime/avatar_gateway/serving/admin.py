@@ -1,4 +1,4 @@
-"""The administration port: metrics, and the demand that the operator scales by."""
+"""The administration port: the metrics, and the demand that the operator scales by."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from aiohttp import web
 
 from avatar_gateway import errors
 from avatar_gateway.core import credentials
-from avatar_gateway.serving.app import refused
+from avatar_gateway.serving.app import rejection_response
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from avatar_gateway.directory import Directory
     from avatar_gateway.metrics import Metrics
+    from avatar_gateway.pod_registry import PodRegistry
     from avatar_gateway.serving.sessions import Sessions
     from avatar_gateway.settings import Settings
 
-_LEAST_S: Final = 0.1
-"""Shortest time between two lines of a watch."""
-_MOST_S: Final = 1.0
-"""Longest time between two lines of a watch."""
+_MIN_INTERVAL_S: Final = 0.1
+"""Minimum time between two lines of a watch."""
+_MAX_INTERVAL_S: Final = 1.0
+"""Maximum time between two lines of a watch."""
 
 
 class Admin:
     """Handles the requests of the administration port."""
 
     def __init__(
-        self, settings: Settings, directory: Directory, sessions: Sessions, metrics: Metrics
+        self, settings: Settings, registry: PodRegistry, sessions: Sessions, metrics: Metrics
     ) -> None:
         self._settings = settings
-        self._directory = directory
+        self._registry = registry
         self._sessions = sessions
         self._metrics = metrics
 
@@ -46,7 +46,7 @@ class Admin:
         return application
 
     async def metrics(self, request: web.Request) -> web.Response:
-        """Serve the metrics, with the token unless they are open."""
+        """Serve the metrics. They require the token unless the settings make them public."""
         if not self._settings.metrics_open and not self._is_allowed(request):
             return _unauthenticated()
         return web.Response(
@@ -55,7 +55,7 @@ class Admin:
         )
 
     async def state(self, request: web.Request) -> web.StreamResponse:
-        """Serve the state once, or as lines at each change."""
+        """Serve the state document once, or with `watch=1` as one line for each change."""
         if not self._is_allowed(request):
             return _unauthenticated()
         if request.query.get("watch") != "1":
@@ -66,14 +66,16 @@ class Admin:
             while True:
                 document = self._document()
                 await response.write(json.dumps(document).encode() + b"\n")
-                await asyncio.sleep(_LEAST_S)
-                await self._sessions.wait_for_change(document["sequence"], _MOST_S - _LEAST_S)
+                await asyncio.sleep(_MIN_INTERVAL_S)
+                await self._sessions.wait_for_change(
+                    document["sequence"], _MAX_INTERVAL_S - _MIN_INTERVAL_S
+                )
         except ConnectionError:
             return response
 
     def _document(self) -> Mapping[str, Any]:
         now = asyncio.get_running_loop().time()
-        return self._sessions.state(self._settings.pod, self._directory.services, now)
+        return self._sessions.state(self._settings.pod, self._registry.services, now)
 
     def _is_allowed(self, request: web.Request) -> bool:
         presented = credentials.presented(request.headers, ())
@@ -83,4 +85,6 @@ class Admin:
 
 
 def _unauthenticated() -> web.Response:
-    return refused(errors.Refusal("unauthenticated", "the administration token is required"))
+    return rejection_response(
+        errors.Rejection("unauthenticated", "the administration token is required")
+    )
