@@ -1,1 +1,1 @@
-"""The session gateway: authentication, placement on pods, proxying."""
+"""The session gateway: authenticates callers, places sessions on pods, and proxies them."""

@@ -17,12 +17,12 @@ import aiohttp
 from avatar_contracts import logs
 from avatar_contracts.backoff import Backoff
 from avatar_gateway import errors, settings
-from avatar_gateway.directory import Directory
 from avatar_gateway.kube import informers
 from avatar_gateway.metrics import Metrics
+from avatar_gateway.pod_registry import PodRegistry
 from avatar_gateway.serving.admin import Admin
 from avatar_gateway.serving.app import Gateway
-from avatar_gateway.serving.auth import Door
+from avatar_gateway.serving.auth import Authenticator
 from avatar_gateway.serving.placement import Placer
 from avatar_gateway.serving.server import listening
 from avatar_gateway.serving.sessions import Sessions
@@ -31,14 +31,16 @@ from avatar_gateway.streams.runtimes import StateStreams
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# A WARNING of this logger contains the subprotocols of a caller, and so a client secret.
-LOG_LEVELS: Final = {"aiohttp.websocket": logging.ERROR}
+LOG_LEVELS: Final = {
+    # At WARNING, aiohttp logs the subprotocols of a caller, which may contain a client secret.
+    "aiohttp.websocket": logging.ERROR,
+}
 
-logger = logging.getLogger("avatar_gateway")
+_log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until told to stop; 0 after an orderly end."""
+    """Run the command line and return its exit status: 0 after a shutdown, 2 for wrong settings."""
     parser = argparse.ArgumentParser(prog="avatar-gateway", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     serve_parser = commands.add_parser("serve", help="run one gateway")
@@ -56,31 +58,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def serve(chosen: settings.Settings) -> None:
-    """Run both ports, the watches and the state streams; a signal starts the drain."""
-    sessions, directory = Sessions(), Directory()
+    """Run both ports, the watches and the state streams until a signal, then drain."""
+    sessions, registry = Sessions(), PodRegistry()
     metrics = Metrics(lambda: sessions.live, lambda: sessions.waiting)
     async with AsyncExitStack() as stack:
         api = await stack.enter_async_context(informers.connected(chosen.kubeconfig))
         http = await stack.enter_async_context(aiohttp.ClientSession())
-        placer = Placer(directory)
+        placer = Placer(registry)
         stack.push_async_callback(placer.close)
         watches = [
             informers.Watch(api, kind, namespace, sink, _backoff())
             for namespace in chosen.namespaces or (None,)
             for kind, sink in (
-                (informers.PODS, informers.PodSink(directory)),
-                (informers.SERVICES, informers.ServiceSink(directory)),
+                (informers.PODS, informers.PodSink(registry)),
+                (informers.SERVICES, informers.ServiceSink(registry)),
             )
         ]
-        streams = StateStreams(directory, http, chosen.keys.control_master, _backoff)
+        streams = StateStreams(registry, http, chosen.keys.control_master, _backoff)
         gateway = Gateway(
-            Door(chosen.keys.api_key),
+            Authenticator(chosen.keys.api_key),
             placer,
             sessions,
             metrics,
             lambda: all(watch.synced.is_set() for watch in watches),
         )
-        admin = Admin(chosen, directory, sessions, metrics)
+        admin = Admin(chosen, registry, sessions, metrics)
         await stack.enter_async_context(listening(gateway.application(), chosen.sessions))
         await stack.enter_async_context(listening(admin.application(), chosen.admin))
         async with asyncio.TaskGroup() as group:
@@ -88,13 +90,13 @@ async def serve(chosen: settings.Settings) -> None:
                 *(group.create_task(watch.run(), name="watch") for watch in watches),
                 group.create_task(streams.run(), name="states"),
             ]
-            await _drained(sessions, chosen.drain_timeout_s)
+            await _drain_on_signal(sessions, chosen.drain_timeout_s)
             for task in background:
                 task.cancel()
 
 
-async def _drained(sessions: Sessions, timeout_s: float) -> None:
-    """Wait for a signal, then for the sessions to end; a second signal ends them at once."""
+async def _drain_on_signal(sessions: Sessions, timeout_s: float) -> None:
+    """Wait for a signal, then until the sessions end; a second signal ends them immediately."""
     loop = asyncio.get_running_loop()
     first, second = asyncio.Event(), asyncio.Event()
 
@@ -104,15 +106,15 @@ async def _drained(sessions: Sessions, timeout_s: float) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     await first.wait()
-    logger.info("draining sessions=%d timeout_s=%g", sessions.live, timeout_s)
+    _log.info("draining sessions=%d timeout_s=%g", sessions.live, timeout_s)
     drain = asyncio.create_task(sessions.drain(timeout_s), name="drain")
-    hurry = asyncio.create_task(second.wait(), name="second-signal")
-    await asyncio.wait([drain, hurry], return_when=asyncio.FIRST_COMPLETED)
-    hurry.cancel()
+    second_signal = asyncio.create_task(second.wait(), name="second-signal")
+    await asyncio.wait([drain, second_signal], return_when=asyncio.FIRST_COMPLETED)
+    second_signal.cancel()
     if not drain.done():
         drain.cancel()
         drain = asyncio.create_task(sessions.drain(0), name="drain-now")
-    logger.info("drained cut=%d", await drain)
+    _log.info("drained cut=%d", await drain)
 
 
 def _backoff() -> Backoff:

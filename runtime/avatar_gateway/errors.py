@@ -1,12 +1,12 @@
 """Every error that the gateway raises on purpose.
 
 AvatarGatewayError
-├── SettingsError    variables or arguments that stop the process
-├── Refusal          a caller turned away at the door, answered with an HTTP status
-├── PodAnswer        a pod's answer in place of the upgrade, handed to the caller unchanged
-├── PodError         a runtime pod that did not take the session; the next one is tried
-├── StateError       a line of a pod's state stream that cannot be used
-└── WatchError       the Kubernetes API answered a list or a watch with a fault
+├── SettingsError    variables or arguments are wrong; the process stops
+├── Rejection        the gateway rejects a caller before the session starts
+├── PodRejection     a pod rejects the upgrade; the caller receives its answer unchanged
+├── PodError         a runtime pod did not accept the session; the gateway tries the next pod
+├── StateError       a line of a pod's state stream is invalid
+└── WatchError       the Kubernetes API answered a list or a watch with an error
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from avatar_contracts.environment import InvalidSettings
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_SHOWN_CHARACTERS: Final = 64  # wire protocol §13: longer values are cut
+_MAX_VALUE_CHARACTERS: Final = 64
+"""Longer values are truncated (docs/wire-protocol.md, "Errors")."""
 
 
 class AvatarGatewayError(Exception):
@@ -27,11 +28,11 @@ class AvatarGatewayError(Exception):
 
 
 class SettingsError(AvatarGatewayError, InvalidSettings):
-    """Settings that are missing or wrong."""
+    """Settings are missing or wrong."""
 
 
-class Refusal(AvatarGatewayError):
-    """A caller that gets no session; `param`, `value` and `limit` name the offence, if any."""
+class Rejection(AvatarGatewayError):
+    """The gateway rejects a caller; `param`, `value` and `limit` name the wrong value, if any."""
 
     def __init__(
         self,
@@ -46,15 +47,15 @@ class Refusal(AvatarGatewayError):
         self.code = code
         self.message = message
         self.param = param
-        self.value = value[:_SHOWN_CHARACTERS] if isinstance(value, str) else value
+        self.value = value[:_MAX_VALUE_CHARACTERS] if isinstance(value, str) else value
         self.limit = limit
 
     def __str__(self) -> str:
         return self.message
 
 
-class PodAnswer(AvatarGatewayError):
-    """What a pod answered in place of the upgrade."""
+class PodRejection(AvatarGatewayError):
+    """A pod rejected the upgrade with an HTTP response."""
 
     def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         super().__init__(status, headers, body)
@@ -64,7 +65,7 @@ class PodAnswer(AvatarGatewayError):
 
     @property
     def error(self) -> Mapping[str, Any]:
-        """Return the `error` object of the body; an empty one if there is none."""
+        """Return the `error` object of the body, or an empty mapping."""
         try:
             found = json.loads(self.body)["error"]
         except (ValueError, KeyError, TypeError):
@@ -73,7 +74,7 @@ class PodAnswer(AvatarGatewayError):
 
     @property
     def code(self) -> str:
-        """Return the error's code; empty if there is none."""
+        """Return the error code, or an empty string."""
         return str(self.error.get("code", ""))
 
     def __str__(self) -> str:
@@ -81,7 +82,7 @@ class PodAnswer(AvatarGatewayError):
 
 
 class PodError(AvatarGatewayError):
-    """A pod that could not be reached, or would not take the session just now."""
+    """A pod was not reachable, or rejected the session for a temporary reason."""
 
     def __init__(self, pod: str, problem: str) -> None:
         super().__init__(pod, problem)
@@ -89,11 +90,11 @@ class PodError(AvatarGatewayError):
         self.problem = problem
 
     def __str__(self) -> str:
-        return f"pod {self.pod} took no session: {self.problem}"
+        return f"pod {self.pod} did not accept the session: {self.problem}"
 
 
 class StateError(AvatarGatewayError):
-    """A state that its pod cannot mean."""
+    """A pod reported an invalid state."""
 
     def __init__(self, key: str, value: object, expected: str) -> None:
         super().__init__(key, value, expected)
@@ -102,11 +103,11 @@ class StateError(AvatarGatewayError):
         self.expected = expected
 
     def __str__(self) -> str:
-        return f"{self.key} is {str(self.value)[:_SHOWN_CHARACTERS]!r}, must be {self.expected}"
+        return f"{self.key} is {str(self.value)[:_MAX_VALUE_CHARACTERS]!r}, must be {self.expected}"
 
 
 class WatchError(AvatarGatewayError):
-    """An answer of the Kubernetes API other than the list or the events asked for."""
+    """The Kubernetes API answered a list or a watch with an error."""
 
     def __init__(self, path: str, status: int, message: str) -> None:
         super().__init__(path, status, message)

@@ -1,4 +1,4 @@
-"""The gateway's metrics, and one function for each fact that changes them."""
+"""The metrics of the gateway, with one method for each event that changes them."""
 
 from __future__ import annotations
 
@@ -14,48 +14,50 @@ from prometheus_client import (
     generate_latest,
 )
 
-from avatar_gateway.core import refusals
+from avatar_gateway.core import rejections
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 class Metrics:
-    """All series of one gateway, in a registry of its own."""
+    """All series of one gateway, in their own registry."""
 
     def __init__(self, sessions: Callable[[], int], waiting: Callable[[], int]) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
-        live = Gauge("avatar_gateway_sessions", "Sessions proxied now.", registry=self._registry)
-        live.set_function(lambda: float(sessions()))
-        held = Gauge(
-            "avatar_gateway_waiting", "Callers that wait for a slot.", registry=self._registry
+        live = Gauge(
+            "avatar_gateway_sessions", "Sessions that are proxied now.", registry=self._registry
         )
-        held.set_function(lambda: float(waiting()))
+        live.set_function(lambda: float(sessions()))
+        queued = Gauge(
+            "avatar_gateway_waiting", "Callers that wait for a slot now.", registry=self._registry
+        )
+        queued.set_function(lambda: float(waiting()))
         self._placement = Histogram(
             "avatar_gateway_placement_duration_seconds",
-            "From an accepted credential to a pod's acceptance.",
+            "Time from the authentication of a caller until a pod accepts its session.",
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
             registry=self._registry,
         )
         self._rejections = Counter(
             "avatar_gateway_rejections_total",
-            "Callers turned away, by the code they were told.",
+            "Rejected callers, by error code; `pod` stands for every rejection by a pod.",
             ["reason"],
             registry=self._registry,
         )
-        for reason in (*sorted(refusals.CODES), "pod"):
+        for reason in (*sorted(rejections.CODES), "pod"):
             self._rejections.labels(reason)
 
-    def placed(self, seconds: float) -> None:
-        """Count a session that found its pod."""
+    def observe_placement(self, seconds: float) -> None:
+        """Record how long the placement of a session took."""
         self._placement.observe(seconds)
 
-    def rejected(self, reason: str) -> None:
-        """Count a caller turned away; `pod` stands for whatever a pod answered."""
+    def count_rejection(self, reason: str) -> None:
+        """Count a rejected caller; the reason `pod` stands for every rejection by a pod."""
         self._rejections.labels(reason).inc()
 
     def render(self) -> bytes:
-        """Return all series in the text format of Prometheus."""
+        """Return all series in the Prometheus text format."""
         return generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""Settings of the gateway, read once from the environment and the command line."""
+"""The settings of the gateway, read once from the environment and the command line."""
 
 from __future__ import annotations
 
@@ -26,49 +26,52 @@ if TYPE_CHECKING:
 _PREFIX: Final = "AVATAR_GATEWAY_"
 _KNOWN: Final = frozenset({"LISTEN", "ADMIN", "DRAIN_TIMEOUT_S"})
 _SERVICE_LINK: Final = re.compile(r"SERVICE_HOST|(SERVICE_)?PORT(_.*)?")
-"""Variables that Kubernetes makes for a Service which happens to be called avatar-gateway."""
+"""Variables that Kubernetes sets for a Service with the name avatar-gateway."""
 _MIN_KEY: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Secrets; none of them is shown."""
+    """The secrets. `repr` hides them."""
 
     api_key: str = field(repr=False)
-    """What callers present; at least 16 characters."""
+    """The key that callers present; at least 16 characters."""
     control_master: str = field(repr=False)
-    """From it the token of each service's pods is derived."""
+    """The master key from which the token of each service's pods is derived."""
     admin_token: str = field(repr=False)
-    """What the gateway's own administration port wants; derived from the master unless given."""
+    """The token of the gateway's administration port; derived from the master key by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything a gateway needs to know at its start."""
+    """All settings of one gateway."""
 
     sessions: Address
-    """`/v1/realtime`, the page and the probes."""
+    """The listener of `/v1/realtime`, the demo page and the probes."""
     admin: Address
-    """Metrics and the control state."""
+    """The listener of the metrics and the state document."""
     keys: Keys
     namespaces: tuple[str, ...]
-    """Namespaces whose services are offered; empty for the whole cluster."""
+    """The namespaces whose services are served; empty for all namespaces."""
     kubeconfig: str | None
-    """File for use outside a cluster; None takes the pod's ServiceAccount."""
+    """The kubeconfig file outside a cluster; None uses the pod's ServiceAccount."""
     pod: str
-    """Name of this replica."""
+    """The name of this replica."""
     drain_timeout_s: float
-    """How long a gateway that is to go waits for its sessions, in seconds."""
+    """How long a shutdown waits for live sessions before it ends them, in seconds.
+
+    The chart sets the pod's termination grace period to 30 s more.
+    """
     metrics_open: bool
-    """Whether `/metrics` wants no token."""
+    """Whether `/metrics` is public."""
     log_format: LogFormat
 
 
 def from_env(env: Mapping[str, str], *, listen: str | None, admin: str | None) -> Settings:
-    """Return the settings; arguments of the command line win over variables.
+    """Return the settings; command line arguments take precedence over variables.
 
     Raises:
-        SettingsError: variables are missing, unknown or wrong; with all of them.
+        SettingsError: variables are missing, unknown or wrong; it names all of them.
     """
     read = Environment(env, {f"{_PREFIX}LISTEN": listen, f"{_PREFIX}ADMIN": admin})
     for name in env:

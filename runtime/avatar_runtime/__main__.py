@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 # uvicorn logs each connection, and its address may contain the query of a client.
 LOG_LEVELS: Final = {"uvicorn": logging.WARNING}
-_DEVICE_HELP = "cpu, cuda or simulated:CLASS; default: cuda where there is one"
+_DEVICE_HELP = "cpu, cuda or simulated:CLASS; default: cuda if available"
 
-# Torch takes seconds to import, and a simulated device or `drain` never needs it: what loads
-# it is imported inside the command that does.
+# Torch takes seconds to import, and a simulated device or `drain` does not need it: each command
+# imports the modules that load torch itself.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0 if it did what it was told."""
+    """Run one command; the exit status is 0 if it succeeded."""
     options = _parser().parse_args(arguments)
     try:
         match options.command:
@@ -66,8 +66,8 @@ def _serve(options: argparse.Namespace) -> int:
         "AVATAR_LISTEN": options.listen,
         "AVATAR_ADMIN": options.admin,
     }
-    over = {name: value for name, value in given.items() if value is not None}
-    read = settings.from_env({**os.environ, **over})
+    overrides = {name: value for name, value in given.items() if value is not None}
+    read = settings.from_env({**os.environ, **overrides})
     logs.configure(read.log_format, LOG_LEVELS)
     device = open_device(
         read.engine.device,
@@ -96,18 +96,18 @@ def _lipsync(options: argparse.Namespace) -> int:
     from avatar_runtime.engine.devices.factory import open_device
     from avatar_runtime.tools import lipsync
 
-    heard = settings.hearing(os.environ)
-    wanted = ModelOptions(options.precision, options.decoder or "sd-vae")
-    made = lipsync.run(
-        open_device(options.device or settings.device(os.environ), options=wanted),
+    audio = settings.audio(os.environ)
+    model_options = ModelOptions(options.precision, options.decoder or "sd-vae")
+    result = lipsync.run(
+        open_device(options.device or settings.device(os.environ), options=model_options),
         options.model,
         options.avatar,
         options.audio,
         options.out,
         frames_dir=options.frames_dir,
-        hearing=Hearing(heard.lookahead_ms, heard.silence_dbfs),
+        hearing=Hearing(audio.lookahead_ms, audio.silence_dbfs),
     )
-    print(json.dumps(made))
+    print(json.dumps(result))
     return 0
 
 
@@ -188,17 +188,17 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="serve sessions")
     serve.add_argument("--model", metavar="DIR", help="folder with the upstream layout")
-    serve.add_argument("--avatars", metavar="DIR", help="folder with one sub-folder an avatar")
+    serve.add_argument("--avatars", metavar="DIR", help="folder with one sub-folder per avatar")
     serve.add_argument(
         "--device",
         metavar="NAME",
-        help="cpu, cuda or simulated:CLASS; default: cuda where there is one",
+        help="cpu, cuda or simulated:CLASS; default: cuda if available",
     )
     _add_model_options(serve)
-    serve.add_argument("--batch-size", metavar="N", help="frames in the largest batch")
-    serve.add_argument("--listen", metavar="HOST:PORT", help="sessions, the page and probes")
-    serve.add_argument("--admin", metavar="HOST:PORT", help="metrics and control")
-    lipsync = commands.add_parser("lipsync", help="a sound file in, a video out")
+    serve.add_argument("--batch-size", metavar="N", help="number of frames in the largest batch")
+    serve.add_argument("--listen", metavar="HOST:PORT", help="for sessions, page and probes")
+    serve.add_argument("--admin", metavar="HOST:PORT", help="for metrics and control")
+    lipsync = commands.add_parser("lipsync", help="make a video from an audio file")
     lipsync.add_argument("--model", metavar="DIR", type=Path, required=True)
     lipsync.add_argument("--avatar", metavar="DIR", type=Path, required=True)
     lipsync.add_argument("--audio", metavar="WAV", type=Path, required=True)
@@ -207,48 +207,48 @@ def _parser() -> argparse.ArgumentParser:
     lipsync.add_argument(
         "--device",
         metavar="NAME",
-        help="cpu, cuda or simulated:CLASS; default: cuda where there is one",
+        help="cpu, cuda or simulated:CLASS; default: cuda if available",
     )
     _add_model_options(lipsync)
     convert = commands.add_parser("convert", help="check a model and write it as safetensors")
     convert.add_argument("--model", metavar="DIR", type=Path, required=True)
-    convert.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new folder")
-    convert.add_argument("--version", choices=("v15", "v1"), help="default: the newest there is")
+    convert.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to create")
+    convert.add_argument("--version", choices=("v15", "v1"), help="default: the newest version")
     lookahead = commands.add_parser(
-        "lookahead", help="how far a session is from the whole clip, by look-ahead"
+        "lookahead", help="compare a session with the whole clip, by look-ahead"
     )
     lookahead.add_argument("--model", metavar="DIR", type=Path, required=True)
     lookahead.add_argument("--avatar", metavar="DIR", type=Path, required=True)
     lookahead.add_argument("--audio", metavar="WAV", type=Path, required=True)
-    lookahead.add_argument("--json", metavar="FILE", type=Path, help="where the document goes")
+    lookahead.add_argument("--json", metavar="FILE", type=Path, help="file to write the result to")
     bench = commands.add_parser("bench", help="measure the engine with seeded random weights")
     bench.add_argument("--preset", choices=("tiny", "full"), default="tiny")
     bench.add_argument("--device", metavar="NAME", help=_DEVICE_HELP)
     _add_model_options(bench)
-    bench.add_argument("--json", metavar="FILE", type=Path, help="where the document goes")
-    bench.add_argument("--plot", metavar="SVG", type=Path, help="where the picture of it goes")
+    bench.add_argument("--json", metavar="FILE", type=Path, help="file to write the result to")
+    bench.add_argument("--plot", metavar="SVG", type=Path, help="file to write the plot to")
     bench.add_argument(
         "--from",
         dest="read",
         metavar="FILE",
         type=Path,
-        help="show a document of an earlier run, measure nothing",
+        help="show the result of an earlier run instead of measuring",
     )
     bench.add_argument(
         "--autograd",
         action="store_true",
-        help="on CUDA: also the memory of a server that leaves gradients on",
+        help="on CUDA: also measure the memory with gradients enabled",
     )
     bench.add_argument(
         "--batch-size", metavar="N", type=_positive, help="default: 8, or 64 on GPUs"
     )
     bench.add_argument("--sessions", metavar="N", type=_positive, default=8)
     bench.add_argument(
-        "--frames", metavar="N", type=_positive, default=50, help="a session, a turn"
+        "--frames", metavar="N", type=_positive, default=50, help="frames per session and turn"
     )
-    drain = commands.add_parser("drain", help="let no session in, as the preStop hook does")
-    drain.add_argument("--wait", action="store_true", help="until the last session has ended")
-    drain.add_argument("--url", metavar="URL", help="default: the admin port of this pod")
+    drain = commands.add_parser("drain", help="refuse new sessions, as the preStop hook does")
+    drain.add_argument("--wait", action="store_true", help="wait until the last session has ended")
+    drain.add_argument("--url", metavar="URL", help="default: the admin listener of this pod")
     return parser
 
 
@@ -263,13 +263,13 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--decoder",
         metavar="NAME",
         choices=("sd-vae", "taesd"),
-        help="sd-vae, or taesd: a fraction of the work, another picture; default: sd-vae",
+        help="sd-vae, or taesd, which is faster and gives other images; default: sd-vae",
     )
 
 
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
+        raise argparse.ArgumentTypeError(f"{text} is not an integer of at least 1")
     return int(text)
 
 

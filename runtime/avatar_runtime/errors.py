@@ -2,14 +2,14 @@
 
 AvatarRuntimeError
 ├── SettingsError        variables or arguments that stop the process
-├── ClientError          the peer is at fault: it is told so, and others notice nothing
+├── ClientError          a fault of the client; it has no effect on other sessions
 │   ├── ProtocolError    one event of a session, answered with an `error` event
-│   ├── Refusal          a connection refused at the door, answered with an HTTP status
+│   ├── Refusal          a connection refused before the upgrade, answered with an HTTP status
 │   └── IllegalEvent     an event that the state of a turn does not allow
-├── AssetError           a model or an avatar on the disk that cannot be used
-├── EngineError          the batch fails, and every request that waits for it is answered
-│   └── DeviceMemoryError  the device has no room for the batch
-└── DeliveryError        the administration listener did not answer a command
+├── AssetError           a model or an avatar on disk that cannot be used
+├── EngineError          a failed batch; every response that waits for it fails
+│   └── DeviceMemoryError  the device has not enough memory for the batch
+└── DeliveryError        the admin listener did not answer a command
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from avatar_contracts.environment import InvalidSettings
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_SHOWN_CHARACTERS: Final = 64  # wire protocol §13: longer values are cut
-_SAFE_BITS: Final = 53  # RFC 8259 §6: integers that every JSON reader takes
+_SHOWN_CHARACTERS: Final = 64  # docs/wire-protocol.md, "Errors": longer values are cut
+_SAFE_BITS: Final = 53  # RFC 8259 §6: integers that every JSON reader accepts
 
 
 class AvatarRuntimeError(Exception):
@@ -35,13 +35,13 @@ class SettingsError(AvatarRuntimeError, InvalidSettings):
 
 
 class ClientError(AvatarRuntimeError):
-    """The peer is at fault: it is told so, and other sessions notice nothing."""
+    """A fault of the client. It is reported to the client and has no effect on other sessions."""
 
 
 class ProtocolError(ClientError):
-    """An event that the session refuses; it changes nothing.
+    """An event that the session rejects; the event changes nothing.
 
-    `close` is the WebSocket code to close with, or `None` to go on.
+    `close` is the WebSocket code to close the connection with, or `None` to keep it open.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class ProtocolError(ClientError):
 
 
 class Refusal(ClientError):
-    """A connection that gets no session: an HTTP status, and the close code for browsers."""
+    """A refused connection: an HTTP status, and the close code for browsers."""
 
     def __init__(
         self,
@@ -120,11 +120,11 @@ class AssetError(AvatarRuntimeError):
 
 
 class EngineError(AvatarRuntimeError):
-    """A batch that failed as a whole, or an engine that cannot take one."""
+    """A batch that failed as a whole, or an engine that cannot run."""
 
 
 class DeviceMemoryError(EngineError):
-    """The device has no room for what was asked; `None`: it does not say how much that was."""
+    """The device has not enough memory; `wanted_bytes` is `None` if the size is unknown."""
 
     def __init__(self, wanted_bytes: int | None, free_bytes: int) -> None:
         super().__init__(wanted_bytes, free_bytes)
@@ -137,7 +137,7 @@ class DeviceMemoryError(EngineError):
 
 
 class DeliveryError(AvatarRuntimeError):
-    """A command that the administration listener did not take."""
+    """A command that the admin listener did not accept."""
 
     def __init__(self, url: str, problem: str) -> None:
         super().__init__(url, problem)
@@ -149,7 +149,7 @@ class DeliveryError(AvatarRuntimeError):
 
 
 def shown(value: object) -> object:
-    """Return `value` as an error may show it: a scalar, text cut to 64 characters."""
+    """Return `value` as errors show it: a scalar, with text cut to 64 characters."""
     if isinstance(value, str):
         return _cut(value)
     if isinstance(value, dict):
@@ -164,7 +164,7 @@ def shown(value: object) -> object:
 
 
 def supported(values: Iterable[object]) -> str:
-    """Return the values as the end of a sentence."""
+    """Return the supported values as the end of an error message."""
     return "supported: " + ", ".join(str(value) for value in values)
 
 

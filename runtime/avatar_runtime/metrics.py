@@ -1,4 +1,4 @@
-"""What the runtime measures, and one method for each fact."""
+"""The metrics of the runtime: one method for each fact."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from avatar_contracts.percentiles import percentile
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-Discard = Literal["cancelled", "slow_client", "failed", "overload"]
-Kind = Literal["drawn", "silent"]
-"""Made by the model, or the avatar's own picture while nothing is said."""
+DiscardReason = Literal["cancelled", "slow_client", "failed", "overload"]
+FrameKind = Literal["drawn", "silent"]
+"""Drawn by the model, or the avatar's source frame in silence."""
 
 RECENT_S: Final = 30.0
 _RECENT_SAMPLES: Final = 4096
-# Around the objectives: 40 ms a frame, 150 ms to the first.
+# Around the objectives: 40 ms per frame, 150 ms for the first one.
 _FRAME_BUCKETS: Final = (0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.2, 0.4, 0.8, 2.0)
 _FIRST_BUCKETS: Final = (0.02, 0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
 _LAG_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.1, 0.25, 1.0)
@@ -27,7 +27,7 @@ _LAG_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.1, 0.25, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The last half minute in numbers."""
+    """The load of the last 30 s. Latencies are in seconds, `None` without samples."""
 
     first_frame_p95_s: float | None
     frame_p95_s: float | None
@@ -37,24 +37,24 @@ class Load:
 
 
 class Recent:
-    """Values of the last half minute, bounded."""
+    """The values of the last 30 s, at most `_RECENT_SAMPLES`."""
 
     def __init__(self) -> None:
         self._values: deque[tuple[float, float]] = deque(maxlen=_RECENT_SAMPLES)
 
     def add(self, value: float, now: float) -> None:
-        """Keep a value."""
+        """Add a value."""
         self._values.append((now, value))
 
     def values(self, now: float) -> list[float]:
-        """Return the values that are recent, oldest first."""
+        """Return the values of the last 30 s, oldest first."""
         while self._values and self._values[0][0] < now - RECENT_S:
             self._values.popleft()
         return [value for _, value in self._values]
 
 
 class Metrics:
-    """The series of one runtime, in a registry of its own."""
+    """The metrics of one runtime, in their own registry."""
 
     def __init__(self, device: str, gpu_class: str) -> None:
         self._registry = CollectorRegistry()
@@ -66,63 +66,66 @@ class Metrics:
         gauge, counter = self._gauge, self._counter
         info = Gauge(
             "avatar_runtime_device_info",
-            "What computes the frames: cuda, cpu or simulated.",
+            "Device that generates the frames: cuda, cpu or simulated.",
             ["device", "gpu_class"],
             registry=self._registry,
         )
         info.labels(device, gpu_class).set(1)
-        self._vram_used = gauge("vram_used_bytes", "Device memory in use, context included.")
+        self._vram_used = gauge("vram_used_bytes", "Device memory in use, with the context.")
         self._vram_total = gauge("vram_total_bytes", "Device memory.")
-        self._vram_ratio = gauge("vram_used_ratio", "Used share of device memory, 0 to 1.")
+        self._vram_ratio = gauge("vram_used_ratio", "Share of device memory in use, 0 to 1.")
         self._utilization = gauge(
             "gpu_utilization_ratio", "Share of the last 30 s in which a batch was on the device."
         )
-        self._sessions = gauge("sessions", "Sessions connected.")
-        self._capacity = gauge("session_capacity", "Sessions this pod takes.")
-        self._free = gauge("sessions_free", "Sessions it would let in now; 0 while it drains.")
-        self._batch_size = gauge("batch_size", "Frames in the largest batch now allowed.")
-        self._fill = gauge("batch_fill_ratio", "Mean fill of the batches of the last 30 s.")
+        self._sessions = gauge("sessions", "Connected sessions.")
+        self._capacity = gauge("session_capacity", "Maximum number of sessions of this pod.")
+        self._free = gauge("sessions_free", "Sessions it would accept now; 0 while it drains.")
+        self._batch_size = gauge("batch_size", "Frames in the largest batch that is allowed.")
+        self._fill = gauge("batch_fill_ratio", "Mean fill of the batches of the last 30 s, 0 to 1.")
         self._first = self._histogram(
             "first_frame_latency_seconds",
-            "From the sound that frame 0 needs to its picture on the socket.",
+            "Time from the audio that frame 0 needs until the frame is sent.",
             _FIRST_BUCKETS,
         )
         self._frame = Histogram(
             "avatar_runtime_frame_latency_seconds",
-            "Time of a frame by stage: queue, the engine's stages and engine as a whole, total.",
+            "Time of a frame by stage: queue, the stages of the engine, engine, and total.",
             ["stage"],
             buckets=_FRAME_BUCKETS,
             registry=self._registry,
         )
         self._lag = self._histogram(
-            "event_loop_lag_seconds", "How late the event loop woke a timer.", _LAG_BUCKETS
+            "event_loop_lag_seconds", "Delay of the timers of the event loop.", _LAG_BUCKETS
         )
-        self._misses = counter("deadline_misses", "Frames finished after they were due.")
+        self._misses = counter("deadline_misses", "Frames finished after their deadline.")
         self._frames = Counter(
             "avatar_runtime_frames",
-            "Frames sent: drawn by the model, or silent ones that cost it nothing.",
+            "Frames sent, by kind: drawn by the model, or silent, which need no model.",
             ["kind"],
             registry=self._registry,
         )
-        for kind in get_args(Kind):
-            self._frames.labels(kind)  # shown from the start, so that a rate has a beginning
-        self._oom = counter("oom_recoveries", "Batches made smaller after memory ran out.")
+        for kind in get_args(FrameKind):
+            self._frames.labels(kind)  # exported from the start, so that a rate has a first value
+        self._oom = counter("oom_recoveries", "Batches split after the device ran out of memory.")
         self._discarded = Counter(
             "avatar_runtime_frames_discarded",
-            "Frames asked for and not sent.",
+            "Frames requested and not sent.",
             ["reason"],
             registry=self._registry,
         )
-        self._failures = counter("batch_failures", "Batches that the engine could not make.")
+        self._failures = counter("batch_failures", "Batches that failed in the engine.")
         self._rejections = Counter(
             "avatar_runtime_rejections",
-            "Connections refused at the door.",
+            "Connections refused before the upgrade, by code.",
             ["reason"],
             registry=self._registry,
         )
 
     def watch(self, memory: Callable[[], tuple[int, int]], load: Callable[[], Load]) -> None:
-        """Bind the gauges to what they show at each scrape: used and total bytes, and the load."""
+        """Set the sources of the gauges that are read at each scrape.
+
+        `memory` returns the used and the total bytes of the device.
+        """
         self._vram_used.set_function(lambda: memory()[0])
         self._vram_total.set_function(lambda: memory()[1])
         self._vram_ratio.set_function(lambda: memory()[0] / max(memory()[1], 1))
@@ -130,55 +133,55 @@ class Metrics:
         self._fill.set_function(lambda: load().batch_fill_ratio)
 
     def show_sessions(self, sessions: int, capacity: int, free: int) -> None:
-        """Show how many sessions there are, may be, and would be let in now."""
+        """Set the number of sessions: connected, at most, and accepted now."""
         self._sessions.set(sessions)
         self._capacity.set(capacity)
         self._free.set(free)
 
     def show_batch_limit(self, limit: int) -> None:
-        """Show the largest batch now allowed."""
+        """Set the largest batch that is allowed now."""
         self._batch_size.set(limit)
 
     def count_rejection(self, reason: str) -> None:
-        """Count a connection refused with one of the codes of wire protocol §13."""
+        """Count a refused connection; codes: docs/wire-protocol.md, "Refused connections"."""
         self._rejections.labels(reason).inc()
 
     def observe_lag(self, seconds: float) -> None:
-        """Take how late the event loop was."""
+        """Record the delay of a timer of the event loop."""
         self._lag.observe(seconds)
 
     def observe_stage(self, stage: str, seconds: float) -> None:
-        """Take the time of a stage: `queue`, `engine`, or one of the engine's own."""
+        """Record the time of a stage: `queue`, `engine`, or a stage of the engine."""
         self._frame.labels(stage).observe(seconds)
 
     def observe_batch(self, frames: int, limit: int, seconds: float, now: float) -> None:
-        """Take a batch that the engine made."""
+        """Record a batch that the engine has finished."""
         self._fill_recent.add(frames / limit, now)
         self._busy_recent.add(seconds, now)
 
     def count_finished(self, is_late: bool, now: float) -> None:
-        """Count a finished frame, and whether it was after its deadline."""
+        """Count a finished frame; `is_late` says that its deadline has passed."""
         self._miss_recent.add(float(is_late), now)
         if is_late:
             self._misses.inc()
 
-    def count_sent(self, kind: Kind, seconds: float, now: float) -> None:
-        """Count a frame on the socket, `seconds` after it was asked for."""
+    def count_sent(self, kind: FrameKind, seconds: float, now: float) -> None:
+        """Count a frame that was sent, `seconds` after its request."""
         self._frames.labels(kind).inc()
         self._frame.labels("total").observe(seconds)
         self._frame_recent.add(seconds, now)
 
     def observe_first_frame(self, seconds: float, now: float) -> None:
-        """Take the latency of the first frame of a response."""
+        """Record the latency of the first frame of a response."""
         self._first.observe(seconds)
         self._first_recent.add(seconds, now)
 
-    def count_discarded(self, reason: Discard, frames: int = 1) -> None:
-        """Count frames that were asked for and never left."""
+    def count_discarded(self, reason: DiscardReason, frames: int = 1) -> None:
+        """Count frames that were requested and not sent."""
         self._discarded.labels(reason).inc(frames)
 
     def count_oom_recoveries(self, recoveries: int) -> None:
-        """Count batches that went on in halves after memory ran out."""
+        """Count batches that were split after the device ran out of memory."""
         self._oom.inc(recoveries)
 
     def count_failed_batch(self) -> None:
@@ -186,7 +189,7 @@ class Metrics:
         self._failures.inc()
 
     def load(self, now: float) -> Load:
-        """Return the last half minute in numbers."""
+        """Return the load of the last 30 s."""
         misses, fills = self._miss_recent.values(now), self._fill_recent.values(now)
         return Load(
             first_frame_p95_s=percentile(self._first_recent.values(now), 95),
@@ -197,7 +200,7 @@ class Metrics:
         )
 
     def render(self) -> bytes:
-        """Return the text that Prometheus reads."""
+        """Return the metrics in the text format of Prometheus."""
         return generate_latest(self._registry)
 
     def _gauge(self, name: str, text: str) -> Gauge:

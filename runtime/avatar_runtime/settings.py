@@ -1,7 +1,7 @@
-"""What the runtime is told by its environment and its arguments; the only reader of both.
+"""The settings of the runtime, from its environment and its arguments; the only reader of both.
 
-The variables carry the names that the operator writes into the pod. Unknown variables are left
-alone: Kubernetes itself puts `AVATAR_…_SERVICE_HOST` into pods beside a Service of such a name.
+The variables have the names that the operator sets in the pod. Unknown variables are ignored:
+Kubernetes sets `AVATAR_…_SERVICE_HOST` in pods next to a Service with such a name.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ if TYPE_CHECKING:
 FRAME_RATES: Final = (10, 16, 20, 25)
 LOOKAHEADS_MS: Final = tuple(str(ms) for ms in range(0, 401, 40))
 _DAY_S: Final = 86_400
-_USUAL_DBFS: Final[int | None] = -50
+_DEFAULT_DBFS: Final[int | None] = -50
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who this runtime is in the cluster."""
+    """The identity of this runtime in the cluster."""
 
     service: str
     """`NAMESPACE/NAME` of the AvatarService; empty outside a cluster."""
     pod: str
     """Name of the pod."""
     pod_ip: str
-    """Where the pod's own commands reach its listeners."""
+    """Address of the listeners for commands that run in the pod."""
     gpu_class: str
     """Name of the GPUProfile; `none` outside a cluster."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """What every session of this pod is granted."""
+    """The limits of the sessions of this pod."""
 
     capacity: int
-    """Sessions at once; the next one is refused at the door."""
+    """Maximum number of sessions; further connections are refused."""
     avatars: tuple[str, ...]
-    """Avatars on offer, the first is the default; empty offers all that are there."""
+    """Avatars that clients can select, the default first; empty for all in the folder."""
     fps: int
-    """Frames a second; divides every served sample rate."""
+    """Frames per second; divides every supported sample rate."""
     max_duration_s: int
-    """Longest session in seconds."""
+    """Maximum duration of a session in seconds."""
     idle_timeout_s: int
     """Seconds without a message or a frame after which a session ends."""
     drain_timeout_s: int
@@ -58,62 +58,62 @@ class SessionSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class HearingSettings:
-    """How the sound of every session is heard."""
+class AudioSettings:
+    """How the audio of every session is processed."""
 
     silence_dbfs: int | None
-    """Level of 20 ms of sound, dBFS, that counts as speech. Around it the mouth is drawn; in longer
-    silence the avatar's own picture shows, which costs the device nothing. -50 is under quiet
-    speech (a voice 30 dB too low is still drawn) and over the noise of a fair microphone; louder
-    noise is drawn like speech. `None` draws every frame."""
+    """Threshold of the voice activity gate: level of 20 ms of audio, dBFS, that counts as speech.
+    The model draws the frames around speech. In longer silence the avatar's source frame is sent,
+    which needs no device. -50 is below quiet speech (a voice that is 30 dB too low still counts)
+    and above the noise of a fair microphone. `None` draws every frame."""
     lookahead_ms: int
-    """Sound past the trained window that the audio encoder hears before a frame is drawn; all
-    frames come as much later. 0: the window alone (docs/engine.md has the distances)."""
+    """Audio after the trained window that the audio encoder uses for a frame, milliseconds. All
+    frames are delayed by it. 0 uses the window only; docs/engine.md shows the effect."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """What the engine loads, and onto what."""
+    """What the engine loads, and on which device."""
 
     model: str
     """Folder with the upstream layout."""
     avatars: str
     """Folder with one sub-folder for each avatar."""
     device: str
-    """`cuda`, `cpu`, `simulated:CLASS`, or `auto`: `cuda` where there is one, else `cpu`."""
+    """`cuda`, `cpu`, `simulated:CLASS`, or `auto`: `cuda` if available, otherwise `cpu`."""
     batch_size: int
     """Frames in the largest batch."""
     gpu_profile: str | None
-    """The operator's profile of the GPU, a JSON object; `None` takes the packaged one."""
+    """The operator's profile of the GPU, a JSON object; `None` uses the packaged profile."""
     simulated_neighbour: str
-    """File with the MiB that another process holds on a simulated GPU; empty: nobody is there."""
+    """File with the MiB that another process uses on a simulated GPU; empty for no such process."""
     precision: str | None
-    """`fp32`, `bf16` or `fp16`; `None` is the device's own: fp16 on CUDA, fp32 on the CPU."""
+    """`fp32`, `bf16` or `fp16`; `None` uses fp16 on CUDA and fp32 on the CPU."""
     decoder: str
-    """`sd-vae`, or `taesd`: a fraction of the work, and another picture."""
+    """`sd-vae`, or `taesd`, which is faster and gives other images."""
     verify: bool
-    """Whether a converted model is held against its hashes at the start; on by default."""
+    """Whether the hashes of a converted model are verified at the start; true by default."""
     version: str | None
-    """Of the model, where the folder has several; `None`: the newest that is there."""
+    """Version of the model, if the folder has several; `None` uses the newest."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdminSettings:
-    """Who may ask the administration listener what."""
+    """Who can use the admin listener."""
 
     token: str = field(repr=False)
-    """Bearer token; empty leaves the controls open on a loopback listener, else closed."""
+    """Bearer token. If empty, a loopback listener is open and any other is closed."""
     metrics_open: bool
     """Whether `/metrics` needs no token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that `avatar-runtime serve` is told."""
+    """All settings of `avatar-runtime serve`."""
 
     identity: Identity
     sessions: SessionSettings
-    hearing: HearingSettings
+    audio: AudioSettings
     engine: EngineSettings
     admin: AdminSettings
     sessions_listen: Address
@@ -122,10 +122,10 @@ class Settings:
 
 
 def from_env(variables: Mapping[str, str]) -> Settings:
-    """Return the settings; the command line puts its arguments over the variables before.
+    """Return the settings. The command line has replaced variables by its arguments.
 
     Raises:
-        SettingsError: variables are missing or wrong; with all of them.
+        SettingsError: variables are missing or wrong; it names all of them.
     """
     read = Environment(variables)
     settings = Settings(
@@ -136,7 +136,7 @@ def from_env(variables: Mapping[str, str]) -> Settings:
             gpu_class=read.text(labels.ENV_GPU_CLASS, "none"),
         ),
         sessions=_sessions(read),
-        hearing=_hearing(read),
+        audio=_audio(read),
         engine=EngineSettings(
             model=read.required("AVATAR_MODEL"),
             avatars=read.required("AVATAR_AVATAR_FOLDER"),
@@ -163,17 +163,21 @@ def from_env(variables: Mapping[str, str]) -> Settings:
 
 @dataclass(frozen=True, slots=True)
 class DrainSettings:
-    """What `avatar-runtime drain` is told."""
+    """The settings of `avatar-runtime drain`."""
 
     url: str
-    """The pod's own administration listener."""
+    """URL of the admin listener of the pod."""
     token: str = field(repr=False)
     timeout_s: int
-    """How long `--wait` waits for sessions to end."""
+    """How long `--wait` waits for sessions to end, seconds."""
 
 
 def drain_from_env(variables: Mapping[str, str]) -> DrainSettings:
-    """Return the settings of `drain`; a preStop hook has the environment of its container."""
+    """Return the settings of `drain`.
+
+    Raises:
+        SettingsError: a variable is wrong.
+    """
     read = Environment(variables)
     host = read.text(labels.ENV_POD_IP, "127.0.0.1")
     settings = DrainSettings(
@@ -187,23 +191,23 @@ def drain_from_env(variables: Mapping[str, str]) -> DrainSettings:
     return settings
 
 
-def hearing(variables: Mapping[str, str]) -> HearingSettings:
-    """Return how a command hears a file: as a session would hear it.
+def audio(variables: Mapping[str, str]) -> AudioSettings:
+    """Return the audio settings for a command; they are the same for sessions.
 
     Raises:
-        SettingsError: variables are wrong; with all of them.
+        SettingsError: variables are wrong; it names all of them.
     """
     read = Environment(variables)
-    settings = _hearing(read)
+    settings = _audio(read)
     read.check(SettingsError)
     return settings
 
 
 def device(variables: Mapping[str, str]) -> str:
-    """Return the device that the machine names.
+    """Return the device that `AVATAR_DEVICE` names.
 
-    Else a pod of a service gets `cuda`, so that a broken driver shows at once and no pod serves
-    from the CPU unseen; who starts a runtime by hand gets `auto`.
+    The default in a pod of a service is `cuda`: a broken driver stops the pod, which would
+    otherwise serve from the CPU. Elsewhere the default is `auto`.
     """
     read = Environment(variables)
     in_pod = bool(read.text(labels.ENV_SERVICE, ""))
@@ -231,10 +235,10 @@ def _sessions(read: Environment) -> SessionSettings:
     )
 
 
-def _hearing(read: Environment) -> HearingSettings:
-    return HearingSettings(
+def _audio(read: Environment) -> AudioSettings:
+    return AudioSettings(
         silence_dbfs=read.parsed(
-            "AVATAR_SILENCE_DBFS", _USUAL_DBFS, _level, "off or a whole number from -90 to -20"
+            "AVATAR_SILENCE_DBFS", _DEFAULT_DBFS, _level, "off or a whole number from -90 to -20"
         ),
         lookahead_ms=int(read.choice("AVATAR_LOOKAHEAD_MS", "0", LOOKAHEADS_MS)),
     )

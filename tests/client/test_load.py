@@ -22,7 +22,7 @@ def _target(avatar: Any) -> session.Target:
     return session.Target(avatar.url, "acme/concierge", "k1")
 
 
-async def test_sessions_that_end_by_themselves_are_done_and_miss_nothing(avatar: Any) -> None:
+async def test_sessions_that_end_normally_are_done_and_miss_no_frame(avatar: Any) -> None:
     result = await load.run(_target(avatar), load.uniform(3, None, 0.4), SCRIPT)
     summary = result["summary"]
     assert (summary["sessions"], summary["done"], summary["cut"]) == (3, 3, 0)
@@ -63,7 +63,7 @@ async def test_a_session_cut_in_a_pause_is_cut(avatar: Any) -> None:
     assert result["sessions"][0]["ended"] == "cut"
 
 
-async def test_refusals_are_told_from_cuts(avatar: Any) -> None:
+async def test_refusals_and_cuts_are_counted_separately(avatar: Any) -> None:
     avatar.refuse = (503, "no_capacity")
     result = await load.run(_target(avatar), load.uniform(2, None, 1), SCRIPT)
     assert result["summary"]["refused"] == 2
@@ -82,7 +82,7 @@ async def test_a_failed_response_fails_the_session(avatar: Any) -> None:
     assert result["summary"]["reasons"] == {"failed:response_failed": 1}
 
 
-def test_visits_come_evenly_or_at_once() -> None:
+def test_visits_are_evenly_spaced_or_simultaneous() -> None:
     assert [v.arrival_s for v in load.uniform(3, 2.0, 5)] == [0, 0.5, 1]
     assert {v.arrival_s for v in load.uniform(3, None, 5)} == {0}
 
@@ -94,7 +94,7 @@ def test_visits_are_read_from_a_trace(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "arrival_s,duration_s\n1,x\n", "a,b\n1,2\n"])
-def test_a_trace_without_visits_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_trace_without_visits_is_an_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "trace.csv"
     path.write_text(text)
     with pytest.raises(errors.LoadError, match=r"trace\.csv"):
@@ -111,7 +111,7 @@ def test_a_trace_without_visits_is_refused(tmp_path: Path, text: str) -> None:
         pytest.param([0, 1, 2, 3], 0, 0, 0, id="burst"),
     ],
 )
-def test_a_gap_is_what_a_viewer_would_see(
+def test_a_gap_is_a_frozen_frame_of_a_player(
     arrivals_ms: list[int], late: int, gaps: int, worst: float
 ) -> None:
     response = Response("r", 1, 0.0, 24000, 960)

@@ -79,7 +79,7 @@ async def test_a_load_with_missing_frames_fails(avatar: Any, speech: Path) -> No
     assert await asyncio.to_thread(command.main, arguments) == 1
 
 
-def test_faults_end_with_one_sentence(
+def test_errors_are_printed_as_one_sentence(
     speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ["talk", "--url", "ws://127.0.0.1:1"]
@@ -90,7 +90,7 @@ def test_faults_end_with_one_sentence(
 
 
 @pytest.mark.parametrize("wrong", [["--sessions", "0"], ["--duration-s", "-1"]])
-def test_wrong_numbers_are_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_numbers_are_rejected(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command.main(["load", "--url", "h:1", "--audio", "a.wav", *wrong])
     assert wrong[0] in capsys.readouterr().err

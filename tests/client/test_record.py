@@ -56,7 +56,7 @@ def test_sound_stays_where_it_was_on_the_timeline(
     assert loud[0] == pytest.approx(0.5, abs=0.005)
 
 
-def test_a_dropped_frame_leaves_its_time_to_its_predecessor(
+def test_the_frame_before_a_dropped_one_is_shown_longer(
     messages: Callable[..., list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     (response,) = _responses(messages, bytes(2 * 960 * 5), 1)
@@ -82,7 +82,7 @@ def test_the_sheet_spreads_over_all_responses(
     assert sheet[2 * 192 + 96, 4 * 256 + 200].mean() == 0
 
 
-def test_nothing_received_is_not_recorded(tmp_path: Path) -> None:
+def test_a_recording_without_frames_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(errors.RecordingError, match="no picture"):
         record.write_mp4([], tmp_path / "a.mp4")
     with pytest.raises(errors.RecordingError, match="no picture"):

@@ -24,7 +24,7 @@ def _target(server: Any, avatar: str | None = None) -> session.Target:
         ("https://h/v1/realtime", "wss://h/v1/realtime?model=acme/c"),
     ],
 )
-def test_any_form_of_address_leads_to_the_socket(url: str, address: str) -> None:
+def test_each_form_of_url_gives_the_websocket_address(url: str, address: str) -> None:
     assert session.Target(url, "acme/c", "secret").address == address
 
 
@@ -44,7 +44,7 @@ async def test_speaking_returns_the_whole_response(avatar: Any) -> None:
     assert sum(event["type"] == "input_audio_buffer.append" for event in avatar.received) == 16
 
 
-async def test_realtime_sound_leaves_at_the_pace_of_its_samples(avatar: Any) -> None:
+async def test_realtime_audio_is_sent_at_the_rate_of_its_samples(avatar: Any) -> None:
     async with session.connect(_target(avatar)) as live:
         loop = asyncio.get_running_loop()
         begun = loop.time()
@@ -65,13 +65,13 @@ async def test_a_refusal_carries_status_code_and_retry_after(avatar: Any) -> Non
     assert refused.value.retry_after_s == 3
 
 
-async def test_nobody_listening_is_a_refusal() -> None:
+async def test_a_closed_port_is_a_refusal() -> None:
     with pytest.raises(errors.Refused, match="connect_failed"):
         async with session.connect(session.Target("ws://127.0.0.1:1", "a/b", "")):
             pass
 
 
-async def test_a_cut_session_says_so_to_whoever_waits(avatar: Any) -> None:
+async def test_a_closed_session_fails_every_waiting_call(avatar: Any) -> None:
     avatar.close_after = 6
     async with session.connect(_target(avatar)) as live:
         with pytest.raises(errors.SessionEnded) as ended:
@@ -90,7 +90,7 @@ async def test_an_error_event_fails_the_call_it_answers(avatar: Any) -> None:
         assert live.trace.errors[0]["code"] == "unknown_event"
 
 
-async def test_silence_of_the_server_is_noticed(avatar: Any) -> None:
+async def test_a_missing_answer_is_a_timeout(avatar: Any) -> None:
     avatar.tamper = lambda message: [] if message["type"] == "response.done" else [message]
     async with session.connect(_target(avatar)) as live:
         with pytest.raises(errors.Unanswered, match=r"no response\.done"):

@@ -39,14 +39,14 @@ def test_stereo_at_another_rate_is_mixed_and_resampled(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"RIFF", b"not a sound at all" * 50], ids=["empty", "cut", "text"]
 )
-def test_a_broken_file_is_named(tmp_path: Path, content: bytes) -> None:
+def test_an_error_names_the_broken_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.wav"
     path.write_bytes(content)
     with pytest.raises(errors.AudioFileError, match=r"broken\.wav"):
         sound.read(path)
 
 
-def test_a_file_without_samples_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_samples_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(errors.AudioFileError):
         sound.read(_write(tmp_path / "a.wav", np.zeros(0), 24000))
 

@@ -84,7 +84,7 @@ def _renumber(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         pytest.param(lambda m: m.append({"seq": 0}), "without a type", id="no type"),
     ],
 )
-def test_each_broken_rule_is_named(
+def test_each_violation_is_reported(
     messages: Make, change: Callable[[list[dict[str, Any]]], None], sentence: str
 ) -> None:
     session = messages(PCM)

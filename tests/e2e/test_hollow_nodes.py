@@ -145,7 +145,7 @@ async def test_rollout_halts_when_new_pods_are_slow_and_the_old_spec_brings_it_b
     assert (degraded := stage.condition(*name, "Degraded"))["reason"] == "NewPodsSlower"
     assert degraded["message"] == why
     halted = stage.condition(*name, "Progressing")["message"]
-    assert halted == f"the rollout is halted, pods of the earlier spec serve on; {why}"
+    assert halted == f"the rollout is halted, pods of the earlier spec continue to serve; {why}"
     assert stage.condition(*name, "Ready")["status"] == "True"
     await stage.until(lambda: not any(puppet.draining for puppet in old), "the old pods serve on")
 
@@ -273,7 +273,7 @@ async def test_pods_wait_for_nodes_to_come_and_say_so(stage: Theatre) -> None:
     message = stage.condition(*name, "Ready")["message"]
     waiting = f"waiting for a node: {pod['metadata']['name']} (rtx-4090): not scheduled: 0/"
     assert message.startswith(waiting)
-    assert "node puppets-0 left out: cordoned" in message
+    assert "node puppets-0 excluded: cordoned" in message
     await stage.stage.join("puppets-2")
     await stage.ready(*name, pods=1)
     assert stage.pods_of(*name)[0]["spec"]["nodeName"] == "puppets-2"

@@ -69,7 +69,7 @@ async def test_a_relabelled_node_changes_what_a_service_says_and_gets(space: Spa
             await space.kubectl("label", "node", NODE, f"{PRODUCT}={product}", "--overwrite")
             found = await blocked(space, "bound", said)
             assert found["reason"] == "NoGPUNode"
-            assert f"node {NODE} left out" in found["message"]
+            assert f"node {NODE} excluded" in found["message"]
     await space.ready("bound")
 
 

@@ -56,7 +56,7 @@ OF_PODS: Final[dict[str, tuple[dict[str, Any], str]]] = {
 
 OF_SPECS: Final[dict[str, tuple[dict[str, Any], str, str]]] = {
     "no node": ({"placement": {"gpuClasses": ["l4"]}}, "NoGPUNode",
-                "no GPU node fits: asked for l4; the cluster has "),
+                "no matching GPU node: needs l4; the cluster has "),
     "no such node": ({"placement": {"nodeSelector": {"rack": "7"}}}, "NoGPUNode",
                      "label rack is not '7', as spec.placement.nodeSelector asks"),
     "no such class": ({"placement": {"gpuClasses": ["rtx-9999"]}}, "NoBatchFits",
@@ -65,7 +65,7 @@ OF_SPECS: Final[dict[str, tuple[dict[str, Any], str, str]]] = {
                  "NoBatchFits", "GPUProfile h100-80gb has no curve for v15/taesd/fp16"),
     "batch too large": ({"batchSize": 64, "placement": {"gpuClasses": ["l4"]}},
                         "NoBatchFits", "l4: spec.batchSize is 64 and needs "),
-    "too few GPUs": ({"replicas": 3}, "NoFreeGPU", "no free GPU: asked for h100-80gb"),
+    "too few GPUs": ({"replicas": 3}, "NoFreeGPU", "no free GPU: needs h100-80gb"),
 }  # fmt: skip
 """What keeps pods from being created."""
 

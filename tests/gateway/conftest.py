@@ -1,4 +1,4 @@
-"""Pods and a gateway on real sockets; the pods are small servers that do as they are told."""
+"""A gateway and fake pods on real sockets; a test controls what each fake pod does."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from aiohttp import WSMsgType, web
 
 from avatar_gateway import settings
 from avatar_gateway.core.model import Pod, State
-from avatar_gateway.directory import Directory
 from avatar_gateway.metrics import Metrics
+from avatar_gateway.pod_registry import PodRegistry
 from avatar_gateway.serving.admin import Admin
 from avatar_gateway.serving.app import Gateway
-from avatar_gateway.serving.auth import Door
+from avatar_gateway.serving.auth import Authenticator
 from avatar_gateway.serving.placement import Placer
 from avatar_gateway.serving.server import listening
 from avatar_gateway.serving.sessions import Sessions
@@ -50,11 +50,13 @@ async def serving(application: web.Application, host: str = "127.0.0.1") -> Asyn
 
 @dataclass
 class FakePod:
-    """A runtime pod: takes sessions until it is full, echoes messages, and can misbehave."""
+    """A fake runtime pod: it accepts sessions until it is full, and echoes messages."""
 
     name: str
     capacity: int = 5
-    refusal: tuple[int, dict[str, Any]] | None = None
+    rejection: tuple[int, dict[str, Any]] | None = None
+    may_answer: asyncio.Event | None = None
+    """If set, the pod answers a session request only after this event."""
     port: int = 0
     admin_port: int = 0
     tokens: list[str | None] = field(default_factory=list)
@@ -64,10 +66,12 @@ class FakePod:
     on_message: Callable[[web.WebSocketResponse, Any], Awaitable[None]] | None = None
 
     async def realtime(self, request: web.Request) -> web.StreamResponse:
-        """Hold one session."""
+        """Serve one session."""
         self.requests.append(request)
-        if self.refusal is not None or len(self.sockets) >= self.capacity:
-            status, error = self.refusal or (503, {"code": "no_capacity"})
+        if self.may_answer is not None:
+            await self.may_answer.wait()
+        if self.rejection is not None or len(self.sockets) >= self.capacity:
+            status, error = self.rejection or (503, {"code": "no_capacity"})
             return web.json_response({"error": error}, status=status, headers={"Retry-After": "9"})
         socket = web.WebSocketResponse(protocols=("realtime",), max_msg_size=2**25)
         self.sockets.add(socket)
@@ -89,7 +93,7 @@ class FakePod:
                 await socket.send_frame(_bytes(message.data), message.type)
 
     async def state(self, request: web.Request) -> web.StreamResponse:
-        """Stream the state, one line at once and one more each 50 ms."""
+        """Stream the state: one line immediately, then one line every 50 ms."""
         self.tokens.append(request.headers.get("Authorization"))
         response = web.StreamResponse()
         await response.prepare(request)
@@ -103,7 +107,7 @@ class FakePod:
         return response
 
     def line(self, sequence: int) -> dict[str, Any]:
-        """Return what it says of itself."""
+        """Return one line of the state stream."""
         return {
             "pod": self.name,
             "service": "acme/concierge",
@@ -116,13 +120,13 @@ class FakePod:
         }
 
     def as_pod(self) -> Pod:
-        """Return it as the Kubernetes API would describe it."""
+        """Return the pod as the Kubernetes API describes it."""
         uid = f"uid-{self.name}"
         ports = (self.port, self.admin_port)
         return Pod("acme", self.name, uid, "acme/concierge", "127.0.0.1", *ports, leaving=False)
 
     def as_state(self, **changes: Any) -> State:
-        """Return what it would say of itself now."""
+        """Return the current state of the pod."""
         now = asyncio.get_running_loop().time()
         taken = len(self.sockets)
         values = {"capacity": self.capacity, "sessions": taken, "free": self.capacity - taken}
@@ -141,7 +145,7 @@ class FakePod:
 
 @dataclass
 class FakeAPI:
-    """Lists in pages of one object, and streams the events it is given."""
+    """A fake API server: it lists in pages of one object, and streams the events of a test."""
 
     items: dict[str, list[dict[str, Any]]] = field(
         default_factory=lambda: {"pods": [], "avatarservices": []}
@@ -154,7 +158,7 @@ class FakeAPI:
     kubeconfig: Path = Path()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer a list or a watch; None among the events ends the watch."""
+        """Answer a list or a watch; the event None ends the watch."""
         kind = request.path.rsplit("/", 1)[1]
         self.queries.append((request.path, dict(request.query)))
         if "watch" in request.query:
@@ -162,7 +166,7 @@ class FakeAPI:
             await response.prepare(request)
             while (event := await self.events[kind].get()) is not None:
                 data = json.dumps(event).encode() + b"\n"
-                # In two pieces: a line may end anywhere in the stream.
+                # Two writes: a line may be split anywhere in the stream.
                 await response.write(data[:10])
                 await response.write(data[10:])
             return response
@@ -179,7 +183,7 @@ class FakeAPI:
         )
 
     def lists(self, kind: str) -> int:
-        """Return how many lists began."""
+        """Return the number of lists."""
         return sum(
             path.endswith(kind) and "watch" not in query and "continue" not in query
             for path, query in self.queries
@@ -189,7 +193,7 @@ class FakeAPI:
     def pod(
         name: str, version: int = 1, ports: Sequence[Any] = (), **status: Any
     ) -> dict[str, Any]:
-        """Return a pod as the API describes it."""
+        """Return a pod as the API returns it."""
         return {
             "metadata": {
                 "name": name,
@@ -205,9 +209,9 @@ class FakeAPI:
 
 @dataclass
 class Setup:
-    """A gateway with everything a test wants to see of it."""
+    """A gateway with the objects that a test inspects."""
 
-    directory: Directory
+    registry: PodRegistry
     sessions: Sessions
     metrics: Metrics
     stack: AsyncExitStack
@@ -221,27 +225,27 @@ class Setup:
         return f"ws://127.0.0.1:{self.port}/v1/realtime"
 
     async def pod(self, name: str, capacity: int = 5) -> FakePod:
-        """Start a pod that the gateway knows and has heard of."""
+        """Start a pod, and store the pod and its state in the registry."""
         pod = await self.stack.enter_async_context(FakePod(name, capacity).running())
-        self.directory.add_service("acme/concierge")
-        self.hear(pod)
+        self.registry.add_service("acme/concierge")
+        self.report_state(pod)
         return pod
 
-    def hear(self, pod: FakePod, **changes: Any) -> None:
-        """Let the gateway hear what a pod says of itself now."""
-        self.directory.set_pod(pod.as_pod())
-        self.directory.heard(pod.as_pod(), pod.as_state(**changes))
+    def report_state(self, pod: FakePod, **changes: Any) -> None:
+        """Store the current state of a pod in the registry."""
+        self.registry.set_pod(pod.as_pod())
+        self.registry.update_state(pod.as_pod(), pod.as_state(**changes))
 
 
 @dataclass
 class GatewayProcess:
-    """A running gateway."""
+    """A gateway process."""
 
     child: asyncio.subprocess.Process
     ports: list[int]
 
     async def status(self, path: str) -> int:
-        """Return what the sessions port answers."""
+        """Return the status of a response of the sessions port."""
         url = f"http://127.0.0.1:{self.ports[0]}{path}"
         async with aiohttp.ClientSession() as http, http.get(url) as response:
             return response.status
@@ -283,7 +287,7 @@ async def running_gateway(kubeconfig: str, **environment: str) -> AsyncIterator[
 @pytest.fixture
 async def gateway() -> AsyncIterator[Setup]:
     """Return a gateway without pods."""
-    directory, sessions = Directory(), Sessions()
+    registry, sessions = PodRegistry(), Sessions()
     metrics = Metrics(lambda: sessions.live, lambda: sessions.waiting)
     environment = {
         "AVATAR_API_KEY": KEY,
@@ -291,11 +295,11 @@ async def gateway() -> AsyncIterator[Setup]:
         "AVATAR_POD": "gateway-1",
     }
     chosen = settings.from_env(environment, listen=None, admin=None)
-    placer = Placer(directory)
+    placer = Placer(registry)
     async with AsyncExitStack() as stack:
-        setup = Setup(directory, sessions, metrics, stack)
-        app = Gateway(Door(KEY), placer, sessions, metrics, lambda: setup.synced)
-        admin = Admin(chosen, directory, sessions, metrics)
+        setup = Setup(registry, sessions, metrics, stack)
+        app = Gateway(Authenticator(KEY), placer, sessions, metrics, lambda: setup.synced)
+        admin = Admin(chosen, registry, sessions, metrics)
         stack.push_async_callback(placer.close)
         setup.port = await stack.enter_async_context(listening(app.application(), ANY_PORT))
         setup.admin_port = await stack.enter_async_context(listening(admin.application(), ANY_PORT))
@@ -304,7 +308,7 @@ async def gateway() -> AsyncIterator[Setup]:
 
 @pytest.fixture
 async def fake(tmp_path: Path) -> AsyncIterator[FakeAPI]:
-    """Return an API server and the file that leads to it."""
+    """Return a fake API server with its kubeconfig file."""
     api = FakeAPI(kubeconfig=tmp_path / "kubeconfig")
     application = web.Application()
     application.router.add_get("/{path:.*}", api.handle)
@@ -321,25 +325,25 @@ async def fake(tmp_path: Path) -> AsyncIterator[FakeAPI]:
 
 @pytest.fixture
 def start_gateway(fake: FakeAPI) -> Callable[..., Any]:
-    """Return a way to run `avatar-gateway serve` against the API server."""
+    """Return a function that runs `avatar-gateway serve` against the fake API server."""
     return lambda: running_gateway(str(fake.kubeconfig))
 
 
 @pytest.fixture
 async def fake_pod() -> AsyncIterator[FakePod]:
-    """Return a pod that nobody knows yet."""
+    """Return a pod that is not in the registry."""
     async with FakePod("p1").running() as pod:
         yield pod
 
 
 @pytest.fixture
 def until() -> Callable[..., Awaitable[None]]:
-    """Return a wait for a condition with a deadline."""
+    """Return a function that waits for a condition with a deadline."""
 
     async def wait(condition: Callable[[], object], seen: Callable[[], object] = str) -> None:
         try:
             async with asyncio.timeout(5):
-                while not condition():  # noqa: ASYNC110  the condition is a server's
+                while not condition():  # noqa: ASYNC110  a server changes the condition
                     await asyncio.sleep(0.01)
         except TimeoutError:
             pytest.fail(f"condition not met, last seen: {seen()}")

@@ -4,11 +4,11 @@ from avatar_contracts.environment import Fault
 from avatar_gateway import errors
 
 
-def test_every_error_builds_a_sentence_and_stands_in_the_tree() -> None:
+def test_every_error_has_a_message_and_is_in_the_tree() -> None:
     made = [
         errors.SettingsError(Fault("NAME", "x", "HOST:PORT")),
-        errors.Refusal("no_capacity", "all pods are full"),
-        errors.PodAnswer(404, {}, b'{"error": {"code": "avatar_not_found"}}'),
+        errors.Rejection("no_capacity", "all pods are full"),
+        errors.PodRejection(404, {}, b'{"error": {"code": "avatar_not_found"}}'),
         errors.PodError("a/p", "gone"),
         errors.StateError("free", -1, "0 or more"),
         errors.WatchError("/api/v1/pods", 403, "forbidden"),
@@ -20,12 +20,12 @@ def test_every_error_builds_a_sentence_and_stands_in_the_tree() -> None:
         assert not str(error).endswith(".")
 
 
-def test_a_pods_answer_without_an_error_object_has_none() -> None:
+def test_a_pod_rejection_without_an_error_object_has_an_empty_one() -> None:
     for body in (b"", b"[]", b"{}", b'{"error": 5}', b"\xff"):
-        answer = errors.PodAnswer(500, {}, body)
+        answer = errors.PodRejection(500, {}, body)
         assert (answer.error, answer.code) == ({}, "")
 
 
-def test_long_values_are_cut() -> None:
-    assert errors.Refusal("c", "m", value="x" * 100).value == "x" * 64
+def test_long_values_are_truncated() -> None:
+    assert errors.Rejection("c", "m", value="x" * 100).value == "x" * 64
     assert len(str(errors.StateError("k", "x" * 1000, "y"))) < 100

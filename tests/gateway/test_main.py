@@ -1,4 +1,4 @@
-"""The command as a process: it finds pods, serves, and goes in good order."""
+"""The gateway as a process: it finds pods, serves sessions and drains."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEADERS = {"Authorization": f"Bearer {KEY}"}
 
 
 async def _session(process: Any, fake: Any, pod: Any, until: Until) -> Any:
-    """Make the pod known, wait until it is heard, and open a session on it."""
+    """Add the pod to the API, wait for its state stream, and open a session on it."""
     ports = [
         {"name": "sessions", "containerPort": pod.port},
         {"name": "admin", "containerPort": pod.admin_port},
@@ -36,7 +36,7 @@ async def _session(process: Any, fake: Any, pod: Any, until: Until) -> Any:
 
 
 @pytest.mark.slow
-async def test_a_gateway_that_is_told_to_go_waits_for_its_sessions(
+async def test_a_gateway_waits_for_its_sessions_after_sigterm(
     start_gateway: Any, fake: Any, fake_pod: Any, until: Until
 ) -> None:
     async with start_gateway() as process:
@@ -70,7 +70,7 @@ async def test_a_second_signal_ends_the_sessions_with_1012(
             assert await process.child.wait() == 0
 
 
-def test_a_bad_setting_ends_with_one_sentence(
+def test_a_wrong_setting_ends_with_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("AVATAR_API_KEY", "short")

@@ -13,7 +13,7 @@ def _read(**more: str) -> settings.Settings:
     return settings.from_env({**LEAST, **more}, listen=None, admin=None)
 
 
-def test_the_two_secrets_are_enough() -> None:
+def test_only_the_two_secrets_are_required() -> None:
     read = _read()
     assert read.sessions == settings.Address("0.0.0.0", 8080)
     assert read.admin == settings.Address("0.0.0.0", 9090)
@@ -41,7 +41,7 @@ def test_everything_can_be_set() -> None:
     assert (read.pod, read.kubeconfig) == ("gateway-1", "/some/file")
 
 
-def test_arguments_win_over_variables() -> None:
+def test_arguments_take_precedence_over_variables() -> None:
     env = {**LEAST, "AVATAR_GATEWAY_LISTEN": "h:1", "AVATAR_GATEWAY_ADMIN": "h:2"}
     read = settings.from_env(env, listen="i:3", admin="i:4")
     assert (read.sessions, read.admin) == (settings.Address("i", 3), settings.Address("i", 4))
@@ -51,7 +51,7 @@ def test_a_pod_uses_its_service_account() -> None:
     assert _read(KUBERNETES_SERVICE_HOST="10.0.0.1", KUBECONFIG="/x").kubeconfig is None
 
 
-def test_variables_that_kubernetes_makes_for_a_service_are_no_mistake() -> None:
+def test_the_service_variables_of_kubernetes_are_ignored() -> None:
     _read(
         AVATAR_GATEWAY_SERVICE_HOST="10.0.0.1",
         AVATAR_GATEWAY_SERVICE_PORT_SESSIONS="80",
@@ -77,13 +77,13 @@ def test_variables_that_kubernetes_makes_for_a_service_are_no_mistake() -> None:
         ("AVATAR_GATEWAY_LISTENS", "h:1"),
     ],
 )
-def test_a_bad_variable_is_named(name: str, value: str) -> None:
+def test_a_wrong_variable_is_named(name: str, value: str) -> None:
     with pytest.raises(errors.SettingsError, match=name) as refused:
         _read(**{name: value})
     assert "short" not in str(refused.value)
 
 
-def test_secrets_are_not_shown() -> None:
+def test_secrets_are_hidden() -> None:
     shown = repr(_read(AVATAR_ADMIN_TOKEN="t-t-t"))
     assert not any(secret in shown for secret in ("k" * 16, "m" * 16, "t-t-t"))
 

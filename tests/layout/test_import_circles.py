@@ -88,9 +88,6 @@ def shortest_circle(graph: Mapping[str, set[str]], group: set[str], start: str) 
         ways = longer
 
 
-@pytest.mark.xfail(
-    raises=AssertionError, reason="the engine and serving have import circles; issue 12 ends them"
-)
 def test_no_package_has_an_import_circle() -> None:
     graph = import_graph(*packages())
     assert len(graph) > 100

@@ -63,6 +63,7 @@ def test_a_place_gives_a_change(source: str, expected: str) -> None:
         "x: 'Literal[1, 2]'\n",
         "def f(a: dict[str, Literal[1]] | None, *, b: A | B) -> C | None: ...\n",
         "def f(*, a, b): ...\n",
+        "def f():\n    return None\n",
         "x = lambda *, a: a\n",
         "Told = Ready | Failed[int] | None\n",
         "Told: TypeAlias = Literal[1, 2]\n",
@@ -85,6 +86,10 @@ def test_what_makes_no_difference_is_left_alone(source: str) -> None:
 def test_a_removed_decorator_of_the_type_checker_is_left_alone() -> None:
     assert changes("@override\ndef f(): ...\n") == set()
     assert changes("@property\ndef f(): ...\n") == {"def f(): ...\n"}
+
+
+def test_a_returned_false_becomes_true_only() -> None:
+    assert changes("def f():\n    return False\n") == {"def f():\n    return True\n"}
 
 
 def test_lines_of_a_place_are_those_of_its_statement() -> None:
@@ -158,6 +163,11 @@ def test_planned_tests_run_the_line_and_the_nearest_are_first() -> None:
     assert base.planned(module, FILE, [6]).tests == (far,)
     assert base.planned(module, FILE, [1]).tests == (mirror, near, far)
     assert base.planned(module, FILE, [99]).tests == (mirror,)
+    starting = baseline.Baseline(
+        durations, (), {FILE: lines}, frozenset({"tests/operator/test_main.py"})
+    )
+    assert starting.planned(module, FILE, [99]).tests == (mirror, far)
+    assert starting.planned(module, FILE, [5]).tests == (mirror, near, far)
     slow = {mirror: baseline.BUDGET_S + 1, near: 1.0}
     assert baseline.Baseline(slow, (), {FILE: lines}).planned(module, FILE, [5]).tests == (near,)
 

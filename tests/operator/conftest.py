@@ -167,23 +167,23 @@ class Make:
 
 
 NOW = 10_000.0
-RULES = planner.Rules("image")
+OPTIONS = planner.Options("image")
 
 
-class Scene:
+class Scenario:
     """A service and what is observed of it; two 4090s unless said otherwise."""
 
     def __init__(self, make: Make, gpus: int, spec: Body) -> None:
         self.make = make
         self.service = make.service(**spec)
-        self.hash = hash_spec(self.service, RULES.image)
+        self.hash = hash_spec(self.service, OPTIONS.image)
         self.nodes = [make.node(gpus=gpus)]
         self.profiles = [make.profile()]
         self.pods: list[RuntimePod] = []
         self.states: dict[str, PodState] = {}
         self.has_secret = True
-        self.sight: inputs.Scene | None = None
-        self.has_budget = True
+        self.context: inputs.ScalingContext | None = None
+        self.has_pdb = True
         self.halted: rollout.Halt | None = None
 
     def add(self, name: str, state: PodState | None = None, **changes: Any) -> RuntimePod:
@@ -204,26 +204,26 @@ class Scene:
             pods=tuple(self.pods),
             states=self.states,
             has_control_secret=self.has_secret,
-            scene=self.sight,
-            has_budget=self.has_budget,
+            scaling_context=self.context,
+            has_pdb=self.has_pdb,
             halted=self.halted,
         )
-        return planner.plan(self.service, observed, RULES, now)
+        return planner.plan(self.service, observed, OPTIONS, now)
 
     def actions(self, now: float = NOW) -> list[tuple[str, str]]:
         return [(type(action).__name__, action.name) for action in self.plan(now).actions]
 
 
-class Scenes(Protocol):
-    """Makes scenes; keyword arguments are fields of the service's spec."""
+class Scenarios(Protocol):
+    """Makes scenarios; keyword arguments are fields of the service's spec."""
 
-    def __call__(self, *, gpus: int = 2, **spec: Any) -> Scene: ...
+    def __call__(self, *, gpus: int = 2, **spec: Any) -> Scenario: ...
 
 
 @pytest.fixture(scope="session")
-def scenes(make: Make) -> Scenes:
-    def new(*, gpus: int = 2, **spec: Any) -> Scene:
-        return Scene(make, gpus, spec)
+def scenarios(make: Make) -> Scenarios:
+    def new(*, gpus: int = 2, **spec: Any) -> Scenario:
+        return Scenario(make, gpus, spec)
 
     return new
 

@@ -5,7 +5,7 @@ import pytest
 from avatar_runtime.metrics import RECENT_S, Metrics
 
 
-def test_the_load_forgets_what_is_old() -> None:
+def test_the_load_covers_the_last_30_s() -> None:
     metrics = Metrics("cpu", "none")
     metrics.observe_batch(4, 8, 0.5, now=100.0)
     metrics.count_finished(True, now=100.0)
@@ -20,7 +20,7 @@ def test_the_load_forgets_what_is_old() -> None:
     assert (later.first_frame_p95_s, later.deadline_miss_ratio, later.busy_ratio) == (None, 0, 0)
 
 
-def test_every_runtime_counts_for_itself() -> None:
+def test_each_runtime_has_its_own_registry() -> None:
     one, two = Metrics("cpu", "none"), Metrics("cpu", "none")
     one.count_sent("silent", 0.1, now=1.0)
     assert b'avatar_runtime_frames_total{kind="silent"} 1.0' in one.render()

@@ -9,7 +9,7 @@ from avatar_runtime.errors import SettingsError
 LEAST = {"AVATAR_MODEL": "/models", "AVATAR_AVATAR_FOLDER": "/avatars"}
 
 
-def test_a_pod_of_the_operator_is_understood() -> None:
+def test_the_variables_of_a_pod_are_read() -> None:
     read = settings.from_env(
         {
             **LEAST,
@@ -63,17 +63,17 @@ def test_without_variables_the_defaults_serve_one_machine() -> None:
     assert read.engine.gpu_profile is None
     assert (read.engine.precision, read.engine.decoder) == (None, "sd-vae")
     assert read.engine.verify
-    assert read.hearing == settings.HearingSettings(silence_dbfs=-50, lookahead_ms=0)
-    assert read.hearing.silence_dbfs == energy.SPEECH_DBFS
+    assert read.audio == settings.AudioSettings(silence_dbfs=-50, lookahead_ms=0)
+    assert read.audio.silence_dbfs == energy.SPEECH_DBFS
 
 
-def test_commands_hear_files_as_the_environment_says() -> None:
-    heard = settings.hearing({"AVATAR_SILENCE_DBFS": "off", "AVATAR_LOOKAHEAD_MS": "120"})
-    assert heard == settings.HearingSettings(None, 120)
-    assert settings.hearing({"AVATAR_SILENCE_DBFS": "-42"}).silence_dbfs == -42
+def test_commands_read_the_audio_settings() -> None:
+    audio = settings.audio({"AVATAR_SILENCE_DBFS": "off", "AVATAR_LOOKAHEAD_MS": "120"})
+    assert audio == settings.AudioSettings(None, 120)
+    assert settings.audio({"AVATAR_SILENCE_DBFS": "-42"}).silence_dbfs == -42
 
 
-def test_a_pod_of_a_service_never_serves_from_the_cpu_unasked() -> None:
+def test_a_pod_of_a_service_uses_the_cpu_only_if_it_is_named() -> None:
     assert settings.device({"AVATAR_SERVICE": "acme/concierge"}) == "cuda"
     assert settings.device({"AVATAR_SERVICE": "acme/concierge", "AVATAR_DEVICE": "cpu"}) == "cpu"
 
@@ -106,7 +106,7 @@ def test_a_pod_of_a_service_never_serves_from_the_cpu_unasked() -> None:
         ("AVATAR_GPU_PROFILE", "[]"),
     ],
 )
-def test_a_wrong_variable_is_named_with_its_value(name: str, value: str) -> None:
+def test_an_error_names_the_variable_and_its_value(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=f"^{name} is '") as wrong:
         settings.from_env({**LEAST, name: value})
     assert repr(value)[1:-1] in str(wrong.value)
@@ -127,7 +127,7 @@ def test_all_wrong_variables_are_named_at_once() -> None:
     [("10.0.0.7", "http://10.0.0.7:9090"), ("fd00::7", "http://[fd00::7]:9090")],
     ids=["v4", "v6"],
 )
-def test_a_hook_finds_the_admin_port_of_its_own_pod(address: str, url: str) -> None:
+def test_the_drain_hook_uses_the_admin_listener_of_its_pod(address: str, url: str) -> None:
     variables = {"AVATAR_POD_IP": address, "AVATAR_ADMIN_TOKEN": "s3cret"}
     read = settings.drain_from_env(variables)
     assert (read.url, read.token, read.timeout_s) == (url, "s3cret", 3600)

@@ -79,10 +79,10 @@ def plan(files: Files, now: float) -> Outcome:
         pods=tuple(own),
         states=_states(own, state),
         has_control_secret=True,  # Secrets are no input, so nothing is said of them
-        scene=inputs.Scene(),  # nor are callers: what is there stays
+        scaling_context=inputs.ScalingContext(),  # nor are callers: what is there stays
     )
-    rules = planner.Rules(image=NO_IMAGE)
-    made = planner.plan(service, observed, rules, now)
+    options = planner.Options(image=NO_IMAGE)
+    made = planner.plan(service, observed, options, now)
     return Outcome(service, made, conditions.find(service, made, observed.states))
 
 
@@ -217,7 +217,7 @@ def _pool_row(plan: planner.Plan, pool: Pool) -> Mapping[str, object]:
     """Describe a class as it will be once the actions are done."""
     gone = {a.uid for a in plan.actions if isinstance(a, planner.DrainPod | planner.DeletePod)}
     classes = [pod.gpu_class for pod in plan.fleet.live if pod.uid not in gone]
-    classes += [action.gpu_class for action in plan.coming]
+    classes += [action.gpu_class for action in plan.new_pods]
     replicas = classes.count(pool.gpu_class)
     if isinstance(pool.outcome, NoBatch):
         return {

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from avatar_operator.cli import plan
-from avatar_operator.core.autoscaling import decision_log
+from avatar_operator.core.autoscaling import decision_lines, decision_log
 from avatar_operator.core.text import rfc3339
 from avatar_operator.errors import InputError
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from avatar_operator.core.resources.autoscaling import Autoscaling
 
 SHOWN: Final = 20  # differences that are told
-_OURS: Final = f'{{"kind":"{decision_log.KIND}",'  # how a line begins; a container's log has others
+_OURS: Final = (
+    f'{{"kind":"{decision_lines.KIND}",'  # how a line begins; a container's log has others
+)
 
 
 @dataclasses.dataclass(slots=True)
@@ -35,14 +37,14 @@ class _Sum:
     most: int = 0
     most_again: int = 0
 
-    def add(self, again: decision_log.Again) -> None:
-        at = again.line.question.wall
+    def add(self, again: decision_log.ReplayedDecision) -> None:
+        at = again.logged.inputs.wall
         if self.last_at is not None:
             span_s = max(0.0, at - self.last_at)
             self.pod_s += span_s * self.pods
             self.pod_s_again += span_s * self.pods_again
         self.last_at = at
-        self.pods, self.pods_again = again.line.pods, again.answer.decision.pods
+        self.pods, self.pods_again = again.logged.pods, again.result.decision.pods
         self.most = max(self.most, self.pods)
         self.most_again = max(self.most_again, self.pods_again)
         self.decisions += 1
@@ -74,7 +76,7 @@ def replay(log: Path, service: Path | None) -> Mapping[str, object]:
     told: list[Mapping[str, object]] = []
     lines = list(_lines(log))
     for again in decision_log.replay(lines, policy):
-        sums.setdefault(again.line.service, _Sum()).add(again)
+        sums.setdefault(again.logged.service, _Sum()).add(again)
         if again.differs and len(told) < SHOWN:
             told.append(_difference(again))
     passed_over = len(lines) - sum(each.decisions for each in sums.values())
@@ -116,7 +118,7 @@ def _policy(path: Path) -> Autoscaling:
     return service.autoscaling
 
 
-def _lines(path: Path) -> Iterator[decision_log.Line]:
+def _lines(path: Path) -> Iterator[decision_lines.LoggedDecision]:
     """Read the decisions of a log; lines of other kinds are none of ours."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -127,7 +129,7 @@ def _lines(path: Path) -> Iterator[decision_log.Line]:
         if not line.startswith(_OURS):
             continue
         try:
-            yield decision_log.decode(json.loads(line))
+            yield decision_lines.decode(json.loads(line))
         except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             fault = f"has no decision in line {number}: {error}"
             raise InputError("--log", str(path), fault) from error
@@ -136,13 +138,15 @@ def _lines(path: Path) -> Iterator[decision_log.Line]:
         raise InputError("--log", str(path), "holds no decision")
 
 
-def _difference(again: decision_log.Again) -> Mapping[str, object]:
-    line, made = again.line, again.answer.decision
+def _difference(again: decision_log.ReplayedDecision) -> Mapping[str, object]:
+    line, made = again.logged, again.result.decision
     return {
-        "time": rfc3339(line.question.wall),
+        "time": rfc3339(line.inputs.wall),
         "service": line.service,
-        "written": _summary(line.pods, line.reserve, line.why, line.limit),
-        "now": _summary(made.pods, made.reserve, made.why.value, made.limit and made.limit.value),
+        "written": _summary(line.pods, line.reserve, line.reason, line.limit),
+        "now": _summary(
+            made.pods, made.reserve, made.reason.value, made.limit and made.limit.value
+        ),
     }
 
 

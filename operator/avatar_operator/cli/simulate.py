@@ -61,9 +61,9 @@ def simulate(request: Request) -> Simulated:
     gpus = request.gpus if request.gpus is not None else service.autoscaling.max_replicas
     settings = scenario.Settings(stock(service, profiles, gpus), start_s=request.start_s)
     lines: list[str] = []
-    written = decision_log.Journal()
+    written = decision_log.DecisionLog()
 
-    def note(answer: inputs.Answer) -> None:
+    def note(answer: inputs.ScalingResult) -> None:
         lines.append(json.dumps(written.line(str(service.key), answer), separators=(",", ":")))
 
     told = note if request.decisions else None

@@ -25,20 +25,20 @@ class DecisionLog:
 
     def __init__(self, target: str) -> None:
         self._target = target
-        self._journal = decision_log.Journal()
+        self._decisions = decision_log.DecisionLog()
         self._lines: asyncio.Queue[str] = asyncio.Queue(MOST)
         self._dropped = 0
 
-    def note(self, key: ServiceKey, answer: inputs.Answer) -> None:
+    def note(self, key: ServiceKey, result: inputs.ScalingResult) -> None:
         """Take a decision in, if there is a log."""
         if not self._target:
             return
-        document = self._journal.line(str(key), answer)
+        document = self._decisions.line(str(key), result)
         try:
             self._lines.put_nowait(json.dumps(document, separators=(",", ":")))
         except asyncio.QueueFull:
             self._dropped += 1
-            self._journal.forget(str(key))  # what follows does not follow from what is written
+            self._decisions.forget(str(key))  # what follows does not follow from what is written
 
     async def run(self) -> None:
         """Write until cancelled; what is there by then is written yet."""
@@ -61,7 +61,7 @@ class DecisionLog:
                 raise
         except OSError as error:
             self._dropped += len(lines)
-            self._journal.forget()
+            self._decisions.forget()
             _log.warning("decisions not written target=%s fault=%s", self._target, error)
         if self._dropped:
             _log.warning("decisions dropped count=%d", self._dropped)

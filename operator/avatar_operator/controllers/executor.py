@@ -195,7 +195,7 @@ class Executor:
 
     async def take_leave(self, uid: str, pods: Sequence[RuntimePod]) -> None:
         """Delete the pods of a service that is gone; each waits for its own sessions."""
-        actions = planner.farewell(pods)
+        actions = planner.delete_orphans(pods)
         if not actions:
             return
         key = ServiceKey(pods[0].namespace, pods[0].service)
@@ -265,7 +265,7 @@ def too_soon_s(
 
     `now` is of the loop's clock, as are the times in the memory.
     """
-    if old == new or service_status.is_pressing(old, new):
+    if old == new or service_status.is_urgent(old, new):
         return None
     wait_s = memory.written_at + STATUS_EVERY_S - now
     return wait_s if wait_s > 0 else None

@@ -60,7 +60,9 @@ class Reconciler:
         self._api = api
         self._fence = fence
         self._settings = settings
-        self._rules = planner.Rules(settings.pods.image, settings.memory_share, settings.rollout)
+        self._options = planner.Options(
+            settings.pods.image, settings.memory_share, settings.rollout
+        )
         self._seen = Observations(settings.watch_namespaces, settings.namespace)
         self._runtimes = runtimes.Runtimes(self._state_changed, fence)
         self._gateways = gateways.Gateways(self._demand_changed)
@@ -252,7 +254,7 @@ class Reconciler:
         """Wake a pod's service, and those that lack GPUs and may take it over."""
         self._wake(pod.owner_uid, GATHER_S)
         if pod.reserve:
-            for uid in self._seen.circles.takers(pod.owner_uid, pod.namespace):
+            for uid in self._seen.reserve_groups.claimants(pod.owner_uid, pod.namespace):
                 if uid in self._short:
                     self._wake(uid, GATHER_S)
 
@@ -326,13 +328,13 @@ class Reconciler:
                 return NEWS_S  # a state that comes wakes it sooner
             memory.term = self._term
             memory.calm_until = asyncio.get_running_loop().time() + CALM_S
-        plan = planner.plan(service, observed, self._rules, now)
+        plan = planner.plan(service, observed, self._options, now)
         metrics.set_desired(service.key, plan.desired)
-        lacks_gpus = plan.missing or service_status.is_short(plan)
+        lacks_gpus = plan.missing or service_status.lacks_gpus(plan)
         (self._short.add if lacks_gpus else self._short.discard)(uid)
-        if plan.answer is not None:
-            memory.history = plan.answer.decision.history
-            self._decisions.note(service.key, plan.answer)
+        if plan.scaling is not None:
+            memory.history = plan.scaling.decision.history
+            self._decisions.note(service.key, plan.scaling)
         # What others knew when they led is not known here: at first nothing is taken away.
         calm_s = memory.calm_until - asyncio.get_running_loop().time()
         actions = tuple(each for each in plan.actions if calm_s <= 0 or not _removes(each))
@@ -367,27 +369,29 @@ class Reconciler:
             nodes=self._seen.nodes(),
             uses=self._seen.uses(),
             profiles=self._seen.profiles(),
-            census=self._seen.census(),
+            node_classes=self._seen.node_class_cache(),
             pods=pods,
             states=self._runtimes.states(pod.uid for pod in pods),
             has_control_secret=memory.has_secret or "ApplyControlSecret" in memory.contested,
-            has_budget=self._executor.is_budgeted(service.uid) or "ApplyBudget" in memory.contested,
-            halted=rollout.remembered(written, service.generation),
+            has_pdb=self._executor.is_budgeted(service.uid) or "ApplyBudget" in memory.contested,
+            halted=rollout.read_halt(written, service.generation),
             shared=self._shared(service, now),
             names_elsewhere=self._seen.names_elsewhere(service.key),
-            scene=inputs.Scene(
+            scaling_context=inputs.ScalingContext(
                 self._gateways.demand(service.key),
                 memory.history if memory.term == self._term else None,  # others decided since
                 asyncio.get_running_loop().time(),
             ),
         )
 
-    def _shared(self, service: Service, now: float) -> shared_reserve.Shared | None:
-        group = self._seen.circles.group(service.uid, service.key.namespace, now)
-        if group is None or group.keeper.uid == service.uid:
-            return None if group is None else shared_reserve.Shared(group)
-        pods = tuple(pod for pod in self._seen.pods_of(group.keeper.key) if pod.reserve)
-        return shared_reserve.Shared(group, pods, self._runtimes.states(pod.uid for pod in pods))
+    def _shared(self, service: Service, now: float) -> shared_reserve.SharedReserve | None:
+        group = self._seen.reserve_groups.group(service.uid, service.key.namespace, now)
+        if group is None or group.owner.uid == service.uid:
+            return None if group is None else shared_reserve.SharedReserve(group)
+        pods = tuple(pod for pod in self._seen.pods_of(group.owner.key) if pod.reserve)
+        return shared_reserve.SharedReserve(
+            group, pods, self._runtimes.states(pod.uid for pod in pods)
+        )
 
     def _has_heard(self, observed: planner.Observed) -> bool:
         """Return whether every pod has told of its sessions, or had time enough to do so."""

@@ -86,5 +86,5 @@ class Scaler(Protocol):
         """Return how many pods to have."""
 
 
-Note = Callable[[inputs.Answer], None]
+Note = Callable[[inputs.ScalingResult], None]
 """Is told of each decision."""

@@ -14,6 +14,7 @@ from math import ceil, exp, inf, log
 from typing import TYPE_CHECKING, Final
 
 from avatar_operator.core.autoscaling import capacity, inputs, scaling
+from avatar_operator.core.autoscaling.observation import Demand
 from avatar_operator.core.gpus import batch_size, inventory
 from avatar_operator.core.gpus.pools import rank
 from avatar_operator.core.manifests.pod import hash_spec
@@ -112,7 +113,7 @@ class World:
         self._draw = draw
         self._rival = rival
         self._note = note
-        self._rules = planner.Rules("image")
+        self._options = planner.Options("image")
         self._nodes = tuple(pods.node(p, settings.gpus[p.name]) for p in self._profiles)
         costs = {profile.name: profile.cost_per_hour for profile in self._profiles}
         self._ledger = Ledger(service.autoscaling, settings.gpus, costs)
@@ -127,7 +128,7 @@ class World:
         self._down_until = 0.0
         self._deaf_until = 0.0
         self._clock_off_s = 0.0
-        self._demand = scaling.Demand(gateways=1)
+        self._demand = Demand(gateways=1)
         self._gateway_silent_until = 0.0
         self._gateway_heard_s = 0.0
         self._end_s = max(s.arrival_s + s.duration_s for s in trace) + LATE_S
@@ -257,7 +258,7 @@ class World:
         for box in self._boxes.values():
             box.hear(self._now)
         if self._now >= self._gateway_silent_until:
-            self._demand = scaling.Demand(len(self._queue), self._arrived, gateways=1)
+            self._demand = Demand(len(self._queue), self._arrived, gateways=1)
             self._gateway_heard_s = self._now
 
     def _plan(self) -> None:
@@ -268,11 +269,11 @@ class World:
             self._follow_rival(self._rival)
             return self._plan_soon(self._rival.every_s)
         clock = pods.EPOCH_S + self._now + self._clock_off_s
-        plan = planner.plan(self._service, self._observed(), self._rules, clock)
-        if plan.answer is not None:
-            self._history = plan.answer.decision.history
+        plan = planner.plan(self._service, self._observed(), self._options, clock)
+        if plan.scaling is not None:
+            self._history = plan.scaling.decision.history
             if self._note is not None:
-                self._note(plan.answer)
+                self._note(plan.scaling)
         self._ledger.want(plan.desired)
         failed = False
         for action in plan.actions:
@@ -291,7 +292,7 @@ class World:
     def _observed(self) -> planner.Observed:
         deaf = self._now < self._deaf_until
         silent = self._now - self._gateway_heard_s > capacity.STALE_S
-        demand = scaling.Demand(self._demand.waiting, self._demand.arrived, 1, int(silent or deaf))
+        demand = Demand(self._demand.waiting, self._demand.arrived, 1, int(silent or deaf))
         pods = tuple(box.pod(self._service) for box in self._boxes.values())
         states = {box.uid: box.state(self._now) for box in self._boxes.values()}
         return planner.Observed(
@@ -301,7 +302,7 @@ class World:
             pods=pods,
             states={} if deaf else {uid: s for uid, s in states.items() if s is not None},
             has_control_secret=True,
-            scene=inputs.Scene(demand, self._history, self._now),
+            scaling_context=inputs.ScalingContext(demand, self._history, self._now),
         )
 
     def _act(self, action: planner.Action) -> None:
@@ -335,7 +336,7 @@ class World:
             gpu_class=gpu_class,
             slots=outcome.sessions_per_pod,
             batch_size=outcome.batch_size,
-            spec_hash=hash_spec(self._service, self._rules.image),
+            spec_hash=hash_spec(self._service, self._options.image),
             created_s=self._now,
         )
         self._boxes[name] = box
@@ -375,8 +376,8 @@ class World:
         return self._best()[1]
 
     def _best(self) -> tuple[str, batch_size.BatchPlan]:
-        stock = inventory.take(self._nodes, (), self._profiles, self._service.placement)
-        for pool in rank(self._service, self._profiles, stock, self._rules.memory_share):
+        stock = inventory.count_free(self._nodes, (), self._profiles, self._service.placement)
+        for pool in rank(self._service, self._profiles, stock, self._options.memory_share):
             if isinstance(pool.outcome, batch_size.BatchPlan):
                 return pool.gpu_class, pool.outcome
         raise InputError("--service", str(self._service.key), "fits no GPU class of the profiles")

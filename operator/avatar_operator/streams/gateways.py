@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from avatar_operator.core.autoscaling import capacity, scaling
+from avatar_operator.core.autoscaling import capacity, observation
 from avatar_operator.core.resources.gateway import Demand, Tally, parse_demand
 from avatar_operator.streams import client
 
@@ -43,11 +43,11 @@ class Gateways:
         if gateway is not None:
             self._tell(gateway.demand or {}, {})
 
-    def demand(self, key: ServiceKey) -> scaling.Demand:
+    def demand(self, key: ServiceKey) -> observation.Demand:
         """Return what all gateways together say of a service."""
         now = asyncio.get_running_loop().time()
         told = [gateway.demand or {} for gateway in self._gateways.values()]
-        return scaling.Demand(
+        return observation.Demand(
             waiting=sum(demand[key].waiting for demand in told if key in demand),
             arrived=self._tally.arrived.get(key, 0),
             gateways=len(self._gateways),

@@ -143,7 +143,9 @@ def _silent(state: PodState) -> PodState:
     return replace(
         state,
         first_frame_p95_ms=None,
-        vram_ratio=max(capacity.VRAM_MOST, round(state.vram_ratio, 1)),
-        deadline_miss_ratio=max(capacity.MISSES_MOST, round(state.deadline_miss_ratio, 1)),
+        vram_ratio=max(capacity.MAX_VRAM_RATIO, round(state.vram_ratio, 1)),
+        deadline_miss_ratio=max(
+            capacity.MAX_DEADLINE_MISS_RATIO, round(state.deadline_miss_ratio, 1)
+        ),
         frame_p95_ms=LATENCY_STEP_MS * (latency_ms // LATENCY_STEP_MS),
     )

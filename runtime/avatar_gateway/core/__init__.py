@@ -1,1 +1,1 @@
-"""The gateway's decisions, as functions of values."""
+"""The decisions of the gateway, as pure functions."""

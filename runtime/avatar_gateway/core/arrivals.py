@@ -1,4 +1,4 @@
-"""How many callers come: a rate over the last seconds, as a value."""
+"""The arrival rate of callers over the last seconds."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from typing import Final
 
 WINDOW_S: Final = 10
-"""Long enough to smooth single callers, short enough to follow a burst."""
+"""Length of the averaging window: it smooths single arrivals and still follows a burst."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
-    """Callers by second; whole seconds older than the window are forgotten."""
+    """The number of arrivals in each second of the window."""
 
     seconds: tuple[tuple[int, int], ...] = ()
-    """Pairs of second and callers, oldest first."""
+    """Pairs of a second and its arrivals, oldest first."""
 
     def with_one(self, now: float) -> Arrivals:
-        """Return the record with one more caller at `now`."""
+        """Return a copy with one more arrival at `now`."""
         second = int(now)
         kept = self._recent(second)
         if kept and kept[-1][0] == second:
@@ -25,7 +25,7 @@ class Arrivals:
         return Arrivals((*kept, (second, 1)))
 
     def per_s(self, now: float) -> float:
-        """Return the callers a second over the window that ends at `now`."""
+        """Return the mean arrivals per second in the window that ends at `now`."""
         return sum(count for _, count in self._recent(int(now))) / WINDOW_S
 
     def _recent(self, second: int) -> tuple[tuple[int, int], ...]:

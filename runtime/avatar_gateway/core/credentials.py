@@ -1,7 +1,7 @@
 """API keys and the short-lived secrets made from them.
 
-A client secret carries its own expiry and signature: every replica with the same API key
-accepts it, nothing is stored, and it dies with the key.
+A client secret contains its expiry time and a signature. Every replica with the same API key
+accepts it, no replica stores it, and it becomes invalid when the key changes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ URL_KEYS: Final = frozenset(
     {"access_token", "api-key", "api_key", "apikey", "authorization", "client_secret", "key"}
     | {"secret", "token"}
 )
-"""Query parameters that can only be a credential; addresses end up in logs."""
+"""Query parameters that always hold a credential. They are rejected because URLs are logged."""
 MIN_TTL_S: Final = 60
 MAX_TTL_S: Final = 600
 _SIGNING_CONTEXT: Final = b"avatar-gateway client secret v1"
@@ -31,16 +31,19 @@ _SIGNING_CONTEXT: Final = b"avatar-gateway client secret v1"
 
 @dataclass(frozen=True, slots=True)
 class ClientSecret:
-    """What a client secret allows."""
+    """The content of a client secret."""
 
     expires_at: int
-    """Unix time in seconds."""
+    """When it expires: Unix time in seconds."""
     model: str | None
-    """The only service it opens; None for all."""
+    """The service that it permits; None for all services."""
 
 
 def presented(headers: Mapping[str, str], subprotocols: Sequence[str]) -> str | None:
-    """Return the credential of a request, from wherever it may stand; None if there is none."""
+    """Return the credential of a request, or None.
+
+    It is read from `Authorization`, then from `api-key`, then from the subprotocols.
+    """
     scheme, _, bearer = headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer" and bearer.strip():
         return bearer.strip()
@@ -53,26 +56,26 @@ def presented(headers: Mapping[str, str], subprotocols: Sequence[str]) -> str | 
 
 
 def is_key(credential: str, api_key: str) -> bool:
-    """Return whether a credential is the API key, in a time that tells nothing."""
-    # A header may hold bytes that are no UTF-8; they arrive as lone surrogates.
+    """Return whether a credential is the API key, compared in constant time."""
+    # A header may contain bytes that are not UTF-8; they arrive as lone surrogates.
     return hmac.compare_digest(credential.encode(errors="surrogatepass"), api_key.encode())
 
 
 def mint(api_key: str, secret: ClientSecret, nonce: str) -> str:
-    """Return the text of a client secret; it is a valid WebSocket subprotocol token."""
+    """Return a signed client secret; the text is a valid WebSocket subprotocol token."""
     payload = json.dumps([secret.expires_at, secret.model, nonce], separators=(",", ":"))
     body = _encode(payload.encode())
     return f"{SECRET_PREFIX}{body}.{_encode(_signature(api_key, body))}"
 
 
 def verify(api_key: str, text: str, now: float) -> ClientSecret | None:
-    """Return what a client secret allows; None if it is forged, broken or expired."""
+    """Return the content of a client secret, or None if it is forged, malformed or expired."""
     body, separator, signature = text.removeprefix(SECRET_PREFIX).partition(".")
     if not text.startswith(SECRET_PREFIX) or not separator:
         return None
     try:
         given = _decode(signature)
-        # The signature is checked before anything inside is looked at.
+        # The signature is verified before the content is parsed.
         if not hmac.compare_digest(given, _signature(api_key, body)):
             return None
         expires_at, model, _ = json.loads(_decode(body))

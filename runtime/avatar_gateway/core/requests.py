@@ -1,4 +1,4 @@
-"""What a caller asks for: the query of `/v1/realtime` and the body for a client secret."""
+"""Parses requests: the query of `/v1/realtime`, and the body that requests a client secret."""
 
 from __future__ import annotations
 
@@ -16,80 +16,80 @@ MAX_WAIT_MS: Final = 600_000
 _NAME: Final = re.compile(
     r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
 )
-_OURS: Final = frozenset({"refuse", "wait_ms"})
-"""Parameters that end at the gateway: it refuses and waits, the pod only takes or not."""
+_GATEWAY_PARAMETERS: Final = frozenset({"refuse", "wait_ms"})
+"""Parameters that only the gateway uses; the pod does not receive them."""
 _SECRET_TTL_S: Final = credentials.MAX_TTL_S
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SessionRequest:
     """A request for a session."""
 
     model: str
     """The AvatarService, `NAMESPACE/NAME`."""
     wait_ms: int
-    """How long the caller would wait for a slot."""
+    """How long the caller waits for a slot, in milliseconds."""
     forwarded: Sequence[tuple[str, str]]
-    """The query for the pod."""
+    """The query parameters for the pod."""
 
 
 @dataclass(frozen=True, slots=True)
-class SecretAsked:
+class SecretRequest:
     """A request for a client secret."""
 
     ttl_s: int
     model: str | None
     session: Mapping[str, Any]
-    """The session given, sent back as it came."""
+    """The `session` object of the request, which the response returns unchanged."""
 
 
-def refuses_by_close(query: Sequence[tuple[str, str]]) -> bool:
-    """Return whether refusals go out as a close, which a browser can read."""
+def wants_close_code(query: Sequence[tuple[str, str]]) -> bool:
+    """Return whether the caller wants a rejection as a close code, which a browser can read."""
     return ("refuse", "close") in query
 
 
 def check_no_key(query: Sequence[tuple[str, str]], api_key: str) -> None:
-    """Refuse a query that holds a credential; the value is not repeated.
+    """Reject a query that contains a credential; the message does not repeat the value.
 
     Raises:
-        Refusal: it does.
+        Rejection: the query contains a credential.
     """
     for name, value in query:
-        looks_like_one = name.lower() in credentials.URL_KEYS or value.startswith(
+        looks_like_key = name.lower() in credentials.URL_KEYS or value.startswith(
             (credentials.SECRET_PREFIX, "sk-")
         )
-        if looks_like_one or credentials.is_key(value, api_key):
-            raise errors.Refusal(
-                "key_in_url", f"the query parameter {name[:64]!r} holds a credential", param=name
+        if looks_like_key or credentials.is_key(value, api_key):
+            raise errors.Rejection(
+                "key_in_url", f"the query parameter {name[:64]!r} contains a credential", param=name
             )
 
 
-def parse(query: Sequence[tuple[str, str]]) -> Asked:
-    """Return what a query asks for.
+def parse(query: Sequence[tuple[str, str]]) -> SessionRequest:
+    """Return the session request of a query.
 
     Raises:
-        Refusal: a parameter is missing, given twice, or has a bad value.
+        Rejection: a parameter is missing, set more than once, or has a wrong value.
     """
     values = dict(query)
     if len(values) != len(query):
         names = [name for name, _ in query]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise errors.Refusal("invalid_query", f"{twice} is given more than once", param=twice)
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise errors.Rejection("invalid_query", f"{repeated} is set more than once", param=repeated)
     refuse = values.get("refuse", "status")
     if refuse not in ("close", "status"):
         raise _invalid("refuse", refuse, ["close", "status"])
-    return Asked(
+    return SessionRequest(
         model=_model(values.get("model", "")),
         wait_ms=_wait_ms(values.get("wait_ms", "0")),
-        forwarded=[(name, value) for name, value in query if name not in _OURS],
+        forwarded=[(name, value) for name, value in query if name not in _GATEWAY_PARAMETERS],
     )
 
 
-def parse_secret(body: Any) -> SecretAsked:
-    """Return what a body of `POST /v1/realtime/client_secrets` asks for.
+def parse_secret(body: Any) -> SecretRequest:
+    """Return the request in a body of `POST /v1/realtime/client_secrets`.
 
     Raises:
-        Refusal: a field has the wrong type or a bad value.
+        Rejection: a field has a wrong type or a wrong value.
     """
     body = _object(body, "body")
     expires = _object(body.get("expires_after", {}), "expires_after")
@@ -104,12 +104,12 @@ def parse_secret(body: Any) -> SecretAsked:
     model = session.get("model")
     if model is not None and (not isinstance(model, str) or not _NAME.fullmatch(model)):
         raise _invalid("session.model", model, "NAMESPACE/NAME")
-    return SecretAsked(ttl_s, model, session)
+    return SecretRequest(ttl_s, model, session)
 
 
 def _model(text: str) -> str:
     if not text:
-        raise errors.Refusal(
+        raise errors.Rejection(
             "invalid_query", "model is missing, must be NAMESPACE/NAME", param="model"
         )
     if not _NAME.fullmatch(text):
@@ -118,7 +118,7 @@ def _model(text: str) -> str:
 
 
 def _wait_ms(text: str) -> int:
-    # More digits than the limit has are over it; int() of a huge text is slow.
+    # A text with more digits than the limit exceeds it, and int() of a long text is slow.
     digits = text.isascii() and text.isdigit() and len(text) <= len(str(MAX_WAIT_MS))
     if not digits or int(text) > MAX_WAIT_MS:
         raise _invalid("wait_ms", text, [0, MAX_WAIT_MS])
@@ -131,9 +131,9 @@ def _object(value: Any, name: str) -> Mapping[str, Any]:
     return value
 
 
-def _invalid(param: str, value: object, limit: object) -> errors.Refusal:
+def _invalid(param: str, value: object, limit: object) -> errors.Rejection:
     shown = str(value)[:64]
-    return errors.Refusal(
+    return errors.Rejection(
         "invalid_query",
         f"{param} is {shown!r}, must be {_range(limit)}",
         param=param,

@@ -1,11 +1,11 @@
-"""Which pod gets a session: the fullest that still has room, so that others can empty.
+"""Ranks the pods for a session: the fullest pod with a free slot comes first.
 
-Pods of the reserve come last, so that they stay empty until they are needed, and nobody waits
-until they are promoted.
+Filling one pod after another lets the other pods become empty, so that the operator can remove
+them. Pods of the reserve come last, so that they stay empty until they are needed.
 
-A pod's own word is a moment old, so the gateway adds what it has placed there since. That
-sum only orders the pods: a pod that by its own word has room is tried as a last resort, and
-the pod's answer decides.
+The last state of a pod is a moment old, so the gateway adds the sessions that it has placed there
+since. That sum only ranks the pods: a pod whose own state has a free slot stays in the list, and
+the pod decides whether it accepts the session.
 """
 
 from __future__ import annotations
@@ -22,52 +22,57 @@ if TYPE_CHECKING:
     from avatar_gateway.core.model import State
 
 MAX_TRIES: Final = 4
-"""Pods asked for one caller; more refusals than that mean that there is no room."""
+"""Maximum number of pods that are tried for one caller."""
 
 
 class Shortage(Enum):
-    """Why no pod can take a session, as the code the caller is told."""
+    """Why no pod can accept a session; the value is the error code for the caller."""
 
-    NOT_READY = "not_ready"  # no pod serves yet, or none that is heard of
-    DRAINING = "draining"  # pods serve, but all are to go
-    NO_CAPACITY = "no_capacity"  # pods serve, and all are full
+    NOT_READY = "not_ready"
+    """No pod has a fresh state that says ready."""
+    DRAINING = "draining"
+    """All ready pods are draining."""
+    NO_CAPACITY = "no_capacity"
+    """All ready pods are full."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A pod of the service asked for."""
+    """A pod of the requested service."""
 
     key: str
     usable: bool
     """Whether it has an address and is not being deleted."""
     state: State | None
+    """The last reported state; None before the first one."""
     placed: int
     """Sessions that this gateway placed there and that `state` may not count yet."""
     reserve: bool = False
+    """Whether the pod belongs to the reserve."""
 
-    def is_heard(self, now: float) -> bool:
-        """Return whether the pod serves, and said so a short time ago."""
+    def is_ready(self, now: float) -> bool:
+        """Return whether the pod is usable, and reported a short time ago that it is ready."""
         state = self.state
         return self.usable and state is not None and state.ready and now - state.at <= STALE_S
 
 
 def order(candidates: Sequence[Candidate], now: float) -> Sequence[str] | Shortage:
-    """Return the pods to try, best first, or why there is none."""
-    heard = [(c, c.state) for c in candidates if c.state and c.is_heard(now)]
-    if not heard:
+    """Return the keys of the pods to try, the best first, or the reason why no pod is usable."""
+    ready = [(pod, pod.state) for pod in candidates if pod.state and pod.is_ready(now)]
+    if not ready:
         return Shortage.NOT_READY
-    serving = [(each, state) for each, state in heard if not state.draining]
-    if not serving:
+    accepting = [(pod, state) for pod, state in ready if not state.draining]
+    if not accepting:
         return Shortage.DRAINING
-    room = [(each, state) for each, state in serving if state.free > 0]
-    if not room:
+    free = [(pod, state) for pod, state in accepting if state.free > 0]
+    if not free:
         return Shortage.NO_CAPACITY
-    ranked = sorted(room, key=lambda item: _rank(*item))
-    return [each.key for each, _ in ranked[:MAX_TRIES]]
+    ranked = sorted(free, key=lambda item: _rank(*item))
+    return [pod.key for pod, _ in ranked[:MAX_TRIES]]
 
 
-def _rank(each: Candidate, state: State) -> tuple[bool, bool, float, int, str]:
-    """Return a sort key: pods with room by our own count first, then the fullest share."""
-    taken = state.capacity - state.free + each.placed
-    full = each.placed >= state.free
-    return (full, each.reserve, -taken / state.capacity, -taken, each.key)
+def _rank(pod: Candidate, state: State) -> tuple[bool, bool, float, int, str]:
+    """Return the sort key: not full by the gateway's count, not reserve, highest load."""
+    taken = state.capacity - state.free + pod.placed
+    is_full = pod.placed >= state.free
+    return (is_full, pod.reserve, -taken / state.capacity, -taken, pod.key)

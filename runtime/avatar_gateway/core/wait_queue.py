@@ -1,4 +1,4 @@
-"""The line of callers who wait for a slot of one service: who came first is served first."""
+"""The first-in, first-out queue of callers that wait for a slot of one service."""
 
 from __future__ import annotations
 
@@ -8,51 +8,53 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-MOST: Final = 1000
-"""Callers in one line; past it nobody would be served in time anyway."""
-GRANTS: Final = 20
-"""The last slots given to waiting callers, from which the time left is estimated."""
-WORTH: Final = frozenset({"no_capacity", "not_ready", "draining"})
-"""Refusals that waiting may help against."""
+MAX_LENGTH: Final = 1000
+"""Maximum number of callers in one queue. A caller behind them would not get a slot in time."""
+GRANT_HISTORY: Final = 20
+"""Number of recent grants from which the waiting time is estimated."""
+RETRYABLE_CODES: Final = frozenset({"no_capacity", "not_ready", "draining"})
+"""Rejections after which a later attempt can succeed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """Callers in the order in which they came, and when the last of them got a slot."""
+class WaitQueue:
+    """Callers in order of arrival, and the times of the last grants."""
 
-    tickets: tuple[int, ...] = ()
+    callers: tuple[int, ...] = ()
+    """Caller ids, the longest waiting caller first."""
     grants: tuple[float, ...] = ()
-    """Seconds on a monotonic clock, oldest first."""
+    """When callers of this queue got a slot: seconds on a monotonic clock, oldest first."""
 
     @property
     def is_full(self) -> bool:
-        """Return whether nobody more may wait."""
-        return len(self.tickets) >= MOST
+        """Return whether the queue accepts no more callers."""
+        return len(self.callers) >= MAX_LENGTH
 
-    def with_caller(self, ticket: int) -> Line:
-        """Return the line with one more at its end."""
-        return Line((*self.tickets, ticket), self.grants)
+    def with_caller(self, caller_id: int) -> WaitQueue:
+        """Return the queue with a caller added at its end."""
+        return WaitQueue((*self.callers, caller_id), self.grants)
 
-    def without(self, ticket: int) -> Line:
-        """Return the line without a caller who gave up."""
-        return Line(tuple(t for t in self.tickets if t != ticket), self.grants)
+    def without(self, caller_id: int) -> WaitQueue:
+        """Return the queue without a caller that stopped waiting."""
+        return WaitQueue(tuple(c for c in self.callers if c != caller_id), self.grants)
 
-    def with_grant(self, ticket: int, now: float) -> Line:
-        """Return the line without a caller who got a slot."""
-        return Line(self.without(ticket).tickets, (*self.grants, now)[-GRANTS:])
+    def with_grant(self, caller_id: int, now: float) -> WaitQueue:
+        """Return the queue without a caller that got a slot at `now`."""
+        return WaitQueue(self.without(caller_id).callers, (*self.grants, now)[-GRANT_HISTORY:])
 
-    def position(self, ticket: int) -> int:
-        """Return the place of a caller in the line, 1 for the next one."""
-        return self.tickets.index(ticket) + 1
+    def position(self, caller_id: int) -> int:
+        """Return the position of a caller; the next caller to be served has position 1."""
+        return self.callers.index(caller_id) + 1
 
 
 def eta_ms(position: int, grants: Sequence[float], now: float) -> int | None:
-    """Return about how long a caller has to wait still, None if nothing tells.
+    """Return the estimated waiting time in milliseconds, or None with fewer than two grants.
 
-    As many slots a second come as came lately; the time since the last one counts
-    too, so that a line that stands still does not promise anything.
+    The estimate is the mean interval between the recent grants, multiplied by the position.
+    The time since the last grant is part of the mean, so the estimate grows while the queue
+    does not move.
     """
     if len(grants) < 2 or now <= grants[0]:
         return None
-    each_s = (now - grants[0]) / len(grants)
-    return round(position * each_s * 1000)
+    interval_s = (now - grants[0]) / len(grants)
+    return round(position * interval_s * 1000)

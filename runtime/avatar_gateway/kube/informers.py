@@ -1,4 +1,4 @@
-"""Services and pods from the Kubernetes API, by list and watch; the only caller of that API."""
+"""Lists and watches services and pods; the only module that calls the Kubernetes API."""
 
 from __future__ import annotations
 
@@ -19,82 +19,87 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
     from avatar_contracts.backoff import Backoff
-    from avatar_gateway.directory import Directory
+    from avatar_gateway.pod_registry import PodRegistry
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 PODS: Final = "pods"
 SERVICES: Final = labels.SERVICES
 _GROUP_PATHS: Final = {PODS: "/api/v1", SERVICES: f"/apis/{labels.GROUP}/{labels.VERSION}"}
 _PAGE: Final = 500
 _WATCH_S: Final = 60
-"""The server ends a watch after this; the next one goes on from its last version."""
+"""The server ends a watch after this time; the next watch continues from the last version."""
 _INACTIVITY_S: Final = 70
-"""A watch that is silent past its own end is a dead connection (the client has no limit)."""
-_RESYNC_S: Final = 600
-"""Everything is listed again this often, whatever the watch said."""
+"""A watch that is silent for longer than its own time limit has a dead connection."""
+_RELIST_S: Final = 600
+"""How often all objects are listed again, independent of the watch."""
 _GONE: Final = 410
 
 
-class Sink(Protocol):
-    """Who wants to know of one kind of object."""
+class EventSink(Protocol):
+    """Receives the objects of one kind."""
 
     def replace(self, bodies: Sequence[Mapping[str, Any]], namespace: str | None) -> None:
-        """Take a whole list, of one namespace or of all."""
+        """Replace all objects of one namespace, or of all namespaces (None)."""
 
     def upsert(self, body: Mapping[str, Any]) -> None:
-        """Take an object that is new or changed."""
+        """Add or update an object."""
 
     def remove(self, body: Mapping[str, Any]) -> None:
-        """Forget an object."""
+        """Remove an object."""
 
 
 class PodSink:
-    """Turns pod bodies into entries of the directory."""
+    """Stores pods in the pod registry."""
 
-    def __init__(self, directory: Directory) -> None:
-        self._directory = directory
+    def __init__(self, registry: PodRegistry) -> None:
+        self._registry = registry
 
     def replace(self, bodies: Sequence[Mapping[str, Any]], namespace: str | None) -> None:
-        """Take the whole list."""
+        """Replace all pods of one namespace, or of all namespaces (None)."""
         pods = [pod for body in bodies if (pod := model.parse_pod(body)) is not None]
-        self._directory.replace_pods(pods, namespace)
+        self._registry.replace_pods(pods, namespace)
 
     def upsert(self, body: Mapping[str, Any]) -> None:
-        """Take one pod."""
+        """Add or update one pod."""
         pod = model.parse_pod(body)
         if pod is not None:
-            self._directory.set_pod(pod)
+            self._registry.set_pod(pod)
 
     def remove(self, body: Mapping[str, Any]) -> None:
-        """Forget one pod."""
-        self._directory.remove_pod(_key(body))
+        """Remove one pod."""
+        self._registry.remove_pod(_key(body))
 
 
 class ServiceSink:
-    """Turns AvatarService bodies into entries of the directory."""
+    """Stores AvatarServices in the pod registry."""
 
-    def __init__(self, directory: Directory) -> None:
-        self._directory = directory
+    def __init__(self, registry: PodRegistry) -> None:
+        self._registry = registry
 
     def replace(self, bodies: Sequence[Mapping[str, Any]], namespace: str | None) -> None:
-        """Take the whole list."""
-        self._directory.replace_services(map(_key, bodies), namespace)
+        """Replace all services of one namespace, or of all namespaces (None)."""
+        self._registry.replace_services(map(_key, bodies), namespace)
 
     def upsert(self, body: Mapping[str, Any]) -> None:
-        """Take one service."""
-        self._directory.add_service(_key(body))
+        """Add one service."""
+        self._registry.add_service(_key(body))
 
     def remove(self, body: Mapping[str, Any]) -> None:
-        """Forget one service."""
-        self._directory.remove_service(_key(body))
+        """Remove one service."""
+        self._registry.remove_service(_key(body))
 
 
 class Watch:
-    """Keeps one sink equal to what the API server holds of one kind."""
+    """Keeps one sink up to date with the objects of one kind."""
 
     def __init__(
-        self, api: client.ApiClient, kind: str, namespace: str | None, sink: Sink, backoff: Backoff
+        self,
+        api: client.ApiClient,
+        kind: str,
+        namespace: str | None,
+        sink: EventSink,
+        backoff: Backoff,
     ) -> None:
         scope = "" if namespace is None else f"/namespaces/{namespace}"
         self.synced = asyncio.Event()
@@ -106,18 +111,18 @@ class Watch:
         self._backoff = backoff
 
     async def run(self) -> None:
-        """List and watch for ever; what was known stays known while the API is away."""
+        """List and watch indefinitely; the sink keeps its objects while the API is unavailable."""
         loop = asyncio.get_running_loop()
         while True:
             try:
                 version: str | None = await self._list()
                 self.synced.set()
                 self._backoff.reset()
-                relist_at = loop.time() + _RESYNC_S
+                relist_at = loop.time() + _RELIST_S
                 while version is not None and loop.time() < relist_at:
                     version = await self._follow(version)
             except (aiohttp.ClientError, OSError, TimeoutError, errors.WatchError) as error:
-                logger.warning("watch interrupted path=%s error=%r", self._path, error)
+                _log.warning("watch interrupted path=%s error=%r", self._path, error)
                 await asyncio.sleep(self._backoff.next_s())
 
     async def _list(self) -> str:
@@ -134,9 +139,13 @@ class Watch:
             parameters["continue"] = metadata["continue"]
 
     async def _follow(self, version: str) -> str | None:
-        """Take the events of one watch; return where to go on, None to list again."""
+        """Process the events of one watch.
+
+        Returns:
+            The version from which the next watch continues, or None to list again.
+        """
         loop = asyncio.get_running_loop()
-        begun = loop.time()
+        started = loop.time()
         parameters = {
             "watch": "true",
             "allowWatchBookmarks": "true",
@@ -157,8 +166,8 @@ class Watch:
                     case "ERROR":
                         raise errors.WatchError(self._path, body.get("code", 0), str(body))
                 version = str(body["metadata"]["resourceVersion"])
-        if loop.time() - begun < 1:
-            # A server that ends watches at once must not be asked in a tight loop.
+        if loop.time() - started < 1:
+            # Back off if the server ends watches immediately.
             await asyncio.sleep(self._backoff.next_s())
         return version
 
@@ -183,7 +192,7 @@ class Watch:
 
 @asynccontextmanager
 async def connected(kubeconfig: str | None) -> AsyncIterator[client.ApiClient]:
-    """Open the API with a kubeconfig file, or None for the pod's ServiceAccount."""
+    """Connect with a kubeconfig file, or with the pod's ServiceAccount (None)."""
     configuration = client.Configuration()
     if kubeconfig is None:
         config.load_incluster_config(client_configuration=configuration)
@@ -194,7 +203,7 @@ async def connected(kubeconfig: str | None) -> AsyncIterator[client.ApiClient]:
 
 
 async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[Mapping[str, Any]]:
-    """Yield the objects of a watch; a line may be longer than the reader's own limit."""
+    """Yield the events of a watch. A line may be longer than aiohttp's limit for one line."""
     rest = bytearray()
     async for data in response.content.iter_any():
         rest += data

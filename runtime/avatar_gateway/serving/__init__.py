@@ -1,1 +1,1 @@
-"""The only sockets of the gateway."""
+"""The HTTP and WebSocket servers of the gateway."""

@@ -1,4 +1,4 @@
-"""The administration port: metrics, and the demand that the operator scales by."""
+"""The administration port: the metrics, and the demand that the operator scales by."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from avatar_contracts import labels
 from avatar_contracts.state import LINE_AGE_S, LINE_SPACING_S, DemandDocument
 from avatar_gateway import errors
 from avatar_gateway.core import credentials
-from avatar_gateway.serving.app import refused
+from avatar_gateway.serving.app import rejection_response
 
 if TYPE_CHECKING:
-    from avatar_gateway.directory import Directory
     from avatar_gateway.metrics import Metrics
+    from avatar_gateway.pod_registry import PodRegistry
     from avatar_gateway.serving.sessions import Sessions
     from avatar_gateway.settings import Settings
 
@@ -25,10 +25,10 @@ class Admin:
     """Handles the requests of the administration port."""
 
     def __init__(
-        self, settings: Settings, directory: Directory, sessions: Sessions, metrics: Metrics
+        self, settings: Settings, registry: PodRegistry, sessions: Sessions, metrics: Metrics
     ) -> None:
         self._settings = settings
-        self._directory = directory
+        self._registry = registry
         self._sessions = sessions
         self._metrics = metrics
 
@@ -41,7 +41,7 @@ class Admin:
         return application
 
     async def metrics(self, request: web.Request) -> web.Response:
-        """Serve the metrics, with the token unless they are open."""
+        """Serve the metrics. They require the token unless the settings make them public."""
         if not self._settings.metrics_open and not self._is_allowed(request):
             return _unauthenticated()
         return web.Response(
@@ -50,7 +50,7 @@ class Admin:
         )
 
     async def state(self, request: web.Request) -> web.StreamResponse:
-        """Serve the state once, or as lines at each change."""
+        """Serve the state document once, or with `watch=1` as one line for each change."""
         if not self._is_allowed(request):
             return _unauthenticated()
         if request.query.get("watch") != "1":
@@ -70,7 +70,7 @@ class Admin:
 
     def _document(self) -> DemandDocument:
         now = asyncio.get_running_loop().time()
-        return self._sessions.state(self._settings.pod, self._directory.services, now)
+        return self._sessions.state(self._settings.pod, self._registry.services, now)
 
     def _is_allowed(self, request: web.Request) -> bool:
         presented = credentials.presented(request.headers, ())
@@ -80,4 +80,6 @@ class Admin:
 
 
 def _unauthenticated() -> web.Response:
-    return refused(errors.Refusal("unauthenticated", "the administration token is required"))
+    return rejection_response(
+        errors.Rejection("unauthenticated", "the administration token is required")
+    )

@@ -1,4 +1,4 @@
-"""The sessions port: `/v1/realtime`, client secrets, the page and the probes."""
+"""The sessions port: `/v1/realtime`, client secrets, the demo page and the probes."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from aiohttp import WSMsgType, web
 
 from avatar_contracts import packaged_files
 from avatar_gateway import errors
-from avatar_gateway.core import credentials, refusals, requests
-from avatar_gateway.core.wait_queue import WORTH
+from avatar_gateway.core import credentials, rejections, requests
+from avatar_gateway.core.wait_queue import RETRYABLE_CODES
 from avatar_gateway.serving import placement, proxy
-from avatar_gateway.serving.wait_queue import Waiting
+from avatar_gateway.serving.wait_queue import WaitQueues
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from avatar_gateway.metrics import Metrics
-    from avatar_gateway.serving.auth import Door
+    from avatar_gateway.serving.auth import Authenticator
     from avatar_gateway.serving.sessions import Sessions
 
     Query = Sequence[tuple[str, str]]
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _REALTIME: Final = "realtime"
-_PASSED_ON: Final = ("OpenAI-Beta",)
-"""Headers of the caller that a pod needs; a credential is never among them."""
-_FAULT: Final = 1011
-_CLOSE_S: Final = 5.0
-"""How long a caller may take to answer a close."""
+_FORWARDED_HEADERS: Final = ("OpenAI-Beta",)
+"""Headers of the caller that the pod receives. A credential is never one of them."""
+_INTERNAL_ERROR: Final = 1011
+_CLOSE_TIMEOUT_S: Final = 5.0
+"""How long a caller may take to answer a close frame."""
 
 
 class Gateway:
@@ -40,16 +40,16 @@ class Gateway:
 
     def __init__(
         self,
-        door: Door,
+        authenticator: Authenticator,
         placer: placement.Placer,
         sessions: Sessions,
         metrics: Metrics,
         is_synced: Callable[[], bool],
     ) -> None:
-        self._door = door
+        self._authenticator = authenticator
         self._placer = placer
         self._sessions = sessions
-        self._waiting = Waiting(sessions)
+        self._queues = WaitQueues(sessions, placer.end_session)
         self._metrics = metrics
         self._is_synced = is_synced
 
@@ -68,16 +68,16 @@ class Gateway:
         return application
 
     async def healthz(self, _: web.Request) -> web.Response:
-        """Answer as long as the loop runs."""
+        """Answer 200 while the event loop runs."""
         return web.json_response({"ok": True})
 
     async def readyz(self, _: web.Request) -> web.Response:
-        """Answer 200 once services and pods are known, and until the gateway is to go."""
+        """Answer 200 when services and pods are known and the gateway is not draining."""
         ready = self._is_synced() and not self._sessions.draining
         return web.json_response({"ready": ready}, status=200 if ready else 503)
 
     async def page(self, _: web.Request) -> web.Response:
-        """Serve the page that shows a face."""
+        """Serve the demo page that shows an avatar."""
         return web.Response(
             text=packaged_files.page(),
             content_type="text/html",
@@ -85,136 +85,164 @@ class Gateway:
         )
 
     async def client_secrets(self, request: web.Request) -> web.Response:
-        """Make a short-lived secret for a browser."""
+        """Create a short-lived client secret for a browser."""
         query = list(request.query.items())
         try:
-            self._door.check_url(query)
-            self._door.admit(request.headers, (), None)
+            self._authenticator.check_url(query)
+            self._authenticator.authenticate(request.headers, (), None)
             return web.json_response(
-                self._door.client_secret(await request.read()),
+                self._authenticator.create_client_secret(await request.read()),
                 headers={"Cache-Control": "no-store"},
             )
-        except errors.Refusal as refusal:
-            self._metrics.rejected(refusal.code)
-            return refused(refusal)
+        except errors.Rejection as rejection:
+            self._metrics.count_rejection(rejection.code)
+            return rejection_response(rejection)
 
     async def realtime(self, request: web.Request) -> web.StreamResponse:
         """Authenticate, place and proxy one session."""
         query = list(request.query.items())
-        offered = _offered(request)
+        offered = _offered_subprotocols(request)
         try:
-            asked = self._check(request, query, offered)
-            placed = await self._place(asked, request, offered)
-        except errors.Refusal as refusal:
-            self._metrics.rejected(refusal.code)
-            way = refusals.way(refusal.code)
-            if way.close is None or not requests.refuses_by_close(query):
-                return refused(refusal)
-            return await _close(request, offered, refusals.error_object(refusal), way.close)
-        except errors.PodAnswer as answer:
-            self._metrics.rejected("pod")
-            if not requests.refuses_by_close(query):
-                return web.Response(status=answer.status, body=answer.body, headers=answer.headers)
-            code = refusals.close_for_status(answer.status)
-            return await _close(request, offered, answer.error, code)
+            session_request = self._check(request, query, offered)
+            placed = await self._place(session_request, request, offered)
+        except errors.Rejection as rejection:
+            self._metrics.count_rejection(rejection.code)
+            close_code = rejections.mapping_of(rejection.code).close_code
+            if close_code is None or not requests.wants_close_code(query):
+                return rejection_response(rejection)
+            return await _accept_and_close(
+                request, offered, rejections.error_object(rejection), close_code
+            )
+        except errors.PodRejection as rejection:
+            self._metrics.count_rejection("pod")
+            if not requests.wants_close_code(query):
+                return web.Response(
+                    status=rejection.status, body=rejection.body, headers=rejection.headers
+                )
+            close_code = rejections.close_code_for_status(rejection.status)
+            return await _accept_and_close(request, offered, rejection.error, close_code)
         if placed is None:
-            return await self._wait(asked, request, offered)
-        caller = _socket(offered, placed.socket.protocol)
-        return await self._hold(asked.model, placed, caller, caller.prepare(request))
+            return await self._wait(session_request, request, offered)
+        caller = _caller_socket(offered, placed.socket.protocol)
+        return await self._proxy_session(
+            session_request.model, placed, caller, caller.prepare(request)
+        )
 
-    def _check(self, request: web.Request, query: Query, offered: Sequence[str]) -> requests.Asked:
-        # With what was offered, so that the library finds nothing to complain of in its log.
+    def _check(
+        self, request: web.Request, query: Query, offered: Sequence[str]
+    ) -> requests.SessionRequest:
+        # The check gets the offered subprotocols, otherwise aiohttp logs a warning.
         if not web.WebSocketResponse(protocols=offered).can_prepare(request):
-            raise errors.Refusal("upgrade_required", "this address speaks WebSocket only")
-        self._door.check_url(query)
-        # An unauthenticated caller learns nothing but that, whatever else is wrong.
-        self._door.admit(request.headers, offered, dict(query).get("model", ""))
+            raise errors.Rejection("upgrade_required", "this address accepts only WebSocket")
+        self._authenticator.check_url(query)
+        # Authentication precedes every other check: an unauthenticated caller learns nothing else.
+        self._authenticator.authenticate(request.headers, offered, dict(query).get("model", ""))
         return requests.parse(query)
 
     async def _place(
-        self, asked: requests.Asked, request: web.Request, offered: Sequence[str]
-    ) -> placement.Placed | None:
-        """Return the caller's session, None if it has to wait for one."""
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
+        self,
+        session_request: requests.SessionRequest,
+        request: web.Request,
+        offered: Sequence[str],
+    ) -> placement.PlacedSession | None:
+        """Return the session on a pod, or None if the caller has to wait for a slot."""
+        started = asyncio.get_running_loop().time()
         if self._sessions.draining:
-            raise errors.Refusal("draining", "this gateway is about to go")
+            raise errors.Rejection("draining", "this gateway is shutting down")
         if not self._is_synced():
-            raise errors.Refusal("not_ready", "this gateway does not know the pods yet")
-        line = self._waiting.line(asked.model)
+            raise errors.Rejection("not_ready", "this gateway has not listed the pods yet")
+        model = session_request.model
+        queue = self._queues.queue(model)
         try:
-            if line.tickets:
-                raise errors.Refusal("no_capacity", f"{len(line.tickets)} callers wait for a slot")
-            placed = await self._ask(asked, request, offered)
-        except errors.Refusal as refusal:
-            if refusal.code != "model_not_found":
-                self._sessions.arrived(asked.model, begun)
-                if asked.wait_ms and refusal.code in WORTH and not line.is_full:
+            if queue.callers:
+                raise errors.Rejection("no_capacity", _waiting_callers(len(queue.callers)))
+            placed = await self._place_on_pod(session_request, request, offered)
+        except errors.Rejection as rejection:
+            if rejection.code != "model_not_found":
+                self._sessions.record_arrival(model, started)
+                retryable = rejection.code in RETRYABLE_CODES
+                if session_request.wait_ms and retryable and not queue.is_full:
                     return None
-                self._sessions.rejected(asked.model)
+                self._sessions.record_rejection(model)
             raise
-        self._sessions.arrived(asked.model, begun)
-        self._metrics.placed(loop.time() - begun)
+        self._sessions.record_arrival(model, started)
+        self._metrics.observe_placement(asyncio.get_running_loop().time() - started)
         return placed
 
-    async def _ask(
-        self, asked: requests.Asked, request: web.Request, offered: Sequence[str]
-    ) -> placement.Placed:
-        passed = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+    async def _place_on_pod(
+        self,
+        session_request: requests.SessionRequest,
+        request: web.Request,
+        offered: Sequence[str],
+    ) -> placement.PlacedSession:
+        headers = {
+            name: request.headers[name] for name in _FORWARDED_HEADERS if name in request.headers
+        }
         protocols = [name for name in offered if not name.startswith(credentials.PROTOCOL_PREFIX)]
-        return await self._placer.place(asked, protocols, passed)
+        return await self._placer.place(session_request, protocols, headers)
 
     async def _wait(
-        self, asked: requests.Asked, request: web.Request, offered: Sequence[str]
+        self,
+        session_request: requests.SessionRequest,
+        request: web.Request,
+        offered: Sequence[str],
     ) -> web.StreamResponse:
-        """Hold a caller until a slot comes free; from now on refusals are an event and a close."""
-        caller = _socket(offered, None)
-        begun = asyncio.get_running_loop().time()
+        """Accept the WebSocket and keep the caller in the queue until a pod accepts its session.
+
+        From here on, a rejection is an `error` event followed by a close.
+        """
+        caller = _caller_socket(offered, None)
+        started = asyncio.get_running_loop().time()
         try:
             await caller.prepare(request)
-            turn = await self._waiting.turn(
-                caller, asked, lambda: self._ask(asked, request, offered)
+            result = await self._queues.wait_for_slot(
+                caller,
+                session_request,
+                lambda: self._place_on_pod(session_request, request, offered),
             )
-        except errors.Refusal as refusal:
-            self._sessions.rejected(asked.model)
-            self._metrics.rejected(refusal.code)
-            code = refusals.way(refusal.code).close or _FAULT
-            return await _end(caller, refusals.error_object(refusal), code)
-        except errors.PodAnswer as answer:
-            self._metrics.rejected("pod")
-            return await _end(caller, answer.error, refusals.close_for_status(answer.status))
+        except errors.Rejection as rejection:
+            self._sessions.record_rejection(session_request.model)
+            self._metrics.count_rejection(rejection.code)
+            code = rejections.mapping_of(rejection.code).close_code or _INTERNAL_ERROR
+            return await _send_error_and_close(caller, rejections.error_object(rejection), code)
+        except errors.PodRejection as rejection:
+            self._metrics.count_rejection("pod")
+            code = rejections.close_code_for_status(rejection.status)
+            return await _send_error_and_close(caller, rejection.error, code)
         except ConnectionError:
             return caller
-        self._metrics.placed(asyncio.get_running_loop().time() - begun)
+        self._metrics.observe_placement(asyncio.get_running_loop().time() - started)
 
-        async def hand_over() -> None:
-            if turn.first is not None:
-                await turn.placed.socket.send_frame(turn.first.data, turn.first.type)
+        async def forward_first_message() -> None:
+            message = result.first_message
+            if message is not None:
+                await result.placed.socket.send_frame(message.data, message.type)
 
-        return await self._hold(asked.model, turn.placed, caller, hand_over())
+        return await self._proxy_session(
+            session_request.model, result.placed, caller, forward_first_message()
+        )
 
-    async def _hold(
+    async def _proxy_session(
         self,
         model: str,
-        placed: placement.Placed,
+        placed: placement.PlacedSession,
         caller: web.WebSocketResponse[bool],
         opening: Awaitable[object],
     ) -> web.StreamResponse:
-        """Proxy a session from `opening`, which makes both sides ready, to its end."""
-        stop = self._sessions.begin(model)
-        logger.info("session begins service=%s pod=%s", model, placed.pod)
+        """Await `opening`, which makes both sides ready, then proxy until the session ends."""
+        stop = self._sessions.start(model)
+        _log.info("session started service=%s pod=%s", model, placed.pod)
         try:
             await opening
             end = await proxy.relay(caller, placed.socket, stop)
         except ConnectionError:
-            end = proxy.End(proxy.Side.CALLER, 1001, "gone before the session began")
+            end = proxy.End(proxy.Side.CALLER, 1001, "disconnected before the session started")
         finally:
-            # Also on the way out of a cancelled request: the pod's slot must become free.
-            await placed.socket.close(code=1001)
-            self._placer.withdraw(placed)
-            self._sessions.end(model, stop)
-        logger.info(
-            "session ends service=%s pod=%s by=%s code=%d",
+            # A cancelled request passes here, too: the pod's slot must become free.
+            await self._placer.end_session(placed)
+            self._sessions.finish(model, stop)
+        _log.info(
+            "session ended service=%s pod=%s by=%s code=%d",
             model,
             placed.pod,
             end.side.value,
@@ -223,15 +251,25 @@ class Gateway:
         return caller
 
 
-def _offered(request: web.Request) -> Sequence[str]:
+def rejection_response(rejection: errors.Rejection) -> web.Response:
+    """Return the HTTP response to a caller that is rejected before the upgrade."""
+    mapping = rejections.mapping_of(rejection.code)
+    return web.json_response(
+        {"error": rejections.error_object(rejection)},
+        status=mapping.status,
+        headers=dict(mapping.headers),
+    )
+
+
+def _offered_subprotocols(request: web.Request) -> Sequence[str]:
     lines = request.headers.getall("Sec-WebSocket-Protocol", [])
     return [name.strip() for line in lines for name in line.split(",") if name.strip()]
 
 
-def _socket(offered: Sequence[str], chosen: str | None) -> web.WebSocketResponse[bool]:
-    """Return the caller's side; it answers with what the pod chose, else with `realtime`.
+def _caller_socket(offered: Sequence[str], chosen: str | None) -> web.WebSocketResponse[bool]:
+    """Return the caller's socket. It selects the pod's subprotocol, otherwise `realtime`.
 
-    A browser fails the connection if it offered protocols and none is chosen.
+    A browser fails the connection if it offers subprotocols and the server selects none.
     """
     answer = chosen or (_REALTIME if _REALTIME in offered else None)
     return web.WebSocketResponse(
@@ -239,33 +277,29 @@ def _socket(offered: Sequence[str], chosen: str | None) -> web.WebSocketResponse
         compress=False,
         heartbeat=placement.HEARTBEAT_S,
         max_msg_size=placement.MAX_MESSAGE_BYTES + 1,
-        timeout=_CLOSE_S,
+        timeout=_CLOSE_TIMEOUT_S,
         decode_text=False,
     )
 
 
-def refused(refusal: errors.Refusal) -> web.Response:
-    """Return the HTTP answer to a caller turned away before the upgrade."""
-    way = refusals.way(refusal.code)
-    return web.json_response(
-        {"error": refusals.error_object(refusal)}, status=way.status, headers=dict(way.headers)
-    )
-
-
-async def _close(
+async def _accept_and_close(
     request: web.Request, offered: Sequence[str], error: Mapping[str, Any], code: int
 ) -> web.StreamResponse:
-    """Tell a browser: accept, one `error`, close."""
-    caller = _socket(offered, None)
+    """Reject a browser: accept the WebSocket, send one `error` event and close."""
+    caller = _caller_socket(offered, None)
     await caller.prepare(request)
-    return await _end(caller, error, code)
+    return await _send_error_and_close(caller, error, code)
 
 
-async def _end(
+async def _send_error_and_close(
     caller: web.WebSocketResponse[bool], error: Mapping[str, Any], code: int
 ) -> web.StreamResponse:
-    """Tell a caller that was accepted: one `error`, close."""
+    """Send one `error` event to a caller whose WebSocket is open, then close."""
     event = {"type": "error", "event_id": "event_refused", "error": error}
     await caller.send_frame(json.dumps(event).encode(), WSMsgType.TEXT)
     await caller.close(code=code, message=str(error.get("code", "")).encode()[:120])
     return caller
+
+
+def _waiting_callers(count: int) -> str:
+    return "1 caller waits for a slot" if count == 1 else f"{count} callers wait for a slot"

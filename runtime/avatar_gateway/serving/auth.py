@@ -1,4 +1,4 @@
-"""Who may come in, and the short-lived secrets they may hand on to a browser."""
+"""Authentication of callers, and the short-lived client secrets that they pass to a browser."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from avatar_gateway.core import credentials, requests
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_BODY_LIMIT: Final = 64 * 1024
+_MAX_BODY_BYTES: Final = 64 * 1024
 
 
-class Door:
-    """Checks credentials against the one API key."""
+class Authenticator:
+    """Checks credentials against the API key."""
 
     def __init__(self, api_key: str) -> None:
         self._api_key = api_key
 
     def check_url(self, query: Sequence[tuple[str, str]]) -> None:
-        """Refuse an address with a credential in it.
+        """Reject a URL that contains a credential.
 
         Raises:
-            Refusal: it has one.
+            Rejection: the query contains one.
         """
         requests.check_no_key(query, self._api_key)
 
-    def admit(
+    def authenticate(
         self, headers: Mapping[str, str], subprotocols: Sequence[str], model: str | None
     ) -> None:
-        """Let a caller in, for one service or (None) for what needs the API key itself.
+        """Authenticate a caller for one service, or for what requires the API key (None).
 
         Raises:
-            Refusal: no credential, a wrong or an expired one; the answer is always the same.
+            Rejection: the credential is missing, wrong or expired; the message is the same.
         """
         credential = credentials.presented(headers, subprotocols)
         if credential is not None:
@@ -45,27 +45,30 @@ class Door:
             secret = credentials.verify(self._api_key, credential, time())
             if secret is not None and model is not None and secret.model in (None, model):
                 return
-        raise errors.Refusal("unauthenticated", "a valid API key or client secret is required")
+        raise errors.Rejection("unauthenticated", "a valid API key or client secret is required")
 
-    def client_secret(self, body: bytes) -> Mapping[str, Any]:
-        """Return a new client secret in OpenAI's shape.
+    def create_client_secret(self, body: bytes) -> Mapping[str, Any]:
+        """Return a new client secret in the format of the OpenAI Realtime API.
 
         Raises:
-            Refusal: the body is no valid request.
+            Rejection: the body is not a valid request.
         """
-        if len(body) > _BODY_LIMIT:
-            raise errors.Refusal(
-                "invalid_query", "the body is too long", value=len(body), limit=_BODY_LIMIT
+        if len(body) > _MAX_BODY_BYTES:
+            raise errors.Rejection(
+                "invalid_query",
+                f"the body has {len(body)} bytes, must have at most {_MAX_BODY_BYTES}",
+                value=len(body),
+                limit=_MAX_BODY_BYTES,
             )
         try:
             parsed = json.loads(body or b"{}")
         except (ValueError, RecursionError) as error:
-            raise errors.Refusal("invalid_query", "the body is no JSON") from error
-        asked = requests.parse_secret(parsed)
-        expires_at = int(time()) + asked.ttl_s
-        secret = credentials.ClientSecret(expires_at, asked.model)
+            raise errors.Rejection("invalid_query", "the body is not valid JSON") from error
+        request = requests.parse_secret(parsed)
+        expires_at = int(time()) + request.ttl_s
+        secret = credentials.ClientSecret(expires_at, request.model)
         return {
             "value": credentials.mint(self._api_key, secret, secrets.token_urlsafe(12)),
             "expires_at": expires_at,
-            "session": {"type": "realtime", "object": "realtime.session", **asked.session},
+            "session": {"type": "realtime", "object": "realtime.session", **request.session},
         }

@@ -1,4 +1,4 @@
-"""Finds a pod that takes a session: asks the best ones in turn, and each has the last word."""
+"""Places a session on a pod: tries the ranked pods in order; a pod may reject the session."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from avatar_gateway.core.model import Pod
-    from avatar_gateway.core.requests import Asked
-    from avatar_gateway.directory import Directory, Placement
+    from avatar_gateway.core.requests import SessionRequest
+    from avatar_gateway.pod_registry import Placement, PodRegistry
 
     PodSocket = aiohttp.ClientWebSocketResponse[bool]
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES: Final = 21 * 2**20
 """Largest message of the protocol."""
 HEARTBEAT_S: Final = 40.0
-"""Silence before a ping; the pong has half of that. Longer than the 30 s after which a pod
-closes a socket that takes nothing, so that a slow client hears the pod's reason and not ours."""
-SERVED_AS: Final = labels.SERVICE_HEADER
-"""Tells a pod that another service took over what its sessions are told that they speak with."""
-_TRY_S: Final = 5.0
-"""How long one pod may take to answer; a warm one needs milliseconds."""
-_CLOSE: Final = aiohttp.ClientWSTimeout(ws_close=5.0)
-"""How long a pod may take to answer a close."""
+"""Idle time before a ping; the pong must arrive within half of that.
+
+A pod closes a connection that accepts no data for 30 s. The gateway waits longer, so that a slow
+client receives the pod's close reason.
+"""
+_CONNECT_TIMEOUT_S: Final = 5.0
+"""How long one pod may take to accept a session. A warm pod needs milliseconds."""
+_CLOSE_TIMEOUT: Final = aiohttp.ClientWSTimeout(ws_close=5.0)
+"""How long a pod may take to answer a close frame."""
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
-    """A session that a pod has taken."""
+class PlacedSession:
+    """A session that a pod accepted."""
 
     pod: str
     socket: PodSocket
@@ -49,11 +50,11 @@ class Placed:
 class Placer:
     """Opens sessions on pods."""
 
-    def __init__(self, directory: Directory) -> None:
-        self._directory = directory
+    def __init__(self, registry: PodRegistry) -> None:
+        self._registry = registry
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
-            middlewares=(_raise_refusals,),
+            middlewares=(_raise_pod_rejection,),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=2),
         )
 
@@ -62,104 +63,111 @@ class Placer:
         await self._http.close()
 
     async def place(
-        self, asked: Asked, subprotocols: Sequence[str], headers: Mapping[str, str]
-    ) -> Placed:
-        """Return a session on the best pod that takes it.
+        self, request: SessionRequest, subprotocols: Sequence[str], headers: Mapping[str, str]
+    ) -> PlacedSession:
+        """Return a session on the first ranked pod that accepts it.
 
         Raises:
-            Refusal: no such service, or no pod takes it.
-            PodAnswer: a pod found fault with the request itself; the others would as well.
+            Rejection: the service does not exist, or no pod accepts the session.
+            PodRejection: a pod rejected the request itself; every pod would reject it.
         """
-        if asked.model not in self._directory.services:
-            raise errors.Refusal(
-                "model_not_found", f"there is no service {asked.model}", param="model"
+        if request.model not in self._registry.services:
+            raise errors.Rejection(
+                "model_not_found", f"service {request.model} does not exist", param="model"
             )
         now = asyncio.get_running_loop().time()
-        found = routing.order(self._directory.candidates(asked.model), now)
-        if isinstance(found, routing.Shortage):
-            raise errors.Refusal(found.value, _SENTENCES[found])
-        for key in found:
+        ranked = routing.order(self._registry.candidates(request.model), now)
+        if isinstance(ranked, routing.Shortage):
+            raise errors.Rejection(ranked.value, _SHORTAGE_MESSAGES[ranked])
+        for key in ranked:
             try:
-                return await self._try(key, asked, subprotocols, headers)
+                return await self._open_session(key, request, subprotocols, headers)
             except errors.PodError as error:
-                logger.info("pod took no session pod=%s problem=%s", key, error.problem)
+                _log.info("pod did not accept the session pod=%s problem=%s", key, error.problem)
         shortage = routing.Shortage.NO_CAPACITY
-        raise errors.Refusal(shortage.value, _SENTENCES[shortage])
+        raise errors.Rejection(shortage.value, _SHORTAGE_MESSAGES[shortage])
 
-    def withdraw(self, placed: Placed) -> None:
-        """Forget a session that is over."""
-        self._directory.withdraw(placed.placement)
+    async def end_session(self, placed: PlacedSession) -> None:
+        """Close the connection to the pod if it is open, and release the placement."""
+        try:
+            await placed.socket.close(code=1001)
+        finally:
+            self._registry.release(placed.placement)
 
-    async def _try(
+    async def _open_session(
         self,
         key: str,
-        asked: Asked,
+        request: SessionRequest,
         subprotocols: Sequence[str],
         headers: Mapping[str, str],
-    ) -> Placed:
-        pod = self._directory.pods.get(key)
+    ) -> PlacedSession:
+        pod = self._registry.pods.get(key)
         if pod is None:
-            raise errors.PodError(key, "gone")
+            raise errors.PodError(key, "the pod was deleted")
         host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
-        placement = self._directory.place(key)
+        placement = self._registry.add_placement(key)
         try:
-            async with asyncio.timeout(_TRY_S):
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 socket = await self._http.ws_connect(
                     f"http://{host}:{pod.sessions_port}/v1/realtime",
-                    params=_query(asked, pod),
-                    headers=_headers(headers, asked, pod),
+                    params=_query(request, pod),
+                    headers=_headers(headers, request, pod),
                     protocols=list(subprotocols),
                     heartbeat=HEARTBEAT_S,
-                    timeout=_CLOSE,
-                    # The library refuses what reaches its limit; the protocol what passes it.
+                    timeout=_CLOSE_TIMEOUT,
+                    # aiohttp rejects a message of exactly its limit; the wire protocol allows it.
                     max_msg_size=MAX_MESSAGE_BYTES + 1,
                     decode_text=False,
                 )
         except BaseException as error:
-            self._directory.withdraw(placement)
-            if isinstance(error, errors.PodAnswer) and not _is_callers_fault(error):
+            self._registry.release(placement)
+            if isinstance(error, errors.PodRejection) and not _is_request_error(error):
                 raise errors.PodError(key, f"{error.status} {error.code}") from error
             if isinstance(error, (aiohttp.ClientError, OSError, TimeoutError)):
                 raise errors.PodError(key, repr(error)) from error
             raise
-        placement.taken_at = asyncio.get_running_loop().time()
-        return Placed(key, socket, placement)
+        placement.accepted_at = asyncio.get_running_loop().time()
+        return PlacedSession(key, socket, placement)
 
 
-def _query(asked: Asked, pod: Pod) -> Sequence[tuple[str, str]]:
-    """Return what the pod is asked; it answers to the service only that it was started for."""
-    return [(name, pod.origin if name == "model" else text) for name, text in asked.forwarded]
+def _query(request: SessionRequest, pod: Pod) -> Sequence[tuple[str, str]]:
+    """Return the query for the pod, which accepts only the service that it was started for."""
+    return [(name, pod.origin if name == "model" else text) for name, text in request.forwarded]
 
 
-def _headers(passed: Mapping[str, str], asked: Asked, pod: Pod) -> Mapping[str, str]:
-    """Add the name that the caller knows the service by, where the pod knows another one."""
-    return {**passed, SERVED_AS: asked.model} if pod.origin != asked.model else passed
+def _headers(forwarded: Mapping[str, str], request: SessionRequest, pod: Pod) -> Mapping[str, str]:
+    """Add the requested service if the pod was started for another one."""
+    if pod.origin == request.model:
+        return forwarded
+    return {**forwarded, labels.SERVICE_HEADER: request.model}
 
 
-_SENTENCES: Final = {
+_SHORTAGE_MESSAGES: Final = {
     routing.Shortage.NOT_READY: "no pod of the service is ready",
     routing.Shortage.DRAINING: "all pods of the service are draining",
     routing.Shortage.NO_CAPACITY: "all pods of the service are full",
 }
 
 
-_KEPT: Final = ("Content-Type", "Retry-After")
-_CALLERS_FAULTS: Final = frozenset({400, 403, 404})
+_FORWARDED_HEADERS: Final = ("Content-Type", "Retry-After")
+_REQUEST_ERROR_STATUSES: Final = frozenset({400, 403, 404})
 
 
-def _is_callers_fault(answer: errors.PodAnswer) -> bool:
-    """Return whether every other pod of the service would answer the same."""
-    return answer.status in _CALLERS_FAULTS and answer.code != "model_not_found"
+def _is_request_error(rejection: errors.PodRejection) -> bool:
+    """Return whether every pod of the service would reject the request for the same reason."""
+    return rejection.status in _REQUEST_ERROR_STATUSES and rejection.code != "model_not_found"
 
 
-async def _raise_refusals(
+async def _raise_pod_rejection(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
-    """Keep the body of a refused upgrade, which the library would throw away."""
+    """Raise a `PodRejection` with the body of a rejected upgrade, which aiohttp would discard."""
     response = await handler(request)
     if response.status == 101:
         return response
     async with response:
         body = await response.content.read(64 * 1024)
-    kept = {name: response.headers[name] for name in _KEPT if name in response.headers}
-    raise errors.PodAnswer(response.status, kept, body)
+    headers = {
+        name: response.headers[name] for name in _FORWARDED_HEADERS if name in response.headers
+    }
+    raise errors.PodRejection(response.status, headers, body)

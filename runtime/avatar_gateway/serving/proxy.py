@@ -1,7 +1,7 @@
-"""Moves messages between a caller and a pod, both ways, without looking into them.
+"""Forwards messages between a caller and a pod in both directions, without parsing them.
 
-Nothing is queued here: a message is read only when the one before it has been taken, so a
-side that does not read slows the other one down through the sockets' own buffers.
+The proxy has no queue of its own. It reads a message only after it has written the previous one,
+so a side that does not read slows down the other side through the socket buffers.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     Socket = aiohttp.ClientWebSocketResponse[bool] | web.WebSocketResponse[bool]
 
 _MEDIA: Final = (WSMsgType.TEXT, WSMsgType.BINARY)
-_NORMAL, _GOING_AWAY, _FAULT = 1000, 1001, 1011
+_NORMAL, _GOING_AWAY, _INTERNAL_ERROR = 1000, 1001, 1011
 
 
 class Side(Enum):
-    """Who ended a session."""
+    """The side that ended a session."""
 
     CALLER = "caller"
     POD = "pod"
@@ -33,7 +33,7 @@ class Side(Enum):
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a session ended, as the other side is told."""
+    """How a session ended; the other side receives the code and the reason."""
 
     side: Side
     code: int
@@ -45,19 +45,19 @@ async def relay(
     pod: aiohttp.ClientWebSocketResponse[bool],
     stop: asyncio.Future[End],
 ) -> End:
-    """Proxy until one side ends or `stop` is set, close both, and return how it ended."""
-    pumps = [
-        asyncio.create_task(_pump(caller, pod, Side.CALLER), name="relay-to-pod"),
-        asyncio.create_task(_pump(pod, caller, Side.POD), name="relay-to-caller"),
+    """Forward until one side ends or `stop` is set, close both sides, and return the end."""
+    forwarders = [
+        asyncio.create_task(_forward(caller, pod, Side.CALLER), name="relay-to-pod"),
+        asyncio.create_task(_forward(pod, caller, Side.POD), name="relay-to-caller"),
     ]
     try:
-        done, _ = await asyncio.wait([*pumps, stop], return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait([*forwarders, stop], return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for pump in pumps:
-            pump.cancel()
-        await asyncio.gather(*pumps, return_exceptions=True)
-    # If both ended in the same turn, the pod's reason is the one worth telling.
-    end = next(iter(sorted((task.result() for task in done), key=_importance)))
+        for forwarder in forwarders:
+            forwarder.cancel()
+        await asyncio.gather(*forwarders, return_exceptions=True)
+    # If both sides ended in the same loop iteration, the pod's reason explains more.
+    end = next(iter(sorted((task.result() for task in done), key=_precedence)))
     reason = end.reason.encode()
     await asyncio.gather(
         caller.close(code=end.code, message=reason), pod.close(code=end.code, message=reason)
@@ -65,11 +65,11 @@ async def relay(
     return end
 
 
-def _importance(end: End) -> int:
+def _precedence(end: End) -> int:
     return [Side.POD, Side.CALLER, Side.GATEWAY].index(end.side)
 
 
-async def _pump(source: Socket, sink: Socket, side: Side) -> End:
+async def _forward(source: Socket, sink: Socket, side: Side) -> End:
     other = Side.POD if side is Side.CALLER else Side.CALLER
     while True:
         message = await source.receive()
@@ -77,18 +77,18 @@ async def _pump(source: Socket, sink: Socket, side: Side) -> End:
             try:
                 await sink.send_frame(message.data, message.type)
             except ConnectionError:
-                return _lost(other)
+                return _connection_lost(other)
         elif message.type is WSMsgType.CLOSE:
-            # A close frame without a code reads as 0, which cannot be sent on.
+            # aiohttp reports a close frame without a code as 0, which must not be sent.
             return End(side, message.data or _NORMAL, message.extra or "")
         elif message.type is WSMsgType.ERROR and isinstance(message.data, aiohttp.WebSocketError):
             return End(side, message.data.code, str(message.data)[:120])
         else:
-            return _lost(side)
+            return _connection_lost(side)
 
 
-def _lost(side: Side) -> End:
-    """Return the end for a side that went without a close frame."""
+def _connection_lost(side: Side) -> End:
+    """Return the end for a side whose connection ended without a close frame."""
     if side is Side.CALLER:
         return End(side, _GOING_AWAY, "the caller's connection was lost")
-    return End(side, _FAULT, "the pod's connection was lost")
+    return End(side, _INTERNAL_ERROR, "the pod's connection was lost")

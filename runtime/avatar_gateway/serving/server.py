@@ -1,4 +1,4 @@
-"""A listener for one application."""
+"""The listener of one application."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
     from avatar_gateway.settings import Address
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
 async def listening(application: web.Application, address: Address) -> AsyncIterator[int]:
-    """Serve an application while the body runs, and give the body the port."""
-    # No access log: an address may hold a credential. State watchers hold their connections
-    # for ever, so nobody gets much time to end by itself.
+    """Serve an application while the body runs, and yield the port."""
+    # No access log: a URL may contain a credential. The shutdown timeout is short because the
+    # connections of state watchers never end by themselves.
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
         await web.TCPSite(runner, address.host, address.port).start()
         port = int(runner.addresses[0][1])
-        logger.info("listening host=%s port=%d", address.host, port)
+        _log.info("listening host=%s port=%d", address.host, port)
         yield port
     finally:
         await runner.cleanup()

@@ -1,10 +1,11 @@
-"""The sessions a gateway holds, and the demand it sees, by service."""
+"""The live sessions of this gateway, and the demand for each service."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from avatar_gateway.core.arrivals import Arrivals
 from avatar_gateway.serving import proxy
@@ -12,10 +13,19 @@ from avatar_gateway.serving import proxy
 if TYPE_CHECKING:
     from avatar_contracts.state import DemandDocument
 
+_log = logging.getLogger(__name__)
+
+CLOSE_TIMEOUT_S: Final = 15.0
+"""How long a drain waits for the sessions that it ended.
+
+Each side of a session gets 5 s to answer a close, first the relay's and then the pod's. The
+chart's terminationGracePeriodSeconds leaves 30 s after the drain timeout.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What one service sees at this gateway."""
+    """The demand for one service at this gateway."""
 
     sessions: int = 0
     waiting: int = 0
@@ -25,7 +35,7 @@ class Demand:
 
 
 class Sessions:
-    """Counts, and the means to end what is left when the gateway has to go."""
+    """Counts sessions, and ends those that outlast the drain."""
 
     def __init__(self) -> None:
         self.draining = False
@@ -38,70 +48,77 @@ class Sessions:
 
     @property
     def live(self) -> int:
-        """Return the number of sessions proxied now."""
+        """Return the number of sessions that are proxied now."""
         return len(self._stops)
 
     @property
     def waiting(self) -> int:
-        """Return the number of callers who wait now."""
+        """Return the number of callers that wait now."""
         return sum(demand.waiting for demand in self._demand.values())
 
-    def wait(self, service: str, callers: int) -> None:
-        """Note how many callers wait for a slot of a service."""
-        demand = self._of(service)
+    def set_waiting(self, service: str, callers: int) -> None:
+        """Set the number of callers that wait for a slot of a service."""
+        demand = self._demand_of(service)
         if demand.waiting != callers:
             self._set(service, replace(demand, waiting=callers))
 
-    def arrived(self, service: str, now: float) -> None:
-        """Count an authenticated caller that asks for a service that exists."""
-        demand = self._of(service)
+    def record_arrival(self, service: str, now: float) -> None:
+        """Count an authenticated caller that requests an existing service."""
+        demand = self._demand_of(service)
         total = demand.arrivals_total + 1
         arrivals = demand.arrivals.with_one(now)
         self._set(service, replace(demand, arrivals=arrivals, arrivals_total=total))
 
-    def rejected(self, service: str) -> None:
-        """Count a caller turned away for want of room."""
-        demand = self._of(service)
+    def record_rejection(self, service: str) -> None:
+        """Count a caller that was rejected because no slot was free."""
+        demand = self._demand_of(service)
         self._set(service, replace(demand, rejected_total=demand.rejected_total + 1))
 
-    def begin(self, service: str) -> asyncio.Future[proxy.End]:
-        """Count a session; the future ends it when it is set."""
+    def start(self, service: str) -> asyncio.Future[proxy.End]:
+        """Count a new session and return a future; setting its result ends the session."""
         stop: asyncio.Future[proxy.End] = asyncio.get_running_loop().create_future()
         self._stops.add(stop)
         self._empty.clear()
-        demand = self._of(service)
+        demand = self._demand_of(service)
         self._set(service, replace(demand, sessions=demand.sessions + 1))
         return stop
 
-    def end(self, service: str, stop: asyncio.Future[proxy.End]) -> None:
-        """Count a session that is over."""
+    def finish(self, service: str, stop: asyncio.Future[proxy.End]) -> None:
+        """Count the end of a session."""
         self._stops.discard(stop)
         stop.cancel()
         if not self._stops:
             self._empty.set()
-        demand = self._of(service)
+        demand = self._demand_of(service)
         self._set(service, replace(demand, sessions=demand.sessions - 1))
 
-    async def drain(self, timeout_s: float) -> int:
-        """Take no more sessions, wait until none is left, and end those that outlast the time.
+    async def drain(self, timeout_s: float, close_timeout_s: float = CLOSE_TIMEOUT_S) -> int:
+        """Accept no more sessions, wait until the live ones end, and end those that outlast it.
 
-        Returns how many had to be ended.
+        The drain takes at most `timeout_s + close_timeout_s` seconds, even if a session does not
+        end: its connections then close with the process.
+
+        Returns:
+            The number of sessions that the gateway had to end.
         """
         self.draining = True
-        self._touch()
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._empty.wait()
-        except TimeoutError:
-            left = list(self._stops)
-            for stop in left:
+        self._notify()
+        if await self._wait_until_empty(timeout_s):
+            return 0
+        remaining = list(self._stops)
+        for stop in remaining:
+            if not stop.done():  # a second signal repeats the drain
                 stop.set_result(proxy.End(proxy.Side.GATEWAY, 1012, "the gateway restarts"))
-            await self._empty.wait()
-            return len(left)
-        return 0
+        if not await self._wait_until_empty(close_timeout_s):
+            _log.warning(
+                "drain timed out, sessions did not end sessions=%d timeout_s=%g",
+                self.live,
+                close_timeout_s,
+            )
+        return len(remaining)
 
     async def wait_for_change(self, sequence: int, timeout_s: float) -> None:
-        """Wait until the state is newer than `sequence`, or the time is up."""
+        """Wait until the state is newer than `sequence`, at most `timeout_s` seconds."""
         if self._sequence != sequence:
             return
         try:
@@ -113,7 +130,7 @@ class Sessions:
     def state(self, pod: str, services: frozenset[str], now: float) -> DemandDocument:
         """Return the document of `/control/v1/state`.
 
-        A service that is gone leaves it with its last session.
+        A deleted service stays in the document until its last session ends.
         """
         for name in [
             name
@@ -137,14 +154,22 @@ class Sessions:
             "sequence": self._sequence,
         }
 
-    def _of(self, service: str) -> Demand:
+    async def _wait_until_empty(self, timeout_s: float) -> bool:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _demand_of(self, service: str) -> Demand:
         return self._demand.get(service, Demand())
 
     def _set(self, service: str, demand: Demand) -> None:
         self._demand[service] = demand
-        self._touch()
+        self._notify()
 
-    def _touch(self) -> None:
+    def _notify(self) -> None:
         self._sequence += 1
         self._changed.set()
         self._changed = asyncio.Event()

@@ -1,4 +1,4 @@
-"""The state streams of the pods: one connection to each, for as long as it is there."""
+"""The state streams of the runtime pods: one connection to each pod while it exists."""
 
 from __future__ import annotations
 
@@ -18,48 +18,48 @@ if TYPE_CHECKING:
 
     from avatar_contracts.backoff import Backoff
     from avatar_gateway.core.model import Pod
-    from avatar_gateway.directory import Directory
+    from avatar_gateway.pod_registry import PodRegistry
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=2, sock_read=2 * routing.STALE_S)
 
 
 class StateStreams:
-    """Keeps the directory's states fresh."""
+    """Updates the states in the pod registry."""
 
     def __init__(
         self,
-        directory: Directory,
+        registry: PodRegistry,
         http: aiohttp.ClientSession,
         control_master: str,
         new_backoff: Callable[[], Backoff],
     ) -> None:
-        self._directory = directory
+        self._registry = registry
         self._http = http
         self._control_master = control_master
         self._new_backoff = new_backoff
         self._readers: dict[tuple[str, str, bool], asyncio.Task[None]] = {}
 
     async def run(self) -> None:
-        """Start a reader for each pod with an address, and end it with the pod.
+        """Start a reader for each pod with an IP address, and stop it when the pod is deleted.
 
-        A pod that becomes ready gets a new one, which has no pause behind it.
+        A pod that becomes ready gets a new reader, which connects without a back-off delay.
         """
         async with asyncio.TaskGroup() as group:
             while True:
-                self._directory.pods_changed.clear()
-                wanted = {
+                self._registry.pods_changed.clear()
+                expected = {
                     (pod.uid, pod.ip, pod.ready): pod
-                    for pod in self._directory.pods.values()
+                    for pod in self._registry.pods.values()
                     if pod.ip and not pod.leaving
                 }
-                for key in self._readers.keys() - wanted.keys():
+                for key in self._readers.keys() - expected.keys():
                     self._readers.pop(key).cancel()
-                for key in wanted.keys() - self._readers.keys():
-                    pod = wanted[key]
+                for key in expected.keys() - self._readers.keys():
+                    pod = expected[key]
                     self._readers[key] = group.create_task(self._read(pod), name=f"state-{pod.key}")
-                await self._directory.pods_changed.wait()
+                await self._registry.pods_changed.wait()
 
     async def _read(self, pod: Pod) -> None:
         backoff = self._new_backoff()
@@ -73,8 +73,8 @@ class StateStreams:
                 ValueError,
                 errors.StateError,
             ) as error:
-                # A pod that starts refuses connections for a while: no news for anyone.
-                logger.debug("state interrupted pod=%s error=%r", pod.key, error)
+                # A starting pod refuses connections for a while, so this is not a warning.
+                _log.debug("state interrupted pod=%s error=%r", pod.key, error)
             await asyncio.sleep(backoff.next_s())
 
     async def _follow(self, pod: Pod, backoff: Backoff) -> None:
@@ -90,7 +90,7 @@ class StateStreams:
                 raise errors.StateError("status", response.status, "200")
             async for line in response.content:
                 state = model.parse_state(json.loads(line), pod, loop.time())
-                self._directory.heard(pod, state)
+                self._registry.update_state(pod, state)
                 backoff.reset()
 
 

@@ -8,20 +8,20 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class AudioFormat:
-    """One format of wire protocol §6."""
+    """One audio format: docs/wire-protocol.md, "Audio formats"."""
 
     kind: str
     """MIME type: `audio/pcm`, `audio/pcmu` or `audio/pcma`."""
     rate: int
-    """Samples a second."""
+    """Samples per second."""
     bytes_per_sample: int
 
     def samples_per_frame(self, fps: int) -> int:
-        """Return the samples that one video frame covers; a whole number for served rates."""
+        """Return the samples of one video frame; `fps` must divide the rate."""
         return self.rate // fps
 
     def describe(self) -> dict[str, object]:
-        """Return the format as the session object shows it."""
+        """Return the format object of the wire protocol."""
         if self.kind == "audio/pcm":
             return {"type": self.kind, "rate": self.rate}
         return {"type": self.kind}

@@ -1,4 +1,4 @@
-"""What a client may say: one frozen class for each event, parsed strictly."""
+"""The events of a client: one frozen class for each event, parsed strictly."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from avatar_runtime.errors import ProtocolError
-from avatar_runtime.protocol.fields import Fields
+from avatar_runtime.protocol.strict_fields import StrictFields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-MESSAGE_BYTES: Final = 21 * 1024 * 1024
-APPEND_BYTES: Final = 15 * 1024 * 1024
-EVENT_ID_CHARACTERS: Final = 512
-NESTING: Final = 32
-_SEPARATORS: Final = 100_000  # of a legal message: audio holds none, a session a few hundred
-_LONGEST_MS: Final = 86_400_000
+MAX_MESSAGE_BYTES: Final = 21 * 1024 * 1024
+MAX_APPEND_BYTES: Final = 15 * 1024 * 1024
+MAX_EVENT_ID_CHARACTERS: Final = 512
+MAX_NESTING: Final = 32
+_MAX_VALUES: Final = 100_000  # values of a message; a legal session.update has a few hundred
+_MAX_MS: Final = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
 class SessionUpdate:
-    """`session.update`: the wanted changes, not yet checked."""
+    """`session.update`: the requested changes, not checked."""
 
-    session: Fields
+    session: StrictFields
 
 
 @dataclass(frozen=True, slots=True)
-class Append:
+class AppendAudio:
     """`input_audio_buffer.append`: decoded bytes in the format of the session."""
 
     audio: bytes
@@ -84,14 +84,15 @@ class CreateResponse:
 
 @dataclass(frozen=True, slots=True)
 class CancelResponse:
-    """`response.cancel`; without an id it means the active one."""
+    """`response.cancel`."""
 
     response_id: str | None
+    """`None` names the active response."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """`output_video_buffer.ack`: played up to `pts_ms` of the response."""
+    """`output_video_buffer.ack`: the client has played the response up to `pts_ms`."""
 
     response_id: str
     pts_ms: float
@@ -99,12 +100,12 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class RequestKeyframe:
-    """`output_video_buffer.request_keyframe`; every JPEG is one."""
+    """`output_video_buffer.request_keyframe`; every JPEG frame is a keyframe."""
 
 
 ClientEvent = (
     SessionUpdate
-    | Append
+    | AppendAudio
     | Commit
     | ClearInput
     | ClearOutput
@@ -119,49 +120,57 @@ ClientEvent = (
 )
 
 
-def load(text: str) -> Fields:
-    """Return the message as an object.
+def load(text: str) -> StrictFields:
+    """Return the JSON object of a message.
 
-    Raises `ProtocolError` if it is none, too large or too deep.
+    Raises:
+        ProtocolError: it is not a JSON object, too large or nested too deeply.
     """
-    if len(text) > MESSAGE_BYTES:
+    if len(text) > MAX_MESSAGE_BYTES:
         raise too_large(len(text))
-    if len(text) > _SEPARATORS and sum(map(text.count, ",[{")) > _SEPARATORS:
-        message = f"the message has more than {_SEPARATORS} values"
-        raise ProtocolError("invalid_value", message, limit=_SEPARATORS)
+    if len(text) > _MAX_VALUES and sum(map(text.count, ",[{")) > _MAX_VALUES:
+        message = f"the message has more than {_MAX_VALUES} values"
+        raise ProtocolError("invalid_value", message, limit=_MAX_VALUES)
     try:
-        document = json.loads(text, parse_constant=_refuse_constant)
+        document = json.loads(text, parse_constant=_reject_constant)
     except RecursionError:
         raise _too_deep() from None
     except ValueError as error:
         raise ProtocolError("invalid_json", f"the message is not JSON: {error}") from None
     if not isinstance(document, dict):
         kind = "array" if isinstance(document, list) else type(document).__name__
-        raise ProtocolError("invalid_json", f"the message is not an object but: {kind}")
+        raise ProtocolError("invalid_json", f"the message is not a JSON object but: {kind}")
     _check_nesting(document)
-    return Fields(document)
+    return StrictFields(document)
 
 
-def event_id(fields: Fields) -> str | None:
-    """Return the client's own id of the event, which errors repeat."""
+def event_id(fields: StrictFields) -> str | None:
+    """Return the client's id of the event, which errors repeat, or `None`.
+
+    Raises:
+        ProtocolError: it is not a string or too long.
+    """
     if "event_id" not in fields or fields.document["event_id"] is None:
         return None
     text = fields.text("event_id")
-    if len(text) > EVENT_ID_CHARACTERS:
+    if len(text) > MAX_EVENT_ID_CHARACTERS:
         raise fields.invalid(
-            "event_id", f"must have at most {EVENT_ID_CHARACTERS} characters", EVENT_ID_CHARACTERS
+            "event_id",
+            f"must have at most {MAX_EVENT_ID_CHARACTERS} characters",
+            MAX_EVENT_ID_CHARACTERS,
         )
     return text
 
 
-def parse(fields: Fields) -> ClientEvent:
-    """Return the event.
+def parse(fields: StrictFields) -> ClientEvent:
+    """Return the event of a message.
 
-    Raises `ProtocolError` with the code of wire protocol §13.
+    Raises:
+        ProtocolError: with a code of docs/wire-protocol.md, "Errors".
     """
     kind = fields.text("type")
     if kind not in _PARSERS:
-        raise fields.refuse("unknown_event", "type", "it is no event of this protocol")
+        raise fields.error("unknown_event", "type", "it is not an event of this protocol")
     return _PARSERS[kind](fields)
 
 
@@ -169,76 +178,76 @@ def too_large(size: int) -> ProtocolError:
     """Return the error for a message of `size` bytes."""
     return ProtocolError(
         "message_too_large",
-        f"the message has {size} bytes, at most {MESSAGE_BYTES} are taken",
+        f"the message has {size} bytes, must be at most {MAX_MESSAGE_BYTES}",
         value=size,
-        limit=MESSAGE_BYTES,
+        limit=MAX_MESSAGE_BYTES,
         close=1009,
     )
 
 
-def binary_refused(size: int) -> ProtocolError:
-    """Return the error for a binary message in a session of the json transport."""
+def binary_not_enabled(size: int) -> ProtocolError:
+    """Return the error for a binary message in a session with the json transport."""
     return ProtocolError(
         "binary_not_enabled",
-        "a binary message came in a session whose avatar.transport is json",
+        "binary messages are not allowed while avatar.transport is json",
         param="avatar.transport",
         value=size,
         limit=["json"],
     )
 
 
-def _append(fields: Fields) -> Append:
+def _append(fields: StrictFields) -> AppendAudio:
     text = fields.text("audio")
     size = len(text) // 4 * 3
-    if size > APPEND_BYTES + 2:
+    if size > MAX_APPEND_BYTES + 2:
         raise ProtocolError(
             "audio_too_large",
-            f"audio has {size} bytes, at most {APPEND_BYTES} are taken in one append",
+            f"audio has {size} bytes, must be at most {MAX_APPEND_BYTES}",
             param="audio",
             value=size,
-            limit=APPEND_BYTES,
+            limit=MAX_APPEND_BYTES,
         )
     try:
-        return Append(binascii.a2b_base64(text, strict_mode=True))
+        return AppendAudio(binascii.a2b_base64(text, strict_mode=True))
     except ValueError as error:
-        raise fields.refuse("invalid_base64", "audio", f"not base64: {error}") from None
+        raise fields.error("invalid_base64", "audio", f"not base64: {error}") from None
 
 
-def _truncate(fields: Fields) -> TruncateItem:
+def _truncate(fields: StrictFields) -> TruncateItem:
     item_id = fields.text("item_id")
     fields.integer("content_index", 0, 0)
-    return TruncateItem(item_id, fields.integer("audio_end_ms", 0, _LONGEST_MS))
+    return TruncateItem(item_id, fields.integer("audio_end_ms", 0, _MAX_MS))
 
 
-def _create_response(fields: Fields) -> CreateResponse:
+def _create_response(fields: StrictFields) -> CreateResponse:
     if "response" in fields:
         fields.nested("response")
     return CreateResponse()
 
 
-def _cancel(fields: Fields) -> CancelResponse:
+def _cancel(fields: StrictFields) -> CancelResponse:
     if fields.document.get("response_id") is None:
         return CancelResponse(None)
     return CancelResponse(fields.text("response_id"))
 
 
-def _ack(fields: Fields) -> Ack:
+def _ack(fields: StrictFields) -> Ack:
     response_id, pts_ms = fields.text("response_id"), fields.number("pts_ms")
-    if not 0 <= pts_ms <= _LONGEST_MS:
-        raise fields.invalid("pts_ms", f"must be 0 to {_LONGEST_MS}", [0, _LONGEST_MS])
+    if not 0 <= pts_ms <= _MAX_MS:
+        raise fields.invalid("pts_ms", f"must be 0 to {_MAX_MS}", [0, _MAX_MS])
     return Ack(response_id, pts_ms)
 
 
-def _webrtc(fields: Fields) -> NoReturn:
-    message = "WebRTC is not served; avatar.output_protocol supports: websocket"
+def _webrtc(fields: StrictFields) -> NoReturn:
+    message = "WebRTC is not supported; avatar.output_protocol supports: websocket"
     raise ProtocolError("webrtc_unsupported", message, param="type", value=fields.text("type"))
 
 
-def _resume(fields: Fields) -> NoReturn:
-    raise fields.invalid("type", "this version does not serve resume; connect anew")
+def _resume(fields: StrictFields) -> NoReturn:
+    raise fields.invalid("type", "this version does not support resume; open a new connection")
 
 
-_PARSERS: Final[Mapping[str, Callable[[Fields], ClientEvent]]] = {
+_PARSERS: Final[Mapping[str, Callable[[StrictFields], ClientEvent]]] = {
     "session.update": lambda fields: SessionUpdate(fields.nested("session")),
     "input_audio_buffer.append": _append,
     "input_audio_buffer.commit": lambda _: Commit(),
@@ -257,18 +266,18 @@ _PARSERS: Final[Mapping[str, Callable[[Fields], ClientEvent]]] = {
 }
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value")
+def _reject_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON value")
 
 
 def _too_deep() -> ProtocolError:
-    message = f"the message nests deeper than {NESTING} levels"
-    return ProtocolError("invalid_value", message, limit=NESTING)
+    message = f"the message is nested deeper than {MAX_NESTING} levels"
+    return ProtocolError("invalid_value", message, limit=MAX_NESTING)
 
 
 def _check_nesting(document: dict[str, object]) -> None:
     level: list[object] = [document]
-    for _ in range(NESTING):
+    for _ in range(MAX_NESTING):
         level = [
             child
             for parent in level

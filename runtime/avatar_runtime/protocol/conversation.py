@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from avatar_runtime.errors import ProtocolError, shown
 
-KEPT_ITEMS: Final = 1000  # two for each utterance; the oldest are forgotten
+if TYPE_CHECKING:
+    from avatar_runtime.protocol.outbox import Outbox
+
+MAX_ITEMS: Final = 1000  # an utterance has two items
 
 
 @dataclass(slots=True)
 class Item:
-    """One message of the conversation, without its sound."""
+    """One message of the conversation, without its audio."""
 
     id: str
     role: Literal["user", "assistant"]
     status: Literal["in_progress", "completed", "incomplete"]
     audio_ms: int = 0
-    """Sound sent to the client so far; of assistant items only."""
+    """Audio sent to the client so far, milliseconds; set for items of the assistant only."""
 
     def describe(self) -> dict[str, object]:
-        """Return the item as the wire shows it."""
+        """Return the item object of the wire protocol."""
         part: dict[str, object] = {"type": "input_audio", "transcript": None}
         if self.role == "assistant":
             part = {"type": "output_audio", "transcript": ""}
@@ -36,22 +39,27 @@ class Item:
         }
 
 
-class Items:
-    """The conversation in order."""
+class Conversation:
+    """The newest `MAX_ITEMS` items, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, outbox: Outbox) -> None:
         self._items: OrderedDict[str, Item] = OrderedDict()
+        self._outbox = outbox
 
     def add(self, item: Item) -> str | None:
         """Append an item and return the id of the one before it."""
         previous = next(reversed(self._items), None)
         self._items[item.id] = item
-        if len(self._items) > KEPT_ITEMS:
+        if len(self._items) > MAX_ITEMS:
             self._items.popitem(last=False)
         return previous
 
     def get(self, item_id: str) -> Item:
-        """Return an item, or raise `ProtocolError`."""
+        """Return an item.
+
+        Raises:
+            ProtocolError: the conversation does not have the item.
+        """
         if item_id not in self._items:
             raise ProtocolError(
                 "item_not_found",
@@ -61,12 +69,8 @@ class Items:
             )
         return self._items[item_id]
 
-    def remove(self, item_id: str) -> None:
-        """Forget an item."""
-        del self._items[item_id]
-
     def previous(self, item: Item) -> str | None:
-        """Return the id of the item before this one, if it is still kept."""
+        """Return the id of the item before this one, or `None` if there is none any more."""
         before: str | None = None
         for item_id in self._items:
             if item_id == item.id:
@@ -74,8 +78,38 @@ class Items:
             before = item_id
         return None
 
+    def retrieve(self, item_id: str) -> None:
+        """Send an item to the client.
+
+        Raises:
+            ProtocolError: the conversation does not have the item.
+        """
+        item = self.get(item_id)
+        self._outbox.add("conversation.item.retrieved", {"item": item.describe()})
+
+    def delete(self, item_id: str) -> None:
+        """Remove an item whose response is not active.
+
+        Raises:
+            ProtocolError: the conversation does not have the item, or its response is active.
+        """
+        if self.get(item_id).status == "in_progress":
+            raise response_active("item_id", item_id)
+        del self._items[item_id]
+        self._outbox.add("conversation.item.deleted", {"item_id": item_id})
+
+    def truncate(self, item: Item, audio_end_ms: int) -> None:
+        """Set the end of an item's audio; `check_truncation` has accepted it."""
+        item.audio_ms = audio_end_ms
+        fields = {"item_id": item.id, "content_index": 0, "audio_end_ms": audio_end_ms}
+        self._outbox.add("conversation.item.truncated", fields)
+
     def check_truncation(self, item: Item, audio_end_ms: int) -> None:
-        """Raise `ProtocolError` unless the sound of the item can end at `audio_end_ms`."""
+        """Check that the audio of an item can end at `audio_end_ms`.
+
+        Raises:
+            ProtocolError: it is an item of the user, or its audio is shorter.
+        """
         if item.role != "assistant":
             raise ProtocolError(
                 "invalid_value",
@@ -91,3 +125,9 @@ class Items:
                 value=audio_end_ms,
                 limit=item.audio_ms,
             )
+
+
+def response_active(param: str, value: str) -> ProtocolError:
+    """Return the error for a change that is not allowed until the response has ended."""
+    message = f"{param} cannot change while a response is active or audio is waiting"
+    return ProtocolError("response_active", message, param=param, value=shown(value))

@@ -1,4 +1,4 @@
-"""Messages on their way to the client, numbered in the order in which they leave."""
+"""Messages that wait for the socket, numbered in the order in which they are sent."""
 
 from __future__ import annotations
 
@@ -7,31 +7,32 @@ from collections import deque
 
 
 class Outbox:
-    """Events that wait for the socket.
+    """The queue of events for the client.
 
-    Media is not kept here: it is made when the socket can take it, and only while nothing
-    else waits. So a number once given is never thrown away.
+    Media does not wait here: it is encoded when the socket can take it and the outbox is empty.
+    A message that has a number is therefore never discarded.
     """
 
     def __init__(self, suffix: str) -> None:
+        """`suffix` is the common suffix of the session's identifiers."""
         self._suffix = suffix
         self._seq = 0
-        self._waiting: deque[str] = deque()
+        self._queue: deque[str] = deque()
         self._characters = 0
 
     @property
     def characters(self) -> int:
-        """Size of what waits."""
+        """Size of the events that wait, in characters."""
         return self._characters
 
     def add(self, kind: str, fields: dict[str, object]) -> None:
         """Append an event."""
         text = self.number(kind, fields)
-        self._waiting.append(text)
+        self._queue.append(text)
         self._characters += len(text)
 
     def number(self, kind: str, fields: dict[str, object]) -> str:
-        """Return the event as JSON with the next number; it must leave at once."""
+        """Return the event as JSON with the next number. The caller must send it next."""
         self._seq += 1
         event_id = f"event_{self._suffix}_{self._seq}"
         return json.dumps(
@@ -40,9 +41,9 @@ class Outbox:
         )
 
     def pop(self) -> str | None:
-        """Return the oldest event, if one waits."""
-        if not self._waiting:
+        """Remove and return the oldest event, or return `None` if the outbox is empty."""
+        if not self._queue:
             return None
-        text = self._waiting.popleft()
+        text = self._queue.popleft()
         self._characters -= len(text)
         return text

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
-_FIRST_FRAME_S: Final = 0.150  # objective from computable to sent, architecture §7
-_LATER_FRAME_S: Final = 0.040
+# The latency objective of the first frame: docs/architecture.md, "Runtime pod".
+_FIRST_FRAME_S: Final = 0.150
+_LATER_FRAME_S: Final = 0.040  # one frame at 25 fps
 _ROUNDING_S: Final = 1e-6
 
 
-class Playout:
-    """A bucket of finished media that empties at the speed of time.
+class Pacer:
+    """Computes when the client will have played the delivered frames.
 
-    It spans responses: one that follows at once is played after the one before. A client
-    that ran dry plays what comes next from its arrival, so the bucket never goes below empty.
+    It covers all responses of a session: a response that follows immediately is played after the
+    one before. If the client has played everything, new media starts to play when it arrives.
     """
 
     def __init__(self, fps: int) -> None:
@@ -22,33 +23,33 @@ class Playout:
 
     @property
     def end(self) -> float:
-        """When everything finished so far will have been played, monotonic seconds."""
+        """When the client will have played all frames added so far, monotonic seconds."""
         return self._end
 
     def add_frames(self, frames: int, now: float) -> None:
-        """Take note of finished frames, none of which has a missing one before it."""
+        """Add settled frames (no frame before them is in flight) to the time to play."""
         if frames:
             self._end = max(self._end, now) + frames * self._frame_s
 
-    def take_back(self, frames: int) -> None:
-        """Forget finished frames that never left."""
+    def remove_frames(self, frames: int) -> None:
+        """Remove frames that were added and never sent."""
         self._end -= frames * self._frame_s
 
     def stop(self, now: float) -> None:
-        """Forget what was not played: the client has thrown it away, or has played it."""
+        """Remove all that is not played: the client has discarded it."""
         self._end = min(self._end, now)
 
-    def fits(self, window_ms: int, waiting: int, now: float) -> bool:
-        """Return whether one more frame fits the window beside the `waiting` unfinished ones."""
-        ahead_s = max(self._end - now, 0.0) + (waiting + 1) * self._frame_s
+    def fits(self, window_ms: int, in_flight: int, now: float) -> bool:
+        """Return whether one more frame fits into the window beside the frames in flight."""
+        ahead_s = max(self._end - now, 0.0) + (in_flight + 1) * self._frame_s
         return ahead_s <= window_ms / 1000 + _ROUNDING_S
 
-    def opens_at(self, window_ms: int, waiting: int) -> float | None:
+    def opens_at(self, window_ms: int, in_flight: int) -> float | None:
         """Return when one more frame fits, or `None` if time alone does not make room."""
-        wanted_s = (waiting + 1) * self._frame_s - window_ms / 1000
-        return None if wanted_s > _ROUNDING_S else self._end + wanted_s
+        excess_s = (in_flight + 1) * self._frame_s - window_ms / 1000
+        return None if excess_s > _ROUNDING_S else self._end + excess_s
 
-    def deadline(self, frame_index: int, waiting: int, now: float) -> float:
-        """Return when the next frame is due: when it is played, or as soon as can be."""
-        soonest = now + (_LATER_FRAME_S if frame_index else _FIRST_FRAME_S)
-        return max(self._end + waiting * self._frame_s, soonest)
+    def deadline(self, frame_index: int, in_flight: int, now: float) -> float:
+        """Return when the next frame is due: when it is played, or the latency objective."""
+        earliest = now + (_LATER_FRAME_S if frame_index else _FIRST_FRAME_S)
+        return max(self._end + in_flight * self._frame_s, earliest)

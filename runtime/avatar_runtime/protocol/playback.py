@@ -1,4 +1,4 @@
-"""What the client plays: when a response's sound starts and stops, and the avatar's two states."""
+"""What the client plays: the events that report when audio and avatar start and stop."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Playing:
-    """A finished response whose sound the client still plays."""
+class PlayingResponse:
+    """A finished response whose audio the client still plays."""
 
     response_id: str
     until: float
+    """When the client will have played it, monotonic seconds."""
     audio_ms: float
 
 
 class Playback:
-    """Tells the client what it plays, by the server's clock or by the client's own word."""
+    """Reports what the client plays, by the server's clock or by the client's acks."""
 
     def __init__(self, fps: int, outbox: Outbox) -> None:
         self._fps = fps
         self._outbox = outbox
-        self._playing: list[Playing] = []
+        self._playing: list[PlayingResponse] = []
         self._speaking_id: str | None = None
         self._last_media_id: str | None = None
 
@@ -36,38 +37,46 @@ class Playback:
         """When the client will have played the oldest finished response."""
         return self._playing[0].until if self._playing else None
 
-    def has_begun(self, response_id: str) -> bool:
-        """Whether a response is the last of which media has left."""
+    def has_started(self, response_id: str) -> bool:
+        """Return whether the media sent last belongs to this response."""
         return self._last_media_id == response_id
 
-    def begin(self, response_id: str, epoch: int) -> None:
-        """Tell of the first media of a response."""
+    def start(self, response_id: str, epoch: int) -> None:
+        """Report the first media of a response."""
         self._last_media_id = self._speaking_id = response_id
         self._send("output_audio_buffer.started", response_id=response_id, epoch=epoch)
         self._send("session.avatar.switch_to_speaking", turn_id=response_id)
 
-    def finish(self, playing: Playing) -> None:
-        """Take note of a response that has ended here and not yet at the client."""
+    def finish(self, playing: PlayingResponse) -> None:
+        """Add a response that has ended on the server and not yet at the client."""
         self._playing.append(playing)
 
     def clear(self, epoch: int) -> None:
-        """Tell that the client's sound ends here."""
+        """Report that the client stops playing."""
         self._playing.clear()
         self._send("output_audio_buffer.cleared", response_id=self._last_media_id, epoch=epoch)
-        self._become_idle()
+        self._switch_to_idle()
 
     def ack(self, ack: client_events.Ack, epoch: int) -> None:
-        """Take note of what the client has played of a finished response."""
+        """Record how much of a finished response the client has played.
+
+        Raises:
+            ProtocolError: the ack is ahead of the media sent.
+        """
         for playing in self._playing:
             if playing.response_id == ack.response_id:
-                self.check(ack, -(-playing.audio_ms * self._fps // 1000))
+                self.check_ack(ack, -(-playing.audio_ms * self._fps // 1000))
                 if ack.pts_ms >= playing.audio_ms:
                     self._playing.remove(playing)
                     self._stop(playing, epoch)
                 return
 
-    def check(self, ack: client_events.Ack, frames: float) -> None:
-        """Raise `ProtocolError` if the client has played more than the frames that were sent."""
+    def check_ack(self, ack: client_events.Ack, frames: float) -> None:
+        """Check that the client has not played more than the `frames` that were sent.
+
+        Raises:
+            ProtocolError: the ack is ahead of the media sent.
+        """
         sent_ms = frames * 1000 / self._fps
         if ack.pts_ms > sent_ms:
             raise ProtocolError(
@@ -79,16 +88,16 @@ class Playback:
             )
 
     def tick(self, now: float, epoch: int) -> None:
-        """Tell of the responses that the client has played by now."""
+        """Report the responses that the client has played by now."""
         while self._playing and self._playing[0].until <= now:
             self._stop(self._playing.pop(0), epoch)
 
-    def _stop(self, playing: Playing, epoch: int) -> None:
+    def _stop(self, playing: PlayingResponse, epoch: int) -> None:
         self._send("output_audio_buffer.stopped", response_id=playing.response_id, epoch=epoch)
         if self._speaking_id == playing.response_id:
-            self._become_idle()
+            self._switch_to_idle()
 
-    def _become_idle(self) -> None:
+    def _switch_to_idle(self) -> None:
         if self._speaking_id is not None:
             self._send("session.avatar.switch_to_idle", turn_id=self._speaking_id)
             self._speaking_id = None

@@ -1,12 +1,12 @@
-"""Counts events in a sliding window of time."""
+"""Limits the rate of events over a sliding window of time."""
 
 from __future__ import annotations
 
 from collections import deque
 
 
-class RateWindow:
-    """At most `limit` events in any `seconds`."""
+class RateLimiter:
+    """Admits at most `limit` events in any `seconds`."""
 
     def __init__(self, limit: int, seconds: float) -> None:
         self.limit = limit
@@ -14,7 +14,7 @@ class RateWindow:
         self._times: deque[float] = deque(maxlen=limit)
 
     def admits(self, now: float) -> bool:
-        """Count one event, or return that it is one too many, uncounted."""
+        """Count an event and return true, or return false if it is over the limit."""
         if len(self._times) == self.limit and now - self._times[0] < self._seconds:
             return False
         self._times.append(now)

@@ -1,4 +1,4 @@
-"""One response: the turn that it speaks, its item, and the events that tell of them."""
+"""One response: the turn that it speaks, its item, and the events that report them."""
 
 from __future__ import annotations
 
@@ -6,71 +6,75 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic
 
 from avatar_runtime.protocol import server_events
-from avatar_runtime.protocol.turn import AudioPiece, Gap, Media, Phase, Picture, Turn, W
+from avatar_runtime.protocol.media import AudioChunk, DroppedFrames, VideoFrame, W
+from avatar_runtime.protocol.turn import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from avatar_runtime.protocol.conversation import Item, Items
+    from avatar_runtime.protocol.conversation import Conversation, Item
+    from avatar_runtime.protocol.media import Media
     from avatar_runtime.protocol.outbox import Outbox
+    from avatar_runtime.protocol.turn import Turn
 
 
 @dataclass(frozen=True, slots=True)
-class SentPicture:
-    """A picture as the message that carries it."""
+class VideoMessage:
+    """A frame and the message that carries it."""
 
     text: str
-    picture: Picture
-    first_since: float | None
-    """For the first frame of a response: since when it could be made."""
+    frame: VideoFrame
+    speakable_at: float | None
+    """When the first frame of a response could be generated; `None` for the other frames."""
 
 
 @dataclass(frozen=True, slots=True)
 class Response(Generic[W]):
-    """The response that is being spoken; all that happens to it is decided elsewhere."""
+    """The active response. `Speech` decides when it starts and ends."""
 
     turn: Turn[W]
     ref: int
+    """Number of the response in its session, from 1; `response_ref` on the wire."""
     id: str
     conversation_id: str
     item: Item
     fps: int
     outbox: Outbox
 
-    def tell_start(self, items: Items, epoch: int) -> None:
-        """Announce the response and put its item into the conversation."""
+    def announce_start(self, conversation: Conversation, epoch: int) -> None:
+        """Send the first events of the response and add its item to the conversation."""
         started = self._describe("in_progress")
         self._send("response.created", response=started, response_ref=self.ref, epoch=epoch)
         self._send_item("response.output_item.added")
-        previous = items.add(self.item)
+        previous = conversation.add(self.item)
         described = self.item.describe()
         self._send("conversation.item.added", item=described, previous_item_id=previous)
-        place = server_events.place(self.id, self.item)
-        self._send("response.content_part.added", **place, part=server_events.PART)
+        ids = server_events.content_part_ids(self.id, self.item)
+        self._send("response.content_part.added", **ids, part=server_events.PART)
 
-    def tell_end(self, items: Items, epoch: int) -> None:
-        """Say how it has ended: turn and item are in their last state."""
-        place = server_events.place(self.id, self.item)
-        self._send("response.output_audio.done", **place)
+    def announce_end(self, conversation: Conversation, epoch: int) -> None:
+        """Send the last events of the response; turn and item are in their final state."""
+        ids = server_events.content_part_ids(self.id, self.item)
+        self._send("response.output_audio.done", **ids)
         self._send_video_done(epoch)
-        self._send("response.content_part.done", **place, part=server_events.PART)
+        self._send("response.content_part.done", **ids, part=server_events.PART)
         self._send_item("response.output_item.done")
-        previous = items.previous(self.item)
+        previous = conversation.previous(self.item)
         described = self.item.describe()
         self._send("conversation.item.done", item=described, previous_item_id=previous)
         ended = self._describe(_STATUS[self.turn.phase])
         self._send("response.done", response=ended, response_ref=self.ref, epoch=epoch)
 
-    def send_media(self, media: Media, epoch: int, *, audio_deltas: bool) -> SentPicture | None:
-        """Put media into the outbox, or return the picture, which leaves by itself."""
+    def send_media(self, media: Media, epoch: int, *, audio_deltas: bool) -> VideoMessage | None:
+        """Put media into the outbox, or return the message if it is a frame."""
         turn, audio = self.turn, self.turn.format
         match media:
-            case AudioPiece():
+            case AudioChunk():
                 self.item.audio_ms = turn.samples_sent * 1000 // audio.rate
                 if audio_deltas:
                     delta = server_events.audio_delta(self.id, self.item, epoch, audio, media)
                     self._send("response.output_audio.delta", **delta)
-            case Gap():
+            case DroppedFrames():
                 self._send(
                     "response.video.dropped",
                     response_id=self.id,
@@ -78,14 +82,14 @@ class Response(Generic[W]):
                     last_frame_index=media.last,
                     reason=media.reason.value,
                 )
-            case Picture():
-                first_since = turn.speakable_at if media.frame_index == 0 else None
+            case VideoFrame():
+                speakable_at = turn.speakable_at if media.frame_index == 0 else None
                 offset = media.frame_index * audio.samples_per_frame(self.fps)
                 delta = server_events.video_delta(
                     self.id, self.item, epoch, media, offset_samples=offset, rate=audio.rate
                 )
                 text = self.outbox.number("response.video.delta", delta)
-                return SentPicture(text, media, first_since)
+                return VideoMessage(text, media, speakable_at)
         return None
 
     def _send_video_done(self, epoch: int) -> None:
@@ -101,7 +105,7 @@ class Response(Generic[W]):
             dropped=turn.frames_dropped,
             audio_samples=turn.samples_sent,
             audio_ms=server_events.milliseconds(turn.samples_sent, turn.format.rate),
-            video_ms=server_events.whole(turn.positions * 1000 / self.fps),
+            video_ms=server_events.compact_number(turn.positions * 1000 / self.fps),
         )
 
     def _describe(self, status: str) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The bodies of server events that more than one place sends, in the shape of wire protocol §3."""
+"""The bodies of the larger server events: docs/wire-protocol.md, "Server events"."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from avatar_runtime.errors import ProtocolError
     from avatar_runtime.protocol.audio_formats import AudioFormat
     from avatar_runtime.protocol.conversation import Item
-    from avatar_runtime.protocol.turn import AudioPiece, Picture
+    from avatar_runtime.protocol.media import AudioChunk, VideoFrame
 
 PART: Final[Mapping[str, object]] = {"type": "output_audio", "transcript": ""}
 
 
-def place(response_id: str, item: Item) -> dict[str, object]:
-    """Return the four fields that place a content part."""
+def content_part_ids(response_id: str, item: Item) -> dict[str, object]:
+    """Return the four fields that identify a content part."""
     return {
         "response_id": response_id,
         "item_id": item.id,
@@ -27,20 +27,20 @@ def place(response_id: str, item: Item) -> dict[str, object]:
 
 
 def audio_delta(
-    response_id: str, item: Item, epoch: int, audio: AudioFormat, piece: AudioPiece
+    response_id: str, item: Item, epoch: int, audio: AudioFormat, chunk: AudioChunk
 ) -> dict[str, object]:
     """Return the fields of `response.output_audio.delta`."""
     return {
-        **place(response_id, item),
+        **content_part_ids(response_id, item),
         "epoch": epoch,
-        "pts_ms": milliseconds(piece.offset_samples, audio.rate),
-        "offset_samples": piece.offset_samples,
-        "delta": b64encode(piece.data).decode("ascii"),
+        "pts_ms": milliseconds(chunk.offset_samples, audio.rate),
+        "offset_samples": chunk.offset_samples,
+        "delta": b64encode(chunk.data).decode("ascii"),
     }
 
 
 def video_delta(
-    response_id: str, item: Item, epoch: int, picture: Picture, offset_samples: int, rate: int
+    response_id: str, item: Item, epoch: int, frame: VideoFrame, offset_samples: int, rate: int
 ) -> dict[str, object]:
     """Return the fields of `response.video.delta`."""
     return {
@@ -50,12 +50,12 @@ def video_delta(
         "codec": "jpeg",
         "mode": "jpeg",
         "epoch": epoch,
-        "frame_index": picture.frame_index,
+        "frame_index": frame.frame_index,
         "offset_samples": offset_samples,
         "pts_ms": milliseconds(offset_samples, rate),
         "keyframe": True,
         "idle": False,
-        "delta": b64encode(picture.jpeg).decode("ascii"),
+        "delta": b64encode(frame.jpeg).decode("ascii"),
     }
 
 
@@ -86,7 +86,7 @@ def response(
 def error(
     fault: ProtocolError, event_id: str | None, kind: str = "invalid_request_error"
 ) -> dict[str, object]:
-    """Return the error object of wire protocol §13."""
+    """Return the error object: docs/wire-protocol.md, "Errors"."""
     return {
         "type": kind,
         "code": fault.code,
@@ -99,10 +99,10 @@ def error(
 
 
 def milliseconds(samples: int, rate: int) -> int | float:
-    """Return a duration as a whole number wherever it is one."""
-    return whole(samples * 1000 / rate)
+    """Return a duration in milliseconds, as an integer if it is a whole number."""
+    return compact_number(samples * 1000 / rate)
 
 
-def whole(number: float) -> int | float:
-    """Return an integer if the number is one, else at most three decimals."""
+def compact_number(number: float) -> int | float:
+    """Return an integer if the number is whole, otherwise round it to three decimals."""
     return int(number) if number == int(number) else round(number, 3)

@@ -1,9 +1,6 @@
-"""One session of `/v1/realtime` without I/O: messages and pictures in, messages out.
+"""One session of `/v1/realtime` without I/O: messages and frames in, messages out.
 
-The session knows no socket, no task and no clock. The shell gives it what came in and the
-time, asks it which frames are due, hands it the finished pictures, and pulls messages as
-fast as the socket takes them. Media is made into messages at the pull, so what a cancel or
-a slow client throws away was never numbered.
+The session has no socket, no task and no clock. `Session` states what its caller must do.
 """
 
 from __future__ import annotations
@@ -13,30 +10,35 @@ from typing import TYPE_CHECKING, Final, Generic, assert_never
 
 from avatar_runtime.errors import ProtocolError
 from avatar_runtime.protocol import client_events, server_events
+from avatar_runtime.protocol.conversation import Conversation, response_active
+from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.outbox import Outbox
-from avatar_runtime.protocol.rate_limit import RateWindow
-from avatar_runtime.protocol.session_config import Configuration, Overrun, Update
-from avatar_runtime.protocol.speech import FrameDue, Speech, needs_silence
-from avatar_runtime.protocol.turn import Picture, Utterance, W
+from avatar_runtime.protocol.rate_limit import RateLimiter
+from avatar_runtime.protocol.session_config import ConfigUpdate, Overrun
+from avatar_runtime.protocol.speech import Speech
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from avatar_runtime.protocol.audio_formats import AudioFormat
-    from avatar_runtime.protocol.fields import Fields
-    from avatar_runtime.protocol.session_config import Character, ReadOnly
+    from avatar_runtime.protocol.frame_flow import FrameDue
+    from avatar_runtime.protocol.media import Utterance, VideoFrame
+    from avatar_runtime.protocol.session_config import Character, ReadOnlyFields, SessionConfig
+    from avatar_runtime.protocol.strict_fields import StrictFields
 
-UNREAD_CHARACTERS: Final = 1024 * 1024
-EVENTS_PER_S: Final = 1000
-ERRORS_PER_10_S: Final = 100
+MAX_UNREAD_CHARACTERS: Final = 1024 * 1024
+MAX_EVENTS_PER_S: Final = 1000
+MAX_ERRORS_PER_10_S: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """What the service grants every session."""
+class SessionLimits:
+    """The limits of every session of a service."""
 
     max_duration_s: float
+    """The session ends after this time."""
     idle_timeout_s: float
+    """The session ends after this time without a message or a frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,57 +46,90 @@ class Close:
     """How the connection ends once the outbox is empty."""
 
     code: int
+    """WebSocket close code: docs/wire-protocol.md, "Close codes"."""
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One message for the socket, and the picture in it if there is one."""
+    """One message for the socket."""
 
     text: str
-    picture: Picture | None = None
-    first_since: float | None = None
-    """For the first frame of a response: since when it could be made."""
+    frame: VideoFrame | None = None
+    """The frame that the message carries, if any."""
+    speakable_at: float | None = None
+    """When the first frame of a response could be generated; `None` for all other messages."""
 
 
 class Session(Generic[W]):
-    """The state of one connection."""
+    """The state of one connection. Its caller owns the socket, the clock and the engine.
+
+    The caller makes all calls from one task or thread at a time. `now` is in monotonic seconds
+    and never decreases. The caller must do the following:
+
+    Input: call `receive` for each WebSocket message, in order.
+        It returns nothing: answers and errors wait for `pull`. While `can_receive` is false, the
+        caller stops reading from the socket; otherwise the unsent answers grow without bound.
+    Output: call `pull` after every other call, until it returns `None`.
+        It returns one message. The caller sends each message, in order, before the next `pull`:
+        it has a sequence number, and a message that is not sent is a gap for the client. The
+        caller pulls at the speed of the socket; what it does not pull, a cancel can still discard.
+        Without `pull`, no media leaves and no response ends, and the oldest frames are dropped
+        or, with `overrun: pause`, no more frames are due.
+    Frames: call `due` after every other call and at the time that `next_due` returns.
+        It yields the frames to generate now. For each of them the caller later makes one call of
+        `deliver`, `skip` or `fail`. Frames leave in order: without that call, the response stops
+        at the frame until it is cancelled or the session ends. When `epoch` grows, the caller may
+        forget the frames of lower epochs: `deliver` and `skip` return false for them. Without
+        `due`, the response does not advance.
+    Time: call `tick` at the time that `wakeup` returns.
+        It returns nothing: events wait for `pull`. Every call can change the result of `wakeup`
+        and `next_due`, so that the caller reads them again before each wait. Without `tick`, the
+        session has no time limits and the end of playback is not reported.
+    End: when `closing` is set and `pull` returns `None`, close the connection with its code.
+        `end` sets it for a reason of the caller. Afterwards `receive` ignores all messages.
+    """
 
     def __init__(
         self,
-        configuration: Configuration,
+        config: SessionConfig,
         characters: Mapping[str, Character],
-        read_only: ReadOnly,
+        read_only: ReadOnlyFields,
         *,
-        terms: Terms,
+        limits: SessionLimits,
         open_utterance: Callable[[AudioFormat], Utterance[W]],
         now: float,
     ) -> None:
+        """`characters` are the avatars that the client can select, by name."""
         self.id = read_only.id
         self.closing: Close | None = None
         self._characters = characters
         self._read_only = read_only
-        self._terms = terms
+        self._limits = limits
         self._active_at = now
-        self._ends_at = now + terms.max_duration_s
-        self._events = RateWindow(EVENTS_PER_S, 1.0)
-        self._errors = RateWindow(ERRORS_PER_10_S, 10.0)
+        self._ends_at = now + limits.max_duration_s
+        self._event_rate = RateLimiter(MAX_EVENTS_PER_S, 1.0)
+        self._error_rate = RateLimiter(MAX_ERRORS_PER_10_S, 10.0)
         suffix = read_only.id.removeprefix("sess_")
         self._outbox = Outbox(suffix)
+        self._conversation = Conversation(self._outbox)
         self._speech = Speech(
             suffix,
             read_only.fps,
             self._outbox,
-            configuration=configuration,
+            self._conversation,
+            config=config,
             open_utterance=open_utterance,
         )
         self._outbox.add("session.created", {"session": self._describe(), "resume": None})
         conversation = {"id": f"conv_{suffix}", "object": "realtime.conversation"}
         self._outbox.add("conversation.created", {"conversation": conversation})
 
+    # State
+
     @property
     def epoch(self) -> int:
-        """The age of media: whatever carries a lower one is thrown away."""
+        """The epoch of media: frames of a lower epoch are obsolete."""
         return self._speech.epoch
 
     @property
@@ -103,31 +138,58 @@ class Session(Generic[W]):
         return self._speech.is_active
 
     @property
-    def may_skip(self) -> bool:
-        """Whether the client would rather miss a frame than have it late."""
-        return self._speech.configuration.overrun is Overrun.DROP
+    def allows_dropping(self) -> bool:
+        """Whether frames may be dropped under overload, instead of being delivered late."""
+        return self._speech.config.overrun is Overrun.DROP
+
+    # Input
 
     @property
-    def has_room(self) -> bool:
-        """Whether the client reads its answers; if not, it is not read either."""
-        return self._outbox.characters < UNREAD_CHARACTERS
+    def can_receive(self) -> bool:
+        """Whether the caller may read the next message from the socket."""
+        return self._outbox.characters < MAX_UNREAD_CHARACTERS
 
     def receive(self, message: str | bytes, now: float) -> None:
-        """Take one message of the client; every fault of it becomes an `error` event."""
+        """Handle one message of the client; a fault in it becomes an `error` event."""
         if self.closing is not None:
             return
         event_id = None
         try:
             self._check_rate(now)
             if isinstance(message, bytes):
-                raise client_events.binary_refused(len(message))
+                raise client_events.binary_not_enabled(len(message))
             fields = client_events.load(message)
             event_id = client_events.event_id(fields)
             self._handle(client_events.parse(fields), event_id, now)
         except ProtocolError as error:
-            self._refuse(error, event_id, now)
+            self._reject(error, event_id, now)
         else:
             self._active_at = now
+
+    # Output
+
+    def pull(self, now: float) -> Outgoing | None:
+        """Return the message to send next, or `None` if there is nothing to send."""
+        while True:
+            text = self._outbox.pop()
+            if text is not None:
+                return Outgoing(text)
+            message = self._speech.pull()
+            if message is not None:
+                self._active_at = now
+                return Outgoing(message.text, message.frame, message.speakable_at)
+            if self._outbox.characters == 0 and not self._speech.finish(now):
+                return None
+
+    # Frames
+
+    def due(self, now: float) -> Iterator[FrameDue[W]]:
+        """Yield the frames to generate now; each is in flight once it is yielded."""
+        return self._speech.due(now)
+
+    def next_due(self) -> float | None:
+        """Return when `due` yields the next frame, or `None` if it does not by time alone."""
+        return self._speech.next_due()
 
     def deliver(
         self,
@@ -139,64 +201,50 @@ class Session(Generic[W]):
         *,
         is_drawn: bool = True,
     ) -> bool:
-        """Take a finished picture, or return that nobody waits for it any more."""
+        """Accept a generated frame, or return false if it is no longer awaited."""
         return self._speech.deliver(response_ref, epoch, frame_index, jpeg, now, is_drawn=is_drawn)
 
     def skip(self, response_ref: int, epoch: int, frame_index: int, now: float) -> bool:
-        """Hold the previous picture in place of a frame, or return that nobody waits for it."""
+        """Drop a frame that is in flight, or return false if it is no longer awaited.
+
+        The client keeps showing the frame before it, and its audio is sent as usual.
+        """
         return self._speech.skip(response_ref, epoch, frame_index, now)
 
     def fail(self, response_ref: int, epoch: int, now: float) -> None:
-        """End the response whose frames the engine could not make."""
+        """End the response whose frames the engine could not generate."""
         self._speech.fail(response_ref, epoch, now)
 
-    def end(self, code: int, reason: str, now: float) -> None:
-        """Close the connection after what waits; the first reason counts."""
-        if self.closing is None:
-            self.closing = Close(code, reason)
-            self._speech.abort(now)
+    # Time
 
     def tick(self, now: float) -> None:
-        """Do what is due by time alone."""
+        """Apply the time limits of the session and report the end of playback."""
         self._speech.tick(now)
         if now >= self._ends_at:
             self.end(4410, "the session reached its maximum duration", now)
-        elif now >= self._active_at + self._terms.idle_timeout_s:
+        elif now >= self._active_at + self._limits.idle_timeout_s:
             self.end(4408, "the session was idle for too long", now)
 
     def wakeup(self) -> float:
-        """Return when `tick` has something to do."""
-        until = min(self._ends_at, self._active_at + self._terms.idle_timeout_s)
+        """Return when `tick` must be called next, monotonic seconds."""
+        until = min(self._ends_at, self._active_at + self._limits.idle_timeout_s)
         stops_at = self._speech.stops_at
         return until if stops_at is None else min(until, stops_at)
 
-    def due(self, now: float) -> Iterator[FrameDue[W]]:
-        """Yield the frames that the window allows now; each is in flight once it is yielded."""
-        return self._speech.due(now)
+    # End
 
-    def next_due(self) -> float | None:
-        """Return when the window opens for the next frame, or `None` if time alone opens none."""
-        return self._speech.next_due()
-
-    def pull(self, now: float) -> Outgoing | None:
-        """Return the next message, or `None` while there is nothing to send."""
-        while True:
-            text = self._outbox.pop()
-            if text is not None:
-                return Outgoing(text)
-            sent = self._speech.pull()
-            if sent is not None:
-                self._active_at = now
-                return Outgoing(sent.text, sent.picture, sent.first_since)
-            if self._outbox.characters == 0 and not self._speech.finish(now):
-                return None
+    def end(self, code: int, reason: str, now: float) -> None:
+        """Set `closing` and end the active response; only the first call has an effect."""
+        if self.closing is None:
+            self.closing = Close(code, reason)
+            self._speech.abort(now)
 
     def _handle(self, event: client_events.ClientEvent, event_id: str | None, now: float) -> None:
         speech = self._speech
         match event:
             case client_events.SessionUpdate():
                 self._update(event.session, event_id, now)
-            case client_events.Append():
+            case client_events.AppendAudio():
                 speech.append(event.audio, now)
             case client_events.Commit():
                 speech.commit(now)
@@ -205,12 +253,12 @@ class Session(Generic[W]):
             case client_events.ClearOutput():
                 speech.clear_output(now)
             case client_events.CreateItem():
-                message = "conversation.item.create is not possible in mode drive"
+                message = "conversation.item.create is not supported in mode drive"
                 raise ProtocolError("unsupported_in_mode", message, param="type", value="drive")
             case client_events.RetrieveItem():
-                speech.retrieve(event.item_id)
+                self._conversation.retrieve(event.item_id)
             case client_events.DeleteItem():
-                speech.delete(event.item_id)
+                self._conversation.delete(event.item_id)
             case client_events.TruncateItem():
                 speech.truncate(event.item_id, event.audio_end_ms, now)
             case client_events.CreateResponse():
@@ -220,40 +268,40 @@ class Session(Generic[W]):
             case client_events.Ack():
                 speech.ack(event)
             case client_events.RequestKeyframe():
-                pass  # every JPEG is one
+                pass  # every JPEG frame is a keyframe
             case _:
                 assert_never(event)
 
-    def _update(self, wanted: Fields, event_id: str | None, now: float) -> None:
-        before = self._speech.configuration
-        update = Update(before, self._characters, self._read_only)
-        after = update.apply(wanted)
-        if not self._speech.is_silent:
+    def _update(self, session: StrictFields, event_id: str | None, now: float) -> None:
+        before = self._speech.config
+        update = ConfigUpdate(before, self._characters, self._read_only)
+        after = update.apply(session)
+        if not self._speech.is_quiet:
             if after.character != before.character:
-                raise needs_silence("session.avatar.character", after.character.name)
+                raise response_active("session.avatar.character", after.character.name)
             if after.format != before.format:
-                raise needs_silence("session.audio.input.format", after.format.kind)
-        self._speech.configuration = after
+                raise response_active("session.audio.input.format", after.format.kind)
+        self._speech.config = after
         self._outbox.add("session.updated", {"session": self._describe()})
-        for warned in update.warnings:
-            warning = {"code": "no_effect", "message": warned.message, "param": warned.param}
-            self._outbox.add("warning", {"warning": {**warning, "event_id": event_id}})
+        for warning in update.warnings:
+            fields = {"code": "no_effect", "message": warning.message, "param": warning.param}
+            self._outbox.add("warning", {"warning": {**fields, "event_id": event_id}})
         self._speech.start_next(now)
 
     def _describe(self) -> dict[str, object]:
-        return self._speech.configuration.describe(self._read_only)
+        return self._speech.config.describe(self._read_only)
 
     def _check_rate(self, now: float) -> None:
-        if not self._events.admits(now):
-            message = f"more than {EVENTS_PER_S} events in a second; this one was dropped"
-            raise ProtocolError("rate_limit_exceeded", message, limit=EVENTS_PER_S)
+        if not self._event_rate.admits(now):
+            message = f"more than {MAX_EVENTS_PER_S} events per second; this event was dropped"
+            raise ProtocolError("rate_limit_exceeded", message, limit=MAX_EVENTS_PER_S)
 
-    def _refuse(self, error: ProtocolError, event_id: str | None, now: float) -> None:
+    def _reject(self, error: ProtocolError, event_id: str | None, now: float) -> None:
         self._outbox.add("error", {"error": server_events.error(error, event_id)})
         if error.close is not None:
             self.end(error.close, error.code, now)
-        if not self._errors.admits(now):
-            message = f"more than {ERRORS_PER_10_S} errors in 10 s"
-            last = ProtocolError("too_many_errors", message, limit=ERRORS_PER_10_S)
+        if not self._error_rate.admits(now):
+            message = f"more than {MAX_ERRORS_PER_10_S} errors in 10 s"
+            last = ProtocolError("too_many_errors", message, limit=MAX_ERRORS_PER_10_S)
             self._outbox.add("error", {"error": server_events.error(last, None)})
             self.end(1008, "too_many_errors", now)

@@ -1,4 +1,4 @@
-"""What a session is set to, and how `session.update` changes it: wholly or not at all."""
+"""The configuration of a session, and how `session.update` changes it: all or nothing."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from avatar_runtime.protocol.audio_formats import FORMATS, PCM_24K, AudioFormat
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from avatar_runtime.protocol.fields import Fields
+    from avatar_runtime.protocol.strict_fields import StrictFields
 
-STORED_CHARACTERS: Final = 65_536
-PIXELS: Final = (64, 2048)
-WINDOW_MS: Final = (200, 10_000)
-BITRATE: Final = (100_000, 20_000_000)
+MAX_STORED_CHARACTERS: Final = 65_536
+PIXEL_RANGE: Final = (64, 2048)
+WINDOW_MS_RANGE: Final = (200, 10_000)
+BITRATE_RANGE: Final = (100_000, 20_000_000)
 
-_WITHOUT_EFFECT: Final = (
+_FIELDS_WITHOUT_EFFECT: Final = (
     "type",
     "style",
     "model",
@@ -32,14 +32,16 @@ _WITHOUT_EFFECT: Final = (
 
 
 class Overrun(Enum):
-    """What happens when the socket does not take what the window allows."""
+    """What happens when the socket is slower than the window allows."""
 
     DROP = "drop"
+    """The oldest frames are dropped."""
     PAUSE = "pause"
+    """No frames are generated until the socket has taken those that wait."""
 
 
-class Start(Enum):
-    """When the avatar begins to speak the client's audio."""
+class StartTrigger(Enum):
+    """Which event starts the response to the client's audio."""
 
     APPEND = "append"
     RESPONSE_CREATE = "response.create"
@@ -47,7 +49,7 @@ class Start(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Character:
-    """A prepared avatar and the size of its picture in pixels."""
+    """A prepared avatar and the size of its frames in pixels."""
 
     name: str
     width: int
@@ -55,31 +57,31 @@ class Character:
 
 
 @dataclass(frozen=True, slots=True)
-class Configuration:
-    """The settings of one session; defaults after wire protocol §4."""
+class SessionConfig:
+    """The configuration of one session: docs/wire-protocol.md, "Session settings"."""
 
     character: Character
     format: AudioFormat = PCM_24K
     quality: int = 80
     bitrate: int = 2_000_000
     resolution: tuple[int, int] | None = None
-    """Width and height in pixels; `None` is the avatar's own."""
+    """Width and height in pixels; `None` takes the size of the avatar."""
     audio_deltas: bool = True
     window_ms: int = 1000
     overrun: Overrun = Overrun.DROP
-    start: Start = Start.APPEND
+    start: StartTrigger = StartTrigger.APPEND
     stored: Mapping[str, object] = field(default_factory=dict)
-    """OpenAI's fields that have no effect in drive mode, sent back as they came."""
+    """Fields of OpenAI that have no effect in drive mode; returned unchanged."""
     stored_input: Mapping[str, object] = field(default_factory=dict)
     stored_output: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of the pictures in pixels."""
+        """Width and height of the frames in pixels."""
         return self.resolution or (self.character.width, self.character.height)
 
-    def describe(self, read_only: ReadOnly) -> dict[str, object]:
-        """Return the session object of wire protocol §4, with all defaults."""
+    def describe(self, read_only: ReadOnlyFields) -> dict[str, object]:
+        """Return the session object of the wire protocol, with all defaults."""
         width, height = self.size
         shown_format = self.format.describe()
         return {
@@ -117,8 +119,8 @@ class Configuration:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadOnly:
-    """The fields of the session object that no client can change."""
+class ReadOnlyFields:
+    """The fields of the session object that the client cannot change."""
 
     id: str
     model: str
@@ -127,7 +129,7 @@ class ReadOnly:
     fps: int
 
     def session(self) -> dict[str, object]:
-        """Return the fields beside the OpenAI ones."""
+        """Return the read-only fields at the top of the session object."""
         return {
             "object": "realtime.session",
             "id": self.id,
@@ -136,33 +138,34 @@ class ReadOnly:
         }
 
     def avatar(self, audio: AudioFormat) -> dict[str, object]:
-        """Return the fields inside `avatar`."""
+        """Return the read-only fields inside `avatar`."""
         return {"fps": self.fps, "samples_per_frame": audio.samples_per_frame(self.fps)}
 
 
 @dataclass(frozen=True, slots=True)
-class Warned:
+class FieldWarning:
     """A field that was accepted and has no effect."""
 
     param: str
     message: str
 
 
-class Update:
-    """One `session.update` on its way from a configuration to the next."""
+class ConfigUpdate:
+    """Applies one `session.update` to a configuration."""
 
     def __init__(
-        self, before: Configuration, characters: Mapping[str, Character], read_only: ReadOnly
+        self, before: SessionConfig, characters: Mapping[str, Character], read_only: ReadOnlyFields
     ) -> None:
-        self.configuration = before
-        self.warnings: list[Warned] = []
+        self.config = before
+        self.warnings: list[FieldWarning] = []
         self._characters = characters
         self._read_only = read_only
 
-    def apply(self, session: Fields) -> Configuration:
+    def apply(self, session: StrictFields) -> SessionConfig:
         """Return the new configuration.
 
-        Raises `ProtocolError` for the first field that is wrong.
+        Raises:
+            ProtocolError: for the first field that is wrong; nothing changes.
         """
         session.choice("type", ["realtime"])
         self._ignore_read_only(session, self._read_only.session())
@@ -174,24 +177,24 @@ class Update:
             self._avatar(session.nested("avatar"))
         known = {"type", "output_modalities", "audio", "avatar", *self._read_only.session()}
         stored = {name: session.document[name] for name in session.unknown(known)}
-        self._change(stored={**self.configuration.stored, **stored})
+        self._change(stored={**self.config.stored, **stored})
         self._check_stored()
-        return self.configuration
+        return self.config
 
     def _change(self, **changes: object) -> None:
-        # The names and types are those of the fields of `Configuration`, a few lines above.
-        self.configuration = replace(self.configuration, **changes)  # type: ignore[arg-type]
+        # The names and types are those of the fields of `SessionConfig`.
+        self.config = replace(self.config, **changes)  # type: ignore[arg-type]
 
-    def _audio(self, audio: Fields) -> None:
-        before = self.configuration
+    def _audio(self, audio: StrictFields) -> None:
+        before = self.config
         output = audio.nested("output") if "output" in audio else None
         if "input" in audio:
-            given = audio.nested("input")
-            if "turn_detection" in given:
-                given.only("turn_detection", None)
-            if "format" in given:
-                self._change(format=_audio_format(given.nested("format")))
-            rest = {name: given.document[name] for name in given.unknown(_INPUT_FIELDS)}
+            received = audio.nested("input")
+            if "turn_detection" in received:
+                received.only("turn_detection", None)
+            if "format" in received:
+                self._change(format=_audio_format(received.nested("format")))
+            rest = {name: received.document[name] for name in received.unknown(_INPUT_FIELDS)}
             self._change(stored_input={**before.stored_input, **rest})
         if output is not None:
             if "format" in output:
@@ -199,40 +202,40 @@ class Update:
             rest = {name: output.document[name] for name in output.unknown(("format",))}
             self._change(stored_output={**before.stored_output, **rest})
 
-    def _output_format(self, fields: Fields) -> None:
-        wanted, served = _audio_format(fields), self.configuration.format
-        if wanted != served:
+    def _output_format(self, fields: StrictFields) -> None:
+        requested, current = _audio_format(fields), self.config.format
+        if requested != current:
             message = "must equal session.audio.input.format"
             code, name = "unsupported_audio_format", "type"
-            if wanted.kind == served.kind:
+            if requested.kind == current.kind:
                 code, name = "unsupported_sample_rate", "rate"
-            raise fields.refuse(code, name, message, served.describe())
+            raise fields.error(code, name, message, current.describe())
 
-    def _avatar(self, avatar: Fields) -> None:
-        for name in avatar.unknown((*_AVATAR, *_WITHOUT_EFFECT, "fps", "samples_per_frame")):
+    def _avatar(self, avatar: StrictFields) -> None:
+        for name in avatar.unknown((*_AVATAR, *_FIELDS_WITHOUT_EFFECT, "fps", "samples_per_frame")):
             raise avatar.invalid(name, supported(_AVATAR), list(_AVATAR))
-        self._ignore_read_only(avatar, self._read_only.avatar(self.configuration.format))
-        for name in _WITHOUT_EFFECT:
+        self._ignore_read_only(avatar, self._read_only.avatar(self.config.format))
+        for name in _FIELDS_WITHOUT_EFFECT:
             if name in avatar:
                 param = avatar.path(name)
-                self.warnings.append(Warned(param, f"{param} has no effect here"))
+                self.warnings.append(FieldWarning(param, f"{param} has no effect"))
         for name, apply in _AVATAR.items():
             if name in avatar:
                 apply(self, avatar)
 
-    def _character(self, avatar: Fields) -> None:
+    def _character(self, avatar: StrictFields) -> None:
         name = avatar.text("character")
         if name not in self._characters:
             names = sorted(self._characters)
-            raise avatar.refuse("avatar_not_found", "character", supported(names), names)
+            raise avatar.error("avatar_not_found", "character", supported(names), names)
         self._change(character=self._characters[name])
 
-    def _output_protocol(self, avatar: Fields) -> None:
+    def _output_protocol(self, avatar: StrictFields) -> None:
         if avatar.text("output_protocol") != "websocket":
             message = supported(["websocket"])
-            raise avatar.refuse("webrtc_unsupported", "output_protocol", message, ["websocket"])
+            raise avatar.error("webrtc_unsupported", "output_protocol", message, ["websocket"])
 
-    def _video(self, avatar: Fields) -> None:
+    def _video(self, avatar: StrictFields) -> None:
         video = avatar.nested("video")
         for name in video.unknown(_VIDEO):
             raise video.invalid(name, supported(_VIDEO), list(_VIDEO))
@@ -247,80 +250,82 @@ class Update:
         if "quality" in video:
             self._change(quality=video.integer("quality", 1, 100))
         if "bitrate" in video:
-            self._change(bitrate=video.integer("bitrate", *BITRATE))
+            self._change(bitrate=video.integer("bitrate", *BITRATE_RANGE))
         if "resolution" in video:
             size = video.nested("resolution")
-            wanted = (size.integer("width", *PIXELS), size.integer("height", *PIXELS))
-            self._change(resolution=wanted)
+            resolution = (size.integer("width", *PIXEL_RANGE), size.integer("height", *PIXEL_RANGE))
+            self._change(resolution=resolution)
 
-    def _audio_deltas(self, avatar: Fields) -> None:
+    def _audio_deltas(self, avatar: StrictFields) -> None:
         self._change(audio_deltas=avatar.boolean("audio_deltas"))
 
-    def _flow(self, avatar: Fields) -> None:
+    def _flow(self, avatar: StrictFields) -> None:
         flow = avatar.nested("flow")
         if "mode" in flow:
             flow.choice("mode", ["clock"])
         if "window_ms" in flow:
-            self._change(window_ms=flow.integer("window_ms", *WINDOW_MS))
+            self._change(window_ms=flow.integer("window_ms", *WINDOW_MS_RANGE))
         if "overrun" in flow:
             value = flow.choice("overrun", [overrun.value for overrun in Overrun])
             self._change(overrun=Overrun(value))
 
-    def _drive(self, avatar: Fields) -> None:
+    def _drive(self, avatar: StrictFields) -> None:
         drive = avatar.nested("drive")
         if "start" in drive:
-            self._change(start=Start(drive.choice("start", [start.value for start in Start])))
+            self._change(
+                start=StartTrigger(drive.choice("start", [start.value for start in StartTrigger]))
+            )
 
-    def _ignore_read_only(self, fields: Fields, served: Mapping[str, object]) -> None:
-        for name, value in served.items():
+    def _ignore_read_only(self, fields: StrictFields, values: Mapping[str, object]) -> None:
+        for name, value in values.items():
             if name in fields and fields.document[name] != value:
                 param = fields.path(name)
-                self.warnings.append(Warned(param, f"{param} is read-only and stays {value}"))
+                self.warnings.append(FieldWarning(param, f"{param} is read-only; it stays {value}"))
 
     def _check_stored(self) -> None:
-        now = self.configuration
-        size = len(json.dumps([now.stored, now.stored_input, now.stored_output]))
-        if size > STORED_CHARACTERS:
+        config = self.config
+        size = len(json.dumps([config.stored, config.stored_input, config.stored_output]))
+        if size > MAX_STORED_CHARACTERS:
             raise ProtocolError(
                 "invalid_value",
-                f"the session's stored fields have {size} characters,"
-                f" at most {STORED_CHARACTERS} are kept",
+                f"the stored fields of the session have {size} characters,"
+                f" must be at most {MAX_STORED_CHARACTERS}",
                 param="session",
                 value=size,
-                limit=STORED_CHARACTERS,
+                limit=MAX_STORED_CHARACTERS,
             )
 
 
-def _audio_format(fields: Fields) -> AudioFormat:
+def _audio_format(fields: StrictFields) -> AudioFormat:
     kind = fields.text("type")
     kinds = list(dict.fromkeys(audio.kind for audio in FORMATS))
     if kind not in kinds:
-        raise fields.refuse("unsupported_audio_format", "type", supported(kinds), kinds)
-    served = [audio for audio in FORMATS if audio.kind == kind]
+        raise fields.error("unsupported_audio_format", "type", supported(kinds), kinds)
+    formats = [audio for audio in FORMATS if audio.kind == kind]
     if "rate" not in fields:
-        return served[0]
+        return formats[0]
     rate = fields.number("rate")
-    for audio in served:
+    for audio in formats:
         if audio.rate == rate:
             return audio
-    rates = [audio.rate for audio in served]
-    raise fields.refuse("unsupported_sample_rate", "rate", supported(rates), rates)
+    rates = [audio.rate for audio in formats]
+    raise fields.error("unsupported_sample_rate", "rate", supported(rates), rates)
 
 
 _INPUT_FIELDS: Final = ("format", "turn_detection")
 _VIDEO: Final = ("mode", "codec", "quality", "bitrate", "region", "resolution", "crop")
 # `character` comes first: a resolution is checked against the limits alone.
-_AVATAR: Final[Mapping[str, Callable[[Update, Fields], None]]] = {
-    "character": Update._character,
-    "output_protocol": Update._output_protocol,
-    "video": Update._video,
-    "audio_deltas": Update._audio_deltas,
-    "idle": lambda _, avatar: _served(avatar, "idle", "none"),
-    "transport": lambda _, avatar: _served(avatar, "transport", "json"),
-    "flow": Update._flow,
-    "drive": Update._drive,
+_AVATAR: Final[Mapping[str, Callable[[ConfigUpdate, StrictFields], None]]] = {
+    "character": ConfigUpdate._character,
+    "output_protocol": ConfigUpdate._output_protocol,
+    "video": ConfigUpdate._video,
+    "audio_deltas": ConfigUpdate._audio_deltas,
+    "idle": lambda _, avatar: _check_supported(avatar, "idle", "none"),
+    "transport": lambda _, avatar: _check_supported(avatar, "transport", "json"),
+    "flow": ConfigUpdate._flow,
+    "drive": ConfigUpdate._drive,
 }
 
 
-def _served(fields: Fields, name: str, value: str) -> None:
+def _check_supported(fields: StrictFields, name: str, value: str) -> None:
     fields.choice(name, [value])

@@ -1,45 +1,55 @@
 """One utterance of the client and the response that speaks it: its states and its media.
 
-Media leaves by position. The sound of a frame leaves before the frame, frames leave in
-order, and a position whose picture was dropped still sends its sound.
+Media leaves in the order of its position. The audio of a frame leaves before the frame, frames
+leave in order, and a position whose frame was dropped still sends its audio.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic
 
 from avatar_runtime.errors import IllegalEvent
+from avatar_runtime.protocol.media import AudioChunk, DroppedFrames, DropReason, VideoFrame, W
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from avatar_runtime.protocol.audio_formats import AudioFormat
+    from avatar_runtime.protocol.media import Media, Utterance
 
-_DELTA_FRAMES: Final = 25  # one second of sound: 64 kB of base64 at 24 kHz
-# Features are computed as frames are asked for: a client may send ten minutes in one go.
-_READY_WINDOWS: Final = 50
+_MAX_CHUNK_FRAMES: Final = 25  # one second of audio: 64 kB of base64 at 24 kHz
+# Features are computed as frames are requested: a client may send ten minutes in one burst.
+_MAX_READY_WINDOWS: Final = 50
 
 
 class Phase(Enum):
-    """Where a turn stands."""
+    """The state of a turn."""
 
-    OPEN = "open"  # takes audio, its response has not started
-    WAITING = "waiting"  # committed, its response has not started
-    LIVE = "live"  # takes audio while it is spoken
-    ENDING = "ending"  # committed and being spoken
+    OPEN = "open"
+    """Accepts audio; its response has not started."""
+    WAITING = "waiting"
+    """Committed; its response has not started."""
+    LIVE = "live"
+    """Accepts audio while its response is active."""
+    ENDING = "ending"
+    """Committed; its response is active."""
     COMPLETED = "completed"
+    """The whole response was sent."""
     CANCELLED = "cancelled"
-    FAILED = "failed"  # the engine could not make its frames
-    ABORTED = "aborted"  # the session ended first
-    DISCARDED = "discarded"  # cleared before its response started
+    """The client cancelled the response."""
+    FAILED = "failed"
+    """The engine could not generate the frames."""
+    ABORTED = "aborted"
+    """The session ended before the response."""
+    DISCARDED = "discarded"
+    """Cleared before its response started."""
 
 
 Step = Enum("Step", "APPEND COMMIT START FINISH CANCEL FAIL ABORT CLEAR")
 
-_NEXT: Final[Mapping[Phase, Mapping[Step, Phase]]] = {
+TRANSITIONS: Final[Mapping[Phase, Mapping[Step, Phase]]] = {
     Phase.OPEN: {
         Step.APPEND: Phase.OPEN,
         Step.COMMIT: Phase.WAITING,
@@ -66,272 +76,236 @@ _NEXT: Final[Mapping[Phase, Mapping[Step, Phase]]] = {
     Phase.ABORTED: {},
     Phase.DISCARDED: {},
 }
+"""The phase after each allowed step, by phase. A phase without steps is final."""
 
 
 def advance(phase: Phase, step: Step) -> Phase:
-    """Return the phase after `step`, or raise `IllegalEvent` and change nothing."""
-    if step not in _NEXT[phase]:
+    """Return the phase after `step`.
+
+    Raises:
+        IllegalEvent: `TRANSITIONS` does not allow the step in this phase.
+    """
+    if step not in TRANSITIONS[phase]:
         raise IllegalEvent(phase.value, step.name.lower())
-    return _NEXT[phase][step]
-
-
-class Window(Protocol):
-    """The sound around one frame; only the engine looks inside."""
-
-    @property
-    def frame_index(self) -> int:
-        """Index of the frame in its response."""
-
-
-W = TypeVar("W", bound=Window)
-W_co = TypeVar("W_co", bound=Window, covariant=True)
-
-
-class Utterance(Protocol[W_co]):
-    """Turns sound into windows, one for each frame, independent of how the sound was split."""
-
-    def append(self, data: bytes) -> None:
-        """Add whole samples in the format that it was opened for."""
-
-    def finish(self) -> None:
-        """Say that no more sound comes: the missing future is silence."""
-
-    def take(self) -> Sequence[W_co]:
-        """Return the windows that became computable, in order."""
-
-
-@dataclass(frozen=True, slots=True)
-class AudioPiece:
-    """Sound to send."""
-
-    offset_samples: int
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A frame to send."""
-
-    frame_index: int
-    jpeg: bytes
-    asked_at: float
-    is_drawn: bool = True
-    """Whether the model drew it; else it is the avatar's own, as nothing is said."""
-
-
-class Drop(Enum):
-    """Why a frame was dropped."""
-
-    SLOW_CLIENT = "slow_client"  # the socket did not take it in time
-    OVERLOAD = "overload"  # the engine could not make it in time
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """Frames that were dropped, both ends included."""
-
-    first: int
-    last: int
-    reason: Drop
-
-
-Media = AudioPiece | Picture | Gap
+    return TRANSITIONS[phase][step]
 
 
 class Turn(Generic[W]):
-    """One utterance and its response. The session is its owner."""
+    """One utterance and its response.
+
+    A frame passes these stages: its window becomes ready, the frame is requested and in flight,
+    it is settled (delivered or dropped, like all frames before it), and it is sent.
+    """
 
     def __init__(self, utterance: Utterance[W], audio: AudioFormat, fps: int) -> None:
         self.phase = Phase.OPEN
         self.format = audio
         self.first_source_frame = 0
-        """Where the avatar's timeline stands when the response starts."""
+        """Position in the avatar's source video at which the response starts, frames."""
         self.requested = False
-        """Whether a `response.create` asked for it; matters for `drive.start` alone."""
+        """Whether a `response.create` requested the response; read for `drive.start` only."""
         self.frames_sent = 0
         self.frames_dropped = 0
         self.samples = 0
+        """Samples received."""
         self.samples_sent = 0
         self.unsent_bytes = 0
+        """Size of the settled frames that were not sent."""
         self.unsent_frames = 0
+        """Number of the settled frames that were not sent."""
         self.speakable_at: float | None = None
-        """Since when the first frame of the started response can be made."""
+        """When the first frame of the started response could be generated."""
         self._utterance = utterance
         self._samples_per_frame = audio.samples_per_frame(fps)
-        self._sound = bytearray()  # from `samples_sent` on
-        self._heard = 0  # samples that the utterance was given; never below `samples_sent`
+        self._audio = bytearray()  # from `samples_sent` on
+        self._fed_samples = 0  # samples given to the utterance; never below `samples_sent`
         self._finished = False
-        self._windows: deque[W] = deque()
-        self._asked: dict[int, float] = {}
-        self._asked_until = 0  # frames asked for so far
-        self._settled = 0  # leading frames that are finished or given up
-        self._pictures: dict[int, Picture | Drop] = {}
+        self._ready_windows: deque[W] = deque()
+        self._requested_at: dict[int, float] = {}  # by index of the frames in flight
+        self._requested_until = 0  # number of frames requested
+        self._settled = 0
+        self._frames: dict[int, VideoFrame | DropReason] = {}
         self._position = 0
-        self._gap: Gap | None = None
+        self._dropped: DroppedFrames | None = None  # not reported yet
 
     @property
-    def takes_audio(self) -> bool:
+    def accepts_audio(self) -> bool:
         """Whether an append belongs to this turn."""
         return self.phase in (Phase.OPEN, Phase.LIVE)
 
     @property
     def is_started(self) -> bool:
-        """Whether its response is active."""
+        """Whether the response of this turn is active."""
         return self.phase in (Phase.LIVE, Phase.ENDING)
 
     @property
     def in_flight(self) -> int:
-        """Frames asked for that are not settled."""
-        return self._asked_until - self._settled
+        """Number of requested frames that are not settled."""
+        return self._requested_until - self._settled
 
     @property
     def settled(self) -> int:
-        """Leading frames that are finished or given up; one behind a missing frame is not."""
+        """Number of leading frames that are delivered or dropped.
+
+        A frame behind one that is still in flight is not settled.
+        """
         return self._settled
 
     @property
     def next_window(self) -> W | None:
-        """The next frame to ask for, if its sound is complete."""
-        return self._windows[0] if self._windows else None
+        """The window of the next frame to request, or `None` if its audio is not complete."""
+        return self._ready_windows[0] if self._ready_windows else None
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether all that a committed turn has was sent."""
+        """Whether the turn is committed and all its media was sent."""
         total = -(-self.samples // self._samples_per_frame)
-        settled = self._position == total and self.samples_sent == self.samples
-        return self.phase is Phase.ENDING and settled and self._gap is None
+        all_sent = self._position == total and self.samples_sent == self.samples
+        return self.phase is Phase.ENDING and all_sent and self._dropped is None
 
     @property
     def positions(self) -> int:
-        """Frames passed, sent or dropped."""
+        """Number of frames passed, sent or dropped."""
         return self._position
 
+    # State
+
     def step(self, step: Step) -> None:
-        """Advance the phase, or raise `IllegalEvent`."""
+        """Advance the phase.
+
+        Raises:
+            IllegalEvent: the phase does not allow the step; nothing changes.
+        """
         self.phase = advance(self.phase, step)
 
     def start(self, first_source_frame: int, now: float) -> None:
-        """Begin the response."""
+        """Start the response."""
         self.step(Step.START)
         self.first_source_frame = first_source_frame
-        self._note_speakable(now)
+        self._mark_speakable(now)
+
+    # Audio in
 
     def append(self, data: bytes, now: float) -> None:
-        """Take sound in the format of the session."""
+        """Add audio in the format of the turn."""
         self.step(Step.APPEND)
-        self._sound += data
+        self._audio += data
         self.samples += len(data) // self.format.bytes_per_sample
-        self._hear(now)
+        self._feed(now)
 
     def commit(self, now: float) -> None:
-        """End the sound."""
+        """End the audio."""
         self.step(Step.COMMIT)
-        self._hear(now)
+        self._feed(now)
 
-    def ask(self, now: float) -> W:
-        """Return the next window; its picture is in flight from now on."""
-        window = self._windows.popleft()
-        self._asked[window.frame_index] = now
-        self._asked_until = window.frame_index + 1
-        self._hear(now)
+    # Frames
+
+    def request_next(self, now: float) -> W:
+        """Return the next window; its frame is in flight from now on."""
+        window = self._ready_windows.popleft()
+        self._requested_at[window.frame_index] = now
+        self._requested_until = window.frame_index + 1
+        self._feed(now)
         return window
 
     def deliver(self, frame_index: int, jpeg: bytes, *, is_drawn: bool = True) -> bool:
-        """Take a picture, or return that nobody waits for it."""
-        asked_at = self._asked.pop(frame_index, None)
-        if asked_at is None:
+        """Accept a generated frame, or return false if it is not in flight."""
+        requested_at = self._requested_at.pop(frame_index, None)
+        if requested_at is None:
             return False
-        self._pictures[frame_index] = Picture(frame_index, jpeg, asked_at, is_drawn)
+        self._frames[frame_index] = VideoFrame(frame_index, jpeg, requested_at, is_drawn)
+        self._settle()
+        return True
+
+    def skip(self, frame_index: int) -> bool:
+        """Drop a frame that is in flight, or return false if it is not."""
+        if self._requested_at.pop(frame_index, None) is None:
+            return False
+        self._frames[frame_index] = DropReason.OVERLOAD
         self._settle()
         return True
 
     def drop_oldest(self) -> None:
-        """Give up the oldest picture that has not left; its sound stays."""
-        oldest = min(i for i, picture in self._pictures.items() if isinstance(picture, Picture))
-        self._forget(oldest)
-        self._pictures[oldest] = Drop.SLOW_CLIENT
+        """Drop the oldest delivered frame that was not sent. Its audio is still sent."""
+        oldest = min(i for i, frame in self._frames.items() if isinstance(frame, VideoFrame))
+        self._remove_frame(oldest)
+        self._frames[oldest] = DropReason.SLOW_CLIENT
 
-    def skip(self, frame_index: int) -> bool:
-        """Give up a frame that is in flight, or return that nobody waits for it."""
-        if self._asked.pop(frame_index, None) is None:
-            return False
-        self._pictures[frame_index] = Drop.OVERLOAD
-        self._settle()
-        return True
+    # Media out
 
     def pull(self) -> Media | None:
-        """Return what leaves next, or `None` while the next picture is not there."""
-        piece = self._next_sound()
-        if piece is not None:
-            return piece
-        self._pass_dropped()
-        picture = self._pictures.get(self._position)
-        if self._gap is not None:
-            # Sound of the next position follows the report, the report follows the gap's sound.
-            gap, self._gap = self._gap, None
-            return gap
-        if not isinstance(picture, Picture):
+        """Return the media to send next, or `None` until the next frame is delivered."""
+        chunk = self._next_audio()
+        if chunk is not None:
+            return chunk
+        self._skip_dropped()
+        frame = self._frames.get(self._position)
+        if self._dropped is not None:
+            # The report comes after the audio of the dropped frames and before all other media.
+            dropped, self._dropped = self._dropped, None
+            return dropped
+        if not isinstance(frame, VideoFrame):
             return None
-        self._forget(self._position)
+        self._remove_frame(self._position)
         self._position += 1
         self.frames_sent += 1
-        return picture
+        return frame
 
-    def _hear(self, now: float) -> None:
-        """Give the utterance sound, a second at a time, until enough windows are ready."""
+    def _feed(self, now: float) -> None:
+        """Give audio to the utterance, one second at a time, until enough windows are ready."""
         width, second = self.format.bytes_per_sample, self.format.rate
-        while len(self._windows) < _READY_WINDOWS and not self._finished:
-            begin = (self._heard - self.samples_sent) * width
-            piece = bytes(self._sound[begin : begin + second * width])
-            if piece:
-                self._utterance.append(piece)
-                self._heard += len(piece) // width
+        while len(self._ready_windows) < _MAX_READY_WINDOWS and not self._finished:
+            start = (self._fed_samples - self.samples_sent) * width
+            chunk = bytes(self._audio[start : start + second * width])
+            if chunk:
+                self._utterance.append(chunk)
+                self._fed_samples += len(chunk) // width
             elif self.phase in (Phase.WAITING, Phase.ENDING):
                 self._utterance.finish()
                 self._finished = True
             else:
                 break
-            self._windows.extend(self._utterance.take())
-        self._note_speakable(now)
+            self._ready_windows.extend(self._utterance.take())
+        self._mark_speakable(now)
 
-    def _note_speakable(self, now: float) -> None:
-        if self.speakable_at is None and self.is_started and self._windows:
+    def _mark_speakable(self, now: float) -> None:
+        if self.speakable_at is None and self.is_started and self._ready_windows:
             self.speakable_at = now
 
     def _settle(self) -> None:
-        """Count what is now without a missing frame before it: silent frames are there sooner."""
-        while (found := self._pictures.get(self._settled)) is not None:
+        """Settle the leading frames: frames in silence are delivered before drawn ones."""
+        while (found := self._frames.get(self._settled)) is not None:
             self._settled += 1
-            if isinstance(found, Picture):
+            if isinstance(found, VideoFrame):
                 self.unsent_frames += 1
                 self.unsent_bytes += len(found.jpeg)
 
-    def _forget(self, frame_index: int) -> None:
-        picture = self._pictures.pop(frame_index)
-        assert isinstance(picture, Picture)
+    def _remove_frame(self, frame_index: int) -> None:
+        frame = self._frames.pop(frame_index)
+        assert isinstance(frame, VideoFrame)
         self.unsent_frames -= 1
-        self.unsent_bytes -= len(picture.jpeg)
+        self.unsent_bytes -= len(frame.jpeg)
 
-    def _pass_dropped(self) -> None:
-        while isinstance(reason := self._pictures.get(self._position), Drop):
-            if self._gap is not None and self._gap.reason is not reason:
+    def _skip_dropped(self) -> None:
+        while isinstance(reason := self._frames.get(self._position), DropReason):
+            if self._dropped is not None and self._dropped.reason is not reason:
                 return  # one report has one reason
-            first = self._position if self._gap is None else self._gap.first
-            self._gap = Gap(first, self._position, reason)
-            del self._pictures[self._position]
+            first = self._position if self._dropped is None else self._dropped.first
+            self._dropped = DroppedFrames(first, self._position, reason)
+            del self._frames[self._position]
             self._position += 1
             self.frames_dropped += 1
 
-    def _next_sound(self) -> AudioPiece | None:
-        """Return the sound of the positions that are settled, if it has not left yet."""
+    def _next_audio(self) -> AudioChunk | None:
+        """Return the unsent audio of the settled positions, or `None` if there is none."""
         end = self._position
-        while end in self._pictures and end - self._position < _DELTA_FRAMES:
+        while end in self._frames and end - self._position < _MAX_CHUNK_FRAMES:
             end += 1
         until = min(end * self._samples_per_frame, self.samples)
         if until <= self.samples_sent:
             return None
         size = (until - self.samples_sent) * self.format.bytes_per_sample
-        piece = AudioPiece(self.samples_sent, bytes(self._sound[:size]))
-        del self._sound[:size]
+        chunk = AudioChunk(self.samples_sent, bytes(self._audio[:size]))
+        del self._audio[:size]
         self.samples_sent = until
-        return piece
+        return chunk

@@ -1,4 +1,4 @@
-"""The listener for the operator, the gateway and Prometheus."""
+"""The admin listener: for the operator, the gateway and Prometheus."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from avatar_contracts import labels
 from avatar_contracts.state import LINE_AGE_S, LINE_SPACING_S
 from avatar_runtime.errors import ProtocolError, Refusal
 from avatar_runtime.protocol.client_events import load
-from avatar_runtime.protocol.fields import Fields  # noqa: TC001 - FastAPI reads it
+from avatar_runtime.protocol.strict_fields import StrictFields  # noqa: TC001 - FastAPI reads it
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from avatar_runtime.serving.runtime import Runtime
 
-_BODY_BYTES: Final = 4096
+_MAX_BODY_BYTES: Final = 4096
 
 
 def create(runtime: Runtime) -> FastAPI:
-    """Return the application of the admin port."""
+    """Return the application of the admin listener."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     admin = runtime.settings.admin
     loopback = runtime.settings.admin_listen.is_loopback
@@ -44,7 +44,7 @@ def create(runtime: Runtime) -> FastAPI:
         return JSONResponse(body, refusal.status, {"WWW-Authenticate": "Bearer"})
 
     @app.exception_handler(ProtocolError)
-    async def wrong(request: Request, error: ProtocolError) -> JSONResponse:
+    async def rejected(request: Request, error: ProtocolError) -> JSONResponse:
         document = {
             "code": error.code,
             "message": error.message,
@@ -65,42 +65,50 @@ def create(runtime: Runtime) -> FastAPI:
         return JSONResponse(runtime.state())
 
     @app.post(labels.DRAIN_PATH, dependencies=[Depends(authorized)])
-    async def drain(body: Annotated[Fields, Depends(body_of)]) -> JSONResponse:
+    async def drain(body: Annotated[StrictFields, Depends(body_of)]) -> JSONResponse:
         runtime.set_draining(body.boolean("draining"))
         return JSONResponse(runtime.state())
 
     @app.post("/control/v1/batch-limit", dependencies=[Depends(authorized)])
-    async def batch_limit(body: Annotated[Fields, Depends(body_of)]) -> JSONResponse:
-        runtime.set_batch_limit(body.integer("limit", 1, runtime.pump.batch_size))
+    async def batch_limit(body: Annotated[StrictFields, Depends(body_of)]) -> JSONResponse:
+        runtime.set_batch_limit(body.integer("limit", 1, runtime.batcher.limit.batch_size))
         return JSONResponse(runtime.state())
 
     return app
 
 
 def check_token(authorization: str, token: str) -> None:
-    """Raise `Refusal` 401 unless the header carries the token; takes the same time for all."""
-    given = authorization.encode("utf-8", "replace")
-    wanted = f"Bearer {token}".encode()
-    if not hmac.compare_digest(given, wanted) or not token:
+    """Check that the header has the token, in constant time.
+
+    Raises:
+        Refusal: with status 401, if it does not.
+    """
+    actual = authorization.encode("utf-8", "replace")
+    expected = f"Bearer {token}".encode()
+    if not hmac.compare_digest(actual, expected) or not token:
         message = "a bearer token is required"
         raise Refusal(401, 4401, "unauthenticated", message)
 
 
-async def body_of(request: Request) -> Fields:
-    """Return the JSON object in the body, or raise `ProtocolError`."""
+async def body_of(request: Request) -> StrictFields:
+    """Return the JSON object in the body.
+
+    Raises:
+        ProtocolError: the body is not a JSON object, or too large.
+    """
     body = b""
     async for part in request.stream():
         body += part
-        if len(body) > _BODY_BYTES:
-            message = f"the body has more than {_BODY_BYTES} bytes"
-            raise ProtocolError("message_too_large", message, limit=_BODY_BYTES)
+        if len(body) > _MAX_BODY_BYTES:
+            message = f"the body is too large, must be at most {_MAX_BODY_BYTES} bytes"
+            raise ProtocolError("message_too_large", message, limit=_MAX_BODY_BYTES)
     return load(body.decode("utf-8", "replace"))
 
 
 async def lines(runtime: Runtime) -> AsyncIterator[bytes]:
-    """Yield the state at each change, at most ten times and at least once a second."""
+    """Yield the state at each change, at most ten times and at least once per second."""
     while not runtime.stopping:
         seen, sent_at = runtime.changes.count, runtime.clock()
         yield json.dumps(runtime.state(), separators=(",", ":")).encode() + b"\n"
         await runtime.changes.wait(seen, LINE_AGE_S)
-        await runtime.pause(sent_at + LINE_SPACING_S)
+        await runtime.sleep_until(sent_at + LINE_SPACING_S)

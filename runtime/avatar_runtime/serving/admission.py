@@ -1,4 +1,4 @@
-"""Who gets a session: the checks at the door, before the upgrade to a WebSocket."""
+"""Which connections get a session: the checks before the upgrade to a WebSocket."""
 
 from __future__ import annotations
 
@@ -14,35 +14,36 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
 _KEYS_IN_URL: Final = ("key", "api_key", "api-key", "apikey", "token", "access_token", "secret")
-_LONGEST_WAIT_MS: Final = 600_000
+_MAX_WAIT_MS: Final = 600_000
 _BETA: Final = "realtime=v1"
 _SERVICE: Final = re.compile(r"[a-z0-9][-a-z0-9]{0,62}/[a-z0-9][-a-z0-9.]{0,252}")
 _BETA_SUBPROTOCOL: Final = "openai-beta.realtime-v1"
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """What a connection asks for before it is a session."""
+class SessionRequest:
+    """The request of a connection, before it has a session."""
 
     query: Mapping[str, str]
     headers: Mapping[str, str]
-    """Names in lower case."""
+    """By name in lower case."""
     subprotocols: Collection[str]
 
 
-def check(caller: Caller, service: str, avatars: Collection[str]) -> str | None:
-    """Return the avatar asked for, `None` for the default.
+def check(request: SessionRequest, service: str, avatars: Collection[str]) -> str | None:
+    """Return the requested avatar, or `None` for the default.
 
-    Raises `Refusal` with the status of wire protocol §13.
+    Raises:
+        Refusal: with a code of docs/wire-protocol.md, "Refused connections".
     """
-    _check_origin(caller.headers)
-    _check_query(caller.query)
-    _check_beta(caller)
-    model = caller.query.get("model", "")
+    _check_origin(request.headers)
+    _check_query(request.query)
+    _check_beta(request)
+    model = request.query.get("model", "")
     if model and service and model != service:
         message = f"model is {shown(model)}, this pod serves {service}"
         raise Refusal(404, 4404, "model_not_found", message, param="model", value=shown(model))
-    avatar = caller.query.get("avatar")
+    avatar = request.query.get("avatar")
     if avatar is not None and avatar not in avatars:
         names = sorted(avatars)
         message = f"avatar is {shown(avatar)}; {supported(names)}"
@@ -58,41 +59,42 @@ def check(caller: Caller, service: str, avatars: Collection[str]) -> str | None:
     return avatar
 
 
-def told_service(caller: Caller, service: str) -> str:
-    """Return the service that a session is told it speaks with.
+def reported_service(request: SessionRequest, service: str) -> str:
+    """Return the service that the session reports to the client.
 
-    The gateway names another one where a pod was taken over; it decides nothing here.
+    The gateway names another service if that one has taken over the pod. The name has no other
+    effect.
     """
-    name = caller.headers.get(labels.SERVICE_HEADER.lower(), "")
+    name = request.headers.get(labels.SERVICE_HEADER.lower(), "")
     return name if _SERVICE.fullmatch(name) else service
 
 
 def _check_origin(headers: Mapping[str, str]) -> None:
-    """Refuse a page of another site: browsers let any page open a WebSocket anywhere."""
+    """Refuse a page of another site: browsers allow any page to open a WebSocket to any host."""
     origin = headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != headers.get("host"):
-        message = f"origin is {shown(origin)}, must be the host asked"
+        message = f"origin is {shown(origin)}, must be the host of the request"
         raise Refusal(403, 4403, "origin_not_allowed", message, param="Origin", value=shown(origin))
 
 
 def _check_query(query: Mapping[str, str]) -> None:
     for name in query:
         if name.lower() in _KEYS_IN_URL:
-            message = f"{name} is in the address; send credentials in a header"
+            message = f"{name} is in the URL; send credentials in a header"
             raise Refusal(400, 1008, "key_in_url", message, param=name)
     wait = query.get("wait_ms", "0")
-    if not (wait.isascii() and wait.isdigit()) or int(wait) > _LONGEST_WAIT_MS:
-        raise _invalid("wait_ms", wait, [0, _LONGEST_WAIT_MS], f"must be 0 to {_LONGEST_WAIT_MS}")
+    if not (wait.isascii() and wait.isdigit()) or int(wait) > _MAX_WAIT_MS:
+        raise _invalid("wait_ms", wait, [0, _MAX_WAIT_MS], f"must be 0 to {_MAX_WAIT_MS}")
     if "resume" in query:
-        raise _invalid("resume", query["resume"], None, "this version does not serve resume")
+        raise _invalid("resume", query["resume"], None, "this version does not support resume")
     if query.get("refuse", "close") != "close":
         raise _invalid("refuse", query["refuse"], ["close"], supported(["close"]))
 
 
-def _check_beta(caller: Caller) -> None:
-    beta = caller.headers.get("openai-beta", "")
-    if _BETA in beta or _BETA_SUBPROTOCOL in caller.subprotocols:
-        raise _invalid("OpenAI-Beta", _BETA, None, "this version serves the GA interface alone")
+def _check_beta(request: SessionRequest) -> None:
+    beta = request.headers.get("openai-beta", "")
+    if _BETA in beta or _BETA_SUBPROTOCOL in request.subprotocols:
+        raise _invalid("OpenAI-Beta", _BETA, None, "this version supports the GA interface only")
 
 
 def _invalid(name: str, value: str, limit: object, expected: str) -> Refusal:
@@ -100,34 +102,35 @@ def _invalid(name: str, value: str, limit: object, expected: str) -> Refusal:
     return Refusal(400, 1008, "invalid_query", message, param=name, value=shown(value), limit=limit)
 
 
-class Door:
-    """Counts the slots of this pod; the authority on whether one more session fits."""
+class SlotLimiter:
+    """Counts the sessions of this pod, and decides whether one more is accepted."""
 
-    def __init__(self, capacity: int, changed: Callable[[], None]) -> None:
+    def __init__(self, capacity: int, on_change: Callable[[], None]) -> None:
         self.capacity = capacity
         self.sessions = 0
-        self.is_open = False
+        self.is_ready = False
         """Whether the engine is ready."""
         self.draining = False
-        self._changed = changed
+        self._on_change = on_change
 
     @property
     def free(self) -> int:
-        """Sessions that would be let in now."""
-        if self.draining or not self.is_open:
+        """Number of sessions that would be accepted now."""
+        if self.draining or not self.is_ready:
             return 0
         return max(0, self.capacity - self.sessions)
 
-    def enter(self) -> None:
-        """Take a slot, which `leave` gives back.
+    def acquire(self) -> None:
+        """Take a slot; `release` returns it.
 
-        Raises `Refusal` 503 with the time to try again.
+        Raises:
+            Refusal: with status 503 and the time after which to try again.
         """
-        if not self.is_open:
+        if not self.is_ready:
             message = "the engine is not ready yet"
             raise Refusal(503, 1013, "not_ready", message, retry_after_s=2)
         if self.draining:
-            message = "this pod is draining and takes no more sessions"
+            message = "this pod is draining and accepts no new sessions"
             raise Refusal(503, 1013, "draining", message, retry_after_s=5)
         if self.sessions >= self.capacity:
             message = f"{self.sessions} sessions are served, capacity is {self.capacity}"
@@ -141,21 +144,21 @@ class Door:
                 retry_after_s=2,
             )
         self.sessions += 1
-        self._changed()
+        self._on_change()
 
-    def leave(self) -> None:
-        """Give a slot back."""
+    def release(self) -> None:
+        """Return a slot."""
         self.sessions -= 1
-        self._changed()
+        self._on_change()
 
     def set_draining(self, draining: bool) -> None:
-        """Refuse or take new sessions; those that are there go on."""
+        """Refuse or accept new sessions; existing sessions continue."""
         self.draining = draining
-        self._changed()
+        self._on_change()
 
 
 def headers_of(raw: Collection[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Return ASGI headers by lower-case name; the last of several wins."""
+    """Return ASGI headers by name in lower case; of several with one name, the last one."""
     return dict(_decoded(raw))
 
 

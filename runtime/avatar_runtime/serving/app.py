@@ -34,14 +34,14 @@ def create(runtime: Runtime) -> FastAPI:
 
     @app.get("/healthz")
     async def healthz() -> JSONResponse:
-        problem = runtime.pump.health()
+        problem = runtime.batcher.health()
         return JSONResponse({"ok": problem is None, "problem": problem}, 503 if problem else 200)
 
     @app.get("/readyz")
     async def readyz() -> JSONResponse:
-        # A draining pod stays ready: its sessions go on, and disruption budgets count on it.
-        ready = runtime.door.is_open
-        body = {"ready": ready, "draining": runtime.door.draining}
+        # A draining pod stays ready: its sessions continue, and disruption budgets count it.
+        ready = runtime.slots.is_ready
+        body = {"ready": ready, "draining": runtime.slots.draining}
         return JSONResponse(body, 200 if ready else 503)
 
     @app.get("/v1/realtime")
@@ -58,42 +58,42 @@ def create(runtime: Runtime) -> FastAPI:
 
 
 async def serve_session(websocket: WebSocket, runtime: Runtime) -> None:
-    """Let a connection in or refuse it, and serve it to its end."""
-    caller = admission.Caller(
+    """Accept or refuse a connection, and serve it until it ends."""
+    request = admission.SessionRequest(
         query=dict(websocket.query_params),
         headers=admission.headers_of(websocket.scope["headers"]),
         subprotocols=websocket.scope["subprotocols"],
     )
     try:
-        runtime.door.enter()
+        runtime.slots.acquire()
     except Refusal as refusal:
-        await _refuse(websocket, caller, refusal, runtime)
+        await _refuse(websocket, request, refusal, runtime)
         return
     try:
         service = runtime.settings.identity.service
-        avatar = admission.check(caller, service, runtime.avatars.keys())
-        told = admission.told_service(caller, service)
-        await _converse(websocket, avatar, told, runtime)
+        avatar = admission.check(request, service, runtime.avatars.keys())
+        reported = admission.reported_service(request, service)
+        await _run_session(websocket, avatar, reported, runtime)
     except Refusal as refusal:
-        await _refuse(websocket, caller, refusal, runtime)
+        await _refuse(websocket, request, refusal, runtime)
     except WebSocketDisconnect:
-        _log.info("client left before its session began")
+        _log.info("client left before its session started")
     finally:
-        runtime.door.leave()
+        runtime.slots.release()
 
 
-async def _converse(
+async def _run_session(
     websocket: WebSocket, avatar: str | None, service: str, runtime: Runtime
 ) -> None:
     await websocket.accept(_subprotocol(websocket))
     session = runtime.open_session(avatar, service)
     connection = Connection(websocket, session, runtime)
-    _log.info("session opened session=%s sessions=%d", session.id, runtime.door.sessions)
+    _log.info("session opened session=%s sessions=%d", session.id, runtime.slots.sessions)
     runtime.connections.add(connection)
     try:
         ended = await connection.run()
     except Exception:
-        # The fault is ours: this session ends, the others go on.
+        # A defect of the runtime ends this session only.
         _log.exception("session failed session=%s", session.id)
         await websocket.close(1011, "internal_error")
         return
@@ -103,11 +103,11 @@ async def _converse(
 
 
 async def _refuse(
-    websocket: WebSocket, caller: admission.Caller, refusal: Refusal, runtime: Runtime
+    websocket: WebSocket, request: admission.SessionRequest, refusal: Refusal, runtime: Runtime
 ) -> None:
     runtime.metrics.count_rejection(refusal.code)
     error = _describe(refusal)
-    if caller.query.get("refuse") == "close":
+    if request.query.get("refuse") == "close":
         event = {"type": "error", "event_id": "event_refused", "error": error}
         await websocket.accept(_subprotocol(websocket))
         await websocket.send_text(json.dumps(event))
@@ -121,7 +121,7 @@ async def _refuse(
 
 
 def _describe(refusal: Refusal) -> dict[str, object]:
-    """Return the error object of wire protocol §13; it is the same before the upgrade."""
+    """Return the error object: docs/wire-protocol.md, "Errors". It is the same for a refusal."""
     kind = "server_error" if refusal.status >= 500 else "invalid_request_error"
     return {
         "type": kind,

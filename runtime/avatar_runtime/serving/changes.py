@@ -1,25 +1,26 @@
-"""Tells every watcher that the state has changed, and loses no change between two looks."""
+"""Notifies every watcher that the state has changed. No change between two waits is missed."""
 
 from __future__ import annotations
 
 import asyncio
 
 
-class Changes:
-    """A counter that can be waited on."""
+class ChangeNotifier:
+    """A change counter that watchers can wait on."""
 
     def __init__(self) -> None:
         self.count = 0
+        """Number of changes so far."""
         self._event = asyncio.Event()
 
-    def touch(self) -> None:
-        """Wake every watcher."""
+    def notify(self) -> None:
+        """Count a change and wake every watcher."""
         self.count += 1
         event, self._event = self._event, asyncio.Event()
         event.set()
 
     async def wait(self, seen: int, timeout_s: float) -> None:
-        """Return once the count is past `seen`, or after the timeout."""
+        """Return once the count differs from `seen`, or after the timeout."""
         if self.count != seen:
             return
         try:

@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
     from avatar_runtime.batching.frames import AudioWindow
-    from avatar_runtime.metrics import Kind
+    from avatar_runtime.metrics import FrameKind
     from avatar_runtime.protocol.session import Outgoing, Session
     from avatar_runtime.serving.runtime import Runtime
 
-STALL_S: Final = 30.0  # wire protocol §10
+STALL_S: Final = 30.0  # docs/wire-protocol.md, "Flow control"
 
-_log: Final = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class Connection:
-    """One WebSocket. The reader gives to the session, the writer pulls from it."""
+    """One WebSocket. The reader passes messages to the session, the writer pulls from it."""
 
     def __init__(
         self, websocket: WebSocket, session: Session[AudioWindow], runtime: Runtime
@@ -30,64 +30,68 @@ class Connection:
         self._websocket = websocket
         self._session = session
         self._runtime = runtime
-        self._news = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
-        self._gone: str | None = None
+        self._wake = asyncio.Event()
+        self._can_read = asyncio.Event()
+        self._can_read.set()
+        self._end_reason: str | None = None
 
     async def run(self) -> str:
-        """Serve the session to its end, and return how it ended."""
-        pump, session = self._runtime.pump, self._session
-        pump.add(session, self._news.set)
+        """Serve the session until it ends, and return how it ended."""
+        batcher, session = self._runtime.batcher, self._session
+        batcher.add(session, self._wake.set)
         try:
             async with asyncio.TaskGroup() as group:
                 reader = group.create_task(self._read(), name=f"read {session.id}")
                 await self._write()
                 reader.cancel()
         finally:
-            pump.remove(session.id)
-            self._runtime.note_speaking(session.id, False)
-        return self._gone or "unknown"
+            batcher.remove(session.id)
+            self._runtime.set_speaking(session.id, False)
+        return self._end_reason or "unknown"
 
     def end(self, code: int, reason: str) -> None:
-        """Close the connection after what waits."""
+        """Close the connection after the messages that wait."""
         self._session.end(code, reason, self._runtime.clock())
-        self._news.set()
+        self._wake.set()
 
     async def _read(self) -> None:
         while True:
-            # Who does not read the answers is not read either; TCP tells the client.
-            await self._room.wait()
+            # The socket of a client that does not read is not read either: TCP slows it down.
+            await self._can_read.wait()
             message = await self._websocket.receive()
             if message["type"] == "websocket.disconnect":
-                self._gone = self._gone or f"client left {message.get('code')}"
-                self._news.set()
+                self._end_reason = self._end_reason or f"client left {message.get('code')}"
+                self._wake.set()
                 return
             data = message.get("text")
             self._session.receive(message["bytes"] if data is None else data, self._runtime.clock())
-            self._settle()
-            self._news.set()
+            self._update()
+            self._wake.set()
             # Many small messages may wait: let the other sessions read as well.
             await asyncio.sleep(0)
 
     async def _write(self) -> None:
         try:
-            while self._gone is None:
+            while self._end_reason is None:
                 self._session.tick(self._runtime.clock())
-                await self._drain()
+                await self._flush()
                 closing = self._session.closing
                 if closing is not None:
                     await self._close(closing.code, closing.reason)
                     return
                 await self._wait(self._session.wakeup())
         except WebSocketDisconnect:
-            self._gone = self._gone or "client vanished"
+            self._end_reason = self._end_reason or "client vanished"
         except TimeoutError:
             await self._close(4413, "the socket took nothing for 30 s")
 
-    async def _drain(self) -> None:
-        """Send all that there is; raises `TimeoutError` if the socket takes nothing."""
-        while self._gone is None:
+    async def _flush(self) -> None:
+        """Send all messages that the session has.
+
+        Raises:
+            TimeoutError: the socket has accepted nothing for `STALL_S`.
+        """
+        while self._end_reason is None:
             outgoing = self._session.pull(self._runtime.clock())
             if outgoing is None:
                 break
@@ -96,36 +100,36 @@ class Connection:
             self._observe(outgoing)
             # A socket with room does not suspend: let the other sessions send as well.
             await asyncio.sleep(0)
-        self._settle()
+        self._update()
 
-    def _settle(self) -> None:
-        """Pass on what the last messages changed: back-pressure, due frames, who speaks."""
+    def _update(self) -> None:
+        """Apply what the last messages changed: back-pressure, due frames, who is speaking."""
         session = self._session
-        if session.has_room:
-            self._room.set()
+        if session.can_receive:
+            self._can_read.set()
         else:
-            self._room.clear()
-        self._runtime.pump.attend(session.id)
-        self._runtime.note_speaking(session.id, session.is_speaking)
+            self._can_read.clear()
+        self._runtime.batcher.collect_due(session.id)
+        self._runtime.set_speaking(session.id, session.is_speaking)
 
     async def _wait(self, until: float) -> None:
         try:
             async with asyncio.timeout(max(0.0, until - self._runtime.clock())):
-                await self._news.wait()
+                await self._wake.wait()
         except TimeoutError:
             return
-        self._news.clear()
+        self._wake.clear()
 
     async def _close(self, code: int, reason: str) -> None:
-        self._gone = f"closed {code}"
+        self._end_reason = f"closed {code}"
         _log.info("session closed session=%s code=%d reason=%s", self._session.id, code, reason)
         await self._websocket.close(code, reason)
 
     def _observe(self, outgoing: Outgoing) -> None:
-        if outgoing.picture is None:
+        if outgoing.frame is None:
             return
         now, metrics = self._runtime.clock(), self._runtime.metrics
-        kind: Kind = "drawn" if outgoing.picture.is_drawn else "silent"
-        metrics.count_sent(kind, now - outgoing.picture.asked_at, now)
-        if outgoing.first_since is not None:
-            metrics.observe_first_frame(now - outgoing.first_since, now)
+        kind: FrameKind = "drawn" if outgoing.frame.is_drawn else "silent"
+        metrics.count_sent(kind, now - outgoing.frame.requested_at, now)
+        if outgoing.speakable_at is not None:
+            metrics.observe_first_frame(now - outgoing.speakable_at, now)

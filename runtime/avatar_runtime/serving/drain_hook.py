@@ -1,4 +1,4 @@
-"""Asks the runtime of this pod to drain, as the pod's preStop hook does."""
+"""Drains the runtime of this pod; the preStop hook of the pod runs it."""
 
 from __future__ import annotations
 
@@ -15,37 +15,45 @@ from avatar_runtime.errors import DeliveryError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-_ASK_TIMEOUT_S: Final = 5.0
+_REQUEST_TIMEOUT_S: Final = 5.0
 _PERIOD_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """The administration listener of one runtime."""
+    """The admin listener of one runtime."""
 
     url: str
     """`http://HOST:PORT`."""
     token: str = field(repr=False)
 
     def drain(self) -> int:
-        """Refuse new sessions from now on; return how many are left."""
+        """Refuse new sessions from now on, and return the number of sessions left.
+
+        Raises:
+            DeliveryError: the runtime does not answer.
+        """
         return self._sessions(labels.DRAIN_PATH, b'{"draining": true}')
 
     def sessions(self) -> int:
-        """Return how many sessions are left."""
+        """Return the number of sessions left.
+
+        Raises:
+            DeliveryError: the runtime does not answer.
+        """
         return self._sessions(labels.STATE_PATH, None)
 
     def _sessions(self, path: str, body: bytes | None) -> int:
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
         request = Request(self.url + path, body, headers)
         try:
-            with urlopen(request, timeout=_ASK_TIMEOUT_S) as answer:
-                state: Mapping[str, object] = json.load(answer)
+            with urlopen(request, timeout=_REQUEST_TIMEOUT_S) as response:
+                state: Mapping[str, object] = json.load(response)
         except (OSError, HTTPException, ValueError) as error:
             raise DeliveryError(self.url + path, str(error)) from error
         sessions = state.get("sessions")
         if not isinstance(sessions, int):
-            raise DeliveryError(self.url + path, "the answer has no number of sessions")
+            raise DeliveryError(self.url + path, "the response has no number of sessions")
         return sessions
 
 
@@ -56,9 +64,10 @@ def run(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Drain, wait at most `wait_s` seconds for the last session, and return how many are left.
+    """Drain, wait at most `wait_s` seconds for the last session, and return the number left.
 
-    Raises `DeliveryError` if the runtime does not answer.
+    Raises:
+        DeliveryError: the runtime does not answer.
     """
     until = clock() + wait_s
     left = control.drain()

@@ -1,4 +1,4 @@
-"""One runtime in one place: the engine, the pump, the door, the sessions and their state."""
+"""The shared state of a runtime: the engine, the batcher, the slots and the sessions."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import asyncio
 import logging
 import time
 from secrets import token_hex
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
+from avatar_runtime.audio.decoding import Voice
 from avatar_runtime.audio.utterance import Hearing
-from avatar_runtime.protocol.session import Session, Terms
-from avatar_runtime.protocol.session_config import Character, Configuration, ReadOnly
-from avatar_runtime.serving.admission import Door
-from avatar_runtime.serving.batcher import Pump
-from avatar_runtime.serving.changes import Changes
+from avatar_runtime.protocol.session import Session, SessionLimits
+from avatar_runtime.protocol.session_config import Character, ReadOnlyFields, SessionConfig
+from avatar_runtime.serving.admission import SlotLimiter
+from avatar_runtime.serving.batcher import Batcher
+from avatar_runtime.serving.changes import ChangeNotifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,28 +22,26 @@ if TYPE_CHECKING:
     from avatar_contracts.state import StateDocument
     from avatar_runtime.batching.frames import AudioWindow
     from avatar_runtime.metrics import Load, Metrics
-    from avatar_runtime.serving.batcher import Engine
-    from avatar_runtime.serving.connection import Connection
+    from avatar_runtime.serving.engine_protocol import Engine
     from avatar_runtime.settings import Settings
-from avatar_runtime.audio.decoding import Voice
 
 LAG_PERIOD_S: Final = 0.1
+MEMORY_PERIOD_S: Final = 0.25
+_CLOSE_GRACE_S: Final = 5.0  # for the close frames after the drain timeout
+_LOAD_AGE_S: Final = 0.5  # percentiles are sorted at most twice per second
+
+_log = logging.getLogger(__name__)
 
 
-GOVERN_PERIOD_S: Final = 0.25
+class LiveConnection(Protocol):
+    """A connection as the runtime sees it: `Connection` implements it."""
 
-
-_LAST_WORDS_S: Final = 5.0
-
-
-_LOAD_AGE_S: Final = 0.5  # percentiles are sorted at most twice a second
-
-
-_log: Final = logging.getLogger(__name__)
+    def end(self, code: int, reason: str) -> None:
+        """Close the connection after the messages that wait."""
 
 
 class Runtime:
-    """What the two listeners share. The event loop is its only owner."""
+    """The state that the two listeners share. Only the event loop uses it."""
 
     def __init__(
         self,
@@ -55,14 +54,14 @@ class Runtime:
         self.settings = settings
         self.metrics = metrics
         self.clock = clock
-        self.changes = Changes()
-        self.door = Door(settings.sessions.capacity, self.changed)
-        self.pump = Pump(engine, settings.engine.batch_size, metrics, clock, self.changed)
-        self.connections: set[Connection] = set()
+        self.changes = ChangeNotifier()
+        self.slots = SlotLimiter(settings.sessions.capacity, self.changed)
+        self.batcher = Batcher(engine, settings.engine.batch_size, metrics, clock, self.changed)
+        self.connections: set[LiveConnection] = set()
         self.stopping = False
-        """Whether watchers should end, since the process does."""
+        """Whether the state streams end, because the process stops."""
         self._engine = engine
-        self._ending = False
+        self._is_ending = False
         self._sequence = 0
         self._speaking: set[str] = set()
         self._characters: dict[str, Character] = {}
@@ -72,112 +71,117 @@ class Runtime:
 
     @property
     def avatars(self) -> Mapping[str, Character]:
-        """The avatars on offer, the default first; empty until the engine is ready."""
+        """The avatars that clients can select, the default first; empty before the start."""
         return self._characters
 
     async def start(self) -> None:
-        """Load the engine, then open the door.
+        """Start the engine, then accept sessions.
 
-        Raises `AssetError` or `EngineError`.
+        Raises:
+            AssetError: a model or an avatar cannot be used.
+            EngineError: the engine cannot start.
         """
         await self._engine.start()
         loaded = self._engine.avatars
-        wanted = self.settings.sessions.avatars or sorted(loaded)
+        names = self.settings.sessions.avatars or sorted(loaded)
         self._characters = {
             name: Character(name, loaded[name].width, loaded[name].height)
-            for name in wanted
+            for name in names
             if name in loaded
         }
         self.metrics.watch(self._memory, self.load)
-        self.door.is_open = True
+        self.slots.is_ready = True
         self.changed()
-        _log.info("ready capacity=%d avatars=%d", self.door.capacity, len(self._characters))
+        _log.info("ready capacity=%d avatars=%d", self.slots.capacity, len(self._characters))
 
     def set_draining(self, draining: bool) -> None:
-        """Refuse new sessions or take them again; a process that is told to end stays closed."""
-        self.door.set_draining(draining or self._ending)
+        """Refuse or accept new sessions; a process that is ending does not accept them again."""
+        self.slots.set_draining(draining or self._is_ending)
 
     def set_batch_limit(self, limit: int) -> None:
-        """Bound the next batches; memory may bound them further."""
-        self.pump.asked_limit = limit
+        """Limit the next batches; the device's memory may limit them further."""
+        self.batcher.limit.requested = limit
         self.changed()
 
     async def drain(self) -> None:
-        """Refuse new sessions and wait for the last to end, as long as the service allows."""
-        self._ending = True
+        """Refuse new sessions and wait until the last one ends, at most the drain timeout."""
+        self._is_ending = True
         self.set_draining(True)
-        patience_s = self.settings.sessions.drain_timeout_s
-        _log.info("draining sessions=%d timeout_s=%d", self.door.sessions, patience_s)
-        if not await self._empty_until(self.clock() + patience_s):
-            _log.warning("drain timed out sessions=%d", self.door.sessions)
+        timeout_s = self.settings.sessions.drain_timeout_s
+        _log.info("draining sessions=%d timeout_s=%d", self.slots.sessions, timeout_s)
+        if not await self._wait_until_empty(self.clock() + timeout_s):
+            _log.warning("drain timed out sessions=%d", self.slots.sessions)
             for connection in self.connections:
                 connection.end(1012, "the pod is stopping")
-            await self._empty_until(self.clock() + _LAST_WORDS_S)
+            await self._wait_until_empty(self.clock() + _CLOSE_GRACE_S)
 
     async def stop(self) -> None:
-        """Give the device back."""
-        self.door.is_open = False
+        """Stop the engine."""
+        self.slots.is_ready = False
         await self._engine.stop()
 
     def changed(self) -> None:
-        """Show the new numbers to whoever watches."""
-        self.metrics.show_sessions(self.door.sessions, self.door.capacity, self.door.free)
-        self.metrics.show_batch_limit(self.pump.batch_limit)
-        self.changes.touch()
+        """Update the gauges and notify the state streams."""
+        self.metrics.show_sessions(self.slots.sessions, self.slots.capacity, self.slots.free)
+        self.metrics.show_batch_limit(self.batcher.limit.value)
+        self.changes.notify()
 
     def open_session(self, avatar: str | None, service: str) -> Session[AudioWindow]:
-        """Return a new session, which is told the name of `service`; it has a slot."""
-        granted = self.settings.sessions
+        """Return a new session that reports `service` as its model.
+
+        The caller has acquired a slot for it.
+        """
+        settings = self.settings.sessions
         character = self._characters[avatar] if avatar else next(iter(self._characters.values()))
-        read_only = ReadOnly(
+        read_only = ReadOnlyFields(
             id=f"sess_{token_hex(8)}",
             model=service,
-            expires_at=int(time.time()) + granted.max_duration_s,
-            fps=granted.fps,
+            expires_at=int(time.time()) + settings.max_duration_s,
+            fps=settings.fps,
         )
         context_s = self._engine.model.context_s
-        heard = self.settings.hearing
-        hearing = Hearing(heard.lookahead_ms, heard.silence_dbfs)
+        audio_settings = self.settings.audio
+        options = Hearing(audio_settings.lookahead_ms, audio_settings.silence_dbfs)
         return Session(
-            Configuration(character),
+            SessionConfig(character),
             self._characters,
             read_only,
-            terms=Terms(granted.max_duration_s, granted.idle_timeout_s),
-            open_utterance=lambda audio: Voice(audio, granted.fps, context_s, hearing),
+            limits=SessionLimits(settings.max_duration_s, settings.idle_timeout_s),
+            open_utterance=lambda audio: Voice(audio, settings.fps, context_s, options),
             now=self.clock(),
         )
 
-    def note_speaking(self, session_id: str, speaking: bool) -> None:
-        """Take note of whether a session has an active response."""
+    def set_speaking(self, session_id: str, speaking: bool) -> None:
+        """Record whether a session has an active response."""
         if speaking != (session_id in self._speaking):
             (self._speaking.add if speaking else self._speaking.discard)(session_id)
             self.changed()
 
     def load(self) -> Load:
-        """Return the recent load, at most half a second old."""
+        """Return the load of the last 30 s; the value is at most half a second old."""
         now = self.clock()
         if now - self._load_at > _LOAD_AGE_S:
             self._load, self._load_at = self.metrics.load(now), now
         return self._load
 
     def state(self) -> StateDocument:
-        """Return the state document of architecture §7."""
-        identity, load, door = self.settings.identity, self.load(), self.door
-        used, total = self._memory() if door.is_open else (0, 0)
+        """Return the state document: docs/architecture.md, "State and control"."""
+        identity, load, slots = self.settings.identity, self.load(), self.slots
+        used, total = self._memory() if slots.is_ready else (0, 0)
         calibration = self._engine.calibration
         self._sequence += 1
         return {
             "pod": identity.pod,
             "service": identity.service,
             "gpu_class": identity.gpu_class,
-            "batch_size": self.pump.batch_size,
-            "batch_limit": self.pump.batch_limit,
-            "capacity": door.capacity,
-            "sessions": door.sessions,
+            "batch_size": self.batcher.limit.batch_size,
+            "batch_limit": self.batcher.limit.value,
+            "capacity": slots.capacity,
+            "sessions": slots.sessions,
             "speaking": len(self._speaking),
-            "free": door.free,
-            "draining": door.draining,
-            "ready": door.is_open,
+            "free": slots.free,
+            "draining": slots.draining,
+            "ready": slots.is_ready,
             "vram": {
                 "used_bytes": used,
                 "total_bytes": total,
@@ -197,30 +201,30 @@ class Runtime:
     async def measure_lag(self) -> None:
         """Observe how late timers are, until cancelled."""
         while True:
-            began = self.clock()
+            started_at = self.clock()
             await asyncio.sleep(LAG_PERIOD_S)
-            self.metrics.observe_lag(max(0.0, self.clock() - began - LAG_PERIOD_S))
+            self.metrics.observe_lag(max(0.0, self.clock() - started_at - LAG_PERIOD_S))
 
-    async def govern(self) -> None:
-        """Follow the device's memory while no batch does, until cancelled."""
+    async def follow_memory(self) -> None:
+        """Follow the device's memory while no batch runs, until cancelled."""
         while True:
-            await asyncio.sleep(GOVERN_PERIOD_S)
-            if self.door.is_open:
-                self.pump.govern()
+            await asyncio.sleep(MEMORY_PERIOD_S)
+            if self.slots.is_ready:
+                self.batcher.limit.update()
 
     def stop_watchers(self) -> None:
-        """End the state streams: the process ends."""
+        """End the state streams, because the process stops."""
         self.stopping = True
-        self.changes.touch()
+        self.changes.notify()
 
-    async def pause(self, until: float) -> None:
-        """Wait until a moment of the runtime's clock."""
+    async def sleep_until(self, until: float) -> None:
+        """Sleep until a time of the runtime's clock."""
         await asyncio.sleep(max(0.0, until - self.clock()))
 
-    async def _empty_until(self, until: float) -> bool:
-        while self.door.sessions and self.clock() < until:
+    async def _wait_until_empty(self, until: float) -> bool:
+        while self.slots.sessions and self.clock() < until:
             await self.changes.wait(self.changes.count, until - self.clock())
-        return self.door.sessions == 0
+        return self.slots.sessions == 0
 
     def _memory(self) -> tuple[int, int]:
         memory = self._engine.memory()

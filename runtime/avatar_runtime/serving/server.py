@@ -1,4 +1,4 @@
-"""Runs the two listeners in one event loop, and ends them without ending a session early."""
+"""Runs the two listeners in one event loop, and stops them after the last session has ended."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from avatar_runtime.errors import AvatarRuntimeError
-from avatar_runtime.protocol.client_events import MESSAGE_BYTES
+from avatar_runtime.protocol.client_events import MAX_MESSAGE_BYTES
 from avatar_runtime.serving import admin, app
 from avatar_runtime.settings import Address
 
@@ -32,47 +32,47 @@ PING_S: Final = 20.0
 PONG_S: Final = 40.0  # over the 30 s after which a stalled socket is closed with its own code
 FLUSH_S: Final = 10.0
 SEND_BUFFER_BYTES: Final = 256 * 1024  # half a second of video; more would hide a slow client
-# The session refuses over 21 MiB with an error event; this bounds what is taken in at all.
-_HARD_LIMIT_BYTES: Final = MESSAGE_BYTES + 1024 * 1024
+# The session refuses messages over 21 MiB with an error event. Larger ones are not even read.
+_MAX_READ_BYTES: Final = MAX_MESSAGE_BYTES + 1024 * 1024
 
-_log: Final = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's protocol, except towards a peer that does not read.
+    """uvicorn's protocol, with another end for a peer that does not read.
 
-    Its close frame goes behind what waits instead of waiting for room, and its socket is taken
-    away soon after the session has ended.
+    The close frame is queued behind the data that waits, instead of waiting for room, and the
+    socket is closed `FLUSH_S` after the session has ended.
     """
 
     def connection_made(self, transport: BaseTransport) -> None:
-        """Bound what the kernel hides from the session."""
+        """Limit the data that the kernel buffers, which the session cannot see."""
         connection = transport.get_extra_info("socket")
         if connection is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         super().connection_made(transport)
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Send, and never wait to say the last word."""
+        """Send a message; a close frame does not wait for room."""
         if message["type"] == "websocket.close":
             self.writable.set()
         await super().send(message)
 
     async def run_asgi(self) -> None:
-        """Serve the connection, then see that it ends."""
+        """Serve the connection, then close the socket."""
         await super().run_asgi()
         self.loop.call_later(FLUSH_S, self.transport.abort)
 
 
 class _Server(uvicorn.Server):
-    """A server that leaves signals to us: uvicorn's own way closes live sessions."""
+    """A server that does not handle signals: uvicorn's handlers close live sessions."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.listens = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and tell so."""
+        """Listen, and set `listens`."""
         await super().startup(sockets)
         self.listens.set()
 
@@ -83,29 +83,33 @@ class _Server(uvicorn.Server):
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
-    """Where a runtime listens; a port that was 0 has become one."""
+    """The addresses on which a runtime listens, with the ports that replaced port 0."""
 
     sessions: Address
     admin: Address
 
 
 async def serve(make: Callable[[], Runtime]) -> None:
-    """Serve what `make` builds in the loop until SIGTERM or SIGINT, and the last session's end.
+    """Serve until SIGTERM or SIGINT and the end of the last session.
 
-    Raises `AssetError` or `EngineError` if the engine does not start.
+    `make` is called in the event loop and returns the runtime to serve.
+
+    Raises:
+        AssetError: a model or an avatar cannot be used.
+        EngineError: the engine cannot start.
     """
     runtime = make()
-    told = _signals()
+    stop_signal = _signals()
     async with listening(runtime):
-        fault = await until_end(runtime, told)
-    if fault is not None:
-        raise fault
+        error = await until_end(runtime, stop_signal)
+    if error is not None:
+        raise error
 
 
 @asynccontextmanager
 async def listening(runtime: Runtime) -> AsyncIterator[Listeners]:
-    """Listen on both ports and make frames; afterwards nothing of the runtime is left."""
-    # Bound first: a port that is taken must stop the process, not a task.
+    """Listen on both ports and generate frames; stop all of it at the end."""
+    # Bind first: a port that is in use must stop the process, not a task.
     sockets = [_bind(runtime.settings.sessions_listen), _bind(runtime.settings.admin_listen)]
     servers = [_server(app.create(runtime)), _server(admin.create(runtime))]
     async with asyncio.TaskGroup() as group:
@@ -114,9 +118,9 @@ async def listening(runtime: Runtime) -> AsyncIterator[Listeners]:
             for server, bound in zip(servers, sockets, strict=True)
         ]
         helpers = [
-            group.create_task(runtime.pump.run(), name="pump"),
+            group.create_task(runtime.batcher.run(), name="batcher"),
             group.create_task(runtime.measure_lag(), name="loop lag"),
-            group.create_task(runtime.govern(), name="governor"),
+            group.create_task(runtime.follow_memory(), name="device memory"),
         ]
         for server in servers:
             await server.listens.wait()
@@ -132,14 +136,14 @@ async def listening(runtime: Runtime) -> AsyncIterator[Listeners]:
             await runtime.stop()
 
 
-async def until_end(runtime: Runtime, told: asyncio.Event) -> AvatarRuntimeError | None:
-    """Return when it is time to go, with what kept the engine from starting, if anything did."""
-    stop = asyncio.create_task(told.wait(), name="signal")
+async def until_end(runtime: Runtime, stop_signal: asyncio.Event) -> AvatarRuntimeError | None:
+    """Start, wait for the signal and drain; return the error if the engine did not start."""
+    stop = asyncio.create_task(stop_signal.wait(), name="signal")
     start = asyncio.create_task(runtime.start(), name="engine start")
     try:
-        # The engine's thread cannot be interrupted: even if told to stop, wait for it.
+        # The engine's thread cannot be interrupted: wait for it even after the signal.
         await start
-        _settle_memory()
+        _freeze_garbage_collector()
         await stop
         await runtime.drain()
     except AvatarRuntimeError as error:
@@ -149,11 +153,11 @@ async def until_end(runtime: Runtime, told: asyncio.Event) -> AvatarRuntimeError
     return None
 
 
-def _settle_memory() -> None:
-    """Take what the start made out of garbage collection.
+def _freeze_garbage_collector() -> None:
+    """Exclude the objects of the start from garbage collection.
 
-    A collection walks every object, with all threads stopped: 0.12 s of CPU for the 237,000 of a
-    loaded torch, a visible stall. Afterwards it walks only what sessions make.
+    A collection visits every object while all threads wait: 0.12 s of CPU for the 237,000 objects
+    of a loaded torch, a visible stall. Afterwards it visits only the objects of sessions.
     """
     gc.collect()
     gc.freeze()
@@ -161,11 +165,11 @@ def _settle_memory() -> None:
 
 def _signals() -> asyncio.Event:
     """Return an event that the first SIGTERM or SIGINT sets."""
-    told = asyncio.Event()
+    received = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
-    return told
+        loop.add_signal_handler(number, received.set)
+    return received
 
 
 def _bind(address: Address) -> socket.socket:
@@ -182,7 +186,7 @@ def _server(application: FastAPI) -> _Server:
         application,
         http="h11",
         ws=WebSocketProtocol,
-        ws_max_size=_HARD_LIMIT_BYTES,
+        ws_max_size=_MAX_READ_BYTES,
         ws_ping_interval=PING_S,
         ws_ping_timeout=PONG_S,
         ws_per_message_deflate=False,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SAMPLES: Final = paths.REPOSITORY / "examples" / "external-scaling"
-RULES: Final = external_metrics.read_rules(SAMPLES / "prometheus-adapter.yaml")
+OPTIONS: Final = external_metrics.read_rules(SAMPLES / "prometheus-adapter.yaml")
 
 
 def documents(name: str) -> list[Any]:
@@ -24,15 +24,15 @@ def documents(name: str) -> list[Any]:
 
 
 def test_a_rule_becomes_the_query_of_one_service() -> None:
-    assert RULES["avatar_sessions"].expression("acme", "service=desk") == (
+    assert OPTIONS["avatar_sessions"].expression("acme", "service=desk") == (
         'sum by (service) (avatar_runtime_sessions{namespace="acme",service="desk"})'
     )
-    assert 'free{namespace="acme"})' in RULES["avatar_sessions_free"].expression("acme", "")
+    assert 'free{namespace="acme"})' in OPTIONS["avatar_sessions_free"].expression("acme", "")
 
 
 def test_a_selector_that_is_not_understood_is_refused() -> None:
     with pytest.raises(ValueError, match=r"labelSelector is 'a in \(b\)', must be label=value"):
-        RULES["avatar_sessions"].expression("acme", "a in (b)")
+        OPTIONS["avatar_sessions"].expression("acme", "a in (b)")
 
 
 def test_a_pod_is_a_target_for_each_port_while_it_has_an_address() -> None:
@@ -64,7 +64,7 @@ def test_hpa_and_keda_scale_the_same_service_by_the_same_figure() -> None:
             "name": service["metadata"]["name"],
         }
     (metric,) = hpa["spec"]["metrics"]
-    assert metric["external"]["metric"]["name"] in RULES
+    assert metric["external"]["metric"]["name"] in OPTIONS
     (trigger,) = scaled["spec"]["triggers"]
     assert trigger["metadata"]["threshold"] == metric["external"]["target"]["averageValue"]
     assert trigger["metricType"] == metric["external"]["target"]["type"]
@@ -77,7 +77,7 @@ def test_queries_of_the_samples_are_promql(tmp_path: Path) -> None:
     if promtool is None:
         pytest.skip("promtool is missing: requirements/install-debian installs it")
     (scaled,) = documents("keda.yaml")
-    queries = [rule.expression("acme", "service=desk") for rule in RULES.values()]
+    queries = [rule.expression("acme", "service=desk") for rule in OPTIONS.values()]
     queries += [trigger["metadata"]["query"] for trigger in scaled["spec"]["triggers"]]
     assert len(queries) == 3
     rules = [{"record": f"sample:{n}", "expr": query} for n, query in enumerate(queries)]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from avatar_gateway.core.arrivals import WINDOW_S, Arrivals
 
 
-def test_callers_of_the_last_seconds_make_the_rate() -> None:
+def test_the_rate_counts_the_arrivals_of_the_window() -> None:
     arrivals = Arrivals()
     for at in (0.1, 0.9, 5.0, 9.9):
         arrivals = arrivals.with_one(at)
@@ -17,7 +17,7 @@ def test_callers_of_the_last_seconds_make_the_rate() -> None:
 
 
 @given(st.lists(st.floats(0, 1e6), max_size=200))
-def test_the_record_stays_small_and_true(times: list[float]) -> None:
+def test_the_record_is_bounded_and_exact(times: list[float]) -> None:
     arrivals = Arrivals()
     for at in sorted(times):
         arrivals = arrivals.with_one(at)

@@ -22,7 +22,7 @@ KEY = "a-key-of-some-length"
     ("headers", "protocols", "expected"),
     [
         pytest.param({"Authorization": "Bearer k"}, [], "k", id="bearer"),
-        pytest.param({"Authorization": "bearer  k "}, [], "k", id="any case and space"),
+        pytest.param({"Authorization": "bearer  k "}, [], "k", id="any case and spaces"),
         pytest.param({"api-key": "k"}, [], "k", id="api-key"),
         pytest.param({}, ["realtime", "openai-insecure-api-key.k"], "k", id="subprotocol"),
         pytest.param({"Authorization": "Basic k"}, [], None, id="basic"),
@@ -30,20 +30,20 @@ KEY = "a-key-of-some-length"
         pytest.param({}, ["realtime"], None, id="nothing"),
     ],
 )
-def test_a_credential_is_found_wherever_it_may_stand(
+def test_a_credential_is_read_from_each_place(
     headers: dict[str, str], protocols: list[str], expected: str | None
 ) -> None:
     assert presented(headers, protocols) == expected
 
 
-def test_only_the_key_is_the_key() -> None:
+def test_only_the_exact_key_is_accepted() -> None:
     assert is_key(KEY, KEY)
     assert not is_key(KEY[:-1], KEY)
     assert not is_key("\udcff", KEY)
 
 
 @given(st.integers(1, 2**40), st.none() | st.text(max_size=40))
-def test_a_secret_opens_until_it_expires_with_any_replica(
+def test_a_client_secret_is_valid_on_every_replica_until_it_expires(
     expires_at: int, model: str | None
 ) -> None:
     secret = ClientSecret(expires_at, model)
@@ -56,14 +56,14 @@ def test_a_secret_opens_until_it_expires_with_any_replica(
 
 
 @given(st.data())
-def test_no_changed_secret_opens(data: st.DataObject) -> None:
+def test_a_modified_client_secret_is_invalid(data: st.DataObject) -> None:
     text = mint(KEY, ClientSecret(100, "a/b"), "n")
     position = data.draw(st.integers(0, len(text) - 1))
     other = data.draw(st.sampled_from("aZ0_-.").filter(lambda c: c != text[position]))
     changed = text[:position] + other + text[position + 1 :]
     body, _, signature = changed.removeprefix("ek_").partition(".")
     same = text.removeprefix("ek_").partition(".")
-    # The last character of 32 bytes in base64 has two bits that mean nothing.
+    # In base64, the last character of 32 bytes has two unused bits.
     if body == same[0] and _decoded(signature) == _decoded(same[2]):
         return
     assert verify(KEY, changed, 0) is None
@@ -77,5 +77,5 @@ def _decoded(text: str) -> bytes | None:
 
 
 @pytest.mark.parametrize("text", ["", "ek_", "ek_.", "ek_a.b", "ek_\udcff.\udcff", KEY, "ek_é.é"])
-def test_nonsense_is_no_secret(text: str) -> None:
+def test_a_malformed_client_secret_is_invalid(text: str) -> None:
     assert verify(KEY, text, 0) is None

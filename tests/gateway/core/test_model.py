@@ -32,16 +32,16 @@ def _line(**changes: Any) -> dict[str, Any]:
 POD = model.Pod("acme", "p1", "u1", "acme/concierge", "10.0.0.1", 8088, 9090, False)
 
 
-def test_a_pod_is_known_by_its_label_and_its_ports_by_name() -> None:
+def test_a_pod_is_parsed_by_its_label_and_its_port_names() -> None:
     assert model.parse_pod(_body()) == POD
     assert POD.key == "acme/p1"
 
 
-def test_a_pod_of_no_service_is_nobodys() -> None:
+def test_a_pod_without_a_service_label_is_ignored() -> None:
     assert model.parse_pod(_body(labels={})) is None
 
 
-def test_a_pod_of_the_reserve_is_known_by_its_label() -> None:
+def test_a_reserve_pod_is_recognized_by_its_label() -> None:
     labels = {"avatar.musetalk.io/service": "concierge", "avatar.musetalk.io/reserve": "true"}
     pod = model.parse_pod(_body(labels=labels))
     assert pod is not None
@@ -49,7 +49,7 @@ def test_a_pod_of_the_reserve_is_known_by_its_label() -> None:
     assert not POD.reserve
 
 
-def test_a_pending_pod_has_no_address_and_the_usual_ports() -> None:
+def test_a_pending_pod_has_no_ip_address_and_the_default_ports() -> None:
     body = _body()
     del body["spec"], body["status"]
     pod = model.parse_pod(body)
@@ -57,7 +57,7 @@ def test_a_pending_pod_has_no_address_and_the_usual_ports() -> None:
     assert (pod.ip, pod.sessions_port, pod.admin_port, pod.leaving) == ("", 8080, 9090, False)
 
 
-def test_a_deleted_or_ended_pod_is_leaving() -> None:
+def test_a_deleted_or_failed_pod_is_leaving() -> None:
     deleted = model.parse_pod(_body(deletionTimestamp="2026-01-01T00:00:00Z"))
     body = _body()
     body["status"]["phase"] = "Failed"
@@ -68,7 +68,7 @@ def test_a_deleted_or_ended_pod_is_leaving() -> None:
     assert failed.leaving
 
 
-def test_a_state_line_becomes_a_state() -> None:
+def test_a_state_line_is_parsed() -> None:
     assert model.parse_state(_line(), POD, 3.0) == model.State(5, 1, 4, False, True, 7, 3.0)
 
 
@@ -76,7 +76,7 @@ def test_a_state_line_becomes_a_state() -> None:
     ("line", "key"),
     [
         pytest.param([], "state", id="a list"),
-        pytest.param(_line(pod="other"), "pod", id="an address used again"),
+        pytest.param(_line(pod="other"), "pod", id="another pod at the same address"),
         pytest.param(_line(service="acme/other"), "service", id="another service"),
         pytest.param(_line(free=-1), "free", id="negative"),
         pytest.param(_line(free=True), "free", id="a flag for a count"),
@@ -85,13 +85,13 @@ def test_a_state_line_becomes_a_state() -> None:
         pytest.param({**_line(), "sequence": None}, "sequence", id="missing"),
     ],
 )
-def test_an_impossible_state_is_refused_by_its_key(line: Any, key: str) -> None:
-    with pytest.raises(errors.StateError) as refused:
+def test_an_invalid_state_is_rejected_with_its_key(line: Any, key: str) -> None:
+    with pytest.raises(errors.StateError) as rejected:
         model.parse_state(line, POD, 0.0)
-    assert refused.value.key == key
+    assert rejected.value.key == key
 
 
-def test_a_pod_is_ready_when_its_condition_says_so() -> None:
+def test_a_pod_is_ready_if_its_ready_condition_is_true() -> None:
     body = _body()
     body["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
     pod = model.parse_pod(body)
@@ -99,7 +99,7 @@ def test_a_pod_is_ready_when_its_condition_says_so() -> None:
     assert pod.ready
 
 
-def test_a_pod_that_was_taken_over_goes_by_its_first_service_as_long_as_it_lives() -> None:
+def test_a_pod_that_was_taken_over_keeps_its_original_service_name() -> None:
     labels = {"avatar.musetalk.io/service": "second", "avatar.musetalk.io/made-for": "concierge"}
     pod = model.parse_pod(_body(labels=labels))
     assert pod is not None

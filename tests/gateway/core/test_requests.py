@@ -7,12 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avatar_gateway import errors
-from avatar_gateway.core.requests import Asked, check_no_key, parse, parse_secret, refuses_by_close
+from avatar_gateway.core.requests import (
+    SessionRequest,
+    check_no_key,
+    parse,
+    parse_secret,
+    wants_close_code,
+)
 
 KEY = "a-key-of-some-length"
 
 
-def test_a_query_is_passed_on_but_for_what_ends_here() -> None:
+def test_the_pod_receives_the_query_without_the_gateway_parameters() -> None:
     query = [
         ("model", "acme/concierge"),
         ("avatar", "anna"),
@@ -21,9 +27,9 @@ def test_a_query_is_passed_on_but_for_what_ends_here() -> None:
         ("future", "x"),
     ]
     passed = [("model", "acme/concierge"), ("avatar", "anna"), ("future", "x")]
-    assert parse(query) == Asked("acme/concierge", 1500, passed)
-    assert refuses_by_close(query)
-    assert not refuses_by_close(query[:1])
+    assert parse(query) == SessionRequest("acme/concierge", 1500, passed)
+    assert wants_close_code(query)
+    assert not wants_close_code(query[:1])
 
 
 @pytest.mark.parametrize(
@@ -36,7 +42,7 @@ def test_a_query_is_passed_on_but_for_what_ends_here() -> None:
         pytest.param([("model", "a/b/c")], "model", id="a path"),
         pytest.param([("model", "../b")], "model", id="dots"),
         pytest.param([("model", "a/b\n")], "model", id="a line end"),
-        pytest.param([("model", "a/b"), ("model", "a/c")], "model", id="twice"),
+        pytest.param([("model", "a/b"), ("model", "a/c")], "model", id="repeated"),
         pytest.param([("model", "a/b"), ("wait_ms", "-1")], "wait_ms", id="negative wait"),
         pytest.param([("model", "a/b"), ("wait_ms", "1.5")], "wait_ms", id="fraction"),
         pytest.param([("model", "a/b"), ("wait_ms", "600001")], "wait_ms", id="too long"),
@@ -45,20 +51,22 @@ def test_a_query_is_passed_on_but_for_what_ends_here() -> None:
         pytest.param([("model", "a/b"), ("refuse", "loudly")], "refuse", id="refuse"),
     ],
 )
-def test_a_bad_query_is_refused_by_its_parameter(query: list[tuple[str, str]], param: str) -> None:
-    with pytest.raises(errors.Refusal) as refused:
+def test_a_wrong_query_is_rejected_with_its_parameter(
+    query: list[tuple[str, str]], param: str
+) -> None:
+    with pytest.raises(errors.Rejection) as rejected:
         parse(query)
-    assert (refused.value.code, refused.value.param) == ("invalid_query", param)
-    assert len(str(refused.value)) < 200
+    assert (rejected.value.code, rejected.value.param) == ("invalid_query", param)
+    assert len(str(rejected.value)) < 200
 
 
 @given(st.lists(st.tuples(st.text(), st.text())))
-def test_any_query_is_parsed_or_refused(query: list[tuple[str, str]]) -> None:
+def test_any_query_is_parsed_or_rejected(query: list[tuple[str, str]]) -> None:
     try:
-        asked = parse(query)
-    except errors.Refusal:
+        request = parse(query)
+    except errors.Rejection:
         return
-    assert asked.model == dict(query)["model"]
+    assert request.model == dict(query)["model"]
 
 
 @pytest.mark.parametrize(
@@ -72,14 +80,14 @@ def test_any_query_is_parsed_or_refused(query: list[tuple[str, str]]) -> None:
         ("x", "sk-1"),
     ],
 )
-def test_a_credential_in_the_address_is_refused_and_not_repeated(query: tuple[str, str]) -> None:
-    with pytest.raises(errors.Refusal) as refused:
+def test_a_credential_in_the_url_is_rejected_and_not_repeated(query: tuple[str, str]) -> None:
+    with pytest.raises(errors.Rejection) as rejected:
         check_no_key([("model", "a/b"), query], KEY)
-    assert refused.value.code == "key_in_url"
-    assert (refused.value.value, KEY in str(refused.value)) == (None, False)
+    assert rejected.value.code == "key_in_url"
+    assert (rejected.value.value, KEY in str(rejected.value)) == (None, False)
 
 
-def test_an_address_without_a_credential_passes() -> None:
+def test_a_url_without_a_credential_is_accepted() -> None:
     check_no_key([("model", "a/b"), ("avatar", "anna"), ("resume", "sess_1")], KEY)
 
 
@@ -91,10 +99,12 @@ def test_an_address_without_a_credential_passes() -> None:
         ({"session": {"type": "realtime", "model": "a/b"}}, 600, "a/b"),
     ],
 )
-def test_a_secret_is_asked_for_in_openais_words(body: Any, ttl_s: int, model: str | None) -> None:
-    asked = parse_secret(body)
-    assert (asked.ttl_s, asked.model) == (ttl_s, model)
-    assert asked.session == body.get("session", {})
+def test_a_secret_request_has_the_format_of_openai(
+    body: Any, ttl_s: int, model: str | None
+) -> None:
+    request = parse_secret(body)
+    assert (request.ttl_s, request.model) == (ttl_s, model)
+    assert request.session == body.get("session", {})
 
 
 @pytest.mark.parametrize(
@@ -112,8 +122,8 @@ def test_a_secret_is_asked_for_in_openais_words(body: Any, ttl_s: int, model: st
         ({"session": {"model": "nonsense"}}, "session.model"),
     ],
 )
-def test_a_bad_body_is_refused_by_its_field(body: Any, param: str) -> None:
-    with pytest.raises(errors.Refusal) as refused:
+def test_a_wrong_body_is_rejected_with_its_field(body: Any, param: str) -> None:
+    with pytest.raises(errors.Rejection) as rejected:
         parse_secret(body)
-    assert refused.value.param == param
-    assert len(str(refused.value.value)) <= 64
+    assert rejected.value.param == param
+    assert len(str(rejected.value.value)) <= 64

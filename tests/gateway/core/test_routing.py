@@ -26,36 +26,36 @@ def _pod(
     return Candidate(key, usable, state, placed, reserve)
 
 
-def test_the_fullest_pod_with_room_comes_first() -> None:
+def test_the_fullest_pod_with_a_free_slot_comes_first() -> None:
     pods = [_pod("a", 1), _pod("b", 4), _pod("c", 5), _pod("d", 3)]
     assert order(pods, NOW) == ["b", "d", "a"]
 
 
-def test_fullness_is_a_share_so_that_a_small_empty_pod_can_go() -> None:
+def test_pods_are_ranked_by_the_share_of_used_slots() -> None:
     assert order([_pod("small", 0, 2), _pod("large", 5, 20)], NOW) == ["large", "small"]
 
 
-def test_sessions_on_their_way_count_as_there() -> None:
+def test_placed_sessions_count_as_sessions() -> None:
     pods = [_pod("a", 2, placed=2), _pod("b", 3)]
     assert order(pods, NOW) == ["a", "b"]
 
 
-def test_the_reserve_is_asked_last_but_before_a_pod_that_we_call_full() -> None:
+def test_reserve_pods_rank_last_but_before_pods_that_the_gateway_counts_as_full() -> None:
     pods = [_pod("kept", 4, reserve=True), _pod("empty", 0), _pod("full", 4, placed=1)]
     assert order(pods, NOW) == ["empty", "kept", "full"]
 
 
-def test_a_pod_that_our_own_count_calls_full_is_the_last_resort() -> None:
+def test_a_pod_that_the_gateway_counts_as_full_ranks_last() -> None:
     pods = [_pod("a", 4, placed=1), _pod("b", 0)]
     assert order(pods, NOW) == ["b", "a"]
     assert order(pods[:1], NOW) == ["a"]
 
 
-def test_the_order_of_equals_is_the_order_of_names() -> None:
+def test_equal_pods_are_ranked_by_name() -> None:
     assert order([_pod("b", 1), _pod("a", 1)], NOW) == ["a", "b"]
 
 
-def test_few_pods_are_tried_for_one_caller() -> None:
+def test_the_number_of_tried_pods_is_limited() -> None:
     assert len(order([_pod(str(n), 1) for n in range(50)], NOW)) == MAX_TRIES  # type: ignore[arg-type]
 
 
@@ -63,7 +63,7 @@ def test_few_pods_are_tried_for_one_caller() -> None:
     ("pods", "shortage"),
     [
         pytest.param([], Shortage.NOT_READY, id="no pod"),
-        pytest.param([Candidate("a", True, None, 0)], Shortage.NOT_READY, id="never heard"),
+        pytest.param([Candidate("a", True, None, 0)], Shortage.NOT_READY, id="no state"),
         pytest.param([_pod("a", 0, age=STALE_S + 0.1)], Shortage.NOT_READY, id="stale"),
         pytest.param([_pod("a", 0, ready=False)], Shortage.NOT_READY, id="loading"),
         pytest.param([_pod("a", 0, usable=False)], Shortage.NOT_READY, id="leaving"),
@@ -82,7 +82,7 @@ def test_few_pods_are_tried_for_one_caller() -> None:
         pytest.param([_pod("a", 0, 0)], Shortage.NO_CAPACITY, id="no slots"),
     ],
 )
-def test_a_shortage_says_why(pods: list[Candidate], shortage: Shortage) -> None:
+def test_a_shortage_states_its_reason(pods: list[Candidate], shortage: Shortage) -> None:
     assert order(pods, NOW) is shortage
 
 
@@ -112,7 +112,7 @@ _CANDIDATES = st.lists(
 
 
 @given(_CANDIDATES)
-def test_only_fresh_serving_pods_with_room_are_offered(pods: list[Candidate]) -> None:
+def test_only_pods_with_a_fresh_state_and_a_free_slot_are_ranked(pods: list[Candidate]) -> None:
     found = order(pods, NOW)
     fit = {
         pod.key: pod
@@ -132,15 +132,15 @@ def test_only_fresh_serving_pods_with_room_are_offered(pods: list[Candidate]) ->
 
 
 @given(_CANDIDATES)
-def test_the_order_does_not_depend_on_the_order_of_the_input(pods: list[Candidate]) -> None:
+def test_the_ranking_does_not_depend_on_the_order_of_the_input(pods: list[Candidate]) -> None:
     assert order(pods, NOW) == order(list(reversed(pods)), NOW)
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(0, 30))
-def test_a_burst_fills_pods_one_after_another_and_overfills_none(
+def test_a_burst_fills_one_pod_after_another_and_exceeds_no_capacity(
     capacities: list[int], callers: int
 ) -> None:
-    """Place a burst during which no pod says anything new."""
+    """Place a burst during which no pod reports a new state."""
     placed = dict.fromkeys(range(len(capacities)), 0)
     for _ in range(min(callers, sum(capacities))):
         pods = [_pod(str(n), 0, c, placed=placed[n]) for n, c in enumerate(capacities)]

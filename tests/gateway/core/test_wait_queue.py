@@ -4,20 +4,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avatar_gateway.core.wait_queue import GRANTS, MOST, Line, eta_ms
+from avatar_gateway.core.wait_queue import GRANT_HISTORY, MAX_LENGTH, WaitQueue, eta_ms
 
 
-def test_who_came_first_is_next() -> None:
-    line = Line().with_caller(4).with_caller(9).with_caller(5)
-    assert [line.position(ticket) for ticket in (4, 9, 5)] == [1, 2, 3]
-    assert line.without(4).position(9) == 1
-    assert line.with_grant(4, 10.0).tickets == (9, 5)
+def test_the_longest_waiting_caller_is_next() -> None:
+    queue = WaitQueue().with_caller(4).with_caller(9).with_caller(5)
+    assert [queue.position(caller_id) for caller_id in (4, 9, 5)] == [1, 2, 3]
+    assert queue.without(4).position(9) == 1
+    assert queue.with_grant(4, 10.0).callers == (9, 5)
 
 
-def test_a_line_is_bounded() -> None:
-    line = Line(tuple(range(MOST - 1)))
-    assert not line.is_full
-    assert line.with_caller(MOST).is_full
+def test_a_queue_is_bounded() -> None:
+    queue = WaitQueue(tuple(range(MAX_LENGTH - 1)))
+    assert not queue.is_full
+    assert queue.with_caller(MAX_LENGTH).is_full
 
 
 @pytest.mark.parametrize(
@@ -25,29 +25,29 @@ def test_a_line_is_bounded() -> None:
     [
         ((), 10.0, None),
         ((9.0,), 10.0, None),
-        ((8.0, 10.0), 10.0, 3000),  # one slot a second
-        ((8.0, 10.0), 16.0, 12_000),  # and now none for six
+        ((8.0, 10.0), 10.0, 3000),  # one slot per second
+        ((8.0, 10.0), 16.0, 12_000),  # then no slot for 6 s
     ],
-    ids=["nobody", "one", "steady", "slowing"],
+    ids=["no grant", "one grant", "steady", "slowing"],
 )
-def test_time_left_follows_the_slots_that_came_lately(
+def test_the_estimate_follows_the_recent_grants(
     grants: tuple[float, ...], now: float, eta: int | None
 ) -> None:
     assert eta_ms(3, grants, now) == eta
 
 
-@given(st.lists(st.tuples(st.sampled_from(["come", "leave", "served"]), st.integers(0, 30))))
-def test_nobody_overtakes_in_any_course(steps: list[tuple[str, int]]) -> None:
-    line, order, ticket = Line(), list[int](), 0
+@given(st.lists(st.tuples(st.sampled_from(["arrive", "leave", "served"]), st.integers(0, 30))))
+def test_callers_stay_in_the_order_of_their_arrival(steps: list[tuple[str, int]]) -> None:
+    queue, order, caller_id = WaitQueue(), list[int](), 0
     for what, which in steps:
-        if what == "come":
-            line, ticket = line.with_caller(ticket), ticket + 1
-            order.append(ticket - 1)
+        if what == "arrive":
+            queue, caller_id = queue.with_caller(caller_id), caller_id + 1
+            order.append(caller_id - 1)
         elif order and what == "leave":
-            line = line.without(gone := order[which % len(order)])
-            order.remove(gone)
+            queue = queue.without(left := order[which % len(order)])
+            order.remove(left)
         elif order:
-            line = line.with_grant(order.pop(0), float(which))
-        assert list(line.tickets) == order
-        assert len(line.grants) <= GRANTS
-        assert all(line.position(t) == place for place, t in enumerate(order, start=1))
+            queue = queue.with_grant(order.pop(0), float(which))
+        assert list(queue.callers) == order
+        assert len(queue.grants) <= GRANT_HISTORY
+        assert all(queue.position(caller) == place for place, caller in enumerate(order, start=1))

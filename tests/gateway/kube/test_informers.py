@@ -12,8 +12,8 @@ import pytest
 
 from avatar_contracts.backoff import Backoff
 from avatar_contracts.tokens import control_token
-from avatar_gateway.directory import Directory
 from avatar_gateway.kube import informers
+from avatar_gateway.pod_registry import PodRegistry
 from avatar_gateway.streams.runtimes import StateStreams
 
 if TYPE_CHECKING:
@@ -25,12 +25,12 @@ MASTER = "a-master-secret-of-the-operator"
 
 
 @asynccontextmanager
-async def _watching(fake: Any, namespace: str | None = None) -> AsyncIterator[Directory]:
-    directory = Directory()
+async def _watching(fake: Any, namespace: str | None = None) -> AsyncIterator[PodRegistry]:
+    registry = PodRegistry()
     async with informers.connected(str(fake.kubeconfig)) as api:
-        kinds: dict[str, informers.Sink] = {
-            informers.PODS: informers.PodSink(directory),
-            informers.SERVICES: informers.ServiceSink(directory),
+        kinds: dict[str, informers.EventSink] = {
+            informers.PODS: informers.PodSink(registry),
+            informers.SERVICES: informers.ServiceSink(registry),
         }
         watches = [
             informers.Watch(api, kind, namespace, sink, Backoff(0.01, 0.02, lambda: 1.0))
@@ -40,30 +40,30 @@ async def _watching(fake: Any, namespace: str | None = None) -> AsyncIterator[Di
         try:
             async with asyncio.timeout(5):
                 await asyncio.gather(*(watch.synced.wait() for watch in watches))
-            yield directory
+            yield registry
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_all_pages_are_listed_and_events_followed(fake: Any, until: Until) -> None:
+async def test_all_pages_are_listed_and_events_are_applied(fake: Any, until: Until) -> None:
     fake.items["pods"] = [fake.pod("p1", podIP="10.0.0.1"), fake.pod("p2")]
     fake.items["avatarservices"] = [{"metadata": {"name": "concierge", "namespace": "acme"}}]
-    async with _watching(fake) as directory:
-        assert set(directory.pods) == {"acme/p1", "acme/p2"}
-        assert directory.services == {"acme/concierge"}
+    async with _watching(fake) as registry:
+        assert set(registry.pods) == {"acme/p1", "acme/p2"}
+        assert registry.services == {"acme/concierge"}
         events = fake.events["pods"]
         events.put_nowait({"type": "ADDED", "object": fake.pod("p3", 101)})
         events.put_nowait({"type": "MODIFIED", "object": fake.pod("p2", 102, podIP="10.0.0.2")})
         events.put_nowait({"type": "DELETED", "object": fake.pod("p1", 103)})
         service = {"metadata": {"name": "b", "namespace": "acme", "resourceVersion": "7"}}
         fake.events["avatarservices"].put_nowait({"type": "ADDED", "object": service})
-        await until(lambda: set(directory.pods) == {"acme/p2", "acme/p3"})
-        assert directory.pods["acme/p2"].ip == "10.0.0.2"
-        await until(lambda: "acme/b" in directory.services)
+        await until(lambda: set(registry.pods) == {"acme/p2", "acme/p3"})
+        assert registry.pods["acme/p2"].ip == "10.0.0.2"
+        await until(lambda: "acme/b" in registry.services)
         fake.events["avatarservices"].put_nowait({"type": "DELETED", "object": service})
-        await until(lambda: "acme/b" not in directory.services)
+        await until(lambda: "acme/b" not in registry.services)
     path, query = next((p, q) for p, q in fake.queries if p.endswith("/pods"))
     assert (path, query["labelSelector"]) == (
         "/api/v1/pods",
@@ -71,7 +71,7 @@ async def test_all_pages_are_listed_and_events_followed(fake: Any, until: Until)
     )
 
 
-async def test_an_ended_watch_goes_on_from_its_last_version(fake: Any, until: Until) -> None:
+async def test_the_next_watch_continues_from_the_last_version(fake: Any, until: Until) -> None:
     async with _watching(fake):
         bookmark = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "150"}}}
         bookmark["object"]["kind"] = "Pod"  # type: ignore[index]
@@ -91,31 +91,31 @@ async def test_an_ended_watch_goes_on_from_its_last_version(fake: Any, until: Un
         assert fake.lists("pods") == 1
 
 
-async def test_an_expired_version_lists_again(fake: Any, until: Until) -> None:
+async def test_an_expired_version_causes_a_new_list(fake: Any, until: Until) -> None:
     fake.items["pods"] = [fake.pod("p1")]
-    async with _watching(fake) as directory:
+    async with _watching(fake) as registry:
         fake.items["pods"] = [fake.pod("p2")]
         gone = {"kind": "Status", "code": 410, "reason": "Expired"}
         fake.events["pods"].put_nowait({"type": "ERROR", "object": gone})
-        await until(lambda: set(directory.pods) == {"acme/p2"})
+        await until(lambda: set(registry.pods) == {"acme/p2"})
         assert fake.lists("pods") == 2
 
 
-async def test_while_the_api_is_away_what_was_known_stays_known(fake: Any, until: Until) -> None:
+async def test_known_objects_are_kept_while_the_api_is_unavailable(fake: Any, until: Until) -> None:
     fake.items["pods"] = [fake.pod("p1")]
-    async with _watching(fake) as directory:
+    async with _watching(fake) as registry:
         fake.fail_lists = 3
         broken = {"kind": "Status", "code": 500, "message": "etcd"}
         fake.events["pods"].put_nowait({"type": "ERROR", "object": broken})
         await until(lambda: fake.lists("pods") == 4)
-        assert set(directory.pods) == {"acme/p1"}
+        assert set(registry.pods) == {"acme/p1"}
         fake.fail_lists = 0
         fake.items["pods"] = [fake.pod("p9")]
         fake.events["pods"].put_nowait({"type": "ERROR", "object": broken})
-        await until(lambda: set(directory.pods) == {"acme/p9"})
+        await until(lambda: set(registry.pods) == {"acme/p9"})
 
 
-async def test_a_namespace_is_watched_alone(fake: Any) -> None:
+async def test_only_the_given_namespace_is_watched(fake: Any) -> None:
     async with _watching(fake, "acme"):
         paths = {path for path, _ in fake.queries}
     assert paths == {
@@ -125,9 +125,9 @@ async def test_a_namespace_is_watched_alone(fake: Any) -> None:
 
 
 @asynccontextmanager
-async def _streaming(directory: Directory) -> AsyncIterator[None]:
+async def _streaming(registry: PodRegistry) -> AsyncIterator[None]:
     async with aiohttp.ClientSession() as http:
-        streams = StateStreams(directory, http, MASTER, lambda: Backoff(0.01, 0.02, lambda: 1.0))
+        streams = StateStreams(registry, http, MASTER, lambda: Backoff(0.01, 0.02, lambda: 1.0))
         task = asyncio.create_task(streams.run())
         try:
             yield
@@ -136,11 +136,9 @@ async def _streaming(directory: Directory) -> AsyncIterator[None]:
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_each_pods_state_is_followed_with_its_services_token(
-    gateway: Any, until: Until
-) -> None:
+async def test_each_state_stream_uses_the_token_of_the_service(gateway: Any, until: Until) -> None:
     first, second = await gateway.pod("p1"), await gateway.pod("p2", capacity=3)
-    fresh = Directory()
+    fresh = PodRegistry()
     async with _streaming(fresh):
         fresh.set_pod(first.as_pod())
         fresh.set_pod(second.as_pod())
@@ -159,35 +157,35 @@ async def test_each_pods_state_is_followed_with_its_services_token(
 
 
 @pytest.mark.parametrize("name", ["another", ""])
-async def test_a_line_of_another_pod_at_the_address_does_not_count(
+async def test_a_state_of_another_pod_at_the_same_address_is_ignored(
     gateway: Any, until: Until, name: str
 ) -> None:
     pod = await gateway.pod("p1")
     described = pod.as_pod()
     pod.name = name
-    fresh = Directory()
+    fresh = PodRegistry()
     async with _streaming(fresh):
         fresh.set_pod(described)
-        # It is asked again and again, and never believed.
+        # The gateway reconnects and ignores each state.
         await until(lambda: len(pod.tokens) >= 3)
         assert fresh.candidates("acme/concierge")[0].state is None
         pod.name = "p1"
         await until(lambda: fresh.candidates("acme/concierge")[0].state is not None)
 
 
-async def test_a_pod_that_another_service_takes_over_is_asked_with_its_first_token_still(
+async def test_a_pod_that_was_taken_over_keeps_the_token_of_its_original_service(
     gateway: Any, until: Until
 ) -> None:
     pod = await gateway.pod("p1")
-    fresh = Directory()
+    fresh = PodRegistry()
     async with _streaming(fresh):
         fresh.set_pod(pod.as_pod())
         await until(lambda: fresh.candidates("acme/concierge")[0].state is not None)
         moved = replace(pod.as_pod(), service="acme/second", made_for="acme/concierge")
         fresh.set_pod(moved)
-        # What is known of it stays known: it is the same pod, and nobody has to wait.
+        # It is the same pod, so its state is kept and no caller has to wait.
         assert fresh.candidates("acme/concierge") == []
         assert fresh.candidates("acme/second")[0].state is not None
-        fresh.set_pod(replace(moved, ready=True))  # a new connection, as after a broken one
+        fresh.set_pod(replace(moved, ready=True))  # causes a new connection, as after a lost one
         await until(lambda: len(pod.tokens) == 2)
     assert set(pod.tokens) == {f"Bearer {control_token(MASTER, 'acme/concierge')}"}

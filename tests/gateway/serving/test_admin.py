@@ -23,7 +23,7 @@ def _caller(gateway: Any, model: str = "acme/concierge") -> connect:
     return connect(f"{gateway.url}?model={model}", additional_headers=CALLER)
 
 
-async def test_without_the_token_nothing_is_told(gateway: Any) -> None:
+async def test_the_administration_port_requires_the_token(gateway: Any) -> None:
     async with _http(gateway) as http:
         for path in ("/metrics", "/control/v1/state"):
             for headers in ({}, CALLER):
@@ -52,7 +52,7 @@ async def test_the_state_counts_sessions_arrivals_and_rejections(gateway: Any) -
 
 
 @pytest.mark.slow
-async def test_a_watch_gets_a_line_at_each_change_and_each_second(gateway: Any) -> None:
+async def test_a_watch_gets_a_line_for_each_change_and_each_second(gateway: Any) -> None:
     await gateway.pod("p1")
     async with _http(gateway) as http:
         async with http.get("/control/v1/state?watch=1", headers=HEADERS) as response:
@@ -68,13 +68,13 @@ async def test_a_watch_gets_a_line_at_each_change_and_each_second(gateway: Any) 
     assert first["sequence"] < second["sequence"] < third["sequence"] == idle["sequence"]
 
 
-async def test_a_service_that_is_gone_leaves_the_state(gateway: Any) -> None:
+async def test_a_deleted_service_is_removed_from_the_state(gateway: Any) -> None:
     await gateway.pod("p1")
     async with _caller(gateway):
-        gateway.directory.remove_service("acme/concierge")
+        gateway.registry.remove_service("acme/concierge")
         assert (
             "acme/concierge"
-            in gateway.sessions.state("g", gateway.directory.services, 0)["services"]
+            in gateway.sessions.state("g", gateway.registry.services, 0)["services"]
         )
     async with _http(gateway) as http:
         while True:

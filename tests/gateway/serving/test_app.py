@@ -24,14 +24,20 @@ def _open(gateway: Any, query: str = MODEL, **options: Any) -> connect:
     return connect(f"{gateway.url}?{query}", **options)
 
 
-async def _refusal(gateway: Any, query: str = MODEL, **options: Any) -> tuple[int, Any, Any]:
+async def _rejection(gateway: Any, query: str = MODEL, **options: Any) -> tuple[int, Any, Any]:
     with pytest.raises(InvalidStatus) as refused:
         await _open(gateway, query, **options)
     response = refused.value.response
     return response.status_code, json.loads(response.body)["error"], response.headers
 
 
-async def test_messages_pass_both_ways_unchanged(gateway: Any) -> None:
+async def _status(gateway: Any, path: str) -> int:
+    url = f"http://127.0.0.1:{gateway.port}{path}"
+    async with aiohttp.ClientSession() as http, http.get(url) as response:
+        return response.status
+
+
+async def test_messages_are_forwarded_unchanged_in_both_directions(gateway: Any) -> None:
     pod = await gateway.pod("p1")
     async with _open(gateway, f"{MODEL}&avatar=anna&wait_ms=10") as caller:
         messages: list[str | bytes] = ['{"type":"x",  "é":1}', b"\xa7\x01\xff", "", "x" * 3_000_000]
@@ -64,7 +70,7 @@ async def test_the_beta_header_reaches_the_pod(gateway: Any) -> None:
         ),
     ],
 )
-async def test_the_key_opens_in_every_place(gateway: Any, credential: dict[str, Any]) -> None:
+async def test_the_key_is_accepted_in_each_place(gateway: Any, credential: dict[str, Any]) -> None:
     pod = await gateway.pod("p1")
     async with _open(gateway, **credential) as caller:
         await caller.send("hello")
@@ -73,7 +79,7 @@ async def test_the_key_opens_in_every_place(gateway: Any, credential: dict[str, 
     assert KEY not in str(pod.requests[0].headers)
 
 
-async def test_a_client_secret_opens_a_session(gateway: Any) -> None:
+async def test_a_client_secret_permits_a_session(gateway: Any) -> None:
     pod = await gateway.pod("p1")
     body = {"expires_after": {"seconds": 60}, "session": {"model": "acme/concierge", "voice": "v"}}
     async with (
@@ -89,8 +95,8 @@ async def test_a_client_secret_opens_a_session(gateway: Any) -> None:
     async with _open(gateway, additional_headers={}, subprotocols=protocols) as caller:
         assert caller.subprotocol == "realtime"
     assert secret["value"] not in str(pod.requests[0].headers)
-    # It opens only the service it was made for, and makes no further secrets.
-    status, error, _ = await _refusal(
+    # The secret permits only its service, and cannot create further secrets.
+    status, error, _ = await _rejection(
         gateway, "model=acme/other", additional_headers={}, subprotocols=protocols
     )
     assert (status, error["code"]) == (401, "unauthenticated")
@@ -105,7 +111,7 @@ async def test_a_client_secret_opens_a_session(gateway: Any) -> None:
 
 
 @pytest.mark.parametrize("body", ["{", "[1]", '{"expires_after": 1}', "x" * 70_000, "[" * 60_000])
-async def test_a_bad_request_for_a_secret_is_refused(gateway: Any, body: str) -> None:
+async def test_a_wrong_request_for_a_secret_is_rejected(gateway: Any, body: str) -> None:
     async with (
         aiohttp.ClientSession(f"http://127.0.0.1:{gateway.port}") as http,
         http.post("/v1/realtime/client_secrets", data=body, headers=BEARER) as response,
@@ -114,40 +120,40 @@ async def test_a_bad_request_for_a_secret_is_refused(gateway: Any, body: str) ->
         assert (await response.json())["error"]["code"] == "invalid_query"
 
 
-async def test_each_refusal_has_its_status_and_code(gateway: Any) -> None:
+async def test_each_rejection_has_its_status_and_code(gateway: Any) -> None:
     wrong = {"Authorization": "Bearer wrong"}
-    status, error, headers = await _refusal(gateway, additional_headers=wrong)
+    status, error, headers = await _rejection(gateway, additional_headers=wrong)
     assert (status, error["code"]) == (401, "unauthenticated")
     assert headers["WWW-Authenticate"] == "Bearer"
-    status, error, _ = await _refusal(gateway, additional_headers={})
+    status, error, _ = await _rejection(gateway, additional_headers={})
     assert (status, error["code"]) == (401, "unauthenticated")
-    status, error, _ = await _refusal(gateway)
+    status, error, _ = await _rejection(gateway)
     assert (status, error["code"]) == (404, "model_not_found")
-    status, error, _ = await _refusal(gateway, "avatar=anna")
+    status, error, _ = await _rejection(gateway, "avatar=anna")
     assert (status, error["code"], error["param"]) == (400, "invalid_query", "model")
-    status, error, _ = await _refusal(gateway, f"{MODEL}&api_key={KEY}")
+    status, error, _ = await _rejection(gateway, f"{MODEL}&api_key={KEY}")
     assert (status, error["code"], error["param"]) == (400, "key_in_url", "api_key")
-    status, error, _ = await _refusal(gateway, f"{MODEL}&wait_ms=x")
+    status, error, _ = await _rejection(gateway, f"{MODEL}&wait_ms=x")
     assert (error["param"], error["value"], error["limit"]) == ("wait_ms", "x", [0, 600_000])
 
 
 async def test_a_shortage_is_503_with_retry_after(gateway: Any) -> None:
-    gateway.directory.add_service("acme/concierge")
-    status, error, headers = await _refusal(gateway)
+    gateway.registry.add_service("acme/concierge")
+    status, error, headers = await _rejection(gateway)
     assert (status, error["code"], headers["Retry-After"]) == (503, "not_ready", "5")
     pod = await gateway.pod("p1", capacity=1)
-    gateway.hear(pod, free=0, sessions=1)
-    assert (await _refusal(gateway))[1]["code"] == "no_capacity"
-    gateway.hear(pod, draining=True)
-    assert (await _refusal(gateway))[1]["code"] == "draining"
+    gateway.report_state(pod, free=0, sessions=1)
+    assert (await _rejection(gateway))[1]["code"] == "no_capacity"
+    gateway.report_state(pod, draining=True)
+    assert (await _rejection(gateway))[1]["code"] == "draining"
     gateway.synced = False
-    assert (await _refusal(gateway))[1]["code"] == "not_ready"
+    assert (await _rejection(gateway))[1]["code"] == "not_ready"
     rendered = gateway.metrics.render().decode()
     assert 'avatar_gateway_rejections_total{reason="no_capacity"} 1.0' in rendered
     assert 'avatar_gateway_rejections_total{reason="not_ready"} 2.0' in rendered
 
 
-async def test_plain_http_is_told_to_upgrade(gateway: Any) -> None:
+async def test_a_plain_http_request_gets_426(gateway: Any) -> None:
     url = f"http://127.0.0.1:{gateway.port}/v1/realtime?{MODEL}"
     async with aiohttp.ClientSession() as http, http.get(url, headers=BEARER) as response:
         assert (response.status, response.headers["Upgrade"]) == (426, "websocket")
@@ -163,7 +169,7 @@ async def test_plain_http_is_told_to_upgrade(gateway: Any) -> None:
         (f"{MODEL}&token=x", {}, "key_in_url", 1008),
     ],
 )
-async def test_a_browser_is_told_by_an_event_and_a_close_code(
+async def test_a_browser_gets_an_event_and_a_close_code(
     gateway: Any, query: str, options: dict[str, Any], code: str, close: int
 ) -> None:
     async with _open(gateway, f"{query}&refuse=close", **options) as caller:
@@ -176,7 +182,7 @@ async def test_a_browser_is_told_by_an_event_and_a_close_code(
     assert closed.value.rcvd.code == close
 
 
-async def test_a_burst_fills_the_pods_and_refuses_the_rest(gateway: Any) -> None:
+async def test_a_burst_fills_the_pods_and_the_rest_is_rejected(gateway: Any) -> None:
     first, second = await gateway.pod("p1", 2), await gateway.pod("p2", 3)
     opened = await asyncio.gather(
         *(_open(gateway).__aenter__() for _ in range(7)), return_exceptions=True
@@ -190,34 +196,34 @@ async def test_a_burst_fills_the_pods_and_refuses_the_rest(gateway: Any) -> None
         await caller.close()
 
 
-async def test_a_refusal_by_a_pod_is_the_next_try(gateway: Any) -> None:
+async def test_the_next_pod_is_tried_after_a_pod_rejects(gateway: Any) -> None:
     full, free = await gateway.pod("p1"), await gateway.pod("p2")
-    gateway.hear(full, sessions=4, free=1)
-    full.refusal = (503, {"code": "no_capacity"})
+    gateway.report_state(full, sessions=4, free=1)
+    full.rejection = (503, {"code": "no_capacity"})
     async with _open(gateway):
         assert (len(full.requests), len(free.sockets)) == (1, 1)
 
 
-async def test_a_pod_that_is_gone_is_the_next_try(gateway: Any) -> None:
+async def test_the_next_pod_is_tried_if_a_pod_is_unreachable(gateway: Any) -> None:
     gone, there = await gateway.pod("p1"), await gateway.pod("p2")
     gone.port = 1
-    gateway.hear(gone, sessions=4, free=1)
+    gateway.report_state(gone, sessions=4, free=1)
     async with _open(gateway):
         assert len(there.sockets) == 1
 
 
-async def test_when_every_pod_refuses_the_caller_hears_no_capacity(gateway: Any) -> None:
+async def test_the_caller_gets_no_capacity_if_every_pod_rejects(gateway: Any) -> None:
     for name in ("p1", "p2"):
-        (await gateway.pod(name)).refusal = (503, {"code": "draining"})
-    status, error, _ = await _refusal(gateway)
+        (await gateway.pod(name)).rejection = (503, {"code": "draining"})
+    status, error, _ = await _rejection(gateway)
     assert (status, error["code"]) == (503, "no_capacity")
 
 
-async def test_a_pods_fault_with_the_request_goes_to_the_caller(gateway: Any) -> None:
+async def test_the_caller_gets_a_pod_rejection_of_the_request_itself(gateway: Any) -> None:
     first, second = await gateway.pod("p1"), await gateway.pod("p2")
     error = {"type": "invalid_request_error", "code": "avatar_not_found", "param": "avatar"}
-    first.refusal = second.refusal = (404, error)
-    assert (await _refusal(gateway))[:2] == (404, error)
+    first.rejection = second.rejection = (404, error)
+    assert (await _rejection(gateway))[:2] == (404, error)
     assert len(first.requests) + len(second.requests) == 1
     async with _open(gateway, f"{MODEL}&refuse=close") as caller:
         assert json.loads(await caller.recv())["error"] == error
@@ -226,14 +232,14 @@ async def test_a_pods_fault_with_the_request_goes_to_the_caller(gateway: Any) ->
 
 
 @pytest.mark.parametrize(
-    "refusal", [(404, {"code": "model_not_found"}), (401, {}), (500, {}), (200, {})]
+    "rejection", [(404, {"code": "model_not_found"}), (401, {}), (500, {}), (200, {})]
 )
-async def test_an_answer_that_another_pod_would_not_give_is_the_next_try(
-    gateway: Any, refusal: tuple[int, dict[str, Any]]
+async def test_the_next_pod_is_tried_after_an_answer_that_depends_on_the_pod(
+    gateway: Any, rejection: tuple[int, dict[str, Any]]
 ) -> None:
     odd, fine = await gateway.pod("p1"), await gateway.pod("p2")
-    odd.refusal = refusal
-    gateway.hear(odd, sessions=4, free=1)
+    odd.rejection = rejection
+    gateway.report_state(odd, sessions=4, free=1)
     async with _open(gateway):
         assert len(fine.sockets) == 1
 
@@ -243,20 +249,15 @@ async def test_the_probes_follow_the_watch_and_the_drain(
 ) -> None:
     pod = await gateway.pod("p1")
 
-    async def ready() -> int:
-        url = f"http://127.0.0.1:{gateway.port}/readyz"
-        async with aiohttp.ClientSession() as http, http.get(url) as response:
-            return response.status
-
     gateway.synced = False
-    assert await ready() == 503
+    assert await _status(gateway, "/readyz") == 503
     gateway.synced = True
-    assert await ready() == 200
+    assert await _status(gateway, "/readyz") == 200
     async with _open(gateway) as caller:
         drain = asyncio.create_task(gateway.sessions.drain(60))
         await until(lambda: gateway.sessions.draining)
-        assert await ready() == 503
-        assert (await _refusal(gateway))[1]["code"] == "draining"
+        assert await _status(gateway, "/readyz") == 503
+        assert (await _rejection(gateway))[1]["code"] == "draining"
         await caller.send("still here")
         assert await caller.recv() == "still here"
         assert not drain.done()
@@ -264,7 +265,7 @@ async def test_the_probes_follow_the_watch_and_the_drain(
     await until(lambda: not pod.sockets)
 
 
-async def test_a_drain_that_takes_too_long_ends_with_1012(gateway: Any) -> None:
+async def test_a_drain_that_times_out_ends_sessions_with_1012(gateway: Any) -> None:
     pod = await gateway.pod("p1")
     async with _open(gateway) as caller:
         assert await gateway.sessions.drain(0.01) == 1
@@ -275,34 +276,59 @@ async def test_a_drain_that_takes_too_long_ends_with_1012(gateway: Any) -> None:
     assert pod.closed_with == [1012]
 
 
-async def test_a_caller_that_leaves_while_it_is_placed_frees_the_slot(
-    gateway: Any, until: Callable[..., Awaitable[None]]
-) -> None:
-    pod = await gateway.pod("p1")
-    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+async def _request_session(gateway: Any, query: str = MODEL) -> asyncio.StreamWriter:
+    """Send an upgrade request without waiting for the response."""
+    _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     request = (
-        f"GET /v1/realtime?{MODEL} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n"
+        f"GET /v1/realtime?{query} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n"
         f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
         f"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nAuthorization: Bearer {KEY}\r\n\r\n"
     )
     writer.write(request.encode())
     await writer.drain()
-    writer.transport.abort()
-    await until(lambda: len(pod.closed_with) == 1 or not reader.at_eof())
-    await until(lambda: not pod.sockets and gateway.sessions.live == 0)
+    return writer
 
 
-async def test_no_credential_reaches_the_log(
-    gateway: Any, caplog: pytest.LogCaptureFixture
+def _placed(gateway: Any) -> int:
+    (candidate,) = gateway.registry.candidates("acme/concierge")
+    return int(candidate.placed)
+
+
+@pytest.mark.parametrize("query", [MODEL, f"{MODEL}&wait_ms=5000"], ids=["at once", "waiting"])
+async def test_a_caller_that_leaves_while_it_is_placed_frees_the_slot(
+    gateway: Any, until: Callable[..., Awaitable[None]], query: str
 ) -> None:
+    pod = await gateway.pod("p1")
+    pod.may_answer = asyncio.Event()
+    if query != MODEL:
+        gateway.report_state(pod, free=0)
+    writer = await _request_session(gateway, query)
+    if query != MODEL:
+        await until(lambda: gateway.sessions.waiting == 1)
+        gateway.report_state(pod)
+    # The request has reached the pod, which has not accepted the session yet.
+    await until(lambda: len(pod.requests) == 1)
+    assert _placed(gateway) == 1
+    writer.transport.abort()
+    # When this request is answered, the gateway has noticed that the caller is gone.
+    assert await _status(gateway, "/healthz") == 200
+    assert pod.closed_with == []
+    pod.may_answer.set()
+    await until(lambda: pod.closed_with == [1001], lambda: pod.closed_with)
+    assert not pod.sockets
+    await until(lambda: (gateway.sessions.live, gateway.sessions.waiting) == (0, 0))
+    assert _placed(gateway) == 0
+
+
+async def test_no_credential_is_logged(gateway: Any, caplog: pytest.LogCaptureFixture) -> None:
     await gateway.pod("p1")
-    # As the command line does: the library would log the offered subprotocols.
+    # As the command line does: aiohttp logs the offered subprotocols otherwise.
     logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
     caplog.set_level(logging.DEBUG)
     protocols = [f"openai-insecure-api-key.{KEY}"]
     async with _open(gateway, additional_headers={}, subprotocols=protocols):
         pass
-    await _refusal(gateway, f"{MODEL}&key={KEY}")
+    await _rejection(gateway, f"{MODEL}&key={KEY}")
     ours = [r.getMessage() for r in caplog.records if not r.name.startswith("websockets")]
     assert ours
     assert not any(KEY in line for line in ours)
@@ -310,18 +336,21 @@ async def test_no_credential_reaches_the_log(
 
 async def test_a_pod_that_is_taken_over_serves_the_callers_of_both_services(gateway: Any) -> None:
     pod = await gateway.pod("p1")
-    gateway.directory.add_service("acme/second")
-    async with _open(gateway) as first:  # placed in the very moment before
+    gateway.registry.add_service("acme/second")
+    async with _open(gateway) as first:  # placed just before the takeover
         moved = replace(pod.as_pod(), service="acme/second", made_for="acme/concierge")
-        gateway.directory.set_pod(moved)
-        status, error, _ = await _refusal(gateway)
-        assert (status, error["code"]) == (503, "not_ready")  # the first service has it no more
+        gateway.registry.set_pod(moved)
+        status, error, _ = await _rejection(gateway)
+        assert (status, error["code"]) == (
+            503,
+            "not_ready",
+        )  # the pod no longer belongs to the first service
         async with _open(gateway, "model=acme/second&avatar=anna") as second:
             for caller in (first, second):
                 await caller.send("hello")
                 assert await caller.recv() == "hello"
     before, after = pod.requests
-    # The pod refuses whoever asks for another service than the one that it was started for.
+    # The pod rejects a request for a service other than the one that it was started for.
     assert dict(after.query) == {"model": "acme/concierge", "avatar": "anna"}
     assert after.headers["Avatar-Service"] == "acme/second"
     assert "Avatar-Service" not in before.headers

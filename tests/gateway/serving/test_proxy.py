@@ -27,7 +27,9 @@ async def _exchange(caller: ClientConnection, message: str) -> str | bytes:
 
 
 @pytest.mark.parametrize(("code", "reason"), [(1000, ""), (1012, "moved"), (4410, "too long")])
-async def test_the_pods_close_reaches_the_caller(gateway: Any, code: int, reason: str) -> None:
+async def test_the_close_frame_of_the_pod_reaches_the_caller(
+    gateway: Any, code: int, reason: str
+) -> None:
     pod = await gateway.pod("p1")
 
     async def close(socket: web.WebSocketResponse, _: Any) -> None:
@@ -43,7 +45,7 @@ async def test_the_pods_close_reaches_the_caller(gateway: Any, code: int, reason
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 4321])
-async def test_the_callers_close_reaches_the_pod(
+async def test_the_close_frame_of_the_caller_reaches_the_pod(
     gateway: Any, until: Callable[..., Awaitable[None]], code: int
 ) -> None:
     pod = await gateway.pod("p1")
@@ -52,7 +54,7 @@ async def test_the_callers_close_reaches_the_pod(
     await until(lambda: pod.closed_with == [code], lambda: pod.closed_with)
 
 
-async def test_a_pod_that_dies_is_told_as_1011_and_not_as_a_normal_end(gateway: Any) -> None:
+async def test_the_caller_gets_1011_if_the_pod_dies(gateway: Any) -> None:
     pod = await gateway.pod("p1")
 
     async def die(socket: web.WebSocketResponse, _: Any) -> None:
@@ -70,7 +72,7 @@ async def test_a_pod_that_dies_is_told_as_1011_and_not_as_a_normal_end(gateway: 
     assert "pod" in closed.value.rcvd.reason
 
 
-async def test_a_caller_that_vanishes_frees_the_pod(
+async def test_a_lost_caller_frees_the_slot_of_the_pod(
     gateway: Any, until: Callable[..., Awaitable[None]]
 ) -> None:
     pod = await gateway.pod("p1")
@@ -80,7 +82,7 @@ async def test_a_caller_that_vanishes_frees_the_pod(
     assert gateway.sessions.live == 0
 
 
-async def test_one_dead_session_leaves_the_others_alone(gateway: Any) -> None:
+async def test_a_lost_session_does_not_affect_other_sessions(gateway: Any) -> None:
     await gateway.pod("p1")
     async with _open(gateway) as other:
         caller = await _open(gateway)
@@ -90,7 +92,7 @@ async def test_one_dead_session_leaves_the_others_alone(gateway: Any) -> None:
 
 
 @pytest.mark.slow
-async def test_a_message_over_the_limit_closes_1009(
+async def test_a_message_over_the_limit_is_closed_with_1009(
     gateway: Any, until: Callable[..., Awaitable[None]]
 ) -> None:
     pod = await gateway.pod("p1")
@@ -105,7 +107,7 @@ async def test_a_message_over_the_limit_closes_1009(
 
 
 @pytest.mark.slow
-async def test_a_caller_that_never_reads_stops_the_pod_and_not_the_memory(
+async def test_a_caller_that_does_not_read_stops_the_pod_and_memory_stays_bounded(
     gateway: Any, until: Callable[..., Awaitable[None]]
 ) -> None:
     pod = await gateway.pod("p1")
@@ -120,7 +122,7 @@ async def test_a_caller_that_never_reads_stops_the_pod_and_not_the_memory(
     pod.on_message = flood
     async with _open(gateway, max_queue=1) as caller:
         await caller.send("x")
-        # The flood of 125 MiB stands still once the sockets' own buffers are full.
+        # The flood of 125 MiB stops when the socket buffers are full.
         before = -1
         while before != sent or not sent:
             before = sent
@@ -131,7 +133,7 @@ async def test_a_caller_that_never_reads_stops_the_pod_and_not_the_memory(
         await until(lambda: sent == 2000)
 
 
-async def test_invalid_utf8_is_left_to_the_pod(gateway: Any) -> None:
+async def test_the_gateway_forwards_invalid_utf8_to_the_pod(gateway: Any) -> None:
     await gateway.pod("p1")
     async with _open(gateway) as caller:
         await caller.send(b"\xff\xfe", text=True)

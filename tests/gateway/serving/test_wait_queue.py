@@ -25,12 +25,12 @@ async def _queued(caller: Any) -> int:
 
 
 def _waiting(gateway: Any) -> int:
-    state = gateway.sessions.state("g", gateway.directory.services, 0)
+    state = gateway.sessions.state("g", gateway.registry.services, 0)
     return int(state["services"].get(SERVICE, {}).get("waiting", 0))
 
 
-async def test_a_held_caller_wakes_the_service_and_gets_its_first_pod(gateway: Any) -> None:
-    gateway.directory.add_service(SERVICE)
+async def test_a_waiting_caller_counts_as_demand_and_gets_the_first_pod(gateway: Any) -> None:
+    gateway.registry.add_service(SERVICE)
     async with _open(gateway) as caller:
         assert await _queued(caller) == 1
         assert _waiting(gateway) == 1
@@ -41,8 +41,8 @@ async def test_a_held_caller_wakes_the_service_and_gets_its_first_pod(gateway: A
         assert _waiting(gateway) == 0
 
 
-async def test_what_a_caller_sends_while_it_waits_is_the_first_the_pod_gets(gateway: Any) -> None:
-    gateway.directory.add_service(SERVICE)
+async def test_the_pod_receives_what_a_waiting_caller_sent(gateway: Any) -> None:
+    gateway.registry.add_service(SERVICE)
     async with _open(gateway) as caller:
         await _queued(caller)
         for word in ("one", "two", "three"):
@@ -51,21 +51,21 @@ async def test_what_a_caller_sends_while_it_waits_is_the_first_the_pod_gets(gate
         assert [await caller.recv() for _ in range(3)] == ["one", "two", "three"]
 
 
-async def test_callers_are_served_in_the_order_in_which_they_came(gateway: Any) -> None:
+async def test_callers_are_served_in_the_order_of_their_arrival(gateway: Any) -> None:
     pod = await gateway.pod("p1", capacity=1)
-    gateway.hear(pod, sessions=1, free=0)
+    gateway.report_state(pod, sessions=1, free=0)
     async with _open(gateway) as first, _open(gateway) as second:
         assert (await _queued(first), await _queued(second)) == (1, 2)
-        with pytest.raises(InvalidStatus, match="503"):  # nobody overtakes
+        with pytest.raises(InvalidStatus, match="503"):  # a later caller does not overtake
             await _open(gateway, 0)
-        gateway.hear(pod, sessions=0, free=1)
+        gateway.report_state(pod, sessions=0, free=1)
         assert await _queued(second) == 1
         await first.send("mine")
         assert await first.recv() == "mine"
 
 
-async def test_who_waited_in_vain_is_told_and_closed(gateway: Any) -> None:
-    gateway.directory.add_service(SERVICE)
+async def test_a_caller_that_waits_too_long_gets_an_error_and_a_close(gateway: Any) -> None:
+    gateway.registry.add_service(SERVICE)
     async with _open(gateway, 50) as caller:
         await _queued(caller)
         error = json.loads(await caller.recv())["error"]
@@ -74,14 +74,14 @@ async def test_who_waited_in_vain_is_told_and_closed(gateway: Any) -> None:
             await caller.recv()
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1013
-    state = gateway.sessions.state("g", gateway.directory.services, 0)["services"][SERVICE]
+    state = gateway.sessions.state("g", gateway.registry.services, 0)["services"][SERVICE]
     assert (state["waiting"], state["arrivals_total"], state["rejected_total"]) == (0, 1, 1)
     async with _open(gateway) as next_one:
         assert await _queued(next_one) == 1
 
 
-async def test_who_leaves_the_line_makes_room_in_it(gateway: Any) -> None:
-    gateway.directory.add_service(SERVICE)
+async def test_a_caller_that_disconnects_leaves_the_queue(gateway: Any) -> None:
+    gateway.registry.add_service(SERVICE)
     async with _open(gateway) as first:
         await _queued(first)
         async with _open(gateway) as second:
@@ -89,34 +89,34 @@ async def test_who_leaves_the_line_makes_room_in_it(gateway: Any) -> None:
             await first.close()
             assert await _queued(second) == 1
     while _waiting(gateway):
-        state = gateway.sessions.state("g", gateway.directory.services, 0)
+        state = gateway.sessions.state("g", gateway.registry.services, 0)
         await gateway.sessions.wait_for_change(state["sequence"], 1)
 
 
-async def test_a_gateway_that_goes_lets_nobody_wait(gateway: Any) -> None:
-    gateway.directory.add_service(SERVICE)
+async def test_a_draining_gateway_rejects_waiting_callers(gateway: Any) -> None:
+    gateway.registry.add_service(SERVICE)
     async with _open(gateway) as caller:
         await _queued(caller)
         await gateway.sessions.drain(1)
         assert json.loads(await caller.recv())["error"]["code"] == "draining"
 
 
-async def test_a_service_that_goes_lets_nobody_wait(gateway: Any) -> None:
-    gateway.directory.add_service(SERVICE)
+async def test_the_deletion_of_a_service_rejects_its_waiting_callers(gateway: Any) -> None:
+    gateway.registry.add_service(SERVICE)
     async with _open(gateway) as caller:
         await _queued(caller)
-        gateway.directory.remove_service(SERVICE)
+        gateway.registry.remove_service(SERVICE)
         assert json.loads(await caller.recv())["error"]["code"] == "model_not_found"
         with pytest.raises(ConnectionClosed, match="4404"):
             await caller.recv()
 
 
-async def test_a_pods_fault_with_the_request_ends_the_wait(gateway: Any) -> None:
-    gateway.directory.add_service(SERVICE)
+async def test_a_pod_rejection_of_the_request_itself_ends_the_wait(gateway: Any) -> None:
+    gateway.registry.add_service(SERVICE)
     async with _open(gateway) as caller:
         await _queued(caller)
         pod = await gateway.pod("p1", capacity=1)
-        pod.refusal = (404, {"code": "avatar_not_found"})
+        pod.rejection = (404, {"code": "avatar_not_found"})
         event = json.loads(await caller.recv())
         assert event["error"]["code"] == "avatar_not_found"
         with pytest.raises(ConnectionClosed, match="4404"):

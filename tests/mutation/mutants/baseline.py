@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 SELECTED: Final = "not gpu and not e2e and not tools"
 """The unit tests, with the slow ones."""
-BUDGET_S: Final = 45.0
+STARTS: Final = re.compile(r"sys\.executable|create_subprocess|subprocess\.")
+BUDGET_S: Final = 25.0
 """How long the tests of one mutant take at most, by their times on the unchanged sources."""
 
 
@@ -40,12 +42,15 @@ class Baseline:
     failed: tuple[str, ...]
     tests_by_line: Mapping[str, Mapping[int, frozenset[str]]]
     """Tests by file and line; `""` stands for the import of the file."""
+    starters: frozenset[str] = frozenset()
+    """The test files that start processes."""
 
     def planned(self, module: layout.Module, file: str, lines: Iterable[int]) -> Planned:
         """Return the tests that can see a change in some lines, the nearest and fastest first.
 
-        A line that runs at import is seen by every test near the module. A line that no test of
-        this process runs may run in a child process of a test, so those that mirror remain.
+        A line that runs at import is seen by every test near the module. A line that no test runs
+        itself may run in a process that a test starts: what remains are the tests that mirror the
+        module and those in files that start processes.
         """
         by_line = self.tests_by_line.get(file, {})
         seen: set[str] = set().union(*(by_line.get(line, frozenset()) for line in lines))
@@ -54,7 +59,10 @@ class Baseline:
         chosen = []
         for test, duration in self.durations.items():
             rank = module.rank(test.partition("::")[0])
-            if test in seen or (at_import and rank <= farthest):
+            starter = (
+                not seen and rank < layout.STRANGE and test.partition("::")[0] in self.starters
+            )
+            if test in seen or starter or (at_import and rank <= farthest):
                 chosen.append((rank, duration, test))
         tests: list[str] = []
         seconds = 0.0
@@ -110,7 +118,8 @@ def read(copy: Path, data_file: Path, record: Mapping[str, Any]) -> Baseline:
             for line, contexts in data.contexts_by_lineno(measured).items()
         }
         by_line[str(Path(measured).relative_to(copy))] = lines
-    return Baseline(record["durations"], tuple(record["failed"]), by_line)
+    starters = {file for file in tests_of_file if STARTS.search((copy / file).read_text())}
+    return Baseline(record["durations"], tuple(record["failed"]), by_line, frozenset(starters))
 
 
 def _tests(contexts: Iterable[str], tests_of_file: Mapping[str, list[str]]) -> Iterable[str]:

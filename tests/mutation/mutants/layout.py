@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 REPOSITORY: Final = Path(__file__).parents[3]
 LEFT_OUT: Final = ("avatar_training", "avatar_client")
 """Packages that make no decision in a cluster."""
+STRANGE: Final = 9
+"""The rank of a test file of another package."""
 
 
 def package_folders(repository: Path) -> list[Path]:
@@ -73,7 +75,7 @@ class Module:
         if path.parent == mirror and (name == stem or name.startswith(f"{stem}_")):
             return 0
         if not path.is_relative_to(self.tests):
-            return 9
+            return STRANGE
         common = 0
         for mine, theirs in zip(
             self.folders, path.relative_to(self.tests).parent.parts, strict=False

@@ -44,7 +44,6 @@ COSMIC_RAY: Final = (
     "core/ReplaceOrWithAnd",
     "core/ReplaceBreakWithContinue",
     "core/ReplaceContinueWithBreak",
-    "core/ExceptionReplacer",
     "core/NumberReplacer",
     "core/RemoveDecorator",
     "core/ZeroIterationForLoop",

@@ -1,4 +1,4 @@
-"""Operators of our own beside those of cosmic-ray: a call or an assignment that is not made."""
+"""Operators of our own beside those of cosmic-ray, such as a call that is not made."""
 
 from __future__ import annotations
 
@@ -30,10 +30,12 @@ class RemoveCall(Operator):  # type: ignore[misc]
 
 
 class ReturnNone(Operator):  # type: ignore[misc]
-    """Returns `None` instead of a value."""
+    """Returns `None` instead of a value, except of `False`: both are false in a condition."""
 
     def mutation_positions(self, node: Any) -> Iterator[tuple[Any, Any]]:
-        if node.type == "return_stmt" and node.children[1].get_code().strip() != "None":
+        if node.type != "return_stmt":
+            return
+        if node.children[1].get_code().strip() not in {"None", "False"}:
             yield node.start_pos, node.end_pos
 
     def mutate(self, node: Any, index: int) -> Any:
@@ -61,6 +63,29 @@ class RemoveAssignment(Operator):  # type: ignore[misc]
         return (Example("a.b = 1\n", "pass\n"), Example("a[0] += 1\n", "pass\n"))
 
 
+class CatchNothing(Operator):  # type: ignore[misc]
+    """Lets every exception pass; that of cosmic-ray fails on a dotted name."""
+
+    def mutation_positions(self, node: Any) -> Iterator[tuple[Any, Any]]:
+        if node.type == "except_clause":
+            yield node.children[1].start_pos, node.children[1].end_pos
+
+    def mutate(self, node: Any, index: int) -> Any:
+        node.children[1] = parso.parse(" ()")
+        return node
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        code = "try:\n    f()\nexcept {}:\n    pass\n"
+        return tuple(
+            Example(code.format(before), code.format(after))
+            for before, after in (
+                ("a.B", "()"),
+                ("(A, b.C) as error", "() as error"),
+            )
+        )
+
+
 def _is_call(trailer: Any) -> bool:
     return bool(trailer.type == "trailer" and trailer.children[0].value == "(")
 
@@ -74,4 +99,5 @@ OPERATORS: Final[dict[str, type[Operator]]] = {
     "own/RemoveCall": RemoveCall,
     "own/ReturnNone": ReturnNone,
     "own/RemoveAssignment": RemoveAssignment,
+    "own/CatchNothing": CatchNothing,
 }

@@ -6,17 +6,19 @@ from avatar_operator.cli.plan import plan_document, plan_text
 from avatar_operator.core.status import conditions
 
 if TYPE_CHECKING:
-    from tests.operator.conftest import Make, Scene, Scenes
+    from tests.operator.conftest import Make, Scenario, Scenarios
 
 
-def document(scene: Scene) -> Any:
-    plan = scene.plan()
-    return plan_document(scene.service, plan, conditions.find(scene.service, plan, scene.states))
+def document(scenario: Scenario) -> Any:
+    plan = scenario.plan()
+    return plan_document(
+        scenario.service, plan, conditions.find(scenario.service, plan, scenario.states)
+    )
 
 
-def test_the_document_has_its_fixed_shape(scenes: Scenes) -> None:
-    scene = scenes(replicas=1)
-    found = document(scene)
+def test_the_document_has_its_fixed_shape(scenarios: Scenarios) -> None:
+    scenario = scenarios(replicas=1)
+    found = document(scenario)
     assert list(found) == ["service", "pools", "actions", "conditions", "nodes"]
     assert found["service"] == "acme/concierge"
     (pool,) = found["pools"]
@@ -32,9 +34,9 @@ def test_the_document_has_its_fixed_shape(scenes: Scenes) -> None:
     assert found["actions"] == [
         {
             "kind": "CreatePod",
-            "name": f"concierge-{scene.hash[:5]}-0",
+            "name": f"concierge-{scenario.hash[:5]}-0",
             "gpuClass": "rtx-4090",
-            "reason": "0 of 1 pods are there, rtx-4090 has 2 free of 2",
+            "reason": "0 of 1 pods exist, rtx-4090 has 2 of 2 GPUs free",
         }
     ]
     assert list(found["conditions"][0]) == ["type", "status", "reason", "message"]
@@ -50,23 +52,23 @@ def test_the_document_has_its_fixed_shape(scenes: Scenes) -> None:
     ]
 
 
-def test_pools_count_the_pods_that_stay(scenes: Scenes, make: Make) -> None:
-    scene = scenes(replicas=1)
-    scene.add("p0", make.state(1))
-    scene.add("p1", make.state(0))
-    assert document(scene)["pools"][0]["replicas"] == 1
+def test_pools_count_the_pods_that_stay(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=1)
+    scenario.add("p0", make.state(1))
+    scenario.add("p1", make.state(0))
+    assert document(scenario)["pools"][0]["replicas"] == 1
 
 
-def test_a_class_that_cannot_serve_says_why(scenes: Scenes) -> None:
-    (pool,) = document(scenes(replicas=1, batchSize=64))["pools"]
+def test_a_class_that_cannot_serve_says_why(scenarios: Scenarios) -> None:
+    (pool,) = document(scenarios(replicas=1, batchSize=64))["pools"]
     assert (pool["batchSize"], pool["limitedBy"]) == (0, None)
     assert "spec.batchSize is 64" in pool["reason"]
 
 
-def test_the_text_says_the_same(scenes: Scenes) -> None:
-    scene = scenes(replicas=1, batchSize=64)
-    plan = scene.plan()
-    text = plan_text(scene.service, plan, conditions.find(scene.service, plan, {}))
+def test_the_text_says_the_same(scenarios: Scenarios) -> None:
+    scenario = scenarios(replicas=1, batchSize=64)
+    plan = scenario.plan()
+    text = plan_text(scenario.service, plan, conditions.find(scenario.service, plan, {}))
     assert text.startswith("service acme/concierge: 1 pods wanted\n\nPOOLS\ngpuClass")
     assert "ACTIONS\nnone" in text
     assert "NoBatchFits" in text

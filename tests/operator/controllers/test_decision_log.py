@@ -10,7 +10,9 @@ from avatar_operator.controllers import decision_log
 from avatar_operator.controllers.decision_log import DecisionLog
 from avatar_operator.core.autoscaling import inputs, scaling
 from avatar_operator.core.autoscaling.capacity import Offer, Pod
-from avatar_operator.core.autoscaling.decision_log import KIND, decode, replay
+from avatar_operator.core.autoscaling.decision_lines import KIND, decode
+from avatar_operator.core.autoscaling.decision_log import replay
+from avatar_operator.core.autoscaling.observation import Demand, Observation
 from avatar_operator.core.resources.autoscaling import Autoscaling
 from avatar_operator.core.resources.service import ServiceKey
 
@@ -22,10 +24,10 @@ if TYPE_CHECKING:
 KEY = ServiceKey("acme", "concierge")
 
 
-def answer(history: scaling.History | None = None, at: float = 5.0) -> inputs.Answer:
+def result(history: scaling.History | None = None, at: float = 5.0) -> inputs.ScalingResult:
     pods = [Pod("p0", 5, 3, True, False, 60.0, 0.1)]
-    seen = scaling.Observation(pods, [Offer("a", 5, 3)], scaling.Demand(gateways=1))
-    return inputs.answer(inputs.Question(Autoscaling(1, 4), seen, history, at, 1000.0 + at))
+    seen = Observation(pods, [Offer("a", 5, 3)], Demand(gateways=1))
+    return inputs.decide(inputs.ScalingInputs(Autoscaling(1, 4), seen, history, at, 1000.0 + at))
 
 
 async def written(log: DecisionLog) -> None:
@@ -39,9 +41,9 @@ async def written(log: DecisionLog) -> None:
 async def test_each_decision_is_a_line_that_can_be_made_again(tmp_path: Path) -> None:
     path = tmp_path / "decisions.jsonl"
     log = DecisionLog(str(path))
-    first = answer()
+    first = result()
     log.note(KEY, first)
-    log.note(KEY, answer(first.decision.history, 6.0))
+    log.note(KEY, result(first.decision.history, 6.0))
     await written(log)
     lines = [decode(json.loads(line)) for line in path.read_text().splitlines()]
     assert [line.service for line in lines] == ["acme/concierge"] * 2
@@ -50,14 +52,14 @@ async def test_each_decision_is_a_line_that_can_be_made_again(tmp_path: Path) ->
 
 async def test_the_log_may_go_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     log = DecisionLog(decision_log.STDOUT)
-    log.note(KEY, answer())
+    log.note(KEY, result())
     await written(log)
     assert json.loads(capsys.readouterr().out)["kind"] == KIND
 
 
 async def test_without_a_target_nothing_is_written(capsys: pytest.CaptureFixture[str]) -> None:
     log = DecisionLog("")
-    log.note(KEY, answer())
+    log.note(KEY, result())
     await written(log)
     assert capsys.readouterr().out == ""
 
@@ -70,11 +72,11 @@ async def test_lines_over_the_bound_are_dropped_and_the_rest_can_be_read(
     log = DecisionLog(str(path))
     last: scaling.History | None = None
     for at in (5.0, 6.0, 7.0):
-        made = answer(last, at)
+        made = result(last, at)
         log.note(KEY, made)
         last = made.decision.history
     await written(log)
-    log.note(KEY, answer(last, 8.0))
+    log.note(KEY, result(last, 8.0))
     await written(log)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["at"] for line in lines] == [5.0, 6.0, 8.0]
@@ -86,7 +88,7 @@ async def test_a_file_that_cannot_be_written_is_told_and_stops_nothing(
 ) -> None:
     log = DecisionLog(str(tmp_path / "missing" / "decisions.jsonl"))
     task = asyncio.create_task(log.run())
-    log.note(KEY, answer())
+    log.note(KEY, result())
     async with asyncio.timeout(10):
         while "decisions dropped count=1" not in caplog.text:
             assert not task.done()

@@ -93,7 +93,7 @@ class AgendaMachine(RuleBasedStateMachine):
         self.due[key] = min(at, self.due.get(key, at))
 
     @rule(now=st.floats(0, 100))
-    def take(self, now: float) -> None:
+    def count_free(self, now: float) -> None:
         free = {key: at for key, at in self.due.items() if key not in self.in_work}
         taken = self.agenda.take(now)
         if taken is None:

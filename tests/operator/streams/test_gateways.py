@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest_asyncio
 from aiohttp import web
 
-from avatar_operator.core.autoscaling import capacity, scaling
+from avatar_operator.core.autoscaling import capacity
+from avatar_operator.core.autoscaling.observation import Demand
 from avatar_operator.core.resources.service import ServiceKey
 from avatar_operator.streams.client import Endpoint
 from avatar_operator.streams.gateways import Gateways
@@ -87,7 +88,7 @@ async def test_callers_who_wait_wake_their_service(heard: Heard, gateway: Gatewa
     assert await heard.wake() == KEY
     gateway.say(waiting=2, arrived=43)
     assert await heard.wake() == KEY
-    assert heard.gateways.demand(KEY) == scaling.Demand(waiting=2, arrived=3, gateways=1, silent=0)
+    assert heard.gateways.demand(KEY) == Demand(waiting=2, arrived=3, gateways=1, silent=0)
     assert gateway.tokens == {"Bearer secret"}
 
 
@@ -108,7 +109,7 @@ async def test_who_waits_at_a_gateway_that_went_waits_no_more(
     await heard.wake()
     heard.gateways.unfollow("u")
     assert await heard.wake() == KEY
-    assert heard.gateways.demand(KEY) == scaling.Demand()
+    assert heard.gateways.demand(KEY) == Demand()
 
 
 async def test_a_gateway_that_is_not_heard_of_becomes_silent(
@@ -120,4 +121,4 @@ async def test_a_gateway_that_is_not_heard_of_becomes_silent(
     later = loop.time() + capacity.STALE_S + 0.1
     monkeypatch.setattr(loop, "time", lambda: later)
     assert heard.gateways.silent() == {"u"}
-    assert heard.gateways.demand(KEY) == scaling.Demand(gateways=1, silent=1)
+    assert heard.gateways.demand(KEY) == Demand(gateways=1, silent=1)

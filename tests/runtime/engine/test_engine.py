@@ -268,7 +268,7 @@ async def test_nothing_is_taken_from_a_batch_that_is_delivered(
     scripted.may_finish.clear()
     run = asyncio.create_task(engine.run(batch))
     await eventually(scripted, delivering=1)
-    if is_cancelled:  # as a pump does that is told to end
+    if is_cancelled:  # as a batcher does that is told to end
         run.cancel()
     act = asyncio.create_task(getattr(engine, last_act)())
     await asyncio.sleep(0)

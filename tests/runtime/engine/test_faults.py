@@ -1,6 +1,6 @@
 """Memory runs out wherever it can, under eight sessions: no frame is lost and none ends.
 
-Everything but the network is the real thing: sessions, pump, scheduler, governor, engine and
+Everything but the network is the real thing: sessions, batcher, scheduler, governor, engine and
 the simulated card. Time is virtual.
 """
 
@@ -21,9 +21,9 @@ from avatar_runtime.batching.frames import AudioWindow
 from avatar_runtime.engine.devices import simulated
 from avatar_runtime.engine.engine import Engine
 from avatar_runtime.metrics import Metrics
-from avatar_runtime.protocol.session import Session, Terms
-from avatar_runtime.protocol.session_config import Character, Configuration, ReadOnly
-from avatar_runtime.serving.batcher import Pump
+from avatar_runtime.protocol.session import Session, SessionLimits
+from avatar_runtime.protocol.session_config import Character, ReadOnlyFields, SessionConfig
+from avatar_runtime.serving.batcher import Batcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -138,19 +138,19 @@ class Client:
 
     session: Session[AudioWindow]
     loop: VirtualLoop
-    pump: Pump
+    batcher: Batcher
     seen: list[tuple[float, int]] = field(default_factory=list)
     events: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
 
     def wake(self) -> None:
         """Take all that a socket would take, as the connection does."""
         while (outgoing := self.session.pull(self.loop.time())) is not None:
-            if outgoing.picture is not None:
-                self.seen.append((self.loop.time(), outgoing.picture.frame_index))
+            if outgoing.frame is not None:
+                self.seen.append((self.loop.time(), outgoing.frame.frame_index))
             elif "response.video.done" in outgoing.text or '"error"' in outgoing.text:
                 event = json.loads(outgoing.text)
                 self.events[event["type"]].append(event)
-        self.pump.attend(self.session.id)
+        self.batcher.collect_due(self.session.id)
 
     def speak(self) -> None:
         sound = base64.b64encode(bytes(2 * 960 * FRAMES)).decode()
@@ -186,29 +186,29 @@ async def eight_sessions_speak(
     started = loop.time()
     limits: list[int] = []
     metrics = Metrics("simulated", "fast-24g")
-    pump = Pump(engine, 16, metrics, loop.time, lambda: limits.append(pump.batch_limit))
+    batcher = Batcher(engine, 16, metrics, loop.time, lambda: limits.append(batcher.limit.value))
     anna = Character("anna", 192, 192)
     clients = []
     for number in range(SESSIONS):
         session = Session(
-            Configuration(anna),
+            SessionConfig(anna),
             {"anna": anna},
-            ReadOnly(f"sess_{number}", "acme/concierge", 1_800_000_000, 25),
-            terms=Terms(7200, 300),
+            ReadOnlyFields(f"sess_{number}", "acme/concierge", 1_800_000_000, 25),
+            limits=SessionLimits(7200, 300),
             open_utterance=Ear,
             now=loop.time(),
         )
-        clients.append(Client(session, loop, pump))
-        pump.add(session, clients[-1].wake)
+        clients.append(Client(session, loop, batcher))
+        batcher.add(session, clients[-1].wake)
         loop.call_later(0.05 * number, clients[-1].speak)
-    batches = asyncio.create_task(pump.run(), name="pump")
+    batches = asyncio.create_task(batcher.run(), name="batcher")
     until = loop.time() + 60
     while loop.time() < until and not all(c.events["response.video.done"] for c in clients):
         await asyncio.sleep(GOVERN_S)
-        pump.govern()
+        batcher.limit.update()
     batches.cancel()
     await engine.stop()
-    assert pump.health() is None
+    assert batcher.health() is None
     return Outcome(clients, engine, limits, started, card.most)
 
 

@@ -40,7 +40,7 @@ class Given:
     refused_launches: int = 0
     refused_finishes: int = 0
     waits: bool = True
-    """Whether it is given when the device is free, as the pump does, or at once."""
+    """Whether it is given when the device is free, as the batcher does, or at once."""
 
 
 @dataclass

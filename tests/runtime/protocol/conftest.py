@@ -1,4 +1,4 @@
-"""A session with a fake ear and a fake engine, driven by hand in virtual time."""
+"""A session with fake utterances and a fake engine, driven by a test in virtual time."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from avatar_runtime.protocol.session import Session, Terms
-from avatar_runtime.protocol.session_config import Character, Configuration, ReadOnly
+from avatar_runtime.protocol.session import Session, SessionLimits
+from avatar_runtime.protocol.session_config import Character, ReadOnlyFields, SessionConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from avatar_runtime.protocol.audio_formats import AudioFormat
-    from avatar_runtime.protocol.speech import FrameDue
+    from avatar_runtime.protocol.frame_flow import FrameDue
 
     Event = dict[str, Any]
-    Connect = Callable[..., "Conversation"]
+    Connect = Callable[..., "SessionDriver"]
 
 FPS = 25
 CHARACTERS = {"anna": Character("anna", 384, 384), "ben": Character("ben", 256, 320)}
@@ -31,7 +31,10 @@ class FakeWindow:
 
 
 class FakeUtterance:
-    """A window for each frame, 120 ms of sound after the frame's start (wire protocol §5)."""
+    """One window per frame, complete with the audio up to 120 ms after the start of the frame.
+
+    The 120 ms are those of docs/wire-protocol.md, "Drive mode".
+    """
 
     def __init__(self, audio: AudioFormat) -> None:
         self._audio = audio
@@ -56,24 +59,24 @@ class FakeUtterance:
         return windows
 
 
-class Conversation:
-    """Both ends of one session; `now` moves only when a test moves it."""
+class SessionDriver:
+    """Drives one session as its client, its caller and its engine; a test sets the time."""
 
-    def __init__(self, terms: Terms) -> None:
+    def __init__(self, limits: SessionLimits) -> None:
         self.now = 1000.0
-        read_only = ReadOnly("sess_0a", "acme/concierge", 1_800_000_000, FPS)
+        read_only = ReadOnlyFields("sess_0a", "acme/concierge", 1_800_000_000, FPS)
         self.session: Session[FakeWindow] = Session(
-            Configuration(CHARACTERS["anna"]),
+            SessionConfig(CHARACTERS["anna"]),
             CHARACTERS,
             read_only,
-            terms=terms,
+            limits=limits,
             open_utterance=FakeUtterance,
             now=self.now,
         )
         self.events: list[Event] = []
 
     def send(self, kind: str, **fields: Any) -> list[Event]:
-        """Send an event; return what it is answered with."""
+        """Send an event and return the answers."""
         return self.send_raw(json.dumps({"type": kind, **fields}))
 
     def send_raw(self, message: str | bytes) -> list[Event]:
@@ -87,7 +90,7 @@ class Conversation:
         return self.send("session.update", session={"type": "realtime", **session})
 
     def pull(self) -> list[Event]:
-        """Take all that a socket would take now."""
+        """Return all messages that the session has."""
         taken = []
         while (outgoing := self.session.pull(self.now)) is not None:
             taken.append(json.loads(outgoing.text))
@@ -98,7 +101,7 @@ class Conversation:
         return list(self.session.due(self.now))
 
     def make(self, frames: Sequence[FrameDue[FakeWindow]] | None = None) -> list[Event]:
-        """Be the engine: make the frames, all that are due by default, and take what leaves."""
+        """Deliver frames (by default all that are due) and return the messages that follow."""
         for frame in self.due() if frames is None else frames:
             self.deliver(frame)
         return self.pull()
@@ -110,7 +113,7 @@ class Conversation:
         )
 
     def run(self, seconds: float, step: float = 0.02) -> list[Event]:
-        """Let time pass with an engine that is always in time."""
+        """Advance the time with an engine that is always in time."""
         taken = []
         until = self.now + seconds
         while self.now < until:
@@ -122,17 +125,17 @@ class Conversation:
 
 @pytest.fixture(scope="session")
 def connect() -> Connect:
-    """Give a function that opens a session and takes its first two events."""
+    """Return a function that opens a session and takes its first two events."""
 
-    def opened(**terms: float) -> Conversation:
-        conversation = Conversation(
-            Terms(
-                max_duration_s=terms.get("max_duration_s", 7200.0),
-                idle_timeout_s=terms.get("idle_timeout_s", 300.0),
+    def opened(**limits: float) -> SessionDriver:
+        driver = SessionDriver(
+            SessionLimits(
+                max_duration_s=limits.get("max_duration_s", 7200.0),
+                idle_timeout_s=limits.get("idle_timeout_s", 300.0),
             )
         )
-        kinds = [event["type"] for event in conversation.pull()]
+        kinds = [event["type"] for event in driver.pull()]
         assert kinds == ["session.created", "conversation.created"]
-        return conversation
+        return driver
 
     return opened

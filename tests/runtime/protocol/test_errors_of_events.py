@@ -1,4 +1,4 @@
-"""One test for each line of the error table, wire protocol §13: code, param, value and limit."""
+"""The errors of docs/wire-protocol.md, "Errors": code, param, value and limit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from avatar_runtime.protocol import client_events
 
 if TYPE_CHECKING:
-    from tests.runtime.protocol.conftest import Connect, Conversation
+    from tests.runtime.protocol.conftest import Connect, SessionDriver
 
 RATE = "session.audio.input.format.rate"
 KIND = "session.audio.input.format.type"
@@ -40,9 +40,9 @@ def nested(depth: int) -> str:
 CASES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
     "not json": ("{", {"code": "invalid_json"}),
     "not an object": ("[1]", {"code": "invalid_json"}),
-    "a number that is none": ('{"type": NaN}', {"code": "invalid_json"}),
+    "not a number": ('{"type": NaN}', {"code": "invalid_json"}),
     "no type": ("{}", {"code": "missing_field", "param": "type"}),
-    "type is no text": ('{"type": 7}', {"code": "invalid_type", "param": "type", "value": 7}),
+    "type is not a string": ('{"type": 7}', {"code": "invalid_type", "param": "type", "value": 7}),
     "unknown event": (
         event("session.destroy"),
         {"code": "unknown_event", "param": "type", "value": "session.destroy"},
@@ -74,7 +74,7 @@ CASES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
         event("input_audio_buffer.commit", event_id="x" * 513),
         {"code": "invalid_value", "param": "event_id", "value": "x" * 64, "limit": 512},
     ),
-    "event id is no text": (
+    "event id is not a string": (
         event("input_audio_buffer.commit", event_id=1),
         {"code": "invalid_type", "param": "event_id"},
     ),
@@ -210,7 +210,7 @@ CASES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
             "limit": [200, 10000],
         },
     ),
-    "audio deltas are no boolean": (
+    "audio deltas are not a boolean": (
         avatar(audio_deltas=1),
         {"code": "invalid_type", "param": "session.avatar.audio_deltas"},
     ),
@@ -218,7 +218,7 @@ CASES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
         update(output_modalities=["text"]),
         {"code": "invalid_value", "param": "session.output_modalities", "limit": [["audio"]]},
     ),
-    "ack is no number": (
+    "ack is not a number": (
         event("output_video_buffer.ack", response_id="r", pts_ms="1"),
         {"code": "invalid_type", "param": "pts_ms"},
     ),
@@ -226,7 +226,7 @@ CASES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
         event("output_video_buffer.ack", response_id="r", pts_ms=-1),
         {"code": "invalid_value", "param": "pts_ms"},
     ),
-    # Parts of the protocol that this version does not serve: docs/limits.md lists them.
+    # Parts of the protocol that this version does not support: docs/limits.md lists them.
     "server vad": (
         update(audio={"input": {"turn_detection": {"type": "server_vad"}}}),
         {
@@ -272,12 +272,12 @@ CASES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(("message", "expected"), CASES.values(), ids=list(CASES))
-def test_a_wrong_event_is_named_and_changes_nothing(
+def test_an_invalid_event_is_reported_and_changes_nothing(
     connect: Connect, message: str | bytes, expected: dict[str, Any]
 ) -> None:
-    talk = connect()
-    before = described(talk)
-    [answer] = talk.send_raw(message)
+    driver = connect()
+    before = described(driver)
+    [answer] = driver.send_raw(message)
     error = answer["error"]
     assert answer["type"] == "error"
     assert error["type"] == "invalid_request_error"
@@ -285,13 +285,13 @@ def test_a_wrong_event_is_named_and_changes_nothing(
     assert error["message"]
     if expected.get("param", "type") not in ("type", "response_id", "item_id", "event_id"):
         assert expected["param"] in error["message"]
-    assert described(talk) == before
-    assert talk.session.closing is None
+    assert described(driver) == before
+    assert driver.session.closing is None
 
 
-def described(talk: Conversation) -> dict[str, Any]:
+def described(driver: SessionDriver) -> dict[str, Any]:
     """Return the session object, by an update that changes nothing."""
-    session: dict[str, Any] = talk.update()[0]["session"]
+    session: dict[str, Any] = driver.update()[0]["session"]
     return session
 
 
@@ -301,34 +301,34 @@ def test_an_error_repeats_the_id_of_the_event(connect: Connect) -> None:
 
 
 def test_a_message_over_the_limit_closes_the_connection(connect: Connect) -> None:
-    talk = connect()
-    [answer] = talk.send_raw(" " * (client_events.MESSAGE_BYTES + 1))
+    driver = connect()
+    [answer] = driver.send_raw(" " * (client_events.MAX_MESSAGE_BYTES + 1))
     assert answer["error"]["code"] == "message_too_large"
     assert answer["error"]["limit"] == 21 * 1024 * 1024
-    assert talk.session.closing is not None
-    assert talk.session.closing.code == 1009
+    assert driver.session.closing is not None
+    assert driver.session.closing.code == 1009
 
 
-def test_audio_that_nobody_has_heard_is_bounded(connect: Connect) -> None:
-    talk = connect()
+def test_the_duration_of_unsent_audio_is_limited(connect: Connect) -> None:
+    driver = connect()
     minute = base64.b64encode(bytes(60 * 48_000)).decode()
     for _ in range(10):
-        talk.session.receive(event("input_audio_buffer.append", audio=minute), talk.now)
-    talk.pull()
-    [answer] = talk.append(b"\0\0")
+        driver.session.receive(event("input_audio_buffer.append", audio=minute), driver.now)
+    driver.pull()
+    [answer] = driver.append(b"\0\0")
     error = answer["error"]
     assert (error["code"], error["param"]) == ("input_audio_buffer_full", "audio")
     assert (error["value"], error["limit"]) == (600.0, 600)
-    talk.make()  # a second leaves, so there is room again
-    assert talk.append(b"\0\0") == []
+    driver.make()  # a second of audio is sent, so that there is room again
+    assert driver.append(b"\0\0") == []
 
 
-def test_utterances_that_wait_are_bounded(connect: Connect) -> None:
-    talk = connect()
+def test_the_number_of_waiting_utterances_is_limited(connect: Connect) -> None:
+    driver = connect()
     for _ in range(64):
-        talk.append(b"\0\0")
-        talk.send("input_audio_buffer.commit")
-    [answer] = talk.append(b"\0\0")
+        driver.append(b"\0\0")
+        driver.send("input_audio_buffer.commit")
+    [answer] = driver.append(b"\0\0")
     assert (answer["error"]["code"], answer["error"]["limit"]) == ("input_audio_buffer_full", 64)
 
 
@@ -340,22 +340,22 @@ def test_utterances_that_wait_are_bounded(connect: Connect) -> None:
     ],
     ids=["character", "format"],
 )
-def test_what_needs_silence_waits_for_the_end_of_the_response(
+def test_character_and_format_cannot_change_while_a_response_is_active(
     connect: Connect, change: dict[str, Any], param: str
 ) -> None:
-    talk = connect()
-    talk.append(bytes(1920 * 4))
-    [answer] = talk.update(**change)
+    driver = connect()
+    driver.append(bytes(1920 * 4))
+    [answer] = driver.update(**change)
     assert (answer["error"]["code"], answer["error"]["param"]) == ("response_active", param)
-    talk.send("input_audio_buffer.commit")
-    talk.make()
-    assert talk.update(**change)[0]["type"] == "session.updated"
+    driver.send("input_audio_buffer.commit")
+    driver.make()
+    assert driver.update(**change)[0]["type"] == "session.updated"
 
 
-def test_an_item_that_is_spoken_cannot_be_deleted(connect: Connect) -> None:
-    talk = connect()
-    talk.append(bytes(1920 * 4))
-    [answer] = talk.send("conversation.item.delete", item_id="item_0a_a1")
+def test_the_item_of_the_active_response_cannot_be_deleted(connect: Connect) -> None:
+    driver = connect()
+    driver.append(bytes(1920 * 4))
+    [answer] = driver.send("conversation.item.delete", item_id="item_0a_a1")
     assert answer["error"]["code"] == "response_active"
 
 
@@ -369,14 +369,14 @@ def test_an_item_that_is_spoken_cannot_be_deleted(connect: Connect) -> None:
     ],
     ids=["past the sound", "another part", "of the user", "unknown"],
 )
-def test_a_truncation_that_is_not_possible_is_refused(
+def test_an_invalid_truncation_is_rejected(
     connect: Connect, item: str, content_index: int, end_ms: int, code: str, limit: object
 ) -> None:
-    talk = connect()
-    talk.append(bytes(1920 * 4))
-    talk.send("input_audio_buffer.commit")
-    talk.make()
-    [answer] = talk.send(
+    driver = connect()
+    driver.append(bytes(1920 * 4))
+    driver.send("input_audio_buffer.commit")
+    driver.make()
+    [answer] = driver.send(
         "conversation.item.truncate",
         item_id=item,
         content_index=content_index,
@@ -386,49 +386,49 @@ def test_a_truncation_that_is_not_possible_is_refused(
 
 
 @pytest.mark.parametrize("finished", [False, True], ids=["while spoken", "after its end"])
-def test_an_ack_past_what_was_sent_is_refused(connect: Connect, finished: bool) -> None:
-    talk = connect()
-    talk.append(bytes(1920 * 6))
+def test_an_ack_ahead_of_the_media_sent_is_rejected(connect: Connect, finished: bool) -> None:
+    driver = connect()
+    driver.append(bytes(1920 * 6))
     if finished:
-        talk.send("input_audio_buffer.commit")
-    talk.make()
+        driver.send("input_audio_buffer.commit")
+    driver.make()
     limit = 240 if finished else 160
-    [answer] = talk.send("output_video_buffer.ack", response_id="resp_0a_1", pts_ms=limit + 1)
+    [answer] = driver.send("output_video_buffer.ack", response_id="resp_0a_1", pts_ms=limit + 1)
     assert (answer["error"]["code"], answer["error"]["limit"]) == ("ack_ahead", limit)
-    assert talk.send("output_video_buffer.ack", response_id="resp_0a_1", pts_ms=limit - 1) == []
-    assert talk.send("output_video_buffer.ack", response_id="other", pts_ms=9999) == []
+    assert driver.send("output_video_buffer.ack", response_id="resp_0a_1", pts_ms=limit - 1) == []
+    assert driver.send("output_video_buffer.ack", response_id="other", pts_ms=9999) == []
 
 
-def test_events_above_the_rate_are_dropped(connect: Connect) -> None:
-    talk = connect()
+def test_events_over_the_rate_limit_are_dropped(connect: Connect) -> None:
+    driver = connect()
     for _ in range(1000):
-        talk.session.receive(event("output_video_buffer.request_keyframe"), talk.now)
-    [answer] = talk.append(bytes(1920 * 4))
+        driver.session.receive(event("output_video_buffer.request_keyframe"), driver.now)
+    [answer] = driver.append(bytes(1920 * 4))
     assert answer["error"]["code"] == "rate_limit_exceeded"
     assert answer["error"]["limit"] == 1000
-    assert not talk.session.is_speaking
-    talk.now += 1.0
-    talk.append(bytes(1920 * 4))
-    assert talk.session.is_speaking
+    assert not driver.session.is_speaking
+    driver.now += 1.0
+    driver.append(bytes(1920 * 4))
+    assert driver.session.is_speaking
 
 
 def test_too_many_errors_close_the_connection(connect: Connect) -> None:
-    talk = connect()
+    driver = connect()
     for _ in range(100):
-        talk.session.receive("{", talk.now)
-    assert talk.session.closing is None
-    talk.session.receive("{", talk.now)
-    assert talk.pull()[-1]["error"]["code"] == "too_many_errors"
-    assert talk.session.closing is not None
-    assert talk.session.closing.code == 1008
+        driver.session.receive("{", driver.now)
+    assert driver.session.closing is None
+    driver.session.receive("{", driver.now)
+    assert driver.pull()[-1]["error"]["code"] == "too_many_errors"
+    assert driver.session.closing is not None
+    assert driver.session.closing.code == 1008
 
 
-def test_a_bad_event_leaves_the_open_utterance_alone(connect: Connect) -> None:
-    talk = connect()
-    talk.append(bytes(1920 * 2))
-    talk.send_raw(event("input_audio_buffer.append", audio="AAA"))
-    talk.send_raw(event("input_audio_buffer.append", audio="AAAA"))
-    talk.append(bytes(1920 * 2))
-    talk.send("input_audio_buffer.commit")
-    done = [e for e in talk.make() if e["type"] == "response.video.done"]
+def test_an_invalid_event_does_not_change_the_open_utterance(connect: Connect) -> None:
+    driver = connect()
+    driver.append(bytes(1920 * 2))
+    driver.send_raw(event("input_audio_buffer.append", audio="AAA"))
+    driver.send_raw(event("input_audio_buffer.append", audio="AAAA"))
+    driver.append(bytes(1920 * 2))
+    driver.send("input_audio_buffer.commit")
+    done = [e for e in driver.make() if e["type"] == "response.video.done"]
     assert done[0]["audio_samples"] == 960 * 4

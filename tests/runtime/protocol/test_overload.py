@@ -1,4 +1,4 @@
-"""Frames that the engine could not make in time: told, counted, and their sound still leaves."""
+"""Frames that the engine could not generate in time: reported and counted; audio is sent."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import base64
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tests.runtime.protocol.conftest import Connect, Conversation
+    from tests.runtime.protocol.conftest import Connect, SessionDriver
 
 FRAME = bytes(range(256)) * 7 + bytes(128)  # 40 ms at 24 kHz
 
 
-def speaking(connect: Connect, frames: int) -> Conversation:
-    talk = connect()
-    talk.append(FRAME * frames)
-    talk.send("input_audio_buffer.commit")
-    return talk
+def speaking(connect: Connect, frames: int) -> SessionDriver:
+    driver = connect()
+    driver.append(FRAME * frames)
+    driver.send("input_audio_buffer.commit")
+    return driver
 
 
-def skip(talk: Conversation, *indices: int) -> list[bool]:
-    return [talk.session.skip(1, 1, index, talk.now) for index in indices]
+def skip(driver: SessionDriver, *indices: int) -> list[bool]:
+    return [driver.session.skip(1, 1, index, driver.now) for index in indices]
 
 
-def test_skipped_frames_are_told_once_and_their_sound_leaves(connect: Connect) -> None:
-    talk = speaking(connect, 6)
-    frames = talk.due()
-    assert skip(talk, 2, 3) == [True, True]
-    events = talk.make([frames[i] for i in (0, 1, 4, 5)])
+def test_skipped_frames_are_reported_once_and_their_audio_is_sent(connect: Connect) -> None:
+    driver = speaking(connect, 6)
+    frames = driver.due()
+    assert skip(driver, 2, 3) == [True, True]
+    events = driver.make([frames[i] for i in (0, 1, 4, 5)])
 
     media = [
         (event["type"].rpartition(".")[0], event.get("frame_index", event.get("first_frame_index")))
@@ -46,11 +46,11 @@ def test_skipped_frames_are_told_once_and_their_sound_leaves(connect: Connect) -
 
 
 def test_a_skipped_last_frame_still_completes_the_response(connect: Connect) -> None:
-    talk = speaking(connect, 3)
-    frames = talk.due()
-    talk.make(frames[:2])
-    assert skip(talk, 2) == [True]
-    events = talk.pull()
+    driver = speaking(connect, 3)
+    frames = driver.due()
+    driver.make(frames[:2])
+    assert skip(driver, 2) == [True]
+    events = driver.pull()
 
     assert [e["type"] for e in events if e["type"].startswith("response.video")] == [
         "response.video.dropped",
@@ -58,18 +58,18 @@ def test_a_skipped_last_frame_still_completes_the_response(connect: Connect) -> 
     ]
 
 
-def test_nobody_waits_for_a_frame_of_another_epoch_or_one_that_is_there(connect: Connect) -> None:
-    talk = speaking(connect, 4)
-    frames = talk.due()
-    talk.make(frames[:1])
-    assert skip(talk, 0, 99) == [False, False]
-    assert not talk.session.skip(1, 7, 1, talk.now)
-    talk.send("response.cancel")
-    assert skip(talk, 1) == [False]
+def test_frames_of_another_epoch_and_delivered_frames_cannot_be_skipped(connect: Connect) -> None:
+    driver = speaking(connect, 4)
+    frames = driver.due()
+    driver.make(frames[:1])
+    assert skip(driver, 0, 99) == [False, False]
+    assert not driver.session.skip(1, 7, 1, driver.now)
+    driver.send("response.cancel")
+    assert skip(driver, 1) == [False]
 
 
-def test_a_client_that_asks_for_pauses_skips_nothing(connect: Connect) -> None:
-    talk = connect()
-    assert talk.session.may_skip
-    talk.update(avatar={"flow": {"mode": "clock", "window_ms": 1000, "overrun": "pause"}})
-    assert not talk.session.may_skip
+def test_overrun_pause_does_not_allow_dropping(connect: Connect) -> None:
+    driver = connect()
+    assert driver.session.allows_dropping
+    driver.update(avatar={"flow": {"mode": "clock", "window_ms": 1000, "overrun": "pause"}})
+    assert not driver.session.allows_dropping

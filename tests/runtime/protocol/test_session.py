@@ -1,4 +1,7 @@
-"""The events of a session in their order, as wire protocol §5, §12 and §16 write them."""
+"""The events of a session in order.
+
+They follow docs/wire-protocol.md, "Drive mode", "Interruption" and "Example session".
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 if TYPE_CHECKING:
-    from tests.runtime.protocol.conftest import Connect, Conversation, Event
+    from tests.runtime.protocol.conftest import Connect, Event, SessionDriver
 
 S = 960  # samples of a frame at 24 kHz
 FRAME = bytes(2 * S)
@@ -30,16 +33,16 @@ def sound_of(events: list[Event]) -> bytes:
     return b"".join(base64.b64decode(delta["delta"]) for delta in deltas)
 
 
-def spoken(connect: Connect, frames: int) -> Conversation:
-    """Return a session whose open utterance has `frames` frames on the wire."""
-    talk = connect()
-    talk.append(FRAME * (frames + 2))
-    talk.make()
-    assert len(of(talk.events, "response.video.delta")) == frames
-    return talk
+def spoken(connect: Connect, frames: int) -> SessionDriver:
+    """Return a session that has sent `frames` frames of its open utterance."""
+    driver = connect()
+    driver.append(FRAME * (frames + 2))
+    driver.make()
+    assert len(of(driver.events, "response.video.delta")) == frames
+    return driver
 
 
-def test_a_new_session_shows_its_defaults_and_what_cannot_be_changed(connect: Connect) -> None:
+def test_a_new_session_describes_its_defaults_and_read_only_fields(connect: Connect) -> None:
     created = connect().events[0]
     session = created["session"]
     assert (created["seq"], created["resume"]) == (1, None)
@@ -73,15 +76,15 @@ def test_a_new_session_shows_its_defaults_and_what_cannot_be_changed(connect: Co
     }
 
 
-def test_drive_follows_the_first_trace_of_the_protocol(connect: Connect) -> None:
-    talk = connect()
-    talk.update(avatar={"character": "anna", "video": {"mode": "jpeg"}})
-    talk.append(bytes(range(250)) * 16 + bytes(800))
-    assert talk.due() == []  # frame 0 needs 120 ms: it waits for the commit
-    talk.send("input_audio_buffer.commit")
-    talk.make()
-    talk.send("output_video_buffer.ack", response_id="resp_0a_1", pts_ms=100, seq=22)
-    assert kinds(talk.events) == [
+def test_drive_mode_sends_the_events_of_the_first_example(connect: Connect) -> None:
+    driver = connect()
+    driver.update(avatar={"character": "anna", "video": {"mode": "jpeg"}})
+    driver.append(bytes(range(250)) * 16 + bytes(800))
+    assert driver.due() == []  # frame 0 needs 120 ms of audio or the commit
+    driver.send("input_audio_buffer.commit")
+    driver.make()
+    driver.send("output_video_buffer.ack", response_id="resp_0a_1", pts_ms=100, seq=22)
+    assert kinds(driver.events) == [
         "session.created",
         "conversation.created",
         "session.updated",
@@ -107,9 +110,9 @@ def test_drive_follows_the_first_trace_of_the_protocol(connect: Connect) -> None
         "output_audio_buffer.stopped",
         "session.avatar.switch_to_idle",
     ]
-    by_seq = {event["seq"]: event for event in talk.events}
+    by_seq = {event["seq"]: event for event in driver.events}
     assert sorted(by_seq) == list(range(1, 25))
-    assert len({event["event_id"] for event in talk.events}) == 24
+    assert len({event["event_id"] for event in driver.events}) == 24
     assert (by_seq[4]["response_ref"], by_seq[4]["epoch"]) == (1, 1)
     assert by_seq[4]["response"]["status"] == "in_progress"
     assert by_seq[5]["item"]["id"] == by_seq[6]["item"]["id"] == "item_0a_a1"
@@ -133,93 +136,93 @@ def test_drive_follows_the_first_trace_of_the_protocol(connect: Connect) -> None
     assert by_seq[22]["response"]["output"][0]["status"] == "completed"
 
 
-def test_frames_start_as_soon_as_their_sound_is_there(connect: Connect) -> None:
-    talk = connect()
-    talk.append(FRAME * 2)
-    assert talk.due() == []
-    talk.append(FRAME)
-    assert [frame.frame_index for frame in talk.due()] == [0]
+def test_a_frame_is_due_when_its_audio_is_complete(connect: Connect) -> None:
+    driver = connect()
+    driver.append(FRAME * 2)
+    assert driver.due() == []
+    driver.append(FRAME)
+    assert [frame.frame_index for frame in driver.due()] == [0]
 
 
-def test_the_clock_tells_when_the_last_sample_is_played(connect: Connect) -> None:
-    talk = connect()
-    talk.append(FRAME * 5)
-    talk.send("input_audio_buffer.commit")
-    talk.make()
-    assert talk.session.wakeup() == pytest.approx(talk.now + 0.2)
-    talk.now += 0.19
-    talk.session.tick(talk.now)
-    assert talk.pull() == []
-    talk.now += 0.02
-    talk.session.tick(talk.now)
-    stopped, idle = talk.pull()
+def test_the_end_of_playback_is_reported_by_the_clock(connect: Connect) -> None:
+    driver = connect()
+    driver.append(FRAME * 5)
+    driver.send("input_audio_buffer.commit")
+    driver.make()
+    assert driver.session.wakeup() == pytest.approx(driver.now + 0.2)
+    driver.now += 0.19
+    driver.session.tick(driver.now)
+    assert driver.pull() == []
+    driver.now += 0.02
+    driver.session.tick(driver.now)
+    stopped, idle = driver.pull()
     assert (stopped["type"], stopped["response_id"]) == ("output_audio_buffer.stopped", "resp_0a_1")
     assert (idle["type"], idle["turn_id"]) == ("session.avatar.switch_to_idle", "resp_0a_1")
 
 
 def test_response_create_after_a_commit_starts_nothing_new(connect: Connect) -> None:
-    talk = connect()
-    talk.append(FRAME * 4)
-    talk.send("input_audio_buffer.commit")
-    assert talk.send("response.create") == []
-    talk.make()
-    assert len(of(talk.events, "response.created")) == 1
-    assert len(of(talk.events, "response.done")) == 1
+    driver = connect()
+    driver.append(FRAME * 4)
+    driver.send("input_audio_buffer.commit")
+    assert driver.send("response.create") == []
+    driver.make()
+    assert len(of(driver.events, "response.created")) == 1
+    assert len(of(driver.events, "response.done")) == 1
 
 
-def test_openais_order_speaks_only_what_was_asked_for(connect: Connect) -> None:
-    talk = connect()
-    talk.update(avatar={"drive": {"start": "response.create"}})
-    assert talk.append(FRAME * 10) == []
-    assert kinds(talk.send("input_audio_buffer.commit"))[0] == "input_audio_buffer.committed"
-    assert talk.due() == []
-    assert kinds(talk.send("response.create"))[0] == "response.created"
-    assert len(talk.due()) == 10
+def test_with_start_response_create_only_requested_utterances_are_spoken(connect: Connect) -> None:
+    driver = connect()
+    driver.update(avatar={"drive": {"start": "response.create"}})
+    assert driver.append(FRAME * 10) == []
+    assert kinds(driver.send("input_audio_buffer.commit"))[0] == "input_audio_buffer.committed"
+    assert driver.due() == []
+    assert kinds(driver.send("response.create"))[0] == "response.created"
+    assert len(driver.due()) == 10
 
 
-def test_a_later_utterance_waits_for_the_response_before(connect: Connect) -> None:
-    talk = connect()
-    talk.append(FRAME * 4)
-    talk.send("input_audio_buffer.commit")
-    assert talk.append(FRAME * 4) == []
-    assert kinds(talk.send("input_audio_buffer.commit"))[0] == "input_audio_buffer.committed"
-    talk.make()
-    order = [e["type"] for e in talk.events if e["type"] in ("response.created", "response.done")]
+def test_a_later_utterance_waits_for_the_end_of_the_active_response(connect: Connect) -> None:
+    driver = connect()
+    driver.append(FRAME * 4)
+    driver.send("input_audio_buffer.commit")
+    assert driver.append(FRAME * 4) == []
+    assert kinds(driver.send("input_audio_buffer.commit"))[0] == "input_audio_buffer.committed"
+    driver.make()
+    order = [e["type"] for e in driver.events if e["type"] in ("response.created", "response.done")]
     assert order == ["response.created", "response.done", "response.created"]
-    talk.make()
-    assert [e["response"]["id"] for e in of(talk.events, "response.done")] == [
+    driver.make()
+    assert [e["response"]["id"] for e in of(driver.events, "response.done")] == [
         "resp_0a_1",
         "resp_0a_2",
     ]
 
 
-def test_the_avatars_timeline_goes_on_in_the_next_response(connect: Connect) -> None:
-    talk = connect()
+def test_the_source_video_continues_in_the_next_response(connect: Connect) -> None:
+    driver = connect()
     for _ in range(2):
-        talk.append(FRAME * 4)
-        talk.send("input_audio_buffer.commit")
-    first = talk.due()
-    talk.make(first)
+        driver.append(FRAME * 4)
+        driver.send("input_audio_buffer.commit")
+    first = driver.due()
+    driver.make(first)
     assert [frame.source_frame for frame in first] == [0, 1, 2, 3]
-    assert [frame.source_frame for frame in talk.due()] == [4, 5, 6, 7]
+    assert [frame.source_frame for frame in driver.due()] == [4, 5, 6, 7]
 
 
-def test_input_clear_drops_only_what_has_not_started(connect: Connect) -> None:
-    talk = connect()
-    talk.append(FRAME * 4)
-    talk.send("input_audio_buffer.commit")
-    talk.append(FRAME * 4)
-    assert kinds(talk.send("input_audio_buffer.clear")) == ["input_audio_buffer.cleared"]
-    talk.make()
-    assert len(of(talk.events, "response.created")) == 1
-    assert talk.events[-1]["type"] == "response.done"
-    [error] = talk.send("response.create")
+def test_input_clear_discards_only_utterances_that_have_not_started(connect: Connect) -> None:
+    driver = connect()
+    driver.append(FRAME * 4)
+    driver.send("input_audio_buffer.commit")
+    driver.append(FRAME * 4)
+    assert kinds(driver.send("input_audio_buffer.clear")) == ["input_audio_buffer.cleared"]
+    driver.make()
+    assert len(of(driver.events, "response.created")) == 1
+    assert driver.events[-1]["type"] == "response.done"
+    [error] = driver.send("response.create")
     assert error["error"]["code"] == "no_input_audio"
 
 
 def test_a_cancel_ends_the_response_in_order_and_raises_the_epoch(connect: Connect) -> None:
-    talk = spoken(connect, 5)
-    answer = talk.send("response.cancel", response_id="resp_0a_1")
+    driver = spoken(connect, 5)
+    answer = driver.send("response.cancel", response_id="resp_0a_1")
     assert kinds(answer) == [
         "response.output_audio.done",
         "response.video.done",
@@ -236,26 +239,26 @@ def test_a_cancel_ends_the_response_in_order_and_raises_the_epoch(connect: Conne
 
 
 def test_no_media_of_the_old_epoch_follows_a_cancel(connect: Connect) -> None:
-    talk = connect()
-    talk.append(FRAME * 20)
-    frames = talk.due()
+    driver = connect()
+    driver.append(FRAME * 20)
+    frames = driver.due()
     for frame in frames[:10]:
-        talk.deliver(frame)  # finished, not sent
-    talk.session.receive('{"type": "response.cancel"}', talk.now)
-    after = talk.pull()
-    assert not any(talk.deliver(frame) for frame in frames[10:])  # late results
-    assert not [e for e in after + talk.pull() if e["type"].endswith(".delta")]
+        driver.deliver(frame)  # delivered, not sent
+    driver.session.receive('{"type": "response.cancel"}', driver.now)
+    after = driver.pull()
+    assert not any(driver.deliver(frame) for frame in frames[10:])  # late results
+    assert not [e for e in after + driver.pull() if e["type"].endswith(".delta")]
 
 
-def test_barge_in_follows_the_second_trace_of_the_protocol(connect: Connect) -> None:
-    talk = spoken(connect, 25)
-    talk.now += 0.6
-    talk.send("response.cancel")
-    [cleared, idle] = talk.send("output_audio_buffer.clear")
-    [truncated] = talk.send(
+def test_an_interruption_sends_the_events_of_the_second_example(connect: Connect) -> None:
+    driver = spoken(connect, 25)
+    driver.now += 0.6
+    driver.send("response.cancel")
+    [cleared, idle] = driver.send("output_audio_buffer.clear")
+    [truncated] = driver.send(
         "conversation.item.truncate", item_id="item_0a_a1", content_index=0, audio_end_ms=600
     )
-    created = talk.append(FRAME)[0]
+    created = driver.append(FRAME)[0]
     assert (cleared["response_id"], cleared["epoch"]) == ("resp_0a_1", 3)
     assert idle["type"] == "session.avatar.switch_to_idle"
     assert (truncated["item_id"], truncated["audio_end_ms"]) == ("item_0a_a1", 600)
@@ -263,21 +266,21 @@ def test_barge_in_follows_the_second_trace_of_the_protocol(connect: Connect) -> 
 
 
 def test_output_clear_cancels_first_and_a_second_one_is_acknowledged(connect: Connect) -> None:
-    talk = spoken(connect, 5)
-    first = talk.send("output_audio_buffer.clear")
+    driver = spoken(connect, 5)
+    first = driver.send("output_audio_buffer.clear")
     assert kinds(first)[-3:] == [
         "response.done",
         "output_audio_buffer.cleared",
         "session.avatar.switch_to_idle",
     ]
     assert first[-2]["epoch"] == 2
-    [second] = talk.send("output_audio_buffer.clear")
+    [second] = driver.send("output_audio_buffer.clear")
     assert (second["type"], second["epoch"]) == ("output_audio_buffer.cleared", 3)
 
 
-def test_truncating_the_item_that_is_spoken_cancels_it_first(connect: Connect) -> None:
-    talk = spoken(connect, 10)
-    answer = talk.send(
+def test_truncating_the_item_of_the_active_response_cancels_it_first(connect: Connect) -> None:
+    driver = spoken(connect, 10)
+    answer = driver.send(
         "conversation.item.truncate", item_id="item_0a_a1", content_index=0, audio_end_ms=400
     )
     assert kinds(answer)[-2:] == ["response.done", "conversation.item.truncated"]
@@ -301,136 +304,136 @@ def test_truncating_the_item_that_is_spoken_cancels_it_first(connect: Connect) -
     ],
     ids=["still playing", "cleared", "truncated"],
 )
-def test_the_next_response_gets_a_full_window_once_playing_has_stopped(
+def test_the_next_response_has_a_full_window_after_playback_has_stopped(
     connect: Connect, stop: list[tuple[str, dict[str, Any]]], at_once: int
 ) -> None:
-    talk = spoken(connect, 25)
-    talk.now += 0.08
+    driver = spoken(connect, 25)
+    driver.now += 0.08
     for kind, fields in stop:
-        talk.send(kind, **fields)
-    talk.append(FRAME * 40)
-    assert len(talk.due()) == at_once
+        driver.send(kind, **fields)
+    driver.append(FRAME * 40)
+    assert len(driver.due()) == at_once
 
 
-def test_pictures_that_never_left_take_nothing_of_the_next_window(connect: Connect) -> None:
-    talk = connect()
-    talk.append(FRAME * 40)
-    for frame in talk.due():
-        talk.deliver(frame)  # finished, and no socket took them
-    talk.send("response.cancel")
-    talk.append(FRAME * 40)
-    assert len(talk.due()) == 25
+def test_frames_that_were_not_sent_do_not_count_in_the_next_window(connect: Connect) -> None:
+    driver = connect()
+    driver.append(FRAME * 40)
+    for frame in driver.due():
+        driver.deliver(frame)  # delivered, and not sent
+    driver.send("response.cancel")
+    driver.append(FRAME * 40)
+    assert len(driver.due()) == 25
 
 
-def test_a_picture_behind_a_missing_one_neither_leaves_nor_counts_as_played(
+def test_a_frame_behind_a_missing_one_is_not_sent_and_not_counted_as_played(
     connect: Connect,
 ) -> None:
-    talk = connect()
-    talk.append(FRAME * 80)
-    asked = talk.due()
+    driver = connect()
+    driver.append(FRAME * 80)
+    asked = driver.due()
     for silent in asked[5:]:
-        assert talk.deliver(silent)  # there at once, while the first five are drawn
-    talk.now += 0.8
-    assert talk.pull() == []
-    assert talk.due() == []  # nothing was played, so there is no room
+        assert driver.deliver(silent)  # delivered before the first five
+    driver.now += 0.8
+    assert driver.pull() == []
+    assert driver.due() == []  # nothing was played, so that the window has no room
 
-    talk.make(asked[:5])
-    video = [e["frame_index"] for e in talk.events if e["type"] == "response.video.delta"]
+    driver.make(asked[:5])
+    video = [e["frame_index"] for e in driver.events if e["type"] == "response.video.delta"]
     assert video == list(range(25))
-    assert not [e for e in talk.events if e["type"] == "response.video.dropped"]
-    talk.now += 0.08
-    assert len(talk.due()) == 2
+    assert not [e for e in driver.events if e["type"] == "response.video.dropped"]
+    driver.now += 0.08
+    assert len(driver.due()) == 2
 
 
 def test_items_can_be_read_and_deleted(connect: Connect) -> None:
-    talk = connect()
-    talk.append(FRAME * 4)
-    talk.send("input_audio_buffer.commit")
-    talk.make()
-    [got] = talk.send("conversation.item.retrieve", item_id="item_0a_u1")
+    driver = connect()
+    driver.append(FRAME * 4)
+    driver.send("input_audio_buffer.commit")
+    driver.make()
+    [got] = driver.send("conversation.item.retrieve", item_id="item_0a_u1")
     assert (got["item"]["role"], got["item"]["content"][0]["type"]) == ("user", "input_audio")
-    [gone] = talk.send("conversation.item.delete", item_id="item_0a_u1")
+    [gone] = driver.send("conversation.item.delete", item_id="item_0a_u1")
     assert (gone["type"], gone["item_id"]) == ("conversation.item.deleted", "item_0a_u1")
-    [error] = talk.send("conversation.item.retrieve", item_id="item_0a_u1")
+    [error] = driver.send("conversation.item.retrieve", item_id="item_0a_u1")
     assert error["error"]["code"] == "item_not_found"
 
 
 def test_a_failed_batch_ends_the_response_and_not_the_session(connect: Connect) -> None:
-    talk = connect()
-    talk.append(FRAME * 5)
-    [frame, *_] = talk.due()
-    talk.session.fail(frame.response_ref, frame.epoch, talk.now)
-    events = talk.pull()
+    driver = connect()
+    driver.append(FRAME * 5)
+    [frame, *_] = driver.due()
+    driver.session.fail(frame.response_ref, frame.epoch, driver.now)
+    events = driver.pull()
     assert (events[0]["error"]["type"], events[0]["error"]["code"]) == (
         "server_error",
         "internal_error",
     )
     assert of(events, "response.video.done")[0]["status"] == "failed"
     assert events[-1]["response"]["status"] == "failed"
-    assert kinds(talk.append(FRAME))[0] == "response.created"
+    assert kinds(driver.append(FRAME))[0] == "response.created"
 
 
-def test_a_failure_of_an_older_response_changes_nothing(connect: Connect) -> None:
-    talk = connect()
-    talk.append(FRAME * 5)
-    [frame, *_] = talk.due()
-    talk.send("response.cancel")
-    talk.append(FRAME * 5)
-    talk.session.fail(frame.response_ref, frame.epoch, talk.now)
-    assert talk.pull() == []
-    assert talk.session.is_speaking
+def test_a_failure_of_an_older_response_is_ignored(connect: Connect) -> None:
+    driver = connect()
+    driver.append(FRAME * 5)
+    [frame, *_] = driver.due()
+    driver.send("response.cancel")
+    driver.append(FRAME * 5)
+    driver.session.fail(frame.response_ref, frame.epoch, driver.now)
+    assert driver.pull() == []
+    assert driver.session.is_speaking
 
 
-def test_the_first_window_leaves_at_once_and_then_real_time(connect: Connect) -> None:
-    talk = connect()
-    talk.append(FRAME * 200)
-    talk.make()
-    talk.make()
-    assert len(of(talk.events, "response.video.delta")) == 25
-    next_due = talk.session.next_due()
-    assert next_due == pytest.approx(talk.now + 0.04)
-    talk.run(2.0)
-    sent = len(of(talk.events, "response.video.delta"))
+def test_the_first_window_is_sent_immediately_and_the_rest_in_real_time(connect: Connect) -> None:
+    driver = connect()
+    driver.append(FRAME * 200)
+    driver.make()
+    driver.make()
+    assert len(of(driver.events, "response.video.delta")) == 25
+    next_due = driver.session.next_due()
+    assert next_due == pytest.approx(driver.now + 0.04)
+    driver.run(2.0)
+    sent = len(of(driver.events, "response.video.delta"))
     assert 74 <= sent <= 76
 
 
 def test_media_is_never_more_than_a_window_ahead_over_several_responses(connect: Connect) -> None:
-    talk = connect()
-    talk.update(avatar={"flow": {"window_ms": 400}})
+    driver = connect()
+    driver.update(avatar={"flow": {"window_ms": 400}})
     for _ in range(5):
-        talk.append(FRAME * 8)
-        talk.send("input_audio_buffer.commit")
-    began = talk.now
+        driver.append(FRAME * 8)
+        driver.send("input_audio_buffer.commit")
+    began = driver.now
     for _ in range(200):
-        talk.run(0.02)
-        sent_ms = 40 * len(of(talk.events, "response.video.delta"))
-        assert sent_ms - 1000 * (talk.now - began) <= 400 + 40
-    assert len(of(talk.events, "response.done")) == 5
-    assert of(talk.events, "response.video.dropped") == []
+        driver.run(0.02)
+        sent_ms = 40 * len(of(driver.events, "response.video.delta"))
+        assert sent_ms - 1000 * (driver.now - began) <= 400 + 40
+    assert len(of(driver.events, "response.done")) == 5
+    assert of(driver.events, "response.video.dropped") == []
 
 
-def test_a_client_that_ran_dry_is_not_sent_more_than_a_window(connect: Connect) -> None:
-    talk = connect()
-    talk.append(FRAME * 4)
-    talk.make()
-    talk.now += 60.0  # the speaker paused, nothing was left to play
-    talk.append(FRAME * 100)
+def test_a_client_that_has_played_everything_gets_at_most_a_window(connect: Connect) -> None:
+    driver = connect()
+    driver.append(FRAME * 4)
+    driver.make()
+    driver.now += 60.0  # everything was played
+    driver.append(FRAME * 100)
     for _ in range(3):
-        talk.make()
-    assert len(of(talk.events, "response.video.delta")) == 2 + 25
+        driver.make()
+    assert len(of(driver.events, "response.video.delta")) == 2 + 25
 
 
-def test_a_slow_socket_loses_pictures_and_no_sound(connect: Connect) -> None:
-    talk = connect()
-    talk.append(FRAME * 100)
-    talk.send("input_audio_buffer.commit")
-    taken = len(talk.events)
-    while talk.session.is_speaking and talk.now < 1010.0:
-        for frame in talk.due():
-            talk.deliver(frame)
-        talk.now += 0.04
-    talk.make()
-    events = talk.events[taken:]
+def test_a_slow_socket_loses_frames_and_no_audio(connect: Connect) -> None:
+    driver = connect()
+    driver.append(FRAME * 100)
+    driver.send("input_audio_buffer.commit")
+    taken = len(driver.events)
+    while driver.session.is_speaking and driver.now < 1010.0:
+        for frame in driver.due():
+            driver.deliver(frame)
+        driver.now += 0.04
+    driver.make()
+    events = driver.events[taken:]
     gaps = of(events, "response.video.dropped")
     assert gaps
     assert {gap["reason"] for gap in gaps} == {"slow_client"}
@@ -442,82 +445,82 @@ def test_a_slow_socket_loses_pictures_and_no_sound(connect: Connect) -> None:
 
 
 def test_overrun_counts_bytes_as_well(connect: Connect) -> None:
-    talk = connect()
-    talk.append(FRAME * 30)
-    for frame in talk.due():
-        talk.deliver(frame, bytes(1024 * 1024))
-    talk.pull()
-    assert of(talk.events, "response.video.dropped")[0]["first_frame_index"] == 0
-    assert len(of(talk.events, "response.video.delta")) == 4
+    driver = connect()
+    driver.append(FRAME * 30)
+    for frame in driver.due():
+        driver.deliver(frame, bytes(1024 * 1024))
+    driver.pull()
+    assert of(driver.events, "response.video.dropped")[0]["first_frame_index"] == 0
+    assert len(of(driver.events, "response.video.delta")) == 4
 
 
-def test_pause_makes_no_frames_until_the_socket_drains(connect: Connect) -> None:
-    talk = connect()
-    talk.update(avatar={"flow": {"overrun": "pause"}})
-    talk.append(FRAME * 100)
+def test_overrun_pause_requests_no_frames_until_the_socket_has_room(connect: Connect) -> None:
+    driver = connect()
+    driver.update(avatar={"flow": {"overrun": "pause"}})
+    driver.append(FRAME * 100)
     made = 0
     for _ in range(100):
-        for frame in talk.due():
-            made += talk.deliver(frame)
-        talk.now += 0.04
+        for frame in driver.due():
+            made += driver.deliver(frame)
+        driver.now += 0.04
     assert made == 25
-    talk.pull()
-    assert of(talk.events, "response.video.dropped") == []
-    assert len(talk.due()) > 0
+    driver.pull()
+    assert of(driver.events, "response.video.dropped") == []
+    assert len(driver.due()) > 0
 
 
-def test_deltas_of_sound_can_be_left_out(connect: Connect) -> None:
-    talk = connect()
-    talk.update(avatar={"audio_deltas": False})
-    talk.append(FRAME * 4)
-    talk.send("input_audio_buffer.commit")
-    talk.make()
-    assert of(talk.events, "response.output_audio.delta") == []
-    assert len(of(talk.events, "response.video.delta")) == 4
-    assert talk.events[-1]["type"] == "response.done"
+def test_audio_deltas_can_be_turned_off(connect: Connect) -> None:
+    driver = connect()
+    driver.update(avatar={"audio_deltas": False})
+    driver.append(FRAME * 4)
+    driver.send("input_audio_buffer.commit")
+    driver.make()
+    assert of(driver.events, "response.output_audio.delta") == []
+    assert len(of(driver.events, "response.video.delta")) == 4
+    assert driver.events[-1]["type"] == "response.done"
 
 
 def test_an_idle_session_ends_and_a_speaking_one_does_not(connect: Connect) -> None:
-    talk = connect(idle_timeout_s=10.0)
-    talk.append(FRAME * 25 * 30)
-    talk.run(25.0, step=0.2)
-    assert talk.session.closing is None
-    talk.send("response.cancel")
-    talk.now += 10.0
-    talk.session.tick(talk.now)
-    assert talk.session.closing is not None
-    assert talk.session.closing.code == 4408
+    driver = connect(idle_timeout_s=10.0)
+    driver.append(FRAME * 25 * 30)
+    driver.run(25.0, step=0.2)
+    assert driver.session.closing is None
+    driver.send("response.cancel")
+    driver.now += 10.0
+    driver.session.tick(driver.now)
+    assert driver.session.closing is not None
+    assert driver.session.closing.code == 4408
 
 
-def test_the_longest_session_ends_with_its_response(connect: Connect) -> None:
-    talk = connect(max_duration_s=5.0)
-    talk.append(FRAME * 25 * 30)
-    events = talk.run(5.1)
-    assert talk.session.closing is not None
-    assert talk.session.closing.code == 4410
+def test_a_session_at_its_maximum_duration_ends_with_its_response(connect: Connect) -> None:
+    driver = connect(max_duration_s=5.0)
+    driver.append(FRAME * 25 * 30)
+    events = driver.run(5.1)
+    assert driver.session.closing is not None
+    assert driver.session.closing.code == 4410
     assert events[-1]["type"] == "response.done"
     assert events[-1]["response"]["status_details"]["error"]["code"] == "session_ended"
-    assert talk.append(FRAME) == []  # nothing is read any more
+    assert driver.append(FRAME) == []  # the session ignores all messages now
 
 
-def test_a_client_that_reads_nothing_is_not_read_either(connect: Connect) -> None:
-    talk = connect()
+def test_a_client_that_does_not_read_is_not_read(connect: Connect) -> None:
+    driver = connect()
     update = json.dumps(
         {"type": "session.update", "session": {"type": "realtime", "instructions": "x" * 60_000}}
     )
     for _ in range(18):
-        assert talk.session.has_room
-        talk.session.receive(update, talk.now)
-    assert not talk.session.has_room
-    talk.pull()
-    assert talk.session.has_room
+        assert driver.session.can_receive
+        driver.session.receive(update, driver.now)
+    assert not driver.session.can_receive
+    driver.pull()
+    assert driver.session.can_receive
 
 
-# Invariants 1 to 4 and 6 of wire protocol §15
+# docs/wire-protocol.md, "Guarantees", numbers 1 to 4 and 6
 
 
 def assert_media_order(events: list[Event]) -> None:
-    """Check that sound precedes its frame, and that numbers rise without repeats."""
+    """Check that audio precedes its frame, and that numbers increase without repeats."""
     sound_until: dict[str, int] = {}
     last_frame: dict[str, int] = {}
     seq = 0
@@ -538,7 +541,7 @@ def assert_media_order(events: list[Event]) -> None:
             assert event["offset_samples"] == index * S
             assert event["pts_ms"] == index * 40
             whole = sound_until[response] >= (index + 1) * S
-            assert whole or sound_until[response] % S  # only the last frame is part sound
+            assert whole or sound_until[response] % S  # only the last frame may have partial audio
 
 
 splits = st.lists(st.integers(min_value=1, max_value=4000), min_size=1, max_size=25)
@@ -549,24 +552,24 @@ splits = st.lists(st.integers(min_value=1, max_value=4000), min_size=1, max_size
 def test_any_chunking_and_timing_gives_the_same_media(
     connect: Connect, sizes: list[int], pauses: list[float], turns: int
 ) -> None:
-    talk = connect()
+    driver = connect()
     sent: list[bytes] = []
     for turn in range(turns):
         sound = b"".join(bytes([turn + 1, index % 256]) * size for index, size in enumerate(sizes))
         position = 0
         for index, size in enumerate(sizes):
-            talk.append(sound[position : position + 2 * size])
+            driver.append(sound[position : position + 2 * size])
             position += 2 * size
             if index < len(pauses):
-                talk.now += pauses[index]
-            talk.make()
-        talk.send("input_audio_buffer.commit")
+                driver.now += pauses[index]
+            driver.make()
+        driver.send("input_audio_buffer.commit")
         sent.append(sound)
-    while talk.session.is_speaking:
-        talk.run(0.1)
-    assert_media_order(talk.events)
-    for sound, done in zip(sent, of(talk.events, "response.video.done"), strict=True):
-        mine = [e for e in talk.events if e.get("response_id") == done["response_id"]]
+    while driver.session.is_speaking:
+        driver.run(0.1)
+    assert_media_order(driver.events)
+    for sound, done in zip(sent, of(driver.events, "response.video.done"), strict=True):
+        mine = [e for e in driver.events if e.get("response_id") == done["response_id"]]
         assert sound_of(mine) == sound
         pictures = of(mine, "response.video.delta")
         assert [base64.b64decode(p["delta"]) for p in pictures] == [
@@ -604,36 +607,36 @@ ANSWERED = {
 def test_every_request_is_answered_and_every_response_done_once(
     connect: Connect, script: list[tuple[str, dict[str, Any]]], start: str
 ) -> None:
-    talk = connect()
-    talk.update(avatar={"drive": {"start": start}})
+    driver = connect()
+    driver.update(avatar={"drive": {"start": start}})
     in_flight = []
     for kind, fields in script:
-        before = len(talk.events)
+        before = len(driver.events)
         if kind == "make":
-            in_flight += talk.due()
+            in_flight += driver.due()
             for frame in in_flight[::2]:
-                talk.deliver(frame)
+                driver.deliver(frame)
             in_flight = in_flight[1::2]
         elif kind == "socket":
-            talk.pull()
+            driver.pull()
         elif kind == "wait":
-            talk.now += 0.1
+            driver.now += 0.1
         else:
-            answers = talk.send(kind, **fields)
+            answers = driver.send(kind, **fields)
             answered = [e for e in answers if e["type"] in (ANSWERED.get(kind), "error")]
             assert len(answered) == 1 or kind not in ANSWERED, (kind, answers)
-        assert_epochs(talk.events[before:], talk)
+        assert_epochs(driver.events[before:], driver)
     for frame in in_flight:
-        talk.deliver(frame)
-    talk.session.end(1000, "over", talk.now)
-    talk.pull()
-    created = [e["response"]["id"] for e in of(talk.events, "response.created")]
-    done = [e["response"]["id"] for e in of(talk.events, "response.done")]
+        driver.deliver(frame)
+    driver.session.end(1000, "over", driver.now)
+    driver.pull()
+    created = [e["response"]["id"] for e in of(driver.events, "response.created")]
+    done = [e["response"]["id"] for e in of(driver.events, "response.done")]
     assert created == done
-    assert_media_order(talk.events)
+    assert_media_order(driver.events)
 
 
-def assert_epochs(events: list[Event], talk: Conversation) -> None:
+def assert_epochs(events: list[Event], driver: SessionDriver) -> None:
     epochs = [e["epoch"] for e in events if "epoch" in e]
     assert epochs == sorted(epochs)
-    assert all(epoch <= talk.session.epoch for epoch in epochs)
+    assert all(epoch <= driver.session.epoch for epoch in epochs)

@@ -1,4 +1,4 @@
-"""What `session.update` accepts, with which effect."""
+"""The fields that `session.update` accepts, and their effect."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ if TYPE_CHECKING:
     from tests.runtime.protocol.conftest import Connect
 
 
-def test_an_update_holds_for_the_next_frames(connect: Connect) -> None:
-    talk = connect()
+def test_an_update_applies_to_the_next_frames(connect: Connect) -> None:
+    driver = connect()
     video = {"quality": 55, "bitrate": 500_000, "resolution": {"width": 128, "height": 130}}
     flow = {"mode": "clock", "window_ms": 400, "overrun": "pause"}
-    [updated] = talk.update(avatar={"character": "ben", "video": video, "flow": flow})
+    [updated] = driver.update(avatar={"character": "ben", "video": video, "flow": flow})
     shown = updated["session"]["avatar"]
     assert shown["character"] == "ben"
     assert shown["video"]["quality"] == 55
     assert shown["flow"] == flow
-    talk.append(bytes(1920 * 50))
-    frames = talk.due()
+    driver.append(bytes(1920 * 50))
+    frames = driver.due()
     assert len(frames) == 10  # 400 ms
     assert {(f.avatar, f.quality, f.width, f.height) for f in frames} == {("ben", 55, 128, 130)}
 
 
-def test_the_picture_has_the_avatars_own_size_unless_told(connect: Connect) -> None:
-    talk = connect()
-    [updated] = talk.update(avatar={"character": "ben"})
+def test_frames_have_the_size_of_the_avatar_by_default(connect: Connect) -> None:
+    driver = connect()
+    [updated] = driver.update(avatar={"character": "ben"})
     size = updated["session"]["avatar"]["video"]["resolution"]
     assert size == {"width": 256, "height": 320}
 
 
-def test_a_wrong_field_undoes_the_right_ones_beside_it(connect: Connect) -> None:
-    talk = connect()
-    [error] = talk.update(avatar={"character": "ben", "video": {"quality": 0}})
+def test_an_invalid_field_reverts_the_valid_ones_of_the_update(connect: Connect) -> None:
+    driver = connect()
+    [error] = driver.update(avatar={"character": "ben", "video": {"quality": 0}})
     assert error["type"] == "error"
-    [updated] = talk.update()
+    [updated] = driver.update()
     assert updated["session"]["avatar"]["character"] == "anna"
 
 
@@ -50,53 +50,53 @@ def test_a_wrong_field_undoes_the_right_ones_beside_it(connect: Connect) -> None
     ],
     ids=["pcm 24k", "pcm 16k", "mu-law", "A-law"],
 )
-def test_the_output_speaks_the_format_of_the_input(
+def test_the_output_has_the_format_of_the_input(
     connect: Connect, given: object, shown: object, samples_per_frame: int, width: int
 ) -> None:
-    talk = connect()
-    [updated] = talk.update(audio={"input": {"format": given}, "output": {"format": given}})
+    driver = connect()
+    [updated] = driver.update(audio={"input": {"format": given}, "output": {"format": given}})
     audio = updated["session"]["audio"]
     assert (audio["input"]["format"], audio["output"]["format"]) == (shown, shown)
     assert updated["session"]["avatar"]["samples_per_frame"] == samples_per_frame
-    talk.append(bytes(samples_per_frame * width * 4))
-    talk.send("input_audio_buffer.commit")
-    frames = [e for e in talk.make() if e["type"] == "response.video.delta"]
+    driver.append(bytes(samples_per_frame * width * 4))
+    driver.send("input_audio_buffer.commit")
+    frames = [e for e in driver.make() if e["type"] == "response.video.delta"]
     assert [f["offset_samples"] for f in frames] == [i * samples_per_frame for i in range(4)]
     assert [f["pts_ms"] for f in frames] == [0, 40, 80, 120]
 
 
-def test_fields_of_openai_without_effect_come_back_as_they_were(connect: Connect) -> None:
-    talk = connect()
-    talk.update(
+def test_openai_fields_without_effect_are_returned_unchanged(connect: Connect) -> None:
+    driver = connect()
+    driver.update(
         instructions="be kind",
         tools=[],
         audio={"input": {"noise_reduction": None}, "output": {"voice": "marin", "speed": 1.0}},
     )
-    [updated] = talk.update(instructions="be brief")
+    [updated] = driver.update(instructions="be brief")
     session = updated["session"]
     assert (session["instructions"], session["tools"]) == ("be brief", [])
     assert session["audio"]["input"]["noise_reduction"] is None
     assert session["audio"]["output"]["voice"] == "marin"
 
 
-def test_what_is_stored_is_bounded(connect: Connect) -> None:
-    talk = connect()
-    talk.update(instructions="x" * 60_000)
-    [error] = talk.update(tools=["y" * 10_000])
+def test_the_size_of_the_stored_fields_is_limited(connect: Connect) -> None:
+    driver = connect()
+    driver.update(instructions="x" * 60_000)
+    [error] = driver.update(tools=["y" * 10_000])
     assert (error["error"]["code"], error["error"]["limit"]) == ("invalid_value", 65_536)
 
 
-def test_a_session_object_can_be_sent_back_as_it_came(connect: Connect) -> None:
-    talk = connect()
-    session = dict(talk.events[0]["session"])
-    answers = talk.send("session.update", session=session)
+def test_a_session_object_can_be_sent_back_unchanged(connect: Connect) -> None:
+    driver = connect()
+    session = dict(driver.events[0]["session"])
+    answers = driver.send("session.update", session=session)
     assert [answer["type"] for answer in answers] == ["session.updated"]
     assert answers[0]["session"] == session
 
 
-def test_azures_fields_and_read_only_ones_are_answered_with_warnings(connect: Connect) -> None:
-    talk = connect()
-    answers = talk.send(
+def test_azure_fields_and_read_only_fields_give_warnings(connect: Connect) -> None:
+    driver = connect()
+    answers = driver.send(
         "session.update",
         event_id="evt_1",
         session={

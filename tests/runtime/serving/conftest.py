@@ -1,4 +1,4 @@
-"""A runtime on real sockets with a small engine, and clients that speak to it."""
+"""A runtime on real sockets with a fake engine, and clients for it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ STILL = b"\xff\xd8" + bytes(100) + b"\xff\xd9"
 
 @dataclass
 class FakeEngine:
-    """Makes any frame at once, unless told to wait or to fail."""
+    """Generates any frame immediately, unless a test makes it wait or fail."""
 
     jpeg: bytes = JPEG
     avatars: dict[str, AvatarInfo] = field(default_factory=dict)
@@ -179,7 +179,7 @@ def serve() -> Serve:
                 "AVATAR_POD": "concierge-0",
                 "AVATAR_GPU_CLASS": "rtx-4090",
                 "AVATAR_AVATARS": "anna,ben",
-                "AVATAR_SILENCE_DBFS": "off",  # the clients of most tests say nothing
+                "AVATAR_SILENCE_DBFS": "off",  # the clients of most tests send silence
                 **variables,
             }
         )

@@ -1,4 +1,4 @@
-"""What the operator, the gateway and Prometheus see and may do."""
+"""The admin listener: what the operator, the gateway and Prometheus can read and control."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from avatar_runtime.serving import batcher
+from avatar_runtime.serving import engine_health
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -36,7 +36,7 @@ avatar_runtime_oom_recoveries_total avatar_runtime_event_loop_lag_seconds_bucket
 """.split()
 
 
-async def test_the_state_has_the_fixed_keys_and_true_numbers(serve: Serve) -> None:
+async def test_the_state_has_the_fixed_keys_and_the_current_numbers(serve: Serve) -> None:
     async with serve() as served, httpx.AsyncClient(base_url=f"http://{served.admin}") as http:
         async with served.client() as client:
             await client.speak(10)
@@ -87,7 +87,7 @@ async def test_a_draining_pod_has_no_free_sessions_to_scale_by(serve: Serve) -> 
     ],
     ids=["none", "empty", "wrong", "no scheme", "right"],
 )
-async def test_controls_need_the_token_of_the_service(
+async def test_control_requests_need_the_token_of_the_service(
     serve: Serve, header: dict[str, str], status: int
 ) -> None:
     async with (
@@ -98,10 +98,10 @@ async def test_controls_need_the_token_of_the_service(
         assert (await http.get("/metrics")).status_code == status
         answer = await http.post("/control/v1/drain", json={"draining": True})
         assert answer.status_code == status
-        assert served.runtime.door.draining == (status == 200)
+        assert served.runtime.slots.draining == (status == 200)
 
 
-async def test_metrics_can_be_open_while_controls_are_not(serve: Serve) -> None:
+async def test_metrics_can_be_open_while_control_needs_the_token(serve: Serve) -> None:
     variables = {"AVATAR_ADMIN_TOKEN": TOKEN, "AVATAR_METRICS_OPEN": "true"}
     async with (
         serve(**variables) as served,
@@ -153,14 +153,14 @@ async def test_a_drain_refuses_new_sessions_and_keeps_the_live_one(serve: Serve)
         ("drain", b" " * 5000, "message_too_large", None),
     ],
 )
-async def test_a_wrong_command_is_named_and_changes_nothing(
+async def test_an_invalid_command_is_an_error_and_changes_nothing(
     serve: Serve, path: str, body: bytes, code: str, param: str | None
 ) -> None:
     async with serve() as served, httpx.AsyncClient(base_url=f"http://{served.admin}") as http:
         answer = await http.post(f"/control/v1/{path}", content=body)
         error = answer.json()["error"]
         assert (answer.status_code, error["code"], error["param"]) == (400, code, param)
-        assert (served.runtime.door.draining, served.runtime.pump.batch_limit) == (False, 8)
+        assert (served.runtime.slots.draining, served.runtime.batcher.limit.value) == (False, 8)
 
 
 async def test_a_batch_limit_shows_in_the_state(serve: Serve) -> None:
@@ -209,10 +209,10 @@ async def _documents(stream: httpx.Response) -> AsyncIterator[dict[str, Any]]:
         yield json.loads(line)
 
 
-async def test_health_turns_red_when_a_batch_hangs(
+async def test_health_fails_while_a_batch_hangs(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batcher, "HUNG_S", 0.05)
+    monkeypatch.setattr(engine_health, "HUNG_S", 0.05)
     async with (
         serve() as served,
         httpx.AsyncClient(base_url=f"http://{served.sessions}") as http,
@@ -221,29 +221,29 @@ async def test_health_turns_red_when_a_batch_hangs(
         assert (await http.get("/healthz")).status_code == 200
         served.engine.gate.clear()
         await client.speak(10)
-        await served.eventually(lambda: served.runtime.pump.health() is not None, "noticed")
+        await served.eventually(lambda: served.runtime.batcher.health() is not None, "noticed")
         assert (await http.get("/healthz")).status_code == 503
         served.engine.gate.set()
         await client.until("response.done")
-        assert served.runtime.pump.health() is None
+        assert served.runtime.batcher.health() is None
 
 
-async def test_health_turns_red_when_every_batch_fails_for_long(
+async def test_health_fails_when_every_batch_fails_for_long(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batcher, "FAILING_S", 0.05)
+    monkeypatch.setattr(engine_health, "FAILING_S", 0.05)
     async with serve() as served, served.client() as client:
         served.engine.failing = True
         await client.speak(10)
         await client.until("response.done")
-        await served.eventually(lambda: served.runtime.pump.health() is not None, "noticed")
+        await served.eventually(lambda: served.runtime.batcher.health() is not None, "noticed")
         served.engine.failing = False
         await client.speak(10)
         await client.until("response.done")
-        assert served.runtime.pump.health() is None
+        assert served.runtime.batcher.health() is None
 
 
-async def test_a_fault_of_the_pump_closes_the_sessions_and_stays_red(
+async def test_an_unexpected_error_of_the_batcher_closes_the_sessions_and_stays_unhealthy(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serve() as served, served.client() as client:
@@ -257,4 +257,4 @@ async def test_a_fault_of_the_pump_closes_the_sessions_and_stays_red(
         assert done["response"]["status"] == "failed"
         await client.socket.wait_closed()
         assert client.socket.close_code == 1011
-        assert served.runtime.pump.health() is not None
+        assert served.runtime.batcher.health() is not None

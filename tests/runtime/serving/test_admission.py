@@ -1,4 +1,4 @@
-"""Who is let in, and how the others are told."""
+"""Which connections are accepted, and how the others are refused."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 AVATARS = ("anna", "ben")
 
 
-def caller(
+def request(
     query: dict[str, str] | None = None,
     headers: dict[str, str] | None = None,
     subprotocols: tuple[str, ...] = (),
-) -> admission.Caller:
-    return admission.Caller(query or {}, {"host": "avatar.test", **(headers or {})}, subprotocols)
+) -> admission.SessionRequest:
+    return admission.SessionRequest(
+        query or {}, {"host": "avatar.test", **(headers or {})}, subprotocols
+    )
 
 
 @pytest.mark.parametrize(
@@ -36,37 +38,37 @@ def caller(
     ],
     ids=["nothing", "everything", "another's fields"],
 )
-def test_a_right_query_passes(query: dict[str, str], avatar: str | None) -> None:
-    assert admission.check(caller(query), "acme/concierge", AVATARS) == avatar
+def test_a_valid_request_is_accepted(query: dict[str, str], avatar: str | None) -> None:
+    assert admission.check(request(query), "acme/concierge", AVATARS) == avatar
 
 
 @pytest.mark.parametrize(
     ("who", "status", "close", "code", "param"),
     [
-        (caller({"key": "s3cret"}), 400, 1008, "key_in_url", "key"),
-        (caller({"API_KEY": "s3cret"}), 400, 1008, "key_in_url", "API_KEY"),
-        (caller({"wait_ms": "-1"}), 400, 1008, "invalid_query", "wait_ms"),
-        (caller({"wait_ms": "9999999"}), 400, 1008, "invalid_query", "wait_ms"),
-        (caller({"resume": "sess_1"}), 400, 1008, "invalid_query", "resume"),
-        (caller({"refuse": "now"}), 400, 1008, "invalid_query", "refuse"),
-        (caller({"model": "acme/other"}), 404, 4404, "model_not_found", "model"),
-        (caller({"avatar": "zoe"}), 404, 4404, "avatar_not_found", "avatar"),
+        (request({"key": "s3cret"}), 400, 1008, "key_in_url", "key"),
+        (request({"API_KEY": "s3cret"}), 400, 1008, "key_in_url", "API_KEY"),
+        (request({"wait_ms": "-1"}), 400, 1008, "invalid_query", "wait_ms"),
+        (request({"wait_ms": "9999999"}), 400, 1008, "invalid_query", "wait_ms"),
+        (request({"resume": "sess_1"}), 400, 1008, "invalid_query", "resume"),
+        (request({"refuse": "now"}), 400, 1008, "invalid_query", "refuse"),
+        (request({"model": "acme/other"}), 404, 4404, "model_not_found", "model"),
+        (request({"avatar": "zoe"}), 404, 4404, "avatar_not_found", "avatar"),
         (
-            caller(headers={"origin": "https://evil.test"}),
+            request(headers={"origin": "https://evil.test"}),
             403,
             4403,
             "origin_not_allowed",
             "Origin",
         ),
         (
-            caller(headers={"openai-beta": "realtime=v1"}),
+            request(headers={"openai-beta": "realtime=v1"}),
             400,
             1008,
             "invalid_query",
             "OpenAI-Beta",
         ),
         (
-            caller(subprotocols=("realtime", "openai-beta.realtime-v1")),
+            request(subprotocols=("realtime", "openai-beta.realtime-v1")),
             400,
             1008,
             "invalid_query",
@@ -75,8 +77,8 @@ def test_a_right_query_passes(query: dict[str, str], avatar: str | None) -> None
     ],
     ids=lambda value: str(value) if isinstance(value, str | int) else "",
 )
-def test_a_wrong_caller_is_refused(
-    who: admission.Caller, status: int, close: int, code: str, param: str
+def test_an_invalid_request_is_refused(
+    who: admission.SessionRequest, status: int, close: int, code: str, param: str
 ) -> None:
     with pytest.raises(Refusal) as refused:
         admission.check(who, "acme/concierge", AVATARS)
@@ -90,29 +92,29 @@ def test_a_wrong_caller_is_refused(
     assert "s3cret" not in f"{refusal}{refusal.value}"
 
 
-def test_a_page_of_the_same_host_is_let_in() -> None:
-    who = caller(headers={"origin": "https://avatar.test"})
+def test_a_page_of_the_same_host_is_accepted() -> None:
+    who = request(headers={"origin": "https://avatar.test"})
     assert admission.check(who, "acme/concierge", AVATARS) is None
 
 
-def test_a_door_lets_in_as_many_as_it_has_slots() -> None:
+def test_the_limiter_accepts_one_session_per_slot() -> None:
     changes: list[int] = []
-    door = admission.Door(2, lambda: changes.append(1))
+    slots = admission.SlotLimiter(2, lambda: changes.append(1))
     with pytest.raises(Refusal, match="not ready"):
-        door.enter()
-    door.is_open = True
-    door.enter()
-    door.enter()
+        slots.acquire()
+    slots.is_ready = True
+    slots.acquire()
+    slots.acquire()
     with pytest.raises(Refusal) as refused:
-        door.enter()
+        slots.acquire()
     assert (refused.value.code, refused.value.limit) == ("no_capacity", 2)
     assert refused.value.retry_after_s
-    door.leave()
-    assert door.free == 1
-    door.set_draining(True)
-    assert (door.free, door.sessions) == (0, 1)
+    slots.release()
+    assert slots.free == 1
+    slots.set_draining(True)
+    assert (slots.free, slots.sessions) == (0, 1)
     with pytest.raises(Refusal, match="draining"):
-        door.enter()
+        slots.acquire()
     assert len(changes) == 4
 
 
@@ -129,7 +131,7 @@ async def test_the_next_session_is_refused_before_the_upgrade(serve: Serve) -> N
 
 
 @pytest.mark.slow
-async def test_a_browser_is_told_by_an_event_and_a_close_code(serve: Serve) -> None:
+async def test_a_browser_receives_an_event_and_a_close_code(serve: Serve) -> None:
     async with serve(AVATAR_CAPACITY="1") as served, served.client():
         address = f"ws://{served.sessions}/v1/realtime?refuse=close"
         async with connect(address, subprotocols=["realtime"]) as refused:  # type: ignore[list-item]
@@ -141,7 +143,7 @@ async def test_a_browser_is_told_by_an_event_and_a_close_code(serve: Serve) -> N
                 await refused.recv()
             assert closed.value.rcvd is not None
             assert closed.value.rcvd.code == 1013
-        assert served.runtime.door.sessions == 1
+        assert served.runtime.slots.sessions == 1
 
 
 @pytest.mark.slow
@@ -151,11 +153,11 @@ async def test_a_refused_query_takes_no_slot(serve: Serve) -> None:
             with pytest.raises(InvalidStatus) as refused:
                 await connect(f"ws://{served.sessions}/v1/realtime{query}")
             assert refused.value.response.status_code == status
-        assert served.runtime.door.sessions == 0
+        assert served.runtime.slots.sessions == 0
 
 
 @pytest.mark.slow
-async def test_nobody_is_let_in_before_the_engine_is_ready(serve: Serve) -> None:
+async def test_no_session_is_accepted_before_the_engine_is_ready(serve: Serve) -> None:
     async with serve(ready=False) as served, httpx.AsyncClient() as http:
         assert (await http.get(f"http://{served.sessions}/readyz")).status_code == 503
         assert (await http.get(f"http://{served.sessions}/healthz")).status_code == 200
@@ -180,28 +182,33 @@ async def test_plain_requests_get_the_page_or_a_hint(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(
-    ("named", "told"),
+    ("named", "reported"),
     [
         pytest.param("acme/second", "acme/second", id="taken over"),
         pytest.param(None, "acme/concierge", id="not taken over"),
         pytest.param("", "acme/concierge", id="empty"),
         pytest.param("second", "acme/concierge", id="no namespace"),
-        pytest.param("acme/<b>", "acme/concierge", id="no name"),
+        pytest.param("acme/<b>", "acme/concierge", id="not a name"),
         pytest.param("a" * 64 + "/b", "acme/concierge", id="too long"),
     ],
 )
-def test_a_session_is_told_the_service_that_the_gateway_names(named: str | None, told: str) -> None:
+def test_a_session_reports_the_service_that_the_gateway_names(
+    named: str | None, reported: str
+) -> None:
     headers = {} if named is None else {"avatar-service": named}
-    assert admission.told_service(caller(headers=headers), "acme/concierge") == told
+    assert admission.reported_service(request(headers=headers), "acme/concierge") == reported
 
 
 @pytest.mark.slow
-async def test_a_session_on_a_pod_that_was_taken_over_reads_its_own_service(
+async def test_a_session_on_a_pod_that_was_taken_over_reports_its_own_service(
     serve: Serve,
 ) -> None:
     async with serve() as served:
         address = f"ws://{served.sessions}/v1/realtime?model=acme/concierge"
-        for headers, told in (({}, "acme/concierge"), ({"Avatar-Service": "acme/b"}, "acme/b")):
+        for headers, reported in (({}, "acme/concierge"), ({"Avatar-Service": "acme/b"}, "acme/b")):
             async with connect(address, additional_headers=headers) as session:
                 created = json.loads(await session.recv())
-                assert (created["type"], created["session"]["model"]) == ("session.created", told)
+                assert (created["type"], created["session"]["model"]) == (
+                    "session.created",
+                    reported,
+                )

@@ -1,4 +1,4 @@
-"""What the pump makes of the device's memory; frames themselves are shown by the sockets' tests."""
+"""The batch limit and the order of batches; test_connection.py covers the frames themselves."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from avatar_runtime.audio.decoding import Voice
 from avatar_runtime.engine.device import Calibration, Memory
 from avatar_runtime.engine.engine import Statistics
 from avatar_runtime.metrics import Metrics
-from avatar_runtime.protocol.session import Session, Terms
-from avatar_runtime.protocol.session_config import Character, Configuration, ReadOnly
-from avatar_runtime.serving import batcher
-from avatar_runtime.serving.batcher import Pump
+from avatar_runtime.protocol.session import Session, SessionLimits
+from avatar_runtime.protocol.session_config import Character, ReadOnlyFields, SessionConfig
+from avatar_runtime.serving import engine_health
+from avatar_runtime.serving.batcher import Batcher
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -29,26 +29,26 @@ if TYPE_CHECKING:
     from avatar_runtime.batching.frames import AudioWindow
 
 
-class _Hands:
-    """A pump, its clock, and whether it was told that the limit changed."""
+class _Harness:
+    """A batcher, its clock, and the limits that it reported."""
 
     def __init__(self, engine: FakeEngine) -> None:
         self.now = 100.0
-        self.told: list[int] = []
+        self.reported: list[int] = []
         self.metrics = Metrics("simulated", "rtx-4090")
-        self.pump = Pump(engine, 16, self.metrics, lambda: self.now, self._limited)
+        self.batcher = Batcher(engine, 16, self.metrics, lambda: self.now, self._on_limit_change)
 
-    def _limited(self) -> None:
-        self.told.append(self.pump.batch_limit)
+    def _on_limit_change(self) -> None:
+        self.reported.append(self.batcher.limit.value)
 
 
 def _speaking(now: float, frames: int, name: str = "sess_1") -> Session[AudioWindow]:
     anna = Character("anna", 64, 64)
     session = Session(
-        Configuration(anna),
+        SessionConfig(anna),
         {"anna": anna},
-        ReadOnly(name, "acme/concierge", 1_800_000_000, 25),
-        terms=Terms(7200, 300),
+        ReadOnlyFields(name, "acme/concierge", 1_800_000_000, 25),
+        limits=SessionLimits(7200, 300),
         open_utterance=lambda audio: Voice(audio, 25, 3),
         now=now,
     )
@@ -61,61 +61,61 @@ def _speaking(now: float, frames: int, name: str = "sess_1") -> Session[AudioWin
     return session
 
 
-async def test_the_limit_follows_the_memory_and_is_told_when_it_changes(
+async def test_the_limit_follows_the_memory_and_each_change_is_reported(
     make_engine: Callable[..., FakeEngine],
 ) -> None:
     engine = make_engine()
-    hands = _Hands(engine)
+    harness = _Harness(engine)
     for used in (69, 70, 90, 90, 60, 60, 60):
         engine.used = Memory(used, 100)
-        hands.pump.govern()
-        hands.now += 0.6
+        harness.batcher.limit.update()
+        harness.now += 0.6
 
-    assert hands.told == [8, 4, 8, 16]
+    assert harness.reported == [8, 4, 8, 16]
 
 
-async def test_what_the_plan_itself_fills_does_not_shrink_the_batch(
+async def test_the_planned_memory_does_not_shrink_the_batch(
     make_engine: Callable[..., FakeEngine],
 ) -> None:
     engine = make_engine(calibration=Calibration("v15", 4000, 1080, ((16, 300.0),)))
-    hands = _Hands(engine)
+    harness = _Harness(engine)
     for used in (21_280, 22_400, 22_600):  # the plan is 21,280 MiB
         engine.used = Memory(used << 20, 24_576 << 20)
-        hands.pump.govern()
+        harness.batcher.limit.update()
 
-    assert hands.told == [8]
+    assert harness.reported == [8]
 
 
-async def test_an_allocation_that_was_refused_halves_the_limit_and_is_counted(
+async def test_a_failed_allocation_halves_the_limit_and_is_counted(
     make_engine: Callable[..., FakeEngine],
 ) -> None:
     engine = make_engine()
-    hands = _Hands(engine)
+    harness = _Harness(engine)
     engine.done = Statistics(oom_recoveries=3, refused_frames=8)
-    hands.pump.govern()
-    hands.pump.govern()
+    harness.batcher.limit.update()
+    harness.batcher.limit.update()
 
-    assert hands.pump.batch_limit == 4
-    assert b"avatar_runtime_oom_recoveries_total 3.0" in hands.metrics.render()
+    assert harness.batcher.limit.value == 4
+    assert b"avatar_runtime_oom_recoveries_total 3.0" in harness.metrics.render()
 
 
-async def test_an_asked_limit_and_that_of_memory_hold_both(
+async def test_the_smaller_of_the_requested_limit_and_that_of_memory_applies(
     make_engine: Callable[..., FakeEngine],
 ) -> None:
     engine = make_engine()
-    hands = _Hands(engine)
-    hands.pump.asked_limit = 6
-    assert hands.pump.batch_limit == 6
+    harness = _Harness(engine)
+    harness.batcher.limit.requested = 6
+    assert harness.batcher.limit.value == 6
     engine.used = Memory(95, 100)
-    hands.pump.govern()
+    harness.batcher.limit.update()
 
-    assert hands.pump.batch_limit == 4
+    assert harness.batcher.limit.value == 4
 
 
-async def test_the_state_shows_the_limit_of_memory_while_no_batch_runs(serve: Serve) -> None:
+async def test_the_state_shows_the_limit_of_memory_without_batches(serve: Serve) -> None:
     async with serve() as served, httpx.AsyncClient(base_url=f"http://{served.admin}") as http:
         served.engine.used = Memory(75, 100)
-        await served.eventually(lambda: served.runtime.pump.batch_limit == 4, "halved")
+        await served.eventually(lambda: served.runtime.batcher.limit.value == 4, "halved")
         state = (await http.get("/control/v1/state")).json()
         assert (state["batch_size"], state["batch_limit"]) == (8, 4)
 
@@ -126,56 +126,56 @@ async def test_the_state_shows_the_limit_of_memory_while_no_batch_runs(serve: Se
         assert max(len(batch) for batch in served.engine.batches) <= 4
 
         served.engine.used = Memory(50, 100)
-        await served.eventually(lambda: served.runtime.pump.batch_limit == 8, "full again")
+        await served.eventually(lambda: served.runtime.batcher.limit.value == 8, "full again")
 
 
 async def test_an_overload_drops_late_frames_and_the_response_completes(
     make_engine: Callable[..., FakeEngine],
 ) -> None:
     engine = make_engine()
-    hands = _Hands(engine)
-    session = _speaking(hands.now, frames=25)
-    hands.pump.asked_limit = 4
-    hands.pump.add(session, lambda: None)
-    hands.pump.attend(session.id)
-    hands.now += 2.0  # the device was busy; a batch that starts a speaker loses nothing
+    harness = _Harness(engine)
+    session = _speaking(harness.now, frames=25)
+    harness.batcher.limit.requested = 4
+    harness.batcher.add(session, lambda: None)
+    harness.batcher.collect_due(session.id)
+    harness.now += 2.0  # the device was busy; the first batch of a response drops nothing
     await engine.start()
     events: list[str] = []
-    async with _running(hands.pump):
+    async with _running(harness.batcher):
         while not any("response.video.done" in text for text in events):
             await asyncio.sleep(0)
-            while (outgoing := session.pull(hands.now)) is not None:
+            while (outgoing := session.pull(harness.now)) is not None:
                 events.append(outgoing.text)
 
     [done] = [json.loads(text) for text in events if "response.video.done" in text]
     assert (done["status"], done["frames"], done["dropped"]) == ("completed", 8, 17)
-    [told] = [json.loads(text) for text in events if "response.video.dropped" in text]
-    assert (told["first_frame_index"], told["last_frame_index"]) == (4, 20)
-    assert b'frames_discarded_total{reason="overload"} 17.0' in hands.metrics.render()
+    [dropped] = [json.loads(text) for text in events if "response.video.dropped" in text]
+    assert (dropped["first_frame_index"], dropped["last_frame_index"]) == (4, 20)
+    assert b'frames_discarded_total{reason="overload"} 17.0' in harness.metrics.render()
 
 
 @pytest.mark.parametrize(("overlaps", "in_flight"), [(False, 1), (True, 2)])
-async def test_the_next_batch_is_taken_when_the_device_is_free_and_no_sooner(
+async def test_the_next_batch_is_taken_when_the_device_is_free_and_not_before(
     make_engine: Callable[..., FakeEngine], overlaps: bool, in_flight: int
 ) -> None:
     engine = make_engine(overlaps=overlaps)
     await engine.start()
     engine.gate.clear()
-    hands = _Hands(engine)
-    hands.pump.asked_limit = 4
-    sessions = [_speaking(hands.now, 25), _speaking(hands.now, 25, "sess_2")]
-    async with _running(hands.pump):
-        _attend(hands.pump, sessions[0])
+    harness = _Harness(engine)
+    harness.batcher.limit.requested = 4
+    sessions = [_speaking(harness.now, 25), _speaking(harness.now, 25, "sess_2")]
+    async with _running(harness.batcher):
+        _serve_session(harness.batcher, sessions[0])
         await _until(lambda: len(engine.batches) == in_flight)
-        hands.now += 0.1
-        _attend(hands.pump, sessions[1])
+        harness.now += 0.1
+        _serve_session(harness.batcher, sessions[1])
         for _ in range(20):
-            await asyncio.sleep(0)  # turns of the loop in which a third batch might be taken
+            await asyncio.sleep(0)  # iterations in which a third batch could be taken
         assert len(engine.batches) == in_flight
         engine.gate.set()
         await _until(lambda: len(engine.batches) > in_flight)
 
-        # Asked for last, but a first frame, and nothing else was decided before it came.
+        # The newest request is a first frame, and no other batch was taken before it.
         assert engine.batches[in_flight][0].session == "sess_2"
         await _until(lambda: sum(len(batch) for batch in engine.batches) == 50)
     assert [r.frame_index for b in engine.batches for r in b if r.session == "sess_1"] == [
@@ -183,53 +183,53 @@ async def test_the_next_batch_is_taken_when_the_device_is_free_and_no_sooner(
     ]
 
 
-async def test_what_two_batches_in_flight_share_is_busy_once(
+async def test_time_that_two_batches_share_counts_as_busy_once(
     make_engine: Callable[..., FakeEngine],
 ) -> None:
-    hands, engine = await _two_in_flight(make_engine)
-    async with _running(hands.pump):
+    harness, engine = await _two_in_flight(make_engine)
+    async with _running(harness.batcher):
         await _until(lambda: len(engine.batches) == 2)
-        hands.now += 3.0
+        harness.now += 3.0
         engine.gate.set()
         both = b'frame_latency_seconds_count{stage="engine"} 2.0'
-        await _until(lambda: both in hands.metrics.render())
+        await _until(lambda: both in harness.metrics.render())
 
-    load = hands.metrics.load(hands.now)
+    load = harness.metrics.load(harness.now)
     assert load.busy_ratio == pytest.approx(3.0 / metrics.RECENT_S)
     assert load.batch_fill_ratio == 1.0
 
 
-async def test_the_older_of_two_batches_says_that_the_engine_hangs(
+async def test_health_reports_how_long_the_older_of_two_batches_runs(
     make_engine: Callable[..., FakeEngine],
 ) -> None:
-    hands, engine = await _two_in_flight(make_engine)
-    async with _running(hands.pump):
+    harness, engine = await _two_in_flight(make_engine)
+    async with _running(harness.batcher):
         await _until(lambda: len(engine.batches) == 2)
-        hands.now += batcher.HUNG_S + 1
-        assert hands.pump.health() == "a batch has been running for 31 s"
+        harness.now += engine_health.HUNG_S + 1
+        assert harness.batcher.health() == "a batch has been running for 31 s"
         engine.gate.set()
-        await _until(lambda: hands.pump.health() is None)
+        await _until(lambda: harness.batcher.health() is None)
 
 
-async def _two_in_flight(make_engine: Callable[..., FakeEngine]) -> tuple[_Hands, FakeEngine]:
-    """Return a pump that will have two batches of four to make, and its engine, which waits."""
+async def _two_in_flight(make_engine: Callable[..., FakeEngine]) -> tuple[_Harness, FakeEngine]:
+    """Return a batcher with two batches of four to run, and its engine, which waits."""
     engine = make_engine(overlaps=True)
     await engine.start()
     engine.gate.clear()
-    hands = _Hands(engine)
-    hands.pump.asked_limit = 4
-    _attend(hands.pump, _speaking(hands.now, 8))
-    return hands, engine
+    harness = _Harness(engine)
+    harness.batcher.limit.requested = 4
+    _serve_session(harness.batcher, _speaking(harness.now, 8))
+    return harness, engine
 
 
-def _attend(served: Pump, session: Session[AudioWindow]) -> None:
+def _serve_session(served: Batcher, session: Session[AudioWindow]) -> None:
     served.add(session, lambda: None)
-    served.attend(session.id)
+    served.collect_due(session.id)
 
 
 @asynccontextmanager
-async def _running(served: Pump) -> AsyncIterator[None]:
-    task = asyncio.create_task(served.run(), name="pump")
+async def _running(served: Batcher) -> AsyncIterator[None]:
+    task = asyncio.create_task(served.run(), name="batcher")
     async with asyncio.timeout(20):
         yield
     task.cancel()
@@ -240,4 +240,4 @@ async def _until(claim: Callable[[], bool]) -> None:
         if claim():
             return
         await asyncio.sleep(0)
-    pytest.fail("not within ten thousand turns of the loop")
+    pytest.fail("not true within ten thousand iterations of the event loop")

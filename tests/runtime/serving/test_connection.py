@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from avatar_runtime.protocol.client_events import MESSAGE_BYTES
+from avatar_runtime.protocol.client_events import MAX_MESSAGE_BYTES
 from avatar_runtime.serving import connection
 
 if TYPE_CHECKING:
@@ -42,10 +42,10 @@ async def test_a_session_speaks_and_ends(serve: Serve) -> None:
         assert stopped["turn_id"] == done["response"]["id"]
         assert served.runtime.state()["sessions"] == 1
         await client.socket.close()
-        await served.eventually(lambda: served.runtime.door.sessions == 0, "left")
+        await served.eventually(lambda: served.runtime.slots.sessions == 0, "left")
 
 
-async def test_silent_frames_cost_the_engine_nothing_and_keep_their_times(serve: Serve) -> None:
+async def test_silent_frames_need_no_batch_and_keep_their_times(serve: Serve) -> None:
     async with serve(AVATAR_SILENCE_DBFS="-50") as served, served.client() as client:
         await client.say(WORD + PAUSE + WORD)
         done = await client.until("response.video.done")
@@ -54,7 +54,7 @@ async def test_silent_frames_cost_the_engine_nothing_and_keep_their_times(serve:
         assert [frame["frame_index"] for frame in frames] == list(range(35))
         assert [frame["pts_ms"] for frame in frames] == [40 * i for i in range(35)]
         silent = [i for i, f in enumerate(frames) if base64.b64decode(f["delta"]) == STILL]
-        assert silent == [*range(16, 23), 34]  # the filter rings on for a step
+        assert silent == [*range(16, 23), 34]  # the tail of the filter lasts one step
         drawn = [r.frame_index for batch in served.engine.batches for r in batch]
         assert sorted([*drawn, *silent]) == list(range(35))
         text = served.runtime.metrics.render().decode()
@@ -76,7 +76,7 @@ async def test_silence_never_waits_for_a_batch(serve: Serve) -> None:
         assert {r.avatar for batch in served.engine.batches for r in batch} == {"anna"}
 
 
-async def test_silent_frames_that_cannot_be_made_fail_their_response(serve: Serve) -> None:
+async def test_a_failure_of_silent_frames_fails_their_response(serve: Serve) -> None:
     async with serve(AVATAR_SILENCE_DBFS="-50") as served, served.client() as client:
         served.engine.failing = True
         await client.say(PAUSE)
@@ -142,7 +142,7 @@ async def test_a_failed_batch_answers_every_request_and_the_next_one_works(serve
         assert done["response"]["status"] == "completed"
 
 
-async def test_no_old_picture_follows_the_answer_to_a_cancel(serve: Serve) -> None:
+async def test_no_frame_of_the_old_epoch_follows_a_cancel(serve: Serve) -> None:
     async with serve() as served, served.client() as client:
         for turn in range(10):
             await client.speak(100)
@@ -168,7 +168,7 @@ async def test_a_client_that_vanishes_frees_its_slot_and_its_frames(serve: Serve
             await client.speak(100)
             await served.eventually(lambda: bool(served.engine.batches), "asked the engine")
             client.socket.transport.abort()
-            await served.eventually(lambda: served.runtime.door.sessions == 0, "left")
+            await served.eventually(lambda: served.runtime.slots.sessions == 0, "left")
         assert served.runtime.state()["speaking"] == 0
         served.engine.gate.set()
         async with served.client() as again:
@@ -177,7 +177,7 @@ async def test_a_client_that_vanishes_frees_its_slot_and_its_frames(serve: Serve
         assert len({r.session for r in served.engine.batches[-1]}) == 1
 
 
-async def test_bad_messages_are_answered_and_other_sessions_go_on(serve: Serve) -> None:
+async def test_invalid_messages_are_answered_and_other_sessions_continue(serve: Serve) -> None:
     async with serve() as served, served.client() as bad, served.client() as good:
         talking = asyncio.create_task(_talk(good, 3))
         for message in ("{", "[]", '{"type":"x"}', b"\xa7", '{"type":"input_audio_buffer.commit"}'):
@@ -200,16 +200,16 @@ async def _talk(client: Client, turns: int) -> list[str]:
 @pytest.mark.parametrize(
     ("message", "code"),
     [
-        (" " * (MESSAGE_BYTES + 1), 1009),
-        (" " * (MESSAGE_BYTES + 3 * 1024 * 1024), 1009),
+        (" " * (MAX_MESSAGE_BYTES + 1), 1009),
+        (" " * (MAX_MESSAGE_BYTES + 3 * 1024 * 1024), 1009),
     ],
-    ids=["said", "not even read"],
+    ids=["reported", "not read"],
 )
 async def test_a_message_that_is_too_large_closes_1009(
     serve: Serve, message: str, code: int
 ) -> None:
     async with serve() as served, served.client() as client:
-        with contextlib.suppress(ConnectionClosed):  # the server may close in the midst of it
+        with contextlib.suppress(ConnectionClosed):  # the server may close while it is sent
             await client.socket.send(message)
         with pytest.raises(ConnectionClosed) as closed:
             await client.until("never")
@@ -224,7 +224,7 @@ async def test_invalid_utf8_closes_1007(serve: Serve) -> None:
             await client.until("never")
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1007
-        await served.eventually(lambda: served.runtime.door.sessions == 0, "left")
+        await served.eventually(lambda: served.runtime.slots.sessions == 0, "left")
 
 
 @pytest.mark.parametrize(
@@ -242,8 +242,8 @@ async def test_limits_of_time_close_with_their_code(
         assert closed.value.rcvd.code == code
 
 
-class Deaf:
-    """A client below the library: it sends, and reads only when told to."""
+class NonReadingClient:
+    """A client without a library: it sends, and never reads by itself."""
 
     def __init__(self, address: str, receive_buffer: int = 4096) -> None:
         host, _, port = address.partition(":")
@@ -263,25 +263,27 @@ class Deaf:
         self.socket.sendall(b"\x81\xff" + length + bytes(4) + text)
 
 
-async def test_a_client_that_never_reads_harms_nobody_and_is_closed(
+async def test_a_client_that_never_reads_is_closed_and_does_not_affect_others(
     serve: Serve, make_engine: Callable[..., FakeEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "STALL_S", 1.5)
     engine = make_engine(jpeg=bytes(60_000))
     async with serve(engine=engine) as served, served.client() as good:
-        deaf = await asyncio.to_thread(Deaf, served.sessions)
+        stalled = await asyncio.to_thread(NonReadingClient, served.sessions)
         audio = base64.b64encode(bytes(1920 * 25 * 60)).decode()
-        await asyncio.to_thread(deaf.send, "input_audio_buffer.append", audio=audio)
+        await asyncio.to_thread(stalled.send, "input_audio_buffer.append", audio=audio)
         await served.eventually(lambda: served.runtime.state()["speaking"] == 1, "spoke")
         await good.speak(25)
         assert (await good.until("response.done"))["response"]["status"] == "completed"
-        await served.eventually(lambda: served.runtime.door.sessions == 1, "closed the deaf one")
-        deaf.socket.close()
+        await served.eventually(
+            lambda: served.runtime.slots.sessions == 1, "closed the stalled client"
+        )
+        stalled.socket.close()
         await good.speak(5)
         assert (await good.until("response.done"))["response"]["status"] == "completed"
 
 
-async def test_a_slow_client_gets_all_sound_and_is_told_of_lost_pictures(
+async def test_a_slow_client_gets_all_audio_and_reports_of_dropped_frames(
     serve: Serve, make_engine: Callable[..., FakeEngine]
 ) -> None:
     engine = make_engine(jpeg=bytes(150_000))

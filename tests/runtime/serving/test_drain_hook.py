@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def runtime(bodies: list[object]) -> Iterator[tuple[drain_hook.Control, list[str]]]:
-    """Give the control of a runtime that answers with these bodies, and what it was asked."""
+    """Return the control of a runtime that answers with these bodies, and the requests it gets."""
     asked: list[str] = []
     answers = iter(bodies)
 
@@ -61,20 +61,20 @@ def test_it_waits_until_the_last_session_has_ended() -> None:
     ]
 
 
-def test_it_gives_up_when_its_time_is_over() -> None:
+def test_it_stops_waiting_at_its_timeout() -> None:
     passed: list[float] = []
     with runtime(sessions(3, 3, 3, 3)) as (control, _):
         left = drain_hook.run(control, 2.5, clock=lambda: sum(passed), sleep=passed.append)
     assert (left, passed) == (3, [1.0, 1.0, 0.5])
 
 
-def test_without_waiting_it_only_asks() -> None:
+def test_without_waiting_it_only_starts_the_drain() -> None:
     with runtime(sessions(3)) as (control, asked):
         assert drain_hook.run(control, 0.0) == 3
     assert len(asked) == 1
 
 
-def test_an_answer_without_a_number_is_named() -> None:
+def test_a_response_without_a_number_is_an_error() -> None:
     with (
         runtime([{"sessions": None}]) as (control, _),
         pytest.raises(DeliveryError, match="no number of sessions"),
@@ -82,6 +82,6 @@ def test_an_answer_without_a_number_is_named() -> None:
         control.drain()
 
 
-def test_a_runtime_that_does_not_answer_is_named() -> None:
+def test_a_runtime_that_does_not_answer_is_an_error() -> None:
     with pytest.raises(DeliveryError, match=r"^http://127\.0\.0\.1:1/control/v1/drain: "):
         drain_hook.Control("http://127.0.0.1:1", "t0ken").drain()

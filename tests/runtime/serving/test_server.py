@@ -1,4 +1,4 @@
-"""The whole process: how it starts, and how it ends without ending a session early."""
+"""The whole process: how it starts, and how it stops after the last session has ended."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ async def test_a_drain_waits_for_the_last_session(serve: Serve) -> None:
     async with serve() as served:
         async with served.client() as client:
             draining = asyncio.create_task(served.runtime.drain())
-            await served.eventually(lambda: served.runtime.door.draining, "drained")
+            await served.eventually(lambda: served.runtime.slots.draining, "drained")
             await client.speak(5)
             assert (await client.until("response.done"))["response"]["status"] == "completed"
             assert not draining.done()
         async with asyncio.timeout(DEADLINE_S):
             await draining
         served.runtime.set_draining(False)
-        assert served.runtime.door.draining  # a process that ends takes nobody any more
+        assert served.runtime.slots.draining  # a process that is ending accepts no sessions again
 
 
 async def test_a_drain_that_takes_too_long_ends_sessions_with_1012(serve: Serve) -> None:
@@ -57,24 +57,23 @@ async def test_a_drain_that_takes_too_long_ends_sessions_with_1012(serve: Serve)
         await draining
 
 
-async def test_an_engine_that_does_not_start_ends_the_process_with_its_reason(
+async def test_an_engine_that_does_not_start_stops_the_process_with_the_reason(
     serve: Serve, make_engine: Callable[..., FakeEngine]
 ) -> None:
     engine = make_engine(fault=AssetError("models/demo", "unet.pth is missing"))
     async with serve(engine=engine, ready=False) as served:
-        told = asyncio.Event()
-        fault = await server.until_end(served.runtime, told)
-        assert str(fault) == "models/demo: unet.pth is missing"
+        error = await server.until_end(served.runtime, asyncio.Event())
+        assert str(error) == "models/demo: unet.pth is missing"
 
 
-async def test_what_the_start_made_is_not_walked_again_by_the_garbage_collector(
+async def test_the_garbage_collector_does_not_visit_the_objects_of_the_start(
     serve: Serve,
 ) -> None:
     try:
         async with serve(ready=False) as served:
-            told = asyncio.Event()
-            told.set()
-            assert await server.until_end(served.runtime, told) is None
+            stop_signal = asyncio.Event()
+            stop_signal.set()
+            assert await server.until_end(served.runtime, stop_signal) is None
             assert gc.get_freeze_count() > 10_000
             assert len(gc.get_objects()) < gc.get_freeze_count() / 10
     finally:
@@ -124,7 +123,7 @@ async def _errors(process: asyncio.subprocess.Process) -> str:
     return (await process.communicate())[1].decode()
 
 
-async def test_sigterm_lets_the_live_session_end_and_then_the_process(
+async def test_sigterm_stops_the_process_after_the_live_session_has_ended(
     make_client: Callable[[Any], Client],
 ) -> None:
     async with command() as (process, sessions, admin):
@@ -169,10 +168,10 @@ async def test_the_drain_command_waits_until_the_runtime_is_empty() -> None:
         printed, _ = await drain.communicate()
         assert json.loads(printed) == {"sessions": 0}
         assert await drain.wait() == 0
-        assert process.returncode is None  # the kubelet ends it, by SIGTERM
+        assert process.returncode is None  # the kubelet stops it with SIGTERM
 
 
-async def test_a_process_that_cannot_start_says_why_in_one_line() -> None:
+async def test_a_process_that_cannot_start_prints_the_reason_in_one_line() -> None:
     async with command(AVATAR_CAPACITY="many") as (process, _, _):
         _, errors = await process.communicate()
         assert process.returncode == 1

@@ -21,7 +21,7 @@ class Arrivals:
     counts: tuple[tuple[int, int], ...]  # (second, count by its end), oldest first, not empty
 
     @classmethod
-    def begun(cls, now: float, count: int) -> Arrivals:
+    def starting(cls, now: float, count: int) -> Arrivals:
         """Return a record that begins: who came before `now` is not known."""
         return cls(((floor(now) - 1, count),))
 
@@ -29,7 +29,7 @@ class Arrivals:
         """Return the record with the count as it is now; one that fell is a new beginning."""
         second, last = self.counts[-1]
         if count < last or now < second:
-            return Arrivals.begun(now, count)
+            return Arrivals.starting(now, count)
         if count == last:
             return self
         kept = self.counts[:-1] if second == floor(now) else self.counts

@@ -1,4 +1,4 @@
-"""Says what pods are worth to a service: how many slots they give, and how many pods it takes."""
+"""Capacity: how many slots pods give, and how many pods a number of slots needs."""
 
 from __future__ import annotations
 
@@ -15,149 +15,167 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from decimal import Decimal
 
-VRAM_MOST: Final = 0.9  # of the device's memory
-MISSES_MOST: Final = 0.01  # of the frames, past their deadline
-STRAIN_MOST: Final = 4.0  # a pod under pressure degrades its batch to a quarter, not further
+MAX_VRAM_RATIO: Final = 0.9  # of the device's memory
+MAX_DEADLINE_MISS_RATIO: Final = 0.01  # of the frames
+MAX_LOAD_FACTOR: Final = 4.0  # a pod under pressure reduces its batch to a quarter, not further
 
-START_S: Final = 30.0  # believed of pods until one has started
-FEW_STARTS: Final = 5  # fewer say nothing of how much starts differ
+DEFAULT_START_S: Final = 30.0  # assumed start time until a pod has started
+MIN_STARTS: Final = 5  # fewer starts do not give a usable variance
 
 OVERDUE: Final = (2.0, 15.0)
-"""Of few starts the longest says little of the 99th percentile: so many times that, and seconds."""
+"""A pod is overdue after this factor times the longest start, and after at least these seconds.
+
+The longest of few starts is a poor estimate of the 99th percentile.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A runtime pod that takes sessions, or soon will."""
+    """A runtime pod that takes sessions or is starting."""
 
     uid: str
-    slots: int  # when all is well
-    sessions: int  # as heard last
+    slots: int
+    """Sessions that the pod can take while it meets its objectives."""
+    sessions: int
+    """Live sessions in the latest state."""
     ready: bool
     draining: bool
-    age_s: float  # since it was created
-    heard_s: float  # since its state was heard, infinite if it never was
-    strain: float = 1.0  # 1 within its objectives, 2 at twice the load that it could bear
-    reserve: bool = False  # it takes sessions last
-    cost: Decimal | None = None  # per hour, None if nobody says
+    age_s: float
+    """Seconds since the pod was created."""
+    state_age_s: float
+    """Seconds since the latest state; infinite if there is none."""
+    load_factor: float = 1.0
+    """1 if the pod meets its objectives, 2 at twice the load that it can take."""
+    reserve: bool = False
+    """Whether gateways use the pod only when all others are full."""
+    cost: Decimal | None = None
+    """Cost per hour; None if it is unknown."""
 
     @property
     def starting(self) -> bool:
-        """Whether it is not ready, or ready and not heard of for the first time yet."""
-        return not self.ready or self.heard_s == inf
+        """Whether the pod is not ready, or is ready but has not sent a state yet."""
+        return not self.ready or self.state_age_s == inf
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A GPU class on which further pods could run."""
+    """A GPU class on which further pods can run."""
 
     gpu_class: str
-    slots: int  # of one pod
-    free: int  # GPUs
-    cost: Decimal | None = None  # of one pod, per hour
+    slots: int
+    """Slots of one pod."""
+    free: int
+    """Free GPUs."""
+    cost: Decimal | None = None
+    """Cost of one pod per hour; None if it is unknown."""
 
 
-def strain(
+def load_factor(
     *,
     vram_ratio: float,
     deadline_miss_ratio: float,
     frame_p95_ms: float | None,
-    budget_ms: float,
+    latency_budget_ms: float,
     batch_share: float = 1.0,
 ) -> float:
-    """Return by how much a pod misses its objectives: 1 if by nothing.
+    """Return by which factor a pod exceeds its objectives: 1 to `MAX_LOAD_FACTOR`.
 
-    `batch_share` is the part of its batch that the pod has not given up under pressure.
+    `batch_share` is the fraction of its batch size that the pod still uses under memory pressure.
     """
-    misses = (
-        vram_ratio / VRAM_MOST,
-        deadline_miss_ratio / MISSES_MOST,
-        (frame_p95_ms or 0.0) / budget_ms,
-        1 / max(batch_share, 1 / STRAIN_MOST),
+    factors = (
+        vram_ratio / MAX_VRAM_RATIO,
+        deadline_miss_ratio / MAX_DEADLINE_MISS_RATIO,
+        (frame_p95_ms or 0.0) / latency_budget_ms,
+        1 / max(batch_share, 1 / MAX_LOAD_FACTOR),
     )
-    return min(STRAIN_MOST, max(1.0, *misses))
+    return min(MAX_LOAD_FACTOR, max(1.0, *factors))
 
 
 def effective_slots(pod: Pod, overdue_s: float) -> int:
-    """Return how many slots a pod is good for, now or as soon as it has started.
+    """Return how many slots a pod gives, now or when it has started.
 
-    A pod that takes longer than `overdue_s` to start, or to be heard of, is not counted on.
+    A pod that takes longer than `overdue_s` to start, or to send its first state, gives none.
     """
     if pod.starting and pod.age_s < overdue_s:
         return pod.slots
     if not pod.ready:
         return 0
-    if pod.heard_s > STALE_S:
-        return pod.sessions  # they go on, but whether there is room is not known
-    if pod.strain <= 1.0:
+    if pod.state_age_s > STALE_S:
+        return pod.sessions  # its sessions continue, but its free slots are unknown
+    if pod.load_factor <= 1.0:
         return pod.slots
-    return max(1, int(pod.slots / pod.strain))
+    return max(1, int(pod.slots / pod.load_factor))
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """How long pods take to start."""
+class StartEstimate:
+    """How long the next pod takes to start."""
 
     mean_s: float
-    variance: float  # of a start, in s²
+    variance: float
+    """Variance of one start, in s²."""
 
 
-def start(starts_s: Sequence[float]) -> Start:
-    """Return what the last starts say of the next one; of few, the longest is believed."""
+def estimate_start(starts_s: Sequence[float]) -> StartEstimate:
+    """Estimate the next start from the last ones; of few starts the longest is used."""
     if not starts_s:
-        return Start(START_S, 0.0)
-    if len(starts_s) < FEW_STARTS:
-        return Start(max(starts_s), 0.0)
-    return Start(mean(starts_s), variance(starts_s))
+        return StartEstimate(DEFAULT_START_S, 0.0)
+    if len(starts_s) < MIN_STARTS:
+        return StartEstimate(max(starts_s), 0.0)
+    return StartEstimate(mean(starts_s), variance(starts_s))
 
 
 def overdue_s(pods: Sequence[Pod], starts_s: Sequence[float]) -> float:
-    """Return after which time a pod that has not started is not counted on.
+    """Return the age in seconds from which a pod that has not started gives no slots.
 
-    While none of them runs, more of the same would not start either.
+    It is infinite while no pod is ready, because further pods would not start either.
     """
     if not any(pod.ready for pod in pods):
         return inf
-    factor, least_s = OVERDUE
-    return max(least_s, factor * max(starts_s, default=START_S))
+    factor, minimum_s = OVERDUE
+    return max(minimum_s, factor * max(starts_s, default=DEFAULT_START_S))
 
 
-def totals(pods: Sequence[Pod], slots: Sequence[int]) -> list[int]:
-    """Return the slots of the most valuable pod, of the two most valuable ones, and so on.
+def cumulative_slots(pods: Sequence[Pod], slots: Sequence[int]) -> list[int]:
+    """Return the slots of the first pod to keep, of the first two, and so on.
 
-    `slots` are the effective slots of `pods`.
+    `slots` are the effective slots of `pods`, in the same order.
     """
-    if len(set(slots)) == 1:  # where all are alike, the order does not matter
+    if len(set(slots)) == 1:  # the order makes no difference
         return [*accumulate(slots)]
-    worth = sorted(zip(map(worth_of, pods), slots, strict=True), reverse=True)
-    return [*accumulate(given for _, given in worth)]
+    priorities = map(scale_down_priority, pods)
+    ordered = sorted(zip(priorities, slots, strict=True), reverse=True)
+    return [*accumulate(given for _, given in ordered)]
 
 
-def pods_for(needed: int, given: Sequence[int], offers: Iterable[Offer]) -> int:
-    """Return how many pods give the slots: of those there are, whose `totals` are given, and new.
+def pods_for(needed: int, cumulative: Sequence[int], offers: Iterable[Offer]) -> int:
+    """Return how many pods give `needed` slots: existing pods first, then new ones.
 
-    The most valuable ones come first.
+    `cumulative` is what `cumulative_slots` returns for the existing pods.
     """
     if needed <= 0:
         return 0
-    if given and needed <= given[-1]:
-        return bisect_left(given, needed) + 1
-    short = needed - (given[-1] if given else 0)
-    largest = max((after - before for before, after in pairwise((0, *given))), default=0)
-    return len(given) + _new_pods(offers, largest, short)
+    if cumulative and needed <= cumulative[-1]:
+        return bisect_left(cumulative, needed) + 1
+    short = needed - (cumulative[-1] if cumulative else 0)
+    largest = max((after - before for before, after in pairwise((0, *cumulative))), default=0)
+    return len(cumulative) + _new_pods(offers, largest, short)
 
 
-def worth_of(pod: Pod) -> tuple[bool, bool, int, bool]:
-    """Order pods as planning does: first those go that cost the sessions least."""
+def scale_down_priority(pod: Pod) -> tuple[bool, bool, int, bool]:
+    """Return the sort key by which pods are removed, lowest first, as planning does it."""
     return not pod.draining, pod.ready, pod.sessions, not pod.reserve
 
 
 def _new_pods(offers: Iterable[Offer], largest: int, short: int) -> int:
-    """Return how many pods more it takes, class by class as long as GPUs are free."""
+    """Return how many new pods give `short` slots, class by class while GPUs are free.
+
+    Beyond all free GPUs, pods of the first class are counted.
+    """
     pods = 0
     each = 0
     for offer in offers:
-        each = each or offer.slots  # beyond all free GPUs, pods of the best class are wished for
+        each = each or offer.slots
         count = min(offer.free, ceil(short / offer.slots))
         pods += count
         short -= count * offer.slots

@@ -1,4 +1,4 @@
-"""Sees a service, its pods and its classes as scaling does, and asks it for their number."""
+"""Collects what scaling needs from a service, its pods and its GPU classes, and runs a decision."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 
 from avatar_operator.core.autoscaling import capacity, scaling, schedules
+from avatar_operator.core.autoscaling.observation import Demand, Observation, Share
 from avatar_operator.core.gpus import batch_size
 from avatar_operator.core.resources.service import Placement, Service, WhenFull
 
@@ -19,84 +20,95 @@ if TYPE_CHECKING:
     from avatar_operator.core.resources.pod import RuntimePod
     from avatar_operator.core.resources.state import PodState
 
-GPUS_TO_COME: Final = 10**6  # of nodes that someone adds for pods that wait: no bound of ours
+FUTURE_GPUS: Final = 10**6
+"""Free GPUs assumed for `whenFull: createPending`: new nodes do not limit the decision."""
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """What a number of pods is decided from, besides the service and its pods."""
+class ScalingContext:
+    """What a decision needs besides the service, its pods and its GPU classes."""
 
-    demand: scaling.Demand = field(default_factory=scaling.Demand)
-    history: scaling.History | None = None  # None: nothing was decided yet
-    at: float = 0.0  # now, in seconds, monotonic
-    share: scaling.Share | None = None  # of a reserve with others, None: it has its own
-    lent: Mapping[str, int] = field(default_factory=dict)  # pods to take over, by GPU class
+    demand: Demand = field(default_factory=Demand)
+    history: scaling.History | None = None
+    """History of the previous decision; None before the first one."""
+    at: float = 0.0
+    """Now, in seconds, monotonic."""
+    share: Share | None = None
+    """The reserve that the service shares; None if it shares none."""
+    claimable: Mapping[str, int] = field(default_factory=dict)
+    """Pods that the service can adopt from a shared reserve, by GPU class."""
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """All that a decision depends on: asked again, it is answered in the same way."""
+class ScalingInputs:
+    """Everything that a decision depends on; equal inputs give equal decisions."""
 
-    policy: Autoscaling  # as its owner wrote it
-    observation: scaling.Observation
+    policy: Autoscaling
+    """The policy as the user wrote it, without schedules."""
+    observation: Observation
     history: scaling.History | None
-    at: float  # seconds, monotonic
-    wall: float  # seconds since 1970, for the schedules
+    at: float
+    """Now, in seconds, monotonic."""
+    wall: float
+    """Now, in seconds since 1970, for the schedules."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A decision, and the schedules that were in force."""
+class ScalingResult:
+    """A decision, its inputs and the policy that applied."""
 
-    question: Question
+    inputs: ScalingInputs
     decision: scaling.Decision
-    in_force: schedules.InForce
+    effective: schedules.EffectivePolicy
 
 
-def ask(
+def collect(
     service: Service,
     pods: Sequence[RuntimePod],
     leaving: Iterable[RuntimePod],
     pools: Sequence[Pool],
     states: Mapping[str, PodState],
-    scene: Scene | None,
+    context: ScalingContext | None,
     now: float,
-) -> Question | None:
-    """Return what to ask scaling, None if the owner of the service says how many pods it has.
+) -> ScalingInputs | None:
+    """Return the inputs of a decision, or None if the service has a fixed number of pods.
 
-    `leaving` are pods that were deleted and wait for their sessions.
+    `leaving` are deleted pods that still have sessions. `now` is in seconds since 1970.
     """
-    if service.replicas is not None or service.autoscaling is None or scene is None:
+    if service.replicas is not None or service.autoscaling is None or context is None:
         return None
-    budget_ms = batch_size.BUDGET_MS[service.objective]
+    latency_budget_ms = batch_size.LATENCY_BUDGET_MS[service.objective]
     costs = {pool.gpu_class: pool.cost_per_hour for pool in pools}
-    paid = (costs.get(pod.gpu_class) or Decimal(0) for pod in leaving)
-    seen = scaling.Observation(
-        pods=[_pod(p, states.get(p.uid), costs.get(p.gpu_class), budget_ms, now) for p in pods],
-        offers=_offers(service.placement, pools, scene.lent),
-        demand=scene.demand,
-        leaving_cost=sum(paid, Decimal(0)),
-        share=scene.share,
+    leaving_costs = (costs.get(pod.gpu_class) or Decimal(0) for pod in leaving)
+    observation = Observation(
+        pods=[
+            _pod(pod, states.get(pod.uid), costs.get(pod.gpu_class), latency_budget_ms, now)
+            for pod in pods
+        ],
+        offers=_offers(service.placement, pools, context.claimable),
+        demand=context.demand,
+        leaving_cost=sum(leaving_costs, Decimal(0)),
+        share=context.share,
     )
-    return Question(service.autoscaling, seen, scene.history, scene.at, now)
+    return ScalingInputs(service.autoscaling, observation, context.history, context.at, now)
 
 
-def answer(question: Question) -> Answer:
-    """Return the decision, with the schedules of the time taken into account."""
-    current = schedules.in_force(question.policy, question.wall)
-    decision = scaling.decide(current.policy, question.observation, question.history, question.at)
+def decide(inputs: ScalingInputs) -> ScalingResult:
+    """Return the decision under the schedules that are active at `inputs.wall`."""
+    effective = schedules.resolve(inputs.policy, inputs.wall)
+    decision = scaling.decide(effective.policy, inputs.observation, inputs.history, inputs.at)
     waits = [decision.wake_after_s]
-    if current.until is not None:
-        waits.append(max(0.0, current.until - question.wall))
+    if effective.until is not None:
+        waits.append(max(0.0, effective.until - inputs.wall))
     wake_after_s = min((wait for wait in waits if wait is not None), default=None)
-    return Answer(question, replace(decision, wake_after_s=wake_after_s), current)
+    return ScalingResult(inputs, replace(decision, wake_after_s=wake_after_s), effective)
 
 
 def _pod(
     pod: RuntimePod,
     state: PodState | None,
     cost: Decimal | None,
-    budget_ms: float,
+    latency_budget_ms: float,
     now: float,
 ) -> capacity.Pod:
     age_s = max(0.0, now - pod.created_at)
@@ -112,12 +124,12 @@ def _pod(
         ready=pod.ready,
         draining=state.draining,
         age_s=age_s,
-        heard_s=state.age_s,
-        strain=capacity.strain(
+        state_age_s=state.age_s,
+        load_factor=capacity.load_factor(
             vram_ratio=state.vram_ratio,
             deadline_miss_ratio=state.deadline_miss_ratio,
             frame_p95_ms=state.frame_p95_ms,
-            budget_ms=budget_ms,
+            latency_budget_ms=latency_budget_ms,
             batch_share=state.batch_share,
         ),
         reserve=pod.reserve,
@@ -126,18 +138,18 @@ def _pod(
 
 
 def _offers(
-    placement: Placement, pools: Sequence[Pool], lent: Mapping[str, int]
+    placement: Placement, pools: Sequence[Pool], claimable: Mapping[str, int]
 ) -> list[capacity.Offer]:
     offers = [
         capacity.Offer(
             pool.gpu_class,
             pool.outcome.sessions_per_pod,
-            pool.stock.free + lent.get(pool.gpu_class, 0),  # a pod to take over has its GPU
+            pool.stock.free + claimable.get(pool.gpu_class, 0),  # a pod to adopt has its GPU
             pool.cost_per_hour,
         )
         for pool in pools
         if isinstance(pool.outcome, batch_size.BatchPlan)
     ]
-    if placement.when_full is WhenFull.CREATE_PENDING:  # after all that are there
-        offers += [replace(offer, free=GPUS_TO_COME) for offer in offers[:1]]
+    if placement.when_full is WhenFull.CREATE_PENDING:  # after all existing GPUs
+        offers += [replace(offer, free=FUTURE_GPUS) for offer in offers[:1]]
     return offers[:1] if placement.when_full is WhenFull.WAIT else offers

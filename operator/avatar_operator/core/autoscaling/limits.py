@@ -1,4 +1,4 @@
-"""Says how far the number of pods may go: by its owner's bounds, free GPUs, cost and rate."""
+"""Limits of the number of pods: the bounds of the policy, free GPUs, cost and scaling rate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING
 
-from avatar_operator.core.autoscaling.capacity import Offer, Pod, worth_of
+from avatar_operator.core.autoscaling.capacity import Offer, Pod, scale_down_priority
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,72 +17,75 @@ if TYPE_CHECKING:
 
 
 class Limit(Enum):
-    """What kept a decision from giving what is needed."""
+    """Why a decision gives fewer pods than recommended."""
 
     MAX_REPLICAS = "MaxReplicas"
     FREE_GPUS = "NoFreeGPU"
     MAX_COST = "MaxCost"
-    COST_UNKNOWN = "CostUnknown"  # GPUs are free, but their cost is not said
+    COST_UNKNOWN = "CostUnknown"  # GPUs are free, but their profile has no cost
     RATE = "ScalingRate"
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Between which numbers of pods a decision may choose, and what bounds it above."""
+    """The lowest and the highest number of pods that a decision may choose."""
 
-    least: int
-    most: int
+    minimum: int
+    maximum: int
     limit: Limit
-    owner_least: int
-    owner_most: int
+    """What sets `maximum`."""
+    policy_minimum: int
+    """The minimum of the policy alone; it holds even if data are missing."""
+    policy_maximum: int
+    """The maximum of the policy alone; it holds even if data are missing."""
 
-    def keep(self, pods: int) -> int:
-        """Return the number within the bounds that is nearest."""
-        return max(self.least, min(self.most, pods))
+    def clamp(self, pods: int) -> int:
+        """Return the nearest number within all limits."""
+        return max(self.minimum, min(self.maximum, pods))
 
-    def hold(self, pods: int) -> int:
-        """Return the number within what the owner allows, which holds whatever else is known."""
-        return max(self.owner_least, min(self.owner_most, pods))
+    def clamp_to_policy(self, pods: int) -> int:
+        """Return the nearest number within the bounds of the policy."""
+        return max(self.policy_minimum, min(self.policy_maximum, pods))
 
 
-def find(
+def find_bounds(
     policy: Autoscaling, pods: Sequence[Pod], offers: Sequence[Offer], leaving_cost: Decimal
 ) -> Bounds:
     """Return the bounds of a service that has these pods.
 
-    `leaving_cost` is that of pods that are deleted and wait for their sessions.
-    What may be spent bounds everything, also the least number of pods.
+    `leaving_cost` is the cost per hour of deleted pods that still have sessions. The maximum cost
+    bounds everything, also `minReplicas`.
     """
     bounds = [
         (policy.max_replicas, Limit.MAX_REPLICAS),
         (len(pods) + sum(offer.free for offer in offers), Limit.FREE_GPUS),
     ]
-    least, owner_least, owner_most = policy.min_replicas, policy.min_replicas, policy.max_replicas
+    minimum = policy_minimum = policy.min_replicas
+    policy_maximum = policy.max_replicas
     if policy.min_replicas == 0 and policy.zero_after_s is None:
-        least = 1  # without a time after which it goes, the last pod stays
+        minimum = 1  # without scaleToZeroAfterSeconds the last pod stays
     if policy.max_cost_per_hour is not None:
         affordable, why = _affordable(policy.max_cost_per_hour, pods, offers, leaving_cost)
         bounds.append((affordable, why))
-        least = min(least, affordable)
+        minimum = min(minimum, affordable)
         if affordable < len(pods):
-            owner_most = min(owner_most, affordable)
-        owner_least = min(owner_least, affordable)
-    most, limit = min(bounds, key=lambda bound: bound[0])
-    return Bounds(least, max(least, most), limit, owner_least, owner_most)
+            policy_maximum = min(policy_maximum, affordable)
+        policy_minimum = min(policy_minimum, affordable)
+    maximum, limit = min(bounds, key=lambda bound: bound[0])
+    return Bounds(minimum, max(minimum, maximum), limit, policy_minimum, policy_maximum)
 
 
 def _affordable(
-    budget: Decimal, pods: Sequence[Pod], offers: Sequence[Offer], leaving_cost: Decimal
+    max_cost: Decimal, pods: Sequence[Pod], offers: Sequence[Offer], leaving_cost: Decimal
 ) -> tuple[int, Limit]:
-    """Return how many pods may be paid, and what keeps it from being more.
+    """Return how many pods `max_cost` pays for, and what prevents more.
 
-    A pod that is there and whose cost nobody says counts nothing, and no new one
-    of its class comes. Pods that wait for their last sessions keep new ones from
-    coming, and do not send others away.
+    An existing pod of unknown cost counts as free, and no new pod of its class is created. Deleted
+    pods with sessions reduce the number of new pods, but do not cause the removal of others.
     """
-    left = budget - sum((pod.cost or Decimal(0) for pod in pods), Decimal(0))
+    left = max_cost - sum((pod.cost or Decimal(0) for pod in pods), Decimal(0))
     if left < 0:
-        return _payable(budget, pods), Limit.MAX_COST
+        return _affordable_existing(max_cost, pods), Limit.MAX_COST
     left -= leaving_cost
     count = len(pods)
     unknown = False
@@ -93,55 +96,56 @@ def _affordable(
         paid = max(0, min(offer.free, int(left // offer.cost)))
         count += paid
         left -= paid * offer.cost
-        if paid < offer.free:  # the next class has its turn when this one's GPUs are used up
+        if paid < offer.free:  # the next class is used only after all GPUs of this one
             return count, Limit.MAX_COST
     return count, Limit.COST_UNKNOWN if unknown else Limit.FREE_GPUS
 
 
-def _payable(budget: Decimal, pods: Sequence[Pod]) -> int:
+def _affordable_existing(max_cost: Decimal, pods: Sequence[Pod]) -> int:
     kept = 0
-    for pod in sorted(pods, key=worth_of, reverse=True):
-        budget -= pod.cost or Decimal(0)
-        if budget < 0:
+    for pod in sorted(pods, key=scale_down_priority, reverse=True):
+        max_cost -= pod.cost or Decimal(0)
+        if max_cost < 0:
             return kept
         kept += 1
     return kept
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """How many pods were decided lately: since each time the number, oldest first, not empty."""
+class ScalingRateLimit:
+    """The recent decisions, by which `spec.autoscaling.rate` limits the next one."""
 
     steps: tuple[tuple[float, int], ...]
+    """(time in seconds, monotonic; number of pods decided), oldest first, never empty."""
 
     @classmethod
-    def begun(cls, now: float, pods: int) -> Pace:
-        """Return a record that begins with the pods that are there."""
+    def starting(cls, now: float, pods: int) -> ScalingRateLimit:
+        """Return a record that starts now with the existing pods."""
         return cls(((now, pods),))
 
-    def with_pods(self, now: float, pods: int, rate: Rate | None) -> Pace:
-        """Return the record with a new decision; what a rate does not look at is forgotten."""
+    def with_decision(self, now: float, pods: int, rate: Rate | None) -> ScalingRateLimit:
+        """Return the record with a new decision, without steps that the rate no longer uses."""
         if rate is None:
-            return self if self.steps[-1][1] == pods else Pace.begun(now, pods)
+            return self if self.steps[-1][1] == pods else ScalingRateLimit.starting(now, pods)
         kept = self._within(now, rate)
-        return self if pods == self.steps[-1][1] else Pace((*kept, (now, pods)))
+        return self if pods == self.steps[-1][1] else ScalingRateLimit((*kept, (now, pods)))
 
-    def paced(self, pods: int, now: float, rate: Rate | None) -> int:
-        """Return how far the number may go from where it was within the period of a rate."""
+    def limit(self, pods: int, now: float, rate: Rate | None) -> int:
+        """Return the number nearest to `pods` that the rate allows now."""
         if rate is None:
             return pods
-        lately = [count for _, count in self._within(now, rate)]
-        up = inf if rate.up_pods is None else min(lately) + rate.up_pods
-        down = -inf if rate.down_pods is None else max(lately) - rate.down_pods
-        held = self.steps[-1][1]
-        return int(min(pods, max(held, up)) if pods > held else max(pods, min(held, down)))
+        recent = [count for _, count in self._within(now, rate)]
+        up = inf if rate.up_pods is None else min(recent) + rate.up_pods
+        down = -inf if rate.down_pods is None else max(recent) - rate.down_pods
+        current = self.steps[-1][1]
+        return int(min(pods, max(current, up)) if pods > current else max(pods, min(current, down)))
 
-    def frees_after_s(self, now: float, rate: Rate) -> float:
-        """Return when the oldest step is no longer looked at, infinite if there is one only."""
+    def relaxes_after_s(self, now: float, rate: Rate) -> float:
+        """Return after how many seconds the oldest step expires; infinite if there is only one."""
         kept = self._within(now, rate)
         return kept[1][0] + rate.period_s - now if len(kept) > 1 else inf
 
     def _within(self, now: float, rate: Rate) -> tuple[tuple[float, int], ...]:
-        """Return the steps of the period, with the one that it began on."""
+        """Return the steps of the period, and the step that held when the period started."""
         older = sum(1 for at, _ in self.steps if at <= now - rate.period_s)
         return self.steps[max(0, older - 1) :]

@@ -1,4 +1,4 @@
-"""Says which schedules of a policy are in force at a time, and until when nothing changes."""
+"""Schedules: which of them are active at a time, and what they change in the policy."""
 
 from __future__ import annotations
 
@@ -14,32 +14,34 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class InForce:
-    """The policy of a moment."""
+class EffectivePolicy:
+    """The policy at a time, with the minimums of the active schedules."""
 
     policy: Autoscaling
-    names: tuple[str, ...] = ()  # of the schedules that are in force
-    until: float | None = None  # seconds since 1970 of the next change, None: there is none
+    names: tuple[str, ...] = ()
+    """Names of the active schedules."""
+    until: float | None = None
+    """Next change, in seconds since 1970; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Phase:
-    on: bool
+    active: bool
     until: float | None
 
 
-def in_force(policy: Autoscaling, wall: float) -> InForce:
-    """Return the policy with what its schedules ask for at `wall`, in seconds since 1970.
+def resolve(policy: Autoscaling, wall: float) -> EffectivePolicy:
+    """Return the effective policy at `wall`, in seconds since 1970.
 
-    A schedule only adds: of the policy and all that are in force the largest
-    number counts, whatever their order.
+    A schedule only raises minimums: the largest value of the policy and of all active schedules
+    counts, in any order.
     """
     if not policy.schedules:
-        return InForce(policy)
-    # Crons know minutes only, so the answer is the same for all of a minute.
+        return EffectivePolicy(policy)
+    # Cron expressions have a resolution of one minute, so the result holds for the minute.
     minute = int(wall // 60)
     phases = [(each, _phase(each, minute)) for each in policy.schedules]
-    active = [schedule for schedule, phase in phases if phase.on]
+    active = [schedule for schedule, phase in phases if phase.active]
     edges = [phase.until for _, phase in phases if phase.until is not None]
     most = policy.max_replicas
     raised = replace(
@@ -49,16 +51,16 @@ def in_force(policy: Autoscaling, wall: float) -> InForce:
         free_percent=max([policy.free_percent, *(s.free_percent or 0 for s in active)]),
         reserve=max([policy.reserve, *(s.reserve or 0 for s in active)]),
     )
-    return InForce(raised, tuple(each.name for each in active), min(edges, default=None))
+    return EffectivePolicy(raised, tuple(each.name for each in active), min(edges, default=None))
 
 
-@lru_cache(maxsize=4096)  # every plan of a minute asks the same, and a year may have to be searched
+@lru_cache(maxsize=4096)  # every plan of a minute asks the same, and the search may cover years
 def _phase(schedule: Schedule, minute: int) -> _Phase:
     zone = ZoneInfo(schedule.time_zone)
     at = minute * 60.0
     started = cron.last_until(schedule.start, zone, at)
     ended = cron.last_until(schedule.end, zone, at)
-    # At one moment the end of the last time comes before the start of the next one.
-    on = started is not None and (ended is None or started >= ended)
-    edge = schedule.end if on else schedule.start
-    return _Phase(on, cron.next_after(edge, zone, at))
+    # If start and end fall on the same minute, the next period starts there.
+    active = started is not None and (ended is None or started >= ended)
+    edge = schedule.end if active else schedule.start
+    return _Phase(active, cron.next_after(edge, zone, at))

@@ -96,7 +96,7 @@ class Observations:
         self._profile_bodies: Cache[ProfileBody] = Cache()
         self._nodes: Cache[Node] = Cache()
         self._uses: Cache[PodUse | None] = Cache()  # None: it uses no GPU (any more)
-        self._census = inventory.Census()
+        self._node_classes = inventory.NodeClassCache()
         self._all_nodes: tuple[Node, ...] | None = None  # None once one changed
         self._all_profiles: tuple[GPUProfile, ...] | None = None
         self._all_uses: tuple[PodUse, ...] | None = None
@@ -106,7 +106,7 @@ class Observations:
         self._uids: dict[ServiceKey, str] = {}  # of services
         self._owned: dict[str, set[str]] = {}  # UIDs of pods, by the UID of their service
         self._lent: dict[ServiceKey, set[str]] = {}  # UIDs, by whom they were taken over from
-        self.circles = shared_reserve.Circles()
+        self.reserve_groups = shared_reserve.ReserveGroups()
         self.pods: Cache[RuntimePod] = Cache()
 
     def observe(self, kind: Kind, body: Mapping[str, object]) -> News:
@@ -137,7 +137,7 @@ class Observations:
                     return News()
                 if self._uids.get(service.key) == uid:
                     del self._uids[service.key]
-                others = self.circles.put(uid, service.key.namespace, None)
+                others = self.reserve_groups.put(uid, service.key.namespace, None)
                 return News(others, gone=service.key)
             case Kind.PROFILES:
                 self._profile_bodies.drop(uid)
@@ -206,9 +206,9 @@ class Observations:
             self._all_uses = tuple(self._used.values())
         return self._all_uses
 
-    def census(self) -> inventory.Census:
+    def node_class_cache(self) -> inventory.NodeClassCache:
         """Return what is known of the classes of nodes, to be kept from plan to plan."""
-        return self._census
+        return self._node_classes
 
     def pods_of(self, key: ServiceKey) -> tuple[RuntimePod, ...]:
         """Return the runtime pods that carry the name of a service."""
@@ -273,10 +273,10 @@ class Observations:
         member = None
         if _SHARES in seen.body_text and not seen.deleting:  # few do, so few are parsed
             try:
-                member = shared_reserve.member(parse_service(seen.body))
+                member = shared_reserve.as_member(parse_service(seen.body))
             except InvalidResource:
                 member = None  # its own plan says so
-        return self.circles.put(uid, seen.key.namespace, member)
+        return self.reserve_groups.put(uid, seen.key.namespace, member)
 
     def _see_profile(self, uid: str, version: int, body: Mapping[str, object]) -> News:
         profile, fault = None, ""

@@ -22,7 +22,7 @@ MEMORY_SHARE: Final = 0.9
 LOAD_RATIO: Final = 0.9
 """Part of a pod's frames that sessions may use: the rest absorbs jitter between batches."""
 
-BUDGET_MS: Final = {
+LATENCY_BUDGET_MS: Final = {
     Objective.LATENCY: 100.0,
     Objective.BALANCED: 200.0,
     Objective.THROUGHPUT: 500.0,
@@ -75,11 +75,11 @@ def plan_batch(
     one session. latency and balanced take the smallest batch that is nearly as
     fast as the best one; throughput takes the largest.
     """
-    budget_ms = BUDGET_MS[objective]
+    latency_budget_ms = LATENCY_BUDGET_MS[objective]
     usable_mib = memory_share * memory_mib
     measured = [b for b in BUCKETS if curve.smallest <= b <= curve.largest]
     in_memory = [b for b in measured if curve.memory_mib(b) <= usable_mib]
-    in_time = [b for b in in_memory if curve.batch_ms(b) <= budget_ms]
+    in_time = [b for b in in_memory if curve.batch_ms(b) <= latency_budget_ms]
     if not measured:
         return NoBatch(f"the curve of {curve.model} covers none of the batch sizes {BUCKETS}")
     if not in_memory:
@@ -91,7 +91,7 @@ def plan_batch(
     if not in_time:
         return NoBatch(
             f"a batch of {measured[0]} takes {curve.batch_ms(measured[0]):.0f} ms, "
-            f"objective {objective.value} allows {budget_ms:.0f} ms"
+            f"objective {objective.value} allows {latency_budget_ms:.0f} ms"
         )
     ratio = KNEE_RATIO[objective]
     chosen = in_time[-1] if ratio is None else _knee(curve, in_time, ratio)
@@ -100,7 +100,7 @@ def plan_batch(
         assert ratio is not None
         reason = f"batch {chosen} reaches {ratio:.0%} of the best frames/s"
     else:
-        limited_by, reason = _ceiling(curve, chosen, measured, usable_mib, budget_ms)
+        limited_by, reason = _ceiling(curve, chosen, measured, usable_mib, latency_budget_ms)
     return _plan(curve, chosen, fps, limited_by, reason)
 
 
@@ -132,7 +132,7 @@ def _knee(curve: Curve, buckets: list[int], ratio: float) -> int:
 
 
 def _ceiling(
-    curve: Curve, chosen: int, measured: list[int], usable_mib: float, budget_ms: float
+    curve: Curve, chosen: int, measured: list[int], usable_mib: float, latency_budget_ms: float
 ) -> tuple[LimitedBy, str]:
     """Say what excluded the next larger bucket."""
     if chosen == measured[-1]:
@@ -142,7 +142,7 @@ def _ceiling(
         need = curve.memory_mib(larger)
         return LimitedBy.MEMORY, f"batch {larger} would need {need} of {usable_mib:.0f} usable MiB"
     took = curve.batch_ms(larger)
-    return LimitedBy.DEADLINE, f"batch {larger} would take {took:.0f} of {budget_ms:.0f} ms"
+    return LimitedBy.DEADLINE, f"batch {larger} would take {took:.0f} of {latency_budget_ms:.0f} ms"
 
 
 def _plan(curve: Curve, chosen: int, fps: int, limited_by: LimitedBy, why: str) -> BatchPlan:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from avatar_operator.core.resources.node import Node, Taint
     from avatar_operator.core.resources.pod import PodUse
 
-KEPT_SURVEYS: Final = 32
+KEPT_VIEWS: Final = 32
 """Placements whose nodes are remembered; most services of a cluster share a few."""
 
 
@@ -54,16 +54,16 @@ class Inventory:
 
     stocks: Mapping[str, ClassStock]  # one for every profile
     left_out: tuple[tuple[str, str], ...]  # node and reason, by node
-    _survey: Survey = field(compare=False, repr=False)
+    _view: PlacementView = field(compare=False, repr=False)
     _uses: tuple[PodUse, ...] = field(compare=False, repr=False)
 
     @property
     def nodes(self) -> tuple[NodeStock, ...]:
         """What each node offers, by name: for people, and not cheap."""
-        return self._survey.rows(self._uses)
+        return self._view.rows(self._uses)
 
 
-class Census:
+class NodeClassCache:
     """The classes of all nodes, found anew only for nodes and profiles that changed.
 
     What it answers depends on its arguments alone: it saves time, nothing else.
@@ -74,7 +74,7 @@ class Census:
         self._nodes: tuple[Node, ...] = ()
         self._found: dict[str, tuple[Node, tuple[NodeClass, ...]]] = {}  # by name
         self._parts: tuple[NodeClass, ...] = ()
-        self._surveys: dict[object, Survey] = {}  # by placement, the latest last
+        self._views: dict[object, PlacementView] = {}  # by placement, the latest last
 
     def parts(
         self, nodes: tuple[Node, ...], profiles: tuple[GPUProfile, ...]
@@ -90,23 +90,23 @@ class Census:
             found[node.name] = before if same and before else (node, classify(node, profiles))
         self._nodes, self._profiles, self._found = nodes, profiles, found
         self._parts = tuple(part for _, parts in found.values() for part in parts)
-        self._surveys.clear()
+        self._views.clear()
         return self._parts
 
-    def survey(
+    def view(
         self,
         nodes: tuple[Node, ...],
         profiles: tuple[GPUProfile, ...],
         placement: Placement,
-    ) -> Survey:
+    ) -> PlacementView:
         """Return what a placement can use of the nodes."""
         parts = self.parts(nodes, profiles)
         key = (placement.node_selector, placement.tolerations)
-        survey = self._surveys.pop(key, None) or Survey(parts, profiles, placement)
-        self._surveys[key] = survey
-        if len(self._surveys) > KEPT_SURVEYS:
-            del self._surveys[next(iter(self._surveys))]
-        return survey
+        view = self._views.pop(key, None) or PlacementView(parts, profiles, placement)
+        self._views[key] = view
+        if len(self._views) > KEPT_VIEWS:
+            del self._views[next(iter(self._views))]
+        return view
 
     def named(self, nodes: tuple[Node, ...], wanted: Collection[str]) -> tuple[Node, ...]:
         """Return those of the nodes that carry one of these names."""
@@ -115,7 +115,7 @@ class Census:
         return tuple(self._found[name][0] for name in wanted if name in self._found)
 
 
-class Survey:
+class PlacementView:
     """What one placement can use of the nodes, and how much of it pods take."""
 
     def __init__(
@@ -207,12 +207,12 @@ class Survey:
         return known
 
 
-def take(
+def count_free(
     nodes: Iterable[Node],
     uses: Iterable[PodUse],
     profiles: Sequence[GPUProfile],
     placement: Placement,
-    census: Census | None = None,
+    cache: NodeClassCache | None = None,
 ) -> Inventory:
     """Count the GPUs that pods placed by `placement` could use.
 
@@ -221,8 +221,8 @@ def take(
     kept from one call to the next makes it faster.
     """
     uses = tuple(uses)
-    survey = (census or Census()).survey(tuple(nodes), tuple(profiles), placement)
-    return Inventory(survey.stocks(uses), survey.left_out, survey, uses)
+    view = (cache or NodeClassCache()).view(tuple(nodes), tuple(profiles), placement)
+    return Inventory(view.stocks(uses), view.left_out, view, uses)
 
 
 def tolerates(tolerations: Collection[Toleration], taint: Taint) -> bool:

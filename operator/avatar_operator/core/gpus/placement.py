@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from avatar_operator.core.resources.pod import RuntimePod
 
 
-def allot(
+def assign_classes(
     pools: Sequence[Pool],
     wanted: int,
     placement: Placement,
@@ -26,7 +26,7 @@ def allot(
     `pools` are in the order of `pools.rank`. `current` are the pods that stay:
     the cheapest mix is the one that is cheapest together with them.
     """
-    serving = [pool for pool in pools if pool.serves]
+    serving = [pool for pool in pools if pool.can_serve]
     if placement.when_full is WhenFull.WAIT:
         serving = serving[:1]
     priced = [pool for pool in serving if pool.cost_per_hour is not None]

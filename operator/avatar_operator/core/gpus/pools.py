@@ -29,7 +29,7 @@ class Pool:
     contradiction: str = ""  # between what was measured and what the profile says
 
     @property
-    def serves(self) -> bool:
+    def can_serve(self) -> bool:
         """Whether pods of the service can run on the class at all."""
         return isinstance(self.outcome, batch_size.BatchPlan)
 

@@ -1,4 +1,4 @@
-"""What a plan may ask for: each action names its object, and says why."""
+"""The actions of a plan: each one names its object and the reason."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class ApplyControlSecret:
 
 @dataclass(frozen=True, slots=True)
 class ApplyBudget:
-    """Write the PodDisruptionBudget over the service's pods with sessions."""
+    """Write the PodDisruptionBudget of the service's pods with sessions."""
 
     name: str
-    reason: str = "pods with sessions are not to be evicted"
+    reason: str = "pods with sessions must not be evicted"
     gpu_class: str | None = None
 
 
@@ -48,10 +48,10 @@ class CreatePod:
 
 @dataclass(frozen=True, slots=True)
 class AdoptPod:
-    """Take over an empty pod of the reserve of a service that shares it, in exactly this version.
+    """Make an empty pod of a shared reserve a pod of this service.
 
-    The runtime goes on as what it was started for: `origin` names the service
-    whose token it has.
+    The pod must still have exactly this resource version. Its runtime keeps the settings and the
+    token of the service that it was created for, which `origin` names.
     """
 
     name: str
@@ -64,7 +64,7 @@ class AdoptPod:
 
 @dataclass(frozen=True, slots=True)
 class DrainPod:
-    """Let a pod accept no more sessions; those it has go on."""
+    """Stop a pod from accepting sessions; its sessions continue."""
 
     name: str
     uid: str
@@ -85,7 +85,7 @@ class UndrainPod:
 
 @dataclass(frozen=True, slots=True)
 class PromotePod:
-    """Let a pod of the reserve take sessions like the others."""
+    """Make a pod of the reserve a serving pod."""
 
     name: str
     uid: str
@@ -95,7 +95,7 @@ class PromotePod:
 
 @dataclass(frozen=True, slots=True)
 class ReservePod:
-    """Let an empty pod take sessions last."""
+    """Make an empty pod a pod of the reserve."""
 
     name: str
     uid: str
@@ -105,7 +105,7 @@ class ReservePod:
 
 @dataclass(frozen=True, slots=True)
 class DeletePod:
-    """Delete exactly this pod, and only in exactly this version if one is given."""
+    """Delete the pod with this UID, and only in this version if one is given."""
 
     name: str
     uid: str

@@ -1,8 +1,8 @@
-"""Decides which pods carry the marks that keep others from removing them: those with sessions.
+"""Protects pods with sessions from eviction and deletion, by a label and annotations.
 
-The label stands against evictions (a PodDisruptionBudget selects it) and against
-deletions (the chart's admission policy does); the annotations stand against
-autoscalers of nodes. An empty pod has none of them, so that it leaves freely.
+The label protects from evictions (the PodDisruptionBudget selects it) and from deletions (the
+chart's admission policy checks it). The annotations protect from node autoscalers. An empty pod has
+none of them, so it can be removed.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ if TYPE_CHECKING:
     from avatar_operator.core.resources.state import PodState
 
 EMPTY_S: Final = 5.0
-"""So long a pod is empty before its marks go: a caller who comes back need not set them again."""
+"""A pod must be empty this long before its protection is removed, so that a returning caller does
+not cause two more writes."""
 
 LOST_S: Final = 5.0
-"""A pod on a node that is not ready, and silent for so long, is dead."""
+"""A pod whose node is not ready and whose state is older than this counts as dead."""
 
 FRESH_S: Final = 1.0
+"""A state older than this does not prove that a pod is empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProtectPod:
-    """Mark a pod that has sessions."""
+    """Protect a pod that has sessions."""
 
     name: str
     uid: str
@@ -39,7 +41,7 @@ class ProtectPod:
 
 @dataclass(frozen=True, slots=True)
 class ReleasePod:
-    """Take the marks off a pod that has no sessions any more."""
+    """Remove the protection of a pod that has no sessions any more."""
 
     name: str
     uid: str
@@ -52,37 +54,36 @@ def protect(
     states: Mapping[str, PodState],
     ready_nodes: frozenset[str],
 ) -> tuple[tuple[ProtectPod | ReleasePod, ...], float | None]:
-    """Return the marks to change, and when to look again if nothing is heard until then.
+    """Return the changes, and after how many seconds to plan again (None: only after an event).
 
-    Silence changes nothing: a pod whose sessions are not known keeps its marks,
-    unless its node is lost too.
+    A pod whose state is unknown or stale keeps its protection, unless its node is lost too.
     """
     changes: list[ProtectPod | ReleasePod] = []
     waits: list[float] = []
     for pod in pods:
         if pod.terminating:
-            continue  # it goes anyway, and waits for its sessions by itself
+            continue  # it is deleted already; its preStop hook waits for its sessions
         state = states.get(pod.uid)
-        marked = pod.live or pod.shielded
+        protected = pod.live or pod.shielded
         if not pod.running:
-            if marked:
-                reason = "its runtime does not run, so it has no session"
+            if protected:
+                reason = "its runtime is not running, so it has no session"
                 changes.append(ReleasePod(pod.name, pod.uid, pod.gpu_class, reason))
         elif state is None or state.age_s > LOST_S:
-            if marked and pod.node not in ready_nodes:
-                reason = f"its node {pod.node} is lost, and it is silent"
+            if protected and pod.node not in ready_nodes:
+                reason = f"its node {pod.node} is lost and its state is stale"
                 changes.append(ReleasePod(pod.name, pod.uid, pod.gpu_class, reason))
         elif state.sessions:
             if not (pod.live and pod.shielded):
                 reason = f"it has {text.count(state.sessions, 'session')}"
                 changes.append(ProtectPod(pod.name, pod.uid, pod.gpu_class, reason))
             elif pod.node not in ready_nodes and state.age_s > FRESH_S:
-                waits.append(LOST_S - state.age_s)  # nobody tells when that time is over
-        elif marked and state.empty_s < EMPTY_S:
+                waits.append(LOST_S - state.age_s)  # no event marks the end of this time
+        elif protected and state.empty_s < EMPTY_S:
             waits.append(EMPTY_S - state.empty_s)
-        elif marked and state.age_s < FRESH_S:
+        elif protected and state.age_s < FRESH_S:
             reason = f"it has had no session for {EMPTY_S:.0f} s"
             changes.append(ReleasePod(pod.name, pod.uid, pod.gpu_class, reason))
-        elif marked:
+        elif protected:
             waits.append(FRESH_S / 4)
     return tuple(changes), min(waits, default=None)

@@ -1,4 +1,4 @@
-"""Sorts the pods of a service by what they are worth to it."""
+"""Sorts the pods of a service by their relation to its current spec."""
 
 from __future__ import annotations
 
@@ -16,17 +16,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """The pods of a service by what they are worth to it."""
+    """The pods of a service; each pod is in exactly one group."""
 
-    current: tuple[RuntimePod, ...]  # as the spec wants them
-    outdated: tuple[RuntimePod, ...]  # to be replaced: see `_outdated`
-    lost: tuple[RuntimePod, ...]  # on a node that is gone or not ready
-    leaving: tuple[RuntimePod, ...]  # deleted, waiting for their last sessions
-    ended: tuple[RuntimePod, ...]  # failed or finished, will never run again
+    current: tuple[RuntimePod, ...]
+    """Pods that match the spec."""
+    outdated: tuple[RuntimePod, ...]
+    """Pods to replace, see `_is_outdated`."""
+    lost: tuple[RuntimePod, ...]
+    """Pods on a node that is missing or not ready."""
+    leaving: tuple[RuntimePod, ...]
+    """Deleted pods that may still have sessions."""
+    ended: tuple[RuntimePod, ...]
+    """Pods whose phase is Failed or Succeeded."""
 
     @property
     def live(self) -> tuple[RuntimePod, ...]:
-        """Pods that take or may soon take sessions."""
+        """Pods that take sessions or are starting."""
         return self.current + self.outdated
 
 
@@ -36,19 +41,20 @@ def sort_fleet(
     nodes: Iterable[Node],
     spec_hash: str,
 ) -> Fleet:
-    """Sort pods by what they are worth, each into exactly one group, by name."""
+    """Put each pod into its group; the pods of a group are sorted by name."""
     by_name = {node.name: node for node in nodes}
     groups: dict[str, list[RuntimePod]] = {
         name: [] for name in ("current", "outdated", "lost", "leaving", "ended")
     }
     for pod in sorted(pods, key=lambda pod: pod.name):
-        if pod.terminating or pod.owner_uid != service.uid:  # the garbage collector takes orphans
+        # The garbage collector deletes pods of an earlier service of the same name.
+        if pod.terminating or pod.owner_uid != service.uid:
             group = "leaving"
         elif pod.ended:
             group = "ended"
         elif pod.node and not (pod.node in by_name and by_name[pod.node].ready):
             group = "lost"
-        elif _outdated(service, pod, by_name.get(pod.node), spec_hash):
+        elif _is_outdated(service, pod, by_name.get(pod.node), spec_hash):
             group = "outdated"
         else:
             group = "current"
@@ -56,8 +62,8 @@ def sort_fleet(
     return Fleet(**{name: tuple(found) for name, found in groups.items()})
 
 
-def _outdated(service: Service, pod: RuntimePod, node: Node | None, spec_hash: str) -> bool:
-    """Return whether a pod is to be replaced by another one."""
+def _is_outdated(service: Service, pod: RuntimePod, node: Node | None, spec_hash: str) -> bool:
+    """Return whether another pod should replace this one."""
     return (
         pod.spec_hash != spec_hash
         or not _allows(service.placement, pod.gpu_class)
@@ -74,11 +80,11 @@ def _allows(placement: Placement, gpu_class: str) -> bool:
     return not placement.gpu_classes or gpu_class in placement.gpu_classes
 
 
-def cost(pod: RuntimePod, states: Mapping[str, PodState]) -> tuple[bool, bool, bool, float]:
-    """Order pods by what their going costs; one that is draining already goes on draining.
+def removal_cost(pod: RuntimePod, states: Mapping[str, PodState]) -> tuple[bool, bool, bool, float]:
+    """Return the sort key by which pods leave, lowest first; a draining pod continues to drain.
 
-    A pod that was never heard of goes after an empty one and before one with sessions. It is
-    not touched until it is heard, and then counts for what it says.
+    A pod without a state is ordered after an empty pod and before one with sessions. It is not
+    drained until its state is known.
     """
     state = states.get(pod.uid)
     sessions = 0.5 if state is None else float(state.sessions)

@@ -1,24 +1,36 @@
-"""Decides which pods to create, drain and delete, from what is wanted and what is observed.
+"""Plans the next step of a service: which pods to create, adopt, drain and delete.
 
-Nothing is remembered between two plans: the next step follows from what is
-seen. A pod leaves in three plans: it is drained, its sessions end by
-themselves, and once it says so it is deleted.
+The algorithm has five stages. Each stage is a function of values and uses only the results of the
+stages before it:
+
+1. `take_stock` counts free GPUs, ranks the GPU classes with their batch sizes, and sorts the pods
+   by their relation to the current spec. The later stages need these facts and nothing else of the
+   cluster.
+2. `decide_size` decides the number of pods: the fixed `spec.replicas`, or a scaling decision.
+   It comes before placement, because the size does not depend on where new pods go.
+3. `add_pods` decides how many pods are missing, and where they come from: first adopted from a
+   shared reserve, whose pods have loaded the model already, then created on a GPU class. A rollout
+   adds pods before it removes any; it may be halted here. Repeated failures delay replacements.
+4. `remove_pods` decides which pods leave: surplus pods, and outdated pods for which a replacement
+   is ready. It comes after stage 3, because an outdated pod must make room if no GPU was free.
+   A pod leaves in three plans: it is drained, its sessions end, and it is deleted once it reports
+   that it has none.
+5. `order_actions` assigns the roles (serving or reserve), protects pods with sessions from
+   eviction, and orders all actions: objects that pods need, then protection, then pods.
+
+Nothing is remembered between two plans: the next step follows from what is observed.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
-from itertools import compress
 from typing import TYPE_CHECKING, Final
 
 from avatar_operator.core.autoscaling import inputs
 from avatar_operator.core.gpus import batch_size, inventory
-from avatar_operator.core.gpus.placement import allot
 from avatar_operator.core.gpus.pools import Pool, rank
 from avatar_operator.core.manifests.pod import hash_spec
-from avatar_operator.core.planning import rollout, scale_down, shared_reserve, warm_pool
+from avatar_operator.core.planning import rollout, scale_down, scale_up, shared_reserve, warm_pool
 from avatar_operator.core.planning.actions import (
     Action,
     AdoptPod,
@@ -33,21 +45,20 @@ from avatar_operator.core.planning.actions import (
 )
 from avatar_operator.core.planning.disruption import protect
 from avatar_operator.core.planning.fleet import Fleet, sort_fleet
-from avatar_operator.core.planning.scale_down import FRESH_S, KEPT_FAILURES, farewell
-from avatar_operator.core.resources.service import Placement, Service, WhenFull
-from avatar_operator.names import Reason
+from avatar_operator.core.planning.scale_down import FRESH_S, KEPT_FAILURES, delete_orphans
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping
 
-    from avatar_operator.core.autoscaling.inputs import Scene
+    from avatar_operator.core.autoscaling.inputs import ScalingContext
     from avatar_operator.core.autoscaling.scaling import Decision
     from avatar_operator.core.resources.gpu_profile import GPUProfile
     from avatar_operator.core.resources.node import Node
     from avatar_operator.core.resources.pod import PodUse, RuntimePod
+    from avatar_operator.core.resources.service import Service
     from avatar_operator.core.resources.state import PodState
 
-__all__ = [  # the shell reads what it carries out from here
+__all__ = [  # the controllers import the actions from here
     "FRESH_S",
     "KEPT_FAILURES",
     "Action",
@@ -59,310 +70,279 @@ __all__ = [  # the shell reads what it carries out from here
     "DrainPod",
     "Fleet",
     "Observed",
+    "Options",
     "Plan",
     "PromotePod",
     "ReservePod",
-    "Rules",
     "UndrainPod",
-    "farewell",
+    "delete_orphans",
     "plan",
 ]
 
 ROLLING_S: Final = 1.0
-"""How often a rollout is looked at again: latencies change without any news."""
-
-BACK_OFF_S: Final = 5.0
-"""The second failure in a row waits twice this for its replacement, each further one doubles."""
+"""Interval between two plans of a rollout: latencies change without any event."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """What the operator was told at its start."""
+class Options:
+    """The operator's settings that plans depend on."""
 
-    image: str  # of the runtime, unless the service names one
+    image: str
+    """Runtime image of services that do not name one."""
     memory_share: float = batch_size.MEMORY_SHARE
-    limits: rollout.Limits = field(default_factory=rollout.Limits)  # of a rollout
+    limits: rollout.Limits = field(default_factory=rollout.Limits)
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """Everything that a plan is made from, besides the service itself."""
+    """Everything that a plan depends on besides the service itself."""
 
     nodes: tuple[Node, ...]
-    uses: tuple[PodUse, ...]  # of every pod in the cluster
+    uses: tuple[PodUse, ...]
+    """GPU use of every pod in the cluster."""
     profiles: tuple[GPUProfile, ...]
-    pods: tuple[RuntimePod, ...]  # of this service
-    states: Mapping[str, PodState]  # by UID of the pod
+    pods: tuple[RuntimePod, ...]
+    """Pods of this service."""
+    states: Mapping[str, PodState]
+    """Latest states, by UID of the pod."""
     has_control_secret: bool
-    census: inventory.Census | None = None  # kept from plan to plan, it saves time
-    scene: Scene | None = None  # what the number of pods is decided from; None: min replicas
-    has_budget: bool = True
-    halted: rollout.Halt | None = None  # what the status remembers of this very spec
-    shared: shared_reserve.Shared | None = None  # None: the service shares no reserve
-    names_elsewhere: Collection[str] = ()  # of pods made for this service that another took over
+    node_classes: inventory.NodeClassCache | None = None
+    """A cache that is kept from plan to plan; it does not change the result."""
+    scaling_context: ScalingContext | None = None
+    """Inputs of the scaling decision; None keeps `minReplicas`."""
+    has_pdb: bool = True
+    halted: rollout.Halt | None = None
+    """The halt of this spec generation that the status contains."""
+    shared: shared_reserve.SharedReserve | None = None
+    """None if the service shares no reserve."""
+    names_elsewhere: Collection[str] = ()
+    """Names of pods that were created for this service and adopted by another one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do now, and what it was decided from."""
+    """The actions to take now, and the facts that they follow from."""
 
     desired: int
     pools: tuple[Pool, ...]
     inventory: inventory.Inventory
     fleet: Fleet
-    missing: int  # pods that no GPU was found for
+    missing: int
+    """Pods for which no GPU was found."""
     actions: tuple[Action, ...]
-    wake_after_s: float | None  # plan again then, even if nothing is heard
-    answer: inputs.Answer | None = None  # None: the number of pods is given
+    wake_after_s: float | None
+    """Plan again after this many seconds, even without an event."""
+    scaling: inputs.ScalingResult | None = None
+    """None if the number of pods is fixed."""
     halted: rollout.Halt | None = None
 
     @property
-    def coming(self) -> tuple[CreatePod | AdoptPod, ...]:
-        """The pods that the service will have besides those that it has."""
+    def new_pods(self) -> tuple[CreatePod | AdoptPod, ...]:
+        """The actions that give the service another pod."""
         return tuple(each for each in self.actions if isinstance(each, CreatePod | AdoptPod))
 
     @property
     def decision(self) -> Decision | None:
-        """What was decided of the number of pods, None if it is given."""
-        return None if self.answer is None else self.answer.decision
+        """The scaling decision, None if the number of pods is fixed."""
+        return None if self.scaling is None else self.scaling.decision
 
 
 @dataclass(frozen=True, slots=True)
-class _Coming:
-    """How the pods come that are missing."""
+class Stock:
+    """Result of stage 1: GPUs, GPU classes and pods."""
 
-    taken: tuple[shared_reserve.Loan, ...] = ()  # taken over from a reserve
-    chosen: tuple[Pool, ...] = ()  # the class of each that is created
-    missing: int = 0  # those that no GPU was found for
+    inventory: inventory.Inventory
+    hosts: tuple[Node, ...]
+    """Nodes of the service's pods and of the shared reserve."""
+    pools: tuple[Pool, ...]
+    spec_hash: str
+    fleet: Fleet
+    claimable: tuple[shared_reserve.ClaimablePod, ...]
 
 
-def plan(service: Service, observed: Observed, rules: Rules, now: float) -> Plan:
-    """Return the actions that bring the service one step nearer to what is wanted.
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Result of stage 2: the number of pods."""
+
+    desired: int
+    reserve: int
+    """The part of `desired` that belongs to the reserve."""
+    scaling: inputs.ScalingResult | None
+
+
+@dataclass(frozen=True, slots=True)
+class Additions:
+    """Result of stage 3: the pods that come."""
+
+    new: scale_up.NewPods
+    creates: tuple[CreatePod, ...]
+    halted: rollout.Halt | None
+    back_off_s: float
+    """Seconds until failed pods are replaced; 0 if there is nothing to wait for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Removals:
+    """Result of stage 4: the pods that leave, and the next step of each."""
+
+    leaving: tuple[scale_down.Removal, ...]
+    steps: tuple[Action, ...]
+    wait_s: float | None
+    """Plan again after this many seconds, because a state is too old."""
+
+
+def plan(service: Service, observed: Observed, options: Options, now: float) -> Plan:
+    """Return the actions that bring the service one step nearer to its spec.
 
     `now` is in seconds since 1970, like the times in the pods.
     """
-    states = observed.states
-    census = observed.census or inventory.Census()
-    stock = inventory.take(
-        observed.nodes, observed.uses, observed.profiles, service.placement, census
+    stock = take_stock(service, observed, options)
+    size = decide_size(service, observed, stock, now)
+    added = add_pods(service, observed, options, stock, size, now)
+    removed = remove_pods(observed, stock, size, added)
+    actions, protect_s = order_actions(service, observed, stock, size, added, removed)
+    decision = None if size.scaling is None else size.scaling.decision
+    waits = (
+        added.back_off_s or None,
+        None if decision is None else decision.wake_after_s,
+        removed.wait_s,
+        protect_s,
+        ROLLING_S if stock.fleet.outdated and not service.paused else None,
+        _reserve_change_s(observed.shared, now),
     )
-    lent_pods = observed.shared.pods if observed.shared is not None else ()
-    hosts = census.named(observed.nodes, {pod.node for pod in (*observed.pods, *lent_pods)})
-    pools = rank(service, observed.profiles, stock, rules.memory_share)
-    spec_hash = hash_spec(service, rules.image)
-    fleet = sort_fleet(service, observed.pods, hosts, spec_hash)
-    loans = _loans(service, observed.shared, pools, spec_hash, fleet, hosts)
-    scene = _scene(observed, service, loans)
-    asked = inputs.ask(service, fleet.live, fleet.leaving, pools, states, scene, now)
-    answer = None if asked is None else inputs.answer(asked)
-    desired = service.desired_replicas if answer is None else answer.decision.pods
-    held = 0 if answer is None else answer.decision.reserve
-    halted = _halted(fleet, spec_hash, observed, rules.limits, now)
-    wanted = _wanted(fleet, desired, states, halted=halted is not None)
-    hold_s = _hold_s(fleet, spec_hash, now) if wanted else 0.0
-    if service.paused:
-        wanted, hold_s = 0, 0.0
-    coming = _Coming() if hold_s else _come(service, fleet, pools, loans, wanted, spec_hash)
-    creates = _creates(service, fleet, coming, spec_hash, observed)
-    leaving = scale_down.surplus(fleet, pools, states, desired=desired, reserve=held)
-    replaceable = scale_down.replaceable(fleet, spec_hash, hosts, halted=halted is not None)
-    blocked = coming.missing > 0
-    leaving += scale_down.replaced(replaceable, fleet, desired, pools, states, blocked=blocked)
-    steps, waiting_s = scale_down.steps(leaving, states)
-    going = {pod.uid for pod, _ in leaving}
-    staying = [pod for pod in fleet.live if pod.uid not in going]
-    staying += [replace(loan.pod, reserve=False) for loan in coming.taken]
-    roles = warm_pool.cast(staying, creates, states, desired=desired, reserve=held)
-    ready_nodes = frozenset(node.name for node in hosts if node.ready)
-    marks, marks_s = protect(observed.pods, states, ready_nodes)
-    deleted = {action.uid for action in steps if isinstance(action, DeletePod)}
-    marks = tuple(mark for mark in marks if mark.uid not in deleted)
-    actions: tuple[Action, ...] = marks
-    if not service.paused:
-        actions = (
-            *(() if observed.has_control_secret else (ApplyControlSecret(service.key.name),)),
-            *(() if observed.has_budget else (ApplyBudget(service.key.name),)),
-            *marks,
-            *scale_down.resumes(fleet, leaving, states),
-            *roles.changes,
-            *_adoptions(service, fleet, coming.taken),
-            *roles.creates,
-            *steps,
-            *scale_down.burials(fleet, desired, spec_hash),
-        )
-    sized_s = None if answer is None else answer.decision.wake_after_s
-    rolling_s = ROLLING_S if fleet.outdated and not service.paused else None
-    shared_s = _shared_s(observed.shared, now)
-    times = (hold_s or None, sized_s, waiting_s, marks_s, rolling_s, shared_s)
-    waits = [seconds for seconds in times if seconds is not None]
     return Plan(
-        desired=desired,
-        answer=answer,
-        pools=pools,
-        inventory=stock,
-        fleet=fleet,
-        missing=coming.missing,
+        desired=size.desired,
+        scaling=size.scaling,
+        pools=stock.pools,
+        inventory=stock.inventory,
+        fleet=stock.fleet,
+        missing=added.new.missing,
         actions=actions,
-        wake_after_s=min(waits, default=None),
-        halted=halted,
+        wake_after_s=min((wait for wait in waits if wait is not None), default=None),
+        halted=added.halted,
     )
 
 
-def _halted(
-    fleet: Fleet, spec_hash: str, observed: Observed, limits: rollout.Limits, now: float
-) -> rollout.Halt | None:
-    old = [pod for pod in fleet.outdated if pod.spec_hash != spec_hash]
-    if old and observed.halted is not None:
-        return observed.halted
-    ended = [pod for pod in fleet.ended if pod.spec_hash == spec_hash]
-    return rollout.judge(fleet.current, ended, old, observed.states, limits, now)
-
-
-def _wanted(fleet: Fleet, desired: int, states: Mapping[str, PodState], *, halted: bool) -> int:
-    """Return how many pods to create: what is missing, and during a rollout the surge."""
-    serving = sum(
-        pod.ready and not (pod.uid in states and states[pod.uid].draining) for pod in fleet.outdated
+def take_stock(service: Service, observed: Observed, options: Options) -> Stock:
+    """Stage 1: count GPUs, rank GPU classes and sort pods."""
+    cache = observed.node_classes or inventory.NodeClassCache()
+    counted = inventory.count_free(
+        observed.nodes, observed.uses, observed.profiles, service.placement, cache
     )
-    most = desired + (0 if halted or not serving else rollout.surge(desired))
-    return max(0, min(desired, most - serving) - len(fleet.current))
-
-
-def _hold_s(fleet: Fleet, spec_hash: str, now: float) -> float:
-    """Return how long to wait before pods that failed again and again are replaced."""
-    failures = [pod.failed_at or 0.0 for pod in fleet.ended if pod.spec_hash == spec_hash]
-    if len(failures) < 2:
-        return 0.0
-    back_off_s: float = BACK_OFF_S * 2 ** (min(len(failures), KEPT_FAILURES) - 1)
-    return max(0.0, max(failures) + back_off_s - now)
-
-
-def _come(
-    service: Service,
-    fleet: Fleet,
-    pools: Sequence[Pool],
-    loans: Sequence[shared_reserve.Loan],
-    wanted: int,
-    spec_hash: str,
-) -> _Coming:
-    """Take over what is lent, since it is loaded already, and choose classes for the others."""
-    taken = tuple(loans[:wanted])
-    there = fleet.current + tuple(loan.pod for loan in taken)
-    chosen = allot(pools, wanted - len(taken), _placement(service, fleet, spec_hash), there)
-    missing = wanted - len(taken) - len(chosen)
-    paid = _paid(service, fleet, pools, [*(loan.pool for loan in taken), *chosen])
-    chosen = tuple(compress(chosen, paid[len(taken) :]))
-    return _Coming(tuple(compress(taken, paid)), chosen, missing)
-
-
-def _paid(
-    service: Service, fleet: Fleet, pools: Sequence[Pool], chosen: Sequence[Pool]
-) -> Sequence[bool]:
-    """Say of each pod to come whether it may be paid; the decision has no say in their classes."""
-    if service.autoscaling is None or service.autoscaling.max_cost_per_hour is None:
-        return [True] * len(chosen)
-    costs = {pool.gpu_class: pool.cost_per_hour for pool in pools}
-    there = (costs.get(pod.gpu_class) or Decimal(0) for pod in fleet.live + fleet.leaving)
-    left = service.autoscaling.max_cost_per_hour - sum(there, Decimal(0))
-    paid = []
-    for pool in chosen:
-        cost = pool.cost_per_hour
-        paid.append(cost is not None and cost <= left)
-        left -= cost if cost is not None and paid[-1] else 0
-    return paid
-
-
-def _creates(
-    service: Service,
-    fleet: Fleet,
-    coming: _Coming,
-    spec_hash: str,
-    observed: Observed,
-) -> tuple[CreatePod, ...]:
-    """Create the pods that are missing, each on the class chosen for it."""
-    named = {pod.name for pod in observed.pods} | set(observed.names_elsewhere)
-    there = len(fleet.current) + len(coming.taken)
-    because = Reason.SCALING_UP
-    if fleet.outdated:
-        because = Reason.ROLLING_OUT
-    elif fleet.ended or fleet.lost:
-        because = Reason.REPLACING
-    created: list[CreatePod] = []
-    for pool in coming.chosen:
-        name = _free_name(service.key.name, spec_hash, named)
-        named.add(name)
-        free = pool.stock.free - sum(other.pool is pool for other in created)
-        reason = f"{there + len(created)} of {there + len(coming.chosen)} pods "
-        reason += f"are there, {pool.gpu_class} has {free} free of {pool.stock.total}"
-        created.append(CreatePod(name, pool, because, reason))
-    return tuple(created)
-
-
-def _loans(
-    service: Service,
-    shared: shared_reserve.Shared | None,
-    pools: Sequence[Pool],
-    spec_hash: str,
-    fleet: Fleet,
-    hosts: Sequence[Node],
-) -> tuple[shared_reserve.Loan, ...]:
-    """Return the pods that may be taken over; while pods are replaced, none.
-
-    A rollout has pods that serve already, and the reserve is for callers.
-    """
-    if shared is None or service.paused or fleet.outdated:
-        return ()
-    usable = {node.name for node in hosts if node.ready and not node.unschedulable}
-    return shared_reserve.loans(shared, pools, service.placement, spec_hash, usable)
-
-
-def _scene(
-    observed: Observed, service: Service, loans: Sequence[shared_reserve.Loan]
-) -> Scene | None:
-    if observed.scene is None or observed.shared is None:
-        return observed.scene
-    lent = Counter(loan.pool.gpu_class for loan in loans)
-    return replace(observed.scene, share=shared_reserve.share(observed.shared, service), lent=lent)
-
-
-def _adoptions(
-    service: Service, fleet: Fleet, taken: Sequence[shared_reserve.Loan]
-) -> tuple[AdoptPod, ...]:
-    there = len(fleet.current)
-    return tuple(
-        AdoptPod(
-            loan.pod.name,
-            loan.pod.uid,
-            loan.pod.resource_version,
-            loan.pod.gpu_class,
-            loan.pod.origin.name,
-            f"{there + index} of {there + len(taken)} pods are there, "
-            f"{loan.pod.service} keeps it in reserve for {service.key.name} too",
+    reserve = observed.shared.pods if observed.shared is not None else ()
+    hosts = cache.named(observed.nodes, {pod.node for pod in (*observed.pods, *reserve)})
+    pools = rank(service, observed.profiles, counted, options.memory_share)
+    spec_hash = hash_spec(service, options.image)
+    fleet = sort_fleet(service, observed.pods, hosts, spec_hash)
+    claimable: tuple[shared_reserve.ClaimablePod, ...] = ()
+    # A service does not adopt pods for a rollout: its outdated pods still serve.
+    if observed.shared is not None and not (service.paused or fleet.outdated):
+        usable = {node.name for node in hosts if node.ready and not node.unschedulable}
+        claimable = shared_reserve.claimable_pods(
+            observed.shared, pools, service.placement, spec_hash, usable
         )
-        for index, loan in enumerate(taken)
+    return Stock(counted, hosts, pools, spec_hash, fleet, claimable)
+
+
+def decide_size(service: Service, observed: Observed, stock: Stock, now: float) -> Size:
+    """Stage 2: decide the number of pods."""
+    context = observed.scaling_context
+    if context is not None and observed.shared is not None:
+        context = replace(
+            context,
+            share=shared_reserve.share(observed.shared, service),
+            claimable=shared_reserve.count_by_class(stock.claimable),
+        )
+    fleet = stock.fleet
+    collected = inputs.collect(
+        service, fleet.live, fleet.leaving, stock.pools, observed.states, context, now
     )
+    if collected is None:
+        return Size(service.desired_replicas, 0, None)
+    result = inputs.decide(collected)
+    return Size(result.decision.pods, result.decision.reserve, result)
 
 
-def _shared_s(shared: shared_reserve.Shared | None, now: float) -> float | None:
-    """Return when a schedule changes how large a shared reserve is."""
+def add_pods(
+    service: Service, observed: Observed, options: Options, stock: Stock, size: Size, now: float
+) -> Additions:
+    """Stage 3: decide which pods to adopt and to create."""
+    fleet, spec_hash = stock.fleet, stock.spec_hash
+    halted = rollout.find_halt(
+        fleet, spec_hash, observed.states, observed.halted, options.limits, now
+    )
+    count = 0
+    if not service.paused:
+        count = scale_up.count_missing(
+            fleet, size.desired, observed.states, halted=halted is not None
+        )
+    back_off_s = scale_up.back_off_s(fleet, spec_hash, now) if count else 0.0
+    new = scale_up.NewPods()
+    if not back_off_s:
+        new = scale_up.place(service, fleet, stock.pools, stock.claimable, count, spec_hash)
+    names = {pod.name for pod in observed.pods} | set(observed.names_elsewhere)
+    creates = scale_up.creations(service, fleet, new, spec_hash, names)
+    return Additions(new, creates, halted, back_off_s)
+
+
+def remove_pods(observed: Observed, stock: Stock, size: Size, added: Additions) -> Removals:
+    """Stage 4: decide which pods leave, and the next step of each."""
+    fleet, pools, states = stock.fleet, stock.pools, observed.states
+    leaving = scale_down.scale_down(
+        fleet, pools, states, desired=size.desired, reserve=size.reserve
+    )
+    replaceable = scale_down.find_replaceable(
+        fleet, stock.spec_hash, stock.hosts, halted=added.halted is not None
+    )
+    leaving += scale_down.replace_outdated(
+        replaceable, fleet, size.desired, pools, states, blocked=added.new.missing > 0
+    )
+    steps, wait_s = scale_down.next_steps(leaving, states)
+    return Removals(leaving, steps, wait_s)
+
+
+def order_actions(
+    service: Service,
+    observed: Observed,
+    stock: Stock,
+    size: Size,
+    added: Additions,
+    removed: Removals,
+) -> tuple[tuple[Action, ...], float | None]:
+    """Stage 5: assign roles, protect pods with sessions, and order all actions.
+
+    The second value is the number of seconds until the protection may change, None if only an
+    event changes it. A paused service gets no action but the protection.
+    """
+    fleet, states = stock.fleet, observed.states
+    leaving = {pod.uid for pod, _ in removed.leaving}
+    staying = [pod for pod in fleet.live if pod.uid not in leaving]
+    staying += [replace(each.pod, reserve=False) for each in added.new.adopted]
+    roles = warm_pool.assign_roles(
+        staying, added.creates, states, desired=size.desired, reserve=size.reserve
+    )
+    ready_nodes = frozenset(node.name for node in stock.hosts if node.ready)
+    protection, protect_s = protect(observed.pods, states, ready_nodes)
+    deleted = {action.uid for action in removed.steps if isinstance(action, DeletePod)}
+    protection = tuple(action for action in protection if action.uid not in deleted)
+    if service.paused:
+        return protection, protect_s
+    actions = (
+        *(() if observed.has_control_secret else (ApplyControlSecret(service.key.name),)),
+        *(() if observed.has_pdb else (ApplyBudget(service.key.name),)),
+        *protection,
+        *scale_down.undrain(fleet, removed.leaving, states),
+        *roles.changes,
+        *scale_up.adoptions(service, fleet, added.new.adopted),
+        *roles.creates,
+        *removed.steps,
+        *scale_down.prune_failed_pods(fleet, size.desired, stock.spec_hash),
+    )
+    return actions, protect_s
+
+
+def _reserve_change_s(shared: shared_reserve.SharedReserve | None, now: float) -> float | None:
+    """Return after how many seconds a schedule changes the size of the shared reserve."""
     if shared is None or shared.group.until is None:
         return None
     return max(0.0, shared.group.until - now)
-
-
-def _placement(service: Service, fleet: Fleet, spec_hash: str) -> Placement:
-    """Return where new pods may go: while one has to make room for another, no node is waited for.
-
-    A rollout would else wait for ever where no node can come.
-    """
-    yields = any(pod.spec_hash != spec_hash or pod.drain_asked for pod in fleet.outdated)
-    if yields and service.placement.when_full is WhenFull.CREATE_PENDING:
-        return replace(service.placement, when_full=WhenFull.FALL_THROUGH)
-    return service.placement
-
-
-def _free_name(service: str, spec_hash: str, taken: Collection[str]) -> str:
-    """Return the same name for the same cluster, so that two operators cannot create two pods."""
-    ordinal = 0
-    while (name := f"{service}-{spec_hash[:5]}-{ordinal}") in taken:
-        ordinal += 1
-    return name

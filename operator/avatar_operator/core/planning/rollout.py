@@ -1,8 +1,8 @@
-"""Decides how fast a rollout goes, and when it has to stop.
+"""Decides how many pods a rollout adds at once, and when it must halt.
 
-New pods come before old ones go. The rollout halts by itself when the new pods
-do not work, or answer later than the old ones: the old ones then go on serving,
-and applying the old spec again makes them the current ones at once.
+New pods are added before old ones are removed. The rollout halts if the new pods fail or are slower
+than the old ones. The old pods then continue to serve, and applying the old spec again makes them
+current at once.
 """
 
 from __future__ import annotations
@@ -18,42 +18,66 @@ from avatar_operator.names import Condition, Reason
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from avatar_operator.core.planning.fleet import Fleet
     from avatar_operator.core.resources.pod import RuntimePod
     from avatar_operator.core.resources.state import PodState
 
-SURGE: Final = 0.25
-"""Part of the pods wanted that may be there besides them while old ones still take sessions."""
+MAX_SURGE: Final = 0.25
+"""Pods that may exist in addition, as a fraction of `desired`, while old pods take sessions."""
 
-RESTARTS: Final = 2
-"""A new pod that was restarted so often and is not ready does not work."""
+MAX_RESTARTS: Final = 2
+"""A new pod with this many restarts that is not ready has failed."""
 
-FAILURES: Final = 3
-"""So many new pods that ended for good mean the same."""
+MAX_FAILURES: Final = 3
+"""Number of ended new pods from which the rollout has failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a rollout has to keep."""
+    """Limits beyond which a rollout halts."""
 
-    ready_s: float = 600.0  # from the pod's making to its readiness
-    factor: float = 2.0  # of the old pods' first-frame p95
-    margin_ms: float = 100.0  # a difference below this is noise, whatever the factor says
+    ready_s: float = 600.0
+    """Time from the creation of a pod to its readiness, in seconds."""
+    factor: float = 2.0
+    """Allowed first-frame p95 as a multiple of the old pods'."""
+    margin_ms: float = 100.0
+    """A difference below this is noise, whatever the factor is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """Why a rollout goes no further."""
+    """Why a rollout is halted."""
 
     reason: Reason
     message: str
 
 
 def surge(desired: int) -> int:
-    """Return how many pods more than wanted may take sessions during a rollout."""
-    return max(1, ceil(desired * SURGE))
+    """Return how many pods more than `desired` may take sessions during a rollout."""
+    return max(1, ceil(desired * MAX_SURGE))
 
 
-def judge(
+def find_halt(
+    fleet: Fleet,
+    spec_hash: str,
+    states: Mapping[str, PodState],
+    recorded: Halt | None,
+    limits: Limits,
+    now: float,
+) -> Halt | None:
+    """Return why the rollout of a service is halted, None if it may continue.
+
+    `recorded` is the halt that the status contains; it stays while pods of an earlier spec exist.
+    `now` is in seconds since 1970.
+    """
+    old = [pod for pod in fleet.outdated if pod.spec_hash != spec_hash]
+    if old and recorded is not None:
+        return recorded
+    ended = [pod for pod in fleet.ended if pod.spec_hash == spec_hash]
+    return compare(fleet.current, ended, old, states, limits, now)
+
+
+def compare(
     new: Sequence[RuntimePod],
     ended: Sequence[RuntimePod],
     old: Sequence[RuntimePod],
@@ -61,32 +85,33 @@ def judge(
     limits: Limits,
     now: float,
 ) -> Halt | None:
-    """Return why the rollout from `old` to `new` has to stop, None while it may go on.
+    """Return why the rollout from `old` to `new` must halt, None if it may continue.
 
-    `ended` are pods of the new spec that ended for good. A pod that waits for a
-    node is not at fault.
+    `ended` are pods of the new spec whose phase is Failed or Succeeded. A pod that waits for a node
+    has not failed.
     """
     if not old:
         return None
     failing = [why for pod in new if (why := _failing(pod, limits, now))]
-    if len(ended) >= FAILURES:
+    if len(ended) >= MAX_FAILURES:
         failing.append(f"{len(ended)} ended: {ended[-1].trouble or ended[-1].phase}")
     if failing:
-        return Halt(Reason.NEW_PODS_FAILING, "new pods do not work: " + "; ".join(failing))
+        return Halt(Reason.NEW_PODS_FAILING, "new pods are failing: " + "; ".join(failing))
     before, after = _first_frame_ms(old, states), _first_frame_ms(new, states)
     if before is None or after is None:
         return None
     if after > before * limits.factor and after > before + limits.margin_ms:
-        message = f"new pods are slower: first frame p95 {after:.0f} ms, old pods {before:.0f} ms"
-        return Halt(Reason.NEW_PODS_SLOWER, f"{message}, allowed {limits.factor:g} times as much")
+        message = f"new pods are slower: first frame p95 is {after:.0f} ms, "
+        message += f"must be at most {limits.factor:g} times that of old pods, {before:.0f} ms"
+        return Halt(Reason.NEW_PODS_SLOWER, message)
     return None
 
 
-def remembered(status: Mapping[str, object], generation: int) -> Halt | None:
-    """Return the halt for slowness that the status of this very spec tells of.
+def read_halt(status: Mapping[str, object], generation: int) -> Halt | None:
+    """Return the halt for slow pods that the status of this spec generation contains.
 
-    Pods that nobody talks to have no latency, so what was measured once must
-    hold: else the rollout would go on as soon as the sessions end.
+    Pods without sessions have no latency, so a measured one must hold. Otherwise the rollout would
+    continue when the sessions end.
     """
     for condition in Fields(status, "status", []).children("conditions"):
         if (
@@ -102,7 +127,7 @@ def _failing(pod: RuntimePod, limits: Limits, now: float) -> str:
     if pod.ready or not pod.node:
         return ""
     why = f": {pod.trouble}" if pod.trouble else ""
-    if pod.restarts >= RESTARTS:
+    if pod.restarts >= MAX_RESTARTS:
         return f"{pod.name} was restarted {pod.restarts} times{why}"
     if now - pod.created_at > limits.ready_s:
         return f"{pod.name} is not ready after {limits.ready_s:.0f} s{why}"
@@ -110,10 +135,10 @@ def _failing(pod: RuntimePod, limits: Limits, now: float) -> str:
 
 
 def _first_frame_ms(pods: Sequence[RuntimePod], states: Mapping[str, PodState]) -> float | None:
-    """Return the middle of the pods' first-frame p95, None if none has one."""
-    known = [
+    """Return the median of the pods' first-frame p95, None if no pod reports one."""
+    reported = [
         state.first_frame_p95_ms
         for pod in pods
         if (state := states.get(pod.uid)) is not None and state.first_frame_p95_ms is not None
     ]
-    return median(known) if known else None
+    return median(reported) if reported else None

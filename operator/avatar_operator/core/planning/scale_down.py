@@ -1,7 +1,7 @@
-"""Decides which pods go, and takes each the next step on its way.
+"""Decides which pods leave, and the next step of each.
 
-A pod leaves in three plans: it is drained, its sessions end by themselves, and
-once it says so it is deleted.
+A pod leaves in three plans: it is drained, its sessions end, and it is deleted once it reports that
+it has none.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from avatar_operator.core import text
 from avatar_operator.core.planning.actions import Action, DeletePod, DrainPod, UndrainPod
-from avatar_operator.core.planning.fleet import Fleet, cost
-from avatar_operator.core.planning.warm_pool import protected
+from avatar_operator.core.planning.fleet import Fleet, removal_cost
+from avatar_operator.core.planning.warm_pool import reserve_to_keep
 from avatar_operator.core.resources.pod import RuntimePod
 from avatar_operator.names import Reason
 
@@ -24,30 +24,31 @@ if TYPE_CHECKING:
     from avatar_operator.core.resources.node import Node
     from avatar_operator.core.resources.state import PodState
 
-Leaving = tuple[RuntimePod, Reason]
-"""A pod that is to go, and why."""
+Removal = tuple[RuntimePod, Reason]
+"""A pod that leaves, and why."""
 
 FRESH_S: Final = 1.0
-"""A state older than this proves no emptiness: a pod sends at least one a second."""
+"""A state older than this does not prove that a pod is empty; a pod sends one each second."""
 
 KEPT_FAILURES: Final = 5
-"""Failed pods that stay to be looked at, and from which the back-off is read."""
+"""Failed pods that are kept for inspection; the back-off is computed from them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """Why an outdated pod may go."""
+    """Why an outdated pod may leave."""
 
     because: Reason
-    makes_room: bool  # whether a new pod could take its GPU
+    makes_room: bool
+    """Whether a new pod can use its GPU."""
 
 
-def farewell(pods: Iterable[RuntimePod]) -> tuple[DeletePod, ...]:
-    """Return what becomes of the pods of a service that was deleted.
+def delete_orphans(pods: Iterable[RuntimePod]) -> tuple[DeletePod, ...]:
+    """Return the deletion of all pods of a deleted service.
 
-    The garbage collector may not delete those with sessions, so we do. Each then
-    drains in its own time: its preStop hook waits for the sessions, up to the
-    service's drain timeout.
+    The admission policy keeps the garbage collector from deleting pods with sessions, so the
+    operator deletes them. The preStop hook of each pod waits for its sessions, for at most
+    `drainTimeoutSeconds`.
     """
     return tuple(
         DeletePod(
@@ -58,37 +59,40 @@ def farewell(pods: Iterable[RuntimePod]) -> tuple[DeletePod, ...]:
     )
 
 
-def surplus(
+def scale_down(
     fleet: Fleet,
     pools: Sequence[Pool],
     states: Mapping[str, PodState],
     *,
     desired: int,
     reserve: int,
-) -> tuple[Leaving, ...]:
-    """Choose among current pods those that go, the least costly for sessions first.
+) -> tuple[Removal, ...]:
+    """Choose the current pods that exceed `desired`, those with the lowest removal cost first.
 
-    The reserve stays: it costs no session to let it go, and that is what it is for.
+    Pods of the reserve stay: they are empty, so they would otherwise always leave first.
     """
-    kept = protected(fleet.current, states, reserve)
+    kept = reserve_to_keep(fleet.current, states, reserve)
     ranks = {pool.gpu_class: rank for rank, pool in enumerate(pools)}
-    by_cost = sorted(
+    ordered = sorted(
         fleet.current,
         key=lambda pod: (
             pod.uid in kept,
-            *cost(pod, states),
+            *removal_cost(pod, states),
             -ranks.get(pod.gpu_class, 0),
             pod.name,
         ),
     )
     count = max(0, len(fleet.current) - desired)
-    return tuple((pod, Reason.SCALING_DOWN) for pod in by_cost[:count])
+    return tuple((pod, Reason.SCALING_DOWN) for pod in ordered[:count])
 
 
-def replaceable(
+def find_replaceable(
     fleet: Fleet, spec_hash: str, nodes: Iterable[Node], *, halted: bool
 ) -> Mapping[str, Replacement]:
-    """Say of each outdated pod that may go now why it does, and whether its GPU comes free."""
+    """Return the outdated pods that may leave now, by UID.
+
+    A pod on a cordoned node makes no room: no new pod can use its GPU.
+    """
     cordoned = {node.name for node in nodes if node.unschedulable}
     found: dict[str, Replacement] = {}
     for pod in fleet.outdated:
@@ -101,7 +105,7 @@ def replaceable(
     return found
 
 
-def replaced(
+def replace_outdated(
     candidates: Mapping[str, Replacement],
     fleet: Fleet,
     desired: int,
@@ -109,74 +113,80 @@ def replaced(
     states: Mapping[str, PodState],
     *,
     blocked: bool,
-) -> tuple[Leaving, ...]:
-    """Choose outdated pods that go: one for each current pod that has become ready.
+) -> tuple[Removal, ...]:
+    """Choose the outdated pods that leave: one for each current pod that has become ready.
 
-    Without a spare GPU nothing new can come first, so one old pod makes room,
-    if a new one could run on its class, and none is making room already.
+    If no GPU is free for a new pod (`blocked`), one outdated pod makes room. Its GPU class must be
+    able to run a new pod, and no other pod may be making room already.
     """
     ready = sum(1 for pod in fleet.current if pod.ready)
     kept = max(0, desired - ready)
-    by_cost = sorted(fleet.outdated, key=lambda pod: (*cost(pod, states), pod.name))
-    may_go = [pod for pod in by_cost if pod.uid in candidates]
-    going = may_go[: max(0, len(by_cost) - kept)]
-    if blocked and not going and ready == len(fleet.current) and not fleet.leaving:
-        serving = {pool.gpu_class for pool in pools if pool.serves}
+    ordered = sorted(fleet.outdated, key=lambda pod: (*removal_cost(pod, states), pod.name))
+    may_leave = [pod for pod in ordered if pod.uid in candidates]
+    leaving = may_leave[: max(0, len(ordered) - kept)]
+    if blocked and not leaving and ready == len(fleet.current) and not fleet.leaving:
+        usable = {pool.gpu_class for pool in pools if pool.can_serve}
         making_room = (
-            pod for pod in may_go if pod.gpu_class in serving and candidates[pod.uid].makes_room
+            pod for pod in may_leave if pod.gpu_class in usable and candidates[pod.uid].makes_room
         )
-        going = [*islice(making_room, 1)]
-    return tuple((pod, candidates[pod.uid].because) for pod in going)
+        leaving = [*islice(making_room, 1)]
+    return tuple((pod, candidates[pod.uid].because) for pod in leaving)
 
 
-def steps(
-    leaving: Iterable[Leaving], states: Mapping[str, PodState]
+def next_steps(
+    leaving: Iterable[Removal], states: Mapping[str, PodState]
 ) -> tuple[tuple[Action, ...], float | None]:
-    """Return the next step of each pod that goes, and when to look again if one must wait."""
-    following: list[Action] = []
+    """Return the next step of each pod that leaves.
+
+    The second value is the number of seconds until the next plan if a pod must wait for a fresher
+    state, else None.
+    """
+    steps: list[Action] = []
     wait_s: float | None = None
     for pod, because in leaving:
         state = states.get(pod.uid)
         if not pod.running:
-            # The version is part of the order: a pod that starts meanwhile is another one.
+            # The deletion names the version: a pod that starts meanwhile has another one.
             reason = "it has not started"
             version = pod.resource_version
-            following.append(DeletePod(pod.name, pod.uid, version, pod.gpu_class, because, reason))
+            steps.append(DeletePod(pod.name, pod.uid, version, pod.gpu_class, because, reason))
         elif state is None:
-            wait_s = FRESH_S  # nothing is known of its sessions: they may be live
+            wait_s = FRESH_S  # its sessions are unknown, so it may have some
         elif not state.draining:
             reason = f"it has {text.count(state.sessions, 'session')}"
-            following.append(DrainPod(pod.name, pod.uid, pod.gpu_class, because, reason))
+            steps.append(DrainPod(pod.name, pod.uid, pod.gpu_class, because, reason))
         elif state.sessions == 0 and state.age_s < FRESH_S:
             reason = "it is drained and has no session"
-            following.append(DeletePod(pod.name, pod.uid, None, pod.gpu_class, because, reason))
+            steps.append(DeletePod(pod.name, pod.uid, None, pod.gpu_class, because, reason))
         elif state.sessions == 0:
             wait_s = FRESH_S / 4
-    return tuple(following), wait_s
+    return tuple(steps), wait_s
 
 
-def resumes(
+def undrain(
     fleet: Fleet,
-    leaving: Iterable[Leaving],
+    leaving: Iterable[Removal],
     states: Mapping[str, PodState],
 ) -> tuple[UndrainPod, ...]:
-    """Take pods back that were draining and are needed after all."""
-    going = {pod.uid for pod, _ in leaving}
+    """Let draining pods accept sessions again if they do not leave any more."""
+    leaving_uids = {pod.uid for pod, _ in leaving}
     return tuple(
         UndrainPod(pod.name, pod.uid, pod.gpu_class, "it is needed again")
         for pod in fleet.live
-        if pod.uid not in going and pod.uid in states and states[pod.uid].draining
+        if pod.uid not in leaving_uids and pod.uid in states and states[pod.uid].draining
     )
 
 
-def burials(fleet: Fleet, desired: int, spec_hash: str) -> tuple[DeletePod, ...]:
-    """Clear away ended pods: all once the service is well, else all but the latest few."""
+def prune_failed_pods(fleet: Fleet, desired: int, spec_hash: str) -> tuple[DeletePod, ...]:
+    """Delete ended pods: all if enough pods are ready, else all but the latest ones."""
     ready = sum(1 for pod in fleet.current if pod.ready)
     ended = sorted(fleet.ended, key=lambda pod: (pod.failed_at or 0.0, pod.name))
     current = [pod for pod in ended if pod.spec_hash == spec_hash]
     kept = set() if ready >= desired else {pod.uid for pod in current[-KEPT_FAILURES:]}
     return tuple(
-        DeletePod(pod.name, pod.uid, None, pod.gpu_class, Reason.REPLACING, f"it {pod.phase}")
+        DeletePod(
+            pod.name, pod.uid, None, pod.gpu_class, Reason.REPLACING, f"its phase is {pod.phase}"
+        )
         for pod in ended
         if pod.uid not in kept
     )

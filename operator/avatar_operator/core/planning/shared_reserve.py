@@ -1,21 +1,23 @@
-"""Decides who keeps a reserve that services share, and which of its pods another one takes over.
+"""The reserve that services share: which service owns it, and which pods others may adopt.
 
-Services of one namespace that set `sharedReserve`, and whose pods could stand in
-for each other, have one reserve: as large as the largest that one of them asks
-for, and kept by that one. The others take its pods over where they would create
-some. Nothing is remembered: who keeps it follows from the specs, and whose a pod
-is from its labels.
+Services of one namespace that set `sharedReserve`, and whose pods are interchangeable, have one
+reserve. It is as large as the largest reserve among them, and its pods belong to the service that
+asks for the largest one, the owner. The other services are claimants: they adopt pods of the
+reserve instead of creating new ones. Nothing is remembered: the owner follows from the specs, and
+the service of a pod from its labels.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from avatar_operator.core.autoscaling import scaling, schedules
+from avatar_operator.core.autoscaling import schedules
 from avatar_operator.core.autoscaling.capacity import STALE_S
+from avatar_operator.core.autoscaling.observation import Share
 from avatar_operator.core.gpus import batch_size
 from avatar_operator.core.manifests.pod import hash_spec
 from avatar_operator.core.resources.service import Placement, Service, ServiceKey, WhenFull
@@ -30,142 +32,159 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ReserveMember:
     """A service that shares its reserve."""
 
     key: ServiceKey
     uid: str
-    kind: str  # equal where the pods could stand in for each other
+    kind: str
+    """Equal for services whose pods are interchangeable."""
     policy: Autoscaling
-    apart: bool  # paused or frozen: it neither keeps for others nor takes
+    excluded: bool
+    """Whether the service is paused or frozen: it then keeps only its own reserve."""
 
     @property
-    def asks(self) -> int:
-        """The largest reserve that it ever asks for, so that the keeper stays the same all day."""
+    def max_reserve(self) -> int:
+        """The largest reserve of the policy and its schedules; it keeps the owner constant."""
         scheduled = (schedule.reserve or 0 for schedule in self.policy.schedules)
         return max([self.policy.reserve, *scheduled])
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """The reserve of services that share one, as it is wanted at a moment."""
+class ReserveGroup:
+    """The shared reserve of a group of services at a time."""
 
-    keeper: Member
+    owner: ReserveMember
     pods: int
-    until: float | None  # seconds since 1970 of the next change by a schedule, None: there is none
+    """Size of the reserve."""
+    until: float | None
+    """Next change by a schedule, in seconds since 1970; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
-    """A shared reserve as one of its services sees it."""
+class SharedReserve:
+    """A shared reserve from the view of one of its services."""
 
-    group: Group
-    pods: tuple[RuntimePod, ...] = ()  # of the reserve; none for the keeper itself
+    group: ReserveGroup
+    pods: tuple[RuntimePod, ...] = ()
+    """Pods of the reserve; empty for the owner itself."""
     states: Mapping[str, PodState] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Loan:
-    """A pod of the reserve that may be taken over, as one of a pool."""
+class ClaimablePod:
+    """A pod of the reserve that may be adopted, and the pool that it counts for."""
 
     pod: RuntimePod
     pool: Pool
 
 
-def member(service: Service) -> Member | None:
-    """Return a service as one that shares its reserve, None if it does not."""
+def as_member(service: Service) -> ReserveMember | None:
+    """Return the service as a member of a shared reserve, None if it shares none."""
     policy = service.autoscaling
     if policy is None or not policy.shared_reserve:
         return None
-    apart = service.paused or policy.freeze
-    return Member(service.key, service.uid, _kind(service), policy, apart)
+    excluded = service.paused or policy.freeze
+    return ReserveMember(service.key, service.uid, _kind(service), policy, excluded)
 
 
-def group(own: Member, others: Iterable[Member], wall: float) -> Group:
-    """Return the reserve that a service has with those others that it can share with.
+def form_group(own: ReserveMember, others: Iterable[ReserveMember], wall: float) -> ReserveGroup:
+    """Return the group of a service and those others that it can share with.
 
     `wall` is in seconds since 1970.
     """
     fitting = (o for o in others if o.kind == own.kind and o.key.namespace == own.key.namespace)
-    members = [own] if own.apart else [own, *(other for other in fitting if not other.apart)]
-    now = [schedules.in_force(each.policy, wall) for each in members]
-    return Group(
-        keeper=min(members, key=lambda each: (-each.asks, each.key)),
-        pods=max(each.policy.reserve for each in now),
-        until=min((each.until for each in now if each.until is not None), default=None),
+    members = [own]
+    if not own.excluded:
+        members += [other for other in fitting if not other.excluded]
+    effective = [schedules.resolve(each.policy, wall) for each in members]
+    return ReserveGroup(
+        owner=min(members, key=lambda each: (-each.max_reserve, each.key)),
+        pods=max(each.policy.reserve for each in effective),
+        until=min((each.until for each in effective if each.until is not None), default=None),
     )
 
 
-def share(shared: Shared, service: Service) -> scaling.Share:
-    """Return what a service's own number of pods has to do with a shared reserve."""
-    return scaling.Share(shared.group.pods, keeps=shared.group.keeper.uid == service.uid)
+def share(shared: SharedReserve, service: Service) -> Share:
+    """Return the service's part in a shared reserve, for its scaling decision."""
+    return Share(shared.group.pods, is_owner=shared.group.owner.uid == service.uid)
 
 
-def loans(
-    shared: Shared,
+def claimable_pods(
+    shared: SharedReserve,
     pools: Sequence[Pool],
     placement: Placement,
     spec_hash: str,
     usable: Collection[str],
-) -> tuple[Loan, ...]:
-    """Return the pods that a service may take over, those of the class to fill first in front.
+) -> tuple[ClaimablePod, ...]:
+    """Return the pods that a service may adopt, in the order of its GPU classes.
 
-    Only pods that are loaded, empty by their own fresh word, and just as the
-    service's own would be. `usable` are the names of nodes that take pods.
+    A pod must be ready, empty according to a fresh state, and equal to a new pod of the service.
+    `usable` are the names of the nodes that accept pods.
     """
-    serving = [pool for pool in pools if pool.serves]
+    serving = [pool for pool in pools if pool.can_serve]
     if placement.when_full is WhenFull.WAIT:
         serving = serving[:1]
     idle = [
         pod
         for pod in sorted(shared.pods, key=lambda pod: pod.name)
-        if pod.owner_uid == shared.group.keeper.uid
+        if pod.owner_uid == shared.group.owner.uid
         and pod.spec_hash == spec_hash
         and pod.node in usable
         and _is_idle(pod, shared.states.get(pod.uid))
     ]
-    return tuple(Loan(pod, pool) for pool in serving for pod in idle if _is_one_of(pod, pool))
+    return tuple(ClaimablePod(pod, pool) for pool in serving for pod in idle if _fits(pod, pool))
 
 
-class Circles:
-    """The services that share a reserve, by namespace: most namespaces have none."""
+def count_by_class(claimable: Iterable[ClaimablePod]) -> Mapping[str, int]:
+    """Return the number of claimable pods of each GPU class."""
+    return Counter(each.pool.gpu_class for each in claimable)
+
+
+class ReserveGroups:
+    """The services that share a reserve, by namespace; most namespaces have none."""
 
     def __init__(self) -> None:
-        self._members: dict[str, dict[str, Member]] = {}
+        self._members: dict[str, dict[str, ReserveMember]] = {}
 
-    def put(self, uid: str, namespace: str, now: Member | None) -> tuple[str, ...]:
-        """Take in a service as it is now (None: it shares nothing), and return whom it concerns."""
-        circle = self._members.get(namespace, {})
-        before = circle.pop(uid, None)
-        if now is not None:
-            self._members.setdefault(namespace, circle)[uid] = now
-        elif not circle:
+    def put(self, uid: str, namespace: str, member: ReserveMember | None) -> tuple[str, ...]:
+        """Store a service (None: it shares nothing), and return the UIDs of affected services."""
+        members = self._members.get(namespace, {})
+        before = members.pop(uid, None)
+        if member is not None:
+            self._members.setdefault(namespace, members)[uid] = member
+        elif not members:
             self._members.pop(namespace, None)
-        if before == now:
+        if before == member:
             return ()
-        kinds = {each.kind for each in (before, now) if each is not None}
-        return tuple(other for other, each in circle.items() if each.kind in kinds and other != uid)
+        kinds = {each.kind for each in (before, member) if each is not None}
+        return tuple(
+            other for other, each in members.items() if each.kind in kinds and other != uid
+        )
 
-    def group(self, uid: str, namespace: str, wall: float) -> Group | None:
-        """Return the reserve that a service shares, None if it shares none."""
-        circle = self._members.get(namespace, {})
-        own = circle.get(uid)
+    def group(self, uid: str, namespace: str, wall: float) -> ReserveGroup | None:
+        """Return the group of a service, None if it shares no reserve.
+
+        `wall` is in seconds since 1970.
+        """
+        members = self._members.get(namespace, {})
+        own = members.get(uid)
         if own is None:
             return None
-        return group(own, (other for other in circle.values() if other is not own), wall)
+        return form_group(own, (other for other in members.values() if other is not own), wall)
 
-    def takers(self, uid: str, namespace: str) -> tuple[str, ...]:
-        """Return the UIDs of the services that may take over a pod of this one's reserve."""
-        circle = self._members.get(namespace, {})
-        own = circle.get(uid)
-        return tuple(u for u, each in circle.items() if own and u != uid and each.kind == own.kind)
+    def claimants(self, uid: str, namespace: str) -> tuple[str, ...]:
+        """Return the UIDs of the services that may adopt a pod of this one's reserve."""
+        members = self._members.get(namespace, {})
+        own = members.get(uid)
+        return tuple(u for u, each in members.items() if own and u != uid and each.kind == own.kind)
 
 
 def _kind(service: Service) -> str:
-    """Name what makes a pod what it is, and the nodes that it may be on.
+    """Return a hash of everything that determines a pod and the nodes that it may run on.
 
-    The GPU class is left out: it is compared pod by pod. So is the image of a
-    service that names none: it is the same for all of them.
+    The GPU class is left out, because it is compared pod by pod. The default image is left out,
+    because it is the same for all services.
     """
     placement = service.placement
     tolerations = [asdict(each) for each in placement.tolerations]
@@ -185,8 +204,8 @@ def _is_idle(pod: RuntimePod, state: PodState | None) -> bool:
     )
 
 
-def _is_one_of(pod: RuntimePod, pool: Pool) -> bool:
-    """Return whether a pod is just as a new one of the pool would be."""
+def _fits(pod: RuntimePod, pool: Pool) -> bool:
+    """Return whether a pod is equal to a new pod of the pool."""
     assert isinstance(pool.outcome, batch_size.BatchPlan)
     plan = pool.outcome
     return (pod.gpu_class, pod.batch_size, pod.sessions_per_pod) == (

@@ -1,8 +1,7 @@
-"""Decides which pods are the reserve: loaded, empty, and the last to be given sessions.
+"""The reserve is a warm pool: pods that have loaded the model, are empty, and take sessions last.
 
-The role is a label, so it is read from the cluster like everything else. Gateways
-go to the reserve themselves when all others are full, so nobody waits for the
-write that promotes a pod.
+The role of a pod is a label, so it is observed like everything else. Gateways use the reserve
+themselves when all other pods are full, so no caller waits until the operator promotes a pod.
 """
 
 from __future__ import annotations
@@ -21,56 +20,56 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Cast:
-    """The roles that change, and the pods to create with theirs."""
+class RoleAssignment:
+    """The pods whose role changes, and the pods to create with their roles."""
 
     changes: tuple[PromotePod | ReservePod, ...]
     creates: tuple[CreatePod, ...]
 
 
-def cast(
+def assign_roles(
     pods: Sequence[RuntimePod],
     creates: Sequence[CreatePod],
     states: Mapping[str, PodState],
     *,
     desired: int,
     reserve: int,
-) -> Cast:
-    """Return how `desired` pods come to be a reserve and, before it, all others.
+) -> RoleAssignment:
+    """Assign the roles so that `reserve` of the `desired` pods are the reserve.
 
-    `pods` are those that stay. A pod of the reserve that has sessions is one of
-    the others already, whatever its label says.
+    `pods` are those that stay. A pod of the reserve that has sessions serves already, whatever its
+    label says. Serving pods come first: the reserve is what remains.
     """
     used = [pod for pod in pods if pod.reserve and _sessions(pod, states)]
-    held = [pod for pod in pods if pod.reserve and not _sessions(pod, states)]
-    serving = len(pods) - len(held)
-    count = max(0, len(held) - reserve, desired - reserve - serving)
-    by_use = sorted(held, key=lambda pod: (not pod.ready, pod.name))  # who can serve comes first
-    promoted = [*used, *by_use[:count]]
-    serving += min(count, len(held))
-    lacking = reserve - max(0, len(held) - count)
-    spare = max(0, min(lacking, serving + reserve - desired))
+    empty = [pod for pod in pods if pod.reserve and not _sessions(pod, states)]
+    serving = len(pods) - len(empty)
+    count = max(0, len(empty) - reserve, desired - reserve - serving)
+    ready_first = sorted(empty, key=lambda pod: (not pod.ready, pod.name))
+    promoted = [*used, *ready_first[:count]]
+    serving += min(count, len(empty))
+    missing = reserve - max(0, len(empty) - count)
+    spare = max(0, min(missing, serving + reserve - desired))
     reserved = [pod for pod in pods if _is_spare(pod, states)][:spare]
-    lacking -= len(reserved)
-    first = max(0, desired - reserve - serving + len(reserved))  # new pods that are to serve
-    return Cast(
+    missing -= len(reserved)
+    first = max(0, desired - reserve - serving + len(reserved))  # new pods before it serve
+    return RoleAssignment(
         changes=(
             *(PromotePod(p.name, p.uid, p.gpu_class, _why(p, states)) for p in promoted),
             *(ReservePod(p.name, p.uid, p.gpu_class, "it is empty") for p in reserved),
         ),
         creates=tuple(
-            replace(create, reserve=first <= index < first + lacking)
+            replace(create, reserve=first <= index < first + missing)
             for index, create in enumerate(creates)
         ),
     )
 
 
-def protected(
+def reserve_to_keep(
     pods: Sequence[RuntimePod], states: Mapping[str, PodState], reserve: int
 ) -> Collection[str]:
-    """Return the UIDs of the pods that stay for the reserve's sake when others go."""
-    held = [pod for pod in pods if pod.reserve and not _sessions(pod, states)]
-    return {p.uid for p in sorted(held, key=lambda p: (not p.ready, p.name))[:reserve]}
+    """Return the UIDs of the pods that stay as the reserve when other pods leave."""
+    empty = [pod for pod in pods if pod.reserve and not _sessions(pod, states)]
+    return {p.uid for p in sorted(empty, key=lambda p: (not p.ready, p.name))[:reserve]}
 
 
 def _sessions(pod: RuntimePod, states: Mapping[str, PodState]) -> int:
@@ -89,6 +88,4 @@ def _is_spare(pod: RuntimePod, states: Mapping[str, PodState]) -> bool:
 
 def _why(pod: RuntimePod, states: Mapping[str, PodState]) -> str:
     sessions = _sessions(pod, states)
-    return (
-        f"it has {text.count(sessions, 'session')}" if sessions else "it is needed among the others"
-    )
+    return f"it has {text.count(sessions, 'session')}" if sessions else "it is needed to serve"

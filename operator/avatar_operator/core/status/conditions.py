@@ -1,7 +1,7 @@
-"""Says in conditions how a service is, and the one thing that keeps it from serving.
+"""Derives the conditions of a service from its plan.
 
-Readable by kstatus (Helm's wait, Flux): observedGeneration, Ready, and Stalled
-only when no waiting will help.
+kstatus (used by `helm --wait` and Flux) understands them: observedGeneration, Ready, and Stalled
+only if waiting does not help.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NAMED_NODES: Final = 3  # nodes left out that a message names
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A condition without its times: those depend on what was said before."""
+    """A condition without its times, which depend on the previous status."""
 
     condition: Condition
     status: bool
@@ -40,7 +40,7 @@ class Finding:
 
 
 def invalid(message: str) -> tuple[Finding, ...]:
-    """Return the findings on a service whose spec cannot be read."""
+    """Return the conditions of a service whose spec is invalid."""
     return (
         Finding(Condition.READY, False, Reason.INVALID_SPEC, message),
         Finding(Condition.PROGRESSING, False, Reason.INVALID_SPEC, message),
@@ -55,10 +55,10 @@ def find(
     failures: Sequence[str] = (),
     contested: Sequence[str] = (),
 ) -> tuple[Finding, ...]:
-    """Return what there is to say of a service.
+    """Return the conditions of a service.
 
-    `failures` are actions that did not succeed, `contested` fields of ours that
-    someone else keeps.
+    `failures` are messages about actions that failed, `contested` about fields of the operator
+    that another field manager owns.
     """
     gpu = _gpu(service, plan)
     return (
@@ -89,7 +89,7 @@ def _degraded(
     failures: Sequence[str],
     contested: Sequence[str],
 ) -> Finding:
-    if plan.halted is not None:  # word by word: the next plan may have to remember it
+    if plan.halted is not None:  # unchanged, because the next plan reads it from the status
         return Finding(Condition.DEGRADED, True, plan.halted.reason, plan.halted.message)
     if failures:
         return Finding(Condition.DEGRADED, True, Reason.APPLY_FAILED, "; ".join(failures))
@@ -112,7 +112,7 @@ def _ready(
 ) -> Finding:
     ready = len(serving(plan, states))
     if plan.desired == 0:
-        return Finding(Condition.READY, True, Reason.SCALED_TO_ZERO, "no pod is asked for")
+        return Finding(Condition.READY, True, Reason.SCALED_TO_ZERO, "the service needs no pod")
     count = f"{ready} of {plan.desired} pods take sessions"
     if ready >= plan.desired:
         return Finding(Condition.READY, True, Reason.SERVING, count)
@@ -136,26 +136,26 @@ def _ready(
         message = f"{count}; " + "; ".join(failures)
         return Finding(Condition.READY, False, Reason.APPLY_FAILED, message)
     starting = ", ".join(pod.name for pod in plan.fleet.live if not pod.ready)
-    message = f"{count}; starting: {starting or 'none yet'}"
+    message = f"{count}; starting: {starting or 'none'}"
     return Finding(Condition.READY, False, Reason.PODS_STARTING, message)
 
 
 def _lost(plan: planner.Plan, states: Mapping[str, PodState]) -> list[str]:
-    """Tell of the pods whose nodes are lost, and of the sessions that they had when last heard."""
-    told: list[str] = []
+    """Describe the pods on lost nodes, with the sessions of their last states."""
+    found: list[str] = []
     for pod in plan.fleet.lost:
         sessions = states[pod.uid].sessions if pod.uid in states else 0
         had = f" with {text.count(sessions, 'session')}" if sessions else ""
-        told.append(f"{pod.name} is on the lost node {pod.node}{had}")
-    return told
+        found.append(f"{pod.name} is on the lost node {pod.node}{had}")
+    return found
 
 
 def _too_slow(service: Service, plan: planner.Plan) -> list[str]:
-    """Tell of the classes in use that cannot make the frames of a single session."""
+    """Describe the classes in use that are too slow for a single session."""
     used = {pod.gpu_class for pod in plan.fleet.live}
-    used |= {action.gpu_class for action in plan.coming}
+    used |= {action.gpu_class for action in plan.new_pods}
     return [
-        f"{pool.gpu_class} makes {pool.outcome.frames_per_s:.1f} frames/s at batch "
+        f"{pool.gpu_class} renders {pool.outcome.frames_per_s:.1f} frames/s at batch "
         f"{pool.outcome.batch_size}, one session needs {service.fps} (spec.fps)"
         for pool in plan.pools
         if pool.gpu_class in used
@@ -165,48 +165,49 @@ def _too_slow(service: Service, plan: planner.Plan) -> list[str]:
 
 
 def _is_silent(pod: RuntimePod, states: Mapping[str, PodState]) -> bool:
-    """Return whether a pod was heard of before, and is no more."""
+    """Return whether a pod has sent a state before, but its latest state is stale."""
     return pod.uid in states and states[pod.uid].age_s > STALE_S
 
 
 def _progressing(service: Service, plan: planner.Plan, gpu: Finding) -> Finding:
     if service.paused:
-        message = f"nothing is created, drained or deleted while {names.ANNOTATION_PAUSED} is true"
+        message = f"no pod is created, drained or deleted while {names.ANNOTATION_PAUSED} is true"
         return Finding(Condition.PROGRESSING, False, Reason.PAUSED, message)
     if plan.halted is not None:
-        message = f"the rollout is halted, pods of the earlier spec serve on; {plan.halted.message}"
+        message = "the rollout is halted, pods of the earlier spec continue to serve; "
+        message += plan.halted.message
         return Finding(Condition.PROGRESSING, False, Reason.ROLLOUT_HALTED, message)
     starting = [pod.name for pod in plan.fleet.current if not pod.ready]
     surplus = len(plan.fleet.current) - plan.desired
-    coming = len(plan.coming)
+    coming = len(plan.new_pods)
     if plan.fleet.outdated:
         message = "pods to be replaced: " + ", ".join(pod.name for pod in plan.fleet.outdated)
         return Finding(Condition.PROGRESSING, True, Reason.ROLLING_OUT, message)
     if surplus > 0:
-        message = f"{text.count(surplus, 'pod')} more than the {plan.desired} asked for"
+        message = f"{text.count(surplus, 'pod')} more than the {plan.desired} that are needed"
         return Finding(Condition.PROGRESSING, True, Reason.SCALING_DOWN, message)
     if starting or coming:
         message = f"{len(starting) + coming} of {plan.desired} pods are starting"
         return Finding(Condition.PROGRESSING, True, Reason.SCALING_UP, message)
     if not gpu.status:
-        return Finding(Condition.PROGRESSING, False, gpu.reason, "waits for GPUs")
+        return Finding(Condition.PROGRESSING, False, gpu.reason, "waiting for GPUs")
     if len(plan.fleet.current) < plan.desired:
-        message = "waits before it replaces pods that failed repeatedly"
+        message = "waiting before pods that failed repeatedly are replaced"
         return Finding(Condition.PROGRESSING, True, Reason.REPLACING, message)
-    return Finding(Condition.PROGRESSING, False, Reason.UP_TO_DATE, "the pods are as the spec asks")
+    return Finding(Condition.PROGRESSING, False, Reason.UP_TO_DATE, "all pods match the spec")
 
 
 def _gpu(service: Service, plan: planner.Plan) -> Finding:
-    if coming := _pods_for_nodes_to_come(service, plan):
-        message = f"{coming}; the cluster has {_stocks(plan)}"
+    if pending := _pending_pods(service, plan):
+        message = f"{pending}; the cluster has {_stocks(plan)}"
         return Finding(Condition.GPU_AVAILABLE, False, Reason.WAITING_FOR_NODE, message)
     if not plan.missing:
-        message = "no GPU is asked for" if plan.desired == 0 else "every pod asked for has its GPU"
+        message = "no GPU is needed" if plan.desired == 0 else "every pod has its GPU"
         reason = Reason.NOTHING_ASKED if plan.desired == 0 else Reason.GPU_ALLOCATED
         return Finding(Condition.GPU_AVAILABLE, True, reason, message)
-    usable = [pool for pool in plan.pools if pool.serves]
+    usable = [pool for pool in plan.pools if pool.can_serve]
     if not plan.inventory.stocks:
-        message = "the cluster has no GPUProfile, so no node can be recognised"
+        message = "the cluster has no GPUProfile, so the GPU class of no node is known"
         return Finding(Condition.GPU_AVAILABLE, False, Reason.NO_PROFILE, message)
     if not usable:
         outcomes = (pool.outcome for pool in plan.pools)
@@ -218,13 +219,13 @@ def _gpu(service: Service, plan: planner.Plan) -> Finding:
         return Finding(Condition.GPU_AVAILABLE, False, Reason.NO_BATCH_FITS, message)
     exists = any(pool.stock.total for pool in usable)
     reason = Reason.NO_FREE_GPU if exists else Reason.NO_GPU_NODE
-    what = "no free GPU" if exists else "no GPU node fits"
-    message = f"{what}: asked for {_asked(service, plan)}; the cluster has {_stocks(plan)}"
+    what = "no free GPU" if exists else "no matching GPU node"
+    message = f"{what}: needs {_needed(service, plan)}; the cluster has {_stocks(plan)}"
     return Finding(Condition.GPU_AVAILABLE, False, reason, message)
 
 
-def _pods_for_nodes_to_come(service: Service, plan: planner.Plan) -> str:
-    """Tell of the pods that no node has taken, where the service lets them wait for one."""
+def _pending_pods(service: Service, plan: planner.Plan) -> str:
+    """Describe the pods that wait for a node, which `whenFull: createPending` allows."""
     if service.placement.when_full is not WhenFull.CREATE_PENDING:
         return ""
     waiting = [pod for pod in plan.fleet.current if pod.trouble and not pod.node]
@@ -234,7 +235,7 @@ def _pods_for_nodes_to_come(service: Service, plan: planner.Plan) -> str:
     return f"waiting for a node: {pods}: {waiting[0].trouble}"
 
 
-def _asked(service: Service, plan: planner.Plan) -> str:
+def _needed(service: Service, plan: planner.Plan) -> str:
     if service.placement.when_full is WhenFull.WAIT:
         return f"{plan.pools[0].gpu_class} (spec.placement.whenFull is wait)"
     if not service.placement.gpu_classes:
@@ -243,34 +244,34 @@ def _asked(service: Service, plan: planner.Plan) -> str:
 
 
 def _stocks(plan: planner.Plan) -> str:
-    """List the GPUs there are, why those of a class are not taken, and nodes left out."""
+    """List the GPUs of each class, why a class cannot be used, and the excluded nodes."""
     pools = {pool.gpu_class: pool for pool in plan.pools}
     parts: list[str] = []
     for stock in plan.inventory.stocks.values():
         pool = pools.get(stock.gpu_class)
         if not stock.total:
             continue
-        text = f"{stock.gpu_class} {stock.free} free of {stock.total}"
+        part = f"{stock.gpu_class} {stock.free} free of {stock.total}"
         if pool is None:
-            text += " (not allowed by spec.placement.gpuClasses)"
+            part += " (not allowed by spec.placement.gpuClasses)"
         elif isinstance(pool.outcome, NoBatch):
-            text += f" ({pool.outcome.reason})"
-        parts.append(text)
-    nodes = [f"node {name} left out: {why}" for name, why in plan.inventory.left_out]
+            part += f" ({pool.outcome.reason})"
+        parts.append(part)
+    nodes = [f"node {name} excluded: {why}" for name, why in plan.inventory.left_out]
     parts += nodes[:_NAMED_NODES]
     if len(nodes) > _NAMED_NODES:
-        parts.append(f"{len(nodes) - _NAMED_NODES} more nodes left out")
+        parts.append(f"{text.count(len(nodes) - _NAMED_NODES, 'more node')} excluded")
     return ", ".join(parts) or "none"
 
 
 def _calibrated(plan: planner.Plan) -> Finding:
-    """Judge the curves of the classes in use, or else of the one that is filled first."""
+    """Check the curves of the classes in use, or else of the class that is filled first."""
     in_use = {pod.gpu_class for pod in plan.fleet.live}
     used = [pool for pool in plan.pools if pool.gpu_class in in_use]
-    used = used or [pool for pool in plan.pools if pool.serves][:1]
+    used = used or [pool for pool in plan.pools if pool.can_serve][:1]
     differing = [f"{pool.gpu_class}: {pool.contradiction}" for pool in used if pool.contradiction]
     if differing:
-        message = "measured, and used: " + "; ".join(differing)
+        message = "measurements differ from the GPUProfile and are used: " + "; ".join(differing)
         return Finding(Condition.BATCH_CALIBRATED, False, Reason.CALIBRATION_DIFFERS, message)
     unknown = [pool.gpu_class for pool in used if pool.calibration is None]
     if unknown or not used:
@@ -283,19 +284,22 @@ def _calibrated(plan: planner.Plan) -> Finding:
 
 
 def _limited(service: Service, plan: planner.Plan) -> tuple[Finding, ...]:
-    """Say which bound keeps the number of pods from what is wanted; nothing if it is given."""
+    """Return which limit the number of pods has reached; nothing if the number is fixed."""
     decision = plan.decision
     if decision is None or service.autoscaling is None:
         return ()
     if decision.limit is None:
-        message = "as many pods as are wanted are within all bounds"
+        message = "the wanted number of pods is within all limits"
         return (Finding(Condition.SCALING_LIMITED, False, Reason.WITHIN_BOUNDS, message),)
-    told = f"{decision.inputs.wanted} pods are wanted, "
-    told += _bound(decision.limit, service.autoscaling, plan)
-    return (Finding(Condition.SCALING_LIMITED, True, Reason(decision.limit.value), told),)
+    has = len(plan.fleet.live)
+    if decision.limit is Limit.RATE:
+        has = plan.desired
+    message = f"wants {text.count(decision.figures.wanted, 'pod')}, has {has}; "
+    message += _limit(decision.limit, service.autoscaling, plan)
+    return (Finding(Condition.SCALING_LIMITED, True, Reason(decision.limit.value), message),)
 
 
-def _bound(limit: Limit, policy: Autoscaling, plan: planner.Plan) -> str:
+def _limit(limit: Limit, policy: Autoscaling, plan: planner.Plan) -> str:
     match limit:
         case Limit.MAX_REPLICAS:
             return f"maxReplicas is {policy.max_replicas}"
@@ -303,27 +307,29 @@ def _bound(limit: Limit, policy: Autoscaling, plan: planner.Plan) -> str:
             return f"{_costs(plan)}; maxCostPerHour is {policy.max_cost_per_hour}"
         case Limit.COST_UNKNOWN:
             unpriced = [
-                pool.gpu_class for pool in plan.pools if pool.serves and pool.cost_per_hour is None
+                pool.gpu_class
+                for pool in plan.pools
+                if pool.can_serve and pool.cost_per_hour is None
             ]
-            told = "spec.costPerHour of GPUProfile " + ", ".join(unpriced)
-            return f"{told} is left out, must be set where maxCostPerHour is"
+            profiles = ", ".join(unpriced)
+            return f"spec.costPerHour of GPUProfile {profiles} must be set if maxCostPerHour is set"
         case Limit.RATE:
             assert policy.rate is not None
-            told = f"{policy.rate.up_pods} more at most within {policy.rate.period_s} s (rate)"
-            return f"{plan.desired} are had, {told}"
+            rate = policy.rate
+            return f"the rate limit allows {rate.up_pods} more per {rate.period_s} s"
         case Limit.FREE_GPUS:
-            return f"{len(plan.fleet.live)} are there; the cluster has {_stocks(plan)}"
+            return f"the cluster has {_stocks(plan)}"
     assert_never(limit)
 
 
 def _costs(plan: planner.Plan) -> str:
-    """Say what the pods cost that are there, leaving ones too, and what one more would cost."""
+    """Return the cost of all pods, deleted ones included, and the cost of one more."""
     costs = {pool.gpu_class: pool.cost_per_hour for pool in plan.pools}
-    there = plan.fleet.live + plan.fleet.leaving
-    paid = sum((costs.get(pod.gpu_class) or Decimal(0) for pod in there), Decimal(0))
-    priced = [pool for pool in plan.pools if pool.serves and pool.cost_per_hour is not None]
-    more = "".join(f", one more on {p.gpu_class} {p.cost_per_hour}" for p in priced[:1])
-    return f"{len(there)} are there and cost {paid} an hour{more}"
+    existing = plan.fleet.live + plan.fleet.leaving
+    paid = sum((costs.get(pod.gpu_class) or Decimal(0) for pod in existing), Decimal(0))
+    priced = [pool for pool in plan.pools if pool.can_serve and pool.cost_per_hour is not None]
+    more = "".join(f", one more on {p.gpu_class} costs {p.cost_per_hour}" for p in priced[:1])
+    return f"{text.count(len(existing), 'pod')} cost {paid} per hour{more}"
 
 
 def _draining(plan: planner.Plan, states: Mapping[str, PodState]) -> Finding:
@@ -336,13 +342,13 @@ def _draining(plan: planner.Plan, states: Mapping[str, PodState]) -> Finding:
     ]
     if not waiting:
         return Finding(Condition.DRAINING, False, Reason.NOT_DRAINING, "no pod is draining")
-    message = "waits for the sessions of " + ", ".join(waiting)
+    message = "waiting for the sessions of " + ", ".join(waiting)
     return Finding(Condition.DRAINING, True, Reason.WAITING_FOR_SESSIONS, message)
 
 
 def _fresh(plan: planner.Plan, states: Mapping[str, PodState]) -> Finding:
     if plan.decision is not None and plan.decision.is_blind:
-        message = f"no pod and no gateway was heard of for {STALE_S:g} s: nothing is scaled"
+        message = f"no pod and no gateway has sent a state for {STALE_S:g} s: scaling is paused"
         return Finding(Condition.STATE_FRESH, False, Reason.STATE_MISSING, message)
     silent = [
         pod.name

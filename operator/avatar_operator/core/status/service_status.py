@@ -1,7 +1,7 @@
-"""Builds the status document of a service, and the Events that a change of it is worth.
+"""Builds the status of a service, and the Events about its changes.
 
-The document depends on nothing but what is observed and the last document, so
-that an equal one is never written.
+The status depends only on the observed state and the previous status, so an equal one is never
+written.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from avatar_operator import names
+from avatar_operator.core import text
 from avatar_operator.core.autoscaling.limits import Limit
 from avatar_operator.core.gpus import batch_size
 from avatar_operator.core.manifests.objects import LONGEST_MESSAGE, pod_selector
@@ -32,12 +33,12 @@ KEPT_DECISIONS: Final = 10
 _NUMBERS: Final = frozenset(
     {"replicas", "readyReplicas", "sessions", "capacity", "freeSessions", "gpu", "batch", "pools"}
 )
-"""What follows the pods one by one: five pods that start would else be five statuses."""
+"""Fields that change with each pod: five pods that start would otherwise cause five writes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """An Event about a service, worth telling once."""
+    """An Event about a service, posted once."""
 
     reason: names.Reason
     message: str
@@ -52,10 +53,10 @@ def build(
     previous: Mapping[str, object],
     now: float,
 ) -> Body:
-    """Return the status that follows from what is observed."""
-    takers = serving(plan, states)
+    """Return the status of a service; `now` is in seconds since 1970."""
+    serving_pods = serving(plan, states)
     known = [states[pod.uid] for pod in plan.fleet.live + plan.fleet.leaving if pod.uid in states]
-    taking = [states[pod.uid] for pod in takers if pod.uid in states]
+    serving_states = [states[pod.uid] for pod in serving_pods if pod.uid in states]
     used = [pool for pool in plan.pools if _pods_on(plan, pool.gpu_class)]
     ready = next(finding for finding in findings if finding.condition is names.Condition.READY)
     return {
@@ -63,11 +64,11 @@ def build(
         "conditions": timed_conditions(service.generation, findings, previous, now),
         "selector": pod_selector(service),
         "replicas": len(plan.fleet.live) + len(plan.fleet.leaving),
-        "readyReplicas": len(takers),
+        "readyReplicas": len(serving_pods),
         "desiredReplicas": plan.desired,
         "sessions": sum(state.sessions for state in known),
-        "capacity": sum(state.capacity for state in taking),
-        "freeSessions": sum(state.free for state in taking),
+        "capacity": sum(state.capacity for state in serving_states),
+        "freeSessions": sum(state.free for state in serving_states),
         "state": ready.reason.value,
         "gpu": ",".join(pool.gpu_class for pool in used),
         "batch": ",".join(_batches(plan, pool.gpu_class) for pool in used),
@@ -82,7 +83,7 @@ def build_invalid(
     previous: Mapping[str, object],
     now: float,
 ) -> Body:
-    """Return the status of a service whose spec cannot be read: what was known stays."""
+    """Return the status of a service whose spec is invalid: the other fields keep their values."""
     return {
         **previous,
         "observedGeneration": generation,
@@ -97,34 +98,34 @@ def notices(
     previous: Mapping[str, object],
     plan: planner.Plan | None = None,
 ) -> tuple[Notice, ...]:
-    """Return the Events worth telling: actions that succeeded, and changes of Ready."""
-    told = [*_creations(actions), *(_action_notice(action) for action in actions)]
+    """Return the Events to post: for actions that succeeded, and for changes of Ready."""
+    found = [*_creations(actions), *(_action_notice(action) for action in actions)]
     if plan is not None:
-        told.append(_scaling_notice(plan, previous))
+        found.append(_scaling_notice(plan, previous))
     before = _previous_conditions(previous)
     for finding in findings:
         if finding.condition is not names.Condition.READY:
             continue
         old = before.get(finding.condition.value)
         if old is None or old.text("reason") != finding.reason.value:
-            told.append(Notice(finding.reason, finding.message, warning=not finding.status))
-    return tuple(notice for notice in told if notice is not None)
+            found.append(Notice(finding.reason, finding.message, warning=not finding.status))
+    return tuple(notice for notice in found if notice is not None)
 
 
-def is_pressing(old: Mapping[str, object], new: Mapping[str, object]) -> bool:
-    """Return whether a status tells another story than the last, not just other numbers."""
-    return _story(old) != _story(new)
+def is_urgent(old: Mapping[str, object], new: Mapping[str, object]) -> bool:
+    """Return whether more differs between two statuses than numbers that change with each pod."""
+    return _without_numbers(old) != _without_numbers(new)
 
 
-def is_short(plan: planner.Plan) -> bool:
-    """Return whether a free GPU would bring another pod."""
+def lacks_gpus(plan: planner.Plan) -> bool:
+    """Return whether a free GPU would give the service another pod."""
     return plan.decision is not None and plan.decision.limit is Limit.FREE_GPUS
 
 
 def timed_conditions(
     generation: int, findings: Sequence[Finding], previous: Mapping[str, object], now: float
 ) -> list[Body]:
-    """Add the times: a transition is only a change of the status itself."""
+    """Return the conditions with their times; only a change of `status` is a transition."""
     before = _previous_conditions(previous)
     written: list[Body] = []
     for finding in findings:
@@ -144,7 +145,7 @@ def timed_conditions(
     return written
 
 
-def _story(document: Mapping[str, object]) -> list[object]:
+def _without_numbers(document: Mapping[str, object]) -> list[object]:
     rest = {key: document[key] for key in document.keys() - _NUMBERS - {"conditions"}}
     found = _previous_conditions(document).values()
     return [rest, [[each.text(key) for key in ("type", "status", "reason")] for each in found]]
@@ -160,7 +161,7 @@ def _pods_on(plan: planner.Plan, gpu_class: str) -> list[RuntimePod]:
 
 
 def _batches(plan: planner.Plan, gpu_class: str) -> str:
-    """Name the batch sizes that pods really run with, which may be of an earlier spec."""
+    """Return the batch sizes of the running pods, which may have an earlier spec."""
     sizes = sorted({pod.batch_size for pod in _pods_on(plan, gpu_class)})
     return "/".join(map(str, sizes))
 
@@ -185,7 +186,7 @@ def _decisions(
     previous: Mapping[str, object],
     now: float,
 ) -> list[object]:
-    """Keep the last changes of the number of pods wanted, newest first."""
+    """Return the last changes of the desired number of pods, newest first."""
     fields = Fields(previous, "status", [])
     before = fields.integer("desiredReplicas", 0, 0, 10**9)
     kept = list(fields.items("decisions"))
@@ -195,11 +196,11 @@ def _decisions(
     inputs: Body = {
         "pods": len(plan.fleet.live),
         "sessions": sum(state.sessions for state in states.values()),
-        "freeGPUs": sum(pool.stock.free for pool in plan.pools if pool.serves),
+        "freeGPUs": sum(pool.stock.free for pool in plan.pools if pool.can_serve),
     }
-    if plan.answer is not None:
-        reason = plan.answer.decision.why.value
-        inputs |= _inputs(plan.answer)
+    if plan.scaling is not None:
+        reason = plan.scaling.decision.reason.value
+        inputs |= _inputs(plan.scaling)
     decision = {
         "time": rfc3339(now),
         "from": before,
@@ -214,10 +215,10 @@ def _direction(after: int, before: int) -> names.Reason:
     return names.Reason.SCALING_UP if after > before else names.Reason.SCALING_DOWN
 
 
-def _inputs(answer: inputs.Answer) -> Body:
-    """Return the numbers that a decision followed, so that it can be understood afterwards."""
-    decision, policy = answer.decision, answer.in_force.policy
-    seen, share = decision.inputs, answer.question.observation.share
+def _inputs(answer: inputs.ScalingResult) -> Body:
+    """Return the figures of a decision, so that it can be explained later."""
+    decision, policy = answer.decision, answer.effective.policy
+    seen, share = decision.figures, answer.inputs.observation.share
     return {
         "waiting": seen.waiting,
         "headroom": seen.headroom,
@@ -229,7 +230,7 @@ def _inputs(answer: inputs.Answer) -> Body:
         "minReplicas": policy.min_replicas,
         **({"reserve": decision.reserve} if policy.reserve else {}),
         **({"sharedReserve": share.pods} if share is not None else {}),
-        **({"schedules": list(answer.in_force.names)} if answer.in_force.names else {}),
+        **({"schedules": list(answer.effective.names)} if answer.effective.names else {}),
         **({} if decision.limit is None else {"limitedBy": decision.limit.value}),
     }
 
@@ -238,16 +239,17 @@ def _scaling_notice(plan: planner.Plan, previous: Mapping[str, object]) -> Notic
     before = Fields(previous, "status", []).integer("desiredReplicas", 0, 0, 10**9)
     if plan.decision is None or before == plan.desired:
         return None
-    seen = plan.decision.inputs
-    text = (
-        f"{before} to {plan.desired} pods ({plan.decision.why.value}): {seen.sessions} sessions, "
-        f"{seen.waiting} waiting, headroom {seen.headroom}, {seen.capacity} slots"
+    seen = plan.decision.figures
+    message = (
+        f"{before} to {plan.desired} pods ({plan.decision.reason.value}): "
+        f"{text.count(seen.sessions, 'session')}, {seen.waiting} waiting, "
+        f"headroom {seen.headroom}, {text.count(seen.capacity, 'slot')}"
     )
-    return Notice(_direction(plan.desired, before), text)
+    return Notice(_direction(plan.desired, before), message)
 
 
 def _creations(actions: Sequence[planner.Action]) -> list[Notice | None]:
-    """Tell of the pods that were created together once for each class, not once for each pod."""
+    """Return one Event for each class, not one for each created pod."""
     created: dict[str, list[planner.CreatePod]] = {}
     for action in actions:
         if isinstance(action, planner.CreatePod):
@@ -269,10 +271,10 @@ def _action_notice(action: planner.Action) -> Notice | None:
         case planner.UndrainPod(name=name):
             return Notice(names.Reason.POD_RESUMED, f"resumed pod {name}: {action.reason}")
         case planner.PromotePod(name=name):
-            text = f"promoted pod {name} of the reserve: {action.reason}"
-            return Notice(names.Reason.POD_PROMOTED, text)
+            message = f"promoted pod {name} of the reserve: {action.reason}"
+            return Notice(names.Reason.POD_PROMOTED, message)
         case planner.AdoptPod(name=name):
-            return Notice(names.Reason.POD_ADOPTED, f"took over pod {name}: {action.reason}")
+            return Notice(names.Reason.POD_ADOPTED, f"adopted pod {name}: {action.reason}")
         case planner.DeletePod(name=name):
             return Notice(names.Reason.POD_DELETED, f"deleted pod {name}: {action.reason}")
-    return None  # a Secret is nothing to tell, and creations are told together
+    return None  # a Secret needs no Event, and _creations returns those of new pods

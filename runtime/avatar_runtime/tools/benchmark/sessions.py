@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 from avatar_runtime.audio.decoding import Voice
 from avatar_runtime.batching import buckets
 from avatar_runtime.metrics import Metrics
-from avatar_runtime.protocol.session import Session, Terms
-from avatar_runtime.protocol.session_config import Character, Configuration, Overrun, ReadOnly
-from avatar_runtime.serving.batcher import Pump
+from avatar_runtime.protocol.session import Session, SessionLimits
+from avatar_runtime.protocol.session_config import Character, Overrun, ReadOnlyFields, SessionConfig
+from avatar_runtime.serving.batcher import Batcher
 from avatar_runtime.tools.benchmark.plan import FPS, sound
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Talker:
 
     session: Session[AudioWindow]
     clock: Callable[[], float]
-    attend: Callable[[str], None]
+    collect_due: Callable[[str], None]
     first_ms: list[float] = field(default_factory=list)
     frame_ms: list[float] = field(default_factory=list)
     done: asyncio.Event = field(default_factory=asyncio.Event)
@@ -43,11 +43,11 @@ class Talker:
     def wake(self) -> None:
         """Take every message, as a socket with room does."""
         while (outgoing := self.session.pull(now := self.clock())) is not None:
-            if outgoing.picture is not None:
-                self.frame_ms.append(1000 * (now - outgoing.picture.asked_at))
-            if outgoing.first_since is not None:
-                self.first_ms.append(1000 * (now - outgoing.first_since))
-        self.attend(self.session.id)
+            if outgoing.frame is not None:
+                self.frame_ms.append(1000 * (now - outgoing.frame.requested_at))
+            if outgoing.speakable_at is not None:
+                self.first_ms.append(1000 * (now - outgoing.speakable_at))
+        self.collect_due(self.session.id)
         if not self.session.is_speaking:
             self.done.set()
 
@@ -81,8 +81,8 @@ class Saturated:
 async def saturate(engine: engine.Engine, plan: Plan, saturated: Saturated) -> None:
     """Let all sessions speak at once, as fast as the engine can."""
     counting: Any = _Counting(engine, saturated)
-    talkers, pump = _talkers(counting, plan, plan.sessions, _WINDOW_MS)
-    batches = asyncio.create_task(pump.run(), name="pump")
+    talkers, batcher = _talkers(counting, plan, plan.sessions, _WINDOW_MS)
+    batches = asyncio.create_task(batcher.run(), name="batcher")
     spoken = sound(plan.frames)
     began = time.perf_counter()
     for talker in talkers:
@@ -97,10 +97,10 @@ async def at_rated_load(
     engine: engine.Engine, plan: Plan, sessions: int
 ) -> tuple[list[Talker], list[float]]:
     """Let as many sessions speak as the engine serves in time; return them and the loop's lag."""
-    talkers, pump = _talkers(engine, plan, sessions, 1000)
+    talkers, batcher = _talkers(engine, plan, sessions, 1000)
     lags: list[float] = []
     tasks = [
-        asyncio.create_task(pump.run(), name="pump"),
+        asyncio.create_task(batcher.run(), name="batcher"),
         asyncio.create_task(_watch_lag(lags), name="loop lag"),
     ]
     spoken = sound(plan.frames)
@@ -139,22 +139,22 @@ async def _watch_lag(lags: list[float]) -> None:
 
 def _talkers(
     engine: engine.Engine, plan: Plan, sessions: int, window_ms: int
-) -> tuple[list[Talker], Pump]:
+) -> tuple[list[Talker], Batcher]:
     avatar = next(iter(engine.avatars.values()))
     character = Character(avatar.name, avatar.width, avatar.height)
     metrics = Metrics(engine.device.name, "none")
-    pump = Pump(engine, plan.batch_size, metrics, time.monotonic, lambda: None)
+    batcher = Batcher(engine, plan.batch_size, metrics, time.monotonic, lambda: None)
     context_s = engine.model.context_s
     talkers = []
     for number in range(sessions):
         session = Session(
-            Configuration(character, window_ms=window_ms, overrun=Overrun.PAUSE),
+            SessionConfig(character, window_ms=window_ms, overrun=Overrun.PAUSE),
             {avatar.name: character},
-            ReadOnly(f"sess_{number}", "bench", 0, FPS),
-            terms=Terms(7200, 7200),
+            ReadOnlyFields(f"sess_{number}", "bench", 0, FPS),
+            limits=SessionLimits(7200, 7200),
             open_utterance=lambda audio: Voice(audio, FPS, context_s),
             now=time.monotonic(),
         )
-        talkers.append(Talker(session, time.monotonic, pump.attend))
-        pump.add(session, talkers[-1].wake)
-    return talkers, pump
+        talkers.append(Talker(session, time.monotonic, batcher.collect_due))
+        batcher.add(session, talkers[-1].wake)
+    return talkers, batcher

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SEED: Final = 1
 WARM_UP: Final = 20
 GPUS_USED: Final = 4  # of the eight of a node
-RULES: Final = planner.Rules("avatar-musetalk/runtime")
+OPTIONS: Final = planner.Options("avatar-musetalk/runtime")
 
 
 def main() -> int:
@@ -97,7 +97,7 @@ def plans(nodes: int) -> Callable[[], object]:
         pods=(),
         states={},
         has_control_secret=True,
-        census=inventory.Census(),
+        node_classes=inventory.NodeClassCache(),
     )
 
     uses, turn = list(observed.uses), itertools.count()
@@ -106,7 +106,7 @@ def plans(nodes: int) -> Callable[[], object]:
         number = next(turn) % nodes
         gpus = GPUS_USED - 1 if uses[number].gpus == GPUS_USED else GPUS_USED
         uses[number] = uses[number]._replace(gpus=gpus)
-        plan = planner.plan(service, replace(observed, uses=tuple(uses)), RULES, 0.0)
+        plan = planner.plan(service, replace(observed, uses=tuple(uses)), OPTIONS, 0.0)
         if not plan.actions:
             raise RuntimeError("the plan makes no pod: not what is to be measured")
         return plan

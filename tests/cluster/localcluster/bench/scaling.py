@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from avatar_operator.cli import simulate
 from avatar_operator.core.autoscaling import capacity, scaling
+from avatar_operator.core.autoscaling.observation import Demand, Observation
 from avatar_operator.core.resources import autoscaling
 from avatar_operator.core.resources.service import Service, parse_service
 from avatar_operator.simulator import scenario, traces
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 SEED: Final = 1
 GPU: Final = "h100-80gb"
 GPUS: Final = 24
-START_S: Final = 20.0
+DEFAULT_START_S: Final = 20.0
 SCALE: Final = traces.Scale(sessions_at_once=150.0, duration_s=300.0)
 POLICY: Final = {
     "minReplicas": 1,
@@ -53,7 +54,7 @@ def main() -> int:
     results = {
         "campaign": campaign,
         "service": POLICY,
-        "start_s": START_S,
+        "start_s": DEFAULT_START_S,
         "traces": compared,
         "decide_1000_pods_s": decisions(),
     }
@@ -98,7 +99,7 @@ def compare(kind: traces.Kind) -> dict[str, dict[str, Any]]:
     trace = traces.make(kind, SCALE, random.Random(SEED))
     profiles = scaling_campaign.profiles()
     per_pod = simulate.slots_per_pod(service, profiles, settings)
-    buffered = simulate.buffered_optimum(service, trace, per_pod, START_S)
+    buffered = simulate.buffered_optimum(service, trace, per_pod, DEFAULT_START_S)
     policies: Mapping[str, scenario.Scaler | None] = {
         "ours": None,
         "hpa": baselines.HorizontalPodAutoscaler(),
@@ -125,7 +126,7 @@ def world() -> tuple[Service, scenario.Settings]:
     spec = {"placement": {"gpuClasses": [GPU]}, "autoscaling": POLICY}
     metadata = {"name": "avatar", "namespace": "bench", "uid": "s1", "generation": 1}
     service = parse_service({"kind": "AvatarService", "metadata": metadata, "spec": spec})
-    return service, scenario.Settings({GPU: GPUS}, start_s=START_S)
+    return service, scenario.Settings({GPU: GPUS}, start_s=DEFAULT_START_S)
 
 
 def decisions() -> dict[str, float]:
@@ -139,7 +140,7 @@ def decisions() -> dict[str, float]:
     history: scaling.History | None = None
     samples = []
     for step in range(500):
-        seen = scaling.Observation(pods, offers, scaling.Demand(3, step * 2, gateways=2))
+        seen = Observation(pods, offers, Demand(3, step * 2, gateways=2))
         begun = time.perf_counter()
         history = scaling.decide(policy, seen, history, 1000 + step * 0.5).history
         samples.append(time.perf_counter() - begun)

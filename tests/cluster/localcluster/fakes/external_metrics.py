@@ -154,7 +154,7 @@ def _registration(cluster: ControlPlane, port: int) -> str:
 class _Answers:
     def __init__(self, prometheus: Prometheus, rules: Mapping[str, Rule], asked: list[str]) -> None:
         self._prometheus = prometheus
-        self._rules = rules
+        self._options = rules
         self._asked = asked
 
     def application(self) -> web.Application:
@@ -183,14 +183,14 @@ class _Answers:
                 "kind": "ExternalMetricValueList",
                 "verbs": ["get"],
             }
-            for name in self._rules
+            for name in self._options
         ]
         document = {"groupVersion": f"{GROUP}/{VERSION}", "resources": resources}
         return web.json_response({"kind": "APIResourceList", "apiVersion": "v1", **document})
 
     async def _values(self, request: web.Request) -> web.Response:
         namespace, name = request.match_info["namespace"], request.match_info["metric"]
-        rule = self._rules.get(name)
+        rule = self._options.get(name)
         if rule is None:
             return _status(404, "NotFound", f"there is no metric {name}")
         try:

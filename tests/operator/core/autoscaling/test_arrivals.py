@@ -32,7 +32,7 @@ def test_bound_is_the_published_one_and_next_to_the_exact_quantile(mean: float, 
 
 def record(*seconds: float, now: float) -> Arrivals:
     """Return the record of callers that came at these seconds, watched since 0."""
-    known = Arrivals.begun(0.0, 0)
+    known = Arrivals.starting(0.0, 0)
     for count, second in enumerate(seconds, start=1):
         known = known.with_count(second, count)
     return known.with_count(now, len(seconds))
@@ -79,7 +79,7 @@ def test_the_low_bound_mirrors_the_high_one(mean: float) -> None:
 
 
 def test_nothing_is_taken_for_a_rate_in_the_first_moment() -> None:
-    known = Arrivals.begun(1000.0, 5000)
+    known = Arrivals.starting(1000.0, 5000)
     assert known.per_s(1000.0) == 0
     assert known.with_count(1000.2, 5001).per_s(1000.2) == pytest.approx(1 / 60)
 
@@ -92,7 +92,7 @@ def test_count_that_falls_begins_anew() -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 3), st.integers(0, 50)), max_size=200))
 def test_record_stays_small_and_counts_no_more_than_came(steps: list[tuple[float, int]]) -> None:
-    known, now, count = Arrivals.begun(0.0, 0), 0.0, 0
+    known, now, count = Arrivals.starting(0.0, 0), 0.0, 0
     came: list[tuple[float, int]] = []
     for wait_s, callers in steps:
         now += wait_s

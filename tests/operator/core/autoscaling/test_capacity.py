@@ -10,7 +10,7 @@ from avatar_operator.core.autoscaling import capacity
 
 
 @pytest.mark.parametrize(
-    ("seen", "strain"),
+    ("seen", "load_factor"),
     [
         ({}, 1.0),
         ({"vram_ratio": 0.9}, 1.0),
@@ -22,9 +22,13 @@ from avatar_operator.core.autoscaling import capacity
         ({"deadline_miss_ratio": 1.0}, 4.0),
     ],
 )
-def test_strain_is_the_worst_miss_of_an_objective(seen: dict[str, float], strain: float) -> None:
+def test_strain_is_the_worst_miss_of_an_objective(
+    seen: dict[str, float], load_factor: float
+) -> None:
     calm: dict[str, Any] = {"vram_ratio": 0.5, "deadline_miss_ratio": 0.0, "frame_p95_ms": None}
-    assert capacity.strain(**{**calm, "budget_ms": 200.0, **seen}) == pytest.approx(strain)
+    assert capacity.load_factor(**{**calm, "latency_budget_ms": 200.0, **seen}) == pytest.approx(
+        load_factor
+    )
 
 
 @pytest.mark.parametrize(
@@ -35,6 +39,6 @@ def test_strain_is_the_worst_miss_of_an_objective(seen: dict[str, float], strain
 def test_of_few_starts_the_longest_is_believed(
     starts_s: tuple[float, ...], mean_s: float, variance: float
 ) -> None:
-    start = capacity.start(starts_s)
+    start = capacity.estimate_start(starts_s)
     assert start.mean_s == mean_s
     assert start.variance == pytest.approx(variance)

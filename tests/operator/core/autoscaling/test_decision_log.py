@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from avatar_operator.core.autoscaling import decision_log, inputs, scaling
+from avatar_operator.core.autoscaling import decision_lines, decision_log, inputs, scaling
 from avatar_operator.core.autoscaling.capacity import Offer
+from avatar_operator.core.autoscaling.observation import Demand, Observation, Share
 from avatar_operator.core.resources import autoscaling
 from avatar_operator.core.resources.fields import Fields
 from avatar_operator.simulator.world import run
@@ -21,15 +22,15 @@ SEEDS = (2, 5, 7, 20)
 
 
 @cache
-def written(seed: int) -> list[decision_log.Document]:
+def written(seed: int) -> list[decision_lines.Document]:
     """Return the lines of a made world with faults, as they would be read."""
     chance = random.Random(seed)
     wanted = scaling_campaign.service(chance)
     world = scaling_campaign.settings(chance, wanted)
-    ours = decision_log.Journal()
+    ours = decision_log.DecisionLog()
     lines: list[str] = []
 
-    def note(answer: inputs.Answer) -> None:
+    def note(answer: inputs.ScalingResult) -> None:
         lines.append(json.dumps(ours.line("sim/avatar", answer)))
 
     callers = scaling_campaign.callers(chance)
@@ -41,45 +42,45 @@ def written(seed: int) -> list[decision_log.Document]:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_decision_is_made_again_as_it_was_written(seed: int) -> None:
     lines = written(seed)
-    again = list(decision_log.replay(map(decision_log.decode, lines)))
+    again = list(decision_log.replay(map(decision_lines.decode, lines)))
     assert len(again) == len(lines) > 100
-    assert not [each.line for each in again if each.differs]
-    assert len({each.line.pods for each in again}) > 1
+    assert not [each.logged for each in again if each.differs]
+    assert len({each.logged.pods for each in again}) > 1
 
 
 @pytest.mark.slow
 def test_a_log_can_be_read_from_its_middle() -> None:
     lines = written(SEEDS[0])
-    cut = [decision_log.decode(line) for line in lines[150:]]
+    cut = [decision_lines.decode(line) for line in lines[150:]]
     again = list(decision_log.replay(cut))
-    assert len(cut) - decision_log.ANCHOR < len(again) < len(cut)
+    assert len(cut) - decision_log.FULL_HISTORY_EVERY < len(again) < len(cut)
     assert not any(each.differs for each in again)
 
 
 @pytest.mark.slow
 def test_another_policy_decides_otherwise() -> None:
-    lines = [decision_log.decode(line) for line in written(SEEDS[0])]
-    policy = replace(lines[0].question.policy, free_min=200, max_replicas=1000)
+    lines = [decision_lines.decode(line) for line in written(SEEDS[0])]
+    policy = replace(lines[0].inputs.policy, free_min=200, max_replicas=1000)
     again = list(decision_log.replay(lines, policy))
     assert any(each.differs for each in again)
-    assert max(each.answer.decision.inputs.headroom for each in again) >= 200
+    assert max(each.result.decision.figures.headroom for each in again) >= 200
 
 
 def test_a_changed_number_is_noticed() -> None:
-    line = decision_log.decode(written(SEEDS[0])[0])
+    line = decision_lines.decode(written(SEEDS[0])[0])
     (again,) = decision_log.replay([replace(line, pods=line.pods + 1)])
     assert again.differs
 
 
 def test_what_was_not_written_is_not_counted_on() -> None:
-    lines = [decision_log.decode(line) for line in written(SEEDS[0])[:5]]
+    lines = [decision_lines.decode(line) for line in written(SEEDS[0])[:5]]
     assert list(decision_log.replay(lines[1:])) == []
 
 
 def test_after_it_forgot_a_journal_writes_in_full() -> None:
-    ours = decision_log.Journal()
-    lines = [decision_log.decode(line) for line in written(SEEDS[0])[:3]]
-    answers = [again.answer for again in decision_log.replay(lines)]
+    ours = decision_log.DecisionLog()
+    lines = [decision_lines.decode(line) for line in written(SEEDS[0])[:3]]
+    answers = [again.result for again in decision_log.replay(lines)]
     assert ["history" in ours.line("a", answer) for answer in answers] == [True, False, False]
     ours.forget("a")
     assert "history" in ours.line("a", answers[2])
@@ -119,25 +120,34 @@ def test_a_policy_is_read_as_it_was_written() -> None:
 def test_what_is_no_decision_is_refused(changes: dict[str, Any]) -> None:
     line = written(SEEDS[0])[0]
     with pytest.raises((KeyError, TypeError, ValueError, ArithmeticError)):
-        decision_log.decode({**line, **changes})
+        decision_lines.decode({**line, **changes})
 
 
 def test_a_history_in_full_says_all_that_is_remembered() -> None:
     names = {name.replace("_", "") for name in scaling.History.__slots__}
-    assert names >= {"pods", "wishes", "pace", "arrivals", "startss", "starting", "busy", "busyat"}
+    assert names >= {
+        "pods",
+        "recommendations",
+        "ratelimit",
+        "arrivals",
+        "startss",
+        "starting",
+        "busy",
+        "busyat",
+    }
     assert len(names) == 8
 
 
 @pytest.mark.parametrize("keeps", [True, False])
 def test_what_a_service_has_to_do_with_a_shared_reserve_is_written_too(keeps: bool) -> None:
-    share = scaling.Share(2, keeps=keeps)
+    share = Share(2, is_owner=keeps)
     auto = autoscaling.Autoscaling(1, 9, shared_reserve=True)
     offers = [Offer("c", 4, 9)]
-    seen = scaling.Observation([], offers, scaling.Demand(waiting=5), share=share)
-    answer = inputs.answer(inputs.Question(auto, seen, None, 1.0, 2.0))
-    line = json.loads(json.dumps(decision_log.Journal().line("acme/a", answer)))
-    read = decision_log.decode(line)
-    assert (read.question.policy, read.question.observation.share) == (auto, share)
+    seen = Observation([], offers, Demand(waiting=5), share=share)
+    answer = inputs.decide(inputs.ScalingInputs(auto, seen, None, 1.0, 2.0))
+    line = json.loads(json.dumps(decision_log.DecisionLog().line("acme/a", answer)))
+    read = decision_lines.decode(line)
+    assert (read.inputs.policy, read.inputs.observation.share) == (auto, share)
     (again,) = decision_log.replay([read])
     assert not again.differs
-    assert again.answer.decision.reserve == (2 if keeps else 0)
+    assert again.result.decision.reserve == (2 if keeps else 0)

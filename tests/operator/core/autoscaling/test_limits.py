@@ -12,64 +12,69 @@ from hypothesis import strategies as st
 
 from avatar_operator.core.autoscaling import limits
 from avatar_operator.core.autoscaling.capacity import Offer, Pod
-from avatar_operator.core.autoscaling.limits import Limit, Pace
+from avatar_operator.core.autoscaling.limits import Limit, ScalingRateLimit
 from avatar_operator.core.resources.autoscaling import Autoscaling, Rate
 
 ONE = Decimal(1)
 
 
 def pods(*costs: Decimal | None, **changes: Any) -> list[Pod]:
-    fields = {"sessions": 0, "ready": True, "draining": False, "age_s": 9.0, "heard_s": 0.1}
+    fields = {"sessions": 0, "ready": True, "draining": False, "age_s": 9.0, "state_age_s": 0.1}
     return [Pod(f"p{i}", 5, **{**fields, **changes}, cost=cost) for i, cost in enumerate(costs)]
 
 
-def found(
-    budget: str | None,
+def bounds_of(
+    max_cost: str | None,
     there: list[Pod],
     *offers: Offer,
     leaving: Decimal = Decimal(0),
     **policy: Any,
 ) -> tuple[int, Limit]:
-    cost = None if budget is None else Decimal(budget)
+    cost = None if max_cost is None else Decimal(max_cost)
     wanted = Autoscaling(
         **{"min_replicas": 1, "max_replicas": 20, **policy}, max_cost_per_hour=cost
     )
-    span = limits.find(wanted, there, offers, leaving)
-    return span.most, span.limit
+    bounds = limits.find_bounds(wanted, there, offers, leaving)
+    return bounds.maximum, bounds.limit
 
 
 def test_the_smallest_bound_is_the_one_that_is_named() -> None:
     dear = Offer("a", 5, 9, Decimal(3))
-    assert found(None, pods(ONE), Offer("a", 5, 30)) == (20, Limit.MAX_REPLICAS)
-    assert found(None, pods(ONE), Offer("a", 5, 2)) == (3, Limit.FREE_GPUS)
-    assert found("100", pods(ONE), Offer("a", 5, 2, ONE)) == (3, Limit.FREE_GPUS)
-    assert found("12.50", pods(Decimal(3)), dear) == (4, Limit.MAX_COST)
+    assert bounds_of(None, pods(ONE), Offer("a", 5, 30)) == (20, Limit.MAX_REPLICAS)
+    assert bounds_of(None, pods(ONE), Offer("a", 5, 2)) == (3, Limit.FREE_GPUS)
+    assert bounds_of("100", pods(ONE), Offer("a", 5, 2, ONE)) == (3, Limit.FREE_GPUS)
+    assert bounds_of("12.50", pods(Decimal(3)), dear) == (4, Limit.MAX_COST)
 
 
 def test_a_class_has_its_turn_when_the_gpus_of_the_one_before_are_used_up() -> None:
     first, second = Offer("a", 5, 2, Decimal(2)), Offer("b", 5, 9, ONE)
-    assert found("6.5", [], first, second) == (4, Limit.MAX_COST)
-    assert found("3.5", [], first, second) == (1, Limit.MAX_COST)  # another a is not paid
+    assert bounds_of("6.5", [], first, second) == (4, Limit.MAX_COST)
+    assert bounds_of("3.5", [], first, second) == (1, Limit.MAX_COST)  # another a is not paid
 
 
 def test_a_class_without_a_cost_gets_no_pod_and_is_named() -> None:
     there, unpriced = pods(None), Offer("a", 5, 9)
-    assert found("5", there, unpriced) == (1, Limit.COST_UNKNOWN)
-    assert found("5", there, unpriced, Offer("b", 5, 2, ONE)) == (3, Limit.COST_UNKNOWN)
-    assert found("2", there, unpriced, Offer("b", 5, 9, ONE)) == (3, Limit.MAX_COST)
+    assert bounds_of("5", there, unpriced) == (1, Limit.COST_UNKNOWN)
+    assert bounds_of("5", there, unpriced, Offer("b", 5, 2, ONE)) == (3, Limit.COST_UNKNOWN)
+    assert bounds_of("2", there, unpriced, Offer("b", 5, 9, ONE)) == (3, Limit.MAX_COST)
 
 
 def test_pods_that_leave_keep_new_ones_away_and_send_nobody_off() -> None:
     offer = Offer("a", 5, 9, ONE)
-    assert found("5", pods(ONE, ONE), offer, leaving=ONE) == (4, Limit.MAX_COST)
-    assert found("2", pods(ONE, ONE), offer, leaving=Decimal(3)) == (2, Limit.MAX_COST)
+    assert bounds_of("5", pods(ONE, ONE), offer, leaving=ONE) == (4, Limit.MAX_COST)
+    assert bounds_of("2", pods(ONE, ONE), offer, leaving=Decimal(3)) == (2, Limit.MAX_COST)
 
 
 def test_what_is_over_the_cost_goes_whatever_the_least_number_is() -> None:
     policy = Autoscaling(4, 20, max_cost_per_hour=Decimal("2.5"))
     there = pods(ONE, ONE, ONE, sessions=2)
-    span = limits.find(policy, there, (), Decimal(0))
-    assert (span.least, span.most, span.hold(3), span.keep(3)) == (2, 2, 2, 2)
+    bounds = limits.find_bounds(policy, there, (), Decimal(0))
+    assert (bounds.minimum, bounds.maximum, bounds.clamp_to_policy(3), bounds.clamp(3)) == (
+        2,
+        2,
+        2,
+        2,
+    )
 
 
 COSTS = st.one_of(st.none(), st.decimals("0.01", 9, places=2))
@@ -81,27 +86,27 @@ COSTS = st.one_of(st.none(), st.decimals("0.01", 9, places=2))
     st.decimals("0.01", 40, places=2),
 )
 def test_no_new_pod_is_let_in_that_is_not_paid(
-    there: list[Decimal | None], free: list[tuple[int, Decimal | None]], budget: Decimal
+    there: list[Decimal | None], free: list[tuple[int, Decimal | None]], max_cost: Decimal
 ) -> None:
     offers = [Offer(f"c{i}", 5, gpus, cost) for i, (gpus, cost) in enumerate(free)]
-    policy = Autoscaling(0, 1000, zero_after_s=1.0, max_cost_per_hour=budget)
-    span = limits.find(policy, pods(*there), offers, Decimal(0))
+    policy = Autoscaling(0, 1000, zero_after_s=1.0, max_cost_per_hour=max_cost)
+    bounds = limits.find_bounds(policy, pods(*there), offers, Decimal(0))
     known = [cost for cost in there if cost is not None]
     new = [cost for gpus, cost in free if cost is not None for _ in range(gpus)]
-    more = max(0, span.most - len(there))
+    more = max(0, bounds.maximum - len(there))
     if more:
-        assert sum(known) + sum(new[:more]) <= budget
-    elif sum(known) > budget:
+        assert sum(known) + sum(new[:more]) <= max_cost
+    elif sum(known) > max_cost:
         in_turn = [cost or Decimal(0) for cost in there]  # all are worth the same
-        assert sum(in_turn[: span.most]) <= budget < sum(in_turn[: span.most + 1])
-    assert span.hold(10**6) <= 1000
+        assert sum(in_turn[: bounds.maximum]) <= max_cost < sum(in_turn[: bounds.maximum + 1])
+    assert bounds.clamp_to_policy(10**6) <= 1000
 
 
-def walk(rate: Rate, *wishes: tuple[float, int]) -> list[int]:
-    pace, decided = Pace.begun(0.0, 2), []
-    for now, wish in wishes:
-        count = pace.paced(wish, now, rate)
-        pace = pace.with_pods(now, count, rate)
+def walk(rate: Rate, *wanted: tuple[float, int]) -> list[int]:
+    limit, decided = ScalingRateLimit.starting(0.0, 2), []
+    for now, count_wanted in wanted:
+        count = limit.limit(count_wanted, now, rate)
+        limit = limit.with_decision(now, count, rate)
         decided.append(count)
     return decided
 
@@ -115,18 +120,18 @@ def test_up_and_down_go_no_further_than_the_rate_within_its_period() -> None:
 
 def test_when_the_rate_lets_more_through_is_known() -> None:
     rate = Rate(3, None, 60.0)
-    pace = Pace.begun(0.0, 2)
-    assert pace.frees_after_s(5.0, rate) == inf
-    pace = pace.with_pods(5.0, 5, rate)
-    assert pace.frees_after_s(25.0, rate) == 40.0
-    assert pace.paced(9, 65.0, rate) == 8
+    limit = ScalingRateLimit.starting(0.0, 2)
+    assert limit.relaxes_after_s(5.0, rate) == inf
+    limit = limit.with_decision(5.0, 5, rate)
+    assert limit.relaxes_after_s(25.0, rate) == 40.0
+    assert limit.limit(9, 65.0, rate) == 8
 
 
 def test_without_a_rate_nothing_is_kept() -> None:
-    pace = Pace.begun(0.0, 2)
-    assert pace.paced(9, 1.0, None) == 9
-    assert pace.with_pods(1.0, 9, None) == Pace.begun(1.0, 9)
-    assert pace.with_pods(1.0, 2, None) is pace
+    limit = ScalingRateLimit.starting(0.0, 2)
+    assert limit.limit(9, 1.0, None) == 9
+    assert limit.with_decision(1.0, 9, None) == ScalingRateLimit.starting(1.0, 9)
+    assert limit.with_decision(1.0, 2, None) is limit
 
 
 @given(
@@ -134,19 +139,19 @@ def test_without_a_rate_nothing_is_kept() -> None:
     st.lists(st.tuples(st.floats(0.5, 50), st.integers(0, 30)), min_size=1, max_size=40),
 )
 def test_no_period_sees_more_than_the_rate(rate: Rate, steps: list[tuple[float, int]]) -> None:
-    pace, now, course = Pace.begun(0.0, 5), 0.0, [(0.0, 5)]
-    for after_s, wish in steps:
+    limit, now, timeline = ScalingRateLimit.starting(0.0, 5), 0.0, [(0.0, 5)]
+    for after_s, count_wanted in steps:
         now += after_s
-        count = pace.paced(wish, now, rate)
-        pace = pace.with_pods(now, count, rate)
-        lately = [c for at, c in course if at > now - 60.0]
-        lately += [c for at, c in course if at <= now - 60.0][-1:]
+        count = limit.limit(count_wanted, now, rate)
+        limit = limit.with_decision(now, count, rate)
+        lately = [c for at, c in timeline if at > now - 60.0]
+        lately += [c for at, c in timeline if at <= now - 60.0][-1:]
         assert rate.up_pods is not None
         assert rate.down_pods is not None
         assert max(lately) - rate.down_pods <= count <= min(lately) + rate.up_pods or (
-            count == course[-1][1]
+            count == timeline[-1][1]
         )
-        course.append((now, count))
+        timeline.append((now, count))
 
 
 @pytest.mark.parametrize(
@@ -156,4 +161,4 @@ def test_the_last_pod_stays_unless_a_time_is_named(
     least: int, zero_after_s: float | None, kept: int
 ) -> None:
     policy = Autoscaling(least, 9, zero_after_s=zero_after_s)
-    assert limits.find(policy, [], [Offer("a", 5, 9)], Decimal(0)).keep(0) == kept
+    assert limits.find_bounds(policy, [], [Offer("a", 5, 9)], Decimal(0)).clamp(0) == kept

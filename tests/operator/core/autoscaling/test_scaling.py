@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from avatar_operator.core.autoscaling import scaling
 from avatar_operator.core.autoscaling.capacity import STALE_S, Offer, Pod
 from avatar_operator.core.autoscaling.limits import Limit
-from avatar_operator.core.autoscaling.scaling import Demand, Why
+from avatar_operator.core.autoscaling.observation import Demand, Observation
+from avatar_operator.core.autoscaling.scaling import DecisionReason
 from avatar_operator.core.resources.autoscaling import Autoscaling
 
 POLICY = Autoscaling(min_replicas=1, max_replicas=20, free_min=2, free_percent=20)
@@ -22,12 +23,12 @@ CALM = Demand(gateways=1)
 
 
 def pod(uid: str = "p0", sessions: int = 0, **changes: Any) -> Pod:
-    fields = {"slots": 5, "ready": True, "draining": False, "age_s": 500.0, "heard_s": 0.1}
+    fields = {"slots": 5, "ready": True, "draining": False, "age_s": 500.0, "state_age_s": 0.1}
     return Pod(uid=uid, sessions=sessions, **{**fields, **changes})
 
 
 def starting(uid: str, age_s: float = 1.0) -> Pod:
-    return pod(uid, ready=False, age_s=age_s, heard_s=inf)
+    return pod(uid, ready=False, age_s=age_s, state_age_s=inf)
 
 
 class Run:
@@ -41,7 +42,7 @@ class Run:
 
     def decide(self, *pods: Pod, after_s: float = 1.0, demand: Demand = CALM) -> scaling.Decision:
         self.now += after_s
-        observation = scaling.Observation(pods, self.offers, demand)
+        observation = Observation(pods, self.offers, demand)
         decision = scaling.decide(self.policy, observation, self.history, self.now)
         self.history = decision.history
         return decision
@@ -53,12 +54,12 @@ def loads(*sessions: int) -> tuple[Pod, ...]:
 
 def test_wanted_slots_are_sessions_waiting_and_headroom() -> None:
     decision = Run().decide(*loads(5, 5), demand=Demand(waiting=3, gateways=1))
-    assert decision.inputs.slots == 10 + 3 + 2
-    assert (decision.pods, decision.why) == (3, Why.DEMAND)
+    assert decision.figures.slots == 10 + 3 + 2
+    assert (decision.pods, decision.reason) == (3, DecisionReason.DEMAND)
 
 
 def test_headroom_is_the_percentage_of_many_sessions() -> None:
-    assert Run().decide(*loads(*[5] * 10)).inputs.headroom == 10
+    assert Run().decide(*loads(*[5] * 10)).figures.headroom == 10
 
 
 def test_headroom_covers_who_comes_while_a_pod_starts() -> None:
@@ -66,8 +67,8 @@ def test_headroom_covers_who_comes_while_a_pod_starts() -> None:
     run.decide(*loads(0), demand=Demand(arrived=0, gateways=1))
     decision = run.decide(*loads(0), after_s=60.0, demand=Demand(arrived=60, gateways=1))
     # All within one second: a burst of 10/s, and 30 s are believed of a start: 300 + 2.33·√300.
-    assert decision.inputs.arrivals_per_s == pytest.approx(10.0)
-    assert decision.inputs.headroom == 341
+    assert decision.figures.arrivals_per_s == pytest.approx(10.0)
+    assert decision.figures.headroom == 341
     assert (decision.pods, decision.limit) == (20, Limit.MAX_REPLICAS)
 
 
@@ -75,7 +76,7 @@ def test_measured_starts_replace_the_believed_one() -> None:
     run = Run()
     run.decide(pod(), starting("p1", 3.0))
     decision = run.decide(pod(), pod("p1", age_s=4.0))
-    assert decision.inputs.start_s == 4.0
+    assert decision.figures.start_s == 4.0
 
 
 def test_starting_pods_are_coming_capacity_so_nothing_is_asked_for_twice() -> None:
@@ -105,7 +106,10 @@ def test_up_at_once_and_down_after_the_hold_time() -> None:
     assert run.decide(*loads(5, 5, 5)).pods == 4
     decisions = [run.decide(*loads(0, 0, 0, 0), after_s=30.0) for _ in range(5)]
     assert [d.pods for d in decisions] == [4, 4, 4, 4, 1]
-    assert [d.why for d in decisions[3:]] == [Why.SURPLUS_UNPROVEN, Why.PEAK_OF_HOLD_TIME]
+    assert [d.reason for d in decisions[3:]] == [
+        DecisionReason.SURPLUS_UNPROVEN,
+        DecisionReason.PEAK_OF_HOLD_TIME,
+    ]
     assert decisions[0].wake_after_s == 120.0
 
 
@@ -113,7 +117,7 @@ def test_down_goes_to_the_highest_wish_of_the_hold_time() -> None:
     run = Run()
     run.decide(*loads(5, 5, 5))
     run.decide(*loads(0, 0, 0, 0), after_s=60.0)
-    run.decide(*loads(5, 2, 0, 0), after_s=60.0)  # a second, lower wish: 2 pods
+    run.decide(*loads(5, 2, 0, 0), after_s=60.0)  # a second, lower pods_wanted: 2 pods
     run.decide(*loads(0, 0, 0, 0), after_s=10.0)
     assert run.decide(*loads(0, 0, 0, 0), after_s=100.0).pods == 2
     assert run.decide(*loads(0, 0, 0, 0), after_s=30.0).pods == 1
@@ -122,7 +126,7 @@ def test_down_goes_to_the_highest_wish_of_the_hold_time() -> None:
 def test_an_operator_that_starts_holds_what_is_there() -> None:
     run = Run()
     first = run.decide(*loads(0, 0, 0))
-    assert (first.pods, first.why) == (3, Why.SURPLUS_UNPROVEN)
+    assert (first.pods, first.reason) == (3, DecisionReason.SURPLUS_UNPROVEN)
     assert run.decide(*loads(0, 0, 0), after_s=119.0).pods == 3
     assert run.decide(*loads(0, 0, 0), after_s=2.0).pods == 1
 
@@ -130,27 +134,27 @@ def test_an_operator_that_starts_holds_what_is_there() -> None:
 def test_one_silent_pod_stops_the_way_down_but_not_up() -> None:
     run = Run()
     run.decide(*loads(5, 0, 0))
-    stale = pod("p2", heard_s=5.1)
+    stale = pod("p2", state_age_s=5.1)
     down = run.decide(*loads(1, 0), stale, after_s=300.0)
-    assert (down.pods, down.why) == (3, Why.STATE_STALE)
+    assert (down.pods, down.reason) == (3, DecisionReason.STATE_STALE)
     up = run.decide(*loads(5, 5), stale)
-    assert (up.pods, up.why, up.inputs.capacity) == (4, Why.DEMAND, 10)
+    assert (up.pods, up.reason, up.figures.capacity) == (4, DecisionReason.DEMAND, 10)
 
 
 def test_pods_that_fall_silent_together_are_replaced_only_if_callers_wait() -> None:
     run = Run()
     run.decide(*loads(5, 0))
-    deaf = [replace(p, heard_s=4.0) for p in loads(5, 0)]
-    held = run.decide(*deaf)
-    assert (held.pods, held.why) == (2, Why.STATE_STALE)
-    up = run.decide(*deaf, demand=Demand(waiting=1, gateways=1))
-    assert (up.pods, up.why) == (3, Why.DEMAND)
+    silent_pods = [replace(p, state_age_s=4.0) for p in loads(5, 0)]
+    held = run.decide(*silent_pods)
+    assert (held.pods, held.reason) == (2, DecisionReason.STATE_STALE)
+    up = run.decide(*silent_pods, demand=Demand(waiting=1, gateways=1))
+    assert (up.pods, up.reason) == (3, DecisionReason.DEMAND)
 
 
 def test_time_without_sight_proves_no_surplus() -> None:
     run = Run()
     run.decide(*loads(0, 0, 0))
-    run.decide(*loads(0, 0), pod("p2", heard_s=6.0), after_s=100.0)
+    run.decide(*loads(0, 0), pod("p2", state_age_s=6.0), after_s=100.0)
     run.decide(*loads(0, 0, 0), after_s=10.0)
     assert run.decide(*loads(0, 0, 0), after_s=100.0).pods == 3
     assert run.decide(*loads(0, 0, 0), after_s=21.0).pods == 1
@@ -160,17 +164,25 @@ def test_a_silent_gateway_stops_the_way_down() -> None:
     run = Run()
     run.decide(*loads(0, 0))
     silent = Demand(gateways=2, silent=1)
-    assert run.decide(*loads(0, 0), after_s=500.0, demand=silent).why is Why.STATE_STALE
+    assert (
+        run.decide(*loads(0, 0), after_s=500.0, demand=silent).reason is DecisionReason.STATE_STALE
+    )
 
 
 def test_when_nobody_is_heard_nothing_changes_and_it_is_said() -> None:
     run = Run()
     run.decide(*loads(5, 5))
-    deaf = [replace(p, heard_s=6.0) for p in loads(5, 5)] + [starting("p2")]
-    decision = run.decide(*deaf, after_s=900.0, demand=Demand(waiting=50, gateways=2, silent=2))
-    assert (decision.pods, decision.why, decision.is_blind) == (3, Why.FROZEN_STALE, True)
+    silent_pods = [replace(p, state_age_s=6.0) for p in loads(5, 5)] + [starting("p2")]
+    decision = run.decide(
+        *silent_pods, after_s=900.0, demand=Demand(waiting=50, gateways=2, silent=2)
+    )
+    assert (decision.pods, decision.reason, decision.is_blind) == (
+        3,
+        DecisionReason.FROZEN_STALE,
+        True,
+    )
     again = run.decide(*loads(5, 5, 0))
-    assert (again.why, again.is_blind) == (Why.STEADY, False)
+    assert (again.reason, again.is_blind) == (DecisionReason.STEADY, False)
 
 
 def test_the_binding_bound_is_named() -> None:
@@ -179,7 +191,7 @@ def test_the_binding_bound_is_named() -> None:
     assert (decision.pods, decision.limit) == (2, Limit.MAX_REPLICAS)
     run = Run(free=0)
     decision = run.decide(*loads(5, 5))
-    assert (decision.pods, decision.limit, decision.inputs.wanted) == (2, Limit.FREE_GPUS, 3)
+    assert (decision.pods, decision.limit, decision.figures.wanted) == (2, Limit.FREE_GPUS, 3)
 
 
 def test_the_least_number_is_asked_for_even_without_gpus() -> None:
@@ -204,26 +216,26 @@ def test_new_pods_count_by_the_slots_of_their_class() -> None:
 def test_without_free_gpus_it_says_how_many_pods_of_the_best_class_are_missing() -> None:
     run = Run(replace(POLICY, free_min=24))
     run.offers = (Offer("h100-80gb", 12, 0), Offer("rtx-4090", 5, 0))
-    assert run.decide(*loads(5)).inputs.wanted == 1 + 2
+    assert run.decide(*loads(5)).figures.wanted == 1 + 2
 
 
 def test_a_strained_pod_counts_fewer_slots_so_the_service_grows() -> None:
     run = Run()
     assert run.decide(*loads(4, 3)).pods == 2
-    strained = [pod("p0", 4, strain=2.0), pod("p1", 3)]
-    decision = run.decide(*strained)
-    assert (decision.pods, decision.inputs.capacity) == (3, 2 + 5)
+    loaded = [pod("p0", 4, load_factor=2.0), pod("p1", 3)]
+    decision = run.decide(*loaded)
+    assert (decision.pods, decision.figures.capacity) == (3, 2 + 5)
 
 
 def test_frozen_holds_and_paused_holds_only_the_way_down() -> None:
     run = Run()
     run.decide(*loads(5, 5))
     run.policy = replace(POLICY, freeze=True)
-    assert run.decide(*loads(5, 5, 5)).why is Why.FROZEN
+    assert run.decide(*loads(5, 5, 5)).reason is DecisionReason.FROZEN
     run.policy = replace(POLICY, pause_scale_in=True)
     assert run.decide(*loads(5, 5, 5)).pods == 4
     decision = run.decide(*loads(0, 0, 0, 0), after_s=900.0)
-    assert (decision.pods, decision.why) == (4, Why.SCALE_IN_PAUSED)
+    assert (decision.pods, decision.reason) == (4, DecisionReason.SCALE_IN_PAUSED)
 
 
 TO_ZERO = Autoscaling(0, 5, free_min=1, free_percent=0, down_after_s=30, zero_after_s=60)
@@ -235,7 +247,7 @@ def test_the_last_pod_goes_when_nobody_came_for_so_long() -> None:
     run.decide(*loads(0), after_s=200.0)  # nothing says that the session did not end just now
     assert run.decide(*loads(0), after_s=59.0).pods == 1
     decision = run.decide(*loads(0), after_s=2.0)
-    assert (decision.pods, decision.why) == (0, Why.IDLE)
+    assert (decision.pods, decision.reason) == (0, DecisionReason.IDLE)
     assert run.decide(after_s=5.0).pods == 0
 
 
@@ -243,7 +255,7 @@ def test_a_caller_who_waits_wakes_a_service_from_zero() -> None:
     run = Run(TO_ZERO)
     assert run.decide().pods == 0
     decision = run.decide(demand=Demand(waiting=1, arrived=1, gateways=1))
-    assert (decision.pods, decision.why) == (1, Why.DEMAND)
+    assert (decision.pods, decision.reason) == (1, DecisionReason.DEMAND)
 
 
 def test_a_caller_who_was_refused_wakes_it_too() -> None:
@@ -272,8 +284,8 @@ SEEN = st.builds(
     ready=st.booleans(),
     draining=st.booleans(),
     age_s=st.floats(0, 300),
-    heard_s=st.sampled_from([0.1, STALE_S - 0.1, STALE_S + 0.1, inf]),
-    strain=st.floats(1, 4),
+    state_age_s=st.sampled_from([0.1, STALE_S - 0.1, STALE_S + 0.1, inf]),
+    load_factor=st.floats(1, 4),
 )
 STEP = st.tuples(
     st.lists(SEEN, max_size=6),
@@ -302,25 +314,26 @@ def test_no_decision_breaks_its_rules(policy: Autoscaling, steps: list[Any]) -> 
         now += after_s
         arrived += callers
         demand = Demand(waiting, arrived, 2, silent)
-        observation = scaling.Observation(pods, (Offer("a", 5, free),), demand)
+        observation = Observation(pods, (Offer("a", 5, free),), demand)
         decision = scaling.decide(policy, observation, history, now)
         assert policy.min_replicas <= decision.pods <= policy.max_replicas
         assert decision.wake_after_s is None or decision.wake_after_s > 0
         assert decision == scaling.decide(policy, observation, history, now)
         if before is not None:
-            is_fresh = not silent and all(p.heard_s <= STALE_S for p in pods if p.ready)
+            is_fresh = not silent and all(p.state_age_s <= STALE_S for p in pods if p.ready)
             if decision.pods < before:
                 assert is_fresh
                 assert not policy.pause_scale_in
-                assert decision.why in (Why.PEAK_OF_HOLD_TIME, Why.IDLE)
+                assert decision.reason in (DecisionReason.PEAK_OF_HOLD_TIME, DecisionReason.IDLE)
             if decision.pods > before:
                 assert decision.pods <= max(len(pods) + free, policy.min_replicas, 1)
         ready = [pod for pod in pods if pod.ready]
         # Where all that serve fell silent together and nobody waits, it is they that are not heard.
-        is_deaf = bool(ready) and all(p.heard_s > STALE_S for p in ready) and not waiting
-        if decision.limit is None and not (decision.is_blind or is_deaf):
-            assert decision.pods >= min(decision.inputs.wanted, policy.max_replicas) or (
-                decision.why in (Why.IDLE, Why.STEADY) and not decision.inputs.sessions
+        is_cut_off = bool(ready) and all(p.state_age_s > STALE_S for p in ready) and not waiting
+        if decision.limit is None and not (decision.is_blind or is_cut_off):
+            assert decision.pods >= min(decision.figures.wanted, policy.max_replicas) or (
+                decision.reason in (DecisionReason.IDLE, DecisionReason.STEADY)
+                and not decision.figures.sessions
             )
         history, before = decision.history, decision.pods
 
@@ -328,11 +341,13 @@ def test_no_decision_breaks_its_rules(policy: Autoscaling, steps: list[Any]) -> 
 @given(st.lists(st.integers(0, 40), min_size=2, max_size=60))
 def test_never_less_than_the_peak_of_the_hold_time(sessions: list[int]) -> None:
     run = Run(replace(POLICY, free_min=0, free_percent=0))
-    wishes: list[tuple[float, int]] = []
+    recommendations: list[tuple[float, int]] = []
     pods = 1
     for count in sessions:
         shares = [count // pods + (index < count % pods) for index in range(pods)]
         decision = run.decide(*loads(*shares), after_s=10.0)
-        wishes.append((run.now, min(20, decision.inputs.wanted)))
-        assert decision.pods >= max(wish for at, wish in wishes if at > run.now - 120.0)
+        recommendations.append((run.now, min(20, decision.figures.wanted)))
+        assert decision.pods >= max(
+            pods_wanted for at, pods_wanted in recommendations if at > run.now - 120.0
+        )
         pods = decision.pods

@@ -38,7 +38,7 @@ def at(text: str) -> float:
 
 def test_without_schedules_nothing_changes_and_nothing_is_due(make: Make) -> None:
     plain = policy(make)
-    assert schedules.in_force(plain, 0.0) == schedules.InForce(plain)
+    assert schedules.resolve(plain, 0.0) == schedules.EffectivePolicy(plain)
 
 
 def test_a_schedule_holds_from_its_start_to_its_end(make: Make) -> None:
@@ -50,14 +50,14 @@ def test_a_schedule_holds_from_its_start_to_its_end(make: Make) -> None:
         ("2026-11-25T18:00", 1, "2026-11-26T08:00"),
         ("2026-11-28T12:00", 1, "2026-11-30T08:00"),  # a Saturday
     ):
-        found = schedules.in_force(office, at(time))
+        found = schedules.resolve(office, at(time))
         assert (found.policy.min_replicas, found.until) == (pods, at(until))
         assert found.names == (("office",) if pods == 3 else ())
 
 
 def test_of_all_in_force_the_largest_numbers_count(make: Make) -> None:
     always = {"start": "0 0 * * *", "end": "1 0 1 1 *"}
-    found = schedules.in_force(
+    found = schedules.resolve(
         policy(
             make,
             {"name": "a", **always, "minReplicas": 2, "freeSessions": {"min": 9}, "reserve": 2},
@@ -76,8 +76,8 @@ def test_of_all_in_force_the_largest_numbers_count(make: Make) -> None:
 def test_an_end_that_is_the_next_start_leaves_no_gap(make: Make) -> None:
     daily = {"name": "a", "start": "0 8 * * *", "end": "0 8 * * mon", "minReplicas": 2}
     monday = policy(make, daily)
-    before = schedules.in_force(monday, at("2026-11-30T07:00"))
-    assert before.names == schedules.in_force(monday, at("2026-11-30T09:30")).names == ("a",)
+    before = schedules.resolve(monday, at("2026-11-30T07:00"))
+    assert before.names == schedules.resolve(monday, at("2026-11-30T09:30")).names == ("a",)
 
 
 @given(st.integers(-(10**6), 10**6), st.floats(0, 59.9))
@@ -86,12 +86,12 @@ def test_the_answer_is_the_same_until_it_is_due(minutes: int, seconds: float) ->
         1, 8, schedules=(_schedule("0 8 * * mon-fri", "30 18 * * *", "Europe/Berlin"),)
     )
     now = at("2026-11-25T12:00") + minutes * 60 + seconds
-    found = schedules.in_force(office, now)
+    found = schedules.resolve(office, now)
     assert found.until is not None
     assert found.until > now
-    last = schedules.in_force(office, found.until - 0.001)
+    last = schedules.resolve(office, found.until - 0.001)
     assert (last.names, last.until) == (found.names, found.until)
-    assert schedules.in_force(office, found.until).names != found.names
+    assert schedules.resolve(office, found.until).names != found.names
 
 
 def _schedule(start: str, end: str, zone: str) -> autoscaling.Schedule:

@@ -6,35 +6,35 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avatar_operator.core.autoscaling.stabilization import BUCKETS, Wishes
+from avatar_operator.core.autoscaling.stabilization import BUCKETS, Recommendations
 
 WINDOW_S = 120.0
 
 
 def test_a_wish_counts_until_the_window_has_passed_its_end() -> None:
-    known = Wishes.begun(0.0, 8).with_wish(50.0, 3, WINDOW_S)
-    assert known.peak(169.9, WINDOW_S) == 8
-    assert known.peak(170.0, WINDOW_S) == 3
+    known = Recommendations.starting(0.0, 8).with_recommendation(50.0, 3, WINDOW_S)
+    assert known.maximum(169.9, WINDOW_S) == 8
+    assert known.maximum(170.0, WINDOW_S) == 3
 
 
 def test_a_wish_that_nobody_repeats_still_holds() -> None:
-    assert Wishes.begun(0.0, 8).peak(10_000.0, WINDOW_S) == 8
+    assert Recommendations.starting(0.0, 8).maximum(10_000.0, WINDOW_S) == 8
 
 
 def test_a_young_record_proves_nothing() -> None:
-    known = Wishes.begun(100.0, 1)
-    assert not known.proves(219.9, WINDOW_S)
-    assert known.proves(220.0, WINDOW_S)
+    known = Recommendations.starting(100.0, 1)
+    assert not known.covers(219.9, WINDOW_S)
+    assert known.covers(220.0, WINDOW_S)
 
 
 def test_it_says_when_the_peak_falls() -> None:
-    known = Wishes.begun(0.0, 8).with_wish(200.0, 3, WINDOW_S)
-    assert known.falls_after_s(210.0, WINDOW_S) == pytest.approx(110.0)
-    assert known.falls_after_s(320.0, WINDOW_S) == 0.0
+    known = Recommendations.starting(0.0, 8).with_recommendation(200.0, 3, WINDOW_S)
+    assert known.drops_after_s(210.0, WINDOW_S) == pytest.approx(110.0)
+    assert known.drops_after_s(320.0, WINDOW_S) == 0.0
 
 
 def test_it_says_when_a_young_record_begins_to_prove() -> None:
-    assert Wishes.begun(100.0, 3).falls_after_s(130.0, WINDOW_S) == pytest.approx(90.0)
+    assert Recommendations.starting(100.0, 3).drops_after_s(130.0, WINDOW_S) == pytest.approx(90.0)
 
 
 @given(
@@ -44,7 +44,7 @@ def test_it_says_when_a_young_record_begins_to_prove() -> None:
 def test_peak_is_the_true_one_but_for_a_bucket(
     steps: list[tuple[float, int]], window_s: float
 ) -> None:
-    known, now = Wishes.begun(0.0, 5), 0.0
+    known, now = Recommendations.starting(0.0, 5), 0.0
     spans: list[tuple[float, float, int]] = []  # from, to, wish
     begun, wish = 0.0, 5
     for wait_s, pods in steps:
@@ -52,9 +52,9 @@ def test_peak_is_the_true_one_but_for_a_bucket(
         if pods != wish:
             spans.append((begun, now, wish))
             begun, wish = now, pods
-        known = known.with_wish(now, pods, window_s)
-        peak = known.peak(now, window_s)
+        known = known.with_recommendation(now, pods, window_s)
+        peak = known.maximum(now, window_s)
         slack_s = window_s / BUCKETS
         assert peak >= max([wish, *(w for _, to, w in spans if to > now - window_s)])
         assert peak <= max([wish, *(w for _, to, w in spans if to >= now - window_s - slack_s)])
-        assert len(known.peaks) <= 2 * BUCKETS + 3
+        assert len(known.intervals) <= 2 * BUCKETS + 3

@@ -195,9 +195,9 @@ def test_services_that_share_a_reserve_hear_of_each_others_specs_and_of_nothing_
     assert seen.observe(Kind.SERVICES, sharer(make, "a", 2)).services == ("uid-a",)
     news = seen.observe(Kind.SERVICES, sharer(make, "b", 3, reserve=1))
     assert news.services == ("uid-b", "uid-a")
-    group = seen.circles.group("uid-a", "acme", 0.0)
+    group = seen.reserve_groups.group("uid-a", "acme", 0.0)
     assert group is not None
-    assert (group.keeper.key.name, group.pods) == ("b", 1)
+    assert (group.owner.key.name, group.pods) == ("b", 1)
     told = {**sharer(make, "b", 4, reserve=1), "status": {"sessions": 1}}
     assert seen.observe(Kind.SERVICES, told).services == ("uid-b",)
     assert seen.observe(Kind.SERVICES, sharer(make, "b", 5, reserve=2)).services == (
@@ -205,7 +205,7 @@ def test_services_that_share_a_reserve_hear_of_each_others_specs_and_of_nothing_
         "uid-a",
     )
     assert seen.forget(Kind.SERVICES, "uid-b").services == ("uid-a",)
-    assert seen.circles.takers("uid-a", "acme") == ()
+    assert seen.reserve_groups.claimants("uid-a", "acme") == ()
 
 
 @pytest.mark.parametrize(
@@ -226,6 +226,6 @@ def test_a_service_that_shares_no_more_keeps_no_reserve_for_others(
     for part, fields in change.items():
         body[part] = {**body[part], **fields} if part == "metadata" else fields
     assert seen.observe(Kind.SERVICES, body).services == ("uid-b", "uid-a")
-    group = seen.circles.group("uid-a", "acme", 0.0)
+    group = seen.reserve_groups.group("uid-a", "acme", 0.0)
     assert group is not None
-    assert (group.keeper.key.name, group.pods) == ("a", 0)
+    assert (group.owner.key.name, group.pods) == ("a", 0)

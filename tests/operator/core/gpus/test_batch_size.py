@@ -129,13 +129,13 @@ def test_no_plan_exceeds_memory_or_deadline(
             for b in batch_size.BUCKETS
             if curve.smallest <= b <= curve.largest
             and curve.memory_mib(b) <= 0.9 * memory_mib
-            and curve.batch_ms(b) <= batch_size.BUDGET_MS[objective]
+            and curve.batch_ms(b) <= batch_size.LATENCY_BUDGET_MS[objective]
         ]
         assert fits == []
         return
     assert plan.batch_size in batch_size.BUCKETS
     assert plan.memory_mib <= 0.9 * memory_mib
-    assert curve.batch_ms(plan.batch_size) <= batch_size.BUDGET_MS[objective]
+    assert curve.batch_ms(plan.batch_size) <= batch_size.LATENCY_BUDGET_MS[objective]
     assert plan.sessions_per_pod == 1 or plan.sessions_per_pod * fps <= 0.9 * plan.frames_per_s
 
 

@@ -28,20 +28,20 @@ def labels(product: str, memory: str | None = None, **more: str) -> dict[str, st
 def test_free_is_what_all_pods_of_everyone_leave(make: Make) -> None:
     uses = [PodUse("n1", 1, ""), PodUse("n2", 1, "rtx-4090"), PodUse("elsewhere", 9, "")]
     nodes = [make.node("n1"), make.node("n2")]
-    taken = inventory.take(nodes, uses, (make.profile(),), Placement())
+    taken = inventory.count_free(nodes, uses, (make.profile(),), Placement())
     assert (taken.stocks["rtx-4090"].total, taken.stocks["rtx-4090"].free) == (4, 2)
 
 
 def test_pods_that_are_not_bound_yet_count_against_their_class(make: Make) -> None:
     uses = [PodUse("", 1, "rtx-4090"), PodUse("", 5, "")]
-    taken = inventory.take([make.node()], uses, (make.profile(),), Placement())
+    taken = inventory.count_free([make.node()], uses, (make.profile(),), Placement())
     assert taken.stocks["rtx-4090"].free == 1
 
 
 def test_a_dying_device_does_not_borrow_from_other_nodes(make: Make) -> None:
     uses = [PodUse("n1", 2, "")]
     nodes = [make.node("n1", gpus=1), make.node("n2", gpus=1)]
-    taken = inventory.take(nodes, uses, (make.profile(),), Placement())
+    taken = inventory.count_free(nodes, uses, (make.profile(),), Placement())
     assert taken.stocks["rtx-4090"].free == 1
 
 
@@ -64,7 +64,7 @@ def test_a_dying_device_does_not_borrow_from_other_nodes(make: Make) -> None:
 def test_nodes_that_pods_cannot_use_are_left_out(
     make: Make, changes: dict[str, Any], placement: Placement, said: str
 ) -> None:
-    taken = inventory.take([make.node(**changes)], [], (make.profile(),), placement)
+    taken = inventory.count_free([make.node(**changes)], [], (make.profile(),), placement)
     assert taken.stocks["rtx-4090"].total == 0
     assert [node for node, _ in taken.left_out] == ["n1"]
     assert said in taken.left_out[0][1]
@@ -72,30 +72,32 @@ def test_nodes_that_pods_cannot_use_are_left_out(
 
 def test_the_taint_of_gpu_pools_is_tolerated(make: Make) -> None:
     taints = (Taint("nvidia.com/gpu", "true", "NoSchedule"), Taint("x", "", "PreferNoSchedule"))
-    taken = inventory.take([make.node(taints=taints)], [], (make.profile(),), Placement())
+    taken = inventory.count_free([make.node(taints=taints)], [], (make.profile(),), Placement())
     assert taken.stocks["rtx-4090"].free == 2
 
 
 def test_a_node_with_the_labels_asked_for_is_used(make: Make) -> None:
     node = make.node(labels=labels("NVIDIA-GeForce-RTX-4090", "24564") | {"pool": "x"})
     placement = Placement(node_selector=(("pool", "x"),))
-    assert inventory.take([node], [], (make.profile(),), placement).stocks["rtx-4090"].free == 2
+    assert (
+        inventory.count_free([node], [], (make.profile(),), placement).stocks["rtx-4090"].free == 2
+    )
 
 
 def test_nodes_without_gpus_are_not_mentioned(make: Make) -> None:
-    taken = inventory.take([make.node(labels={}, gpus=0)], [], (make.profile(),), Placement())
+    taken = inventory.count_free([make.node(labels={}, gpus=0)], [], (make.profile(),), Placement())
     assert taken.left_out == ()
     assert taken.nodes == ()
 
 
 def test_a_node_whose_device_plugin_is_not_there_yet_has_no_gpus(make: Make) -> None:
-    taken = inventory.take([make.node(gpus=0)], [], (make.profile(),), Placement())
+    taken = inventory.count_free([make.node(gpus=0)], [], (make.profile(),), Placement())
     assert [(row.node, row.gpu_class, row.total) for row in taken.nodes] == [("n1", "rtx-4090", 0)]
 
 
 def test_a_class_is_as_large_as_its_smallest_gpu(make: Make) -> None:
     small = make.node("n2", labels=labels("NVIDIA-GeForce-RTX-4090", "23028"))
-    taken = inventory.take([make.node("n1"), small], [], (make.profile(),), Placement())
+    taken = inventory.count_free([make.node("n1"), small], [], (make.profile(),), Placement())
     stock = taken.stocks["rtx-4090"]
     assert stock.memory_mib == 23028
     assert len(stock.selectors) == 2
@@ -127,7 +129,7 @@ def test_free_lies_between_nothing_and_everything(
 ) -> None:
     nodes = [make.node(f"n{index}", gpus=count) for index, count in enumerate(gpus)]
     uses = [PodUse(node, count, "rtx-4090") for node, count in used]
-    stock = inventory.take(nodes, uses, (make.profile(),), Placement()).stocks["rtx-4090"]
+    stock = inventory.count_free(nodes, uses, (make.profile(),), Placement()).stocks["rtx-4090"]
     assert 0 <= stock.free <= stock.total == sum(gpus)
     assert stock.free >= stock.total - sum(count for _, count in used)
 
@@ -144,5 +146,5 @@ def test_no_label_breaks_the_inventory(make: Make, found: dict[str, str]) -> Non
 
 def test_a_class_without_nodes_has_the_memory_that_its_profile_promises(make: Make) -> None:
     profile: GPUProfile = make.profile()
-    stock = inventory.take([], [], (profile,), Placement()).stocks["rtx-4090"]
+    stock = inventory.count_free([], [], (profile,), Placement()).stocks["rtx-4090"]
     assert (stock.total, stock.free, stock.memory_mib) == (0, 0, profile.memory_min_mib)

@@ -174,11 +174,11 @@ def test_shared_gpus_under_their_own_resource_are_asked_for_by_it(make: Make) ->
     found = labels("NVIDIA-GeForce-RTX-4090", "24564", replicas="3")
     node = make.node(labels=found, gpus=0, others=(("nvidia.com/gpu.shared", 6),))
     uses = [PodUse("n1", 0, "", (("nvidia.com/gpu.shared", 2),))]
-    taken = inventory.take([node], uses, (make.profile(allowShared=True),), Placement())
+    taken = inventory.count_free([node], uses, (make.profile(allowShared=True),), Placement())
     stock = taken.stocks["rtx-4090"]
     assert (stock.resource, stock.total, stock.free) == ("nvidia.com/gpu.shared", 6, 4)
     assert stock.memory_mib == 8188
-    refused = inventory.take([node], uses, (make.profile(),), Placement())
+    refused = inventory.count_free([node], uses, (make.profile(),), Placement())
     assert refused.left_out == (
         (
             "n1",
@@ -206,11 +206,11 @@ def test_mixed_mig_offers_slices_beside_whole_gpus(make: Make, found: dict[str, 
     node = make.node(labels=whole | found, gpus=1, others=((SLICE, 2),))
     profiles = (*make.shipped(), make.profile("slice", match=SLICES))
     uses = [PodUse("n1", 1, ""), PodUse("", 0, "slice", ((SLICE, 1),))]
-    stocks = inventory.take([node], uses, profiles, Placement()).stocks
+    stocks = inventory.count_free([node], uses, profiles, Placement()).stocks
     assert (stocks["a100-80gb"].total, stocks["a100-80gb"].free) == (1, 0)
     assert (stocks["slice"].total, stocks["slice"].free) == (2, 1)
     assert (stocks["slice"].resource, stocks["slice"].memory_mib) == (SLICE, 40192)
-    without = inventory.take([node], uses, make.shipped(), Placement())
+    without = inventory.count_free([node], uses, make.shipped(), Placement())
     assert [reason for _, reason in without.left_out] == [
         f"{SLICE}: no GPUProfile names the product NVIDIA-A100-SXM4-80GB-MIG-3g.40gb"
     ]
@@ -228,7 +228,7 @@ def test_a_class_is_taken_by_the_resource_that_most_of_its_gpus_have(make: Make)
         make.node("n1", labels=single, gpus=2),
         make.node("n2", labels=mixed, gpus=0, others=((SLICE, 4),)),
     ]
-    taken = inventory.take(nodes, [], (make.profile("slice", match=SLICES),), Placement())
+    taken = inventory.count_free(nodes, [], (make.profile("slice", match=SLICES),), Placement())
     assert (taken.stocks["slice"].resource, taken.stocks["slice"].total) == (SLICE, 4)
     assert taken.left_out == (("n1", f"most GPUs of slice are offered as {SLICE}"),)
 
@@ -274,7 +274,7 @@ def test_labels_that_do_not_add_up_are_used_with_a_warning(
     found = labels("NVIDIA-GeForce-RTX-4090", "24564", count="2")
     more = {key: value for key, value in changes.items() if key != "capacity"}
     node = make.node(labels=found | more, capacity=changes.get("capacity", ()))
-    taken = inventory.take([node], [], (make.profile(),), Placement())
+    taken = inventory.count_free([node], [], (make.profile(),), Placement())
     (row,) = taken.nodes
     assert (row.gpu_class, row.total, row.free) == ("rtx-4090", 2, 2)
     assert warning in row.reason

@@ -12,7 +12,7 @@ import pytest
 
 from avatar_operator.core.gpus.batch_size import BatchPlan, LimitedBy, NoBatch
 from avatar_operator.core.gpus.inventory import ClassStock
-from avatar_operator.core.gpus.placement import allot
+from avatar_operator.core.gpus.placement import assign_classes
 from avatar_operator.core.gpus.pools import Pool
 from avatar_operator.core.resources.service import Placement, Strategy, WhenFull
 
@@ -32,7 +32,7 @@ def pool(name: str, free: int, cost: str | None = None, sessions: int = 1) -> Po
 
 def names(pools: Sequence[Pool], wanted: int, strategy: Strategy, when_full: WhenFull) -> list[str]:
     placement = Placement(strategy=strategy, when_full=when_full)
-    return [chosen.gpu_class for chosen in allot(pools, wanted, placement)]
+    return [chosen.gpu_class for chosen in assign_classes(pools, wanted, placement)]
 
 
 @pytest.mark.parametrize("strategy", [Strategy.PREFERRED, Strategy.FASTEST])
@@ -68,11 +68,11 @@ def test_classes_without_a_price_come_after_those_with_one() -> None:
 def test_the_pods_that_stay_are_part_of_the_mix(make: Make) -> None:
     pools = [pool("large", 2, "5", 40), pool("small", 2, "0.15", 1)]
     placement = Placement(strategy=Strategy.CHEAPEST)
-    assert [p.gpu_class for p in allot(pools, 1, placement)] == ["large"]
+    assert [p.gpu_class for p in assign_classes(pools, 1, placement)] == ["large"]
     dear = [make.pod(gpu_class="small", sessions_per_pod=1), make.pod(gpu_class="gone")]
-    assert [p.gpu_class for p in allot(pools, 1, placement, dear)] == ["large"]
+    assert [p.gpu_class for p in assign_classes(pools, 1, placement, dear)] == ["large"]
     cheap = [make.pod(gpu_class="large", sessions_per_pod=400)]
-    assert [p.gpu_class for p in allot(pools, 1, placement, cheap)] == ["small"]
+    assert [p.gpu_class for p in assign_classes(pools, 1, placement, cheap)] == ["small"]
 
 
 def cost_of(chosen: Sequence[Pool]) -> Decimal:
@@ -110,7 +110,7 @@ def test_the_cheapest_mix_is_as_cheap_as_the_best_of_all_mixes() -> None:
     for _ in range(CASES):
         pools, wanted = random_case(rng)
         free = sum(item.stock.free for item in pools)
-        chosen = allot(pools, wanted, Placement(strategy=Strategy.CHEAPEST))
+        chosen = assign_classes(pools, wanted, Placement(strategy=Strategy.CHEAPEST))
         assert len(chosen) == min(wanted, free)
         if free:
             excess.append(cost_of(chosen) / optimum(pools, wanted) - 1)

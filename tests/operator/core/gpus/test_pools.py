@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def rank(service: Service, profiles: tuple[GPUProfile, ...]) -> tuple[pools.Pool, ...]:
-    stock = inventory.take([], [], profiles, service.placement)
+    stock = inventory.count_free([], [], profiles, service.placement)
     return pools.rank(service, profiles, stock, 0.9)
 
 
@@ -54,7 +54,7 @@ def test_classes_that_cannot_serve_come_last_with_their_reason(make: Make) -> No
     service = make.service(placement={"gpuClasses": classes}, batchSize=64)
     profiles = tuple(p for p in make.shipped() if p.name != "gone")
     ranked = rank(service, profiles)
-    assert [(pool.gpu_class, pool.serves) for pool in ranked] == [
+    assert [(pool.gpu_class, pool.can_serve) for pool in ranked] == [
         ("h100-80gb", True),
         ("gone", False),
         ("rtx-4090", False),

@@ -34,7 +34,7 @@ def render(
 ) -> Any:
     service = make.service(**spec)
     profiles = (profile or make.profile(),)
-    stock = inventory.take([make.node()], [], profiles, service.placement)
+    stock = inventory.count_free([make.node()], [], profiles, service.placement)
     (pool,) = pools.rank(service, profiles, stock, 0.9)
     return runtime_pod(service, "concierge-0", pool, settings)
 
@@ -112,7 +112,7 @@ def test_a_pod_asks_for_the_resource_that_its_class_is_offered_by(make: Make) ->
     profiles = (make.profile("slice", match=match),)
     service = make.service()
     node = make.node(labels=labels, gpus=0, others=((slices, 2),))
-    stock = inventory.take([node], [], profiles, service.placement)
+    stock = inventory.count_free([node], [], profiles, service.placement)
     (pool,) = pools.rank(service, profiles, stock, 0.9)
     body: Any = runtime_pod(service, "concierge-0", pool, SETTINGS)
     (container,) = body["spec"]["containers"]

@@ -20,81 +20,83 @@ from avatar_operator.core.planning.planner import (
 from avatar_operator.names import Reason
 
 if TYPE_CHECKING:
-    from tests.operator.conftest import Make, Scene, Scenes
+    from tests.operator.conftest import Make, Scenario, Scenarios
 
 NOW = 10_000.0
 
 
-def test_a_new_service_gets_its_secret_and_its_pods(scenes: Scenes) -> None:
-    scene = scenes(replicas=2)
-    scene.has_secret = False
-    first, second = f"concierge-{scene.hash[:5]}-0", f"concierge-{scene.hash[:5]}-1"
-    assert scene.actions() == [
+def test_a_new_service_gets_its_secret_and_its_pods(scenarios: Scenarios) -> None:
+    scenario = scenarios(replicas=2)
+    scenario.has_secret = False
+    first, second = f"concierge-{scenario.hash[:5]}-0", f"concierge-{scenario.hash[:5]}-1"
+    assert scenario.actions() == [
         ("ApplyControlSecret", "concierge"),
         ("CreatePod", first),
         ("CreatePod", second),
     ]
-    create = scene.plan().actions[1]
+    create = scenario.plan().actions[1]
     assert isinstance(create, CreatePod)
     assert (create.gpu_class, create.because) == ("rtx-4090", Reason.SCALING_UP)
-    assert create.reason == "0 of 2 pods are there, rtx-4090 has 2 free of 2"
+    assert create.reason == "0 of 2 pods exist, rtx-4090 has 2 of 2 GPUs free"
     assert ApplyControlSecret("x").gpu_class is None
 
 
-def test_the_same_cluster_gives_the_same_names(scenes: Scenes) -> None:
-    assert scenes(replicas=2).actions() == scenes(replicas=2).actions()
+def test_the_same_cluster_gives_the_same_names(scenarios: Scenarios) -> None:
+    assert scenarios(replicas=2).actions() == scenarios(replicas=2).actions()
 
 
-def test_no_more_pods_are_created_than_gpus_are_free(scenes: Scenes) -> None:
-    scene = scenes(replicas=5, gpus=3)
-    plan = scene.plan()
+def test_no_more_pods_are_created_than_gpus_are_free(scenarios: Scenarios) -> None:
+    scenario = scenarios(replicas=5, gpus=3)
+    plan = scenario.plan()
     assert len(plan.actions) == 3
     assert plan.missing == 2
 
 
-def test_the_next_class_is_filled_when_the_first_is_full(scenes: Scenes, make: Make) -> None:
-    scene = scenes(replicas=3, placement={"gpuClasses": ["rtx-4090", "h100-80gb", "gone"]})
-    scene.profiles = list(make.shipped())
+def test_the_next_class_is_filled_when_the_first_is_full(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=3, placement={"gpuClasses": ["rtx-4090", "h100-80gb", "gone"]})
+    scenario.profiles = list(make.shipped())
     labels = {"nvidia.com/gpu.product": "NVIDIA-H100-PCIe", "nvidia.com/gpu.memory": "81559"}
-    scene.nodes.append(make.node("n2", labels=labels))
-    classes = [action.gpu_class for action in scene.plan().actions]
+    scenario.nodes.append(make.node("n2", labels=labels))
+    classes = [action.gpu_class for action in scenario.plan().actions]
     assert classes == ["rtx-4090", "rtx-4090", "h100-80gb"]
 
 
-def test_names_in_use_are_not_given_again(scenes: Scenes) -> None:
-    scene = scenes(replicas=1)
-    scene.add(f"concierge-{scene.hash[:5]}-0", terminating=True)
-    assert scene.actions() == [("CreatePod", f"concierge-{scene.hash[:5]}-1")]
+def test_names_in_use_are_not_given_again(scenarios: Scenarios) -> None:
+    scenario = scenarios(replicas=1)
+    scenario.add(f"concierge-{scenario.hash[:5]}-0", terminating=True)
+    assert scenario.actions() == [("CreatePod", f"concierge-{scenario.hash[:5]}-1")]
 
 
-def test_a_service_that_is_as_it_should_be_is_left_alone(scenes: Scenes, make: Make) -> None:
-    scene = scenes(replicas=1)
-    scene.add("p0", make.state(2))
-    plan = scene.plan()
+def test_a_service_that_is_as_it_should_be_is_left_alone(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=1)
+    scenario.add("p0", make.state(2))
+    plan = scenario.plan()
     assert (plan.actions, plan.wake_after_s, plan.missing) == ((), None, 0)
 
 
-def test_the_pod_with_the_fewest_sessions_drains_first(scenes: Scenes, make: Make) -> None:
-    scene = scenes(replicas=1)
-    scene.add("p0", make.state(2))
-    scene.add("p1", make.state(1))
-    assert scene.actions() == [("DrainPod", "p1")]
+def test_the_pod_with_the_fewest_sessions_drains_first(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=1)
+    scenario.add("p0", make.state(2))
+    scenario.add("p1", make.state(1))
+    assert scenario.actions() == [("DrainPod", "p1")]
 
 
-def test_a_pod_that_was_never_heard_goes_before_a_full_one(scenes: Scenes, make: Make) -> None:
-    scene = scenes(replicas=1)
-    scene.add("p0", make.state(5))
-    scene.add("p1")
-    assert scene.actions() == []  # it may have sessions: nothing is done until it is heard
-    scene.add("p2", make.state(0))
-    assert scene.actions() == [("DrainPod", "p2")]
+def test_a_pod_that_was_never_heard_goes_before_a_full_one(
+    scenarios: Scenarios, make: Make
+) -> None:
+    scenario = scenarios(replicas=1)
+    scenario.add("p0", make.state(5))
+    scenario.add("p1")
+    assert scenario.actions() == []  # it may have sessions: nothing is done until it is heard
+    scenario.add("p2", make.state(0))
+    assert scenario.actions() == [("DrainPod", "p2")]
 
 
-def test_a_pod_that_drains_already_goes_on_draining(scenes: Scenes, make: Make) -> None:
-    scene = scenes(replicas=1)
-    scene.add("p0", make.state(2, draining=True))
-    scene.add("p1", make.state(0))
-    assert scene.actions() == []
+def test_a_pod_that_drains_already_goes_on_draining(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=1)
+    scenario.add("p0", make.state(2, draining=True))
+    scenario.add("p1", make.state(0))
+    assert scenario.actions() == []
 
 
 @pytest.mark.parametrize(
@@ -114,133 +116,133 @@ def test_a_pod_that_drains_already_goes_on_draining(scenes: Scenes, make: Make) 
     ],
 )
 def test_a_pod_is_deleted_only_when_it_just_said_that_it_is_drained_and_empty(
-    scenes: Scenes,
+    scenarios: Scenarios,
     make: Make,
     state: dict[str, Any] | None,
     actions: list[tuple[str, str]],
     wake_after_s: float | None,
 ) -> None:
-    scene = scenes(replicas=0)
-    scene.add("p1", None if state is None else make.state(**state))
-    assert scene.actions() == actions
-    assert scene.plan().wake_after_s == wake_after_s
+    scenario = scenarios(replicas=0)
+    scenario.add("p1", None if state is None else make.state(**state))
+    assert scenario.actions() == actions
+    assert scenario.plan().wake_after_s == wake_after_s
 
 
 def test_a_pod_that_never_started_is_deleted_in_exactly_this_version(
-    scenes: Scenes, make: Make
+    scenarios: Scenarios, make: Make
 ) -> None:
-    scene = scenes(replicas=0)
-    scene.add("p0", running=False, ready=False)
-    (delete,) = scene.plan().actions
+    scenario = scenarios(replicas=0)
+    scenario.add("p0", running=False, ready=False)
+    (delete,) = scenario.plan().actions
     assert isinstance(delete, DeletePod)
     assert (delete.uid, delete.resource_version) == ("uid-p0", "7")
 
 
-def test_a_drained_pod_is_deleted_by_its_uid(scenes: Scenes, make: Make) -> None:
-    scene = scenes(replicas=0)
-    scene.add("p0", make.state(draining=True))
-    (delete,) = scene.plan().actions
+def test_a_drained_pod_is_deleted_by_its_uid(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=0)
+    scenario.add("p0", make.state(draining=True))
+    (delete,) = scenario.plan().actions
     assert isinstance(delete, DeletePod)
     assert (delete.uid, delete.resource_version) == ("uid-p0", None)
 
 
 def test_a_draining_pod_that_is_needed_again_accepts_sessions_again(
-    scenes: Scenes, make: Make
+    scenarios: Scenarios, make: Make
 ) -> None:
-    scene = scenes(replicas=2)
-    scene.add("p0", make.state(1, draining=True))
-    scene.add("p1", make.state(1))
-    (action,) = scene.plan().actions
+    scenario = scenarios(replicas=2)
+    scenario.add("p0", make.state(1, draining=True))
+    scenario.add("p1", make.state(1))
+    (action,) = scenario.plan().actions
     assert isinstance(action, UndrainPod)
     assert (action.name, action.gpu_class) == ("p0", "rtx-4090")
 
 
-def test_a_failed_pod_is_replaced_at_once_and_kept_until_then(scenes: Scenes) -> None:
-    scene = scenes(replicas=1)
-    scene.add("p0", phase="Failed", failed_at=NOW - 1)
-    (create,) = scene.plan().actions
+def test_a_failed_pod_is_replaced_at_once_and_kept_until_then(scenarios: Scenarios) -> None:
+    scenario = scenarios(replicas=1)
+    scenario.add("p0", phase="Failed", failed_at=NOW - 1)
+    (create,) = scenario.plan().actions
     assert isinstance(create, CreatePod)
     assert create.because is Reason.REPLACING
-    scene.add("p1")
-    assert scene.actions() == [("DeletePod", "p0")]
+    scenario.add("p1")
+    assert scenario.actions() == [("DeletePod", "p0")]
 
 
-def test_pods_that_fail_again_and_again_are_replaced_less_often(scenes: Scenes) -> None:
-    scene = scenes(replicas=1)
-    scene.add("p0", phase="Failed", failed_at=NOW - 20)
-    scene.add("p1", phase="Failed", failed_at=NOW - 4)
-    plan = scene.plan()
+def test_pods_that_fail_again_and_again_are_replaced_less_often(scenarios: Scenarios) -> None:
+    scenario = scenarios(replicas=1)
+    scenario.add("p0", phase="Failed", failed_at=NOW - 20)
+    scenario.add("p1", phase="Failed", failed_at=NOW - 4)
+    plan = scenario.plan()
     assert (plan.actions, plan.wake_after_s, plan.missing) == ((), 6.0, 0)
-    assert len(scene.plan(NOW + 6).actions) == 1
+    assert len(scenario.plan(NOW + 6).actions) == 1
 
 
-def test_only_the_latest_failures_are_kept(scenes: Scenes) -> None:
-    scene = scenes(replicas=1)
+def test_only_the_latest_failures_are_kept(scenarios: Scenarios) -> None:
+    scenario = scenarios(replicas=1)
     for number in range(7):
-        scene.add(f"p{number}", phase="Failed", failed_at=NOW - 100 + number)
-    scene.add("old", phase="Failed", failed_at=NOW, spec_hash="old")
-    deleted = [name for kind, name in scene.actions() if kind == "DeletePod"]
+        scenario.add(f"p{number}", phase="Failed", failed_at=NOW - 100 + number)
+    scenario.add("old", phase="Failed", failed_at=NOW, spec_hash="old")
+    deleted = [name for kind, name in scenario.actions() if kind == "DeletePod"]
     assert deleted == ["p0", "p1", "old"]
 
 
-def test_a_pod_on_a_lost_node_is_replaced_and_left_alone(scenes: Scenes, make: Make) -> None:
-    scene = scenes(replicas=1)
-    scene.nodes.append(make.node("n2", ready=False))
-    scene.add("p0", make.state(3), node="n2")
-    (create,) = scene.plan().actions
+def test_a_pod_on_a_lost_node_is_replaced_and_left_alone(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=1)
+    scenario.nodes.append(make.node("n2", ready=False))
+    scenario.add("p0", make.state(3), node="n2")
+    (create,) = scenario.plan().actions
     assert isinstance(create, CreatePod)
     assert create.because is Reason.REPLACING
 
 
 def test_a_pod_of_an_earlier_service_of_that_name_is_left_to_the_collector(
-    scenes: Scenes, make: Make
+    scenarios: Scenarios, make: Make
 ) -> None:
-    scene = scenes(replicas=1)
-    scene.add("p0", owner_uid="another")
-    assert [kind for kind, _ in scene.actions()] == ["CreatePod"]
+    scenario = scenarios(replicas=1)
+    scenario.add("p0", owner_uid="another")
+    assert [kind for kind, _ in scenario.actions()] == ["CreatePod"]
 
 
-def test_a_rollout_brings_the_new_pod_first(scenes: Scenes, make: Make) -> None:
-    scene = scenes(replicas=1)
-    scene.add("old", make.state(1), spec_hash="old")
-    (create,) = scene.plan().actions
+def test_a_rollout_brings_the_new_pod_first(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=1)
+    scenario.add("old", make.state(1), spec_hash="old")
+    (create,) = scenario.plan().actions
     assert isinstance(create, CreatePod)
     assert create.because is Reason.ROLLING_OUT
-    scene.add("new", ready=False)
-    assert scene.actions() == []
-    scene.pods[-1] = dataclasses.replace(scene.pods[-1], ready=True)
-    (drain,) = scene.plan().actions
+    scenario.add("new", ready=False)
+    assert scenario.actions() == []
+    scenario.pods[-1] = dataclasses.replace(scenario.pods[-1], ready=True)
+    (drain,) = scenario.plan().actions
     assert isinstance(drain, DrainPod)
     assert (drain.name, drain.because) == ("old", Reason.ROLLING_OUT)
 
 
-def test_without_a_spare_gpu_one_old_pod_makes_room(scenes: Scenes, make: Make) -> None:
-    scene = scenes(replicas=2)
-    scene.add("old-a", make.state(2), spec_hash="old")
-    scene.add("old-b", make.state(1), spec_hash="old")
-    assert scene.actions() == [("DrainPod", "old-b")]
-    scene.states["uid-old-b"] = make.state(1, draining=True)
-    assert scene.actions() == []
-    scene.pods[1] = dataclasses.replace(scene.pods[1], terminating=True)
-    assert scene.actions() == []
+def test_without_a_spare_gpu_one_old_pod_makes_room(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=2)
+    scenario.add("old-a", make.state(2), spec_hash="old")
+    scenario.add("old-b", make.state(1), spec_hash="old")
+    assert scenario.actions() == [("DrainPod", "old-b")]
+    scenario.states["uid-old-b"] = make.state(1, draining=True)
+    assert scenario.actions() == []
+    scenario.pods[1] = dataclasses.replace(scenario.pods[1], terminating=True)
+    assert scenario.actions() == []
 
 
 def test_no_old_pod_makes_room_for_new_ones_that_could_not_run_there(
-    scenes: Scenes, make: Make
+    scenarios: Scenarios, make: Make
 ) -> None:
-    scene = scenes(replicas=1, gpus=1, batchSize=64)
-    scene.add("old", make.state(1), spec_hash="old")
-    plan = scene.plan()
+    scenario = scenarios(replicas=1, gpus=1, batchSize=64)
+    scenario.add("old", make.state(1), spec_hash="old")
+    plan = scenario.plan()
     assert (plan.actions, plan.missing) == ((), 1)
 
 
-def test_a_class_that_is_no_longer_allowed_is_left(scenes: Scenes, make: Make) -> None:
-    scene = scenes(replicas=1, placement={"gpuClasses": ["h100-80gb"]})
-    pod = scene.add("p0", make.state(1))
-    assert scene.plan().fleet.outdated == (pod,)
-    scene = scenes(replicas=1, placement={"gpuClasses": ["rtx-4090"]})
-    pod = scene.add("p0", make.state(1))
-    assert scene.plan().fleet.current == (pod,)
+def test_a_class_that_is_no_longer_allowed_is_left(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=1, placement={"gpuClasses": ["h100-80gb"]})
+    pod = scenario.add("p0", make.state(1))
+    assert scenario.plan().fleet.outdated == (pod,)
+    scenario = scenarios(replicas=1, placement={"gpuClasses": ["rtx-4090"]})
+    pod = scenario.add("p0", make.state(1))
+    assert scenario.plan().fleet.current == (pod,)
 
 
 pod_kinds = st.fixed_dictionaries(
@@ -264,15 +266,15 @@ pod_kinds = st.fixed_dictionaries(
 
 @given(st.lists(pod_kinds, max_size=6), st.integers(0, 4), st.integers(0, 6))
 def test_no_plan_ends_a_session_or_takes_a_gpu_that_is_not_there(
-    scenes: Scenes, make: Make, kinds: list[dict[str, Any]], replicas: int, gpus: int
+    scenarios: Scenarios, make: Make, kinds: list[dict[str, Any]], replicas: int, gpus: int
 ) -> None:
-    scene = scenes(replicas=replicas, gpus=gpus)
+    scenario = scenarios(replicas=replicas, gpus=gpus)
     for number, kind in enumerate(kinds):
         running = kind["phase"] == "Running"
-        scene.add(
+        scenario.add(
             f"p{number}",
             None if kind["state"] is None or not running else make.state(**kind["state"]),
-            spec_hash=scene.hash if kind["hash"] == "current" else "old",
+            spec_hash=scenario.hash if kind["hash"] == "current" else "old",
             phase=kind["phase"],
             running=running,
             ready=kind["ready"] and running,
@@ -280,10 +282,10 @@ def test_no_plan_ends_a_session_or_takes_a_gpu_that_is_not_there(
             node=kind["node"],
             failed_at=NOW - 500 if kind["phase"] == "Failed" else None,
         )
-    plan = scene.plan()
-    by_name = {pod.name: pod for pod in scene.pods}
+    plan = scenario.plan()
+    by_name = {pod.name: pod for pod in scenario.pods}
     creates = [action for action in plan.actions if isinstance(action, CreatePod)]
-    used = sum(not pod.ended and pod.node == "n1" for pod in scene.pods)
+    used = sum(not pod.ended and pod.node == "n1" for pod in scenario.pods)
     assert len(creates) <= max(0, gpus - used)
     assert not {create.name for create in creates} & set(by_name)
     assert len(plan.fleet.current) + len(creates) <= max(replicas, len(plan.fleet.current))
@@ -292,7 +294,7 @@ def test_no_plan_ends_a_session_or_takes_a_gpu_that_is_not_there(
     assert len(touched) == len(set(touched))
     for action in plan.actions:
         if isinstance(action, DeletePod) and by_name[action.name].running:
-            state = scene.states[by_name[action.name].uid]
+            state = scenario.states[by_name[action.name].uid]
             assert (state.sessions, state.draining) == (0, True)
             assert state.age_s < planner.FRESH_S
         if isinstance(action, DrainPod | DeletePod):
@@ -301,47 +303,47 @@ def test_no_plan_ends_a_session_or_takes_a_gpu_that_is_not_there(
 
 @given(st.integers(0, 3), st.integers(1, 4), st.data())
 def test_a_service_reaches_what_it_wants_and_then_rests(
-    scenes: Scenes, make: Make, before: int, gpus: int, data: st.DataObject
+    scenarios: Scenarios, make: Make, before: int, gpus: int, data: st.DataObject
 ) -> None:
     """Play the cluster: pods start, sessions end, drained pods are deleted."""
     replicas = data.draw(st.integers(0, gpus))
-    scene = scenes(replicas=replicas, gpus=gpus)
+    scenario = scenarios(replicas=replicas, gpus=gpus)
     for number in range(min(before, gpus)):
         state = make.state(data.draw(st.integers(0, 2)))
         old = data.draw(st.booleans())
-        scene.add(f"p{number}", state, spec_hash="old" if old else scene.hash)
+        scenario.add(f"p{number}", state, spec_hash="old" if old else scenario.hash)
     for _ in range(20):
-        plan = scene.plan()
-        if not plan.actions and all(not state.sessions for state in scene.states.values()):
+        plan = scenario.plan()
+        if not plan.actions and all(not state.sessions for state in scenario.states.values()):
             break
-        _play(scene, plan)
-    assert [pod.spec_hash for pod in scene.pods] == [scene.hash] * replicas
+        _play(scenario, plan)
+    assert [pod.spec_hash for pod in scenario.pods] == [scenario.hash] * replicas
 
 
-def _play(scene: Scene, plan: planner.Plan) -> None:
-    for uid, state in scene.states.items():
+def _play(scenario: Scenario, plan: planner.Plan) -> None:
+    for uid, state in scenario.states.items():
         left, empty_s = max(0, state.sessions - 1), state.empty_s + 1.0
-        scene.states[uid] = dataclasses.replace(
+        scenario.states[uid] = dataclasses.replace(
             state, sessions=left, empty_s=0.0 if state.sessions else empty_s
         )
     for action in plan.actions:
         match action:
             case CreatePod():
-                scene.add(action.name, scene.make.state())
+                scenario.add(action.name, scenario.make.state())
             case DrainPod() | UndrainPod():
                 draining = isinstance(action, DrainPod)
-                state = scene.states[action.uid]
-                scene.states[action.uid] = dataclasses.replace(state, draining=draining)
+                state = scenario.states[action.uid]
+                scenario.states[action.uid] = dataclasses.replace(state, draining=draining)
             case DeletePod():
-                scene.pods = [pod for pod in scene.pods if pod.uid != action.uid]
-                del scene.states[action.uid]
+                scenario.pods = [pod for pod in scenario.pods if pod.uid != action.uid]
+                del scenario.states[action.uid]
             case ProtectPod() | ReleasePod():
                 live = isinstance(action, ProtectPod)
-                scene.pods = [
+                scenario.pods = [
                     dataclasses.replace(pod, live=live, shielded=live)
                     if pod.uid == action.uid
                     else pod
-                    for pod in scene.pods
+                    for pod in scenario.pods
                 ]
             case ApplyControlSecret() | ApplyBudget():
                 raise AssertionError("the Secret and the budget are there")
@@ -350,37 +352,37 @@ def _play(scene: Scene, plan: planner.Plan) -> None:
 PENDING = {"whenFull": "createPending"}
 
 
-def test_pods_are_created_for_nodes_to_come_once(scenes: Scenes, make: Make) -> None:
-    scene = scenes(replicas=3, placement=PENDING)
-    creates = [each for each in scene.plan().actions if isinstance(each, CreatePod)]
+def test_pods_are_created_for_nodes_to_come_once(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=3, placement=PENDING)
+    creates = [each for each in scenario.plan().actions if isinstance(each, CreatePod)]
     assert len(creates) == 3
     for number in range(3):
         node = "n1" if number < 2 else ""
-        scene.add(f"p{number}", ready=False, running=False, node=node)
-    assert scene.actions() == []
+        scenario.add(f"p{number}", ready=False, running=False, node=node)
+    assert scenario.actions() == []
 
 
-def test_a_rollout_makes_room_rather_than_wait_for_a_node(scenes: Scenes, make: Make) -> None:
-    scene = scenes(replicas=2, placement=PENDING)
+def test_a_rollout_makes_room_rather_than_wait_for_a_node(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=2, placement=PENDING)
     for number in range(2):
-        scene.add(f"old{number}", make.state(1), spec_hash="old")
-    assert scene.actions() == [("DrainPod", "old0")]
+        scenario.add(f"old{number}", make.state(1), spec_hash="old")
+    assert scenario.actions() == [("DrainPod", "old0")]
 
 
-def test_a_cordoned_node_is_replaced_by_one_to_come(scenes: Scenes, make: Make) -> None:
-    scene = scenes(replicas=1, placement=PENDING)
-    scene.nodes = [make.node(unschedulable=True)]
-    scene.add("p0", make.state(1))
-    assert [kind for kind, _ in scene.actions()] == ["CreatePod"]
+def test_a_cordoned_node_is_replaced_by_one_to_come(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=1, placement=PENDING)
+    scenario.nodes = [make.node(unschedulable=True)]
+    scenario.add("p0", make.state(1))
+    assert [kind for kind, _ in scenario.actions()] == ["CreatePod"]
 
 
 def test_a_class_whose_only_node_is_lost_is_asked_for_by_its_labels(
-    scenes: Scenes, make: Make
+    scenarios: Scenarios, make: Make
 ) -> None:
-    scene = scenes(replicas=1, placement=PENDING)
-    scene.nodes = [make.node(ready=False)]
-    (create,) = (each for each in scene.plan().actions if isinstance(each, CreatePod))
+    scenario = scenarios(replicas=1, placement=PENDING)
+    scenario.nodes = [make.node(ready=False)]
+    (create,) = (each for each in scenario.plan().actions if isinstance(each, CreatePod))
     assert ("nvidia.com/gpu.memory", "24564") in create.pool.stock.selectors[0]
-    scene.nodes = []  # a class that was never seen: nobody knows its labels
-    plan = scene.plan()
+    scenario.nodes = []  # a class that was never seen: nobody knows its labels
+    plan = scenario.plan()
     assert (plan.missing, plan.actions) == (1, ())

@@ -185,7 +185,7 @@ def check(
 def test_no_labels_and_no_spec_give_a_plan_that_runs_out_of_memory(make: Make) -> None:
     rng = random.Random(7)
     shipped = tuple(shipped_bodies())
-    rules = planner.Rules("image")
+    options = planner.Options("image")
     pods = calibrated = 0
     for case in range(CASES):
         nodes = [parse_node(node(rng, f"n{index}")) for index in range(rng.randint(0, 3))]
@@ -198,11 +198,11 @@ def test_no_labels_and_no_spec_give_a_plan_that_runs_out_of_memory(make: Make) -
             for _ in range(rng.randint(0, 3))
         )
         observed = observe(nodes, uses, given)
-        plan = planner.plan(service, observed, rules, 0.0)
+        plan = planner.plan(service, observed, options, 0.0)
         pods += check(plan, nodes, given, service.placement.when_full)
         if case % 50 == 0:  # the same again is the same plan, whatever order things come in
             mixed = observe(nodes[::-1], uses[::-1], given)
-            assert planner.plan(service, mixed, rules, 0.0) == plan
+            assert planner.plan(service, mixed, options, 0.0) == plan
             settings = PodSettings("image", "Always")
             for action in plan.actions:
                 if isinstance(action, planner.CreatePod):

@@ -77,7 +77,7 @@ class Cluster(RuleBasedStateMachine):
         )
 
     def plan(self) -> planner.Plan:
-        return planner.plan(self.service, self.observed(), planner.Rules("image"), self.now)
+        return planner.plan(self.service, self.observed(), planner.Options("image"), self.now)
 
     def act(self, plan: planner.Plan) -> None:
         for action in plan.actions:

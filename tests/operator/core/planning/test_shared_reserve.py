@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.operator.conftest import NOW, RULES
+from tests.operator.conftest import NOW, OPTIONS
 
 from avatar_operator.core.autoscaling import capacity, inputs, scaling
+from avatar_operator.core.autoscaling.observation import Demand, Observation, Share
 from avatar_operator.core.gpus import batch_size
 from avatar_operator.core.manifests.pod import hash_spec
 from avatar_operator.core.planning import planner, shared_reserve
@@ -56,13 +57,13 @@ def sharer(make: Make, name: str, reserve: int = 0, **changes: Any) -> Service:
     return service(make, name, autoscaling=auto, **changes)
 
 
-def member(make: Make, name: str, reserve: int = 0, **changes: Any) -> shared_reserve.Member:
-    found = shared_reserve.member(sharer(make, name, reserve, **changes))
+def member(make: Make, name: str, reserve: int = 0, **changes: Any) -> shared_reserve.ReserveMember:
+    found = shared_reserve.as_member(sharer(make, name, reserve, **changes))
     assert found is not None
     return found
 
 
-class Town:
+class Cluster:
     """Services of one namespace and their pods, as they are and as plans see them."""
 
     def __init__(self, make: Make, gpus: int, *services: Service) -> None:
@@ -75,9 +76,9 @@ class Town:
         self.memories: dict[str, scaling.History] = {}
         self.now = NOW
         self.made = 0
-        self.circles = shared_reserve.Circles()
+        self.groups = shared_reserve.ReserveGroups()
         for each in services:
-            self.circles.put(each.uid, "acme", shared_reserve.member(each))
+            self.groups.put(each.uid, "acme", shared_reserve.as_member(each))
 
     def of(self, name: str) -> list[RuntimePod]:
         return sorted(
@@ -87,18 +88,18 @@ class Town:
     def reserve(self) -> list[str]:
         return sorted(pod.service for pod in self.pods.values() if pod.reserve)
 
-    def shared(self, name: str) -> shared_reserve.Shared | None:
+    def shared(self, name: str) -> shared_reserve.SharedReserve | None:
         own = self.services[name]
-        group = self.circles.group(own.uid, "acme", self.now)
+        group = self.groups.group(own.uid, "acme", self.now)
         if group is None:
             return None
-        keeper = group.keeper.key.name
-        pods = tuple(p for p in self.of(keeper) if p.reserve) if keeper != name else ()
-        return shared_reserve.Shared(group, pods, {p.uid: self.states[p.uid] for p in pods})
+        owner = group.owner.key.name
+        pods = tuple(p for p in self.of(owner) if p.reserve) if owner != name else ()
+        return shared_reserve.SharedReserve(group, pods, {p.uid: self.states[p.uid] for p in pods})
 
     def plan(self, name: str) -> planner.Plan:
         pods = tuple(self.of(name))
-        demand = scaling.Demand(waiting=self.waiting.get(name, 0), gateways=1)
+        demand = Demand(waiting=self.waiting.get(name, 0), gateways=1)
         lent = [p.name for p in self.pods.values() if p.made_for == name]
         observed = planner.Observed(
             nodes=self.nodes,
@@ -107,13 +108,13 @@ class Town:
             pods=pods,
             states={p.uid: self.states[p.uid] for p in pods},
             has_control_secret=True,
-            scene=inputs.Scene(demand, self.memories.get(name), self.now),
+            scaling_context=inputs.ScalingContext(demand, self.memories.get(name), self.now),
             shared=self.shared(name),
             names_elsewhere=lent,
         )
-        made = planner.plan(self.services[name], observed, RULES, self.now)
-        assert made.answer is not None
-        self.memories[name] = made.answer.decision.history
+        made = planner.plan(self.services[name], observed, OPTIONS, self.now)
+        assert made.scaling is not None
+        self.memories[name] = made.scaling.decision.history
         return made
 
     def act(self, name: str, plan: planner.Plan) -> None:
@@ -151,7 +152,7 @@ class Town:
             uid=f"u{self.made}",
             service=name,
             owner_uid=own.uid,
-            spec_hash=hash_spec(own, RULES.image),
+            spec_hash=hash_spec(own, OPTIONS.image),
             batch_size=action.pool.outcome.batch_size,
             sessions_per_pod=action.pool.outcome.sessions_per_pod,
             reserve=action.reserve,
@@ -195,9 +196,9 @@ def adoptions(plan: planner.Plan) -> list[AdoptPod]:
 
 
 def test_a_service_shares_only_if_it_says_so(make: Make) -> None:
-    assert shared_reserve.member(service(make, "a", replicas=1)) is None
-    assert shared_reserve.member(service(make, "a", autoscaling={"maxReplicas": 2})) is None
-    assert member(make, "a", 2).asks == 2
+    assert shared_reserve.as_member(service(make, "a", replicas=1)) is None
+    assert shared_reserve.as_member(service(make, "a", autoscaling={"maxReplicas": 2})) is None
+    assert member(make, "a", 2).max_reserve == 2
 
 
 def test_the_one_that_asks_for_the_most_keeps_the_reserve_then_the_first_by_name(
@@ -206,18 +207,18 @@ def test_the_one_that_asks_for_the_most_keeps_the_reserve_then_the_first_by_name
     a, b, c = member(make, "a", 1), member(make, "b", 2), member(make, "c", 2)
     for own in (a, b, c):
         others = [each for each in (c, a, b) if each is not own]
-        group = shared_reserve.group(own, others, NOW)
-        assert (group.keeper.key.name, group.pods) == ("b", 2)
+        group = shared_reserve.form_group(own, others, NOW)
+        assert (group.owner.key.name, group.pods) == ("b", 2)
 
 
 def test_schedules_count_for_how_many_now_and_for_who_keeps_them_always(make: Make) -> None:
     nightly = [{**NIGHTS, "reserve": 3}]
     a = member(make, "a", 1)
     b = member(make, "b", 0, autoscaling={"schedules": nightly})
-    night = shared_reserve.group(a, [b], NOW)
-    assert (night.keeper.key.name, night.pods, night.until) == ("b", 3, 5 * 3600.0)
-    day = shared_reserve.group(a, [b], 6 * 3600.0)
-    assert (day.keeper.key.name, day.pods, day.until) == ("b", 1, 24 * 3600.0)
+    night = shared_reserve.form_group(a, [b], NOW)
+    assert (night.owner.key.name, night.pods, night.until) == ("b", 3, 5 * 3600.0)
+    day = shared_reserve.form_group(a, [b], 6 * 3600.0)
+    assert (day.owner.key.name, day.pods, day.until) == ("b", 1, 24 * 3600.0)
 
 
 @pytest.mark.parametrize(
@@ -233,136 +234,136 @@ def test_schedules_count_for_how_many_now_and_for_who_keeps_them_always(make: Ma
 )
 def test_services_whose_pods_differ_share_nothing(make: Make, different: Any) -> None:
     a, b = member(make, "a", 1), member(make, "b", 2, **different)
-    assert shared_reserve.group(a, [b], NOW).keeper == a
-    assert shared_reserve.group(b, [a], NOW).keeper == b
+    assert shared_reserve.form_group(a, [b], NOW).owner == a
+    assert shared_reserve.form_group(b, [a], NOW).owner == b
 
 
 def test_bounds_and_classes_of_gpus_make_no_difference(make: Make) -> None:
     a = member(make, "a", 1)
     b = member(make, "b", 2, autoscaling={"maxReplicas": 3}, placement={"gpuClasses": ["l4"]})
-    assert shared_reserve.group(a, [b], NOW).keeper == b
+    assert shared_reserve.form_group(a, [b], NOW).owner == b
 
 
 def test_no_service_shares_with_another_namespace(make: Make) -> None:
     a, b = member(make, "a", 1), member(make, "b", 2)
     abroad = replace(b, key=ServiceKey("globex", "b"))
-    assert shared_reserve.group(a, [abroad], NOW).keeper == a
+    assert shared_reserve.form_group(a, [abroad], NOW).owner == a
 
 
 def test_a_paused_or_frozen_service_is_left_out_and_keeps_its_own(make: Make) -> None:
     a = member(make, "a", 1)
-    paused = shared_reserve.member(
+    paused = shared_reserve.as_member(
         service(make, "b", paused=True, autoscaling={**AUTO, "reserve": 2})
     )
     assert paused is not None
-    assert shared_reserve.group(a, [paused], NOW).keeper == a
-    assert shared_reserve.group(paused, [a], NOW).keeper == paused
+    assert shared_reserve.form_group(a, [paused], NOW).owner == a
+    assert shared_reserve.form_group(paused, [a], NOW).owner == paused
 
 
 def test_members_are_known_by_namespace_and_news_of_one_concerns_the_others(make: Make) -> None:
-    circles = shared_reserve.Circles()
+    groups = shared_reserve.ReserveGroups()
     a, b, other = member(make, "a", 1), member(make, "b"), member(make, "x", fps=20)
-    assert circles.put("uid-a", "acme", a) == ()
-    assert circles.put("uid-x", "acme", other) == ()
-    assert circles.put("uid-b", "acme", b) == ("uid-a",)
-    assert circles.put("uid-b", "acme", b) == ()
-    assert circles.takers("uid-a", "acme") == ("uid-b",)
-    assert circles.takers("uid-z", "acme") == ()
+    assert groups.put("uid-a", "acme", a) == ()
+    assert groups.put("uid-x", "acme", other) == ()
+    assert groups.put("uid-b", "acme", b) == ("uid-a",)
+    assert groups.put("uid-b", "acme", b) == ()
+    assert groups.claimants("uid-a", "acme") == ("uid-b",)
+    assert groups.claimants("uid-z", "acme") == ()
     larger = replace(b, policy=replace(b.policy, reserve=4))
-    assert circles.put("uid-b", "acme", larger) == ("uid-a",)
-    group = circles.group("uid-a", "acme", NOW)
+    assert groups.put("uid-b", "acme", larger) == ("uid-a",)
+    group = groups.group("uid-a", "acme", NOW)
     assert group is not None
-    assert (group.keeper, group.pods) == (larger, 4)
-    assert circles.put("uid-b", "acme", replace(other, uid="uid-b")) == ("uid-a", "uid-x")
-    assert circles.put("uid-b", "acme", None) == ("uid-x",)
-    assert circles.put("uid-b", "acme", None) == ()
-    assert circles.put("uid-a", "acme", None) == circles.put("uid-x", "acme", None) == ()
-    assert circles.group("uid-a", "acme", NOW) is None
-    assert circles.put("uid-n", "elsewhere", None) == ()
+    assert (group.owner, group.pods) == (larger, 4)
+    assert groups.put("uid-b", "acme", replace(other, uid="uid-b")) == ("uid-a", "uid-x")
+    assert groups.put("uid-b", "acme", None) == ("uid-x",)
+    assert groups.put("uid-b", "acme", None) == ()
+    assert groups.put("uid-a", "acme", None) == groups.put("uid-x", "acme", None) == ()
+    assert groups.group("uid-a", "acme", NOW) is None
+    assert groups.put("uid-n", "elsewhere", None) == ()
 
 
 # What a plan makes of it.
 
 
 def test_one_reserve_is_made_for_all_and_only_by_its_keeper(make: Make) -> None:
-    town = Town(make, 9, sharer(make, "a", 1), sharer(make, "b"), sharer(make, "c", 2))
-    town.settle()
-    assert town.reserve() == ["c", "c"]
-    assert {name: len(town.of(name)) for name in "abc"} == {"a": 1, "b": 1, "c": 3}
+    cluster = Cluster(make, 9, sharer(make, "a", 1), sharer(make, "b"), sharer(make, "c", 2))
+    cluster.settle()
+    assert cluster.reserve() == ["c", "c"]
+    assert {name: len(cluster.of(name)) for name in "abc"} == {"a": 1, "b": 1, "c": 3}
 
 
 def test_a_pod_of_the_reserve_is_taken_over_instead_of_a_new_one_and_made_anew(
     make: Make,
 ) -> None:
-    town = Town(make, 9, sharer(make, "taker"), sharer(make, "keeper", 1))
-    town.settle()
-    (warm,) = [pod for pod in town.of("keeper") if pod.reserve]
-    town.fill("taker")
-    town.waiting["taker"] = 1
-    plan = town.plan("taker")
+    cluster = Cluster(make, 9, sharer(make, "claimant"), sharer(make, "owner", 1))
+    cluster.settle()
+    (warm,) = [pod for pod in cluster.of("owner") if pod.reserve]
+    cluster.fill("claimant")
+    cluster.waiting["claimant"] = 1
+    plan = cluster.plan("claimant")
     assert changes(plan) == [("AdoptPod", warm.name)]
     (adopted,) = adoptions(plan)
     assert (adopted.uid, adopted.resource_version) == (warm.uid, warm.resource_version)
-    assert (adopted.origin, adopted.gpu_class) == ("keeper", "rtx-4090")
-    assert adopted.reason == "1 of 2 pods are there, keeper keeps it in reserve for taker too"
-    town.act("taker", plan)
-    town.waiting["taker"] = 0
-    town.fill("taker")
-    assert town.reserve() == []
-    town.settle()
-    assert town.reserve() == ["keeper"]
-    origins = {pod.uid: pod.made_for for pod in town.of("taker")}
-    assert origins.pop(warm.uid) == "keeper"
+    assert (adopted.origin, adopted.gpu_class) == ("owner", "rtx-4090")
+    assert adopted.reason == "1 of 2 pods exist; owner owns the reserve that claimant shares"
+    cluster.act("claimant", plan)
+    cluster.waiting["claimant"] = 0
+    cluster.fill("claimant")
+    assert cluster.reserve() == []
+    cluster.settle()
+    assert cluster.reserve() == ["owner"]
+    origins = {pod.uid: pod.made_for for pod in cluster.of("claimant")}
+    assert origins.pop(warm.uid) == "owner"
     assert list(origins.values()) == [""]
 
 
 def test_at_its_start_a_service_takes_over_what_is_loaded_already(make: Make) -> None:
-    town = Town(make, 9, sharer(make, "keeper", 1))
-    town.settle()
-    newcomer = sharer(make, "taker")
-    town.services["taker"] = newcomer
-    town.circles.put(newcomer.uid, "acme", shared_reserve.member(newcomer))
-    assert [kind for kind, _ in changes(town.plan("taker"))] == ["AdoptPod"]
-    town.settle()
-    assert {pod.made_for for pod in town.of("taker")} == {"keeper"}
-    assert town.reserve() == ["keeper"]
+    cluster = Cluster(make, 9, sharer(make, "owner", 1))
+    cluster.settle()
+    newcomer = sharer(make, "claimant")
+    cluster.services["claimant"] = newcomer
+    cluster.groups.put(newcomer.uid, "acme", shared_reserve.as_member(newcomer))
+    assert [kind for kind, _ in changes(cluster.plan("claimant"))] == ["AdoptPod"]
+    cluster.settle()
+    assert {pod.made_for for pod in cluster.of("claimant")} == {"owner"}
+    assert cluster.reserve() == ["owner"]
 
 
 def test_a_pod_keeps_the_name_of_its_first_service_when_it_is_taken_over_again(
     make: Make,
 ) -> None:
-    town = Town(make, 9, sharer(make, "a"), sharer(make, "b", 1))
-    town.settle()
-    (warm,) = [pod for pod in town.of("b") if pod.reserve]
-    town.change(warm.uid, made_for="first")
-    town.fill("a")
-    town.waiting["a"] = 1
-    assert [adopted.origin for adopted in adoptions(town.plan("a"))] == ["first"]
+    cluster = Cluster(make, 9, sharer(make, "a"), sharer(make, "b", 1))
+    cluster.settle()
+    (warm,) = [pod for pod in cluster.of("b") if pod.reserve]
+    cluster.change(warm.uid, made_for="first")
+    cluster.fill("a")
+    cluster.waiting["a"] = 1
+    assert [adopted.origin for adopted in adoptions(cluster.plan("a"))] == ["first"]
 
 
 def test_the_reserve_helps_where_no_gpu_is_free(make: Make) -> None:
-    town = Town(make, 3, sharer(make, "keeper", 1), sharer(make, "taker"))
-    town.settle()
-    town.fill("taker")
-    town.waiting["taker"] = 1
-    plan = town.plan("taker")
+    cluster = Cluster(make, 3, sharer(make, "owner", 1), sharer(make, "claimant"))
+    cluster.settle()
+    cluster.fill("claimant")
+    cluster.waiting["claimant"] = 1
+    plan = cluster.plan("claimant")
     assert (plan.desired, plan.missing, len(adoptions(plan))) == (2, 0, 1)
-    town.act("taker", plan)
-    used_up = town.plan("keeper")
+    cluster.act("claimant", plan)
+    used_up = cluster.plan("owner")
     assert changes(used_up) == []
-    assert service_status.is_short(used_up)  # a GPU that comes free brings it back
+    assert service_status.lacks_gpus(used_up)  # a GPU that comes free brings it back
 
 
 def test_more_than_the_reserve_is_created(make: Make) -> None:
-    town = Town(make, 9, sharer(make, "keeper", 1), sharer(make, "taker"))
-    town.settle()
-    town.fill("taker")
-    (pod,) = town.of("taker")
-    town.waiting["taker"] = pod.sessions_per_pod + 1
-    plan = town.plan("taker")
+    cluster = Cluster(make, 9, sharer(make, "owner", 1), sharer(make, "claimant"))
+    cluster.settle()
+    cluster.fill("claimant")
+    (pod,) = cluster.of("claimant")
+    cluster.waiting["claimant"] = pod.sessions_per_pod + 1
+    plan = cluster.plan("claimant")
     assert [kind for kind, _ in changes(plan)] == ["AdoptPod", "CreatePod"]
     (create,) = [action for action in plan.actions if isinstance(action, CreatePod)]
-    assert create.reason.startswith("2 of 3 pods are there")
+    assert create.reason.startswith("2 of 3 pods exist")
     assert not create.reserve
 
 
@@ -378,13 +379,13 @@ def test_more_than_the_reserve_is_created(make: Make) -> None:
 def test_a_pod_that_is_not_empty_by_its_own_fresh_word_is_not_taken(
     make: Make, changed: Any
 ) -> None:
-    town = Town(make, 9, sharer(make, "keeper", 1), sharer(make, "taker"))
-    town.settle()
-    (warm,) = [pod for pod in town.of("keeper") if pod.reserve]
-    town.states[warm.uid] = replace(town.states[warm.uid], **changed)
-    town.fill("taker")
-    town.waiting["taker"] = 1
-    assert [kind for kind, _ in changes(town.plan("taker"))] == ["CreatePod"]
+    cluster = Cluster(make, 9, sharer(make, "owner", 1), sharer(make, "claimant"))
+    cluster.settle()
+    (warm,) = [pod for pod in cluster.of("owner") if pod.reserve]
+    cluster.states[warm.uid] = replace(cluster.states[warm.uid], **changed)
+    cluster.fill("claimant")
+    cluster.waiting["claimant"] = 1
+    assert [kind for kind, _ in changes(cluster.plan("claimant"))] == ["CreatePod"]
 
 
 @pytest.mark.parametrize(
@@ -404,116 +405,122 @@ def test_a_pod_that_is_not_empty_by_its_own_fresh_word_is_not_taken(
     ],
 )
 def test_a_pod_that_is_not_just_as_ones_own_is_not_taken(make: Make, changed: Any) -> None:
-    town = Town(make, 9, sharer(make, "keeper", 1), sharer(make, "taker"))
-    town.settle()
-    (warm,) = [pod for pod in town.of("keeper") if pod.reserve]
-    town.change(warm.uid, **changed)
-    town.fill("taker")
-    town.waiting["taker"] = 1
-    assert adoptions(town.plan("taker")) == []
+    cluster = Cluster(make, 9, sharer(make, "owner", 1), sharer(make, "claimant"))
+    cluster.settle()
+    (warm,) = [pod for pod in cluster.of("owner") if pod.reserve]
+    cluster.change(warm.uid, **changed)
+    cluster.fill("claimant")
+    cluster.waiting["claimant"] = 1
+    assert adoptions(cluster.plan("claimant")) == []
 
 
 def test_a_pod_on_a_cordoned_node_is_not_taken(make: Make) -> None:
-    town = Town(make, 9, sharer(make, "keeper", 1), sharer(make, "taker"))
-    town.settle()
+    cluster = Cluster(make, 9, sharer(make, "owner", 1), sharer(make, "claimant"))
+    cluster.settle()
     cordoned = make.node("n2", gpus=1, unschedulable=True)
-    town.nodes = (*town.nodes, cordoned)
-    (warm,) = [pod for pod in town.of("keeper") if pod.reserve]
-    town.change(warm.uid, node="n2")
-    town.fill("taker")
-    town.waiting["taker"] = 1
-    assert adoptions(town.plan("taker")) == []
+    cluster.nodes = (*cluster.nodes, cordoned)
+    (warm,) = [pod for pod in cluster.of("owner") if pod.reserve]
+    cluster.change(warm.uid, node="n2")
+    cluster.fill("claimant")
+    cluster.waiting["claimant"] = 1
+    assert adoptions(cluster.plan("claimant")) == []
 
 
 def test_no_pod_is_taken_over_for_a_rollout_or_for_a_paused_service(make: Make) -> None:
-    town = Town(make, 9, sharer(make, "keeper", 1), sharer(make, "taker"))
-    town.settle()
-    (own,) = town.of("taker")
-    town.change(own.uid, spec_hash="old")
-    assert [kind for kind, _ in changes(town.plan("taker"))] == ["CreatePod"]
-    town.change(own.uid, spec_hash=town.of("keeper")[0].spec_hash)
-    town.fill("taker")
-    town.waiting["taker"] = 1
-    town.services["taker"] = replace(town.services["taker"], paused=True)
-    assert changes(town.plan("taker")) == []
+    cluster = Cluster(make, 9, sharer(make, "owner", 1), sharer(make, "claimant"))
+    cluster.settle()
+    (own,) = cluster.of("claimant")
+    cluster.change(own.uid, spec_hash="old")
+    assert [kind for kind, _ in changes(cluster.plan("claimant"))] == ["CreatePod"]
+    cluster.change(own.uid, spec_hash=cluster.of("owner")[0].spec_hash)
+    cluster.fill("claimant")
+    cluster.waiting["claimant"] = 1
+    cluster.services["claimant"] = replace(cluster.services["claimant"], paused=True)
+    assert changes(cluster.plan("claimant")) == []
 
 
 def test_what_is_taken_over_has_to_be_paid(make: Make) -> None:
-    town = Town(make, 9, sharer(make, "keeper", 1), sharer(make, "taker"))
-    town.settle()
-    poor = sharer(make, "taker", autoscaling={"maxCostPerHour": "1"})
-    town.services["taker"] = poor
-    town.circles.put(poor.uid, "acme", shared_reserve.member(poor))
-    town.fill("taker")
-    town.waiting["taker"] = 1
-    assert changes(town.plan("taker")) == []  # nobody says what the class costs
+    cluster = Cluster(make, 9, sharer(make, "owner", 1), sharer(make, "claimant"))
+    cluster.settle()
+    poor = sharer(make, "claimant", autoscaling={"maxCostPerHour": "1"})
+    cluster.services["claimant"] = poor
+    cluster.groups.put(poor.uid, "acme", shared_reserve.as_member(poor))
+    cluster.fill("claimant")
+    cluster.waiting["claimant"] = 1
+    assert changes(cluster.plan("claimant")) == []  # nobody says what the class costs
 
 
 def test_where_only_the_best_class_is_waited_for_no_other_is_taken_over(make: Make) -> None:
     waiting = {"gpuClasses": ["l4", "rtx-4090"], "whenFull": "wait"}
-    town = Town(make, 9, sharer(make, "keeper", 1), sharer(make, "taker", placement=waiting))
-    pool_of = {pool.gpu_class: pool for pool in town.plan("keeper").pools}
-    town.settle()
-    (warm,) = [pod for pod in town.of("keeper") if pod.reserve]
-    shared = town.shared("taker")
+    cluster = Cluster(
+        make, 9, sharer(make, "owner", 1), sharer(make, "claimant", placement=waiting)
+    )
+    pool_of = {pool.gpu_class: pool for pool in cluster.plan("owner").pools}
+    cluster.settle()
+    (warm,) = [pod for pod in cluster.of("owner") if pod.reserve]
+    shared = cluster.shared("claimant")
     assert shared is not None
     own = pool_of["rtx-4090"]
     better = replace(own, gpu_class="l4")
-    placement = town.services["taker"].placement
+    placement = cluster.services["claimant"].placement
     asked = (shared, [better, own])
     hashed = warm.spec_hash
-    assert shared_reserve.loans(*asked, placement, hashed, {"n1"}) == ()
+    assert shared_reserve.claimable_pods(*asked, placement, hashed, {"n1"}) == ()
     anywhere = replace(placement, when_full=WhenFull.FALL_THROUGH)
-    assert [loan.pod for loan in shared_reserve.loans(*asked, anywhere, hashed, {"n1"})] == [warm]
+    assert [
+        each.pod for each in shared_reserve.claimable_pods(*asked, anywhere, hashed, {"n1"})
+    ] == [warm]
 
 
 def test_without_a_reserve_of_its_own_a_service_is_covered_by_the_shared_one(
     make: Make,
 ) -> None:
     auto = autoscaling.Autoscaling(1, 99, free_min=0, free_percent=0)
-    seen = scaling.Observation(
-        pods=[], offers=[capacity.Offer("c", 1, 99)], demand=scaling.Demand(arrived=60, gateways=1)
+    seen = Observation(
+        pods=[], offers=[capacity.Offer("c", 1, 99)], demand=Demand(arrived=60, gateways=1)
     )
     busy = replace(seen, demand=replace(seen.demand, arrived=120))
     found = {}
-    for share in (None, scaling.Share(2, keeps=False), scaling.Share(2, keeps=True)):
+    for share in (None, Share(2, is_owner=False), Share(2, is_owner=True)):
         first = scaling.decide(auto, replace(seen, share=share), None, 0.0)
         found[share] = scaling.decide(auto, replace(busy, share=share), first.history, 300.0)
-    alone, taker, keeper = found.values()
-    assert taker.pods < alone.pods == keeper.pods  # the headroom of a start is more than two pods
-    assert taker.inputs.headroom < alone.inputs.headroom
-    assert (alone.reserve, taker.reserve, keeper.reserve) == (0, 0, 2)
+    alone, claimant, owner = found.values()
+    assert claimant.pods < alone.pods == owner.pods  # the headroom of a start is more than two pods
+    assert claimant.figures.headroom < alone.figures.headroom
+    assert (alone.reserve, claimant.reserve, owner.reserve) == (0, 0, 2)
 
 
 def test_a_taker_may_rest_without_pods_and_starts_from_the_reserve(make: Make) -> None:
     resting = {"minReplicas": 0, "scaleToZeroAfterSeconds": 1}
-    town = Town(make, 9, sharer(make, "keeper", 1), sharer(make, "taker", autoscaling=resting))
-    town.settle()
+    cluster = Cluster(
+        make, 9, sharer(make, "owner", 1), sharer(make, "claimant", autoscaling=resting)
+    )
+    cluster.settle()
     for _ in range(3):
-        town.now += 2.0
-        town.settle()
-    assert town.of("taker") == []
-    town.waiting["taker"] = 1
-    assert [kind for kind, _ in changes(town.plan("taker"))] == ["AdoptPod"]
+        cluster.now += 2.0
+        cluster.settle()
+    assert cluster.of("claimant") == []
+    cluster.waiting["claimant"] = 1
+    assert [kind for kind, _ in changes(cluster.plan("claimant"))] == ["AdoptPod"]
 
 
 def test_what_was_taken_over_is_told(make: Make) -> None:
-    town = Town(make, 9, sharer(make, "keeper", 1), sharer(make, "taker"))
-    town.settle()
-    town.fill("taker")
-    town.waiting["taker"] = 1
-    plan = town.plan("taker")
+    cluster = Cluster(make, 9, sharer(make, "owner", 1), sharer(make, "claimant"))
+    cluster.settle()
+    cluster.fill("claimant")
+    cluster.waiting["claimant"] = 1
+    plan = cluster.plan("claimant")
     (notice,) = [
         each
         for each in service_status.notices(plan.actions, [], {})
         if each.reason is Reason.POD_ADOPTED
     ]
     (adopted,) = adoptions(plan)
-    assert notice.message == f"took over pod {adopted.name}: {adopted.reason}"
-    findings = conditions.find(town.services["taker"], plan, {})
+    assert notice.message == f"adopted pod {adopted.name}: {adopted.reason}"
+    findings = conditions.find(cluster.services["claimant"], plan, {})
     said = {finding.condition.value: finding.message for finding in findings}
     assert said["Progressing"] == "1 of 2 pods are starting"
-    wanted: Any = service_status.build(town.services["taker"], plan, {}, findings, {}, NOW)
+    wanted: Any = service_status.build(cluster.services["claimant"], plan, {}, findings, {}, NOW)
     (decision,) = wanted["decisions"]
     assert decision["inputs"]["sharedReserve"] == 1
 
@@ -531,20 +538,20 @@ def test_whatever_comes_no_session_is_taken_and_one_reserve_is_left(
 ) -> None:
     """Play callers that come and go; plans of the three see what is there in turn or together."""
     services = [sharer(make, name, n) for name, n in zip("abc", reserves, strict=True)]
-    town = Town(make, gpus, *services)
+    cluster = Cluster(make, gpus, *services)
     for name, waiting, sessions in loads:
-        town.waiting[name] = waiting
-        for pod in town.of(name):
+        cluster.waiting[name] = waiting
+        for pod in cluster.of(name):
             some = min(sessions, pod.sessions_per_pod)
             age_s = 9.0 if sessions == 5 else 0.1
-            town.states[pod.uid] = replace(town.states[pod.uid], sessions=some, age_s=age_s)
-        before = dict(town.pods)
-        plans = {each: town.plan(each) for each in "abc"}  # all at once, as of the same moment
+            cluster.states[pod.uid] = replace(cluster.states[pod.uid], sessions=some, age_s=age_s)
+        before = dict(cluster.pods)
+        plans = {each: cluster.plan(each) for each in "abc"}  # all at once, as of the same moment
         for each, plan in plans.items():
             taken = [adopted.uid for adopted in adoptions(plan)]
             assert len(taken) == len(set(taken))
             for uid in taken:
-                state = town.states[uid]
+                state = cluster.states[uid]
                 assert (state.sessions, state.draining) == (0, False)
                 assert state.age_s < capacity.STALE_S
                 assert before[uid].reserve
@@ -554,16 +561,16 @@ def test_whatever_comes_no_session_is_taken_and_one_reserve_is_left(
             assert there + len(taken) + creates <= max(plan.desired, there)
         for each in reversed("abc"):
             plan = plans[each]
-            room = gpus - len(town.pods)
+            room = gpus - len(cluster.pods)
             late = [a for a in plan.actions if isinstance(a, CreatePod)][max(0, room) :]
             kept = tuple(a for a in plan.actions if a not in late)  # the scheduler's word
-            town.act(each, replace(plan, actions=kept))
-        town.now += 1.0
-    for uid, state in town.states.items():
-        town.states[uid] = replace(state, sessions=0, age_s=0.1)
-    town.waiting.clear()
-    town.settle(rounds=60)
+            cluster.act(each, replace(plan, actions=kept))
+        cluster.now += 1.0
+    for uid, state in cluster.states.items():
+        cluster.states[uid] = replace(state, sessions=0, age_s=0.1)
+    cluster.waiting.clear()
+    cluster.settle(rounds=60)
     if gpus >= 3 + max(reserves):
-        assert len(town.reserve()) == max(reserves)
-        assert len(set(town.reserve())) <= 1
-        assert len(town.pods) == 3 + max(reserves)
+        assert len(cluster.reserve()) == max(reserves)
+        assert len(set(cluster.reserve())) <= 1
+        assert len(cluster.pods) == 3 + max(reserves)

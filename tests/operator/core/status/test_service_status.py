@@ -8,21 +8,23 @@ from avatar_operator.core.status.service_status import Notice
 from avatar_operator.names import Reason
 
 if TYPE_CHECKING:
-    from tests.operator.conftest import Make, Scene, Scenes
+    from tests.operator.conftest import Make, Scenario, Scenarios
 
 
-def build(scene: Scene, previous: Any = None, now: float = 100.0) -> Any:
-    plan = scene.plan()
-    findings = conditions.find(scene.service, plan, scene.states)
-    return service_status.build(scene.service, plan, scene.states, findings, previous or {}, now)
+def build(scenario: Scenario, previous: Any = None, now: float = 100.0) -> Any:
+    plan = scenario.plan()
+    findings = conditions.find(scenario.service, plan, scenario.states)
+    return service_status.build(
+        scenario.service, plan, scenario.states, findings, previous or {}, now
+    )
 
 
-def test_the_status_counts_what_is_observed(scenes: Scenes, make: Make) -> None:
-    scene = scenes(replicas=2)
-    scene.add("p0", make.state(1))
-    scene.add("p1", make.state(2, draining=True), spec_hash="old", batch_size=4)
-    scene.add("p2", make.state(1), terminating=True)
-    document = build(scene)
+def test_the_status_counts_what_is_observed(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=2)
+    scenario.add("p0", make.state(1))
+    scenario.add("p1", make.state(2, draining=True), spec_hash="old", batch_size=4)
+    scenario.add("p2", make.state(1), terminating=True)
+    document = build(scenario)
     for key, value in {
         "observedGeneration": 3,
         "selector": "avatar.musetalk.io/service=concierge",
@@ -49,28 +51,28 @@ def test_the_status_counts_what_is_observed(scenes: Scenes, make: Make) -> None:
     ]
 
 
-def test_an_unchanged_cluster_gives_an_equal_status_later(scenes: Scenes, make: Make) -> None:
-    scene = scenes(replicas=1)
-    scene.add("p0", make.state(1))
-    first = build(scene, now=100.0)
-    scene.states["uid-p0"] = make.state(1, age_s=0.9)
-    assert build(scene, first, now=5000.0) == first
+def test_an_unchanged_cluster_gives_an_equal_status_later(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=1)
+    scenario.add("p0", make.state(1))
+    first = build(scenario, now=100.0)
+    scenario.states["uid-p0"] = make.state(1, age_s=0.9)
+    assert build(scenario, first, now=5000.0) == first
 
 
-def test_a_transition_time_moves_only_with_its_status(scenes: Scenes, make: Make) -> None:
-    scene = scenes(replicas=1)
-    before = {each["type"]: each for each in build(scene, now=100.0)["conditions"]}
-    scene.add("p0", make.state(1))
-    old = build(scenes(replicas=1), now=100.0)
-    after = {each["type"]: each for each in build(scene, old, now=200.0)["conditions"]}
+def test_a_transition_time_moves_only_with_its_status(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=1)
+    before = {each["type"]: each for each in build(scenario, now=100.0)["conditions"]}
+    scenario.add("p0", make.state(1))
+    old = build(scenarios(replicas=1), now=100.0)
+    after = {each["type"]: each for each in build(scenario, old, now=200.0)["conditions"]}
     assert before["Ready"]["lastTransitionTime"] == "1970-01-01T00:01:40Z"
     assert after["Ready"]["lastTransitionTime"] == "1970-01-01T00:03:20Z"
     assert after["Degraded"]["lastTransitionTime"] == "1970-01-01T00:01:40Z"
     assert after["Ready"]["observedGeneration"] == 3
 
 
-def test_only_changes_of_the_number_wanted_are_decisions(scenes: Scenes) -> None:
-    first = build(scenes(replicas=2), now=1.0)
+def test_only_changes_of_the_number_wanted_are_decisions(scenarios: Scenarios) -> None:
+    first = build(scenarios(replicas=2), now=1.0)
     (decision,) = first["decisions"]
     assert decision == {
         "time": "1970-01-01T00:00:01Z",
@@ -79,26 +81,26 @@ def test_only_changes_of_the_number_wanted_are_decisions(scenes: Scenes) -> None
         "reason": "ScalingUp",
         "inputs": {"pods": 0, "sessions": 0, "freeGPUs": 2},
     }
-    assert build(scenes(replicas=2), first)["decisions"] == [decision]
-    down = build(scenes(replicas=1), first)["decisions"]
+    assert build(scenarios(replicas=2), first)["decisions"] == [decision]
+    down = build(scenarios(replicas=1), first)["decisions"]
     assert (down[0]["from"], down[0]["to"], down[0]["reason"]) == (2, 1, "ScalingDown")
     assert down[1:] == [decision]
 
 
-def test_the_last_ten_decisions_are_kept(scenes: Scenes) -> None:
+def test_the_last_ten_decisions_are_kept(scenarios: Scenarios) -> None:
     document: Any = {}
     for replicas in [1, 2] * 8:
-        document = build(scenes(replicas=replicas), document)
+        document = build(scenarios(replicas=replicas), document)
     assert len(document["decisions"]) == 10
 
 
-def test_a_class_that_cannot_serve_has_batch_size_0(scenes: Scenes) -> None:
-    (pool,) = build(scenes(replicas=1, batchSize=64))["pools"]
+def test_a_class_that_cannot_serve_has_batch_size_0(scenarios: Scenarios) -> None:
+    (pool,) = build(scenarios(replicas=1, batchSize=64))["pools"]
     assert (pool["batchSize"], pool["sessionsPerPod"]) == (0, 0)
     assert "limitedBy" not in pool
 
 
-def test_an_invalid_spec_keeps_what_was_known(scenes: Scenes) -> None:
+def test_an_invalid_spec_keeps_what_was_known(scenarios: Scenarios) -> None:
     findings = conditions.invalid("spec.fps is 7")
     document: Any = service_status.build_invalid(4, findings, {"sessions": 3}, 100.0)
     assert (document["sessions"], document["observedGeneration"]) == (3, 4)
@@ -106,25 +108,25 @@ def test_an_invalid_spec_keeps_what_was_known(scenes: Scenes) -> None:
     assert document["conditions"][0]["message"] == "spec.fps is 7"
 
 
-def test_actions_and_changes_of_readiness_are_told(scenes: Scenes, make: Make) -> None:
-    scene = scenes(replicas=1)
-    scene.has_secret = False
-    plan = scene.plan()
-    findings = conditions.find(scene.service, plan, {})
+def test_actions_and_changes_of_readiness_are_told(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=1)
+    scenario.has_secret = False
+    plan = scenario.plan()
+    findings = conditions.find(scenario.service, plan, {})
     told = service_status.notices(plan.actions, findings, {})
     assert [(notice.reason, notice.warning) for notice in told] == [
         (Reason.POD_CREATED, False),
         (Reason.PODS_STARTING, True),
     ]
-    assert told[0].message.startswith(f"created pod concierge-{scene.hash[:5]}-0 on rtx-4090: ")
-    assert service_status.notices((), findings, build(scene)) == ()
+    assert told[0].message.startswith(f"created pod concierge-{scenario.hash[:5]}-0 on rtx-4090: ")
+    assert service_status.notices((), findings, build(scenario)) == ()
 
 
-def test_pods_that_are_created_together_are_told_together(scenes: Scenes) -> None:
-    scene = scenes(replicas=2)
-    (told,) = service_status.notices(scene.plan().actions, (), {})
-    names = f"concierge-{scene.hash[:5]}-0, concierge-{scene.hash[:5]}-1"
-    assert told.message.startswith(f"created pods {names} on rtx-4090: 0 of 2 pods are there")
+def test_pods_that_are_created_together_are_told_together(scenarios: Scenarios) -> None:
+    scenario = scenarios(replicas=2)
+    (told,) = service_status.notices(scenario.plan().actions, (), {})
+    names = f"concierge-{scenario.hash[:5]}-0, concierge-{scenario.hash[:5]}-1"
+    assert told.message.startswith(f"created pods {names} on rtx-4090: 0 of 2 pods exist")
 
 
 def test_every_way_of_a_pod_is_told() -> None:
@@ -145,17 +147,19 @@ def test_every_way_of_a_pod_is_told() -> None:
     )
 
 
-def test_a_status_presses_only_with_another_story_than_the_last(scenes: Scenes, make: Make) -> None:
-    scene = scenes(replicas=2)
-    scene.add("p0", make.state(1))
-    first = build(scene)
-    scene.states["uid-p0"] = make.state(2)
-    numbers = build(scene, first)
+def test_a_status_presses_only_with_another_story_than_the_last(
+    scenarios: Scenarios, make: Make
+) -> None:
+    scenario = scenarios(replicas=2)
+    scenario.add("p0", make.state(1))
+    first = build(scenario)
+    scenario.states["uid-p0"] = make.state(2)
+    numbers = build(scenario, first)
     assert numbers != first
-    assert not service_status.is_pressing(first, numbers)
-    scene.add("p1", make.state(1))
-    ready = build(scene, first)
+    assert not service_status.is_urgent(first, numbers)
+    scenario.add("p1", make.state(1))
+    ready = build(scenario, first)
     assert ready["state"] != first["state"]
-    assert service_status.is_pressing(first, ready)
-    assert service_status.is_pressing({}, first)
-    assert service_status.is_pressing(first, {**first, "observedGeneration": 4})
+    assert service_status.is_urgent(first, ready)
+    assert service_status.is_urgent({}, first)
+    assert service_status.is_urgent(first, {**first, "observedGeneration": 4})

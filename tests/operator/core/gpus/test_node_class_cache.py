@@ -1,4 +1,4 @@
-"""A census answers as if every node were classified anew, and classifies only what changed."""
+"""A cache answers as if every node were classified anew, and classifies only what changed."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ STEPS = st.lists(
 
 
 @given(steps=STEPS)
-def test_a_kept_census_changes_nothing(
+def test_a_kept_cache_changes_nothing(
     make: Make, steps: list[tuple[list[tuple[int, int, str]], bool]]
 ) -> None:
-    census = inventory.Census()
+    cache = inventory.NodeClassCache()
     for described, all_profiles in steps:
         nodes = tuple(
             make.node(
@@ -40,24 +40,24 @@ def test_a_kept_census_changes_nothing(
         )
         profiles = make.shipped() if all_profiles else make.shipped()[:2]
         uses = [PodUse(node.name, 1, "") for node in nodes]
-        kept = inventory.take(nodes, uses, profiles, Placement(), census)
-        assert kept == inventory.take(nodes, uses, profiles, Placement())
+        kept = inventory.count_free(nodes, uses, profiles, Placement(), cache)
+        assert kept == inventory.count_free(nodes, uses, profiles, Placement())
 
 
 def test_an_unchanged_node_keeps_its_classification(make: Make) -> None:
-    census, profiles = inventory.Census(), (make.profile(),)
-    first = census.parts((make.node("n1"), make.node("n2")), profiles)
-    second = census.parts((make.node("n1"), make.node("n2", gpus=5)), profiles)
+    cache, profiles = inventory.NodeClassCache(), (make.profile(),)
+    first = cache.parts((make.node("n1"), make.node("n2")), profiles)
+    second = cache.parts((make.node("n1"), make.node("n2", gpus=5)), profiles)
     assert second[0] is first[0]
     assert (first[1].gpus, second[1].gpus) == (2, 5)
 
 
 def test_other_profiles_make_everything_new(make: Make) -> None:
-    census, nodes = inventory.Census(), (make.node(),)
-    (known,) = census.parts(nodes, (make.profile(),))
-    (unknown,) = census.parts(nodes, ())
+    cache, nodes = inventory.NodeClassCache(), (make.node(),)
+    (known,) = cache.parts(nodes, (make.profile(),))
+    (unknown,) = cache.parts(nodes, ())
     assert (known.gpu_class, unknown.gpu_class) == ("rtx-4090", None)
-    assert census.parts(nodes, (make.profile(),)) == (known,)
+    assert cache.parts(nodes, (make.profile(),)) == (known,)
 
 
 POOL = tuple(
@@ -87,25 +87,25 @@ def test_what_pods_take_is_added_up_as_if_anew(
         make.node(f"n{number}", gpus=4, labels=product | {"pool": "ab"[number % 2]})
         for number in range(3)
     )
-    census, profiles = inventory.Census(), (make.profile(),)
+    cache, profiles = inventory.NodeClassCache(), (make.profile(),)
     for uses, placement in steps:
-        kept = inventory.take(nodes, tuple(uses), profiles, placement, census)
-        anew = inventory.take(nodes, tuple(uses), profiles, placement)
+        kept = inventory.count_free(nodes, tuple(uses), profiles, placement, cache)
+        anew = inventory.count_free(nodes, tuple(uses), profiles, placement)
         assert kept == anew
         assert kept.nodes == anew.nodes
 
 
 def test_only_so_many_placements_are_remembered(make: Make) -> None:
-    census, nodes, profiles = inventory.Census(), (make.node(),), (make.profile(),)
-    first = census.survey(nodes, profiles, Placement())
-    assert census.survey(nodes, profiles, Placement()) is first
-    for number in range(inventory.KEPT_SURVEYS):
-        census.survey(nodes, profiles, Placement(node_selector=(("pool", str(number)),)))
-    assert census.survey(nodes, profiles, Placement()) is not first
+    cache, nodes, profiles = inventory.NodeClassCache(), (make.node(),), (make.profile(),)
+    first = cache.view(nodes, profiles, Placement())
+    assert cache.view(nodes, profiles, Placement()) is first
+    for number in range(inventory.KEPT_VIEWS):
+        cache.view(nodes, profiles, Placement(node_selector=(("pool", str(number)),)))
+    assert cache.view(nodes, profiles, Placement()) is not first
 
 
 def test_nodes_are_found_by_their_names(make: Make) -> None:
-    census, nodes = inventory.Census(), (make.node("n1"), make.node("n2"))
-    assert census.named(nodes, {"n2", "n9"}) == (nodes[1],)  # before they were classified
-    census.parts(nodes, ())
-    assert census.named(nodes, {"n2", "n9"}) == (nodes[1],)
+    cache, nodes = inventory.NodeClassCache(), (make.node("n1"), make.node("n2"))
+    assert cache.named(nodes, {"n2", "n9"}) == (nodes[1],)  # before they were classified
+    cache.parts(nodes, ())
+    assert cache.named(nodes, {"n2", "n9"}) == (nodes[1],)

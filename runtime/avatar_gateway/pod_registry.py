@@ -1,4 +1,4 @@
-"""What the gateway knows of services and pods right now; the watches and streams fill it."""
+"""The services and pods that the gateway knows; watches and state streams update it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from avatar_gateway.core.model import Pod, State
 
 SETTLE_S: Final = 0.25
-"""A line that arrives this long after a pod took a session was written after it did."""
+"""A state that arrives this long after a pod accepted a session counts that session."""
 
 
 @dataclass(slots=True, eq=False)
 class Placement:
-    """A session on its way to a pod, or there but not yet in the pod's own count."""
+    """A session that this gateway sends to a pod and that the pod's state may not count yet."""
 
     pod: str
-    taken_at: float | None = None
-    """When the pod took it; None until then."""
+    accepted_at: float | None = None
+    """When the pod accepted it: seconds on the event loop's clock; None until then."""
 
 
-class Directory:
-    """Services, pods and their last states; lives on the event loop, does no I/O."""
+class PodRegistry:
+    """Services, pods and their last states. Used on the event loop only; does no I/O."""
 
     def __init__(self) -> None:
         self.pods_changed = asyncio.Event()
@@ -47,20 +47,20 @@ class Directory:
         return frozenset(self._services)
 
     def replace_services(self, names: Iterable[str], namespace: str | None) -> None:
-        """Take a whole list of services, of one namespace or of all."""
+        """Replace all services of one namespace, or of all namespaces (None)."""
         kept = {name for name in self._services if not _is_in(name, namespace)}
         self._services = kept | set(names)
 
     def add_service(self, name: str) -> None:
-        """Take a service that is there."""
+        """Add a service."""
         self._services.add(name)
 
     def remove_service(self, name: str) -> None:
-        """Forget a service; its sessions go on."""
+        """Remove a service; its sessions continue."""
         self._services.discard(name)
 
     def replace_pods(self, pods: Iterable[Pod], namespace: str | None) -> None:
-        """Take a whole list of pods, of one namespace or of all."""
+        """Replace all pods of one namespace, or of all namespaces (None)."""
         listed = {pod.key: pod for pod in pods}
         for key in [key for key in self._pods if _is_in(key, namespace) and key not in listed]:
             self.remove_pod(key)
@@ -68,7 +68,7 @@ class Directory:
             self.set_pod(pod)
 
     def set_pod(self, pod: Pod) -> None:
-        """Take a pod as it is now; a new pod of an old name starts without a state."""
+        """Add or update a pod; a new pod with a known name starts without a state."""
         known = self._pods.get(pod.key)
         if known == pod:
             return
@@ -78,25 +78,25 @@ class Directory:
         self.pods_changed.set()
 
     def remove_pod(self, key: str) -> None:
-        """Forget a pod."""
+        """Remove a pod with its state and its placements."""
         if self._pods.pop(key, None) is not None:
             self._forget(key)
             self.pods_changed.set()
 
-    def heard(self, pod: Pod, state: State) -> None:
-        """Take what a pod says of itself; sessions that it must count by now count no more here."""
+    def update_state(self, pod: Pod, state: State) -> None:
+        """Store a pod's state, and drop the placements that this state counts."""
         if self._pods.get(pod.key, pod).uid != pod.uid:
             return
         self._states[pod.key] = state
-        placed = self._placements.get(pod.key, set())
-        placed -= {
-            item
-            for item in placed
-            if item.taken_at is not None and state.at - item.taken_at > SETTLE_S
+        placements = self._placements.get(pod.key, set())
+        placements -= {
+            each
+            for each in placements
+            if each.accepted_at is not None and state.at - each.accepted_at > SETTLE_S
         }
 
     def candidates(self, service: str) -> Sequence[routing.Candidate]:
-        """Return the pods of a service as the routing wants them."""
+        """Return the pods of a service in the form that `routing.order` reads."""
         return [
             routing.Candidate(
                 key,
@@ -109,14 +109,14 @@ class Directory:
             if pod.service == service
         ]
 
-    def place(self, pod: str) -> Placement:
-        """Note a session that is on its way to a pod."""
+    def add_placement(self, pod: str) -> Placement:
+        """Count a session that this gateway sends to a pod."""
         placement = Placement(pod)
         self._placements.setdefault(pod, set()).add(placement)
         return placement
 
-    def withdraw(self, placement: Placement) -> None:
-        """Forget a session that did not get there, or is over."""
+    def release(self, placement: Placement) -> None:
+        """Drop a placement: the pod did not accept the session, or the session ended."""
         self._placements.get(placement.pod, set()).discard(placement)
 
     def _forget(self, key: str) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from avatar_gateway import errors
-from avatar_gateway.core import refusals, routing
+from avatar_gateway.core import rejections, routing
 
 
 @pytest.mark.parametrize(
@@ -19,28 +19,28 @@ from avatar_gateway.core import refusals, routing
         ("not_ready", 503, 1013, ("Retry-After", "5")),
     ],
 )
-def test_each_code_goes_out_as_the_protocol_says(
+def test_each_code_has_its_status_close_code_and_headers(
     code: str, status: int, close: int | None, header: tuple[str, str] | None
 ) -> None:
-    way = refusals.way(code)
-    assert (way.status, way.close) == (status, close)
-    assert header is None or header in way.headers
+    mapping = rejections.mapping_of(code)
+    assert (mapping.status, mapping.close_code) == (status, close)
+    assert header is None or header in mapping.headers
 
 
-def test_every_shortage_has_a_way_out() -> None:
-    assert {shortage.value for shortage in routing.Shortage} <= refusals.CODES
+def test_every_shortage_has_a_mapping() -> None:
+    assert {shortage.value for shortage in routing.Shortage} <= rejections.CODES
 
 
 @pytest.mark.parametrize(("status", "close"), [(400, 1008), (404, 4404), (418, 1011)])
-def test_a_pods_status_has_a_close_code(status: int, close: int) -> None:
-    assert refusals.close_for_status(status) == close
+def test_the_status_of_a_pod_rejection_has_a_close_code(status: int, close: int) -> None:
+    assert rejections.close_code_for_status(status) == close
 
 
-def test_the_error_names_field_value_and_limit() -> None:
-    refusal = errors.Refusal(
+def test_the_error_object_names_the_field_the_value_and_the_limit() -> None:
+    rejection = errors.Rejection(
         "invalid_query", "wait_ms is bad", param="w", value="x" * 99, limit=[0]
     )
-    assert refusals.error_object(refusal) == {
+    assert rejections.error_object(rejection) == {
         "type": "invalid_request_error",
         "code": "invalid_query",
         "message": "wait_ms is bad",
@@ -49,4 +49,6 @@ def test_the_error_names_field_value_and_limit() -> None:
         "value": "x" * 64,
         "limit": [0],
     }
-    assert refusals.error_object(errors.Refusal("no_capacity", "full"))["type"] == "server_error"
+    assert (
+        rejections.error_object(errors.Rejection("no_capacity", "full"))["type"] == "server_error"
+    )

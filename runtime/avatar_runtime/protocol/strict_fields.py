@@ -1,4 +1,4 @@
-"""Reads the fields of a JSON object, and says which field, value and limit were wrong."""
+"""Reads the fields of a JSON object and stops at the first fault."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
 
-class Fields:
-    """One JSON object and its place in the message."""
+class StrictFields:
+    """One JSON object of a message.
+
+    Each method raises `ProtocolError` for a field that is missing or wrong. The error names the
+    field with its path, its value and the limit, so that it can be sent to the client as it is.
+    """
 
     def __init__(self, document: Mapping[str, object], path: str = "") -> None:
+        """`path` is the path of the object in the message; empty for the message itself."""
         self.document = document
         self._path = path
 
@@ -21,7 +26,7 @@ class Fields:
         return name in self.document
 
     def path(self, name: str) -> str:
-        """Return the full name of a field, as `param` shows it."""
+        """Return the path of a field in the message."""
         return f"{self._path}.{name}" if self._path else name
 
     def value(self, name: str) -> object:
@@ -46,7 +51,7 @@ class Fields:
         return value
 
     def integer(self, name: str, low: int, high: int) -> int:
-        """Return a required whole number from `low` to `high`."""
+        """Return a required integer from `low` to `high`."""
         value = self.value(name)
         if isinstance(value, bool) or not isinstance(value, int):
             raise self._wrong_type(name, "an integer")
@@ -62,38 +67,38 @@ class Fields:
         return value
 
     def choice(self, name: str, choices: Sequence[str]) -> str:
-        """Return a required string out of `choices`."""
+        """Return a required string that is one of `choices`."""
         value = self.text(name)
         if value not in choices:
             raise self.invalid(name, supported(choices), list(choices))
         return value
 
-    def nested(self, name: str) -> Fields:
+    def nested(self, name: str) -> StrictFields:
         """Return a required object."""
         value = self.value(name)
         if not isinstance(value, dict):
             raise self._wrong_type(name, "an object")
-        return Fields(value, self.path(name))
+        return StrictFields(value, self.path(name))
 
-    def only(self, name: str, served: object) -> None:
-        """Refuse any value but the one that is served."""
-        if self.document[name] != served:
-            text = "null" if served is None else served
-            raise self.invalid(name, supported([text]), [served])
+    def only(self, name: str, supported_value: object) -> None:
+        """Check that a field has the only supported value."""
+        if self.document[name] != supported_value:
+            text = "null" if supported_value is None else supported_value
+            raise self.invalid(name, supported([text]), [supported_value])
 
     def unknown(self, known: Collection[str]) -> Iterator[str]:
         """Yield the names that are not in `known`."""
         return (name for name in self.document if name not in known)
 
     def invalid(self, name: str, expected: str, limit: object = None) -> ProtocolError:
-        """Return the error for a value out of range or not supported."""
-        return self.refuse("invalid_value", name, expected, limit)
+        """Return the error for a value that is out of range or not supported."""
+        return self.error("invalid_value", name, expected, limit)
 
-    def refuse(self, code: str, name: str, expected: str, limit: object = None) -> ProtocolError:
-        """Return an error that names the field, its value and what was expected."""
+    def error(self, code: str, name: str, expected: str, limit: object = None) -> ProtocolError:
+        """Return an error that names the field, its value and what is expected."""
         param, value = self.path(name), shown(self.document.get(name))
         message = f"{param} is {'null' if value is None else value}; {expected}"
         return ProtocolError(code, message, param=param, value=value, limit=limit)
 
     def _wrong_type(self, name: str, expected: str) -> ProtocolError:
-        return self.refuse("invalid_type", name, f"must be {expected}", expected)
+        return self.error("invalid_type", name, f"must be {expected}", expected)

@@ -1,0 +1,60 @@
+"""What a decision about the number of pods observes: pods, GPU classes and callers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from avatar_operator.core.autoscaling.capacity import Offer, Pod
+    from avatar_operator.core.resources.autoscaling import Autoscaling
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What all gateways together report for one service."""
+
+    waiting: int = 0
+    """Callers that wait for a slot."""
+    arrived: int = 0
+    """Callers since the gateways started; only differences are used."""
+    gateways: int = 0
+    silent: int = 0
+    """Gateways whose latest report is stale."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A service's part in a reserve that it shares with other services."""
+
+    pods: int
+    """Size of the reserve."""
+    is_owner: bool
+    """Whether the pods of the reserve belong to this service."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """The observed state that a decision uses."""
+
+    pods: Sequence[Pod]
+    offers: Sequence[Offer]
+    """GPU classes for new pods, in the order in which they are filled."""
+    demand: Demand
+    leaving_cost: Decimal = Decimal(0)
+    """Cost per hour of deleted pods that still have sessions."""
+    share: Share | None = None
+    """None if the service does not share its reserve."""
+
+    def reserve_to_keep(self, policy: Autoscaling) -> int:
+        """Return how many pods of a reserve this service keeps itself."""
+        if self.share is None:
+            return policy.reserve
+        return self.share.pods if self.share.is_owner else 0
+
+    def has_reserve(self, policy: Autoscaling) -> bool:
+        """Return whether a reserve takes the callers that arrive while a pod starts."""
+        return bool(policy.reserve if self.share is None else self.share.pods)

@@ -1,0 +1,160 @@
+"""Decides how many pods to add, and where they come from: a shared reserve or a GPU class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from itertools import compress
+from typing import TYPE_CHECKING, Final
+
+from avatar_operator.core.gpus.placement import assign_classes
+from avatar_operator.core.planning import rollout
+from avatar_operator.core.planning.actions import AdoptPod, CreatePod
+from avatar_operator.core.planning.scale_down import KEPT_FAILURES
+from avatar_operator.core.resources.service import Placement, Service, WhenFull
+from avatar_operator.names import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from avatar_operator.core.gpus.pools import Pool
+    from avatar_operator.core.planning.fleet import Fleet
+    from avatar_operator.core.planning.shared_reserve import ClaimablePod
+    from avatar_operator.core.resources.state import PodState
+
+BACK_OFF_S: Final = 5.0
+"""Base of the back-off: the second failure in a row waits twice this, each further one doubles."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewPods:
+    """Where the missing pods come from."""
+
+    adopted: tuple[ClaimablePod, ...] = ()
+    chosen: tuple[Pool, ...] = ()
+    """The GPU class of each pod to create."""
+    missing: int = 0
+    """Pods for which no GPU was found."""
+
+
+def count_missing(
+    fleet: Fleet, desired: int, states: Mapping[str, PodState], *, halted: bool
+) -> int:
+    """Return how many pods to add: those that are missing, and the surge during a rollout."""
+    serving = sum(
+        pod.ready and not (pod.uid in states and states[pod.uid].draining) for pod in fleet.outdated
+    )
+    maximum = desired + (0 if halted or not serving else rollout.surge(desired))
+    return max(0, min(desired, maximum - serving) - len(fleet.current))
+
+
+def back_off_s(fleet: Fleet, spec_hash: str, now: float) -> float:
+    """Return how many seconds to wait before pods that failed repeatedly are replaced."""
+    failures = [pod.failed_at or 0.0 for pod in fleet.ended if pod.spec_hash == spec_hash]
+    if len(failures) < 2:
+        return 0.0
+    wait_s: float = BACK_OFF_S * 2 ** (min(len(failures), KEPT_FAILURES) - 1)
+    return max(0.0, max(failures) + wait_s - now)
+
+
+def place(
+    service: Service,
+    fleet: Fleet,
+    pools: Sequence[Pool],
+    claimable: Sequence[ClaimablePod],
+    count: int,
+    spec_hash: str,
+) -> NewPods:
+    """Adopt claimable pods first, because they have loaded the model, and create the others.
+
+    Pods that the maximum cost does not allow are left out, but are not `missing`: a free GPU
+    would not bring them.
+    """
+    adopted = tuple(claimable[:count])
+    existing = fleet.current + tuple(each.pod for each in adopted)
+    placement = _effective_placement(service, fleet, spec_hash)
+    chosen = assign_classes(pools, count - len(adopted), placement, existing)
+    missing = count - len(adopted) - len(chosen)
+    paid = _within_max_cost(service, fleet, pools, [*(each.pool for each in adopted), *chosen])
+    chosen = tuple(compress(chosen, paid[len(adopted) :]))
+    return NewPods(tuple(compress(adopted, paid)), chosen, missing)
+
+
+def creations(
+    service: Service, fleet: Fleet, new: NewPods, spec_hash: str, used_names: Collection[str]
+) -> tuple[CreatePod, ...]:
+    """Return one action for each pod to create; `used_names` are names of existing pods."""
+    names = set(used_names)
+    existing = len(fleet.current) + len(new.adopted)
+    because = Reason.SCALING_UP
+    if fleet.outdated:
+        because = Reason.ROLLING_OUT
+    elif fleet.ended or fleet.lost:
+        because = Reason.REPLACING
+    created: list[CreatePod] = []
+    for pool in new.chosen:
+        name = _free_name(service.key.name, spec_hash, names)
+        names.add(name)
+        free = pool.stock.free - sum(other.pool is pool for other in created)
+        reason = f"{existing + len(created)} of {existing + len(new.chosen)} pods "
+        reason += f"exist, {pool.gpu_class} has {free} of {pool.stock.total} GPUs free"
+        created.append(CreatePod(name, pool, because, reason))
+    return tuple(created)
+
+
+def adoptions(
+    service: Service, fleet: Fleet, adopted: Sequence[ClaimablePod]
+) -> tuple[AdoptPod, ...]:
+    """Return one action for each pod to adopt."""
+    existing = len(fleet.current)
+    return tuple(
+        AdoptPod(
+            each.pod.name,
+            each.pod.uid,
+            each.pod.resource_version,
+            each.pod.gpu_class,
+            each.pod.origin.name,
+            f"{existing + index} of {existing + len(adopted)} pods exist; {each.pod.service} "
+            f"owns the reserve that {service.key.name} shares",
+        )
+        for index, each in enumerate(adopted)
+    )
+
+
+def _within_max_cost(
+    service: Service, fleet: Fleet, pools: Sequence[Pool], chosen: Sequence[Pool]
+) -> Sequence[bool]:
+    """Return for each new pod whether `maxCostPerHour` allows it.
+
+    The scaling decision bounds the number of pods by cost too, but it does not choose the classes.
+    """
+    if service.autoscaling is None or service.autoscaling.max_cost_per_hour is None:
+        return [True] * len(chosen)
+    costs = {pool.gpu_class: pool.cost_per_hour for pool in pools}
+    existing = (costs.get(pod.gpu_class) or Decimal(0) for pod in fleet.live + fleet.leaving)
+    left = service.autoscaling.max_cost_per_hour - sum(existing, Decimal(0))
+    paid = []
+    for pool in chosen:
+        cost = pool.cost_per_hour
+        paid.append(cost is not None and cost <= left)
+        left -= cost if cost is not None and paid[-1] else 0
+    return paid
+
+
+def _effective_placement(service: Service, fleet: Fleet, spec_hash: str) -> Placement:
+    """Return the placement of new pods: while an outdated pod can make room, no node is awaited.
+
+    A rollout would otherwise never end where no node can be added.
+    """
+    makes_room = any(pod.spec_hash != spec_hash or pod.drain_asked for pod in fleet.outdated)
+    if makes_room and service.placement.when_full is WhenFull.CREATE_PENDING:
+        return replace(service.placement, when_full=WhenFull.FALL_THROUGH)
+    return service.placement
+
+
+def _free_name(service: str, spec_hash: str, used: Collection[str]) -> str:
+    """Return the same name for the same cluster, so that two operators cannot create two pods."""
+    ordinal = 0
+    while (name := f"{service}-{spec_hash[:5]}-{ordinal}") in used:
+        ordinal += 1
+    return name

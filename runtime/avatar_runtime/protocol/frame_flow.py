@@ -1,0 +1,137 @@
+"""Which frames of the active response the engine generates now, and which frames are dropped.
+
+Flow control follows docs/wire-protocol.md, "Flow control".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Generic
+
+from avatar_runtime.protocol.media import W
+from avatar_runtime.protocol.pacing import Pacer
+from avatar_runtime.protocol.session_config import Overrun
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from avatar_runtime.protocol.response import Response
+    from avatar_runtime.protocol.session_config import SessionConfig
+    from avatar_runtime.protocol.turn import Turn
+
+MAX_IN_FLIGHT_FRAMES: Final = 32
+MAX_UNSENT_BYTES: Final = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class FrameDue(Generic[W]):
+    """A frame to generate now; the fields are those of the engine's request."""
+
+    response_ref: int
+    epoch: int
+    frame_index: int
+    """Index of the frame in its response."""
+    deadline: float
+    """When the frame is due, monotonic seconds."""
+    avatar: str
+    source_frame: int
+    """Position in the avatar's source video, frames."""
+    window: W
+    quality: int
+    """JPEG quality, 1 to 100."""
+    width: int
+    """Width of the frame in pixels."""
+    height: int
+    """Height of the frame in pixels."""
+
+
+class FrameFlow(Generic[W]):
+    """The window of frames that may be ahead of what the client plays."""
+
+    def __init__(self, fps: int) -> None:
+        self._fps = fps
+        self._pacer = Pacer(fps)
+
+    @property
+    def plays_until(self) -> float:
+        """When the client will have played all delivered frames, monotonic seconds."""
+        return self._pacer.end
+
+    def due(
+        self, response: Response[W], config: SessionConfig, epoch: int, now: float
+    ) -> Iterator[FrameDue[W]]:
+        """Yield the frames that the window allows now; each is in flight once it is yielded."""
+        turn = response.turn
+        width, height = config.size
+        while turn.next_window is not None and self._can_request(turn, config, now):
+            index = turn.next_window.frame_index
+            deadline = self._pacer.deadline(index, turn.in_flight, now)
+            yield FrameDue(
+                response_ref=response.ref,
+                epoch=epoch,
+                frame_index=index,
+                deadline=deadline,
+                avatar=config.character.name,
+                source_frame=turn.first_source_frame + index,
+                window=turn.request_next(now),
+                quality=config.quality,
+                width=width,
+                height=height,
+            )
+
+    def next_due(self, turn: Turn[W], config: SessionConfig) -> float | None:
+        """Return when the window has room for the next frame, or `None` if time makes none."""
+        if turn.next_window is None or turn.in_flight >= MAX_IN_FLIGHT_FRAMES:
+            return None
+        return self._pacer.opens_at(config.window_ms, turn.in_flight)
+
+    def deliver(
+        self,
+        turn: Turn[W],
+        config: SessionConfig,
+        frame_index: int,
+        jpeg: bytes,
+        now: float,
+        *,
+        is_drawn: bool,
+    ) -> bool:
+        """Accept a generated frame, or return false if it is not in flight."""
+        settled = turn.settled
+        if not turn.deliver(frame_index, jpeg, is_drawn=is_drawn):
+            return False
+        self._pacer.add_frames(turn.settled - settled, now)
+        if config.overrun is Overrun.DROP:
+            while self._is_overrun(turn, config):
+                turn.drop_oldest()
+        return True
+
+    def skip(self, turn: Turn[W], frame_index: int, now: float) -> bool:
+        """Drop a frame that is in flight, or return false if it is not."""
+        settled = turn.settled
+        if not turn.skip(frame_index):
+            return False
+        # The client still plays the audio of the dropped frame.
+        self._pacer.add_frames(turn.settled - settled, now)
+        return True
+
+    def end(self, turn: Turn[W]) -> None:
+        """Remove the frames of an ended response that were not sent."""
+        self._pacer.remove_frames(turn.unsent_frames)
+
+    def stop(self, now: float) -> None:
+        """Remove all that is not played: the client has discarded it."""
+        self._pacer.stop(now)
+
+    def _can_request(self, turn: Turn[W], config: SessionConfig, now: float) -> bool:
+        if turn.in_flight >= MAX_IN_FLIGHT_FRAMES:
+            return False
+        if config.overrun is Overrun.PAUSE:
+            unsent = turn.unsent_frames + turn.in_flight + 1
+            is_full = turn.unsent_bytes >= MAX_UNSENT_BYTES
+            if is_full or unsent * 1000 > config.window_ms * self._fps:
+                return False
+        return self._pacer.fits(config.window_ms, turn.in_flight, now)
+
+    def _is_overrun(self, turn: Turn[W], config: SessionConfig) -> bool:
+        unsent_ms = turn.unsent_frames * 1000 / self._fps
+        return turn.unsent_bytes > MAX_UNSENT_BYTES or unsent_ms > config.window_ms

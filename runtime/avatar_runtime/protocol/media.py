@@ -1,0 +1,77 @@
+"""The media of a response: windows of audio that come in, audio and frames that go out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Window(Protocol):
+    """The audio around one frame. Only the engine reads its content."""
+
+    @property
+    def frame_index(self) -> int:
+        """Index of the frame in its response."""
+
+
+W = TypeVar("W", bound=Window)
+W_co = TypeVar("W_co", bound=Window, covariant=True)
+
+
+class Utterance(Protocol[W_co]):
+    """Converts audio to windows, one per frame. The result does not depend on the chunking."""
+
+    def append(self, data: bytes) -> None:
+        """Add whole samples in the format that the utterance was opened for."""
+
+    def finish(self) -> None:
+        """Mark the end of the audio: silence takes the place of the missing future samples."""
+
+    def take(self) -> Sequence[W_co]:
+        """Return the windows that have become computable since the last call, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class AudioChunk:
+    """Audio to send."""
+
+    offset_samples: int
+    """Position of the first sample in the response."""
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFrame:
+    """A frame to send."""
+
+    frame_index: int
+    jpeg: bytes
+    requested_at: float
+    """When the frame was requested from the engine, monotonic seconds."""
+    is_drawn: bool = True
+    """Whether the model drew the frame. If not, it shows the avatar's source frame in silence."""
+
+
+class DropReason(Enum):
+    """Why a frame was dropped."""
+
+    SLOW_CLIENT = "slow_client"
+    """The socket did not accept the frame in time."""
+    OVERLOAD = "overload"
+    """The engine could not generate the frame in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedFrames:
+    """A range of dropped frames, both ends included."""
+
+    first: int
+    last: int
+    reason: DropReason
+
+
+Media = AudioChunk | VideoFrame | DroppedFrames
