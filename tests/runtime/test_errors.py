@@ -39,7 +39,7 @@ def test_supported_values_are_listed() -> None:
     [
         (errors.SettingsError("A", "x" * 70, "set"), f"A is {'x' * 64!r}, must be set"),
         (errors.ProtocolError("c", "a message"), "a message"),
-        (errors.Refusal(503, 1013, "c", "a message"), "a message"),
+        (errors.Rejection(503, 1013, "c", "a message"), "a message"),
         (
             errors.IllegalEvent("open", "finish"),
             "event 'finish' is not allowed while the turn is open",
