@@ -1,4 +1,4 @@
-"""The words that other programs see: labels, annotations, conditions, reasons, ports, variables."""
+"""Names that other programs rely on: labels, annotations, conditions, reasons, ports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SESSIONS_PORT: Final = 8080
 ADMIN_PORT: Final = 9090
 GPU_RESOURCE: Final = "nvidia.com/gpu"
 SHARED_RESOURCE: Final = "nvidia.com/gpu.shared"
-MIG_RESOURCES: Final = "nvidia.com/mig-"  # prefix; a name such as 3g.20gb follows
+MIG_RESOURCES: Final = "nvidia.com/mig-"  # prefix of names such as nvidia.com/mig-3g.20gb
 
 LABEL_NAME: Final = "app.kubernetes.io/name"
 LABEL_COMPONENT: Final = "app.kubernetes.io/component"
@@ -30,9 +30,9 @@ LABEL_GPU_CLASS: Final = f"{GROUP}/gpu-class"
 LABEL_SPEC_HASH: Final = f"{GROUP}/spec-hash"
 LABEL_LIVE: Final = f"{GROUP}/live"
 LIVE: Final = "true"
-LABEL_RESERVE: Final = f"{GROUP}/reserve"  # gateways give such a pod sessions last
+LABEL_RESERVE: Final = f"{GROUP}/reserve"  # gateways place sessions on such a pod last
 RESERVED: Final = "true"
-LABEL_MADE_FOR: Final = f"{GROUP}/made-for"  # whose token a pod has that another service took over
+LABEL_MADE_FOR: Final = f"{GROUP}/made-for"  # on an adopted pod: the service whose token it has
 RUNTIME_NAME: Final = "avatar-runtime"
 
 ANNOTATION_BATCH_SIZE: Final = f"{GROUP}/batch-size"
@@ -59,13 +59,13 @@ TOKEN_KEY: Final = "token"
 MASTER_KEY: Final = "master"
 
 
-def budget(service: str) -> str:
-    """Name the PodDisruptionBudget of a service's pods with sessions."""
+def pdb(service: str) -> str:
+    """Return the name of the PodDisruptionBudget of a service's pods with sessions."""
     return f"{service}-live"
 
 
 def control_secret(service: str) -> str:
-    """Name the Secret that holds the admin token of a service's pods."""
+    """Return the name of the Secret with the admin token of a service's pods."""
     return f"{service}-control"
 
 

@@ -38,7 +38,7 @@ def test_the_example_is_planned_with_the_shipped_profiles(
     assert [action["kind"] for action in found["actions"]] == ["CreatePod"]
 
 
-def test_pods_and_their_states_are_taken_from_a_file(
+def test_pods_and_their_states_are_read_from_a_file(
     tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     body = make.service_body(replicas=0)
@@ -71,7 +71,7 @@ def test_pods_and_their_states_are_taken_from_a_file(
     ]
 
 
-def test_a_table_is_printed_for_people(
+def test_a_table_is_printed_by_default(
     tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nodes = write(tmp_path, "nodes.yaml", make.node_body())
@@ -80,7 +80,7 @@ def test_a_table_is_printed_for_people(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         pytest.param("kind: List\nitems: []", "holds no AvatarService", id="nothing"),
         pytest.param("a: [", "is no YAML", id="broken"),
@@ -98,8 +98,8 @@ def test_a_table_is_printed_for_people(
         ),
     ],
 )
-def test_a_file_that_cannot_be_used_is_named_with_its_fault(
-    tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str], text: str, said: str
+def test_an_invalid_file_is_named_with_its_fault(
+    tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str], text: str, message: str
 ) -> None:
     service = tmp_path / "service.yaml"
     service.write_text(text)
@@ -107,7 +107,7 @@ def test_a_file_that_cannot_be_used_is_named_with_its_fault(
     assert main(["plan", "--service", str(service), "--nodes", nodes]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert said in printed.err
+    assert message in printed.err
 
 
 def test_a_missing_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:
