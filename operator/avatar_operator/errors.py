@@ -61,13 +61,17 @@ class Fault:
     """One field that breaks the contract: where it is, what it holds, what it must be."""
 
     path: str
-    value: str | None  # as JSON, cut; None: the field is missing
-    limit: str
+    value: str | None  # as JSON, cut; None: the field is missing; "": the value is not shown
+    limit: str  # completes "must be", or a clause that starts with "must", or a sentence
 
     def __str__(self) -> str:
+        is_clause = self.limit.startswith("must ")
+        if self.value == "":
+            return f"{self.path} {self.limit}" if is_clause else f"{self.path}: {self.limit}"
+        clause = self.limit if is_clause else f"must be {self.limit}"
         if self.value is None:
-            return f"{self.path} is missing, must be {self.limit}"
-        return f"{self.path} is {self.value}, must be {self.limit}"
+            return f"{self.path} is missing, {clause}"
+        return f"{self.path} is {self.value}, {clause}"
 
 
 class InvalidResource(AvatarOperatorError):

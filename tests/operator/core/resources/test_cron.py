@@ -76,12 +76,12 @@ def test_what_is_no_expression_is_refused(text: str) -> None:
 
 def test_day_and_weekday_are_either_or_where_both_are_named() -> None:
     both = parsed("0 0 13 * fri")
-    assert both.names(datetime.date(2026, 1, 13))  # a Tuesday
-    assert both.names(datetime.date(2026, 1, 16))  # a Friday
-    assert not both.names(datetime.date(2026, 1, 14))
+    assert both.matches(datetime.date(2026, 1, 13))  # a Tuesday
+    assert both.matches(datetime.date(2026, 1, 16))  # a Friday
+    assert not both.matches(datetime.date(2026, 1, 14))
     one = parsed("0 0 */12 * fri")
-    assert not one.names(datetime.date(2026, 1, 13))
-    assert one.names(datetime.date(2026, 2, 13))  # a Friday that is the 13th
+    assert not one.matches(datetime.date(2026, 1, 13))
+    assert one.matches(datetime.date(2026, 2, 13))  # a Friday that is the 13th
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_a_whole_year_is_as_a_clock_shows_it(zone: str, year: int, text: str) ->
     expected = [
         at
         for at, new in quarters(zone, year)
-        if any(w.minute in minutes and w.hour in hours and expression.names(w) for w in new)
+        if any(w.minute in minutes and w.hour in hours and expression.matches(w) for w in new)
     ]
     begins, ends = quarters(zone, year)[0][0], quarters(zone, year)[-1][0]
     found: list[float] = []
