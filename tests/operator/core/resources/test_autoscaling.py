@@ -47,7 +47,7 @@ def test_reserve_cost_rate_and_schedules_are_read(make: Make) -> None:
             "spec.autoscaling.reserve is 1, must be 0 if scaleToZeroAfterSeconds is set",
         ),
         ({"sharedReserve": "on"}, 'autoscaling.sharedReserve is "on", must be true or false'),
-        ({"maxCostPerHour": "0"}, 'is "0", must be a positive decimal number in quotes, for example'),
+        ({"maxCostPerHour": "0"}, 'is "0", must be a positive decimal number in quotes'),
         ({"maxCostPerHour": 3}, "maxCostPerHour is 3, must be a positive decimal number in quotes"),
         ({"maxCostPerHour": "1" * 17}, "must be a positive decimal number in quotes"),
         ({"rate": {}}, "autoscaling.rate: at least one of upPods and downPods must be set"),

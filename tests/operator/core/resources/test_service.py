@@ -97,7 +97,7 @@ def test_replicas_fix_the_number_of_pods(make: Make) -> None:
         ),
         pytest.param(
             {"autoscaling": {"minReplicas": 3, "maxReplicas": 2}},
-            "spec.autoscaling.minReplicas is 3, must be less than or equal to maxReplicas, which is 2",
+            "autoscaling.minReplicas is 3, must be less than or equal to maxReplicas, which is 2",
             id="min above max",
         ),
         pytest.param(
@@ -179,7 +179,7 @@ def test_a_profile_tells_given_curves_from_measured_ones(make: Make) -> None:
         pytest.param(None, "spec.curves is missing, must contain at least one curve", id="missing"),
         pytest.param(
             2,
-            "spec.curves must not contain several curves of one model: v15/sd-vae/fp16",
+            "must not contain several curves of one model: v15/sd-vae/fp16",
             id="twice",
         ),
     ],
