@@ -62,14 +62,19 @@ class Fault:
 
     path: str
     value: str | None
-    """As JSON, truncated; None if the field is missing."""
+    """As JSON, truncated; None if the field is missing, empty if the value is not shown."""
 
     limit: str
+    """Completes "must be", or is a clause that starts with "must", or a sentence."""
 
     def __str__(self) -> str:
+        is_clause = self.limit.startswith("must ")
+        if self.value == "":
+            return f"{self.path} {self.limit}" if is_clause else f"{self.path}: {self.limit}"
+        clause = self.limit if is_clause else f"must be {self.limit}"
         if self.value is None:
-            return f"{self.path} is missing, must be {self.limit}"
-        return f"{self.path} is {self.value}, must be {self.limit}"
+            return f"{self.path} is missing, {clause}"
+        return f"{self.path} is {self.value}, {clause}"
 
 
 class InvalidResource(AvatarOperatorError):

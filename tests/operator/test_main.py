@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +10,7 @@ import pytest
 import yaml
 
 import avatar_operator
-from avatar_operator.__main__ import main
+from avatar_operator.__main__ import BROKEN_PIPE, main
 
 if TYPE_CHECKING:
     from tests.operator.conftest import Make
@@ -82,13 +84,13 @@ def test_a_table_is_printed_by_default(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        pytest.param("kind: List\nitems: []", "holds no AvatarService", id="nothing"),
-        pytest.param("a: [", "is no YAML", id="broken"),
-        pytest.param("- 1", "holds something that is no object", id="no object"),
-        pytest.param("x", "holds something that is no object", id="a word"),
+        pytest.param("kind: List\nitems: []", "contains no AvatarService", id="nothing"),
+        pytest.param("a: [", "is not YAML", id="broken"),
+        pytest.param("- 1", "contains an item that is not an object", id="no object"),
+        pytest.param("x", "contains an item that is not an object", id="a word"),
         pytest.param(
             "{kind: AvatarService}\n---\n---\n{kind: AvatarService}",
-            "holds 2 AvatarService, must hold exactly one",
+            "contains 2 AvatarService, must contain exactly one",
             id="two",
         ),
         pytest.param(
@@ -127,3 +129,19 @@ def test_the_packaged_profiles_are_those_of_the_chart() -> None:
     chart = REPOSITORY / "charts" / "avatar-operator" / "gpu-profiles.yaml"
     packaged = Path(avatar_operator.__file__).with_name("gpu_profiles.json")
     assert json.loads(packaged.read_text()) == yaml.safe_load(chart.read_text())
+
+
+def test_a_reader_that_closes_the_pipe_gets_no_traceback(tmp_path: Path, make: Make) -> None:
+    nodes = write(tmp_path, "nodes.yaml", make.node_body())
+    command = [sys.executable, "-m", "avatar_operator", "plan"]
+    process = subprocess.Popen(
+        [*command, "--service", str(SERVICE), "--nodes", nodes],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()  # as `head` does once it has its lines
+    with process.stderr as stderr:
+        assert stderr.read() == b""
+    assert process.wait() == BROKEN_PIPE

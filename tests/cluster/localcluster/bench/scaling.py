@@ -106,9 +106,9 @@ def compare(kind: traces.Kind) -> dict[str, dict[str, Any]]:
         "knative": baselines.KnativePodAutoscaler(),
     }
     rows = {}
-    for name, rival in policies.items():
+    for name, baseline in policies.items():
         chance = random.Random(SEED)
-        result = run(service, profiles, trace, settings, chance, rival)
+        result = run(service, profiles, trace, settings, chance, baseline)
         figures = simulate.figures(result, trace, per_pod)
         optimum = figures["gpu_hours_optimum"]
         assert isinstance(optimum, float)
@@ -181,9 +181,9 @@ def plot(path: Path) -> None:
         trace = traces.make(kind, SCALE, random.Random(SEED))
         profiles = scaling_campaign.profiles()
         result = run(service, profiles, trace, settings, random.Random(SEED))
-        minutes = [moment.at_s / 60 for moment in result.course]
+        minutes = [sample.at_s / 60 for sample in result.timeline]
         for name in ("slots", "sessions", "waiting"):
-            values = [getattr(moment, name) for moment in result.course]
+            values = [getattr(sample, name) for sample in result.timeline]
             axes.step(minutes, values, where="post", label=name)
         axes.set(title=kind.value, xlabel="minutes", ylabel="sessions")
         axes.legend(loc="upper right")

@@ -110,7 +110,7 @@ def broken(seed: int, result: scenario.Result) -> str:
     """Describe a run that violated a rule: the last plans before the first violation."""
     lines = [f"seed {seed}: {result.violations[0]}"]
     at_s = float(result.violations[0].split(" s:")[0])
-    lines += [str(moment) for moment in result.course if moment.at_s <= at_s][-8:]
+    lines += [str(sample) for sample in result.timeline if sample.at_s <= at_s][-8:]
     return "\n".join(lines)
 
 
