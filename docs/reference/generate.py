@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
 
 import yaml
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Summary
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -154,7 +154,7 @@ def metrics() -> str:
     """Return the page with every metric of operator, runtime and gateway."""
     runtime = importlib.import_module("avatar_runtime.metrics").Metrics("cpu", "none")
     gateway = importlib.import_module("avatar_gateway.metrics").Metrics(lambda: 0, lambda: 0)
-    importlib.import_module("avatar_operator.metrics")
+    operator = importlib.import_module("avatar_operator.metrics").Metrics()
     parts = [NOTE, "# Metrics", ""]
     parts += [
         "All metrics that the product declares. Operator, gateway and runtime pods serve them at",
@@ -162,7 +162,7 @@ def metrics() -> str:
         "`python_*` metrics of the Prometheus client library.",
     ]
     for title, registry, prefix in (
-        ("Operator", REGISTRY, "avatar_operator_"),
+        ("Operator", operator._registry, "avatar_operator_"),
         ("Runtime pod", runtime._registry, "avatar_runtime_"),
         ("Gateway", gateway._registry, "avatar_gateway_"),
     ):

@@ -9,11 +9,15 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Final
 
 from avatar_operator.cli import plan, replay, simulate
 from avatar_operator.cli.plan import plan_document, plan_text
 from avatar_operator.errors import AvatarOperatorError, InputError
 from avatar_operator.simulator import traces
+
+BROKEN_PIPE: Final = 128 + 13
+"""Exit status of a command that SIGPIPE ends, as shells report it."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,8 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
             return _run()
         if options.command == "upgrade-crds":
             return _upgrade()
-        others = {"plan": _plan, "simulate": _simulate, "replay": _replay}
-        return others[options.command](options)
+        return _offline(options)
     except AvatarOperatorError as error:
         print(f"avatar-operator: {error}", file=sys.stderr)
         return 1
@@ -40,24 +43,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan = commands.add_parser(
         "plan",
-        help="print what the operator would do, offline",
-        description="Print what the operator would do. Files are what kubectl get -o yaml prints.",
+        help="print what the operator would do, without a cluster",
+        description="Print what the operator would do, from files that kubectl get -o yaml wrote.",
     )
     plan.add_argument("--service", type=Path, required=True, metavar="FILE")
     plan.add_argument("--nodes", type=Path, required=True, metavar="FILE")
     plan.add_argument(
-        "--profiles", type=Path, metavar="FILE", help="GPUProfiles; default: those of the chart"
+        "--profiles", type=Path, metavar="FILE", help="GPUProfiles. Defaults to those of the chart."
     )
     plan.add_argument(
-        "--state", type=Path, metavar="FILE", help="pods, and what /control/v1/state says of them"
+        "--state",
+        type=Path,
+        metavar="FILE",
+        help="pods, and the documents of their /control/v1/state",
     )
     plan.add_argument("-o", "--output", choices=["text", "json"], default="text")
     _add_simulate(commands.add_parser("simulate", help="replay a trace of sessions, offline"))
     again = commands.add_parser(
         "replay",
-        help="make the decisions of a log again, offline",
-        description="Make the decisions of a log (AVATAR_DECISION_LOG) again, and tell where they "
-        "differ. With --service, its policy is followed: what would have been decided.",
+        help="decide again from the inputs in a decision log, offline",
+        description="Decide again from the inputs in a log (AVATAR_DECISION_LOG), and print the "
+        "differences. With --service, the policy of its manifest is used.",
     )
     again.add_argument("--log", type=Path, required=True, metavar="FILE", help="JSON lines")
     again.add_argument("--service", type=Path, metavar="FILE", help="with spec.autoscaling")
@@ -70,23 +76,41 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trace", type=Path, metavar="FILE", help="CSV: arrival_s,duration_s")
     parser.add_argument("--service", type=Path, metavar="FILE", help="with spec.autoscaling")
     parser.add_argument(
-        "--profiles", type=Path, metavar="FILE", help="GPUProfiles; default: those of the chart"
+        "--profiles", type=Path, metavar="FILE", help="GPUProfiles. Defaults to those of the chart."
     )
-    parser.add_argument("--gpus", type=int, help="of each class; default: maxReplicas")
-    parser.add_argument("--start-s", type=float, default=20.0, help="median start of a pod")
+    parser.add_argument("--gpus", type=int, help="GPUs of each class. Defaults to maxReplicas.")
+    parser.add_argument("--start-s", type=float, default=20.0, help="median start time of a pod")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the course there")
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the timeline there")
     parser.add_argument(
         "--decisions", type=Path, metavar="FILE", help="write each decision there, for replay"
     )
     parser.add_argument(
         "--generate",
         choices=[kind.value for kind in traces.Kind],
-        help="make a trace and write it to --out instead",
+        help="generate a trace and write it to --out instead",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="of --generate")
-    parser.add_argument("--sessions", type=float, default=40.0, help="at once, of --generate")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="file that --generate writes")
+    parser.add_argument(
+        "--sessions", type=float, default=40.0, help="sessions at once of --generate"
+    )
+
+
+def _offline(options: argparse.Namespace) -> int:
+    """Run a command that needs no cluster, and return the exit status.
+
+    A reader that closes the pipe early, for example `head`, ends the command without a message.
+    """
+    commands = {"plan": _plan, "simulate": _simulate, "replay": _replay}
+    try:
+        status = commands[options.command](options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes stdout again when it exits: without this, it would print a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    return status
 
 
 def _plan(options: argparse.Namespace) -> int:

@@ -1,18 +1,18 @@
 """Every error that the operator raises on purpose.
 
 AvatarOperatorError
-├── SettingsError          environment variables are missing, unknown or out of range
-├── InputError             a file given to the command line cannot be used
+├── SettingsError          environment variables are missing or invalid
+├── InputError             a file or option of the command line cannot be used
 ├── InvalidResource        a resource body breaks its contract; lists all faults
-├── ClusterError           the Kubernetes API did not do what was asked
-│   ├── TemporaryError     it may later; carries the delay that the server asked for
-│   ├── NotFound           the object is gone
-│   ├── Conflict           the object is another one by now, or exists already
-│   ├── Contested          someone else declares a field of ours: it is not fought over
-│   └── Refused            it never will: forbidden, or the object is invalid
-├── BrokenStream           the stream of a pod's states ended, or is none
-├── RuntimeUnreachable     a runtime pod did not answer on its admin port
-└── NotLeading             another replica acts, or none may: nothing was written
+├── ClusterError           the Kubernetes API did not execute a request
+│   ├── TemporaryError     it may do so later; carries the delay that the server asked for
+│   ├── NotFound           the object does not exist
+│   ├── Conflict           the object has changed or was replaced, or exists already
+│   ├── FieldConflict      another manager applies a field of the operator
+│   └── Refused            it never will: the request is forbidden or invalid
+├── BrokenStream           the state stream of a pod ended or is invalid
+├── RuntimeUnreachable     a runtime pod did not respond on its admin port
+└── NotLeading             this replica does not lead: nothing was written
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 
 class AvatarOperatorError(Exception):
-    """Base of all errors this package raises on purpose."""
+    """Base class of all errors that this package raises on purpose."""
 
 
 class SettingsError(AvatarOperatorError, InvalidSettings):
-    """Environment variables that the operator cannot start with."""
+    """Environment variables with which the operator cannot start."""
 
 
 class InputError(AvatarOperatorError):
-    """A file given to the command line that cannot be used."""
+    """A file or option of the command line that cannot be used."""
 
     def __init__(self, option: str, path: str, fault: str) -> None:
         super().__init__(option, path, fault)
@@ -49,20 +49,27 @@ class InputError(AvatarOperatorError):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One field that breaks the contract: where it is, what it holds, what it must be."""
+    """One field that breaks the contract: its path, its value and the limit."""
 
     path: str
-    value: str | None  # as JSON, cut; None: the field is missing
+    value: str | None
+    """As JSON, truncated; None if the field is missing, empty if the value is not shown."""
+
     limit: str
+    """Completes "must be", or is a clause that starts with "must", or a sentence."""
 
     def __str__(self) -> str:
+        is_clause = self.limit.startswith("must ")
+        if self.value == "":
+            return f"{self.path} {self.limit}" if is_clause else f"{self.path}: {self.limit}"
+        clause = self.limit if is_clause else f"must be {self.limit}"
         if self.value is None:
-            return f"{self.path} is missing, must be {self.limit}"
-        return f"{self.path} is {self.value}, must be {self.limit}"
+            return f"{self.path} is missing, {clause}"
+        return f"{self.path} is {self.value}, {clause}"
 
 
 class InvalidResource(AvatarOperatorError):
-    """A resource body that breaks its contract, with every fault found."""
+    """A resource body that breaks its contract, with all faults."""
 
     def __init__(self, kind: str, name: str, faults: Sequence[Fault]) -> None:
         super().__init__(kind, name, tuple(faults))
@@ -75,7 +82,7 @@ class InvalidResource(AvatarOperatorError):
 
 
 class ClusterError(AvatarOperatorError):
-    """The Kubernetes API did not do what was asked."""
+    """The Kubernetes API did not execute a request."""
 
     def __init__(self, request: str, status: int, message: str) -> None:
         super().__init__(request, status, message)
@@ -88,7 +95,7 @@ class ClusterError(AvatarOperatorError):
 
 
 class TemporaryError(ClusterError):
-    """The API cannot do it now; `delay_s` is what it asked for, or None."""
+    """The API cannot execute the request now; `delay_s` is the delay it asked for, or None."""
 
     def __init__(
         self, request: str, status: int, message: str, delay_s: float | None = None
@@ -99,23 +106,23 @@ class TemporaryError(ClusterError):
 
 
 class NotFound(ClusterError):
-    """The object is gone."""
+    """The object does not exist."""
 
 
 class Conflict(ClusterError):
-    """The object is another one by now, or exists already."""
+    """The object has changed or was replaced, or exists already."""
 
 
-class Contested(ClusterError):
-    """Someone else declares a field of ours, so that writing it would never end."""
+class FieldConflict(ClusterError):
+    """Another manager applies a field of the operator; both would overwrite it without end."""
 
 
 class Refused(ClusterError):
-    """The API will never do it: forbidden, or the object is invalid."""
+    """The API will never execute the request: it is forbidden or invalid."""
 
 
 class BrokenStream(AvatarOperatorError):
-    """The stream of a pod's states ended, or is none."""
+    """The state stream of a pod ended or is invalid."""
 
     def __init__(self, fault: str) -> None:
         super().__init__(fault)
@@ -126,7 +133,7 @@ class BrokenStream(AvatarOperatorError):
 
 
 class RuntimeUnreachable(AvatarOperatorError):
-    """A runtime pod did not answer on its admin port."""
+    """A runtime pod did not respond on its admin port."""
 
     def __init__(self, pod: str, fault: str) -> None:
         super().__init__(pod, fault)
@@ -134,11 +141,11 @@ class RuntimeUnreachable(AvatarOperatorError):
         self.fault = fault
 
     def __str__(self) -> str:
-        return f"pod {self.pod} did not answer on its admin port: {self.fault}"
+        return f"pod {self.pod} did not respond on its admin port: {self.fault}"
 
 
 class NotLeading(AvatarOperatorError):
-    """A write that was held back, because this process does not lead or cannot be sure to."""
+    """A write that was not sent, because this process may not be the leader."""
 
     def __str__(self) -> str:
         return "this replica does not lead, nothing was written"

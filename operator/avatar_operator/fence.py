@@ -1,9 +1,9 @@
-"""Lets writes through while this process leads, and none before or after.
+"""Lets writes through while this process leads, and blocks them before and after.
 
-The API has no fencing tokens, so a leader fences itself: every write, to the API
-server or to a runtime pod, goes through `passage`, which says how long it may
-take at most. A process that was stopped for a while finds its time over when it
-goes on, without having heard of anything.
+The Kubernetes API has no fencing tokens, so a leader fences itself: every write, to the
+API server or to a runtime pod, runs inside `guard`, which yields the longest time that the
+write may take. A process that was suspended finds its term expired when it resumes, even
+if no message about the Lease has reached it.
 """
 
 from __future__ import annotations
@@ -23,53 +23,53 @@ _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def clock() -> float:
-    """Return seconds of a clock that goes on while the machine sleeps, unlike the loop's."""
+    """Return seconds of a clock that continues while the machine sleeps, unlike the loop's."""
     return time.clock_gettime(_CLOCK)
 
 
 class Fence:
-    """Owned by the leadership, which opens it; asked by whoever writes."""
+    """Opened and closed by the leader elector; every writer passes through it."""
 
     def __init__(self) -> None:
         self._valid_until = -inf
-        self._inside = 0
-        self._empty = asyncio.Event()
-        self._empty.set()
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self.epoch = 0
-        """`leaseTransitions` of the Lease under which writes pass."""
+        """`leaseTransitions` of the Lease under which writes are allowed."""
 
     def open_until(self, valid_until: float, epoch: int) -> None:
-        """Let writes through until then."""
+        """Allow writes until a time of `clock`."""
         self._valid_until = valid_until
         self.epoch = epoch
 
     def close(self) -> None:
-        """Let no write through from now on."""
+        """Block all writes from now on."""
         self._valid_until = -inf
 
     def is_open(self) -> bool:
-        """Return whether a write would pass now."""
+        """Return whether a write is allowed now."""
         return clock() < self._valid_until
 
     @contextmanager
-    def passage(self) -> Iterator[float]:
-        """Let one write through; yields the seconds within which it must have ended.
+    def guard(self) -> Iterator[float]:
+        """Run one write inside the block; yields the seconds within which it must end.
 
         Raises:
-            NotLeading: it must not be sent.
+            NotLeading: the write must not be sent.
         """
         left_s = self._valid_until - clock()
         if left_s <= 0:
             raise NotLeading
-        self._inside += 1
-        self._empty.clear()
+        self._in_flight += 1
+        self._idle.clear()
         try:
             yield left_s
         finally:
-            self._inside -= 1
-            if not self._inside:
-                self._empty.set()
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
 
-    async def emptied(self) -> None:
-        """Wait until no write is under way."""
-        await self._empty.wait()
+    async def wait_until_idle(self) -> None:
+        """Wait until no write is in flight."""
+        await self._idle.wait()

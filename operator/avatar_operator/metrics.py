@@ -1,91 +1,122 @@
-"""The operator's own metrics: their declarations, and one function for each fact."""
+"""The operator's metrics, and one method for each fact that changes them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
 
 if TYPE_CHECKING:
     from avatar_operator.core.resources.service import ServiceKey
 
-_DESIRED = Gauge(
-    "avatar_operator_desired_replicas",
-    "Pods that the operator wants for a service.",
-    ["namespace", "service"],
-)
-_DECISIONS = Counter(
-    "avatar_operator_decisions_total", "Actions that succeeded, by kind.", ["action"]
-)
-_RECONCILE = Histogram(
-    "avatar_operator_reconcile_duration_seconds",
-    "Time from reading the caches to the status write, by how it ended.",
-    ["outcome"],
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
-)
-_STATE_AGE = Gauge(
-    "avatar_operator_state_age_seconds", "Age of the oldest state among the runtime pods followed."
-)
-_WATCH_AGE = Gauge(
-    "avatar_operator_watch_age_seconds",
-    "Time since the watch of a resource told anything; a quiet resource is no fault.",
-    ["resource"],
-)
-_LOOP_LAG = Gauge(
-    "avatar_operator_event_loop_lag_seconds", "How late the last tick of the event loop was."
-)
-_LEADER = Gauge("avatar_operator_is_leader", "1 while this replica acts.")
 
+class Metrics:
+    """All series of one operator, in a registry of its own."""
 
-def set_desired(key: ServiceKey, pods: int) -> None:
-    """Note how many pods a service is to have."""
-    _DESIRED.labels(key.namespace, key.name).set(pods)
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+        self._desired = Gauge(
+            "avatar_operator_desired_replicas",
+            "Pods that the operator wants for a service.",
+            ["namespace", "service"],
+            registry=self._registry,
+        )
+        self._decisions = Counter(
+            "avatar_operator_decisions_total",
+            "Scaling decisions that changed the desired number of pods, by direction.",
+            ["action"],
+            registry=self._registry,
+        )
+        for direction in ("ScaleUp", "ScaleDown"):
+            self._decisions.labels(direction)  # exported from the start, so that a rate is known
+        self._actions = Counter(
+            "avatar_operator_actions_total",
+            "Actions that the operator executed, by kind.",
+            ["action"],
+            registry=self._registry,
+        )
+        self._reconcile = Histogram(
+            "avatar_operator_reconcile_duration_seconds",
+            "Duration of a reconcile, from the read of the caches to the status write, by outcome.",
+            ["outcome"],
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+            registry=self._registry,
+        )
+        self._state_age = self._gauge("state_age_seconds", "Age of the oldest runtime pod state.")
+        self._watch_age = Gauge(
+            "avatar_operator_watch_age_seconds",
+            "Time since the last event of the watch of a resource; no event is normal for a "
+            "resource that does not change.",
+            ["resource"],
+            registry=self._registry,
+        )
+        self._loop_lag = self._gauge(
+            "event_loop_lag_seconds", "Delay of the last periodic check of the event loop."
+        )
+        self._leader = self._gauge("is_leader", "1 while this replica leads, else 0.")
 
+    def set_desired(self, key: ServiceKey, pods: int) -> None:
+        """Set the number of pods that a service should have."""
+        self._desired.labels(key.namespace, key.name).set(pods)
 
-def forget_service(key: ServiceKey) -> None:
-    """Drop the series of a service that is gone."""
-    try:
-        _DESIRED.remove(key.namespace, key.name)
-    except KeyError:
-        pass  # it was never planned
+    def forget_service(self, key: ServiceKey) -> None:
+        """Remove the series of a deleted service."""
+        try:
+            self._desired.remove(key.namespace, key.name)
+        except KeyError:
+            pass  # the service was never planned
 
+    def forget_services(self) -> None:
+        """Remove the series of all services, which another replica reports from now on."""
+        self._desired.clear()
 
-def forget_services() -> None:
-    """Drop the series of all services, which another replica tells from now on."""
-    _DESIRED.clear()
+    def count_decision(self, pods: int, before: object) -> None:
+        """Count a scaling decision if it changed the desired number of pods.
 
+        `before` is `status.desiredReplicas`, None in a service without status.
+        """
+        if isinstance(before, int) and before != pods:
+            self._decisions.labels("ScaleUp" if pods > before else "ScaleDown").inc()
 
-def count_scaling(pods: int, before: object) -> None:
-    """Count a decision that changed how many pods are wanted."""
-    if isinstance(before, int) and before != pods:
-        _DECISIONS.labels("ScaleUp" if pods > before else "ScaleDown").inc()
+    def count_action(self, kind: str) -> None:
+        """Count an executed action."""
+        self._actions.labels(kind).inc()
 
+    def observe_reconcile(self, seconds: float, *, succeeded: bool) -> None:
+        """Record the duration of a reconcile."""
+        self._reconcile.labels("success" if succeeded else "failure").observe(seconds)
 
-def count_action(kind: str) -> None:
-    """Count an action that succeeded."""
-    _DECISIONS.labels(kind).inc()
+    def set_state_age(self, seconds: float) -> None:
+        """Set the age of the oldest state."""
+        self._state_age.set(seconds)
 
+    def set_watch_age(self, resource: str, seconds: float) -> None:
+        """Set the time since the last event of a watch."""
+        self._watch_age.labels(resource).set(seconds)
 
-def observe_reconcile(seconds: float, *, succeeded: bool) -> None:
-    """Note how long a reconcile took."""
-    _RECONCILE.labels("success" if succeeded else "failure").observe(seconds)
+    def set_loop_lag(self, seconds: float) -> None:
+        """Set the delay of the event loop."""
+        self._loop_lag.set(max(0.0, seconds))
 
+    def set_leader(self, leads: bool) -> None:
+        """Set whether this replica leads."""
+        self._leader.set(leads)
 
-def set_state_age(seconds: float) -> None:
-    """Note the age of the oldest state."""
-    _STATE_AGE.set(seconds)
+    def render(self) -> bytes:
+        """Return all series in the text format of Prometheus."""
+        return generate_latest(self._registry)
 
-
-def set_watch_age(resource: str, seconds: float) -> None:
-    """Note how long a watch has told nothing."""
-    _WATCH_AGE.labels(resource).set(seconds)
-
-
-def set_loop_lag(seconds: float) -> None:
-    """Note how late the event loop was."""
-    _LOOP_LAG.set(max(0.0, seconds))
-
-
-def set_leader(leads: bool) -> None:
-    """Note whether this replica acts."""
-    _LEADER.set(leads)
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"avatar_operator_{name}", text, registry=self._registry)

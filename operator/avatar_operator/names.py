@@ -1,4 +1,4 @@
-"""The words that other programs see: labels, annotations, conditions, reasons, ports, variables."""
+"""Names that other programs rely on: labels, annotations, conditions, reasons, ports."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FIELD_MANAGER: Final = "avatar-operator"
 CONTAINER: Final = "runtime"
 GPU_RESOURCE: Final = "nvidia.com/gpu"
 SHARED_RESOURCE: Final = "nvidia.com/gpu.shared"
-MIG_RESOURCES: Final = "nvidia.com/mig-"  # prefix; a name such as 3g.20gb follows
+MIG_RESOURCES: Final = "nvidia.com/mig-"  # prefix of names such as nvidia.com/mig-3g.20gb
 
 LABEL_COMPONENT: Final = "app.kubernetes.io/component"
 LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
@@ -60,13 +60,13 @@ TOKEN_KEY: Final = "token"
 MASTER_KEY: Final = "master"
 
 
-def budget(service: str) -> str:
-    """Name the PodDisruptionBudget of a service's pods with sessions."""
+def pdb(service: str) -> str:
+    """Return the name of the PodDisruptionBudget of a service's pods with sessions."""
     return f"{service}-live"
 
 
 def control_secret(service: str) -> str:
-    """Name the Secret that holds the admin token of a service's pods."""
+    """Return the name of the Secret with the admin token of a service's pods."""
     return f"{service}-control"
 
 

@@ -1,1 +1,1 @@
-"""A client of the wire protocol, its recorder, and the load generator."""
+"""A client of the wire protocol, with a recorder and a load generator."""

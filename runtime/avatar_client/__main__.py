@@ -1,4 +1,4 @@
-"""Command line of the client: `talk` makes one recording, `load` makes many sessions."""
+"""Command line of the client: `talk` makes one recording, `load` opens many sessions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEY_VARIABLE = "AVATAR_API_KEY"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0 only if all went as it should."""
+    """Run one command; the exit status is 0 only if all responses are complete and correct."""
     options = _parser().parse_args(arguments)
     target = session.Target(
         url=options.url,
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _settings(options: argparse.Namespace) -> Mapping[str, Any] | None:
-    """Return the fields of the `session.update` that the options ask for, None for no update."""
+    """Return the fields of the `session.update`, or `None` if the options need no update."""
     avatar: dict[str, Any] = {"video": {"mode": "jpeg"}} if options.update else {}
     if options.every_frame:
         avatar["flow"] = {"overrun": "pause"}
@@ -96,46 +96,50 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="avatar-client", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--url", required=True, help="gateway or runtime, e.g. ws://HOST:8080")
-    common.add_argument("--model", default="", help="the AvatarService, NAMESPACE/NAME")
-    common.add_argument("--key", default="", help=f"API key; better in {KEY_VARIABLE}")
-    common.add_argument("--avatar", help="starting avatar; default: the service's first")
-    common.add_argument("--wait-ms", type=int, help="how long to wait for a free slot")
-    common.add_argument("--audio", type=Path, required=True, help="what to say, a sound file")
-    common.add_argument("--chunk-ms", type=_positive_int, default=40, help="sound in one message")
-    common.add_argument("--burst", action="store_true", help="send an utterance all at once")
+    common.add_argument(
+        "--url", required=True, help="URL of a gateway or a runtime, e.g. ws://HOST:8080"
+    )
+    common.add_argument("--model", default="", help="AvatarService, as NAMESPACE/NAME")
+    common.add_argument("--key", default="", help=f"API key; prefer the variable {KEY_VARIABLE}")
+    common.add_argument("--avatar", help="avatar; default: the first of the service")
+    common.add_argument("--wait-ms", type=int, help="maximum wait for a free slot")
+    common.add_argument("--audio", type=Path, required=True, help="audio file to speak")
+    common.add_argument("--chunk-ms", type=_positive_int, default=40, help="audio per message")
+    common.add_argument("--burst", action="store_true", help="send an utterance without pacing")
     common.add_argument("--update", action="store_true", help="send a session.update first")
     common.add_argument(
-        "--every-frame", action="store_true", help="a server that is behind pauses, and drops none"
+        "--every-frame",
+        action="store_true",
+        help="let a slow server pause instead of dropping frames",
     )
-    common.add_argument("--json", type=Path, help="write the whole result to this file")
+    common.add_argument("--json", type=Path, help="write the complete result to this file")
 
-    one = commands.add_parser("talk", parents=[common], help="one utterance, recorded")
-    one.add_argument("--out", type=Path, help="write the talking face, MP4")
-    one.add_argument("--sheet", type=Path, help="write a contact sheet, PNG")
+    one = commands.add_parser("talk", parents=[common], help="record one utterance")
+    one.add_argument("--out", type=Path, help="write the video to this MP4 file")
+    one.add_argument("--sheet", type=Path, help="write a contact sheet to this PNG file")
 
-    many = commands.add_parser("load", parents=[common], help="many sessions, measured")
+    many = commands.add_parser("load", parents=[common], help="measure many sessions")
     many.add_argument("--sessions", type=_positive_int, default=1)
-    many.add_argument("--arrivals-per-s", type=_positive, help="default: all at once")
-    many.add_argument("--duration-s", type=_positive, default=10.0, help="length of a session")
-    many.add_argument("--visits", type=Path, help="CSV arrival_s,duration_s instead of these")
-    many.add_argument("--utterance-s", type=_positive, help="default: the whole sound")
-    many.add_argument("--pause-s", type=_positive, default=0.5, help="between utterances")
-    many.add_argument("--late-ms", type=_positive, default=80.0, help="a frame is late past this")
+    many.add_argument("--arrivals-per-s", type=_positive, help="default: all at the same time")
+    many.add_argument("--duration-s", type=_positive, default=10.0, help="duration of a session")
+    many.add_argument("--visits", type=Path, help="CSV file arrival_s,duration_s; replaces these")
+    many.add_argument("--utterance-s", type=_positive, help="default: the whole file")
+    many.add_argument("--pause-s", type=_positive, default=0.5, help="silence between utterances")
+    many.add_argument("--late-ms", type=_positive, default=80.0, help="delay of a late frame")
     return parser
 
 
 def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        raise argparse.ArgumentTypeError(f"{text} is not greater than 0")
     return value
 
 
 def _positive_int(text: str) -> int:
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return value
 
 

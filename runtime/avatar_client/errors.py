@@ -1,13 +1,13 @@
-"""What can go wrong for a client.
+"""Every error that the client raises on purpose.
 
 AvatarClientError
-├── AudioFileError     the sound cannot be read
-├── LoadError          a load that cannot be run
-├── RecordingError     there is nothing to record, or it cannot be written
-├── Refused            the door: the server answered before a session began
-├── SessionEnded       the connection is gone
-├── ServerError        the server answered an event with an `error`
-└── Unanswered         nothing came within the time allowed
+├── AudioFileError     an audio file that cannot be read
+├── LoadError          an invalid description of a load
+├── RecordingError     a recording without frames, or one that cannot be written
+├── Refused            a connection that the server refused
+├── SessionEnded       a connection that closed during a call
+├── ServerError        an event that the server answered with an `error`
+└── AnswerTimeout      an answer that did not arrive in time
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class AvatarClientError(Exception):
 
 
 class AudioFileError(AvatarClientError):
-    """A file that holds no sound this client can read."""
+    """A file from which this client cannot read audio."""
 
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(path, problem)
@@ -26,11 +26,11 @@ class AudioFileError(AvatarClientError):
         self.problem = problem
 
     def __str__(self) -> str:
-        return f"cannot read sound from {self.path}: {self.problem}"
+        return f"cannot read audio from {self.path}: {self.problem}"
 
 
 class LoadError(AvatarClientError):
-    """A description of a load that makes no sense."""
+    """An invalid description of a load."""
 
     def __init__(self, name: str, problem: str) -> None:
         super().__init__(name, problem)
@@ -42,7 +42,7 @@ class LoadError(AvatarClientError):
 
 
 class RecordingError(AvatarClientError):
-    """A recording that cannot be made."""
+    """A recording that cannot be written."""
 
     def __init__(self, name: str, problem: str) -> None:
         super().__init__(name, problem)
@@ -54,14 +54,14 @@ class RecordingError(AvatarClientError):
 
 
 class Refused(AvatarClientError):
-    """The server let no session begin."""
+    """The server refused the connection."""
 
     def __init__(
         self, status: int | None, code: str, message: str, retry_after_s: int | None
     ) -> None:
         super().__init__(status, code, message, retry_after_s)
         self.status = status
-        """HTTP status; None if the refusal was no HTTP answer."""
+        """HTTP status; `None` if the server did not answer with HTTP."""
         self.code = code
         self.message = message
         self.retry_after_s = retry_after_s
@@ -72,7 +72,7 @@ class Refused(AvatarClientError):
 
 
 class SessionEnded(AvatarClientError):
-    """The connection closed while something was still awaited."""
+    """The connection closed while a call waited for an answer."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(code, reason)
@@ -84,7 +84,7 @@ class SessionEnded(AvatarClientError):
 
 
 class ServerError(AvatarClientError):
-    """An `error` event that answers something this client sent."""
+    """An `error` event in answer to an event of this client."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(code, message)
@@ -95,8 +95,8 @@ class ServerError(AvatarClientError):
         return f"the server answered {self.code}: {self.message}"
 
 
-class Unanswered(AvatarClientError):
-    """An answer that did not come in time."""
+class AnswerTimeout(AvatarClientError):
+    """An answer that did not arrive in time."""
 
     def __init__(self, awaited: str, timeout_s: float) -> None:
         super().__init__(awaited, timeout_s)

@@ -1,6 +1,6 @@
-"""Many sessions at once, and a record of each: what came, what was late, and how it ended.
+"""Many concurrent sessions, with a report for each: its frames, late frames and its end.
 
-The sessions do not decode pictures and keep no media: one core drives dozens of them.
+The sessions do not decode frames and keep no media: one core drives dozens of them.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ _CLOSE_NORMAL: Final = 1000
 
 
 class Ending(Enum):
-    """How one session came to its end."""
+    """How one session ended."""
 
-    DONE = "done"  # it spoke for as long as it meant to, and closed
-    REFUSED = "refused"  # no session began
-    CUT = "cut"  # the other side or the network ended it
-    FAILED = "failed"  # it was connected, but not served as asked
+    DONE = "done"  # all utterances were spoken, and the client closed it
+    REFUSED = "refused"  # no session started
+    CUT = "cut"  # the server or the network ended it
+    FAILED = "failed"  # it was connected, but a response failed
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One session to make."""
+    """One planned session."""
 
     arrival_s: float
-    """When it connects, seconds from the start of the load."""
+    """When it connects, seconds after the start of the load."""
     duration_s: float
-    """How long it speaks and pauses."""
+    """How long it speaks and pauses, seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,45 +50,45 @@ class Script:
 
     sound: Sound
     utterance_s: float
-    """Length of one utterance; the sound is cut to it."""
+    """Duration of one utterance; longer audio is cut."""
     pause_s: float
     """Silence between two utterances."""
     chunk_ms: int
-    """Sound in one message."""
+    """Audio per message, milliseconds."""
     late_ms: float
-    """A picture that comes later than this after its time counts as late."""
+    """Delay after which a frame counts as late, milliseconds."""
     realtime: bool = True
-    """Whether the sound leaves as a microphone delivers it; else an utterance at once."""
+    """Whether audio is sent at the rate of a microphone; otherwise an utterance is one burst."""
     settings: Mapping[str, Any] | None = None
-    """Fields for a `session.update` at the start; None sends none."""
+    """Fields of a `session.update` at the start; `None` sends no update."""
 
 
 @dataclass(slots=True)
 class Report:
-    """The record of one session."""
+    """The result of one session."""
 
     index: int
     arrival_s: float
     ended: str = ""
     code: str = ""
-    """Code of a refusal, close code of a cut, or kind of a failure; empty if done."""
+    """Code of a refusal, close code of a cut, or code of a failure; empty if done."""
     detail: str = ""
     session_id: str = ""
     connect_ms: float | None = None
     duration_s: float = 0.0
     utterances: int = 0
     first_frame_ms: list[float] = field(default_factory=list)
-    """For each utterance: from its first sound sent to its first picture received."""
+    """For each utterance: time from its first audio sent to its first frame received."""
     frames: int = 0
     frames_due: int = 0
-    """Pictures that the sound sent calls for."""
+    """Frames that the audio sent requires."""
     frames_dropped: int = 0
-    """Pictures that the server reported as dropped."""
+    """Frames that the server reported as dropped."""
     frames_missing: int = 0
-    """Due, not received and not reported as dropped."""
+    """Frames that are due, not received and not reported as dropped."""
     frames_late: int = 0
     gaps: int = 0
-    """Times the picture stood still for want of a frame, as a player would see it."""
+    """Number of times that a player would have frozen without a frame."""
     gap_ms_max: float = 0.0
     gap_ms_total: float = 0.0
     audio_ms: float = 0.0
@@ -96,7 +96,7 @@ class Report:
 
 
 def uniform(sessions: int, arrivals_per_s: float | None, duration_s: float) -> Sequence[Visit]:
-    """Return evenly spaced visits of one length; all at once if `arrivals_per_s` is None."""
+    """Return evenly spaced visits of one duration; simultaneous if `arrivals_per_s` is `None`."""
     spacing_s = 0.0 if arrivals_per_s is None else 1 / arrivals_per_s
     return [Visit(index * spacing_s, duration_s) for index in range(sessions)]
 
@@ -105,7 +105,7 @@ def read_visits(path: Path) -> Sequence[Visit]:
     """Return the visits of a CSV file with the header `arrival_s,duration_s`.
 
     Raises:
-        LoadError: a line is no visit.
+        LoadError: a line is not a visit, or there is none.
     """
     visits = []
     with path.open(newline="") as file:
@@ -113,15 +113,15 @@ def read_visits(path: Path) -> Sequence[Visit]:
             try:
                 visits.append(Visit(float(row["arrival_s"]), float(row["duration_s"])))
             except (KeyError, ValueError, TypeError) as error:
-                raise errors.LoadError(path.name, f"{row} is no visit") from error
+                raise errors.LoadError(path.name, f"{row} is not a visit") from error
     if not visits:
-        raise errors.LoadError(path.name, "it has no visit")
+        raise errors.LoadError(path.name, "it has no visits")
     return visits
 
 
 async def run(target: session.Target, visits: Sequence[Visit], script: Script) -> Mapping[str, Any]:
-    """Make all visits and return their reports and the summary."""
-    begun = monotonic()
+    """Run all visits, and return their reports and the summary."""
+    started_at = monotonic()
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(_visit(target, index, visit, script), name=f"visit-{index}")
@@ -129,7 +129,7 @@ async def run(target: session.Target, visits: Sequence[Visit], script: Script) -
         ]
     reports = [task.result() for task in tasks]
     return {
-        "summary": {**summarise(reports), "wall_s": round(monotonic() - begun, 3)},
+        "summary": {**summarise(reports), "wall_s": round(monotonic() - started_at, 3)},
         "sessions": [asdict(report) for report in reports],
     }
 
@@ -166,10 +166,10 @@ def summarise(reports: Sequence[Report]) -> Mapping[str, Any]:
 async def _visit(target: session.Target, index: int, visit: Visit, script: Script) -> Report:
     await asyncio.sleep(visit.arrival_s)
     report = Report(index, visit.arrival_s)
-    begun = monotonic()
+    started_at = monotonic()
     try:
         async with session.connect(target, keep_media=False) as live:
-            report.connect_ms = _ms(monotonic() - begun)
+            report.connect_ms = _ms(monotonic() - started_at)
             try:
                 await _converse(live, visit, script)
             finally:
@@ -178,18 +178,18 @@ async def _visit(target: session.Target, index: int, visit: Visit, script: Scrip
     except errors.Refused as error:
         _end(report, Ending.REFUSED, error.code, str(error))
     except errors.SessionEnded as error:
-        began = report.connect_ms is not None
-        _end(report, Ending.CUT if began else Ending.REFUSED, str(error.code), str(error))
+        connected = report.connect_ms is not None
+        _end(report, Ending.CUT if connected else Ending.REFUSED, str(error.code), str(error))
     except errors.ServerError as error:
         _end(report, Ending.FAILED, error.code, str(error))
-    except errors.Unanswered as error:
+    except errors.AnswerTimeout as error:
         _end(report, Ending.FAILED, "unanswered", str(error))
-    report.duration_s = round(monotonic() - begun, 3)
+    report.duration_s = round(monotonic() - started_at, 3)
     return report
 
 
 async def _converse(live: session.Session, visit: Visit, script: Script) -> None:
-    """Speak and pause until the visit is over; the last utterance is cut to end with it."""
+    """Speak and pause until the end of the visit; the last utterance is cut to end with it."""
     if script.settings is not None:
         await live.update(script.settings)
     end = monotonic() + visit.duration_s
@@ -214,20 +214,20 @@ def _account(report: Report, live: session.Session, script: Script) -> None:
         report.audio_ms += response.audio_ms
         if response.pictures:
             report.first_frame_ms.append(_ms(response.pictures[0].at - said.started_at))
-            judge_timing(report, response, script.late_ms)
+            measure_timing(report, response, script.late_ms)
     report.frames_missing = report.frames_due - report.frames - report.frames_dropped
 
 
-def judge_timing(report: Report, response: Response, late_ms: float) -> None:
-    """Count late pictures and the gaps of a player that starts with the first one.
+def measure_timing(report: Report, response: Response, late_ms: float) -> None:
+    """Count late frames, and the gaps of a player that starts with the first frame.
 
-    A late picture is late against the first one's clock; a gap moves the player's clock,
-    so that one stall counts once.
+    Lateness is relative to the first frame. A gap shifts the clock of the player, so that one
+    stall counts once.
     """
-    begun = response.pictures[0].at - response.pictures[0].pts_ms / 1000
+    started_at = response.pictures[0].at - response.pictures[0].pts_ms / 1000
     shift_ms = 0.0
     for picture in response.pictures:
-        behind_ms = (picture.at - begun) * 1000 - picture.pts_ms
+        behind_ms = (picture.at - started_at) * 1000 - picture.pts_ms
         report.frames_late += behind_ms > late_ms
         if behind_ms - shift_ms > late_ms:
             report.gaps += 1

@@ -1,4 +1,4 @@
-"""Recordings of responses: a video file with its sound in sync, and a contact sheet."""
+"""Recordings of responses: a video file with synchronous audio, and a contact sheet."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ if TYPE_CHECKING:
     from avatar_client.traces import Picture, Response
 
 _TICKS: Final = 90_000
-"""Ticks a second of the video track: every frame time of 24, 25 and 30 fps is a whole number."""
+"""Ticks per second of the video track: frame times of 24, 25 and 30 fps are whole numbers."""
 _SHEET_COLUMNS: Final = 5
 _SHEET_WIDTH: Final = 256
-"""Width of one picture on the contact sheet, in pixels."""
+"""Width of one image on the contact sheet, in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What a written file holds, as read back from it."""
+    """The content of a written file, as read back from it."""
 
     frames: int
     fps: float
-    """Frames a second of media time."""
+    """Frames per second of media time."""
     video_ms: float
     audio_ms: float
     max_pts_error_ms: float
-    """Largest distance between a picture's time in the file and the one it was sent with."""
+    """Largest difference between the time of a frame in the file and the time it was sent with."""
     audio_start_ms: float
-    """Where the sound starts on the timeline of the pictures."""
+    """Start of the audio on the timeline of the frames."""
 
 
 def write_mp4(responses: Sequence[Response], path: Path) -> Recording:
-    """Write the responses one after another as H.264 and AAC, and return what the file holds.
+    """Write the responses one after another as H.264 and AAC, and return the content of the file.
 
-    A dropped frame leaves its predecessor standing, as a player would show it.
+    A dropped frame extends the frame before it, as in a player.
 
     Raises:
-        RecordingError: there is no picture to write.
+        RecordingError: there are no frames to write.
     """
     timed = list(_timeline(responses))
     if not timed:
-        raise errors.RecordingError(path.name, "no picture was received")
+        raise errors.RecordingError(path.name, "no frame was received")
     height, width = _decode(timed[0][1]).shape[:2]
     rate = responses[0].rate
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
@@ -60,7 +60,7 @@ def write_mp4(responses: Sequence[Response], path: Path) -> Recording:
         video = container.add_stream(
             "libx264", rate=frame_rate, options={"preset": "veryfast", "crf": "20"}
         )
-        # 4:2:0 halves both sides, so that they have to be even.
+        # 4:2:0 halves both sides, so that they must be even.
         video.width, video.height, video.pix_fmt = width - width % 2, height - height % 2, "yuv420p"
         video.codec_context.time_base = Fraction(1, _TICKS)
         video.codec_context.max_b_frames = 0
@@ -78,7 +78,7 @@ def write_mp4(responses: Sequence[Response], path: Path) -> Recording:
 
 
 def read_back(path: Path, expected_ms: Sequence[float]) -> Recording:
-    """Return what a recording holds, its pictures compared with the times they should have."""
+    """Return the content of a recording; `expected_ms` are the times that its frames must have."""
     with av.open(str(path)) as container:
         times = [float(frame.pts * frame.time_base * 1000) for frame in container.decode(video=0)]
     with av.open(str(path)) as container:
@@ -87,9 +87,7 @@ def read_back(path: Path, expected_ms: Sequence[float]) -> Recording:
         first = next(container.decode(stream))
         audio_start_ms = float(first.pts * first.time_base * 1000)
     if len(times) != len(expected_ms):
-        raise errors.RecordingError(
-            path.name, f"it has {len(times)} of {len(expected_ms)} pictures"
-        )
+        raise errors.RecordingError(path.name, f"it has {len(times)} of {len(expected_ms)} frames")
     span_ms = times[-1] - times[0]
     frame_ms = span_ms / (len(times) - 1) if len(times) > 1 else 0.0
     return Recording(
@@ -105,10 +103,10 @@ def read_back(path: Path, expected_ms: Sequence[float]) -> Recording:
 
 
 def write_sheet(responses: Sequence[Response], path: Path, count: int = 20) -> None:
-    """Write `count` pictures, evenly spread over the responses, with their times."""
+    """Write `count` frames, evenly spread over the responses, with their times."""
     timed = list(_timeline(responses))
     if not timed:
-        raise errors.RecordingError(path.name, "no picture was received")
+        raise errors.RecordingError(path.name, "no frame was received")
     chosen = np.unique(np.linspace(0, len(timed) - 1, count).round().astype(int))
     tiles = [_tile(*timed[index]) for index in chosen]
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % _SHEET_COLUMNS)
@@ -118,7 +116,7 @@ def write_sheet(responses: Sequence[Response], path: Path, count: int = 20) -> N
 
 
 def _timeline(responses: Sequence[Response]) -> Iterator[tuple[Fraction, Picture]]:
-    """Yield each picture with its time in milliseconds, the responses laid end to end."""
+    """Yield each frame with its time in milliseconds, the responses one after another."""
     begin_ms = Fraction(0)
     for response in responses:
         for picture in response.pictures:
@@ -127,7 +125,7 @@ def _timeline(responses: Sequence[Response]) -> Iterator[tuple[Fraction, Picture
 
 
 def _sound_frames(responses: Sequence[Response]) -> Iterator[Any]:
-    """Yield the sound on the same timeline: each response padded to whole pictures."""
+    """Yield the audio on the same timeline: each response is padded to whole frames."""
     pcm = bytearray()
     for position, response in enumerate(responses):
         pcm += response.pcm
@@ -144,10 +142,10 @@ def _sound_frames(responses: Sequence[Response]) -> Iterator[Any]:
 
 
 def _decode(picture: Picture) -> NDArray[np.uint8]:
-    """Return the picture as (height, width, 3) uint8 in blue, green, red."""
+    """Return the frame as (height, width, 3) uint8 in blue, green, red."""
     image = cv2.imdecode(np.frombuffer(picture.jpeg, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
-        raise errors.RecordingError(f"frame {picture.frame_index}", "it is no JPEG image")
+        raise errors.RecordingError(f"frame {picture.frame_index}", "it is not a JPEG image")
     return image  # type: ignore[no-any-return]
 
 

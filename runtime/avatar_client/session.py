@@ -1,4 +1,4 @@
-"""One session with an avatar: connect, speak, and receive its pictures and sound."""
+"""One session with an avatar: connect, speak, and receive its frames and audio."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ if TYPE_CHECKING:
     from avatar_client.sound import Sound
 
 MAX_MESSAGE_BYTES: Final = 21 * 2**20
-"""Largest message of the protocol."""
+"""Maximum size of a message of the protocol."""
 _QUEUED_MESSAGES: Final = 64
-"""Messages the socket may hold unread; past it the server feels back-pressure."""
+"""Maximum number of unread messages; beyond it the server gets back-pressure."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to connect, and as whom."""
+    """The server, the service and the credentials of a session."""
 
     url: str
-    """Address of a gateway or a runtime pod; `http`, `https`, `ws` and `wss` all do."""
+    """URL of a gateway or a runtime pod; the scheme is `http`, `https`, `ws` or `wss`."""
     model: str
     """The AvatarService, `NAMESPACE/NAME`."""
     key: str
-    """API key; empty sends none."""
+    """API key; if empty, no key is sent."""
     avatar: str | None = None
-    """Starting avatar; None takes the service's first."""
+    """Avatar of the session; `None` selects the first of the service."""
     wait_ms: int | None = None
-    """How long to wait for a free slot; None takes the service's default."""
+    """Maximum wait for a free slot, milliseconds; `None` uses the default of the service."""
     open_timeout_s: float = 20.0
-    """How long the server may take to open the session."""
+    """Maximum time to open the session, seconds."""
 
     def __repr__(self) -> str:
         return f"Target(url={self.url!r}, model={self.model!r}, key='***')"
@@ -68,19 +68,19 @@ class Target:
 
 @dataclass(slots=True)
 class Utterance:
-    """What was sent of one stretch of speech, and when."""
+    """The audio sent for one utterance. Times are seconds of the monotonic clock."""
 
     started_at: float
     samples: int = 0
     enough_at: float | None = None
-    """When the sound that frame 0 needs (120 ms, protocol section 5) had been sent."""
+    """When the audio of frame 0 was sent: 120 ms, docs/wire-protocol.md, "Drive mode"."""
 
 
 class Session:
-    """A connected session; `connect` makes it.
+    """A connected session; `connect` opens it.
 
-    One task of the caller speaks and awaits; a task of the session reads the socket the
-    whole time, so that nothing the server sends waits for the caller.
+    The caller sends and waits in one task. A second task reads the socket all the time, so that
+    messages of the server do not wait for the caller.
     """
 
     def __init__(self, socket: ClientConnection, trace: Trace) -> None:
@@ -92,14 +92,14 @@ class Session:
 
     @property
     def ended(self) -> errors.SessionEnded | None:
-        """Return how the connection closed; None while it is open."""
+        """Return how the connection closed, or `None` while it is open."""
         return self._ended
 
     async def update(self, session: Mapping[str, Any], timeout_s: float = 10.0) -> None:
-        """Change the session and wait until the server has taken the change.
+        """Change the session, and wait until the server has accepted the change.
 
         Raises:
-            ServerError: the server refused it; nothing changed.
+            ServerError: the server rejected it; nothing changed.
         """
         body = {"type": "realtime", **session}
         async with self._answer(("session.updated",), timeout_s):
@@ -110,8 +110,13 @@ class Session:
     ) -> Response:
         """Send one utterance and return the whole response to it.
 
-        With `realtime` the sound leaves as a microphone would deliver it, else all at once.
-        `timeout_s` is how long the response may outlast the sound.
+        With `realtime`, the audio is sent at the rate of a microphone, otherwise in one burst.
+        `timeout_s` is the maximum time from the end of the audio to the end of the response.
+
+        Raises:
+            AnswerTimeout: the response did not end in time.
+            ServerError: the server rejected an event.
+            SessionEnded: the connection closed.
         """
         longest_s = timeout_s + sound.duration_s
         async with self._answer(("response.done",), longest_s) as answer:
@@ -119,15 +124,15 @@ class Session:
         return self.trace.responses[answer["response"]["id"]]
 
     async def stream(self, sound: Sound, *, chunk_ms: int = 40, realtime: bool = True) -> None:
-        """Append the sound, chunk by chunk, and commit it."""
+        """Append the audio, chunk by chunk, and commit it."""
         loop = asyncio.get_running_loop()
-        begun = loop.time()
+        started_at = loop.time()
         utterance = Utterance(monotonic())
         self.utterances.append(utterance)
         needed = sound.rate * 120 // 1000
         for index, chunk in enumerate(sound.chunks(chunk_ms)):
             if realtime:
-                await asyncio.sleep(begun + index * chunk_ms / 1000 - loop.time())
+                await asyncio.sleep(started_at + index * chunk_ms / 1000 - loop.time())
             await self.append(chunk)
             utterance.samples += len(chunk) // 2
             if utterance.enough_at is None and utterance.samples >= needed:
@@ -135,16 +140,16 @@ class Session:
         await self.send({"type": "input_audio_buffer.commit"})
 
     async def append(self, pcm: bytes) -> None:
-        """Send one piece of sound; the server answers only if something is wrong with it."""
+        """Send one chunk of audio; the server answers only if it is invalid."""
         audio = base64.b64encode(pcm).decode("ascii")
         # Base64 needs no escaping: formatting saves the load generator a JSON encoder.
         await self._send_text(f'{{"type":"input_audio_buffer.append","audio":"{audio}"}}')
 
     async def pause(self, seconds: float) -> None:
-        """Wait, and notice at once if the session ends meanwhile.
+        """Wait for a time.
 
         Raises:
-            SessionEnded: it did.
+            SessionEnded: the connection closed meanwhile.
         """
         try:
             async with asyncio.timeout(seconds):
@@ -154,7 +159,7 @@ class Session:
         raise errors.SessionEnded(self._socket.close_code or 1006, self._socket.close_reason or "")
 
     async def cancel(self, timeout_s: float = 5.0) -> None:
-        """Interrupt the running response and wait for its end."""
+        """Cancel the active response and wait for its end."""
         async with self._answer(("response.done",), timeout_s):
             await self.send({"type": "response.cancel"})
 
@@ -166,14 +171,14 @@ class Session:
         """Return the next event of one of the given types.
 
         Raises:
-            ServerError: an `error` came first, and is not among the types.
+            ServerError: an `error` arrived first, and is not one of the types.
         """
         async with self._answer(kinds, timeout_s) as answer:
             pass
         return answer
 
     async def read(self) -> None:
-        """Feed the trace until the connection closes; `connect` runs this as a task."""
+        """Add all messages to the trace until the connection closes; a task of `connect`."""
         try:
             while True:
                 message = await self._socket.recv(decode=False)
@@ -201,9 +206,9 @@ class Session:
     async def _answer(
         self, kinds: tuple[str, ...], timeout_s: float
     ) -> AsyncIterator[dict[str, Any]]:
-        """Listen while the body runs, then wait; the yielded dict holds the answer afterwards.
+        """Register for an answer, run the body, then wait; the yielded dict gets the answer.
 
-        Listening begins before anything is sent, so that no answer can be missed.
+        The registration comes before the body sends anything, so that no answer is missed.
         """
         if self._ended is not None:
             raise self._ended
@@ -216,12 +221,12 @@ class Session:
                 yield answer
                 answer.update(await future)
         except TimeoutError as error:
-            raise errors.Unanswered(" or ".join(kinds), timeout_s) from error
+            raise errors.AnswerTimeout(" or ".join(kinds), timeout_s) from error
         finally:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
             if not future.cancel() and not future.cancelled():
-                future.exception()  # marks it as seen: the body may have failed before it
+                future.exception()  # marks it as retrieved: the body may have failed first
         if answer["type"] == "error" and "error" not in kinds:
             raise errors.ServerError(answer["error"]["code"], answer["error"]["message"])
 
@@ -242,11 +247,12 @@ class Session:
 
 @asynccontextmanager
 async def connect(target: Target, *, keep_media: bool = True) -> AsyncIterator[Session]:
-    """Open a session, and close it when the body ends.
+    """Open a session, and close it at the end of the body.
 
     Raises:
-        Refused: the server let no session begin.
-        SessionEnded: the connection closed before the session began.
+        Refused: the server refused the connection.
+        SessionEnded: the connection closed before the session started.
+        AnswerTimeout: the session did not start in time.
     """
     headers = {"Authorization": f"Bearer {target.key}"} if target.key else {}
     opening = open_websocket(
@@ -266,21 +272,21 @@ async def connect(target: Target, *, keep_media: bool = True) -> AsyncIterator[S
     except InvalidHandshake as error:
         raise errors.Refused(None, "handshake_failed", str(error), None) from error
     except TimeoutError as error:
-        raise errors.Unanswered("handshake", target.open_timeout_s) from error
+        raise errors.AnswerTimeout("handshake", target.open_timeout_s) from error
     except OSError as error:
         raise errors.Refused(None, "connect_failed", str(error), None) from error
     session = Session(socket, Trace(keep_media=keep_media))
     reader = asyncio.create_task(session.read(), name="avatar-session-reader")
     try:
-        held_s = (target.wait_ms or 0) / 1000
-        await _begin(session, target.open_timeout_s + held_s)
+        wait_s = (target.wait_ms or 0) / 1000
+        await _wait_until_created(session, target.open_timeout_s + wait_s)
         yield session
     finally:
         await socket.close()
         await reader
 
 
-async def _begin(session: Session, timeout_s: float) -> None:
+async def _wait_until_created(session: Session, timeout_s: float) -> None:
     try:
         await session.wait_for("session.created", timeout_s=timeout_s)
     except errors.ServerError as error:
@@ -290,7 +296,7 @@ async def _begin(session: Session, timeout_s: float) -> None:
 def _parsed(message: bytes) -> Mapping[str, Any]:
     event = json.loads(message)
     if not isinstance(event, dict):
-        raise TypeError(f"a message is a JSON {type(event).__name__}")
+        raise TypeError(f"a message is not a JSON object but: {type(event).__name__}")
     return event
 
 
@@ -301,6 +307,6 @@ def _refusal(error: InvalidStatus) -> errors.Refused:
         body = json.loads(error.response.body)["error"]
         code, message = str(body["code"]), str(body["message"])
     except (ValueError, KeyError, TypeError):
-        code, message = f"http_{status}", "the answer has no error object"
+        code, message = f"http_{status}", "the response has no error object"
     seconds = int(retry_after) if retry_after and retry_after.isdigit() else None
     return errors.Refused(status, code, message, seconds)

@@ -1,4 +1,4 @@
-"""Sound files as the 16-bit mono samples that the wire carries."""
+"""Audio files as 16-bit mono samples, the format of the wire protocol."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 BYTES_PER_SAMPLE: Final = 2
 WIRE_RATES: Final = (24000, 16000)
-"""Rates the server takes; sound of any other rate is resampled to the first."""
+"""Sample rates that the server supports; other rates are resampled to the first one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """Mono sound."""
+    """Mono audio."""
 
     pcm: bytes
     """Little-endian signed 16-bit samples."""
     rate: int
-    """Samples a second."""
+    """Samples per second."""
 
     @property
     def samples(self) -> int:
@@ -35,24 +35,24 @@ class Sound:
 
     @property
     def duration_s(self) -> float:
-        """Return the length in seconds."""
+        """Return the duration in seconds."""
         return self.samples / self.rate
 
     def cut(self, duration_s: float) -> Sound:
-        """Return the beginning of the sound, at most `duration_s` long."""
+        """Return the start of the audio, at most `duration_s` long."""
         return Sound(self.pcm[: int(duration_s * self.rate) * BYTES_PER_SAMPLE], self.rate)
 
     def chunks(self, chunk_ms: int) -> Sequence[bytes]:
-        """Return the samples in pieces of `chunk_ms`; the last one may be shorter."""
+        """Return the samples in chunks of `chunk_ms`; the last one may be shorter."""
         step = self.rate * chunk_ms // 1000 * BYTES_PER_SAMPLE
         return [self.pcm[start : start + step] for start in range(0, len(self.pcm), step)]
 
 
 def read(path: Path) -> Sound:
-    """Return the sound of a file; mono 16-bit WAV at a wire rate comes back bit for bit.
+    """Return the audio of a file; mono 16-bit WAV at a supported rate is returned unchanged.
 
     Raises:
-        AudioFileError: the file is missing, broken, or holds no sound.
+        AudioFileError: the file is missing, broken, or has no audio.
     """
     try:
         with av.open(str(path)) as container:

@@ -1,4 +1,4 @@
-"""One utterance from a sound file to a talking face in a video file, and the figures of it."""
+"""Speaks one audio file, records the response as a video file, and returns measurements."""
 
 from __future__ import annotations
 
@@ -17,48 +17,48 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to say, and where to put the recording."""
+    """The audio to speak, and the files to write."""
 
     audio: Path
     out: Path | None
-    """Video file; None writes none."""
+    """Video file; `None` writes no video."""
     sheet: Path | None
-    """Contact sheet; None writes none."""
+    """Contact sheet; `None` writes no sheet."""
     chunk_ms: int
     realtime: bool
-    """Whether the sound leaves as a microphone would deliver it, or all at once."""
+    """Whether audio is sent at the rate of a microphone; otherwise in one burst."""
     settings: Mapping[str, Any] | None = None
-    """Fields for a `session.update` at the start; None sends none."""
+    """Fields of a `session.update` at the start; `None` sends no update."""
 
 
 async def run(target: session.Target, request: Request) -> Mapping[str, Any]:
-    """Hold one session with one utterance and return its figures.
+    """Run one session with one utterance and return its measurements.
 
-    `ok` says that the response is complete and that every message kept to the protocol.
+    `ok` is true if the response is complete and no message violates the protocol.
     """
     speech = sound.read(request.audio)
-    begun = monotonic()
+    started_at = monotonic()
     async with session.connect(target) as live:
         connected = monotonic()
         if request.settings is not None:
             await live.update(request.settings)
         response = await live.speak(speech, chunk_ms=request.chunk_ms, realtime=request.realtime)
-    figures = {
+    measurements = {
         **describe(live, response),
-        "connect_ms": round((connected - begun) * 1000, 1),
+        "connect_ms": round((connected - started_at) * 1000, 1),
     }
     if request.out is not None:
-        figures |= _recorded(record.write_mp4([response], request.out), figures)
+        measurements |= _recorded(record.write_mp4([response], request.out), measurements)
     if request.sheet is not None:
         record.write_sheet([response], request.sheet)
     same_sound = bytes(response.pcm) == speech.pcm
     complete = response.status == "completed" and response.audio_samples == speech.samples
     ok = complete and same_sound and not live.trace.violations
-    return {"ok": ok, **figures, "audio_unchanged": same_sound}
+    return {"ok": ok, **measurements, "audio_unchanged": same_sound}
 
 
 def describe(live: session.Session, response: Response) -> Mapping[str, Any]:
-    """Return the figures of the response to the last utterance."""
+    """Return the measurements of the response to the last utterance."""
     said = live.utterances[-1]
     first = response.pictures[0].at if response.pictures else None
     wall_s = (response.done_at or response.created_at) - response.created_at
@@ -83,15 +83,15 @@ def describe(live: session.Session, response: Response) -> Mapping[str, Any]:
     }
 
 
-def _recorded(recording: record.Recording, figures: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the figures as the file has them; the worse of wire and file for the time error."""
+def _recorded(recording: record.Recording, measurements: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the measurements of the file; the time error is the larger of wire and file."""
     return {
         "fps": round(recording.fps, 4),
         "audio_ms": round(recording.audio_ms, 3),
         "video_ms": round(recording.video_ms, 3),
         "max_pts_error_ms": round(
             max(
-                figures["max_pts_error_ms"],
+                measurements["max_pts_error_ms"],
                 recording.max_pts_error_ms,
                 abs(recording.audio_start_ms),
             ),

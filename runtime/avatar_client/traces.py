@@ -1,8 +1,8 @@
-"""What a server sent, checked against the protocol as it comes in; no socket, no clock.
+"""Records and checks the messages of a server, without a socket or a clock.
 
-The checks are the invariants of the protocol that one client can see: numbered messages
-without gaps, times that come from the sample counter, audio before its frame, an account
-of every frame, and one end to every response.
+The checks are the guarantees of the protocol that one client can see: message numbers without
+gaps, times that follow the sample counter, audio before its frame, an account of every frame, and
+one end of every response.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_VIOLATIONS: Final = 100
-"""One fault tends to repeat with every message; more of the same says nothing new."""
+"""A fault often repeats with every message; more of them give no information."""
 
 _UNNUMBERED: Final = frozenset({"session.queued", "session.resumed", "session.migrate"})
 _MEDIA: Final = frozenset({"response.output_audio.delta", "response.video.delta"})
@@ -24,19 +24,19 @@ _MEDIA: Final = frozenset({"response.output_audio.delta", "response.video.delta"
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One video frame as it came in."""
+    """One received video frame."""
 
     frame_index: int
     pts_ms: float
     at: float
-    """When it arrived, seconds on the caller's clock."""
+    """When it arrived, seconds of the clock of the caller."""
     jpeg: bytes
     """The image; empty if the trace keeps no media."""
 
 
 @dataclass(slots=True)
 class Response:
-    """One answer of the avatar: its sound, its pictures and its end."""
+    """One response of the avatar: its audio, its frames and its end."""
 
     response_id: str
     epoch: int
@@ -49,34 +49,34 @@ class Response:
     dropped: set[int] = field(default_factory=set)
     video_done: bool = False
     status: str | None = None
-    """`completed`, `cancelled`, `incomplete` or `failed`; None while it runs."""
+    """`completed`, `cancelled`, `incomplete` or `failed`; `None` while it is active."""
     done_at: float | None = None
 
     @property
     def audio_ms(self) -> float:
-        """Return the length of the sound received."""
+        """Return the duration of the audio received."""
         return self.audio_samples * 1000 / self.rate
 
     @property
     def frame_ms(self) -> Fraction:
-        """Return how long one picture is shown, exactly."""
+        """Return the exact duration of one frame."""
         return Fraction(self.samples_per_frame * 1000, self.rate)
 
     @property
     def frames_due(self) -> int:
-        """Return the number of pictures that the sound received calls for."""
+        """Return the number of frames that the audio received requires."""
         return -(-self.audio_samples // self.samples_per_frame)
 
     @property
     def video_ms(self) -> float:
-        """Return the length of the video: to the end of the last picture."""
+        """Return the duration of the video, to the end of the last frame."""
         if not self.pictures:
             return 0.0
         return float((self.pictures[-1].frame_index + 1) * self.frame_ms)
 
     @property
     def max_pts_error_ms(self) -> float:
-        """Return the largest distance of a picture's time from the sample counter."""
+        """Return the largest difference between the time of a frame and the sample counter."""
         return max(
             (abs(float(p.pts_ms - p.frame_index * self.frame_ms)) for p in self.pictures),
             default=0.0,
@@ -103,7 +103,7 @@ class Trace:
         return str(self.session.get("id", ""))
 
     def receive(self, event: Mapping[str, Any], now: float) -> None:
-        """Take one server event that arrived at `now`."""
+        """Record and check one server event that arrived at `now`."""
         self.messages += 1
         kind = str(event.get("type", ""))
         self._check_seq(kind, event)
@@ -166,7 +166,7 @@ class Trace:
         )
 
     def _live(self, event: Mapping[str, Any]) -> Response | None:
-        """Return the running response of an event; anything else is a violation."""
+        """Return the response of an event; a response that is not active is a violation."""
         response = self.responses.get(str(event.get("response_id")))
         if response is None:
             self._violation(f"{event['type']} for unknown response {event.get('response_id')}")
@@ -186,11 +186,11 @@ class Trace:
         if offset != response.audio_samples:
             self._violation(f"audio at sample {offset}, expected {response.audio_samples}")
         if response.audio_samples % response.samples_per_frame:
-            self._violation("audio after a piece that was no whole number of frames")
+            self._violation("audio after a chunk that was not a whole number of frames")
         if event.get("pts_ms") != Fraction(response.audio_samples * 1000, response.rate):
             self._violation(f"audio at sample {offset} has pts_ms {event.get('pts_ms')}")
         delta = event["delta"]
-        # PCM16 has two bytes a sample; the 8 kHz formats have one.
+        # PCM16 has two bytes per sample, the 8 kHz formats have one.
         width = 2 if response.rate != 8000 else 1
         response.audio_samples += _decoded_length(delta) // width
         if self.keep_media:
@@ -219,7 +219,7 @@ class Trace:
 
     @staticmethod
     def _is_covered(response: Response, index: int) -> bool:
-        """Return whether the sound of a frame was there before it; the last may be cut short."""
+        """Return whether the audio of a frame arrived before it; the last one may be shorter."""
         whole, rest = divmod(response.audio_samples, response.samples_per_frame)
         return index < whole + (rest > 0)
 
@@ -257,7 +257,7 @@ class Trace:
         body = event["response"]
         response = self.responses.get(body["id"])
         if response is None or response.status is not None:
-            self._violation(f"response.done of {body['id']} without a running response")
+            self._violation(f"response.done of {body['id']} without an active response")
             return
         if not response.video_done:
             self._violation(f"response.done of {body['id']} before response.video.done")

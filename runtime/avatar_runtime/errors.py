@@ -4,7 +4,7 @@ AvatarRuntimeError
 ├── SettingsError        variables or arguments that stop the process
 ├── ClientError          a fault of the client; it has no effect on other sessions
 │   ├── ProtocolError    one event of a session, answered with an `error` event
-│   ├── Refusal          a connection refused before the upgrade, answered with an HTTP status
+│   ├── Rejection        a connection rejected before the upgrade, answered with an HTTP status
 │   └── IllegalEvent     an event that the state of a turn does not allow
 ├── AssetError           a model or an avatar on disk that cannot be used
 ├── EngineError          a failed batch; every response that waits for it fails
@@ -66,8 +66,8 @@ class ProtocolError(ClientError):
         return self.message
 
 
-class Refusal(ClientError):
-    """A refused connection: an HTTP status, and the close code for browsers."""
+class Rejection(ClientError):
+    """A rejected connection: an HTTP status, and the close code for browsers."""
 
     def __init__(
         self,

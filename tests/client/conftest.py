@@ -1,4 +1,4 @@
-"""A small server that answers utterances as the protocol says, or breaks it on request."""
+"""A small server that follows the protocol, or violates it on request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RATE, PER_FRAME = 24000, 960
 
 
 def jpeg(shade: int) -> bytes:
-    """Return a small picture whose grey tells which frame it is."""
+    """Return a small image whose grey value identifies the frame."""
     picture = np.full((48, 64, 3), shade % 256, np.uint8)
     ok, data = cv2.imencode(".jpg", picture)
     assert ok
@@ -62,12 +62,12 @@ def utterance(pcm: bytes, number: int) -> Iterator[dict[str, Any]]:
 
 @dataclass
 class Avatar:
-    """The server's behaviour; `tamper` may change, drop or double any message."""
+    """The behaviour of the server; `tamper` can change, drop or repeat any message."""
 
     tamper: Callable[[dict[str, Any]], list[dict[str, Any]]] = lambda message: [message]
     refuse: tuple[int, str] | None = None
-    babble: str | None = None
-    """Sent in place of everything else."""
+    garbage: str | None = None
+    """Sent instead of all other messages."""
     close_after: int | None = None
     """Message after which the connection is closed with 1012."""
     port: int = 0
@@ -76,11 +76,11 @@ class Avatar:
 
     @property
     def url(self) -> str:
-        """Return where it listens."""
+        """Return the URL of the server."""
         return f"http://127.0.0.1:{self.port}"
 
     def answer_request(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Refuse before the upgrade, if so told."""
+        """Refuse before the upgrade, if a test requests it."""
         self.requests.append(request)
         if self.refuse is None:
             return None
@@ -92,9 +92,9 @@ class Avatar:
         return response
 
     async def serve_session(self, socket: ServerConnection) -> None:
-        """Hold one session."""
-        if self.babble is not None:
-            await socket.send(self.babble)
+        """Serve one session."""
+        if self.garbage is not None:
+            await socket.send(self.garbage)
             return
         sent, number, pcm = 0, 0, bytearray()
 
@@ -144,14 +144,14 @@ async def _serving(avatar: Avatar) -> AsyncIterator[Avatar]:
 
 @pytest.fixture
 async def avatar() -> AsyncIterator[Avatar]:
-    """Return a server that keeps to the protocol until told otherwise."""
+    """Return a server that follows the protocol by default."""
     async with _serving(Avatar()) as serving:
         yield serving
 
 
 @pytest.fixture
 def messages() -> Callable[[bytes, int], list[dict[str, Any]]]:
-    """Return a maker of whole, correct sessions as message lists with seq."""
+    """Return a function that returns the numbered messages of complete, correct sessions."""
 
     def make(pcm: bytes, utterances: int = 1) -> list[dict[str, Any]]:
         session = {

@@ -119,6 +119,6 @@ def test_a_gap_is_a_frozen_frame_of_a_player(
         Picture(index, index * 40, 5 + ms / 1000, b"") for index, ms in enumerate(arrivals_ms)
     ]
     report = load.Report(0, 0.0)
-    load.judge_timing(report, response, late_ms=80)
+    load.measure_timing(report, response, late_ms=80)
     assert (report.frames_late, report.gaps) == (late, gaps)
     assert report.gap_ms_max == pytest.approx(worst, abs=0.2)

@@ -104,7 +104,7 @@ def test_every_error_builds_a_sentence_from_its_data() -> None:
         errors.Refused(None, "c", "m", None),
         errors.SessionEnded(1006, ""),
         errors.ServerError("c", "m"),
-        errors.Unanswered("e", 1.0),
+        errors.AnswerTimeout("e", 1.0),
     ]
     assert {type(error) for error in made} == set(errors.AvatarClientError.__subclasses__())
     drawn = errors.__doc__ or ""

@@ -83,7 +83,7 @@ def test_the_sheet_spreads_over_all_responses(
 
 
 def test_a_recording_without_frames_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(errors.RecordingError, match="no picture"):
+    with pytest.raises(errors.RecordingError, match="no frame"):
         record.write_mp4([], tmp_path / "a.mp4")
-    with pytest.raises(errors.RecordingError, match="no picture"):
+    with pytest.raises(errors.RecordingError, match="no frame"):
         record.write_sheet([], tmp_path / "a.png")

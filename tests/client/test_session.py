@@ -93,13 +93,13 @@ async def test_an_error_event_fails_the_call_it_answers(avatar: Any) -> None:
 async def test_a_missing_answer_is_a_timeout(avatar: Any) -> None:
     avatar.tamper = lambda message: [] if message["type"] == "response.done" else [message]
     async with session.connect(_target(avatar)) as live:
-        with pytest.raises(errors.Unanswered, match=r"no response\.done"):
+        with pytest.raises(errors.AnswerTimeout, match=r"no response\.done"):
             await live.speak(SOUND.cut(0.04), timeout_s=0.05)
 
 
 @pytest.mark.parametrize("body", ["[1]", "nonsense", '{"type":"response.created"}'])
 async def test_an_unreadable_message_ends_the_session(avatar: Any, body: str) -> None:
-    avatar.babble = body
+    avatar.garbage = body
     with pytest.raises(errors.SessionEnded, match="1002"):
         async with session.connect(_target(avatar)):
             pass

@@ -78,7 +78,7 @@ def _renumber(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         pytest.param(_set("response.video.done", 0, frames=4), "says frames 4", id="count"),
         pytest.param(_remove("response.video.done"), "before response.video.done", id="no end"),
         pytest.param(_remove("response.created"), "unknown response", id="never created"),
-        pytest.param(lambda m: m.append(m[-1]), "without a running", id="done twice"),
+        pytest.param(lambda m: m.append(m[-1]), "without an active", id="done twice"),
         pytest.param(lambda m: m.append(m[3]), "after response.done", id="media after the end"),
         pytest.param(lambda m: m.append(m[0]), "out of order", id="created twice"),
         pytest.param(lambda m: m.append({"seq": 0}), "without a type", id="no type"),

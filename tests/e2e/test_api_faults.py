@@ -25,7 +25,7 @@ async def test_api_faults_end_no_session_and_change_nothing_in_the_end(tmp_path:
     assert report.problems == []
     assert report.sessions_cut == 0
     for outcome in report.outcomes:
-        assert outcome.end["peak"] == campaign.SCENARIOS[outcome.scenario].most
+        assert outcome.end["peak"] == campaign.SCENARIOS[outcome.scenario].max_replicas
     told = {"LoseAnswer", "Cut", "Expire", "Fail", "Reset", "Delay", "Refuse 429", "Refuse 409"}
     assert told <= set(report.injected)
-    assert report.last_words == []  # the operator never ended by itself
+    assert report.log_tails == []  # the operator never ended by itself

@@ -42,7 +42,8 @@ SANE: Final[dict[str, tuple[float, float]]] = {
     "avatar_gateway_waiting": (1, 1),
 }
 OF_THE_RELEASE: Final[dict[str, tuple[float, float]]] = {
-    "avatar_operator_decisions_total": (1, 1e6),
+    "avatar_operator_actions_total": (1, 1e6),
+    "avatar_operator_decisions_total": (0, 1e6),
     "avatar_operator_reconcile_duration_seconds_count": (1, 1e6),
     "avatar_operator_state_age_seconds": (0, 60),
     "avatar_gateway_placement_duration_seconds_count": (5, 1e6),

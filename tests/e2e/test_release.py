@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from avatar_operator.core.resources.crd import lacking
+from avatar_operator.core.resources.crd import missing_fields
 from avatar_operator.kube import crds
 from localcluster import errors, operator_process, paths, waiting
 from localcluster.controlplane import audit
@@ -131,7 +131,7 @@ async def test_upgrade_brings_older_crds_up_to_date_around_live_sessions(
         )  # fmt: skip
         await late.until_ready()
     crd = await cluster.kubectl("get", "crd", "avatarservices.avatar.musetalk.io", "-o", "json")
-    assert lacking(crds.shipped()[0], json.loads(crd)) == ()
+    assert missing_fields(crds.bundled()[0], json.loads(crd)) == ()
     assert await cluster.kubectl("get", "jobs", "-n", SYSTEM, "-o", "name") == ""
     await all_served(load, 2)
     assert [p["metadata"]["uid"] for p in await space.pods("kept")] == [pod["metadata"]["uid"]]

@@ -35,11 +35,11 @@ def test_the_tree_in_the_docstring_is_complete() -> None:
         (errors.Refused("GET /x", 403, "no"), "GET /x: 403 no"),
         (errors.TemporaryError("GET /x", 429, "busy", 2.0), "GET /x: 429 busy"),
         (errors.BrokenStream("the stream ended"), "the stream ended"),
-        (errors.RuntimeUnreachable("p", "x"), "pod p did not answer on its admin port: x"),
+        (errors.RuntimeUnreachable("p", "x"), "pod p did not respond on its admin port: x"),
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_an_error_says_its_sentence_and_survives_pickling(
+def test_an_error_has_its_message_and_can_be_pickled(
     error: errors.AvatarOperatorError, sentence: str
 ) -> None:
     assert str(error) == sentence

@@ -8,39 +8,39 @@ from avatar_operator.errors import NotLeading
 from avatar_operator.fence import Fence, clock
 
 
-def test_nothing_passes_before_it_is_opened_and_after_it_is_closed() -> None:
+def test_no_write_passes_before_opening_and_after_closing() -> None:
     fence = Fence()
-    with pytest.raises(NotLeading, match="does not lead"), fence.passage():
+    with pytest.raises(NotLeading, match="does not lead"), fence.guard():
         pytest.fail("a write passed")
     fence.open_until(clock() + 60, epoch=3)
     assert fence.is_open()
     assert fence.epoch == 3
     fence.close()
     assert not fence.is_open()
-    with pytest.raises(NotLeading), fence.passage():
+    with pytest.raises(NotLeading), fence.guard():
         pytest.fail("a write passed")
 
 
-def test_what_passes_hears_how_long_it_may_take() -> None:
+def test_a_write_gets_its_time_limit() -> None:
     fence = Fence()
     fence.open_until(clock() + 2.5, epoch=1)
-    with fence.passage() as left_s:
+    with fence.guard() as left_s:
         assert 0 < left_s <= 2.5
 
 
-def test_it_closes_by_itself_when_its_time_is_over() -> None:
+def test_the_fence_closes_when_the_term_ends() -> None:
     fence = Fence()
     fence.open_until(clock(), epoch=1)
     assert not fence.is_open()
-    with pytest.raises(NotLeading), fence.passage():
+    with pytest.raises(NotLeading), fence.guard():
         pytest.fail("a write passed")
 
 
-async def test_whoever_closes_it_can_wait_for_those_inside(fence: Fence) -> None:
-    with fence.passage():
-        with fence.passage():
+async def test_writes_in_flight_can_be_awaited_after_closing(fence: Fence) -> None:
+    with fence.guard():
+        with fence.guard():
             pass
-        waiting = asyncio.create_task(fence.emptied())
+        waiting = asyncio.create_task(fence.wait_until_idle())
         fence.close()
         await asyncio.sleep(0)
         assert not waiting.done()

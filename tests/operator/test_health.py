@@ -3,14 +3,15 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from avatar_operator import health, metrics
+from avatar_operator import health
 from avatar_operator.core.resources.service import ServiceKey
+from avatar_operator.metrics import Metrics
 from avatar_operator.settings import Address
 
 ANY = Address("127.0.0.1", 0)
 
 
-async def test_probes_say_what_holds() -> None:
+async def test_probes_report_the_checks() -> None:
     application = health.probes(lambda: True, lambda: False)
     async with health.serving(application, ANY) as port, httpx.AsyncClient() as client:
         base = f"http://127.0.0.1:{port}"
@@ -20,7 +21,7 @@ async def test_probes_say_what_holds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "given", "status"),
+    ("required", "sent", "status"),
     [
         pytest.param(None, None, 200, id="open"),
         pytest.param("t", "Bearer t", 200, id="token"),
@@ -28,20 +29,20 @@ async def test_probes_say_what_holds() -> None:
         pytest.param("t", None, 401, id="no token"),
     ],
 )
-async def test_metrics_ask_for_their_token(
-    wanted: str | None, given: str | None, status: int
+async def test_metrics_require_their_token(
+    required: str | None, sent: str | None, status: int
 ) -> None:
-    headers = {} if given is None else {"Authorization": given}
+    headers = {} if sent is None else {"Authorization": sent}
     async with (
-        health.serving(health.metrics(lambda: wanted), ANY) as port,
+        health.serving(health.metrics_app(Metrics(), lambda: required), ANY) as port,
         httpx.AsyncClient() as client,
     ):
         answer = await client.get(f"http://127.0.0.1:{port}/metrics", headers=headers)
     assert answer.status_code == status
 
 
-async def test_the_series_of_a_service_goes_with_it() -> None:
-    key = ServiceKey("acme", "passing")
+async def test_the_series_of_a_service_is_removed_with_the_service() -> None:
+    key, metrics = ServiceKey("acme", "passing"), Metrics()
     metrics.set_desired(key, 3)
     metrics.count_action("CreatePod")
     metrics.observe_reconcile(0.01, succeeded=True)
@@ -50,7 +51,7 @@ async def test_the_series_of_a_service_goes_with_it() -> None:
 
     async def read() -> str:
         async with (
-            health.serving(health.metrics(lambda: None), ANY) as port,
+            health.serving(health.metrics_app(metrics, lambda: None), ANY) as port,
             httpx.AsyncClient() as client,
         ):
             return (await client.get(f"http://127.0.0.1:{port}/metrics")).text
@@ -62,7 +63,7 @@ async def test_the_series_of_a_service_goes_with_it() -> None:
     text = await read()
     assert series not in text
     for name in (
-        'avatar_operator_decisions_total{action="CreatePod"}',
+        'avatar_operator_actions_total{action="CreatePod"}',
         "avatar_operator_state_age_seconds 0.5",
         "avatar_operator_is_leader 1.0",
         'avatar_operator_reconcile_duration_seconds_count{outcome="success"}',

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
-from avatar_operator.__main__ import main
+from avatar_operator.__main__ import BROKEN_PIPE, main
 
 if TYPE_CHECKING:
     from tests.operator.conftest import Make
@@ -37,7 +39,7 @@ def test_the_example_is_planned_with_the_shipped_profiles(
     assert [action["kind"] for action in found["actions"]] == ["CreatePod"]
 
 
-def test_pods_and_their_states_are_taken_from_a_file(
+def test_pods_and_their_states_are_read_from_a_file(
     tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     body = make.service_body(replicas=0)
@@ -70,7 +72,7 @@ def test_pods_and_their_states_are_taken_from_a_file(
     ]
 
 
-def test_a_table_is_printed_for_people(
+def test_a_table_is_printed_by_default(
     tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nodes = write(tmp_path, "nodes.yaml", make.node_body())
@@ -79,15 +81,15 @@ def test_a_table_is_printed_for_people(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        pytest.param("kind: List\nitems: []", "holds no AvatarService", id="nothing"),
-        pytest.param("a: [", "is no YAML", id="broken"),
-        pytest.param("- 1", "holds something that is no object", id="no object"),
-        pytest.param("x", "holds something that is no object", id="a word"),
+        pytest.param("kind: List\nitems: []", "contains no AvatarService", id="nothing"),
+        pytest.param("a: [", "is not YAML", id="broken"),
+        pytest.param("- 1", "contains an item that is not an object", id="no object"),
+        pytest.param("x", "contains an item that is not an object", id="a word"),
         pytest.param(
             "{kind: AvatarService}\n---\n---\n{kind: AvatarService}",
-            "holds 2 AvatarService, must hold exactly one",
+            "contains 2 AvatarService, must contain exactly one",
             id="two",
         ),
         pytest.param(
@@ -97,8 +99,8 @@ def test_a_table_is_printed_for_people(
         ),
     ],
 )
-def test_a_file_that_cannot_be_used_is_named_with_its_fault(
-    tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str], text: str, said: str
+def test_an_invalid_file_is_named_with_its_fault(
+    tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str], text: str, message: str
 ) -> None:
     service = tmp_path / "service.yaml"
     service.write_text(text)
@@ -106,7 +108,7 @@ def test_a_file_that_cannot_be_used_is_named_with_its_fault(
     assert main(["plan", "--service", str(service), "--nodes", nodes]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert said in printed.err
+    assert message in printed.err
 
 
 def test_a_missing_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,3 +122,19 @@ def test_run_names_the_variable_that_is_missing(
     monkeypatch.delenv("AVATAR_NAMESPACE", raising=False)
     assert main(["run"]) == 1
     assert "AVATAR_NAMESPACE is not set" in capsys.readouterr().err
+
+
+def test_a_reader_that_closes_the_pipe_gets_no_traceback(tmp_path: Path, make: Make) -> None:
+    nodes = write(tmp_path, "nodes.yaml", make.node_body())
+    command = [sys.executable, "-m", "avatar_operator", "plan"]
+    process = subprocess.Popen(
+        [*command, "--service", str(SERVICE), "--nodes", nodes],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()  # as `head` does once it has its lines
+    with process.stderr as stderr:
+        assert stderr.read() == b""
+    assert process.wait() == BROKEN_PIPE

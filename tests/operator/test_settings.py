@@ -10,7 +10,7 @@ from avatar_operator.settings import Address
 LEAST = {"AVATAR_NAMESPACE": "system", "AVATAR_RUNTIME_IMAGE": "runtime:1"}
 
 
-def test_what_is_not_set_has_a_default() -> None:
+def test_an_unset_variable_has_a_default() -> None:
     found = settings.from_env(LEAST | {"AVATAR_WATCH_NAMESPACES": "", "AVATAR_RESYNC_S": " "})
     assert (found.namespace, found.control_secret) == ("system", "avatar-operator-control")
     assert (found.watch_namespaces, found.resync_s, found.memory_share) == ((), 300.0, 0.9)
@@ -49,25 +49,25 @@ def test_every_variable_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "said"),
+    ("variable", "value", "message"),
     [
         pytest.param("AVATAR_NAMESPACE", "", "is not set, must be set", id="missing"),
         pytest.param("AVATAR_MEMORY_SHARE", "90", "a number from 0.1 to 1", id="percent"),
-        pytest.param("AVATAR_RESYNC_S", "soon", "is 'soon', must be a number", id="no number"),
+        pytest.param("AVATAR_RESYNC_S", "soon", "is 'soon', must be a number", id="not a number"),
         pytest.param("AVATAR_HEALTH_LISTEN", "8080", "HOST:PORT", id="no host"),
         pytest.param("AVATAR_HEALTH_LISTEN", "a:70000", "HOST:PORT", id="no port"),
-        pytest.param("AVATAR_METRICS_OPEN", "yes", "one of false, true", id="no boolean"),
+        pytest.param("AVATAR_METRICS_OPEN", "yes", "one of false, true", id="not a boolean"),
         pytest.param("AVATAR_LOG_FORMAT", "xml", "one of json, text", id="no format"),
         pytest.param("AVATAR_LEASE_DURATION_S", "4.5", "a whole number", id="half a second"),
         pytest.param("AVATAR_LEASE_RENEW_DEADLINE_S", "3", "less than 3, 0.75 of", id="too late"),
         pytest.param("AVATAR_LEASE_RETRY_S", "2.5", "less than the renew deadline", id="too slow"),
     ],
 )
-def test_a_bad_value_names_its_variable(variable: str, value: str, said: str) -> None:
+def test_an_invalid_value_names_its_variable(variable: str, value: str, message: str) -> None:
     with pytest.raises(SettingsError) as caught:
         settings.from_env(LEAST | {variable: value})
     assert str(caught.value).startswith(variable)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_all_wrong_variables_are_named_at_once() -> None:

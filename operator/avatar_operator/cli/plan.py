@@ -1,4 +1,4 @@
-"""Reads what `kubectl get -o yaml` wrote and plans from it: nothing is asked of any cluster."""
+"""`avatar-operator plan`: plans once from files that `kubectl get -o yaml` wrote, offline."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ import yaml
 
 from avatar_contracts import packaged_files
 from avatar_operator import names
+from avatar_operator.core import text
 from avatar_operator.core.autoscaling import inputs
 from avatar_operator.core.resources.gpu_profile import GPUProfile, parse_profile
 from avatar_operator.core.resources.node import Node, parse_node
@@ -36,22 +37,24 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NO_IMAGE: Final = "avatar-musetalk/runtime"
-"""The image decides nothing offline, except that a service may name another one."""
+"""Image of services that name none; it has no effect on a plan from files."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Files:
-    """The files of one plan, None where none was given."""
+    """The input files of one plan."""
 
     service: Path
     nodes: Path
-    profiles: Path | None  # None: the profiles that the chart ships
-    state: Path | None  # pods, and documents of their /control/v1/state; None: no pod runs
+    profiles: Path | None
+    """None: the profiles of the chart."""
+    state: Path | None
+    """Pods, and documents of their /control/v1/state; None: no pod exists."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """A plan with what it was made for and what there is to say of it."""
+    """A plan with its service and its conditions."""
 
     service: Service
     plan: planner.Plan
@@ -59,18 +62,18 @@ class Outcome:
 
 
 def plan(files: Files, now: float) -> Outcome:
-    """Plan once from files.
+    """Plan once from files; `now` is in seconds since 1970.
 
     Raises:
-        InputError: a file cannot be read or holds nothing of what it should.
-        InvalidResource: a resource in it breaks its contract.
+        InputError: a file cannot be read or lacks the expected objects.
+        InvalidResource: an object is invalid.
     """
     service = read_service(files.service)
     state = [] if files.state is None else _items("--state", files.state)
     pods = [item for item in state if item.get("kind") == "Pod"]
     runtime_pods = [pod for pod in map(parse_runtime_pod, pods) if pod is not None]
     own = [pod for pod in runtime_pods if (pod.namespace, pod.service) == service.key]
-    if not service.uid and own:  # a manifest that was never applied: the pods are of its namesake
+    if not service.uid and own:  # the manifest was never applied: its name selects the pods
         service = dataclasses.replace(service, uid=own[0].owner_uid)
     observed = planner.Observed(
         nodes=_nodes(files.nodes),
@@ -78,8 +81,8 @@ def plan(files: Files, now: float) -> Outcome:
         profiles=read_profiles(files.profiles),
         pods=tuple(own),
         states=_states(own, state),
-        has_control_secret=True,  # Secrets are no input, so nothing is said of them
-        scaling_context=inputs.ScalingContext(),  # nor are callers: what is there stays
+        has_control_secret=True,  # Secrets are not an input, so no action for them is planned
+        scaling_context=inputs.ScalingContext(),  # callers are not an input, so existing pods stay
     )
     options = planner.Options(image=NO_IMAGE)
     made = planner.plan(service, observed, options, now)
@@ -87,15 +90,15 @@ def plan(files: Files, now: float) -> Outcome:
 
 
 def read_service(path: Path) -> Service:
-    """Return the one service of a file.
+    """Return the service of a file.
 
     Raises:
-        InputError: it cannot be read or holds another number of services.
-        InvalidResource: the service breaks its contract.
+        InputError: the file cannot be read or does not contain exactly one service.
+        InvalidResource: the service is invalid.
     """
     services = _of_kind("--service", path, names.SERVICE_KIND)
     if len(services) != 1:
-        fault = f"holds {len(services)} {names.SERVICE_KIND}, must hold exactly one"
+        fault = f"contains {len(services)} {names.SERVICE_KIND}, must contain exactly one"
         raise InputError("--service", str(path), fault)
     return parse_service(services[0])
 
@@ -105,11 +108,11 @@ def _nodes(path: Path) -> tuple[Node, ...]:
 
 
 def read_profiles(path: Path | None) -> tuple[GPUProfile, ...]:
-    """Return the profiles of a file, or (None) those that the chart ships.
+    """Return the profiles of a file, or those of the chart if it is None.
 
     Raises:
-        InputError: it cannot be read or holds none.
-        InvalidResource: one breaks its contract.
+        InputError: the file cannot be read or contains no profile.
+        InvalidResource: a profile is invalid.
     """
     if path is not None:
         bodies: Iterable[Mapping[str, object]] = _of_kind("--profiles", path, names.PROFILE_KIND)
@@ -122,7 +125,7 @@ def read_profiles(path: Path | None) -> tuple[GPUProfile, ...]:
 def _states(
     pods: Iterable[RuntimePod], items: Iterable[Mapping[str, object]]
 ) -> dict[str, PodState]:
-    """Match state documents with pods; they are as fresh as the file claims them to be: now."""
+    """Return the states by UID of the pod; a state in a file counts as fresh."""
     documents = {item["pod"]: item for item in items if "kind" not in item and "pod" in item}
     return {pod.uid: parse_state(documents[pod.name], 0.0) for pod in pods if pod.name in documents}
 
@@ -130,25 +133,25 @@ def _states(
 def _of_kind(option: str, path: Path, kind: str) -> list[Mapping[str, object]]:
     found = [item for item in _items(option, path) if item.get("kind") == kind]
     if not found:
-        raise InputError(option, str(path), f"holds no {kind}")
+        raise InputError(option, str(path), f"contains no {kind}")
     return found
 
 
 def _items(option: str, path: Path) -> list[Mapping[str, object]]:
-    """Return the objects of a YAML or JSON file: documents, and the items of lists."""
+    """Return the objects of a YAML or JSON file: its documents and the items of lists."""
     try:
         documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise InputError(option, str(path), error.strerror or str(error)) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(option, str(path), f"is no YAML: {error}") from error
+        raise InputError(option, str(path), f"is not YAML: {error}") from error
     found: list[Mapping[str, object]] = []
     for document in documents:
         if document is None:
             continue
         items = document.get("items", [document]) if isinstance(document, dict) else document
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-            raise InputError(option, str(path), "holds something that is no object")
+            raise InputError(option, str(path), "contains an item that is not an object")
         found += items
     return found
 
@@ -156,7 +159,7 @@ def _items(option: str, path: Path) -> list[Mapping[str, object]]:
 def plan_document(
     service: Service, plan: planner.Plan, findings: Sequence[Finding]
 ) -> Mapping[str, object]:
-    """Return the plan as JSON data; the shape is a contract with users' scripts."""
+    """Return the plan as JSON data; scripts of users rely on its shape."""
     return {
         "service": str(service.key),
         "pools": [_pool_row(plan, pool) for pool in plan.pools],
@@ -193,7 +196,7 @@ def plan_document(
 
 
 def plan_text(service: Service, plan: planner.Plan, findings: Sequence[Finding]) -> str:
-    """Return the plan as a few tables."""
+    """Return the plan as tables."""
     data = plan_document(service, plan, findings)
     sections = [
         (
@@ -204,7 +207,7 @@ def plan_text(service: Service, plan: planner.Plan, findings: Sequence[Finding])
         ("conditions", ("type", "status", "reason", "message")),
         ("nodes", ("node", "gpuClass", "resource", "gpus", "free", "reason")),
     ]
-    lines = [f"service {service.key}: {plan.desired} pods wanted"]
+    lines = [f"service {service.key}: wants {text.count(plan.desired, 'pod')}"]
     for title, columns in sections:
         rows = data[title]
         assert isinstance(rows, list)
@@ -214,9 +217,9 @@ def plan_text(service: Service, plan: planner.Plan, findings: Sequence[Finding])
 
 
 def _pool_row(plan: planner.Plan, pool: Pool) -> Mapping[str, object]:
-    """Describe a class as it will be once the actions are done."""
-    gone = {a.uid for a in plan.actions if isinstance(a, planner.DrainPod | planner.DeletePod)}
-    classes = [pod.gpu_class for pod in plan.fleet.live if pod.uid not in gone]
+    """Describe a GPU class as it will be after the actions."""
+    leaving = {a.uid for a in plan.actions if isinstance(a, planner.DrainPod | planner.DeletePod)}
+    classes = [pod.gpu_class for pod in plan.fleet.live if pod.uid not in leaving]
     classes += [action.gpu_class for action in plan.new_pods]
     replicas = classes.count(pool.gpu_class)
     if isinstance(pool.outcome, NoBatch):

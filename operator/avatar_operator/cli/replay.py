@@ -1,4 +1,4 @@
-"""Makes the decisions of a log again: what `avatar-operator replay` does."""
+"""`avatar-operator replay`: decides again from the inputs in a decision log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from avatar_operator.cli import plan
 from avatar_operator.core.autoscaling import decision_lines, decision_log
-from avatar_operator.core.text import rfc3339
+from avatar_operator.core.text import count, rfc3339
 from avatar_operator.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
     from avatar_operator.core.resources.autoscaling import Autoscaling
 
-SHOWN: Final = 20  # differences that are told
+SHOWN: Final = 20  # differences that the comparison lists
 _OURS: Final = (
     f'{{"kind":"{decision_lines.KIND}",'  # how a line begins; a container's log has others
 )
 
 
 @dataclasses.dataclass(slots=True)
-class _Sum:
-    """What became of one service."""
+class _Summary:
+    """The comparison of one service."""
 
     decisions: int = 0
     differences: int = 0
@@ -64,47 +64,46 @@ class _Sum:
 def replay(log: Path, service: Path | None) -> Mapping[str, object]:
     """Return how the decisions of a log compare with those made now.
 
-    With a service's manifest its policy is followed in place of the one that was
-    written, for every service of the log.
+    With the manifest of a service, its policy replaces the policy of every line.
 
     Raises:
-        InputError: a file cannot be read or holds nothing of what it should.
-        InvalidResource: the service breaks its contract.
+        InputError: a file cannot be read or contains no decision.
+        InvalidResource: the service is invalid.
     """
     policy = None if service is None else _policy(service)
-    sums: dict[str, _Sum] = {}
-    told: list[Mapping[str, object]] = []
+    sums: dict[str, _Summary] = {}
+    found: list[Mapping[str, object]] = []
     lines = list(_lines(log))
     for again in decision_log.replay(lines, policy):
-        sums.setdefault(again.logged.service, _Sum()).add(again)
-        if again.differs and len(told) < SHOWN:
-            told.append(_difference(again))
-    passed_over = len(lines) - sum(each.decisions for each in sums.values())
+        sums.setdefault(again.logged.service, _Summary()).add(again)
+        if again.differs and len(found) < SHOWN:
+            found.append(_difference(again))
+    skipped = len(lines) - sum(each.decisions for each in sums.values())
     return {
-        "decisions": len(lines) - passed_over,
-        "passed_over": passed_over,
+        "decisions": len(lines) - skipped,
+        "passed_over": skipped,
         "differences": sum(each.differences for each in sums.values()),
         "services": {name: each.document() for name, each in sorted(sums.items())},
-        "first_differences": told,
+        "first_differences": found,
     }
 
 
 def text(data: Mapping[str, object]) -> str:
-    """Return a comparison as lines for people."""
+    """Return a comparison as readable text."""
     services, differences = data["services"], data["first_differences"]
     assert isinstance(services, Mapping)
     assert isinstance(differences, list)
     lines = [f"{data['decisions']} decisions, {data['differences']} differ"]
     if data["passed_over"]:
-        lines.append(f"{data['passed_over']} passed over: what was remembered is not in the log")
+        lines.append(f"{data['passed_over']} skipped: their history is not in the log")
     for name, row in services.items():
         lines.append(
             f"{name}: {row['decisions']} decisions, {row['differences']} differ, "
-            f"{row['pod_hours']} pod hours written and {row['pod_hours_again']} now, "
-            f"{row['max_pods']} and {row['max_pods_again']} pods at most"
+            f"pod hours {row['pod_hours']} logged, {row['pod_hours_again']} now, "
+            f"most pods {row['max_pods']} logged, {row['max_pods_again']} now"
         )
     lines += [
-        f"  {row['time']} {row['service']}: written {row['written']}, now {row['now']}"
+        f"  {row['time']} {row['service']}: logged {row['written']}, now {row['now']}"
         for row in differences
     ]
     return "\n".join(lines)
@@ -119,7 +118,7 @@ def _policy(path: Path) -> Autoscaling:
 
 
 def _lines(path: Path) -> Iterator[decision_lines.LoggedDecision]:
-    """Read the decisions of a log; lines of other kinds are none of ours."""
+    """Yield the decisions of a log; other lines are ignored."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -131,11 +130,11 @@ def _lines(path: Path) -> Iterator[decision_lines.LoggedDecision]:
         try:
             yield decision_lines.decode(json.loads(line))
         except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-            fault = f"has no decision in line {number}: {error}"
+            fault = f"has an invalid decision in line {number}: {error}"
             raise InputError("--log", str(path), fault) from error
         found = True
     if not found:
-        raise InputError("--log", str(path), "holds no decision")
+        raise InputError("--log", str(path), "contains no decision")
 
 
 def _difference(again: decision_log.ReplayedDecision) -> Mapping[str, object]:
@@ -151,5 +150,5 @@ def _difference(again: decision_log.ReplayedDecision) -> Mapping[str, object]:
 
 
 def _summary(pods: int, reserve: int, why: str, limit: str | None) -> str:
-    kept = f", {reserve} of them in reserve" if reserve else ""
-    return f"{pods} pods{kept} ({why}{f', limited by {limit}' if limit else ''})"
+    kept = f", {reserve} of them in the reserve" if reserve else ""
+    return f"{count(pods, 'pod')}{kept} ({why}{f', limited by {limit}' if limit else ''})"

@@ -1,4 +1,4 @@
-"""Replays traces through the operator's own planning: what `avatar-operator simulate` does."""
+"""`avatar-operator simulate`: runs a trace through the operator's planner in virtual time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from avatar_operator.core.autoscaling import arrivals, decision_log, inputs
 from avatar_operator.core.resources import autoscaling
 from avatar_operator.errors import InputError
 from avatar_operator.simulator import plot, scenario, traces
-from avatar_operator.simulator.world import World, optimum_gpu_hours, run
+from avatar_operator.simulator.world import SimulatedCluster, optimum_gpu_hours, run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,20 +25,23 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Request:
-    """What to simulate."""
+    """The arguments of one simulation."""
 
     trace: Path
     service: Path
-    profiles: Path | None  # None: the profiles that the chart ships
+    profiles: Path | None
+    """None: the profiles of the chart."""
     seed: int
-    gpus: int | None  # of each class; None: as many as the service may have pods
+    gpus: int | None
+    """GPUs of each class; None: maxReplicas."""
     start_s: float
-    decisions: bool = False  # whether each decision is to be written down
+    decisions: bool = False
+    """Whether to log each decision."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Simulated:
-    """What a run is told and drawn with."""
+    """The output of one simulation."""
 
     figures: Mapping[str, object]
     picture: str  # SVG
@@ -46,11 +49,11 @@ class Simulated:
 
 
 def simulate(request: Request) -> Simulated:
-    """Return one run; the shape of its figures is a contract with users' scripts.
+    """Run one simulation; scripts of users rely on the shape of its figures.
 
     Raises:
-        InputError: a file cannot be read or holds nothing of what it should.
-        InvalidResource: a resource in it breaks its contract.
+        InputError: a file cannot be read or lacks the expected content.
+        InvalidResource: a resource is invalid.
     """
     service = plan.read_service(request.service)
     if service.autoscaling is None or service.replicas is not None:
@@ -66,9 +69,9 @@ def simulate(request: Request) -> Simulated:
     def note(answer: inputs.ScalingResult) -> None:
         lines.append(json.dumps(written.line(str(service.key), answer), separators=(",", ":")))
 
-    told = note if request.decisions else None
     chance = random.Random(request.seed)
-    result = run(service, profiles, trace, settings, chance, note=told)
+    on_decision = note if request.decisions else None
+    result = run(service, profiles, trace, settings, chance, on_decision=on_decision)
     per_pod = slots_per_pod(service, profiles, settings)
     data = {
         **figures(result, trace, per_pod),
@@ -83,14 +86,14 @@ def simulate(request: Request) -> Simulated:
         },
     }
     title = f"{service.key}: {result.sessions} sessions, {result.gpu_hours:.1f} GPU-hours"
-    return Simulated(data, plot.course(title, result.course), tuple(lines))
+    return Simulated(data, plot.timeline(title, result.timeline), tuple(lines))
 
 
 def read_trace(path: Path) -> tuple[traces.Session, ...]:
     """Return the sessions of a CSV file.
 
     Raises:
-        InputError: it cannot be read, or holds something else.
+        InputError: the file cannot be read or contains an invalid line.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -100,14 +103,14 @@ def read_trace(path: Path) -> tuple[traces.Session, ...]:
 
 
 def generate(kind: traces.Kind, scale: traces.Scale, seed: int, out: Path) -> int:
-    """Write a made trace, and return how many sessions it has."""
+    """Write a generated trace, and return its number of sessions."""
     sessions = traces.make(kind, scale, random.Random(seed))
     out.write_text("\n".join(traces.lines(sessions)) + "\n", encoding="utf-8")
     return len(sessions)
 
 
 def stock(service: Service, profiles: tuple[GPUProfile, ...], gpus: int) -> Mapping[str, int]:
-    """Return the GPUs of a made cluster: so many of each class that the service allows."""
+    """Return the GPUs of a simulated cluster: `gpus` of each class that the service allows."""
     allowed = service.placement.gpu_classes or tuple(profile.name for profile in profiles)
     return {profile.name: gpus for profile in profiles if profile.name in allowed}
 
@@ -117,16 +120,16 @@ def slots_per_pod(
     profiles: tuple[GPUProfile, ...],
     settings: scenario.Settings,
 ) -> int:
-    """Return the sessions of a pod on the class that is filled first."""
+    """Return the slots of a pod on the class that is filled first."""
     nothing = (traces.Session(0.0, 1.0),)
-    world = World(service, profiles, nothing, settings, random.Random(0))
+    world = SimulatedCluster(service, profiles, nothing, settings, random.Random(0))
     return world.best().sessions_per_pod
 
 
 def figures(
     result: scenario.Result, trace: tuple[traces.Session, ...], per_pod: int
 ) -> dict[str, object]:
-    """Return the figures of a result, next to the optimum."""
+    """Return the figures of a result, with the optimum."""
     return {
         "sessions": result.sessions,
         "ended_by_operator": result.ended_by_operator,
@@ -148,9 +151,9 @@ def figures(
 def buffered_optimum(
     service: Service, trace: tuple[traces.Session, ...], per_pod: int, start_s: float
 ) -> float:
-    """Return the GPU-hours of an optimum that keeps the free slots which the service asks for.
+    """Return the GPU-hours of an optimum that keeps the free slots of `freeSessions`.
 
-    The rate of callers is taken as known: by Little's law from the sessions and their mean length.
+    The arrival rate is known: it follows from the sessions and their mean duration (Little's law).
     """
     policy = service.autoscaling
     assert policy is not None
@@ -164,7 +167,7 @@ def buffered_optimum(
 
 
 def text(data: Mapping[str, object]) -> str:
-    """Return the figures as lines for people."""
+    """Return the figures as readable text."""
     rows = [(key, value) for key, value in data.items() if key != "settings"]
     width = max(len(key) for key, _ in rows)
     return "\n".join(f"{key.ljust(width)}  {json.dumps(value)}" for key, value in rows)

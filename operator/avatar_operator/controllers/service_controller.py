@@ -1,404 +1,234 @@
-"""Brings one service after the other nearer to its spec: read, plan, apply, write the status.
+"""Reconciles one service at a time: read the store, plan, execute, write the status.
 
-Events only wake a service; what to do is read from what was seen, each time. A
-status is written once a round, and only if it changed.
+Changes only trigger a reconcile; what to do is planned from the current content of the
+store each time. A reconcile writes the status at most once, and only if it changed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from avatar_contracts import tokens
-from avatar_operator import metrics
-from avatar_operator.controllers import executor, worker
-from avatar_operator.controllers.decision_log import DecisionLog
-from avatar_operator.controllers.executor import Memory
-from avatar_operator.controllers.profile_controller import Calibrator
+from avatar_operator.controllers import executor
+from avatar_operator.controllers.executor import ServiceState
 from avatar_operator.core.autoscaling import inputs
-from avatar_operator.core.cache.store import Kind, News, Observations
 from avatar_operator.core.planning import disruption, planner, rollout, shared_reserve
-from avatar_operator.core.resources.service import Service, ServiceKey, parse_service
+from avatar_operator.core.resources.service import Service, parse_service
 from avatar_operator.core.status import conditions, service_status
-from avatar_operator.errors import (
-    ClusterError,
-    InvalidResource,
-    NotLeading,
-)
-from avatar_operator.kube import client, informers
-from avatar_operator.streams import gateways, runtimes
-from avatar_operator.streams.client import SILENCE_S, Endpoint, admin_address
+from avatar_operator.errors import ClusterError, InvalidResource
+from avatar_operator.streams.client import SILENCE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
+    from avatar_operator.controllers.decision_log import DecisionLogWriter
+    from avatar_operator.controllers.executor import ExecutionResult, Executor
+    from avatar_operator.controllers.triggers import Triggers
+    from avatar_operator.core.cache.entries import ServiceBody
+    from avatar_operator.core.cache.store import Store
     from avatar_operator.core.resources.pod import RuntimePod
-    from avatar_operator.fence import Fence
-    from avatar_operator.settings import Settings
+    from avatar_operator.metrics import Metrics
+    from avatar_operator.streams.gateways import GatewayStates
+    from avatar_operator.streams.runtimes import RuntimeStates
 
-TICK_S: Final = 1.0  # from one look at silent sources and at metrics to the next
-STALLED_S: Final = 30.0  # a loop that did not turn for so long is not alive
-GATHER_S: Final = 0.02  # news that comes together is answered together
-PODS_S: Final = 0.15  # news of a service's pods: each goes through several steps, many at a time
-NEWS_S: Final = 0.25  # news of nodes and foreign pods, which comes in swarms and concerns everyone
-BUDGET_S: Final = 1.0  # before a budget is put back: whoever fights for it does so once a second
-SPREAD_S: Final = 0.005  # between services that look again only in case: 200 a second
-RETRY_S: Final = 2.0
-MASTER_S: Final = 0.25  # from one look for the master key to the next, until a leader has made it
-SETTLE_S: Final = 2.0  # for which a new leader waits to hear of the sessions of every pod
-CALM_S: Final = 1.0  # from the first plan of a new leader to the first one that may take away
-
-_log = logging.getLogger(__name__)
+SETTLE_S: Final = 2.0  # how long a new leader waits at most for the states of all pods
+STATES_WAIT_S: Final = 0.25  # between two checks whether the states of all pods have arrived
+HOLD_REMOVALS_S: Final = 1.0  # after the first plan of a new leader; nothing is removed before
 
 
-class Reconciler:
-    """The owner of everything that was seen, and of the loop that acts on it."""
+@dataclass(frozen=True, slots=True)
+class _Reconcile:
+    """The inputs of one reconcile."""
 
-    def __init__(self, api: client.Cluster, settings: Settings, fence: Fence) -> None:
-        self._api = api
-        self._fence = fence
-        self._settings = settings
-        self._options = planner.Options(
-            settings.pods.image, settings.memory_share, settings.rollout
-        )
-        self._seen = Observations(settings.watch_namespaces, settings.namespace)
-        self._runtimes = runtimes.Runtimes(self._state_changed, fence)
-        self._gateways = gateways.Gateways(self._demand_changed)
-        self._silent: frozenset[str] = frozenset()  # UIDs of pods and gateways not heard of
-        states = self._runtimes.states
-        self._calibrator = Calibrator(api, self._seen, states, fence.is_open, self.observe)
-        self._watching = informers.Watching(
-            api,
-            self._seen,
-            settings.resync_s,
-            observe=self._observe,
-            forget=self.forget,
-            budget=self._budget_changed,
-            budgets=lambda uids: self._executor.set_budgeted(uids),
-            looked=self._looked_again,
-        )
-        self._executor = executor.Executor(
-            api,
-            self._runtimes,
-            fence,
-            settings.pods,
-            observe=self.observe,
-            forget=self.forget,
-            master=lambda: self._master,
-        )
-        self._memories: dict[str, Memory] = {}
-        self._decisions = DecisionLog(settings.decision_log)
-        self._short: set[str] = set()  # UIDs of services that no GPU was found for
-        self._worker = worker.Worker(self._reconcile, self._may_work)
-        self._master = ""
-        self._turned_at = asyncio.get_running_loop().time()
-        self._epoch: int | None = None  # under which this process led last
-        self._term = 0  # counts the times that it began to lead and others may have led before
-        self._elected_at = self._turned_at
+    uid: str
+    service: Service
+    state: ServiceState
+    last_status: Mapping[str, object]
+    now: float
 
-    def lead(self, epoch: int | None) -> None:
-        """Take in that this process leads from now on, or (None) does no more."""
-        if epoch is None:
-            metrics.forget_services()  # whoever leads tells them now
-            return
-        if epoch == self._epoch:
-            self._wake_all()  # nobody led meanwhile: the metrics are to be told again, that is all
-        else:
-            self._epoch = epoch
-            self._term += 1
-            self._elected_at = asyncio.get_running_loop().time()
-            for uid in self._seen.services.uids():
-                self._wake(uid, NEWS_S)  # nobody has looked at them since the last leader went
-        self._calibrator.wake()
-        self._worker.look()
 
-    def hear(self, kind: Kind) -> None:
-        """Take in that kopf's watch of a kind said something."""
-        self._watching.hear(kind)
+class ServiceController:
+    """Owns what is remembered of each service between two reconciles."""
 
-    def relist(self, kind: Kind) -> None:
-        """Take in that kopf's watch of a kind began anew."""
-        self._watching.relist(kind)
+    def __init__(
+        self,
+        store: Store,
+        runtimes: RuntimeStates,
+        gateways: GatewayStates,
+        executor: Executor,
+        triggers: Triggers,
+        decisions: DecisionLogWriter,
+        options: planner.Options,
+        metrics: Metrics,
+        watch_namespaces: Collection[str],
+    ) -> None:
+        self._store = store
+        self._runtimes = runtimes
+        self._gateways = gateways
+        self._executor = executor
+        self._triggers = triggers
+        self._decisions = decisions
+        self._options = options
+        self._metrics = metrics
+        self._watch_namespaces = watch_namespaces
+        self._states: dict[str, ServiceState] = {}  # by UID
+        self._term = 0  # number of the terms of this process
+        self._elected_at = asyncio.get_running_loop().time()
 
-    def observe(self, kind: Kind, body: Mapping[str, object]) -> None:
-        """Take in an object that was added or changed."""
-        self._observe(kind, body)
+    def begin_term(self) -> None:
+        """Start to lead after another replica may have led."""
+        self._term += 1
+        self._elected_at = asyncio.get_running_loop().time()
 
-    def _observe(self, kind: Kind, body: Mapping[str, object]) -> News:
-        news = self._seen.observe(kind, body)
-        self._take_in(news)
-        if kind is Kind.PROFILES:
-            self._calibrator.wake()
-        return news
+    def forget(self, uid: str) -> None:
+        """Discard what is remembered of a deleted service."""
+        self._states.pop(uid, None)
 
-    def forget(self, kind: Kind, uid: str) -> None:
-        """Take in that an object was deleted."""
-        self._take_in(self._seen.forget(kind, uid))
-        if kind is Kind.SERVICES:
-            self._memories.pop(uid, None)
-            self._short.discard(uid)
-            self._worker.forget(uid)
-            self._executor.forget(uid)
-            self._wake(uid, GATHER_S)  # its pods are left
+    def on_resync(self) -> None:
+        """Check again once for each service what others may have changed."""
+        for state in self._states.values():
+            state.has_secret = False
+            state.field_conflicts.clear()
 
-    def is_ready(self) -> bool:
-        """Return whether everything was listed once, so that plans can be trusted."""
-        return self._watching.synced
-
-    def is_alive(self) -> bool:
-        """Return whether the central loop still turns, and news still reaches it."""
-        turns = asyncio.get_running_loop().time() - self._turned_at < STALLED_S
-        return turns and not self._watching.frozen()
-
-    @property
-    def master(self) -> str:
-        """The key that all tokens derive from, "" until it was read."""
-        return self._master
-
-    async def run(self) -> None:
-        """List everything, then reconcile until cancelled."""
-        try:
-            self._master = await self._read_master()
-            for uid in self._seen.pods.uids():
-                self._follow(uid)  # those that were seen before their tokens were known
-            for uid in self._seen.gateways.uids():
-                self._follow_gateway(uid)
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._watching.run(), name="watching")
-                tasks.create_task(self._tick_forever(), name="tick")
-                tasks.create_task(self._calibrator.run(), name="calibrations")
-                tasks.create_task(self._decisions.run(), name="decisions")
-                tasks.create_task(self._worker.run(), name="work")
-        finally:
-            await self._runtimes.close()
-            await self._gateways.close()
-
-    def _take_in(self, news: News) -> None:
-        if news.fault:
-            _log.warning("not used: %s", news.fault)
-        if news.pod is not None:
-            self._follow(news.pod)
-        if news.gateway is not None:
-            self._follow_gateway(news.gateway)
-        if news.gone is not None:
-            metrics.forget_service(news.gone)
-        if news.renewed is not None:
-            self._worker.pardon(news.renewed)
-        for uid in news.services:
-            self._wake(uid, GATHER_S if news.pod is None else PODS_S)
-        if news.everyone or news.freed:
-            for uid in self._short:
-                self._wake(uid, NEWS_S)
-        if news.node and self._watching.synced:
-            for pod in self._seen.pods.values():
-                if pod.node == news.node:
-                    self._wake(pod.owner_uid, NEWS_S)
-        if news.everyone:
-            self._wake_all()
-            self._calibrator.wake()
-
-    def _follow(self, uid: str) -> None:
-        """Read the state of a pod as long as there is one to read."""
-        pod = self._seen.pods.get(uid)
-        if pod is None or not (pod.ip and pod.running and self._master):
-            self._runtimes.unfollow(uid)
-            self._calibrator.forget(uid)
-            return
-        token = tokens.control_token(self._master, str(pod.origin))
-        address = admin_address(pod.ip)
-        self._runtimes.follow(uid, Endpoint(pod.name, address, token, pod.ready))
-
-    def _follow_gateway(self, uid: str) -> None:
-        """Read what a gateway says of its callers."""
-        pod = self._seen.gateways.get(uid)
-        if pod is None or not (pod.ip and pod.running and self._master):
-            self._gateways.unfollow(uid)
-            return
-        token = tokens.gateway_token(self._master)
-        self._gateways.follow(uid, Endpoint(pod.name, admin_address(pod.ip), token))
-
-    def _demand_changed(self, key: ServiceKey) -> None:
-        uid = self._seen.uid_of(key)
-        if uid is not None:
-            self._wake(uid, GATHER_S)
-
-    def _budget_changed(self, key: ServiceKey, protects: str | None) -> None:
-        """Take in which service a budget protects as it should; a wrong one is put back."""
-        uid = self._seen.uid_of(key)
-        if uid is None:
-            return
-        was_right, is_right = self._executor.is_budgeted(uid), protects == uid
-        self._executor.note_budget(uid, right=is_right)
-        if was_right and not is_right:
-            self._wake(uid, BUDGET_S)
-
-    def _note_silence(self) -> None:
-        """Wake the services of pods that fell silent or speak again; a gateway concerns all."""
-        before, self._silent = self._silent, self._runtimes.silent() | self._gateways.silent()
-        for uid in before ^ self._silent:
-            pod = self._seen.pods.get(uid)
-            if pod is not None:
-                self._wake_for(pod)
-            elif self._seen.gateways.get(uid) is not None:
-                self._wake_all()
-
-    def _state_changed(self, pod_uid: str) -> None:
-        self._calibrator.hear(pod_uid)
-        pod = self._seen.pods.get(pod_uid)
-        if pod is not None:
-            self._wake_for(pod)
-
-    def _wake_for(self, pod: RuntimePod) -> None:
-        """Wake a pod's service, and those that lack GPUs and may take it over."""
-        self._wake(pod.owner_uid, GATHER_S)
-        if pod.reserve:
-            for uid in self._seen.reserve_groups.claimants(pod.owner_uid, pod.namespace):
-                if uid in self._short:
-                    self._wake(uid, GATHER_S)
-
-    def _wake(self, uid: str, after_s: float) -> None:
-        if self._seen.services.get(uid) is not None or self._seen.owned_by(uid):
-            self._worker.wake(uid, after_s)
-
-    def _wake_all(self) -> None:
-        """Let every service look again, one after the other: one that changes waits for none."""
-        uids = self._seen.services.uids()
-        step_s = min(SPREAD_S, self._settings.resync_s / 2 / max(1, len(uids)))
-        for number, uid in enumerate(uids):
-            self._wake(uid, NEWS_S + number * step_s)
-
-    async def _read_master(self) -> str:
-        while True:
-            try:
-                settings = self._settings
-                return await self._api.master_key(settings.namespace, settings.control_secret)
-            except NotLeading:
-                await self._pause(MASTER_S)  # there is none yet, and the leader makes it
-            except ClusterError as error:
-                _log.warning("cannot read the control Secret fault=%s", error)
-                await self._pause(RETRY_S)
-
-    async def _pause(self, seconds: float) -> None:
-        self._turned_at = asyncio.get_running_loop().time()
-        await asyncio.sleep(seconds)
-
-    def _looked_again(self) -> None:
-        """Take in that everything was looked at: what others may have changed is checked once."""
-        for memory in self._memories.values():
-            memory.has_secret = False
-            memory.contested.clear()
-        self._wake_all()
-
-    async def _tick_forever(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            self._note_silence()
-            metrics.set_state_age(self._runtimes.oldest_s())
-            self._watching.tell()
-            await self._pause(TICK_S)
-            metrics.set_loop_lag(loop.time() - self._turned_at - TICK_S)
-
-    def _may_work(self) -> bool:
-        return self._watching.synced and self._fence.is_open()
-
-    async def _reconcile(self, uid: str) -> float | None:
-        """Go one round, and return when to look again if nothing is heard until then.
+    async def reconcile(self, uid: str) -> float | None:
+        """Reconcile once; return the seconds until the next time, None to wait for a change.
 
         Raises:
-            AvatarOperatorError: an action or the status write failed; the rest was done.
+            AvatarOperatorError: an action or the status write failed; the others were executed.
         """
-        seen = self._seen.services.get(uid)
-        if seen is None or seen.deleting:
-            await self._executor.take_leave(uid, self._orphans(uid))
+        body = self._store.services.get(uid)
+        if body is None or body.deleting:
+            await self._executor.finalize(uid, self._orphans(uid))
             return None
-        now, written = time.time(), seen.status
-        memory = self._memories.setdefault(uid, Memory())
+        now, last_status = time.time(), body.status
+        state = self._states.setdefault(uid, ServiceState())
         try:
-            service = parse_service(seen.body)
+            service = parse_service(body.body)
         except InvalidResource as error:
-            findings = conditions.invalid("; ".join(map(str, error.faults)))
-            invalid = service_status.build_invalid(seen.generation, findings, written, now)
-            await self._executor.write_status(uid, seen.key, written, invalid, memory)
+            await self._write_invalid(uid, body, error, state, now)
             return None
-        observed = self._observed(service, memory, written, now)
-        if memory.term != self._term:
-            if not self._has_heard(observed):
-                return NEWS_S  # a state that comes wakes it sooner
-            memory.term = self._term
-            memory.calm_until = asyncio.get_running_loop().time() + CALM_S
-        plan = planner.plan(service, observed, self._options, now)
-        metrics.set_desired(service.key, plan.desired)
-        lacks_gpus = plan.missing or service_status.lacks_gpus(plan)
-        (self._short.add if lacks_gpus else self._short.discard)(uid)
+        reconcile = _Reconcile(uid, service, state, last_status, now)
+        observed = self._observed(reconcile)
+        if not self._may_plan(state, observed):
+            return STATES_WAIT_S  # a state that arrives triggers the reconcile earlier
+        return await self._reconcile(reconcile, observed)
+
+    async def _reconcile(self, reconcile: _Reconcile, observed: planner.Observed) -> float | None:
+        service, state = reconcile.service, reconcile.state
+        plan = planner.plan(service, observed, self._options, reconcile.now)
+        self._record(reconcile, plan)
+        # The previous leader may have known more: at first nothing is removed.
+        hold_s = state.hold_removals_until - asyncio.get_running_loop().time()
+        actions = tuple(each for each in plan.actions if hold_s <= 0 or not _removes(each))
+        result = await self._executor.execute(service, actions, state)
+        status_s = await self._report(reconcile, plan, observed, result)
+        if result.faults or result.outdated:
+            raise (*result.faults, *result.outdated)[0]  # reconciled again without a change
+        held_s = hold_s if len(actions) < len(plan.actions) else None
+        delays = [each for each in (status_s, plan.wake_after_s, held_s) if each is not None]
+        return min(delays, default=None)
+
+    def _may_plan(self, state: ServiceState, observed: planner.Observed) -> bool:
+        """Return whether to plan; the first plan of a term waits for the states of all pods."""
+        if state.term == self._term:
+            return True
+        if not self._has_states(observed):
+            return False
+        state.term = self._term
+        state.hold_removals_until = asyncio.get_running_loop().time() + HOLD_REMOVALS_S
+        return True
+
+    def _has_states(self, observed: planner.Observed) -> bool:
+        """Return whether every pod has sent its state, or had enough time to do so."""
+        if asyncio.get_running_loop().time() >= self._elected_at + SETTLE_S:
+            return True
+        fresh = {uid for uid, s in observed.states.items() if s.age_s < SILENCE_S}
+        return fresh.issuperset(pod.uid for pod in observed.pods if pod.running and pod.ip)
+
+    def _record(self, reconcile: _Reconcile, plan: planner.Plan) -> None:
+        """Record a plan in the metrics, the triggers, the scaling history and the decision log."""
+        key = reconcile.service.key
+        self._metrics.set_desired(key, plan.desired)
+        lacks_gpus = bool(plan.missing) or service_status.lacks_gpus(plan)
+        self._triggers.set_lacks_gpus(reconcile.uid, lacks_gpus)
         if plan.scaling is not None:
-            memory.history = plan.scaling.decision.history
-            self._decisions.note(service.key, plan.scaling)
-        # What others knew when they led is not known here: at first nothing is taken away.
-        calm_s = memory.calm_until - asyncio.get_running_loop().time()
-        actions = tuple(each for each in plan.actions if calm_s <= 0 or not _removes(each))
-        ended = await self._executor.apply(service, actions, memory)
-        faults = [str(fault) for fault in ended.faults if isinstance(fault, ClusterError)]
-        contested = sorted(memory.contested.values())
-        findings = conditions.find(service, plan, observed.states, faults, contested)
-        wanted = service_status.build(service, plan, observed.states, findings, written, now)
+            reconcile.state.history = plan.scaling.decision.history
+            self._decisions.write(key, plan.scaling)
+
+    async def _report(
+        self,
+        reconcile: _Reconcile,
+        plan: planner.Plan,
+        observed: planner.Observed,
+        result: ExecutionResult,
+    ) -> float | None:
+        """Write the status and the Events; return how long a status is held back, if it is."""
+        service, state = reconcile.service, reconcile.state
+        last_status, now = reconcile.last_status, reconcile.now
+        faults = [str(fault) for fault in result.faults if isinstance(fault, ClusterError)]
+        conflicts = sorted(state.field_conflicts.values())
+        findings = conditions.find(service, plan, observed.states, faults, conflicts)
+        status = service_status.build(service, plan, observed.states, findings, last_status, now)
         loop_now = asyncio.get_running_loop().time()
-        wait_s = executor.too_soon_s(memory, written, wanted, loop_now)
-        if wait_s is None:
-            await self._executor.write_status(uid, seen.key, written, wanted, memory)
-            notices = service_status.notices(ended.done, findings, written, plan)
-            await self._executor.tell(service, notices, memory, now)
-            metrics.count_scaling(plan.desired, written.get("desiredReplicas"))
-        if ended.faults or ended.outdated:
-            raise (*ended.faults, *ended.outdated)[0]  # looked at again, however little is heard
-        held_s = calm_s if len(actions) < len(plan.actions) else None
-        waits = [each for each in (wait_s, plan.wake_after_s, held_s) if each is not None]
-        return min(waits, default=None)
+        delay_s = executor.status_delay_s(state, last_status, status, loop_now)
+        if delay_s is None:
+            await self._executor.write_status(
+                reconcile.uid, service.key, last_status, status, state
+            )
+            notices = service_status.notices(result.done, findings, last_status, plan)
+            await self._executor.emit_events(service, notices, state, now)
+            self._metrics.count_decision(plan.desired, last_status.get("desiredReplicas"))
+        return delay_s
+
+    async def _write_invalid(
+        self, uid: str, body: ServiceBody, error: InvalidResource, state: ServiceState, now: float
+    ) -> None:
+        findings = conditions.invalid("; ".join(map(str, error.faults)))
+        last_status = body.status
+        status = service_status.build_invalid(body.generation, findings, last_status, now)
+        await self._executor.write_status(uid, body.key, last_status, status, state)
 
     def _orphans(self, uid: str) -> tuple[RuntimePod, ...]:
-        """Return the pods that a service owns or owned, in the namespaces that are ours."""
-        ours = self._settings.watch_namespaces
-        return tuple(pod for pod in self._seen.owned_by(uid) if not ours or pod.namespace in ours)
+        """Return the pods of a service, existing or deleted, in the watched namespaces."""
+        watched = self._watch_namespaces
+        pods = self._store.owned_by(uid)
+        return tuple(pod for pod in pods if not watched or pod.namespace in watched)
 
-    def _observed(
-        self, service: Service, memory: Memory, written: Mapping[str, object], now: float
-    ) -> planner.Observed:
-        pods = self._seen.pods_of(service.key)
+    def _observed(self, reconcile: _Reconcile) -> planner.Observed:
+        service, state = reconcile.service, reconcile.state
+        pods = self._store.pods_of(service.key)
+        conflicts = state.field_conflicts
         return planner.Observed(
-            nodes=self._seen.nodes(),
-            uses=self._seen.uses(),
-            profiles=self._seen.profiles(),
-            node_classes=self._seen.node_class_cache(),
+            nodes=self._store.nodes(),
+            uses=self._store.gpu_uses(),
+            profiles=self._store.profiles(),
+            node_classes=self._store.node_class_cache(),
             pods=pods,
             states=self._runtimes.states(pod.uid for pod in pods),
-            has_control_secret=memory.has_secret or "ApplyControlSecret" in memory.contested,
-            has_pdb=self._executor.is_budgeted(service.uid) or "ApplyBudget" in memory.contested,
-            halted=rollout.read_halt(written, service.generation),
-            shared=self._shared(service, now),
-            names_elsewhere=self._seen.names_elsewhere(service.key),
+            has_control_secret=state.has_secret or "ApplyControlSecret" in conflicts,
+            has_pdb=self._executor.has_pdb(service.uid) or "ApplyBudget" in conflicts,
+            halted=rollout.read_halt(reconcile.last_status, service.generation),
+            shared=self._shared(service, reconcile.now),
+            names_elsewhere=self._store.names_elsewhere(service.key),
             scaling_context=inputs.ScalingContext(
                 self._gateways.demand(service.key),
-                memory.history if memory.term == self._term else None,  # others decided since
+                # In another term another replica may have decided since.
+                state.history if state.term == self._term else None,
                 asyncio.get_running_loop().time(),
             ),
         )
 
     def _shared(self, service: Service, now: float) -> shared_reserve.SharedReserve | None:
-        group = self._seen.reserve_groups.group(service.uid, service.key.namespace, now)
+        """Return the warm pool that a service shares, with the pods that it may adopt."""
+        group = self._store.reserve_groups.group(service.uid, service.key.namespace, now)
         if group is None or group.owner.uid == service.uid:
             return None if group is None else shared_reserve.SharedReserve(group)
-        pods = tuple(pod for pod in self._seen.pods_of(group.owner.key) if pod.reserve)
+        pods = tuple(pod for pod in self._store.pods_of(group.owner.key) if pod.reserve)
         return shared_reserve.SharedReserve(
             group, pods, self._runtimes.states(pod.uid for pod in pods)
         )
-
-    def _has_heard(self, observed: planner.Observed) -> bool:
-        """Return whether every pod has told of its sessions, or had time enough to do so."""
-        if asyncio.get_running_loop().time() >= self._elected_at + SETTLE_S:
-            return True
-        fresh = {uid for uid, s in observed.states.items() if s.age_s < SILENCE_S}
-        return fresh.issuperset(pod.uid for pod in observed.pods if pod.running and pod.ip)
 
 
 def _removes(action: planner.Action) -> bool:

@@ -1,4 +1,4 @@
-"""Works on services when they are due: many at once, each once at a time, failures again later."""
+"""Reconciles the services that are due: up to 32 at once, failures with back-off."""
 
 from __future__ import annotations
 
@@ -7,108 +7,111 @@ import logging
 import random
 from typing import TYPE_CHECKING, Final
 
-from avatar_operator import metrics
-from avatar_operator.core.workqueue import Agenda
+from avatar_operator.core.workqueue import WorkQueue
 from avatar_operator.errors import AvatarOperatorError, NotLeading, TemporaryError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-IN_WORK: Final = 32  # services at once: nearly all of their time they wait for answers
-LOOK_S: Final = 1.0  # the longest that nobody looks whether work may begin
+    from avatar_operator.metrics import Metrics
+
+MAX_CONCURRENT: Final = 32  # services at once: a reconcile mostly waits for the API server
+CHECK_S: Final = 1.0  # longest time between two checks whether this process may reconcile
 
 _log = logging.getLogger(__name__)
 
 
 class Worker:
-    """The owner of the agenda of services, by their UIDs."""
+    """Owns the work queue of services; keys are the UIDs of services."""
 
     def __init__(
         self,
         reconcile: Callable[[str], Awaitable[float | None]],
         may_work: Callable[[], bool],
+        metrics: Metrics,
     ) -> None:
-        """`reconcile` goes one round and returns after how many seconds to go another one.
+        """`reconcile` runs one reconcile and returns the seconds until the next one.
 
-        None is only when something wakes the service. What it raises is tried again.
+        None means: reconcile again only after a change. An error that it raises is retried.
         """
         self._reconcile = reconcile
         self._may_work = may_work
-        self._agenda: Agenda[str] = Agenda()
+        self._metrics = metrics
+        self._queue: WorkQueue[str] = WorkQueue()
         self._awake = asyncio.Event()
 
-    def wake(self, uid: str, after_s: float) -> None:
-        """Let a service be due after some seconds, or sooner if it already is."""
-        self._agenda.wake(uid, asyncio.get_running_loop().time() + after_s)
+    def add_after(self, uid: str, delay_s: float) -> None:
+        """Make a service due after a delay, or keep the earlier time at which it is due."""
+        self._queue.add_after(uid, delay_s, asyncio.get_running_loop().time())
         self._awake.set()
 
-    def look(self) -> None:
-        """Look now whether work may begin."""
+    def check_now(self) -> None:
+        """Check now whether this process may reconcile."""
         self._awake.set()
-
-    def pardon(self, uid: str) -> None:
-        """Forget that work on a service failed, since its spec is another one now."""
-        self._agenda.pardon(uid)
 
     def forget(self, uid: str) -> None:
-        """Let a service that is gone be due no more."""
-        self._agenda.forget(uid)
+        """Forget the failures of a service, because its spec has changed."""
+        self._queue.forget(uid)
+
+    def remove(self, uid: str) -> None:
+        """Remove a deleted service from the queue."""
+        self._queue.remove(uid)
 
     async def run(self) -> None:
-        """Start work on whatever is due, as long as there is room, until cancelled."""
-        room = asyncio.Semaphore(IN_WORK)
+        """Start a task for each service that is due, up to the limit, until cancelled."""
+        slots = asyncio.Semaphore(MAX_CONCURRENT)
 
         async def work(uid: str) -> None:
             try:
-                await self._work(uid)
+                await self._process(uid)
             finally:
-                room.release()
-                self._awake.set()  # it may be due again, sooner than anything else
+                slots.release()
+                self._awake.set()  # the service may be due again before all others
 
         async with asyncio.TaskGroup() as tasks:
             while True:
-                await room.acquire()
+                await slots.acquire()
                 while (uid := self._due()) is None:
                     await self._until_due()
-                tasks.create_task(work(uid), name=f"work on {uid}")
+                tasks.create_task(work(uid), name=f"reconcile {uid}")
 
     def _due(self) -> str | None:
-        return self._agenda.take(asyncio.get_running_loop().time()) if self._may_work() else None
+        return self._queue.get(asyncio.get_running_loop().time()) if self._may_work() else None
 
     async def _until_due(self) -> None:
-        """Wait until a service is due, or for a while: who leads changes without a word."""
+        """Wait until a service is due, at most `CHECK_S`: a lost Lease sends no notification."""
         self._awake.clear()
-        due_at = self._agenda.next_at()
-        wait_s = LOOK_S
+        due_at = self._queue.next_at()
+        wait_s = CHECK_S
         if due_at is not None and self._may_work():
-            wait_s = min(LOOK_S, max(0.0, due_at - asyncio.get_running_loop().time()))
+            wait_s = min(CHECK_S, max(0.0, due_at - asyncio.get_running_loop().time()))
         try:
             async with asyncio.timeout(wait_s):
                 await self._awake.wait()
         except TimeoutError:
             pass
 
-    async def _work(self, uid: str) -> None:
-        """Go one round; whatever goes wrong is tried again, less and less often."""
+    async def _process(self, uid: str) -> None:
+        """Reconcile a service once; a failure is retried with exponential back-off."""
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
-            wake_after_s = await self._reconcile(uid)
+            requeue_after_s = await self._reconcile(uid)
         except NotLeading:
-            self._agenda.finish(uid)
-            self.wake(uid, 0.0)  # for the day that this process leads again
+            self._queue.done(uid)
+            self.add_after(uid, 0.0)  # due as soon as this process leads again
         except AvatarOperatorError as error:
             asked_s = error.delay_s if isinstance(error, TemporaryError) else None
-            delay_s = self._agenda.fail(uid, loop.time(), random.random(), asked_s or 0.0)
-            metrics.observe_reconcile(loop.time() - started, succeeded=False)
+            delay_s = self._queue.fail(uid, loop.time(), random.random(), asked_s or 0.0)
+            self._metrics.observe_reconcile(loop.time() - started, succeeded=False)
             _log.warning("reconcile failed uid=%s retry_s=%.1f fault=%s", uid, delay_s, error)
         except Exception:
-            # A fault of ours in one service must not end the service of all others.
-            self._agenda.fail(uid, loop.time(), random.random())
-            metrics.observe_reconcile(loop.time() - started, succeeded=False)
-            _log.exception("reconcile broke uid=%s", uid)
+            # A bug that one service triggers must not stop the reconciles of all others.
+            delay_s = self._queue.fail(uid, loop.time(), random.random())
+            self._metrics.observe_reconcile(loop.time() - started, succeeded=False)
+            _log.exception("reconcile failed uid=%s retry_s=%.1f", uid, delay_s)
         else:
-            self._agenda.finish(uid)
-            metrics.observe_reconcile(loop.time() - started, succeeded=True)
-            if wake_after_s is not None:
-                self.wake(uid, wake_after_s)
+            self._queue.done(uid)
+            self._metrics.observe_reconcile(loop.time() - started, succeeded=True)
+            if requeue_after_s is not None:
+                self.add_after(uid, requeue_after_s)

@@ -1,16 +1,16 @@
-"""Decides who leads: one candidate's view of the Lease, and what it may do because of it.
+"""Decides who leads: one candidate's view of the Lease, and the writes that follow from it.
 
-Times are seconds of the caller's own clock, which must not stop while the machine
-sleeps; clocks of two candidates are never compared. A candidate counts from when
-*it* saw the Lease renewed, which is after the holder sent the renewal; the holder
-counts from when it sent it, and stops sooner. So however late either of them hears
-of anything, the holder has stopped before another one begins:
+Times are seconds of the caller's own clock, which must continue while the machine sleeps;
+the clocks of two candidates are never compared. A candidate measures the age of a renewal
+from the moment at which *it* observed the renewal, which is after the holder sent it; the
+holder measures from the moment of sending, and stops earlier. Therefore, however late the
+messages arrive, the holder has stopped before another candidate starts to lead:
 
     holder     sent ──── renew deadline ─┤ stops
-    candidate       seen ───────────────────── duration ─┤ takes the Lease
+    candidate       observed ─────────────── duration ─┤ takes the Lease
 
-What is left between the two is for clocks that run at different rates and for
-requests that the API server is still busy with.
+The time between the two covers clocks that run at different rates and requests that the
+API server is still processing.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 REQUEST_SHARE: Final = 0.25  # of the duration: 1 s of 4 s, 3.75 s of 15 s
-JITTER: Final = 0.2  # of a retry, so that candidates do not ask in step
+JITTER: Final = 0.2  # share of the retry time, so that candidates do not retry at the same time
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long a Lease lasts, in seconds; see the docstring of the module."""
+    """Durations of the Lease in seconds; the docstring of the module explains them."""
 
     duration_s: int = 4
     renew_deadline_s: float = 2.5
@@ -39,29 +39,37 @@ class Timing:
 
     @property
     def request_timeout_s(self) -> float:
-        """How long one request for the Lease may take."""
+        """Timeout of one request for the Lease."""
         return REQUEST_SHARE * self.duration_s
 
     @property
     def latest_deadline_s(self) -> float:
-        """What the renew deadline must stay below, so that a last request still fits."""
+        """Exclusive upper limit of the renew deadline, which leaves time for one last request."""
         return self.duration_s - self.request_timeout_s
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What the Lease says."""
+    """The content of the Lease."""
 
-    version: int  # metadata.resourceVersion
-    holder: str  # "": nobody, or released
+    version: int
+    """`metadata.resourceVersion`."""
+
+    holder: str
+    """Identity of the holder; empty if the Lease has no holder or was released."""
+
     transitions: int
-    duration_s: int  # 0: not said
-    renewed: str  # only ever compared with itself
+    duration_s: int
+    """0 if the Lease does not name a duration."""
+
+    renewed: str
+    """Time of the last renewal, only compared with other values of itself."""
+
     acquired: str
 
 
 class Step(Enum):
-    """What a candidate asks the API server for."""
+    """The kinds of Lease writes."""
 
     RENEW = "renew"
     TAKE = "take"
@@ -70,13 +78,14 @@ class Step(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Bid:
-    """A write of the Lease; it counts only if the Lease is still in that version."""
+class LeaseUpdate:
+    """A write of the Lease, valid only if the Lease is still in this version."""
 
     step: Step
     holder: str
     transitions: int
-    version: int | None  # None: there is no Lease, make one
+    version: int | None
+    """None: the Lease does not exist and is created."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,94 +93,96 @@ class Candidate:
     """One process that may lead."""
 
     identity: str
-    """Never used twice: a process that starts anew is another candidate."""
+    """Unique for each start of a process: a restarted process is a new candidate."""
 
     timing: Timing = Timing()
     record: Record | None = None
-    seen_at: float = -inf
-    """When the holder of the record was last seen to be at work."""
+    observed_at: float = -inf
+    """When the last renewal or change of holder was observed."""
 
     valid_until: float = -inf
-    """This candidate leads until then, and not a moment longer."""
+    """This candidate leads before this time, and not at it or after it."""
 
-    tried_at: float = -inf
+    attempted_at: float = -inf
+    """When the last write was sent."""
+
     transitions: int = -1
-    """The highest number that was seen, since a Lease that is made anew would count from 0."""
+    """The highest number observed, because a recreated Lease would count from 0 again."""
 
     def leads(self, now: float) -> bool:
         """Return whether this candidate may write."""
         return now < self.valid_until
 
-    def see(self, record: Record, now: float) -> Candidate:
-        """Take in the Lease, from a watch, a read or the answer to a write, in any order."""
-        old = self.record
-        if old is not None and record.version < old.version:
+    def observe(self, record: Record, now: float) -> Candidate:
+        """Record the Lease from a watch, a read or the response to a write, in any order."""
+        known = self.record
+        if known is not None and record.version < known.version:
             return self
-        moved = old is None or (old.holder, old.renewed) != (record.holder, record.renewed)
+        renewed = known is None or (known.holder, known.renewed) != (record.holder, record.renewed)
         return replace(
             self,
             record=record,
             transitions=max(self.transitions, record.transitions),
-            seen_at=now if moved else self.seen_at,
+            observed_at=now if renewed else self.observed_at,
             valid_until=self.valid_until if record.holder == self.identity else -inf,
         )
 
-    def miss(self) -> Candidate:
-        """Take in that there is no Lease: whoever held it may not have heard of that yet."""
+    def observe_missing(self) -> Candidate:
+        """Record that the Lease does not exist; its last holder may not know that yet."""
         return replace(self, record=None, valid_until=-inf)
 
-    def bid(self, now: float) -> Bid | None:
-        """Return what to write now, None if the Lease is someone else's."""
+    def next_update(self, now: float) -> LeaseUpdate | None:
+        """Return what to write now, None while another candidate holds the Lease."""
         record, following = self.record, self.transitions + 1
         if record is None:
             free = now >= self._free_at()
-            return Bid(Step.CREATE, self.identity, following, None) if free else None
+            return LeaseUpdate(Step.CREATE, self.identity, following, None) if free else None
         if record.holder == self.identity:
-            return Bid(Step.RENEW, self.identity, record.transitions, record.version)
+            return LeaseUpdate(Step.RENEW, self.identity, record.transitions, record.version)
         if now >= self._free_at():
-            return Bid(Step.TAKE, self.identity, following, record.version)
+            return LeaseUpdate(Step.TAKE, self.identity, following, record.version)
         return None
 
-    def release(self) -> Bid | None:
-        """Return the write that lets others take the Lease at once, None if it is not ours."""
+    def release(self) -> LeaseUpdate | None:
+        """Return the write that frees the Lease, None if this candidate does not hold it."""
         record = self.record
         if record is None or record.holder != self.identity:
             return None
-        return Bid(Step.RELEASE, "", record.transitions, record.version)
+        return LeaseUpdate(Step.RELEASE, "", record.transitions, record.version)
 
-    def asked(self, now: float) -> Candidate:
-        """Note that a bid goes out."""
-        return replace(self, tried_at=now)
+    def attempted(self, now: float) -> Candidate:
+        """Record that a write is sent now."""
+        return replace(self, attempted_at=now)
 
-    def won(self, record: Record, asked_at: float, now: float) -> Candidate:
-        """Take in that a bid was accepted; `asked_at` is when it was sent, not answered."""
-        after = self.see(record, now)
+    def acquired(self, record: Record, sent_at: float, now: float) -> Candidate:
+        """Record that a write succeeded; `sent_at` is when it was sent, not answered."""
+        after = self.observe(record, now)
         if after.record != record:
-            return after  # it was someone else's before the answer came
-        return replace(after, valid_until=asked_at + self.timing.renew_deadline_s)
+            return after  # another candidate took the Lease before the response arrived
+        return replace(after, valid_until=sent_at + self.timing.renew_deadline_s)
 
     def stopped(self) -> Candidate:
-        """Give up leading; the Lease still names this candidate until it is released."""
+        """Stop leading; the Lease names this candidate until it is released."""
         return replace(self, valid_until=-inf)
 
     def next_at(self, jitter: float) -> float:
-        """Return when to bid next; `jitter` is from 0 to 1."""
-        retry_at = self.tried_at + self.timing.retry_s * (1 - JITTER * jitter)
+        """Return when the next write is due; `jitter` is from 0 to 1."""
+        retry_at = self.attempted_at + self.timing.retry_s * (1 - JITTER * jitter)
         if self.record is not None and self.record.holder == self.identity:
             return retry_at
         return max(retry_at, self._free_at())
 
     def _free_at(self) -> float:
-        """Return when the Lease may be taken from whom it names."""
+        """Return when the Lease of the recorded holder expires."""
         record = self.record
         if record is not None and not record.holder:
             return -inf
         duration_s = record.duration_s if record is not None else 0
-        return self.seen_at + (duration_s or self.timing.duration_s)
+        return self.observed_at + (duration_s or self.timing.duration_s)
 
 
 def parse(body: Mapping[str, object]) -> Record:
-    """Return what a Lease says; fields that are missing or of no use count as empty."""
+    """Parse a Lease; a field that is missing or invalid counts as empty."""
     fields = Fields(body, "", [])
     metadata, spec = fields.child("metadata"), fields.child("spec")
     return Record(

@@ -1,6 +1,6 @@
-"""The only caller of the Kubernetes API, besides kopf's watches.
+"""The only caller of the Kubernetes API, apart from kopf's watches.
 
-What it needs, which the chart grants and nothing more:
+It needs these rights; the chart grants exactly these:
 
     cluster-wide  nodes, pods, gpuprofiles             list watch
                   gpuprofiles/status                   patch
@@ -19,8 +19,8 @@ What it needs, which the chart grants and nothing more:
                   secrets                              get create patch
                   events                               create
 
-All writes but those of the Lease pass the fence: only a leader's leave, and they
-end with its time.
+All writes except those of the Lease pass the fence: only a leader sends them, and they
+end before its term ends.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 from avatar_operator import names
-from avatar_operator.errors import Conflict, Contested, NotFound, Refused, TemporaryError
+from avatar_operator.errors import Conflict, FieldConflict, NotFound, Refused, TemporaryError
 from avatar_operator.kube.connection import (
     APPLY,
     MERGE,
@@ -62,19 +62,20 @@ PATHS: Final = {
     names.SERVICES: f"/apis/{names.API_VERSION}/{names.SERVICES}",
     "poddisruptionbudgets": "/apis/policy/v1/poddisruptionbudgets",
 }
-"""Where each kind that is observed is listed, in all namespaces."""
+"""The list path of each watched kind, for all namespaces."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A part of a listing, as the API gives it."""
+    """One page of a list response."""
 
     items: list[Body]
-    version: str  # the whole listing is of this version; a watch goes on from it
+    version: str
+    """resourceVersion of the whole list; a watch continues from it."""
 
 
-class Cluster:
-    """What the operator asks of the API server, one method for each request."""
+class KubernetesClient:
+    """The requests of the operator to the API server, one method for each."""
 
     def __init__(self, configuration: Configuration, fence: Fence, identity: str) -> None:
         self._connection = Connection(configuration, fence, identity)
@@ -82,7 +83,7 @@ class Cluster:
 
     @classmethod
     async def open(cls, fence: Fence, identity: str) -> Self:
-        """Connect as the pod's ServiceAccount, or else as KUBECONFIG says."""
+        """Connect as the pod's ServiceAccount, or else with the kubeconfig."""
         return cls(await load_configuration(), fence, identity)
 
     async def __aenter__(self) -> Self:
@@ -92,11 +93,15 @@ class Cluster:
         await self._connection.close()
 
     async def credentials(self) -> Credentials:
-        """Return what reaches the API server now; tokens are renewed under way."""
+        """Return the current credentials; tokens are renewed when they expire."""
         return await self._connection.credentials()
 
     async def list(self, path: str, selector: str = "") -> AsyncIterator[Page]:
-        """Yield a listing page by page."""
+        """Yield a list page by page.
+
+        Raises:
+            ClusterError: the list was not read to its end.
+        """
         token = ""
         while True:
             query = {"limit": str(PAGE_SIZE)} | ({"continue": token} if token else {})
@@ -104,7 +109,7 @@ class Cluster:
             page = await self._send("GET", path, query=query, timeout_s=LIST_TIMEOUT_S)
             items, metadata = page.get("items"), page.get("metadata")
             if not isinstance(items, list) or not isinstance(metadata, dict):
-                raise TemporaryError(f"GET {path}", 200, "the answer is no listing")
+                raise TemporaryError(f"GET {path}", 200, "the response is not a list")
             yield Page(items, str(metadata.get("resourceVersion", "")))
             token = metadata.get("continue", "")
             if not token:
@@ -113,10 +118,10 @@ class Cluster:
     async def watch(
         self, path: str, version: str, silence_s: float, selector: str = ""
     ) -> AsyncIterator[tuple[str, Body]]:
-        """Yield the types and objects of one watch after a version, until it ends.
+        """Yield the event types and objects of one watch after a version, until it ends.
 
         Raises:
-            NotFound: the version is too old; only a new listing tells what is.
+            NotFound: the version is too old; a new list is needed.
         """
         query = {"resourceVersion": version, "allowWatchBookmarks": "true"}
         query |= {"labelSelector": selector} if selector else {}
@@ -124,10 +129,10 @@ class Cluster:
             yield event
 
     async def create_pod(self, body: Body) -> Body:
-        """Create a pod; the answer is the pod as stored.
+        """Create a pod and return it as stored.
 
         Raises:
-            Conflict: a pod of that name exists.
+            Conflict: a pod with this name exists.
         """
         return await self._send("POST", f"{_in(_namespace(body))}/pods", body=body)
 
@@ -137,8 +142,8 @@ class Cluster:
         """Delete exactly this pod, gracefully, and only in this version if one is given.
 
         Raises:
-            Conflict: the pod is another one by now.
-            NotFound: it is gone.
+            Conflict: the pod has another UID or another version.
+            NotFound: the pod does not exist.
         """
         preconditions = {"uid": uid}
         if resource_version is not None:
@@ -151,7 +156,7 @@ class Cluster:
         return await self._send("DELETE", f"{_in(namespace)}/pods/{name}", body=options)
 
     async def apply_secret(self, body: Body) -> bool:
-        """Make a Secret hold what it should, and return whether that took a write."""
+        """Apply a Secret if it differs, and return whether a write was needed."""
         metadata = body["metadata"]
         assert isinstance(metadata, dict)
         path = f"{_in(_namespace(body))}/secrets/{metadata['name']}"
@@ -159,60 +164,60 @@ class Cluster:
             found = await self._send("GET", path)
         except NotFound:
             found = {}
-        # A pod that another service took over may hold it, too.
-        owned = set(_owners(body)).issubset(_owners(found)) if found else False
-        if owned and found.get("data") == body["data"]:
+        # A pod that another service adopted may be a further owner.
+        is_owned = set(_owners(body)).issubset(_owners(found)) if found else False
+        if is_owned and found.get("data") == body["data"]:
             return False
         await self._apply(path, body)
         return True
 
-    async def apply_budget(self, body: Body) -> None:
-        """Make a PodDisruptionBudget what it should be.
+    async def apply_pdb(self, body: Body) -> None:
+        """Apply a PodDisruptionBudget.
 
         Raises:
-            Contested: someone else declares it otherwise.
+            FieldConflict: another manager applies one of the fields.
         """
         metadata = body["metadata"]
         assert isinstance(metadata, dict)
         group = f"/apis/policy/v1/namespaces/{metadata['namespace']}/poddisruptionbudgets"
         await self._apply(f"{group}/{metadata['name']}", body)
 
-    async def hold_secret(self, namespace: str, name: str, owner: Body) -> None:
-        """Give a Secret one more owner, so that it stays for as long as this one does.
+    async def add_secret_owner(self, namespace: str, name: str, owner: Body) -> None:
+        """Add an owner to a Secret, so that the Secret exists at least as long as the owner.
 
         Raises:
-            NotFound: there is none.
-            Refused: owners may be changed only by who may delete it, as in some clusters.
+            NotFound: the Secret does not exist.
+            Refused: the cluster requires the right to delete a Secret to change its owners.
         """
         path = f"{_in(namespace)}/secrets/{name}"
         query = {"fieldManager": names.FIELD_MANAGER}
         body: Body = {"metadata": owner}
         await self._send("PATCH", path, body=body, query=query, content_type=STRATEGIC)
 
-    async def mark_pod(
+    async def patch_pod_metadata(
         self,
         namespace: str,
         name: str,
         uid: str,
-        marks: Body,
+        metadata: Body,
         resource_version: str | None = None,
     ) -> Body:
         """Change the metadata of exactly this pod, and only in this version if one is given.
 
-        The answer is the pod as stored.
+        Returns the pod as stored.
 
         Raises:
-            Conflict: a pod of that name is another one, or it is in another version by now.
-            NotFound: it is gone.
+            Conflict: the pod has another UID or another version.
+            NotFound: the pod does not exist.
         """
         version = {} if resource_version is None else {"resourceVersion": resource_version}
-        body: Body = {"metadata": {**marks, "uid": uid, **version}}
+        body: Body = {"metadata": {**metadata, "uid": uid, **version}}
         path = f"{_in(namespace)}/pods/{name}"
         query = {"fieldManager": names.FIELD_MANAGER}
         return await self._send("PATCH", path, body=body, query=query, content_type=MERGE)
 
-    async def serves(self, key: ServiceKey, uid: str) -> bool:
-        """Return whether exactly this service is there, and not being deleted."""
+    async def service_exists(self, key: ServiceKey, uid: str) -> bool:
+        """Return whether exactly this service exists and is not being deleted."""
         group = f"/apis/{names.API_VERSION}/namespaces/{key.namespace}/{names.SERVICES}"
         try:
             metadata = (await self._send("GET", f"{group}/{key.name}"))["metadata"]
@@ -222,27 +227,27 @@ class Cluster:
         return metadata.get("uid") == uid and "deletionTimestamp" not in metadata
 
     async def _apply(self, path: str, body: Body) -> None:
-        """Apply an object of ours: edits by hand are put back, other declarations respected.
+        """Apply an object of the operator: overwrite manual edits, respect other appliers.
 
         Raises:
-            Contested: another manager applies one of the fields, and would for ever.
+            FieldConflict: another manager applies one of the fields and would do so again.
         """
         manager = {"fieldManager": names.FIELD_MANAGER}
         try:
             await self._send("PATCH", path, body=body, query=manager, content_type=APPLY)
         except Conflict as error:
-            rivals = _APPLIED_BY.findall(error.message)
-            if not _EDITED_BY.search(error.message) and not rivals:
-                raise  # no conflict of fields
-            if rivals:
-                raise Contested(f"PATCH {path}", error.status, error.message) from error
+            appliers = _APPLIED_BY.findall(error.message)
+            if not _EDITED_BY.search(error.message) and not appliers:
+                raise  # not a conflict of field managers
+            if appliers:
+                raise FieldConflict(f"PATCH {path}", error.status, error.message) from error
             await self._send("PATCH", path, body=body, query=_MANAGER, content_type=APPLY)
 
     async def master_key(self, namespace: str, name: str) -> str:
-        """Return the key that all tokens derive from; make it if there is none yet."""
+        """Return the key that all tokens are derived from; create it if it does not exist."""
         path = f"{_in(namespace)}/secrets"
         try:
-            return _read_master(await self._send("GET", f"{path}/{name}"))
+            return _master_key(await self._send("GET", f"{path}/{name}"))
         except NotFound:
             pass
         body: Body = {
@@ -257,16 +262,16 @@ class Cluster:
             "stringData": {names.MASTER_KEY: secrets.token_urlsafe(MASTER_BYTES)},
         }
         try:
-            return _read_master(await self._send("POST", path, body=body))
-        except Conflict:  # another replica was quicker
-            return _read_master(await self._send("GET", f"{path}/{name}"))
+            return _master_key(await self._send("POST", path, body=body))
+        except Conflict:  # another replica created it first
+            return _master_key(await self._send("GET", f"{path}/{name}"))
 
     async def apply_status(self, key: ServiceKey, uid: str, status: Body) -> Body:
-        """Write the status of a service; the answer is the service as stored.
+        """Write the status of a service and return the service as stored.
 
         Raises:
-            Conflict: the service is another one by now.
-            NotFound: it is gone.
+            Conflict: the service has another UID.
+            NotFound: the service does not exist.
         """
         body: Body = {
             "apiVersion": names.API_VERSION,
@@ -279,11 +284,11 @@ class Cluster:
         return await self._send("PATCH", path, body=body, query=_MANAGER, content_type=APPLY)
 
     async def apply_profile_status(self, name: str, uid: str, status: Body) -> Body:
-        """Write the status of a GPU profile; the answer is the profile as stored.
+        """Write the status of a GPU profile and return the profile as stored.
 
         Raises:
-            Conflict: the profile is another one by now.
-            NotFound: it is gone.
+            Conflict: the profile has another UID.
+            NotFound: the profile does not exist.
         """
         body: Body = {
             "apiVersion": names.API_VERSION,
@@ -294,38 +299,38 @@ class Cluster:
         path = f"{PATHS[names.PROFILES]}/{name}/status"
         return await self._send("PATCH", path, body=body, query=_MANAGER, content_type=APPLY)
 
-    async def definition(self, name: str) -> Body | None:
+    async def get_crd(self, name: str) -> Body | None:
         """Return a CustomResourceDefinition, None if it is not installed."""
-        query = {"fieldSelector": f"metadata.name={name}"}  # a listing, which kopf may do anyway
-        found = (await self._send("GET", _DEFINITIONS, query=query)).get("items")
+        query = {"fieldSelector": f"metadata.name={name}"}  # a list, a right that kopf needs anyway
+        found = (await self._send("GET", _CRDS, query=query)).get("items")
         assert isinstance(found, list)
         return found[0] if found else None
 
-    async def apply_definition(self, body: Body) -> None:
-        """Make a CustomResourceDefinition what it should be, whoever applied it before."""
+    async def apply_crd(self, body: Body) -> None:
+        """Apply a CustomResourceDefinition and take all its fields over from other managers."""
         metadata = body["metadata"]
         assert isinstance(metadata, dict)
-        path = f"{_DEFINITIONS}/{metadata['name']}"
+        path = f"{_CRDS}/{metadata['name']}"
         await self._send("PATCH", path, body=body, query=_MANAGER, content_type=APPLY)
 
     async def create_event(self, body: Body) -> None:
-        """Post an Event."""
+        """Create an Event."""
         await self._send("POST", f"{_in(_namespace(body))}/events", body=body)
 
     async def read_lease(self, namespace: str, name: str, timeout_s: float) -> Body:
         """Return the Lease.
 
         Raises:
-            NotFound: there is none.
+            NotFound: the Lease does not exist.
         """
         return await self._connection.request("GET", _lease(namespace, name), timeout_s=timeout_s)
 
     async def write_lease(self, body: Body, timeout_s: float) -> Body:
-        """Change the Lease in the version that the body names; without one, make it.
+        """Change the Lease in the version that the body names; without a version, create it.
 
         Raises:
-            Conflict: it is in another version by now, or there is one.
-            NotFound: there is none.
+            Conflict: the Lease has another version, or exists already.
+            NotFound: the Lease does not exist.
         """
         metadata = body["metadata"]
         assert isinstance(metadata, dict)
@@ -333,7 +338,7 @@ class Cluster:
         if "resourceVersion" not in metadata:
             path = _lease(namespace, "")
             return await self._connection.request("POST", path, body=body, timeout_s=timeout_s)
-        # A merge patch, so that the labels of whoever made it stay; the version is still compared.
+        # A merge patch keeps the labels that others set; the version is still compared.
         return await self._connection.request(
             "PATCH", _lease(namespace, name), body=body, content_type=MERGE, timeout_s=timeout_s
         )
@@ -341,17 +346,20 @@ class Cluster:
     async def watch_lease(
         self, namespace: str, name: str, silence_s: float
     ) -> AsyncIterator[tuple[str, Body]]:
-        """Yield the types and objects of one watch of the Lease, until it ends or falls silent."""
+        """Yield the event types and objects of one watch of the Lease, until it ends.
+
+        A watch that receives nothing for `silence_s` ends with an error.
+        """
         query = {"fieldSelector": f"metadata.name={name}"}
         async for event in self._connection.watch(_lease(namespace, ""), query, silence_s):
             yield event
 
 
-# The API server names who applied a field, and of who edited it also how and when.
+# The API server names the manager that applied a field; for an edit it adds how and when.
 _APPLIED_BY: Final = re.compile(r'conflicts? with "([^"]+)":')
 _EDITED_BY: Final = re.compile(r'conflicts? with "([^"]+)" using ')
 
-_DEFINITIONS: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+_CRDS: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _MANAGER: Final = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
 
 
@@ -376,7 +384,7 @@ def _owners(body: Body) -> list[str]:
     return [owner["uid"] for owner in metadata.get("ownerReferences", [])]
 
 
-def _read_master(secret: Body) -> str:
+def _master_key(secret: Body) -> str:
     data = secret.get("data")
     found = data.get(names.MASTER_KEY) if isinstance(data, dict) else None
     if not found:

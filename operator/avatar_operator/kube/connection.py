@@ -1,7 +1,7 @@
-"""Carries requests to the API server: credentials, room, deadlines, the fence, and errors.
+"""Sends requests to the API server: credentials, concurrency limit, deadlines, fence, errors.
 
-Bodies are dictionaries, as the API gives them: models of the client cost memory
-and time. Every request has a deadline, and its errors become our own.
+Bodies are dictionaries, as the API sends them: the model classes of the client library cost
+memory and time. Every request has a deadline; its errors are mapped to those of `errors`.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ if TYPE_CHECKING:
 
 REQUEST_TIMEOUT_S: Final = 5.0
 IN_FLIGHT: Final = 32
-"""Requests at once. An API server with 2 cores applies 156 objects a second one by one and 525
-with 50 in flight; more than these would only queue there."""
+"""Maximum number of concurrent requests. An API server with 2 cores applies 156 objects a second
+sequentially and 525 with 50 in flight; more requests would only wait in its queue."""
 
-LONGEST_EVENT: Final = 16 << 20  # bytes; etcd takes no object of 2 MiB
+LONGEST_EVENT: Final = 16 << 20  # bytes; etcd stores no object of 2 MiB or more
 SHOWN_LENGTH: Final = 500  # characters of the server's message that are kept
 
 JSON: Final = "application/json"
 APPLY: Final = "application/apply-patch+yaml"
 MERGE: Final = "application/merge-patch+json"
-STRATEGIC: Final = "application/strategic-merge-patch+json"  # adds to lists that have keys
+STRATEGIC: Final = "application/strategic-merge-patch+json"  # appends to lists that have merge keys
 
-_UNBOUND: Final = aiohttp.ClientTimeout(total=None)  # the whole request has one deadline
+_UNBOUND: Final = aiohttp.ClientTimeout(total=None)  # the deadline is that of the whole request
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """How to reach the API server; kopf logs in with the same."""
+    """Address and credentials of the API server; kopf uses the same."""
 
     server: str
     ca_path: str | None
@@ -61,7 +61,7 @@ class Credentials:
 
 
 async def load_configuration() -> Configuration:
-    """Return how to connect as the pod's ServiceAccount, or else as KUBECONFIG says."""
+    """Return the configuration of the pod's ServiceAccount, or else of the kubeconfig."""
     configuration = Configuration()
     try:
         client_config.load_incluster_config(client_configuration=configuration)
@@ -74,13 +74,13 @@ class Connection:
     """One pool of connections to the API server."""
 
     def __init__(self, configuration: Configuration, fence: Fence, identity: str) -> None:
-        # The client would ask two threads for each request, one for .netrc and one for proxies;
-        # a proxy named in the kubeconfig is still used.
+        # Otherwise the client uses two threads for each request, one to read .netrc and one to
+        # find proxies; a proxy named in the kubeconfig is still used.
         configuration.client_session_kwargs = {"trust_env": False}
         self._configuration = configuration
         self._fence = fence
         self._client = ApiClient(configuration)
-        # Audit logs tell replicas apart; what is before the slash names the field manager.
+        # Audit logs show the replica; the part before the slash names the field manager.
         self._user_agent = f"{names.FIELD_MANAGER}/{identity}"
         self._slots = asyncio.Semaphore(IN_FLIGHT)
 
@@ -89,7 +89,7 @@ class Connection:
         await self._client.close()
 
     async def credentials(self) -> Credentials:
-        """Return what reaches the API server now; tokens are renewed under way."""
+        """Return the current credentials; tokens are renewed when they expire."""
         found = self._configuration
         return Credentials(
             server=found.host,
@@ -110,21 +110,22 @@ class Connection:
         content_type: str = JSON,
         timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> Body:
-        """Send a request when there is room for it; a write only if this process leads then.
+        """Send a request when a slot is free; a write only if this process leads at that time.
 
         Raises:
             NotLeading: the write was not sent.
+            ClusterError: the API server refused the request, or did not respond.
         """
-        asked = (method, path)
+        target = (method, path)
         async with self._slots:
             if method == "GET":
-                return await self.request(*asked, query=query, timeout_s=timeout_s)
-            with self._fence.passage() as left_s:
+                return await self.request(*target, query=query, timeout_s=timeout_s)
+            with self._fence.guard() as left_s:
                 within_s = min(timeout_s, left_s)
-                # The server, too, gives up then: what it is late with must not come after all.
+                # The server aborts the request at the same time: no write arrives late.
                 query = {**(query or {}), "timeout": f"{max(1, int(within_s * 1000))}ms"}
                 return await self.request(
-                    *asked, body=body, query=query, content_type=content_type, timeout_s=within_s
+                    *target, body=body, query=query, content_type=content_type, timeout_s=within_s
                 )
 
     async def request(
@@ -137,55 +138,62 @@ class Connection:
         content_type: str = JSON,
         timeout_s: float,
     ) -> Body:
-        """Send a request at once, whoever leads: for the Lease alone, and for reading."""
+        """Send a request immediately, without the fence: only for the Lease and for reads.
+
+        Raises:
+            ClusterError: the API server refused the request, or did not respond.
+        """
         request = f"{method} {path}"
         url = self._url(path, query)
         try:
             async with asyncio.timeout(timeout_s):
                 headers = await self._headers(content_type)
-                answer = await self._client.call_api(
+                response = await self._client.call_api(
                     method, url, headers, body, _request_timeout=_UNBOUND
                 )
-                data = await answer.read()
+                data = await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise TemporaryError(request, 0, f"{type(error).__name__}: {error}") from error
         document = _document(data)
-        if answer.status >= 300:
-            raise _error(request, answer.status, document, answer.headers.get("Retry-After"))
-        if document is None:  # of a proxy in between, or cut off
-            raise TemporaryError(request, answer.status, "the answer is no JSON object")
+        if response.status >= 300:
+            raise _error(request, response.status, document, response.headers.get("Retry-After"))
+        if document is None:  # sent by a proxy, or truncated
+            raise TemporaryError(request, response.status, "the response is not a JSON object")
         return document
 
     async def watch(
         self, path: str, query: Mapping[str, str], silence_s: float
     ) -> AsyncIterator[tuple[str, Body]]:
-        """Yield the types and objects of one watch, until it ends or falls silent.
+        """Yield the event types and objects of one watch, until it ends.
 
         Raises:
-            NotFound: the version asked for is too old, or the kind is not there.
+            NotFound: the version is too old, or the kind does not exist.
+            TemporaryError: the connection broke, or nothing arrived for `silence_s`.
         """
         request = f"GET {path}"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=silence_s, sock_read=silence_s)
         try:
-            answer = await self._client.call_api(
+            response = await self._client.call_api(
                 "GET",
                 self._url(path, {"watch": "1", **query}),
                 await self._headers(JSON),
                 _request_timeout=timeout,
             )
-            if answer.status >= 300:
-                raise _error(request, answer.status, _document(await answer.read()), None)
-            async with answer.response:
+            if response.status >= 300:
+                raise _error(request, response.status, _document(await response.read()), None)
+            async with response.response:
                 rest = b""
-                # By chunks, not by lines: many short events may come in one, and an object
-                # may be longer than aiohttp's longest line.
-                async for chunk in answer.response.content.iter_any():
+                # By chunks, not by lines: one chunk may hold many short events, and an object
+                # may be longer than the longest line that aiohttp reads.
+                async for chunk in response.response.content.iter_any():
                     *lines, rest = (rest + chunk).split(b"\n")
                     for line in lines:
                         event = _document(line) or {}
                         yield str(event.get("type")), _document_in(event, "object")
                     if len(rest) > LONGEST_EVENT:
-                        raise TemporaryError(request, 0, f"an event over {LONGEST_EVENT} bytes")
+                        raise TemporaryError(
+                            request, 0, f"an event is longer than {LONGEST_EVENT} bytes"
+                        )
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise TemporaryError(request, 0, f"{type(error).__name__}: {error}") from error
 
@@ -199,7 +207,7 @@ class Connection:
 
 
 def _document(data: bytes) -> Body | None:
-    """Return the JSON object that an answer is, `None` if it is none."""
+    """Parse a response as a JSON object; return `None` if it is not one."""
     try:
         document = json.loads(data)
     except ValueError:

@@ -1,8 +1,8 @@
-"""Holds the installed CustomResourceDefinitions against those of this release, and upgrades them.
+"""Compares the installed CustomResourceDefinitions with those of this release, and upgrades them.
 
-Helm installs CRDs once and never touches them again. The chart's pre-upgrade hook
-runs `upgrade`; an operator that finds older ones waits, for the API server would
-drop fields that it writes, so that it wrote them again and again.
+Helm installs CRDs once and never updates them. The chart's pre-upgrade hook runs `upgrade`.
+An operator that finds older CRDs waits, because the API server would drop fields that the
+operator writes, and the operator would write them again and again.
 """
 
 from __future__ import annotations
@@ -18,98 +18,98 @@ import yaml
 from avatar_operator.core.resources import crd
 from avatar_operator.errors import ClusterError, Fault, InvalidResource, TemporaryError
 from avatar_operator.fence import Fence
-from avatar_operator.kube.client import Cluster
+from avatar_operator.kube.client import KubernetesClient
 
 if TYPE_CHECKING:
     from avatar_operator.core.resources.fields import Body
 
 FOLDER: Final = Path(__file__).parents[1] / "crds"
-LOOK_S: Final = 2.0  # from one look at CRDs that are not as they should be to the next
-ESTABLISHED_S: Final = 0.5
-ESTABLISHED_LOOKS: Final = 60
+CHECK_S: Final = 2.0  # between two checks of CRDs that are missing or older
+ESTABLISHED_S: Final = 0.5  # between two checks whether a CRD is established
+ESTABLISHED_CHECKS: Final = 60
 KIND: Final = "CustomResourceDefinition"
 COMMAND: Final = "helm show crds CHART | kubectl apply --server-side --force-conflicts -f -"
 
 _log = logging.getLogger(__name__)
 
 
-def shipped() -> tuple[Body, ...]:
+def bundled() -> tuple[Body, ...]:
     """Return the CRDs of this release."""
     texts = (path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.yaml")))
     return tuple(yaml.safe_load(text) for text in texts)
 
 
-async def until_current(api: Cluster) -> None:
+async def wait_until_current(api: KubernetesClient) -> None:
     """Wait until the installed CRDs have every field that this operator reads and writes."""
-    wanted = shipped()
-    told = ""
+    required = bundled()
+    logged = ""
     while True:
         try:
-            faults = [fault for body in wanted if (fault := await _fault(api, body))]
+            faults = [fault for body in required if (fault := await _fault(api, body))]
         except ClusterError as error:
             faults = [str(error)]
         if not faults:
             return
-        if (text := "; ".join(faults)) != told:  # once, not at each look
+        if (text := "; ".join(faults)) != logged:  # once, not at each check
             _log.error("not ready: %s; upgrade with: %s", text, COMMAND)
-            told = text
-        await asyncio.sleep(LOOK_S)
+            logged = text
+        await asyncio.sleep(CHECK_S)
 
 
 async def run() -> tuple[str, ...]:
-    """Connect as the pod's ServiceAccount or as KUBECONFIG says, and `upgrade`."""
+    """Connect as the pod's ServiceAccount or with the kubeconfig, and `upgrade`."""
     fence = Fence()
-    fence.open_until(inf, epoch=0)  # nobody else upgrades
-    async with await Cluster.open(fence, "upgrade-crds") as api:
+    fence.open_until(inf, epoch=0)  # no other process upgrades at the same time
+    async with await KubernetesClient.open(fence, "upgrade-crds") as api:
         return await upgrade(api)
 
 
-async def upgrade(api: Cluster) -> tuple[str, ...]:
-    """Bring the installed CRDs to this release, and return a sentence about each.
+async def upgrade(api: KubernetesClient) -> tuple[str, ...]:
+    """Upgrade the installed CRDs to this release, and return one sentence for each.
 
-    Newer ones are left alone. Objects are kept in any case.
+    Newer CRDs stay as they are. All objects are kept.
 
     Raises:
         InvalidResource: objects are stored in a version that this release does not have.
-        ClusterError: the API server refused.
+        ClusterError: the API server refused a request.
     """
-    wanted = {_name(body): body for body in shipped()}
-    found = {name: await api.definition(name) for name in wanted}
+    required = {_name(body): body for body in bundled()}
+    found = {name: await api.get_crd(name) for name in required}
     for name, installed in found.items():
-        stored = () if installed is None else crd.abandoned(wanted[name], installed)
+        stored = () if installed is None else crd.removed_versions(required[name], installed)
         if stored:
-            limit = "among the versions of this release: migrate the objects stored in it first"
+            limit = "among the versions of this release: migrate the stored objects first"
             fault = Fault("status.storedVersions", ", ".join(stored), limit)
             raise InvalidResource(KIND, name, [fault])
-    return tuple([await _upgrade(api, body, found[name]) for name, body in wanted.items()])
+    return tuple([await _upgrade(api, body, found[name]) for name, body in required.items()])
 
 
-async def _upgrade(api: Cluster, body: Body, installed: Body | None) -> str:
+async def _upgrade(api: KubernetesClient, body: Body, installed: Body | None) -> str:
     name = _name(body)
-    missing = () if installed is None else crd.lacking(body, installed)
-    if installed is not None and not missing and crd.lacking(installed, body):
-        return f"{name} is newer than this release, it stays as it is"
-    await api.apply_definition(body)
-    for _ in range(ESTABLISHED_LOOKS):
-        if crd.is_established(await api.definition(name) or {}):
+    missing = () if installed is None else crd.missing_fields(body, installed)
+    if installed is not None and not missing and crd.missing_fields(installed, body):
+        return f"{name} is newer than this release and stays as it is"
+    await api.apply_crd(body)
+    for _ in range(ESTABLISHED_CHECKS):
+        if crd.is_established(await api.get_crd(name) or {}):
             break
         await asyncio.sleep(ESTABLISHED_S)
     else:
-        within_s = ESTABLISHED_LOOKS * ESTABLISHED_S
+        within_s = ESTABLISHED_CHECKS * ESTABLISHED_S
         message = f"not established within {within_s:.0f} s"
         raise TemporaryError(f"{KIND} {name}", 0, message)
-    what = "installed" if installed is None else "applied"
-    return f"{name} {what}" + (f", new: {', '.join(missing)}" if missing else "")
+    result = "installed" if installed is None else "applied"
+    return f"{name} {result}" + (f", new: {', '.join(missing)}" if missing else "")
 
 
-async def _fault(api: Cluster, wanted: Body) -> str:
-    """Return what is wrong with an installed CRD, "" if it will do."""
-    name = _name(wanted)
-    installed = await api.definition(name)
+async def _fault(api: KubernetesClient, required: Body) -> str:
+    """Return what is wrong with an installed CRD, an empty string if nothing is."""
+    name = _name(required)
+    installed = await api.get_crd(name)
     if installed is None:
         return f"{name} is not installed"
-    missing = crd.lacking(wanted, installed)
-    return f"{name} is older than this operator, it lacks {', '.join(missing)}" if missing else ""
+    missing = crd.missing_fields(required, installed)
+    return f"{name} is older than this operator and lacks {', '.join(missing)}" if missing else ""
 
 
 def _name(body: Body) -> str:

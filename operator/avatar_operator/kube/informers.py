@@ -1,9 +1,9 @@
-"""Keeps up with the cluster: listings of every kind, and watches of our own beside kopf's.
+"""Keeps the store current: lists of every kind, and watches of nodes, pods and PDBs.
 
-kopf watches services and profiles. For each object that it sees it keeps a record,
-a queue and for a while a task, and it copies the body several times: too much for
-every pod and node of a cluster, most of which are not ours. Those are followed here,
-and so are the budgets of services; what is kept of them is what plans need.
+kopf watches services and profiles. For each object that it sees, kopf keeps a record, a
+queue and for a while a task, and it copies the body several times. This costs too much for
+every pod and node of a cluster, most of which do not belong to the operator. They are
+watched here, and so are the PodDisruptionBudgets of services; only what plans need is kept.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import logging
 import random
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from avatar_contracts.backoff import Backoff
-from avatar_operator import metrics, names
-from avatar_operator.core.cache.store import Kind, News, Observations
-from avatar_operator.core.cache.watch_health import Watches
+from avatar_operator import names
+from avatar_operator.core.cache.entries import ChangeImpact, Kind
+from avatar_operator.core.cache.watch_health import WatchHealth
 from avatar_operator.core.manifests.objects import pdb_content, pdb_service
 from avatar_operator.errors import ClusterError, NotFound, TemporaryError
 from avatar_operator.kube import client
@@ -26,27 +26,53 @@ from avatar_operator.kube import client
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping
 
+    from avatar_operator.core.cache.store import Store
     from avatar_operator.core.resources.fields import Body
     from avatar_operator.core.resources.service import ServiceKey
+    from avatar_operator.metrics import Metrics
 
-TOLD: Final = (Kind.SERVICES, Kind.PROFILES)
+KOPF_KINDS: Final = (Kind.SERVICES, Kind.PROFILES)
 """The kinds that kopf watches."""
 
-FOLLOWED: Final = (Kind.NODES, Kind.PODS)
+WATCHED_KINDS: Final = (Kind.NODES, Kind.PODS)
 """The kinds that are watched here."""
 
-SILENCE_S: Final = 70.0  # bookmarks come every 60 s: a watch that is silent longer is frozen
+SILENCE_S: Final = 70.0  # bookmarks arrive every 60 s: a watch that is silent longer is frozen
 REWATCH_S: Final = (0.1, 10.0)  # first and longest delay before a watch is opened again
 RETRY_S: Final = 2.0
 RELIST_S: Final = 1.0
-SECOND_LOOK_S: Final = 5.0  # kopf lists at the start too; nobody tells of what went between the two
-BREATH: Final = 50  # objects of a listing that are taken in at a stretch: some milliseconds
+SECOND_LIST_S: Final = 5.0  # kopf lists at startup too; nothing reports a deletion between the two
+YIELD_EVERY: Final = 50  # objects of a list between two yields to the event loop: some ms
 
-BUDGETS: Final = "poddisruptionbudgets"
-_BUDGETS_PATH: Final = client.PATHS[BUDGETS]
-_OURS: Final = f"{names.LABEL_MANAGED_BY}={names.FIELD_MANAGER}"
+PDBS: Final = "poddisruptionbudgets"
+_PDBS_PATH: Final = client.PATHS[PDBS]
+_OWN_OBJECTS: Final = f"{names.LABEL_MANAGED_BY}={names.FIELD_MANAGER}"
 
 _log = logging.getLogger(__name__)
+
+
+class ChangeHandler(Protocol):
+    """The receiver of everything that the informers find."""
+
+    def observe(self, kind: Kind, body: Mapping[str, object]) -> ChangeImpact:
+        """Handle an object that exists, and return the impact of what changed."""
+        ...
+
+    def observe_deletion(self, kind: Kind, uid: str) -> None:
+        """Handle the deletion of an object."""
+        ...
+
+    def on_pdb(self, key: ServiceKey, protects: str | None) -> None:
+        """Handle the PDB of a service; `protects` is the UID of the service it is correct for."""
+        ...
+
+    def on_pdbs_listed(self, uids: Collection[str]) -> None:
+        """Handle a list of all PDBs: the UIDs of the services whose PDB is correct."""
+        ...
+
+    def on_resync(self) -> None:
+        """Handle the end of a full list."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,70 +81,62 @@ class _Source:
 
     name: str
     path: str
-    list: Callable[[], Awaitable[str]]  # takes everything in and returns the version to go on from
-    take: Callable[[str, Body], None]  # takes one event in
+    list: Callable[[], Awaitable[str]]
+    """Lists and handles all objects, and returns the version to watch from."""
+
+    on_event: Callable[[str, Body], None]
     selector: str = ""
 
 
-class Watching:
-    """The owner of all listings, and of the watches of nodes, pods and budgets."""
+class Informers:
+    """Owns all lists, and the watches of nodes, pods and PDBs."""
 
     def __init__(
         self,
-        api: client.Cluster,
-        seen: Observations,
+        api: client.KubernetesClient,
+        store: Store,
         resync_s: float,
-        *,
-        observe: Callable[[Kind, Body], News],
-        forget: Callable[[Kind, str], None],
-        budget: Callable[[ServiceKey, str | None], None],
-        budgets: Callable[[Collection[str]], None],
-        looked: Callable[[], None],
+        handler: ChangeHandler,
+        metrics: Metrics,
     ) -> None:
-        """What is found goes to the first four; `looked` is called after each look at everything.
-
-        `budget` gets the name of a service and the UID of the one that its budget protects as it
-        should, `budgets` the UIDs of all those.
-        """
         self._api = api
-        self._seen = seen
+        self._store = store
         self._resync_s = resync_s
-        self._observe = observe
-        self._forget = forget
-        self._budget = budget
-        self._budgets = budgets
-        self._looked = looked
-        self._listed = {name: asyncio.Event() for name in (*(k.value for k in FOLLOWED), BUDGETS)}
-        self._relisted: set[Kind] = set()
-        self._relisting = asyncio.Event()
+        self._handler = handler
+        self._metrics = metrics
+        watched = (*(kind.value for kind in WATCHED_KINDS), PDBS)
+        self._listed = {name: asyncio.Event() for name in watched}
+        self._to_relist: set[Kind] = set()
+        self._relist_requested = asyncio.Event()
         self._synced = False
-        self._watches = Watches(asyncio.get_running_loop().time())
+        self._health = WatchHealth(asyncio.get_running_loop().time())
 
     @property
     def synced(self) -> bool:
-        """Whether everything was listed once."""
+        """Whether every kind was listed at least once."""
         return self._synced
 
     def frozen(self) -> tuple[Kind, ...]:
-        """Return the kinds whose watch has died without a word."""
-        return self._watches.frozen()
+        """Return the kinds whose watch stopped delivering events without an error."""
+        return self._health.frozen()
 
-    def ages(self) -> Mapping[Kind, float]:
-        """Return the seconds since each watch told anything."""
-        return self._watches.ages(asyncio.get_running_loop().time())
-
-    def hear(self, kind: Kind) -> None:
-        """Take in that the watch of a kind said something."""
-        self._watches.hear(kind, asyncio.get_running_loop().time())
+    def on_event(self, kind: Kind) -> None:
+        """Record that the watch of a kind delivered an event."""
+        self._health.on_event(kind, asyncio.get_running_loop().time())
 
     def relist(self, kind: Kind) -> None:
-        """Take in that kopf's watch may have begun anew: what went before is never told of."""
-        if self._synced:  # else everything is listed anyway
-            self._relisted.add(kind)
-            self._relisting.set()
+        """List a kind again, because its watch in kopf may have missed deletions."""
+        if self._synced:  # otherwise everything is about to be listed
+            self._to_relist.add(kind)
+            self._relist_requested.set()
+
+    def export_metrics(self) -> None:
+        """Set the metric of the time since the last event of each watch."""
+        for kind, age_s in self._health.ages(asyncio.get_running_loop().time()).items():
+            self._metrics.set_watch_age(kind.value, age_s)
 
     async def run(self) -> None:
-        """Look at everything, and keep up with it until cancelled."""
+        """List everything, and keep the store current until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for source in self._sources():
                 tasks.create_task(self._follow_forever(source), name=f"watch of {source.name}")
@@ -126,40 +144,40 @@ class Watching:
             tasks.create_task(self._relist_forever(), name="relist")
 
     async def _resync_forever(self) -> None:
-        await self._resync(TOLD)  # the others are listed by those who follow them
+        await self._resync(KOPF_KINDS)  # the watches of this module list the other kinds
         await asyncio.gather(*(listed.wait() for listed in self._listed.values()))
-        _log.info("everything is listed services=%d", len(self._seen.services.uids()))
+        _log.info("caches synced services=%d", len(self._store.services.uids()))
         self._synced = True
-        self._looked()
-        await asyncio.sleep(min(SECOND_LOOK_S, self._resync_s))
-        kinds: tuple[Kind, ...] = TOLD
+        self._handler.on_resync()
+        await asyncio.sleep(min(SECOND_LIST_S, self._resync_s))
+        kinds: tuple[Kind, ...] = KOPF_KINDS
         while True:
             await self._resync(kinds)
-            await self._list_budgets()
-            self._looked()
+            await self._list_pdbs()
+            self._handler.on_resync()
             await asyncio.sleep(self._resync_s)
             kinds = tuple(Kind)
 
     async def _resync(self, kinds: Collection[Kind]) -> None:
-        """List some kinds, however long that takes."""
+        """List some kinds, and retry each until it succeeds."""
         for kind in kinds:
             while True:
                 try:
                     await self._list(kind)
                     break
                 except ClusterError as error:
-                    # The CRDs may not be there yet, or the API server is gone: all stays known.
+                    # The CRDs are missing or the API server is down: the store stays as it is.
                     _log.warning("cannot list kind=%s fault=%s", kind.value, error)
                     await asyncio.sleep(RETRY_S)
 
     async def _relist_forever(self) -> None:
-        """Find what was deleted while kopf's watch was down, once for each time that it may be."""
+        """Find the objects that were deleted while kopf's watch was down."""
         while True:
-            await self._relisting.wait()
-            await asyncio.sleep(RELIST_S)  # the watch tells of one object after the other
-            self._relisting.clear()
-            for kind in tuple(self._relisted):
-                self._relisted.discard(kind)
+            await self._relist_requested.wait()
+            await asyncio.sleep(RELIST_S)  # kopf reports the objects of a list one by one
+            self._relist_requested.clear()
+            for kind in tuple(self._to_relist):
+                self._to_relist.discard(kind)
                 try:
                     await self._list(kind)
                 except ClusterError as error:
@@ -167,50 +185,52 @@ class Watching:
                     self.relist(kind)
 
     async def _list(self, kind: Kind) -> str:
-        """Take in a whole listing and return its version; what was known and is not there is gone.
+        """List a kind and return the version; a known object that is not listed was deleted.
 
         Raises:
-            ClusterError: it was not read to its end, and nothing is forgotten.
+            ClusterError: the list was not read to its end; no object is removed.
         """
-        known = self._seen.known(kind)
+        known = self._store.uids(kind)
         listed: set[str] = set()
         changes, version = 0, ""
         async for page in self._api.list(client.PATHS[kind.value]):
             version = page.version
             for body in page.items:
                 listed.add(_metadata(body)["uid"])
-                changes += self._observe(kind, body) != News()
-                if not len(listed) % BREATH:
-                    await asyncio.sleep(0)  # others have their turn too
+                changes += self._handler.observe(kind, body) != ChangeImpact()
+                if not len(listed) % YIELD_EVERY:
+                    await asyncio.sleep(0)
         for uid in known - listed:
-            self._forget(kind, uid)
+            self._handler.observe_deletion(kind, uid)
         changes += len(known - listed)
         if changes and self._synced:
-            _log.info("a listing found what was not told kind=%s changes=%d", kind.value, changes)
-        self._watches.list(kind, changes, asyncio.get_running_loop().time())
+            _log.info(
+                "relist found changes that the watch missed kind=%s changes=%d", kind.value, changes
+            )
+        self._health.on_list(kind, changes, asyncio.get_running_loop().time())
         return version
 
-    async def _list_budgets(self) -> str:
-        """Take in whose budget is there and right, and return of which version that is."""
+    async def _list_pdbs(self) -> str:
+        """List the PDBs, report the correct ones and return the version; retry on errors."""
         while True:
             found: set[str | None] = set()
             version = ""
             try:
-                async for page in self._api.list(_BUDGETS_PATH, _OURS):
+                async for page in self._api.list(_PDBS_PATH, _OWN_OBJECTS):
                     found.update(map(pdb_content, page.items))
                     version = page.version
             except ClusterError as error:
-                _log.warning("cannot list budgets fault=%s", error)
+                _log.warning("cannot list kind=%s fault=%s", PDBS, error)
                 await asyncio.sleep(RETRY_S)
             else:
-                self._budgets({uid for uid in found if uid is not None})
+                self._handler.on_pdbs_listed({uid for uid in found if uid is not None})
                 return version
 
-    async def _list_budgets_anew(self) -> str:
-        """Do the same for the watch: what it missed is looked at by every service."""
-        version = await self._list_budgets()
+    async def _relist_pdbs(self) -> str:
+        """List the PDBs for their watch; every service checks for the events that it missed."""
+        version = await self._list_pdbs()
         if self._synced:
-            self._looked()
+            self._handler.on_resync()
         return version
 
     def _sources(self) -> tuple[_Source, ...]:
@@ -219,27 +239,27 @@ class Watching:
                 kind.value,
                 client.PATHS[kind.value],
                 partial(self._list, kind),
-                partial(self._take, kind),
+                partial(self._on_object_event, kind),
             )
-            for kind in FOLLOWED
+            for kind in WATCHED_KINDS
         )
-        budgets = (self._list_budgets_anew, self._take_budget, _OURS)
-        return (*kinds, _Source(BUDGETS, _BUDGETS_PATH, *budgets))
+        pdbs = _Source(PDBS, _PDBS_PATH, self._relist_pdbs, self._on_pdb_event, _OWN_OBJECTS)
+        return (*kinds, pdbs)
 
-    def _take(self, kind: Kind, told: str, body: Body) -> None:
-        self.hear(kind)
-        if told == "DELETED":
-            self._forget(kind, _metadata(body)["uid"])
-        elif told != "BOOKMARK":
-            self._observe(kind, body)
+    def _on_object_event(self, kind: Kind, event_type: str, body: Body) -> None:
+        self.on_event(kind)
+        if event_type == "DELETED":
+            self._handler.observe_deletion(kind, _metadata(body)["uid"])
+        elif event_type != "BOOKMARK":
+            self._handler.observe(kind, body)
 
-    def _take_budget(self, told: str, body: Body) -> None:
-        key = None if told == "BOOKMARK" else pdb_service(body)
+    def _on_pdb_event(self, event_type: str, body: Body) -> None:
+        key = None if event_type == "BOOKMARK" else pdb_service(body)
         if key is not None:
-            self._budget(key, None if told == "DELETED" else pdb_content(body))
+            self._handler.on_pdb(key, None if event_type == "DELETED" else pdb_content(body))
 
     async def _follow_forever(self, source: _Source) -> None:
-        """List and watch from there; list again only if the server forgot the version."""
+        """List, then watch from that version; list again only if the version has expired."""
         version = ""
         backoff = Backoff(*REWATCH_S, random.random)
         while True:
@@ -249,34 +269,30 @@ class Watching:
                     version = await source.list()
                     self._listed[source.name].set()
                 watch = self._api.watch(source.path, version, SILENCE_S, source.selector)
-                async for told, body in watch:
-                    version = _version(source.name, told, body)
+                async for event_type, body in watch:
+                    version = _version(source.name, event_type, body)
                     if not version:
                         break
-                    source.take(told, body)
+                    source.on_event(event_type, body)
                     backoff.reset()
             except NotFound as error:
                 version = ""
-                _log.info("the watch must begin anew kind=%s fault=%s", source.name, error)
+                _log.info("watch expired, listing again kind=%s fault=%s", source.name, error)
             except ClusterError as error:
                 if isinstance(error, TemporaryError):
                     asked_s = error.delay_s or 0.0
-                _log.info("the watch ended kind=%s fault=%s", source.name, error)
-            for kind in TOLD:
-                self.relist(kind)  # what ended this watch may have hit kopf's, which says nothing
+                _log.info("watch ended kind=%s fault=%s", source.name, error)
+            for kind in KOPF_KINDS:
+                self.relist(kind)  # the same cause may have ended kopf's watch, without a report
             await asyncio.sleep(backoff.next_s(asked_s))
 
-    def tell(self) -> None:
-        """Let the metrics say how old the watches are."""
-        for kind, age_s in self.ages().items():
-            metrics.set_watch_age(kind.value, age_s)
 
-
-def _version(kind: str, told: str, body: Body) -> str:
-    """Return the version that a watch has come to, "" if it cannot go on."""
-    if told not in ("ADDED", "MODIFIED", "DELETED", "BOOKMARK"):
-        # Mostly 410: the version is too old.
-        _log.info("the watch told %s kind=%s message=%s", told, kind, body.get("message"))
+def _version(kind: str, event_type: str, body: Body) -> str:
+    """Return the version that a watch has reached, an empty string if it cannot continue."""
+    if event_type not in ("ADDED", "MODIFIED", "DELETED", "BOOKMARK"):
+        # Usually code 410: the version has expired.
+        message = body.get("message")
+        _log.info("watch received type=%s kind=%s message=%s", event_type, kind, message)
         return ""
     return _metadata(body)["resourceVersion"]
 

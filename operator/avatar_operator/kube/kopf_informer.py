@@ -1,11 +1,11 @@
-"""kopf's entry points: watches wake the reconciler, and nothing else happens here.
+"""Runs kopf, whose watches of services and profiles report events to the operator.
 
-Only `on.event` is used. It writes nothing to the objects, neither annotations
-nor finalizers, so that a second operator or none at all does no harm.
+Only `on.event` is used. It writes nothing to the objects, neither annotations nor
+finalizers, so that a second operator, or a stopped one, does no harm.
 
-kopf ends with the first watch that it cannot follow, of which one error event of
-the API server is enough, and it ends every task of its event loop with it. So it
-has a loop and a thread of its own, where nothing else is, and begins anew.
+kopf stops at the first watch that fails, for which one error event of the API server is
+enough, and it cancels every task of its event loop. Therefore it runs in an event loop and
+a thread of its own, and is restarted.
 """
 
 from __future__ import annotations
@@ -21,102 +21,102 @@ import kopf
 from avatar_contracts.backoff import Backoff
 from avatar_operator import names
 from avatar_operator.errors import ClusterError
-from avatar_operator.kube.informers import SILENCE_S, TOLD
+from avatar_operator.kube.informers import KOPF_KINDS, SILENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 
-    from avatar_operator.core.cache.store import Kind
+    from avatar_operator.core.cache.entries import Kind
     from avatar_operator.kube.connection import Credentials
 
-AGAIN_S: Final = (0.1, 10.0)  # first and longest delay before kopf begins anew
-END_S: Final = 5.0  # for tasks of kopf that were cancelled
-_WATCHER: Final = "watcher for "  # kopf's name of the task that follows a kind
+RESTART_S: Final = (0.1, 10.0)  # first and longest delay before kopf is restarted
+STOP_S: Final = 5.0  # for cancelled tasks of kopf
+_WATCHER: Final = "watcher for "  # kopf's prefix for the name of the task that watches a kind
 
 _log = logging.getLogger(__name__)
 
 
-class Hearer(Protocol):
-    """Who is told what kopf sees, on the event loop of the operator."""
+class EventSink(Protocol):
+    """The receiver of kopf's events, on the event loop of the operator."""
 
-    def hear(self, kind: Kind) -> None:
-        """Take in that the watch of a kind said something."""
+    def on_event(self, kind: Kind) -> None:
+        """Record that the watch of a kind delivered an event."""
         ...
 
     def relist(self, kind: Kind) -> None:
-        """Take in that the watch of a kind began anew."""
+        """List a kind again, because its watch was restarted."""
         ...
 
-    def observe(self, kind: Kind, body: Mapping[str, Any]) -> None:
-        """Take in an object that was added or changed."""
+    def observe(self, kind: Kind, body: Mapping[str, Any]) -> object:
+        """Handle an object that was added or changed."""
         ...
 
-    def forget(self, kind: Kind, uid: str) -> None:
-        """Take in that an object was deleted."""
+    def observe_deletion(self, kind: Kind, uid: str) -> None:
+        """Handle the deletion of an object."""
         ...
 
 
-class Listener:
-    """Runs kopf for as long as the operator runs, however often it ends."""
+class KopfInformer:
+    """Runs kopf as long as the operator runs, and restarts it whenever it stops."""
 
     def __init__(
         self,
-        hearer: Hearer,
+        sink: EventSink,
         credentials: Callable[[], Coroutine[Any, Any, Credentials]],
         namespaces: Collection[str],
     ) -> None:
-        """`namespaces` are those to listen to, none for all."""
-        self._hearer = hearer
+        """`namespaces` are those to watch; empty means all."""
+        self._sink = sink
         self._credentials = credentials
         self._namespaces = namespaces
 
     async def run(self) -> None:
-        """Listen until cancelled."""
+        """Run kopf until cancelled."""
         loop = asyncio.get_running_loop()
-        backoff = Backoff(*AGAIN_S, random.random)
+        backoff = Backoff(*RESTART_S, random.random)
         while True:
-            began = loop.time()
+            started = loop.time()
             try:
-                await self._listen()
+                await self._run_once()
             except Exception as fault:
-                _log.warning("kopf ended and begins anew fault=%r", fault)
+                _log.warning("kopf stopped, restarting fault=%r", fault)
             else:
-                _log.warning("kopf ended and begins anew")
-            if loop.time() - began > AGAIN_S[1]:
+                _log.warning("kopf stopped, restarting")
+            if loop.time() - started > RESTART_S[1]:
                 backoff.reset()
             await asyncio.sleep(backoff.next_s())
-            for kind in TOLD:
-                self._hearer.relist(kind)  # if nothing is left, kopf's own listing tells nothing
+            for kind in KOPF_KINDS:
+                self._sink.relist(kind)  # kopf's own list reports no deletions
 
-    async def _listen(self) -> None:
-        """Run kopf once, until it ends or this is cancelled."""
-        home = asyncio.get_running_loop()
-        own = asyncio.new_event_loop()  # used once: kopf leaves things behind in it
+    async def _run_once(self) -> None:
+        """Run kopf once, until it stops or this task is cancelled."""
+        main_loop = asyncio.get_running_loop()
+        kopf_loop = asyncio.new_event_loop()  # used once: kopf leaves tasks behind in it
         stop = asyncio.Event()
-        handlers = registry(self._hearer, self._login(home), home)
+        handlers = registry(self._sink, self._login(main_loop), main_loop)
 
         def work() -> None:
             try:
-                own.run_until_complete(_watch(handlers, self._namespaces, stop))
+                kopf_loop.run_until_complete(_watch(handlers, self._namespaces, stop))
             finally:
-                own.run_until_complete(own.shutdown_asyncgens())
-                own.close()
+                kopf_loop.run_until_complete(kopf_loop.shutdown_asyncgens())
+                kopf_loop.close()
 
-        ended = home.run_in_executor(None, work)
+        finished = main_loop.run_in_executor(None, work)
         try:
-            await asyncio.shield(ended)
+            await asyncio.shield(finished)
         except asyncio.CancelledError:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: it has just ended
-                own.call_soon_threadsafe(stop.set)
-            await asyncio.wait({ended})
+            with contextlib.suppress(RuntimeError):  # the loop is closed: kopf has just stopped
+                kopf_loop.call_soon_threadsafe(stop.set)
+            await asyncio.wait({finished})
             raise
 
-    def _login(self, home: asyncio.AbstractEventLoop) -> Callable[[], Awaitable[Credentials]]:
-        """Return how kopf's loop gets credentials, which belong to the operator's."""
+    def _login(self, main_loop: asyncio.AbstractEventLoop) -> Callable[[], Awaitable[Credentials]]:
+        """Return the function by which kopf's loop gets credentials from the operator's loop."""
 
         async def login() -> Credentials:
-            asked = asyncio.run_coroutine_threadsafe(self._credentials(), home)
-            return await asyncio.wrap_future(asked)
+            future = asyncio.run_coroutine_threadsafe(self._credentials(), main_loop)
+            return await asyncio.wrap_future(future)
 
         return login
 
@@ -124,8 +124,8 @@ class Listener:
 async def _watch(
     handlers: kopf.OperatorRegistry, namespaces: Collection[str], stop: asyncio.Event
 ) -> None:
-    """Run kopf until one of its parts breaks, or until it is told to stop."""
-    told = asyncio.create_task(stop.wait(), name="stop")
+    """Run kopf until one of its tasks ends, or until `stop` is set."""
+    stopped = asyncio.create_task(stop.wait(), name="stop")
     parts = await kopf.spawn_tasks(
         registry=handlers,
         settings=kopf_settings(),
@@ -133,9 +133,9 @@ async def _watch(
         clusterwide=not namespaces,
         namespaces=namespaces,
     )
-    ended, _ = await asyncio.wait({told, *parts}, return_when=asyncio.FIRST_COMPLETED)
-    # Not by `kopf.run_tasks`, which waits 5 s for what nobody has cancelled. The order matters: a
-    # watcher ends only as long as its own helpers run.
+    ended, _ = await asyncio.wait({stopped, *parts}, return_when=asyncio.FIRST_COMPLETED)
+    # `kopf.run_tasks` would wait 5 s for tasks that nobody has cancelled. The order matters: a
+    # watcher can only end while its helper tasks run.
     await _end(parts)
     await _end(task for task in asyncio.all_tasks() if task.get_name().startswith(_WATCHER))
     await _end(asyncio.all_tasks() - {asyncio.current_task()})
@@ -145,16 +145,16 @@ async def _watch(
 
 
 async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel tasks and let them end; one that does not is left behind with the loop."""
+    """Cancel tasks and wait for their end; a task that does not end is left with the loop."""
     found = set(tasks)
     for task in found:
         task.cancel()
     if found:
-        await asyncio.wait(found, timeout=END_S)
+        await asyncio.wait(found, timeout=STOP_S)
 
 
 def kopf_settings() -> kopf.OperatorSettings:
-    """Return kopf's settings: nothing is written, and no watch stays frozen."""
+    """Return kopf's settings: kopf writes nothing, and a silent watch is opened again."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.peering.standalone = True
@@ -169,7 +169,7 @@ def kopf_settings() -> kopf.OperatorSettings:
 
 
 class _NoDiffs(kopf.DiffBaseStorage):
-    """Compares nothing: kopf copies each object three times for a diff that nobody asks for."""
+    """Stores no diffs: kopf would copy each object three times for a diff that is not used."""
 
     def build(self, *, body: kopf.Body, extra_fields: object = None) -> kopf.BodyEssence:
         return kopf.BodyEssence()
@@ -182,50 +182,50 @@ class _NoDiffs(kopf.DiffBaseStorage):
 
 
 def registry(
-    hearer: Hearer,
+    sink: EventSink,
     credentials: Callable[[], Awaitable[Credentials]],
-    home: asyncio.AbstractEventLoop,
+    main_loop: asyncio.AbstractEventLoop,
 ) -> kopf.OperatorRegistry:
     """Return kopf's handlers: the login, and one for the events of each kind.
 
-    They run on kopf's loop; `hearer` is called on `home`.
+    They run on kopf's loop; `sink` is called on `main_loop`.
     """
     handlers = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=handlers)
-    async def login(**_: Any) -> kopf.ConnectionInfo:
+    async def on_login(**_: Any) -> kopf.ConnectionInfo:
         try:
-            found = await credentials()
+            login = await credentials()
         except ClusterError as error:
             raise kopf.TemporaryError(str(error), delay=1) from error
-        scheme, _space, token = (found.authorization or "").rpartition(" ")
+        scheme, _space, token = (login.authorization or "").rpartition(" ")
         return kopf.ConnectionInfo(
-            server=found.server,
-            ca_path=found.ca_path,
-            insecure=not found.verifies,
+            server=login.server,
+            ca_path=login.ca_path,
+            insecure=not login.verifies,
             scheme=scheme.title() or None,
             token=token or None,
-            certificate_path=found.certificate_path,
-            private_key_path=found.key_path,
+            certificate_path=login.certificate_path,
+            private_key_path=login.key_path,
         )
 
-    def take(kind: Kind, event: kopf.RawEvent) -> None:
-        hearer.hear(kind)
+    def handle(kind: Kind, event: kopf.RawEvent) -> None:
+        sink.on_event(kind)
         body = event["object"]
-        if event["type"] is None:  # of a listing, not of a watch
-            hearer.relist(kind)
+        if event["type"] is None:  # from a list, not from a watch
+            sink.relist(kind)
         if event["type"] == "DELETED":
-            hearer.forget(kind, body["metadata"]["uid"])
+            sink.observe_deletion(kind, body["metadata"]["uid"])
         else:
-            hearer.observe(kind, body)
+            sink.observe(kind, body)
 
     def handler(kind: Kind) -> Callable[..., Coroutine[Any, Any, None]]:
-        async def see(event: kopf.RawEvent, **_: Any) -> None:
-            home.call_soon_threadsafe(take, kind, event)
+        async def on_event(event: kopf.RawEvent, **_: Any) -> None:
+            main_loop.call_soon_threadsafe(handle, kind, event)
 
-        see.__name__ = f"see_{kind.name.lower()}"
-        return see
+        on_event.__name__ = f"on_{kind.name.lower()}"
+        return on_event
 
-    for kind in TOLD:
+    for kind in KOPF_KINDS:
         kopf.on.event(names.GROUP, names.VERSION, kind.value, registry=handlers)(handler(kind))
     return handlers

@@ -1,9 +1,8 @@
-"""Wins and keeps the Lease that lets this process write, and gives it back at the end.
+"""Acquires and renews the Lease that lets this process write, and releases it at shutdown.
 
-What to ask for is decided in `core.leading`; here are the requests, the watch of
-the Lease and the clock. Each replica watches: a standby hears at once that the
-Lease was released, and for all of them its renewals are a heartbeat that shows
-that news of the API server still arrives.
+`core.leader_election` decides what to write; this module sends the requests, watches the
+Lease and reads the clock. Each replica watches the Lease: a standby learns immediately that
+it was released, and for all replicas its renewals prove that events of the API server arrive.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from avatar_contracts.backoff import jittered
-from avatar_operator import metrics
 from avatar_operator.core import leader_election
 from avatar_operator.errors import ClusterError, Conflict, NotFound
 from avatar_operator.fence import Fence, clock
@@ -25,192 +23,192 @@ from avatar_operator.fence import Fence, clock
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from avatar_operator.core.leader_election import LeaseUpdate, Record
     from avatar_operator.core.resources.fields import Body
     from avatar_operator.kube import client
+    from avatar_operator.metrics import Metrics
 
-SILENCE_S: Final = 70.0  # a watch that is silent longer is opened again
+SILENCE_S: Final = 70.0  # a watch that receives nothing for longer is opened again
 REWATCH_S: Final = 0.5
-EMPTY_S: Final = 0.5  # for the action in hand, when this process is told to stop
+SHUTDOWN_WRITES_S: Final = 0.5  # for the writes in flight when this process is stopped
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseName:
-    """Where the Lease is."""
+    """Namespace and name of the Lease."""
 
     namespace: str
     name: str
 
 
-class Leadership:
-    """The owner of the fence, and this process's candidacy for the Lease."""
+class LeaderElector:
+    """Owns the fence and this process's candidacy for the Lease."""
 
     def __init__(
         self,
-        api: client.Cluster,
+        api: client.KubernetesClient,
         fence: Fence,
         lease: LeaseName,
-        identity: str,
-        timing: leader_election.Timing,
-        changed: Callable[[int | None], None],
+        candidate: leader_election.Candidate,
+        metrics: Metrics,
+        on_change: Callable[[int | None], None],
     ) -> None:
-        """`changed` is called with the epoch when this process begins to lead, None at the end."""
+        """`on_change` gets the epoch when this process starts to lead, None when it stops."""
         self._api = api
         self._fence = fence
         self._lease = lease
-        self._candidate = leader_election.Candidate(identity, timing)
-        self._led = False
-        self._news = asyncio.Event()
-        self._campaign: asyncio.Task[None] | None = None
-        self._heard_at = clock()
-        self._changed = changed
+        self._candidate = candidate
+        self._metrics = metrics
+        self._on_change = on_change
+        self._leads = False
+        self._event_received = asyncio.Event()
+        self._election: asyncio.Task[None] | None = None
+        self._contact_at = clock()
 
-    def heard_s(self) -> float:
-        """Return the seconds since anything was heard of the Lease, be it a failure."""
-        return clock() - self._heard_at
+    def seconds_since_contact(self) -> float:
+        """Return the seconds since the last event or response about the Lease, errors included."""
+        return clock() - self._contact_at
 
     async def run(self) -> None:
-        """Watch the Lease and stand for it until cancelled or resigned."""
+        """Watch the Lease and try to hold it until cancelled or resigned."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch_forever(), name="watch of the Lease")
-            self._campaign = tasks.create_task(self._campaign_forever(), name="campaign")
+            self._election = tasks.create_task(self._elect_forever(), name="leader election")
 
     async def resign(self) -> None:
-        """Write nothing any more, and let a standby take over at once."""
+        """Stop all writes, then release the Lease, so that a standby can lead immediately."""
         self._candidate = self._candidate.stopped()
-        self._settle()
-        if self._campaign is not None:
-            self._campaign.cancel()
-            await asyncio.wait({self._campaign})
+        self._apply_view()
+        if self._election is not None:
+            self._election.cancel()
+            await asyncio.wait({self._election})
         try:
-            async with asyncio.timeout(EMPTY_S):
-                await self._fence.emptied()
+            async with asyncio.timeout(SHUTDOWN_WRITES_S):
+                await self._fence.wait_until_idle()
             if self._candidate.record is not None:
                 await self._release()
         except (TimeoutError, ClusterError) as error:
-            # Others wait the Lease out: slower, and as safe.
-            _log.warning("the Lease was not released fault=%s", error or "a write is under way")
+            # The standby waits until the Lease expires: slower, but as safe.
+            _log.warning("Lease not released fault=%s", error or "a write is in flight")
 
     async def _release(self) -> None:
-        """Empty the Lease, if it is ours; one more try if our last renewal was not heard of."""
+        """Release the Lease if it is ours; retry once, because a renewal may have been missed."""
         for _ in range(2):
-            bid = self._candidate.release()
-            if bid is None:
+            update = self._candidate.release()
+            if update is None:
                 return
             try:
-                await self._write(bid)
+                await self._write(update)
             except Conflict:
                 await self._read()
             else:
-                _log.info("the Lease is released epoch=%d", bid.transitions)
+                _log.info("Lease released epoch=%d", update.transitions)
                 return
 
-    async def _campaign_forever(self) -> None:
-        await self._read_quietly()
+    async def _elect_forever(self) -> None:
+        await self._try_read()
         while True:
             jitter = random.random()
             while (wait_s := self._candidate.next_at(jitter) - clock()) > 0:
-                self._settle()
-                await self._pause(wait_s)
-            bid = self._candidate.bid(clock())
-            if bid is not None:
-                await self._try(bid)
-                self._settle()
+                self._apply_view()
+                await self._wait_for_event(wait_s)
+            update = self._candidate.next_update(clock())
+            if update is not None:
+                await self._try_write(update)
+                self._apply_view()
 
-    async def _pause(self, wait_s: float) -> None:
-        """Wait, but no longer than until something is heard of the Lease."""
-        self._news.clear()
+    async def _wait_for_event(self, wait_s: float) -> None:
+        """Wait for the next event of the Lease, at most `wait_s`."""
+        self._event_received.clear()
         try:
             async with asyncio.timeout(wait_s):
-                await self._news.wait()
+                await self._event_received.wait()
         except TimeoutError:
             pass
 
-    async def _try(self, bid: leader_election.Bid) -> None:
-        asked_at = clock()
-        self._candidate = self._candidate.asked(asked_at)
+    async def _try_write(self, update: LeaseUpdate) -> None:
+        sent_at = clock()
+        self._candidate = self._candidate.attempted(sent_at)
         try:
-            record = await self._write(bid)
+            record = await self._write(update)
         except (Conflict, NotFound):
-            await self._read_quietly()
+            await self._try_read()
         except ClusterError as error:
-            _log.warning("the Lease was not written step=%s fault=%s", bid.step.value, error)
+            _log.warning("cannot write the Lease step=%s fault=%s", update.step.value, error)
         else:
-            self._candidate = self._candidate.won(record, asked_at, clock())
-        self._heard_at = clock()
+            self._candidate = self._candidate.acquired(record, sent_at, clock())
+        self._contact_at = clock()
 
-    async def _write(self, bid: leader_election.Bid) -> leader_election.Record:
-        # For people, and to differ from the last: nobody compares it with a clock.
+    async def _write(self, update: LeaseUpdate) -> Record:
+        # For people, and different at each write: no candidate compares it with a clock.
         now = datetime.datetime.fromtimestamp(time.time(), datetime.UTC)
         stamp = now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        old = self._candidate.record
-        renews = bid.step is leader_election.Step.RENEW and old is not None
+        known = self._candidate.record
+        renews = update.step is leader_election.Step.RENEW and known is not None
         body: Body = {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
-            "metadata": self._metadata(bid),
+            "metadata": self._metadata(update),
             "spec": {
-                "holderIdentity": bid.holder,
+                "holderIdentity": update.holder,
                 "leaseDurationSeconds": self._candidate.timing.duration_s,
-                "leaseTransitions": bid.transitions,
-                "acquireTime": (old.acquired if renews and old else "") or stamp,
+                "leaseTransitions": update.transitions,
+                "acquireTime": (known.acquired if renews and known else "") or stamp,
                 "renewTime": stamp,
             },
         }
         timeout_s = self._candidate.timing.request_timeout_s
         return leader_election.parse(await self._api.write_lease(body, timeout_s))
 
-    def _metadata(self, bid: leader_election.Bid) -> Body:
+    def _metadata(self, update: LeaseUpdate) -> Body:
         metadata: Body = {"name": self._lease.name, "namespace": self._lease.namespace}
-        if bid.version is not None:
-            metadata["resourceVersion"] = str(bid.version)
+        if update.version is not None:
+            metadata["resourceVersion"] = str(update.version)
         return metadata
 
-    async def _read_quietly(self) -> None:
+    async def _try_read(self) -> None:
         try:
             await self._read()
         except ClusterError as error:
-            _log.warning("the Lease was not read fault=%s", error)
+            _log.warning("cannot read the Lease fault=%s", error)
 
     async def _read(self) -> None:
-        place, timeout_s = self._lease, self._candidate.timing.request_timeout_s
+        lease, timeout_s = self._lease, self._candidate.timing.request_timeout_s
         try:
-            body = await self._api.read_lease(place.namespace, place.name, timeout_s)
+            body = await self._api.read_lease(lease.namespace, lease.name, timeout_s)
         except NotFound:
-            self._candidate = self._candidate.miss()
+            self._candidate = self._candidate.observe_missing()
         else:
-            self._candidate = self._candidate.see(leader_election.parse(body), clock())
+            self._candidate = self._candidate.observe(leader_election.parse(body), clock())
 
     async def _watch_forever(self) -> None:
         while True:
             try:
-                place = self._lease
-                async for kind, body in self._api.watch_lease(
-                    place.namespace, place.name, SILENCE_S
+                lease = self._lease
+                async for event_type, body in self._api.watch_lease(
+                    lease.namespace, lease.name, SILENCE_S
                 ):
-                    self._hear(kind, body)
-                fault: ClusterError | None = None
+                    self._on_event(event_type, body)
             except ClusterError as error:
-                fault = error
-            if fault is not None:
-                _log.info("the watch of the Lease ended fault=%s", fault)
-            self._heard_at = clock()
+                _log.info("watch of the Lease ended fault=%s", error)
+            self._contact_at = clock()
             await asyncio.sleep(jittered(REWATCH_S, random.random()))
 
-    def _hear(self, kind: str, body: Body) -> None:
-        self._heard_at = clock()
-        if kind == "DELETED":
-            self._candidate = self._candidate.miss()
-        elif kind in ("ADDED", "MODIFIED"):
-            self._candidate = self._candidate.see(leader_election.parse(body), clock())
+    def _on_event(self, event_type: str, body: Body) -> None:
+        self._contact_at = clock()
+        if event_type == "DELETED":
+            self._candidate = self._candidate.observe_missing()
+        elif event_type in ("ADDED", "MODIFIED"):
+            self._candidate = self._candidate.observe(leader_election.parse(body), clock())
         else:
             return
-        self._settle()
-        self._news.set()
+        self._apply_view()
+        self._event_received.set()
 
-    def _settle(self) -> None:
-        """Let the fence, the log and the metrics say what the candidate's view says."""
+    def _apply_view(self) -> None:
+        """Set the fence, the log and the metrics to the candidate's view."""
         candidate, now = self._candidate, clock()
         leads = candidate.leads(now)
         record = candidate.record
@@ -218,14 +216,16 @@ class Leadership:
             self._fence.open_until(candidate.valid_until, record.transitions)
         else:
             self._fence.close()
-        if leads == self._led:
+        if leads == self._leads:
             return
-        self._led = leads
-        metrics.set_leader(leads)
+        self._leads = leads
+        self._metrics.set_leader(leads)
         holder = record.holder if record is not None else ""
         if leads and record is not None:
-            _log.info("leads identity=%s epoch=%d", candidate.identity, record.transitions)
-            self._changed(record.transitions)
+            _log.info(
+                "acquired leadership identity=%s epoch=%d", candidate.identity, record.transitions
+            )
+            self._on_change(record.transitions)
         else:
-            self._changed(None)
-            _log.info("leads no more identity=%s holder=%s", candidate.identity, holder)
+            self._on_change(None)
+            _log.info("lost leadership identity=%s holder=%s", candidate.identity, holder)

@@ -1,4 +1,4 @@
-"""Draws the course of a simulated service as a page of SVG: sessions, pods by class, cost."""
+"""Draws the timeline of a simulation as an SVG page: sessions, pods by class, cost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from xml.sax.saxutils import escape
 
 if TYPE_CHECKING:
-    from avatar_operator.simulator.scenario import Moment
+    from avatar_operator.simulator.scenario import Sample
 
 WIDTH: Final = 960
 PANEL: Final = 230  # height of a panel
@@ -18,15 +18,15 @@ LEFT, RIGHT, TOP, BOTTOM = 64, 16, 40, 34  # around the axes of a panel
 INK: Final = "#222222"
 GRID: Final = "#dddddd"
 COLOURS: Final = ("#1f6fb4", "#e07b00", "#2c9a4b", "#c0392b", "#7d5ba6", "#8c6d46", "#3a3a3a")
-SHORTEST: Final = 1 / 60  # minutes that a page spans at least
-MOST_POINTS: Final = 4000  # of a line; more of them cannot be told apart
+SHORTEST: Final = 1 / 60  # minimum length of the time axis in minutes
+MAX_POINTS: Final = 4000  # points of a line; more are not visible
 
 Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One course of values, each of which holds until the next one."""
+    """A step function: each value holds until the next one."""
 
     name: str
     points: Points
@@ -34,29 +34,29 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Courses over the same time."""
+    """Lines over the same time axis."""
 
     title: str
     lines: Sequence[Line]
-    stacked: bool = False  # each on top of the one before, with the area filled
+    stacked: bool = False  # each line is on top of the previous one, with its area filled
 
 
-def course(title: str, moments: Sequence[Moment]) -> str:
-    """Return the picture of a run; `moments` is in order and not empty."""
-    minutes = [moment.at_s / 60 for moment in moments]
+def timeline(title: str, samples: Sequence[Sample]) -> str:
+    """Return the SVG page of a run; `samples` are in order and not empty."""
+    minutes = [sample.at_s / 60 for sample in samples]
 
     def line(name: str, values: Sequence[float]) -> Line:
         return Line(name, _thinned(list(zip(minutes, values, strict=True))))
 
-    classes = sorted({name for moment in moments for name, _ in moment.classes})
-    by_class = [dict(moment.classes) for moment in moments]
+    classes = sorted({name for sample in samples for name, _ in sample.classes})
+    by_class = [dict(sample.classes) for sample in samples]
     panels = (
         Panel(
             "sessions",
             (
-                line("slots", [moment.slots for moment in moments]),
-                line("sessions", [moment.sessions for moment in moments]),
-                line("waiting", [moment.waiting for moment in moments]),
+                line("slots", [sample.slots for sample in samples]),
+                line("sessions", [sample.sessions for sample in samples]),
+                line("waiting", [sample.waiting for sample in samples]),
             ),
         ),
         Panel(
@@ -64,13 +64,13 @@ def course(title: str, moments: Sequence[Moment]) -> str:
             [line(name, [found.get(name, 0) for found in by_class]) for name in classes],
             stacked=True,
         ),
-        Panel("cost an hour", [line("cost", [float(m.cost_per_hour) for m in moments])]),
+        Panel("cost per hour", [line("cost", [float(m.cost_per_hour) for m in samples])]),
     )
     return page(title, panels, minutes[-1])
 
 
 def page(title: str, panels: Sequence[Panel], minutes: float) -> str:
-    """Return a page with the panels below each other, over so many minutes."""
+    """Return an SVG page with the panels below each other, for a time axis in minutes."""
     minutes = max(minutes, SHORTEST)
     height = TOP + PANEL * len(panels)
     parts = [
@@ -106,7 +106,7 @@ def _panel(panel: Panel, top: float, minutes: float) -> list[str]:
             x = place((minute, 0))[0]
             parts.append(_rule(x, above, x, above + height))
             parts.append(_text(x, above + height + 16, f"{minute:g} min", anchor="middle"))
-    # A stack is drawn from its highest course down, so that each covers what is below it.
+    # A stack is drawn from its highest line down, so that each line covers those below it.
     drawn = list(enumerate(lines))
     for index, line in reversed(drawn) if panel.stacked else drawn:
         colour = COLOURS[index % len(COLOURS)]
@@ -132,7 +132,7 @@ def _legend(panel: Panel, top: float) -> list[str]:
 
 
 def _stack(lines: Sequence[Line]) -> list[Line]:
-    """Add each course to those before it; all have the same times."""
+    """Add each line to those before it; all have the same times."""
     below: list[float] = []
     stacked = []
     for line in lines:
@@ -144,7 +144,7 @@ def _stack(lines: Sequence[Line]) -> list[Line]:
 
 
 def _steps(points: Points, end: float) -> list[tuple[float, float]]:
-    """Hold each value until the next one, and the last one until the end."""
+    """Extend each value until the next one, and the last one until the end."""
     held = [points[0]]
     for (_, before), (at, value) in pairwise(points):
         held += [(at, before), (at, value)]
@@ -152,12 +152,12 @@ def _steps(points: Points, end: float) -> list[tuple[float, float]]:
 
 
 def _thinned(points: Points) -> Points:
-    """Take one of so many points; the picture has fewer columns than that."""
-    return points[:: 1 + len(points) // MOST_POINTS]
+    """Reduce the points of a line to at most `MAX_POINTS`."""
+    return points[:: 1 + len(points) // MAX_POINTS]
 
 
 def _ticks(most: float) -> list[float]:
-    """Return about five round numbers from 0 to `most` or a little more."""
+    """Return about five round numbers from 0 to at least `most`."""
     rough = max(most, 1e-9) / 5
     size = 10.0 ** floor(log10(rough))
     step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= rough)

@@ -1,4 +1,4 @@
-"""Pods of the made world, as they are and as the operator sees them."""
+"""Pods of the simulated cluster: their true state, and what the operator sees of it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from avatar_operator.core.resources.gpu_profile import GPUProfile
     from avatar_operator.core.resources.service import Service
 
-EPOCH_S: Final = 1_700_000_000.0  # where virtual time begins on the clock that pods are dated by
+EPOCH_S: Final = 1_700_000_000.0  # wall time at which virtual time starts
 
 
 @dataclass(slots=True)
-class Box:
-    """A pod of the made world."""
+class SimulatedPod:
+    """A pod of the simulated cluster."""
 
     name: str
     uid: str
@@ -32,22 +32,22 @@ class Box:
     reserve: bool = False
     version: int = 1
     sessions: set[int] = field(default_factory=set)
-    seen: PodState | None = None  # what the operator heard last
+    seen: PodState | None = None  # latest state that the operator has received
     seen_s: float = 0.0
     silent_until_s: float = 0.0
 
     @property
     def free(self) -> int:
-        """Slots for callers."""
+        """Free slots."""
         return self.slots - len(self.sessions) if self.ready and not self.draining else 0
 
     @property
     def preference(self) -> tuple[bool, float, str]:
-        """The order in which gateways fill pods, the largest first: the reserve comes last."""
+        """Sort key by which gateways choose a pod, largest first: the reserve comes last."""
         return not self.reserve, len(self.sessions) / self.slots, self.name
 
-    def hear(self, now: float) -> None:
-        """Let the operator know how the pod is, unless its stream is silent."""
+    def send_state(self, now: float) -> None:
+        """Send the state to the operator, unless the stream is silent."""
         if not self.ready or now < self.silent_until_s:
             return
         count = len(self.sessions)
@@ -62,11 +62,11 @@ class Box:
         self.seen_s = now
 
     def state(self, now: float) -> PodState | None:
-        """Return what the operator knows of the pod."""
+        """Return the latest state that the operator has received, with its age."""
         return None if self.seen is None else replace(self.seen, age_s=now - self.seen_s)
 
-    def pod(self, service: Service) -> RuntimePod:
-        """Return the pod as the API server has it."""
+    def as_runtime_pod(self, service: Service) -> RuntimePod:
+        """Return the pod as the API server reports it."""
         return RuntimePod(
             name=self.name,
             namespace=service.key.namespace,
@@ -92,7 +92,7 @@ class Box:
 
 
 def node_name(gpu_class: str) -> str:
-    """Name the one node that has all GPUs of a class."""
+    """Return the name of the node that has all GPUs of a class."""
     return f"node-{gpu_class}"
 
 

@@ -1,4 +1,4 @@
-"""Makes and reads traces: when sessions arrive, and for how long they stay."""
+"""Generates and reads traces: when sessions arrive, and how long they last."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ if TYPE_CHECKING:
 
 HEADER: Final = ("arrival_s", "duration_s")
 HOUR_S: Final = 3600.0
-SHORTEST_S: Final = 5.0  # of a made session
+SHORTEST_S: Final = 5.0  # duration of a generated session
 
 
-class Draw(Protocol):
-    """A source of chance; `random.Random` is one."""
+class RandomSource(Protocol):
+    """A source of random numbers, for example `random.Random`."""
 
     def random(self) -> float:
-        """Return a number from 0 up to but not including 1."""
+        """Return a number in [0, 1)."""
 
 
 class Session(NamedTuple):
-    """One session that somebody wants to have."""
+    """One session that a caller requests."""
 
     arrival_s: float
     duration_s: float
 
 
 class Kind(Enum):
-    """The courses that a made trace can take."""
+    """The shapes of generated traces."""
 
     DIURNAL = "diurnal"  # a day: quiet at night, busy at noon
-    STEP = "step"  # ten times as many callers from one moment on
-    SPIKES = "spikes"  # a calm hour with a burst of a minute every ten
-    FLASH = "flash"  # a crowd within seconds, on top of little
-    DRAIN = "drain"  # from busy to nobody over an hour
+    STEP = "step"  # the arrival rate grows tenfold at once
+    SPIKES = "spikes"  # low load with a burst of one minute every ten
+    FLASH = "flash"  # low load with a burst within seconds
+    DRAIN = "drain"  # from full load to none over one hour
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How large a made trace is."""
+    """The size of a generated trace."""
 
-    sessions_at_once: float = 40.0  # about so many at its busiest
+    sessions_at_once: float = 40.0  # approximate maximum
     duration_s: float = 300.0  # of a session, on average
 
 
-def make(kind: Kind, scale: Scale, draw: Draw) -> tuple[Session, ...]:
-    """Return a made trace: a Poisson stream of callers whose rate follows the kind."""
+def make(kind: Kind, scale: Scale, draw: RandomSource) -> tuple[Session, ...]:
+    """Return a generated trace: Poisson arrivals whose rate has the shape of the kind."""
     most = scale.sessions_at_once / scale.duration_s  # Little's law
     length_s, rate = _course(kind, most)
     peak = max(rate(length_s * step / 1440) for step in range(1440))
@@ -68,20 +68,24 @@ def parse(path: str, lines: Iterable[str]) -> tuple[Session, ...]:
     """Return the sessions of a CSV file, by arrival.
 
     Raises:
-        InputError: a line is no session, or there is none.
+        InputError: a line is not a session, or there is no line.
     """
     sessions = []
     for row in csv.DictReader(lines):
         try:
             session = Session(*(float(row[name]) for name in HEADER))
         except (KeyError, TypeError, ValueError) as error:
-            fault = f"has the line {dict(row)}, must have {' and '.join(HEADER)} in numbers"
+            fault = f"has the line {dict(row)}, {' and '.join(HEADER)} must be numbers"
             raise InputError("--trace", path, fault) from error
         if not (session.arrival_s >= 0 and 0 < session.duration_s < float("inf")):
-            raise InputError("--trace", path, f"has {session}, must be 0 or later and last")
+            raise InputError(
+                "--trace",
+                path,
+                f"has {session}, arrival_s must not be negative and duration_s must be positive",
+            )
         sessions.append(session)
     if not sessions:
-        raise InputError("--trace", path, "holds no session")
+        raise InputError("--trace", path, "does not contain a session")
     return tuple(sorted(sessions))
 
 
@@ -91,7 +95,7 @@ def lines(sessions: Sequence[Session]) -> list[str]:
 
 
 def _course(kind: Kind, most: float) -> tuple[float, Callable[[float], float]]:
-    """Return how long a kind lasts, and its rate of callers by time."""
+    """Return the length of a kind in seconds, and its arrival rate by time."""
     match kind:
         case Kind.DIURNAL:
             day_s = 24 * HOUR_S
@@ -106,5 +110,5 @@ def _course(kind: Kind, most: float) -> tuple[float, Callable[[float], float]]:
             return 1.5 * HOUR_S, lambda now: most * max(0.0, 1 - now / HOUR_S)
 
 
-def _exponential(mean: float, draw: Draw) -> float:
+def _exponential(mean: float, draw: RandomSource) -> float:
     return -mean * log(1 - draw.random())

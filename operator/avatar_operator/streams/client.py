@@ -1,8 +1,8 @@
-"""Reads the state streams of pods, each opened again when it breaks.
+"""Reads the state streams of pods, and opens each one again when it breaks.
 
-There are as many as there are pods, and each says at least a line a second: so a
-stream is a protocol of a few hundred bytes, without a task, and a line that repeats
-the one before is not parsed (docs/decisions/0013-streams-without-tasks.md).
+There is one stream per pod, and each sends at least one line per second. Therefore a stream
+is a protocol object of a few hundred bytes, without a task, and a line that repeats the
+previous one is not parsed (docs/decisions/0013-streams-without-tasks.md).
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ import aiohttp
 
 from avatar_contracts import labels
 from avatar_contracts.backoff import jittered
-from avatar_operator.core.workqueue import Agenda
+from avatar_operator.core.workqueue import WorkQueue
 from avatar_operator.errors import BrokenStream, InvalidResource
-from avatar_operator.streams.http_lines import Lines
+from avatar_operator.streams.http_lines import LineReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 SILENCE_S: Final = 3.0
-"""A stream sends at least a line a second; after this it is taken for dead."""
+"""A pod sends at least one line per second; a stream that is silent longer is broken."""
 
 RETRY_S: Final = (0.1, 30.0)  # first and longest delay before a stream is opened again
-GROWTH: Final = 3.0  # of the delay from one try to the next: six tries in the first 36 s
+GROWTH: Final = 3.0  # factor between two delays: six attempts in the first 36 s
 STARTING_S: Final = 1.0  # first delay for a pod that is not ready: its port may not be open yet
-RETRIES_A_SECOND: Final = 100  # to all lost pods together: else a lost cluster costs half a core
-SWEEP_S: Final = 1.0  # from one look for silent streams to the next
-OPENING: Final = 32  # at once: a whole cluster is not called at the same instant
+RETRIES_PER_SECOND: Final = 100  # of all lost pods together: otherwise they cost half a core
+SWEEP_S: Final = 1.0  # between two checks for silent streams
+MAX_OPENING: Final = 32  # concurrent connection attempts, so that a restart calls pods in turn
 
-# Counts the lines of a stream, and is no part of what a line says.
+# Counts the lines of a stream and differs in every line, so it is not compared.
 _SEQUENCE: Final = re.compile(rb'"sequence":\s*\d+')
 
 _log = logging.getLogger(__name__)
@@ -44,77 +44,84 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a pod listens for us, and what it wants to see."""
+    """The admin port of a pod."""
 
     pod: str
-    address: str  # HOST:PORT of its admin port
+    """Name of the pod, for logs."""
+
+    address: str
+    """HOST:PORT."""
+
     token: str
-    ready: bool = False  # once the kubelet says so, the next try comes without a pause
+    """Bearer token."""
+
+    ready: bool = False
+    """Whether the pod is Ready; when it becomes so, a broken stream is opened immediately."""
 
     @property
     def first_delay_s(self) -> float:
-        """How long to wait after a stream broke for the first time."""
+        """Return the delay after the first failure."""
         return RETRY_S[0] if self.ready else STARTING_S
 
 
-class Streams:
-    """The streams of pods by UID; each document goes to `hear`, which may refuse it.
+class StateStreams:
+    """The streams of pods by UID.
 
-    `hear` raises `InvalidResource` for a document that breaks its contract. A line
-    that says what the last one said only goes to `again`.
+    Each new document goes to `on_document`, which raises `InvalidResource` for a document that
+    breaks its contract. A line that repeats the previous document only goes to `on_repeat`.
     """
 
     def __init__(
         self,
-        hear: Callable[[str, Mapping[str, object]], None],
-        again: Callable[[str], None],
+        on_document: Callable[[str, Mapping[str, object]], None],
+        on_repeat: Callable[[str], None],
     ) -> None:
-        self._hear = hear
-        self._again = again
+        self._on_document = on_document
+        self._on_repeat = on_repeat
         self._streams: dict[str, _Stream] = {}
-        self._agenda: Agenda[str] = Agenda()  # of streams to open
-        self._lost: set[str] = set()  # those that broke and are not heard of again
+        self._queue: WorkQueue[str] = WorkQueue()  # of streams to open
+        self._lost: set[str] = set()  # streams that broke and have received nothing since
         self._awake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._session: aiohttp.ClientSession | None = None
 
     def follow(self, uid: str, endpoint: Endpoint) -> bool:
-        """Read a stream from now on, and return whether it is another one than before."""
+        """Read a stream from now on, and return whether it replaces or adds a connection."""
         stream = self._streams.get(uid)
-        if stream is not None and stream.reaches(endpoint):
-            # What a pod says does not depend on the kubelet's word; whether it listens may.
-            if stream.renew(endpoint):
-                self._open_at(uid, asyncio.get_running_loop().time())
+        if stream is not None and stream.has_target(endpoint):
+            # The state of a pod does not depend on its readiness; whether it listens may.
+            if stream.update(endpoint):
+                self._open_after(uid, 0.0)
             return False
         self.unfollow(uid)
         self._streams[uid] = _Stream(self, uid, endpoint)
-        self._open_at(uid, asyncio.get_running_loop().time())
+        self._open_after(uid, 0.0)
         if self._task is None:
-            self._task = asyncio.create_task(self._open_forever(), name="streams")
-            self._task.add_done_callback(_report)
+            self._task = asyncio.create_task(self._open_forever(), name="state streams")
+            self._task.add_done_callback(_log_failure)
         return True
 
     def unfollow(self, uid: str) -> None:
-        """Read a stream no more."""
+        """Stop reading a stream."""
         stream = self._streams.pop(uid, None)
         if stream is not None:
             stream.close()
             self._lost.discard(uid)
-            self._agenda.forget(uid)
+            self._queue.remove(uid)
 
     def endpoint(self, uid: str) -> Endpoint | None:
-        """Return where a pod listens, None if it is not followed."""
+        """Return the endpoint of a pod, None if the pod is not followed."""
         stream = self._streams.get(uid)
         return None if stream is None else stream.endpoint
 
-    def read_anew(self, uid: str) -> None:
-        """Take the next line of a stream for news, whatever it says."""
+    def forget_last_line(self, uid: str) -> None:
+        """Handle the next line of a stream as a new document, even if it repeats the last one."""
         stream = self._streams.get(uid)
         if stream is not None:
-            stream.read_anew()
+            stream.forget_last_line()
 
     async def close(self) -> None:
-        """End all streams."""
+        """Close all streams."""
         for uid in list(self._streams):
             self.unfollow(uid)
         if self._task is not None:
@@ -123,58 +130,57 @@ class Streams:
         if self._session is not None:
             await self._session.close()
 
-    def client(self) -> aiohttp.ClientSession:
-        """Return the connections for requests other than streams."""
+    def session(self) -> aiohttp.ClientSession:
+        """Return the HTTP session for requests other than streams."""
         if self._session is None:
             self._session = aiohttp.ClientSession()
         return self._session
 
-    def hear(self, uid: str, line: bytes, said: int | None) -> int:
-        """Take in a line of a stream, and return what it said, to be given with the next one.
+    def on_line(self, uid: str, line: bytes, last_hash: int | None) -> int:
+        """Handle a line of a stream, and return its hash, to be passed with the next line.
 
         Raises:
-            BrokenStream: the line holds no document.
+            BrokenStream: the line is not a JSON object.
             InvalidResource: the document breaks its contract.
         """
         self._lost.discard(uid)
-        says = hash(_SEQUENCE.sub(b"", line))  # of 64 bits, with a secret of this process
-        if says == said:
-            self._again(uid)
-            return says
+        line_hash = hash(_SEQUENCE.sub(b"", line))  # 64 bits, with a secret of this process
+        if line_hash == last_hash:
+            self._on_repeat(uid)
+            return line_hash
         try:
             document = json.loads(line)
         except ValueError:
             document = None
         if not isinstance(document, dict):
-            raise BrokenStream(f"no state: {line[:60]!r}")
-        self._hear(uid, document)
-        return says
+            raise BrokenStream(f"not a state: {line[:60]!r}")
+        self._on_document(uid, document)
+        return line_hash
 
-    def has(self, stream: _Stream) -> bool:
-        """Return whether a stream is still followed."""
+    def is_followed(self, stream: _Stream) -> bool:
+        """Return whether a stream is still the one of its pod."""
         return self._streams.get(stream.uid) is stream
 
-    def lost(self, stream: _Stream, fault: str) -> None:
-        """Take in that a stream broke, and open it again after a while."""
-        if not self.has(stream):
+    def on_lost(self, stream: _Stream, fault: str) -> None:
+        """Open a broken stream again after its delay."""
+        if not self.is_followed(stream):
             return
-        if stream.delay_s == stream.endpoint.first_delay_s:  # once for each outage, not each try
+        if stream.delay_s == stream.endpoint.first_delay_s:  # once per outage, not per attempt
             _log.info("state stream lost pod=%s fault=%s", stream.endpoint.pod, fault)
         self._lost.add(stream.uid)
-        now = asyncio.get_running_loop().time()
-        # The more are lost, the longer each waits, from the first try on.
-        delay_s = max(stream.delay_s, len(self._lost) / RETRIES_A_SECOND)
-        self._open_at(stream.uid, now + jittered(delay_s, random.random()))
+        # The more streams are lost, the longer each one waits, from the first attempt on.
+        delay_s = max(stream.delay_s, len(self._lost) / RETRIES_PER_SECOND)
+        self._open_after(stream.uid, jittered(delay_s, random.random()))
         stream.delay_s = min(RETRY_S[1], stream.delay_s * GROWTH)
 
-    def _open_at(self, uid: str, at: float) -> None:
-        self._agenda.wake(uid, at)
+    def _open_after(self, uid: str, delay_s: float) -> None:
+        self._queue.add_after(uid, delay_s, asyncio.get_running_loop().time())
         self._awake.set()
 
     async def _open_forever(self) -> None:
-        """Open the streams that are due, and break those that fell silent."""
+        """Open the streams that are due, and break those that are silent."""
         loop = asyncio.get_running_loop()
-        room = asyncio.Semaphore(OPENING)
+        slots = asyncio.Semaphore(MAX_OPENING)
         sweep_at = loop.time() + SWEEP_S
         async with asyncio.TaskGroup() as tasks:
             while True:
@@ -182,15 +188,15 @@ class Streams:
                 if now >= sweep_at:
                     self._sweep(now)
                     sweep_at = now + SWEEP_S
-                uid = None if room.locked() else self._agenda.take(now)
+                uid = None if slots.locked() else self._queue.get(now)
                 if uid is not None:
-                    await room.acquire()
-                    tasks.create_task(self._open(uid, room), name=f"open {uid}")
+                    await slots.acquire()
+                    tasks.create_task(self._open(uid, slots), name=f"open {uid}")
                     continue
-                due_at = None if room.locked() else self._agenda.next_at()
-                await self._pause(min(sweep_at, sweep_at if due_at is None else due_at) - now)
+                due_at = None if slots.locked() else self._queue.next_at()
+                await self._wait(min(sweep_at, sweep_at if due_at is None else due_at) - now)
 
-    async def _pause(self, seconds: float) -> None:
+    async def _wait(self, seconds: float) -> None:
         self._awake.clear()
         try:
             async with asyncio.timeout(max(0.0, seconds)):
@@ -198,14 +204,14 @@ class Streams:
         except TimeoutError:
             pass
 
-    async def _open(self, uid: str, room: asyncio.Semaphore) -> None:
+    async def _open(self, uid: str, slots: asyncio.Semaphore) -> None:
         stream = self._streams.get(uid)
         try:
             if stream is not None:
                 await stream.open()
         finally:
-            self._agenda.finish(uid)
-            room.release()
+            self._queue.done(uid)
+            slots.release()
             self._awake.set()
 
     def _sweep(self, now: float) -> None:
@@ -214,27 +220,28 @@ class Streams:
 
 
 class _Stream(asyncio.Protocol):
-    """One connection to a pod at a time."""
+    """The stream of one pod, with one connection at a time."""
 
-    __slots__ = ("_heard_at", "_lines", "_said", "_streams", "_transport", "delay_s", "endpoint",
-                 "uid")  # fmt: skip
+    __slots__ = ("_last_hash", "_lines", "_received_at", "_streams", "_transport", "delay_s",
+                 "endpoint", "uid")  # fmt: skip
 
-    def __init__(self, streams: Streams, uid: str, endpoint: Endpoint) -> None:
+    def __init__(self, streams: StateStreams, uid: str, endpoint: Endpoint) -> None:
         self._streams = streams
         self.uid = uid
         self.endpoint = endpoint
         self.delay_s = endpoint.first_delay_s
         self._transport: asyncio.Transport | None = None
-        self._lines = Lines()
-        self._said: int | None = None
-        self._heard_at = 0.0  # of the loop's clock
+        self._lines = LineReader()
+        self._last_hash: int | None = None
+        self._received_at = 0.0  # of the loop's clock
 
-    def reaches(self, endpoint: Endpoint) -> bool:
+    def has_target(self, endpoint: Endpoint) -> bool:
+        """Return whether the stream reads from this address with this token."""
         here = self.endpoint
         return (here.address, here.token) == (endpoint.address, endpoint.token)
 
-    def renew(self, endpoint: Endpoint) -> bool:
-        """Take in what else is known of a pod, and return whether to open the stream at once."""
+    def update(self, endpoint: Endpoint) -> bool:
+        """Store the readiness of the pod, and return whether to open the stream immediately."""
         became_ready = endpoint.ready and not self.endpoint.ready
         self.endpoint = endpoint
         if not became_ready:
@@ -243,77 +250,84 @@ class _Stream(asyncio.Protocol):
         return self._transport is None
 
     async def open(self) -> None:
+        """Connect and request the stream; a failure schedules the next attempt."""
         if self._transport is not None:
-            return  # woken twice
+            return  # opened twice
         host, _, port = self.endpoint.address.rpartition(":")
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(SILENCE_S):
                 await loop.create_connection(lambda: self, host.strip("[]"), int(port))
         except (OSError, TimeoutError) as error:
-            self._streams.lost(self, sentence(error))
+            self._streams.on_lost(self, describe(error))
 
-    def read_anew(self) -> None:
-        self._said = None
+    def forget_last_line(self) -> None:
+        """Handle the next line as a new document."""
+        self._last_hash = None
 
     def close(self) -> None:
+        """Close the connection, without another attempt."""
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.abort()
 
     def break_if_silent(self, now: float) -> None:
-        if self._transport is not None and now - self._heard_at > SILENCE_S:
-            self._break(f"nothing for {SILENCE_S:g} s")
+        """Break the stream if nothing arrived for `SILENCE_S`."""
+        if self._transport is not None and now - self._received_at > SILENCE_S:
+            self._break(f"no data for {SILENCE_S:g} s")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Request the stream."""
         assert isinstance(transport, asyncio.Transport)
-        if not self._streams.has(self):
-            transport.abort()  # it was given up while it was opened
+        if not self._streams.is_followed(self):
+            transport.abort()  # unfollowed during the connection attempt
             return
-        self._transport, self._lines = transport, Lines()
-        self._said = None
-        self._heard_at = asyncio.get_running_loop().time()
+        self._transport, self._lines = transport, LineReader()
+        self._last_hash = None
+        self._received_at = asyncio.get_running_loop().time()
         transport.write(
             f"GET {labels.STATE_PATH}?watch=1 HTTP/1.1\r\nHost: {self.endpoint.address}\r\n"
             f"Authorization: Bearer {self.endpoint.token}\r\nAccept: */*\r\n\r\n".encode()
         )
 
     def data_received(self, data: bytes) -> None:
+        """Handle the lines that are complete; a faulty line breaks the stream."""
         if self._transport is None:
             return
-        self._heard_at = asyncio.get_running_loop().time()
+        self._received_at = asyncio.get_running_loop().time()
         try:
             for line in self._lines.feed(data):
-                self._said = self._streams.hear(self.uid, line, self._said)
+                self._last_hash = self._streams.on_line(self.uid, line, self._last_hash)
                 self.delay_s = self.endpoint.first_delay_s
         except (BrokenStream, InvalidResource) as error:
             self._break(str(error))
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Schedule the next attempt, unless the operator closed the connection."""
         if self._transport is not None:
             self._transport = None
-            self._streams.lost(self, "the stream ended" if error is None else sentence(error))
+            self._streams.on_lost(self, "the stream ended" if error is None else describe(error))
 
     def _break(self, fault: str) -> None:
         self.close()
-        self._streams.lost(self, fault)
+        self._streams.on_lost(self, fault)
 
 
 def headers(endpoint: Endpoint) -> dict[str, str]:
-    """Return what a pod wants to see of us."""
+    """Return the headers of a request to a pod."""
     return {"Authorization": f"Bearer {endpoint.token}"}
 
 
 def admin_address(ip: str) -> str:
-    """Return where a pod's admin port is reached."""
+    """Return HOST:PORT of a pod's admin port."""
     return f"[{ip}]:{labels.ADMIN_PORT}" if ":" in ip else f"{ip}:{labels.ADMIN_PORT}"
 
 
-def sentence(error: Exception) -> str:
-    """Return an error of the network as a reason."""
+def describe(error: Exception) -> str:
+    """Return type and message of a network error."""
     return f"{type(error).__name__}: {error}"
 
 
-def _report(task: asyncio.Task[None]) -> None:
+def _log_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        _log.error("the streams died", exc_info=error)
+        _log.error("state streams stopped", exc_info=error)

@@ -1,4 +1,4 @@
-"""Keeps what every gateway says of the callers of each service, and how old it is."""
+"""Keeps the demand for each service that every gateway reports, and the age of the report."""
 
 from __future__ import annotations
 
@@ -18,65 +18,65 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class _Gateway:
-    heard_at: float  # of the loop's clock; before the first word, when it was followed
-    demand: Demand | None = None  # None: it said nothing yet
+    received_at: float  # of the loop's clock; before the first report, when it was followed
+    demand: Demand | None = None  # None before the first report
 
 
-class Gateways:
-    """The streams of all gateways, by UID of the pod."""
+class GatewayStates:
+    """The reports of all gateways, by UID of the pod."""
 
-    def __init__(self, changed: Callable[[ServiceKey], None]) -> None:
-        self._changed = changed
-        self._streams = client.Streams(self._hear, self._hear_again)
+    def __init__(self, on_change: Callable[[ServiceKey], None]) -> None:
+        """`on_change` gets the key of each service whose demand changed."""
+        self._on_change = on_change
+        self._streams = client.StateStreams(self._on_report, self._on_repeat)
         self._gateways: dict[str, _Gateway] = {}
         self._tally = Tally()
 
     def follow(self, uid: str, endpoint: client.Endpoint) -> None:
-        """Read the stream of a gateway from now on; a new address starts over."""
+        """Read the stream of a gateway from now on; a new address discards its report."""
         if self._streams.follow(uid, endpoint):
             self._gateways[uid] = _Gateway(asyncio.get_running_loop().time())
 
     def unfollow(self, uid: str) -> None:
-        """Forget a gateway; who waited there waits no more."""
+        """Stop reading the stream of a gateway; its callers no longer count."""
         self._streams.unfollow(uid)
         gateway = self._gateways.pop(uid, None)
         if gateway is not None:
-            self._tell(gateway.demand or {}, {})
+            self._report_changes(gateway.demand or {}, {})
 
     def demand(self, key: ServiceKey) -> observation.Demand:
-        """Return what all gateways together say of a service."""
-        now = asyncio.get_running_loop().time()
-        told = [gateway.demand or {} for gateway in self._gateways.values()]
+        """Return the demand for a service, summed over all gateways."""
+        reports = [gateway.demand or {} for gateway in self._gateways.values()]
         return observation.Demand(
-            waiting=sum(demand[key].waiting for demand in told if key in demand),
+            waiting=sum(report[key].waiting for report in reports if key in report),
             arrived=self._tally.arrived.get(key, 0),
             gateways=len(self._gateways),
-            silent=sum(now - g.heard_at > capacity.STALE_S for g in self._gateways.values()),
+            silent=len(self.stale()),
         )
 
-    def silent(self) -> frozenset[str]:
-        """Return the gateways that are not heard of."""
+    def stale(self) -> frozenset[str]:
+        """Return the UIDs of the gateways whose last report is too old to be used."""
         now = asyncio.get_running_loop().time()
         return frozenset(
-            uid for uid, g in self._gateways.items() if now - g.heard_at > capacity.STALE_S
+            uid for uid, g in self._gateways.items() if now - g.received_at > capacity.STALE_S
         )
 
     async def close(self) -> None:
-        """End all streams."""
+        """Close all streams."""
         await self._streams.close()
 
-    def _hear(self, uid: str, document: Mapping[str, object]) -> None:
+    def _on_report(self, uid: str, document: Mapping[str, object]) -> None:
         demand = parse_demand(document)
         gateway = self._gateways[uid]
         before, gateway.demand = gateway.demand, demand
-        gateway.heard_at = asyncio.get_running_loop().time()
+        gateway.received_at = asyncio.get_running_loop().time()
         self._tally = self._tally.with_news(before, demand)
-        self._tell(before or {}, demand)
+        self._report_changes(before or {}, demand)
 
-    def _hear_again(self, uid: str) -> None:
-        self._gateways[uid].heard_at = asyncio.get_running_loop().time()
+    def _on_repeat(self, uid: str) -> None:
+        self._gateways[uid].received_at = asyncio.get_running_loop().time()
 
-    def _tell(self, before: Demand, after: Demand) -> None:
+    def _report_changes(self, before: Demand, after: Demand) -> None:
         for key in before.keys() | after.keys():
             if before.get(key) != after.get(key):
-                self._changed(key)
+                self._on_change(key)

@@ -1,7 +1,7 @@
-"""Reads the body of one HTTP/1.1 answer line by line, whatever parts it arrives in.
+"""Reads the body of one HTTP/1.1 response line by line, independent of how it is segmented.
 
-A general client keeps some 20 KB for an answer that never ends, and wakes a task for
-each part of it; here it is a few hundred bytes, for as many answers as there are pods
+A general client keeps about 20 KB for a response that never ends, and wakes a task for each
+segment. This reader keeps a few hundred bytes, for as many responses as there are pods
 (docs/decisions/0013-streams-without-tasks.md). RFC 9112, sections 4, 6 and 7.1.
 """
 
@@ -12,63 +12,63 @@ from typing import Final
 
 from avatar_operator.errors import BrokenStream
 
-LONGEST_HEAD: Final = 1 << 14  # bytes
+LONGEST_HEADER: Final = 1 << 14  # bytes
 LONGEST_LINE: Final = 1 << 20  # bytes
 _LONGEST_SIZE: Final = 64  # bytes of the line before a chunk, with its extensions
 
-_Step = Enum("_Step", "HEAD SIZE CHUNK AFTER_CHUNK PLAIN")
+_Step = Enum("_Step", "HEADER SIZE CHUNK AFTER_CHUNK PLAIN")
 
 
-class Lines:
-    """What is not yet a whole line of one answer."""
+class LineReader:
+    """The incomplete line and the position in the framing of one response."""
 
     __slots__ = ("_left", "_line", "_rest", "_step")
 
     def __init__(self) -> None:
-        self._step = _Step.HEAD
-        self._rest = b""  # what is left of the framing
-        self._line = b""  # what is left of the body
-        self._left = 0  # bytes of the chunk still to come
+        self._step = _Step.HEADER
+        self._rest = b""  # incomplete framing
+        self._line = b""  # incomplete line of the body
+        self._left = 0  # bytes of the chunk that have not arrived
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Return the lines that are complete now, without their ends.
+        """Return the lines that are complete now, without their line ends.
 
         Raises:
-            BrokenStream: the answer is no good one, or it ended; the reader is of no more use.
+            BrokenStream: the response is invalid, or it ended; the reader must not be used again.
         """
         data, self._rest = self._rest + data, b""
         lines: list[bytes] = []
-        at = 0
-        while at < len(data):
+        position = 0
+        while position < len(data):
             match self._step:
                 case _Step.PLAIN:
-                    self._take(data[at:], lines)
+                    self._take(data[position:], lines)
                     break
                 case _Step.CHUNK:
-                    part = data[at : at + self._left]
+                    part = data[position : position + self._left]
                     self._take(part, lines)
-                    at += len(part)
+                    position += len(part)
                     self._left -= len(part)
                     if not self._left:
                         self._step = _Step.AFTER_CHUNK
                     continue
-            end = b"\r\n\r\n" if self._step is _Step.HEAD else b"\r\n"
-            found = data.find(end, at)
+            end = b"\r\n\r\n" if self._step is _Step.HEADER else b"\r\n"
+            found = data.find(end, position)
             if found < 0:
-                self._keep(data[at:])
+                self._keep(data[position:])
                 break
-            self._frame(data[at:found])
-            at = found + len(end)
+            self._frame(data[position:found])
+            position = found + len(end)
         return lines
 
     def _keep(self, rest: bytes) -> None:
-        if len(rest) > (LONGEST_HEAD if self._step is _Step.HEAD else _LONGEST_SIZE):
-            raise BrokenStream(f"{len(rest)} bytes are no head and no chunk")
+        if len(rest) > (LONGEST_HEADER if self._step is _Step.HEADER else _LONGEST_SIZE):
+            raise BrokenStream(f"{len(rest)} bytes are neither a header nor a chunk size")
         self._rest = rest
 
     def _frame(self, text: bytes) -> None:
-        """Take in the head, the size of a chunk, or the end of one."""
-        if self._step is _Step.HEAD:
+        """Handle the header section, the size of a chunk, or the end of a chunk."""
+        if self._step is _Step.HEADER:
             self._step = _Step.SIZE if _is_chunked(text) else _Step.PLAIN
         elif self._step is _Step.SIZE:
             self._left = _size(text)
@@ -88,15 +88,15 @@ class Lines:
 
 
 def _is_chunked(head: bytes) -> bool:
-    """Return whether the body comes in chunks; else it lasts as long as the connection.
+    """Return whether the body is chunked; otherwise it ends with the connection.
 
     Raises:
-        BrokenStream: the answer is not 200.
+        BrokenStream: the status is not 200.
     """
     status, *fields = head.decode("latin-1").split("\r\n")
-    _, _, told = status.partition(" ")
-    if not status.startswith("HTTP/1.") or not told.startswith("200"):
-        raise BrokenStream(f"it answered {told[:3] or 'nothing'}")
+    _, _, code = status.partition(" ")
+    if not status.startswith("HTTP/1.") or not code.startswith("200"):
+        raise BrokenStream(f"HTTP status {code[:3] or 'missing'}")
     headers = {name.lower(): value for name, _, value in (f.partition(":") for f in fields)}
     return "chunked" in headers.get("transfer-encoding", "").lower()
 
@@ -108,5 +108,5 @@ def _size(text: bytes) -> int:
     except ValueError:
         size = -1
     if size < 0:
-        raise BrokenStream(f"the size of a chunk is {number[:8]!r}")
+        raise BrokenStream(f"chunk size is {number[:8]!r}, must be a hexadecimal number")
     return size

@@ -1,6 +1,6 @@
-"""Keeps the latest state of every runtime pod, from the stream that each one sends.
+"""Keeps the latest state of every runtime pod, from the state stream that each one sends.
 
-A state is never made up: what was not heard is missing, and what is old says so.
+A state is never invented: a pod that has sent nothing has no state, and each state has its age.
 """
 
 from __future__ import annotations
@@ -24,120 +24,123 @@ if TYPE_CHECKING:
     from avatar_operator.streams.client import Endpoint
 
 DRAIN_TIMEOUT_S: Final = 2.0
-LATENCY_STEP_MS: Final = 100.0  # the tightest objective
+LATENCY_STEP_MS: Final = 100.0  # the strictest objective
 
 
 @dataclass(slots=True)
-class _Heard:
+class _Report:
+    """The last state that a pod sent."""
+
     state: PodState
     at: float  # of the loop's clock
-    empty_since: float | None  # None while it has sessions
+    empty_since: float | None  # None while the pod has sessions
 
     @property
     def empty_s(self) -> float:
-        """Return for how long it has said nothing but that it has no session."""
+        """Return for how long all states have had no session."""
         return 0.0 if self.empty_since is None else self.at - self.empty_since
 
 
-class Runtimes:
-    """The streams of all runtime pods, by UID."""
+class RuntimeStates:
+    """The states of all runtime pods, by UID."""
 
-    def __init__(self, changed: Callable[[str], None], fence: Fence) -> None:
-        self._changed = changed
+    def __init__(self, on_change: Callable[[str], None], fence: Fence) -> None:
+        """`on_change` gets the UID of each pod whose state may change a plan."""
+        self._on_change = on_change
         self._fence = fence
-        self._heard: dict[str, _Heard] = {}
-        self._streams = client.Streams(self._hear, self._hear_again)
+        self._reports: dict[str, _Report] = {}
+        self._streams = client.StateStreams(self._on_state, self._on_repeat)
 
     def follow(self, uid: str, endpoint: Endpoint) -> None:
-        """Read the stream of a pod from now on; a new address starts over."""
+        """Read the stream of a pod from now on; a new address discards the last state."""
         if self._streams.follow(uid, endpoint):
-            self._heard.pop(uid, None)
+            self._reports.pop(uid, None)
 
     def unfollow(self, uid: str) -> None:
-        """Forget a pod."""
+        """Stop reading the stream of a pod and discard its state."""
         self._streams.unfollow(uid)
-        self._heard.pop(uid, None)
+        self._reports.pop(uid, None)
 
     def states(self, uids: Iterable[str]) -> Mapping[str, PodState]:
-        """Return the last state of each of these pods that was heard of, with its age now."""
+        """Return the last state of each of these pods that has one, with its current age."""
         now = asyncio.get_running_loop().time()
         return {
-            uid: replace(heard.state, age_s=now - heard.at, empty_s=heard.empty_s)
+            uid: replace(report.state, age_s=now - report.at, empty_s=report.empty_s)
             for uid in uids
-            if (heard := self._heard.get(uid)) is not None
+            if (report := self._reports.get(uid)) is not None
         }
 
     def oldest_s(self) -> float:
-        """Return the age of the oldest state, 0 if there is none."""
+        """Return the age of the oldest state, 0 if there is no state."""
         now = asyncio.get_running_loop().time()
-        return max((now - heard.at for heard in self._heard.values()), default=0.0)
+        return max((now - report.at for report in self._reports.values()), default=0.0)
+
+    def stale(self) -> frozenset[str]:
+        """Return the UIDs of the pods whose last state is too old to be used."""
+        now = asyncio.get_running_loop().time()
+        return frozenset(
+            uid for uid, report in self._reports.items() if now - report.at > capacity.STALE_S
+        )
 
     async def drain(self, uid: str, draining: bool) -> None:
-        """Tell a pod to accept no more sessions, or to accept them again.
+        """Make a pod reject new sessions, or accept them again.
 
         Raises:
-            NotLeading: it was not told, since another one may decide now.
-            RuntimeUnreachable: it did not answer as it should.
+            NotLeading: this process does not lead; nothing was sent.
+            RuntimeUnreachable: the pod did not respond, or responded with an error.
         """
         endpoint = self._streams.endpoint(uid)
         if endpoint is None:
-            raise RuntimeUnreachable(uid, "it has no address")
-        with self._fence.passage() as left_s:
+            raise RuntimeUnreachable(uid, "its address is unknown")
+        with self._fence.guard() as left_s:
             await self._post_drain(endpoint, draining, min(DRAIN_TIMEOUT_S, left_s))
-        heard = self._heard.get(uid)
-        if heard is not None and not draining:
-            # Sessions may come from now on: what it said before proves no emptiness.
-            heard.state = replace(heard.state, draining=False)
-            self._streams.read_anew(uid)  # it may say that it drains on, as it said before
+        report = self._reports.get(uid)
+        if report is not None and not draining:
+            # Sessions may arrive from now on: the last state does not prove that the pod is empty.
+            report.state = replace(report.state, draining=False)
+            # If the pod continues to drain, its next line repeats the last one.
+            self._streams.forget_last_line(uid)
 
     async def _post_drain(self, endpoint: Endpoint, draining: bool, within_s: float) -> None:
-        request = self._streams.client().post(
+        request = self._streams.session().post(
             f"http://{endpoint.address}{labels.DRAIN_PATH}",
             json={"draining": draining},
             headers=client.headers(endpoint),
             timeout=aiohttp.ClientTimeout(total=within_s),
         )
         try:
-            async with request as answer:
-                if answer.status >= 300:
-                    raise RuntimeUnreachable(endpoint.pod, f"it answered {answer.status}")
+            async with request as response:
+                if response.status >= 300:
+                    raise RuntimeUnreachable(endpoint.pod, f"HTTP status {response.status}")
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise RuntimeUnreachable(endpoint.pod, client.sentence(error)) from error
-
-    def silent(self) -> frozenset[str]:
-        """Return the pods that were heard of, but not for longer than is believed."""
-        now = asyncio.get_running_loop().time()
-        return frozenset(
-            uid for uid, heard in self._heard.items() if now - heard.at > capacity.STALE_S
-        )
+            raise RuntimeUnreachable(endpoint.pod, client.describe(error)) from error
 
     async def close(self) -> None:
-        """End all streams."""
+        """Close all streams."""
         await self._streams.close()
 
-    def _hear(self, uid: str, document: Mapping[str, object]) -> None:
+    def _on_state(self, uid: str, document: Mapping[str, object]) -> None:
         state = parse_state(document, 0.0)
-        before = self._heard.get(uid)
+        before = self._reports.get(uid)
         now = asyncio.get_running_loop().time()
         since: float | None = None
         if not state.sessions:
             since = now if before is None or before.empty_since is None else before.empty_since
-        self._heard[uid] = _Heard(state, now, since)
-        if before is None or _silent(before.state) != _silent(state):
-            self._changed(uid)
+        self._reports[uid] = _Report(state, now, since)
+        if before is None or _significant(before.state) != _significant(state):
+            self._on_change(uid)
 
-    def _hear_again(self, uid: str) -> None:
-        """Take in that a pod says what it said before: it is as it was, and fresh."""
-        heard = self._heard.get(uid)
-        if heard is not None:
-            heard.at = asyncio.get_running_loop().time()
+    def _on_repeat(self, uid: str) -> None:
+        """Refresh the age of a state that the pod has repeated."""
+        report = self._reports.get(uid)
+        if report is not None:
+            report.at = asyncio.get_running_loop().time()
 
 
-def _silent(state: PodState) -> PodState:
-    """Return a state without what changes often and is worth no plan of its own.
+def _significant(state: PodState) -> PodState:
+    """Return a state without the changes that need no plan of their own.
 
-    Figures that only say how far a pod is within its objectives are dropped, the
-    others rounded.
+    Figures within the objectives of the pod are removed, the other figures are rounded.
     """
     latency_ms = state.frame_p95_ms or 0.0
     return replace(

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Final, Generic, assert_never
 
 from avatar_runtime.errors import ProtocolError
 from avatar_runtime.protocol import client_events, server_events
+from avatar_runtime.protocol.config_update import ConfigUpdate
 from avatar_runtime.protocol.conversation import Conversation, response_active
 from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.outbox import Outbox
 from avatar_runtime.protocol.rate_limit import RateLimiter
-from avatar_runtime.protocol.session_config import ConfigUpdate, Overrun
+from avatar_runtime.protocol.session_config import Overrun
 from avatar_runtime.protocol.speech import Speech
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from avatar_contracts import labels
 from avatar_contracts.state import LINE_AGE_S, LINE_SPACING_S
-from avatar_runtime.errors import ProtocolError, Refusal
+from avatar_runtime.errors import ProtocolError, Rejection
 from avatar_runtime.protocol.client_events import load
 from avatar_runtime.protocol.strict_fields import StrictFields  # noqa: TC001 - FastAPI reads it
 
@@ -38,13 +38,13 @@ def create(runtime: Runtime) -> FastAPI:
         if not admin.metrics_open:
             await authorized(request)
 
-    @app.exception_handler(Refusal)
-    async def refused(request: Request, refusal: Refusal) -> JSONResponse:
-        body = {"error": {"code": refusal.code, "message": refusal.message}}
-        return JSONResponse(body, refusal.status, {"WWW-Authenticate": "Bearer"})
+    @app.exception_handler(Rejection)
+    async def unauthenticated(request: Request, rejection: Rejection) -> JSONResponse:
+        body = {"error": {"code": rejection.code, "message": rejection.message}}
+        return JSONResponse(body, rejection.status, {"WWW-Authenticate": "Bearer"})
 
     @app.exception_handler(ProtocolError)
-    async def rejected(request: Request, error: ProtocolError) -> JSONResponse:
+    async def invalid(request: Request, error: ProtocolError) -> JSONResponse:
         document = {
             "code": error.code,
             "message": error.message,
@@ -81,13 +81,13 @@ def check_token(authorization: str, token: str) -> None:
     """Check that the header has the token, in constant time.
 
     Raises:
-        Refusal: with status 401, if it does not.
+        Rejection: with status 401, if it does not.
     """
     actual = authorization.encode("utf-8", "replace")
     expected = f"Bearer {token}".encode()
     if not hmac.compare_digest(actual, expected) or not token:
         message = "a bearer token is required"
-        raise Refusal(401, 4401, "unauthenticated", message)
+        raise Rejection(401, 4401, "unauthenticated", message)
 
 
 async def body_of(request: Request) -> StrictFields:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from avatar_contracts import labels
-from avatar_runtime.errors import Refusal, shown, supported
+from avatar_runtime.errors import Rejection, shown, supported
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -34,7 +34,7 @@ def check(request: SessionRequest, service: str, avatars: Collection[str]) -> st
     """Return the requested avatar, or `None` for the default.
 
     Raises:
-        Refusal: with a code of docs/wire-protocol.md, "Refused connections".
+        Rejection: with a code of docs/wire-protocol.md, "Refused connections".
     """
     _check_origin(request.headers)
     _check_query(request.query)
@@ -42,12 +42,12 @@ def check(request: SessionRequest, service: str, avatars: Collection[str]) -> st
     model = request.query.get("model", "")
     if model and service and model != service:
         message = f"model is {shown(model)}, this pod serves {service}"
-        raise Refusal(404, 4404, "model_not_found", message, param="model", value=shown(model))
+        raise Rejection(404, 4404, "model_not_found", message, param="model", value=shown(model))
     avatar = request.query.get("avatar")
     if avatar is not None and avatar not in avatars:
         names = sorted(avatars)
         message = f"avatar is {shown(avatar)}; {supported(names)}"
-        raise Refusal(
+        raise Rejection(
             404,
             4404,
             "avatar_not_found",
@@ -74,14 +74,16 @@ def _check_origin(headers: Mapping[str, str]) -> None:
     origin = headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != headers.get("host"):
         message = f"origin is {shown(origin)}, must be the host of the request"
-        raise Refusal(403, 4403, "origin_not_allowed", message, param="Origin", value=shown(origin))
+        raise Rejection(
+            403, 4403, "origin_not_allowed", message, param="Origin", value=shown(origin)
+        )
 
 
 def _check_query(query: Mapping[str, str]) -> None:
     for name in query:
         if name.lower() in _KEYS_IN_URL:
             message = f"{name} is in the URL; send credentials in a header"
-            raise Refusal(400, 1008, "key_in_url", message, param=name)
+            raise Rejection(400, 1008, "key_in_url", message, param=name)
     wait = query.get("wait_ms", "0")
     if not (wait.isascii() and wait.isdigit()) or int(wait) > _MAX_WAIT_MS:
         raise _invalid("wait_ms", wait, [0, _MAX_WAIT_MS], f"must be 0 to {_MAX_WAIT_MS}")
@@ -97,9 +99,11 @@ def _check_beta(request: SessionRequest) -> None:
         raise _invalid("OpenAI-Beta", _BETA, None, "this version supports the GA interface only")
 
 
-def _invalid(name: str, value: str, limit: object, expected: str) -> Refusal:
+def _invalid(name: str, value: str, limit: object, expected: str) -> Rejection:
     message = f"{name} is {shown(value)}; {expected}"
-    return Refusal(400, 1008, "invalid_query", message, param=name, value=shown(value), limit=limit)
+    return Rejection(
+        400, 1008, "invalid_query", message, param=name, value=shown(value), limit=limit
+    )
 
 
 class SlotLimiter:
@@ -124,17 +128,17 @@ class SlotLimiter:
         """Take a slot; `release` returns it.
 
         Raises:
-            Refusal: with status 503 and the time after which to try again.
+            Rejection: with status 503 and the time after which to try again.
         """
         if not self.is_ready:
             message = "the engine is not ready yet"
-            raise Refusal(503, 1013, "not_ready", message, retry_after_s=2)
+            raise Rejection(503, 1013, "not_ready", message, retry_after_s=2)
         if self.draining:
             message = "this pod is draining and accepts no new sessions"
-            raise Refusal(503, 1013, "draining", message, retry_after_s=5)
+            raise Rejection(503, 1013, "draining", message, retry_after_s=5)
         if self.sessions >= self.capacity:
             message = f"{self.sessions} sessions are served, capacity is {self.capacity}"
-            raise Refusal(
+            raise Rejection(
                 503,
                 1013,
                 "no_capacity",

@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from avatar_contracts import packaged_files
-from avatar_runtime.errors import Refusal
+from avatar_runtime.errors import Rejection
 from avatar_runtime.serving import admission
 from avatar_runtime.serving.connection import Connection
 
@@ -46,9 +46,9 @@ def create(runtime: Runtime) -> FastAPI:
 
     @app.get("/v1/realtime")
     async def upgrade_required() -> JSONResponse:
-        refusal = Refusal(426, 1008, "upgrade_required", "connect with a WebSocket")
+        rejection = Rejection(426, 1008, "upgrade_required", "connect with a WebSocket")
         headers = {"Upgrade": "websocket", "Connection": "Upgrade"}
-        return JSONResponse({"error": _describe(refusal)}, 426, headers)
+        return JSONResponse({"error": _describe(rejection)}, 426, headers)
 
     @app.websocket("/v1/realtime")
     async def realtime(websocket: WebSocket) -> None:
@@ -58,7 +58,7 @@ def create(runtime: Runtime) -> FastAPI:
 
 
 async def serve_session(websocket: WebSocket, runtime: Runtime) -> None:
-    """Accept or refuse a connection, and serve it until it ends."""
+    """Accept or reject a connection, and serve it until it ends."""
     request = admission.SessionRequest(
         query=dict(websocket.query_params),
         headers=admission.headers_of(websocket.scope["headers"]),
@@ -66,16 +66,16 @@ async def serve_session(websocket: WebSocket, runtime: Runtime) -> None:
     )
     try:
         runtime.slots.acquire()
-    except Refusal as refusal:
-        await _refuse(websocket, request, refusal, runtime)
+    except Rejection as rejection:
+        await _reject(websocket, request, rejection, runtime)
         return
     try:
         service = runtime.settings.identity.service
         avatar = admission.check(request, service, runtime.avatars.keys())
         reported = admission.reported_service(request, service)
         await _run_session(websocket, avatar, reported, runtime)
-    except Refusal as refusal:
-        await _refuse(websocket, request, refusal, runtime)
+    except Rejection as rejection:
+        await _reject(websocket, request, rejection, runtime)
     except WebSocketDisconnect:
         _log.info("client left before its session started")
     finally:
@@ -102,35 +102,35 @@ async def _run_session(
     _log.info("session ended session=%s how=%s", session.id, ended)
 
 
-async def _refuse(
-    websocket: WebSocket, request: admission.SessionRequest, refusal: Refusal, runtime: Runtime
+async def _reject(
+    websocket: WebSocket, request: admission.SessionRequest, rejection: Rejection, runtime: Runtime
 ) -> None:
-    runtime.metrics.count_rejection(refusal.code)
-    error = _describe(refusal)
+    runtime.metrics.count_rejection(rejection.code)
+    error = _describe(rejection)
     if request.query.get("refuse") == "close":
         event = {"type": "error", "event_id": "event_refused", "error": error}
         await websocket.accept(_subprotocol(websocket))
         await websocket.send_text(json.dumps(event))
-        await websocket.close(refusal.close, refusal.code)
+        await websocket.close(rejection.close, rejection.code)
         return
     headers = {}
-    if refusal.retry_after_s is not None:
-        headers["Retry-After"] = str(refusal.retry_after_s)
-    response = JSONResponse({"error": error}, refusal.status, headers)
+    if rejection.retry_after_s is not None:
+        headers["Retry-After"] = str(rejection.retry_after_s)
+    response = JSONResponse({"error": error}, rejection.status, headers)
     await websocket.send_denial_response(response)
 
 
-def _describe(refusal: Refusal) -> dict[str, object]:
-    """Return the error object: docs/wire-protocol.md, "Errors". It is the same for a refusal."""
-    kind = "server_error" if refusal.status >= 500 else "invalid_request_error"
+def _describe(rejection: Rejection) -> dict[str, object]:
+    """Return the error object: docs/wire-protocol.md, "Errors". It is the same for a rejection."""
+    kind = "server_error" if rejection.status >= 500 else "invalid_request_error"
     return {
         "type": kind,
-        "code": refusal.code,
-        "message": refusal.message,
-        "param": refusal.param,
+        "code": rejection.code,
+        "message": rejection.message,
+        "param": rejection.param,
         "event_id": None,
-        "value": refusal.value,
-        "limit": refusal.limit,
+        "value": rejection.value,
+        "limit": rejection.limit,
     }
 
 

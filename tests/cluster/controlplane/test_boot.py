@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 KINDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-KIND = "puppets.test.local"
-PUPPETS = "/apis/test.local/v1/puppets"
+KIND = "hollow_pods.test.local"
+PUPPETS = "/apis/test.local/v1/hollow_pods"
 ANY = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 SERVICE_ACCOUNT = "system:serviceaccount:control-plane-test:nobody"
 
@@ -131,9 +131,14 @@ async def test_a_mirror_follows_a_kind_that_is_changed_removed_and_made_again(
 
 
 async def install(api: kubeapi.Api) -> None:
-    """Make the kind of puppets as soon as an old one is gone, and wait until it is served."""
+    """Make the kind of hollow_pods as soon as an old one is gone, and wait until it is served."""
     versions = [{"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": ANY}}]
-    names = {"plural": "puppets", "singular": "puppet", "kind": "Puppet", "listKind": "PuppetList"}
+    names = {
+        "plural": "hollow_pods",
+        "singular": "hollow-pod",
+        "kind": "HollowPod",
+        "listKind": "PuppetList",
+    }
     spec = {"group": "test.local", "scope": "Namespaced", "names": names, "versions": versions}
     kind = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition"}
     await until_taken(lambda: api.post(KINDS, {**kind, "metadata": {"name": KIND}, "spec": spec}))
@@ -141,8 +146,8 @@ async def install(api: kubeapi.Api) -> None:
 
 
 async def make(api: kubeapi.Api, name: str) -> None:
-    body = {"apiVersion": "test.local/v1", "kind": "Puppet", "metadata": {"name": name}}
-    path = "/apis/test.local/v1/namespaces/default/puppets"
+    body = {"apiVersion": "test.local/v1", "kind": "HollowPod", "metadata": {"name": name}}
+    path = "/apis/test.local/v1/namespaces/default/hollow_pods"
     await until_taken(lambda: api.post(path, body))
 
 

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from localcluster.controlplane import certificates
 from localcluster.faults import schedule
-from localcluster.faults.proxy import FaultyProxy, classify, serving
+from localcluster.faults.proxy import FaultProxy, classify, serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -64,7 +64,7 @@ async def upstream(tmp_path: Path) -> AsyncIterator[Upstream]:
 
 
 @pytest_asyncio.fixture
-async def proxy(upstream: Upstream, tmp_path: Path) -> AsyncIterator[FaultyProxy]:
+async def proxy(upstream: Upstream, tmp_path: Path) -> AsyncIterator[FaultProxy]:
     async with serving(upstream.url, certificates.Pki(tmp_path).ca) as running:
         yield running
 
@@ -92,7 +92,7 @@ CREATE = schedule.Call(schedule.Kind.WRITE, f"POST {PODS}/p0")
 
 
 async def test_without_a_seed_everything_passes_with_its_credentials(
-    proxy: FaultyProxy, upstream: Upstream, client: aiohttp.ClientSession
+    proxy: FaultProxy, upstream: Upstream, client: aiohttp.ClientSession
 ) -> None:
     headers = {"Authorization": "Bearer me"}
     async with client.post(proxy.url + PODS, data=create("p0"), headers=headers) as answer:
@@ -104,7 +104,7 @@ async def test_without_a_seed_everything_passes_with_its_credentials(
 
 
 async def test_a_lost_answer_is_of_a_write_that_was_done(
-    proxy: FaultyProxy, upstream: Upstream, client: aiohttp.ClientSession
+    proxy: FaultProxy, upstream: Upstream, client: aiohttp.ClientSession
 ) -> None:
     proxy.seeds["acme"] = seed_of(CREATE, functools.partial(operator.eq, schedule.LoseAnswer()))
     with pytest.raises(aiohttp.ClientError):
@@ -114,7 +114,7 @@ async def test_a_lost_answer_is_of_a_write_that_was_done(
 
 
 async def test_a_reset_reaches_nobody(
-    proxy: FaultyProxy, upstream: Upstream, client: aiohttp.ClientSession
+    proxy: FaultProxy, upstream: Upstream, client: aiohttp.ClientSession
 ) -> None:
     proxy.seeds["acme"] = seed_of(CREATE, functools.partial(operator.eq, schedule.Reset()))
     with pytest.raises(aiohttp.ClientError):
@@ -123,7 +123,7 @@ async def test_a_reset_reaches_nobody(
 
 
 async def test_a_refusal_reads_as_the_api_server_s_own(
-    proxy: FaultyProxy, upstream: Upstream, client: aiohttp.ClientSession
+    proxy: FaultProxy, upstream: Upstream, client: aiohttp.ClientSession
 ) -> None:
     refusal = schedule.Refuse(429, schedule.RETRY_AFTER_S)
     proxy.seeds["acme"] = seed_of(CREATE, functools.partial(operator.eq, refusal))
@@ -136,7 +136,7 @@ async def test_a_refusal_reads_as_the_api_server_s_own(
 
 
 async def test_other_namespaces_are_left_alone(
-    proxy: FaultyProxy, client: aiohttp.ClientSession
+    proxy: FaultProxy, client: aiohttp.ClientSession
 ) -> None:
     proxy.seeds["acme"] = seed_of(CREATE, functools.partial(operator.eq, schedule.Reset()))
     async with client.post(proxy.url + PODS.replace("acme", "other"), data=create("p0")) as answer:
@@ -144,23 +144,23 @@ async def test_other_namespaces_are_left_alone(
 
 
 async def test_a_watch_passes_line_by_line_until_a_seed_cuts_it(
-    proxy: FaultyProxy, upstream: Upstream, client: aiohttp.ClientSession
+    proxy: FaultProxy, upstream: Upstream, client: aiohttp.ClientSession
 ) -> None:
     watch = schedule.Call(schedule.Kind.WATCH, "/api/v1/pods")
     async with client.get(proxy.url + WATCH) as answer:
         upstream.lines.put_nowait(b'{"type": "ADDED"}\n')
         assert await answer.content.readline() == b'{"type": "ADDED"}\n'
-        proxy.sow(seed_of(watch, is_cut_soon))
+        proxy.use_seed(seed_of(watch, is_cut_soon))
         with pytest.raises(aiohttp.ClientError):
             await answer.read()
 
 
 @pytest.mark.parametrize(("fault", "code"), [(schedule.Expire(), 410), (schedule.Fail(), 500)])
 async def test_a_watch_is_told_of_an_error(
-    proxy: FaultyProxy, client: aiohttp.ClientSession, fault: schedule.Fault, code: int
+    proxy: FaultProxy, client: aiohttp.ClientSession, fault: schedule.Fault, code: int
 ) -> None:
     watch = schedule.Call(schedule.Kind.WATCH, "/api/v1/pods")
-    proxy.sow(seed_of(watch, functools.partial(operator.eq, fault)))
+    proxy.use_seed(seed_of(watch, functools.partial(operator.eq, fault)))
     async with client.get(proxy.url + WATCH) as answer:
         event = json.loads(await answer.content.readline())
     assert (event["type"], event["object"]["code"]) == ("ERROR", code)

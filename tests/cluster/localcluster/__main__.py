@@ -75,7 +75,7 @@ async def _up(arguments: argparse.Namespace) -> int:
 
 
 async def _up_detached(arguments: argparse.Namespace) -> int:
-    # Here, where there may be a terminal to show the progress on.
+    # Build in this process, which may have a terminal for the progress.
     await build.ensure(progress.Screen(sys.stderr), os.environ)
     layout = paths.Layout.of(arguments.state)
     folder.claim(layout)
@@ -87,10 +87,10 @@ async def _up_detached(arguments: argparse.Namespace) -> int:
         while process.poll() is None:
             with contextlib.suppress(errors.NotRunning):
                 print(_describe(attach(layout.root)))
-                process.returncode = 0  # it is not ours to wait for any more
+                process.returncode = 0  # it has become independent of this process
                 return 0
             await asyncio.sleep(POLL_S)
-    except asyncio.CancelledError:  # Ctrl-C before it was ready: nothing is left behind
+    except asyncio.CancelledError:  # Ctrl-C before it was ready: stop everything
         process.terminate()
         process.wait()
         raise
@@ -122,7 +122,7 @@ async def _down(arguments: argparse.Namespace) -> int:
         async with asyncio.timeout(STOP_S):
             await processes.until_gone(state.supervisor)
     except TimeoutError:
-        state.supervisor.signal(signal.SIGKILL)  # the kernel ends the components with it
+        state.supervisor.signal(signal.SIGKILL)  # the kernel ends the components together with it
     await waiting.until(lambda: _is_free(layout), bool, f"{layout.root} is free", STOP_S)
     folder.forget(layout)
     print(f"stopped the cluster of {layout.root}")
@@ -130,7 +130,7 @@ async def _down(arguments: argparse.Namespace) -> int:
 
 
 async def _is_free(layout: paths.Layout) -> bool:
-    """Whether the owner, told by the end of the supervisor, has let go."""
+    """Return whether the owner has released the folder after the end of the supervisor."""
     try:
         with folder.held(layout):
             return True

@@ -1,4 +1,4 @@
-"""`make demo`: from nothing to a talking face, step by step, with times.
+"""`make demo`: installs everything and runs one session, with the time of each step.
 
 A real control plane, `helm install`, `kubectl apply -f examples/avatarservice.yaml`, and one
 session through the gateway that speaks `examples/speech.wav`. Results go to `build/demo/`.
@@ -38,7 +38,7 @@ READY_S: Final = 120
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """One run: the cluster, the key that callers need, and where the record is kept."""
+    """One run of the demo: the cluster, the API key of callers, and the report."""
 
     cluster: ControlPlane
     key: str
@@ -54,7 +54,7 @@ class Demo:
         )  # fmt: skip
 
     async def apply(self) -> None:
-        """Apply the example, and wait until its pod takes sessions."""
+        """Apply the example, and wait until its pod accepts sessions."""
         started = time.monotonic()
         manifest = ROOT / "examples" / "avatarservice.yaml"
         print(indented(await self.cluster.kubectl("apply", "-f", manifest)), flush=True)
@@ -71,7 +71,7 @@ class Demo:
         self.report.figures["pod"] = await self._first("pod", selector, "{.metadata.name}")
 
     async def talk(self) -> None:
-        """Hold one session, and keep what came of it."""
+        """Run one session, and save its video and its figures."""
         figures = RESULTS / "session.json"
         arguments = [
             "talk", "--url", f"ws://{await self.gateway()}", "--model", f"default/{SERVICE}",
@@ -95,13 +95,13 @@ class Demo:
             self.report.figures[key] = session[key]
 
     async def gateway(self) -> str:
-        """Return HOST:PORT of the gateway; a real cluster has a Service or an Ingress here."""
+        """Return HOST:PORT of the gateway. A real cluster uses a Service or an Ingress."""
         selector = "app.kubernetes.io/component=gateway"
         address = await self._first("pod", selector, "{.status.podIP}", "-n", SYSTEM)
         return f"{address}:8080"
 
     async def page(self) -> str:
-        """Return the page's address; the part after # stays in the browser."""
+        """Return the URL of the demo page. The browser does not send the part after #."""
         return f"http://{await self.gateway()}/?model=default/{SERVICE}#key={self.key}"
 
     async def _first(self, kind: str, selector: str, field: str, *more: str) -> str:
@@ -110,11 +110,11 @@ class Demo:
 
 
 class DemoFailed(Exception):
-    """A step did not do what it is there for."""
+    """A step of the demo failed."""
 
 
 async def run(report: Report, started: float, *, stay: bool) -> None:
-    """Run all steps. Raises what the failing step raises."""
+    """Run all steps; an error of a step is passed on."""
     with report.step("tools (kube-apiserver, etcd, helm, … from Go modules)"):
         await build.ensure(progress.Screen(sys.stderr), os.environ)
     report.figures["setup_s"] = round(time.time() - started, 3)
@@ -137,7 +137,7 @@ async def run(report: Report, started: float, *, stay: bool) -> None:
 
 
 async def stay_up(cluster: ControlPlane, page: str) -> None:
-    """Show where everything is, and wait for Ctrl-C."""
+    """Print the addresses, and wait for Ctrl-C."""
     print(f"\nThe page:  {page}")
     print(f"kubectl:   export KUBECONFIG={cluster.kubeconfig} PATH={cluster.bin_dir}:$PATH")
     print("Ctrl-C ends it all.", flush=True)
@@ -145,7 +145,7 @@ async def stay_up(cluster: ControlPlane, page: str) -> None:
 
 
 def summary(document: Mapping[str, object]) -> str:
-    """Return the lines that end a good run."""
+    """Return the last lines of a successful run."""
     return (
         f"{document['frames']} frames at {document['fps']} fps, first after "
         f"{document['first_frame_ms']} ms, batch {document['batch_size']} on "
@@ -157,7 +157,7 @@ def summary(document: Mapping[str, object]) -> str:
 
 
 def indented(text: str) -> str:
-    """Return the text four columns to the right."""
+    """Indent the text by four columns."""
     return "\n".join(f"    {line}" for line in text.rstrip().splitlines())
 
 
@@ -180,7 +180,7 @@ async def _main(started: float, stay: bool) -> int:
 
 
 def main() -> int:
-    """Run the demo; stay up on a terminal, and tear down at once elsewhere."""
+    """Run the demo. On a terminal it stays up, otherwise it stops at the end."""
     parser = argparse.ArgumentParser(prog="localcluster.demo", description=__doc__)
     parser.add_argument("--started", type=float, default=time.time(), help="when make began")
     arguments = parser.parse_args()

@@ -1,15 +1,15 @@
-"""What can go wrong with the local cluster.
+"""The errors of the local cluster.
 
 LocalClusterError
-├── GoMissing            no Go new enough, and no way to get one
+├── GoMissing            no Go toolchain is new enough, and none can be installed
 ├── BuildFailed          `go build` of one tool failed
-├── ForeignFolder        the state folder holds something that is not ours
+├── ForeignFolder        the state folder contains something else
 ├── AlreadyRunning       a cluster runs in this state folder
 ├── NotRunning           no cluster runs in this state folder
-├── PortTaken            a port that was asked for is in use
+├── PortTaken            a requested port is in use
 ├── ComponentFailed      a component ended, or did not become ready in time
-├── SupervisorFailed     the process that holds the components does not answer
-└── CommandFailed        kubectl or helm said no
+├── SupervisorFailed     the parent process of the components does not answer
+└── CommandFailed        kubectl or helm failed
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class LocalClusterError(Exception):
 
 
 class GoMissing(LocalClusterError):
-    """No Go toolchain that can build the module."""
+    """No Go toolchain can build the module."""
 
     def __init__(self, wanted: str, found: str, reason: str) -> None:
         super().__init__(wanted, found, reason)
@@ -52,14 +52,16 @@ class BuildFailed(LocalClusterError):
 
 
 class ForeignFolder(LocalClusterError):
-    """The state folder has contents but no state file: it may be somebody's data."""
+    """The state folder has files but no state file: it may contain data of the user."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.folder = folder
 
     def __str__(self) -> str:
-        return f"{self.folder} is not empty and was not made by localcluster, choose another folder"
+        return (
+            f"{self.folder} is not empty and was not created by localcluster, choose another folder"
+        )
 
 
 class AlreadyRunning(LocalClusterError):
@@ -71,11 +73,11 @@ class AlreadyRunning(LocalClusterError):
         self.pid = pid
 
     def __str__(self) -> str:
-        return f"a cluster of process {self.pid} runs in {self.folder}, stop it first"
+        return f"a cluster with process {self.pid} runs in {self.folder}, stop it first"
 
 
 class NotRunning(LocalClusterError):
-    """Nothing to talk to."""
+    """No cluster runs in the state folder."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -86,7 +88,7 @@ class NotRunning(LocalClusterError):
 
 
 class PortTaken(LocalClusterError):
-    """A port that was asked for cannot be bound."""
+    """A requested port cannot be bound."""
 
     def __init__(self, port: int, reason: str) -> None:
         super().__init__(port, reason)
@@ -98,7 +100,7 @@ class PortTaken(LocalClusterError):
 
 
 class ComponentFailed(LocalClusterError):
-    """A component ended or stayed unready; carries the end of its log."""
+    """A component ended or did not become ready; has the end of its log."""
 
     def __init__(self, name: str, what: str, log_tail: str) -> None:
         super().__init__(name, what, log_tail)
@@ -113,7 +115,7 @@ class ComponentFailed(LocalClusterError):
 
 
 class SupervisorFailed(LocalClusterError):
-    """The supervisor refused a request or did not answer."""
+    """The supervisor rejected a request or did not answer."""
 
     def __init__(self, what: str) -> None:
         super().__init__(what)
@@ -124,7 +126,7 @@ class SupervisorFailed(LocalClusterError):
 
 
 class CommandFailed(LocalClusterError):
-    """A command line tool ended with an error."""
+    """A command failed."""
 
     def __init__(self, argv: Sequence[str], exit_code: int, stderr: str) -> None:
         super().__init__(argv, exit_code, stderr)

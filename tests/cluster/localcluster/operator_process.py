@@ -1,4 +1,4 @@
-"""The operator as a process of this machine, restarted when it ends, as its Deployment would."""
+"""The operator as a local process that is restarted when it ends, as its Deployment does."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ ACCOUNT: Final = "avatar-avatar-operator-operator"
 USER: Final = f"system:serviceaccount:{SYSTEM}:{ACCOUNT}"
 LEASE: Final = "avatar-avatar-operator-operator"
 RESTART_S: Final = 0.5
-LAST_WORDS: Final = 60  # lines: a traceback and what led to it
+LAST_WORDS: Final = 60  # lines: a traceback and the lines before it
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process took so far."""
+    """The resources that a process has used."""
 
     cpu_s: float
     rss_mib: float
@@ -42,9 +42,9 @@ class Usage:
 
 
 async def install_chart(cluster: ControlPlane, namespaces: tuple[str, ...] = ()) -> None:
-    """Install the chart for its CRDs, accounts, rights and profiles; no node runs its pods.
+    """Install the chart for its CRDs, accounts, permissions and profiles; no node runs its pods.
 
-    Its rights reach to `namespaces`, which exist, or everywhere.
+    Its permissions cover `namespaces`, which must exist, or the whole cluster.
     """
     chart = paths.REPOSITORY / "charts" / "avatar-operator"
     values = json.dumps({"operator": {"watchNamespaces": namespaces}})
@@ -55,7 +55,7 @@ async def install_chart(cluster: ControlPlane, namespaces: tuple[str, ...] = ())
 
 
 async def kubeconfig(cluster: ControlPlane, name: str, server: str) -> Path:
-    """Write a kubeconfig that acts as the operator's own account at a server, maybe a proxy."""
+    """Write a kubeconfig of the operator's own account for a server, which may be a proxy."""
     token = await cluster.kubectl("create", "token", "-n", SYSTEM, ACCOUNT, "--duration=24h")
     user = kubeconfigs.token_user(token.strip())
     path = cluster.layout.kubeconfig(name)
@@ -63,7 +63,7 @@ async def kubeconfig(cluster: ControlPlane, name: str, server: str) -> Path:
 
 
 class OperatorProcess:
-    """A running `avatar-operator run`, or another command that acts in its place."""
+    """A running `avatar-operator run`, or another command that replaces it."""
 
     def __init__(self, log: Path, argv: tuple[str, ...], environment: Mapping[str, str]) -> None:
         self._argv = argv
@@ -72,7 +72,9 @@ class OperatorProcess:
         self.name = environment["AVATAR_POD"]
         self.health = environment["AVATAR_HEALTH_LISTEN"]
         self.restarts = 0
-        self.last_words: list[str] = []  # of its log, each time that it ended by itself
+        self.log_tails: list[
+            str
+        ] = []  # the end of the log, for each time that the process ended by itself
         self.process: asyncio.subprocess.Process | None = None
 
     @property
@@ -81,7 +83,7 @@ class OperatorProcess:
         return self.process.pid
 
     def usage(self) -> Usage:
-        """Return what the present process took so far."""
+        """Return the resources that the current process has used."""
         stat = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         status = Path(f"/proc/{self.pid}/status").read_text()
         peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
@@ -92,7 +94,7 @@ class OperatorProcess:
         )
 
     async def until_ready(self, within_s: float = 120) -> None:
-        """Wait until it has listed everything, so that it leads or stands by."""
+        """Wait until it has listed everything and is the leader or on standby."""
         async with aiohttp.ClientSession() as session:
 
             async def ready() -> bool:
@@ -105,7 +107,7 @@ class OperatorProcess:
             await waiting.until(ready, bool, f"{self.name} is ready (see {self.log})", within_s)
 
     async def run(self) -> None:
-        """Run it, again and again, until cancelled."""
+        """Run it, and restart it when it ends, until cancelled."""
         with self.log.open("ab") as log:
             while True:
                 self.process = await asyncio.create_subprocess_exec(
@@ -121,7 +123,7 @@ class OperatorProcess:
                     await _end(self.process)
                     raise
                 self.restarts += 1
-                self.last_words.append(paths.tail(self.log, LAST_WORDS))
+                self.log_tails.append(paths.tail(self.log, LAST_WORDS))
                 await asyncio.sleep(RESTART_S)
 
 
@@ -129,7 +131,7 @@ class OperatorProcess:
 async def started(
     cluster: ControlPlane, path: Path, *command: str, **options: Any
 ) -> AsyncIterator[OperatorProcess]:
-    """Run as `started_at` does; the log is among those of the control plane."""
+    """Run like `started_at`; the log is in the log folder of the control plane."""
     async with started_at(cluster.layout.logs, path, *command, **options) as operator:
         yield operator
 
@@ -143,10 +145,10 @@ async def started_at(
     name: str = "bench",
     namespaces: tuple[str, ...] = (),
 ) -> AsyncIterator[OperatorProcess]:
-    """Run the operator with a kubeconfig, whatever that points at.
+    """Run the operator with a kubeconfig.
 
-    `name` tells replicas apart that run at once: in the Lease, and in the user agent. It serves
-    `namespaces`, or all.
+    `name` distinguishes replicas in the Lease and in the user agent. The operator serves
+    `namespaces`, or all namespaces.
     """
     health, metrics = ports.find_free(2)
     environment: dict[str, Any] = {
@@ -168,7 +170,7 @@ async def started_at(
     }
     argv = (sys.executable, "-m", module, *(arguments or ("run",)))
     log = logs / f"{module}.{name}.log"
-    log.touch()  # to be read as soon as the block begins
+    log.touch()  # the file exists when the block starts
     operator = OperatorProcess(log, argv, environment)
     running = asyncio.create_task(operator.run(), name=module)
     try:
@@ -182,7 +184,7 @@ async def started_at(
 async def operating(
     cluster: ControlPlane, path: Path, *command: str, **options: Any
 ) -> AsyncIterator[OperatorProcess]:
-    """Run as `started` does; it has listed everything when the block begins."""
+    """Run like `started`; the operator has listed everything when the block starts."""
     async with started(cluster, path, *command, **options) as operator:
         await operator.until_ready()
         yield operator

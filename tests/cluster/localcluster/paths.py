@@ -1,4 +1,4 @@
-"""Where everything lies: the repository's files and the folder of one cluster."""
+"""The paths of the repository's files and of the state folder of one cluster."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Final, Self
 
 MODULE: Final = Path(__file__).resolve().parent.parent
-"""The Go module, also the folder to put on `PYTHONPATH`."""
+"""The Go module, and the folder for `PYTHONPATH`."""
 REPOSITORY: Final = MODULE.parent.parent
 DEFAULT_STATE: Final = REPOSITORY / "build" / "cluster"
 DEFAULT_NODES: Final = MODULE / "nodes.yaml"
-"""GPU nodes that compute on the CPU."""
+"""GPU nodes whose runtimes compute on the CPU."""
 SIMULATED_NODES: Final = MODULE / "nodes-simulated.yaml"
-"""The same nodes with simulated GPUs: dozens of live sessions fit on a small machine."""
+"""The same nodes with simulated GPUs, for dozens of live sessions on a small machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +21,11 @@ class Layout:
     """The files of one cluster, all below its state folder."""
 
     root: Path
-    """Absolute, as processes with other working folders read it."""
+    """An absolute path, because processes with other working directories read it."""
 
     @classmethod
     def of(cls, folder: Path) -> Self:
-        """Return the layout of a state folder, given in any way."""
+        """Return the layout of a state folder."""
         return cls(folder.absolute())
 
     @property
@@ -34,7 +34,7 @@ class Layout:
 
     @property
     def marker(self) -> Path:
-        """Says that the folder is ours and may be emptied."""
+        """The marker file: localcluster owns the folder and may delete its content."""
         return self.root / ".localcluster"
 
     @property
@@ -55,7 +55,7 @@ class Layout:
 
     @property
     def home(self) -> Path:
-        """Caches and settings of kubectl and helm, so that they leave the user's alone."""
+        """Caches and settings of kubectl and helm, separate from those of the user."""
         return self.root / "home"
 
     @property
@@ -86,7 +86,7 @@ class Layout:
 
 
 def tail(path: Path, lines: int = 15) -> str:
-    """Return the last lines of a log, empty when there is no such file."""
+    """Return the last lines of a log; empty if the file does not exist."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 16384))

@@ -1,7 +1,7 @@
-"""Runs Debian's Prometheus over the avatars' pods.
+"""Runs the Prometheus of Debian with the runtime pods as targets.
 
-It is built without Kubernetes discovery. An HTTP discovery of ours gives it the pods with the same
-meta labels, so that the relabelling is what it would be in a cluster.
+It is built without Kubernetes service discovery. An HTTP service discovery in this module provides
+the pods with the same meta labels, so that the relabeling is the same as in a cluster.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SELECTOR: Final = "app.kubernetes.io/name in (avatar-operator,avatar-runtime)"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One series of an answer at one moment."""
+    """One series of a query result."""
 
     labels: Mapping[str, str]
     value: float
@@ -51,19 +51,23 @@ class Prometheus:
         self._address = address
 
     async def query(self, expression: str) -> list[Sample]:
-        """Return what an expression is now. Raises `ValueError` if it is none of PromQL."""
+        """Return the current value of a PromQL expression.
+
+        Raises:
+            ValueError: the expression is not valid PromQL.
+        """
         answer = await self._get("query", query=expression)
         if answer["resultType"] == "scalar":
             return [Sample({}, float(answer["result"][1]))]
         return [Sample(each["metric"], float(each["value"][1])) for each in answer["result"]]
 
     async def firing(self) -> list[dict[str, str]]:
-        """Return the labels of the alerts that fire."""
+        """Return the labels of the firing alerts."""
         alerts = (await self._get("alerts"))["alerts"]
         return [dict(alert["labels"]) for alert in alerts if alert["state"] == "firing"]
 
     async def until(self, query: str, bounds: tuple[float, float], within_s: float = 60) -> None:
-        """Wait until a query gives exactly one series, and that within bounds."""
+        """Wait until a query returns exactly one series with a value within the bounds."""
         low, high = bounds
 
         async def values() -> list[float]:
@@ -75,7 +79,7 @@ class Prometheus:
         await waiting.until(values, holds, f"{query} in {bounds}", within_s)
 
     async def until_firing(self, alert: str, fires: bool, **labels: str) -> None:
-        """Wait until an alert with these labels fires, or until none does."""
+        """Wait until an alert with these labels fires, or until none fires."""
         expected = {"alertname": alert, **labels}.items()
         await waiting.until(
             self.firing,
@@ -85,7 +89,7 @@ class Prometheus:
         )
 
     async def targets(self) -> list[dict[str, Any]]:
-        """Return what is scraped, and how that went."""
+        """Return the scrape targets with their health."""
         return list((await self._get("targets", state="active"))["activeTargets"])
 
     async def rules(self) -> list[dict[str, Any]]:
@@ -103,13 +107,13 @@ class Prometheus:
 
 
 def binary() -> str | None:
-    """Return the path of Prometheus, None if this machine has none."""
+    """Return the path of Prometheus; None if it is not installed."""
     return shutil.which("prometheus")
 
 
 @contextlib.asynccontextmanager
 async def running(cluster: ControlPlane, rules: Mapping[str, Any]) -> AsyncIterator[Prometheus]:
-    """Run Prometheus over the pods of a cluster, with the spec of a PrometheusRule."""
+    """Run Prometheus for the pods of a cluster, with the spec of a PrometheusRule."""
     folder = cluster.layout.root / "prometheus"
     folder.mkdir(exist_ok=True)
     (folder / "rules.yaml").write_text(yaml.safe_dump(dict(rules)))
@@ -135,7 +139,7 @@ async def running(cluster: ControlPlane, rules: Mapping[str, Any]) -> AsyncItera
 
 
 def configuration(folder: Path, discovery: str) -> dict[str, Any]:
-    """Return what the chart's PodMonitors become without the Prometheus operator."""
+    """Return the scrape configuration that the chart's PodMonitors describe."""
     kept = {
         "source_labels": [f"{_POD}label_app_kubernetes_io_name", f"{_POD}container_port_name"],
         "regex": "avatar-operator;(metrics|admin)|avatar-runtime;admin",
@@ -164,7 +168,7 @@ def configuration(folder: Path, discovery: str) -> dict[str, Any]:
 
 
 def targets_of(pod: Body) -> list[dict[str, Any]]:
-    """Return the targets of a pod, one for each port, as Prometheus' discovery would."""
+    """Return the targets of a pod, one for each port, as the discovery of Prometheus does."""
     metadata, status = pod["metadata"], pod.get("status", {})
     if not status.get("podIP") or status.get("phase") in ("Succeeded", "Failed"):
         return []
@@ -189,7 +193,7 @@ def targets_of(pod: Body) -> list[dict[str, Any]]:
 
 @contextlib.asynccontextmanager
 async def _discovery(cluster: ControlPlane, address: str) -> AsyncIterator[None]:
-    """Tell Prometheus of the pods each time it asks."""
+    """Serve the current pods to Prometheus."""
     async with kubeapi.connected(cluster) as api:
 
         async def pods(_: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""An installed release and a namespace in it, as a user of kubectl and avatar-client has them."""
+"""An installed release and a namespace, used through kubectl and avatar-client."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SYSTEM: Final = "avatar-system"
 LEASE: Final = "avatar-avatar-operator-operator"
-FPS: Final = 25  # a session that was served at all had more than a second of frames
+FPS: Final = 25  # a served session has more than one second of frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +28,22 @@ class Release:
 
     cluster: ControlPlane
     gateway: str
-    """HOST:PORT of the gateway's sessions."""
+    """HOST:PORT of the gateway's sessions port."""
     key: str
     """API key of the gateway."""
 
     async def pods(self, component: str) -> list[dict[str, Any]]:
-        """Return the pods of `operator` or `gateway`, by name."""
+        """Return the pods of `operator` or `gateway`, sorted by name."""
         selector = f"app.kubernetes.io/component={component}"
         pods = await self.cluster.kubectl("get", "pods", "-n", SYSTEM, "-l", selector, "-o", "json")
         return sorted(json.loads(pods)["items"], key=lambda pod: str(pod["metadata"]["name"]))
 
     async def leader(self) -> str:
-        """Return the name of the operator's pod that leads, "" if none does."""
+        """Return the name of the leading operator pod; empty if there is no leader."""
         return str((await self.lease()).get("holderIdentity", "")).rpartition("_")[0]
 
     async def both_operators_ready(self) -> None:
-        """Wait until one leads and the other stands by."""
+        """Wait until one pod leads and the other one is on standby."""
 
         async def ready() -> int:
             pods = await self.pods("operator")
@@ -53,14 +53,14 @@ class Release:
         await waiting.until(ready, lambda count: count == 2, "two operators again", 60)
 
     async def lease(self) -> dict[str, Any]:
-        """Return what the Lease of the operator's pods says."""
+        """Return the spec of the Lease of the operator pods."""
         lease = await self.cluster.kubectl("get", "lease", LEASE, "-n", SYSTEM, "-o", "json")
         return dict(json.loads(lease).get("spec", {}))
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """A namespace of one test, and what a user would do in it."""
+    """The namespace of one test, with the actions of a user."""
 
     release: Release
     name: str
@@ -87,7 +87,7 @@ class Space:
         return dict(json.loads(await self.kubectl("get", "avs", name, "-o", "json")))
 
     async def pods(self, service: str) -> list[dict[str, Any]]:
-        """Return the runtime pods of a service, by name."""
+        """Return the runtime pods of a service, sorted by name."""
         selector = f"avatar.musetalk.io/service={service}"
         pods = json.loads(await self.kubectl("get", "pods", "-l", selector, "-o", "json"))
         return sorted(pods["items"], key=lambda pod: str(pod["metadata"]["name"]))
@@ -97,7 +97,7 @@ class Space:
         return (await self.kubectl("get", "pods", "-o", "name")).split()
 
     async def ready(self, name: str, pods: int = 1, within_s: float = 60) -> dict[str, Any]:
-        """Wait until a service is Ready with so many pods, as its own status says."""
+        """Wait until the status of a service says that it is Ready with `pods` pods."""
 
         def holds(service: dict[str, Any]) -> bool:
             status = service.get("status", {})
@@ -124,7 +124,7 @@ class Space:
         )  # fmt: skip
 
     async def known_to_gateway(self, service: str, sessions: int) -> None:
-        """Wait until the gateway takes so many sessions at once: it reads the pods by itself."""
+        """Wait until the gateway accepts `sessions` sessions at once."""
 
         async def refused() -> int:
             load = await self.load(service, sessions, 0.1)
@@ -136,10 +136,10 @@ class Space:
 
 
 async def all_served(load: asyncio.subprocess.Process, sessions: int) -> None:
-    """Wait for the load generator; no session was cut or turned away, and none missed a frame.
+    """Wait for the load generator, and check that no session was cut, rejected or missed a frame.
 
     Raises:
-        AssertionError: it was otherwise; tells how.
+        AssertionError: a check failed; the message has the report.
     """
     output, problems = await load.communicate()
     if load.returncode:
@@ -152,13 +152,13 @@ async def all_served(load: asyncio.subprocess.Process, sessions: int) -> None:
 
 
 def condition(service: dict[str, Any], kind: str) -> dict[str, Any]:
-    """Return a condition of a service, or an empty one."""
+    """Return a condition of a service, or an empty object."""
     conditions = service.get("status", {}).get("conditions", [])
     return next((dict(c) for c in conditions if c["type"] == kind), {})
 
 
 def processes_with(variable: str, value: str) -> list[int]:
-    """Return the processes of this machine whose environment has the variable at that value."""
+    """Return the local processes whose environment has the variable with the given value."""
     wanted = f"{variable}={value}".encode()
     found = []
     for folder in Path("/proc").iterdir():

@@ -1,4 +1,4 @@
-"""The demo's record: steps with their times, and the one JSON document about the run."""
+"""The report of the demo: the steps with their times, and the JSON document of the run."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class Step:
 
 @dataclass(slots=True)
 class Report:
-    """Collects steps and figures, prints each step as it ends, and writes the document."""
+    """Collects steps and figures, prints each step when it ends, and writes the document."""
 
     steps: list[Step] = field(default_factory=list)
     figures: dict[str, object] = field(default_factory=dict)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Time what runs inside; a failure is recorded and goes on upwards."""
+        """Measure the block; a failure is recorded and raised again."""
         started = time.monotonic()
         print(f"  {name} …", flush=True)
         ok = False
@@ -63,7 +63,7 @@ class Report:
             print(f"{'✓' if ok else '✗'} {name:<58} {seconds:6.1f} s", flush=True)
 
     def document(self) -> Mapping[str, object]:
-        """Return the report; figures that were not reached are null, and `ok` is then false."""
+        """Return the report. Missing figures are null, and then `ok` is false."""
         steps = [{"name": s.name, "seconds": s.seconds, "ok": s.ok} for s in self.steps]
         known = {**dict.fromkeys(KEYS), **self.figures, "steps": steps}
         reached = all(known[key] is not None for key in KEYS if key != "ok")

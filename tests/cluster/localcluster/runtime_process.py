@@ -1,4 +1,4 @@
-"""One runtime with the shipped model as a process of this machine, and clients that load it."""
+"""One runtime with the shipped model as a local process, and clients that generate load."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ class Runtime:
     admin: str
 
     def cpu_s(self) -> float:
-        """Return the CPU time that the process took so far."""
+        """Return the CPU time of the process."""
         stat = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(stat[11]) + int(stat[12])) / _TICKS
 
     def rss_mib(self) -> float:
-        """Return what the process holds in memory."""
+        """Return the resident memory of the process."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE / 2**20
 
     def state(self) -> dict[str, Any]:
-        """Return the state document, as the operator hears it."""
+        """Return the state document that the operator reads."""
         with urllib.request.urlopen(f"{self.admin}/control/v1/state", timeout=30) as answer:
             return dict(json.load(answer))
 
     def metrics(self) -> Mapping[str, float]:
-        """Return every series by its name with labels."""
+        """Return all metric series by name with labels."""
         with urllib.request.urlopen(f"{self.admin}/metrics", timeout=30) as answer:
             text = answer.read().decode()
         return {name: float(value) for name, value in _SERIES.findall(text)}
@@ -63,9 +63,10 @@ class Runtime:
 def serving(
     log: Path, batch_size: int, environment: Mapping[str, str] | None = None
 ) -> Iterator[Runtime]:
-    """Run a runtime on the CPU with the shipped model; afterwards it has ended.
+    """Run a runtime on the CPU with the shipped model until the block ends.
 
-    Raises `TimeoutError` if it is not ready in time, with where its log is.
+    Raises:
+        TimeoutError: it is not ready in time; the message has the path of the log.
     """
     sessions, admin = ports.find_free(2)
     argv = [
@@ -93,7 +94,7 @@ def serving(
 
 
 def load(runtime: Runtime, arguments: Sequence[str]) -> dict[str, Any]:
-    """Return what `avatar-client load` found; it runs beside the runtime, as callers do."""
+    """Run `avatar-client load` in its own process and return its report."""
     with tempfile.TemporaryDirectory(prefix="avatar-load-") as folder:
         found = Path(folder) / "load.json"
         argv = [

@@ -1,4 +1,4 @@
-"""Waits for conditions with a deadline; the failure says what was seen last."""
+"""Waits for conditions with a deadline; the error message has the last value."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ async def until(
 ) -> T:
     """Return the first value of `read` for which `holds` is true.
 
-    Raises `TimeoutError` after `within_s` seconds; it tells `what` was waited for and the
-    last value.
+    Raises:
+        TimeoutError: it does not hold within `within_s` seconds; the message has `what` and the
+            last value.
     """
     deadline = time.monotonic() + within_s
     while True:

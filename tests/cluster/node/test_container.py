@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from localcluster.node.container import MESSAGE_BYTES, MESSAGE_LINES, last_words
+from localcluster.node.container import MESSAGE_BYTES, MESSAGE_LINES, log_tail
 
 
 @pytest.mark.parametrize(
@@ -15,5 +15,5 @@ from localcluster.node.container import MESSAGE_BYTES, MESSAGE_LINES, last_words
         pytest.param(b"\xff!", "\ufffd!", id="no text"),
     ],
 )
-def test_the_last_words_are_the_end_of_the_log(log: bytes, words: str) -> None:
-    assert last_words(log) == words
+def test_the_log_tail_are_the_end_of_the_log(log: bytes, words: str) -> None:
+    assert log_tail(log) == words

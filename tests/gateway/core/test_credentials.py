@@ -79,3 +79,35 @@ def _decoded(text: str) -> bytes | None:
 @pytest.mark.parametrize("text", ["", "ek_", "ek_.", "ek_a.b", "ek_\udcff.\udcff", KEY, "ek_é.é"])
 def test_a_malformed_client_secret_is_invalid(text: str) -> None:
     assert verify(KEY, text, 0) is None
+
+
+def test_a_client_secret_needs_its_prefix_and_both_parts() -> None:
+    text = mint(KEY, ClientSecret(100, None), "n")
+    assert verify(KEY, text, 0) is not None
+    assert verify(KEY, text.removeprefix("ek_"), 0) is None
+    assert verify(KEY, text.replace(".", ""), 0) is None
+
+
+def test_a_signature_with_foreign_characters_is_invalid() -> None:
+    text = mint(KEY, ClientSecret(100, None), "n")
+    assert verify(KEY, text + "!", 0) is None
+    assert verify(KEY, text.replace(".", ".!!!!"), 0) is None
+
+
+def test_the_format_of_a_client_secret_is_stable() -> None:
+    """Replicas of different versions share the API key, so an old secret must stay valid."""
+    text = (
+        "ek_WzIwMDAwMDAwMDAsImFjbWUvY29uY2llcmdlIiwibm9uY2UiXQ"
+        ".buGs-0bCd0ahybm5MC1193gN1YsXh4urL0AgBI8NS4w"
+    )
+    secret = ClientSecret(2_000_000_000, "acme/concierge")
+    assert mint(KEY, secret, "nonce") == text
+    assert verify(KEY, text, 0) == secret
+
+
+def test_the_first_place_of_a_credential_has_precedence() -> None:
+    headers = {"Authorization": "Bearer first", "api-key": "second"}
+    protocols = ["openai-insecure-api-key.third", "openai-insecure-api-key.fourth"]
+    assert presented(headers, protocols) == "first"
+    assert presented({"api-key": " second "}, protocols) == "second"
+    assert presented({"api-key": " "}, protocols) == "third"

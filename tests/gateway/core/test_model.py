@@ -92,11 +92,18 @@ def test_an_invalid_state_is_rejected_with_its_key(line: Any, key: str) -> None:
 
 
 def test_a_pod_is_ready_if_its_ready_condition_is_true() -> None:
-    body = _body()
-    body["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
-    pod = model.parse_pod(body)
-    assert pod is not None
-    assert pod.ready
+    for conditions, ready in (
+        ([{"type": "Ready", "status": "True"}], True),
+        ([{"type": "Ready", "status": "False"}], False),
+        ([{"type": "PodScheduled", "status": "True"}], False),
+        ([{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "True"}], True),
+        ([], False),
+    ):
+        body = _body()
+        body["status"]["conditions"] = conditions
+        pod = model.parse_pod(body)
+        assert pod is not None
+        assert pod.ready is ready, conditions
 
 
 def test_a_pod_that_was_taken_over_keeps_its_original_service_name() -> None:

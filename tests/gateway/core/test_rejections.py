@@ -25,13 +25,28 @@ def test_each_code_has_its_status_close_code_and_headers(
     mapping = rejections.mapping_of(code)
     assert (mapping.status, mapping.close_code) == (status, close)
     assert header is None or header in mapping.headers
+    assert ("Connection" in dict(mapping.headers)) == (code == "upgrade_required")
 
 
 def test_every_shortage_has_a_mapping() -> None:
     assert {shortage.value for shortage in routing.Shortage} <= rejections.CODES
 
 
-@pytest.mark.parametrize(("status", "close"), [(400, 1008), (404, 4404), (418, 1011)])
+@pytest.mark.parametrize(
+    ("status", "close"),
+    [
+        (400, 1008),
+        (401, 4401),
+        (403, 4403),
+        (404, 4404),
+        (418, 1011),
+        (428, 1011),
+        (429, 4429),
+        (500, 1011),
+        (503, 1013),
+        (504, 1011),
+    ],
+)
 def test_the_status_of_a_pod_rejection_has_a_close_code(status: int, close: int) -> None:
     assert rejections.close_code_for_status(status) == close
 

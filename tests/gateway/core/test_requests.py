@@ -60,6 +60,71 @@ def test_a_wrong_query_is_rejected_with_its_parameter(
     assert len(str(rejected.value)) < 200
 
 
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ([], "model is missing, must be NAMESPACE/NAME"),
+        ([("model", "x")], "model is 'x', must be NAMESPACE/NAME"),
+        ([("model", "a/b"), ("model", "a/b")], "model is set more than once"),
+        ([("model", "a/b"), ("wait_ms", "x")], "wait_ms is 'x', must be from 0 to 600000"),
+        ([("model", "a/b"), ("refuse", "x")], "refuse is 'x', must be close or status"),
+        ([("model", "x" * 99)], f"model is '{'x' * 64}', must be NAMESPACE/NAME"),
+    ],
+)
+def test_the_message_names_the_value_and_the_limit(
+    query: list[tuple[str, str]], message: str
+) -> None:
+    with pytest.raises(errors.Rejection) as rejected:
+        parse(query)
+    assert str(rejected.value) == message
+
+
+@pytest.mark.parametrize(
+    ("query", "value", "limit"),
+    [
+        ([("model", "x")], "x", "NAMESPACE/NAME"),
+        ([("model", "a/b"), ("wait_ms", "600001")], "600001", [0, 600_000]),
+        ([("model", "a/b"), ("refuse", "x")], "x", ["close", "status"]),
+    ],
+)
+def test_a_rejection_has_the_value_and_the_limit(
+    query: list[tuple[str, str]], value: str, limit: object
+) -> None:
+    with pytest.raises(errors.Rejection) as rejected:
+        parse(query)
+    assert (rejected.value.value, rejected.value.limit) == (value, limit)
+
+
+@pytest.mark.parametrize("wait_ms", [0, 1, 600_000])
+def test_the_limits_of_wait_ms_are_included(wait_ms: int) -> None:
+    assert parse([("model", "a/b"), ("wait_ms", str(wait_ms))]).wait_ms == wait_ms
+    assert parse([("model", "a/b"), ("refuse", "status")]).wait_ms == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "valid"),
+    [
+        ("n" * 63 + "/" + "s" * 253, True),
+        ("n" * 64 + "/s", False),
+        ("n/" + "s" * 254, False),
+        ("0/1", True),
+        ("a-b/c-d.e", True),
+        ("a.b/c", False),
+        ("-a/b", False),
+        ("a-/b", False),
+        ("a/-b", False),
+        ("a/b.", False),
+    ],
+)
+def test_a_model_is_a_namespace_and_a_name_of_kubernetes(model: str, valid: bool) -> None:
+    try:
+        assert parse([("model", model)]).model == model
+    except errors.Rejection:
+        assert not valid
+    else:
+        assert valid
+
+
 @given(st.lists(st.tuples(st.text(), st.text())))
 def test_any_query_is_parsed_or_rejected(query: list[tuple[str, str]]) -> None:
     try:
@@ -74,6 +139,12 @@ def test_any_query_is_parsed_or_rejected(query: list[tuple[str, str]]) -> None:
     [
         ("api_key", "x"),
         ("API-KEY", "x"),
+        ("apikey", "x"),
+        ("access_token", "x"),
+        ("authorization", "x"),
+        ("client_secret", "x"),
+        ("key", "x"),
+        ("secret", "x"),
         ("token", "x"),
         ("x", KEY),
         ("x", "ek_abc"),
@@ -85,6 +156,13 @@ def test_a_credential_in_the_url_is_rejected_and_not_repeated(query: tuple[str, 
         check_no_key([("model", "a/b"), query], KEY)
     assert rejected.value.code == "key_in_url"
     assert (rejected.value.value, KEY in str(rejected.value)) == (None, False)
+    assert rejected.value.param == query[0]
+
+
+def test_a_long_parameter_name_is_truncated_in_the_message() -> None:
+    with pytest.raises(errors.Rejection) as rejected:
+        check_no_key([("x" * 99, KEY)], KEY)
+    assert str(rejected.value) == f"the query parameter '{'x' * 64}' contains a credential"
 
 
 def test_a_url_without_a_credential_is_accepted() -> None:
@@ -96,6 +174,7 @@ def test_a_url_without_a_credential_is_accepted() -> None:
     [
         ({}, 600, None),
         ({"expires_after": {"anchor": "created_at", "seconds": 60}}, 60, None),
+        ({"expires_after": {"seconds": 600}}, 600, None),
         ({"session": {"type": "realtime", "model": "a/b"}}, 600, "a/b"),
     ],
 )

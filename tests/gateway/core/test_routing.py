@@ -35,6 +35,27 @@ def test_pods_are_ranked_by_the_share_of_used_slots() -> None:
     assert order([_pod("small", 0, 2), _pod("large", 5, 20)], NOW) == ["large", "small"]
 
 
+@pytest.mark.parametrize(
+    ("pods", "ranked"),
+    [
+        ([_pod("half", 1, 2), _pod("quarter", 5, 20)], ["half", "quarter"]),
+        ([_pod("one", 1, 2), _pod("two", 2, 4)], ["two", "one"]),
+        ([_pod("one", 1, 2), _pod("two", 1, 4, placed=1)], ["two", "one"]),
+    ],
+    ids=["share", "equal shares", "equal shares with a placement"],
+)
+def test_the_share_decides_and_then_the_number_of_sessions(
+    pods: list[Candidate], ranked: list[str]
+) -> None:
+    assert order(pods, NOW) == ranked
+    assert order(pods[::-1], NOW) == ranked
+
+
+def test_a_state_is_fresh_for_three_seconds() -> None:
+    assert order([_pod("a", 0, age=3.0)], NOW) == ["a"]
+    assert order([_pod("a", 0, age=3.001)], NOW) is Shortage.NOT_READY
+
+
 def test_placed_sessions_count_as_sessions() -> None:
     pods = [_pod("a", 2, placed=2), _pod("b", 3)]
     assert order(pods, NOW) == ["a", "b"]
@@ -49,6 +70,8 @@ def test_a_pod_that_the_gateway_counts_as_full_ranks_last() -> None:
     pods = [_pod("a", 4, placed=1), _pod("b", 0)]
     assert order(pods, NOW) == ["b", "a"]
     assert order(pods[:1], NOW) == ["a"]
+    # With more placements than free slots, too.
+    assert order([_pod("a", 4, placed=2), _pod("b", 0)], NOW) == ["b", "a"]
 
 
 def test_equal_pods_are_ranked_by_name() -> None:
@@ -56,7 +79,7 @@ def test_equal_pods_are_ranked_by_name() -> None:
 
 
 def test_the_number_of_tried_pods_is_limited() -> None:
-    assert len(order([_pod(str(n), 1) for n in range(50)], NOW)) == MAX_TRIES  # type: ignore[arg-type]
+    assert len(order([_pod(str(n), 1) for n in range(50)], NOW)) == MAX_TRIES == 4  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avatar_gateway.core.wait_queue import GRANT_HISTORY, MAX_LENGTH, WaitQueue, eta_ms
+from avatar_gateway.core.wait_queue import (
+    GRANT_HISTORY,
+    MAX_LENGTH,
+    RETRYABLE_CODES,
+    WaitQueue,
+    eta_ms,
+)
 
 
 def test_the_longest_waiting_caller_is_next() -> None:
@@ -15,9 +21,32 @@ def test_the_longest_waiting_caller_is_next() -> None:
 
 
 def test_a_queue_is_bounded() -> None:
-    queue = WaitQueue(tuple(range(MAX_LENGTH - 1)))
+    queue = WaitQueue(tuple(range(999)))
     assert not queue.is_full
     assert queue.with_caller(MAX_LENGTH).is_full
+    assert MAX_LENGTH == 1000
+
+
+def test_the_last_twenty_grants_are_kept() -> None:
+    queue = WaitQueue()
+    for second in range(25):
+        queue = queue.with_caller(second).with_grant(second, float(second))
+    assert queue.grants == tuple(float(second) for second in range(5, 25))
+    assert GRANT_HISTORY == 20
+
+
+def test_changes_of_the_callers_keep_the_grants() -> None:
+    queue = WaitQueue((1,), (5.0,))
+    assert queue.with_caller(2).grants == queue.without(1).grants == (5.0,)
+
+
+@pytest.mark.parametrize("code", ["no_capacity", "not_ready", "draining"])
+def test_a_caller_waits_after_a_temporary_rejection(code: str) -> None:
+    assert code in RETRYABLE_CODES
+
+
+def test_a_caller_does_not_wait_after_a_permanent_rejection() -> None:
+    assert not RETRYABLE_CODES & {"model_not_found", "invalid_query", "unauthenticated"}
 
 
 @pytest.mark.parametrize(
@@ -25,10 +54,12 @@ def test_a_queue_is_bounded() -> None:
     [
         ((), 10.0, None),
         ((9.0,), 10.0, None),
+        ((10.0, 10.0), 10.0, None),
+        ((10.0, 10.0), 10.2, 300),
         ((8.0, 10.0), 10.0, 3000),  # one slot per second
         ((8.0, 10.0), 16.0, 12_000),  # then no slot for 6 s
     ],
-    ids=["no grant", "one grant", "steady", "slowing"],
+    ids=["no grant", "one grant", "at once", "just after", "steady", "slowing"],
 )
 def test_the_estimate_follows_the_recent_grants(
     grants: tuple[float, ...], now: float, eta: int | None

@@ -69,7 +69,7 @@ def test_the_text_says_the_same(scenarios: Scenarios) -> None:
     scenario = scenarios(replicas=1, batchSize=64)
     plan = scenario.plan()
     text = plan_text(scenario.service, plan, conditions.find(scenario.service, plan, {}))
-    assert text.startswith("service acme/concierge: 1 pods wanted\n\nPOOLS\ngpuClass")
+    assert text.startswith("service acme/concierge: wants 1 pod\n\nPOOLS\ngpuClass")
     assert "ACTIONS\nnone" in text
     assert "NoBatchFits" in text
     assert text.endswith("\nn1    rtx-4090  nvidia.com/gpu  2     2     -")

@@ -54,8 +54,8 @@ def test_another_policy_shows_what_would_have_been(
     other = manifest(tmp_path, "other.yaml", maxReplicas=1)
     assert main(["replay", "--log", str(log), "--service", str(other)]) == 0
     told = capsys.readouterr().out
-    assert "3 and 1 pods at most" in told
-    assert "now 1 pods (" in told
+    assert "most pods 3 logged, 1 now" in told
+    assert "now 1 pod (" in told
     assert "limited by MaxReplicas" in told
 
 
@@ -64,7 +64,7 @@ def test_a_decision_that_differs_is_told_and_fails(
 ) -> None:
     log.write_text(log.read_text().replace('"decision":{"pods":3', '"decision":{"pods":2'))
     assert main(["replay", "--log", str(log)]) == 1
-    assert "written 2 pods" in capsys.readouterr().out
+    assert "logged 2 pods" in capsys.readouterr().out
 
 
 def test_a_log_that_begins_in_the_middle_is_passed_over_up_to_a_full_line(
@@ -73,16 +73,16 @@ def test_a_log_that_begins_in_the_middle_is_passed_over_up_to_a_full_line(
     lines = log.read_text().splitlines(keepends=True)
     log.write_text("".join([*lines[6:9], *lines[2:]]))
     assert main(["replay", "--log", str(log)]) == 0
-    assert "3 passed over" in capsys.readouterr().out
+    assert "3 skipped" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "holds no decision"),
-        ('{"kind":"AvatarDecision","at":1}\n', "has no decision in line 1"),
-        ('\n{"kind":"AvatarDecision","a\n', "has no decision in line 2"),
-        ("[] AvatarDecision\n", "holds no decision"),
+        ("", "contains no decision"),
+        ('{"kind":"AvatarDecision","at":1}\n', "has an invalid decision in line 1"),
+        ('\n{"kind":"AvatarDecision","a\n', "has an invalid decision in line 2"),
+        ("[] AvatarDecision\n", "contains no decision"),
     ],
 )
 def test_what_is_no_log_is_refused(

@@ -63,11 +63,11 @@ def test_a_made_trace_is_written_and_can_be_replayed(tmp_path: Path) -> None:
     ("spec", "profiles", "fault"),
     [
         ({"replicas": 2}, None, "must have spec.autoscaling"),
-        ({"autoscaling": {"maxReplicas": 2}}, "kind: List\nitems: []\n", "holds no GPUProfile"),
+        ({"autoscaling": {"maxReplicas": 2}}, "kind: List\nitems: []\n", "contains no GPUProfile"),
         (
             {"autoscaling": {"maxReplicas": 2}, "placement": {"gpuClasses": ["none"]}},
             None,
-            "fits no GPU class",
+            "matches no GPU class",
         ),
     ],
     ids=["fixed", "no-profile", "no-class"],
@@ -103,12 +103,12 @@ def test_a_missing_option_and_a_missing_file_are_named(
 def test_a_picture_shows_sessions_pods_and_cost(
     tmp_path: Path, trace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "course.svg"
+    out = tmp_path / "timeline.svg"
     manifest = service(tmp_path, autoscaling={"maxReplicas": 3})
     arguments = ["simulate", "--trace", str(trace), "--service", str(manifest)]
     assert main([*arguments, "--plot", str(out)]) == 0
     drawn = ElementTree.fromstring(out.read_text())
     texts = {element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")}
-    assert {"sessions", "slots", "waiting", "h100-80gb", "cost an hour"} <= texts
-    assert main([*arguments, "--plot", str(tmp_path / "course.png")]) == 1
+    assert {"sessions", "slots", "waiting", "h100-80gb", "cost per hour"} <= texts
+    assert main([*arguments, "--plot", str(tmp_path / "timeline.png")]) == 1
     assert "must end in .svg" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The writer of GPUProfiles' statuses: once for each change, and only while it leads."""
+"""Tests of the profile controller: one write per change, and only by the leader."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 import pytest_asyncio
 
 from avatar_operator.controllers import profile_controller
-from avatar_operator.core.cache.store import Kind, News, Observations
+from avatar_operator.core.cache.entries import ChangeImpact, Kind
+from avatar_operator.core.cache.store import Store
 from avatar_operator.errors import Conflict, TemporaryError
 
 if TYPE_CHECKING:
@@ -24,18 +25,18 @@ DEADLINE_S = 10.0
 
 
 class Api:
-    """Stores statuses as the API server does, and fails when told to."""
+    """Stores statuses as the API server does; raises the errors in `faults` first."""
 
     def __init__(self, profile: Body) -> None:
         self.profile = profile
         self.version = 10
-        self.asked = 0
+        self.requests_sent = 0
         self.faults: list[Exception] = []
         self.changed = asyncio.Event()
 
     async def apply_profile_status(self, name: str, uid: str, status: Body) -> Body:
         assert (name, uid) == ("rtx-4090", "rtx-4090")
-        self.asked += 1
+        self.requests_sent += 1
         self.changed.set()
         if self.faults:
             raise self.faults.pop(0)
@@ -45,40 +46,40 @@ class Api:
         return copy.deepcopy(self.profile)
 
 
-class Desk:
-    """A calibrator with what it sees."""
+class Setup:
+    """A profile controller with its store and a fake API."""
 
     def __init__(self, make: Make) -> None:
         self.make = make
         self.api = Api(make.profile_body())
-        self.seen = Observations([])
-        self.heard: dict[str, PodState] = {}
+        self.store = Store([])
+        self.received: dict[str, PodState] = {}
         self.leads = True
         api: Any = self.api
-        self.news: list[News] = []
-        self.calibrator = profile_controller.Calibrator(
-            api, self.seen, self.states, lambda: self.leads, self.observe
+        self.impacts: list[ChangeImpact] = []
+        self.controller = profile_controller.ProfileController(
+            api, self.store, self.states, lambda: self.leads, self.observe
         )
-        self.seen.observe(Kind.PROFILES, copy.deepcopy(self.api.profile))
-        self.seen.observe(Kind.NODES, make.node_body())
+        self.store.observe(Kind.PROFILES, copy.deepcopy(self.api.profile))
+        self.store.observe(Kind.NODES, make.node_body())
 
     def observe(self, kind: Kind, body: Body) -> None:
-        self.news.append(self.seen.observe(kind, body))
+        self.impacts.append(self.store.observe(kind, body))
 
     def states(self, uids: Iterable[str]) -> Mapping[str, PodState]:
-        return {uid: self.heard[uid] for uid in uids if uid in self.heard}
+        return {uid: self.received[uid] for uid in uids if uid in self.received}
 
     def start_pod(self, name: str, factor: float | None = 1.0, device: str = "cuda") -> None:
-        self.seen.observe(Kind.PODS, self.make.pod_body(name))
+        self.store.observe(Kind.PODS, self.make.pod_body(name))
         curve = None
         if factor is not None:
             curve = self.make.curve(3100, 306, [(1, 22.2 * factor), (64, 790.5 * factor)])
-        self.heard[f"uid-{name}"] = self.make.state(device=device, calibration=curve)
-        self.calibrator.hear(f"uid-{name}")
+        self.received[f"uid-{name}"] = self.make.state(device=device, calibration=curve)
+        self.controller.on_state(f"uid-{name}")
 
-    async def asked(self, times: int) -> None:
+    async def requests(self, times: int) -> None:
         async with asyncio.timeout(DEADLINE_S):
-            while self.api.asked < times:
+            while self.api.requests_sent < times:
                 self.api.changed.clear()
                 await self.api.changed.wait()
 
@@ -89,77 +90,77 @@ class Desk:
 
 
 @pytest_asyncio.fixture
-async def desk(make: Make, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Desk]:
-    monkeypatch.setattr(profile_controller, "GATHER_S", 0.0)
+async def setup(make: Make, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Setup]:
+    monkeypatch.setattr(profile_controller, "DELAY_S", 0.0)
     monkeypatch.setattr(profile_controller, "RETRY_S", 0.0)
-    desk = Desk(make)
-    task = asyncio.create_task(desk.calibrator.run())
-    yield desk
+    setup = Setup(make)
+    task = asyncio.create_task(setup.controller.run())
+    yield setup
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def look_again(desk: Desk) -> None:
-    """Let the calibrator look at everything once more."""
-    desk.calibrator.wake()
+async def check_again(setup: Setup) -> None:
+    """Let the controller check all profiles once more."""
+    setup.controller.wake()
     for _ in range(10):
         await asyncio.sleep(0)
 
 
-async def test_what_a_pod_measured_is_written_once(desk: Desk) -> None:
-    desk.start_pod("p0")
-    await desk.asked(1)
-    assert [item["pod"] for item in desk.measured] == ["acme/p0"]
-    desk.calibrator.hear("uid-p0")
-    desk.start_pod("p1", 1.01)
-    await look_again(desk)
-    assert desk.api.asked == 1
-    (profile,) = desk.seen.profiles()
+async def test_a_calibration_of_a_pod_is_written_once(setup: Setup) -> None:
+    setup.start_pod("p0")
+    await setup.requests(1)
+    assert [item["pod"] for item in setup.measured] == ["acme/p0"]
+    setup.controller.on_state("uid-p0")
+    setup.start_pod("p1", 1.01)
+    await check_again(setup)
+    assert setup.api.requests_sent == 1
+    (profile,) = setup.store.profiles()
     assert profile.calibrations
-    assert [news.everyone for news in desk.news] == [True]  # plans follow before any watch tells
+    assert [impact.all_services for impact in setup.impacts] == [True]  # before any watch event
 
 
 @pytest.mark.parametrize(("factor", "device"), [(None, "cuda"), (1.0, "cpu"), (1.0, "simulated")])
-async def test_what_counts_for_nothing_is_not_written(
-    desk: Desk, factor: float | None, device: str
+async def test_a_calibration_that_is_missing_or_not_of_a_gpu_is_not_written(
+    setup: Setup, factor: float | None, device: str
 ) -> None:
-    desk.start_pod("p0", factor, device)
-    await look_again(desk)
-    assert desk.api.asked == 0
+    setup.start_pod("p0", factor, device)
+    await check_again(setup)
+    assert setup.api.requests_sent == 0
 
 
-async def test_a_standby_writes_nothing_until_it_leads(desk: Desk) -> None:
-    desk.leads = False
-    desk.start_pod("p0")
-    await look_again(desk)
-    assert desk.api.asked == 0
-    desk.leads = True
-    desk.calibrator.wake()
-    await desk.asked(1)
+async def test_a_standby_writes_nothing_until_it_leads(setup: Setup) -> None:
+    setup.leads = False
+    setup.start_pod("p0")
+    await check_again(setup)
+    assert setup.api.requests_sent == 0
+    setup.leads = True
+    setup.controller.wake()
+    await setup.requests(1)
 
 
-async def test_a_fault_of_the_api_is_tried_again(desk: Desk) -> None:
-    desk.api.faults = [TemporaryError("PATCH", 503, "later")]
-    desk.start_pod("p0")
-    await desk.asked(2)
-    assert desk.measured
+async def test_a_failed_write_is_retried(setup: Setup) -> None:
+    setup.api.faults = [TemporaryError("PATCH", 503, "later")]
+    setup.start_pod("p0")
+    await setup.requests(2)
+    assert setup.measured
 
 
-async def test_a_profile_that_became_another_one_waits_for_news_of_it(desk: Desk) -> None:
-    desk.api.faults = [Conflict("PATCH", 409, "another uid")]
-    desk.start_pod("p0")
-    await desk.asked(1)
-    await look_again(desk)
-    assert desk.measured
+async def test_a_conflict_is_not_retried_until_the_profile_is_observed_again(setup: Setup) -> None:
+    setup.api.faults = [Conflict("PATCH", 409, "another uid")]
+    setup.start_pod("p0")
+    await setup.requests(1)
+    await check_again(setup)
+    assert setup.measured
 
 
-async def test_a_pod_that_is_gone_measures_no_more(desk: Desk) -> None:
-    desk.leads = False
-    desk.start_pod("p0")
-    desk.start_pod("p1")
-    desk.seen.forget(Kind.PODS, "uid-p0")
-    desk.calibrator.forget("uid-p1")
-    desk.calibrator.hear("uid-gone")
-    desk.leads = True
-    await look_again(desk)
-    assert desk.api.asked == 0
+async def test_the_calibration_of_a_deleted_pod_is_not_written(setup: Setup) -> None:
+    setup.leads = False
+    setup.start_pod("p0")
+    setup.start_pod("p1")
+    setup.store.observe_deletion(Kind.PODS, "uid-p0")
+    setup.controller.forget("uid-p1")
+    setup.controller.on_state("uid-gone")
+    setup.leads = True
+    await check_again(setup)
+    assert setup.api.requests_sent == 0

@@ -1,4 +1,4 @@
-"""The reconciler on an API server of a few lines, which can be told to fail."""
+"""Tests of the controllers on a fake API server that can fail on request."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import pytest_asyncio
 from aiohttp import web
 from kubernetes.aio.client.configuration import Configuration
 
-from avatar_operator import settings
-from avatar_operator.controllers.service_controller import CALM_S, Reconciler
-from avatar_operator.core.cache.store import Kind
-from avatar_operator.kube.client import Cluster
+from avatar_operator import metrics, settings
+from avatar_operator.controllers.manager import Manager
+from avatar_operator.controllers.service_controller import HOLD_REMOVALS_S
+from avatar_operator.core.cache.entries import Kind
+from avatar_operator.kube.client import KubernetesClient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
 GROUP = "/apis/avatar.musetalk.io/v1alpha1"
 SERVICE = f"{GROUP}/namespaces/acme/avatarservices/concierge"
 STATUS = f"{SERVICE}/status"
-BUDGET = "/apis/policy/v1/namespaces/acme/poddisruptionbudgets/concierge-live"
-BUDGETS = "/apis/policy/v1/poddisruptionbudgets"
+PDB = "/apis/policy/v1/namespaces/acme/poddisruptionbudgets/concierge-live"
+PDBS = "/apis/policy/v1/poddisruptionbudgets"
 PODS = "/api/v1/namespaces/acme/pods"
 
 
 class ApiServer:
-    """Keeps what is written, counts versions, and answers as the real one does."""
+    """Stores objects, counts versions, and responds like the real API server."""
 
     def __init__(self, make: Make) -> None:
         self.version = 100
@@ -42,17 +43,17 @@ class ApiServer:
         self.profiles = [make.profile_body()]
         self.nodes = [make.node_body()]
         self.pods: list[Body] = []
-        self.budgets: list[Body] = []
+        self.pdbs: list[Body] = []
         self.events: list[Body] = []
         self.writes: list[tuple[str, str]] = []
         self.faults: dict[tuple[str, str], tuple[int, str]] = {}
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.changed = asyncio.Event()
         self.watches: dict[str, asyncio.Queue[Body]] = {}
         self.watched_from: list[tuple[str, str]] = []
 
     async def watch(self, request: web.Request) -> web.StreamResponse:
-        """Send what a test puts into the queue of a path; an empty event ends the watch."""
+        """Send the events in the queue of the path; an empty event ends the watch."""
         self.watched_from.append((request.path, request.query["resourceVersion"]))
         events = self.watches[request.path] = asyncio.Queue()
         response = web.StreamResponse()
@@ -62,9 +63,9 @@ class ApiServer:
             await response.write(json.dumps(event).encode() + b"\n")
         return response
 
-    def tell(self, path: str, kind: str, body: Body) -> None:
-        """Let the watch of a path tell of an object."""
-        self.watches[path].put_nowait({"type": kind, "object": body})
+    def send_event(self, path: str, event_type: str, body: Body) -> None:
+        """Send an event to the watch of a path."""
+        self.watches[path].put_nowait({"type": event_type, "object": body})
 
     def end_watches(self) -> None:
         for events in self.watches.values():
@@ -80,7 +81,7 @@ class ApiServer:
         method, path = request.method, request.path
         if "watch" in request.query:
             return await self.watch(request)
-        self.asked.append(path)
+        self.requests.append(path)
         self.changed.set()
         if method != "GET":
             self.writes.append((method, path))
@@ -88,15 +89,15 @@ class ApiServer:
             status, message = self.faults[method, path]
             return web.json_response({"message": message}, status=status)
         body = await request.json() if request.can_read_body else {}
-        return self.answer(method, path, body)
+        return self.respond(method, path, body)
 
-    def answer(self, method: str, path: str, body: Body) -> web.Response:
+    def respond(self, method: str, path: str, body: Body) -> web.Response:
         lists = {
             "/api/v1/nodes": self.nodes,
             "/api/v1/pods": self.pods,
             f"{GROUP}/gpuprofiles": self.profiles,
             f"{GROUP}/avatarservices": self.services,
-            BUDGETS: self.budgets,
+            PDBS: self.pdbs,
         }
         match method, path:
             case "GET", _ if path in lists:
@@ -117,8 +118,8 @@ class ApiServer:
                 (service,) = self.services
                 service["status"] = body["status"]
                 return web.json_response(self.stamp(service))
-            case "PATCH", _ if path == BUDGET:
-                self.budgets[:] = [body]
+            case "PATCH", _ if path == PDB:
+                self.pdbs[:] = [body]
             case "DELETE", _:
                 (pod,) = [pod for pod in self.pods if path.endswith(pod["metadata"]["name"])]
                 self.pods.remove(pod)
@@ -127,8 +128,8 @@ class ApiServer:
         return web.json_response(body)
 
     @property
-    def listings(self) -> int:
-        return self.asked.count(BUDGETS)  # the last of each round
+    def lists(self) -> int:
+        return self.requests.count(PDBS)  # the last of each resync
 
     @property
     def status(self) -> Any:
@@ -148,21 +149,21 @@ class ApiServer:
 
 
 class Operator:
-    """A reconciler with its API server; nothing is watched unless a test says so."""
+    """A manager with its API server; a test sends the watch events itself."""
 
-    def __init__(self, api: ApiServer, reconciler: Reconciler, make: Make) -> None:
+    def __init__(self, api: ApiServer, manager: Manager, make: Make) -> None:
         self.api = api
-        self.reconciler = reconciler
+        self.manager = manager
         self.make = make
 
-    def give(self, **spec: Any) -> Body:
+    def apply(self, **spec: Any) -> Body:
         body = self.make.service_body(**spec)
         self.api.services = [self.api.stamp(body)]
-        self.see(Kind.SERVICES, body)
+        self.observe(Kind.SERVICES, body)
         return body
 
-    def see(self, kind: Kind, body: Body) -> None:
-        self.reconciler.observe(kind, copy.deepcopy(body))
+    def observe(self, kind: Kind, body: Body) -> None:
+        self.manager.observe(kind, copy.deepcopy(body))
 
 
 @pytest_asyncio.fixture
@@ -176,16 +177,16 @@ async def operator(
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     configuration = Configuration(host=f"http://127.0.0.1:{runner.addresses[0][1]}")
-    told = {
+    environment = {
         "AVATAR_NAMESPACE": "system",
         "AVATAR_CONTROL_SECRET": "control",
         "AVATAR_RUNTIME_IMAGE": "runtime:1",
         "AVATAR_RESYNC_S": getattr(request, "param", "1"),
     }
-    async with Cluster(configuration, fence, "p0") as cluster:
-        reconciler = Reconciler(cluster, settings.from_env(told), fence)
-        running = asyncio.create_task(reconciler.run())
-        yield Operator(api, reconciler, make)
+    async with KubernetesClient(configuration, fence, "p0") as client:
+        manager = Manager(client, settings.from_env(environment), fence, metrics.Metrics())
+        running = asyncio.create_task(manager.run())
+        yield Operator(api, manager, make)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
     api.end_watches()
@@ -194,13 +195,13 @@ async def operator(
 
 async def test_a_new_service_gets_its_secret_its_pod_and_its_status(operator: Operator) -> None:
     api = operator.api
-    operator.give(replicas=1)
+    operator.apply(replicas=1)
     await api.until(lambda: api.condition("Progressing") == ("True", "ScalingUp"))
     secret = "/api/v1/namespaces/acme/secrets/concierge-control"
-    own = [("PATCH", secret), ("PATCH", BUDGET)]
+    own = [("PATCH", secret), ("PATCH", PDB)]
     assert api.writes[:4] == [*own, ("POST", PODS), ("PATCH", STATUS)]
-    assert operator.reconciler.is_ready()
-    assert operator.reconciler.is_alive()
+    assert operator.manager.is_ready()
+    assert operator.manager.is_alive()
     await api.until(lambda: len(api.events) >= 2)
     reasons = [event["reason"] for event in api.events]
     assert reasons[:2] == ["PodCreated", "PodsStarting"]
@@ -209,86 +210,90 @@ async def test_a_new_service_gets_its_secret_its_pod_and_its_status(operator: Op
 @pytest.mark.slow
 async def test_resyncs_of_a_service_at_rest_write_nothing(operator: Operator) -> None:
     api = operator.api
-    operator.give(replicas=0)
+    operator.apply(replicas=0)
     await api.until(lambda: api.condition("Ready") == ("True", "ScaledToZero"))
     await api.until(lambda: api.events)
     writes = [write for write in api.writes if "/secrets/" not in write[1]]
-    listings = api.listings
-    await api.until(lambda: api.listings >= listings + 2)
+    lists = api.lists
+    await api.until(lambda: api.lists >= lists + 2)
     assert [write for write in api.writes if "/secrets/" not in write[1]] == writes
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("operator", ["300"], indirect=True)
-async def test_a_second_look_soon_follows_the_first(operator: Operator) -> None:
-    await operator.api.until(lambda: operator.api.listings >= 2)
-    assert operator.reconciler.is_ready()
+async def test_a_second_list_soon_follows_the_first(operator: Operator) -> None:
+    await operator.api.until(lambda: operator.api.lists >= 2)
+    assert operator.manager.is_ready()
 
 
-async def test_a_refused_pod_is_told_and_tried_again(operator: Operator) -> None:
+async def test_a_rejected_pod_is_reported_and_retried(operator: Operator) -> None:
     api = operator.api
     api.faults["POST", PODS] = (403, "exceeded quota")
-    operator.give(replicas=1)
+    operator.apply(replicas=1)
     await api.until(lambda: api.condition("Degraded") == ("True", "ApplyFailed"))
     assert api.pods == []
     del api.faults["POST", PODS]
     await api.until(lambda: api.pods and api.condition("Degraded") == ("False", "Applied"))
 
 
-async def test_a_pod_that_exists_already_is_no_failure(operator: Operator) -> None:
+async def test_a_pod_that_already_exists_is_not_a_failure(operator: Operator) -> None:
     api = operator.api
     api.faults["POST", PODS] = (409, "already exists")
-    operator.give(replicas=1)
+    operator.apply(replicas=1)
     await api.until(lambda: api.status)
     assert api.condition("Degraded") == ("False", "Applied")
 
 
-async def test_an_invalid_spec_is_said_in_the_status(operator: Operator) -> None:
+async def test_an_invalid_spec_is_reported_in_the_status(operator: Operator) -> None:
     api = operator.api
-    operator.give(fps=7)
+    operator.apply(fps=7)
     await api.until(lambda: api.condition("Stalled") == ("True", "InvalidSpec"))
     assert "spec.fps is 7" in api.status["conditions"][0]["message"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("operator", ["300"], indirect=True)
-@pytest.mark.parametrize("told", ["MODIFIED", "DELETED"])
-async def test_a_budget_changed_by_hand_is_put_back_soon(operator: Operator, told: str) -> None:
+@pytest.mark.parametrize("event_type", ["MODIFIED", "DELETED"])
+async def test_a_pdb_changed_by_someone_else_is_soon_applied_again(
+    operator: Operator, event_type: str
+) -> None:
     api = operator.api
-    operator.give(replicas=0)
+    operator.apply(replicas=0)
     await api.until(lambda: api.condition("Ready") == ("True", "ScaledToZero"))
-    await api.until(lambda: BUDGETS in api.watches)
-    (budget,) = copy.deepcopy(api.budgets)
-    writes = api.writes.count(("PATCH", BUDGET))
-    api.tell(BUDGETS, "MODIFIED", api.stamp(copy.deepcopy(budget)))  # as it should be
-    budget["spec"]["minAvailable"] = 0
-    api.tell(BUDGETS, told, api.stamp(budget))
-    await api.until(lambda: api.writes.count(("PATCH", BUDGET)) == writes + 1)
+    await api.until(lambda: PDBS in api.watches)
+    (pdb,) = copy.deepcopy(api.pdbs)
+    writes = api.writes.count(("PATCH", PDB))
+    api.send_event(PDBS, "MODIFIED", api.stamp(copy.deepcopy(pdb)))  # correct
+    pdb["spec"]["minAvailable"] = 0
+    api.send_event(PDBS, event_type, api.stamp(pdb))
+    await api.until(lambda: api.writes.count(("PATCH", PDB)) == writes + 1)
 
 
-async def test_an_event_that_cannot_be_posted_stops_nothing(operator: Operator) -> None:
+async def test_an_event_that_cannot_be_created_does_not_stop_the_reconcile(
+    operator: Operator,
+) -> None:
     api = operator.api
     api.faults["POST", "/api/v1/namespaces/acme/events"] = (403, "no")
-    operator.give(replicas=1)
+    operator.apply(replicas=1)
     await api.until(lambda: api.pods and api.status)
 
 
 async def test_a_pod_that_never_started_is_deleted_on_a_scale_down(operator: Operator) -> None:
     api = operator.api
-    body = operator.give(replicas=1)
+    body = operator.apply(replicas=1)
     await api.until(lambda: api.pods and api.status)
     (pod,) = api.pods
     body["spec"]["replicas"] = 0
     body["metadata"]["generation"] = 4
-    operator.see(Kind.SERVICES, api.stamp(body))
+    operator.observe(Kind.SERVICES, api.stamp(body))
     await api.until(lambda: not api.pods)
     assert ("DELETE", f"{PODS}/{pod['metadata']['name']}") in api.writes
     await api.until(lambda: api.condition("Ready") == ("True", "ScaledToZero"))
 
 
-async def test_a_running_pod_that_does_not_answer_is_never_deleted(operator: Operator) -> None:
+async def test_a_running_pod_without_a_state_is_never_deleted(operator: Operator) -> None:
     api = operator.api
-    body = operator.give(replicas=1)
+    body = operator.apply(replicas=1)
     await api.until(lambda: api.pods and api.status)
     (pod,) = api.pods
     pod["status"] = {
@@ -298,244 +303,248 @@ async def test_a_running_pod_that_does_not_answer_is_never_deleted(operator: Ope
         "containerStatuses": [{"name": "runtime", "state": {"running": {}}}],
     }
     pod["spec"]["nodeName"] = "n1"
-    operator.see(Kind.PODS, api.stamp(pod))
+    operator.observe(Kind.PODS, api.stamp(pod))
     await api.until(lambda: api.condition("StateFresh") == ("False", "StateMissing"))
     body["spec"]["replicas"] = 0
     body["metadata"]["generation"] = 4
-    operator.see(Kind.SERVICES, api.stamp(body))
+    operator.observe(Kind.SERVICES, api.stamp(body))
     await api.until(lambda: api.condition("Progressing") == ("True", "ScalingDown"))
     assert api.pods == [pod]
     assert not [write for write in api.writes if write[0] == "DELETE"]
 
 
 @pytest.mark.slow
-async def test_what_a_watch_missed_is_found_by_the_next_listing(operator: Operator) -> None:
+async def test_a_deletion_that_the_watch_missed_is_found_by_the_next_list(
+    operator: Operator,
+) -> None:
     api = operator.api
-    operator.give(replicas=1)
+    operator.apply(replicas=1)
     await api.until(lambda: api.pods and api.status)
     first = api.pods.pop()
-    await api.until(lambda: api.pods)  # the ghost was let go and replaced
+    await api.until(lambda: api.pods)  # the deletion was found and the pod replaced
     assert api.pods[0]["metadata"]["name"] == first["metadata"]["name"]
 
 
 @pytest.mark.slow
 async def test_a_deleted_service_is_forgotten(operator: Operator) -> None:
     api = operator.api
-    operator.give(replicas=0)
+    operator.apply(replicas=0)
     await api.until(lambda: api.events)
     api.services = []
-    operator.reconciler.forget(Kind.SERVICES, "s1")
-    operator.see(Kind.NODES, operator.make.node_body("n2"))
-    writes, listings = len(api.writes), api.listings
-    await api.until(lambda: api.listings >= listings + 2)
+    operator.manager.observe_deletion(Kind.SERVICES, "s1")
+    operator.observe(Kind.NODES, operator.make.node_body("n2"))
+    writes, lists = len(api.writes), api.lists
+    await api.until(lambda: api.lists >= lists + 2)
     assert len(api.writes) == writes
 
 
 @pytest.mark.slow
-async def test_a_missing_crd_is_waited_for(operator: Operator) -> None:
+async def test_the_operator_waits_for_a_missing_crd(operator: Operator) -> None:
     api = operator.api
     api.faults["GET", f"{GROUP}/avatarservices"] = (404, "no such kind")
-    operator.give(replicas=0)
-    await api.until(lambda: f"{GROUP}/avatarservices" in api.asked)
-    assert not operator.reconciler.is_ready()
+    operator.apply(replicas=0)
+    await api.until(lambda: f"{GROUP}/avatarservices" in api.requests)
+    assert not operator.manager.is_ready()
     assert api.writes == []
     del api.faults["GET", f"{GROUP}/avatarservices"]
     await api.until(lambda: api.status)
-    assert operator.reconciler.is_ready()
+    assert operator.manager.is_ready()
 
 
 async def test_the_pods_of_a_deleted_service_are_deleted_too(operator: Operator) -> None:
     api = operator.api
-    operator.give(replicas=1)
+    operator.apply(replicas=1)
     await api.until(lambda: api.pods and api.status)
     api.services = []
-    operator.reconciler.forget(Kind.SERVICES, "s1")
+    operator.manager.observe_deletion(Kind.SERVICES, "s1")
     await api.until(lambda: not api.pods)
 
 
-async def test_a_pod_that_is_seen_before_its_service_is_left_alone(operator: Operator) -> None:
+async def test_a_pod_that_is_observed_before_its_service_is_not_deleted(operator: Operator) -> None:
     api = operator.api
     service = api.stamp(operator.make.service_body(replicas=1))
-    await api.until(lambda: operator.reconciler.is_ready())
+    await api.until(lambda: operator.manager.is_ready())
     api.services = [service]
     pod = operator.make.pod_body()
     api.pods = [api.stamp(pod)]
-    operator.see(Kind.PODS, pod)
-    await api.until(lambda: SERVICE in api.asked)
+    operator.observe(Kind.PODS, pod)
+    await api.until(lambda: SERVICE in api.requests)
     assert not [write for write in api.writes if write[0] == "DELETE"]
 
 
 @pytest.mark.slow
-async def test_a_budget_that_was_changed_by_hand_is_put_back(operator: Operator) -> None:
+async def test_a_pdb_that_was_changed_by_someone_else_is_applied_again(operator: Operator) -> None:
     api = operator.api
-    operator.give(replicas=0)
-    await api.until(lambda: api.budgets)
-    api.budgets[0] = {**api.budgets[0], "spec": {"minAvailable": 1}}
-    await api.until(lambda: api.budgets[0]["spec"]["minAvailable"] == 1_000_000)
+    operator.apply(replicas=0)
+    await api.until(lambda: api.pdbs)
+    api.pdbs[0] = {**api.pdbs[0], "spec": {"minAvailable": 1}}
+    await api.until(lambda: api.pdbs[0]["spec"]["minAvailable"] == 1_000_000)
 
 
-async def test_a_field_that_someone_else_applies_is_told_and_not_fought_over(
+async def test_a_field_that_another_manager_applies_is_reported_and_not_overwritten(
     operator: Operator,
 ) -> None:
     api = operator.api
     conflict = 'Apply failed with 1 conflict: conflict with "flux": .spec.minAvailable'
-    api.faults["PATCH", BUDGET] = (409, conflict)
-    operator.give(replicas=0)
+    api.faults["PATCH", PDB] = (409, conflict)
+    operator.apply(replicas=0)
     await api.until(lambda: api.condition("Degraded") == ("True", "FieldConflict"))
     assert api.condition("Ready") == ("True", "ScaledToZero")
-    assert api.writes.count(("PATCH", BUDGET)) == 1
-    del api.faults["PATCH", BUDGET]
+    assert api.writes.count(("PATCH", PDB)) == 1
+    del api.faults["PATCH", PDB]
     await api.until(lambda: api.condition("Degraded") == ("False", "Applied"))
 
 
-async def test_a_paused_service_is_only_watched(operator: Operator) -> None:
+async def test_a_paused_service_only_gets_a_status(operator: Operator) -> None:
     api = operator.api
     body = operator.make.service_body(replicas=1)
     body["metadata"]["annotations"] = {"avatar.musetalk.io/paused": "true"}
     api.services = [api.stamp(body)]
-    operator.see(Kind.SERVICES, body)
+    operator.observe(Kind.SERVICES, body)
     await api.until(lambda: api.condition("Progressing") == ("False", "Paused"))
     assert api.condition("Ready") == ("False", "Paused")
     assert {path for _, path in api.writes} <= {STATUS, "/api/v1/namespaces/acme/events"}
     del body["metadata"]["annotations"]
-    operator.see(Kind.SERVICES, api.stamp(body))
+    operator.observe(Kind.SERVICES, api.stamp(body))
     await api.until(lambda: api.pods)
 
 
-async def test_a_standby_sees_everything_and_writes_nothing(
+async def test_a_standby_lists_everything_and_writes_nothing(
     operator: Operator, fence: Fence
 ) -> None:
     api = operator.api
     fence.close()
-    operator.give(replicas=1)
-    listings = api.listings
-    await api.until(lambda: api.listings > listings + 1)  # the round before has ended
-    assert operator.reconciler.is_ready()
+    operator.apply(replicas=1)
+    lists = api.lists
+    await api.until(lambda: api.lists > lists + 1)  # the previous resync has ended
+    assert operator.manager.is_ready()
     assert api.writes == []
     fence.open_until(inf, epoch=8)
-    operator.reconciler.lead(8)
+    operator.manager.lead(8)
     await api.until(lambda: api.pods and api.status)
     (pod,) = api.pods
     assert pod["metadata"]["annotations"]["avatar.musetalk.io/epoch"] == "8"
 
 
-async def test_who_is_deposed_in_the_middle_goes_on_when_it_leads_again(
+async def test_a_leader_that_was_interrupted_continues_when_it_leads_again(
     operator: Operator, fence: Fence
 ) -> None:
     api = operator.api
-    operator.give(replicas=0)
+    operator.apply(replicas=0)
     await api.until(lambda: api.status)
     fence.close()
-    operator.reconciler.lead(None)
-    body = operator.give(replicas=1)
+    operator.manager.lead(None)
+    body = operator.apply(replicas=1)
     writes = list(api.writes)
-    listings = api.listings
-    await api.until(lambda: api.listings > listings)
+    lists = api.lists
+    await api.until(lambda: api.lists > lists)
     assert api.writes == writes
-    fence.open_until(inf, epoch=9)  # it was late, and nobody took over: no new election
+    fence.open_until(inf, epoch=9)  # a late renewal: no other replica led, no new election
     await api.until(lambda: api.pods)
     assert body["spec"]["replicas"] == 1
 
 
 @pytest.mark.slow
-async def test_who_leads_again_under_the_same_epoch_need_not_begin_anew(
+async def test_leading_again_under_the_same_epoch_is_not_a_new_term(
     operator: Operator, fence: Fence
 ) -> None:
     api = operator.api
     fence.open_until(inf, epoch=8)
-    operator.reconciler.lead(8)
-    body = operator.give(replicas=1)
+    operator.manager.lead(8)
+    body = operator.apply(replicas=1)
     await api.until(lambda: api.pods and api.status)
     loop = asyncio.get_running_loop()
-    settled_at = loop.time() + CALM_S  # after its first plan as a leader
-    await api.until(lambda: api.listings >= 3 and loop.time() > settled_at)
+    settled_at = loop.time() + HOLD_REMOVALS_S  # after the first plan of the term
+    await api.until(lambda: api.lists >= 3 and loop.time() > settled_at)
     fence.close()
-    operator.reconciler.lead(None)
+    operator.manager.lead(None)
     body["spec"]["replicas"] = 0
     body["metadata"]["generation"] = 4
-    operator.see(Kind.SERVICES, api.stamp(body))
+    operator.observe(Kind.SERVICES, api.stamp(body))
     writes = len(api.writes)
     fence.open_until(inf, epoch=8)
-    operator.reconciler.lead(8)
+    operator.manager.lead(8)
     await api.until(lambda: not api.pods)
     first = next(method for method, path in api.writes[writes:] if "/secrets/" not in path)
-    assert first == "DELETE"  # the first plan may take away, unlike that of a new leader
+    assert first == "DELETE"  # the first plan may remove pods, unlike that of a new leader
 
 
 @pytest.mark.slow
-async def test_the_first_plan_of_a_new_leader_takes_nothing_away(
+async def test_the_first_plan_of_a_new_leader_removes_nothing(
     operator: Operator, fence: Fence
 ) -> None:
     api = operator.api
-    body = operator.give(replicas=1)
+    body = operator.apply(replicas=1)
     await api.until(lambda: api.pods and api.status)
     (pod,) = api.pods
     fence.close()
     body["spec"]["replicas"] = 0
     body["metadata"]["generation"] = 4
-    operator.see(Kind.SERVICES, api.stamp(body))
+    operator.observe(Kind.SERVICES, api.stamp(body))
     loop = asyncio.get_running_loop()
     fence.open_until(inf, epoch=8)
-    operator.reconciler.lead(8)
+    operator.manager.lead(8)
     began_at = loop.time()
     await api.until(lambda: api.condition("Progressing") == ("True", "ScalingDown"))
-    assert api.pods == [pod]  # its status is written by the first plan
+    assert api.pods == [pod]  # the first plan writes this status
     await api.until(lambda: not api.pods)
-    assert loop.time() - began_at >= CALM_S
+    assert loop.time() - began_at >= HOLD_REMOVALS_S
 
 
 def running(pod: Body) -> Body:
-    """Return a pod as its kubelet leaves it."""
+    """Return a pod with the status that a kubelet writes."""
     pod["spec"]["nodeName"] = "n1"
     pod["status"] = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
     return pod
 
 
-async def test_pods_are_watched_from_the_version_of_their_listing(operator: Operator) -> None:
+async def test_pods_are_watched_from_the_version_of_their_list(operator: Operator) -> None:
     api = operator.api
-    operator.give(replicas=1)
+    operator.apply(replicas=1)
     await api.until(lambda: api.pods and "/api/v1/pods" in api.watches)
     assert sorted(path for path, _ in api.watched_from) == [
         *("/api/v1/nodes", "/api/v1/pods"),
-        BUDGETS,
+        PDBS,
     ]
-    api.tell("/api/v1/pods", "MODIFIED", api.stamp(running(copy.deepcopy(api.pods[0]))))
+    api.send_event("/api/v1/pods", "MODIFIED", api.stamp(running(copy.deepcopy(api.pods[0]))))
     await api.until(lambda: api.condition("Ready") == ("True", "Serving"))
     first = api.pods.pop()
-    api.tell("/api/v1/pods", "DELETED", api.stamp(first))
+    api.send_event("/api/v1/pods", "DELETED", api.stamp(first))
     await api.until(lambda: api.pods)
 
 
 @pytest.mark.parametrize("operator", ["300"], indirect=True)
-async def test_a_watch_that_breaks_goes_on_where_it_was(operator: Operator) -> None:
+async def test_a_broken_watch_continues_from_its_last_version(operator: Operator) -> None:
     api = operator.api
     await api.until(lambda: "/api/v1/pods" in api.watches)
     bookmark = {"metadata": {"resourceVersion": "4711"}}
-    api.tell("/api/v1/pods", "BOOKMARK", bookmark)
+    api.send_event("/api/v1/pods", "BOOKMARK", bookmark)
     api.watches["/api/v1/pods"].put_nowait({})  # it ends
     await api.until(lambda: ("/api/v1/pods", "4711") in api.watched_from)
-    assert api.asked.count("/api/v1/pods") == 1  # listed once
+    assert api.requests.count("/api/v1/pods") == 1  # listed once
 
 
 @pytest.mark.parametrize("operator", ["300"], indirect=True)
-async def test_a_version_that_is_too_old_is_listed_anew_and_ghosts_go(operator: Operator) -> None:
+async def test_an_expired_watch_is_listed_again_and_missed_deletions_are_found(
+    operator: Operator,
+) -> None:
     api = operator.api
-    operator.give(replicas=1)
+    operator.apply(replicas=1)
     await api.until(lambda: api.pods and api.status and "/api/v1/pods" in api.watches)
-    api.pods.clear()  # told by nobody, and the listing that follows is empty
-    api.tell("/api/v1/pods", "ERROR", {"code": 410, "message": "too old resource version"})
+    api.pods.clear()  # without an event, and the next list is empty
+    api.send_event("/api/v1/pods", "ERROR", {"code": 410, "message": "too old resource version"})
     await api.until(lambda: api.pods)
-    assert api.asked.count("/api/v1/pods") == 2
+    assert api.requests.count("/api/v1/pods") == 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("operator", ["300"], indirect=True)
 async def test_services_are_listed_again_when_any_watch_ends(operator: Operator) -> None:
     api = operator.api
-    operator.give(replicas=1)
+    operator.apply(replicas=1)
     await api.until(lambda: api.pods and api.status and "/api/v1/pods" in api.watches)
-    api.services = []  # told by nobody: whatever ended the watch of pods has ended kopf's too
+    api.services = []  # without an event: the cause that ended the watch of pods ended kopf's too
     api.watches["/api/v1/pods"].put_nowait({})
     await api.until(lambda: not api.pods)
-    # At the start, when the watch ended, and the second look after the start.
-    await api.until(lambda: api.asked.count(f"{GROUP}/avatarservices") == 3)
+    # At startup, when the watch ended, and the second list after startup.
+    await api.until(lambda: api.requests.count(f"{GROUP}/avatarservices") == 3)

@@ -1,4 +1,4 @@
-"""Who leads: each rule by itself, and all of them together in a small world of bad luck."""
+"""Tests of the leader election: single rules, then all of them in a simulation with faults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from avatar_operator.core import leader_election
-from avatar_operator.core.leader_election import Bid, Candidate, Record, Step, Timing
+from avatar_operator.core.leader_election import Candidate, LeaseUpdate, Record, Step, Timing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,82 +24,82 @@ def record(holder: str, version: int = 5, renewed: str = "r1", transitions: int 
     return Record(version, holder, transitions, 4, renewed, "a1")
 
 
-def test_the_first_candidate_makes_the_lease() -> None:
-    assert Candidate("a").bid(0.0) == Bid(Step.CREATE, "a", 0, None)
+def test_the_first_candidate_creates_the_lease() -> None:
+    assert Candidate("a").next_update(0.0) == LeaseUpdate(Step.CREATE, "a", 0, None)
 
 
-def test_a_released_lease_is_taken_at_once() -> None:
-    candidate = Candidate("a").see(record(""), 10.0)
-    assert candidate.bid(10.0) == Bid(Step.TAKE, "a", 4, 5)
+def test_a_released_lease_is_taken_immediately() -> None:
+    candidate = Candidate("a").observe(record(""), 10.0)
+    assert candidate.next_update(10.0) == LeaseUpdate(Step.TAKE, "a", 4, 5)
     assert candidate.next_at(0.0) <= 10.0
 
 
-def test_a_held_lease_is_waited_out_from_when_it_was_seen() -> None:
-    candidate = Candidate("a").see(record("b"), 100.0)
+def test_a_held_lease_expires_after_its_duration_from_the_observation() -> None:
+    candidate = Candidate("a").observe(record("b"), 100.0)
     assert candidate.next_at(0.5) == 104.0
-    assert candidate.bid(103.9) is None
-    assert candidate.bid(104.0) == Bid(Step.TAKE, "a", 4, 5)
+    assert candidate.next_update(103.9) is None
+    assert candidate.next_update(104.0) == LeaseUpdate(Step.TAKE, "a", 4, 5)
 
 
-def test_a_renewal_starts_the_wait_anew_and_another_change_does_not() -> None:
-    candidate = Candidate("a").see(record("b"), 100.0)
-    assert candidate.see(record("b", 6), 103.0).bid(104.0) is not None
-    assert candidate.see(record("b", 6, "r2"), 103.0).bid(106.9) is None
+def test_only_a_renewal_extends_the_wait() -> None:
+    candidate = Candidate("a").observe(record("b"), 100.0)
+    assert candidate.observe(record("b", 6), 103.0).next_update(104.0) is not None
+    assert candidate.observe(record("b", 6, "r2"), 103.0).next_update(106.9) is None
 
 
-def test_the_duration_that_the_holder_wrote_counts() -> None:
-    candidate = Candidate("a").see(replace(record("b"), duration_s=15), 0.0)
-    assert candidate.bid(14.9) is None
-    silent = Candidate("a").see(replace(record("b"), duration_s=0), 0.0)
-    assert silent.bid(4.0) is not None
+def test_the_duration_in_the_lease_is_used() -> None:
+    candidate = Candidate("a").observe(replace(record("b"), duration_s=15), 0.0)
+    assert candidate.next_update(14.9) is None
+    silent = Candidate("a").observe(replace(record("b"), duration_s=0), 0.0)
+    assert silent.next_update(4.0) is not None
 
 
-def test_news_that_is_older_than_what_is_known_changes_nothing() -> None:
-    candidate = Candidate("a").see(record("b", 7), 1.0)
-    assert candidate.see(record("", 6), 2.0) is candidate
+def test_an_older_version_is_ignored() -> None:
+    candidate = Candidate("a").observe(record("b", 7), 1.0)
+    assert candidate.observe(record("", 6), 2.0) is candidate
 
 
-def test_winning_counts_from_when_the_bid_was_sent() -> None:
-    candidate = Candidate("a").see(record(""), 0.0).asked(10.0)
-    leader = candidate.won(record("a", 6), 10.0, 10.9)
+def test_leadership_is_measured_from_the_moment_of_sending() -> None:
+    candidate = Candidate("a").observe(record(""), 0.0).attempted(10.0)
+    leader = candidate.acquired(record("a", 6), 10.0, 10.9)
     assert leader.leads(12.4)
     assert not leader.leads(12.5)
-    assert leader.bid(10.9) == Bid(Step.RENEW, "a", 3, 6)
+    assert leader.next_update(10.9) == LeaseUpdate(Step.RENEW, "a", 3, 6)
     assert 10.4 <= leader.next_at(1.0) < leader.next_at(0.0) == 10.5
 
 
-def test_an_answer_that_comes_after_someone_else_took_over_wins_nothing() -> None:
-    candidate = Candidate("a").see(record("b", 8), 5.0)
-    assert not candidate.won(record("a", 7), 4.9, 5.1).leads(5.1)
+def test_a_response_older_than_the_known_lease_gives_no_leadership() -> None:
+    candidate = Candidate("a").observe(record("b", 8), 5.0)
+    assert not candidate.acquired(record("a", 7), 4.9, 5.1).leads(5.1)
 
 
-def test_seeing_someone_else_ends_leading_at_once() -> None:
-    leader = Candidate("a").won(record("a"), 0.0, 0.1)
+def test_observing_another_holder_ends_the_leadership_immediately() -> None:
+    leader = Candidate("a").acquired(record("a"), 0.0, 0.1)
     assert leader.leads(1.0)
-    assert not leader.see(record("b", 6), 1.0).leads(1.0)
+    assert not leader.observe(record("b", 6), 1.0).leads(1.0)
 
 
-def test_a_holder_that_was_late_renews_if_nobody_took_over() -> None:
-    late = Candidate("a").won(record("a"), 0.0, 0.1)
+def test_a_late_holder_renews_if_no_other_candidate_took_the_lease() -> None:
+    late = Candidate("a").acquired(record("a"), 0.0, 0.1)
     assert not late.leads(9.0)
-    assert late.bid(9.0) == Bid(Step.RENEW, "a", 3, 5)
+    assert late.next_update(9.0) == LeaseUpdate(Step.RENEW, "a", 3, 5)
 
 
-def test_a_deleted_lease_is_made_anew_only_when_its_holder_has_stopped() -> None:
-    candidate = Candidate("a").see(record("b", transitions=9), 100.0).miss()
-    assert candidate.bid(103.9) is None
-    assert candidate.bid(104.0) == Bid(Step.CREATE, "a", 10, None)
-    leader = Candidate("a").won(record("a"), 0.0, 0.1).miss()
+def test_a_deleted_lease_is_created_again_only_after_its_holder_has_stopped() -> None:
+    candidate = Candidate("a").observe(record("b", transitions=9), 100.0).observe_missing()
+    assert candidate.next_update(103.9) is None
+    assert candidate.next_update(104.0) == LeaseUpdate(Step.CREATE, "a", 10, None)
+    leader = Candidate("a").acquired(record("a"), 0.0, 0.1).observe_missing()
     assert not leader.leads(0.2)
 
 
 def test_only_the_holder_releases() -> None:
-    leader = Candidate("a").won(record("a"), 0.0, 0.1)
-    assert leader.release() == Bid(Step.RELEASE, "", 3, 5)
+    leader = Candidate("a").acquired(record("a"), 0.0, 0.1)
+    assert leader.release() == LeaseUpdate(Step.RELEASE, "", 3, 5)
     assert leader.stopped().release() == leader.release()
     assert not leader.stopped().leads(0.2)
     assert Candidate("a").release() is None
-    assert Candidate("a").see(record("b"), 0.0).release() is None
+    assert Candidate("a").observe(record("b"), 0.0).release() is None
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_last_request_fits_between_the_deadline_and_the_duration(
     assert timing.latest_deadline_s + timing.request_timeout_s == timing.duration_s
 
 
-def test_a_lease_is_parsed_and_what_is_missing_is_empty() -> None:
+def test_a_lease_is_parsed_and_missing_fields_are_empty() -> None:
     body = {
         "metadata": {"resourceVersion": "77"},
         "spec": {
@@ -131,44 +131,41 @@ def test_a_lease_is_parsed_and_what_is_missing_is_empty() -> None:
     )
 
 
-# --- a world in virtual time ---------------------------------------------------------------------
-
-
 @dataclass
 class Server:
-    """The API server: one Lease, compared by version."""
+    """An API server with one Lease and optimistic concurrency."""
 
     record: Record | None = None
     versions: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
-    def write(self, bid: Bid, timing: Timing, stamp: str) -> Record | None:
+    def write(self, update: LeaseUpdate, timing: Timing, stamp: str) -> Record | None:
         """Return what was stored, None for a conflict."""
         version = self.record.version if self.record is not None else None
-        if bid.version != version:
+        if update.version != version:
             return None
         self.record = Record(
-            next(self.versions), bid.holder, bid.transitions, timing.duration_s, stamp, ""
+            next(self.versions), update.holder, update.transitions, timing.duration_s, stamp, ""
         )
         return self.record
 
 
 @dataclass
 class Process:
-    """A candidate with a clock of its own, which is off, and runs a little fast or slow."""
+    """A candidate whose clock has an offset and runs slightly fast or slow."""
 
     candidate: Candidate
     offset: float
     rate: float
-    stopped_until: float = -inf  # as by SIGSTOP or a stalled loop
+    stopped_until: float = -inf  # suspended, or with a blocked event loop
     dead: bool = False
-    waiting: int = 0  # the request that it waits for, 0 if none
+    waiting: int = 0  # number of the request in flight, 0 if none
 
     def clock(self, now: float) -> float:
         return self.offset + now * self.rate
 
 
-class World:
-    """Processes and a server that answer late, twice, or never."""
+class Simulation:
+    """Processes and a server whose messages are delayed, reordered or lost."""
 
     def __init__(self, seed: int, processes: int = 3) -> None:
         self.random = random.Random(seed)
@@ -201,8 +198,8 @@ class World:
             return self.random.uniform(0, 0.02)
         return self.random.choice([0.0, 0.01, 0.3, 0.9, 2.0, 5.0, 20.0]) * self.random.random()
 
-    def awake(self, process: Process, act: Callable[[], None]) -> bool:
-        """Return whether a process runs now; if it is stopped, it acts when it goes on."""
+    def is_running(self, process: Process, act: Callable[[], None]) -> bool:
+        """Return whether a process runs now; a suspended process runs `act` when it resumes."""
         if process.dead:
             return False
         if process.stopped_until > self.now:
@@ -211,62 +208,62 @@ class World:
         return True
 
     def step(self, process: Process) -> None:
-        """One turn of the campaign's loop, as `Leadership` has it."""
-        if not self.awake(process, lambda: self.step(process)):
+        """One iteration of the loop in `LeaderElector`."""
+        if not self.is_running(process, lambda: self.step(process)):
             return
         clock = process.clock(self.now)
         due = process.candidate.next_at(self.random.random())
         if not process.waiting and clock >= due:
-            bid = process.candidate.bid(clock)
-            if bid is not None:
-                self.send(process, bid, clock)
+            update = process.candidate.next_update(clock)
+            if update is not None:
+                self.send(process, update, clock)
         wait_s = 0.05 if due - clock < 0.05 else min(0.5, due - clock)
         self.after(wait_s, lambda: self.step(process))
 
-    def send(self, process: Process, bid: Bid, asked_at: float) -> None:
-        process.candidate = process.candidate.asked(asked_at)
+    def send(self, process: Process, update: LeaseUpdate, sent_at: float) -> None:
+        process.candidate = process.candidate.attempted(sent_at)
         process.waiting = number = next(self.requests)
-        lost = not self.fair and self.random.random() < 0.1
-        answered = self.fair or self.random.random() > 0.1
+        is_lost = not self.fair and self.random.random() < 0.1
+        is_answered = self.fair or self.random.random() > 0.1
 
         def arrive() -> None:
-            stored = self.server.write(bid, TIMING, f"{bid.holder} {number}")
+            stored = self.server.write(update, TIMING, f"{update.holder} {number}")
             if stored is not None:
-                self.tell(stored)
-            if answered:
-                self.after(self.delay_s(), lambda: answer(stored))
+                self.notify(stored)
+            if is_answered:
+                self.after(self.delay_s(), lambda: respond(stored))
 
-        def answer(stored: Record | None) -> None:
-            if not self.awake(process, lambda: answer(stored)) or process.waiting != number:
+        def respond(stored: Record | None) -> None:
+            if not self.is_running(process, lambda: respond(stored)) or process.waiting != number:
                 return
             process.waiting = 0
             clock = process.clock(self.now)
             if stored is not None:
-                process.candidate = process.candidate.won(stored, asked_at, clock)
+                process.candidate = process.candidate.acquired(stored, sent_at, clock)
             elif self.server.record is not None:
-                process.candidate = process.candidate.see(self.server.record, clock)
+                process.candidate = process.candidate.observe(self.server.record, clock)
             else:
-                process.candidate = process.candidate.miss()
+                process.candidate = process.candidate.observe_missing()
 
-        def give_up() -> None:
-            if self.awake(process, give_up) and process.waiting == number:
+        def time_out() -> None:
+            if self.is_running(process, time_out) and process.waiting == number:
                 process.waiting = 0
 
-        if not lost:
-            self.after(self.delay_s(), arrive)  # even after it was given up
-        self.after(TIMING.request_timeout_s, give_up)
+        if not is_lost:
+            self.after(self.delay_s(), arrive)  # even after the timeout
+        self.after(TIMING.request_timeout_s, time_out)
 
-    def tell(self, stored: Record) -> None:
-        """Let the watches tell, late, out of order, or not at all."""
+    def notify(self, stored: Record) -> None:
+        """Send a watch event to all processes, late, out of order, or not at all."""
         for process in self.processes:
             if self.fair or self.random.random() > 0.2:
-                self.after(self.delay_s(), lambda p=process: hear(p))  # type: ignore[misc]
+                self.after(self.delay_s(), lambda p=process: deliver(p))  # type: ignore[misc]
 
-        def hear(process: Process) -> None:
-            if self.awake(process, lambda: hear(process)):
-                process.candidate = process.candidate.see(stored, process.clock(self.now))
+        def deliver(process: Process) -> None:
+            if self.is_running(process, lambda: deliver(process)):
+                process.candidate = process.candidate.observe(stored, process.clock(self.now))
 
-    def misfortune(self) -> None:
+    def inject_fault(self) -> None:
         process = self.random.choice(self.processes)
         match self.random.randrange(4):
             case 0:
@@ -280,23 +277,23 @@ class World:
             case 3:
                 pass
         if not self.fair:
-            self.after(self.random.uniform(1, 8), self.misfortune)
+            self.after(self.random.uniform(1, 8), self.inject_fault)
 
     def release(self, process: Process) -> None:
-        """A clean stop: it leads no more, then says so, then starts anew."""
+        """A clean shutdown: stop leading, release the Lease, and start a new process."""
         process.candidate = process.candidate.stopped()
-        bid = process.candidate.release()
+        update = process.candidate.release()
         process.dead = True
         self.processes.remove(process)
-        if bid is not None:
-            self.after(self.delay_s(), lambda: self.arrive(bid))
+        if update is not None:
+            self.after(self.delay_s(), lambda: self.arrive(update))
         self.start()
 
-    def arrive(self, bid: Bid) -> None:
-        self.server.write(bid, TIMING, "released")
+    def arrive(self, update: LeaseUpdate) -> None:
+        self.server.write(update, TIMING, "released")
 
     def leaders(self) -> list[Process]:
-        """Return those that would let a write through, stopped ones included."""
+        """Return the processes that would allow a write, suspended ones included."""
         return [p for p in self.processes if p.candidate.leads(p.clock(self.now))]
 
     def run(self, until: float) -> None:
@@ -315,33 +312,33 @@ class World:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("hundred", range(20))
-def test_two_never_lead_at_once_and_no_epoch_has_two_leaders(hundred: int) -> None:
+def test_two_candidates_never_lead_at_once_and_no_epoch_has_two_leaders(hundred: int) -> None:
     led_s, terms = 0.0, 0
     for seed in range(100 * hundred, 100 * hundred + 100):
-        world = World(seed)
-        world.after(3.0, world.misfortune)
-        world.run(60.0)
-        epochs = [epoch for epoch, _ in world.terms]
+        simulation = Simulation(seed)
+        simulation.after(3.0, simulation.inject_fault)
+        simulation.run(60.0)
+        epochs = [epoch for epoch, _ in simulation.terms]
         assert len(epochs) == len(set(epochs)), f"seed {seed}"
-        led_s += world.led_s
+        led_s += simulation.led_s
         terms += len(epochs)
-    assert led_s > 100 * 60 * 0.1  # else it says nothing that nobody led twice
+    assert led_s > 100 * 60 * 0.1  # otherwise the test proves nothing
     assert terms > 200
 
 
 @pytest.mark.slow
-def test_after_a_kill_on_a_good_network_another_one_leads_within_the_duration() -> None:
+def test_after_a_kill_another_candidate_leads_within_the_lease_duration() -> None:
     waits = []
     for seed in range(300):
-        world = World(seed, processes=2)
-        world.fair = True
-        world.run(8.0 + world.random.random())
-        (leader,) = world.leaders()
+        simulation = Simulation(seed, processes=2)
+        simulation.fair = True
+        simulation.run(8.0 + simulation.random.random())
+        (leader,) = simulation.leaders()
         leader.dead = True
-        world.processes.remove(leader)
-        killed_at = world.now
-        while not world.leaders():
-            world.run(world.events[0][0])
-        waits.append(world.now - killed_at)
-    assert max(waits) < 4.3  # 4 s, 2 % of a slow clock, a poll, and two messages
+        simulation.processes.remove(leader)
+        killed_at = simulation.now
+        while not simulation.leaders():
+            simulation.run(simulation.events[0][0])
+        waits.append(simulation.now - killed_at)
+    assert max(waits) < 4.3  # 4 s, 2 % of a slow clock, a retry, and two messages
     assert min(waits) > 3.0

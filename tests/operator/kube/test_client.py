@@ -13,7 +13,7 @@ from avatar_operator.core.manifests.objects import control_secret, held_by_pod
 from avatar_operator.core.resources.service import ServiceKey
 from avatar_operator.errors import Conflict, NotFound, Refused, TemporaryError
 from avatar_operator.kube import connection
-from avatar_operator.kube.client import Cluster
+from avatar_operator.kube.client import KubernetesClient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -26,32 +26,32 @@ SECRETS = "/api/v1/namespaces/system/secrets"
 
 
 class ApiServer:
-    """Answers as it was told, and remembers what it was asked."""
+    """Returns prepared responses, and records the requests."""
 
     def __init__(self) -> None:
-        self.answers: dict[tuple[str, str], list[tuple[int, Any, dict[str, str]]]] = {}
-        self.asked: list[tuple[str, str, Any]] = []
+        self.responses: dict[tuple[str, str], list[tuple[int, Any, dict[str, str]]]] = {}
+        self.requests: list[tuple[str, str, Any]] = []
         self.last_headers: dict[str, str] = {}
 
     def on(self, method: str, path: str, status: int, body: Any, **headers: str) -> None:
-        self.answers.setdefault((method, path), []).append((status, body, headers))
+        self.responses.setdefault((method, path), []).append((status, body, headers))
 
     async def handle(self, request: web.Request) -> web.Response:
         text = await request.text()
         body = json.loads(text) if text else None
-        self.asked.append((request.method, request.path_qs, body))
+        self.requests.append((request.method, request.path_qs, body))
         self.last_headers = dict(request.headers)
-        status, answer, headers = self.answers[request.method, request.path].pop(0)
-        data = answer if isinstance(answer, str) else json.dumps(answer)
+        status, response, headers = self.responses[request.method, request.path].pop(0)
+        data = response if isinstance(response, str) else json.dumps(response)
         return web.Response(status=status, text=data, headers=headers)
 
     @property
     def writes(self) -> list[str]:
-        return [method for method, _, _ in self.asked if method != "GET"]
+        return [method for method, _, _ in self.requests if method != "GET"]
 
 
 @pytest_asyncio.fixture
-async def server(fence: Fence) -> AsyncIterator[tuple[ApiServer, Cluster]]:
+async def server(fence: Fence) -> AsyncIterator[tuple[ApiServer, KubernetesClient]]:
     api = ApiServer()
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", api.handle)
@@ -61,18 +61,18 @@ async def server(fence: Fence) -> AsyncIterator[tuple[ApiServer, Cluster]]:
     configuration = Configuration(
         host=f"http://127.0.0.1:{runner.addresses[0][1]}", api_key={"BearerToken": "Bearer t"}
     )
-    async with Cluster(configuration, fence, "p0") as cluster:
-        yield api, cluster
+    async with KubernetesClient(configuration, fence, "p0") as client:
+        yield api, client
     await runner.cleanup()
 
 
-async def test_a_listing_is_read_page_by_page(server: tuple[ApiServer, Cluster]) -> None:
-    api, cluster = server
+async def test_a_list_is_read_page_by_page(server: tuple[ApiServer, KubernetesClient]) -> None:
+    api, client = server
     api.on("GET", "/api/v1/pods", 200, {"items": [{"a": 1}], "metadata": {"continue": "next"}})
     api.on("GET", "/api/v1/pods", 200, {"items": [{"a": 2}], "metadata": {}})
-    pages = [page.items async for page in cluster.list("/api/v1/pods")]
+    pages = [page.items async for page in client.list("/api/v1/pods")]
     assert pages == [[{"a": 1}], [{"a": 2}]]
-    assert [path for _, path, _ in api.asked] == [
+    assert [path for _, path, _ in api.requests] == [
         "/api/v1/pods?limit=500",
         "/api/v1/pods?limit=500&continue=next",
     ]
@@ -80,13 +80,13 @@ async def test_a_listing_is_read_page_by_page(server: tuple[ApiServer, Cluster])
     assert api.last_headers["User-Agent"] == "avatar-operator/p0"
 
 
-@pytest.mark.parametrize("answer", ["", "<html>", "[]", '{"kind": "Status"}', '{"items": null}'])
-async def test_an_answer_that_is_no_listing_is_a_temporary_error(
-    server: tuple[ApiServer, Cluster], answer: str
+@pytest.mark.parametrize("response", ["", "<html>", "[]", '{"kind": "Status"}', '{"items": null}'])
+async def test_a_response_that_is_not_a_list_is_a_temporary_error(
+    server: tuple[ApiServer, KubernetesClient], response: str
 ) -> None:
     api, client = server
-    api.on("GET", "/api/v1/pods", 200, answer)
-    with pytest.raises(TemporaryError, match=r"/api/v1/pods.*the answer is no"):
+    api.on("GET", "/api/v1/pods", 200, response)
+    with pytest.raises(TemporaryError, match=r"/api/v1/pods.*the response is not a"):
         _ = [page async for page in client.list("/api/v1/pods")]
 
 
@@ -101,92 +101,96 @@ async def test_an_answer_that_is_no_listing_is_a_temporary_error(
         (503, TemporaryError),
     ],
 )
-async def test_errors_of_the_server_become_ours(
-    server: tuple[ApiServer, Cluster], status: int, error: type[Exception]
+async def test_http_errors_are_mapped_to_error_classes(
+    server: tuple[ApiServer, KubernetesClient], status: int, error: type[Exception]
 ) -> None:
-    api, cluster = server
+    api, client = server
     api.on("POST", "/api/v1/namespaces/acme/pods", status, {"message": "because"})
     with pytest.raises(error, match=f"{status} because"):
-        await cluster.create_pod({"metadata": {"namespace": "acme"}})
+        await client.create_pod({"metadata": {"namespace": "acme"}})
 
 
-async def test_the_delay_that_the_server_asks_for_is_kept(
-    server: tuple[ApiServer, Cluster],
+async def test_the_retry_after_header_becomes_the_delay(
+    server: tuple[ApiServer, KubernetesClient],
 ) -> None:
-    api, cluster = server
+    api, client = server
     headers = {"Retry-After": "7"}
     api.on("POST", "/api/v1/namespaces/acme/events", 429, "overloaded", **headers)
     with pytest.raises(TemporaryError) as caught:
-        await cluster.create_event({"metadata": {"namespace": "acme"}})
+        await client.create_event({"metadata": {"namespace": "acme"}})
     assert caught.value.delay_s == 7.0
 
 
-async def test_a_server_that_is_gone_is_a_temporary_error(fence: Fence) -> None:
-    async with Cluster(Configuration(host="http://127.0.0.1:1"), fence, "p0") as cluster:
+async def test_an_unreachable_server_is_a_temporary_error(fence: Fence) -> None:
+    async with KubernetesClient(Configuration(host="http://127.0.0.1:1"), fence, "p0") as client:
         with pytest.raises(TemporaryError):
-            await cluster.master_key("system", "control")
+            await client.master_key("system", "control")
 
 
-async def test_a_pod_is_deleted_with_its_preconditions(server: tuple[ApiServer, Cluster]) -> None:
-    api, cluster = server
+async def test_a_pod_is_deleted_with_its_preconditions(
+    server: tuple[ApiServer, KubernetesClient],
+) -> None:
+    api, client = server
     path = "/api/v1/namespaces/acme/pods/p"
     for _ in range(2):
         api.on("DELETE", path, 200, {"kind": "Pod"})
-    await cluster.delete_pod("acme", "p", "u", None)
-    await cluster.delete_pod("acme", "p", "u", "7")
-    assert [body["preconditions"] for _, _, body in api.asked] == [
+    await client.delete_pod("acme", "p", "u", None)
+    await client.delete_pod("acme", "p", "u", "7")
+    assert [body["preconditions"] for _, _, body in api.requests] == [
         {"uid": "u"},
         {"uid": "u", "resourceVersion": "7"},
     ]
 
 
-async def test_a_secret_that_is_as_it_should_be_is_not_written(
-    server: tuple[ApiServer, Cluster], make: Make
+async def test_a_correct_secret_is_not_written(
+    server: tuple[ApiServer, KubernetesClient], make: Make
 ) -> None:
-    api, cluster = server
+    api, client = server
     secret = control_secret(make.service(), "token")
     path = "/api/v1/namespaces/acme/secrets/concierge-control"
     api.on("GET", path, 404, {})
     api.on("PATCH", path, 201, secret)
-    assert await cluster.apply_secret(secret) is True
+    assert await client.apply_secret(secret) is True
     assert api.last_headers["Content-Type"] == "application/apply-patch+yaml"
-    assert api.asked[-1][1].endswith("?fieldManager=avatar-operator&timeout=5000ms")
+    assert api.requests[-1][1].endswith("?fieldManager=avatar-operator&timeout=5000ms")
     api.on("GET", path, 200, secret)
-    assert await cluster.apply_secret(secret) is False
+    assert await client.apply_secret(secret) is False
     api.on("GET", path, 200, {**secret, "data": {"token": "b3RoZXI="}})
     api.on("PATCH", path, 200, secret)
-    assert await cluster.apply_secret(secret) is True
+    assert await client.apply_secret(secret) is True
     held = held_by_pod("p0", "u0")["ownerReferences"]
     metadata = secret["metadata"]
     assert isinstance(metadata, dict)
     owners = [*metadata["ownerReferences"], *held]  # type: ignore[misc]
     api.on("GET", path, 200, {**secret, "metadata": {**metadata, "ownerReferences": owners}})
-    assert await cluster.apply_secret(secret) is False
+    assert await client.apply_secret(secret) is False
     assert api.writes == ["PATCH", "PATCH"]
 
 
-async def test_a_pod_is_changed_in_exactly_the_version_that_was_seen(
-    server: tuple[ApiServer, Cluster],
+async def test_a_pod_is_changed_only_in_the_version_that_was_observed(
+    server: tuple[ApiServer, KubernetesClient],
 ) -> None:
-    api, cluster = server
+    api, client = server
     path = "/api/v1/namespaces/acme/pods/p"
     api.on("PATCH", path, 200, {"kind": "Pod"})
     api.on("PATCH", path, 409, {"message": "the object has been modified"})
-    await cluster.mark_pod("acme", "p", "u", {"labels": {"a": "b"}})
+    await client.patch_pod_metadata("acme", "p", "u", {"labels": {"a": "b"}})
     with pytest.raises(Conflict):
-        await cluster.mark_pod("acme", "p", "u", {"labels": {"a": "c"}}, "7")
-    assert [body["metadata"] for _, _, body in api.asked] == [
+        await client.patch_pod_metadata("acme", "p", "u", {"labels": {"a": "c"}}, "7")
+    assert [body["metadata"] for _, _, body in api.requests] == [
         {"labels": {"a": "b"}, "uid": "u"},
         {"labels": {"a": "c"}, "uid": "u", "resourceVersion": "7"},
     ]
 
 
-async def test_a_secret_is_held_by_one_owner_more(server: tuple[ApiServer, Cluster]) -> None:
-    api, cluster = server
+async def test_an_owner_is_added_to_a_secret(
+    server: tuple[ApiServer, KubernetesClient],
+) -> None:
+    api, client = server
     api.on("PATCH", "/api/v1/namespaces/acme/secrets/a-control", 200, {})
     owner = held_by_pod("p0", "u0")
-    await cluster.hold_secret("acme", "a-control", owner)
-    assert api.asked[-1][2] == {"metadata": owner}
+    await client.add_secret_owner("acme", "a-control", owner)
+    assert api.requests[-1][2] == {"metadata": owner}
     # A merge patch would put the pod in the place of the service.
     assert api.last_headers["Content-Type"] == "application/strategic-merge-patch+json"
 
@@ -195,86 +199,86 @@ def secret_of(master: str) -> dict[str, Any]:
     return {"data": {"master": base64.b64encode(master.encode()).decode()}}
 
 
-async def test_the_master_key_is_made_once(server: tuple[ApiServer, Cluster]) -> None:
-    api, cluster = server
+async def test_the_master_key_is_created_once(server: tuple[ApiServer, KubernetesClient]) -> None:
+    api, client = server
     api.on("GET", f"{SECRETS}/control", 404, {})
     api.on("POST", SECRETS, 201, secret_of("made"))
-    assert await cluster.master_key("system", "control") == "made"
-    assert len(api.asked[-1][2]["stringData"]["master"]) >= 43  # 32 bytes as base64
+    assert await client.master_key("system", "control") == "made"
+    assert len(api.requests[-1][2]["stringData"]["master"]) >= 43  # 32 bytes as base64
     api.on("GET", f"{SECRETS}/control", 200, secret_of("made"))
-    assert await cluster.master_key("system", "control") == "made"
+    assert await client.master_key("system", "control") == "made"
     assert api.writes == ["POST"]
 
 
-async def test_the_master_key_of_a_quicker_replica_is_taken(
-    server: tuple[ApiServer, Cluster],
+async def test_a_master_key_that_another_replica_created_first_is_used(
+    server: tuple[ApiServer, KubernetesClient],
 ) -> None:
-    api, cluster = server
+    api, client = server
     api.on("GET", f"{SECRETS}/control", 404, {})
     api.on("POST", SECRETS, 409, {})
     api.on("GET", f"{SECRETS}/control", 200, secret_of("theirs"))
-    assert await cluster.master_key("system", "control") == "theirs"
+    assert await client.master_key("system", "control") == "theirs"
 
 
 async def test_a_control_secret_without_its_key_is_refused(
-    server: tuple[ApiServer, Cluster],
+    server: tuple[ApiServer, KubernetesClient],
 ) -> None:
-    api, cluster = server
+    api, client = server
     api.on("GET", f"{SECRETS}/control", 200, {"data": {}})
     with pytest.raises(Refused, match="has no key master"):
-        await cluster.master_key("system", "control")
+        await client.master_key("system", "control")
 
 
 async def test_a_status_is_applied_to_exactly_this_service(
-    server: tuple[ApiServer, Cluster],
+    server: tuple[ApiServer, KubernetesClient],
 ) -> None:
-    api, cluster = server
+    api, client = server
     path = "/apis/avatar.musetalk.io/v1alpha1/namespaces/acme/avatarservices/concierge/status"
     api.on("PATCH", path, 200, {"kind": "AvatarService"})
-    await cluster.apply_status(ServiceKey("acme", "concierge"), "u", {"sessions": 1})
-    body = api.asked[0][2]
+    await client.apply_status(ServiceKey("acme", "concierge"), "u", {"sessions": 1})
+    body = api.requests[0][2]
     assert (body["metadata"]["uid"], body["status"]) == ("u", {"sessions": 1})
 
 
 async def test_the_credentials_are_those_of_the_connection(
-    server: tuple[ApiServer, Cluster],
+    server: tuple[ApiServer, KubernetesClient],
 ) -> None:
-    _, cluster = server
-    found = await cluster.credentials()
+    _, client = server
+    found = await client.credentials()
     assert (found.authorization, found.verifies) == ("Bearer t", True)
 
 
-async def test_a_watch_yields_events_however_they_are_cut(
-    server: tuple[ApiServer, Cluster],
+async def test_a_watch_yields_events_independent_of_their_segments(
+    server: tuple[ApiServer, KubernetesClient],
 ) -> None:
-    api, cluster = server
+    api, client = server
     pod = {"metadata": {"uid": "u", "annotations": {"long": "x" * 300_000}}}
     events = [{"type": "ADDED", "object": pod}, {"type": "BOOKMARK", "object": {"a": 1}}]
     text = "".join(json.dumps(event) + "\n" for event in events)
     api.on("GET", "/api/v1/pods", 200, text + '{"type": "torn')
-    told = [event async for event in cluster.watch("/api/v1/pods", "7", 5.0)]
-    assert told == [("ADDED", pod), ("BOOKMARK", {"a": 1})]
+    received = [event async for event in client.watch("/api/v1/pods", "7", 5.0)]
+    assert received == [("ADDED", pod), ("BOOKMARK", {"a": 1})]
     query = "allowWatchBookmarks=true&resourceVersion=7&watch=1"
-    (path,) = [path for _, path, _ in api.asked]
+    (path,) = [path for _, path, _ in api.requests]
     assert sorted(path.partition("?")[2].split("&")) == query.split("&")
 
 
-async def test_a_version_that_is_too_old_for_a_watch_is_not_found(
-    server: tuple[ApiServer, Cluster],
+async def test_an_expired_version_of_a_watch_is_not_found(
+    server: tuple[ApiServer, KubernetesClient],
 ) -> None:
-    api, cluster = server
+    api, client = server
     api.on("GET", "/api/v1/pods", 410, {"message": "too old resource version"})
     with pytest.raises(NotFound, match="410 too old"):
-        async for _ in cluster.watch("/api/v1/pods", "7", 5.0):
+        async for _ in client.watch("/api/v1/pods", "7", 5.0):
             pass
 
 
-async def test_an_event_without_end_is_given_up(
-    server: tuple[ApiServer, Cluster], monkeypatch: pytest.MonkeyPatch
+async def test_an_event_over_the_size_limit_breaks_the_watch(
+    server: tuple[ApiServer, KubernetesClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    api, cluster = server
+    api, client = server
     monkeypatch.setattr(connection, "LONGEST_EVENT", 100)
     api.on("GET", "/api/v1/pods", 200, "x" * 200)
-    with pytest.raises(TemporaryError, match="over 100 bytes"):
-        async for _ in cluster.watch("/api/v1/pods", "7", 5.0):
+    with pytest.raises(TemporaryError, match="longer than 100 bytes"):
+        async for _ in client.watch("/api/v1/pods", "7", 5.0):
             pass

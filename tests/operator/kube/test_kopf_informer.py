@@ -1,4 +1,4 @@
-"""kopf's thread: its news arrives on the operator's loop, and it outlives what kopf does not."""
+"""Tests of the kopf informer: events arrive on the operator's loop, and kopf is restarted."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from avatar_operator.core.cache.store import Kind
+    from avatar_operator.core.cache.entries import Kind
 
 
-class Heard:
-    """Keeps what it is told, and by which thread."""
+class RecordingSink:
+    """Records the objects that exist, and the threads of all calls."""
 
     def __init__(self) -> None:
         self.changed = asyncio.Condition()
@@ -31,7 +31,7 @@ class Heard:
         self.relisted = asyncio.Event()
         self.threads: set[int] = set()
 
-    def hear(self, kind: Kind) -> None:
+    def on_event(self, kind: Kind) -> None:
         self.threads.add(threading.get_ident())
 
     def relist(self, kind: Kind) -> None:
@@ -39,14 +39,14 @@ class Heard:
 
     def observe(self, kind: Kind, body: Mapping[str, Any]) -> None:
         self.names.add(body["metadata"]["name"])
-        self._tell()
+        self._notify_later()
 
-    def forget(self, kind: Kind, uid: str) -> None:
+    def observe_deletion(self, kind: Kind, uid: str) -> None:
         self.names.clear()
-        self._tell()
+        self._notify_later()
 
-    def _tell(self) -> None:
-        self._telling = asyncio.ensure_future(self._notify())
+    def _notify_later(self) -> None:
+        self._notifying = asyncio.ensure_future(self._notify())
 
     async def _notify(self) -> None:
         async with self.changed:
@@ -61,12 +61,12 @@ def service(name: str) -> dict[str, Any]:
     return {"kind": "AvatarService", "metadata": {"name": name, "namespace": "acme"}, "spec": {}}
 
 
-def listen(url: str, told: Heard) -> asyncio.Task[None]:
+def start(url: str, sink: RecordingSink) -> asyncio.Task[None]:
     async def credentials() -> Credentials:
-        told.threads.add(threading.get_ident())
+        sink.threads.add(threading.get_ident())
         return Credentials(url, None, None, None, None, verifies=False)
 
-    return asyncio.create_task(kopf_informer.Listener(told, credentials, ()).run())
+    return asyncio.create_task(kopf_informer.KopfInformer(sink, credentials, ()).run())
 
 
 @pytest_asyncio.fixture
@@ -82,62 +82,62 @@ async def api() -> AsyncIterator[tuple[api_server.FakeApi, str]]:
 
 
 @pytest_asyncio.fixture
-async def heard(api: tuple[api_server.FakeApi, str]) -> AsyncIterator[Heard]:
-    told = Heard()
-    listening = listen(api[1], told)
-    yield told
-    listening.cancel()
-    await asyncio.gather(listening, return_exceptions=True)
+async def sink(api: tuple[api_server.FakeApi, str]) -> AsyncIterator[RecordingSink]:
+    sink = RecordingSink()
+    running = start(api[1], sink)
+    yield sink
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_events_arrive_on_the_operator_s_loop(
-    api: tuple[api_server.FakeApi, str], heard: Heard
+    api: tuple[api_server.FakeApi, str], sink: RecordingSink
 ) -> None:
     server, _ = api
     server.put(api_server.SERVICES, service("first"))
-    await heard.until("first")
+    await sink.until("first")
     server.put(api_server.SERVICES, service("second"))
-    await heard.until("first", "second")
+    await sink.until("first", "second")
     server.put(api_server.SERVICES, service("first"), "DELETED")
-    await heard.until()
-    assert heard.threads == {threading.get_ident()}
+    await sink.until()
+    assert sink.threads == {threading.get_ident()}
 
 
-async def test_an_error_event_that_ends_kopf_does_not_end_the_listener(
-    api: tuple[api_server.FakeApi, str], heard: Heard, caplog: pytest.LogCaptureFixture
+async def test_an_error_event_that_stops_kopf_does_not_stop_the_informer(
+    api: tuple[api_server.FakeApi, str], sink: RecordingSink, caplog: pytest.LogCaptureFixture
 ) -> None:
     server, _ = api
     server.put(api_server.SERVICES, service("first"))
-    await heard.until("first")
+    await sink.until("first")
     server.put(
         api_server.PROFILES, {"kind": "GPUProfile", "metadata": {"name": "card"}, "spec": {}}
     )
     server.put(api_server.SERVICES, service("second"))
-    await heard.until("first", "second", "card")  # by watches, each with a worker of kopf's
+    await sink.until("first", "second", "card")  # by watches, each with a worker of kopf's
     failure = {"kind": "Status", "code": 500, "message": "etcdserver: leader changed"}
     event = json.dumps({"type": "ERROR", "object": failure}).encode() + b"\n"
-    heard.relisted.clear()
+    sink.relisted.clear()
     for watch in server.collections[api_server.SERVICES].watches:
         watch.put_nowait(event)
     async with asyncio.timeout(30):
-        await heard.relisted.wait()
+        await sink.relisted.wait()
     server.put(api_server.SERVICES, service("third"))
-    await heard.until("first", "second", "third", "card")
-    assert "kopf ended and begins anew" in caplog.text
+    await sink.until("first", "second", "third", "card")
+    assert "kopf stopped, restarting" in caplog.text
 
 
-async def test_a_listener_that_is_told_to_stop_hears_nothing_more(
+async def test_a_cancelled_informer_reports_no_more_events(
     api: tuple[api_server.FakeApi, str],
 ) -> None:
     server, url = api
-    told = Heard()
-    listening = listen(url, told)
+    sink = RecordingSink()
+    running = start(url, sink)
     server.put(api_server.SERVICES, service("first"))
-    await told.until("first")
-    listening.cancel()
+    await sink.until("first")
+    running.cancel()
     async with asyncio.timeout(10):  # it waits for kopf
-        await asyncio.gather(listening, return_exceptions=True)
-    assert listening.cancelled()
+        await asyncio.gather(running, return_exceptions=True)
+    assert running.cancelled()
     server.put(api_server.SERVICES, service("second"))
     await asyncio.sleep(0)
-    assert told.names == {"first"}
+    assert sink.names == {"first"}

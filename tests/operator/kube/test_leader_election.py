@@ -1,4 +1,4 @@
-"""Candidates on an API server of a few lines that keeps one Lease."""
+"""Tests of the leader elector on a fake API server that stores one Lease."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import pytest_asyncio
 from aiohttp import web
 from kubernetes.aio.client.configuration import Configuration
 
+from avatar_operator import metrics
 from avatar_operator.core import leader_election
 from avatar_operator.errors import NotLeading, TemporaryError
 from avatar_operator.fence import Fence
-from avatar_operator.kube.client import Cluster
-from avatar_operator.kube.leader_election import Leadership, LeaseName
+from avatar_operator.kube.client import KubernetesClient
+from avatar_operator.kube.leader_election import LeaderElector, LeaseName
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,15 +30,15 @@ QUICK = leader_election.Timing(duration_s=1, renew_deadline_s=0.6, retry_s=0.05)
 
 
 class ApiServer:
-    """Keeps one Lease, compares versions, and tells watches; it can be told to fail."""
+    """Stores one Lease, compares versions, serves watches, and can fail on request."""
 
     def __init__(self) -> None:
         self.lease: Body | None = None
         self.version = 0
         self.watches: list[asyncio.Queue[Body | None]] = []
         self.created: list[str] = []  # user agents that created pods
-        self.failing: set[str] = set()  # user agents that are not served
-        self.hold: asyncio.Event | None = None  # creates of pods wait for it
+        self.failing: set[str] = set()  # user agents that get errors
+        self.hold: asyncio.Event | None = None  # pod creations wait for it
         self.changed = asyncio.Condition()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -48,7 +49,7 @@ class ApiServer:
         body = await request.json() if request.can_read_body else {}
         if request.path == PODS:
             self.created.append(request.headers["User-Agent"])
-            await self.tell("SEEN")
+            await self.notify("SEEN")
             if self.hold is not None:
                 await self.hold.wait()
             return web.json_response(body, status=201)
@@ -71,13 +72,13 @@ class ApiServer:
     async def store(self, body: Body | None) -> None:
         self.version += 1
         kind = "MODIFIED" if body is not None else "DELETED"
-        told = body if body is not None else self.lease
-        assert told is not None
-        metadata = {**told["metadata"], "resourceVersion": str(self.version)}
-        self.lease = {**told, "metadata": metadata} if body is not None else None
-        await self.tell(kind, {**told, "metadata": metadata})
+        stored = body if body is not None else self.lease
+        assert stored is not None
+        metadata = {**stored["metadata"], "resourceVersion": str(self.version)}
+        self.lease = {**stored, "metadata": metadata} if body is not None else None
+        await self.notify(kind, {**stored, "metadata": metadata})
 
-    async def tell(self, kind: str, body: Body | None = None) -> None:
+    async def notify(self, kind: str, body: Body | None = None) -> None:
         if body is not None:
             for watch in self.watches:
                 watch.put_nowait({"type": kind, "object": body})
@@ -110,12 +111,17 @@ class Replica:
 
     def __init__(self, name: str, configuration: Configuration) -> None:
         self.fence = Fence()
-        self.api = Cluster(configuration, self.fence, name)
+        self.api = KubernetesClient(configuration, self.fence, name)
         self.terms: list[int | None] = []
-        self.leadership = Leadership(
-            self.api, self.fence, LeaseName("system", "lease"), name, QUICK, self.terms.append
+        self.elector = LeaderElector(
+            self.api,
+            self.fence,
+            LeaseName("system", "lease"),
+            leader_election.Candidate(name, QUICK),
+            metrics.Metrics(),
+            self.terms.append,
         )
-        self.running = asyncio.create_task(self.leadership.run())
+        self.running = asyncio.create_task(self.elector.run())
 
     async def write(self) -> None:
         await self.api.create_pod({"metadata": {"name": "p", "namespace": "acme"}})
@@ -125,7 +131,7 @@ class Replica:
         await asyncio.gather(self.running, return_exceptions=True)
 
 
-class World:
+class FakeCluster:
     """The API server and its replicas."""
 
     def __init__(self, server: ApiServer, configuration: Configuration) -> None:
@@ -143,16 +149,16 @@ class World:
 
 
 @pytest_asyncio.fixture
-async def world() -> AsyncIterator[World]:
+async def cluster() -> AsyncIterator[FakeCluster]:
     server = ApiServer()
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", server.handle)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    world = World(server, Configuration(host=f"http://127.0.0.1:{runner.addresses[0][1]}"))
-    yield world
-    for replica in world.replicas:
+    cluster = FakeCluster(server, Configuration(host=f"http://127.0.0.1:{runner.addresses[0][1]}"))
+    yield cluster
+    for replica in cluster.replicas:
         await replica.die()
         await replica.api.__aexit__()
     for watch in server.watches:
@@ -160,141 +166,143 @@ async def world() -> AsyncIterator[World]:
     await runner.cleanup()
 
 
-async def test_the_first_replica_makes_the_lease_and_writes(world: World) -> None:
-    first = world.start("a")
-    await world.until_holder("a")
-    await world.server.until(first.fence.is_open)
+async def test_the_first_replica_creates_the_lease_and_writes(cluster: FakeCluster) -> None:
+    first = cluster.start("a")
+    await cluster.until_holder("a")
+    await cluster.server.until(first.fence.is_open)
     await first.write()
-    assert world.server.created == ["avatar-operator/a"]
+    assert cluster.server.created == ["avatar-operator/a"]
     assert first.terms == [0]
-    assert world.server.spec["leaseDurationSeconds"] == 1
-    assert first.leadership.heard_s() < 10
+    assert cluster.server.spec["leaseDurationSeconds"] == 1
+    assert first.elector.seconds_since_contact() < 10
 
 
-async def test_a_standby_writes_nothing(world: World) -> None:
-    world.start("a")
-    await world.until_holder("a")
-    standby = world.start("b")
-    renewed = world.server.version
-    await world.server.until(lambda: world.server.version > renewed + 2)
+async def test_a_standby_writes_nothing(cluster: FakeCluster) -> None:
+    cluster.start("a")
+    await cluster.until_holder("a")
+    standby = cluster.start("b")
+    renewed = cluster.server.version
+    await cluster.server.until(lambda: cluster.server.version > renewed + 2)
     with pytest.raises(NotLeading):
         await standby.write()
-    assert world.server.created == []
+    assert cluster.server.created == []
     assert standby.terms == []
 
 
-async def test_a_released_lease_is_taken_over_at_once(world: World) -> None:
-    first, second = world.start("a"), None
-    await world.until_holder("a")
-    second = world.start("b")
-    await world.server.until(lambda: len(world.server.watches) == 2)
+async def test_a_released_lease_is_acquired_immediately(cluster: FakeCluster) -> None:
+    first, second = cluster.start("a"), None
+    await cluster.until_holder("a")
+    second = cluster.start("b")
+    await cluster.server.until(lambda: len(cluster.server.watches) == 2)
     released = asyncio.get_running_loop().time()
-    await first.leadership.resign()
+    await first.elector.resign()
     assert not first.fence.is_open()
-    await world.until_holder("b")
+    await cluster.until_holder("b")
     assert asyncio.get_running_loop().time() - released < QUICK.duration_s
-    await world.server.until(second.fence.is_open)
+    await cluster.server.until(second.fence.is_open)
     assert second.terms == [1]
     assert first.terms == [0, None]
 
 
 @pytest.mark.slow
-async def test_a_dead_leader_is_replaced_when_its_lease_has_run_out(world: World) -> None:
-    first = world.start("a")
-    await world.until_holder("a")
-    second = world.start("b")
-    await world.server.until(lambda: len(world.server.watches) == 2)
+async def test_a_dead_leader_is_replaced_when_its_lease_expires(cluster: FakeCluster) -> None:
+    first = cluster.start("a")
+    await cluster.until_holder("a")
+    second = cluster.start("b")
+    await cluster.server.until(lambda: len(cluster.server.watches) == 2)
     await first.die()
-    await world.until_holder("b")
-    await world.server.until(second.fence.is_open)
+    await cluster.until_holder("b")
+    await cluster.server.until(second.fence.is_open)
     assert second.fence.epoch == 1
 
 
 @pytest.mark.slow
-async def test_a_leader_that_is_not_served_stops_before_another_one_begins(world: World) -> None:
-    first = world.start("a")
-    await world.until_holder("a")
-    await world.server.until(first.fence.is_open)
-    second = world.start("b")
-    await world.server.until(lambda: len(world.server.watches) == 2)
-    world.server.failing.add("avatar-operator/a")
-    await world.until_holder("b")
+async def test_a_leader_that_cannot_renew_stops_before_another_one_leads(
+    cluster: FakeCluster,
+) -> None:
+    first = cluster.start("a")
+    await cluster.until_holder("a")
+    await cluster.server.until(first.fence.is_open)
+    second = cluster.start("b")
+    await cluster.server.until(lambda: len(cluster.server.watches) == 2)
+    cluster.server.failing.add("avatar-operator/a")
+    await cluster.until_holder("b")
     assert not first.fence.is_open()
     with pytest.raises(NotLeading):
         await first.write()
-    await world.server.until(second.fence.is_open)
+    await cluster.server.until(second.fence.is_open)
 
 
-async def test_a_resigning_leader_waits_for_the_write_under_way(world: World) -> None:
-    first = world.start("a")
-    await world.until_holder("a")
-    await world.server.until(first.fence.is_open)
-    world.server.hold = asyncio.Event()
+async def test_a_resigning_leader_waits_for_the_write_in_flight(cluster: FakeCluster) -> None:
+    first = cluster.start("a")
+    await cluster.until_holder("a")
+    await cluster.server.until(first.fence.is_open)
+    cluster.server.hold = asyncio.Event()
     writing = asyncio.create_task(first.write())
-    await world.server.until(lambda: world.server.created)
-    resigning = asyncio.create_task(first.leadership.resign())
-    renewed = world.server.spec["renewTime"]
+    await cluster.server.until(lambda: cluster.server.created)
+    resigning = asyncio.create_task(first.elector.resign())
+    renewed = cluster.server.spec["renewTime"]
     await asyncio.sleep(0)
-    assert world.server.spec["holderIdentity"] == "a"
-    world.server.hold.set()
+    assert cluster.server.spec["holderIdentity"] == "a"
+    cluster.server.hold.set()
     await asyncio.gather(writing, resigning)
-    assert world.server.spec["holderIdentity"] == ""
-    assert world.server.spec["renewTime"] >= renewed
+    assert cluster.server.spec["holderIdentity"] == ""
+    assert cluster.server.spec["renewTime"] >= renewed
 
 
 @pytest.mark.slow
-async def test_a_write_that_does_not_end_keeps_the_lease_from_being_released(world: World) -> None:
-    first = world.start("a")
-    await world.until_holder("a")
-    world.server.hold = asyncio.Event()
+async def test_the_lease_is_not_released_while_a_write_is_in_flight(cluster: FakeCluster) -> None:
+    first = cluster.start("a")
+    await cluster.until_holder("a")
+    cluster.server.hold = asyncio.Event()
 
     async def write_until_it_arrives() -> None:
-        while not world.server.created:
-            await world.server.until(first.fence.is_open)
+        while not cluster.server.created:
+            await cluster.server.until(first.fence.is_open)
             with contextlib.suppress(TemporaryError, NotLeading):  # the Lease is short
                 await first.write()
 
     writing = asyncio.create_task(write_until_it_arrives())
-    await world.server.until(lambda: world.server.created)
-    await first.leadership.resign()
-    assert world.server.spec["holderIdentity"] == "a"
-    world.server.hold.set()
+    await cluster.server.until(lambda: cluster.server.created)
+    await first.elector.resign()
+    assert cluster.server.spec["holderIdentity"] == "a"
+    cluster.server.hold.set()
     await asyncio.gather(writing, return_exceptions=True)
 
 
-async def test_a_lease_that_someone_edited_is_read_again_and_kept(world: World) -> None:
-    first = world.start("a")
-    await world.until_holder("a")
-    lease = world.server.lease
+async def test_a_manually_edited_lease_is_read_again_and_kept(cluster: FakeCluster) -> None:
+    first = cluster.start("a")
+    await cluster.until_holder("a")
+    lease = cluster.server.lease
     assert lease is not None
-    await world.server.store({**lease, "metadata": {**lease["metadata"], "labels": {"by": "me"}}})
-    edited = world.server.version
-    await world.server.until(lambda: world.server.version > edited + 1)
-    assert world.server.spec["holderIdentity"] == "a"
-    assert world.server.lease is not None
-    assert world.server.lease["metadata"]["labels"] == {"by": "me"}
+    await cluster.server.store({**lease, "metadata": {**lease["metadata"], "labels": {"by": "me"}}})
+    edited = cluster.server.version
+    await cluster.server.until(lambda: cluster.server.version > edited + 1)
+    assert cluster.server.spec["holderIdentity"] == "a"
+    assert cluster.server.lease is not None
+    assert cluster.server.lease["metadata"]["labels"] == {"by": "me"}
     assert first.terms == [0]
 
 
 @pytest.mark.slow
-async def test_a_deleted_lease_is_made_anew_in_a_later_epoch(world: World) -> None:
-    first = world.start("a")
-    await world.until_holder("a")
-    await world.server.until(first.fence.is_open)
-    await world.server.store(None)
-    await world.server.until(lambda: world.server.lease is not None)
-    await world.until_holder("a")
-    await world.server.until(first.fence.is_open)
+async def test_a_deleted_lease_is_created_again_with_a_higher_epoch(cluster: FakeCluster) -> None:
+    first = cluster.start("a")
+    await cluster.until_holder("a")
+    await cluster.server.until(first.fence.is_open)
+    await cluster.server.store(None)
+    await cluster.server.until(lambda: cluster.server.lease is not None)
+    await cluster.until_holder("a")
+    await cluster.server.until(first.fence.is_open)
     assert first.terms == [0, None, 1]
 
 
-async def test_the_write_of_a_leader_ends_with_its_time_on_the_server_too(world: World) -> None:
-    first = world.start("a")
-    await world.until_holder("a")
-    await world.server.until(first.fence.is_open)
-    world.server.hold = asyncio.Event()
+async def test_a_write_is_aborted_when_the_term_of_the_leader_ends(cluster: FakeCluster) -> None:
+    first = cluster.start("a")
+    await cluster.until_holder("a")
+    await cluster.server.until(first.fence.is_open)
+    cluster.server.hold = asyncio.Event()
     first.running.cancel()
     with pytest.raises(Exception, match="Timeout"):
         await first.write()
     assert not first.fence.is_open()
-    world.server.hold.set()
+    cluster.server.hold.set()

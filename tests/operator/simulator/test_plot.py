@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avatar_operator.simulator import plot
-from avatar_operator.simulator.scenario import Moment
+from avatar_operator.simulator.scenario import Sample
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def moment(at_s: float, sessions: int, **classes: int) -> Moment:
+def sample(at_s: float, sessions: int, **classes: int) -> Sample:
     pods = tuple(sorted(classes.items()))
-    return Moment(at_s, sessions, 1, 2 * sessions, sum(classes.values()), 1, pods, Decimal("2.5"))
+    return Sample(at_s, sessions, 1, 2 * sessions, sum(classes.values()), 1, pods, Decimal("2.5"))
 
 
 def paths(picture: str) -> list[str]:
@@ -25,11 +25,11 @@ def paths(picture: str) -> list[str]:
 
 
 def test_each_course_is_a_line_and_each_class_an_area() -> None:
-    picture = plot.course("a & b", [moment(0, 3, h100=1), moment(60, 6, h100=1, l4=2)])
+    picture = plot.timeline("a & b", [sample(0, 3, h100=1), sample(60, 6, h100=1, l4=2)])
     assert len(paths(picture)) == 3 + 2 + 1
     assert sum(path.endswith("Z") for path in paths(picture)) == 2
     texts = {text.text for text in ElementTree.fromstring(picture).iter(f"{SVG}text")}
-    assert {"a & b", "sessions", "h100", "l4", "cost an hour", "1 min"} <= texts
+    assert {"a & b", "sessions", "h100", "l4", "cost per hour", "1 min"} <= texts
 
 
 def test_values_hold_until_the_next_one_and_the_last_to_the_end() -> None:
@@ -60,11 +60,11 @@ MOMENTS = st.lists(
 @given(MOMENTS)
 def test_nothing_is_drawn_outside_its_panel(drawn: list[tuple[float, int, int, int]]) -> None:
     now = 0.0
-    moments = []
+    samples = []
     for after_s, sessions, first, second in drawn:
         now += after_s
-        moments.append(moment(now, sessions, a=first, b=second))
-    for path in paths(plot.course("t", moments)):
+        samples.append(sample(now, sessions, a=first, b=second))
+    for path in paths(plot.timeline("t", samples)):
         for point in path.replace(" Z", "").split():
             x, y = (float(part.lstrip("ML")) for part in point.split(","))
             assert plot.LEFT - 0.1 <= x <= plot.WIDTH - plot.RIGHT + 0.1

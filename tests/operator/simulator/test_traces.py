@@ -45,12 +45,15 @@ def test_what_is_written_is_read_back() -> None:
 @pytest.mark.parametrize(
     ("lines", "fault"),
     [
-        (["arrival_s,duration_s"], "holds no session"),
-        (["arrival_s", "1"], "must have arrival_s and duration_s in numbers"),
-        (["arrival_s,duration_s", "1,soon"], "must have arrival_s and duration_s in numbers"),
-        (["arrival_s,duration_s", "1,0"], "must be 0 or later and last"),
-        (["arrival_s,duration_s", "-1,5"], "must be 0 or later and last"),
-        (["arrival_s,duration_s", "1,inf"], "must be 0 or later and last"),
+        (["arrival_s,duration_s"], "does not contain a session"),
+        (["arrival_s", "1"], "arrival_s and duration_s must be numbers"),
+        (["arrival_s,duration_s", "1,soon"], "arrival_s and duration_s must be numbers"),
+        (["arrival_s,duration_s", "1,0"], "arrival_s must not be negative and duration_s must be"),
+        (["arrival_s,duration_s", "-1,5"], "arrival_s must not be negative and duration_s must be"),
+        (
+            ["arrival_s,duration_s", "1,inf"],
+            "arrival_s must not be negative and duration_s must be",
+        ),
     ],
 )
 def test_what_is_no_trace_is_refused_with_the_fault(lines: list[str], fault: str) -> None:

@@ -24,13 +24,13 @@ def service(**autoscaling: Any) -> Service:
 
 
 def run(
-    trace: tuple[Session, ...], rival: scenario.Scaler | None = None, **changes: Any
+    trace: tuple[Session, ...], baseline: scenario.Scaler | None = None, **changes: Any
 ) -> scenario.Result:
     autoscaling = changes.pop("autoscaling", {})
     settings = scenario.Settings({GPU: 8}, **changes)
     profiles = scaling_campaign.profiles()
     chance = random.Random(5)
-    return world.run(service(**autoscaling), profiles, trace, settings, chance, rival)
+    return world.run(service(**autoscaling), profiles, trace, settings, chance, baseline)
 
 
 def test_optimum_is_the_area_under_the_pods_that_sessions_need() -> None:
@@ -64,7 +64,7 @@ def test_a_step_is_followed_at_once_and_without_flapping() -> None:
     assert result.ended_by_operator == result.refused == 0
     assert result.reaction_p99_s <= 1.0
     assert result.reversals <= 1
-    desired = [moment.desired for moment in result.course]
+    desired = [sample.desired for sample in result.timeline]
     assert max(desired) == result.max_pods == 8
 
 
@@ -93,9 +93,9 @@ def test_a_schedule_is_ready_before_the_crowd_and_gone_after_it() -> None:
     ready = run(crowd, autoscaling={"schedules": [{**rush, "freeSessions": {"min": 42}}]})
     assert plain.waited > 0
     assert ready.waited == 0
-    pods = {round(moment.at_s): moment.desired for moment in ready.course}
+    pods = {round(sample.at_s): sample.desired for sample in ready.timeline}
     assert [pods[at] for at in (0, 400)] == [1, 3]
-    assert ready.course[-1].desired == 1
+    assert ready.timeline[-1].desired == 1
 
 
 def test_the_cost_bounds_the_pods_whatever_the_callers() -> None:
@@ -110,9 +110,9 @@ def test_the_cost_bounds_the_pods_whatever_the_callers() -> None:
 def test_a_rate_spreads_the_way_up() -> None:
     trace = tuple(Session(100.0 + index * 0.1, 900.0) for index in range(80))
     result = run(trace, patience_s=600.0, autoscaling={"rate": {"upPods": 2}})
-    course = [(moment.at_s, moment.desired) for moment in result.course]
-    for at_s, desired in course:
-        assert desired <= 2 + min(count for at, count in course if at_s - 60 < at <= at_s)
+    timeline = [(sample.at_s, sample.desired) for sample in result.timeline]
+    for at_s, desired in timeline:
+        assert desired <= 2 + min(count for at, count in timeline if at_s - 60 < at <= at_s)
     assert (result.max_pods, result.refused) == (7, 0)
 
 
@@ -123,8 +123,8 @@ def test_rivals_cut_sessions_where_ours_cuts_none(kind: Kind) -> None:
     ours = run(trace)
     assert (ours.ended_by_operator, ours.violations) == (0, ())
     cut = 0
-    for rival in (baselines.HorizontalPodAutoscaler(), baselines.KnativePodAutoscaler()):
-        other = run(trace, rival)
+    for baseline in (baselines.HorizontalPodAutoscaler(), baselines.KnativePodAutoscaler()):
+        other = run(trace, baseline)
         cut += other.ended_by_operator
         assert ours.reaction_p99_s <= other.reaction_p99_s
         assert ours.at_once_ratio >= other.at_once_ratio

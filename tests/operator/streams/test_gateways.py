@@ -1,4 +1,4 @@
-"""Tests of what is heard of gateways, over real sockets."""
+"""Tests of the reports of gateways, over real sockets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from avatar_operator.core.autoscaling import capacity
 from avatar_operator.core.autoscaling.observation import Demand
 from avatar_operator.core.resources.service import ServiceKey
 from avatar_operator.streams.client import Endpoint
-from avatar_operator.streams.gateways import Gateways
+from avatar_operator.streams.gateways import GatewayStates
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,16 +24,16 @@ KEY = ServiceKey("acme", "concierge")
 
 
 class Gateway:
-    """The admin port of a gateway that says what the test tells it to."""
+    """The admin port of a gateway that sends the reports of the test."""
 
     def __init__(self) -> None:
         self.lines: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.tokens: set[str] = set()
         self.endpoint = Endpoint("gw", "", "")
 
-    def say(self, waiting: int, arrived: int) -> None:
-        told = {"sessions": 0, "waiting": waiting, "arrivals_total": arrived}
-        self.put({"pod": "gw", "services": {str(KEY): told}})
+    def report(self, waiting: int, arrived: int) -> None:
+        demand = {"sessions": 0, "waiting": waiting, "arrivals_total": arrived}
+        self.put({"pod": "gw", "services": {str(KEY): demand}})
 
     def put(self, document: Any) -> None:
         self.lines.put_nowait(json.dumps(document).encode() + b"\n")
@@ -47,21 +47,21 @@ class Gateway:
         return response
 
 
-class Heard:
-    """The gateways under test, and whom they woke."""
+class Reports:
+    """The gateway states under test, and the services whose demand changed."""
 
     def __init__(self) -> None:
-        self.woken: asyncio.Queue[ServiceKey] = asyncio.Queue()
-        self.gateways = Gateways(self.woken.put_nowait)
+        self.changed: asyncio.Queue[ServiceKey] = asyncio.Queue()
+        self.gateways = GatewayStates(self.changed.put_nowait)
 
-    async def wake(self) -> ServiceKey:
+    async def next_change(self) -> ServiceKey:
         async with asyncio.timeout(5):
-            return await self.woken.get()
+            return await self.changed.get()
 
 
 @pytest_asyncio.fixture
-async def heard() -> AsyncIterator[Heard]:
-    made = Heard()
+async def reports() -> AsyncIterator[Reports]:
+    made = Reports()
     yield made
     await made.gateways.close()
 
@@ -82,43 +82,45 @@ async def gateway() -> AsyncIterator[Gateway]:
     await runner.cleanup()
 
 
-async def test_callers_who_wait_wake_their_service(heard: Heard, gateway: Gateway) -> None:
-    heard.gateways.follow("u", gateway.endpoint)
-    gateway.say(waiting=0, arrived=40)
-    assert await heard.wake() == KEY
-    gateway.say(waiting=2, arrived=43)
-    assert await heard.wake() == KEY
-    assert heard.gateways.demand(KEY) == Demand(waiting=2, arrived=3, gateways=1, silent=0)
+async def test_waiting_callers_change_the_demand_of_their_service(
+    reports: Reports, gateway: Gateway
+) -> None:
+    reports.gateways.follow("u", gateway.endpoint)
+    gateway.report(waiting=0, arrived=40)
+    assert await reports.next_change() == KEY
+    gateway.report(waiting=2, arrived=43)
+    assert await reports.next_change() == KEY
+    assert reports.gateways.demand(KEY) == Demand(waiting=2, arrived=3, gateways=1, silent=0)
     assert gateway.tokens == {"Bearer secret"}
 
 
-async def test_a_line_that_says_nothing_new_wakes_nobody(heard: Heard, gateway: Gateway) -> None:
-    heard.gateways.follow("u", gateway.endpoint)
-    gateway.say(waiting=0, arrived=40)
-    gateway.say(waiting=0, arrived=40)
-    gateway.say(waiting=1, arrived=41)
-    assert [await heard.wake(), await heard.wake()] == [KEY, KEY]
-    assert heard.woken.empty()
+async def test_a_repeated_report_is_no_change(reports: Reports, gateway: Gateway) -> None:
+    reports.gateways.follow("u", gateway.endpoint)
+    gateway.report(waiting=0, arrived=40)
+    gateway.report(waiting=0, arrived=40)
+    gateway.report(waiting=1, arrived=41)
+    assert [await reports.next_change(), await reports.next_change()] == [KEY, KEY]
+    assert reports.changed.empty()
 
 
-async def test_who_waits_at_a_gateway_that_went_waits_no_more(
-    heard: Heard, gateway: Gateway
+async def test_callers_of_a_deleted_gateway_no_longer_count(
+    reports: Reports, gateway: Gateway
 ) -> None:
-    heard.gateways.follow("u", gateway.endpoint)
-    gateway.say(waiting=2, arrived=2)
-    await heard.wake()
-    heard.gateways.unfollow("u")
-    assert await heard.wake() == KEY
-    assert heard.gateways.demand(KEY) == Demand()
+    reports.gateways.follow("u", gateway.endpoint)
+    gateway.report(waiting=2, arrived=2)
+    await reports.next_change()
+    reports.gateways.unfollow("u")
+    assert await reports.next_change() == KEY
+    assert reports.gateways.demand(KEY) == Demand()
 
 
-async def test_a_gateway_that_is_not_heard_of_becomes_silent(
-    heard: Heard, monkeypatch: pytest.MonkeyPatch
+async def test_a_gateway_without_recent_reports_becomes_stale(
+    reports: Reports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heard.gateways.follow("u", Endpoint("gw", "127.0.0.1:1", "secret"))
-    assert heard.gateways.silent() == frozenset()
+    reports.gateways.follow("u", Endpoint("gw", "127.0.0.1:1", "secret"))
+    assert reports.gateways.stale() == frozenset()
     loop = asyncio.get_running_loop()
     later = loop.time() + capacity.STALE_S + 0.1
     monkeypatch.setattr(loop, "time", lambda: later)
-    assert heard.gateways.silent() == {"u"}
-    assert heard.gateways.demand(KEY) == Demand(gateways=1, silent=1)
+    assert reports.gateways.stale() == {"u"}
+    assert reports.gateways.demand(KEY) == Demand(gateways=1, silent=1)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from avatar_operator.errors import BrokenStream
 from avatar_operator.streams import http_lines
-from avatar_operator.streams.http_lines import Lines
+from avatar_operator.streams.http_lines import LineReader
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: Chunked\r\n\r\n"
@@ -17,17 +17,17 @@ def chunk(data: bytes, extension: bytes = b"") -> bytes:
     return f"{len(data):x}".encode() + extension + b"\r\n" + data + b"\r\n"
 
 
-def fed(*parts: bytes) -> list[bytes]:
-    reader = Lines()
+def read(*parts: bytes) -> list[bytes]:
+    reader = LineReader()
     return [line for part in parts for line in reader.feed(part)]
 
 
 def test_lines_come_out_of_chunks() -> None:
-    assert fed(CHUNKED + chunk(b"a\nb") + chunk(b"c\n", b";x=y")) == [b"a", b"bc"]
+    assert read(CHUNKED + chunk(b"a\nb") + chunk(b"c\n", b";x=y")) == [b"a", b"bc"]
 
 
 def test_lines_come_out_of_a_body_without_chunks() -> None:
-    assert fed(PLAIN + b"a\n", b"b", b"\nc") == [b"a", b"b"]
+    assert read(PLAIN + b"a\n", b"b", b"\nc") == [b"a", b"b"]
 
 
 @given(
@@ -37,17 +37,17 @@ def test_lines_come_out_of_a_body_without_chunks() -> None:
     chunked=st.booleans(),
 )
 @example(said=[b"", b""], sizes=[1], cuts=[1], chunked=True)
-def test_lines_do_not_depend_on_chunks_and_parts(
+def test_lines_do_not_depend_on_chunks_and_segments(
     said: list[bytes], sizes: list[int], cuts: list[int], chunked: bool
 ) -> None:
     body = b"".join(line + b"\n" for line in said)
     framed = b"".join(map(chunk, pieces(body, sizes))) if chunked else body
-    answer = (CHUNKED if chunked else PLAIN) + framed
-    assert fed(*pieces(answer, cuts)) == said
+    response = (CHUNKED if chunked else PLAIN) + framed
+    assert read(*pieces(response, cuts)) == said
 
 
 def pieces(data: bytes, sizes: list[int]) -> list[bytes]:
-    """Cut data into pieces of these sizes, over and over."""
+    """Split data into pieces of these sizes, repeatedly."""
     found: list[bytes] = []
     while data:
         size = sizes[len(found) % len(sizes)]
@@ -57,20 +57,23 @@ def pieces(data: bytes, sizes: list[int]) -> list[bytes]:
 
 
 @pytest.mark.parametrize(
-    ("answer", "fault"),
+    ("response", "fault"),
     [
-        (b"HTTP/1.1 401 Unauthorized\r\n\r\n", "it answered 401"),
-        (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", "it answered nothing"),
+        (b"HTTP/1.1 401 Unauthorized\r\n\r\n", "HTTP status 401"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", "HTTP status missing"),
         (CHUNKED + b"0\r\n\r\n", "the stream ended"),
-        (CHUNKED + b"many\r\n", "the size of a chunk is b'many'"),
-        (CHUNKED + b"-1\r\n", "the size of a chunk is b'-1'"),
+        (CHUNKED + b"many\r\n", "chunk size is b'many', must be a hexadecimal number"),
+        (CHUNKED + b"-1\r\n", "chunk size is b'-1', must be a hexadecimal number"),
         (CHUNKED + b"1\r\nab\r\n", "a chunk is longer than its size"),
-        (CHUNKED + b"1" * 65, "65 bytes are no head and no chunk"),
-        (b"H" * (http_lines.LONGEST_HEAD + 1), "16385 bytes are no head and no chunk"),
+        (CHUNKED + b"1" * 65, "65 bytes are neither a header nor a chunk size"),
+        (
+            b"H" * (http_lines.LONGEST_HEADER + 1),
+            "16385 bytes are neither a header nor a chunk size",
+        ),
         (PLAIN + b"x" * (http_lines.LONGEST_LINE + 1), "a line is longer than 1048576 bytes"),
     ],
 )
-def test_a_bad_answer_is_told_in_words(answer: bytes, fault: str) -> None:
+def test_an_invalid_response_breaks_the_stream_with_a_reason(response: bytes, fault: str) -> None:
     with pytest.raises(BrokenStream) as caught:
-        fed(answer)
+        read(response)
     assert str(caught.value) == fault

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from avatar_operator.errors import RuntimeUnreachable
 from avatar_operator.streams.client import Endpoint, admin_address
-from avatar_operator.streams.runtimes import Runtimes
+from avatar_operator.streams.runtimes import RuntimeStates
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -25,17 +25,17 @@ STATE = {"pod": "p0", "sessions": 1, "capacity": 2, "free": 1, "draining": False
 
 
 class Stream:
-    """One reader of the state; None ends it."""
+    """The lines for one reader of the state; None ends the stream."""
 
     def __init__(self) -> None:
         self.lines: asyncio.Queue[bytes | None] = asyncio.Queue()
 
-    def say(self, **changes: Any) -> None:
+    def send(self, **changes: Any) -> None:
         self.lines.put_nowait(json.dumps(STATE | changes).encode() + b"\n")
 
 
 class Pod:
-    """The admin port of a runtime that sends what the test tells it to."""
+    """The admin port of a runtime that sends the states of the test."""
 
     def __init__(self) -> None:
         self.streams: asyncio.Queue[Stream] = asyncio.Queue()
@@ -59,7 +59,7 @@ class Pod:
         await response.prepare(request)
         stream = Stream()
         self.streams.put_nowait(stream)
-        with contextlib.suppress(ConnectionResetError):  # it was closed by its reader
+        with contextlib.suppress(ConnectionResetError):  # the reader closed the connection
             while (line := await stream.lines.get()) is not None:
                 await response.write(line)
         return response
@@ -88,11 +88,11 @@ async def pod() -> AsyncIterator[Pod]:
 
 
 class Followed:
-    """Runtimes whose changes can be waited for."""
+    """Runtime states whose changes can be awaited."""
 
     def __init__(self, fence: Fence) -> None:
         self.changes: asyncio.Queue[str] = asyncio.Queue()
-        self.runtimes = Runtimes(self.changes.put_nowait, fence)
+        self.runtimes = RuntimeStates(self.changes.put_nowait, fence)
 
     async def changed(self) -> str:
         async with asyncio.timeout(5):
@@ -106,13 +106,15 @@ async def followed(fence: Fence) -> AsyncIterator[Followed]:
     await followed.runtimes.close()
 
 
-async def test_a_change_is_told_and_a_repeated_line_is_not(pod: Pod, followed: Followed) -> None:
+async def test_a_change_is_reported_and_a_repeated_line_is_not(
+    pod: Pod, followed: Followed
+) -> None:
     followed.runtimes.follow("u", pod.endpoint)
     stream = await pod.accept()
-    stream.say()
+    stream.send()
     assert await followed.changed() == "u"
-    stream.say()
-    stream.say(sessions=2, free=0)
+    stream.send()
+    stream.send(sessions=2, free=0)
     assert await followed.changed() == "u"
     assert followed.changes.empty()
     state = followed.runtimes.states(["u", "unknown"])["u"]
@@ -131,16 +133,16 @@ async def test_a_change_is_told_and_a_repeated_line_is_not(pod: Pod, followed: F
         pytest.param(b'{"sessions": -1}\n', id="no state"),
     ],
 )
-async def test_a_stream_that_breaks_is_opened_again(
+async def test_a_broken_stream_is_opened_again(
     pod: Pod, followed: Followed, line: bytes | None
 ) -> None:
     followed.runtimes.follow("u", pod.endpoint)
     first = await pod.accept()
-    first.say()
+    first.send()
     await followed.changed()
     first.lines.put_nowait(line)
     second = await pod.accept()
-    second.say(sessions=2)
+    second.send(sessions=2)
     await followed.changed()
     assert followed.runtimes.states(["u"])["u"].sessions == 2
 
@@ -148,7 +150,7 @@ async def test_a_stream_that_breaks_is_opened_again(
 async def test_following_twice_opens_one_stream(pod: Pod, followed: Followed) -> None:
     followed.runtimes.follow("u", pod.endpoint)
     followed.runtimes.follow("u", pod.endpoint)
-    (await pod.accept()).say()
+    (await pod.accept()).send()
     await followed.changed()
     assert pod.streams.empty()
 
@@ -159,24 +161,24 @@ async def test_a_pod_whose_readiness_changes_keeps_its_last_state(
     ready, hanging = pod.endpoint, replace(pod.endpoint, ready=False)
     followed.runtimes.follow("u", ready)
     stream = await pod.accept()
-    stream.say(sessions=2)
+    stream.send(sessions=2)
     await followed.changed()
-    followed.runtimes.follow("u", hanging)  # it hangs, and the kubelet takes note
+    followed.runtimes.follow("u", hanging)  # it hangs, and its readiness probe fails
     assert followed.runtimes.states(["u"])["u"].sessions == 2
-    stream.say(sessions=1)  # the same stream is heard
+    stream.send(sessions=1)  # on the same stream
     await followed.changed()
     followed.runtimes.follow("u", ready)
     assert pod.streams.empty()
     followed.runtimes.follow("u", hanging)
     stream.lines.put_nowait(None)
-    followed.runtimes.follow("u", ready)  # a stream that waits for its next try is opened at once
+    followed.runtimes.follow("u", ready)  # a stream that waits for its retry is opened immediately
     await pod.accept()
     assert followed.runtimes.states(["u"])["u"].sessions == 1
 
 
 async def test_a_pod_that_is_no_longer_followed_is_unknown(pod: Pod, followed: Followed) -> None:
     followed.runtimes.follow("u", pod.endpoint)
-    (await pod.accept()).say()
+    (await pod.accept()).send()
     await followed.changed()
     followed.runtimes.unfollow("u")
     assert followed.runtimes.states(["u"]) == {}
@@ -190,13 +192,15 @@ async def test_a_drain_is_posted(pod: Pod, followed: Followed) -> None:
     assert pod.drained == [{"draining": True}, {"draining": False}]
 
 
-async def test_a_pod_that_repeats_itself_stays_as_it_was(pod: Pod, followed: Followed) -> None:
+async def test_a_pod_that_repeats_its_state_stays_fresh_and_empty(
+    pod: Pod, followed: Followed
+) -> None:
     followed.runtimes.follow("u", pod.endpoint)
     stream = await pod.accept()
-    stream.say(sessions=0, free=2, sequence=1)
+    stream.send(sessions=0, free=2, sequence=1)
     await followed.changed()
-    stream.say(sessions=0, free=2, sequence=2)
-    stream.say(sessions=0, free=2, draining=True, sequence=3)
+    stream.send(sessions=0, free=2, sequence=2)
+    stream.send(sessions=0, free=2, draining=True, sequence=3)
     await followed.changed()
     assert followed.changes.empty()
     state = followed.runtimes.states(["u"])["u"]
@@ -204,40 +208,40 @@ async def test_a_pod_that_repeats_itself_stays_as_it_was(pod: Pod, followed: Fol
     assert state.empty_s > 0  # since the first line
 
 
-async def test_a_pod_that_drains_on_after_all_is_believed(pod: Pod, followed: Followed) -> None:
+async def test_a_pod_that_continues_to_drain_is_draining(pod: Pod, followed: Followed) -> None:
     followed.runtimes.follow("u", pod.endpoint)
     stream = await pod.accept()
-    stream.say(draining=True)
+    stream.send(draining=True)
     await followed.changed()
     await followed.runtimes.drain("u", draining=False)
     assert not followed.runtimes.states(["u"])["u"].draining
-    stream.say(draining=True)
+    stream.send(draining=True)
     await followed.changed()
     assert followed.runtimes.states(["u"])["u"].draining
 
 
-async def test_an_answer_that_is_an_error_is_no_state(pod: Pod, followed: Followed) -> None:
+async def test_an_error_response_is_not_a_state(pod: Pod, followed: Followed) -> None:
     pod.refusals = 1
     followed.runtimes.follow("u", pod.endpoint)
-    (await pod.accept()).say()  # the second try
+    (await pod.accept()).send()  # the second attempt
     await followed.changed()
 
 
 @pytest.mark.slow
-async def test_a_stream_that_falls_silent_is_opened_again(pod: Pod, followed: Followed) -> None:
+async def test_a_silent_stream_is_opened_again(pod: Pod, followed: Followed) -> None:
     followed.runtimes.follow("u", pod.endpoint)
-    (await pod.accept()).say()
+    (await pod.accept()).send()
     await followed.changed()
-    assert await pod.accept()  # it takes `SILENCE_S` to be given up
+    assert await pod.accept()  # after `SILENCE_S`
 
 
 async def test_a_drain_that_fails_names_the_pod(pod: Pod, followed: Followed) -> None:
-    with pytest.raises(RuntimeUnreachable, match="it has no address"):
+    with pytest.raises(RuntimeUnreachable, match="its address is unknown"):
         await followed.runtimes.drain("u", draining=True)
     pod.status = 401
     followed.runtimes.follow("u", pod.endpoint)
     with pytest.raises(
-        RuntimeUnreachable, match="pod p0 did not answer on its admin port: it answered 401"
+        RuntimeUnreachable, match="pod p0 did not respond on its admin port: HTTP status 401"
     ):
         await followed.runtimes.drain("u", draining=True)
     followed.runtimes.follow("u", Endpoint("p0", "127.0.0.1:1", "secret"))
@@ -255,23 +259,23 @@ async def test_figures_within_the_objectives_wake_nobody_and_pressure_does(
 ) -> None:
     followed.runtimes.follow("u", pod.endpoint)
     stream = await pod.accept()
-    stream.say(vram={"ratio": 0.5}, deadline_miss_ratio=0.0, latency_ms={"frame_p95": 20.0})
+    stream.send(vram={"ratio": 0.5}, deadline_miss_ratio=0.0, latency_ms={"frame_p95": 20.0})
     await followed.changed()
-    stream.say(vram={"ratio": 0.87}, deadline_miss_ratio=0.004, latency_ms={"frame_p95": 61.0})
-    stream.say(vram={"ratio": 0.97})
+    stream.send(vram={"ratio": 0.87}, deadline_miss_ratio=0.004, latency_ms={"frame_p95": 61.0})
+    stream.send(vram={"ratio": 0.97})
     assert await followed.changed() == "u"
     assert followed.changes.empty()
     assert followed.runtimes.states(["u"])["u"].vram_ratio == 0.97
 
 
-async def test_a_pod_that_says_nothing_for_long_is_silent(
+async def test_a_pod_without_recent_states_is_stale(
     pod: Pod, followed: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     followed.runtimes.follow("u", pod.endpoint)
-    (await pod.accept()).say()
+    (await pod.accept()).send()
     await followed.changed()
-    assert followed.runtimes.silent() == frozenset()
+    assert followed.runtimes.stale() == frozenset()
     loop = asyncio.get_running_loop()
     later = loop.time() + 5.1
     monkeypatch.setattr(loop, "time", lambda: later)
-    assert followed.runtimes.silent() == {"u"}
+    assert followed.runtimes.stale() == {"u"}

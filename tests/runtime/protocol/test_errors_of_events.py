@@ -367,7 +367,7 @@ def test_the_item_of_the_active_response_cannot_be_deleted(connect: Connect) -> 
         ("item_0a_u1", 0, 0, "invalid_value", None),
         ("item_9", 0, 0, "item_not_found", None),
     ],
-    ids=["past the sound", "another part", "of the user", "unknown"],
+    ids=["past the audio", "another part", "of the user", "unknown"],
 )
 def test_an_invalid_truncation_is_rejected(
     connect: Connect, item: str, content_index: int, end_ms: int, code: str, limit: object

@@ -68,6 +68,18 @@ def test_frames_of_another_epoch_and_delivered_frames_cannot_be_skipped(connect:
     assert skip(driver, 1) == [False]
 
 
+def test_skipped_frames_count_as_ahead_of_playback(connect: Connect) -> None:
+    driver = connect()
+    driver.append(FRAME * 100)
+    frames = driver.due()
+    assert len(frames) == 25
+    assert all(skip(driver, *range(25)))
+    driver.pull()
+    assert driver.due() == []  # their audio fills the window
+    driver.now += 0.08
+    assert [frame.frame_index for frame in driver.due()] == [25, 26]
+
+
 def test_overrun_pause_does_not_allow_dropping(connect: Connect) -> None:
     driver = connect()
     assert driver.session.allows_dropping

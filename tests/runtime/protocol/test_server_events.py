@@ -291,6 +291,18 @@ def test_item_events_have_all_fields(connect: Connect) -> None:
     assert bodies(driver.send("conversation.item.delete", **ids)) == deleted
 
 
+def test_the_audio_of_an_item_is_counted_in_milliseconds_sent(connect: Connect) -> None:
+    driver = connect()
+    driver.append(bytes(1920 * 25 * 3))
+    driver.send("input_audio_buffer.commit")
+    while driver.session.is_speaking:
+        driver.run(0.1)
+    [error] = driver.send(
+        "conversation.item.truncate", item_id="item_0a_a1", content_index=0, audio_end_ms=3001
+    )
+    assert (error["error"]["code"], error["error"]["limit"]) == ("audio_end_out_of_range", 3000)
+
+
 def test_the_oldest_items_of_a_long_conversation_are_forgotten(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from avatar_runtime.serving import engine_health
+from avatar_runtime.serving import admin, engine_health
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -186,6 +186,46 @@ async def test_a_watcher_sees_each_change_and_a_line_each_second(serve: Serve) -
             quiet = await anext(lines)
         sequences = [first["sequence"], second["sequence"], quiet["sequence"]]
         assert sequences == sorted(set(sequences))
+
+
+async def test_a_watcher_sees_the_start_and_the_end_of_a_drain_at_once(serve: Serve) -> None:
+    async with (
+        serve() as served,
+        httpx.AsyncClient(base_url=f"http://{served.admin}") as http,
+        http.stream("GET", "/control/v1/state?watch=1") as stream,
+    ):
+        lines = _documents(stream)
+        assert (await anext(lines))["draining"] is False
+        for draining, free in ((True, 0), (False, 2)):
+            changes = served.runtime.changes.count
+            served.runtime.set_draining(draining)
+            assert served.runtime.changes.count == changes + 1
+            line = await anext(lines)
+            assert (line["draining"], line["free"], line["ready"]) == (draining, free, True)
+
+
+async def test_a_process_that_is_ending_reports_that_it_drains(serve: Serve) -> None:
+    async with (
+        serve() as served,
+        served.client(),
+        httpx.AsyncClient(base_url=f"http://{served.admin}") as http,
+        http.stream("GET", "/control/v1/state?watch=1") as stream,
+    ):
+        lines = _documents(stream)
+        assert (await anext(lines))["draining"] is False
+        draining = asyncio.create_task(served.runtime.drain())
+        line = await anext(lines)
+        assert (line["draining"], line["free"], line["sessions"]) == (True, 0, 1)
+        assert not draining.done()
+        draining.cancel()
+
+
+async def test_the_state_stream_ends_when_the_runtime_stops(serve: Serve) -> None:
+    async with serve() as served:
+        states = admin.lines(served.runtime)
+        assert json.loads(await anext(states))["ready"] is True
+        served.runtime.stop_watchers()
+        assert [line async for line in states] == []
 
 
 async def test_a_watcher_is_sent_at_most_ten_lines_a_second(serve: Serve) -> None:

@@ -10,7 +10,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from avatar_runtime.errors import Refusal
+from avatar_runtime.errors import Rejection
 from avatar_runtime.serving import admission
 
 if TYPE_CHECKING:
@@ -80,16 +80,16 @@ def test_a_valid_request_is_accepted(query: dict[str, str], avatar: str | None) 
 def test_an_invalid_request_is_refused(
     who: admission.SessionRequest, status: int, close: int, code: str, param: str
 ) -> None:
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(Rejection) as refused:
         admission.check(who, "acme/concierge", AVATARS)
-    refusal = refused.value
-    assert (refusal.status, refusal.close, refusal.code, refusal.param) == (
+    rejection = refused.value
+    assert (rejection.status, rejection.close, rejection.code, rejection.param) == (
         status,
         close,
         code,
         param,
     )
-    assert "s3cret" not in f"{refusal}{refusal.value}"
+    assert "s3cret" not in f"{rejection}{rejection.value}"
 
 
 def test_a_page_of_the_same_host_is_accepted() -> None:
@@ -100,12 +100,12 @@ def test_a_page_of_the_same_host_is_accepted() -> None:
 def test_the_limiter_accepts_one_session_per_slot() -> None:
     changes: list[int] = []
     slots = admission.SlotLimiter(2, lambda: changes.append(1))
-    with pytest.raises(Refusal, match="not ready"):
+    with pytest.raises(Rejection, match="not ready"):
         slots.acquire()
     slots.is_ready = True
     slots.acquire()
     slots.acquire()
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(Rejection) as refused:
         slots.acquire()
     assert (refused.value.code, refused.value.limit) == ("no_capacity", 2)
     assert refused.value.retry_after_s
@@ -113,7 +113,7 @@ def test_the_limiter_accepts_one_session_per_slot() -> None:
     assert slots.free == 1
     slots.set_draining(True)
     assert (slots.free, slots.sessions) == (0, 1)
-    with pytest.raises(Refusal, match="draining"):
+    with pytest.raises(Rejection, match="draining"):
         slots.acquire()
     assert len(changes) == 4
 

@@ -295,7 +295,7 @@ async def test_a_slow_client_gets_all_audio_and_reports_of_dropped_frames(
         await client.until("session.updated")
         await client.speak(120)
         await client.until("response.video.delta")
-        # Reading stops here: the socket fills, and the window goes on with the clock.
+        # Reading stops here: the socket fills, and the window advances with the clock.
         await served.eventually(
             lambda: sum(len(batch) for batch in engine.batches) >= 110, "made most frames"
         )

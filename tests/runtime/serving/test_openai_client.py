@@ -34,16 +34,16 @@ async def test_append_commit_and_response_create_give_sound_and_pictures(serve: 
             await connection.input_audio_buffer.append(audio=base64.b64encode(SOUND).decode())
             await connection.input_audio_buffer.commit()
             await connection.response.create()
-            kinds, heard = [], b""
+            kinds, received = [], b""
             async with asyncio.timeout(20.0):
                 async for event in connection:
                     kinds.append(str(event.type))
                     if event.type == "response.output_audio.delta":
-                        heard += base64.b64decode(event.delta)
+                        received += base64.b64decode(event.delta)
                     if event.type == "response.done":
                         assert event.response.status == "completed"
                         break
-        assert heard == SOUND
+        assert received == SOUND
         assert kinds[:3] == ["session.created", "conversation.created", "session.updated"]
         assert kinds.count("response.video.delta") == 10
         assert "error" not in kinds

@@ -1,1 +1,1 @@
-"""What the operator keeps of the objects that it watches."""
+"""The operator's copies of the objects that it watches."""

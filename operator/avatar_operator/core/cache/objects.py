@@ -1,4 +1,4 @@
-"""Keeps the latest of each object of one kind, whatever order news of it arrives in."""
+"""Keeps the latest version of each object of one kind, in whatever order versions arrive."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-REMEMBERED_GONE: Final = 10_000
-"""Deleted objects that are remembered, so that late news cannot bring one back."""
+MAX_TOMBSTONES: Final = 10_000
+"""Number of deleted UIDs that are kept, so that a late event cannot restore an object."""
 
 _Value = TypeVar("_Value")
 
 
 class Cache(Generic[_Value]):
-    """Objects by UID, fed by watch events, by answers to our own writes, and by listings."""
+    """Objects by UID, fed by watch events, by the responses to own writes, and by lists."""
 
     def __init__(self) -> None:
         self._entries: dict[str, tuple[int, _Value]] = {}  # version and value
-        self._gone: dict[str, None] = {}  # in the order in which they went
+        self._tombstones: dict[str, None] = {}  # UIDs in the order of deletion
 
     def get(self, uid: str) -> _Value | None:
-        """Return an object, None if it is not known."""
+        """Return an object, None if it is unknown."""
         entry = self._entries.get(uid)
         return None if entry is None else entry[1]
 
     def version(self, uid: str) -> int | None:
-        """Return the version in which an object is known, None if it is not."""
+        """Return the version of an object, None if the object is unknown."""
         entry = self._entries.get(uid)
         return None if entry is None else entry[0]
 
@@ -39,23 +39,23 @@ class Cache(Generic[_Value]):
         return (value for _, value in self._entries.values())
 
     def put(self, uid: str, version: int, value: _Value) -> bool:
-        """Take in an object and return whether its value changed; older news is ignored.
+        """Store an object and return whether its value changed; an older version is ignored.
 
-        Versions are those of the API server, which are numbers that only rise.
+        Versions are those of the API server, which are increasing numbers.
         """
-        old = self._entries.get(uid)
-        if uid in self._gone or (old is not None and version < old[0]):
+        known = self._entries.get(uid)
+        if uid in self._tombstones or (known is not None and version < known[0]):
             return False
-        if old is not None and old[1] == value:
-            self._entries[uid] = (version, old[1])  # an equal copy would only take room
+        if known is not None and known[1] == value:
+            self._entries[uid] = (version, known[1])  # an equal copy would only use memory
             return False
         self._entries[uid] = (version, value)
         return True
 
     def drop(self, uid: str) -> _Value | None:
-        """Forget an object that was deleted, and return it if it was known."""
-        self._gone[uid] = None
-        if len(self._gone) > REMEMBERED_GONE:
-            del self._gone[next(iter(self._gone))]
+        """Remove a deleted object, and return it if it was known."""
+        self._tombstones[uid] = None
+        if len(self._tombstones) > MAX_TOMBSTONES:
+            del self._tombstones[next(iter(self._tombstones))]
         entry = self._entries.pop(uid, None)
         return None if entry is None else entry[1]

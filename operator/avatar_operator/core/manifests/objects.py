@@ -44,7 +44,7 @@ def pdb(service: Service) -> Body:
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": {
-            "name": names.budget(service.key.name),
+            "name": names.pdb(service.key.name),
             "namespace": service.key.namespace,
             "labels": service_labels(service),
             "ownerReferences": [owner_reference(service)],
@@ -67,7 +67,7 @@ def pdb_content(body: Body) -> str | None:
     for owner in metadata.children("ownerReferences"):
         selected = {names.LABEL_SERVICE: owner.text("name"), names.LABEL_LIVE: names.LIVE}
         if (
-            metadata.text("name") == names.budget(owner.text("name"))
+            metadata.text("name") == names.pdb(owner.text("name"))
             and spec.raw("minAvailable") == NEVER_EVICTED
             and spec.raw("selector") == {"matchLabels": selected}
         ):
@@ -79,7 +79,7 @@ def pdb_service(body: Body) -> ServiceKey | None:
     """Return the service that a budget is named after, whatever else it says; None if none is."""
     metadata = Fields(body.get("metadata"), "", [])
     name = metadata.text("name")
-    service = name.removesuffix(names.budget(""))
+    service = name.removesuffix(names.pdb(""))
     return None if service == name else ServiceKey(metadata.text("namespace"), service)
 
 

@@ -1,4 +1,4 @@
-"""What the owner of a service says of the number of its pods, and how that is read."""
+"""`spec.autoscaling` of an AvatarService: its types and its parser."""
 
 from __future__ import annotations
 
@@ -22,15 +22,18 @@ MAX_FREE: Final = 10_000
 MAX_PERCENT: Final = 500
 DAY_S: Final = 86400
 COST: Final = r"^(?=.*[1-9])[0-9]+(\.[0-9]+)?$"
-COST_LIMIT: Final = "a positive number in quotes"
+COST_LIMIT: Final = 'a positive decimal number in quotes, for example "12.50"'
 ZONE: Final = r"^(?=.{1,64}$)[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9][A-Za-z0-9_+-]*)*$"
 _LABEL: Final = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
-_LABEL_LIMIT: Final = "63 small letters, digits and '-' at most, with neither end a '-'"
+_LABEL_LIMIT: Final = (
+    "must consist of at most 63 lowercase letters, digits and '-', and must start and end with a "
+    "letter or digit"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """What is kept besides, from each moment of `start` to the next one of `end`; None: no more."""
+    """Minimums that apply from each time of `start` to the next time of `end`; None: unchanged."""
 
     name: str
     start: Cron
@@ -44,7 +47,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How far the number of pods may go within a time; None: as far as is wanted."""
+    """How much the number of pods may change within a period; None: without a limit."""
 
     up_pods: int | None
     down_pods: int | None
@@ -53,37 +56,49 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Autoscaling:
-    """Bounds between which the operator chooses the number of pods, and how it chooses."""
+    """The bounds of the number of pods, and how the operator chooses within them."""
 
     min_replicas: int
     max_replicas: int
-    free_min: int = 1  # slots kept free at least
-    free_percent: int = 20  # slots kept free, of the live sessions
-    down_after_s: float = 120  # a surplus must last so long
-    zero_after_s: float | None = None  # None: the last pod never goes for want of sessions
-    freeze: bool = False  # nothing changes while it is set
-    pause_scale_in: bool = False  # nothing gets less while it is set
-    reserve: int = 0  # pods kept loaded and empty besides
-    shared_reserve: bool = False  # with other services of the namespace whose pods are alike
-    max_cost_per_hour: Decimal | None = None  # None: no bound
+    free_min: int = 1
+    """Minimum number of free slots."""
+    free_percent: int = 20
+    """Minimum number of free slots, as a percentage of the sessions."""
+    down_after_s: float = 120
+    """Length of the stabilization window, in seconds."""
+    zero_after_s: float | None = None
+    """Seconds without a session until the last pod is removed; None: it stays."""
+    freeze: bool = False
+    """Whether the number of pods must not change (annotation)."""
+    pause_scale_in: bool = False
+    """Whether the number of pods must not go down (annotation)."""
+    reserve: int = 0
+    """Additional pods that have loaded the model and are empty."""
+    shared_reserve: bool = False
+    """Whether the reserve is shared with services of the namespace that have equal pods."""
+    max_cost_per_hour: Decimal | None = None
+    """None: without a limit."""
     rate: Rate | None = None
+    """None: without a limit."""
     schedules: tuple[Schedule, ...] = ()
 
 
 def parse(spec: Fields, annotations: Mapping[str, str]) -> Autoscaling:
-    """Return what `spec.autoscaling` and the annotations of a service say."""
+    """Return the policy in `spec.autoscaling` and the annotations of a service."""
     fields = spec.child("autoscaling")
     fields.required("maxReplicas", f"a whole number from 1 to {MAX_REPLICAS}")
     low = fields.integer("minReplicas", 1, 0, MAX_REPLICAS)
     high = fields.integer("maxReplicas", MAX_REPLICAS, 1, MAX_REPLICAS)
     if low > high:
-        fields.note("minReplicas", low, f"at most maxReplicas, which is {high}")
+        limit = f"less than or equal to maxReplicas, which is {high}"
+        fields.add_fault("minReplicas", low, limit)
     reserve = fields.integer("reserve", 0, 0, MAX_REPLICAS)
     zero_after_s = fields.optional_integer("scaleToZeroAfterSeconds", 1, DAY_S)
     if zero_after_s is not None and low:
-        fields.note("scaleToZeroAfterSeconds", zero_after_s, "left out unless minReplicas is 0")
+        limit = "must not be set unless minReplicas is 0"
+        fields.add_fault("scaleToZeroAfterSeconds", zero_after_s, limit)
     if zero_after_s is not None and reserve:
-        fields.note("reserve", reserve, "0 where scaleToZeroAfterSeconds is set")
+        fields.add_fault("reserve", reserve, "0 if scaleToZeroAfterSeconds is set")
     free = fields.child("freeSessions")
     cost = fields.text("maxCostPerHour", pattern=rf"(?=^.{{1,16}}$){COST}", limit=COST_LIMIT)
     return Autoscaling(
@@ -104,7 +119,7 @@ def parse(spec: Fields, annotations: Mapping[str, str]) -> Autoscaling:
 
 
 def document(policy: Autoscaling) -> dict[str, object]:
-    """Return `spec.autoscaling` as it would be written; what annotations say is not in it."""
+    """Return the policy in the form of `spec.autoscaling`, without the annotations."""
     rate = policy.rate
     return _given(
         minReplicas=policy.min_replicas,
@@ -141,17 +156,17 @@ def _rate(fields: Fields) -> Rate:
     up = rate.optional_integer("upPods", 1, MAX_REPLICAS)
     down = rate.optional_integer("downPods", 1, MAX_REPLICAS)
     if up is None and down is None:
-        fields.note("rate", fields.raw("rate"), "at least one of upPods and downPods")
+        fields.add_rule("rate", "at least one of upPods and downPods must be set")
     return Rate(up, down, rate.integer("periodSeconds", 60, 1, 3600))
 
 
 def _schedules(fields: Fields, most: int) -> tuple[Schedule, ...]:
     found = [_schedule(each, most) for each in fields.children("schedules")]
     if len(found) > MAX_SCHEDULES:
-        fields.note("schedules", len(found), f"at most {MAX_SCHEDULES} items")
+        fields.add_rule("schedules", f"must have at most {MAX_SCHEDULES} items, has {len(found)}")
     for index, schedule in enumerate(found):
         if schedule.name in (other.name for other in found[:index]):
-            fields.note(f"schedules[{index}].name", schedule.name, "named once")
+            fields.add_duplicate("schedules", index, schedule.name)
     return tuple(found)
 
 
@@ -160,7 +175,8 @@ def _schedule(fields: Fields, most: int) -> Schedule:
     free = fields.child("freeSessions")
     low = fields.optional_integer("minReplicas", 0, MAX_REPLICAS)
     if low is not None and low > most:
-        fields.note("minReplicas", low, f"at most maxReplicas, which is {most}")
+        limit = f"less than or equal to maxReplicas, which is {most}"
+        fields.add_fault("minReplicas", low, limit)
     schedule = Schedule(
         name=fields.text("name", pattern=_LABEL, limit=_LABEL_LIMIT),
         start=_cron(fields, "start"),
@@ -172,10 +188,9 @@ def _schedule(fields: Fields, most: int) -> Schedule:
         reserve=fields.optional_integer("reserve", 0, MAX_REPLICAS),
     )
     if fields.has("start") and fields.raw("start") == fields.raw("end"):
-        fields.note("end", fields.raw("end"), "another time than start")
+        fields.add_rule(None, "start and end must be different")
     if not any(fields.has(name) for name in ("minReplicas", "freeSessions", "reserve")):
-        limit = "at least one of minReplicas, freeSessions and reserve"
-        fields.note(None, schedule.name, limit)
+        fields.add_rule(None, "at least one of minReplicas, freeSessions and reserve must be set")
     return schedule
 
 
@@ -183,22 +198,23 @@ def _cron(fields: Fields, name: str) -> Cron:
     fields.required(name, cron.LIMIT)
     read = cron.parse(fields.text(name, _MIDNIGHT))
     if read is None:
-        fields.note(name, fields.raw(name), cron.LIMIT)
+        fields.add_fault(name, fields.raw(name), cron.LIMIT)
     elif not read.exists:
-        fields.note(name, fields.raw(name), "a day that some month of its months has")
-    return read or _NEVER_MIND
+        fields.add_fault(name, fields.raw(name), "must name a day that one of its months has")
+    return read or _PLACEHOLDER
 
 
 def _zone(fields: Fields) -> str:
     name = fields.text("timeZone", "UTC", pattern=ZONE, limit=_ZONE_LIMIT)
     try:
         ZoneInfo(name)
-    except (KeyError, ValueError, OSError):  # OSError: the name is that of a folder
-        fields.note("timeZone", name, _ZONE_LIMIT)
+    except (KeyError, ValueError, OSError):  # OSError: the name of a folder of the database
+        fields.add_fault("timeZone", name, _ZONE_LIMIT)
         return "UTC"
     return name
 
 
 _ZONE_LIMIT: Final = "a name of the IANA time zone database, for example Europe/Berlin"
 _MIDNIGHT: Final = "0 0 * * *"
-_NEVER_MIND: Final = Cron((0,), (0,), (1,), (1,), (0,), either=False)  # read where a fault is noted
+_PLACEHOLDER: Final = Cron((0,), (0,), (1,), (1,), (0,), either=False)
+"""Value of an expression that cannot be parsed; the fault is recorded."""

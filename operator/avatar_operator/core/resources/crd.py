@@ -1,4 +1,4 @@
-"""Compares a CustomResourceDefinition with the one that this operator was written for."""
+"""Compares an installed CustomResourceDefinition with the one of this release."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     from avatar_operator.core.resources.fields import Body
 
 
-def lacking(wanted: Body, installed: Body) -> tuple[str, ...]:
-    """Return what `wanted` describes and `installed` does not, by path.
+def missing_fields(required: Body, installed: Body) -> tuple[str, ...]:
+    """Return the paths of the fields and enum values in `required` that `installed` lacks.
 
-    The API server drops a field that it does not know, and refuses a value.
+    The API server drops a field that it does not know, and rejects an unknown enum value.
     """
-    here, there = _schema(wanted), _schema(installed)
-    if there is None:
+    required_schema, installed_schema = _schema(required), _schema(installed)
+    if installed_schema is None:
         return (f"version {names.VERSION}",)
-    return tuple(_lacking(here or {}, there, ""))
+    return tuple(_missing(required_schema or {}, installed_schema, ""))
 
 
-def abandoned(wanted: Body, installed: Body) -> tuple[str, ...]:
-    """Return versions that objects are stored in, and that `wanted` has no more."""
-    known = {version.text("name") for version in _versions(wanted)}
+def removed_versions(required: Body, installed: Body) -> tuple[str, ...]:
+    """Return the versions that objects are stored in and that `required` no longer has."""
+    known = {version.text("name") for version in _versions(required)}
     stored = Fields(installed, "", []).child("status").texts("storedVersions")
     return tuple(version for version in stored if version not in known)
 
@@ -39,35 +39,35 @@ def is_established(installed: Body) -> bool:
     )
 
 
-def _versions(definition: Body) -> Iterator[Fields]:
-    return Fields(definition, "", []).child("spec").children("versions")
+def _versions(crd: Body) -> Iterator[Fields]:
+    return Fields(crd, "", []).child("spec").children("versions")
 
 
-def _schema(definition: Body) -> Mapping[str, object] | None:
-    for version in _versions(definition):
+def _schema(crd: Body) -> Mapping[str, object] | None:
+    for version in _versions(crd):
         if version.text("name") == names.VERSION and version.flag("served", False):
             return version.child("schema").fragment("openAPIV3Schema")
     return None
 
 
-def _lacking(
-    wanted: Mapping[str, object], installed: Mapping[str, object], path: str
+def _missing(
+    required: Mapping[str, object], installed: Mapping[str, object], path: str
 ) -> Iterator[str]:
-    here, there = Fields(wanted, "", []), Fields(installed, "", [])
+    here, there = Fields(required, "", []), Fields(installed, "", [])
     known = there.items("enum")
     if known:
         yield from (f"{path}: {value}" for value in here.items("enum") if value not in known)
-    theirs = there.fragment("properties")
+    installed_properties = there.fragment("properties")
     for name, child in here.fragment("properties").items():
-        where = f"{path}.{name}".lstrip(".")
-        if name in theirs:
-            yield from _lacking(_mapping(child), _mapping(theirs[name]), where)
+        child_path = f"{path}.{name}".lstrip(".")
+        if name in installed_properties:
+            yield from _missing(_mapping(child), _mapping(installed_properties[name]), child_path)
         elif not there.flag("x-kubernetes-preserve-unknown-fields", False):
-            yield where
+            yield child_path
     for mark, key in (("[]", "items"), ("{}", "additionalProperties")):
         child = here.raw(key)
-        if isinstance(child, Mapping):  # it may be a flag, too
-            yield from _lacking(child, _mapping(there.raw(key)), path + mark)
+        if isinstance(child, Mapping):  # additionalProperties may also be a boolean
+            yield from _missing(child, _mapping(there.raw(key)), path + mark)
 
 
 def _mapping(value: object) -> Mapping[str, object]:

@@ -1,10 +1,10 @@
-"""Reads cron expressions, and finds the moments that they name on the clock of a time zone.
+"""Parses cron expressions and finds the times that they match in a time zone.
 
-Five fields: minute, hour, day of the month, month, day of the week; lists,
-ranges and steps. `PATTERN` is the whole grammar, so that the CRD can refuse what
-is refused here. Each wall time that matches comes exactly once: one that a
-clock put forward leaves out comes at that very moment, and of one that a clock
-put back repeats the first counts.
+An expression has five fields: minute, hour, day of the month, month, day of the week, with lists,
+ranges and steps. `PATTERN` is the complete grammar, so that the CRD can reject the same
+expressions. Each matching wall time occurs exactly once per day: a wall time that a clock change
+skips occurs at the moment of the change, and of a wall time that a clock change repeats only the
+first one counts.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 _MONTH_DAYS: Final = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 LONGEST: Final = 100  # characters of an expression
 SEARCHED_DAYS: Final = 2930
-"""A 29th of February may be eight years away: 2096 to 2104."""
+"""Days to search: the next 29th of February may be eight years away (2096 to 2104)."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    number: str  # pattern of a number of the field
+    number: str  # pattern of one number
     lowest: int
     highest: int
-    names: tuple[str, ...] = ()  # of the lowest and those that follow
+    names: tuple[str, ...] = ()  # names of `lowest` and the following numbers
 
     @property
     def pattern(self) -> str:
@@ -67,30 +67,33 @@ _FIELDS: Final = (
 )
 
 PATTERN: Final = f"(?i)^{' '.join(each.pattern for each in _FIELDS)}$"
-"""Of all expressions; what it lets pass has a meaning, if only one that never comes."""
+"""Pattern of all valid expressions; an expression that matches may still never occur."""
 
-LIMIT: Final = "five cron fields: minute, hour, day of the month, month, day of the week"
+LIMIT: Final = "must have five cron fields: minute, hour, day of the month, month, day of the week"
 
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """The wall times that an expression names."""
+    """The wall times that an expression matches; all tuples are in ascending order."""
 
-    minutes: tuple[int, ...]  # rising, as the others
+    minutes: tuple[int, ...]
     hours: tuple[int, ...]
     days: tuple[int, ...]
     months: tuple[int, ...]
-    weekdays: tuple[int, ...]  # 0 is Sunday
-    either: bool  # of day and weekday one suffices, as cron has it where neither begins with a *
-    text: str = field(default="", compare=False)  # as it was written
+    weekdays: tuple[int, ...]
+    """0 is Sunday."""
+    either: bool
+    """Whether a matching day or weekday is enough: cron's rule if neither starts with a `*`."""
+    text: str = field(default="", compare=False)
+    """The expression as it was written."""
 
     @property
     def exists(self) -> bool:
-        """Whether any day of any year matches."""
+        """Whether at least one day matches."""
         longest = max(_MONTH_DAYS[month - 1] for month in self.months)
         return self.either or self.days[0] <= longest
 
-    def names(self, day: datetime.date) -> bool:
+    def matches(self, day: datetime.date) -> bool:
         """Return whether a day matches."""
         if day.month not in self.months:
             return False
@@ -99,7 +102,7 @@ class Cron:
 
 
 def parse(text: str) -> Cron | None:
-    """Return the expression that a text is, None if it is none."""
+    """Return the parsed expression, None if the text is not a valid one."""
     if len(text) > LONGEST or re.fullmatch(PATTERN, text) is None:
         return None
     parts = text.split(" ")
@@ -111,29 +114,29 @@ def parse(text: str) -> Cron | None:
 
 
 def next_after(cron: Cron, zone: ZoneInfo, at: float) -> float | None:
-    """Return the first moment after `at`, None if none comes; both in seconds since 1970."""
-    # Where clocks leap over midnight, the day before has wall times that come today, and the other
-    # way round where they are put back over it.
+    """Return the first match after `at`, None if there is none; both in seconds since 1970."""
+    # If clocks skip midnight, wall times of the previous day occur today. If they repeat it, wall
+    # times of the next day occur today.
     for day in _days(cron, _date(zone, at) - datetime.timedelta(1), 1):
-        moments = _Moments(cron, zone, day)
-        index = bisect_right(moments, at)
-        if index < len(moments):
-            return moments[index]
+        times = _Times(cron, zone, day)
+        index = bisect_right(times, at)
+        if index < len(times):
+            return times[index]
     return None
 
 
 def last_until(cron: Cron, zone: ZoneInfo, at: float) -> float | None:
-    """Return the last moment up to and with `at`, None if none came; both in seconds since 1970."""
+    """Return the last match at or before `at`, None if there is none; in seconds since 1970."""
     for day in _days(cron, _date(zone, at) + datetime.timedelta(1), -1):
-        moments = _Moments(cron, zone, day)
-        index = bisect_right(moments, at)
+        times = _Times(cron, zone, day)
+        index = bisect_right(times, at)
         if index:
-            return moments[index - 1]
+            return times[index - 1]
     return None
 
 
-class _Moments:
-    """The moments of one day in order, each worked out when it is asked for."""
+class _Times:
+    """The times of one day in order, each worked out when it is asked for."""
 
     def __init__(self, cron: Cron, zone: ZoneInfo, day: datetime.date) -> None:
         self._cron, self._zone, self._day = cron, zone, day
@@ -144,11 +147,11 @@ class _Moments:
     def __getitem__(self, index: int) -> float:
         hour, minute = divmod(index, len(self._cron.minutes))
         time = datetime.time(self._cron.hours[hour], self._cron.minutes[minute])
-        return _moment(datetime.datetime.combine(self._day, time, self._zone))
+        return _first(datetime.datetime.combine(self._day, time, self._zone))
 
 
-def _moment(wall: datetime.datetime) -> float:
-    """Return when a wall clock shows a time first, or leaps over it."""
+def _first(wall: datetime.datetime) -> float:
+    """Return when a wall clock first shows a time, or skips it, in seconds since 1970."""
     at = wall.timestamp()
     before, after = wall.utcoffset(), wall.replace(fold=1).utcoffset()
     assert before is not None
@@ -157,10 +160,10 @@ def _moment(wall: datetime.datetime) -> float:
         return at
     zone = wall.tzinfo
     low, high = int(wall.replace(fold=1).timestamp()), int(at)
-    while high - low > 1:  # the leap is in this span; its offsets are before and after it
+    while high - low > 1:  # the clock change is between `low` and `high`
         middle = (low + high) // 2
-        leapt = datetime.datetime.fromtimestamp(middle, zone).utcoffset() == after
-        low, high = (low, middle) if leapt else (middle, high)
+        changed = datetime.datetime.fromtimestamp(middle, zone).utcoffset() == after
+        low, high = (low, middle) if changed else (middle, high)
     return float(high)
 
 
@@ -168,7 +171,7 @@ def _days(cron: Cron, first: datetime.date, step: int) -> Iterator[datetime.date
     return (
         day
         for offset in range(SEARCHED_DAYS)
-        if cron.names(day := first + datetime.timedelta(step * offset))
+        if cron.matches(day := first + datetime.timedelta(step * offset))
     )
 
 
@@ -192,7 +195,7 @@ def _numbers(kind: _Field, text: str) -> set[int]:
 
 
 def _span(kind: _Field, low: int, high: int) -> list[int]:
-    """Return a range; one that ends before it begins goes on at the other end, as 22-4 does."""
+    """Return the numbers of a range; 22-4 continues at the lowest number after the highest."""
     if low <= high:
         return [*range(low, high + 1)]
     return [*range(low, kind.highest + 1), *range(kind.lowest, high + 1)]

@@ -1,33 +1,29 @@
-"""Reads resource bodies field by field and collects every fault with its path."""
+"""Reads the fields of a resource body and collects all faults with their paths."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from enum import Enum
+from typing import Final, TypeVar
 
 from avatar_operator.errors import Fault
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+SHOWN_LENGTH: Final = 60  # characters of a wrong value that a message repeats
 
-
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from enum import Enum
-from typing import TYPE_CHECKING, TypeVar
-
-SHOWN_LENGTH: Final = 60  # characters of a bad value that a message repeats
+Body = dict[str, object]
 
 _Choice = TypeVar("_Choice", bound=Enum)
+_PARTS: Final = ("metadata", "spec", "status")
 
 
 class Fields:
-    """One object inside a resource body.
+    """One object in a resource body.
 
-    A field that breaks its contract is noted in `faults` and read as its
-    default, so that one pass finds everything. The caller raises at the end.
+    A wrong field is added to `faults` and read as its default, so that one pass finds all faults.
+    The caller raises the error at the end.
     """
 
     def __init__(self, value: object, path: str, faults: list[Fault]) -> None:
@@ -37,40 +33,49 @@ class Fields:
         if isinstance(value, Mapping):
             self._fields = value
         elif value is not None:
-            self.note(None, value, "an object")
+            self.add_fault(None, value, "an object")
 
-    def note(self, name: str | None, value: object, limit: str) -> None:
-        """Remember that a field (None: the object itself) breaks its contract."""
-        path = self.path if name is None else f"{self.path}.{name}".lstrip(".")
+    def add_fault(self, name: str | None, value: object, limit: str) -> None:
+        """Record that the value of a field (None: the object itself) is wrong.
+
+        `limit` completes "must be", or is a clause that starts with "must".
+        """
         shown = None if value is None else json.dumps(value, default=str)[:SHOWN_LENGTH]
-        self.faults.append(Fault(path, shown, limit))
+        self.faults.append(Fault(self._path_of(name), shown, limit))
+
+    def add_rule(self, name: str | None, rule: str) -> None:
+        """Record that a field (None: the object itself) breaks a rule about several fields.
+
+        `rule` is a clause that starts with "must", or a sentence with a subject of its own.
+        """
+        self.faults.append(Fault(self._path_of(name), "", rule))
 
     def has(self, name: str) -> bool:
-        """Return whether the field is there and not null."""
+        """Return whether the field exists and is not null."""
         return self._fields.get(name) is not None
 
     def raw(self, name: str) -> object:
-        """Return the field as it is, None if it is not there."""
+        """Return the value of a field without a check, None if it is missing."""
         return self._fields.get(name)
 
     def child(self, name: str) -> Fields:
-        """Return the object in a field; one that is not there reads as empty."""
-        return Fields(self._fields.get(name), f"{self.path}.{name}".lstrip("."), self.faults)
+        """Return the object in a field; a missing one reads as empty."""
+        return Fields(self._fields.get(name), self._path_of(name), self.faults)
 
     def required(self, name: str, limit: str) -> bool:
-        """Return whether the field is there, and note it if not."""
+        """Return whether the field exists, and add a fault if it does not."""
         if not self.has(name):
-            self.note(name, None, limit)
+            self.add_fault(name, None, limit)
             return False
         return True
 
     def text(self, name: str, default: str = "", *, pattern: str = "", limit: str = "") -> str:
-        """Return a string, or `default` if it is not there or does not match `pattern`."""
+        """Return a string, or `default` if it is missing or does not match `pattern`."""
         value = self._fields.get(name)
         if value is None:
             return default
         if not isinstance(value, str) or (pattern and not re.search(pattern, value)):
-            self.note(name, value, limit or "a string")
+            self.add_fault(name, value, limit or "a string")
             return default
         return value
 
@@ -83,31 +88,31 @@ class Fields:
         for member in kind:
             if member.value == value:
                 return member
-        self.note(name, value, "one of " + ", ".join(str(member.value) for member in kind))
+        self.add_fault(name, value, "one of " + ", ".join(str(member.value) for member in kind))
         return default
 
     def one_of(self, name: str, default: str, choices: Sequence[str]) -> str:
-        """Return a string out of `choices`."""
+        """Return a string that is one of `choices`."""
         value = self._fields.get(name)
         if value is None:
             return default
         if isinstance(value, str) and value in choices:
             return value
-        self.note(name, value, "one of " + ", ".join(choices))
+        self.add_fault(name, value, "one of " + ", ".join(choices))
         return default
 
     def integer(self, name: str, default: int, low: int, high: int) -> int:
-        """Return a whole number within `low` and `high`, both included."""
+        """Return a whole number from `low` to `high`, both included."""
         value = self._fields.get(name)
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            self.note(name, value, f"a whole number from {low} to {high}")
+            self.add_fault(name, value, f"a whole number from {low} to {high}")
             return default
         return value
 
     def optional_integer(self, name: str, low: int, high: int) -> int | None:
-        """Return a whole number within `low` and `high`, or None if it is not there."""
+        """Return a whole number from `low` to `high`, or None if it is missing."""
         return self.integer(name, low, low, high) if self.has(name) else None
 
     def flag(self, name: str, default: bool) -> bool:
@@ -116,38 +121,43 @@ class Fields:
         if value is None:
             return default
         if not isinstance(value, bool):
-            self.note(name, value, "true or false")
+            self.add_fault(name, value, "true or false")
             return default
         return value
 
     def items(self, name: str) -> tuple[object, ...]:
-        """Return a list, empty if it is not there."""
+        """Return the items of a list; a missing list is empty."""
         value = self._fields.get(name)
         if value is None:
             return ()
         if not isinstance(value, list):
-            self.note(name, value, "a list")
+            self.add_fault(name, value, "a list")
             return ()
         return tuple(value)
 
     def children(self, name: str) -> Iterator[Fields]:
         """Yield the objects of a list."""
         for index, item in enumerate(self.items(name)):
-            yield Fields(item, f"{self.path}.{name}[{index}]".lstrip("."), self.faults)
+            yield Fields(item, self._path_of(f"{name}[{index}]"), self.faults)
 
     def texts(
         self, name: str, *, pattern: str = "", limit: str = "", unique: bool = False
     ) -> tuple[str, ...]:
-        """Return a list of strings, each matching `pattern`."""
+        """Return a list of strings, each of which must match `pattern`."""
         found: list[str] = []
         for index, item in enumerate(self.items(name)):
             if not isinstance(item, str) or (pattern and not re.search(pattern, item)):
-                self.note(f"{name}[{index}]", item, limit or "a string")
+                self.add_fault(f"{name}[{index}]", item, limit or "a string")
             elif unique and item in found:
-                self.note(f"{name}[{index}]", item, "named once")
+                self.add_duplicate(name, index, item)
             else:
                 found.append(item)
         return tuple(found)
+
+    def add_duplicate(self, name: str, index: int, item: str) -> None:
+        """Record that an item of a list has the name of an earlier one."""
+        rule = f"{name} must not contain duplicate names: {json.dumps(item)}"
+        self.add_rule(f"{name}[{index}]", rule)
 
     def strings(self, name: str) -> dict[str, str]:
         """Return a map of strings."""
@@ -157,20 +167,25 @@ class Fields:
             if isinstance(value, str):
                 found[key] = value
             else:
-                child.note(key, value, "a string")
+                child.add_fault(key, value, "a string")
         return found
 
     def fragment(self, name: str) -> Mapping[str, object]:
-        """Return an object to be passed through, empty if it is not there."""
+        """Return an object that is passed through unchecked; a missing one is empty."""
         return self.child(name)._fields
 
     def fragments(self, name: str) -> tuple[Mapping[str, object], ...]:
-        """Return a list of objects to be passed through."""
+        """Return a list of objects that are passed through unchecked."""
         return tuple(child._fields for child in self.children(name))
+
+    def _path_of(self, name: str | None) -> str:
+        return self.path if name is None else f"{self.path}.{name}".lstrip(".")
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
+    """The metadata that identifies an object."""
+
     name: str
     namespace: str
     uid: str
@@ -178,6 +193,7 @@ class Identity:
 
 
 def parse_identity(body: Mapping[str, object], faults: list[Fault]) -> Identity:
+    """Return the identity of an object; faults are added to `faults`."""
     metadata = Fields(body.get("metadata"), "metadata", faults)
     return Identity(
         name=metadata.text("name"),
@@ -188,15 +204,11 @@ def parse_identity(body: Mapping[str, object], faults: list[Fault]) -> Identity:
 
 
 def read_annotations(body: Mapping[str, object]) -> Mapping[str, str]:
+    """Return the annotations of an object, without those that are not strings."""
     return Fields(body.get("metadata"), "metadata", []).strings("annotations")
 
 
-_PARTS = ("metadata", "spec", "status")
-
-
 def split_body(body: Mapping[str, object]) -> tuple[Fields, Fields, Fields]:
+    """Return metadata, spec and status of a body that the API server has checked."""
     metadata, spec, status = (Fields(body.get(part), part, []) for part in _PARTS)
     return metadata, spec, status
-
-
-Body = dict[str, object]

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from decimal import Decimal
-
-
-from decimal import Decimal
 
 from avatar_operator import names
 from avatar_operator.core.resources import autoscaling
 from avatar_operator.core.resources.fields import Fields, parse_identity
 from avatar_operator.errors import Fault, InvalidResource
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_BATCH: Final = 64
+"""Largest batch size that a service may set."""
+
 
 class Floor(NamedTuple):
-    """The least memory that batches of more than `above` frames are believed to take."""
+    """The minimum memory of batches of more than `above` frames."""
 
     above: int
     base_mib: int
@@ -34,30 +34,32 @@ class Curve:
     model: str
     base_mib: int
     per_frame_mib: int
-    frame_batch_ms: tuple[tuple[int, float], ...]  # (frames, ms), rising by frames, not empty
-    floor: Floor | None = None  # beyond what was measured
+    frame_batch_ms: tuple[tuple[int, float], ...]
+    """(frames, milliseconds), in ascending order of frames, never empty."""
+    floor: Floor | None = None
+    """Minimum memory beyond the measured batch sizes."""
 
     @property
     def smallest(self) -> int:
-        """The batch size at which the measurements begin."""
+        """The smallest measured batch size."""
         return self.frame_batch_ms[0][0]
 
     @property
     def largest(self) -> int:
-        """The batch size at which the measurements end."""
+        """The largest measured batch size."""
         return self.frame_batch_ms[-1][0]
 
     def memory_mib(self, frames: int) -> int:
-        """Return the memory that the device reports during a batch of `frames`."""
+        """Return the memory in MiB that the device reports during a batch of `frames`."""
         line = self.base_mib + frames * self.per_frame_mib
         if self.floor is None or frames <= self.floor.above:
             return line
         return max(line, self.floor.base_mib + frames * self.floor.per_frame_mib)
 
     def batch_ms(self, frames: int) -> float:
-        """Return the time of a batch; between two points it is interpolated.
+        """Return the time of a batch in milliseconds, interpolated linearly between two points.
 
-        `frames` lies within the ends of the curve.
+        `frames` must be within the curve.
         """
         for (low, low_ms), (high, high_ms) in zip(
             self.frame_batch_ms, self.frame_batch_ms[1:], strict=False
@@ -67,15 +69,15 @@ class Curve:
         return self.frame_batch_ms[-1][1]
 
     def covers(self, frames: int) -> bool:
-        """Return whether a batch size lies within the ends of the curve."""
+        """Return whether a batch size is within the curve."""
         return self.smallest <= frames <= self.largest
 
-    def continued(self, given: Curve | None) -> Curve:
-        """Return this measurement with the rest of a given curve behind its end.
+    def extended_by(self, given: Curve | None) -> Curve:
+        """Return this measured curve, extended by the larger batch sizes of the profile's curve.
 
-        A pod measures no batch larger than its own, so each plan would be bound
-        by the one before. The given times are scaled by how much the measured
-        end differs from them; memory is the larger of what both say.
+        A pod measures no batch larger than its own, so each plan would otherwise be limited by the
+        previous one. The times of the profile are scaled by the ratio at the last measured batch
+        size. The memory is the larger one of both curves.
         """
         if given is None or not given.covers(self.largest) or given.largest == self.largest:
             return self
@@ -86,7 +88,7 @@ class Curve:
 
 
 class Device(Enum):
-    """What a measurement was made on, as far as it may count."""
+    """The kind of device of a measurement."""
 
     CUDA = "cuda"
     SIMULATED = "simulated"
@@ -94,51 +96,54 @@ class Device(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A curve that a pod measured when it started, and where it comes from."""
+    """A curve that a pod measured when it started, and its origin."""
 
     curve: Curve
     device: Device
-    pod: str  # NAMESPACE/NAME
+    pod: str
+    """NAMESPACE/NAME."""
     node: str
-    measured_at: str  # as Kubernetes writes times
+    measured_at: str
+    """RFC 3339."""
 
 
 @dataclass(frozen=True, slots=True)
 class GPUProfile:
-    """A class of GPUs: how its nodes are found and what they can do."""
+    """A GPU class: which nodes belong to it, and its curves."""
 
     name: str
-    products: tuple[str, ...]  # globs of the product label
+    products: tuple[str, ...]
+    """Glob patterns of the product label."""
     memory_min_mib: int
     memory_max_mib: int
     cost_per_hour: Decimal | None
     allow_shared: bool
-    curves: tuple[Curve, ...]  # as given
-    calibrations: tuple[Calibration, ...] = ()  # as measured
-    allow_simulated: bool = False  # whether simulated devices may calibrate it
+    curves: tuple[Curve, ...]
+    """Curves in the spec."""
+    calibrations: tuple[Calibration, ...] = ()
+    """Curves that pods measured."""
+    allow_simulated: bool = False
+    """Whether measurements of simulated devices count."""
 
     def given(self, variant: str) -> Curve | None:
-        """Return the curve that the spec has of a model variant."""
+        """Return the curve of a model variant in the spec."""
         return next((curve for curve in self.curves if curve.model == variant), None)
 
     def calibration(self, variant: str) -> Calibration | None:
-        """Return what a pod measured of a model variant."""
+        """Return the measurement of a model variant."""
         return next((item for item in self.calibrations if item.curve.model == variant), None)
 
     def curve(self, variant: str) -> Curve | None:
-        """Return the curve to plan with: what was measured wins over what is given."""
+        """Return the curve to plan with: a measured curve takes precedence over the spec."""
         measured, given = self.calibration(variant), self.given(variant)
-        return given if measured is None else measured.curve.continued(given)
-
-
-MAX_BATCH: Final = 64
+        return given if measured is None else measured.curve.extended_by(given)
 
 
 def parse_profile(body: Mapping[str, object]) -> GPUProfile:
-    """Return the GPU class that a body describes, with what pods measured of it.
+    """Return the GPU class that a body describes, with its measurements.
 
     Raises:
-        InvalidResource: with every field that breaks the contract.
+        InvalidResource: at least one field is wrong; the error lists all of them.
     """
     faults: list[Fault] = []
     identity = parse_identity(body, faults)
@@ -147,20 +152,20 @@ def parse_profile(body: Mapping[str, object]) -> GPUProfile:
     memory = match.child("memoryMiB")
     for parent, name, limit in (
         (match, "products", "a list of product patterns"),
-        (memory, "min", "the least memory in MiB"),
-        (memory, "max", "the most memory in MiB"),
+        (memory, "min", "the minimum memory in MiB"),
+        (memory, "max", "the maximum memory in MiB"),
     ):
         parent.required(name, limit)
     low, high = memory.integer("min", 1, 1, 10**7), memory.integer("max", 10**7, 1, 10**7)
     if low > high:
-        memory.note("min", low, f"at most memoryMiB.max, which is {high}")
+        memory.add_fault("min", low, f"less than or equal to max, which is {high}")
     status = Fields(body.get("status"), "status", faults)
     given = tuple(parse_curve(curve) for curve in spec.children("curves"))
     if not given:
-        spec.note("curves", spec.raw("curves"), "at least one curve")
+        spec.add_fault("curves", spec.raw("curves"), "must contain at least one curve")
     for variant in sorted({curve.model for curve in given}):
         if sum(curve.model == variant for curve in given) > 1:
-            spec.note("curves", variant, "one curve for each model")
+            spec.add_rule("curves", f"must not contain several curves of one model: {variant}")
     annotations = Fields(body.get("metadata"), "metadata", []).strings("annotations")
     profile = GPUProfile(
         name=identity.name,
@@ -179,6 +184,7 @@ def parse_profile(body: Mapping[str, object]) -> GPUProfile:
 
 
 def parse_calibration(fields: Fields) -> Calibration:
+    """Return one item of `status.calibrations`."""
     return Calibration(
         curve=parse_curve(fields),
         device=fields.choice("device", Device.CUDA),
@@ -194,16 +200,22 @@ def _cost(spec: Fields) -> Decimal | None:
 
 
 def parse_curve(fields: Fields) -> Curve:
+    """Return a curve; faults are recorded in `fields`."""
     points: list[tuple[int, float]] = []
     for index, item in enumerate(fields.items("frameBatchMs")):
         point = parse_point(item)
-        if point is None or (points and (point[0] <= points[-1][0] or point[1] < points[-1][1])):
-            limit = "[frames, milliseconds], rising by frames and not falling by time"
-            fields.note(f"frameBatchMs[{index}]", item, limit)
+        where = f"frameBatchMs[{index}]"
+        if point is None:
+            fields.add_fault(where, item, "[frames, milliseconds]")
+        elif points and point[0] <= points[-1][0]:
+            rule = "batch sizes must be in ascending order without duplicates"
+            fields.add_rule(where, f"{rule}: {item}")
+        elif points and point[1] < points[-1][1]:
+            fields.add_rule(where, f"times must not decrease: {item}")
         else:
             points.append(point)
     if not points:
-        fields.note("frameBatchMs", None, "a list of [frames, milliseconds]")
+        fields.add_fault("frameBatchMs", None, "a list of [frames, milliseconds]")
         points.append((1, 1.0))
     for name in ("model", "baseMiB", "perFrameMiB"):
         fields.required(name, "set")
@@ -216,6 +228,7 @@ def parse_curve(fields: Fields) -> Curve:
 
 
 def parse_point(item: object) -> tuple[int, float] | None:
+    """Return a pair of frames and milliseconds, None if the item is not one."""
     if not isinstance(item, list) or len(item) != 2:
         return None
     frames, milliseconds = item

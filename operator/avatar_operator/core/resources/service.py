@@ -1,21 +1,16 @@
 """AvatarService: its type and its parser.
 
-The schema of the CRD refuses the same specs before they are stored. This parser is the second
-check, and the only one for files given to the command line.
+The CRD rejects the same specs before they are stored. This parser is the second check, and the only
+one for files on the command line.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple
-
-if TYPE_CHECKING:
-    from avatar_operator.core.resources.autoscaling import Autoscaling
-
-
-import re
 
 from avatar_operator import names
 from avatar_operator.core.resources import autoscaling
@@ -24,12 +19,28 @@ from avatar_operator.core.resources.fields import Fields, parse_identity, read_a
 from avatar_operator.core.resources.gpu_profile import MAX_BATCH
 from avatar_operator.errors import Fault, InvalidResource
 
+if TYPE_CHECKING:
+    from avatar_operator.core.resources.autoscaling import Autoscaling
+
 Fragment = Mapping[str, object]
-"""A piece of a Kubernetes object that is passed through as it came, and never changed."""
+"""Part of a Kubernetes object that is passed through unchanged."""
+
+DECODER: Final = "sd-vae"
+"""Default decoder, as in the CRD; the runtime chooses the same on a GPU."""
+
+PRECISION: Final = "fp16"
+"""Default precision, as in the CRD; the runtime chooses the same on a GPU."""
+
+DEMO_MODEL: Final = "/opt/avatar/models/demo"
+DEMO_AVATARS: Final = "/opt/avatar/avatars"
+RATES: Final = (10, 16, 20, 25)  # frames per second that divide every supported sample rate
+MAX_NAME: Final = 40  # characters, so that the names of pods fit in 63
+DNS_LABEL: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+CLASS_PATTERN: Final = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"
 
 
 class Objective(Enum):
-    """What a batch size is chosen for."""
+    """What a batch size is optimized for."""
 
     LATENCY = "latency"
     BALANCED = "balanced"
@@ -45,17 +56,15 @@ class Strategy(Enum):
 
 
 class WhenFull(Enum):
-    """What becomes of a pod for which no GPU is free."""
+    """What happens to a pod for which no GPU of the first class is free."""
 
-    FALL_THROUGH = "fallThrough"  # another class may do, else it is not created
-    WAIT = "wait"  # it is not created until the best class has one
-    CREATE_PENDING = (
-        "createPending"  # another class may do, else it is created and waits for a node
-    )
+    FALL_THROUGH = "fallThrough"  # it uses another class, or is not created
+    WAIT = "wait"  # it is not created until the first class has a free GPU
+    CREATE_PENDING = "createPending"  # it uses another class, or is created and waits for a node
 
 
 class ServiceKey(NamedTuple):
-    """What names a service in the cluster."""
+    """Namespace and name of a service."""
 
     namespace: str
     name: str
@@ -69,7 +78,8 @@ class ClaimSource:
     """A folder in a PersistentVolumeClaim."""
 
     claim_name: str
-    path: str  # from the volume's root, "" is the root
+    path: str
+    """Path relative to the root of the volume; "" is the root."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +99,9 @@ class ImageSource:
 Source = ClaimSource | HostPathSource | ImageSource
 
 
-DECODER: Final = "sd-vae"
-
-
-PRECISION: Final = "fp16"
-"""Of a service that names neither, as in the CRD; a runtime on a GPU chooses the same."""
-
-
 @dataclass(frozen=True, slots=True)
 class Model:
-    """The MuseTalk variant that a service runs, and where its weights are."""
+    """The MuseTalk variant of a service, and the source of its weights."""
 
     version: str
     decoder: str
@@ -107,26 +110,30 @@ class Model:
 
     @property
     def variant(self) -> str:
-        """The name that curves go by."""
+        """The name of the variant in the curves of a GPUProfile."""
         return f"{self.version}/{self.decoder}/{self.precision}"
 
 
 @dataclass(frozen=True, slots=True)
 class Toleration:
-    """A taint, or a family of taints, that pods tolerate."""
+    """A toleration of node taints."""
 
-    key: str = ""  # "" with Exists: every key
+    key: str = ""
+    """Empty with operator Exists: every key."""
     operator: str = "Equal"
     value: str = ""
-    effect: str = ""  # "": every effect
-    seconds: int | None = None  # None: for ever
+    effect: str = ""
+    """Empty: every effect."""
+    seconds: int | None = None
+    """None: without a time limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Which nodes may run the pods."""
 
-    gpu_classes: tuple[str, ...] = ()  # empty: any
+    gpu_classes: tuple[str, ...] = ()
+    """Names of GPUProfiles; empty: all."""
     strategy: Strategy = Strategy.PREFERRED
     when_full: WhenFull = WhenFull.FALL_THROUGH
     node_selector: tuple[tuple[str, str], ...] = ()
@@ -135,7 +142,7 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
-    """When a session ends, and how long a pod that is to go waits for its sessions."""
+    """Time limits of sessions, and how long a deleted pod waits for its sessions."""
 
     max_duration_s: int = 7200
     idle_timeout_s: int = 300
@@ -144,13 +151,14 @@ class SessionLimits:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """What users add to the runtime pods."""
+    """User settings that are added to the runtime pods."""
 
     image: str | None = None
     image_pull_policy: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
-    resources: Mapping[str, Fragment] = field(default_factory=dict)  # by requests and limits
+    resources: Mapping[str, Fragment] = field(default_factory=dict)
+    """Keys `requests` and `limits`."""
     env: tuple[Fragment, ...] = ()
     volumes: tuple[Fragment, ...] = ()
     volume_mounts: tuple[Fragment, ...] = ()
@@ -161,70 +169,61 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """An AvatarService: what its owner wants."""
+    """An AvatarService: its desired state."""
 
     key: ServiceKey
     uid: str
     generation: int
     model: Model
     avatar_source: Source
-    avatars: tuple[str, ...]  # empty: all that the source holds
+    avatars: tuple[str, ...]
+    """Empty: all avatars of the source."""
     fps: int
     objective: Objective
-    batch_size: int | None  # None: chosen by objective
+    batch_size: int | None
+    """None: chosen by `objective`."""
     placement: Placement
-    replicas: int | None  # None: by autoscaling, or one
+    replicas: int | None
+    """None: by autoscaling, or one pod."""
     autoscaling: Autoscaling | None
     sessions: SessionLimits
     template: Template
-    paused: bool = False  # by annotation
+    paused: bool = False
+    """Set by an annotation."""
 
     @property
     def desired_replicas(self) -> int:
-        """Return the pods wanted: the fixed number, or the least that autoscaling keeps."""
+        """The fixed number of pods, or the minimum of autoscaling."""
         if self.replicas is not None:
             return self.replicas
         return self.autoscaling.min_replicas if self.autoscaling is not None else 1
 
 
-DEMO_MODEL: Final = "/opt/avatar/models/demo"
+DNS_LABEL_LIMIT: Final = (
+    "must consist of lowercase letters, digits and '-', and must start and end with a letter or "
+    "digit"
+)
 
-
-DEMO_AVATARS: Final = "/opt/avatar/avatars"
-
-
-RATES: Final = (10, 16, 20, 25)  # frames a second that divide every accepted sample rate
-
-
-MAX_NAME: Final = 40  # characters, so that the names of pods fit in 63
-
-
-DNS_LABEL: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-
-
-DNS_LABEL_LIMIT: Final = "small letters, digits and '-', with neither end a '-'"
-
-
-CLASS_PATTERN: Final = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"
+NAME_LIMIT: Final = (
+    "must consist of lowercase letters, digits and '-', must start with a letter and must end with "
+    "a letter or digit"
+)
 
 
 def parse_service(body: Mapping[str, object]) -> Service:
     """Return the service that a body describes.
 
     Raises:
-        InvalidResource: with every field that breaks the contract.
+        InvalidResource: at least one field is wrong; the error lists all of them.
     """
     faults: list[Fault] = []
     identity = parse_identity(body, faults)
     annotations = read_annotations(body)
-    if not re.search(r"^[a-z]([-a-z0-9]*[a-z0-9])?$", identity.name) or (
-        len(identity.name) > MAX_NAME
-    ):
-        limit = f"a name of {MAX_NAME} characters at most that begins with a letter"
-        Fields({}, "metadata", faults).note("name", identity.name or None, limit)
+
     spec = Fields(body.get("spec"), "spec", faults)
     upstream = spec.child("upstream")
     upstream.one_of("mode", "drive", ("drive",))
+    _check_name(identity.name, faults)
     _exclude(spec, "replicas", "autoscaling")
     _exclude(spec, "batchSize", "objective")
     service = Service(
@@ -251,7 +250,16 @@ def parse_service(body: Mapping[str, object]) -> Service:
 
 def _exclude(spec: Fields, first: str, second: str) -> None:
     if spec.has(first) and spec.has(second):
-        spec.note(first, spec.raw(first), f"left out, since {second} is set")
+        spec.add_rule(first, f"must not be set together with spec.{second}")
+
+
+def _check_name(name: str, faults: list[Fault]) -> None:
+    metadata = Fields({}, "metadata", faults)
+    if len(name) > MAX_NAME:
+        limit = f"must be no more than {MAX_NAME} characters"
+        metadata.add_fault("name", name, f"{limit}, so that the names of its pods fit in 63")
+    if not re.search(r"^[a-z]([-a-z0-9]*[a-z0-9])?$", name):
+        metadata.add_fault("name", name or None, NAME_LIMIT)
 
 
 def _model(fields: Fields) -> Model:
@@ -269,8 +277,9 @@ def _source(parent: Fields, name: str, default: str) -> Source:
     fields = parent.child(name)
     kinds = [kind for kind in ("persistentVolumeClaim", "hostPath", "image") if fields.has(kind)]
     if len(kinds) != 1:
-        limit = "exactly one of persistentVolumeClaim, hostPath and image"
-        parent.note(name, parent.raw(name), limit)
+        parent.add_rule(
+            name, "exactly one of persistentVolumeClaim, hostPath and image must be set"
+        )
         return ImageSource(default)
     chosen = fields.child(kinds[0])
     if kinds[0] == "persistentVolumeClaim":
@@ -287,7 +296,7 @@ def _source(parent: Fields, name: str, default: str) -> Source:
 def _rate(spec: Fields) -> int:
     fps = spec.integer("fps", 25, 1, 1000)
     if fps not in RATES:
-        spec.note("fps", fps, "one of " + ", ".join(map(str, RATES)))
+        spec.add_fault("fps", fps, "one of " + ", ".join(map(str, RATES)))
     return fps
 
 

@@ -43,7 +43,7 @@ def parse_state(document: Mapping[str, object], age_s: float) -> PodState:
     load = parse_load(document)
     if not isinstance(load, Load):
         for fault in load:
-            state.note(fault.key, fault.value, fault.limit)
+            state.add_fault(fault.key, fault.value, fault.limit)
         raise InvalidResource("state of pod", state.text("pod", "?"), faults)
     parsed = PodState(
         sessions=load.sessions,

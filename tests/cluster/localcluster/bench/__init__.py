@@ -1,1 +1,1 @@
-"""`make bench`: every CPU benchmark, one JSON file each."""
+"""`make bench`: runs every CPU benchmark; each one writes a JSON file."""

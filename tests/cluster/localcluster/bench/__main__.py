@@ -1,6 +1,6 @@
-"""`make bench`: every CPU benchmark, one after the other, one JSON file each.
+"""`make bench`: runs every CPU benchmark in turn; each one writes a JSON file.
 
-Add a row to `BENCHES`; the command gets `--out FILE` and writes its record there.
+To add a benchmark, add a row to `BENCHES`. Its command receives `--out FILE` for its record.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ class Bench:
     """One benchmark."""
 
     name: str
-    """Also the name of its file."""
+    """The name, also of the output file."""
     module: str
     arguments: tuple[str, ...] = ()
     what: str = ""
     out: str = "--out"
-    """The option that takes the file."""
+    """The option for the output file."""
     is_long: bool = False
-    """Whether it runs only when it is named."""
+    """Whether it runs only with `--only NAME`."""
 
 
 BENCHES: Final = (
@@ -67,28 +67,28 @@ BENCHES: Final = (
 )
 
 SIZED: Final = ("scale", "footprint")
-"""The benchmarks that `--services` is for."""
+"""The benchmarks that accept `--services`."""
 
 
 def main() -> int:
-    """Run the benchmarks asked for; fail if one failed."""
+    """Run the selected benchmarks; return 1 if one of them failed."""
     parser = argparse.ArgumentParser(prog="localcluster.bench", description=__doc__)
     parser.add_argument("--out", type=Path, default=paths.REPOSITORY / "build" / "bench")
     parser.add_argument("--only", action="append", choices=[bench.name for bench in BENCHES])
     parser.add_argument("--services", type=int, help="of scale and footprint, for example 10000")
     parser.add_argument("--soak-minutes", type=float, default=30.0, help="of the soak benchmark")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     failed = []
     usual = [bench.name for bench in BENCHES if not bench.is_long]
     for bench in BENCHES:
-        if bench.name not in (asked.only or usual):
+        if bench.name not in (options.only or usual):
             continue
         extra: tuple[str, ...] = ()
-        if bench.name in SIZED and asked.services:
-            extra = ("--services", str(asked.services))
+        if bench.name in SIZED and options.services:
+            extra = ("--services", str(options.services))
         elif bench.name == "soak":
-            extra = ("--minutes", str(asked.soak_minutes))
-        record = asked.out / f"{bench.name}.json"
+            extra = ("--minutes", str(options.soak_minutes))
+        record = options.out / f"{bench.name}.json"
         print(f"== {bench.name}: {bench.what}", flush=True)
         started = time.monotonic()
         if run(bench, record, extra):
@@ -100,7 +100,7 @@ def main() -> int:
 
 
 def run(bench: Bench, record: Path, extra: tuple[str, ...]) -> int:
-    """Run one benchmark as a process of its own; return its exit status."""
+    """Run one benchmark in its own process; return the exit status."""
     argv = [sys.executable, "-m", bench.module, *bench.arguments, *extra, bench.out, str(record)]
     inherited = os.environ.get("PYTHONPATH")
     search = os.pathsep.join(filter(None, (str(paths.MODULE), inherited)))

@@ -1,4 +1,4 @@
-"""A bare kopf operator, one status patch a service: what the scale bench is held to."""
+"""A bare kopf operator with one status patch per service: the baseline of the scale benchmark."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STATE = "Bare"
 
 
 async def run() -> None:
-    """Run until terminated."""
+    """Run until the process is terminated."""
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry)(kopf.login_with_kubeconfig)
 

@@ -1,7 +1,7 @@
-"""Other ways to choose the number of pods, to compare with on the same traces.
+"""Baseline autoscalers, which are compared with the operator on the same traces.
 
-They are written after the published formulas with their default settings, seen
-from sessions as the metric. What they do not know is that a pod has sessions.
+They implement the published formulas with default settings and sessions as the metric. They do
+not know which pods have sessions.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ _HPA_DOWN_S: Final = 300.0
 _HPA_TOLERANCE: Final = 0.1
 _KPA_STABLE_S: Final = 60.0
 _KPA_PANIC_S: Final = 6.0
-_KPA_SHARE: Final = 0.7  # of the slots, to be in use
+_KPA_SHARE: Final = 0.7  # target share of used slots
 
 
 class HorizontalPodAutoscaler:
-    """autoscaling/v2 with default behaviour, on a metric that is scraped every 15 s."""
+    """The HPA (autoscaling/v2) with default behavior, on a metric that is scraped every 15 s."""
 
     every_s = 15.0
 
     def __init__(self, share: float = 0.8) -> None:
-        self._share = share  # of the slots, to be in use
+        self._share = share  # target share of used slots
         self._scraped: int | None = None
         self._wishes: deque[tuple[float, int]] = deque()
 
     def wanted(self, at_s: float, sessions: int, pods: int, ready: int, per_pod: int) -> int:
-        """Return how many pods to have."""
+        """Return the desired number of pods."""
         seen = sessions if self._scraped is None else self._scraped
-        self._scraped = sessions  # the adapter is a scrape behind
+        self._scraped = sessions  # the adapter is one scrape late
         use = seen / (max(1, ready) * per_pod * self._share)
         wish = pods if abs(use - 1) <= _HPA_TOLERANCE else ceil(max(1, ready) * use)
         wish = min(wish, max(2 * pods, pods + 4))
@@ -41,7 +41,7 @@ class HorizontalPodAutoscaler:
 
 
 class KnativePodAutoscaler:
-    """Knative's concurrency autoscaler: averages over 60 s, over 6 s in a panic."""
+    """Knative's concurrency autoscaler: averages over 60 s, or over 6 s in panic mode."""
 
     every_s = 2.0
 
@@ -51,7 +51,7 @@ class KnativePodAutoscaler:
         self._panic_pods = 0
 
     def wanted(self, at_s: float, sessions: int, pods: int, ready: int, per_pod: int) -> int:
-        """Return how many pods to have."""
+        """Return the desired number of pods."""
         self._seen.append((at_s, sessions))
         while self._seen[0][0] <= at_s - _KPA_STABLE_S:
             self._seen.popleft()

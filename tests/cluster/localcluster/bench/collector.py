@@ -1,7 +1,7 @@
-"""What the operator takes of a core while nothing happens: state streams of 1,000 idle pods.
+"""The CPU time of an idle operator that reads the state streams of 1,000 idle pods.
 
-Real: API server, scheduler, the operator with its own account, one stream for each pod with a line
-a second. Puppets: nodes and pods, without sessions, and without a gateway.
+Real: the API server, the scheduler, the operator with its own account, and one stream per pod with
+one line per second. Hollow: the nodes and the pods. There are no sessions and no gateway.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from localcluster.bench import record
 from localcluster.controlplane import audit, kubeapi
 from localcluster.controlplane.cluster import ControlPlane, running
 from localcluster.fakes import hollow_pods
-from localcluster.fakes.hollow_pods import Stage
+from localcluster.fakes.hollow_pods import HollowNodes
 
 if TYPE_CHECKING:
     from localcluster.controlplane.kubeapi import Body
@@ -28,25 +28,25 @@ if TYPE_CHECKING:
 
 GROUP: Final = "/apis/avatar.musetalk.io/v1alpha1"
 NAMESPACE: Final = "collector"
-LINE_EVERY_S: Final = 1.0  # what a runtime sends when nothing changes
+LINE_EVERY_S: Final = 1.0  # the interval of a runtime without changes
 LIMIT_PERCENT: Final = 5.0
 WITHIN_S: Final = 900.0
 SETTLE_S: Final = 15.0
 
 
 async def run(services: int, pods: int, rest_s: float, state: Path) -> dict[str, Any]:
-    """Bring up the pods, wait until all is quiet, and watch the operator."""
+    """Start the pods, wait until nothing changes, and measure the operator."""
     changed = asyncio.Condition()
     async with running(state) as cluster:
         await operator_process.install_chart(cluster)
         path = await operator_process.kubeconfig(cluster, "collector", cluster.server)
         async with kubeapi.connected(cluster) as api:
             nodes = -(-services * pods // hollow_pods.GPUS)
-            stage = Stage(api, nodes, every_s=LINE_EVERY_S)
-            mirror = kubeapi.Mirror(api, "/api/v1/pods", changed, stage.see)
+            hollow_nodes = HollowNodes(api, nodes, every_s=LINE_EVERY_S)
+            mirror = kubeapi.Mirror(api, "/api/v1/pods", changed, hollow_nodes.on_pod_event)
             served = kubeapi.Mirror(api, f"{GROUP}/avatarservices", changed)
             async with (
-                stage.running(),
+                hollow_nodes.running(),
                 mirror.running(),
                 served.running(),
                 operator_process.operating(cluster, path) as operator,
@@ -70,7 +70,7 @@ async def run(services: int, pods: int, rest_s: float, state: Path) -> dict[str,
                 )
                 up_s = time.monotonic() - started
                 print(f"{services * pods} pods are up after {up_s:.0f} s", flush=True)
-                await asyncio.sleep(SETTLE_S)  # states are heard, statuses written
+                await asyncio.sleep(SETTLE_S)  # states are received, statuses are written
                 since = last_write(cluster)
                 full = await watch(operator, rest_s)
                 writes = audit.read(cluster.audit_log, operator_process.USER, since)
@@ -95,7 +95,7 @@ async def run(services: int, pods: int, rest_s: float, state: Path) -> dict[str,
 
 
 async def add(api: kubeapi.Api, services: int, pods: int) -> None:
-    """Make the services, each with a fixed number of pods."""
+    """Create the services, each with a fixed number of pods."""
     await api.post("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
     for number in range(services):
         body: Body = {
@@ -115,7 +115,7 @@ async def add(api: kubeapi.Api, services: int, pods: int) -> None:
 
 
 async def watch(operator: OperatorProcess, seconds: float) -> dict[str, float]:
-    """Return what the operator's process takes for a while, in processor time."""
+    """Return the CPU time of the operator's process over an interval."""
     before, started = operator.usage(), time.monotonic()
     await asyncio.sleep(seconds)
     after, passed_s = operator.usage(), time.monotonic() - started
@@ -127,24 +127,24 @@ async def watch(operator: OperatorProcess, seconds: float) -> dict[str, float]:
 
 
 def last_write(cluster: ControlPlane) -> str:
-    """Return when the operator wrote last."""
+    """Return the time of the last write of the operator."""
     writes = audit.read(cluster.audit_log, operator_process.USER)
     return writes[-1].at if writes else ""
 
 
 def main() -> int:
-    """Run the benchmark and write its record; fail if the operator wrote at rest, or died."""
+    """Run the benchmark and write its record; fail if the operator wrote at rest or ended."""
     parser = argparse.ArgumentParser(prog="localcluster.bench.collector", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--services", type=int, default=200)
     parser.add_argument("--pods", type=int, default=5, help="of a service")
     parser.add_argument("--rest-s", type=float, default=60.0)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="avatar-bench-") as folder:
         results = asyncio.run(
-            run(asked.services, asked.pods, asked.rest_s, Path(folder) / "cluster")
+            run(options.services, options.pods, options.rest_s, Path(folder) / "cluster")
         )
-    record.write(asked.out, 0, f"{SETTLE_S:g} s after the last pod", results)
+    record.write(options.out, 0, f"{SETTLE_S:g} s after the last pod", results)
     print(json.dumps(results, indent=2))
     return 1 if results["writes_at_rest"] or results["restarts"] else 0
 

@@ -1,4 +1,4 @@
-"""Failover as a benchmark: leaders killed in the middle of their work, beside clean stops."""
+"""The failover benchmark: leaders that are killed while they work, compared with clean stops."""
 
 from __future__ import annotations
 
@@ -18,22 +18,25 @@ CLEAN_S: Final = 1.0
 
 
 async def run(kills: int, stops: int, seed: int, state: Path) -> leader_kills.Report:
-    """Kill leaders on a control plane of its own."""
+    """Kill leaders on a new control plane."""
     async with running(state) as cluster:
         return await leader_kills.run(cluster, kills, stops, seed)
 
 
 def main() -> int:
-    """Run it and write its record; fail if anything was done twice, left behind, cut, or late."""
+    """Run the benchmark and write its record.
+
+    It fails on a surplus or orphaned pod, on a cut session, and on a late takeover.
+    """
     parser = argparse.ArgumentParser(prog="localcluster.bench.failover", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--stops", type=int, default=10, help="clean stops, before the kills")
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="avatar-bench-") as folder:
         state = Path(folder) / "cluster"
-        report = asyncio.run(run(asked.kills, asked.stops, asked.seed, state))
+        report = asyncio.run(run(options.kills, options.stops, options.seed, state))
     late = [s for s in report.elected_s if s > FAILOVER_S]
     late += [s for s in report.handed_s if s > CLEAN_S]
     results = {
@@ -43,7 +46,7 @@ def main() -> int:
         "real": "API server, scheduler, two operators with their own account",
         "simulated": "nodes and runtime pods, whose admin ports are real",
     }
-    record.write(asked.out, asked.seed, "none: the first kill counts", results)
+    record.write(options.out, options.seed, "none: the first kill counts", results)
     print(report.figures())
     return 1 if late or report.surplus or report.orphans or report.cut else 0
 

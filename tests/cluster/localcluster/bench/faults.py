@@ -1,4 +1,4 @@
-"""The API fault campaign as a benchmark: how long seeds take to converge, beside clean runs."""
+"""The API fault benchmark: the time until each seed converges, compared with clean runs."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from localcluster.faults import campaign
 
 
 async def run(first: int, seeds: int, state: Path) -> campaign.Report:
-    """Run a campaign on a control plane of its own."""
+    """Run a campaign on a new control plane."""
     async with running(state) as cluster:
         return await campaign.run(cluster, range(first, first + seeds))
 
 
 def main() -> int:
-    """Run the campaign and write its record; fail if a seed ended otherwise than a clean run."""
+    """Run the campaign and write its record; fail if a seed differs from a clean run."""
     parser = argparse.ArgumentParser(prog="localcluster.bench.faults", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="avatar-bench-") as folder:
-        report = asyncio.run(run(asked.first, asked.seeds, Path(folder) / "cluster"))
+        report = asyncio.run(run(options.first, options.seeds, Path(folder) / "cluster"))
     faulted = [o.seconds for o in report.outcomes if o.seed is not None]
     clean = [o.seconds for o in report.outcomes if o.seed is None]
     converged, baseline = record.figures(faulted), record.figures(clean)
     results = {
-        "seeds": asked.seeds,
+        "seeds": options.seeds,
         "problems": report.problems,
         "sessions_cut": report.sessions_cut,
         "seed_s": converged,
@@ -40,12 +40,12 @@ def main() -> int:
         "ratio_to_baseline": round(converged["median"] / baseline["median"], 2),
         "faults": dict(sorted(report.injected.items())),
         "requests": report.requests,
-        "operator_restarts": len(report.last_words),
-        "operator_last_words": report.last_words,
+        "operator_restarts": len(report.log_tails),
+        "operator_last_words": report.log_tails,
         "real": "API server, scheduler, garbage collector, operator with its own account",
         "simulated": "nodes and runtime pods, whose admin ports are real",
     }
-    record.write(asked.out, asked.first, "one clean run of each scenario", results)
+    record.write(options.out, options.first, "one clean run of each scenario", results)
     print(report.summary())
     for problem in report.problems:
         print(problem)

@@ -1,9 +1,9 @@
-"""What the operator itself costs: memory, processor time and requests, beside a bare kopf operator.
+"""The memory, CPU time and requests of the operator, compared with a bare kopf operator.
 
-The API server is a fake without etcd, scheduler and kubelets (`localcluster.fakes.api_server`), a
-process of its own: what is left is the operator's share. Times of the processor and counts of
-requests are the figures; wall times say little. With `--streams` each pod has a state stream that
-says a line a second, as idle runtimes do; without, none can be reached.
+The API server is a fake without etcd, scheduler and kubelets (`localcluster.fakes.api_server`) in
+its own process, so that only the share of the operator is measured. The results are CPU times and
+request counts; wall times are not meaningful. With `--streams`, each pod has a state stream with
+one line per second, as an idle runtime has; without it, no pod is reachable.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ QUIET_S: Final = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What is asked for."""
+    """The size of the benchmark."""
 
     services: int
     replicas: int
@@ -52,7 +52,7 @@ class Size:
 
 
 class Fake:
-    """The fake API server as the benchmark's hand moves it."""
+    """The client that controls the fake API server."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self._session = session
@@ -62,13 +62,13 @@ class Fake:
         async with self._session.post(f"{self.url}/control", json={"do": what, **more}) as answer:
             return await answer.json()
 
-    async def asked(self) -> dict[str, int]:
-        """Return how many requests of each kind there were, writes and reads."""
+    async def requests(self) -> dict[str, int]:
+        """Return the number of requests of each kind."""
         return dict(sorted((await self.do("counts")).items()))
 
     async def writes(self) -> int:
-        """Return the writes other than those of the Lease."""
-        counts = await self.asked()
+        """Return the number of writes, without those of the Lease."""
+        counts = await self.requests()
         reads = ("get", "list", "patch leases", "post leases")
         return sum(count for kind, count in counts.items() if kind not in reads)
 
@@ -88,7 +88,7 @@ async def serving(streams: bool) -> AsyncIterator[Fake]:
 
             async def up() -> bool:
                 try:
-                    await fake.asked()
+                    await fake.requests()
                 except aiohttp.ClientError:
                     return False
                 return True
@@ -101,7 +101,7 @@ async def serving(streams: bool) -> AsyncIterator[Fake]:
 
 
 async def run(size: Size, folder: Path) -> dict[str, Any]:
-    """Run the operator, and then a bare one, against fakes of the same content."""
+    """Run the operator, then the bare kopf operator, each against a fake with equal objects."""
     results: dict[str, Any] = {
         "services": size.services,
         "pods": size.services * size.replicas,
@@ -141,7 +141,7 @@ async def _measure(fake: Fake, module: str, size: Size, folder: Path) -> dict[st
             await fake.do("put", path=api_server.SERVICES, body=_service(number, size.replicas))
         found["wall_s"] = await _settle(fake, operator, size)
         found["settled"] = _usage(operator)
-        found["asked"] = await fake.asked()
+        found["asked"] = await fake.requests()
         found["change"] = change = await _change(fake, operator, size)
         found["rest"] = rest = await _rest(fake, operator, size)
         idle_s = rest["cpu_percent_of_a_core"] / 100 * change["seconds"]
@@ -150,15 +150,15 @@ async def _measure(fake: Fake, module: str, size: Size, folder: Path) -> dict[st
 
 
 async def _settle(fake: Fake, operator: OperatorProcess, size: Size) -> float:
-    """Wait until every service is as it should be and nothing is written; return the seconds."""
+    """Wait until every service is settled and nothing is written; return the seconds."""
     started = time.monotonic()
 
     async def unsettled() -> int:
         await asyncio.sleep(1)
         return int(await fake.do("unsettled"))
 
-    told = f"every service is settled (see {operator.log})"
-    await waiting.until(unsettled, lambda count: not count, told, size.limit_s)
+    message = f"every service is settled (see {operator.log})"
+    await waiting.until(unsettled, lambda count: not count, message, size.limit_s)
     seconds = time.monotonic() - started
     writes = -1
     while (now := await fake.writes()) != writes:
@@ -168,7 +168,7 @@ async def _settle(fake: Fake, operator: OperatorProcess, size: Size) -> float:
 
 
 async def _change(fake: Fake, operator: OperatorProcess, size: Size) -> dict[str, float]:
-    """Change specs at the rate asked for, so that no pod comes or goes; return what that took."""
+    """Change specs at the given rate without adding or removing a pod; return the usage."""
     services = await fake.do("services")
     before, writes = operator.usage(), await fake.writes()
     started = time.monotonic()
@@ -176,7 +176,7 @@ async def _change(fake: Fake, operator: OperatorProcess, size: Size) -> dict[str
         body["spec"]["placement"]["strategy"] = "cheapest"
         body["metadata"]["generation"] += 1
         await asyncio.sleep(max(0.0, started + number / size.rate - time.monotonic()))
-        await fake.do("put", path=api_server.SERVICES, body=body, told="MODIFIED")
+        await fake.do("put", path=api_server.SERVICES, body=body, event_type="MODIFIED")
     await _settle(fake, operator, size)
     return {
         "changes": size.changes,
@@ -245,14 +245,14 @@ def main() -> int:
     parser.add_argument("--rest-s", type=float, default=30.0)
     parser.add_argument("--limit-s", type=float, default=900.0, help="for each wait")
     parser.add_argument("--streams", action="store_true", help="let every pod be heard of")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     size = Size(
-        asked.services, asked.replicas, min(asked.changes, asked.services), asked.rate,
-        asked.rest_s, asked.limit_s, asked.streams,
+        options.services, options.replicas, min(options.changes, options.services), options.rate,
+        options.rest_s, options.limit_s, options.streams,
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="avatar-bench-") as folder:
         results = asyncio.run(run(size, Path(folder)))
-    record.write(asked.out, SEED, "none: cold start is measured", results)
+    record.write(options.out, SEED, "none: cold start is measured", results)
     return 0
 
 

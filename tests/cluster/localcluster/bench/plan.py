@@ -1,4 +1,4 @@
-"""How fast the operator decides: `plan_batch` alone, and whole plans beside ever more nodes."""
+"""The duration of a decision: `plan_batch` alone, and whole plans by size of the cluster."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SEED: Final = 1
 WARM_UP: Final = 20
-GPUS_USED: Final = 4  # of the eight of a node
+GPUS_USED: Final = 4  # of the eight GPUs of a node
 OPTIONS: Final = planner.Options("avatar-musetalk/runtime")
 
 
@@ -36,24 +36,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="localcluster.bench.plan", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each measurement")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     results: dict[str, Any] = {
-        "plan_batch_s": timed(batches(), asked.seconds),
+        "plan_batch_s": timed(batches(), options.seconds),
         "plan_s": {
-            f"{nodes} nodes": timed(plans(nodes), asked.seconds) for nodes in (1, 16, 128, 1280)
+            f"{nodes} nodes": timed(plans(nodes), options.seconds) for nodes in (1, 16, 128, 1280)
         },
     }
     median = results["plan_s"]["1 nodes"]["median"]
     results["ratio_to_baseline"] = {
         name: round(found["median"] / median, 1) for name, found in results["plan_s"].items()
     }
-    record.write(asked.out, SEED, f"{WARM_UP} calls", results)
+    record.write(options.out, SEED, f"{WARM_UP} calls", results)
     print(json.dumps(results, indent=2))
     return 0
 
 
 def timed(call: Callable[[], object], seconds: float) -> dict[str, float]:
-    """Time calls one by one for a while."""
+    """Measure single calls for a while."""
     for _ in range(WARM_UP):
         call()
     samples: list[float] = []
@@ -66,7 +66,7 @@ def timed(call: Callable[[], object], seconds: float) -> dict[str, float]:
 
 
 def batches() -> Callable[[], object]:
-    """Return a call that plans the batch of a random class, memory, objective and rate."""
+    """Return a call that plans the batch for a random class, memory, objective and frame rate."""
     chance = random.Random(SEED)
     curves = [curve for profile in profiles() for curve in profile.curves]
 
@@ -79,7 +79,7 @@ def batches() -> Callable[[], object]:
 
 
 def plans(nodes: int) -> Callable[[], object]:
-    """Return a call that plans a service which needs one more pod, in a cluster of that size.
+    """Return a call that plans a service that needs one more pod, in a cluster of the given size.
 
     The census of nodes is kept from call to call, as the operator does; on another node than
     before a pod came or went since the last call.
@@ -120,7 +120,7 @@ def profiles() -> tuple[GPUProfile, ...]:
 
 
 def profile_bodies() -> list[dict[str, Any]]:
-    """Return the profiles that the chart ships, as the API gives them."""
+    """Return the profiles that the chart ships, as API objects."""
     specs = packaged_files.gpu_profiles()
     return [{"metadata": {"name": name}, "spec": spec} for name, spec in specs.items()]
 

@@ -1,7 +1,7 @@
-"""Sessions from none to thirty and back to none, on process nodes, with a plot beside the record.
+"""A ramp from 0 to 30 sessions and back to 0 on process nodes, with a plot of the record.
 
-All is real but the GPUs: the chart, the gateway, runtime pods on simulated devices, and the load
-generator, whose sessions talk, pause, and end by themselves.
+Everything is real except the GPUs: the chart, the gateway, runtime pods on simulated devices, and
+the load generator, whose sessions talk, pause and end by themselves.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ POLICY: Final = {
     "scaleDownAfterSeconds": 10,
     "scaleToZeroAfterSeconds": 10,
 }
-# The classes with few slots first, so that many pods come and go: 2, 5 and 14 slots.
+# Classes with few slots come first, so that many pods start and end: 2, 5 and 14 slots.
 PLACEMENT: Final = {"gpuClasses": ["rtx-4090", "a100-80gb", "h100-80gb"]}
 WORDS: Final = ("--utterance-s", "0.5", "--pause-s", "2")
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """What the service says of itself."""
+class Sample:
+    """The status of the service at one time."""
 
     at_s: float
     sessions: int
@@ -52,7 +52,7 @@ class Moment:
 
 
 async def run(sessions: int, over_s: float, state: Path) -> dict[str, Any]:
-    """Ramp the sessions up over some seconds and down over as many; return what was seen."""
+    """Add sessions over some seconds and remove them over the same time; return the samples."""
     async with running(state, nodes=paths.SIMULATED_NODES) as cluster:
         key = secrets.token_urlsafe(24)
         await cluster.helm(
@@ -70,7 +70,7 @@ async def run(sessions: int, over_s: float, state: Path) -> dict[str, Any]:
         await waiting.until(
             lambda: space.service(SERVICE), lambda seen: "status" in seen, "the service is seen"
         )
-        # The first to come is the first to go, so that the ramp down is as long as the one up.
+        # Sessions end in order of arrival, so that both ramps have the same length.
         visits = state.parent / "visits.csv"
         lines = [f"{index * over_s / sessions:.2f},{over_s:.2f}" for index in range(sessions)]
         visits.write_text("\n".join(["arrival_s,duration_s", *lines]) + "\n")
@@ -94,16 +94,16 @@ async def run(sessions: int, over_s: float, state: Path) -> dict[str, Any]:
     }
 
 
-async def _follow(space: Space, ended: asyncio.Task[Any]) -> list[Moment]:
-    """Note how the service is until the last session and the last pod are gone."""
+async def _follow(space: Space, ended: asyncio.Task[Any]) -> list[Sample]:
+    """Sample the service until the last session and the last pod end."""
     started = time.monotonic()
     gone_by = None
-    course: list[Moment] = []
+    course: list[Sample] = []
     while True:
         status = (await space.service(SERVICE))["status"]
         numbers = ("sessions", "capacity", "desiredReplicas", "replicas", "readyReplicas")
         seen = [int(status.get(name) or 0) for name in numbers]
-        course.append(Moment(round(time.monotonic() - started, 2), *seen))
+        course.append(Sample(round(time.monotonic() - started, 2), *seen))
         if ended.done():
             gone_by = gone_by or time.monotonic() + 90
             if course[-1].pods == 0 or time.monotonic() > gone_by:
@@ -112,7 +112,7 @@ async def _follow(space: Space, ended: asyncio.Task[Any]) -> list[Moment]:
 
 
 def plot(course: Sequence[dict[str, Any]], path: Path, title: str) -> None:
-    """Draw sessions beside slots, and below them the pods."""
+    """Plot sessions and slots, and the pods below them."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -144,21 +144,21 @@ def plot(course: Sequence[dict[str, Any]], path: Path, title: str) -> None:
 
 
 def main() -> int:
-    """Run the benchmark, write its record and draw it; fail if a session did not end by itself."""
+    """Run the benchmark, write its record and plot it; fail if a session did not end by itself."""
     parser = argparse.ArgumentParser(prog="localcluster.bench.ramp", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--sessions", type=int, default=30)
     parser.add_argument("--over-s", type=float, default=60.0, help="from none to all, and back")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="avatar-bench-") as folder:
-        results = asyncio.run(run(asked.sessions, asked.over_s, Path(folder) / "cluster"))
-    record.write(asked.out, 0, "none", results)
-    picture = asked.out.with_suffix(".png")
-    plot(results["course"], picture, f"0 to {asked.sessions} to 0 sessions on simulated GPUs")
+        results = asyncio.run(run(options.sessions, options.over_s, Path(folder) / "cluster"))
+    record.write(options.out, 0, "none", results)
+    picture = options.out.with_suffix(".png")
+    plot(results["course"], picture, f"0 to {options.sessions} to 0 sessions on simulated GPUs")
     load = results["load"]
     print(json.dumps({name: each for name, each in results.items() if name != "course"}, indent=2))
     print(picture)
-    kept = load.get("done") == asked.sessions and results["pods_at_the_end"] == 0
+    kept = load.get("done") == options.sessions and results["pods_at_the_end"] == 0
     return 0 if kept else 1
 
 

@@ -1,8 +1,8 @@
-"""Sessions at 25 frames a second on the CPU, through the whole path, as their callers see them.
+"""Sessions at 25 frames per second on the CPU, measured at the clients over the whole path.
 
-One runtime process serves the shipped model and avatars; the callers are a process of their
-own. Each row is a number of sessions that speak all the time, with sound as a microphone
-delivers it (`paced`) or all at once (`burst`, the usual case behind a voice model).
+One runtime process serves the shipped model and avatars; the clients run in another process. Each
+row is a number of sessions that speak all the time. Their audio arrives as from a microphone
+(`paced`), or all at once (`burst`, the usual case with a voice model).
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ def main() -> int:
     parser.add_argument("--sessions", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--seconds", type=float, default=15.0, help="that each session lasts")
     parser.add_argument("--batch-size", type=int, default=4)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     rows = []
-    log = asked.out.with_suffix(".log")
-    with runtime_process.serving(log, asked.batch_size) as runtime:
-        # The first utterance reads the avatar's pictures and fills the allocator.
+    log = options.out.with_suffix(".log")
+    with runtime_process.serving(log, options.batch_size) as runtime:
+        # The first utterance reads the avatar's images and fills the memory allocator.
         runtime_process.load(runtime, ["--sessions", "1", "--duration-s", "3"])
-        for sessions in asked.sessions:
+        for sessions in options.sessions:
             for pace in ("paced", "burst"):
-                rows.append(measure(runtime, sessions, asked.seconds, pace))
+                rows.append(measure(runtime, sessions, options.seconds, pace))
                 print(shown(rows[-1]), flush=True)
-    results = {"batch_size": asked.batch_size, "gap_ms": GAP_MS, "rows": rows}
-    record.write(asked.out, 0, "one session for 3 s", results)
+    results = {"batch_size": options.batch_size, "gap_ms": GAP_MS, "rows": rows}
+    record.write(options.out, 0, "one session for 3 s", results)
     print(json.dumps(rows, indent=2))
     return 1 if any(row["missing"] or row["violations"] for row in rows) else 0
 
@@ -52,14 +52,14 @@ def main() -> int:
 def measure(
     runtime: runtime_process.Runtime, sessions: int, seconds: float, pace: str
 ) -> dict[str, Any]:
-    """Let some sessions speak for a while and return the row."""
+    """Run the given number of speaking sessions and return the row."""
     before, cpu_before = runtime.metrics(), runtime.cpu_s()
     extra = ["--burst"] if pace == "burst" else []
     found = runtime_process.load(
         runtime,
         [
             *("--sessions", str(sessions), "--duration-s", str(seconds)),
-            # Callers do not begin in the same instant.
+            # The callers do not start at the same moment.
             *("--arrivals-per-s", str(FPS / 2), "--late-ms", str(GAP_MS), *extra),
         ],
     )
@@ -90,7 +90,7 @@ def measure(
 
 
 def stages(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
-    """Return the mean milliseconds of each stage: of a frame in `queue`, else of a batch."""
+    """Return the mean milliseconds of each stage: per frame for `queue`, otherwise per batch."""
     return {
         stage: round(
             1000
@@ -103,13 +103,13 @@ def stages(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str,
 
 
 def lag_ratio(before: Mapping[str, float], after: Mapping[str, float], bucket_s: str) -> float:
-    """Return the share of the event loop's timers that were later than a bucket."""
+    """Return the share of event loop timers that were later than a histogram bucket."""
     timers = max(1.0, _grown(before, after, f"{_LAG}_count"))
     return round(1 - _grown(before, after, f'{_LAG}_bucket{{le="{bucket_s}"}}') / timers, 4)
 
 
 def shown(row: Mapping[str, Any]) -> str:
-    """Return a row for people."""
+    """Return a row as readable text."""
     first = row["first_frame_ms"]
     return (
         f"   {row['sessions']} sessions, {row['pace']}: {row['frames']}/{row['frames_due']} frames "

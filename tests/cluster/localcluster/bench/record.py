@@ -1,4 +1,4 @@
-"""The one JSON file that each benchmark writes, and how samples become figures."""
+"""The JSON record of a benchmark, and the statistics of its samples."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKAGES: Final = ("kopf", "kubernetes", "aiohttp")
 
 
 def figures(samples: Sequence[float]) -> dict[str, float]:
-    """Return how many samples there are, and their median, p95, p99 and maximum."""
+    """Return the number of samples, their median, p95, p99 and maximum."""
     if not samples:
         return {"samples": 0}
     ordered = sorted(samples)

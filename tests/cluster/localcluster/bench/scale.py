@@ -1,7 +1,8 @@
-"""The operator at scale: many services on kwok nodes, beside a bare kopf operator.
+"""The operator at scale: many services on kwok nodes, compared with a bare kopf operator.
 
-Real: API server, etcd, scheduler, controllers, the operator with its own account. Simulated by
-kwok: nodes, and pods without a process, so that no state stream is ever reached.
+Real: the API server, etcd, the scheduler, the controllers, and the operator with its own account.
+Simulated by kwok: the nodes and the pods. No state stream is reachable, because no process runs in
+a pod.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ SEED: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What is asked for."""
+    """The size of the benchmark."""
 
     services: int
     replicas: int
@@ -50,7 +51,7 @@ class Size:
 
 
 class Scale:
-    """The running world of one benchmark."""
+    """The simulated cluster of one benchmark."""
 
     def __init__(self, cluster: ControlPlane, api: kubeapi.Api, size: Size) -> None:
         self._cluster = cluster
@@ -66,7 +67,7 @@ class Scale:
         self.services = kubeapi.Mirror(api, f"{GROUP}/avatarservices", self._changed, self._see)
 
     async def prepare(self) -> dict[str, float]:
-        """Make nodes and services, with no operator there yet."""
+        """Create nodes and services before an operator runs."""
         size = self._size
         pods = size.services * size.replicas + size.changes
         nodes = -(-pods * 11 // (10 * kwok.GPUS))
@@ -95,9 +96,9 @@ class Scale:
     async def cold(
         self, is_done: Callable[[kubeapi.Body], bool], what: str, started: float
     ) -> float | None:
-        """Wait until every service is done; return the seconds since then, None if they never are.
+        """Wait until every service is done; return the seconds since `started`, None at the limit.
 
-        An operator is `started` when its process is: reading everything counts.
+        The start of the operator is the start of its process: the first lists count.
         """
         self._is_done = is_done
         self._finished.clear()
@@ -117,7 +118,7 @@ class Scale:
         return time.monotonic() - started
 
     async def change(self, patch: Callable[[kubeapi.Body], kubeapi.Body]) -> dict[str, float]:
-        """Change services at the rate asked for; return how long each took to be observed."""
+        """Change services at the given rate; return the time until each change was observed."""
         self._latencies.clear()
         chosen = random.Random(SEED).sample(sorted(self.services.objects), self._size.changes)
         async with asyncio.TaskGroup() as tasks:
@@ -136,7 +137,7 @@ class Scale:
         return {**record.figures(self._latencies), "never": late}
 
     async def quiet(self, user: str) -> None:
-        """Wait until an account has written nothing for a while."""
+        """Wait until an account has not written for `QUIET_S`."""
         deadline = time.monotonic() + self._size.limit_s
         before, since = -1, time.monotonic()
         while time.monotonic() < deadline:
@@ -149,7 +150,7 @@ class Scale:
         print(f"{user} still writes after {self._size.limit_s:.0f} s")
 
     async def rest(self, user: str, operator: OperatorProcess) -> dict[str, float]:
-        """Watch an operator that has nothing to do."""
+        """Measure an operator without work."""
         writes, usage = await asyncio.to_thread(self._writes, user), operator.usage()
         started = time.monotonic()
         await asyncio.sleep(self._size.rest_s)
@@ -164,7 +165,7 @@ class Scale:
         }
 
     def writes_by_resource(self, user: str) -> dict[str, int]:
-        """Count what an account wrote, with failures by their code."""
+        """Count the writes of an account, with failures by status code."""
         counts: dict[str, int] = {}
         for write in audit.read(self._cluster.audit_log, user):
             code = "" if write.code < 300 else f" {write.code}"
@@ -212,7 +213,7 @@ async def run(size: Size, state: Path) -> dict[str, Any]:
     }
     async with running(state) as cluster:
         await operator_process.install_chart(cluster)
-        # Both operators act as the product's own account, with its rights.
+        # Both operators use the account of the product, with its permissions.
         path = await operator_process.kubeconfig(cluster, "scale", cluster.server)
         async with kubeapi.connected(cluster) as api, kwok.running(cluster):
             scale = Scale(cluster, api, size)
@@ -293,13 +294,13 @@ async def _operator(cluster: ControlPlane, scale: Scale, path: Path, size: Size)
 
 
 def _processor() -> dict[str, float]:
-    """Return what each program took so far; `python` is the operator and the supervisor."""
+    """Return the CPU time of each program so far; `python` is the operator and the supervisor."""
     programs = processes.cpu_by_program(os.getpid())
     return {**programs, "benchmark": time.process_time()}
 
 
 def _reorder(body: kubeapi.Body) -> kubeapi.Body:
-    """Change a spec in a way that asks for no pod: what remains is to observe it and to say so."""
+    """Change a spec so that no pod changes; the operator only observes it and writes status."""
     strategy = body["spec"]["placement"].get("strategy", "preferred")
     return {"spec": {"placement": {"strategy": _OTHER[strategy]}}}
 
@@ -325,14 +326,14 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=20.0, help="changes a second")
     parser.add_argument("--rest-s", type=float, default=30.0)
     parser.add_argument("--limit-s", type=float, default=1800.0, help="for each wait")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     size = Size(
-        asked.services, asked.replicas, min(asked.changes, asked.services), asked.rate,
-        asked.rest_s, asked.limit_s,
+        options.services, options.replicas, min(options.changes, options.services), options.rate,
+        options.rest_s, options.limit_s,
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="avatar-bench-") as folder:
         results = asyncio.run(run(size, Path(folder) / "cluster"))
-    record.write(asked.out, SEED, "none: cold start is measured", results)
+    record.write(options.out, SEED, "none: cold start is measured", results)
     return 0
 
 

@@ -1,7 +1,7 @@
-"""How the number of pods follows made callers: seeds with faults, and traces beside baselines.
+"""How the number of pods follows generated callers: seeds with faults, and traces with baselines.
 
-The seeds look for a session that the operator ended; the traces for what
-headroom and protection cost, next to the optimum and to two known policies.
+The seeds search for a session that the operator ended. The traces measure the cost of headroom and
+of the protection of sessions, compared with the optimum and with two known autoscalers.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--seeds", type=int, default=1000)
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the traces, as PNG")
-    asked = parser.parse_args()
-    campaign = seeds(asked.seeds)
+    options = parser.parse_args()
+    campaign = seeds(options.seeds)
     compared = {kind.value: compare(kind) for kind in traces.Kind}
     results = {
         "campaign": campaign,
@@ -58,16 +58,16 @@ def main() -> int:
         "traces": compared,
         "decide_1000_pods_s": decisions(),
     }
-    record.write(asked.out, SEED, "none", results)
+    record.write(options.out, SEED, "none", results)
     print(json.dumps(campaign, indent=2))
     print(table(compared))
-    if asked.plot:
-        plot(asked.plot)
+    if options.plot:
+        plot(options.plot)
     return 1 if campaign["ended_by_operator"] or campaign["violations"] else 0
 
 
 def seeds(count: int) -> dict[str, Any]:
-    """Run many made worlds, and sum what became of their sessions."""
+    """Run many simulated clusters, and sum the results of their sessions."""
     totals: dict[str, Any] = dict.fromkeys(
         ("sessions", "ended_by_operator", "lost_with_pods", "refused", "waited", "plans"), 0
     )
@@ -106,9 +106,9 @@ def compare(kind: traces.Kind) -> dict[str, dict[str, Any]]:
         "knative": baselines.KnativePodAutoscaler(),
     }
     rows = {}
-    for name, rival in policies.items():
+    for name, baseline in policies.items():
         chance = random.Random(SEED)
-        result = run(service, profiles, trace, settings, chance, rival)
+        result = run(service, profiles, trace, settings, chance, baseline)
         figures = simulate.figures(result, trace, per_pod)
         optimum = figures["gpu_hours_optimum"]
         assert isinstance(optimum, float)
@@ -130,7 +130,7 @@ def world() -> tuple[Service, scenario.Settings]:
 
 
 def decisions() -> dict[str, float]:
-    """Time single decisions on a service with 1,000 pods."""
+    """Measure single decisions for a service with 1,000 pods."""
     policy = autoscaling.Autoscaling(1, 2000)
     pods = [
         capacity.Pod(f"p{i}", 5 + i % 2 * 3, i % 6, True, False, 100.0, 0.2, 1.0 + (i % 7 == 0))
@@ -172,8 +172,8 @@ def table(compared: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
 
 
 def plot(path: Path) -> None:
-    """Draw sessions, slots and callers who wait, one row for each trace."""
-    from matplotlib import pyplot  # a development tool, slow to import
+    """Plot sessions, slots and waiting callers, one row per trace."""
+    from matplotlib import pyplot  # a development dependency that is slow to import
 
     service, settings = world()
     figure, rows = pyplot.subplots(len(traces.Kind), 1, figsize=(10, 14), layout="constrained")
@@ -181,9 +181,9 @@ def plot(path: Path) -> None:
         trace = traces.make(kind, SCALE, random.Random(SEED))
         profiles = scaling_campaign.profiles()
         result = run(service, profiles, trace, settings, random.Random(SEED))
-        minutes = [moment.at_s / 60 for moment in result.course]
+        minutes = [sample.at_s / 60 for sample in result.timeline]
         for name in ("slots", "sessions", "waiting"):
-            values = [getattr(moment, name) for moment in result.course]
+            values = [getattr(sample, name) for sample in result.timeline]
             axes.step(minutes, values, where="post", label=name)
         axes.set(title=kind.value, xlabel="minutes", ylabel="sessions")
         axes.legend(loc="upper right")

@@ -1,8 +1,8 @@
-"""Sessions that speak for half an hour on the CPU: does memory grow, does a picture stand still?
+"""A soak test: sessions speak for 30 minutes on the CPU; memory must not grow, no frame is missing.
 
-There are as many as the operator would give this runtime by what it measured at its start. The
-runtime's resident memory is sampled once a second. Its slope is the least-squares line after
-the warm-up, in which caches of pictures and the allocator fill.
+The operator's plan for this runtime, made from its calibration, gives the number of sessions. The
+resident memory of the runtime is sampled once per second. Its slope is the least-squares line after
+the warm-up, which fills the image caches and the memory allocator.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _KEPT_SAMPLES: Final = 200
 
 
 def main() -> int:
-    """Run the benchmark and write its record; fail if memory grows or a picture stands still."""
+    """Run the benchmark and write its record; fail if memory grows or frames are missing."""
     parser = argparse.ArgumentParser(prog="localcluster.bench.soak", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--minutes", type=float, default=30.0, help="after the warm-up")
@@ -39,37 +39,37 @@ def main() -> int:
     parser.add_argument("--sessions", type=int, help="without: what the runtime is rated for")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--pace", choices=("burst", "paced"), default="burst")
-    asked = parser.parse_args()
-    with runtime_process.serving(asked.out.with_suffix(".log"), asked.batch_size) as runtime:
-        rating = rated(runtime, asked.batch_size)
-        sessions = asked.sessions or rating.sessions_per_pod
+    options = parser.parse_args()
+    with runtime_process.serving(options.out.with_suffix(".log"), options.batch_size) as runtime:
+        rating = rated(runtime, options.batch_size)
+        sessions = options.sessions or rating.sessions_per_pod
         print(f"{sessions} sessions; rated: {rating.reason}", flush=True)
-        minutes = asked.warm_up_minutes + asked.minutes
+        minutes = options.warm_up_minutes + options.minutes
         watch = Watch(runtime)
         found = runtime_process.load(
             runtime,
             [
                 *("--sessions", str(sessions), "--duration-s", str(60 * minutes)),
-                *("--late-ms", str(GAP_MS), *(["--burst"] if asked.pace == "burst" else [])),
+                *("--late-ms", str(GAP_MS), *(["--burst"] if options.pace == "burst" else [])),
             ],
         )
         samples = watch.stop()
-    settled = [(at, mib) for at, mib in samples if at >= 60 * asked.warm_up_minutes]
+    settled = [(at, mib) for at, mib in samples if at >= 60 * options.warm_up_minutes]
     slope = 60 * slope_per_s(settled)
     summary = found["summary"]
     results = {
         "sessions": sessions,
         "rated": {"sessions": rating.sessions_per_pod, "reason": rating.reason},
-        "pace": asked.pace,
-        "minutes": asked.minutes,
+        "pace": options.pace,
+        "minutes": options.minutes,
         "rss_slope_mib_per_min": round(slope, 3),
         "rss_mib": {"first": settled[0][1], "last": settled[-1][1], "samples": len(settled)},
         "gaps_over_100_ms": summary["gaps"],
         "load": summary,
         "samples": thinned(samples),
     }
-    warm_up = f"{asked.warm_up_minutes:g} minutes of the same load"
-    record.write(asked.out, 0, warm_up, results)
+    warm_up = f"{options.warm_up_minutes:g} minutes of the same load"
+    record.write(options.out, 0, warm_up, results)
     print(json.dumps({key: results[key] for key in results if key != "samples"}, indent=2))
     faults = summary["gaps"] + summary["frames_missing"] + summary["violations"]
     return 1 if faults or slope >= SLOPE_MIB_PER_MIN else 0
@@ -80,7 +80,7 @@ def rated(runtime: runtime_process.Runtime, batch_size: int) -> BatchPlan:
     state = runtime.state()
     curve = parse_state(state, 0.0).calibration
     if curve is None:
-        raise RuntimeError(f"the runtime measured nothing: {state['calibration']}")
+        raise RuntimeError(f"the runtime has no calibration: {state['calibration']}")
     memory_mib = state["vram"]["total_bytes"] >> 20
     plan = fixed_batch(curve, memory_mib, batch_size, FPS)
     if isinstance(plan, NoBatch):
@@ -89,7 +89,7 @@ def rated(runtime: runtime_process.Runtime, batch_size: int) -> BatchPlan:
 
 
 class Watch:
-    """Samples a runtime's memory on a thread of its own until stopped."""
+    """Samples the memory of a runtime in its own thread until stopped."""
 
     def __init__(self, runtime: runtime_process.Runtime) -> None:
         self._runtime = runtime
@@ -99,7 +99,7 @@ class Watch:
         self._thread.start()
 
     def stop(self) -> list[tuple[float, float]]:
-        """Return seconds since the start and MiB, oldest first."""
+        """Stop, and return pairs of seconds since the start and MiB, oldest first."""
         self._ends.set()
         self._thread.join()
         return self._samples
@@ -112,7 +112,7 @@ class Watch:
 
 
 def slope_per_s(samples: Sequence[tuple[float, float]]) -> float:
-    """Return the slope of the least-squares line; 0 of less than two moments."""
+    """Return the slope of the least-squares line; 0 if all samples have the same time."""
     count = len(samples)
     mean_at = sum(at for at, _ in samples) / max(1, count)
     mean = sum(value for _, value in samples) / max(1, count)
@@ -123,7 +123,7 @@ def slope_per_s(samples: Sequence[tuple[float, float]]) -> float:
 
 
 def thinned(samples: Sequence[tuple[float, float]]) -> list[list[Any]]:
-    """Return some hundred samples over the whole time, for a plot."""
+    """Return a few hundred samples over the whole time, for a plot."""
     step = max(1, len(samples) // _KEPT_SAMPLES)
     return [list(sample) for sample in samples[::step]]
 

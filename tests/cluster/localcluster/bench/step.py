@@ -1,8 +1,8 @@
-"""How fast the operator answers callers who come ten times as often, and sources that fall silent.
+"""The reaction time of the operator to a tenfold arrival rate, and to silent state streams.
 
-Real: API server, etcd, scheduler, and the operator with its own account, which follows a state
-stream for each pod and one of the gateway. Puppets: nodes, runtime pods and the gateway, whose
-callers come evenly spaced, stay, and wait when no pod has room.
+Real: the API server, etcd, the scheduler, and the operator with its own account, which reads the
+state stream of each pod and of the gateway. Fake: the nodes, the runtime pods and the gateway. Its
+callers arrive at even intervals, stay, and wait while no pod has a free slot.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from localcluster.bench import record
 from localcluster.controlplane import kubeapi
 from localcluster.controlplane.cluster import ControlPlane, running
 from localcluster.fakes import hollow_pods
-from localcluster.fakes.gateway import PuppetGateway
-from localcluster.fakes.hollow_pods import Stage
+from localcluster.fakes.gateway import FakeGateway
+from localcluster.fakes.hollow_pods import HollowNodes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 GROUP: Final = "/apis/avatar.musetalk.io/v1alpha1"
 SERVICE: Final = "subject"
 NODES: Final = 16
-START_S: Final = 1.0  # of a pod, from its node to readiness
+START_S: Final = 1.0  # from the binding of a pod to its readiness
 FREE: Final = 2
 POLICY: Final = {
     "minReplicas": 1,
@@ -60,25 +60,25 @@ LIMITS: Final = {
 
 
 @dataclass(slots=True)
-class Course:
-    """What was seen of one service, in seconds of the monotonic clock."""
+class Timeline:
+    """The timeline of one service, in seconds of the monotonic clock."""
 
     created_at: list[float] = field(default_factory=list)
     needed: list[tuple[float, int]] = field(default_factory=list)
-    """When more pods were needed than ever before, and how many."""
+    """Each time when more pods were needed than before, with their number."""
     wanted: list[int] = field(default_factory=list)
-    """The numbers in its status, as they changed."""
+    """Each new `desiredReplicas` in the status."""
 
     def need(self, demand: int) -> None:
-        """Take in how many slots are wanted now, free ones included."""
+        """Record the demand; the free slots of the policy are added."""
         pods = ceil((demand + FREE) / hollow_pods.CAPACITY)
         if not self.needed or pods > self.needed[-1][1]:
             self.needed.append((time.monotonic(), pods))
 
     def lags_s(self, since: float) -> list[float]:
-        """Return for each pod that was needed after a time how much later it was requested.
+        """Return for each pod that was needed after `since` how much later it was created.
 
-        0 for those that were there already.
+        The lag is 0 for a pod that existed before.
         """
         lags = []
         for at, pods in self.needed:
@@ -88,24 +88,24 @@ class Course:
         return lags
 
     def reversals(self) -> int:
-        """Return how often the number of pods changed its direction."""
+        """Return how often the desired number of pods reversed its direction."""
         changes = [after - before for before, after in itertools.pairwise(self.wanted)]
         return sum(1 for one, next_one in itertools.pairwise(changes) if one * next_one < 0)
 
 
 @dataclass(slots=True)
-class World:
-    """The running parts, and what is seen of them."""
+class StepCluster:
+    """The simulated cluster, and the timelines of its services."""
 
     api: kubeapi.Api
-    stage: Stage
-    gateway: PuppetGateway
+    hollow_nodes: HollowNodes
+    gateway: FakeGateway
     changed: asyncio.Condition
     services: kubeapi.Mirror
-    courses: dict[str, Course]
+    timelines: dict[str, Timeline]
 
     async def add(self, namespace: str, autoscaling: Body) -> None:
-        """Make a service in a namespace of its own."""
+        """Create a service in its own namespace."""
         await self.api.post("/api/v1/namespaces", {"metadata": {"name": namespace}})
         body = {
             "apiVersion": "avatar.musetalk.io/v1alpha1",
@@ -116,11 +116,11 @@ class World:
         await self.api.post(f"{GROUP}/namespaces/{namespace}/avatarservices", body)
 
     def status(self, namespace: str) -> Body:
-        """Return what the operator says of a service."""
+        """Return the status of a service."""
         return dict(self.services.objects.get((namespace, SERVICE), {}).get("status", {}))
 
     async def until_ready(self, namespace: str, pods: int) -> None:
-        """Wait until the service has so many pods that take sessions."""
+        """Wait until the service has at least `pods` ready pods."""
 
         def ready() -> bool:
             return bool(self.status(namespace).get("readyReplicas", 0) >= pods)
@@ -131,136 +131,138 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def world(cluster: ControlPlane) -> AsyncIterator[World]:
-    """Run the operator and the puppets."""
+async def simulated_cluster(cluster: ControlPlane) -> AsyncIterator[StepCluster]:
+    """Run the operator with hollow nodes and a fake gateway."""
     await operator_process.install_chart(cluster)
     path = await operator_process.kubeconfig(cluster, "step", cluster.server)
     changed = asyncio.Condition()
-    courses: dict[str, Course] = {}
+    timelines: dict[str, Timeline] = {}
 
-    def see_pod(kind: str, pod: Body) -> None:
-        course = courses.get(pod["metadata"]["namespace"])
-        if course is not None and kind == "ADDED":
-            course.created_at.append(time.monotonic())
-        stage.see(kind, pod)
+    def on_pod_event(kind: str, pod: Body) -> None:
+        timeline = timelines.get(pod["metadata"]["namespace"])
+        if timeline is not None and kind == "ADDED":
+            timeline.created_at.append(time.monotonic())
+        hollow_nodes.on_pod_event(kind, pod)
 
-    def see_service(kind: str, service: Body) -> None:
-        course = courses.get(service["metadata"]["namespace"])
+    def on_service_event(kind: str, service: Body) -> None:
+        timeline = timelines.get(service["metadata"]["namespace"])
         wanted = service.get("status", {}).get("desiredReplicas")
-        if course is not None and wanted is not None and course.wanted[-1:] != [wanted]:
-            course.wanted.append(wanted)
+        if timeline is not None and wanted is not None and timeline.wanted[-1:] != [wanted]:
+            timeline.wanted.append(wanted)
 
     async with kubeapi.connected(cluster) as api:
-        stage = Stage(api, NODES, start_s=START_S)
-        pods = kubeapi.Mirror(api, "/api/v1/pods", changed, see_pod)
-        services = kubeapi.Mirror(api, f"{GROUP}/avatarservices", changed, see_service)
-        gateway = PuppetGateway(api, stage, operator_process.SYSTEM)
+        hollow_nodes = HollowNodes(api, NODES, start_s=START_S)
+        pods = kubeapi.Mirror(api, "/api/v1/pods", changed, on_pod_event)
+        services = kubeapi.Mirror(api, f"{GROUP}/avatarservices", changed, on_service_event)
+        gateway = FakeGateway(api, hollow_nodes, operator_process.SYSTEM)
         async with (
-            stage.running(),
+            hollow_nodes.running(),
             pods.running(),
             services.running(),
             gateway.running(),
             operator_process.operating(cluster, path),
         ):
-            yield World(api, stage, gateway, changed, services, courses)
+            yield StepCluster(api, hollow_nodes, gateway, changed, services, timelines)
 
 
-async def step(there: World, namespace: str) -> dict[str, Any]:
-    """Let callers come at a steady rate, then at ten times that; return what was measured."""
-    course = there.courses[namespace] = Course()
-    await there.add(namespace, dict(POLICY))
-    await there.until_ready(namespace, 1)
+async def step(simulated: StepCluster, namespace: str) -> dict[str, Any]:
+    """Add callers at a steady rate, then at the tenfold rate; return the measurements."""
+    timeline = simulated.timelines[namespace] = Timeline()
+    await simulated.add(namespace, dict(POLICY))
+    await simulated.until_ready(namespace, 1)
     name = f"{namespace}/{SERVICE}"
-    begun = time.monotonic()
-    stepped_at = begun + BASE_S
-    for at in arrivals(begun):
+    started = time.monotonic()
+    stepped_at = started + BASE_S
+    for at in arrivals(started):
         await asyncio.sleep(at - time.monotonic())
-        await there.gateway.call(name, STAY_S)
-        course.need(there.gateway.line(name).demand)
+        await simulated.gateway.call(name, STAY_S)
+        timeline.need(simulated.gateway.queue(name).demand)
     await asyncio.sleep(AFTER_S)
-    short = [at for at, pods in course.needed if at >= stepped_at and pods > 0]
-    made = [at for at in course.created_at if at >= stepped_at]
+    short = [at for at, pods in timeline.needed if at >= stepped_at and pods > 0]
+    made = [at for at in timeline.created_at if at >= stepped_at]
     result = {
         "first_create_after_step_s": made[0] - stepped_at if made else WITHIN_S,
         "shortage_after_step_s": short[0] - stepped_at if short else None,
-        "lags_s": course.lags_s(stepped_at),
-        "pods_before": len(course.created_at) - len(made),
-        "pods_requested": len(course.created_at),
-        "pods_needed": course.needed[-1][1],
-        "waited": len(there.gateway.line(name).waiting),
-        "reversals": course.reversals(),
+        "lags_s": timeline.lags_s(stepped_at),
+        "pods_before": len(timeline.created_at) - len(made),
+        "pods_requested": len(timeline.created_at),
+        "pods_needed": timeline.needed[-1][1],
+        "waited": len(simulated.gateway.queue(name).waiting),
+        "reversals": timeline.reversals(),
     }
-    await there.api.delete(f"{GROUP}/namespaces/{namespace}/avatarservices/{SERVICE}")
+    await simulated.api.delete(f"{GROUP}/namespaces/{namespace}/avatarservices/{SERVICE}")
     return result
 
 
-def arrivals(begun: float) -> Iterator[float]:
-    """Yield when callers come: at the steady rate, then at ten times that."""
+def arrivals(started: float) -> Iterator[float]:
+    """Yield the arrival times: at the steady rate, then at the tenfold rate."""
     for index in range(int(BASE_S * BASE_PER_S)):
-        yield begun + index / BASE_PER_S
+        yield started + index / BASE_PER_S
     rate = BASE_PER_S * STEP
     for index in range(int(STEP_S * rate)):
-        yield begun + BASE_S + index / rate
+        yield started + BASE_S + index / rate
 
 
-async def stale(there: World, services: int) -> dict[str, Any]:
-    """Let every source fall silent at once; return after which time each service says so."""
+async def stale(simulated: StepCluster, services: int) -> dict[str, Any]:
+    """Stop all state streams; return the time until each status reports it."""
     policy = {**POLICY, "freeSessions": {"min": hollow_pods.CAPACITY + 1, "percent": 0}}
     names = [f"stale-{number}" for number in range(services)]
     for name in names:
-        await there.add(name, policy)
+        await simulated.add(name, policy)
     for name in names:
-        await there.until_ready(name, 2)
-    before = set(there.stage.puppets)
-    told: dict[str, float] = {}
+        await simulated.until_ready(name, 2)
+    before = set(simulated.hollow_nodes.hollow_pods)
+    reported: dict[str, float] = {}
 
     def fresh(name: str) -> str:
-        conditions = there.status(name).get("conditions", [])
+        conditions = simulated.status(name).get("conditions", [])
         return next((c["status"] for c in conditions if c["type"] == "StateFresh"), "")
 
-    def all_told(wanted: str) -> bool:
+    def all_report(wanted: str) -> bool:
         for name in names:
             if fresh(name) == wanted:
-                told.setdefault(name, time.monotonic())
-        return len(told) == services
+                reported.setdefault(name, time.monotonic())
+        return len(reported) == services
 
-    await kubeapi.until(there.changed, lambda: all_told("True"), "all are fresh", WITHIN_S)
-    told.clear()
+    await kubeapi.until(simulated.changed, lambda: all_report("True"), "all are fresh", WITHIN_S)
+    reported.clear()
     silent_at = time.monotonic()
-    there.gateway.mute = True
-    await there.stage.set_mute(there.stage.puppets.values(), True)
-    await kubeapi.until(there.changed, lambda: all_told("False"), "all are stale", WITHIN_S)
-    after = [at - silent_at for at in told.values()]
-    told.clear()
-    there.gateway.mute = False
-    heard_at = time.monotonic()
-    await there.stage.set_mute(there.stage.puppets.values(), False)
-    await kubeapi.until(there.changed, lambda: all_told("True"), "all are fresh again", WITHIN_S)
+    simulated.gateway.silent = True
+    await simulated.hollow_nodes.set_silent(simulated.hollow_nodes.hollow_pods.values(), True)
+    await kubeapi.until(simulated.changed, lambda: all_report("False"), "all are stale", WITHIN_S)
+    after = [at - silent_at for at in reported.values()]
+    reported.clear()
+    simulated.gateway.silent = False
+    resumed_at = time.monotonic()
+    await simulated.hollow_nodes.set_silent(simulated.hollow_nodes.hollow_pods.values(), False)
+    await kubeapi.until(
+        simulated.changed, lambda: all_report("True"), "all are fresh again", WITHIN_S
+    )
     return {
         "services": services,
         "said_stale_s": record.figures(after),
-        "said_fresh_s": record.figures([at - heard_at for at in told.values()]),
-        "pods_lost": len(before - set(there.stage.puppets)),
-        "pods_added": len(set(there.stage.puppets) - before),
+        "said_fresh_s": record.figures([at - resumed_at for at in reported.values()]),
+        "pods_lost": len(before - set(simulated.hollow_nodes.hollow_pods)),
+        "pods_added": len(set(simulated.hollow_nodes.hollow_pods) - before),
     }
 
 
 async def run(repetitions: int, at_once: int, services: int, state: Path) -> dict[str, Any]:
-    """Run all repetitions, some at once, then the silence."""
-    async with running(state) as cluster, world(cluster) as there:
+    """Run all repetitions, several at the same time, then the silent streams."""
+    async with running(state) as cluster, simulated_cluster(cluster) as simulated:
         slots = asyncio.Semaphore(at_once)
 
         async def bounded(number: int) -> dict[str, Any]:
             async with slots:
-                return await step(there, f"step-{number}")
+                return await step(simulated, f"step-{number}")
 
         found = await asyncio.gather(*(bounded(number) for number in range(repetitions)))
 
-        def nobody() -> bool:
-            return not there.stage.puppets
+        def no_pods() -> bool:
+            return not simulated.hollow_nodes.hollow_pods
 
-        await kubeapi.until(there.changed, nobody, "the pods of the steps are gone", WITHIN_S)
-        silence = await stale(there, services)
+        await kubeapi.until(simulated.changed, no_pods, "the pods of the steps are gone", WITHIN_S)
+        silence = await stale(simulated, services)
     lags = [lag for each in found for lag in each["lags_s"]]
     return {
         "step": f"{BASE_PER_S:g} to {BASE_PER_S * STEP:g} callers a second, {STAY_S:g} s each",
@@ -282,16 +284,18 @@ async def run(repetitions: int, at_once: int, services: int, state: Path) -> dic
 
 
 def main() -> int:
-    """Run the benchmark and write its record; fail if a pod was lost while nobody was heard of."""
+    """Run the benchmark and write its record; fail if silent streams removed a pod."""
     parser = argparse.ArgumentParser(prog="localcluster.bench.step", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--repetitions", type=int, default=30)
     parser.add_argument("--at-once", type=int, default=3)
-    parser.add_argument("--services", type=int, default=10, help="that fall silent")
-    asked = parser.parse_args()
+    parser.add_argument(
+        "--services", type=int, default=10, help="number of services in the test of silent streams"
+    )
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="avatar-bench-") as folder:
         results = asyncio.run(
-            run(asked.repetitions, asked.at_once, asked.services, Path(folder) / "cluster")
+            run(options.repetitions, options.at_once, options.services, Path(folder) / "cluster")
         )
     figures = {
         "first_create_p99_s": results["first_create_after_step_s"]["p99"],
@@ -300,7 +304,7 @@ def main() -> int:
         "said_stale_max_s": results["stale"]["said_stale_s"]["max"],
     }
     results["limits_kept"] = {name: figures[name] <= limit for name, limit in LIMITS.items()}
-    record.write(asked.out, 0, f"{BASE_S:g} s at the steady rate, each", results)
+    record.write(options.out, 0, f"{BASE_S:g} s at the steady rate, each", results)
     print(json.dumps(results, indent=2))
     return 1 if results["stale"]["pods_lost"] else 0
 

@@ -1,1 +1,1 @@
-"""A Kubernetes control plane of real components, without root or containers."""
+"""A Kubernetes control plane from real components, without root or containers."""

@@ -1,4 +1,4 @@
-"""Reads the API server's audit log: who wrote what, and when."""
+"""Reads the audit log of the API server: which user wrote which object, and when."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One request that asked to change something."""
+    """One write request."""
 
     at: str
-    """When it was answered, RFC 3339 in UTC with microseconds: texts compare as times."""
+    """The time of the response, RFC 3339 in UTC with microseconds, so that texts sort as times."""
     user: str
     verb: str
     resource: str
-    """`pods`, `avatarservices.avatar.musetalk.io/status`."""
+    """For example `pods` or `avatarservices.avatar.musetalk.io/status`."""
     namespace: str
     name: str
     code: int
-    """The HTTP status of the answer."""
+    """The HTTP status of the response."""
     agent: str = ""
-    """The user agent, which tells replicas of one account apart."""
+    """The user agent, which distinguishes replicas with the same account."""
 
 
 LEASES: Final = "leases.coordination.k8s.io"
@@ -34,19 +34,19 @@ LEASES: Final = "leases.coordination.k8s.io"
 def read(
     path: Path, user: str | None = None, since: str = "", *, leases: bool = False
 ) -> tuple[Write, ...]:
-    """Return the writes in the log, oldest first, of one user or all, later than `since`.
+    """Return the writes of one user or of all users after `since`, oldest first.
 
-    Those of Leases are heartbeats, and left out unless asked for.
+    Writes of Leases are heartbeats; they are omitted by default.
     """
     with path.open() as file:
-        complete = (line for line in file if line.endswith("\n"))  # the last may be half written
+        complete = (line for line in file if line.endswith("\n"))  # the last line may be incomplete
         writes = (parse(line) for line in complete)
         wanted = (w for w in writes if leases or w.resource != LEASES)
         return tuple(w for w in wanted if user in (None, w.user) and w.at > since)
 
 
 def parse(line: str) -> Write:
-    """Return the write of one line."""
+    """Parse one line."""
     event = json.loads(line)
     target = event.get("objectRef", {})
     kind = ".".join(part for part in (target.get("resource"), target.get("apiGroup")) if part)

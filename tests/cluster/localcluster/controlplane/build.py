@@ -1,4 +1,4 @@
-"""Builds the tools of the Go module once, into a cache that outlives the checkout."""
+"""Builds the tools of the Go module once, into a cache outside the checkout."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How far the build is."""
+    """The progress of the build."""
 
     tool: str
     number: int
@@ -45,7 +45,7 @@ class Step:
 
 
 class Progress(Protocol):
-    """Tells a person how the build goes."""
+    """Reports the progress of the build."""
 
     def say(self, text: str) -> None: ...
 
@@ -53,7 +53,7 @@ class Progress(Protocol):
 
 
 def parse_tools(go_mod: str) -> tuple[Tool, ...]:
-    """Return the tools that a go.mod names, in its order."""
+    """Return the tools of a go.mod, in the order of the file."""
     packages: list[str] = []
     for block in re.findall(r"^tool \(\n(.*?)^\)", go_mod, re.MULTILINE | re.DOTALL):
         packages += block.split()
@@ -62,7 +62,7 @@ def parse_tools(go_mod: str) -> tuple[Tool, ...]:
 
 
 def binary_name(package: str) -> str:
-    """Return the name a package's binary goes by; etcd's server has no folder of that name."""
+    """Return the name of a package's binary; the package of etcd's server has another name."""
     if re.fullmatch(r"go\.etcd\.io/etcd/server/v\d+", package):
         return "etcd"
     parts = package.split("/")
@@ -70,9 +70,9 @@ def binary_name(package: str) -> str:
 
 
 def link_flags(go_mod: str) -> str:
-    """Return the linker flags: small binaries that know the version of Kubernetes they are.
+    """Return the linker flags, which make the binaries small and set the version of Kubernetes.
 
-    Without it the API server calls itself `v0.0.0-master+$Format:%H$`, which kubectl refuses.
+    Without the version, the API server reports `v0.0.0-master+$Format:%H$`, which kubectl rejects.
     """
     found = re.search(r"^\s*(?:require )?k8s\.io/kubernetes (v(\d+)\.(\d+)\.\S+)", go_mod, re.M)
     if found is None:
@@ -83,7 +83,7 @@ def link_flags(go_mod: str) -> str:
 
 
 def cache_key(go_mod: str, go_sum: str) -> str:
-    """Return the name of the cache folder: other sources or other flags, another folder."""
+    """Return the name of the cache folder, which depends on the sources and the flags."""
     digest = hashlib.sha256()
     for text in (go_mod, go_sum, *FLAGS):
         digest.update(text.encode() + b"\0")
@@ -91,13 +91,13 @@ def cache_key(go_mod: str, go_sum: str) -> str:
 
 
 def cache_root(environ: Mapping[str, str]) -> Path:
-    """Return the user's cache folder for this project."""
+    """Return the user's cache folder of this project."""
     base = environ.get("XDG_CACHE_HOME") or str(Path(environ["HOME"]) / ".cache")
     return Path(base) / "avatar-service" / "cluster"
 
 
 def find_prebuilt(tools: Sequence[Tool], environ: Mapping[str, str]) -> dict[str, Path]:
-    """Return the binaries that `KUBEBUILDER_ASSETS` offers, by name."""
+    """Return the binaries in `KUBEBUILDER_ASSETS`, by name."""
     assets = environ.get("KUBEBUILDER_ASSETS")
     if not assets:
         return {}
@@ -108,10 +108,13 @@ def find_prebuilt(tools: Sequence[Tool], environ: Mapping[str, str]) -> dict[str
 async def ensure(
     progress: Progress, environ: Mapping[str, str], module: Path = paths.MODULE
 ) -> dict[str, Path]:
-    """Return every tool's binary by name, after building those that are missing.
+    """Build the missing tools, and return the binary of each tool by name.
 
-    Raises `GoMissing` and `BuildFailed`. An interrupted build loses only the
-    tool it was at: a binary gets its name when it is complete.
+    An interrupted build loses only the current tool: a binary gets its name when it is complete.
+
+    Raises:
+        GoMissing: no Go toolchain is available.
+        BuildFailed: a tool does not compile.
     """
     go_mod, go_sum = (module / "go.mod").read_text(), (module / "go.sum").read_text()
     tools = parse_tools(go_mod)
@@ -132,17 +135,17 @@ async def ensure(
 
 @contextlib.asynccontextmanager
 async def _locked(path: Path, progress: Progress) -> AsyncIterator[None]:
-    """Hold the lock of a cache folder; the kernel drops it when its holder dies."""
+    """Hold the lock of a cache folder; the kernel releases it when the process ends."""
     with path.open("w") as file:
-        told = False
+        reported = False
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if not told:
+                if not reported:
                     progress.say("another process builds the same tools, waiting for it")
-                told = True
+                reported = True
                 await asyncio.sleep(TICK_S)
         yield
 
@@ -204,7 +207,7 @@ class _Report(Protocol):
 
 
 def _build_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of `go build`: the user's, less what would change the result."""
+    """Return the environment of `go build` without variables that change the result."""
     fixed = {"CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off", "GOTOOLCHAIN": "local"}
     return {**environ, **fixed}
 

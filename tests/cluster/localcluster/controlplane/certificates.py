@@ -1,4 +1,4 @@
-"""Makes the cluster's keys and certificates, all new for every start."""
+"""Creates the keys and certificates of the cluster, new for every start."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LIFETIME: Final = datetime.timedelta(days=30)
-LEEWAY: Final = datetime.timedelta(minutes=5)  # clocks that are set back
+LEEWAY: Final = datetime.timedelta(minutes=5)  # for clocks that are set back
 
 SERVER_NAMES: Final = (
     "localhost",
@@ -26,7 +26,7 @@ SERVER_NAMES: Final = (
     "kubernetes.default.svc",
     "kubernetes.default.svc.cluster.local",
 )
-SERVER_ADDRESSES: Final = ("127.0.0.1", "10.96.0.1")  # the second is Service `kubernetes`
+SERVER_ADDRESSES: Final = ("127.0.0.1", "10.96.0.1")  # the second address is Service `kubernetes`
 
 CLIENTS: Final[Mapping[str, tuple[str, str | None]]] = {
     # file name: user, group
@@ -41,7 +41,7 @@ CLIENTS: Final[Mapping[str, tuple[str, str | None]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Pki:
-    """The files of the cluster's certificates, by the name of their holder."""
+    """The files of the certificates, by the name of the component."""
 
     folder: Path
 
@@ -67,10 +67,10 @@ class _Pair:
 
 
 def write(pki: Pki, now: datetime.datetime) -> None:
-    """Fill the folder: the authority, a serving certificate, clients, the token key.
+    """Write the authority, a serving certificate, client certificates and the token key.
 
-    The front proxy, which vouches for users towards aggregated APIs, has an
-    authority of its own, as the API server demands.
+    The front proxy, which authenticates users to aggregated APIs, has its own authority, as the API
+    server requires.
     """
     pki.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     authority = _authority("localcluster", now)
@@ -108,7 +108,7 @@ def _authority(name: str, now: datetime.datetime) -> _Pair:
 def _server(authority: _Pair, now: datetime.datetime) -> _Pair:
     names = [x509.DNSName(name) for name in SERVER_NAMES]
     addresses = [x509.IPAddress(ipaddress.ip_address(text)) for text in SERVER_ADDRESSES]
-    # etcd presents its serving certificate to itself as a client.
+    # etcd uses its serving certificate also as a client of itself.
     uses = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     alternative = x509.SubjectAlternativeName([*names, *addresses])
     return _leaf(authority, _name("localcluster-server", None), uses, alternative, now)
@@ -155,7 +155,7 @@ def _builder(
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - LEEWAY)
         .not_valid_after(now + LIFETIME)
-        # Python's TLS, strict since 3.13, refuses an authority without this one.
+        # Python's TLS is strict since 3.13 and rejects an authority without this extension.
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
 
@@ -190,7 +190,7 @@ def _store_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
     path.write_bytes(
         key.private_bytes(
             serialization.Encoding.PEM,
-            serialization.PrivateFormat.TraditionalOpenSSL,  # Kubernetes reads no EC key in PKCS 8
+            serialization.PrivateFormat.TraditionalOpenSSL,  # not PKCS 8: Kubernetes cannot read it
             serialization.NoEncryption(),
         )
     )

@@ -1,4 +1,4 @@
-"""Runs a control plane and talks to it: `async with controlplane.running(folder) as cp`."""
+"""Runs a control plane: `async with controlplane.running(folder) as cp`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-READY_S: Final = 120.0  # seconds on an idle machine, and a minute on a crowded one
+READY_S: Final = 120.0  # it takes seconds on an idle machine, and a minute on a busy one
 NODE_GRACE_S: Final = 10.0
 COMPONENT_GRACE_S: Final = 15.0
 
@@ -46,7 +46,7 @@ class ControlPlane:
     ports: components.Ports
     supervisor: processes.Identity
     start_seconds: float
-    """From the first process to ready; what the binaries took to build does not count."""
+    """Seconds from the first process until ready, without the build of the binaries."""
 
     @property
     def server(self) -> str:
@@ -54,7 +54,7 @@ class ControlPlane:
 
     @property
     def kubeconfig(self) -> Path:
-        """The administrator's; products under test use `service_account_kubeconfig`."""
+        """The kubeconfig of the administrator; tests use `service_account_kubeconfig`."""
         return self.layout.admin_kubeconfig
 
     @property
@@ -67,11 +67,11 @@ class ControlPlane:
 
     @property
     def audit_log(self) -> Path:
-        """One JSON line for each write to the API; see `localcluster.controlplane.audit`."""
+        """One JSON line per write to the API; see `localcluster.controlplane.audit`."""
         return self.layout.audit_log
 
     def environment(self) -> dict[str, str]:
-        """Return an environment in which kubectl and helm mean this cluster and spare $HOME."""
+        """Return an environment in which kubectl and helm use this cluster and do not use $HOME."""
         home = self.layout.home
         return {
             **os.environ,
@@ -87,15 +87,27 @@ class ControlPlane:
         }
 
     async def kubectl(self, *arguments: str | Path, stdin: str | None = None) -> str:
-        """Return what kubectl prints. Raises `CommandFailed`."""
+        """Return the output of kubectl.
+
+        Raises:
+            CommandFailed: kubectl failed.
+        """
         return await self.run("kubectl", *arguments, stdin=stdin)
 
     async def helm(self, *arguments: str | Path, stdin: str | None = None) -> str:
-        """Return what helm prints. Raises `CommandFailed`."""
+        """Return the output of helm.
+
+        Raises:
+            CommandFailed: helm failed.
+        """
         return await self.run("helm", *arguments, stdin=stdin)
 
     async def run(self, tool: str, *arguments: str | Path, stdin: str | None = None) -> str:
-        """Run one of the built tools as the administrator. Raises `CommandFailed`."""
+        """Run one of the built tools as the administrator.
+
+        Raises:
+            CommandFailed: the tool failed.
+        """
         argv = [str(self.bin_dir / tool), *map(str, arguments)]
         process = await asyncio.create_subprocess_exec(
             *argv,
@@ -117,14 +129,14 @@ class ControlPlane:
         return output.decode()
 
     async def service_account_kubeconfig(self, namespace: str, name: str) -> Path:
-        """Return a new kubeconfig that acts as a ServiceAccount, for one day."""
+        """Return a new kubeconfig of a ServiceAccount that is valid for one day."""
         token = await self.kubectl("create", "token", "-n", namespace, name, "--duration=24h")
         path = self.layout.kubeconfig(f"{namespace}.{name}")
         user = kubeconfigs.token_user(token.strip())
         return kubeconfigs.write(path, self.server, self.ca, user, namespace)
 
     async def stop_component(self, name: str, *, kill: bool = False) -> None:
-        """Stop a component, with SIGKILL at once if `kill`, and wait until it is gone."""
+        """Stop a component (with `kill` by SIGKILL), and wait until it has ended."""
         await supervision.stop(self.layout, name, 0 if kill else COMPONENT_GRACE_S)
 
     async def start_component(self, name: str) -> None:
@@ -134,7 +146,7 @@ class ControlPlane:
         await _Boot(self.layout, self.ports, (name,)).until_ready(name, skip)
 
     async def restart_component(self, name: str, *, kill: bool = False) -> None:
-        """Stop and start a component, ready when this returns."""
+        """Stop and start a component, and wait until it is ready."""
         await self.stop_component(name, kill=kill)
         await self.start_component(name)
 
@@ -147,10 +159,13 @@ async def running(
     api_port: int | None = None,
     screen: build.Progress | None = None,
 ) -> AsyncIterator[ControlPlane]:
-    """Run a control plane in `state_dir`, and process nodes if `nodes` names their file.
+    """Run a control plane in `state_dir`, and process nodes if `nodes` is a nodes file.
 
-    Builds the binaries first if need be. All processes end with the context, and with this
-    process, however it ends. Raises `LocalClusterError`.
+    Missing binaries are built first. All processes end with the context, and with this process in
+    any case.
+
+    Raises:
+        LocalClusterError: a part of the cluster does not start.
     """
     layout = paths.Layout.of(state_dir)
     binaries = await build.ensure(screen or progress.Screen(sys.stderr), os.environ)
@@ -173,7 +188,11 @@ async def running(
 
 
 def attach(state_dir: Path) -> ControlPlane:
-    """Return the control plane that runs in `state_dir`. Raises `NotRunning`."""
+    """Return the control plane that runs in `state_dir`.
+
+    Raises:
+        NotRunning: no cluster runs there.
+    """
     layout = paths.Layout.of(state_dir)
     state = folder.read(layout)
     if state is None or state.start_s is None or not state.supervisor.is_alive():
@@ -190,7 +209,7 @@ def _choose_ports(api_port: int | None) -> components.Ports:
 
 @dataclass(frozen=True, slots=True)
 class _Boot:
-    """The way of some components to readiness, given up as soon as one of them ends."""
+    """Waits until components are ready, and fails as soon as one of them ends."""
 
     layout: paths.Layout
     ports: components.Ports
@@ -201,13 +220,13 @@ class _Boot:
         started = time.monotonic()
         for name in (components.ETCD, components.API_SERVER):
             await supervision.start(self.layout, _spec(self.layout, self.ports, name))
-        # The others give up when the API server is late.
+        # The other components end if the API server is late.
         await self.until_ready(components.API_SERVER)
         for name in (components.CONTROLLER_MANAGER, components.SCHEDULER):
             await supervision.start(self.layout, _spec(self.layout, self.ports, name))
         for name in components.CONTROL_PLANE:
             await self.until_ready(name)
-        # Pods are refused until their namespace has its account.
+        # Pods are rejected until their namespace has its ServiceAccount.
         account = f"{self.ports.server}/api/v1/namespaces/default/serviceaccounts/default"
         await self._until_answers(components.CONTROLLER_MANAGER, account)
         return time.monotonic() - started
@@ -218,9 +237,10 @@ class _Boot:
         await self.until_ready(components.PROCESS_NODE)
 
     async def until_ready(self, name: str, skip: int = 0) -> None:
-        """Wait for a component; `skip` bytes of its log belong to earlier runs.
+        """Wait for a component; the first `skip` bytes of its log belong to earlier runs.
 
-        Raises `ComponentFailed` if a watched one ends or this one is too slow.
+        Raises:
+            ComponentFailed: a watched component ended, or this one is not ready in time.
         """
         if name == components.PROCESS_NODE:
             await self._until(name, lambda: _says_ready(self.layout.log(name), skip))
@@ -265,7 +285,7 @@ def _spec(layout: paths.Layout, chosen: components.Ports, name: str) -> supervis
         components.arguments(name, layout, chosen),
         env={"HOME": str(layout.home), "PATH": os.defpath},
         log=str(layout.log(name)),
-        grace_s=0,  # their data dies with them
+        grace_s=0,  # their data is deleted with them
     )
 
 
@@ -282,7 +302,7 @@ def _node_spec(layout: paths.Layout, nodes: Path) -> supervisor.Spec:
 
 
 async def _says_ready(log: Path, skip: int) -> bool:
-    """Whether the log has the process node's line of JSON with a true `ready`."""
+    """Return whether the log has the JSON line of the process node with `ready` true."""
     with log.open("rb") as file:
         file.seek(skip)
         lines = file.read().splitlines()

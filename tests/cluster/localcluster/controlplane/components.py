@@ -20,7 +20,7 @@ PROCESS_NODE: Final = "process-node"
 CONTROL_PLANE: Final = (ETCD, API_SERVER, CONTROLLER_MANAGER, SCHEDULER)
 ALL: Final = (*CONTROL_PLANE, PROCESS_NODE)
 
-# Writes only, and only their envelope: enough to count who changes what, and almost free.
+# Only the metadata of writes: enough to count who changes what, at almost no cost.
 AUDIT_POLICY: Final = """\
 apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -34,7 +34,7 @@ rules:
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """The ports of 127.0.0.1 that the components listen on."""
+    """The ports of the components on 127.0.0.1."""
 
     etcd: int
     etcd_peer: int
@@ -75,7 +75,7 @@ def _etcd(layout: Layout, pki: Pki, ports: Ports) -> Iterable[str]:
     peer = f"https://127.0.0.1:{ports.etcd_peer}"
     yield "--name=localcluster"
     yield f"--data-dir={layout.etcd_data}"
-    yield "--unsafe-no-fsync"  # the data dies with the cluster
+    yield "--unsafe-no-fsync"  # the data is deleted with the cluster
     yield f"--listen-client-urls={ports.etcd_url}"
     yield f"--advertise-client-urls={ports.etcd_url}"
     yield f"--listen-peer-urls={peer}"
@@ -90,7 +90,7 @@ def _etcd(layout: Layout, pki: Pki, ports: Ports) -> Iterable[str]:
 
 def _api_server(layout: Layout, pki: Pki, ports: Ports) -> Iterable[str]:
     yield from _serving(pki, ports.api_server)
-    # A loopback address cannot be an endpoint of Service `kubernetes`: leave it without.
+    # Service `kubernetes` gets no endpoint, because a loopback address is not allowed there.
     yield "--advertise-address=127.0.0.1"
     yield "--endpoint-reconciler-type=none"
     yield f"--etcd-servers={ports.etcd_url}"
@@ -130,7 +130,7 @@ def _controller_manager(layout: Layout, pki: Pki, ports: Ports) -> Iterable[str]
     yield f"--service-account-private-key-file={pki.service_account_key}"
     yield f"--root-ca-file={pki.ca}"
     yield "--horizontal-pod-autoscaler-sync-period=2s"
-    # At its start it makes an account for each controller: half the time until ready otherwise.
+    # Without this flag, creating an account for each controller takes half of the start time.
     yield "--kube-api-qps=200"
     yield "--kube-api-burst=300"
 
@@ -138,7 +138,7 @@ def _controller_manager(layout: Layout, pki: Pki, ports: Ports) -> Iterable[str]
 def _scheduler(layout: Layout, pki: Pki, ports: Ports) -> Iterable[str]:
     yield from _serving(pki, ports.scheduler)
     yield from _client(layout, SCHEDULER)
-    # Two requests bind a pod: its default of 50 a second would be what a scale test measures.
+    # A binding takes two requests: the default of 50 per second would limit a scale test.
     yield "--kube-api-qps=1000"
     yield "--kube-api-burst=1000"
 

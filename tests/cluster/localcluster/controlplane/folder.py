@@ -1,4 +1,4 @@
-"""The state folder of a cluster: who holds it, what lies in it, and its record."""
+"""The state folder of a cluster: its lock, its content and its record."""
 
 from __future__ import annotations
 
@@ -30,17 +30,21 @@ KUBECONFIG_USERS = (
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The record of a running cluster; processes carry their start time."""
+    """The record of a running cluster; processes are stored with their start time."""
 
     owner: Identity
     supervisor: Identity
     ports: Ports
     start_s: float | None = None
-    """Seconds from the first process to a ready control plane; `None` until all is up."""
+    """Seconds from the first process to a ready control plane; None until all are ready."""
 
 
 def claim(layout: Layout) -> None:
-    """Make the folder ours. Raises `ForeignFolder` if it holds something else."""
+    """Claim the folder.
+
+    Raises:
+        ForeignFolder: it contains something else.
+    """
     layout.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not layout.marker.exists() and any(layout.root.iterdir()):
         raise errors.ForeignFolder(layout.root)
@@ -49,9 +53,10 @@ def claim(layout: Layout) -> None:
 
 @contextlib.contextmanager
 def held(layout: Layout) -> Iterator[None]:
-    """Hold a claimed folder against other owners; the kernel lets go when we die.
+    """Lock a claimed folder; the kernel releases the lock when this process ends.
 
-    Raises `AlreadyRunning` if another owner holds it.
+    Raises:
+        AlreadyRunning: another process holds the lock.
     """
     with layout.marker.open("r") as marker:
         try:
@@ -65,7 +70,7 @@ def held(layout: Layout) -> Iterator[None]:
 def fill(
     layout: Layout, binaries: Mapping[str, Path], ports: Ports, now: datetime.datetime
 ) -> None:
-    """Start afresh: no data, new certificates, links to the binaries."""
+    """Reset the folder: no data, new certificates, links to the binaries."""
     for stale in (layout.etcd_data, layout.pki, layout.bin, layout.nodes, layout.logs):
         shutil.rmtree(stale, ignore_errors=True)
     for folder in (layout.bin, layout.logs, layout.home, layout.nodes):
@@ -84,14 +89,14 @@ def fill(
 
 
 def write(layout: Layout, state: State) -> None:
-    """Record the cluster, in one step."""
+    """Write the record of the cluster atomically."""
     partial = layout.state_file.with_suffix(".partial")
     partial.write_text(json.dumps(asdict(state), indent=2) + "\n")
     partial.rename(layout.state_file)
 
 
 def read(layout: Layout) -> State | None:
-    """Return the record, or `None` if there is none."""
+    """Return the record, or None."""
     try:
         fields = json.loads(layout.state_file.read_text())
     except FileNotFoundError:
@@ -105,5 +110,5 @@ def read(layout: Layout) -> State | None:
 
 
 def forget(layout: Layout) -> None:
-    """Remove the record of a cluster that is gone."""
+    """Remove the record of a stopped cluster."""
     layout.state_file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The API server as its administrator sees it: requests, and mirrors of what there is."""
+"""A client of the API server with the rights of the administrator, and mirrors of its objects."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 Body = dict[str, Any]
 PAGE: Final = 1000
-LOOK_AGAIN_S: Final = 0.2
+RETRY_S: Final = 0.2
 MERGE: Final = "application/merge-patch+json"
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class Api:
-    """The administrator's connection; bodies are as the API gives them."""
+    """A connection as the administrator; bodies are API objects as dictionaries."""
 
     def __init__(self, session: aiohttp.ClientSession, server: str) -> None:
         self._session = session
@@ -36,7 +36,11 @@ class Api:
     async def send(
         self, method: str, path: str, body: Body | None = None, content_type: str = ""
     ) -> Body:
-        """Return the answer. Raises `aiohttp.ClientResponseError` if it is an error."""
+        """Send a request and return the response body.
+
+        Raises:
+            aiohttp.ClientResponseError: the response is an error.
+        """
         headers = {"Content-Type": content_type or "application/json"}
         async with self._session.request(
             method, self._server + path, data=json.dumps(body) if body else None, headers=headers
@@ -55,11 +59,11 @@ class Api:
         return await self.send("POST", path, body)
 
     async def merge(self, path: str, body: Body) -> None:
-        """Patch an object, if there is one."""
+        """Patch an object if it exists."""
         await self._if_there(self.send("PATCH", path, body, MERGE))
 
     async def delete(self, path: str, body: Body | None = None) -> None:
-        """Delete an object, if there is one."""
+        """Delete an object if it exists."""
         await self._if_there(self.send("DELETE", path, body))
 
     async def _if_there(self, request: Awaitable[Body]) -> None:
@@ -70,7 +74,7 @@ class Api:
                 raise
 
     async def list(self, path: str) -> tuple[list[Body], str]:
-        """Return all objects and the version to watch from."""
+        """Return all objects, and the version from which to watch."""
         items: list[Body] = []
         token = ""
         while True:
@@ -104,9 +108,9 @@ async def connected(cluster: ControlPlane) -> AsyncIterator[Api]:
 
 
 class Mirror:
-    """All objects of a path as they are now, by namespace and name.
+    """A mirror of all objects of a path, by namespace and name.
 
-    Several may share one condition, so that one can wait for what depends on all of them.
+    Several mirrors may share one condition, to wait for something that depends on all of them.
     """
 
     def __init__(
@@ -124,18 +128,18 @@ class Mirror:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Mirror]:
-        """Keep up with the server until the block ends."""
-        version = await self._look()
+        """Follow the server until the block ends."""
+        version = await self._list()
         task = asyncio.create_task(self._follow(version), name=f"mirror of {self._path}")
         try:
             yield self
         finally:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await task  # what broke it is told, too
+                await task  # raises the error of the mirror
 
     def of(self, namespace: str) -> list[Body]:
-        """Return the objects of a namespace, by name."""
+        """Return the objects of a namespace, sorted by name."""
         found = [key for key in self.objects if key[0] == namespace]
         return [self.objects[key] for key in sorted(found)]
 
@@ -147,39 +151,39 @@ class Mirror:
                         raise _GoneError(event["object"])
                     version = event["object"]["metadata"]["resourceVersion"]
                     if event["type"] != "BOOKMARK":
-                        self._take(event["type"], event["object"])
-                        await self._tell()
+                        self._apply(event["type"], event["object"])
+                        await self._notify()
             except (aiohttp.ClientError, TimeoutError, _GoneError) as error:
-                # A server refuses watches of a kind while it gets ready to serve it, for one.
-                log.warning("the mirror of %s looks anew: %r", self._path, error)
-                version = await self._look_until_seen()
+                # For example, a server rejects watches of a kind until it is ready to serve them.
+                _log.warning("mirror lists again path=%s error=%r", self._path, error)
+                version = await self._list_with_retries()
 
-    async def _look_until_seen(self) -> str:
+    async def _list_with_retries(self) -> str:
         while True:
-            await asyncio.sleep(LOOK_AGAIN_S)
+            await asyncio.sleep(RETRY_S)
             try:
-                version = await self._look()
+                version = await self._list()
             except (aiohttp.ClientError, TimeoutError) as error:
-                log.warning("the mirror of %s cannot look: %r", self._path, error)
+                _log.warning("mirror cannot list path=%s error=%r", self._path, error)
             else:
-                await self._tell()
+                await self._notify()
                 return version
 
-    async def _look(self) -> str:
-        """Take in what there is, and return the version to watch from."""
+    async def _list(self) -> str:
+        """List all objects, and return the version from which to watch."""
         items, version = await self._api.list(self._path)
         gone = self.objects.keys() - {_key(item) for item in items}
         for key in gone:
-            self._take("DELETED", self.objects[key])
+            self._apply("DELETED", self.objects[key])
         for item in items:
-            self._take("MODIFIED" if _key(item) in self.objects else "ADDED", item)
+            self._apply("MODIFIED" if _key(item) in self.objects else "ADDED", item)
         return version
 
-    async def _tell(self) -> None:
+    async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
-    def _take(self, kind: str, body: Body) -> None:
+    def _apply(self, kind: str, body: Body) -> None:
         key = _key(body)
         if kind == "DELETED":
             self.objects.pop(key, None)
@@ -190,7 +194,7 @@ class Mirror:
 
 
 class _GoneError(Exception):
-    """A watch was ended with an error: what it was to go on from is not kept any more."""
+    """A watch ended with an error, because the version from which it started has expired."""
 
 
 def _key(body: Body) -> tuple[str, str]:
@@ -203,10 +207,14 @@ async def until(
     what: Callable[[], str] | str,
     within_s: float,
 ) -> None:
-    """Wait for a condition on mirrors. Raises `TimeoutError`, which tells what was seen last."""
+    """Wait for a condition on mirrors.
+
+    Raises:
+        TimeoutError: the condition does not hold in time; the message shows the last objects.
+    """
     try:
         async with asyncio.timeout(within_s), changed:
             await changed.wait_for(lambda: bool(holds()))
     except TimeoutError:
-        told = what if isinstance(what, str) else what()
-        raise TimeoutError(f"{told}: not within {within_s:g} s") from None
+        message = what if isinstance(what, str) else what()
+        raise TimeoutError(f"{message}: not within {within_s:g} s") from None

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def certificate_user(pki: Pki, name: str) -> dict[str, str]:
-    """Return the credentials of a client certificate, embedded so that the file can travel."""
+    """Return the credentials of a client certificate, embedded so that the file can be moved."""
     return {
         "client-certificate-data": _encoded(pki.certificate(name)),
         "client-key-data": _encoded(pki.key(name)),
@@ -28,7 +28,7 @@ def token_user(token: str) -> dict[str, str]:
 
 
 def write(path: Path, server: str, ca: Path, user: dict[str, str], namespace: str) -> Path:
-    """Write a kubeconfig with one context; readable by its owner alone."""
+    """Write a kubeconfig with one context; readable only by its owner."""
     cluster = {"server": server, "certificate-authority-data": _encoded(ca)}
     context = {"cluster": "localcluster", "user": "user", "namespace": namespace}
     document = {

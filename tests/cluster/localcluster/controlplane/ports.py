@@ -1,4 +1,4 @@
-"""Finds ports of 127.0.0.1 for the components."""
+"""Finds free ports on 127.0.0.1 for the components."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Final
 
 from localcluster import errors
 
-# Below the ports that Linux gives to outgoing connections (ip_local_port_range), so that no
-# connection takes the port of a component while that restarts.
+# Below the ephemeral ports of Linux (ip_local_port_range), so that no outgoing connection takes
+# the port of a component while it restarts.
 RANGE: Final = range(20000, 30000)
 ATTEMPTS: Final = 200
 
@@ -18,7 +18,8 @@ ATTEMPTS: Final = 200
 def find_free(count: int) -> tuple[int, ...]:
     """Return different ports that are free now.
 
-    Raises `PortTaken` if hardly any is.
+    Raises:
+        PortTaken: not enough free ports were found.
     """
     found: list[int] = []
     with contextlib.ExitStack() as held:
@@ -32,7 +33,11 @@ def find_free(count: int) -> tuple[int, ...]:
 
 
 def check_free(port: int) -> int:
-    """Return `port` if it can be bound now, else raise `PortTaken`."""
+    """Return `port` if it can be bound now.
+
+    Raises:
+        PortTaken: it cannot be bound.
+    """
     try:
         with _bound(port):
             return port
@@ -45,7 +50,7 @@ def _bound(port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
-        listener.listen()  # with SO_REUSEADDR, two may bind but only one listen
+        listener.listen()  # with SO_REUSEADDR, two sockets can bind, but only one can listen
     except OSError:
         listener.close()
         raise

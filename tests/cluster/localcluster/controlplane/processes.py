@@ -1,4 +1,4 @@
-"""Linux processes: who is who, who belongs to whom, and who dies with whom."""
+"""Linux processes: their identity, their descendants, and how they end with their parent."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A process that cannot be mistaken for a later one with the same number."""
+    """A process, distinguished from a later process with the same PID."""
 
     pid: int
     started: int  # clock ticks since boot, field 22 of proc(5) stat
 
     def is_alive(self) -> bool:
-        """Whether this very process runs; a zombie does not."""
+        """Return whether this process runs; a zombie does not run."""
         fields = _stat(self.pid)
         return fields is not None and int(fields[19]) == self.started and fields[0] != "Z"
 
     def signal(self, number: int) -> None:
-        """Send a signal if the process still runs."""
+        """Send a signal if the process runs."""
         if self.is_alive():
             try:
                 os.kill(self.pid, number)
@@ -40,7 +40,11 @@ class Identity:
 
 
 def identify(pid: int) -> Identity:
-    """Return the identity of a process. Raises `ProcessLookupError` if there is none."""
+    """Return the identity of a process.
+
+    Raises:
+        ProcessLookupError: the process does not exist.
+    """
     fields = _stat(pid)
     if fields is None:
         raise ProcessLookupError(pid)
@@ -63,7 +67,7 @@ def descendants(pid: int) -> tuple[int, ...]:
 
 
 def cpu_by_program(pid: int) -> dict[str, float]:
-    """Return the seconds of processor time that each program below `pid` took, most first."""
+    """Return the CPU seconds of each program below `pid`, the largest first."""
     taken: dict[str, float] = {}
     for below in descendants(pid):
         fields = _stat(below)
@@ -79,7 +83,7 @@ def cpu_by_program(pid: int) -> dict[str, float]:
 
 
 async def until_gone(identity: Identity) -> None:
-    """Wait until a process, which need not be a child, has ended."""
+    """Wait until a process has ended; it does not have to be a child."""
     while True:
         if not identity.is_alive():
             return
@@ -87,23 +91,23 @@ async def until_gone(identity: Identity) -> None:
 
 
 def die_with_parent(number: int = signal.SIGKILL) -> None:
-    """Have the kernel send the calling process a signal when its parent dies; for `preexec_fn`.
+    """Let the kernel signal the calling process when its parent dies; for `preexec_fn`.
 
-    It is the parent's *thread* that counts: start such children from a thread that lasts.
+    The kernel watches the parent *thread*, so start such children from a long-lived thread.
     """
     _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
 def adopt_orphans() -> None:
-    """Become the parent of descendants whose own parent dies, in place of init."""
+    """Become the parent of orphaned descendants, instead of init."""
     if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
 def _stat(pid: int) -> list[str] | None:
-    """Return the fields of proc(5) stat from the third on, the state."""
+    """Return the fields of proc(5) stat, starting with the third (the state)."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return text.rpartition(")")[2].split()  # the second field, a name, may hold anything
+    return text.rpartition(")")[2].split()  # the second field, the name, may contain any character

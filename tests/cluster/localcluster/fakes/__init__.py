@@ -1,1 +1,1 @@
-"""Stand-ins for what cannot run here: GPU nodes with hollow pods, gateways, an API server."""
+"""Fakes for what cannot run on this machine: GPU nodes, a gateway, an API server."""

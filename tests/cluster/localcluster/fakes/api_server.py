@@ -1,9 +1,9 @@
-"""An API server of a few lines, for the operator's own cost: no etcd, no scheduler, no kubelet.
+"""A minimal fake API server that measures the cost of the operator: no etcd, scheduler or kubelet.
 
-It keeps what the operator writes, counts it, and answers with what it kept. A created pod is bound
-and runs at once, in the three steps that a real one goes through; each step is told to watches.
-Run as a process of its own, so that its time is not the operator's. Nothing here judges the
-operator: that is what the real control plane is for.
+It stores the objects that the operator writes, counts the requests, and serves the stored objects.
+A created pod is bound and started immediately, in the three steps of a real pod; watches receive
+an event for each step. It runs in its own process, so that its CPU time is not counted as the
+operator's. It does not validate requests: the tests on the real control plane do that.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ COLLECTIONS: Final = (
     CRDS,
 )  # fmt: skip
 POD_NETWORK: Final = "127.77.{}.{}"
-LINE_S: Final = 1.0  # an idle runtime sends a line a second
+LINE_S: Final = 1.0  # an idle runtime sends one line per second
 
 
 @dataclass(slots=True)
 class Collection:
-    """All objects of one kind, as bytes: there are many."""
+    """All objects of one kind, stored as bytes to save memory."""
 
     objects: dict[str, bytes] = field(default_factory=dict)  # by namespace/name
     versions: dict[str, int] = field(default_factory=dict)
@@ -45,19 +45,19 @@ class Collection:
 
 
 class FakeApi:
-    """The server: its objects, and how often it was asked for what."""
+    """The server: its objects and the number of requests of each kind."""
 
     def __init__(self, streams: bool) -> None:
         self.collections = {path: Collection() for path in COLLECTIONS}
         self.others: dict[str, Body] = {}  # Secrets and the Lease, by path
-        self.asked: collections.Counter[str] = collections.Counter()
+        self.requests: collections.Counter[str] = collections.Counter()
         self._version = 1
         self._pods = 0
         self._streams = streams
-        self._room: list[str] = []  # nodes, once for each free GPU
+        self._free_nodes: list[str] = []  # one node name for each free GPU
 
-    def put(self, path: str, body: Body, told: str = "ADDED") -> Body:
-        """Keep an object, and tell those who watch."""
+    def put(self, path: str, body: Body, event_type: str = "ADDED") -> Body:
+        """Store an object, and send an event to the watches."""
         self._version += 1
         metadata = body["metadata"]
         metadata["resourceVersion"] = str(self._version)
@@ -67,7 +67,7 @@ class FakeApi:
         found = self.collections[path]
         key = f"{metadata.get('namespace', '')}/{metadata['name']}"
         found.objects[key], found.versions[key] = data, self._version
-        event = b'{"type":"%s","object":%s}\n' % (told.encode(), data)
+        event = b'{"type":"%s","object":%s}\n' % (event_type.encode(), data)
         for watch in found.watches:
             watch.put_nowait(event)
         return body
@@ -77,10 +77,10 @@ class FakeApi:
             node = kwok.node(number)
             node["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
             self.put("/api/v1/nodes", node)
-            self._room += [node["metadata"]["name"]] * kwok.GPUS
+            self._free_nodes += [node["metadata"]["name"]] * kwok.GPUS
 
     def unsettled(self) -> int:
-        """Return how many services are not yet as their spec asks, by what their status says."""
+        """Return the number of services whose status does not match their spec yet."""
         found = (json.loads(data) for data in self.collections[SERVICES].objects.values())
         return sum(not _is_settled(service) for service in found)
 
@@ -89,7 +89,7 @@ class FakeApi:
         if method == "GET" and path in self.collections:
             if "watch" in request.query:
                 return await self._watch(request)
-            self.asked["list"] += 1
+            self.requests["list"] += 1
             return self._list(path, int(request.query.get("limit", 500)), request.query)
         if method == "GET":
             return self._get(path)
@@ -112,13 +112,13 @@ class FakeApi:
         found = self.collections[request.path]
         since = int(request.query.get("resourceVersion") or self._version)
         for key, version in found.versions.items():
-            if version > since:  # it came after the listing
+            if version > since:  # it changed after the list
                 events.put_nowait(b'{"type":"MODIFIED","object":%s}\n' % found.objects[key])
         found.watches.append(events)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
         try:
-            with contextlib.suppress(ConnectionError):  # the watcher left
+            with contextlib.suppress(ConnectionError):  # the watcher disconnected
                 while True:
                     await response.write(await events.get())
         finally:
@@ -128,14 +128,14 @@ class FakeApi:
     def _get(self, path: str) -> web.Response:
         if path in _DISCOVERY:
             return web.json_response(_DISCOVERY[path])
-        self.asked["get"] += 1
+        self.requests["get"] += 1
         if path in self.others:
             return web.json_response(self.others[path])
         return _missing(path)
 
     def _write(self, method: str, parts: list[str], path: str, body: Body) -> web.Response:
         kind = parts[-1] if method == "POST" else parts[-2]
-        self.asked[
+        self.requests[
             f"{method.lower()} {parts[-3] + '/status' if parts[-1] == 'status' else kind}"
         ] += 1
         if parts[-1] == "status":
@@ -173,13 +173,13 @@ class FakeApi:
         return answer
 
     async def _start(self, pod: Body, number: int) -> None:
-        pod["spec"]["nodeName"] = self._room.pop()
+        pod["spec"]["nodeName"] = self._free_nodes.pop()
         scheduled = {"type": "PodScheduled", "status": "True"}
         pod["status"]["conditions"] = [scheduled]
         self.put("/api/v1/pods", pod, "MODIFIED")
         ip = POD_NETWORK.format(number // 250, number % 250 + 1)
         if self._streams:
-            await asyncio.start_server(self._speak, ip, names.ADMIN_PORT)
+            await asyncio.start_server(self._serve_state, ip, names.ADMIN_PORT)
         running = {"name": names.CONTAINER, "state": {"running": {}}, "ready": False}
         pod["status"] |= {"phase": "Running", "podIP": ip, "containerStatuses": [running]}
         self.put("/api/v1/pods", pod, "MODIFIED")
@@ -187,13 +187,17 @@ class FakeApi:
         pod["status"]["conditions"] = [scheduled, {"type": "Ready", "status": "True"}]
         self.put("/api/v1/pods", pod, "MODIFIED")
 
-    async def _speak(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Be the admin port of an idle runtime."""
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):  # the reader left
+    async def _serve_state(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Serve the admin port of an idle runtime."""
+        with contextlib.suppress(
+            ConnectionError, asyncio.IncompleteReadError
+        ):  # the reader disconnected
             await reader.readuntil(b"\r\n\r\n")
-            await self._say(writer)
+            await self._send_states(writer)
 
-    async def _say(self, writer: asyncio.StreamWriter) -> None:
+    async def _send_states(self, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         sequence = 0
         while not writer.is_closing():
@@ -213,9 +217,11 @@ _STATE: Final = {
 
 
 def _is_settled(service: Body) -> bool:
-    status, asked = service.get("status", {}), service["spec"]["replicas"]
+    status, desired = service.get("status", {}), service["spec"]["replicas"]
     observed = status.get("observedGeneration") == service["metadata"]["generation"]
-    return bool(observed and status.get("readyReplicas", asked) == asked)  # bare kopf tells none
+    return bool(
+        observed and status.get("readyReplicas", desired) == desired
+    )  # bare kopf reports none
 
 
 def _missing(path: str) -> web.Response:
@@ -243,7 +249,7 @@ _DISCOVERY: Final[dict[str, Body]] = {
     f"/apis/{names.API_VERSION}": {
         "resources": [
             _resource(names.SERVICES, names.SERVICE_KIND, True),
-            # Without it kopf patches the object itself.
+            # Without the status subresource, kopf patches the object itself.
             _resource(f"{names.SERVICES}/status", names.SERVICE_KIND, True),
             _resource(names.PROFILES, names.PROFILE_KIND, False),
         ]
@@ -255,19 +261,19 @@ _DISCOVERY: Final[dict[str, Body]] = {
 
 
 async def _control(api: FakeApi, request: web.Request) -> web.Response:
-    """Let the benchmark put objects, and read what there is and what was asked for."""
-    asked = await request.json()
-    match asked["do"]:
+    """Let the benchmark store objects, and read the objects and the request counts."""
+    command = await request.json()
+    match command["do"]:
         case "nodes":
-            api.add_nodes(asked["count"])
+            api.add_nodes(command["count"])
         case "put":
-            api.put(asked["path"], asked["body"], asked.get("told", "ADDED"))
+            api.put(command["path"], command["body"], command.get("event_type", "ADDED"))
         case "services":
             services = api.collections[SERVICES].objects.values()
             return web.json_response([json.loads(data) for data in services])
         case "unsettled":
             return web.json_response(api.unsettled())
-    return web.json_response(dict(api.asked))
+    return web.json_response(dict(api.requests))
 
 
 async def _main(port: int, streams: bool) -> None:

@@ -1,7 +1,7 @@
-"""Sessions that say a word, stay until they are told to go, and say another one.
+"""Callers whose sessions speak once, stay open until `leave`, and speak once more.
 
-However long a busy machine takes, they are there; and they are silent meanwhile, since frames that
-are late for want of processors would count against their pod.
+They stay for as long as a test on a busy machine takes. They are silent in between, because frames
+that are late for lack of CPU time would count as deadline misses of their pod.
 """
 
 from __future__ import annotations
@@ -36,15 +36,16 @@ class Callers:
         ]
 
     async def leave(self) -> None:
-        """Let each say its last words and go.
+        """Let every caller speak once more and end its session.
 
-        Raises what any of them met before: a refusal, or the end of its session.
+        Raises:
+            Exception: a caller failed before, for example because it was rejected.
         """
         self._leaving = True
         await asyncio.gather(*self._tasks)
 
     async def close(self) -> None:
-        """Take away those who are still there."""
+        """Cancel the callers that are still connected."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -73,10 +74,10 @@ async def calling(
     at: str = "",
     talks: bool = False,
 ) -> AsyncIterator[Callers]:
-    """Connect so many sessions at once; they end with the block, if they did not leave before.
+    """Connect `count` sessions at once; they end with the block, unless they left before.
 
-    `at` is HOST:PORT of a pod to connect to, past the gateway and its count of arrivals; with
-    `talks` they go on talking, else they are silent between their first and their last word.
+    `at` is the HOST:PORT of a pod; the callers then bypass the gateway. With `talks`, they speak
+    all the time, otherwise they are silent between their first and their last response.
     """
     release = space.release
     url = f"ws://{at or release.gateway}"

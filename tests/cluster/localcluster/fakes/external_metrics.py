@@ -1,8 +1,8 @@
-"""An external metrics API behind the aggregator, which answers HPAs from Prometheus.
+"""An external metrics API behind the aggregation layer, which serves HPAs from Prometheus.
 
-It stands in for prometheus-adapter, whose Go modules want another Kubernetes, and reads the same
-rules: `externalRules` with `name.as` and `metricsQuery`. Real are the aggregation layer, its
-certificates, and the HPA controller that asks.
+It replaces prometheus-adapter, whose Go modules require another version of Kubernetes, and reads
+the same rules: `externalRules` with `name.as` and `metricsQuery`. The aggregation layer, its
+certificates and the HPA controller are real.
 """
 
 from __future__ import annotations
@@ -43,12 +43,13 @@ class Rule:
     name: str
     series: str
     query: str
-    """With `<<.Series>>` and `<<.LabelMatchers>>` to fill in."""
+    """The PromQL template with `<<.Series>>` and `<<.LabelMatchers>>`."""
 
     def expression(self, namespace: str, selector: str) -> str:
         """Return the query for a namespace and a label selector.
 
-        Raises `ValueError` for a selector that is more than `label=value` parts.
+        Raises:
+            ValueError: the selector has a part that is not `label=value`.
         """
         matchers = [f'namespace="{namespace}"']
         for part in filter(None, selector.split(",")):
@@ -61,7 +62,7 @@ class Rule:
 
 
 def read_rules(path: Path) -> dict[str, Rule]:
-    """Return the external rules of a configuration of prometheus-adapter, by name."""
+    """Return the external rules of a prometheus-adapter configuration, by name."""
     found = {}
     for body in yaml.safe_load(path.read_text())["externalRules"]:
         series = body["seriesQuery"].partition("{")[0]
@@ -75,10 +76,10 @@ def read_rules(path: Path) -> dict[str, Rule]:
 async def serving(
     cluster: ControlPlane, prometheus: Prometheus, rules: Mapping[str, Rule]
 ) -> AsyncIterator[list[str]]:
-    """Serve the API and register it; yields the metrics that were asked for, as they are.
+    """Serve and register the API; yield the list of the requested metrics, which grows.
 
-    It is taken from the API server at the end: a group that does not answer keeps namespaces
-    from being deleted.
+    The API is unregistered at the end: an API group that does not answer blocks the deletion of
+    namespaces.
     """
     asked: list[str] = []
     runner = web.AppRunner(_Answers(prometheus, rules, asked).application(), shutdown_timeout=1)
@@ -103,11 +104,13 @@ async def _until_available(cluster: ControlPlane) -> None:
         name = f"{VERSION}.{GROUP}"
         return await cluster.kubectl("get", "apiservice", name, "-o", f"jsonpath={path}")
 
-    await waiting.until(condition, lambda said: '"status":"True"' in said, "the API is there", 60)
+    await waiting.until(
+        condition, lambda said: '"status":"True"' in said, "the API is available", 60
+    )
 
 
 def _tls(cluster: ControlPlane) -> ssl.SSLContext:
-    """Return a context that lets in the API server alone, by the certificate of its proxy."""
+    """Return a TLS context that accepts only the API server, by its front-proxy certificate."""
     pki = certificates.Pki(cluster.layout.pki)
     now = datetime.datetime.now(datetime.UTC)
     certificates.issue_server(pki, SERVICE, (f"{SERVICE}.{NAMESPACE}.svc",), now)

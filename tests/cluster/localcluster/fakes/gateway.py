@@ -1,7 +1,7 @@
-"""A gateway without a process: callers come, find a slot on puppets or wait for one, and go.
+"""A fake gateway without a process: its callers get a slot on a hollow pod or wait for one.
 
-What is real: its Pod object and its state stream, on a loopback address of its own. It fills the
-fullest pod that has room, as the gateway does.
+Its Pod object and its state stream on a loopback address are real. It fills the fullest pod with a
+free slot, as the gateway does.
 """
 
 from __future__ import annotations
@@ -24,49 +24,49 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from localcluster.controlplane.kubeapi import Api
-    from localcluster.fakes.hollow_pods import Puppet, Stage
+    from localcluster.fakes.hollow_pods import HollowNodes, HollowPod
 
 EVERY_S: Final = 0.5
-SPACING_S: Final = 0.1  # at most ten lines a second, as the contract says
+SPACING_S: Final = 0.1  # at most ten lines per second, as for the real gateway
 _networks: Final = itertools.count(os.getpid())
 
 
 @dataclass(slots=True)
-class Line:
+class CallerQueue:
     """The callers of one service."""
 
     arrived: int = 0
     sessions: int = 0
     waiting: collections.deque[float] = field(default_factory=collections.deque)
-    """How long each who waits will stay, in seconds, first come first."""
+    """How long each waiting caller will stay, in seconds, in order of arrival."""
 
     @property
     def demand(self) -> int:
-        """Callers who have a slot or want one."""
+        """Return the callers that have a slot or wait for one."""
         return self.sessions + len(self.waiting)
 
 
-class PuppetGateway:
-    """The one gateway of a stage. Services are called `NAMESPACE/NAME`, one in a namespace."""
+class FakeGateway:
+    """The gateway in front of hollow nodes. It supports one service in each namespace."""
 
-    def __init__(self, api: Api, stage: Stage, namespace: str) -> None:
+    def __init__(self, api: Api, hollow_nodes: HollowNodes, namespace: str) -> None:
         self._api = api
-        self._stage = stage
+        self._hollow_nodes = hollow_nodes
         self._namespace = namespace
-        self._lines: dict[str, Line] = collections.defaultdict(Line)
+        self._queues: dict[str, CallerQueue] = collections.defaultdict(CallerQueue)
         self._changed = asyncio.Event()
         self._ends: set[asyncio.Task[None]] = set()
         self._address = f"127.{20 + next(_networks) % 200}.250.1"
         self._runner = web.ServerRunner(web.Server(self._answer), shutdown_timeout=0.1)
-        self.mute = False
+        self.silent = False
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[PuppetGateway]:
-        """Be there until the block ends."""
+    async def running(self) -> AsyncIterator[FakeGateway]:
+        """Serve until the block ends."""
         await self._runner.setup()
         await web.TCPSite(self._runner, self._address, hollow_pods.ADMIN_PORT).start()
         await self._register()
-        placing = asyncio.create_task(self._place_forever(), name="placing of callers")
+        placing = asyncio.create_task(self._place_forever(), name="place-callers")
         try:
             yield self
         finally:
@@ -79,26 +79,26 @@ class PuppetGateway:
                 if isinstance(error, Exception):
                     raise error
 
-    def line(self, service: str) -> Line:
+    def queue(self, service: str) -> CallerQueue:
         """Return the callers of a service."""
-        return self._lines[service]
+        return self._queues[service]
 
     async def call(self, service: str, stay_s: float) -> None:
-        """Let a caller come who stays for a while once it has a slot."""
-        line = self._lines[service]
-        line.arrived += 1
-        line.waiting.append(stay_s)
+        """Add a caller that stays `stay_s` seconds after it gets a slot."""
+        queue = self._queues[service]
+        queue.arrived += 1
+        queue.waiting.append(stay_s)
         await self._place(service)
         self._changed.set()
 
     async def _register(self) -> None:
-        """Make the pod; no scheduler takes it, and its status says that it runs."""
-        name = "puppet-gateway"
+        """Create the Pod object. No scheduler binds it; its status says that it runs."""
+        name = "fake-gateway"
         labels = {
             "app.kubernetes.io/name": "avatar-operator",
             "app.kubernetes.io/component": "gateway",
         }
-        container = {"name": "gateway", "image": "puppet"}
+        container = {"name": "gateway", "image": "hollow-pod"}
         body = {
             "metadata": {"name": name, "labels": labels},
             "spec": {"schedulerName": "nobody", "containers": [container]},
@@ -109,37 +109,37 @@ class PuppetGateway:
         await self._api.merge(f"{path}/{name}/status", {"status": status})
 
     async def _place_forever(self) -> None:
-        """Find slots for those who wait, as pods come up."""
+        """Find slots for waiting callers when pods start."""
         while True:
             await asyncio.sleep(0.05)
-            for service, line in list(self._lines.items()):
-                if line.waiting:
+            for service, queue in list(self._queues.items()):
+                if queue.waiting:
                     await self._place(service)
 
     async def _place(self, service: str) -> None:
-        line = self._lines[service]
-        while line.waiting and (puppet := self._fullest(service)) is not None:
-            stay_s = line.waiting.popleft()
-            line.sessions += 1
-            await self._stage.set_sessions(puppet, puppet.sessions + 1)
-            task = asyncio.create_task(self._stay(line, puppet, stay_s), name="a session")
+        queue = self._queues[service]
+        while queue.waiting and (hollow_pod := self._fullest(service)) is not None:
+            stay_s = queue.waiting.popleft()
+            queue.sessions += 1
+            await self._hollow_nodes.set_sessions(hollow_pod, hollow_pod.sessions + 1)
+            task = asyncio.create_task(self._stay(queue, hollow_pod, stay_s), name="session")
             self._ends.add(task)
             task.add_done_callback(self._ends.discard)
             self._changed.set()
 
-    def _fullest(self, service: str) -> Puppet | None:
+    def _fullest(self, service: str) -> HollowPod | None:
         namespace = service.partition("/")[0]
         room = [
-            puppet
-            for puppet in self._stage.of(namespace)
-            if not puppet.draining and puppet.sessions < hollow_pods.CAPACITY
+            hollow_pod
+            for hollow_pod in self._hollow_nodes.of(namespace)
+            if not hollow_pod.draining and hollow_pod.sessions < hollow_pods.CAPACITY
         ]
-        return max(room, key=lambda puppet: puppet.sessions, default=None)
+        return max(room, key=lambda hollow_pod: hollow_pod.sessions, default=None)
 
-    async def _stay(self, line: Line, puppet: Puppet, stay_s: float) -> None:
+    async def _stay(self, queue: CallerQueue, hollow_pod: HollowPod, stay_s: float) -> None:
         await asyncio.sleep(stay_s)
-        line.sessions -= 1
-        await self._stage.set_sessions(puppet, puppet.sessions - 1)
+        queue.sessions -= 1
+        await self._hollow_nodes.set_sessions(hollow_pod, hollow_pod.sessions - 1)
         self._changed.set()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -148,7 +148,7 @@ class PuppetGateway:
         while True:
             self._changed.clear()
             written_at = time.monotonic()
-            if not self.mute:
+            if not self.silent:
                 try:
                     await response.write(self._document())
                 except ConnectionError:
@@ -161,10 +161,10 @@ class PuppetGateway:
     def _document(self) -> bytes:
         services = {
             name: {
-                "sessions": line.sessions,
-                "waiting": len(line.waiting),
-                "arrivals_total": line.arrived,
+                "sessions": queue.sessions,
+                "waiting": len(queue.waiting),
+                "arrivals_total": queue.arrived,
             }
-            for name, line in self._lines.items()
+            for name, queue in self._queues.items()
         }
-        return json.dumps({"pod": "puppet-gateway", "services": services}).encode() + b"\n"
+        return json.dumps({"pod": "fake-gateway", "services": services}).encode() + b"\n"

@@ -1,8 +1,8 @@
-"""GPU nodes whose runtime pods are puppets: they run no process, and have sessions at will.
+"""Hollow nodes with hollow pods, as in kubemark: no process runs, and tests set the sessions.
 
-What is real: Node and Pod objects, the scheduler, the pods' admin port (state stream and drain on
-each pod's own loopback address). What is not: a container, a GPU, a session's frames, and the 50 s
-that the control plane waits before it says that a node is lost.
+Real are the Node and Pod objects, the scheduler, and the admin port of each pod (state stream and
+drain, on the pod's own loopback address). Not real are containers, GPUs, the frames of a session,
+and the 50 s that the control plane waits before it marks a node as lost.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
     from localcluster.controlplane.kubeapi import Api, Body
 
-GPUS: Final = 8  # of a node
-CAPACITY: Final = 8  # sessions of a pod
+GPUS: Final = 8  # per node
+CAPACITY: Final = 8  # sessions per pod
 ADMIN_PORT: Final = labels.ADMIN_PORT
 STATE_EVERY_S: Final = 0.5
-BEAT_S: Final = 10.0  # the control plane gives a node 50 s
+HEARTBEAT_S: Final = 10.0  # the control plane allows a node 50 s
 LABELS: Final = {
     "nvidia.com/gpu.product": "NVIDIA-GeForce-RTX-4090",
     "nvidia.com/gpu.memory": "24564",
@@ -38,12 +38,12 @@ LABELS: Final = {
 }
 
 _networks: Final = itertools.count(os.getpid())
-"""Stages that run at once, here or in another process, should not share addresses."""
+"""Instances that run at the same time, in any process, should not share addresses."""
 
 
 @dataclass(slots=True)
-class Puppet:
-    """A runtime pod."""
+class HollowPod:
+    """A hollow runtime pod."""
 
     namespace: str
     name: str
@@ -53,98 +53,101 @@ class Puppet:
     sessions: int = 0
     draining: bool = False
     first_frame_ms: float | None = None
-    """The p95 that it reports."""
+    """The p95 of the first frame that the pod reports; None if it had no session."""
     silent: bool = False
     gone: bool = False
     tokens: set[str] = field(default_factory=set)
-    """What it was asked with."""
+    """The Authorization headers of the requests."""
 
 
-class Stage:
-    """Some nodes and all puppets on them."""
+class HollowNodes:
+    """Hollow nodes and the hollow pods on them."""
 
     def __init__(
         self, api: Api, nodes: int, *, start_s: float = 0.0, every_s: float = STATE_EVERY_S
     ) -> None:
-        """`start_s`: from the binding of a pod to its readiness; `every_s`: between two states."""
+        """`start_s` is the time from the binding of a pod to its readiness; `every_s` is the time
+        between two states."""
         self._api = api
         self._start_s = start_s
         self._every_s = every_s
-        self._nodes = [f"puppets-{number}" for number in range(nodes)]
+        self._nodes = [f"hollow-node-{number}" for number in range(nodes)]
         self._pending: asyncio.Queue[Callable[[], Any]] = asyncio.Queue()
         self._sites: dict[str, web.TCPSite] = {}  # by UID of the pod
-        self._by_address: dict[str, Puppet] = {}
+        self._by_address: dict[str, HollowPod] = {}
         self._changed = asyncio.Condition()
-        self._runner = web.ServerRunner(web.Server(self._answer), shutdown_timeout=0.1)
-        self._awaited: set[str] = set()  # UIDs of pods that will come to life
+        self._runner = web.ServerRunner(web.Server(self._handle), shutdown_timeout=0.1)
+        self._starting: set[str] = set()  # UIDs of pods that will start
         self._started = 0
         self._network = 20 + next(_networks) % 200
-        self._lost: dict[str, list[Body]] = {}  # node: its pods that were deleted meanwhile
-        self.puppets: dict[str, Puppet] = {}
+        self._lost: dict[
+            str, list[Body]
+        ] = {}  # the pods of each lost node that were deleted meanwhile
+        self.hollow_pods: dict[str, HollowPod] = {}
         """By UID of the pod."""
-        self.cut: list[Puppet] = []
+        self.deleted_with_sessions: list[HollowPod] = []
         """Pods that were deleted while they had sessions."""
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[Stage]:
-        """Register the nodes; until the block ends, `see` brings pods bound to them to life."""
+    async def running(self) -> AsyncIterator[HollowNodes]:
+        """Register the nodes, and start pods that are bound to them until the block ends."""
         await self._runner.setup()
         for name in self._nodes:
             await self._register(name)
         await self._report_nodes()
-        tasks = [asyncio.create_task(self._beat(), name="beat of the puppets")]
-        tasks += [asyncio.create_task(self._act(), name=f"puppeteer {n}") for n in range(8)]
+        tasks = [asyncio.create_task(self._heartbeat(), name="node-heartbeat")]
+        tasks += [asyncio.create_task(self._work(), name=f"hollow-worker-{n}") for n in range(8)]
         try:
             yield self
         finally:
             for task in tasks:
                 task.cancel()
             ended = await asyncio.gather(*tasks, return_exceptions=True)
-            for puppet in self.puppets.values():
-                puppet.gone = True
+            for hollow_pod in self.hollow_pods.values():
+                hollow_pod.gone = True
             await self._runner.cleanup()
             for error in ended:
                 if isinstance(error, Exception):
                     raise error
 
-    def see(self, kind: str, pod: Body) -> None:
-        """Take in news of a pod, from a `kubeapi.Mirror`."""
+    def on_pod_event(self, kind: str, pod: Body) -> None:
+        """Handle an event of a pod from a `kubeapi.Mirror`."""
         uid = pod["metadata"]["uid"]
         if kind == "DELETED":
-            self._pending.put_nowait(lambda: self._strike(uid))
+            self._pending.put_nowait(lambda: self._remove_pod(uid))
         elif pod["spec"].get("nodeName") in self._nodes:
             if "deletionTimestamp" in pod["metadata"]:
-                self._pending.put_nowait(lambda: self._bury(pod))
-            elif uid not in self.puppets and uid not in self._awaited:
-                self._awaited.add(uid)
-                begin = functools.partial(self._pending.put_nowait, lambda: self._raise(pod))
-                asyncio.get_running_loop().call_later(self._start_s, begin)
+                self._pending.put_nowait(lambda: self._end_pod(pod))
+            elif uid not in self.hollow_pods and uid not in self._starting:
+                self._starting.add(uid)
+                start = functools.partial(self._pending.put_nowait, lambda: self._start_pod(pod))
+                asyncio.get_running_loop().call_later(self._start_s, start)
         elif "deletionTimestamp" in pod["metadata"]:
-            self._pending.put_nowait(lambda: self._bury(pod))
+            self._pending.put_nowait(lambda: self._end_pod(pod))
 
-    def of(self, namespace: str) -> list[Puppet]:
-        """Return the living puppets of a namespace, by name."""
-        found = [p for p in self.puppets.values() if p.namespace == namespace]
-        return sorted(found, key=lambda puppet: puppet.name)
+    def of(self, namespace: str) -> list[HollowPod]:
+        """Return the running hollow pods of a namespace, sorted by name."""
+        found = [p for p in self.hollow_pods.values() if p.namespace == namespace]
+        return sorted(found, key=lambda hollow_pod: hollow_pod.name)
 
-    async def set_mute(self, puppets: Iterable[Puppet], mute: bool) -> None:
-        """Let streams fall silent, or speak again."""
-        for puppet in puppets:
-            puppet.silent = mute
-        await self._tell()
+    async def set_silent(self, hollow_pods: Iterable[HollowPod], silent: bool) -> None:
+        """Stop or resume the state streams of pods."""
+        for hollow_pod in hollow_pods:
+            hollow_pod.silent = silent
+        await self._notify()
 
-    async def set_sessions(self, puppet: Puppet, sessions: int) -> None:
-        """Let sessions begin or end by themselves."""
-        puppet.sessions = sessions
-        await self._tell()
+    async def set_sessions(self, hollow_pod: HollowPod, sessions: int) -> None:
+        """Set the number of sessions of a pod."""
+        hollow_pod.sessions = sessions
+        await self._notify()
 
-    async def set_first_frame(self, puppet: Puppet, p95_ms: float | None) -> None:
-        """Let a pod report how long its first frames take, None as one that had no session."""
-        puppet.first_frame_ms = p95_ms
-        await self._tell()
+    async def set_first_frame(self, hollow_pod: HollowPod, p95_ms: float | None) -> None:
+        """Set the first-frame latency that a pod reports; None as for a pod without sessions."""
+        hollow_pod.first_frame_ms = p95_ms
+        await self._notify()
 
-    async def join(self, node: str) -> None:
-        """Add a node, as an autoscaler would."""
+    async def add_node(self, node: str) -> None:
+        """Add a node, as a cluster autoscaler does."""
         await self._register(node)
         self._nodes.append(node)
         await self._report_nodes()
@@ -156,153 +159,153 @@ class Stage:
         }
         await self._api.post("/api/v1/nodes", body)
 
-    async def lose(self, node: str) -> None:
-        """Cut a node off: its pods fall silent, none of them ends, and it is said to be lost."""
+    async def disconnect(self, node: str) -> None:
+        """Disconnect a node: its pods are silent but do not end; the node is marked as lost."""
         self._lost[node] = []
-        await self._silence(node, silent=True)
+        await self._set_node_silent(node, silent=True)
         unknown = {"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown"}
         status = {"conditions": [{**unknown, "message": "Kubelet stopped posting node status."}]}
         await self._api.merge(f"/api/v1/nodes/{node}/status", {"status": status})
 
-    async def find(self, node: str) -> None:
-        """Let a lost node come back as it was; pods that were deleted meanwhile end now."""
+    async def reconnect(self, node: str) -> None:
+        """Reconnect a lost node; pods that were deleted meanwhile end now."""
         deleted = self._lost.pop(node)
-        await self._silence(node, silent=False)
+        await self._set_node_silent(node, silent=False)
         await self._report_nodes()
         for pod in deleted:
-            await self._bury(pod)
+            await self._end_pod(pod)
 
-    async def _silence(self, node: str, *, silent: bool) -> None:
-        for puppet in self.puppets.values():
-            if puppet.node == node:
-                puppet.silent = silent
-        await self._tell()
+    async def _set_node_silent(self, node: str, *, silent: bool) -> None:
+        for hollow_pod in self.hollow_pods.values():
+            if hollow_pod.node == node:
+                hollow_pod.silent = silent
+        await self._notify()
 
-    async def _act(self) -> None:
+    async def _work(self) -> None:
         while True:
-            act = await self._pending.get()
-            await act()
+            action = await self._pending.get()
+            await action()
 
-    async def _raise(self, pod: Body) -> None:
+    async def _start_pod(self, pod: Body) -> None:
         metadata = pod["metadata"]
-        if metadata["uid"] not in self._awaited or metadata["uid"] in self.puppets:
+        if metadata["uid"] not in self._starting or metadata["uid"] in self.hollow_pods:
             return  # it was deleted before it started
         self._started += 1
         high, low = divmod(self._started, 250)
         labels = metadata.get("labels", {})
-        puppet = Puppet(
+        hollow_pod = HollowPod(
             metadata["namespace"],
             metadata["name"],
             labels.get("avatar.musetalk.io/service", ""),
             pod["spec"]["nodeName"],
             f"127.{self._network}.{high}.{low + 1}",
         )
-        self.puppets[metadata["uid"]] = puppet
-        self._by_address[puppet.address] = puppet
-        site = web.TCPSite(self._runner, puppet.address, ADMIN_PORT)
+        self.hollow_pods[metadata["uid"]] = hollow_pod
+        self._by_address[hollow_pod.address] = hollow_pod
+        site = web.TCPSite(self._runner, hollow_pod.address, ADMIN_PORT)
         await site.start()
         self._sites[metadata["uid"]] = site
         running = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
         container = {"name": "runtime", "state": running, "ready": True, "started": True}
         status = {
             "phase": "Running",
-            "podIP": puppet.address,
-            "podIPs": [{"ip": puppet.address}],
+            "podIP": hollow_pod.address,
+            "podIPs": [{"ip": hollow_pod.address}],
             "conditions": [{"type": "Ready", "status": "True"}],
             "containerStatuses": [
-                {**container, "restartCount": 0, "image": "puppet", "imageID": "puppet"}
+                {**container, "restartCount": 0, "image": "hollow-pod", "imageID": "hollow-pod"}
             ],
         }
         await self._api.merge(f"{_path(pod)}/status", {"status": status})
 
-    async def _bury(self, pod: Body) -> None:
-        """End a deleted pod at once, and note who was in it."""
-        self._awaited.discard(pod["metadata"]["uid"])
+    async def _end_pod(self, pod: Body) -> None:
+        """End a deleted pod immediately; record it if it had sessions."""
+        self._starting.discard(pod["metadata"]["uid"])
         deferred = self._lost.get(pod["spec"].get("nodeName", ""))
         if deferred is not None:
             deferred.append(pod)
             return
-        puppet = self.puppets.get(pod["metadata"]["uid"])
-        if puppet is not None and puppet.sessions:
-            self.cut.append(puppet)
+        hollow_pod = self.hollow_pods.get(pod["metadata"]["uid"])
+        if hollow_pod is not None and hollow_pod.sessions:
+            self.deleted_with_sessions.append(hollow_pod)
         await self._api.delete(_path(pod), {"gracePeriodSeconds": 0})
 
-    async def _strike(self, uid: str) -> None:
-        self._awaited.discard(uid)
-        puppet, site = self.puppets.pop(uid, None), self._sites.pop(uid, None)
-        if puppet is not None:
-            puppet.gone = True
-            self._by_address.pop(puppet.address, None)
-            await self._tell()
+    async def _remove_pod(self, uid: str) -> None:
+        self._starting.discard(uid)
+        hollow_pod, site = self.hollow_pods.pop(uid, None), self._sites.pop(uid, None)
+        if hollow_pod is not None:
+            hollow_pod.gone = True
+            self._by_address.pop(hollow_pod.address, None)
+            await self._notify()
         if site is not None:
             await site.stop()
 
-    async def _beat(self) -> None:
+    async def _heartbeat(self) -> None:
         while True:
-            await asyncio.sleep(BEAT_S)
+            await asyncio.sleep(HEARTBEAT_S)
             await self._report_nodes()
 
     async def _report_nodes(self) -> None:
-        room = {"nvidia.com/gpu": str(GPUS), "cpu": "64", "memory": "256Gi", "pods": "110"}
-        # The node controller reads this time alone, and only whether it is another one.
+        resources = {"nvidia.com/gpu": str(GPUS), "cpu": "64", "memory": "256Gi", "pods": "110"}
+        # The node controller checks only whether this time has changed.
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         ready = {"type": "Ready", "status": "True", "lastHeartbeatTime": now}
         for name in self._nodes:
             if name in self._lost:
                 continue
-            status = {"capacity": room, "allocatable": room, "conditions": [ready]}
+            status = {"capacity": resources, "allocatable": resources, "conditions": [ready]}
             await self._api.merge(f"/api/v1/nodes/{name}/status", {"status": status})
 
-    async def _tell(self) -> None:
+    async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         assert request.transport is not None
-        puppet = self._by_address.get(request.transport.get_extra_info("sockname")[0])
-        if puppet is None or not request.headers.get("Authorization", "").startswith("Bearer "):
+        hollow_pod = self._by_address.get(request.transport.get_extra_info("sockname")[0])
+        if hollow_pod is None or not request.headers.get("Authorization", "").startswith("Bearer "):
             return web.Response(status=401)
-        puppet.tokens.add(request.headers["Authorization"])
-        if puppet.silent:
+        hollow_pod.tokens.add(request.headers["Authorization"])
+        if hollow_pod.silent:
             async with self._changed:
-                await self._changed.wait_for(lambda: puppet.gone or not puppet.silent)
+                await self._changed.wait_for(lambda: hollow_pod.gone or not hollow_pod.silent)
         if request.path == "/control/v1/drain":
-            puppet.draining = (await request.json())["draining"]
-            await self._tell()
+            hollow_pod.draining = (await request.json())["draining"]
+            await self._notify()
             return web.Response()
-        return await self._state(request, puppet)
+        return await self._state(request, hollow_pod)
 
-    async def _state(self, request: web.BaseRequest, puppet: Puppet) -> web.StreamResponse:
+    async def _state(self, request: web.BaseRequest, hollow_pod: HollowPod) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
-        while not puppet.gone:
-            told = _line(puppet)
+        while not hollow_pod.gone:
+            sent = _line(hollow_pod)
             try:
-                if told is not None:
-                    await response.write(told)
+                if sent is not None:
+                    await response.write(sent)
             except ConnectionError:
                 break  # the operator was killed
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._every_s), self._changed:
                     await self._changed.wait_for(
-                        lambda was=told: puppet.gone or was != _line(puppet)  # type: ignore[misc]
+                        lambda was=sent: hollow_pod.gone or was != _line(hollow_pod)  # type: ignore[misc]
                     )
         return response
 
 
-def _line(puppet: Puppet) -> bytes | None:
-    """Return what a pod says of itself now, None while it is silent."""
-    if puppet.silent:
+def _line(hollow_pod: HollowPod) -> bytes | None:
+    """Return the current state line of a pod; None while it is silent."""
+    if hollow_pod.silent:
         return None
     document = {
-        "pod": puppet.name,
-        "service": f"{puppet.namespace}/{puppet.service}",
-        "sessions": puppet.sessions,
+        "pod": hollow_pod.name,
+        "service": f"{hollow_pod.namespace}/{hollow_pod.service}",
+        "sessions": hollow_pod.sessions,
         "capacity": CAPACITY,
-        "free": 0 if puppet.draining else CAPACITY - puppet.sessions,
-        "draining": puppet.draining,
+        "free": 0 if hollow_pod.draining else CAPACITY - hollow_pod.sessions,
+        "draining": hollow_pod.draining,
         "ready": True,
-        "latency_ms": {"first_frame_p95": puppet.first_frame_ms},
+        "latency_ms": {"first_frame_p95": hollow_pod.first_frame_ms},
     }
     return json.dumps(document).encode() + b"\n"
 

@@ -1,7 +1,7 @@
-"""Simulated nodes and pods for scale: kwok answers for thousands of kubelets, nothing runs.
+"""Simulated nodes and pods for scale tests: kwok acts for thousands of kubelets, no pod runs.
 
-Its pods become Running and Ready, and have loopback addresses on which nobody listens: to the
-operator they are runtimes that cannot be reached.
+Its pods become Running and Ready and have loopback addresses on which no process listens. For the
+operator, they are runtimes that are not reachable.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 STAGES: Final = paths.MODULE / "kwok-stages.yaml"
 LABEL: Final = "type=kwok"
-GPUS: Final = 8  # of a node, as in a full server
+GPUS: Final = 8  # per node, as in a full server
 PODS_CIDR: Final = "127.64.0.0/10"
-LEASE_S: Final = 120  # renewed each quarter; the control plane gives a node 50 s
+LEASE_S: Final = 120  # renewed each quarter of it; the control plane allows a node 50 s
 AT_ONCE: Final = 16
 
 
 @contextlib.asynccontextmanager
 async def running(cluster: ControlPlane) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run kwok for the nodes that carry its label."""
+    """Run kwok for the nodes with its label."""
     with cluster.layout.log("kwok").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             cluster.bin_dir / "kwok",
@@ -66,10 +66,10 @@ async def add_nodes(api: Api, count: int) -> None:
 
 
 def node(number: int) -> Body:
-    """Return a node as GPU feature discovery leaves it."""
+    """Return a node with the labels of GPU feature discovery."""
     name = f"kwok-{number:05}"
     key, value = LABEL.split("=")
-    room = {"nvidia.com/gpu": str(GPUS), "cpu": "64", "memory": "512Gi", "pods": "110"}
+    resources = {"nvidia.com/gpu": str(GPUS), "cpu": "64", "memory": "512Gi", "pods": "110"}
     return {
         "metadata": {
             "name": name,
@@ -84,5 +84,5 @@ def node(number: int) -> Body:
             "annotations": {"kwok.x-k8s.io/node": "fake"},
         },
         "spec": {"taints": [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}]},
-        "status": {"capacity": room, "allocatable": room},
+        "status": {"capacity": resources, "allocatable": resources},
     }

@@ -1,7 +1,7 @@
-"""An operator process over puppets: services are applied to it, and all that it says is kept.
+"""A simulated cluster: an operator process with hollow pods, and a record of all statuses.
 
-The operator, its account's rights, the API server, the scheduler and the garbage collector are
-real; nodes and runtime pods are puppets (`localcluster.fakes.hollow_pods`).
+The operator, the permissions of its account, the API server, the scheduler and the garbage
+collector are real. Nodes and runtime pods are hollow (`localcluster.fakes.hollow_pods`).
 """
 
 from __future__ import annotations
@@ -13,37 +13,39 @@ from typing import TYPE_CHECKING, Any, Final
 
 from localcluster import operator_process
 from localcluster.controlplane import kubeapi
-from localcluster.fakes.hollow_pods import Stage
+from localcluster.fakes.hollow_pods import HollowNodes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from localcluster.controlplane.cluster import ControlPlane
     from localcluster.controlplane.kubeapi import Body
-    from localcluster.fakes.hollow_pods import Puppet
+    from localcluster.fakes.hollow_pods import HollowPod
 
 GROUP: Final = "/apis/avatar.musetalk.io/v1alpha1"
 NODES: Final = 2
 APPLY: Final = "application/apply-patch+yaml"
 
 
-class Theatre:
-    """What users do, and what they see of it."""
+class SimulatedCluster:
+    """The actions of users, and what the API shows of the result."""
 
     def __init__(self, cluster: ControlPlane, api: kubeapi.Api) -> None:
         self._changed = asyncio.Condition()
-        self._told: dict[tuple[str, str], list[Body]] = collections.defaultdict(list)
+        self._statuses: dict[tuple[str, str], list[Body]] = collections.defaultdict(list)
         self._generations: dict[tuple[str, str], int] = {}
         self.cluster = cluster
         self.api = api
-        self.stage = Stage(api, NODES)
-        self.pods = kubeapi.Mirror(api, "/api/v1/pods", self._changed, self.stage.see)
+        self.hollow_nodes = HollowNodes(api, NODES)
+        self.pods = kubeapi.Mirror(
+            api, "/api/v1/pods", self._changed, self.hollow_nodes.on_pod_event
+        )
         services = f"{GROUP}/avatarservices"
-        self.services = kubeapi.Mirror(api, services, self._changed, self._hear)
+        self.services = kubeapi.Mirror(api, services, self._changed, self._on_service_event)
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[Theatre]:
-        async with self.stage.running(), self.pods.running(), self.services.running():
+    async def running(self) -> AsyncIterator[SimulatedCluster]:
+        async with self.hollow_nodes.running(), self.pods.running(), self.services.running():
             yield self
 
     async def apply(self, namespace: str, name: str, **spec: Any) -> None:
@@ -64,30 +66,34 @@ class Theatre:
         await self.until(lambda: not self.pods_of(namespace, name), f"no pods of {name}")
 
     def status(self, namespace: str, name: str) -> Body:
-        """Return what the operator said of a service last."""
+        """Return the last status of a service."""
         return dict(self.services.objects.get((namespace, name), {}).get("status", {}))
 
     def condition(self, namespace: str, name: str, kind: str) -> Body:
-        """Return a condition of a service, or an empty one."""
+        """Return a condition of a service, or an empty object."""
         return _condition(self.status(namespace, name), kind)
 
-    def told(self, namespace: str, name: str, kind: str) -> list[str]:
-        """Return every message that a condition of a service ever had, oldest first."""
-        found = [_condition(status, kind) for status in self._told[namespace, name]]
+    def messages(self, namespace: str, name: str, kind: str) -> list[str]:
+        """Return all messages that a condition of a service has had, oldest first."""
+        found = [_condition(status, kind) for status in self._statuses[namespace, name]]
         return [condition["message"] for condition in found if condition]
 
     def pods_of(self, namespace: str, name: str) -> list[Body]:
-        """Return the pods of a service, by name."""
+        """Return the pods of a service, sorted by name."""
         label = "avatar.musetalk.io/service"
         pods = self.pods.of(namespace)
         return [pod for pod in pods if pod["metadata"].get("labels", {}).get(label) == name]
 
-    def puppets(self, namespace: str, name: str) -> list[Puppet]:
-        """Return the living pods of a service, by name."""
-        return [puppet for puppet in self.stage.of(namespace) if puppet.service == name]
+    def hollow_pods(self, namespace: str, name: str) -> list[HollowPod]:
+        """Return the running hollow pods of a service, sorted by name."""
+        return [
+            hollow_pod
+            for hollow_pod in self.hollow_nodes.of(namespace)
+            if hollow_pod.service == name
+        ]
 
     async def ready(self, namespace: str, name: str, pods: int) -> None:
-        """Wait until a service is Ready with so many pods, by its own word."""
+        """Wait until the status of a service says that it is Ready with `pods` pods."""
 
         def holds() -> bool:
             status = self.status(namespace, name)
@@ -101,34 +107,44 @@ class Theatre:
         await self.until(holds, f"{namespace}/{name} is Ready with {pods} pods")
 
     async def until(self, holds: Callable[[], object], what: str, within_s: float = 30) -> None:
-        """Wait for a condition on what is seen. Raises `TimeoutError`, which tells all of it."""
+        """Wait for a condition.
 
-        def told() -> str:
+        Raises:
+            TimeoutError: it does not hold in time; the message shows the last statuses and pods.
+        """
+
+        def last_seen() -> str:
             seen = {key: service.get("status") for key, service in self.services.objects.items()}
-            puppets = [puppet for puppet in self.stage.puppets.values() if puppet.service]
-            return f"{what}; last seen: {seen}, {puppets}"
+            hollow_pods = [
+                hollow_pod
+                for hollow_pod in self.hollow_nodes.hollow_pods.values()
+                if hollow_pod.service
+            ]
+            return f"{what}; last seen: {seen}, {hollow_pods}"
 
-        await kubeapi.until(self._changed, holds, told, within_s)
+        await kubeapi.until(self._changed, holds, last_seen, within_s)
 
-    def _hear(self, kind: str, service: Body) -> None:
+    def _on_service_event(self, kind: str, service: Body) -> None:
         metadata = service["metadata"]
         if kind != "DELETED" and "status" in service:
-            self._told[metadata["namespace"], metadata["name"]].append(service["status"])
+            self._statuses[metadata["namespace"], metadata["name"]].append(service["status"])
 
 
 @contextlib.asynccontextmanager
-async def open_in(cluster: ControlPlane, namespaces: tuple[str, ...]) -> AsyncIterator[Theatre]:
-    """Run an operator that may serve some namespaces, on a control plane without nodes."""
+async def open_in(
+    cluster: ControlPlane, namespaces: tuple[str, ...]
+) -> AsyncIterator[SimulatedCluster]:
+    """Run an operator that serves the given namespaces, on a control plane without nodes."""
     for namespace in namespaces:
         await cluster.kubectl("create", "namespace", namespace)
     await operator_process.install_chart(cluster, namespaces)
     path = await operator_process.kubeconfig(cluster, "operator", cluster.server)
     async with (
         kubeapi.connected(cluster) as api,
-        Theatre(cluster, api).running() as theatre,
+        SimulatedCluster(cluster, api).running() as simulated,
         operator_process.operating(cluster, path, namespaces=namespaces),
     ):
-        yield theatre
+        yield simulated
 
 
 def _condition(status: Body, kind: str) -> Body:

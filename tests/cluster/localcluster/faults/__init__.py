@@ -1,1 +1,1 @@
-"""Faults of the API server and of the operator, by seed."""
+"""Seeded faults of the API server and of the operator."""

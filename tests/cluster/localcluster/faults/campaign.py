@@ -1,8 +1,8 @@
-"""Changes services under API faults, seed by seed, and compares how it ends with a clean run.
+"""Changes services under API faults for many seeds, and compares each result with a clean run.
 
-One control plane, one operator process behind the fault proxy, one namespace for each seed. The
-operator, the API server, the scheduler and the garbage collector are real; nodes and runtime pods
-are puppets (`localcluster.fakes.hollow_pods`) whose sessions the scenario begins and ends.
+There is one control plane, one operator process behind the fault proxy, and one namespace for each
+seed. The operator, the API server, the scheduler and the garbage collector are real. Nodes and
+runtime pods are hollow (`localcluster.fakes.hollow_pods`); the scenario sets their sessions.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from localcluster import operator_process
 from localcluster.controlplane import kubeapi
-from localcluster.fakes.hollow_pods import Stage
-from localcluster.faults.proxy import FaultyProxy, serving
+from localcluster.fakes.hollow_pods import HollowNodes
+from localcluster.faults.proxy import FaultProxy, serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
@@ -32,20 +32,20 @@ AT_ONCE: Final = 10
 NODES: Final = 12
 STEP_S: Final = 90.0
 QUIET_S: Final = 2.5
-"""Without any write for so long, a service is at rest: it tells numbers of sessions each second."""
+"""A service without a write for this time is at rest; session counts are written each second."""
 
 _HASH: Final = "avatar.musetalk.io/spec-hash"
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Specs that a service goes through, and the sessions that its first pods get before."""
+    """The specs that are applied to a service in turn, and the sessions of its first pods."""
 
     specs: tuple[Mapping[str, Any], ...]
     sessions: tuple[int, ...]
 
     @property
-    def most(self) -> int:
+    def max_replicas(self) -> int:
         return max(int(spec["replicas"]) for spec in self.specs)
 
 
@@ -60,10 +60,10 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
 
 @dataclass(slots=True)
 class Outcome:
-    """How a seed ended."""
+    """The result of one seed."""
 
     seed: int | None
-    """None: without faults."""
+    """None for a run without faults."""
     scenario: str
     seconds: float = 0.0
     end: dict[str, object] = field(default_factory=dict)
@@ -72,13 +72,13 @@ class Outcome:
 
 @dataclass(slots=True)
 class Report:
-    """How a campaign ended."""
+    """The result of a campaign."""
 
     outcomes: list[Outcome] = field(default_factory=list)
     injected: collections.Counter[str] = field(default_factory=collections.Counter)
     requests: int = 0
-    last_words: list[str] = field(default_factory=list)
-    """Of the operator's log, each time that it ended by itself."""
+    log_tails: list[str] = field(default_factory=list)
+    """The end of the operator's log, for each time that the process ended by itself."""
     sessions_cut: int = 0
     seconds: float = 0.0
 
@@ -96,49 +96,51 @@ class Report:
         return (
             f"{len(seeds)} seeds in {self.seconds:.0f} s, {len(self.problems)} problems, "
             f"{self.requests} requests, {self.injected.total()} faults "
-            f"{dict(sorted(self.injected.items()))}, operator restarts {len(self.last_words)}"
+            f"{dict(sorted(self.injected.items()))}, operator restarts {len(self.log_tails)}"
         )
 
 
 class Campaign:
-    """The running world: control plane, puppets, proxy and operator."""
+    """The simulated cluster of a campaign: control plane, hollow pods, proxy and operator."""
 
-    def __init__(self, api: kubeapi.Api, proxy: FaultyProxy, nodes: int = NODES) -> None:
+    def __init__(self, api: kubeapi.Api, proxy: FaultProxy, nodes: int = NODES) -> None:
         self._api = api
         self._changed = asyncio.Condition()
         self._created: dict[str, set[str]] = collections.defaultdict(set)
         self._peak: dict[str, int] = collections.defaultdict(int)
         self.proxy = proxy
-        self.stage = Stage(api, nodes)
-        self.pods = kubeapi.Mirror(api, "/api/v1/pods", self._changed, self._see)
+        self.hollow_nodes = HollowNodes(api, nodes)
+        self.pods = kubeapi.Mirror(api, "/api/v1/pods", self._changed, self._on_pod_event)
         self.services = kubeapi.Mirror(api, f"{GROUP}/avatarservices", self._changed)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Campaign]:
-        async with self.stage.running(), self.pods.running(), self.services.running():
+        async with self.hollow_nodes.running(), self.pods.running(), self.services.running():
             yield self
 
     async def run(self, seeds: Iterable[int]) -> list[Outcome]:
-        """Run each scenario without faults, then all seeds, some at once."""
-        clean = await asyncio.gather(*(self._one(None, name) for name in SCENARIOS))
+        """Run each scenario without faults, then all seeds, several at the same time."""
+        clean = await asyncio.gather(*(self._run_one(None, name) for name in SCENARIOS))
         expected = {outcome.scenario: outcome for outcome in clean}
         slots = asyncio.Semaphore(AT_ONCE)
 
         async def bounded(seed: int) -> Outcome:
             async with slots:
-                self.proxy.sow(seed)
+                self.proxy.use_seed(seed)
                 name = list(SCENARIOS)[seed % len(SCENARIOS)]
-                outcome = await self._one(seed, name)
-                wanted = expected[name].end
-                if not outcome.problems and outcome.end != wanted:
-                    outcome.problems.append(f"ended as {outcome.end}, a clean run as {wanted}")
+                outcome = await self._run_one(seed, name)
+                clean_end = expected[name].end
+                if not outcome.problems and outcome.end != clean_end:
+                    outcome.problems.append(
+                        f"ended with {outcome.end}, a clean run with {clean_end}"
+                    )
                 return outcome
 
         faulted = await asyncio.gather(*(bounded(seed) for seed in seeds))
-        self.proxy.sow(None)
+        self.proxy.use_seed(None)
         return [*clean, *faulted]
 
-    async def _one(self, seed: int | None, name: str) -> Outcome:
+    async def _run_one(self, seed: int | None, name: str) -> Outcome:
         namespace = f"clean-{name}" if seed is None else f"seed-{seed}"
         outcome = Outcome(seed, name)
         started = time.monotonic()
@@ -146,39 +148,47 @@ class Campaign:
             self.proxy.seeds[namespace] = seed
         try:
             await self._api.post("/api/v1/namespaces", {"metadata": {"name": namespace}})
-            outcome.end = await self._play(SCENARIOS[name], namespace)
+            outcome.end = await self._run_scenario(SCENARIOS[name], namespace)
         except TimeoutError as error:
             outcome.problems.append(str(error))
         outcome.seconds = time.monotonic() - started
         outcome.problems += [
-            f"pod {puppet.name} was deleted with {puppet.sessions} sessions"
-            for puppet in self.stage.cut
-            if puppet.namespace == namespace
+            f"pod {hollow_pod.name} was deleted with {hollow_pod.sessions} sessions"
+            for hollow_pod in self.hollow_nodes.deleted_with_sessions
+            if hollow_pod.namespace == namespace
         ]
         await self._api.delete(f"/api/v1/namespaces/{namespace}")
         self.proxy.forget(namespace)
         return outcome
 
-    async def _play(self, scenario: Scenario, namespace: str) -> dict[str, object]:
+    async def _run_scenario(self, scenario: Scenario, namespace: str) -> dict[str, object]:
         path = f"{GROUP}/namespaces/{namespace}/avatarservices"
         first, *later = scenario.specs
         body = {"apiVersion": "avatar.musetalk.io/v1alpha1", "kind": "AvatarService"}
         await self._api.post(path, {**body, "metadata": {"name": SERVICE}, "spec": first})
-        await self._until(namespace, lambda: self._settled(namespace, first), "first settled")
-        puppets = self.stage.of(namespace)
-        for puppet, sessions in zip(puppets, scenario.sessions, strict=False):
-            await self.stage.set_sessions(puppet, sessions)
+        await self._until(
+            namespace, lambda: self._settled(namespace, first), "the first spec is reached"
+        )
+        hollow_pods = self.hollow_nodes.of(namespace)
+        for hollow_pod, sessions in zip(hollow_pods, scenario.sessions, strict=False):
+            await self.hollow_nodes.set_sessions(hollow_pod, sessions)
         total = sum(scenario.sessions)
         await self._until(
-            namespace, lambda: self._status(namespace).get("sessions") == total, "sessions counted"
+            namespace,
+            lambda: self._status(namespace).get("sessions") == total,
+            "the sessions are counted",
         )
         for spec in later:
             await self._api.merge(f"{path}/{SERVICE}", {"spec": dict(spec)})
-            await self._until(namespace, lambda s=spec: self._held(namespace, s), f"went to {spec}")
-        for puppet in puppets:
-            await self.stage.set_sessions(puppet, 0)
+            await self._until(
+                namespace, lambda s=spec: self._is_done_for_now(namespace, s), f"{spec} is reached"
+            )
+        for hollow_pod in hollow_pods:
+            await self.hollow_nodes.set_sessions(hollow_pod, 0)
         last = scenario.specs[-1]
-        await self._until(namespace, lambda: self._settled(namespace, last), "settled at the end")
+        await self._until(
+            namespace, lambda: self._settled(namespace, last), "the last spec is reached"
+        )
         await self._until_quiet(namespace)
         return {
             **_normal(self._status(namespace)),
@@ -187,18 +197,21 @@ class Campaign:
         }
 
     async def _until(self, namespace: str, holds: Any, what: str) -> None:
-        def told() -> str:
+        def last_seen() -> str:
             pods = [
-                f"{pod['metadata']['name']} {'leaving' if _leaves(pod) else 'live'}"
+                f"{pod['metadata']['name']} {'terminating' if _is_terminating(pod) else 'live'}"
                 for pod in self.pods.of(namespace)
             ]
-            puppets = [(p.name, p.sessions, p.draining) for p in self.stage.of(namespace)]
-            return f"{what}; last seen: {self._status(namespace)}, pods {pods}, puppets {puppets}"
+            hollow_pods = [
+                (p.name, p.sessions, p.draining) for p in self.hollow_nodes.of(namespace)
+            ]
+            status = self._status(namespace)
+            return f"{what}; last seen: {status}, pods {pods}, hollow pods {hollow_pods}"
 
-        await kubeapi.until(self._changed, holds, told, STEP_S)
+        await kubeapi.until(self._changed, holds, last_seen, STEP_S)
 
     async def _until_quiet(self, namespace: str) -> None:
-        """Wait until the operator has written nothing here for a while."""
+        """Wait until the operator has not written in the namespace for `QUIET_S`."""
         deadline = time.monotonic() + STEP_S / 3
         while True:
             writes = self.proxy.writes[namespace]
@@ -206,47 +219,53 @@ class Campaign:
             if rest_s <= 0:
                 return
             if time.monotonic() > deadline:
-                raise TimeoutError(f"still writes at rest, last {writes[-3:]}")
+                raise TimeoutError(f"the operator still writes at rest, last {writes[-3:]}")
             await asyncio.sleep(rest_s)
 
-    def _see(self, kind: str, pod: Body) -> None:
+    def _on_pod_event(self, kind: str, pod: Body) -> None:
         namespace = pod["metadata"]["namespace"]
         if kind == "ADDED":
             self._created[namespace].add(pod["metadata"]["uid"])
         hashes = collections.Counter(
             pod["metadata"]["labels"].get(_HASH)
             for pod in self.pods.of(namespace)
-            if not _leaves(pod)
+            if not _is_terminating(pod)
         )
         self._peak[namespace] = max(self._peak[namespace], *hashes.values(), 0)
-        self.stage.see(kind, pod)
+        self.hollow_nodes.on_pod_event(kind, pod)
 
     def _status(self, namespace: str) -> dict[str, Any]:
         service = self.services.objects.get((namespace, SERVICE), {})
         return dict(service.get("status", {}))
 
-    def _held(self, namespace: str, spec: Mapping[str, Any]) -> bool:
-        """Whether all is done that can be done while sessions live."""
+    def _is_done_for_now(self, namespace: str, spec: Mapping[str, Any]) -> bool:
+        """Return whether everything is done that is possible while sessions are live."""
         service = self.services.objects[namespace, SERVICE]
         status = self._status(namespace)
-        live = {p["metadata"]["uid"] for p in self.pods.of(namespace) if not _leaves(p)}
-        puppets = {uid: self.stage.puppets[uid] for uid in live if uid in self.stage.puppets}
-        staying = [puppet for puppet in puppets.values() if not puppet.draining]
+        live = {p["metadata"]["uid"] for p in self.pods.of(namespace) if not _is_terminating(p)}
+        hollow_pods = {
+            uid: self.hollow_nodes.hollow_pods[uid]
+            for uid in live
+            if uid in self.hollow_nodes.hollow_pods
+        }
+        staying = [hollow_pod for hollow_pod in hollow_pods.values() if not hollow_pod.draining]
         return bool(
             status.get("observedGeneration") == service["metadata"]["generation"]
             and status["desiredReplicas"] == spec["replicas"] == len(staying)
-            and len(puppets) == len(live)
-            and all(puppet.sessions for puppet in puppets.values() if puppet.draining)
+            and len(hollow_pods) == len(live)
+            and all(
+                hollow_pod.sessions for hollow_pod in hollow_pods.values() if hollow_pod.draining
+            )
         )
 
     def _settled(self, namespace: str, spec: Mapping[str, Any]) -> bool:
-        """Whether the service has come to rest as its spec wants it, by its own word."""
+        """Return whether the service matches its spec by its status, and nothing is pending."""
         if not self.services.objects.get((namespace, SERVICE), {}).get("status"):
             return False
         status = self._status(namespace)
         conditions = {c["type"]: c["status"] for c in status.get("conditions", ())}
         return bool(
-            self._held(namespace, spec)
+            self._is_done_for_now(namespace, spec)
             and status["replicas"] == status["readyReplicas"] == spec["replicas"]
             and status["sessions"] == 0
             and conditions["Ready"] == "True"
@@ -258,32 +277,34 @@ class Campaign:
 
 
 async def run(cluster: ControlPlane, seeds: Iterable[int]) -> Report:
-    """Run a campaign on a control plane of its own, without nodes."""
+    """Run a campaign on a control plane without nodes."""
     started = time.monotonic()
     report = Report()
     await operator_process.install_chart(cluster)
     ca: Path = cluster.ca
     async with kubeapi.connected(cluster) as api, serving(cluster.server, ca) as proxy:
-        path = await operator_process.kubeconfig(cluster, "faulty", proxy.url)
+        path = await operator_process.kubeconfig(cluster, "faults", proxy.url)
         async with (
             operator_process.operating(cluster, path) as operator,
             Campaign(api, proxy).running() as campaign,
         ):
             report.outcomes = await campaign.run(seeds)
-            report.last_words = operator.last_words
-            report.sessions_cut = sum(puppet.sessions for puppet in campaign.stage.cut)
+            report.log_tails = operator.log_tails
+            report.sessions_cut = sum(
+                hollow_pod.sessions for hollow_pod in campaign.hollow_nodes.deleted_with_sessions
+            )
         report.injected = proxy.injected
         report.requests = proxy.requests
     report.seconds = time.monotonic() - started
     return report
 
 
-def _leaves(pod: Body) -> bool:
+def _is_terminating(pod: Body) -> bool:
     return "deletionTimestamp" in pod["metadata"]
 
 
 def _normal(status: Mapping[str, Any]) -> dict[str, object]:
-    """Return what two runs must agree on: all but times, names of pods, and the history."""
+    """Return what must be equal in two runs: all except times, pod names and the history."""
     kept = ("desiredReplicas", "replicas", "readyReplicas", "sessions", "capacity", "state")
     conditions = {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]}
     return {**{key: status[key] for key in kept}, "conditions": conditions, "gpu": status["gpu"]}

@@ -1,8 +1,8 @@
-"""Kills the leading operator again and again while it has work, and sees what the other one does.
+"""Kills the leading operator repeatedly while it works, and measures the takeover by the other one.
 
-Two operator processes with the operator's own account, one control plane, nodes and hollow runtime
-pods (`localcluster.fakes.hollow_pods`). Before each kill the number of replicas changes, and the
-kill comes up to a fifth of a second later, so that many leaders die in the middle of their actions.
+There are two operator processes with the operator's own account, one control plane, and hollow
+nodes and pods (`localcluster.fakes.hollow_pods`). Before each kill, the number of replicas changes.
+The kill follows within 0.2 s, so that many leaders die in the middle of their actions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from localcluster import operator_process
 from localcluster.bench import record
 from localcluster.controlplane import kubeapi
-from localcluster.fakes.hollow_pods import Stage
+from localcluster.fakes.hollow_pods import HollowNodes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,31 +33,31 @@ SERVICES: Final = "/apis/avatar.musetalk.io/v1alpha1/namespaces/default/avatarse
 SERVICE: Final = "subject"
 NODES: Final = 2
 MOST: Final = 4  # replicas
-SESSIONS: Final = 3  # of the pod that must outlive every leader
+SESSIONS: Final = 3  # of the pod that must survive every change of the leader
 LATEST_KILL_S: Final = 0.2  # after the change of the replicas
 STEP_S: Final = 60.0
 
 
 @dataclass(slots=True)
 class Report:
-    """What came of the kills."""
+    """The measurements of all kills."""
 
     handed_s: list[float] = field(default_factory=list)
-    """From the word to stop until another one held the Lease."""
+    """Seconds from SIGTERM until the other process held the Lease."""
     elected_s: list[float] = field(default_factory=list)
-    """From the kill until another one held the Lease."""
+    """Seconds from the kill until the other process held the Lease."""
     acted_s: list[float] = field(default_factory=list)
-    """From the kill until the change that the dead leader left was carried out."""
+    """Seconds from the kill until the unfinished change of the killed leader was done."""
     epochs: int = 0
     surplus: int = 0
-    """Pods beyond what was wanted at the time, at any moment."""
+    """Pods in excess of the desired number at any moment."""
     orphans: int = 0
-    """Pods that were left when their service was gone."""
+    """Pods that remained after their service was deleted."""
     cut: int = 0
-    """Sessions that a deletion ended."""
+    """Sessions that the deletion of a pod ended."""
 
     def figures(self) -> dict[str, object]:
-        """Return the numbers by name."""
+        """Return the measurements by name."""
         return {
             "handed_s": record.figures(self.handed_s),
             "elected_s": record.figures(self.elected_s),
@@ -70,7 +70,7 @@ class Report:
 
 
 class Pair:
-    """Two operators, and mirrors of what they do."""
+    """Two operators, and mirrors of the objects that they change."""
 
     def __init__(self, api: kubeapi.Api, operators: tuple[OperatorProcess, ...]) -> None:
         self._api = api
@@ -78,17 +78,17 @@ class Pair:
         self._wanted = 0
         self.operators = operators
         self.report = Report()
-        self.stage = Stage(api, NODES)
+        self.hollow_nodes = HollowNodes(api, NODES)
         pods = "/api/v1/namespaces/default/pods"
-        self.pods = kubeapi.Mirror(api, pods, self._changed, self._see)
+        self.pods = kubeapi.Mirror(api, pods, self._changed, self._on_pod_event)
         self.services = kubeapi.Mirror(api, SERVICES, self._changed)
         self.leases = kubeapi.Mirror(api, LEASES, self._changed)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Pair]:
-        """Keep the mirrors up; a service with one pod is Ready, and the pod has sessions."""
+        """Run the mirrors, and wait until a service with one pod is Ready and has sessions."""
         async with (
-            self.stage.running(),
+            self.hollow_nodes.running(),
             self.pods.running(),
             self.services.running(),
             self.leases.running(),
@@ -98,13 +98,13 @@ class Pair:
             spec = {"replicas": 1}
             await self._api.post(SERVICES, {**body, "metadata": {"name": SERVICE}, "spec": spec})
             await self.settled(1)
-            (puppet,) = self.stage.of("default")
-            await self.stage.set_sessions(puppet, SESSIONS)
+            (hollow_pod,) = self.hollow_nodes.of("default")
+            await self.hollow_nodes.set_sessions(hollow_pod, SESSIONS)
             yield self
 
     @property
     def lease(self) -> dict[str, Any]:
-        """What the Lease says."""
+        """Return the spec of the Lease."""
         found = self.leases.objects.get((operator_process.SYSTEM, operator_process.LEASE), {})
         return dict(found.get("spec") or {})
 
@@ -114,7 +114,7 @@ class Pair:
 
     @property
     def leader(self) -> OperatorProcess:
-        """The process that the Lease names."""
+        """Return the process that holds the Lease."""
         name = self.holder.rpartition("_")[0]
         (found,) = (each for each in self.operators if each.name == name)
         return found
@@ -125,7 +125,7 @@ class Pair:
         await self._api.merge(f"{SERVICES}/{SERVICE}", {"spec": {"replicas": replicas}})
 
     async def settled(self, replicas: int) -> None:
-        """Wait until there are as many pods as wanted, by the service's own word too."""
+        """Wait until the desired number of pods exists and the status of the service says so."""
 
         def holds() -> bool:
             service = self.services.objects.get(("default", SERVICE))
@@ -140,36 +140,36 @@ class Pair:
         self._wanted = replicas
 
     async def elected(self, but: str) -> None:
-        """Wait until another one than this holds the Lease."""
+        """Wait until a process other than `before` holds the Lease."""
         await self.until(lambda: self.holder not in ("", but), f"another leader than {but}")
 
     async def until(self, holds: Any, what: str) -> None:
-        def told() -> str:
+        def last_seen() -> str:
             service = self.services.objects.get(("default", SERVICE), {})
             pods = sorted(name for _, name in self.pods.objects)
             return f"{what}; last seen: {self.lease}, {pods}, {service.get('status')}"
 
-        await kubeapi.until(self._changed, holds, told, STEP_S)
+        await kubeapi.until(self._changed, holds, last_seen, STEP_S)
 
     async def hand_over(self) -> None:
-        """Tell the leader to stop, and wait until both are there again."""
+        """Stop the leader, and wait until both processes are ready again."""
         leader, holder = self.leader, self.holder
         process = leader.process
         assert process is not None
         process.terminate()
-        told_at = time.monotonic()
+        stopped_at = time.monotonic()
         await self.elected(but=holder)
-        self.report.handed_s.append(time.monotonic() - told_at)
+        self.report.handed_s.append(time.monotonic() - stopped_at)
         if await process.wait():
             raise RuntimeError(f"{leader.name} ended with {process.returncode}, see {leader.log}")
         await self.both_ready()
 
     async def both_ready(self) -> None:
-        """Wait until one leads and the other stands by."""
+        """Wait until one process leads and the other one is on standby."""
         await asyncio.gather(*(each.until_ready() for each in self.operators))
 
     async def kill(self, chance: random.Random) -> None:
-        """Give the leader work, kill it in the middle, and wait until the work is done."""
+        """Change the replicas, kill the leader in the middle, and wait until the change is done."""
         replicas = chance.choice([n for n in range(1, MOST + 1) if n != len(self.pods.objects)])
         leader, holder = self.leader, self.holder
         await self.scale(replicas)
@@ -183,25 +183,27 @@ class Pair:
         await self.both_ready()
 
     async def leave(self) -> None:
-        """Delete the service, and count what stays behind."""
-        for puppet in self.stage.of("default"):
-            await self.stage.set_sessions(puppet, 0)
+        """Delete the service, and count the pods that remain."""
+        for hollow_pod in self.hollow_nodes.of("default"):
+            await self.hollow_nodes.set_sessions(hollow_pod, 0)
         self.report.epochs = int(self.lease["leaseTransitions"])
         await self._api.delete(f"{SERVICES}/{SERVICE}")
         with contextlib.suppress(TimeoutError):
             await self.until(lambda: not self.pods.objects, "no pods")
         self.report.orphans = len(self.pods.objects)
-        self.report.cut = sum(puppet.sessions for puppet in self.stage.cut)
+        self.report.cut = sum(
+            hollow_pod.sessions for hollow_pod in self.hollow_nodes.deleted_with_sessions
+        )
 
-    def _see(self, kind: str, pod: Body) -> None:
-        self.stage.see(kind, pod)
+    def _on_pod_event(self, kind: str, pod: Body) -> None:
+        self.hollow_nodes.on_pod_event(kind, pod)
         live = [p for p in self.pods.objects.values() if "deletionTimestamp" not in p["metadata"]]
         self.report.surplus = max(self.report.surplus, len(live) - self._wanted)
 
 
 @contextlib.asynccontextmanager
 async def operating(cluster: ControlPlane) -> AsyncIterator[Pair]:
-    """Run two operators on a control plane of their own, which has no nodes yet."""
+    """Run two operators on a control plane without nodes."""
     await operator_process.install_chart(cluster)
     path = await operator_process.kubeconfig(cluster, "operators", cluster.server)
     async with (
@@ -214,7 +216,7 @@ async def operating(cluster: ControlPlane) -> AsyncIterator[Pair]:
 
 
 async def run(cluster: ControlPlane, kills: int, stops: int = 0, seed: int = 0) -> Report:
-    """Tell so many leaders in a row to stop, then kill so many."""
+    """Stop `stops` leaders one after another, then kill `kills` leaders."""
     chance = random.Random(seed)
     async with operating(cluster) as pair:
         for _ in range(stops):

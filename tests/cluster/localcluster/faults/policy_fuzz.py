@@ -1,4 +1,4 @@
-"""Makes specs of autoscaling, right ones and wrong ones, to compare who takes which."""
+"""Generates valid and invalid autoscaling specs for the API server and for the operator."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _CRON: Final = (
     ("*", "1", "jan", "JAN-mar", "12", "13", "jam"),
     ("*", "mon-fri", "0", "7", "8", "fri-mon", "Sun", "mon-"),
 )
-_ODD: Final = 0.12  # of the fields are odd
+_ODD: Final = 0.12  # share of unusual values
 
 
 def autoscaling(chance: Random) -> dict[str, Any]:
-    """Return a spec that is right in about half of all cases.
+    """Return a spec that is valid in about half of all cases.
 
-    Days that no month has are left out: only the operator can tell those.
+    Dates that no month has are left out, because only the operator rejects them.
     """
     spec: dict[str, Any] = {"maxReplicas": _number(chance, 1, 12)}
     for name, low, high in (("minReplicas", 0, 4), ("reserve", 0, 3)):
@@ -80,7 +80,7 @@ def _schedule(chance: Random, index: int) -> dict[str, Any]:
 
 def _cron(chance: Random) -> str:
     fields = [_often(chance, chance.choice(field[:4]), [*field[4:]]) for field in _CRON]
-    if fields[2] == "31":  # not all months have it
+    if fields[2] == "31":  # not every month has it
         fields[3] = "*"
     odd = [" ".join(fields[:4]), "@daily", "  ".join(fields)]
     return str(_often(chance, " ".join(fields), odd))

@@ -1,7 +1,7 @@
-"""A proxy before an API server that makes its requests go wrong: `async with serving(...)`.
+"""A fault proxy in front of an API server: `async with serving(...)`.
 
-Plain HTTP on a loopback port, TLS to the API server. Credentials pass through, so the server sees
-the client's own account. Watches are passed on line by line as they come.
+It serves plain HTTP on a loopback port and uses TLS to the API server. It forwards credentials, so
+the server sees the account of the client. It forwards watches line by line.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _WRITES: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _NAMESPACE: Final = re.compile(r"/namespaces/([^/]+)/")
-# A collection: /api/v1/pods, /apis/group/version/namespaces/name/things
+# A collection, for example /api/v1/pods, /apis/group/version/namespaces/name/things
 _COLLECTION: Final = re.compile(r"^/(api/v1|apis/[^/]+/[^/]+)(/namespaces/[^/]+)?/[a-z]+$")
 _HOP: Final = frozenset(
     {"connection", "keep-alive", "transfer-encoding", "content-length", "host", "date", "server"}
@@ -38,40 +38,40 @@ _HOP: Final = frozenset(
 class Write:
     """A write that reached the API server."""
 
-    at: float  # of the monotonic clock
+    at: float  # monotonic clock
     method: str
     path: str
     status: int
-    lost: bool  # the client never saw the answer
+    lost: bool  # the client did not receive the answer
 
 
 @dataclass(eq=False, slots=True)
 class _Watch:
-    """A watch under way."""
+    """A running watch."""
 
     call: schedule.Call
     timeout: asyncio.Timeout | None = None
     torn: bool = False
 
-    def cut_by(self, cut: schedule.Cut | None) -> None:
+    def schedule_cut(self, cut: schedule.Cut | None) -> None:
         if cut is not None and self.timeout is not None and not self.timeout.expired():
             self.torn = cut.torn
             self.timeout.reschedule(asyncio.get_running_loop().time() + cut.after_s)
 
 
 @dataclass(slots=True)
-class FaultyProxy:
-    """The running proxy: its plan, which can change under way, and what it did."""
+class FaultProxy:
+    """The running proxy: its fault plan, which may change while it runs, and its counters."""
 
     url: str
     upstream: str
     session: aiohttp.ClientSession
     seeds: dict[str, int] = field(default_factory=dict)
-    """Seeds of namespaces; requests in other namespaces pass."""
+    """Seed of each namespace; requests in other namespaces are forwarded without faults."""
     seed: int | None = None
-    """Seed of requests outside all namespaces, such as watches of everything."""
+    """Seed of requests outside all namespaces, such as watches of all namespaces."""
     writes: dict[str, list[Write]] = field(default_factory=lambda: collections.defaultdict(list))
-    """What reached the API server, by namespace."""
+    """The writes that reached the API server, by namespace."""
     injected: collections.Counter[str] = field(default_factory=collections.Counter)
     requests: int = 0
     _watches: list[_Watch] = field(default_factory=list)
@@ -79,20 +79,20 @@ class FaultyProxy:
         default_factory=collections.Counter
     )
 
-    def sow(self, seed: int | None) -> None:
-        """Set the seed outside all namespaces; watches that run may be cut by it too."""
+    def use_seed(self, seed: int | None) -> None:
+        """Set the seed for requests outside all namespaces; it may also end running watches."""
         self.seed = seed
         for watch in self._watches:
             fault = self._decide("", watch.call)
-            watch.cut_by(fault if isinstance(fault, schedule.Cut) else None)
+            watch.schedule_cut(fault if isinstance(fault, schedule.Cut) else None)
 
     def forget(self, namespace: str) -> None:
-        """Let go of a namespace that is done with."""
+        """Drop the data of a finished namespace."""
         self.seeds.pop(namespace, None)
         self.writes.pop(namespace, None)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request, well or badly."""
+        """Answer one request, with or without a fault."""
         self.requests += 1
         body = await request.read()
         namespace = _namespace(request.path)
@@ -104,9 +104,9 @@ class FaultyProxy:
             case schedule.Reset():
                 return _reset(request)
             case schedule.Expire():
-                return _told(410, "Expired", "too old resource version")
+                return _error_event(410, "Expired", "too old resource version")
             case schedule.Fail():
-                return _told(500, "InternalError", "etcdserver: leader changed")
+                return _error_event(500, "InternalError", "etcdserver: leader changed")
             case schedule.Delay():
                 await asyncio.sleep(fault.seconds)
         if call.kind is schedule.Kind.WATCH:
@@ -154,11 +154,11 @@ class FaultyProxy:
                 data = b""
                 try:
                     async with asyncio.timeout(None) as running.timeout:
-                        running.cut_by(cut)
+                        running.schedule_cut(cut)
                         self._watches.append(running)
                         async for data in answer.content.iter_any():
                             await response.write(data)
-                    return response  # the server ended it
+                    return response  # the server ended the watch
                 except TimeoutError:
                     if running.torn:
                         await response.write(data[: len(data) // 2] or b'{"type":')
@@ -181,14 +181,14 @@ class FaultyProxy:
 
 
 @contextlib.asynccontextmanager
-async def serving(upstream: str, ca: Path) -> AsyncIterator[FaultyProxy]:
-    """Serve a proxy before `upstream` on a free loopback port; it passes all until it has seeds."""
+async def serving(upstream: str, ca: Path) -> AsyncIterator[FaultProxy]:
+    """Serve a proxy for `upstream` on a free loopback port; without seeds it adds no faults."""
     connector = aiohttp.TCPConnector(limit=0, ssl=ssl.create_default_context(cafile=str(ca)))
     timeout = aiohttp.ClientTimeout(total=None, connect=10)
     async with aiohttp.ClientSession(
         connector=connector, timeout=timeout, auto_decompress=False
     ) as session:
-        proxy = FaultyProxy("", upstream, session)
+        proxy = FaultProxy("", upstream, session)
         server = web.Server(proxy.handle)
         runner = web.ServerRunner(server, shutdown_timeout=0.5)
         await runner.setup()
@@ -201,7 +201,7 @@ async def serving(upstream: str, ca: Path) -> AsyncIterator[FaultyProxy]:
 
 
 def classify(method: str, path: str, watch: bool, body: bytes) -> schedule.Call:
-    """Say what a request is."""
+    """Classify a request."""
     if method in _WRITES:
         return schedule.Call(schedule.Kind.WRITE, f"{method} {path}{_created(method, body)}")
     if watch:
@@ -211,7 +211,7 @@ def classify(method: str, path: str, watch: bool, body: bytes) -> schedule.Call:
 
 
 def _created(method: str, body: bytes) -> str:
-    """Return the name in the body of a create: creates share one path."""
+    """Return the name in the body of a create request; all of them have the same path."""
     if method != "POST":
         return ""
     try:
@@ -244,11 +244,11 @@ def _refusal(fault: schedule.Refuse) -> web.Response:
     return web.json_response(status, status=fault.status, headers=headers)
 
 
-def _told(code: int, reason: str, message: str) -> web.Response:
-    """Return a watch that ends with an error of these words."""
+def _error_event(code: int, reason: str, message: str) -> web.Response:
+    """Return a watch that ends with the given error."""
     status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
-    told = {**status, "message": message, "reason": reason, "code": code}
-    event = {"type": "ERROR", "object": told}
+    error = {**status, "message": message, "reason": reason, "code": code}
+    event = {"type": "ERROR", "object": error}
     return web.Response(body=json.dumps(event).encode() + b"\n", content_type="application/json")
 
 

@@ -1,6 +1,6 @@
-"""Made services under made callers and made faults: one seed, one run of the simulator.
+"""Random services, callers and faults: each seed is one run of the simulator.
 
-A seed says everything, so that a run that broke a rule can be seen again.
+The seed determines the whole run, so that a run that violates a rule can be repeated.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def profiles() -> tuple[GPUProfile, ...]:
 
 
 def service(chance: random.Random) -> Service:
-    """Return a service with bounds, headroom and hold times of all kinds."""
+    """Return a service with random limits, headroom and stabilization times."""
     low = chance.choice([0, 0, 1, 2])
     autoscaling: dict[str, Any] = {
         "minReplicas": low,
@@ -47,7 +47,7 @@ def service(chance: random.Random) -> Service:
     if chance.random() < 0.3:
         autoscaling["rate"] = {"upPods": chance.randint(1, 4), "downPods": chance.randint(1, 4)}
     if chance.random() < 0.3:
-        # Virtual time begins at 22:13:20.
+        # Virtual time starts at 22:13:20.
         free = {"min": chance.randint(1, 20)}
         when = {"start": "16,20 22 * * *", "end": "18,22 22 * * *"}
         autoscaling["schedules"] = [{"name": "rush", **when, "freeSessions": free}]
@@ -61,7 +61,7 @@ def service(chance: random.Random) -> Service:
 
 
 def callers(chance: random.Random) -> tuple[traces.Session, ...]:
-    """Return callers whose rate jumps from minute to minute."""
+    """Return callers whose rate changes every minute."""
     mean_s = chance.choice([15.0, 60.0, 200.0])
     busy = chance.uniform(0.05, 0.3)
     sessions = [traces.Session(0.0, mean_s)]
@@ -75,7 +75,7 @@ def callers(chance: random.Random) -> tuple[traces.Session, ...]:
 
 
 def settings(chance: random.Random, wanted: Service) -> scenario.Settings:
-    """Return a small cluster where much goes wrong."""
+    """Return a small cluster with many faults."""
     faults = scenario.Faults(
         crashes_per_hour=chance.choice([0.0, 0.0, 1.0]),
         silences_per_hour=chance.choice([0.0, 3.0, 20.0]),
@@ -97,7 +97,7 @@ def settings(chance: random.Random, wanted: Service) -> scenario.Settings:
 
 
 def run(seed: int) -> scenario.Result:
-    """Return what became of one made world."""
+    """Run the simulated cluster of one seed and return its result."""
     chance = random.Random(seed)
     wanted = service(chance)
     world = settings(chance, wanted)
@@ -105,10 +105,10 @@ def run(seed: int) -> scenario.Result:
 
 
 def broken(seed: int, result: scenario.Result) -> str:
-    """Return a short account of a run that broke a rule: its last plans before the first one."""
+    """Describe a run that violated a rule: the last plans before the first violation."""
     lines = [f"seed {seed}: {result.violations[0]}"]
     at_s = float(result.violations[0].split(" s:")[0])
-    lines += [str(moment) for moment in result.course if moment.at_s <= at_s][-8:]
+    lines += [str(sample) for sample in result.timeline if sample.at_s <= at_s][-8:]
     return "\n".join(lines)
 
 

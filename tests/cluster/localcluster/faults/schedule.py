@@ -1,8 +1,8 @@
-"""Decides which requests to an API server go wrong, and how: by seed, request and attempt alone.
+"""Decides which requests to an API server fail and how, from seed, request and attempt only.
 
-Pure: `localcluster.faults.proxy` carries the decisions out. How requests interleave changes
-nothing, so a seed always means the same faults, and each request is faulted a bounded number of
-times: a client that tries again gets through in the end.
+The functions are pure; `localcluster.faults.proxy` applies the decisions. The order of requests has
+no influence, so a seed always produces the same faults. Each request fails a limited number of
+times, so a client that retries succeeds in the end.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 
 
 class Kind(Enum):
-    """What a request is, as far as faults differ."""
+    """The kind of a request; faults differ by kind."""
 
     LIST = "list"
     WATCH = "watch"
@@ -24,16 +24,16 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request by what it is about: the same one again is the same `Call`."""
+    """The identity of a request; a retry has the same `Call`."""
 
     kind: Kind
     target: str
-    """Method and path; for a create also the name in the body."""
+    """Method and path, for a create request with the name in the body."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """The server answers an error and does nothing."""
+    """The server answers with an error and changes nothing."""
 
     status: int
     retry_after_s: int | None = None
@@ -48,17 +48,17 @@ class Delay:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """The connection breaks before the server has seen the request."""
+    """The connection is reset before the server receives the request."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoseAnswer:
-    """The server does what was asked, and the connection breaks before it says so."""
+    """The server executes the request, and the connection is reset before the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A watch ends after a while, in the middle of a line if it is torn."""
+    """A watch ends after some time; if `torn`, in the middle of a line."""
 
     after_s: float
     torn: bool
@@ -66,21 +66,21 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Expire:
-    """A watch is told that its version is too old (410): the client must list again."""
+    """A watch receives 410 because its version is too old: the client must list again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """A watch is told that the server failed (500): the client must list again all the same."""
+    """A watch receives 500 because the server failed: the client must list again."""
 
 
 Fault = Refuse | Delay | Reset | LoseAnswer | Cut | Expire | Fail
 
 MOST_FAULTS: Final = 6
-"""Attempts of one request that may go wrong; later ones never do."""
+"""Maximum number of attempts of one request that may fail; later attempts succeed."""
 
 SHARE: Final[dict[Kind, float]] = {Kind.LIST: 0.3, Kind.WATCH: 0.8, Kind.READ: 0.3, Kind.WRITE: 0.4}
-"""Of the attempts that may go wrong, how many do."""
+"""Share of these attempts that fail."""
 
 LONGEST_DELAY_S: Final = 0.4
 LONGEST_WATCH_S: Final = 6.0
@@ -88,10 +88,10 @@ RETRY_AFTER_S: Final = 1
 
 
 def decide(seed: int, call: Call, attempt: int) -> Fault | None:
-    """Return what happens to the attempt, counted from 0, at a request; None lets it pass."""
+    """Return the fault of an attempt, counted from 0, of a request; None for no fault."""
     if attempt >= MOST_FAULTS:
         return None
-    # A text seeds by its SHA-512, the same on every machine.
+    # Random seeds a text by its SHA-512, which is the same on every machine.
     chance = random.Random(f"{seed} {call.kind.value} {call.target} {attempt}")
     if chance.random() >= SHARE[call.kind]:
         return None
@@ -105,7 +105,7 @@ def decide(seed: int, call: Call, attempt: int) -> Fault | None:
     ]
     match call.kind:
         case Kind.WRITE:
-            # The nastiest, most often: the client believes that nothing happened.
+            # The most difficult fault is the most frequent: the client assumes no change.
             faults += [LoseAnswer(), LoseAnswer(), LoseAnswer(), Refuse(409)]
         case Kind.WATCH:
             cut = Cut(round(chance.uniform(0.0, LONGEST_WATCH_S), 3), chance.random() < 0.5)

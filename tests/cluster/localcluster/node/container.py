@@ -31,7 +31,7 @@ MESSAGE_LINES: Final = 80
 LOGS_KEPT: Final = 2  # the current run's and the one before
 
 
-def last_words(log: bytes) -> str:
+def log_tail(log: bytes) -> str:
     """Return what a kubelet takes from a log for FallbackToLogsOnError."""
     lines = log[-MESSAGE_BYTES:].decode(errors="replace").splitlines(keepends=True)
     return "".join(lines[-MESSAGE_LINES:])
@@ -288,16 +288,16 @@ class Container:
             since=self._started_at,
             until=rfc3339(),
             container_id=self.record.container_id,
-            message=self._note or self._last_words(code),
+            message=self._note or self._log_tail(code),
         )
 
-    def _last_words(self, code: int) -> str:
+    def _log_tail(self, code: int) -> str:
         """Return the end of a failed run's log, if the container asks for it."""
         wanted = self.manifest.get("terminationMessagePolicy") == "FallbackToLogsOnError"
         if code == 0 or not wanted:
             return ""
         log = self._setting.log_file(self.record.name, self.record.restarts)
-        return last_words(log.read_bytes())
+        return log_tail(log.read_bytes())
 
     def _say_back_off(self, delay_s: float) -> None:
         meta = self._setting.pod["metadata"]

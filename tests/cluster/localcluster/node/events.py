@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from .api import Api
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 WAITING: Final = 1000  # Events are a help for people: beyond this they are dropped, with a log line
 REMEMBERED: Final = 4000
 
@@ -46,7 +46,7 @@ class Recorder:
         try:
             self._queue.put_nowait((event, node))
         except asyncio.QueueFull:
-            log.warning("event dropped reason=%s message=%s", event.reason, event.message[:200])
+            _log.warning("event dropped reason=%s message=%s", event.reason, event.message[:200])
 
     async def run(self) -> None:
         """Send what was noted, for ever."""
@@ -56,7 +56,7 @@ class Recorder:
                 await self._send(event, node)
             except ApiError as error:
                 if error.status not in (403, 404):  # the namespace is on its way out
-                    log.warning("event not written reason=%s error=%s", event.reason, error)
+                    _log.warning("event not written reason=%s error=%s", event.reason, error)
 
     async def _send(self, event: Event, node: str) -> None:
         meta = event.pod["metadata"]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from .setting import Host
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 LEASE_S: Final = 40  # as the kubelet's: renewed each quarter of it
 RENEW_S: Final = 10.0
 REPORT_S: Final = 300.0
@@ -96,7 +96,7 @@ class Kubelet:
                 await self._write_lease()
                 await self._write_status()
             except ApiError as error:
-                log.warning("node not registered node=%s error=%s", self.name, error)
+                _log.warning("node not registered node=%s error=%s", self.name, error)
                 await asyncio.sleep(RETRY_S)
             else:
                 self.registered.set()
@@ -108,7 +108,7 @@ class Kubelet:
             try:
                 await self._write_lease()
             except ApiError as error:
-                log.warning("lease not renewed node=%s error=%s", self.name, error)
+                _log.warning("lease not renewed node=%s error=%s", self.name, error)
 
     async def _report(self) -> None:
         while True:
@@ -116,7 +116,7 @@ class Kubelet:
             try:
                 await self._write_status()
             except ApiError as error:
-                log.warning("node status not written node=%s error=%s", self.name, error)
+                _log.warning("node status not written node=%s error=%s", self.name, error)
 
     async def _write_lease(self) -> None:
         path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
@@ -198,7 +198,7 @@ class Kubelet:
             try:
                 await self._list_and_watch()
             except ApiError as error:
-                log.info("pods are listed anew node=%s why=%s", self.name, error)
+                _log.info("pods are listed anew node=%s why=%s", self.name, error)
                 await asyncio.sleep(RETRY_S)
 
     async def _list_and_watch(self) -> None:

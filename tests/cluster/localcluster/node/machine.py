@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .nodes_file import NodesFile
     from .pod import Pod
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 REPOSITORY: Final = Path(__file__).resolve().parents[4]
 POLL_S: Final = 0.1
 NOT_READY: Final = "node.kubernetes.io/not-ready"
@@ -98,7 +98,7 @@ class Machine:
     async def run(self, ready: asyncio.Event) -> None:
         """Serve until cancelled; sets `ready` once pods can be scheduled on every node."""
         if count := kill_leftovers(self._runner.mark):
-            log.warning("processes of an earlier life killed count=%d", count)
+            _log.warning("processes of an earlier life killed count=%d", count)
         for spec in self._file.nodes:
             switch(self._state, spec.name).tell(up=False)
         server = web.AppRunner(Logs(self._find).app, access_log=None, shutdown_timeout=0.5)
@@ -136,7 +136,7 @@ class Machine:
                 life = group.create_task(kubelet.run(), name=f"kubelet {host.spec.name}")
                 button.tell(up=True)
                 await button.wanted(up=False)
-                log.warning("node goes dark node=%s", host.spec.name)
+                _log.warning("node goes dark node=%s", host.spec.name)
                 kubelet.die()
                 life.cancel()
             del self._kubelets[host.spec.name]
@@ -155,7 +155,7 @@ class Machine:
                     try:
                         waiting = await self._unready(waiting)
                     except ApiError as error:
-                        log.info("nodes not read error=%s", error)
+                        _log.info("nodes not read error=%s", error)
                     await asyncio.sleep(POLL_S)
         except TimeoutError:
             text = f"still {NOT_READY}: {', '.join(sorted(waiting))}"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 RETRY_S: Final = 1.0
 
 
@@ -109,7 +109,7 @@ class Pod:
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            log.exception("pod failed pod=%s/%s", self._meta["namespace"], self._meta["name"])
+            _log.exception("pod failed pod=%s/%s", self._meta["namespace"], self._meta["name"])
             self.kill()
             self._failed = ("NodeError", f"the process node failed: {error!r}")
             self._dirty.set()
@@ -174,7 +174,7 @@ class Pod:
             try:
                 await self._setting.volumes.set_up()
             except MountError as error:
-                log.info("volumes not refreshed pod=%s error=%s", self._meta["name"], error)
+                _log.info("volumes not refreshed pod=%s error=%s", self._meta["name"], error)
 
     async def _end(self, grace_s: float) -> None:
         """Stop its containers, say so, and take the object away."""
@@ -197,7 +197,7 @@ class Pod:
                 )
             except ApiError as error:
                 if error.status not in (404, 409):  # gone, or another pod has the name by now
-                    log.warning("pod not deleted pod=%s error=%s", self._meta["name"], error)
+                    _log.warning("pod not deleted pod=%s error=%s", self._meta["name"], error)
                     await asyncio.sleep(RETRY_S)
                     continue
             return
@@ -215,7 +215,7 @@ class Pod:
             except ApiError as error:
                 if error.status in (404, 409):  # gone, or another pod has the name by now
                     return
-                log.warning("status not written pod=%s error=%s", self._meta["name"], error)
+                _log.warning("status not written pod=%s error=%s", self._meta["name"], error)
                 self._dirty.set()
                 await asyncio.sleep(RETRY_S)
 

@@ -34,7 +34,7 @@ def written(seed: int) -> list[decision_lines.Document]:
         lines.append(json.dumps(ours.line("sim/avatar", answer)))
 
     callers = scaling_campaign.callers(chance)
-    run(wanted, scaling_campaign.profiles(), callers, world, chance, note=note)
+    run(wanted, scaling_campaign.profiles(), callers, world, chance, on_decision=note)
     return [json.loads(line) for line in lines]
 
 

@@ -4,43 +4,43 @@ from avatar_operator.core.cache import objects
 from avatar_operator.core.cache.objects import Cache
 
 
-def test_a_put_says_whether_the_value_changed() -> None:
-    known: Cache[str] = Cache()
-    assert known.put("u", 1, "a")
-    assert not known.put("u", 2, "a")
-    assert known.put("u", 3, "b")
-    assert known.get("u") == "b"
-    assert list(known.values()) == ["b"]
-    assert known.uids() == ("u",)
+def test_put_returns_whether_the_value_changed() -> None:
+    cache: Cache[str] = Cache()
+    assert cache.put("u", 1, "a")
+    assert not cache.put("u", 2, "a")
+    assert cache.put("u", 3, "b")
+    assert cache.get("u") == "b"
+    assert list(cache.values()) == ["b"]
+    assert cache.uids() == ("u",)
 
 
-def test_a_version_is_known_with_its_object() -> None:
-    known: Cache[str] = Cache()
-    assert known.version("u") is None
-    known.put("u", 5, "a")
-    known.put("u", 6, "a")
-    assert known.version("u") == 6
+def test_the_version_is_stored_with_the_object() -> None:
+    cache: Cache[str] = Cache()
+    assert cache.version("u") is None
+    cache.put("u", 5, "a")
+    cache.put("u", 6, "a")
+    assert cache.version("u") == 6
 
 
-def test_older_news_is_ignored() -> None:
-    known: Cache[str] = Cache()
-    known.put("u", 5, "new")
-    assert not known.put("u", 4, "old")
-    assert known.get("u") == "new"
+def test_an_older_version_is_ignored() -> None:
+    cache: Cache[str] = Cache()
+    cache.put("u", 5, "new")
+    assert not cache.put("u", 4, "old")
+    assert cache.get("u") == "new"
 
 
-def test_late_news_does_not_bring_a_deleted_object_back() -> None:
-    known: Cache[str] = Cache()
-    known.put("u", 1, "a")
-    assert known.drop("u") == "a"
-    assert known.drop("u") is None
-    assert not known.put("u", 9, "a")
-    assert known.get("u") is None
+def test_a_late_event_does_not_restore_a_deleted_object() -> None:
+    cache: Cache[str] = Cache()
+    cache.put("u", 1, "a")
+    assert cache.drop("u") == "a"
+    assert cache.drop("u") is None
+    assert not cache.put("u", 9, "a")
+    assert cache.get("u") is None
 
 
-def test_the_memory_of_deleted_objects_is_bounded() -> None:
-    known: Cache[str] = Cache()
-    for number in range(objects.REMEMBERED_GONE + 1):
-        known.drop(str(number))
-    assert known.put("0", 1, "the oldest is forgotten")
-    assert not known.put("1", 1, "the others are not")
+def test_the_number_of_tombstones_is_limited() -> None:
+    cache: Cache[str] = Cache()
+    for number in range(objects.MAX_TOMBSTONES + 1):
+        cache.drop(str(number))
+    assert cache.put("0", 1, "the oldest is forgotten")
+    assert not cache.put("1", 1, "the others are not")

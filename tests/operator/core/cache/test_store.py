@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from avatar_operator.core.cache.store import Kind, News, Observations
+from avatar_operator.core.cache.entries import ChangeImpact, Kind
+from avatar_operator.core.cache.store import Store
 from avatar_operator.core.resources.pod import PodUse
 from avatar_operator.core.resources.service import ServiceKey
 
@@ -18,112 +19,119 @@ def service(make: Make, version: int, **metadata: Any) -> Body:
     return body
 
 
-def test_a_new_service_is_news_for_itself(make: Make) -> None:
-    seen = Observations(())
-    assert seen.observe(Kind.SERVICES, service(make, 1)) == News(("s1",), renewed="s1")
-    assert seen.observe(Kind.SERVICES, service(make, 2)) == News()
-    known = seen.services.get("s1")
+def test_a_new_service_affects_itself(make: Make) -> None:
+    store = Store(())
+    assert store.observe(Kind.SERVICES, service(make, 1)) == ChangeImpact(("s1",), new_spec="s1")
+    assert store.observe(Kind.SERVICES, service(make, 2)) == ChangeImpact()
+    known = store.services.get("s1")
     assert known is not None
     assert (known.key, known.generation, known.deleting) == (("acme", "concierge"), 3, False)
     assert known.body["spec"] == {"replicas": 1}
 
 
-def test_a_written_status_is_news_but_no_new_spec(make: Make) -> None:
-    seen = Observations(())
-    seen.observe(Kind.SERVICES, service(make, 1))
+def test_a_written_status_is_a_change_but_not_a_new_spec(make: Make) -> None:
+    store = Store(())
+    store.observe(Kind.SERVICES, service(make, 1))
     body = {**service(make, 2), "status": {"sessions": 1}}
-    assert seen.observe(Kind.SERVICES, body) == News(("s1",))
-    assert seen.observe(Kind.SERVICES, service(make, 3, generation=4)).renewed == "s1"
+    assert store.observe(Kind.SERVICES, body) == ChangeImpact(("s1",))
+    assert store.observe(Kind.SERVICES, service(make, 3, generation=4)).new_spec == "s1"
 
 
 @pytest.mark.parametrize("kind", [Kind.SERVICES, Kind.PODS])
-def test_an_echo_of_a_known_version_is_not_even_read(make: Make, kind: Kind) -> None:
-    seen = Observations(())
+def test_a_known_version_is_not_parsed_again(make: Make, kind: Kind) -> None:
+    store = Store(())
     body = service(make, 7) if kind is Kind.SERVICES else make.pod_body()
-    assert seen.observe(kind, body) != News()
-    assert seen.observe(kind, {"metadata": body["metadata"], "spec": {"replicas": 9}}) == News()
+    assert store.observe(kind, body) != ChangeImpact()
+    assert (
+        store.observe(kind, {"metadata": body["metadata"], "spec": {"replicas": 9}})
+        == ChangeImpact()
+    )
 
 
 def test_pods_are_found_by_their_owner(make: Make) -> None:
-    seen = Observations(())
-    seen.observe(Kind.PODS, make.pod_body("p0"))
-    seen.observe(Kind.PODS, make.pod_body("p1", metadata={"ownerReferences": [{"uid": "s2"}]}))
-    assert [pod.name for pod in seen.owned_by("s1")] == ["p0"]
-    seen.forget(Kind.PODS, "uid-p0")
-    assert seen.owned_by("s1") == ()
+    store = Store(())
+    store.observe(Kind.PODS, make.pod_body("p0"))
+    store.observe(Kind.PODS, make.pod_body("p1", metadata={"ownerReferences": [{"uid": "s2"}]}))
+    assert [pod.name for pod in store.owned_by("s1")] == ["p0"]
+    store.observe_deletion(Kind.PODS, "uid-p0")
+    assert store.owned_by("s1") == ()
 
 
-def test_services_of_other_namespaces_are_not_seen(make: Make) -> None:
-    seen = Observations(["elsewhere"])
-    assert seen.observe(Kind.SERVICES, service(make, 1)) == News()
-    assert seen.known(Kind.SERVICES) == frozenset()
+def test_services_of_other_namespaces_are_ignored(make: Make) -> None:
+    store = Store(["elsewhere"])
+    assert store.observe(Kind.SERVICES, service(make, 1)) == ChangeImpact()
+    assert store.uids(Kind.SERVICES) == frozenset()
 
 
-def test_a_deleted_service_is_told_by_its_key(make: Make) -> None:
-    seen = Observations(())
-    seen.observe(Kind.SERVICES, service(make, 1))
-    assert seen.forget(Kind.SERVICES, "s1") == News(gone=ServiceKey("acme", "concierge"))
-    assert seen.forget(Kind.SERVICES, "s1") == News()
+def test_the_deletion_of_a_service_reports_its_key(make: Make) -> None:
+    store = Store(())
+    store.observe(Kind.SERVICES, service(make, 1))
+    assert store.observe_deletion(Kind.SERVICES, "s1") == ChangeImpact(
+        deleted_service=ServiceKey("acme", "concierge")
+    )
+    assert store.observe_deletion(Kind.SERVICES, "s1") == ChangeImpact()
 
 
-def test_nodes_and_profiles_concern_everyone_once(make: Make) -> None:
-    seen = Observations(())
-    for kind, body, news in (
-        (Kind.NODES, make.node_body(), News(everyone=True, node="n1")),
-        (Kind.PROFILES, make.profile_body(), News(everyone=True)),
+def test_nodes_and_profiles_affect_all_services_once(make: Make) -> None:
+    store = Store(())
+    for kind, body, impact in (
+        (Kind.NODES, make.node_body(), ChangeImpact(all_services=True, node="n1")),
+        (Kind.PROFILES, make.profile_body(), ChangeImpact(all_services=True)),
     ):
         uid = body["metadata"]["uid"]
-        assert seen.observe(kind, body) == news
-        assert seen.observe(kind, body) == News()
-        assert seen.known(kind) == {uid}
-        assert seen.forget(kind, uid) == news
-        assert seen.forget(kind, uid) == News()
-    assert seen.nodes() == ()
+        assert store.observe(kind, body) == impact
+        assert store.observe(kind, body) == ChangeImpact()
+        assert store.uids(kind) == {uid}
+        assert store.observe_deletion(kind, uid) == impact
+        assert store.observe_deletion(kind, uid) == ChangeImpact()
+    assert store.nodes() == ()
 
 
-def test_a_status_that_changes_no_plan_concerns_nobody(make: Make) -> None:
-    seen = Observations([])
-    assert seen.profile_body("rtx-4090") is None
+def test_the_status_of_a_profile_affects_no_service(make: Make) -> None:
+    store = Store([])
+    assert store.profile_body("rtx-4090") is None
     body = make.profile_body()
     body["metadata"] |= {"generation": 3, "resourceVersion": "1"}
-    seen.observe(Kind.PROFILES, body)
+    store.observe(Kind.PROFILES, body)
     conditions = [{"type": "NodesRecognised", "status": "True"}]
-    told = {**body, "status": {"conditions": conditions}}
-    told["metadata"] = {**body["metadata"], "resourceVersion": "2"}
-    assert not seen.observe(Kind.PROFILES, told).everyone
-    known = seen.profile_body("rtx-4090")
+    updated = {**body, "status": {"conditions": conditions}}
+    updated["metadata"] = {**body["metadata"], "resourceVersion": "2"}
+    assert not store.observe(Kind.PROFILES, updated).all_services
+    known = store.profile_body("rtx-4090")
     assert known is not None
     assert (known.uid, known.generation) == ("rtx-4090", 3)
     assert known.status == {"conditions": conditions}
-    seen.forget(Kind.PROFILES, "rtx-4090")
-    assert seen.profile_body("rtx-4090") is None
+    store.observe_deletion(Kind.PROFILES, "rtx-4090")
+    assert store.profile_body("rtx-4090") is None
 
 
-def test_an_invalid_profile_is_not_used_and_says_so_once(make: Make) -> None:
-    seen = Observations(())
-    seen.observe(Kind.PROFILES, make.profile_body())
-    assert [profile.name for profile in seen.profiles()] == ["rtx-4090"]
+def test_an_invalid_profile_is_not_used_and_reported_once(make: Make) -> None:
+    store = Store(())
+    store.observe(Kind.PROFILES, make.profile_body())
+    assert [profile.name for profile in store.profiles()] == ["rtx-4090"]
     broken = make.profile_body(curves=[{"model": "m"}])
-    news = seen.observe(Kind.PROFILES, broken)
-    assert news.everyone
-    assert "frameBatchMs" in news.fault
-    assert seen.profiles() == ()
-    assert seen.observe(Kind.PROFILES, broken) == News()
+    impact = store.observe(Kind.PROFILES, broken)
+    assert impact.all_services
+    assert "frameBatchMs" in impact.fault
+    assert store.profiles() == ()
+    assert store.observe(Kind.PROFILES, broken) == ChangeImpact()
 
 
-def test_a_runtime_pod_concerns_its_service_and_its_end_those_that_wait_for_gpus(
+def test_a_runtime_pod_affects_its_service_and_its_deletion_frees_gpus(
     make: Make,
 ) -> None:
-    seen = Observations(())
+    store = Store(())
     body = make.pod_body()
-    assert seen.observe(Kind.PODS, body) == News(("s1",), pod="uid-p0")
-    assert seen.observe(Kind.PODS, body) == News()
-    assert seen.uses() == (PodUse("n1", 1, "rtx-4090"),)
-    assert [pod.name for pod in seen.pods_of(ServiceKey("acme", "concierge"))] == ["p0"]
-    assert seen.pods_of(ServiceKey("other", "concierge")) == ()
-    assert seen.known(Kind.PODS) == {"uid-p0"}
-    assert seen.forget(Kind.PODS, "uid-p0") == News(("s1",), freed=True, pod="uid-p0")
-    assert seen.pods_of(ServiceKey("acme", "concierge")) == ()
+    assert store.observe(Kind.PODS, body) == ChangeImpact(("s1",), pod="uid-p0")
+    assert store.observe(Kind.PODS, body) == ChangeImpact()
+    assert store.gpu_uses() == (PodUse("n1", 1, "rtx-4090"),)
+    assert [pod.name for pod in store.pods_of(ServiceKey("acme", "concierge"))] == ["p0"]
+    assert store.pods_of(ServiceKey("other", "concierge")) == ()
+    assert store.uids(Kind.PODS) == {"uid-p0"}
+    assert store.observe_deletion(Kind.PODS, "uid-p0") == ChangeImpact(
+        ("s1",), freed_gpus=True, pod="uid-p0"
+    )
+    assert store.pods_of(ServiceKey("acme", "concierge")) == ()
 
 
 def foreign(make: Make, **changes: Any) -> Body:
@@ -132,25 +140,25 @@ def foreign(make: Make, **changes: Any) -> Body:
     return body
 
 
-def test_a_foreign_pod_matters_as_long_as_it_uses_gpus(make: Make) -> None:
-    seen = Observations(())
-    assert seen.observe(Kind.PODS, foreign(make, gpus=0)) == News()
-    assert seen.known(Kind.PODS) == frozenset()
-    assert seen.observe(Kind.PODS, foreign(make)) == News()
-    assert seen.uses() == (PodUse("n1", 1, ""),)
+def test_a_foreign_pod_counts_as_long_as_it_uses_gpus(make: Make) -> None:
+    store = Store(())
+    assert store.observe(Kind.PODS, foreign(make, gpus=0)) == ChangeImpact()
+    assert store.uids(Kind.PODS) == frozenset()
+    assert store.observe(Kind.PODS, foreign(make)) == ChangeImpact()
+    assert store.gpu_uses() == (PodUse("n1", 1, ""),)
     ended = foreign(make, status={"phase": "Succeeded"})
-    assert seen.observe(Kind.PODS, ended) == News(freed=True)
-    assert seen.uses() == ()
-    assert seen.forget(Kind.PODS, "uid-p0") == News()
+    assert store.observe(Kind.PODS, ended) == ChangeImpact(freed_gpus=True)
+    assert store.gpu_uses() == ()
+    assert store.observe_deletion(Kind.PODS, "uid-p0") == ChangeImpact()
 
 
 @pytest.mark.parametrize("kind", list(Kind), ids=lambda kind: kind.value)
-def test_forgetting_the_unknown_is_no_news(kind: Kind) -> None:
-    assert Observations(()).forget(kind, "x") == News()
+def test_the_deletion_of_an_unknown_object_affects_nothing(kind: Kind) -> None:
+    assert Store(()).observe_deletion(kind, "x") == ChangeImpact()
 
 
 def moved(make: Make, version: str, service: str, owner: str, made_for: str = "") -> Body:
-    """Return a pod as one of a service, taken over from another one if it says so."""
+    """Return a pod of a service, adopted from the service `made_for` if that is set."""
     body = make.pod_body(metadata={"resourceVersion": version, "ownerReferences": [{"uid": owner}]})
     body["metadata"]["labels"]["avatar.musetalk.io/service"] = service
     if made_for:
@@ -158,27 +166,31 @@ def moved(make: Make, version: str, service: str, owner: str, made_for: str = ""
     return body
 
 
-def test_a_pod_that_another_service_takes_over_leaves_the_first_and_concerns_both(
+def test_an_adopted_pod_leaves_its_first_service_and_affects_both(
     make: Make,
 ) -> None:
-    seen = Observations(())
+    store = Store(())
     first, second = ServiceKey("acme", "first"), ServiceKey("acme", "second")
-    seen.observe(Kind.PODS, moved(make, "7", "first", "s1"))
-    news = seen.observe(Kind.PODS, moved(make, "8", "second", "s2", made_for="first"))
-    assert news == News(("s2", "s1"), pod="uid-p0")
-    assert (seen.pods_of(first), seen.owned_by("s1")) == ((), ())
-    assert [pod.name for pod in seen.pods_of(second)] == ["p0"]
-    (pod,) = seen.owned_by("s2")
+    store.observe(Kind.PODS, moved(make, "7", "first", "s1"))
+    impact = store.observe(Kind.PODS, moved(make, "8", "second", "s2", made_for="first"))
+    assert impact == ChangeImpact(("s2", "s1"), pod="uid-p0")
+    assert (store.pods_of(first), store.owned_by("s1")) == ((), ())
+    assert [pod.name for pod in store.pods_of(second)] == ["p0"]
+    (pod,) = store.owned_by("s2")
     assert (pod.service, pod.origin) == ("second", first)
-    assert seen.names_elsewhere(first) == {"p0"}  # a name that the first may not give again
-    late = seen.observe(Kind.PODS, moved(make, "7", "first", "s1"))
-    assert late == News()
-    assert seen.pods_of(first) == ()
-    seen.observe(Kind.PODS, moved(make, "9", "third", "s3", made_for="first"))
-    assert seen.names_elsewhere(first) == {"p0"}
-    assert seen.forget(Kind.PODS, "uid-p0") == News(("s3",), freed=True, pod="uid-p0")
-    assert seen.names_elsewhere(first) == frozenset()
-    assert seen.owned_by("s2") == seen.owned_by("s3") == ()
+    assert store.names_elsewhere(first) == {
+        "p0"
+    }  # a name that the first service must not use again
+    late = store.observe(Kind.PODS, moved(make, "7", "first", "s1"))
+    assert late == ChangeImpact()
+    assert store.pods_of(first) == ()
+    store.observe(Kind.PODS, moved(make, "9", "third", "s3", made_for="first"))
+    assert store.names_elsewhere(first) == {"p0"}
+    assert store.observe_deletion(Kind.PODS, "uid-p0") == ChangeImpact(
+        ("s3",), freed_gpus=True, pod="uid-p0"
+    )
+    assert store.names_elsewhere(first) == frozenset()
+    assert store.owned_by("s2") == store.owned_by("s3") == ()
 
 
 def sharer(make: Make, name: str, version: int, **autoscaling: Any) -> Body:
@@ -187,45 +199,43 @@ def sharer(make: Make, name: str, version: int, **autoscaling: Any) -> Body:
     return body
 
 
-def test_services_that_share_a_reserve_hear_of_each_others_specs_and_of_nothing_else(
+def test_services_that_share_a_reserve_are_affected_by_each_others_specs_only(
     make: Make,
 ) -> None:
-    seen = Observations(())
-    assert seen.observe(Kind.SERVICES, service(make, 1)).services == ("s1",)
-    assert seen.observe(Kind.SERVICES, sharer(make, "a", 2)).services == ("uid-a",)
-    news = seen.observe(Kind.SERVICES, sharer(make, "b", 3, reserve=1))
-    assert news.services == ("uid-b", "uid-a")
-    group = seen.reserve_groups.group("uid-a", "acme", 0.0)
+    store = Store(())
+    assert store.observe(Kind.SERVICES, service(make, 1)).services == ("s1",)
+    assert store.observe(Kind.SERVICES, sharer(make, "a", 2)).services == ("uid-a",)
+    impact = store.observe(Kind.SERVICES, sharer(make, "b", 3, reserve=1))
+    assert impact.services == ("uid-b", "uid-a")
+    group = store.reserve_groups.group("uid-a", "acme", 0.0)
     assert group is not None
     assert (group.owner.key.name, group.pods) == ("b", 1)
-    told = {**sharer(make, "b", 4, reserve=1), "status": {"sessions": 1}}
-    assert seen.observe(Kind.SERVICES, told).services == ("uid-b",)
-    assert seen.observe(Kind.SERVICES, sharer(make, "b", 5, reserve=2)).services == (
+    updated = {**sharer(make, "b", 4, reserve=1), "status": {"sessions": 1}}
+    assert store.observe(Kind.SERVICES, updated).services == ("uid-b",)
+    assert store.observe(Kind.SERVICES, sharer(make, "b", 5, reserve=2)).services == (
         "uid-b",
         "uid-a",
     )
-    assert seen.forget(Kind.SERVICES, "uid-b").services == ("uid-a",)
-    assert seen.reserve_groups.claimants("uid-a", "acme") == ()
+    assert store.observe_deletion(Kind.SERVICES, "uid-b").services == ("uid-a",)
+    assert store.reserve_groups.claimants("uid-a", "acme") == ()
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param({"spec": {"replicas": 1}}, id="shares no more"),
+        pytest.param({"spec": {"replicas": 1}}, id="stops sharing"),
         pytest.param({"spec": {"autoscaling": {"sharedReserve": True}}}, id="invalid"),
         pytest.param({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}, id="deleted"),
     ],
 )
-def test_a_service_that_shares_no_more_keeps_no_reserve_for_others(
-    make: Make, change: Body
-) -> None:
-    seen = Observations(())
-    seen.observe(Kind.SERVICES, sharer(make, "a", 1))
-    seen.observe(Kind.SERVICES, sharer(make, "b", 2, reserve=1))
+def test_a_service_that_stops_sharing_keeps_no_reserve_for_others(make: Make, change: Body) -> None:
+    store = Store(())
+    store.observe(Kind.SERVICES, sharer(make, "a", 1))
+    store.observe(Kind.SERVICES, sharer(make, "b", 2, reserve=1))
     body = sharer(make, "b", 3, reserve=1)
     for part, fields in change.items():
         body[part] = {**body[part], **fields} if part == "metadata" else fields
-    assert seen.observe(Kind.SERVICES, body).services == ("uid-b", "uid-a")
-    group = seen.reserve_groups.group("uid-a", "acme", 0.0)
+    assert store.observe(Kind.SERVICES, body).services == ("uid-b", "uid-a")
+    group = store.reserve_groups.group("uid-a", "acme", 0.0)
     assert group is not None
     assert (group.owner.key.name, group.pods) == ("a", 0)

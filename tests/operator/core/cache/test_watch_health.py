@@ -2,48 +2,48 @@ from __future__ import annotations
 
 import pytest
 
-from avatar_operator.core.cache.store import Kind
-from avatar_operator.core.cache.watch_health import FROZEN_S, Watches
+from avatar_operator.core.cache.entries import Kind
+from avatar_operator.core.cache.watch_health import FROZEN_S, WatchHealth
 
 ROUND_S = 100.0
 
 
 def test_a_quiet_cluster_is_not_a_frozen_watch() -> None:
-    watches = Watches(-1.0)
+    health = WatchHealth(-1.0)
     for number in range(50):
-        watches.list(Kind.NODES, 0, number * ROUND_S)
-    assert watches.frozen() == ()
-    assert watches.ages(4900.0)[Kind.NODES] == 4901.0
+        health.on_list(Kind.NODES, 0, number * ROUND_S)
+    assert health.frozen() == ()
+    assert health.ages(4900.0)[Kind.NODES] == 4901.0
 
 
-def test_a_watch_is_frozen_when_listings_find_changes_for_minutes_that_it_never_told() -> None:
-    watches = Watches(-1.0)
-    watches.list(Kind.PODS, 7, 0.0)  # the first listing finds everything
+def test_a_watch_is_frozen_when_lists_find_missed_changes_for_minutes() -> None:
+    health = WatchHealth(-1.0)
+    health.on_list(Kind.PODS, 7, 0.0)  # the first list finds everything
     for now in (100.0, 200.0):
-        watches.list(Kind.PODS, 1, now)
-        assert watches.frozen() == ()
-    watches.list(Kind.PODS, 1, 100.0 + FROZEN_S)
-    assert watches.frozen() == (Kind.PODS,)
+        health.on_list(Kind.PODS, 1, now)
+        assert health.frozen() == ()
+    health.on_list(Kind.PODS, 1, 100.0 + FROZEN_S)
+    assert health.frozen() == (Kind.PODS,)
 
 
-@pytest.mark.parametrize("speaks", [True, False], ids=["it-told-something", "nothing-changed"])
-def test_one_good_round_ends_the_doubt(speaks: bool) -> None:
-    watches = Watches(-1.0)
-    watches.list(Kind.PODS, 0, 0.0)
-    watches.list(Kind.PODS, 1, 100.0)
-    if speaks:
-        watches.hear(Kind.PODS, 150.0)
-    watches.list(Kind.PODS, int(speaks), 200.0)
-    watches.list(Kind.PODS, 1, 300.0)
-    assert watches.frozen() == ()
-    watches.list(Kind.PODS, 1, 500.0)
-    assert watches.frozen() == (Kind.PODS,)
+@pytest.mark.parametrize("delivers", [True, False], ids=["event-delivered", "nothing-changed"])
+def test_an_event_or_an_unchanged_list_resets_the_suspicion(delivers: bool) -> None:
+    health = WatchHealth(-1.0)
+    health.on_list(Kind.PODS, 0, 0.0)
+    health.on_list(Kind.PODS, 1, 100.0)
+    if delivers:
+        health.on_event(Kind.PODS, 150.0)
+    health.on_list(Kind.PODS, int(delivers), 200.0)
+    health.on_list(Kind.PODS, 1, 300.0)
+    assert health.frozen() == ()
+    health.on_list(Kind.PODS, 1, 500.0)
+    assert health.frozen() == (Kind.PODS,)
 
 
-def test_a_watch_that_comes_back_is_frozen_no_more() -> None:
-    watches = Watches(-1.0)
+def test_a_watch_that_delivers_events_again_is_not_frozen() -> None:
+    health = WatchHealth(-1.0)
     for now in (0.0, 100.0, 300.0):
-        watches.list(Kind.SERVICES, 1, now)
-    assert watches.frozen() == (Kind.SERVICES,)
-    watches.hear(Kind.SERVICES, 301.0)
-    assert watches.frozen() == ()
+        health.on_list(Kind.SERVICES, 1, now)
+    assert health.frozen() == (Kind.SERVICES,)
+    health.on_event(Kind.SERVICES, 301.0)
+    assert health.frozen() == ()

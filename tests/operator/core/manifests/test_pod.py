@@ -252,6 +252,19 @@ def test_the_secret_belongs_to_the_service(make: Make) -> None:
     assert secret["metadata"]["ownerReferences"][0]["uid"] == "s1"
 
 
+def test_a_pod_reads_its_token_from_the_secret_of_its_service(make: Make) -> None:
+    secret: Any = control_secret(make.service(), "abc")
+    (container,) = render(make)["spec"]["containers"]
+    sources = {each["name"]: each.get("valueFrom") for each in container["env"]}
+    assert sources["AVATAR_ADMIN_TOKEN"] == {
+        "secretKeyRef": {"name": "concierge-control", "key": "token"}
+    }
+    assert secret["metadata"]["name"] == "concierge-control"
+    assert list(secret["data"]) == ["token"]
+    assert sources["AVATAR_POD"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+    assert sources["AVATAR_POD_IP"] == {"fieldRef": {"fieldPath": "status.podIP"}}
+
+
 def test_an_event_is_about_its_service_and_not_too_long(make: Make) -> None:
     event: Any = event_body(
         make.service(), Reason.SERVING, "x" * 5000, warning=True, at="2026-01-01T00:00:00Z"

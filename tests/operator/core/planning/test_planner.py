@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avatar_operator.core.planning import planner
+from avatar_operator.core.planning import planner, scale_up
 from avatar_operator.core.planning.disruption import ProtectPod, ReleasePod
 from avatar_operator.core.planning.planner import (
     ApplyBudget,
@@ -386,3 +386,112 @@ def test_a_class_whose_only_node_is_lost_is_asked_for_by_its_labels(
     scenario.nodes = []  # a class that was never seen: nobody knows its labels
     plan = scenario.plan()
     assert (plan.missing, plan.actions) == (1, ())
+
+
+def test_a_pod_on_a_cordoned_node_makes_no_room(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=1)
+    scenario.nodes = [make.node(unschedulable=True)]
+    scenario.add("p0", make.state(1))
+    plan = scenario.plan()
+    assert (plan.missing, plan.actions) == (1, ())  # no new pod could use its GPU
+
+
+def test_a_pod_that_was_asked_to_drain_makes_room(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=1, gpus=1)
+    scenario.add("p0", make.state(1), drain_asked=True)
+    (drain,) = scenario.plan().actions
+    assert isinstance(drain, DrainPod)
+    assert (drain.name, drain.because) == ("p0", Reason.DRAIN_ASKED)
+
+
+def test_only_one_outdated_pod_makes_room_at_a_time(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=2, gpus=2)
+    scenario.add("p0", make.state(1), spec_hash="old")
+    scenario.add("p1", make.state(2), spec_hash="old")
+    assert scenario.actions() == [("DrainPod", "p0")]
+    scenario.add("p2", terminating=True)
+    assert scenario.actions() == []  # p2 makes room already
+
+
+def test_no_pod_makes_room_on_a_class_that_cannot_serve(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=1, gpus=1)
+    scenario.add("p0", make.state(1), spec_hash="old", gpu_class="gone")
+    assert scenario.actions() == []
+
+
+def test_no_pod_makes_room_while_a_new_one_starts(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=2, gpus=2)
+    scenario.add("old", make.state(1), spec_hash="old")
+    scenario.add("new", ready=False, running=True, created_at=NOW)
+    assert scenario.plan().missing == 1
+    assert scenario.actions() == []
+
+
+def test_a_pod_that_has_not_started_is_removed_before_a_ready_one(
+    scenarios: Scenarios, make: Make
+) -> None:
+    scenario = scenarios(replicas=1)
+    scenario.add("p0", make.state(0))
+    scenario.add("p1", ready=False, running=False)
+    assert scenario.actions() == [("DeletePod", "p1")]
+
+
+def test_a_pod_of_the_least_preferred_class_is_removed_first(
+    scenarios: Scenarios, make: Make
+) -> None:
+    scenario = scenarios(replicas=1, placement={"gpuClasses": ["rtx-4090", "l4"]})
+    scenario.profiles = list(make.shipped())
+    scenario.add("p0", make.state(0), gpu_class="rtx-4090")
+    scenario.add("p1", make.state(0), gpu_class="l4")
+    assert scenario.actions() == [("DrainPod", "p1")]
+
+
+def test_all_failed_pods_are_deleted_once_enough_pods_are_ready(
+    scenarios: Scenarios, make: Make
+) -> None:
+    scenario = scenarios(replicas=1)
+    scenario.add("p0", phase="Failed", failed_at=NOW - 9)
+    scenario.add("p1", phase="Succeeded", failed_at=NOW - 8)
+    scenario.add("p2", make.state(0))
+    deleted = [each for each in scenario.plan().actions if isinstance(each, DeletePod)]
+    assert [(each.name, each.reason) for each in deleted] == [
+        ("p0", "its phase is Failed"),
+        ("p1", "its phase is Succeeded"),
+    ]
+    assert {each.because for each in deleted} == {Reason.REPLACING}
+
+
+@pytest.mark.parametrize(
+    ("failures", "wait_s"), [(1, 0.0), (2, 10.0), (3, 20.0), (5, 80.0), (7, 80.0)]
+)
+def test_each_further_failure_doubles_the_back_off(
+    scenarios: Scenarios, failures: int, wait_s: float
+) -> None:
+    scenario = scenarios(replicas=1)
+    for number in range(failures):
+        scenario.add(f"p{number}", phase="Failed", failed_at=NOW)
+    assert scale_up.back_off_s(scenario.plan().fleet, scenario.hash, NOW) == wait_s
+
+
+def test_orphans_are_deleted_in_any_version_but_not_twice(make: Make) -> None:
+    deleted = planner.delete_orphans([make.pod("p1"), make.pod("p0", terminating=True)])
+    assert [(each.uid, each.resource_version, each.because) for each in deleted] == [
+        ("uid-p1", None, Reason.SERVICE_GONE)
+    ]
+
+
+def test_a_paused_service_is_planned_but_only_protected(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=2)
+    scenario.service = dataclasses.replace(scenario.service, paused=True)
+    scenario.has_secret = scenario.has_pdb = False
+    scenario.add("p0", make.state(1), live=False, shielded=False)
+    assert scenario.actions() == [("ProtectPod", "p0")]
+    assert scenario.plan().new_pods == ()
+
+
+def test_a_rollout_is_planned_again_after_a_second(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=1, gpus=2)
+    scenario.add("old", make.state(1), spec_hash="old")
+    assert scenario.plan().wake_after_s == planner.ROLLING_S
+    scenario.service = dataclasses.replace(scenario.service, paused=True)
+    assert scenario.plan().wake_after_s is None

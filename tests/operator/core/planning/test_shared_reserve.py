@@ -439,6 +439,43 @@ def test_no_pod_is_taken_over_for_a_rollout_or_for_a_paused_service(make: Make) 
     assert changes(cluster.plan("claimant")) == []
 
 
+def test_an_adopted_pod_is_neither_created_nor_promoted_and_counts_for_its_class(
+    make: Make,
+) -> None:
+    cluster = Cluster(make, 2, sharer(make, "owner", 1), sharer(make, "claimant"))
+    cluster.services = {"owner": cluster.services["owner"]}
+    cluster.settle()  # the owner has both GPUs: one pod serves, one is the reserve
+    claimant = sharer(make, "claimant")
+    cluster.services["claimant"] = claimant
+    (warm,) = [pod for pod in cluster.of("owner") if pod.reserve]
+    plan = cluster.plan("claimant")
+    assert plan.inventory.stocks["rtx-4090"].free == 0
+    assert changes(plan) == [("AdoptPod", warm.name)]
+    assert (plan.missing, plan.desired) == (0, 1)
+    assert [each.name for each in plan.new_pods] == [warm.name]
+    assert plan.scaling is not None
+    (offer,) = plan.scaling.inputs.observation.offers
+    assert offer.free == 1  # the pod to adopt brings its GPU
+    assert adoptions(plan)[0].reason == (
+        "0 of 1 pods exist; owner owns the reserve that claimant shares"
+    )
+
+
+def test_only_as_many_pods_are_adopted_as_are_missing(make: Make) -> None:
+    cluster = Cluster(make, 9, sharer(make, "owner", 3), sharer(make, "claimant"))
+    cluster.services = {"owner": cluster.services["owner"]}
+    cluster.settle()
+    claimant = sharer(make, "claimant", autoscaling={"minReplicas": 2})
+    cluster.services["claimant"] = claimant
+    adopted = adoptions(cluster.plan("claimant"))
+    warm = sorted(pod.name for pod in cluster.of("owner") if pod.reserve)
+    assert [each.name for each in adopted] == warm[:2]
+    assert [each.reason.split(";")[0] for each in adopted] == [
+        "0 of 2 pods exist",
+        "1 of 2 pods exist",
+    ]
+
+
 def test_what_is_taken_over_has_to_be_paid(make: Make) -> None:
     cluster = Cluster(make, 9, sharer(make, "owner", 1), sharer(make, "claimant"))
     cluster.settle()

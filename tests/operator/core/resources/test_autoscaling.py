@@ -44,31 +44,34 @@ def test_reserve_cost_rate_and_schedules_are_read(make: Make) -> None:
         ({"reserve": -1}, "spec.autoscaling.reserve is -1, must be a whole number from 0 to 1000"),
         (
             {"minReplicas": 0, "reserve": 1, "scaleToZeroAfterSeconds": 9},
-            "spec.autoscaling.reserve is 1, must be 0 where scaleToZeroAfterSeconds is set",
+            "spec.autoscaling.reserve is 1, must be 0 if scaleToZeroAfterSeconds is set",
         ),
         ({"sharedReserve": "on"}, 'autoscaling.sharedReserve is "on", must be true or false'),
-        ({"maxCostPerHour": "0"}, 'maxCostPerHour is "0", must be a positive number in quotes'),
-        ({"maxCostPerHour": 3}, "maxCostPerHour is 3, must be a positive number in quotes"),
-        ({"maxCostPerHour": "1" * 17}, "must be a positive number in quotes"),
-        ({"rate": {}}, "rate is {}, must be at least one of upPods and downPods"),
+        ({"maxCostPerHour": "0"}, 'is "0", must be a positive decimal number in quotes'),
+        ({"maxCostPerHour": 3}, "maxCostPerHour is 3, must be a positive decimal number in quotes"),
+        ({"maxCostPerHour": "1" * 17}, "must be a positive decimal number in quotes"),
+        ({"rate": {}}, "autoscaling.rate: at least one of upPods and downPods must be set"),
         ({"rate": {"upPods": 0}}, "rate.upPods is 0, must be a whole number from 1 to 1000"),
-        ({"schedules": [{**DAILY, "start": "x"}]}, 'schedules[0].start is "x", must be five cron'),
+        (
+            {"schedules": [{**DAILY, "start": "x"}]},
+            'schedules[0].start is "x", must have five cron fields',
+        ),
         ({"schedules": [{**DAILY, "start": None}]}, "schedules[0].start is missing"),
         (
             {"schedules": [{**DAILY, "end": "0 0 31 2 *"}]},
-            'schedules[0].end is "0 0 31 2 *", must be a day that some month of its months has',
+            'schedules[0].end is "0 0 31 2 *", must name a day that one of its months has',
         ),
         (
             {"schedules": [{**DAILY, "end": DAILY["start"]}]},
-            'schedules[0].end is "0 8 * * *", must be another time than start',
+            "schedules[0]: start and end must be different",
         ),
         (
             {"schedules": [{**DAILY, "minReplicas": 5}]},
-            "schedules[0].minReplicas is 5, must be at most maxReplicas, which is 4",
+            "schedules[0].minReplicas is 5, must be less than or equal to maxReplicas, which is 4",
         ),
         (
             {"schedules": [{**DAILY, "minReplicas": None}]},
-            "schedules[0] is \"a\", must be at least one of minReplicas, freeSessions and reserve",
+            "schedules[0]: at least one of minReplicas, freeSessions and reserve must be set",
         ),
         (
             {"schedules": [{**DAILY, "timeZone": "Europe/Atlantis"}]},
@@ -78,11 +81,17 @@ def test_reserve_cost_rate_and_schedules_are_read(make: Make) -> None:
             {"schedules": [{**DAILY, "timeZone": "Europe"}]},
             'timeZone is "Europe", must be a name of the IANA time zone database',
         ),
-        ({"schedules": [{**DAILY, "name": "A"}]}, 'schedules[0].name is "A", must be 63 small'),
-        ({"schedules": [DAILY, DAILY]}, 'schedules[1].name is "a", must be named once'),
+        (
+            {"schedules": [{**DAILY, "name": "A"}]},
+            'schedules[0].name is "A", must consist of at most 63 lowercase letters',
+        ),
+        (
+            {"schedules": [DAILY, DAILY]},
+            'schedules[1]: schedules must not contain duplicate names: "a"',
+        ),
         (
             {"schedules": [{**DAILY, "name": f"a{index}"} for index in range(17)]},
-            "schedules is 17, must be at most 16 items",
+            "schedules must have at most 16 items, has 17",
         ),
     ],
 )  # fmt: skip

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 SERVICES: dict[str, Any]
 PROFILES: dict[str, Any]
-SERVICES, PROFILES = crds.shipped()
+SERVICES, PROFILES = crds.bundled()
 
 
 def fields(definition: dict[str, Any]) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def fields(definition: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_definition_lacks_nothing_of_itself() -> None:
-    assert crd.lacking(SERVICES, SERVICES) == crd.lacking(PROFILES, PROFILES) == ()
+    assert crd.missing_fields(SERVICES, SERVICES) == crd.missing_fields(PROFILES, PROFILES) == ()
 
 
 CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
@@ -40,14 +40,14 @@ def test_what_an_older_definition_lacks_is_named(
 ) -> None:
     older = copy.deepcopy(SERVICES)
     change(fields(older))
-    assert crd.lacking(SERVICES, older) == (path,)
-    assert crd.lacking(older, SERVICES) == ()
+    assert crd.missing_fields(SERVICES, older) == (path,)
+    assert crd.missing_fields(older, SERVICES) == ()
 
 
 def test_a_whole_branch_is_named_once() -> None:
     older = copy.deepcopy(PROFILES)
     older["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"].pop("status")
-    assert crd.lacking(PROFILES, older) == ("status",)
+    assert crd.missing_fields(PROFILES, older) == ("status",)
 
 
 def test_fields_that_are_kept_unknown_are_not_lacking() -> None:
@@ -55,19 +55,19 @@ def test_fields_that_are_kept_unknown_are_not_lacking() -> None:
     template = fields(older)["template"]
     template["properties"].clear()
     template["x-kubernetes-preserve-unknown-fields"] = True
-    assert crd.lacking(SERVICES, older) == ()
+    assert crd.missing_fields(SERVICES, older) == ()
 
 
 def test_a_version_that_is_not_served_is_lacking() -> None:
     older = copy.deepcopy(SERVICES)
     older["spec"]["versions"][0]["served"] = False
-    assert crd.lacking(SERVICES, older) == ("version v1alpha1",)
+    assert crd.missing_fields(SERVICES, older) == ("version v1alpha1",)
 
 
 def test_versions_that_objects_are_stored_in_are_not_given_up() -> None:
     stored = {**SERVICES, "status": {"storedVersions": ["v1alpha0", "v1alpha1"]}}
-    assert crd.abandoned(SERVICES, stored) == ("v1alpha0",)
-    assert crd.abandoned(SERVICES, SERVICES) == ()
+    assert crd.removed_versions(SERVICES, stored) == ("v1alpha0",)
+    assert crd.removed_versions(SERVICES, SERVICES) == ()
 
 
 def test_a_kind_is_established_when_its_condition_says_so() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from cronsim import CronSim
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from avatar_operator.core.resources import cron
@@ -76,12 +77,12 @@ def test_what_is_no_expression_is_refused(text: str) -> None:
 
 def test_day_and_weekday_are_either_or_where_both_are_named() -> None:
     both = parsed("0 0 13 * fri")
-    assert both.names(datetime.date(2026, 1, 13))  # a Tuesday
-    assert both.names(datetime.date(2026, 1, 16))  # a Friday
-    assert not both.names(datetime.date(2026, 1, 14))
+    assert both.matches(datetime.date(2026, 1, 13))  # a Tuesday
+    assert both.matches(datetime.date(2026, 1, 16))  # a Friday
+    assert not both.matches(datetime.date(2026, 1, 14))
     one = parsed("0 0 */12 * fri")
-    assert not one.names(datetime.date(2026, 1, 13))
-    assert one.names(datetime.date(2026, 2, 13))  # a Friday that is the 13th
+    assert not one.matches(datetime.date(2026, 1, 13))
+    assert one.matches(datetime.date(2026, 2, 13))  # a Friday that is the 13th
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,7 @@ def test_a_whole_year_is_as_a_clock_shows_it(zone: str, year: int, text: str) ->
     expected = [
         at
         for at, new in quarters(zone, year)
-        if any(w.minute in minutes and w.hour in hours and expression.names(w) for w in new)
+        if any(w.minute in minutes and w.hour in hours and expression.matches(w) for w in new)
     ]
     begins, ends = quarters(zone, year)[0][0], quarters(zone, year)[-1][0]
     found: list[float] = []
@@ -183,3 +184,89 @@ def test_a_whole_year_is_as_a_clock_shows_it(zone: str, year: int, text: str) ->
 def test_the_schema_refuses_what_is_refused_here() -> None:
     schema = (Path(__file__).parents[4] / "crds" / "avatarservices.yaml").read_text()
     assert f"self.matches('{cron.PATTERN}')" in schema
+
+
+CHANGES = [
+    # Zone, and a day before a clock change.
+    ("Europe/Berlin", datetime.date(2026, 3, 27)),
+    ("Europe/Berlin", datetime.date(2026, 10, 23)),
+    ("America/Santiago", datetime.date(2026, 4, 3)),
+    ("America/Santiago", datetime.date(2026, 9, 4)),
+    ("Pacific/Apia", datetime.date(2011, 12, 28)),
+    ("Australia/Lord_Howe", datetime.date(2026, 4, 3)),
+    ("Australia/Lord_Howe", datetime.date(2026, 10, 2)),
+    ("Asia/Kathmandu", datetime.date(2024, 2, 27)),
+]
+HOURS = ("0", "1", "2", "3", "8", "23", "1-3", "0-4,22")
+DATES = (
+    one_of("*", "1", "29", "31", "28-31", "*/2"),
+    one_of("*", "3-4", "oct", "9,11", "12"),
+    one_of("*", "0", "mon-fri", "sat", "*/2"),
+)
+
+
+def ours_and_cronsims(text: str, clock: ZoneInfo, day: datetime.date) -> tuple[set[float], ...]:
+    """Return the matches of five days according to this module and to cronsim."""
+    start = datetime.datetime.combine(day, datetime.time(), clock)
+    end = start.timestamp() + 5 * 86400
+    ours: set[float] = set()
+    at = cron.next_after(parsed(text), clock, start.timestamp())
+    while at is not None and at <= end:
+        ours.add(at)
+        at = cron.next_after(parsed(text), clock, at)
+    theirs: set[float] = set()
+    for match in CronSim(text, start):
+        if match.timestamp() > end:
+            break
+        theirs.add(match.timestamp())
+    return ours, theirs
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=150)
+@given(
+    change=st.sampled_from(CHANGES),
+    minutes=one_of("0", "15", "30", "0,45", "10-40/10"),
+    hours=one_of(*HOURS),
+    dates=st.tuples(*DATES),
+)
+def test_times_of_day_are_those_of_cronsim(
+    change: tuple[str, datetime.date], minutes: str, hours: str, dates: tuple[str, ...]
+) -> None:
+    text = " ".join((minutes, hours, *dates))
+    assume(parsed(text).exists)
+    zone, day = change
+    ours, theirs = ours_and_cronsims(text, ZoneInfo(zone), day)
+    assert ours == theirs
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=150)
+@given(
+    change=st.sampled_from([each for each in CHANGES if each[0] != "Australia/Lord_Howe"]),
+    minutes=one_of("*/15", "*/20", "30", "0"),
+    hours=one_of("*", "*/2", "*/6", *HOURS),
+    dates=st.tuples(*DATES),
+)
+def test_repeated_times_are_those_of_cronsim_but_for_clock_changes(
+    change: tuple[str, datetime.date], minutes: str, hours: str, dates: tuple[str, ...]
+) -> None:
+    """With a `*` in the minute or the hour, cronsim follows Debian's cron, which runs jobs.
+
+    A job that runs every 15 minutes runs again in the repeated hour, and not in the skipped one. A
+    schedule needs the wall times instead: `*/15 2 * * *` must start once on each day, so the second
+    pass of a repeated hour is no match, and a skipped wall time matches at the clock change. Lord
+    Howe is left out: its clocks change by half an hour, and cronsim steps by whole hours.
+    """
+    text = " ".join((minutes, hours, *dates))
+    assume(parsed(text).exists)
+    zone, day = change
+    clock = ZoneInfo(zone)
+    ours, theirs = ours_and_cronsims(text, clock, day)
+    for at in theirs - ours:
+        assert datetime.datetime.fromtimestamp(at, clock).fold == 1
+    for at in ours - theirs:
+        before, after = (datetime.datetime.fromtimestamp(t, clock) for t in (at - 1, at))
+        offsets = before.utcoffset(), after.utcoffset()
+        assert None not in offsets
+        assert offsets[1] > offsets[0]  # type: ignore[operator]

@@ -81,7 +81,10 @@ def test_what_is_missing_reads_as_its_default() -> None:
             ["b"], lambda f: f.texts("a", pattern="a", limit="an a"), "an a", id="item pattern"
         ),
         pytest.param(
-            ["b", "b"], lambda f: f.texts("a", unique=True), "spec.a[1]", id="named twice"
+            ["b", "b"],
+            lambda f: f.texts("a", unique=True),
+            'spec.a[1]: a must not contain duplicate names: "b"',
+            id="named twice",
         ),
         pytest.param({"k": 1}, lambda f: f.strings("a"), "spec.a.k is 1", id="map value"),
         pytest.param(3, lambda f: f.child("a"), "spec.a is 3, must be an object", id="object"),

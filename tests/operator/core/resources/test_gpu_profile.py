@@ -32,7 +32,7 @@ def test_what_was_measured_wins_and_the_rest_is_scaled_to_its_end(make: Make) ->
 
 def test_more_memory_than_given_is_believed_beyond_the_end(make: Make) -> None:
     measured = Curve(VARIANT, 9000, 1000, ((1, 22.2), (8, 107.6)))
-    curve = measured.continued(make.profile().given(VARIANT))
+    curve = measured.extended_by(make.profile().given(VARIANT))
     assert curve.memory_mib(16) == 25000
 
 
@@ -40,10 +40,10 @@ def test_a_measurement_that_reaches_as_far_needs_no_continuation(make: Make) -> 
     given_curve = make.profile().given(VARIANT)
     assert given_curve is not None
     whole = replace(given_curve, base_mib=1)
-    assert whole.continued(given_curve) is whole
-    assert whole.continued(None) is whole
+    assert whole.extended_by(given_curve) is whole
+    assert whole.extended_by(None) is whole
     beyond = replace(whole, frame_batch_ms=((1, 1.0), (128, 999.0)))
-    assert beyond.continued(given_curve) is beyond
+    assert beyond.extended_by(given_curve) is beyond
 
 
 @given(st.integers(1, 64), st.floats(0.01, 100), st.integers(1, 20_000), st.integers(1, 2000))
@@ -53,7 +53,7 @@ def test_a_continued_curve_still_rises(
     known = make.profile().given(VARIANT)
     assert known is not None
     points = tuple((b, known.batch_ms(b) * factor) for b in range(1, end + 1))
-    curve = Curve(VARIANT, base, per_frame, points).continued(known)
+    curve = Curve(VARIANT, base, per_frame, points).extended_by(known)
     times = [curve.batch_ms(b) for b in range(1, 65)]
     memory = [curve.memory_mib(b) for b in range(1, 65)]
     assert times == sorted(times)

@@ -87,17 +87,17 @@ def test_replicas_fix_the_number_of_pods(make: Make) -> None:
         ),
         pytest.param(
             {"replicas": 1, "autoscaling": {"maxReplicas": 2}},
-            "spec.replicas is 1, must be left out, since autoscaling is set",
+            "spec.replicas must not be set together with spec.autoscaling",
             id="replicas and autoscaling",
         ),
         pytest.param(
             {"batchSize": 4, "objective": "latency"},
-            "spec.batchSize is 4, must be left out, since objective is set",
+            "spec.batchSize must not be set together with spec.objective",
             id="batch size and objective",
         ),
         pytest.param(
             {"autoscaling": {"minReplicas": 3, "maxReplicas": 2}},
-            "spec.autoscaling.minReplicas is 3, must be at most maxReplicas, which is 2",
+            "autoscaling.minReplicas is 3, must be less than or equal to maxReplicas, which is 2",
             id="min above max",
         ),
         pytest.param(
@@ -107,7 +107,7 @@ def test_replicas_fix_the_number_of_pods(make: Make) -> None:
         pytest.param({"upstream": {"mode": "bridge"}}, "spec.upstream.mode", id="bridge"),
         pytest.param(
             {"model": {"source": {"image": {"path": "/a"}, "hostPath": {"path": "/b"}}}},
-            "exactly one of persistentVolumeClaim, hostPath and image",
+            "exactly one of persistentVolumeClaim, hostPath and image must be set",
             id="two sources",
         ),
         pytest.param(
@@ -175,9 +175,13 @@ def test_a_profile_tells_given_curves_from_measured_ones(make: Make) -> None:
 @pytest.mark.parametrize(
     ("curves", "said"),
     [
-        pytest.param([], "spec.curves is [], must be at least one curve", id="none"),
-        pytest.param(None, "spec.curves is missing, must be at least one curve", id="missing"),
-        pytest.param(2, "one curve for each model", id="twice"),
+        pytest.param([], "spec.curves is [], must contain at least one curve", id="none"),
+        pytest.param(None, "spec.curves is missing, must contain at least one curve", id="missing"),
+        pytest.param(
+            2,
+            "must not contain several curves of one model: v15/sd-vae/fp16",
+            id="twice",
+        ),
     ],
 )
 def test_a_profile_has_one_curve_for_each_model(make: Make, curves: Any, said: str) -> None:
@@ -231,7 +235,7 @@ def test_a_profile_names_all_its_faults(make: Make) -> None:
     text = str(caught.value)
     for said in (
         "match.products is missing",
-        "memoryMiB.min is 9, must be at most",
+        "memoryMiB.min is 9, must be less than or equal to max, which is 8",
         "costPerHour",
         "curves[0].model is missing",
         "curves[0].baseMiB is missing",
@@ -363,3 +367,28 @@ def test_pressure_is_read_from_a_state_and_never_makes_it_unreadable() -> None:
     odd = {"vram": {"ratio": "much"}, "latency_ms": {"frame_p95": True}, "batch_size": 0}
     state = parse_state({**calm, **odd}, 0.0)
     assert (state.vram_ratio, state.frame_p95_ms, state.batch_share) == (0.0, None, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "metadata.name is missing, must consist of lowercase letters, digits and '-', must"),
+        ("1a", "metadata.name is \"1a\", must consist of lowercase letters, digits and '-', must"),
+        ("a" * 41, "must be no more than 40 characters, so that the names of its pods fit in 63"),
+    ],
+    ids=["missing", "digit first", "too long"],
+)
+def test_a_wrong_service_name_is_refused_with_its_rule(make: Make, name: str, message: str) -> None:
+    body = make.service_body()
+    body["metadata"]["name"] = name
+    with pytest.raises(InvalidResource) as caught:
+        parse_service(body)
+    assert message in str(caught.value)
+
+
+def test_without_operator_exists_an_empty_toleration_has_the_default_operator(make: Make) -> None:
+    placement = {"tolerations": [{"operator": "Exists"}, {"key": "a", "value": "b"}]}
+    every_taint, one_taint = make.service(placement=placement).placement.tolerations
+    assert every_taint == Toleration("", "Exists", "", "", None)
+    assert one_taint == Toleration("a", "Equal", "b", "", None)
+    assert Toleration(operator="Exists").key == ""

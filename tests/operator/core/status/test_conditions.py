@@ -143,7 +143,8 @@ def test_a_measurement_that_contradicts_the_profile_is_told(scenarios: Scenarios
     assert said(scenario, Condition.BATCH_CALIBRATED) == (
         False,
         Reason.CALIBRATION_DIFFERS,
-        "measurements differ from the GPUProfile and are used: rtx-4090: a batch of 1 takes 67 ms instead of 22 (+200%)",
+        "measurements differ from the GPUProfile and are used: "
+        "rtx-4090: a batch of 1 takes 67 ms instead of 22 (+200%)",
     )
     assert said(scenario, Condition.READY)[0]  # it informs, and blocks nothing
 

@@ -1,0 +1,213 @@
+"""Builds the controllers with their shared store, routes changes to them, and runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+from avatar_operator.controllers.decision_log import DecisionLogWriter
+from avatar_operator.controllers.executor import Executor
+from avatar_operator.controllers.profile_controller import ProfileController
+from avatar_operator.controllers.service_controller import ServiceController
+from avatar_operator.controllers.stream_follower import StreamFollower
+from avatar_operator.controllers.triggers import Triggers
+from avatar_operator.controllers.worker import Worker
+from avatar_operator.core.cache.entries import ChangeImpact, Kind
+from avatar_operator.core.cache.store import Store
+from avatar_operator.core.planning import planner
+from avatar_operator.errors import ClusterError, NotLeading
+from avatar_operator.kube import client, informers
+from avatar_operator.streams.gateways import GatewayStates
+from avatar_operator.streams.runtimes import RuntimeStates
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from avatar_operator.core.resources.service import ServiceKey
+    from avatar_operator.fence import Fence
+    from avatar_operator.metrics import Metrics
+    from avatar_operator.settings import Settings
+
+TICK_S: Final = 1.0  # between two checks for stale states, which also refresh the metrics
+STALLED_S: Final = 30.0  # an event loop that did not run a tick for longer is not alive
+RETRY_S: Final = 2.0
+MASTER_KEY_S: Final = 0.25  # between two reads of the master key, until a leader has created it
+
+_log = logging.getLogger(__name__)
+
+
+class Manager:
+    """Owns the store and the controllers; receives every change, and the result of elections."""
+
+    def __init__(
+        self, api: client.KubernetesClient, settings: Settings, fence: Fence, metrics: Metrics
+    ) -> None:
+        self._api = api
+        self._settings = settings
+        self._fence = fence
+        self._metrics = metrics
+        self._store = Store(settings.watch_namespaces, settings.namespace)
+        self._worker = Worker(
+            lambda uid: self._services.reconcile(uid), self._may_reconcile, metrics
+        )
+        self._triggers = Triggers(self._store, self._worker, settings.resync_s, self.is_ready)
+        self._runtimes = RuntimeStates(self._on_state, fence)
+        self._gateways = GatewayStates(self._triggers.on_demand)
+        self._profiles = ProfileController(
+            api, self._store, self._runtimes.states, fence.is_open, self.observe
+        )
+        self._follower = StreamFollower(
+            self._store, self._runtimes, self._gateways, self._profiles.forget
+        )
+        self._executor = Executor(
+            api,
+            self._runtimes,
+            fence,
+            settings.pods,
+            metrics,
+            observe=self.observe,
+            observe_deletion=self.observe_deletion,
+            master=lambda: self._follower.master,
+        )
+        self._decisions = DecisionLogWriter(settings.decision_log)
+        self._services = ServiceController(
+            self._store,
+            self._runtimes,
+            self._gateways,
+            self._executor,
+            self._triggers,
+            self._decisions,
+            planner.Options(settings.pods.image, settings.memory_share, settings.rollout),
+            metrics,
+            settings.watch_namespaces,
+        )
+        self._informers = informers.Informers(api, self._store, settings.resync_s, self, metrics)
+        self._epoch: int | None = None  # of the last term of this process
+        self._ticked_at = asyncio.get_running_loop().time()
+
+    @property
+    def master(self) -> str:
+        """The key that all tokens are derived from; empty until it was read."""
+        return self._follower.master
+
+    def is_ready(self) -> bool:
+        """Return whether everything was listed at least once, so that plans are complete."""
+        return self._informers.synced
+
+    def is_alive(self) -> bool:
+        """Return whether the event loop runs and no watch is frozen."""
+        runs = asyncio.get_running_loop().time() - self._ticked_at < STALLED_S
+        return runs and not self._informers.frozen()
+
+    async def run(self) -> None:
+        """Read the master key, list everything, then reconcile until cancelled."""
+        try:
+            self._follower.start(await self._read_master_key())
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._informers.run(), name="informers")
+                tasks.create_task(self._tick_forever(), name="tick")
+                tasks.create_task(self._profiles.run(), name="profile controller")
+                tasks.create_task(self._decisions.run(), name="decision log")
+                tasks.create_task(self._worker.run(), name="worker")
+        finally:
+            await self._follower.close()
+
+    def lead(self, epoch: int | None) -> None:
+        """Start to lead under an epoch; None: stop leading."""
+        if epoch is None:
+            self._metrics.forget_services()  # the new leader reports them
+            return
+        if epoch == self._epoch:
+            # No other replica has led in between: only the metrics must be reported again.
+            self._triggers.trigger_all()
+        else:
+            self._epoch = epoch
+            self._services.begin_term()
+            self._triggers.trigger_new_term()
+        self._profiles.wake()
+        self._worker.check_now()
+
+    def on_event(self, kind: Kind) -> None:
+        """Record that kopf's watch of a kind delivered an event."""
+        self._informers.on_event(kind)
+
+    def relist(self, kind: Kind) -> None:
+        """List a kind again, because kopf's watch of it was restarted."""
+        self._informers.relist(kind)
+
+    def observe(self, kind: Kind, body: Mapping[str, object]) -> ChangeImpact:
+        """Handle an object that exists, and return the impact of what changed."""
+        impact = self._store.observe(kind, body)
+        self._on_change(impact)
+        if kind is Kind.PROFILES:
+            self._profiles.wake()
+        return impact
+
+    def observe_deletion(self, kind: Kind, uid: str) -> None:
+        """Handle the deletion of an object."""
+        self._on_change(self._store.observe_deletion(kind, uid))
+        if kind is Kind.SERVICES:
+            self._services.forget(uid)
+            self._executor.forget(uid)
+            self._triggers.on_deleted_service(uid)
+
+    def on_pdb(self, key: ServiceKey, protects: str | None) -> None:
+        """Handle the PDB of a service; one that is no longer correct is applied again."""
+        uid = self._store.service_uid(key)
+        if uid is None:
+            return
+        was_correct, is_correct = self._executor.has_pdb(uid), protects == uid
+        self._executor.set_pdb(uid, correct=is_correct)
+        if was_correct and not is_correct:
+            self._triggers.on_pdb_lost(uid)
+
+    def on_pdbs_listed(self, uids: Collection[str]) -> None:
+        """Handle a list of all PDBs: the UIDs of the services whose PDB is correct."""
+        self._executor.replace_pdbs(uids)
+
+    def on_resync(self) -> None:
+        """Reconcile every service after a full list, and check once what others may change."""
+        self._services.on_resync()
+        self._triggers.trigger_all()
+
+    def _on_change(self, impact: ChangeImpact) -> None:
+        if impact.fault:
+            _log.warning("object is invalid and not used fault=%s", impact.fault)
+        self._follower.on_change(impact)
+        if impact.deleted_service is not None:
+            self._metrics.forget_service(impact.deleted_service)
+        self._triggers.on_change(impact)
+        if impact.all_services:
+            self._profiles.wake()
+
+    def _on_state(self, pod_uid: str) -> None:
+        self._profiles.on_state(pod_uid)
+        self._triggers.on_state(pod_uid)
+
+    def _may_reconcile(self) -> bool:
+        return self._informers.synced and self._fence.is_open()
+
+    async def _read_master_key(self) -> str:
+        settings = self._settings
+        while True:
+            try:
+                return await self._api.master_key(settings.namespace, settings.control_secret)
+            except NotLeading:
+                await self._pause(MASTER_KEY_S)  # the leader creates it
+            except ClusterError as error:
+                _log.warning("cannot read the control Secret fault=%s", error)
+                await self._pause(RETRY_S)
+
+    async def _tick_forever(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._triggers.on_stale(self._runtimes.stale() | self._gateways.stale())
+            self._metrics.set_state_age(self._runtimes.oldest_s())
+            self._informers.export_metrics()
+            await self._pause(TICK_S)
+            self._metrics.set_loop_lag(loop.time() - self._ticked_at - TICK_S)
+
+    async def _pause(self, seconds: float) -> None:
+        self._ticked_at = asyncio.get_running_loop().time()
+        await asyncio.sleep(seconds)

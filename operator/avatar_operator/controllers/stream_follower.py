@@ -1,0 +1,77 @@
+"""Follows the state stream of every runtime pod and gateway that can send one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from avatar_contracts import tokens
+from avatar_operator.streams.client import Endpoint, admin_address
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from avatar_operator.core.cache.entries import ChangeImpact
+    from avatar_operator.core.cache.store import Store
+    from avatar_operator.streams.gateways import GatewayStates
+    from avatar_operator.streams.runtimes import RuntimeStates
+
+
+class StreamFollower:
+    """Opens and closes streams as pods appear, change and disappear."""
+
+    def __init__(
+        self,
+        store: Store,
+        runtimes: RuntimeStates,
+        gateways: GatewayStates,
+        on_unfollow: Callable[[str], None],
+    ) -> None:
+        """`on_unfollow` gets the UID of each runtime pod that has no stream to follow."""
+        self._store = store
+        self._runtimes = runtimes
+        self._gateways = gateways
+        self._on_unfollow = on_unfollow
+        self._master = ""  # empty until it was read
+
+    @property
+    def master(self) -> str:
+        """The key that all tokens are derived from; empty until `start`."""
+        return self._master
+
+    def start(self, master: str) -> None:
+        """Set the master key, and follow the pods that were observed before it was known."""
+        self._master = master
+        for uid in self._store.pods.uids():
+            self._follow_runtime(uid)
+        for uid in self._store.gateways.uids():
+            self._follow_gateway(uid)
+
+    def on_change(self, impact: ChangeImpact) -> None:
+        """Follow a pod that changed, as long as it runs and has an address."""
+        if impact.pod is not None:
+            self._follow_runtime(impact.pod)
+        if impact.gateway is not None:
+            self._follow_gateway(impact.gateway)
+
+    async def close(self) -> None:
+        """Close all streams."""
+        await self._runtimes.close()
+        await self._gateways.close()
+
+    def _follow_runtime(self, uid: str) -> None:
+        pod = self._store.pods.get(uid)
+        if pod is None or not (pod.ip and pod.running and self._master):
+            self._runtimes.unfollow(uid)
+            self._on_unfollow(uid)
+            return
+        token = tokens.control_token(self._master, str(pod.origin))
+        address = admin_address(pod.ip)
+        self._runtimes.follow(uid, Endpoint(pod.name, address, token, pod.ready))
+
+    def _follow_gateway(self, uid: str) -> None:
+        pod = self._store.gateways.get(uid)
+        if pod is None or not (pod.ip and pod.running and self._master):
+            self._gateways.unfollow(uid)
+            return
+        token = tokens.gateway_token(self._master)
+        self._gateways.follow(uid, Endpoint(pod.name, admin_address(pod.ip), token))

@@ -1,0 +1,102 @@
+"""What the store keeps of an object besides its parsed value, and what a change affects."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from avatar_operator import names
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from avatar_operator.core.resources.service import ServiceKey
+
+
+class Kind(Enum):
+    """The kinds of watched objects, by the names of their resources."""
+
+    SERVICES = names.SERVICES
+    PROFILES = names.PROFILES
+    NODES = "nodes"
+    PODS = "pods"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceBody:
+    """A service: its body, from which it is planned, and its last status.
+
+    Both are stored as JSON text, which takes a quarter of the memory of Python objects: each
+    is read once per plan, and there are thousands of services.
+    """
+
+    key: ServiceKey
+    generation: int
+    deleting: bool
+    body_text: bytes
+    status_text: bytes
+
+    @property
+    def body(self) -> Mapping[str, object]:
+        """The spec and the metadata that plans need; parsed at each access."""
+        return _parse(self.body_text)
+
+    @property
+    def status(self) -> Mapping[str, object]:
+        """The status; parsed at each access."""
+        return _parse(self.status_text)
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileBody:
+    """A GPU profile: identity and last status, besides its parsed value."""
+
+    name: str
+    uid: str
+    generation: int
+    status: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeImpact:
+    """What a change of one object affects; empty if the change affects nothing."""
+
+    services: tuple[str, ...] = ()
+    """UIDs of the services to reconcile."""
+
+    new_spec: str | None = None
+    """UID of a service whose spec changed."""
+
+    all_services: bool = False
+    """Whether every service must be reconciled."""
+
+    node: str = ""
+    """Name of a node that changed or was deleted; services with pods on it come first."""
+
+    freed_gpus: bool = False
+    """Whether GPUs became free, for services that lack some."""
+
+    pod: str | None = None
+    """UID of a runtime pod that changed or was deleted."""
+
+    gateway: str | None = None
+    """UID of a gateway pod that changed or was deleted."""
+
+    deleted_service: ServiceKey | None = None
+    """Key of a service that was deleted."""
+
+    fault: str = ""
+    """Why an object is not used."""
+
+
+def to_text(document: Mapping[str, object]) -> bytes:
+    """Return a document as compact JSON."""
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def _parse(text: bytes) -> Mapping[str, object]:
+    document = json.loads(text)
+    assert isinstance(document, dict)
+    return document

@@ -1,0 +1,70 @@
+"""Keeps the GPU use of every pod, summed by node and GPU class."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from avatar_operator import names
+from avatar_operator.core.cache.objects import Cache
+from avatar_operator.core.resources.pod import PodUse
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class GPUUsage:
+    """The GPUs that pods use, with sums that are updated at each change."""
+
+    def __init__(self) -> None:
+        self._pods: Cache[PodUse | None] = Cache()  # None: uses no GPU, or no longer does
+        self._sums: dict[tuple[str, str], PodUse] = {}  # by node and GPU class
+        self._list: tuple[PodUse, ...] | None = None  # None after a change
+
+    def put(self, uid: str, version: int, use: PodUse | None) -> bool:
+        """Store the use of a pod, and return whether the pod released its GPUs."""
+        before = self._pods.get(uid)
+        if (use or before) is None or not self._pods.put(uid, version, use):
+            return False
+        self._replace(before, use)
+        return use is None
+
+    def drop(self, uid: str) -> bool:
+        """Remove a deleted pod, and return whether it used GPUs until now."""
+        before = self._pods.drop(uid)
+        self._replace(before, None)
+        return before is not None
+
+    def uids(self) -> tuple[str, ...]:
+        """Return the UIDs of all pods that use or used GPUs."""
+        return self._pods.uids()
+
+    def sums(self) -> tuple[PodUse, ...]:
+        """Return the GPU use of all pods together, one entry for each node and class."""
+        if self._list is None:
+            self._list = tuple(self._sums.values())
+        return self._list
+
+    def _replace(self, before: PodUse | None, after: PodUse | None) -> None:
+        self._list = None
+        for use, sign in ((before, -1), (after, 1)):
+            if use is None:
+                continue
+            key = (use.node, use.gpu_class)
+            total = Counter(_counts(self._sums.get(key)))
+            for resource, count in _counts(use).items():
+                total[resource] += sign * count
+            if any(total.values()):
+                self._sums[key] = _use(*key, total)  # the other entries stay the same objects
+            else:
+                self._sums.pop(key, None)
+
+
+def _counts(use: PodUse | None) -> dict[str, int]:
+    return {} if use is None else {names.GPU_RESOURCE: use.gpus, **dict(use.others)}
+
+
+def _use(node: str, gpu_class: str, total: Mapping[str, int]) -> PodUse:
+    others = ((name, count) for name, count in total.items() if name != names.GPU_RESOURCE)
+    nonzero = tuple((name, count) for name, count in others if count)
+    return PodUse(node, total.get(names.GPU_RESOURCE, 0), gpu_class, nonzero)

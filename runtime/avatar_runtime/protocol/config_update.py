@@ -1,0 +1,221 @@
+"""Applies `session.update` to the configuration of a session: all of it or nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from avatar_runtime.errors import ProtocolError, supported
+from avatar_runtime.protocol.audio_formats import FORMATS, AudioFormat
+from avatar_runtime.protocol.session_config import Overrun, StartTrigger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from avatar_runtime.protocol.session_config import Character, ReadOnlyFields, SessionConfig
+    from avatar_runtime.protocol.strict_fields import StrictFields
+
+MAX_STORED_CHARACTERS: Final = 65_536
+PIXEL_RANGE: Final = (64, 2048)
+WINDOW_MS_RANGE: Final = (200, 10_000)
+BITRATE_RANGE: Final = (100_000, 20_000_000)
+
+_FIELDS_WITHOUT_EFFECT: Final = (
+    "type",
+    "style",
+    "model",
+    "customized",
+    "scene",
+    "ice_servers",
+    "output_audit_audio",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FieldWarning:
+    """A field that was accepted and has no effect."""
+
+    param: str
+    message: str
+
+
+class ConfigUpdate:
+    """Applies one `session.update` to a configuration."""
+
+    def __init__(
+        self, before: SessionConfig, characters: Mapping[str, Character], read_only: ReadOnlyFields
+    ) -> None:
+        self.config = before
+        self.warnings: list[FieldWarning] = []
+        self._characters = characters
+        self._read_only = read_only
+
+    def apply(self, session: StrictFields) -> SessionConfig:
+        """Return the new configuration.
+
+        Raises:
+            ProtocolError: for the first field that is wrong; nothing changes.
+        """
+        session.choice("type", ["realtime"])
+        self._ignore_read_only(session, self._read_only.session())
+        if "output_modalities" in session:
+            session.only("output_modalities", ["audio"])
+        if "audio" in session:
+            self._audio(session.nested("audio"))
+        if "avatar" in session:
+            self._avatar(session.nested("avatar"))
+        known = {"type", "output_modalities", "audio", "avatar", *self._read_only.session()}
+        stored = {name: session.document[name] for name in session.unknown(known)}
+        self._change(stored={**self.config.stored, **stored})
+        self._check_stored()
+        return self.config
+
+    def _change(self, **changes: object) -> None:
+        # The names and types are those of the fields of `SessionConfig`.
+        self.config = replace(self.config, **changes)  # type: ignore[arg-type]
+
+    def _audio(self, audio: StrictFields) -> None:
+        before = self.config
+        output = audio.nested("output") if "output" in audio else None
+        if "input" in audio:
+            received = audio.nested("input")
+            if "turn_detection" in received:
+                received.only("turn_detection", None)
+            if "format" in received:
+                self._change(format=_audio_format(received.nested("format")))
+            rest = {name: received.document[name] for name in received.unknown(_INPUT_FIELDS)}
+            self._change(stored_input={**before.stored_input, **rest})
+        if output is not None:
+            if "format" in output:
+                self._output_format(output.nested("format"))
+            rest = {name: output.document[name] for name in output.unknown(("format",))}
+            self._change(stored_output={**before.stored_output, **rest})
+
+    def _output_format(self, fields: StrictFields) -> None:
+        requested, current = _audio_format(fields), self.config.format
+        if requested != current:
+            message = "must equal session.audio.input.format"
+            code, name = "unsupported_audio_format", "type"
+            if requested.kind == current.kind:
+                code, name = "unsupported_sample_rate", "rate"
+            raise fields.error(code, name, message, current.describe())
+
+    def _avatar(self, avatar: StrictFields) -> None:
+        for name in avatar.unknown((*_AVATAR, *_FIELDS_WITHOUT_EFFECT, "fps", "samples_per_frame")):
+            raise avatar.invalid(name, supported(_AVATAR), list(_AVATAR))
+        self._ignore_read_only(avatar, self._read_only.avatar(self.config.format))
+        for name in _FIELDS_WITHOUT_EFFECT:
+            if name in avatar:
+                param = avatar.path(name)
+                self.warnings.append(FieldWarning(param, f"{param} has no effect"))
+        for name, apply in _AVATAR.items():
+            if name in avatar:
+                apply(self, avatar)
+
+    def _character(self, avatar: StrictFields) -> None:
+        name = avatar.text("character")
+        if name not in self._characters:
+            names = sorted(self._characters)
+            raise avatar.error("avatar_not_found", "character", supported(names), names)
+        self._change(character=self._characters[name])
+
+    def _output_protocol(self, avatar: StrictFields) -> None:
+        if avatar.text("output_protocol") != "websocket":
+            message = supported(["websocket"])
+            raise avatar.error("webrtc_unsupported", "output_protocol", message, ["websocket"])
+
+    def _video(self, avatar: StrictFields) -> None:
+        video = avatar.nested("video")
+        for name in video.unknown(_VIDEO):
+            raise video.invalid(name, supported(_VIDEO), list(_VIDEO))
+        if "mode" in video:
+            video.choice("mode", ["jpeg"])
+        elif "codec" in video:
+            video.choice("codec", ["jpeg"])
+        if "region" in video:
+            video.choice("region", ["full"])
+        if "crop" in video:
+            video.only("crop", None)
+        if "quality" in video:
+            self._change(quality=video.integer("quality", 1, 100))
+        if "bitrate" in video:
+            self._change(bitrate=video.integer("bitrate", *BITRATE_RANGE))
+        if "resolution" in video:
+            size = video.nested("resolution")
+            resolution = (size.integer("width", *PIXEL_RANGE), size.integer("height", *PIXEL_RANGE))
+            self._change(resolution=resolution)
+
+    def _audio_deltas(self, avatar: StrictFields) -> None:
+        self._change(audio_deltas=avatar.boolean("audio_deltas"))
+
+    def _flow(self, avatar: StrictFields) -> None:
+        flow = avatar.nested("flow")
+        if "mode" in flow:
+            flow.choice("mode", ["clock"])
+        if "window_ms" in flow:
+            self._change(window_ms=flow.integer("window_ms", *WINDOW_MS_RANGE))
+        if "overrun" in flow:
+            value = flow.choice("overrun", [overrun.value for overrun in Overrun])
+            self._change(overrun=Overrun(value))
+
+    def _drive(self, avatar: StrictFields) -> None:
+        drive = avatar.nested("drive")
+        if "start" in drive:
+            self._change(
+                start=StartTrigger(drive.choice("start", [start.value for start in StartTrigger]))
+            )
+
+    def _ignore_read_only(self, fields: StrictFields, values: Mapping[str, object]) -> None:
+        for name, value in values.items():
+            if name in fields and fields.document[name] != value:
+                param = fields.path(name)
+                self.warnings.append(FieldWarning(param, f"{param} is read-only; it stays {value}"))
+
+    def _check_stored(self) -> None:
+        config = self.config
+        size = len(json.dumps([config.stored, config.stored_input, config.stored_output]))
+        if size > MAX_STORED_CHARACTERS:
+            raise ProtocolError(
+                "invalid_value",
+                f"the stored fields of the session have {size} characters,"
+                f" must be at most {MAX_STORED_CHARACTERS}",
+                param="session",
+                value=size,
+                limit=MAX_STORED_CHARACTERS,
+            )
+
+
+def _audio_format(fields: StrictFields) -> AudioFormat:
+    kind = fields.text("type")
+    kinds = list(dict.fromkeys(audio.kind for audio in FORMATS))
+    if kind not in kinds:
+        raise fields.error("unsupported_audio_format", "type", supported(kinds), kinds)
+    formats = [audio for audio in FORMATS if audio.kind == kind]
+    if "rate" not in fields:
+        return formats[0]
+    rate = fields.number("rate")
+    for audio in formats:
+        if audio.rate == rate:
+            return audio
+    rates = [audio.rate for audio in formats]
+    raise fields.error("unsupported_sample_rate", "rate", supported(rates), rates)
+
+
+_INPUT_FIELDS: Final = ("format", "turn_detection")
+_VIDEO: Final = ("mode", "codec", "quality", "bitrate", "region", "resolution", "crop")
+# `character` comes first: a resolution is checked against the limits alone.
+_AVATAR: Final[Mapping[str, Callable[[ConfigUpdate, StrictFields], None]]] = {
+    "character": ConfigUpdate._character,
+    "output_protocol": ConfigUpdate._output_protocol,
+    "video": ConfigUpdate._video,
+    "audio_deltas": ConfigUpdate._audio_deltas,
+    "idle": lambda _, avatar: _check_supported(avatar, "idle", "none"),
+    "transport": lambda _, avatar: _check_supported(avatar, "transport", "json"),
+    "flow": ConfigUpdate._flow,
+    "drive": ConfigUpdate._drive,
+}
+
+
+def _check_supported(fields: StrictFields, name: str, value: str) -> None:
+    fields.choice(name, [value])
