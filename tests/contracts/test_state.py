@@ -19,7 +19,7 @@ def test_line_becomes_a_load() -> None:
 
 
 def test_operator_and_gateway_believe_a_state_equally_long() -> None:
-    assert STALE_S == 3.0
+    assert STALE_S == 3.5
     assert capacity.STALE_S is STALE_S
     assert routing.STALE_S is STALE_S
 

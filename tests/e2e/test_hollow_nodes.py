@@ -241,7 +241,7 @@ async def test_where_no_gpu_is_free_the_reserve_is_taken_over_once_it_is_heard(
     (warm,) = reserved(simulated, *keeper)
     lent = simulated.hollow_nodes.hollow_pods[warm["metadata"]["uid"]]
     await simulated.hollow_nodes.set_silent([lent], True)
-    said = f"no state for 3 s from {lent.name}"
+    said = f"no state for 3.5 s from {lent.name}"
     await simulated.until(
         lambda: simulated.condition(*keeper, "StateFresh")["message"] == said, "it is silent"
     )

@@ -224,14 +224,14 @@ def test_a_silent_pod_is_named(scenarios: Scenarios, make: Make) -> None:
     assert said(scenario, Condition.STATE_FRESH) == (
         False,
         Reason.STATE_MISSING,
-        "no state for 3 s from p0, p1",
+        "no state for 3.5 s from p0, p1",
     )
 
 
 def test_a_pod_that_hangs_is_the_reason(scenarios: Scenarios, make: Make) -> None:
     scenario = scenarios(replicas=1)
     scenario.add("p0", make.state(1, age_s=6.0), ready=False)
-    why = "0 of 1 pods take sessions; p0 does not answer: no state for 3 s"
+    why = "0 of 1 pods take sessions; p0 does not answer: no state for 3.5 s"
     assert said(scenario, Condition.READY) == (False, Reason.PODS_FAILING, why)
     assert said(scenario, Condition.STATE_FRESH)[1] is Reason.STATE_MISSING
 
