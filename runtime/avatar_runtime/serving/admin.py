@@ -38,21 +38,7 @@ def create(runtime: Runtime) -> FastAPI:
         if not admin.metrics_open:
             await authorized(request)
 
-    @app.exception_handler(Rejection)
-    async def unauthenticated(request: Request, rejection: Rejection) -> JSONResponse:
-        body = {"error": {"code": rejection.code, "message": rejection.message}}
-        return JSONResponse(body, rejection.status, {"WWW-Authenticate": "Bearer"})
-
-    @app.exception_handler(ProtocolError)
-    async def invalid(request: Request, error: ProtocolError) -> JSONResponse:
-        document = {
-            "code": error.code,
-            "message": error.message,
-            "param": error.param,
-            "value": error.value,
-            "limit": error.limit,
-        }
-        return JSONResponse({"error": document}, 400)
+    _add_error_handlers(app)
 
     @app.get("/metrics", dependencies=[Depends(may_scrape)])
     async def metrics() -> Response:
@@ -75,6 +61,24 @@ def create(runtime: Runtime) -> FastAPI:
         return JSONResponse(runtime.state())
 
     return app
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(Rejection)
+    async def unauthenticated(request: Request, rejection: Rejection) -> JSONResponse:
+        body = {"error": {"code": rejection.code, "message": rejection.message}}
+        return JSONResponse(body, rejection.status, {"WWW-Authenticate": "Bearer"})
+
+    @app.exception_handler(ProtocolError)
+    async def invalid(request: Request, error: ProtocolError) -> JSONResponse:
+        document = {
+            "code": error.code,
+            "message": error.message,
+            "param": error.param,
+            "value": error.value,
+            "limit": error.limit,
+        }
+        return JSONResponse({"error": document}, 400)
 
 
 def check_token(authorization: str, token: str) -> None:

@@ -144,6 +144,30 @@ def test_a_frame_is_due_when_its_audio_is_complete(connect: Connect) -> None:
     assert [frame.frame_index for frame in driver.due()] == [0]
 
 
+def test_the_first_frame_of_each_response_says_since_when_it_could_be_generated(
+    connect: Connect,
+) -> None:
+    driver = connect()
+    start = driver.now
+    driver.append(FRAME * 3)
+    driver.now += 0.1
+    driver.append(FRAME * 3)
+    driver.send("input_audio_buffer.commit")
+    driver.append(FRAME * 4)  # its response waits for the first one
+    driver.send("input_audio_buffer.commit")
+    since = []
+    for _ in range(2):
+        driver.now += 0.3
+        for frame in driver.due():
+            assert driver.deliver(frame)
+        while (outgoing := driver.session.pull(driver.now)) is not None:
+            if outgoing.frame is not None:
+                since.append((outgoing.frame.frame_index, outgoing.speakable_at))
+    assert since[0] == (0, start)
+    assert since[6] == (0, start + 0.4)  # the time at which the first response ended
+    assert [at for index, at in since if index] == [None] * 8
+
+
 def test_the_end_of_playback_is_reported_by_the_clock(connect: Connect) -> None:
     driver = connect()
     driver.append(FRAME * 5)
