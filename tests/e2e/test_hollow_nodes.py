@@ -1,4 +1,4 @@
-"""Lost nodes, slow new pods and foreign namespaces: what hollow_pods can play and processes cannot.
+"""Lost nodes, slow new pods and foreign namespaces, which hollow pods can simulate.
 
 One operator process that may serve two namespaces, with its own account's rights.
 """

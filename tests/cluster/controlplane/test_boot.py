@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 KINDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-KIND = "hollow_pods.test.local"
-PUPPETS = "/apis/test.local/v1/hollow_pods"
+KIND = "widgets.test.local"
+WIDGETS = "/apis/test.local/v1/widgets"
 ANY = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 SERVICE_ACCOUNT = "system:serviceaccount:control-plane-test:nobody"
 
@@ -107,7 +107,7 @@ async def test_a_mirror_follows_a_kind_that_is_changed_removed_and_made_again(
     changed = asyncio.Condition()
     async with kubeapi.connected(cluster) as api:
         await install(api)
-        async with kubeapi.Mirror(api, PUPPETS, changed).running() as mirror:
+        async with kubeapi.Mirror(api, WIDGETS, changed).running() as mirror:
 
             async def seen(*names: str) -> None:
                 def told() -> str:
@@ -116,38 +116,38 @@ async def test_a_mirror_follows_a_kind_that_is_changed_removed_and_made_again(
                 keys = {("default", name) for name in names}
                 await kubeapi.until(changed, lambda: mirror.objects.keys() == keys, told, 30)
 
-            await make(api, "punch")
-            await seen("punch")
-            for short in ("pu", "pup"):
+            await make(api, "first")
+            await seen("first")
+            for short in ("wi", "wid"):
                 await api.merge(f"{KINDS}/{KIND}", {"spec": {"names": {"shortNames": [short]}}})
                 await make(api, short)
-            await seen("punch", "pu", "pup")
+            await seen("first", "wi", "wid")
             await api.delete(f"{KINDS}/{KIND}")
             await seen()
             await install(api)
-            await make(api, "judy")
-            await seen("judy")
+            await make(api, "last")
+            await seen("last")
         await api.delete(f"{KINDS}/{KIND}")
 
 
 async def install(api: kubeapi.Api) -> None:
-    """Make the kind of hollow_pods as soon as an old one is gone, and wait until it is served."""
+    """Make the kind Widget as soon as an old one is gone, and wait until it is served."""
     versions = [{"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": ANY}}]
     names = {
-        "plural": "hollow_pods",
-        "singular": "hollow-pod",
-        "kind": "HollowPod",
-        "listKind": "PuppetList",
+        "plural": "widgets",
+        "singular": "widget",
+        "kind": "Widget",
+        "listKind": "WidgetList",
     }
     spec = {"group": "test.local", "scope": "Namespaced", "names": names, "versions": versions}
     kind = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition"}
     await until_taken(lambda: api.post(KINDS, {**kind, "metadata": {"name": KIND}, "spec": spec}))
-    await until_taken(lambda: api.get(PUPPETS))
+    await until_taken(lambda: api.get(WIDGETS))
 
 
 async def make(api: kubeapi.Api, name: str) -> None:
-    body = {"apiVersion": "test.local/v1", "kind": "HollowPod", "metadata": {"name": name}}
-    path = "/apis/test.local/v1/namespaces/default/hollow_pods"
+    body = {"apiVersion": "test.local/v1", "kind": "Widget", "metadata": {"name": name}}
+    path = "/apis/test.local/v1/namespaces/default/widgets"
     await until_taken(lambda: api.post(path, body))
 
 

@@ -22,14 +22,14 @@ CTL_WITHIN_S = 15.0
 
 
 def main() -> int:
-    """Run the command line and return its exit code."""
+    """Run the command line and return its exit status."""
     words = sys.argv[1:]
     try:
         return _ctl(words[1:]) if words[:1] == ["ctl"] else asyncio.run(_serve(words))
     except NodeError as error:
         print(f"error: {error}", file=sys.stderr)
     except BaseExceptionGroup as group:
-        # A task that died took its group with it; what it said is what counts.
+        # A failed task ends its task group; print the message of the failed task.
         known, unknown = group.split(NodeError)
         if unknown or not known:
             raise
@@ -78,7 +78,7 @@ async def _greet(ready: asyncio.Event, names: list[str], way: str) -> None:
 
 
 async def _watch_parent(stop: asyncio.Event) -> None:
-    # Not PR_SET_PDEATHSIG: that follows the parent's thread, which may end before the parent.
+    # Not PR_SET_PDEATHSIG: it follows the parent thread, which may end before the parent process.
     parent = os.getppid()
     while True:
         if os.getppid() != parent:

@@ -1,4 +1,4 @@
-"""Talks to the API server: one small asynchronous client with the kubeconfig's identity."""
+"""A small asynchronous client of the API server with the identity of a kubeconfig."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 STRATEGIC: Final = "application/strategic-merge-patch+json"
-WATCH_S: Final = 300  # the server ends a watch after this, the reader starts anew
+WATCH_S: Final = 300  # the server ends a watch after this time, then the reader starts a new one
 
 
 class Api:
-    """A client; a context manager, for the connections that it keeps."""
+    """A client. It is a context manager, because it keeps connections open."""
 
     def __init__(self, server: str, context: ssl.SSLContext | None, token: str) -> None:
         self.server = server.rstrip("/")
@@ -37,7 +37,7 @@ class Api:
 
     @classmethod
     def from_kubeconfig(cls, path: Path) -> Self:
-        """Return a client for the current context; needs a running event loop."""
+        """Return a client for the current context; requires a running event loop."""
         config = yaml.safe_load(path.read_text())
         context = _named(config["contexts"], config["current-context"])["context"]
         cluster = _named(config["clusters"], context["cluster"])["cluster"]
@@ -85,7 +85,8 @@ class Api:
     async def watch(self, path: str, version: str, **query: str) -> AsyncIterator[Json]:
         """Yield watch events after `version`, until the server ends the watch.
 
-        Raises ApiError when it cannot go on: the reader lists again.
+        Raises:
+            ApiError: the watch cannot continue; the reader must list again.
         """
         query |= {
             "watch": "1",

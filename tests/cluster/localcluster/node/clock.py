@@ -1,4 +1,4 @@
-"""The wall clock in the API's formats."""
+"""The wall clock in the time formats of the Kubernetes API."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 
 
 def rfc3339() -> str:
-    """Return now in whole seconds, as metav1.Time."""
+    """Return the current time in seconds, as metav1.Time."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def rfc3339_micro() -> str:
-    """Return now in microseconds, as metav1.MicroTime."""
+    """Return the current time in microseconds, as metav1.MicroTime."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

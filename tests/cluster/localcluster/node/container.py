@@ -1,4 +1,4 @@
-"""Runs one container: start, hooks, probes, end and restart, as a kubelet does it."""
+"""Runs one container as a kubelet does: start, hooks, probes, end and restart."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     from .setting import Setting
     from .view import Command
 
-RETRY_S: Final = 1.0  # how often something missing is looked for again
-CANNOT_START: Final = 128  # exit code that container runtimes give a command that is not there
+RETRY_S: Final = 1.0  # interval of the checks for a missing image or file
+CANNOT_START: Final = 128  # exit code of container runtimes for a missing command
 MESSAGE_BYTES: Final = 2048
 MESSAGE_LINES: Final = 80
-LOGS_KEPT: Final = 2  # the current run's and the one before
+LOGS_KEPT: Final = 2  # of the current and the previous run
 
 
 def log_tail(log: bytes) -> str:
-    """Return what a kubelet takes from a log for FallbackToLogsOnError."""
+    """Return the part of a log that a kubelet uses for FallbackToLogsOnError."""
     lines = log[-MESSAGE_BYTES:].decode(errors="replace").splitlines(keepends=True)
     return "".join(lines[-MESSAGE_LINES:])
 
 
 class Container:
-    """One container of a pod; owns its process and its record."""
+    """One container of a pod with its process and its record."""
 
     def __init__(
         self,
@@ -57,21 +57,21 @@ class Container:
         self._process: Process | None = None
         self._command: Command | None = None
         self._image: Image | None = None
-        self._said = ""  # the last complaint, so that it becomes one Event
+        self._said = ""  # the last problem, so that it is reported in one Event
         self._started_at = ""
-        self._note = ""  # why the node itself ended the process
+        self._note = ""  # why the node ended the process
         field = "initContainers" if init else "containers"
         self._field = f"spec.{field}{{{record.name}}}"
 
     @property
     def running(self) -> bool:
-        """Whether its process lives."""
+        """Return whether its process runs."""
         return self._process is not None and self._process.running
 
     async def run(self) -> None:
-        """Run to its final end; a container that is restarted for ever never returns.
+        """Run the container until it ends for good; with restarts without a limit it never returns.
 
-        On cancellation the process stays: `stop` ends it in its own way.
+        On cancellation the process continues; `stop` ends it.
         """
         crashes = 0
         back_off = self._setting.host.file.back_off
@@ -90,7 +90,7 @@ class Container:
             self.record = replace(self.record, restarts=self.record.restarts + 1)
 
     async def stop(self, grace_s: float) -> None:
-        """End the process: preStop, SIGTERM, and SIGKILL when the grace is over."""
+        """End the process: preStop hook, SIGTERM, and SIGKILL after the grace period."""
         process = self._process
         if process is None or not process.running:
             return
@@ -112,7 +112,7 @@ class Container:
             self._set(self._terminated(code))
 
     def kill(self) -> None:
-        """End the process at once and without a word, as a power cut does."""
+        """Kill the process without a hook or a signal before, as a power failure does."""
         if self._process is not None:
             self._process.kill()
 
@@ -173,7 +173,7 @@ class Container:
         return self._terminated(code)
 
     async def _care(self) -> None:
-        """Carry out the postStart hook and the probes of a running container."""
+        """Run the postStart hook and the probes of a running container."""
         hook = (self.manifest.get("lifecycle") or {}).get("postStart")
         if hook and (wrong := await self._hook(hook)):
             self._event("FailedPostStartHook", f"PostStartHook failed: {wrong}", "Warning")
@@ -189,7 +189,7 @@ class Container:
                     group.create_task(self._probe(found), name=f"{kind.value} {self._field}")
 
     async def _probe(self, probe: Probe) -> None:
-        """Ask again and again; a startup probe returns once it passes."""
+        """Run a probe periodically; a startup probe returns when it succeeds."""
         streak = fresh(probe.kind)
         await asyncio.sleep(probe.initial_delay_s)
         while True:
@@ -214,7 +214,7 @@ class Container:
         await self.stop(grace_s)
 
     async def _ask(self, probe: Probe) -> str:
-        """Return what is wrong, nothing if the probe passes."""
+        """Return the failure of the probe, or an empty text if it succeeds."""
         match probe.action:
             case {"exec": {"command": line}}:
                 outcome = await self._execute(list(line), probe.timeout_s)
@@ -292,7 +292,7 @@ class Container:
         )
 
     def _log_tail(self, code: int) -> str:
-        """Return the end of a failed run's log, if the container asks for it."""
+        """Return the end of a failed run's log, if the container requests it."""
         wanted = self.manifest.get("terminationMessagePolicy") == "FallbackToLogsOnError"
         if code == 0 or not wanted:
             return ""

@@ -1,18 +1,18 @@
-"""Errors of the process node.
+"""The errors of the process node.
 
 NodeError
 ├── FileError            the nodes file is wrong
 ├── ConfigError          a container cannot be configured yet: CreateContainerConfigError
-├── MountError           a volume is not there yet: FailedMount
+├── MountError           a volume does not exist yet: FailedMount
 ├── StartError           a command cannot be executed
-└── ApiError             the API server refused a request or could not be reached
+└── ApiError             the API server rejected a request or is not reachable
 """
 
 from __future__ import annotations
 
 
 class NodeError(Exception):
-    """Root of the tree; the message is one sentence for the person who runs the cluster."""
+    """Base of all errors; the message is one sentence for the user of the cluster."""
 
 
 class FileError(NodeError):
@@ -20,7 +20,7 @@ class FileError(NodeError):
 
 
 class ConfigError(NodeError):
-    """A Secret, ConfigMap, key or field that a container needs is not there."""
+    """A Secret, ConfigMap, key or field that a container requires does not exist."""
 
 
 class MountError(NodeError):
@@ -32,7 +32,7 @@ class StartError(NodeError):
 
 
 class ApiError(NodeError):
-    """The API server refused a request, or could not be reached (`status` 0)."""
+    """The API server rejected a request, or is not reachable (`status` 0)."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"{status}: {message}" if status else message)

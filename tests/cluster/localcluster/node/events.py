@@ -1,4 +1,4 @@
-"""Writes the Events of the process nodes, in the background and with repeats counted."""
+"""Writes the Events of the process nodes in the background, and counts repeated ones."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
     from .api import Api
 
 _log = logging.getLogger(__name__)
-WAITING: Final = 1000  # Events are a help for people: beyond this they are dropped, with a log line
+WAITING: Final = 1000  # if more Events wait, new ones are dropped and logged
 REMEMBERED: Final = 4000
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One fact about a pod or one of its containers."""
+    """One Event of a pod or of one of its containers."""
 
     pod: Mapping[str, Any]
     container: str
-    """Name, with the field it is listed in; empty for the pod itself."""
+    """The name of the container with the field that lists it; empty for the pod itself."""
     kind: str
     reason: str
     message: str
 
 
 class Recorder:
-    """Sends Events one after the other; the same fact again raises the count of its Event."""
+    """Sends Events in turn; a repeated Event increases the count of the first one."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -42,20 +42,20 @@ class Recorder:
         self._sent: dict[tuple[str, str, str, str], tuple[str, int]] = {}
 
     def record(self, event: Event, node: str) -> None:
-        """Note an Event; never waits."""
+        """Queue an Event without waiting."""
         try:
             self._queue.put_nowait((event, node))
         except asyncio.QueueFull:
             _log.warning("event dropped reason=%s message=%s", event.reason, event.message[:200])
 
     async def run(self) -> None:
-        """Send what was noted, for ever."""
+        """Send the queued Events until cancelled."""
         while True:
             event, node = await self._queue.get()
             try:
                 await self._send(event, node)
             except ApiError as error:
-                if error.status not in (403, 404):  # the namespace is on its way out
+                if error.status not in (403, 404):  # the namespace is terminating
                     _log.warning("event not written reason=%s error=%s", event.reason, error)
 
     async def _send(self, event: Event, node: str) -> None:

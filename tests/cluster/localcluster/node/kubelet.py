@@ -1,4 +1,4 @@
-"""One process node: registers itself, keeps alive, and runs the pods that are bound to it."""
+"""One process node: registers a Node, sends heartbeats, and runs the pods that are bound to it."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ if TYPE_CHECKING:
     from .setting import Host
 
 _log = logging.getLogger(__name__)
-LEASE_S: Final = 40  # as the kubelet's: renewed each quarter of it
+LEASE_S: Final = 40  # as for the kubelet: renewed each quarter of it
 RENEW_S: Final = 10.0
 REPORT_S: Final = 300.0
 RETRY_S: Final = 1.0
-DRAIN_S: Final = 3.0  # for processes when the node itself is told to stop
+DRAIN_S: Final = 3.0  # grace period of processes when the node stops
 VERSION: Final = "v1.37.2"
 
 
 class Kubelet:
-    """The node and its pods. `run` is its life; cancelling it leaves no process behind."""
+    """The node and its pods. It exists while `run` runs; cancelling `run` ends all processes."""
 
     def __init__(self, host: Host, port: int) -> None:
         self.host = host
         self.pods: dict[str, Pod] = {}
-        """By uid."""
+        """The pods by UID."""
         self.registered = asyncio.Event()
         self._port = port
         self._taken: set[str] = set()
         self._addresses = _addresses(host.ip)
-        self._burials: set[asyncio.Task[None]] = set()
+        self._removals: set[asyncio.Task[None]] = set()
         self._grace_s: float | None = DRAIN_S
 
     @property
     def name(self) -> str:
-        """Name of the Node object."""
+        """Return the name of the Node object."""
         return self.host.spec.name
 
     async def run(self) -> None:
-        """Live until cancelled; pods get a short grace then."""
+        """Run until cancelled; the pods then get a short grace period."""
         try:
             await self._register()
             async with asyncio.TaskGroup() as group:
@@ -55,13 +55,13 @@ class Kubelet:
             await self._abandon()
 
     def die(self) -> None:
-        """Make the end a power cut: kill all processes at once; the caller cancels `run`."""
+        """Simulate a power failure: kill all processes. The caller then cancels `run`."""
         self._grace_s = None
         for pod in self.pods.values():
             pod.kill()
 
     def find(self, namespace: str, name: str) -> Pod | None:
-        """Return the newest pod of that name."""
+        """Return the newest pod with this name."""
         for pod in reversed(self.pods.values()):
             meta = pod.manifest["metadata"]
             if meta["namespace"] == namespace and meta["name"] == name:
@@ -72,7 +72,7 @@ class Kubelet:
         pods = list(self.pods.values())
         self.pods.clear()
         self._taken.clear()
-        await asyncio.gather(*(pod.abandon(self._grace_s) for pod in pods), *self._burials)
+        await asyncio.gather(*(pod.abandon(self._grace_s) for pod in pods), *self._removals)
 
     async def _register(self) -> None:
         spec = self.host.spec
@@ -89,7 +89,7 @@ class Kubelet:
                 except ApiError as error:
                     if error.status != 409:
                         raise
-                    # It was there before: its taints and its unschedulable mark are its own.
+                    # The Node exists already: keep its taints and its unschedulable flag.
                     await self.host.api.patch(
                         f"/api/v1/nodes/{self.name}", {"metadata": body["metadata"]}
                     )
@@ -198,7 +198,7 @@ class Kubelet:
             try:
                 await self._list_and_watch()
             except ApiError as error:
-                _log.info("pods are listed anew node=%s why=%s", self.name, error)
+                _log.info("listing pods again node=%s reason=%s", self.name, error)
                 await asyncio.sleep(RETRY_S)
 
     async def _list_and_watch(self) -> None:
@@ -223,7 +223,7 @@ class Kubelet:
             known.update(manifest)
             return
         if over(manifest) and "deletionTimestamp" not in meta:
-            return  # it ended in an earlier life of this node
+            return  # it ended before this process started
         pod = Pod(self.host, manifest, self._address(manifest))
         self.pods[meta["uid"]] = pod
         if "deletionTimestamp" in meta:
@@ -234,12 +234,12 @@ class Kubelet:
     def _forget(self, uid: str) -> None:
         pod = self.pods.pop(uid, None)
         if pod is not None:
-            burial = asyncio.create_task(self._bury(pod), name=f"burial of {uid}")
-            self._burials.add(burial)
-            burial.add_done_callback(self._burials.discard)
+            removal = asyncio.create_task(self._remove_pod(pod), name=f"remove pod {uid}")
+            self._removals.add(removal)
+            removal.add_done_callback(self._removals.discard)
 
-    async def _bury(self, pod: Pod) -> None:
-        """Clean up after a pod; if it was deleted by force, its processes still run."""
+    async def _remove_pod(self, pod: Pod) -> None:
+        """Remove a pod; after a forced deletion, its processes still run."""
         await pod.abandon(grace_s=1.0)
         self._taken.discard(pod.address)
         pod.remove()
@@ -261,7 +261,7 @@ def _network(ip: str) -> str:
 
 
 def _addresses(ip: str) -> Iterator[str]:
-    """Yield the node's pod addresses round and round, so that a freed one rests for a while."""
+    """Yield the pod addresses of the node in a cycle, so that reuse is delayed."""
     while True:
         for last in range(2, 255):
             yield _network(ip) + str(last)

@@ -1,4 +1,4 @@
-"""Runs all process nodes of a cluster in one process, and switches single ones off and on."""
+"""Runs all process nodes of a cluster in one process, and switches single nodes off and on."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ READY_WITHIN_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """A node's switch: a file that says what is wanted, and one that says what is."""
+    """The switch of a node: one file with the desired state and one with the actual state."""
 
     folder: Path
 
     @property
     def wanted_up(self) -> bool:
-        """Whether the node is meant to live."""
+        """Return the desired state."""
         return not (self.folder / "down").exists()
 
     @property
     def is_up(self) -> bool:
-        """Whether the node lives."""
+        """Return the actual state."""
         return (self.folder / "up").exists()
 
     def ask(self, up: bool) -> None:
-        """Ask for a state."""
+        """Set the desired state."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if up:
             (self.folder / "down").unlink(missing_ok=True)
@@ -58,14 +58,14 @@ class Switch:
             (self.folder / "down").touch()
 
     async def wanted(self, up: bool) -> None:
-        """Wait until a state is wanted: a file is looked at, any process can write it."""
+        """Wait until a state is desired, by polling the file, which any process can write."""
         while True:
             if self.wanted_up is up:
                 return
             await asyncio.sleep(POLL_S)
 
     def tell(self, up: bool) -> None:
-        """Tell the state."""
+        """Set the actual state."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if up:
             (self.folder / "up").touch()
@@ -98,7 +98,7 @@ class Machine:
     async def run(self, ready: asyncio.Event) -> None:
         """Serve until cancelled; sets `ready` once pods can be scheduled on every node."""
         if count := kill_leftovers(self._runner.mark):
-            _log.warning("processes of an earlier life killed count=%d", count)
+            _log.warning("killed processes of a previous run count=%d", count)
         for spec in self._file.nodes:
             switch(self._state, spec.name).tell(up=False)
         server = web.AppRunner(Logs(self._find).app, access_log=None, shutdown_timeout=0.5)
@@ -127,7 +127,7 @@ class Machine:
             await server.cleanup()
 
     async def _life(self, host: Host) -> None:
-        """Keep a node as its switch says: dead or alive."""
+        """Run or kill a node as its switch says."""
         button = switch(self._state, host.spec.name)
         while True:
             await button.wanted(up=True)
@@ -136,7 +136,7 @@ class Machine:
                 life = group.create_task(kubelet.run(), name=f"kubelet {host.spec.name}")
                 button.tell(up=True)
                 await button.wanted(up=False)
-                _log.warning("node goes dark node=%s", host.spec.name)
+                _log.warning("node switched off node=%s", host.spec.name)
                 kubelet.die()
                 life.cancel()
             del self._kubelets[host.spec.name]
@@ -147,7 +147,7 @@ class Machine:
         return next((pod for pod in found if pod), None)
 
     async def _wait_until_ready(self, names: Iterable[str]) -> None:
-        """Wait until the control plane took the not-ready taint from every node."""
+        """Wait until the control plane has removed the not-ready taint from every node."""
         waiting = set(names)
         try:
             async with asyncio.timeout(READY_WITHIN_S):
@@ -177,7 +177,7 @@ def _is_ready(node: dict[str, object]) -> bool:
 
 
 def search_path() -> str:
-    """Return PATH for all processes: the environment that we run in first."""
+    """Return PATH for all processes; it starts with the current environment."""
     own = os.path.normpath(Path(sys.executable).parent)
     system = os.environ.get("PATH") or os.defpath
     return os.pathsep.join([own, *(part for part in system.split(os.pathsep) if part != own)])

@@ -1,4 +1,4 @@
-"""Reads `nodes.yaml`: which nodes there are, what they look like, and which images they have."""
+"""Reads `nodes.yaml`: the nodes, their labels and capacity, and their images."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SUFFIXES: Final = {
 
 
 def quantity(text: str) -> Decimal:
-    """Return the number that a Kubernetes quantity stands for: 500m → 0.5, 1Gi → 2^30."""
+    """Return the number of a Kubernetes quantity: 500m → 0.5, 1Gi → 2^30."""
     number = text.rstrip("kMGTim")
     try:
         return Decimal(number) * SUFFIXES[text[len(number) :]]
@@ -43,20 +43,20 @@ def quantity(text: str) -> Decimal:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """The cards of one node, as GPU feature discovery labels them."""
+    """The GPUs of one node, as GPU feature discovery labels them."""
 
     product: str
     """`nvidia.com/gpu.product`, e.g. NVIDIA-GeForce-RTX-4090."""
     memory_mib: int
-    """Memory of one whole card as NVML reports it."""
+    """Memory of one GPU, as NVML reports it."""
     count: int = 1
-    """Cards in the node."""
+    """Number of GPUs in the node."""
     replicas: int = 1
-    """Shares per card under time slicing; 1 is unshared."""
+    """Shares per GPU with time slicing; 1 for an unshared GPU."""
     family: str = ""
-    """Architecture, e.g. ada-lovelace; no label when empty."""
+    """Architecture, e.g. ada-lovelace; no label if empty."""
     compute: str = ""
-    """Compute capability, e.g. 8.9; no label when empty."""
+    """Compute capability, e.g. 8.9; no label if empty."""
 
     def labels(self) -> dict[str, str]:
         """Return the labels of GPU feature discovery."""
@@ -79,7 +79,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """One node as the nodes file describes it."""
+    """One node of the nodes file."""
 
     name: str
     cpu: str = "16"
@@ -88,10 +88,10 @@ class NodeSpec:
     zone: str = "local-a"
     gpu: Gpu | None = None
     tainted: bool = False
-    """Whether the node carries `nvidia.com/gpu:NoSchedule`, as GPU pools usually do."""
+    """Whether the node has the taint `nvidia.com/gpu:NoSchedule`, as most GPU pools do."""
     extra_labels: Mapping[str, str] = field(default_factory=lambda: EMPTY)
     device_env: Mapping[str, str] = field(default_factory=lambda: EMPTY)
-    """What the fake device plugin sets, only in containers that request a GPU."""
+    """The environment that the fake device plugin sets in containers that request a GPU."""
 
     def labels(self) -> dict[str, str]:
         """Return all labels of the Node object."""
@@ -107,7 +107,7 @@ class NodeSpec:
         }
 
     def capacity(self) -> dict[str, str]:
-        """Return capacity, which is allocatable too: nothing is kept back for the system."""
+        """Return the capacity, which equals the allocatable: nothing is reserved."""
         capacity = {
             "cpu": self.cpu,
             "memory": self.memory,
@@ -119,13 +119,13 @@ class NodeSpec:
         return capacity
 
     def taints(self) -> list[dict[str, str]]:
-        """Return the taints that the node is registered with."""
+        """Return the taints of the Node object."""
         return [{"key": GPU_RESOURCE, "effect": "NoSchedule"}] if self.tainted else []
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What stands in for a container image on this machine."""
+    """The replacement of a container image on this machine."""
 
     paths: Mapping[str, str] = field(default_factory=lambda: EMPTY)
     """Path inside the image → path on this machine, relative to the repository."""
@@ -136,19 +136,19 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class NodesFile:
-    """Everything that the nodes file says."""
+    """The content of the nodes file."""
 
     nodes: tuple[NodeSpec, ...]
     images: Mapping[str, Image]
     back_off: BackOff = field(default_factory=BackOff)
 
     def image(self, reference: str) -> Image | None:
-        """Return the image for a reference: the exact one first, then the name without its tag."""
+        """Return the image of a reference: an exact match first, then a match without the tag."""
         return self.images.get(reference) or self.images.get(repository(reference))
 
 
 def repository(reference: str) -> str:
-    """Return an image reference without digest and tag; a registry's port is not a tag."""
+    """Return an image reference without digest and tag; the port of a registry is not a tag."""
     name = reference.partition("@")[0]
     head, slash, tail = name.rpartition("/")
     return head + slash + tail.partition(":")[0]
@@ -157,7 +157,8 @@ def repository(reference: str) -> str:
 def load(path: Path) -> NodesFile:
     """Read and check a nodes file.
 
-    Raises FileError, which names the offending key.
+    Raises:
+        FileError: a key is wrong; the message names it.
     """
     try:
         document = yaml.safe_load(path.read_text())
@@ -167,7 +168,7 @@ def load(path: Path) -> NodesFile:
 
 
 def parse(document: Any) -> NodesFile:
-    """Return the checked content of a nodes file."""
+    """Parse and check the content of a nodes file."""
     top = _mapping(document, "nodes file", {"nodes", "images", "crashBackOff"})
     nodes = tuple(_node(item, f"nodes[{i}]") for i, item in enumerate(top.get("nodes") or ()))
     if not nodes:

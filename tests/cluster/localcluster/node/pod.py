@@ -1,4 +1,4 @@
-"""Runs one pod from its volumes to its removal, and writes its status when that changes."""
+"""Runs one pod from its volumes to its removal, and writes each change of its status."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RETRY_S: Final = 1.0
 
 
 class Pod:
-    """One pod bound to our node; owns its containers and is the only writer of its status."""
+    """One pod of the node; owns its containers and is the only writer of its status."""
 
     def __init__(self, host: Host, manifest: Json, address: str) -> None:
         self.manifest = manifest
@@ -46,20 +46,20 @@ class Pod:
 
     @property
     def folder(self) -> Path:
-        """Where its logs and volumes lie."""
+        """Return the folder of its logs and volumes."""
         return self._setting.folder
 
     @property
     def ending(self) -> bool:
-        """Whether its deletion is under way."""
+        """Return whether the pod is terminating."""
         return self._ending is not None
 
     def container(self, name: str) -> Container | None:
-        """Return the container of that name, init containers included."""
+        """Return the container with this name, including init containers."""
         return next((c for c in (*self._init, *self._main) if c.record.name == name), None)
 
     def start(self) -> None:
-        """Begin to run it."""
+        """Start the pod."""
         name = f"{self._meta['namespace']}/{self._meta['name']}"
         self._tasks = [
             asyncio.create_task(self._guarded(self._run()), name=f"pod {name}"),
@@ -67,27 +67,27 @@ class Pod:
         ]
 
     def update(self, manifest: Json) -> None:
-        """Take in what the API server says now; a deletion starts the end."""
+        """Update the pod from the API server; a deletion starts its termination."""
         self.manifest = manifest
         if "deletionTimestamp" not in manifest["metadata"]:
-            self._dirty.set()  # another writer may have changed a readiness gate
+            self._dirty.set()  # another client may have changed a readiness gate
             return
         grace_s = float(manifest["metadata"].get("deletionGracePeriodSeconds") or 0)
         if self._ending is None:
             self._ending = asyncio.create_task(self._guarded(self._end(grace_s)))
         else:
-            # A second deletion may shorten the first one's grace, never lengthen it.
+            # A second deletion can shorten the grace period, but not extend it.
             asyncio.get_running_loop().call_later(grace_s, self.kill)
 
     def kill(self) -> None:
-        """End all its processes at once."""
+        """Kill all its processes."""
         for container in (*self._init, *self._main):
             container.kill()
 
     async def abandon(self, grace_s: float | None) -> None:
-        """Stop everything without telling the API server: the node goes down or the pod is gone.
+        """Stop everything without a status update: the node stops, or the pod object is deleted.
 
-        Without a grace the processes are killed, without hooks and Events.
+        Without a grace period the processes are killed, without hooks and Events.
         """
         for task in self._tasks:
             task.cancel()
@@ -146,7 +146,7 @@ class Pod:
             await container.run()
             state = container.record.state
             if isinstance(state, Terminated) and state.code != 0:
-                return  # it may not run again: the pod has failed
+                return  # the restart policy forbids another run: the pod has failed
         async with asyncio.TaskGroup() as group:
             refresh = group.create_task(self._refresh())
             async with asyncio.TaskGroup() as running:
@@ -177,11 +177,11 @@ class Pod:
                 _log.info("volumes not refreshed pod=%s error=%s", self._meta["name"], error)
 
     async def _end(self, grace_s: float) -> None:
-        """Stop its containers, say so, and take the object away."""
+        """Stop the containers, write the status, and delete the pod object."""
         for task in self._tasks[:1]:
             await _cancelled(task)
         await self._stop_containers(grace_s)
-        for task in self._tasks[1:]:  # the status was written until here
+        for task in self._tasks[1:]:  # the status is written until this point
             await _cancelled(task)
         while True:
             try:
@@ -196,7 +196,7 @@ class Pod:
                     },
                 )
             except ApiError as error:
-                if error.status not in (404, 409):  # gone, or another pod has the name by now
+                if error.status not in (404, 409):  # deleted, or another pod has this name now
                     _log.warning("pod not deleted pod=%s error=%s", self._meta["name"], error)
                     await asyncio.sleep(RETRY_S)
                     continue
@@ -206,14 +206,14 @@ class Pod:
         await asyncio.gather(*(c.stop(grace_s) for c in (*self._init, *self._main)))
 
     async def _publish(self) -> None:
-        """Write the status whenever it changed, until the pod is over."""
+        """Write each change of the status until the pod ends."""
         while True:
             await self._dirty.wait()
             self._dirty.clear()
             try:
                 await self._write_status()
             except ApiError as error:
-                if error.status in (404, 409):  # gone, or another pod has the name by now
+                if error.status in (404, 409):  # deleted, or another pod has this name now
                     return
                 _log.warning("status not written pod=%s error=%s", self._meta["name"], error)
                 self._dirty.set()
@@ -228,7 +228,7 @@ class Pod:
         status = pod_status(facts, merged, rfc3339())
         if status == self._written:
             return
-        uid = {"metadata": {"uid": self._meta["uid"]}}  # never another pod of the same name
+        uid = {"metadata": {"uid": self._meta["uid"]}}  # never of another pod with the same name
         await self._host.api.patch(f"{self._path}/status", {**uid, "status": status})
         self._written = status
 
@@ -248,7 +248,7 @@ class Pod:
 
 
 def over(manifest: Mapping[str, Any]) -> bool:
-    """Say whether a pod has ended for good by its own status."""
+    """Return whether the status says that the pod has ended."""
     return (manifest.get("status") or {}).get("phase") in ("Succeeded", "Failed")
 
 

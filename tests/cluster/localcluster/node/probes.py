@@ -1,4 +1,4 @@
-"""Decides what probe results mean: the kubelet's thresholds as a value that only moves forward."""
+"""Evaluates probe results with the thresholds of the kubelet, as an immutable value."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Kind(Enum):
-    """Which question a probe asks; the values name the fields of a container."""
+    """The kind of a probe; the values are the names of the fields of a container."""
 
     STARTUP = "startupProbe"
     READINESS = "readinessProbe"
@@ -19,12 +19,12 @@ class Kind(Enum):
 
     @property
     def word(self) -> str:
-        """The kubelet's word in events: Readiness probe failed."""
+        """Return the word in Events of the kubelet, as in `Readiness probe failed`."""
         return self.value.removesuffix("Probe").capitalize()
 
 
 class Verdict(Enum):
-    """What is believed after the thresholds."""
+    """The result after the thresholds."""
 
     UNKNOWN = "unknown"
     PASSING = "passing"
@@ -33,22 +33,22 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One probe with the API server's defaults filled in."""
+    """One probe with the defaults of the API server."""
 
     kind: Kind
     action: Mapping[str, Any]
-    """The manifest's httpGet, tcpSocket or exec."""
+    """The httpGet, tcpSocket or exec of the manifest."""
     initial_delay_s: float
     period_s: float
     timeout_s: float
     success_threshold: int
     failure_threshold: int
     grace_s: float | None
-    """Grace when this probe ends the container; None is the pod's."""
+    """Grace period if this probe ends the container; None for the pod's grace period."""
 
 
 def probe(kind: Kind, container: Mapping[str, Any]) -> Probe | None:
-    """Return a container's probe of that kind, None if it has none."""
+    """Return a container's probe of this kind, or None."""
     body = container.get(kind.value)
     if body is None:
         return None
@@ -66,14 +66,14 @@ def probe(kind: Kind, container: Mapping[str, Any]) -> Probe | None:
 
 @dataclass(frozen=True, slots=True)
 class Streak:
-    """The run of equal results so far and the verdict that it carries."""
+    """The number of equal results in a row, and the verdict."""
 
     verdict: Verdict
     last: bool | None = None
     length: int = 0
 
     def with_result(self, passed: bool, probe: Probe) -> Streak:
-        """Return the streak after one more result; the verdict turns only at a threshold."""
+        """Return the streak after one more result; the verdict changes only at a threshold."""
         length = self.length + 1 if passed is self.last else 1
         threshold = probe.success_threshold if passed else probe.failure_threshold
         turned = Verdict.PASSING if passed else Verdict.FAILING
@@ -81,7 +81,7 @@ class Streak:
 
 
 def fresh(kind: Kind) -> Streak:
-    """Return the streak of a container that just started: alive, not ready, perhaps started."""
+    """Return the streak of a new container: live, not ready, started without a startup probe."""
     return Streak(
         {
             Kind.STARTUP: Verdict.UNKNOWN,
@@ -92,9 +92,10 @@ def fresh(kind: Kind) -> Streak:
 
 
 def port_number(port: int | str, container: Mapping[str, Any]) -> int:
-    """Return the number of a port that may be given by name.
+    """Return the number of a port, which may be given by name.
 
-    Raises ValueError if the container has no port of that name.
+    Raises:
+        ValueError: the container has no port with this name.
     """
     if isinstance(port, int) or port.isdigit():
         return int(port)

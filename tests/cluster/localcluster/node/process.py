@@ -1,4 +1,4 @@
-"""Runs one command as a local process group that never outlives this process."""
+"""Runs one command as a local process group that ends with this process at the latest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from localcluster.controlplane.processes import die_with_parent
 from .errors import StartError
 from .view import Command, Mount, rewritten, wrapped
 
-MARK: Final = "LOCALCLUSTER_NODE"  # variable that tells our processes from all others
+MARK: Final = "LOCALCLUSTER_NODE"  # variable that marks the processes of the node
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,12 @@ class Outcome:
 
 
 class Runner:
-    """Starts commands in the view that this machine allows."""
+    """Starts commands with the mounts that this machine supports."""
 
     def __init__(self, bwrap: str | None, mark: str) -> None:
         self.bwrap = bwrap
         self.mark = mark
-        """Value of the variable MARK: processes of an earlier life of this node carry it too."""
+        """Value of the variable MARK; processes of a previous run of this node have it, too."""
 
     @property
     def way(self) -> str:
@@ -44,7 +44,8 @@ class Runner:
     def start(self, command: Command, mounts: tuple[Mount, ...], log: Path) -> Process:
         """Start a command with its output appended to `log`.
 
-        Raises StartError when there is no such executable.
+        Raises:
+            StartError: the executable does not exist.
         """
         outside = rewritten(command, mounts)
         if shutil.which(outside.words[0], path=command.env.get("PATH")) is None:
@@ -62,7 +63,7 @@ class Runner:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     process_group=0,
-                    preexec_fn=die_with_parent,  # safe: this process has one thread
+                    preexec_fn=die_with_parent,  # safe, because this process has one thread
                 )
         except OSError as error:
             raise StartError(f"cannot start {command.words[0]}: {error.strerror}") from error
@@ -89,13 +90,13 @@ class Runner:
 
 
 class Process:
-    """A started process group; its end is seen through a pidfd, without a thread."""
+    """A started process group; a pidfd reports its end, without a thread."""
 
     def __init__(self, child: subprocess.Popen[bytes], behind_bwrap: bool) -> None:
         self._child = child
         self._behind_bwrap = behind_bwrap
         self.killed = False
-        """Whether we killed it, so that no hook is run for it any more."""
+        """Whether the node killed it, so that no hook runs for it."""
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[int] = self._loop.create_future()
         self._pidfd = os.pidfd_open(child.pid)
@@ -103,32 +104,32 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Process id of the group's leader."""
+        """Return the process id of the group leader."""
         return self._child.pid
 
     @property
     def running(self) -> bool:
-        """Whether the main process has not ended."""
+        """Return whether the main process runs."""
         return not self._ended.done()
 
     async def wait(self) -> int:
-        """Return the exit code, 128 + signal for an end by a signal."""
+        """Return the exit code, or 128 + signal if a signal ended the process."""
         return await asyncio.shield(self._ended)
 
     def terminate(self) -> None:
-        """Send SIGTERM to the main process alone, as container runtimes do."""
+        """Send SIGTERM only to the main process, as container runtimes do."""
         if not self.running:
             return
         try:
             if not self._behind_bwrap:
                 self._child.send_signal(signal.SIGTERM)
                 return
-            # bwrap itself must live on: its end would kill the command at once.
+            # bwrap must keep running: its end would kill the command.
             children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
             for pid in children.split():
                 os.kill(int(pid), signal.SIGTERM)
         except (ProcessLookupError, FileNotFoundError):
-            pass  # it ended in between: what we wanted
+            pass  # it has ended meanwhile
 
     def kill(self) -> None:
         """Kill the whole group."""
@@ -139,14 +140,14 @@ class Process:
     def _on_end(self) -> None:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
-        # The leader is not reaped yet, so the group's number cannot be anyone else's.
+        # The leader is not reaped yet, so no other group can have this number.
         _kill_group(self.pid)
         code = self._child.wait()
         self._ended.set_result(128 - code if code < 0 else code)
 
 
 def find_bwrap() -> str | None:
-    """Return bwrap's path if it is installed and may make mount namespaces here."""
+    """Return the path of bwrap if it is installed and can create mount namespaces."""
     path = shutil.which("bwrap")
     if path is None:
         return None
@@ -156,7 +157,7 @@ def find_bwrap() -> str | None:
 
 
 def kill_leftovers(mark: str) -> int:
-    """Kill processes of an earlier life of this node; return how many there were."""
+    """Kill processes of a previous run of this node; return their number."""
     wanted = f"{MARK}={mark}".encode()
     count = 0
     for folder in Path("/proc").iterdir():

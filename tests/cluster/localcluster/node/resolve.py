@@ -1,4 +1,4 @@
-"""Turns a container of a manifest into the environment and the words of a process.
+"""Resolves the environment and the command line of a container to those of a process.
 
 The rules are those of the kubelet: https://kubernetes.io/docs/tasks/inject-data-application/ and
 k8s.io/kubernetes/third_party/forked/golang/expansion for `$(NAME)`.
@@ -31,7 +31,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a pod runs: what the downward API says beside the manifest."""
+    """Where a pod runs: the values of the downward API that are not in the manifest."""
 
     pod_ip: str
     host_ip: str
@@ -39,7 +39,7 @@ class Place:
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:
-    """Replace `$(NAME)` by its value; unknown names stay as they are, `$$` is one dollar."""
+    """Replace `$(NAME)` by its value; unknown names stay unchanged, `$$` becomes `$`."""
 
     def one(match: re.Match[str]) -> str:
         if match[0] == "$$":
@@ -50,17 +50,18 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
 
 
 def bind_to(text: str, address: str) -> str:
-    """Replace the wildcard address by `address`, so that each pod has ports of its own.
+    """Replace the wildcard address by `address`, so that each pod has its own ports.
 
-    A prefix such as 0.0.0.0/0 and longer numbers stay.
+    A prefix such as 0.0.0.0/0 and longer numbers stay unchanged.
     """
     return ANY_ADDRESS.sub(address, text)
 
 
 def field_value(path: str, pod: Manifest, place: Place) -> str:
-    """Return what a `fieldRef` stands for.
+    """Return the value of a `fieldRef`.
 
-    Raises ConfigError for a field that the downward API does not have.
+    Raises:
+        ConfigError: the downward API does not have the field.
     """
     meta, spec = pod["metadata"], pod["spec"]
     if match := FIELD_WITH_KEY.fullmatch(path):
@@ -82,9 +83,9 @@ def field_value(path: str, pod: Manifest, place: Place) -> str:
 
 
 def resource_value(ref: Manifest, container: Manifest, place: Place) -> str:
-    """Return what a `resourceFieldRef` stands for: rounded up to whole divisors.
+    """Return the value of a `resourceFieldRef`, rounded up to whole divisors.
 
-    A limit that is not set is the node's, as with the kubelet.
+    The default of a limit is the capacity of the node, as in the kubelet.
     """
     kind, _, resource = str(ref["resource"]).partition(".")
     stated = ((container.get("resources") or {}).get(kind) or {}).get(resource)
@@ -95,7 +96,7 @@ def resource_value(ref: Manifest, container: Manifest, place: Place) -> str:
 
 
 def sources(container: Manifest) -> frozenset[Source]:
-    """Return the Secrets and ConfigMaps that a container's environment names."""
+    """Return the Secrets and ConfigMaps that the environment of a container references."""
     return frozenset(_sources(container))
 
 
@@ -122,8 +123,10 @@ def environment(
 ) -> dict[str, str]:
     """Return a container's environment on top of `base` (image and device plugin).
 
-    `data` has each of `sources(container)`, `None` for one that does not exist.
-    Raises ConfigError with the kubelet's sentence for what is required and missing.
+    `data` has each of `sources(container)`, None for one that does not exist.
+
+    Raises:
+        ConfigError: a required value is missing; the message is that of the kubelet.
     """
     result = dict(base)
     own: dict[str, str] = {}
@@ -182,9 +185,10 @@ def _existing(
 def words(
     container: Manifest, entry_point: tuple[str, ...], env: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """Return the words of the command line: command or the image's entry point, then args.
+    """Return the command line: the command or the image's entry point, then the args.
 
-    Raises ConfigError when there is neither.
+    Raises:
+        ConfigError: both are missing.
     """
     command = tuple(container.get("command") or entry_point)
     if not command:
@@ -193,7 +197,7 @@ def words(
 
 
 def wants_gpu(container: Manifest) -> bool:
-    """Say whether a container requests a GPU, so that the device plugin acts on it."""
+    """Return whether a container requests a GPU."""
     resources = container.get("resources") or {}
     stated = (resources.get("limits") or resources.get("requests") or {}).get(GPU_RESOURCE, "0")
     return quantity(str(stated)) > 0

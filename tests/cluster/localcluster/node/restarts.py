@@ -1,4 +1,4 @@
-"""Decides whether an ended container starts again, and when."""
+"""Decides whether and when an ended container restarts."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class BackOff:
-    """How long a crashing container waits; the kubelet's figures are the defaults."""
+    """The back-off of a crashing container; the defaults are those of the kubelet."""
 
     base_s: float = 10.0
-    """Wait before the second restart; the first one is immediate."""
+    """Delay before the second restart; the first one is immediate."""
     max_s: float = 300.0
-    """Longest wait. A run of twice this time makes the next crash the first one again."""
+    """Maximum delay. A run of twice this time resets the number of crashes."""
 
     def delay_s(self, crashes: int) -> float:
-        """Return the wait after `crashes` ends in a row, of which the first costs nothing."""
+        """Return the delay after `crashes` ends in a row; after the first one it is 0."""
         if crashes <= 1:
             return 0.0
-        # The exponent is bounded: 2.0 ** 1024 overflows.
+        # The exponent is limited, because 2.0 ** 1024 overflows.
         return min(self.max_s, self.base_s * 2.0 ** min(crashes - 2, 60))
 
     def crashes(self, before: int, ran_s: float) -> int:
@@ -27,7 +27,7 @@ class BackOff:
 
 
 def restarts(policy: str, exit_code: int, *, init: bool) -> bool:
-    """Say whether a container that ended with `exit_code` runs again under a pod's policy."""
+    """Return whether a container that ended with `exit_code` restarts under the pod's policy."""
     if exit_code == 0:
         return policy == "Always" and not init
     return policy != "Never"

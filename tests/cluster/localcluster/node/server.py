@@ -1,4 +1,4 @@
-"""Serves the part of the kubelet's API that `kubectl logs` needs, over TLS, for all nodes."""
+"""Serves the part of the kubelet API that `kubectl logs` uses, over TLS, for all nodes."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 FOLLOW_S: Final = 0.1
 CHUNK: Final = 1 << 16
-NETWORKS: Final = range(0, 64)  # second octets of 127.0.0.0/8 that clusters may share out
+NETWORKS: Final = range(0, 64)  # second octets of 127.0.0.0/8 that clusters can claim
 
 Find = Callable[[str, str], Pod | None]
 
 
 class Logs:
-    """The log endpoint; `find` knows the pods."""
+    """The log endpoint; `find` returns the pods."""
 
     def __init__(self, find: Find) -> None:
         self._find = find
@@ -51,7 +51,7 @@ class Logs:
         run = record.restarts
         path = log_file(pod.folder, record.name, run)
         if request.query.get("previous") == "true" or not path.exists():
-            # While it waits to start again, the log is that of the run before.
+            # While it waits for a restart, the log is that of the previous run.
             previous = log_file(pod.folder, record.name, run - 1)
             if request.query.get("previous") == "true" or previous.exists():
                 path = previous
@@ -75,10 +75,10 @@ class Logs:
 
 
 async def claim_network(runner: web.AppRunner, nodes: int, port: int, folder: Path) -> list[str]:
-    """Serve on the first address of one /24 per node and return these addresses.
+    """Serve on the first address of one /24 network per node, and return these addresses.
 
-    The listening sockets are also the claim on a /16 of the loopback network: a second cluster on
-    this machine finds them taken and goes on to the next.
+    The listening sockets also claim a /16 of the loopback network: a second cluster on this machine
+    finds the addresses in use and takes the next network.
     """
     context = _tls(folder)
     for second in NETWORKS:
@@ -98,7 +98,7 @@ async def claim_network(runner: web.AppRunner, nodes: int, port: int, folder: Pa
 
 
 def _tls(folder: Path) -> ssl.SSLContext:
-    """Return a server context with a certificate made for this run."""
+    """Return a server context with a new certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localcluster-node")])
     now = datetime.datetime.now(datetime.UTC)

@@ -1,4 +1,4 @@
-"""What the containers of a node and of a pod share."""
+"""The data that the containers of a node and of a pod share."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SERVICE_ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What all pods of one node share."""
+    """The data that all pods of one node share."""
 
     spec: NodeSpec
     ip: str
@@ -35,16 +35,16 @@ class Host:
     recorder: Recorder
     runner: Runner
     folder: Path
-    """Where the pods of this node keep logs and volumes."""
+    """The folder of the logs and volumes of all pods."""
     repository: Path
-    """What paths of images are relative to."""
+    """The folder to which paths of images are relative."""
     search_path: str
-    """PATH of every process: the repository's environment first."""
+    """PATH of every process; the environment of the repository comes first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What all containers of one pod share."""
+    """The data that all containers of one pod share."""
 
     host: Host
     pod: Mapping[str, Any]
@@ -58,17 +58,18 @@ class Setting:
         self.host.recorder.record(event, self.host.spec.name)
 
     def log_file(self, container: str, run: int) -> Path:
-        """Return where the output of a container's run goes."""
+        """Return the log file of a run of a container."""
         return log_file(self.folder, container, run)
 
     def image(self, container: Mapping[str, Any]) -> Image | None:
-        """Return what stands in for a container's image."""
+        """Return the local replacement of a container's image."""
         return self.host.file.image(container["image"])
 
     def mounts(self, container: Mapping[str, Any], image: Image) -> tuple[Mount, ...]:
-        """Return what the container sees: folders of its image, then its volumes.
+        """Return the mounts of a container: the folders of its image, then its volumes.
 
-        Raises ConfigError for a mount of a volume that the pod does not have.
+        Raises:
+            ConfigError: the pod does not have a mounted volume.
         """
         mounts = [Mount(p, self.host.repository / source) for p, source in image.paths.items()]
         for item in container.get("volumeMounts") or ():
@@ -80,14 +81,15 @@ class Setting:
             if below := item.get("subPath"):
                 path = path / below
                 if not path.exists():
-                    path.mkdir(parents=True)  # as the kubelet does
+                    path.mkdir(parents=True)  # as in the kubelet
             mounts.append(Mount(item["mountPath"], path, bool(item.get("readOnly"))))
         return keeping(mounts, (self.folder, self.host.repository))
 
     async def command(self, container: Mapping[str, Any], image: Image) -> Command:
-        """Return the process that a container stands for, with the paths that it sees.
+        """Return the command of a container with its paths on this machine.
 
-        Raises ConfigError for what its environment lacks.
+        Raises:
+            ConfigError: a required value of its environment is missing.
         """
         env = await self.environment(container, image)
         own = {name: self._own_address(value) for name, value in env.items()}
@@ -95,7 +97,7 @@ class Setting:
         return Command(line, own, container.get("workingDir") or str(self.folder / "home"))
 
     async def environment(self, container: Mapping[str, Any], image: Image) -> dict[str, str]:
-        """Return a container's whole environment."""
+        """Return the complete environment of a container."""
         namespace = self.pod["metadata"]["namespace"]
         data: dict[Any, dict[str, str] | None] = {}
         for source in sources(container):
@@ -117,14 +119,14 @@ class Setting:
         return environment(container, self.pod, self.place, data, base)
 
     def hook(self, command: Command, line: list[str]) -> Command:
-        """Return a probe's or hook's command in the surroundings of the container's own."""
+        """Return the command of a probe or hook with the environment of its container."""
         return replace(command, words=tuple(line))
 
     def _own_address(self, text: str) -> str:
         return bind_to(text, self.place.pod_ip)
 
     def _credentials(self, container: Mapping[str, Any]) -> dict[str, str]:
-        """Return where the ServiceAccount's credentials are, if the container mounts them."""
+        """Return the folder of the ServiceAccount's credentials, if the container mounts them."""
         folder = self.volumes.token_folder(container)
         if folder is None:
             return {}
@@ -138,14 +140,14 @@ class Setting:
         if self.host.runner.bwrap and any(
             item["mountPath"] == SERVICE_ACCOUNT for item in container.get("volumeMounts") or ()
         ):
-            # In-cluster configuration works only where the mount is really there.
+            # In-cluster configuration works only if the mount really exists.
             host, _, port = self.host.api.server.rpartition("//")[2].rpartition(":")
             result |= {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}
         return result
 
 
 def kubeconfig(server: str, ca: Path, token: Path, meta: Mapping[str, Any]) -> str:
-    """Return a kubeconfig for a pod's ServiceAccount; the token's file is renewed in place."""
+    """Return a kubeconfig for a pod's ServiceAccount; the token file is updated in place."""
     document = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -165,7 +167,7 @@ def kubeconfig(server: str, ca: Path, token: Path, meta: Mapping[str, Any]) -> s
 
 
 def log_file(folder: Path, container: str, run: int) -> Path:
-    """Return where the output of a container's run goes, below its pod's folder."""
+    """Return the log file of a run of a container in the folder of its pod."""
     return folder / "logs" / container / f"{run}.log"
 
 

@@ -1,4 +1,4 @@
-"""Turns what is known of a pod's containers into the status that a kubelet writes."""
+"""Builds the pod status that a kubelet writes from the states of the containers."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Not running, and why."""
+    """The container does not run, with the reason."""
 
     reason: str
     message: str = ""
 
     def body(self) -> Json:
-        """Return the API's form."""
+        """Return the API object."""
         text = {"message": self.message} if self.message else {}
         return {"waiting": {"reason": self.reason, **text}}
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """Running since a time (RFC 3339)."""
+    """The container has run since a time (RFC 3339)."""
 
     since: str
 
     def body(self) -> Json:
-        """Return the API's form."""
+        """Return the API object."""
         return {"running": {"startedAt": self.since}}
 
 
 @dataclass(frozen=True, slots=True)
 class Terminated:
-    """Ended; the code is 128 + signal for a process that a signal ended."""
+    """The container ended; the code is 128 + signal if a signal ended it."""
 
     code: int
     reason: str
@@ -47,7 +47,7 @@ class Terminated:
     message: str = ""
 
     def body(self) -> Json:
-        """Return the API's form."""
+        """Return the API object."""
         text = {"message": self.message} if self.message else {}
         return {
             "terminated": {
@@ -66,7 +66,7 @@ State = Waiting | Running | Terminated
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is known of one container."""
+    """The status of one container."""
 
     name: str
     image: str
@@ -78,14 +78,14 @@ class Record:
     container_id: str = ""
 
     def with_state(self, state: State) -> Record:
-        """Return the record in a new state; what follows an end keeps it as last state."""
+        """Return the record with a new state; a terminated state becomes the last state."""
         last = self.last
         if isinstance(self.state, Terminated) and not isinstance(state, Terminated):
             last = self.state
         return replace(self, state=state, last=last, started=False, ready=False)
 
     def body(self) -> Json:
-        """Return the API's form."""
+        """Return the API object."""
         return {
             "name": self.name,
             "image": self.image,
@@ -101,7 +101,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class PodFacts:
-    """Everything that a pod's status says."""
+    """The data of a pod status."""
 
     init: tuple[Record, ...]
     main: tuple[Record, ...]
@@ -112,14 +112,14 @@ class PodFacts:
     generation: int = 0
     gates: tuple[str, ...] = ()
     failed: tuple[str, str] | None = field(default=None)
-    """Reason and message of a pod that could not be run at all."""
+    """Reason and message of a pod that cannot run."""
 
 
 def initial(container: Mapping[str, Any], old: Json | None, reason: str) -> Record:
-    """Return the record of a container before its first run by us.
+    """Return the record of a container before its first run.
 
-    `old` is its status from before a restart of the node: its processes are gone, so the run that
-    comes counts as a restart.
+    `old` is its status from before a restart of the node. The processes ended with the node, so the
+    next run counts as a restart.
     """
     known = old or {}
     ran_before = bool(known.get("containerID"))
@@ -132,7 +132,7 @@ def initial(container: Mapping[str, Any], old: Json | None, reason: str) -> Reco
 
 
 def phase(facts: PodFacts) -> str:
-    """Return the pod's phase by the kubelet's rules (pkg/kubelet, getPhase)."""
+    """Return the phase of the pod by the rules of the kubelet (pkg/kubelet, getPhase)."""
     if facts.failed:
         return "Failed"
     if any(_ended_badly(record) for record in facts.init) and facts.restart_policy == "Never":
@@ -161,7 +161,7 @@ def _ended_badly(record: Record) -> bool:
 
 
 def pod_status(facts: PodFacts, previous: Mapping[str, Any], now: str) -> Json:
-    """Return the status body; a condition's transition time moves only with its status."""
+    """Return the status body; the transition time of a condition changes only with its status."""
     before = {item["type"]: item for item in previous.get("conditions") or ()}
     status: Json = {
         "phase": phase(facts),
@@ -185,7 +185,7 @@ def pod_status(facts: PodFacts, previous: Mapping[str, Any], now: str) -> Json:
     return status
 
 
-Wrong = tuple[str, str] | None  # reason and message of a condition that is False
+Wrong = tuple[str, str] | None  # reason and message of a false condition
 
 
 def _conditions(
@@ -230,6 +230,6 @@ def _condition(old: Mapping[str, Any] | None, name: str, wrong: Wrong, now: str)
         "lastTransitionTime": old["lastTransitionTime"] if same and old else now,
         "lastProbeTime": None,
     }
-    # Strategic merge keeps what is left out: an old reason is taken away by null.
+    # A strategic merge patch keeps omitted fields: null removes an old reason.
     condition["reason"], condition["message"] = wrong or (None, None)
     return condition

@@ -1,8 +1,8 @@
-"""Decides how a process sees its volumes at their mount paths.
+"""Decides how a process gets its volumes at their mount paths.
 
-With `bwrap` it has a mount namespace in which they are really there. Without it, mount paths are
-rewritten in its arguments and environment, as whole path prefixes: a program that builds such a
-path by itself does not find it.
+With `bwrap`, the process has a mount namespace with real mounts. Without it, mount paths in the
+arguments and the environment are rewritten as whole path prefixes; a program that builds such a
+path itself does not find the volume.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What is executed."""
+    """The command line and the environment of a process."""
 
     words: tuple[str, ...]
     env: Mapping[str, str]
@@ -38,28 +38,28 @@ class Command:
 
 
 def keeping(mounts: Sequence[Mount], folders: Sequence[Path]) -> tuple[Mount, ...]:
-    """Return the mounts with folders of this machine put back where a mount would hide them.
+    """Return the mounts with additional ones for folders that another mount would hide.
 
-    A volume at /tmp must not take away the home of a pod whose cluster lives below /tmp.
+    For example, a volume at /tmp must not hide the folder of a cluster below /tmp.
     """
     hidden = [f for f in folders if any(f.is_relative_to(mount.path) for mount in mounts)]
     return (*mounts, *(Mount(str(folder), folder) for folder in hidden))
 
 
 def rewrite(text: str, mounts: Sequence[Mount]) -> str:
-    """Replace each mount path that stands as a whole path prefix in `text`, longest first."""
+    """Replace each mount path that is a whole path prefix in `text`, the longest first."""
     sources = {mount.path.rstrip("/") or "/": str(mount.source) for mount in mounts}
     sources.pop("/", None)
     if not sources:
         return text
     options = "|".join(re.escape(path) for path in sorted(sources, key=len, reverse=True))
-    # One pass, so that what was put in is never rewritten again.
+    # One pass, so that inserted paths are not rewritten again.
     pattern = rf"(?<!{PATH_CHARACTER})({options})(?=/|(?!{PATH_CHARACTER}))"
     return re.sub(pattern, lambda match: sources[match[1]], text)
 
 
 def rewritten(command: Command, mounts: Sequence[Mount]) -> Command:
-    """Return the command with the paths of this machine instead of mount paths."""
+    """Return the command with local paths instead of mount paths."""
     return replace(
         command,
         words=tuple(rewrite(word, mounts) for word in command.words),
@@ -75,10 +75,10 @@ def wrapped(
     listing: Callable[[str], Sequence[str]] = os.listdir,
     exists: Callable[[str], bool] = os.path.exists,
 ) -> Command:
-    """Return the command inside a mount namespace of its own.
+    """Return the command in its own mount namespace.
 
-    The host stays visible. A folder that gets a mount point it does not have becomes an empty one
-    with its entries bound into it, so that nothing is ever created on the host.
+    The host file system stays visible. If a folder lacks a mount point, an empty folder with its
+    entries bound into it replaces it, so that nothing is created on the host.
     """
     placed = [replace(mount, path=os.path.realpath(mount.path)) for mount in mounts]
     options: list[str] = []
@@ -94,7 +94,7 @@ def wrapped(
 
 
 def _deepest(path: str, exists: Callable[[str], bool]) -> str:
-    """Return the folder that must be opened for `path`: its deepest existing one, or the root."""
+    """Return the deepest existing folder of `path`, or the root."""
     if exists(path):
         return "/"
     while not exists(path):

@@ -1,4 +1,4 @@
-"""Sets up a pod's volumes as folders and files, and keeps what can change in them fresh."""
+"""Creates the volumes of a pod as folders and files, and updates their content."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from .api import Api
 
 REFRESH_S: Final = 60.0  # the kubelet's sync period for Secrets and ConfigMaps
-TOKEN_SHARE: Final = 0.8  # of a token's life, after which a new one is asked for
+TOKEN_SHARE: Final = 0.8  # share of the lifetime of a token after which a new one is requested
 
 
 class Volumes:
-    """The volumes of one pod, below a folder of its own."""
+    """The volumes of one pod, in the folder of the pod."""
 
     def __init__(self, api: Api, pod: Mapping[str, Any], place: Place, folder: Path) -> None:
         self._api = api
@@ -29,14 +29,15 @@ class Volumes:
         self._place = place
         self._folder = folder
         self._namespace = str(pod["metadata"]["namespace"])
-        self._token_due: dict[Path, float] = {}  # when to ask again, monotonic
+        self._token_due: dict[Path, float] = {}  # when to request the next one, monotonic clock
         self.paths: dict[str, Path] = {}
-        """Volume name → path on this machine, after `set_up`."""
+        """Path on this machine by volume name, after `set_up`."""
 
     async def set_up(self) -> None:
-        """Create or refresh every volume.
+        """Create or update every volume.
 
-        Raises MountError for what is not there yet; the caller tries again.
+        Raises:
+            MountError: something does not exist yet; the caller retries.
         """
         for volume in self._pod["spec"].get("volumes") or ():
             self.paths[volume["name"]] = await self._volume(volume)
@@ -167,9 +168,10 @@ class Volumes:
 
 
 async def read(api: Api, namespace: str, source: Source) -> dict[str, bytes] | None:
-    """Return the data of a Secret or ConfigMap, None if it does not exist.
+    """Return the data of a Secret or ConfigMap, or None if it does not exist.
 
-    Raises MountError if it cannot be read at all.
+    Raises:
+        MountError: it cannot be read.
     """
     collection = "secrets" if source.kind == "Secret" else "configmaps"
     try:
@@ -186,9 +188,10 @@ async def read(api: Api, namespace: str, source: Source) -> dict[str, bytes] | N
 
 
 def _host_path(body: Mapping[str, Any]) -> Path:
-    """Return a hostPath after the check of its type.
+    """Check the type of a hostPath and return it.
 
-    Raises MountError when it is not what the type says.
+    Raises:
+        MountError: the path does not match the type.
     """
     path, kind = Path(body["path"]), body.get("type") or ""
     if kind == "DirectoryOrCreate":
@@ -199,7 +202,7 @@ def _host_path(body: Mapping[str, Any]) -> Path:
     if not fits:
         raise MountError(f"hostPath type check failed: {path} is not a {kind}")
     if not path.exists():
-        # A container runtime would create a folder; here that is nearly always a mistake.
+        # A container runtime creates the folder; here a missing folder is almost always a mistake.
         raise MountError(f"hostPath {path} does not exist")
     return path
 
@@ -209,7 +212,7 @@ def _make(folder: Path) -> None:
 
 
 def _write(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Write a file in one step, and only if its content changes."""
+    """Write a file atomically, and only if its content changes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.read_bytes() == content:
         return
