@@ -51,9 +51,9 @@ def test_the_share_decides_and_then_the_number_of_sessions(
     assert order(pods[::-1], NOW) == ranked
 
 
-def test_a_state_is_fresh_for_three_seconds() -> None:
-    assert order([_pod("a", 0, age=3.0)], NOW) == ["a"]
-    assert order([_pod("a", 0, age=3.001)], NOW) is Shortage.NOT_READY
+def test_a_state_is_fresh_for_three_and_a_half_seconds() -> None:
+    assert order([_pod("a", 0, age=3.5)], NOW) == ["a"]
+    assert order([_pod("a", 0, age=3.501)], NOW) is Shortage.NOT_READY
 
 
 def test_placed_sessions_count_as_sessions() -> None:
