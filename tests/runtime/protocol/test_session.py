@@ -397,6 +397,32 @@ def test_a_failed_batch_ends_the_response_and_not_the_session(connect: Connect) 
     assert kinds(driver.append(FRAME))[0] == "response.created"
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda driver: driver.session.fail(1, 1, driver.now),
+        lambda driver: driver.send("response.cancel"),
+        lambda driver: driver.send("output_audio_buffer.clear"),
+        lambda driver: driver.send(
+            "conversation.item.truncate", item_id="item_0a_a1", content_index=0, audio_end_ms=0
+        ),
+    ],
+    ids=["fail", "cancel", "clear", "truncate"],
+)
+def test_a_waiting_utterance_starts_when_the_active_response_ends_early(
+    connect: Connect, end: Any
+) -> None:
+    driver = connect()
+    driver.append(FRAME * 5)
+    driver.send("input_audio_buffer.commit")
+    driver.append(FRAME * 5)
+    end(driver)
+    driver.pull()
+    assert [event["response_ref"] for event in of(driver.events, "response.created")] == [1, 2]
+    assert driver.session.is_speaking
+    assert {frame.response_ref for frame in driver.due()} == {2}
+
+
 def test_a_failure_of_an_older_response_is_ignored(connect: Connect) -> None:
     driver = connect()
     driver.append(FRAME * 5)
