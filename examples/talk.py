@@ -1,10 +1,10 @@
-"""Speak a sound file through an avatar and save the talking face.
+"""Let an avatar speak a sound file, and save the frames.
 
     export AVATAR_API_KEY=...
     python examples/talk.py ws://127.0.0.1:8080 acme/concierge examples/speech.wav
 
-The library does the timing; a user's own program would feed `Session.append` from a
-microphone or a voice model, and show each picture as it comes in.
+The library controls the timing. Your own program calls `Session.append` with audio from a
+microphone or a voice model, and shows each frame when it arrives.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from avatar_client import record, session, sound
 
 
 async def talk(url: str, model: str, audio: Path) -> None:
-    """Hold one session: say the sound, and write what came back beside it."""
+    """Run one session: send the audio, and write the received frames."""
     target = session.Target(url, model, key=os.environ.get("AVATAR_API_KEY", ""))
     async with session.connect(target) as avatar:
         print(f"session {avatar.trace.session_id} is open")

@@ -1,1 +1,1 @@
-"""How the small demonstration model and its avatars are made."""
+"""Trains the small demonstration model and prepares its avatars."""

@@ -1,4 +1,4 @@
-"""`python -m avatar_training`: train the demo model, write its avatars, measure it."""
+"""`python -m avatar_training`: trains the demo model, prepares its avatars, and evaluates it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from avatar_training.speech import HELD_OUT_VOICES
 def main() -> None:
     """Run one command."""
     arguments = _parser().parse_args()
-    # Two threads that spin on two shared cores stall each other; read before torch is loaded.
+    # Threads that busy-wait on two shared cores delay each other; torch reads this when it loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments.run(arguments)
 
@@ -24,10 +24,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m avatar_training", description=__doc__)
     commands = parser.add_subparsers(required=True)
 
-    train = commands.add_parser("train", help="train the three networks, or go on with it")
+    train = commands.add_parser("train", help="train the three networks, or resume the training")
     train.add_argument("--out", type=Path, required=True, help="checkpoints, model and report")
-    train.add_argument("--minutes", type=float, help="time for all stages together")
-    train.add_argument("--smoke", action="store_true", help="a few steps of everything")
+    train.add_argument("--minutes", type=float, help="total time of all stages")
+    train.add_argument("--smoke", action="store_true", help="run a few steps of each stage")
     train.add_argument("--seed", type=int, default=7)
     train.set_defaults(run=_train)
 
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", type=Path, required=True, help="report and contact sheet")
     evaluate.add_argument("--avatar", choices=sorted(IDENTITIES), default="anna")
     evaluate.add_argument("--voice", action="append", help=f"default: {', '.join(HELD_OUT_VOICES)}")
-    evaluate.add_argument("--seconds", type=float, default=60.0, help="of speech per voice")
+    evaluate.add_argument("--seconds", type=float, default=60.0, help="seconds of speech per voice")
     evaluate.set_defaults(run=_evaluate)
     return parser
 

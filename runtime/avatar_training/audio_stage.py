@@ -1,4 +1,4 @@
-"""Stage 1: teach the audio encoder to know the mouth from short streaming contexts."""
+"""Stage 1: trains the audio encoder to predict the mouth from short streaming contexts."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from avatar_training.stages import Stage
 
 _COLUMN_WEIGHTS: Final = (4.0, 1.5, 1.5, 1.0, 1.0)
-"""The opening is what eyes check first."""
+"""Loss weight of each mouth parameter; viewers notice the opening first."""
 LOOK_AHEAD_STEPS: Final = 4
-"""Sound after a frame that its window may use: 80 ms."""
+"""Audio after a frame that its window may use, in steps: 80 ms."""
 _N_FFT: Final = 400
 _HOP: Final = 160
 
 
 class LogMel(torch.nn.Module):
-    """Whisper's log-mel of `(b, samples)` sound: `(b, 80, samples / 160)`."""
+    """Whisper's log-mel spectrogram: `(b, samples)` audio to `(b, 80, samples / 160)`."""
 
     window: torch.Tensor
     filters: torch.Tensor
@@ -57,7 +57,7 @@ class LogMel(torch.nn.Module):
 
 
 class MouthHeads(torch.nn.Module):
-    """Linear readings of the mouth from the encoder's states; thrown away after training."""
+    """Linear predictions of the mouth from the encoder's states; not saved after training."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -78,13 +78,13 @@ class Contexts:
     mouth: torch.Tensor
     """`(b, context_steps, 5) float32`."""
     weight: torch.Tensor
-    """`(b, context_steps) float32`: 0 in the padding, little in the look-ahead."""
+    """`(b, context_steps) float32`: 0 in the padding, small in the look-ahead."""
 
 
 def random_contexts(
     speech: Sequence[Utterance], count: int, steps: int, rng: np.random.Generator
 ) -> Contexts:
-    """Draw contexts as they occur: many full ones, some from the first moments of a response."""
+    """Draw random contexts: many full ones, and some from the start of a response."""
     samples = np.zeros((count, steps * STEP), np.float32)
     mouth = np.zeros((count, steps, len(MOUTH)), np.float32)
     weight = np.zeros((count, steps), np.float32)
@@ -105,7 +105,7 @@ def random_contexts(
 
 
 def mouth_loss(readings: Sequence[torch.Tensor], contexts: Contexts) -> torch.Tensor:
-    """Return the weighted squared error of the mouth, the last state's counting most."""
+    """Return the weighted squared error of the mouth; the last state has the largest weight."""
     columns = torch.tensor(_COLUMN_WEIGHTS)
     losses = [
         (((reading - contexts.mouth) ** 2) @ columns * contexts.weight).sum()
@@ -116,7 +116,7 @@ def mouth_loss(readings: Sequence[torch.Tensor], contexts: Contexts) -> torch.Te
 
 
 def opening_correlation(reading: torch.Tensor, contexts: Contexts) -> float:
-    """Return Pearson's correlation of the predicted opening over the steps that count."""
+    """Return Pearson's correlation of the predicted opening over the steps with a weight."""
     counted = contexts.weight > 0.5
     pair = torch.stack([reading[..., 0][counted], contexts.mouth[..., 0][counted]])
     return float(torch.corrcoef(pair.detach())[0, 1])
@@ -125,7 +125,7 @@ def opening_correlation(reading: torch.Tensor, contexts: Contexts) -> float:
 def train(
     model: WhisperModel, heads: MouthHeads, stage: Stage, speech: Sequence[Utterance], batch: int
 ) -> None:
-    """Run the stage."""
+    """Train the audio encoder."""
     mel = LogMel()
     steps = model.config.max_source_positions
     model.train()

@@ -1,4 +1,4 @@
-"""Changes to the training sound, so that no one synthesizer, voice, room or recorder is learned."""
+"""Augments the training audio, so that the model does not depend on one voice, room or recorder."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 _SWELL_S: Final = 0.5
 _SWELL_DB: Final = 3.0
 _BREATHS: Final = 0.12
-"""Share of the contexts with a breath in a pause."""
+"""Share of contexts with a breath in a pause."""
 _CLOSED: Final = 0.03
-_THROATS: Final = 0.05
-"""Standard deviation of the logarithm of the vocal tract's length."""
+_VOCAL_TRACT_DEVIATION: Final = 0.05
+"""Standard deviation of the logarithm of the vocal tract length."""
 _TEXTURE: Final = 0.04
 """Largest unevenness of the spectrogram, in units of four decades of power: 1.6 dB."""
 _MUFFLED: Final = 0.15
@@ -28,7 +28,7 @@ _WIDEST_MUFFLE: Final = 12  # mel bands
 
 
 def breathe(samples: Floats, mouth: Floats, weight: Floats, rng: np.random.Generator) -> None:
-    """Add a breath (noise that swells and fades) in a pause of some contexts, in place."""
+    """Add a breath (noise that fades in and out) in a pause of some contexts, in place."""
     for row in range(len(samples)):
         if rng.random() >= _BREATHS:
             continue
@@ -46,10 +46,10 @@ def breathe(samples: Floats, mouth: Floats, weight: Floats, rng: np.random.Gener
 
 
 def retune(mel: torch.Tensor, weight: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Change throats and textures in a `(b, 80, frames)` log-mel; its padding stays as it is.
+    """Change vocal tract length and texture of a `(b, 80, frames)` log-mel, except its padding.
 
-    A longer or shorter throat moves the formants and leaves the pitch (Jaitly and Hinton, 2013);
-    unevenness and muffled bands take away the regularity of a synthesizer.
+    Another length of the vocal tract moves the formants and keeps the pitch (Jaitly and Hinton,
+    2013). Unevenness and muffled bands remove the regularity of a synthesizer.
     """
     count, bands, frames = mel.shape
     edges = hertz_to_mel(np.array([0.0, RATE / 2]), mel_scale="slaney")
@@ -57,7 +57,7 @@ def retune(mel: torch.Tensor, weight: torch.Tensor, rng: np.random.Generator) ->
     hertz = mel_to_hertz(centres, mel_scale="slaney")
     changed = mel.clone()
     for row in range(count):
-        stretch = np.exp(np.clip(rng.normal(0, _THROATS), -0.16, 0.16))
+        stretch = np.exp(np.clip(rng.normal(0, _VOCAL_TRACT_DEVIATION), -0.16, 0.16))
         moved = hertz_to_mel(np.minimum(hertz * stretch, RATE / 2), mel_scale="slaney")
         at = np.clip((moved - centres[0]) / (centres[1] - centres[0]), 0, bands - 1)
         low = np.minimum(at.astype(int), bands - 2)
@@ -74,7 +74,7 @@ def retune(mel: torch.Tensor, weight: torch.Tensor, rng: np.random.Generator) ->
 
 
 def augment(samples: Floats, weight: Floats, rng: np.random.Generator) -> torch.Tensor:
-    """Change gain, tone, bandwidth, room and noise, so that no one recording chain is learned."""
+    """Change gain, tone, bandwidth, room and noise, as different recording chains do."""
     sound = torch.from_numpy(samples)
     count, length = sound.shape
     spectrum = torch.fft.rfft(sound)
@@ -104,12 +104,12 @@ def augment(samples: Floats, weight: Floats, rng: np.random.Generator) -> torch.
     shaped = shaped / loudness * target
     heard = torch.from_numpy(np.repeat(weight > 0, STEP, axis=1))
     tinted = torch.from_numpy(noise) if rng.random() < 0.5 else _pink(torch.from_numpy(noise))
-    # Noise is measured against the speech, and the runtime's zero padding stays zero.
+    # The noise level is relative to the speech; the zero padding of the runtime stays zero.
     return torch.clamp(shaped + tinted * target * 3, -1, 1) * heard
 
 
 def _swells(count: int, length: int, rng: np.random.Generator) -> torch.Tensor:
-    """Return a slowly changing gain: nobody speaks as evenly as a synthesizer."""
+    """Return a slowly changing gain: people speak less evenly than a synthesizer."""
     knots = 2 + math.ceil(length / RATE / _SWELL_S)
     decibel = rng.normal(0, _SWELL_DB, (count, knots))
     at = np.linspace(0, knots - 1, length)

@@ -1,4 +1,4 @@
-"""The picture side of the training data: drawn crops of moments in the training speech."""
+"""The images of the training data: drawn face crops for moments of the training speech."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ AVATAR_FRAMES: Final = 48
 _FREE_POSES: Final = 24
 _CHUNK: Final = 250
 _EXTREMES: Final = 0.4
-"""Share of the crops that are picked for a round or a wide open mouth: both are rare in speech."""
-_SOUGHT: Final = 4
+"""Share of crops with a round or a wide open mouth, which are rare in speech."""
+_CANDIDATES: Final = 4
 
 Images = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
@@ -33,7 +33,7 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Crops:
-    """Speaking faces, and the resting faces that they are made from."""
+    """Speaking faces, and the resting faces from which they are generated."""
 
     speaking: Images
     """`(n, size, size, 3)` BGR."""
@@ -43,7 +43,7 @@ class Crops:
     """`(n,)`: row of `resting` with the same identity and pose."""
     utterance: Integers
     frame: Integers
-    """`(n,)` each: the moment in the speech, at 25 frames a second."""
+    """`(n,)` each: the time in the speech, at 25 frames per second."""
 
 
 def frame_mouth(track: Floats, frame: int) -> Mouth:
@@ -53,7 +53,7 @@ def frame_mouth(track: Floats, frame: int) -> Mouth:
 
 
 def pose_bank(rng: np.random.Generator) -> list[Pose]:
-    """Return the shipped avatars' poses, and some that no avatar has."""
+    """Return the poses of the shipped avatars, and some other poses."""
     free = [
         Pose(
             dx=float(rng.uniform(-4, 4)),
@@ -69,8 +69,8 @@ def pose_bank(rng: np.random.Generator) -> list[Pose]:
 
 
 def moment(said: Utterance, rng: np.random.Generator) -> int:
-    """Draw a frame; now and then the one of some whose mouth is most round or wide open."""
-    choice = rng.integers(len(said.mouth) // 2, size=_SOUGHT)
+    """Draw a random frame; sometimes the candidate with the most round or most open mouth."""
+    choice = rng.integers(len(said.mouth) // 2, size=_CANDIDATES)
     if rng.random() >= _EXTREMES:
         return int(choice[0])
     mouths = [frame_mouth(said.mouth, int(frame)) for frame in choice]
@@ -80,7 +80,7 @@ def moment(said: Utterance, rng: np.random.Generator) -> int:
 
 
 def draw_all(speech: Sequence[Utterance], count: int, size: int, seed: int, folder: Path) -> Crops:
-    """Draw `count` speaking crops, or go on where an interrupted run stopped."""
+    """Draw `count` speaking crops, or resume an interrupted run."""
     rng = np.random.default_rng([seed, 2])
     poses = pose_bank(rng)
     scenes = [(identity, pose) for identity in IDENTITIES.values() for pose in poses]

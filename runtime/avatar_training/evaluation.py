@@ -1,4 +1,4 @@
-"""Measures lip sync on unseen voices and sentences, in the frames that `lipsync` finishes."""
+"""Measures lip sync on unseen voices and sentences in the final frames of `lipsync`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ from avatar_training.measuring import OpeningGauge, best_lag, cave_area, correla
 from avatar_training.rendering import DrawnAvatar, generated
 from avatar_training.sentences import HELD_OUT_SENTENCES, MINIMAL_PAIR
 from avatar_training.speech import RATE, STEP, Synthesizer, Utterance, Voice, corpus, utterance
-from avatar_training.strangers import FLITE_VOICES, READINGS, MissingError, flite_speech, readings
+from avatar_training.unseen_speech import (
+    FLITE_VOICES,
+    READINGS,
+    MissingError,
+    flite_speech,
+    readings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,14 +55,14 @@ _PITCHES: Final = (50, 38, 62, 45)
 
 @dataclass(frozen=True, slots=True)
 class VoiceReport:
-    """What one voice measured."""
+    """The measurements of one voice."""
 
     voice: str
     seconds: float
     opening_correlation: float
-    """Of the gauge's reading with the true opening."""
+    """Correlation of the gauge's reading with the true opening."""
     cave_correlation: float
-    """Of the dark area of the mouth with the true opening: a measure without a fit."""
+    """Correlation of the dark area of the mouth with the true opening: a measure without a fit."""
     lag_frames: int
     frame_ms: float
     """Wall time of the offline path per frame, model loading included."""
@@ -67,18 +73,18 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure everything, write `out/evaluation.json` and the contact sheets, return the report.
 
-    Strangers' voices are measured by a second process beside the others.
+    A second process measures the other synthesizer and the recordings at the same time.
     """
     if not voices:
-        raise ValueError("no voice to evaluate")
+        raise ValueError("voices is empty, must have at least one voice")
     out.mkdir(parents=True, exist_ok=True)
     avatar = DrawnAvatar(avatar_folder)
     synthesizer = Synthesizer()
     gauge, ceiling = _fitted_gauge(avatar, synthesizer)
     with ProcessPoolExecutor(1, get_context("spawn")) as beside:
-        strange = beside.submit(_strangers, model, avatar_folder, gauge, seconds, out)
-        report = _familiar(model, avatar, gauge, synthesizer, voices, seconds, out)
-        report["strangers"] = strange.result()
+        other_speech = beside.submit(_other_speech, model, avatar_folder, gauge, seconds, out)
+        report = _same_synthesizer(model, avatar, gauge, synthesizer, voices, seconds, out)
+        report["strangers"] = other_speech.result()
     report |= {
         "avatar": avatar_folder.name,
         "environment": pipeline.environment(),
@@ -89,7 +95,7 @@ def evaluate(
     return report
 
 
-def _familiar(
+def _same_synthesizer(
     model: Path,
     avatar: DrawnAvatar,
     gauge: OpeningGauge,
@@ -98,7 +104,7 @@ def _familiar(
     seconds: float,
     out: Path,
 ) -> dict[str, Any]:
-    """Measure unseen voices of the synthesizer that was trained on; draw the contact sheets."""
+    """Measure unseen voices of the training synthesizer; draw the contact sheets."""
     spoken = [_speech(synthesizer, name, i, seconds) for i, name in enumerate(voices)]
     reports: list[dict[str, Any]] = []
     first: list[Picture] = []
@@ -129,10 +135,10 @@ def _speech(synthesizer: Synthesizer, name: str, index: int, seconds: float) -> 
     return _joined(parts)
 
 
-def _strangers(
+def _other_speech(
     model: Path, avatar_folder: Path, gauge: OpeningGauge, seconds: float, out: Path
 ) -> list[dict[str, Any]]:
-    """Measure another synthesizer and people who read aloud, or say what is not installed."""
+    """Measure another synthesizer and recorded readings, or report what is not installed."""
     avatar = DrawnAvatar(avatar_folder)
 
     def by_flite(voice: str) -> list[Utterance]:
@@ -172,7 +178,7 @@ def _true_opening(said: Utterance) -> Floats:
 def _fitted_gauge(
     avatar: DrawnAvatar, synthesizer: Synthesizer
 ) -> tuple[OpeningGauge, dict[str, float]]:
-    """Fit the gauge to drawn faces, and measure it on others: no reading can be better."""
+    """Fit the gauge to drawn faces, and measure it on other ones: the upper limit of a reading."""
     speech = corpus(synthesizer, 4.0, _GAUGE_SEED)
     rng = np.random.default_rng(_GAUGE_SEED)
     faces, openings = [], []
@@ -210,7 +216,7 @@ def _voice_report(
 def _shuffled_control(
     model: Path, avatar: DrawnAvatar, said: Utterance, gauge: OpeningGauge, out: Path
 ) -> dict[str, float]:
-    """Speak the same half seconds in another order: the mouth must not fit the old order."""
+    """Reorder blocks of half a second: the mouth must not correlate with the original order."""
     blocks = min(len(said.samples), round(_CONTROL_S * RATE)) // _SHUFFLE_BLOCK
     samples = said.samples[: blocks * _SHUFFLE_BLOCK].reshape(blocks, -1)
     order = np.random.default_rng(_GAUGE_SEED).permutation(blocks)
@@ -270,7 +276,7 @@ def _minimal_pair(
 
 
 def _speed(model: Path, avatar: DrawnAvatar, said: Utterance) -> dict[str, Any]:
-    """Time the stages of an engine's batches, and all processor time that they take."""
+    """Measure the stages of an engine's batches, and their total CPU time."""
     device = open_device("cpu", threads=1)
     try:
         loaded = device.load(model)

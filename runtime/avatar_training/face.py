@@ -77,7 +77,7 @@ def _body(sketch: Sketch) -> None:
     for side in (-1, 1):
         bone = curve([(side * 10, 172), (side * 30, 160), (side * 46, 152)], False)
         paint.stroke(sketch.at(bone, body=True), who.skin_shade, (1, 5, 1), 0.45, 2)
-    # The head's shadow on the neck; it follows the head, not the jaw.
+    # The shadow of the head on the neck follows the head, not the jaw.
     shadow = curve([(-62, 60), (62, 60), (50, 112), (16, 136), (-10, 136), (-44, 112)])
     neck_clip = paint.stencil(sketch.at(neck, body=True))
     paint.fill(sketch.at(shadow), mix(who.skin_shade, (40, 16, 16), 0.4), 0.75, 5, neck_clip)

@@ -1,4 +1,4 @@
-"""The hair of the drawing, behind and before the face."""
+"""The hair of the drawing, behind and in front of the face."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def back_hair(sketch: Sketch) -> None:
-    """Paint what falls behind the head."""
+    """Paint the hair behind the head."""
     who = sketch.who
     if who.cut == "short":
         return
@@ -33,7 +33,7 @@ def back_hair(sketch: Sketch) -> None:
 
 
 def front_hair(sketch: Sketch, skin: Stencil) -> None:
-    """Paint what lies on the head, and its shadow on the skin."""
+    """Paint the hair on the head, and its shadow on the skin."""
     who, paint = sketch.who, sketch.paint
     if who.cut == "long":
         shapes = [

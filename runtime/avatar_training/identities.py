@@ -1,4 +1,4 @@
-"""Who is drawn: three people of code. No real person is shown."""
+"""The three identities that are drawn. They do not show real persons."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who is drawn."""
+    """The appearance of one drawn person."""
 
     skin: Colour
     skin_shade: Colour

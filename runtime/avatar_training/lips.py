@@ -1,4 +1,4 @@
-"""The mouth of the drawing: lips, teeth, tongue and the dark behind them."""
+"""The mouth of the drawing: lips, teeth, tongue and the dark area behind them."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _inner_mouth(
              (half * 0.42, y + down - gap * 0.28), (-half * 0.42, y + down - gap * 0.28)]
         )  # fmt: skip
         paint.fill(sketch.at(row, depth), (226, 218, 208), (m.teeth - 0.3) * 0.9, 0.6, inside)
-    # The upper lip shades what lies behind it.
+    # The upper lip casts a shadow on the inside of the mouth.
     shade = curve(
         [(-half, y - up - 4), (half, y - up - 4), (half, y - up + 2), (-half, y - up + 2)]
     )

@@ -1,4 +1,4 @@
-"""Reading the mouth's opening from finished pixels, independently of the generating networks."""
+"""Measures the opening of the mouth in final pixels, independently of the trained networks."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 Picture = npt.NDArray[np.uint8]
 _ROWS: Final = (0.62, 0.93)
 _COLUMNS: Final = (0.22, 0.78)
-"""The mouth's part of a face box."""
+"""The region of the mouth in a face box."""
 _SIZE: Final = (28, 24)
 _RIDGE: Final = 3e-3
 _MAX_LAG: Final = 8
 
 
 def mouth_area(face: Picture) -> Picture:
-    """Return the mouth's part of a face-box picture."""
+    """Return the region of the mouth of a face-box image."""
     height, width = face.shape[:2]
     return face[
         round(height * _ROWS[0]) : round(height * _ROWS[1]),
@@ -33,9 +33,9 @@ def mouth_area(face: Picture) -> Picture:
 
 
 def cave_area(face: Picture) -> float:
-    """Return the share of the mouth's part that is as dark as the inside of a mouth.
+    """Return the share of the mouth region that is as dark as the inside of a mouth.
 
-    Not learned from anything: darker than half of the surrounding skin's brightness.
+    The threshold is half of the brightness of the surrounding skin; nothing is fitted.
     """
     area = mouth_area(face).astype(np.float32)
     brightness = area.max(axis=2)
@@ -53,19 +53,19 @@ class OpeningGauge:
 
     @classmethod
     def fit(cls, faces: Sequence[Picture], openings: Floats) -> OpeningGauge:
-        """Fit to face-box pictures whose openings are known."""
+        """Fit to face-box images with known openings."""
         features = np.stack([_features(face) for face in faces])
         mean = features.mean(axis=0)
         centred = features - mean
         target = openings - openings.mean()
-        # Fewer faces than pixels: solve in the space of the faces.
+        # There are fewer faces than pixels, so solve the dual problem.
         kernel = centred @ centred.T
         kernel[np.diag_indices_from(kernel)] += _RIDGE * np.trace(kernel) / len(kernel)
         coefficients = centred.T @ np.linalg.solve(kernel, target)
         return cls(mean, coefficients.astype(np.float32), float(openings.mean()))
 
     def read(self, faces: Sequence[Picture]) -> Floats:
-        """Return the opening of each face-box picture."""
+        """Return the opening of each face-box image."""
         features = np.stack([_features(face) for face in faces])
         return ((features - self.mean) @ self.coefficients + self.offset).astype(np.float32)
 
@@ -78,7 +78,7 @@ def correlation(a: Floats, b: Floats) -> float:
 
 
 def best_lag(measured: Floats, true: Floats) -> int:
-    """Return by how many frames `measured` comes after `true`, where they agree best."""
+    """Return the lag of `measured` behind `true` in frames with the highest correlation."""
 
     def agreement(lag: int) -> float:
         count = len(true) - abs(lag)

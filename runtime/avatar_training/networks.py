@@ -22,7 +22,7 @@ WINDOW_STEPS: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Widths of the three networks; the shipped configuration files state them again."""
+    """Widths of the three networks; the shipped configuration files contain them, too."""
 
     crop: int = 128
     context_steps: int = 150
@@ -95,7 +95,7 @@ def save_audio_encoder(model: WhisperModel, folder: Path) -> None:
     target = folder / "whisper"
     target.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(target)
-    # MuseTalk reads only the encoder; its decoder is left out of the file.
+    # MuseTalk uses only the encoder; the file omits the decoder.
     weights = {k: v for k, v in model.state_dict().items() if k.startswith("encoder.")}
     _save_weights(weights, target / "model.safetensors")
     frames = model.config.max_source_positions * 2

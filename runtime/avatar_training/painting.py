@@ -1,4 +1,4 @@
-"""A small painter: smooth curves, soft fills and gradients on a picture with anti-aliasing."""
+"""A small painter: smooth curves, soft fills and gradients on an image with anti-aliasing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Colour = tuple[int, int, int]
 """Red, green, blue, 0 to 255."""
 Points = Sequence[tuple[float, float]]
-_SUPERSAMPLE: Final = 2  # on top of OpenCV's anti-aliased edges
+_SUPERSAMPLE: Final = 2  # in addition to OpenCV's anti-aliased edges
 _SHIFT: Final = 6  # fractional bits of OpenCV's fixed-point coordinates
 
 
@@ -89,7 +89,7 @@ class Painter:
         self._canvas = np.zeros((self._height, self._width, 3), np.float32)
 
     def backdrop(self, colours: Floats) -> None:
-        """Cover everything with a picture of the whole frame, `(h, w, 3)`, read bilinearly."""
+        """Cover the canvas with an image of the whole frame, `(h, w, 3)`, sampled bilinearly."""
         sx, sy = 1 / self._scale
         matrix = np.array(
             [[sx, 0, self._origin[0] + sx / 2 - 0.5], [0, sy, self._origin[1] + sy / 2 - 0.5]]
@@ -160,7 +160,7 @@ class Painter:
         blur: float = 0.0,
         clip: Stencil | None = None,
     ) -> None:
-        """Draw a line whose width (frame pixels) runs through the values of `width`."""
+        """Draw a line whose width (frame pixels) follows the values of `width`."""
         tangent = np.gradient(line, axis=0)
         normal = np.stack([-tangent[:, 1], tangent[:, 0]], axis=1)
         normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-6)
@@ -170,7 +170,7 @@ class Painter:
         self.fill(shape.astype(np.float32), colour, alpha, blur, clip)
 
     def picture(self) -> npt.NDArray[np.uint8]:
-        """Return the picture as `(height, width, 3) uint8`, BGR."""
+        """Return the image as `(height, width, 3) uint8`, BGR."""
         small = cv2.resize(
             self._canvas, (self._view.width, self._view.height), interpolation=cv2.INTER_AREA
         )

@@ -1,4 +1,4 @@
-"""Compares generated with drawn faces: errors, the mask's border, flicker beside the mouth."""
+"""Compares generated with drawn faces: errors, mask borders and flicker next to the mouth."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FULL_COLOUR: Final = (
 )  # fmt: skip
 _STILL_LEVELS: Final = 2
 _COMMON: Final = (192, 144)
-"""Size in which what moves is gathered."""
+"""Size of the mask of moving pixels."""
 _SOFT: Final = (8, 247)
 _NO_ERROR: Final = 1e-10  # 100 dB
 
@@ -42,10 +42,10 @@ def compare(
 ) -> dict[str, float | dict[str, float]]:
     """Return the errors and the flicker of generated faces, in dB and in levels of 255.
 
-    Flicker is the mean absolute difference of consecutive frames in the face box, in two
-    regions: outside the mouth's rectangle, and outside all that moves in the drawing while this
-    is said. Source, drawn truth and generated frames have all been through the JPEG of the
-    store and the JPEG of the offline path.
+    Flicker is the mean absolute difference of consecutive frames in the face box, in two regions:
+    outside the mouth's rectangle, and outside all pixels that move in the drawing during the
+    utterance. Source, drawn and generated frames all pass the JPEG encoding of the store and of the
+    offline path.
     """
     moments = [
         _moment(avatar, said, faces, frame) for frame in range(min(len(faces), _COMPARED_FRAMES))
@@ -55,7 +55,7 @@ def compare(
     for moment in moments:
         errors.add(moment)
     for before, now in itertools.pairwise(moments):
-        # A box that moved by a pixel is another piece of the frame: nothing to compare.
+        # A box that moved by a pixel shows another part of the frame, so it is not compared.
         shape = now.truth.shape[:2]
         if before.truth.shape[:2] == shape:
             rectangle.add(before, now, ~mouth_rectangle(*shape))
@@ -73,7 +73,7 @@ class _Moment:
     pictures: dict[str, Picture]
     truth: Picture
     moved: npt.NDArray[np.uint8]
-    """1 where the drawn truth is not as at rest, and just beside it."""
+    """1 where the drawn face differs from the resting face, and close to it."""
     mask: Picture
 
 
@@ -90,7 +90,7 @@ def _moment(avatar: DrawnAvatar, said: Utterance, faces: Sequence[Picture], fram
             "generated": faces[frame],
         },
         truth,
-        # The soft edge of what moves belongs to it.
+        # The soft edge of a moving region is part of it.
         cv2.dilate(moved.astype(np.uint8), np.ones((3, 3), np.uint8)),
         avatar.stored.mask(index),
     )
@@ -104,7 +104,7 @@ def _resized(picture: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> npt.NDAr
 
 @dataclass(slots=True)
 class _Flicker:
-    """Mean changes of each picture, a list entry per pair of frames."""
+    """Mean changes between frames, one list entry per pair of frames."""
 
     changes: dict[str, list[float]] = field(default_factory=dict)
 
@@ -119,7 +119,7 @@ class _Flicker:
 
 @dataclass(slots=True)
 class _Errors:
-    """Errors of generated faces, a list entry per frame."""
+    """Errors of generated faces, one list entry per frame."""
 
     mouth: list[float] = field(default_factory=list)
     border: list[float] = field(default_factory=list)

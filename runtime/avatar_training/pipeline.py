@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from avatar_training.speech import Utterance
 
 _HELD_BACK: Final = 64
-"""Crops that no stage learns from; they measure the autoencoder."""
+"""Crops that no stage trains on; they measure the autoencoder."""
 _UNIT_DEVIATION: Final = 1.0
 _PROBE_SEED: Final = 1_000_003
 _PROBE_CONTEXTS: Final = 48
@@ -41,7 +41,7 @@ _PROBE_CONTEXTS: Final = 48
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much of everything a training takes."""
+    """The amounts of data and the budgets of a training."""
 
     speech_minutes: float
     crops: int
@@ -56,7 +56,7 @@ class Plan:
     unet_rate: float = 1e-3
 
     def within(self, minutes: float) -> Plan:
-        """Return the plan with its stages in `minutes`: the first two run side by side."""
+        """Return the plan with its stages limited to `minutes`; the first two run in parallel."""
         shares = {"audio": 0.5, "vae": 0.5, "unet": 0.5}
         return replace(
             self,
@@ -87,20 +87,20 @@ SMOKE: Final = Plan(
 
 
 def train(out: Path, plan: Plan, sizes: networks.Sizes, seed: int) -> dict[str, Any]:
-    """Train what `out/checkpoints` does not hold yet, write `out/model` and return the report.
+    """Train what `out/checkpoints` does not contain yet, write `out/model` and return the report.
 
-    The audio encoder and the autoencoder know nothing of each other: they are trained side by
-    side, each by one process with one thread.
+    The audio encoder and the autoencoder are independent: they are trained in parallel, each by one
+    process with one thread.
     """
     began = Clock.now()
     resumed = (out / "checkpoints").exists()
     torch.set_num_threads(1)
     with ProcessPoolExecutor(1, get_context("spawn")) as beside:
-        heard = beside.submit(_hear_alone, out, plan, sizes, seed)
+        heard = beside.submit(_train_audio_in_process, out, plan, sizes, seed)
         speech = corpus(Synthesizer(), plan.speech_minutes, seed)
-        vae, crops, seeing = _see(out, plan, sizes, seed, speech)
+        vae, crops, seeing = _train_autoencoder(out, plan, sizes, seed, speech)
         audio_processor_s = heard.result()
-    whisper, heads, hearing = _hear(out, plan, sizes, seed, speech)
+    whisper, heads, hearing = _train_audio(out, plan, sizes, seed, speech)
 
     examples = unet_stage.encode_examples(whisper, vae, speech, crops, seed)
     torch.manual_seed(seed + 2)
@@ -134,7 +134,7 @@ def train(out: Path, plan: Plan, sizes: networks.Sizes, seed: int) -> dict[str, 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """The wall's and this process's time, in seconds."""
+    """The wall time and the CPU time of this process, in seconds."""
 
     wall: float
     processor: float
@@ -145,7 +145,7 @@ class Clock:
         return cls(time.monotonic(), time.process_time())
 
     def minutes_since(self, began: Clock, elsewhere: float) -> dict[str, float | bool]:
-        """Return the minutes since `began`; `elsewhere` are other processes' seconds."""
+        """Return the minutes since `began`; `elsewhere` is CPU seconds of other processes."""
         processor = self.processor - began.processor + elsewhere
         return {
             "wall_minutes": round((self.wall - began.wall) / 60, 2),
@@ -164,15 +164,15 @@ def _stage(
     return Stage(name, out / "checkpoints", parts, rate, budget, seed)
 
 
-def _hear_alone(out: Path, plan: Plan, sizes: networks.Sizes, seed: int) -> float:
-    """Train the audio encoder in a process of its own; return its processor time in seconds."""
+def _train_audio_in_process(out: Path, plan: Plan, sizes: networks.Sizes, seed: int) -> float:
+    """Train the audio encoder in its own process; return its CPU time in seconds."""
     torch.set_num_threads(1)
     speech = corpus(Synthesizer(), plan.speech_minutes, seed)
-    _hear(out, plan, sizes, seed, speech)
+    _train_audio(out, plan, sizes, seed, speech)
     return time.process_time()
 
 
-def _hear(
+def _train_audio(
     out: Path, plan: Plan, sizes: networks.Sizes, seed: int, speech: Sequence[Utterance]
 ) -> tuple[WhisperModel, MouthHeads, Stage]:
     torch.manual_seed(seed)
@@ -184,7 +184,7 @@ def _hear(
     return whisper, heads, stage
 
 
-def _see(
+def _train_autoencoder(
     out: Path, plan: Plan, sizes: networks.Sizes, seed: int, speech: Sequence[Utterance]
 ) -> tuple[AutoencoderKL, Crops, Stage]:
     crops = draw_all(speech, plan.crops, sizes.crop, seed, out / "crops")
@@ -193,14 +193,14 @@ def _see(
     vae = networks.autoencoder(sizes)
     stage = _stage("vae", out, {"vae": vae}, plan.vae_rate, plan.vae, seed)
     vae_stage.train(vae, stage, learned, plan.vae_batch)
-    # The UNet works on latents of unit deviation; every reader takes the factor from the file.
+    # The UNet uses latents with unit deviation; every reader uses the factor in the file.
     deviation = vae_stage.latent_deviation(vae, held_back)
     vae.register_to_config(scaling_factor=round(_UNIT_DEVIATION / deviation, 5))
     return vae, crops, stage
 
 
 def audio_probe(whisper: WhisperModel, heads: MouthHeads, plan: Plan, seed: int) -> float:
-    """Return the opening's correlation on new speech of the training voices, augmented."""
+    """Return the correlation of the opening on new, augmented speech of the training voices."""
     speech = corpus(Synthesizer(), min(4.0, plan.speech_minutes), seed + _PROBE_SEED)
     steps = whisper.config.max_source_positions
     rng = np.random.default_rng([seed, _PROBE_SEED])
@@ -212,7 +212,7 @@ def audio_probe(whisper: WhisperModel, heads: MouthHeads, plan: Plan, seed: int)
 
 
 def environment() -> dict[str, str]:
-    """Return the versions that the result depends on."""
+    """Return the versions of the software on which the result depends."""
     packages = ("torch", "diffusers", "transformers", "numpy", "opencv-python-headless")
     return {
         "python": platform.python_version(),

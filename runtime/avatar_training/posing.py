@@ -1,4 +1,4 @@
-"""Where the head and its mouth are: poses, the face box, what a mouth can move.
+"""The geometry of the head: poses, the face box, and the regions that a mouth can move.
 
 Face coordinates have their origin at the bridge of the nose's lower end (landmark 29, where
 MuseTalk's lower half begins), y downwards, and the jaw at x = +-88.
@@ -27,7 +27,7 @@ _CENTRE: Final = (FRAME / 2, FRAME * 0.47)
 _JAW_HALF: Final = 88.0
 CHIN: Final = 106.0
 JAW_DROP: Final = 3.0
-"""Face units that the chin sinks by; the cheeks stand still, so little moves beside the mouth."""
+"""Face units by which the chin drops; the cheeks do not move."""
 _EXTRA_MARGIN: Final = 10  # MuseTalk v1.5, pixels
 MOUTH_Y: Final = 59.0
 MOUTH_DEPTH: Final = 6.0
@@ -35,7 +35,7 @@ MOUTH_DEPTH: Final = 6.0
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """Head position and everything that moves but the mouth."""
+    """The position of the head, and everything that moves except the mouth."""
 
     dx: float = 0.0
     dy: float = 0.0
@@ -43,7 +43,7 @@ class Pose:
     tilt: float = 0.0
     """Degrees."""
     yaw: float = 0.0
-    """Turn in [-1, 1]: the features slide over the head."""
+    """Turn in [-1, 1]: it shifts the features over the head."""
     blink: float = 0.0
     """0 open, 1 closed."""
     brows: float = 0.0
@@ -66,10 +66,10 @@ Box = tuple[int, int, int, int]
 
 
 def swaying(count: int) -> list[Pose]:
-    """Return the poses of a loop that is played forward and back without a jolt.
+    """Return the poses of a loop that is played forward and backward without a jump.
 
-    All speeds are zero at both ends; the blink lies across the last frame, where the playback
-    turns, so each round trip blinks once.
+    All speeds are zero at both ends. The blink is at the last frame, where the playback reverses,
+    so each cycle has one blink.
     """
     poses = []
     for index in range(count):
@@ -99,9 +99,9 @@ def face_box(pose: Pose) -> Box:
 
 
 def moving_region(pose: Pose) -> npt.NDArray[np.uint8]:
-    """Return what a mouth may move, and as much about it as a mask's soft edge needs.
+    """Return the region that a mouth can move, with a margin for the soft edge of a mask.
 
-    A frame-sized mask, 0 or 255. The cheeks beside it stay the source's pixels exactly.
+    The result is a frame-sized mask, 0 or 255. The cheeks keep the pixels of the source.
     """
     right = [
         (0, 6), (30, 8), (48, 20), (60, 34), (68, 52), (72, 70), (73, 84), (66, 98), (52, 110),
@@ -111,10 +111,10 @@ def moving_region(pose: Pose) -> npt.NDArray[np.uint8]:
 
 
 def redrawn_region(pose: Pose) -> npt.NDArray[np.uint8]:
-    """Return what an avatar's mask shows of a drawn mouth: the lips and the skin about them.
+    """Return the region of a drawn mouth in an avatar's mask: the lips and the skin around them.
 
-    A frame-sized mask, 0 or 255. The chin, which sinks a little as the mouth opens, stays the
-    source's: redrawn, it flickered more than it moved.
+    The result is a frame-sized mask, 0 or 255. The chin keeps the pixels of the source although it
+    drops a little with the opening: redrawn, it flickered more than it moved.
     """
     right = [
         (0, 12), (24, 13.5), (38.4, 22.7), (48, 33.4), (54.4, 47.2), (57.6, 61), (58.4, 71.7),
@@ -134,7 +134,7 @@ def _filled(right: Sequence[tuple[float, float]], pose: Pose) -> npt.NDArray[np.
 
 def to_frame(points: Floats, pose: Pose) -> Floats:
     angle = np.deg2rad(pose.tilt)
-    # The head nods about the neck, below the chin.
+    # The head rotates around the neck, below the chin.
     pivot = np.array([0.0, 120.0], np.float32)
     turn = np.array(
         [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]], dtype=np.float32

@@ -1,4 +1,4 @@
-"""What the repository ships besides the weights: prepared avatars and a spoken greeting."""
+"""Writes what the repository ships besides the weights: prepared avatars and a spoken greeting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One avatar twice: as the drawing shows it, and as the runtime's offline path finishes it."""
+"""Renders an avatar in two ways: as drawn, and through the offline path of the runtime."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class DrawnAvatar:
-    """One prepared avatar and the drawing that it was made from."""
+    """One prepared avatar and the drawing of it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -35,31 +35,31 @@ class DrawnAvatar:
         self._poses = swaying(self.stored.info.frames)
 
     def pose(self, frame: int) -> Pose:
-        """Return how the head stands in a frame of an endless playback."""
+        """Return the pose of the head in a frame of the endless playback."""
         return self._poses[cache.fold(frame, len(self._poses))]
 
     def face(self, frame: int, picture: Picture) -> Picture:
-        """Cut the face box of a frame out of its picture."""
+        """Crop the face box of a frame."""
         x1, y1, x2, y2 = face_box(self.pose(frame))
         return picture[y1:y2, x1:x2]
 
     def drawn(self, frame: int, mouth: Mouth) -> Picture:
-        """Return the face box of a frame as the truth draws it."""
+        """Return the drawn face box of a frame."""
         pose = self.pose(frame)
         x1, y1, x2, y2 = face_box(pose)
         return draw(self._identity, pose, mouth, View(x1, y1, x2, y2, x2 - x1, y2 - y1))
 
     def whole(self, frame: int, mouth: Mouth) -> Picture:
-        """Return a whole frame as the truth draws it."""
+        """Return a whole drawn frame."""
         return draw_frame(self._identity, self.pose(frame), mouth)
 
 
 def generated(
     model: Path, avatar: DrawnAvatar, samples: Floats, out: Path
 ) -> tuple[list[Picture], float]:
-    """Speak `samples` (16 kHz); return the face box of each frame, and wall milliseconds a frame.
+    """Speak `samples` (16 kHz); return the face box of each frame, and wall milliseconds per frame.
 
-    The offline path writes its sound, its video and, for a moment, its frames into `out`.
+    The offline path writes its audio, its video and temporarily its frames into `out`.
     """
     out.mkdir(parents=True, exist_ok=True)
     sound = out / "speech.wav"

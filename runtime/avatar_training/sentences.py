@@ -1,4 +1,4 @@
-"""The words that are spoken: nonsense for training, whole unseen sentences for the evaluation."""
+"""The spoken texts: random words for training, whole unseen sentences for the evaluation."""
 
 from __future__ import annotations
 

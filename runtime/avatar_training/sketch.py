@@ -1,4 +1,4 @@
-"""What every part of the drawing shares: who, how they stand, and the painter."""
+"""The data that all parts of a drawing share: identity, pose, and painter."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Sketch:
     paint: Painter
 
     def at(self, points: Floats, depth: float = 0.0, body: bool = False) -> Floats:
-        """Map face units to the frame; nearer features slide further when the head turns."""
+        """Map face units to the frame; near features shift more when the head turns."""
         pose = self.pose
         if body:
             pose = Pose(dx=pose.dx * 0.25, dy=pose.dy * 0.2)

@@ -1,4 +1,4 @@
-"""Speech with exact phoneme timings from espeak-ng, in many voices; needed only to train."""
+"""Speech with exact phoneme timings from espeak-ng, in many voices; used only for training."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ _PACE_S: Final = 0.35
 _PACE_DEVIATION: Final = 0.06
 _PACE_KNOTS: Final = 64
 HELD_OUT_VOICES: Final = ("en-us+f4", "en-gb-x-rp+m5", "en-us+Andrea", "en+victor")
-"""Never used in training: neither the variant nor, with it, any language."""
+"""Voice variants that are not used in training, with any language."""
 
 
 class SpeechError(Exception):
-    """espeak-ng is missing or refuses a voice."""
+    """espeak-ng is missing or does not have a voice."""
 
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """How one utterance is to sound."""
+    """The voice parameters of one utterance."""
 
     name: str
     words_per_minute: int = 165
@@ -54,7 +54,7 @@ class Voice:
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """Sound and the mouth that goes with it."""
+    """Audio and the mouth shapes of the same time."""
 
     samples: Floats
     """Mono in [-1, 1] at 16 kHz; a whole number of 20 ms steps."""
@@ -64,13 +64,13 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How much longer than spoken each moment lasts, as knots a fixed time apart."""
+    """The time stretch of an utterance, as factors at fixed intervals."""
 
     slowness: Floats
-    """`(n,)`, about 1; the last one holds on."""
+    """`(n,)`, about 1; the last one applies to the rest."""
 
     def later(self, times: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Return when what was at `times` seconds is heard."""
+        """Return the new times of `times`, in seconds."""
         grid = np.arange(len(self.slowness) + 1) * _PACE_S
         middle = np.interp((grid[:-1] + grid[1:]) / 2, grid[:-1], self.slowness)
         shifted = np.concatenate([[0.0], np.cumsum(middle) * _PACE_S])
@@ -115,7 +115,7 @@ class Synthesizer:
         )
         self._chunks: list[npt.NDArray[np.int16]] = []
         self._events: list[tuple[int, str]] = []
-        self._callback = _CALLBACK(self._receive)  # kept alive as long as the library
+        self._callback = _CALLBACK(self._receive)  # must exist as long as the library
         self._library.espeak_SetSynthCallback(self._callback)
 
     def _receive(self, samples: object, count: int, events: object) -> int:
@@ -132,7 +132,7 @@ class Synthesizer:
         """Return the sound at `rate` and its phonemes.
 
         Raises:
-            SpeechError: the library has no such voice.
+            SpeechError: the library does not have the voice.
         """
         if self._library.espeak_SetVoiceByName(voice.name.encode()):
             raise SpeechError(f"espeak-ng has no voice {voice.name!r}")
@@ -152,7 +152,7 @@ class Synthesizer:
 
 
 def resample(sound: npt.NDArray[np.generic], length: int) -> Floats:
-    """Return `sound` at another length: low-pass in the frequency domain, then linear reading."""
+    """Return `sound` with another length: low-pass by FFT, then linear resampling."""
     signal = sound.astype(np.float32)
     if length < len(signal):
         spectrum = np.fft.rfft(signal)
@@ -172,8 +172,8 @@ def utterance(
 ) -> Utterance:
     """Return speech with `lead_s` of silence around it.
 
-    `stretch` plays it slower (> 1), which moves pitch and formants: other throats. `pace` does
-    so unevenly: people hurry and hesitate, and their pitch wanders.
+    `stretch` above 1 plays it slower, which moves pitch and formants as another vocal tract does.
+    `pace` changes the speed over time: people speak unevenly, and their pitch varies.
     """
     sound, phonemes = synthesizer.speak(text, voice)
     scaled = resample(sound, round(len(sound) / synthesizer.rate * RATE * stretch)) / 32768
@@ -198,7 +198,7 @@ def utterance(
 
 
 def random_text(rng: np.random.Generator, words: int) -> str:
-    """Return nonsense of real and invented words with the pauses of a text."""
+    """Return random real and invented words with the pauses of a text."""
     parts = []
     for _ in range(words):
         word = (

@@ -1,4 +1,4 @@
-"""One training stage: budget, learning rate, progress bar, checkpoints and a curve of the loss."""
+"""One training stage: budget, learning rate, progress bar, checkpoints and loss curve."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WARM_UP: Final = 0.03
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """When a stage ends: after `steps`, or earlier after `seconds` of this machine's time."""
+    """The end of a stage: after `steps`, or earlier after `seconds` of wall time."""
 
     steps: int
     seconds: float = math.inf
@@ -31,8 +31,8 @@ class Budget:
 class Stage:
     """The loop of one stage; iterate over it, and report each step's losses.
 
-    Steps draw their random numbers from `rng(step)`, so a resumed run sees the same data as
-    an uninterrupted one. A stage that ended by time is not reproducible step for step.
+    Steps use the random numbers of `rng(step)`, so a resumed run gets the same data as an
+    uninterrupted one. A stage that ended by time is not reproducible.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Stage:
 
     @property
     def progress(self) -> float:
-        """Share of the budget that is spent, in [0, 1]."""
+        """Return the used share of the budget, in [0, 1]."""
         return min(1.0, max(self._step / self._budget.steps, self._elapsed / self._budget.seconds))
 
     def rng(self, step: int) -> np.random.Generator:
@@ -101,7 +101,7 @@ class Stage:
             self.curve.append({k: round(v, 5) for k, v in values.items()})
 
     def report(self) -> dict[str, Any]:
-        """Return what the written report says about this stage."""
+        """Return the entry of this stage in the report."""
         return {
             "steps": self._step,
             "minutes": round(self._elapsed / 60, 2),
@@ -111,7 +111,7 @@ class Stage:
         }
 
     def save(self) -> None:
-        """Write the checkpoint, replacing the last one at once."""
+        """Write the checkpoint atomically."""
         state = {
             "parts": {name: part.state_dict() for name, part in self._parts.items()},
             "optimizer": self._optimizer.state_dict(),

@@ -1,4 +1,4 @@
-"""Stage 3: teach the UNet to put the mouth that the sound asks for into a resting face."""
+"""Stage 3: trains the UNet to draw the mouth of the audio into a resting face."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ if TYPE_CHECKING:
 _STEPS_BEFORE: Final = 4
 _LARGEST_GROUP: Final = 4  # at least as many frames as the runtime encodes together
 _PIXEL_SHARE: Final = 6
-"""One in this many samples of a batch is decoded, for the loss on pixels."""
+"""One of this many samples of a batch is decoded for the pixel loss."""
 _PIXEL_WEIGHT: Final = 1.5
-_HEARINGS: Final = 3
-"""Contexts in which each moment is heard: other beginnings, rooms and throats."""
+_CONTEXTS_PER_MOMENT: Final = 3
+"""Number of contexts per moment, with different starts, rooms and vocal tracts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The sound that the runtime would encode for one frame."""
+    """The audio that the runtime encodes for one frame."""
 
     samples: Floats
     first_step: int
-    """Step of the context at which the frame's window begins; may be negative."""
+    """Step of the context at which the window of the frame starts; may be negative."""
     steps: int
-    """Real steps; the window is zero after them."""
+    """Number of real steps; the window is zero after them."""
 
 
 def runtime_context(
     said: Utterance, frame: int, positions: int, rng: np.random.Generator
 ) -> Context:
-    """Return a context as the runtime cuts it, up to the look-ahead of a group's last frame."""
+    """Return a context as the runtime selects it, to the look-ahead of a group's last frame."""
     last = frame + int(rng.integers(_LARGEST_GROUP))
     end = 2 * (last + 1) + LOOK_AHEAD_STEPS
     length = positions
-    if rng.random() < 0.3:  # a response that began a moment ago, or with this frame
+    if rng.random() < 0.3:  # a response that started a moment ago, or with this frame
         length = end - max(2 * frame - int(rng.integers(0, positions // 4)) * 2, 0)
     start = max(0, end - min(length, positions))
     steps = min(end, len(said.mouth)) - start
@@ -82,7 +82,7 @@ def positional_encoding(tokens: int, width: int) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Everything that the UNet sees, encoded once."""
+    """The encoded inputs and targets of the UNet."""
 
     tokens: torch.Tensor
     """`(hearings, n, 50, width) float16`, with positional encoding."""
@@ -101,11 +101,14 @@ def encode_examples(
     crops: Crops,
     seed: int,
 ) -> Examples:
-    """Encode the sound and the pictures of all examples."""
+    """Encode the audio and the images of all examples."""
     rng = np.random.default_rng([seed, 3])
     with torch.inference_mode():
         tokens = torch.stack(
-            [_tokens(whisper, speech, crops, rng, hearing > 0) for hearing in range(_HEARINGS)]
+            [
+                _tokens(whisper, speech, crops, rng, hearing > 0)
+                for hearing in range(_CONTEXTS_PER_MOMENT)
+            ]
         )
         return Examples(
             tokens.clone(),
@@ -167,7 +170,7 @@ def _sources(vae: AutoencoderKL, resting: Images) -> torch.Tensor:
 def train(
     unet: UNet2DConditionModel, vae: AutoencoderKL, stage: Stage, examples: Examples, batch: int
 ) -> None:
-    """Run the stage; the autoencoder is frozen."""
+    """Train the UNet; the autoencoder is frozen."""
     vae.eval().requires_grad_(False)
     unet.train()
     size = examples.images.shape[1]

@@ -1,4 +1,4 @@
-"""Stage 2: teach the autoencoder the drawn faces, above all their mouths."""
+"""Stage 2: trains the autoencoder on the drawn faces, with a larger weight on the mouths."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 _MOUTH_WEIGHT: Final = 5.0
 _PATCH: Final = 64
-"""Side of the patches of the first part: a quarter of the work, and the convolutions agree."""
+"""Side of the patches in the first part: a quarter of the work for the convolutions."""
 _WHOLE_FROM: Final = 0.7
-"""Share of the budget after which whole crops are seen: the norms and the attention are global."""
+"""Share of the budget after which whole crops are used, since norms and attention are global."""
 _DECODER_FROM: Final = 0.85
-"""Share after which the encoder is frozen and the decoder learns to bear inexact latents."""
+"""Share after which the encoder is frozen and the decoder is trained with noisy latents."""
 _KL_WEIGHT: Final = 1e-5
 _LATENT_NOISE: Final = 0.08  # standard deviations of the latents
 
 
 def mouth_weights(size: int) -> torch.Tensor:
-    """Return `(1, 1, size, size)`: 1, rising smoothly to 5 about the mouth of a face box."""
+    """Return `(1, 1, size, size)`: 1, increasing smoothly to 5 around the mouth of a face box."""
     at = (torch.arange(size) + 0.5) / size
     vertical = torch.exp(-0.5 * ((at - 0.75) / 0.09) ** 4)
     horizontal = torch.exp(-0.5 * ((at - 0.5) / 0.2) ** 4)
@@ -34,7 +34,7 @@ def mouth_weights(size: int) -> torch.Tensor:
 
 
 def to_input(images: Images) -> torch.Tensor:
-    """Return BGR bytes `(n, h, w, 3)` as the VAE takes them: RGB `(n, 3, h, w)` in [-1, 1]."""
+    """Return the VAE input of BGR bytes `(n, h, w, 3)`: RGB `(n, 3, h, w)` in [-1, 1]."""
     rgb = np.ascontiguousarray(images[..., ::-1].transpose(0, 3, 1, 2))
     return torch.from_numpy(rgb).float() / 127.5 - 1
 
@@ -74,7 +74,7 @@ def _patches(
 
 
 def train(vae: AutoencoderKL, stage: Stage, images: Images, batch: int) -> None:
-    """Run the stage on `(n, size, size, 3)` BGR crops."""
+    """Train the autoencoder on `(n, size, size, 3)` BGR crops."""
     weights = mouth_weights(images.shape[1])
     vae.to(memory_format=torch.channels_last).train()
     for step in stage:

@@ -22,12 +22,12 @@ REST: Final = np.array([0.0, 0.5, 0.0, 0.0, 0.0], dtype=np.float32)
 STEP_S: Final = 0.02
 """One row of a mouth-shape array; also one step of the audio encoder."""
 _GRID: Final = 4  # fine samples per step
-_SIGMA_S: Final = 0.030  # lips move about 70 ms ahead of and behind a sound
+_SIGMA_S: Final = 0.030  # lips move about 70 ms before and after a sound
 
 
 @dataclass(frozen=True, slots=True)
 class Phoneme:
-    """A sound of the synthesizer: IPA symbol (empty for a pause) and where it lies, seconds."""
+    """A phoneme of the synthesizer: IPA symbol (empty for a pause), start and end in seconds."""
 
     symbol: str
     start: float
@@ -36,7 +36,7 @@ class Phoneme:
 
 @dataclass(frozen=True, slots=True)
 class Viseme:
-    """What the mouth aims at during one sound, and how strongly it insists."""
+    """The target shape of the mouth during one sound, and its weight."""
 
     open: float
     wide: float = 0.5
@@ -63,7 +63,7 @@ _BY_LETTERS: Final[Mapping[str, Viseme]] = {
     "ɛe": Viseme(0.6, 0.75, 0.0, 0.35, 0.2),
     "ɪɨ": Viseme(0.38, 0.75, 0.0, 0.4, 0.2),
     "i": Viseme(0.28, 1.0, 0.0, 0.6, 0.15),
-    # Consonants: closed lips insist most, throat sounds follow their neighbours.
+    # Consonants: closed lips have the largest weight, throat sounds follow their neighbors.
     "pbm": Viseme(0.0, 0.5, 0.0, weight=4.0),
     "fvβɱ": Viseme(0.1, 0.55, 0.0, 0.9, weight=2.5),
     "θð": Viseme(0.25, 0.55, 0.0, 0.5, 0.95, weight=1.5),
@@ -81,7 +81,7 @@ _VISEMES: Final = {letter: v for letters, v in _BY_LETTERS.items() for letter in
 
 
 def visemes(symbol: str) -> Sequence[Viseme]:
-    """Return the shapes that a sound passes through: two for a diphthong or an affricate."""
+    """Return the shapes of a sound: two for a diphthong or an affricate."""
     letters = unicodedata.normalize("NFD", symbol)
     found = [_VISEMES[letter] for letter in letters if letter in _VISEMES]
     return found or [_PAUSE]
@@ -90,8 +90,8 @@ def visemes(symbol: str) -> Sequence[Viseme]:
 def mouth_track(phonemes: Sequence[Phoneme], steps: int) -> Floats:
     """Return `(steps, 5) float32`: the mouth at the middle of each 20 ms step.
 
-    Weighted Gaussian average of the targets, which is the dominance idea of Cohen and
-    Massaro (1993) with a bell instead of exponentials: strong sounds pull weak neighbours.
+    It is a Gaussian-weighted average of the targets: the dominance functions of Cohen and Massaro
+    (1993) with Gaussians instead of exponentials, so strong sounds influence weak neighbors.
     """
     fine = steps * _GRID
     targets = np.tile(REST, (fine, 1))

@@ -24,14 +24,14 @@ def padded(count: int, real: int) -> torch.Tensor:
     return weight
 
 
-def test_retuning_leaves_the_padding_alone_and_changes_the_rest() -> None:
+def test_retuning_changes_all_but_the_padding() -> None:
     mel = LogMel()(tone(500.0)).repeat(8, 1, 1)
     changed = augmentation.retune(mel, padded(8, 30), np.random.default_rng(1))
     assert torch.equal(changed[:, :, 60:], mel[:, :, 60:])
     assert (changed[:, :, :60] - mel[:, :, :60]).abs().amax(dim=(1, 2)).min() > 0.02
 
 
-def test_a_retuned_throat_moves_the_formant_by_less_than_two_semitones_and_a_half() -> None:
+def test_retuning_moves_the_formant_by_less_than_two_and_a_half_semitones() -> None:
     mel = LogMel()(tone(1000.0)).repeat(64, 1, 1)
     changed = augmentation.retune(mel, padded(64, STEPS), np.random.default_rng(2))
     peaks = changed.mean(dim=2).argmax(dim=1)
@@ -42,7 +42,7 @@ def test_a_retuned_throat_moves_the_formant_by_less_than_two_semitones_and_a_hal
     assert abs(float(peaks.float().mean()) - at_rest) < 1
 
 
-def test_a_breath_sounds_only_where_the_mouth_is_closed() -> None:
+def test_a_breath_is_added_only_where_the_mouth_is_closed() -> None:
     rng = np.random.default_rng(3)
     samples = np.zeros((40, STEPS * STEP), np.float32)
     mouth = np.zeros((40, STEPS, 5), np.float32)
@@ -65,7 +65,7 @@ def test_a_sentence_without_a_pause_gets_no_breath() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_augmented_sound_is_finite_bounded_and_depends_on_the_seed_alone(seed: int) -> None:
+def test_augmented_audio_is_finite_bounded_and_depends_only_on_the_seed(seed: int) -> None:
     samples = tone(300.0).repeat(6, 1).numpy()
     weight = padded(6, 40).numpy()
     one, same = (

@@ -36,7 +36,7 @@ def test_the_inside_of_the_mouth_grows_with_its_opening(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", ["wide", "round", "teeth", "tongue"])
-def test_every_parameter_shows(change: str) -> None:
+def test_every_parameter_changes_the_picture(change: str) -> None:
     low, high = (
         draw_crop(ANNA, Pose(), Mouth(**({"open": 0.5} | {change: value})), 96).astype(int)
         for value in (0.0, 1.0)
@@ -71,7 +71,7 @@ def test_no_mouth_moves_anything_outside_the_moving_region(name: str) -> None:
         assert moved[~outside].max() > 40
 
 
-def test_the_mask_holds_less_than_what_moves() -> None:
+def test_the_mask_is_smaller_than_the_moving_region() -> None:
     moving, redrawn = moving_region(Pose()) > 0, redrawn_region(Pose()) > 0
     assert not (redrawn & ~moving).any()
     assert 0.4 < redrawn.sum() / moving.sum() < 0.7
@@ -86,7 +86,7 @@ def test_the_moving_region_lies_in_the_lower_half_of_the_face_box() -> None:
 
 
 @pytest.mark.slow
-def test_a_crop_shows_what_the_frame_shows_there() -> None:
+def test_a_crop_equals_the_same_region_of_the_frame() -> None:
     pose, mouth = Pose(tilt=1.5, dx=2, yaw=0.4), Mouth(open=0.6, teeth=0.3)
     x1, y1, x2, y2 = face_box(pose)
     frame = draw_frame(ANNA, pose, mouth)[y1:y2, x1:x2]
@@ -105,7 +105,7 @@ def test_edges_are_anti_aliased() -> None:
     assert (steps[edge - 1 : edge + 2] > 4).sum() >= 2
 
 
-def test_the_loop_stands_still_where_it_turns() -> None:
+def test_the_loop_has_no_speed_where_it_reverses() -> None:
     poses = swaying(48)
     for one, other in ((poses[0], poses[1]), (poses[-2], poses[-1])):
         assert abs(one.dx - other.dx) < 0.02

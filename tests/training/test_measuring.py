@@ -12,12 +12,12 @@ from avatar_training.posing import Mouth, Pose
 
 
 @pytest.mark.parametrize("lag", [-3, 0, 2])
-def test_the_lag_is_found_and_is_positive_when_the_picture_is_late(lag: int) -> None:
+def test_the_lag_is_positive_if_the_picture_is_late(lag: int) -> None:
     true = np.random.default_rng(0).standard_normal(300).astype(np.float32)
     assert best_lag(np.roll(true, lag), true) == lag
 
 
-def test_a_constant_correlates_with_nothing() -> None:
+def test_the_correlation_with_a_constant_is_zero() -> None:
     rising = np.arange(9, dtype=np.float32)
     assert correlation(np.ones(9, np.float32), rising) == 0
     assert correlation(2 * rising + 1, rising) == pytest.approx(1)

@@ -36,7 +36,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_minutes_are_shared_by_the_stages_of_which_two_run_side_by_side() -> None:
+def test_the_stages_share_the_minutes_and_two_run_in_parallel() -> None:
     plan = pipeline.FULL.within(50)
     assert plan.audio.seconds == plan.vae.seconds
     assert plan.vae.seconds + plan.unet.seconds == pytest.approx(50 * 60)

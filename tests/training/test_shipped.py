@@ -47,7 +47,7 @@ def test_silence_closes_the_mouth() -> None:
     assert silence["opening_share_max"] <= 0.05
 
 
-def test_the_evaluation_heard_another_synthesizer_and_people() -> None:
+def test_the_evaluation_includes_another_synthesizer_and_recordings() -> None:
     report = json.loads((MODEL / "evaluation.json").read_text())
     strangers = {entry["voice"]: entry for entry in report["strangers"]}
     assert len([name for name in strangers if name.startswith("flite")]) >= 4
@@ -57,7 +57,7 @@ def test_the_evaluation_heard_another_synthesizer_and_people() -> None:
         assert abs(entry["lag_frames"]) <= 1, entry
 
 
-def test_the_evaluation_passed_on_voices_that_were_in_no_training() -> None:
+def test_the_evaluation_passed_with_voices_that_are_not_in_the_training() -> None:
     report = json.loads((MODEL / "evaluation.json").read_text())
     assert len(report["voices"]) >= 4
     for voice in report["voices"]:
@@ -68,7 +68,7 @@ def test_the_evaluation_passed_on_voices_that_were_in_no_training() -> None:
 
 
 @pytest.mark.slow
-def test_two_avatars_or_more_belong_to_the_model() -> None:
+def test_at_least_two_avatars_belong_to_the_model() -> None:
     assert len(AVATARS) >= 2
     model = load(MODEL)
     for folder in AVATARS:

@@ -72,7 +72,7 @@ def test_an_even_pace_changes_no_time() -> None:
     assert speech.Pace(np.ones(4, np.float32)).later(times) == pytest.approx(times)
 
 
-def test_a_pace_keeps_the_order_and_its_last_slowness_holds_on() -> None:
+def test_a_pace_keeps_the_order_and_its_last_factor_applies_to_the_rest() -> None:
     pace = speech.Pace(np.array([1.2, 0.8, 1.1, 0.9], np.float32))
     times = np.linspace(0, 6, 200)
     later = pace.later(times)
@@ -93,7 +93,7 @@ def test_an_uneven_pace_moves_sound_and_mouth_together(synthesizer: Synthesizer)
     assert np.argmax(loud[1][::-1]) <= 1.3 * np.argmax(loud[0][::-1]) + 2
 
 
-def test_a_corpus_depends_on_its_seed_alone() -> None:
+def test_a_corpus_depends_only_on_its_seed() -> None:
     # In fresh processes: the library's own random numbers go on from one utterance to the next.
     program = (
         "import hashlib, sys; from avatar_training import speech as s;"
@@ -108,12 +108,12 @@ def test_a_corpus_depends_on_its_seed_alone() -> None:
     assert one.stdout != other.stdout
 
 
-def test_held_out_voices_exist_and_are_in_no_training_voice(synthesizer: Synthesizer) -> None:
+def test_held_out_voices_exist_and_are_not_used_in_training(synthesizer: Synthesizer) -> None:
     for name in HELD_OUT_VOICES:
         assert len(synthesizer.speak("Yes.", Voice(name))[0]) > 1000
         assert name.split("+")[1] not in speech.VARIANTS
 
 
-def test_an_unknown_voice_is_refused_by_name(synthesizer: Synthesizer) -> None:
+def test_an_unknown_voice_is_rejected_by_name(synthesizer: Synthesizer) -> None:
     with pytest.raises(speech.SpeechError, match="xx-none"):
         synthesizer.speak("Hello.", Voice("xx-none"))

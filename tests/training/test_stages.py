@@ -43,7 +43,7 @@ def test_the_loss_improves(tmp_path: Path) -> None:
     assert report["last"]["loss"] < 0.2 * report["first"]["loss"]
 
 
-def test_a_finished_stage_does_nothing_more(tmp_path: Path) -> None:
+def test_a_finished_stage_runs_no_step(tmp_path: Path) -> None:
     _, first = run(tmp_path, Budget(30))
     stage, again = run(tmp_path, Budget(30))
     assert torch.equal(first, again)
@@ -57,7 +57,7 @@ def test_a_stage_without_time_ends_before_its_first_step(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("seconds", [math.inf, 1e6])
-def test_random_numbers_depend_on_seed_and_step_alone(tmp_path: Path, seconds: float) -> None:
+def test_random_numbers_depend_only_on_seed_and_step(tmp_path: Path, seconds: float) -> None:
     one = Stage("a", tmp_path, {"m": torch.nn.Linear(1, 1)}, 1e-3, Budget(5, seconds), seed=1)
     other = Stage("a", tmp_path, {"m": torch.nn.Linear(1, 1)}, 1e-3, Budget(9), seed=1)
     assert one.rng(4).random() == other.rng(4).random()

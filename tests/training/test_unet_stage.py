@@ -25,14 +25,14 @@ def noise(steps: int, seed: int = 0) -> Utterance:
     return Utterance(samples.astype(np.float32), mouth)
 
 
-def test_the_log_mel_is_whispers() -> None:
+def test_the_log_mel_equals_that_of_whisper() -> None:
     sound = noise(150).samples
     theirs = WhisperFeatureExtractor(feature_size=80, chunk_length=3)
     expected = theirs(sound, sampling_rate=RATE, return_tensors="pt").input_features
     assert torch.allclose(LogMel()(torch.from_numpy(sound)[None]), expected, atol=1e-4)
 
 
-def test_the_positional_encoding_is_the_runtimes() -> None:
+def test_the_positional_encoding_equals_that_of_the_runtime() -> None:
     ours = unet_stage.positional_encoding(50, 96)
     assert torch.allclose(ours, runtime_whisper.positional_encoding(50, 96)[0], atol=1e-6)
 
@@ -48,7 +48,7 @@ def test_contexts_are_padded_at_the_end_as_the_runtime_pads_them() -> None:
 
 
 @pytest.mark.parametrize("frame", [0, 1, 5, 90, 118, 119])
-def test_a_frame_hears_in_training_what_the_runtime_lets_it_hear(frame: int) -> None:
+def test_a_frame_gets_the_same_audio_context_in_training_and_in_the_runtime(frame: int) -> None:
     said = noise(240)
     runtime = RuntimeUtterance(RATE, 25, 3)
     runtime.append((said.samples * 32768).astype("<i2").tobytes())
@@ -79,7 +79,7 @@ def test_window_tokens_are_row_major_with_zeros_outside_the_sound() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("crop", [128, 256, 192])
-def test_the_runtime_computes_what_was_trained_at_any_size(crop: int, tmp_path: object) -> None:
+def test_the_runtime_computes_the_trained_function_at_any_size(crop: int, tmp_path: object) -> None:
     from pathlib import Path
 
     folder = Path(str(tmp_path))

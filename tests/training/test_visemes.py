@@ -17,7 +17,7 @@ def spoken(*symbols: str, each_s: float = 0.12) -> tuple[list[Phoneme], int]:
     return phonemes, round(len(symbols) * each_s / STEP_S)
 
 
-def test_silence_rests_the_mouth() -> None:
+def test_the_mouth_is_at_rest_in_silence() -> None:
     assert np.allclose(mouth_track(*spoken("", "")), REST)
 
 
@@ -55,5 +55,5 @@ def test_the_mouth_is_at_rest_80_ms_after_the_last_sound() -> None:
     assert track[20 + 4 :, OPEN].max() < 0.05
 
 
-def test_an_unknown_symbol_rests() -> None:
+def test_the_mouth_is_at_rest_for_an_unknown_symbol() -> None:
     assert visemes("?")[0].open == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from localcluster.bench.baselines import HorizontalPodAutoscaler, KnativePodAutoscaler
 
 
-def test_hpa_is_a_scrape_behind_and_at_most_doubles() -> None:
+def test_hpa_is_one_scrape_late_and_at_most_doubles() -> None:
     hpa = HorizontalPodAutoscaler(share=1.0)
     assert hpa.wanted(0, 10, pods=2, ready=2, per_pod=5) == 2
     assert hpa.wanted(15, 100, pods=2, ready=2, per_pod=5) == 2
@@ -18,7 +18,7 @@ def test_hpa_does_nothing_within_its_tolerance() -> None:
     assert [hpa.wanted(at, 21, 4, 4, 5) for at in (0, 15, 30)] == [4, 4, 4]
 
 
-def test_hpa_goes_down_to_the_highest_wish_of_five_minutes() -> None:
+def test_hpa_scales_down_to_the_highest_recommendation_of_five_minutes() -> None:
     hpa = HorizontalPodAutoscaler(share=1.0)
     pods = [hpa.wanted(at, 20 if at < 60 else 5, 4, 4, 5) for at in range(0, 420, 15)]
     assert pods[:5] == [4] * 5
@@ -26,7 +26,7 @@ def test_hpa_goes_down_to_the_highest_wish_of_five_minutes() -> None:
     assert pods.index(1) * 15 == 360  # the last wish for four was at 60, a scrape late
 
 
-def test_knative_panics_only_upwards() -> None:
+def test_knative_panic_mode_only_scales_up() -> None:
     knative = KnativePodAutoscaler()
     for at in range(0, 60, 2):
         assert knative.wanted(at, 3, pods=1, ready=1, per_pod=5) == 1
@@ -35,6 +35,6 @@ def test_knative_panics_only_upwards() -> None:
     assert min(pods) >= 7
 
 
-def test_knative_halves_at_most_on_the_way_down() -> None:
+def test_knative_at_most_halves_when_it_scales_down() -> None:
     knative = KnativePodAutoscaler()
     assert knative.wanted(0, 0, pods=8, ready=8, per_pod=5) == 4

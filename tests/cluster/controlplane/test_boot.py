@@ -76,7 +76,7 @@ async def test_kubectl_understands_the_server(cluster: ControlPlane) -> None:
     assert re.fullmatch(r"v1\.\d+\.\d+", server["gitVersion"])
 
 
-async def test_a_service_account_may_only_what_rbac_grants(cluster: ControlPlane) -> None:
+async def test_a_service_account_has_only_the_permissions_of_rbac(cluster: ControlPlane) -> None:
     await cluster.kubectl("create", "namespace", "control-plane-test")
     await cluster.kubectl("create", "serviceaccount", "-n", "control-plane-test", "nobody")
     kubeconfig = await cluster.service_account_kubeconfig("control-plane-test", "nobody")
@@ -93,14 +93,14 @@ async def test_a_service_account_may_only_what_rbac_grants(cluster: ControlPlane
     assert (write.verb, write.resource) == ("create", "configmaps")
 
 
-async def test_helm_leaves_the_users_home_alone(cluster: ControlPlane) -> None:
+async def test_helm_does_not_use_the_home_of_the_user(cluster: ControlPlane) -> None:
     listed = await cluster.helm("env")
     folders = [line for line in listed.splitlines() if "_HOME=" in line]
     assert len(folders) == 3
     assert all(str(cluster.layout.home) in line for line in folders)
 
 
-async def test_a_mirror_follows_a_kind_that_is_changed_removed_and_made_again(
+async def test_a_mirror_follows_a_kind_that_is_changed_deleted_and_recreated(
     cluster: ControlPlane,
 ) -> None:
     """The server ends watches of a changed kind, refuses new ones, and forgets versions."""
@@ -164,7 +164,7 @@ async def until_taken(request: Callable[[], Awaitable[object]]) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_components_come_back_and_the_data_stays(tmp_path: Path) -> None:
+async def test_components_restart_and_keep_their_data(tmp_path: Path) -> None:
     async with running(tmp_path / "state") as cluster:
         await cluster.kubectl("create", "configmap", "kept", "--from-literal=a=b")
         for name in components.CONTROL_PLANE:
@@ -174,7 +174,9 @@ async def test_components_come_back_and_the_data_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("victim", ["owner", "supervisor"])
-async def test_a_kill_leaves_no_process_not_even_of_a_pod(tmp_path: Path, victim: str) -> None:
+async def test_a_kill_leaves_no_process_of_a_component_or_a_pod(
+    tmp_path: Path, victim: str
+) -> None:
     state = tmp_path / "state"
     with start_owner(state) as owner:
         assert owner.stdout is not None
@@ -211,7 +213,7 @@ async def test_up_and_down_from_a_terminal(tmp_path: Path) -> None:
     assert (status, "no cluster runs in" in output) == (1, True)
 
 
-async def test_a_taken_port_is_refused_before_anything_starts(tmp_path: Path) -> None:
+async def test_a_port_in_use_is_rejected_before_a_process_starts(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
         status, output = await local("up", "--state", tmp_path / "state", "--port", port)

@@ -105,7 +105,7 @@ def test_a_binary_is_named_after_its_package(package: str, name: str) -> None:
     assert build.binary_name(package) == name
 
 
-def test_a_single_tool_line_counts_too() -> None:
+def test_a_single_tool_line_is_parsed() -> None:
     assert build.parse_tools("tool example.test/one\n") == (build.Tool("one", "example.test/one"),)
 
 
@@ -117,7 +117,7 @@ def test_the_binaries_know_the_version_of_kubernetes_in_go_mod() -> None:
     assert "gitVersion=v1." in build.link_flags(GO_MOD)
 
 
-def test_other_sources_have_another_cache() -> None:
+def test_changed_sources_have_another_cache() -> None:
     key = build.cache_key(GO_MOD, GO_SUM)
     assert key == build.cache_key(GO_MOD, GO_SUM)
     assert key != build.cache_key(GO_MOD, GO_SUM + "\n")
@@ -131,7 +131,7 @@ def test_the_cache_follows_xdg(tmp_path: Path) -> None:
     assert str(build.cache_root({"HOME": "/home/me"})) == f"/home/me/.cache/{below}"
 
 
-def test_only_executables_of_the_assets_are_taken(tmp_path: Path) -> None:
+def test_only_executable_assets_are_used(tmp_path: Path) -> None:
     for name, mode in (("etcd", 0o755), ("kube-apiserver", 0o644)):
         (tmp_path / name).touch(mode=mode)
     tools = build.parse_tools(GO_MOD)
@@ -149,11 +149,11 @@ def test_only_executables_of_the_assets_are_taken(tmp_path: Path) -> None:
         ("go: command not found", ()),
     ],
 )
-def test_versions_of_go_are_read(text: str, version: tuple[int, ...]) -> None:
+def test_versions_of_go_are_parsed(text: str, version: tuple[int, ...]) -> None:
     assert toolchain.parse_version(text) == version
 
 
-def test_the_module_says_which_go_it_wants() -> None:
+def test_the_required_version_of_go_is_read_from_the_module() -> None:
     assert toolchain.parse_version(toolchain.wanted_version(GO_MOD)) >= (1, 26)
     with pytest.raises(ValueError, match="no go line"):
         toolchain.wanted_version("module example.test/x\n")
@@ -163,12 +163,12 @@ def step(tool_s: float, *, number: int = 2, done: bool = False) -> build.Step:
     return build.Step("kube-apiserver", number, 7, tool_s, 10 + tool_s, done)
 
 
-def test_progress_says_which_how_many_and_how_long() -> None:
+def test_the_progress_shows_the_tool_the_number_and_the_time() -> None:
     assert progress.render(step(65)) == "[2/7] building kube-apiserver 1m05s, 1m15s in all"
     assert progress.render(step(9, done=True)) == "[2/7] built kube-apiserver 9s, 19s in all"
 
 
-def test_without_a_terminal_a_long_step_speaks_now_and_then() -> None:
+def test_without_a_terminal_a_long_step_is_reported_repeatedly() -> None:
     stream = io.StringIO()
     screen = progress.Screen(stream)
     for second in range(70):
@@ -216,7 +216,7 @@ async def test_each_tool_is_built_once(
     assert second.steps == []
 
 
-async def test_a_failed_build_shows_what_go_said(
+async def test_a_failed_build_shows_the_output_of_go(
     module: Path, with_go: Callable[[str], dict[str, str]]
 ) -> None:
     environ = with_go("echo 'main.go:3: syntax error' >&2; exit 2")
@@ -237,7 +237,7 @@ def start_building(module: Path, environ: dict[str, str]) -> subprocess.Popen[by
     )
 
 
-async def test_a_killed_build_goes_on_where_it_was(
+async def test_a_killed_build_resumes(
     module: Path, tmp_path: Path, with_go: Callable[[str], dict[str, str]]
 ) -> None:
     compiling = tmp_path / "go.pid"

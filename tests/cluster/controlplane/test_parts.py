@@ -53,7 +53,7 @@ def verifier(pki: certificates.Pki, authority: str) -> verification.PolicyBuilde
 
 
 @pytest.mark.parametrize("name", ["localhost", "kubernetes.default.svc"])
-def test_the_serving_certificate_holds_for_its_names(pki: certificates.Pki, name: str) -> None:
+def test_the_serving_certificate_is_valid_for_its_names(pki: certificates.Pki, name: str) -> None:
     subject = x509.DNSName(name)
     chain = verifier(pki, "ca").build_server_verifier(subject).verify(load(pki, "server"), [])
     assert len(chain) == 2
@@ -75,13 +75,13 @@ def test_client_certificates_carry_user_and_group(
     assert found == [[user], [group] if group else []]
 
 
-def test_the_front_proxy_has_another_authority(pki: certificates.Pki) -> None:
+def test_the_front_proxy_has_its_own_authority(pki: certificates.Pki) -> None:
     load(pki, "front-proxy").verify_directly_issued_by(load(pki, "front-proxy-ca"))
     with pytest.raises(ValueError, match="does not match"):
         load(pki, "front-proxy").verify_directly_issued_by(load(pki, "ca"))
 
 
-def test_keys_are_for_their_owner_alone(pki: certificates.Pki) -> None:
+def test_keys_are_readable_only_by_their_owner(pki: certificates.Pki) -> None:
     modes = {path.stat().st_mode & 0o777 for path in pki.folder.glob("*.key")}
     assert modes == {0o600}
 
@@ -107,13 +107,13 @@ def test_the_api_server_listens_on_loopback_with_rbac(layout: paths.Layout) -> N
     } <= set(arguments)
 
 
-def test_every_component_keeps_to_its_port(layout: paths.Layout) -> None:
+def test_every_component_uses_its_port(layout: paths.Layout) -> None:
     for name, port in zip(components.CONTROL_PLANE, (20001, 20003, 20004, 20005), strict=True):
         assert f":{port}/" in PORTS.health_url(name)
         assert any(str(port) in text for text in components.arguments(name, layout, PORTS)[1:])
 
 
-def test_the_horizontal_autoscaler_looks_every_two_seconds(layout: paths.Layout) -> None:
+def test_the_horizontal_pod_autoscaler_syncs_every_two_seconds(layout: paths.Layout) -> None:
     arguments = components.arguments(components.CONTROLLER_MANAGER, layout, PORTS)
     assert "--horizontal-pod-autoscaler-sync-period=2s" in arguments
 
@@ -124,14 +124,14 @@ def test_free_ports_differ_and_can_be_bound() -> None:
     assert [ports.check_free(port) for port in found] == list(found)
 
 
-def test_a_taken_port_is_named() -> None:
+def test_a_port_in_use_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(errors.PortTaken, match=f"port {port} .* in use"):
             ports.check_free(port)
 
 
-def test_the_record_survives_the_disk(layout: paths.Layout) -> None:
+def test_a_written_record_is_read_back(layout: paths.Layout) -> None:
     folder.claim(layout)
     assert folder.read(layout) is None
     folder.write(layout, STATE)
@@ -140,7 +140,7 @@ def test_the_record_survives_the_disk(layout: paths.Layout) -> None:
     assert folder.read(layout) is None
 
 
-def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(errors.ForeignFolder):
         folder.claim(paths.Layout.of(tmp_path))
@@ -156,7 +156,7 @@ def test_a_folder_has_one_owner_at_a_time(layout: paths.Layout) -> None:
         pass
 
 
-def test_filling_starts_afresh(layout: paths.Layout, tmp_path: Path) -> None:
+def test_filling_resets_the_folder(layout: paths.Layout, tmp_path: Path) -> None:
     folder.claim(layout)
     folder.fill(layout, {"etcd": tmp_path / "etcd"}, PORTS, NOW)
     (layout.etcd_data / "old").touch()

@@ -83,7 +83,7 @@ def family(pid: int) -> tuple[processes.Identity, ...]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-async def test_nothing_outlives_its_owner(
+async def test_all_processes_end_with_their_owner(
     layout: paths.Layout, owner: subprocess.Popen[bytes], number: signal.Signals
 ) -> None:
     await until_it_says(layout, "up")
@@ -99,7 +99,7 @@ async def test_nothing_outlives_its_owner(
     ("grace_s", "cleans_up"),
     [pytest.param(0, False, id="killed"), pytest.param(5, True, id="told")],
 )
-async def test_a_killed_supervisor_takes_its_components_along(
+async def test_the_components_end_with_a_killed_supervisor(
     layout: paths.Layout, grace_s: float, cleans_up: bool
 ) -> None:
     async with supervision.supervised(layout) as identity:
@@ -110,7 +110,7 @@ async def test_a_killed_supervisor_takes_its_components_along(
     assert ("bye" in paths.tail(layout.log("it"))) == cleans_up
 
 
-async def test_a_component_ends_by_itself_and_is_seen(layout: paths.Layout) -> None:
+async def test_the_status_shows_a_component_that_ended_by_itself(layout: paths.Layout) -> None:
     async with supervision.supervised(layout):
         await supervision.start(layout, spec(layout, "sh", "-c", "exit 3"))
 
@@ -120,7 +120,7 @@ async def test_a_component_ends_by_itself_and_is_seen(layout: paths.Layout) -> N
         await waiting.until(exit_code, lambda code: code == 3, "the component is reaped")
 
 
-async def test_a_stopped_component_starts_again_as_before(layout: paths.Layout) -> None:
+async def test_a_stopped_component_restarts_with_its_command(layout: paths.Layout) -> None:
     async with supervision.supervised(layout):
         first = await supervision.start(layout, spec(layout, *POLITE))
         with pytest.raises(errors.SupervisorFailed, match="runs it already"):
@@ -133,7 +133,7 @@ async def test_a_stopped_component_starts_again_as_before(layout: paths.Layout) 
         assert again.exit_code is None
 
 
-async def test_who_ignores_the_request_to_stop_is_killed(layout: paths.Layout) -> None:
+async def test_a_component_that_ignores_sigterm_is_killed(layout: paths.Layout) -> None:
     async with supervision.supervised(layout):
         await supervision.start(layout, spec(layout, *STUBBORN))
         await until_it_says(layout, "up")
@@ -157,7 +157,7 @@ async def test_components_with_grace_may_clean_up(layout: paths.Layout) -> None:
         ),
     ],
 )
-async def test_a_wrong_request_is_refused_and_harms_nothing(
+async def test_a_wrong_request_is_rejected_without_side_effects(
     layout: paths.Layout, ask: Callable[[paths.Layout], Awaitable[object]]
 ) -> None:
     async with supervision.supervised(layout):

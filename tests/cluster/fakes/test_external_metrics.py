@@ -30,7 +30,7 @@ def test_a_rule_becomes_the_query_of_one_service() -> None:
     assert 'free{namespace="acme"})' in OPTIONS["avatar_sessions_free"].expression("acme", "")
 
 
-def test_a_selector_that_is_not_understood_is_refused() -> None:
+def test_an_unsupported_selector_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"labelSelector is 'a in \(b\)', must be label=value"):
         OPTIONS["avatar_sessions"].expression("acme", "a in (b)")
 
@@ -53,7 +53,7 @@ def test_a_pod_is_a_target_for_each_port_while_it_has_an_address() -> None:
     assert prometheus.targets_of({**pod, "status": {**pod["status"], "phase": "Failed"}}) == []
 
 
-def test_hpa_and_keda_scale_the_same_service_by_the_same_figure() -> None:
+def test_hpa_and_keda_scale_the_same_service_by_the_same_metric() -> None:
     service, hpa = documents("hpa.yaml")
     (scaled,) = documents("keda.yaml")
     assert "autoscaling" not in service["spec"]
@@ -72,7 +72,7 @@ def test_hpa_and_keda_scale_the_same_service_by_the_same_figure() -> None:
     assert scaled["spec"]["maxReplicaCount"] == hpa["spec"]["maxReplicas"]
 
 
-def test_queries_of_the_samples_are_promql(tmp_path: Path) -> None:
+def test_queries_of_the_samples_are_valid_promql(tmp_path: Path) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is missing: requirements/install-debian installs it")

@@ -91,7 +91,7 @@ def create(name: str) -> bytes:
 CREATE = schedule.Call(schedule.Kind.WRITE, f"POST {PODS}/p0")
 
 
-async def test_without_a_seed_everything_passes_with_its_credentials(
+async def test_without_a_seed_requests_are_forwarded_with_their_credentials(
     proxy: FaultProxy, upstream: Upstream, client: aiohttp.ClientSession
 ) -> None:
     headers = {"Authorization": "Bearer me"}
@@ -103,7 +103,7 @@ async def test_without_a_seed_everything_passes_with_its_credentials(
     assert (write.method, write.path, write.status, write.lost) == ("POST", PODS, 200, False)
 
 
-async def test_a_lost_answer_is_of_a_write_that_was_done(
+async def test_a_write_with_a_lost_answer_is_executed(
     proxy: FaultProxy, upstream: Upstream, client: aiohttp.ClientSession
 ) -> None:
     proxy.seeds["acme"] = seed_of(CREATE, functools.partial(operator.eq, schedule.LoseAnswer()))
@@ -113,7 +113,7 @@ async def test_a_lost_answer_is_of_a_write_that_was_done(
     assert proxy.writes["acme"][0].lost
 
 
-async def test_a_reset_reaches_nobody(
+async def test_a_reset_request_does_not_reach_the_server(
     proxy: FaultProxy, upstream: Upstream, client: aiohttp.ClientSession
 ) -> None:
     proxy.seeds["acme"] = seed_of(CREATE, functools.partial(operator.eq, schedule.Reset()))
@@ -122,7 +122,7 @@ async def test_a_reset_reaches_nobody(
     assert upstream.writes == []
 
 
-async def test_a_refusal_reads_as_the_api_server_s_own(
+async def test_an_injected_error_has_the_format_of_the_api_server(
     proxy: FaultProxy, upstream: Upstream, client: aiohttp.ClientSession
 ) -> None:
     refusal = schedule.Refuse(429, schedule.RETRY_AFTER_S)
@@ -143,7 +143,7 @@ async def test_other_namespaces_are_left_alone(
         assert answer.status == 200
 
 
-async def test_a_watch_passes_line_by_line_until_a_seed_cuts_it(
+async def test_a_watch_is_forwarded_line_by_line_until_a_seed_cuts_it(
     proxy: FaultProxy, upstream: Upstream, client: aiohttp.ClientSession
 ) -> None:
     watch = schedule.Call(schedule.Kind.WATCH, "/api/v1/pods")
@@ -156,7 +156,7 @@ async def test_a_watch_passes_line_by_line_until_a_seed_cuts_it(
 
 
 @pytest.mark.parametrize(("fault", "code"), [(schedule.Expire(), 410), (schedule.Fail(), 500)])
-async def test_a_watch_is_told_of_an_error(
+async def test_a_watch_gets_an_error_event(
     proxy: FaultProxy, client: aiohttp.ClientSession, fault: schedule.Fault, code: int
 ) -> None:
     watch = schedule.Call(schedule.Kind.WATCH, "/api/v1/pods")
@@ -177,7 +177,7 @@ async def test_a_watch_is_told_of_an_error(
         ("PATCH", f"{PODS}/p0", False, schedule.Kind.WRITE),
     ],
 )
-def test_requests_are_told_apart(method: str, path: str, watch: bool, kind: schedule.Kind) -> None:
+def test_requests_are_classified(method: str, path: str, watch: bool, kind: schedule.Kind) -> None:
     assert classify(method, path, watch, b"").kind is kind
 
 

@@ -16,7 +16,7 @@ def decisions(kind: schedule.Kind, count: int = 2000) -> list[schedule.Fault | N
     return [schedule.decide(seed, call, 0) for seed in range(count)]
 
 
-def test_a_seed_means_the_same_faults_in_any_order() -> None:
+def test_a_seed_gives_the_same_faults_in_any_order() -> None:
     calls = [schedule.Call(kind, f"/{n}") for kind in KINDS for n in range(20)]
     forth = {call: schedule.decide(7, call, 1) for call in calls}
     back = {call: schedule.decide(7, call, 1) for call in reversed(calls)}
@@ -25,7 +25,7 @@ def test_a_seed_means_the_same_faults_in_any_order() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)
-def test_a_request_that_is_tried_again_gets_through(kind: schedule.Kind) -> None:
+def test_a_retried_request_succeeds(kind: schedule.Kind) -> None:
     call = schedule.Call(kind, "/x")
     for seed in range(50):
         attempts = range(schedule.MOST_FAULTS, schedule.MOST_FAULTS + 20)
@@ -33,12 +33,12 @@ def test_a_request_that_is_tried_again_gets_through(kind: schedule.Kind) -> None
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)
-def test_as_many_attempts_go_wrong_as_the_share_says(kind: schedule.Kind) -> None:
+def test_the_share_of_failing_attempts_is_as_configured(kind: schedule.Kind) -> None:
     wrong = sum(fault is not None for fault in decisions(kind))
     assert wrong / 2000 == pytest.approx(schedule.SHARE[kind], abs=0.04)
 
 
-def test_answers_are_lost_and_conflicts_made_up_for_writes_only() -> None:
+def test_only_writes_get_lost_answers_and_conflicts() -> None:
     for kind in KINDS:
         found = set(decisions(kind))
         writes = {schedule.LoseAnswer(), schedule.Refuse(409)} & found
@@ -47,7 +47,7 @@ def test_answers_are_lost_and_conflicts_made_up_for_writes_only() -> None:
         )
 
 
-def test_watches_alone_are_cut_and_told_of_errors() -> None:
+def test_only_watches_are_cut_and_get_error_events() -> None:
     for kind in KINDS:
         types = {type(fault) for fault in decisions(kind)}
         of_watches = {schedule.Cut, schedule.Expire, schedule.Fail}
@@ -60,7 +60,7 @@ def test_lost_answers_are_the_most_common_fault_of_writes() -> None:
     assert counts.most_common(1)[0][0] == "LoseAnswer"
 
 
-def test_too_many_requests_comes_with_a_time_to_wait() -> None:
+def test_too_many_requests_has_a_retry_after() -> None:
     refusals = {
         fault for fault in decisions(schedule.Kind.READ) if isinstance(fault, schedule.Refuse)
     }

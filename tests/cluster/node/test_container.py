@@ -15,5 +15,5 @@ from localcluster.node.container import MESSAGE_BYTES, MESSAGE_LINES, log_tail
         pytest.param(b"\xff!", "\ufffd!", id="no text"),
     ],
 )
-def test_the_log_tail_are_the_end_of_the_log(log: bytes, words: str) -> None:
+def test_the_log_tail_is_the_end_of_the_log(log: bytes, words: str) -> None:
     assert log_tail(log) == words

@@ -55,7 +55,7 @@ def test_the_simulated_nodes_differ_only_in_their_device() -> None:
     }
 
 
-def test_a_shared_gpu_looks_like_one() -> None:
+def test_a_shared_gpu_has_the_labels_of_a_shared_gpu() -> None:
     gpu = Gpu("NVIDIA-L4", 23034, count=1, replicas=4)
     assert gpu.labels()["nvidia.com/gpu.product"] == "NVIDIA-L4-SHARED"
     assert gpu.labels()["nvidia.com/gpu.sharing-strategy"] == "time-slicing"
@@ -75,12 +75,12 @@ def test_a_shared_gpu_looks_like_one() -> None:
         ({"nodes": [NODE], "images": {"i": {"path": {}}}}, "images.i has the unknown key 'path'"),
     ],
 )
-def test_a_wrong_file_is_refused_by_its_key(document: Any, sentence: str) -> None:
+def test_a_wrong_file_is_rejected_with_its_key(document: Any, sentence: str) -> None:
     with pytest.raises(FileError, match=sentence):
         parse(document)
 
 
-def test_back_off_is_the_kubelets_unless_said_otherwise() -> None:
+def test_the_default_back_off_is_that_of_the_kubelet() -> None:
     assert parse({"nodes": [NODE]}).back_off.base_s == 10
     fast = parse({"nodes": [NODE], "crashBackOff": {"baseSeconds": 1}}).back_off
     assert (fast.base_s, fast.max_s) == (1, 300)
@@ -99,7 +99,7 @@ def test_a_reference_without_tag_names_the_repository(reference: str, name: str)
     assert repository(reference) == name
 
 
-def test_an_image_with_its_tag_goes_before_the_name_alone() -> None:
+def test_an_image_with_its_tag_precedes_the_name_without_it() -> None:
     general, special = Image(command=("a",)), Image(command=("b",))
     table = NodesFile((), {"i": general, "i:2": special})
     assert table.image("i:1") is general
@@ -110,10 +110,10 @@ def test_an_image_with_its_tag_goes_before_the_name_alone() -> None:
 @pytest.mark.parametrize(
     ("text", "value"), [("500m", "0.5"), ("2", "2"), ("1Gi", "1073741824"), ("3k", "3000")]
 )
-def test_quantities_are_numbers(text: str, value: str) -> None:
+def test_quantities_are_parsed_to_numbers(text: str, value: str) -> None:
     assert quantity(text) == Decimal(value)
 
 
-def test_what_is_no_quantity_is_refused() -> None:
+def test_a_text_that_is_not_a_quantity_is_rejected() -> None:
     with pytest.raises(FileError, match="'1Zi' is not a quantity"):
         quantity("1Zi")

@@ -194,7 +194,7 @@ async def test_kubectl_reads_and_follows_logs(site: Site) -> None:
     assert await site.kubectl("logs", "talker", "--tail=2") == "line 3\nlast\n"
 
 
-async def test_deletion_tells_the_process_and_waits_for_it(site: Site, tmp_path: Path) -> None:
+async def test_a_deletion_signals_the_process_and_waits_for_it(site: Site, tmp_path: Path) -> None:
     script = "trap 'echo told > /out/end; exit 0' TERM; echo up; while :; do sleep 0.02; done"
     await site.create(
         "polite",
@@ -231,7 +231,7 @@ async def test_a_forced_deletion_leaves_no_process(site: Site) -> None:
     await eventually(gone, "the process ended")
 
 
-async def test_a_killed_process_is_started_again_in_place(site: Site) -> None:
+async def test_a_killed_process_is_restarted_in_place(site: Site) -> None:
     await site.create("victim", {"command": ["sh", "-c", PID_AND_SLEEP]})
     pid = await site.logged_pid("victim")
     before = await site.until_ready("victim")
@@ -291,7 +291,7 @@ async def test_a_missing_secret_is_waited_for(site: Site) -> None:
     await site.until_ready("patient")
 
 
-async def test_an_unknown_image_is_never_run(site: Site) -> None:
+async def test_an_unknown_image_does_not_run(site: Site) -> None:
     await site.create("stranger", {"image": "nobody/knows:1", "command": ["true"]})
     await site.until_waiting("stranger", "ImagePullBackOff")
     assert (await site.pod("stranger"))["status"]["phase"] == "Pending"
@@ -306,7 +306,7 @@ async def test_an_unknown_command_is_named(site: Site) -> None:
     assert "no-such-command" in ended["message"]
 
 
-async def test_init_containers_run_in_order_before_the_others(site: Site) -> None:
+async def test_init_containers_run_in_order_before_the_other_containers(site: Site) -> None:
     mounts = [{"name": "shared", "mountPath": "/shared"}]
     inits = [
         {
@@ -370,7 +370,7 @@ async def test_configmaps_and_the_downward_api_are_files(site: Site) -> None:
     assert await site.kubectl("logs", "reader") == "fast\nreader"
 
 
-async def test_a_node_can_die_and_come_back(site: Site) -> None:
+async def test_a_node_can_be_switched_off_and_on(site: Site) -> None:
     await site.create("lost", {"command": ["sh", "-c", PID_AND_SLEEP]}, nodeName="process-b")
     pid = await site.logged_pid("lost")
     await site.until_ready("lost")

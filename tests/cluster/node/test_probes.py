@@ -21,19 +21,19 @@ def verdicts(kind: Kind, results: list[bool], **thresholds: int) -> list[Verdict
     return seen
 
 
-def test_a_container_starts_alive_and_not_ready() -> None:
+def test_a_new_container_is_live_and_not_ready() -> None:
     assert fresh(Kind.LIVENESS).verdict is Verdict.PASSING
     assert fresh(Kind.READINESS).verdict is Verdict.FAILING
     assert fresh(Kind.STARTUP).verdict is Verdict.UNKNOWN
 
 
-def test_liveness_turns_at_the_third_failure_in_a_row() -> None:
+def test_liveness_fails_after_three_failures_in_a_row() -> None:
     p, f = Verdict.PASSING, Verdict.FAILING
     results = [False, False, True, False, False, False]
     assert verdicts(Kind.LIVENESS, results, failureThreshold=3) == [p, p, p, p, p, f]
 
 
-def test_readiness_waits_for_its_successes() -> None:
+def test_readiness_requires_its_number_of_successes() -> None:
     p, f = Verdict.PASSING, Verdict.FAILING
     results = [True, True, False, True]
     seen = verdicts(Kind.READINESS, results, successThreshold=2, failureThreshold=1)
@@ -41,7 +41,9 @@ def test_readiness_waits_for_its_successes() -> None:
 
 
 @given(st.lists(st.booleans(), max_size=40), st.integers(1, 5), st.integers(1, 5))
-def test_a_verdict_needs_its_whole_streak(results: list[bool], good: int, bad: int) -> None:
+def test_a_verdict_changes_only_after_a_complete_streak(
+    results: list[bool], good: int, bad: int
+) -> None:
     seen = verdicts(Kind.STARTUP, results, successThreshold=good, failureThreshold=bad)
     for i, verdict in enumerate(seen):
         before = seen[i - 1] if i else Verdict.UNKNOWN
@@ -63,6 +65,6 @@ def test_a_port_has_a_number_or_a_name(port: Any, number: int) -> None:
     assert port_number(port, {"ports": [{"name": "sessions", "containerPort": 9}]}) == number
 
 
-def test_an_unknown_port_name_is_refused() -> None:
+def test_an_unknown_port_name_is_rejected() -> None:
     with pytest.raises(ValueError, match="no port named 'admin'"):
         port_number("admin", {})

@@ -67,7 +67,7 @@ def is_gone(pid: int) -> bool:
 @pytest.mark.parametrize(
     ("script", "code"), [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", 137), ("kill -15 $$", 143)]
 )
-async def test_an_end_by_a_signal_is_128_and_its_number(
+async def test_the_exit_code_after_a_signal_is_128_plus_its_number(
     runner: Runner, tmp_path: Path, script: str, code: int
 ) -> None:
     process = runner.start(shell(script), (), tmp_path / "log")
@@ -82,7 +82,7 @@ async def test_output_is_appended_to_the_log(runner: Runner, tmp_path: Path) -> 
     assert log.read_text() == "before\nout\nerr\n"
 
 
-async def test_the_environment_is_the_commands_alone(
+async def test_a_process_gets_only_the_environment_of_its_command(
     runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OF_THE_NODE", "leaks")
@@ -100,14 +100,14 @@ async def test_sigterm_reaches_the_main_process(runner: Runner, tmp_path: Path) 
     assert log.read_text() == "set\ntold\n"
 
 
-async def test_children_do_not_outlive_the_main_process(runner: Runner, tmp_path: Path) -> None:
+async def test_children_end_with_the_main_process(runner: Runner, tmp_path: Path) -> None:
     log = tmp_path / "log"
     process = runner.start(shell("sleep 1000 & echo $!"), (), log)
     assert await process.wait() == 0
     await until_gone(int(log.read_text()))
 
 
-async def test_a_mounted_folder_is_seen_at_its_path(runner: Runner, tmp_path: Path) -> None:
+async def test_a_mounted_folder_is_visible_at_its_path(runner: Runner, tmp_path: Path) -> None:
     volume = tmp_path / "volume"
     volume.mkdir()
     (volume / "file").write_text("content")
@@ -118,19 +118,19 @@ async def test_a_mounted_folder_is_seen_at_its_path(runner: Runner, tmp_path: Pa
     assert not is_there("/opt/avatar")
 
 
-async def test_a_command_that_is_not_there_is_named(runner: Runner, tmp_path: Path) -> None:
+async def test_a_missing_command_is_named(runner: Runner, tmp_path: Path) -> None:
     with pytest.raises(StartError, match='exec: "no-such-command": executable file not found'):
         runner.start(Command(("no-such-command",), {"PATH": "/bin"}, "/"), (), tmp_path / "log")
     outcome = await runner.run(Command(("no-such-command",), {"PATH": "/bin"}, "/"), (), 1)
     assert outcome.code == 127
 
 
-async def test_a_late_command_is_killed(runner: Runner) -> None:
+async def test_a_command_over_its_time_limit_is_killed(runner: Runner) -> None:
     outcome = await runner.run(shell("sleep 1000"), (), 0.05)
     assert (outcome.code, outcome.output) == (124, "command timed out after 0.05 s")
 
 
-async def test_processes_die_with_the_node(runner: Runner, tmp_path: Path) -> None:
+async def test_processes_end_with_the_node(runner: Runner, tmp_path: Path) -> None:
     """A node that is killed leaves nothing behind, whatever it had started."""
     log = tmp_path / "log"
     owner = f"""
@@ -152,7 +152,7 @@ asyncio.run(main())
     await until_gone(int(log.read_text()))
 
 
-async def test_processes_of_an_earlier_life_are_found_by_their_mark(
+async def test_processes_of_a_previous_run_are_found_by_their_mark(
     tmp_path: Path,
 ) -> None:
     mine = Runner(None, mark=str(tmp_path / "mine"))

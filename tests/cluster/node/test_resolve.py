@@ -58,12 +58,12 @@ def test_references_expand_as_in_kubernetes(text: str, result: str) -> None:
 
 
 @given(NAMES, st.text(), st.text(st.characters(exclude_characters="$")))
-def test_a_value_is_put_in_once_and_never_read_again(name: str, value: str, around: str) -> None:
+def test_an_inserted_value_is_not_expanded_again(name: str, value: str, around: str) -> None:
     assert expand(f"{around}$({name}){around}", {name: value}) == f"{around}{value}{around}"
 
 
 @given(st.text())
-def test_a_doubled_dollar_always_gives_the_text_back(text: str) -> None:
+def test_a_doubled_dollar_keeps_the_text(text: str) -> None:
     assert expand(text.replace("$", "$$"), {"A": "one"}) == text
 
 
@@ -80,7 +80,7 @@ def test_a_doubled_dollar_always_gives_the_text_back(text: str) -> None:
         ("0.0.0.01", "0.0.0.01"),
     ],
 )
-def test_the_wildcard_address_becomes_the_pods(text: str, result: str) -> None:
+def test_the_wildcard_address_becomes_the_address_of_the_pod(text: str, result: str) -> None:
     assert bind_to(text, PLACE.pod_ip) == result
 
 
@@ -99,11 +99,11 @@ def test_the_wildcard_address_becomes_the_pods(text: str, result: str) -> None:
         ("status.hostIP", "127.0.10.1"),
     ],
 )
-def test_fields_of_the_pod_are_told(path: str, value: str) -> None:
+def test_fields_of_the_pod_are_resolved(path: str, value: str) -> None:
     assert field_value(path, POD, PLACE) == value
 
 
-def test_an_unknown_field_is_refused_by_name() -> None:
+def test_an_unknown_field_is_rejected_with_its_name() -> None:
     with pytest.raises(ConfigError, match=r"unsupported fieldPath: status\.phase"):
         field_value("status.phase", POD, PLACE)
 
@@ -119,12 +119,12 @@ def test_an_unknown_field_is_refused_by_name() -> None:
     ],
     ids=["bytes", "divided", "rounded up", "milli", "the node's when not set"],
 )
-def test_resources_are_told_in_whole_divisors(ref: dict[str, str], value: str) -> None:
+def test_resources_are_rounded_up_to_whole_divisors(ref: dict[str, str], value: str) -> None:
     container = {"resources": {"limits": {"memory": "1Gi"}, "requests": {"cpu": "500m"}}}
     assert resource_value(ref, container, PLACE) == value
 
 
-def test_later_variables_win_and_see_the_earlier_ones() -> None:
+def test_later_variables_take_precedence_and_can_reference_earlier_ones() -> None:
     container = {
         "envFrom": [{"configMapRef": {"name": "c"}, "prefix": "C_"}],
         "env": [
@@ -174,7 +174,7 @@ def test_a_key_of_a_secret_becomes_a_value() -> None:
     ],
     ids=["no secret", "no key", "no configmap"],
 )
-def test_what_is_required_and_missing_is_named(
+def test_a_missing_required_value_is_named(
     origin: dict[str, Any], data: dict[str, dict[str, str] | None], sentence: str
 ) -> None:
     with pytest.raises(ConfigError) as raised:
@@ -183,7 +183,7 @@ def test_what_is_required_and_missing_is_named(
 
 
 @pytest.mark.parametrize("values", [None, {}], ids=["no object", "no key"])
-def test_what_is_optional_and_missing_leaves_no_variable(values: dict[str, str] | None) -> None:
+def test_a_missing_optional_value_sets_no_variable(values: dict[str, str] | None) -> None:
     container = one({"secretKeyRef": {"name": "s", "key": "k", "optional": True}})
     assert "V" not in resolve(container, Secret_s=values)
 
@@ -207,5 +207,7 @@ def test_arguments_follow_the_command_or_the_entry_point() -> None:
         ({"requests": {"nvidia.com/gpu": "2"}}, True),
     ],
 )
-def test_only_a_gpu_request_gets_the_device(resources: dict[str, Any], wants: bool) -> None:
+def test_only_a_container_with_a_gpu_request_gets_the_device(
+    resources: dict[str, Any], wants: bool
+) -> None:
     assert wants_gpu({"resources": resources}) is wants

@@ -93,13 +93,13 @@ def test_a_closed_readiness_gate_keeps_a_pod_unready() -> None:
     assert conditions(pod_status(pod, opened, T0))["Ready"] == ("True", None)
 
 
-def test_a_completed_pod_says_so() -> None:
+def test_a_completed_pod_has_the_reason_pod_completed() -> None:
     found = conditions(pod_status(facts(record(ended(0)), policy="Never"), {}, T0))
     assert found["Ready"] == ("False", "PodCompleted")
     assert found["ContainersReady"] == ("False", "PodCompleted")
 
 
-def test_a_transition_time_moves_only_with_its_status() -> None:
+def test_a_transition_time_changes_only_with_its_status() -> None:
     first = pod_status(facts(record(CREATING)), {}, T0)
     second = pod_status(facts(record(RUNNING)), first, T1)
     third = pod_status(facts(record(RUNNING, ready=True)), second, T2)
@@ -112,13 +112,13 @@ def test_a_transition_time_moves_only_with_its_status() -> None:
 
 
 @given(st.integers(0, 1000), st.booleans())
-def test_the_same_facts_give_the_same_status_at_any_time(restarts: int, ready: bool) -> None:
+def test_equal_facts_give_an_equal_status_at_any_time(restarts: int, ready: bool) -> None:
     pod = facts(record(RUNNING, restarts=restarts, ready=ready))
     first = pod_status(pod, {}, T0)
     assert pod_status(pod, first, T2) == first
 
 
-def test_an_end_is_remembered_when_the_next_run_begins() -> None:
+def test_an_end_becomes_the_last_state_when_the_next_run_starts() -> None:
     crashed = record(RUNNING, ready=True, started=True).with_state(ended(137))
     assert (crashed.ready, crashed.started, crashed.last) == (False, False, None)
     waiting = crashed.with_state(Waiting("CrashLoopBackOff"))
@@ -126,18 +126,18 @@ def test_an_end_is_remembered_when_the_next_run_begins() -> None:
     assert waiting.with_state(RUNNING).last == ended(137)
 
 
-def test_an_end_told_twice_is_one_end() -> None:
+def test_a_repeated_end_counts_once() -> None:
     assert record(RUNNING).with_state(ended(1)).with_state(ended(1)).last is None
 
 
-def test_a_run_before_the_node_restarted_counts_as_one() -> None:
+def test_a_run_before_a_restart_of_the_node_counts_as_a_restart() -> None:
     manifest = {"name": "c", "image": "image"}
     assert initial(manifest, None, "ContainerCreating").restarts == 0
     old = {"restartCount": 2, "containerID": "process://1"}
     assert initial(manifest, old, "ContainerCreating").restarts == 3
 
 
-def test_a_terminated_container_tells_how_it_ended() -> None:
+def test_a_terminated_container_has_its_exit_code_and_reason() -> None:
     assert record(ended(137), container_id="process://1").body() == {
         "name": "c",
         "image": "image",

@@ -39,12 +39,12 @@ def test_whole_path_prefixes_are_rewritten(text: str, result: str) -> None:
 
 
 @given(st.text("/amodels-.:= "))
-def test_text_without_a_mount_path_stays(text: str) -> None:
+def test_text_without_a_mount_path_is_unchanged(text: str) -> None:
     assert "/models" in text or rewrite(text, MOUNTS) == text
 
 
 @given(st.lists(st.sampled_from(["/models", "/opt/avatar", "/models/extra", "x"]), max_size=6))
-def test_what_was_put_in_is_not_rewritten_again(parts: list[str]) -> None:
+def test_inserted_paths_are_not_rewritten_again(parts: list[str]) -> None:
     mounts = (*MOUNTS, Mount("/state", Path("/wrong")), Mount("/repo", Path("/wrong")))
     assert "wrong" not in rewrite(" ".join(parts), mounts)
 
@@ -54,7 +54,7 @@ def test_nothing_is_rewritten_without_mounts() -> None:
     assert rewrite("/models", (Mount("/", Path("/elsewhere")),)) == "/models"
 
 
-def test_words_environment_and_folder_are_rewritten() -> None:
+def test_arguments_environment_and_folder_are_rewritten() -> None:
     command = Command(("cat", "/models/a"), {"M": "/models"}, "/opt/avatar")
     assert rewritten(command, MOUNTS) == Command(
         ("cat", "/state/v/models/a"), {"M": "/state/v/models"}, "/repo/examples"
@@ -80,7 +80,7 @@ def follows(words: list[str], *wanted: str) -> bool:
     return any(words[i : i + len(wanted)] == list(wanted) for i in range(len(words)))
 
 
-def test_a_new_mount_point_never_appears_on_the_host() -> None:
+def test_a_new_mount_point_is_not_created_on_the_host() -> None:
     words = bwrap_words(Mount("/opt/avatar", Path("/repo"), read_only=True))
     assert follows(words, "--tmpfs", "/opt", "--dev-bind-try", "/opt/other", "/opt/other")
     assert follows(words, "--ro-bind", "/repo", "/opt/avatar", "--chdir", "/home", "--", "true")
@@ -98,7 +98,7 @@ def test_outer_mounts_come_before_inner_ones() -> None:
     assert words.index("/1") < words.index("/2")
 
 
-def test_mount_over_a_folder_of_the_node_leaves_that_folder() -> None:
+def test_a_mount_over_a_folder_of_the_node_keeps_that_folder_visible() -> None:
     tmp = Mount("/tmp", Path("/state/pods/1/tmp"))
     pod, elsewhere = Path("/tmp/cluster/pods/1"), Path("/repository")
     kept = keeping((tmp,), (pod, elsewhere))

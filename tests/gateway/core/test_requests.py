@@ -66,6 +66,7 @@ def test_a_wrong_query_is_rejected_with_its_parameter(
         ([], "model is missing, must be NAMESPACE/NAME"),
         ([("model", "x")], "model is 'x', must be NAMESPACE/NAME"),
         ([("model", "a/b"), ("model", "a/b")], "model is set more than once"),
+        ([("x", "1"), ("y", "1"), ("y", "2")], "y is set more than once"),
         ([("model", "a/b"), ("wait_ms", "x")], "wait_ms is 'x', must be from 0 to 600000"),
         ([("model", "a/b"), ("refuse", "x")], "refuse is 'x', must be close or status"),
         ([("model", "x" * 99)], f"model is '{'x' * 64}', must be NAMESPACE/NAME"),

@@ -66,6 +66,10 @@ def test_reserve_pods_rank_last_but_before_pods_that_the_gateway_counts_as_full(
     assert order(pods, NOW) == ["empty", "kept", "full"]
 
 
+def test_a_candidate_is_not_in_the_reserve_by_default() -> None:
+    assert not Candidate("a", usable=True, state=None, placed=0).reserve
+
+
 def test_a_pod_that_the_gateway_counts_as_full_ranks_last() -> None:
     pods = [_pod("a", 4, placed=1), _pod("b", 0)]
     assert order(pods, NOW) == ["b", "a"]

@@ -179,7 +179,7 @@ async def test_a_browser_gets_an_event_and_a_close_code(
         with pytest.raises(ConnectionClosed) as closed:
             await caller.recv()
     assert closed.value.rcvd is not None
-    assert closed.value.rcvd.code == close
+    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (close, code)
 
 
 async def test_a_burst_fills_the_pods_and_the_rest_is_rejected(gateway: Any) -> None:

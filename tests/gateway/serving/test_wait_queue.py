@@ -56,8 +56,12 @@ async def test_callers_are_served_in_the_order_of_their_arrival(gateway: Any) ->
     gateway.report_state(pod, sessions=1, free=0)
     async with _open(gateway) as first, _open(gateway) as second:
         assert (await _queued(first), await _queued(second)) == (1, 2)
-        with pytest.raises(InvalidStatus, match="503"):  # a later caller does not overtake
+        with pytest.raises(
+            InvalidStatus, match="503"
+        ) as rejected:  # a later caller does not overtake
             await _open(gateway, 0)
+        error = json.loads(rejected.value.response.body)["error"]
+        assert (error["code"], error["message"]) == ("no_capacity", "2 callers wait for a slot")
         gateway.report_state(pod, sessions=0, free=1)
         assert await _queued(second) == 1
         await first.send("mine")

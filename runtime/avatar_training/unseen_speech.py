@@ -1,4 +1,4 @@
-"""Speech that no training heard: another synthesizer, and people reading aloud."""
+"""Speech that is not part of the training: another synthesizer, and recorded readings."""
 
 # ruff: noqa: RUF001 - the letters of the phonetic alphabet look like others
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from avatar_training.visemes import Floats
 
 FLITE_VOICES: Final = ("slt", "rms", "awb", "kal16")
-"""Recorded speakers (a woman and two men, one of them Scottish) and a robot's diphones."""
+"""Recorded speakers (a woman and two men, one of them Scottish) and a diphone synthesizer."""
 _TESTDATA: Final = Path("/usr/share/pocketsphinx/test/data")
 READINGS: Final = {"reading": _TESTDATA / "librivox", "cards": _TESTDATA / "cards"}
-"""Natural speech in Debian's pocketsphinx-testdata: a LibriVox reading, and playing cards named."""
+"""Natural speech in Debian's pocketsphinx-testdata: a LibriVox reading and names of cards."""
 _PHONES_A_SECOND: Final = 100
 
 ARPABET: Final = {
@@ -35,7 +35,7 @@ ARPABET: Final = {
     "nx": "n", "ow": "oʊ", "oy": "ɔɪ", "p": "p", "r": "ɹ", "s": "s", "sh": "ʃ", "t": "t",
     "th": "θ", "uh": "ʊ", "uw": "u", "v": "v", "w": "w", "y": "j", "z": "z", "zh": "ʒ",
 }  # fmt: skip
-"""The American phonetic alphabet that both tools write, in IPA; pauses are not in it."""
+"""The ARPABET phones that both tools write, in IPA; without pauses."""
 
 
 class MissingError(Exception):
@@ -43,12 +43,12 @@ class MissingError(Exception):
 
 
 def symbol(phone: str) -> str:
-    """Return the IPA of an ARPABET phone, `""` for a pause or a noise."""
+    """Return the IPA of an ARPABET phone; empty for a pause or a noise."""
     return ARPABET.get(phone.lower().rstrip("012"), "")
 
 
 def flite_speech(text: str, voice: str) -> Utterance:
-    """Return a sentence by flite with the times of its own phones.
+    """Synthesize a sentence with flite, and return it with the times of its phones.
 
     Raises:
         MissingError: flite is not installed.
@@ -67,12 +67,12 @@ def flite_speech(text: str, voice: str) -> Utterance:
 
 
 def timed(printed: str) -> Iterator[Phoneme]:
-    """Read what `flite -psdur` prints: `phone:end` in seconds, from zero for each sentence."""
+    """Parse the output of `flite -psdur`: `phone:end` in seconds, from zero for each sentence."""
     start = offset = 0.0
     for item in printed.split():
         name, _, stamp = item.rpartition(":")
         end = float(stamp) + offset
-        if end < start:  # another sentence of the text: its times begin at zero again
+        if end < start:  # the next sentence of the text: its times start at zero
             offset = start
             end = float(stamp) + offset
         yield Phoneme(symbol(name), start, end)
@@ -80,7 +80,7 @@ def timed(printed: str) -> Iterator[Phoneme]:
 
 
 def readings(folder: Path) -> list[Utterance]:
-    """Return each recorded sentence with the phones that pocketsphinx finds at its words.
+    """Return each recorded sentence with the phones that pocketsphinx aligns to its words.
 
     Raises:
         MissingError: pocketsphinx or the recordings are not installed.
@@ -91,7 +91,7 @@ def readings(folder: Path) -> list[Utterance]:
         raise MissingError("pocketsphinx is missing: pip install pocketsphinx") from error
     transcription = next(folder.glob("*transcription"), None)
     if transcription is None:
-        raise MissingError(f"no {folder}: apt-get install pocketsphinx-testdata")
+        raise MissingError(f"{folder} is missing: apt-get install pocketsphinx-testdata")
     decoder = pocketsphinx.Decoder(samprate=RATE, loglevel="FATAL", lm=None)
     made = []
     for line in transcription.read_text().splitlines():
