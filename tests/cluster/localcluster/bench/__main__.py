@@ -60,6 +60,11 @@ BENCHES: Final = (
         is_long=True,
     ),
     Bench("faults", "localcluster.bench.faults", what="convergence under API faults, 200 seeds"),
+    Bench(
+        "shared",
+        "localcluster.bench.shared",
+        what="20 services of 3 tenants want 12 GPUs of 3 classes, 100 seeds",
+    ),
     Bench("step", "localcluster.bench.step", what="callers come ten times as often; silence"),
     Bench("ramp", "localcluster.bench.ramp", what="0 to 30 to 0 sessions on process nodes, drawn"),
     Bench("collector", "localcluster.bench.collector", what="1,000 idle pods, and a core"),
