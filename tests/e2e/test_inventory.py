@@ -59,9 +59,9 @@ async def patch_profile(space: Space, name: str, patch: dict[str, Any]) -> None:
 
 async def test_a_relabelled_node_changes_what_a_service_says_and_gets(space: Space) -> None:
     stories = {
-        f"{H100}-SHARED": "is shared by an unknown number, h100-80gb forbids it",
+        f"{H100}-SHARED": "is shared by an unknown number of pods, which h100-80gb does not allow",
         f"{H100}-MIG-1g.10gb": f"no GPUProfile names the product {H100}-MIG-1g.10gb",
-        f"{H100}-MIG-INVALID": "MIG is half configured",
+        f"{H100}-MIG-INVALID": "MIG is configured incompletely",
     }
     async with labelled(space, f"{H100}-SHARED"):
         await space.apply("bound", replicas=1, placement={"gpuClasses": ["h100-80gb"]})

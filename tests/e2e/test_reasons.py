@@ -58,7 +58,7 @@ OF_SPECS: Final[dict[str, tuple[dict[str, Any], str, str]]] = {
     "no node": ({"placement": {"gpuClasses": ["l4"]}}, "NoGPUNode",
                 "no matching GPU node: needs l4; the cluster has "),
     "no such node": ({"placement": {"nodeSelector": {"rack": "7"}}}, "NoGPUNode",
-                     "label rack is not '7', as spec.placement.nodeSelector asks"),
+                     "label rack is not '7', which spec.placement.nodeSelector requires"),
     "no such class": ({"placement": {"gpuClasses": ["rtx-9999"]}}, "NoBatchFits",
                       "rtx-9999: there is no GPUProfile rtx-9999"),
     "no curve": ({"model": {"decoder": "taesd"}, "placement": {"gpuClasses": ["h100-80gb"]}},

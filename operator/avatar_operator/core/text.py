@@ -1,4 +1,4 @@
-"""Puts numbers into sentences that people read."""
+"""Formats numbers and times for messages."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import datetime
 
 
 def count(number: int, noun: str) -> str:
-    """Return a number of things, "1 session" or "3 sessions"."""
+    """Return a number with its noun, "1 session" or "3 sessions"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def rfc3339(seconds: float) -> str:
-    """Write a time as Kubernetes does, in whole seconds."""
+    """Format seconds since 1970 as Kubernetes does, in whole seconds."""
     moment = datetime.datetime.fromtimestamp(int(seconds), datetime.UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,1 +1,1 @@
-"""How many pods a service needs."""
+"""Decides how many pods a service needs."""

@@ -1,4 +1,4 @@
-"""Estimates at which rate callers come, and how many may come while a pod starts."""
+"""Estimates the arrival rate of callers, and how many may arrive while a pod starts."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from dataclasses import dataclass
 from math import ceil, floor, sqrt
 from typing import Final
 
-FAST_S: Final = 6.0  # the window that follows a burst, as Knative's panic window does
-SLOW_S: Final = 60.0  # the window that follows a change
-LONG_S: Final = 300.0  # the window that chance hardly moves
+FAST_S: Final = 6.0  # window for bursts, as Knative's panic window
+SLOW_S: Final = 60.0  # window for changes
+LONG_S: Final = 300.0  # window that random variation hardly changes
 
-Z99: Final = 2.33  # standard deviations that 99 of 100 cases stay below
+Z99: Final = 2.33  # 99th percentile of the standard normal distribution
 
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
-    """How many callers had come by each of the last seconds."""
+    """The total number of callers at the end of each of the last seconds."""
 
-    counts: tuple[tuple[int, int], ...]  # (second, count by its end), oldest first, not empty
+    counts: tuple[tuple[int, int], ...]
+    """(second, total at its end), oldest first, never empty."""
 
     @classmethod
     def starting(cls, now: float, count: int) -> Arrivals:
-        """Return a record that begins: who came before `now` is not known."""
+        """Return a record that starts now; earlier callers are unknown."""
         return cls(((floor(now) - 1, count),))
 
     def with_count(self, now: float, count: int) -> Arrivals:
-        """Return the record with the count as it is now; one that fell is a new beginning."""
+        """Return the record with the current total; a lower total starts a new record."""
         second, last = self.counts[-1]
         if count < last or now < second:
             return Arrivals.starting(now, count)
@@ -37,17 +38,17 @@ class Arrivals:
         return Arrivals((*kept[oldest:], (floor(now), count)))
 
     def within(self, window_s: float, now: float) -> int:
-        """Return how many came in the last `window_s` seconds, by whole seconds."""
+        """Return the number of callers in the last `window_s` seconds, in whole seconds."""
         latest = self.counts[-1][1]
         before = bisect_right(self.counts, (floor(now - window_s), latest)) - 1
         return latest - self.counts[max(0, before)][1]
 
     def per_s(self, now: float) -> float:
-        """Return the rate over the longest window that shorter ones do not contradict.
+        """Return the rate in callers per second, over the longest window that fits the shorter.
 
-        Two callers within 6 s are no burst: a shorter window counts only if chance
-        alone would bring so many (or for the slow one, so few) in fewer than one of
-        a hundred such windows.
+        A shorter window is used only if its count is outside the 1st to 99th percentile of a
+        Poisson distribution with the rate of the longer one (for the fast window: above it). Two
+        callers within 6 s are therefore not a burst.
         """
         known_s = min(LONG_S, max(SLOW_S, now - self.counts[0][0]))
         rate = self.within(LONG_S, now) / known_s
@@ -59,15 +60,14 @@ class Arrivals:
 
 
 def at_most(mean: float, variance: float = 0.0) -> int:
-    """Return how many come in 99 of 100 cases when `mean` are expected.
+    """Return the 99th percentile of a Poisson count with this mean.
 
-    The normal approximation of the Poisson quantile; for means from 0.5 to 100
-    it equals the exact one (tested). `variance` is that of the mean itself,
-    where it is not certain.
+    The normal approximation is at most 1 above the exact quantile for means from 0.5 to 100
+    (tested). `variance` is the variance of the mean itself, if the mean is uncertain.
     """
     return ceil(mean + Z99 * sqrt(mean + variance))
 
 
 def at_least(mean: float) -> int:
-    """Return below how many come in one of 100 cases only, 0 or more."""
+    """Return the 1st percentile of a Poisson count with this mean, at least 0."""
     return max(0, floor(mean - Z99 * sqrt(mean)))

@@ -1,4 +1,4 @@
-"""Decides how many frames ride in one batch on a GPU, and so how many sessions a pod carries."""
+"""Decides the batch size on a GPU class, and so how many sessions a pod carries."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ if TYPE_CHECKING:
     from avatar_operator.core.resources.gpu_profile import Curve
 
 BUCKETS: Final = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
-"""Batch sizes that the runtime captures and that are therefore considered."""
+"""Batch sizes for which the runtime captures CUDA graphs; only these are considered."""
 
 MEMORY_SHARE: Final = 0.9
-"""Part of a GPU's memory that a batch may fill: the governor halves batches above it."""
+"""Fraction of a GPU's memory that a batch may use; the runtime halves batches above it."""
 
 LOAD_RATIO: Final = 0.9
-"""Part of a pod's frames that sessions may use: the rest absorbs jitter between batches."""
+"""Fraction of a pod's frames that sessions may use; the rest absorbs jitter between batches."""
 
 LATENCY_BUDGET_MS: Final = {
     Objective.LATENCY: 100.0,
     Objective.BALANCED: 200.0,
     Objective.THROUGHPUT: 500.0,
 }
-"""The longest that one batch may take: a session's frames come at this rhythm."""
+"""Maximum time of one batch in milliseconds; a session receives its frames at this interval."""
 
 KNEE_RATIO: Final = {Objective.LATENCY: 0.85, Objective.BALANCED: 0.95, Objective.THROUGHPUT: None}
-"""Part of the best frames per second that is enough; None asks for the largest batch."""
+"""Fraction of the best frames per second that is enough; None selects the largest batch."""
 
 
 class LimitedBy(Enum):
-    """What kept the batch from being larger."""
+    """Why the batch is not larger."""
 
     MEMORY = "memory"
     DEADLINE = "deadline"
-    KNEE = "knee"  # a larger one gains too little, or was never measured
+    KNEE = "knee"  # a larger batch gains too little, or was not measured
     FIXED = "fixed"  # the user set it
 
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
-    """The batch size for one GPU class, and what follows from it."""
+    """The batch size for one GPU class, with the figures that follow from it."""
 
     batch_size: int
     sessions_per_pod: int
@@ -56,7 +56,7 @@ class BatchPlan:
 
 @dataclass(frozen=True, slots=True)
 class NoBatch:
-    """No batch size is possible on this GPU class."""
+    """Why no batch size is possible on a GPU class."""
 
     reason: str
 
@@ -69,11 +69,11 @@ def plan_batch(
     *,
     memory_share: float = MEMORY_SHARE,
 ) -> BatchPlan | NoBatch:
-    """Return the batch size that an objective asks for, within memory and deadline.
+    """Return the batch size for an objective, within the memory and the latency budget.
 
-    `memory_mib` is what a pod may use of the GPU, `fps` the frames a second of
-    one session. latency and balanced take the smallest batch that is nearly as
-    fast as the best one; throughput takes the largest.
+    `memory_mib` is the memory that a pod may use, `fps` the frames per second of one session. The
+    objectives latency and balanced select the smallest batch that reaches `KNEE_RATIO` of the best
+    frames per second; throughput selects the largest batch.
     """
     latency_budget_ms = LATENCY_BUDGET_MS[objective]
     usable_mib = memory_share * memory_mib
@@ -81,12 +81,12 @@ def plan_batch(
     in_memory = [b for b in measured if curve.memory_mib(b) <= usable_mib]
     in_time = [b for b in in_memory if curve.batch_ms(b) <= latency_budget_ms]
     if not measured:
-        return NoBatch(f"the curve of {curve.model} covers none of the batch sizes {BUCKETS}")
+        return NoBatch(f"the curve of {curve.model} contains none of the batch sizes {BUCKETS}")
     if not in_memory:
         need = curve.memory_mib(measured[0])
         return NoBatch(
             f"a batch of {measured[0]} needs {need} MiB, "
-            f"usable are {usable_mib:.0f} of {memory_mib} MiB"
+            f"{usable_mib:.0f} of {memory_mib} MiB are usable"
         )
     if not in_time:
         return NoBatch(
@@ -107,17 +107,17 @@ def plan_batch(
 def fixed_batch(
     curve: Curve, memory_mib: int, frames: int, fps: int, *, memory_share: float = MEMORY_SHARE
 ) -> BatchPlan | NoBatch:
-    """Return the plan for a batch size that the user set, if the GPU can hold it."""
+    """Return the plan for `spec.batchSize`, if the memory is large enough."""
     usable_mib = memory_share * memory_mib
     if not curve.smallest <= frames <= curve.largest:
         return NoBatch(
             f"spec.batchSize is {frames}, the curve of {curve.model} "
-            f"goes from {curve.smallest} to {curve.largest}"
+            f"covers {curve.smallest} to {curve.largest}"
         )
     if curve.memory_mib(frames) > usable_mib:
         return NoBatch(
             f"spec.batchSize is {frames} and needs {curve.memory_mib(frames)} MiB, "
-            f"usable are {usable_mib:.0f} of {memory_mib} MiB"
+            f"{usable_mib:.0f} of {memory_mib} MiB are usable"
         )
     return _plan(curve, frames, fps, LimitedBy.FIXED, f"spec.batchSize is {frames}")
 
@@ -134,7 +134,7 @@ def _knee(curve: Curve, buckets: list[int], ratio: float) -> int:
 def _ceiling(
     curve: Curve, chosen: int, measured: list[int], usable_mib: float, latency_budget_ms: float
 ) -> tuple[LimitedBy, str]:
-    """Say what excluded the next larger bucket."""
+    """Return why the next larger batch size is excluded."""
     if chosen == measured[-1]:
         return LimitedBy.KNEE, f"batch {chosen} is the largest measured"
     larger = measured[measured.index(chosen) + 1]
@@ -150,7 +150,7 @@ def _plan(curve: Curve, chosen: int, fps: int, limited_by: LimitedBy, why: str) 
     sessions = max(1, floor(LOAD_RATIO * frames_per_s / fps))
     carried = f"carry {text.count(sessions, 'session')}"
     if frames_per_s < fps:
-        carried = f"are too few for one session, which needs {fps}"
+        carried = f"are not enough for one session, which needs {fps}"
     return BatchPlan(
         batch_size=chosen,
         sessions_per_pod=sessions,

@@ -1,4 +1,4 @@
-"""Decides which measurement of a GPU class counts, and when one contradicts the profile."""
+"""Decides which measurement of a GPU class is used, and when it differs from the profile."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from avatar_operator.core.resources.pod import RuntimePod
 
 TOLERANCE: Final = 0.05
-"""Measurements that differ by less are the same one: what was stored stays."""
+"""A smaller relative difference does not replace the stored measurement."""
 
 CONTRADICTION: Final = 0.20
-"""A measurement that differs by more from the profile's own curve is worth telling."""
+"""A larger relative difference from the profile's curve is reported in a condition."""
 
-SETTLED_S: Final = 86400
-"""A measurement older than this is replaced by a newer one, however little they differ."""
+MAX_AGE_S: Final = 86400
+"""A stored measurement older than this is replaced, even if the difference is small."""
 
 
 class Report(NamedTuple):
-    """What a pod says that it measured when it started."""
+    """The measurement that a pod reports after its start."""
 
     pod: RuntimePod
     device: str
@@ -31,25 +31,24 @@ class Report(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """The largest deviation of a measured figure from the one it is compared with."""
+    """The largest relative difference between two curves, and its description."""
 
     share: float
     what: str
 
 
 def choose(profile: GPUProfile, reports: Iterable[Report], now: str) -> tuple[Calibration, ...]:
-    """Return the calibrations that a profile should hold, newest first.
+    """Return the calibrations that a profile should have, newest first.
 
-    `now` is a time as Kubernetes writes it. The same reports give the same
-    answer, in any order, and what the answer says is kept by the next one: at
-    rest nothing changes.
+    `now` is a time in RFC 3339. The result does not depend on the order of the reports, and equal
+    reports do not change it again.
     """
     allowed = {Device.CUDA}
     if profile.allow_simulated:
         allowed.add(Device.SIMULATED)
     kept = {item.curve.model: item for item in profile.calibrations if item.device in allowed}
     best: dict[str, Calibration] = {}
-    for report in sorted(reports, key=_worth):
+    for report in sorted(reports, key=_priority):
         device = next((known for known in allowed if known.value == report.device), None)
         if device is not None:
             pod = f"{report.pod.namespace}/{report.pod.name}"
@@ -63,7 +62,7 @@ def choose(profile: GPUProfile, reports: Iterable[Report], now: str) -> tuple[Ca
 
 
 def contradiction(profile: GPUProfile, variant: str) -> str:
-    """Say what was measured and given in different figures, "" if they agree well enough."""
+    """Describe the difference between measurement and profile, "" if it is small."""
     measured, given = profile.calibration(variant), profile.given(variant)
     if measured is None or given is None:
         return ""
@@ -72,7 +71,7 @@ def contradiction(profile: GPUProfile, variant: str) -> str:
 
 
 def difference(measured: Curve, other: Curve) -> Difference:
-    """Compare two curves at the batch sizes that one measured and the other covers."""
+    """Compare a measured curve with another one, at each measured batch size that both cover."""
     found = Difference(0.0, "")
     for frames, ms in measured.frame_batch_ms:
         if not other.covers(frames):
@@ -89,8 +88,8 @@ def difference(measured: Curve, other: Curve) -> Difference:
     return found
 
 
-def _worth(report: Report) -> tuple[bool, int, float, str]:
-    """Order reports: the last is a real device that measured large batches lately."""
+def _priority(report: Report) -> tuple[bool, int, float, str]:
+    """Return the sort key of a report: the last one is used for its model variant."""
     return (
         report.device == Device.CUDA.value,
         report.curve.largest,
@@ -103,16 +102,16 @@ def _replaces(new: Calibration, old: Calibration) -> bool:
     if new.device is not old.device:
         return new.device is Device.CUDA
     if new.curve.largest != old.curve.largest:
-        # A pod with smaller batches knows less, unless the card has become another one.
+        # A curve with smaller batches says less, unless the GPU itself has changed.
         larger = new.curve.largest > old.curve.largest
         return larger or difference(new.curve, old.curve).share > TOLERANCE
     share = difference(new.curve, old.curve).share
-    return share > TOLERANCE or (share > 0 and _settled(old.measured_at, new.measured_at))
+    return share > TOLERANCE or (share > 0 and _is_old(old.measured_at, new.measured_at))
 
 
-def _settled(then: str, now: str) -> bool:
+def _is_old(then: str, now: str) -> bool:
     try:
         elapsed = datetime.fromisoformat(now) - datetime.fromisoformat(then)
     except ValueError:
-        return True  # a time that cannot be read is no reason to keep it
-    return elapsed.total_seconds() > SETTLED_S
+        return True  # a time that cannot be parsed does not keep the measurement
+    return elapsed.total_seconds() > MAX_AGE_S

@@ -1,7 +1,7 @@
-"""Counts what is free of each GPU class, as pods of one placement could use it.
+"""Counts the free GPUs of each class that pods with a given placement can use.
 
-Nodes change seldom and pods often: what follows from the nodes alone is found once,
-and what pods take is kept up to date by what changed from one plan to the next.
+Nodes change rarely and pods often. What follows from the nodes alone is cached, and the GPU use of
+pods is updated by the differences between two plans.
 """
 
 from __future__ import annotations
@@ -21,52 +21,58 @@ if TYPE_CHECKING:
     from avatar_operator.core.resources.pod import PodUse
 
 KEPT_VIEWS: Final = 32
-"""Placements whose nodes are remembered; most services of a cluster share a few."""
+"""Number of cached placements; most services of a cluster use a few."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeStock:
-    """What one node offers a service of one resource: a row of `avatar-operator plan`."""
+    """GPUs of one node behind one resource: a row of `avatar-operator plan`."""
 
     node: str
     resource: str
     gpu_class: str | None
     total: int
-    free: int  # 0 if left out
-    reason: str  # why it is left out, or what does not add up; "" if all is well
+    free: int
+    """0 if the node is excluded."""
+    reason: str
+    """Why the node is excluded, or a warning about its labels; "" if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClassStock:
-    """The GPUs of one class that a service could use."""
+    """The GPUs of one class that a service can use."""
 
     gpu_class: str
-    memory_mib: int  # of its smallest GPU, or the profile's least if there is none
+    memory_mib: int
+    """Memory of the smallest GPU, or the profile's minimum if there is none."""
     total: int
     free: int
     selectors: tuple[Selector, ...]
-    resource: str = names.GPU_RESOURCE  # that a pod asks for
+    resource: str = names.GPU_RESOURCE
+    """The resource that a pod requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What GPUs there are, by class, and which nodes were left out and why."""
+    """The GPUs by class, and the excluded nodes."""
 
-    stocks: Mapping[str, ClassStock]  # one for every profile
-    left_out: tuple[tuple[str, str], ...]  # node and reason, by node
+    stocks: Mapping[str, ClassStock]
+    """One for each profile."""
+    left_out: tuple[tuple[str, str], ...]
+    """(node, reason) of each excluded node, by name."""
     _view: PlacementView = field(compare=False, repr=False)
     _uses: tuple[PodUse, ...] = field(compare=False, repr=False)
 
     @property
     def nodes(self) -> tuple[NodeStock, ...]:
-        """What each node offers, by name: for people, and not cheap."""
+        """The GPUs of each node, by name; computed on each access."""
         return self._view.rows(self._uses)
 
 
 class NodeClassCache:
-    """The classes of all nodes, found anew only for nodes and profiles that changed.
+    """Caches the GPU classes of nodes, so that only changed nodes are classified again.
 
-    What it answers depends on its arguments alone: it saves time, nothing else.
+    Results depend only on the arguments; the cache saves time.
     """
 
     def __init__(self) -> None:
@@ -74,12 +80,12 @@ class NodeClassCache:
         self._nodes: tuple[Node, ...] = ()
         self._found: dict[str, tuple[Node, tuple[NodeClass, ...]]] = {}  # by name
         self._parts: tuple[NodeClass, ...] = ()
-        self._views: dict[object, PlacementView] = {}  # by placement, the latest last
+        self._views: dict[object, PlacementView] = {}  # by placement, most recently used last
 
     def parts(
         self, nodes: tuple[Node, ...], profiles: tuple[GPUProfile, ...]
     ) -> tuple[NodeClass, ...]:
-        """Return what `classify` says of each node, by the names of the nodes."""
+        """Return the result of `classify` for each node, sorted by the names of the nodes."""
         if nodes is self._nodes and profiles is self._profiles:
             return self._parts
         known = self._found if profiles == self._profiles else {}
@@ -99,7 +105,7 @@ class NodeClassCache:
         profiles: tuple[GPUProfile, ...],
         placement: Placement,
     ) -> PlacementView:
-        """Return what a placement can use of the nodes."""
+        """Return the view of a placement on the nodes."""
         parts = self.parts(nodes, profiles)
         key = (placement.node_selector, placement.tolerations)
         view = self._views.pop(key, None) or PlacementView(parts, profiles, placement)
@@ -109,14 +115,14 @@ class NodeClassCache:
         return view
 
     def named(self, nodes: tuple[Node, ...], wanted: Collection[str]) -> tuple[Node, ...]:
-        """Return those of the nodes that carry one of these names."""
+        """Return the nodes with these names."""
         if nodes is not self._nodes:
             return tuple(node for node in nodes if node.name in wanted)
         return tuple(self._found[name][0] for name in wanted if name in self._found)
 
 
 class PlacementView:
-    """What one placement can use of the nodes, and how much of it pods take."""
+    """The GPUs that pods with one placement can use, and how many of them are in use."""
 
     def __init__(
         self,
@@ -142,13 +148,13 @@ class PlacementView:
         }
         self._uses: tuple[PodUse, ...] = ()
         self._used: dict[tuple[str, str], int] = {}  # by node and resource
-        self._coming: dict[str, int] = {}  # by class: pods of ours that have no node yet
+        self._coming: dict[str, int] = {}  # by class: requested by runtime pods without a node
         self._free = {name: stock.total for name, stock in self._bare.items()}
 
     def stocks(self, uses: tuple[PodUse, ...]) -> Mapping[str, ClassStock]:
-        """Return the stock of every class, with what is free beside these uses.
+        """Return the stock of each class, with the GPUs that are free besides these uses.
 
-        Only uses that are other objects than at the last call are looked at.
+        Only uses that are not identical to those of the previous call are counted again.
         """
         before, self._uses = self._uses, uses
         if uses is not before:
@@ -164,7 +170,7 @@ class PlacementView:
         return {name: self._with_free(stock) for name, stock in self._bare.items()}
 
     def rows(self, uses: Iterable[PodUse]) -> tuple[NodeStock, ...]:
-        """Return what each node offers beside these uses."""
+        """Return the GPUs of each node, with those that are free besides these uses."""
         used: dict[tuple[str, str], int] = {}
         for use in uses:
             for resource, count in _counts(use):
@@ -195,7 +201,7 @@ class PlacementView:
             del self._used[key]
         part = self._members.get(key)
         if part is not None and part.gpu_class is not None:
-            # A dying device lowers what is allocatable below what is in use: never below 0.
+            # A failed device can lower the allocatable GPUs below those in use: at least 0 is free.
             change = max(0, part.gpus - after) - max(0, part.gpus - before)
             self._free[part.gpu_class] += change
 
@@ -214,11 +220,10 @@ def count_free(
     placement: Placement,
     cache: NodeClassCache | None = None,
 ) -> Inventory:
-    """Count the GPUs that pods placed by `placement` could use.
+    """Count the GPUs that pods with this placement can use.
 
-    Every pod in the cluster counts, whoever owns it. Pods of ours that are not
-    bound yet count against the class that they are pinned to. A census that is
-    kept from one call to the next makes it faster.
+    All pods in the cluster count. Runtime pods that are not bound yet count for the class that they
+    are pinned to. A cache that is kept between calls makes it faster.
     """
     uses = tuple(uses)
     view = (cache or NodeClassCache()).view(tuple(nodes), tuple(profiles), placement)
@@ -241,7 +246,7 @@ def tolerates(tolerations: Collection[Toleration], taint: Taint) -> bool:
 
 
 GPU_TOLERATION: Final = Toleration(key=names.GPU_RESOURCE, operator="Exists")
-"""GPU pools usually carry this taint, so that only GPU pods land there."""
+"""GPU nodes usually have this taint, so that only GPU pods run there."""
 
 
 def _counts(use: PodUse) -> tuple[tuple[str, int], ...]:
@@ -249,7 +254,7 @@ def _counts(use: PodUse) -> tuple[tuple[str, int], ...]:
 
 
 def _resource(parts: Iterable[NodeClass]) -> str:
-    """Choose the resource that most GPUs of a class are offered by: a pod can ask for one only."""
+    """Return the resource that offers most GPUs of a class, because a pod can request only one."""
     totals: dict[str, int] = {}
     for part in parts:
         totals[part.resource] = totals.get(part.resource, 0) + part.gpus
@@ -272,7 +277,7 @@ def _unusable(node: Node, placement: Placement) -> str:
         return "cordoned"
     for key, value in placement.node_selector:
         if node.labels.get(key) != value:
-            return f"label {key} is not {value!r}, as spec.placement.nodeSelector asks"
+            return f"label {key} is not {value!r}, which spec.placement.nodeSelector requires"
     tolerations = (GPU_TOLERATION, *placement.tolerations)
     for taint in node.taints:
         if taint.effect != "PreferNoSchedule" and not tolerates(tolerations, taint):
@@ -286,7 +291,7 @@ def _stock(
     members: Iterable[NodeClass],
     parts: Iterable[NodeClass],
 ) -> ClassStock:
-    """Add up the nodes that may be used; if none may, those left out tell of nodes to come."""
+    """Return the stock of the usable nodes; without one, excluded nodes provide the labels."""
     own = [part for part in members if part.gpu_class == profile.name]
     kin = [part for part in parts if (part.gpu_class, part.resource) == (profile.name, resource)]
     alike, total = own or kin, sum(part.gpus for part in own)

@@ -1,7 +1,7 @@
-"""Finds the GPU class of every node.
+"""Finds the GPU class of each node from its labels.
 
-The traps of node labels (sharing, MIG, old feature discovery, none at all) end
-here: everything behind works with classes.
+This module handles all special cases of node labels (sharing, MIG, old feature discovery, no
+labels). All other modules use GPU classes only.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from avatar_operator.core.resources.node import Node
 
 BYTES_FROM: Final = 10_000_000
-"""A memory label above this is in bytes: an old feature discovery wrote it so (GFD #26)."""
+"""A memory label above this is in bytes, as old feature discovery wrote it (GFD issue 26)."""
 
 Selector = tuple[tuple[str, str], ...]
-"""Labels by which the scheduler finds nodes; a value of "" means that the label is not there."""
+"""Labels by which the scheduler selects nodes; the value "" means that the label is missing."""
 
 _SHARED: Final = "-SHARED"
 _PREFIX: Final = "NVIDIA-"
@@ -34,9 +34,9 @@ _H100: Final = "NVIDIA-H100-80GB-HBM3"
 
 @dataclass(frozen=True, slots=True)
 class _Cloud:
-    """How a cloud names its GPUs, where feature discovery does not run."""
+    """How a cloud names its GPUs, for nodes without feature discovery."""
 
-    products: Mapping[str, tuple[str, ...]]  # several: the name alone does not tell
+    products: Mapping[str, tuple[str, ...]]  # several products if the name is ambiguous
     memory_label: str = ""
 
 
@@ -79,37 +79,46 @@ _CLOUDS: Final[Mapping[str, _Cloud]] = {
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What a node's labels say of the GPUs behind one resource."""
+    """What the labels of a node report about the GPUs behind one resource."""
 
-    products: tuple[str, ...]  # without the sharing suffix; several: one of these; (): unknown
-    memory_mib: int | None  # of the whole GPU; None if nothing tells
-    replicas: int | None  # pods that share one GPU; 1 is not shared, None is shared by who knows
-    count: int | None  # GPUs; None if nothing tells
+    products: tuple[str, ...]
+    """Without the sharing suffix; one of several if the name is ambiguous; empty: unknown."""
+    memory_mib: int | None
+    """Memory of the whole GPU; None if it is unknown."""
+    replicas: int | None
+    """Pods that share one GPU; 1 if it is not shared, None if the number is unknown."""
+    count: int | None
+    """GPUs; None if the number is unknown."""
     selector: Selector
-    measured: bool = True  # feature discovery asked the driver; a cloud names what it rents out
+    measured: bool = True
+    """Whether feature discovery read the values from the driver; a cloud lists nominal ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeClass:
-    """The GPUs of a node behind one resource, with their class or the reason why they have none."""
+    """The GPUs of a node behind one resource, with their class or why they have none."""
 
     node: Node
     resource: str
-    gpus: int  # allocatable
+    gpus: int
+    """Allocatable GPUs."""
     gpu_class: str | None
-    memory_mib: int  # that one pod may use
+    memory_mib: int
+    """Memory that one pod may use."""
     shared: bool
     selector: Selector
     reason: str
-    warning: str = ""  # they have a class, but something does not add up
-    candidates: tuple[str, ...] = ()  # profiles between which the labels do not decide
+    warning: str = ""
+    """An inconsistency of the labels of GPUs that have a class."""
+    candidates: tuple[str, ...] = ()
+    """Profiles that all match the labels."""
 
 
 def classify(node: Node, profiles: Sequence[GPUProfile]) -> tuple[NodeClass, ...]:
     """Return the GPUs of a node, one entry for each resource that offers them.
 
-    Each has the class of the one profile that matches. A node without GPUs has
-    no entry; one whose device plugin is not there yet has one with 0 GPUs.
+    The class of an entry is the only profile that matches. A node without GPUs has no entry. A node
+    whose device plugin has not started has one entry with 0 GPUs.
     """
     offers = [
         (resource, count)
@@ -133,11 +142,11 @@ def _classify(node: Node, resource: str, gpus: int, profiles: Sequence[GPUProfil
         )
 
     if not product:
-        return unknown("no label tells the GPU's product (is GPU feature discovery running?)")
+        return unknown("no label names the GPU's product (is GPU feature discovery running?)")
     if "MIG-INVALID" in product.upper():
-        return unknown(f"MIG is half configured ({product})")
+        return unknown(f"MIG is configured incompletely ({product})")
     if labels.memory_mib == 0:
-        return unknown(f"{product} is labelled with a memory of 0")
+        return unknown(f"{product} has a memory label of 0")
     named = [profile for profile in profiles if _names(profile, labels.products)]
     fitting = [profile for profile in named if _holds(profile, labels.memory_mib)]
     of = ", ".join(profile.name for profile in fitting or named)
@@ -150,10 +159,10 @@ def _classify(node: Node, resource: str, gpus: int, profiles: Sequence[GPUProfil
         return unknown(f"{product} belongs to several GPUProfiles: {of}", candidates)
     profile = fitting[0]
     if shared and not profile.allow_shared:
-        by = "an unknown number" if replicas is None else str(replicas)
-        return unknown(f"{product} is shared by {by}, {profile.name} forbids it")
+        by = "an unknown number of pods" if replicas is None else str(replicas)
+        return unknown(f"{product} is shared by {by}, which {profile.name} does not allow")
     if replicas is None:
-        return unknown(f"{product} is shared, and no label tells by how many")
+        return unknown(f"{product} is shared, and no label reports by how many pods")
     whole = profile.memory_min_mib
     if labels.memory_mib is not None and labels.measured:
         whole = labels.memory_mib
@@ -171,7 +180,7 @@ def _classify(node: Node, resource: str, gpus: int, profiles: Sequence[GPUProfil
 
 
 def read_labels(labels: Mapping[str, str], resource: str = names.GPU_RESOURCE) -> Labels:
-    """Read what feature discovery, or else the cloud, says of the GPUs behind a resource."""
+    """Read the labels of feature discovery, or else of the cloud, for one resource."""
     is_mig = resource.startswith(names.MIG_RESOURCES)
     prefix = resource if is_mig else names.GPU_RESOURCE
     product = labels.get(f"{prefix}.product", "")
@@ -185,13 +194,15 @@ def read_labels(labels: Mapping[str, str], resource: str = names.GPU_RESOURCE) -
     marked = product.endswith(_SHARED) or sharing != "none" or resource == names.SHARED_RESOURCE
     if replicas == 1 and marked:
         replicas = None
-    telling = [f"{prefix}.{key}" for key in ("product", "memory", "sharing-strategy", "replicas")]
+    identifying = [
+        f"{prefix}.{key}" for key in ("product", "memory", "sharing-strategy", "replicas")
+    ]
     return Labels(
         products=(product.removesuffix(_SHARED),),
         memory_mib=_mebibytes(labels.get(f"{prefix}.memory")),
         replicas=replicas,
         count=_number(labels.get(f"{prefix}.count")),
-        selector=_selector(labels, telling),
+        selector=_selector(labels, identifying),
     )
 
 
@@ -200,21 +211,21 @@ def _cloud(labels: Mapping[str, str]) -> Labels:
         products = cloud.products.get(labels.get(key, ""), ())
         if not products:
             continue
-        telling = [label for label in (key, cloud.memory_label, names.LABEL_PRODUCT) if label]
+        identifying = [label for label in (key, cloud.memory_label, names.LABEL_PRODUCT) if label]
         return Labels(
             products=products,
             memory_mib=_mebibytes(labels.get(cloud.memory_label)),
             replicas=1,
             count=None,
-            selector=_selector(labels, telling),
+            selector=_selector(labels, identifying),
             measured=False,
         )
     return Labels((), None, 1, None, ())
 
 
-def _selector(labels: Mapping[str, str], telling: Iterable[str]) -> Selector:
-    """Find nodes that are labelled exactly so: any other may be of another class."""
-    return tuple((key, labels.get(key, "")) for key in telling)
+def _selector(labels: Mapping[str, str], identifying: Iterable[str]) -> Selector:
+    """Return the selector of nodes with exactly these labels: others may have another class."""
+    return tuple((key, labels.get(key, "")) for key in identifying)
 
 
 def _number(text: str | None) -> int | None:
@@ -227,7 +238,7 @@ def _mebibytes(text: str | None) -> int | None:
 
 
 def _names(profile: GPUProfile, products: Iterable[str]) -> bool:
-    """Match as globs, with or without NVIDIA's name; MIG only where the glob names it."""
+    """Match glob patterns, with or without the prefix NVIDIA-; MIG only if the pattern names it."""
     return any(
         fnmatch.fnmatchcase(product.removeprefix(_PREFIX), glob.removeprefix(_PREFIX))
         or fnmatch.fnmatchcase(product, glob)
@@ -242,7 +253,7 @@ def _holds(profile: GPUProfile, memory_mib: int | None) -> bool:
 
 
 def _replicas(node: Node, resource: str, labels: Labels) -> int | None:
-    """Work out by how many each GPU is shared: the device plugin offers it as often."""
+    """Compute how many pods share a GPU: the device plugin offers each GPU that often."""
     capacity = dict(node.capacity).get(resource, 0)
     if not labels.count or capacity <= labels.count or capacity % labels.count:
         return None
@@ -250,14 +261,14 @@ def _replicas(node: Node, resource: str, labels: Labels) -> int | None:
 
 
 def _warning(node: Node, resource: str, labels: Labels, replicas: int, profile: GPUProfile) -> str:
-    """Say what does not add up: labels of one card for a node with two kinds, or two opinions."""
+    """Describe inconsistent labels: of a node with two kinds of GPUs, or of two sources."""
     capacity = dict(node.capacity).get(resource)
     if node.labels.get(names.LABEL_MIG_STRATEGY) == "mixed":
         capacity = None  # the count may hold GPUs that are offered as slices
     if labels.count and capacity is not None and labels.count * replicas != capacity:
         return (
             f"labels count {labels.count} GPUs shared by {replicas}, the node has {capacity} "
-            "(are its GPUs of several kinds?)"
+            "(does it have several kinds of GPUs?)"
         )
     named = _cloud(node.labels).products if labels.measured else ()
     if named and resource == names.GPU_RESOURCE and not _names(profile, named):

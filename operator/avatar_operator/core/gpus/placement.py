@@ -1,4 +1,4 @@
-"""Chooses the GPU class of each pod that is to be created."""
+"""Assigns a GPU class to each new pod."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def assign_classes(
     placement: Placement,
     current: Iterable[RuntimePod] = (),
 ) -> tuple[Pool, ...]:
-    """Return the class of each of the wanted pods, as far as GPUs are free or may come.
+    """Return the class of each new pod, as far as GPUs are free or can be added.
 
-    `pools` are in the order of `pools.rank`. `current` are the pods that stay:
-    the cheapest mix is the one that is cheapest together with them.
+    `pools` are in the order of `pools.rank`. `current` are the pods that stay: the strategy
+    cheapest minimizes the cost per session of these and the new pods together.
     """
     serving = [pool for pool in pools if pool.can_serve]
     if placement.when_full is WhenFull.WAIT:
@@ -34,13 +34,13 @@ def assign_classes(
     if placement.strategy is Strategy.CHEAPEST:
         counts = _cheapest(priced, wanted, _bill(priced, current))
     left = wanted - sum(counts.values())
-    for pool in serving:  # in order: all of them, or those whose price is unknown
+    for pool in serving:  # in order: all classes, or those of unknown cost
         taken = counts.get(pool.gpu_class, 0)
         more = min(left, pool.stock.free - taken)
         counts[pool.gpu_class] = taken + more
         left -= more
     if placement.when_full is WhenFull.CREATE_PENDING and left:
-        # Whoever adds nodes sees pods that wait for one; it must be told which labels to bring.
+        # A node autoscaler reacts to pending pods; they must name the labels of the new node.
         for pool in [pool for pool in serving if pool.stock.selectors][:1]:
             counts[pool.gpu_class] += left
     return tuple(pool for pool in serving for _ in range(counts[pool.gpu_class]))
@@ -50,12 +50,12 @@ _Bill = tuple[Decimal, int]  # cost per hour, sessions
 
 
 def _cheapest(pools: Sequence[Pool], wanted: int, paid: _Bill) -> dict[str, int]:
-    """Return the number of pods of each class whose sessions cost least on average.
+    """Return the number of pods of each class with the lowest average cost per session.
 
-    Filling the class with the cheapest session first can be far off: once its
-    GPUs are used up, a small dear one may cost less in all than a large one.
-    So the price p of a session is improved (Dinkelbach): pods that minimise
-    cost - p * sessions bring it down, until none do.
+    Filling the class with the cheapest session first is not optimal: once its GPUs are used, a
+    small expensive class may cost less in total than a large one. Dinkelbach's algorithm for
+    fractional programs is used: pods that minimize cost - p * sessions lower the price p of a
+    session, until p does not change any more.
     """
     counts: dict[str, int] = {}
     price = Decimal("Infinity")

@@ -1,4 +1,4 @@
-"""Ranks the GPU classes that may serve a service, each with its batch size and its stock."""
+"""Ranks the GPU classes of a service, each with its batch size and its free GPUs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """One GPU class from the view of one service."""
+    """A GPU class with the batch size for one service."""
 
     gpu_class: str
     outcome: batch_size.BatchPlan | batch_size.NoBatch
@@ -26,11 +26,12 @@ class Pool:
     curve: Curve | None
     cost_per_hour: Decimal | None = None
     calibration: Calibration | None = None
-    contradiction: str = ""  # between what was measured and what the profile says
+    contradiction: str = ""
+    """Difference between the measurement and the profile; "" if it is small."""
 
     @property
     def can_serve(self) -> bool:
-        """Whether pods of the service can run on the class at all."""
+        """Whether pods of the service can run on the class."""
         return isinstance(self.outcome, batch_size.BatchPlan)
 
 
@@ -40,9 +41,9 @@ def rank(
     inventory: Inventory,
     memory_share: float,
 ) -> tuple[Pool, ...]:
-    """Return the classes that the service allows, the one to fill first in front.
+    """Return the classes that the service allows, in the order in which they are filled.
 
-    Classes that cannot serve come last, each with its reason.
+    Classes that cannot serve are last, each with its reason.
     """
     by_name = {profile.name: profile for profile in profiles}
     asked = service.placement.gpu_classes or tuple(sorted(by_name))
@@ -93,7 +94,7 @@ def _order(pool: Pool, placement: Placement) -> tuple[bool, float | Decimal, str
         return False, -pool.outcome.frames_per_s, pool.gpu_class
     if placement.strategy is Strategy.PREFERRED and placement.gpu_classes:
         return False, placement.gpu_classes.index(pool.gpu_class), pool.gpu_class
-    # Without a list there is no preference to follow but the price.
+    # Without a list of classes, the cost per session is the preference.
     if pool.cost_per_hour is None:
         return False, Decimal("Infinity"), pool.gpu_class
     return False, pool.cost_per_hour / pool.outcome.sessions_per_pod, pool.gpu_class

@@ -1,4 +1,4 @@
-"""Renders the container that runs the runtime: arguments, environment, probes, mounts."""
+"""Renders the runtime container: arguments, environment, probes and mounts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Body = dict[str, object]
 
 START_TIMEOUT_S: Final = 1200
-"""How long a pod may load its model before it is started again: tens of GB from cold storage."""
+"""Time that a pod may load its model before it is restarted: tens of GB from cold storage."""
 
 
 def runtime(
@@ -39,7 +39,7 @@ def runtime(
     metrics_open: bool,
     log_format: labels.LogFormat,
 ) -> Body:
-    """Render the container; image and policy count unless the service names its own."""
+    """Render the container; `image` and `pull_policy` apply unless the service sets its own."""
     assert isinstance(pool.outcome, batch_size.BatchPlan)
     plan = pool.outcome
     template = service.template
@@ -131,7 +131,7 @@ def _environment(
         labels.ENV_DRAIN_TIMEOUT_S: str(limits.drain_timeout_s),
         labels.ENV_LOG_FORMAT: log_format.value,
     }
-    # Left out where the runtime would choose the same: a device that is no GPU then takes its own.
+    # Defaults are left out, so that a device other than a GPU can use its own.
     if service.model.decoder != DECODER:
         values[labels.ENV_DECODER] = service.model.decoder
     if service.model.precision != PRECISION:
@@ -149,7 +149,7 @@ def _environment(
 
 
 def _profile(pool: Pool) -> str:
-    """Write what the operator believes of the GPU; simulated devices and logs read it."""
+    """Return the operator's profile of the GPU as JSON, for simulated devices and logs."""
     assert pool.curve is not None
     curve = {
         "model": pool.curve.model,
@@ -171,7 +171,7 @@ def _folder(mount: str, source: Source) -> str:
 
 
 def volumes(name: str, source: Source) -> list[Body]:
-    """Render the volume that a source is mounted from, none if the image holds it."""
+    """Render the volume of a source, none if the image contains it."""
     match source:
         case ClaimSource(claim_name=claim):
             volume = {"claimName": claim, "readOnly": True}

@@ -1,4 +1,4 @@
-"""Renders the other objects that the operator creates: Secrets, budgets, Events and patches."""
+"""Renders Secrets, PodDisruptionBudgets, Events and patches of pods."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from avatar_operator.core.resources.fields import Body, Fields
 from avatar_operator.core.resources.service import Service, ServiceKey
 
 NEVER_EVICTED: Final = 1_000_000
-"""Pods that a budget wants: more than there ever are, so that none of them may be evicted."""
+"""minAvailable of a PodDisruptionBudget: more pods than can exist, so none may be evicted."""
 
 
 LONGEST_MESSAGE: Final = 1024
-"""Characters; the API server refuses Events with more."""
+"""Characters; the API server rejects Events with a longer message."""
 
 
 def control_secret(service: Service, token: str) -> Body:
-    """Render the Secret that hands the admin token to the service's pods."""
+    """Render the Secret with the admin token of the service's pods."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -34,11 +34,10 @@ def control_secret(service: Service, token: str) -> Body:
 
 
 def pdb(service: Service) -> Body:
-    """Render what refuses the eviction of pods with sessions.
+    """Render the PodDisruptionBudget that prevents the eviction of pods with sessions.
 
-    A whole number counts the pods that carry the label, and asks no scale: with
-    a percentage or maxUnavailable, `spec.replicas` would be believed, and pods of
-    a rollout could be evicted.
+    A whole number counts the pods with the label. A percentage or maxUnavailable would use
+    `spec.replicas` of the scale subresource instead, so pods of a rollout could be evicted.
     """
     return {
         "apiVersion": "policy/v1",
@@ -62,7 +61,7 @@ def pdb(service: Service) -> Body:
 
 
 def pdb_content(body: Body) -> str | None:
-    """Return the UID of the service that a stored budget protects as it should, if it does."""
+    """Return the UID of the service that a stored PodDisruptionBudget protects, None if wrong."""
     metadata, spec = Fields(body.get("metadata"), "", []), Fields(body.get("spec"), "", [])
     for owner in metadata.children("ownerReferences"):
         selected = {names.LABEL_SERVICE: owner.text("name"), names.LABEL_LIVE: names.LIVE}
@@ -76,7 +75,7 @@ def pdb_content(body: Body) -> str | None:
 
 
 def pdb_service(body: Body) -> ServiceKey | None:
-    """Return the service that a budget is named after, whatever else it says; None if none is."""
+    """Return the service that the name of a PodDisruptionBudget contains, None if there is none."""
     metadata = Fields(body.get("metadata"), "", [])
     name = metadata.text("name")
     service = name.removesuffix(names.pdb(""))
@@ -84,7 +83,7 @@ def pdb_service(body: Body) -> ServiceKey | None:
 
 
 def live_marks(*, live: bool) -> Body:
-    """Render the change of a pod's metadata that protects it, or lets it go."""
+    """Render the change of a pod's metadata that adds or removes its protection."""
     return {
         "labels": {names.LABEL_LIVE: names.LIVE if live else None},
         "annotations": {
@@ -95,12 +94,12 @@ def live_marks(*, live: bool) -> Body:
 
 
 def reserve_role(*, reserve: bool) -> Body:
-    """Render the change of a pod's metadata that makes it one of the reserve, or of the others."""
+    """Render the change of a pod's metadata that moves it into or out of the reserve."""
     return {"labels": {names.LABEL_RESERVE: names.RESERVED if reserve else None}}
 
 
 def adoption_patch(service: Service, origin: str) -> Body:
-    """Render the change of a pod's metadata that makes it one of another service."""
+    """Render the change of a pod's metadata that makes it a pod of another service."""
     return {
         "labels": {
             names.LABEL_SERVICE: service.key.name,
@@ -113,14 +112,14 @@ def adoption_patch(service: Service, origin: str) -> Body:
 
 
 def held_by_pod(name: str, uid: str) -> Body:
-    """Render what lets an object stay for as long as a pod does, whatever becomes of its owner."""
+    """Render an additional owner of an object: it exists at least as long as the pod."""
     return {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}]}
 
 
 def event_body(
     service: Service, reason: names.Reason, message: str, *, warning: bool, at: str
 ) -> Body:
-    """Render an Event about a service; `at` is a time as Kubernetes writes it."""
+    """Render an Event about a service; `at` is a time in RFC 3339."""
     return {
         "apiVersion": "v1",
         "kind": "Event",
@@ -166,6 +165,6 @@ def owner_reference(service: Service) -> Body:
         "kind": names.SERVICE_KIND,
         "name": service.key.name,
         "uid": service.uid,
-        "controller": True,  # else kubectl drain asks for --force
+        "controller": True,  # otherwise kubectl drain requires --force
         "blockOwnerDeletion": True,
     }

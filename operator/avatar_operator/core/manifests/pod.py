@@ -21,29 +21,31 @@ if TYPE_CHECKING:
 from avatar_operator.core.manifests.objects import owner_reference, service_labels
 
 GRACE_MARGIN_S: Final = 30
-"""Added to the drain timeout, so that SIGTERM still finds time after preStop gave up."""
+"""Added to the drain timeout, so that the runtime can handle SIGTERM after preStop has ended."""
 
 
 _RENDERING: Final = 1
-"""Raise it when `pod` changes in a way that running pods must follow."""
+"""Increase it if `runtime_pod` changes so that running pods must be replaced."""
 
 
 @dataclass(frozen=True, slots=True)
 class PodSettings:
-    """What the chart says about every runtime pod."""
+    """Settings of the chart for all runtime pods."""
 
     image: str
     image_pull_policy: str
     image_pull_secrets: tuple[str, ...] = ()
-    metrics_open: bool = False  # pods that are there keep what they were made with
-    log_format: LogFormat = LogFormat.JSON  # likewise, since it is no part of the hash
+    metrics_open: bool = False
+    """Applies to new pods only."""
+    log_format: LogFormat = LogFormat.JSON
+    """Applies to new pods only, since the spec hash does not include it."""
 
 
 def hash_spec(service: Service, image: str) -> str:
-    """Return a short name of everything in the spec that makes a pod what it is.
+    """Return a hash of everything in the spec that determines a pod.
 
-    Numbers of pods and the placement are left out: they move pods, they do not
-    change them. Measured curves are left out too, or each would roll the fleet.
+    The number of pods and the placement are left out, because they do not change a pod. Measured
+    curves are left out, because each measurement would otherwise cause a rollout.
     """
     parts = (
         _RENDERING,
@@ -126,7 +128,7 @@ def runtime_pod(
             **dict(template.annotations),
             names.ANNOTATION_BATCH_SIZE: str(plan.batch_size),
             names.ANNOTATION_SESSIONS_PER_POD: str(plan.sessions_per_pod),
-            # Else a pod with an emptyDir and an owner of no known kind keeps its node for ever.
+            # Without it, node autoscalers keep the node of a pod with an emptyDir.
             names.ANNOTATION_SAFE_TO_EVICT: "true",
         },
         "ownerReferences": [owner_reference(service)],
@@ -135,7 +137,7 @@ def runtime_pod(
 
 
 def set_annotation(body: Body, name: str, value: str) -> None:
-    """Add an annotation to a body that was rendered here."""
+    """Add an annotation to a body that `runtime_pod` rendered."""
     metadata = body["metadata"]
     assert isinstance(metadata, dict)
     metadata["annotations"][name] = value
@@ -148,7 +150,7 @@ def _plain(value: object) -> object:
 
 
 def _affinity(pool: Pool) -> Body:
-    """Pin to the labels that nodes of the class carry: any of these nodes will do."""
+    """Require the labels of the nodes of the class; any of these nodes is suitable."""
     terms = [
         {
             "matchExpressions": [
@@ -165,7 +167,7 @@ def _affinity(pool: Pool) -> Body:
 
 
 def _spread(service: Service) -> list[Body]:
-    """Ask for pods in many zones, and in each on many nodes, as far as GPUs are there."""
+    """Spread pods over zones, and over nodes within a zone, as far as GPUs are free."""
     return [
         {
             "topologyKey": key,
@@ -178,10 +180,10 @@ def _spread(service: Service) -> list[Body]:
 
 
 def _tolerations(service: Service) -> list[Body]:
-    # The default of 300 s would delete pods with sessions when only their kubelet lost the API.
-    patience = service.sessions.drain_timeout_s
+    # The default of 300 s would delete pods with sessions if only their kubelet lost the API.
+    timeout_s = service.sessions.drain_timeout_s
     lost = [
-        Toleration(key, "Exists", "", "NoExecute", patience)
+        Toleration(key, "Exists", "", "NoExecute", timeout_s)
         for key in (names.TAINT_NOT_READY, names.TAINT_UNREACHABLE)
     ]
     return [_toleration(item) for item in (GPU_TOLERATION, *lost, *service.placement.tolerations)]

@@ -6,21 +6,19 @@ a node without GPUs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from avatar_operator import names
-from avatar_operator.core.resources.fields import Fields
+from avatar_operator.core.resources.fields import Fields, split_body
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-from avatar_operator.core.resources.fields import split_body
 
 
 @dataclass(frozen=True, slots=True)
 class Taint:
-    """A mark on a node that keeps pods away."""
+    """A taint of a node."""
 
     key: str
     value: str
@@ -29,16 +27,19 @@ class Taint:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node as far as GPUs are concerned."""
+    """A node with its GPUs."""
 
     name: str
     labels: Mapping[str, str]
-    gpus: int  # allocatable, of nvidia.com/gpu
+    gpus: int
+    """Allocatable nvidia.com/gpu."""
     ready: bool
     unschedulable: bool
     taints: tuple[Taint, ...]
-    others: tuple[tuple[str, int], ...] = ()  # allocatable of resources for parts of GPUs
-    capacity: tuple[tuple[str, int], ...] = ()  # of all these resources, dead devices included
+    others: tuple[tuple[str, int], ...] = ()
+    """Allocatable resources for parts of GPUs."""
+    capacity: tuple[tuple[str, int], ...] = ()
+    """Capacity of all GPU resources, failed devices included."""
 
 
 def parse_node(body: Mapping[str, object]) -> Node:
@@ -62,14 +63,14 @@ def parse_node(body: Mapping[str, object]) -> Node:
 
 
 def read_count(value: object) -> int:
-    """Read a whole number that Kubernetes writes as a string; anything else counts nothing."""
+    """Return a whole number that Kubernetes may write as a string; anything else is 0."""
     if isinstance(value, int) and not isinstance(value, bool):
         return max(0, value)
     return int(value) if isinstance(value, str) and value.isdecimal() else 0
 
 
 def read_resources(quantities: Mapping[str, object]) -> dict[str, int]:
-    """Return the GPU resources among quantities that are not 0."""
+    """Return the GPU resources among the quantities, without those that are 0."""
     counts = {
         name: read_count(quantity)
         for name, quantity in quantities.items()
@@ -80,6 +81,7 @@ def read_resources(quantities: Mapping[str, object]) -> dict[str, int]:
 
 
 def condition_status(status: Fields, kind: str) -> str:
+    """Return the status of a condition, Unknown if it is missing."""
     for condition in status.children("conditions"):
         if condition.text("type") == kind:
             return condition.text("status")

@@ -10,27 +10,29 @@ import datetime
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from avatar_operator import names
-from avatar_operator.core.resources.fields import Fields
+from avatar_operator.core.resources.fields import Fields, split_body
+from avatar_operator.core.resources.node import condition_status, read_count, read_resources
 from avatar_operator.core.resources.service import ServiceKey
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-from avatar_operator.core.resources.fields import split_body
-from avatar_operator.core.resources.node import condition_status, read_count, read_resources
 
 
 class PodUse(NamedTuple):
-    """What is kept of every pod in the cluster that asks for GPUs and has not ended."""
+    """GPU use of any pod in the cluster that requests GPUs and has not ended."""
 
-    node: str  # "" while it is not bound
-    gpus: int  # of nvidia.com/gpu
-    gpu_class: str  # "" if it is not ours
-    others: tuple[tuple[str, int], ...] = ()  # of resources for parts of GPUs
+    node: str
+    """Empty until the pod is bound."""
+    gpus: int
+    """Requested nvidia.com/gpu."""
+    gpu_class: str
+    """Empty if the pod does not belong to a service."""
+    others: tuple[tuple[str, int], ...] = ()
+    """Requested resources for parts of GPUs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,43 +44,56 @@ class RuntimePod:
     uid: str
     resource_version: str
     service: str
-    owner_uid: str  # of the service that made it, which may be an earlier one of that name
+    owner_uid: str
+    """UID of the service that owns the pod; an earlier service of this name may own it."""
     gpu_class: str
     spec_hash: str
     batch_size: int
     sessions_per_pod: int
-    node: str  # "" while it is not bound
-    ip: str  # "" while it has none
+    node: str
+    """Empty until the pod is bound."""
+    ip: str
+    """Empty until the pod has one."""
     phase: str
     ready: bool
-    running: bool  # the runtime's container runs now
+    running: bool
+    """Whether the runtime container is running."""
     terminating: bool
-    created_at: float  # seconds since 1970
-    failed_at: float | None  # None while it has not ended
-    trouble: str  # why it does not start, "" if nothing is known
-    live: bool = False  # it carries the label that guards pods with sessions
-    shielded: bool = False  # autoscalers of nodes are told to leave it alone
-    drain_asked: bool = False  # by annotation
-    restarts: int = 0  # of the runtime's container
-    reserve: bool = False  # it takes sessions last
-    made_for: str = ""  # name of the service that it was taken over from, "" if it was not
+    created_at: float
+    """Seconds since 1970."""
+    failed_at: float | None
+    """Seconds since 1970; None if the pod has not ended."""
+    trouble: str
+    """Why the pod does not start; empty if no reason is known."""
+    live: bool = False
+    """Whether it has the label that protects pods with sessions."""
+    shielded: bool = False
+    """Whether it has the annotations that protect it from node autoscalers."""
+    drain_asked: bool = False
+    """Whether an annotation requests to drain it."""
+    restarts: int = 0
+    """Restarts of the runtime container."""
+    reserve: bool = False
+    """Whether it belongs to the reserve, which takes sessions last."""
+    made_for: str = ""
+    """Name of the service that it was created for, if another one adopted it."""
 
     @property
     def ended(self) -> bool:
-        """Whether none of its containers will ever run again."""
+        """Whether its containers will not run again."""
         return self.phase in ("Succeeded", "Failed")
 
     @property
     def origin(self) -> ServiceKey:
-        """The service that it was started for, by which its runtime goes as long as it lives."""
+        """The service that it was created for; its runtime keeps the token of that service."""
         return ServiceKey(self.namespace, self.made_for or self.service)
 
 
-LONGEST_TROUBLE: Final = 200  # characters of a pod's trouble that are told
+LONGEST_TROUBLE: Final = 200  # characters of `trouble`
 
 
 def parse_use(body: Mapping[str, object]) -> PodUse | None:
-    """Return what a pod takes of the GPUs, or None if it takes nothing (any more)."""
+    """Return the GPU use of a pod, or None if it uses no GPU."""
     metadata, spec, status = split_body(body)
     requested = _requested(spec)
     if not requested or status.text("phase") in ("Succeeded", "Failed"):
@@ -92,7 +107,7 @@ def parse_use(body: Mapping[str, object]) -> PodUse | None:
 
 
 def parse_runtime_pod(body: Mapping[str, object]) -> RuntimePod | None:
-    """Return the runtime pod that a body describes, or None if it is no pod of ours."""
+    """Return the runtime pod that a body describes, or None if it is another pod."""
     metadata, spec, status = split_body(body)
     labels = metadata.strings("labels")
     if (
@@ -135,14 +150,15 @@ def parse_runtime_pod(body: Mapping[str, object]) -> RuntimePod | None:
 
 
 def _shared(text: str) -> str:
-    """Return the one string for all pods that share it: there are tens of thousands."""
+    """Return the interned string, because tens of thousands of pods have the same one."""
     return sys.intern(text)
 
 
 def _requested(spec: Fields) -> dict[str, int]:
-    """Add up as the scheduler does: the containers beside all side-cars, or an init container.
+    """Return the requested GPUs as the scheduler counts them.
 
-    An init container runs beside the side-cars that were started before it.
+    This is the maximum of the containers with all sidecars, and of each init container with the
+    sidecars that start before it.
     """
     together: Counter[str] = Counter()
     largest: Counter[str] = Counter()
@@ -189,18 +205,18 @@ def _trouble(status: Fields) -> str:
         waiting = container.child("state").child("waiting")
         reason = waiting.text("reason")
         if reason == "CrashLoopBackOff":  # its message repeats the names of pod and container
-            return _sentence(f"{reason}: {_last_words(container.child('lastState'))}")
+            return _sentence(f"{reason}: {_last_message(container.child('lastState'))}")
         if reason not in ("", "ContainerCreating", "PodInitializing"):
             return _sentence(f"{reason}: {waiting.text('message')}")
         if container.child("state").has("terminated"):
-            return _sentence(_last_words(container.child("state")))
+            return _sentence(_last_message(container.child("state")))
         if not container.flag("ready", False) and container.child("lastState").has("terminated"):
-            return _sentence(f"started again after {_last_words(container.child('lastState'))}")
+            return _sentence(f"restarted after {_last_message(container.child('lastState'))}")
     return _sentence(status.text("message") or status.text("reason"))
 
 
-def _last_words(state: Fields) -> str:
-    """Return how a container ended and the last line that it wrote."""
+def _last_message(state: Fields) -> str:
+    """Return how a container ended and the last line of its log."""
     ended = state.child("terminated")
     lines = [line.strip() for line in ended.text("message").splitlines() if line.strip()]
     reason = ended.text("reason")
@@ -220,13 +236,13 @@ def _message(line: str) -> str:
 
 
 def _sentence(text: str) -> str:
-    """Return one line, cut where a reader of a condition has had enough."""
+    """Return the text as one line of at most `LONGEST_TROUBLE` characters."""
     line = " ".join(text.split()).rstrip(": ")
     return line if len(line) <= LONGEST_TROUBLE else f"{line[: LONGEST_TROUBLE - 1]}…"
 
 
 def _ended_at(status: Fields, created_at: float) -> float:
-    """Return when the last container ended; a pod that never started ended when it was made."""
+    """Return when the last container ended, or the creation time if none has started."""
     ends = [
         _seconds(container.child("state").child("terminated").text("finishedAt"))
         for container in status.children("containerStatuses")

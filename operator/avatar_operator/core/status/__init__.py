@@ -1,1 +1,1 @@
-"""From a plan to conditions and status."""
+"""Builds conditions and status from a plan."""

@@ -1,4 +1,4 @@
-"""Builds the status of a GPUProfile: what pods measured, and what is odd about its nodes."""
+"""Builds the status of a GPUProfile: measurements of pods, and inconsistent labels of nodes."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def build(
     previous: Mapping[str, object],
     now: float,
 ) -> Body | None:
-    """Return the status that a profile should have, or None if it is as it should be.
+    """Return the new status of a profile, or None if it does not change.
 
-    `nodes` are all there are. A report counts if its pod runs on a GPU of this
-    class that it has to itself: others measure what their neighbours leave.
+    `nodes` are all nodes. A report counts if its pod has a whole GPU of this class: on a shared GPU
+    other pods influence the measurement.
     """
     classified = tuple(nodes)
     whole = {
@@ -58,24 +58,24 @@ def _findings(
     nodes: Sequence[node_classes.NodeClass],
     previous: Mapping[str, object],
 ) -> list[Finding]:
-    """Return conditions; one with nothing to tell is there only if it was before."""
+    """Return the conditions; one without a finding is kept only if it existed before."""
     before = {item.text("type") for item in Fields(previous, "", []).children("conditions")}
     findings: list[Finding] = []
     if chosen or Condition.BATCH_CALIBRATED.value in before:
         findings.append(_calibrated(profile, chosen))
-    odd = [
+    inconsistent = [
         f"node {part.node.name}: {part.warning or part.reason}"
         for part in nodes
         if profile.name in part.candidates or (part.gpu_class == profile.name and part.warning)
     ]
-    if odd:
-        more = f"; and {len(odd) - _NAMED} more" if len(odd) > _NAMED else ""
-        message = "; ".join(odd[:_NAMED]) + more
+    if inconsistent:
+        more = f"; and {len(inconsistent) - _NAMED} more" if len(inconsistent) > _NAMED else ""
+        message = "; ".join(inconsistent[:_NAMED]) + more
         findings.append(
             Finding(Condition.NODES_RECOGNISED, False, Reason.LABELS_AMBIGUOUS, message)
         )
     elif Condition.NODES_RECOGNISED.value in before:
-        message = "no node's labels fit several profiles or contradict each other"
+        message = "no node has labels that match several profiles or contradict each other"
         findings.append(Finding(Condition.NODES_RECOGNISED, True, Reason.LABELS_CLEAR, message))
     return findings
 
@@ -83,7 +83,7 @@ def _findings(
 def _calibrated(profile: GPUProfile, chosen: Sequence[Calibration]) -> Finding:
     condition = Condition.BATCH_CALIBRATED
     if not chosen:
-        message = "no measurement of a pod counts; the curves of spec are used"
+        message = "there is no valid measurement; the curves in spec are used"
         return Finding(condition, False, Reason.NOT_CALIBRATED, message)
     calibrated = replace(profile, calibrations=tuple(chosen))
     variants = [item.curve.model for item in chosen]
@@ -111,7 +111,7 @@ def _item(calibration: Calibration) -> Body:
 
 
 def _keyed(document: Mapping[str, object]) -> dict[str, object]:
-    """Make documents comparable whatever order the API server keeps lists in."""
+    """Return the lists as maps, because the API server may change their order."""
     fields = Fields(document, "", [])
     lists = {"calibrations": "model", "conditions": "type"}
     return {

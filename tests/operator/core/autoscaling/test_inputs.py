@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from avatar_operator.core.autoscaling import inputs, limits, scaling
-from avatar_operator.core.autoscaling.observation import Demand
+from avatar_operator.core.autoscaling.observation import Demand, Observation
+from avatar_operator.core.resources.autoscaling import Autoscaling
 from avatar_operator.core.status import conditions, service_status
 from avatar_operator.names import Condition, Reason
 
@@ -165,3 +166,10 @@ def test_gpus_that_are_not_there_bound_nothing_where_nodes_may_come(scenarios: S
     assert plan.missing == 0
     assert plan.decision is not None
     assert plan.decision.limit is not limits.Limit.FREE_GPUS
+
+
+def test_a_decision_counts_by_the_monotonic_clock_and_schedules_by_the_wall_clock() -> None:
+    policy = Autoscaling(1, 4)
+    observation = Observation([], [], Demand(gateways=1))
+    result = inputs.decide(inputs.ScalingInputs(policy, observation, None, at=5.0, wall=2e9))
+    assert result.decision.history.recommendations.since == 5.0

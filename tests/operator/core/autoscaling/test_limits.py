@@ -162,3 +162,9 @@ def test_the_last_pod_stays_unless_a_time_is_named(
 ) -> None:
     policy = Autoscaling(least, 9, zero_after_s=zero_after_s)
     assert limits.find_bounds(policy, [], [Offer("a", 5, 9)], Decimal(0)).clamp(0) == kept
+
+
+def test_pods_that_are_paid_for_leave_the_bounds_of_the_policy_alone() -> None:
+    policy = Autoscaling(1, 20, max_cost_per_hour=Decimal(3))
+    bounds = limits.find_bounds(policy, pods(ONE, ONE, ONE), (), Decimal(0))
+    assert (bounds.policy_maximum, bounds.clamp_to_policy(10)) == (20, 10)

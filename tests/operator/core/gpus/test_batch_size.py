@@ -46,7 +46,7 @@ def test_24_gib_do_not_hold_20_frames_of_the_published_server(make: Make) -> Non
     curve = make.curve(base=4000, per_frame=1080, points=FAST)
     refused = batch_size.fixed_batch(curve, 24 * 1024, 20, 25)
     assert refused == NoBatch(
-        "spec.batchSize is 20 and needs 25600 MiB, usable are 22118 of 24576 MiB"
+        "spec.batchSize is 20 and needs 25600 MiB, 22118 of 24576 MiB are usable"
     )
 
 
@@ -87,7 +87,7 @@ def test_memory_is_named_when_it_stops_the_next_batch(make: Make) -> None:
 @pytest.mark.parametrize(
     ("points", "memory_mib", "said"),
     [
-        pytest.param(((3, 1.0),), 24576, "covers none of the batch sizes", id="no bucket"),
+        pytest.param(((3, 1.0),), 24576, "contains none of the batch sizes", id="no bucket"),
         pytest.param(((2, 1.0), (4, 2.0)), 1200, "needs 1200 MiB", id="memory"),
         pytest.param(((1, 150.0),), 24576, "takes 150 ms", id="deadline"),
     ],
@@ -115,7 +115,7 @@ def test_a_fixed_batch_is_taken_as_it_is(make: Make) -> None:
 def test_a_fixed_batch_outside_the_curve_is_refused(make: Make) -> None:
     refused = batch_size.fixed_batch(make.curve(points=((4, 10.0), (8, 80.0))), 24576, 2, 25)
     assert isinstance(refused, NoBatch)
-    assert "spec.batchSize is 2, the curve of v15/sd-vae/fp16 goes from 4 to 8" in refused.reason
+    assert "spec.batchSize is 2, the curve of v15/sd-vae/fp16 covers 4 to 8" in refused.reason
 
 
 @given(curves(), st.integers(1000, 200000), st.sampled_from(Objective), st.sampled_from([10, 25]))

@@ -99,9 +99,11 @@ def test_published_labels_give_their_class(
             labels("NVIDIA-A100-SXM4-80GB-MIG-1g.10gb", "9728"), "no GPUProfile", id="MIG"
         ),
         pytest.param(
-            labels("NVIDIA-A100-SXM4-80GB-MIG-INVALID", "0"), "half configured", id="MIG invalid"
+            labels("NVIDIA-A100-SXM4-80GB-MIG-INVALID", "0"),
+            "configured incompletely",
+            id="MIG invalid",
         ),
-        pytest.param(labels("NVIDIA-L4", "0"), "memory of 0", id="no memory"),
+        pytest.param(labels("NVIDIA-L4", "0"), "memory label of 0", id="no memory"),
         pytest.param(
             labels("NVIDIA-L4-SHARED", "23034", replicas="4"), "shared by 4", id="time-sliced"
         ),
@@ -121,10 +123,10 @@ def test_published_labels_give_their_class(
             "belongs to several GPUProfiles: a100-40gb, a100-80gb",
             id="cloud without memory",
         ),
-        pytest.param({"kubernetes.azure.com/accelerator": "nvidia"}, "no label tells", id="Azure"),
-        pytest.param({}, "no label tells", id="no labels"),
+        pytest.param({"kubernetes.azure.com/accelerator": "nvidia"}, "no label names", id="Azure"),
+        pytest.param({}, "no label names", id="no labels"),
         pytest.param(
-            {"cloud.google.com/gke-accelerator": "nvidia-future"}, "no label tells", id="new cloud"
+            {"cloud.google.com/gke-accelerator": "nvidia-future"}, "no label names", id="new cloud"
         ),
     ],
 )
@@ -167,7 +169,7 @@ def test_by_how_many_a_gpu_is_shared_is_worked_out_from_what_the_node_offers(mak
     assert one(node, (shared,)).memory_mib == 8188
     for capacity in (2, 5):  # not shared at all, or not evenly
         odd = make.node(labels=found, gpus=2, capacity=(("nvidia.com/gpu", capacity),))
-        assert "no label tells by how many" in one(odd, (shared,)).reason
+        assert "no label reports by how many pods" in one(odd, (shared,)).reason
 
 
 def test_shared_gpus_under_their_own_resource_are_asked_for_by_it(make: Make) -> None:
@@ -182,7 +184,8 @@ def test_shared_gpus_under_their_own_resource_are_asked_for_by_it(make: Make) ->
     assert refused.left_out == (
         (
             "n1",
-            "nvidia.com/gpu.shared: NVIDIA-GeForce-RTX-4090 is shared by 3, rtx-4090 forbids it",
+            "nvidia.com/gpu.shared: "
+            "NVIDIA-GeForce-RTX-4090 is shared by 3, which rtx-4090 does not allow",
         ),
     )
 
@@ -218,7 +221,7 @@ def test_mixed_mig_offers_slices_beside_whole_gpus(make: Make, found: dict[str, 
 
 def test_slices_that_nothing_describes_have_no_class(make: Make) -> None:
     (found,) = node_classes.classify(make.node(labels={}, gpus=0, others=((SLICE, 2),)), ())
-    assert "no label tells" in found.reason
+    assert "no label names" in found.reason
 
 
 def test_a_class_is_taken_by_the_resource_that_most_of_its_gpus_have(make: Make) -> None:

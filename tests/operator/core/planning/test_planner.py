@@ -495,3 +495,22 @@ def test_a_rollout_is_planned_again_after_a_second(scenarios: Scenarios, make: M
     assert scenario.plan().wake_after_s == planner.ROLLING_S
     scenario.service = dataclasses.replace(scenario.service, paused=True)
     assert scenario.plan().wake_after_s is None
+
+
+def test_a_pod_that_is_deleted_keeps_its_protection_until_it_is_gone(
+    scenarios: Scenarios, make: Make
+) -> None:
+    scenario = scenarios(replicas=0)
+    state = make.state(0, draining=True, empty_s=9.0)
+    scenario.add("p0", state, live=True, shielded=True)
+    assert scenario.actions() == [("DeletePod", "p0")]  # one write, not two
+
+
+def test_a_pod_without_a_state_is_removed_before_one_with_a_session(
+    scenarios: Scenarios, make: Make
+) -> None:
+    scenario = scenarios(replicas=1)
+    scenario.add("p0", make.state(1))
+    scenario.add("p1")
+    assert scenario.actions() == []  # p1 leaves, once its state is known
+    assert scenario.plan().wake_after_s == planner.FRESH_S

@@ -133,3 +133,14 @@ def test_the_old_spec_applied_again_takes_the_old_pods_back_at_once(
     scenario.add("old", make.state(1, draining=True))
     scenario.add("new", make.state(1), spec_hash="newer")
     assert scenario.actions() == [("UndrainPod", "old"), ("DrainPod", "new")]
+
+
+def test_a_recorded_halt_ends_with_the_last_pod_of_the_earlier_spec(
+    scenarios: Scenarios, make: Make
+) -> None:
+    scenario = scenarios(replicas=1)
+    scenario.halted = rollout.Halt(Reason.NEW_PODS_SLOWER, "slow")
+    scenario.add("new", make.state(1))
+    assert scenario.plan().halted is None
+    scenario.add("old", make.state(1), spec_hash="old")
+    assert scenario.plan().halted == scenario.halted

@@ -228,7 +228,7 @@ LAST = "Traceback\n  File x\nFileNotFoundError: no such folder: /models\n"
         ),
         pytest.param(
             {"state": {"running": {}}, "lastState": {"terminated": {"exitCode": 1}}},
-            "started again after exit code 1",
+            "restarted after exit code 1",
             id="it tries again",
         ),
         pytest.param(
