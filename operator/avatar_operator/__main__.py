@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.metadata
 import json
 import os
 import sys
@@ -13,7 +14,7 @@ from typing import Final
 
 from avatar_operator.cli import plan, replay, simulate
 from avatar_operator.cli.plan import plan_document, plan_text
-from avatar_operator.errors import AvatarOperatorError, InputError
+from avatar_operator.errors import AvatarOperatorError, InputError, SettingsError
 from avatar_operator.simulator import traces
 
 BROKEN_PIPE: Final = 128 + 13
@@ -21,25 +22,27 @@ BROKEN_PIPE: Final = 128 + 13
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; return the exit status."""
+    """Run one command; return the exit status, which is 2 for missing or invalid settings."""
     options = _parser().parse_args(arguments)
     try:
         if options.command == "run":
             return _run()
         if options.command == "upgrade-crds":
-            return _upgrade()
+            return _upgrade_crds()
         return _offline(options)
     except AvatarOperatorError as error:
         print(f"avatar-operator: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, SettingsError) else 1
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="avatar-operator", description=__doc__)
+    version = importlib.metadata.version("avatar-service")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version}")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("run", help="run the operator; settings come from AVATAR_* variables")
+    commands.add_parser("run", help="run the operator; settings are AVATAR_* variables")
     commands.add_parser(
-        "upgrade-crds", help="bring the cluster's CRDs to this release; objects stay"
+        "upgrade-crds", help="upgrade the CRDs of the cluster to this release; objects are kept"
     )
     plan = commands.add_parser(
         "plan",
@@ -58,33 +61,33 @@ def _parser() -> argparse.ArgumentParser:
         help="pods, and the documents of their /control/v1/state",
     )
     plan.add_argument("-o", "--output", choices=["text", "json"], default="text")
-    _add_simulate(commands.add_parser("simulate", help="replay a trace of sessions, offline"))
-    again = commands.add_parser(
+    _add_simulate(commands.add_parser("simulate", help="simulate scaling on a trace, offline"))
+    replay = commands.add_parser(
         "replay",
         help="decide again from the inputs in a decision log, offline",
         description="Decide again from the inputs in a log (AVATAR_DECISION_LOG), and print the "
         "differences. With --service, the policy of its manifest is used.",
     )
-    again.add_argument("--log", type=Path, required=True, metavar="FILE", help="JSON lines")
-    again.add_argument("--service", type=Path, metavar="FILE", help="with spec.autoscaling")
-    again.add_argument("--json", type=Path, metavar="FILE", help="write the comparison there")
+    replay.add_argument("--log", type=Path, required=True, metavar="FILE", help="JSON lines")
+    replay.add_argument("--service", type=Path, metavar="FILE", help="with spec.autoscaling")
+    replay.add_argument("--json", type=Path, metavar="FILE", help="file for the comparison")
     return parser
 
 
 def _add_simulate(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Replay a trace through the operator's own decisions, in virtual time."
+    parser.description = "Simulate the operator's decisions on a trace, in virtual time."
     parser.add_argument("--trace", type=Path, metavar="FILE", help="CSV: arrival_s,duration_s")
     parser.add_argument("--service", type=Path, metavar="FILE", help="with spec.autoscaling")
     parser.add_argument(
         "--profiles", type=Path, metavar="FILE", help="GPUProfiles. Defaults to those of the chart."
     )
     parser.add_argument("--gpus", type=int, help="GPUs of each class. Defaults to maxReplicas.")
-    parser.add_argument("--start-s", type=float, default=20.0, help="median start time of a pod")
+    parser.add_argument("--start-s", type=float, default=20.0, help="median startup time of a pod")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the timeline there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file for the figures")
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="file for the timeline")
     parser.add_argument(
-        "--decisions", type=Path, metavar="FILE", help="write each decision there, for replay"
+        "--decisions", type=Path, metavar="FILE", help="file for the decisions, for replay"
     )
     parser.add_argument(
         "--generate",
@@ -93,7 +96,7 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="file that --generate writes")
     parser.add_argument(
-        "--sessions", type=float, default=40.0, help="sessions at once of --generate"
+        "--sessions", type=float, default=40.0, help="mean concurrency of --generate"
     )
 
 
@@ -126,17 +129,17 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _simulate(options: argparse.Namespace) -> int:
     if options.generate is not None:
-        out = _given(options.out, "--out")
+        out = _required(options.out, "--out")
         scale = traces.Scale(options.sessions)
         count = simulate.generate(traces.Kind(options.generate), scale, options.seed, out)
         print(f"{count} sessions in {out}")
         return 0
     if options.plot is not None and options.plot.suffix != ".svg":
-        raise InputError("--plot", str(options.plot), "must end in .svg, the only form drawn")
+        raise InputError("--plot", str(options.plot), "must end in .svg, the only supported format")
     run = simulate.simulate(
         simulate.Request(
-            trace=_given(options.trace, "--trace"),
-            service=_given(options.service, "--service"),
+            trace=_required(options.trace, "--trace"),
+            service=_required(options.service, "--service"),
             profiles=options.profiles,
             seed=options.seed,
             gpus=options.gpus,
@@ -163,20 +166,20 @@ def _replay(options: argparse.Namespace) -> int:
     return 1 if data["differences"] and options.service is None else 0
 
 
-def _given(path: Path | None, option: str) -> Path:
+def _required(path: Path | None, option: str) -> Path:
     if path is None:
-        raise InputError(option, "", "is left out, must be a file")
+        raise InputError(option, "", "is missing, must be a file")
     return path
 
 
 def _run() -> int:
-    # kopf and the API client cost 60 MiB and a second: only those who run it pay.
+    # kopf and the API client take 60 MiB and a second: only `run` imports them.
     from avatar_operator import app, settings
 
     return asyncio.run(app.run(settings.from_env(os.environ)))
 
 
-def _upgrade() -> int:
+def _upgrade_crds() -> int:
     from avatar_operator.kube import crds
 
     for sentence in asyncio.run(crds.run()):

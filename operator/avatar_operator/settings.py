@@ -1,4 +1,4 @@
-"""Reads the environment, once, at the start; nothing else does."""
+"""Reads the environment, once, at startup; no other module reads it."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that the operator is told at its start."""
+    """All settings of the operator."""
 
     namespace: str
-    """AVATAR_NAMESPACE: the operator's own namespace, where the master key is kept."""
+    """AVATAR_NAMESPACE: the operator's own namespace, which has the Secret with the master key."""
 
     control_secret: str
-    """AVATAR_CONTROL_SECRET: name of the Secret with the master key; made if it is absent."""
+    """AVATAR_CONTROL_SECRET: name of the Secret with the master key; created if missing."""
 
     identity: str
-    """AVATAR_POD: who this replica is in the Lease, in logs and in the user agent."""
+    """AVATAR_POD: name of this replica in the Lease, in logs and in the user agent."""
 
     lease: str
-    """AVATAR_LEASE: name of the Lease that the replicas share; made if it is absent."""
+    """AVATAR_LEASE: name of the Lease that the replicas share; created if missing."""
 
     timing: leader_election.Timing
     """AVATAR_LEASE_DURATION_S, AVATAR_LEASE_RENEW_DEADLINE_S and AVATAR_LEASE_RETRY_S: seconds
-    after which others may take the Lease, after which its holder stops, and between two tries.
-    4, 2.5 and 0.5 give a new leader within 5 s; 15, 10 and 2 suit a slow API server."""
+    after which others may take the Lease, after which its holder stops, and between attempts. The
+    defaults 4, 2.5 and 0.5 give a new leader within 5 s; 15, 10 and 2 suit a slow API server."""
 
     watch_namespaces: tuple[str, ...]
-    """AVATAR_WATCH_NAMESPACES: namespaces whose services are served; empty means all."""
+    """AVATAR_WATCH_NAMESPACES: namespaces whose services are reconciled; empty means all."""
 
     pods: PodSettings
     """AVATAR_RUNTIME_IMAGE, AVATAR_RUNTIME_IMAGE_PULL_POLICY and AVATAR_IMAGE_PULL_SECRETS."""
 
     memory_share: float
-    """AVATAR_MEMORY_SHARE: part of a GPU's memory that a batch may fill, 0.1 to 1."""
+    """AVATAR_MEMORY_SHARE: share of a GPU's memory that a batch may use, 0.1 to 1."""
 
     rollout: rollout.Limits
     """AVATAR_ROLLOUT_READY_S: seconds that a new pod may take to become ready before a rollout
@@ -54,25 +54,25 @@ class Settings:
     pods' may be."""
 
     resync_s: float
-    """AVATAR_RESYNC_S: seconds between full listings, which find what a watch missed; 300 keeps
-    a lost deletion short and costs a list every five minutes."""
+    """AVATAR_RESYNC_S: seconds between full lists, which find changes that a watch missed.
+    Defaults to 300."""
 
     health: Address
-    """AVATAR_HEALTH_LISTEN: /healthz and /readyz."""
+    """AVATAR_HEALTH_LISTEN: HOST:PORT of /healthz and /readyz."""
 
     metrics: Address
-    """AVATAR_METRICS_LISTEN: /metrics."""
+    """AVATAR_METRICS_LISTEN: HOST:PORT of /metrics."""
 
     metrics_open: bool
-    """AVATAR_METRICS_OPEN: whether /metrics asks for no token, here and in the runtime pods."""
+    """AVATAR_METRICS_OPEN: whether /metrics needs no token, here and in the runtime pods."""
 
     log_format: LogFormat
     """AVATAR_LOG_FORMAT: json for programs, text for people, here and in new runtime pods."""
 
     decision_log: str = ""
-    """AVATAR_DECISION_LOG: a file that each decision of scaling is appended to, as one JSON object
-    a line, for `avatar-operator replay`; - is stdout. Empty: they are not written, since a busy
-    service of many pods makes some MB a minute."""
+    """AVATAR_DECISION_LOG: a file that each scaling decision is appended to, as one JSON object per
+    line, for `avatar-operator replay`; - is stdout. Empty by default, because a busy service with
+    many pods writes several MB per minute."""
 
 
 def from_env(environment: Mapping[str, str]) -> Settings:

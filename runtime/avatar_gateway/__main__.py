@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.metadata
 import logging
 import os
 import random
@@ -42,6 +43,8 @@ _log = logging.getLogger(__name__)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 after a shutdown, 2 for wrong settings."""
     parser = argparse.ArgumentParser(prog="avatar-gateway", description=__doc__)
+    version = importlib.metadata.version("avatar-service")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version}")
     commands = parser.add_subparsers(dest="command", required=True)
     serve_parser = commands.add_parser("serve", help="run one gateway")
     serve_parser.add_argument("--listen", help="HOST:PORT of the sessions port")

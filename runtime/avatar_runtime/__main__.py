@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.metadata
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from avatar_contracts import logs
 from avatar_runtime import settings
-from avatar_runtime.errors import AvatarRuntimeError
+from avatar_runtime.errors import AvatarRuntimeError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _drain(options)
     except (AvatarRuntimeError, OSError) as error:
         print(f"avatar-runtime: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, SettingsError) else 1
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -185,6 +186,8 @@ def _drain(options: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="avatar-runtime", description=__doc__)
+    version = importlib.metadata.version("avatar-service")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version}")
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="serve sessions")
     serve.add_argument("--model", metavar="DIR", help="folder with the upstream layout")

@@ -120,7 +120,7 @@ def test_run_names_the_variable_that_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("AVATAR_NAMESPACE", raising=False)
-    assert main(["run"]) == 1
+    assert main(["run"]) == 2
     assert "AVATAR_NAMESPACE is not set" in capsys.readouterr().err
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/system/leases"
 PODS = "/api/v1/namespaces/acme/pods"
 QUICK = leader_election.Timing(duration_s=1, renew_deadline_s=0.6, retry_s=0.05)
+LONG = leader_election.Timing(duration_s=60, renew_deadline_s=40.0, retry_s=0.05)
 
 
 class ApiServer:
@@ -109,19 +110,33 @@ class ApiServer:
 class Replica:
     """One process that may lead."""
 
-    def __init__(self, name: str, configuration: Configuration) -> None:
+    def __init__(
+        self, name: str, configuration: Configuration, timing: leader_election.Timing
+    ) -> None:
         self.fence = Fence()
         self.api = KubernetesClient(configuration, self.fence, name)
         self.terms: list[int | None] = []
+        self.changed = asyncio.Event()
+        self.metrics = metrics.Metrics()
         self.elector = LeaderElector(
             self.api,
             self.fence,
             LeaseName("system", "lease"),
-            leader_election.Candidate(name, QUICK),
-            metrics.Metrics(),
-            self.terms.append,
+            leader_election.Candidate(name, timing),
+            self.metrics,
+            self.on_change,
         )
         self.running = asyncio.create_task(self.elector.run())
+
+    def on_change(self, epoch: int | None) -> None:
+        self.terms.append(epoch)
+        self.changed.set()
+
+    async def until_terms(self, *terms: int | None) -> None:
+        async with asyncio.timeout(10):
+            while self.terms != list(terms):
+                self.changed.clear()
+                await self.changed.wait()
 
     async def write(self) -> None:
         await self.api.create_pod({"metadata": {"name": "p", "namespace": "acme"}})
@@ -139,8 +154,8 @@ class FakeCluster:
         self._configuration = configuration
         self.replicas: list[Replica] = []
 
-    def start(self, name: str) -> Replica:
-        replica = Replica(name, self._configuration)
+    def start(self, name: str, timing: leader_election.Timing = QUICK) -> Replica:
+        replica = Replica(name, self._configuration, timing)
         self.replicas.append(replica)
         return replica
 
@@ -306,3 +321,49 @@ async def test_a_write_is_aborted_when_the_term_of_the_leader_ends(cluster: Fake
         await first.write()
     assert not first.fence.is_open()
     cluster.server.hold.set()
+
+
+@pytest.mark.parametrize("is_reported", [True, False], ids=["by the watch", "by a renewal"])
+async def test_a_leader_whose_lease_was_deleted_stops_immediately(
+    cluster: FakeCluster, is_reported: bool
+) -> None:
+    first = cluster.start("a", LONG)  # its term would last for 40 s
+    await cluster.server.until(first.fence.is_open)
+    if is_reported:
+        await cluster.server.store(None)
+    else:
+        cluster.server.lease = None  # the watch does not report it
+    await first.until_terms(0, None)
+    assert not first.fence.is_open()
+    with pytest.raises(NotLeading):
+        await first.write()
+    assert cluster.server.lease is None  # the candidate waits for the duration before it leads
+
+
+async def test_the_metric_and_the_log_follow_the_leadership(
+    cluster: FakeCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    first = cluster.start("a")
+    await cluster.server.until(first.fence.is_open)
+    assert "avatar_operator_is_leader 1.0" in first.metrics.render().decode()
+    assert "acquired leadership identity=a epoch=0" in caplog.text
+    await first.elector.resign()
+    assert "avatar_operator_is_leader 0.0" in first.metrics.render().decode()
+    assert "lost leadership identity=a holder=a" in caplog.text
+    assert "Lease released epoch=0" in caplog.text
+
+
+async def test_a_lease_is_released_in_the_version_that_the_last_renewal_wrote(
+    cluster: FakeCluster,
+) -> None:
+    first = cluster.start("a")
+    await cluster.server.until(first.fence.is_open)
+    lease = cluster.server.lease
+    assert lease is not None
+    # A change that the watch did not report yet, like a renewal whose response was lost.
+    version = str(int(lease["metadata"]["resourceVersion"]) + 1000)
+    cluster.server.version += 1000
+    cluster.server.lease = {**lease, "metadata": {**lease["metadata"], "resourceVersion": version}}
+    await first.elector.resign()
+    assert cluster.server.spec["holderIdentity"] == ""

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from avatar_operator.errors import RuntimeUnreachable
+from avatar_operator.errors import NotLeading, RuntimeUnreachable
 from avatar_operator.streams.client import Endpoint, admin_address
 from avatar_operator.streams.runtimes import RuntimeStates
 
@@ -279,3 +279,67 @@ async def test_a_pod_without_recent_states_is_stale(
     later = loop.time() + 5.1
     monkeypatch.setattr(loop, "time", lambda: later)
     assert followed.runtimes.stale() == {"u"}
+
+
+async def test_draining_alone_is_a_change_and_part_of_the_state(
+    pod: Pod, followed: Followed
+) -> None:
+    followed.runtimes.follow("u", pod.endpoint)
+    stream = await pod.accept()
+    stream.send()
+    await followed.changed()
+    assert not followed.runtimes.states(["u"])["u"].draining
+    stream.send(draining=True)
+    assert await followed.changed() == "u"
+    assert followed.runtimes.states(["u"])["u"].draining
+    stream.send(draining=False)
+    assert await followed.changed() == "u"
+    assert not followed.runtimes.states(["u"])["u"].draining
+
+
+async def test_a_posted_drain_counts_only_when_the_pod_reports_it(
+    pod: Pod, followed: Followed
+) -> None:
+    followed.runtimes.follow("u", pod.endpoint)
+    stream = await pod.accept()
+    stream.send()
+    await followed.changed()
+    await followed.runtimes.drain("u", draining=True)
+    assert not followed.runtimes.states(["u"])["u"].draining
+    stream.send(draining=True)
+    await followed.changed()
+    assert followed.runtimes.states(["u"])["u"].draining
+
+
+async def test_a_drain_is_not_posted_by_a_replica_that_does_not_lead(
+    pod: Pod, followed: Followed, fence: Fence
+) -> None:
+    followed.runtimes.follow("u", pod.endpoint)
+    fence.close()
+    with pytest.raises(NotLeading):
+        await followed.runtimes.drain("u", draining=True)
+    assert pod.drained == []
+
+
+async def test_a_pod_with_sessions_is_not_empty(pod: Pod, followed: Followed) -> None:
+    followed.runtimes.follow("u", pod.endpoint)
+    stream = await pod.accept()
+    stream.send(sessions=0, free=2)
+    await followed.changed()
+    stream.send(sessions=1, free=1)
+    await followed.changed()
+    assert followed.runtimes.states(["u"])["u"].empty_s == 0.0
+    stream.send(sessions=0, free=2)
+    await followed.changed()
+    assert followed.runtimes.states(["u"])["u"].empty_s == 0.0  # only since this line
+
+
+async def test_a_new_address_discards_the_last_state(pod: Pod, followed: Followed) -> None:
+    followed.runtimes.follow("u", pod.endpoint)
+    (await pod.accept()).send()
+    await followed.changed()
+    followed.runtimes.follow("u", replace(pod.endpoint, token="other"))
+    assert followed.runtimes.states(["u"]) == {}
+    (await pod.accept()).send()
+    await followed.changed()
+    assert pod.tokens == {"Bearer secret", "Bearer other"}

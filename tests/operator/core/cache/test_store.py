@@ -239,3 +239,96 @@ def test_a_service_that_stops_sharing_keeps_no_reserve_for_others(make: Make, ch
     group = store.reserve_groups.group("uid-a", "acme", 0.0)
     assert group is not None
     assert (group.owner.key.name, group.pods) == ("a", 0)
+
+
+def test_a_deletion_is_visible_in_lists_that_were_read_before(make: Make) -> None:
+    store = Store(())
+    store.observe(Kind.NODES, make.node_body("n1"))
+    store.observe(Kind.NODES, make.node_body("n2"))
+    store.observe(Kind.PROFILES, make.profile_body("rtx-4090"))
+    store.observe(Kind.PROFILES, make.profile_body("l4"))
+    store.observe(Kind.PODS, make.pod_body("p0"))
+    store.observe(Kind.PODS, make.pod_body("p1"))
+    assert [node.name for node in store.nodes()] == ["n1", "n2"]
+    assert [profile.name for profile in store.profiles()] == ["l4", "rtx-4090"]
+    assert store.gpu_uses() == (PodUse("n1", 2, "rtx-4090"),)
+    store.observe_deletion(Kind.NODES, "n1")
+    store.observe_deletion(Kind.PROFILES, "l4")
+    store.observe_deletion(Kind.PODS, "uid-p0")
+    assert [node.name for node in store.nodes()] == ["n2"]
+    assert [profile.name for profile in store.profiles()] == ["rtx-4090"]
+    assert store.gpu_uses() == (PodUse("n1", 1, "rtx-4090"),)
+
+
+def test_an_observation_is_visible_in_lists_that_were_read_before(make: Make) -> None:
+    store = Store(())
+    assert (store.nodes(), store.profiles(), store.gpu_uses()) == ((), (), ())
+    store.observe(Kind.NODES, make.node_body("n1"))
+    store.observe(Kind.PROFILES, make.profile_body())
+    store.observe(Kind.PODS, make.pod_body("p0"))
+    assert [node.name for node in store.nodes()] == ["n1"]
+    assert [profile.name for profile in store.profiles()] == ["rtx-4090"]
+    assert store.gpu_uses() == (PodUse("n1", 1, "rtx-4090"),)
+
+
+@pytest.mark.parametrize("kind", list(Kind), ids=lambda kind: kind.value)
+def test_a_late_event_does_not_restore_a_deleted_object(make: Make, kind: Kind) -> None:
+    store = Store(())
+    body = {
+        Kind.SERVICES: service(make, 1),
+        Kind.PROFILES: make.profile_body(),
+        Kind.NODES: make.node_body(),
+        Kind.PODS: make.pod_body(),
+    }[kind]
+    uid = body["metadata"]["uid"]
+    store.observe(kind, body)
+    assert store.observe_deletion(kind, uid) != ChangeImpact()
+    assert store.uids(kind) == frozenset()
+    assert store.observe(kind, body) == ChangeImpact()
+    assert store.uids(kind) == frozenset()
+
+
+def test_a_service_that_was_created_again_is_found_after_the_deletion_of_the_first(
+    make: Make,
+) -> None:
+    store = Store(())
+    key = ServiceKey("acme", "concierge")
+    assert store.service_uid(key) is None
+    store.observe(Kind.SERVICES, service(make, 1))
+    assert store.service_uid(key) == "s1"
+    store.observe(Kind.SERVICES, service(make, 2, uid="s2"))
+    store.observe_deletion(Kind.SERVICES, "s1")  # its event arrives after that of the second
+    assert store.service_uid(key) == "s2"
+    store.observe_deletion(Kind.SERVICES, "s2")
+    assert store.service_uid(key) is None
+
+
+def test_a_gateway_is_reported_as_such_until_its_deletion(make: Make) -> None:
+    store = Store((), "system")
+    body = make.pod_body("gw", gpus=0, metadata={"namespace": "system"})
+    body["metadata"]["labels"] = {
+        "app.kubernetes.io/component": "gateway",
+        "app.kubernetes.io/name": "avatar-operator",
+    }
+    assert store.observe(Kind.PODS, body) == ChangeImpact(gateway="uid-gw")
+    assert store.observe(Kind.PODS, body) == ChangeImpact()
+    assert store.uids(Kind.PODS) == {"uid-gw"}
+    assert store.observe_deletion(Kind.PODS, "uid-gw") == ChangeImpact(gateway="uid-gw")
+    assert store.uids(Kind.PODS) == frozenset()
+
+
+def test_the_kept_body_of_a_service_has_only_what_plans_need(make: Make) -> None:
+    store = Store(())
+    annotations = {"avatar.musetalk.io/paused": "true", "kubectl.kubernetes.io/x": "long"}
+    body = service(make, 1, annotations=annotations, managedFields=[{"manager": "kubectl"}])
+    store.observe(Kind.SERVICES, {**body, "status": {"sessions": 1}})
+    known = store.services.get("s1")
+    assert known is not None
+    assert known.body["metadata"] == {
+        "name": "concierge",
+        "namespace": "acme",
+        "uid": "s1",
+        "generation": 3,
+        "annotations": {"avatar.musetalk.io/paused": "true"},
+    }
+    assert known.status == {"sessions": 1}

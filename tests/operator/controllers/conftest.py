@@ -1,0 +1,209 @@
+"""The controllers on a fake API server that can fail on request."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest_asyncio
+from aiohttp import web
+from kubernetes.aio.client.configuration import Configuration
+
+from avatar_operator import settings
+from avatar_operator.controllers.manager import Manager
+from avatar_operator.core.cache.entries import Kind
+from avatar_operator.kube.client import KubernetesClient
+from avatar_operator.metrics import Metrics
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import pytest
+    from tests.operator.conftest import Body, Make
+
+    from avatar_operator.fence import Fence
+
+GROUP = "/apis/avatar.musetalk.io/v1alpha1"
+SERVICE = f"{GROUP}/namespaces/acme/avatarservices/concierge"
+STATUS = f"{SERVICE}/status"
+PDB = "/apis/policy/v1/namespaces/acme/poddisruptionbudgets/concierge-live"
+PDBS = "/apis/policy/v1/poddisruptionbudgets"
+
+
+class ApiServer:
+    """Stores objects, counts versions, and responds like the real API server."""
+
+    def __init__(self, make: Make) -> None:
+        self.version = 100
+        self.services: list[Body] = []
+        self.profiles = [make.profile_body()]
+        self.nodes = [make.node_body()]
+        self.pods: list[Body] = []
+        self.pdbs: list[Body] = []
+        self.events: list[Body] = []
+        self.writes: list[tuple[str, str]] = []
+        self.faults: dict[tuple[str, str], tuple[int, str]] = {}
+        self.requests: list[str] = []
+        self.changed = asyncio.Event()
+        self.watches: dict[str, asyncio.Queue[Body]] = {}
+        self.watched_from: list[tuple[str, str]] = []
+
+    async def watch(self, request: web.Request) -> web.StreamResponse:
+        """Send the events in the queue of the path; an empty event ends the watch."""
+        self.watched_from.append((request.path, request.query["resourceVersion"]))
+        events = self.watches[request.path] = asyncio.Queue()
+        response = web.StreamResponse()
+        await response.prepare(request)
+        self.changed.set()
+        while event := await events.get():
+            await response.write(json.dumps(event).encode() + b"\n")
+        return response
+
+    def send_event(self, path: str, event_type: str, body: Body) -> None:
+        """Send an event to the watch of a path."""
+        self.watches[path].put_nowait({"type": event_type, "object": body})
+
+    def end_watches(self) -> None:
+        for events in self.watches.values():
+            events.put_nowait({})
+
+    def stamp(self, body: Body) -> Body:
+        self.version += 1
+        body["metadata"]["resourceVersion"] = str(self.version)
+        self.changed.set()
+        return body
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        method, path = request.method, request.path
+        if "watch" in request.query:
+            return await self.watch(request)
+        self.requests.append(path)
+        self.changed.set()
+        if method != "GET":
+            self.writes.append((method, path))
+        if (method, path) in self.faults:
+            status, message = self.faults[method, path]
+            return web.json_response({"message": message}, status=status)
+        body = await request.json() if request.can_read_body else {}
+        return self.respond(method, path, body)
+
+    def respond(self, method: str, path: str, body: Body) -> web.Response:
+        lists = {
+            "/api/v1/nodes": self.nodes,
+            "/api/v1/pods": self.pods,
+            f"{GROUP}/gpuprofiles": self.profiles,
+            f"{GROUP}/avatarservices": self.services,
+            PDBS: self.pdbs,
+        }
+        match method, path:
+            case "GET", _ if path in lists:
+                metadata = {"resourceVersion": str(self.version)}
+                return web.json_response({"items": lists[path], "metadata": metadata})
+            case "GET", "/api/v1/namespaces/system/secrets/control":
+                return web.json_response({"data": {"master": "bWFzdGVy"}})
+            case "GET", _ if path == SERVICE and self.services:
+                return web.json_response(self.services[0])
+            case "GET", _:
+                return web.json_response({"message": "not found"}, status=404)
+            case "POST", "/api/v1/namespaces/acme/events":
+                self.events.append(body)
+            case "POST", _:
+                body["metadata"]["uid"] = f"uid-{body['metadata']['name']}"
+                self.pods.append(self.stamp(body))
+            case "PATCH", _ if path == STATUS:
+                (service,) = self.services
+                service["status"] = body["status"]
+                return web.json_response(self.stamp(service))
+            case "PATCH", _ if path == PDB:
+                self.pdbs[:] = [body]
+            case "DELETE", _:
+                (pod,) = [pod for pod in self.pods if path.endswith(pod["metadata"]["name"])]
+                self.pods.remove(pod)
+                pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+                return web.json_response(self.stamp({**pod, "kind": "Pod"}))
+        return web.json_response(body)
+
+    @property
+    def lists(self) -> int:
+        return self.requests.count(PDBS)  # the last of each resync
+
+    @property
+    def status(self) -> Any:
+        return self.services[0].get("status", {})
+
+    def condition(self, kind: str) -> tuple[str, str]:
+        for each in self.status.get("conditions", []):
+            if each["type"] == kind:
+                return each["status"], each["reason"]
+        return "", ""
+
+    async def until(self, holds: Any) -> None:
+        async with asyncio.timeout(10):
+            while not holds():
+                self.changed.clear()
+                await self.changed.wait()
+
+
+class Operator:
+    """A manager with its API server; a test sends the watch events itself."""
+
+    def __init__(self, api: ApiServer, manager: Manager, make: Make, metrics: Metrics) -> None:
+        self.api = api
+        self.manager = manager
+        self.make = make
+        self.metrics = metrics
+        self._running: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._running = asyncio.create_task(self.manager.run())
+
+    async def stop(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+
+    def apply(self, **spec: Any) -> Body:
+        body = self.make.service_body(**spec)
+        self.api.services = [self.api.stamp(body)]
+        self.observe(Kind.SERVICES, body)
+        return body
+
+    def observe(self, kind: Kind, body: Body) -> None:
+        self.manager.observe(kind, copy.deepcopy(body))
+
+
+@pytest_asyncio.fixture
+async def stopped_operator(
+    make: Make, fence: Fence, request: pytest.FixtureRequest
+) -> AsyncIterator[Operator]:
+    """Yield an operator that is not started; the parameter is the resync interval in seconds."""
+    api = ApiServer(make)
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", api.handle)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    configuration = Configuration(host=f"http://127.0.0.1:{runner.addresses[0][1]}")
+    environment = {
+        "AVATAR_NAMESPACE": "system",
+        "AVATAR_CONTROL_SECRET": "control",
+        "AVATAR_RUNTIME_IMAGE": "runtime:1",
+        "AVATAR_RESYNC_S": getattr(request, "param", "1"),
+    }
+    async with KubernetesClient(configuration, fence, "p0") as client:
+        metrics = Metrics()
+        manager = Manager(client, settings.from_env(environment), fence, metrics)
+        operator = Operator(api, manager, make, metrics)
+        yield operator
+        await operator.stop()
+    api.end_watches()
+    await runner.cleanup()
+
+
+@pytest_asyncio.fixture
+async def operator(stopped_operator: Operator) -> Operator:
+    """Return an operator that runs."""
+    stopped_operator.start()
+    return stopped_operator

@@ -1,0 +1,402 @@
+"""Tests of the executor: the requests of each action, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from avatar_operator.controllers.executor import Executor, ServiceState, status_delay_s
+from avatar_operator.core.cache.entries import Kind
+from avatar_operator.core.manifests.pod import PodSettings
+from avatar_operator.core.planning import disruption, planner
+from avatar_operator.core.resources.service import ServiceKey
+from avatar_operator.core.status.service_status import Notice
+from avatar_operator.errors import (
+    Conflict,
+    FieldConflict,
+    NotFound,
+    Refused,
+    RuntimeUnreachable,
+    TemporaryError,
+)
+from avatar_operator.metrics import Metrics
+from avatar_operator.names import Reason
+
+if TYPE_CHECKING:
+    from tests.operator.conftest import Body, Make, Scenarios
+
+    from avatar_operator.fence import Fence
+
+GROUP = "avatar.musetalk.io"
+POD = {"kind": "Pod", "metadata": {"uid": "u"}}
+
+
+class FakeApi:
+    """Records the requests of `KubernetesClient`, and raises the errors that a test prepares."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[Any, ...]] = []
+        self.errors: dict[str, Exception] = {}
+        self.exists = False
+        self.wrote_secret = True
+        self.deleted: Body = POD
+
+    def _record(self, method: str, *values: Any) -> None:
+        self.requests.append((method, *values))
+        if method in self.errors:
+            raise self.errors[method]
+
+    @property
+    def methods(self) -> list[str]:
+        return [request[0] for request in self.requests]
+
+    async def apply_secret(self, body: Body) -> bool:
+        self._record("apply_secret", body)
+        return self.wrote_secret
+
+    async def apply_pdb(self, body: Body) -> None:
+        self._record("apply_pdb", body)
+
+    async def create_pod(self, body: Body) -> Body:
+        self._record("create_pod", body)
+        return POD
+
+    async def patch_pod_metadata(self, *values: Any) -> Body:
+        self._record("patch_pod_metadata", *values)
+        return POD
+
+    async def add_secret_owner(self, *values: Any) -> None:
+        self._record("add_secret_owner", *values)
+
+    async def delete_pod(self, *values: Any) -> Body:
+        self._record("delete_pod", *values)
+        return self.deleted
+
+    async def service_exists(self, *values: Any) -> bool:
+        self._record("service_exists", *values)
+        return self.exists
+
+    async def apply_status(self, *values: Any) -> Body:
+        self._record("apply_status", *values)
+        return {"kind": "AvatarService"}
+
+    async def create_event(self, body: Body) -> None:
+        self._record("create_event", body)
+
+    async def drain(self, uid: str, draining: bool) -> None:
+        self._record("drain", uid, draining)
+
+
+class Setup:
+    """An executor on a fake API; `drain` of the runtimes goes to the same fake."""
+
+    def __init__(self, make: Make, fence: Fence) -> None:
+        self.make = make
+        self.service = make.service()
+        self.state = ServiceState()
+        self.api = FakeApi()
+        self.metrics = Metrics()
+        self.observed: list[tuple[Kind, Body]] = []
+        self.deletions: list[tuple[Kind, str]] = []
+        fake: Any = self.api
+        self.executor = Executor(
+            fake,
+            fake,
+            fence,
+            PodSettings("image", "IfNotPresent"),
+            self.metrics,
+            observe=lambda kind, body: self.observed.append((kind, body)),
+            observe_deletion=lambda kind, uid: self.deletions.append((kind, uid)),
+            master=lambda: "master-key",
+        )
+
+    async def execute(self, *actions: planner.Action) -> Any:
+        return await self.executor.execute(self.service, actions, self.state)
+
+    def count(self, action: str) -> float:
+        prefix = f'avatar_operator_actions_total{{action="{action}"}}'
+        lines = self.metrics.render().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(prefix))
+
+
+@pytest.fixture
+def setup(make: Make, fence: Fence) -> Setup:
+    return Setup(make, fence)
+
+
+ADOPT = planner.AdoptPod("first-0", "u", "7", "rtx-4090", "first", "free warm pod")
+DELETE = planner.DeletePod("p", "u", "7", "rtx-4090", Reason.SCALING_DOWN, "empty")
+
+
+async def test_an_adopted_pod_keeps_its_secret_and_changes_its_owner(setup: Setup) -> None:
+    result = await setup.execute(ADOPT)
+    owner = {"apiVersion": "v1", "kind": "Pod", "name": "first-0", "uid": "u"}
+    secret, patch = setup.api.requests
+    assert secret == (
+        *("add_secret_owner", "acme", "first-control"),
+        {"ownerReferences": [owner]},
+    )
+    assert patch[:4] == ("patch_pod_metadata", "acme", "first-0", "u")
+    metadata, version = patch[4:]
+    assert metadata["labels"] == {
+        f"{GROUP}/service": "concierge",
+        "app.kubernetes.io/instance": "concierge",
+        f"{GROUP}/made-for": "first",
+        f"{GROUP}/reserve": None,
+    }
+    assert [each["uid"] for each in metadata["ownerReferences"]] == ["s1"]
+    assert version == "7"  # only the pod that was planned with: another service may be faster
+    assert setup.observed == [(Kind.PODS, POD)]
+    assert result.done == [ADOPT]
+    assert setup.count("AdoptPod") == 1
+
+
+@pytest.mark.parametrize("error", [NotFound("PATCH", 404, "gone"), Refused("PATCH", 403, "no")])
+async def test_a_pod_is_adopted_even_if_its_secret_cannot_get_an_owner(
+    setup: Setup, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    setup.api.errors["add_secret_owner"] = error
+    result = await setup.execute(ADOPT)
+    assert setup.api.methods == ["add_secret_owner", "patch_pod_metadata"]
+    assert result.done == [ADOPT]
+    assert "cannot add an owner to a Secret pod=first-0" in caplog.text
+
+
+async def test_a_pod_that_another_service_adopted_first_is_skipped(setup: Setup) -> None:
+    setup.api.errors["patch_pod_metadata"] = error = Conflict("PATCH", 409, "modified")
+    result = await setup.execute(ADOPT)
+    assert (result.done, result.outdated, result.faults) == ([], [error], [])
+    assert setup.observed == []
+    assert setup.count("AdoptPod") == 0
+
+
+async def test_a_pod_is_not_adopted_while_the_api_server_fails(setup: Setup) -> None:
+    setup.api.errors["add_secret_owner"] = error = TemporaryError("PATCH", 503, "later")
+    result = await setup.execute(ADOPT)
+    assert setup.api.methods == ["add_secret_owner"]
+    assert result.faults == [error]
+
+
+@pytest.mark.parametrize(
+    ("action", "metadata"),
+    [
+        (
+            disruption.ProtectPod("p", "u", "rtx-4090", "1 session"),
+            {
+                "labels": {f"{GROUP}/live": "true"},
+                "annotations": {
+                    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+                    "karpenter.sh/do-not-disrupt": "true",
+                },
+            },
+        ),
+        (
+            disruption.ReleasePod("p", "u", "rtx-4090", "empty"),
+            {
+                "labels": {f"{GROUP}/live": None},
+                "annotations": {
+                    "cluster-autoscaler.kubernetes.io/safe-to-evict": "true",
+                    "karpenter.sh/do-not-disrupt": None,
+                },
+            },
+        ),
+        (
+            planner.PromotePod("p", "u", "rtx-4090", "needed"),
+            {"labels": {f"{GROUP}/reserve": None}},
+        ),
+        (
+            planner.ReservePod("p", "u", "rtx-4090", "spare"),
+            {"labels": {f"{GROUP}/reserve": "true"}},
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_a_role_of_a_pod_is_patched_and_observed(
+    setup: Setup, action: planner.Action, metadata: Body
+) -> None:
+    result = await setup.execute(action)
+    assert setup.api.requests == [("patch_pod_metadata", "acme", "p", "u", metadata, None)]
+    assert setup.observed == [(Kind.PODS, POD)]
+    assert result.done == [action]
+
+
+async def test_a_pod_is_created_with_the_epoch_of_the_leader(
+    setup: Setup, scenarios: Scenarios
+) -> None:
+    plan = scenarios(replicas=1).plan()
+    (create,) = [each for each in plan.actions if isinstance(each, planner.CreatePod)]
+    action = replace(create, name="p", reserve=True)
+    await setup.execute(action)
+    ((_, body),) = setup.api.requests
+    assert body["metadata"]["name"] == "p"
+    assert body["metadata"]["annotations"][f"{GROUP}/epoch"] == "7"
+    assert body["metadata"]["labels"][f"{GROUP}/reserve"] == "true"
+    assert setup.observed == [(Kind.PODS, POD)]
+
+
+async def test_draining_is_posted_to_the_pod(setup: Setup) -> None:
+    drain = planner.DrainPod("p", "u", "rtx-4090", Reason.SCALING_DOWN, "surplus")
+    undrain = planner.UndrainPod("p", "u", "rtx-4090", "needed again")
+    await setup.execute(drain, undrain)
+    assert setup.api.requests == [("drain", "u", True), ("drain", "u", False)]
+    assert (setup.count("DrainPod"), setup.count("UndrainPod")) == (1, 1)
+
+
+async def test_the_control_secret_holds_the_token_and_counts_only_if_it_was_written(
+    setup: Setup,
+) -> None:
+    action = planner.ApplyControlSecret("concierge-control")
+    result = await setup.execute(action)
+    assert (result.done, setup.state.has_secret) == ([action], True)
+    ((_, body),) = setup.api.requests
+    assert len(base64.b64decode(body["data"]["token"])) >= 32
+    setup.state.has_secret = setup.api.wrote_secret = False
+    result = await setup.execute(action)
+    assert (result.done, setup.state.has_secret) == ([], True)
+    assert setup.count("ApplyControlSecret") == 1
+
+
+async def test_an_applied_pdb_counts_as_correct_until_it_is_changed(setup: Setup) -> None:
+    uid = setup.service.uid
+    assert not setup.executor.has_pdb(uid)
+    await setup.execute(planner.ApplyBudget("concierge-live"))
+    assert setup.api.methods == ["apply_pdb"]
+    assert setup.executor.has_pdb(uid)
+    setup.executor.set_pdb(uid, correct=False)
+    assert not setup.executor.has_pdb(uid)
+    setup.executor.set_pdb(uid, correct=True)
+    setup.executor.replace_pdbs(["other"])
+    assert not setup.executor.has_pdb(uid)
+    assert setup.executor.has_pdb("other")
+    setup.executor.forget("other")
+    assert not setup.executor.has_pdb("other")
+
+
+async def test_a_field_that_another_manager_applies_is_remembered(
+    setup: Setup, caplog: pytest.LogCaptureFixture
+) -> None:
+    setup.api.errors["apply_pdb"] = FieldConflict("PATCH", 409, 'conflict with "flux"')
+    result = await setup.execute(planner.ApplyBudget("concierge-live"))
+    assert setup.state.field_conflicts == {"ApplyBudget": 'conflict with "flux"'}
+    assert (result.done, result.faults, result.outdated) == ([], [], [])
+    assert not setup.executor.has_pdb(setup.service.uid)
+    assert "field conflict service=acme/concierge" in caplog.text
+
+
+async def test_a_failed_action_does_not_stop_the_others(setup: Setup) -> None:
+    setup.api.errors["drain"] = error = RuntimeUnreachable("p", "HTTP status 500")
+    drain = planner.DrainPod("p", "u", "rtx-4090", Reason.SCALING_DOWN, "surplus")
+    result = await setup.execute(drain, DELETE)
+    assert (result.faults, result.done) == ([error], [DELETE])
+    assert setup.count("DrainPod") == 0
+
+
+async def test_a_deletion_names_its_version_and_its_response_is_observed(setup: Setup) -> None:
+    await setup.execute(DELETE)
+    assert setup.api.requests == [("delete_pod", "acme", "p", "u", "7")]
+    assert setup.observed == [(Kind.PODS, POD)]
+    setup.observed.clear()
+    setup.api.deleted = {"kind": "Status"}  # the pod was removed immediately
+    await setup.execute(DELETE)
+    assert setup.observed == []
+
+
+async def test_a_pod_that_does_not_exist_any_more_is_removed_from_the_store(
+    setup: Setup, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    setup.api.errors["delete_pod"] = error = NotFound("DELETE", 404, "gone")
+    result = await setup.execute(DELETE)
+    assert setup.deletions == [(Kind.PODS, "u")]
+    assert result.outdated == [error]
+    assert "object changed, action skipped service=acme/concierge" in caplog.text
+    setup.deletions.clear()
+    setup.api.errors["delete_pod"] = Conflict("DELETE", 409, "modified")
+    await setup.execute(DELETE)
+    assert setup.deletions == []
+    setup.api.errors["patch_pod_metadata"] = NotFound("PATCH", 404, "gone")
+    await setup.execute(planner.PromotePod("p", "u", "rtx-4090", "needed"))
+    assert setup.deletions == []  # only a deletion proves it
+
+
+async def test_the_pods_of_a_deleted_service_are_deleted(setup: Setup) -> None:
+    pods = [setup.make.pod("p0"), setup.make.pod("p1")]
+    await setup.executor.finalize("s1", pods)
+    assert setup.api.requests == [
+        ("service_exists", ServiceKey("acme", "concierge"), "s1"),
+        ("delete_pod", "acme", "p0", "uid-p0", None),
+        ("delete_pod", "acme", "p1", "uid-p1", None),
+    ]
+
+
+async def test_the_pods_of_an_existing_service_are_not_deleted(setup: Setup) -> None:
+    setup.api.exists = True
+    await setup.executor.finalize("s1", [setup.make.pod("p0")])
+    assert setup.api.methods == ["service_exists"]
+
+
+async def test_a_deleted_service_without_pods_needs_no_request(setup: Setup) -> None:
+    await setup.executor.finalize("s1", [])
+    assert setup.api.requests == []
+
+
+async def test_a_conflict_does_not_stop_the_deletion_of_the_other_pods(setup: Setup) -> None:
+    setup.api.errors["delete_pod"] = Conflict("DELETE", 409, "modified")
+    await setup.executor.finalize("s1", [setup.make.pod("p0"), setup.make.pod("p1")])
+    assert setup.api.methods == ["service_exists", "delete_pod", "delete_pod"]
+
+
+async def test_a_status_is_written_only_if_it_differs(setup: Setup) -> None:
+    key = setup.service.key
+    status = {"replicas": 1}
+    await setup.executor.write_status("s1", key, status, dict(status), setup.state)
+    assert setup.api.requests == []
+    await setup.executor.write_status("s1", key, {}, status, setup.state)
+    assert setup.api.requests == [("apply_status", key, "s1", status)]
+    assert setup.observed == [(Kind.SERVICES, {"kind": "AvatarService"})]
+    assert setup.state.written_at > 0
+
+
+async def test_the_status_of_a_deleted_service_is_not_observed(setup: Setup) -> None:
+    setup.api.errors["apply_status"] = NotFound("PATCH", 404, "gone")
+    await setup.executor.write_status("s1", setup.service.key, {}, {"a": 1}, setup.state)
+    assert setup.observed == []
+    assert setup.state.written_at == float("-inf")
+
+
+async def test_an_event_is_created_once_per_message(
+    setup: Setup, caplog: pytest.LogCaptureFixture
+) -> None:
+    notices = [Notice(Reason.POD_CREATED, "created 1 pod"), Notice(Reason.POD_CREATED, "another")]
+    for _ in range(2):
+        await setup.executor.emit_events(setup.service, notices, setup.state, 0.0)
+    messages = [body["message"] for _, body in setup.api.requests]
+    assert messages == ["created 1 pod", "another"]
+    setup.api.errors["create_event"] = Refused("POST", 403, "no")
+    await setup.executor.emit_events(
+        setup.service, [Notice(Reason.PODS_FAILING, "failing", True)], setup.state, 0.0
+    )
+    assert setup.api.requests[-1][1]["type"] == "Warning"
+    assert "cannot create an Event service=acme/concierge" in caplog.text
+
+
+async def test_old_messages_may_repeat_after_many_others(setup: Setup) -> None:
+    notices = [Notice(Reason.POD_CREATED, str(number)) for number in range(257)]
+    await setup.executor.emit_events(setup.service, notices, setup.state, 0.0)
+    await setup.executor.emit_events(setup.service, notices[:1], setup.state, 0.0)
+    assert [body["message"] for _, body in setup.api.requests[-2:]] == ["256", "0"]
+    await setup.executor.emit_events(setup.service, notices[-1:], setup.state, 0.0)
+    assert len(setup.api.requests) == 258  # the last ones are still remembered
+
+
+def test_a_status_in_which_only_numbers_changed_waits_a_second() -> None:
+    state = ServiceState(written_at=10.0)
+    old, new = {"sessions": 1, "conditions": []}, {"sessions": 2, "conditions": []}
+    assert status_delay_s(state, old, new, 10.25) == 0.75
+    assert status_delay_s(state, old, new, 11.0) is None
+    assert status_delay_s(state, old, dict(old), 10.25) is None
+    urgent = {**new, "conditions": [{"type": "Ready", "status": "False"}]}
+    assert status_delay_s(state, old, urgent, 10.25) is None
