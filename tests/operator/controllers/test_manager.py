@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 from aiohttp import web
 
+from avatar_contracts.tokens import control_token
 from avatar_operator import names
 from avatar_operator.controllers import manager
 from avatar_operator.controllers.service_controller import HOLD_REMOVALS_S
 from avatar_operator.core.cache.entries import Kind
-from avatar_operator.core.manifests.objects import control_token
 from avatar_operator.core.resources.service import ServiceKey
 
 if TYPE_CHECKING:
@@ -266,7 +266,7 @@ async def test_a_pod_that_was_observed_before_the_start_is_followed(
     pod = make.pod_body("p0", status={"podIP": address})
     stopped_operator.observe(Kind.PODS, pod)
     stopped_operator.start()
-    token = control_token("master", ServiceKey("acme", "concierge"))
+    token = control_token("master", "acme/concierge")
     async with asyncio.timeout(10):
         assert await received.get() == f"Bearer {token}"
     await runner.cleanup()

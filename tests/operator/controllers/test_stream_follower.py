@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from avatar_contracts.tokens import control_token, gateway_token
 from avatar_operator.controllers.stream_follower import StreamFollower
 from avatar_operator.core.cache.entries import ChangeImpact, Kind
 from avatar_operator.core.cache.store import Store
-from avatar_operator.core.manifests.objects import control_token, gateway_token
-from avatar_operator.core.resources.service import ServiceKey
 from avatar_operator.streams.client import Endpoint
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def test_pods_that_were_observed_before_the_master_key_are_followed_at_the_start
     assert (setup.runtimes.followed, setup.gateways.followed) == ({}, {})
     setup.follower.start(MASTER)
     assert setup.follower.master == MASTER
-    token = control_token(MASTER, ServiceKey("acme", "concierge"))
+    token = control_token(MASTER, "acme/concierge")
     assert setup.runtimes.followed == {"uid-p0": Endpoint("p0", "10.0.0.1:9090", token, ready=True)}
     token = gateway_token(MASTER)
     assert setup.gateways.followed == {"uid-gw": Endpoint("gw", "[fd00::1]:9090", token)}
@@ -97,7 +96,7 @@ def test_an_adopted_pod_keeps_the_token_of_the_service_that_created_it(setup: Se
     body["metadata"]["labels"]["avatar.musetalk.io/service"] = "other"
     body["metadata"]["labels"]["avatar.musetalk.io/made-for"] = "concierge"
     setup.observe(body)
-    token = control_token(MASTER, ServiceKey("acme", "concierge"))
+    token = control_token(MASTER, "acme/concierge")
     assert setup.runtimes.followed["uid-p0"].token == token
 
 
