@@ -142,7 +142,10 @@ async def test_rollout_halts_when_new_pods_are_slow_and_the_old_spec_brings_it_b
         lambda: simulated.condition(*name, "Progressing").get("reason") == "RolloutHalted",
         "the rollout halts",
     )
-    why = "new pods are slower: first frame p95 900 ms, old pods 150 ms, allowed 2 times as much"
+    why = (
+        "new pods are slower: "
+        "first frame p95 is 900 ms, must be at most 2 times that of old pods, 150 ms"
+    )
     assert (degraded := simulated.condition(*name, "Degraded"))["reason"] == "NewPodsSlower"
     assert degraded["message"] == why
     halted = simulated.condition(*name, "Progressing")["message"]
