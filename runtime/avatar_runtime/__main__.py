@@ -87,7 +87,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _lipsync(options: argparse.Namespace) -> int:
-    from avatar_runtime.audio.utterance import Hearing
+    from avatar_runtime.audio.utterance import AudioOptions
     from avatar_runtime.engine.device import ModelOptions
     from avatar_runtime.engine.devices.factory import open_device
     from avatar_runtime.tools import lipsync
@@ -101,7 +101,7 @@ def _lipsync(options: argparse.Namespace) -> int:
         options.audio,
         options.out,
         frames_dir=options.frames_dir,
-        hearing=Hearing(heard.lookahead_ms, heard.silence_dbfs),
+        audio_options=AudioOptions(heard.lookahead_ms, heard.silence_dbfs),
     )
     print(json.dumps(made))
     return 0

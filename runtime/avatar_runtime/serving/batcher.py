@@ -38,7 +38,7 @@ class Engine(Protocol):
     @property
     def device_name(self) -> str: ...
     @property
-    def calibration(self) -> device.Calibration | None: ...
+    def curve(self) -> device.Curve | None: ...
     @property
     def model(self) -> device.ModelInfo: ...
     @property
@@ -49,7 +49,7 @@ class Engine(Protocol):
     async def run(
         self, batch: Sequence[FrameRequest], on_free: Callable[[], None]
     ) -> Sequence[Frame]: ...
-    async def rest(self, requests: Sequence[FrameRequest]) -> Sequence[Frame]: ...
+    async def idle_frames(self, requests: Sequence[FrameRequest]) -> Sequence[Frame]: ...
     async def stop(self) -> None: ...
     async def release(self) -> None: ...
     def memory(self) -> device.Memory: ...
@@ -181,8 +181,8 @@ class Pump:
         recoveries = done.oom_recoveries - self._recoveries
         self._recoveries = done.oom_recoveries
         self._metrics.count_oom_recoveries(recoveries)
-        if recoveries and done.refused_frames:
-            self._governor = self._governor.with_refusal(done.refused_frames, now)
+        if recoveries and done.oom_frames:
+            self._governor = self._governor.with_out_of_memory(done.oom_frames, now)
         memory = self._engine.memory()
         ratio = memory.used_bytes / max(1, memory.total_bytes)
         self._governor = self._governor.with_memory(ratio, now)
@@ -196,7 +196,7 @@ class Pump:
 
     def _know_plan(self) -> None:
         """Take what the boot probe found: the memory that the full batch itself takes."""
-        curve = self._engine.calibration
+        curve = self._engine.curve
         if self._knows_plan or curve is None:
             return
         self._knows_plan = True
@@ -228,7 +228,7 @@ class Pump:
             self._rests.clear()
             requests, self._resting = tuple(self._resting), []
             try:
-                frames = await self._engine.rest(requests)
+                frames = await self._engine.idle_frames(requests)
             except EngineError as error:
                 _log.error("silent frames failed frames=%d error=%s", len(requests), error)
                 self._fail(requests)

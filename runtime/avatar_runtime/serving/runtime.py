@@ -8,7 +8,7 @@ import time
 from secrets import token_hex
 from typing import TYPE_CHECKING, Final
 
-from avatar_runtime.audio.utterance import Hearing
+from avatar_runtime.audio.utterance import AudioOptions
 from avatar_runtime.protocol.session import Session, Terms
 from avatar_runtime.protocol.session_config import Character, Configuration, ReadOnly
 from avatar_runtime.serving.admission import Door
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from avatar_runtime.serving.batcher import Engine
     from avatar_runtime.serving.connection import Connection
     from avatar_runtime.settings import Settings
-from avatar_runtime.audio.decoding import Voice
+from avatar_runtime.audio.decoding import AudioDecoder
 
 LAG_PERIOD_S: Final = 0.1
 
@@ -136,13 +136,13 @@ class Runtime:
         )
         context_s = self._engine.model.context_s
         heard = self.settings.hearing
-        hearing = Hearing(heard.lookahead_ms, heard.silence_dbfs)
+        hearing = AudioOptions(heard.lookahead_ms, heard.silence_dbfs)
         return Session(
             Configuration(character),
             self._characters,
             read_only,
             terms=Terms(granted.max_duration_s, granted.idle_timeout_s),
-            open_utterance=lambda audio: Voice(audio, granted.fps, context_s, hearing),
+            open_utterance=lambda audio: AudioDecoder(audio, granted.fps, context_s, hearing),
             now=self.clock(),
         )
 
@@ -163,7 +163,7 @@ class Runtime:
         """Return the state document of architecture §7."""
         identity, load, door = self.settings.identity, self.load(), self.door
         used, total = self._memory() if door.is_open else (0, 0)
-        calibration = self._engine.calibration
+        curve = self._engine.curve
         self._sequence += 1
         return {
             "pod": identity.pod,
@@ -189,7 +189,7 @@ class Runtime:
             "deadline_miss_ratio": round(load.deadline_miss_ratio, 4),
             "batch_fill_ratio": round(load.batch_fill_ratio, 4),
             "device": self._engine.device_name,
-            "calibration": calibration.as_document() if calibration else None,
+            "calibration": curve.as_document() if curve else None,
             "sequence": self._sequence,
         }
 
