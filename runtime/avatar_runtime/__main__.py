@@ -92,7 +92,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _lipsync(options: argparse.Namespace) -> int:
-    from avatar_runtime.audio.utterance import Hearing
+    from avatar_runtime.audio.utterance import AudioOptions
     from avatar_runtime.engine.device import ModelOptions
     from avatar_runtime.engine.devices.factory import open_device
     from avatar_runtime.tools import lipsync
@@ -106,7 +106,7 @@ def _lipsync(options: argparse.Namespace) -> int:
         options.audio,
         options.out,
         frames_dir=options.frames_dir,
-        hearing=Hearing(audio.lookahead_ms, audio.silence_dbfs),
+        audio_options=AudioOptions(audio.lookahead_ms, audio.silence_dbfs),
     )
     print(json.dumps(result))
     return 0

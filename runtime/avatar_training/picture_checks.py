@@ -85,7 +85,7 @@ def _moment(avatar: DrawnAvatar, said: Utterance, faces: Sequence[Picture], fram
     moved = np.abs(truth.astype(np.int16) - rest).max(axis=2) > _STILL_LEVELS
     return _Moment(
         {
-            "source": avatar.face(frame, _compressed(avatar.stored.picture(index))),
+            "source": avatar.face(frame, _compressed(avatar.stored.frame(index))),
             "drawn": avatar.face(frame, _compressed(stored)),
             "generated": faces[frame],
         },

@@ -80,7 +80,7 @@ def request_of() -> Callable[..., FrameRequest]:
 
 
 @dataclass
-class Replay:
+class FakeGraph:
     """A recording as a CUDA graph is one: replayed into the tensor of its first run."""
 
     work: Callable[[], Tensor]
@@ -92,25 +92,25 @@ class Replay:
         self.result.copy_(self.work())
 
 
-class Recorder:
+class FakeCapturer:
     """Records by running; refuses with `fault` if there is one."""
 
     def __init__(self) -> None:
         self.fault: RuntimeError | None = None
-        self.made: list[Replay] = []
+        self.made: list[FakeGraph] = []
 
-    def __call__(self, work: Callable[[], Tensor]) -> Replay:
+    def __call__(self, work: Callable[[], Tensor]) -> FakeGraph:
         import torch
 
         if self.fault is not None:
             raise self.fault
-        self.made.append(Replay(work, torch.full_like(work(), 7)))
+        self.made.append(FakeGraph(work, torch.full_like(work(), 7)))
         return self.made[-1]
 
 
 @pytest.fixture
-def recorder() -> Recorder:
-    return Recorder()
+def capturer() -> FakeCapturer:
+    return FakeCapturer()
 
 
 class _Selector(selectors.DefaultSelector):

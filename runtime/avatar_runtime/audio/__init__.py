@@ -1,1 +1,1 @@
-"""Sound to encoder contexts and feature windows."""
+"""From audio to encoder contexts and feature windows."""

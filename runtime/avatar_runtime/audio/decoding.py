@@ -1,11 +1,11 @@
-"""Decodes the audio of a session, in any of its formats, into the PCM that the engine reads."""
+"""Decodes the audio of a session, in each of its formats, into PCM."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
 from avatar_runtime.audio import g711
-from avatar_runtime.audio.utterance import Hearing, Utterance
+from avatar_runtime.audio.utterance import AudioOptions, Utterance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -14,25 +14,25 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.audio_formats import AudioFormat
 
 
-class Voice:
-    """An utterance in the format of its session; the engine hears PCM alone."""
+class AudioDecoder:
+    """An utterance that takes the audio format of its session."""
 
     def __init__(
-        self, audio: AudioFormat, fps: int, context_s: int, hearing: Hearing | None = None
+        self, audio: AudioFormat, fps: int, context_s: int, options: AudioOptions | None = None
     ) -> None:
-        self._utterance = Utterance(audio.rate, fps, context_s, hearing)
+        self._utterance = Utterance(audio.rate, fps, context_s, options)
         self._decode = _DECODERS[audio.kind]
 
     def append(self, data: bytes) -> None:
-        """Add whole samples."""
+        """Append whole samples."""
         self._utterance.append(self._decode(data))
 
     def finish(self) -> None:
-        """Say that no more sound comes."""
+        """End the audio: every remaining window becomes ready."""
         self._utterance.finish()
 
     def take(self) -> Sequence[AudioWindow]:
-        """Return the windows that became computable."""
+        """Return the windows that became ready since the last call."""
         return self._utterance.take()
 
 

@@ -1,7 +1,7 @@
-"""Which frames hold no speech, judged by energy alone, and how far the mouth is drawn around them.
+"""Voice activity by energy alone, and the envelope of the mouth around speech.
 
-Everything is decided on steps of 20 ms at fixed places of the sample counter, so that the
-splitting of the sound into messages cannot show.
+Every decision is made on steps of 20 ms at fixed positions of the sample counter, so that it does
+not depend on how the audio is split into messages.
 """
 
 from __future__ import annotations
@@ -14,78 +14,79 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SPEECH_DBFS: Final = -50.0
-"""What counts as speech unless the settings say otherwise: their default is the same."""
+"""Default level of speech; the settings have the same default."""
 HYSTERESIS_DB: Final = 6.0
-"""Only steps so far below the level count towards silence: a breath keeps the mouth alive."""
+"""A step counts as silent only this far below the level, so that a breath keeps the gate open."""
 HOLD_STEPS: Final = 6
-"""Quiet steps in a row until silence begins: 120 ms, longer than the stops inside words."""
+"""Silent steps in a row before the gate closes: 120 ms, longer than the stops inside words."""
 AHEAD_STEPS: Final = 6
-"""Steps from a frame's start that its window hears, at every frame rate: 120 ms."""
-_RAMP: Final = (2 / 3, 1 / 3)  # one picture each, 40 ms: closed or open again within 80 ms
-_RAMP_STEPS: Final = 2  # of one picture at 25 frames a second
-_FLOOR: Final = 1e-12  # of power, -120 dBFS: digital silence has a level too
+"""Steps from the start of a frame that its window contains, at every frame rate: 120 ms."""
+_RAMP: Final = (2 / 3, 1 / 3)  # one frame each, 40 ms: closed or open again within 80 ms
+_RAMP_STEPS: Final = 2  # of one frame at 25 frames a second
+_FLOOR: Final = 1e-12  # of power, -120 dBFS: gives digital silence a finite level
 
 
-class Gate:
-    """Says of one step after another whether speech may be in it."""
+class VoiceActivityGate:
+    """Decides for each step whether it may contain speech."""
 
     def __init__(self, level_dbfs: float) -> None:
-        """`level_dbfs`: what a step's mean power must reach to be speech."""
+        """`level_dbfs` is the mean power from which a step is speech."""
         self._level_dbfs = level_dbfs
         self._open = False
-        self._quiet = 0
+        self._silent_steps = 0
 
-    def hears_speech(self, samples: NDArray[np.float32]) -> bool:
-        """Judge the next step by its own samples, float32 in [-1, 1]."""
+    def is_speech(self, samples: NDArray[np.float32]) -> bool:
+        """Classify the next step by its samples, float32 in [-1, 1]."""
         power = float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else 0.0
         level = 10 * np.log10(max(power, _FLOOR))
         if level >= self._level_dbfs:
-            self._open, self._quiet = True, 0
+            self._open, self._silent_steps = True, 0
         elif level >= self._level_dbfs - HYSTERESIS_DB:
-            self._quiet = 0
+            self._silent_steps = 0
         else:
-            self._quiet += 1
-            self._open = self._open and self._quiet <= HOLD_STEPS
+            self._silent_steps += 1
+            self._open = self._open and self._silent_steps <= HOLD_STEPS
         return self._open
 
 
-class Mouth:
-    """How far the mouth is drawn in each frame, from the gate's word on every step.
+class MouthEnvelope:
+    """Opacity of the generated mouth in each frame, from the voice activity of each step.
 
-    It opens in the pictures before speech, which the look-ahead has heard already, so that no
-    onset is cut; it closes in the two pictures after it.
+    The mouth opens in the frames before speech, which the look-ahead already contains, so that
+    no onset is cut. It closes in the two frames after speech.
     """
 
     def __init__(self, level_dbfs: float) -> None:
-        self._gate = Gate(level_dbfs)
-        self._next = 0  # the first step that was not heard
-        self._open: list[int] = []  # steps with speech, as far back as a frame looks
+        self._gate = VoiceActivityGate(level_dbfs)
+        self._next = 0  # the first step that is not classified
+        self._speech: list[int] = []  # steps with speech, as far back as a frame needs them
 
     @property
-    def heard_steps(self) -> int:
-        """Steps judged so far."""
+    def steps_seen(self) -> int:
+        """Number of classified steps."""
         return self._next
 
-    def hear(self, samples: NDArray[np.float32]) -> None:
-        """Judge the next step."""
-        if self._gate.hears_speech(samples):
-            self._open.append(self._next)
+    def push(self, samples: NDArray[np.float32]) -> None:
+        """Classify the next step."""
+        if self._gate.is_speech(samples):
+            self._speech.append(self._next)
         self._next += 1
 
-    def share(self, first_step: int, own_steps: int) -> float:
-        """Return how much of a drawn mouth shows, 0 to 1; frames are asked for in order.
+    def opacity(self, first_step: int, own_steps: int) -> float:
+        """Return the opacity of the generated mouth in a frame, 0 to 1; call it in frame order.
 
-        `own_steps` of the frame begin at `first_step`; `AHEAD_STEPS` of it have been heard.
+        The `own_steps` of the frame begin at `first_step`, from which `AHEAD_STEPS` must have
+        been pushed.
         """
-        before = [step for step in self._open if step < first_step]
-        self._open = before[-1:] + self._open[len(before) :]
-        ahead = [step - first_step for step in self._open[len(before[-1:]) :]]
+        before = [step for step in self._speech if step < first_step]
+        self._speech = before[-1:] + self._speech[len(before) :]
+        ahead = [step - first_step for step in self._speech[len(before[-1:]) :]]
         opening = _ramp(ahead[0] - own_steps) if ahead and ahead[0] < AHEAD_STEPS else 0.0
         closing = _ramp(first_step - before[-1] - 1) if before else 0.0
         return max(opening, closing, float(bool(ahead) and ahead[0] < own_steps))
 
 
 def _ramp(steps: int) -> float:
-    """Return the share so many whole steps away from speech, beside its own picture."""
-    place = max(0, steps) // _RAMP_STEPS
-    return _RAMP[place] if place < len(_RAMP) else 0.0
+    """Return the opacity of a frame that is a number of whole steps away from speech."""
+    index = max(0, steps) // _RAMP_STEPS
+    return _RAMP[index] if index < len(_RAMP) else 0.0

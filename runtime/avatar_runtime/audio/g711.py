@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def decode_ulaw(data: bytes) -> bytes:
-    """Return little-endian PCM16 of mu-law bytes, one sample a byte."""
+    """Return little-endian PCM16 of mu-law bytes, one sample per byte."""
     return _ULAW[np.frombuffer(data, np.uint8)].tobytes()
 
 
 def decode_alaw(data: bytes) -> bytes:
-    """Return little-endian PCM16 of A-law bytes, one sample a byte."""
+    """Return little-endian PCM16 of A-law bytes, one sample per byte."""
     return _ALAW[np.frombuffer(data, np.uint8)].tobytes()
 
 

@@ -1,7 +1,7 @@
-"""Band-limited resampling to 16 kHz, equal to the last bit however the input was cut.
+"""Band-limited resampling to 16 kHz, bit-identical however the input is split.
 
-Work is done in blocks of 20 ms at fixed positions of the sample counter. Each block is the
-same matrix product of the same samples, so a message border can neither be heard nor seen.
+The input is converted in blocks of 20 ms at fixed positions of the sample counter. Each block is
+the same matrix product of the same samples, so the split into messages cannot change it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RATE: Final = 16_000
-"""The rate of the audio model, samples a second."""
+"""Sample rate of the audio model, samples per second."""
 INPUT_RATES: Final = (8_000, 16_000, 24_000)
 BLOCK_S: Final = Fraction(1, 50)
 _ZERO_CROSSINGS: Final = 24  # of the sinc on each side: 1.5 ms at a 16 kHz cut-off
@@ -24,10 +24,10 @@ _KAISER_BETA: Final = 9.0
 
 
 class Resampler:
-    """Turns a stream of PCM at one of `INPUT_RATES` into float32 at 16 kHz, without delay in time.
+    """Converts a stream of PCM at one of `INPUT_RATES` to float32 at 16 kHz, without a time shift.
 
-    Output sample n stands at n / 16000 s of the input. The filter is symmetric, so a block
-    comes out once `lookahead` more input samples exist, or at `finish`.
+    Output sample n corresponds to n / 16000 s of the input. The filter is symmetric, so a block
+    is ready once `lookahead` more input samples exist, or at `finish`.
     """
 
     def __init__(self, rate: int) -> None:
@@ -35,11 +35,11 @@ class Resampler:
         self._block = int(rate * BLOCK_S)
         self._taps, self._down = _taps(ratio)
         self.lookahead = 0 if ratio == 1 else self._taps.shape[0] // 2
-        # The filter needs as much history before the first sample as it looks ahead.
+        # The filter needs `lookahead` samples before the first one, too.
         self._pending = np.zeros(self.lookahead, np.float64)
 
     def push(self, samples: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Take input samples in [-1, 1] and return what became computable, in whole blocks."""
+        """Append input samples in [-1, 1]; return the output that became ready, in whole blocks."""
         self._pending = np.concatenate([self._pending, samples])
         span = self._block + 2 * self.lookahead
         blocks = []
@@ -51,7 +51,7 @@ class Resampler:
         return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
     def finish(self) -> NDArray[np.float32]:
-        """Return the rest, filled up with silence to whole blocks; the stream ends here."""
+        """End the stream: return the rest, padded with silence to whole blocks."""
         left = len(self._pending) - self.lookahead  # input samples not yet converted
         if left <= 0:
             return np.zeros(0, np.float32)

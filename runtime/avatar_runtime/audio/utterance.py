@@ -1,8 +1,8 @@
-"""One stretch of speech, cut into the windows from which video frames are computed.
+"""One utterance, split into the audio windows from which video frames are generated.
 
-Everything lies at fixed positions of the sample counter: which frames form a group, where a
-group's context begins and when it is complete. So neither the size nor the timing of the
-messages that brought the sound can change a frame.
+The frames of a group, the start of its context and the moment at which it is complete are fixed
+positions of the sample counter. Neither the size nor the timing of the messages with the audio
+can change a frame.
 """
 
 from __future__ import annotations
@@ -28,25 +28,26 @@ STEPS_PER_FRAME: Final = 10
 STEPS_BEFORE: Final = 4
 """Steps of the window that lie before the frame starts, at every frame rate."""
 CONTEXT_S: Final = 30
-"""What the published audio encoder hears at once."""
+"""Seconds of audio in one context of the published audio encoder."""
 _GROWING: Final = (0, 1, 2)  # first frames of groups 0 to 2
 
 
 @dataclass(frozen=True, slots=True)
-class Hearing:
-    """How sound becomes windows."""
+class AudioOptions:
+    """How audio is split into windows."""
 
     lookahead_ms: int = 0
-    """Sound past the trained window that the encoder hears too; frames wait as much longer."""
+    """Audio after the trained window that the encoder also gets; frames wait for it."""
     silence_dbfs: float | None = None
-    """Level below which nothing is drawn; `None` draws every frame."""
+    """Level below which the source frame is shown; `None` generates every frame."""
 
 
 class Utterance:
-    """Takes PCM16 and gives exactly one window for each video frame, in order.
+    """Takes PCM16 and returns exactly one window for each video frame, in order.
 
-    A window is ready 120 ms of sound after its frame's start, rounded up to its group. Groups
-    grow 1, 1, 2, 2, ... frames: the first picture is soon there, later ones share an encode.
+    A window is ready when the 120 ms of audio from the start of the last frame of its group are
+    there. Groups have 1, 1, 2, 2, ... frames: the first frame is ready early, later frames share
+    an encode.
     """
 
     def __init__(
@@ -54,40 +55,44 @@ class Utterance:
         rate: int = 24_000,
         fps: int = 25,
         context_s: int = CONTEXT_S,
-        hearing: Hearing | None = None,
+        options: AudioOptions | None = None,
     ) -> None:
-        """`hearing`: `None` draws every frame from the trained window."""
-        hearing = hearing or Hearing()
+        """`options`: `None` generates every frame, from the trained window."""
+        options = options or AudioOptions()
         self._rate = rate
-        self._extra_steps = hearing.lookahead_ms * STEPS_PER_S // 1000
+        self._extra_steps = options.lookahead_ms * STEPS_PER_S // 1000
         self._fps = fps
         self._context_steps = context_s * STEPS_PER_S
         self._resampler = resampling.Resampler(rate)
-        level = hearing.silence_dbfs
-        self._mouth = None if level is None else energy.Mouth(level)
-        self._odd = b""  # first byte of a sample that a message border cut
+        level = options.silence_dbfs
+        self._mouth = None if level is None else energy.MouthEnvelope(level)
+        self._odd = b""  # the first byte of a sample that is split between two messages
         self._samples = 0
         self._finished = False
         self._next_frame = 0
-        # Views of this array travel with windows: it is only ever appended to.
+        # Windows hold views of this array, so samples are only appended to it.
         self._buffer = np.zeros(2 * self._context_steps * STEP, np.float32)
         self._base = 0  # 16 kHz position of the buffer's first sample
         self._fill = 0  # samples in the buffer
 
     @property
     def samples(self) -> int:
-        """Samples taken so far, at the input's rate."""
+        """Samples appended so far, at the rate of the input."""
         return self._samples
 
     @property
     def frames_total(self) -> int:
-        """Frames that cover every sample so far: the last one may be part sound, part silence."""
+        """Frames that cover every sample so far; the last one may be padded with silence."""
         return -(-self._samples * self._fps // self._rate)
 
     def append(self, pcm: bytes) -> None:
-        """Take little-endian mono PCM16 of any length; a split sample is put together again."""
+        """Append little-endian mono PCM16 of any length; a split sample is joined again.
+
+        Raises:
+            ValueError: the utterance is finished.
+        """
         if self._finished:
-            raise ValueError("the utterance is finished, it takes no more audio")
+            raise ValueError("the utterance is finished and takes no more audio")
         data = self._odd + pcm if self._odd else pcm
         whole = len(data) // 2 * 2
         self._odd = data[whole:]
@@ -96,7 +101,7 @@ class Utterance:
         self._store(self._resampler.push(samples))
 
     def finish(self) -> None:
-        """End the sound: every remaining frame becomes ready; half a sample is dropped."""
+        """End the audio: every remaining window becomes ready; half a sample is discarded."""
         if not self._finished:
             self._finished = True
             self._store(self._resampler.finish())
@@ -123,7 +128,7 @@ class Utterance:
         context = self._view(start * STEP, end * STEP)
         steps = min(end, self._steps_total(end)) - start
         self._next_frame = last + 1
-        shares = [self._mouth_share(i) for i in range(first, last + 1)]
+        opacities = [self._mouth_opacity(i) for i in range(first, last + 1)]
         return [
             AudioWindow(
                 i,
@@ -131,41 +136,41 @@ class Utterance:
                 context,
                 self._first_step(i) - start,
                 steps,
-                silent=not share,
-                mouth=share,
+                silent=not opacity,
+                mouth_opacity=opacity,
             )
-            for i, share in enumerate(shares, first)
+            for i, opacity in enumerate(opacities, first)
         ]
 
     def _first_step(self, frame: int) -> int:
         return frame * STEPS_PER_S // self._fps - STEPS_BEFORE
 
     def _end_step(self, frame: int) -> int:
-        """Return the step after the last one that a frame waits for."""
+        """Return the step after the last one that a frame needs."""
         return self._first_step(frame) + STEPS_PER_FRAME + self._extra_steps
 
     def _steps_total(self, at_least: int) -> int:
-        """Return the real steps: unknown before the end, then the tail padded to its frame."""
+        """Return the steps with audio, padded to whole frames, or `at_least` before the end."""
         if not self._finished:
             return at_least
         return self.frames_total * STEPS_PER_S // self._fps
 
-    def _mouth_share(self, frame: int) -> float:
-        """Return how much of the drawn mouth shows in the next frame; its window is there."""
+    def _mouth_opacity(self, frame: int) -> float:
+        """Return the opacity of the generated mouth in the next frame, whose window is ready."""
         if self._mouth is None:
             return 1.0
         first = frame * STEPS_PER_S // self._fps
-        for step in range(self._mouth.heard_steps, first + energy.AHEAD_STEPS):
+        for step in range(self._mouth.steps_seen, first + energy.AHEAD_STEPS):
             begin = step * STEP - self._base
-            self._mouth.hear(self._buffer[begin : min(begin + STEP, self._fill)])
+            self._mouth.push(self._buffer[begin : min(begin + STEP, self._fill)])
         own_steps = (frame + 1) * STEPS_PER_S // self._fps - first
-        return min(self._mouth.share(first, own_steps), self._end_share(frame, first))
+        return min(self._mouth.opacity(first, own_steps), self._end_opacity(frame, first))
 
-    def _end_share(self, frame: int, first_step: int) -> float:
-        """Return what the end of the sound leaves: the last picture is the avatar's own.
+    def _end_opacity(self, frame: int, first_step: int) -> float:
+        """Return the upper limit at the end of the audio: the last frame is the source frame.
 
-        Only frames that need sound past the end are touched: all others may have left before
-        anybody knew that the sound ends.
+        Only frames that need audio past the end are limited, since the others may have been sent
+        before the end was known.
         """
         if not self._finished:
             return 1.0
@@ -181,18 +186,18 @@ class Utterance:
 
     def _store(self, samples: NDArray[np.float32]) -> None:
         if self._fill + len(samples) > len(self._buffer):
-            self._renew(len(samples))
+            self._grow(len(samples))
         self._buffer[self._fill : self._fill + len(samples)] = samples
         self._fill += len(samples)
 
-    def _renew(self, more: int) -> None:
-        """Move to a new array without what no window needs: old views keep the old one."""
+    def _grow(self, more: int) -> None:
+        """Copy the samples that windows still need to a new array; old views keep the old one."""
         _, last = group_of(self._next_frame)
         start = max(0, self._end_step(last) - self._context_steps) * STEP
-        keep = self._buffer[start - self._base : self._fill]
-        self._buffer = np.zeros(2 * self._context_steps * STEP + len(keep) + more, np.float32)
-        self._buffer[: len(keep)] = keep
-        self._base, self._fill = start, len(keep)
+        kept = self._buffer[start - self._base : self._fill]
+        self._buffer = np.zeros(2 * self._context_steps * STEP + len(kept) + more, np.float32)
+        self._buffer[: len(kept)] = kept
+        self._base, self._fill = start, len(kept)
 
 
 def group_of(frame: int) -> tuple[int, int]:

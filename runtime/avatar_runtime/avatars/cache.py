@@ -1,17 +1,17 @@
 """Prepared avatars on disk: read, checked and written (one folder each, JSON and safetensors).
 
-The folder holds each source frame once; forward-and-back play is the rule `fold`. Pictures are
-stored as JPEG or PNG files in one byte tensor: decoded they are the source pixels, which the
-composition leaves untouched outside the mask.
+The folder stores each source frame once; `fold` maps a timeline that plays forward and back to
+them. Frames are stored as JPEG or PNG files in one byte tensor: decoded they are the source
+pixels, which the composition does not change outside the blend mask.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import shutil
 import tempfile
-from collections import OrderedDict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -25,30 +25,30 @@ from avatar_runtime import errors
 from avatar_runtime.avatars.geometry import Box
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
 SCHEMA: Final = 1
 PIXELS: Final = ("jpeg", "png")
 _TENSORS: Final = ("latents", "boxes", "crop_boxes", "masks", "mask_offsets", "valid")
-_PICTURE_CACHE_BYTES: Final = 128 << 20
+_DECODED_BYTES: Final = 128 << 20  # of decoded frames that an avatar caches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What an avatar was made from and with; `manifest.json` without the content hash."""
+    """The inputs and tools of an avatar; `manifest.json` without the content hash."""
 
     model_version: str
-    """`v1` or `v15`: weights and box rule differ."""
+    """`v1` or `v15`: weights and face boxes differ."""
     vae_hash: str
-    """Of the weights that made the latents; must equal the serving model's."""
+    """Hash of the VAE that made the latents; must equal that of the served model."""
     fps: int
     width: int
     height: int
     frames: int
     crop_size: int
-    """Side of the square that the model draws, pixels."""
+    """Side of the square that the model generates, pixels."""
     bbox_shift: int = 0
     extra_margin: int = 10
     mask_mode: str = "jaw"
@@ -58,7 +58,7 @@ class Manifest:
     pixels: str = "jpeg"
     """How the source frames are stored: `jpeg` or `png`, one file after the other."""
     tools: Mapping[str, str] = field(default_factory=dict)
-    """Versions of what made the cache."""
+    """Versions of the libraries that made the avatar."""
     schema: int = SCHEMA
 
 
@@ -75,13 +75,16 @@ class AvatarInfo:
 
 
 def fold(position: int, frames: int) -> int:
-    """Return the stored frame of an endless forward-and-back timeline; end frames show twice."""
+    """Return the stored frame at a position of an endless timeline that plays forward and back.
+
+    The first and the last frame are shown twice in a row.
+    """
     p = position % (2 * frames)
     return p if p < frames else 2 * frames - 1 - p
 
 
 class Avatar:
-    """One prepared avatar in memory: latents and geometry at hand, pictures decoded on demand."""
+    """One prepared avatar in memory; its frames are decoded on demand."""
 
     def __init__(
         self, name: str, manifest: Manifest, content_hash: str, tensors: Mapping[str, Any]
@@ -97,14 +100,16 @@ class Avatar:
         self._crops = [Box(*map(int, row)) for row in tensors["crop_boxes"]]
         self._masks, self._mask_offsets = tensors["masks"], tensors["mask_offsets"]
         self._pixels, self._pixel_offsets = tensors["pixels"], tensors["pixel_offsets"]
-        self._decoded: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
+        frame_bytes = 3 * manifest.width * manifest.height
+        cached = functools.lru_cache(max(1, _DECODED_BYTES // frame_bytes))
+        self._decoded: Callable[[int], NDArray[np.uint8]] = cached(self._decode_read_only)
 
     def box(self, index: int) -> Box:
         """Return the face box of a stored frame."""
         return self._boxes[index]
 
     def mask(self, index: int) -> NDArray[np.uint8]:
-        """Return how strongly the face box is redrawn, `(h, w) uint8` in the face box's size."""
+        """Return the blend mask of the face box, `(h, w) uint8`, 0 to 255."""
         crop = self._crops[index]
         flat = self._masks[self._mask_offsets[index] : self._mask_offsets[index + 1]]
         box = self._boxes[index].relative_to(crop)
@@ -112,33 +117,30 @@ class Avatar:
         return whole[box.y1 : box.y2, box.x1 : box.x2]
 
     def file(self, index: int) -> NDArray[np.uint8]:
-        """Return the bytes of a stored frame's JPEG or PNG file."""
+        """Return the JPEG or PNG file of a stored frame, `(bytes,) uint8`."""
         begin, end = self._pixel_offsets[index : index + 2]
         stored: NDArray[np.uint8] = self._pixels[begin:end]
         return stored
 
     def decode(self, index: int) -> NDArray[np.uint8]:
-        """Return a stored frame as `picture` does, but without keeping it."""
+        """Return a stored frame like `frame`, without caching it."""
         return np.asarray(cv2.imdecode(self.file(index), cv2.IMREAD_COLOR), np.uint8)
 
-    def picture(self, index: int) -> NDArray[np.uint8]:
+    def frame(self, index: int) -> NDArray[np.uint8]:
         """Return a stored frame, `(height, width, 3) uint8` BGR, read only."""
-        if (known := self._decoded.get(index)) is not None:
-            self._decoded.move_to_end(index)
-            return known
-        picture = self.decode(index)
-        picture.flags.writeable = False
-        self._decoded[index] = picture
-        while len(self._decoded) * picture.nbytes > _PICTURE_CACHE_BYTES and len(self._decoded) > 1:
-            self._decoded.popitem(last=False)
-        return picture
+        return self._decoded(index)
+
+    def _decode_read_only(self, index: int) -> NDArray[np.uint8]:
+        image = self.decode(index)
+        image.flags.writeable = False
+        return image
 
 
 def read(folder: Path) -> Avatar:
-    """Read one avatar and check every byte of it.
+    """Read one avatar and verify its content hash.
 
     Raises:
-        AssetError: the folder is unreadable, incomplete or not what its hash says.
+        AssetError: the folder is unreadable or incomplete, or does not match its hash.
     """
     content_hash, manifest = _read_manifest(folder)
     tensors: dict[str, Any] = {}
@@ -157,27 +159,27 @@ def read(folder: Path) -> Avatar:
 def read_all(
     folder: Path, names: Sequence[str] | None = None
 ) -> tuple[dict[str, Avatar], dict[str, errors.AssetError]]:
-    """Read the named avatars, or every one of the folder; return those that are sound, and why not.
+    """Read the named avatars, or all of the folder; return the usable ones and the faults.
 
-    One broken avatar must not keep the others from being served.
+    An unusable avatar does not prevent the others from being served.
     """
-    sound: dict[str, Avatar] = {}
+    usable: dict[str, Avatar] = {}
     faults: dict[str, errors.AssetError] = {}
     if names is None:
         names = sorted(path.parent.name for path in folder.glob("*/manifest.json"))
     for name in names:
         try:
-            sound[name] = read(folder / name)
+            usable[name] = read(folder / name)
         except errors.AssetError as fault:
             faults[name] = fault
-    return sound, faults
+    return usable, faults
 
 
 def check_model(avatar: Avatar, folder: Path, *, model_version: str, vae_hash: str) -> None:
-    """Refuse an avatar that another model prepared.
+    """Check that the served model prepared an avatar.
 
     Raises:
-        AssetError: with the value of the avatar and that of the model.
+        AssetError: another model prepared it; names both values.
     """
     served = {"model_version": model_version, "vae_hash": vae_hash}
     for key, value in served.items():
@@ -188,7 +190,7 @@ def check_model(avatar: Avatar, folder: Path, *, model_version: str, vae_hash: s
 
 
 def write(folder: Path, manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> str:
-    """Write an avatar's folder in one rename and return its content hash.
+    """Write the folder of an avatar with one rename and return its content hash.
 
     `tensors` are those of the class `Avatar`: `latents`, `boxes`, `crop_boxes`, `masks`,
     `mask_offsets`, `valid`, `pixels`, `pixel_offsets`.
@@ -206,7 +208,7 @@ def write(folder: Path, manifest: Manifest, tensors: Mapping[str, NDArray[Any]])
         pixels = {k: plain[k] for k in ("pixels", "pixel_offsets")}
         save_file(pixels, staging / "pixels.safetensors")
         (staging / "manifest.json").write_text(document + "\n", encoding="utf-8")
-        # Made private by mkdtemp and safetensors; the serving pod runs as another user.
+        # mkdtemp and safetensors make files private; the serving pod runs as another user.
         staging.chmod(0o755)
         for path in staging.iterdir():
             path.chmod(0o644)

@@ -1,4 +1,4 @@
-"""Where the face lies in a frame: the face box, the square around it, the part that is redrawn."""
+"""The boxes of a frame: the face box, the crop box around it, and the part that is blended."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 EXTRA_MARGIN: Final = 10
-"""Pixels that v1.5 adds below the chin."""
+"""Pixels that MuseTalk 1.5 adds below the chin."""
 CROP_SCALE: Final = 1.5
-"""Side of the crop box in longer sides of the face box."""
+"""Side of the crop box, in units of the longer side of the face box."""
 UPPER_BOUNDARY_RATIO: Final = 0.5
-"""Share of the face box, from its top, that is never redrawn."""
+"""Share of the face box, from its top, that is never blended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,11 @@ class Box:
         return self.y2 - self.y1
 
     def clamped(self, width: int, height: int) -> Box:
-        """Return the part that lies inside a picture of this size."""
+        """Return the part that lies inside an image of this size."""
         return Box(max(0, self.x1), max(0, self.y1), min(width, self.x2), min(height, self.y2))
 
     def fits(self, width: int, height: int) -> bool:
-        """Whether the box has an area and lies inside a picture of this size."""
+        """Whether the box has an area and lies inside an image of this size."""
         return 0 <= self.x1 < self.x2 <= width and 0 <= self.y1 < self.y2 <= height
 
     def relative_to(self, other: Box) -> Box:
@@ -56,11 +56,11 @@ def face_box(points: Sequence[tuple[float, float]], height: int, version: str) -
 
 
 def crop_box(face: Box, width: int, height: int) -> Box:
-    """Return the square around the face as far as it lies inside the picture."""
+    """Return the square around the face as far as it lies inside the frame."""
     x, y = (face.x1 + face.x2) // 2, (face.y1 + face.y2) // 2
     half = int(max(face.width, face.height) // 2 * CROP_SCALE)
     square = Box(x - half, y - half, x + half, y + half)
-    # An odd side leaves a pixel of the face outside the square of whole half sides.
+    # If a side is odd, the square of twice the half side leaves a pixel of the face outside.
     whole = Box(
         min(square.x1, face.x1),
         min(square.y1, face.y1),

@@ -1,4 +1,4 @@
-"""How strongly each pixel of the crop box is redrawn."""
+"""Blend masks: the weight of the generated face for each pixel of the crop box."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLUR_RATIO: Final = 0.1
-"""Side of the blur's kernel in widths of the crop box: upstream's realtime value."""
+"""Side of the blur kernel in widths of the crop box: the realtime value of MuseTalk."""
 MODES: Final = ("raw", "neck", "jaw")
 PARSED_SIZE: Final = 512
-"""Side of what the face parser returns, pixels."""
+"""Side of the output of the face parser, pixels."""
 # Classes of the face parser (docs/musetalk.md).
 _SKIN: Final = 1
 _MOUTH_AND_LIPS: Final = (11, 12, 13)
 _NECK: Final = 14
-# Of the mode `jaw`, in pixels of the parsed square.
+# Mode `jaw`, in pixels of the parsed square.
 _CONE: Final = 33
 _CHEEK_KERNEL: Final = (35, 3)
 _CHEEK_EROSIONS: Final = 2
 CHEEK_WIDTH: Final = 80
-"""Distance from the middle at which `jaw` takes a column for cheek: 80 to 90 upstream."""
+"""Distance from the middle beyond which `jaw` treats a column as cheek: 80 to 90 in MuseTalk."""
 
 
 def feathered(
@@ -37,10 +37,10 @@ def feathered(
     upper_boundary_ratio: float = geometry.UPPER_BOUNDARY_RATIO,
     blur_ratio: float = BLUR_RATIO,
 ) -> NDArray[np.uint8]:
-    """Return the mask of a crop box, `(h, w) uint8`, 255 where the new face shows alone.
+    """Return the blend mask of a crop box, `(h, w) uint8`, 255 where only the new face shows.
 
-    `region` is the face as the parser found it, in the crop box's size. Only its part inside
-    the face box and below the upper boundary is kept, then blurred.
+    `region` is the face region of the parser, in the size of the crop box. Its part inside the
+    face box and below the upper boundary is kept, then blurred.
     """
     box = face.relative_to(crop)
     top = box.y1 + int(box.height * upper_boundary_ratio)
@@ -52,7 +52,7 @@ def feathered(
 
 
 def ellipse(face: geometry.Box, crop: geometry.Box, inset: float = 0.04) -> NDArray[np.uint8]:
-    """Return a face region for pictures without a parser: the ellipse inside the face box."""
+    """Return a face region for images without a parser: the ellipse inside the face box."""
     region = np.zeros((crop.height, crop.width), np.uint8)
     box = face.relative_to(crop)
     centre = ((box.x1 + box.x2) // 2, (box.y1 + box.y2) // 2)
@@ -66,9 +66,9 @@ def region(
 ) -> NDArray[np.uint8]:
     """Return the face region of a crop box in one of `MODES`, `(h, w) uint8`, 0 or 255 inside.
 
-    `parsed` is `(512, 512) uint8`, the class of each pixel of the crop box. `jaw` grows the skin
-    and takes back what of it lies in the cheeks, so that a jaw that opens wider still fits; the
-    order of its steps is assumed (docs/musetalk.md).
+    `parsed` is `(512, 512) uint8`, the class of each pixel of the crop box. `jaw` dilates the
+    skin and erodes it again in the cheeks, so that a jaw that opens wider still fits; the order
+    of its steps is an assumption (docs/musetalk.md).
     """
     if mode == "jaw":
         kept = _jaw(parsed, cheek_width) | np.isin(parsed, _MOUTH_AND_LIPS)
@@ -80,8 +80,8 @@ def region(
     return np.asarray(sized, np.uint8)
 
 
-def touched(mask: NDArray[np.uint8]) -> geometry.Box:
-    """Return the smallest rectangle that holds every pixel over 0; without any, an empty one."""
+def bounding_box(mask: NDArray[np.uint8]) -> geometry.Box:
+    """Return the smallest box with every pixel over 0; an empty box if all pixels are 0."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return geometry.Box(0, 0, 0, 0)

@@ -1,1 +1,1 @@
-"""Which frames of which sessions ride together, decided from values alone."""
+"""Which frames of which sessions share a batch, decided without I/O."""

@@ -1,11 +1,11 @@
-"""The batch sizes that a device is warmed up for, and what a batch of another size costs."""
+"""The batch sizes for which a device is warmed up; other sizes are padded to them."""
 
 from __future__ import annotations
 
 from typing import Final
 
 BUCKETS: Final = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
-"""Closely spaced: a batch is filled up to the next one, and what fills it is thrown away."""
+"""Closely spaced, since a batch is padded to the next bucket and the padding is discarded."""
 
 
 def within(limit: int) -> int:

@@ -1,11 +1,14 @@
-"""Which frames ride in the next batch: the earliest deadlines over all sessions.
+"""Earliest deadline first over all sessions, in batches.
 
-Work-conserving: whatever waits leaves with the next batch that has room, since a batch that
-waits for company gains nothing while the device is free. Three rules bend the plain order:
+The scheduler is work-conserving: a waiting request is in the next batch that has room, since
+delaying a batch gains nothing while the device is free. Three rules change the order by deadline:
 
-- a first frame counts as due before it came, and leaves in a small batch: a speaker starts at once;
-- late frames leave in rounds, one a session, so that nobody pays for one that is far behind;
-- a batch is cut to a full bucket where filling up the next one would waste more than it saves.
+- the first frame of a response is due before its arrival and in a small batch, so that a response
+  starts at once;
+- late frames are taken round-robin over the sessions, so that one session far behind does not
+  delay the others;
+- a batch is reduced to a full bucket if padding it to the next bucket would cost more than it
+  gains.
 """
 
 from __future__ import annotations
@@ -21,27 +24,27 @@ if TYPE_CHECKING:
 
 QUEUE_FRAMES: Final = 4096  # 32 in flight for each of 128 sessions
 FIRST_LEAD_S: Final = 0.25
-"""A first frame counts as due this long before it came: only what is later still goes first."""
+"""How long before its arrival a first frame is due: only frames later than that go first."""
 FIRST_BATCH: Final = 4
-"""Frames in a batch that starts a speaker: nine tenths of the speed on published cards."""
+"""Frames in a batch with a first frame: nine tenths of the speed on published GPUs."""
 TOO_LATE_S: Final = 1.0
-"""Frames later than this are given up while more of them wait than one batch holds. A recovery
-from a lack of memory is shorter: it loses none."""
-_LEAST_FILL: Final = 7 / 8  # a batch costs a constant and its bucket: less fill costs more than two
+"""Frames later than this are shed while more of them wait than one batch holds. A recovery from
+out of memory is shorter, so it loses no frame."""
+_MIN_FILL: Final = 7 / 8  # a batch costs a constant and its bucket: two batches cost less below it
 
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """A request and since when it waits."""
+    """A request in the queue."""
 
     request: FrameRequest
     since: float
     droppable: bool = True
-    """Whether its session would rather miss it than have it late."""
+    """Whether its session prefers losing the frame to receiving it late."""
 
     @property
     def due(self) -> float:
-        """What the order goes by."""
+        """The deadline that orders the queue."""
         if self.request.frame_index == 0:
             return min(self.request.deadline, self.since - FIRST_LEAD_S)
         return self.request.deadline
@@ -49,26 +52,26 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """How full the queue is."""
+    """The number of waiting requests and the room for more."""
 
     waiting: int
     room: int
 
 
 class Scheduler:
-    """One bounded queue for all sessions, taken from by deadline; equal ones as they came."""
+    """One bounded queue for all sessions, ordered by deadline, then by arrival."""
 
     def __init__(self, bound: int = QUEUE_FRAMES, *, pads: bool = False) -> None:
-        """`pads`: a batch costs as much as the bucket around it."""
+        """`pads`: a batch costs as much as its bucket."""
         self._bound = bound
         self._pads = pads
-        # For each session a heap of (due, number, entry): numbers make entries comparable.
+        # A heap of (due, number, entry) for each session; the numbers order equal deadlines.
         self._queues: dict[str, list[tuple[float, int, Queued]]] = {}
         self._waiting = 0
         self._offered = 0
 
     def offer(self, request: FrameRequest, now: float, *, droppable: bool = True) -> bool:
-        """Queue a request, or return that there is no room: its session has to be told."""
+        """Queue a request; return False if the queue is full, which the session must be told."""
         if self._waiting >= self._bound:
             return False
         self._offered += 1
@@ -79,28 +82,29 @@ class Scheduler:
         return True
 
     def take(self, limit: int, now: float) -> tuple[Queued, ...]:
-        """Return the next batch, at most `limit` requests; empty only if nothing waits."""
+        """Return the next batch, at most `limit` requests; empty only if no request waits."""
         size = self._size(min(limit, self._waiting))
-        heads = [_place(queue, 0, now) for queue in self._queues.values()]
+        heads = [_order(queue, 0, now) for queue in self._queues.values()]
         heapq.heapify(heads)
         batch: list[Queued] = []
-        while len(batch) < size and not _is_start(batch):
-            turn, _, _, session = heads[0]
+        while len(batch) < size and not _is_full_start(batch):
+            round_, _, _, session = heads[0]
             batch.append(self._pop(session))
             if session in self._queues:
-                heapq.heapreplace(heads, _place(self._queues[session], turn + 1, now))
+                heapq.heapreplace(heads, _order(self._queues[session], round_ + 1, now))
             else:
                 heapq.heappop(heads)
         return tuple(batch)
 
     def shed(self, limit: int, now: float) -> tuple[FrameRequest, ...]:
-        """Give up frames until one batch holds all that are too late, and return them.
+        """Remove frames until one batch holds all that are too late, and return them.
 
-        Each time it is the oldest late frame of the session that is most behind. First frames
-        are kept, and the last one that waits of each session: its face goes on moving.
+        Each removed frame is the oldest late frame of the session that is most behind. The first
+        frame of a response and the last waiting frame of a session are kept, so that the video
+        of the session continues.
         """
         excess = sum(self._too_late(queue, now) for queue in self._queues.values()) - limit
-        given_up = []
+        removed = []
         while excess > 0:
             behind = [
                 (queue[0][:2], session)
@@ -109,12 +113,12 @@ class Scheduler:
             ]
             if not behind:
                 break
-            given_up.append(self._pop(min(behind)[1]).request)
+            removed.append(self._pop(min(behind)[1]).request)
             excess -= 1
-        return tuple(given_up)
+        return tuple(removed)
 
     def cancel(self, session: str, epoch: int) -> int:
-        """Throw away the requests of a session that are older than `epoch`; return how many."""
+        """Remove the requests of a session before `epoch`; return how many."""
         queue = self._queues.pop(session, [])
         kept = [entry for entry in queue if entry[2].request.epoch >= epoch]
         if kept:
@@ -124,11 +128,11 @@ class Scheduler:
         return len(queue) - len(kept)
 
     def statistics(self) -> Statistics:
-        """Return how full the queue is."""
+        """Return the number of waiting requests and the room for more."""
         return Statistics(self._waiting, self._bound - self._waiting)
 
     def _size(self, frames: int) -> int:
-        if not self._pads or frames == 0 or frames >= _LEAST_FILL * buckets.around(frames):
+        if not self._pads or frames == 0 or frames >= _MIN_FILL * buckets.around(frames):
             return frames
         return buckets.within(frames)
 
@@ -143,12 +147,12 @@ class Scheduler:
     @staticmethod
     def _too_late(queue: list[tuple[float, int, Queued]], now: float) -> int:
         if not _is_too_late(queue[0][2], now):
-            return 0  # the head is the oldest: the usual case costs one look
+            return 0  # the head is the oldest request, so the usual case reads one entry
         return sum(_is_too_late(entry, now) for _, _, entry in queue)
 
 
-def _is_start(batch: list[Queued]) -> bool:
-    """Whether a batch of a starting speaker is as large as it may be."""
+def _is_full_start(batch: list[Queued]) -> bool:
+    """Whether a batch has a first frame and its maximum size."""
     return len(batch) == FIRST_BATCH and any(e.request.frame_index == 0 for e in batch)
 
 
@@ -157,12 +161,12 @@ def _is_too_late(entry: Queued, now: float) -> bool:
     return is_late and entry.droppable and entry.request.frame_index > 0
 
 
-def _place(
-    queue: list[tuple[float, int, Queued]], turn: int, now: float
+def _order(
+    queue: list[tuple[float, int, Queued]], round_: int, now: float
 ) -> tuple[int, float, int, str]:
-    """Return where a session's next frame stands: late ones by round, the others after them."""
+    """Return the sort key of the next frame of a session: late frames by round, then the others."""
     due, number, entry = queue[0]
-    return turn if due <= now else _NOT_LATE, due, number, entry.request.session
+    return round_ if due <= now else _NOT_LATE, due, number, entry.request.session
 
 
-_NOT_LATE: Final = 1 << 30  # a round after every round of late frames
+_NOT_LATE: Final = 1 << 30  # after every round of late frames

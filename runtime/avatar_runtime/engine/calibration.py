@@ -1,4 +1,4 @@
-"""Warms a device up and fits its line of memory and time, as a GPU profile states it."""
+"""Warms up a device and measures its curve of memory and time, in the form of GPU profiles."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from avatar_runtime import errors
 from avatar_runtime.batching.frames import GROUP_FRAMES, AudioWindow, FrameRequest
-from avatar_runtime.engine.device import MIB, Calibration, Device
+from avatar_runtime.engine.device import MIB, Curve, Device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,40 +20,40 @@ if TYPE_CHECKING:
     from avatar_runtime.avatars.cache import AvatarInfo
 
 _ROUNDS: Final = 3
-_BUDGET_S: Final = 0.6  # of one bucket: a slow CPU measures once and starts
+_MAX_S: Final = 0.6  # of one bucket: a slow CPU measures once more and starts
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What warming up has shown."""
+    """The results of the warm-up."""
 
-    curve: Calibration
-    refused_batch: int | None
-    """The bucket that did not fit; `None`: all did."""
+    curve: Curve
+    oom_batch: int | None
+    """The bucket that did not fit into memory; `None` if all fit."""
 
 
 def measure(device: Device, variant: str, avatar: AvatarInfo, batch_size: int) -> Measured:
     """Run every bucket and return the curve.
 
-    Upwards once, which starts every library and shows what fits and what it takes; downwards
-    once, since a device that records batches then finds room for the small ones in the memory
-    of the largest; and upwards again for the times.
+    The first pass runs the buckets in ascending order: it initialises every library and measures
+    memory. The second pass runs them in descending order, so that the CUDA graphs of the small
+    buckets fit into the memory of the largest. The third pass, ascending, measures time.
 
     Raises:
-        DeviceMemoryError: not even one frame fits.
+        DeviceMemoryError: one frame does not fit.
     """
-    used, refused = _probe(device, avatar, batch_size)
+    used, oom_batch = _probe(device, avatar, batch_size)
     sizes = [size for size, _ in used]
     seconds = {size: [_run(device, avatar, size, 1)] for size in reversed(sizes)}
     for size in sizes:
         while len(seconds[size]) < 2 or (
-            len(seconds[size]) < _ROUNDS and sum(seconds[size]) < _BUDGET_S
+            len(seconds[size]) < _ROUNDS and sum(seconds[size]) < _MAX_S
         ):
             seconds[size].append(_run(device, avatar, size, 1 + len(seconds[size])))
-    base, per_frame = _line(used)
-    # The fastest: what disturbs only makes it slower, and so does recording it.
+    base, per_frame = _fit_line(used)
+    # The minimum: other load and the capture of graphs only make a batch slower.
     times = tuple((size, 1000 * min(seconds[size])) for size in sizes)
-    return Measured(Calibration(variant, round(base), round(per_frame), times), refused)
+    return Measured(Curve(variant, round(base), round(per_frame), times), oom_batch)
 
 
 def _probe(
@@ -68,37 +68,38 @@ def _probe(
             if not used:
                 raise
             device.release()
-            return used, size  # larger ones do not fit either
+            return used, size  # larger buckets do not fit either
         used.append((size, device.memory().used_bytes / MIB))
     return used, None
 
 
-def _run(device: Device, avatar: AvatarInfo, size: int, turn: int) -> float:
+def _run(device: Device, avatar: AvatarInfo, size: int, response: int) -> float:
     """Return the seconds of one batch."""
-    # Another response each time: its sound is encoded anew, as in a session.
+    # A new response each time, so that its audio is encoded again, as in a session.
     silence = np.zeros(16_000, np.float32)
-    batch = requests(avatar, size, f"calibration-{size}", turn, silence)
+    batch = requests(avatar, size, f"calibration-{size}", response, silence)
     began = time.perf_counter()
     device.render(batch)
     return time.perf_counter() - began
 
 
-def _line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
-    """Return intercept and slope of the least-squares line; a slope below 0 is noise."""
+def _fit_line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
+    """Return intercept and slope of the least-squares line; a negative slope counts as 0."""
     sizes, values = np.array(points, float).T
-    spread = float(((sizes - sizes.mean()) ** 2).sum())
-    if spread == 0:
+    run = float(((sizes - sizes.mean()) ** 2).sum())
+    if run == 0:
         return float(values.mean()), 0.0
-    slope = max(0.0, float(((sizes - sizes.mean()) * (values - values.mean())).sum() / spread))
+    slope = max(0.0, float(((sizes - sizes.mean()) * (values - values.mean())).sum() / run))
     return float(values.mean() - slope * sizes.mean()), slope
 
 
 def requests(
     avatar: AvatarInfo, size: int, session: str, response: int, samples: NDArray[np.float32]
 ) -> list[FrameRequest]:
-    """Return a batch of which as many frames share their sound as in a session.
+    """Return a batch in which as many frames share an encode as in a session.
 
-    `samples` is a second or more at 16 kHz. Sound is encoded once for a session and response.
+    `samples` is at least one second at 16 kHz. Audio is encoded once for each session, response
+    and group.
     """
     context = samples.data.toreadonly()
     batch = []

@@ -1,4 +1,4 @@
-"""What the engine asks of a device, and the values that pass between them; free of torch."""
+"""The protocol that every device implements and the values that it exchanges; free of torch."""
 
 from __future__ import annotations
 
@@ -14,39 +14,38 @@ if TYPE_CHECKING:
 
 
 STAGES: Final = ("encode_audio", "unet", "vae", "compose", "jpeg")
-"""What a batch passes through, in order."""
-
+"""The stages of a batch, in order."""
 
 MIB: Final = 1 << 20
-
+"""Bytes of one MiB."""
 
 PRECISIONS: Final = ("fp32", "bf16", "fp16")
-"""Of weights and activations; the log-mel is float32 in all of them."""
-
+"""Precisions of weights and activations; the log-mel spectrogram is float32 in all of them."""
 
 DECODERS: Final = ("sd-vae", "taesd")
+"""Networks that can decode latents."""
 
-
-VERSIONS: Final = ("v15", "v1")  # of MuseTalk, the newest first
+VERSIONS: Final = ("v15", "v1")
+"""Versions of MuseTalk, the newest first."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """How torch is to hold a model; simulated cards have none of it."""
+    """How torch loads a model; simulated devices ignore it."""
 
     precision: str | None = None
-    """One of `PRECISIONS`; `None` is the device's own: fp16 on CUDA, fp32 on the CPU."""
+    """One of `PRECISIONS`; `None` is the default of the device: fp16 on CUDA, fp32 on the CPU."""
     decoder: str = "sd-vae"
-    """One of `DECODERS`: `taesd` has 1/17 of the work and changes the picture."""
+    """One of `DECODERS`: `taesd` has 1/17 of the work and changes the image."""
     verify: bool = True
-    """Whether the files of a converted folder are held against its manifest's hashes."""
+    """Whether the files of a converted folder are compared with the hashes of its manifest."""
     version: str | None = None
     """One of `VERSIONS`; `None` is the newest in the folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What the device itself reports: everything reserved, by whomever."""
+    """What the device reports: everything that any process has reserved."""
 
     used_bytes: int
     total_bytes: int
@@ -60,7 +59,7 @@ class ModelInfo:
     """`v1` or `v15`."""
     vae_hash: str
     context_s: int
-    """Seconds of sound that the audio encoder hears at once."""
+    """Seconds of audio in one context of the audio encoder."""
     variant: str
     """Version, decoder and precision, as GPU profiles name them: `v15/sd-vae/fp16`."""
 
@@ -74,8 +73,8 @@ class Rendered:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
-    """A curve of a GPU profile, measured here or taken from the profile."""
+class Curve:
+    """A curve of a GPU profile: memory and time by batch size, measured or from the profile."""
 
     model: str
     base_mib: int
@@ -83,7 +82,10 @@ class Calibration:
     frame_batch_ms: tuple[tuple[int, float], ...]
 
     def batch_ms(self, batch: int) -> float:
-        """Return the time of a batch: on the line between its neighbours, or of the last two."""
+        """Return the time of a batch, interpolated linearly between the measured sizes.
+
+        Sizes outside the measured range are extrapolated from the nearest two points.
+        """
         points = self.frame_batch_ms
         if len(points) == 1:
             return points[0][1] * batch / points[0][0]
@@ -101,48 +103,67 @@ class Calibration:
         }
 
 
-class Pending(Protocol):
-    """A batch whose work is queued. Any thread may call it."""
+class InFlight(Protocol):
+    """A batch whose work is queued and not finished. Any thread may call it."""
 
-    def wait_drawn(self) -> None:
-        """Wait until the device is about to be free for the next batch."""
+    def wait_forward(self) -> None:
+        """Wait until the networks have run: the device is about to be free for the next batch."""
         ...
 
     def finish(self) -> Rendered:
-        """Wait for the pictures and return them, once. Raises `DeviceMemoryError`."""
+        """Wait for the images and return them. May be called once.
+
+        Raises:
+            DeviceMemoryError: the device ran out of memory.
+        """
         ...
 
 
 class Device(Protocol):
-    """Computes pictures. Only the engine's thread calls it."""
+    """Renders frames. Only the thread of the engine calls it."""
 
     @property
     def name(self) -> str:
-        """What metrics call it: `cpu`, `cuda` or `simulated`."""
+        """The name in metrics: `cpu`, `cuda` or `simulated`."""
         ...
 
     def load(self, model_dir: Path) -> ModelInfo:
-        """Read the model. Raises `AssetError`."""
+        """Load the model.
+
+        Raises:
+            AssetError: the model is unusable.
+            DeviceMemoryError: the device ran out of memory.
+            EngineError: the device does not exist.
+        """
         ...
 
     def serve(self, avatars: Mapping[str, Avatar]) -> None:
-        """Take the avatars that requests may name."""
+        """Set the avatars that requests may name.
+
+        Raises:
+            DeviceMemoryError: the device ran out of memory.
+        """
         ...
 
     @property
     def overlaps(self) -> bool:
-        """Whether finishing a batch takes nothing from the next one: another processor does it."""
+        """Whether another processor finishes a batch, so that the device can start the next."""
         ...
 
-    def launch(self, batch: Sequence[FrameRequest]) -> Pending:
-        """Queue one batch; the next may be launched before it is finished.
+    def launch(self, batch: Sequence[FrameRequest]) -> InFlight:
+        """Queue one batch; the next one may be launched before this one is finished.
 
-        Raises `DeviceMemoryError`, and can be asked again.
+        Raises:
+            DeviceMemoryError: the device ran out of memory; the call may be repeated.
         """
         ...
 
     def render(self, batch: Sequence[FrameRequest]) -> Rendered:
-        """Compute one batch. Raises `DeviceMemoryError`, and can be asked again."""
+        """Render one batch.
+
+        Raises:
+            DeviceMemoryError: the device ran out of memory; the call may be repeated.
+        """
         ...
 
     def buckets(self, batch_size: int) -> Sequence[int]:
@@ -155,11 +176,11 @@ class Device(Protocol):
         ...
 
     def release(self) -> None:
-        """Give back what is kept of earlier batches and not in use."""
+        """Free the memory that is cached from earlier batches and not in use."""
         ...
 
-    def curve(self) -> Calibration | None:
-        """Return the curve it follows by construction; `None`: it must be measured."""
+    def curve(self) -> Curve | None:
+        """Return the curve that the device follows by construction, or `None` to measure it."""
         ...
 
     def memory(self) -> Memory: ...

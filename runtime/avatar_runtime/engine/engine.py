@@ -1,7 +1,7 @@
-"""The engine: one thread that owns the device, and an async face for the event loop.
+"""The engine: one thread that owns the device, and an asynchronous interface to it.
 
-Where the device overlaps, a second thread copies and encodes what the device has drawn while the
-first one has the next batch drawn.
+If the device overlaps batches, a second thread copies and encodes the images of one batch while
+the first thread starts the next batch.
 """
 
 from __future__ import annotations
@@ -10,28 +10,22 @@ import asyncio
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from avatar_runtime import errors
-from avatar_runtime.avatars import cache
-from avatar_runtime.engine import calibration
-from avatar_runtime.engine.device import STAGES, Rendered
+from avatar_runtime.engine import calibration, loading
 from avatar_runtime.engine.pipeline import Pipeline
+from avatar_runtime.engine.recovery import RecoveringDevice, none_if_out_of_memory
 from avatar_runtime.engine.rendering import idle_frames
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from avatar_runtime.avatars.cache import AvatarInfo
     from avatar_runtime.batching.frames import Frame, FrameRequest
-    from avatar_runtime.engine.device import Calibration, Device, Memory, ModelInfo, Pending
-
-# Waits for memory that another process holds: short, since a session stands still meanwhile,
-# and over in 10 s, before liveness takes the engine for hung.
-_PATIENCE_S: Final = (0.05, *[0.1] * 100)
+    from avatar_runtime.engine.device import Curve, Device, Memory, ModelInfo, Rendered
 
 _log: Final = logging.getLogger(__name__)
 
@@ -40,18 +34,18 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What the engine did since its start."""
+    """Counters since the start of the engine."""
 
     batches: int = 0
     frames: int = 0
     oom_recoveries: int = 0
-    """Refused allocations after which the same work was done all the same."""
-    refused_frames: int = 0
-    """Frames of the batch that was refused last."""
+    """Failed allocations after which the same work succeeded."""
+    oom_frames: int = 0
+    """Frames of the last batch for which the device ran out of memory."""
 
 
 class Engine:
-    """Turns batches of frame requests into frames. Everything but `run` is quick or done once."""
+    """Turns batches of frame requests into frames. Only `run` and `idle_frames` take long."""
 
     def __init__(
         self,
@@ -67,7 +61,7 @@ class Engine:
         """`avatar_names`: `None` is every avatar of the folder.
 
         `observe` is called on the event loop with the seconds of each stage of each batch;
-        `sleep` on the engine's thread while the device has no room for a single frame.
+        `sleep` on the engine's thread while the device has no memory for a single frame.
         """
         self.device = device
         self._model_dir = model_dir
@@ -75,31 +69,32 @@ class Engine:
         self._batch_size = batch_size
         self._names = avatar_names
         self._observe = observe
-        self._sleep = sleep
+        self._recovering = RecoveringDevice(device, sleep)
         self._thread = ThreadPoolExecutor(1, "engine")
         self._delivery_thread = ThreadPoolExecutor(1, "delivery")
         self._pipeline = Pipeline()
-        # Beside the device's own thread: a silent frame waits for no batch.
-        self._stills_thread = ThreadPoolExecutor(1, "stills")
-        self._stills = idle_frames.Stills({}, 0)
-        # Batches and frames are the event loop's; refusals and the frames of the last one are the
-        # engine thread's, which replaces both together.
+        # A thread of its own: an idle frame does not wait for a batch.
+        self._idle_thread = ThreadPoolExecutor(1, "idle-frames")
+        self._idle_frames = idle_frames.IdleFrames({}, 0)
         self._batches = self._frames = 0
-        self._refusals = (0, 0)
         self._model: ModelInfo | None = None
         self.avatars: Mapping[str, AvatarInfo] = {}
-        """Avatars that requests may name; filled by `start`."""
-        self.calibration: Calibration | None = None
-        """The device's curve; measured by `start`."""
+        """Avatars that requests may name; set by `start`."""
+        self.curve: Curve | None = None
+        """The curve of the device; measured by `start`."""
 
     @property
     def device_name(self) -> str:
-        """Where frames are made: `cuda`, `cpu` or `simulated`."""
+        """The device that renders: `cuda`, `cpu` or `simulated`."""
         return self.device.name
 
     @property
     def model(self) -> ModelInfo:
-        """What `start` loaded."""
+        """The model that `start` loaded.
+
+        Raises:
+            EngineError: the engine is not started.
+        """
         if self._model is None:
             raise errors.EngineError("the engine is not started")
         return self._model
@@ -111,7 +106,7 @@ class Engine:
 
     @property
     def overlaps(self) -> bool:
-        """Whether the next batch may be given before the one before has ended."""
+        """Whether the next batch may be given before the previous one has ended."""
         return self.device.overlaps
 
     async def start(self) -> None:
@@ -119,27 +114,27 @@ class Engine:
 
         Raises:
             AssetError: the model or every avatar is unusable.
-            EngineError: the device is not there, or does not hold one frame.
+            EngineError: the device does not exist, or has no memory for one frame.
         """
         await self._on_thread(self._load)
 
     async def run(
         self, batch: Sequence[FrameRequest], on_free: Callable[[], None] = lambda: None
     ) -> Sequence[Frame]:
-        """Return the frames of a batch in its order; a cancelled call is computed and thrown away.
+        """Return the frames of a batch in its order. A cancelled call is computed and discarded.
 
         Batches end in the order in which they were given. `on_free` is called when the device is
-        about to be free for the next one, if that is before this one ends. A batch that the
-        device refuses is rendered in smaller parts, in the same order.
+        about to be free for the next batch, if that is before this one ends. A batch that does
+        not fit into the memory of the device is rendered in smaller parts, in the same order.
 
         Raises:
-            EngineError: the batch as a whole has failed; the engine itself may go on.
+            EngineError: the batch as a whole failed; the engine can take the next one.
         """
         self._check_avatars(batch)
         if self.device.overlaps:
-            rendered = await self._overlapped(batch, on_free)
+            rendered = await self._run_overlapped(batch, on_free)
         else:
-            rendered = await self._on_thread(lambda: self._render(batch, len(batch)))
+            rendered = await self._on_thread(lambda: self._recovering.render(batch))
         self._batches += 1
         self._frames += len(batch)
         if self._observe is not None:
@@ -147,48 +142,48 @@ class Engine:
                 self._observe(stage, seconds)
         return rendered.frames
 
-    async def rest(self, requests: Sequence[FrameRequest]) -> Sequence[Frame]:
-        """Return the avatar's own pictures for frames in which nothing is said; no device works.
+    async def idle_frames(self, requests: Sequence[FrameRequest]) -> Sequence[Frame]:
+        """Return the source frames of the avatar for silent requests, without the device.
 
         Raises:
-            EngineError: no frame of these can be made.
+            EngineError: the frames cannot be made.
         """
         self._check_avatars(requests)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._stills_thread, self._rest, requests)
+        return await loop.run_in_executor(self._idle_thread, self._encode_idle_frames, requests)
 
     def memory(self) -> Memory:
         """Return what the device reports."""
         return self.device.memory()
 
     def statistics(self) -> Statistics:
-        return Statistics(self._batches, self._frames, *self._refusals)
+        return Statistics(self._batches, self._frames, *self._recovering.out_of_memory)
 
     async def release(self) -> None:
-        """Give back what the device keeps of larger batches, after the limit has fallen."""
-        async with self._pipeline.alone():
+        """Free what the device caches for larger batches, after the batch limit has decreased."""
+        async with self._pipeline.exclusive():
             await self._on_thread(self.device.release)
 
     async def stop(self) -> None:
-        """Let the batches in hand end, then give the device back."""
-        async with self._pipeline.alone():
+        """Let the batches in flight end, then close the device."""
+        async with self._pipeline.exclusive():
             await self._on_thread(self._close)
         self._thread.shutdown()
-        self._stills_thread.shutdown()
+        self._idle_thread.shutdown()
 
     def _on_thread(self, work: Callable[[], Result]) -> asyncio.Future[Result]:
         return asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    async def _overlapped(
+    async def _run_overlapped(
         self, batch: Sequence[FrameRequest], on_free: Callable[[], None]
     ) -> Rendered:
         loop = asyncio.get_running_loop()
         return await self._pipeline.run(
-            launch=lambda: self._on_thread(lambda: self._launch(batch)),
-            finish=lambda pending: loop.run_in_executor(
-                self._delivery_thread, _unless_refused, pending.finish, len(batch)
+            launch=lambda: self._on_thread(lambda: self._recovering.launch(batch)),
+            finish=lambda in_flight: loop.run_in_executor(
+                self._delivery_thread, none_if_out_of_memory, in_flight.finish, len(batch)
             ),
-            again=lambda: self._on_thread(lambda: self._again(batch)),
+            retry=lambda: self._on_thread(lambda: self._recovering.retry(batch)),
             on_free=on_free,
         )
 
@@ -199,137 +194,38 @@ class Engine:
                 problem = f"avatar {request.avatar!r} is not loaded, loaded are: {loaded}"
                 raise errors.EngineError(problem)
 
-    def _rest(self, requests: Sequence[FrameRequest]) -> Sequence[Frame]:
+    def _encode_idle_frames(self, requests: Sequence[FrameRequest]) -> Sequence[Frame]:
         try:
-            return [self._stills.frame(request) for request in requests]
+            return [self._idle_frames.frame(request) for request in requests]
         except Exception as error:
-            _log.exception("silent frames failed frames=%d", len(requests))
-            raise errors.EngineError(f"{len(requests)} silent frames failed") from error
+            _log.exception("idle frames failed frames=%d", len(requests))
+            raise errors.EngineError(f"{len(requests)} idle frames failed") from error
 
     def _load(self) -> None:
         began = time.perf_counter()
-        model = self._patiently(lambda: self.device.load(self._model_dir), 0)
+        model = self._recovering.with_retries(lambda: self.device.load(self._model_dir), 0)
         loaded = time.perf_counter()
-        avatars = self._read_avatars(model)
-        self._patiently(lambda: self.device.serve(avatars), 0)
+        avatars = loading.read_avatars(self._avatars_dir, self._names, model)
+        self._recovering.with_retries(lambda: self.device.serve(avatars), 0)
         self._model = model
-        self._stills = idle_frames.Stills(avatars, idle_frames.KEPT_BYTES)
+        self._idle_frames = idle_frames.IdleFrames(avatars, idle_frames.CACHE_BYTES)
         self.avatars = {name: avatar.info for name, avatar in avatars.items()}
-        self.calibration = self.device.curve() or self._measure(model)
+        self.curve = self.device.curve() or self._measure(model)
         ended = time.perf_counter()
         _log.info(
             "engine started device=%s model=%s avatars=%d load_s=%.2f warm_up_s=%.2f",
             self.device.name, model.variant, len(avatars), loaded - began, ended - loaded,
         )  # fmt: skip
 
-    def _read_avatars(self, model: ModelInfo) -> Mapping[str, cache.Avatar]:
-        sound, faults = cache.read_all(self._avatars_dir, self._names)
-        for name, avatar in list(sound.items()):
-            try:
-                cache.check_model(
-                    avatar,
-                    self._avatars_dir / name,
-                    model_version=model.version,
-                    vae_hash=model.vae_hash,
-                )
-            except errors.AssetError as fault:
-                faults[name] = fault
-                del sound[name]
-        for problem in faults.values():
-            _log.warning("avatar left out: %s", problem)
-        if not sound:
-            told = "; ".join(str(problem) for problem in faults.values()) or "there is none"
-            raise errors.AssetError(str(self._avatars_dir), f"no avatar can be served: {told}")
-        return sound
-
-    def _measure(self, model: ModelInfo) -> Calibration:
+    def _measure(self, model: ModelInfo) -> Curve:
         avatar = next(iter(self.avatars.values()))
-        measured = self._patiently(
+        measured = self._recovering.with_retries(
             lambda: calibration.measure(self.device, model.variant, avatar, self._batch_size), 1
         )
-        if measured.refused_batch is not None:
-            self._note_refusal(measured.refused_batch)
+        if measured.oom_batch is not None:
+            self._recovering.count_out_of_memory(measured.oom_batch)
         return measured.curve
-
-    def _launch(self, batch: Sequence[FrameRequest]) -> Pending | None:
-        """Return a batch whose faces are drawn, or `None` if the device had no room for it."""
-
-        def drawn() -> Pending:
-            pending = self.device.launch(batch)
-            pending.wait_drawn()
-            return pending
-
-        return _unless_refused(drawn, len(batch))
-
-    def _again(self, batch: Sequence[FrameRequest]) -> Rendered:
-        """Return a batch that was refused while others were in flight."""
-        self._note_refusal(len(batch))
-        self.device.release()
-        return self._render(batch, max(1, len(batch) // 2))
-
-    def _render(self, batch: Sequence[FrameRequest], size: int) -> Rendered:
-        """Return a batch rendered in parts of `size`, in smaller ones where these do not fit."""
-        frames: list[Frame] = []
-        stages = dict.fromkeys(STAGES, 0.0)
-        while len(frames) < len(batch):
-            part = batch[len(frames) : len(frames) + size]
-            rendered = self._attempt(part)
-            if rendered is None:
-                # Only here, since the exception kept the tensors of the batch alive.
-                self.device.release()
-                size = len(part) // 2
-                continue
-            frames += rendered.frames
-            stages = {name: stages[name] + rendered.stages[name] for name in STAGES}
-        return Rendered(frames, stages)
-
-    def _attempt(self, part: Sequence[FrameRequest]) -> Rendered | None:
-        """Return a part of a batch, or `None` if it has to be smaller."""
-        if len(part) == 1:
-            with _explained(1):
-                return self._patiently(lambda: self.device.render(part), 1)
-        rendered = _unless_refused(lambda: self.device.render(part), len(part))
-        if rendered is None:
-            self._note_refusal(len(part))
-        return rendered
-
-    def _patiently(self, work: Callable[[], Result], frames: int) -> Result:
-        """Do what cannot be made smaller, again and again while the device has no room for it."""
-        for turn, wait_s in enumerate(_PATIENCE_S):
-            try:
-                return work()
-            except errors.DeviceMemoryError as refusal:
-                if turn == 0:
-                    _log.warning("no room on the device, trying again: %s", refusal)
-                self._note_refusal(frames)
-            self.device.release()
-            self._sleep(wait_s)
-        return work()
-
-    def _note_refusal(self, frames: int) -> None:
-        self._refusals = (self._refusals[0] + 1, frames)
 
     def _close(self) -> None:
         self._delivery_thread.shutdown()  # a call that was cancelled may still be in it
         self.device.close()
-
-
-def _unless_refused(work: Callable[[], Result], frames: int) -> Result | None:
-    """Return what work on a batch gives, or `None` if the device had no room for it."""
-    with _explained(frames):
-        try:
-            return work()
-        except errors.DeviceMemoryError:
-            return None
-
-
-@contextmanager
-def _explained(frames: int) -> Iterator[None]:
-    """Turn any fault of a batch into an `EngineError`."""
-    try:
-        yield
-    except errors.EngineError:
-        raise
-    except Exception as error:
-        _log.exception("batch failed frames=%d", frames)
-        raise errors.EngineError(f"a batch of {frames} failed") from error

@@ -1,9 +1,10 @@
-"""Two batches at a time, one on the device and one on the host, that end in the order they began.
+"""Two batches at a time, one on the device and one on the host, that end in their start order.
 
-A batch has a launch, which lasts until the device is about to be free, and a finish. It gives the
-device on only when it has the host, so that no third batch is ever launched. One that either half
-has refused waits for those before it to end and for those after it to leave both halves, then is
-done again by itself: what is later can fail or succeed, but never be first.
+A batch has two halves: a launch, which lasts until the device is about to be free, and a finish.
+A batch keeps the device until it has the host, so that a third batch is never launched. If a half
+of a batch runs out of memory, the batch waits until the batches before it have ended and the
+batches after it have left both halves. Then it is retried alone. A later batch can succeed or
+fail meanwhile, but it never ends first.
 """
 
 from __future__ import annotations
@@ -17,30 +18,30 @@ from avatar_runtime.errors import EngineError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-Launched = TypeVar("Launched")
+Handle = TypeVar("Handle")
 Result = TypeVar("Result")
 
 
 class Pipeline:
-    """Decides whose turn it is; the event loop is its only owner."""
+    """Orders batches; only the event loop uses it."""
 
     def __init__(self) -> None:
-        # Both locks are fair, and taken in this order alone: there is no circle to wait in.
+        # Both locks are fair and always acquired in this order, so that no deadlock can occur.
         self._device = asyncio.Lock()
         self._host = asyncio.Lock()
         self._last: asyncio.Future[None] | None = None
 
     async def run(
         self,
-        launch: Callable[[], Awaitable[Launched | None]],
-        finish: Callable[[Launched], Awaitable[Result | None]],
-        again: Callable[[], Awaitable[Result]],
+        launch: Callable[[], Awaitable[Handle | None]],
+        finish: Callable[[Handle], Awaitable[Result | None]],
+        retry: Callable[[], Awaitable[Result]],
         on_free: Callable[[], None],
     ) -> Result:
-        """Return what a batch has come to; `None` from one of its halves is a refusal.
+        """Return the result of a batch; `None` from a half means that it ran out of memory.
 
-        `again` runs while nothing else is in flight. `on_free` is called when the next batch may
-        be given, unless the device has refused this one.
+        `retry` runs while no other batch is in flight. `on_free` is called when the next batch
+        may be launched, unless the device ran out of memory for this one.
         """
         before, ended = self._last, asyncio.get_running_loop().create_future()
         self._last = ended
@@ -48,44 +49,44 @@ class Pipeline:
             try:
                 result = await self._attempt(launch, finish, on_free)
             except EngineError:
-                await _ended(before)
+                await _wait_for(before)
                 raise
-            await _ended(before)
+            await _wait_for(before)
             if result is None:
-                async with self.alone():
-                    result = await again()
+                async with self.exclusive():
+                    result = await retry()
             return result
         finally:
-            # Also when this one is cancelled: those after it still wait for those before it.
+            # Also if this call is cancelled: later batches still wait for the earlier ones.
             if before is None or before.done():
                 ended.set_result(None)
             else:
                 before.add_done_callback(lambda _: ended.set_result(None))
 
     @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        """Wait until nothing is in flight, and keep it so."""
+    async def exclusive(self) -> AsyncIterator[None]:
+        """Wait until no batch is in flight, and keep new ones from starting."""
         async with self._device, self._host:
             yield
 
     async def _attempt(
         self,
-        launch: Callable[[], Awaitable[Launched | None]],
-        finish: Callable[[Launched], Awaitable[Result | None]],
+        launch: Callable[[], Awaitable[Handle | None]],
+        finish: Callable[[Handle], Awaitable[Result | None]],
         on_free: Callable[[], None],
     ) -> Result | None:
         async with self._device:
-            launched = await launch()
-            if launched is None:
+            handle = await launch()
+            if handle is None:
                 return None
             await self._host.acquire()
         try:
             on_free()
-            return await finish(launched)
+            return await finish(handle)
         finally:
             self._host.release()
 
 
-async def _ended(batch: asyncio.Future[None] | None) -> None:
+async def _wait_for(batch: asyncio.Future[None] | None) -> None:
     if batch is not None:
-        await asyncio.shield(batch)  # whoever gives up waiting does not end it
+        await asyncio.shield(batch)  # a cancelled waiter must not cancel the future of the batch

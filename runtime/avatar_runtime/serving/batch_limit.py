@@ -56,8 +56,8 @@ class BatchLimit:
         recoveries = statistics.oom_recoveries - self._recoveries
         self._recoveries = statistics.oom_recoveries
         self._metrics.count_oom_recoveries(recoveries)
-        if recoveries and statistics.refused_frames:
-            self._governor = self._governor.with_refusal(statistics.refused_frames, now)
+        if recoveries and statistics.oom_frames:
+            self._governor = self._governor.with_out_of_memory(statistics.oom_frames, now)
         memory = self._engine.memory()
         ratio = memory.used_bytes / max(1, memory.total_bytes)
         self._governor = self._governor.with_memory(ratio, now)
@@ -77,7 +77,7 @@ class BatchLimit:
 
     def _apply_calibration(self) -> None:
         """Set the thresholds by the memory of the full batch, once the engine has measured it."""
-        curve = self._engine.calibration
+        curve = self._engine.curve
         if self._has_calibration or curve is None:
             return
         self._has_calibration = True

@@ -146,7 +146,7 @@ class Batcher:
             self._idle_queued.clear()
             requests, self._idle_requests = tuple(self._idle_requests), []
             try:
-                frames = await self._engine.rest(requests)
+                frames = await self._engine.idle_frames(requests)
             except EngineError as error:
                 _log.error("idle frames failed frames=%d error=%s", len(requests), error)
                 self._fail(requests)

@@ -8,8 +8,8 @@ import time
 from secrets import token_hex
 from typing import TYPE_CHECKING, Final, Protocol
 
-from avatar_runtime.audio.decoding import Voice
-from avatar_runtime.audio.utterance import Hearing
+from avatar_runtime.audio.decoding import AudioDecoder
+from avatar_runtime.audio.utterance import AudioOptions
 from avatar_runtime.protocol.session import Session, SessionLimits
 from avatar_runtime.protocol.session_config import Character, ReadOnlyFields, SessionConfig
 from avatar_runtime.serving.admission import SlotLimiter
@@ -141,13 +141,13 @@ class Runtime:
         )
         context_s = self._engine.model.context_s
         audio_settings = self.settings.audio
-        options = Hearing(audio_settings.lookahead_ms, audio_settings.silence_dbfs)
+        options = AudioOptions(audio_settings.lookahead_ms, audio_settings.silence_dbfs)
         return Session(
             SessionConfig(character),
             self._characters,
             read_only,
             limits=SessionLimits(settings.max_duration_s, settings.idle_timeout_s),
-            open_utterance=lambda audio: Voice(audio, settings.fps, context_s, options),
+            open_utterance=lambda audio: AudioDecoder(audio, settings.fps, context_s, options),
             now=self.clock(),
         )
 
@@ -168,7 +168,7 @@ class Runtime:
         """Return the state document: docs/architecture.md, "State and control"."""
         identity, load, slots = self.settings.identity, self.load(), self.slots
         used, total = self._memory() if slots.is_ready else (0, 0)
-        calibration = self._engine.calibration
+        curve = self._engine.curve
         self._sequence += 1
         return {
             "pod": identity.pod,
@@ -194,7 +194,7 @@ class Runtime:
             "deadline_miss_ratio": round(load.deadline_miss_ratio, 4),
             "batch_fill_ratio": round(load.batch_fill_ratio, 4),
             "device": self._engine.device_name,
-            "calibration": calibration.as_document() if calibration else None,
+            "calibration": curve.as_document() if curve else None,
             "sequence": self._sequence,
         }
 

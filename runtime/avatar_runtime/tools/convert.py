@@ -1,7 +1,7 @@
-"""Checks a model folder as a whole and writes it again as safetensors, with a manifest.
+"""Checks a model folder as a whole and writes it as safetensors files with a manifest.
 
-Pickles are read once, here, instead of at each start of a pod. The bytes of every tensor stay
-what they were, so avatars that were prepared with the model stay valid.
+Pickles are read once, here, instead of at each start of a pod. The bytes of every tensor are
+unchanged, so avatars that were prepared with the model stay valid.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _UNETS: Final = {
 
 
 def convert(source: Path, out: Path, version: str | None = None) -> dict[str, Any]:
-    """Write the folder `out` in one rename and return its manifest.
+    """Write the folder `out` with one rename and return its manifest.
 
     Raises:
-        AssetError: the model is unusable, or `out` is already there.
+        AssetError: the model is unusable, or `out` exists.
     """
     if out.exists():
-        raise errors.AssetError(str(out), "is already there, name a new folder")
-    # A small decoder that lies beside the model comes along; serving chooses.
+        raise errors.AssetError(str(out), "exists already, name a new folder")
+    # A small decoder beside the model is converted, too; the server chooses the decoder.
     decoder = "taesd" if (source / "taesd").is_dir() else "sd-vae"
     files = weights.find(source, version, decoder)
     made = musetalk.MuseTalk(musetalk.read_config(files), files.version, "")
@@ -96,7 +96,7 @@ def _copy_configs(files: weights.ModelFolder, folders: dict[str, Path]) -> None:
 
 
 def _make_readable(folder: Path) -> None:
-    """Open what mkdtemp and safetensors made private: pods run as another user."""
+    """Make files readable that mkdtemp and safetensors made private: pods run as another user."""
     folder.chmod(0o755)
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)

@@ -1,4 +1,4 @@
-"""Offline: a sound file in, a talking video out, through the same engine as a session."""
+"""Offline: an audio file in, a talking video out, through the same engine as a session."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 _DEFAULT_RATE: Final = 24_000
 _QUALITY: Final = 95
 _CRF: Final = "18"
-AS_A_SESSION: Final = utterance.Hearing(silence_dbfs=energy.SPEECH_DBFS)
+SESSION_OPTIONS: Final = utterance.AudioOptions(silence_dbfs=energy.SPEECH_DBFS)
 
 
 @dataclass(frozen=True, slots=True)
-class Sound:
+class AudioClip:
     """Mono PCM16."""
 
     samples: NDArray[np.int16]
@@ -50,38 +50,40 @@ def run(
     *,
     frames_dir: Path | None = None,
     batch_size: int = 8,
-    hearing: utterance.Hearing = AS_A_SESSION,
+    audio_options: utterance.AudioOptions = SESSION_OPTIONS,
 ) -> dict[str, int | float]:
-    """Make the video and return what it has become, as the command prints it.
+    """Make the video and return its summary, as the command prints it.
 
     Raises:
-        AssetError: the sound, the model or the avatar is unusable.
+        AssetError: the audio, the model or the avatar is unusable.
         EngineError: a batch failed.
     """
     began = time.perf_counter()
-    sound = read_sound(audio)
-    avatar, frames = asyncio.run(_render(device, model_dir, avatar_dir, sound, batch_size, hearing))
-    pictures = [np.frombuffer(frame.jpeg, np.uint8) for frame in frames]
-    decoded = [np.asarray(cv2.imdecode(p, cv2.IMREAD_COLOR), np.uint8) for p in pictures]
-    write_video(out, decoded, avatar.fps, sound)
+    clip = read_audio(audio)
+    avatar, frames = asyncio.run(
+        _render(device, model_dir, avatar_dir, clip, batch_size, audio_options)
+    )
+    files = [np.frombuffer(frame.jpeg, np.uint8) for frame in frames]
+    decoded = [np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR), np.uint8) for file in files]
+    write_video(out, decoded, avatar.fps, clip)
     if frames_dir is not None:
         frames_dir.mkdir(parents=True, exist_ok=True)
-        for i, picture in enumerate(decoded):
-            cv2.imwrite(str(frames_dir / f"{i:06d}.png"), picture)
+        for i, image in enumerate(decoded):
+            cv2.imwrite(str(frames_dir / f"{i:06d}.png"), image)
     return {
         "frames": len(frames),
         "fps": avatar.fps,
-        "audio_ms": 1000 * len(sound.samples) / sound.rate,
+        "audio_ms": 1000 * len(clip.samples) / clip.rate,
         "video_ms": 1000 * len(frames) / avatar.fps,
         "wall_s": round(time.perf_counter() - began, 3),
     }
 
 
-def read_sound(path: Path) -> Sound:
-    """Return the first audio stream of a file as mono, at its own rate if a session takes it.
+def read_audio(path: Path) -> AudioClip:
+    """Return the first audio stream of a file as mono, at its own rate if sessions support it.
 
     Raises:
-        AssetError: no sound can be read from it.
+        AssetError: the file has no readable audio.
     """
     try:
         with av.open(str(path)) as container:
@@ -94,30 +96,30 @@ def read_sound(path: Path) -> Sound:
                 for part in resampler.resample(frame)
             ]
     except (OSError, IndexError, av.FFmpegError) as error:
-        raise errors.AssetError(str(path), f"no sound can be read: {error}") from error
+        raise errors.AssetError(str(path), f"no audio can be read: {error}") from error
     if not parts:
-        raise errors.AssetError(str(path), "the sound is empty")
-    return Sound(np.concatenate(parts), rate)
+        raise errors.AssetError(str(path), "the audio is empty")
+    return AudioClip(np.concatenate(parts), rate)
 
 
-def write_video(path: Path, pictures: Sequence[NDArray[np.uint8]], fps: int, sound: Sound) -> None:
-    """Write an MP4 of H.264 and AAC; pts are counted in frames and in samples."""
+def write_video(path: Path, frames: Sequence[NDArray[np.uint8]], fps: int, clip: AudioClip) -> None:
+    """Write an MP4 file with H.264 and AAC; timestamps count frames and samples."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    height, width = pictures[0].shape[:2]
+    height, width = frames[0].shape[:2]
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
         video: Any = container.add_stream("libx264", rate=fps, options={"crf": _CRF})
-        # H.264 with half chroma needs even sides.
+        # H.264 with 4:2:0 chroma subsampling needs even sides.
         video.width, video.height, video.pix_fmt = width // 2 * 2, height // 2 * 2, "yuv420p"
-        speech: Any = container.add_stream("aac", rate=sound.rate)
+        speech: Any = container.add_stream("aac", rate=clip.rate)
         speech.layout = "mono"
-        for i, picture in enumerate(pictures):
-            even = np.ascontiguousarray(picture[: video.height, : video.width])
+        for i, image in enumerate(frames):
+            even = np.ascontiguousarray(image[: video.height, : video.width])
             frame = av.VideoFrame.from_ndarray(even, format="bgr24")
             frame.pts, frame.time_base = i, Fraction(1, fps)
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
-        audio = av.AudioFrame.from_ndarray(sound.samples[None], format="s16", layout="mono")
-        audio.sample_rate, audio.pts, audio.time_base = sound.rate, 0, Fraction(1, sound.rate)
+        audio = av.AudioFrame.from_ndarray(clip.samples[None], format="s16", layout="mono")
+        audio.sample_rate, audio.pts, audio.time_base = clip.rate, 0, Fraction(1, clip.rate)
         container.mux(speech.encode(audio))
         container.mux(speech.encode(None))
 
@@ -126,9 +128,9 @@ async def _render(
     device: Device,
     model_dir: Path,
     avatar_dir: Path,
-    sound: Sound,
+    clip: AudioClip,
     batch_size: int,
-    hearing: utterance.Hearing,
+    audio_options: utterance.AudioOptions,
 ) -> tuple[AvatarInfo, list[Frame]]:
     engine = Engine(
         device, model_dir, avatar_dir.parent, batch_size, avatar_names=[avatar_dir.name]
@@ -136,14 +138,14 @@ async def _render(
     try:
         await engine.start()
         avatar = engine.avatars[avatar_dir.name]
-        speech = utterance.Utterance(sound.rate, avatar.fps, engine.model.context_s, hearing)
-        speech.append(sound.samples.astype("<i2").tobytes())
+        speech = utterance.Utterance(clip.rate, avatar.fps, engine.model.context_s, audio_options)
+        speech.append(clip.samples.astype("<i2").tobytes())
         speech.finish()
         requests = [_request(avatar, window) for window in speech.take()]
-        drawn = [request for request in requests if not request.window.silent]
-        frames = list(await engine.rest([r for r in requests if r.window.silent]))
-        for at in range(0, len(drawn), batch_size):
-            frames += await engine.run(drawn[at : at + batch_size])
+        spoken = [request for request in requests if not request.window.silent]
+        frames = list(await engine.idle_frames([r for r in requests if r.window.silent]))
+        for at in range(0, len(spoken), batch_size):
+            frames += await engine.run(spoken[at : at + batch_size])
         return avatar, sorted(frames, key=lambda frame: frame.request.frame_index)
     finally:
         await engine.stop()

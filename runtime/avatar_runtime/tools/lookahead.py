@@ -1,8 +1,8 @@
-"""How far a streamed session is from the result on the whole clip, by look-ahead.
+"""The difference between a streamed session and the result on the whole clip, by look-ahead.
 
-The encoder looks both ways, so what a frame's features are depends on how much of the future it
-heard. A clip is cut into pieces of the length that the model hears at once, and each piece is
-spoken to a session and encoded as a whole: all that differs then is the future.
+The encoder is bidirectional, so the features of a frame depend on the audio after it that the
+encoder gets. A clip is split into pieces of one context; each piece is streamed like a session
+and encoded as a whole. Only the audio after a frame differs between the two.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 FPS: Final = 25
 WINDOW_MS: Final = 120
-"""Sound from a frame's start that its trained window hears."""
+"""Milliseconds of audio in the trained window from the start of its frame."""
 _BATCH: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """What is drawn, with which networks."""
+class RenderInputs:
+    """The networks and the avatar."""
 
     networks: musetalk.MuseTalk
     avatar: cache.Avatar
@@ -46,22 +46,22 @@ class Scene:
 def run(
     model_dir: Path, avatar_dir: Path, audio: Path, lookaheads_ms: Sequence[int]
 ) -> dict[str, Any]:
-    """Return the table, one row a look-ahead, in order.
+    """Return the table, one row for each look-ahead, in order.
 
     Raises:
-        AssetError: the sound, the model or the avatar is unusable.
+        AssetError: the audio, the model or the avatar is unusable.
     """
-    scene = Scene(musetalk.load(model_dir), cache.read(avatar_dir))
-    sound = lipsync.read_sound(audio)
+    inputs = RenderInputs(musetalk.load(model_dir), cache.read(avatar_dir))
+    clip = lipsync.read_audio(audio)
     with torch.inference_mode():
-        reference = _whole_clip(scene.networks, sound)
-        shown = _drawn(scene, reference)
-        rows = [_row(scene, sound, ms, reference, shown) for ms in lookaheads_ms]
+        reference = _whole_clip(inputs.networks, clip)
+        expected = _mouth_pixels(inputs, reference)
+        rows = [_row(inputs, clip, ms, reference, expected) for ms in lookaheads_ms]
     return {
         "model": model_dir.name,
         "audio": audio.name,
         "frames": len(reference),
-        "context_s": scene.networks.context_samples / resampling.RATE,
+        "context_s": inputs.networks.context_samples / resampling.RATE,
         "rows": rows,
     }
 
@@ -82,15 +82,15 @@ def table(document: dict[str, Any]) -> str:
 
 
 def _row(
-    scene: Scene,
-    sound: lipsync.Sound,
+    inputs: RenderInputs,
+    clip: lipsync.AudioClip,
     lookahead_ms: int,
     reference: Tensor,
-    shown: Sequence[NDArray[np.float32]],
+    expected: Sequence[NDArray[np.float32]],
 ) -> dict[str, Any]:
-    streamed = _streamed(scene.networks, sound, lookahead_ms)
+    streamed = _streamed(inputs.networks, clip, lookahead_ms)
     cosine = functional.cosine_similarity(streamed.flatten(1), reference.flatten(1))
-    pairs = zip(_drawn(scene, streamed), shown, strict=True)
+    pairs = zip(_mouth_pixels(inputs, streamed), expected, strict=True)
     error = float(np.mean([np.mean((a - b) ** 2) for a, b in pairs]))
     return {
         "lookahead_ms": lookahead_ms,
@@ -102,12 +102,14 @@ def _row(
     }
 
 
-def _streamed(networks: musetalk.MuseTalk, sound: lipsync.Sound, lookahead_ms: int) -> Tensor:
-    """Return `(frames, tokens, width)` as sessions hear them."""
+def _streamed(networks: musetalk.MuseTalk, clip: lipsync.AudioClip, lookahead_ms: int) -> Tensor:
+    """Return the tokens `(frames, tokens, width)` of streamed sessions."""
     context_s = networks.context_samples // resampling.RATE
     tokens: list[Tensor] = []
-    for piece in _pieces(networks, sound):
-        speech = utterance.Utterance(sound.rate, FPS, context_s, utterance.Hearing(lookahead_ms))
+    for piece in _pieces(networks, clip):
+        speech = utterance.Utterance(
+            clip.rate, FPS, context_s, utterance.AudioOptions(lookahead_ms)
+        )
         speech.append(piece.astype("<i2").tobytes())
         speech.finish()
         groups: dict[int, Tensor] = {}
@@ -119,44 +121,44 @@ def _streamed(networks: musetalk.MuseTalk, sound: lipsync.Sound, lookahead_ms: i
     return torch.stack(tokens)
 
 
-def _pieces(networks: musetalk.MuseTalk, sound: lipsync.Sound) -> list[NDArray[np.int16]]:
-    length = networks.context_samples * sound.rate // resampling.RATE
-    return [sound.samples[at : at + length] for at in range(0, len(sound.samples), length)]
+def _pieces(networks: musetalk.MuseTalk, clip: lipsync.AudioClip) -> list[NDArray[np.int16]]:
+    length = networks.context_samples * clip.rate // resampling.RATE
+    return [clip.samples[at : at + length] for at in range(0, len(clip.samples), length)]
 
 
 def _encoded(networks: musetalk.MuseTalk, window: AudioWindow) -> Tensor:
     return networks.encode_audio([np.frombuffer(window.context, np.float32)])[0]
 
 
-def _whole_clip(networks: musetalk.MuseTalk, sound: lipsync.Sound) -> Tensor:
-    """Return `(frames, tokens, width)` of pieces that are encoded as a whole."""
+def _whole_clip(networks: musetalk.MuseTalk, clip: lipsync.AudioClip) -> Tensor:
+    """Return the tokens `(frames, tokens, width)` of pieces that are encoded as a whole."""
     tokens: list[Tensor] = []
-    for piece in _pieces(networks, sound):
-        resampler = resampling.Resampler(sound.rate)
+    for piece in _pieces(networks, clip):
+        resampler = resampling.Resampler(clip.rate)
         parts = [resampler.push(piece.astype(np.float64) / 32768.0), resampler.finish()]
-        frames = -(-len(piece) * FPS // sound.rate)
+        frames = -(-len(piece) * FPS // clip.rate)
         steps = frames * utterance.STEPS_PER_S // FPS
-        heard = np.zeros(steps * utterance.STEP, np.float32)
-        samples = np.concatenate(parts)[: len(heard)]
-        heard[: len(samples)] = samples
-        features = networks.encode_audio([heard])[0]
+        padded = np.zeros(steps * utterance.STEP, np.float32)
+        samples = np.concatenate(parts)[: len(padded)]
+        padded[: len(samples)] = samples
+        features = networks.encode_audio([padded])[0]
         for frame in range(frames):
             first = frame * utterance.STEPS_PER_S // FPS - utterance.STEPS_BEFORE
             tokens.append(networks.window(features, first, steps))
     return torch.stack(tokens)
 
 
-def _drawn(scene: Scene, tokens: Tensor) -> list[NDArray[np.float32]]:
-    """Return the pixels under the mask of every frame."""
-    avatar, networks = scene.avatar, scene.networks
+def _mouth_pixels(inputs: RenderInputs, tokens: Tensor) -> list[NDArray[np.float32]]:
+    """Return the pixels under the blend mask of every frame."""
+    avatar, networks = inputs.avatar, inputs.networks
     latents = torch.from_numpy(np.asarray(avatar.latents)).to(networks.device, networks.dtype)
     mouths = []
     for at in range(0, len(tokens), _BATCH):
         part = tokens[at : at + _BATCH]
-        places = [cache.fold(at + i, avatar.manifest.frames) for i in range(len(part))]
-        faces = networks.decode(networks.predict(latents[places], part)).cpu().numpy()
-        for index, face in zip(places, faces, strict=True):
+        indices = [cache.fold(at + i, avatar.manifest.frames) for i in range(len(part))]
+        faces = networks.decode(networks.predict(latents[indices], part)).cpu().numpy()
+        for index, face in zip(indices, faces, strict=True):
             box = avatar.box(index)
-            picture = blend_host.compose(avatar, index, face)[box.y1 : box.y2, box.x1 : box.x2]
-            mouths.append(picture[avatar.mask(index) > 0].astype(np.float32))
+            image = blend_host.compose(avatar, index, face)[box.y1 : box.y2, box.x1 : box.x2]
+            mouths.append(image[avatar.mask(index) > 0].astype(np.float32))
     return mouths

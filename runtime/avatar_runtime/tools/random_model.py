@@ -1,7 +1,7 @@
-"""Writes a MuseTalk folder with random weights of a fixed seed, and an avatar to go with it.
+"""Writes a MuseTalk folder with random weights of a fixed seed, and an avatar for it.
 
-`full` has the true shapes and serves benchmarks; `tiny` has the shapes of the small model that
-the repository carries, and serves tests.
+`full` has the published shapes, for benchmarks; `tiny` has the shapes of the small model in the
+repository, for tests.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ TINY_DECODERS: Final[Mapping[str, taesd.TinyConfig]] = {
     "full": taesd.TinyConfig(),
     "tiny": taesd.TinyConfig((8, 8, 8, 8), (1, 1, 1, 1)),
 }
-"""What stands in for the VAE's decoder of each preset."""
+"""The small decoder that can replace the VAE decoder of each preset."""
 
 
 def preset(name: str, decoder: str = "sd-vae") -> musetalk.ModelConfig:
@@ -125,27 +125,27 @@ def save(folder: Path, made: musetalk.MuseTalk) -> None:
         prefix = weights.WHISPER_PREFIX if name == "whisper" else ""
         tensors = {f"{prefix}{k}": v.contiguous() for k, v in network.state_dict().items()}
         save_file(tensors, folder / files[name], metadata={"format": "pt"})
-        (folder / files[name]).chmod(0o644)  # safetensors makes it private to its writer
+        (folder / files[name]).chmod(0o644)  # safetensors makes the file private to its owner
 
 
 def write_avatar(folder: Path, encoder: preparation.Encoder, frames: int = 6) -> str:
-    """Write an avatar of a drawn face that sways; return its content hash."""
+    """Write an avatar with a drawn face that moves; return its content hash."""
     box = geometry.Box(44, 36, 148, 156)
-    pictures = [_drawn_face(box, 2 * (i % 3)) for i in range(frames)]
+    images = [_drawn_face(box, 2 * (i % 3)) for i in range(frames)]
     crop = geometry.crop_box(box, 192, 192)
     mask = masks.feathered(masks.ellipse(box, crop), box, crop)
     boxes, all_masks = [box] * frames, [mask] * frames
-    return preparation.write(folder, pictures, boxes, all_masks, encoder, mask_mode="ellipse")
+    return preparation.write(folder, images, boxes, all_masks, encoder, mask_mode="ellipse")
 
 
 def _drawn_face(box: geometry.Box, shift: int) -> NDArray[np.uint8]:
-    picture = np.full((192, 192, 3), (120, 96, 80), np.uint8)
+    image = np.full((192, 192, 3), (120, 96, 80), np.uint8)
     x, y = (box.x1 + box.x2) // 2 + shift, (box.y1 + box.y2) // 2
-    cv2.ellipse(picture, (x, y), (46, 58), 0, 0, 360, (150, 180, 225), cv2.FILLED)
+    cv2.ellipse(image, (x, y), (46, 58), 0, 0, 360, (150, 180, 225), cv2.FILLED)
     for side in (-18, 18):
-        cv2.circle(picture, (x + side, y - 14), 6, (60, 40, 40), cv2.FILLED)
-    cv2.ellipse(picture, (x, y + 30), (16, 5), 0, 0, 360, (70, 60, 160), cv2.FILLED)
-    return picture
+        cv2.circle(image, (x + side, y - 14), 6, (60, 40, 40), cv2.FILLED)
+    cv2.ellipse(image, (x, y + 30), (16, 5), 0, 0, 360, (70, 60, 160), cv2.FILLED)
+    return image
 
 
 def _preprocessor(config: whisper.WhisperConfig) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def _reset(module: nn.Module) -> None:
 
 
 def _set_sinusoids(network: nn.Module) -> None:
-    """Give the positions Whisper's own start: sines in the first half, cosines in the second."""
+    """Set the position embeddings as Whisper does: sines, then cosines."""
     table: torch.Tensor = network.get_parameter("embed_positions.weight")
     positions, width = table.shape
     half = width // 2

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avatar_runtime.audio import g711
-from avatar_runtime.audio.decoding import Voice
-from avatar_runtime.audio.utterance import Hearing
+from avatar_runtime.audio.decoding import AudioDecoder
+from avatar_runtime.audio.utterance import AudioOptions
 from avatar_runtime.protocol.audio_formats import A_LAW, FORMATS, MU_LAW, AudioFormat
 
 if TYPE_CHECKING:
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     from avatar_runtime.batching.frames import AudioWindow
 
-HEARING = Hearing(silence_dbfs=-50)
+HEARING = AudioOptions(silence_dbfs=-50)
 
 
 def _heard(audio: AudioFormat, pieces: Sequence[bytes]) -> list[tuple[object, ...]]:
-    voice = Voice(audio, 25, 3, HEARING)
+    voice = AudioDecoder(audio, 25, 3, HEARING)
     windows: list[AudioWindow] = []
     for piece in pieces:
         voice.append(piece)
@@ -32,7 +32,8 @@ def _heard(audio: AudioFormat, pieces: Sequence[bytes]) -> list[tuple[object, ..
     voice.finish()
     windows += voice.take()
     return [
-        (w.frame_index, w.group, w.first_step, w.steps, w.mouth, bytes(w.context)) for w in windows
+        (w.frame_index, w.group, w.first_step, w.steps, w.mouth_opacity, bytes(w.context))
+        for w in windows
     ]
 
 
@@ -64,10 +65,10 @@ def test_messages_may_cut_the_sound_anywhere(
 def test_g711_is_heard_as_the_pcm_that_it_stands_for(
     audio: AudioFormat, decode: Callable[[bytes], bytes], code: bytes
 ) -> None:
-    telephone = Voice(audio, 25, 3, HEARING)
+    telephone = AudioDecoder(audio, 25, 3, HEARING)
     telephone.append(code)
     telephone.finish()
-    plain = Voice(AudioFormat("audio/pcm", 8_000, 2), 25, 3, HEARING)
+    plain = AudioDecoder(AudioFormat("audio/pcm", 8_000, 2), 25, 3, HEARING)
     plain.append(decode(code))
     plain.finish()
 

@@ -37,24 +37,24 @@ def _step(dbfs: float) -> np.ndarray:
     ],
 )
 def test_the_gate_follows_level_and_time(levels: list[float], speech: str) -> None:
-    gate = energy.Gate(energy.SPEECH_DBFS)
+    gate = energy.VoiceActivityGate(energy.SPEECH_DBFS)
 
-    assert "".join("s" if gate.hears_speech(_step(level)) else "." for level in levels) == speech
+    assert "".join("s" if gate.is_speech(_step(level)) else "." for level in levels) == speech
 
 
 def test_a_step_without_samples_is_silent() -> None:
-    assert not energy.Gate(-50).hears_speech(np.zeros(0, np.float32))
+    assert not energy.VoiceActivityGate(-50).is_speech(np.zeros(0, np.float32))
 
 
 def _shares(levels: list[float], own: int = OWN) -> list[float]:
     """Return the mouth of every whole frame, as an utterance asks for it."""
-    mouth = energy.Mouth(energy.SPEECH_DBFS)
+    mouth = energy.MouthEnvelope(energy.SPEECH_DBFS)
     padded = [*levels, *[-120.0] * energy.AHEAD_STEPS]
     shares = []
     for first in range(0, len(levels) - own + 1, own):
-        while mouth.heard_steps < first + energy.AHEAD_STEPS:
-            mouth.hear(_step(padded[mouth.heard_steps]))
-        shares.append(mouth.share(first, own))
+        while mouth.steps_seen < first + energy.AHEAD_STEPS:
+            mouth.push(_step(padded[mouth.steps_seen]))
+        shares.append(mouth.opacity(first, own))
     return shares
 
 

@@ -126,11 +126,11 @@ def test_a_finished_utterance_refuses_sound() -> None:
         speech.append(b"\0\0")
 
 
-SESSION = utterance.Hearing(silence_dbfs=-50)
+SESSION = utterance.AudioOptions(silence_dbfs=-50)
 
 
-def _heard(pcm: bytes, hearing: utterance.Hearing = SESSION) -> list[AudioWindow]:
-    speech = utterance.Utterance(16_000, 25, 30, hearing)
+def _heard(pcm: bytes, audio_options: utterance.AudioOptions = SESSION) -> list[AudioWindow]:
+    speech = utterance.Utterance(16_000, 25, 30, audio_options)
     speech.append(pcm)
     speech.finish()
     return list(speech.take())
@@ -140,27 +140,35 @@ def test_pauses_rest_and_the_mouth_opens_before_the_next_word() -> None:
     windows = _heard(_pcm(6400) + bytes(2 * 9600) + _pcm(6400))
 
     assert [i for i, w in enumerate(windows) if w.silent] == [*range(15, 23), 34]
-    assert [round(w.mouth, 2) for w in windows[12:26]] == [1, 0.67, 0.33, *[0] * 8, 0.33, 0.67, 1]
+    assert [round(w.mouth_opacity, 2) for w in windows[12:26]] == [
+        1,
+        0.67,
+        0.33,
+        *[0] * 8,
+        0.33,
+        0.67,
+        1,
+    ]
 
 
 def test_the_end_closes_the_mouth_in_two_pictures() -> None:
     windows = _heard(_pcm(6400))
 
-    assert [w.mouth for w in windows] == [1.0] * 8 + [0.5, 0.0]
+    assert [w.mouth_opacity for w in windows] == [1.0] * 8 + [0.5, 0.0]
     assert [w.silent for w in windows] == [False] * 9 + [True]
 
 
 def test_without_a_level_every_frame_is_drawn() -> None:
-    windows = _heard(bytes(2 * 6400), utterance.Hearing())
+    windows = _heard(bytes(2 * 6400), utterance.AudioOptions())
 
-    assert {(w.silent, w.mouth) for w in windows} == {(False, 1.0)}
+    assert {(w.silent, w.mouth_opacity) for w in windows} == {(False, 1.0)}
 
 
 @pytest.mark.parametrize(("lookahead_ms", "samples"), [(0, 1920), (40, 2560), (400, 8320)])
 def test_a_look_ahead_makes_frames_wait_for_as_much_more_sound(
     lookahead_ms: int, samples: int
 ) -> None:
-    speech = utterance.Utterance(16_000, 25, 3, utterance.Hearing(lookahead_ms))
+    speech = utterance.Utterance(16_000, 25, 3, utterance.AudioOptions(lookahead_ms))
     speech.append(_pcm(samples - 1))
     before = speech.take()
     speech.append(_pcm(1))
@@ -195,8 +203,8 @@ def test_windows_do_not_depend_on_cuts_or_on_when_they_are_taken(
     takes: list[bool],
 ) -> None:
     pcm = _words(samples, words)
-    hearing = utterance.Hearing(lookahead_ms, silence_dbfs=-50)
-    speech = utterance.Utterance(rate, fps, 1, hearing)
+    audio_options = utterance.AudioOptions(lookahead_ms, silence_dbfs=-50)
+    speech = utterance.Utterance(rate, fps, 1, audio_options)
     windows: list[AudioWindow] = []
     edges = [0, *sorted(min(c, len(pcm)) for c in cuts), len(pcm)]
     for (begin, end), take in zip(itertools.pairwise(edges), takes, strict=False):
@@ -205,7 +213,7 @@ def test_windows_do_not_depend_on_cuts_or_on_when_they_are_taken(
             windows += speech.take()
     speech.finish()
     windows += speech.take()
-    at_once = utterance.Utterance(rate, fps, 1, hearing)
+    at_once = utterance.Utterance(rate, fps, 1, audio_options)
     at_once.append(pcm)
     at_once.finish()
 
@@ -220,7 +228,7 @@ def _facts(window: AudioWindow) -> tuple[object, ...]:
         window.first_step,
         window.steps,
         window.silent,
-        window.mouth,
+        window.mouth_opacity,
         bytes(window.context),
     )
 

@@ -42,13 +42,13 @@ def test_what_was_written_is_read(folder: Path) -> None:
     assert avatar.mask(0).shape == (_BOX.height, _BOX.width)
     row, column = _BOX.y1 - _CROP.y1, _BOX.x1 - _CROP.x1
     assert avatar.mask(0)[0, 0] == (row * _CROP.width + column) % 251
-    assert (avatar.picture(2) == 40).all()
-    assert avatar.picture(2) is avatar.picture(2)
+    assert (avatar.frame(2) == 40).all()
+    assert avatar.frame(2) is avatar.frame(2)
 
 
 def test_pictures_cannot_be_drawn_on(folder: Path) -> None:
     with pytest.raises(ValueError, match="read-only"):
-        cache.read(folder).picture(0)[0, 0] = 1
+        cache.read(folder).frame(0)[0, 0] = 1
 
 
 def test_any_user_may_read_the_files(folder: Path) -> None:

@@ -91,7 +91,7 @@ def test_every_mode_is_feathered_inside_any_crop_box(mode: str) -> None:
     mask = masks.feathered(region, face, crop)
 
     assert mask.shape == region.shape == (crop.height, crop.width)
-    inner = masks.touched(mask)
+    inner = masks.bounding_box(mask)
     assert 0 < inner.height <= crop.height // 2 + 16
     outside = mask.copy()
     outside[inner.y1 : inner.y2, inner.x1 : inner.x2] = 0
@@ -102,5 +102,5 @@ def test_every_mode_is_feathered_inside_any_crop_box(mode: str) -> None:
 
 
 def test_a_mask_of_nothing_touches_nothing() -> None:
-    empty = masks.touched(np.zeros((4, 6), np.uint8))
+    empty = masks.bounding_box(np.zeros((4, 6), np.uint8))
     assert (empty.width, empty.height) == (0, 0)

@@ -74,7 +74,7 @@ def test_the_latents_are_of_the_pictures_that_viewers_see(
     preparation.write(folder, _frames(), [_BOX] * 3, [_MASK] * 3, encoder, pixels=pixels)
     seen = encoder.seen[0][1]  # type: ignore[attr-defined]
 
-    shown = preparation.crop(cache.read(folder).picture(0), _BOX, 128) * 2 - 1
+    shown = preparation.crop(cache.read(folder).frame(0), _BOX, 128) * 2 - 1
 
     assert np.array_equal(seen, shown)
 
@@ -82,4 +82,4 @@ def test_the_latents_are_of_the_pictures_that_viewers_see(
 def test_png_keeps_the_source_to_the_last_bit(encoder: preparation.Encoder, tmp_path: Path) -> None:
     preparation.write(tmp_path / "a", _frames(), [_BOX] * 3, [_MASK] * 3, encoder, pixels="png")
 
-    assert np.array_equal(cache.read(tmp_path / "a").picture(2), _frames()[2])
+    assert np.array_equal(cache.read(tmp_path / "a").frame(2), _frames()[2])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from avatar_runtime.batching import buckets, governor
 from avatar_runtime.batching.governor import Governor
 
-CALM = governor.CALM_S
+CALM = governor.STEP_UP_DELAY_S
 
 
 def limits(full: int, steps: list[tuple[float, float]]) -> list[int]:
@@ -65,7 +65,7 @@ def test_a_batch_that_itself_crosses_the_threshold_settles_instead_of_swinging()
         changes += before != state.limit
         assert state.limit in {8, 16}
 
-    assert state.calm_s == governor.LONGEST_CALM_S
+    assert state.step_up_delay_s == governor.MAX_STEP_UP_DELAY_S
     assert changes < 40  # without the longer waits: 1,600
 
 
@@ -128,11 +128,11 @@ def test_it_grows_one_step_at_a_time() -> None:
 def test_a_refusal_leaves_at_most_half_of_what_was_refused(
     full: int, refused: int, limit: int
 ) -> None:
-    assert Governor(full).with_refusal(refused, 0.0).limit == limit
+    assert Governor(full).with_out_of_memory(refused, 0.0).limit == limit
 
 
 def test_after_one_refusal_the_full_batch_is_back_within_a_second() -> None:
-    state = Governor(16).with_refusal(16, 10.0)
+    state = Governor(16).with_out_of_memory(16, 10.0)
     for now in (10.05, 10.3, 10.56):
         state = state.with_memory(0.5, now)
 
@@ -140,10 +140,10 @@ def test_after_one_refusal_the_full_batch_is_back_within_a_second() -> None:
 
 
 def test_a_step_up_that_lasted_makes_the_next_wait_short_again() -> None:
-    tired = replace(Governor(16), calm_s=8.0, raised_at=100.0)
+    tired = replace(Governor(16), step_up_delay_s=8.0, raised_at=100.0)
 
-    assert tired.with_refusal(16, 101.0).calm_s == 16.0
-    assert tired.with_refusal(16, 100.0 + governor.STEADY_S).calm_s == CALM
+    assert tired.with_out_of_memory(16, 101.0).step_up_delay_s == 16.0
+    assert tired.with_out_of_memory(16, 100.0 + governor.STABLE_S).step_up_delay_s == CALM
 
 
 @pytest.mark.parametrize(("asked", "limit"), [(None, 8), (3, 3), (16, 8)])
@@ -169,7 +169,7 @@ def test_limits_stay_in_bounds_and_a_drop_is_at_once(
             assert state.divisor >= governor.Thresholds().divisor_at(event)
             assert state.divisor >= before.divisor // 2
         else:
-            state = state.with_refusal(event, i * spacing)
+            state = state.with_out_of_memory(event, i * spacing)
             assert state.limit <= max(1, event // 2)
             assert state.divisor >= before.divisor
         assert 1 <= state.limit <= full
@@ -186,11 +186,11 @@ def test_free_memory_always_brings_the_full_batch_back(
         if isinstance(event, float):
             state = state.with_memory(event, when)
         else:
-            state = state.with_refusal(event, when)
+            state = state.with_out_of_memory(event, when)
     now = len(happened) * 0.25
     for _ in range(8):  # at most seven steps from 1/128
         state = state.with_memory(0.1, now)
-        now += governor.LONGEST_CALM_S
+        now += governor.MAX_STEP_UP_DELAY_S
     state = state.with_memory(0.1, now)
 
     assert state.limit == full

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 _ANNA = AvatarInfo("anna", 64, 64, 25, 6, "hash")
 
 
-class Card:
+class FakeGpu:
     """Has room for `room` frames, and holds the memory of its largest batch."""
 
-    name, pads = "card", True
+    name, pads = "gpu", True
 
     def __init__(self, room: int) -> None:
         self.room = room
@@ -49,33 +49,33 @@ class Card:
         self.releases += 1
 
 
-def _measure(card: Card) -> calibration.Measured:
-    return calibration.measure(card, "v15/sd-vae/fp16", _ANNA, 8)  # type: ignore[arg-type]
+def _measure(gpu: FakeGpu) -> calibration.Measured:
+    return calibration.measure(gpu, "v15/sd-vae/fp16", _ANNA, 8)  # type: ignore[arg-type]
 
 
 def test_buckets_run_up_then_down_then_up_again() -> None:
-    card = Card(room=8)
-    measured = _measure(card)
+    gpu = FakeGpu(room=8)
+    measured = _measure(gpu)
 
-    assert [size for size, _ in groupby(card.batches)] == [1, 2, 4, 8, 4, 2, 1, 2, 4, 8]
+    assert [size for size, _ in groupby(gpu.batches)] == [1, 2, 4, 8, 4, 2, 1, 2, 4, 8]
     # Memory is read on the way up: later every bucket holds what the largest took.
     assert (measured.curve.base_mib, measured.curve.per_frame_mib) == (1000, 100)
     assert [size for size, _ in measured.curve.frame_batch_ms] == [1, 2, 4, 8]
-    assert measured.refused_batch is None
+    assert measured.oom_batch is None
     # No batch is answered from what an earlier one has heard.
-    assert len(card.responses) == len(card.batches)
+    assert len(gpu.responses) == len(gpu.batches)
 
 
 def test_a_bucket_that_does_not_fit_is_asked_once() -> None:
-    card = Card(room=4)
-    measured = _measure(card)
+    gpu = FakeGpu(room=4)
+    measured = _measure(gpu)
 
-    assert measured.refused_batch == 8
+    assert measured.oom_batch == 8
     assert [size for size, _ in measured.curve.frame_batch_ms] == [1, 2, 4]
-    assert card.batches.count(8) == 1
-    assert card.releases == 1
+    assert gpu.batches.count(8) == 1
+    assert gpu.releases == 1
 
 
 def test_a_device_without_room_for_one_frame_is_told() -> None:
     with pytest.raises(errors.DeviceMemoryError):
-        _measure(Card(room=0))
+        _measure(FakeGpu(room=0))

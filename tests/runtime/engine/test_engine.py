@@ -29,13 +29,13 @@ DEADLINE_S = 20.0
 
 
 @dataclass
-class Scripted:
+class ScriptedInFlight:
     """A batch of the device that the test holds."""
 
     owner: ScriptedDevice
     batch: Sequence[FrameRequest]
 
-    def wait_drawn(self) -> None:
+    def wait_forward(self) -> None:
         self.owner.threads.add(threading.current_thread().name)
 
     def finish(self) -> device.Rendered:
@@ -59,15 +59,15 @@ class ScriptedDevice:
         self.may_finish.set()
         self.closed = False
         self.pads = False
-        self.refuses: list[str] = []  # points at which it refuses, one entry a refusal
+        self.out_of_memory_at: list[str] = []  # points at which it refuses, one entry a refusal
         self.releases = 0
         self.delivering = 0
         self.was_disturbed = False
         """Whether something was taken from it while it delivered."""
 
-    def _refuse_at(self, point: str) -> None:
-        if point in self.refuses:
-            self.refuses.remove(point)
+    def _fail_at(self, point: str) -> None:
+        if point in self.out_of_memory_at:
+            self.out_of_memory_at.remove(point)
             raise errors.DeviceMemoryError(None, 0)
 
     def release(self) -> None:
@@ -75,23 +75,23 @@ class ScriptedDevice:
         self.releases += 1
 
     def load(self, model_dir: Path) -> device.ModelInfo:
-        self._refuse_at("load")
+        self._fail_at("load")
         found = weights.find(model_dir)
         return device.ModelInfo("v15", weights.vae_hash(found.vae), 3, "v15/sd-vae/none")
 
     def serve(self, avatars: Mapping[str, cache.Avatar]) -> None:
-        self._refuse_at("serve")
+        self._fail_at("serve")
         self.threads.add(threading.current_thread().name)
 
-    def launch(self, batch: Sequence[FrameRequest]) -> Scripted:
+    def launch(self, batch: Sequence[FrameRequest]) -> ScriptedInFlight:
         self.threads.add(threading.current_thread().name)
         if self.fault is not None:
             raise self.fault
-        self._refuse_at("step")
+        self._fail_at("step")
         if len(batch) > self.room:
             raise errors.DeviceMemoryError(len(batch), self.room)
         self.batches.append([request.frame_index for request in batch])
-        return Scripted(self, batch)
+        return ScriptedInFlight(self, batch)
 
     def render(self, batch: Sequence[FrameRequest]) -> device.Rendered:
         return self.launch(batch).finish()
@@ -101,7 +101,7 @@ class ScriptedDevice:
         self.finishers.add(threading.current_thread().name)
         assert self.may_finish.wait(DEADLINE_S), "the test never let the batch finish"
         self.delivering -= 1
-        self._refuse_at("finish")
+        self._fail_at("finish")
         if self.late_fault is not None:
             raise self.late_fault
         frames = [Frame(request, b"jpeg") for request in batch]
@@ -169,8 +169,8 @@ def batch(request_of: Callable[..., FrameRequest]) -> list[FrameRequest]:
 async def test_start_knows_the_avatars_and_the_curve(engine: Engine) -> None:
     assert engine.avatars["anna"].frames == 6
     assert engine.model.context_s == 3
-    assert engine.calibration is not None
-    assert [size for size, _ in engine.calibration.frame_batch_ms] == [1, 8]
+    assert engine.curve is not None
+    assert [size for size, _ in engine.curve.frame_batch_ms] == [1, 8]
 
 
 async def test_frames_answer_the_requests_in_order(
@@ -187,7 +187,7 @@ async def test_silent_frames_come_without_the_device_and_while_it_is_busy(
     asked = len(scripted.batches)
     scripted.fault = RuntimeError("the device is not to be asked")
 
-    frames = await engine.rest(batch)
+    frames = await engine.idle_frames(batch)
 
     assert [frame.request for frame in frames] == batch
     assert all(frame.jpeg[:2] == b"\xff\xd8" for frame in frames)
@@ -198,7 +198,7 @@ async def test_silent_frames_of_an_unknown_avatar_are_refused(
     engine: Engine, request_of: Callable[..., FrameRequest], batch: list[FrameRequest]
 ) -> None:
     with pytest.raises(errors.EngineError, match="avatar 'ben' is not loaded, loaded are: anna"):
-        await engine.rest([request_of(batch[0].window, avatar="ben")])
+        await engine.idle_frames([request_of(batch[0].window, avatar="ben")])
 
 
 async def test_only_one_thread_touches_the_device(
@@ -239,14 +239,14 @@ async def test_a_batch_is_launched_while_the_one_before_it_is_finished(
 async def test_a_batch_refused_at_its_end_is_halved_in_order(
     engine: Engine, scripted: ScriptedDevice, batch: list[FrameRequest]
 ) -> None:
-    scripted.refuses = ["finish"] * 2
+    scripted.out_of_memory_at = ["finish"] * 2
     before = engine.statistics()
 
     frames = await engine.run(batch)
 
     assert [frame.request for frame in frames] == batch
     after = engine.statistics()
-    assert (after.oom_recoveries - before.oom_recoveries, after.refused_frames) == (2, 4)
+    assert (after.oom_recoveries - before.oom_recoveries, after.oom_frames) == (2, 4)
     assert scripted.batches[-4:] == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 
@@ -295,7 +295,7 @@ async def test_a_batch_that_does_not_fit_is_halved_in_order(
     assert scripted.batches == [[0, 1], [2, 3], [4, 5], [6, 7]]
     after = engine.statistics()
     assert after.oom_recoveries - before.oom_recoveries == 2
-    assert after.refused_frames == 4
+    assert after.oom_frames == 4
     assert after.frames - before.frames == 8
     assert scripted.releases == 2
 
@@ -321,7 +321,7 @@ async def test_a_single_frame_waits_until_there_is_room(
     batch: list[FrameRequest],
     waits: list[float],
 ) -> None:
-    scripted.refuses = ["step"] * 6  # 8, 4, 2 frames, then one frame three times
+    scripted.out_of_memory_at = ["step"] * 6  # 8, 4, 2 frames, then one frame three times
 
     frames = await engine.run(batch)
 
@@ -334,7 +334,7 @@ async def test_a_single_frame_waits_until_there_is_room(
 async def test_a_start_waits_for_memory(
     assets: SimpleNamespace, scripted: ScriptedDevice, waits: list[float], point: str
 ) -> None:
-    scripted.refuses = [point] * 2
+    scripted.out_of_memory_at = [point] * 2
     engine = Engine(scripted, assets.model, assets.avatars, 8, sleep=waits.append)
     await engine.start()
     await engine.stop()
@@ -351,9 +351,9 @@ async def test_a_bucket_that_does_not_fit_at_the_start_bounds_the_batches(
     await engine.start()
     await engine.stop()
 
-    assert engine.calibration is not None
-    assert [size for size, _ in engine.calibration.frame_batch_ms] == [1]
-    assert (engine.statistics().oom_recoveries, engine.statistics().refused_frames) == (1, 8)
+    assert engine.curve is not None
+    assert [size for size, _ in engine.curve.frame_batch_ms] == [1]
+    assert (engine.statistics().oom_recoveries, engine.statistics().oom_frames) == (1, 8)
 
 
 @pytest.mark.parametrize("where", ["fault", "late_fault"])
@@ -414,7 +414,7 @@ async def test_one_unusable_avatar_leaves_the_others(
     await engine.stop()
 
     assert list(engine.avatars) == ["anna"]
-    assert "avatar left out" in caplog.text
+    assert "avatar skipped" in caplog.text
 
 
 async def test_an_avatar_of_another_model_stops_the_start_when_it_is_the_only_one(
@@ -436,7 +436,7 @@ async def test_a_folder_without_avatars_stops_the_start(
 ) -> None:
     engine = Engine(scripted, assets.model, tmp_path, 8)
 
-    with pytest.raises(errors.AssetError, match="no avatar can be served: there is none"):
+    with pytest.raises(errors.AssetError, match="no avatar can be served: the folder has none"):
         await engine.start()
     await engine.stop()
 

@@ -1,7 +1,7 @@
 """Memory runs out wherever it can, under eight sessions: no frame is lost and none ends.
 
 Everything but the network is the real thing: sessions, batcher, scheduler, governor, engine and
-the simulated card. Time is virtual.
+the simulated gpu. Time is virtual.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ SEEDS = 1000
 SESSIONS = 8
 FRAMES = 14
 GOVERN_S = 0.25
-QUIET_S = 0.3  # between two bursts of refusals
-# A 24 GiB card of the published line of memory that is fast enough for eight sessions.
-CARD = json.dumps(
+QUIET_S = 0.3  # between two bursts of failures
+# A 24 GiB gpu of the published line of memory that is fast enough for eight sessions.
+GPU_PROFILE = json.dumps(
     {
         "gpuClass": "fast-24g",
         "memoryMiB": 24_576,
@@ -61,45 +61,49 @@ class Neighbour:
     def __init__(self, seed: int, clock: Callable[[], float]) -> None:
         self._random = random.Random(seed)
         self._clock = clock
-        self._likely = self._random.choice([0.0, 0.02, 0.1, 0.3])
+        self._probability = self._random.choice([0.0, 0.02, 0.1, 0.3])
         self._plateaus = [self._random.choice([0, 0, 6000, 12_000, 18_000]) for _ in range(8)]
         self._burst = 0
         self._quiet_until = 0.0
-        self.refusals: list[float] = []
+        self.failures: list[float] = []
         self.points: set[simulated.Point] = set()
 
-    def taken_mib(self) -> int:
+    def used_mib(self) -> int:
         return self._plateaus[int(self._clock() / 0.3) % len(self._plateaus)]
 
-    def refuses(self, point: simulated.Point) -> bool:
+    def fails(self, point: simulated.Point) -> bool:
         now = self._clock()
-        if self._burst == 0 and now >= self._quiet_until and self._random.random() < self._likely:
+        if (
+            self._burst == 0
+            and now >= self._quiet_until
+            and self._random.random() < self._probability
+        ):
             self._burst = self._random.randint(1, 6)
         if self._burst == 0:
             return False
         self._burst -= 1
         self._quiet_until = now + QUIET_S
-        self.refusals.append(now)
+        self.failures.append(now)
         self.points.add(point)
         return True
 
 
-class Watched(simulated.SimulatedDevice):
-    """A simulated card that knows how many batches were in flight at once."""
+class CountingDevice(simulated.SimulatedDevice):
+    """A simulated gpu that knows how many batches were in flight at once."""
 
     most = 0
 
-    def __init__(self, card: simulated.Card, neighbour: Neighbour, loop: VirtualLoop) -> None:
-        super().__init__(card, neighbour=neighbour, sleep=loop.sleep, clock=loop.clock)
+    def __init__(self, gpu: simulated.GpuSpec, neighbour: Neighbour, loop: VirtualLoop) -> None:
+        super().__init__(gpu, neighbour=neighbour, sleep=loop.sleep, clock=loop.clock)
         self._loop = loop
         self._ends: list[float] = []
 
-    def launch(self, batch: Sequence[FrameRequest]) -> device.Pending:
-        pending, began = super().launch(batch), self._loop.clock()
+    def launch(self, batch: Sequence[FrameRequest]) -> device.InFlight:
+        in_flight, began = super().launch(batch), self._loop.clock()
         # Those that are not finished at all are still in flight, and end at no known time.
         self._ends = [end for end in self._ends if end > began] + [inf]
         self.most = max(self.most, len(self._ends))
-        return pending
+        return in_flight
 
     def deliver(self, batch: Sequence[FrameRequest], duration: float) -> device.Rendered:
         try:
@@ -108,7 +112,7 @@ class Watched(simulated.SimulatedDevice):
             self._ends[self._ends.index(inf)] = self._loop.clock()
 
 
-class Ear:
+class FakeDecoder:
     """An utterance without sound: a window for each frame, 120 ms after the frame's start."""
 
     def __init__(self, audio: AudioFormat) -> None:
@@ -180,8 +184,8 @@ async def eight_sessions_speak(
     loop: VirtualLoop, assets: SimpleNamespace, neighbour: Neighbour
 ) -> Outcome:
     """Return what there is after the last frame."""
-    card = Watched(simulated.load_card("fast-24g", CARD), neighbour, loop)
-    engine = Engine(card, assets.model, assets.avatars, 16, sleep=loop.sleep)
+    gpu = CountingDevice(simulated.load_gpu_spec("fast-24g", GPU_PROFILE), neighbour, loop)
+    engine = Engine(gpu, assets.model, assets.avatars, 16, sleep=loop.sleep)
     await engine.start()
     started = loop.time()
     limits: list[int] = []
@@ -195,7 +199,7 @@ async def eight_sessions_speak(
             {"anna": anna},
             ReadOnlyFields(f"sess_{number}", "acme/concierge", 1_800_000_000, 25),
             limits=SessionLimits(7200, 300),
-            open_utterance=Ear,
+            open_utterance=FakeDecoder,
             now=loop.time(),
         )
         clients.append(Client(session, loop, batcher))
@@ -209,7 +213,7 @@ async def eight_sessions_speak(
     batches.cancel()
     await engine.stop()
     assert batcher.health() is None
-    return Outcome(clients, engine, limits, started, card.most)
+    return Outcome(clients, engine, limits, started, gpu.most)
 
 
 def check(outcome: Outcome, neighbour: Neighbour) -> None:
@@ -222,9 +226,9 @@ def check(outcome: Outcome, neighbour: Neighbour) -> None:
     assert outcome.engine.statistics().frames == SESSIONS * FRAMES
     assert outcome.in_flight == 2
     left = sorted(moment for client in outcome.clients for moment, _ in client.seen)
-    for refused in (moment for moment in neighbour.refusals if moment > outcome.started):
-        after = next((moment for moment in left if moment >= refused), refused)
-        assert after - refused <= 1.0, "the sessions stood still for more than a second"
+    for failed in (moment for moment in neighbour.failures if moment > outcome.started):
+        after = next((moment for moment in left if moment >= failed), failed)
+        assert after - failed <= 1.0, "the sessions stood still for more than a second"
 
 
 @pytest.mark.slow
@@ -232,7 +236,7 @@ def check(outcome: Outcome, neighbour: Neighbour) -> None:
 def test_memory_that_runs_out_anywhere_loses_no_frame(
     assets: SimpleNamespace, virtual_loop: type[VirtualLoop], block: int
 ) -> None:
-    refusals = recoveries = lowered = 0
+    failures = recoveries = lowered = 0
     points: set[simulated.Point] = set()
     for seed in range(block * SEEDS // 10, (block + 1) * SEEDS // 10):
         with asyncio.Runner(loop_factory=virtual_loop) as runner:
@@ -243,11 +247,11 @@ def test_memory_that_runs_out_anywhere_loses_no_frame(
             check(outcome, neighbour)
         except AssertionError as fault:
             raise AssertionError(f"seed {seed}: {fault}") from fault
-        refusals += len(neighbour.refusals)
+        failures += len(neighbour.failures)
         points |= neighbour.points
         recoveries += outcome.engine.statistics().oom_recoveries
         lowered += len(outcome.limits)
 
-    assert recoveries >= refusals > 100  # the sums refuse as well
+    assert recoveries >= failures > 100  # the sums refuse as well
     assert lowered > 50
     assert points == set(get_args(simulated.Point))

@@ -1,4 +1,4 @@
-"""Two batches at once, in virtual time: what they cost, and what refusals do to them."""
+"""Two batches at once, in virtual time: what they cost, and what failures do to them."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ FRAMES = 4  # in a batch
 
 
 @dataclass(frozen=True)
-class Given:
+class BatchPlan:
     """One batch: what its halves take, and how often each of them is refused."""
 
     device_s: int
     host_s: int
-    refused_launches: int = 0
-    refused_finishes: int = 0
+    failed_launches: int = 0
+    failed_finishes: int = 0
     waits: bool = True
     """Whether it is given when the device is free, as the batcher does, or at once."""
 
 
 @dataclass
-class Stay:
+class Attempt:
     """One attempt at frames of one batch, from its launch to its end."""
 
     batch: int
@@ -57,9 +57,9 @@ class TimedDevice:
     """Takes the time it is told to and refuses as often as it is told to."""
 
     loop: VirtualLoop
-    plan: Sequence[Given]
-    stays: list[Stay] = field(default_factory=list)
-    refusals: dict[tuple[int, str], int] = field(default_factory=dict)
+    plan: Sequence[BatchPlan]
+    attempts: list[Attempt] = field(default_factory=list)
+    failures: dict[tuple[int, str], int] = field(default_factory=dict)
     name: str = "timed"
     pads: bool = False
     overlaps: bool = True
@@ -71,28 +71,28 @@ class TimedDevice:
     def serve(self, avatars: Mapping[str, cache.Avatar]) -> None:
         """Draw nobody."""
 
-    def refuse(self, batch: int, half: str, times: int) -> None:
-        done = self.refusals.get((batch, half), 0)
+    def fail(self, batch: int, half: str, times: int) -> None:
+        done = self.failures.get((batch, half), 0)
         if done < times:
-            self.refusals[batch, half] = done + 1
+            self.failures[batch, half] = done + 1
             raise errors.DeviceMemoryError(None, 0)
 
-    def launch(self, requests: Sequence[FrameRequest]) -> Timed:
+    def launch(self, requests: Sequence[FrameRequest]) -> TimedInFlight:
         number = requests[0].response_ref
-        self.refuse(number, "launch", self.plan[number].refused_launches)
-        self.stays.append(Stay(number, self.loop.clock()))
-        return Timed(self, requests, self.stays[-1])
+        self.fail(number, "launch", self.plan[number].failed_launches)
+        self.attempts.append(Attempt(number, self.loop.clock()))
+        return TimedInFlight(self, requests, self.attempts[-1])
 
     def render(self, requests: Sequence[FrameRequest]) -> device.Rendered:
-        pending = self.launch(requests)
-        pending.wait_drawn()
-        return pending.finish()
+        in_flight = self.launch(requests)
+        in_flight.wait_forward()
+        return in_flight.finish()
 
     def buckets(self, batch_size: int) -> Sequence[int]:
         return ()
 
-    def curve(self) -> device.Calibration:
-        return device.Calibration("v15", 0, 0, ((1, 1.0),))
+    def curve(self) -> device.Curve:
+        return device.Curve("v15", 0, 0, ((1, 1.0),))
 
     def memory(self) -> device.Memory:
         return device.Memory(1, 2)
@@ -100,28 +100,30 @@ class TimedDevice:
     def release(self) -> None:
         """Take memory only from a device at rest."""
         now = self.loop.clock()
-        assert all(stay.ended <= now for stay in self.stays), "memory taken from a batch in flight"
+        assert all(attempt.ended <= now for attempt in self.attempts), (
+            "memory taken from a batch in flight"
+        )
 
     def close(self) -> None:
         self.release()
 
 
 @dataclass
-class Timed:
+class TimedInFlight:
     """A batch of the timed device."""
 
     owner: TimedDevice
     requests: Sequence[FrameRequest]
-    stay: Stay
+    attempt: Attempt
 
-    def wait_drawn(self) -> None:
-        self.owner.loop.sleep(self.owner.plan[self.stay.batch].device_s)
+    def wait_forward(self) -> None:
+        self.owner.loop.sleep(self.owner.plan[self.attempt.batch].device_s)
 
     def finish(self) -> device.Rendered:
-        plan = self.owner.plan[self.stay.batch]
+        plan = self.owner.plan[self.attempt.batch]
         self.owner.loop.sleep(plan.host_s)
-        self.stay.ended = self.owner.loop.clock()
-        self.owner.refuse(self.stay.batch, "finish", plan.refused_finishes)
+        self.attempt.ended = self.owner.loop.clock()
+        self.owner.fail(self.attempt.batch, "finish", plan.failed_finishes)
         frames = [Frame(request, b"jpeg") for request in self.requests]
         return device.Rendered(frames, dict.fromkeys(device.STAGES, 0.0))
 
@@ -134,7 +136,7 @@ def batch_of(number: int) -> list[FrameRequest]:
 
 
 @dataclass
-class Made:
+class Outcome:
     """What has come of a plan."""
 
     device: TimedDevice
@@ -143,12 +145,12 @@ class Made:
     seconds: float = 0.0
 
 
-async def make(loop: VirtualLoop, assets: SimpleNamespace, plan: Sequence[Given]) -> Made:
+async def make(loop: VirtualLoop, assets: SimpleNamespace, plan: Sequence[BatchPlan]) -> Outcome:
     timed = TimedDevice(loop, plan)
     engine = Engine(timed, assets.model, assets.avatars, FRAMES, sleep=loop.sleep)
     await engine.start()
     began = loop.time()
-    made = Made(timed, engine.statistics())
+    made = Outcome(timed, engine.statistics())
 
     async def run(number: int, is_free: asyncio.Event) -> None:
         frames = await engine.run(batch_of(number), is_free.set)
@@ -167,13 +169,15 @@ async def make(loop: VirtualLoop, assets: SimpleNamespace, plan: Sequence[Given]
     return made
 
 
-def run_in(virtual_loop: type[VirtualLoop], assets: SimpleNamespace, plan: Sequence[Given]) -> Made:
+def run_in(
+    virtual_loop: type[VirtualLoop], assets: SimpleNamespace, plan: Sequence[BatchPlan]
+) -> Outcome:
     with asyncio.Runner(loop_factory=virtual_loop) as runner:
         loop = cast("VirtualLoop", runner.get_loop())
         return runner.run(make(loop, assets, plan))
 
 
-def seconds_of(plan: Sequence[Given]) -> float:
+def seconds_of(plan: Sequence[BatchPlan]) -> float:
     """Return when two rooms without a place between them are through with everything."""
     device_free = host_free = 0.0
     for batch in plan:
@@ -194,18 +198,18 @@ def test_a_batch_costs_its_longer_half(
     expected: int,
 ) -> None:
     """Ten batches one after the other would take ten times the sum of both halves."""
-    made = run_in(virtual_loop, assets, [Given(device_s, host_s)] * 10)
+    made = run_in(virtual_loop, assets, [BatchPlan(device_s, host_s)] * 10)
 
     assert made.seconds == expected
 
 
 plans = st.lists(
     st.builds(
-        Given,
+        BatchPlan,
         device_s=st.integers(0, 5),
         host_s=st.integers(0, 5),
-        refused_launches=st.sampled_from([0, 0, 0, 1, 2, 4]),
-        refused_finishes=st.sampled_from([0, 0, 0, 1, 2, 4]),
+        failed_launches=st.sampled_from([0, 0, 0, 1, 2, 4]),
+        failed_finishes=st.sampled_from([0, 0, 0, 1, 2, 4]),
         waits=st.booleans(),
     ),
     min_size=1,
@@ -217,17 +221,17 @@ plans = st.lists(
 @given(plan=plans)
 @settings(deadline=None, max_examples=200)
 def test_whatever_is_refused_every_frame_comes_once_and_in_order(
-    virtual_loop: type[VirtualLoop], assets: SimpleNamespace, plan: list[Given]
+    virtual_loop: type[VirtualLoop], assets: SimpleNamespace, plan: list[BatchPlan]
 ) -> None:
     """A loop in which every task waits for ever fails by itself."""
     made = run_in(virtual_loop, assets, plan)
 
     assert made.frames == [(n, i) for n in range(len(plan)) for i in range(FRAMES)]
-    refused = sum(batch.refused_launches + batch.refused_finishes for batch in plan)
+    refused = sum(batch.failed_launches + batch.failed_finishes for batch in plan)
     assert made.statistics.oom_recoveries == refused
-    stays = sorted(made.device.stays, key=lambda stay: (stay.began, stay.ended))
-    for i, stay in enumerate(stays):
-        beside = [s for s in stays[:i] if s.ended > stay.began]
+    attempts = sorted(made.device.attempts, key=lambda attempt: (attempt.began, attempt.ended))
+    for i, attempt in enumerate(attempts):
+        beside = [s for s in attempts[:i] if s.ended > attempt.began]
         assert len(beside) <= 1, "three batches in flight"
     if refused == 0:
         assert made.seconds == seconds_of(plan)
@@ -236,14 +240,14 @@ def test_whatever_is_refused_every_frame_comes_once_and_in_order(
 def test_a_refused_batch_is_done_again_by_itself(
     virtual_loop: type[VirtualLoop], assets: SimpleNamespace
 ) -> None:
-    plan = [Given(4, 2), Given(4, 2, refused_finishes=1), Given(4, 2), Given(4, 2)]
-    stays = run_in(virtual_loop, assets, plan).device.stays
+    plan = [BatchPlan(4, 2), BatchPlan(4, 2, failed_finishes=1), BatchPlan(4, 2), BatchPlan(4, 2)]
+    attempts = run_in(virtual_loop, assets, plan).device.attempts
 
     # The third is on the device when the second is refused at 10 s, and the fourth has to wait.
-    assert [(s.batch, s.began, s.ended) for s in stays] == [
+    assert [(s.batch, s.began, s.ended) for s in attempts] == [
         (0, 0, 6), (1, 4, 10), (2, 8, 14), (1, 14, 20), (1, 20, 26), (3, 26, 32),
     ]  # fmt: skip
-    assert all(later.began >= earlier.began for earlier, later in pairwise(stays))
+    assert all(later.began >= earlier.began for earlier, later in pairwise(attempts))
 
 
 async def test_a_batch_that_is_cancelled_lets_nobody_past_those_before_it() -> None:
@@ -256,12 +260,12 @@ async def test_a_batch_that_is_cancelled_lets_nobody_past_those_before_it() -> N
     async def made(number: int) -> str | None:
         return "made" if number else None  # the first is refused
 
-    async def again() -> str:
+    async def retry() -> str:
         await gate.wait()
-        return "made again"
+        return "retried"
 
     async def run(number: int) -> None:
-        await pipeline.run(launched, lambda _: made(number), again, lambda: None)
+        await pipeline.run(launched, lambda _: made(number), retry, lambda: None)
         ended.append(number)
 
     tasks = [asyncio.create_task(run(number)) for number in range(3)]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
 
     from avatar_runtime.batching.frames import FrameRequest
-    from avatar_runtime.engine.device import Calibration
+    from avatar_runtime.engine.device import Curve
 
     Event = dict[str, Any]
     Serve = Callable[..., AbstractAsyncContextManager["Served"]]
@@ -47,7 +47,7 @@ class FakeEngine:
     jpeg: bytes = JPEG
     avatars: dict[str, AvatarInfo] = field(default_factory=dict)
     device_name: str = "simulated"
-    calibration: Calibration | None = None
+    curve: Curve | None = None
     batches: list[Sequence[FrameRequest]] = field(default_factory=list)
     rested: list[Sequence[FrameRequest]] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
@@ -80,7 +80,7 @@ class FakeEngine:
             raise EngineError("a batch failed")
         return [Frame(request, self.jpeg) for request in batch]
 
-    async def rest(self, requests: Sequence[FrameRequest]) -> Sequence[Frame]:
+    async def idle_frames(self, requests: Sequence[FrameRequest]) -> Sequence[Frame]:
         self.rested.append(requests)
         await asyncio.sleep(0)
         if self.failing:

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from avatar_runtime import metrics
-from avatar_runtime.audio.decoding import Voice
-from avatar_runtime.engine.device import Calibration, Memory
+from avatar_runtime.audio.decoding import AudioDecoder
+from avatar_runtime.engine.device import Curve, Memory
 from avatar_runtime.engine.engine import Statistics
 from avatar_runtime.metrics import Metrics
 from avatar_runtime.protocol.session import Session, SessionLimits
@@ -49,7 +49,7 @@ def _speaking(now: float, frames: int, name: str = "sess_1") -> Session[AudioWin
         {"anna": anna},
         ReadOnlyFields(name, "acme/concierge", 1_800_000_000, 25),
         limits=SessionLimits(7200, 300),
-        open_utterance=lambda audio: Voice(audio, 25, 3),
+        open_utterance=lambda audio: AudioDecoder(audio, 25, 3),
         now=now,
     )
     audio = base64.b64encode(bytes(2 * 960 * frames)).decode()
@@ -77,7 +77,7 @@ async def test_the_limit_follows_the_memory_and_each_change_is_reported(
 async def test_the_planned_memory_does_not_shrink_the_batch(
     make_engine: Callable[..., FakeEngine],
 ) -> None:
-    engine = make_engine(calibration=Calibration("v15", 4000, 1080, ((16, 300.0),)))
+    engine = make_engine(curve=Curve("v15", 4000, 1080, ((16, 300.0),)))
     harness = _Harness(engine)
     for used in (21_280, 22_400, 22_600):  # the plan is 21,280 MiB
         engine.used = Memory(used << 20, 24_576 << 20)
@@ -91,7 +91,7 @@ async def test_a_failed_allocation_halves_the_limit_and_is_counted(
 ) -> None:
     engine = make_engine()
     harness = _Harness(engine)
-    engine.done = Statistics(oom_recoveries=3, refused_frames=8)
+    engine.done = Statistics(oom_recoveries=3, oom_frames=8)
     harness.batcher.limit.update()
     harness.batcher.limit.update()
 

@@ -10,7 +10,7 @@ import pytest
 
 from avatar_runtime import settings
 from avatar_runtime.batching.buckets import within
-from avatar_runtime.engine.device import Calibration
+from avatar_runtime.engine.device import Curve
 from avatar_runtime.metrics import Metrics
 from avatar_runtime.serving.runtime import Runtime
 
@@ -85,8 +85,8 @@ async def test_the_state_of_a_new_runtime_is_not_ready(runtime: Runtime) -> None
 async def test_the_state_reports_sessions_load_and_calibration(
     clock: Clock, make_engine: Callable[..., FakeEngine]
 ) -> None:
-    calibration = Calibration("v15", 4000, 1080, ((16, 300.0),))
-    runtime = _runtime(make_engine(calibration=calibration), clock)
+    calibration = Curve("v15", 4000, 1080, ((16, 300.0),))
+    runtime = _runtime(make_engine(curve=calibration), clock)
     await runtime.start()
     runtime.slots.acquire()
     runtime.set_speaking("sess_1", True)

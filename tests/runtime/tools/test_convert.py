@@ -140,7 +140,7 @@ def test_a_wrong_model_or_a_folder_that_is_there_leaves_nothing_behind(
     torch.save({"model.encoder.conv1.bias": torch.zeros(3)}, path)
     with pytest.raises(errors.AssetError, match=r"tensors missing: conv1\.weight"):
         convert.convert(pickled, tmp_path / "converted")
-    with pytest.raises(errors.AssetError, match="is already there"):
+    with pytest.raises(errors.AssetError, match="exists already"):
         convert.convert(pickled, pickled)
 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["upstream"]

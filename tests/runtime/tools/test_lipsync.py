@@ -75,7 +75,7 @@ def test_silence_shows_the_avatar_itself_in_the_order_of_time(
 
     files = [str(tmp_path / "frames" / f"{i:06d}.png") for i in range(22)]
     shown = [np.asarray(cv2.imread(file)) for file in files]
-    own = [anna.picture(cache.fold(i, anna.manifest.frames)) for i in range(22)]
+    own = [anna.frame(cache.fold(i, anna.manifest.frames)) for i in range(22)]
     apart = [float(np.abs(a.astype(int) - b).mean()) for a, b in zip(shown, own, strict=True)]
     assert max(apart[16:]) < 1.5  # of 255; what one more JPEG costs
     assert min(apart[:12]) > 3 * max(apart[16:])
@@ -83,7 +83,7 @@ def test_silence_shows_the_avatar_itself_in_the_order_of_time(
 
 @pytest.mark.parametrize(("rate", "kept"), [(8_000, 8_000), (16_000, 16_000), (44_100, 24_000)])
 def test_sound_of_any_rate_is_read(tmp_path: Path, rate: int, kept: int) -> None:
-    sound = lipsync.read_sound(_wav(tmp_path / "a.wav", rate, rate))
+    sound = lipsync.read_audio(_wav(tmp_path / "a.wav", rate, rate))
 
     assert sound.rate == kept
     assert abs(len(sound.samples) - kept) <= 32
@@ -92,5 +92,5 @@ def test_sound_of_any_rate_is_read(tmp_path: Path, rate: int, kept: int) -> None
 def test_a_file_without_sound_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"no sound")
 
-    with pytest.raises(errors.AssetError, match="no sound can be read"):
-        lipsync.read_sound(tmp_path / "a.wav")
+    with pytest.raises(errors.AssetError, match="no audio can be read"):
+        lipsync.read_audio(tmp_path / "a.wav")

@@ -1,4 +1,4 @@
-"""Opens the device of a name."""
+"""Opens a device by its name."""
 
 from __future__ import annotations
 
@@ -25,28 +25,29 @@ def open_device(
 ) -> Device:
     """Return the device of a name: `cpu`, `cuda`, `simulated:CLASS`, or `auto`.
 
-    `auto` is `cuda` where torch sees one, else `cpu`.
+    `auto` is `cuda` if torch sees a CUDA device, else `cpu`.
 
-    `profile` is the JSON text of AVATAR_GPU_PROFILE, used by simulated devices; `threads` bounds
-    the CPU's, `None` is torch's own choice, which OMP_NUM_THREADS bounds. `neighbour` is the file
-    whose number of MiB a simulated device counts as another process's memory.
+    `profile` is the JSON text of AVATAR_GPU_PROFILE, used by simulated devices. `threads` bounds
+    the threads of the CPU; `None` is the default of torch, which OMP_NUM_THREADS bounds.
+    `neighbour` is a file with a number of MiB that a simulated device counts as the memory of
+    another process.
 
     Raises:
-        SettingsError: the name, the class or the profile is wrong, or a neighbour is made up for a
-            device that is real.
+        SettingsError: the name, the class or the profile is wrong, or `neighbour` is set for a
+            real device.
     """
-    # Imports are here, since a simulated pod must neither wait for torch nor hold it.
+    # Imported here, since a simulated pod must not load torch.
     if name.startswith(_SIMULATED):
         from avatar_runtime.engine.devices import simulated
 
-        card = simulated.load_card(name.removeprefix(_SIMULATED), profile)
-        beside = simulated.NeighbourFile(Path(neighbour)) if neighbour else None
-        return simulated.SimulatedDevice(card, neighbour=beside)
+        gpu = simulated.load_gpu_spec(name.removeprefix(_SIMULATED), profile)
+        neighbour_file = simulated.NeighbourFile(Path(neighbour)) if neighbour else None
+        return simulated.SimulatedDevice(gpu, neighbour=neighbour_file)
     if neighbour:
         raise errors.SettingsError(
             Fault("AVATAR_SIMULATED_NEIGHBOUR", neighbour, f"unset: {name} is not simulated")
         )
-    # Threads of a CPU that is shared must not spin; OpenMP reads this when torch is imported.
+    # Threads on a shared CPU must not spin; OpenMP reads this when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if name == "auto":
         import torch

@@ -1,4 +1,4 @@
-"""What a CUDA card is and what it reports of itself."""
+"""Peak performance and memory of a CUDA GPU."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _log: Final = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """Nominal dense TFLOP/s of a card."""
+    """Nominal dense TFLOP/s of a GPU."""
 
     half: float
     """Tensor cores in fp16 or bf16 with fp32 accumulation."""
     single: float
-    """fp32 outside of tensor cores."""
+    """fp32 without tensor cores."""
 
     def of(self, precision: str) -> float:
         """Return the peak of one of `device.PRECISIONS`."""
         return self.single if precision == "fp32" else self.half
 
 
-# NVIDIA's data sheets of each card; where they state the figure with sparsity, half of it. The
-# 4090 and the 3090: architecture white papers of Ada and GA102. The first name that is part of
-# the card's own wins, so the longer ones come first.
+# Source: the data sheets of NVIDIA; half of the figure where it is stated with sparsity. 4090 and
+# 3090: the architecture white papers of Ada and GA102. The first name that is part of the name of
+# the GPU is used, so longer names come first.
 PEAKS: Final[Mapping[str, Peak]] = {
     "H100 PCIe": Peak(756.0, 51.2),
     "H100 NVL": Peak(835.5, 60.0),
@@ -46,45 +46,49 @@ PEAKS: Final[Mapping[str, Peak]] = {
 
 
 def peak(name: str) -> Peak | None:
-    """Return the peak of a card by the name it gives itself, or `None` if none is known."""
-    words = f"{name.replace('-', ' ')} "
-    # The 4090's slower kin (laptops, "D") carry its name and something after it.
+    """Return the peak of a GPU by the name that its driver reports, or `None` if it is unknown."""
+    spaced = f"{name.replace('-', ' ')} "
+    # Slower variants of the 4090 (laptop, "D") have its name with a suffix.
     fits = (
         found
         for part, found in PEAKS.items()
-        if (words.endswith(f"{part} ") if part.startswith("RTX") else f" {part} " in f" {words}")
+        if (spaced.endswith(f"{part} ") if part.startswith("RTX") else f" {part} " in f" {spaced}")
     )
     return next(fits, None)
 
 
-class Gauge:
-    """Reads the memory of one card, other processes' share included."""
+class NvmlMemory:
+    """Reads the memory of one GPU, including that of other processes."""
 
     def __init__(self, nvml: Any, uuid: str) -> None:
-        """`nvml` is the module pynvml; `uuid` as CUDA gives it. Raises NVML's errors."""
+        """`nvml` is the module pynvml; `uuid` is the UUID that CUDA reports.
+
+        Raises:
+            NVMLError: NVML is not available, or the GPU is unknown.
+        """
         self._nvml = nvml
         nvml.nvmlInit()
         self._handle = _handle(nvml, uuid)
 
     def memory(self) -> Memory:
-        """Return what the driver reports; unlike CUDA's own call it never waits for the queue."""
+        """Return what the driver reports. Unlike the CUDA call, it does not wait for the queue."""
         info = self._nvml.nvmlDeviceGetMemoryInfo(self._handle)
         return Memory(int(info.used), int(info.total))
 
 
-def open_memory(uuid: str, otherwise: Callable[[], Memory]) -> Callable[[], Memory]:
-    """Return a reader of the card's memory: NVML's, or `otherwise` where there is none."""
+def memory_reader(uuid: str, fallback: Callable[[], Memory]) -> Callable[[], Memory]:
+    """Return a function that reads the memory of the GPU: with NVML, or `fallback` without it."""
     import pynvml
 
     try:
-        return Gauge(pynvml, uuid).memory
+        return NvmlMemory(pynvml, uuid).memory
     except pynvml.NVMLError as error:
         _log.warning("memory is read through CUDA reason=NVML: %s", error)
-        return otherwise
+        return fallback
 
 
 def _handle(nvml: Any, uuid: str) -> Any:
-    """Return the handle of a whole card, or of the slice of one that has this UUID."""
+    """Return the handle of the GPU, or of the MIG slice, with this UUID."""
     bare = uuid.removeprefix("GPU-").removeprefix("MIG-")
     try:
         return nvml.nvmlDeviceGetHandleByUUID(f"GPU-{bare}")

@@ -1,7 +1,7 @@
-"""A card that is not there: memory and time of a GPU profile, pictures of the prepared avatar.
+"""A simulated GPU: memory and time of a GPU profile, source frames of the prepared avatar.
 
-It makes scaling, memory and failure tests honest on a small machine: dozens of pods fit, since
-torch is never loaded. Its frames are the avatar's source frames, so no mouth moves.
+It allows tests of scaling, memory and failures on a small machine: dozens of pods fit, since
+torch is never loaded. Its frames are the source frames of the avatar, so the mouth does not move.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from avatar_contracts import packaged_files
 from avatar_contracts.environment import Fault
 from avatar_runtime import errors
 from avatar_runtime.batching import buckets
-from avatar_runtime.engine.device import MIB, STAGES, Calibration, Memory, ModelInfo, Rendered
+from avatar_runtime.engine.device import MIB, STAGES, Curve, Memory, ModelInfo, Rendered
 from avatar_runtime.engine.networks import weights
 from avatar_runtime.engine.rendering import idle_frames
 
@@ -25,28 +25,28 @@ if TYPE_CHECKING:
 
     from avatar_runtime.avatars import cache
     from avatar_runtime.batching.frames import FrameRequest
-    from avatar_runtime.engine.device import Pending
+    from avatar_runtime.engine.device import InFlight
 
-# Shares of a batch, by the work of each stage (docs/musetalk.md); the rest is picture work.
+# Shares of the time of a batch, by the work of each stage (docs/musetalk.md).
 _SHARES: Final = {"encode_audio": 0.02, "unet": 0.21, "vae": 0.75, "compose": 0.01, "jpeg": 0.01}
-_ON_HOST: Final = _SHARES["jpeg"]  # meanwhile the card has the next batch
-_COMPOSING: Final = _SHARES["compose"]  # the last of a batch on the card, as on a real one
+_HOST_SHARE: Final = _SHARES["jpeg"]  # meanwhile the GPU runs the next batch
+_COMPOSE_SHARE: Final = _SHARES["compose"]  # the last stage on the GPU, as on a real one
 
 Point = Literal["load", "serve", "step", "finish"]
-"""Where memory is taken."""
+"""Where memory is allocated."""
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class GpuSpec:
     """One GPU class as a profile describes it."""
 
     gpu_class: str
     memory_mib: int
-    curve: Calibration
+    curve: Curve
 
 
-def load_card(gpu_class: str, profile: str | None) -> Card:
-    """Return the card of AVATAR_GPU_PROFILE's JSON, or that of the packaged profiles.
+def load_gpu_spec(gpu_class: str, profile: str | None) -> GpuSpec:
+    """Return the GPU of the JSON in AVATAR_GPU_PROFILE, or of the packaged profiles.
 
     Raises:
         SettingsError: the class is unknown or the JSON is not a profile.
@@ -55,7 +55,7 @@ def load_card(gpu_class: str, profile: str | None) -> Card:
         try:
             document = json.loads(profile)
             curve = _curve(document["curve"])
-            return Card(str(document["gpuClass"]), int(document["memoryMiB"]), curve)
+            return GpuSpec(str(document["gpuClass"]), int(document["memoryMiB"]), curve)
         except (ValueError, KeyError, TypeError, IndexError) as error:
             expected = f"a profile with gpuClass, memoryMiB and curve ({error!r})"
             raise errors.SettingsError(Fault("AVATAR_GPU_PROFILE", profile, expected)) from error
@@ -64,52 +64,55 @@ def load_card(gpu_class: str, profile: str | None) -> Card:
         known = f"simulated: and one of {', '.join(sorted(profiles))}"
         raise errors.SettingsError(Fault("device", f"simulated:{gpu_class}", known))
     spec = profiles[gpu_class]
-    return Card(gpu_class, int(spec["match"]["memoryMiB"]["min"]), _curve(spec["curves"][0]))
+    return GpuSpec(gpu_class, int(spec["match"]["memoryMiB"]["min"]), _curve(spec["curves"][0]))
 
 
 class Neighbour(Protocol):
-    """What else happens on the card."""
+    """Another process on the GPU."""
 
-    def taken_mib(self) -> int:
-        """Return the memory that other processes hold now."""
+    def used_mib(self) -> int:
+        """Return the memory that other processes use now."""
         ...
 
-    def refuses(self, point: Point) -> bool:
-        """Whether the driver has no room this time, whatever the sums say."""
+    def fails(self, point: Point) -> bool:
+        """Whether an allocation fails now, however much memory is free."""
         ...
 
 
 class NeighbourFile:
-    """A neighbour that holds as many MiB as a file says; without the file there is none."""
+    """A neighbour that uses the number of MiB in a file, and 0 MiB without the file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._taken_mib = 0
+        self._last_mib = 0
 
-    def taken_mib(self) -> int:
-        """Return the number in the file; what is none, as while it is written, changes nothing."""
+    def used_mib(self) -> int:
+        """Return the number in the file.
+
+        Other text, as during a write, leaves the last number valid.
+        """
         try:
             text = self._path.read_text(encoding="ascii", errors="replace").strip()
         except FileNotFoundError:
             text = "0"
         if text.isdecimal():
-            self._taken_mib = int(text)
-        return self._taken_mib
+            self._last_mib = int(text)
+        return self._last_mib
 
-    def refuses(self, point: Point) -> bool:
-        """Whether the driver has no room whatever the sums say: a file says nothing of that."""
+    def fails(self, point: Point) -> bool:
+        """Return False: the file only sets the used memory."""
         return False
 
 
 class SimulatedDevice:
-    """Waits as long as the card would and refuses what would not fit on it.
+    """Waits as long as the GPU would, and runs out of memory as the GPU would.
 
-    Like torch's allocator it keeps the memory of its largest batch until `release`.
+    Like the allocator of torch, it caches the memory of its largest batch until `release`.
     """
 
     def __init__(
         self,
-        card: Card,
+        gpu: GpuSpec,
         *,
         neighbour: Neighbour | None = None,
         sleep: Callable[[float], None] = time.sleep,
@@ -117,11 +120,11 @@ class SimulatedDevice:
     ) -> None:
         self.name = "simulated"
         self.pads = True
-        self._card = card
+        self._gpu = gpu
         self._neighbour = neighbour
         self._sleep = sleep
         self._clock = clock
-        self._stills = idle_frames.Stills({}, 0)
+        self._idle_frames = idle_frames.IdleFrames({}, 0)
         self._used_mib = 0
         self._free_at = 0.0
 
@@ -130,98 +133,107 @@ class SimulatedDevice:
         positions = json.loads(files.whisper_config.read_text(encoding="utf-8")).get(
             "max_source_positions", 1500
         )
-        self._take("load", self._card.curve.base_mib)
+        self._allocate("load", self._gpu.curve.base_mib)
         return ModelInfo(
             version=files.version,
             vae_hash=weights.vae_hash(files.vae),
             context_s=positions // 50,
-            variant=self._card.curve.model,
+            variant=self._gpu.curve.model,
         )
 
     def serve(self, avatars: Mapping[str, cache.Avatar]) -> None:
-        self._refuse_at("serve")
-        self._stills = idle_frames.Stills(avatars, idle_frames.KEPT_BYTES)
+        self._fail_at("serve")
+        self._idle_frames = idle_frames.IdleFrames(avatars, idle_frames.CACHE_BYTES)
 
     @property
     def overlaps(self) -> bool:
         return True
 
-    def launch(self, batch: Sequence[FrameRequest]) -> Pending:
-        curve = self._card.curve
+    def launch(self, batch: Sequence[FrameRequest]) -> InFlight:
+        curve = self._gpu.curve
         size = buckets.around(len(batch))
-        self._take("step", max(self._used_mib, curve.base_mib + curve.per_frame_mib * size))
+        self._allocate("step", max(self._used_mib, curve.base_mib + curve.per_frame_mib * size))
         duration = curve.batch_ms(size) / 1000
-        begins = max(self._clock(), self._free_at)
-        self._free_at = begins + duration * (1 - _ON_HOST)
-        return _Simulated(self, batch, self._free_at, duration)
+        begin = max(self._clock(), self._free_at)
+        self._free_at = begin + duration * (1 - _HOST_SHARE)
+        return _SimulatedInFlight(self, batch, self._free_at, duration)
 
     def render(self, batch: Sequence[FrameRequest]) -> Rendered:
         return self.launch(batch).finish()
 
     def wait_until(self, moment: float) -> None:
-        """Wait for the card's clock. Any thread may."""
+        """Wait until a time of the clock. Any thread may call it."""
         self._sleep(max(0.0, moment - self._clock()))
 
     def deliver(self, batch: Sequence[FrameRequest], duration: float) -> Rendered:
-        """Return a batch of `duration` seconds that the card is done with. Any thread may."""
-        self._refuse_at("finish")
+        """Return the frames of a batch of `duration` seconds that has left the GPU.
+
+        Any thread may call it.
+        """
+        self._fail_at("finish")
         began = self._clock()
-        frames = [self._stills.frame(request) for request in batch]
-        self.wait_until(began + duration * _ON_HOST)
+        frames = [self._idle_frames.frame(request) for request in batch]
+        self.wait_until(began + duration * _HOST_SHARE)
         stages = {stage: duration * _SHARES[stage] for stage in STAGES}
         return Rendered(frames, stages)
 
     def buckets(self, batch_size: int) -> Sequence[int]:
         return ()
 
-    def curve(self) -> Calibration:
-        return self._card.curve
+    def curve(self) -> Curve:
+        return self._gpu.curve
 
     def memory(self) -> Memory:
-        used = min(self._used_mib + self._taken_mib(), self._card.memory_mib)
-        return Memory(used * MIB, self._card.memory_mib * MIB)
+        used = min(self._used_mib + self._neighbour_mib(), self._gpu.memory_mib)
+        return Memory(used * MIB, self._gpu.memory_mib * MIB)
 
     def release(self) -> None:
-        self._used_mib = min(self._used_mib, self._card.curve.base_mib)
+        self._used_mib = min(self._used_mib, self._gpu.curve.base_mib)
 
     def close(self) -> None:
-        self._stills = idle_frames.Stills({}, 0)
+        self._idle_frames = idle_frames.IdleFrames({}, 0)
 
-    def _take(self, point: Point, wanted_mib: int) -> None:
-        """Hold `wanted_mib` from now on, or raise `DeviceMemoryError` and hold what was held."""
-        self._refuse_at(point)
-        free = self._card.memory_mib - self._taken_mib() - self._used_mib
-        more = wanted_mib - self._used_mib
+    def _allocate(self, point: Point, total_mib: int) -> None:
+        """Use `total_mib` from now on.
+
+        Raises:
+            DeviceMemoryError: the memory is not free; the used memory is unchanged.
+        """
+        self._fail_at(point)
+        free = self._gpu.memory_mib - self._neighbour_mib() - self._used_mib
+        more = total_mib - self._used_mib
         if more > max(free, 0):
             raise errors.DeviceMemoryError(more * MIB, max(free, 0) * MIB)
-        self._used_mib = wanted_mib
+        self._used_mib = total_mib
 
-    def _refuse_at(self, point: Point) -> None:
-        if self._neighbour is not None and self._neighbour.refuses(point):
+    def _fail_at(self, point: Point) -> None:
+        if self._neighbour is not None and self._neighbour.fails(point):
             raise errors.DeviceMemoryError(None, 0)
 
-    def _taken_mib(self) -> int:
-        return 0 if self._neighbour is None else self._neighbour.taken_mib()
+    def _neighbour_mib(self) -> int:
+        return 0 if self._neighbour is None else self._neighbour.used_mib()
 
 
 @dataclass(frozen=True, slots=True)
-class _Simulated:
+class _SimulatedInFlight:
+    """A batch on the simulated GPU."""
+
     device: SimulatedDevice
     batch: Sequence[FrameRequest]
     ends: float
-    """When the card has it done: it does one batch after the other."""
+    """When the GPU has finished it; the GPU runs one batch after the other."""
     duration: float
 
-    def wait_drawn(self) -> None:
-        self.device.wait_until(self.ends - self.duration * _COMPOSING)
+    def wait_forward(self) -> None:
+        self.device.wait_until(self.ends - self.duration * _COMPOSE_SHARE)
 
     def finish(self) -> Rendered:
         self.device.wait_until(self.ends)
         return self.device.deliver(self.batch, self.duration)
 
 
-def _curve(document: Mapping[str, Any]) -> Calibration:
+def _curve(document: Mapping[str, Any]) -> Curve:
     points = tuple((int(batch), float(ms)) for batch, ms in document["frameBatchMs"])
-    return Calibration(
+    return Curve(
         str(document["model"]), int(document["baseMiB"]), int(document["perFrameMiB"]), points
     )

@@ -1,4 +1,4 @@
-"""The real devices: torch on the CPU and on CUDA, one code for both."""
+"""The real devices: torch on the CPU and on CUDA, with the same code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import cv2
 
 from avatar_runtime import errors
 from avatar_runtime.batching.buckets import BUCKETS
-from avatar_runtime.engine.device import MIB, Calibration, Memory, ModelInfo, ModelOptions
+from avatar_runtime.engine.device import MIB, Curve, Memory, ModelInfo, ModelOptions
 from avatar_runtime.engine.devices import gpu_info, out_of_memory
 
 if TYPE_CHECKING:
@@ -24,29 +24,29 @@ if TYPE_CHECKING:
 
     from avatar_runtime.avatars.cache import Avatar
     from avatar_runtime.batching.frames import FrameRequest
-    from avatar_runtime.engine.device import Pending, Rendered
+    from avatar_runtime.engine.device import InFlight, Rendered
     from avatar_runtime.engine.networks.musetalk import MuseTalk
-    from avatar_runtime.engine.rendering.delivery import Finisher
-    from avatar_runtime.engine.rendering.forward import Drawer
-    from avatar_runtime.engine.rendering.renderer import Runner
+    from avatar_runtime.engine.rendering.delivery import Postprocessor
+    from avatar_runtime.engine.rendering.forward import ForwardPass
+    from avatar_runtime.engine.rendering.renderer import Renderer
 
-_PICTURE_THREADS: Final = 4  # composition and JPEG; more do not shorten a batch
-_ENCODER_THREADS: Final = 16  # JPEG beside a GPU: 500 full pictures a second need a dozen cores
-_PICTURE_SHARE: Final = 1 / 16  # of a GPU's memory for avatars' frames: 250 of 1080p on 24 GiB
-# Of glibc's mallopt(3). By default each tensor over some size is a mapping of its own and the end
-# of the heap goes back at once, so that every step of a batch faults its memory in anew: a
-# thousand faults a frame, a tenth of its time.
+_CPU_IMAGE_THREADS: Final = 4  # composition and JPEG; more do not shorten a batch
+_CUDA_IMAGE_THREADS: Final = 16  # JPEG beside a GPU: 500 full frames a second need 12 cores
+_FRAME_CACHE_SHARE: Final = 1 / 16  # of the GPU memory: 250 source frames of 1080p on 24 GiB
+# Parameters of mallopt(3) in glibc. By default a large tensor is a memory mapping of its own and
+# the end of the heap is returned to the kernel at once, so that every step of a batch causes page
+# faults again: a thousand per frame, a tenth of its time.
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _KEPT_BYTES: Final = 512 << 20
-_HEAP_BYTES: Final = 32 << 20  # the most that mallopt takes
-_OWN_PRECISION: Final = {"cpu": "fp32", "cuda": "fp16"}
+_HEAP_BYTES: Final = 32 << 20  # the maximum that mallopt accepts
+_DEFAULT_PRECISION: Final = {"cpu": "fp32", "cuda": "fp16"}
 
 _log: Final = logging.getLogger(__name__)
 
 
 class TorchDevice:
-    """Runs the model; torch itself is imported by `load`, on the engine's thread."""
+    """Runs the model. `load` imports torch, on the engine's thread."""
 
     def __init__(
         self, name: str, threads: int | None = None, options: ModelOptions | None = None
@@ -54,16 +54,16 @@ class TorchDevice:
         self.name = name
         self._options = options or ModelOptions()
         self._threads = threads
-        self._lanes = 1
+        self._shards = 1
         self._pool: ThreadPoolExecutor | None = None
         self._model: MuseTalk | None = None
-        self._runner: Runner | None = None
+        self._renderer: Renderer | None = None
         self._read_memory: Callable[[], Memory] = _process_memory
 
     @property
     def precision(self) -> str:
-        """What weights and activations are held in, one of `device.PRECISIONS`."""
-        return self._options.precision or _OWN_PRECISION[self.name]
+        """The precision of weights and activations, one of `device.PRECISIONS`."""
+        return self._options.precision or _DEFAULT_PRECISION[self.name]
 
     def load(self, model_dir: Path) -> ModelInfo:
         import torch
@@ -75,10 +75,10 @@ class TorchDevice:
             weights.verify(model_dir)
         loaded = musetalk.read(model_dir, self._options.version, self._options.decoder)
         folding.fold(loaded, upsampling=self.name == "cpu")
-        with out_of_memory.translated(self._free):
+        with out_of_memory.translate(self._free):
             dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
             place = torch.device(self.name)
-            self._model = loaded.to(place, dtypes[self.precision], _Progress().told)
+            self._model = loaded.to(place, dtypes[self.precision], _LoadProgress().report)
         return ModelInfo(
             version=loaded.version,
             vae_hash=loaded.vae_hash,
@@ -89,41 +89,43 @@ class TorchDevice:
     def serve(self, avatars: Mapping[str, Avatar]) -> None:
         from avatar_runtime.engine.rendering import cpu_parallel, delivery, forward, renderer
 
-        assert self._pool is not None, "load comes first"
+        assert self._pool is not None, "call load first"
         model, pool = self._loaded(), self._pool
-        own = cpu_parallel.Lanes(pool, self._lanes)
-        drawer: Drawer
-        finisher: Finisher
-        with out_of_memory.translated(self._free):
+        shards = cpu_parallel.CpuShards(pool, self._shards)
+        forward_pass: ForwardPass
+        postprocessor: Postprocessor
+        with out_of_memory.translate(self._free):
             if self.name == "cuda":
-                drawer, finisher = _on_cuda(model, avatars, pool, self.memory().total_bytes)
+                forward_pass, postprocessor = _on_cuda(
+                    model, avatars, pool, self.memory().total_bytes
+                )
             else:
-                drawer = forward.PlainDrawer(model, own)
-                finisher = delivery.HostFinisher(avatars, pool)
-            self._runner = renderer.Runner(model, avatars, drawer, finisher, own)
+                forward_pass = forward.EagerForward(model, shards)
+                postprocessor = delivery.HostPostprocessor(avatars, pool)
+            self._renderer = renderer.Renderer(model, avatars, forward_pass, postprocessor, shards)
 
     @property
     def overlaps(self) -> bool:
-        return self.name == "cuda"  # on the CPU both halves of a batch want the same cores
+        return self.name == "cuda"  # on the CPU both halves of a batch use the same cores
 
     def render(self, batch: Sequence[FrameRequest]) -> Rendered:
         return self.launch(batch).finish()
 
-    def launch(self, batch: Sequence[FrameRequest]) -> Pending:
+    def launch(self, batch: Sequence[FrameRequest]) -> InFlight:
         import torch
 
-        with out_of_memory.translated(self._free), torch.inference_mode():
-            return _Translated(self._running().launch(batch), self._free)
+        with out_of_memory.translate(self._free), torch.inference_mode():
+            return _TranslatedInFlight(self._serving().launch(batch), self._free)
 
-    def draw(self, batch: Sequence[FrameRequest]) -> Mapping[str, float]:
-        """Draw the faces of a batch alone and return the seconds of each stage."""
+    def forward(self, batch: Sequence[FrameRequest]) -> Mapping[str, float]:
+        """Generate only the faces of a batch and return the seconds of each stage."""
         import torch
 
-        with out_of_memory.translated(self._free), torch.inference_mode():
-            return self._running().draw(batch)
+        with out_of_memory.translate(self._free), torch.inference_mode():
+            return self._serving().forward(batch)
 
     def gflop_per_frame(self) -> float:
-        """Return the work of drawing one face, counted on the loaded networks."""
+        """Return the GFLOP of UNet and decoder for one face, counted on the loaded networks."""
         import torch
         from torch.utils.flop_counter import FlopCounterMode
 
@@ -134,7 +136,7 @@ class TorchDevice:
         return float(counter.get_total_flops()) / 1e9
 
     def peak_tflops(self) -> float | None:
-        """Return what the card could do at most in this precision, or `None` if nobody says."""
+        """Return the nominal TFLOP/s of the GPU in this precision, or `None` if it is unknown."""
         if self.name != "cuda":
             return None
         import torch
@@ -143,9 +145,9 @@ class TorchDevice:
         return None if known is None else known.of(self.precision)
 
     def activations_mib(self, frames: int, *, autograd: bool) -> float | None:
-        """Return the most that drawing takes over the weights; `None` without an allocator.
+        """Return the peak memory of a forward pass over the weights; `None` on the CPU.
 
-        `autograd`: as a server that never turned gradients off would run it.
+        `autograd`: with gradients enabled, as in a server that never disables them.
         """
         if self.name != "cuda":
             return None
@@ -160,7 +162,7 @@ class TorchDevice:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
-            with out_of_memory.translated(self._free), torch.set_grad_enabled(autograd):
+            with out_of_memory.translate(self._free), torch.set_grad_enabled(autograd):
                 faces = model.decode(model.predict(latents, tokens))
             torch.cuda.synchronize()
             del faces
@@ -174,8 +176,8 @@ class TorchDevice:
         return self.name == "cuda"
 
     def release(self) -> None:
-        if self._runner is not None:
-            self._runner.release()
+        if self._renderer is not None:
+            self._renderer.release()
         if self.name == "cuda":
             import torch
 
@@ -184,9 +186,9 @@ class TorchDevice:
     def buckets(self, batch_size: int) -> Sequence[int]:
         if self.name == "cuda":
             return [b for b in BUCKETS if b <= batch_size]
-        return sorted({1, batch_size})  # the CPU compiles nothing, it only shows its line
+        return sorted({1, batch_size})  # the CPU compiles nothing: two points give the curve
 
-    def curve(self) -> Calibration | None:
+    def curve(self) -> Curve | None:
         return None
 
     def memory(self) -> Memory:
@@ -196,46 +198,51 @@ class TorchDevice:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
-        self._runner = self._model = None
+        self._renderer = self._model = None
 
     def _prepare(self) -> None:
-        """Set torch and OpenCV up for this process. Raises `EngineError` where CUDA is missing."""
+        """Configure torch and OpenCV for this process.
+
+        Raises:
+            EngineError: CUDA is missing.
+        """
         import torch
 
         threads = self._threads or torch.get_num_threads()
         if self.name == "cpu":
-            # A batch is cut into one part a core instead of each of its thousand steps: threads
-            # that meet a thousand times wait a thousand times for the slowest (docs/engine.md).
-            self._lanes = threads
+            # A batch is split into one shard per core, instead of each of its thousand steps:
+            # threads that synchronise a thousand times wait each time for the slowest one
+            # (docs/engine.md).
+            self._shards = threads
             _keep_freed_memory()
         if self._pool is None:
-            most = _ENCODER_THREADS if self.name == "cuda" else _PICTURE_THREADS
-            # The number of torch's threads is each thread's own.
+            most = _CUDA_IMAGE_THREADS if self.name == "cuda" else _CPU_IMAGE_THREADS
+            # The number of threads of torch is a setting of each thread.
             self._pool = ThreadPoolExecutor(
-                max(self._lanes, min(threads, most)),
-                "pictures",
+                max(self._shards, min(threads, most)),
+                "images",
                 initializer=torch.set_num_threads,
                 initargs=(1,),
             )
         torch.set_num_threads(1 if self.name == "cpu" else threads)
-        cv2.setNumThreads(1)  # pictures are spread over the pool instead
+        cv2.setNumThreads(1)  # pictures are run over the pool instead
         if self.name != "cuda":
             return
         if not torch.cuda.is_available():
-            raise errors.EngineError("device cuda is asked for, this process sees no CUDA device")
+            raise errors.EngineError("device is cuda, but this process sees no CUDA device")
         if self.precision == "fp32":
-            # By default convolutions of float32 are rounded to 10 bits (TF32) on the way in.
+            # By default the inputs of float32 convolutions are rounded to 10 bits (TF32).
             torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
         uuid = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
-        self._read_memory = gpu_info.open_memory(uuid, _cuda_memory)
+        self._read_memory = gpu_info.memory_reader(uuid, _cuda_memory)
 
     def _loaded(self) -> MuseTalk:
-        assert self._model is not None, "load comes first"
+        assert self._model is not None, "call load first"
         return self._model
 
-    def _running(self) -> Runner:
-        assert self._runner is not None, "serve comes first"
-        return self._runner
+    def _serving(self) -> Renderer:
+        assert self._renderer is not None, "call serve first"
+        return self._renderer
 
     def _inputs(self, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return latents and tokens of zeros."""
@@ -252,30 +259,30 @@ class TorchDevice:
         return memory.total_bytes - memory.used_bytes
 
 
-class _Translated:
-    """A batch on its way whose refusals of memory are ours."""
+class _TranslatedInFlight:
+    """A batch in flight whose out-of-memory errors are raised as `DeviceMemoryError`."""
 
-    def __init__(self, pending: Pending, free: Callable[[], int]) -> None:
-        self._pending = pending
+    def __init__(self, in_flight: InFlight, free: Callable[[], int]) -> None:
+        self._in_flight = in_flight
         self._free = free
 
-    def wait_drawn(self) -> None:
-        with out_of_memory.translated(self._free):
-            self._pending.wait_drawn()
+    def wait_forward(self) -> None:
+        with out_of_memory.translate(self._free):
+            self._in_flight.wait_forward()
 
     def finish(self) -> Rendered:
-        with out_of_memory.translated(self._free):
-            return self._pending.finish()
+        with out_of_memory.translate(self._free):
+            return self._in_flight.finish()
 
 
-class _Progress:
-    """One line for each quarter of a model that takes long to load."""
+class _LoadProgress:
+    """Logs one line for each quarter of the model that is loaded."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
         self._quarter = 0
 
-    def told(self, done: int, total: int) -> None:
+    def report(self, done: int, total: int) -> None:
         quarter = 4 * done // total
         if quarter > self._quarter:
             self._quarter = quarter
@@ -286,7 +293,7 @@ class _Progress:
 
 
 def _keep_freed_memory() -> None:
-    """Let the allocator keep what a batch frees for the next one; other C libraries differ."""
+    """Let the allocator keep freed memory for the next batch. Only glibc has this setting."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
@@ -295,27 +302,33 @@ def _keep_freed_memory() -> None:
 
 def _on_cuda(
     model: MuseTalk, avatars: Mapping[str, Avatar], pool: ThreadPoolExecutor, memory_bytes: int
-) -> tuple[Drawer, Finisher]:
-    from avatar_runtime.engine.rendering import blend_device, cuda_graphs, delivery, forward
+) -> tuple[ForwardPass, Postprocessor]:
+    from avatar_runtime.engine.rendering import (
+        blend_device,
+        cuda_graphs,
+        delivery,
+        forward,
+        jpeg_encoder,
+    )
 
-    limit = int(memory_bytes * _PICTURE_SHARE)
+    limit = int(memory_bytes * _FRAME_CACHE_SHARE)
     composer = blend_device.Composer(avatars, model.device, pool, limit)
-    encoder = delivery.device_encoder(model.device)
+    encoder = jpeg_encoder.device_encoder(model.device)
     return (
-        forward.BucketDrawer(model, cuda_graphs.GraphRecorder(model.device)),
-        delivery.DeviceFinisher(composer, pool, model.device, encoder),
+        forward.BucketForward(model, cuda_graphs.GraphCapturer(model.device)),
+        delivery.DevicePostprocessor(composer, pool, model.device, encoder),
     )
 
 
 def _process_memory() -> Memory:
-    """Return what this process holds of the machine's memory."""
+    """Return the resident memory of this process, and the memory of the machine."""
     page = os.sysconf("SC_PAGE_SIZE")
     resident = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return Memory(resident * page, os.sysconf("SC_PHYS_PAGES") * page)
 
 
 def _cuda_memory() -> Memory:
-    """Return what the whole card holds, by CUDA's own account."""
+    """Return the memory of the whole GPU as CUDA reports it."""
     import torch
 
     free, total = torch.cuda.mem_get_info()

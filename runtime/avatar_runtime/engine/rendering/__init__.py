@@ -1,1 +1,1 @@
-"""From requests of frames to JPEG images."""
+"""From frame requests to JPEG images."""

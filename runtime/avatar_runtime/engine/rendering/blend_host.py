@@ -1,4 +1,4 @@
-"""From drawn faces to the pictures that leave the pod: composition and JPEG, on the CPU."""
+"""From generated faces to the images that leave the pod: composition and JPEG, on the CPU."""
 
 from __future__ import annotations
 
@@ -16,51 +16,52 @@ if TYPE_CHECKING:
 
 
 def compose(
-    avatar: Avatar, index: int, face: NDArray[np.uint8], mouth: float = 1.0
+    avatar: Avatar, index: int, face: NDArray[np.uint8], opacity: float = 1.0
 ) -> NDArray[np.uint8]:
     """Return the avatar's frame with the face blended in, `(h, w, 3) uint8` BGR.
 
-    `face` is `(c, c, 3) uint8` BGR, `mouth` the share of it that shows where the mask is full.
-    Where the mask is 0 the source pixel stays exactly.
+    `face` is `(c, c, 3) uint8` BGR; `opacity`, 0 to 1, scales the blend mask. Where the mask is
+    0, the source pixel is unchanged.
     """
-    picture = avatar.picture(index).copy()
-    where, pixels = patch(avatar, index, face, mouth)
-    picture[where.y1 : where.y2, where.x1 : where.x2] = pixels
-    return picture
+    image = avatar.frame(index).copy()
+    box, pixels = patch(avatar, index, face, opacity)
+    image[box.y1 : box.y2, box.x1 : box.x2] = pixels
+    return image
 
 
 def patch(
-    avatar: Avatar, index: int, face: NDArray[np.uint8], mouth: float = 1.0
+    avatar: Avatar, index: int, face: NDArray[np.uint8], opacity: float = 1.0
 ) -> tuple[geometry.Box, NDArray[np.uint8]]:
-    """Return the part of `compose` that may differ from the source, and where it lies.
+    """Return the part of `compose` that may differ from the source, and its box in the frame.
 
-    It is the smallest rectangle that the mask touches: put over the source it is the whole.
+    The box is the bounding box of the blend mask: the part pasted over the source frame is the
+    result of `compose`.
     """
     box, mask = avatar.box(index), avatar.mask(index)
-    if mouth < 1:
-        mask = np.rint(mask * np.float32(mouth)).astype(np.uint8)
-    inner = masks.touched(mask)
+    if opacity < 1:
+        mask = np.rint(mask * np.float32(opacity)).astype(np.uint8)
+    inner = masks.bounding_box(mask)
     where = geometry.Box(box.x1 + inner.x1, box.y1 + inner.y1, box.x1 + inner.x2, box.y1 + inner.y2)
-    drawn = cv2.resize(face, (box.width, box.height), interpolation=cv2.INTER_LANCZOS4)
+    resized = cv2.resize(face, (box.width, box.height), interpolation=cv2.INTER_LANCZOS4)
     rows, columns = slice(inner.y1, inner.y2), slice(inner.x1, inner.x2)
-    below = avatar.picture(index)[where.y1 : where.y2, where.x1 : where.x2]
-    return where, _blend(below, np.asarray(drawn[rows, columns], np.uint8), mask[rows, columns])
+    below = avatar.frame(index)[where.y1 : where.y2, where.x1 : where.x2]
+    return where, _blend(below, np.asarray(resized[rows, columns], np.uint8), mask[rows, columns])
 
 
-def encode_jpeg(picture: NDArray[np.uint8], width: int, height: int, quality: int) -> bytes:
-    """Return a picture as one JPEG image in the size asked for."""
-    if picture.shape[:2] != (height, width):
-        shrinks = width < picture.shape[1]
+def encode_jpeg(image: NDArray[np.uint8], width: int, height: int, quality: int) -> bytes:
+    """Return an image as JPEG in the requested size; `quality` is 1 to 100."""
+    if image.shape[:2] != (height, width):
+        shrinks = width < image.shape[1]
         method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        picture = np.asarray(cv2.resize(picture, (width, height), interpolation=method), np.uint8)
-    return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+        image = np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
 def _blend(
     below: NDArray[np.uint8], above: NDArray[np.uint8], mask: NDArray[np.uint8]
 ) -> NDArray[np.uint8]:
-    """Return the rounded mix in integers, `below` where `mask` is 0 and `above` where it is 255."""
+    """Return the blend in integers, rounded: `below` where `mask` is 0, `above` where it is 255."""
     weight = mask[:, :, None].astype(np.uint16)
     mixed = above * weight + below * (255 - weight) + 127  # at most 255 * 255 + 127: fits
-    # Equal to `mixed // 255` for all that fits, at a third of the time.
+    # Equal to `mixed // 255` for every 16-bit value, in a third of the time.
     return np.asarray(mixed + 1 + (mixed >> 8) >> 8, np.uint8)

@@ -1,4 +1,4 @@
-"""Cuts a batch on the CPU into parts that are computed at once, each on one core."""
+"""Splits a batch on the CPU into shards that are computed at the same time, each on one core."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Lanes:
-    """As many parts as a device has cores to give; one lane does the work where it is called."""
+class CpuShards:
+    """As many shards as the device has cores; a single shard runs on the calling thread."""
 
     def __init__(self, pool: Executor, count: int = 1) -> None:
         """`pool` has at least `count` threads."""
         self._pool = pool
         self._count = count
 
-    def spread(self, work: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """Return the work on all rows of the inputs, which depend on no other row."""
-        lanes = min(self._count, len(inputs[0]))
-        if lanes == 1:
+    def run(self, work: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """Return the result of `work` on all rows; the result of a row depends on no other row."""
+        count = min(self._count, len(inputs[0]))
+        if count == 1:
             return work(*inputs)
-        parts = zip(*(rows.tensor_split(lanes) for rows in inputs), strict=True)
-        return torch.cat(list(self._pool.map(lambda part: _inferred(work, *part), parts)))
+        shards = zip(*(rows.tensor_split(count) for rows in inputs), strict=True)
+        return torch.cat(list(self._pool.map(lambda shard: _inferred(work, *shard), shards)))
 
 
 def _inferred(work: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    with torch.inference_mode():  # a mode of the thread, so that the caller's does not count
+    with torch.inference_mode():  # the mode is thread-local: that of the caller does not apply
         return work(*inputs)

@@ -1,18 +1,16 @@
-"""From drawn faces to JPEG files in the host's memory: the half of a batch after the model.
+"""From generated faces to JPEG images in the host's memory: the half of a batch after the model.
 
-`begin` queues what the device has to do and returns; `finish` waits for it. Between them the
-engine's thread may start the next batch, so that copying and encoding cost the device nothing.
+`start` queues what the device has to do and returns; `finish` waits for it. Between the two calls
+the engine's thread may start the next batch, so that copying and encoding cost the device nothing.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import cv2
 import numpy as np
 import torch
 
@@ -29,47 +27,36 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from avatar_runtime.batching.frames import FrameRequest
+    from avatar_runtime.engine.device import InFlight
     from avatar_runtime.engine.rendering.blend_device import Composed, Composer
-    from avatar_runtime.engine.rendering.stage_timer import Watch
-
-JPEG_TOLERANCE: Final = 4.0
-"""Mean levels by which an encoder's trial picture may differ after decoding."""
-
-_log: Final = logging.getLogger(__name__)
+    from avatar_runtime.engine.rendering.jpeg_encoder import JpegEncoder
+    from avatar_runtime.engine.rendering.stage_timer import StageTimer
 
 
-class Begun(Protocol):
-    """A batch whose way to the host is queued."""
+class Postprocessor(Protocol):
+    """Turns the faces of a forward pass into frames."""
 
-    def finish(self) -> Rendered:
-        """Wait for the pictures and return them. Any thread may call it, once."""
-        ...
-
-
-class Finisher(Protocol):
-    """Takes faces as the drawer leaves them."""
-
-    def begin(self, batch: Sequence[FrameRequest], faces: Tensor, watch: Watch) -> Begun:
-        """Queue what follows; `faces`, `(n, c, c, 3) uint8`, may be overwritten afterwards."""
+    def start(self, batch: Sequence[FrameRequest], faces: Tensor, timer: StageTimer) -> InFlight:
+        """Queue the work; `faces`, `(n, c, c, 3) uint8`, may be overwritten afterwards."""
         ...
 
     def clear(self) -> None:
-        """Give back the memory that is kept for later batches."""
+        """Free the memory that is cached for later batches."""
         ...
 
 
-class HostFinisher:
+class HostPostprocessor:
     """Composes with OpenCV and encodes with libjpeg on the threads of a pool."""
 
     def __init__(self, avatars: Mapping[str, cache.Avatar], pool: Executor) -> None:
         self._avatars = avatars
         self._pool = pool
 
-    def begin(self, batch: Sequence[FrameRequest], faces: Tensor, watch: Watch) -> Begun:
-        return _OnHost(self, batch, faces.cpu().numpy(), watch)
+    def start(self, batch: Sequence[FrameRequest], faces: Tensor, timer: StageTimer) -> InFlight:
+        return _ComposeInFlight(self, batch, faces.cpu().numpy(), timer)
 
     def clear(self) -> None:
-        """Keep nothing on a device."""
+        """Do nothing: no memory of a device is cached."""
 
     def compose(
         self, batch: Sequence[FrameRequest], faces: NDArray[np.uint8]
@@ -77,37 +64,42 @@ class HostFinisher:
         return list(self._pool.map(self._compose, batch, faces))
 
     def encode(
-        self, batch: Sequence[FrameRequest], whole: Sequence[NDArray[np.uint8]]
+        self, batch: Sequence[FrameRequest], images: Sequence[NDArray[np.uint8]]
     ) -> list[Frame]:
-        return list(self._pool.map(_encoded, batch, whole))
+        return list(self._pool.map(_encoded, batch, images))
 
     def _compose(self, request: FrameRequest, face: NDArray[np.uint8]) -> NDArray[np.uint8]:
         avatar = self._avatars[request.avatar]
         index = cache.fold(request.source_frame, avatar.manifest.frames)
-        return blend_host.compose(avatar, index, face, request.window.mouth)
+        return blend_host.compose(avatar, index, face, request.window.mouth_opacity)
 
 
 @dataclass(frozen=True, slots=True)
-class _OnHost:
-    finisher: HostFinisher
+class _ComposeInFlight:
+    """A batch whose faces are on the host: composition and JPEG are left."""
+
+    postprocessor: HostPostprocessor
     batch: Sequence[FrameRequest]
     faces: NDArray[np.uint8]
-    watch: Watch
+    timer: StageTimer
+
+    def wait_forward(self) -> None:
+        """Return at once: the faces have been copied."""
 
     def finish(self) -> Rendered:
         began = time.perf_counter()
-        whole = self.finisher.compose(self.batch, self.faces)
+        images = self.postprocessor.compose(self.batch, self.faces)
         composed = time.perf_counter()
-        frames = self.finisher.encode(self.batch, whole)
-        self.watch.add("compose", composed - began)
-        self.watch.add("jpeg", time.perf_counter() - composed)
-        return Rendered(frames, self.watch.stages())
+        frames = self.postprocessor.encode(self.batch, images)
+        self.timer.add("compose", composed - began)
+        self.timer.add("jpeg", time.perf_counter() - composed)
+        return Rendered(frames, self.timer.stages())
 
 
-class DeviceFinisher:
-    """Composes on the device, brings a batch to the host in one copy, encodes in a pool.
+class DevicePostprocessor:
+    """Composes on the device, copies a batch to the host at once and encodes it in a pool.
 
-    With an encoder of the device's only the JPEG files are copied.
+    With an encoder on the device only the JPEG images are copied.
     """
 
     def __init__(
@@ -118,162 +110,144 @@ class DeviceFinisher:
         self._side = SideStream(device)
         self._encoder = encoder
 
-    def begin(self, batch: Sequence[FrameRequest], faces: Tensor, watch: Watch) -> Begun:
+    def start(self, batch: Sequence[FrameRequest], faces: Tensor, timer: StageTimer) -> InFlight:
+        forward = self._side.record_current()
         composed = self._composer.compose(batch, faces)
-        watch.lap("compose")
+        timer.end_stage("compose")
         if self._encoder is not None:
-            turn = self._side.turn(composed.flat)
-            return _ToEncode(self._side, self._encoder, batch, composed, turn, watch)
-        return _OnItsWay(self._pool, batch, composed, self._side.copy(composed.flat), watch)
+            ready = self._side.hold(composed.flat)
+            return _EncodeInFlight(
+                self._side, self._encoder, batch, composed, forward, ready, timer
+            )
+        host, copied = self._side.copy(composed.flat)
+        return _CopyInFlight(self._pool, batch, composed, forward, host, copied, timer)
 
     def clear(self) -> None:
         self._composer.clear()
 
 
 @dataclass(frozen=True, slots=True)
-class _OnItsWay:
+class _CopyInFlight:
+    """A batch whose composed images are being copied to the host: JPEG is left."""
+
     pool: Executor
     batch: Sequence[FrameRequest]
     composed: Composed
-    arrival: Arrival
-    watch: Watch
+    forward: torch.cuda.Event | None
+    """Passed when the decoder has run and the device composes; `None` on the CPU."""
+    host: Tensor
+    copied: torch.cuda.Event | None
+    """Passed when `host` is complete; `None` on the CPU."""
+    timer: StageTimer
+
+    def wait_forward(self) -> None:
+        _synchronize(self.forward)
 
     def finish(self) -> Rendered:
-        flat = self.arrival.wait()
+        _synchronize(self.copied)
+        flat = np.asarray(self.host.numpy(), np.uint8)
         began = time.perf_counter()
-        ends = np.cumsum([3 * h * w for h, w in self.composed.shapes])
+        shapes = self.composed.shapes
+        ends = np.cumsum([3 * h * w for h, w in shapes])
         parts = np.split(flat, ends[:-1])
-        whole = [
-            part.reshape(h, w, 3) for part, (h, w) in zip(parts, self.composed.shapes, strict=True)
-        ]
-        frames = list(self.pool.map(_encoded, self.batch, whole))
-        self.watch.add("jpeg", time.perf_counter() - began)
-        return Rendered(frames, self.watch.stages())
+        images = [part.reshape(h, w, 3) for part, (h, w) in zip(parts, shapes, strict=True)]
+        frames = list(self.pool.map(_encoded, self.batch, images))
+        self.timer.add("jpeg", time.perf_counter() - began)
+        return Rendered(frames, self.timer.stages())
 
 
 @dataclass(frozen=True, slots=True)
-class _ToEncode:
+class _EncodeInFlight:
+    """A batch whose composed images are encoded on the device: JPEG and its copy are left."""
+
     side: SideStream
     encoder: JpegEncoder
     batch: Sequence[FrameRequest]
     composed: Composed
-    turn: torch.cuda.Event | None
-    watch: Watch
+    forward: torch.cuda.Event | None
+    """Passed when the decoder has run and the device composes; `None` on the CPU."""
+    ready: torch.cuda.Event | None
+    """Passed when the images are composed; `None` on the CPU."""
+    timer: StageTimer
+
+    def wait_forward(self) -> None:
+        _synchronize(self.forward)
 
     def finish(self) -> Rendered:
-        with self.side.entered(self.turn):
+        with self.side.entered(self.ready):
             began = time.perf_counter()
             views = zip(self.composed.views(), self.batch, strict=True)
             files = [self.encoder(view, request.quality) for view, request in views]
             jpegs = [file.cpu().numpy().tobytes() for file in files]
-            self.watch.add("jpeg", time.perf_counter() - began)
+            self.timer.add("jpeg", time.perf_counter() - began)
         frames = [Frame(request, jpeg) for request, jpeg in zip(self.batch, jpegs, strict=True)]
-        return Rendered(frames, self.watch.stages())
+        return Rendered(frames, self.timer.stages())
 
 
 class SideStream:
-    """A stream beside the engine's, for what follows a batch; on the CPU there is none."""
+    """A CUDA stream beside the engine's, for the work after a batch; on the CPU it is absent."""
 
     def __init__(self, device: torch.device) -> None:
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
-    def copy(self, flat: Tensor) -> Arrival:
-        """Queue the copy of `flat` to the host behind what the current stream holds."""
+    def record_current(self) -> torch.cuda.Event | None:
+        """Return an event after the work that is queued on the current stream."""
         if self._stream is None:
-            return Arrival(flat, None)
-        # The allocator of pinned memory waits by itself for the copies out of or into it.
+            return None
+        event = _blocking_event()
+        event.record()
+        return event
+
+    def copy(self, flat: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+        """Queue the copy of `flat` to the host after the work of the current stream.
+
+        Returns the tensor on the host and the event after which it is complete.
+        """
+        if self._stream is None:
+            return flat, None
+        # The allocator of pinned memory itself waits for copies from or to a block.
         host = torch.empty(flat.shape, dtype=flat.dtype, pin_memory=True)
         flat.record_stream(self._stream)
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             host.copy_(flat, non_blocking=True)
-        done = blocking_event()
-        done.record(self._stream)
-        return Arrival(host, done)
+        copied = _blocking_event()
+        copied.record(self._stream)
+        return host, copied
 
-    def turn(self, flat: Tensor) -> torch.cuda.Event | None:
-        """Return when `flat` will be ready, and keep its memory until it was read there."""
+    def hold(self, flat: Tensor) -> torch.cuda.Event | None:
+        """Return the event after which `flat` is ready; keep its memory until this stream read it.
+
+        Returns `None` on the CPU.
+        """
         if self._stream is None:
             return None
         flat.record_stream(self._stream)
-        ready = blocking_event()
-        ready.record()
-        return ready
+        return self.record_current()
 
     @contextmanager
-    def entered(self, turn: torch.cuda.Event | None) -> Iterator[None]:
-        """Wait for a turn, then run what is queued inside on this stream."""
-        if self._stream is None or turn is None:
+    def entered(self, ready: torch.cuda.Event | None) -> Iterator[None]:
+        """Wait for an event, then queue the work of the block on this stream."""
+        if self._stream is None or ready is None:
             yield
             return
-        turn.synchronize()
+        ready.synchronize()
         with torch.cuda.stream(self._stream):
             yield
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A tensor on its way to the host."""
-
-    host: Tensor
-    done: torch.cuda.Event | None
-
-    def wait(self) -> NDArray[np.uint8]:
-        """Return the bytes once they are all there."""
-        if self.done is not None:
-            self.done.synchronize()
-        return np.asarray(self.host.numpy(), np.uint8)
+def _synchronize(event: torch.cuda.Event | None) -> None:
+    if event is not None:
+        event.synchronize()
 
 
-def blocking_event() -> torch.cuda.Event:
+def _blocking_event() -> torch.cuda.Event:
     """Return an event whose waiters sleep: one that spins takes a core from the encoders."""
     return torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
 
 
-class JpegEncoder(Protocol):
-    """`(h, w, 3) uint8` BGR on the device and a quality from 1 to 100, to `(bytes,) uint8`."""
-
-    def __call__(self, picture: Tensor, quality: int, /) -> Tensor: ...
-
-
-def device_encoder(device: torch.device) -> JpegEncoder | None:
-    """Return torchcodec's encoder (nvJPEG on CUDA) after a trial, or `None` and log why not."""
-    try:
-        from torchcodec.encoders import JpegEncoder as Encoder
-    except (ImportError, OSError, RuntimeError) as error:
-        _log.info("jpeg on the host reason=torchcodec is not usable: %s", str(error)[:200])
-        return None
-
-    def encode(picture: Tensor, quality: int) -> Tensor:
-        planes = picture.permute(2, 0, 1).flip(0).contiguous()
-        made: Tensor = Encoder(planes).to_tensor(quality=quality)
-        return made
-
-    if (fault := _fault(encode, device)) is not None:
-        _log.warning("jpeg on the host reason=%s", fault)
-        return None
-    return encode
-
-
-def _fault(encode: JpegEncoder, device: torch.device) -> str | None:
-    """Return what is wrong with an encoder's file of a soft picture, or `None`."""
-    rows, columns = np.indices((64, 64), dtype=np.uint8)
-    picture = np.stack([rows + columns, 3 * rows, 2 * columns], axis=2)
-    try:
-        file = encode(torch.from_numpy(picture).to(device), 95).cpu().numpy()
-    except RuntimeError as error:
-        return f"{type(error).__name__}: {str(error)[:200]}"
-    decoded = cv2.imdecode(file, cv2.IMREAD_COLOR)
-    if decoded is None or decoded.shape != picture.shape:
-        return "the trial picture cannot be decoded"
-    error_levels = float(np.abs(decoded.astype(int) - picture).mean())
-    if error_levels > JPEG_TOLERANCE:
-        return f"the trial picture is {error_levels:.1f} levels off, limit {JPEG_TOLERANCE}"
-    return None
-
-
-def _encoded(request: FrameRequest, picture: NDArray[np.uint8]) -> Frame:
-    jpeg = blend_host.encode_jpeg(picture, request.width, request.height, request.quality)
+def _encoded(request: FrameRequest, image: NDArray[np.uint8]) -> Frame:
+    jpeg = blend_host.encode_jpeg(image, request.width, request.height, request.quality)
     return Frame(request, jpeg)

@@ -1,8 +1,8 @@
-"""UNet and decoder over one batch: as they are, or from static tensors by recorded graphs.
+"""The forward pass of UNet and decoder over one batch: eager, or by captured CUDA graphs.
 
-A UNet pass is about a thousand kernels. Launching them one by one costs the host more than a
-small batch costs the GPU, and a CUDA graph launches them at once; it needs the same memory at
-each run, so each bucket has tensors of its own that are filled before it is replayed.
+A UNet pass launches about a thousand kernels. Launching them one by one costs the host more than
+a small batch costs the GPU; a CUDA graph launches them at once. A graph uses the same memory in
+each replay, so each bucket has static tensors that are filled before its graph is replayed.
 """
 
 from __future__ import annotations
@@ -21,143 +21,143 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from avatar_runtime.engine.networks.musetalk import MuseTalk
-    from avatar_runtime.engine.rendering.cpu_parallel import Lanes
+    from avatar_runtime.engine.rendering.cpu_parallel import CpuShards
 
 CAPTURE_AT: Final = 2
-"""A bucket's second batch is recorded: its first has started every library it needs."""
-CAPTURE_AFTER_DROP: Final = 100
-"""Batches of a bucket before it is recorded again: memory that was short must have settled."""
+"""The batch of a bucket that is captured: the first one has initialised every library."""
+CAPTURE_AFTER_RELEASE: Final = 100
+"""Batches of a bucket before it is captured again: memory that was short must have settled."""
 
 _log: Final = logging.getLogger(__name__)
 
 
-class Recording(Protocol):
-    """Work that can be done again at little cost to the host."""
+class CapturedGraph(Protocol):
+    """Work that can be replayed at little cost to the host."""
 
     @property
     def result(self) -> Tensor:
-        """The tensor that every replay fills anew."""
+        """The tensor that every replay overwrites."""
         ...
 
     def replay(self) -> None:
-        """Do the work again, with what its inputs hold now."""
+        """Repeat the work with the current contents of its inputs."""
         ...
 
 
-class Drawer(Protocol):
-    """Draws the faces of a batch. Call it under `inference_mode`."""
+class ForwardPass(Protocol):
+    """Generates the faces of a batch. Call it under `inference_mode`."""
 
-    def draw(
-        self, latents: Sequence[Tensor], tokens: Sequence[Tensor], lap: Callable[[str], None]
+    def run(
+        self, latents: Sequence[Tensor], tokens: Sequence[Tensor], end_stage: Callable[[str], None]
     ) -> Tensor:
-        """Return `(n, c, c, 3) uint8` BGR faces on the device, good until the next batch."""
+        """Return `(n, c, c, 3) uint8` BGR faces on the device, valid until the next batch."""
         ...
 
-    def drop(self) -> None:
-        """Give back the memory that is kept for later batches."""
+    def release(self) -> None:
+        """Free the memory that is cached for later batches."""
         ...
 
 
-class PlainDrawer:
+class EagerForward:
     """Runs the model on batches of any size."""
 
-    def __init__(self, model: MuseTalk, lanes: Lanes) -> None:
+    def __init__(self, model: MuseTalk, shards: CpuShards) -> None:
         self._model = model
-        self._lanes = lanes
+        self._shards = shards
 
-    def draw(
-        self, latents: Sequence[Tensor], tokens: Sequence[Tensor], lap: Callable[[str], None]
+    def run(
+        self, latents: Sequence[Tensor], tokens: Sequence[Tensor], end_stage: Callable[[str], None]
     ) -> Tensor:
         inputs = torch.stack(list(latents)), torch.stack(list(tokens))
-        lap("encode_audio")
-        predicted = self._lanes.spread(self._model.predict, *inputs)
-        lap("unet")
-        faces = self._lanes.spread(self._model.decode, predicted)
-        lap("vae")
+        end_stage("encode_audio")
+        predicted = self._shards.run(self._model.predict, *inputs)
+        end_stage("unet")
+        faces = self._shards.run(self._model.decode, predicted)
+        end_stage("vae")
         return faces
 
-    def drop(self) -> None:
-        """Keep nothing, as ever."""
+    def release(self) -> None:
+        """Do nothing: no memory is cached."""
 
 
 @dataclass(slots=True)
-class _Canvas:
+class _GraphCaptureBuffer:
     """The static inputs of one bucket."""
 
     latents: Tensor
     tokens: Tensor
     batches: int = 0
-    recorded: tuple[Recording, Recording] | None = None
-    """UNet and decoder, apart so that each can be timed."""
+    graphs: tuple[CapturedGraph, CapturedGraph] | None = None
+    """UNet and decoder, separate so that each can be timed."""
 
 
-class BucketDrawer:
-    """Runs whole buckets; rows past the batch hold older frames, and their faces are left out."""
+class BucketForward:
+    """Runs whole buckets; rows past the batch hold older frames, and their faces are discarded."""
 
     def __init__(
-        self, model: MuseTalk, record: Callable[[Callable[[], Tensor]], Recording]
+        self, model: MuseTalk, capture: Callable[[Callable[[], Tensor]], CapturedGraph]
     ) -> None:
-        """`record` raises a `RuntimeError` where the work cannot be recorded."""
+        """`capture` raises a `RuntimeError` if the work cannot be captured."""
         self._model = model
-        self._record = record
-        self._canvases: dict[int, _Canvas] = {}
+        self._capture_graph = capture
+        self._buffers: dict[int, _GraphCaptureBuffer] = {}
         self._capture_at = CAPTURE_AT
-        self.refused: dict[int, str] = {}
-        """Buckets that run launch by launch since they could not be recorded, and why."""
+        self.not_captured: dict[int, str] = {}
+        """Buckets that run eagerly because their capture failed, and why."""
 
-    def draw(
-        self, latents: Sequence[Tensor], tokens: Sequence[Tensor], lap: Callable[[str], None]
+    def run(
+        self, latents: Sequence[Tensor], tokens: Sequence[Tensor], end_stage: Callable[[str], None]
     ) -> Tensor:
         frames = len(latents)
         size = buckets.around(frames)
-        canvas = self._canvases.get(size) or self._blank(size)
-        torch.stack(list(latents), out=canvas.latents[:frames])
-        torch.stack(list(tokens), out=canvas.tokens[:frames])
-        canvas.batches += 1
+        buffer = self._buffers.get(size) or self._allocate(size)
+        torch.stack(list(latents), out=buffer.latents[:frames])
+        torch.stack(list(tokens), out=buffer.tokens[:frames])
+        buffer.batches += 1
         if (
-            canvas.recorded is None
-            and canvas.batches >= self._capture_at
-            and size not in self.refused
+            buffer.graphs is None
+            and buffer.batches >= self._capture_at
+            and size not in self.not_captured
         ):
-            self._capture(size, canvas)
-        lap("encode_audio")
-        if canvas.recorded is None:
-            predicted = self._model.predict(canvas.latents, canvas.tokens)
-            lap("unet")
+            self._capture(size, buffer)
+        end_stage("encode_audio")
+        if buffer.graphs is None:
+            predicted = self._model.predict(buffer.latents, buffer.tokens)
+            end_stage("unet")
             faces = self._model.decode(predicted)
         else:
-            unet, decoder = canvas.recorded
+            unet, decoder = buffer.graphs
             unet.replay()
-            lap("unet")
+            end_stage("unet")
             decoder.replay()
             faces = decoder.result
-        lap("vae")
+        end_stage("vae")
         return faces[:frames]
 
-    def drop(self) -> None:
-        """Forget tensors and recordings; buckets are recorded again when memory has settled."""
-        self._canvases.clear()
-        self._capture_at = CAPTURE_AFTER_DROP
+    def release(self) -> None:
+        """Free tensors and graphs; buckets are captured again when memory has settled."""
+        self._buffers.clear()
+        self._capture_at = CAPTURE_AFTER_RELEASE
 
-    def _blank(self, size: int) -> _Canvas:
+    def _allocate(self, size: int) -> _GraphCaptureBuffer:
         model, config = self._model, self._model.config
         side, width = model.latent_size, config.unet.cross_attention_dim
-        made = self._canvases[size] = _Canvas(
+        buffer = self._buffers[size] = _GraphCaptureBuffer(
             torch.zeros(
                 size, config.unet.in_channels, side, side, device=model.device, dtype=model.dtype
             ),
             torch.zeros(size, config.tokens, width, device=model.device, dtype=model.dtype),
         )
-        return made
+        return buffer
 
-    def _capture(self, size: int, canvas: _Canvas) -> None:
-        """Record a bucket; one that cannot be is run launch by launch from now on."""
+    def _capture(self, size: int, buffer: _GraphCaptureBuffer) -> None:
+        """Capture a bucket; if that fails, it runs eagerly from now on."""
         model = self._model
         try:
-            unet = self._record(lambda: model.predict(canvas.latents, canvas.tokens))
-            decoder = self._record(lambda: model.decode(unet.result))
+            unet = self._capture_graph(lambda: model.predict(buffer.latents, buffer.tokens))
+            decoder = self._capture_graph(lambda: model.decode(unet.result))
         except RuntimeError as error:
-            self.refused[size] = f"{type(error).__name__}: {error}"
-            _log.warning("batch not recorded bucket=%d reason=%s", size, self.refused[size])
+            self.not_captured[size] = f"{type(error).__name__}: {error}"
+            _log.warning("batch not captured bucket=%d reason=%s", size, self.not_captured[size])
             return
-        canvas.recorded = (unet, decoder)
+        buffer.graphs = (unet, decoder)

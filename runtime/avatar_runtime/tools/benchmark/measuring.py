@@ -1,8 +1,9 @@
-"""Measures an engine with seeded weights: each bucket, whole sessions, and the host around them.
+"""Measures an engine with seeded weights: each bucket, whole sessions, and the host work.
 
 Sessions run in this process with everything but their sockets: protocol, scheduler, governor,
-sound, model, composition, JPEG and messages. Machines differ and ratios travel: the sessions'
-frames a second stand beside those of the bare networks, timed before and after each turn of theirs.
+audio, model, composition, JPEG and messages. Absolute speed depends on the machine, so the frames
+per second of the sessions are compared with those of the networks alone, which are timed before
+and after each turn of the sessions.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from avatar_runtime.engine.device import Device
     from avatar_runtime.tools.benchmark.plan import Plan
 
-_TURNS: Final = 5  # of sessions, with the model alone before, between and after
+_TURNS: Final = 5  # of sessions, with the model alone before, between and after them
 
 
 def run(device: Device, plan: Plan) -> dict[str, Any]:
@@ -50,9 +51,9 @@ async def _measure(engine: Engine, plan: Plan) -> dict[str, Any]:
         await engine.start()
         load_s = time.perf_counter() - began
         loop = asyncio.get_running_loop()
-        # Rendered from this thread while the engine's own is idle: nothing else runs yet.
+        # On another thread than the engine's, which is idle meanwhile.
         rows = await loop.run_in_executor(None, stages.bucket_rows, engine, plan.batch_size)
-        saturated = sessions.Saturated()
+        saturated = sessions.SaturatedRun()
         alone = [await loop.run_in_executor(None, stages.model_only, engine, plan, 0)]
         for turn in range(_TURNS):
             await sessions.saturate(engine, plan, saturated)
@@ -60,7 +61,7 @@ async def _measure(engine: Engine, plan: Plan) -> dict[str, Any]:
                 await loop.run_in_executor(None, stages.model_only, engine, plan, turn + 1)
             )
         rated = max(1, int(0.9 * saturated.fps / FPS))
-        talkers, lags = await sessions.at_rated_load(engine, plan, rated)
+        opened, lags = await sessions.at_rated_load(engine, plan, rated)
         gflop, peak = stages.work(engine.device)
         sizes = [b for b in buckets.BUCKETS if b <= plan.batch_size] if plan.autograd else []
         autograd = stages.autograd_rows(engine.device, sizes) if plan.autograd else None
@@ -68,8 +69,8 @@ async def _measure(engine: Engine, plan: Plan) -> dict[str, Any]:
         await engine.stop()
     models, networks = [each.model for each in alone], [each.networks for each in alone]
     model_only = statistics.median(models)
-    first = [ms for talker in talkers for ms in talker.first_ms]
-    frames = [ms for talker in talkers for ms in talker.frame_ms]
+    first = [ms for each in opened for ms in each.first_ms]
+    frames = [ms for each in opened for ms in each.frame_ms]
     return {
         "device": engine.device.name,
         "preset": plan.preset,
@@ -105,14 +106,14 @@ async def _measure(engine: Engine, plan: Plan) -> dict[str, Any]:
 
 
 def mfu(gflop: float | None, frames_per_s: float, peak_tflops: float | None) -> float | None:
-    """Return the share of the card's nominal peak that drawing frames uses, 0 to 1."""
+    """Return the model FLOP utilisation: the used share of the nominal peak of the GPU, 0 to 1."""
     if gflop is None or peak_tflops is None:
         return None
     return round(gflop * frames_per_s / 1000 / peak_tflops, 4)
 
 
 def _share(alone: Sequence[float], recipe: Sequence[float]) -> float:
-    """Return the median of what sessions reach of the turns before and after theirs."""
+    """Return the median ratio of a turn of sessions to the turns of the model beside it."""
     around = zip(itertools.pairwise(alone), recipe, strict=True)
     return round(statistics.median(2 * fps / sum(beside) for beside, fps in around), 4)
 

@@ -1,4 +1,4 @@
-"""What a benchmark is to measure, and the sound that it measures with."""
+"""The parameters of a benchmark and its audio."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ SEED: Final = 0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to measure."""
+    """The parameters of a benchmark."""
 
     preset: str
     """`tiny` or `full`: the shapes of the networks."""
     batch_size: int
     sessions: int
     frames: int
-    """Frames that each session speaks in one turn."""
+    """Frames of the utterance of each session in one turn."""
     decoder: str = "sd-vae"
     """One of `engine.device.DECODERS`."""
     autograd: bool = False
-    """Whether to show as well what gradients cost that nobody turned off; on CUDA alone."""
+    """Whether to measure the memory with gradients enabled, too; CUDA only."""
 
 
-def sound(frames: int) -> bytes:
-    """Return loud noise: no frame of it is silent."""
-    noise = np.random.default_rng(SEED).normal(0, 6000, frames * RATE // FPS)
-    return bytes(np.clip(noise, -32768, 32767).astype("<i2").tobytes())
+def noise(frames: int) -> bytes:
+    """Return loud noise of a number of frames as PCM16: no frame of it is silent."""
+    samples = np.random.default_rng(SEED).normal(0, 6000, frames * RATE // FPS)
+    return bytes(np.clip(samples, -32768, 32767).astype("<i2").tobytes())

@@ -1,4 +1,4 @@
-"""How many decisions a second the scheduler makes, without any device."""
+"""Decisions per second of the scheduler, without a device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _DECISIONS: Final = 100_000
 
 
 def decisions_per_s() -> int:
-    """Return how many frames of 16 saturating sessions a second the scheduler places."""
+    """Return the frames per second that the scheduler batches for 16 saturating sessions."""
     window = AudioWindow(0, 0, memoryview(b""), 0, 0, silent=False)
     requests = [
         [

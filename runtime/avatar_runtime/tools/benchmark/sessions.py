@@ -1,4 +1,4 @@
-"""Whole sessions without their sockets: as fast as they can, and as many as are served in time."""
+"""Whole sessions without sockets: at full speed, and at the rated load."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from avatar_runtime.audio.decoding import Voice
+from avatar_runtime.audio.decoding import AudioDecoder
 from avatar_runtime.batching import buckets
 from avatar_runtime.metrics import Metrics
 from avatar_runtime.protocol.session import Session, SessionLimits
 from avatar_runtime.protocol.session_config import Character, Overrun, ReadOnlyFields, SessionConfig
 from avatar_runtime.serving.batcher import Batcher
-from avatar_runtime.tools.benchmark.plan import FPS, sound
+from avatar_runtime.tools.benchmark.plan import FPS, noise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from avatar_runtime.engine import engine
     from avatar_runtime.tools.benchmark.plan import Plan
 
-_WINDOW_MS: Final = 10_000  # the longest: sessions saturate the engine instead of waiting
+_WINDOW_MS: Final = 10_000  # the maximum: sessions saturate the engine instead of waiting
 _LAG_PERIOD_S: Final = 0.01
 
 
 @dataclass(slots=True)
-class Talker:
+class BenchmarkSession:
     """One session without a socket."""
 
     session: Session[AudioWindow]
@@ -41,7 +41,7 @@ class Talker:
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
     def wake(self) -> None:
-        """Take every message, as a socket with room does."""
+        """Take every message, like a socket whose buffer has room."""
         while (outgoing := self.session.pull(now := self.clock())) is not None:
             if outgoing.frame is not None:
                 self.frame_ms.append(1000 * (now - outgoing.frame.requested_at))
@@ -51,10 +51,10 @@ class Talker:
         if not self.session.is_speaking:
             self.done.set()
 
-    def speak(self, sound: bytes) -> None:
-        """Give a whole utterance at once."""
+    def speak(self, pcm: bytes) -> None:
+        """Send a whole utterance at once."""
         self.done.clear()
-        audio = base64.b64encode(sound).decode()
+        audio = base64.b64encode(pcm).decode()
         for event in (
             {"type": "input_audio_buffer.append", "audio": audio},
             {"type": "input_audio_buffer.commit"},
@@ -64,60 +64,60 @@ class Talker:
 
 
 @dataclass(slots=True)
-class Saturated:
-    """What the turns of a saturated engine have shown."""
+class SaturatedRun:
+    """The results of the turns with a saturated engine."""
 
     recipe: list[float] = field(default_factory=list)
-    """Frames a second of each turn."""
+    """Frames per second of each turn."""
     frames: int = 0
     paid: int = 0
-    """Frames of the buckets around the batches."""
+    """Frames of the buckets of the batches, padding included."""
 
     @property
     def fps(self) -> float:
         return statistics.median(self.recipe)
 
 
-async def saturate(engine: engine.Engine, plan: Plan, saturated: Saturated) -> None:
-    """Let all sessions speak at once, as fast as the engine can."""
-    counting: Any = _Counting(engine, saturated)
-    talkers, batcher = _talkers(counting, plan, plan.sessions, _WINDOW_MS)
+async def saturate(engine: engine.Engine, plan: Plan, saturated: SaturatedRun) -> None:
+    """Let all sessions speak at the same time, at the full speed of the engine."""
+    counting: Any = _CountingEngine(engine, saturated)
+    opened, batcher = _open_sessions(counting, plan, plan.sessions, _WINDOW_MS)
     batches = asyncio.create_task(batcher.run(), name="batcher")
-    spoken = sound(plan.frames)
+    audio = noise(plan.frames)
     began = time.perf_counter()
-    for talker in talkers:
-        talker.speak(spoken)
-    for talker in talkers:
-        await talker.done.wait()
+    for each in opened:
+        each.speak(audio)
+    for each in opened:
+        await each.done.wait()
     saturated.recipe.append(plan.sessions * plan.frames / (time.perf_counter() - began))
     batches.cancel()
 
 
 async def at_rated_load(
     engine: engine.Engine, plan: Plan, sessions: int
-) -> tuple[list[Talker], list[float]]:
-    """Let as many sessions speak as the engine serves in time; return them and the loop's lag."""
-    talkers, batcher = _talkers(engine, plan, sessions, 1000)
+) -> tuple[list[BenchmarkSession], list[float]]:
+    """Let a number of sessions speak in real time; return them and the lags of the event loop."""
+    opened, batcher = _open_sessions(engine, plan, sessions, 1000)
     lags: list[float] = []
     tasks = [
         asyncio.create_task(batcher.run(), name="batcher"),
         asyncio.create_task(_watch_lag(lags), name="loop lag"),
     ]
-    spoken = sound(plan.frames)
-    for talker in talkers:
-        talker.speak(spoken)
-        await asyncio.sleep(1 / FPS)  # callers do not arrive together
-    for talker in talkers:
-        await talker.done.wait()
+    audio = noise(plan.frames)
+    for each in opened:
+        each.speak(audio)
+        await asyncio.sleep(1 / FPS)  # callers do not arrive at the same time
+    for each in opened:
+        await each.done.wait()
     for task in tasks:
         task.cancel()
-    return talkers, lags
+    return opened, lags
 
 
-class _Counting:
-    """An engine that counts what its batches cost."""
+class _CountingEngine:
+    """An engine that counts the frames of its batches and their buckets."""
 
-    def __init__(self, engine: engine.Engine, saturated: Saturated) -> None:
+    def __init__(self, engine: engine.Engine, saturated: SaturatedRun) -> None:
         self._engine = engine
         self._saturated = saturated
 
@@ -137,24 +137,24 @@ async def _watch_lag(lags: list[float]) -> None:
         lags.append(1000 * max(0.0, time.perf_counter() - began - _LAG_PERIOD_S))
 
 
-def _talkers(
+def _open_sessions(
     engine: engine.Engine, plan: Plan, sessions: int, window_ms: int
-) -> tuple[list[Talker], Batcher]:
+) -> tuple[list[BenchmarkSession], Batcher]:
     avatar = next(iter(engine.avatars.values()))
     character = Character(avatar.name, avatar.width, avatar.height)
     metrics = Metrics(engine.device.name, "none")
     batcher = Batcher(engine, plan.batch_size, metrics, time.monotonic, lambda: None)
     context_s = engine.model.context_s
-    talkers = []
+    opened = []
     for number in range(sessions):
         session = Session(
             SessionConfig(character, window_ms=window_ms, overrun=Overrun.PAUSE),
             {avatar.name: character},
             ReadOnlyFields(f"sess_{number}", "bench", 0, FPS),
             limits=SessionLimits(7200, 7200),
-            open_utterance=lambda audio: Voice(audio, FPS, context_s),
+            open_utterance=lambda audio: AudioDecoder(audio, FPS, context_s),
             now=time.monotonic(),
         )
-        talkers.append(Talker(session, time.monotonic, batcher.collect_due))
-        batcher.add(session, talkers[-1].wake)
-    return talkers, batcher
+        opened.append(BenchmarkSession(session, time.monotonic, batcher.collect_due))
+        batcher.add(session, opened[-1].wake)
+    return opened, batcher

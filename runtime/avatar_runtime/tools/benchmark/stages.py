@@ -1,4 +1,4 @@
-"""The device alone: each bucket by stage, the bare model, its work and its memory."""
+"""Measurements of the device alone: each bucket by stage, the model, its work and memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from avatar_runtime import errors
 from avatar_runtime.batching import buckets
 from avatar_runtime.engine import calibration
 from avatar_runtime.engine.device import MIB
-from avatar_runtime.tools.benchmark.plan import sound
+from avatar_runtime.tools.benchmark.plan import noise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from avatar_runtime.engine.device import Device
     from avatar_runtime.tools.benchmark.plan import Plan
 
-_ROUNDS: Final = 5  # of each bucket, after two that warm it up and record it
+_ROUNDS: Final = 5  # of each bucket, after two that warm it up and capture its graph
 
 
 @dataclass(frozen=True, slots=True)
-class Alone:
-    """The speed of networks with nothing around them, frames a second."""
+class ModelSpeed:
+    """The speed of the networks alone, frames per second."""
 
     model: float
     """UNet and decoder."""
     networks: float
-    """The audio encoder as well, once for the frames that share their sound."""
+    """With the audio encoder, once for the frames that share an encode."""
 
     @classmethod
-    def of(cls, frames: int, seconds: Mapping[str, float]) -> Alone:
+    def of(cls, frames: int, seconds: Mapping[str, float]) -> ModelSpeed:
         """Return the speed of a number of frames, from the seconds of all stages."""
         model = seconds["unet"] + seconds["vae"]
         return cls(frames / model, frames / (model + seconds["encode_audio"]))
@@ -73,40 +73,40 @@ def bucket_rows(engine: engine.Engine, batch_size: int) -> list[dict[str, Any]]:
     return rows
 
 
-def model_only(engine: engine.Engine, plan: Plan, turn: int) -> Alone:
-    """Return the speed of the bare networks at the full batch."""
-    draw = getattr(engine.device, "draw", None)
+def model_only(engine: engine.Engine, plan: Plan, turn: int) -> ModelSpeed:
+    """Return the speed of the networks alone at the full batch."""
+    forward = getattr(engine.device, "forward", None)
     avatar = next(iter(engine.avatars.values()))
-    name = f"alone-{turn}"
-    if draw is None:  # a simulated card: its own account of the stages
+    name = f"model-only-{turn}"
+    if forward is None:  # a simulated GPU reports its stages
         stages = engine.device.render(_requests(avatar, plan.batch_size, name)).stages
-        return Alone.of(plan.batch_size, stages)
-    draw(_requests(avatar, plan.batch_size, name))
+        return ModelSpeed.of(plan.batch_size, stages)
+    forward(_requests(avatar, plan.batch_size, name))
     rounds = max(3, ceil(plan.sessions * plan.frames / plan.batch_size / 2))
     total: Counter[str] = Counter()
     for number in range(rounds):
-        # Another session each time: its sound is encoded anew.
-        total.update(draw(_requests(avatar, plan.batch_size, f"{name}-{number}")))
-    return Alone.of(rounds * plan.batch_size, total)
+        # A new session each time, so that its audio is encoded again.
+        total.update(forward(_requests(avatar, plan.batch_size, f"{name}-{number}")))
+    return ModelSpeed.of(rounds * plan.batch_size, total)
 
 
 def work(device: Device) -> tuple[float | None, float | None]:
-    """Return the GFLOP of a frame and the card's nominal TFLOP/s; `None` for what nobody knows."""
+    """Return the GFLOP of a frame and the nominal TFLOP/s of the GPU; `None` if unknown."""
     count = getattr(device, "gflop_per_frame", None)
     peak = getattr(device, "peak_tflops", None)
     return None if count is None else round(count(), 3), None if peak is None else peak()
 
 
 def autograd_rows(device: Device, sizes: Sequence[int]) -> list[dict[str, Any]] | None:
-    """Return what drawing takes over the weights, with gradients off and left on; CUDA alone.
+    """Return the memory of a forward pass with gradients disabled and enabled; CUDA only.
 
-    A size that does not fit has `None`: published servers ran out of memory there.
+    The memory excludes the weights. A size that does not fit has `None`.
     """
     measure = getattr(device, "activations_mib", None)
     if measure is None or measure(1, autograd=False) is None:
         return None
 
-    def fitting(size: int, autograd: bool) -> float | None:
+    def peak_mib(size: int, autograd: bool) -> float | None:
         try:
             return round(float(measure(size, autograd=autograd)), 1)
         except errors.DeviceMemoryError:
@@ -115,19 +115,23 @@ def autograd_rows(device: Device, sizes: Sequence[int]) -> list[dict[str, Any]] 
             device.release()
 
     return [
-        {"batch": size, "inference_mib": fitting(size, False), "autograd_mib": fitting(size, True)}
+        {
+            "batch": size,
+            "inference_mib": peak_mib(size, False),
+            "autograd_mib": peak_mib(size, True),
+        }
         for size in sizes
     ]
 
 
 def _requests(avatar: AvatarInfo, size: int, session: str) -> list[FrameRequest]:
     """Return a batch of noise."""
-    noise = (np.frombuffer(sound(50), "<i2") / 32768).astype(np.float32)
-    return calibration.requests(avatar, size, session, 1, noise)
+    samples = (np.frombuffer(noise(50), "<i2") / 32768).astype(np.float32)
+    return calibration.requests(avatar, size, session, 1, samples)
 
 
 def _memory_mib(device: Device) -> tuple[int, int]:
-    """Return what the tensors take and what the device reports; without an allocator the same."""
+    """Return the MiB of the tensors and of the device; the same without an allocator."""
     reported = device.memory().used_bytes // MIB
     if device.name != "cuda":
         return reported, reported

@@ -14,7 +14,7 @@ from avatar_runtime import errors
 from avatar_runtime.engine import device
 from avatar_runtime.engine.devices.factory import open_device
 
-_CURVE = device.Calibration("v15/sd-vae/fp16", 3000, 300, ((1, 20.0), (4, 50.0), (8, 100.0)))
+_CURVE = device.Curve("v15/sd-vae/fp16", 3000, 300, ((1, 20.0), (4, 50.0), (8, 100.0)))
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_a_larger_batch_takes_longer(batch: int) -> None:
 
 
 def test_a_single_point_is_taken_as_proportional() -> None:
-    assert device.Calibration("m", 0, 0, ((2, 30.0),)).batch_ms(4) == 60
+    assert device.Curve("m", 0, 0, ((2, 30.0),)).batch_ms(4) == 60
 
 
 def test_the_document_is_that_of_a_profile() -> None:

@@ -65,7 +65,7 @@ def _nvml(known: str) -> types.SimpleNamespace:
 @pytest.mark.parametrize("known", ["GPU-12ab", "MIG-12ab"])
 @pytest.mark.parametrize("told", ["12ab", "GPU-12ab", "MIG-12ab"])
 def test_memory_is_that_of_the_card_or_slice_with_the_uuid(known: str, told: str) -> None:
-    assert gpu_info.Gauge(_nvml(known), told).memory() == Memory(3 << 30, 24 << 30)
+    assert gpu_info.NvmlMemory(_nvml(known), told).memory() == Memory(3 << 30, 24 << 30)
 
 
 def test_without_a_driver_cuda_is_asked() -> None:
@@ -78,7 +78,7 @@ def test_without_a_driver_cuda_is_asked() -> None:
     else:
         pytest.skip("this machine has NVIDIA's driver")
     own = Memory(1, 2)
-    assert gpu_info.open_memory("12ab", lambda: own)() == own
+    assert gpu_info.memory_reader("12ab", lambda: own)() == own
 
 
 @pytest.mark.gpu
@@ -87,7 +87,7 @@ def test_nvml_and_cuda_agree_about_the_card() -> None:
 
     free, total = torch.cuda.mem_get_info()
     uuid = str(torch.cuda.get_device_properties(0).uuid)
-    read = gpu_info.open_memory(uuid, lambda: Memory(0, 0))()
+    read = gpu_info.memory_reader(uuid, lambda: Memory(0, 0))()
 
     assert read.total_bytes == pytest.approx(total, rel=0.03)
     assert read.used_bytes == pytest.approx(total - free, abs=0.03 * total)

@@ -24,7 +24,7 @@ from avatar_runtime.engine.devices import out_of_memory
     ids=lambda error: str(error)[:40],
 )
 def test_a_lack_of_memory_is_told_as_one(error: Exception) -> None:
-    with pytest.raises(errors.DeviceMemoryError) as caught, out_of_memory.translated(lambda: 5):
+    with pytest.raises(errors.DeviceMemoryError) as caught, out_of_memory.translate(lambda: 5):
         raise error
     assert (caught.value.wanted_bytes, caught.value.free_bytes) == (None, 5)
     assert caught.value.__cause__ is error
@@ -39,7 +39,7 @@ def test_a_capture_that_memory_spoiled_is_a_lack_of_memory() -> None:
 
     with pytest.raises(RuntimeError) as caught:
         capture()
-    assert out_of_memory.is_refusal(caught.value)
+    assert out_of_memory.is_out_of_memory(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -51,18 +51,18 @@ def test_a_capture_that_memory_spoiled_is_a_lack_of_memory() -> None:
     ],
 )
 def test_other_errors_pass_as_they_are(error: Exception) -> None:
-    with pytest.raises(type(error)) as caught, out_of_memory.translated(lambda: 0):
+    with pytest.raises(type(error)) as caught, out_of_memory.translate(lambda: 0):
         raise error
     assert caught.value is error
-    assert not out_of_memory.is_refusal(error)
+    assert not out_of_memory.is_out_of_memory(error)
 
 
 def test_an_error_that_is_ours_already_stays() -> None:
     told = errors.AssetError("model", "out of memory")
-    with pytest.raises(errors.AssetError), out_of_memory.translated(lambda: 0):
+    with pytest.raises(errors.AssetError), out_of_memory.translate(lambda: 0):
         raise told
 
 
 def test_a_real_refusal_of_the_cpu_is_understood() -> None:
-    with pytest.raises(errors.DeviceMemoryError), out_of_memory.translated(lambda: 0):
+    with pytest.raises(errors.DeviceMemoryError), out_of_memory.translate(lambda: 0):
         torch.empty(1 << 60, dtype=torch.uint8)

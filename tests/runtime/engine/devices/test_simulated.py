@@ -1,4 +1,4 @@
-"""A card that is not there: its memory, its time, its pictures."""
+"""A gpu that is not there: its memory, its time, its pictures."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def clock() -> _Time:
 
 
 @pytest.fixture
-def card(assets: SimpleNamespace, anna: cache.Avatar, clock: _Time) -> simulated.SimulatedDevice:
-    toy = simulated.load_card("toy", _PROFILE)
+def gpu(assets: SimpleNamespace, anna: cache.Avatar, clock: _Time) -> simulated.SimulatedDevice:
+    toy = simulated.load_gpu_spec("toy", _PROFILE)
     opened = simulated.SimulatedDevice(toy, sleep=clock.sleep, clock=clock.read)
     opened.load(assets.model)
     opened.serve({"anna": anna})
@@ -70,26 +70,26 @@ def card(assets: SimpleNamespace, anna: cache.Avatar, clock: _Time) -> simulated
 
 
 def test_it_takes_the_time_of_its_profile(
-    card: simulated.SimulatedDevice,
+    gpu: simulated.SimulatedDevice,
     clock: _Time,
     window: AudioWindow,
     request_of: Callable[..., FrameRequest],
 ) -> None:
-    rendered = card.render([request_of(window)] * 3)  # as long as the four of its bucket
+    rendered = gpu.render([request_of(window)] * 3)  # as long as the four of its bucket
 
     assert clock.now == pytest.approx(0.050)
     assert sum(rendered.stages.values()) == pytest.approx(0.050)
 
 
 def test_a_batch_waits_for_the_one_before_it_and_not_for_its_pictures(
-    card: simulated.SimulatedDevice,
+    gpu: simulated.SimulatedDevice,
     clock: _Time,
     window: AudioWindow,
     request_of: Callable[..., FrameRequest],
 ) -> None:
-    first, second = (card.launch([request_of(window)] * 4) for _ in range(2))
+    first, second = (gpu.launch([request_of(window)] * 4) for _ in range(2))
     moments = []
-    for step in (first.wait_drawn, first.finish, second.wait_drawn, second.finish):
+    for step in (first.wait_forward, first.finish, second.wait_forward, second.finish):
         step()
         moments.append(1000 * clock.now)
 
@@ -97,41 +97,41 @@ def test_a_batch_waits_for_the_one_before_it_and_not_for_its_pictures(
 
 
 class _Neighbour:
-    """Another process on the card."""
+    """Another process on the gpu."""
 
     def __init__(self) -> None:
         self.mib = 0
-        self.refused_points: set[str] = set()
+        self.failing_points: set[str] = set()
 
-    def taken_mib(self) -> int:
+    def used_mib(self) -> int:
         return self.mib
 
-    def refuses(self, point: simulated.Point) -> bool:
-        return point in self.refused_points
+    def fails(self, point: simulated.Point) -> bool:
+        return point in self.failing_points
 
 
 def test_memory_grows_with_the_batch_and_is_kept_until_it_is_released(
-    card: simulated.SimulatedDevice, window: AudioWindow, request_of: Callable[..., FrameRequest]
+    gpu: simulated.SimulatedDevice, window: AudioWindow, request_of: Callable[..., FrameRequest]
 ) -> None:
-    used = [card.memory().used_bytes]
+    used = [gpu.memory().used_bytes]
     for frames in (4, 1):
-        card.render([request_of(window)] * frames)
-        used.append(card.memory().used_bytes)
-    card.release()
-    used.append(card.memory().used_bytes)
+        gpu.render([request_of(window)] * frames)
+        used.append(gpu.memory().used_bytes)
+    gpu.release()
+    used.append(gpu.memory().used_bytes)
 
     assert used == [4000 * _MIB, 8000 * _MIB, 8000 * _MIB, 4000 * _MIB]
-    assert card.memory().total_bytes == 10_000 * _MIB
+    assert gpu.memory().total_bytes == 10_000 * _MIB
 
 
 def test_a_full_card_refuses_the_bucket_and_keeps_what_it_had(
-    card: simulated.SimulatedDevice, window: AudioWindow, request_of: Callable[..., FrameRequest]
+    gpu: simulated.SimulatedDevice, window: AudioWindow, request_of: Callable[..., FrameRequest]
 ) -> None:
     with pytest.raises(errors.DeviceMemoryError):
-        card.render([request_of(window)] * 5)  # eight would take 12,000 MiB
+        gpu.render([request_of(window)] * 5)  # eight would take 12,000 MiB
 
-    assert card.memory().used_bytes == 4000 * _MIB
-    assert len(card.render([request_of(window)] * 4).frames) == 4
+    assert gpu.memory().used_bytes == 4000 * _MIB
+    assert len(gpu.render([request_of(window)] * 4).frames) == 4
 
 
 def test_a_neighbour_takes_memory_and_gives_it_back(
@@ -142,7 +142,7 @@ def test_a_neighbour_takes_memory_and_gives_it_back(
     request_of: Callable[..., FrameRequest],
 ) -> None:
     neighbour = _Neighbour()
-    toy = simulated.load_card("toy", _PROFILE)
+    toy = simulated.load_gpu_spec("toy", _PROFILE)
     shared = simulated.SimulatedDevice(
         toy, neighbour=neighbour, sleep=clock.sleep, clock=clock.read
     )
@@ -166,8 +166,10 @@ def test_memory_can_be_refused_wherever_it_is_taken(
     point: str,
 ) -> None:
     neighbour = _Neighbour()
-    neighbour.refused_points = {point}
-    shared = simulated.SimulatedDevice(simulated.load_card("toy", _PROFILE), neighbour=neighbour)
+    neighbour.failing_points = {point}
+    shared = simulated.SimulatedDevice(
+        simulated.load_gpu_spec("toy", _PROFILE), neighbour=neighbour
+    )
     steps: dict[str, Callable[[], object]] = {
         "load": lambda: shared.load(assets.model),
         "serve": lambda: shared.serve({"anna": anna}),
@@ -183,21 +185,21 @@ def test_memory_can_be_refused_wherever_it_is_taken(
 
 
 def test_it_shows_the_source_frames(
-    card: simulated.SimulatedDevice,
+    gpu: simulated.SimulatedDevice,
     anna: cache.Avatar,
     window: AudioWindow,
     request_of: Callable[..., FrameRequest],
 ) -> None:
-    rendered = card.render([request_of(window, source_frame=7), request_of(window)])
+    rendered = gpu.render([request_of(window, source_frame=7), request_of(window)])
 
-    expected = [blend_host.encode_jpeg(anna.picture(i), 192, 192, 90) for i in (4, 0)]
+    expected = [blend_host.encode_jpeg(anna.frame(i), 192, 192, 90) for i in (4, 0)]
     assert [frame.jpeg for frame in rendered.frames] == expected
 
 
 def test_it_asks_avatars_for_the_same_model_as_a_real_device(
     assets: SimpleNamespace, tiny: musetalk.MuseTalk
 ) -> None:
-    info = simulated.SimulatedDevice(simulated.load_card("toy", _PROFILE)).load(assets.model)
+    info = simulated.SimulatedDevice(simulated.load_gpu_spec("toy", _PROFILE)).load(assets.model)
 
     assert (info.version, info.vae_hash, info.context_s) == ("v15", tiny.vae_hash, 3)
 
@@ -206,20 +208,20 @@ def test_it_asks_avatars_for_the_same_model_as_a_real_device(
     ("gpu_class", "fits", "does_not"), [("rtx-4090", 48, 64), ("h100-80gb", 64, 300)]
 )
 def test_shipped_profiles_are_cards(gpu_class: str, fits: int, does_not: int) -> None:
-    card = simulated.load_card(gpu_class, None)
+    gpu = simulated.load_gpu_spec(gpu_class, None)
 
-    needs = [card.curve.base_mib + card.curve.per_frame_mib * b for b in (fits, does_not)]
-    assert needs[0] <= card.memory_mib < needs[1]
+    needs = [gpu.curve.base_mib + gpu.curve.per_frame_mib * b for b in (fits, does_not)]
+    assert needs[0] <= gpu.memory_mib < needs[1]
 
 
 def test_a_neighbour_holds_what_its_file_says(tmp_path: Path) -> None:
     file = tmp_path / "mib"
     neighbour = simulated.NeighbourFile(file)
-    card = simulated.SimulatedDevice(simulated.load_card("toy", _PROFILE), neighbour=neighbour)
-    assert card.memory().used_bytes == 0
+    gpu = simulated.SimulatedDevice(simulated.load_gpu_spec("toy", _PROFILE), neighbour=neighbour)
+    assert gpu.memory().used_bytes == 0
     for text, mib in (("4000\n", 4000), ("", 4000), ("much", 4000), ("99999", 10_000)):
         file.write_text(text)
-        assert card.memory().used_bytes == mib * _MIB
+        assert gpu.memory().used_bytes == mib * _MIB
     file.unlink()
-    assert card.memory().used_bytes == 0
-    assert not neighbour.refuses("step")
+    assert gpu.memory().used_bytes == 0
+    assert not neighbour.fails("step")

@@ -48,8 +48,8 @@ async def _frames(
     await engine.start()
     precision = (options and options.precision) or {"cpu": "fp32", "cuda": "fp16"}[name]
     assert engine.model.variant == f"v15/sd-vae/{precision}"
-    assert engine.calibration is not None
-    assert all(ms > 0 for _, ms in engine.calibration.frame_batch_ms)
+    assert engine.curve is not None
+    assert all(ms > 0 for _, ms in engine.curve.frame_batch_ms)
     assert 0 < engine.memory().used_bytes < engine.memory().total_bytes
     frames = [*await engine.run(requests[:2]), *await engine.run(requests[2:])]
     await engine.stop()
@@ -138,12 +138,12 @@ async def test_cuda_records_every_bucket_and_keeps_two_batches_apart(
     alone = [opened.render(requests[:4]).frames, opened.render(requests[4:]).frames]
 
     first = opened.launch(requests[:4])
-    first.wait_drawn()
+    first.wait_forward()
     second = opened.launch(requests[4:])
     both = [first.finish().frames, second.finish().frames]
 
     assert [size for size, _ in measured.curve.frame_batch_ms] == [1, 2, 4]
-    assert "batch not recorded" not in caplog.text
+    assert "batch not captured" not in caplog.text
     assert [[f.jpeg for f in part] for part in both] == [[f.jpeg for f in part] for part in alone]
     opened.release()
     assert [f.jpeg for f in opened.render(requests[:4]).frames]

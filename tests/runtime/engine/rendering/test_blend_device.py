@@ -54,7 +54,7 @@ def test_pictures_are_those_of_the_host_within_one_level(
 
     for request, face, view in zip(batch, faces, views, strict=True):
         index = cache.fold(request.source_frame, 6)
-        expected, source = blend_host.compose(anna, index, face), anna.picture(index)
+        expected, source = blend_host.compose(anna, index, face), anna.frame(index)
         made = view.numpy()
         covered = np.zeros(source.shape[:2], bool)
         box = anna.box(index)
@@ -69,7 +69,7 @@ def test_a_batch_follows_the_mouth_of_each_window(
     anna: cache.Avatar, composer: blend_device.Composer, request_of: Callable[..., FrameRequest]
 ) -> None:
     shares = [1.0, 0.5, 1 / 3]
-    batch = [request_of(replace(_WINDOW, mouth=share)) for share in shares]
+    batch = [request_of(replace(_WINDOW, mouth_opacity=share)) for share in shares]
     faces = _faces(3)
 
     views = composer.compose(batch, torch.from_numpy(faces)).views()
@@ -85,13 +85,13 @@ def test_a_mouth_that_closes_shows_its_share_of_the_face(
     anna: cache.Avatar, composer: blend_device.Composer, mouth: float
 ) -> None:
     face = _faces(2)[1]
-    (place,) = composer._resident([("anna", 0)], 128)
-    made = place.source.clone()
-    blend_device._redraw(made, place, torch.from_numpy(face), mouth)
+    (frame,) = composer._cached([("anna", 0)], 128)
+    made = frame.source.clone()
+    blend_device.blend(made, frame, torch.from_numpy(face), mouth)
 
     expected = blend_host.compose(anna, 0, face, mouth)
     assert np.abs(made.numpy().astype(int) - expected).max() <= 1
-    assert np.array_equal(expected, anna.picture(0)) == (mouth == 0)
+    assert np.array_equal(expected, anna.frame(0)) == (mouth == 0)
 
 
 @torch.inference_mode()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def test_outside_the_mask_every_source_pixel_stays(anna: cache.Avatar) -> None:
     face = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
-    box, source = anna.box(0), anna.picture(0)
+    box, source = anna.box(0), anna.frame(0)
 
     composed = blend_host.compose(anna, 0, face)
 
@@ -44,7 +44,7 @@ def test_between_them_the_mix_is_linear_and_rounded(anna: cache.Avatar) -> None:
     composed = blend_host.compose(anna, 0, face)[box.y1 : box.y2, box.x1 : box.x2]
 
     share = anna.mask(0)[:, :, None] / 255
-    source = anna.picture(0)[box.y1 : box.y2, box.x1 : box.x2]
+    source = anna.frame(0)[box.y1 : box.y2, box.x1 : box.x2]
     assert len(np.unique(share)) > 50
     assert np.array_equal(composed, np.rint(share * (10, 20, 30) + (1 - share) * source))
 
@@ -57,7 +57,7 @@ def test_a_patch_over_the_source_is_the_whole_picture(anna: cache.Avatar, side: 
 
     assert pixels.shape == (where.height, where.width, 3)
     assert where.height < anna.box(2).height  # the upper half of the face is nobody's business
-    pasted = anna.picture(2).copy()
+    pasted = anna.frame(2).copy()
     pasted[where.y1 : where.y2, where.x1 : where.x2] = pixels
     assert np.array_equal(pasted, blend_host.compose(anna, 2, face))
 
@@ -67,7 +67,7 @@ def test_an_avatar_without_a_mask_keeps_its_picture(anna: cache.Avatar) -> None:
     face = np.full((128, 128, 3), 9, np.uint8)
 
     assert blend_host.patch(anna, 0, face)[1].size == 0
-    assert np.array_equal(blend_host.compose(anna, 0, face), anna.picture(0))
+    assert np.array_equal(blend_host.compose(anna, 0, face), anna.frame(0))
 
 
 def test_dividing_by_255_with_shifts_is_exact() -> None:
@@ -77,7 +77,7 @@ def test_dividing_by_255_with_shifts_is_exact() -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(192, 192), (96, 96), (256, 320)])
 def test_pictures_have_the_size_asked_for(anna: cache.Avatar, width: int, height: int) -> None:
-    jpeg = blend_host.encode_jpeg(anna.picture(0), width, height, 90)
+    jpeg = blend_host.encode_jpeg(anna.frame(0), width, height, 90)
 
     decoded = np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR))
     assert jpeg[:2] == b"\xff\xd8"
@@ -85,6 +85,6 @@ def test_pictures_have_the_size_asked_for(anna: cache.Avatar, width: int, height
 
 
 def test_quality_costs_bytes(anna: cache.Avatar) -> None:
-    sizes = [len(blend_host.encode_jpeg(anna.picture(0), 192, 192, q)) for q in (30, 60, 95)]
+    sizes = [len(blend_host.encode_jpeg(anna.frame(0), 192, 192, q)) for q in (30, 60, 95)]
 
     assert sizes == sorted(set(sizes))

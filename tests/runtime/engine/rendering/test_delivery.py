@@ -13,7 +13,7 @@ import torch
 
 from avatar_runtime.batching.frames import AudioWindow
 from avatar_runtime.engine import device
-from avatar_runtime.engine.rendering import blend_device, delivery, stage_timer
+from avatar_runtime.engine.rendering import blend_device, delivery, jpeg_encoder, stage_timer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,13 +35,15 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 @pytest.fixture
-def finisher_of(anna: cache.Avatar, pool: ThreadPoolExecutor) -> Callable[[str], delivery.Finisher]:
-    def make(kind: str) -> delivery.Finisher:
+def postprocessor_of(
+    anna: cache.Avatar, pool: ThreadPoolExecutor
+) -> Callable[[str], delivery.Postprocessor]:
+    def make(kind: str) -> delivery.Postprocessor:
         if kind == "host":
-            return delivery.HostFinisher({"anna": anna}, pool)
+            return delivery.HostPostprocessor({"anna": anna}, pool)
         composer = blend_device.Composer({"anna": anna}, _CPU, pool, 1 << 20)
-        encoder = delivery.device_encoder(_CPU) if kind == "device encoder" else None
-        return delivery.DeviceFinisher(composer, pool, _CPU, encoder)
+        encoder = jpeg_encoder.device_encoder(_CPU) if kind == "device encoder" else None
+        return delivery.DevicePostprocessor(composer, pool, _CPU, encoder)
 
     return make
 
@@ -67,11 +69,11 @@ def _picture(frame: Frame) -> NDArray[np.int64]:
 @pytest.mark.parametrize("kind", ["device", "device encoder"])
 @torch.inference_mode()
 def test_the_device_delivers_what_the_host_delivers(
-    kind: str, finisher_of: Callable[[str], delivery.Finisher], batch: list[FrameRequest]
+    kind: str, postprocessor_of: Callable[[str], delivery.Postprocessor], batch: list[FrameRequest]
 ) -> None:
     faces = _faces(0)
     host, ours = (
-        finisher_of(k).begin(batch, faces, stage_timer.started(_CPU)).finish()
+        postprocessor_of(k).start(batch, faces, stage_timer.start(_CPU)).finish()
         for k in ("host", kind)
     )
 
@@ -90,11 +92,11 @@ def test_the_device_delivers_what_the_host_delivers(
 @pytest.mark.parametrize("kind", ["host", "device", "device encoder"])
 @torch.inference_mode()
 def test_a_batch_may_begin_before_the_one_before_it_is_finished(
-    kind: str, finisher_of: Callable[[str], delivery.Finisher], batch: list[FrameRequest]
+    kind: str, postprocessor_of: Callable[[str], delivery.Postprocessor], batch: list[FrameRequest]
 ) -> None:
-    finisher, faces = finisher_of(kind), [_faces(1), _faces(2)]
-    alone = [finisher.begin(batch, f, stage_timer.started(_CPU)).finish() for f in faces]
-    both = [finisher.begin(batch, f.clone(), stage_timer.started(_CPU)) for f in faces]
+    postprocessor, faces = postprocessor_of(kind), [_faces(1), _faces(2)]
+    alone = [postprocessor.start(batch, f, stage_timer.start(_CPU)).finish() for f in faces]
+    both = [postprocessor.start(batch, f.clone(), stage_timer.start(_CPU)) for f in faces]
 
     with ThreadPoolExecutor(1) as other:  # any thread may finish, in any order
         second = other.submit(both[1].finish).result()
@@ -116,8 +118,8 @@ def test_an_encoder_that_fails_its_trial_is_not_used() -> None:
         assert ok
         return torch.from_numpy(file)
 
-    told = [delivery._fault(encode, _CPU) for encode in (broken, nonsense, swapped)]
+    told = [jpeg_encoder.trial_fault(encode, _CPU) for encode in (broken, nonsense, swapped)]
     assert told[0] == "RuntimeError: nvJPEG is not there"
-    assert told[1] == "the trial picture cannot be decoded"
+    assert told[1] == "the trial image cannot be decoded"
     assert told[2] is not None
     assert "levels off, limit 4.0" in told[2]

@@ -46,83 +46,85 @@ def _rows(model: MuseTalk, frames: int, seed: int) -> tuple[list[Tensor], list[T
     return list(latents), list(tokens)
 
 
-def _plain(model: MuseTalk) -> forward.PlainDrawer:
-    return forward.PlainDrawer(model, cpu_parallel.Lanes(ThreadPoolExecutor(1)))
+def _plain(model: MuseTalk) -> forward.EagerForward:
+    return forward.EagerForward(model, cpu_parallel.CpuShards(ThreadPoolExecutor(1)))
 
 
-def _no_lap(stage: str) -> None:
+def _untimed(stage: str) -> None:
     pass
 
 
 @pytest.mark.slow
 @torch.inference_mode()
 def test_every_batch_of_a_bucket_gets_the_faces_of_the_plain_way(
-    tiny: MuseTalk, recorder: Any
+    tiny: MuseTalk, capturer: Any
 ) -> None:
-    drawer, plain = forward.BucketDrawer(tiny, recorder), _plain(tiny)
+    forward_pass, plain = forward.BucketForward(tiny, capturer), _plain(tiny)
 
-    for seed, frames in enumerate((3, 4)):  # the bucket of 4 as it is, then recorded
+    for seed, frames in enumerate((3, 4)):  # the bucket of 4 as it is, then captured
         rows = _rows(tiny, frames, seed)
-        faces = drawer.draw(*rows, _no_lap).clone()
-        expected = plain.draw(*rows, _no_lap)
+        faces = forward_pass.run(*rows, _untimed).clone()
+        expected = plain.run(*rows, _untimed)
         assert faces.shape == expected.shape == (frames, 128, 128, 3)
         # A padded batch may be summed in another order: one level of rounding.
         assert (faces.int() - expected.int()).abs().max() <= 1
-    assert [made.replays for made in recorder.made] == [1, 1]  # UNet and decoder
+    assert [made.replays for made in capturer.made] == [1, 1]  # UNet and decoder
 
 
 @torch.inference_mode()
 def test_rows_past_the_batch_are_left_out_whatever_they_hold(
-    scribble: MuseTalk, recorder: Any
+    scribble: MuseTalk, capturer: Any
 ) -> None:
-    drawer, plain = forward.BucketDrawer(scribble, recorder), _plain(scribble)
+    forward_pass, plain = forward.BucketForward(scribble, capturer), _plain(scribble)
 
     for seed, frames in enumerate((3, 4, 3, 1, 2, 3)):
         rows = _rows(scribble, frames, seed)
-        assert torch.equal(drawer.draw(*rows, _no_lap), plain.draw(*rows, _no_lap))
-    assert [made.replays for made in recorder.made] == [3, 3]  # of the bucket of 4
+        assert torch.equal(forward_pass.run(*rows, _untimed), plain.run(*rows, _untimed))
+    assert [made.replays for made in capturer.made] == [3, 3]  # of the bucket of 4
 
 
 @torch.inference_mode()
-def test_stages_end_in_the_order_of_the_pipeline(scribble: MuseTalk, recorder: Any) -> None:
-    drawer = forward.BucketDrawer(scribble, recorder)
-    laps: list[str] = []
+def test_stages_end_in_the_order_of_the_pipeline(scribble: MuseTalk, capturer: Any) -> None:
+    forward_pass = forward.BucketForward(scribble, capturer)
+    ended: list[str] = []
     for _ in range(2):
-        drawer.draw(*_rows(scribble, 1, 0), laps.append)
+        forward_pass.run(*_rows(scribble, 1, 0), ended.append)
 
-    assert laps == ["encode_audio", "unet", "vae"] * 2
+    assert ended == ["encode_audio", "unet", "vae"] * 2
 
 
 @torch.inference_mode()
 def test_a_bucket_that_cannot_be_recorded_is_drawn_all_the_same(
-    scribble: MuseTalk, recorder: Any, caplog: pytest.LogCaptureFixture
+    scribble: MuseTalk, capturer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    recorder.fault = RuntimeError("operation not permitted when stream is capturing")
-    drawer, plain = forward.BucketDrawer(scribble, recorder), _plain(scribble)
+    capturer.fault = RuntimeError("operation not permitted when stream is capturing")
+    forward_pass, plain = forward.BucketForward(scribble, capturer), _plain(scribble)
     rows = _rows(scribble, 1, 5)
     with caplog.at_level(logging.WARNING):
-        drawn = [drawer.draw(*rows, _no_lap).clone() for _ in range(3)]
+        drawn = [forward_pass.run(*rows, _untimed).clone() for _ in range(3)]
 
-    assert all(torch.equal(faces, plain.draw(*rows, _no_lap)) for faces in drawn)
-    assert drawer.refused == {1: "RuntimeError: operation not permitted when stream is capturing"}
+    assert all(torch.equal(faces, plain.run(*rows, _untimed)) for faces in drawn)
+    assert forward_pass.not_captured == {
+        1: "RuntimeError: operation not permitted when stream is capturing"
+    }
     # Told once: later batches do not try again.
-    assert [r.getMessage()[:28] for r in caplog.records] == ["batch not recorded bucket=1 "]
+    assert [r.getMessage()[:28] for r in caplog.records] == ["batch not captured bucket=1 "]
 
 
 @torch.inference_mode()
 def test_after_a_drop_memory_must_settle_before_a_bucket_is_recorded_again(
-    scribble: MuseTalk, recorder: Any, monkeypatch: pytest.MonkeyPatch
+    scribble: MuseTalk, capturer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forward, "CAPTURE_AFTER_DROP", 3)
-    drawer = forward.BucketDrawer(scribble, recorder)
+    monkeypatch.setattr(forward, "CAPTURE_AFTER_RELEASE", 3)
+    forward_pass = forward.BucketForward(scribble, capturer)
     rows = _rows(scribble, 1, 0)
-    drawer.draw(*rows, _no_lap)
-    drawer.draw(*rows, _no_lap)
-    assert len(recorder.made) == 2
-    drawer.drop()
+    forward_pass.run(*rows, _untimed)
+    forward_pass.run(*rows, _untimed)
+    assert len(capturer.made) == 2
+    forward_pass.release()
 
     for _ in range(2):
-        drawer.draw(*rows, _no_lap)
-    assert len(recorder.made) == 2
-    drawer.draw(*rows, _no_lap)
-    assert len(recorder.made) == 4
+        forward_pass.run(*rows, _untimed)
+    assert len(capturer.made) == 2
+    forward_pass.run(*rows, _untimed)
+    assert len(capturer.made) == 4

@@ -28,7 +28,7 @@ def test_a_still_is_the_source_frame_of_the_timeline(
     frames = anna.manifest.frames
     request = request_of(window, source_frame=frames)  # the last frame shows twice
 
-    frame = idle_frames.Stills({"anna": anna}, 0).frame(request)
+    frame = idle_frames.IdleFrames({"anna": anna}, 0).frame(request)
 
     expected = blend_host.encode_jpeg(anna.decode(frames - 1), 192, 192, 90)
     assert frame.request is request
@@ -39,8 +39,8 @@ def test_a_still_is_encoded_once_while_it_is_among_those_kept(
     anna: cache.Avatar, request_of: Callable[..., FrameRequest], window: AudioWindow
 ) -> None:
     first, second = (request_of(window, source_frame=i) for i in range(2))
-    sizes = [len(idle_frames.Stills({"anna": anna}, 0).frame(r).jpeg) for r in (first, second)]
-    kept = idle_frames.Stills({"anna": anna}, sum(sizes) - 1)
+    sizes = [len(idle_frames.IdleFrames({"anna": anna}, 0).frame(r).jpeg) for r in (first, second)]
+    kept = idle_frames.IdleFrames({"anna": anna}, sum(sizes) - 1)
 
     jpeg = kept.frame(first).jpeg
     assert kept.frame(first).jpeg is jpeg

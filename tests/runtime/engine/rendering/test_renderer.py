@@ -74,10 +74,10 @@ def run(
 
 def _on_cpu(
     model: MuseTalk, avatars: Mapping[str, cache.Avatar], pool: ThreadPoolExecutor, count: int
-) -> renderer.Runner:
-    own = cpu_parallel.Lanes(pool, count)
-    finisher = delivery.HostFinisher(avatars, pool)
-    return renderer.Runner(model, avatars, forward.PlainDrawer(model, own), finisher, own)
+) -> renderer.Renderer:
+    own = cpu_parallel.CpuShards(pool, count)
+    postprocessor = delivery.HostPostprocessor(avatars, pool)
+    return renderer.Renderer(model, avatars, forward.EagerForward(model, own), postprocessor, own)
 
 
 def _speech(seconds: float = 0.6, context_s: int = 3, seed: int = 0) -> list[AudioWindow]:
@@ -221,7 +221,7 @@ def test_models_of_other_crop_sizes_run_through_the_same_code(
         runs = _on_cpu(made, {"anna": avatar}, pool, 1)
         (frame,) = runs.render([request_of(_speech()[0])]).frames
 
-    source = blend_host.encode_jpeg(avatar.picture(0), 192, 192, frame.request.quality)
+    source = blend_host.encode_jpeg(avatar.frame(0), 192, 192, frame.request.quality)
     changed = np.abs(_decoded(frame.jpeg) - _decoded(source)).max(axis=2)
     assert (changed[96:156, 44:148] > 40).mean() > 0.2
     # The mask's blur and JPEG's blocks of 16 reach no further.
@@ -232,7 +232,7 @@ def test_a_gpus_way_through_a_batch_gives_the_pictures_of_the_cpus(
     run: Callable[..., device.Rendered],
     tiny: MuseTalk,
     anna: cache.Avatar,
-    recorder: Any,
+    capturer: Any,
     request_of: Callable[..., FrameRequest],
 ) -> None:
     """Buckets, recordings, composition and delivery as on CUDA, all on this machine."""
@@ -240,18 +240,20 @@ def test_a_gpus_way_through_a_batch_gives_the_pictures_of_the_cpus(
     cpu = tiny.device
     with ThreadPoolExecutor(1) as pool:
         composer = blend_device.Composer({"anna": anna}, cpu, pool, 1 << 20)
-        finisher = delivery.DeviceFinisher(composer, pool, cpu, None)
-        drawer = forward.BucketDrawer(tiny, recorder)
-        made = renderer.Runner(tiny, {"anna": anna}, drawer, finisher, cpu_parallel.Lanes(pool))
+        postprocessor = delivery.DevicePostprocessor(composer, pool, cpu, None)
+        forward_pass = forward.BucketForward(tiny, capturer)
+        made = renderer.Renderer(
+            tiny, {"anna": anna}, forward_pass, postprocessor, cpu_parallel.CpuShards(pool)
+        )
         with torch.inference_mode():
             made.render(batch)
             first = made.launch(batch)
-            first.wait_drawn()
+            first.wait_forward()
             second = made.launch(batch[::-1])
             theirs = [*first.finish().frames, *second.finish().frames[::-1]]
             made.release()
 
-    assert [r.replays for r in recorder.made] == [2, 2]
+    assert [r.replays for r in capturer.made] == [2, 2]
     expected = run(batch).frames
     for ours, frame in zip(theirs, [*expected, *expected], strict=True):
         assert ours.request == frame.request
