@@ -24,7 +24,7 @@ Nothing is remembered between two plans: the next step follows from what is obse
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from avatar_operator.core.autoscaling import inputs
 from avatar_operator.core.gpus import batch_size, inventory
@@ -147,8 +147,7 @@ class Plan:
         return None if self.scaling is None else self.scaling.decision
 
 
-@dataclass(frozen=True, slots=True)
-class Stock:
+class Stock(NamedTuple):
     """Result of stage 1: GPUs, GPU classes and pods."""
 
     inventory: inventory.Inventory
@@ -160,8 +159,7 @@ class Stock:
     claimable: tuple[shared_reserve.ClaimablePod, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
+class Size(NamedTuple):
     """Result of stage 2: the number of pods."""
 
     desired: int
@@ -170,8 +168,7 @@ class Size:
     scaling: inputs.ScalingResult | None
 
 
-@dataclass(frozen=True, slots=True)
-class Additions:
+class Additions(NamedTuple):
     """Result of stage 3: the pods that come."""
 
     new: scale_up.NewPods
@@ -181,8 +178,7 @@ class Additions:
     """Seconds until failed pods are replaced; 0 if there is nothing to wait for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Removals:
+class Removals(NamedTuple):
     """Result of stage 4: the pods that leave, and the next step of each."""
 
     leaving: tuple[scale_down.Removal, ...]
