@@ -13,12 +13,12 @@ from avatar_operator import names
 from avatar_operator.core.gpus import batch_size
 from avatar_operator.core.gpus.inventory import GPU_TOLERATION
 from avatar_operator.core.manifests import container
+from avatar_operator.core.manifests.objects import owner_reference, service_labels
 from avatar_operator.core.resources.service import Service, Toleration
 
 if TYPE_CHECKING:
     from avatar_operator.core.gpus.pools import Pool
     from avatar_operator.core.resources.fields import Body
-from avatar_operator.core.manifests.objects import owner_reference, service_labels
 
 GRACE_MARGIN_S: Final = 30
 """Added to the drain timeout, so that the runtime can handle SIGTERM after preStop has ended."""

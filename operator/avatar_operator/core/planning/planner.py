@@ -23,11 +23,11 @@ Nothing is remembered between two plans: the next step follows from what is obse
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from avatar_operator.core.autoscaling import inputs
-from avatar_operator.core.gpus import batch_size, inventory
+from avatar_operator.core.gpus import inventory
 from avatar_operator.core.gpus.pools import Pool, rank
 from avatar_operator.core.manifests.pod import hash_spec
 from avatar_operator.core.planning import rollout, scale_down, scale_up, shared_reserve, warm_pool
@@ -45,18 +45,12 @@ from avatar_operator.core.planning.actions import (
 )
 from avatar_operator.core.planning.disruption import protect
 from avatar_operator.core.planning.fleet import Fleet, sort_fleet
+from avatar_operator.core.planning.plan import Observed, Options, Plan
 from avatar_operator.core.planning.scale_down import FRESH_S, KEPT_FAILURES, delete_orphans
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-
-    from avatar_operator.core.autoscaling.inputs import ScalingContext
-    from avatar_operator.core.autoscaling.scaling import Decision
-    from avatar_operator.core.resources.gpu_profile import GPUProfile
     from avatar_operator.core.resources.node import Node
-    from avatar_operator.core.resources.pod import PodUse, RuntimePod
     from avatar_operator.core.resources.service import Service
-    from avatar_operator.core.resources.state import PodState
 
 __all__ = [  # the controllers import the actions from here
     "FRESH_S",
@@ -83,72 +77,7 @@ ROLLING_S: Final = 1.0
 """Interval between two plans of a rollout: latencies change without any event."""
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The operator's settings that plans depend on."""
-
-    image: str
-    """Runtime image of services that do not name one."""
-    memory_share: float = batch_size.MEMORY_SHARE
-    limits: rollout.Limits = field(default_factory=rollout.Limits)
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """Everything that a plan depends on besides the service itself."""
-
-    nodes: tuple[Node, ...]
-    uses: tuple[PodUse, ...]
-    """GPU use of every pod in the cluster."""
-    profiles: tuple[GPUProfile, ...]
-    pods: tuple[RuntimePod, ...]
-    """Pods of this service."""
-    states: Mapping[str, PodState]
-    """Latest states, by UID of the pod."""
-    has_control_secret: bool
-    node_classes: inventory.NodeClassCache | None = None
-    """A cache that is kept from plan to plan; it does not change the result."""
-    scaling_context: ScalingContext | None = None
-    """Inputs of the scaling decision; None keeps `minReplicas`."""
-    has_pdb: bool = True
-    halted: rollout.Halt | None = None
-    """The halt of this spec generation that the status contains."""
-    shared: shared_reserve.SharedReserve | None = None
-    """None if the service shares no reserve."""
-    names_elsewhere: Collection[str] = ()
-    """Names of pods that were created for this service and adopted by another one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The actions to take now, and the facts that they follow from."""
-
-    desired: int
-    pools: tuple[Pool, ...]
-    inventory: inventory.Inventory
-    fleet: Fleet
-    missing: int
-    """Pods for which no GPU was found."""
-    actions: tuple[Action, ...]
-    wake_after_s: float | None
-    """Plan again after this many seconds, even without an event."""
-    scaling: inputs.ScalingResult | None = None
-    """None if the number of pods is fixed."""
-    halted: rollout.Halt | None = None
-
-    @property
-    def new_pods(self) -> tuple[CreatePod | AdoptPod, ...]:
-        """The actions that give the service another pod."""
-        return tuple(each for each in self.actions if isinstance(each, CreatePod | AdoptPod))
-
-    @property
-    def decision(self) -> Decision | None:
-        """The scaling decision, None if the number of pods is fixed."""
-        return None if self.scaling is None else self.scaling.decision
-
-
-@dataclass(frozen=True, slots=True)
-class Stock:
+class Stock(NamedTuple):
     """Result of stage 1: GPUs, GPU classes and pods."""
 
     inventory: inventory.Inventory
@@ -160,8 +89,7 @@ class Stock:
     claimable: tuple[shared_reserve.ClaimablePod, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
+class Size(NamedTuple):
     """Result of stage 2: the number of pods."""
 
     desired: int
@@ -170,8 +98,7 @@ class Size:
     scaling: inputs.ScalingResult | None
 
 
-@dataclass(frozen=True, slots=True)
-class Additions:
+class Additions(NamedTuple):
     """Result of stage 3: the pods that come."""
 
     new: scale_up.NewPods
@@ -181,8 +108,7 @@ class Additions:
     """Seconds until failed pods are replaced; 0 if there is nothing to wait for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Removals:
+class Removals(NamedTuple):
     """Result of stage 4: the pods that leave, and the next step of each."""
 
     leaving: tuple[scale_down.Removal, ...]

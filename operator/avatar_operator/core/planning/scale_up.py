@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
 from itertools import compress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from avatar_operator.core.gpus.placement import assign_classes
 from avatar_operator.core.planning import rollout
@@ -26,8 +26,7 @@ BACK_OFF_S: Final = 5.0
 """Base of the back-off: the second failure in a row waits twice this, each further one doubles."""
 
 
-@dataclass(frozen=True, slots=True)
-class NewPods:
+class NewPods(NamedTuple):
     """Where the missing pods come from."""
 
     adopted: tuple[ClaimablePod, ...] = ()

@@ -1,0 +1,89 @@
+"""The input and the output of the planner: what is observed, and the plan that follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from avatar_operator.core.gpus import batch_size
+from avatar_operator.core.planning import rollout
+from avatar_operator.core.planning.actions import Action, AdoptPod, CreatePod
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from avatar_operator.core.autoscaling import inputs
+    from avatar_operator.core.autoscaling.inputs import ScalingContext
+    from avatar_operator.core.autoscaling.scaling import Decision
+    from avatar_operator.core.gpus import inventory
+    from avatar_operator.core.gpus.pools import Pool
+    from avatar_operator.core.planning import shared_reserve
+    from avatar_operator.core.planning.fleet import Fleet
+    from avatar_operator.core.resources.gpu_profile import GPUProfile
+    from avatar_operator.core.resources.node import Node
+    from avatar_operator.core.resources.pod import PodUse, RuntimePod
+    from avatar_operator.core.resources.state import PodState
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The operator's settings that plans depend on."""
+
+    image: str
+    """Runtime image of services that do not name one."""
+    memory_share: float = batch_size.MEMORY_SHARE
+    limits: rollout.Limits = field(default_factory=rollout.Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Everything that a plan depends on besides the service itself."""
+
+    nodes: tuple[Node, ...]
+    uses: tuple[PodUse, ...]
+    """GPU use of every pod in the cluster."""
+    profiles: tuple[GPUProfile, ...]
+    pods: tuple[RuntimePod, ...]
+    """Pods of this service."""
+    states: Mapping[str, PodState]
+    """Latest states, by UID of the pod."""
+    has_control_secret: bool
+    node_classes: inventory.NodeClassCache | None = None
+    """A cache that is kept from plan to plan; it does not change the result."""
+    scaling_context: ScalingContext | None = None
+    """Inputs of the scaling decision; None keeps `minReplicas`."""
+    has_pdb: bool = True
+    halted: rollout.Halt | None = None
+    """The halt of this spec generation that the status contains."""
+    shared: shared_reserve.SharedReserve | None = None
+    """None if the service shares no reserve."""
+    names_elsewhere: Collection[str] = ()
+    """Names of pods that were created for this service and adopted by another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The actions to take now, and the facts that they follow from."""
+
+    desired: int
+    pools: tuple[Pool, ...]
+    inventory: inventory.Inventory
+    fleet: Fleet
+    missing: int
+    """Pods for which no GPU was found."""
+    actions: tuple[Action, ...]
+    wake_after_s: float | None
+    """Plan again after this many seconds, even without an event."""
+    scaling: inputs.ScalingResult | None = None
+    """None if the number of pods is fixed."""
+    halted: rollout.Halt | None = None
+
+    @property
+    def new_pods(self) -> tuple[CreatePod | AdoptPod, ...]:
+        """The actions that give the service another pod."""
+        return tuple(each for each in self.actions if isinstance(each, CreatePod | AdoptPod))
+
+    @property
+    def decision(self) -> Decision | None:
+        """The scaling decision, None if the number of pods is fixed."""
+        return None if self.scaling is None else self.scaling.decision
