@@ -122,7 +122,14 @@ class ServiceController:
         # The previous leader may have known more: at first nothing is removed.
         hold_s = state.hold_removals_until - asyncio.get_running_loop().time()
         actions = tuple(each for each in plan.actions if hold_s <= 0 or not _removes(each))
-        result = await self._executor.execute(service, actions, state)
+        created = [each for each in actions if isinstance(each, planner.CreatePod)]
+        for action in created:  # no await since the plan: no other plan saw these GPUs as free
+            self._store.reserve_gpus(service.key, action.name, action.gpu_use)
+        try:
+            result = await self._executor.execute(service, actions, state)
+        finally:
+            impact = self._store.release_gpus(service.key, [action.name for action in created])
+            self._triggers.on_change(impact)
         status_s = await self._report(reconcile, plan, observed, result)
         if result.faults or result.outdated:
             raise (*result.faults, *result.outdated)[0]  # reconciled again without a change

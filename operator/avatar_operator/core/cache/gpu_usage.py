@@ -20,6 +20,18 @@ class GPUUsage:
         self._pods: Cache[PodUse | None] = Cache()  # None: uses no GPU, or no longer does
         self._sums: dict[tuple[str, str], PodUse] = {}  # by node and GPU class
         self._list: tuple[PodUse, ...] | None = None  # None after a change
+        self._reserved: dict[str, PodUse] = {}  # by NAMESPACE/NAME of a pod to be created
+
+    def reserve(self, pod: str, use: PodUse) -> None:
+        """Count the GPUs of a pod that is about to be created, until `release`."""
+        self._replace(self._reserved.get(pod), use)
+        self._reserved[pod] = use
+
+    def release(self, pod: str) -> bool:
+        """End the reservation of a pod, and return whether there was one."""
+        use = self._reserved.pop(pod, None)
+        self._replace(use, None)
+        return use is not None
 
     def put(self, uid: str, version: int, use: PodUse | None) -> bool:
         """Store the use of a pod, and return whether the pod released its GPUs."""

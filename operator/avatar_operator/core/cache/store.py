@@ -26,7 +26,7 @@ from avatar_operator.core.resources.service import ServiceKey, parse_service
 from avatar_operator.errors import InvalidResource
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from avatar_operator.core.resources.pod import PodUse
 
@@ -124,6 +124,18 @@ class Store:
     def gpu_uses(self) -> tuple[PodUse, ...]:
         """Return the GPU use of all pods of the cluster, summed by node and class."""
         return self._gpu_usage.sums()
+
+    def reserve_gpus(self, key: ServiceKey, pod: str, use: PodUse) -> None:
+        """Count the GPUs of a planned pod at once, so that no other plan counts them as free.
+
+        The reservation ends when the pod itself is observed, or with `release_gpus`.
+        """
+        self._gpu_usage.reserve(f"{key.namespace}/{pod}", use)
+
+    def release_gpus(self, key: ServiceKey, pods: Iterable[str]) -> ChangeImpact:
+        """End the reservations of pods that were not created, and report freed GPUs."""
+        ended = [self._gpu_usage.release(f"{key.namespace}/{pod}") for pod in pods]
+        return ChangeImpact(freed_gpus=any(ended))
 
     def node_class_cache(self) -> inventory.NodeClassCache:
         """Return the cache of the GPU classes of nodes, which is kept between plans."""
@@ -227,6 +239,8 @@ class Store:
         return ChangeImpact(all_services=True, node=node.name)
 
     def _observe_pod(self, uid: str, version: int, body: Mapping[str, object]) -> ChangeImpact:
+        metadata = Fields(body.get("metadata"), "metadata", [])
+        self._gpu_usage.release(f"{metadata.text('namespace')}/{metadata.text('name')}")
         freed = self._gpu_usage.put(uid, version, parse_use(body))
         gateway = parse_pod(body, self._namespace)
         if gateway is not None:

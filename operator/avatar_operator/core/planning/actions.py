@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from avatar_operator import names
 from avatar_operator.core.planning.disruption import ProtectPod, ReleasePod
+from avatar_operator.core.resources.pod import PodUse
 
 if TYPE_CHECKING:
     from avatar_operator.core.gpus.pools import Pool
@@ -44,6 +46,14 @@ class CreatePod:
     def gpu_class(self) -> str:
         """The class that the pod is pinned to."""
         return self.pool.gpu_class
+
+    @property
+    def gpu_use(self) -> PodUse:
+        """What the pod will count as until it is observed: bound to no node yet."""
+        resource = self.pool.stock.resource
+        if resource == names.GPU_RESOURCE:
+            return PodUse("", 1, self.gpu_class)
+        return PodUse("", 0, self.gpu_class, ((resource, 1),))
 
 
 @dataclass(frozen=True, slots=True)

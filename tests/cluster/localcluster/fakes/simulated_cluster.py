@@ -30,13 +30,16 @@ APPLY: Final = "application/apply-patch+yaml"
 class SimulatedCluster:
     """The actions of users, and what the API shows of the result."""
 
-    def __init__(self, cluster: ControlPlane, api: kubeapi.Api) -> None:
+    def __init__(
+        self, cluster: ControlPlane, api: kubeapi.Api, hollow_nodes: HollowNodes | None = None
+    ) -> None:
+        """`hollow_nodes` defaults to two nodes of one class."""
         self._changed = asyncio.Condition()
         self._statuses: dict[tuple[str, str], list[Body]] = collections.defaultdict(list)
         self._generations: dict[tuple[str, str], int] = {}
         self.cluster = cluster
         self.api = api
-        self.hollow_nodes = HollowNodes(api, NODES)
+        self.hollow_nodes = hollow_nodes or HollowNodes(api, NODES)
         self.pods = kubeapi.Mirror(
             api, "/api/v1/pods", self._changed, self.hollow_nodes.on_pod_event
         )
@@ -132,16 +135,23 @@ class SimulatedCluster:
 
 @contextlib.asynccontextmanager
 async def open_in(
-    cluster: ControlPlane, namespaces: tuple[str, ...]
+    cluster: ControlPlane,
+    namespaces: tuple[str, ...],
+    new_nodes: Callable[[kubeapi.Api], HollowNodes] | None = None,
 ) -> AsyncIterator[SimulatedCluster]:
-    """Run an operator that serves the given namespaces, on a control plane without nodes."""
+    """Run an operator that serves the given namespaces, on a control plane without nodes.
+
+    `new_nodes` makes the hollow nodes. Defaults to two nodes of one class.
+    """
     for namespace in namespaces:
         await cluster.kubectl("create", "namespace", namespace)
     await operator_process.install_chart(cluster, namespaces)
     path = await operator_process.kubeconfig(cluster, "operator", cluster.server)
     async with (
         kubeapi.connected(cluster) as api,
-        SimulatedCluster(cluster, api).running() as simulated,
+        SimulatedCluster(
+            cluster, api, new_nodes(api) if new_nodes else None
+        ).running() as simulated,
         operator_process.operating(cluster, path, namespaces=namespaces),
     ):
         yield simulated

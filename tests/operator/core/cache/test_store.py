@@ -332,3 +332,31 @@ def test_the_kept_body_of_a_service_has_only_what_plans_need(make: Make) -> None
         "annotations": {"avatar.musetalk.io/paused": "true"},
     }
     assert known.status == {"sessions": 1}
+
+
+def test_a_reserved_gpu_counts_until_its_pod_is_observed(make: Make) -> None:
+    store = Store(())
+    store.reserve_gpus(ServiceKey("acme", "concierge"), "p0", PodUse("", 1, "rtx-4090"))
+    store.reserve_gpus(ServiceKey("acme", "other"), "p1", PodUse("", 1, "rtx-4090"))
+    assert store.gpu_uses() == (PodUse("", 2, "rtx-4090"),)
+    store.observe(Kind.PODS, make.pod_body("p0"))
+    assert sum(use.gpus for use in store.gpu_uses()) == 2  # the pod, and the reservation of p1
+    impact = store.release_gpus(ServiceKey("acme", "concierge"), ["p0"])
+    assert impact == ChangeImpact()  # it had ended already
+    assert sum(use.gpus for use in store.gpu_uses()) == 2
+
+
+def test_a_pod_that_was_not_created_frees_its_reserved_gpu() -> None:
+    store = Store(())
+    key = ServiceKey("acme", "concierge")
+    store.reserve_gpus(key, "p0", PodUse("", 1, "rtx-4090"))
+    assert store.release_gpus(key, ["p0", "p1"]) == ChangeImpact(freed_gpus=True)
+    assert store.gpu_uses() == ()
+    assert store.release_gpus(key, ["p0"]) == ChangeImpact()
+
+
+def test_a_pod_of_that_name_in_another_namespace_ends_no_reservation(make: Make) -> None:
+    store = Store(())
+    store.reserve_gpus(ServiceKey("globex", "concierge"), "p0", PodUse("", 1, "rtx-4090"))
+    store.observe(Kind.PODS, make.pod_body("p0"))
+    assert sum(use.gpus for use in store.gpu_uses()) == 2
