@@ -84,7 +84,18 @@ async def test_a_caller_that_waits_too_long_gets_an_error_and_a_close(gateway: A
         assert await _queued(next_one) == 1
 
 
-async def test_a_caller_that_disconnects_leaves_the_queue(gateway: Any) -> None:
+async def test_a_waiting_caller_gets_the_realtime_subprotocol_if_it_offers_it(gateway: Any) -> None:
+    gateway.registry.add_service(SERVICE)
+    url = f"{gateway.url}?model={SERVICE}&wait_ms=5000"
+    for offered, selected in ((["other", "realtime"], "realtime"), (["other"], None)):
+        async with connect(url, additional_headers=BEARER, subprotocols=offered) as caller:
+            await _queued(caller)
+            assert caller.subprotocol == selected
+
+
+async def test_a_caller_that_disconnects_leaves_the_queue(
+    gateway: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     gateway.registry.add_service(SERVICE)
     async with _open(gateway) as first:
         await _queued(first)
@@ -95,6 +106,7 @@ async def test_a_caller_that_disconnects_leaves_the_queue(gateway: Any) -> None:
     while _waiting(gateway):
         state = gateway.sessions.state("g", gateway.registry.services, 0)
         await gateway.sessions.wait_for_change(state["sequence"], 1)
+    assert [record for record in caplog.records if record.name == "aiohttp.server"] == []
 
 
 async def test_a_draining_gateway_rejects_waiting_callers(gateway: Any) -> None:

@@ -83,6 +83,8 @@ class Runner:
                 async with asyncio.timeout(timeout_s):
                     code = await process.wait()
             except TimeoutError:
+                process.kill()
+                await process.wait()  # otherwise the process is not reaped if the loop ends now
                 return Outcome(124, f"command timed out after {timeout_s} s")
             finally:
                 process.kill()
