@@ -42,6 +42,16 @@ def test_the_gate_follows_level_and_time(levels: list[float], speech: str) -> No
     assert "".join("s" if gate.is_speech(_step(level)) else "." for level in levels) == speech
 
 
+def test_a_step_at_the_level_is_speech() -> None:
+    step = np.full(320, 0.5, np.float32)
+    level = 10 * np.log10(0.25)  # exactly the power of these samples
+
+    assert energy.VoiceActivityGate(level).is_speech(step)
+    gate = energy.VoiceActivityGate(level + energy.HYSTERESIS_DB)
+    gate.is_speech(np.ones(320, np.float32))
+    assert [gate.is_speech(step) for _ in range(HOLD + 2)] == [True] * (HOLD + 2)
+
+
 def test_a_step_without_samples_is_silent() -> None:
     assert not energy.VoiceActivityGate(-50).is_speech(np.zeros(0, np.float32))
 

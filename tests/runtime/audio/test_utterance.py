@@ -240,3 +240,25 @@ def test_groups_cover_every_frame_once(frame: int) -> None:
     assert last >= frame
     assert utterance.group_of(last) == (number, last)
     assert utterance.group_of(last + 1)[0] == number + 1
+
+
+def test_windows_stay_right_when_the_buffer_moves_more_than_once() -> None:
+    """The buffer holds two contexts, 2 s here, so that 9 s of audio move it several times."""
+    pcm = _words(9 * 16_000, [8_000, 24_000, 40_000, 72_000, 88_000, 120_000])
+    samples = np.frombuffer(pcm, "<i2") / np.float32(32768)
+    speech = utterance.Utterance(16_000, 25, 1, SESSION)
+    windows: list[AudioWindow] = []
+    for begin in range(0, len(pcm), 9600):
+        speech.append(pcm[begin : begin + 9600])
+        windows += speech.take()
+    speech.finish()
+    windows += speech.take()
+
+    assert len(windows) == 225
+    for window in windows[:-5]:  # the contexts of the last ones are padded
+        start = max(0, window.frame_index * 2 - 4 - window.first_step) * 320
+        context = np.frombuffer(window.context, np.float32)
+        assert len(context) == window.steps * 320
+        assert np.array_equal(context, samples[start : start + len(context)])
+    # A context of 30 s never moves its buffer.
+    assert [w.mouth_opacity for w in windows] == [w.mouth_opacity for w in _heard(pcm)]

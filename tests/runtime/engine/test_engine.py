@@ -328,6 +328,7 @@ async def test_a_single_frame_waits_until_there_is_room(
     assert [frame.request for frame in frames] == batch
     assert [index for part in scripted.batches for index in part] == list(range(8))
     assert waits == [0.05, 0.1, 0.1]
+    assert scripted.releases == 6  # before every attempt that follows a failed one
 
 
 @pytest.mark.parametrize("point", ["load", "serve", "step"])
