@@ -110,6 +110,8 @@ def parse_load(document: Mapping[str, object]) -> Load | tuple[StateFault, ...]:
         draining=_flag(document, "draining", faults),
         ready=_flag(document, "ready", faults),
     )
+    if not faults and load.free > load.capacity:
+        faults.append(StateFault("free", load.free, f"no more than capacity, {load.capacity}"))
     return tuple(faults) or load
 
 

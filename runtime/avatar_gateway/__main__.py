@@ -13,8 +13,6 @@ import sys
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
-import aiohttp
-
 from avatar_contracts import logs
 from avatar_contracts.backoff import Backoff
 from avatar_gateway import errors, settings
@@ -27,7 +25,7 @@ from avatar_gateway.serving.auth import Authenticator
 from avatar_gateway.serving.placement import Placer
 from avatar_gateway.serving.server import listening
 from avatar_gateway.serving.sessions import Sessions
-from avatar_gateway.streams.runtimes import StateStreams
+from avatar_gateway.streams.runtimes import StateStreams, new_http_session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +64,7 @@ async def serve(chosen: settings.Settings) -> None:
     metrics = Metrics(lambda: sessions.live, lambda: sessions.waiting)
     async with AsyncExitStack() as stack:
         api = await stack.enter_async_context(informers.connected(chosen.kubeconfig))
-        http = await stack.enter_async_context(aiohttp.ClientSession())
+        http = await stack.enter_async_context(new_http_session())
         placer = Placer(registry)
         stack.push_async_callback(placer.close)
         watches = [
@@ -77,7 +75,9 @@ async def serve(chosen: settings.Settings) -> None:
                 (informers.SERVICES, informers.ServiceSink(registry)),
             )
         ]
-        streams = StateStreams(registry, http, chosen.keys.control_master, _backoff)
+        streams = StateStreams(
+            registry, http, chosen.keys.control_master, _backoff, metrics.count_state_fault
+        )
         gateway = Gateway(
             Authenticator(chosen.keys.api_key),
             placer,

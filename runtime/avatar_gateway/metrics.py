@@ -50,6 +50,16 @@ class Metrics:
         for reason in (*sorted(rejections.CODES), "pod"):
             self._rejections.labels(reason)
 
+        self._state_faults = Counter(
+            "avatar_gateway_state_faults_total",
+            "State streams that ended because of what a runtime pod sent.",
+            registry=self._registry,
+        )
+
+    def count_state_fault(self) -> None:
+        """Count a state stream that ended because of what a pod sent."""
+        self._state_faults.inc()
+
     def observe_placement(self, seconds: float) -> None:
         """Record how long the placement of a session took."""
         self._placement.observe(seconds)

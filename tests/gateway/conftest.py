@@ -55,6 +55,10 @@ class FakePod:
     name: str
     capacity: int = 5
     rejection: tuple[int, dict[str, Any]] | None = None
+    raw_state: bytes | None = None
+    """If set, the state stream sends this instead of the state."""
+    redirect: str | None = None
+    """If set, the state stream answers with a redirect to this address."""
     may_answer: asyncio.Event | None = None
     """If set, the pod answers a session request only after this event."""
     port: int = 0
@@ -95,12 +99,14 @@ class FakePod:
     async def state(self, request: web.Request) -> web.StreamResponse:
         """Stream the state: one line immediately, then one line every 50 ms."""
         self.tokens.append(request.headers.get("Authorization"))
+        if self.redirect is not None:
+            raise web.HTTPFound(self.redirect)
         response = web.StreamResponse()
         await response.prepare(request)
         for sequence in range(10_000):
-            line = self.line(sequence)
+            line = self.raw_state or json.dumps(self.line(sequence)).encode() + b"\n"
             try:
-                await response.write(json.dumps(line).encode() + b"\n")
+                await response.write(line)
             except ConnectionError:
                 break
             await asyncio.sleep(0.05)
@@ -155,6 +161,8 @@ class FakeAPI:
         default_factory=lambda: {"pods": asyncio.Queue(), "avatarservices": asyncio.Queue()}
     )
     fail_lists: int = 0
+    raw_lists: list[str] = field(default_factory=list)
+    """Bodies that the next lists return with status 200 instead of the items."""
     kubeconfig: Path = Path()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -170,6 +178,8 @@ class FakeAPI:
                 await response.write(data[:10])
                 await response.write(data[10:])
             return response
+        if self.raw_lists:
+            return web.Response(text=self.raw_lists.pop(0))
         if self.fail_lists:
             self.fail_lists -= 1
             return web.json_response({"message": "etcd is busy"}, status=500)

@@ -8,7 +8,6 @@ previous one is not parsed (docs/decisions/0013-streams-without-tasks.md).
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import random
 import re
@@ -19,6 +18,7 @@ import aiohttp
 
 from avatar_contracts import labels
 from avatar_contracts.backoff import jittered
+from avatar_contracts.documents import parse_object
 from avatar_operator.core.workqueue import WorkQueue
 from avatar_operator.errors import BrokenStream, InvalidResource
 from avatar_operator.streams.http_lines import LineReader
@@ -149,11 +149,9 @@ class StateStreams:
             self._on_repeat(uid)
             return line_hash
         try:
-            document = json.loads(line)
+            document = parse_object(line)
         except ValueError:
-            document = None
-        if not isinstance(document, dict):
-            raise BrokenStream(f"not a state: {line[:60]!r}")
+            raise BrokenStream(f"not a state: {line[:60]!r}") from None
         self._on_document(uid, document)
         return line_hash
 

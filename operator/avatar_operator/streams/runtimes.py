@@ -107,6 +107,7 @@ class RuntimeStates:
             json={"draining": draining},
             headers=client.headers(endpoint),
             timeout=aiohttp.ClientTimeout(total=within_s),
+            allow_redirects=False,
         )
         try:
             async with request as response:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -12,6 +11,7 @@ import aiohttp
 from kubernetes.aio import client, config
 
 from avatar_contracts import labels
+from avatar_contracts.documents import parse_object
 from avatar_gateway import errors
 from avatar_gateway.core import model
 
@@ -123,14 +123,19 @@ class Watch:
                     version = await self._follow(version)
             except (aiohttp.ClientError, OSError, TimeoutError, errors.WatchError) as error:
                 _log.warning("watch interrupted path=%s error=%r", self._path, error)
-                await asyncio.sleep(self._backoff.next_s())
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                # The answer is not what a Kubernetes API sends: a proxy's page, or a cut list.
+                _log.warning("answer not used path=%s error=%r", self._path, error)
+            else:
+                continue
+            await asyncio.sleep(self._backoff.next_s())
 
     async def _list(self) -> str:
         items: list[Mapping[str, Any]] = []
         parameters: dict[str, Any] = {"limit": _PAGE, **self._selector}
         while True:
             async with self._get(parameters) as response:
-                body = json.loads(await response.read())
+                body = parse_object(await response.read())
             items += body["items"]
             metadata = body["metadata"]
             if not metadata.get("continue"):
@@ -208,7 +213,7 @@ async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[Mapping[str
     async for data in response.content.iter_any():
         rest += data
         for line in _lines(rest):
-            yield json.loads(line)
+            yield parse_object(line)
 
 
 def _lines(buffer: bytearray) -> Iterator[bytes]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
 from avatar_contracts import labels, tokens
+from avatar_contracts.documents import MAX_LINE_BYTES, parse_object
 from avatar_gateway import errors
 from avatar_gateway.core import model, routing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from avatar_contracts.backoff import Backoff
     from avatar_gateway.core.model import Pod
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=2, sock_read=2 * routing.STALE_S)
+
+
+def new_http_session() -> aiohttp.ClientSession:
+    """Return a session that keeps one connection to each pod, without aiohttp's limit of 100."""
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
 
 
 class StateStreams:
@@ -34,11 +39,14 @@ class StateStreams:
         http: aiohttp.ClientSession,
         control_master: str,
         new_backoff: Callable[[], Backoff],
+        on_fault: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_fault` is called for each stream that ends because of what a pod sent."""
         self._registry = registry
         self._http = http
         self._control_master = control_master
         self._new_backoff = new_backoff
+        self._on_fault = on_fault
         self._readers: dict[tuple[str, str, bool], asyncio.Task[None]] = {}
 
     async def run(self) -> None:
@@ -66,15 +74,16 @@ class StateStreams:
         while True:
             try:
                 await self._follow(pod, backoff)
-            except (
-                aiohttp.ClientError,
-                OSError,
-                TimeoutError,
-                ValueError,
-                errors.StateError,
-            ) as error:
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 # A starting pod refuses connections for a while, so this is not a warning.
                 _log.debug("state interrupted pod=%s error=%r", pod.key, error)
+            except (ValueError, errors.StateError) as error:
+                self._on_fault()
+                _log.warning("state not used pod=%s error=%s", pod.key, error)
+            except Exception:
+                # Whatever one pod sends, the streams of the other pods continue.
+                self._on_fault()
+                _log.exception("state stream failed pod=%s", pod.key)
             await asyncio.sleep(backoff.next_s())
 
     async def _follow(self, pod: Pod, backoff: Backoff) -> None:
@@ -85,13 +94,31 @@ class StateStreams:
             params={"watch": "1"},
             headers={"Authorization": f"Bearer {token}"},
             timeout=_TIMEOUT,
+            allow_redirects=False,  # a pod must not make the gateway call other addresses
         ) as response:
             if response.status != 200:
                 raise errors.StateError("status", response.status, "200")
-            async for line in response.content:
-                state = model.parse_state(json.loads(line), pod, loop.time())
+            async for line in _lines(response.content):
+                state = model.parse_state(parse_object(line), pod, loop.time())
                 self._registry.update_state(pod, state)
                 backoff.reset()
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Yield the lines of a state stream.
+
+    Raises:
+        StateError: a line is longer than `MAX_LINE_BYTES`.
+    """
+    rest = bytearray()
+    async for data in content.iter_any():
+        rest += data
+        while (end := rest.find(b"\n")) >= 0:
+            yield bytes(rest[:end])
+            del rest[: end + 1]
+        if len(rest) > MAX_LINE_BYTES:
+            limit = f"a line of no more than {MAX_LINE_BYTES} bytes"
+            raise errors.StateError("state", f"a line of more than {len(rest)} bytes", limit)
 
 
 def _host(ip: str) -> str:

@@ -7,14 +7,13 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import pytest
 
 from avatar_contracts.backoff import Backoff
 from avatar_contracts.tokens import control_token
 from avatar_gateway.kube import informers
 from avatar_gateway.pod_registry import PodRegistry
-from avatar_gateway.streams.runtimes import StateStreams
+from avatar_gateway.streams.runtimes import StateStreams, new_http_session
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -115,6 +114,41 @@ async def test_known_objects_are_kept_while_the_api_is_unavailable(fake: Any, un
         await until(lambda: set(registry.pods) == {"acme/p9"})
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<html>a proxy</html>",
+        "{}",
+        "[]",
+        '{"items": null, "metadata": {}}',
+        '{"items": [{}], "metadata": {"resourceVersion": "1"}}',
+        '{"items": [7], "metadata": {"resourceVersion": "1"}}',
+        '{"items": [',
+        "[" * 100_000,
+    ],
+    ids=["html", "empty", "list", "null", "no metadata", "number", "cut", "deep"],
+)
+async def test_an_answer_that_is_not_a_list_ends_no_watch(
+    fake: Any, until: Until, body: str
+) -> None:
+    fake.items["pods"] = [fake.pod("p1")]
+    async with _watching(fake) as registry:
+        fake.items["pods"] = [fake.pod("p2")]
+        fake.raw_lists = [body]
+        gone = {"kind": "Status", "code": 410, "reason": "Expired"}
+        fake.events["pods"].put_nowait({"type": "ERROR", "object": gone})
+        await until(lambda: set(registry.pods) == {"acme/p2"})
+        assert fake.raw_lists == []
+
+
+async def test_an_event_that_is_not_an_object_ends_no_watch(fake: Any, until: Until) -> None:
+    async with _watching(fake) as registry:
+        for event in ({}, {"type": "ADDED"}, {"type": "ADDED", "object": {}}, ["ADDED"]):
+            fake.events["pods"].put_nowait(event)
+        fake.items["pods"] = [fake.pod("p2")]
+        await until(lambda: set(registry.pods) == {"acme/p2"})
+
+
 async def test_only_the_given_namespace_is_watched(fake: Any) -> None:
     async with _watching(fake, "acme"):
         paths = {path for path, _ in fake.queries}
@@ -125,12 +159,21 @@ async def test_only_the_given_namespace_is_watched(fake: Any) -> None:
 
 
 @asynccontextmanager
-async def _streaming(registry: PodRegistry) -> AsyncIterator[None]:
-    async with aiohttp.ClientSession() as http:
-        streams = StateStreams(registry, http, MASTER, lambda: Backoff(0.01, 0.02, lambda: 1.0))
+async def _streaming(registry: PodRegistry) -> AsyncIterator[list[str]]:
+    """Run the streams; yield one item for each fault that was counted."""
+    faults: list[str] = []
+    async with new_http_session() as http:
+        streams = StateStreams(
+            registry,
+            http,
+            MASTER,
+            lambda: Backoff(0.01, 0.02, lambda: 1.0),
+            lambda: faults.append("fault"),
+        )
         task = asyncio.create_task(streams.run())
         try:
-            yield
+            yield faults
+            assert not task.done()
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -171,6 +214,65 @@ async def test_a_state_of_another_pod_at_the_same_address_is_ignored(
         assert fresh.candidates("acme/concierge")[0].state is None
         pod.name = "p1"
         await until(lambda: fresh.candidates("acme/concierge")[0].state is not None)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[" * 3_000 + b"\n",
+        b"[" * 100_000 + b"\n",
+        b"x" * 600_000 + b"\n",
+        b"x" * 600_000,
+        b'{"pod": "p1", "service": "acme/concierge", "capacity": 0, "sessions": 0, "free": 5,'
+        b' "draining": false, "ready": true, "sequence": 1}\n',
+        b"null\n",
+        b"\xff\n",
+        b"{}\n",
+    ],
+    ids=["nested", "deep", "long", "endless", "impossible", "null", "bytes", "empty"],
+)
+async def test_a_pod_with_a_wrong_state_disturbs_no_other_pod(
+    gateway: Any, until: Until, line: bytes
+) -> None:
+    bad, good = await gateway.pod("bad"), await gateway.pod("p1")
+    bad.raw_state = line
+    fresh = PodRegistry()
+    async with _streaming(fresh) as faults:
+        fresh.set_pod(bad.as_pod())
+        await until(lambda: len(faults) >= 2)  # the stream was opened again after the first one
+        fresh.set_pod(good.as_pod())
+
+        def states() -> dict[str, bool]:
+            found = fresh.candidates("acme/concierge")
+            return {each.key: each.state is not None for each in found}
+
+        await until(lambda: states() == {"acme/bad": False, "acme/p1": True}, states)
+
+
+async def test_a_redirect_of_a_pod_is_not_followed(gateway: Any, until: Until) -> None:
+    bad, other = await gateway.pod("bad"), await gateway.pod("p1")
+    bad.redirect = f"http://127.0.0.1:{other.admin_port}/control/v1/state"
+    fresh = PodRegistry()
+    async with _streaming(fresh) as faults:
+        fresh.set_pod(bad.as_pod())
+        await until(lambda: len(faults) >= 2)
+    assert other.tokens == []
+
+
+async def test_the_states_of_more_than_a_hundred_pods_are_followed(
+    gateway: Any, until: Until
+) -> None:
+    fresh = PodRegistry()
+    pod = await gateway.pod("p1")
+    async with _streaming(fresh):
+        for number in range(150):
+            fresh.set_pod(replace(pod.as_pod(), uid=f"uid-{number}", namespace=f"team-{number}"))
+
+        def states() -> int:
+            return sum(c.state is not None for c in fresh.candidates("acme/concierge"))
+
+        await until(lambda: states() == 150, states)
+    assert len(pod.tokens) == 150
 
 
 async def test_a_pod_that_was_taken_over_keeps_the_token_of_its_original_service(
