@@ -12,7 +12,7 @@ from aiohttp import web
 
 from avatar_contracts.tokens import control_token
 from avatar_operator import names
-from avatar_operator.controllers import manager
+from avatar_operator.controllers import manager, profile_controller
 from avatar_operator.controllers.service_controller import HOLD_REMOVALS_S
 from avatar_operator.core.cache.entries import Kind
 from avatar_operator.core.resources.service import ServiceKey
@@ -387,3 +387,47 @@ async def test_the_correct_pdb_of_another_service_is_not_ours(operator: Operator
     operator.manager.on_pdb(key, "s1")
     operator.manager.on_pdb(key, "s2")
     await api.until(lambda: api.writes.count(("PATCH", PDB)) > writes)
+
+
+PROFILE_STATUS = ("PATCH", f"{GROUP}/gpuprofiles/rtx-4090/status")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped_operator", ["300"], indirect=True)
+async def test_a_changed_status_of_a_profile_is_corrected(operator: Operator) -> None:
+    api = operator.api
+    await api.until(operator.manager.is_ready)
+    condition = {"type": "NodesRecognised", "status": "False", "reason": "LabelsAmbiguous"}
+    body = {**operator.make.profile_body(), "status": {"conditions": [condition]}}
+    operator.observe(Kind.PROFILES, api.stamp(body))
+    await api.until(lambda: PROFILE_STATUS in api.writes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped_operator", ["300"], indirect=True)
+async def test_a_node_that_fits_two_profiles_is_reported_in_their_status(
+    stopped_operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profile_controller, "DELAY_S", 0.0)
+    api = stopped_operator.api
+    api.nodes.clear()
+    api.profiles.append(stopped_operator.make.profile_body("twin"))
+    stopped_operator.start()
+    await api.until(stopped_operator.manager.is_ready)
+    for _ in range(20):  # the checks that the first list triggered
+        await asyncio.sleep(0)
+    assert PROFILE_STATUS not in api.writes
+    stopped_operator.observe(Kind.NODES, api.stamp(stopped_operator.make.node_body()))
+    await api.until(lambda: PROFILE_STATUS in api.writes)
+
+
+@pytest.mark.slow
+async def test_a_deleted_control_secret_is_applied_again_after_a_resync(
+    operator: Operator,
+) -> None:
+    api = operator.api
+    secret = ("PATCH", "/api/v1/namespaces/acme/secrets/concierge-control")
+    operator.apply(replicas=0)
+    await api.until(lambda: api.condition("Ready") == ("True", "ScaledToZero"))
+    writes = api.writes.count(secret)
+    await api.until(lambda: api.writes.count(secret) > writes)  # the fake stores no Secret

@@ -328,8 +328,9 @@ async def test_a_leader_whose_lease_was_deleted_stops_immediately(
     cluster: FakeCluster, is_reported: bool
 ) -> None:
     first = cluster.start("a", LONG)  # its term would last for 40 s
-    await cluster.server.until(first.fence.is_open)
+    await cluster.server.until(lambda: first.fence.is_open() and cluster.server.watches)
     if is_reported:
+        cluster.server.failing.add("avatar-operator/a")  # only its open watch still works
         await cluster.server.store(None)
     else:
         cluster.server.lease = None  # the watch does not report it

@@ -343,3 +343,11 @@ async def test_a_new_address_discards_the_last_state(pod: Pod, followed: Followe
     (await pod.accept()).send()
     await followed.changed()
     assert pod.tokens == {"Bearer secret", "Bearer other"}
+
+
+async def test_a_repeated_drain_keeps_the_pod_draining(pod: Pod, followed: Followed) -> None:
+    followed.runtimes.follow("u", pod.endpoint)
+    (await pod.accept()).send(draining=True)
+    await followed.changed()
+    await followed.runtimes.drain("u", draining=True)
+    assert followed.runtimes.states(["u"])["u"].draining
