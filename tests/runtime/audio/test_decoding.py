@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     from avatar_runtime.batching.frames import AudioWindow
 
-HEARING = AudioOptions(silence_dbfs=-50)
+OPTIONS = AudioOptions(silence_dbfs=-50)
 
 
 def _heard(audio: AudioFormat, pieces: Sequence[bytes]) -> list[tuple[object, ...]]:
-    voice = AudioDecoder(audio, 25, 3, HEARING)
+    voice = AudioDecoder(audio, 25, 3, OPTIONS)
     windows: list[AudioWindow] = []
     for piece in pieces:
         voice.append(piece)
@@ -44,7 +44,7 @@ def _heard(audio: AudioFormat, pieces: Sequence[bytes]) -> list[tuple[object, ..
     seed=st.integers(0, 2**16),
 )
 @settings(max_examples=10, deadline=None)
-def test_messages_may_cut_the_sound_anywhere(
+def test_messages_may_split_the_audio_anywhere(
     audio: AudioFormat, samples: int, cuts: list[int], seed: int
 ) -> None:
     width = audio.bytes_per_sample
@@ -62,13 +62,13 @@ def test_messages_may_cut_the_sound_anywhere(
 )
 @given(code=st.binary(min_size=1, max_size=4000))
 @settings(max_examples=10, deadline=None)
-def test_g711_is_heard_as_the_pcm_that_it_stands_for(
+def test_g711_equals_the_pcm_that_it_encodes(
     audio: AudioFormat, decode: Callable[[bytes], bytes], code: bytes
 ) -> None:
-    telephone = AudioDecoder(audio, 25, 3, HEARING)
+    telephone = AudioDecoder(audio, 25, 3, OPTIONS)
     telephone.append(code)
     telephone.finish()
-    plain = AudioDecoder(AudioFormat("audio/pcm", 8_000, 2), 25, 3, HEARING)
+    plain = AudioDecoder(AudioFormat("audio/pcm", 8_000, 2), 25, 3, OPTIONS)
     plain.append(decode(code))
     plain.finish()
 

@@ -68,7 +68,7 @@ def _shares(levels: list[float], own: int = OWN) -> list[float]:
     return shares
 
 
-def test_the_mouth_opens_before_speech_and_closes_in_two_pictures_after_it() -> None:
+def test_the_mouth_opens_before_speech_and_closes_in_two_frames_after_it() -> None:
     levels = [QUIET] * 8 + [LOUD] * 4 + [QUIET] * (HOLD + 8)
 
     shares = [round(share, 2) for share in _shares(levels)]
@@ -89,7 +89,7 @@ sounds = st.lists(
 
 @given(levels=sounds, own=st.sampled_from([2, 3, 5]))
 @example(levels=[LOUD], own=2)
-def test_no_speech_is_cut_and_long_silence_rests(levels: list[float], own: int) -> None:
+def test_no_speech_is_cut_and_long_silence_is_idle(levels: list[float], own: int) -> None:
     for frame, share in enumerate(_shares(levels, own)):
         first = frame * own
         if LOUD in levels[first : first + own]:

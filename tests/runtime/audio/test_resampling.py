@@ -62,7 +62,7 @@ def test_no_input_gives_no_output() -> None:
     seed=st.integers(0, 2**16),
 )
 @settings(max_examples=40, deadline=None)
-def test_cuts_change_no_bit(rate: int, cuts: list[int], seed: int) -> None:
+def test_splits_change_no_bit(rate: int, cuts: list[int], seed: int) -> None:
     samples = np.random.default_rng(seed).uniform(-1, 1, 5000)
     resampler = resampling.Resampler(rate)
     edges = [0, *sorted(cuts), len(samples)]

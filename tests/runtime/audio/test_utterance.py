@@ -55,7 +55,7 @@ def test_windows_use_the_published_steps(frame: int, steps: tuple[int, int]) -> 
     assert _real_steps(windows[frame]) == steps
 
 
-def test_a_frame_comes_120_ms_after_its_start() -> None:
+def test_a_frame_is_ready_120_ms_after_its_start() -> None:
     speech = utterance.Utterance(16_000)
     speech.append(_pcm(1919))
     before = speech.take()
@@ -80,7 +80,7 @@ def test_a_group_shares_one_context_that_ends_with_its_look_ahead() -> None:
     assert [w.first_step for w in group] == [8, 10]
 
 
-def test_a_context_keeps_only_what_the_model_hears() -> None:
+def test_a_context_keeps_only_what_the_model_takes() -> None:
     speech = utterance.Utterance(16_000, 25, context_s=1)
     pcm = _pcm(48_000)
     speech.append(pcm)
@@ -106,11 +106,11 @@ def test_every_sample_is_under_a_frame(rate: int, fps: int, samples: int, frames
     assert [w.frame_index for w in windows] == list(range(frames))
 
 
-def test_no_sound_gives_no_frame() -> None:
+def test_no_audio_gives_no_frame() -> None:
     assert _windows(b"") == []
 
 
-def test_a_sample_that_a_message_border_cuts_is_put_together() -> None:
+def test_a_sample_that_is_split_between_messages_is_joined() -> None:
     pcm = _pcm(3000)
     speech = utterance.Utterance(16_000)
     speech.append(pcm[:1001])
@@ -119,7 +119,7 @@ def test_a_sample_that_a_message_border_cuts_is_put_together() -> None:
     assert speech.samples == 3000
 
 
-def test_a_finished_utterance_refuses_sound() -> None:
+def test_a_finished_utterance_rejects_audio() -> None:
     speech = utterance.Utterance()
     speech.finish()
     with pytest.raises(ValueError, match="finished"):
@@ -136,7 +136,7 @@ def _heard(pcm: bytes, audio_options: utterance.AudioOptions = SESSION) -> list[
     return list(speech.take())
 
 
-def test_pauses_rest_and_the_mouth_opens_before_the_next_word() -> None:
+def test_pauses_are_idle_and_the_mouth_opens_before_the_next_word() -> None:
     windows = _heard(_pcm(6400) + bytes(2 * 9600) + _pcm(6400))
 
     assert [i for i, w in enumerate(windows) if w.silent] == [*range(15, 23), 34]
@@ -151,23 +151,21 @@ def test_pauses_rest_and_the_mouth_opens_before_the_next_word() -> None:
     ]
 
 
-def test_the_end_closes_the_mouth_in_two_pictures() -> None:
+def test_the_end_closes_the_mouth_in_two_frames() -> None:
     windows = _heard(_pcm(6400))
 
     assert [w.mouth_opacity for w in windows] == [1.0] * 8 + [0.5, 0.0]
     assert [w.silent for w in windows] == [False] * 9 + [True]
 
 
-def test_without_a_level_every_frame_is_drawn() -> None:
+def test_without_a_level_every_frame_is_generated() -> None:
     windows = _heard(bytes(2 * 6400), utterance.AudioOptions())
 
     assert {(w.silent, w.mouth_opacity) for w in windows} == {(False, 1.0)}
 
 
 @pytest.mark.parametrize(("lookahead_ms", "samples"), [(0, 1920), (40, 2560), (400, 8320)])
-def test_a_look_ahead_makes_frames_wait_for_as_much_more_sound(
-    lookahead_ms: int, samples: int
-) -> None:
+def test_a_look_ahead_delays_frames_by_its_length(lookahead_ms: int, samples: int) -> None:
     speech = utterance.Utterance(16_000, 25, 3, utterance.AudioOptions(lookahead_ms))
     speech.append(_pcm(samples - 1))
     before = speech.take()
@@ -193,7 +191,7 @@ def test_a_look_ahead_makes_frames_wait_for_as_much_more_sound(
     rate=16_000, fps=10, samples=17_600, words=[], lookahead_ms=0, cuts=[35_200], takes=[True] * 12
 )
 @settings(max_examples=40, deadline=None)
-def test_windows_do_not_depend_on_cuts_or_on_when_they_are_taken(
+def test_windows_do_not_depend_on_splits_or_on_when_they_are_taken(
     rate: int,
     fps: int,
     samples: int,

@@ -46,7 +46,7 @@ def test_what_was_written_is_read(folder: Path) -> None:
     assert avatar.frame(2) is avatar.frame(2)
 
 
-def test_pictures_cannot_be_drawn_on(folder: Path) -> None:
+def test_frames_are_read_only(folder: Path) -> None:
     with pytest.raises(ValueError, match="read-only"):
         cache.read(folder).frame(0)[0, 0] = 1
 
@@ -70,7 +70,7 @@ def test_writing_again_replaces_and_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("name", ["latents", "boxes", "masks"])
-def test_a_changed_tensor_is_refused(folder: Path, name: str) -> None:
+def test_a_changed_tensor_is_rejected(folder: Path, name: str) -> None:
     path = folder / "avatar.safetensors"
     tensors: dict[str, NDArray[Any]] = load_file(path)
     tensors[name] = tensors[name].copy()
@@ -81,7 +81,7 @@ def test_a_changed_tensor_is_refused(folder: Path, name: str) -> None:
         cache.read(folder)
 
 
-def test_a_changed_manifest_is_refused(folder: Path) -> None:
+def test_a_changed_manifest_is_rejected(folder: Path) -> None:
     path = folder / "manifest.json"
     path.write_text(path.read_text().replace('"fps": 25', '"fps": 24'))
 
@@ -90,7 +90,7 @@ def test_a_changed_manifest_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reported"),
     [
         ({"schema": 2}, "schema is 2, this runtime reads 1"),
         ({"pixels": "bmp"}, "pixels is 'bmp', must be one of jpeg, png"),
@@ -98,19 +98,19 @@ def test_a_changed_manifest_is_refused(folder: Path) -> None:
         ({"frames": 5}, "tensor latents has 4 entries, must have 5"),
     ],
 )
-def test_a_manifest_that_means_nothing_here_is_refused(
-    folder: Path, change: dict[str, object], told: str
+def test_an_unsupported_manifest_is_rejected(
+    folder: Path, change: dict[str, object], reported: str
 ) -> None:
     path = folder / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
 
     with pytest.raises(errors.AssetError) as caught:
         cache.read(folder)
-    assert told in str(caught.value)
+    assert reported in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "avatar.safetensors", "pixels.safetensors"])
-def test_a_missing_or_broken_file_is_named(folder: Path, name: str) -> None:
+def test_a_missing_or_broken_file_is_reported(folder: Path, name: str) -> None:
     (folder / name).write_bytes(b"\x00 not this")
     with pytest.raises(errors.AssetError, match=name):
         cache.read(folder)
@@ -119,23 +119,23 @@ def test_a_missing_or_broken_file_is_named(folder: Path, name: str) -> None:
         cache.read(folder)
 
 
-def test_a_box_outside_the_picture_is_refused(folder: Path, encoder: preparation.Encoder) -> None:
+def test_a_box_outside_the_frame_is_rejected(folder: Path, encoder: preparation.Encoder) -> None:
     avatar = cache.read(folder)
     with pytest.raises(errors.AssetError, match="must lie inside 30x64"):
         cache.write(folder, replace(avatar.manifest, width=30), _tensors(folder))
 
 
 @pytest.mark.parametrize(
-    ("version", "vae_hash", "told"),
+    ("version", "vae_hash", "reported"),
     [
         ("v1", "made-for-tests", "model_version is v15, the served model has v1"),
         ("v15", "other", "vae_hash is made-for-tests, the served model has other"),
     ],
 )
-def test_an_avatar_of_another_model_is_refused_with_both_values(
-    folder: Path, version: str, vae_hash: str, told: str
+def test_an_avatar_of_another_model_is_rejected_with_both_values(
+    folder: Path, version: str, vae_hash: str, reported: str
 ) -> None:
-    with pytest.raises(errors.AssetError, match=told):
+    with pytest.raises(errors.AssetError, match=reported):
         cache.check_model(cache.read(folder), folder, model_version=version, vae_hash=vae_hash)
 
 

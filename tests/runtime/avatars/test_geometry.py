@@ -39,7 +39,7 @@ def test_the_crop_box_is_a_square_of_one_and_a_half_sides() -> None:
     width=st.integers(1, 100),
     height=st.integers(1, 100),
 )
-def test_the_crop_box_holds_the_face_and_lies_in_the_picture(
+def test_the_crop_box_holds_the_face_and_lies_in_the_frame(
     x: int, y: int, width: int, height: int
 ) -> None:
     face = Box(x, y, x + width, y + height).clamped(100, 100)

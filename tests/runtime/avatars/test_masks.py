@@ -11,7 +11,7 @@ _FACE = geometry.Box(30, 30, 90, 90)
 _CROP = geometry.crop_box(_FACE, 120, 120)
 
 
-def test_the_middle_of_the_mouth_is_drawn_anew_and_the_eyes_are_not() -> None:
+def test_the_mask_covers_the_mouth_and_not_the_eyes() -> None:
     mask = masks.feathered(masks.ellipse(_FACE, _CROP), _FACE, _CROP)
 
     column = (_CROP.width) // 2
@@ -64,7 +64,7 @@ def test_plain_modes_are_lists_of_classes(mode: str, neck: int) -> None:
     assert set(np.unique(region)) == {0, 255}
 
 
-def test_the_jaw_grows_in_the_middle_and_is_narrowed_in_the_cheeks() -> None:
+def test_the_jaw_is_dilated_in_the_middle_and_eroded_in_the_cheeks() -> None:
     region = masks.region(_parsed(), _WHOLE, "jaw")
 
     # The cone is 33 wide and high: above the skin it reaches 16 rows up, 16 across.
@@ -101,6 +101,6 @@ def test_every_mode_is_feathered_inside_any_crop_box(mode: str) -> None:
     assert len(np.unique(mask)) > 20
 
 
-def test_a_mask_of_nothing_touches_nothing() -> None:
+def test_an_empty_mask_has_an_empty_bounding_box() -> None:
     empty = masks.bounding_box(np.zeros((4, 6), np.uint8))
     assert (empty.width, empty.height) == (0, 0)

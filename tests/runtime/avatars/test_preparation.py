@@ -67,7 +67,7 @@ def test_equal_input_gives_equal_bytes(encoder: preparation.Encoder, tmp_path: P
 
 
 @pytest.mark.parametrize("pixels", ["jpeg", "png"])
-def test_the_latents_are_of_the_pictures_that_viewers_see(
+def test_the_latents_are_those_of_the_stored_frames(
     encoder: preparation.Encoder, tmp_path: Path, pixels: str
 ) -> None:
     folder = tmp_path / "anna"
@@ -79,7 +79,7 @@ def test_the_latents_are_of_the_pictures_that_viewers_see(
     assert np.array_equal(seen, shown)
 
 
-def test_png_keeps_the_source_to_the_last_bit(encoder: preparation.Encoder, tmp_path: Path) -> None:
+def test_png_keeps_the_source_bit_identical(encoder: preparation.Encoder, tmp_path: Path) -> None:
     preparation.write(tmp_path / "a", _frames(), [_BOX] * 3, [_MASK] * 3, encoder, pixels="png")
 
     assert np.array_equal(cache.read(tmp_path / "a").frame(2), _frames()[2])

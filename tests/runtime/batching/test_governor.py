@@ -56,7 +56,7 @@ def test_the_published_profile_goes_16_8_4_and_back() -> None:
     ]
 
 
-def test_a_batch_that_itself_crosses_the_threshold_settles_instead_of_swinging() -> None:
+def test_a_batch_that_itself_crosses_the_threshold_settles_instead_of_oscillating() -> None:
     # 24 GiB: 16 frames are 87 % of the card, 8 are 51 %.
     state, changes, now = Governor(16), 0, 0.0
     while now < 600:
@@ -69,7 +69,7 @@ def test_a_batch_that_itself_crosses_the_threshold_settles_instead_of_swinging()
     assert changes < 40  # without the longer waits: 1,600
 
 
-def test_a_plan_over_the_threshold_runs_in_full_and_still_gives_way_to_others() -> None:
+def test_a_plan_over_the_threshold_runs_in_full_and_yields_memory_to_others() -> None:
     # 24 GiB as the operator plans it: 16 frames are 87 % of the card, its own share at most 90 %.
     state = Governor(16, thresholds=governor.thresholds(published(16, 24_576)))
     seen, now = [], 0.0
@@ -110,7 +110,7 @@ def test_memory_just_below_the_threshold_does_not_grow_the_batch() -> None:
     assert limits(16, steps) == [8, 8, 8, 8, 16]
 
 
-def test_a_calm_spell_that_is_broken_begins_anew() -> None:
+def test_an_interrupted_delay_starts_again() -> None:
     steps = [(0.0, 0.75), (1.0, 0.5), (1.4, 0.66), (1.6, 0.5), (2.0, 0.5), (2.1, 0.5)]
     assert limits(16, steps) == [8, 8, 8, 8, 8, 16]
 
@@ -125,13 +125,13 @@ def test_it_grows_one_step_at_a_time() -> None:
     [(16, 16, 8), (16, 8, 4), (16, 4, 2), (16, 3, 1), (16, 2, 1), (16, 1, 1), (12, 12, 4),
      (1, 1, 1), (5, 5, 2), (100, 100, 48)],
 )  # fmt: skip
-def test_a_refusal_leaves_at_most_half_of_what_was_refused(
+def test_out_of_memory_leaves_at_most_half_of_the_failed_batch(
     full: int, refused: int, limit: int
 ) -> None:
     assert Governor(full).with_out_of_memory(refused, 0.0).limit == limit
 
 
-def test_after_one_refusal_the_full_batch_is_back_within_a_second() -> None:
+def test_after_running_out_of_memory_once_the_full_batch_is_back_within_a_second() -> None:
     state = Governor(16).with_out_of_memory(16, 10.0)
     for now in (10.05, 10.3, 10.56):
         state = state.with_memory(0.5, now)
@@ -139,7 +139,7 @@ def test_after_one_refusal_the_full_batch_is_back_within_a_second() -> None:
     assert state.limit == 16
 
 
-def test_a_step_up_that_lasted_makes_the_next_wait_short_again() -> None:
+def test_a_step_up_that_lasted_resets_the_delay() -> None:
     tired = replace(Governor(16), step_up_delay_s=8.0, raised_at=100.0)
 
     assert tired.with_out_of_memory(16, 101.0).step_up_delay_s == 16.0
@@ -147,7 +147,7 @@ def test_a_step_up_that_lasted_makes_the_next_wait_short_again() -> None:
 
 
 @pytest.mark.parametrize(("asked", "limit"), [(None, 8), (3, 3), (16, 8)])
-def test_the_smaller_of_two_limits_holds(asked: int | None, limit: int) -> None:
+def test_the_smaller_of_two_limits_applies(asked: int | None, limit: int) -> None:
     assert governor.combined(Governor(16, divisor=2), asked) == limit
 
 

@@ -28,7 +28,7 @@ def given_up(queue: Scheduler, limit: int, now: float = NOW) -> list[tuple[str, 
     return [(r.session, r.frame_index) for r in queue.shed(limit, now)]
 
 
-def test_sessions_ride_together_by_deadline() -> None:
+def test_sessions_share_a_batch_by_deadline() -> None:
     queue = Scheduler()
     for index in range(1, 4):
         queue.offer(request("far ahead", index, 52.0 + index), NOW)
@@ -39,14 +39,14 @@ def test_sessions_ride_together_by_deadline() -> None:
     assert taken(queue, 4) == []
 
 
-def test_equal_deadlines_leave_in_the_order_they_came() -> None:
+def test_equal_deadlines_are_taken_in_order_of_arrival() -> None:
     queue = Scheduler()
     for session in "cab":
         queue.offer(request(session, 1, 51.0), NOW)
     assert taken(queue, 3) == [("c", 1), ("a", 1), ("b", 1)]
 
 
-def test_a_new_speaker_starts_at_once_and_in_a_small_batch() -> None:
+def test_a_first_frame_is_taken_at_once_and_in_a_small_batch() -> None:
     queue = Scheduler()
     for index in range(1, 20):
         queue.offer(request("a", index, 50.01 + index / 25), NOW)
@@ -63,7 +63,7 @@ def test_only_frames_later_than_its_lead_go_before_a_first_one() -> None:
     assert taken(queue, 3) == [("later", 9), ("new", 0), ("late", 9)]
 
 
-def test_late_sessions_take_turns_and_the_most_behind_begins() -> None:
+def test_late_sessions_alternate_and_the_most_behind_is_first() -> None:
     queue = Scheduler()
     for index in range(1, 5):
         queue.offer(request("far behind", index, 48.0 + index / 25), NOW)
@@ -90,7 +90,7 @@ def test_a_device_that_pads_gets_full_buckets(waiting: int, first: int, second: 
     assert [len(queue.take(64, NOW)) for _ in range(2)] == [first, second]
 
 
-def test_a_full_queue_refuses_and_tells_how_full_it_is() -> None:
+def test_a_full_queue_rejects_requests_and_reports_its_size() -> None:
     queue = Scheduler(bound=2)
     assert queue.offer(request("a", 0, 51.0), NOW)
     assert queue.offer(request("a", 1, 51.0), NOW)
@@ -98,7 +98,7 @@ def test_a_full_queue_refuses_and_tells_how_full_it_is() -> None:
     assert (queue.statistics().waiting, queue.statistics().room) == (2, 0)
 
 
-def test_a_cancel_throws_away_older_epochs_of_that_session_alone() -> None:
+def test_a_cancel_removes_older_epochs_of_that_session_only() -> None:
     queue = Scheduler()
     queue.offer(request("a", 1, 51.0, epoch=1), NOW)
     queue.offer(request("a", 1, 51.1, epoch=2), NOW)
@@ -111,7 +111,7 @@ def test_a_cancel_throws_away_older_epochs_of_that_session_alone() -> None:
     assert queue.statistics().waiting == 0
 
 
-def test_a_request_remembers_since_when_it_waits() -> None:
+def test_a_request_keeps_its_time_of_arrival() -> None:
     queue = Scheduler()
     queue.offer(request("a", 0, 51.0), NOW)
     assert queue.take(1, NOW + 1)[0].since == NOW
@@ -126,21 +126,21 @@ def overloaded() -> Scheduler:
     return queue
 
 
-def test_overload_gives_up_the_oldest_frames_of_those_most_behind() -> None:
+def test_overload_sheds_the_oldest_frames_of_the_sessions_most_behind() -> None:
     queue = overloaded()
     assert queue.cancel("a", 9) == 4
     assert given_up(queue, 2) == [("b", 5), ("b", 6)]
     assert given_up(queue, 2) == []  # the next batch holds what is left of the late ones
 
 
-def test_the_first_frame_and_the_last_that_waits_are_never_given_up() -> None:
+def test_the_first_frame_and_the_last_waiting_one_are_never_shed() -> None:
     queue = overloaded()
     assert given_up(queue, 0) == [("b", 5), ("b", 6), ("b", 7)]
     assert taken(queue, 2) == [("a", 0), ("b", 8)]
     assert given_up(queue, 0) == [("a", 1), ("a", 2)]
 
 
-def test_a_session_that_would_rather_wait_loses_nothing() -> None:
+def test_a_session_that_prefers_late_frames_loses_none() -> None:
     queue = Scheduler()
     for index in range(1, 9):
         queue.offer(request("a", index, 40.0), NOW, droppable=False)
@@ -168,7 +168,7 @@ def filled(offered: list[tuple[str, int, int, float]], *, pads: bool = False) ->
 
 
 @given(offered=offers, limit=st.integers(1, 8), epoch=st.integers(1, 4), pads=st.booleans())
-def test_nothing_is_lost_or_doubled(
+def test_no_request_is_lost_or_duplicated(
     offered: list[tuple[str, int, int, float]], limit: int, epoch: int, pads: bool
 ) -> None:
     queue = filled(offered, pads=pads)

@@ -53,7 +53,7 @@ def _measure(gpu: FakeGpu) -> calibration.Measured:
     return calibration.measure(gpu, "v15/sd-vae/fp16", _ANNA, 8)  # type: ignore[arg-type]
 
 
-def test_buckets_run_up_then_down_then_up_again() -> None:
+def test_buckets_run_in_ascending_descending_and_ascending_order() -> None:
     gpu = FakeGpu(room=8)
     measured = _measure(gpu)
 
@@ -66,7 +66,7 @@ def test_buckets_run_up_then_down_then_up_again() -> None:
     assert len(gpu.responses) == len(gpu.batches)
 
 
-def test_a_bucket_that_does_not_fit_is_asked_once() -> None:
+def test_a_bucket_that_does_not_fit_is_tried_once() -> None:
     gpu = FakeGpu(room=4)
     measured = _measure(gpu)
 
@@ -76,6 +76,6 @@ def test_a_bucket_that_does_not_fit_is_asked_once() -> None:
     assert gpu.releases == 1
 
 
-def test_a_device_without_room_for_one_frame_is_told() -> None:
+def test_a_device_without_memory_for_one_frame_is_an_error() -> None:
     with pytest.raises(errors.DeviceMemoryError):
         _measure(FakeGpu(room=0))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from avatar_runtime.engine.device import Curve
 
@@ -16,6 +18,13 @@ def test_the_time_of_a_batch_is_interpolated_and_extrapolated_linearly(
     curve = Curve("v15", 4000, 1000, ((1, 10.0), (4, 16.0), (8, 36.0)))
 
     assert curve.batch_ms(batch) == pytest.approx(ms)
+
+
+@given(batch=st.integers(1, 200))
+def test_a_larger_batch_takes_longer(batch: int) -> None:
+    curve = Curve("v15/sd-vae/fp16", 3000, 300, ((1, 20.0), (4, 50.0), (8, 100.0)))
+
+    assert curve.batch_ms(batch + 1) > curve.batch_ms(batch) > 0
 
 
 def test_sizes_below_the_first_point_use_the_line_of_the_first_two() -> None:

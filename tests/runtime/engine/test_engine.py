@@ -43,7 +43,7 @@ class ScriptedInFlight:
 
 
 class ScriptedDevice:
-    """Refuses batches over `room` and fails when told to; keeps what it was asked."""
+    """Refuses batches over `room` and fails when reported to; keeps what it was asked."""
 
     name = "scripted"
 
@@ -142,16 +142,16 @@ def scripted(request: pytest.FixtureRequest) -> ScriptedDevice:
 
 
 @pytest.fixture
-def waits() -> list[float]:
+def delays() -> list[float]:
     """Return the seconds that the engine has slept."""
     return []
 
 
 @pytest.fixture
 async def engine(
-    assets: SimpleNamespace, scripted: ScriptedDevice, waits: list[float]
+    assets: SimpleNamespace, scripted: ScriptedDevice, delays: list[float]
 ) -> AsyncIterator[Engine]:
-    made = Engine(scripted, assets.model, assets.avatars, 8, sleep=waits.append)
+    made = Engine(scripted, assets.model, assets.avatars, 8, sleep=delays.append)
     await made.start()
     scripted.batches.clear()
     scripted.finishers.clear()
@@ -173,7 +173,7 @@ async def test_start_knows_the_avatars_and_the_curve(engine: Engine) -> None:
     assert [size for size, _ in engine.curve.frame_batch_ms] == [1, 8]
 
 
-async def test_frames_answer_the_requests_in_order(
+async def test_frames_have_the_order_of_the_requests(
     engine: Engine, batch: list[FrameRequest]
 ) -> None:
     frames = await engine.run(batch)
@@ -181,7 +181,7 @@ async def test_frames_answer_the_requests_in_order(
     assert [frame.request for frame in frames] == batch
 
 
-async def test_silent_frames_come_without_the_device_and_while_it_is_busy(
+async def test_idle_frames_are_made_without_the_device_and_while_it_is_busy(
     engine: Engine, scripted: ScriptedDevice, batch: list[FrameRequest]
 ) -> None:
     asked = len(scripted.batches)
@@ -194,14 +194,14 @@ async def test_silent_frames_come_without_the_device_and_while_it_is_busy(
     assert len(scripted.batches) == asked
 
 
-async def test_silent_frames_of_an_unknown_avatar_are_refused(
+async def test_idle_frames_of_an_unknown_avatar_are_rejected(
     engine: Engine, request_of: Callable[..., FrameRequest], batch: list[FrameRequest]
 ) -> None:
     with pytest.raises(errors.EngineError, match="avatar 'ben' is not loaded, loaded are: anna"):
         await engine.idle_frames([request_of(batch[0].window, avatar="ben")])
 
 
-async def test_only_one_thread_touches_the_device(
+async def test_only_one_thread_uses_the_device(
     engine: Engine, scripted: ScriptedDevice, batch: list[FrameRequest]
 ) -> None:
     await engine.run(batch)
@@ -236,7 +236,7 @@ async def test_a_batch_is_launched_while_the_one_before_it_is_finished(
     assert scripted.threads.isdisjoint(scripted.finishers)
 
 
-async def test_a_batch_refused_at_its_end_is_halved_in_order(
+async def test_a_batch_that_runs_out_of_memory_at_its_end_is_halved_in_order(
     engine: Engine, scripted: ScriptedDevice, batch: list[FrameRequest]
 ) -> None:
     scripted.out_of_memory_at = ["finish"] * 2
@@ -255,7 +255,7 @@ async def test_a_batch_refused_at_its_end_is_halved_in_order(
     [("release", False), ("stop", False), ("stop", True)],
     ids=["release", "stop", "stop after a cancel"],
 )
-async def test_nothing_is_taken_from_a_batch_that_is_delivered(
+async def test_nothing_is_released_while_a_batch_is_delivered(
     assets: SimpleNamespace,
     scripted: ScriptedDevice,
     batch: list[FrameRequest],
@@ -268,7 +268,7 @@ async def test_nothing_is_taken_from_a_batch_that_is_delivered(
     scripted.may_finish.clear()
     run = asyncio.create_task(engine.run(batch))
     await eventually(scripted, delivering=1)
-    if is_cancelled:  # as a batcher does that is told to end
+    if is_cancelled:  # as a batcher does that is reported to end
         run.cancel()
     act = asyncio.create_task(getattr(engine, last_act)())
     await asyncio.sleep(0)
@@ -304,22 +304,22 @@ async def test_a_single_frame_that_does_not_fit_fails_and_the_engine_goes_on(
     engine: Engine,
     scripted: ScriptedDevice,
     batch: list[FrameRequest],
-    waits: list[float],
+    delays: list[float],
 ) -> None:
     scripted.room = 0
     with pytest.raises(errors.DeviceMemoryError):
         await engine.run(batch)
-    assert 5 < sum(waits) < 30  # patient with the memory of others, and not for ever
+    assert 5 < sum(delays) < 30  # patient with the memory of others, and not for ever
     scripted.room = 8
 
     assert len(await engine.run(batch)) == 8
 
 
-async def test_a_single_frame_waits_until_there_is_room(
+async def test_a_single_frame_is_retried_until_memory_is_free(
     engine: Engine,
     scripted: ScriptedDevice,
     batch: list[FrameRequest],
-    waits: list[float],
+    delays: list[float],
 ) -> None:
     scripted.out_of_memory_at = ["step"] * 6  # 8, 4, 2 frames, then one frame three times
 
@@ -327,21 +327,21 @@ async def test_a_single_frame_waits_until_there_is_room(
 
     assert [frame.request for frame in frames] == batch
     assert [index for part in scripted.batches for index in part] == list(range(8))
-    assert waits == [0.05, 0.1, 0.1]
+    assert delays == [0.05, 0.1, 0.1]
     assert scripted.releases == 6  # before every attempt that follows a failed one
 
 
 @pytest.mark.parametrize("point", ["load", "serve", "step"])
 async def test_a_start_waits_for_memory(
-    assets: SimpleNamespace, scripted: ScriptedDevice, waits: list[float], point: str
+    assets: SimpleNamespace, scripted: ScriptedDevice, delays: list[float], point: str
 ) -> None:
     scripted.out_of_memory_at = [point] * 2
-    engine = Engine(scripted, assets.model, assets.avatars, 8, sleep=waits.append)
+    engine = Engine(scripted, assets.model, assets.avatars, 8, sleep=delays.append)
     await engine.start()
     await engine.stop()
 
     assert engine.statistics().oom_recoveries == 2
-    assert waits == [0.05, 0.1]
+    assert delays == [0.05, 0.1]
 
 
 async def test_a_bucket_that_does_not_fit_at_the_start_bounds_the_batches(
@@ -367,7 +367,7 @@ async def test_any_fault_of_a_batch_is_an_engine_error(
         await engine.run(batch)
 
 
-async def test_an_avatar_that_is_not_loaded_is_refused_before_the_device(
+async def test_an_avatar_that_is_not_loaded_is_rejected_before_the_device(
     engine: Engine,
     scripted: ScriptedDevice,
     batch: list[FrameRequest],
@@ -380,13 +380,13 @@ async def test_an_avatar_that_is_not_loaded_is_refused_before_the_device(
     assert scripted.batches == []
 
 
-async def test_stage_times_are_told_on_the_event_loop(
+async def test_stage_times_are_reported_on_the_event_loop(
     assets: SimpleNamespace, scripted: ScriptedDevice, batch: list[FrameRequest]
 ) -> None:
-    told: list[tuple[str, float, str]] = []
+    reported: list[tuple[str, float, str]] = []
 
     def observe(stage: str, seconds: float) -> None:
-        told.append((stage, seconds, threading.current_thread().name))
+        reported.append((stage, seconds, threading.current_thread().name))
 
     engine = Engine(scripted, assets.model, assets.avatars, 8, observe=observe)
     await engine.start()
@@ -394,12 +394,10 @@ async def test_stage_times_are_told_on_the_event_loop(
     await engine.stop()
 
     here = threading.current_thread().name
-    assert told == [(stage, 0.5, here) for stage in device.STAGES]
+    assert reported == [(stage, 0.5, here) for stage in device.STAGES]
 
 
-async def test_stop_gives_the_device_back(
-    assets: SimpleNamespace, scripted: ScriptedDevice
-) -> None:
+async def test_stop_closes_the_device(assets: SimpleNamespace, scripted: ScriptedDevice) -> None:
     engine = Engine(scripted, assets.model, assets.avatars, 8)
     await engine.start()
     await engine.stop()

@@ -233,7 +233,7 @@ def check(outcome: Outcome, neighbour: Neighbour) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", range(10))
-def test_memory_that_runs_out_anywhere_loses_no_frame(
+def test_no_frame_is_lost_wherever_memory_runs_out(
     assets: SimpleNamespace, virtual_loop: type[VirtualLoop], block: int
 ) -> None:
     failures = recoveries = lowered = 0

@@ -180,7 +180,7 @@ def test_latents_carry_the_scaling_factor_that_the_published_file_omits(tmp_path
     torch.testing.assert_close(seen[0], torch.full((1, 4, 2, 2), 2.0))
 
 
-class _Ear:
+class _StandInEncoder:
     """An encoder that keeps what it was given."""
 
     version, vae_hash, crop_size = "v15", "none", 4
@@ -194,7 +194,7 @@ class _Ear:
 
 
 def test_the_hole_is_minus_one_and_the_masked_latent_comes_first() -> None:
-    encoder = _Ear()
+    encoder = _StandInEncoder()
     box = geometry.Box(0, 0, 4, 4)
     white = np.full((4, 4, 3), 255, np.uint8)
     _, tensors = preparation.prepare(
@@ -213,7 +213,7 @@ def test_the_hole_is_minus_one_and_the_masked_latent_comes_first() -> None:
     [(0, 10), (255, 210), (128, 110), (1, 11), (64, 60)],
     # 10 + 200 * weight / 255: 110.4, 10.8, 60.2
 )
-def test_the_face_is_mixed_in_by_the_mask(weight: int, mixed: int) -> None:
+def test_the_face_is_blended_with_the_mask(weight: int, mixed: int) -> None:
     below, above = np.full((1, 1, 3), 10, np.uint8), np.full((1, 1, 3), 210, np.uint8)
     made = blend_host._blend(below, above, np.full((1, 1), weight, np.uint8))
     assert made.ravel().tolist() == [mixed] * 3

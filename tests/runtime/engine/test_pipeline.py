@@ -54,7 +54,7 @@ class Attempt:
 
 @dataclass
 class TimedDevice:
-    """Takes the time it is told to and refuses as often as it is told to."""
+    """Takes the time it is reported to and refuses as often as it is reported to."""
 
     loop: VirtualLoop
     plan: Sequence[BatchPlan]
@@ -220,7 +220,7 @@ plans = st.lists(
 @pytest.mark.slow
 @given(plan=plans)
 @settings(deadline=None, max_examples=200)
-def test_whatever_is_refused_every_frame_comes_once_and_in_order(
+def test_every_frame_comes_once_and_in_order_if_memory_runs_out(
     virtual_loop: type[VirtualLoop], assets: SimpleNamespace, plan: list[BatchPlan]
 ) -> None:
     """A loop in which every task waits for ever fails by itself."""
@@ -237,7 +237,7 @@ def test_whatever_is_refused_every_frame_comes_once_and_in_order(
         assert made.seconds == seconds_of(plan)
 
 
-def test_a_refused_batch_is_done_again_by_itself(
+def test_a_batch_that_ran_out_of_memory_is_retried_alone(
     virtual_loop: type[VirtualLoop], assets: SimpleNamespace
 ) -> None:
     plan = [BatchPlan(4, 2), BatchPlan(4, 2, failed_finishes=1), BatchPlan(4, 2), BatchPlan(4, 2)]
@@ -250,7 +250,7 @@ def test_a_refused_batch_is_done_again_by_itself(
     assert all(later.began >= earlier.began for earlier, later in pairwise(attempts))
 
 
-async def test_a_batch_that_is_cancelled_lets_nobody_past_those_before_it() -> None:
+async def test_a_cancelled_batch_does_not_let_later_ones_overtake_earlier_ones() -> None:
     pipeline, ended, gate = Pipeline(), list[int](), asyncio.Event()
 
     async def launched() -> str:
@@ -280,7 +280,7 @@ async def test_a_batch_that_is_cancelled_lets_nobody_past_those_before_it() -> N
     assert tasks[1].cancelled()
 
 
-async def test_a_batch_that_fails_lets_those_before_it_end_first() -> None:
+async def test_a_failed_batch_ends_after_the_earlier_ones() -> None:
     pipeline, ended = Pipeline(), list[str]()
     gate = asyncio.Event()
 

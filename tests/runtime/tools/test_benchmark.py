@@ -52,7 +52,7 @@ def test_the_command_writes_the_fixed_document(
     assert "2 sessions make" in capsys.readouterr().out
 
 
-def test_a_simulated_card_is_measured_by_its_curve() -> None:
+def test_a_simulated_gpu_is_measured_by_its_curve() -> None:
     profile = {
         "gpuClass": "toy",
         "memoryMiB": 20_000,
@@ -78,7 +78,7 @@ def _published() -> dict[str, Any]:
     return dict(json.loads(text))
 
 
-def test_a_document_is_shown_and_drawn_again(
+def test_a_document_is_printed_and_plotted_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "engine.json").write_text(json.dumps(_published()))
@@ -117,7 +117,7 @@ def test_bars_are_as_high_as_their_figures() -> None:
     assert levels[0] < levels[1]  # the bare model is faster than sessions
 
 
-def test_the_picture_in_the_docs_is_that_of_its_document() -> None:
+def test_the_plot_in_the_docs_is_that_of_its_document() -> None:
     folder = Path(__file__).parents[3] / "docs/benchmarks"
     assert (folder / "engine-cpu.svg").read_text() == report.svg(_published()), (
         "avatar-runtime bench --from docs/benchmarks/engine-cpu.json "
@@ -125,19 +125,19 @@ def test_the_picture_in_the_docs_is_that_of_its_document() -> None:
     )
 
 
-def test_what_is_unknown_has_no_share_of_the_peak() -> None:
+def test_without_a_known_peak_there_is_no_utilisation() -> None:
     assert measuring.mfu(800.0, 560.0, 989.4) == 0.4528
     assert measuring.mfu(None, 560.0, 989.4) is None
     assert measuring.mfu(800.0, 560.0, None) is None
 
 
-def test_memory_with_gradients_left_on_is_told_where_it_was_measured() -> None:
+def test_memory_with_gradients_is_reported_if_it_was_measured() -> None:
     rows = [{"batch": 4, "inference_mib": 520.0, "autograd_mib": None}]
     shown = report.table({**_published(), "autograd": rows})
     assert "batch 4: 520.0 MiB over the weights, does not fit with gradients left on" in shown
 
 
 @pytest.mark.parametrize("wrong", ["0", "-1", "x"])
-def test_a_wrong_number_is_refused(wrong: str) -> None:
+def test_a_wrong_number_is_rejected(wrong: str) -> None:
     with pytest.raises(SystemExit):
         command.main(["bench", "--batch-size", wrong])

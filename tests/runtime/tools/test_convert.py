@@ -50,7 +50,7 @@ def test_the_converted_model_is_the_same_model(pickled: Path, tmp_path: Path) ->
     assert left == {".safetensors", ".json"}
 
 
-def test_the_manifest_states_the_files_that_are_there(
+def test_the_manifest_lists_the_files_of_the_folder(
     pickled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "converted"
@@ -66,7 +66,7 @@ def test_the_manifest_states_the_files_that_are_there(
     assert (manifest["version"], manifest["networks"]["unet"]["dtypes"]) == ("v15", ["float32"])
 
 
-def test_a_converted_folder_is_held_against_its_hashes(pickled: Path, tmp_path: Path) -> None:
+def test_a_converted_folder_is_compared_with_its_hashes(pickled: Path, tmp_path: Path) -> None:
     out = tmp_path / "converted"
     convert.convert(pickled, out)
     weights.verify(out)
@@ -80,13 +80,13 @@ def test_a_converted_folder_is_held_against_its_hashes(pickled: Path, tmp_path: 
     with pytest.raises(errors.AssetError) as caught:
         weights.verify(out)
 
-    told = str(caught.value)
-    assert "musetalkV15/unet.safetensors has the SHA-256" in told
-    assert "whisper/config.json is missing" in told
-    assert "sd-vae" not in told
+    reported = str(caught.value)
+    assert "musetalkV15/unet.safetensors has the SHA-256" in reported
+    assert "whisper/config.json is missing" in reported
+    assert "sd-vae" not in reported
 
 
-def test_a_device_verifies_unless_it_is_told_not_to(pickled: Path, tmp_path: Path) -> None:
+def test_a_device_verifies_unless_it_is_disabled(pickled: Path, tmp_path: Path) -> None:
     out = tmp_path / "converted"
     convert.convert(pickled, out)
     config = out / "whisper/config.json"
@@ -99,13 +99,13 @@ def test_a_device_verifies_unless_it_is_told_not_to(pickled: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"files": 3}'])
-def test_a_broken_manifest_is_told(pickled: Path, content: str) -> None:
+def test_a_broken_manifest_is_reported(pickled: Path, content: str) -> None:
     (pickled / "manifest.json").write_text(content)
     with pytest.raises(errors.AssetError, match=r"manifest\.json: unreadable"):
         weights.verify(pickled)
 
 
-def test_a_small_decoder_beside_the_model_comes_along(pickled: Path, tmp_path: Path) -> None:
+def test_a_small_decoder_beside_the_model_is_converted(pickled: Path, tmp_path: Path) -> None:
     random_model.save(tmp_path / "made", random_model.make(random_model.preset("tiny", "taesd")))
     shutil.copytree(tmp_path / "made/taesd", pickled / "taesd")
     manifest = convert.convert(pickled, tmp_path / "converted")
@@ -133,7 +133,7 @@ def test_the_first_version_keeps_its_folder(pickled: Path, tmp_path: Path) -> No
     assert musetalk.load(tmp_path / "converted").version == "v1"
 
 
-def test_a_wrong_model_or_a_folder_that_is_there_leaves_nothing_behind(
+def test_a_wrong_model_or_an_existing_folder_leaves_nothing_behind(
     pickled: Path, tmp_path: Path
 ) -> None:
     path = pickled / "whisper/pytorch_model.bin"

@@ -33,12 +33,12 @@ def _wav(path: Path, rate: int, samples: int, silence: int = 0) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["cpu", "simulated:h100-80gb"])
-def test_the_video_is_as_long_as_the_sound_to_one_frame(
+def test_the_video_is_as_long_as_the_audio_to_one_frame(
     assets: SimpleNamespace, tmp_path: Path, name: str
 ) -> None:
     audio, out = _wav(tmp_path / "a.wav", 24_000, 10_000), tmp_path / "out" / "a.mp4"
 
-    told = lipsync.run(
+    reported = lipsync.run(
         open_device(name, threads=1),
         assets.model,
         assets.avatars / "anna",
@@ -47,8 +47,8 @@ def test_the_video_is_as_long_as_the_sound_to_one_frame(
         frames_dir=tmp_path / "frames",
     )
 
-    assert (told["frames"], told["fps"], told["video_ms"]) == (11, 25, 440)
-    assert told["audio_ms"] == pytest.approx(10_000 / 24)
+    assert (reported["frames"], reported["fps"], reported["video_ms"]) == (11, 25, 440)
+    assert reported["audio_ms"] == pytest.approx(10_000 / 24)
     assert sorted(p.name for p in (tmp_path / "frames").iterdir())[-1] == "000010.png"
     with av.open(str(out)) as container:
         video = [float(f.time) for f in container.decode(video=0) if f.time is not None]
@@ -59,7 +59,7 @@ def test_the_video_is_as_long_as_the_sound_to_one_frame(
 
 
 @pytest.mark.slow
-def test_silence_shows_the_avatar_itself_in_the_order_of_time(
+def test_silence_shows_the_source_frames_in_order(
     assets: SimpleNamespace, anna: cache.Avatar, tmp_path: Path
 ) -> None:
     audio = _wav(tmp_path / "a.wav", 24_000, 10 * 960, silence=12 * 960)
@@ -82,14 +82,14 @@ def test_silence_shows_the_avatar_itself_in_the_order_of_time(
 
 
 @pytest.mark.parametrize(("rate", "kept"), [(8_000, 8_000), (16_000, 16_000), (44_100, 24_000)])
-def test_sound_of_any_rate_is_read(tmp_path: Path, rate: int, kept: int) -> None:
+def test_audio_of_any_rate_is_read(tmp_path: Path, rate: int, kept: int) -> None:
     sound = lipsync.read_audio(_wav(tmp_path / "a.wav", rate, rate))
 
     assert sound.rate == kept
     assert abs(len(sound.samples) - kept) <= 32
 
 
-def test_a_file_without_sound_is_named(tmp_path: Path) -> None:
+def test_a_file_without_audio_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"no sound")
 
     with pytest.raises(errors.AssetError, match="no audio can be read"):

@@ -1,7 +1,7 @@
 """Rewrites a loaded model into one that computes the same with less work.
 
-Only for serving: the folded networks no longer have the published names, so nothing can be
-loaded into them or saved from them. Tests hold the result against the plain networks.
+Only for serving: the folded networks no longer have the published parameter names, so weights
+cannot be loaded or saved. Tests compare the result with the plain networks.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 
 
 def fold(model: MuseTalk, *, upsampling: bool) -> None:
-    """Fold a float32 model in place: the time always, the upsampling where it is asked for.
+    """Fold a float32 model in place: the time embedding, and with `upsampling` the upsampling.
 
-    What only preparation needs goes, and what another decoder stands in for.
+    The layers that only preparation uses are removed, and those of the VAE decoder if another
+    decoder replaces it.
 
-    One transposed convolution in place of repetition and convolution is twice as fast on the
-    CPU; on the GPU nobody has measured it.
+    One transposed convolution instead of repetition and convolution is twice as fast on the CPU;
+    it has not been measured on the GPU.
     """
     with torch.no_grad():
-        _forget(model)
+        _remove_unused(model)
         _fold_time(model)
         if upsampling:
             for network in (model.unet, model.vae):
@@ -36,7 +37,7 @@ def fold(model: MuseTalk, *, upsampling: bool) -> None:
 
 
 class FoldedUpsample(nn.Module):
-    """Doubles both sides and smooths in one step, without the repeated picture in between.
+    """Doubles both sides and convolves in one step, without the repeated image in between.
 
     After repetition a row of three taps meets two source rows: [w0, w1 + w2] for even and
     [w0 + w1, w2] for odd output rows. That is a transposed convolution of stride 2 with the
@@ -64,14 +65,14 @@ def _fold_upsampling(parent: nn.Module) -> None:
             parent.register_module(name, FoldedUpsample(child.conv))
 
 
-def _forget(model: MuseTalk) -> None:
+def _remove_unused(model: MuseTalk) -> None:
     del model.vae.encoder, model.vae.quant_conv
     if model.taesd is not None:
         del model.vae.decoder, model.vae.post_quant_conv
 
 
 def _fold_time(model: MuseTalk) -> None:
-    """Add what the constant time gives each resnet to its first bias; drop its 28 M weights."""
+    """Add the constant time embedding of each resnet to its first bias; remove its 28 M weights."""
     embedding = model.unet.time_zero()
     for module in model.unet.modules():
         if isinstance(module, Resnet):

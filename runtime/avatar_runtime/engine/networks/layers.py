@@ -1,8 +1,8 @@
 """The blocks that the UNet and the VAE share, with the parameter names of the published weights.
 
-Plain modules instead of the library that trained them: importing that costs a pod 6 to 10 s of
-its start and 230 MiB, and the engine needs the layers in its own hands to fuse and fold them.
-Tests compare every network with the library's.
+Plain modules instead of diffusers, with which the networks were trained: importing diffusers
+costs a pod 6 to 10 s of its start and 230 MiB, and the engine must be able to fold the layers.
+Tests compare every network with that of diffusers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 
 class Resnet(nn.Module):
-    """Two normalised 3x3 convolutions with a shortcut; `embedding` is the width of the time."""
+    """Two normalised 3x3 convolutions with a shortcut; `embedding` is the time embedding width."""
 
     def __init__(
         self, inputs: int, outputs: int, groups: int, eps: float, embedding: int | None = None
@@ -29,7 +29,7 @@ class Resnet(nn.Module):
             self.conv_shortcut = nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
-        """`embedding`, `(1, embedding)`, has passed its activation; `None` once it is folded."""
+        """`embedding` is `(1, embedding)` after its activation, or `None` if it is folded."""
         h = self.conv1(_silu(self.norm1(x)))
         if embedding is not None:
             h = h + self.time_emb_proj(embedding)[:, :, None, None]
@@ -40,7 +40,7 @@ class Resnet(nn.Module):
 
 
 def _silu(x: Tensor) -> Tensor:
-    """Return the activation, in the same memory where no training needs the input."""
+    """Return the activation, in place unless training needs the input."""
     return functional.silu(x, inplace=not torch.is_grad_enabled())
 
 
@@ -67,7 +67,7 @@ class Attention(nn.Module):
 
 
 class PixelAttention(nn.Module):
-    """The VAE's attention over all pixels: one head, with norm, biases and shortcut."""
+    """The attention of the VAE over all pixels: one head, with norm, biases and shortcut."""
 
     def __init__(self, width: int, groups: int, eps: float) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class PixelAttention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves both sides; without symmetric padding a row and a column of zeros come after."""
+    """Halves both sides; with padding 0, a row and a column of zeros are appended first."""
 
     def __init__(self, width: int, padding: int) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles both sides by repetition, then smooths."""
+    """Doubles both sides by repetition, then convolves."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class Upsample(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Self-attention, attention to the sound and a gated feed-forward over the pixels."""
+    """Self-attention, cross-attention to the audio and a gated feed-forward over the pixels."""
 
     def __init__(self, width: int, heads: int, context: int, groups: int) -> None:
         super().__init__()
@@ -149,9 +149,9 @@ class _Block(nn.Module):
 class _FeedForward(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        # Positions 0 and 2 carry weights; position 1 was the dropout of training.
+        # Positions 0 and 2 have weights; position 1 is the dropout of training.
         self.net = nn.ModuleList(
-            [_Gate(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width)]
+            [_GEGLU(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width)]
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ class _FeedForward(nn.Module):
         return out
 
 
-class _Gate(nn.Module):
+class _GEGLU(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.proj = nn.Linear(inputs, 2 * outputs)

@@ -1,4 +1,4 @@
-"""One loaded MuseTalk: sound to tokens, tokens and latents to faces."""
+"""One loaded MuseTalk model: audio to tokens, tokens and latents to faces."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WINDOW_STEPS: Final = 10
-# What the networks here are built for; a file that asks for anything else is refused.
+# The supported values; a file with another value is rejected.
 UNET_FIXED: Final[Mapping[str, Any]] = {
     "act_fn": "silu",
     "center_input_sample": False,
@@ -67,7 +67,7 @@ class ModelConfig:
         return WINDOW_STEPS * self.whisper.states
 
     def faults(self) -> list[str]:
-        """Return where the networks do not fit together."""
+        """Return the sizes in which the networks do not fit together."""
         pairs = {
             "whisper d_model and unet cross_attention_dim": (
                 self.whisper.d_model,
@@ -88,9 +88,9 @@ class ModelConfig:
                     self.vae.latent_channels,
                     self.taesd.latent_channels,
                 ),
-                "the sides of pictures from vae and taesd": (
+                "the sides of images from vae and taesd": (
                     self.vae.sample_size,
-                    self.vae.latent_size * self.taesd.enlarges,
+                    self.vae.latent_size * self.taesd.upscale,
                 ),
             }
         return [f"{names} differ: {a} and {b}" for names, (a, b) in pairs.items() if a != b]
@@ -100,7 +100,7 @@ class MuseTalk:
     """The networks on one device, in one precision. Call it under `inference_mode`."""
 
     def __init__(self, config: ModelConfig, version: str, vae_hash: str) -> None:
-        """Make the networks with undefined weights, for `weights.fill` or a training to set."""
+        """Create the networks with undefined weights, which `weights.fill` or a training sets."""
         self.config = config
         self.version = version
         self.vae_hash = vae_hash
@@ -117,7 +117,7 @@ class MuseTalk:
 
     @property
     def crop_size(self) -> int:
-        """Side of the face that is drawn, pixels."""
+        """Side of the generated face, pixels."""
         return self.config.vae.sample_size
 
     @property
@@ -126,12 +126,12 @@ class MuseTalk:
 
     @property
     def context_samples(self) -> int:
-        """16 kHz samples that one audio encode hears."""
+        """16 kHz samples of one context of the audio encoder."""
         return self.config.whisper.context_samples
 
     @property
     def decoder(self) -> str:
-        """What decodes, one of `device.DECODERS`."""
+        """The decoder, one of `device.DECODERS`."""
         return "sd-vae" if self.taesd is None else "taesd"
 
     def networks(self) -> Mapping[str, nn.Module]:
@@ -142,13 +142,13 @@ class MuseTalk:
         self,
         device: torch.device,
         dtype: torch.dtype,
-        told: Callable[[int, int], None] = lambda done, total: None,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> MuseTalk:
-        """Move everything; the log-mel stays in float32, whose range it needs.
+        """Move all networks; the log-mel stays in float32, whose range it needs.
 
-        `told` is called after each tensor with the bytes moved and the bytes in all.
+        `on_progress` is called after each tensor with the bytes moved and the total bytes.
         """
-        weights.place(self.networks().values(), device, dtype, told)
+        weights.place(self.networks().values(), device, dtype, on_progress)
         for network in self.networks().values():
             network.eval()
         self.log_mel.to(device)
@@ -159,9 +159,12 @@ class MuseTalk:
     def encode_audio(self, contexts: Sequence[NDArray[np.float32]]) -> Tensor:
         """Return `(n, positions, states, width)` features of contexts of 16 kHz samples.
 
-        Each context is filled up with zeros to the model's length; longer ones are refused.
+        Each context is padded with zeros to the length of the model.
+
+        Raises:
+            ValueError: a context is longer.
         """
-        # Pinned where it goes to a GPU: an ordinary copy would wait for all batches before it.
+        # Pinned for a GPU: a copy from pageable memory would wait for all earlier batches.
         padded = torch.zeros(
             len(contexts), self.context_samples, pin_memory=self.device.type == "cuda"
         )
@@ -172,7 +175,7 @@ class MuseTalk:
         return features
 
     def window(self, features: Tensor, first_step: int, steps: int) -> Tensor:
-        """Return the `(tokens, width)` of one frame from one context's features.
+        """Return the tokens `(tokens, width)` of one frame from the features of its context.
 
         Steps before 0 and from `steps` on are zero vectors (docs/musetalk.md, Sound).
         """
@@ -190,21 +193,21 @@ class MuseTalk:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return `(b, c, c, 3) uint8` BGR faces on the device."""
-        drawn = self.vae.decode(latents) if self.taesd is None else self.taesd.decode(latents)
-        return vae.to_bytes(drawn)
+        decoded = self.vae.decode(latents) if self.taesd is None else self.taesd.decode(latents)
+        return vae.to_bytes(decoded)
 
     def encode(self, crops: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return scaled latents `(n, 4, s, s)` of RGB crops `(n, 3, c, c)` in [-1, 1]."""
         with torch.inference_mode():
-            pictures = torch.from_numpy(crops).to(self.device, self.dtype)
-            return np.asarray(self.vae.encode(pictures).float().cpu().numpy())
+            images = torch.from_numpy(crops).to(self.device, self.dtype)
+            return np.asarray(self.vae.encode(images).float().cpu().numpy())
 
 
 class _Uninitialised(TorchFunctionMode):
-    """Skips the random start of weights that are read from a file anyway.
+    """Skips the random initialisation of weights that are read from a file.
 
-    Memory that nobody touches costs nothing. The meta device would do the same, but its first
-    use imports sympy and the compiler: 4 s of a pod's start.
+    Untouched memory costs nothing. The meta device would do the same, but its first use imports
+    sympy and the compiler, which takes 4 s of the start of a pod.
     """
 
     def __torch_function__(
@@ -229,7 +232,7 @@ def load(path: Path, version: str | None = None, decoder: str = "sd-vae") -> Mus
 
 
 def read(path: Path, version: str | None = None, decoder: str = "sd-vae") -> MuseTalk:
-    """Return the model of a folder as its files hold it: mapped, for `MuseTalk.to` to read.
+    """Return the model of a folder with memory-mapped weights, which `MuseTalk.to` reads.
 
     Raises:
         AssetError: a part is missing, unreadable, or does not fit.
@@ -242,7 +245,7 @@ def read(path: Path, version: str | None = None, decoder: str = "sd-vae") -> Mus
 
 
 def read_config(files: weights.ModelFolder) -> ModelConfig:
-    """Return the sizes that a folder's files state.
+    """Return the sizes in the files of a folder.
 
     Raises:
         AssetError: a file is unreadable, or the networks do not fit together.
@@ -261,7 +264,7 @@ def read_config(files: weights.ModelFolder) -> ModelConfig:
 
 
 def read_network(files: weights.ModelFolder, name: str) -> dict[str, Tensor]:
-    """Return the tensors of one of `MuseTalk.networks` under the names that ours have."""
+    """Return the tensors of one of `MuseTalk.networks` under our names."""
     read: dict[str, Callable[[Path], dict[str, Tensor]]] = {
         "unet": weights.read_tensors,
         "vae": weights.read_vae,

@@ -1,7 +1,7 @@
-"""The small decoder that may stand in for the VAE's: TAESD, 1.2 M parameters.
+"""The small decoder that can replace that of the VAE: TAESD, 1.2 M parameters.
 
-It was distilled from Stable Diffusion's VAE and reads the same latents, but with the scaling
-factor still in them (docs/musetalk.md). Only opt-in: it changes the picture.
+It was distilled from the VAE of Stable Diffusion and decodes the same latents, but without
+dividing by the scaling factor (docs/musetalk.md). It is opt-in, since it changes the image.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class TinyConfig:
     latent_channels: int = 4
 
     @property
-    def enlarges(self) -> int:
-        """How many times a picture's side is its latent's."""
+    def upscale(self) -> int:
+        """Side of the image, in sides of the latent."""
         return int(1 << len(self.num_decoder_blocks) - 1)
 
 
@@ -36,13 +36,13 @@ class TinyDecoder(nn.Module):
         self.decoder = _Layers(config)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return pictures, not clamped; latents are bent into [-3, 3] first, as in training."""
+        """Return images, not clamped; latents are limited to [-3, 3] with tanh, as in training."""
         out: Tensor = self.decoder(torch.tanh(latents / 3) * 3)
         return out * 2 - 1
 
 
 class _Layers(nn.Module):
-    """One flat list, since the published names are its positions."""
+    """One flat list, since the published parameter names are its positions."""
 
     def __init__(self, config: TinyConfig) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class _Layers(nn.Module):
 class _Block(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        # Positions 0, 2 and 4 carry weights.
+        # Positions 0, 2 and 4 have weights.
         self.conv = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1), nn.ReLU(),
             nn.Conv2d(width, width, 3, padding=1), nn.ReLU(),

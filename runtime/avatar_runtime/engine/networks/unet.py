@@ -1,6 +1,6 @@
-"""The UNet that turns a masked face, a reference face and sound into a clean latent, in one step.
+"""The UNet that turns a masked face, a reference face and audio into a latent, in one step.
 
-Stable Diffusion 1.4's topology (docs/musetalk.md). There is no noise and no schedule: the
+It has the topology of Stable Diffusion 1.4 (docs/musetalk.md), but no noise and no schedule: the
 time is always 0, so its embedding is the same vector for every frame.
 """
 
@@ -23,7 +23,7 @@ class UNetConfig:
     layers_per_block: int = 2
     cross_attention_dim: int = 384
     attention_head_dim: int = 8
-    """Number of heads: the old meaning of this name, kept by the published file."""
+    """Number of heads: the published file uses the name in its old meaning."""
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
     in_channels: int = 8
@@ -152,7 +152,7 @@ class _Up(nn.Module):
     def forward(
         self, x: Tensor, embedding: Tensor | None, tokens: Tensor, skips: list[Tensor]
     ) -> Tensor:
-        """Take from the end of `skips` what the way down left there."""
+        """Pop the results of the downward path from the end of `skips`."""
         for i, resnet in enumerate(self.resnets):
             x = resnet(torch.cat([x, skips.pop()], dim=1), embedding)
             if hasattr(self, "attentions"):

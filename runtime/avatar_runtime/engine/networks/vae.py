@@ -1,6 +1,6 @@
-"""The autoencoder between pictures and latents (docs/musetalk.md).
+"""The autoencoder between images and latents (docs/musetalk.md).
 
-Serving needs the decoder, which is 78 % of the work of a frame; preparation needs the encoder.
+Serving uses the decoder, which is 78 % of the work of a frame; preparation uses the encoder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class VAEConfig:
     sample_size: int = 256
     """Side of the face crop, pixels."""
     scaling_factor: float = 0.18215
-    """The published file leaves it out."""
+    """Absent from the published file."""
 
     @property
     def latent_size(self) -> int:
@@ -36,7 +36,7 @@ class VAEConfig:
 
 
 class VAE(nn.Module):
-    """Encodes to and decodes from latents that carry the scaling factor."""
+    """Encodes to and decodes from latents that are multiplied by the scaling factor."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -47,13 +47,13 @@ class VAE(nn.Module):
         self.quant_conv = nn.Conv2d(2 * latent, 2 * latent, 1)
         self.post_quant_conv = nn.Conv2d(latent, latent, 1)
 
-    def encode(self, pictures: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         """Return the mode of the latents: `(b, 3, c, c)` RGB in [-1, 1] to `(b, 4, s, s)`."""
-        moments: Tensor = self.quant_conv(self.encoder(pictures))
+        moments: Tensor = self.quant_conv(self.encoder(images))
         return moments.chunk(2, dim=1)[0] * self.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return RGB pictures about [-1, 1], not clamped: `(b, 4, s, s)` to `(b, 3, c, c)`."""
+        """Return RGB images about [-1, 1], not clamped: `(b, 4, s, s)` to `(b, 3, c, c)`."""
         out: Tensor = self.decoder(self.post_quant_conv(latents / self.config.scaling_factor))
         return out
 
@@ -138,7 +138,7 @@ class _Up(nn.Module):
         return self.upsamplers[0](x) if hasattr(self, "upsamplers") else x
 
 
-def to_bytes(pictures: Tensor) -> Tensor:
+def to_bytes(images: Tensor) -> Tensor:
     """Return `(b, c, c, 3) uint8` BGR of decoded RGB: clamped, then rounded half to even."""
-    scaled = (pictures.float() / 2 + 0.5).clamp(0, 1) * 255
+    scaled = (images.float() / 2 + 0.5).clamp(0, 1) * 255
     return scaled.round().to(torch.uint8).flip(1).permute(0, 2, 3, 1).contiguous()

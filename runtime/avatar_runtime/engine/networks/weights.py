@@ -1,7 +1,7 @@
-"""Reads a MuseTalk folder in upstream's layout and checks it as a whole (docs/musetalk.md).
+"""Reads a MuseTalk folder in the published layout and checks it as a whole (docs/musetalk.md).
 
-Pickles are read with `weights_only=True`, safetensors as they are. What is wrong is reported
-in one error: every missing, surplus and misshaped tensor of the file.
+Pickles are read with `weights_only=True`. One error reports every missing, surplus and misshaped
+tensor of a file.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _VERIFIERS: Final = 2  # files hashed at once: one core hashes about as fast as 
 WHISPER_PREFIX: Final = "model.encoder."
 # Names of the first diffusers releases, which the published VAE file still carries.
 _OLD_ATTENTION: Final = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-_MAX_NAMED: Final = 8  # faults of one kind that the message names
+_MAX_NAMED: Final = 8  # tensors of one kind that the message names
 
 Config = TypeVar("Config")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """Where the parts of one model lie."""
+    """Paths of the parts of one model."""
 
     path: Path
     version: str
@@ -52,24 +52,24 @@ class ModelFolder:
     whisper_config: Path
     whisper: Path
     taesd_config: Path | None
-    """`None`, and so `taesd`: the model is to decode with its VAE."""
+    """`None`, like `taesd`, if the VAE decodes."""
     taesd: Path | None
 
 
 def find(path: Path, version: str | None = None, decoder: str = "sd-vae") -> ModelFolder:
-    """Return the files of a model; without a version the newest one that is there.
+    """Return the files of a model; `version` defaults to the newest in the folder.
 
-    The VAE is needed with any decoder: avatars are bound to it by its hash.
+    The VAE is required with any decoder, since avatars are bound to its hash.
 
     Raises:
-        AssetError: with every part that is missing.
+        AssetError: parts are missing; names each of them.
     """
     faults: list[str] = []
-    wanted = [version] if version else list(VERSIONS)
-    there = [v for v in wanted if (path / _UNETS[v][0]).is_dir()]
-    if not there:
-        faults.append(f"no folder {' or '.join(_UNETS[v][0] for v in wanted)}")
-    chosen = (there or wanted)[0]
+    versions = [version] if version else list(VERSIONS)
+    found_versions = [v for v in versions if (path / _UNETS[v][0]).is_dir()]
+    if not found_versions:
+        faults.append(f"no folder {' or '.join(_UNETS[v][0] for v in versions)}")
+    chosen = (found_versions or versions)[0]
     unet, unet_files = _UNETS[chosen]
     vae = next((name for name in _VAE_FOLDERS if (path / name).is_dir()), _VAE_FOLDERS[0])
 
@@ -98,12 +98,12 @@ def find(path: Path, version: str | None = None, decoder: str = "sd-vae") -> Mod
 
 
 def verify(path: Path) -> None:
-    """Hold every file of a converted folder against its manifest; other folders state nothing.
+    """Compare every file of a converted folder with its manifest; other folders have none.
 
     Reads all files once, which also brings them into the page cache for the load that follows.
 
     Raises:
-        AssetError: with every file that is missing or not what it was.
+        AssetError: files are missing or changed; names each of them.
     """
     manifest = path / MANIFEST
     if not manifest.is_file():
@@ -126,7 +126,7 @@ def verify(path: Path) -> None:
 
 
 def sha256(path: Path) -> str | None:
-    """Return the hash of a file's bytes, read piece by piece; `None` if it cannot be read."""
+    """Return the hash of a file, read in pieces; `None` if it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -135,10 +135,10 @@ def sha256(path: Path) -> str | None:
 
 
 def read_config(path: Path, kind: type[Config], fixed: Mapping[str, Any]) -> Config:
-    """Return the fields of `kind` that the JSON file has; those in `fixed` must be as stated.
+    """Return the fields of `kind` in a JSON file; the fields in `fixed` must have these values.
 
     Raises:
-        AssetError: the file is unreadable, or asks for a network that is not ours.
+        AssetError: the file is unreadable, or describes an unsupported network.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -154,10 +154,10 @@ def read_config(path: Path, kind: type[Config], fixed: Mapping[str, Any]) -> Con
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file or of a pickle that holds nothing else.
+    """Return the tensors of a safetensors file, or of a pickle with only tensors.
 
     Raises:
-        AssetError: the file is unreadable or holds other objects.
+        AssetError: the file is unreadable or has other objects.
     """
     import torch
     from safetensors import SafetensorError
@@ -170,19 +170,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except (OSError, RuntimeError, ValueError, SafetensorError, EOFError) as error:
         raise errors.AssetError(str(path), f"unreadable: {error}") from error
     except Exception as error:
-        # torch.load raises pickle's own errors, and names each forbidden type in them.
+        # torch.load raises the errors of pickle, which name the forbidden type.
         raise errors.AssetError(str(path), f"not a file of weights alone: {error}") from error
     tensors = tensors.get("state_dict", tensors)
     return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
 
 
 def read_vae(path: Path) -> dict[str, Tensor]:
-    """Return the VAE's tensors under today's names."""
+    """Return the tensors of the VAE under their current names."""
     renamed = {}
     for name, tensor in read_tensors(path).items():
         *front, layer, kind = name.split(".")
         if "attentions" in front and layer in _OLD_ATTENTION:
-            # Older files still hold these layers as 1x1 convolutions.
+            # Older files store these layers as 1x1 convolutions.
             plain = tensor.flatten(1) if kind == "weight" else tensor
             renamed[".".join([*front, _OLD_ATTENTION[layer], kind])] = plain
         else:
@@ -191,7 +191,7 @@ def read_vae(path: Path) -> dict[str, Tensor]:
 
 
 def read_whisper(path: Path) -> dict[str, Tensor]:
-    """Return the encoder's tensors of a Whisper file; the decoder is not needed."""
+    """Return the tensors of the encoder in a Whisper file."""
     tensors = read_tensors(path)
     for prefix in (WHISPER_PREFIX, "encoder."):
         if part := {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}:
@@ -200,7 +200,7 @@ def read_whisper(path: Path) -> dict[str, Tensor]:
 
 
 def read_taesd(path: Path) -> dict[str, Tensor]:
-    """Return the small decoder's tensors; its encoder is not needed."""
+    """Return the tensors of the small decoder in a TAESD file."""
     tensors = read_tensors(path)
     return {name: t for name, t in tensors.items() if not name.startswith("encoder.")}
 
@@ -209,13 +209,13 @@ def place(
     modules: Iterable[nn.Module],
     device: torch.device,
     dtype: torch.dtype,
-    told: Callable[[int, int], None],
+    on_progress: Callable[[int, int], None],
 ) -> None:
-    """Move weights one by one, so that the host never holds a second copy of the model.
+    """Move weights one by one, so that the host never has a second copy of the model.
 
-    Files are mapped and not read before: each tensor is read, converted and sent in turn.
-    Convolutions get the layout of the fast kernels, on the GPU and (a quarter faster) the CPU.
-    `told` is called after each tensor with the bytes done and the bytes in all.
+    Files are memory-mapped: each tensor is read, converted and copied in turn. Convolutions get
+    the channels-last layout, which has the fastest kernels on the GPU and, by a quarter, the CPU.
+    `on_progress` is called after each tensor with the bytes done and the total bytes.
     """
     import torch
 
@@ -226,25 +226,25 @@ def place(
         order = torch.channels_last if parameter.dim() == 4 else torch.preserve_format
         parameter.data = parameter.data.to(device=device, dtype=dtype, memory_format=order)
         parameter.requires_grad_(False)
-        told(done, total)
+        on_progress(done, total)
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Give the module exactly these weights.
+    """Load exactly these weights into the module.
 
     Raises:
-        AssetError: with every tensor that is missing, surplus or of another shape.
+        AssetError: tensors are missing, surplus or misshaped; names them.
     """
-    wanted = {name: tuple(t.shape) for name, t in module.state_dict().items()}
+    expected = {name: tuple(t.shape) for name, t in module.state_dict().items()}
     given = {name: tuple(t.shape) for name, t in tensors.items()}
     faults = [
-        *_named("missing", sorted(wanted.keys() - given.keys())),
-        *_named("surplus", sorted(given.keys() - wanted.keys())),
+        *_named("missing", sorted(expected.keys() - given.keys())),
+        *_named("surplus", sorted(given.keys() - expected.keys())),
         *_named(
             "misshaped",
             [
                 f"{name} is {given[name]}, must be {shape}"
-                for name, shape in sorted(wanted.items())
+                for name, shape in sorted(expected.items())
                 if given.get(name, shape) != shape
             ],
         ),
@@ -255,7 +255,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def vae_hash(path: Path) -> str:
-    """Return the SHA-256 over the VAE's tensors in name order, whatever file holds them."""
+    """Return the SHA-256 of the VAE tensors in name order, independent of the file format."""
     digest = hashlib.sha256()
     for name, array in sorted(_vae_arrays(path).items()):
         digest.update(f"{name}:{array.dtype.str}:{array.shape}".encode())
@@ -264,7 +264,7 @@ def vae_hash(path: Path) -> str:
 
 
 def _vae_arrays(path: Path) -> dict[str, Any]:
-    """Read as numpy: a simulated device needs the hash and must not pay for torch."""
+    """Return the tensors as numpy arrays, since a simulated device must not load torch."""
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.numpy import load_file

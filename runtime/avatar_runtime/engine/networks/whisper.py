@@ -1,7 +1,7 @@
-"""Whisper's encoder and its log-mel front end, giving every hidden state (docs/musetalk.md).
+"""The encoder of Whisper and its log-mel front end; returns every state (docs/musetalk.md).
 
-Written out for the same reasons as `layers`; the states are those the transformers library
-returns, the last one after the final norm.
+Implemented here for the same reasons as `layers`; the states are those of the transformers
+library, the last one after the final norm.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class WhisperConfig:
 
     @property
     def context_samples(self) -> int:
-        """16 kHz samples of one encode: 30 s in the published model."""
+        """16 kHz samples of one context: 30 s in the published model."""
         return self.max_source_positions * _SAMPLES_PER_STEP
 
     @property
     def states(self) -> int:
-        """Hidden states of one step: the embedding and every layer."""
+        """Hidden states of one step: the embedding and each layer."""
         return self.encoder_layers + 1
 
 
@@ -102,9 +102,9 @@ class _Attention(nn.Module):
 
 
 class LogMel(nn.Module):
-    """`(b, samples)` at 16 kHz in [-1, 1] to `(b, bins, samples / 160)`, as Whisper was trained.
+    """`(b, samples)` at 16 kHz in [-1, 1] to `(b, bins, samples / 160)`, as in Whisper's training.
 
-    Values are clipped 8 below the loudest of the clip, so a feature depends on all of it.
+    Values are clipped at 8 below the maximum of the clip, so a feature depends on the whole clip.
     """
 
     window: Tensor

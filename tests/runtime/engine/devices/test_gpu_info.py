@@ -28,7 +28,7 @@ from avatar_runtime.engine.devices import gpu_info
         ("Quadro", None),
     ],
 )
-def test_a_card_is_known_by_the_name_it_gives_itself(name: str, half: float | None) -> None:
+def test_a_gpu_is_known_by_the_name_that_its_driver_reports(name: str, half: float | None) -> None:
     found = gpu_info.peak(name)
     assert (found and found.half) == half
 
@@ -63,12 +63,12 @@ def _nvml(known: str) -> types.SimpleNamespace:
 
 
 @pytest.mark.parametrize("known", ["GPU-12ab", "MIG-12ab"])
-@pytest.mark.parametrize("told", ["12ab", "GPU-12ab", "MIG-12ab"])
-def test_memory_is_that_of_the_card_or_slice_with_the_uuid(known: str, told: str) -> None:
-    assert gpu_info.NvmlMemory(_nvml(known), told).memory() == Memory(3 << 30, 24 << 30)
+@pytest.mark.parametrize("reported", ["12ab", "GPU-12ab", "MIG-12ab"])
+def test_memory_is_that_of_the_gpu_or_slice_with_the_uuid(known: str, reported: str) -> None:
+    assert gpu_info.NvmlMemory(_nvml(known), reported).memory() == Memory(3 << 30, 24 << 30)
 
 
-def test_without_a_driver_cuda_is_asked() -> None:
+def test_without_nvml_memory_is_read_through_cuda() -> None:
     import pynvml
 
     try:
@@ -82,7 +82,7 @@ def test_without_a_driver_cuda_is_asked() -> None:
 
 
 @pytest.mark.gpu
-def test_nvml_and_cuda_agree_about_the_card() -> None:
+def test_nvml_and_cuda_agree_about_the_gpu() -> None:
     import torch
 
     free, total = torch.cuda.mem_get_info()

@@ -23,14 +23,14 @@ from avatar_runtime.engine.devices import out_of_memory
     ],
     ids=lambda error: str(error)[:40],
 )
-def test_a_lack_of_memory_is_told_as_one(error: Exception) -> None:
+def test_out_of_memory_errors_are_translated(error: Exception) -> None:
     with pytest.raises(errors.DeviceMemoryError) as caught, out_of_memory.translate(lambda: 5):
         raise error
     assert (caught.value.wanted_bytes, caught.value.free_bytes) == (None, 5)
     assert caught.value.__cause__ is error
 
 
-def test_a_capture_that_memory_spoiled_is_a_lack_of_memory() -> None:
+def test_a_capture_that_failed_for_memory_is_out_of_memory() -> None:
     def capture() -> None:
         try:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -50,19 +50,19 @@ def test_a_capture_that_memory_spoiled_is_a_lack_of_memory() -> None:
         ValueError("out of memory"),
     ],
 )
-def test_other_errors_pass_as_they_are(error: Exception) -> None:
+def test_other_errors_pass_unchanged(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, out_of_memory.translate(lambda: 0):
         raise error
     assert caught.value is error
     assert not out_of_memory.is_out_of_memory(error)
 
 
-def test_an_error_that_is_ours_already_stays() -> None:
-    told = errors.AssetError("model", "out of memory")
+def test_an_error_of_the_runtime_passes_unchanged() -> None:
+    reported = errors.AssetError("model", "out of memory")
     with pytest.raises(errors.AssetError), out_of_memory.translate(lambda: 0):
-        raise told
+        raise reported
 
 
-def test_a_real_refusal_of_the_cpu_is_understood() -> None:
+def test_a_real_out_of_memory_error_of_the_cpu_is_recognised() -> None:
     with pytest.raises(errors.DeviceMemoryError), out_of_memory.translate(lambda: 0):
         torch.empty(1 << 60, dtype=torch.uint8)

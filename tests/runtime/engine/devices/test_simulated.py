@@ -10,6 +10,7 @@ import pytest
 
 from avatar_runtime import errors
 from avatar_runtime.batching.frames import AudioWindow
+from avatar_runtime.engine.device import Curve
 from avatar_runtime.engine.devices import simulated
 from avatar_runtime.engine.rendering import blend_host
 
@@ -81,7 +82,7 @@ def test_it_takes_the_time_of_its_profile(
     assert sum(rendered.stages.values()) == pytest.approx(0.050)
 
 
-def test_a_batch_waits_for_the_one_before_it_and_not_for_its_pictures(
+def test_a_batch_waits_for_the_previous_one_and_not_for_its_images(
     gpu: simulated.SimulatedDevice,
     clock: _Time,
     window: AudioWindow,
@@ -110,7 +111,7 @@ class _Neighbour:
         return point in self.failing_points
 
 
-def test_memory_grows_with_the_batch_and_is_kept_until_it_is_released(
+def test_memory_grows_with_the_batch_and_is_cached_until_release(
     gpu: simulated.SimulatedDevice, window: AudioWindow, request_of: Callable[..., FrameRequest]
 ) -> None:
     used = [gpu.memory().used_bytes]
@@ -124,7 +125,7 @@ def test_memory_grows_with_the_batch_and_is_kept_until_it_is_released(
     assert gpu.memory().total_bytes == 10_000 * _MIB
 
 
-def test_a_full_card_refuses_the_bucket_and_keeps_what_it_had(
+def test_a_full_gpu_runs_out_of_memory_and_keeps_its_memory(
     gpu: simulated.SimulatedDevice, window: AudioWindow, request_of: Callable[..., FrameRequest]
 ) -> None:
     with pytest.raises(errors.DeviceMemoryError):
@@ -158,7 +159,7 @@ def test_a_neighbour_takes_memory_and_gives_it_back(
 
 
 @pytest.mark.parametrize("point", ["load", "serve", "step", "finish"])
-def test_memory_can_be_refused_wherever_it_is_taken(
+def test_memory_can_run_out_wherever_it_is_allocated(
     assets: SimpleNamespace,
     anna: cache.Avatar,
     window: AudioWindow,
@@ -196,7 +197,20 @@ def test_it_shows_the_source_frames(
     assert [frame.jpeg for frame in rendered.frames] == expected
 
 
-def test_it_asks_avatars_for_the_same_model_as_a_real_device(
+def test_it_states_the_curve_of_its_profile(gpu: simulated.SimulatedDevice) -> None:
+    points = ((1, 20.0), (4, 50.0), (8, 90.0))
+
+    assert gpu.curve() == Curve("v15/sd-vae/fp16", 4000, 1000, points)
+    assert gpu.buckets(8) == ()  # nothing to warm up
+
+
+@pytest.mark.parametrize("profile", ["{", "[]", "{}", '{"curve": 1}', '{"curve": {"model": "a"}}'])
+def test_a_wrong_profile_is_a_settings_error(profile: str) -> None:
+    with pytest.raises(errors.SettingsError, match="a profile with gpuClass, memoryMiB and curve"):
+        simulated.load_gpu_spec("toy", profile)
+
+
+def test_it_requires_the_same_model_of_avatars_as_a_real_device(
     assets: SimpleNamespace, tiny: musetalk.MuseTalk
 ) -> None:
     info = simulated.SimulatedDevice(simulated.load_gpu_spec("toy", _PROFILE)).load(assets.model)
@@ -207,14 +221,14 @@ def test_it_asks_avatars_for_the_same_model_as_a_real_device(
 @pytest.mark.parametrize(
     ("gpu_class", "fits", "does_not"), [("rtx-4090", 48, 64), ("h100-80gb", 64, 300)]
 )
-def test_shipped_profiles_are_cards(gpu_class: str, fits: int, does_not: int) -> None:
+def test_shipped_profiles_describe_gpus(gpu_class: str, fits: int, does_not: int) -> None:
     gpu = simulated.load_gpu_spec(gpu_class, None)
 
     needs = [gpu.curve.base_mib + gpu.curve.per_frame_mib * b for b in (fits, does_not)]
     assert needs[0] <= gpu.memory_mib < needs[1]
 
 
-def test_a_neighbour_holds_what_its_file_says(tmp_path: Path) -> None:
+def test_a_neighbour_uses_the_memory_in_its_file(tmp_path: Path) -> None:
     file = tmp_path / "mib"
     neighbour = simulated.NeighbourFile(file)
     gpu = simulated.SimulatedDevice(simulated.load_gpu_spec("toy", _PROFILE), neighbour=neighbour)

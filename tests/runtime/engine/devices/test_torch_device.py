@@ -57,12 +57,12 @@ async def _frames(
 
 
 @pytest.mark.slow
-async def test_the_cpu_computes_pictures_of_the_avatar(
+async def test_the_cpu_renders_frames_of_the_avatar(
     assets: SimpleNamespace, request_of: Callable[..., FrameRequest]
 ) -> None:
     frames = await _frames("cpu", assets, request_of)
 
-    shapes = [_picture(frame).shape for frame in frames]
+    shapes = [_image(frame).shape for frame in frames]
     assert shapes == [(192, 192, 3)] * 5
 
 
@@ -70,14 +70,16 @@ def _psnr(ours: Frame, plain: Frame, avatar: cache.Avatar) -> float:
     """Return the distance inside the mask alone: the rest is the avatar's own picture."""
     index = cache.fold(ours.request.source_frame, avatar.manifest.frames)
     box, covered = avatar.box(index), avatar.mask(index) > 0
-    a, b = (_picture(f)[box.y1 : box.y2, box.x1 : box.x2][covered] for f in (ours, plain))
+    a, b = (_image(f)[box.y1 : box.y2, box.x1 : box.x2][covered] for f in (ours, plain))
     return float(10 * np.log10(255**2 / max(1e-9, float(((a - b) ** 2).mean()))))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "floor_db"), [("bf16", 50.0), ("fp16", 60.0)])
 @torch.inference_mode()
-def test_half_precisions_draw_the_faces_of_the_full_one(precision: str, floor_db: float) -> None:
+def test_half_precisions_generate_the_faces_of_the_full_one(
+    precision: str, floor_db: float
+) -> None:
     """With the demo's trained weights: 55 dB and 65 dB when this was written."""
     avatar = cache.read(_EXAMPLES / "avatars/anna")
     plain, half = (_demo_faces(avatar, chosen) for chosen in ("fp32", precision))
@@ -112,7 +114,7 @@ async def test_an_engine_runs_in_another_precision(
 
 
 @pytest.mark.gpu
-async def test_cuda_draws_what_the_cpu_draws(
+async def test_cuda_renders_what_the_cpu_renders(
     assets: SimpleNamespace, anna: cache.Avatar, request_of: Callable[..., FrameRequest]
 ) -> None:
     here = await _frames("cpu", assets, request_of)
@@ -123,7 +125,7 @@ async def test_cuda_draws_what_the_cpu_draws(
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
-async def test_cuda_records_every_bucket_and_keeps_two_batches_apart(
+async def test_cuda_captures_every_bucket_and_keeps_two_batches_apart(
     assets: SimpleNamespace,
     anna: cache.Avatar,
     request_of: Callable[..., FrameRequest],
@@ -151,7 +153,7 @@ async def test_cuda_records_every_bucket_and_keeps_two_batches_apart(
 
 
 @pytest.mark.gpu
-def test_gradients_left_on_cost_the_memory_that_published_servers_need(
+def test_enabled_gradients_take_the_memory_that_published_servers_need(
     assets: SimpleNamespace,
 ) -> None:
     opened = torch_device.TorchDevice("cuda")
@@ -164,13 +166,13 @@ def test_gradients_left_on_cost_the_memory_that_published_servers_need(
     opened.close()
 
 
-def test_the_cpu_has_no_allocator_to_ask(assets: SimpleNamespace) -> None:
+def test_the_cpu_reports_no_allocator(assets: SimpleNamespace) -> None:
     opened = torch_device.TorchDevice("cpu")
     assert opened.activations_mib(1, autograd=True) is None
     assert opened.peak_tflops() is None
 
 
-async def test_cuda_without_a_card_is_told(assets: SimpleNamespace) -> None:
+async def test_cuda_without_a_gpu_is_an_error(assets: SimpleNamespace) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
     engine = Engine(open_device("cuda"), assets.model, assets.avatars, 4)
@@ -180,16 +182,16 @@ async def test_cuda_without_a_card_is_told(assets: SimpleNamespace) -> None:
     await engine.stop()
 
 
-def _picture(frame: Frame) -> np.ndarray:
+def _image(frame: Frame) -> np.ndarray:
     return np.asarray(cv2.imdecode(np.frombuffer(frame.jpeg, np.uint8), cv2.IMREAD_COLOR), int)
 
 
 @pytest.mark.slow
-async def test_the_cpu_cuts_batches_and_not_their_steps(
+async def test_the_cpu_splits_batches_and_not_their_steps(
     assets: SimpleNamespace, request_of: Callable[..., FrameRequest]
 ) -> None:
     alone = await _frames("cpu", assets, request_of)
     cut = await _frames("cpu", assets, request_of, threads=3)
 
     for a, b in zip(alone, cut, strict=True):
-        assert np.abs(_picture(a) - _picture(b)).mean() < 0.05  # of 255
+        assert np.abs(_image(a) - _image(b)).mean() < 0.05  # of 255

@@ -44,7 +44,7 @@ def test_both_stages_stay_within_float32_of_the_plain_ones(
     assert vae_error < 1e-5
 
 
-def test_pictures_of_8_bits_differ_by_one_level_at_most(
+def test_images_of_8_bits_differ_by_one_level_at_most(
     tiny: musetalk.MuseTalk, folded: musetalk.MuseTalk, inputs: tuple[Tensor, Tensor]
 ) -> None:
     with torch.inference_mode():
@@ -65,7 +65,7 @@ def test_folded_upsampling_is_exact_up_to_the_borders(size: tuple[int, int]) -> 
         torch.testing.assert_close(ours, plain(x), rtol=0, atol=1e-12)
 
 
-def test_the_time_is_gone_and_its_weights_with_it(
+def test_the_time_embedding_and_its_weights_are_removed(
     tiny: musetalk.MuseTalk, folded: musetalk.MuseTalk
 ) -> None:
     assert any("time_emb" in name for name in tiny.unet.state_dict())

@@ -44,14 +44,14 @@ def test_pixels_are_rounded_half_to_even_and_clamped(decoded: float, byte: int) 
     assert vae.to_bytes(torch.full((1, 3, 2, 2), decoded)).flatten().tolist() == [byte] * 12
 
 
-def test_pictures_come_as_bgr_rows() -> None:
+def test_images_are_bgr_rows() -> None:
     red = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1).expand(1, 3, 2, 4)
 
     assert vae.to_bytes(red)[0, 0, 0].tolist() == [0, 0, 255]
     assert vae.to_bytes(red).shape == (1, 2, 4, 3)
 
 
-def test_positions_are_sines_and_cosines_in_turn() -> None:
+def test_positions_alternate_sines_and_cosines() -> None:
     encoding = whisper.positional_encoding(50, 384)
 
     assert encoding.shape == (1, 50, 384)
@@ -60,14 +60,14 @@ def test_positions_are_sines_and_cosines_in_turn() -> None:
     assert encoding[0, 3, 3] == pytest.approx(np.cos(3 * 10_000 ** (-2 / 384)))
 
 
-def test_no_weight_and_no_result_asks_for_a_gradient(tiny: musetalk.MuseTalk) -> None:
+def test_no_weight_and_no_result_requires_a_gradient(tiny: musetalk.MuseTalk) -> None:
     latents, tokens = torch.zeros(1, 8, 16, 16), torch.zeros(1, 50, 64)
 
     assert not any(p.requires_grad for n in tiny.networks().values() for p in n.parameters())
     assert not tiny.predict(latents, tokens).requires_grad
 
 
-def test_sound_shorter_than_the_context_is_followed_by_silence(tiny: musetalk.MuseTalk) -> None:
+def test_audio_shorter_than_the_context_is_padded_with_silence(tiny: musetalk.MuseTalk) -> None:
     short = np.random.default_rng(1).normal(0, 0.1, 8000).astype(np.float32)
     padded = np.concatenate([short, np.zeros(40_000, np.float32)])
 

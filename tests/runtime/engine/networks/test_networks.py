@@ -106,7 +106,7 @@ def test_the_small_decoder_agrees_with_diffusers(folder: Path, ours: musetalk.Mu
 
 
 @torch.inference_mode()
-def test_sound_agrees_with_transformers(folder: Path, ours: musetalk.MuseTalk) -> None:
+def test_the_audio_encoder_agrees_with_transformers(folder: Path, ours: musetalk.MuseTalk) -> None:
     from transformers.models.whisper.configuration_whisper import WhisperConfig
     from transformers.models.whisper.feature_extraction_whisper import WhisperFeatureExtractor
     from transformers.models.whisper.modeling_whisper import WhisperEncoder

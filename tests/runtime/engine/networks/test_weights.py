@@ -56,13 +56,13 @@ def test_the_first_version_is_read_from_its_own_folder(folder: Path) -> None:
     assert musetalk.load(folder).version == "v15"
 
 
-def test_the_vae_may_lie_in_the_folder_of_upstreams_code(folder: Path) -> None:
+def test_the_vae_is_read_from_the_folder_name_of_musetalk_too(folder: Path) -> None:
     (folder / "sd-vae").rename(folder / "sd-vae-ft-mse")
 
     assert musetalk.load(folder).crop_size == 128
 
 
-def test_old_names_of_the_vae_attention_are_understood(folder: Path) -> None:
+def test_old_names_of_the_vae_attention_are_read(folder: Path) -> None:
     path = folder / "sd-vae/diffusion_pytorch_model.safetensors"
     before = musetalk.load(folder).vae.state_dict()
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -80,21 +80,21 @@ def test_old_names_of_the_vae_attention_are_understood(folder: Path) -> None:
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
-def test_missing_parts_are_named_together(tmp_path: Path) -> None:
+def test_missing_parts_are_reported_together(tmp_path: Path) -> None:
     (tmp_path / "musetalkV15").mkdir()
     (tmp_path / "musetalkV15/musetalk.json").write_text("{}")
 
     with pytest.raises(errors.AssetError) as caught:
         weights.find(tmp_path)
 
-    told = str(caught.value)
-    assert "no file musetalkV15/unet.safetensors or unet.pth" in told
-    assert "no file sd-vae/config.json" in told
-    assert "no file whisper/model.safetensors or pytorch_model.bin" in told
-    assert "musetalk.json" not in told
+    reported = str(caught.value)
+    assert "no file musetalkV15/unet.safetensors or unet.pth" in reported
+    assert "no file sd-vae/config.json" in reported
+    assert "no file whisper/model.safetensors or pytorch_model.bin" in reported
+    assert "musetalk.json" not in reported
 
 
-def test_missing_surplus_and_misshaped_tensors_are_told_in_one_error(folder: Path) -> None:
+def test_missing_surplus_and_misshaped_tensors_are_reported_in_one_error(folder: Path) -> None:
     path = folder / "musetalkV15/unet.safetensors"
     tensors = load_file(path)
     del tensors["conv_in.bias"]
@@ -116,7 +116,7 @@ class _Command:
         return print, ("run by a pickle",)
 
 
-def test_a_pickle_that_runs_code_is_refused_and_does_not_run(
+def test_a_pickle_that_runs_code_is_rejected_and_does_not_run(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "musetalkV15/unet.safetensors").unlink()
@@ -128,7 +128,7 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", pickle.dumps({"a": 1})])
-def test_a_broken_file_is_named(folder: Path, content: bytes) -> None:
+def test_a_broken_file_is_reported(folder: Path, content: bytes) -> None:
     path = folder / "sd-vae/diffusion_pytorch_model.safetensors"
     path.write_bytes(content)
 
@@ -137,7 +137,7 @@ def test_a_broken_file_is_named(folder: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "change", "told"),
+    ("file", "change", "reported"),
     [
         ("musetalkV15/musetalk.json", {"act_fn": "relu"}, "act_fn is 'relu', must be 'silu'"),
         (
@@ -153,15 +153,15 @@ def test_a_broken_file_is_named(folder: Path, content: bytes) -> None:
         ("whisper/config.json", {"activation_function": "relu"}, "must be 'gelu'"),
     ],
 )
-def test_a_network_that_is_not_ours_is_refused(
-    folder: Path, file: str, change: dict[str, object], told: str
+def test_an_unsupported_network_is_rejected(
+    folder: Path, file: str, change: dict[str, object], reported: str
 ) -> None:
     path = folder / file
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
 
     with pytest.raises(errors.AssetError) as caught:
         musetalk.load(folder)
-    assert told in str(caught.value)
+    assert reported in str(caught.value)
 
 
 def test_the_scaling_factor_that_the_published_file_omits_is_known(folder: Path) -> None:
@@ -208,7 +208,7 @@ def test_latents_go_to_the_small_decoder_with_their_scaling_factor(small: Path) 
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "reported"),
     [
         (lambda folder: shutil.rmtree(folder), "no file taesd/config.json"),
         (
@@ -219,7 +219,7 @@ def test_latents_go_to_the_small_decoder_with_their_scaling_factor(small: Path) 
         ),
         (
             lambda folder: _edit(folder / "config.json", {"num_decoder_blocks": [1, 1, 1]}),
-            "the sides of pictures from vae and taesd differ: 128 and 64",
+            "the sides of images from vae and taesd differ: 128 and 64",
         ),
         (
             lambda folder: _edit(folder / "config.json", {"scaling_factor": 0.5}),
@@ -228,14 +228,14 @@ def test_latents_go_to_the_small_decoder_with_their_scaling_factor(small: Path) 
     ],
     ids=["missing", "other tensors", "other size", "other scaling"],
 )
-def test_a_wrong_small_decoder_is_told(
-    small: Path, spoil: Callable[[Path], None], told: str
+def test_a_wrong_small_decoder_is_reported(
+    small: Path, spoil: Callable[[Path], None], reported: str
 ) -> None:
     spoil(small / "taesd")
 
     with pytest.raises(errors.AssetError) as caught:
         musetalk.load(small, decoder="taesd")
-    assert told in str(caught.value)
+    assert reported in str(caught.value)
 
 
 def _edit(path: Path, change: dict[str, object]) -> None:
@@ -243,16 +243,16 @@ def _edit(path: Path, change: dict[str, object]) -> None:
 
 
 def test_weights_are_placed_one_by_one_and_counted(folder: Path) -> None:
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     made = musetalk.read(folder).to(
-        torch.device("cpu"), torch.bfloat16, lambda done, total: told.append((done, total))
+        torch.device("cpu"), torch.bfloat16, lambda done, total: reported.append((done, total))
     )
 
     parameters = [p for n in made.networks().values() for p in n.parameters()]
-    assert len(told) == len(parameters)
-    assert told == sorted(told)
+    assert len(reported) == len(parameters)
+    assert reported == sorted(reported)
     total = 4 * sum(p.numel() for p in parameters)  # of the float32 that was read
-    assert told[-1] == (total, total)
+    assert reported[-1] == (total, total)
     assert {p.dtype for p in parameters} == {torch.bfloat16}
     assert not any(p.requires_grad for p in parameters)
     square = made.unet.conv_in.weight

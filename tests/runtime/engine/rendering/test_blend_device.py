@@ -42,7 +42,7 @@ def _faces(count: int, side: int = 128) -> NDArray[np.uint8]:
 
 
 @torch.inference_mode()
-def test_pictures_are_those_of_the_host_within_one_level(
+def test_images_equal_those_of_the_host_within_one_level(
     anna: cache.Avatar,
     composer: blend_device.Composer,
     request_of: Callable[..., FrameRequest],
@@ -65,7 +65,7 @@ def test_pictures_are_those_of_the_host_within_one_level(
 
 
 @torch.inference_mode()
-def test_a_batch_follows_the_mouth_of_each_window(
+def test_a_batch_uses_the_mouth_opacity_of_each_window(
     anna: cache.Avatar, composer: blend_device.Composer, request_of: Callable[..., FrameRequest]
 ) -> None:
     shares = [1.0, 0.5, 1 / 3]
@@ -81,7 +81,7 @@ def test_a_batch_follows_the_mouth_of_each_window(
 
 @pytest.mark.parametrize("mouth", [0.0, 0.3, 0.5, 1.0])
 @torch.inference_mode()
-def test_a_mouth_that_closes_shows_its_share_of_the_face(
+def test_a_closing_mouth_is_blended_with_its_opacity(
     anna: cache.Avatar, composer: blend_device.Composer, mouth: float
 ) -> None:
     face = _faces(2)[1]
@@ -137,7 +137,7 @@ def test_the_matrices_are_opencvs_own_filter(side: int, width: int, height: int,
 
 
 @torch.inference_mode()
-def test_frames_stay_on_the_device_up_to_the_limit(
+def test_frames_are_cached_on_the_device_up_to_the_limit(
     anna: cache.Avatar, request_of: Callable[..., FrameRequest]
 ) -> None:
     decoded: list[int] = []

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from avatar_runtime.avatars import cache
 
 
-def test_outside_the_mask_every_source_pixel_stays(anna: cache.Avatar) -> None:
+def test_outside_the_mask_every_source_pixel_is_unchanged(anna: cache.Avatar) -> None:
     face = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
     box, source = anna.box(0), anna.frame(0)
 
@@ -26,7 +26,7 @@ def test_outside_the_mask_every_source_pixel_stays(anna: cache.Avatar) -> None:
     assert (composed[covered] != source[covered]).any(axis=1).mean() > 0.9
 
 
-def test_where_the_mask_is_full_the_face_shows_alone(anna: cache.Avatar) -> None:
+def test_where_the_mask_is_255_only_the_face_shows(anna: cache.Avatar) -> None:
     face = np.full((128, 128, 3), (10, 20, 30), np.uint8)
     box = anna.box(0)
 
@@ -37,7 +37,7 @@ def test_where_the_mask_is_full_the_face_shows_alone(anna: cache.Avatar) -> None
     assert (composed[full] == (10, 20, 30)).all()
 
 
-def test_between_them_the_mix_is_linear_and_rounded(anna: cache.Avatar) -> None:
+def test_between_0_and_255_the_blend_is_linear_and_rounded(anna: cache.Avatar) -> None:
     face = np.full((128, 128, 3), (10, 20, 30), np.uint8)
     box = anna.box(0)
 
@@ -50,7 +50,9 @@ def test_between_them_the_mix_is_linear_and_rounded(anna: cache.Avatar) -> None:
 
 
 @pytest.mark.parametrize("side", [96, 128, 256])
-def test_a_patch_over_the_source_is_the_whole_picture(anna: cache.Avatar, side: int) -> None:
+def test_a_patch_over_the_source_frame_equals_the_composition(
+    anna: cache.Avatar, side: int
+) -> None:
     face = np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8)
 
     where, pixels = blend_host.patch(anna, 2, face)
@@ -62,7 +64,7 @@ def test_a_patch_over_the_source_is_the_whole_picture(anna: cache.Avatar, side: 
     assert np.array_equal(pasted, blend_host.compose(anna, 2, face))
 
 
-def test_an_avatar_without_a_mask_keeps_its_picture(anna: cache.Avatar) -> None:
+def test_an_avatar_with_an_empty_mask_keeps_its_frame(anna: cache.Avatar) -> None:
     anna._masks = np.zeros_like(anna._masks)
     face = np.full((128, 128, 3), 9, np.uint8)
 
@@ -76,7 +78,7 @@ def test_dividing_by_255_with_shifts_is_exact() -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(192, 192), (96, 96), (256, 320)])
-def test_pictures_have_the_size_asked_for(anna: cache.Avatar, width: int, height: int) -> None:
+def test_images_have_the_requested_size(anna: cache.Avatar, width: int, height: int) -> None:
     jpeg = blend_host.encode_jpeg(anna.frame(0), width, height, 90)
 
     decoded = np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR))
@@ -84,7 +86,7 @@ def test_pictures_have_the_size_asked_for(anna: cache.Avatar, width: int, height
     assert decoded.shape == (height, width, 3)
 
 
-def test_quality_costs_bytes(anna: cache.Avatar) -> None:
+def test_higher_quality_takes_more_bytes(anna: cache.Avatar) -> None:
     sizes = [len(blend_host.encode_jpeg(anna.frame(0), 192, 192, q)) for q in (30, 60, 95)]
 
     assert sizes == sorted(set(sizes))

@@ -61,14 +61,14 @@ def _faces(seed: int) -> Tensor:
     return torch.from_numpy(np.stack(soft))
 
 
-def _picture(frame: Frame) -> NDArray[np.int64]:
+def _image(frame: Frame) -> NDArray[np.int64]:
     decoded = cv2.imdecode(np.frombuffer(frame.jpeg, np.uint8), cv2.IMREAD_COLOR)
     return np.asarray(decoded, np.int64)
 
 
 @pytest.mark.parametrize("kind", ["device", "device encoder"])
 @torch.inference_mode()
-def test_the_device_delivers_what_the_host_delivers(
+def test_the_device_delivers_the_frames_of_the_host(
     kind: str, postprocessor_of: Callable[[str], delivery.Postprocessor], batch: list[FrameRequest]
 ) -> None:
     faces = _faces(0)
@@ -80,7 +80,7 @@ def test_the_device_delivers_what_the_host_delivers(
     assert [frame.request for frame in ours.frames] == batch
     for expected, made in zip(host.frames, ours.frames, strict=True):
         assert made.jpeg[:2] == b"\xff\xd8"
-        difference = np.abs(_picture(made) - _picture(expected))
+        difference = np.abs(_image(made) - _image(expected))
         assert difference.shape == (made.request.height, made.request.width, 3)
         # JPEG of quality 90 with one level of difference before it; encoders differ more.
         assert difference.mean() < (0.5 if kind == "device" else 2.5)
@@ -91,7 +91,7 @@ def test_the_device_delivers_what_the_host_delivers(
 
 @pytest.mark.parametrize("kind", ["host", "device", "device encoder"])
 @torch.inference_mode()
-def test_a_batch_may_begin_before_the_one_before_it_is_finished(
+def test_a_batch_may_start_before_the_previous_one_is_finished(
     kind: str, postprocessor_of: Callable[[str], delivery.Postprocessor], batch: list[FrameRequest]
 ) -> None:
     postprocessor, faces = postprocessor_of(kind), [_faces(1), _faces(2)]
@@ -118,8 +118,8 @@ def test_an_encoder_that_fails_its_trial_is_not_used() -> None:
         assert ok
         return torch.from_numpy(file)
 
-    told = [jpeg_encoder.trial_fault(encode, _CPU) for encode in (broken, nonsense, swapped)]
-    assert told[0] == "RuntimeError: nvJPEG is not there"
-    assert told[1] == "the trial image cannot be decoded"
-    assert told[2] is not None
-    assert "levels off, limit 4.0" in told[2]
+    reported = [jpeg_encoder.trial_fault(encode, _CPU) for encode in (broken, nonsense, swapped)]
+    assert reported[0] == "RuntimeError: nvJPEG is not there"
+    assert reported[1] == "the trial image cannot be decoded"
+    assert reported[2] is not None
+    assert "levels off, limit 4.0" in reported[2]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from avatar_runtime.engine.networks.musetalk import MuseTalk
 
 
-class Scribble:
+class StandInModel:
     """A model of two lines, for what does not depend on the networks."""
 
     config = random_model.PRESETS["tiny"]
@@ -33,8 +33,8 @@ class Scribble:
 
 
 @pytest.fixture
-def scribble() -> MuseTalk:
-    stand_in: Any = Scribble()
+def stand_in_model() -> MuseTalk:
+    stand_in: Any = StandInModel()
     return stand_in  # type: ignore[no-any-return]
 
 
@@ -56,7 +56,7 @@ def _untimed(stage: str) -> None:
 
 @pytest.mark.slow
 @torch.inference_mode()
-def test_every_batch_of_a_bucket_gets_the_faces_of_the_plain_way(
+def test_every_batch_of_a_bucket_gets_the_faces_of_the_eager_pass(
     tiny: MuseTalk, capturer: Any
 ) -> None:
     forward_pass, plain = forward.BucketForward(tiny, capturer), _plain(tiny)
@@ -72,34 +72,40 @@ def test_every_batch_of_a_bucket_gets_the_faces_of_the_plain_way(
 
 
 @torch.inference_mode()
-def test_rows_past_the_batch_are_left_out_whatever_they_hold(
-    scribble: MuseTalk, capturer: Any
-) -> None:
-    forward_pass, plain = forward.BucketForward(scribble, capturer), _plain(scribble)
+def test_rows_past_the_batch_are_discarded(stand_in_model: MuseTalk, capturer: Any) -> None:
+    forward_pass, plain = forward.BucketForward(stand_in_model, capturer), _plain(stand_in_model)
 
     for seed, frames in enumerate((3, 4, 3, 1, 2, 3)):
-        rows = _rows(scribble, frames, seed)
+        rows = _rows(stand_in_model, frames, seed)
         assert torch.equal(forward_pass.run(*rows, _untimed), plain.run(*rows, _untimed))
     assert [made.replays for made in capturer.made] == [3, 3]  # of the bucket of 4
 
 
 @torch.inference_mode()
-def test_stages_end_in_the_order_of_the_pipeline(scribble: MuseTalk, capturer: Any) -> None:
-    forward_pass = forward.BucketForward(scribble, capturer)
+def test_stages_end_in_the_order_of_the_pipeline(stand_in_model: MuseTalk, capturer: Any) -> None:
+    forward_pass = forward.BucketForward(stand_in_model, capturer)
     ended: list[str] = []
     for _ in range(2):
-        forward_pass.run(*_rows(scribble, 1, 0), ended.append)
+        forward_pass.run(*_rows(stand_in_model, 1, 0), ended.append)
 
     assert ended == ["encode_audio", "unet", "vae"] * 2
 
 
 @torch.inference_mode()
-def test_a_bucket_that_cannot_be_recorded_is_drawn_all_the_same(
-    scribble: MuseTalk, capturer: Any, caplog: pytest.LogCaptureFixture
+def test_stages_of_the_eager_pass_end_in_the_same_order(stand_in_model: MuseTalk) -> None:
+    ended: list[str] = []
+    _plain(stand_in_model).run(*_rows(stand_in_model, 2, 0), ended.append)
+
+    assert ended == ["encode_audio", "unet", "vae"]
+
+
+@torch.inference_mode()
+def test_a_bucket_that_cannot_be_captured_runs_eagerly(
+    stand_in_model: MuseTalk, capturer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     capturer.fault = RuntimeError("operation not permitted when stream is capturing")
-    forward_pass, plain = forward.BucketForward(scribble, capturer), _plain(scribble)
-    rows = _rows(scribble, 1, 5)
+    forward_pass, plain = forward.BucketForward(stand_in_model, capturer), _plain(stand_in_model)
+    rows = _rows(stand_in_model, 1, 5)
     with caplog.at_level(logging.WARNING):
         drawn = [forward_pass.run(*rows, _untimed).clone() for _ in range(3)]
 
@@ -112,12 +118,12 @@ def test_a_bucket_that_cannot_be_recorded_is_drawn_all_the_same(
 
 
 @torch.inference_mode()
-def test_after_a_drop_memory_must_settle_before_a_bucket_is_recorded_again(
-    scribble: MuseTalk, capturer: Any, monkeypatch: pytest.MonkeyPatch
+def test_after_a_release_a_bucket_is_captured_again_when_memory_has_settled(
+    stand_in_model: MuseTalk, capturer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forward, "CAPTURE_AFTER_RELEASE", 3)
-    forward_pass = forward.BucketForward(scribble, capturer)
-    rows = _rows(scribble, 1, 0)
+    forward_pass = forward.BucketForward(stand_in_model, capturer)
+    rows = _rows(stand_in_model, 1, 0)
     forward_pass.run(*rows, _untimed)
     forward_pass.run(*rows, _untimed)
     assert len(capturer.made) == 2

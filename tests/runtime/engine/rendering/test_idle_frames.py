@@ -22,7 +22,7 @@ def window() -> AudioWindow:
     return AudioWindow(0, 0, np.zeros(1920, np.float32).data.toreadonly(), -4, 6, silent=True)
 
 
-def test_a_still_is_the_source_frame_of_the_timeline(
+def test_an_idle_frame_is_the_source_frame_of_the_timeline(
     anna: cache.Avatar, request_of: Callable[..., FrameRequest], window: AudioWindow
 ) -> None:
     frames = anna.manifest.frames
@@ -35,7 +35,7 @@ def test_a_still_is_the_source_frame_of_the_timeline(
     assert frame.jpeg == expected
 
 
-def test_a_still_is_encoded_once_while_it_is_among_those_kept(
+def test_an_idle_frame_is_encoded_once_while_it_is_cached(
     anna: cache.Avatar, request_of: Callable[..., FrameRequest], window: AudioWindow
 ) -> None:
     first, second = (request_of(window, source_frame=i) for i in range(2))

@@ -11,7 +11,7 @@ _SIZES = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 40)), max_size=60)
 
 
 @given(asked=_SIZES, limit=st.integers(1, 100))
-def test_the_last_used_values_stay_within_the_limit(
+def test_the_most_recently_used_values_stay_within_the_limit(
     asked: list[tuple[int, int]], limit: int
 ) -> None:
     cache: LRUCache[int, int] = LRUCache(limit, lambda value: value)

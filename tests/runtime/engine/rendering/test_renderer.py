@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _TOLERANCE = 1e-3  # of features in float32: what the reference promises
 
 
-class ListeningModel:
+class RecordingModel:
     """The model itself, and what the UNet and the audio encoder were given."""
 
     def __init__(self, model: MuseTalk) -> None:
@@ -58,16 +58,16 @@ class ListeningModel:
 
 
 @pytest.fixture
-def listening(tiny: MuseTalk) -> ListeningModel:
-    return ListeningModel(tiny)
+def recording(tiny: MuseTalk) -> RecordingModel:
+    return RecordingModel(tiny)
 
 
 @pytest.fixture
 def run(
-    listening: ListeningModel, anna: cache.Avatar
+    recording: RecordingModel, anna: cache.Avatar
 ) -> Iterator[Callable[[Sequence[FrameRequest]], device.Rendered]]:
     with ThreadPoolExecutor(1) as pool:
-        plain: MuseTalk = listening  # type: ignore[assignment]
+        plain: MuseTalk = recording  # type: ignore[assignment]
         avatars = {"anna": anna}
         yield torch.inference_mode()(_on_cpu(plain, avatars, pool, 1).render)
 
@@ -103,7 +103,7 @@ def test_frames_come_in_the_order_of_the_requests(
 
 
 @pytest.mark.parametrize(("frames", "parts"), [(5, [2, 2, 1]), (2, [1, 1]), (1, [1])])
-def test_lanes_share_a_batch_and_change_no_frame(
+def test_shards_split_a_batch_and_change_no_frame(
     tiny: MuseTalk,
     anna: cache.Avatar,
     request_of: Callable[..., FrameRequest],
@@ -113,19 +113,19 @@ def test_lanes_share_a_batch_and_change_no_frame(
     batch = [request_of(w, source_frame=w.frame_index) for w in _speech()[:frames]]
     made = {}
     for count in (1, 3):
-        listening: Any = ListeningModel(tiny)
+        recording: Any = RecordingModel(tiny)
         with ThreadPoolExecutor(3) as pool, torch.inference_mode():
-            rendered = _on_cpu(listening, {"anna": anna}, pool, count).render(batch)
+            rendered = _on_cpu(recording, {"anna": anna}, pool, count).render(batch)
         made[count] = [_decoded(frame.jpeg) for frame in rendered.frames]
 
-    assert sorted(listening.parts, reverse=True) == parts
+    assert sorted(recording.parts, reverse=True) == parts
     for alone, shared in zip(made[1], made[3], strict=True):
         assert np.abs(alone - shared).mean() < 0.05  # a level here and there, before the JPEG
 
 
-def test_a_frame_does_not_depend_on_its_company(
+def test_a_frame_does_not_depend_on_the_other_frames_of_its_batch(
     run: Callable[..., device.Rendered],
-    listening: ListeningModel,
+    recording: RecordingModel,
     request_of: Callable[..., FrameRequest],
 ) -> None:
     alone = [request_of(w, session="alone", source_frame=w.frame_index) for w in _speech()]
@@ -136,7 +136,7 @@ def test_a_frame_does_not_depend_on_its_company(
         run([request])
     run([r for pair in zip(mine, others, strict=True) for r in pair])
 
-    apart, together = listening.rows[: len(alone)], listening.rows[len(alone) :]
+    apart, together = recording.rows[: len(alone)], recording.rows[len(alone) :]
     for (latent, tokens), (same, heard), (_, foreign) in zip(
         apart, together[::2], together[1::2], strict=True
     ):
@@ -147,7 +147,7 @@ def test_a_frame_does_not_depend_on_its_company(
 
 def test_latents_follow_the_folded_timeline(
     run: Callable[..., device.Rendered],
-    listening: ListeningModel,
+    recording: RecordingModel,
     anna: cache.Avatar,
     request_of: Callable[..., FrameRequest],
 ) -> None:
@@ -156,12 +156,12 @@ def test_latents_follow_the_folded_timeline(
     run([request_of(window, source_frame=t) for t in (5, 6, 12)])
 
     expected = torch.from_numpy(anna.latents[[5, 5, 0]].astype(np.float32))
-    assert torch.equal(torch.stack([latent for latent, _ in listening.rows]), expected)
+    assert torch.equal(torch.stack([latent for latent, _ in recording.rows]), expected)
 
 
 def test_a_group_is_encoded_once_even_over_two_batches(
     run: Callable[..., device.Rendered],
-    listening: ListeningModel,
+    recording: RecordingModel,
     request_of: Callable[..., FrameRequest],
 ) -> None:
     group = [request_of(w) for w in _speech() if w.group == 3]
@@ -170,13 +170,13 @@ def test_a_group_is_encoded_once_even_over_two_batches(
     run(group[1:])
 
     assert len(group) == 2
-    assert listening.contexts == 1
+    assert recording.contexts == 1
 
 
 def test_windows_are_those_of_one_encode_of_the_whole_context(
     run: Callable[..., device.Rendered],
     tiny: MuseTalk,
-    listening: ListeningModel,
+    recording: RecordingModel,
     request_of: Callable[..., FrameRequest],
 ) -> None:
     window = _speech(3.5)[-1]
@@ -185,21 +185,21 @@ def test_windows_are_those_of_one_encode_of_the_whole_context(
     with torch.inference_mode():
         features = tiny.encode_audio([np.frombuffer(window.context, np.float32)])[0]
     rows = features[window.first_step : window.steps][:10].flatten(0, 1)
-    heard = listening.rows[0][1]
+    heard = recording.rows[0][1]
     assert 0 < len(rows) < 50  # the speech ends inside this window
     assert (heard[: len(rows)] - rows).abs().max() < _TOLERANCE
     assert (heard[len(rows) :] == 0).all()
 
 
-def test_a_longer_context_than_the_model_hears_is_cut_at_its_beginning(
+def test_a_context_longer_than_the_model_takes_loses_its_beginning(
     run: Callable[..., device.Rendered],
-    listening: ListeningModel,
+    recording: RecordingModel,
     request_of: Callable[..., FrameRequest],
 ) -> None:
     for session, context_s in (("short", 3), ("long", 30)):
         run([request_of(_speech(4.0, context_s=context_s)[90], session=session)])
 
-    (_, short), (_, long) = listening.rows
+    (_, short), (_, long) = recording.rows
     assert torch.equal(short, long)
 
 
@@ -228,7 +228,7 @@ def test_models_of_other_crop_sizes_run_through_the_same_code(
     assert changed[:78].max() == changed[:, :30].max() == 0
 
 
-def test_a_gpus_way_through_a_batch_gives_the_pictures_of_the_cpus(
+def test_the_code_path_of_cuda_gives_the_frames_of_the_cpu(
     run: Callable[..., device.Rendered],
     tiny: MuseTalk,
     anna: cache.Avatar,
