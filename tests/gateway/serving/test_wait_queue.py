@@ -88,9 +88,9 @@ async def test_a_caller_that_waits_too_long_gets_an_error_and_a_close(gateway: A
 async def test_a_waiting_caller_gets_the_realtime_subprotocol_if_it_offers_it(gateway: Any) -> None:
     gateway.registry.add_service(SERVICE)
     url = f"{gateway.url}?model={SERVICE}&wait_ms=5000"
-    for offered, selected in ((["other", "realtime"], "realtime"), (["other"], None)):
-        protocols = [Subprotocol(each) for each in offered]
-        async with connect(url, additional_headers=BEARER, subprotocols=protocols) as caller:
+    for names, selected in (("other realtime", "realtime"), ("other", None)):
+        offered = [Subprotocol(name) for name in names.split()]
+        async with connect(url, additional_headers=BEARER, subprotocols=offered) as caller:
             await _queued(caller)
             assert caller.subprotocol == selected
 
