@@ -26,6 +26,6 @@ async def test_api_faults_end_no_session_and_change_nothing_in_the_end(tmp_path:
     assert report.sessions_cut == 0
     for outcome in report.outcomes:
         assert outcome.end["peak"] == campaign.SCENARIOS[outcome.scenario].max_replicas
-    told = {"LoseAnswer", "Cut", "Expire", "Fail", "Reset", "Delay", "Refuse 429", "Refuse 409"}
-    assert told <= set(report.injected)
+    reported = {"LoseAnswer", "Cut", "Expire", "Fail", "Reset", "Delay", "Refuse 429", "Refuse 409"}
+    assert reported <= set(report.injected)
     assert report.log_tails == []  # the operator never ended by itself

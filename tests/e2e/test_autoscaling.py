@@ -134,8 +134,8 @@ async def test_a_service_starts_on_the_reserve_of_another_one_and_outlives_it(sp
     await space.ready("second", pods=1)
     assert [pod["metadata"]["name"] for pod in await space.pods("second")] == [warm]
     events = await space.kubectl("get", "events", "-o", "json")
-    told = [each for each in json.loads(events)["items"] if each["reason"] == "PodAdopted"]
-    assert [each["involvedObject"]["name"] for each in told] == ["second"]
+    reported = [each for each in json.loads(events)["items"] if each["reason"] == "PodAdopted"]
+    assert [each["involvedObject"]["name"] for each in reported] == ["second"]
     await space.known_to_gateway("second", 1)  # which asks the pod as what it was started for
 
     load = await space.load("second", 1, 5)

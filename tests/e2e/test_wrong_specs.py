@@ -683,7 +683,7 @@ class Bound:
         return value
 
     @property
-    def told(self) -> str:
+    def reported(self) -> str:
         """The path as a refusal writes it."""
         return f"spec.{self.path}".replace("[]", "[0]").replace("{}", ".k")
 
@@ -721,7 +721,7 @@ def test_every_bound_of_every_field_is_refused_in_words(api: httpx.Client, bound
     collection = {"AvatarService": SERVICES, "GPUProfile": PROFILES}[bound.kind]
     for value, rule in bound.breaches():
         answer = api.post(collection, params=DRY_RUN, json=body(bound.kind, bound.holding(value)))
-        assert names(bound.told, message(answer)), (value, message(answer))
+        assert names(bound.reported, message(answer)), (value, message(answer))
         assert rule in message(answer), value
 
 

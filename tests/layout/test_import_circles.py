@@ -92,8 +92,8 @@ def test_no_package_has_an_import_circle() -> None:
     graph = import_graph(*packages())
     assert len(graph) > 100
     sizes = [f"{len(group)} modules: {', '.join(sorted(group))}" for group in groups(graph)]
-    told = [" -> ".join(circle) for circle in circles(graph)]
-    assert told == [], "\n".join(told + sizes)
+    reported = [" -> ".join(circle) for circle in circles(graph)]
+    assert reported == [], "\n".join(reported + sizes)
 
 
 def test_every_way_to_import_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

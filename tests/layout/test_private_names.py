@@ -202,10 +202,10 @@ def test_a_bound_that_is_removed_is_noticed(
         return re.sub(r",?<[\d.]+", "", value) if isinstance(value, str) else value
 
     loose = without(settings)
-    told = unbounded(product_uses, loose, product=True)
-    assert [text.split()[0] for text in told] == ["kopf", "uvicorn"]
-    assert "avatar_operator/" in told[0]
-    assert "avatar_runtime/" in told[1]
+    reported = unbounded(product_uses, loose, product=True)
+    assert [text.split()[0] for text in reported] == ["kopf", "uvicorn"]
+    assert "avatar_operator/" in reported[0]
+    assert "avatar_runtime/" in reported[1]
     tests = unbounded(test_uses, loose, product=False)
     assert [text.split()[0] for text in tests] == sorted(test_uses)
 

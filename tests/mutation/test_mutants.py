@@ -214,9 +214,9 @@ def test_the_report_counts_by_area_and_names_survivors() -> None:
     results.append(result(4, "gateway core", "killed"))
     assert report.summary(results)["operator core"]["score"] == 0.5
     assert report.summary(results)["all"]["score"] == 0.6
-    told = report.text(results)
-    assert "survived: a.py:7 (3 tests)\n-x\n+y" in told
-    assert "uncovered: a.py:7" in told
+    reported = report.text(results)
+    assert "survived: a.py:7 (3 tests)\n-x\n+y" in reported
+    assert "uncovered: a.py:7" in reported
     document = report.document(results, seed=1)
     assert json.loads(json.dumps(document))["results"][2]["outcome"] == "survived"
 

@@ -235,7 +235,7 @@ def make() -> Make:
 
 @pytest.fixture
 def fence() -> Fence:
-    """Return the fence of one who leads for ever."""
+    """Return the fence of a process that always leads."""
     fence = Fence()
     fence.open_until(inf, epoch=7)
     return fence

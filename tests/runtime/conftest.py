@@ -121,7 +121,7 @@ class _Selector(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> list[Any]:
         ready = super().select(0)
         if not ready:
-            assert timeout is not None, "every task waits for ever"
+            assert timeout is not None, "every task waits indefinitely"
             self.now += timeout
         return ready
 

@@ -70,7 +70,7 @@ class GatewayStates:
         gateway = self._gateways[uid]
         before, gateway.demand = gateway.demand, demand
         gateway.received_at = asyncio.get_running_loop().time()
-        self._tally = self._tally.with_news(before, demand)
+        self._tally = self._tally.with_report(before, demand)
         self._report_changes(before or {}, demand)
 
     def _on_repeat(self, uid: str) -> None:

@@ -110,11 +110,11 @@ async def test_a_mirror_follows_a_kind_that_is_changed_deleted_and_recreated(
         async with kubeapi.Mirror(api, WIDGETS, changed).running() as mirror:
 
             async def seen(*names: str) -> None:
-                def told() -> str:
+                def reported() -> str:
                     return f"{names}, not {list(mirror.objects)}"
 
                 keys = {("default", name) for name in names}
-                await kubeapi.until(changed, lambda: mirror.objects.keys() == keys, told, 30)
+                await kubeapi.until(changed, lambda: mirror.objects.keys() == keys, reported, 30)
 
             await make(api, "first")
             await seen("first")

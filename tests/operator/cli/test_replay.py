@@ -53,10 +53,10 @@ def test_another_policy_shows_what_would_have_been(
 ) -> None:
     other = manifest(tmp_path, "other.yaml", maxReplicas=1)
     assert main(["replay", "--log", str(log), "--service", str(other)]) == 0
-    told = capsys.readouterr().out
-    assert "most pods 3 logged, 1 now" in told
-    assert "now 1 pod (" in told
-    assert "limited by MaxReplicas" in told
+    reported = capsys.readouterr().out
+    assert "most pods 3 logged, 1 now" in reported
+    assert "now 1 pod (" in reported
+    assert "limited by MaxReplicas" in reported
 
 
 def test_a_decision_that_differs_is_told_and_fails(

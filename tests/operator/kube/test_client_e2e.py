@@ -343,7 +343,7 @@ async def test_a_service_gets_a_ready_pod_and_then_nothing_is_written(world: Wor
             return bool((await world.status("quiet"))["freeSessions"] == 2)
 
         await until(has_counts, "the pod's state is in the status")
-        # Several resyncs plan everything anew; that is what "at rest" has to survive.
+        # Several resyncs plan everything again, and must write nothing.
         before = await world.api.get(world.service_path("quiet"))
         user = f"system:serviceaccount:{SYSTEM}:{ACCOUNT}"
         writes = audit.read(world.cluster.audit_log, user)

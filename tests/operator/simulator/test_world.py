@@ -82,7 +82,7 @@ def test_a_crowd_finds_the_reserve_within_a_second_where_it_would_wait_for_pods(
     assert cold.wait_p99_s >= 10.0
     assert warm.wait_p99_s <= 1.0
     assert (warm.waited, warm.ended_by_operator, warm.violations) == (0, 0, ())
-    assert warm.max_pods > 3  # used up, the reserve is made anew beside them
+    assert warm.max_pods > 3  # the reserve is replaced when it is used
 
 
 def test_a_schedule_is_ready_before_the_crowd_and_gone_after_it() -> None:

@@ -309,7 +309,7 @@ async def test_a_single_frame_that_does_not_fit_fails_and_the_engine_goes_on(
     scripted.room = 0
     with pytest.raises(errors.DeviceMemoryError):
         await engine.run(batch)
-    assert 5 < sum(delays) < 30  # patient with the memory of others, and not for ever
+    assert 5 < sum(delays) < 30  # waits for memory of other processes, but not indefinitely
     scripted.room = 8
 
     assert len(await engine.run(batch)) == 8

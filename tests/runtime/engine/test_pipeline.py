@@ -223,7 +223,7 @@ plans = st.lists(
 def test_every_frame_comes_once_and_in_order_if_memory_runs_out(
     virtual_loop: type[VirtualLoop], assets: SimpleNamespace, plan: list[BatchPlan]
 ) -> None:
-    """A loop in which every task waits for ever fails by itself."""
+    """a loop in which every task waits indefinitely fails by itself."""
     made = run_in(virtual_loop, assets, plan)
 
     assert made.frames == [(n, i) for n in range(len(plan)) for i in range(FRAMES)]

@@ -1,4 +1,4 @@
-"""Counts the callers of each service from what the gateways say, one after the other."""
+"""Gateways: their pods, the demand that they report, and the callers counted from it."""
 
 from __future__ import annotations
 
@@ -11,24 +11,28 @@ from avatar_operator.core.resources.fields import Fields
 from avatar_operator.core.resources.service import ServiceKey
 from avatar_operator.errors import Fault, InvalidResource
 
-MOST: Final = 2**53  # of a count; what JSON can carry exactly
+MOST: Final = 2**53
+"""The highest count: the largest integer that every JSON reader represents exactly (RFC 8259, 6)."""
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayPod:
-    """A gateway that runs beside the operator."""
+    """A gateway pod in the namespace of the operator."""
 
     name: str
-    ip: str  # "" while it has none
+    ip: str
+    """Empty until the pod has an address."""
     running: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Callers:
-    """What one gateway says of one service."""
+    """The callers of one service at one gateway."""
 
-    waiting: int  # now
-    arrived: int  # since the gateway started
+    waiting: int
+    """Callers that wait now."""
+    arrived: int
+    """Callers since the gateway started."""
 
 
 Demand = Mapping[ServiceKey, Callers]
@@ -36,15 +40,15 @@ Demand = Mapping[ServiceKey, Callers]
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How many callers came to each service while we listened."""
+    """The number of callers of each service since the operator reads the gateways."""
 
     arrived: Mapping[ServiceKey, int] = field(default_factory=dict)
 
-    def with_news(self, before: Demand | None, after: Demand) -> Tally:
-        """Return the tally with what a gateway says now; `before` is what it said last.
+    def with_report(self, before: Demand | None, after: Demand) -> Tally:
+        """Return the tally with a report of a gateway; `before` is its previous report.
 
-        Who came before the first word is not known, and a count that fell is of
-        a gateway that began anew.
+        Callers before the first report are not counted. A count that fell means that the
+        gateway restarted.
         """
         if before is None:
             return self
@@ -58,7 +62,7 @@ class Tally:
 
 
 def parse_pod(body: Mapping[str, object], namespace: str) -> GatewayPod | None:
-    """Return the gateway that a pod is, None if it is none of ours."""
+    """Return the gateway pod of a body, None for any other pod."""
     metadata = Fields(body.get("metadata"), "metadata", [])
     labels = metadata.strings("labels")
     if metadata.text("namespace") != namespace or labels.get(names.LABEL_COMPONENT) != "gateway":
@@ -71,7 +75,7 @@ def parse_pod(body: Mapping[str, object], namespace: str) -> GatewayPod | None:
 
 
 def parse_demand(document: Mapping[str, object]) -> Demand:
-    """Return what a gateway's state says of each service.
+    """Return the callers of each service in the state document of a gateway.
 
     Raises:
         InvalidResource: with every key that is missing or wrong.
@@ -80,8 +84,8 @@ def parse_demand(document: Mapping[str, object]) -> Demand:
     state = Fields(document, "", faults)
     state.required("services", "sent by the gateway")
     found = {}
-    for name, told in state.fragment("services").items():
-        fields = Fields(told, f"services.{name}", faults)
+    for name, reported in state.fragment("services").items():
+        fields = Fields(reported, f"services.{name}", faults)
         namespace, _, service = name.partition("/")
         found[ServiceKey(namespace, service)] = Callers(
             waiting=fields.integer("waiting", 0, 0, MOST),

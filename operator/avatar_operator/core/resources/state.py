@@ -14,7 +14,7 @@ from avatar_operator.errors import Fault, InvalidResource
 
 @dataclass(frozen=True, slots=True)
 class PodState:
-    """What a runtime pod said last about itself, and how long ago."""
+    """The last state document of a runtime pod, and its age."""
 
     sessions: int
     capacity: int
@@ -22,14 +22,19 @@ class PodState:
     draining: bool
     ready: bool
     age_s: float
-    device: str = ""  # "" if it did not say
+    device: str = ""
+    """Empty if the document does not name it."""
     calibration: Curve | None = None
     vram_ratio: float = 0.0
     deadline_miss_ratio: float = 0.0
-    frame_p95_ms: float | None = None  # None: nobody spoke lately
-    batch_share: float = 1.0  # of its batch, what it has not given up under pressure
-    empty_s: float = 0.0  # so long it is known to have had no session
-    first_frame_p95_ms: float | None = None  # None: nobody spoke lately
+    frame_p95_ms: float | None = None
+    """None if no session spoke recently."""
+    batch_share: float = 1.0
+    """The batch limit as a share of the batch size; less than 1 under memory pressure."""
+    empty_s: float = 0.0
+    """For how long the pod is known to have no session."""
+    first_frame_p95_ms: float | None = None
+    """None if no session spoke recently."""
 
 
 def parse_state(document: Mapping[str, object], age_s: float) -> PodState:
@@ -66,7 +71,7 @@ def parse_state(document: Mapping[str, object], age_s: float) -> PodState:
 
 
 def _number(value: object) -> float | None:
-    """Return a figure of a state, None if it is none: no pod is unreadable for want of one."""
+    """Return a figure of a state, or None if it is not a valid figure: it is optional."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < inf:
         return None
     return float(value)
@@ -78,10 +83,11 @@ def _batch_share(state: Fields) -> float:
 
 
 def _measurement(document: object) -> Curve | None:
-    """Return the curve that a pod measured, None if it is none: a state is worth more than it.
+    """Return the curve that a pod measured, or None if it is invalid; the rest of the state is used.
 
-    Times that fall a little are noise, and a frame that takes no memory is one
-    that takes less than was looked for; both are read so that no plan is bolder.
+    Times that fall a little from one batch size to the next are noise of the measurement: each
+    counts as the highest time so far. A frame that takes no memory counts as 1 MiB. Both make a
+    plan more careful, never less.
     """
     faults: list[Fault] = []
     if not isinstance(document, Mapping) or not isinstance(document.get("frameBatchMs"), list):
@@ -101,5 +107,5 @@ def _measurement(document: object) -> Curve | None:
 def _first_frame(latency: Fields) -> float | None:
     value = latency.raw("first_frame_p95")
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-        return None  # it informs, and no pod is unreadable for want of it
+        return None  # informational: the rest of the state is used
     return float(value)

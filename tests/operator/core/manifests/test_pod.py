@@ -282,8 +282,8 @@ def test_metrics_of_pods_are_open_where_the_chart_opens_them(make: Make) -> None
     opened = PodSettings("runtime:1", "IfNotPresent", metrics_open=True)
     for settings, said in ((SETTINGS, []), (opened, ["true"])):
         (container,) = render(make, settings)["spec"]["containers"]
-        told = [e["value"] for e in container["env"] if e["name"] == "AVATAR_METRICS_OPEN"]
-        assert told == said
+        reported = [e["value"] for e in container["env"] if e["name"] == "AVATAR_METRICS_OPEN"]
+        assert reported == said
 
 
 def test_the_hash_of_a_spec_stays(make: Make) -> None:
@@ -331,8 +331,10 @@ def test_the_model_variant_reaches_the_runtime(
     curve = make.profile_body()["spec"]["curves"][0]
     profile = make.profile(curves=[{**curve, "model": name}])
     (container,) = render(make, profile=profile, model=chosen)["spec"]["containers"]
-    told = {e["name"]: e.get("value") for e in container["env"]}
-    assert {n: v for n, v in told.items() if n in ("AVATAR_DECODER", "AVATAR_PRECISION")} == said
+    reported = {e["name"]: e.get("value") for e in container["env"]}
+    assert {
+        n: v for n, v in reported.items() if n in ("AVATAR_DECODER", "AVATAR_PRECISION")
+    } == said
 
 
 @pytest.mark.parametrize(

@@ -173,9 +173,9 @@ def check(
             assert not would_run_out(pool.curve, pool.outcome.batch_size, pool.stock.memory_mib)
     for action in created:
         stock = action.pool.stock
-        takers = [node for node in nodes if may_land(node, action.pool)]
-        assert takers or when_full is WhenFull.CREATE_PENDING
-        for part in (part for node in takers for part in node_classes.classify(node, given)):
+        usable_nodes = [node for node in nodes if may_land(node, action.pool)]
+        assert usable_nodes or when_full is WhenFull.CREATE_PENDING
+        for part in (part for node in usable_nodes for part in node_classes.classify(node, given)):
             if part.resource == stock.resource:
                 assert part.gpu_class == action.gpu_class
                 assert part.memory_mib >= stock.memory_mib

@@ -34,7 +34,7 @@ class Running:
     pod: RuntimePod
     sessions: int = 0
     draining: bool = False
-    heard: PodState | None = None
+    received: PodState | None = None
     age_s: float = 0.0
 
 
@@ -69,9 +69,9 @@ class Cluster(RuleBasedStateMachine):
             profiles=(self.make.profile(),),
             pods=tuple(p.pod for p in self.pods.values()),
             states={
-                uid: dataclasses.replace(p.heard, age_s=p.age_s)
+                uid: dataclasses.replace(p.received, age_s=p.age_s)
                 for uid, p in self.pods.items()
-                if p.heard is not None
+                if p.received is not None
             },
             has_control_secret=True,
         )
@@ -87,9 +87,9 @@ class Cluster(RuleBasedStateMachine):
                 case DrainPod(uid=uid) | UndrainPod(uid=uid):
                     running = self.pods[uid]
                     running.draining = isinstance(action, DrainPod)
-                    if running.heard is not None and not running.draining:
+                    if running.received is not None and not running.draining:
                         # As the shell does: it is not believed to be drained any more.
-                        running.heard = dataclasses.replace(running.heard, draining=False)
+                        running.received = dataclasses.replace(running.received, draining=False)
                 case ProtectPod(uid=uid) | ReleasePod(uid=uid):
                     live = isinstance(action, ProtectPod)
                     pod = self.pods[uid].pod
@@ -122,7 +122,7 @@ class Cluster(RuleBasedStateMachine):
     def hear(self, running: Running) -> None:
         if running.pod.running:
             empty_s = 9.0 if not running.sessions else 0.0
-            running.heard = self.make.state(
+            running.received = self.make.state(
                 running.sessions, draining=running.draining, empty_s=empty_s
             )
             running.age_s = 0.1
@@ -140,22 +140,22 @@ class Cluster(RuleBasedStateMachine):
         most = plan.desired + rollout.surge(plan.desired)
         starting = sum(not p.ready for p in plan.fleet.current)
         if creates and plan.fleet.outdated:
-            heard = sum(p.ready and not self.says_draining(p.uid) for p in plan.fleet.live)
-            assert heard + starting + creates <= max(most, len(serving))
+            received = sum(p.ready and not self.says_draining(p.uid) for p in plan.fleet.live)
+            assert received + starting + creates <= max(most, len(serving))
         for node in NODES:
             used = sum(p.pod.node == node for p in before.values())
             assert used <= (GPUS if node == "n0" else 2)
         for action in plan.actions:
             if isinstance(action, DeletePod) and before[action.uid].pod.running:
                 state = before[action.uid]
-                assert state.heard is not None
-                assert (state.heard.sessions, state.heard.draining) == (0, True)
+                assert state.received is not None
+                assert (state.received.sessions, state.received.draining) == (0, True)
                 assert state.age_s < planner.FRESH_S
         self.act(plan)
 
     def says_draining(self, uid: str) -> bool:
-        heard = self.pods[uid].heard
-        return heard is not None and heard.draining
+        received = self.pods[uid].received
+        return received is not None and received.draining
 
     @rule(index=st.integers(0, 9))
     def a_pod_becomes_ready(self, index: int) -> None:

@@ -45,8 +45,8 @@ def test_a_gateway_that_goes_is_not_running() -> None:
 
 
 def test_a_state_is_read_by_service() -> None:
-    told = {"sessions": 1, "waiting": 2, "arrivals_per_s": 0.5, "arrivals_total": 7}
-    document = {"pod": "gw-1", "services": {"acme/concierge": told}, "sequence": 3}
+    reported = {"sessions": 1, "waiting": 2, "arrivals_per_s": 0.5, "arrivals_total": 7}
+    document = {"pod": "gw-1", "services": {"acme/concierge": reported}, "sequence": 3}
     assert gateway.parse_demand(document) == {KEY: Callers(waiting=2, arrived=7)}
 
 
@@ -69,15 +69,15 @@ def said(arrived: int) -> gateway.Demand:
 
 
 def test_who_came_before_the_first_word_does_not_count() -> None:
-    assert Tally().with_news(None, said(500)).arrived == {}
+    assert Tally().with_report(None, said(500)).arrived == {}
 
 
 def test_a_service_that_is_new_to_a_known_gateway_counts_from_nothing() -> None:
-    assert Tally().with_news({}, said(2)).arrived == {KEY: 2}
+    assert Tally().with_report({}, said(2)).arrived == {KEY: 2}
 
 
 def test_a_gateway_that_began_anew_counts_from_nothing() -> None:
-    assert Tally().with_news(said(9), said(3)).arrived == {KEY: 3}
+    assert Tally().with_report(said(9), said(3)).arrived == {KEY: 3}
 
 
 @given(st.lists(st.integers(0, 50), min_size=1))
@@ -85,6 +85,6 @@ def test_the_tally_never_falls(counts: list[int]) -> None:
     tally, before = Tally(), None
     for count in counts:
         after = said(count)
-        told = tally.with_news(before, after)
-        assert told.arrived.get(KEY, 0) >= tally.arrived.get(KEY, 0)
-        tally, before = told, after
+        reported = tally.with_report(before, after)
+        assert reported.arrived.get(KEY, 0) >= tally.arrived.get(KEY, 0)
+        tally, before = reported, after

@@ -25,7 +25,7 @@ SHARED = {
 }
 
 
-class Told:
+class ProfileScenario:
     """A profile whose status is built again and again, as the operator does."""
 
     def __init__(self, make: Make, **spec: Any) -> None:
@@ -64,88 +64,88 @@ class Told:
 
 
 def test_a_profile_that_nobody_measured_is_left_alone(make: Make) -> None:
-    assert Told(make).build() is None
+    assert ProfileScenario(make).build() is None
 
 
 def test_a_measurement_is_written_once_with_its_source(make: Make) -> None:
-    told = Told(make)
-    told.build(told.report())
-    (found,) = told.status["calibrations"]
+    reported = ProfileScenario(make)
+    reported.build(reported.report())
+    (found,) = reported.status["calibrations"]
     assert found == {
         "model": "v15/sd-vae/fp16",
         "baseMiB": 3100,
         "perFrameMiB": 306,
-        "frameBatchMs": [list(point) for point in told.curve(1.0).frame_batch_ms],
+        "frameBatchMs": [list(point) for point in reported.curve(1.0).frame_batch_ms],
         "device": "cuda",
         "measuredAt": AT,
         "pod": "acme/p0",
         "node": "n1",
     }
-    assert told.conditions() == {
+    assert reported.conditions() == {
         "BatchCalibrated": ("True", "Calibrated", "measured: v15/sd-vae/fp16")
     }
-    assert told.status["conditions"][0]["observedGeneration"] == 7
-    assert told.build(told.report(), now=NOW + 9e6) is None
-    assert told.build(told.report(1.01, name="p1"), now=NOW + 60) is None
-    assert told.build() is None  # the pod is gone, what it measured stays
+    assert reported.status["conditions"][0]["observedGeneration"] == 7
+    assert reported.build(reported.report(), now=NOW + 9e6) is None
+    assert reported.build(reported.report(1.01, name="p1"), now=NOW + 60) is None
+    assert reported.build() is None  # the pod is gone, what it measured stays
 
 
 def test_a_measurement_that_contradicts_the_profile_says_so(make: Make) -> None:
-    told = Told(make)
-    told.build(told.report(2.0))
-    status, reason, message = told.conditions()["BatchCalibrated"]
+    reported = ProfileScenario(make)
+    reported.build(reported.report(2.0))
+    status, reason, message = reported.conditions()["BatchCalibrated"]
     assert (status, reason) == ("False", "CalibrationDiffers")
     assert "v15/sd-vae/fp16: a batch of 1 takes 44 ms instead of 22 (+100%)" in message
-    assert told.build(told.report(2.0)) is None
+    assert reported.build(reported.report(2.0)) is None
 
 
 def test_other_classes_and_shared_gpus_measure_nothing_of_this_one(make: Make) -> None:
-    told = Told(make, allowShared=True)
-    assert told.build(told.report(gpu_class="l4")) is None
-    assert told.build(told.report(node="elsewhere")) is None
-    told.nodes = [make.node(labels=SHARED)]
-    assert told.build(told.report()) is None
+    reported = ProfileScenario(make, allowShared=True)
+    assert reported.build(reported.report(gpu_class="l4")) is None
+    assert reported.build(reported.report(node="elsewhere")) is None
+    reported.nodes = [make.node(labels=SHARED)]
+    assert reported.build(reported.report()) is None
 
 
 def test_measurements_that_count_no_more_are_taken_back(make: Make) -> None:
-    told = Told(make)
-    told.build(told.report())
-    told.body["status"]["calibrations"][0]["device"] = "simulated"
-    built = told.build()
+    reported = ProfileScenario(make)
+    reported.build(reported.report())
+    reported.body["status"]["calibrations"][0]["device"] = "simulated"
+    built = reported.build()
     assert "calibrations" not in built
-    assert told.conditions()["BatchCalibrated"][:2] == ("False", "NotCalibrated")
+    assert reported.conditions()["BatchCalibrated"][:2] == ("False", "NotCalibrated")
 
 
 def test_nodes_of_two_profiles_are_told_to_both_and_the_end_of_it_too(make: Make) -> None:
-    told = Told(make)
-    told.nodes = [make.node(f"n{index}") for index in range(5)]
-    told.others = (make.profile("twin"),)
-    told.build()
-    status, reason, message = told.conditions()["NodesRecognised"]
+    reported = ProfileScenario(make)
+    reported.nodes = [make.node(f"n{index}") for index in range(5)]
+    reported.others = (make.profile("twin"),)
+    reported.build()
+    status, reason, message = reported.conditions()["NodesRecognised"]
     assert (status, reason) == ("False", "LabelsAmbiguous")
     assert "node n0: NVIDIA-GeForce-RTX-4090 belongs to several GPUProfiles" in message
     assert message.endswith("; and 2 more")
-    assert told.build() is None
-    told.others = ()
-    told.build()
-    assert told.conditions()["NodesRecognised"][:2] == ("True", "LabelsClear")
-    assert told.build() is None
+    assert reported.build() is None
+    reported.others = ()
+    reported.build()
+    assert reported.conditions()["NodesRecognised"][:2] == ("True", "LabelsClear")
+    assert reported.build() is None
 
 
 def test_labels_that_do_not_add_up_are_told(make: Make) -> None:
-    told = Told(make)
+    reported = ProfileScenario(make)
     odd = make.node().labels | {"nvidia.com/gpu.count": "1"}  # type: ignore[operator]
-    told.nodes = [make.node(labels=odd, capacity=(("nvidia.com/gpu", 2),))]
-    told.build()
-    assert "node n1: labels count 1 GPUs" in told.conditions()["NodesRecognised"][2]
+    reported.nodes = [make.node(labels=odd, capacity=(("nvidia.com/gpu", 2),))]
+    reported.build()
+    assert "node n1: labels count 1 GPUs" in reported.conditions()["NodesRecognised"][2]
 
 
 def test_the_order_of_lists_in_the_api_server_is_no_change(make: Make) -> None:
-    told = Told(make)
-    told.others = (make.profile("twin"),)
-    told.build(told.report())
-    told.nodes = [make.node()]
-    told.others = ()
-    told.build(told.report())
-    told.body["status"]["conditions"].reverse()
-    assert told.build(told.report()) is None
+    reported = ProfileScenario(make)
+    reported.others = (make.profile("twin"),)
+    reported.build(reported.report())
+    reported.nodes = [make.node()]
+    reported.others = ()
+    reported.build(reported.report())
+    reported.body["status"]["conditions"].reverse()
+    assert reported.build(reported.report()) is None

@@ -113,25 +113,27 @@ def test_actions_and_changes_of_readiness_are_told(scenarios: Scenarios, make: M
     scenario.has_secret = False
     plan = scenario.plan()
     findings = conditions.find(scenario.service, plan, {})
-    told = service_status.notices(plan.actions, findings, {})
-    assert [(notice.reason, notice.warning) for notice in told] == [
+    reported = service_status.notices(plan.actions, findings, {})
+    assert [(notice.reason, notice.warning) for notice in reported] == [
         (Reason.POD_CREATED, False),
         (Reason.PODS_STARTING, True),
     ]
-    assert told[0].message.startswith(f"created pod concierge-{scenario.hash[:5]}-0 on rtx-4090: ")
+    assert reported[0].message.startswith(
+        f"created pod concierge-{scenario.hash[:5]}-0 on rtx-4090: "
+    )
     assert service_status.notices((), findings, build(scenario)) == ()
 
 
 def test_pods_that_are_created_together_are_told_together(scenarios: Scenarios) -> None:
     scenario = scenarios(replicas=2)
-    (told,) = service_status.notices(scenario.plan().actions, (), {})
+    (reported,) = service_status.notices(scenario.plan().actions, (), {})
     names = f"concierge-{scenario.hash[:5]}-0, concierge-{scenario.hash[:5]}-1"
-    assert told.message.startswith(f"created pods {names} on rtx-4090: 0 of 2 pods exist")
+    assert reported.message.startswith(f"created pods {names} on rtx-4090: 0 of 2 pods exist")
 
 
 def test_every_way_of_a_pod_is_told() -> None:
     because = Reason.SCALING_DOWN
-    told = service_status.notices(
+    reported = service_status.notices(
         (
             planner.DrainPod("p", "u", "c", because, "a"),
             planner.UndrainPod("p", "u", "c", "b"),
@@ -140,7 +142,7 @@ def test_every_way_of_a_pod_is_told() -> None:
         (),
         {},
     )
-    assert told == (
+    assert reported == (
         Notice(Reason.POD_DRAINING, "draining pod p: a"),
         Notice(Reason.POD_RESUMED, "resumed pod p: b"),
         Notice(Reason.POD_DELETED, "deleted pod p: d"),

@@ -1,4 +1,4 @@
-"""Errors that mean a lack of memory, whoever words them."""
+"""Errors that mean out of memory, from every library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Static tensors and recordings: the same faces as launching everything anew."""
+"""Captured graphs over static tensors give the same faces as launching every kernel."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_bucket_that_cannot_be_captured_runs_eagerly(
     assert forward_pass.not_captured == {
         1: "RuntimeError: operation not permitted when stream is capturing"
     }
-    # Told once: later batches do not try again.
+    # Logged once: later batches do not try again.
     assert [r.getMessage()[:28] for r in caplog.records] == ["batch not captured bucket=1 "]
 
 
