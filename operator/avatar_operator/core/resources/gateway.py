@@ -12,7 +12,7 @@ from avatar_operator.core.resources.service import ServiceKey
 from avatar_operator.errors import Fault, InvalidResource
 
 MOST: Final = 2**53
-"""The highest count: the largest integer that every JSON reader represents exactly (RFC 8259, 6)."""
+"""The highest count: the largest integer that every JSON reader represents (RFC 8259, 6)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,7 @@ def _batch_share(state: Fields) -> float:
 
 
 def _measurement(document: object) -> Curve | None:
-    """Return the curve that a pod measured, or None if it is invalid; the rest of the state is used.
+    """Return the curve that a pod measured, or None if it is invalid and the state is used alone.
 
     Times that fall a little from one batch size to the next are noise of the measurement: each
     counts as the highest time so far. A frame that takes no memory counts as 1 MiB. Both make a
