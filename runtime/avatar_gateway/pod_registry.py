@@ -100,7 +100,7 @@ class PodRegistry:
         return [
             routing.Candidate(
                 key,
-                usable=bool(pod.ip) and not pod.leaving,
+                usable=bool(pod.ip) and not pod.terminating,
                 state=self._states.get(key),
                 placed=len(self._placements.get(key, ())),
                 reserve=pod.reserve,

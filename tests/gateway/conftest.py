@@ -129,7 +129,7 @@ class FakePod:
         """Return the pod as the Kubernetes API describes it."""
         uid = f"uid-{self.name}"
         ports = (self.port, self.admin_port)
-        return Pod("acme", self.name, uid, "acme/concierge", "127.0.0.1", *ports, leaving=False)
+        return Pod("acme", self.name, uid, "acme/concierge", "127.0.0.1", *ports, terminating=False)
 
     def as_state(self, **changes: Any) -> State:
         """Return the current state of the pod."""

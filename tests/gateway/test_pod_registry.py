@@ -9,7 +9,7 @@ from avatar_gateway.pod_registry import SETTLE_S, PodRegistry
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-POD = Pod("acme", "p1", "u1", "acme/concierge", "10.0.0.1", 8080, 9090, leaving=False)
+POD = Pod("acme", "p1", "u1", "acme/concierge", "10.0.0.1", 8080, 9090, terminating=False)
 
 
 def _state(at: float = 0.0) -> State:
@@ -29,9 +29,9 @@ def test_only_pods_of_the_service_are_candidates() -> None:
     assert (candidate.key, candidate.usable, candidate.state) == ("acme/p1", True, None)
 
 
-def test_a_pod_that_is_leaving_or_has_no_ip_address_is_not_usable() -> None:
+def test_a_pod_that_is_terminating_or_has_no_ip_address_is_not_usable() -> None:
     registry = PodRegistry()
-    for change in ({"leaving": True}, {"ip": ""}):
+    for change in ({"terminating": True}, {"ip": ""}):
         registry.set_pod(replace(POD, **change))
         assert not registry.candidates("acme/concierge")[0].usable
 
@@ -90,7 +90,7 @@ def test_only_a_change_of_pods_wakes_the_state_streams() -> None:
         (lambda: registry.set_pod(POD), True),
         (lambda: registry.set_pod(POD), False),
         (lambda: registry.update_state(POD, _state()), False),
-        (lambda: registry.set_pod(replace(POD, leaving=True)), True),
+        (lambda: registry.set_pod(replace(POD, terminating=True)), True),
         (lambda: registry.remove_pod("acme/p1"), True),
         (lambda: registry.remove_pod("acme/p1"), False),
     ]

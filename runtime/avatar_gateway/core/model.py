@@ -28,18 +28,18 @@ class Pod:
     """Empty until the pod has one."""
     sessions_port: int
     admin_port: int
-    leaving: bool
+    terminating: bool
     """Whether it is being deleted or has ended."""
     ready: bool = False
-    """Whether the kubelet says so: when it does, its state is worth asking for again at once."""
+    """Whether its Ready condition is true. When it becomes ready, its state is read immediately."""
     reserve: bool = False
-    """Whether the operator keeps it for when the others are full."""
+    """Whether the operator keeps it in the reserve for when the other pods are full."""
     made_for: str = ""
     """The AvatarService that it was taken over from, `NAMESPACE/NAME`; empty if it was not."""
 
     @property
-    def origin(self) -> str:
-        """Return the AvatarService that its runtime goes by, as long as it lives."""
+    def original_service(self) -> str:
+        """Return the AvatarService that the runtime process was started for."""
         return self.made_for or self.service
 
     @property
@@ -50,7 +50,7 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a pod last said of itself."""
+    """The last state that a pod reported."""
 
     capacity: int
     sessions: int
@@ -63,7 +63,7 @@ class State:
 
 
 def parse_pod(body: Mapping[str, Any]) -> Pod | None:
-    """Return the pod of a Kubernetes object; None if it belongs to no service."""
+    """Parse a Pod object; return None if it does not belong to a service."""
     metadata, status = body["metadata"], body.get("status", {})
     own = metadata.get("labels", {})
     service, made_for = own.get(labels.LABEL_SERVICE), own.get(labels.LABEL_MADE_FOR)
@@ -82,7 +82,8 @@ def parse_pod(body: Mapping[str, Any]) -> Pod | None:
         ip=status.get("podIP", ""),
         sessions_port=ports.get(labels.SESSIONS_PORT_NAME, labels.SESSIONS_PORT),
         admin_port=ports.get(labels.ADMIN_PORT_NAME, labels.ADMIN_PORT),
-        leaving="deletionTimestamp" in metadata or status.get("phase") in ("Succeeded", "Failed"),
+        terminating="deletionTimestamp" in metadata
+        or status.get("phase") in ("Succeeded", "Failed"),
         ready=any(
             condition["type"] == "Ready" and condition["status"] == "True"
             for condition in status.get("conditions", [])
@@ -93,15 +94,15 @@ def parse_pod(body: Mapping[str, Any]) -> Pod | None:
 
 
 def parse_state(document: Any, pod: Pod, now: float) -> State:
-    """Return the state in one line of a pod's stream.
+    """Parse one line of a pod's state stream.
 
     Raises:
-        StateError: a value is missing or impossible, or another pod answers at this address.
+        StateError: a value is missing or invalid, or another pod answers at this IP address.
     """
     if not isinstance(document, dict):
         raise errors.StateError("state", type(document).__name__, "an object")
-    # Addresses are used again: a line of another pod must not count for this one.
-    for key, expected in (("pod", pod.name), ("service", pod.origin)):
+    # IP addresses are reused: the state of another pod must not count for this one.
+    for key, expected in (("pod", pod.name), ("service", pod.original_service)):
         if document.get(key) != expected:
             raise errors.StateError(key, document.get(key), repr(expected))
     load = parse_load(document)

@@ -132,12 +132,15 @@ class Placer:
 
 def _query(request: SessionRequest, pod: Pod) -> Sequence[tuple[str, str]]:
     """Return the query for the pod, which accepts only the service that it was started for."""
-    return [(name, pod.origin if name == "model" else text) for name, text in request.forwarded]
+    return [
+        (name, pod.original_service if name == "model" else text)
+        for name, text in request.forwarded
+    ]
 
 
 def _headers(forwarded: Mapping[str, str], request: SessionRequest, pod: Pod) -> Mapping[str, str]:
     """Add the requested service if the pod was started for another one."""
-    if pod.origin == request.model:
+    if pod.original_service == request.model:
         return forwarded
     return {**forwarded, labels.SERVICE_HEADER: request.model}
 

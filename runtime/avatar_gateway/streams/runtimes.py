@@ -60,7 +60,7 @@ class StateStreams:
                 expected = {
                     (pod.uid, pod.ip, pod.ready): pod
                     for pod in self._registry.pods.values()
-                    if pod.ip and not pod.leaving
+                    if pod.ip and not pod.terminating
                 }
                 for key in self._readers.keys() - expected.keys():
                     self._readers.pop(key).cancel()
@@ -88,7 +88,7 @@ class StateStreams:
 
     async def _follow(self, pod: Pod, backoff: Backoff) -> None:
         loop = asyncio.get_running_loop()
-        token = tokens.control_token(self._control_master, pod.origin)
+        token = tokens.control_token(self._control_master, pod.original_service)
         async with self._http.get(
             f"http://{_host(pod.ip)}:{pod.admin_port}{labels.STATE_PATH}",
             params={"watch": "1"},

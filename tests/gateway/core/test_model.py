@@ -54,18 +54,18 @@ def test_a_pending_pod_has_no_ip_address_and_the_default_ports() -> None:
     del body["spec"], body["status"]
     pod = model.parse_pod(body)
     assert pod is not None
-    assert (pod.ip, pod.sessions_port, pod.admin_port, pod.leaving) == ("", 8080, 9090, False)
+    assert (pod.ip, pod.sessions_port, pod.admin_port, pod.terminating) == ("", 8080, 9090, False)
 
 
-def test_a_deleted_or_failed_pod_is_leaving() -> None:
+def test_a_deleted_or_failed_pod_is_terminating() -> None:
     deleted = model.parse_pod(_body(deletionTimestamp="2026-01-01T00:00:00Z"))
     body = _body()
     body["status"]["phase"] = "Failed"
     failed = model.parse_pod(body)
     assert deleted is not None
     assert failed is not None
-    assert deleted.leaving
-    assert failed.leaving
+    assert deleted.terminating
+    assert failed.terminating
 
 
 def test_a_state_line_is_parsed() -> None:
@@ -110,8 +110,8 @@ def test_a_pod_that_was_taken_over_keeps_its_original_service_name() -> None:
     labels = {"avatar.musetalk.io/service": "second", "avatar.musetalk.io/made-for": "concierge"}
     pod = model.parse_pod(_body(labels=labels))
     assert pod is not None
-    assert (pod.service, pod.origin) == ("acme/second", "acme/concierge")
-    assert POD.origin == "acme/concierge"
+    assert (pod.service, pod.original_service) == ("acme/second", "acme/concierge")
+    assert POD.original_service == "acme/concierge"
     assert model.parse_state(_line(), pod, 3.0).free == 4
     with pytest.raises(errors.StateError):
         model.parse_state(_line(service="acme/second"), pod, 3.0)

@@ -93,7 +93,7 @@ def test_the_number_of_tried_pods_is_limited() -> None:
         pytest.param([Candidate("a", True, None, 0)], Shortage.NOT_READY, id="no state"),
         pytest.param([_pod("a", 0, age=STALE_S + 0.1)], Shortage.NOT_READY, id="stale"),
         pytest.param([_pod("a", 0, ready=False)], Shortage.NOT_READY, id="loading"),
-        pytest.param([_pod("a", 0, usable=False)], Shortage.NOT_READY, id="leaving"),
+        pytest.param([_pod("a", 0, usable=False)], Shortage.NOT_READY, id="terminating"),
         pytest.param([_pod("a", 0, draining=True)], Shortage.DRAINING, id="draining"),
         pytest.param([_pod("a", 5)], Shortage.NO_CAPACITY, id="full"),
         pytest.param(
