@@ -123,7 +123,7 @@ async def test_upgrade_brings_older_crds_up_to_date_around_live_sessions(
             "a word",
         )
         assert "avatarservices.avatar.musetalk.io is older than this operator" in said
-        assert "it lacks spec.placement.whenFull" in said
+        assert "and lacks spec.placement.whenFull" in said
         assert crds.COMMAND in said
         await cluster.helm(
             "upgrade", "avatar", paths.REPOSITORY / "charts" / "avatar-operator", "-n", SYSTEM,
