@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import cv2
@@ -15,10 +12,11 @@ import cv2
 from avatar_runtime import errors
 from avatar_runtime.batching.buckets import BUCKETS
 from avatar_runtime.engine.device import MIB, Curve, Memory, ModelInfo, ModelOptions
-from avatar_runtime.engine.devices import gpu_info, out_of_memory
+from avatar_runtime.engine.devices import gpu_info, host_memory, out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     import torch
 
@@ -33,13 +31,6 @@ if TYPE_CHECKING:
 _CPU_IMAGE_THREADS: Final = 4  # composition and JPEG; more do not shorten a batch
 _CUDA_IMAGE_THREADS: Final = 16  # JPEG beside a GPU: 500 full frames a second need 12 cores
 _FRAME_CACHE_SHARE: Final = 1 / 16  # of the GPU memory: 250 source frames of 1080p on 24 GiB
-# Parameters of mallopt(3) in glibc. By default a large tensor is a memory mapping of its own and
-# the end of the heap is returned to the kernel at once, so that every step of a batch causes page
-# faults again: a thousand per frame, a tenth of its time.
-_M_TRIM_THRESHOLD: Final = -1
-_M_MMAP_THRESHOLD: Final = -3
-_KEPT_BYTES: Final = 512 << 20
-_HEAP_BYTES: Final = 32 << 20  # the maximum that mallopt accepts
 _DEFAULT_PRECISION: Final = {"cpu": "fp32", "cuda": "fp16"}
 
 _log: Final = logging.getLogger(__name__)
@@ -58,7 +49,7 @@ class TorchDevice:
         self._pool: ThreadPoolExecutor | None = None
         self._model: MuseTalk | None = None
         self._renderer: Renderer | None = None
-        self._read_memory: Callable[[], Memory] = _process_memory
+        self._read_memory: Callable[[], Memory] = host_memory.read
 
     @property
     def precision(self) -> str:
@@ -214,7 +205,7 @@ class TorchDevice:
             # threads that synchronise a thousand times wait each time for the slowest one
             # (docs/engine.md).
             self._shards = threads
-            _keep_freed_memory()
+            host_memory.keep_freed()
         if self._pool is None:
             most = _CUDA_IMAGE_THREADS if self.name == "cuda" else _CPU_IMAGE_THREADS
             # The number of threads of torch is a setting of each thread.
@@ -292,14 +283,6 @@ class _LoadProgress:
             )  # fmt: skip
 
 
-def _keep_freed_memory() -> None:
-    """Let the allocator keep freed memory for the next batch. Only glibc has this setting."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
-        mallopt(_M_MMAP_THRESHOLD, _HEAP_BYTES)
-
-
 def _on_cuda(
     model: MuseTalk, avatars: Mapping[str, Avatar], pool: ThreadPoolExecutor, memory_bytes: int
 ) -> tuple[ForwardPass, Postprocessor]:
@@ -318,13 +301,6 @@ def _on_cuda(
         forward.BucketForward(model, cuda_graphs.GraphCapturer(model.device)),
         delivery.DevicePostprocessor(composer, pool, model.device, encoder),
     )
-
-
-def _process_memory() -> Memory:
-    """Return the resident memory of this process, and the memory of the machine."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    resident = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return Memory(resident * page, os.sysconf("SC_PHYS_PAGES") * page)
 
 
 def _cuda_memory() -> Memory:

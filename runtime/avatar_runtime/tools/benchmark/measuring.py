@@ -13,6 +13,7 @@ import itertools
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -45,28 +46,54 @@ def run(device: Device, plan: Plan) -> dict[str, Any]:
         return asyncio.run(_measure(engine, plan))
 
 
+@dataclass(frozen=True, slots=True)
+class _Results:
+    """The measurements of one engine."""
+
+    load_s: float
+    rows: list[dict[str, Any]]
+    """A row of the document for each bucket."""
+    saturated: sessions.SaturatedRun
+    alone: list[stages.ModelSpeed]
+    rated: int
+    opened: list[sessions.BenchmarkSession]
+    """The sessions at the rated load."""
+    lags: list[float]
+    gflop: float | None
+    peak: float | None
+    autograd: list[dict[str, Any]] | None
+
+
 async def _measure(engine: Engine, plan: Plan) -> dict[str, Any]:
-    began = time.perf_counter()
     try:
-        await engine.start()
-        load_s = time.perf_counter() - began
-        loop = asyncio.get_running_loop()
-        # On another thread than the engine's, which is idle meanwhile.
-        rows = await loop.run_in_executor(None, stages.bucket_rows, engine, plan.batch_size)
-        saturated = sessions.SaturatedRun()
-        alone = [await loop.run_in_executor(None, stages.model_only, engine, plan, 0)]
-        for turn in range(_TURNS):
-            await sessions.saturate(engine, plan, saturated)
-            alone.append(
-                await loop.run_in_executor(None, stages.model_only, engine, plan, turn + 1)
-            )
-        rated = max(1, int(0.9 * saturated.fps / FPS))
-        opened, lags = await sessions.at_rated_load(engine, plan, rated)
-        gflop, peak = stages.work(engine.device)
-        sizes = [b for b in buckets.BUCKETS if b <= plan.batch_size] if plan.autograd else []
-        autograd = stages.autograd_rows(engine.device, sizes) if plan.autograd else None
+        results = await _run(engine, plan)
     finally:
         await engine.stop()
+    return _document(engine, plan, results)
+
+
+async def _run(engine: Engine, plan: Plan) -> _Results:
+    began = time.perf_counter()
+    await engine.start()
+    load_s = time.perf_counter() - began
+    loop = asyncio.get_running_loop()
+    # On another thread than the engine's, which is idle meanwhile.
+    rows = await loop.run_in_executor(None, stages.bucket_rows, engine, plan.batch_size)
+    saturated = sessions.SaturatedRun()
+    alone = [await loop.run_in_executor(None, stages.model_only, engine, plan, 0)]
+    for turn in range(_TURNS):
+        await sessions.saturate(engine, plan, saturated)
+        alone.append(await loop.run_in_executor(None, stages.model_only, engine, plan, turn + 1))
+    rated = max(1, int(0.9 * saturated.fps / FPS))
+    opened, lags = await sessions.at_rated_load(engine, plan, rated)
+    gflop, peak = stages.work(engine.device)
+    sizes = [b for b in buckets.BUCKETS if b <= plan.batch_size] if plan.autograd else []
+    autograd = stages.autograd_rows(engine.device, sizes) if plan.autograd else None
+    return _Results(load_s, rows, saturated, alone, rated, opened, lags, gflop, peak, autograd)
+
+
+def _document(engine: Engine, plan: Plan, results: _Results) -> dict[str, Any]:
+    saturated, alone, opened = results.saturated, results.alone, results.opened
     models, networks = [each.model for each in alone], [each.networks for each in alone]
     model_only = statistics.median(models)
     first = [ms for each in opened for ms in each.first_ms]
@@ -76,7 +103,7 @@ async def _measure(engine: Engine, plan: Plan) -> dict[str, Any]:
         "preset": plan.preset,
         "model": engine.model.variant,
         "versions": {n: metadata.version(n) for n in ("torch", "numpy", "opencv-python-headless")},
-        "buckets": rows,
+        "buckets": results.rows,
         "model_only_fps": round(model_only, 2),
         "networks_fps": round(statistics.median(networks), 2),
         "recipe_fps": round(saturated.fps, 2),
@@ -88,13 +115,13 @@ async def _measure(engine: Engine, plan: Plan) -> dict[str, Any]:
         "batch_fill_ratio": round(saturated.frames / saturated.paid, 4),
         "first_frame_ms": {"p50": _percentile(first, 50), "p95": _percentile(first, 95)},
         "frame_ms": {f"p{p}": _percentile(frames, p) for p in (50, 95, 99)},
-        "loop_lag_ms_p999": _percentile(lags, 99.9),
-        "mfu": mfu(gflop, model_only, peak),
-        "gflop_per_frame": gflop,
-        "peak_tflops": peak,
-        "autograd": autograd,
-        "rated_sessions": rated,
-        "load_s": round(load_s, 2),
+        "loop_lag_ms_p999": _percentile(results.lags, 99.9),
+        "mfu": mfu(results.gflop, model_only, results.peak),
+        "gflop_per_frame": results.gflop,
+        "peak_tflops": results.peak,
+        "autograd": results.autograd,
+        "rated_sessions": results.rated,
+        "load_s": round(results.load_s, 2),
         "scheduler_decisions_per_s": scheduling.decisions_per_s(),
         "seed": SEED,
         "turns": {
