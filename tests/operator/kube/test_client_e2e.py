@@ -1,4 +1,4 @@
-"""The operator alone on a real API server: its own ServiceAccount, made-up nodes and runtimes."""
+"""Tests of the operator on a real API server, with its own rights and fake nodes and pods."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Result = TypeVar("Result")
 
 
 class Runtime:
-    """Stands in for the process of a runtime pod: its admin port, and sessions at will."""
+    """The fake process of a runtime pod: its admin port, with any number of sessions."""
 
     def __init__(self, pod: str, address: str) -> None:
         self.pod = pod
@@ -94,7 +94,7 @@ class Runtime:
 
 
 class Api:
-    """The API server as its administrator sees it."""
+    """A client with administrator rights."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
@@ -119,20 +119,20 @@ class Api:
 
 
 class Node:
-    """A kubelet of a few lines: starts every bound pod at once, and ends it when it is deleted."""
+    """A fake kubelet: starts every bound pod immediately, and stops it when it is deleted."""
 
     def __init__(self, api: Api, namespace: str) -> None:
         self._api = api
         self._pods = f"/api/v1/namespaces/{namespace}/pods"
         self._stack = contextlib.AsyncExitStack()
         self._started: set[str] = set()
-        self._told: set[str] = set()  # UIDs of pods that the API server knows to run
+        self._reported: set[str] = set()  # UIDs of pods with a status of a running pod
         self.runtimes: dict[str, Runtime] = {}
 
     async def run(self) -> None:
         async with self._stack:
             while True:
-                # A pod may go between the listing and the word about it; the next look tells.
+                # A pod may be deleted between the list and the status write.
                 with contextlib.suppress(httpx.HTTPError):
                     for pod in (await self._api.get(self._pods))["items"]:
                         await self._tend(pod)
@@ -143,11 +143,11 @@ class Node:
         if "deletionTimestamp" in pod["metadata"]:
             runtime = self.runtimes.get(name)
             if runtime is not None:
-                runtime.draining = True  # as its preStop does
+                runtime.draining = True  # like its preStop hook
             if runtime is None or runtime.sessions == 0:
                 await self._api.delete(f"{self._pods}/{name}", {"gracePeriodSeconds": 0})
             return
-        if not pod["spec"].get("nodeName") or uid in self._told:
+        if not pod["spec"].get("nodeName") or uid in self._reported:
             return
         if uid not in self._started:
             self._started.add(uid)
@@ -171,12 +171,12 @@ class Node:
             "containerStatuses": [container],
         }
         await self._api.merge(f"{self._pods}/{name}/status", {"status": status})
-        self._told.add(uid)
+        self._reported.add(uid)
 
 
 @dataclasses.dataclass
 class World:
-    """A cluster with the chart's rights, one GPU node of four cards, and one namespace."""
+    """A cluster with the roles of the chart, one node with four GPUs, and one namespace."""
 
     cluster: ControlPlane
     api: Api
@@ -270,7 +270,7 @@ async def until(holds: Callable[[], Awaitable[Result | None]], what: str) -> Res
     last: Result | None = None
     try:
         async with asyncio.timeout(DEADLINE_S):
-            while not (last := await holds()):  # noqa: ASYNC110 - it happens in other processes
+            while not (last := await holds()):  # noqa: ASYNC110 - the change happens in other processes
                 await asyncio.sleep(0.05)
             return last
     except TimeoutError:
@@ -323,7 +323,7 @@ async def _report_node(api: Api, status: dict[str, Any]) -> None:
 
 
 async def _beat(api: Api) -> None:
-    """Keep the node alive: a heartbeat time that stands still for 50 s is a lost node."""
+    """Keep the node ready: a node without a heartbeat for 50 s is lost."""
     while True:
         with contextlib.suppress(httpx.HTTPError):
             await _report_node(api, {})
@@ -343,7 +343,7 @@ async def test_a_service_gets_a_ready_pod_and_then_nothing_is_written(world: Wor
             return bool((await world.status("quiet"))["freeSessions"] == 2)
 
         await until(has_counts, "the pod's state is in the status")
-        # Several resyncs plan everything again, and must write nothing.
+        # Several resyncs trigger every service; none of them may write.
         before = await world.api.get(world.service_path("quiet"))
         user = f"system:serviceaccount:{SYSTEM}:{ACCOUNT}"
         writes = audit.read(world.cluster.audit_log, user)
@@ -409,7 +409,7 @@ async def test_a_scale_down_waits_for_the_sessions_and_survives_a_killed_operato
         await until(lambda: _has_no_pods(world), "the pods went with their service")
 
 
-async def test_a_changed_spec_brings_a_new_pod_before_the_old_one_drains(world: World) -> None:
+async def test_a_changed_spec_creates_a_new_pod_before_the_old_one_drains(world: World) -> None:
     async with world.operator():
         await world.apply("rolling", 1)
         await world.until_ready("rolling", 1)
@@ -433,7 +433,7 @@ async def test_a_changed_spec_brings_a_new_pod_before_the_old_one_drains(world: 
         await until(lambda: _has_no_pods(world), "the pods went with their service")
 
 
-async def test_a_deleted_pod_is_replaced_and_too_few_gpus_are_named(world: World) -> None:
+async def test_a_deleted_pod_is_replaced_and_missing_gpus_are_reported(world: World) -> None:
     async with world.operator():
         await world.apply("many", 5)
 
