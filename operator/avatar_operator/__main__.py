@@ -120,6 +120,12 @@ def _plan(options: argparse.Namespace) -> int:
     files = plan.Files(options.service, options.nodes, options.profiles, options.state)
     outcome = plan.plan(files, time.time())
     parts = (outcome.service, outcome.plan, outcome.findings)
+    if not outcome.knows_pods:
+        print(
+            "avatar-operator: --state contains no pods, so every GPU counts as free; "
+            "pass it what `kubectl get pods --all-namespaces -o yaml` prints",
+            file=sys.stderr,
+        )
     if options.output == "json":
         print(json.dumps(plan_document(*parts), indent=2))
     else:

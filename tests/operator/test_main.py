@@ -126,9 +126,10 @@ def test_run_names_the_variable_that_is_missing(
 
 def test_a_reader_that_closes_the_pipe_gets_no_traceback(tmp_path: Path, make: Make) -> None:
     nodes = write(tmp_path, "nodes.yaml", make.node_body())
+    state = write(tmp_path, "pods.yaml", make.pod_body())
     command = [sys.executable, "-m", "avatar_operator", "plan"]
     process = subprocess.Popen(
-        [*command, "--service", str(SERVICE), "--nodes", nodes],
+        [*command, "--service", str(SERVICE), "--nodes", nodes, "--state", state],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -138,3 +139,15 @@ def test_a_reader_that_closes_the_pipe_gets_no_traceback(tmp_path: Path, make: M
     with process.stderr as stderr:
         assert stderr.read() == b""
     assert process.wait() == BROKEN_PIPE
+
+
+def test_a_plan_without_pods_warns_that_every_gpu_counts_as_free(
+    tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nodes = write(tmp_path, "nodes.yaml", make.node_body())
+    arguments = ["plan", "--service", str(SERVICE), "--nodes", nodes]
+    assert main(arguments) == 0
+    assert "every GPU counts as free" in capsys.readouterr().err
+    user = make.pod_body("other", metadata={"namespace": "globex"})
+    assert main([*arguments, "--state", write(tmp_path, "pods.yaml", user)]) == 0
+    assert capsys.readouterr().err == ""

@@ -2,19 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from avatar_operator.core.gpus.batch_size import NoBatch
-from avatar_operator.core.planning import planner
-from avatar_operator.core.resources.service import Service
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from avatar_operator.core.gpus.pools import Pool
-    from avatar_operator.core.status.conditions import Finding
-
-
 import dataclasses
 from typing import TYPE_CHECKING, Final
 
@@ -24,17 +11,22 @@ from avatar_contracts import packaged_files
 from avatar_operator import names
 from avatar_operator.core import text
 from avatar_operator.core.autoscaling import inputs
+from avatar_operator.core.gpus.batch_size import NoBatch
+from avatar_operator.core.planning import planner
 from avatar_operator.core.resources.gpu_profile import GPUProfile, parse_profile
 from avatar_operator.core.resources.node import Node, parse_node
 from avatar_operator.core.resources.pod import RuntimePod, parse_runtime_pod, parse_use
-from avatar_operator.core.resources.service import parse_service
+from avatar_operator.core.resources.service import Service, parse_service
 from avatar_operator.core.resources.state import PodState, parse_state
 from avatar_operator.core.status import conditions
 from avatar_operator.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
+
+    from avatar_operator.core.gpus.pools import Pool
+    from avatar_operator.core.status.conditions import Finding
 
 NO_IMAGE: Final = "avatar-musetalk/runtime"
 """Image of services that name none; it has no effect on a plan from files."""
@@ -59,6 +51,8 @@ class Outcome:
     service: Service
     plan: planner.Plan
     findings: tuple[conditions.Finding, ...]
+    knows_pods: bool
+    """Whether the files contain pods; without any, every GPU counts as free."""
 
 
 def plan(files: Files, now: float) -> Outcome:
@@ -86,7 +80,8 @@ def plan(files: Files, now: float) -> Outcome:
     )
     options = planner.Options(image=NO_IMAGE)
     made = planner.plan(service, observed, options, now)
-    return Outcome(service, made, conditions.find(service, made, observed.states))
+    findings = conditions.find(service, made, observed.states)
+    return Outcome(service, made, findings, knows_pods=bool(pods))
 
 
 def read_service(path: Path) -> Service:
