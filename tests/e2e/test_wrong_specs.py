@@ -359,6 +359,11 @@ SERVICE_FAULTS: Final[dict[str, Wrong]] = {
         "spec.upstream.url",
         "url must start with wss:// or ws://",
     ),
+    "tenants-that-nothing-enforces": Wrong(
+        {"tenants": ["acme"]},
+        "spec.tenants",
+        "spec.tenants must be empty, because this version does not enforce it",
+    ),
     "tenant-in-capitals": Wrong(
         {"tenants": ["Acme"]},
         "spec.tenants[0]",
