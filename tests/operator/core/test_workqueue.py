@@ -42,8 +42,8 @@ def test_failures_back_off_exponentially() -> None:
         queue.add_after("a", 0.0, now=0.0)
         assert queue.get(1000.0) == "a"
         delays.append(queue.fail("a", 0.0, jitter=1.0))
-    assert delays[:3] == [FIRST_DELAY_S, FIRST_DELAY_S * 2, FIRST_DELAY_S * 4]
-    assert delays[-1] == LONGEST_DELAY_S
+    assert delays[:3] == [0.1, 0.2, 0.4]
+    assert delays[-1] == LONGEST_DELAY_S == 30.0
 
 
 def test_adding_a_failed_key_keeps_its_retry_time_until_its_failures_are_forgotten() -> None:
