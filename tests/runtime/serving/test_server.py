@@ -174,7 +174,7 @@ async def test_the_drain_command_waits_until_the_runtime_is_empty() -> None:
 async def test_a_process_that_cannot_start_prints_the_reason_in_one_line() -> None:
     async with command(AVATAR_CAPACITY="many") as (process, _, _):
         _, errors = await process.communicate()
-        assert process.returncode == 1
+        assert process.returncode == 2
         assert errors.decode() == (
             "avatar-runtime: AVATAR_CAPACITY is 'many', must be a whole number from 1 to 1024\n"
         )
