@@ -184,22 +184,26 @@ async def stopped_operator(
     application.router.add_route("*", "/{path:.*}", api.handle)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    configuration = Configuration(host=f"http://127.0.0.1:{runner.addresses[0][1]}")
-    environment = {
-        "AVATAR_NAMESPACE": "system",
-        "AVATAR_CONTROL_SECRET": "control",
-        "AVATAR_RUNTIME_IMAGE": "runtime:1",
-        "AVATAR_RESYNC_S": getattr(request, "param", "1"),
-    }
-    async with KubernetesClient(configuration, fence, "p0") as client:
-        metrics = Metrics()
-        manager = Manager(client, settings.from_env(environment), fence, metrics)
-        operator = Operator(api, manager, make, metrics)
-        yield operator
-        await operator.stop()
-    api.end_watches()
-    await runner.cleanup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        configuration = Configuration(host=f"http://127.0.0.1:{runner.addresses[0][1]}")
+        environment = {
+            "AVATAR_NAMESPACE": "system",
+            "AVATAR_CONTROL_SECRET": "control",
+            "AVATAR_RUNTIME_IMAGE": "runtime:1",
+            "AVATAR_RESYNC_S": getattr(request, "param", "1"),
+        }
+        async with KubernetesClient(configuration, fence, "p0") as client:
+            metrics = Metrics()
+            manager = Manager(client, settings.from_env(environment), fence, metrics)
+            operator = Operator(api, manager, make, metrics)
+            try:
+                yield operator
+            finally:
+                await operator.stop()
+    finally:
+        api.end_watches()
+        await runner.cleanup()
 
 
 @pytest_asyncio.fixture
