@@ -148,3 +148,8 @@ def test_more_memory_never_makes_a_pod_slower(
     if isinstance(small, BatchPlan):
         assert isinstance(large, BatchPlan)
         assert large.batch_size >= small.batch_size
+
+
+def test_only_the_sizes_that_the_runtime_captures_are_considered() -> None:
+    assert batch_size.BUCKETS == (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
+    assert batch_size.MEMORY_SHARE == 0.9

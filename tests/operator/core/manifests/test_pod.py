@@ -366,3 +366,20 @@ def test_a_pod_that_is_taken_over_gets_the_labels_and_the_owner_of_its_new_servi
             }
         ],
     }
+
+
+def test_the_probes_allow_a_slow_start_and_end_a_process_that_hangs(make: Make) -> None:
+    (container,) = render(make)["spec"]["containers"]
+    ready = {"path": "/readyz", "port": "sessions"}
+    assert container["startupProbe"] == {
+        "httpGet": ready, "periodSeconds": 1, "timeoutSeconds": 2, "failureThreshold": 1200
+    }  # fmt: skip
+    assert container["readinessProbe"] == {
+        "httpGet": ready, "periodSeconds": 2, "timeoutSeconds": 2
+    }  # fmt: skip
+    assert container["livenessProbe"] == {
+        "httpGet": {"path": "/healthz", "port": "sessions"},
+        "periodSeconds": 10,
+        "timeoutSeconds": 5,
+        "failureThreshold": 6,
+    }

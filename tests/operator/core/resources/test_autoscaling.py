@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from avatar_operator.core.resources import autoscaling, cron
 from avatar_operator.errors import InvalidResource
@@ -13,6 +15,7 @@ from avatar_operator.errors import InvalidResource
 if TYPE_CHECKING:
     from tests.operator.conftest import Make
 
+ROOT = Path(__file__).parents[4]
 DAILY: dict[str, Any] = {"name": "a", "start": "0 8 * * *", "end": "0 9 * * *", "minReplicas": 1}
 
 
@@ -101,3 +104,30 @@ def test_what_is_wrong_names_field_value_and_limit(
     with pytest.raises(InvalidResource) as caught:
         make.service(autoscaling={"maxReplicas": 4, **changes})
     assert said in str(caught.value)
+
+
+def test_omitted_fields_have_the_defaults_of_the_schema(make: Make) -> None:
+    policy = make.service(autoscaling={"maxReplicas": 4}).autoscaling
+    assert policy is not None
+    crd = yaml.safe_load((ROOT / "crds" / "avatarservices.yaml").read_text())
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    fields = schema["properties"]["autoscaling"]["properties"]
+    free = fields["freeSessions"]["properties"]
+    assert policy.min_replicas == fields["minReplicas"]["default"] == 1
+    assert policy.free_min == free["min"]["default"] == 1
+    assert policy.free_percent == free["percent"]["default"] == 20
+    assert policy.down_after_s == fields["scaleDownAfterSeconds"]["default"] == 120
+
+
+@pytest.mark.parametrize(
+    ("seconds", "valid"), [(0, True), (86_400, True), (-1, False), (86_401, False)]
+)
+def test_a_scale_down_waits_from_nothing_to_a_day(make: Make, seconds: int, valid: bool) -> None:
+    wanted = {"maxReplicas": 4, "scaleDownAfterSeconds": seconds}
+    if valid:
+        policy = make.service(autoscaling=wanted).autoscaling
+        assert policy is not None
+        assert policy.down_after_s == seconds
+    else:
+        with pytest.raises(InvalidResource, match="scaleDownAfterSeconds"):
+            make.service(autoscaling=wanted)
