@@ -186,6 +186,8 @@ def test_planned_tests_run_the_line_and_the_nearest_are_first() -> None:
         (3, "Traceback", None),
         (4, "ERROR: file not found", None),
         (5, "no tests ran", None),
+        (3, "x\npytest.PytestUnraisableExceptionWarning: Exception ignored in: <socket>", "killed"),
+        (3, "INTERNALERROR> something else", None),
     ],
 )
 def test_outcome_of_a_run(status: int | None, output: str, outcome: str | None) -> None:

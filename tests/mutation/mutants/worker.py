@@ -38,6 +38,8 @@ def outcome_of(status: int | None, output: str) -> str | None:
         return "killed"  # a signal ended the interpreter
     if status in {1, 2} and (named := killer(output)):
         return "timeout" if "Failed: Timeout" in named else "killed"
+    if status == 3 and "PytestUnraisableExceptionWarning" in output:
+        return "killed"  # it left a resource open, which pytest noticed after the last test
     if status == 4 and "while loading conftest" in output:
         return "killed"
     return None
