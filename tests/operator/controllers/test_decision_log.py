@@ -96,3 +96,19 @@ async def test_a_file_that_cannot_be_written_is_logged_and_the_writer_continues(
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert "cannot write decisions" in caplog.text
+
+
+async def test_decisions_that_are_queued_during_a_write_are_written_before_the_end(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "decisions.jsonl"
+    log = DecisionLogWriter(str(path))
+    first = result()
+    log.write(KEY, first)
+    task = asyncio.create_task(log.run())
+    await asyncio.sleep(0)  # the first line is on its way to the thread
+    log.write(KEY, result(first.decision.history, 6.0))
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["at"] for line in lines] == [5.0, 6.0]

@@ -12,8 +12,9 @@ from aiohttp import web
 
 from avatar_contracts.tokens import control_token
 from avatar_operator import names
-from avatar_operator.controllers import manager, profile_controller
+from avatar_operator.controllers import manager, profile_controller, worker
 from avatar_operator.controllers.service_controller import HOLD_REMOVALS_S
+from avatar_operator.core.cache import watch_health
 from avatar_operator.core.cache.entries import Kind
 from avatar_operator.core.resources.service import ServiceKey
 
@@ -190,6 +191,7 @@ async def test_pods_are_watched_from_the_version_of_their_list(operator: Operato
         *("/api/v1/nodes", "/api/v1/pods"),
         PDBS,
     ]
+    assert all(int(version) >= 100 for _, version in api.watched_from)
     api.send_event("/api/v1/pods", "MODIFIED", api.stamp(running(copy.deepcopy(api.pods[0]))))
     await api.until(lambda: api.condition("Ready") == ("True", "Serving"))
     first = api.pods.pop()
@@ -431,3 +433,61 @@ async def test_a_deleted_control_secret_is_applied_again_after_a_resync(
     await api.until(lambda: api.condition("Ready") == ("True", "ScaledToZero"))
     writes = api.writes.count(secret)
     await api.until(lambda: api.writes.count(secret) > writes)  # the fake stores no Secret
+
+
+async def test_a_blocked_event_loop_is_not_alive(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await operator.api.until(operator.manager.is_ready)
+    assert operator.manager.is_alive()
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    monkeypatch.setattr(loop, "time", lambda: now + manager.STALLED_S + manager.TICK_S)
+    assert not operator.manager.is_alive()
+
+
+@pytest.mark.slow
+async def test_a_frozen_watch_is_not_alive(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_health, "FROZEN_S", 0.0)
+    api = operator.api
+    await api.until(lambda: operator.manager.is_ready() and api.lists >= 2)
+    assert operator.manager.is_alive()
+    pod = operator.make.pod_body("p0")
+    api.pods.append(pod)
+
+    def is_frozen() -> bool:
+        api.stamp(pod)  # each list finds another version, and no event reports it
+        return not operator.manager.is_alive()
+
+    await api.until(is_frozen)
+
+
+async def test_a_new_leader_deletes_orphans_immediately(
+    operator: Operator, fence: Fence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "CHECK_S", 3600.0)
+    api = operator.api
+    fence.close()
+    await api.until(operator.manager.is_ready)
+    api.pods.append(api.stamp(operator.make.pod_body("p0")))
+    operator.observe(Kind.PODS, api.pods[0])
+    await asyncio.sleep(0)
+    fence.open_until(inf, epoch=8)
+    operator.manager.lead(8)
+    await api.until(lambda: not api.pods)
+
+
+@pytest.mark.parametrize("stopped_operator", ["300"], indirect=True)
+async def test_the_pods_of_a_deleted_service_at_rest_are_deleted(operator: Operator) -> None:
+    api = operator.api
+    operator.apply(replicas=1)
+    await api.until(lambda: api.pods and "/api/v1/pods" in api.watches)
+    pod = api.stamp(running(copy.deepcopy(api.pods[0])))
+    api.pods[:] = [pod]
+    api.send_event("/api/v1/pods", "MODIFIED", pod)
+    await api.until(lambda: api.condition("Ready") == ("True", "Serving"))
+    api.services = []
+    operator.manager.observe_deletion(Kind.SERVICES, "s1")
+    await api.until(lambda: not api.pods)

@@ -11,7 +11,14 @@ from kubernetes.aio.client.configuration import Configuration
 
 from avatar_operator.core.manifests.objects import control_secret, held_by_pod
 from avatar_operator.core.resources.service import ServiceKey
-from avatar_operator.errors import Conflict, NotFound, Refused, TemporaryError
+from avatar_operator.errors import (
+    Conflict,
+    FieldConflict,
+    NotFound,
+    NotLeading,
+    Refused,
+    TemporaryError,
+)
 from avatar_operator.kube import connection
 from avatar_operator.kube.client import KubernetesClient
 
@@ -282,3 +289,183 @@ async def test_an_event_over_the_size_limit_breaks_the_watch(
     with pytest.raises(TemporaryError, match="longer than 100 bytes"):
         async for _ in client.watch("/api/v1/pods", "7", 5.0):
             pass
+
+
+CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/system/leases"
+PDB = "/apis/policy/v1/namespaces/acme/poddisruptionbudgets/a-live"
+SERVICE = "/apis/avatar.musetalk.io/v1alpha1/namespaces/acme/avatarservices/concierge"
+
+
+async def test_a_crd_is_found_by_its_name(server: tuple[ApiServer, KubernetesClient]) -> None:
+    api, client = server
+    api.on("GET", CRDS, 200, {"items": [{"a": 1}]})
+    api.on("GET", CRDS, 200, {"items": []})
+    assert await client.get_crd("x.y") == {"a": 1}
+    assert await client.get_crd("x.y") is None
+    assert {path for _, path, _ in api.requests} == {f"{CRDS}?fieldSelector=metadata.name%3Dx.y"}
+
+
+async def test_a_crd_is_applied_with_force(server: tuple[ApiServer, KubernetesClient]) -> None:
+    api, client = server
+    api.on("PATCH", f"{CRDS}/x.y", 200, {})
+    await client.apply_crd({"metadata": {"name": "x.y"}})
+    assert "force=true" in api.requests[0][1]
+    assert api.last_headers["Content-Type"] == "application/apply-patch+yaml"
+
+
+@pytest.mark.parametrize(
+    ("status", "metadata", "exists"),
+    [
+        pytest.param(200, {"uid": "u"}, True, id="exists"),
+        pytest.param(200, {"uid": "other"}, False, id="another"),
+        pytest.param(200, {"uid": "u", "deletionTimestamp": "now"}, False, id="deleting"),
+        pytest.param(404, {}, False, id="missing"),
+    ],
+)
+async def test_a_service_exists_only_with_its_uid_and_while_it_is_not_deleted(
+    server: tuple[ApiServer, KubernetesClient],
+    status: int,
+    metadata: dict[str, str],
+    exists: bool,
+) -> None:
+    api, client = server
+    api.on("GET", SERVICE, status, {"metadata": metadata})
+    assert await client.service_exists(ServiceKey("acme", "concierge"), "u") is exists
+
+
+async def test_a_manual_edit_of_a_pdb_is_overwritten(
+    server: tuple[ApiServer, KubernetesClient],
+) -> None:
+    api, client = server
+    message = 'conflict with "kubectl-edit" using policy/v1 at 2026-01-01T00:00:00Z: .spec'
+    api.on("PATCH", PDB, 409, {"message": message})
+    api.on("PATCH", PDB, 200, {})
+    await client.apply_pdb({"metadata": {"namespace": "acme", "name": "a-live"}})
+    first, second = [path for _, path, _ in api.requests]
+    assert "force" not in first
+    assert "force=true" in second
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        pytest.param('conflict with "flux": .spec', FieldConflict, id="applied"),
+        pytest.param(
+            'conflicts with "kubectl" using policy/v1: .a, conflicts with "flux": .b',
+            FieldConflict,
+            id="applied and edited",
+        ),
+        pytest.param("the namespace is terminating", Conflict, id="other conflict"),
+    ],
+)
+async def test_a_pdb_that_another_manager_applies_is_not_overwritten(
+    server: tuple[ApiServer, KubernetesClient], message: str, error: type[Exception]
+) -> None:
+    api, client = server
+    api.on("PATCH", PDB, 409, {"message": message})
+    with pytest.raises(error) as caught:
+        await client.apply_pdb({"metadata": {"namespace": "acme", "name": "a-live"}})
+    assert type(caught.value) is error
+    assert len(api.requests) == 1
+
+
+async def test_the_status_of_a_profile_is_applied_to_exactly_this_profile(
+    server: tuple[ApiServer, KubernetesClient],
+) -> None:
+    api, client = server
+    path = "/apis/avatar.musetalk.io/v1alpha1/gpuprofiles/l4/status"
+    api.on("PATCH", path, 200, {"kind": "GPUProfile"})
+    assert await client.apply_profile_status("l4", "u", {"a": 1}) == {"kind": "GPUProfile"}
+    body = api.requests[0][2]
+    assert (body["metadata"], body["status"]) == ({"name": "l4", "uid": "u"}, {"a": 1})
+
+
+async def test_an_event_is_created_in_its_namespace(
+    server: tuple[ApiServer, KubernetesClient],
+) -> None:
+    api, client = server
+    api.on("POST", "/api/v1/namespaces/acme/events", 201, {})
+    await client.create_event({"metadata": {"namespace": "acme"}, "reason": "x"})
+    assert api.requests[0][2]["reason"] == "x"
+
+
+async def test_a_lease_is_created_without_and_patched_with_a_version(
+    server: tuple[ApiServer, KubernetesClient], fence: Fence
+) -> None:
+    api, client = server
+    fence.close()  # the Lease decides who leads, so its writes pass without the fence
+    api.on("GET", f"{LEASES}/l", 200, {"a": 1})
+    api.on("POST", LEASES, 201, {"a": 2})
+    api.on("PATCH", f"{LEASES}/l", 200, {"a": 3})
+    metadata = {"namespace": "system", "name": "l"}
+    assert await client.read_lease("system", "l", 1.0) == {"a": 1}
+    assert await client.write_lease({"metadata": metadata}, 1.0) == {"a": 2}
+    versioned: dict[str, object] = {"metadata": {**metadata, "resourceVersion": "7"}}
+    assert await client.write_lease(versioned, 1.0) == {"a": 3}
+    assert api.last_headers["Content-Type"] == "application/merge-patch+json"
+    assert [method for method, _, _ in api.requests] == ["GET", "POST", "PATCH"]
+
+
+async def test_the_watch_of_a_lease_selects_it_by_name(
+    server: tuple[ApiServer, KubernetesClient],
+) -> None:
+    api, client = server
+    api.on("GET", LEASES, 200, json.dumps({"type": "ADDED", "object": {"a": 1}}) + "\n")
+    events = [event async for event in client.watch_lease("system", "l", 5.0)]
+    assert events == [("ADDED", {"a": 1})]
+    assert "fieldSelector=metadata.name%3Dl" in api.requests[0][1]
+
+
+async def test_no_write_is_sent_without_the_leadership(
+    server: tuple[ApiServer, KubernetesClient], fence: Fence
+) -> None:
+    api, client = server
+    fence.close()
+    with pytest.raises(NotLeading):
+        await client.create_pod({"metadata": {"namespace": "acme"}})
+    assert api.requests == []
+    api.on("GET", SERVICE, 404, {})
+    await client.service_exists(ServiceKey("acme", "concierge"), "u")  # a read is allowed
+
+
+async def test_a_list_can_be_restricted_by_labels(
+    server: tuple[ApiServer, KubernetesClient],
+) -> None:
+    api, client = server
+    page = {"items": [], "metadata": {"resourceVersion": "9"}}
+    api.on("GET", "/api/v1/pods", 200, page)
+    pages = [each async for each in client.list("/api/v1/pods", "a=b")]
+    assert [each.version for each in pages] == ["9"]
+    assert api.requests[0][1] == "/api/v1/pods?limit=500&labelSelector=a%3Db"
+
+
+@pytest.mark.parametrize("status", [400, 405, 413, 415])
+async def test_a_request_that_can_never_succeed_is_refused(
+    server: tuple[ApiServer, KubernetesClient], status: int
+) -> None:
+    api, client = server
+    api.on("POST", "/api/v1/namespaces/acme/pods", status, {})
+    with pytest.raises(Refused, match=f"{status} no message"):
+        await client.create_pod({"metadata": {"namespace": "acme"}})
+
+
+async def test_a_delay_that_is_not_a_number_of_seconds_is_ignored(
+    server: tuple[ApiServer, KubernetesClient],
+) -> None:
+    api, client = server
+    headers = {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}
+    api.on("POST", "/api/v1/namespaces/acme/pods", 503, {}, **headers)
+    with pytest.raises(TemporaryError) as caught:
+        await client.create_pod({"metadata": {"namespace": "acme"}})
+    assert caught.value.delay_s is None
+
+
+async def test_a_long_message_of_the_server_is_truncated(
+    server: tuple[ApiServer, KubernetesClient],
+) -> None:
+    api, client = server
+    api.on("POST", "/api/v1/namespaces/acme/pods", 422, {"message": "x" * 501})
+    with pytest.raises(Refused) as caught:
+        await client.create_pod({"metadata": {"namespace": "acme"}})
+    assert caught.value.message == "x" * 500

@@ -141,3 +141,50 @@ async def test_a_cancelled_informer_reports_no_more_events(
     server.put(api_server.SERVICES, service("second"))
     await asyncio.sleep(0)
     assert sink.names == {"first"}
+
+
+async def until_watched(server: api_server.FakeApi, kind: Any) -> None:
+    async with asyncio.timeout(30):
+        while not server.collections[kind].watches:  # noqa: ASYNC110 - the fake has no event
+            await asyncio.sleep(0.01)
+
+
+async def test_kinds_are_listed_again_after_a_restart_even_if_no_object_is_left(
+    api: tuple[api_server.FakeApi, str], sink: RecordingSink
+) -> None:
+    server, _ = api
+    await until_watched(server, api_server.SERVICES)
+    sink.relisted.clear()
+    failure = {"kind": "Status", "code": 500, "message": "etcdserver: leader changed"}
+    event = json.dumps({"type": "ERROR", "object": failure}).encode() + b"\n"
+    for watch in server.collections[api_server.SERVICES].watches:
+        watch.put_nowait(event)
+    async with asyncio.timeout(30):
+        await sink.relisted.wait()
+
+
+async def test_kopf_uses_the_credentials_of_the_operator() -> None:
+    received: asyncio.Queue[str] = asyncio.Queue()
+
+    async def handle(request: web.Request) -> web.Response:
+        received.put_nowait(request.headers.get("Authorization", ""))
+        return web.json_response({"message": "no"}, status=404)
+
+    async def credentials() -> Credentials:
+        return Credentials(url, None, "Bearer secret", None, None, verifies=False)
+
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", handle)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        informer = kopf_informer.KopfInformer(RecordingSink(), credentials, ())
+        running = asyncio.create_task(informer.run())
+        async with asyncio.timeout(30):
+            assert await received.get() == "Bearer secret"
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    finally:
+        await runner.cleanup()

@@ -11,6 +11,7 @@ import pytest_asyncio
 from aiohttp import web
 
 from avatar_operator.errors import NotLeading, RuntimeUnreachable
+from avatar_operator.streams import client
 from avatar_operator.streams.client import Endpoint, admin_address
 from avatar_operator.streams.runtimes import RuntimeStates
 
@@ -125,17 +126,24 @@ async def test_a_change_is_reported_and_a_repeated_line_is_not(
 
 
 @pytest.mark.parametrize(
-    "line",
+    ("line", "fault"),
     [
-        pytest.param(None, id="end"),
-        pytest.param(b"nonsense\n", id="no JSON"),
-        pytest.param(b"[1]\n", id="no object"),
-        pytest.param(b'{"sessions": -1}\n', id="no state"),
+        pytest.param(None, "the stream ended", id="end"),
+        pytest.param(b"nonsense\n", "not a state: b'nonsense'", id="not JSON"),
+        pytest.param(b"[1]\n", "not a state: b'[1]'", id="not an object"),
+        pytest.param(b'{"sessions": -1}\n', "sessions is -1", id="not a state"),
     ],
 )
 async def test_a_broken_stream_is_opened_again(
-    pod: Pod, followed: Followed, line: bytes | None
+    pod: Pod,
+    followed: Followed,
+    line: bytes | None,
+    fault: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(client, "SWEEP_S", 3600.0)  # neither silence nor a sweep is the cause
+    caplog.set_level("INFO")
     followed.runtimes.follow("u", pod.endpoint)
     first = await pod.accept()
     first.send()
@@ -145,6 +153,9 @@ async def test_a_broken_stream_is_opened_again(
     second.send(sessions=2)
     await followed.changed()
     assert followed.runtimes.states(["u"])["u"].sessions == 2
+    (message,) = [r.getMessage() for r in caplog.records if "state stream lost" in r.getMessage()]
+    assert message.startswith("state stream lost pod=p0 fault=")
+    assert fault in message
 
 
 async def test_following_twice_opens_one_stream(pod: Pod, followed: Followed) -> None:
