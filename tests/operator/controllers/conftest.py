@@ -14,6 +14,7 @@ from kubernetes.aio.client.configuration import Configuration
 from avatar_operator import settings
 from avatar_operator.controllers.manager import Manager
 from avatar_operator.core.cache.entries import Kind
+from avatar_operator.kube import informers
 from avatar_operator.kube.client import KubernetesClient
 from avatar_operator.metrics import Metrics
 
@@ -209,5 +210,13 @@ async def stopped_operator(
 @pytest_asyncio.fixture
 async def operator(stopped_operator: Operator) -> Operator:
     """Return an operator that runs."""
+    stopped_operator.start()
+    return stopped_operator
+
+
+@pytest_asyncio.fixture
+async def quiet_operator(stopped_operator: Operator, monkeypatch: pytest.MonkeyPatch) -> Operator:
+    """Return an operator that runs and does not resync within a test (with a long interval)."""
+    monkeypatch.setattr(informers, "SECOND_LIST_S", 3600.0)
     stopped_operator.start()
     return stopped_operator

@@ -12,11 +12,12 @@ from aiohttp import web
 
 from avatar_contracts.tokens import control_token
 from avatar_operator import names
-from avatar_operator.controllers import manager, profile_controller, worker
+from avatar_operator.controllers import manager, profile_controller, service_controller, worker
 from avatar_operator.controllers.service_controller import HOLD_REMOVALS_S
 from avatar_operator.core.cache import watch_health
 from avatar_operator.core.cache.entries import Kind
 from avatar_operator.core.resources.service import ServiceKey
+from avatar_operator.kube import informers
 
 if TYPE_CHECKING:
     from tests.operator.conftest import Body, Make
@@ -491,3 +492,71 @@ async def test_the_pods_of_a_deleted_service_at_rest_are_deleted(operator: Opera
     api.services = []
     operator.manager.observe_deletion(Kind.SERVICES, "s1")
     await api.until(lambda: not api.pods)
+
+
+DESIRED = 'avatar_operator_desired_replicas{namespace="acme",service="concierge"}'
+
+
+async def until_exported(operator: Operator, series: str) -> None:
+    async with asyncio.timeout(10):
+        # A reconcile at rest sends no request that could be awaited.
+        while series not in operator.metrics.render().decode():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped_operator", ["300"], indirect=True)
+async def test_a_new_leader_reconciles_services_at_rest(
+    quiet_operator: Operator, fence: Fence
+) -> None:
+    operator, api = quiet_operator, quiet_operator.api
+    operator.apply(replicas=0)
+    await api.until(lambda: api.condition("Ready") == ("True", "ScaledToZero"))
+    for epoch in (8, 8, 9):  # the second time without another leader in between
+        fence.close()
+        operator.manager.lead(None)
+        assert DESIRED not in operator.metrics.render().decode()
+        fence.open_until(inf, epoch=epoch)
+        operator.manager.lead(epoch)
+        await until_exported(operator, DESIRED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped_operator", ["300"], indirect=True)
+async def test_a_new_leader_does_not_wait_indefinitely_for_the_state_of_a_pod(
+    quiet_operator: Operator, fence: Fence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_controller, "SETTLE_S", 0.5)
+    operator, api = quiet_operator, quiet_operator.api
+    operator.apply(replicas=1)
+    await api.until(lambda: api.pods and "/api/v1/pods" in api.watches)
+    pod = running(copy.deepcopy(api.pods[0]))
+    pod["status"] |= {
+        "podIP": "127.0.0.254",  # nothing listens there
+        "containerStatuses": [{"name": "runtime", "state": {"running": {}}}],
+    }
+    api.pods[:] = [api.stamp(pod)]
+    api.send_event("/api/v1/pods", "MODIFIED", pod)
+    await api.until(lambda: api.condition("StateFresh") == ("False", "StateMissing"))
+    operator.manager.lead(None)
+    fence.open_until(inf, epoch=9)
+    operator.manager.lead(9)
+    await until_exported(operator, DESIRED)
+
+
+@pytest.mark.parametrize("stopped_operator", ["300"], indirect=True)
+async def test_a_service_that_lacks_gpus_uses_those_that_a_foreign_pod_frees(
+    stopped_operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(informers, "SECOND_LIST_S", 3600.0)
+    api = stopped_operator.api
+    foreign = stopped_operator.make.pod_body("foreign", gpus=2)
+    foreign["metadata"]["labels"] = {}
+    api.pods.append(api.stamp(foreign))
+    stopped_operator.start()
+    stopped_operator.apply(replicas=1)
+    await api.until(lambda: api.condition("GPUAvailable") == ("False", "NoFreeGPU"))
+    await api.until(lambda: "/api/v1/pods" in api.watches)
+    api.pods.clear()
+    api.send_event("/api/v1/pods", "DELETED", api.stamp(foreign))
+    await api.until(lambda: api.pods)

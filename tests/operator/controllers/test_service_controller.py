@@ -37,8 +37,9 @@ async def test_a_new_service_gets_its_secret_its_pod_and_its_status(operator: Op
     assert reasons[:2] == ["PodCreated", "PodsStarting"]
 
 
-async def test_a_rejected_pod_is_reported_and_retried(operator: Operator) -> None:
-    api = operator.api
+@pytest.mark.parametrize("stopped_operator", ["300"], indirect=True)
+async def test_a_rejected_pod_is_reported_and_retried(quiet_operator: Operator) -> None:
+    operator, api = quiet_operator, quiet_operator.api
     api.faults["POST", PODS] = (403, "exceeded quota")
     operator.apply(replicas=1)
     await api.until(lambda: api.condition("Degraded") == ("True", "ApplyFailed"))
@@ -175,3 +176,14 @@ async def test_the_first_plan_of_a_new_leader_removes_nothing(
     assert api.pods == [pod]  # the first plan writes this status
     await api.until(lambda: not api.pods)
     assert loop.time() - began_at >= HOLD_REMOVALS_S
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped_operator", ["300"], indirect=True)
+async def test_a_failed_action_is_retried_without_any_change(quiet_operator: Operator) -> None:
+    api = quiet_operator.api
+    api.faults["POST", PODS] = (403, "exceeded quota")
+    quiet_operator.apply(replicas=1)
+    # More often than the writes of the status trigger it.
+    await api.until(lambda: api.writes.count(("POST", PODS)) >= 6)
+    assert api.condition("Degraded") == ("True", "ApplyFailed")
