@@ -1,4 +1,4 @@
-"""Parses JSON objects that another process sent, so that no content can end the reader."""
+"""Reads JSON objects that another process sent, so that no content can end the reader."""
 
 from __future__ import annotations
 
@@ -22,3 +22,10 @@ def parse_object(text: bytes | bytearray | str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ValueError(f"the JSON is a {type(document).__name__}, must be an object")
     return document
+
+
+def take_lines(buffer: bytearray) -> list[bytearray]:
+    """Remove the complete lines from a buffer, and return them without their line ends."""
+    *lines, rest = buffer.split(b"\n")
+    buffer[:] = rest
+    return lines

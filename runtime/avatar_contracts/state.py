@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 LINE_SPACING_S: Final = 0.1
 LINE_AGE_S: Final = 1.0
 STALE_S: Final = 3.5
-"""A state that is older says nothing. A reader opens a stream that was silent for 3 s again, and
-half a second is left for the first line of the new stream."""
+"""A state that is older says nothing. The operator opens a stream that was silent for 3 s again,
+and half a second is left for the first line of the new stream."""
 HIGHEST_COUNT: Final = 10**6
 """Of sessions in one pod; more is a fault."""
 

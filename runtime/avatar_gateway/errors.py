@@ -11,9 +11,9 @@ AvatarGatewayError
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Final
 
+from avatar_contracts.documents import parse_object
 from avatar_contracts.environment import InvalidSettings
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ class PodRejection(AvatarGatewayError):
     def error(self) -> Mapping[str, Any]:
         """Return the `error` object of the body, or an empty mapping."""
         try:
-            found = json.loads(self.body)["error"]
-        except (ValueError, KeyError, TypeError):
+            found = parse_object(self.body).get("error")
+        except ValueError:
             return {}
         return found if isinstance(found, dict) else {}
 

@@ -21,7 +21,7 @@ def test_every_error_has_a_message_and_is_in_the_tree() -> None:
 
 
 def test_a_pod_rejection_without_an_error_object_has_an_empty_one() -> None:
-    for body in (b"", b"[]", b"{}", b'{"error": 5}', b"\xff"):
+    for body in (b"", b"[]", b"{}", b'{"error": 5}', b"\xff", b"[" * 100_000):
         answer = errors.PodRejection(500, {}, body)
         assert (answer.error, answer.code) == ({}, "")
 

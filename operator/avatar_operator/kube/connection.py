@@ -7,7 +7,6 @@ memory and time. Every request has a deadline; its errors are mapped to those of
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
@@ -17,6 +16,7 @@ from kubernetes.aio import config as client_config
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 
+from avatar_contracts.documents import parse_object, take_lines
 from avatar_operator import names
 from avatar_operator.errors import (
     ClusterError,
@@ -182,12 +182,12 @@ class Connection:
             if response.status >= 300:
                 raise _error(request, response.status, _document(await response.read()), None)
             async with response.response:
-                rest = b""
+                rest = bytearray()
                 # By chunks, not by lines: one chunk may hold many short events, and an object
                 # may be longer than the longest line that aiohttp reads.
                 async for chunk in response.response.content.iter_any():
-                    *lines, rest = (rest + chunk).split(b"\n")
-                    for line in lines:
+                    rest += chunk
+                    for line in take_lines(rest):
                         event = _document(line) or {}
                         yield str(event.get("type")), _document_in(event, "object")
                     if len(rest) > LONGEST_EVENT:
@@ -206,13 +206,12 @@ class Connection:
         return headers | ({"Authorization": authorization} if authorization else {})
 
 
-def _document(data: bytes) -> Body | None:
+def _document(data: bytes | bytearray) -> Body | None:
     """Parse a response as a JSON object; return `None` if it is not one."""
     try:
-        document = json.loads(data)
+        return parse_object(data)
     except ValueError:
         return None
-    return document if isinstance(document, dict) else None
 
 
 def _document_in(document: Body, key: str) -> Body:

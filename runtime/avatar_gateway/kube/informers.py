@@ -11,12 +11,12 @@ import aiohttp
 from kubernetes.aio import client, config
 
 from avatar_contracts import labels
-from avatar_contracts.documents import parse_object
+from avatar_contracts.documents import parse_object, take_lines
 from avatar_gateway import errors
 from avatar_gateway.core import model
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from avatar_contracts.backoff import Backoff
     from avatar_gateway.pod_registry import PodRegistry
@@ -212,16 +212,9 @@ async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[Mapping[str
     rest = bytearray()
     async for data in response.content.iter_any():
         rest += data
-        for line in _lines(rest):
-            yield parse_object(line)
-
-
-def _lines(buffer: bytearray) -> Iterator[bytes]:
-    while (end := buffer.find(b"\n")) >= 0:
-        line = bytes(buffer[:end])
-        del buffer[: end + 1]
-        if line.strip():
-            yield line
+        for line in take_lines(rest):
+            if line.strip():
+                yield parse_object(line)
 
 
 def _key(body: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 
 from avatar_contracts import labels, tokens
-from avatar_contracts.documents import MAX_LINE_BYTES, parse_object
+from avatar_contracts.documents import MAX_LINE_BYTES, parse_object, take_lines
 from avatar_gateway import errors
 from avatar_gateway.core import model, routing
 
@@ -104,7 +104,7 @@ class StateStreams:
                 backoff.reset()
 
 
-async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytearray]:
     """Yield the lines of a state stream.
 
     Raises:
@@ -113,9 +113,8 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
     rest = bytearray()
     async for data in content.iter_any():
         rest += data
-        while (end := rest.find(b"\n")) >= 0:
-            yield bytes(rest[:end])
-            del rest[: end + 1]
+        for line in take_lines(rest):
+            yield line
         if len(rest) > MAX_LINE_BYTES:
             limit = f"a line of no more than {MAX_LINE_BYTES} bytes"
             raise errors.StateError("state", f"a line of more than {len(rest)} bytes", limit)

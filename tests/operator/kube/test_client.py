@@ -87,7 +87,11 @@ async def test_a_list_is_read_page_by_page(server: tuple[ApiServer, KubernetesCl
     assert api.last_headers["User-Agent"] == "avatar-operator/p0"
 
 
-@pytest.mark.parametrize("response", ["", "<html>", "[]", '{"kind": "Status"}', '{"items": null}'])
+@pytest.mark.parametrize(
+    "response",
+    ["", "<html>", "[]", '{"kind": "Status"}', '{"items": null}', "[" * 100_000],
+    ids=["empty", "html", "array", "status", "null", "deep"],
+)
 async def test_a_response_that_is_not_a_list_is_a_temporary_error(
     server: tuple[ApiServer, KubernetesClient], response: str
 ) -> None:
@@ -268,6 +272,16 @@ async def test_a_watch_yields_events_independent_of_their_segments(
     query = "allowWatchBookmarks=true&resourceVersion=7&watch=1"
     (path,) = [path for _, path, _ in api.requests]
     assert sorted(path.partition("?")[2].split("&")) == query.split("&")
+
+
+async def test_an_event_that_is_nested_too_deeply_has_no_type_and_no_object(
+    server: tuple[ApiServer, KubernetesClient],
+) -> None:
+    api, client = server
+    pod = {"type": "ADDED", "object": {"a": 1}}
+    api.on("GET", "/api/v1/pods", 200, "[" * 100_000 + "\n" + json.dumps(pod) + "\n")
+    received = [event async for event in client.watch("/api/v1/pods", "7", 5.0)]
+    assert received == [("None", {}), ("ADDED", {"a": 1})]
 
 
 async def test_an_expired_version_of_a_watch_is_not_found(

@@ -7,12 +7,12 @@ a pod that requests no GPU.
 from __future__ import annotations
 
 import datetime
-import json
 import sys
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from avatar_contracts.documents import parse_object
 from avatar_operator import names
 from avatar_operator.core.resources.fields import Fields, split_body
 from avatar_operator.core.resources.node import condition_status, read_count, read_resources
@@ -228,10 +228,9 @@ def _last_message(state: Fields) -> str:
 def _message(line: str) -> str:
     """Return the message of a log line: that of a JSON record, or else the line itself."""
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
+        message = parse_object(line).get("message")
+    except ValueError:
         return line
-    message = record.get("message") if isinstance(record, dict) else None
     return message if isinstance(message, str) and message.strip() else line
 
 
