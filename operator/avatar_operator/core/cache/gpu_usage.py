@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
-from avatar_operator import names
 from avatar_operator.core.cache.objects import Cache
 from avatar_operator.core.resources.pod import PodUse
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 class GPUUsage:
@@ -63,20 +58,11 @@ class GPUUsage:
             if use is None:
                 continue
             key = (use.node, use.gpu_class)
-            total = Counter(_counts(self._sums.get(key)))
-            for resource, count in _counts(use).items():
+            known = self._sums.get(key)
+            total = Counter({} if known is None else known.counts)
+            for resource, count in use.counts.items():
                 total[resource] += sign * count
             if any(total.values()):
-                self._sums[key] = _use(*key, total)  # the other entries stay the same objects
+                self._sums[key] = PodUse.of(*key, total)  # the other entries stay the same objects
             else:
                 self._sums.pop(key, None)
-
-
-def _counts(use: PodUse | None) -> dict[str, int]:
-    return {} if use is None else {names.GPU_RESOURCE: use.gpus, **dict(use.others)}
-
-
-def _use(node: str, gpu_class: str, total: Mapping[str, int]) -> PodUse:
-    others = ((name, count) for name, count in total.items() if name != names.GPU_RESOURCE)
-    nonzero = tuple((name, count) for name, count in others if count)
-    return PodUse(node, total.get(names.GPU_RESOURCE, 0), gpu_class, nonzero)

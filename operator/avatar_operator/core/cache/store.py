@@ -69,7 +69,7 @@ class Store:
                 return self._observe_profile(uid, version, body)
             case Kind.NODES:
                 return self._observe_node(uid, version, body)
-        return self._observe_pod(uid, version, body)
+        return self._observe_pod(metadata, uid, version, body)
 
     def observe_deletion(self, kind: Kind, uid: str) -> ChangeImpact:
         """Remove an object that was deleted."""
@@ -238,8 +238,9 @@ class Store:
         self._node_list = None
         return ChangeImpact(all_services=True, node=node.name)
 
-    def _observe_pod(self, uid: str, version: int, body: Mapping[str, object]) -> ChangeImpact:
-        metadata = Fields(body.get("metadata"), "metadata", [])
+    def _observe_pod(
+        self, metadata: Fields, uid: str, version: int, body: Mapping[str, object]
+    ) -> ChangeImpact:
         self._gpu_usage.release(f"{metadata.text('namespace')}/{metadata.text('name')}")
         freed = self._gpu_usage.put(uid, version, parse_use(body))
         gateway = parse_pod(body, self._namespace)

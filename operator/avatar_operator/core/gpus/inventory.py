@@ -173,7 +173,7 @@ class PlacementView:
         """Return the GPUs of each node, with those that are free besides these uses."""
         used: dict[tuple[str, str], int] = {}
         for use in uses:
-            for resource, count in _counts(use):
+            for resource, count in use.counts.items():
                 used[use.node, resource] = used.get((use.node, resource), 0) + count
         return tuple(
             NodeStock(
@@ -188,7 +188,7 @@ class PlacementView:
         )
 
     def _add(self, use: PodUse, sign: int) -> None:
-        for resource, count in _counts(use):
+        for resource, count in use.counts.items():
             if use.node:
                 self._add_on_node((use.node, resource), sign * count)
             elif use.gpu_class:
@@ -247,10 +247,6 @@ def tolerates(tolerations: Collection[Toleration], taint: Taint) -> bool:
 
 GPU_TOLERATION: Final = Toleration(key=names.GPU_RESOURCE, operator="Exists")
 """GPU nodes usually have this taint, so that only GPU pods run there."""
-
-
-def _counts(use: PodUse) -> tuple[tuple[str, int], ...]:
-    return ((names.GPU_RESOURCE, use.gpus), *use.others)
 
 
 def _resource(parts: Iterable[NodeClass]) -> str:

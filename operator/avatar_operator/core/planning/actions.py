@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from avatar_operator import names
 from avatar_operator.core.planning.disruption import ProtectPod, ReleasePod
 from avatar_operator.core.resources.pod import PodUse
 
@@ -50,10 +49,7 @@ class CreatePod:
     @property
     def gpu_use(self) -> PodUse:
         """What the pod will count as until it is observed: bound to no node yet."""
-        resource = self.pool.stock.resource
-        if resource == names.GPU_RESOURCE:
-            return PodUse("", 1, self.gpu_class)
-        return PodUse("", 0, self.gpu_class, ((resource, 1),))
+        return PodUse.of("", self.gpu_class, {self.pool.stock.resource: 1})
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,18 @@ class PodUse(NamedTuple):
     others: tuple[tuple[str, int], ...] = ()
     """Requested resources for parts of GPUs."""
 
+    @classmethod
+    def of(cls, node: str, gpu_class: str, counts: Mapping[str, int]) -> PodUse:
+        """Return the use of `counts` by resource name; resources with a count of 0 are left out."""
+        others = ((name, count) for name, count in counts.items() if name != names.GPU_RESOURCE)
+        nonzero = tuple((name, count) for name, count in others if count)
+        return cls(node, counts.get(names.GPU_RESOURCE, 0), gpu_class, nonzero)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The requested resources by name, `nvidia.com/gpu` among them."""
+        return {names.GPU_RESOURCE: self.gpus, **dict(self.others)}
+
 
 @dataclass(frozen=True, slots=True)
 class RuntimePod:
@@ -101,9 +113,8 @@ def parse_use(body: Mapping[str, object]) -> PodUse | None:
     labels = metadata.strings("labels")
     ours = labels.get(names.LABEL_MANAGED_BY) == names.FIELD_MANAGER
     gpu_class = labels.get(names.LABEL_GPU_CLASS, "") if ours else ""
-    gpus = requested.pop(names.GPU_RESOURCE, 0)
-    others = tuple(sorted(requested.items()))
-    return PodUse(_shared(spec.text("nodeName")), gpus, _shared(gpu_class), others)
+    node = _shared(spec.text("nodeName"))
+    return PodUse.of(node, _shared(gpu_class), dict(sorted(requested.items())))
 
 
 def parse_runtime_pod(body: Mapping[str, object]) -> RuntimePod | None:
