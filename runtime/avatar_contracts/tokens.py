@@ -1,7 +1,8 @@
-"""The bearer tokens of administration ports, derived from the master key of the operator.
+"""The bearer tokens of pods, derived from the master key of the operator.
 
-The operator and the gateway share the master key and derive the same tokens from it. A runtime
-pod gets only the token of its service, from a Secret.
+Only the operator holds the master key. The gateways hold the gateway key, which is derived from
+it: they can read states and open sessions, but they cannot drain a pod. A runtime pod gets only the
+three tokens of its service, from a Secret.
 """
 
 from __future__ import annotations
@@ -11,16 +12,46 @@ import hmac
 from typing import Final
 
 _GATEWAY: Final = "gateway"
+_GATEWAY_KEY: Final = "gateway-key"
+_GENERATION: Final = "generation"
+_GENERATION_DIGITS: Final = 10
 
 
 def control_token(master: str, service: str) -> str:
-    """Return the token of the runtime pods of a service (`NAMESPACE/NAME`).
+    """Return the token with which the operator controls the pods of a service (`NAMESPACE/NAME`).
 
     It is the HMAC-SHA256 of the name under the master key, as 64 hexadecimal digits.
     """
-    return hmac.new(master.encode(), service.encode(), hashlib.sha256).hexdigest()
+    return _derive(master, service)
 
 
 def gateway_token(master: str) -> str:
-    """Return the token of the gateways; the name of a service has a `/`, so none has this token."""
-    return control_token(master, _GATEWAY)
+    """Return the token with which the operator reads the gateways' state.
+
+    The name of a service has a `/`, so no service has this token.
+    """
+    return _derive(master, _GATEWAY)
+
+
+def gateway_key(master: str) -> str:
+    """Return the key of the gateways; the master key cannot be computed from it."""
+    return _derive(master, _GATEWAY_KEY)
+
+
+def state_token(key: str, service: str) -> str:
+    """Return the token that reads the state of a service's pods; `key` is the gateway key."""
+    return _derive(key, f"state:{service}")
+
+
+def session_token(key: str, service: str) -> str:
+    """Return the token that opens sessions on a service's pods; `key` is the gateway key."""
+    return _derive(key, f"session:{service}")
+
+
+def generation(master: str) -> str:
+    """Return a short public name of a master key: 10 hexadecimal digits, safe in a label."""
+    return _derive(master, _GENERATION)[:_GENERATION_DIGITS]
+
+
+def _derive(key: str, text: str) -> str:
+    return hmac.new(key.encode(), text.encode(), hashlib.sha256).hexdigest()

@@ -6,7 +6,14 @@ import hmac
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avatar_contracts.tokens import control_token, gateway_token
+from avatar_contracts.tokens import (
+    control_token,
+    gateway_key,
+    gateway_token,
+    generation,
+    session_token,
+    state_token,
+)
 
 NAMES = st.from_regex(r"[a-z0-9]{1,8}/[a-z0-9]{1,8}", fullmatch=True)
 MASTERS = st.text(st.characters(exclude_categories=["Cs"]), min_size=16, max_size=64)
@@ -31,3 +38,28 @@ def test_each_service_has_its_own_token(master: str, service: str, other: str) -
     assert token.isascii()
     assert (token == control_token(master, other)) == (service == other)
     assert token != gateway_token(master)
+
+
+@given(master=MASTERS, service=NAMES, other=NAMES)
+def test_tokens_of_gateways_differ_by_service_and_purpose(
+    master: str, service: str, other: str
+) -> None:
+    key = gateway_key(master)
+    found = {
+        control_token(master, service),
+        gateway_token(master),
+        state_token(key, service),
+        session_token(key, service),
+        key,
+    }
+    assert len(found) == 5
+    assert (state_token(key, service) == state_token(key, other)) == (service == other)
+    assert (session_token(key, service) == session_token(key, other)) == (service == other)
+
+
+@given(master=MASTERS, other=MASTERS)
+def test_generation_names_a_master_key_without_a_part_of_it(master: str, other: str) -> None:
+    name = generation(master)
+    assert len(name) == 10
+    assert set(name) <= set("0123456789abcdef")
+    assert (name == generation(other)) == (master == other)
