@@ -25,10 +25,10 @@ async def talk(url: str, model: str, audio: Path) -> None:
         await avatar.update({"avatar": {"video": {"mode": "jpeg", "quality": 90}}})
         response = await avatar.speak(sound.read(audio))
 
-    print(f"{len(response.pictures)} pictures for {response.audio_ms:.0f} ms of sound")
+    print(f"{len(response.frames)} frames for {response.audio_ms:.0f} ms of sound")
     video = Path(audio.stem).with_suffix(".mp4")
     recording = record.write_mp4([response], video)
-    print(f"wrote {video}: {recording.fps:g} pictures a second")
+    print(f"wrote {video}: {recording.fps:g} frames a second")
 
 
 if __name__ == "__main__":

@@ -209,11 +209,11 @@ def _account(report: Report, live: session.Session, script: Script) -> None:
     report.utterances = len(live.utterances)
     report.frames_due = sum(-(-said.samples // per_frame) for said in live.utterances)
     for said, response in zip(live.utterances, trace.responses.values(), strict=False):
-        report.frames += len(response.pictures)
+        report.frames += len(response.frames)
         report.frames_dropped += len(response.dropped)
         report.audio_ms += response.audio_ms
-        if response.pictures:
-            report.first_frame_ms.append(_ms(response.pictures[0].at - said.started_at))
+        if response.frames:
+            report.first_frame_ms.append(_ms(response.frames[0].at - said.started_at))
             measure_timing(report, response, script.late_ms)
     report.frames_missing = report.frames_due - report.frames - report.frames_dropped
 
@@ -224,10 +224,10 @@ def measure_timing(report: Report, response: Response, late_ms: float) -> None:
     Lateness is relative to the first frame. A gap shifts the clock of the player, so that one
     stall counts once.
     """
-    started_at = response.pictures[0].at - response.pictures[0].pts_ms / 1000
+    started_at = response.frames[0].at - response.frames[0].pts_ms / 1000
     shift_ms = 0.0
-    for picture in response.pictures:
-        behind_ms = (picture.at - started_at) * 1000 - picture.pts_ms
+    for frame in response.frames:
+        behind_ms = (frame.at - started_at) * 1000 - frame.pts_ms
         report.frames_late += behind_ms > late_ms
         if behind_ms - shift_ms > late_ms:
             report.gaps += 1

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from avatar_client.traces import Picture, Response
+    from avatar_client.traces import Response, VideoFrame
 
 _TICKS: Final = 90_000
 """Ticks per second of the video track: frame times of 24, 25 and 30 fps are whole numbers."""
@@ -65,8 +65,8 @@ def write_mp4(responses: Sequence[Response], path: Path) -> Recording:
         video.codec_context.time_base = Fraction(1, _TICKS)
         video.codec_context.max_b_frames = 0
         sound = container.add_stream("aac", rate=rate, layout="mono")
-        for at_ms, picture in timed:
-            image = _decode(picture)[: video.height, : video.width]
+        for at_ms, frame in timed:
+            image = _decode(frame)[: video.height, : video.width]
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24")
             frame.pts, frame.time_base = int(at_ms * _TICKS / 1000), Fraction(1, _TICKS)
             container.mux(video.encode(frame))
@@ -115,12 +115,12 @@ def write_sheet(responses: Sequence[Response], path: Path, count: int = 20) -> N
         raise errors.RecordingError(path.name, "the image cannot be written")
 
 
-def _timeline(responses: Sequence[Response]) -> Iterator[tuple[Fraction, Picture]]:
+def _timeline(responses: Sequence[Response]) -> Iterator[tuple[Fraction, VideoFrame]]:
     """Yield each frame with its time in milliseconds, the responses one after another."""
     begin_ms = Fraction(0)
     for response in responses:
-        for picture in response.pictures:
-            yield begin_ms + Fraction(picture.pts_ms), picture
+        for frame in response.frames:
+            yield begin_ms + Fraction(frame.pts_ms), frame
         begin_ms += response.frames_due * response.frame_ms
 
 
@@ -141,16 +141,16 @@ def _sound_frames(responses: Sequence[Response]) -> Iterator[Any]:
         yield frame
 
 
-def _decode(picture: Picture) -> NDArray[np.uint8]:
+def _decode(frame: VideoFrame) -> NDArray[np.uint8]:
     """Return the frame as (height, width, 3) uint8 in blue, green, red."""
-    image = cv2.imdecode(np.frombuffer(picture.jpeg, np.uint8), cv2.IMREAD_COLOR)
+    image = cv2.imdecode(np.frombuffer(frame.jpeg, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
-        raise errors.RecordingError(f"frame {picture.frame_index}", "it is not a JPEG image")
+        raise errors.RecordingError(f"frame {frame.frame_index}", "it is not a JPEG image")
     return image  # type: ignore[no-any-return]
 
 
-def _tile(at_ms: Fraction, picture: Picture) -> NDArray[np.uint8]:
-    image = _decode(picture)
+def _tile(at_ms: Fraction, frame: VideoFrame) -> NDArray[np.uint8]:
+    image = _decode(frame)
     height = round(image.shape[0] * _SHEET_WIDTH / image.shape[1])
     tile = cv2.resize(image, (_SHEET_WIDTH, height), interpolation=cv2.INTER_AREA)
     label = f"{float(at_ms) / 1000:.2f} s"

@@ -60,7 +60,7 @@ async def run(target: session.Target, request: Request) -> Mapping[str, Any]:
 def describe(live: session.Session, response: Response) -> Mapping[str, Any]:
     """Return the measurements of the response to the last utterance."""
     said = live.utterances[-1]
-    first = response.pictures[0].at if response.pictures else None
+    first = response.frames[0].at if response.frames else None
     wall_s = (response.done_at or response.created_at) - response.created_at
     return {
         "session_id": live.trace.session_id,
@@ -68,7 +68,7 @@ def describe(live: session.Session, response: Response) -> Mapping[str, Any]:
         "status": response.status,
         "first_frame_ms": _since(said.started_at, first),
         "first_frame_after_audio_ms": _since(said.enough_at or said.started_at, first),
-        "frames": len(response.pictures),
+        "frames": len(response.frames),
         "frames_dropped": len(response.dropped),
         "frames_due": response.frames_due,
         "fps": _media_fps(response),
@@ -101,10 +101,10 @@ def _recorded(recording: record.Recording, measurements: Mapping[str, Any]) -> M
 
 
 def _media_fps(response: Response) -> float | None:
-    if len(response.pictures) < 2:
+    if len(response.frames) < 2:
         return None
-    first, last = response.pictures[0], response.pictures[-1]
-    return round((len(response.pictures) - 1) * 1000 / (last.pts_ms - first.pts_ms), 4)
+    first, last = response.frames[0], response.frames[-1]
+    return round((len(response.frames) - 1) * 1000 / (last.pts_ms - first.pts_ms), 4)
 
 
 def _since(begin: float, end: float | None) -> float | None:

@@ -23,7 +23,7 @@ _MEDIA: Final = frozenset({"response.output_audio.delta", "response.video.delta"
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class VideoFrame:
     """One received video frame."""
 
     frame_index: int
@@ -43,7 +43,7 @@ class Response:
     created_at: float
     rate: int
     samples_per_frame: int
-    pictures: list[Picture] = field(default_factory=list)
+    frames: list[VideoFrame] = field(default_factory=list)
     pcm: bytearray = field(default_factory=bytearray)
     audio_samples: int = 0
     dropped: set[int] = field(default_factory=set)
@@ -70,15 +70,15 @@ class Response:
     @property
     def video_ms(self) -> float:
         """Return the duration of the video, to the end of the last frame."""
-        if not self.pictures:
+        if not self.frames:
             return 0.0
-        return float((self.pictures[-1].frame_index + 1) * self.frame_ms)
+        return float((self.frames[-1].frame_index + 1) * self.frame_ms)
 
     @property
     def max_pts_error_ms(self) -> float:
         """Return the largest difference between the time of a frame and the sample counter."""
         return max(
-            (abs(float(p.pts_ms - p.frame_index * self.frame_ms)) for p in self.pictures),
+            (abs(float(p.pts_ms - p.frame_index * self.frame_ms)) for p in self.frames),
             default=0.0,
         )
 
@@ -203,7 +203,7 @@ class Trace:
         if response is None:
             return
         index = int(event["frame_index"])
-        last = response.pictures[-1].frame_index if response.pictures else -1
+        last = response.frames[-1].frame_index if response.frames else -1
         if index <= last:
             self._violation(f"frame {index} after frame {last}")
         if index in response.dropped:
@@ -215,7 +215,7 @@ class Trace:
         if not self._is_covered(response, index):
             self._violation(f"frame {index} came before its audio ({response.audio_samples})")
         jpeg = base64.b64decode(event["delta"], validate=True) if self.keep_media else b""
-        response.pictures.append(Picture(index, event["pts_ms"], now, jpeg))
+        response.frames.append(VideoFrame(index, event["pts_ms"], now, jpeg))
 
     @staticmethod
     def _is_covered(response: Response, index: int) -> bool:
@@ -238,7 +238,7 @@ class Trace:
         response.video_done = True
         self._epoch = max(self._epoch, int(event.get("epoch", 0)))
         counted = {
-            "frames": len(response.pictures),
+            "frames": len(response.frames),
             "dropped": len(response.dropped),
             "audio_samples": response.audio_samples,
         }
@@ -246,10 +246,10 @@ class Trace:
             if event.get(name) != value:
                 self._violation(f"response.video.done says {name} {event.get(name)}, got {value}")
         if event.get("status") == "completed":
-            seen = {picture.frame_index for picture in response.pictures} | response.dropped
+            seen = {frame.frame_index for frame in response.frames} | response.dropped
             if seen != set(range(response.frames_due)):
                 self._violation(
-                    f"{len(response.pictures)} frames + {len(response.dropped)} dropped "
+                    f"{len(response.frames)} frames + {len(response.dropped)} dropped "
                     f"for {response.frames_due} due"
                 )
 

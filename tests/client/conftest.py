@@ -26,8 +26,8 @@ RATE, PER_FRAME = 24000, 960
 
 def jpeg(shade: int) -> bytes:
     """Return a small image whose grey value identifies the frame."""
-    picture = np.full((48, 64, 3), shade % 256, np.uint8)
-    ok, data = cv2.imencode(".jpg", picture)
+    image = np.full((48, 64, 3), shade % 256, np.uint8)
+    ok, data = cv2.imencode(".jpg", image)
     assert ok
     return data.tobytes()
 
@@ -43,8 +43,8 @@ def utterance(pcm: bytes, number: int) -> Iterator[dict[str, Any]]:
         piece = pcm[offset * 2 : (offset + PER_FRAME) * 2]
         delta = base64.b64encode(piece).decode()
         yield {"type": "response.output_audio.delta", "delta": delta, **media}
-        picture = base64.b64encode(jpeg(index)).decode()
-        yield {"type": "response.video.delta", "delta": picture, "frame_index": index, **media}
+        image = base64.b64encode(jpeg(index)).decode()
+        yield {"type": "response.video.delta", "delta": image, "frame_index": index, **media}
     yield {"type": "response.output_audio.done", "response_id": name}
     yield {
         "type": "response.video.done",

@@ -27,5 +27,5 @@ async def test_the_example_writes_a_video_beside_it(avatar: Any, tmp_path: Path)
     )
     printed, _ = await child.communicate()
     assert child.returncode == 0
-    assert b"5 pictures for 200 ms of sound" in printed
+    assert b"5 frames for 200 ms of sound" in printed
     assert (tmp_path / "hello.mp4").stat().st_size > 1000

@@ -7,7 +7,7 @@ import pytest
 
 from avatar_client import errors, load, session
 from avatar_client.sound import Sound
-from avatar_client.traces import Picture, Response
+from avatar_client.traces import Response, VideoFrame
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,8 +115,8 @@ def test_a_gap_is_a_frozen_frame_of_a_player(
     arrivals_ms: list[int], late: int, gaps: int, worst: float
 ) -> None:
     response = Response("r", 1, 0.0, 24000, 960)
-    response.pictures = [
-        Picture(index, index * 40, 5 + ms / 1000, b"") for index, ms in enumerate(arrivals_ms)
+    response.frames = [
+        VideoFrame(index, index * 40, 5 + ms / 1000, b"") for index, ms in enumerate(arrivals_ms)
     ]
     report = load.Report(0, 0.0)
     load.measure_timing(report, response, late_ms=80)

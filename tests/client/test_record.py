@@ -36,7 +36,7 @@ def test_file_times_are_the_times_of_the_sample_counter(
     assert (made.frames, made.fps) == (50, 25.0)
     assert made.max_pts_error_ms < 0.01
     assert made.video_ms == pytest.approx(2000)
-    # The first response is padded to whole pictures, the last ends with its sound.
+    # The first response is padded to whole frames, the last ends with its sound.
     # MP4 counts the length of a track in whole milliseconds.
     assert made.audio_ms == pytest.approx(1000 + 24 * 40 + 500 / 24, abs=1)
     assert made.audio_start_ms == pytest.approx(0, abs=0.01)
@@ -60,7 +60,7 @@ def test_the_frame_before_a_dropped_one_is_shown_longer(
     messages: Callable[..., list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     (response,) = _responses(messages, bytes(2 * 960 * 5), 1)
-    del response.pictures[2]
+    del response.frames[2]
     made = record.write_mp4([response], tmp_path / "a.mp4")
     assert (made.frames, made.max_pts_error_ms < 0.01) == (4, True)
     with av.open(str(tmp_path / "a.mp4")) as container:

@@ -38,7 +38,7 @@ async def test_speaking_returns_the_whole_response(avatar: Any) -> None:
         first = await live.speak(SOUND, chunk_ms=40)
         second = await live.speak(SOUND, realtime=False)
         assert live.trace.violations == []
-    assert (len(first.pictures), bytes(second.pcm)) == (8, SOUND.pcm)
+    assert (len(first.frames), bytes(second.pcm)) == (8, SOUND.pcm)
     assert avatar.requests[0].headers["Authorization"] == "Bearer k1"
     assert avatar.requests[0].path == "/v1/realtime?model=acme/concierge&avatar=anna"
     assert sum(event["type"] == "input_audio_buffer.append" for event in avatar.received) == 16
