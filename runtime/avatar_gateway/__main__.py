@@ -68,7 +68,7 @@ async def serve(chosen: settings.Settings) -> None:
         placer = Placer(registry)
         stack.push_async_callback(placer.close)
         watches = [
-            informers.Watch(api, kind, namespace, sink, _backoff())
+            informers.reflector(api, kind, namespace, sink, _backoff())
             for namespace in chosen.namespaces or (None,)
             for kind, sink in (
                 (informers.PODS, informers.PodSink(registry)),

@@ -5,8 +5,7 @@ AvatarGatewayError
 ├── Rejection        the gateway rejects a caller before the session starts
 ├── PodRejection     a pod rejects the upgrade; the caller receives its answer unchanged
 ├── PodError         a runtime pod did not accept the session; the gateway tries the next pod
-├── StateError       a line of a pod's state stream is invalid
-└── WatchError       the Kubernetes API answered a list or a watch with an error
+└── StateError       a line of a pod's state stream is invalid
 """
 
 from __future__ import annotations
@@ -104,16 +103,3 @@ class StateError(AvatarGatewayError):
 
     def __str__(self) -> str:
         return f"{self.key} is {str(self.value)[:_MAX_VALUE_CHARACTERS]!r}, must be {self.expected}"
-
-
-class WatchError(AvatarGatewayError):
-    """The Kubernetes API answered a list or a watch with an error."""
-
-    def __init__(self, path: str, status: int, message: str) -> None:
-        super().__init__(path, status, message)
-        self.path = path
-        self.status = status
-        self.message = message
-
-    def __str__(self) -> str:
-        return f"{self.path} answered {self.status}: {self.message[:200]}"

@@ -28,9 +28,9 @@ from __future__ import annotations
 import base64
 import re
 import secrets
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
+from avatar_contracts.list_watch import read_page, watch_query
 from avatar_operator import names
 from avatar_operator.errors import Conflict, FieldConflict, NotFound, Refused, TemporaryError
 from avatar_operator.kube.connection import (
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     from kubernetes.aio.client.configuration import Configuration
 
+    from avatar_contracts.list_watch import Page
     from avatar_operator.core.resources.fields import Body
     from avatar_operator.core.resources.service import ServiceKey
     from avatar_operator.fence import Fence
@@ -63,15 +64,6 @@ PATHS: Final = {
     "poddisruptionbudgets": "/apis/policy/v1/poddisruptionbudgets",
 }
 """The list path of each watched kind, for all namespaces."""
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """One page of a list response."""
-
-    items: list[Body]
-    version: str
-    """resourceVersion of the whole list; a watch continues from it."""
 
 
 class KubernetesClient:
@@ -106,12 +98,13 @@ class KubernetesClient:
         while True:
             query = {"limit": str(PAGE_SIZE)} | ({"continue": token} if token else {})
             query |= {"labelSelector": selector} if selector else {}
-            page = await self._send("GET", path, query=query, timeout_s=LIST_TIMEOUT_S)
-            items, metadata = page.get("items"), page.get("metadata")
-            if not isinstance(items, list) or not isinstance(metadata, dict):
-                raise TemporaryError(f"GET {path}", 200, "the response is not a list")
-            yield Page(items, str(metadata.get("resourceVersion", "")))
-            token = metadata.get("continue", "")
+            document = await self._send("GET", path, query=query, timeout_s=LIST_TIMEOUT_S)
+            try:
+                page = read_page(document)
+            except ValueError as error:
+                raise TemporaryError(f"GET {path}", 200, str(error)) from error
+            yield page
+            token = page.token
             if not token:
                 return
 
@@ -123,8 +116,7 @@ class KubernetesClient:
         Raises:
             NotFound: the version is too old; a new list is needed.
         """
-        query = {"resourceVersion": version, "allowWatchBookmarks": "true"}
-        query |= {"labelSelector": selector} if selector else {}
+        query = watch_query(version, {"labelSelector": selector} if selector else {})
         async for event in self._connection.watch(path, query, silence_s):
             yield event
 
@@ -350,7 +342,7 @@ class KubernetesClient:
 
         A watch that receives nothing for `silence_s` ends with an error.
         """
-        query = {"fieldSelector": f"metadata.name={name}"}
+        query = {"watch": "1", "fieldSelector": f"metadata.name={name}"}
         async for event in self._connection.watch(_lease(namespace, ""), query, silence_s):
             yield event
 

@@ -16,7 +16,8 @@ from kubernetes.aio import config as client_config
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 
-from avatar_contracts.documents import parse_object, take_lines
+from avatar_contracts.documents import parse_object
+from avatar_contracts.list_watch import EventReader
 from avatar_operator import names
 from avatar_operator.errors import (
     ClusterError,
@@ -37,7 +38,6 @@ IN_FLIGHT: Final = 32
 """Maximum number of concurrent requests. An API server with 2 cores applies 156 objects a second
 sequentially and 525 with 50 in flight; more requests would only wait in its queue."""
 
-LONGEST_EVENT: Final = 16 << 20  # bytes; etcd stores no object of 2 MiB or more
 SHOWN_LENGTH: Final = 500  # characters of the server's message that are kept
 
 JSON: Final = "application/json"
@@ -175,26 +175,18 @@ class Connection:
         try:
             response = await self._client.call_api(
                 "GET",
-                self._url(path, {"watch": "1", **query}),
+                self._url(path, query),
                 await self._headers(JSON),
                 _request_timeout=timeout,
             )
             if response.status >= 300:
                 raise _error(request, response.status, _document(await response.read()), None)
             async with response.response:
-                rest = bytearray()
-                # By chunks, not by lines: one chunk may hold many short events, and an object
-                # may be longer than the longest line that aiohttp reads.
+                reader = EventReader()
                 async for chunk in response.response.content.iter_any():
-                    rest += chunk
-                    for line in take_lines(rest):
-                        event = _document(line) or {}
-                        yield str(event.get("type")), _document_in(event, "object")
-                    if len(rest) > LONGEST_EVENT:
-                        raise TemporaryError(
-                            request, 0, f"an event is longer than {LONGEST_EVENT} bytes"
-                        )
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                    for event in reader.feed(chunk):
+                        yield event
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise TemporaryError(request, 0, f"{type(error).__name__}: {error}") from error
 
     def _url(self, path: str, query: Mapping[str, str] | None) -> str:
@@ -212,11 +204,6 @@ def _document(data: bytes | bytearray) -> Body | None:
         return parse_object(data)
     except ValueError:
         return None
-
-
-def _document_in(document: Body, key: str) -> Body:
-    found = document.get(key)
-    return found if isinstance(found, dict) else {}
 
 
 def _error(

@@ -11,11 +11,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from avatar_contracts.backoff import Backoff
+from avatar_contracts.list_watch import (
+    BOOKMARK,
+    DELETED,
+    ExpiredError,
+    ListWatchError,
+    Reflector,
+)
 from avatar_operator import names
 from avatar_operator.core.cache.entries import ChangeImpact, Kind
 from avatar_operator.core.cache.watch_health import WatchHealth
@@ -24,7 +32,7 @@ from avatar_operator.errors import ClusterError, NotFound, TemporaryError
 from avatar_operator.kube import client
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 
     from avatar_operator.core.cache.store import Store
     from avatar_operator.core.resources.fields import Body
@@ -77,15 +85,25 @@ class ChangeHandler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """What one watch follows."""
+    """What one reflector follows."""
 
-    name: str
+    api: client.KubernetesClient
     path: str
-    list: Callable[[], Awaitable[str]]
+    list_all: Callable[[], Awaitable[str]]
     """Lists and handles all objects, and returns the version to watch from."""
 
     on_event: Callable[[str, Body], None]
+    on_interrupted: Callable[[], None]
     selector: str = ""
+
+    async def list(self) -> str:
+        with _list_watch_errors():
+            return await self.list_all()
+
+    async def watch(self, version: str) -> AsyncIterator[tuple[str, Body]]:
+        with _list_watch_errors():
+            async for event in self.api.watch(self.path, version, SILENCE_S, self.selector):
+                yield event
 
 
 class Informers:
@@ -104,8 +122,10 @@ class Informers:
         self._resync_s = resync_s
         self._handler = handler
         self._metrics = metrics
-        watched = (*(kind.value for kind in WATCHED_KINDS), PDBS)
-        self._listed = {name: asyncio.Event() for name in watched}
+        self._reflectors = {
+            name: Reflector(name, source, Backoff(*REWATCH_S, random.random))
+            for name, source in self._sources().items()
+        }
         self._to_relist: set[Kind] = set()
         self._relist_requested = asyncio.Event()
         self._synced = False
@@ -138,14 +158,14 @@ class Informers:
     async def run(self) -> None:
         """List everything, and keep the store current until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for source in self._sources():
-                tasks.create_task(self._follow_forever(source), name=f"watch of {source.name}")
+            for name, reflector in self._reflectors.items():
+                tasks.create_task(reflector.run(), name=f"watch of {name}")
             tasks.create_task(self._resync_forever(), name="resync")
             tasks.create_task(self._relist_forever(), name="relist")
 
     async def _resync_forever(self) -> None:
         await self._resync(KOPF_KINDS)  # the watches of this module list the other kinds
-        await asyncio.gather(*(listed.wait() for listed in self._listed.values()))
+        await asyncio.gather(*(each.synced.wait() for each in self._reflectors.values()))
         _log.info("caches synced services=%d", len(self._store.services.uids()))
         self._synced = True
         self._handler.on_resync()
@@ -233,68 +253,55 @@ class Informers:
             self._handler.on_resync()
         return version
 
-    def _sources(self) -> tuple[_Source, ...]:
-        kinds = (
-            _Source(
-                kind.value,
+    def _sources(self) -> dict[str, _Source]:
+        sources = {
+            kind.value: _Source(
+                self._api,
                 client.PATHS[kind.value],
                 partial(self._list, kind),
                 partial(self._on_object_event, kind),
+                self._relist_kopf_kinds,
             )
             for kind in WATCHED_KINDS
+        }
+        sources[PDBS] = _Source(
+            self._api,
+            _PDBS_PATH,
+            self._relist_pdbs,
+            self._on_pdb_event,
+            self._relist_kopf_kinds,
+            _OWN_OBJECTS,
         )
-        pdbs = _Source(PDBS, _PDBS_PATH, self._relist_pdbs, self._on_pdb_event, _OWN_OBJECTS)
-        return (*kinds, pdbs)
+        return sources
+
+    def _relist_kopf_kinds(self) -> None:
+        """List kopf's kinds: what ended a watch here may have ended kopf's, without a report."""
+        for kind in KOPF_KINDS:
+            self.relist(kind)
 
     def _on_object_event(self, kind: Kind, event_type: str, body: Body) -> None:
         self.on_event(kind)
-        if event_type == "DELETED":
+        if event_type == DELETED:
             self._handler.observe_deletion(kind, _metadata(body)["uid"])
-        elif event_type != "BOOKMARK":
+        elif event_type != BOOKMARK:
             self._handler.observe(kind, body)
 
     def _on_pdb_event(self, event_type: str, body: Body) -> None:
-        key = None if event_type == "BOOKMARK" else pdb_service(body)
+        key = None if event_type == BOOKMARK else pdb_service(body)
         if key is not None:
-            self._handler.on_pdb(key, None if event_type == "DELETED" else pdb_content(body))
-
-    async def _follow_forever(self, source: _Source) -> None:
-        """List, then watch from that version; list again only if the version has expired."""
-        version = ""
-        backoff = Backoff(*REWATCH_S, random.random)
-        while True:
-            asked_s = 0.0
-            try:
-                if not version:
-                    version = await source.list()
-                    self._listed[source.name].set()
-                watch = self._api.watch(source.path, version, SILENCE_S, source.selector)
-                async for event_type, body in watch:
-                    version = _version(source.name, event_type, body)
-                    if not version:
-                        break
-                    source.on_event(event_type, body)
-                    backoff.reset()
-            except NotFound as error:
-                version = ""
-                _log.info("watch expired, listing again kind=%s fault=%s", source.name, error)
-            except ClusterError as error:
-                if isinstance(error, TemporaryError):
-                    asked_s = error.delay_s or 0.0
-                _log.info("watch ended kind=%s fault=%s", source.name, error)
-            for kind in KOPF_KINDS:
-                self.relist(kind)  # the same cause may have ended kopf's watch, without a report
-            await asyncio.sleep(backoff.next_s(asked_s))
+            self._handler.on_pdb(key, None if event_type == DELETED else pdb_content(body))
 
 
-def _version(kind: str, event_type: str, body: Body) -> str:
-    """Return the version that a watch has reached, an empty string if it cannot continue."""
-    if event_type not in ("ADDED", "MODIFIED", "DELETED", "BOOKMARK"):
-        # Usually code 410: the version has expired.
-        message = body.get("message")
-        _log.info("watch received type=%s kind=%s message=%s", event_type, kind, message)
-        return ""
-    return _metadata(body)["resourceVersion"]
+@contextmanager
+def _list_watch_errors() -> Iterator[None]:
+    """Translate the errors of the API server into those of the reflector."""
+    try:
+        yield
+    except NotFound as error:
+        raise ExpiredError(str(error)) from error
+    except ClusterError as error:
+        delay_s = error.delay_s if isinstance(error, TemporaryError) else None
+        raise ListWatchError(str(error), delay_s or 0.0) from error
 
 
 def _metadata(body: Body) -> Mapping[str, str]:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import aiohttp
 from kubernetes.aio import client, config
 
 from avatar_contracts import labels
-from avatar_contracts.documents import parse_object, take_lines
-from avatar_gateway import errors
+from avatar_contracts.documents import parse_object
+from avatar_contracts.list_watch import (
+    BOOKMARK,
+    DELETED,
+    EventReader,
+    ExpiredError,
+    ListWatchError,
+    Reflector,
+    read_page,
+    watch_query,
+)
 from avatar_gateway.core import model
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
     from avatar_contracts.backoff import Backoff
     from avatar_gateway.pod_registry import PodRegistry
-
-_log = logging.getLogger(__name__)
 
 PODS: Final = "pods"
 SERVICES: Final = labels.SERVICES
@@ -33,7 +38,7 @@ _INACTIVITY_S: Final = 70
 """A watch that is silent for longer than its own time limit has a dead connection."""
 _RELIST_S: Final = 600
 """How often all objects are listed again, independent of the watch."""
-_GONE: Final = 410
+_GONE: Final = frozenset({404, 410})
 
 
 class EventSink(Protocol):
@@ -90,109 +95,94 @@ class ServiceSink:
         self._registry.remove_service(_key(body))
 
 
-class Watch:
-    """Keeps one sink up to date with the objects of one kind."""
+def reflector(
+    api: client.ApiClient, kind: str, namespace: str | None, sink: EventSink, backoff: Backoff
+) -> Reflector:
+    """Return what keeps a sink up to date with the objects of one kind.
+
+    The sink keeps its objects while the API is unavailable.
+    """
+    source = _Source(api, kind, namespace, sink)
+    return Reflector(source.path, source, backoff, _RELIST_S)
+
+
+class _Source:
+    """Lists and watches one kind for a sink."""
 
     def __init__(
-        self,
-        api: client.ApiClient,
-        kind: str,
-        namespace: str | None,
-        sink: EventSink,
-        backoff: Backoff,
+        self, api: client.ApiClient, kind: str, namespace: str | None, sink: EventSink
     ) -> None:
         scope = "" if namespace is None else f"/namespaces/{namespace}"
-        self.synced = asyncio.Event()
+        self.path = f"{_GROUP_PATHS[kind]}{scope}/{kind}"
         self._api = api
-        self._path = f"{_GROUP_PATHS[kind]}{scope}/{kind}"
         self._selector = {"labelSelector": model.POD_SELECTOR} if kind == PODS else {}
         self._namespace = namespace
         self._sink = sink
-        self._backoff = backoff
 
-    async def run(self) -> None:
-        """List and watch indefinitely; the sink keeps its objects while the API is unavailable."""
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                version: str | None = await self._list()
-                self.synced.set()
-                self._backoff.reset()
-                relist_at = loop.time() + _RELIST_S
-                while version is not None and loop.time() < relist_at:
-                    version = await self._follow(version)
-            except (aiohttp.ClientError, OSError, TimeoutError, errors.WatchError) as error:
-                _log.warning("watch interrupted path=%s error=%r", self._path, error)
-            except (ValueError, LookupError, TypeError, AttributeError) as error:
-                # The answer is not what a Kubernetes API sends: a proxy's page, or a cut list.
-                _log.warning("answer not used path=%s error=%r", self._path, error)
-            else:
-                continue
-            await asyncio.sleep(self._backoff.next_s())
-
-    async def _list(self) -> str:
+    async def list(self) -> str:
         items: list[Mapping[str, Any]] = []
-        parameters: dict[str, Any] = {"limit": _PAGE, **self._selector}
+        query = {"limit": str(_PAGE), **self._selector}
         while True:
-            async with self._get(parameters) as response:
-                body = parse_object(await response.read())
-            items += body["items"]
-            metadata = body["metadata"]
-            if not metadata.get("continue"):
-                self._sink.replace(items, self._namespace)
-                return str(metadata["resourceVersion"])
-            parameters["continue"] = metadata["continue"]
+            async with self._get(query) as response:
+                page = read_page(parse_object(await response.read()))
+                items += page.items
+                if not page.token:
+                    self._sink.replace(items, self._namespace)
+                    return page.version
+            query["continue"] = page.token
 
-    async def _follow(self, version: str) -> str | None:
-        """Process the events of one watch.
+    async def watch(self, version: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        query = watch_query(version, self._selector) | {"timeoutSeconds": str(_WATCH_S)}
+        reader = EventReader()
+        async with self._get(query) as response:
+            async for chunk in response.content.iter_any():
+                for event in reader.feed(chunk):
+                    yield event
 
-        Returns:
-            The version from which the next watch continues, or None to list again.
-        """
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        parameters = {
-            "watch": "true",
-            "allowWatchBookmarks": "true",
-            "resourceVersion": version,
-            "timeoutSeconds": _WATCH_S,
-            **self._selector,
-        }
-        async with self._get(parameters) as response:
-            async for event in _events(response):
-                body = event["object"]
-                match event["type"]:
-                    case "ADDED" | "MODIFIED":
-                        self._sink.upsert(body)
-                    case "DELETED":
-                        self._sink.remove(body)
-                    case "ERROR" if body.get("code") == _GONE:
-                        return None
-                    case "ERROR":
-                        raise errors.WatchError(self._path, body.get("code", 0), str(body))
-                version = str(body["metadata"]["resourceVersion"])
-        if loop.time() - started < 1:
-            # Back off if the server ends watches immediately.
-            await asyncio.sleep(self._backoff.next_s())
-        return version
+    def on_event(self, event_type: str, body: Mapping[str, Any]) -> None:
+        with _list_watch_errors():
+            if event_type == DELETED:
+                self._sink.remove(body)
+            elif event_type != BOOKMARK:
+                self._sink.upsert(body)
+
+    def on_interrupted(self) -> None:
+        pass
 
     @asynccontextmanager
-    async def _get(self, parameters: Mapping[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
-        method, url, headers, *_ = await self._api.param_serialize(
-            "GET",
-            self._path,
-            query_params=list(parameters.items()),
-            header_params={"Accept": "application/json"},
-            auth_settings=["BearerToken"],
-        )
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=_INACTIVITY_S)
-        answer = await self._api.rest_client.request(method, url, headers, _request_timeout=timeout)
-        response: aiohttp.ClientResponse = answer.response
-        async with response:
-            if response.status != 200:
-                text = (await response.read())[:1000].decode(errors="replace")
-                raise errors.WatchError(self._path, response.status, text)
-            yield response
+    async def _get(self, query: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
+        with _list_watch_errors():
+            method, url, headers, *_ = await self._api.param_serialize(
+                "GET",
+                self.path,
+                query_params=list(query.items()),
+                header_params={"Accept": "application/json"},
+                auth_settings=["BearerToken"],
+            )
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=_INACTIVITY_S)
+            answer = await self._api.rest_client.request(
+                method, url, headers, _request_timeout=timeout
+            )
+            response: aiohttp.ClientResponse = answer.response
+            async with response:
+                if response.status != 200:
+                    text = (await response.content.read(1000)).decode(errors="replace")
+                    error = ExpiredError if response.status in _GONE else ListWatchError
+                    raise error(f"status {response.status}: {text}")
+                yield response
+
+
+@contextmanager
+def _list_watch_errors() -> Iterator[None]:
+    """Translate what a connection and a wrong document raise into the error of the reflector."""
+    try:
+        yield
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        raise ListWatchError(f"{type(error).__name__}: {error}") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        # The answer is not what a Kubernetes API sends: a proxy's page, or a cut list.
+        # A watch does not continue at an event that cannot be used: it lists again.
+        raise ExpiredError(f"the answer is not usable: {error!r}") from error
 
 
 @asynccontextmanager
@@ -205,16 +195,6 @@ async def connected(kubeconfig: str | None) -> AsyncIterator[client.ApiClient]:
         await config.load_kube_config(config_file=kubeconfig, client_configuration=configuration)
     async with client.ApiClient(configuration) as api:
         yield api
-
-
-async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[Mapping[str, Any]]:
-    """Yield the events of a watch. A line may be longer than aiohttp's limit for one line."""
-    rest = bytearray()
-    async for data in response.content.iter_any():
-        rest += data
-        for line in take_lines(rest):
-            if line.strip():
-                yield parse_object(line)
 
 
 def _key(body: Mapping[str, Any]) -> str:

@@ -32,7 +32,7 @@ async def _watching(fake: Any, namespace: str | None = None) -> AsyncIterator[Po
             informers.SERVICES: informers.ServiceSink(registry),
         }
         watches = [
-            informers.Watch(api, kind, namespace, sink, Backoff(0.01, 0.02, lambda: 1.0))
+            informers.reflector(api, kind, namespace, sink, Backoff(0.01, 0.02, lambda: 1.0))
             for kind, sink in kinds.items()
         ]
         tasks = [asyncio.create_task(watch.run()) for watch in watches]

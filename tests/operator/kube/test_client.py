@@ -9,6 +9,7 @@ import pytest_asyncio
 from aiohttp import web
 from kubernetes.aio.client.configuration import Configuration
 
+from avatar_contracts import list_watch
 from avatar_operator.core.manifests.objects import control_secret, held_by_pod
 from avatar_operator.core.resources.service import ServiceKey
 from avatar_operator.errors import (
@@ -19,7 +20,6 @@ from avatar_operator.errors import (
     Refused,
     TemporaryError,
 )
-from avatar_operator.kube import connection
 from avatar_operator.kube.client import KubernetesClient
 
 if TYPE_CHECKING:
@@ -75,10 +75,11 @@ async def server(fence: Fence) -> AsyncIterator[tuple[ApiServer, KubernetesClien
 
 async def test_a_list_is_read_page_by_page(server: tuple[ApiServer, KubernetesClient]) -> None:
     api, client = server
-    api.on("GET", "/api/v1/pods", 200, {"items": [{"a": 1}], "metadata": {"continue": "next"}})
-    api.on("GET", "/api/v1/pods", 200, {"items": [{"a": 2}], "metadata": {}})
+    first, second = {"metadata": {"name": "a"}}, {"metadata": {"name": "b"}}
+    api.on("GET", "/api/v1/pods", 200, {"items": [first], "metadata": {"continue": "next"}})
+    api.on("GET", "/api/v1/pods", 200, {"items": [second], "metadata": {}})
     pages = [page.items async for page in client.list("/api/v1/pods")]
-    assert pages == [[{"a": 1}], [{"a": 2}]]
+    assert pages == [[first], [second]]
     assert [path for _, path, _ in api.requests] == [
         "/api/v1/pods?limit=500",
         "/api/v1/pods?limit=500&continue=next",
@@ -89,7 +90,14 @@ async def test_a_list_is_read_page_by_page(server: tuple[ApiServer, KubernetesCl
 
 @pytest.mark.parametrize(
     "response",
-    ["", "<html>", "[]", '{"kind": "Status"}', '{"items": null}', "[" * 100_000],
+    [
+        "",
+        "<html>",
+        "[]",
+        '{"kind": "Status"}',
+        '{"items": null}',
+        "[" * 100_000,
+    ],
     ids=["empty", "html", "array", "status", "null", "deep"],
 )
 async def test_a_response_that_is_not_a_list_is_a_temporary_error(
@@ -281,7 +289,7 @@ async def test_an_event_that_is_nested_too_deeply_has_no_type_and_no_object(
     pod = {"type": "ADDED", "object": {"a": 1}}
     api.on("GET", "/api/v1/pods", 200, "[" * 100_000 + "\n" + json.dumps(pod) + "\n")
     received = [event async for event in client.watch("/api/v1/pods", "7", 5.0)]
-    assert received == [("None", {}), ("ADDED", {"a": 1})]
+    assert received == [("", {}), ("ADDED", {"a": 1})]
 
 
 async def test_an_expired_version_of_a_watch_is_not_found(
@@ -298,7 +306,7 @@ async def test_an_event_over_the_size_limit_breaks_the_watch(
     server: tuple[ApiServer, KubernetesClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api, client = server
-    monkeypatch.setattr(connection, "LONGEST_EVENT", 100)
+    monkeypatch.setattr(list_watch, "LONGEST_EVENT", 100)
     api.on("GET", "/api/v1/pods", 200, "x" * 200)
     with pytest.raises(TemporaryError, match="longer than 100 bytes"):
         async for _ in client.watch("/api/v1/pods", "7", 5.0):

@@ -6,21 +6,33 @@ import asyncio
 import contextlib
 import json
 import logging
+import random
 import ssl
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
+from avatar_contracts.backoff import Backoff
+from avatar_contracts.list_watch import (
+    BOOKMARK,
+    DELETED,
+    EventReader,
+    ExpiredError,
+    ListWatchError,
+    Reflector,
+    read_page,
+    watch_query,
+)
 from localcluster.controlplane import certificates
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from localcluster.controlplane.cluster import ControlPlane
 
 Body = dict[str, Any]
 PAGE: Final = 1000
-RETRY_S: Final = 0.2
+RETRY_S: Final = (0.2, 1.0)  # first and longest delay before a watch is opened again
 MERGE: Final = "application/merge-patch+json"
 
 _log = logging.getLogger(__name__)
@@ -78,19 +90,20 @@ class Api:
         items: list[Body] = []
         token = ""
         while True:
-            page = await self.get(f"{path}?limit={PAGE}&continue={token}")
-            items += page["items"]
-            token = page["metadata"].get("continue", "")
+            page = read_page(await self.get(f"{path}?limit={PAGE}&continue={token}"))
+            items += page.items
+            token = page.token
             if not token:
-                return items, page["metadata"]["resourceVersion"]
+                return items, page.version
 
-    async def watch(self, path: str, version: str) -> AsyncIterator[Body]:
+    async def watch(self, path: str, version: str) -> AsyncIterator[tuple[str, Body]]:
         """Yield the events after a version, until the server ends the watch."""
-        url = f"{self._server}{path}?watch=1&resourceVersion={version}&allowWatchBookmarks=true"
-        async with self._session.get(url) as answer:
+        query, reader = watch_query(version, {}), EventReader()
+        async with self._session.get(f"{self._server}{path}", params=query) as answer:
             answer.raise_for_status()
-            async for line in answer.content:
-                yield json.loads(line)
+            async for chunk in answer.content.iter_any():
+                for event in reader.feed(chunk):
+                    yield event
 
 
 @contextlib.asynccontextmanager
@@ -129,55 +142,46 @@ class Mirror:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Mirror]:
         """Follow the server until the block ends."""
-        version = await self._list()
-        task = asyncio.create_task(self._follow(version), name=f"mirror of {self._path}")
-        try:
-            yield self
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task  # raises the error of the mirror
+        reflector = Reflector(self._path, self, Backoff(*RETRY_S, random.random))
+        async with asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(reflector.run(), name=f"mirror of {self._path}")
+            await reflector.synced.wait()
+            try:
+                yield self
+            finally:
+                task.cancel()
 
     def of(self, namespace: str) -> list[Body]:
         """Return the objects of a namespace, sorted by name."""
         found = [key for key in self.objects if key[0] == namespace]
         return [self.objects[key] for key in sorted(found)]
 
-    async def _follow(self, version: str) -> None:
-        while True:
-            try:
-                async for event in self._api.watch(self._path, version):
-                    if event["type"] == "ERROR":
-                        raise _GoneError(event["object"])
-                    version = event["object"]["metadata"]["resourceVersion"]
-                    if event["type"] != "BOOKMARK":
-                        self._apply(event["type"], event["object"])
-                        await self._notify()
-            except (aiohttp.ClientError, TimeoutError, _GoneError) as error:
-                # For example, a server rejects watches of a kind until it is ready to serve them.
-                _log.warning("mirror lists again path=%s error=%r", self._path, error)
-                version = await self._list_with_retries()
-
-    async def _list_with_retries(self) -> str:
-        while True:
-            await asyncio.sleep(RETRY_S)
-            try:
-                version = await self._list()
-            except (aiohttp.ClientError, TimeoutError) as error:
-                _log.warning("mirror cannot list path=%s error=%r", self._path, error)
-            else:
-                await self._notify()
-                return version
-
-    async def _list(self) -> str:
+    async def list(self) -> str:
         """List all objects, and return the version from which to watch."""
-        items, version = await self._api.list(self._path)
+        with _list_watch_errors():
+            items, version = await self._api.list(self._path)
         gone = self.objects.keys() - {_key(item) for item in items}
         for key in gone:
-            self._apply("DELETED", self.objects[key])
+            self._apply(DELETED, self.objects[key])
         for item in items:
             self._apply("MODIFIED" if _key(item) in self.objects else "ADDED", item)
+        await self._notify()
         return version
+
+    async def watch(self, version: str) -> AsyncIterator[tuple[str, Body]]:
+        """Yield the events of one watch, and report each one after it was applied."""
+        with _list_watch_errors():
+            async for event in self._api.watch(self._path, version):
+                yield event
+                await self._notify()
+
+    def on_event(self, event_type: str, body: Body) -> None:
+        """Apply an event to the objects."""
+        if event_type != BOOKMARK:
+            self._apply(event_type, body)
+
+    def on_interrupted(self) -> None:
+        """Do nothing: the objects stay as they are until the next list."""
 
     async def _notify(self) -> None:
         async with self._changed:
@@ -185,7 +189,7 @@ class Mirror:
 
     def _apply(self, kind: str, body: Body) -> None:
         key = _key(body)
-        if kind == "DELETED":
+        if kind == DELETED:
             self.objects.pop(key, None)
         else:
             self.objects[key] = body
@@ -193,8 +197,15 @@ class Mirror:
             self._seen(kind, body)
 
 
-class _GoneError(Exception):
-    """A watch ended with an error, because the version from which it started has expired."""
+@contextlib.contextmanager
+def _list_watch_errors() -> Iterator[None]:
+    try:
+        yield
+    except aiohttp.ClientResponseError as error:
+        # For example, a server rejects watches of a kind until it is ready to serve them.
+        raise ExpiredError(repr(error)) from error
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        raise ListWatchError(repr(error)) from error
 
 
 def _key(body: Body) -> tuple[str, str]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import aiohttp
 import yaml
 
+from avatar_contracts.list_watch import EventReader, watch_query
+
 from .errors import ApiError
 
 if TYPE_CHECKING:
@@ -82,31 +84,24 @@ class Api:
         """Delete an object with the given DeleteOptions."""
         return await self._call("DELETE", path, body)
 
-    async def watch(self, path: str, version: str, **query: str) -> AsyncIterator[Json]:
-        """Yield watch events after `version`, until the server ends the watch.
+    async def watch(self, path: str, version: str, **query: str) -> AsyncIterator[tuple[str, Json]]:
+        """Yield the type and the object of each event after `version`, until the watch ends.
 
         Raises:
-            ApiError: the watch cannot continue; the reader must list again.
+            ApiError: the request failed, or the connection broke.
         """
-        query |= {
-            "watch": "1",
-            "resourceVersion": version,
-            "allowWatchBookmarks": "true",
-            "timeoutSeconds": str(WATCH_S),
-        }
+        query = watch_query(version, query) | {"timeoutSeconds": str(WATCH_S)}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=WATCH_S + 30)
+        reader = EventReader()
         try:
             async with self._session.get(
-                self.server + path, params=query, timeout=timeout, read_bufsize=2**22
+                self.server + path, params=query, timeout=timeout
             ) as response:
                 if response.status != 200:
                     raise ApiError(response.status, (await response.text())[:500])
-                async for line in response.content:
-                    event = json.loads(line)
-                    if event["type"] == "ERROR":
-                        status = event["object"]
-                        raise ApiError(status.get("code", 500), status.get("message", "watch"))
-                    yield event
+                async for chunk in response.content.iter_any():
+                    for event in reader.feed(chunk):
+                        yield event
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise ApiError(0, f"watch of {path} broke: {error!r}") from error
 

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
+
+from avatar_contracts.backoff import Backoff
+from avatar_contracts.list_watch import (
+    BOOKMARK,
+    DELETED,
+    ExpiredError,
+    ListWatchError,
+    Reflector,
+    read_page,
+)
 
 from .clock import rfc3339, rfc3339_micro
 from .errors import ApiError
 from .pod import Pod, over
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from .setting import Host
 
@@ -20,6 +32,7 @@ LEASE_S: Final = 40  # as for the kubelet: renewed each quarter of it
 RENEW_S: Final = 10.0
 REPORT_S: Final = 300.0
 RETRY_S: Final = 1.0
+REWATCH_S: Final = (0.1, 1.0)  # first and longest delay before a watch is opened again
 DRAIN_S: Final = 3.0  # grace period of processes when the node stops
 VERSION: Final = "v1.37.2"
 
@@ -47,10 +60,12 @@ class Kubelet:
         """Run until cancelled; the pods then get a short grace period."""
         try:
             await self._register()
+            backoff = Backoff(*REWATCH_S, random.random)
+            follow_pods = Reflector(f"pods of {self.name}", _PodSource(self), backoff)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._renew_lease(), name=f"lease of {self.name}")
                 group.create_task(self._report(), name=f"status of {self.name}")
-                group.create_task(self._follow_pods(), name=f"pods of {self.name}")
+                group.create_task(follow_pods.run(), name=f"pods of {self.name}")
         finally:
             await self._abandon()
 
@@ -193,30 +208,8 @@ class Kubelet:
         }
         await self.host.api.patch(f"/api/v1/nodes/{self.name}/status", {"status": status})
 
-    async def _follow_pods(self) -> None:
-        while True:
-            try:
-                await self._list_and_watch()
-            except ApiError as error:
-                _log.info("listing pods again node=%s reason=%s", self.name, error)
-                await asyncio.sleep(RETRY_S)
-
-    async def _list_and_watch(self) -> None:
-        mine = {"fieldSelector": f"spec.nodeName={self.name}"}
-        listed = await self.host.api.get("/api/v1/pods", **mine)
-        for manifest in listed["items"]:
-            self._take(manifest)
-        there = {manifest["metadata"]["uid"] for manifest in listed["items"]}
-        for uid in self.pods.keys() - there:
-            self._forget(uid)
-        version = listed["metadata"]["resourceVersion"]
-        async for event in self.host.api.watch("/api/v1/pods", version, **mine):
-            if event["type"] in ("ADDED", "MODIFIED"):
-                self._take(event["object"])
-            elif event["type"] == "DELETED":
-                self._forget(event["object"]["metadata"]["uid"])
-
-    def _take(self, manifest: dict[str, Any]) -> None:
+    def take(self, manifest: dict[str, Any]) -> None:
+        """Start a new pod, or change a known one."""
         meta = manifest["metadata"]
         known = self.pods.get(meta["uid"])
         if known is not None:
@@ -231,7 +224,8 @@ class Kubelet:
         else:
             pod.start()
 
-    def _forget(self, uid: str) -> None:
+    def forget(self, uid: str) -> None:
+        """Remove a pod that the API server no longer has."""
         pod = self.pods.pop(uid, None)
         if pod is not None:
             removal = asyncio.create_task(self._remove_pod(pod), name=f"remove pod {uid}")
@@ -265,3 +259,51 @@ def _addresses(ip: str) -> Iterator[str]:
     while True:
         for last in range(2, 255):
             yield _network(ip) + str(last)
+
+
+class _PodSource:
+    """The pods of one node."""
+
+    def __init__(self, kubelet: Kubelet) -> None:
+        self._kubelet = kubelet
+        self._selector = {"fieldSelector": f"spec.nodeName={kubelet.name}"}
+
+    async def list(self) -> str:
+        """List the pods of this node, start the new ones and remove those that are gone."""
+        with _list_watch_errors():
+            listed = await self._kubelet.host.api.get("/api/v1/pods", **self._selector)
+        page = read_page(listed)
+        for manifest in page.items:
+            self._kubelet.take(manifest)
+        for uid in self._kubelet.pods.keys() - {
+            manifest["metadata"]["uid"] for manifest in page.items
+        }:
+            self._kubelet.forget(uid)
+        return page.version
+
+    async def watch(self, version: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        """Yield the events of the pods of this node."""
+        with _list_watch_errors():
+            async for event in self._kubelet.host.api.watch(
+                "/api/v1/pods", version, **self._selector
+            ):
+                yield event
+
+    def on_event(self, event_type: str, manifest: dict[str, Any]) -> None:
+        """Start, change or remove the pod of an event."""
+        if event_type == DELETED:
+            self._kubelet.forget(manifest["metadata"]["uid"])
+        elif event_type != BOOKMARK:
+            self._kubelet.take(manifest)
+
+    def on_interrupted(self) -> None:
+        """Do nothing: the pods go on."""
+
+
+@contextmanager
+def _list_watch_errors() -> Iterator[None]:
+    try:
+        yield
+    except ApiError as error:
+        kind = ExpiredError if error.status == 410 else ListWatchError
+        raise kind(str(error)) from error
