@@ -1,4 +1,4 @@
-"""Tests of the picture of a simulated service."""
+"""Tests of the image of a simulated service."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def sample(at_s: float, sessions: int, **classes: int) -> Sample:
     return Sample(at_s, sessions, 1, 2 * sessions, sum(classes.values()), 1, pods, Decimal("2.5"))
 
 
-def paths(picture: str) -> list[str]:
-    return [path.attrib["d"] for path in ElementTree.fromstring(picture).iter(f"{SVG}path")]
+def paths(image: str) -> list[str]:
+    return [path.attrib["d"] for path in ElementTree.fromstring(image).iter(f"{SVG}path")]
 
 
-def test_each_course_is_a_line_and_each_class_an_area() -> None:
-    picture = plot.timeline("a & b", [sample(0, 3, h100=1), sample(60, 6, h100=1, l4=2)])
-    assert len(paths(picture)) == 3 + 2 + 1
-    assert sum(path.endswith("Z") for path in paths(picture)) == 2
-    texts = {text.text for text in ElementTree.fromstring(picture).iter(f"{SVG}text")}
+def test_each_timeline_is_a_line_and_each_class_an_area() -> None:
+    image = plot.timeline("a & b", [sample(0, 3, h100=1), sample(60, 6, h100=1, l4=2)])
+    assert len(paths(image)) == 3 + 2 + 1
+    assert sum(path.endswith("Z") for path in paths(image)) == 2
+    texts = {text.text for text in ElementTree.fromstring(image).iter(f"{SVG}text")}
     assert {"a & b", "sessions", "h100", "l4", "cost per hour", "1 min"} <= texts
 
 
@@ -69,3 +69,14 @@ def test_nothing_is_drawn_outside_its_panel(drawn: list[tuple[float, int, int, i
             x, y = (float(part.lstrip("ML")) for part in point.split(","))
             assert plot.LEFT - 0.1 <= x <= plot.WIDTH - plot.RIGHT + 0.1
             assert plot.TOP <= y <= plot.TOP + 3 * plot.PANEL
+
+
+@pytest.mark.parametrize(
+    ("count", "kept"),
+    [(1, 1), (plot.MAX_POINTS - 1, plot.MAX_POINTS - 1), (3 * plot.MAX_POINTS, 3000)],
+)
+def test_long_line_is_thinned_and_a_short_one_is_whole(count: int, kept: int) -> None:
+    points = tuple((float(index), 1.0) for index in range(count))
+    thinned = plot._thinned(points)
+    assert len(thinned) == kept
+    assert thinned[0] == points[0]

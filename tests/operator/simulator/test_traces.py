@@ -59,3 +59,8 @@ def test_what_is_written_is_read_back() -> None:
 def test_what_is_no_trace_is_refused_with_the_fault(lines: list[str], fault: str) -> None:
     with pytest.raises(InputError, match=fault):
         traces.parse("trace.csv", lines)
+
+
+def test_first_caller_of_a_busy_trace_comes_at_once() -> None:
+    busy = traces.make(Kind.STEP, Scale(sessions_at_once=2000, duration_s=100), random.Random(3))
+    assert 0 < busy[0].arrival_s < 1

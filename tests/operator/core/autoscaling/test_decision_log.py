@@ -6,13 +6,17 @@ import json
 import random
 from dataclasses import replace
 from functools import cache
+from math import inf
 from typing import Any
 
 import pytest
 
 from avatar_operator.core.autoscaling import decision_lines, decision_log, inputs, scaling
+from avatar_operator.core.autoscaling.arrivals import Arrivals
 from avatar_operator.core.autoscaling.capacity import Offer
+from avatar_operator.core.autoscaling.limits import ScalingRateLimit
 from avatar_operator.core.autoscaling.observation import Demand, Observation, Share
+from avatar_operator.core.autoscaling.stabilization import Recommendations
 from avatar_operator.core.resources import autoscaling
 from avatar_operator.core.resources.fields import Fields
 from avatar_operator.simulator.world import run
@@ -136,6 +140,23 @@ def test_a_history_in_full_says_all_that_is_remembered() -> None:
         "busyat",
     }
     assert len(names) == 8
+
+
+@pytest.mark.parametrize("busy_at", [-inf, 12.5])
+def test_a_history_in_full_is_read_as_it_was_written(busy_at: float) -> None:
+    line = written(SEEDS[0])[0]
+    history = scaling.History(
+        pods=3,
+        recommendations=Recommendations.starting(5.0, 2),
+        rate_limit=ScalingRateLimit.starting(6.0, 2),
+        arrivals=Arrivals.starting(7.0, 9),
+        starts_s=(3.0, 4.0),
+        starting=frozenset({"p", "q"}),
+        busy=True,
+        busy_at=busy_at,
+    )
+    document = json.loads(json.dumps(decision_lines.encode_history(history)))
+    assert decision_lines.decode({**line, "history": document}).history == history
 
 
 @pytest.mark.parametrize("keeps", [True, False])

@@ -77,6 +77,14 @@ def test_what_is_over_the_cost_goes_whatever_the_least_number_is() -> None:
     )
 
 
+def test_the_costs_of_the_pods_that_stay_longest_count_first() -> None:
+    # The busy pod stays, whatever the order of the pods, and two idle ones cost too much beside it.
+    policy = Autoscaling(1, 20, max_cost_per_hour=Decimal(3))
+    idle, busy = pods(ONE, ONE), pods(Decimal(3), sessions=2)
+    for there in (idle + busy, busy + idle):
+        assert limits.find_bounds(policy, there, (), Decimal(0)).maximum == 1
+
+
 COSTS = st.one_of(st.none(), st.decimals("0.01", 9, places=2))
 
 

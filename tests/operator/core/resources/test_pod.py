@@ -150,6 +150,16 @@ def test_a_failed_pod_ended_when_its_last_container_did(
             id="only a reason",
         ),
         pytest.param(
+            {"conditions": [{"type": "Ready", "status": "False", "message": "not ready yet"}]},
+            "",
+            id="another condition",
+        ),
+        pytest.param(
+            {"conditions": [{"type": "PodScheduled", "status": "True", "message": "odd"}]},
+            "",
+            id="scheduled",
+        ),
+        pytest.param(
             {
                 "containerStatuses": [
                     {"name": "side"},
