@@ -62,13 +62,18 @@ async def run(settings: Settings) -> int:
             if settings.metrics_open:
                 return None
             own = ServiceKey(settings.namespace, names.FIELD_MANAGER)
-            return tokens.control_token(manager.master, str(own))
+            if manager.keys is None:
+                return secrets.token_hex()  # nobody knows it
+            return tokens.control_token(manager.keys.current, str(own))
 
         def is_alive() -> bool:
             return manager.is_alive() and elector.seconds_since_contact() < NO_CONTACT_S
 
         async with (
-            health.serving(health.probes(is_alive, manager.is_ready), settings.health),
+            health.serving(
+                health.probes(is_alive, manager.is_ready, lambda: manager.waits_for),
+                settings.health,
+            ),
             health.serving(health.metrics_app(metrics, token), settings.metrics),
         ):
             return await _run_all(elector, manager, kopf_informer)

@@ -11,6 +11,7 @@ AvatarOperatorError
 │   ├── FieldConflict      another manager applies a field of the operator
 │   └── Refused            it never will: the request is forbidden or invalid
 ├── BrokenStream           the state stream of a pod ended or is invalid
+│   └── TokenRefused       the pod does not accept the token
 ├── RuntimeUnreachable     a runtime pod did not respond on its admin port
 └── NotLeading             this replica does not lead: nothing was written
 """
@@ -130,6 +131,10 @@ class BrokenStream(AvatarOperatorError):
 
     def __str__(self) -> str:
         return self.fault
+
+
+class TokenRefused(BrokenStream):
+    """A pod does not accept the token of a request: HTTP status 401."""
 
 
 class RuntimeUnreachable(AvatarOperatorError):

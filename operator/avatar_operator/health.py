@@ -16,13 +16,23 @@ if TYPE_CHECKING:
     from avatar_operator.settings import Address
 
 
-def probes(is_alive: Callable[[], bool], is_ready: Callable[[], bool]) -> web.Application:
-    """Return an application that answers /healthz and /readyz with 200 or 503."""
+def probes(
+    is_alive: Callable[[], bool],
+    is_ready: Callable[[], bool],
+    waits_for: Callable[[], str] = lambda: "",
+) -> web.Application:
+    """Return an application that answers /healthz and /readyz with 200 or 503.
 
-    def respond(check: Callable[[], bool]) -> Callable[[web.Request], web.Response]:
-        return lambda _: web.Response(status=200 if check() else 503)
+    The kubelet writes the body of a failed probe into an Event: `waits_for` returns it.
+    """
 
-    return _application({"/healthz": respond(is_alive), "/readyz": respond(is_ready)})
+    def alive(_: web.Request) -> web.Response:
+        return web.Response(status=200 if is_alive() else 503)
+
+    def ready(_: web.Request) -> web.Response:
+        return web.Response() if is_ready() else web.Response(status=503, text=waits_for())
+
+    return _application({"/healthz": alive, "/readyz": ready})
 
 
 def metrics_app(metrics: Metrics, token: Callable[[], str | None]) -> web.Application:

@@ -7,6 +7,7 @@ from typing import Final
 
 from avatar_contracts.labels import ADMIN_PORT as ADMIN_PORT
 from avatar_contracts.labels import GROUP as GROUP
+from avatar_contracts.labels import LABEL_KEY_GENERATION as LABEL_KEY_GENERATION
 from avatar_contracts.labels import LABEL_MADE_FOR as LABEL_MADE_FOR
 from avatar_contracts.labels import LABEL_NAME as LABEL_NAME
 from avatar_contracts.labels import LABEL_RESERVE as LABEL_RESERVE
@@ -56,8 +57,10 @@ TAINT_NOT_READY: Final = "node.kubernetes.io/not-ready"
 TAINT_UNREACHABLE: Final = "node.kubernetes.io/unreachable"
 TAINT_UNSCHEDULABLE: Final = "node.kubernetes.io/unschedulable"
 
-TOKEN_KEY: Final = "token"
 MASTER_KEY: Final = "master"
+PREVIOUS_MASTER_KEY: Final = "previous"
+TOKEN_VOLUME: Final = "avatar-tokens"
+TOKEN_FOLDER: Final = "/var/run/avatar-tokens"
 
 
 def pdb(service: str) -> str:
@@ -66,7 +69,7 @@ def pdb(service: str) -> str:
 
 
 def control_secret(service: str) -> str:
-    """Return the name of the Secret with the admin token of a service's pods."""
+    """Return the name of the Secret with the tokens of a service's pods."""
     return f"{service}-control"
 
 

@@ -28,6 +28,9 @@ class Settings:
     control_secret: str
     """AVATAR_CONTROL_SECRET: name of the Secret with the master key; created if missing."""
 
+    gateway_secret: str
+    """AVATAR_GATEWAY_SECRET: name of the Secret with the key of the gateways; written."""
+
     identity: str
     """AVATAR_POD: name of this replica in the Lease, in logs and in the user agent."""
 
@@ -87,6 +90,7 @@ def from_env(environment: Mapping[str, str]) -> Settings:
     settings = Settings(
         namespace=read.required("AVATAR_NAMESPACE"),
         control_secret=read.text("AVATAR_CONTROL_SECRET", "avatar-operator-control"),
+        gateway_secret=read.text("AVATAR_GATEWAY_SECRET", "avatar-operator-gateway-key"),
         identity=read.text("AVATAR_POD", "avatar-operator"),
         lease=read.text("AVATAR_LEASE", "avatar-operator"),
         timing=_timing(read),

@@ -25,12 +25,12 @@ def control_token(master: str, service: str) -> str:
     return _derive(master, service)
 
 
-def gateway_token(master: str) -> str:
-    """Return the token with which the operator reads the gateways' state.
+def gateway_token(key: str) -> str:
+    """Return the token with which the operator reads the gateways' state; `key` is the gateway key.
 
     The name of a service has a `/`, so no service has this token.
     """
-    return _derive(master, _GATEWAY)
+    return _derive(key, _GATEWAY)
 
 
 def gateway_key(master: str) -> str:

@@ -76,7 +76,7 @@ async def serve(chosen: settings.Settings) -> None:
             )
         ]
         streams = StateStreams(
-            registry, http, chosen.keys.control_master, _backoff, metrics.count_state_fault
+            registry, http, chosen.keys.gateway.read, _backoff, metrics.count_state_fault
         )
         gateway = Gateway(
             Authenticator(chosen.keys.api_key),

@@ -19,12 +19,13 @@ from avatar_contracts.labels import (
     LogFormat,
 )
 from avatar_gateway import errors
+from avatar_gateway.keys import GatewayKeys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _PREFIX: Final = "AVATAR_GATEWAY_"
-_KNOWN: Final = frozenset({"LISTEN", "ADMIN", "DRAIN_TIMEOUT_S"})
+_KNOWN: Final = frozenset({"LISTEN", "ADMIN", "DRAIN_TIMEOUT_S", "KEY", "KEY_FOLDER"})
 _SERVICE_LINK: Final = re.compile(r"SERVICE_HOST|(SERVICE_)?PORT(_.*)?")
 """Variables that Kubernetes sets for a Service with the name avatar-gateway."""
 _MIN_KEY: Final = 16
@@ -36,10 +37,16 @@ class Keys:
 
     api_key: str = field(repr=False)
     """The key that callers present; at least 16 characters."""
-    control_master: str = field(repr=False)
-    """The master key from which the token of each service's pods is derived."""
+    gateway: GatewayKeys
+    """The gateway keys, from which the tokens of each service's pods are derived."""
     admin_token: str = field(repr=False)
-    """The token of the gateway's administration port; derived from the master key by default."""
+    """The token of the gateway's administration port; derived from the gateway key if empty."""
+
+    def admin_tokens(self) -> tuple[str, ...]:
+        """Return the tokens that the administration port accepts now."""
+        if self.admin_token:
+            return (self.admin_token,)
+        return tuple(tokens.gateway_token(key) for key in self.gateway.read())
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +85,13 @@ def from_env(env: Mapping[str, str], *, listen: str | None, admin: str | None) -
         rest = name.removeprefix(_PREFIX)
         if rest != name and rest not in _KNOWN and not _SERVICE_LINK.fullmatch(rest):
             read.note(name, "set", "one of " + ", ".join(sorted(_KNOWN)))
-    master = read.secret("AVATAR_CONTROL_MASTER", _MIN_KEY)
     settings = Settings(
         sessions=read.address(f"{_PREFIX}LISTEN", Address("0.0.0.0", SESSIONS_PORT)),
         admin=read.address(f"{_PREFIX}ADMIN", Address("0.0.0.0", ADMIN_PORT)),
         keys=Keys(
             api_key=read.secret("AVATAR_API_KEY", _MIN_KEY),
-            control_master=master,
-            admin_token=read.secret(ENV_ADMIN_TOKEN) or tokens.gateway_token(master),
+            gateway=_gateway_keys(read),
+            admin_token=read.secret(ENV_ADMIN_TOKEN),
         ),
         namespaces=read.names("AVATAR_WATCH_NAMESPACES"),
         kubeconfig=(
@@ -98,3 +104,18 @@ def from_env(env: Mapping[str, str], *, listen: str | None, admin: str | None) -
     )
     read.check(errors.SettingsError)
     return settings
+
+
+def _gateway_keys(read: Environment) -> GatewayKeys:
+    """Return the gateway keys: a folder, a key, or the master key that it is derived from.
+
+    Only a gateway outside a cluster should be given the master key, which can control pods.
+    """
+    folder = read.text(f"{_PREFIX}KEY_FOLDER", "")
+    if folder or read.raw(f"{_PREFIX}KEY"):
+        return GatewayKeys(folder, "" if folder else read.secret(f"{_PREFIX}KEY", _MIN_KEY))
+    if master := read.raw("AVATAR_CONTROL_MASTER"):
+        read.secret("AVATAR_CONTROL_MASTER", _MIN_KEY)
+        return GatewayKeys("", tokens.gateway_key(master))
+    read.note(f"{_PREFIX}KEY_FOLDER", None, f"set, or {_PREFIX}KEY")
+    return GatewayKeys("", "")

@@ -176,9 +176,11 @@ def _write(path: Path, text: str) -> None:
 
 def _drain(options: argparse.Namespace) -> int:
     from avatar_runtime.serving import drain_hook
+    from avatar_runtime.serving.pod_tokens import PodTokens
 
     read = settings.drain_from_env(os.environ)
-    control = drain_hook.Control(options.url or read.url, read.token)
+    token = next(iter(PodTokens(read.admin).control()), "")
+    control = drain_hook.Control(options.url or read.url, token)
     left = drain_hook.run(control, read.timeout_s if options.wait else 0.0)
     print(json.dumps({"sessions": left}))
     return 0 if not options.wait or left == 0 else 1

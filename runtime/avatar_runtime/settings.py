@@ -99,12 +99,19 @@ class EngineSettings:
 
 @dataclass(frozen=True, slots=True)
 class AdminSettings:
-    """Who can use the admin listener."""
+    """Who can use the admin listener, and who can open sessions."""
 
     token: str = field(repr=False)
-    """Bearer token. If empty, a loopback listener is open and any other is closed."""
+    """Bearer token of the operator. Without any token, a loopback listener is open and any other
+    is closed."""
     metrics_open: bool
     """Whether `/metrics` needs no token."""
+    state_token: str = field(default="", repr=False)
+    """Bearer token that only reads the state and the metrics."""
+    session_token: str = field(default="", repr=False)
+    """Token that opens sessions; empty if sessions need no token."""
+    token_folder: str = ""
+    """Folder with one file for each token, which is read at each use; empty outside a cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +156,7 @@ def from_env(variables: Mapping[str, str]) -> Settings:
             verify=read.boolean("AVATAR_VERIFY_MODEL", default=True),
             version=_unless_auto(read, labels.ENV_MODEL_VERSION, VERSIONS),
         ),
-        admin=AdminSettings(
-            token=read.secret(labels.ENV_ADMIN_TOKEN),
-            metrics_open=read.boolean(labels.ENV_METRICS_OPEN),
-        ),
+        admin=_admin(read),
         sessions_listen=read.address("AVATAR_LISTEN", Address("127.0.0.1", labels.SESSIONS_PORT)),
         admin_listen=read.address("AVATAR_ADMIN", Address("127.0.0.1", labels.ADMIN_PORT)),
         log_format=labels.LogFormat(read.choice(labels.ENV_LOG_FORMAT, "text", ("json", "text"))),
@@ -167,7 +171,7 @@ class DrainSettings:
 
     url: str
     """URL of the admin listener of the pod."""
-    token: str = field(repr=False)
+    admin: AdminSettings
     timeout_s: int
     """How long `--wait` waits for sessions to end, seconds."""
 
@@ -184,7 +188,7 @@ def drain_from_env(variables: Mapping[str, str]) -> DrainSettings:
         url=f"http://[{host}]:{labels.ADMIN_PORT}"
         if ":" in host
         else f"http://{host}:{labels.ADMIN_PORT}",
-        token=read.secret(labels.ENV_ADMIN_TOKEN),
+        admin=_admin(read),
         timeout_s=_drain_timeout_s(read),
     )
     read.check(SettingsError)
@@ -212,6 +216,16 @@ def device(variables: Mapping[str, str]) -> str:
     read = Environment(variables)
     in_pod = bool(read.text(labels.ENV_SERVICE, ""))
     return read.text("AVATAR_DEVICE", "cuda" if in_pod else "auto")
+
+
+def _admin(read: Environment) -> AdminSettings:
+    return AdminSettings(
+        token=read.secret(labels.ENV_ADMIN_TOKEN),
+        metrics_open=read.boolean(labels.ENV_METRICS_OPEN),
+        state_token=read.secret(labels.ENV_STATE_TOKEN),
+        session_token=read.secret(labels.ENV_SESSION_TOKEN),
+        token_folder=read.text(labels.ENV_TOKEN_FOLDER, ""),
+    )
 
 
 def _unless_auto(read: Environment, name: str, known: tuple[str, ...]) -> str | None:

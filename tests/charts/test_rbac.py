@@ -51,6 +51,7 @@ OPERATOR = {
         for verb in ("get", "list", "watch", "patch")
     ),
     ("avatars", "/secrets[demo-avatar-operator-control]", "get"),
+    ("avatars", "/secrets[demo-avatar-operator-gateway-key]", "patch"),
 }
 CRDS = "apiextensions.k8s.io/customresourcedefinitions"
 HOOK = {
@@ -141,6 +142,7 @@ def test_named_grants_follow_the_objects_that_the_chart_names(
     env = {variable["name"]: variable.get("value") for variable in operator["env"]}
     assert {grant for grant in grants(objects, "operator") if "[" in grant[1]} == {
         ("avatars", f"/secrets[{env['AVATAR_CONTROL_SECRET']}]", "get"),
+        ("avatars", f"/secrets[{env['AVATAR_GATEWAY_SECRET']}]", "patch"),
         *(
             ("avatars", f"coordination.k8s.io/leases[{lease}]", verb)
             for verb in ("get", "list", "watch", "patch")

@@ -406,7 +406,7 @@ SERVICE_FAULTS: Final[dict[str, Wrong]] = {
     "volume-of-the-operator": Wrong(
         template(volumes=[{"name": "models", "emptyDir": {}}]),
         "spec.template.volumes[0].name",
-        "the volume names models, avatars and tmp are reserved for the operator",
+        "the volume names models, avatars, tmp and avatar-tokens are reserved for the operator",
     ),
     "mount-of-the-operator": Wrong(
         template(volumeMounts=[{"name": "x", "mountPath": "/models"}]),

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from aiohttp import WSMsgType, web
 
+from avatar_contracts.tokens import gateway_key
 from avatar_gateway import settings
 from avatar_gateway.core.model import Pod, State
 from avatar_gateway.metrics import Metrics
@@ -274,7 +275,7 @@ async def running_gateway(kubeconfig: str, **environment: str) -> AsyncIterator[
             "PATH": os.environ["PATH"],
             "KUBECONFIG": kubeconfig,
             "AVATAR_API_KEY": KEY,
-            "AVATAR_CONTROL_MASTER": MASTER,
+            "AVATAR_GATEWAY_KEY": gateway_key(MASTER),
             **environment,
         },
         stderr=asyncio.subprocess.PIPE,
@@ -301,7 +302,7 @@ async def gateway() -> AsyncIterator[Setup]:
     metrics = Metrics(lambda: sessions.live, lambda: sessions.waiting)
     environment = {
         "AVATAR_API_KEY": KEY,
-        "AVATAR_CONTROL_MASTER": MASTER,
+        "AVATAR_GATEWAY_KEY": gateway_key(MASTER),
         "AVATAR_POD": "gateway-1",
     }
     chosen = settings.from_env(environment, listen=None, admin=None)

@@ -74,6 +74,6 @@ def test_a_wrong_setting_ends_with_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("AVATAR_API_KEY", "short")
-    monkeypatch.setenv("AVATAR_CONTROL_MASTER", "m" * 16)
+    monkeypatch.setenv("AVATAR_GATEWAY_KEY", "m" * 16)
     assert command.main(["serve"]) == 2
     assert "AVATAR_API_KEY" in capsys.readouterr().err

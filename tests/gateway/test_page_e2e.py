@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 from playwright.async_api import async_playwright, expect
 
-from avatar_contracts.tokens import control_token
+from avatar_contracts.tokens import gateway_key, state_token
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -62,7 +62,7 @@ async def _runtime() -> AsyncIterator[tuple[int, int]]:
             "AVATAR_SERVICE": "acme/concierge",
             "AVATAR_POD": "p1",
             "AVATAR_CAPACITY": "2",
-            "AVATAR_ADMIN_TOKEN": control_token(MASTER, "acme/concierge"),
+            "AVATAR_STATE_TOKEN": state_token(gateway_key(MASTER), "acme/concierge"),
         },
     )
     try:

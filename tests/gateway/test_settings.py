@@ -6,7 +6,7 @@ from avatar_contracts.labels import LogFormat
 from avatar_contracts.tokens import gateway_token
 from avatar_gateway import errors, settings
 
-LEAST = {"AVATAR_API_KEY": "k" * 16, "AVATAR_CONTROL_MASTER": "m" * 16}
+LEAST = {"AVATAR_API_KEY": "k" * 16, "AVATAR_GATEWAY_KEY": "m" * 16}
 
 
 def _read(**more: str) -> settings.Settings:
@@ -17,7 +17,7 @@ def test_only_the_two_secrets_are_required() -> None:
     read = _read()
     assert read.sessions == settings.Address("0.0.0.0", 8080)
     assert read.admin == settings.Address("0.0.0.0", 9090)
-    assert read.keys.admin_token == gateway_token("m" * 16)
+    assert read.keys.admin_tokens() == (gateway_token("m" * 16),)
     assert (read.namespaces, read.metrics_open, read.drain_timeout_s) == ((), False, 3600)
 
 
@@ -34,7 +34,7 @@ def test_everything_can_be_set() -> None:
         KUBECONFIG="/some/file",
     )
     assert read.sessions == settings.Address("::1", 80)
-    assert read.keys.admin_token == "t"
+    assert read.keys.admin_tokens() == ("t",)
     assert (read.namespaces, read.drain_timeout_s, read.metrics_open) == (("a", "b"), 1.5, True)
     assert read.log_format is LogFormat.JSON
     assert _read().log_format is LogFormat.TEXT
@@ -65,7 +65,8 @@ def test_the_service_variables_of_kubernetes_are_ignored() -> None:
     [
         ("AVATAR_API_KEY", ""),
         ("AVATAR_API_KEY", "short"),
-        ("AVATAR_CONTROL_MASTER", ""),
+        ("AVATAR_GATEWAY_KEY", ""),
+        ("AVATAR_GATEWAY_KEY", "short"),
         ("AVATAR_GATEWAY_LISTEN", "8080"),
         ("AVATAR_GATEWAY_LISTEN", "h:99999"),
         ("AVATAR_GATEWAY_ADMIN", "h:x"),
@@ -94,6 +95,6 @@ def test_all_wrong_variables_are_named_at_once() -> None:
         settings.from_env(wrong, listen="nowhere", admin=None)
     assert {fault.variable for fault in refused.value.faults} == {
         *wrong,
-        "AVATAR_CONTROL_MASTER",
+        "AVATAR_GATEWAY_KEY_FOLDER",
         "AVATAR_GATEWAY_LISTEN",
     }

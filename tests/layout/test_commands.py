@@ -49,7 +49,7 @@ def test_a_command_prints_its_version(
         ("avatar_operator", "run", "AVATAR_NAMESPACE", ""),
         ("avatar_operator", "run", "AVATAR_RESYNC_S", "soon"),
         ("avatar_runtime", "serve", "AVATAR_MODEL", ""),
-        ("avatar_gateway", "serve", "AVATAR_CONTROL_MASTER", "short"),
+        ("avatar_gateway", "serve", "AVATAR_GATEWAY_KEY", "short"),
     ],
 )
 def test_a_wrong_setting_ends_a_command_with_status_2(

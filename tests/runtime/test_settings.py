@@ -130,5 +130,5 @@ def test_all_wrong_variables_are_named_at_once() -> None:
 def test_the_drain_hook_uses_the_admin_listener_of_its_pod(address: str, url: str) -> None:
     variables = {"AVATAR_POD_IP": address, "AVATAR_ADMIN_TOKEN": "s3cret"}
     read = settings.drain_from_env(variables)
-    assert (read.url, read.token, read.timeout_s) == (url, "s3cret", 3600)
+    assert (read.url, read.admin.token, read.timeout_s) == (url, "s3cret", 3600)
     assert "s3cret" not in repr(read)

@@ -70,6 +70,10 @@ With --reuse-values, the values of an earlier release contain operator.logFormat
 {{- printf "%s-control" (include "avatar.fullname" .) -}}
 {{- end -}}
 
+{{- define "avatar.gatewaySecret" -}}
+{{- printf "%s-gateway-key" (include "avatar.fullname" .) -}}
+{{- end -}}
+
 {{- define "avatar.lease" -}}
 {{- printf "%s-operator" (include "avatar.fullname" .) -}}
 {{- end -}}

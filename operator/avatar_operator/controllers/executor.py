@@ -7,7 +7,6 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, assert_never
 
-from avatar_contracts import tokens
 from avatar_operator import names
 from avatar_operator.core.cache.entries import Kind
 from avatar_operator.core.manifests.objects import (
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from avatar_operator.core.autoscaling import scaling
+    from avatar_operator.core.keys import KeyRing
     from avatar_operator.core.resources.fields import Body
     from avatar_operator.core.resources.pod import RuntimePod
     from avatar_operator.fence import Fence
@@ -101,7 +101,7 @@ class Executor:
         *,
         observe: Callable[[Kind, Body], object],
         observe_deletion: Callable[[Kind, str], None],
-        master: Callable[[], str],
+        keys: Callable[[], KeyRing],
     ) -> None:
         """Responses of the API server go to `observe`, so that the next plan includes them."""
         self._api = api
@@ -111,7 +111,7 @@ class Executor:
         self._metrics = metrics
         self._observe = observe
         self._observe_deletion = observe_deletion
-        self._master = master
+        self._keys = keys
         self._with_pdb: set[str] = set()  # UIDs of services whose PDB is known to be correct
 
     def has_pdb(self, uid: str) -> bool:
@@ -164,8 +164,7 @@ class Executor:
         namespace = service.key.namespace
         match action:
             case planner.ApplyControlSecret():
-                token = tokens.control_token(self._master(), str(service.key))
-                wrote = await self._api.apply_secret(control_secret(service, token))
+                wrote = await self._api.apply_secret(control_secret(service, self._keys()))
                 state.has_secret = True
                 return wrote
             case planner.ApplyBudget():
@@ -176,7 +175,12 @@ class Executor:
                 await self._patch_pod(namespace, action.name, action.uid, marks)
             case planner.CreatePod():
                 body = runtime_pod(
-                    service, action.name, action.pool, self._settings, reserve=action.reserve
+                    service,
+                    action.name,
+                    action.pool,
+                    self._settings,
+                    reserve=action.reserve,
+                    generation=self._keys().generation,
                 )
                 set_annotation(body, names.ANNOTATION_EPOCH, str(self._fence.epoch))
                 self._observe(Kind.PODS, await self._api.create_pod(body))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from avatar_operator.controllers.decision_log import DecisionLogWriter
 from avatar_operator.controllers.executor import Executor
+from avatar_operator.controllers.key_controller import KeyController
 from avatar_operator.controllers.profile_controller import ProfileController
 from avatar_operator.controllers.service_controller import ServiceController
 from avatar_operator.controllers.stream_follower import StreamFollower
@@ -16,7 +17,6 @@ from avatar_operator.controllers.worker import Worker
 from avatar_operator.core.cache.entries import ChangeImpact, Kind
 from avatar_operator.core.cache.store import Store
 from avatar_operator.core.planning import planner
-from avatar_operator.errors import ClusterError, NotLeading
 from avatar_operator.kube import client, informers
 from avatar_operator.streams.gateways import GatewayStates
 from avatar_operator.streams.runtimes import RuntimeStates
@@ -24,15 +24,15 @@ from avatar_operator.streams.runtimes import RuntimeStates
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from avatar_operator.core.keys import KeyRing
     from avatar_operator.core.resources.service import ServiceKey
     from avatar_operator.fence import Fence
     from avatar_operator.metrics import Metrics
     from avatar_operator.settings import Settings
 
 TICK_S: Final = 1.0  # between two checks for stale states, which also refresh the metrics
+REFUSED_S: Final = 0.25  # before the control Secret of a pod that refused all tokens is written
 STALLED_S: Final = 30.0  # an event loop that did not run a tick for longer is not alive
-RETRY_S: Final = 2.0
-MASTER_KEY_S: Final = 0.25  # between two reads of the master key, until a leader has created it
 
 _log = logging.getLogger(__name__)
 
@@ -52,13 +52,21 @@ class Manager:
             lambda uid: self._services.reconcile(uid), self._may_reconcile, metrics
         )
         self._triggers = Triggers(self._store, self._worker, settings.resync_s, self.is_ready)
-        self._runtimes = RuntimeStates(self._on_state, fence)
+        self._runtimes = RuntimeStates(self._on_state, fence, self._on_refused)
         self._gateways = GatewayStates(self._triggers.on_demand)
         self._profiles = ProfileController(
             api, self._store, self._runtimes.states, fence.is_open, self.observe
         )
         self._follower = StreamFollower(
             self._store, self._runtimes, self._gateways, self._profiles.forget
+        )
+        self._keys = KeyController(
+            api,
+            settings.namespace,
+            settings.control_secret,
+            settings.gateway_secret,
+            self._on_keys,
+            self._pause,
         )
         self._executor = Executor(
             api,
@@ -68,7 +76,7 @@ class Manager:
             metrics,
             observe=self.observe,
             observe_deletion=self.observe_deletion,
-            master=lambda: self._follower.master,
+            keys=self._known_keys,
         )
         self._decisions = DecisionLogWriter(settings.decision_log)
         self._services = ServiceController(
@@ -81,15 +89,23 @@ class Manager:
             planner.Options(settings.pods.image, settings.memory_share, settings.rollout),
             metrics,
             settings.watch_namespaces,
+            lambda: self._known_keys().generation,
         )
         self._informers = informers.Informers(api, self._store, settings.resync_s, self, metrics)
         self._epoch: int | None = None  # of the last term of this process
         self._ticked_at = asyncio.get_running_loop().time()
 
     @property
-    def master(self) -> str:
-        """The key that all tokens are derived from; empty until it was read."""
-        return self._follower.master
+    def keys(self) -> KeyRing | None:
+        """The keys that all tokens are derived from; None until they were read."""
+        return self._keys.ring
+
+    @property
+    def waits_for(self) -> str:
+        """Why the operator is not ready, as a sentence; empty if it is ready."""
+        if self._keys.waits_for:
+            return self._keys.waits_for
+        return "" if self.is_ready() else "waiting for the first list of every kind"
 
     def is_ready(self) -> bool:
         """Return whether everything was listed at least once, so that plans are complete."""
@@ -103,8 +119,9 @@ class Manager:
     async def run(self) -> None:
         """Read the master key, list everything, then reconcile until cancelled."""
         try:
-            self._follower.start(await self._read_master_key())
+            await self._keys.read_first()
             async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._keys.run(), name="key controller")
                 tasks.create_task(self._informers.run(), name="informers")
                 tasks.create_task(self._tick_forever(), name="tick")
                 tasks.create_task(self._profiles.run(), name="profile controller")
@@ -124,6 +141,7 @@ class Manager:
         else:
             self._epoch = epoch
             self._services.begin_term()
+            self._keys.begin_term()
             self._triggers.trigger_new_term()
         self._profiles.wake()
         self._worker.check_now()
@@ -185,19 +203,31 @@ class Manager:
         self._profiles.on_state(pod_uid)
         self._triggers.on_state(pod_uid)
 
+    def _on_refused(self, pod_uid: str) -> None:
+        """Handle a pod that refused all tokens: its Secret is written again, and it is reported."""
+        pod = self._store.pods.get(pod_uid)
+        if pod is None:
+            return
+        origin = self._store.service_uid(pod.origin)
+        if origin is not None:
+            self._services.on_refused(origin)
+        for uid in {pod.owner_uid, origin} - {None}:
+            self._triggers.trigger(str(uid), REFUSED_S)
+
     def _may_reconcile(self) -> bool:
         return self._informers.synced and self._fence.is_open()
 
-    async def _read_master_key(self) -> str:
-        settings = self._settings
-        while True:
-            try:
-                return await self._api.master_key(settings.namespace, settings.control_secret)
-            except NotLeading:
-                await self._pause(MASTER_KEY_S)  # the leader creates it
-            except ClusterError as error:
-                _log.warning("cannot read the control Secret fault=%s", error)
-                await self._pause(RETRY_S)
+    def _known_keys(self) -> KeyRing:
+        """Return the keys; nothing is planned before they are known."""
+        ring = self._keys.ring
+        assert ring is not None
+        return ring
+
+    def _on_keys(self, ring: KeyRing) -> None:
+        """Follow all pods with new keys, and write the control Secret of every service again."""
+        self._follower.start(ring)
+        self._services.forget_secrets()
+        self._triggers.trigger_all()
 
     async def _tick_forever(self) -> None:
         loop = asyncio.get_running_loop()

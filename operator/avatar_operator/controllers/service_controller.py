@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from avatar_operator.controllers import executor
@@ -21,7 +21,7 @@ from avatar_operator.errors import ClusterError, InvalidResource
 from avatar_operator.streams.client import SILENCE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from avatar_operator.controllers.decision_log import DecisionLogWriter
     from avatar_operator.controllers.executor import ExecutionResult, Executor
@@ -63,7 +63,9 @@ class ServiceController:
         options: planner.Options,
         metrics: Metrics,
         watch_namespaces: Collection[str],
+        key_generation: Callable[[], str],
     ) -> None:
+        """`key_generation` returns the generation of the current master key."""
         self._store = store
         self._runtimes = runtimes
         self._gateways = gateways
@@ -73,6 +75,7 @@ class ServiceController:
         self._options = options
         self._metrics = metrics
         self._watch_namespaces = watch_namespaces
+        self._key_generation = key_generation
         self._states: dict[str, ServiceState] = {}  # by UID
         self._term = 0  # number of the terms of this process
         self._elected_at = asyncio.get_running_loop().time()
@@ -85,6 +88,16 @@ class ServiceController:
     def forget(self, uid: str) -> None:
         """Discard what is remembered of a deleted service."""
         self._states.pop(uid, None)
+
+    def forget_secrets(self) -> None:
+        """Write the control Secret of every service again."""
+        for state in self._states.values():
+            state.has_secret = False
+
+    def on_refused(self, uid: str) -> None:
+        """Write the control Secret of a service again: one of its pods refused all tokens."""
+        if uid in self._states:
+            self._states[uid].has_secret = False
 
     def on_resync(self) -> None:
         """Check again once for each service what others may have changed."""
@@ -117,7 +130,8 @@ class ServiceController:
 
     async def _reconcile(self, reconcile: _Reconcile, observed: planner.Observed) -> float | None:
         service, state = reconcile.service, reconcile.state
-        plan = planner.plan(service, observed, self._options, reconcile.now)
+        options = replace(self._options, key_generation=self._key_generation())
+        plan = planner.plan(service, observed, options, reconcile.now)
         self._record(reconcile, plan)
         # The previous leader may have known more: at first nothing is removed.
         hold_s = state.hold_removals_until - asyncio.get_running_loop().time()
@@ -214,6 +228,7 @@ class ServiceController:
             node_classes=self._store.node_class_cache(),
             pods=pods,
             states=self._runtimes.states(pod.uid for pod in pods),
+            silent=self._runtimes.silent(pod.uid for pod in pods),
             has_control_secret=state.has_secret or "ApplyControlSecret" in conflicts,
             has_pdb=self._executor.has_pdb(service.uid) or "ApplyBudget" in conflicts,
             halted=rollout.read_halt(reconcile.last_status, service.generation),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from avatar_contracts import tokens
 from avatar_operator.streams.client import Endpoint, admin_address
 
 if TYPE_CHECKING:
@@ -12,6 +11,7 @@ if TYPE_CHECKING:
 
     from avatar_operator.core.cache.entries import ChangeImpact
     from avatar_operator.core.cache.store import Store
+    from avatar_operator.core.keys import KeyRing
     from avatar_operator.streams.gateways import GatewayStates
     from avatar_operator.streams.runtimes import RuntimeStates
 
@@ -31,16 +31,11 @@ class StreamFollower:
         self._runtimes = runtimes
         self._gateways = gateways
         self._on_unfollow = on_unfollow
-        self._master = ""  # empty until it was read
+        self._keys: KeyRing | None = None  # None until they were read
 
-    @property
-    def master(self) -> str:
-        """The key that all tokens are derived from; empty until `start`."""
-        return self._master
-
-    def start(self, master: str) -> None:
-        """Set the master key, and follow the pods that were observed before it was known."""
-        self._master = master
+    def start(self, keys: KeyRing) -> None:
+        """Set the keys, and follow all pods with their tokens; open connections stay."""
+        self._keys = keys
         for uid in self._store.pods.uids():
             self._follow_runtime(uid)
         for uid in self._store.gateways.uids():
@@ -60,18 +55,19 @@ class StreamFollower:
 
     def _follow_runtime(self, uid: str) -> None:
         pod = self._store.pods.get(uid)
-        if pod is None or not (pod.ip and pod.running and self._master):
+        if pod is None or self._keys is None or not (pod.ip and pod.running):
             self._runtimes.unfollow(uid)
             self._on_unfollow(uid)
             return
-        token = tokens.control_token(self._master, str(pod.origin))
+        token, *others = self._keys.control_tokens(str(pod.origin), pod.key_generation)
         address = admin_address(pod.ip)
-        self._runtimes.follow(uid, Endpoint(pod.name, address, token, pod.ready))
+        self._runtimes.follow(uid, Endpoint(pod.name, address, token, pod.ready, tuple(others)))
 
     def _follow_gateway(self, uid: str) -> None:
         pod = self._store.gateways.get(uid)
-        if pod is None or not (pod.ip and pod.running and self._master):
+        if pod is None or self._keys is None or not (pod.ip and pod.running):
             self._gateways.unfollow(uid)
             return
-        token = tokens.gateway_token(self._master)
-        self._gateways.follow(uid, Endpoint(pod.name, admin_address(pod.ip), token))
+        token, *others = self._keys.gateway_tokens()
+        address = admin_address(pod.ip)
+        self._gateways.follow(uid, Endpoint(pod.name, address, token, other_tokens=tuple(others)))

@@ -10,6 +10,7 @@ It needs these rights; the chart grants exactly these:
                   namespaces                           list watch   (kopf, only with
                                                                      AVATAR_WATCH_NAMESPACES)
     own namespace Secret AVATAR_CONTROL_SECRET         get create
+                  Secret AVATAR_GATEWAY_SECRET         create patch
                   Lease AVATAR_LEASE                   get list watch create patch
     of services   avatarservices                       list watch get
                   avatarservices/status                patch
@@ -25,16 +26,15 @@ end before its term ends.
 
 from __future__ import annotations
 
-import base64
 import re
-import secrets
 from typing import TYPE_CHECKING, Final, Self
 
 from avatar_contracts.list_watch import read_page, watch_query
 from avatar_operator import names
-from avatar_operator.errors import Conflict, FieldConflict, NotFound, Refused, TemporaryError
+from avatar_operator.errors import Conflict, FieldConflict, NotFound, TemporaryError
 from avatar_operator.kube.connection import (
     APPLY,
+    JSON_PATCH,
     MERGE,
     STRATEGIC,
     Connection,
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
 
 LIST_TIMEOUT_S: Final = 60.0  # a page of 500 pods is some MB
 PAGE_SIZE: Final = 500
-MASTER_BYTES: Final = 48
 
 PATHS: Final = {
     "nodes": "/api/v1/nodes",
@@ -235,28 +234,34 @@ class KubernetesClient:
                 raise FieldConflict(f"PATCH {path}", error.status, error.message) from error
             await self._send("PATCH", path, body=body, query=_MANAGER, content_type=APPLY)
 
-    async def master_key(self, namespace: str, name: str) -> str:
-        """Return the key that all tokens are derived from; create it if it does not exist."""
-        path = f"{_in(namespace)}/secrets"
+    async def read_secret(self, namespace: str, name: str) -> Body | None:
+        """Return a Secret of the operator itself, None if it does not exist."""
         try:
-            return _master_key(await self._send("GET", f"{path}/{name}"))
+            return await self._send("GET", f"{_in(namespace)}/secrets/{name}")
         except NotFound:
-            pass
-        body: Body = {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {
-                "name": name,
-                "namespace": namespace,
-                "labels": {names.LABEL_MANAGED_BY: names.FIELD_MANAGER},
-            },
-            "type": "Opaque",
-            "stringData": {names.MASTER_KEY: secrets.token_urlsafe(MASTER_BYTES)},
-        }
+            return None
+
+    async def create_secret(self, body: Body) -> Body:
+        """Create a Secret and return it as stored.
+
+        Raises:
+            Conflict: a Secret with this name exists.
+        """
+        return await self._send("POST", f"{_in(_namespace(body))}/secrets", body=body)
+
+    async def write_own_secret(self, body: Body) -> None:
+        """Create a Secret of the operator itself, or replace its data if the operator made it.
+
+        Raises:
+            Refused: a Secret with this name exists that the operator did not make.
+        """
         try:
-            return _master_key(await self._send("POST", path, body=body))
-        except Conflict:  # another replica created it first
-            return _master_key(await self._send("GET", f"{path}/{name}"))
+            await self.create_secret(body)
+        except Conflict:
+            metadata = body["metadata"]
+            assert isinstance(metadata, dict)
+            path = f"{_in(_namespace(body))}/secrets/{metadata['name']}"
+            await self._send("PATCH", path, body=_if_ours(body), content_type=JSON_PATCH)
 
     async def apply_status(self, key: ServiceKey, uid: str, status: Body) -> Body:
         """Write the status of a service and return the service as stored.
@@ -376,9 +381,11 @@ def _owners(body: Body) -> list[str]:
     return [owner["uid"] for owner in metadata.get("ownerReferences", [])]
 
 
-def _master_key(secret: Body) -> str:
-    data = secret.get("data")
-    found = data.get(names.MASTER_KEY) if isinstance(data, dict) else None
-    if not found:
-        raise Refused("the control Secret", 422, f"has no key {names.MASTER_KEY}")
-    return base64.b64decode(found).decode()
+def _if_ours(body: Body) -> list[Body]:
+    """Return the JSON patch that replaces the data of an object if it has the operator's label."""
+    label = names.LABEL_MANAGED_BY.replace("/", "~1")
+    path = f"/metadata/labels/{label}"
+    return [
+        {"op": "test", "path": path, "value": names.FIELD_MANAGER},
+        {"op": "add", "path": "/data", "value": body["data"]},
+    ]

@@ -43,6 +43,7 @@ SHOWN_LENGTH: Final = 500  # characters of the server's message that are kept
 JSON: Final = "application/json"
 APPLY: Final = "application/apply-patch+yaml"
 MERGE: Final = "application/merge-patch+json"
+JSON_PATCH: Final = "application/json-patch+json"
 STRATEGIC: Final = "application/strategic-merge-patch+json"  # appends to lists that have merge keys
 
 _UNBOUND: Final = aiohttp.ClientTimeout(total=None)  # the deadline is that of the whole request
@@ -105,7 +106,7 @@ class Connection:
         method: str,
         path: str,
         *,
-        body: Body | None = None,
+        body: Body | list[Body] | None = None,
         query: Mapping[str, str] | None = None,
         content_type: str = JSON,
         timeout_s: float = REQUEST_TIMEOUT_S,
@@ -133,7 +134,7 @@ class Connection:
         method: str,
         path: str,
         *,
-        body: Body | None = None,
+        body: Body | list[Body] | None = None,
         query: Mapping[str, str] | None = None,
         content_type: str = JSON,
         timeout_s: float,

@@ -20,7 +20,7 @@ from avatar_contracts import labels
 from avatar_contracts.backoff import jittered
 from avatar_contracts.documents import parse_object
 from avatar_operator.core.workqueue import WorkQueue
-from avatar_operator.errors import BrokenStream, InvalidResource
+from avatar_operator.errors import BrokenStream, InvalidResource, TokenRefused
 from avatar_operator.streams.http_lines import LineReader
 
 if TYPE_CHECKING:
@@ -58,6 +58,14 @@ class Endpoint:
     ready: bool = False
     """Whether the pod is Ready; when it becomes so, a broken stream is opened immediately."""
 
+    other_tokens: tuple[str, ...] = ()
+    """Tokens of other keys, which are tried in turn if the pod refuses the first one."""
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Return all tokens in the order in which they are tried."""
+        return (self.token, *self.other_tokens)
+
     @property
     def first_delay_s(self) -> float:
         """Return the delay after the first failure."""
@@ -75,9 +83,12 @@ class StateStreams:
         self,
         on_document: Callable[[str, Mapping[str, object]], None],
         on_repeat: Callable[[str], None],
+        on_refused: Callable[[str], None] = lambda uid: None,
     ) -> None:
+        """`on_refused` gets the UID of each pod that has refused all tokens."""
         self._on_document = on_document
         self._on_repeat = on_repeat
+        self._on_refused = on_refused
         self._streams: dict[str, _Stream] = {}
         self._queue: WorkQueue[str] = WorkQueue()  # of streams to open
         self._lost: set[str] = set()  # streams that broke and have received nothing since
@@ -108,6 +119,11 @@ class StateStreams:
             stream.close()
             self._lost.discard(uid)
             self._queue.remove(uid)
+
+    def fault(self, uid: str) -> str:
+        """Return why the stream of a pod broke last; empty if it works or is not followed."""
+        stream = self._streams.get(uid)
+        return "" if stream is None else stream.fault
 
     def endpoint(self, uid: str) -> Endpoint | None:
         """Return the endpoint of a pod, None if the pod is not followed."""
@@ -166,10 +182,21 @@ class StateStreams:
         if stream.delay_s == stream.endpoint.first_delay_s:  # once per outage, not per attempt
             _log.info("state stream lost pod=%s fault=%s", stream.endpoint.pod, fault)
         self._lost.add(stream.uid)
+        stream.fault = fault
         # The more streams are lost, the longer each one waits, from the first attempt on.
         delay_s = max(stream.delay_s, len(self._lost) / RETRIES_PER_SECOND)
         self._open_after(stream.uid, jittered(delay_s, random.random()))
         stream.delay_s = min(RETRY_S[1], stream.delay_s * GROWTH)
+
+    def on_refused(self, stream: _Stream) -> None:
+        """Try the next token of a pod at once; if there is none, open the stream later."""
+        if not self.is_followed(stream):
+            return
+        if stream.use_next_token():
+            self._open_after(stream.uid, 0.0)
+            return
+        self.on_lost(stream, "the pod refused every token: HTTP status 401")
+        self._on_refused(stream.uid)
 
     def _open_after(self, uid: str, delay_s: float) -> None:
         self._queue.add_after(uid, delay_s, asyncio.get_running_loop().time())
@@ -220,13 +247,16 @@ class StateStreams:
 class _Stream(asyncio.Protocol):
     """The stream of one pod, with one connection at a time."""
 
-    __slots__ = ("_last_hash", "_lines", "_received_at", "_streams", "_transport", "delay_s",
-                 "endpoint", "uid")  # fmt: skip
+    __slots__ = ("_last_hash", "_lines", "_received_at", "_refused", "_streams", "_token",
+                 "_transport", "delay_s", "endpoint", "fault", "uid")  # fmt: skip
 
     def __init__(self, streams: StateStreams, uid: str, endpoint: Endpoint) -> None:
         self._streams = streams
         self.uid = uid
         self.endpoint = endpoint
+        self._token = endpoint.token  # the one to use
+        self._refused = 0  # tokens that the pod has refused since its last line
+        self.fault = ""  # why the stream broke last; empty after a line
         self.delay_s = endpoint.first_delay_s
         self._transport: asyncio.Transport | None = None
         self._lines = LineReader()
@@ -234,15 +264,15 @@ class _Stream(asyncio.Protocol):
         self._received_at = 0.0  # of the loop's clock
 
     def has_target(self, endpoint: Endpoint) -> bool:
-        """Return whether the stream reads from this address with this token."""
-        here = self.endpoint
-        return (here.address, here.token) == (endpoint.address, endpoint.token)
+        """Return whether the stream reads from this address, with one of these tokens."""
+        return self.endpoint.address == endpoint.address and self._token in endpoint.tokens
 
     def update(self, endpoint: Endpoint) -> bool:
-        """Store the readiness of the pod, and return whether to open the stream immediately."""
+        """Store the readiness and the tokens, and return whether to open the stream immediately."""
         became_ready = endpoint.ready and not self.endpoint.ready
+        has_new_tokens = endpoint.tokens != self.endpoint.tokens
         self.endpoint = endpoint
-        if not became_ready:
+        if not (became_ready or has_new_tokens):
             return False
         self.delay_s = endpoint.first_delay_s
         return self._transport is None
@@ -258,6 +288,17 @@ class _Stream(asyncio.Protocol):
                 await loop.create_connection(lambda: self, host.strip("[]"), int(port))
         except (OSError, TimeoutError) as error:
             self._streams.on_lost(self, describe(error))
+
+    def use_next_token(self) -> bool:
+        """Use the next token, and return whether it was not tried since the last line.
+
+        After the last one, the first one is the next.
+        """
+        tokens = self.endpoint.tokens
+        number = (tokens.index(self._token) + 1) % len(tokens)
+        self._token = tokens[number]
+        self._refused += 1
+        return self._refused % len(tokens) != 0
 
     def forget_last_line(self) -> None:
         """Handle the next line as a new document."""
@@ -285,7 +326,7 @@ class _Stream(asyncio.Protocol):
         self._received_at = asyncio.get_running_loop().time()
         transport.write(
             f"GET {labels.STATE_PATH}?watch=1 HTTP/1.1\r\nHost: {self.endpoint.address}\r\n"
-            f"Authorization: Bearer {self.endpoint.token}\r\nAccept: */*\r\n\r\n".encode()
+            f"Authorization: Bearer {self._token}\r\nAccept: */*\r\n\r\n".encode()
         )
 
     def data_received(self, data: bytes) -> None:
@@ -296,7 +337,11 @@ class _Stream(asyncio.Protocol):
         try:
             for line in self._lines.feed(data):
                 self._last_hash = self._streams.on_line(self.uid, line, self._last_hash)
-                self.delay_s = self.endpoint.first_delay_s
+                self.delay_s, self.fault = self.endpoint.first_delay_s, ""
+                self._refused = 0
+        except TokenRefused:
+            self.close()
+            self._streams.on_refused(self)
         except (BrokenStream, InvalidResource) as error:
             self._break(str(error))
 
@@ -311,9 +356,9 @@ class _Stream(asyncio.Protocol):
         self._streams.on_lost(self, fault)
 
 
-def headers(endpoint: Endpoint) -> dict[str, str]:
+def headers(token: str) -> dict[str, str]:
     """Return the headers of a request to a pod."""
-    return {"Authorization": f"Bearer {endpoint.token}"}
+    return {"Authorization": f"Bearer {token}"}
 
 
 def admin_address(ip: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-from avatar_operator.errors import BrokenStream
+from avatar_operator.errors import BrokenStream, TokenRefused
 
 LONGEST_HEADER: Final = 1 << 14  # bytes
 LONGEST_LINE: Final = 1 << 20  # bytes
@@ -91,12 +91,14 @@ def _is_chunked(head: bytes) -> bool:
     """Return whether the body is chunked; otherwise it ends with the connection.
 
     Raises:
-        BrokenStream: the status is not 200.
+        TokenRefused: the status is 401.
+        BrokenStream: the status is neither 200 nor 401.
     """
     status, *fields = head.decode("latin-1").split("\r\n")
     _, _, code = status.partition(" ")
     if not status.startswith("HTTP/1.") or not code.startswith("200"):
-        raise BrokenStream(f"HTTP status {code[:3] or 'missing'}")
+        kind = TokenRefused if code.startswith("401") else BrokenStream
+        raise kind(f"HTTP status {code[:3] or 'missing'}")
     headers = {name.lower(): value for name, _, value in (f.partition(":") for f in fields)}
     return "chunked" in headers.get("transfer-encoding", "").lower()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
@@ -44,22 +45,45 @@ class _Report:
 class RuntimeStates:
     """The states of all runtime pods, by UID."""
 
-    def __init__(self, on_change: Callable[[str], None], fence: Fence) -> None:
-        """`on_change` gets the UID of each pod whose state may change a plan."""
+    def __init__(
+        self,
+        on_change: Callable[[str], None],
+        fence: Fence,
+        on_refused: Callable[[str], None] = lambda uid: None,
+    ) -> None:
+        """`on_change` gets the UID of each pod whose state may change a plan.
+
+        `on_refused` gets the UID of each pod that has refused all tokens.
+        """
         self._on_change = on_change
         self._fence = fence
         self._reports: dict[str, _Report] = {}
-        self._streams = client.StateStreams(self._on_state, self._on_repeat)
+        self._followed_at: dict[str, float] = {}  # of the loop's clock
+        self._streams = client.StateStreams(self._on_state, self._on_repeat, on_refused)
 
     def follow(self, uid: str, endpoint: Endpoint) -> None:
         """Read the stream of a pod from now on; a new address discards the last state."""
         if self._streams.follow(uid, endpoint):
             self._reports.pop(uid, None)
+            self._followed_at[uid] = asyncio.get_running_loop().time()
 
     def unfollow(self, uid: str) -> None:
         """Stop reading the stream of a pod and discard its state."""
         self._streams.unfollow(uid)
         self._reports.pop(uid, None)
+        self._followed_at.pop(uid, None)
+
+    def silent(self, uids: Iterable[str]) -> Mapping[str, str]:
+        """Return why the state of a pod is unknown, for each of these pods that should send one.
+
+        A pod has as much time for its first state as between two of them.
+        """
+        stale = self.stale()
+        return {
+            uid: self._streams.fault(uid) or f"no state for {capacity.STALE_S:g} s"
+            for uid in uids
+            if uid in stale
+        }
 
     def states(self, uids: Iterable[str]) -> Mapping[str, PodState]:
         """Return the last state of each of these pods that has one, with its current age."""
@@ -76,10 +100,13 @@ class RuntimeStates:
         return max((now - report.at for report in self._reports.values()), default=0.0)
 
     def stale(self) -> frozenset[str]:
-        """Return the UIDs of the pods whose last state is too old to be used."""
+        """Return the UIDs of the pods whose last state is too old to be used, or never came."""
         now = asyncio.get_running_loop().time()
+        reports = self._reports
         return frozenset(
-            uid for uid, report in self._reports.items() if now - report.at > capacity.STALE_S
+            uid
+            for uid, followed_at in self._followed_at.items()
+            if now - (reports[uid].at if uid in reports else followed_at) > capacity.STALE_S
         )
 
     async def drain(self, uid: str, draining: bool) -> None:
@@ -102,17 +129,29 @@ class RuntimeStates:
             self._streams.forget_last_line(uid)
 
     async def _post_drain(self, endpoint: Endpoint, draining: bool, within_s: float) -> None:
+        """Send the request with each token in turn, until the pod accepts one."""
+        until = asyncio.get_running_loop().time() + within_s
+        for token in endpoint.tokens:
+            left_s = max(0.0, until - asyncio.get_running_loop().time())
+            status = await self._post_drain_with(endpoint, token, draining, left_s)
+            if status != HTTPStatus.UNAUTHORIZED:
+                break
+        if status >= HTTPStatus.MULTIPLE_CHOICES:
+            raise RuntimeUnreachable(endpoint.pod, f"HTTP status {status}")
+
+    async def _post_drain_with(
+        self, endpoint: Endpoint, token: str, draining: bool, within_s: float
+    ) -> int:
         request = self._streams.session().post(
             f"http://{endpoint.address}{labels.DRAIN_PATH}",
             json={"draining": draining},
-            headers=client.headers(endpoint),
+            headers=client.headers(token),
             timeout=aiohttp.ClientTimeout(total=within_s),
             allow_redirects=False,
         )
         try:
             async with request as response:
-                if response.status >= 300:
-                    raise RuntimeUnreachable(endpoint.pod, f"HTTP status {response.status}")
+                return response.status
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise RuntimeUnreachable(endpoint.pod, client.describe(error)) from error
 

@@ -74,8 +74,9 @@ class Admin:
 
     def _is_allowed(self, request: web.Request) -> bool:
         presented = credentials.presented(request.headers, ())
-        return presented is not None and credentials.is_key(
-            presented, self._settings.keys.admin_token
+        accepted = self._settings.keys.admin_tokens()
+        return presented is not None and any(
+            credentials.is_key(presented, token) for token in accepted
         )
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_UNAUTHORIZED: Final = 401
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=2, sock_read=2 * routing.STALE_S)
 
 
@@ -37,14 +38,17 @@ class StateStreams:
         self,
         registry: PodRegistry,
         http: aiohttp.ClientSession,
-        control_master: str,
+        read_keys: Callable[[], tuple[str, ...]],
         new_backoff: Callable[[], Backoff],
         on_fault: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_fault` is called for each stream that ends because of what a pod sent."""
+        """`read_keys` returns the gateway keys, the current one first.
+
+        `on_fault` is called for each stream that ends because of what a pod sent.
+        """
         self._registry = registry
         self._http = http
-        self._control_master = control_master
+        self._read_keys = read_keys
         self._new_backoff = new_backoff
         self._on_fault = on_fault
         self._readers: dict[tuple[str, str, bool], asyncio.Task[None]] = {}
@@ -87,8 +91,19 @@ class StateStreams:
             await asyncio.sleep(backoff.next_s())
 
     async def _follow(self, pod: Pod, backoff: Backoff) -> None:
+        """Read the stream, with the token of the key that the pod accepts."""
+        keys = self._read_keys()
+        if not keys:
+            raise errors.StateError("gateway key", None, "set")
+        for key in keys:
+            token = tokens.state_token(key, pod.original_service)
+            if await self._follow_with(token, pod, backoff):
+                return
+        raise errors.StateError("status", _UNAUTHORIZED, "200")
+
+    async def _follow_with(self, token: str, pod: Pod, backoff: Backoff) -> bool:
+        """Read the stream until it ends; return whether the pod accepted the token."""
         loop = asyncio.get_running_loop()
-        token = tokens.control_token(self._control_master, pod.original_service)
         async with self._http.get(
             f"http://{_host(pod.ip)}:{pod.admin_port}{labels.STATE_PATH}",
             params={"watch": "1"},
@@ -96,12 +111,15 @@ class StateStreams:
             timeout=_TIMEOUT,
             allow_redirects=False,  # a pod must not make the gateway call other addresses
         ) as response:
+            if response.status == _UNAUTHORIZED:
+                return False
             if response.status != 200:
                 raise errors.StateError("status", response.status, "200")
             async for line in _lines(response.content):
                 state = model.parse_state(parse_object(line), pod, loop.time())
                 self._registry.update_state(pod, state)
                 backoff.reset()
+        return True
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytearray]:

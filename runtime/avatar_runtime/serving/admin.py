@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -15,9 +14,10 @@ from avatar_contracts.state import LINE_AGE_S, LINE_SPACING_S
 from avatar_runtime.errors import ProtocolError, Rejection
 from avatar_runtime.protocol.client_events import load
 from avatar_runtime.protocol.strict_fields import StrictFields  # noqa: TC001 - FastAPI reads it
+from avatar_runtime.serving.pod_tokens import matches
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from avatar_runtime.serving.runtime import Runtime
 
@@ -27,16 +27,21 @@ _MAX_BODY_BYTES: Final = 4096
 def create(runtime: Runtime) -> FastAPI:
     """Return the application of the admin listener."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    admin = runtime.settings.admin
-    loopback = runtime.settings.admin_listen.is_loopback
+    tokens = runtime.tokens
+    is_open = runtime.settings.admin_listen.is_loopback and not tokens.are_required
 
-    async def authorized(request: Request) -> None:
-        if admin.token or not loopback:
-            check_token(request.headers.get("authorization", ""), admin.token)
+    async def may_control(request: Request) -> None:
+        if not is_open:
+            check_token(request.headers.get("authorization", ""), tokens.control())
+
+    async def may_read(request: Request) -> None:
+        if not is_open:
+            accepted = (*tokens.state(), *tokens.control())
+            check_token(request.headers.get("authorization", ""), accepted)
 
     async def may_scrape(request: Request) -> None:
-        if not admin.metrics_open:
-            await authorized(request)
+        if not runtime.settings.admin.metrics_open:
+            await may_read(request)
 
     _add_error_handlers(app)
 
@@ -44,18 +49,18 @@ def create(runtime: Runtime) -> FastAPI:
     async def metrics() -> Response:
         return Response(runtime.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
-    @app.get(labels.STATE_PATH, dependencies=[Depends(authorized)])
+    @app.get(labels.STATE_PATH, dependencies=[Depends(may_read)])
     async def state(watch: str = "") -> Response:
         if watch == "1":
             return StreamingResponse(lines(runtime), media_type="application/x-ndjson")
         return JSONResponse(runtime.state())
 
-    @app.post(labels.DRAIN_PATH, dependencies=[Depends(authorized)])
+    @app.post(labels.DRAIN_PATH, dependencies=[Depends(may_control)])
     async def drain(body: Annotated[StrictFields, Depends(body_of)]) -> JSONResponse:
         runtime.set_draining(body.boolean("draining"))
         return JSONResponse(runtime.state())
 
-    @app.post("/control/v1/batch-limit", dependencies=[Depends(authorized)])
+    @app.post("/control/v1/batch-limit", dependencies=[Depends(may_control)])
     async def batch_limit(body: Annotated[StrictFields, Depends(body_of)]) -> JSONResponse:
         runtime.set_batch_limit(body.integer("limit", 1, runtime.batcher.limit.batch_size))
         return JSONResponse(runtime.state())
@@ -81,16 +86,15 @@ def _add_error_handlers(app: FastAPI) -> None:
         return JSONResponse({"error": document}, 400)
 
 
-def check_token(authorization: str, token: str) -> None:
-    """Check that the header has the token, in constant time.
+def check_token(authorization: str, accepted: Sequence[str]) -> None:
+    """Check that the header has one of the accepted tokens.
 
     Raises:
         Rejection: with status 401, if it does not.
     """
-    actual = authorization.encode("utf-8", "replace")
-    expected = f"Bearer {token}".encode()
-    if not hmac.compare_digest(actual, expected) or not token:
-        message = "a bearer token is required"
+    scheme, _, token = authorization.partition(" ")
+    if scheme != "Bearer" or not matches(token, accepted):
+        message = "a bearer token with the right for this request is required"
         raise Rejection(401, 4401, "unauthenticated", message)
 
 

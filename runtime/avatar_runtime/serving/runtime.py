@@ -15,6 +15,7 @@ from avatar_runtime.protocol.session_config import Character, ReadOnlyFields, Se
 from avatar_runtime.serving.admission import SlotLimiter
 from avatar_runtime.serving.batcher import Batcher
 from avatar_runtime.serving.changes import ChangeNotifier
+from avatar_runtime.serving.pod_tokens import PodTokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -52,6 +53,7 @@ class Runtime:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
+        self.tokens = PodTokens(settings.admin)
         self.metrics = metrics
         self.clock = clock
         self.changes = ChangeNotifier()

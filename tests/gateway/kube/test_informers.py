@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from avatar_contracts.backoff import Backoff
-from avatar_contracts.tokens import control_token
+from avatar_contracts.tokens import gateway_key, state_token
 from avatar_gateway.kube import informers
 from avatar_gateway.pod_registry import PodRegistry
 from avatar_gateway.streams.runtimes import StateStreams, new_http_session
@@ -166,7 +166,7 @@ async def _streaming(registry: PodRegistry) -> AsyncIterator[list[str]]:
         streams = StateStreams(
             registry,
             http,
-            MASTER,
+            lambda: (gateway_key(MASTER),),
             lambda: Backoff(0.01, 0.02, lambda: 1.0),
             lambda: faults.append("fault"),
         )
@@ -195,7 +195,7 @@ async def test_each_state_stream_uses_the_token_of_the_service(gateway: Any, unt
         await until(lambda: capacities() == [9, 3], capacities)
         fresh.remove_pod("acme/p1")
         await until(lambda: capacities() == [3], capacities)
-    token = control_token(MASTER, "acme/concierge")
+    token = state_token(gateway_key(MASTER), "acme/concierge")
     assert set(first.tokens) == {f"Bearer {token}"}
 
 
@@ -290,4 +290,4 @@ async def test_a_pod_that_was_taken_over_keeps_the_token_of_its_original_service
         assert fresh.candidates("acme/second")[0].state is not None
         fresh.set_pod(replace(moved, ready=True))  # causes a new connection, as after a lost one
         await until(lambda: len(pod.tokens) == 2)
-    assert set(pod.tokens) == {f"Bearer {control_token(MASTER, 'acme/concierge')}"}
+    assert set(pod.tokens) == {f"Bearer {state_token(gateway_key(MASTER), 'acme/concierge')}"}

@@ -8,10 +8,10 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from avatar_contracts.tokens import gateway_token
+from avatar_contracts.tokens import gateway_key, gateway_token
 
 MASTER = "a-master-secret-of-the-operator"
-HEADERS = {"Authorization": f"Bearer {gateway_token(MASTER)}"}
+HEADERS = {"Authorization": f"Bearer {gateway_token(gateway_key(MASTER))}"}
 CALLER = {"Authorization": "Bearer a-key-of-some-length"}
 
 

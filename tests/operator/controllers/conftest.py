@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import copy
 import json
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from avatar_operator.fence import Fence
 
+MASTER = "a-master-key-of-the-operator"
 GROUP = "/apis/avatar.musetalk.io/v1alpha1"
 SERVICE = f"{GROUP}/namespaces/acme/avatarservices/concierge"
 STATUS = f"{SERVICE}/status"
@@ -44,7 +46,9 @@ class ApiServer:
         self.pods: list[Body] = []
         self.pdbs: list[Body] = []
         self.events: list[Body] = []
+        self.secrets: dict[tuple[str, str], Body] = {}
         self.writes: list[tuple[str, str]] = []
+        self.own_writes: list[tuple[str, str]] = []  # in the operator's namespace
         self.faults: dict[tuple[str, str], tuple[int, str]] = {}
         self.requests: list[str] = []
         self.changed = asyncio.Event()
@@ -83,7 +87,8 @@ class ApiServer:
         self.requests.append(path)
         self.changed.set()
         if method != "GET":
-            self.writes.append((method, path))
+            own = path.startswith("/api/v1/namespaces/system/")
+            (self.own_writes if own else self.writes).append((method, path))
         if (method, path) in self.faults:
             status, message = self.faults[method, path]
             return web.json_response({"message": message}, status=status)
@@ -103,13 +108,17 @@ class ApiServer:
                 metadata = {"resourceVersion": str(self.version)}
                 return web.json_response({"items": lists[path], "metadata": metadata})
             case "GET", "/api/v1/namespaces/system/secrets/control":
-                return web.json_response({"data": {"master": "bWFzdGVy"}})
+                return web.json_response(
+                    {"data": {"master": base64.b64encode(MASTER.encode()).decode()}}
+                )
             case "GET", _ if path == SERVICE and self.services:
                 return web.json_response(self.services[0])
             case "GET", _:
                 return web.json_response({"message": "not found"}, status=404)
             case "POST", "/api/v1/namespaces/acme/events":
                 self.events.append(body)
+            case "POST", _ if path.endswith("/secrets"):
+                self.secrets[path, body["metadata"]["name"]] = body
             case "POST", _:
                 body["metadata"]["uid"] = f"uid-{body['metadata']['name']}"
                 self.pods.append(self.stamp(body))

@@ -10,6 +10,7 @@ import pytest
 
 from avatar_operator.controllers.executor import Executor, ServiceState, status_delay_s
 from avatar_operator.core.cache.entries import Kind
+from avatar_operator.core.keys import KeyRing
 from avatar_operator.core.manifests.pod import PodSettings
 from avatar_operator.core.planning import disruption, planner
 from avatar_operator.core.resources.service import ServiceKey
@@ -110,7 +111,7 @@ class Setup:
             self.metrics,
             observe=lambda kind, body: self.observed.append((kind, body)),
             observe_deletion=lambda kind, uid: self.deletions.append((kind, uid)),
-            master=lambda: "master-key",
+            keys=lambda: KeyRing("master-key"),
         )
 
     async def execute(self, *actions: planner.Action) -> Any:
@@ -252,7 +253,10 @@ async def test_the_control_secret_holds_the_token_and_counts_only_if_it_was_writ
     result = await setup.execute(action)
     assert (result.done, setup.state.has_secret) == ([action], True)
     ((_, body),) = setup.api.requests
-    assert len(base64.b64decode(body["data"]["token"])) >= 32
+    tokens = {name: base64.b64decode(value) for name, value in body["data"].items()}
+    assert set(tokens) == {"token", "state-token", "session-token"}
+    assert len(set(tokens.values())) == 3
+    assert all(len(token) >= 32 for token in tokens.values())
     setup.state.has_secret = setup.api.wrote_secret = False
     result = await setup.execute(action)
     assert (result.done, setup.state.has_secret) == ([], True)

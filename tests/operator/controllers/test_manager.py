@@ -12,10 +12,17 @@ from aiohttp import web
 
 from avatar_contracts.tokens import control_token
 from avatar_operator import names
-from avatar_operator.controllers import manager, profile_controller, service_controller, worker
+from avatar_operator.controllers import (
+    key_controller,
+    manager,
+    profile_controller,
+    service_controller,
+    worker,
+)
 from avatar_operator.controllers.service_controller import HOLD_REMOVALS_S
 from avatar_operator.core.cache import watch_health
 from avatar_operator.core.cache.entries import Kind
+from avatar_operator.core.keys import KeyRing
 from avatar_operator.core.resources.service import ServiceKey
 from avatar_operator.kube import informers
 
@@ -25,6 +32,7 @@ if TYPE_CHECKING:
 
     from avatar_operator.fence import Fence
 
+MASTER = "a-master-key-of-the-operator"
 GROUP = "/apis/avatar.musetalk.io/v1alpha1"
 SERVICE = f"{GROUP}/namespaces/acme/avatarservices/concierge"
 STATUS = f"{SERVICE}/status"
@@ -244,10 +252,10 @@ async def test_the_master_key_is_read_before_anything_is_listed(
     stopped_operator: Operator,
 ) -> None:
     api, manager = stopped_operator.api, stopped_operator.manager
-    assert manager.master == ""
+    assert manager.keys is None
     stopped_operator.start()
     await api.until(manager.is_ready)
-    assert manager.master == "master"
+    assert manager.keys == KeyRing(MASTER)
     assert api.requests[0] == SECRET
 
 
@@ -269,7 +277,7 @@ async def test_a_pod_that_was_observed_before_the_start_is_followed(
     pod = make.pod_body("p0", status={"podIP": address})
     stopped_operator.observe(Kind.PODS, pod)
     stopped_operator.start()
-    token = control_token("master", "acme/concierge")
+    token = control_token(MASTER, "acme/concierge")
     async with asyncio.timeout(10):
         assert await received.get() == f"Bearer {token}"
     await runner.cleanup()
@@ -278,29 +286,30 @@ async def test_a_pod_that_was_observed_before_the_start_is_followed(
 async def test_a_standby_waits_until_the_leader_has_created_the_master_key(
     stopped_operator: Operator, fence: Fence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(manager, "MASTER_KEY_S", 0.01)
+    monkeypatch.setattr(key_controller, "WAIT_S", 0.01)
     api = stopped_operator.api
     fence.close()
     api.faults["GET", SECRET] = (404, "not found")
     stopped_operator.start()
     await api.until(lambda: api.requests.count(SECRET) >= 3)
-    assert stopped_operator.manager.master == ""
+    assert stopped_operator.manager.keys is None
     assert set(api.requests) == {SECRET}
     assert stopped_operator.manager.is_alive()
     del api.faults["GET", SECRET]
     await api.until(stopped_operator.manager.is_ready)
-    assert stopped_operator.manager.master == "master"
+    assert stopped_operator.manager.keys == KeyRing(MASTER)
 
 
 async def test_a_master_key_that_cannot_be_read_is_logged_and_read_again(
     stopped_operator: Operator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(manager, "RETRY_S", 0.01)
+    monkeypatch.setattr(key_controller, "RETRY_S", 0.01)
     api = stopped_operator.api
     api.faults["GET", SECRET] = (403, "forbidden")
     stopped_operator.start()
     await api.until(lambda: api.requests.count(SECRET) >= 2)
-    assert "cannot read the control Secret" in caplog.text
+    assert "waiting for the master key in Secret system/control" in caplog.text
+    assert "forbidden" in stopped_operator.manager.waits_for
     del api.faults["GET", SECRET]
     await api.until(stopped_operator.manager.is_ready)
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import base64
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from aiohttp import web
 from kubernetes.aio.client.configuration import Configuration
 
 from avatar_contracts import list_watch
+from avatar_operator.core.keys import KeyRing, opaque_secret
 from avatar_operator.core.manifests.objects import control_secret, held_by_pod
 from avatar_operator.core.resources.service import ServiceKey
 from avatar_operator.errors import (
@@ -143,7 +143,7 @@ async def test_the_retry_after_header_becomes_the_delay(
 async def test_an_unreachable_server_is_a_temporary_error(fence: Fence) -> None:
     async with KubernetesClient(Configuration(host="http://127.0.0.1:1"), fence, "p0") as client:
         with pytest.raises(TemporaryError):
-            await client.master_key("system", "control")
+            await client.read_secret("system", "control")
 
 
 async def test_a_pod_is_deleted_with_its_preconditions(
@@ -165,7 +165,7 @@ async def test_a_correct_secret_is_not_written(
     server: tuple[ApiServer, KubernetesClient], make: Make
 ) -> None:
     api, client = server
-    secret = control_secret(make.service(), "token")
+    secret = control_secret(make.service(), KeyRing("master-key"))
     path = "/api/v1/namespaces/acme/secrets/concierge-control"
     api.on("GET", path, 404, {})
     api.on("PATCH", path, 201, secret)
@@ -214,38 +214,35 @@ async def test_an_owner_is_added_to_a_secret(
     assert api.last_headers["Content-Type"] == "application/strategic-merge-patch+json"
 
 
-def secret_of(master: str) -> dict[str, Any]:
-    return {"data": {"master": base64.b64encode(master.encode()).decode()}}
-
-
-async def test_the_master_key_is_created_once(server: tuple[ApiServer, KubernetesClient]) -> None:
-    api, client = server
-    api.on("GET", f"{SECRETS}/control", 404, {})
-    api.on("POST", SECRETS, 201, secret_of("made"))
-    assert await client.master_key("system", "control") == "made"
-    assert len(api.requests[-1][2]["stringData"]["master"]) >= 43  # 32 bytes as base64
-    api.on("GET", f"{SECRETS}/control", 200, secret_of("made"))
-    assert await client.master_key("system", "control") == "made"
-    assert api.writes == ["POST"]
-
-
-async def test_a_master_key_that_another_replica_created_first_is_used(
+async def test_a_secret_that_does_not_exist_reads_as_none(
     server: tuple[ApiServer, KubernetesClient],
 ) -> None:
     api, client = server
     api.on("GET", f"{SECRETS}/control", 404, {})
+    api.on("GET", f"{SECRETS}/control", 200, {"data": {"a": "b"}})
+    assert await client.read_secret("system", "control") is None
+    assert await client.read_secret("system", "control") == {"data": {"a": "b"}}
+
+
+async def test_a_secret_of_the_operator_is_replaced_only_if_the_operator_made_it(
+    server: tuple[ApiServer, KubernetesClient],
+) -> None:
+    api, client = server
+    body = opaque_secret("system", "keys", {"key": "k"})
+    api.on("POST", SECRETS, 201, {})
+    await client.write_own_secret(body)
     api.on("POST", SECRETS, 409, {})
-    api.on("GET", f"{SECRETS}/control", 200, secret_of("theirs"))
-    assert await client.master_key("system", "control") == "theirs"
-
-
-async def test_a_control_secret_without_its_key_is_refused(
-    server: tuple[ApiServer, KubernetesClient],
-) -> None:
-    api, client = server
-    api.on("GET", f"{SECRETS}/control", 200, {"data": {}})
-    with pytest.raises(Refused, match="has no key master"):
-        await client.master_key("system", "control")
+    api.on("PATCH", f"{SECRETS}/keys", 200, {})
+    await client.write_own_secret(body)
+    assert api.last_headers["Content-Type"] == "application/json-patch+json"
+    test, change = api.requests[-1][2]
+    label = "/metadata/labels/app.kubernetes.io~1managed-by"
+    assert test == {"op": "test", "path": label, "value": "avatar-operator"}
+    assert (change["path"], change["value"]) == ("/data", body["data"])
+    api.on("POST", SECRETS, 409, {})
+    api.on("PATCH", f"{SECRETS}/keys", 422, {"message": "the server rejected our request"})
+    with pytest.raises(Refused):
+        await client.write_own_secret(body)
 
 
 async def test_a_status_is_applied_to_exactly_this_service(

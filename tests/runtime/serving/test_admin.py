@@ -11,10 +11,12 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from avatar_contracts.tokens import gateway_key, session_token, state_token
 from avatar_runtime.serving import admin, engine_health
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from tests.runtime.serving.conftest import Serve
 
@@ -109,6 +111,50 @@ async def test_metrics_can_be_open_while_control_needs_the_token(serve: Serve) -
     ):
         assert (await http.get("/metrics")).status_code == 200
         assert (await http.get("/control/v1/state")).status_code == 401
+
+
+async def test_the_token_of_gateways_reads_and_cannot_control(serve: Serve) -> None:
+    key = gateway_key("a-master-key-of-the-operator")
+    token = state_token(key, "acme/concierge")
+    variables = {"AVATAR_ADMIN_TOKEN": TOKEN, "AVATAR_STATE_TOKEN": token}
+    headers = {"Authorization": f"Bearer {token}"}
+    async with (
+        serve(**variables) as served,
+        httpx.AsyncClient(base_url=f"http://{served.admin}", headers=headers) as http,
+    ):
+        assert (await http.get("/control/v1/state")).status_code == 200
+        assert (await http.get("/metrics")).status_code == 200
+        refused = await http.post("/control/v1/drain", json={"draining": True})
+        assert refused.status_code == 401
+        refused = await http.post("/control/v1/batch-limit", json={"limit": 1})
+        assert refused.status_code == 401
+        assert not served.runtime.slots.draining
+        assert served.runtime.batcher.limit.requested != 1
+        session = {"Authorization": f"Bearer {session_token(key, 'acme/concierge')}"}
+        assert (await http.get("/control/v1/state", headers=session)).status_code == 401
+
+
+async def test_a_running_pod_accepts_the_tokens_of_a_new_master_key(
+    serve: Serve, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("first")
+
+    async def status(http: httpx.AsyncClient, token: str) -> int:
+        headers = {"Authorization": f"Bearer {token}"}
+        return (await http.get("/control/v1/state", headers=headers)).status_code
+
+    async with (
+        serve(AVATAR_TOKEN_FOLDER=str(tmp_path)) as served,
+        httpx.AsyncClient(base_url=f"http://{served.admin}") as http,
+        served.client(),
+    ):
+        assert [await status(http, token) for token in ("first", "second", "x")] == [200, 401, 401]
+        (tmp_path / "token").write_text("second")
+        (tmp_path / "previous-token").write_text("first")
+        assert [await status(http, token) for token in ("first", "second")] == [200, 200]
+        (tmp_path / "previous-token").unlink()
+        assert [await status(http, token) for token in ("first", "second")] == [401, 200]
+        assert served.runtime.slots.sessions == 1
 
 
 async def test_without_a_token_only_a_loopback_listener_is_open(serve: Serve) -> None:

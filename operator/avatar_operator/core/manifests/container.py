@@ -71,6 +71,7 @@ def runtime(
         "resources": resources,
         "volumeMounts": [
             {"name": "tmp", "mountPath": "/tmp"},
+            {"name": names.TOKEN_VOLUME, "mountPath": names.TOKEN_FOLDER, "readOnly": True},
             *_mounts("models", service.model.source),
             *_mounts("avatars", service.avatar_source),
             *template.volume_mounts,
@@ -130,6 +131,7 @@ def _environment(
         labels.ENV_IDLE_TIMEOUT_S: str(limits.idle_timeout_s),
         labels.ENV_DRAIN_TIMEOUT_S: str(limits.drain_timeout_s),
         labels.ENV_LOG_FORMAT: log_format.value,
+        labels.ENV_TOKEN_FOLDER: names.TOKEN_FOLDER,
     }
     # Defaults are left out, so that a device other than a GPU can use its own.
     if service.model.decoder != DECODER:
@@ -138,11 +140,9 @@ def _environment(
         values[labels.ENV_PRECISION] = service.model.precision
     if metrics_open:
         values[labels.ENV_METRICS_OPEN] = "true"
-    secret = {"name": names.control_secret(service.key.name), "key": names.TOKEN_KEY}
     sources: dict[str, Body] = {
         labels.ENV_POD: {"fieldRef": {"fieldPath": "metadata.name"}},
         labels.ENV_POD_IP: {"fieldRef": {"fieldPath": "status.podIP"}},
-        labels.ENV_ADMIN_TOKEN: {"secretKeyRef": secret},
     }
     plain: list[Body] = [{"name": name, "value": value} for name, value in values.items()]
     return plain + [{"name": name, "valueFrom": source} for name, source in sources.items()]
@@ -168,6 +168,18 @@ def _folder(mount: str, source: Source) -> str:
         case HostPathSource():
             return mount
     return source.path
+
+
+def token_volume(service: Service) -> Body:
+    """Render the volume with the tokens of the service's pods.
+
+    The kubelet updates a mounted Secret but not environment variables: with a volume, running pods
+    accept the tokens of a new master key.
+    """
+    return {
+        "name": names.TOKEN_VOLUME,
+        "secret": {"secretName": names.control_secret(service.key.name)},
+    }
 
 
 def volumes(name: str, source: Source) -> list[Body]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from avatar_operator import names
+from avatar_operator.core.keys import encode
 from avatar_operator.core.resources.fields import Body, Fields
 from avatar_operator.core.resources.service import Service, ServiceKey
+
+if TYPE_CHECKING:
+    from avatar_operator.core.keys import KeyRing
 
 NEVER_EVICTED: Final = 1_000_000
 """minAvailable of a PodDisruptionBudget: more pods than can exist, so none may be evicted."""
@@ -17,8 +20,8 @@ LONGEST_MESSAGE: Final = 1024
 """Characters; the API server rejects Events with a longer message."""
 
 
-def control_secret(service: Service, token: str) -> Body:
-    """Render the Secret with the admin token of the service's pods."""
+def control_secret(service: Service, ring: KeyRing) -> Body:
+    """Render the Secret with the tokens of the service's pods."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -29,7 +32,7 @@ def control_secret(service: Service, token: str) -> Body:
             "ownerReferences": [owner_reference(service)],
         },
         "type": "Opaque",
-        "data": {names.TOKEN_KEY: base64.b64encode(token.encode()).decode()},
+        "data": encode(ring.service_tokens(str(service.key))),
     }
 
 

@@ -24,7 +24,7 @@ GRACE_MARGIN_S: Final = 30
 """Added to the drain timeout, so that the runtime can handle SIGTERM after preStop has ended."""
 
 
-_RENDERING: Final = 1
+_RENDERING: Final = 2
 """Increase it if `runtime_pod` changes so that running pods must be replaced."""
 
 
@@ -41,14 +41,16 @@ class PodSettings:
     """Applies to new pods only, since the spec hash does not include it."""
 
 
-def hash_spec(service: Service, image: str) -> str:
+def hash_spec(service: Service, image: str, generation: str = "") -> str:
     """Return a hash of everything in the spec that determines a pod.
 
     The number of pods and the placement are left out, because they do not change a pod. Measured
-    curves are left out, because each measurement would otherwise cause a rollout.
+    curves are left out, because each measurement would otherwise cause a rollout. `generation` is
+    that of the master key: pods with tokens of another key are replaced.
     """
     parts = (
         _RENDERING,
+        generation,
         service.template.image or image,
         service.model,
         service.avatar_source,
@@ -69,6 +71,7 @@ def runtime_pod(
     settings: PodSettings,
     *,
     reserve: bool = False,
+    generation: str = "",
 ) -> Body:
     """Render a runtime pod that is pinned to one GPU class and carries its batch size."""
     assert isinstance(pool.outcome, batch_size.BatchPlan)
@@ -102,6 +105,7 @@ def runtime_pod(
         ],
         "volumes": [
             {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}},
+            container.token_volume(service),
             *container.volumes("models", service.model.source),
             *container.volumes("avatars", service.avatar_source),
             *template.volumes,
@@ -121,7 +125,8 @@ def runtime_pod(
             **dict(template.labels),
             **service_labels(service),
             names.LABEL_GPU_CLASS: pool.gpu_class,
-            names.LABEL_SPEC_HASH: hash_spec(service, settings.image),
+            names.LABEL_SPEC_HASH: hash_spec(service, settings.image, generation),
+            **({names.LABEL_KEY_GENERATION: generation} if generation else {}),
             **({names.LABEL_RESERVE: names.RESERVED} if reserve else {}),
         },
         "annotations": {

@@ -33,6 +33,8 @@ class Options:
     """Runtime image of services that do not name one."""
     memory_share: float = batch_size.MEMORY_SHARE
     limits: rollout.Limits = field(default_factory=rollout.Limits)
+    key_generation: str = ""
+    """Generation of the current master key; empty in offline commands, which have no key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class Observed:
     """None if the service shares no reserve."""
     names_elsewhere: Collection[str] = ()
     """Names of pods that were created for this service and adopted by another one."""
+    silent: Mapping[str, str] = field(default_factory=dict)
+    """Why the state of a pod is unknown, by UID, for each pod that should send one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,8 @@ class Plan:
     scaling: inputs.ScalingResult | None = None
     """None if the number of pods is fixed."""
     halted: rollout.Halt | None = None
+    silent: Mapping[str, str] = field(default_factory=dict)
+    """As observed."""
 
     @property
     def new_pods(self) -> tuple[CreatePod | AdoptPod, ...]:

@@ -146,6 +146,7 @@ def plan(service: Service, observed: Observed, options: Options, now: float) -> 
         actions=actions,
         wake_after_s=min((wait for wait in waits if wait is not None), default=None),
         halted=added.halted,
+        silent=observed.silent,
     )
 
 
@@ -158,7 +159,7 @@ def take_stock(service: Service, observed: Observed, options: Options) -> Stock:
     reserve = observed.shared.pods if observed.shared is not None else ()
     hosts = cache.named(observed.nodes, {pod.node for pod in (*observed.pods, *reserve)})
     pools = rank(service, observed.profiles, counted, options.memory_share)
-    spec_hash = hash_spec(service, options.image)
+    spec_hash = hash_spec(service, options.image, options.key_generation)
     fleet = sort_fleet(service, observed.pods, hosts, spec_hash)
     claimable: tuple[shared_reserve.ClaimablePod, ...] = ()
     # A service does not adopt pods for a rollout: its outdated pods still serve.
@@ -221,7 +222,13 @@ def remove_pods(observed: Observed, stock: Stock, size: Size, added: Additions) 
         fleet, stock.spec_hash, stock.hosts, halted=added.halted is not None
     )
     leaving += scale_down.replace_outdated(
-        replaceable, fleet, size.desired, pools, states, blocked=added.new.missing > 0
+        replaceable,
+        fleet,
+        size.desired,
+        pools,
+        states,
+        blocked=added.new.missing > 0,
+        silent=observed.silent,
     )
     steps, wait_s = scale_down.next_steps(leaving, states)
     return Removals(leaving, steps, wait_s)

@@ -18,7 +18,7 @@ from avatar_operator.core.resources.pod import RuntimePod
 from avatar_operator.names import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from avatar_operator.core.gpus.pools import Pool
     from avatar_operator.core.resources.node import Node
@@ -113,13 +113,16 @@ def replace_outdated(
     states: Mapping[str, PodState],
     *,
     blocked: bool,
+    silent: Collection[str] = (),
 ) -> tuple[Removal, ...]:
     """Choose the outdated pods that leave: one for each current pod that has become ready.
 
     If no GPU is free for a new pod (`blocked`), one outdated pod makes room. Its GPU class must be
     able to run a new pod, and no other pod may be making room already.
+
+    A pod whose state is unknown (`silent`) replaces no other pod: gateways may not know it either.
     """
-    ready = sum(1 for pod in fleet.current if pod.ready)
+    ready = sum(1 for pod in fleet.current if pod.ready and pod.uid not in silent)
     kept = max(0, desired - ready)
     ordered = sorted(fleet.outdated, key=lambda pod: (*removal_cost(pod, states), pod.name))
     may_leave = [pod for pod in ordered if pod.uid in candidates]

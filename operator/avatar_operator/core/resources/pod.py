@@ -89,6 +89,8 @@ class RuntimePod:
     """Whether it belongs to the reserve, which takes sessions last."""
     made_for: str = ""
     """Name of the service that it was created for, if another one adopted it."""
+    key_generation: str = ""
+    """Generation of the master key that its tokens come from; empty in earlier releases."""
 
     @property
     def ended(self) -> bool:
@@ -157,6 +159,7 @@ def parse_runtime_pod(body: Mapping[str, object]) -> RuntimePod | None:
         restarts=_restarts(status),
         reserve=labels.get(names.LABEL_RESERVE) == names.RESERVED,
         made_for=_shared(labels.get(names.LABEL_MADE_FOR, "")),
+        key_generation=_shared(labels.get(names.LABEL_KEY_GENERATION, "")),
     )
 
 

@@ -74,11 +74,13 @@ def find(
 
 
 def serving(plan: planner.Plan, states: Mapping[str, PodState]) -> tuple[RuntimePod, ...]:
-    """Return the pods that take sessions: ready ones that are not draining."""
+    """Return the pods that take sessions: ready ones with a known state that do not drain."""
     return tuple(
         pod
         for pod in plan.fleet.live
-        if pod.ready and not (pod.uid in states and states[pod.uid].draining)
+        if pod.ready
+        and pod.uid not in plan.silent
+        and not (pod.uid in states and states[pod.uid].draining)
     )
 
 
@@ -125,6 +127,11 @@ def _ready(
         f"{pod.name} does not answer: no state for {STALE_S:g} s"
         for pod in plan.fleet.live
         if pod.running and not (pod.ready or pod.trouble) and _is_silent(pod, states)
+    ]
+    troubles += [
+        f"the sessions of {pod.name} are unknown: {plan.silent[pod.uid]}"
+        for pod in plan.fleet.live
+        if pod.ready and pod.uid in plan.silent
     ]
     if troubles:
         message = f"{count}; " + "; ".join(troubles)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from avatar_contracts.labels import LogFormat
+from avatar_contracts.tokens import control_token
 from avatar_operator.core.gpus import inventory, pools
+from avatar_operator.core.keys import KeyRing
 from avatar_operator.core.manifests.objects import (
     adoption_patch,
     control_secret,
@@ -16,7 +18,8 @@ from avatar_operator.core.manifests.objects import (
     pod_selector,
 )
 from avatar_operator.core.manifests.pod import PodSettings, hash_spec, runtime_pod
-from avatar_operator.names import Reason
+from avatar_operator.core.resources.pod import parse_runtime_pod
+from avatar_operator.names import TOKEN_FOLDER, Reason
 
 if TYPE_CHECKING:
     from tests.operator.conftest import Make
@@ -30,13 +33,14 @@ def render(
     make: Make,
     settings: PodSettings = SETTINGS,
     profile: GPUProfile | None = None,
+    generation: str = "",
     **spec: Any,
 ) -> Any:
     service = make.service(**spec)
     profiles = (profile or make.profile(),)
     stock = inventory.count_free([make.node()], [], profiles, service.placement)
     (pool,) = pools.rank(service, profiles, stock, 0.9)
-    return runtime_pod(service, "concierge-0", pool, settings)
+    return runtime_pod(service, "concierge-0", pool, settings, generation=generation)
 
 
 def test_the_pod_is_what_runtime_and_gateway_expect(make: Make) -> None:
@@ -79,7 +83,7 @@ def test_the_pod_is_what_runtime_and_gateway_expect(make: Make) -> None:
         "AVATAR_LOG_FORMAT": "json",
         "AVATAR_POD": None,
         "AVATAR_POD_IP": None,
-        "AVATAR_ADMIN_TOKEN": None,
+        "AVATAR_TOKEN_FOLDER": TOKEN_FOLDER,
     }
 
 
@@ -243,24 +247,31 @@ def test_the_image_of_the_chart_counts_unless_the_service_names_one(make: Make) 
 
 
 def test_the_secret_belongs_to_the_service(make: Make) -> None:
-    secret: Any = control_secret(make.service(), "abc")
+    secret: Any = control_secret(make.service(), KeyRing("abc"))
     assert (secret["metadata"]["name"], secret["metadata"]["namespace"]) == (
         "concierge-control",
         "acme",
     )
-    assert base64.b64decode(secret["data"]["token"]) == b"abc"
+    token = control_token("abc", "acme/concierge")
+    assert base64.b64decode(secret["data"]["token"]).decode() == token
     assert secret["metadata"]["ownerReferences"][0]["uid"] == "s1"
 
 
-def test_a_pod_reads_its_token_from_the_secret_of_its_service(make: Make) -> None:
-    secret: Any = control_secret(make.service(), "abc")
-    (container,) = render(make)["spec"]["containers"]
-    sources = {each["name"]: each.get("valueFrom") for each in container["env"]}
-    assert sources["AVATAR_ADMIN_TOKEN"] == {
-        "secretKeyRef": {"name": "concierge-control", "key": "token"}
-    }
+def test_a_pod_reads_its_tokens_from_the_secret_of_its_service(make: Make) -> None:
+    secret: Any = control_secret(make.service(), KeyRing("abc"))
+    spec = render(make)["spec"]
+    (container,) = spec["containers"]
+    (volume,) = (each for each in spec["volumes"] if "secret" in each)
+    assert volume["secret"] == {"secretName": "concierge-control"}
     assert secret["metadata"]["name"] == "concierge-control"
-    assert list(secret["data"]) == ["token"]
+    (mount,) = (each for each in container["volumeMounts"] if each["name"] == volume["name"])
+    # Only a whole mounted folder is updated by the kubelet.
+    assert mount == {"name": volume["name"], "mountPath": TOKEN_FOLDER, "readOnly": True}
+    values = {each["name"]: each.get("value") for each in container["env"]}
+    assert values["AVATAR_TOKEN_FOLDER"] == TOKEN_FOLDER
+    sources = {each["name"]: each.get("valueFrom") for each in container["env"]}
+    assert not any("secretKeyRef" in str(source) for source in sources.values())
+    assert set(secret["data"]) == {"token", "state-token", "session-token"}
     assert sources["AVATAR_POD"] == {"fieldRef": {"fieldPath": "metadata.name"}}
     assert sources["AVATAR_POD_IP"] == {"fieldRef": {"fieldPath": "status.podIP"}}
 
@@ -272,6 +283,18 @@ def test_an_event_is_about_its_service_and_not_too_long(make: Make) -> None:
     assert event["involvedObject"]["uid"] == "s1"
     assert (event["type"], event["reason"]) == ("Warning", "Serving")
     assert len(event["message"]) == 1024
+
+
+def test_another_master_key_replaces_the_pods_and_is_named_on_them(make: Make) -> None:
+    service = make.service()
+    assert hash_spec(service, "i", "aaa") != hash_spec(service, "i", "bbb")
+    body = render(make, generation="aaa")
+    labels = body["metadata"]["labels"]
+    assert labels["avatar.musetalk.io/key-generation"] == "aaa"
+    assert labels["avatar.musetalk.io/spec-hash"] == hash_spec(service, "runtime:1", "aaa")
+    pod = parse_runtime_pod(body)
+    assert pod is not None
+    assert pod.key_generation == "aaa"
 
 
 def test_the_selector_finds_the_pods(make: Make) -> None:
@@ -288,7 +311,7 @@ def test_metrics_of_pods_are_open_where_the_chart_opens_them(make: Make) -> None
 
 def test_the_hash_of_a_spec_stays(make: Make) -> None:
     """Another value replaces all pods of all services at the next upgrade of the operator."""
-    assert hash_spec(make.service(), "runtime:1") == "c8f4c955db"
+    assert hash_spec(make.service(), "runtime:1") == "dc048a3420"
 
 
 @pytest.mark.parametrize("log_format", LogFormat)
