@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import types
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -212,6 +214,59 @@ class Scenario:
 
     def actions(self, now: float = NOW) -> list[tuple[str, str]]:
         return [(type(action).__name__, action.name) for action in self.plan(now).actions]
+
+
+class Pauses:
+    """Stands for `asyncio.sleep` in a module: a pause lasts until the test ends it."""
+
+    def __init__(self) -> None:
+        self._pending: list[tuple[float, asyncio.Future[None]]] = []
+        self._changed = asyncio.Event()
+
+    def replace_in(self, module: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let a module make all its pauses here."""
+        changed = types.SimpleNamespace(**{**vars(asyncio), "sleep": self._sleep})
+        monkeypatch.setattr(module, "asyncio", changed)
+
+    async def _sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        pause = (seconds, asyncio.get_running_loop().create_future())
+        self._pending.append(pause)
+        self._changed.set()
+        try:
+            await pause[1]
+        finally:
+            self._pending.remove(pause)
+
+    @property
+    def lengths(self) -> list[float]:
+        """The seconds of all pauses that have not ended, the shortest first."""
+        return sorted(seconds for seconds, _ in self._pending)
+
+    async def end(self, at_least_s: float, at_most_s: float | None = None) -> float:
+        """Wait for a pause of this length, end it, and return its seconds."""
+        longest_s = at_least_s if at_most_s is None else at_most_s
+        async with asyncio.timeout(10):
+            while True:
+                for seconds, end in self._pending:
+                    if at_least_s <= seconds <= longest_s and not end.done():
+                        end.set_result(None)
+                        await self.settle()
+                        return seconds
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def settle(self) -> None:
+        """Run all tasks until each of them waits for something."""
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+def pauses() -> Pauses:
+    return Pauses()
 
 
 class Scenarios(Protocol):

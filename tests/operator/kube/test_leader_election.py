@@ -146,8 +146,8 @@ class Replica:
         await asyncio.gather(self.running, return_exceptions=True)
 
 
-class FakeCluster:
-    """The API server and its replicas."""
+class Election:
+    """An API server and the replicas that want its Lease."""
 
     def __init__(self, server: ApiServer, configuration: Configuration) -> None:
         self.server = server
@@ -164,16 +164,16 @@ class FakeCluster:
 
 
 @pytest_asyncio.fixture
-async def cluster() -> AsyncIterator[FakeCluster]:
+async def election() -> AsyncIterator[Election]:
     server = ApiServer()
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", server.handle)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    cluster = FakeCluster(server, Configuration(host=f"http://127.0.0.1:{runner.addresses[0][1]}"))
-    yield cluster
-    for replica in cluster.replicas:
+    election = Election(server, Configuration(host=f"http://127.0.0.1:{runner.addresses[0][1]}"))
+    yield election
+    for replica in election.replicas:
         await replica.die()
         await replica.api.__aexit__()
     for watch in server.watches:
@@ -181,172 +181,175 @@ async def cluster() -> AsyncIterator[FakeCluster]:
     await runner.cleanup()
 
 
-async def test_the_first_replica_creates_the_lease_and_writes(cluster: FakeCluster) -> None:
-    first = cluster.start("a")
-    await cluster.until_holder("a")
-    await cluster.server.until(first.fence.is_open)
+async def test_the_first_replica_creates_the_lease_and_writes(election: Election) -> None:
+    first = election.start("a")
+    await election.until_holder("a")
+    await election.server.until(first.fence.is_open)
     await first.write()
-    assert cluster.server.created == ["avatar-operator/a"]
+    assert election.server.created == ["avatar-operator/a"]
     assert first.terms == [0]
-    assert cluster.server.spec["leaseDurationSeconds"] == 1
+    assert election.server.spec["leaseDurationSeconds"] == 1
     assert first.elector.seconds_since_contact() < 10
 
 
-async def test_a_standby_writes_nothing(cluster: FakeCluster) -> None:
-    cluster.start("a")
-    await cluster.until_holder("a")
-    standby = cluster.start("b")
-    renewed = cluster.server.version
-    await cluster.server.until(lambda: cluster.server.version > renewed + 2)
+async def test_a_standby_writes_nothing(election: Election) -> None:
+    election.start("a")
+    await election.until_holder("a")
+    standby = election.start("b")
+    renewed = election.server.version
+    await election.server.until(lambda: election.server.version > renewed + 2)
     with pytest.raises(NotLeading):
         await standby.write()
-    assert cluster.server.created == []
+    assert election.server.created == []
     assert standby.terms == []
 
 
-async def test_a_released_lease_is_acquired_immediately(cluster: FakeCluster) -> None:
-    first, second = cluster.start("a"), None
-    await cluster.until_holder("a")
-    second = cluster.start("b")
-    await cluster.server.until(lambda: len(cluster.server.watches) == 2)
+async def test_a_released_lease_is_acquired_immediately(election: Election) -> None:
+    first, second = election.start("a"), None
+    await election.until_holder("a")
+    second = election.start("b")
+    await election.server.until(lambda: len(election.server.watches) == 2)
     released = asyncio.get_running_loop().time()
     await first.elector.resign()
     assert not first.fence.is_open()
-    await cluster.until_holder("b")
+    await election.until_holder("b")
     assert asyncio.get_running_loop().time() - released < QUICK.duration_s
-    await cluster.server.until(second.fence.is_open)
+    await election.server.until(second.fence.is_open)
     assert second.terms == [1]
     assert first.terms == [0, None]
 
 
 @pytest.mark.slow
-async def test_a_dead_leader_is_replaced_when_its_lease_expires(cluster: FakeCluster) -> None:
-    first = cluster.start("a")
-    await cluster.until_holder("a")
-    second = cluster.start("b")
-    await cluster.server.until(lambda: len(cluster.server.watches) == 2)
+async def test_a_dead_leader_is_replaced_when_its_lease_expires(election: Election) -> None:
+    first = election.start("a")
+    await election.until_holder("a")
+    second = election.start("b")
+    await election.server.until(lambda: len(election.server.watches) == 2)
     await first.die()
-    await cluster.until_holder("b")
-    await cluster.server.until(second.fence.is_open)
+    await election.until_holder("b")
+    await election.server.until(second.fence.is_open)
     assert second.fence.epoch == 1
 
 
 @pytest.mark.slow
 async def test_a_leader_that_cannot_renew_stops_before_another_one_leads(
-    cluster: FakeCluster,
+    election: Election,
 ) -> None:
-    first = cluster.start("a")
-    await cluster.until_holder("a")
-    await cluster.server.until(first.fence.is_open)
-    second = cluster.start("b")
-    await cluster.server.until(lambda: len(cluster.server.watches) == 2)
-    cluster.server.failing.add("avatar-operator/a")
-    await cluster.until_holder("b")
+    first = election.start("a")
+    await election.until_holder("a")
+    await election.server.until(first.fence.is_open)
+    second = election.start("b")
+    await election.server.until(lambda: len(election.server.watches) == 2)
+    election.server.failing.add("avatar-operator/a")
+    await election.until_holder("b")
     assert not first.fence.is_open()
     with pytest.raises(NotLeading):
         await first.write()
-    await cluster.server.until(second.fence.is_open)
+    await election.server.until(second.fence.is_open)
 
 
-async def test_a_resigning_leader_waits_for_the_write_in_flight(cluster: FakeCluster) -> None:
-    first = cluster.start("a")
-    await cluster.until_holder("a")
-    await cluster.server.until(first.fence.is_open)
-    cluster.server.hold = asyncio.Event()
+async def test_a_resigning_leader_waits_for_the_write_in_flight(election: Election) -> None:
+    first = election.start("a")
+    await election.until_holder("a")
+    await election.server.until(first.fence.is_open)
+    election.server.hold = asyncio.Event()
     writing = asyncio.create_task(first.write())
-    await cluster.server.until(lambda: cluster.server.created)
+    await election.server.until(lambda: election.server.created)
     resigning = asyncio.create_task(first.elector.resign())
-    renewed = cluster.server.spec["renewTime"]
+    renewed = election.server.spec["renewTime"]
     await asyncio.sleep(0)
-    assert cluster.server.spec["holderIdentity"] == "a"
-    cluster.server.hold.set()
+    assert election.server.spec["holderIdentity"] == "a"
+    election.server.hold.set()
     await asyncio.gather(writing, resigning)
-    assert cluster.server.spec["holderIdentity"] == ""
-    assert cluster.server.spec["renewTime"] >= renewed
+    assert election.server.spec["holderIdentity"] == ""
+    assert election.server.spec["renewTime"] >= renewed
 
 
 @pytest.mark.slow
-async def test_the_lease_is_not_released_while_a_write_is_in_flight(cluster: FakeCluster) -> None:
-    first = cluster.start("a")
-    await cluster.until_holder("a")
-    cluster.server.hold = asyncio.Event()
+async def test_the_lease_is_not_released_while_a_write_is_in_flight(election: Election) -> None:
+    first = election.start("a")
+    await election.until_holder("a")
+    election.server.hold = asyncio.Event()
 
     async def write_until_it_arrives() -> None:
-        while not cluster.server.created:
-            await cluster.server.until(first.fence.is_open)
+        while not election.server.created:
+            await election.server.until(first.fence.is_open)
             with contextlib.suppress(TemporaryError, NotLeading):  # the Lease is short
                 await first.write()
 
     writing = asyncio.create_task(write_until_it_arrives())
-    await cluster.server.until(lambda: cluster.server.created)
+    await election.server.until(lambda: election.server.created)
     await first.elector.resign()
-    assert cluster.server.spec["holderIdentity"] == "a"
-    cluster.server.hold.set()
+    assert election.server.spec["holderIdentity"] == "a"
+    election.server.hold.set()
     await asyncio.gather(writing, return_exceptions=True)
 
 
-async def test_a_manually_edited_lease_is_read_again_and_kept(cluster: FakeCluster) -> None:
-    first = cluster.start("a")
-    await cluster.until_holder("a")
-    lease = cluster.server.lease
+async def test_a_manually_edited_lease_is_read_again_and_kept(election: Election) -> None:
+    first = election.start("a")
+    await election.until_holder("a")
+    lease = election.server.lease
     assert lease is not None
-    await cluster.server.store({**lease, "metadata": {**lease["metadata"], "labels": {"by": "me"}}})
-    edited = cluster.server.version
-    await cluster.server.until(lambda: cluster.server.version > edited + 1)
-    assert cluster.server.spec["holderIdentity"] == "a"
-    assert cluster.server.lease is not None
-    assert cluster.server.lease["metadata"]["labels"] == {"by": "me"}
+    await election.server.store(
+        {**lease, "metadata": {**lease["metadata"], "labels": {"by": "me"}}}
+    )
+    edited = election.server.version
+    await election.server.until(lambda: election.server.version > edited + 1)
+    assert election.server.spec["holderIdentity"] == "a"
+    assert election.server.lease is not None
+    assert election.server.lease["metadata"]["labels"] == {"by": "me"}
     assert first.terms == [0]
 
 
 @pytest.mark.slow
-async def test_a_deleted_lease_is_created_again_with_a_higher_epoch(cluster: FakeCluster) -> None:
-    first = cluster.start("a")
-    await cluster.until_holder("a")
-    await cluster.server.until(first.fence.is_open)
-    await cluster.server.store(None)
-    await cluster.server.until(lambda: cluster.server.lease is not None)
-    await cluster.until_holder("a")
-    await cluster.server.until(first.fence.is_open)
+async def test_a_deleted_lease_is_created_again_with_a_higher_epoch(election: Election) -> None:
+    first = election.start("a")
+    await election.until_holder("a")
+    await election.server.until(first.fence.is_open)
+    await election.server.store(None)
+    await election.server.until(lambda: election.server.lease is not None)
+    await election.until_holder("a")
+    await election.server.until(first.fence.is_open)
     assert first.terms == [0, None, 1]
 
 
-async def test_a_write_is_aborted_when_the_term_of_the_leader_ends(cluster: FakeCluster) -> None:
-    first = cluster.start("a")
-    await cluster.until_holder("a")
-    await cluster.server.until(first.fence.is_open)
-    cluster.server.hold = asyncio.Event()
+@pytest.mark.slow
+async def test_a_write_is_aborted_when_the_term_of_the_leader_ends(election: Election) -> None:
+    first = election.start("a")
+    await election.until_holder("a")
+    await election.server.until(first.fence.is_open)
+    election.server.hold = asyncio.Event()
     first.running.cancel()
     with pytest.raises(Exception, match="Timeout"):
         await first.write()
     assert not first.fence.is_open()
-    cluster.server.hold.set()
+    election.server.hold.set()
 
 
 @pytest.mark.parametrize("is_reported", [True, False], ids=["by the watch", "by a renewal"])
 async def test_a_leader_whose_lease_was_deleted_stops_immediately(
-    cluster: FakeCluster, is_reported: bool
+    election: Election, is_reported: bool
 ) -> None:
-    first = cluster.start("a", LONG)  # its term would last for 40 s
-    await cluster.server.until(lambda: first.fence.is_open() and cluster.server.watches)
+    first = election.start("a", LONG)  # its term would last for 40 s
+    await election.server.until(lambda: first.fence.is_open() and election.server.watches)
     if is_reported:
-        cluster.server.failing.add("avatar-operator/a")  # only its open watch still works
-        await cluster.server.store(None)
+        election.server.failing.add("avatar-operator/a")  # only its open watch still works
+        await election.server.store(None)
     else:
-        cluster.server.lease = None  # the watch does not report it
+        election.server.lease = None  # the watch does not report it
     await first.until_terms(0, None)
     assert not first.fence.is_open()
     with pytest.raises(NotLeading):
         await first.write()
-    assert cluster.server.lease is None  # the candidate waits for the duration before it leads
+    assert election.server.lease is None  # the candidate waits for the duration before it leads
 
 
 async def test_the_metric_and_the_log_follow_the_leadership(
-    cluster: FakeCluster, caplog: pytest.LogCaptureFixture
+    election: Election, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    first = cluster.start("a")
-    await cluster.server.until(first.fence.is_open)
+    first = election.start("a")
+    await election.server.until(first.fence.is_open)
     assert "avatar_operator_is_leader 1.0" in first.metrics.render().decode()
     assert "acquired leadership identity=a epoch=0" in caplog.text
     await first.elector.resign()
@@ -356,15 +359,15 @@ async def test_the_metric_and_the_log_follow_the_leadership(
 
 
 async def test_a_lease_is_released_in_the_version_that_the_last_renewal_wrote(
-    cluster: FakeCluster,
+    election: Election,
 ) -> None:
-    first = cluster.start("a")
-    await cluster.server.until(first.fence.is_open)
-    lease = cluster.server.lease
+    first = election.start("a")
+    await election.server.until(first.fence.is_open)
+    lease = election.server.lease
     assert lease is not None
     # A change that the watch did not report yet, like a renewal whose response was lost.
     version = str(int(lease["metadata"]["resourceVersion"]) + 1000)
-    cluster.server.version += 1000
-    cluster.server.lease = {**lease, "metadata": {**lease["metadata"], "resourceVersion": version}}
+    election.server.version += 1000
+    election.server.lease = {**lease, "metadata": {**lease["metadata"], "resourceVersion": version}}
     await first.elector.resign()
-    assert cluster.server.spec["holderIdentity"] == ""
+    assert election.server.spec["holderIdentity"] == ""
