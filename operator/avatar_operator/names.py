@@ -101,6 +101,7 @@ class Reason(Enum):
     NO_GPU_NODE = "NoGPUNode"
     NO_FREE_GPU = "NoFreeGPU"
     WAITING_FOR_NODE = "WaitingForNode"
+    BACKING_OFF = "BackingOff"
     MAX_REPLICAS = "MaxReplicas"
     MAX_COST = "MaxCost"
     COST_UNKNOWN = "CostUnknown"

@@ -22,6 +22,7 @@ from avatar_operator.fence import Fence
 
 if TYPE_CHECKING:
     from avatar_operator.core.autoscaling import inputs
+    from avatar_operator.core.planning.failures import Failure
 
 Body = dict[str, Any]
 
@@ -187,6 +188,7 @@ class Scenario:
         self.context: inputs.ScalingContext | None = None
         self.has_pdb = True
         self.halted: rollout.Halt | None = None
+        self.failures: tuple[Failure, ...] = ()
 
     def add(self, name: str, state: PodState | None = None, **changes: Any) -> RuntimePod:
         live = state is not None and state.sessions > 0  # as it is a moment after
@@ -197,8 +199,16 @@ class Scenario:
             self.states[pod.uid] = state
         return pod
 
+    def prove(self) -> None:
+        """Add a lost pod of the current spec: a node has accepted it, so that all may follow."""
+        self.add("proof", node="lost")
+
     def plan(self, now: float = NOW) -> planner.Plan:
-        uses = [PodUse(pod.node, 1, pod.gpu_class) for pod in self.pods if not pod.ended]
+        uses = [
+            PodUse(pod.node, 1, pod.gpu_class)
+            for pod in self.pods
+            if not pod.ended and pod.rejected_at is None
+        ]
         observed = planner.Observed(
             nodes=tuple(self.nodes),
             uses=tuple(uses),
@@ -209,6 +219,7 @@ class Scenario:
             scaling_context=self.context,
             has_pdb=self.has_pdb,
             halted=self.halted,
+            failures=self.failures,
         )
         return planner.plan(self.service, observed, OPTIONS, now)
 

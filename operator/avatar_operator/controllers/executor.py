@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from avatar_operator.core.autoscaling import scaling
     from avatar_operator.core.keys import KeyRing
+    from avatar_operator.core.planning.failures import Failure
     from avatar_operator.core.resources.fields import Body
     from avatar_operator.core.resources.pod import RuntimePod
     from avatar_operator.fence import Fence
@@ -70,6 +71,9 @@ class ServiceState:
 
     history: scaling.History | None = None
     """The history of the scaling decisions."""
+
+    failures: tuple[Failure, ...] = ()
+    """Pods that failed to start, as the last plan has them; the status has them, too."""
 
     field_conflicts: dict[str, str] = field(default_factory=dict)
     """Which manager applies a field of the operator, by the kind of action."""

@@ -15,6 +15,7 @@ from avatar_operator.controllers import executor
 from avatar_operator.controllers.executor import ServiceState
 from avatar_operator.core.autoscaling import inputs
 from avatar_operator.core.planning import disruption, planner, rollout, shared_reserve
+from avatar_operator.core.planning.failures import read_failures
 from avatar_operator.core.resources.service import Service, parse_service
 from avatar_operator.core.status import conditions, service_status
 from avatar_operator.errors import ClusterError, InvalidResource
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from avatar_operator.controllers.triggers import Triggers
     from avatar_operator.core.cache.entries import ServiceBody
     from avatar_operator.core.cache.store import Store
+    from avatar_operator.core.planning.failures import Failure
     from avatar_operator.core.resources.pod import RuntimePod
     from avatar_operator.metrics import Metrics
     from avatar_operator.streams.gateways import GatewayStates
@@ -136,6 +138,8 @@ class ServiceController:
         # The previous leader may have known more: at first nothing is removed.
         hold_s = state.hold_removals_until - asyncio.get_running_loop().time()
         actions = tuple(each for each in plan.actions if hold_s <= 0 or not _removes(each))
+        if len(actions) == len(plan.actions):  # else the failed pods are deleted by a later plan
+            state.failures = plan.failures
         created = [each for each in actions if isinstance(each, planner.CreatePod)]
         for action in created:  # no await since the plan: no other plan saw these GPUs as free
             self._store.reserve_gpus(service.key, action.name, action.gpu_use)
@@ -148,8 +152,10 @@ class ServiceController:
         if result.faults or result.outdated:
             raise (*result.faults, *result.outdated)[0]  # reconciled again without a change
         held_s = hold_s if len(actions) < len(plan.actions) else None
-        delays = [each for each in (status_s, plan.wake_after_s, held_s) if each is not None]
-        return min(delays, default=None)
+        # Pods without a node stop counting without an event.
+        freed_s = self._store.next_freed_s(reconcile.now) if plan.missing else None
+        waits = (status_s, plan.wake_after_s, held_s, freed_s)
+        return min((each for each in waits if each is not None), default=None)
 
     def _may_plan(self, state: ServiceState, observed: planner.Observed) -> bool:
         """Return whether to plan; the first plan of a term waits for the states of all pods."""
@@ -172,7 +178,7 @@ class ServiceController:
         """Record a plan in the metrics, the triggers, the scaling history and the decision log."""
         key = reconcile.service.key
         self._metrics.set_desired(key, plan.desired)
-        lacks_gpus = bool(plan.missing) or service_status.lacks_gpus(plan)
+        lacks_gpus = bool(plan.missing or plan.held) or service_status.lacks_gpus(plan)
         self._triggers.set_lacks_gpus(reconcile.uid, lacks_gpus)
         if plan.scaling is not None:
             reconcile.state.history = plan.scaling.decision.history
@@ -223,7 +229,7 @@ class ServiceController:
         conflicts = state.field_conflicts
         return planner.Observed(
             nodes=self._store.nodes(),
-            uses=self._store.gpu_uses(),
+            uses=self._store.gpu_uses(reconcile.now),
             profiles=self._store.profiles(),
             node_classes=self._store.node_class_cache(),
             pods=pods,
@@ -233,6 +239,7 @@ class ServiceController:
             has_pdb=self._executor.has_pdb(service.uid) or "ApplyBudget" in conflicts,
             halted=rollout.read_halt(reconcile.last_status, service.generation),
             shared=self._shared(service, reconcile.now),
+            failures=self._failures(reconcile),
             names_elsewhere=self._store.names_elsewhere(service.key),
             scaling_context=inputs.ScalingContext(
                 self._gateways.demand(service.key),
@@ -241,6 +248,13 @@ class ServiceController:
                 asyncio.get_running_loop().time(),
             ),
         )
+
+    def _failures(self, reconcile: _Reconcile) -> tuple[Failure, ...]:
+        """Return what failed to start; in another term another replica may have recorded it."""
+        if reconcile.state.term == self._term:
+            return reconcile.state.failures
+        reconcile.state.failures = read_failures(reconcile.last_status)
+        return reconcile.state.failures
 
     def _shared(self, service: Service, now: float) -> shared_reserve.SharedReserve | None:
         """Return the warm pool that a service shares, with the pods that it may adopt."""

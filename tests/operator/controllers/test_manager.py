@@ -382,6 +382,8 @@ async def test_a_new_node_lets_every_service_plan_again(operator: Operator) -> N
 async def test_a_deleted_node_lets_every_service_plan_again(operator: Operator) -> None:
     api = operator.api
     operator.apply(replicas=3)
+    await api.until(lambda: api.pods)
+    operator.observe(Kind.PODS, api.stamp(running(copy.deepcopy(api.pods[0]))))
     await api.until(lambda: api.status and len(api.pods) == 2)
     before = api.status["conditions"]
     operator.manager.observe_deletion(Kind.NODES, "n1")

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest_asyncio
 
+from avatar_contracts import list_watch
+from avatar_contracts.list_watch import Page
 from avatar_operator.core.cache.entries import ChangeImpact, Kind
 from avatar_operator.core.cache.store import Store
 from avatar_operator.core.manifests.objects import pdb
 from avatar_operator.core.resources.service import ServiceKey
 from avatar_operator.errors import ClusterError, NotFound, Refused, TemporaryError
 from avatar_operator.kube import informers
-from avatar_operator.kube.client import PATHS, Page
+from avatar_operator.kube.client import PATHS
 from avatar_operator.kube.informers import RELIST_S, RETRY_S, REWATCH_S, SECOND_LIST_S, Informers
 from avatar_operator.metrics import Metrics
 
@@ -54,10 +56,10 @@ class FakeClient:
         self.lists.append(name)
         version = str(100 + len(self.lists))
         for body in self.items.get(name, []):
-            yield Page([body], version)
+            yield Page([body], version, "")
         if faults := self.faults.get(name, []):
             raise faults.pop(0)
-        yield Page([], version)
+        yield Page([], version, "")
 
     async def watch(
         self, path: str, version: str, silence_s: float, selector: str = ""
@@ -152,7 +154,8 @@ class Setup:
 async def setup(
     make: Make, pauses: Pauses, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Setup]:
-    pauses.replace_in(informers, monkeypatch)
+    for module in (informers, list_watch):
+        pauses.replace_in(module, monkeypatch)
     setup = Setup(make, pauses)
     yield setup
     await setup.stop()
@@ -217,7 +220,8 @@ async def test_a_short_resync_interval_also_shortens_the_first_pause(
     make: Make, pauses: Pauses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(f"{__name__}.RESYNC_S", 1.5)
-    pauses.replace_in(informers, monkeypatch)
+    for module in (informers, list_watch):
+        pauses.replace_in(module, monkeypatch)
     setup = Setup(make, pauses)
     await setup.start()
     assert pauses.lengths == [1.5]
@@ -367,7 +371,7 @@ async def test_a_watch_whose_version_has_expired_lists_again(
         assert setup.client.count(PODS) == number + 1
         assert int(setup.client.versions(PODS)[-1]) > int(first)
     assert "watch expired, listing again kind=pods fault=GET: 410 too old" in caplog.text
-    assert "watch received type=ERROR kind=pods message=too old resource version" in caplog.text
+    assert "kind=pods fault=received type=ERROR message=too old resource version" in caplog.text
 
 
 async def test_a_watch_that_fails_is_opened_again_from_the_same_version(

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Final
 
 from avatar_operator.core.cache.objects import Cache
 from avatar_operator.core.resources.pod import PodUse
+
+ACCEPTED_S: Final = 10.0
+"""A pod that has no node this long after its creation does not hold a GPU any more. The scheduler
+usually accepts or rejects a pod within milliseconds."""
 
 
 class GPUUsage:
@@ -15,6 +20,7 @@ class GPUUsage:
         self._pods: Cache[PodUse | None] = Cache()  # None: uses no GPU, or no longer does
         self._sums: dict[tuple[str, str], PodUse] = {}  # by node and GPU class
         self._list: tuple[PodUse, ...] | None = None  # None after a change
+        self._unbound: dict[str, float] = {}  # by UID: when the use of a pod without a node ends
         self._reserved: dict[str, PodUse] = {}  # by NAMESPACE/NAME of a pod to be created
 
     def reserve(self, pod: str, use: PodUse) -> None:
@@ -28,16 +34,35 @@ class GPUUsage:
         self._replace(use, None)
         return use is not None
 
-    def put(self, uid: str, version: int, use: PodUse | None) -> bool:
-        """Store the use of a pod, and return whether the pod released its GPUs."""
+    def put(self, uid: str, version: int, use: PodUse | None, created_at: float) -> bool:
+        """Store the use of a pod, and return whether the pod released its GPUs.
+
+        `created_at` is in seconds since 1970. A pod without a node counts for `ACCEPTED_S`.
+        """
         before = self._pods.get(uid)
         if (use or before) is None or not self._pods.put(uid, version, use):
             return False
+        self._unbound.pop(uid, None)
+        if use is not None and not use.node:
+            self._unbound[uid] = created_at + ACCEPTED_S
         self._replace(before, use)
         return use is None
 
+    def expire(self, now: float) -> None:
+        """End the use of the pods that no node has accepted in time."""
+        for uid in [uid for uid, at in self._unbound.items() if at <= now]:
+            del self._unbound[uid]
+            before, version = self._pods.get(uid), self._pods.version(uid)
+            if version is not None and self._pods.put(uid, version, None):
+                self._replace(before, None)
+
+    def next_expiry(self) -> float | None:
+        """Return when the next use ends by itself, in seconds since 1970; None if none does."""
+        return min(self._unbound.values(), default=None)
+
     def drop(self, uid: str) -> bool:
         """Remove a deleted pod, and return whether it used GPUs until now."""
+        self._unbound.pop(uid, None)
         before = self._pods.drop(uid)
         self._replace(before, None)
         return before is not None

@@ -22,6 +22,7 @@ from avatar_operator.core.resources.gateway import GatewayPod, parse_pod
 from avatar_operator.core.resources.gpu_profile import GPUProfile, parse_profile
 from avatar_operator.core.resources.node import Node, parse_node
 from avatar_operator.core.resources.pod import RuntimePod, parse_runtime_pod, parse_use
+from avatar_operator.core.resources.pod_status import parse_seconds
 from avatar_operator.core.resources.service import ServiceKey, parse_service
 from avatar_operator.errors import InvalidResource
 
@@ -121,9 +122,18 @@ class Store:
         """Return identity and status of a profile, None if it does not exist."""
         return next((body for body in self._profile_bodies.values() if body.name == name), None)
 
-    def gpu_uses(self) -> tuple[PodUse, ...]:
-        """Return the GPU use of all pods of the cluster, summed by node and class."""
+    def gpu_uses(self, now: float) -> tuple[PodUse, ...]:
+        """Return the GPU use of all pods of the cluster, summed by node and class.
+
+        `now` is in seconds since 1970.
+        """
+        self._gpu_usage.expire(now)
         return self._gpu_usage.sums()
+
+    def next_freed_s(self, now: float) -> float | None:
+        """Return after how many seconds a pod without a node stops to count, None if none does."""
+        at = self._gpu_usage.next_expiry()
+        return None if at is None else max(0.0, at - now)
 
     def reserve_gpus(self, key: ServiceKey, pod: str, use: PodUse) -> None:
         """Count the GPUs of a planned pod at once, so that no other plan counts them as free.
@@ -242,7 +252,8 @@ class Store:
         self, metadata: Fields, uid: str, version: int, body: Mapping[str, object]
     ) -> ChangeImpact:
         self._gpu_usage.release(f"{metadata.text('namespace')}/{metadata.text('name')}")
-        freed = self._gpu_usage.put(uid, version, parse_use(body))
+        created_at = parse_seconds(metadata.text("creationTimestamp")) or 0.0
+        freed = self._gpu_usage.put(uid, version, parse_use(body), created_at)
         gateway = parse_pod(body, self._namespace)
         if gateway is not None:
             changed = self.gateways.put(uid, version, gateway)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from avatar_operator.core.gpus import inventory
     from avatar_operator.core.gpus.pools import Pool
     from avatar_operator.core.planning import shared_reserve
+    from avatar_operator.core.planning.failures import Failure
     from avatar_operator.core.planning.fleet import Fleet
     from avatar_operator.core.resources.gpu_profile import GPUProfile
     from avatar_operator.core.resources.node import Node
@@ -59,6 +60,8 @@ class Observed:
     """The halt of this spec generation that the status contains."""
     shared: shared_reserve.SharedReserve | None = None
     """None if the service shares no reserve."""
+    failures: tuple[Failure, ...] = ()
+    """Pods of this service that failed to start, as the status or the previous plan has them."""
     names_elsewhere: Collection[str] = ()
     """Names of pods that were created for this service and adopted by another one."""
     silent: Mapping[str, str] = field(default_factory=dict)
@@ -83,6 +86,10 @@ class Plan:
     halted: rollout.Halt | None = None
     silent: Mapping[str, str] = field(default_factory=dict)
     """As observed."""
+    failures: tuple[Failure, ...] = ()
+    """Pods that failed to start, with those that this plan deletes."""
+    held: int = 0
+    """Pods that are not created yet, although a GPU is free: the spec failed or is not proven."""
 
     @property
     def new_pods(self) -> tuple[CreatePod | AdoptPod, ...]:

@@ -10,9 +10,11 @@ stages before it:
    It comes before placement, because the size does not depend on where new pods go.
 3. `add_pods` decides how many pods are missing, and where they come from: first adopted from a
    shared reserve, whose pods have loaded the model already, then created on a GPU class. A rollout
-   adds pods before it removes any; it may be halted here. Repeated failures delay replacements.
-4. `remove_pods` decides which pods leave: surplus pods, and outdated pods for which a replacement
-   is ready. It comes after stage 3, because an outdated pod must make room if no GPU was free.
+   adds pods before it removes any; it may be halted here. Pods that failed to start delay others,
+   and a spec that no pod has proven yet gets one pod first.
+4. `remove_pods` decides which pods leave: pods that failed to start, surplus pods, and outdated
+   pods for which a replacement is ready. It comes after stage 3, because an outdated pod must make
+   room if no GPU was free.
    A pod leaves in three plans: it is drained, its sessions end, and it is deleted once it reports
    that it has none.
 5. `order_actions` assigns the roles (serving or reserve), protects pods with sessions from
@@ -30,7 +32,15 @@ from avatar_operator.core.autoscaling import inputs
 from avatar_operator.core.gpus import inventory
 from avatar_operator.core.gpus.pools import Pool, rank
 from avatar_operator.core.manifests.pod import hash_spec
-from avatar_operator.core.planning import rollout, scale_down, scale_up, shared_reserve, warm_pool
+from avatar_operator.core.planning import (
+    attempts,
+    failures,
+    rollout,
+    scale_down,
+    scale_up,
+    shared_reserve,
+    warm_pool,
+)
 from avatar_operator.core.planning.actions import (
     Action,
     AdoptPod,
@@ -47,6 +57,7 @@ from avatar_operator.core.planning.disruption import protect
 from avatar_operator.core.planning.fleet import Fleet, sort_fleet
 from avatar_operator.core.planning.plan import Observed, Options, Plan
 from avatar_operator.core.planning.scale_down import FRESH_S, KEPT_FAILURES, delete_orphans
+from avatar_operator.names import Reason
 
 if TYPE_CHECKING:
     from avatar_operator.core.resources.node import Node
@@ -87,6 +98,12 @@ class Stock(NamedTuple):
     spec_hash: str
     fleet: Fleet
     claimable: tuple[shared_reserve.ClaimablePod, ...]
+    failed: tuple[failures.FailedPod, ...]
+    """Pods that failed to start."""
+    failures: tuple[failures.Failure, ...]
+    """What has failed to start, with these pods."""
+    failed_s: float | None
+    """Seconds until another pod may have failed to start."""
 
 
 class Size(NamedTuple):
@@ -104,8 +121,8 @@ class Additions(NamedTuple):
     new: scale_up.NewPods
     creates: tuple[CreatePod, ...]
     halted: rollout.Halt | None
-    back_off_s: float
-    """Seconds until failed pods are replaced; 0 if there is nothing to wait for."""
+    back_off_s: float | None
+    """Seconds until failed pods are replaced; None if there is nothing to wait for."""
 
 
 class Removals(NamedTuple):
@@ -122,14 +139,15 @@ def plan(service: Service, observed: Observed, options: Options, now: float) -> 
 
     `now` is in seconds since 1970, like the times in the pods.
     """
-    stock = take_stock(service, observed, options)
+    stock = take_stock(service, observed, options, now)
     size = decide_size(service, observed, stock, now)
     added = add_pods(service, observed, options, stock, size, now)
     removed = remove_pods(observed, stock, size, added)
     actions, protect_s = order_actions(service, observed, stock, size, added, removed)
     decision = None if size.scaling is None else size.scaling.decision
     waits = (
-        added.back_off_s or None,
+        added.back_off_s,
+        stock.failed_s,
         None if decision is None else decision.wake_after_s,
         removed.wait_s,
         protect_s,
@@ -147,10 +165,12 @@ def plan(service: Service, observed: Observed, options: Options, now: float) -> 
         wake_after_s=min((wait for wait in waits if wait is not None), default=None),
         halted=added.halted,
         silent=observed.silent,
+        failures=stock.failures,
+        held=added.new.held,
     )
 
 
-def take_stock(service: Service, observed: Observed, options: Options) -> Stock:
+def take_stock(service: Service, observed: Observed, options: Options, now: float) -> Stock:
     """Stage 1: count GPUs, rank GPU classes and sort pods."""
     cache = observed.node_classes or inventory.NodeClassCache()
     counted = inventory.count_free(
@@ -168,7 +188,14 @@ def take_stock(service: Service, observed: Observed, options: Options) -> Stock:
         claimable = shared_reserve.claimable_pods(
             observed.shared, pools, service.placement, spec_hash, usable
         )
-    return Stock(counted, hosts, pools, spec_hash, fleet, claimable)
+    known = failures.still_valid(observed.failures, fleet, spec_hash)
+    failed, failed_s = attempts.find_failed(
+        fleet, pools, known, observed.states, service.placement, now
+    )
+    if service.paused:
+        failed, failed_s = (), None
+    known = failures.record(known, failed, pools, spec_hash, now)
+    return Stock(counted, hosts, pools, spec_hash, fleet, claimable, failed, known, failed_s)
 
 
 def decide_size(service: Service, observed: Observed, stock: Stock, now: float) -> Size:
@@ -196,20 +223,33 @@ def add_pods(
     """Stage 3: decide which pods to adopt and to create."""
     fleet, spec_hash = stock.fleet, stock.spec_hash
     halted = rollout.find_halt(
-        fleet, spec_hash, observed.states, observed.halted, options.limits, now
+        fleet, spec_hash, observed.states, observed.halted, options.limits, now, stock.failures
     )
     count = 0
     if not service.paused:
-        count = scale_up.count_missing(
-            fleet, size.desired, observed.states, halted=halted is not None
-        )
-    back_off_s = scale_up.back_off_s(fleet, spec_hash, now) if count else 0.0
+        # What failed to start is tried again later, also by a rollout that it halted.
+        stopped = halted is not None and not stock.failures
+        count = scale_up.count_missing(fleet, size.desired, observed.states, halted=stopped)
+    wait_s: float | None = scale_up.back_off_s(fleet, spec_hash, now) if count else 0.0
     new = scale_up.NewPods()
-    if not back_off_s:
-        new = scale_up.place(service, fleet, stock.pools, stock.claimable, count, spec_hash)
+    if count and not wait_s:
+        adopted = stock.claimable[:count]
+        count -= len(adopted)
+        allowed = attempts.allow(
+            fleet,
+            spec_hash,
+            stock.pools,
+            stock.failures,
+            service.placement,
+            count,
+            now,
+            adopts=bool(adopted),
+        )
+        new = scale_up.place(service, fleet, stock.pools, adopted, count, spec_hash, allowed)
+        wait_s = allowed.wait_s if new.held else None
     names = {pod.name for pod in observed.pods} | set(observed.names_elsewhere)
     creates = scale_up.creations(service, fleet, new, spec_hash, names)
-    return Additions(new, creates, halted, back_off_s)
+    return Additions(new, creates, halted, wait_s or None)
 
 
 def remove_pods(observed: Observed, stock: Stock, size: Size, added: Additions) -> Removals:
@@ -230,7 +270,11 @@ def remove_pods(observed: Observed, stock: Stock, size: Size, added: Additions) 
         blocked=added.new.missing > 0,
         silent=observed.silent,
     )
+    failed = {each.pod.uid for each in stock.failed}
+    leaving = tuple(each for each in leaving if each[0].uid not in failed)
     steps, wait_s = scale_down.next_steps(leaving, states)
+    leaving += tuple((each.pod, Reason.REPLACING) for each in stock.failed)
+    steps += scale_down.delete_failed(stock.failed)
     return Removals(leaving, steps, wait_s)
 
 

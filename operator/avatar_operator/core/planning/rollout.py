@@ -18,6 +18,7 @@ from avatar_operator.names import Condition, Reason
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from avatar_operator.core.planning.failures import Failure
     from avatar_operator.core.planning.fleet import Fleet
     from avatar_operator.core.resources.pod import RuntimePod
     from avatar_operator.core.resources.state import PodState
@@ -64,15 +65,19 @@ def find_halt(
     recorded: Halt | None,
     limits: Limits,
     now: float,
+    failures: Sequence[Failure] = (),
 ) -> Halt | None:
     """Return why the rollout of a service is halted, None if it may continue.
 
     `recorded` is the halt that the status contains; it stays while pods of an earlier spec exist.
-    `now` is in seconds since 1970.
+    `failures` are those of the new spec. `now` is in seconds since 1970.
     """
     old = [pod for pod in fleet.outdated if pod.spec_hash != spec_hash]
     if old and recorded is not None:
         return recorded
+    if old and failures:
+        message = "; ".join(f"{each.pod}: {each.message}" for each in failures)
+        return Halt(Reason.NEW_PODS_FAILING, f"new pods are failing: {message}")
     ended = [pod for pod in fleet.ended if pod.spec_hash == spec_hash]
     return compare(fleet.current, ended, old, states, limits, now)
 

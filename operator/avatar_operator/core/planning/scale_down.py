@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from avatar_operator.core.gpus.pools import Pool
+    from avatar_operator.core.planning.failures import FailedPod
     from avatar_operator.core.resources.node import Node
     from avatar_operator.core.resources.state import PodState
 
@@ -164,6 +165,21 @@ def next_steps(
         elif state.sessions == 0:
             wait_s = FRESH_S / 4
     return tuple(steps), wait_s
+
+
+def delete_failed(failed: Iterable[FailedPod]) -> tuple[DeletePod, ...]:
+    """Return the deletion of the pods that failed to start, in exactly the observed version."""
+    return tuple(
+        DeletePod(
+            pod.name,
+            pod.uid,
+            pod.resource_version,
+            pod.gpu_class,
+            Reason.REPLACING,
+            f"it failed to start: {message}",
+        )
+        for pod, message, _ in failed
+    )
 
 
 def undrain(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from avatar_operator.core.gpus.pools import Pool
+    from avatar_operator.core.planning.attempts import Allowance
     from avatar_operator.core.planning.fleet import Fleet
     from avatar_operator.core.planning.shared_reserve import ClaimablePod
     from avatar_operator.core.resources.state import PodState
@@ -34,6 +35,8 @@ class NewPods(NamedTuple):
     """The GPU class of each pod to create."""
     missing: int = 0
     """Pods for which no GPU was found."""
+    held: int = 0
+    """Pods with a free GPU that are not created yet, because the spec failed or is not proven."""
 
 
 def count_missing(
@@ -60,23 +63,24 @@ def place(
     service: Service,
     fleet: Fleet,
     pools: Sequence[Pool],
-    claimable: Sequence[ClaimablePod],
+    adopted: tuple[ClaimablePod, ...],
     count: int,
     spec_hash: str,
+    allowed: Allowance,
 ) -> NewPods:
-    """Adopt claimable pods first, because they have loaded the model, and create the others.
+    """Choose the GPU classes of `count` pods to create, as far as they are allowed.
 
     Pods that the maximum cost does not allow are left out, but are not `missing`: a free GPU
     would not bring them.
     """
-    adopted = tuple(claimable[:count])
     existing = fleet.current + tuple(each.pod for each in adopted)
     placement = _effective_placement(service, fleet, spec_hash)
-    chosen = assign_classes(pools, count - len(adopted), placement, existing)
-    missing = count - len(adopted) - len(chosen)
+    missing = count - len(assign_classes(pools, count, placement, existing))
+    chosen = assign_classes(allowed.pools, count, placement, existing)[: allowed.count]
+    held = max(0, count - missing - len(chosen))
     paid = _within_max_cost(service, fleet, pools, [*(each.pool for each in adopted), *chosen])
     chosen = tuple(compress(chosen, paid[len(adopted) :]))
-    return NewPods(tuple(compress(adopted, paid)), chosen, missing)
+    return NewPods(tuple(compress(adopted, paid)), chosen, missing, held)
 
 
 def creations(

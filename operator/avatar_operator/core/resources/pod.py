@@ -6,14 +6,13 @@ a pod that requests no GPU.
 
 from __future__ import annotations
 
-import datetime
 import sys
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from avatar_contracts.documents import parse_object
 from avatar_operator import names
+from avatar_operator.core.resources import pod_status
 from avatar_operator.core.resources.fields import Fields, split_body
 from avatar_operator.core.resources.node import condition_status, read_count, read_resources
 from avatar_operator.core.resources.service import ServiceKey
@@ -91,6 +90,14 @@ class RuntimePod:
     """Name of the service that it was created for, if another one adopted it."""
     key_generation: str = ""
     """Generation of the master key that its tokens come from; empty in earlier releases."""
+    rejected_at: float | None = None
+    """Since when the scheduler finds no node for it; None if it makes room or has not tried."""
+    bound_at: float | None = None
+    """When it was bound to its node; None if the time is unknown."""
+    waiting: str = ""
+    """Why the runtime container waits, for example ImagePullBackOff."""
+    mounted: bool = True
+    """Whether its volumes are mounted, as far as the kubelet reports it."""
 
     @property
     def ended(self) -> bool:
@@ -103,19 +110,22 @@ class RuntimePod:
         return ServiceKey(self.namespace, self.made_for or self.service)
 
 
-LONGEST_TROUBLE: Final = 200  # characters of `trouble`
-
-
 def parse_use(body: Mapping[str, object]) -> PodUse | None:
-    """Return the GPU use of a pod, or None if it uses no GPU."""
+    """Return the GPU use of a pod, or None if it uses no GPU.
+
+    A pod that the scheduler has rejected uses none. A pod for which it evicts others counts on the
+    node that it will get.
+    """
     metadata, spec, status = split_body(body)
     requested = _requested(spec)
     if not requested or status.text("phase") in ("Succeeded", "Failed"):
         return None
+    if not spec.text("nodeName") and pod_status.rejected_at(status) is not None:
+        return None
     labels = metadata.strings("labels")
     ours = labels.get(names.LABEL_MANAGED_BY) == names.FIELD_MANAGER
     gpu_class = labels.get(names.LABEL_GPU_CLASS, "") if ours else ""
-    node = _shared(spec.text("nodeName"))
+    node = _shared(spec.text("nodeName") or status.text("nominatedNodeName"))
     return PodUse.of(node, _shared(gpu_class), dict(sorted(requested.items())))
 
 
@@ -129,7 +139,7 @@ def parse_runtime_pod(body: Mapping[str, object]) -> RuntimePod | None:
     ):
         return None
     annotations = metadata.strings("annotations")
-    created_at = _seconds(metadata.text("creationTimestamp")) or 0.0
+    created_at = pod_status.parse_seconds(metadata.text("creationTimestamp")) or 0.0
     phase = status.text("phase", "Pending")
     return RuntimePod(
         name=metadata.text("name"),
@@ -148,18 +158,24 @@ def parse_runtime_pod(body: Mapping[str, object]) -> RuntimePod | None:
         ip=status.text("podIP"),
         phase=_shared(phase),
         ready=condition_status(status, "Ready") == "True",
-        running=_running(status),
+        running=pod_status.is_running(status),
         terminating=metadata.has("deletionTimestamp"),
         created_at=created_at,
-        failed_at=_ended_at(status, created_at) if phase in ("Succeeded", "Failed") else None,
-        trouble=_trouble(status),
+        failed_at=pod_status.ended_at(status, created_at)
+        if phase in ("Succeeded", "Failed")
+        else None,
+        trouble=pod_status.trouble(status),
         live=labels.get(names.LABEL_LIVE) == names.LIVE,
         shielded=annotations.get(names.ANNOTATION_SAFE_TO_EVICT) == "false",
         drain_asked=annotations.get(names.ANNOTATION_DRAIN) == "true",
-        restarts=_restarts(status),
+        restarts=pod_status.restarts(status),
         reserve=labels.get(names.LABEL_RESERVE) == names.RESERVED,
         made_for=_shared(labels.get(names.LABEL_MADE_FOR, "")),
         key_generation=_shared(labels.get(names.LABEL_KEY_GENERATION, "")),
+        rejected_at=None if spec.text("nodeName") else pod_status.rejected_at(status),
+        bound_at=pod_status.bound_at(status),
+        waiting=_shared(pod_status.waiting_reason(status)),
+        mounted=condition_status(status, "PodReadyToStartContainers") != "False",
     )
 
 
@@ -190,81 +206,3 @@ def _container_gpus(container: Fields) -> Counter[str]:
     resources = container.child("resources")
     requests, limits = (read_resources(resources.fragment(part)) for part in ("requests", "limits"))
     return Counter(requests) | Counter(limits)
-
-
-def _runtime_container(status: Fields) -> Fields | None:
-    for container in status.children("containerStatuses"):
-        if container.text("name") == names.CONTAINER:
-            return container
-    return None
-
-
-def _running(status: Fields) -> bool:
-    container = _runtime_container(status)
-    return container is not None and container.child("state").has("running")
-
-
-def _restarts(status: Fields) -> int:
-    container = _runtime_container(status)
-    return 0 if container is None else container.integer("restartCount", 0, 0, 2**31)
-
-
-def _trouble(status: Fields) -> str:
-    for condition in status.children("conditions"):
-        if condition.text("type") == "PodScheduled" and condition.text("status") == "False":
-            why = condition.text("message") or condition.text("reason")
-            return _sentence(f"not scheduled: {why}")
-    container = _runtime_container(status)
-    if container is not None:
-        waiting = container.child("state").child("waiting")
-        reason = waiting.text("reason")
-        if reason == "CrashLoopBackOff":  # its message repeats the names of pod and container
-            return _sentence(f"{reason}: {_last_message(container.child('lastState'))}")
-        if reason not in ("", "ContainerCreating", "PodInitializing"):
-            return _sentence(f"{reason}: {waiting.text('message')}")
-        if container.child("state").has("terminated"):
-            return _sentence(_last_message(container.child("state")))
-        if not container.flag("ready", False) and container.child("lastState").has("terminated"):
-            return _sentence(f"restarted after {_last_message(container.child('lastState'))}")
-    return _sentence(status.text("message") or status.text("reason"))
-
-
-def _last_message(state: Fields) -> str:
-    """Return how a container ended and the last line of its log."""
-    ended = state.child("terminated")
-    lines = [line.strip() for line in ended.text("message").splitlines() if line.strip()]
-    reason = ended.text("reason")
-    how = reason if reason not in ("", "Error") else "exit code"
-    how = f"{how} {ended.integer('exitCode', 0, -(2**31), 2**31)}"
-    return f"{how}: {_message(lines[-1])}" if lines else how
-
-
-def _message(line: str) -> str:
-    """Return the message of a log line: that of a JSON record, or else the line itself."""
-    try:
-        message = parse_object(line).get("message")
-    except ValueError:
-        return line
-    return message if isinstance(message, str) and message.strip() else line
-
-
-def _sentence(text: str) -> str:
-    """Return the text as one line of at most `LONGEST_TROUBLE` characters."""
-    line = " ".join(text.split()).rstrip(": ")
-    return line if len(line) <= LONGEST_TROUBLE else f"{line[: LONGEST_TROUBLE - 1]}…"
-
-
-def _ended_at(status: Fields, created_at: float) -> float:
-    """Return when the last container ended, or the creation time if none has started."""
-    ends = [
-        _seconds(container.child("state").child("terminated").text("finishedAt"))
-        for container in status.children("containerStatuses")
-    ]
-    return max((end for end in ends if end is not None), default=created_at)
-
-
-def _seconds(timestamp: str) -> float | None:
-    try:
-        return datetime.datetime.fromisoformat(timestamp).timestamp()
-    except ValueError:
-        return None

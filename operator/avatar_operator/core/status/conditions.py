@@ -118,8 +118,28 @@ def _ready(
     count = f"{ready} of {plan.desired} pods take sessions"
     if ready >= plan.desired:
         return Finding(Condition.READY, True, Reason.SERVING, count)
+    troubles = _troubles(plan, states)
+    if plan.failures and not plan.missing:
+        message = f"{count}; {'; '.join(troubles) or _failures(plan)}"
+        return Finding(Condition.READY, False, Reason.PODS_FAILING, message)
     if not gpu.status:
         return Finding(Condition.READY, False, gpu.reason, gpu.message)
+    if troubles:
+        message = f"{count}; " + "; ".join(troubles)
+        return Finding(Condition.READY, False, Reason.PODS_FAILING, message)
+    if service.paused:
+        message = f"{count}; the service is paused by its annotation {names.ANNOTATION_PAUSED}"
+        return Finding(Condition.READY, False, Reason.PAUSED, message)
+    if failures:
+        message = f"{count}; " + "; ".join(failures)
+        return Finding(Condition.READY, False, Reason.APPLY_FAILED, message)
+    starting = ", ".join(pod.name for pod in plan.fleet.live if not pod.ready)
+    message = f"{count}; starting: {starting or 'none'}"
+    return Finding(Condition.READY, False, Reason.PODS_STARTING, message)
+
+
+def _troubles(plan: planner.Plan, states: Mapping[str, PodState]) -> list[str]:
+    """Describe what keeps the existing pods from taking sessions."""
     troubles = [f"{pod.name}: {pod.trouble}" for pod in plan.fleet.live if pod.trouble]
     troubles += [f"{pod.name} {pod.phase}: {pod.trouble}" for pod in plan.fleet.ended]
     troubles += _lost(plan, states)
@@ -133,18 +153,20 @@ def _ready(
         for pod in plan.fleet.live
         if pod.ready and pod.uid in plan.silent
     ]
-    if troubles:
-        message = f"{count}; " + "; ".join(troubles)
-        return Finding(Condition.READY, False, Reason.PODS_FAILING, message)
-    if service.paused:
-        message = f"{count}; the service is paused by its annotation {names.ANNOTATION_PAUSED}"
-        return Finding(Condition.READY, False, Reason.PAUSED, message)
-    if failures:
-        message = f"{count}; " + "; ".join(failures)
-        return Finding(Condition.READY, False, Reason.APPLY_FAILED, message)
-    starting = ", ".join(pod.name for pod in plan.fleet.live if not pod.ready)
-    message = f"{count}; starting: {starting or 'none'}"
-    return Finding(Condition.READY, False, Reason.PODS_STARTING, message)
+    return troubles
+
+
+def _failures(plan: planner.Plan) -> str:
+    """Describe the pods that failed to start, and when another one is tried."""
+    found = [
+        f"{each.pod} failed to start{f' on {each.gpu_class}' if each.gpu_class else ''} and was "
+        f"deleted: {each.message}"
+        for each in plan.failures
+    ]
+    if not any(not pod.ready for pod in plan.fleet.current):
+        at = min(each.retry_at for each in plan.failures)
+        found.append(f"the next try is at {text.rfc3339(at)}")
+    return "; ".join(found)
 
 
 def _lost(plan: planner.Plan, states: Mapping[str, PodState]) -> list[str]:
@@ -196,6 +218,9 @@ def _progressing(service: Service, plan: planner.Plan, gpu: Finding) -> Finding:
     if starting or coming:
         message = f"{len(starting) + coming} of {plan.desired} pods are starting"
         return Finding(Condition.PROGRESSING, True, Reason.SCALING_UP, message)
+    if gpu.reason is Reason.BACKING_OFF:
+        message = "waiting before another pod is tried"
+        return Finding(Condition.PROGRESSING, False, gpu.reason, message)
     if not gpu.status:
         return Finding(Condition.PROGRESSING, False, gpu.reason, "waiting for GPUs")
     if len(plan.fleet.current) < plan.desired:
@@ -208,6 +233,9 @@ def _gpu(service: Service, plan: planner.Plan) -> Finding:
     if pending := _pending_pods(service, plan):
         message = f"{pending}; the cluster has {_stocks(plan)}"
         return Finding(Condition.GPU_AVAILABLE, False, Reason.WAITING_FOR_NODE, message)
+    if plan.held and plan.failures and not plan.fleet.current:
+        message = f"no GPU is held between two tries: {_failures(plan)}"
+        return Finding(Condition.GPU_AVAILABLE, False, Reason.BACKING_OFF, message)
     if not plan.missing:
         message = "no GPU is needed" if plan.desired == 0 else "every pod has its GPU"
         reason = Reason.NOTHING_ASKED if plan.desired == 0 else Reason.GPU_ALLOCATED
@@ -228,12 +256,14 @@ def _gpu(service: Service, plan: planner.Plan) -> Finding:
     reason = Reason.NO_FREE_GPU if exists else Reason.NO_GPU_NODE
     what = "no free GPU" if exists else "no matching GPU node"
     message = f"{what}: needs {_needed(service, plan)}; the cluster has {_stocks(plan)}"
+    if plan.failures:
+        message += f"; {_failures(plan)}"
     return Finding(Condition.GPU_AVAILABLE, False, reason, message)
 
 
 def _pending_pods(service: Service, plan: planner.Plan) -> str:
-    """Describe the pods that wait for a node, which `whenFull: createPending` allows."""
-    if service.placement.when_full is not WhenFull.CREATE_PENDING:
+    """Describe the pods that wait for a node, because `whenFull` or a pause allows it."""
+    if service.placement.when_full is not WhenFull.CREATE_PENDING and not service.paused:
         return ""
     waiting = [pod for pod in plan.fleet.current if pod.trouble and not pod.node]
     if not waiting:

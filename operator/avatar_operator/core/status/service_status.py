@@ -15,6 +15,7 @@ from avatar_operator.core.autoscaling.limits import Limit
 from avatar_operator.core.gpus import batch_size
 from avatar_operator.core.manifests.objects import LONGEST_MESSAGE, pod_selector
 from avatar_operator.core.planning import planner
+from avatar_operator.core.planning.failures import to_status
 from avatar_operator.core.resources.fields import Body, Fields
 from avatar_operator.core.status.conditions import Finding, serving
 from avatar_operator.core.text import rfc3339
@@ -74,6 +75,7 @@ def build(
         "batch": ",".join(_batches(plan, pool.gpu_class) for pool in used),
         "pools": [_pool(plan, pool) for pool in plan.pools],
         "decisions": _decisions(plan, states, previous, now),
+        **({"failures": to_status(plan.failures)} if plan.failures else {}),
     }
 
 

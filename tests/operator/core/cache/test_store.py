@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from tests.operator.conftest import Body, Make
 
 
+NOW = 0.0
+
+
 def service(make: Make, version: int, **metadata: Any) -> Body:
     body = make.service_body(replicas=1)
     body["metadata"].update({"resourceVersion": str(version), **metadata})
@@ -124,7 +127,7 @@ def test_a_runtime_pod_affects_its_service_and_its_deletion_frees_gpus(
     body = make.pod_body()
     assert store.observe(Kind.PODS, body) == ChangeImpact(("s1",), pod="uid-p0")
     assert store.observe(Kind.PODS, body) == ChangeImpact()
-    assert store.gpu_uses() == (PodUse("n1", 1, "rtx-4090"),)
+    assert store.gpu_uses(NOW) == (PodUse("n1", 1, "rtx-4090"),)
     assert [pod.name for pod in store.pods_of(ServiceKey("acme", "concierge"))] == ["p0"]
     assert store.pods_of(ServiceKey("other", "concierge")) == ()
     assert store.uids(Kind.PODS) == {"uid-p0"}
@@ -145,10 +148,10 @@ def test_a_foreign_pod_counts_as_long_as_it_uses_gpus(make: Make) -> None:
     assert store.observe(Kind.PODS, foreign(make, gpus=0)) == ChangeImpact()
     assert store.uids(Kind.PODS) == frozenset()
     assert store.observe(Kind.PODS, foreign(make)) == ChangeImpact()
-    assert store.gpu_uses() == (PodUse("n1", 1, ""),)
+    assert store.gpu_uses(NOW) == (PodUse("n1", 1, ""),)
     ended = foreign(make, status={"phase": "Succeeded"})
     assert store.observe(Kind.PODS, ended) == ChangeImpact(freed_gpus=True)
-    assert store.gpu_uses() == ()
+    assert store.gpu_uses(NOW) == ()
     assert store.observe_deletion(Kind.PODS, "uid-p0") == ChangeImpact()
 
 
@@ -251,24 +254,24 @@ def test_a_deletion_is_visible_in_lists_that_were_read_before(make: Make) -> Non
     store.observe(Kind.PODS, make.pod_body("p1"))
     assert [node.name for node in store.nodes()] == ["n1", "n2"]
     assert [profile.name for profile in store.profiles()] == ["l4", "rtx-4090"]
-    assert store.gpu_uses() == (PodUse("n1", 2, "rtx-4090"),)
+    assert store.gpu_uses(NOW) == (PodUse("n1", 2, "rtx-4090"),)
     store.observe_deletion(Kind.NODES, "n1")
     store.observe_deletion(Kind.PROFILES, "l4")
     store.observe_deletion(Kind.PODS, "uid-p0")
     assert [node.name for node in store.nodes()] == ["n2"]
     assert [profile.name for profile in store.profiles()] == ["rtx-4090"]
-    assert store.gpu_uses() == (PodUse("n1", 1, "rtx-4090"),)
+    assert store.gpu_uses(NOW) == (PodUse("n1", 1, "rtx-4090"),)
 
 
 def test_an_observation_is_visible_in_lists_that_were_read_before(make: Make) -> None:
     store = Store(())
-    assert (store.nodes(), store.profiles(), store.gpu_uses()) == ((), (), ())
+    assert (store.nodes(), store.profiles(), store.gpu_uses(NOW)) == ((), (), ())
     store.observe(Kind.NODES, make.node_body("n1"))
     store.observe(Kind.PROFILES, make.profile_body())
     store.observe(Kind.PODS, make.pod_body("p0"))
     assert [node.name for node in store.nodes()] == ["n1"]
     assert [profile.name for profile in store.profiles()] == ["rtx-4090"]
-    assert store.gpu_uses() == (PodUse("n1", 1, "rtx-4090"),)
+    assert store.gpu_uses(NOW) == (PodUse("n1", 1, "rtx-4090"),)
 
 
 @pytest.mark.parametrize("kind", list(Kind), ids=lambda kind: kind.value)
@@ -338,12 +341,12 @@ def test_a_reserved_gpu_counts_until_its_pod_is_observed(make: Make) -> None:
     store = Store(())
     store.reserve_gpus(ServiceKey("acme", "concierge"), "p0", PodUse("", 1, "rtx-4090"))
     store.reserve_gpus(ServiceKey("acme", "other"), "p1", PodUse("", 1, "rtx-4090"))
-    assert store.gpu_uses() == (PodUse("", 2, "rtx-4090"),)
+    assert store.gpu_uses(NOW) == (PodUse("", 2, "rtx-4090"),)
     store.observe(Kind.PODS, make.pod_body("p0"))
-    assert sum(use.gpus for use in store.gpu_uses()) == 2  # the pod, and the reservation of p1
+    assert sum(use.gpus for use in store.gpu_uses(NOW)) == 2  # the pod, and the reservation of p1
     impact = store.release_gpus(ServiceKey("acme", "concierge"), ["p0"])
     assert impact == ChangeImpact()  # it had ended already
-    assert sum(use.gpus for use in store.gpu_uses()) == 2
+    assert sum(use.gpus for use in store.gpu_uses(NOW)) == 2
 
 
 def test_a_pod_that_was_not_created_frees_its_reserved_gpu() -> None:
@@ -351,7 +354,7 @@ def test_a_pod_that_was_not_created_frees_its_reserved_gpu() -> None:
     key = ServiceKey("acme", "concierge")
     store.reserve_gpus(key, "p0", PodUse("", 1, "rtx-4090"))
     assert store.release_gpus(key, ["p0", "p1"]) == ChangeImpact(freed_gpus=True)
-    assert store.gpu_uses() == ()
+    assert store.gpu_uses(NOW) == ()
     assert store.release_gpus(key, ["p0"]) == ChangeImpact()
 
 
@@ -359,4 +362,4 @@ def test_a_pod_of_that_name_in_another_namespace_ends_no_reservation(make: Make)
     store = Store(())
     store.reserve_gpus(ServiceKey("globex", "concierge"), "p0", PodUse("", 1, "rtx-4090"))
     store.observe(Kind.PODS, make.pod_body("p0"))
-    assert sum(use.gpus for use in store.gpu_uses()) == 2
+    assert sum(use.gpus for use in store.gpu_uses(NOW)) == 2

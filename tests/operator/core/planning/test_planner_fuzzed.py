@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from avatar_contracts import packaged_files
 from avatar_operator.core.gpus import node_classes
 from avatar_operator.core.gpus.batch_size import BatchPlan
-from avatar_operator.core.manifests.pod import PodSettings, runtime_pod
+from avatar_operator.core.manifests.pod import PodSettings, hash_spec, runtime_pod
 from avatar_operator.core.planning import planner
 from avatar_operator.core.resources.gpu_profile import Curve, GPUProfile, parse_profile
 from avatar_operator.core.resources.node import Node, parse_node
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tests.operator.conftest import Body, Make
 
     from avatar_operator.core.gpus.pools import Pool
+    from avatar_operator.core.resources.pod import RuntimePod
 
 CASES = 10_000
 VARIANT = "v15/sd-vae/fp16"
@@ -131,10 +132,13 @@ def shipped_bodies() -> Iterator[Body]:
 
 
 def observe(
-    nodes: list[Node], uses: tuple[PodUse, ...], given: tuple[GPUProfile, ...]
+    nodes: list[Node],
+    uses: tuple[PodUse, ...],
+    given: tuple[GPUProfile, ...],
+    pods: tuple[RuntimePod, ...],
 ) -> planner.Observed:
     return planner.Observed(
-        nodes=tuple(nodes), uses=uses, profiles=given, pods=(), states={}, has_control_secret=True
+        nodes=tuple(nodes), uses=uses, profiles=given, pods=pods, states={}, has_control_secret=True
     )
 
 
@@ -197,11 +201,13 @@ def test_no_labels_and_no_spec_give_a_plan_that_runs_out_of_memory(make: Make) -
             PodUse(rng.choice(("n0", "n1", "")), rng.randint(0, 2), rng.choice(("", "l4")))
             for _ in range(rng.randint(0, 3))
         )
-        observed = observe(nodes, uses, given)
+        # A lost pod proves the spec, so that a plan may create several pods.
+        proof = (make.pod("proof", node="lost", spec_hash=hash_spec(service, "image")),)
+        observed = observe(nodes, uses, given, proof)
         plan = planner.plan(service, observed, options, 0.0)
         pods += check(plan, nodes, given, service.placement.when_full)
         if case % 50 == 0:  # the same again is the same plan, whatever order things come in
-            mixed = observe(nodes[::-1], uses[::-1], given)
+            mixed = observe(nodes[::-1], uses[::-1], given, proof)
             assert planner.plan(service, mixed, options, 0.0) == plan
             settings = PodSettings("image", "Always")
             for action in plan.actions:

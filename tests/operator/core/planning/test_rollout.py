@@ -30,6 +30,7 @@ def test_new_pods_come_a_surge_at_a_time(scenarios: Scenarios, make: Make) -> No
     scenario = scenarios(replicas=8, gpus=16)
     for number in range(8):
         scenario.add(f"old-{number}", make.state(1), spec_hash="old")
+    scenario.prove()
     assert [type(each) for each in scenario.plan().actions] == [CreatePod, CreatePod]
 
 
@@ -37,6 +38,7 @@ def test_old_pods_that_do_not_work_leave_no_room_to_wait_for(scenarios: Scenario
     scenario = scenarios(replicas=4, gpus=8)
     for number in range(4):
         scenario.add(f"old-{number}", spec_hash="old", ready=False)
+    scenario.prove()
     creates = [each for each in scenario.plan().actions if isinstance(each, CreatePod)]
     assert len(creates) == 4
 

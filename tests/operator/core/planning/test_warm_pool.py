@@ -61,6 +61,7 @@ def test_a_pod_more_than_is_needed_is_created_for_the_reserve(scenarios: Scenari
 def test_of_new_pods_the_last_ones_are_the_reserve(scenarios: Scenarios) -> None:
     scenario = scenarios(gpus=4, autoscaling={**AUTO, "minReplicas": 3})
     scenario.context = CONTEXT
+    scenario.prove()
     creates = [action for action in scenario.plan().actions if isinstance(action, CreatePod)]
     assert [create.reserve for create in creates] == [False, False, False, True]
 

@@ -126,6 +126,7 @@ def test_actions_and_changes_of_readiness_are_told(scenarios: Scenarios, make: M
 
 def test_pods_that_are_created_together_are_told_together(scenarios: Scenarios) -> None:
     scenario = scenarios(replicas=2)
+    scenario.prove()
     (reported,) = service_status.notices(scenario.plan().actions, (), {})
     names = f"concierge-{scenario.hash[:5]}-0, concierge-{scenario.hash[:5]}-1"
     assert reported.message.startswith(f"created pods {names} on rtx-4090: 0 of 2 pods exist")
