@@ -3,6 +3,7 @@
 It needs these rights; the chart grants exactly these:
 
     cluster-wide  nodes, pods, gpuprofiles             list watch
+                  priorityclasses                      list         (while GPUs are short)
                   gpuprofiles/status                   patch
                   poddisruptionbudgets                 list watch
                   customresourcedefinitions            list watch   (kopf's discovery)
@@ -32,6 +33,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 from avatar_operator import names
+from avatar_operator.core.resources.fields import Fields
 from avatar_operator.errors import Conflict, FieldConflict, NotFound, Refused, TemporaryError
 from avatar_operator.kube.connection import (
     APPLY,
@@ -63,6 +65,8 @@ PATHS: Final = {
     "poddisruptionbudgets": "/apis/policy/v1/poddisruptionbudgets",
 }
 """The list path of each watched kind, for all namespaces."""
+
+PRIORITY_CLASSES: Final = "/apis/scheduling.k8s.io/v1/priorityclasses"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +131,22 @@ class KubernetesClient:
         query |= {"labelSelector": selector} if selector else {}
         async for event in self._connection.watch(path, query, silence_s):
             yield event
+
+    async def priority_classes(self) -> dict[str, int]:
+        """Return the values of all PriorityClasses by name; "" is the default class.
+
+        Raises:
+            ClusterError: the list was not read to its end.
+        """
+        found: dict[str, int] = {}
+        async for page in self.list(PRIORITY_CLASSES):
+            for item in page.items:
+                fields = Fields(item, "", [])
+                value = fields.integer("value", 0, -(2**31), 2**31)
+                found[fields.child("metadata").text("name")] = value
+                if fields.flag("globalDefault", False):
+                    found[""] = value
+        return found
 
     async def create_pod(self, body: Body) -> Body:
         """Create a pod and return it as stored.

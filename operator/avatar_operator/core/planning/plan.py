@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from avatar_operator.core.gpus.pools import Pool
     from avatar_operator.core.planning import shared_reserve
     from avatar_operator.core.planning.fleet import Fleet
+    from avatar_operator.core.planning.shares import Share
     from avatar_operator.core.resources.gpu_profile import GPUProfile
     from avatar_operator.core.resources.node import Node
     from avatar_operator.core.resources.pod import PodUse, RuntimePod
@@ -59,6 +60,8 @@ class Observed:
     """None if the service shares no reserve."""
     names_elsewhere: Collection[str] = ()
     """Names of pods that were created for this service and adopted by another one."""
+    share: Share | None = None
+    """The GPUs that the service may use; None if no shortage concerns it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,8 @@ class Plan:
     scaling: inputs.ScalingResult | None = None
     """None if the number of pods is fixed."""
     halted: rollout.Halt | None = None
+    share: Share | None = None
+    """The share that limits the plan; None if no shortage concerns the service."""
 
     @property
     def new_pods(self) -> tuple[CreatePod | AdoptPod, ...]:

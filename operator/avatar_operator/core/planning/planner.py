@@ -30,7 +30,14 @@ from avatar_operator.core.autoscaling import inputs
 from avatar_operator.core.gpus import inventory
 from avatar_operator.core.gpus.pools import Pool, rank
 from avatar_operator.core.manifests.pod import hash_spec
-from avatar_operator.core.planning import rollout, scale_down, scale_up, shared_reserve, warm_pool
+from avatar_operator.core.planning import (
+    fair_limits,
+    rollout,
+    scale_down,
+    scale_up,
+    shared_reserve,
+    warm_pool,
+)
 from avatar_operator.core.planning.actions import (
     Action,
     AdoptPod,
@@ -122,10 +129,11 @@ def plan(service: Service, observed: Observed, options: Options, now: float) -> 
 
     `now` is in seconds since 1970, like the times in the pods.
     """
+    service = fair_limits.restrict(service, observed.share)
     stock = take_stock(service, observed, options)
     size = decide_size(service, observed, stock, now)
     added = add_pods(service, observed, options, stock, size, now)
-    removed = remove_pods(observed, stock, size, added)
+    removed = remove_pods(service, observed, stock, size, added)
     actions, protect_s = order_actions(service, observed, stock, size, added, removed)
     decision = None if size.scaling is None else size.scaling.decision
     waits = (
@@ -146,6 +154,7 @@ def plan(service: Service, observed: Observed, options: Options, now: float) -> 
         actions=actions,
         wake_after_s=min((wait for wait in waits if wait is not None), default=None),
         halted=added.halted,
+        share=observed.share,
     )
 
 
@@ -167,6 +176,7 @@ def take_stock(service: Service, observed: Observed, options: Options) -> Stock:
         claimable = shared_reserve.claimable_pods(
             observed.shared, pools, service.placement, spec_hash, usable
         )
+    pools = fair_limits.cap(pools, fleet, observed.share)
     return Stock(counted, hosts, pools, spec_hash, fleet, claimable)
 
 
@@ -211,18 +221,22 @@ def add_pods(
     return Additions(new, creates, halted, back_off_s)
 
 
-def remove_pods(observed: Observed, stock: Stock, size: Size, added: Additions) -> Removals:
+def remove_pods(
+    service: Service, observed: Observed, stock: Stock, size: Size, added: Additions
+) -> Removals:
     """Stage 4: decide which pods leave, and the next step of each."""
     fleet, pools, states = stock.fleet, stock.pools, observed.states
+    given_back = fair_limits.surplus(service, fleet, states, observed.share)
     leaving = scale_down.scale_down(
-        fleet, pools, states, desired=size.desired, reserve=size.reserve
+        fleet, pools, states, given_back, desired=size.desired, reserve=size.reserve
     )
     replaceable = scale_down.find_replaceable(
         fleet, stock.spec_hash, stock.hosts, halted=added.halted is not None
     )
-    leaving += scale_down.replace_outdated(
+    replaced = scale_down.replace_outdated(
         replaceable, fleet, size.desired, pools, states, blocked=added.new.missing > 0
     )
+    leaving += tuple(each for each in replaced if each[0] not in given_back)
     steps, wait_s = scale_down.next_steps(leaving, states)
     return Removals(leaving, steps, wait_s)
 
