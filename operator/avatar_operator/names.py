@@ -124,6 +124,7 @@ class Reason(Enum):
     FIELD_CONFLICT = "FieldConflict"
     SCALING_UP = "ScalingUp"
     SCALING_DOWN = "ScalingDown"
+    GIVING_BACK = "GivingBack"
     REPLACING = "Replacing"
     NOT_DRAINING = "NotDraining"
     WAITING_FOR_SESSIONS = "WaitingForSessions"

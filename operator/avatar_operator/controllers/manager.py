@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from avatar_operator.controllers.decision_log import DecisionLogWriter
 from avatar_operator.controllers.executor import Executor
+from avatar_operator.controllers.gpu_shares import GPUShares
 from avatar_operator.controllers.key_controller import KeyController
 from avatar_operator.controllers.profile_controller import ProfileController
 from avatar_operator.controllers.service_controller import ServiceController
@@ -79,6 +80,9 @@ class Manager:
             keys=self._known_keys,
         )
         self._decisions = DecisionLogWriter(settings.decision_log)
+        self._shares = GPUShares(
+            self._store, self._triggers, self._runtimes.states, api.priority_classes
+        )
         self._services = ServiceController(
             self._store,
             self._runtimes,
@@ -86,6 +90,7 @@ class Manager:
             self._executor,
             self._triggers,
             self._decisions,
+            self._shares,
             planner.Options(settings.pods.image, settings.memory_share, settings.rollout),
             metrics,
             settings.watch_namespaces,
@@ -126,6 +131,7 @@ class Manager:
                 tasks.create_task(self._tick_forever(), name="tick")
                 tasks.create_task(self._profiles.run(), name="profile controller")
                 tasks.create_task(self._decisions.run(), name="decision log")
+                tasks.create_task(self._shares.run(), name="GPU shares")
                 tasks.create_task(self._worker.run(), name="worker")
         finally:
             await self._follower.close()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from avatar_operator.controllers.decision_log import DecisionLogWriter
     from avatar_operator.controllers.executor import ExecutionResult, Executor
+    from avatar_operator.controllers.gpu_shares import GPUShares
     from avatar_operator.controllers.triggers import Triggers
     from avatar_operator.core.cache.entries import ServiceBody
     from avatar_operator.core.cache.store import Store
@@ -62,6 +63,7 @@ class ServiceController:
         executor: Executor,
         triggers: Triggers,
         decisions: DecisionLogWriter,
+        shares: GPUShares,
         options: planner.Options,
         metrics: Metrics,
         watch_namespaces: Collection[str],
@@ -74,6 +76,7 @@ class ServiceController:
         self._executor = executor
         self._triggers = triggers
         self._decisions = decisions
+        self._shares = shares
         self._options = options
         self._metrics = metrics
         self._watch_namespaces = watch_namespaces
@@ -85,11 +88,13 @@ class ServiceController:
     def begin_term(self) -> None:
         """Start to lead after another replica may have led."""
         self._term += 1
+        self._shares.begin_term()
         self._elected_at = asyncio.get_running_loop().time()
 
     def forget(self, uid: str) -> None:
         """Discard what is remembered of a deleted service."""
         self._states.pop(uid, None)
+        self._shares.forget(uid)
 
     def forget_secrets(self) -> None:
         """Write the control Secret of every service again."""
@@ -115,6 +120,7 @@ class ServiceController:
         """
         body = self._store.services.get(uid)
         if body is None or body.deleting:
+            self._shares.record_none(uid)
             await self._executor.finalize(uid, self._orphans(uid))
             return None
         now, last_status = time.time(), body.status
@@ -122,6 +128,7 @@ class ServiceController:
         try:
             service = parse_service(body.body)
         except InvalidResource as error:
+            self._shares.record_none(uid)
             await self._write_invalid(uid, body, error, state, now)
             return None
         reconcile = _Reconcile(uid, service, state, last_status, now)
@@ -150,6 +157,8 @@ class ServiceController:
             self._triggers.on_change(impact)
         status_s = await self._report(reconcile, plan, observed, result)
         if result.faults or result.outdated:
+            if any(action not in result.done for action in created):
+                self._shares.record_failure(reconcile.uid)
             raise (*result.faults, *result.outdated)[0]  # reconciled again without a change
         held_s = hold_s if len(actions) < len(plan.actions) else None
         # Pods without a node stop counting without an event.
@@ -180,6 +189,7 @@ class ServiceController:
         self._metrics.set_desired(key, plan.desired)
         lacks_gpus = bool(plan.missing or plan.held) or service_status.lacks_gpus(plan)
         self._triggers.set_lacks_gpus(reconcile.uid, lacks_gpus)
+        self._shares.record(reconcile.uid, reconcile.service, plan)
         if plan.scaling is not None:
             reconcile.state.history = plan.scaling.decision.history
             self._decisions.write(key, plan.scaling)
@@ -241,6 +251,7 @@ class ServiceController:
             shared=self._shared(service, reconcile.now),
             failures=self._failures(reconcile),
             names_elsewhere=self._store.names_elsewhere(service.key),
+            share=self._shares.of(service.uid),
             scaling_context=inputs.ScalingContext(
                 self._gateways.demand(service.key),
                 # In another term another replica may have decided since.

@@ -3,6 +3,7 @@
 It needs these rights; the chart grants exactly these:
 
     cluster-wide  nodes, pods, gpuprofiles             list watch
+                  priorityclasses                      list         (while GPUs are short)
                   gpuprofiles/status                   patch
                   poddisruptionbudgets                 list watch
                   customresourcedefinitions            list watch   (kopf's discovery)
@@ -31,6 +32,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from avatar_contracts.list_watch import read_page, watch_query
 from avatar_operator import names
+from avatar_operator.core.resources.fields import Fields
 from avatar_operator.errors import Conflict, FieldConflict, NotFound, TemporaryError
 from avatar_operator.kube.connection import (
     APPLY,
@@ -63,6 +65,8 @@ PATHS: Final = {
     "poddisruptionbudgets": "/apis/policy/v1/poddisruptionbudgets",
 }
 """The list path of each watched kind, for all namespaces."""
+
+PRIORITY_CLASSES: Final = "/apis/scheduling.k8s.io/v1/priorityclasses"
 
 
 class KubernetesClient:
@@ -118,6 +122,22 @@ class KubernetesClient:
         query = watch_query(version, {"labelSelector": selector} if selector else {})
         async for event in self._connection.watch(path, query, silence_s):
             yield event
+
+    async def priority_classes(self) -> dict[str, int]:
+        """Return the values of all PriorityClasses by name; "" is the default class.
+
+        Raises:
+            ClusterError: the list was not read to its end.
+        """
+        found: dict[str, int] = {}
+        async for page in self.list(PRIORITY_CLASSES):
+            for item in page.items:
+                fields = Fields(item, "", [])
+                value = fields.integer("value", 0, -(2**31), 2**31)
+                found[fields.child("metadata").text("name")] = value
+                if fields.flag("globalDefault", False):
+                    found[""] = value
+        return found
 
     async def create_pod(self, body: Body) -> Body:
         """Create a pod and return it as stored.

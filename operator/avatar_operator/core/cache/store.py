@@ -179,6 +179,8 @@ class Store:
             return ChangeImpact()
         generation = metadata.integer("generation", 0, 0, 2**63)
         identity = {"name": key.name, "namespace": key.namespace, "uid": uid}
+        if created := metadata.text("creationTimestamp"):
+            identity["creationTimestamp"] = created
         annotations = {
             name: value
             for name, value in metadata.strings("annotations").items()

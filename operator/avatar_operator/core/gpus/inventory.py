@@ -151,6 +151,11 @@ class PlacementView:
         self._coming: dict[str, int] = {}  # by class: requested by runtime pods without a node
         self._free = {name: stock.total for name, stock in self._bare.items()}
 
+    @property
+    def members(self) -> Iterable[NodeClass]:
+        """The GPUs of each node that pods with this placement can use."""
+        return self._members.values()
+
     def stocks(self, uses: tuple[PodUse, ...]) -> Mapping[str, ClassStock]:
         """Return the stock of each class, with the GPUs that are free besides these uses.
 

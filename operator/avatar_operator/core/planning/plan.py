@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from avatar_operator.core.planning import shared_reserve
     from avatar_operator.core.planning.failures import Failure
     from avatar_operator.core.planning.fleet import Fleet
+    from avatar_operator.core.planning.shares import Share
     from avatar_operator.core.resources.gpu_profile import GPUProfile
     from avatar_operator.core.resources.node import Node
     from avatar_operator.core.resources.pod import PodUse, RuntimePod
@@ -66,6 +67,8 @@ class Observed:
     """Names of pods that were created for this service and adopted by another one."""
     silent: Mapping[str, str] = field(default_factory=dict)
     """Why the state of a pod is unknown, by UID, for each pod that should send one."""
+    share: Share | None = None
+    """The GPUs that the service may use; None if no shortage concerns it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,8 @@ class Plan:
     """Pods that failed to start, with those that this plan deletes."""
     held: int = 0
     """Pods that are not created yet, although a GPU is free: the spec failed or is not proven."""
+    share: Share | None = None
+    """The share that limits the plan; None if no shortage concerns the service."""
 
     @property
     def new_pods(self) -> tuple[CreatePod | AdoptPod, ...]:

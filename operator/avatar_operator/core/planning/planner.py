@@ -35,6 +35,7 @@ from avatar_operator.core.manifests.pod import hash_spec
 from avatar_operator.core.planning import (
     attempts,
     failures,
+    fair_limits,
     rollout,
     scale_down,
     scale_up,
@@ -139,10 +140,11 @@ def plan(service: Service, observed: Observed, options: Options, now: float) -> 
 
     `now` is in seconds since 1970, like the times in the pods.
     """
+    service = fair_limits.restrict(service, observed.share)
     stock = take_stock(service, observed, options, now)
     size = decide_size(service, observed, stock, now)
     added = add_pods(service, observed, options, stock, size, now)
-    removed = remove_pods(observed, stock, size, added)
+    removed = remove_pods(service, observed, stock, size, added)
     actions, protect_s = order_actions(service, observed, stock, size, added, removed)
     decision = None if size.scaling is None else size.scaling.decision
     waits = (
@@ -167,6 +169,7 @@ def plan(service: Service, observed: Observed, options: Options, now: float) -> 
         silent=observed.silent,
         failures=stock.failures,
         held=added.new.held,
+        share=observed.share,
     )
 
 
@@ -195,6 +198,7 @@ def take_stock(service: Service, observed: Observed, options: Options, now: floa
     if service.paused:
         failed, failed_s = (), None
     known = failures.record(known, failed, pools, spec_hash, now)
+    pools = fair_limits.cap(pools, fleet, observed.share)
     return Stock(counted, hosts, pools, spec_hash, fleet, claimable, failed, known, failed_s)
 
 
@@ -252,16 +256,19 @@ def add_pods(
     return Additions(new, creates, halted, wait_s or None)
 
 
-def remove_pods(observed: Observed, stock: Stock, size: Size, added: Additions) -> Removals:
+def remove_pods(
+    service: Service, observed: Observed, stock: Stock, size: Size, added: Additions
+) -> Removals:
     """Stage 4: decide which pods leave, and the next step of each."""
     fleet, pools, states = stock.fleet, stock.pools, observed.states
+    given_back = fair_limits.surplus(service, fleet, states, observed.share)
     leaving = scale_down.scale_down(
-        fleet, pools, states, desired=size.desired, reserve=size.reserve
+        fleet, pools, states, given_back, desired=size.desired, reserve=size.reserve
     )
     replaceable = scale_down.find_replaceable(
         fleet, stock.spec_hash, stock.hosts, halted=added.halted is not None
     )
-    leaving += scale_down.replace_outdated(
+    replaced = scale_down.replace_outdated(
         replaceable,
         fleet,
         size.desired,
@@ -270,6 +277,7 @@ def remove_pods(observed: Observed, stock: Stock, size: Size, added: Additions) 
         blocked=added.new.missing > 0,
         silent=observed.silent,
     )
+    leaving += tuple(each for each in replaced if each[0] not in given_back)
     failed = {each.pod.uid for each in stock.failed}
     leaving = tuple(each for each in leaving if each[0].uid not in failed)
     steps, wait_s = scale_down.next_steps(leaving, states)

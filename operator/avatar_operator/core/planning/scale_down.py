@@ -64,14 +64,17 @@ def scale_down(
     fleet: Fleet,
     pools: Sequence[Pool],
     states: Mapping[str, PodState],
+    given_back: Sequence[RuntimePod] = (),
     *,
     desired: int,
     reserve: int,
 ) -> tuple[Removal, ...]:
     """Choose the current pods that exceed `desired`, those with the lowest removal cost first.
 
-    Pods of the reserve stay: they are empty, so they would otherwise always leave first.
+    Pods of the reserve stay: they are empty, so they would otherwise always leave first. Pods whose
+    GPU is given back to another service (`given_back`, current or outdated) leave in any case.
     """
+    given = {pod.uid for pod in given_back}
     kept = reserve_to_keep(fleet.current, states, reserve)
     ranks = {pool.gpu_class: rank for rank, pool in enumerate(pools)}
     ordered = sorted(
@@ -83,8 +86,10 @@ def scale_down(
             pod.name,
         ),
     )
-    count = max(0, len(fleet.current) - desired)
-    return tuple((pod, Reason.SCALING_DOWN) for pod in ordered[:count])
+    rest = [pod for pod in ordered if pod.uid not in given]
+    count = max(0, len(rest) - desired)
+    removals = [(pod, Reason.GIVING_BACK) for pod in given_back]
+    return (*removals, *((pod, Reason.SCALING_DOWN) for pod in rest[:count]))
 
 
 def find_replaceable(

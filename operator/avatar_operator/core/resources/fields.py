@@ -190,6 +190,8 @@ class Identity:
     namespace: str
     uid: str
     generation: int
+    created: str = ""
+    """Creation time in RFC 3339; "" if the object was never stored."""
 
 
 def parse_identity(body: Mapping[str, object], faults: list[Fault]) -> Identity:
@@ -200,6 +202,7 @@ def parse_identity(body: Mapping[str, object], faults: list[Fault]) -> Identity:
         namespace=metadata.text("namespace", "default"),
         uid=metadata.text("uid"),
         generation=metadata.integer("generation", 0, 0, 2**63),
+        created=metadata.text("creationTimestamp"),
     )
 
 

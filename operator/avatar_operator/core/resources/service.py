@@ -34,6 +34,7 @@ PRECISION: Final = "fp16"
 DEMO_MODEL: Final = "/opt/avatar/models/demo"
 DEMO_AVATARS: Final = "/opt/avatar/avatars"
 RATES: Final = (10, 16, 20, 25)  # frames per second that divide every supported sample rate
+MAX_WEIGHT: Final = 100
 MAX_NAME: Final = 40  # characters, so that the names of pods fit in 63
 DNS_LABEL: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 CLASS_PATTERN: Final = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"
@@ -190,6 +191,10 @@ class Service:
     template: Template
     paused: bool = False
     """Set by an annotation."""
+    weight: int = 1
+    """Its weight when several services share GPUs that are short."""
+    created: str = ""
+    """Creation time in RFC 3339; "" if the service was never stored."""
 
     @property
     def desired_replicas(self) -> int:
@@ -242,6 +247,8 @@ def parse_service(body: Mapping[str, object]) -> Service:
         sessions=_sessions(spec.child("sessions")),
         template=_template(spec.child("template")),
         paused=annotations.get(names.ANNOTATION_PAUSED) == "true",
+        weight=spec.integer("weight", 1, 1, MAX_WEIGHT),
+        created=identity.created,
     )
     if faults:
         raise InvalidResource(names.SERVICE_KIND, str(service.key), faults)

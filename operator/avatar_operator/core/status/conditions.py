@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from avatar_operator.core.resources.state import PodState
 
 _NAMED_NODES: Final = 3  # nodes left out that a message names
+_NAMED_HOLDERS: Final = 3  # services with GPUs that a message names
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +259,7 @@ def _gpu(service: Service, plan: planner.Plan) -> Finding:
     message = f"{what}: needs {_needed(service, plan)}; the cluster has {_stocks(plan)}"
     if plan.failures:
         message += f"; {_failures(plan)}"
+    message += _holders(service, plan)
     return Finding(Condition.GPU_AVAILABLE, False, reason, message)
 
 
@@ -289,6 +291,8 @@ def _stocks(plan: planner.Plan) -> str:
         if not stock.total:
             continue
         part = f"{stock.gpu_class} {stock.free} free of {stock.total}"
+        if pool is not None and pool.stock.free < stock.free:
+            part += f" ({stock.free - pool.stock.free} for services with smaller shares)"
         if pool is None:
             part += " (not allowed by spec.placement.gpuClasses)"
         elif isinstance(pool.outcome, NoBatch):
@@ -299,6 +303,25 @@ def _stocks(plan: planner.Plan) -> str:
     if len(nodes) > _NAMED_NODES:
         parts.append(f"{text.count(len(nodes) - _NAMED_NODES, 'more node')} excluded")
     return ", ".join(parts) or "none"
+
+
+def _holders(service: Service, plan: planner.Plan) -> str:
+    """Say which services hold the GPUs that the service could use, largest first.
+
+    Services of other namespaces are only counted: tenants must not learn their names.
+    """
+    if plan.share is None:
+        return ""
+    own, others = plan.share.held_by(service.key.namespace)
+    largest = sorted(own.items(), key=lambda item: (-item[1], item[0]))
+    parts = [f"{service.key.namespace}/{name} holds {count}" for name, count in largest]
+    shown = parts[:_NAMED_HOLDERS]
+    if rest := sum(count for _, count in largest[_NAMED_HOLDERS:]):
+        shown.append(f"{len(parts) - _NAMED_HOLDERS} more of {service.key.namespace} hold {rest}")
+    if others:
+        shown.append(f"other namespaces hold {others}")
+    total = sum(pool.stock.total for pool in plan.pools if pool.can_serve)
+    return f"; {', '.join(shown)} of {text.count(total, 'GPU')}" if shown else ""
 
 
 def _calibrated(plan: planner.Plan) -> Finding:
@@ -332,11 +355,11 @@ def _limited(service: Service, plan: planner.Plan) -> tuple[Finding, ...]:
     if decision.limit is Limit.RATE:
         has = plan.desired
     message = f"wants {text.count(decision.figures.wanted, 'pod')}, has {has}; "
-    message += _limit(decision.limit, service.autoscaling, plan)
+    message += _limit(decision.limit, service, service.autoscaling, plan)
     return (Finding(Condition.SCALING_LIMITED, True, Reason(decision.limit.value), message),)
 
 
-def _limit(limit: Limit, policy: Autoscaling, plan: planner.Plan) -> str:
+def _limit(limit: Limit, service: Service, policy: Autoscaling, plan: planner.Plan) -> str:
     match limit:
         case Limit.MAX_REPLICAS:
             return f"maxReplicas is {policy.max_replicas}"
@@ -355,7 +378,7 @@ def _limit(limit: Limit, policy: Autoscaling, plan: planner.Plan) -> str:
             rate = policy.rate
             return f"the rate limit allows {rate.up_pods} more per {rate.period_s} s"
         case Limit.FREE_GPUS:
-            return f"the cluster has {_stocks(plan)}"
+            return f"the cluster has {_stocks(plan)}{_holders(service, plan)}"
     assert_never(limit)
 
 

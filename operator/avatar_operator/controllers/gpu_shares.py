@@ -1,0 +1,159 @@
+"""Keeps the shares of the services in GPUs that are short.
+
+Each plan records the demand of its service. While a service lacks GPUs, the shares are computed
+again after changes, at most once a second, and the services whose share changed are reconciled.
+While no service lacks GPUs, nothing is computed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+from avatar_operator.core.planning import fair_limits, shares
+from avatar_operator.errors import AvatarOperatorError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+
+    from avatar_operator.controllers.triggers import Triggers
+    from avatar_operator.core.cache.store import Store
+    from avatar_operator.core.planning.planner import Plan
+    from avatar_operator.core.planning.shares import Demand, Share, Shares
+    from avatar_operator.core.resources.pod import RuntimePod
+    from avatar_operator.core.resources.service import Service
+    from avatar_operator.core.resources.state import PodState
+
+COLLECT_S: Final = 0.1  # services that are applied together are shared out together
+EVERY_S: Final = 1.0  # between two computations
+DUTY: Final = 20  # a long computation is followed by a pause of this many times its duration
+PRIORITIES_S: Final = 60.0  # between two reads of the PriorityClasses
+SHARE_S: Final = 0.02  # before a service with a new share is reconciled
+
+_log = logging.getLogger(__name__)
+
+
+class GPUShares:
+    """The demands of all services, and the shares that follow from them."""
+
+    def __init__(
+        self,
+        store: Store,
+        triggers: Triggers,
+        states: Callable[[Iterable[str]], Mapping[str, PodState]],
+        read_priorities: Callable[[], Awaitable[Mapping[str, int]]],
+    ) -> None:
+        """`read_priorities` returns the values of all PriorityClasses; "" is the default."""
+        self._store = store
+        self._triggers = triggers
+        self._states = states
+        self._read_priorities = read_priorities
+        self._demands: dict[str, Demand] = {}
+        self._stated: set[str] = set()  # UIDs of services that were reconciled in this term
+        self._complete = False  # whether every service was reconciled in this term
+        self._lacking: set[str] = set()
+        self._shares: Shares | None = None
+        self._changed = asyncio.Event()  # a service lacks GPUs, and something has changed
+        self._priorities: Mapping[str, int] = {}
+        self._priorities_until = float("-inf")
+
+    def begin_term(self) -> None:
+        """Forget the demands: another replica may have led."""
+        self._demands.clear()
+        self._stated.clear()
+        self._lacking.clear()
+        self._complete, self._shares = False, None
+
+    def of(self, uid: str) -> Share | None:
+        """Return the share of a service, None if no shortage concerns it."""
+        if self._shares is None:
+            return None
+        return self._shares.of(uid, stated=uid in self._stated)
+
+    def record(self, uid: str, service: Service, plan: Plan) -> None:
+        """Record the demand of a service after a plan."""
+        self._record(uid, fair_limits.demand(service, plan))
+
+    def record_failure(self, uid: str) -> None:
+        """Record that a service could not use GPUs: it wants no more than it has for now."""
+        known = self._demands.get(uid)
+        if known is not None and known.lacks:
+            self._record(uid, known.without_more())
+
+    def record_none(self, uid: str) -> None:
+        """Record that a service wants no GPU, because it is invalid or deleted."""
+        self._demands.pop(uid, None)
+        self._stated.add(uid)
+        self._on_record(uid, lacks=False)
+
+    def forget(self, uid: str) -> None:
+        """Forget a deleted service."""
+        self.record_none(uid)
+        self._stated.discard(uid)
+
+    async def run(self) -> None:
+        """Compute the shares after changes until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(COLLECT_S)
+            self._changed.clear()
+            await self._update_priorities()
+            started = loop.time()
+            self._compute()
+            await asyncio.sleep(max(EVERY_S, DUTY * (loop.time() - started)))
+
+    def _record(self, uid: str, demand: Demand) -> None:
+        if self._demands.get(uid) != demand:
+            self._demands[uid] = demand
+        self._stated.add(uid)
+        self._on_record(uid, lacks=demand.lacks)
+
+    def _on_record(self, uid: str, *, lacks: bool) -> None:
+        (self._lacking.add if lacks else self._lacking.discard)(uid)
+        if not self._complete:
+            self._complete = len(self._stated) >= len(self._store.services.uids())
+        if self._lacking:
+            self._changed.set()
+        else:
+            self._shares = None
+
+    async def _update_priorities(self) -> None:
+        """Read the PriorityClasses if a service names one; their values never change."""
+        loop = asyncio.get_running_loop()
+        names = {demand.priority_class for demand in self._demands.values()}
+        if names == {None} or loop.time() < self._priorities_until:
+            return
+        try:
+            self._priorities = await self._read_priorities()
+        except AvatarOperatorError as error:
+            _log.warning("cannot read PriorityClasses, all priorities count as 0 fault=%s", error)
+        self._priorities_until = loop.time() + PRIORITIES_S
+
+    def _compute(self) -> None:
+        if not (self._lacking and self._complete):
+            self._shares = None
+            return
+        before = self._shares
+        self._shares = shares.compute(
+            self._demands,
+            shares.Observation(
+                nodes=self._store.nodes(),
+                profiles=self._store.profiles(),
+                uses=self._store.gpu_uses(time.time()),
+                node_classes=self._store.node_class_cache(),
+                pods=self._pods,
+                states=self._states,
+                priorities=self._priorities,
+            ),
+        )
+        for uid, share in () if self._shares is None else self._shares.by_service.items():
+            if before is not None and before.by_service.get(uid) == share:
+                continue
+            if share.keep or uid in self._lacking:
+                self._triggers.trigger(uid, SHARE_S)
+
+    def _pods(self, uid: str) -> Sequence[RuntimePod]:
+        return self._store.owned_by(uid)

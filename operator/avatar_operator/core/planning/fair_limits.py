@@ -1,0 +1,176 @@
+"""Applies the share of a service to its plan, and states what the service wants for the next one.
+
+A share limits how many pods a service adds, and says how many it gives back. Only pods without a
+session are given back; a pod that becomes empty later is given back then.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from avatar_operator.core.autoscaling.limits import Limit
+from avatar_operator.core.planning.fleet import removal_cost
+from avatar_operator.core.planning.shares import Demand, is_removable
+from avatar_operator.core.resources.service import Placement, Service, WhenFull
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from avatar_operator.core.gpus.pools import Pool
+    from avatar_operator.core.planning.fleet import Fleet
+    from avatar_operator.core.planning.plan import Plan
+    from avatar_operator.core.planning.shares import Share
+    from avatar_operator.core.resources.pod import RuntimePod
+    from avatar_operator.core.resources.state import PodState
+
+
+def restrict(service: Service, share: Share | None) -> Service:
+    """Return the service without pods that wait for a node, if they could take another's GPU.
+
+    The scheduler would bind such a pod to the GPU that another service gave back or waits for.
+    """
+    waits = service.placement.when_full is WhenFull.CREATE_PENDING
+    if share is None or not share.contested or not waits:
+        return service
+    return replace(service, placement=replace(service.placement, when_full=WhenFull.FALL_THROUGH))
+
+
+def cap(pools: tuple[Pool, ...], fleet: Fleet, share: Share | None) -> tuple[Pool, ...]:
+    """Return the pools with the free GPUs that the service may use."""
+    if share is None:
+        return pools
+    held = Counter(pod.gpu_class for pod in fleet.live if _counts(pod, share))
+    return tuple(_capped(pool, share, held[pool.gpu_class]) for pool in pools)
+
+
+def surplus(
+    service: Service, fleet: Fleet, states: Mapping[str, PodState], share: Share | None
+) -> tuple[RuntimePod, ...]:
+    """Return the pods to give back, those with the lowest removal cost first.
+
+    Outdated pods come first, because they leave in any case.
+    """
+    if share is None or keeps_all(service):
+        return ()
+    current = {pod.uid for pod in fleet.current}
+    ordered = sorted(
+        (pod for pod in fleet.live if is_removable(pod, states)),
+        key=lambda pod: (pod.uid in current, *removal_cost(pod, states), pod.name),
+    )
+    left = {cell: -kept for cell, kept in share.keep.items()}
+    waiting: Counter[str] = Counter()
+    for pod in fleet.live:
+        cell = share.parts.get((pod.node, pod.gpu_class))
+        if cell in left:
+            left[cell] += 1
+        waiting[pod.gpu_class] += not pod.node
+    found = []
+    for pod in ordered:
+        cell = share.parts.get((pod.node, pod.gpu_class))
+        if cell is not None and left.get(cell, 0) > 0:
+            left[cell] -= 1
+            found.append(pod)
+    return (*_surplus_waiting(ordered, waiting, fleet, share), *found)
+
+
+def keeps_all(service: Service) -> bool:
+    """Return whether annotations forbid to remove pods of a service."""
+    policy = service.autoscaling
+    return service.paused or (policy is not None and (policy.freeze or policy.pause_scale_in))
+
+
+def demand(service: Service, plan: Plan) -> Demand:
+    """Return the GPUs that a service can use according to its plan."""
+    classes = tuple(pool.gpu_class for pool in plan.pools if pool.can_serve)
+    if service.placement.when_full is WhenFull.WAIT:
+        classes = classes[:1]
+    policy = service.autoscaling
+    if plan.scaling is not None:
+        policy = plan.scaling.effective.policy
+    if policy is not None and policy.max_cost_per_hour is not None:
+        unpriced = {pool.gpu_class for pool in plan.pools if pool.cost_per_hour is None}
+        classes = tuple(each for each in classes if each not in unpriced)
+    has = len(plan.fleet.live)
+    if service.placement.when_full is WhenFull.CREATE_PENDING:
+        has = sum(1 for pod in plan.fleet.live if pod.node)
+    return Demand(
+        key=service.key,
+        wanted=_wanted(service, plan),
+        has=has,
+        minimum=max(1, policy.min_replicas) if policy is not None else 1,
+        weight=service.weight,
+        priority_class=service.template.priority_class,
+        created=service.created,
+        classes=classes,
+        placement=Placement(
+            node_selector=service.placement.node_selector,
+            tolerations=service.placement.tolerations,
+        ),
+        keeps_all=keeps_all(service),
+    )
+
+
+def _counts(pod: RuntimePod, share: Share) -> bool:
+    """Return whether a pod counts for the share: it has a GPU of a cell, or waits for one."""
+    return not pod.node or (pod.node, pod.gpu_class) in share.parts
+
+
+def _capped(pool: Pool, share: Share, held: int) -> Pool:
+    allowed = share.allowed.get(pool.gpu_class)
+    if allowed is None or pool.stock.free <= allowed - held:
+        return pool
+    return replace(pool, stock=replace(pool.stock, free=max(0, allowed - held)))
+
+
+def _surplus_waiting(
+    ordered: list[RuntimePod], waiting: Counter[str], fleet: Fleet, share: Share
+) -> tuple[RuntimePod, ...]:
+    """Return the pods without a node that could take a GPU which another service gets."""
+    if not share.contested:
+        return ()
+    held = Counter(pod.gpu_class for pod in fleet.live if _counts(pod, share))
+    left = {
+        gpu_class: min(waiting[gpu_class], held[gpu_class] - allowed)
+        for gpu_class, allowed in share.allowed.items()
+    }
+    found = []
+    for pod in ordered:
+        if not pod.node and left.get(pod.gpu_class, 0) > 0:
+            left[pod.gpu_class] -= 1
+            found.append(pod)
+    return tuple(found)
+
+
+def _wanted(service: Service, plan: Plan) -> int:
+    """Return how many GPUs the service would use at once if they were free.
+
+    A service that may not add pods now, for example because they failed repeatedly, wants no more
+    than it has: a GPU that waits for it would be idle.
+    """
+    live, new = len(plan.fleet.live), len(plan.new_pods)
+    complete = len(plan.fleet.current) >= plan.desired
+    if service.paused or not (complete or new or plan.missing):
+        return min(plan.desired, live)
+    wanted = min(plan.desired, live + new + plan.missing)
+    if plan.scaling is None or plan.scaling.decision.limit is not Limit.FREE_GPUS:
+        return wanted
+    policy = plan.scaling.effective.policy
+    bounds = [plan.scaling.decision.figures.wanted, policy.max_replicas]
+    if policy.max_cost_per_hour is not None:
+        bounds.append(live + _affordable(plan, policy.max_cost_per_hour))
+    return max(wanted, min(bounds))
+
+
+def _affordable(plan: Plan, max_cost: Decimal) -> int:
+    """Return how many more pods the maximum cost allows on any class of the service."""
+    costs = {pool.gpu_class: pool.cost_per_hour for pool in plan.pools}
+    existing = plan.fleet.live + plan.fleet.leaving
+    left = max_cost - sum((costs.get(pod.gpu_class) or Decimal(0) for pod in existing), Decimal(0))
+    highest = max(
+        (pool.cost_per_hour for pool in plan.pools if pool.can_serve and pool.cost_per_hour),
+        default=None,
+    )
+    return 0 if highest is None else max(0, int(left // highest))

@@ -1,0 +1,174 @@
+"""Shares out GPUs that several services want and that do not suffice for all of them.
+
+GPUs are counted in cells: a cell is a set of GPUs that are equal for every service. The shares are
+filled one GPU at a time:
+
+1. Pods that must stay keep their GPUs.
+2. Every service gets its minimum. Services of a higher priority come first.
+3. Each further GPU goes to the service with the fewest GPUs for its weight. The result is weighted
+   max-min fair: no share can grow without reducing one that is as small or smaller.
+
+A service that cannot use any free cell may still get a GPU: another service moves to a different
+cell. The search for such moves is a shortest augmenting path of a minimum-cost flow, in which a GPU
+that the service holds already costs nothing and any other costs 1. The result therefore moves as
+few pods as possible, and a cluster in which every service holds its share does not change.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from avatar_operator.core.resources.service import ServiceKey
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The GPUs that a service wants, and those that it holds."""
+
+    key: ServiceKey
+    wanted: int
+    """GPUs in all."""
+    cells: tuple[int, ...]
+    """The cells that it can use, the preferred one first."""
+    minimum: int = 1
+    weight: int = 1
+    priority: int = 0
+    created: str = ""
+    """Creation time in RFC 3339; of equal services, the older one comes first."""
+    held: Mapping[int, int] = field(default_factory=dict)
+    """Its pods, by cell."""
+    locked: Mapping[int, int] = field(default_factory=dict)
+    """Those of `held` that must stay, because they may have sessions."""
+
+    def turn(self, gpus: int) -> _Turn:
+        """Return when the service gets one more GPU if it has `gpus`; the lowest comes first."""
+        beyond = gpus >= self.minimum
+        rank = 0 if beyond else -self.priority
+        return _Turn(beyond, rank, gpus / self.weight, self.weight, self.created, self.key)
+
+
+class _Turn(NamedTuple):
+    beyond_minimum: bool
+    rank: int
+    filled: float
+    """GPUs for each unit of weight."""
+    weight: int
+    """The share of a light service grows more with one GPU, so it comes first."""
+    created: str
+    key: ServiceKey
+
+
+Share = dict[int, int]
+"""The GPUs of a service, by cell."""
+
+
+def share_out(claims: Sequence[Claim], capacity: Sequence[int]) -> list[Share]:
+    """Return the share of each claim; `capacity` has the number of GPUs of each cell.
+
+    The capacity includes the GPUs that the claims hold.
+    """
+    filling = _Filling(claims, capacity)
+    turns = [
+        (claim.turn(total), index)
+        for index, claim in enumerate(claims)
+        if (total := sum(claim.locked.values())) < claim.wanted
+    ]
+    heapq.heapify(turns)
+    while turns:
+        _, index = turns[0]
+        claim = claims[index]
+        if not filling.add(index):
+            heapq.heappop(turns)  # it cannot get more later either
+            continue
+        total = sum(filling.shares[index].values())
+        if total < claim.wanted:
+            heapq.heapreplace(turns, (claim.turn(total), index))
+        else:
+            heapq.heappop(turns)
+    return filling.shares
+
+
+class _Filling:
+    """The shares while they grow."""
+
+    def __init__(self, claims: Sequence[Claim], capacity: Sequence[int]) -> None:
+        self._claims = claims
+        self.shares: list[Share] = [dict(claim.locked) for claim in claims]
+        self._free = list(capacity)
+        for claim in claims:
+            for cell, count in claim.locked.items():
+                self._free[cell] -= count
+        self._movable: list[set[int]] = [set() for _ in capacity]  # claims with a movable GPU
+        self._exhausted: set[int] = set()  # no GPU can be made free in these cells
+
+    def add(self, index: int) -> bool:
+        """Give a service one more GPU, and return whether that is possible."""
+        claim, share = self._claims[index], self.shares[index]
+        unfilled = [cell for cell in claim.cells if share.get(cell, 0) < claim.held.get(cell, 0)]
+        direct = next((cell for cell in unfilled if self._free[cell] > 0), None)
+        if direct is None and not unfilled:
+            direct = max(claim.cells, key=self._free.__getitem__, default=None)
+            if direct is not None and self._free[direct] <= 0:
+                direct = None
+        if direct is not None:
+            self._put(index, direct)
+            self._free[direct] -= 1
+            return True
+        return self._add_by_moves(index)
+
+    def _add_by_moves(self, index: int) -> bool:
+        """Give a service one more GPU on the way that moves the fewest pods of others."""
+        claim = self._claims[index]
+        if self._exhausted.issuperset(claim.cells):
+            return False
+        cost = {cell: self._cost(index, cell) for cell in claim.cells}
+        came: dict[int, tuple[int, int]] = {}  # cell -> (claim that moves there, from which cell)
+        queue = list(cost)
+        for cell in queue:  # Bellman-Ford: a move back to a held GPU has a negative cost
+            for other, target, step in self._moves(cell):
+                if cost[cell] + step < cost.get(target, 1 << 30):
+                    cost[target] = cost[cell] + step
+                    came[target] = (other, cell)
+                    queue.append(target)
+        ends = [cell for cell in cost if self._free[cell] > 0]
+        if not ends:
+            self._exhausted.update(cost)
+            return False
+        cell = min(ends, key=lambda end: (cost[end], end))
+        self._free[cell] -= 1
+        while cell in came:
+            other, before = came[cell]
+            self._put(other, cell)
+            self._take(other, before)
+            cell = before
+        self._put(index, cell)
+        return True
+
+    def _moves(self, cell: int) -> Iterator[tuple[int, int, int]]:
+        """Yield each move out of a cell: the claim, the other cell, and the cost."""
+        for other in sorted(self._movable[cell]):
+            claim = self._claims[other]
+            saved = int(self.shares[other][cell] > claim.held.get(cell, 0))
+            for target in claim.cells:
+                if target != cell:
+                    yield other, target, self._cost(other, target) - saved
+
+    def _cost(self, index: int, cell: int) -> int:
+        """Return 0 if a service would keep a GPU that it holds, 1 if it would get another one."""
+        return int(self.shares[index].get(cell, 0) >= self._claims[index].held.get(cell, 0))
+
+    def _put(self, index: int, cell: int) -> None:
+        share = self.shares[index]
+        share[cell] = share.get(cell, 0) + 1
+        if cell in self._claims[index].cells:
+            self._movable[cell].add(index)
+
+    def _take(self, index: int, cell: int) -> None:
+        self.shares[index][cell] -= 1
+        if self.shares[index][cell] <= self._claims[index].locked.get(cell, 0):
+            self._movable[cell].discard(index)
