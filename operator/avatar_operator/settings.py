@@ -31,6 +31,9 @@ class Settings:
     gateway_secret: str
     """AVATAR_GATEWAY_SECRET: name of the Secret with the key of the gateways; written."""
 
+    key_refresh_s: float
+    """AVATAR_KEY_REFRESH_S: time between two reads of the master key, from 1 s."""
+
     identity: str
     """AVATAR_POD: name of this replica in the Lease, in logs and in the user agent."""
 
@@ -90,6 +93,7 @@ def from_env(environment: Mapping[str, str]) -> Settings:
     settings = Settings(
         namespace=read.required("AVATAR_NAMESPACE"),
         control_secret=read.text("AVATAR_CONTROL_SECRET", "avatar-operator-control"),
+        key_refresh_s=read.number("AVATAR_KEY_REFRESH_S", 30.0, 1.0, 3600.0),
         gateway_secret=read.text("AVATAR_GATEWAY_SECRET", "avatar-operator-gateway-key"),
         identity=read.text("AVATAR_POD", "avatar-operator"),
         lease=read.text("AVATAR_LEASE", "avatar-operator"),

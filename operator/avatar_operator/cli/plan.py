@@ -78,7 +78,10 @@ def plan(files: Files, now: float) -> Outcome:
         has_control_secret=True,  # Secrets are not an input, so no action for them is planned
         scaling_context=inputs.ScalingContext(),  # callers are not an input, so existing pods stay
     )
-    options = planner.Options(image=NO_IMAGE)
+    # Keys are not an input either: the newest pod counts as a pod of the current key.
+    newest = max(own, key=lambda pod: pod.created_at, default=None)
+    generation = "" if newest is None else newest.key_generation
+    options = planner.Options(image=NO_IMAGE, key_generation=generation)
     made = planner.plan(service, observed, options, now)
     findings = conditions.find(service, made, observed.states)
     return Outcome(service, made, findings, knows_pods=bool(pods))

@@ -1,6 +1,6 @@
 """Keeps the master keys: reads their Secret, creates it if it is missing, and derives others.
 
-The Secret is read again every `REFRESH_S`, so that a rotation needs no restart. If it was deleted,
+The Secret is read again at intervals, so that a rotation needs no restart. If it was deleted,
 the leader creates it again with the keys that it knows; only a leader that knows none creates a
 new key.
 """
@@ -16,11 +16,10 @@ from avatar_operator.core.keys import KeyRing, opaque_secret, parse_master_keys
 from avatar_operator.errors import AvatarOperatorError, ClusterError, Conflict, NotLeading
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from avatar_operator.kube.client import KubernetesClient
 
-REFRESH_S: Final = 30.0  # between two reads of a known key
 WAIT_S: Final = 0.25  # between two reads until the leader has created the Secret
 RETRY_S: Final = 2.0
 LOG_EVERY_S: Final = 30.0  # between two log lines about the same wait
@@ -39,7 +38,7 @@ class KeyController:
         master_secret: str,
         gateway_secret: str,
         on_change: Callable[[KeyRing], None],
-        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        refresh_s: float = 30.0,
     ) -> None:
         """`on_change` gets the keys when they are read first, and after each change."""
         self._api = api
@@ -47,9 +46,10 @@ class KeyController:
         self._master_secret = master_secret
         self._gateway_secret = gateway_secret
         self._on_change = on_change
-        self._pause = pause
+        self._refresh_s = refresh_s
         self._ring: KeyRing | None = None
         self._written: KeyRing | None = None  # what the Secret of the gateways has
+        self._begun = asyncio.Event()  # a term has begun
         self._fault = "the Secret was not read yet"
         self._logged_at = float("-inf")
 
@@ -67,8 +67,9 @@ class KeyController:
         return f"waiting for the master key in Secret {name}: {self._fault}"
 
     def begin_term(self) -> None:
-        """Write the Secret of the gateways again: another replica may have led."""
+        """Write the Secret of the gateways soon: another replica may have led."""
         self._written = None
+        self._begun.set()
 
     async def read_first(self) -> None:
         """Return when the keys are known."""
@@ -77,10 +78,10 @@ class KeyController:
                 await self.refresh()
             except NotLeading:
                 self._note("it does not exist, and the leader creates it")
-                await self._pause(WAIT_S)
+                await asyncio.sleep(WAIT_S)
             except (ClusterError, ValueError) as error:
                 self._note(str(error))
-                await self._pause(RETRY_S)
+                await asyncio.sleep(RETRY_S)
 
     async def run(self) -> None:
         """Read the Secret again and again until cancelled."""
@@ -88,13 +89,13 @@ class KeyController:
             try:
                 await self.refresh()
                 await self._write_gateway_keys()
-                delay_s = REFRESH_S
+                delay_s = self._refresh_s
             except NotLeading:
-                delay_s = REFRESH_S if self._written is None else RETRY_S
+                delay_s = self._refresh_s  # the leader writes
             except (AvatarOperatorError, ValueError) as error:
                 _log.warning("cannot keep the master key fault=%s", error)
                 delay_s = RETRY_S
-            await self._pause(delay_s)
+            await self._wait(delay_s)
 
     async def refresh(self) -> None:
         """Read the keys once; a leader creates the Secret if it is missing.
@@ -137,6 +138,15 @@ class KeyController:
         body = opaque_secret(self._namespace, self._gateway_secret, ring.gateway_keys())
         await self._api.write_own_secret(body)
         self._written = ring
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait, but not longer than until a term begins."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._begun.wait()
+        except TimeoutError:
+            return
+        self._begun.clear()
 
     def _note(self, fault: str) -> None:
         """Log a reason to wait when it is new, and again every `LOG_EVERY_S`."""

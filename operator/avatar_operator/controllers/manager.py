@@ -67,7 +67,7 @@ class Manager:
             settings.control_secret,
             settings.gateway_secret,
             self._on_keys,
-            self._pause,
+            settings.key_refresh_s,
         )
         self._executor = Executor(
             api,
@@ -122,13 +122,14 @@ class Manager:
         return runs and not self._informers.frozen()
 
     async def run(self) -> None:
-        """Read the master key, list everything, then reconcile until cancelled."""
+        """Read the master keys, list everything, then reconcile until cancelled."""
         try:
-            await self._keys.read_first()
             async with asyncio.TaskGroup() as tasks:
+                # From now on, because the process is alive while it waits for the master key.
+                tasks.create_task(self._tick_forever(), name="tick")
+                await self._keys.read_first()
                 tasks.create_task(self._keys.run(), name="key controller")
                 tasks.create_task(self._informers.run(), name="informers")
-                tasks.create_task(self._tick_forever(), name="tick")
                 tasks.create_task(self._profiles.run(), name="profile controller")
                 tasks.create_task(self._decisions.run(), name="decision log")
                 tasks.create_task(self._shares.run(), name="GPU shares")
@@ -241,9 +242,6 @@ class Manager:
             self._triggers.on_stale(self._runtimes.stale() | self._gateways.stale())
             self._metrics.set_state_age(self._runtimes.oldest_s())
             self._informers.export_metrics()
-            await self._pause(TICK_S)
+            self._ticked_at = loop.time()
+            await asyncio.sleep(TICK_S)
             self._metrics.set_loop_lag(loop.time() - self._ticked_at - TICK_S)
-
-    async def _pause(self, seconds: float) -> None:
-        self._ticked_at = asyncio.get_running_loop().time()
-        await asyncio.sleep(seconds)

@@ -300,6 +300,20 @@ async def test_a_standby_waits_until_the_leader_has_created_the_master_key(
     assert stopped_operator.manager.keys == KeyRing(MASTER)
 
 
+async def test_an_operator_that_waits_for_the_master_key_is_alive_and_not_ready(
+    stopped_operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_controller, "RETRY_S", 0.05)
+    monkeypatch.setattr(manager, "STALLED_S", 0.3)
+    monkeypatch.setattr(manager, "TICK_S", 0.01)
+    api = stopped_operator.api
+    api.faults["GET", SECRET] = (403, "forbidden")
+    stopped_operator.start()
+    await api.until(lambda: api.requests.count(SECRET) >= 12)  # twice as long as STALLED_S
+    assert stopped_operator.manager.is_alive()
+    assert not stopped_operator.manager.is_ready()
+
+
 async def test_a_master_key_that_cannot_be_read_is_logged_and_read_again(
     stopped_operator: Operator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
