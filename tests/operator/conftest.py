@@ -189,6 +189,7 @@ class Scenario:
         self.has_pdb = True
         self.halted: rollout.Halt | None = None
         self.failures: tuple[Failure, ...] = ()
+        self.silent: dict[str, str] = {}
 
     def add(self, name: str, state: PodState | None = None, **changes: Any) -> RuntimePod:
         live = state is not None and state.sessions > 0  # as it is a moment after
@@ -220,6 +221,7 @@ class Scenario:
             has_pdb=self.has_pdb,
             halted=self.halted,
             failures=self.failures,
+            silent=self.silent,
         )
         return planner.plan(self.service, observed, OPTIONS, now)
 

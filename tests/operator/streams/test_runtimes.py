@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
+from avatar_operator.core.autoscaling import capacity
 from avatar_operator.errors import NotLeading, RuntimeUnreachable
 from avatar_operator.streams import client
 from avatar_operator.streams.client import Endpoint, admin_address
@@ -43,6 +44,7 @@ class Pod:
         self.drained: list[object] = []
         self.tokens: set[str] = set()
         self.status = 200
+        self.accepted: str | None = None  # None accepts every token
         self.refusals = 0
         self.port = 0
 
@@ -50,9 +52,16 @@ class Pod:
         async with asyncio.timeout(5):
             return await self.streams.get()
 
+    def refuses(self, request: web.Request) -> bool:
+        return self.accepted is not None and (
+            request.headers["Authorization"] != f"Bearer {self.accepted}"
+        )
+
     async def state(self, request: web.Request) -> web.StreamResponse:
         assert request.query == {"watch": "1"}
         self.tokens.add(request.headers["Authorization"])
+        if self.refuses(request):
+            return web.Response(status=401)
         if self.refusals:
             self.refusals -= 1
             return web.Response(status=401)
@@ -66,6 +75,8 @@ class Pod:
         return response
 
     async def drain(self, request: web.Request) -> web.Response:
+        if self.refuses(request):
+            return web.Response(status=401)
         self.drained.append(await request.json())
         return web.Response(status=self.status)
 
@@ -93,7 +104,8 @@ class Followed:
 
     def __init__(self, fence: Fence) -> None:
         self.changes: asyncio.Queue[str] = asyncio.Queue()
-        self.runtimes = RuntimeStates(self.changes.put_nowait, fence)
+        self.refused: asyncio.Queue[str] = asyncio.Queue()
+        self.runtimes = RuntimeStates(self.changes.put_nowait, fence, self.refused.put_nowait)
 
     async def changed(self) -> str:
         async with asyncio.timeout(5):
@@ -362,3 +374,66 @@ async def test_a_repeated_drain_keeps_the_pod_draining(pod: Pod, followed: Follo
     await followed.changed()
     await followed.runtimes.drain("u", draining=True)
     assert followed.runtimes.states(["u"])["u"].draining
+
+
+async def test_the_tokens_of_all_keys_are_tried_in_turn(pod: Pod, followed: Followed) -> None:
+    pod.accepted = "new"
+    endpoint = replace(pod.endpoint, token="old", other_tokens=("new",))
+    followed.runtimes.follow("u", endpoint)
+    (await pod.accept()).send()
+    assert await followed.changed() == "u"
+    assert pod.tokens == {"Bearer old", "Bearer new"}
+    assert followed.refused.empty()
+    await followed.runtimes.drain("u", draining=True)
+    assert pod.drained == [{"draining": True}]
+
+
+async def test_a_pod_that_refuses_every_token_is_reported_until_it_accepts_one(
+    pod: Pod, followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "STALE_S", 0.0)
+    monkeypatch.setattr(client, "RETRY_S", (0.01, 0.02))
+    pod.accepted = "unknown"
+    followed.runtimes.follow("u", replace(pod.endpoint, other_tokens=("another",)))
+    async with asyncio.timeout(5):
+        assert await followed.refused.get() == "u"
+        assert await followed.refused.get() == "u"  # it is tried again
+    reason = "the pod refused every token: HTTP status 401"
+    assert followed.runtimes.silent(["u", "unknown"]) == {"u": reason}
+    assert followed.runtimes.stale() == {"u"}
+    with pytest.raises(RuntimeUnreachable, match="401"):
+        await followed.runtimes.drain("u", draining=True)
+    pod.accepted = "another"
+    (await pod.accept()).send()
+    assert await followed.changed() == "u"
+    assert followed.runtimes.states(["u"])["u"].sessions == 1
+
+
+async def test_a_pod_is_silent_only_after_the_time_for_its_first_state(
+    pod: Pod, followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed.runtimes.follow("u", pod.endpoint)
+    assert followed.runtimes.silent(["u"]) == {}
+    monkeypatch.setattr(capacity, "STALE_S", 0.0)
+    await pod.accept()
+    assert set(followed.runtimes.silent(["u"])) == {"u"}
+    assert followed.runtimes.silent(["another"]) == {}
+    followed.runtimes.unfollow("u")
+    assert followed.runtimes.silent(["u"]) == {}
+
+
+async def test_another_key_keeps_the_connection_and_the_state(pod: Pod, followed: Followed) -> None:
+    followed.runtimes.follow("u", pod.endpoint)
+    stream = await pod.accept()
+    stream.send()
+    assert await followed.changed() == "u"
+    followed.runtimes.follow("u", replace(pod.endpoint, token="new", other_tokens=("secret",)))
+    assert followed.runtimes.states(["u"])["u"].sessions == 1
+    stream.send(sessions=2)
+    assert await followed.changed() == "u"
+    assert pod.streams.empty()
+    pod.accepted = "new"
+    stream.lines.put_nowait(None)  # the connection ends, and the pod knows only the new token
+    (await pod.accept()).send(sessions=0)
+    assert await followed.changed() == "u"
+    assert "Bearer new" in pod.tokens

@@ -495,6 +495,36 @@ def test_a_paused_service_is_planned_but_only_protected(scenarios: Scenarios, ma
     assert scenario.plan().new_pods == ()
 
 
+def test_a_new_pod_whose_state_is_unknown_replaces_no_old_pod(
+    scenarios: Scenarios, make: Make
+) -> None:
+    scenario = scenarios(replicas=1, gpus=2)
+    scenario.add("old", make.state(0), spec_hash="old")
+    new = scenario.add("new")
+    scenario.silent = {new.uid: "HTTP status 401"}
+    assert scenario.actions() == []
+    scenario.silent = {}
+    scenario.states[new.uid] = make.state(0)
+    assert scenario.actions() == [("DrainPod", "old")]
+
+
+def test_old_pods_whose_sessions_are_unknown_are_neither_drained_nor_deleted(
+    scenarios: Scenarios, make: Make
+) -> None:
+    """As after the loss of the master key, until the pods accept the new tokens."""
+    scenario = scenarios(replicas=2, gpus=4)
+    old = [scenario.add(name, spec_hash="old") for name in ("o0", "o1")]
+    for name in ("n0", "n1"):
+        scenario.add(name, make.state(0))
+    scenario.silent = {pod.uid: "the pod refused every token" for pod in old}
+    assert scenario.actions() == []
+    scenario.silent = {}
+    for pod in old:
+        scenario.states[pod.uid] = make.state(1)
+    assert ("DrainPod", "o0") in scenario.actions()
+    assert not [kind for kind, _ in scenario.actions() if kind == "DeletePod"]
+
+
 def test_a_rollout_is_planned_again_after_a_second(scenarios: Scenarios, make: Make) -> None:
     scenario = scenarios(replicas=1, gpus=2)
     scenario.add("old", make.state(1), spec_hash="old")

@@ -228,6 +228,24 @@ def test_a_silent_pod_is_named(scenarios: Scenarios, make: Make) -> None:
     )
 
 
+def test_a_ready_pod_whose_state_is_unknown_does_not_count_and_is_named(
+    scenarios: Scenarios, make: Make
+) -> None:
+    scenario = scenarios(replicas=2)
+    scenario.add("p0", make.state(1))
+    silent = scenario.add("p1")
+    scenario.silent = {silent.uid: "the pod refused every token: HTTP status 401"}
+    assert said(scenario, Condition.READY) == (
+        False,
+        Reason.PODS_FAILING,
+        "1 of 2 pods take sessions; the sessions of p1 are unknown: "
+        "the pod refused every token: HTTP status 401",
+    )
+    scenario.silent = {}
+    scenario.states[silent.uid] = make.state(0)
+    assert said(scenario, Condition.READY)[:2] == (True, Reason.SERVING)
+
+
 def test_a_pod_that_hangs_is_the_reason(scenarios: Scenarios, make: Make) -> None:
     scenario = scenarios(replicas=1)
     scenario.add("p0", make.state(1, age_s=6.0), ready=False)
