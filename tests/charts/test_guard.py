@@ -12,7 +12,15 @@ KINDS = {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
 
 
 def guard(objects: list[Manifest]) -> dict[str, Manifest]:
-    return {item["kind"]: item for item in objects if item["kind"] in KINDS}
+    return policies(objects, "-guard")
+
+
+def policies(objects: list[Manifest], suffix: str) -> dict[str, Manifest]:
+    return {
+        item["kind"]: item
+        for item in objects
+        if item["kind"] in KINDS and item["metadata"]["name"].endswith(suffix)
+    }
 
 
 def test_only_live_pods_are_guarded_and_faults_let_through(defaults: list[Manifest]) -> None:
@@ -53,3 +61,27 @@ def test_a_release_for_some_namespaces_guards_these_only(helm: Any) -> None:
 
 def test_the_guard_can_be_left_out(helm: Any) -> None:
     assert guard(helm.template({"guard": {"enabled": False}})) == {}
+
+
+@pytest.mark.parametrize("values", [{}, {"guard": {"limitOperator": None}}], ids=["new", "reused"])
+def test_the_operator_is_restricted_to_its_own_objects(helm: Any, values: Manifest) -> None:
+    values = {"operator": {"serviceAccount": {"name": "mine"}}, **values}
+    found = policies(helm.template(values), "-operator-limits")
+    policy, binding = found["ValidatingAdmissionPolicy"], found["ValidatingAdmissionPolicyBinding"]
+    assert policy["spec"]["failurePolicy"] == "Fail"
+    (condition,) = policy["spec"]["matchConditions"]
+    expected = 'request.userInfo.username == "system:serviceaccount:avatars:mine"'
+    assert condition["expression"] == expected
+    rules = policy["spec"]["matchConstraints"]["resourceRules"]
+    covered = {resource for rule in rules for resource in rule["resources"]}
+    assert {"secrets", "pods", "poddisruptionbudgets"} <= covered
+    assert all(set(rule["operations"]) == {"CREATE", "UPDATE", "DELETE"} for rule in rules)
+    assert binding["spec"] == {
+        "policyName": policy["metadata"]["name"],
+        "validationActions": ["Deny"],
+    }
+
+
+def test_the_restriction_of_the_operator_can_be_left_out(helm: Any) -> None:
+    objects = helm.template({"guard": {"limitOperator": False}})
+    assert policies(objects, "-operator-limits") == {}

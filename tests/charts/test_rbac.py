@@ -192,3 +192,47 @@ def test_crds_may_be_kept_by_other_means(helm: Any) -> None:
 def test_values_of_a_release_before_the_hook_still_render_it(helm: Any) -> None:
     objects = helm.template({"crds": None})  # as --reuse-values gives them
     assert [o["kind"] for o in objects if o["kind"] == "Job"] == ["Job"]
+
+
+ROLES = ("view", "edit", "admin")
+
+
+def test_users_get_their_rights_through_the_roles_of_kubernetes(defaults: list[Manifest]) -> None:
+    roles = {
+        item["metadata"]["name"].removeprefix("demo-avatar-operator-"): item
+        for item in defaults
+        if item["kind"] == "ClusterRole"
+        and item["metadata"]["labels"].get("app.kubernetes.io/component") == "users"
+    }
+    assert set(roles) == {"view", "edit"}
+    aggregated = {
+        name: {
+            role
+            for role in ROLES
+            if item["metadata"]["labels"].get(f"rbac.authorization.k8s.io/aggregate-to-{role}")
+            == "true"
+        }
+        for name, item in roles.items()
+    }
+    assert aggregated == {"view": set(ROLES), "edit": {"edit", "admin"}}
+    group = "avatar.musetalk.io"
+    verbs = {(what, verb) for _, what, verb in grants(defaults, "users")}
+    writes = {what for what, verb in verbs if verb not in ("get", "list", "watch")}
+    assert writes == {f"{group}/avatarservices", f"{group}/avatarservices/scale"}
+    assert {(f"{group}/gpuprofiles", "list"), (f"{group}/avatarservices", "watch")} <= verbs
+
+
+@pytest.mark.parametrize(
+    ("values", "count"),
+    [({}, 2), ({"userRoles": None}, 2), ({"userRoles": {"enabled": False}}, 0)],
+    ids=["default", "reused", "off"],
+)
+def test_rights_of_users_can_be_left_out(helm: Any, values: dict[str, Any], count: int) -> None:
+    objects = helm.template(values)
+    found = [
+        item
+        for item in objects
+        if item["kind"] == "ClusterRole"
+        and item["metadata"]["labels"].get("app.kubernetes.io/component") == "users"
+    ]
+    assert len(found) == count

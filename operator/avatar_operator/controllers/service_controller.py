@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from avatar_operator import names
 from avatar_operator.controllers import executor
 from avatar_operator.controllers.executor import ServiceState
 from avatar_operator.core.autoscaling import inputs
@@ -148,6 +149,10 @@ class ServiceController:
         if len(actions) == len(plan.actions):  # else the failed pods are deleted by a later plan
             state.failures = plan.failures
         created = [each for each in actions if isinstance(each, planner.CreatePod)]
+        if created and not any(isinstance(each, planner.ApplyControlSecret) for each in actions):
+            # Without it a new pod would not start, and nobody reports a Secret that was deleted.
+            secret = planner.ApplyControlSecret(names.control_secret(service.key.name))
+            actions = (secret, *actions)
         for action in created:  # no await since the plan: no other plan saw these GPUs as free
             self._store.reserve_gpus(service.key, action.name, action.gpu_use)
         try:
