@@ -212,6 +212,15 @@ class FakeAPI:
                 "uid": f"uid-{name}",
                 "resourceVersion": str(version),
                 "labels": {"avatar.musetalk.io/service": "concierge"},
+                "ownerReferences": [
+                    {
+                        "apiVersion": "avatar.musetalk.io/v1alpha1",
+                        "kind": "AvatarService",
+                        "name": "concierge",
+                        "uid": "uid-concierge",
+                        "controller": True,
+                    }
+                ],
             },
             "spec": {"containers": [{"ports": list(ports)}]},
             "status": status,
