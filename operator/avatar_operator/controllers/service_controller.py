@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from avatar_operator.controllers import executor
 from avatar_operator.controllers.executor import ServiceState
 from avatar_operator.core.autoscaling import inputs
+from avatar_operator.core.manifests import ownership
 from avatar_operator.core.planning import disruption, planner, rollout, shared_reserve
 from avatar_operator.core.planning.failures import read_failures
 from avatar_operator.core.resources.service import Service, parse_service
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 SETTLE_S: Final = 2.0  # how long a new leader waits at most for the states of all pods
 STATES_WAIT_S: Final = 0.25  # between two checks whether the states of all pods have arrived
+FINALIZE_AGAIN_S: Final = 0.5  # before pods that changed meanwhile are deleted again
 HOLD_REMOVALS_S: Final = 1.0  # after the first plan of a new leader; nothing is removed before
 
 
@@ -106,6 +108,8 @@ class ServiceController:
         for state in self._states.values():
             state.has_secret = False
             state.field_conflicts.clear()
+            state.pods_taken.clear()
+            state.relabelled.clear()
 
     async def reconcile(self, uid: str) -> float | None:
         """Reconcile once; return the seconds until the next time, None to wait for a change.
@@ -115,8 +119,8 @@ class ServiceController:
         """
         body = self._store.services.get(uid)
         if body is None or body.deleting:
-            await self._executor.finalize(uid, self._orphans(uid))
-            return None
+            changed = await self._executor.finalize(uid, self._orphans(uid))
+            return FINALIZE_AGAIN_S if changed else None
         now, last_status = time.time(), body.status
         state = self._states.setdefault(uid, ServiceState())
         try:
@@ -196,7 +200,8 @@ class ServiceController:
         last_status, now = reconcile.last_status, reconcile.now
         faults = [str(fault) for fault in result.faults if isinstance(fault, ClusterError)]
         conflicts = sorted(state.field_conflicts.values())
-        findings = conditions.find(service, plan, observed.states, faults, conflicts)
+        taken = ownership.describe_taken(state.names_taken)
+        findings = conditions.find(service, plan, observed.states, faults, conflicts, taken)
         status = service_status.build(service, plan, observed.states, findings, last_status, now)
         loop_now = asyncio.get_running_loop().time()
         delay_s = executor.status_delay_s(state, last_status, status, loop_now)
@@ -206,6 +211,8 @@ class ServiceController:
             )
             notices = service_status.notices(result.done, findings, last_status, plan)
             await self._executor.emit_events(service, notices, state, now)
+            names_taken = service_status.name_notices(taken, sorted(state.pods_taken))
+            await self._executor.emit_events(service, names_taken, state, now)
             self._metrics.count_decision(plan.desired, last_status.get("desiredReplicas"))
         return delay_s
 
@@ -240,7 +247,7 @@ class ServiceController:
             halted=rollout.read_halt(reconcile.last_status, service.generation),
             shared=self._shared(service, reconcile.now),
             failures=self._failures(reconcile),
-            names_elsewhere=self._store.names_elsewhere(service.key),
+            names_elsewhere=self._store.names_elsewhere(service.key) | state.pods_taken,
             scaling_context=inputs.ScalingContext(
                 self._gateways.demand(service.key),
                 # In another term another replica may have decided since.
