@@ -9,6 +9,7 @@ AvatarOperatorError
 │   ├── NotFound           the object does not exist
 │   ├── Conflict           the object has changed or was replaced, or exists already
 │   ├── FieldConflict      another manager applies a field of the operator
+│   ├── NameTaken          objects of others have the names of an object of a service
 │   └── Refused            it never will: the request is forbidden or invalid
 ├── BrokenStream           the state stream of a pod ended or is invalid
 │   └── TokenRefused       the pod does not accept the token
@@ -116,6 +117,20 @@ class Conflict(ClusterError):
 
 class FieldConflict(ClusterError):
     """Another manager applies a field of the operator; both would overwrite it without end."""
+
+
+class NameTaken(ClusterError):
+    """Objects that do not belong to a service have all names of one of its own objects."""
+
+    def __init__(self, kind: str, namespace: str, taken: Sequence[str]) -> None:
+        message = "the name is taken by an object that does not belong to the AvatarService"
+        super().__init__(f"{kind} {namespace}/{' and '.join(taken)}", 409, message)
+        self.args = (kind, namespace, taken)
+        self.kind = kind
+        self.taken = tuple(taken)
+
+    def __str__(self) -> str:
+        return f"{self.request}: {self.message}"
 
 
 class Refused(ClusterError):

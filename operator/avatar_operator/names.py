@@ -122,6 +122,8 @@ class Reason(Enum):
     NODE_LOST = "NodeLost"
     BELOW_REAL_TIME = "BelowRealTime"
     FIELD_CONFLICT = "FieldConflict"
+    NAME_TAKEN = "NameTaken"
+    LABELS_RESTORED = "LabelsRestored"
     SCALING_UP = "ScalingUp"
     SCALING_DOWN = "ScalingDown"
     GIVING_BACK = "GivingBack"

@@ -113,8 +113,15 @@ class Make:
         }
         return RuntimePod(name=name, **fields)
 
+    def owners(self, uid: str = "s1", name: str = "concierge") -> list[Body]:
+        """Return the owner references of an object of a service."""
+        kind = {"apiVersion": "avatar.musetalk.io/v1alpha1", "kind": "AvatarService"}
+        return [{**kind, "name": name, "uid": uid, "controller": True}]
+
     def pod_body(self, name: str = "p0", *, gpus: int = 1, **changes: Any) -> Body:
         labels = {
+            "app.kubernetes.io/name": "avatar-runtime",
+            "app.kubernetes.io/instance": "concierge",
             "app.kubernetes.io/managed-by": "avatar-operator",
             "avatar.musetalk.io/service": "concierge",
             "avatar.musetalk.io/gpu-class": "rtx-4090",
@@ -133,7 +140,7 @@ class Make:
                     "avatar.musetalk.io/batch-size": "8",
                     "avatar.musetalk.io/sessions-per-pod": "2",
                 },
-                "ownerReferences": [{"uid": "s1"}],
+                "ownerReferences": self.owners(),
             },
             "spec": {
                 "nodeName": "n1",

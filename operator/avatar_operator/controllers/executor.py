@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 from avatar_operator import names
 from avatar_operator.core.cache.entries import Kind
+from avatar_operator.core.manifests import ownership
 from avatar_operator.core.manifests.objects import (
     adoption_patch,
     control_secret,
     event_body,
     held_by_pod,
+    identity_labels,
     live_marks,
     pdb,
     reserve_role,
 )
 from avatar_operator.core.manifests.pod import PodSettings, runtime_pod, set_annotation
 from avatar_operator.core.planning import disruption, planner
+from avatar_operator.core.resources.owner import owner_of
 from avatar_operator.core.resources.service import Service, ServiceKey
 from avatar_operator.core.status import service_status
 from avatar_operator.core.text import rfc3339
@@ -32,11 +35,13 @@ from avatar_operator.errors import (
     Refused,
     RuntimeUnreachable,
 )
+from avatar_operator.kube.owned_objects import ObjectKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from avatar_operator.core.autoscaling import scaling
+    from avatar_operator.core.cache.pdb_index import PdbIndex
     from avatar_operator.core.keys import KeyRing
     from avatar_operator.core.planning.failures import Failure
     from avatar_operator.core.resources.fields import Body
@@ -62,6 +67,18 @@ class ServiceState:
 
     has_secret: bool = False
     """Whether the control Secret was checked since the last resync."""
+
+    control_secret: str = ""
+    """The name of the control Secret of the service; empty until it is known."""
+
+    names_taken: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Names that objects of others have, by the kind of the object."""
+
+    pods_taken: set[str] = field(default_factory=set)
+    """Names that pods of others had when the operator tried to create a pod."""
+
+    relabelled: set[str] = field(default_factory=set)
+    """UIDs of pods whose labels were restored since the last resync."""
 
     term: int = 0
     """The term of this process in which the service was planned last."""
@@ -102,6 +119,7 @@ class Executor:
         fence: Fence,
         settings: PodSettings,
         metrics: Metrics,
+        pdbs: PdbIndex,
         *,
         observe: Callable[[Kind, Body], object],
         observe_deletion: Callable[[Kind, str], None],
@@ -113,26 +131,14 @@ class Executor:
         self._fence = fence
         self._settings = settings
         self._metrics = metrics
+        self._pdbs = pdbs
         self._observe = observe
         self._observe_deletion = observe_deletion
         self._keys = keys
-        self._with_pdb: set[str] = set()  # UIDs of services whose PDB is known to be correct
 
     def has_pdb(self, uid: str) -> bool:
         """Return whether the PDB of a service is known to be correct."""
-        return uid in self._with_pdb
-
-    def set_pdb(self, uid: str, *, correct: bool) -> None:
-        """Record whether the PDB of a service is correct."""
-        (self._with_pdb.add if correct else self._with_pdb.discard)(uid)
-
-    def replace_pdbs(self, uids: Collection[str]) -> None:
-        """Record which services have a correct PDB; those of the others are applied again."""
-        self._with_pdb = set(uids)
-
-    def forget(self, uid: str) -> None:
-        """Discard what is recorded of a deleted service."""
-        self._with_pdb.discard(uid)
+        return self._pdbs.protects(uid)
 
     async def execute(
         self, service: Service, actions: Sequence[planner.Action], state: ServiceState
@@ -168,26 +174,16 @@ class Executor:
         namespace = service.key.namespace
         match action:
             case planner.ApplyControlSecret():
-                wrote = await self._api.apply_secret(control_secret(service, self._keys()))
-                state.has_secret = True
-                return wrote
+                return await self._write_secret(service, state)
             case planner.ApplyBudget():
-                await self._api.apply_pdb(pdb(service))
-                self._with_pdb.add(service.uid)
+                return await self._write_pdb(service, state)
             case disruption.ProtectPod() | disruption.ReleasePod():
                 marks = live_marks(live=isinstance(action, disruption.ProtectPod))
                 await self._patch_pod(namespace, action.name, action.uid, marks)
             case planner.CreatePod():
-                body = runtime_pod(
-                    service,
-                    action.name,
-                    action.pool,
-                    self._settings,
-                    reserve=action.reserve,
-                    generation=self._keys().generation,
-                )
-                set_annotation(body, names.ANNOTATION_EPOCH, str(self._fence.epoch))
-                self._observe(Kind.PODS, await self._api.create_pod(body))
+                return await self._create_pod(service, action, state)
+            case planner.RestoreLabels():
+                return await self._restore_labels(service, action, state)
             case planner.AdoptPod():
                 await self._adopt(service, action)
             case planner.PromotePod() | planner.ReservePod():
@@ -203,14 +199,81 @@ class Executor:
                 assert_never(action)
         return True
 
+    async def _write_secret(self, service: Service, state: ServiceState) -> bool:
+        """Write the control Secret of a service if it differs; return whether it was written."""
+        kind, namespace = ObjectKind.SECRET, service.key.namespace
+        wanted = ownership.candidates(names.control_secret(service.key.name), service.uid)
+        state.control_secret = ""  # no pod is created before it is known which name is ours
+        choice = await self._api.owned.find(kind, namespace, wanted, service.uid)
+        state.control_secret = choice.name
+        state.names_taken[kind.kind] = choice.taken
+        keys = self._keys()
+        body = control_secret(service, keys, choice.name)
+        wrote = await self._api.owned.write(kind, body, choice.stored)
+        state.has_secret = keys == self._keys()  # they may have changed meanwhile
+        return wrote is not None
+
+    async def _write_pdb(self, service: Service, state: ServiceState) -> bool:
+        """Write the PDB of a service if it differs; return whether it was written."""
+        kind, namespace = ObjectKind.PDB, service.key.namespace
+        wanted = ownership.candidates(names.pdb(service.key.name), service.uid)
+        choice = await self._api.owned.find(kind, namespace, wanted, service.uid)
+        state.names_taken[kind.kind] = choice.taken
+        body = pdb(service, choice.name)
+        wrote = await self._api.owned.write(kind, body, choice.stored)
+        stored = ownership.identity(wrote or choice.stored or {})
+        self._pdbs.put(stored["uid"], service.uid)
+        return wrote is not None
+
+    async def _create_pod(
+        self, service: Service, action: planner.CreatePod, state: ServiceState
+    ) -> bool:
+        """Create a pod; a name that a pod of others has is not used again until the next resync.
+
+        Raises:
+            Conflict: a pod with this name exists.
+        """
+        if not state.control_secret:
+            return False  # the write of the Secret failed, and is retried
+        body = runtime_pod(
+            *(service, action.name, action.pool, self._settings, state.control_secret),
+            reserve=action.reserve,
+            generation=self._keys().generation,
+        )
+        set_annotation(body, names.ANNOTATION_EPOCH, str(self._fence.epoch))
+        try:
+            created = await self._api.create_pod(body)
+        except Conflict:
+            found = await self._api.find_pod(service.key.namespace, action.name)
+            if found is not None:
+                self._observe(Kind.PODS, found)  # its event was lost or has not arrived
+                owner = owner_of(found)
+                if owner is None or owner.name != service.key.name:
+                    state.pods_taken.add(action.name)
+            raise
+        self._observe(Kind.PODS, created)
+        return True
+
+    async def _restore_labels(
+        self, service: Service, action: planner.RestoreLabels, state: ServiceState
+    ) -> bool:
+        """Restore labels that were changed by hand, once per pod until the next resync."""
+        if action.uid in state.relabelled:
+            return False  # someone changes them each time: two writers must not continue forever
+        state.relabelled.add(action.uid)
+        labels = identity_labels(service, action.origin, action.gpu_class)
+        namespace, version = service.key.namespace, action.resource_version
+        await self._patch_pod(namespace, action.name, action.uid, labels, version)
+        return True
+
     async def _adopt(self, service: Service, action: planner.AdoptPod) -> None:
         """Make this service the owner of a pod that another service created."""
         namespace = service.key.namespace
-        secret = names.control_secret(action.origin)
         try:
             # The Secret must outlive the first service: a restarted container reads it again.
             owner = held_by_pod(action.name, action.uid)
-            await self._api.add_secret_owner(namespace, secret, owner)
+            secret = (ObjectKind.SECRET, namespace, action.control_secret, action.owner_uid)
+            await self._api.owned.add_owner(*secret, owner)
         except (NotFound, Refused) as error:
             _log.warning("cannot add an owner to a Secret pod=%s fault=%s", action.name, error)
         patch = adoption_patch(service, action.origin)
@@ -222,22 +285,28 @@ class Executor:
         response = await self._api.patch_pod_metadata(namespace, name, uid, metadata, version)
         self._observe(Kind.PODS, response)
 
-    async def finalize(self, uid: str, pods: Sequence[RuntimePod]) -> None:
-        """Delete the pods of a deleted service; each pod drains its sessions first."""
+    async def finalize(self, uid: str, pods: Sequence[RuntimePod]) -> bool:
+        """Delete the pods of a deleted service; each pod drains its sessions first.
+
+        Returns whether a pod has changed meanwhile, so that its deletion must be tried again.
+        """
         actions = planner.delete_orphans(pods)
         if not actions:
-            return
+            return False
         key = ServiceKey(pods[0].namespace, pods[0].service)
         # A pod may be observed before its service: only the API server knows whether it exists.
         if await self._api.service_exists(key, uid):
-            return
+            return False
+        changed = False
         for action in actions:
             try:
                 await self._delete(key.namespace, action)
             except (Conflict, NotFound) as error:
                 _log.info("object changed, action skipped pod=%s fault=%s", action.name, error)
+                changed = True
             else:
                 _log.info("action=DeletePod pod=%s reason=%s", action.name, action.reason)
+        return changed
 
     async def _delete(self, namespace: str, action: planner.DeletePod) -> None:
         version = action.resource_version

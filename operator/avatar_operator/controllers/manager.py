@@ -16,6 +16,7 @@ from avatar_operator.controllers.stream_follower import StreamFollower
 from avatar_operator.controllers.triggers import Triggers
 from avatar_operator.controllers.worker import Worker
 from avatar_operator.core.cache.entries import ChangeImpact, Kind
+from avatar_operator.core.cache.pdb_index import PdbIndex
 from avatar_operator.core.cache.store import Store
 from avatar_operator.core.planning import planner
 from avatar_operator.kube import client, informers
@@ -23,10 +24,9 @@ from avatar_operator.streams.gateways import GatewayStates
 from avatar_operator.streams.runtimes import RuntimeStates
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
     from avatar_operator.core.keys import KeyRing
-    from avatar_operator.core.resources.service import ServiceKey
     from avatar_operator.fence import Fence
     from avatar_operator.metrics import Metrics
     from avatar_operator.settings import Settings
@@ -69,12 +69,14 @@ class Manager:
             self._on_keys,
             settings.key_refresh_s,
         )
+        self._pdbs = PdbIndex()
         self._executor = Executor(
             api,
             self._runtimes,
             fence,
             settings.pods,
             metrics,
+            self._pdbs,
             observe=self.observe,
             observe_deletion=self.observe_deletion,
             keys=self._known_keys,
@@ -174,22 +176,18 @@ class Manager:
         self._on_change(self._store.observe_deletion(kind, uid))
         if kind is Kind.SERVICES:
             self._services.forget(uid)
-            self._executor.forget(uid)
+            self._pdbs.forget(uid)
             self._triggers.on_deleted_service(uid)
 
-    def on_pdb(self, key: ServiceKey, protects: str | None) -> None:
-        """Handle the PDB of a service; one that is no longer correct is applied again."""
-        uid = self._store.service_uid(key)
-        if uid is None:
-            return
-        was_correct, is_correct = self._executor.has_pdb(uid), protects == uid
-        self._executor.set_pdb(uid, correct=is_correct)
-        if was_correct and not is_correct:
-            self._triggers.on_pdb_lost(uid)
+    def on_pdb(self, uid: str, protects: str | None) -> None:
+        """Handle a PDB; the PDB of a service that is no longer correct is applied again."""
+        unprotected = self._pdbs.put(uid, protects)
+        if unprotected is not None:
+            self._triggers.on_pdb_lost(unprotected)
 
-    def on_pdbs_listed(self, uids: Collection[str]) -> None:
-        """Handle a list of all PDBs: the UIDs of the services whose PDB is correct."""
-        self._executor.replace_pdbs(uids)
+    def on_pdbs_listed(self, protects: Mapping[str, str]) -> None:
+        """Handle a list of all PDBs: for the UID of each correct one, the UID of its service."""
+        self._pdbs.replace(protects)
 
     def on_resync(self) -> None:
         """Reconcile every service after a full list, and check once what others may change."""

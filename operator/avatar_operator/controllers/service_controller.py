@@ -15,6 +15,7 @@ from avatar_operator import names
 from avatar_operator.controllers import executor
 from avatar_operator.controllers.executor import ServiceState
 from avatar_operator.core.autoscaling import inputs
+from avatar_operator.core.manifests import ownership
 from avatar_operator.core.planning import disruption, planner, rollout, shared_reserve
 from avatar_operator.core.planning.failures import read_failures
 from avatar_operator.core.resources.service import Service, parse_service
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 SETTLE_S: Final = 2.0  # how long a new leader waits at most for the states of all pods
 STATES_WAIT_S: Final = 0.25  # between two checks whether the states of all pods have arrived
+FINALIZE_AGAIN_S: Final = 0.5  # before pods that changed meanwhile are deleted again
 HOLD_REMOVALS_S: Final = 1.0  # after the first plan of a new leader; nothing is removed before
 
 
@@ -112,6 +114,8 @@ class ServiceController:
         for state in self._states.values():
             state.has_secret = False
             state.field_conflicts.clear()
+            state.pods_taken.clear()
+            state.relabelled.clear()
 
     async def reconcile(self, uid: str) -> float | None:
         """Reconcile once; return the seconds until the next time, None to wait for a change.
@@ -122,8 +126,8 @@ class ServiceController:
         body = self._store.services.get(uid)
         if body is None or body.deleting:
             self._shares.record_none(uid)
-            await self._executor.finalize(uid, self._orphans(uid))
-            return None
+            changed = await self._executor.finalize(uid, self._orphans(uid))
+            return FINALIZE_AGAIN_S if changed else None
         now, last_status = time.time(), body.status
         state = self._states.setdefault(uid, ServiceState())
         try:
@@ -146,7 +150,8 @@ class ServiceController:
         # The previous leader may have known more: at first nothing is removed.
         hold_s = state.hold_removals_until - asyncio.get_running_loop().time()
         actions = tuple(each for each in plan.actions if hold_s <= 0 or not _removes(each))
-        if len(actions) == len(plan.actions):  # else the failed pods are deleted by a later plan
+        holds = len(actions) < len(plan.actions)
+        if not holds:  # else the failed pods are deleted by a later plan
             state.failures = plan.failures
         created = [each for each in actions if isinstance(each, planner.CreatePod)]
         if created and not any(isinstance(each, planner.ApplyControlSecret) for each in actions):
@@ -165,7 +170,7 @@ class ServiceController:
             if any(action not in result.done for action in created):
                 self._shares.record_failure(reconcile.uid)
             raise (*result.faults, *result.outdated)[0]  # reconciled again without a change
-        held_s = hold_s if len(actions) < len(plan.actions) else None
+        held_s = hold_s if holds else None
         # Pods without a node stop counting without an event.
         freed_s = self._store.next_freed_s(reconcile.now) if plan.missing else None
         waits = (status_s, plan.wake_after_s, held_s, freed_s)
@@ -211,7 +216,8 @@ class ServiceController:
         last_status, now = reconcile.last_status, reconcile.now
         faults = [str(fault) for fault in result.faults if isinstance(fault, ClusterError)]
         conflicts = sorted(state.field_conflicts.values())
-        findings = conditions.find(service, plan, observed.states, faults, conflicts)
+        taken = ownership.describe_taken(state.names_taken)
+        findings = conditions.find(service, plan, observed.states, faults, conflicts, taken)
         status = service_status.build(service, plan, observed.states, findings, last_status, now)
         loop_now = asyncio.get_running_loop().time()
         delay_s = executor.status_delay_s(state, last_status, status, loop_now)
@@ -221,6 +227,8 @@ class ServiceController:
             )
             notices = service_status.notices(result.done, findings, last_status, plan)
             await self._executor.emit_events(service, notices, state, now)
+            names_taken = service_status.name_notices(taken, sorted(state.pods_taken))
+            await self._executor.emit_events(service, names_taken, state, now)
             self._metrics.count_decision(plan.desired, last_status.get("desiredReplicas"))
         return delay_s
 
@@ -255,7 +263,7 @@ class ServiceController:
             halted=rollout.read_halt(reconcile.last_status, service.generation),
             shared=self._shared(service, reconcile.now),
             failures=self._failures(reconcile),
-            names_elsewhere=self._store.names_elsewhere(service.key),
+            names_elsewhere=self._store.names_elsewhere(service.key) | state.pods_taken,
             share=self._shares.of(service.uid),
             scaling_context=inputs.ScalingContext(
                 self._gateways.demand(service.key),

@@ -27,22 +27,21 @@ end before its term ends.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final, Self
 
 from avatar_contracts.list_watch import read_page, watch_query
 from avatar_operator import names
 from avatar_operator.core.resources.fields import Fields
-from avatar_operator.errors import Conflict, FieldConflict, NotFound, TemporaryError
+from avatar_operator.errors import Conflict, NotFound, TemporaryError
 from avatar_operator.kube.connection import (
     APPLY,
     JSON_PATCH,
     MERGE,
-    STRATEGIC,
     Connection,
     Credentials,
     load_configuration,
 )
+from avatar_operator.kube.owned_objects import OwnedObjects, read_by_list
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -75,6 +74,8 @@ class KubernetesClient:
     def __init__(self, configuration: Configuration, fence: Fence, identity: str) -> None:
         self._connection = Connection(configuration, fence, identity)
         self._send = self._connection.send
+        self.owned = OwnedObjects(self._connection.send)
+        """The Secrets and PodDisruptionBudgets of services."""
 
     @classmethod
     async def open(cls, fence: Fence, identity: str) -> Self:
@@ -147,63 +148,24 @@ class KubernetesClient:
         """
         return await self._send("POST", f"{_in(_namespace(body))}/pods", body=body)
 
-    async def delete_pod(
-        self, namespace: str, name: str, uid: str, resource_version: str | None
-    ) -> Body:
-        """Delete exactly this pod, gracefully, and only in this version if one is given.
+    async def find_pod(self, namespace: str, name: str) -> Body | None:
+        """Return the pod with this name as stored, None if it does not exist."""
+        return await read_by_list(self._send, f"{_in(namespace)}/pods", name)
+
+    async def delete_pod(self, namespace: str, name: str, uid: str, resource_version: str) -> Body:
+        """Delete exactly this pod, gracefully, and only in this version.
 
         Raises:
             Conflict: the pod has another UID or another version.
             NotFound: the pod does not exist.
         """
-        preconditions = {"uid": uid}
-        if resource_version is not None:
-            preconditions["resourceVersion"] = resource_version
+        preconditions = {"uid": uid, "resourceVersion": resource_version}
         options: Body = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
             "preconditions": preconditions,
         }
         return await self._send("DELETE", f"{_in(namespace)}/pods/{name}", body=options)
-
-    async def apply_secret(self, body: Body) -> bool:
-        """Apply a Secret if it differs, and return whether a write was needed."""
-        metadata = body["metadata"]
-        assert isinstance(metadata, dict)
-        path = f"{_in(_namespace(body))}/secrets/{metadata['name']}"
-        try:
-            found = await self._send("GET", path)
-        except NotFound:
-            found = {}
-        # A pod that another service adopted may be a further owner.
-        is_owned = set(_owners(body)).issubset(_owners(found)) if found else False
-        if is_owned and found.get("data") == body["data"]:
-            return False
-        await self._apply(path, body)
-        return True
-
-    async def apply_pdb(self, body: Body) -> None:
-        """Apply a PodDisruptionBudget.
-
-        Raises:
-            FieldConflict: another manager applies one of the fields.
-        """
-        metadata = body["metadata"]
-        assert isinstance(metadata, dict)
-        group = f"/apis/policy/v1/namespaces/{metadata['namespace']}/poddisruptionbudgets"
-        await self._apply(f"{group}/{metadata['name']}", body)
-
-    async def add_secret_owner(self, namespace: str, name: str, owner: Body) -> None:
-        """Add an owner to a Secret, so that the Secret exists at least as long as the owner.
-
-        Raises:
-            NotFound: the Secret does not exist.
-            Refused: the cluster requires the right to delete a Secret to change its owners.
-        """
-        path = f"{_in(namespace)}/secrets/{name}"
-        query = {"fieldManager": names.FIELD_MANAGER}
-        body: Body = {"metadata": owner}
-        await self._send("PATCH", path, body=body, query=query, content_type=STRATEGIC)
 
     async def patch_pod_metadata(
         self,
@@ -236,23 +198,6 @@ class KubernetesClient:
             return False
         assert isinstance(metadata, dict)
         return metadata.get("uid") == uid and "deletionTimestamp" not in metadata
-
-    async def _apply(self, path: str, body: Body) -> None:
-        """Apply an object of the operator: overwrite manual edits, respect other appliers.
-
-        Raises:
-            FieldConflict: another manager applies one of the fields and would do so again.
-        """
-        manager = {"fieldManager": names.FIELD_MANAGER}
-        try:
-            await self._send("PATCH", path, body=body, query=manager, content_type=APPLY)
-        except Conflict as error:
-            appliers = _APPLIED_BY.findall(error.message)
-            if not _EDITED_BY.search(error.message) and not appliers:
-                raise  # not a conflict of field managers
-            if appliers:
-                raise FieldConflict(f"PATCH {path}", error.status, error.message) from error
-            await self._send("PATCH", path, body=body, query=_MANAGER, content_type=APPLY)
 
     async def read_secret(self, namespace: str, name: str) -> Body | None:
         """Return a Secret of the operator itself, None if it does not exist."""
@@ -318,10 +263,7 @@ class KubernetesClient:
 
     async def get_crd(self, name: str) -> Body | None:
         """Return a CustomResourceDefinition, None if it is not installed."""
-        query = {"fieldSelector": f"metadata.name={name}"}  # a list, a right that kopf needs anyway
-        found = (await self._send("GET", _CRDS, query=query)).get("items")
-        assert isinstance(found, list)
-        return found[0] if found else None
+        return await read_by_list(self._send, _CRDS, name)  # a right that kopf needs anyway
 
     async def apply_crd(self, body: Body) -> None:
         """Apply a CustomResourceDefinition and take all its fields over from other managers."""
@@ -372,10 +314,6 @@ class KubernetesClient:
             yield event
 
 
-# The API server names the manager that applied a field; for an edit it adds how and when.
-_APPLIED_BY: Final = re.compile(r'conflicts? with "([^"]+)":')
-_EDITED_BY: Final = re.compile(r'conflicts? with "([^"]+)" using ')
-
 _CRDS: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _MANAGER: Final = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
 
@@ -393,12 +331,6 @@ def _namespace(body: Body) -> str:
     metadata = body["metadata"]
     assert isinstance(metadata, dict)
     return str(metadata["namespace"])
-
-
-def _owners(body: Body) -> list[str]:
-    metadata = body.get("metadata")
-    assert isinstance(metadata, dict)
-    return [owner["uid"] for owner in metadata.get("ownerReferences", [])]
 
 
 def _if_ours(body: Body) -> list[Body]:

@@ -27,7 +27,7 @@ from avatar_contracts.list_watch import (
 from avatar_operator import names
 from avatar_operator.core.cache.entries import ChangeImpact, Kind
 from avatar_operator.core.cache.watch_health import WatchHealth
-from avatar_operator.core.manifests.objects import pdb_content, pdb_service
+from avatar_operator.core.manifests.objects import pdb_content
 from avatar_operator.errors import ClusterError, NotFound, TemporaryError
 from avatar_operator.kube import client
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
     from avatar_operator.core.cache.store import Store
     from avatar_operator.core.resources.fields import Body
-    from avatar_operator.core.resources.service import ServiceKey
     from avatar_operator.metrics import Metrics
 
 KOPF_KINDS: Final = (Kind.SERVICES, Kind.PROFILES)
@@ -70,12 +69,12 @@ class ChangeHandler(Protocol):
         """Handle the deletion of an object."""
         ...
 
-    def on_pdb(self, key: ServiceKey, protects: str | None) -> None:
-        """Handle the PDB of a service; `protects` is the UID of the service it is correct for."""
+    def on_pdb(self, uid: str, protects: str | None) -> None:
+        """Handle a PDB; `protects` is the UID of the service that it is correct for."""
         ...
 
-    def on_pdbs_listed(self, uids: Collection[str]) -> None:
-        """Handle a list of all PDBs: the UIDs of the services whose PDB is correct."""
+    def on_pdbs_listed(self, protects: Mapping[str, str]) -> None:
+        """Handle a list of all PDBs: for the UID of each correct one, the UID of its service."""
         ...
 
     def on_resync(self) -> None:
@@ -233,17 +232,19 @@ class Informers:
     async def _list_pdbs(self) -> str:
         """List the PDBs, report the correct ones and return the version; retry on errors."""
         while True:
-            found: set[str | None] = set()
+            found: dict[str, str] = {}
             version = ""
             try:
                 async for page in self._api.list(_PDBS_PATH, _OWN_OBJECTS):
-                    found.update(map(pdb_content, page.items))
+                    for body in page.items:
+                        if (service := pdb_content(body)) is not None:
+                            found[_metadata(body)["uid"]] = service
                     version = page.version
             except ClusterError as error:
                 _log.warning("cannot list kind=%s fault=%s", PDBS, error)
                 await asyncio.sleep(RETRY_S)
             else:
-                self._handler.on_pdbs_listed({uid for uid in found if uid is not None})
+                self._handler.on_pdbs_listed(found)
                 return version
 
     async def _relist_pdbs(self) -> str:
@@ -287,9 +288,9 @@ class Informers:
             self._handler.observe(kind, body)
 
     def _on_pdb_event(self, event_type: str, body: Body) -> None:
-        key = None if event_type == BOOKMARK else pdb_service(body)
-        if key is not None:
-            self._handler.on_pdb(key, None if event_type == DELETED else pdb_content(body))
+        if event_type != BOOKMARK:
+            protects = None if event_type == DELETED else pdb_content(body)
+            self._handler.on_pdb(_metadata(body)["uid"], protects)
 
 
 @contextmanager

@@ -33,6 +33,12 @@ SERVICE = f"{GROUP}/namespaces/acme/avatarservices/concierge"
 STATUS = f"{SERVICE}/status"
 PDB = "/apis/policy/v1/namespaces/acme/poddisruptionbudgets/concierge-live"
 PDBS = "/apis/policy/v1/poddisruptionbudgets"
+PDBS_OF_TENANT = "/apis/policy/v1/namespaces/acme/poddisruptionbudgets"
+SECRETS = "/api/v1/namespaces/acme/secrets"
+
+
+def _name(body: Body) -> str:
+    return str(body["metadata"]["name"])
 
 
 class ApiServer:
@@ -45,8 +51,9 @@ class ApiServer:
         self.nodes = [make.node_body()]
         self.pods: list[Body] = []
         self.pdbs: list[Body] = []
+        self.secrets: dict[str, Body] = {}  # by path
+        self.strangers: list[Body] = []  # pods that do not belong to the operator
         self.events: list[Body] = []
-        self.secrets: dict[tuple[str, str], Body] = {}
         self.writes: list[tuple[str, str]] = []
         self.own_writes: list[tuple[str, str]] = []  # in the operator's namespace
         self.faults: dict[tuple[str, str], tuple[int, str]] = {}
@@ -92,8 +99,15 @@ class ApiServer:
         if (method, path) in self.faults:
             status, message = self.faults[method, path]
             return web.json_response({"message": message}, status=status)
+        if "fieldSelector" in request.query:
+            return self.respond_with_one(path, request.query["fieldSelector"].partition("=")[2])
         body = await request.json() if request.can_read_body else {}
         return self.respond(method, path, body)
+
+    def respond_with_one(self, path: str, name: str) -> web.Response:
+        stored = self.pdbs if path == PDBS_OF_TENANT else [*self.pods, *self.strangers]
+        found = [each for each in stored if each["metadata"]["name"] == name]
+        return web.json_response({"items": found})
 
     def respond(self, method: str, path: str, body: Body) -> web.Response:
         lists = {
@@ -113,12 +127,21 @@ class ApiServer:
                 )
             case "GET", _ if path == SERVICE and self.services:
                 return web.json_response(self.services[0])
+            case "GET", _ if path in self.secrets:
+                return web.json_response(self.secrets[path])
             case "GET", _:
                 return web.json_response({"message": "not found"}, status=404)
             case "POST", "/api/v1/namespaces/acme/events":
                 self.events.append(body)
+            case "POST", _ if path == SECRETS:
+                self.secrets[f"{SECRETS}/{body['metadata']['name']}"] = self.stamp(body)
             case "POST", _ if path.endswith("/secrets"):
-                self.secrets[path, body["metadata"]["name"]] = body
+                self.secrets[f"{path}/{body['metadata']['name']}"] = body
+            case "POST", _ if path == PDBS_OF_TENANT:
+                body["metadata"]["uid"] = "uid-pdb"
+                self.pdbs.append(self.stamp(body))
+            case "POST", _ if body["metadata"]["name"] in map(_name, self.strangers):
+                return web.json_response({"message": "already exists"}, status=409)
             case "POST", _:
                 body["metadata"]["uid"] = f"uid-{body['metadata']['name']}"
                 self.pods.append(self.stamp(body))
@@ -127,7 +150,7 @@ class ApiServer:
                 service["status"] = body["status"]
                 return web.json_response(self.stamp(service))
             case "PATCH", _ if path == PDB:
-                self.pdbs[:] = [body]
+                self.pdbs[:] = [self.stamp(body)]
             case "DELETE", _:
                 (pod,) = [pod for pod in self.pods if path.endswith(pod["metadata"]["name"])]
                 self.pods.remove(pod)

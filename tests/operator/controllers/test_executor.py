@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,19 +11,24 @@ import pytest
 
 from avatar_operator.controllers.executor import Executor, ServiceState, status_delay_s
 from avatar_operator.core.cache.entries import Kind
+from avatar_operator.core.cache.pdb_index import PdbIndex
 from avatar_operator.core.keys import KeyRing
+from avatar_operator.core.manifests.ownership import Choice
 from avatar_operator.core.manifests.pod import PodSettings
 from avatar_operator.core.planning import disruption, planner
+from avatar_operator.core.planning.actions import CreatePod
 from avatar_operator.core.resources.service import ServiceKey
 from avatar_operator.core.status.service_status import Notice
 from avatar_operator.errors import (
     Conflict,
     FieldConflict,
+    NameTaken,
     NotFound,
     Refused,
     RuntimeUnreachable,
     TemporaryError,
 )
+from avatar_operator.kube.owned_objects import ObjectKind
 from avatar_operator.metrics import Metrics
 from avatar_operator.names import Reason
 
@@ -42,8 +48,11 @@ class FakeApi:
         self.requests: list[tuple[Any, ...]] = []
         self.errors: dict[str, Exception] = {}
         self.exists = False
-        self.wrote_secret = True
+        self.choice: Choice | None = None
+        self.differs = True
+        self.found: Body | None = None
         self.deleted: Body = POD
+        self.owned = self
 
     def _record(self, method: str, *values: Any) -> None:
         self.requests.append((method, *values))
@@ -54,12 +63,20 @@ class FakeApi:
     def methods(self) -> list[str]:
         return [request[0] for request in self.requests]
 
-    async def apply_secret(self, body: Body) -> bool:
-        self._record("apply_secret", body)
-        return self.wrote_secret
+    async def find(self, *values: Any) -> Choice:
+        self._record("find", *values)
+        return self.choice or Choice(values[2][0], None)
 
-    async def apply_pdb(self, body: Body) -> None:
-        self._record("apply_pdb", body)
+    async def write(self, kind: ObjectKind, body: Body, stored: Body | None) -> Body | None:
+        self._record("write", kind, body, stored)
+        return body | {"metadata": {**body["metadata"], "uid": "pdb"}} if self.differs else None
+
+    async def add_owner(self, *values: Any) -> None:
+        self._record("add_owner", *values)
+
+    async def find_pod(self, *values: Any) -> Body | None:
+        self._record("find_pod", *values)
+        return self.found
 
     async def create_pod(self, body: Body) -> Body:
         self._record("create_pod", body)
@@ -68,9 +85,6 @@ class FakeApi:
     async def patch_pod_metadata(self, *values: Any) -> Body:
         self._record("patch_pod_metadata", *values)
         return POD
-
-    async def add_secret_owner(self, *values: Any) -> None:
-        self._record("add_secret_owner", *values)
 
     async def delete_pod(self, *values: Any) -> Body:
         self._record("delete_pod", *values)
@@ -97,9 +111,10 @@ class Setup:
     def __init__(self, make: Make, fence: Fence) -> None:
         self.make = make
         self.service = make.service()
-        self.state = ServiceState()
+        self.state = ServiceState(control_secret="concierge-control")
         self.api = FakeApi()
         self.metrics = Metrics()
+        self.pdbs = PdbIndex()
         self.observed: list[tuple[Kind, Body]] = []
         self.deletions: list[tuple[Kind, str]] = []
         fake: Any = self.api
@@ -109,6 +124,7 @@ class Setup:
             fence,
             PodSettings("image", "IfNotPresent"),
             self.metrics,
+            self.pdbs,
             observe=lambda kind, body: self.observed.append((kind, body)),
             observe_deletion=lambda kind, uid: self.deletions.append((kind, uid)),
             keys=lambda: KeyRing("master-key"),
@@ -128,7 +144,9 @@ def setup(make: Make, fence: Fence) -> Setup:
     return Setup(make, fence)
 
 
-ADOPT = planner.AdoptPod("first-0", "u", "7", "rtx-4090", "first", "free warm pod")
+ADOPT = planner.AdoptPod(
+    *("first-0", "u", "7", "rtx-4090", "first", "free warm pod", "s0", "first-control")
+)
 DELETE = planner.DeletePod("p", "u", "7", "rtx-4090", Reason.SCALING_DOWN, "empty")
 
 
@@ -136,10 +154,7 @@ async def test_an_adopted_pod_keeps_its_secret_and_changes_its_owner(setup: Setu
     result = await setup.execute(ADOPT)
     owner = {"apiVersion": "v1", "kind": "Pod", "name": "first-0", "uid": "u"}
     secret, patch = setup.api.requests
-    assert secret == (
-        *("add_secret_owner", "acme", "first-control"),
-        {"ownerReferences": [owner]},
-    )
+    assert secret == ("add_owner", ObjectKind.SECRET, "acme", "first-control", "s0", owner)
     assert patch[:4] == ("patch_pod_metadata", "acme", "first-0", "u")
     metadata, version = patch[4:]
     assert metadata["labels"] == {
@@ -159,9 +174,9 @@ async def test_an_adopted_pod_keeps_its_secret_and_changes_its_owner(setup: Setu
 async def test_a_pod_is_adopted_even_if_its_secret_cannot_get_an_owner(
     setup: Setup, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    setup.api.errors["add_secret_owner"] = error
+    setup.api.errors["add_owner"] = error
     result = await setup.execute(ADOPT)
-    assert setup.api.methods == ["add_secret_owner", "patch_pod_metadata"]
+    assert setup.api.methods == ["add_owner", "patch_pod_metadata"]
     assert result.done == [ADOPT]
     assert "cannot add an owner to a Secret pod=first-0" in caplog.text
 
@@ -175,9 +190,9 @@ async def test_a_pod_that_another_service_adopted_first_is_skipped(setup: Setup)
 
 
 async def test_a_pod_is_not_adopted_while_the_api_server_fails(setup: Setup) -> None:
-    setup.api.errors["add_secret_owner"] = error = TemporaryError("PATCH", 503, "later")
+    setup.api.errors["add_owner"] = error = TemporaryError("PATCH", 503, "later")
     result = await setup.execute(ADOPT)
-    assert setup.api.methods == ["add_secret_owner"]
+    assert setup.api.methods == ["add_owner"]
     assert result.faults == [error]
 
 
@@ -249,45 +264,123 @@ async def test_draining_is_posted_to_the_pod(setup: Setup) -> None:
 async def test_the_control_secret_holds_the_token_and_counts_only_if_it_was_written(
     setup: Setup,
 ) -> None:
+    setup.state.control_secret = ""
     action = planner.ApplyControlSecret("concierge-control")
     result = await setup.execute(action)
     assert (result.done, setup.state.has_secret) == ([action], True)
-    ((_, body),) = setup.api.requests
+    assert setup.state.control_secret == "concierge-control"
+    find, (_, kind, body, stored) = setup.api.requests
+    names = ("concierge-control", "concierge-control-s1")
+    assert find == ("find", ObjectKind.SECRET, "acme", names, "s1")
+    assert (kind, stored) == (ObjectKind.SECRET, None)
     tokens = {name: base64.b64decode(value) for name, value in body["data"].items()}
     assert set(tokens) == {"token", "state-token", "session-token"}
     assert len(set(tokens.values())) == 3
     assert all(len(token) >= 32 for token in tokens.values())
-    setup.state.has_secret = setup.api.wrote_secret = False
+    setup.state.has_secret = setup.api.differs = False
     result = await setup.execute(action)
     assert (result.done, setup.state.has_secret) == ([], True)
     assert setup.count("ApplyControlSecret") == 1
+
+
+async def test_pods_read_the_secret_that_belongs_to_their_service(
+    setup: Setup, scenarios: Scenarios
+) -> None:
+    setup.api.choice = Choice("concierge-control-s1", None, ("concierge-control",))
+    (create,) = [e for e in scenarios(replicas=1).plan().actions if isinstance(e, CreatePod)]
+    await setup.execute(planner.ApplyControlSecret("concierge"), create)
+    bodies = [request[-1] for request in setup.api.requests if request[0] == "create_pod"]
+    assert '"concierge-control-s1"' in json.dumps(bodies[0]["spec"])
+    assert '"concierge-control"' not in json.dumps(bodies[0]["spec"])
+    assert setup.state.names_taken == {"Secret": ("concierge-control",)}
+
+
+async def test_no_pod_is_created_before_the_secret_of_the_service_is_known(
+    setup: Setup, scenarios: Scenarios
+) -> None:
+    setup.api.errors["find"] = error = NameTaken("Secret", "acme", ["a", "b"])
+    (create,) = [e for e in scenarios(replicas=1).plan().actions if isinstance(e, CreatePod)]
+    result = await setup.execute(planner.ApplyControlSecret("concierge"), create)
+    assert setup.api.methods == ["find"]
+    assert (result.faults, result.done) == ([error], [])
 
 
 async def test_an_applied_pdb_counts_as_correct_until_it_is_changed(setup: Setup) -> None:
     uid = setup.service.uid
     assert not setup.executor.has_pdb(uid)
     await setup.execute(planner.ApplyBudget("concierge-live"))
-    assert setup.api.methods == ["apply_pdb"]
+    assert setup.api.methods == ["find", "write"]
     assert setup.executor.has_pdb(uid)
-    setup.executor.set_pdb(uid, correct=False)
+    assert setup.pdbs.put("pdb", None) == uid
     assert not setup.executor.has_pdb(uid)
-    setup.executor.set_pdb(uid, correct=True)
-    setup.executor.replace_pdbs(["other"])
-    assert not setup.executor.has_pdb(uid)
-    assert setup.executor.has_pdb("other")
-    setup.executor.forget("other")
-    assert not setup.executor.has_pdb("other")
+
+
+async def test_a_stored_pdb_that_is_correct_counts_without_a_write(setup: Setup) -> None:
+    setup.api.choice = Choice("concierge-live", {"metadata": {"uid": "known"}})
+    setup.api.differs = False
+    result = await setup.execute(planner.ApplyBudget("concierge-live"))
+    assert result.done == []
+    assert setup.executor.has_pdb(setup.service.uid)
+    assert setup.pdbs.put("known", None) == setup.service.uid
 
 
 async def test_a_field_that_another_manager_applies_is_remembered(
     setup: Setup, caplog: pytest.LogCaptureFixture
 ) -> None:
-    setup.api.errors["apply_pdb"] = FieldConflict("PATCH", 409, 'conflict with "flux"')
+    setup.api.errors["write"] = FieldConflict("PATCH", 409, 'conflict with "flux"')
     result = await setup.execute(planner.ApplyBudget("concierge-live"))
     assert setup.state.field_conflicts == {"ApplyBudget": 'conflict with "flux"'}
     assert (result.done, result.faults, result.outdated) == ([], [], [])
     assert not setup.executor.has_pdb(setup.service.uid)
     assert "field conflict service=acme/concierge" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("owners", "taken", "observed"),
+    [
+        pytest.param(None, set(), 0, id="gone again"),
+        pytest.param(("s1", "concierge"), set(), 1, id="ours, of a lost event"),
+        pytest.param(("s0", "concierge"), set(), 1, id="of an earlier service"),
+        pytest.param(("s2", "other"), {"p"}, 1, id="of another service"),
+        pytest.param((), {"p"}, 1, id="of a stranger"),
+    ],
+)
+async def test_a_name_that_a_pod_of_others_has_is_not_tried_again(
+    setup: Setup,
+    scenarios: Scenarios,
+    owners: tuple[str, str] | tuple[()] | None,
+    taken: set[str],
+    observed: int,
+) -> None:
+    plan = scenarios(replicas=1).plan()
+    (create,) = [each for each in plan.actions if isinstance(each, CreatePod)]
+    setup.api.errors["create_pod"] = error = Conflict("POST", 409, "already exists")
+    if owners is not None:
+        references = setup.make.owners(*owners) if owners else []
+        setup.api.found = setup.make.pod_body("p", metadata={"ownerReferences": references})
+    result = await setup.execute(replace(create, name="p"))
+    assert setup.api.requests[-1] == ("find_pod", "acme", "p")
+    assert (result.outdated, result.done) == ([error], [])
+    assert setup.state.pods_taken == taken
+    assert len(setup.observed) == observed
+
+
+async def test_labels_are_restored_once_until_the_next_resync(setup: Setup) -> None:
+    action = planner.RestoreLabels("p", "u", "7", "rtx-4090", "first", "changed")
+    assert (await setup.execute(action)).done == [action]
+    assert (await setup.execute(action)).done == []
+    ((*target, metadata, version),) = setup.api.requests
+    assert (target, version) == (["patch_pod_metadata", "acme", "p", "u"], "7")
+    assert metadata == {
+        "labels": {
+            "app.kubernetes.io/name": "avatar-runtime",
+            "app.kubernetes.io/instance": "concierge",
+            "app.kubernetes.io/managed-by": "avatar-operator",
+            f"{GROUP}/service": "concierge",
+            f"{GROUP}/made-for": "first",
+            f"{GROUP}/gpu-class": "rtx-4090",
+        }
+    }
 
 
 async def test_a_failed_action_does_not_stop_the_others(setup: Setup) -> None:
@@ -331,8 +424,8 @@ async def test_the_pods_of_a_deleted_service_are_deleted(setup: Setup) -> None:
     await setup.executor.finalize("s1", pods)
     assert setup.api.requests == [
         ("service_exists", ServiceKey("acme", "concierge"), "s1"),
-        ("delete_pod", "acme", "p0", "uid-p0", None),
-        ("delete_pod", "acme", "p1", "uid-p1", None),
+        ("delete_pod", "acme", "p0", "uid-p0", "7"),
+        ("delete_pod", "acme", "p1", "uid-p1", "7"),
     ]
 
 

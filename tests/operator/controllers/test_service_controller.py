@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import pytest
 
 from avatar_operator.controllers.service_controller import HOLD_REMOVALS_S
 from avatar_operator.core.cache.entries import Kind
+from avatar_operator.core.manifests.objects import pdb
 
 if TYPE_CHECKING:
     from tests.operator.controllers.conftest import Operator
@@ -20,15 +22,16 @@ GROUP = "/apis/avatar.musetalk.io/v1alpha1"
 SERVICE = f"{GROUP}/namespaces/acme/avatarservices/concierge"
 STATUS = f"{SERVICE}/status"
 PDB = "/apis/policy/v1/namespaces/acme/poddisruptionbudgets/concierge-live"
+PDBS_OF_TENANT = "/apis/policy/v1/namespaces/acme/poddisruptionbudgets"
 PODS = "/api/v1/namespaces/acme/pods"
+SECRETS = "/api/v1/namespaces/acme/secrets"
 
 
 async def test_a_new_service_gets_its_secret_its_pod_and_its_status(operator: Operator) -> None:
     api = operator.api
     operator.apply(replicas=1)
     await api.until(lambda: api.condition("Progressing") == ("True", "ScalingUp"))
-    secret = "/api/v1/namespaces/acme/secrets/concierge-control"
-    own = [("PATCH", secret), ("PATCH", PDB)]
+    own = [("POST", SECRETS), ("POST", PDBS_OF_TENANT)]
     assert api.writes[:4] == [*own, ("POST", PODS), ("PATCH", STATUS)]
     assert operator.manager.is_ready()
     assert operator.manager.is_alive()
@@ -134,12 +137,51 @@ async def test_a_field_that_another_manager_applies_is_reported_and_not_overwrit
     api = operator.api
     conflict = 'Apply failed with 1 conflict: conflict with "flux": .spec.minAvailable'
     api.faults["PATCH", PDB] = (409, conflict)
+    applied = pdb(operator.make.service(), "concierge-live")
+    applied["spec"] = {"minAvailable": 1}
+    api.pdbs = [api.stamp(applied)]
     operator.apply(replicas=0)
     await api.until(lambda: api.condition("Degraded") == ("True", "FieldConflict"))
     assert api.condition("Ready") == ("True", "ScaledToZero")
     assert api.writes.count(("PATCH", PDB)) == 1
     del api.faults["PATCH", PDB]
     await api.until(lambda: api.condition("Degraded") == ("False", "Applied"))
+
+
+@pytest.mark.parametrize("stopped_operator", ["300"], indirect=True)
+async def test_names_that_objects_of_others_have_are_named_and_left_alone(
+    quiet_operator: Operator,
+) -> None:
+    operator, api = quiet_operator, quiet_operator.api
+    stranger = {"metadata": {"name": "concierge-control", "uid": "x"}, "data": {"mine": "eA=="}}
+    api.secrets[f"{SECRETS}/concierge-control"] = copy.deepcopy(stranger)
+    api.pdbs = [api.stamp({"metadata": {"name": "concierge-live", "uid": "y"}, "spec": {}})]
+    foreign_pdb = copy.deepcopy(api.pdbs[0])
+    operator.apply(replicas=1)
+    await api.until(lambda: api.condition("Degraded") == ("True", "NameTaken"))
+    assert api.secrets[f"{SECRETS}/concierge-control"] == stranger
+    assert foreign_pdb in api.pdbs
+    assert f"{SECRETS}/concierge-control-s1" in api.secrets
+    (pod,) = api.pods
+    assert "concierge-control-s1" in str(pod["spec"])
+    (degraded,) = [each for each in api.status["conditions"] if each["type"] == "Degraded"]
+    assert "Secret concierge-control does not belong to this AvatarService" in degraded["message"]
+    assert "PodDisruptionBudget concierge-live does not belong" in degraded["message"]
+    await api.until(lambda: [each["reason"] for each in api.events].count("NameTaken") == 2)
+
+
+async def test_a_pod_name_that_a_stranger_has_is_skipped_and_said(operator: Operator) -> None:
+    api = operator.api
+    operator.apply(replicas=1)
+    await api.until(lambda: api.pods and api.status)
+    (own,) = api.pods
+    api.pods.remove(own)
+    stranger = api.stamp({"metadata": {"name": own["metadata"]["name"], "uid": "x"}})
+    api.strangers = [stranger]
+    operator.manager.observe_deletion(Kind.PODS, own["metadata"]["uid"])
+    await api.until(lambda: api.pods)
+    assert api.pods[0]["metadata"]["name"] == own["metadata"]["name"][:-1] + "1"
+    await api.until(lambda: "NameTaken" in [each["reason"] for each in api.events])
 
 
 async def test_a_paused_service_only_gets_a_status(operator: Operator) -> None:

@@ -59,7 +59,7 @@ class Setup:
     def observe_pod(self, service: str, node: str, **labels: str) -> None:
         body = self.make.pod_body(f"{service}-0")
         body["metadata"]["labels"].update({"avatar.musetalk.io/service": service, **labels})
-        body["metadata"]["ownerReferences"] = [{"uid": service}]
+        body["metadata"]["ownerReferences"] = self.make.owners(service, service)
         body["spec"]["nodeName"] = node
         self.store.observe(Kind.PODS, body)
 

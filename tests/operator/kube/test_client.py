@@ -9,12 +9,10 @@ from aiohttp import web
 from kubernetes.aio.client.configuration import Configuration
 
 from avatar_contracts import list_watch
-from avatar_operator.core.keys import KeyRing, opaque_secret
-from avatar_operator.core.manifests.objects import control_secret, held_by_pod
+from avatar_operator.core.keys import opaque_secret
 from avatar_operator.core.resources.service import ServiceKey
 from avatar_operator.errors import (
     Conflict,
-    FieldConflict,
     NotFound,
     NotLeading,
     Refused,
@@ -24,8 +22,6 @@ from avatar_operator.kube.client import KubernetesClient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    from tests.operator.conftest import Make
 
     from avatar_operator.fence import Fence
 
@@ -151,39 +147,25 @@ async def test_a_pod_is_deleted_with_its_preconditions(
 ) -> None:
     api, client = server
     path = "/api/v1/namespaces/acme/pods/p"
-    for _ in range(2):
-        api.on("DELETE", path, 200, {"kind": "Pod"})
-    await client.delete_pod("acme", "p", "u", None)
+    api.on("DELETE", path, 200, {"kind": "Pod"})
     await client.delete_pod("acme", "p", "u", "7")
     assert [body["preconditions"] for _, _, body in api.requests] == [
-        {"uid": "u"},
         {"uid": "u", "resourceVersion": "7"},
     ]
 
 
-async def test_a_correct_secret_is_not_written(
-    server: tuple[ApiServer, KubernetesClient], make: Make
+async def test_a_pod_is_found_with_the_right_to_list_pods(
+    server: tuple[ApiServer, KubernetesClient],
 ) -> None:
     api, client = server
-    secret = control_secret(make.service(), KeyRing("master-key"))
-    path = "/api/v1/namespaces/acme/secrets/concierge-control"
-    api.on("GET", path, 404, {})
-    api.on("PATCH", path, 201, secret)
-    assert await client.apply_secret(secret) is True
-    assert api.last_headers["Content-Type"] == "application/apply-patch+yaml"
-    assert api.requests[-1][1].endswith("?fieldManager=avatar-operator&timeout=5000ms")
-    api.on("GET", path, 200, secret)
-    assert await client.apply_secret(secret) is False
-    api.on("GET", path, 200, {**secret, "data": {"token": "b3RoZXI="}})
-    api.on("PATCH", path, 200, secret)
-    assert await client.apply_secret(secret) is True
-    held = held_by_pod("p0", "u0")["ownerReferences"]
-    metadata = secret["metadata"]
-    assert isinstance(metadata, dict)
-    owners = [*metadata["ownerReferences"], *held]  # type: ignore[misc]
-    api.on("GET", path, 200, {**secret, "metadata": {**metadata, "ownerReferences": owners}})
-    assert await client.apply_secret(secret) is False
-    assert api.writes == ["PATCH", "PATCH"]
+    pod = {"metadata": {"name": "p"}}
+    for items in ([pod], [], None):
+        api.on("GET", "/api/v1/namespaces/acme/pods", 200, {"items": items})
+    assert await client.find_pod("acme", "p") == pod
+    assert await client.find_pod("acme", "p") is None
+    with pytest.raises(TemporaryError):
+        await client.find_pod("acme", "p")
+    assert api.requests[0][1].endswith("/pods?fieldSelector=metadata.name%3Dp")
 
 
 async def test_a_pod_is_changed_only_in_the_version_that_was_observed(
@@ -200,18 +182,6 @@ async def test_a_pod_is_changed_only_in_the_version_that_was_observed(
         {"labels": {"a": "b"}, "uid": "u"},
         {"labels": {"a": "c"}, "uid": "u", "resourceVersion": "7"},
     ]
-
-
-async def test_an_owner_is_added_to_a_secret(
-    server: tuple[ApiServer, KubernetesClient],
-) -> None:
-    api, client = server
-    api.on("PATCH", "/api/v1/namespaces/acme/secrets/a-control", 200, {})
-    owner = held_by_pod("p0", "u0")
-    await client.add_secret_owner("acme", "a-control", owner)
-    assert api.requests[-1][2] == {"metadata": owner}
-    # A merge patch would put the pod in the place of the service.
-    assert api.last_headers["Content-Type"] == "application/strategic-merge-patch+json"
 
 
 async def test_a_secret_that_does_not_exist_reads_as_none(
@@ -351,42 +321,6 @@ async def test_a_service_exists_only_with_its_uid_and_while_it_is_not_deleted(
     api, client = server
     api.on("GET", SERVICE, status, {"metadata": metadata})
     assert await client.service_exists(ServiceKey("acme", "concierge"), "u") is exists
-
-
-async def test_a_manual_edit_of_a_pdb_is_overwritten(
-    server: tuple[ApiServer, KubernetesClient],
-) -> None:
-    api, client = server
-    message = 'conflict with "kubectl-edit" using policy/v1 at 2026-01-01T00:00:00Z: .spec'
-    api.on("PATCH", PDB, 409, {"message": message})
-    api.on("PATCH", PDB, 200, {})
-    await client.apply_pdb({"metadata": {"namespace": "acme", "name": "a-live"}})
-    first, second = [path for _, path, _ in api.requests]
-    assert "force" not in first
-    assert "force=true" in second
-
-
-@pytest.mark.parametrize(
-    ("message", "error"),
-    [
-        pytest.param('conflict with "flux": .spec', FieldConflict, id="applied"),
-        pytest.param(
-            'conflicts with "kubectl" using policy/v1: .a, conflicts with "flux": .b',
-            FieldConflict,
-            id="applied and edited",
-        ),
-        pytest.param("the namespace is terminating", Conflict, id="other conflict"),
-    ],
-)
-async def test_a_pdb_that_another_manager_applies_is_not_overwritten(
-    server: tuple[ApiServer, KubernetesClient], message: str, error: type[Exception]
-) -> None:
-    api, client = server
-    api.on("PATCH", PDB, 409, {"message": message})
-    with pytest.raises(error) as caught:
-        await client.apply_pdb({"metadata": {"namespace": "acme", "name": "a-live"}})
-    assert type(caught.value) is error
-    assert len(api.requests) == 1
 
 
 async def test_the_status_of_a_profile_is_applied_to_exactly_this_profile(

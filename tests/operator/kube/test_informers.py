@@ -12,7 +12,6 @@ from avatar_contracts.list_watch import Page
 from avatar_operator.core.cache.entries import ChangeImpact, Kind
 from avatar_operator.core.cache.store import Store
 from avatar_operator.core.manifests.objects import pdb
-from avatar_operator.core.resources.service import ServiceKey
 from avatar_operator.errors import ClusterError, NotFound, Refused, TemporaryError
 from avatar_operator.kube import informers
 from avatar_operator.kube.client import PATHS
@@ -20,7 +19,7 @@ from avatar_operator.kube.informers import RELIST_S, RETRY_S, REWATCH_S, SECOND_
 from avatar_operator.metrics import Metrics
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     import pytest
     from tests.operator.conftest import Body, Make, Pauses
@@ -88,8 +87,8 @@ class Handler:
         self._store = store
         self.observed: list[tuple[Kind, str]] = []
         self.deleted: list[tuple[Kind, str]] = []
-        self.pdbs: list[tuple[ServiceKey, str | None]] = []
-        self.listed_pdbs: list[set[str]] = []
+        self.pdbs: list[tuple[str, str | None]] = []
+        self.listed_pdbs: list[dict[str, str]] = []
         self.resyncs = 0
 
     def observe(self, kind: Kind, body: Mapping[str, Any]) -> ChangeImpact:
@@ -100,11 +99,11 @@ class Handler:
         self.deleted.append((kind, uid))
         self._store.observe_deletion(kind, uid)
 
-    def on_pdb(self, key: ServiceKey, protects: str | None) -> None:
-        self.pdbs.append((key, protects))
+    def on_pdb(self, uid: str, protects: str | None) -> None:
+        self.pdbs.append((uid, protects))
 
-    def on_pdbs_listed(self, uids: Collection[str]) -> None:
-        self.listed_pdbs.append(set(uids))
+    def on_pdbs_listed(self, protects: Mapping[str, str]) -> None:
+        self.listed_pdbs.append(dict(protects))
 
     def on_resync(self) -> None:
         self.resyncs += 1
@@ -200,7 +199,7 @@ async def test_the_list_of_pdbs_is_retried_after_a_pause(
     await setup.pauses.end(RETRY_S)
     assert setup.client.count(PDBS) == 2
     assert setup.informers.synced
-    assert setup.handler.listed_pdbs == [set()]
+    assert setup.handler.listed_pdbs == [{}]
 
 
 async def test_kinds_of_kopf_are_soon_listed_again_and_later_every_kind(setup: Setup) -> None:
@@ -229,12 +228,13 @@ async def test_a_short_resync_interval_also_shortens_the_first_pause(
 
 
 async def test_only_the_pdbs_that_are_correct_are_reported(setup: Setup) -> None:
-    correct: Any = pdb(setup.make.service())
-    edited: Any = pdb(setup.make.service())
+    correct: Any = pdb(setup.make.service(), "concierge-live")
+    edited: Any = pdb(setup.make.service(), "concierge-live")
+    correct["metadata"]["uid"], edited["metadata"]["uid"] = "a", "b"
     edited["spec"] = {**edited["spec"], "minAvailable": 1}
     setup.client.items[PDBS] = [correct, edited]
     await setup.start()
-    assert setup.handler.listed_pdbs == [{"s1"}]
+    assert setup.handler.listed_pdbs == [{"a": "s1"}]
 
 
 async def test_an_object_that_a_list_misses_was_deleted(setup: Setup) -> None:
@@ -332,15 +332,14 @@ async def test_events_of_pods_and_nodes_are_handled_by_their_type(setup: Setup) 
 
 async def test_events_of_pdbs_are_handled_by_their_type(setup: Setup) -> None:
     await setup.start()
-    body: Any = pdb(setup.make.service())
-    body["metadata"]["resourceVersion"] = "500"
-    key = ServiceKey("acme", "concierge")
+    body: Any = pdb(setup.make.service(), "concierge-live")
+    body["metadata"].update(uid="a", resourceVersion="500")
     await setup.send(PDBS, ("ADDED", body))
     await setup.send(PDBS, ("BOOKMARK", body))
     await setup.send(PDBS, ("DELETED", body))
     other = {**body, "metadata": {**body["metadata"], "name": "other"}}
     await setup.send(PDBS, ("MODIFIED", other))  # of no service
-    assert setup.handler.pdbs == [(key, "s1"), (key, None)]
+    assert setup.handler.pdbs == [("a", "s1"), ("a", None), ("a", None)]
 
 
 async def test_a_watch_that_ends_continues_from_its_last_version_after_a_pause(

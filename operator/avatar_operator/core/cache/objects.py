@@ -52,6 +52,10 @@ class Cache(Generic[_Value]):
         self._entries[uid] = (version, value)
         return True
 
+    def remove(self, uid: str) -> None:
+        """Remove an object that exists but does not belong here any more; it may come back."""
+        self._entries.pop(uid, None)
+
     def drop(self, uid: str) -> _Value | None:
         """Remove a deleted object, and return it if it was known."""
         self._tombstones[uid] = None

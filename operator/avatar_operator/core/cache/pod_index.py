@@ -41,7 +41,7 @@ class PodIndex:
         return self._pods.values()
 
     def of_service(self, key: ServiceKey) -> tuple[RuntimePod, ...]:
-        """Return the pods that are labelled with the name of a service."""
+        """Return the pods of the services with this name, deleted ones included."""
         return self._resolve(self._by_service.get(key, set()))
 
     def owned_by(self, uid: str) -> tuple[RuntimePod, ...]:
@@ -70,6 +70,15 @@ class PodIndex:
         if pod.made_for:
             self._by_origin.setdefault(pod.origin, set()).add(uid)
         return tuple(owners)
+
+    def release(self, uid: str) -> tuple[str, ...]:
+        """Remove a pod that no service controls any more; return the UID of its last service."""
+        pod = self._pods.get(uid)
+        if pod is None:
+            return ()
+        self._pods.remove(uid)
+        self._unindex(pod)
+        return (pod.owner_uid,)
 
     def drop(self, uid: str) -> RuntimePod | None:
         """Remove a deleted pod, and return it if it was known."""

@@ -152,7 +152,7 @@ class Store:
         return self._node_classes
 
     def pods_of(self, key: ServiceKey) -> tuple[RuntimePod, ...]:
-        """Return the runtime pods that are labelled with the name of a service."""
+        """Return the runtime pods of the services with this name, deleted ones included."""
         return self.pods.of_service(key)
 
     def names_elsewhere(self, key: ServiceKey) -> frozenset[str]:
@@ -261,7 +261,7 @@ class Store:
             changed = self.gateways.put(uid, version, gateway)
             return ChangeImpact(freed_gpus=freed, gateway=uid if changed else None)
         pod = parse_runtime_pod(body)
-        owners = () if pod is None else self.pods.put(uid, version, pod)
+        owners = self.pods.release(uid) if pod is None else self.pods.put(uid, version, pod)
         return ChangeImpact(owners, freed_gpus=freed, pod=uid if owners else None)
 
     def _observe_deleted_pod(self, uid: str) -> ChangeImpact:

@@ -170,7 +170,7 @@ def _folder(mount: str, source: Source) -> str:
     return source.path
 
 
-def token_volume(service: Service) -> Body:
+def token_volume(control_secret: str) -> Body:
     """Render the volume with the tokens of the service's pods.
 
     The kubelet updates a mounted Secret but not environment variables: with a volume, running pods
@@ -178,7 +178,7 @@ def token_volume(service: Service) -> Body:
     """
     return {
         "name": names.TOKEN_VOLUME,
-        "secret": {"secretName": names.control_secret(service.key.name)},
+        "secret": {"secretName": control_secret},
     }
 
 

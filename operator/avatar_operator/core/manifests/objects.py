@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Final
 
 from avatar_operator import names
 from avatar_operator.core.keys import encode
+from avatar_operator.core.manifests import ownership
 from avatar_operator.core.resources.fields import Body, Fields
-from avatar_operator.core.resources.service import Service, ServiceKey
+from avatar_operator.core.resources.owner import controller
 
 if TYPE_CHECKING:
     from avatar_operator.core.keys import KeyRing
+    from avatar_operator.core.resources.service import Service
 
 NEVER_EVICTED: Final = 1_000_000
 """minAvailable of a PodDisruptionBudget: more pods than can exist, so none may be evicted."""
@@ -20,13 +22,13 @@ LONGEST_MESSAGE: Final = 1024
 """Characters; the API server rejects Events with a longer message."""
 
 
-def control_secret(service: Service, ring: KeyRing) -> Body:
+def control_secret(service: Service, ring: KeyRing, name: str) -> Body:
     """Render the Secret with the tokens of the service's pods."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {
-            "name": names.control_secret(service.key.name),
+            "name": name,
             "namespace": service.key.namespace,
             "labels": service_labels(service),
             "ownerReferences": [owner_reference(service)],
@@ -36,7 +38,7 @@ def control_secret(service: Service, ring: KeyRing) -> Body:
     }
 
 
-def pdb(service: Service) -> Body:
+def pdb(service: Service, name: str) -> Body:
     """Render the PodDisruptionBudget that prevents the eviction of pods with sessions.
 
     A whole number counts the pods with the label. A percentage or maxUnavailable would use
@@ -46,7 +48,7 @@ def pdb(service: Service) -> Body:
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": {
-            "name": names.pdb(service.key.name),
+            "name": name,
             "namespace": service.key.namespace,
             "labels": service_labels(service),
             "ownerReferences": [owner_reference(service)],
@@ -66,23 +68,17 @@ def pdb(service: Service) -> Body:
 def pdb_content(body: Body) -> str | None:
     """Return the UID of the service that a stored PodDisruptionBudget protects, None if wrong."""
     metadata, spec = Fields(body.get("metadata"), "", []), Fields(body.get("spec"), "", [])
-    for owner in metadata.children("ownerReferences"):
-        selected = {names.LABEL_SERVICE: owner.text("name"), names.LABEL_LIVE: names.LIVE}
-        if (
-            metadata.text("name") == names.pdb(owner.text("name"))
-            and spec.raw("minAvailable") == NEVER_EVICTED
-            and spec.raw("selector") == {"matchLabels": selected}
-        ):
-            return owner.text("uid")
-    return None
-
-
-def pdb_service(body: Body) -> ServiceKey | None:
-    """Return the service that the name of a PodDisruptionBudget contains, None if there is none."""
-    metadata = Fields(body.get("metadata"), "", [])
-    name = metadata.text("name")
-    service = name.removesuffix(names.pdb(""))
-    return None if service == name else ServiceKey(metadata.text("namespace"), service)
+    owner = controller(metadata)
+    if owner is None:
+        return None
+    selected = {names.LABEL_SERVICE: owner.name, names.LABEL_LIVE: names.LIVE}
+    is_correct = (
+        metadata.text("name") in ownership.candidates(names.pdb(owner.name), owner.uid)
+        and ownership.belongs_to(body, owner.uid)
+        and spec.raw("minAvailable") == NEVER_EVICTED
+        and spec.raw("selector") == {"matchLabels": selected}
+    )
+    return owner.uid if is_correct else None
 
 
 def live_marks(*, live: bool) -> Body:
@@ -101,6 +97,16 @@ def reserve_role(*, reserve: bool) -> Body:
     return {"labels": {names.LABEL_RESERVE: names.RESERVED if reserve else None}}
 
 
+def identity_labels(service: Service, origin: str, gpu_class: str) -> Body:
+    """Render the change of a pod's metadata that restores the labels of a pod of a service.
+
+    `origin` is the name of the service that the pod was created for.
+    """
+    made_for = origin if origin != service.key.name else None
+    known = {names.LABEL_GPU_CLASS: gpu_class} if gpu_class else {}
+    return {"labels": {**service_labels(service), names.LABEL_MADE_FOR: made_for, **known}}
+
+
 def adoption_patch(service: Service, origin: str) -> Body:
     """Render the change of a pod's metadata that makes it a pod of another service."""
     return {
@@ -116,7 +122,7 @@ def adoption_patch(service: Service, origin: str) -> Body:
 
 def held_by_pod(name: str, uid: str) -> Body:
     """Render an additional owner of an object: it exists at least as long as the pod."""
-    return {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}]}
+    return {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}
 
 
 def event_body(

@@ -69,11 +69,15 @@ def runtime_pod(
     name: str,
     pool: Pool,
     settings: PodSettings,
+    control_secret: str,
     *,
     reserve: bool = False,
     generation: str = "",
 ) -> Body:
-    """Render a runtime pod that is pinned to one GPU class and carries its batch size."""
+    """Render a runtime pod that is pinned to one GPU class and carries its batch size.
+
+    `control_secret` is the name of the Secret with the tokens of the service.
+    """
     assert isinstance(pool.outcome, batch_size.BatchPlan)
     plan = pool.outcome
     template = service.template
@@ -105,7 +109,7 @@ def runtime_pod(
         ],
         "volumes": [
             {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}},
-            container.token_volume(service),
+            container.token_volume(control_secret),
             *container.volumes("models", service.model.source),
             *container.volumes("avatars", service.avatar_source),
             *template.volumes,

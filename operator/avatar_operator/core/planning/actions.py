@@ -66,6 +66,23 @@ class AdoptPod:
     gpu_class: str
     origin: str
     reason: str
+    owner_uid: str = ""
+    """UID of the service that owns the pod now."""
+    control_secret: str = ""
+    """Name of the Secret that the pod reads its token from."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreLabels:
+    """Restore the labels of a pod that were changed by hand, in this version of the pod."""
+
+    name: str
+    uid: str
+    resource_version: str
+    gpu_class: str
+    origin: str
+    """Name of the service that the pod was created for."""
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +128,11 @@ class ReservePod:
 
 @dataclass(frozen=True, slots=True)
 class DeletePod:
-    """Delete the pod with this UID, and only in this version if one is given."""
+    """Delete the pod with this UID, and only in this version."""
 
     name: str
     uid: str
-    resource_version: str | None
+    resource_version: str
     gpu_class: str
     because: Reason
     reason: str
@@ -128,6 +145,7 @@ Action = (
     | ReleasePod
     | CreatePod
     | AdoptPod
+    | RestoreLabels
     | DrainPod
     | UndrainPod
     | PromotePod

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from avatar_operator.core.planning.actions import RestoreLabels
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -89,3 +91,20 @@ def removal_cost(pod: RuntimePod, states: Mapping[str, PodState]) -> tuple[bool,
     state = states.get(pod.uid)
     sessions = 0.5 if state is None else float(state.sessions)
     return not (state is not None and state.draining), pod.running, pod.ready, sessions
+
+
+def restore_labels(service: Service, pods: Iterable[RuntimePod]) -> tuple[RestoreLabels, ...]:
+    """Return the pods of a service whose labels were changed by hand.
+
+    The gateway and the PodDisruptionBudget find pods by these labels. The pod still counts as a pod
+    of the service, because the service controls it.
+    """
+    reason = "its labels were changed by hand"
+    return tuple(
+        RestoreLabels(
+            *(pod.name, pod.uid, pod.resource_version, pod.gpu_class),
+            *(pod.origin.name, reason),
+        )
+        for pod in sorted(pods, key=lambda pod: pod.name)
+        if pod.relabelled and pod.owner_uid == service.uid and not pod.terminating
+    )

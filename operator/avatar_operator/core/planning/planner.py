@@ -52,10 +52,11 @@ from avatar_operator.core.planning.actions import (
     DrainPod,
     PromotePod,
     ReservePod,
+    RestoreLabels,
     UndrainPod,
 )
 from avatar_operator.core.planning.disruption import protect
-from avatar_operator.core.planning.fleet import Fleet, sort_fleet
+from avatar_operator.core.planning.fleet import Fleet, restore_labels, sort_fleet
 from avatar_operator.core.planning.plan import Observed, Options, Plan
 from avatar_operator.core.planning.scale_down import FRESH_S, KEPT_FAILURES, delete_orphans
 from avatar_operator.names import Reason
@@ -80,6 +81,7 @@ __all__ = [  # the controllers import the actions from here
     "Plan",
     "PromotePod",
     "ReservePod",
+    "RestoreLabels",
     "UndrainPod",
     "delete_orphans",
     "plan",
@@ -297,7 +299,7 @@ def order_actions(
     """Stage 5: assign roles, protect pods with sessions, and order all actions.
 
     The second value is the number of seconds until the protection may change, None if only an
-    event changes it. A paused service gets no action but the protection.
+    event changes it. A paused service gets no action but the protection, and the labels of pods.
     """
     fleet, states = stock.fleet, observed.states
     leaving = {pod.uid for pod, _ in removed.leaving}
@@ -309,12 +311,14 @@ def order_actions(
     ready_nodes = frozenset(node.name for node in stock.hosts if node.ready)
     protection, protect_s = protect(observed.pods, states, ready_nodes)
     deleted = {action.uid for action in removed.steps if isinstance(action, DeletePod)}
+    restored = restore_labels(service, observed.pods)
     protection = tuple(action for action in protection if action.uid not in deleted)
     if service.paused:
-        return protection, protect_s
+        return (*restored, *protection), protect_s
     actions = (
         *(() if observed.has_control_secret else (ApplyControlSecret(service.key.name),)),
         *(() if observed.has_pdb else (ApplyBudget(service.key.name),)),
+        *restored,
         *protection,
         *scale_down.undrain(fleet, removed.leaving, states),
         *roles.changes,

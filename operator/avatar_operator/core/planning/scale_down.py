@@ -52,9 +52,7 @@ def delete_orphans(pods: Iterable[RuntimePod]) -> tuple[DeletePod, ...]:
     `drainTimeoutSeconds`.
     """
     return tuple(
-        DeletePod(
-            pod.name, pod.uid, None, pod.gpu_class, Reason.SERVICE_GONE, "its service was deleted"
-        )
+        _delete(pod, Reason.SERVICE_GONE, "its service was deleted")
         for pod in sorted(pods, key=lambda pod: pod.name)
         if not pod.terminating
     )
@@ -156,17 +154,14 @@ def next_steps(
         state = states.get(pod.uid)
         if not pod.running:
             # The deletion names the version: a pod that starts meanwhile has another one.
-            reason = "it has not started"
-            version = pod.resource_version
-            steps.append(DeletePod(pod.name, pod.uid, version, pod.gpu_class, because, reason))
+            steps.append(_delete(pod, because, "it has not started"))
         elif state is None:
             wait_s = FRESH_S  # its sessions are unknown, so it may have some
         elif not state.draining:
             reason = f"it has {text.count(state.sessions, 'session')}"
             steps.append(DrainPod(pod.name, pod.uid, pod.gpu_class, because, reason))
         elif state.sessions == 0 and state.age_s < FRESH_S:
-            reason = "it is drained and has no session"
-            steps.append(DeletePod(pod.name, pod.uid, None, pod.gpu_class, because, reason))
+            steps.append(_delete(pod, because, "it is drained and has no session"))
         elif state.sessions == 0:
             wait_s = FRESH_S / 4
     return tuple(steps), wait_s
@@ -208,9 +203,12 @@ def prune_failed_pods(fleet: Fleet, desired: int, spec_hash: str) -> tuple[Delet
     current = [pod for pod in ended if pod.spec_hash == spec_hash]
     kept = set() if ready >= desired else {pod.uid for pod in current[-KEPT_FAILURES:]}
     return tuple(
-        DeletePod(
-            pod.name, pod.uid, None, pod.gpu_class, Reason.REPLACING, f"its phase is {pod.phase}"
-        )
+        _delete(pod, Reason.REPLACING, f"its phase is {pod.phase}")
         for pod in ended
         if pod.uid not in kept
     )
+
+
+def _delete(pod: RuntimePod, because: Reason, reason: str) -> DeletePod:
+    """Delete a pod as it was observed: it may have been given to someone else meanwhile."""
+    return DeletePod(pod.name, pod.uid, pod.resource_version, pod.gpu_class, because, reason)

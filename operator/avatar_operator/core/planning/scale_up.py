@@ -7,6 +7,7 @@ from decimal import Decimal
 from itertools import compress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from avatar_operator import names as names_of
 from avatar_operator.core.gpus.placement import assign_classes
 from avatar_operator.core.planning import rollout
 from avatar_operator.core.planning.actions import AdoptPod, CreatePod
@@ -119,6 +120,8 @@ def adoptions(
             each.pod.origin.name,
             f"{existing + index} of {existing + len(adopted)} pods exist; {each.pod.service} "
             f"owns the reserve that {service.key.name} shares",
+            each.pod.owner_uid,
+            each.pod.control_secret or names_of.control_secret(each.pod.origin.name),
         )
         for index, each in enumerate(adopted)
     )

@@ -11,10 +11,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from avatar_contracts.labels import ENV_ADMIN_TOKEN, ENV_GPU_CLASS, ENV_SERVICE
 from avatar_operator import names
 from avatar_operator.core.resources import pod_status
 from avatar_operator.core.resources.fields import Fields, split_body
 from avatar_operator.core.resources.node import condition_status, read_count, read_resources
+from avatar_operator.core.resources.owner import controller
 from avatar_operator.core.resources.service import ServiceKey
 
 if TYPE_CHECKING:
@@ -98,6 +100,10 @@ class RuntimePod:
     """Why the runtime container waits, for example ImagePullBackOff."""
     mounted: bool = True
     """Whether its volumes are mounted, as far as the kubelet reports it."""
+    control_secret: str = ""
+    """Name of the Secret that it reads its token from."""
+    relabelled: bool = False
+    """Whether its labels are not those of a pod of its service."""
 
     @property
     def ended(self) -> bool:
@@ -122,23 +128,28 @@ def parse_use(body: Mapping[str, object]) -> PodUse | None:
         return None
     if not spec.text("nodeName") and pod_status.rejected_at(status) is not None:
         return None
-    labels = metadata.strings("labels")
-    ours = labels.get(names.LABEL_MANAGED_BY) == names.FIELD_MANAGER
-    gpu_class = labels.get(names.LABEL_GPU_CLASS, "") if ours else ""
+    is_ours = controller(metadata) is not None
+    gpu_class = metadata.strings("labels").get(names.LABEL_GPU_CLASS, "") if is_ours else ""
     node = _shared(spec.text("nodeName") or status.text("nominatedNodeName"))
     return PodUse.of(node, _shared(gpu_class), dict(sorted(requested.items())))
 
 
 def parse_runtime_pod(body: Mapping[str, object]) -> RuntimePod | None:
-    """Return the runtime pod that a body describes, or None if it is another pod."""
+    """Return the runtime pod that a body describes, or None if it is another pod.
+
+    A pod is a runtime pod if an AvatarService controls it: its labels can be those of anyone.
+    """
     metadata, spec, status = split_body(body)
-    labels = metadata.strings("labels")
-    if (
-        labels.get(names.LABEL_MANAGED_BY) != names.FIELD_MANAGER
-        or names.LABEL_SERVICE not in labels
-    ):
+    owner = controller(metadata)
+    if owner is None:
         return None
+    labels = metadata.strings("labels")
     annotations = metadata.strings("annotations")
+    manifest = _Manifest.parse(spec)
+    made_for = labels.get(names.LABEL_MADE_FOR, "")
+    if manifest.service:
+        made_for = manifest.service if manifest.service != owner.name else ""
+    gpu_class = manifest.gpu_class or labels.get(names.LABEL_GPU_CLASS, "")
     created_at = pod_status.parse_seconds(metadata.text("creationTimestamp")) or 0.0
     phase = status.text("phase", "Pending")
     return RuntimePod(
@@ -146,11 +157,9 @@ def parse_runtime_pod(body: Mapping[str, object]) -> RuntimePod | None:
         namespace=_shared(metadata.text("namespace", "default")),
         uid=metadata.text("uid"),
         resource_version=metadata.text("resourceVersion"),
-        service=_shared(labels[names.LABEL_SERVICE]),
-        owner_uid=_shared(
-            next((owner.text("uid") for owner in metadata.children("ownerReferences")), "")
-        ),
-        gpu_class=_shared(labels.get(names.LABEL_GPU_CLASS, "")),
+        service=_shared(owner.name),
+        owner_uid=_shared(owner.uid),
+        gpu_class=_shared(gpu_class),
         spec_hash=_shared(labels.get(names.LABEL_SPEC_HASH, "")),
         batch_size=read_count(annotations.get(names.ANNOTATION_BATCH_SIZE)),
         sessions_per_pod=read_count(annotations.get(names.ANNOTATION_SESSIONS_PER_POD)),
@@ -170,13 +179,58 @@ def parse_runtime_pod(body: Mapping[str, object]) -> RuntimePod | None:
         drain_asked=annotations.get(names.ANNOTATION_DRAIN) == "true",
         restarts=pod_status.restarts(status),
         reserve=labels.get(names.LABEL_RESERVE) == names.RESERVED,
-        made_for=_shared(labels.get(names.LABEL_MADE_FOR, "")),
+        made_for=_shared(made_for),
         key_generation=_shared(labels.get(names.LABEL_KEY_GENERATION, "")),
         rejected_at=None if spec.text("nodeName") else pod_status.rejected_at(status),
         bound_at=pod_status.bound_at(status),
         waiting=_shared(pod_status.waiting_reason(status)),
         mounted=condition_status(status, "PodReadyToStartContainers") != "False",
+        control_secret=_shared(manifest.control_secret),
+        relabelled=_is_relabelled(labels, owner.name, made_for, gpu_class),
     )
+
+
+class _Manifest(NamedTuple):
+    """What the spec of a pod says about it; unlike labels, nobody can change it."""
+
+    service: str = ""
+    """Name of the service that the pod was created for."""
+
+    gpu_class: str = ""
+    control_secret: str = ""
+
+    @classmethod
+    def parse(cls, spec: Fields) -> _Manifest:
+        containers = spec.children("containers")
+        own = next((each for each in containers if each.text("name") == names.CONTAINER), None)
+        if own is None:
+            return cls()
+        known: dict[str, Fields] = {}
+        for variable in own.children("env"):  # the template can only append variables
+            known.setdefault(variable.text("name"), variable)
+        nothing = Fields(None, "", [])
+        service = known.get(ENV_SERVICE, nothing).text("value").partition("/")[2]
+        token = known.get(ENV_ADMIN_TOKEN, nothing).child("valueFrom").child("secretKeyRef")
+        secret = token.text("name")  # in pods of earlier releases
+        for volume in spec.children("volumes"):
+            if volume.text("name") == names.TOKEN_VOLUME:
+                secret = volume.child("secret").text("secretName")
+        return cls(service, known.get(ENV_GPU_CLASS, nothing).text("value"), secret)
+
+
+def _is_relabelled(labels: Mapping[str, str], service: str, made_for: str, gpu_class: str) -> bool:
+    """Return whether labels that make the pod a pod of its service were changed by hand."""
+    wanted = {
+        names.LABEL_MANAGED_BY: names.FIELD_MANAGER,
+        names.LABEL_SERVICE: service,
+        names.LABEL_NAME: names.RUNTIME_NAME,
+        names.LABEL_INSTANCE: service,
+        **({names.LABEL_GPU_CLASS: gpu_class} if gpu_class else {}),
+    }
+    # A pod that its first service adopted back is labelled with that service.
+    origin = labels.get(names.LABEL_MADE_FOR) or service
+    differs = any(labels.get(label) != value for label, value in wanted.items())
+    return differs or origin != (made_for or service)
 
 
 def _shared(text: str) -> str:

@@ -55,11 +55,12 @@ def find(
     states: Mapping[str, PodState],
     failures: Sequence[str] = (),
     contested: Sequence[str] = (),
+    taken: Sequence[str] = (),
 ) -> tuple[Finding, ...]:
     """Return the conditions of a service.
 
     `failures` are messages about actions that failed, `contested` about fields of the operator
-    that another field manager owns.
+    that another field manager owns, `taken` about names that objects of others have.
     """
     gpu = _gpu(service, plan)
     return (
@@ -70,7 +71,7 @@ def find(
         *_limited(service, plan),
         _fresh(plan, states),
         _calibrated(plan),
-        _degraded(service, plan, states, failures, contested),
+        _degraded(service, plan, states, failures, contested, taken),
     )
 
 
@@ -91,6 +92,7 @@ def _degraded(
     states: Mapping[str, PodState],
     failures: Sequence[str],
     contested: Sequence[str],
+    taken: Sequence[str],
 ) -> Finding:
     if plan.halted is not None:  # unchanged, because the next plan reads it from the status
         return Finding(Condition.DEGRADED, True, plan.halted.reason, plan.halted.message)
@@ -103,6 +105,8 @@ def _degraded(
         return Finding(Condition.DEGRADED, True, Reason.NODE_LOST, message)
     if slow := _too_slow(service, plan):
         return Finding(Condition.DEGRADED, True, Reason.BELOW_REAL_TIME, "; ".join(slow))
+    if taken:
+        return Finding(Condition.DEGRADED, True, Reason.NAME_TAKEN, "; ".join(taken))
     return Finding(Condition.DEGRADED, False, Reason.APPLIED, "every action succeeded")
 
 

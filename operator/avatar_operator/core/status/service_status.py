@@ -114,6 +114,13 @@ def notices(
     return tuple(notice for notice in found if notice is not None)
 
 
+def name_notices(taken: Sequence[str], pods: Sequence[str]) -> tuple[Notice, ...]:
+    """Return the Events about names that objects of others have; `pods` are names of pods."""
+    used = "exists and does not belong to this AvatarService; the next name is used"
+    messages = [*taken, *(f"Pod {name} {used}" for name in pods)]
+    return tuple(Notice(names.Reason.NAME_TAKEN, message, warning=True) for message in messages)
+
+
 def is_urgent(old: Mapping[str, object], new: Mapping[str, object]) -> bool:
     """Return whether more differs between two statuses than numbers that change with each pod."""
     return _without_numbers(old) != _without_numbers(new)
@@ -277,6 +284,9 @@ def _action_notice(action: planner.Action) -> Notice | None:
             return Notice(names.Reason.POD_PROMOTED, message)
         case planner.AdoptPod(name=name):
             return Notice(names.Reason.POD_ADOPTED, f"adopted pod {name}: {action.reason}")
+        case planner.RestoreLabels(name=name):
+            message = f"restored the labels of pod {name}: {action.reason}"
+            return Notice(names.Reason.LABELS_RESTORED, message, warning=True)
         case planner.DeletePod(name=name):
             return Notice(names.Reason.POD_DELETED, f"deleted pod {name}: {action.reason}")
     return None  # a Secret needs no Event, and _creations returns those of new pods

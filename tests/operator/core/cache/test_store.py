@@ -54,10 +54,31 @@ def test_a_known_version_is_not_parsed_again(make: Make, kind: Kind) -> None:
 def test_pods_are_found_by_their_owner(make: Make) -> None:
     store = Store(())
     store.observe(Kind.PODS, make.pod_body("p0"))
-    store.observe(Kind.PODS, make.pod_body("p1", metadata={"ownerReferences": [{"uid": "s2"}]}))
+    other = {"ownerReferences": make.owners("s2")}
+    store.observe(Kind.PODS, make.pod_body("p1", metadata=other))
     assert [pod.name for pod in store.owned_by("s1")] == ["p0"]
     store.observe_deletion(Kind.PODS, "uid-p0")
     assert store.owned_by("s1") == ()
+
+
+def test_a_pod_that_loses_its_owner_leaves_the_service_and_may_come_back(make: Make) -> None:
+    store = Store(())
+    store.observe(Kind.PODS, make.pod_body())
+    lost = make.pod_body(metadata={"resourceVersion": "8", "ownerReferences": []})
+    assert store.observe(Kind.PODS, lost) == ChangeImpact(("s1",), pod="uid-p0")
+    assert (store.owned_by("s1"), store.pods_of(ServiceKey("acme", "concierge"))) == ((), ())
+    assert [use.gpus for use in store.gpu_uses(0.0)] == [1]  # it still uses its GPU
+    back = make.pod_body(metadata={"resourceVersion": "9"})
+    assert store.observe(Kind.PODS, back).services == ("s1",)
+    assert [pod.name for pod in store.owned_by("s1")] == ["p0"]
+
+
+def test_a_pod_with_our_labels_and_no_owner_is_not_ours(make: Make) -> None:
+    store = Store(())
+    stranger = make.pod_body(metadata={"ownerReferences": []})
+    assert store.observe(Kind.PODS, stranger) == ChangeImpact()
+    assert store.pods_of(ServiceKey("acme", "concierge")) == ()
+    assert [use.gpu_class for use in store.gpu_uses(0.0)] == [""]
 
 
 def test_services_of_other_namespaces_are_ignored(make: Make) -> None:
@@ -139,7 +160,7 @@ def test_a_runtime_pod_affects_its_service_and_its_deletion_frees_gpus(
 
 def foreign(make: Make, **changes: Any) -> Body:
     body = make.pod_body(**changes)
-    body["metadata"]["labels"] = {}
+    body["metadata"]["ownerReferences"] = []
     return body
 
 
@@ -162,7 +183,8 @@ def test_the_deletion_of_an_unknown_object_affects_nothing(kind: Kind) -> None:
 
 def moved(make: Make, version: str, service: str, owner: str, made_for: str = "") -> Body:
     """Return a pod of a service, adopted from the service `made_for` if that is set."""
-    body = make.pod_body(metadata={"resourceVersion": version, "ownerReferences": [{"uid": owner}]})
+    owners = make.owners(owner, service)
+    body = make.pod_body(metadata={"resourceVersion": version, "ownerReferences": owners})
     body["metadata"]["labels"]["avatar.musetalk.io/service"] = service
     if made_for:
         body["metadata"]["labels"]["avatar.musetalk.io/made-for"] = made_for

@@ -14,7 +14,6 @@ from avatar_operator.core.manifests.objects import (
     adoption_patch,
     control_secret,
     event_body,
-    pdb_service,
     pod_selector,
 )
 from avatar_operator.core.manifests.pod import PodSettings, hash_spec, runtime_pod
@@ -40,7 +39,8 @@ def render(
     profiles = (profile or make.profile(),)
     stock = inventory.count_free([make.node()], [], profiles, service.placement)
     (pool,) = pools.rank(service, profiles, stock, 0.9)
-    return runtime_pod(service, "concierge-0", pool, settings, generation=generation)
+    secret = "concierge-control"
+    return runtime_pod(service, "concierge-0", pool, settings, secret, generation=generation)
 
 
 def test_the_pod_is_what_runtime_and_gateway_expect(make: Make) -> None:
@@ -118,7 +118,7 @@ def test_a_pod_asks_for_the_resource_that_its_class_is_offered_by(make: Make) ->
     node = make.node(labels=labels, gpus=0, others=((slices, 2),))
     stock = inventory.count_free([node], [], profiles, service.placement)
     (pool,) = pools.rank(service, profiles, stock, 0.9)
-    body: Any = runtime_pod(service, "concierge-0", pool, SETTINGS)
+    body: Any = runtime_pod(service, "concierge-0", pool, SETTINGS, "concierge-control")
     (container,) = body["spec"]["containers"]
     assert container["resources"] == {"requests": {slices: "1"}, "limits": {slices: "1"}}
     affinity = body["spec"]["affinity"]["nodeAffinity"]
@@ -247,7 +247,7 @@ def test_the_image_of_the_chart_counts_unless_the_service_names_one(make: Make) 
 
 
 def test_the_secret_belongs_to_the_service(make: Make) -> None:
-    secret: Any = control_secret(make.service(), KeyRing("abc"))
+    secret: Any = control_secret(make.service(), KeyRing("abc"), "concierge-control")
     assert (secret["metadata"]["name"], secret["metadata"]["namespace"]) == (
         "concierge-control",
         "acme",
@@ -258,7 +258,7 @@ def test_the_secret_belongs_to_the_service(make: Make) -> None:
 
 
 def test_a_pod_reads_its_tokens_from_the_secret_of_its_service(make: Make) -> None:
-    secret: Any = control_secret(make.service(), KeyRing("abc"))
+    secret: Any = control_secret(make.service(), KeyRing("abc"), "concierge-control")
     spec = render(make)["spec"]
     (container,) = spec["containers"]
     (volume,) = (each for each in spec["volumes"] if "secret" in each)
@@ -358,14 +358,6 @@ def test_the_model_variant_reaches_the_runtime(
     assert {
         n: v for n, v in reported.items() if n in ("AVATAR_DECODER", "AVATAR_PRECISION")
     } == said
-
-
-@pytest.mark.parametrize(
-    ("name", "service"), [("concierge-live", "concierge"), ("live-live", "live"), ("mine", None)]
-)
-def test_a_budget_is_known_by_its_name(name: str, service: str | None) -> None:
-    key = pdb_service({"metadata": {"name": name, "namespace": "acme"}})
-    assert (key and key.name) == service
 
 
 def test_a_pod_that_is_taken_over_gets_the_labels_and_the_owner_of_its_new_service(

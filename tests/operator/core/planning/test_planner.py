@@ -143,12 +143,12 @@ def test_a_pod_that_never_started_is_deleted_in_exactly_this_version(
     assert (delete.uid, delete.resource_version) == ("uid-p0", "7")
 
 
-def test_a_drained_pod_is_deleted_by_its_uid(scenarios: Scenarios, make: Make) -> None:
+def test_a_drained_pod_is_deleted_by_its_uid_and_version(scenarios: Scenarios, make: Make) -> None:
     scenario = scenarios(replicas=0)
     scenario.add("p0", make.state(draining=True))
     (delete,) = scenario.plan().actions
     assert isinstance(delete, DeletePod)
-    assert (delete.uid, delete.resource_version) == ("uid-p0", None)
+    assert (delete.uid, delete.resource_version) == ("uid-p0", "7")
 
 
 def test_a_draining_pod_that_is_needed_again_accepts_sessions_again(
@@ -479,10 +479,10 @@ def test_each_further_failure_doubles_the_back_off(
     assert scale_up.back_off_s(scenario.plan().fleet, scenario.hash, NOW) == wait_s
 
 
-def test_orphans_are_deleted_in_any_version_but_not_twice(make: Make) -> None:
+def test_orphans_are_deleted_in_their_version_and_not_twice(make: Make) -> None:
     deleted = planner.delete_orphans([make.pod("p1"), make.pod("p0", terminating=True)])
     assert [(each.uid, each.resource_version, each.because) for each in deleted] == [
-        ("uid-p1", None, Reason.SERVICE_GONE)
+        ("uid-p1", "7", Reason.SERVICE_GONE)
     ]
 
 
@@ -523,6 +523,18 @@ def test_old_pods_whose_sessions_are_unknown_are_neither_drained_nor_deleted(
         scenario.states[pod.uid] = make.state(1)
     assert ("DrainPod", "o0") in scenario.actions()
     assert not [kind for kind, _ in scenario.actions() if kind == "DeletePod"]
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_relabelled_pod_counts_and_gets_its_labels_back(
+    scenarios: Scenarios, make: Make, paused: bool
+) -> None:
+    scenario = scenarios(replicas=1)
+    scenario.service = dataclasses.replace(scenario.service, paused=paused)
+    scenario.add("p0", make.state(1), relabelled=True)
+    scenario.add("p1", relabelled=True, owner_uid="an earlier service")
+    scenario.add("p2", relabelled=True, terminating=True)
+    assert scenario.actions() == [("RestoreLabels", "p0")]
 
 
 def test_a_rollout_is_planned_again_after_a_second(scenarios: Scenarios, make: Make) -> None:

@@ -212,7 +212,7 @@ def test_no_labels_and_no_spec_give_a_plan_that_runs_out_of_memory(make: Make) -
             settings = PodSettings("image", "Always")
             for action in plan.actions:
                 if isinstance(action, planner.CreatePod):
-                    assert runtime_pod(service, action.name, action.pool, settings)
+                    assert runtime_pod(service, action.name, action.pool, settings, "s")
     assert pods > CASES / 10  # the fuzz does not pass by planning nothing
     assert calibrated > CASES / 4
 

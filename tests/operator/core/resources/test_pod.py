@@ -6,6 +6,7 @@ import pytest
 
 from avatar_operator.core.resources.node import Taint, parse_node
 from avatar_operator.core.resources.pod import PodUse, parse_runtime_pod, parse_use
+from avatar_operator.names import TOKEN_VOLUME
 
 if TYPE_CHECKING:
     from tests.operator.conftest import Body, Make
@@ -87,13 +88,81 @@ def test_a_pod_of_ours_is_counted_with_its_class(make: Make) -> None:
     assert parse_use(make.pod_body()) == PodUse("n1", 1, "rtx-4090")
 
 
-def test_a_foreign_pod_is_no_runtime_pod(make: Make) -> None:
-    body = make.pod_body()
-    body["metadata"]["labels"]["app.kubernetes.io/managed-by"] = "someone"
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"controller": False}, id="not the controller"),
+        pytest.param({"kind": "ReplicaSet", "apiVersion": "apps/v1"}, id="another kind"),
+        pytest.param({"apiVersion": "example.org/v1"}, id="another group"),
+    ],
+)
+def test_a_pod_that_no_service_controls_is_no_runtime_pod(make: Make, change: Body) -> None:
+    (owner,) = make.owners()
+    assert parse_runtime_pod(make.pod_body(metadata={"ownerReferences": []})) is None
+    body = make.pod_body(metadata={"ownerReferences": [{**owner, **change}]})
     assert parse_runtime_pod(body) is None
+    assert parse_use(body) == PodUse("n1", 1, "")  # its labels name a class, which proves nothing
+
+
+def _with_environment(make: Make) -> Body:
     body = make.pod_body()
-    del body["metadata"]["labels"]["avatar.musetalk.io/service"]
-    assert parse_runtime_pod(body) is None
+    secret = {"secretKeyRef": {"name": "of-an-earlier-release", "key": "token"}}
+    body["spec"]["containers"][0]["env"] = [
+        {"name": "AVATAR_SERVICE", "value": "acme/concierge"},
+        {"name": "AVATAR_GPU_CLASS", "value": "rtx-4090"},
+        {"name": "AVATAR_ADMIN_TOKEN", "valueFrom": secret},
+        {"name": "AVATAR_SERVICE", "value": "acme/of-the-template"},
+    ]
+    return body
+
+
+def test_a_pod_says_itself_where_it_reads_its_token(make: Make) -> None:
+    body = _with_environment(make)
+    pod = parse_runtime_pod(body)
+    assert pod is not None
+    assert (pod.control_secret, pod.origin.name) == ("of-an-earlier-release", "concierge")
+    assert not pod.relabelled
+    body["spec"]["volumes"] = [{"name": TOKEN_VOLUME, "secret": {"secretName": "own"}}]
+    pod = parse_runtime_pod(body)
+    assert pod is not None
+    assert pod.control_secret == "own"
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "app.kubernetes.io/name",
+        "app.kubernetes.io/instance",
+        "app.kubernetes.io/managed-by",
+        "avatar.musetalk.io/service",
+        "avatar.musetalk.io/gpu-class",
+    ],
+)
+@pytest.mark.parametrize("value", [None, "other"])
+def test_a_relabelled_pod_stays_a_pod_of_its_service(
+    make: Make, label: str, value: str | None
+) -> None:
+    body = _with_environment(make)
+    labels = body["metadata"]["labels"]
+    labels.pop(label) if value is None else labels.update({label: value})
+    pod = parse_runtime_pod(body)
+    assert pod is not None
+    assert (pod.service, pod.owner_uid, pod.gpu_class) == ("concierge", "s1", "rtx-4090")
+    assert pod.relabelled
+
+
+def test_the_origin_of_an_adopted_pod_does_not_depend_on_its_label(make: Make) -> None:
+    body = _with_environment(make)
+    body["metadata"]["ownerReferences"] = make.owners("s2", "second")
+    labels = body["metadata"]["labels"]
+    labels.update({"avatar.musetalk.io/service": "second", "app.kubernetes.io/instance": "second"})
+    pod = parse_runtime_pod(body)
+    assert pod is not None
+    assert (pod.origin.name, pod.made_for, pod.relabelled) == ("concierge", "concierge", True)
+    labels["avatar.musetalk.io/made-for"] = "concierge"
+    pod = parse_runtime_pod(body)
+    assert pod is not None
+    assert not pod.relabelled
 
 
 def test_a_runtime_pod_is_read(make: Make) -> None:

@@ -138,7 +138,7 @@ def test_every_way_of_a_pod_is_told() -> None:
         (
             planner.DrainPod("p", "u", "c", because, "a"),
             planner.UndrainPod("p", "u", "c", "b"),
-            planner.DeletePod("p", "u", None, "c", because, "d"),
+            planner.DeletePod("p", "u", "7", "c", because, "d"),
         ),
         (),
         {},
