@@ -207,9 +207,10 @@ class Executor:
         choice = await self._api.owned.find(kind, namespace, wanted, service.uid)
         state.control_secret = choice.name
         state.names_taken[kind.kind] = choice.taken
-        body = control_secret(service, self._keys(), choice.name)
+        keys = self._keys()
+        body = control_secret(service, keys, choice.name)
         wrote = await self._api.owned.write(kind, body, choice.stored)
-        state.has_secret = True
+        state.has_secret = keys == self._keys()  # they may have changed meanwhile
         return wrote is not None
 
     async def _write_pdb(self, service: Service, state: ServiceState) -> bool:

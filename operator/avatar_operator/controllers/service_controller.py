@@ -150,7 +150,8 @@ class ServiceController:
         # The previous leader may have known more: at first nothing is removed.
         hold_s = state.hold_removals_until - asyncio.get_running_loop().time()
         actions = tuple(each for each in plan.actions if hold_s <= 0 or not _removes(each))
-        if len(actions) == len(plan.actions):  # else the failed pods are deleted by a later plan
+        holds = len(actions) < len(plan.actions)
+        if not holds:  # else the failed pods are deleted by a later plan
             state.failures = plan.failures
         created = [each for each in actions if isinstance(each, planner.CreatePod)]
         if created and not any(isinstance(each, planner.ApplyControlSecret) for each in actions):
@@ -169,7 +170,7 @@ class ServiceController:
             if any(action not in result.done for action in created):
                 self._shares.record_failure(reconcile.uid)
             raise (*result.faults, *result.outdated)[0]  # reconciled again without a change
-        held_s = hold_s if len(actions) < len(plan.actions) else None
+        held_s = hold_s if holds else None
         # Pods without a node stop counting without an event.
         freed_s = self._store.next_freed_s(reconcile.now) if plan.missing else None
         waits = (status_s, plan.wake_after_s, held_s, freed_s)

@@ -41,25 +41,28 @@ class Usage:
     peak_rss_mib: float
 
 
-async def install_chart(cluster: ControlPlane, namespaces: tuple[str, ...] = ()) -> None:
+async def install_chart(
+    cluster: ControlPlane, namespaces: tuple[str, ...] = (), system: str = SYSTEM
+) -> None:
     """Install the chart for its CRDs, accounts, permissions and profiles; no node runs its pods.
 
-    Its permissions cover `namespaces`, which must exist, or the whole cluster.
+    Its permissions cover `namespaces`, which must exist, or the whole cluster. The release is in
+    the namespace `system`.
     """
     chart = paths.REPOSITORY / "charts" / "avatar-operator"
     values = json.dumps({"operator": {"watchNamespaces": namespaces}})
     await cluster.helm(
-        *("install", "avatar", chart, "-n", SYSTEM, "--create-namespace", "--values", "-"),
+        *("install", "avatar", chart, "-n", system, "--create-namespace", "--values", "-"),
         stdin=values,
     )
 
 
-async def kubeconfig(cluster: ControlPlane, name: str, server: str) -> Path:
+async def kubeconfig(cluster: ControlPlane, name: str, server: str, system: str = SYSTEM) -> Path:
     """Write a kubeconfig of the operator's own account for a server, which may be a proxy."""
-    token = await cluster.kubectl("create", "token", "-n", SYSTEM, ACCOUNT, "--duration=24h")
+    token = await cluster.kubectl("create", "token", "-n", system, ACCOUNT, "--duration=24h")
     user = kubeconfigs.token_user(token.strip())
     path = cluster.layout.kubeconfig(name)
-    return kubeconfigs.write(path, server, Pki(cluster.layout.pki).ca, user, SYSTEM)
+    return kubeconfigs.write(path, server, Pki(cluster.layout.pki).ca, user, system)
 
 
 class OperatorProcess:
@@ -144,6 +147,8 @@ async def started_at(
     *arguments: str,
     name: str = "bench",
     namespaces: tuple[str, ...] = (),
+    system: str = SYSTEM,
+    key_refresh_s: float = 30.0,
 ) -> AsyncIterator[OperatorProcess]:
     """Run the operator with a kubeconfig.
 
@@ -157,8 +162,10 @@ async def started_at(
         "PYTHONPATH": os.pathsep.join(
             filter(None, (str(paths.MODULE), os.environ.get("PYTHONPATH")))
         ),
-        "AVATAR_NAMESPACE": SYSTEM,
+        "AVATAR_NAMESPACE": system,
         "AVATAR_CONTROL_SECRET": "avatar-avatar-operator-control",
+        "AVATAR_GATEWAY_SECRET": "avatar-avatar-operator-gateway-key",
+        "AVATAR_KEY_REFRESH_S": f"{key_refresh_s:g}",
         "AVATAR_LEASE": LEASE,
         "AVATAR_RUNTIME_IMAGE": "avatar-musetalk/runtime",
         "AVATAR_POD": name,

@@ -8,6 +8,7 @@ and the 50 s that the control plane waits before it marks a node as lost.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import datetime
 import functools
@@ -58,16 +59,38 @@ class HollowPod:
     gone: bool = False
     tokens: set[str] = field(default_factory=set)
     """The Authorization headers of the requests."""
+    secret: str = ""
+    """The name of the Secret that the pod mounts."""
+    mounted: dict[str, str] | None = None
+    """The content of the mounted Secret; None if the pod accepts every token."""
+
+    def accepts(self, authorization: str, *, control: bool) -> bool:
+        """Return whether the pod accepts a token, as `avatar_runtime.serving.pod_tokens` does."""
+        if self.mounted is None:
+            return authorization.startswith("Bearer ")
+        files = [labels.TOKEN_FILE] + ([] if control else [labels.STATE_TOKEN_FILE])
+        accepted = {
+            self.mounted.get(prefix + name) for name in files for prefix in ("", "previous-")
+        }
+        return authorization.removeprefix("Bearer ") in accepted - {None}
 
 
 class HollowNodes:
     """Hollow nodes and the hollow pods on them."""
 
     def __init__(
-        self, api: Api, nodes: int, *, start_s: float = 0.0, every_s: float = STATE_EVERY_S
+        self,
+        api: Api,
+        nodes: int,
+        *,
+        start_s: float = 0.0,
+        every_s: float = STATE_EVERY_S,
+        check_tokens: bool = False,
     ) -> None:
         """`start_s` is the time from the binding of a pod to its readiness; `every_s` is the time
-        between two states."""
+        between two states. With `check_tokens`, pods accept only the tokens of the Secret that they
+        mount, as it was when they started or at the last `update_mounts`."""
+        self._check_tokens = check_tokens
         self._api = api
         self._start_s = start_s
         self._every_s = every_s
@@ -146,6 +169,15 @@ class HollowNodes:
         hollow_pod.first_frame_ms = p95_ms
         await self._notify()
 
+    async def update_mounts(self, hollow_pods: Iterable[HollowPod]) -> None:
+        """Update the mounted Secrets of pods, as the kubelet does within about a minute."""
+        for hollow_pod in hollow_pods:
+            hollow_pod.mounted = await self._read_secret(hollow_pod.namespace, hollow_pod.secret)
+
+    async def _read_secret(self, namespace: str, name: str) -> dict[str, str]:
+        secret = await self._api.get(f"/api/v1/namespaces/{namespace}/secrets/{name}")
+        return {key: base64.b64decode(value).decode() for key, value in secret["data"].items()}
+
     async def add_node(self, node: str) -> None:
         """Add a node, as a cluster autoscaler does."""
         await self._register(node)
@@ -200,6 +232,13 @@ class HollowNodes:
             pod["spec"]["nodeName"],
             f"127.{self._network}.{high}.{low + 1}",
         )
+        if self._check_tokens:
+            (hollow_pod.secret,) = (
+                volume["secret"]["secretName"]
+                for volume in pod["spec"]["volumes"]
+                if "secret" in volume
+            )
+            await self.update_mounts([hollow_pod])
         self.hollow_pods[metadata["uid"]] = hollow_pod
         self._by_address[hollow_pod.address] = hollow_pod
         site = web.TCPSite(self._runner, hollow_pod.address, ADMIN_PORT)
@@ -263,13 +302,15 @@ class HollowNodes:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         assert request.transport is not None
         hollow_pod = self._by_address.get(request.transport.get_extra_info("sockname")[0])
-        if hollow_pod is None or not request.headers.get("Authorization", "").startswith("Bearer "):
+        authorization = request.headers.get("Authorization", "")
+        is_drain = request.path == labels.DRAIN_PATH
+        if hollow_pod is None or not hollow_pod.accepts(authorization, control=is_drain):
             return web.Response(status=401)
-        hollow_pod.tokens.add(request.headers["Authorization"])
+        hollow_pod.tokens.add(authorization)
         if hollow_pod.silent:
             async with self._changed:
                 await self._changed.wait_for(lambda: hollow_pod.gone or not hollow_pod.silent)
-        if request.path == "/control/v1/drain":
+        if is_drain:
             hollow_pod.draining = (await request.json())["draining"]
             await self._notify()
             return web.Response()
