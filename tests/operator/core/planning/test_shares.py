@@ -21,7 +21,8 @@ from avatar_operator.core.planning.fair_share import Claim, share_out
 from avatar_operator.core.planning.planner import CreatePod, DeletePod, DrainPod, UndrainPod
 from avatar_operator.core.resources.pod import PodUse, RuntimePod
 from avatar_operator.core.resources.service import Service, parse_service
-from avatar_operator.names import GPU_RESOURCE, Reason
+from avatar_operator.core.status import conditions
+from avatar_operator.names import GPU_RESOURCE, Condition, Reason
 
 if TYPE_CHECKING:
     import random
@@ -291,3 +292,177 @@ def test_shares_settle_while_sessions_last_and_no_free_gpu_stays_idle(
             and selector.items() <= each.labels.items()
             for each in world.nodes
         )
+
+
+def place(world: World, uid: str, where: str, sessions: int = 0, **changes: object) -> RuntimePod:
+    """Add a running pod of a service on a node."""
+    world.made += 1
+    each = world.services[uid]
+    hosting = next(node for node in world.nodes if node.name == where)
+    product = hosting.labels["nvidia.com/gpu.product"]
+    fields: dict[str, object] = {
+        "uid": f"p{world.made}",
+        "service": each.key.name,
+        "namespace": each.key.namespace,
+        "owner_uid": uid,
+        "gpu_class": next(name for name, known in PRODUCTS.items() if known == product),
+        "spec_hash": hash_spec(each, "image"),
+        "node": where,
+        **changes,
+    }
+    pod = MAKE.pod(f"{each.key.name}-{world.made}", **fields)
+    world.pods[pod.uid] = pod
+    world.sessions[pod.uid] = sessions
+    return pod
+
+
+def learn(world: World) -> None:
+    """Record the demand of every service, and compute the shares."""
+    for uid in world.services:
+        plan = world.plan(uid)
+        world.demands[uid] = fair_limits.demand(world.services[uid], plan)
+    world.share()
+
+
+def share_of(world: World, uid: str) -> shares.Share:
+    assert world.shares is not None
+    return world.shares.by_service[uid]
+
+
+def actions(world: World, uid: str) -> list[str]:
+    return [type(action).__name__ for action in world.plan(uid).actions]
+
+
+def test_no_share_exists_while_no_service_lacks_gpus() -> None:
+    world = World([node("n0", SMALL, 4, "a")], [service("one", replicas=4)])
+    for _ in range(4):
+        place(world, "uid-one", "n0")
+    learn(world)
+    assert world.shares is None
+
+
+def test_nothing_is_given_back_while_enough_gpus_are_free() -> None:
+    world = World([node("n0", SMALL, 5, "a")], [service("big", replicas=2), service("new")])
+    for _ in range(3):  # one more than it wants, for example during a rollout
+        place(world, "uid-big", "n0")
+    learn(world)
+    world.demands["uid-new"] = dataclasses.replace(world.demands["uid-new"], wanted=1, has=0)
+    world.share()
+    assert share_of(world, "uid-big").keep == {}
+    assert share_of(world, "uid-new").allowed[SMALL] == 3
+
+
+def test_a_gpu_that_becomes_free_is_not_given_back_twice() -> None:
+    world = World([node("n0", SMALL, 3, "a")], [service("big", replicas=3), service("new")])
+    pods = [place(world, "uid-big", "n0") for _ in range(3)]
+    learn(world)
+    assert list(share_of(world, "uid-big").keep.values()) == [2]
+    gone = pods[0]
+    world.pods[gone.uid] = dataclasses.replace(gone, terminating=True)
+    world.share()
+    assert share_of(world, "uid-big").keep == {}
+    assert share_of(world, "uid-big").allowed[SMALL] == 2
+
+
+def test_only_as_many_pods_are_given_back_as_are_lacking_and_never_busy_ones() -> None:
+    world = World([node("n0", SMALL, 4, "a")], [service("big", replicas=9), service("new")])
+    busy = [place(world, "uid-big", "n0", sessions=1) for _ in range(3)]
+    empty = place(world, "uid-big", "n0")
+    learn(world)
+    assert [each.name for each in world.plan("uid-big").actions if isinstance(each, DrainPod)] == [
+        empty.name
+    ]
+    world.sessions[empty.uid] = 1
+    world.share()
+    assert not any(isinstance(each, DrainPod) for each in world.plan("uid-big").actions)
+    world.sessions[busy[1].uid] = 0
+    world.share()
+    assert [each.uid for each in world.plan("uid-big").actions if isinstance(each, DrainPod)] == [
+        busy[1].uid
+    ]
+
+
+def test_a_pod_of_unknown_sessions_is_not_given_back() -> None:
+    world = World([node("n0", SMALL, 1, "a")], [service("old", replicas=1), service("new")])
+    pod = place(world, "uid-old", "n0")
+    quiet = MAKE.state(0, age_s=10.0)
+    assert not shares.is_removable(pod, {pod.uid: quiet})
+    assert not shares.is_removable(pod, {})
+    assert shares.is_removable(pod, {pod.uid: MAKE.state(0)})
+    assert shares.is_removable(dataclasses.replace(pod, running=False), {})
+
+
+def test_a_gpu_that_only_one_service_can_use_is_not_taken_by_another() -> None:
+    flexible = service("flexible", replicas=1)
+    bound = service("bound", replicas=1, placement={"nodeSelector": {"zone": "a"}})
+    other = service("other", replicas=9)
+    world = World([node("n0", SMALL, 1, "a"), node("n1", SMALL, 1, "b")], [flexible, bound, other])
+    learn(world)
+    assert share_of(world, "uid-bound").allowed[SMALL] == 1
+    assert share_of(world, "uid-flexible").allowed[SMALL] == 0  # it could land in zone a
+    place(world, "uid-bound", "n0")
+    learn(world)
+    assert share_of(world, "uid-flexible").allowed[SMALL] == 1
+
+
+def test_a_pod_on_a_cordoned_node_is_replaced_within_the_share() -> None:
+    cordoned = dataclasses.replace(node("n0", SMALL, 1, "a"), unschedulable=True)
+    world = World(
+        [cordoned, node("n1", SMALL, 1, "a")],
+        [service("moving", replicas=1), service("waiting", replicas=5)],
+    )
+    place(world, "uid-moving", "n0")
+    learn(world)
+    world.demands["uid-waiting"] = dataclasses.replace(world.demands["uid-waiting"], wanted=0)
+    world.demands["uid-moving"] = dataclasses.replace(world.demands["uid-moving"], has=0)
+    world.share()
+    assert "CreatePod" in actions(world, "uid-moving")
+
+
+def test_a_new_service_waits_while_a_gpu_is_kept_for_others() -> None:
+    world = World([node("n0", SMALL, 2, "a")], [service("big", replicas=9), service("small")])
+    place(world, "uid-big", "n0")
+    learn(world)
+    assert share_of(world, "uid-small").allowed[SMALL] == 1
+    world.services["uid-late"] = service("late", replicas=1)
+    assert actions(world, "uid-late") == []
+    assert world.plan("uid-late").missing == 1
+
+
+def test_annotations_that_forbid_removals_keep_every_pod() -> None:
+    big = dataclasses.replace(service("big", replicas=2), paused=True)
+    world = World([node("n0", SMALL, 2, "a")], [big, service("small", replicas=1)])
+    for _ in range(2):
+        place(world, "uid-big", "n0")
+    learn(world)
+    assert share_of(world, "uid-big").keep == {}
+    assert share_of(world, "uid-small").allowed[SMALL] == 0
+
+
+def test_names_of_other_namespaces_are_not_told() -> None:
+    world = World(
+        [node("n0", SMALL, 4, "a")],
+        [
+            service("big", namespace="x", replicas=3),
+            service("mine", namespace="y", replicas=1),
+            service("small", namespace="y", replicas=1),
+        ],
+    )
+    for _ in range(3):
+        place(world, "uid-big", "n0", sessions=1)
+    place(world, "uid-mine", "n0", sessions=1)
+    learn(world)
+    assert share_of(world, "uid-small").held_by("y") == ({"mine": 1}, 3)
+    plan = world.plan("uid-small")
+    found = conditions.find(world.services["uid-small"], plan, {})
+    message = next(each.message for each in found if each.condition is Condition.GPU_AVAILABLE)
+    assert message.endswith("; y/mine holds 1, other namespaces hold 3 of 4 GPUs")
+    assert "big" not in message
+
+
+def test_a_service_that_waits_after_failures_wants_no_more_gpus() -> None:
+    world = World([node("n0", SMALL, 2, "a")], [service("failing", replicas=2)])
+    for _ in range(3):
+        place(world, "uid-failing", "n0", phase="Failed", failed_at=world.clock, running=False)
+    demand = fair_limits.demand(world.services["uid-failing"], world.plan("uid-failing"))
+    assert (demand.wanted, demand.lacks) == (0, False)
