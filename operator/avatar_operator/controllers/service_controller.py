@@ -200,6 +200,8 @@ class ServiceController:
         lacks_gpus = bool(plan.missing or plan.held) or service_status.lacks_gpus(plan)
         self._triggers.set_lacks_gpus(reconcile.uid, lacks_gpus)
         self._shares.record(reconcile.uid, reconcile.service, plan)
+        waits = bool(plan.missing) or service_status.lacks_gpus(plan)
+        self._triggers.set_waits(reconcile.uid, waits and not plan.failures)
         if plan.scaling is not None:
             reconcile.state.history = plan.scaling.decision.history
             self._decisions.write(key, plan.scaling)
@@ -263,6 +265,7 @@ class ServiceController:
             halted=rollout.read_halt(reconcile.last_status, service.generation),
             shared=self._shared(service, reconcile.now),
             failures=self._failures(reconcile),
+            others_wait=self._triggers.others_wait(service.uid),
             names_elsewhere=self._store.names_elsewhere(service.key) | state.pods_taken,
             share=self._shares.of(service.uid),
             scaling_context=inputs.ScalingContext(
