@@ -69,3 +69,11 @@ def test_nothing_is_drawn_outside_its_panel(drawn: list[tuple[float, int, int, i
             x, y = (float(part.lstrip("ML")) for part in point.split(","))
             assert plot.LEFT - 0.1 <= x <= plot.WIDTH - plot.RIGHT + 0.1
             assert plot.TOP <= y <= plot.TOP + 3 * plot.PANEL
+
+
+@pytest.mark.parametrize(("count", "shown"), [(3999, 3999), (4000, 2000), (8000, 2667)])
+def test_a_line_of_many_points_is_thinned(count: int, shown: int) -> None:
+    points = [(float(at), 1.0) for at in range(count)]
+    thinned = plot._thinned(points)
+    assert len(thinned) == shown
+    assert thinned[0] == points[0]

@@ -59,3 +59,8 @@ def test_what_is_written_is_read_back() -> None:
 def test_what_is_no_trace_is_refused_with_the_fault(lines: list[str], fault: str) -> None:
     with pytest.raises(InputError, match=fault):
         traces.parse("trace.csv", lines)
+
+
+def test_a_trace_starts_without_a_gap() -> None:
+    made = traces.make(Kind.STEP, Scale(200_000), random.Random(1))
+    assert 0 < made[0].arrival_s < 0.5

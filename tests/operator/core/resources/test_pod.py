@@ -267,3 +267,13 @@ def test_marks_and_wishes_of_a_pod_are_read(make: Make) -> None:
     pod = parse_runtime_pod(body)
     assert pod is not None
     assert (pod.live, pod.shielded, pod.drain_asked) == (True, True, True)
+
+
+def test_only_a_failed_scheduling_keeps_a_pod_from_being_scheduled(make: Make) -> None:
+    conditions = [
+        {"type": "PodScheduled", "status": "True", "message": "scheduled to n1"},
+        {"type": "Ready", "status": "False", "message": "containers are not ready"},
+    ]
+    pod = parse_runtime_pod(make.pod_body(status={"conditions": conditions}))
+    assert pod is not None
+    assert pod.trouble == ""
