@@ -302,3 +302,15 @@ def test_pods_that_wait_for_a_node_are_the_reason(scenarios: Scenarios, make: Ma
     message = f"waiting for a node: p1 (rtx-4090): {why}; the cluster has rtx-4090 0 free of 1"
     assert said(scenario, Condition.GPU_AVAILABLE) == (False, Reason.WAITING_FOR_NODE, message)
     assert said(scenario, Condition.READY) == (False, Reason.WAITING_FOR_NODE, message)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "message"), [(0, "no GPU is needed"), (1, "every pod has its GPU")]
+)
+def test_the_message_tells_whether_gpus_are_needed(
+    scenarios: Scenarios, make: Make, replicas: int, message: str
+) -> None:
+    scenario = scenarios(replicas=replicas)
+    for number in range(replicas):
+        scenario.add(f"p{number}", make.state(1))
+    assert said(scenario, Condition.GPU_AVAILABLE)[2] == message
