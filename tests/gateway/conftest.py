@@ -356,7 +356,7 @@ async def fake(tmp_path: Path) -> AsyncIterator[FakeAPI]:
 @pytest.fixture
 def start_gateway(fake: FakeAPI) -> Callable[..., Any]:
     """Return a function that runs `avatar-gateway serve` against the fake API server."""
-    return lambda: running_gateway(str(fake.kubeconfig))
+    return lambda **environment: running_gateway(str(fake.kubeconfig), **environment)
 
 
 @pytest.fixture
