@@ -77,7 +77,8 @@ class World:
     def _pod(self, number: int) -> dict[str, Any]:
         ports = (labels.SESSIONS_PORT_NAME, labels.ADMIN_PORT_NAME)
         metadata = _service(number)["metadata"]
-        owner = {"apiVersion": f"{labels.GROUP}/{labels.VERSION}", "kind": labels.SERVICE_KIND}
+        version = f"{labels.GROUP}/{labels.VERSION}"
+        owner: dict[str, Any] = {"apiVersion": version, "kind": labels.SERVICE_KIND}
         owner |= {"name": metadata["name"], "uid": metadata["name"], "controller": True}
         return {
             "metadata": {
