@@ -100,17 +100,19 @@ IMPOSSIBLE: Final[dict[str, tuple[dict[str, Any], str]]] = {
 """What keeps the pods of a service from running, and the words of its status."""
 
 
-@pytest.mark.parametrize(("spec", "words"), IMPOSSIBLE.values(), ids=IMPOSSIBLE.keys())
+@pytest.mark.parametrize("kind", IMPOSSIBLE)
 async def test_a_service_runs_beside_one_that_never_will(
-    shared: SimulatedCluster, spec: dict[str, Any], words: str
+    shared: SimulatedCluster, kind: str
 ) -> None:
-    await shared.apply(TENANT, "bad", replicas=10, **spec)
-    await shared.until(lambda: words in _ready_message(shared, "bad"), f"bad says {words}")
-    assert _reason(shared, "bad") == "PodsFailing"
-    await shared.apply(TENANT, "good", replicas=4)
-    await shared.ready(TENANT, "good", pods=4)  # within 30 s
-    assert len(shared.pods_of(TENANT, "bad")) <= 1
-    for name in ("bad", "good"):
+    spec, words = IMPOSSIBLE[kind]
+    bad, good = f"bad-{kind}", f"good-{kind}"
+    await shared.apply(TENANT, bad, replicas=10, **spec)
+    await shared.until(lambda: words in _ready_message(shared, bad), f"{bad} says {words}")
+    assert _reason(shared, bad) == "PodsFailing"
+    await shared.apply(TENANT, good, replicas=4)
+    await shared.ready(TENANT, good, pods=4)  # within 30 s
+    assert len(shared.pods_of(TENANT, bad)) <= 1
+    for name in (bad, good):
         await shared.delete(TENANT, name)
 
 
