@@ -89,8 +89,8 @@ class ServiceState:
     history: scaling.History | None = None
     """The history of the scaling decisions."""
 
-    failures: tuple[Failure, ...] = ()
-    """Pods that failed to start, as the last plan has them; the status has them, too."""
+    failures: tuple[Failure, ...] | None = None
+    """Pods that failed to start, as the last plan has them; None if the status was not read."""
 
     field_conflicts: dict[str, str] = field(default_factory=dict)
     """Which manager applies a field of the operator, by the kind of action."""

@@ -201,7 +201,7 @@ class ServiceController:
         self._triggers.set_lacks_gpus(reconcile.uid, lacks_gpus)
         self._shares.record(reconcile.uid, reconcile.service, plan)
         waits = bool(plan.missing) or service_status.lacks_gpus(plan)
-        self._triggers.set_waits(reconcile.uid, waits and not plan.failures)
+        self._triggers.set_waits(reconcile.uid, waits=waits and not plan.failures)
         if plan.scaling is not None:
             reconcile.state.history = plan.scaling.decision.history
             self._decisions.write(key, plan.scaling)
@@ -278,10 +278,10 @@ class ServiceController:
 
     def _failures(self, reconcile: _Reconcile) -> tuple[Failure, ...]:
         """Return what failed to start; in another term another replica may have recorded it."""
-        if reconcile.state.term == self._term:
-            return reconcile.state.failures
-        reconcile.state.failures = read_failures(reconcile.last_status)
-        return reconcile.state.failures
+        state = reconcile.state
+        if state.failures is None or state.term != self._term:
+            state.failures = read_failures(reconcile.last_status)
+        return state.failures
 
     def _shared(self, service: Service, now: float) -> shared_reserve.SharedReserve | None:
         """Return the warm pool that a service shares, with the pods that it may adopt."""

@@ -87,13 +87,14 @@ def demand(service: Service, plan: Plan) -> Demand:
     classes = tuple(pool.gpu_class for pool in plan.pools if pool.can_serve)
     if service.placement.when_full is WhenFull.WAIT:
         classes = classes[:1]
+    classes = tuple(each for each in classes if each not in plan.closed)
     policy = service.autoscaling
     if plan.scaling is not None:
         policy = plan.scaling.effective.policy
     if policy is not None and policy.max_cost_per_hour is not None:
         unpriced = {pool.gpu_class for pool in plan.pools if pool.cost_per_hour is None}
         classes = tuple(each for each in classes if each not in unpriced)
-    has = len(plan.fleet.live)
+    has = len(plan.fleet.live) - plan.unfit
     if service.placement.when_full is WhenFull.CREATE_PENDING:
         has = sum(1 for pod in plan.fleet.live if pod.node)
     return Demand(
@@ -150,7 +151,7 @@ def _wanted(service: Service, plan: Plan) -> int:
     A service that may not add pods now, for example because they failed repeatedly, wants no more
     than it has: a GPU that waits for it would be idle.
     """
-    live, new = len(plan.fleet.live), len(plan.new_pods)
+    live, new = len(plan.fleet.live) - plan.unfit, len(plan.new_pods)
     complete = len(plan.fleet.current) >= plan.desired
     if service.paused or not (complete or new or plan.missing):
         return min(plan.desired, live)

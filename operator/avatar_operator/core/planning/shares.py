@@ -279,7 +279,7 @@ class _Cells:
         states = observed.states([pod.uid for pod in pods])
         for pod in pods:
             if not pod.node:
-                if not pod.terminating:
+                if not pod.terminating and pod.rejected_at is None:
                     unbound.append(pod)
                 continue
             cell = self.parts.get((pod.node, pod.gpu_class))
