@@ -63,7 +63,7 @@ class Setup:
         for index in range(2):
             pod = make.pod_body(f"big-{index}")
             pod["metadata"]["labels"]["avatar.musetalk.io/service"] = "big"
-            pod["metadata"]["ownerReferences"] = [{"uid": "big"}]
+            pod["metadata"]["ownerReferences"] = make.owners("big", "big")
             self.store.observe(Kind.PODS, pod)
         self.shares = GPUShares(self.store, triggers, self.states, self.priorities)
 
