@@ -28,6 +28,7 @@ COLLECT_S: Final = 0.1  # services that are applied together are shared out toge
 EVERY_S: Final = 1.0  # between two computations
 DUTY: Final = 20  # a long computation is followed by a pause of this many times its duration
 PRIORITIES_S: Final = 60.0  # between two reads of the PriorityClasses
+UNKNOWN_PRIORITY_S: Final = 2.0  # the same, while a service names a class that is not known
 SHARE_S: Final = 0.02  # before a service with a new share is reconciled
 
 _log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class GPUShares:
         self._term = 0
         self._changed = asyncio.Event()  # a service lacks GPUs, and something has changed
         self._priorities: Mapping[str, int] = {}
-        self._priorities_until = float("-inf")
+        self._priorities_at = float("-inf")  # when they were read last
 
     def begin_term(self) -> None:
         """Forget the demands: another replica may have led."""
@@ -119,14 +120,15 @@ class GPUShares:
     async def _update_priorities(self) -> None:
         """Read the PriorityClasses if a service names one; their values never change."""
         loop = asyncio.get_running_loop()
-        names = {demand.priority_class for demand in self._demands.values()}
-        if names == {None} or loop.time() < self._priorities_until:
+        names = {demand.priority_class for demand in self._demands.values()} - {None}
+        known_s = PRIORITIES_S if names <= self._priorities.keys() else UNKNOWN_PRIORITY_S
+        if not names or loop.time() < self._priorities_at + known_s:
             return
         try:
             self._priorities = await self._read_priorities()
         except AvatarOperatorError as error:
             _log.warning("cannot read PriorityClasses, all priorities count as 0 fault=%s", error)
-        self._priorities_until = loop.time() + PRIORITIES_S
+        self._priorities_at = loop.time()
 
     async def _compute(self) -> None:
         before, term = self._shares, self._term

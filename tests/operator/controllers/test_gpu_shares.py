@@ -187,6 +187,22 @@ async def test_priorities_are_read_only_if_a_service_names_a_class(setup: Setup)
     assert setup.reads == 1
 
 
+async def test_a_priority_class_that_is_created_later_is_found(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_shares, "UNKNOWN_PRIORITY_S", 0)
+    setup.demand("big", 2, 2)
+    setup.demand("small", 2, 0, priority="later")
+    await setup.until_shared()
+    reads = setup.reads
+    setup.demand("small", 2, 0, priority="later")
+    await turns()
+    assert setup.reads == reads + 1
+    setup.demand("small", 2, 0, priority="first")
+    await turns()
+    assert setup.reads == reads + 1
+
+
 async def test_unreadable_priorities_do_not_stop_the_sharing(setup: Setup) -> None:
     setup.readable = False
     setup.demand("big", 2, 2)
