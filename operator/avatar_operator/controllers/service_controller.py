@@ -16,7 +16,13 @@ from avatar_operator.controllers import executor
 from avatar_operator.controllers.executor import ServiceState
 from avatar_operator.core.autoscaling import inputs
 from avatar_operator.core.manifests import ownership
-from avatar_operator.core.planning import disruption, planner, rollout, shared_reserve
+from avatar_operator.core.planning import (
+    disruption,
+    fair_limits,
+    planner,
+    rollout,
+    shared_reserve,
+)
 from avatar_operator.core.planning.failures import read_failures
 from avatar_operator.core.resources.service import Service, parse_service
 from avatar_operator.core.status import conditions, service_status
@@ -97,7 +103,7 @@ class ServiceController:
     def forget(self, uid: str) -> None:
         """Discard what is remembered of a deleted service."""
         self._states.pop(uid, None)
-        self._shares.forget(uid)
+        self._shares.record_none(uid)
 
     def forget_secrets(self) -> None:
         """Write the control Secret of every service again."""
@@ -199,7 +205,8 @@ class ServiceController:
         self._metrics.set_desired(key, plan.desired)
         lacks_gpus = bool(plan.missing or plan.held) or service_status.lacks_gpus(plan)
         self._triggers.set_lacks_gpus(reconcile.uid, lacks_gpus)
-        self._shares.record(reconcile.uid, reconcile.service, plan)
+        demand = fair_limits.demand(reconcile.service, plan, reconcile.now)
+        self._shares.record(reconcile.uid, demand)
         waits = bool(plan.missing) or service_status.lacks_gpus(plan)
         self._triggers.set_waits(reconcile.uid, waits=waits and not plan.failures)
         if plan.scaling is not None:
