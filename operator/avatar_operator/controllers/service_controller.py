@@ -228,10 +228,11 @@ class ServiceController:
                 reconcile.uid, service.key, last_status, status, state
             )
             notices = service_status.notices(result.done, findings, last_status, plan)
-            await self._executor.emit_events(service, notices, state, now)
-            names_taken = service_status.name_notices(taken, sorted(state.pods_taken))
-            await self._executor.emit_events(service, names_taken, state, now)
             self._metrics.count_decision(plan.desired, last_status.get("desiredReplicas"))
+        else:  # what was done is reported now, the findings with the status
+            notices = service_status.notices(result.done, (), last_status)
+        notices += service_status.name_notices(taken, sorted(state.pods_taken))
+        await self._executor.emit_events(service, notices, state, now)
         return delay_s
 
     async def _write_invalid(

@@ -17,6 +17,7 @@ from avatar_operator.core.manifests.ownership import Choice
 from avatar_operator.core.manifests.pod import PodSettings
 from avatar_operator.core.planning import disruption, planner
 from avatar_operator.core.planning.actions import CreatePod
+from avatar_operator.core.resources.owner import Owner
 from avatar_operator.core.resources.service import ServiceKey
 from avatar_operator.core.status.service_status import Notice
 from avatar_operator.errors import (
@@ -271,7 +272,7 @@ async def test_the_control_secret_holds_the_token_and_counts_only_if_it_was_writ
     assert setup.state.control_secret == "concierge-control"
     find, (_, kind, body, stored) = setup.api.requests
     names = ("concierge-control", "concierge-control-s1")
-    assert find == ("find", ObjectKind.SECRET, "acme", names, "s1")
+    assert find == ("find", ObjectKind.SECRET, "acme", names, Owner("concierge", "s1"))
     assert (kind, stored) == (ObjectKind.SECRET, None)
     tokens = {name: base64.b64decode(value) for name, value in body["data"].items()}
     assert set(tokens) == {"token", "state-token", "session-token"}
