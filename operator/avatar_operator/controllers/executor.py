@@ -22,7 +22,7 @@ from avatar_operator.core.manifests.objects import (
 )
 from avatar_operator.core.manifests.pod import PodSettings, runtime_pod, set_annotation
 from avatar_operator.core.planning import disruption, planner
-from avatar_operator.core.resources.owner import owner_of
+from avatar_operator.core.resources.owner import Owner, owner_of
 from avatar_operator.core.resources.service import Service, ServiceKey
 from avatar_operator.core.status import service_status
 from avatar_operator.core.text import rfc3339
@@ -204,7 +204,7 @@ class Executor:
         kind, namespace = ObjectKind.SECRET, service.key.namespace
         wanted = ownership.candidates(names.control_secret(service.key.name), service.uid)
         state.control_secret = ""  # no pod is created before it is known which name is ours
-        choice = await self._api.owned.find(kind, namespace, wanted, service.uid)
+        choice = await self._api.owned.find(kind, namespace, wanted, _owner(service))
         state.control_secret = choice.name
         state.names_taken[kind.kind] = choice.taken
         keys = self._keys()
@@ -217,7 +217,7 @@ class Executor:
         """Write the PDB of a service if it differs; return whether it was written."""
         kind, namespace = ObjectKind.PDB, service.key.namespace
         wanted = ownership.candidates(names.pdb(service.key.name), service.uid)
-        choice = await self._api.owned.find(kind, namespace, wanted, service.uid)
+        choice = await self._api.owned.find(kind, namespace, wanted, _owner(service))
         state.names_taken[kind.kind] = choice.taken
         body = pdb(service, choice.name)
         wrote = await self._api.owned.write(kind, body, choice.stored)
@@ -314,19 +314,34 @@ class Executor:
         if response.get("kind") == "Pod":
             self._observe(Kind.PODS, response)  # so that the next plan sees the deletion
 
+    async def claim(
+        self, uid: str, key: ServiceKey, version: int, status: Mapping[str, object]
+    ) -> None:
+        """Write the status with which this operator claims a service.
+
+        Raises:
+            Conflict: the service has changed; another operator may have claimed it.
+        """
+        self._observe(Kind.SERVICES, await self._api.apply_status(key, uid, version, dict(status)))
+
     async def write_status(
         self,
         uid: str,
         key: ServiceKey,
+        version: int,
         last_status: Mapping[str, object],
         status: Mapping[str, object],
         state: ServiceState,
     ) -> None:
-        """Write a status if it differs from the last one."""
+        """Write a status if it differs from the last one, which the service has in a version.
+
+        Raises:
+            Conflict: the service has changed; another operator may manage it now.
+        """
         if status == last_status:
             return
         try:
-            response = await self._api.apply_status(key, uid, dict(status))
+            response = await self._api.apply_status(key, uid, version, dict(status))
         except NotFound as error:
             _log.info("service was deleted service=%s fault=%s", key, error)
             return
@@ -354,6 +369,10 @@ class Executor:
                 await self._api.create_event(body)
             except ClusterError as error:
                 _log.warning("cannot create an Event service=%s fault=%s", service.key, error)
+
+
+def _owner(service: Service) -> Owner:
+    return Owner(service.key.name, service.uid)
 
 
 def status_delay_s(

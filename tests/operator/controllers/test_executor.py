@@ -17,6 +17,7 @@ from avatar_operator.core.manifests.ownership import Choice
 from avatar_operator.core.manifests.pod import PodSettings
 from avatar_operator.core.planning import disruption, planner
 from avatar_operator.core.planning.actions import CreatePod
+from avatar_operator.core.resources.owner import Owner
 from avatar_operator.core.resources.service import ServiceKey
 from avatar_operator.core.status.service_status import Notice
 from avatar_operator.errors import (
@@ -271,7 +272,7 @@ async def test_the_control_secret_holds_the_token_and_counts_only_if_it_was_writ
     assert setup.state.control_secret == "concierge-control"
     find, (_, kind, body, stored) = setup.api.requests
     names = ("concierge-control", "concierge-control-s1")
-    assert find == ("find", ObjectKind.SECRET, "acme", names, "s1")
+    assert find == ("find", ObjectKind.SECRET, "acme", names, Owner("concierge", "s1"))
     assert (kind, stored) == (ObjectKind.SECRET, None)
     tokens = {name: base64.b64decode(value) for name, value in body["data"].items()}
     assert set(tokens) == {"token", "state-token", "session-token"}
@@ -449,17 +450,17 @@ async def test_a_conflict_does_not_stop_the_deletion_of_the_other_pods(setup: Se
 async def test_a_status_is_written_only_if_it_differs(setup: Setup) -> None:
     key = setup.service.key
     status = {"replicas": 1}
-    await setup.executor.write_status("s1", key, status, dict(status), setup.state)
+    await setup.executor.write_status("s1", key, 7, status, dict(status), setup.state)
     assert setup.api.requests == []
-    await setup.executor.write_status("s1", key, {}, status, setup.state)
-    assert setup.api.requests == [("apply_status", key, "s1", status)]
+    await setup.executor.write_status("s1", key, 7, {}, status, setup.state)
+    assert setup.api.requests == [("apply_status", key, "s1", 7, status)]
     assert setup.observed == [(Kind.SERVICES, {"kind": "AvatarService"})]
     assert setup.state.written_at > 0
 
 
 async def test_the_status_of_a_deleted_service_is_not_observed(setup: Setup) -> None:
     setup.api.errors["apply_status"] = NotFound("PATCH", 404, "gone")
-    await setup.executor.write_status("s1", setup.service.key, {}, {"a": 1}, setup.state)
+    await setup.executor.write_status("s1", setup.service.key, 7, {}, {"a": 1}, setup.state)
     assert setup.observed == []
     assert setup.state.written_at == float("-inf")
 

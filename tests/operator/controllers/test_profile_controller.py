@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from avatar_operator.controllers import profile_controller
+from avatar_operator.controllers.claims import Claims
 from avatar_operator.core.cache.entries import ChangeImpact, Kind
 from avatar_operator.core.cache.store import Store
 from avatar_operator.errors import Conflict, TemporaryError
@@ -34,8 +35,12 @@ class Api:
         self.faults: list[Exception] = []
         self.changed = asyncio.Event()
 
-    async def apply_profile_status(self, name: str, uid: str, status: Body) -> Body:
+    async def read_lease(self, *_: object) -> Body:
+        return {"spec": {"holderIdentity": "other", "renewTime": "now"}}
+
+    async def apply_profile_status(self, name: str, uid: str, version: int, status: Body) -> Body:
         assert (name, uid) == ("rtx-4090", "rtx-4090")
+        assert version == int(self.profile["metadata"].get("resourceVersion", "0"))
         self.requests_sent += 1
         self.changed.set()
         if self.faults:
@@ -58,7 +63,8 @@ class Setup:
         api: Any = self.api
         self.impacts: list[ChangeImpact] = []
         self.controller = profile_controller.ProfileController(
-            api, self.store, self.states, lambda: self.leads, self.observe
+            *(api, self.store, self.states, lambda: self.leads),
+            *(Claims(api, "system/own"), self.observe),
         )
         self.store.observe(Kind.PROFILES, copy.deepcopy(self.api.profile))
         self.store.observe(Kind.NODES, make.node_body())
@@ -217,3 +223,16 @@ async def test_the_calibration_of_a_pod_that_does_not_run_is_not_written(
     paused.controller.on_state("uid-p0")
     await pauses.end(profile_controller.DELAY_S)
     assert paused.api.requests_sent == 0
+
+
+async def test_the_profile_of_another_operator_is_not_written(setup: Setup) -> None:
+    setup.start_pod("p0")
+    await setup.requests(1)
+    assert setup.api.profile["status"]["operator"] == "system/own"
+    claimed = copy.deepcopy(setup.api.profile)
+    claimed["status"] = {"operator": "elsewhere/other"}
+    claimed["metadata"]["resourceVersion"] = "11000"
+    setup.store.observe(Kind.PROFILES, claimed)
+    await check_again(setup)
+    await check_again(setup)
+    assert setup.api.requests_sent == 1
