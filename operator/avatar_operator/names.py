@@ -14,12 +14,12 @@ from avatar_contracts.labels import LABEL_RESERVE as LABEL_RESERVE
 from avatar_contracts.labels import LABEL_SERVICE as LABEL_SERVICE
 from avatar_contracts.labels import RESERVED as RESERVED
 from avatar_contracts.labels import RUNTIME_NAME as RUNTIME_NAME
+from avatar_contracts.labels import SERVICE_KIND as SERVICE_KIND
 from avatar_contracts.labels import SERVICES as SERVICES
 from avatar_contracts.labels import SESSIONS_PORT as SESSIONS_PORT
 from avatar_contracts.labels import VERSION as VERSION
 
 API_VERSION: Final = f"{GROUP}/{VERSION}"
-SERVICE_KIND: Final = "AvatarService"
 PROFILES: Final = "gpuprofiles"
 PROFILE_KIND: Final = "GPUProfile"
 

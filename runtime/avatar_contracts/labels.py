@@ -8,6 +8,7 @@ from typing import Final
 GROUP: Final = "avatar.musetalk.io"
 VERSION: Final = "v1alpha1"
 SERVICES: Final = "avatarservices"
+SERVICE_KIND: Final = "AvatarService"
 
 LABEL_NAME: Final = "app.kubernetes.io/name"
 RUNTIME_NAME: Final = "avatar-runtime"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from avatar_contracts import logs
 from avatar_contracts.backoff import Backoff
 from avatar_gateway import errors, settings
+from avatar_gateway.core.memory_budget import MemoryBudget
 from avatar_gateway.kube import informers
 from avatar_gateway.metrics import Metrics
 from avatar_gateway.pod_registry import PodRegistry
@@ -65,7 +66,8 @@ async def serve(chosen: settings.Settings) -> None:
     async with AsyncExitStack() as stack:
         api = await stack.enter_async_context(informers.connected(chosen.kubeconfig))
         http = await stack.enter_async_context(new_http_session())
-        placer = Placer(registry)
+        budget = MemoryBudget(chosen.limits.buffer_bytes)
+        placer = Placer(registry, budget)
         stack.push_async_callback(placer.close)
         watches = [
             informers.reflector(api, kind, namespace, sink, _backoff())
@@ -84,6 +86,8 @@ async def serve(chosen: settings.Settings) -> None:
             sessions,
             metrics,
             lambda: all(watch.synced.is_set() for watch in watches),
+            chosen.limits,
+            budget,
         )
         admin = Admin(chosen, registry, sessions, metrics)
         await stack.enter_async_context(listening(gateway.application(), chosen.sessions))

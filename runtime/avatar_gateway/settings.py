@@ -25,7 +25,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _PREFIX: Final = "AVATAR_GATEWAY_"
-_KNOWN: Final = frozenset({"LISTEN", "ADMIN", "DRAIN_TIMEOUT_S", "KEY", "KEY_FOLDER"})
+_KNOWN: Final = frozenset(
+    {
+        "LISTEN",
+        "ADMIN",
+        "DRAIN_TIMEOUT_S",
+        "BUFFER_BYTES",
+        "HELD_BYTES",
+        "KEY",
+        "KEY_FOLDER",
+        "MAX_BYTES_PER_S",
+        "MAX_FRAMES_PER_S",
+    }
+)
 _SERVICE_LINK: Final = re.compile(r"SERVICE_HOST|(SERVICE_)?PORT(_.*)?")
 """Variables that Kubernetes sets for a Service with the name avatar-gateway."""
 _MIN_KEY: Final = 16
@@ -47,6 +59,25 @@ class Keys:
         if self.admin_token:
             return (self.admin_token,)
         return tuple(tokens.gateway_token(key) for key in self.gateway.read())
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What connections may use, so that none of them disturbs the others.
+
+    A session needs about 100 frames and 2 MB in a second: 25 video frames, 50 pieces of audio and
+    their events. The rates apply to each direction of each session. Faster senders are slowed down.
+    """
+
+    frames_per_s: float = 2000
+    """Mean WebSocket frames in a second. A pod answers over 1,000 events in a second itself."""
+    bytes_per_s: float = 16 * 2**20
+    """Mean bytes in a second."""
+    held_bytes: int = 64 * 1024
+    """What a caller may send while it waits for a slot; more ends its wait with close code 1009."""
+    buffer_bytes: int = 128 * 2**20
+    """The buffers of all connections together. Above it, a connection with more than an equal share
+    is not read; it is less than the memory limit of the pod in the chart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +103,7 @@ class Settings:
     metrics_open: bool
     """Whether `/metrics` is public."""
     log_format: LogFormat
+    limits: Limits
 
 
 def from_env(env: Mapping[str, str], *, listen: str | None, admin: str | None) -> Settings:
@@ -101,9 +133,20 @@ def from_env(env: Mapping[str, str], *, listen: str | None, admin: str | None) -
         drain_timeout_s=read.number(f"{_PREFIX}DRAIN_TIMEOUT_S", 3600.0, 0),
         metrics_open=read.boolean(ENV_METRICS_OPEN),
         log_format=LogFormat(read.choice(ENV_LOG_FORMAT, "text", ("json", "text"))),
+        limits=_limits(read),
     )
     read.check(errors.SettingsError)
     return settings
+
+
+def _limits(read: Environment) -> Limits:
+    default = Limits()
+    return Limits(
+        frames_per_s=read.number(f"{_PREFIX}MAX_FRAMES_PER_S", default.frames_per_s, 200),
+        bytes_per_s=read.number(f"{_PREFIX}MAX_BYTES_PER_S", default.bytes_per_s, 2**20),
+        held_bytes=read.integer(f"{_PREFIX}HELD_BYTES", default.held_bytes, 1024, 2**24),
+        buffer_bytes=read.integer(f"{_PREFIX}BUFFER_BYTES", default.buffer_bytes, 2**20, 2**40),
+    )
 
 
 def _gateway_keys(read: Environment) -> GatewayKeys:

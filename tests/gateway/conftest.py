@@ -19,6 +19,7 @@ from aiohttp import WSMsgType, web
 
 from avatar_contracts.tokens import gateway_key
 from avatar_gateway import settings
+from avatar_gateway.core.memory_budget import MemoryBudget
 from avatar_gateway.core.model import Pod, State
 from avatar_gateway.metrics import Metrics
 from avatar_gateway.pod_registry import PodRegistry
@@ -212,6 +213,15 @@ class FakeAPI:
                 "uid": f"uid-{name}",
                 "resourceVersion": str(version),
                 "labels": {"avatar.musetalk.io/service": "concierge"},
+                "ownerReferences": [
+                    {
+                        "apiVersion": "avatar.musetalk.io/v1alpha1",
+                        "kind": "AvatarService",
+                        "name": "concierge",
+                        "uid": "uid-concierge",
+                        "controller": True,
+                    }
+                ],
             },
             "spec": {"containers": [{"ports": list(ports)}]},
             "status": status,
@@ -306,10 +316,19 @@ async def gateway() -> AsyncIterator[Setup]:
         "AVATAR_POD": "gateway-1",
     }
     chosen = settings.from_env(environment, listen=None, admin=None)
-    placer = Placer(registry)
+    budget = MemoryBudget(chosen.limits.buffer_bytes)
+    placer = Placer(registry, budget)
     async with AsyncExitStack() as stack:
         setup = Setup(registry, sessions, metrics, stack)
-        app = Gateway(Authenticator(KEY), placer, sessions, metrics, lambda: setup.synced)
+        app = Gateway(
+            Authenticator(KEY),
+            placer,
+            sessions,
+            metrics,
+            lambda: setup.synced,
+            chosen.limits,
+            budget,
+        )
         admin = Admin(chosen, registry, sessions, metrics)
         stack.push_async_callback(placer.close)
         setup.port = await stack.enter_async_context(listening(app.application(), ANY_PORT))

@@ -22,7 +22,7 @@ from avatar_operator.core.manifests.objects import (
 )
 from avatar_operator.core.manifests.pod import PodSettings, runtime_pod, set_annotation
 from avatar_operator.core.planning import disruption, planner
-from avatar_operator.core.resources.owner import owner_of
+from avatar_operator.core.resources.owner import Owner, owner_of
 from avatar_operator.core.resources.service import Service, ServiceKey
 from avatar_operator.core.status import service_status
 from avatar_operator.core.text import rfc3339
@@ -205,7 +205,7 @@ class Executor:
         state.control_secret = ""  # no pod is created before it is known which name is ours
         keys = self._keys()
         body = control_secret(service, keys, wanted[0])
-        written = await self._api.secrets.write(body, wanted, service.uid)
+        written = await self._api.secrets.write(body, wanted, _owner(service))
         state.control_secret = written.name
         state.names_taken["Secret"] = written.taken
         state.has_secret = keys == self._keys()  # they may have changed meanwhile
@@ -215,7 +215,7 @@ class Executor:
         """Write the PDB of a service if it differs; return whether it was written."""
         kind, namespace = ObjectKind.PDB, service.key.namespace
         wanted = ownership.candidates(names.pdb(service.key.name), service.uid)
-        choice = await self._api.owned.find(kind, namespace, wanted, service.uid)
+        choice = await self._api.owned.find(kind, namespace, wanted, _owner(service))
         state.names_taken[kind.kind] = choice.taken
         body = pdb(service, choice.name)
         wrote = await self._api.owned.write(kind, body, choice.stored)
@@ -352,6 +352,10 @@ class Executor:
                 await self._api.create_event(body)
             except ClusterError as error:
                 _log.warning("cannot create an Event service=%s fault=%s", service.key, error)
+
+
+def _owner(service: Service) -> Owner:
+    return Owner(service.key.name, service.uid)
 
 
 def status_delay_s(

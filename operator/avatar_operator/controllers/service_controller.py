@@ -200,6 +200,8 @@ class ServiceController:
         lacks_gpus = bool(plan.missing or plan.held) or service_status.lacks_gpus(plan)
         self._triggers.set_lacks_gpus(reconcile.uid, lacks_gpus)
         self._shares.record(reconcile.uid, reconcile.service, plan)
+        waits = bool(plan.missing) or service_status.lacks_gpus(plan)
+        self._triggers.set_waits(reconcile.uid, waits and not plan.failures)
         if plan.scaling is not None:
             reconcile.state.history = plan.scaling.decision.history
             self._decisions.write(key, plan.scaling)
@@ -226,10 +228,11 @@ class ServiceController:
                 reconcile.uid, service.key, last_status, status, state
             )
             notices = service_status.notices(result.done, findings, last_status, plan)
-            await self._executor.emit_events(service, notices, state, now)
-            names_taken = service_status.name_notices(taken, sorted(state.pods_taken))
-            await self._executor.emit_events(service, names_taken, state, now)
             self._metrics.count_decision(plan.desired, last_status.get("desiredReplicas"))
+        else:  # what was done is reported now, the findings with the status
+            notices = service_status.notices(result.done, (), last_status)
+        notices += service_status.name_notices(taken, sorted(state.pods_taken))
+        await self._executor.emit_events(service, notices, state, now)
         return delay_s
 
     async def _write_invalid(
@@ -263,6 +266,7 @@ class ServiceController:
             halted=rollout.read_halt(reconcile.last_status, service.generation),
             shared=self._shared(service, reconcile.now),
             failures=self._failures(reconcile),
+            others_wait=self._triggers.others_wait(service.uid),
             names_elsewhere=self._store.names_elsewhere(service.key) | state.pods_taken,
             share=self._shares.of(service.uid),
             scaling_context=inputs.ScalingContext(

@@ -39,6 +39,7 @@ class Triggers:
         self._resync_s = resync_s
         self._is_synced = is_synced
         self._lacks_gpus: set[str] = set()  # UIDs of services
+        self._waiting: set[str] = set()  # UIDs of services whose pods start and that lack GPUs
         self._stale: frozenset[str] = frozenset()  # UIDs of pods and gateways with a stale state
 
     def on_change(self, impact: ChangeImpact) -> None:
@@ -60,6 +61,7 @@ class Triggers:
     def on_deleted_service(self, uid: str) -> None:
         """Trigger the deletion of the pods that a deleted service leaves behind."""
         self._lacks_gpus.discard(uid)
+        self._waiting.discard(uid)
         self._worker.remove(uid)
         self.trigger(uid, SERVICE_S)
 
@@ -95,6 +97,14 @@ class Triggers:
     def set_lacks_gpus(self, uid: str, lacks: bool) -> None:
         """Record whether a service waits for GPUs."""
         (self._lacks_gpus.add if lacks else self._lacks_gpus.discard)(uid)
+
+    def set_waits(self, uid: str, waits: bool) -> None:
+        """Record whether a service whose pods start lacks a GPU."""
+        (self._waiting.add if waits else self._waiting.discard)(uid)
+
+    def others_wait(self, uid: str) -> bool:
+        """Return whether a service other than this one lacks a GPU, and its pods start."""
+        return len(self._waiting - {uid}) > 0
 
     def trigger_new_term(self) -> None:
         """Trigger all services together, because no replica reconciled since the last leader."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from avatar_operator.core.resources.fields import Body
+    from avatar_operator.core.resources.owner import Owner
 
 
 class ObjectKind(Enum):
@@ -60,9 +61,9 @@ class OwnedObjects:
         self._send = send
 
     async def find(
-        self, kind: ObjectKind, namespace: str, candidates: Sequence[str], uid: str
+        self, kind: ObjectKind, namespace: str, candidates: Sequence[str], service: Owner
     ) -> ownership.Choice:
-        """Return the object of the service with this UID, or the name for a new one.
+        """Return the object of a service, or the name for a new one.
 
         Raises:
             NameTaken: objects of others have all these names.
@@ -71,9 +72,9 @@ class OwnedObjects:
         for name in candidates:
             stored = await self._read(kind, namespace, name)
             found.append((name, stored))
-            if stored is not None and ownership.belongs_to(stored, uid):
+            if stored is not None and ownership.belongs_to(stored, service.uid):
                 break
-        choice = ownership.choose(found, uid)
+        choice = ownership.choose(found, service)
         if choice is None:
             raise NameTaken(kind.kind, namespace, candidates)
         return choice

@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from avatar_operator.core.resources.fields import Body
+    from avatar_operator.core.resources.owner import Owner
     from avatar_operator.kube.owned_objects import Send
 
 FOREIGN: Final = "is not an object of the operator"
 """Part of the message with which the admission policy of the chart refuses a write."""
 
+_LABEL: Final = "/metadata/labels/" + names.LABEL_MANAGED_BY.replace("/", "~1")
 _MANAGER: Final = {"fieldManager": names.FIELD_MANAGER}
 
 
@@ -48,10 +50,11 @@ class UnreadSecrets:
     def __init__(self, send: Send) -> None:
         self._send = send
 
-    async def write(self, rendered: Body, candidates: Sequence[str], uid: str) -> Written:
-        """Write the Secret of the service with this UID under the first name that it can have.
+    async def write(self, rendered: Body, candidates: Sequence[str], service: Owner) -> Written:
+        """Write the Secret of a service under the first name that it can have.
 
-        The own Secret is used even if a name before it has become free, because pods mount it.
+        The own Secret is used even if a name before it has become free, because pods mount it. A
+        Secret of an earlier service of the same name is not reported: it is about to be deleted.
 
         Raises:
             NameTaken: Secrets of others have all these names.
@@ -63,13 +66,14 @@ class UnreadSecrets:
         taken: list[str] = []
         for name in candidates:
             try:
-                changed = await self._replace(namespace, name, uid, rendered["data"])
+                changed = await self._replace(namespace, name, service.uid, rendered["data"])
             except NotFound:
                 free = free or name
             except Refused as error:
                 if not _is_foreign(error):
                     raise
-                taken.append(name)
+                if not await self._is_left_behind(namespace, name, service):
+                    taken.append(name)
             else:
                 return Written(name, tuple(taken), changed)
         if not free:
@@ -91,8 +95,7 @@ class UnreadSecrets:
     async def _replace(self, namespace: str, name: str, uid: str, data: object) -> bool:
         """Replace the data of the own Secret if it differs; return whether it did."""
         try:
-            same: Body = {"op": "test", "path": "/data", "value": data}
-            await self._patch(namespace, name, uid, same, dry_run=True)
+            await self._patch(namespace, name, uid, _test("/data", data), dry_run=True)
         except Refused as error:
             if not _is_foreign(error):
                 raise
@@ -101,21 +104,36 @@ class UnreadSecrets:
         await self._patch(namespace, name, uid, {"op": "add", "path": "/data", "value": data})
         return True
 
+    async def _is_left_behind(self, namespace: str, name: str, service: Owner) -> bool:
+        """Return whether a Secret belongs to an earlier service with this name."""
+        owner = "/metadata/ownerReferences/0"
+        tests = [
+            _test(_LABEL, names.FIELD_MANAGER),
+            _test(f"{owner}/kind", names.SERVICE_KIND),
+            _test(f"{owner}/name", service.name),
+        ]
+        try:
+            await self._send_patch(namespace, name, tests, dry_run=True)
+        except (NotFound, Refused):
+            return False
+        return True
+
     async def _patch(
         self, namespace: str, name: str, uid: str, change: Body, *, dry_run: bool = False
     ) -> None:
+        """Change a Secret if it has the label of the operator and the service owns it."""
+        ours = [_test(_LABEL, names.FIELD_MANAGER), _test("/metadata/ownerReferences/0/uid", uid)]
+        await self._send_patch(namespace, name, [*ours, change], dry_run=dry_run)
+
+    async def _send_patch(
+        self, namespace: str, name: str, body: list[Body], *, dry_run: bool
+    ) -> None:
         path, query = _path(namespace, name), _MANAGER | ({"dryRun": "All"} if dry_run else {})
-        body = [*_is_ours(uid), change]
         await self._send("PATCH", path, body=body, query=query, content_type=JSON_PATCH)
 
 
-def _is_ours(uid: str) -> list[Body]:
-    """Return the tests that a Secret has the label of the operator and is owned by the service."""
-    label = names.LABEL_MANAGED_BY.replace("/", "~1")
-    return [
-        {"op": "test", "path": f"/metadata/labels/{label}", "value": names.FIELD_MANAGER},
-        {"op": "test", "path": "/metadata/ownerReferences/0/uid", "value": uid},
-    ]
+def _test(path: str, value: object) -> Body:
+    return {"op": "test", "path": path, "value": value}
 
 
 def _is_foreign(error: Refused) -> bool:

@@ -63,11 +63,14 @@ class State:
 
 
 def parse_pod(body: Mapping[str, Any]) -> Pod | None:
-    """Parse a Pod object; return None if it does not belong to a service."""
+    """Parse a Pod object; return None if it does not belong to a service.
+
+    A label alone is not enough: whoever may create pods could send callers to any address.
+    """
     metadata, status = body["metadata"], body.get("status", {})
     own = metadata.get("labels", {})
     service, made_for = own.get(labels.LABEL_SERVICE), own.get(labels.LABEL_MADE_FOR)
-    if not service:
+    if not service or not _is_owned(metadata, service):
         return None
     ports = {
         port.get("name"): port["containerPort"]
@@ -90,6 +93,17 @@ def parse_pod(body: Mapping[str, Any]) -> Pod | None:
         ),
         reserve=own.get(labels.LABEL_RESERVE) == labels.RESERVED,
         made_for=f"{metadata['namespace']}/{made_for}" if made_for else "",
+    )
+
+
+def _is_owned(metadata: Mapping[str, Any], service: str) -> bool:
+    """Return whether an AvatarService with this name controls the object."""
+    return any(
+        owner.get("controller") is True
+        and owner.get("kind") == labels.SERVICE_KIND
+        and str(owner.get("apiVersion", "")).partition("/")[0] == labels.GROUP
+        and owner.get("name") == service
+        for owner in metadata.get("ownerReferences", [])
     )
 
 

@@ -32,6 +32,7 @@ _MAPPINGS: Final[Mapping[str, RejectionMapping]] = {
     "key_in_url": RejectionMapping(400, 1008),
     "unauthenticated": RejectionMapping(401, 4401, (("WWW-Authenticate", "Bearer"),)),
     "model_not_found": RejectionMapping(404, 4404),
+    "message_too_large": RejectionMapping(413, 1009),
     "upgrade_required": RejectionMapping(
         426, None, (("Upgrade", "websocket"), ("Connection", "Upgrade"))
     ),

@@ -14,6 +14,10 @@ GRANT_HISTORY: Final = 20
 """Number of recent grants from which the waiting time is estimated."""
 RETRYABLE_CODES: Final = frozenset({"no_capacity", "not_ready", "draining"})
 """Rejections after which a later attempt can succeed."""
+NEAR: Final = 3
+"""A caller at this position or before it gets every change at once."""
+UPDATE_S: Final = 5.0
+"""The other callers get a change of their position at most this often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,29 @@ class WaitQueue:
     def position(self, caller_id: int) -> int:
         """Return the position of a caller; the next caller to be served has position 1."""
         return self.callers.index(caller_id) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """The position that a caller was last told."""
+
+    position: int
+    at: float
+    """Seconds on a monotonic clock."""
+
+
+def is_due(last: Announcement | None, position: int, now: float) -> bool:
+    """Return whether a caller gets an event with its position now.
+
+    Each departure changes the position of everybody behind it, so an event for each change would
+    cost the square of the number of callers. A caller far behind gets an event only every few
+    seconds, or when its position has halved.
+    """
+    if last is None:
+        return True
+    if position == last.position:
+        return False
+    return position <= NEAR or 2 * position <= last.position or now - last.at >= UPDATE_S
 
 
 def eta_ms(position: int, grants: Sequence[float], now: float) -> int | None:

@@ -66,9 +66,11 @@ class PodSink:
         self._registry.replace_pods(pods, namespace)
 
     def upsert(self, body: Mapping[str, Any]) -> None:
-        """Add or update one pod."""
+        """Add or update one pod, or remove it if it does not belong to a service any more."""
         pod = model.parse_pod(body)
-        if pod is not None:
+        if pod is None:
+            self._registry.remove_pod(_key(body))
+        else:
             self._registry.set_pod(pod)
 
     def remove(self, body: Mapping[str, Any]) -> None:

@@ -5,34 +5,40 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
-from aiohttp import WSMsgType, web
+from aiohttp import web
 
 from avatar_contracts import packaged_files
 from avatar_gateway import errors
 from avatar_gateway.core import credentials, rejections, requests
+from avatar_gateway.core.frames import NORMAL, Opcode
+from avatar_gateway.core.rate_limit import Rate
 from avatar_gateway.core.wait_queue import RETRYABLE_CODES
-from avatar_gateway.serving import placement, proxy
+from avatar_gateway.serving import proxy, upgrade
 from avatar_gateway.serving.wait_queue import WaitQueues
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from aiohttp.typedefs import Handler
+
+    from avatar_gateway.core.memory_budget import MemoryBudget
     from avatar_gateway.metrics import Metrics
+    from avatar_gateway.serving import placement
     from avatar_gateway.serving.auth import Authenticator
+    from avatar_gateway.serving.peer import Peer
     from avatar_gateway.serving.sessions import Sessions
+    from avatar_gateway.settings import Limits
 
     Query = Sequence[tuple[str, str]]
 
 _log = logging.getLogger(__name__)
 
-_REALTIME: Final = "realtime"
 _FORWARDED_HEADERS: Final = ("OpenAI-Beta",)
 """Headers of the caller that the pod receives. A credential is never one of them."""
 _INTERNAL_ERROR: Final = 1011
-_CLOSE_TIMEOUT_S: Final = 5.0
-"""How long a caller may take to answer a close frame."""
 
 
 class Gateway:
@@ -45,17 +51,21 @@ class Gateway:
         sessions: Sessions,
         metrics: Metrics,
         is_synced: Callable[[], bool],
+        limits: Limits,
+        budget: MemoryBudget,
     ) -> None:
         self._authenticator = authenticator
         self._placer = placer
         self._sessions = sessions
-        self._queues = WaitQueues(sessions, placer.end_session)
+        self._queues = WaitQueues(sessions, placer.end_session, limits.held_bytes)
+        self._rate = Rate(limits.frames_per_s, limits.bytes_per_s)
+        self._budget = budget
         self._metrics = metrics
         self._is_synced = is_synced
 
     def application(self) -> web.Application:
         """Return the application to serve."""
-        application = web.Application()
+        application = web.Application(middlewares=[_refuse_upgrades_completely])
         application.add_routes(
             [
                 web.get("/v1/realtime", self.realtime),
@@ -101,17 +111,16 @@ class Gateway:
     async def realtime(self, request: web.Request) -> web.StreamResponse:
         """Authenticate, place and proxy one session."""
         query = list(request.query.items())
-        offered = _offered_subprotocols(request)
         try:
-            session_request = self._check(request, query, offered)
-            placed = await self._place(session_request, request, offered)
+            session_request = self._check(request, query)
+            placed = await self._place(session_request, request)
         except errors.Rejection as rejection:
             self._metrics.count_rejection(rejection.code)
             close_code = rejections.mapping_of(rejection.code).close_code
             if close_code is None or not requests.wants_close_code(query):
                 return rejection_response(rejection)
-            return await _accept_and_close(
-                request, offered, rejections.error_object(rejection), close_code
+            return await self._accept_and_close(
+                request, rejections.error_object(rejection), close_code
             )
         except errors.PodRejection as rejection:
             self._metrics.count_rejection("pod")
@@ -120,22 +129,19 @@ class Gateway:
                     status=rejection.status, body=rejection.body, headers=rejection.headers
                 )
             close_code = rejections.close_code_for_status(rejection.status)
-            return await _accept_and_close(request, offered, rejection.error, close_code)
+            return await self._accept_and_close(request, rejection.error, close_code)
         if placed is None:
-            return await self._wait(session_request, request, offered)
-        caller = _caller_socket(offered, placed.socket.protocol)
-        return await self._proxy_session(
-            session_request.model, placed, caller, caller.prepare(request)
-        )
+            return await self._wait(session_request, request)
+        response, caller = await self._accept(request, placed)
+        await self._proxy_session(session_request.model, placed, caller)
+        return response
 
-    def _check(
-        self, request: web.Request, query: Query, offered: Sequence[str]
-    ) -> requests.SessionRequest:
-        # The check gets the offered subprotocols, otherwise aiohttp logs a warning.
-        if not web.WebSocketResponse(protocols=offered).can_prepare(request):
+    def _check(self, request: web.Request, query: Query) -> requests.SessionRequest:
+        if not upgrade.is_upgrade(request):
             raise errors.Rejection("upgrade_required", "this address accepts only WebSocket")
         self._authenticator.check_url(query)
         # Authentication precedes every other check: an unauthenticated caller learns nothing else.
+        offered = upgrade.offered_subprotocols(request)
         self._authenticator.authenticate(request.headers, offered, dict(query).get("model", ""))
         return requests.parse(query)
 
@@ -143,7 +149,6 @@ class Gateway:
         self,
         session_request: requests.SessionRequest,
         request: web.Request,
-        offered: Sequence[str],
     ) -> placement.PlacedSession | None:
         """Return the session on a pod, or None if the caller has to wait for a slot."""
         started = asyncio.get_running_loop().time()
@@ -156,13 +161,13 @@ class Gateway:
         try:
             if queue.callers:
                 raise errors.Rejection("no_capacity", _waiting_callers(len(queue.callers)))
-            placed = await self._place_on_pod(session_request, request, offered)
+            placed = await self._place_on_pod(session_request, request)
         except errors.Rejection as rejection:
             if rejection.code != "model_not_found":
-                self._sessions.record_arrival(model, started)
                 retryable = rejection.code in RETRYABLE_CODES
-                if session_request.wait_ms and retryable and not queue.is_full:
-                    return None
+                if session_request.wait_ms and retryable and not self._queues.queue(model).is_full:
+                    return None  # the queue records the arrival
+                self._sessions.record_arrival(model, started)
                 self._sessions.record_rejection(model)
             raise
         self._sessions.record_arrival(model, started)
@@ -170,73 +175,63 @@ class Gateway:
         return placed
 
     async def _place_on_pod(
-        self,
-        session_request: requests.SessionRequest,
-        request: web.Request,
-        offered: Sequence[str],
+        self, session_request: requests.SessionRequest, request: web.Request
     ) -> placement.PlacedSession:
         headers = {
             name: request.headers[name] for name in _FORWARDED_HEADERS if name in request.headers
         }
+        offered = upgrade.offered_subprotocols(request)
         protocols = [name for name in offered if not name.startswith(credentials.PROTOCOL_PREFIX)]
         return await self._placer.place(session_request, protocols, headers)
 
     async def _wait(
-        self,
-        session_request: requests.SessionRequest,
-        request: web.Request,
-        offered: Sequence[str],
+        self, session_request: requests.SessionRequest, request: web.Request
     ) -> web.StreamResponse:
         """Accept the WebSocket and keep the caller in the queue until a pod accepts its session.
 
         From here on, a rejection is an `error` event followed by a close.
         """
-        caller = _caller_socket(offered, None)
-        started = asyncio.get_running_loop().time()
+        model, started = session_request.model, asyncio.get_running_loop().time()
+        response, caller = await upgrade.accept(request, self._budget, None)
         try:
-            await caller.prepare(request)
-            result = await self._queues.wait_for_slot(
-                caller,
-                session_request,
-                lambda: self._place_on_pod(session_request, request, offered),
+            placed = await self._queues.wait_for_slot(
+                caller, session_request, lambda: self._place_on_pod(session_request, request)
             )
         except errors.Rejection as rejection:
-            self._sessions.record_rejection(session_request.model)
+            if rejection.code in RETRYABLE_CODES:
+                self._sessions.record_rejection(model)
             self._metrics.count_rejection(rejection.code)
             code = rejections.mapping_of(rejection.code).close_code or _INTERNAL_ERROR
-            return await _send_error_and_close(caller, rejections.error_object(rejection), code)
+            await _send_error_and_close(caller, rejections.error_object(rejection), code)
         except errors.PodRejection as rejection:
             self._metrics.count_rejection("pod")
             code = rejections.close_code_for_status(rejection.status)
-            return await _send_error_and_close(caller, rejection.error, code)
+            await _send_error_and_close(caller, rejection.error, code)
         except ConnectionError:
-            return caller
-        self._metrics.observe_placement(asyncio.get_running_loop().time() - started)
+            await caller.close(NORMAL)
+        else:
+            self._metrics.observe_placement(asyncio.get_running_loop().time() - started)
+            await self._proxy_session(model, placed, caller)
+        return response
 
-        async def forward_first_message() -> None:
-            message = result.first_message
-            if message is not None:
-                await result.placed.socket.send_frame(message.data, message.type)
-
-        return await self._proxy_session(
-            session_request.model, result.placed, caller, forward_first_message()
-        )
+    async def _accept(
+        self, request: web.Request, placed: placement.PlacedSession
+    ) -> tuple[web.StreamResponse, Peer]:
+        """Accept the WebSocket of a caller whose session a pod accepted."""
+        try:
+            return await upgrade.accept(request, self._budget, placed.peer.subprotocol)
+        except BaseException:
+            await self._placer.end_session(placed)
+            raise
 
     async def _proxy_session(
-        self,
-        model: str,
-        placed: placement.PlacedSession,
-        caller: web.WebSocketResponse[bool],
-        opening: Awaitable[object],
-    ) -> web.StreamResponse:
-        """Await `opening`, which makes both sides ready, then proxy until the session ends."""
+        self, model: str, placed: placement.PlacedSession, caller: Peer
+    ) -> None:
+        """Proxy until the session ends."""
         stop = self._sessions.start(model)
         _log.info("session started service=%s pod=%s", model, placed.pod)
         try:
-            await opening
-            end = await proxy.relay(caller, placed.socket, stop)
-        except ConnectionError:
-            end = proxy.End(proxy.Side.CALLER, 1001, "disconnected before the session started")
+            end = await proxy.relay(caller, placed.peer, stop, self._rate)
         finally:
             # A cancelled request passes here, too: the pod's slot must become free.
             await self._placer.end_session(placed)
@@ -248,7 +243,32 @@ class Gateway:
             end.side.value,
             end.code,
         )
-        return caller
+
+    async def _accept_and_close(
+        self, request: web.Request, error: Mapping[str, Any], code: int
+    ) -> web.StreamResponse:
+        """Reject a browser: accept the WebSocket, send one `error` event and close."""
+        response, caller = await upgrade.accept(request, self._budget, None)
+        await _send_error_and_close(caller, error, code)
+        return response
+
+
+@web.middleware
+async def _refuse_upgrades_completely(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Read nothing after a handshake that is not accepted, and close its connection."""
+    if "Upgrade" not in request.headers:
+        return await handler(request)
+    upgrade.stop_reading(request)
+    try:
+        response = await handler(request)
+    except web.HTTPException as answer:
+        upgrade.refuse(request)
+        answer.force_close()
+        raise
+    if response.status != HTTPStatus.SWITCHING_PROTOCOLS:
+        upgrade.refuse(request)
+        response.force_close()
+    return response
 
 
 def rejection_response(rejection: errors.Rejection) -> web.Response:
@@ -261,44 +281,11 @@ def rejection_response(rejection: errors.Rejection) -> web.Response:
     )
 
 
-def _offered_subprotocols(request: web.Request) -> Sequence[str]:
-    lines = request.headers.getall("Sec-WebSocket-Protocol", [])
-    return [name.strip() for line in lines for name in line.split(",") if name.strip()]
-
-
-def _caller_socket(offered: Sequence[str], chosen: str | None) -> web.WebSocketResponse[bool]:
-    """Return the caller's socket. It selects the pod's subprotocol, otherwise `realtime`.
-
-    A browser fails the connection if it offers subprotocols and the server selects none.
-    """
-    answer = chosen or (_REALTIME if _REALTIME in offered else None)
-    return web.WebSocketResponse(
-        protocols=() if answer is None else (answer,),
-        compress=False,
-        heartbeat=placement.HEARTBEAT_S,
-        max_msg_size=placement.MAX_MESSAGE_BYTES + 1,
-        timeout=_CLOSE_TIMEOUT_S,
-        decode_text=False,
-    )
-
-
-async def _accept_and_close(
-    request: web.Request, offered: Sequence[str], error: Mapping[str, Any], code: int
-) -> web.StreamResponse:
-    """Reject a browser: accept the WebSocket, send one `error` event and close."""
-    caller = _caller_socket(offered, None)
-    await caller.prepare(request)
-    return await _send_error_and_close(caller, error, code)
-
-
-async def _send_error_and_close(
-    caller: web.WebSocketResponse[bool], error: Mapping[str, Any], code: int
-) -> web.StreamResponse:
+async def _send_error_and_close(caller: Peer, error: Mapping[str, Any], code: int) -> None:
     """Send one `error` event to a caller whose WebSocket is open, then close."""
     event = {"type": "error", "event_id": "event_refused", "error": error}
-    await caller.send_frame(json.dumps(event).encode(), WSMsgType.TEXT)
-    await caller.close(code=code, message=str(error.get("code", "")).encode()[:120])
-    return caller
+    caller.send(Opcode.TEXT, json.dumps(event).encode())
+    await caller.close(code, str(error.get("code", "")))
 
 
 def _waiting_callers(count: int) -> str:

@@ -12,30 +12,21 @@ import aiohttp
 from avatar_contracts import labels
 from avatar_gateway import errors
 from avatar_gateway.core import routing
+from avatar_gateway.serving import upgrade
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from avatar_gateway.core.memory_budget import MemoryBudget
     from avatar_gateway.core.model import Pod
     from avatar_gateway.core.requests import SessionRequest
     from avatar_gateway.pod_registry import Placement, PodRegistry
-
-    PodSocket = aiohttp.ClientWebSocketResponse[bool]
+    from avatar_gateway.serving.peer import Peer
 
 _log = logging.getLogger(__name__)
 
-MAX_MESSAGE_BYTES: Final = 21 * 2**20
-"""Largest message of the protocol."""
-HEARTBEAT_S: Final = 40.0
-"""Idle time before a ping; the pong must arrive within half of that.
-
-A pod closes a connection that accepts no data for 30 s. The gateway waits longer, so that a slow
-client receives the pod's close reason.
-"""
 _CONNECT_TIMEOUT_S: Final = 5.0
 """How long one pod may take to accept a session. A warm pod needs milliseconds."""
-_CLOSE_TIMEOUT: Final = aiohttp.ClientWSTimeout(ws_close=5.0)
-"""How long a pod may take to answer a close frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +34,16 @@ class PlacedSession:
     """A session that a pod accepted."""
 
     pod: str
-    socket: PodSocket
+    peer: Peer
     placement: Placement
 
 
 class Placer:
     """Opens sessions on pods."""
 
-    def __init__(self, registry: PodRegistry) -> None:
+    def __init__(self, registry: PodRegistry, budget: MemoryBudget) -> None:
         self._registry = registry
+        self._budget = budget
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
             middlewares=(_raise_pod_rejection,),
@@ -90,7 +82,7 @@ class Placer:
     async def end_session(self, placed: PlacedSession) -> None:
         """Close the connection to the pod if it is open, and release the placement."""
         try:
-            await placed.socket.close(code=1001)
+            await placed.peer.close(1001)
         finally:
             self._registry.release(placed.placement)
 
@@ -108,16 +100,13 @@ class Placer:
         placement = self._registry.add_placement(key)
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                socket = await self._http.ws_connect(
+                peer = await upgrade.connect(
+                    self._http,
                     f"http://{host}:{pod.sessions_port}/v1/realtime",
-                    params=_query(request, pod),
-                    headers=_headers(headers, request, pod),
-                    protocols=list(subprotocols),
-                    heartbeat=HEARTBEAT_S,
-                    timeout=_CLOSE_TIMEOUT,
-                    # aiohttp rejects a message of exactly its limit; the wire protocol allows it.
-                    max_msg_size=MAX_MESSAGE_BYTES + 1,
-                    decode_text=False,
+                    _query(request, pod),
+                    _headers(headers, request, pod),
+                    subprotocols,
+                    self._budget,
                 )
         except BaseException as error:
             self._registry.release(placement)
@@ -127,7 +116,7 @@ class Placer:
                 raise errors.PodError(key, repr(error)) from error
             raise
         placement.accepted_at = asyncio.get_running_loop().time()
-        return PlacedSession(key, socket, placement)
+        return PlacedSession(key, peer, placement)
 
 
 def _query(request: SessionRequest, pod: Pod) -> Sequence[tuple[str, str]]:

@@ -1,6 +1,6 @@
-"""Forwards messages between a caller and a pod in both directions, without parsing them.
+"""Forwards frames between a caller and a pod in both directions, without parsing messages.
 
-The proxy has no queue of its own. It reads a message only after it has written the previous one,
+The proxy has no queue of its own. It reads a segment only after it has written the previous one,
 so a side that does not read slows down the other side through the socket buffers.
 """
 
@@ -11,16 +11,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-import aiohttp
-from aiohttp import WSMsgType
+from avatar_gateway.core.rate_limit import Rate, RateLimit
 
 if TYPE_CHECKING:
-    from aiohttp import web
+    from avatar_gateway.serving.peer import Peer
 
-    Socket = aiohttp.ClientWebSocketResponse[bool] | web.WebSocketResponse[bool]
-
-_MEDIA: Final = (WSMsgType.TEXT, WSMsgType.BINARY)
-_NORMAL, _GOING_AWAY, _INTERNAL_ERROR = 1000, 1001, 1011
+_GOING_AWAY, _INTERNAL_ERROR = 1001, 1011
+_DELAY_S: Final = 0.01
+"""Shorter delays are not worth a timer; they add up to longer ones."""
 
 
 class Side(Enum):
@@ -40,15 +38,14 @@ class End:
     reason: str
 
 
-async def relay(
-    caller: web.WebSocketResponse[bool],
-    pod: aiohttp.ClientWebSocketResponse[bool],
-    stop: asyncio.Future[End],
-) -> End:
-    """Forward until one side ends or `stop` is set, close both sides, and return the end."""
+async def relay(caller: Peer, pod: Peer, stop: asyncio.Future[End], rate: Rate) -> End:
+    """Forward until one side ends or `stop` is set, close both sides, and return the end.
+
+    What the caller sent while it waited leaves first. Each direction has the limit `rate`.
+    """
     forwarders = [
-        asyncio.create_task(_forward(caller, pod, Side.CALLER), name="relay-to-pod"),
-        asyncio.create_task(_forward(pod, caller, Side.POD), name="relay-to-caller"),
+        asyncio.create_task(_forward(caller, pod, Side.CALLER, rate), name="relay-to-pod"),
+        asyncio.create_task(_forward(pod, caller, Side.POD, rate), name="relay-to-caller"),
     ]
     try:
         done, _ = await asyncio.wait([*forwarders, stop], return_when=asyncio.FIRST_COMPLETED)
@@ -58,10 +55,7 @@ async def relay(
         await asyncio.gather(*forwarders, return_exceptions=True)
     # If both sides ended in the same loop iteration, the pod's reason explains more.
     end = next(iter(sorted((task.result() for task in done), key=_precedence)))
-    reason = end.reason.encode()
-    await asyncio.gather(
-        caller.close(code=end.code, message=reason), pod.close(code=end.code, message=reason)
-    )
+    await asyncio.gather(caller.close(end.code, end.reason), pod.close(end.code, end.reason))
     return end
 
 
@@ -69,21 +63,26 @@ def _precedence(end: End) -> int:
     return [Side.POD, Side.CALLER, Side.GATEWAY].index(end.side)
 
 
-async def _forward(source: Socket, sink: Socket, side: Side) -> End:
+async def _forward(source: Peer, sink: Peer, side: Side, rate: Rate) -> End:
     other = Side.POD if side is Side.CALLER else Side.CALLER
+    loop, limit = asyncio.get_running_loop(), RateLimit(rate)
+    segment = source.take_early()
     while True:
-        message = await source.receive()
-        if message.type in _MEDIA:
-            try:
-                await sink.send_frame(message.data, message.type)
-            except ConnectionError:
-                return _connection_lost(other)
-        elif message.type is WSMsgType.CLOSE:
-            # aiohttp reports a close frame without a code as 0, which must not be sent.
-            return End(side, message.data or _NORMAL, message.extra or "")
-        elif message.type is WSMsgType.ERROR and isinstance(message.data, aiohttp.WebSocketError):
-            return End(side, message.data.code, str(message.data)[:120])
-        else:
+        try:
+            sink.forward(segment)
+            await sink.drain()
+        except ConnectionError:
+            return _connection_lost(other)
+        if segment.close is not None:
+            return End(side, segment.close.code, segment.close.reason)
+        delay = limit.delay(loop.time(), segment.frames, len(segment.forward))
+        if delay > _DELAY_S:
+            await asyncio.sleep(delay)
+        elif segment.has_more:
+            await asyncio.sleep(0)  # other connections get their turn
+        try:
+            segment = await source.read()
+        except ConnectionError:
             return _connection_lost(side)
 
 

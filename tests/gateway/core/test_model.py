@@ -16,12 +16,18 @@ def _body(**metadata: Any) -> dict[str, Any]:
             "namespace": "acme",
             "uid": "u1",
             "labels": labels,
+            "ownerReferences": [_owner()],
             "resourceVersion": "1",
             **metadata,
         },
         "spec": {"containers": [{"ports": [{"name": "sessions", "containerPort": 8088}]}]},
         "status": {"podIP": "10.0.0.1", "phase": "Running"},
     }
+
+
+def _owner(**changes: Any) -> dict[str, Any]:
+    owner = {"apiVersion": "avatar.musetalk.io/v1alpha1", "kind": "AvatarService"}
+    return {**owner, "name": "concierge", "uid": "s1", "controller": True, **changes}
 
 
 def _line(**changes: Any) -> dict[str, Any]:
@@ -39,6 +45,23 @@ def test_a_pod_is_parsed_by_its_label_and_its_port_names() -> None:
 
 def test_a_pod_without_a_service_label_is_ignored() -> None:
     assert model.parse_pod(_body(labels={})) is None
+
+
+@pytest.mark.parametrize(
+    "owners",
+    [
+        [],
+        [_owner(kind="ReplicaSet")],
+        [_owner(apiVersion="example.com/v1alpha1")],
+        [_owner(apiVersion="v1")],
+        [_owner(name="other")],
+        [_owner(controller=False)],
+    ],
+    ids=["none", "kind", "group", "core", "name", "not the controller"],
+)
+def test_a_pod_that_its_service_does_not_own_is_ignored(owners: list[dict[str, Any]]) -> None:
+    assert model.parse_pod(_body(ownerReferences=owners)) is None
+    assert model.parse_pod(_body(ownerReferences=[*owners, _owner()])) == POD
 
 
 def test_a_reserve_pod_is_recognized_by_its_label() -> None:
@@ -108,7 +131,7 @@ def test_a_pod_is_ready_if_its_ready_condition_is_true() -> None:
 
 def test_a_pod_that_was_taken_over_keeps_its_original_service_name() -> None:
     labels = {"avatar.musetalk.io/service": "second", "avatar.musetalk.io/made-for": "concierge"}
-    pod = model.parse_pod(_body(labels=labels))
+    pod = model.parse_pod(_body(labels=labels, ownerReferences=[_owner(name="second")]))
     assert pod is not None
     assert (pod.service, pod.original_service) == ("acme/second", "acme/concierge")
     assert POD.original_service == "acme/concierge"

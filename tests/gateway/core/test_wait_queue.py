@@ -8,8 +8,11 @@ from avatar_gateway.core.wait_queue import (
     GRANT_HISTORY,
     MAX_LENGTH,
     RETRYABLE_CODES,
+    UPDATE_S,
+    Announcement,
     WaitQueue,
     eta_ms,
+    is_due,
 )
 
 
@@ -82,3 +85,39 @@ def test_callers_stay_in_the_order_of_their_arrival(steps: list[tuple[str, int]]
         assert list(queue.callers) == order
         assert len(queue.grants) <= GRANT_HISTORY
         assert all(queue.position(caller) == place for place, caller in enumerate(order, start=1))
+
+
+@pytest.mark.parametrize(
+    ("last", "position", "after_s", "due"),
+    [
+        (None, 900, 0.0, True),
+        (4, 3, 0.0, True),
+        (2, 1, 0.0, True),
+        (1, 1, 60.0, False),
+        (50, 50, 60.0, False),
+        (50, 49, UPDATE_S - 0.1, False),
+        (50, 49, UPDATE_S, True),
+        (50, 26, 0.0, False),
+        (50, 25, 0.0, True),
+    ],
+)
+def test_a_caller_far_behind_gets_a_change_of_its_position_only_when_it_matters(
+    last: int | None, position: int, after_s: float, due: bool
+) -> None:
+    announced = None if last is None else Announcement(last, 100.0)
+    assert is_due(announced, position, 100.0 + after_s) is due
+
+
+@given(st.integers(1, 400), st.sampled_from([0.1, 1.0, 7.0]))
+def test_the_events_of_a_queue_grow_with_its_length_and_its_time(length: int, gap_s: float) -> None:
+    """The first caller leaves again and again; each position was an event of each caller before."""
+    last: dict[int, Announcement] = {}
+    events = 0
+    for gone in range(length):
+        now = gone * gap_s
+        for position, caller in enumerate(range(gone, length), start=1):
+            if is_due(last.get(caller), position, now):
+                last[caller] = Announcement(position, now)
+                events += 1
+    assert events <= length * (3 + length.bit_length() + length * gap_s / UPDATE_S)
+    assert all(last[caller].position == 1 for caller in range(length))

@@ -17,6 +17,7 @@ from avatar_operator.core.manifests.ownership import Choice
 from avatar_operator.core.manifests.pod import PodSettings
 from avatar_operator.core.planning import disruption, planner
 from avatar_operator.core.planning.actions import CreatePod
+from avatar_operator.core.resources.owner import Owner
 from avatar_operator.core.resources.service import ServiceKey
 from avatar_operator.core.status.service_status import Notice
 from avatar_operator.errors import (
@@ -51,8 +52,8 @@ class FakeSecrets:
         self._api = api
         self.taken: tuple[str, ...] = ()
 
-    async def write(self, body: Body, candidates: Sequence[str], uid: str) -> Written:
-        self._api.record("write_secret", body, candidates, uid)
+    async def write(self, body: Body, candidates: Sequence[str], service: Owner) -> Written:
+        self._api.record("write_secret", body, candidates, service)
         name = next(each for each in candidates if each not in self.taken)
         return Written(name, self.taken, self._api.differs)
 
@@ -286,8 +287,8 @@ async def test_the_control_secret_holds_the_token_and_counts_only_if_it_was_writ
     result = await setup.execute(action)
     assert (result.done, setup.state.has_secret) == ([action], True)
     assert setup.state.control_secret == "concierge-control"
-    ((method, body, candidates, uid),) = setup.api.requests
-    assert (method, uid) == ("write_secret", "s1")
+    ((method, body, candidates, owner),) = setup.api.requests
+    assert (method, owner) == ("write_secret", Owner("concierge", "s1"))
     assert candidates == ("concierge-control", "concierge-control-s1")
     tokens = {name: base64.b64decode(value) for name, value in body["data"].items()}
     assert set(tokens) == {"token", "state-token", "session-token"}

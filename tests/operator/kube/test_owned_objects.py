@@ -9,6 +9,7 @@ import pytest
 from avatar_operator.core.keys import KeyRing
 from avatar_operator.core.manifests.objects import control_secret, held_by_pod
 from avatar_operator.core.manifests.ownership import Choice
+from avatar_operator.core.resources.owner import Owner
 from avatar_operator.errors import Conflict, FieldConflict, NameTaken, NotFound
 from avatar_operator.kube.owned_objects import ObjectKind, OwnedObjects
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 SECRET, PDB = ObjectKind.SECRET, ObjectKind.PDB
 PATH = "/api/v1/namespaces/acme/secrets"
+SERVICE = Owner("concierge", "s1")
 NAMES = ("concierge-control", "concierge-control-s1")
 
 
@@ -87,11 +89,11 @@ async def test_an_object_of_others_leaves_the_second_name(
     server: Server, objects: OwnedObjects, make: Make, kind: ObjectKind, foreign: Body
 ) -> None:
     server.stored[kind.path("acme", NAMES[0])] = _secret(make, **foreign)
-    choice = await objects.find(kind, "acme", NAMES, "s1")
+    choice = await objects.find(kind, "acme", NAMES, SERVICE)
     assert choice == Choice(NAMES[1], None, (NAMES[0],))
     server.stored[kind.path("acme", NAMES[1])] = _secret(make, **foreign)
     with pytest.raises(NameTaken, match=r"acme/concierge-control and concierge-control-s1"):
-        await objects.find(kind, "acme", NAMES, "s1")
+        await objects.find(kind, "acme", NAMES, SERVICE)
     assert server.writes == []
 
 
@@ -100,7 +102,7 @@ async def test_the_own_object_is_used_even_if_the_first_name_has_become_free(
 ) -> None:
     own = _secret(make)
     server.stored[f"{PATH}/{NAMES[1]}"] = own
-    assert await objects.find(SECRET, "acme", NAMES, "s1") == Choice(NAMES[1], own)
+    assert await objects.find(SECRET, "acme", NAMES, SERVICE) == Choice(NAMES[1], own)
 
 
 async def test_an_object_of_an_earlier_operator_is_adopted(
@@ -109,7 +111,7 @@ async def test_an_object_of_an_earlier_operator_is_adopted(
     """Its controller reference proves it; a label that was removed is restored."""
     own = _secret(make, labels={})
     server.stored[f"{PATH}/{NAMES[0]}"] = own
-    choice = await objects.find(SECRET, "acme", NAMES, "s1")
+    choice = await objects.find(SECRET, "acme", NAMES, SERVICE)
     assert choice == Choice(NAMES[0], own)
     assert await objects.write(SECRET, _rendered(make), own) is not None
 

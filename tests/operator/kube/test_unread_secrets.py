@@ -9,6 +9,7 @@ import pytest
 
 from avatar_operator.core.keys import KeyRing
 from avatar_operator.core.manifests.objects import control_secret, held_by_pod
+from avatar_operator.core.resources.owner import Owner
 from avatar_operator.errors import Conflict, NameTaken, NotFound, Refused
 from avatar_operator.kube.unread_secrets import UnreadSecrets, Written
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from tests.operator.conftest import Body, Make
 
 PATH = "/api/v1/namespaces/acme/secrets"
+OWNER = Owner("concierge", "s1")
 FIRST, SECOND = NAMES = ("concierge-control", "concierge-control-s1")
 
 
@@ -117,9 +119,9 @@ async def test_a_new_secret_is_created_once_and_then_only_compared(
     server: Server, secrets: UnreadSecrets, make: Make
 ) -> None:
     body = rendered(make)
-    assert await secrets.write(body, NAMES, "s1") == Written(FIRST, (), changed=True)
+    assert await secrets.write(body, NAMES, OWNER) == Written(FIRST, (), changed=True)
     assert server.stored[f"{PATH}/{FIRST}"]["data"] == body["data"]
-    assert await secrets.write(body, NAMES, "s1") == Written(FIRST, (), changed=False)
+    assert await secrets.write(body, NAMES, OWNER) == Written(FIRST, (), changed=False)
     assert server.writes == [("POST", f"{PATH}/{FIRST}")]
     assert server.reads == 0
 
@@ -127,9 +129,9 @@ async def test_a_new_secret_is_created_once_and_then_only_compared(
 async def test_a_secret_that_differs_is_replaced(
     server: Server, secrets: UnreadSecrets, make: Make
 ) -> None:
-    await secrets.write(rendered(make), NAMES, "s1")
+    await secrets.write(rendered(make), NAMES, OWNER)
     after = rendered(make, "second-key")
-    assert await secrets.write(after, NAMES, "s1") == Written(FIRST, (), changed=True)
+    assert await secrets.write(after, NAMES, OWNER) == Written(FIRST, (), changed=True)
     assert server.stored[f"{PATH}/{FIRST}"]["data"] == after["data"]
     assert server.reads == 0
 
@@ -140,11 +142,11 @@ async def test_a_secret_of_others_is_never_changed(
 ) -> None:
     stranger = foreign(make, metadata)
     server.stored[f"{PATH}/{FIRST}"] = copy.deepcopy(stranger)
-    assert await secrets.write(rendered(make), NAMES, "s1") == Written(SECOND, (FIRST,), True)
+    assert await secrets.write(rendered(make), NAMES, OWNER) == Written(SECOND, (FIRST,), True)
     assert server.stored[f"{PATH}/{FIRST}"] == stranger
     server.stored[f"{PATH}/{SECOND}"] = copy.deepcopy(stranger)
     with pytest.raises(NameTaken, match="concierge-control and concierge-control-s1"):
-        await secrets.write(rendered(make), NAMES, "s1")
+        await secrets.write(rendered(make), NAMES, OWNER)
     with pytest.raises(Refused):
         await secrets.add_owner("acme", FIRST, "s1", held_by_pod("p0", "u0"))
     assert {server.stored[f"{PATH}/{name}"]["data"]["theirs"] for name in NAMES} == {"eA=="}
@@ -155,16 +157,25 @@ async def test_the_own_secret_is_used_even_if_the_first_name_has_become_free(
 ) -> None:
     own = rendered(make)
     server.stored[f"{PATH}/{SECOND}"] = own
-    assert (await secrets.write(own, NAMES, "s1")).name == SECOND
+    assert (await secrets.write(own, NAMES, OWNER)).name == SECOND
     assert server.writes == []
+
+
+async def test_a_secret_of_an_earlier_service_of_this_name_is_left_alone_and_not_reported(
+    server: Server, secrets: UnreadSecrets, make: Make
+) -> None:
+    owner = {"uid": "s0", "kind": "AvatarService", "name": "concierge"}
+    server.stored[f"{PATH}/{FIRST}"] = foreign(make, {"ownerReferences": [owner]})
+    assert await secrets.write(rendered(make), NAMES, OWNER) == Written(SECOND, (), changed=True)
+    assert server.stored[f"{PATH}/{FIRST}"]["data"] == {"theirs": "eA=="}
 
 
 async def test_a_refusal_by_the_admission_policy_is_a_name_that_is_taken(
     server: Server, secrets: UnreadSecrets, make: Make
 ) -> None:
     message = "denied request: pods acme/x, because it is not an object of the operator"
-    server.errors = [Refused("PATCH", 403, message)] * 2
-    written = await secrets.write(rendered(make), NAMES, "s1")
+    server.errors = [Refused("PATCH", 403, message)] * 3
+    written = await secrets.write(rendered(make), NAMES, OWNER)
     assert (written.name, written.taken) == (SECOND, (FIRST,))
 
 
@@ -173,7 +184,7 @@ async def test_a_missing_right_is_not_a_name_that_is_taken(
 ) -> None:
     server.errors = [Refused("PATCH", 403, "cannot patch resource secrets")]
     with pytest.raises(Refused, match="cannot patch"):
-        await secrets.write(rendered(make), NAMES, "s1")
+        await secrets.write(rendered(make), NAMES, OWNER)
 
 
 async def test_a_name_that_is_taken_meanwhile_is_a_conflict(
@@ -182,18 +193,18 @@ async def test_a_name_that_is_taken_meanwhile_is_a_conflict(
     missing = NotFound("PATCH", 404, "not found")
     server.errors = [missing, missing, Conflict("POST", 409, "already exists")]
     with pytest.raises(Conflict):
-        await secrets.write(rendered(make), NAMES, "s1")
+        await secrets.write(rendered(make), NAMES, OWNER)
 
 
 async def test_an_owner_is_added_behind_the_service(
     server: Server, secrets: UnreadSecrets, make: Make
 ) -> None:
     own = rendered(make)
-    await secrets.write(own, NAMES, "s1")
+    await secrets.write(own, NAMES, OWNER)
     owner = held_by_pod("p0", "u0")
     await secrets.add_owner("acme", FIRST, "s1", owner)
     owners = server.stored[f"{PATH}/{FIRST}"]["metadata"]["ownerReferences"]
     assert [each["uid"] for each in owners] == ["s1", "u0"]
-    assert await secrets.write(own, NAMES, "s1") == Written(FIRST, (), changed=False)
+    assert await secrets.write(own, NAMES, OWNER) == Written(FIRST, (), changed=False)
     with pytest.raises(NotFound):
         await secrets.add_owner("acme", "missing", "s1", owner)

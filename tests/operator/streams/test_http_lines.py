@@ -63,6 +63,8 @@ def pieces(data: bytes, sizes: list[int]) -> list[bytes]:
         (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", "HTTP status missing"),
         (CHUNKED + b"0\r\n\r\n", "the stream ended"),
         (CHUNKED + b"many\r\n", "chunk size is b'many', must be a hexadecimal number"),
+        (CHUNKED + b"123456789x\r\n", "chunk size is b'12345678', must be a hexadecimal number"),
+        (b"HTTP/2 200 OK\r\n\r\n", "HTTP status 200"),
         (CHUNKED + b"-1\r\n", "chunk size is b'-1', must be a hexadecimal number"),
         (CHUNKED + b"1\r\nab\r\n", "a chunk is longer than its size"),
         (CHUNKED + b"1" * 65, "65 bytes are neither a header nor a chunk size"),
@@ -77,3 +79,17 @@ def test_an_invalid_response_breaks_the_stream_with_a_reason(response: bytes, fa
     with pytest.raises(BrokenStream) as caught:
         read(response)
     assert str(caught.value) == fault
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        CHUNKED + b"1" * 64,
+        b"H" * http_lines.LONGEST_HEADER,
+        PLAIN + b"x" * http_lines.LONGEST_LINE,
+        CHUNKED + chunk(b"x" * 10, b";" + b"e" * 50),
+    ],
+    ids=["chunk size", "header", "line", "chunk extension"],
+)
+def test_what_is_as_long_as_its_limit_is_read(response: bytes) -> None:
+    assert read(response) == []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from avatar_operator import names
 from avatar_operator.core.resources.fields import Body, Fields
-from avatar_operator.core.resources.owner import controller
+from avatar_operator.core.resources.owner import Owner, controller, owner_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -32,7 +32,10 @@ class Choice:
     """The object as stored, None if it does not exist yet."""
 
     taken: tuple[str, ...] = ()
-    """Names before this one that objects of others have."""
+    """Names before this one that objects of others have.
+
+    An object of an earlier service of the same name is not among them: it is about to be deleted.
+    """
 
 
 def candidates(name: str, uid: str) -> tuple[str, str]:
@@ -52,7 +55,7 @@ def belongs_to(stored: Mapping[str, object], uid: str) -> bool:
     return owner is not None and owner.uid == uid and manager == names.FIELD_MANAGER
 
 
-def choose(found: Iterable[tuple[str, Body | None]], uid: str) -> Choice | None:
+def choose(found: Iterable[tuple[str, Body | None]], service: Owner) -> Choice | None:
     """Return the own object if there is one, else the first free name; None if there is neither.
 
     `found` has the candidates in order, each with the stored object of that name.
@@ -62,11 +65,17 @@ def choose(found: Iterable[tuple[str, Body | None]], uid: str) -> Choice | None:
     for name, stored in found:
         if stored is None:
             free = free or Choice(name, None, tuple(taken))
-        elif belongs_to(stored, uid):
+        elif belongs_to(stored, service.uid):
             return Choice(name, stored, tuple(taken))
-        else:
+        elif not _is_left_behind(stored, service):
             taken.append(name)
     return free
+
+
+def _is_left_behind(stored: Mapping[str, object], service: Owner) -> bool:
+    """Return whether an object belongs to an earlier service with this name."""
+    owner = owner_of(stored)
+    return owner is not None and owner.name == service.name and owner.uid != service.uid
 
 
 def describe_taken(taken: Mapping[str, Sequence[str]]) -> list[str]:

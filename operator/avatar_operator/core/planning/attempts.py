@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from avatar_operator.core.planning.disruption import LOST_S
-from avatar_operator.core.planning.failures import FailedPod, Failure
+from avatar_operator.core.planning.failures import YIELD_S, FailedPod, Failure
 from avatar_operator.core.planning.rollout import MAX_RESTARTS
 from avatar_operator.core.resources.service import Placement, WhenFull
 
@@ -179,10 +179,12 @@ def allow(
     now: float,
     *,
     adopts: bool = False,
+    others_wait: bool = False,
 ) -> Allowance:
     """Return how many of `count` pods may be created now.
 
     `adopts` is whether the service adopts a pod of the same spec in this plan: it proves the spec.
+    `others_wait` is whether a service whose pods start lacks a GPU: it comes before another try.
     """
     closed = _closed_classes(pools, failures, now)
     waits = [until - now for until in closed.values()]
@@ -190,8 +192,9 @@ def allow(
     alike = [pod for pod in fleet.live + fleet.lost + fleet.leaving if pod.spec_hash == spec_hash]
     healthy = adopts or any(pod.ready for pod in alike)
     for general in (each for each in failures if not each.gpu_class):
-        if now < general.retry_at:
-            waits.append(general.retry_at - now)
+        yields = others_wait and now < general.last_retry_at
+        if now < general.retry_at or yields:
+            waits.append(max(YIELD_S, general.retry_at - now) if yields else general.retry_at - now)
             count = max(0, count - general.pods) if healthy else 0
     if not healthy:
         starting = [pod for pod in fleet.current if not _waits_for_a_node(pod, pools, placement)]

@@ -24,6 +24,9 @@ FIRST_RETRY_S: Final = 10.0
 
 MAX_RETRY_S: Final = 300.0
 
+YIELD_S: Final = 5.0
+"""Time between two checks whether other services still wait for the GPU of the next try."""
+
 _MAX_COUNT: Final = 10**6
 
 
@@ -50,6 +53,11 @@ class Failure:
         """When another pod may be tried, in seconds since 1970."""
         delay_s: float = FIRST_RETRY_S * 2 ** min(self.rounds - 1, 10)
         return self.failed_at + min(MAX_RETRY_S, delay_s)
+
+    @property
+    def last_retry_at(self) -> float:
+        """When another pod is tried although it takes the GPU that another service waits for."""
+        return self.failed_at + MAX_RETRY_S
 
 
 class FailedPod(NamedTuple):

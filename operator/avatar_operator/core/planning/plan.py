@@ -63,6 +63,8 @@ class Observed:
     """None if the service shares no reserve."""
     failures: tuple[Failure, ...] = ()
     """Pods of this service that failed to start, as the status or the previous plan has them."""
+    others_wait: bool = False
+    """Whether a service whose pods start lacks a GPU."""
     names_elsewhere: Collection[str] = ()
     """Names of pods that were created for this service and adopted by another one."""
     silent: Mapping[str, str] = field(default_factory=dict)

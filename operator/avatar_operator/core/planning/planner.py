@@ -250,6 +250,7 @@ def add_pods(
             count,
             now,
             adopts=bool(adopted),
+            others_wait=observed.others_wait,
         )
         new = scale_up.place(service, fleet, stock.pools, adopted, count, spec_hash, allowed)
         wait_s = allowed.wait_s if new.held else None

@@ -3,8 +3,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from avatar_operator.core.cache.entries import ChangeImpact, Kind
+from avatar_operator.core.cache.gpu_usage import ACCEPTED_S
 from avatar_operator.core.cache.store import Store
 from avatar_operator.core.resources.pod import PodUse
 from avatar_operator.core.resources.service import ServiceKey
@@ -67,7 +70,7 @@ def test_a_pod_that_loses_its_owner_leaves_the_service_and_may_come_back(make: M
     lost = make.pod_body(metadata={"resourceVersion": "8", "ownerReferences": []})
     assert store.observe(Kind.PODS, lost) == ChangeImpact(("s1",), pod="uid-p0")
     assert (store.owned_by("s1"), store.pods_of(ServiceKey("acme", "concierge"))) == ((), ())
-    assert [use.gpus for use in store.gpu_uses(0.0)] == [1]  # it still uses its GPU
+    assert [use.gpus for use in store.gpu_uses(NOW)] == [1]  # it still uses its GPU
     back = make.pod_body(metadata={"resourceVersion": "9"})
     assert store.observe(Kind.PODS, back).services == ("s1",)
     assert [pod.name for pod in store.owned_by("s1")] == ["p0"]
@@ -78,7 +81,7 @@ def test_a_pod_with_our_labels_and_no_owner_is_not_ours(make: Make) -> None:
     stranger = make.pod_body(metadata={"ownerReferences": []})
     assert store.observe(Kind.PODS, stranger) == ChangeImpact()
     assert store.pods_of(ServiceKey("acme", "concierge")) == ()
-    assert [use.gpu_class for use in store.gpu_uses(0.0)] == [""]
+    assert [use.gpu_class for use in store.gpu_uses(NOW)] == [""]
 
 
 def test_services_of_other_namespaces_are_ignored(make: Make) -> None:
@@ -385,3 +388,78 @@ def test_a_pod_of_that_name_in_another_namespace_ends_no_reservation(make: Make)
     store.reserve_gpus(ServiceKey("globex", "concierge"), "p0", PodUse("", 1, "rtx-4090"))
     store.observe(Kind.PODS, make.pod_body("p0"))
     assert sum(use.gpus for use in store.gpu_uses(NOW)) == 2
+
+
+CREATED_AT = 1767225600.0  # of the pods of `make.pod_body`
+
+
+def test_a_pod_that_no_node_has_accepted_in_time_uses_no_gpu(make: Make) -> None:
+    store = Store(())
+    assert store.next_freed_s(CREATED_AT) is None
+    store.observe(Kind.PODS, make.pod_body(spec={"nodeName": ""}))
+    assert store.next_freed_s(CREATED_AT + 1) == ACCEPTED_S - 1
+    before = CREATED_AT + ACCEPTED_S - 0.1
+    assert store.gpu_uses(before) == (PodUse("", 1, "rtx-4090"),)
+    assert store.gpu_uses(CREATED_AT + ACCEPTED_S) == ()
+    assert store.next_freed_s(CREATED_AT + ACCEPTED_S) is None
+    labels = {**make.pod_body()["metadata"]["labels"], "more": "x"}
+    changed = {"resourceVersion": "8", "labels": labels}
+    store.observe(Kind.PODS, make.pod_body(spec={"nodeName": ""}, metadata=changed))
+    assert store.gpu_uses(CREATED_AT + ACCEPTED_S) == ()
+    store.observe(Kind.PODS, make.pod_body(metadata={"resourceVersion": "9"}))
+    assert store.gpu_uses(CREATED_AT + 999) == (PodUse("n1", 1, "rtx-4090"),)
+
+
+def test_a_rejected_pod_frees_its_gpu_and_takes_it_when_bound(make: Make) -> None:
+    store = Store(())
+    store.observe(Kind.PODS, make.pod_body(spec={"nodeName": ""}))
+    rejected = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    body = make.pod_body(
+        spec={"nodeName": ""}, status={"conditions": [rejected]}, metadata={"resourceVersion": "8"}
+    )
+    assert store.observe(Kind.PODS, body).freed_gpus
+    assert store.gpu_uses(CREATED_AT) == ()
+    assert store.next_freed_s(CREATED_AT) is None
+    store.observe(Kind.PODS, make.pod_body(metadata={"resourceVersion": "9"}))
+    assert store.gpu_uses(CREATED_AT) == (PodUse("n1", 1, "rtx-4090"),)
+
+
+def test_a_deleted_pod_without_a_node_does_not_free_its_gpu_twice(make: Make) -> None:
+    store = Store(())
+    store.observe(Kind.PODS, make.pod_body(spec={"nodeName": ""}))
+    assert store.observe_deletion(Kind.PODS, "uid-p0").freed_gpus
+    assert store.next_freed_s(CREATED_AT) is None
+    assert store.gpu_uses(CREATED_AT + 999) == ()
+
+
+pod_changes = st.lists(
+    st.tuples(st.integers(0, 3), st.sampled_from(["new", "rejected", "bound", "deleted"])),
+    max_size=12,
+)
+
+
+@given(pod_changes, st.sampled_from([0.0, ACCEPTED_S - 0.1, ACCEPTED_S, 3600.0]))
+def test_only_pods_that_a_node_has_or_may_accept_use_gpus(
+    make: Make, changes: list[tuple[int, str]], age_s: float
+) -> None:
+    store, last = Store(()), dict[int, str]()
+    rejected = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    for version, (number, change) in enumerate(changes, 10):
+        if last.get(number) in ("bound", "deleted"):
+            continue
+        last[number] = change
+        if change == "deleted":
+            store.observe_deletion(Kind.PODS, f"uid-p{number}")
+            continue
+        body = make.pod_body(
+            f"p{number}",
+            spec={} if change == "bound" else {"nodeName": ""},
+            status={"conditions": [rejected] if change == "rejected" else []},
+        )
+        body["metadata"]["resourceVersion"] = str(version)
+        store.observe(Kind.PODS, body)
+    uses = store.gpu_uses(CREATED_AT + age_s)
+    held = list(last.values())
+    assert sum(use.gpus for use in uses if use.node) == held.count("bound")
+    waiting = held.count("new") if age_s < ACCEPTED_S else 0
+    assert sum(use.gpus for use in uses if not use.node) == waiting

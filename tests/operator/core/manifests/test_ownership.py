@@ -10,6 +10,7 @@ from avatar_operator.core.keys import KeyRing
 from avatar_operator.core.manifests import ownership
 from avatar_operator.core.manifests.objects import control_secret, pdb, pdb_content
 from avatar_operator.core.manifests.ownership import Choice, choose
+from avatar_operator.core.resources.owner import Owner
 
 if TYPE_CHECKING:
     from tests.operator.conftest import Make
@@ -22,6 +23,7 @@ OWNER = {
     "uid": UID,
     "controller": True,
 }
+SERVICE = Owner("concierge", UID)
 OWN: dict[str, Any] = {"metadata": {"ownerReferences": [{"uid": "pod"}, OWNER]}}
 FOREIGN: dict[str, Any] = {"metadata": {"labels": {"app.kubernetes.io/managed-by": "x"}}}
 
@@ -58,7 +60,7 @@ def test_an_object_that_another_tool_manages_is_not_ours() -> None:
 @given(st.lists(st.sampled_from([None, OWN, FOREIGN]), min_size=1, max_size=4))
 def test_a_foreign_object_is_never_chosen(stored: list[dict[str, Any] | None]) -> None:
     found = [(f"name-{number}", body) for number, body in enumerate(stored)]
-    choice = choose(found, UID)
+    choice = choose(found, SERVICE)
     if choice is None:
         assert all(body is FOREIGN for body in stored)
         return
@@ -70,10 +72,19 @@ def test_a_foreign_object_is_never_chosen(stored: list[dict[str, Any] | None]) -
     assert all(stored[int(name.removeprefix("name-"))] is FOREIGN for name in choice.taken)
 
 
+def test_an_object_of_an_earlier_service_of_this_name_is_left_alone_and_not_named() -> None:
+    earlier: dict[str, Any] = {"metadata": {"ownerReferences": [{**OWNER, "uid": "earlier"}]}}
+    assert choose([("a", earlier), ("b", None)], SERVICE) == Choice("b", None)
+    other: dict[str, Any] = {
+        "metadata": {"ownerReferences": [{**OWNER, "uid": "x", "name": "other"}]}
+    }
+    assert choose([("a", other), ("b", None)], SERVICE) == Choice("b", None, ("a",))
+
+
 def test_taken_names_are_described() -> None:
     (sentence,) = ownership.describe_taken({"Secret": ("db-control",), "Pod": ()})
     assert sentence.startswith("Secret db-control does not belong to this AvatarService")
-    assert choose([("a", FOREIGN), ("b", None)], UID) == Choice("b", None, ("a",))
+    assert choose([("a", FOREIGN), ("b", None)], SERVICE) == Choice("b", None, ("a",))
 
 
 def test_only_missing_content_makes_a_difference(make: Make) -> None:

@@ -346,3 +346,75 @@ def test_marks_and_wishes_of_a_pod_are_read(make: Make) -> None:
     pod = parse_runtime_pod(body)
     assert pod is not None
     assert (pod.live, pod.shielded, pod.drain_asked) == (True, True, True)
+
+
+REJECTED = {
+    "type": "PodScheduled",
+    "status": "False",
+    "reason": "Unschedulable",
+    "lastTransitionTime": "1970-01-01T00:01:40Z",
+    "message": "0/4 nodes are available: 2 Insufficient cpu, 2 node(s) had untolerated taint "
+    "{team: globex}. no new claims to deallocate, preemption: 0/4 nodes are available: 4 "
+    "Preemption is not helpful for scheduling.",
+}
+
+
+def test_a_pod_that_the_scheduler_rejects_uses_no_gpu(make: Make) -> None:
+    body = make.pod_body(spec={"nodeName": ""}, status={"conditions": [REJECTED]})
+    assert parse_use(body) is None
+    pod = parse_runtime_pod(body)
+    assert pod is not None
+    assert (pod.rejected_at, pod.bound_at) == (100.0, None)
+    assert pod.trouble == (
+        "not scheduled: 0/4 nodes are available: 2 Insufficient cpu, 2 node(s) had untolerated "
+        "taint"
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "status", "use"),
+    [
+        pytest.param({}, {}, PodUse("", 1, "rtx-4090"), id="not seen by the scheduler"),
+        pytest.param(
+            {},
+            {"conditions": [{**REJECTED, "reason": "SchedulingGated"}]},
+            PodUse("", 1, "rtx-4090"),
+            id="gated",
+        ),
+        pytest.param(
+            {},
+            {"conditions": [REJECTED], "nominatedNodeName": "n2"},
+            PodUse("n2", 1, "rtx-4090"),
+            id="the scheduler makes room",
+        ),
+        pytest.param(
+            {"nodeName": "n1"},
+            {"conditions": [REJECTED]},
+            PodUse("n1", 1, "rtx-4090"),
+            id="bound, with the condition of before",
+        ),
+    ],
+)
+def test_a_pod_that_a_node_may_accept_uses_its_gpu(
+    make: Make, spec: Body, status: Body, use: PodUse
+) -> None:
+    body = make.pod_body(spec={"nodeName": "", **spec}, status={"conditions": [], **status})
+    assert parse_use(body) == use
+    pod = parse_runtime_pod(body)
+    assert pod is not None
+    assert pod.rejected_at is None
+
+
+def test_when_a_pod_was_bound_and_why_it_waits_are_read(make: Make) -> None:
+    conditions = [
+        {"type": "PodScheduled", "status": "True", "lastTransitionTime": "1970-01-01T00:01:40Z"},
+        {"type": "PodReadyToStartContainers", "status": "False"},
+    ]
+    waiting = {"name": "runtime", "state": {"waiting": {"reason": "ContainerCreating"}}}
+    status = {"conditions": conditions, "containerStatuses": [waiting]}
+    pod = parse_runtime_pod(make.pod_body(status=status))
+    assert pod is not None
+    assert (pod.bound_at, pod.waiting, pod.mounted) == (100.0, "ContainerCreating", False)
+    pod = parse_runtime_pod(make.pod_body())
+    assert pod is not None
+    assert (pod.bound_at, pod.waiting, pod.mounted, pod.rejected_at) == (None, "", True, None)

@@ -1,0 +1,37 @@
+"""Limits how fast one direction of a connection may send."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+BURST_S: Final = 2.0
+"""A sender that was slower may send what it saved, up to this time at the full rate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """The highest mean rate of one direction."""
+
+    frames_per_s: float
+    bytes_per_s: float
+
+
+class RateLimit:
+    """Tells how long to wait after each segment, so that the mean rate stays below the limit.
+
+    Frames and bytes take time: what arrives has a cost in seconds, and a sender that costs more
+    than a second each second waits. Waiting slows the sender down through TCP; nothing is dropped.
+    """
+
+    def __init__(self, rate: Rate) -> None:
+        self._rate = rate
+        self._paid_until: float | None = None
+
+    def delay(self, now: float, frames: int, size: int) -> float:
+        """Record a segment, and return the seconds to wait before the next one is read."""
+        cost = max(frames / self._rate.frames_per_s, size / self._rate.bytes_per_s)
+        earliest = now - BURST_S
+        paid_until = earliest if self._paid_until is None else max(self._paid_until, earliest)
+        self._paid_until = paid_until + cost
+        return max(0.0, self._paid_until - now)

@@ -1,0 +1,141 @@
+"""The WebSocket handshake with callers and with pods (RFC 6455, section 4)."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+from typing import TYPE_CHECKING, Final
+
+import aiohttp
+from aiohttp import EMPTY_PAYLOAD, web
+
+from avatar_gateway.serving.peer import Peer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from avatar_gateway.core.memory_budget import MemoryBudget
+
+REALTIME: Final = "realtime"
+_GUID: Final = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_KEY: Final = re.compile(r"[A-Za-z0-9+/]{22}==")
+"""16 bytes in base64."""
+
+
+def offered_subprotocols(request: web.Request) -> Sequence[str]:
+    """Return the subprotocols that a caller offers."""
+    lines = request.headers.getall("Sec-WebSocket-Protocol", [])
+    return [name.strip() for line in lines for name in line.split(",") if name.strip()]
+
+
+def is_upgrade(request: web.Request) -> bool:
+    """Return whether a request is a valid WebSocket handshake."""
+    headers = request.headers
+    connection = {word.strip().lower() for word in headers.get("Connection", "").split(",")}
+    return (
+        headers.get("Upgrade", "").strip().lower() == "websocket"
+        and "upgrade" in connection
+        and headers.get("Sec-WebSocket-Version") == "13"
+        and _KEY.fullmatch(headers.get("Sec-WebSocket-Key", "")) is not None
+    )
+
+
+def stop_reading(request: web.Request) -> None:
+    """Leave what a caller sends after its handshake in the network until it is accepted."""
+    request.protocol.pause_reading()
+
+
+def refuse(request: web.Request) -> None:
+    """Drop what a refused caller sent after its handshake; nothing more of it is read."""
+    request.protocol.set_parser(_Discard())  # type: ignore[arg-type]  # needs only its two methods
+
+
+class _Discard:
+    """Takes the place of a WebSocket parser. Without one, aiohttp parses the bytes as HTTP."""
+
+    def feed_data(self, _: bytes) -> tuple[bool, bytes]:
+        return False, b""
+
+    def feed_eof(self) -> None:
+        """Do nothing."""
+
+
+async def accept(
+    request: web.Request, budget: MemoryBudget, chosen: str | None
+) -> tuple[web.StreamResponse, Peer]:
+    """Accept a handshake; return the response for aiohttp, and the caller.
+
+    It selects the pod's subprotocol, otherwise `realtime`: a browser fails the connection if it
+    offers subprotocols and the server selects none.
+
+    Raises:
+        ConnectionError: the caller left.
+    """
+    headers = {
+        "Upgrade": "websocket",
+        "Connection": "upgrade",
+        "Sec-WebSocket-Accept": _accept_value(request.headers["Sec-WebSocket-Key"]),
+    }
+    answer = chosen or (REALTIME if REALTIME in offered_subprotocols(request) else None)
+    if answer is not None:
+        headers["Sec-WebSocket-Protocol"] = answer
+    response = web.StreamResponse(status=101, headers=headers)
+    response.force_close()
+    await response.prepare(request)
+    if request.transport is None:
+        raise ConnectionResetError("the caller left")
+    caller = Peer(request.protocol, budget, is_pod=False, subprotocol=answer)
+    request.protocol.set_parser(caller)  # type: ignore[arg-type]  # needs only its two methods
+    request.protocol.resume_reading()
+    return response, caller
+
+
+async def connect(
+    http: aiohttp.ClientSession,
+    url: str,
+    query: Sequence[tuple[str, str]],
+    headers: Mapping[str, str],
+    subprotocols: Sequence[str],
+    budget: MemoryBudget,
+) -> Peer:
+    """Open a WebSocket to a pod.
+
+    Raises:
+        ClientError, OSError: the pod is not reachable or its answer is no handshake.
+    """
+    key = base64.b64encode(os.urandom(16)).decode()
+    handshake = {
+        **headers,
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": key,
+    }
+    if subprotocols:
+        handshake["Sec-WebSocket-Protocol"] = ",".join(subprotocols)
+    response = await http.get(
+        url, params=query, headers=handshake, allow_redirects=False, read_until_eof=False
+    )
+    connection = response.connection
+    accepted = response.headers.get("Sec-WebSocket-Accept") == _accept_value(key)
+    if connection is None or connection.protocol is None or not accepted:
+        response.close()
+        raise aiohttp.ClientError(f"the pod answered {response.status} without a valid handshake")
+    chosen = response.headers.get("Sec-WebSocket-Protocol")
+    protocol = connection.protocol
+    pod = Peer(
+        protocol,
+        budget,
+        is_pod=True,
+        subprotocol=chosen if chosen in subprotocols else None,
+        on_closed=response.close,
+    )
+    protocol.set_parser(pod, EMPTY_PAYLOAD)
+    return pod
+
+
+def _accept_value(key: str) -> str:
+    digest = hashlib.sha1((key + _GUID).encode(), usedforsecurity=False).digest()
+    return base64.b64encode(digest).decode()

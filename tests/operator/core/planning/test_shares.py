@@ -1,0 +1,468 @@
+"""Services that share short GPUs, played round by round against the planner.
+
+Each round computes the shares from the demands of the round before, as the operator does, and then
+plans the services in a random order. The scheduler chooses any node that fits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.operator.conftest import Make
+
+from avatar_operator.core.gpus.inventory import NodeClassCache
+from avatar_operator.core.manifests.pod import hash_spec
+from avatar_operator.core.planning import fair_limits, planner, shares
+from avatar_operator.core.planning.fair_share import Claim, share_out
+from avatar_operator.core.planning.planner import CreatePod, DeletePod, DrainPod, UndrainPod
+from avatar_operator.core.resources.pod import PodUse, RuntimePod
+from avatar_operator.core.resources.service import Service, parse_service
+from avatar_operator.core.status import conditions
+from avatar_operator.names import GPU_RESOURCE, Condition, Reason
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Iterable, Sequence
+
+    from avatar_operator.core.resources.node import Node
+    from avatar_operator.core.resources.state import PodState
+
+MAKE: Final = Make()
+OPTIONS: Final = planner.Options("image")
+SMALL, LARGE = "rtx-4090", "a100-80gb"
+PRODUCTS: Final = {SMALL: "NVIDIA-GeForce-RTX-4090", LARGE: "NVIDIA-A100-SXM4-80GB"}
+MEMORY: Final = {SMALL: 24564, LARGE: 81920}
+SETTLED: Final = 12
+"""Rounds after the last change in which everything must have settled."""
+
+
+def node(name: str, gpu_class: str, gpus: int, zone: str) -> Node:
+    labels = {
+        "nvidia.com/gpu.product": PRODUCTS[gpu_class],
+        "nvidia.com/gpu.memory": str(MEMORY[gpu_class]),
+        "zone": zone,
+    }
+    return MAKE.node(name, labels=labels, gpus=gpus)
+
+
+def service(name: str, namespace: str = "acme", **spec: object) -> Service:
+    metadata = {"name": name, "namespace": namespace, "uid": f"uid-{name}", "generation": 1}
+    metadata["creationTimestamp"] = "2026-01-01T00:00:00Z"
+    return parse_service({"metadata": metadata, "spec": spec})
+
+
+class World:
+    """The cluster as it really is; plans see it without a delay."""
+
+    def __init__(self, nodes: Sequence[Node], services: Iterable[Service]) -> None:
+        self.nodes = tuple(nodes)
+        self.services = {each.uid: each for each in services}
+        self.profiles = tuple(profile for profile in MAKE.shipped() if profile.name in PRODUCTS)
+        self.cache = NodeClassCache()
+        self.pods: dict[str, RuntimePod] = {}
+        self.sessions: Counter[str] = Counter()
+        self.draining: set[str] = set()
+        self.demands: dict[str, shares.Demand] = {}
+        self.shares: shares.Shares | None = None
+        self.priorities: dict[str, int] = {}
+        self.made = 0
+        self.clock = 0.0
+
+    def of(self, uid: str) -> tuple[RuntimePod, ...]:
+        return tuple(pod for pod in self.pods.values() if pod.owner_uid == uid)
+
+    def bound(self, uid: str) -> int:
+        return sum(1 for pod in self.of(uid) if pod.node)
+
+    def states(self, uids: Iterable[str]) -> dict[str, PodState]:
+        return {
+            uid: MAKE.state(self.sessions[uid], draining=uid in self.draining)
+            for uid in uids
+            if self.pods[uid].running
+        }
+
+    def uses(self) -> tuple[PodUse, ...]:
+        """A pod that no node has accepted for a round holds nothing."""
+        return tuple(
+            PodUse.of(pod.node, pod.gpu_class, {GPU_RESOURCE: 1})
+            for pod in self.pods.values()
+            if pod.node or pod.created_at == self.clock
+        )
+
+    def share(self) -> None:
+        observation = shares.Observation(
+            self.nodes, self.profiles, self.uses(), self.cache, self.of, self.states,
+            self.priorities,
+        )  # fmt: skip
+        lacking = any(demand.lacks for demand in self.demands.values())
+        self.shares = shares.compute(self.demands, observation) if lacking else None
+
+    def plan(self, uid: str) -> planner.Plan:
+        own = self.of(uid)
+        observed = planner.Observed(
+            nodes=self.nodes,
+            uses=self.uses(),
+            profiles=self.profiles,
+            pods=own,
+            states=self.states(pod.uid for pod in own),
+            has_control_secret=True,
+            node_classes=self.cache,
+            share=self.shares and self.shares.of(uid, stated=uid in self.demands),
+        )
+        return planner.plan(self.services[uid], observed, OPTIONS, self.clock)
+
+    def reconcile(self, uid: str, rng: random.Random) -> int:
+        """Plan a service once and act; return the number of actions on pods."""
+        plan = self.plan(uid)
+        self.demands[uid] = fair_limits.demand(self.services[uid], plan)
+        acted = 0
+        for action in plan.actions:
+            match action:
+                case CreatePod():
+                    self.create(uid, action, rng)
+                case DrainPod(uid=pod, because=because):
+                    if because is Reason.GIVING_BACK:
+                        assert not self.sessions[pod], "a pod with sessions was given back"
+                    self.draining.add(pod)
+                case UndrainPod(uid=pod):
+                    self.draining.discard(pod)
+                case DeletePod(uid=pod):
+                    assert not self.sessions[pod], "a pod with sessions was deleted"
+                    del self.pods[pod]
+                case _:
+                    continue
+            acted += 1
+        return acted
+
+    def create(self, uid: str, action: CreatePod, rng: random.Random) -> None:
+        self.made += 1
+        each = self.services[uid]
+        pod = MAKE.pod(
+            action.name,
+            uid=f"p{self.made}",
+            service=each.key.name,
+            namespace=each.key.namespace,
+            owner_uid=uid,
+            gpu_class=action.gpu_class,
+            spec_hash=hash_spec(each, "image"),
+            node="",
+            created_at=self.clock,
+            ready=False,
+            running=False,
+        )
+        self.pods[pod.uid] = pod
+        self.schedule(rng)
+
+    def schedule(self, rng: random.Random) -> None:
+        """Bind pods without a node, in a random order, to any node that fits."""
+        waiting = [pod for pod in self.pods.values() if not pod.node]
+        rng.shuffle(waiting)
+        for pod in waiting:
+            selector = dict(self.services[pod.owner_uid].placement.node_selector)
+            used = Counter(other.node for other in self.pods.values())
+            fitting = [
+                each.name
+                for each in self.nodes
+                if each.labels["nvidia.com/gpu.product"] == PRODUCTS[pod.gpu_class]
+                and selector.items() <= each.labels.items()
+                and used[each.name] < each.gpus
+            ]
+            if fitting:
+                self.pods[pod.uid] = dataclasses.replace(
+                    pod, node=rng.choice(fitting), ready=True, running=True
+                )
+
+    def round(self, rng: random.Random) -> int:
+        self.clock += 1
+        self.share()
+        order = list(self.services)
+        rng.shuffle(order)
+        acted = 0
+        for uid in order:
+            acted += self.reconcile(uid, rng)
+            self.schedule(rng)
+        return acted
+
+    def fair(self) -> list[int]:
+        """Return the totals of an assignment that knows nothing of who holds what."""
+        found = []
+        for uid, each in self.services.items():
+            demand = self.demands[uid]
+            selector = dict(each.placement.node_selector)
+            cells = tuple(
+                index
+                for index, node in enumerate(self.nodes)
+                if selector.items() <= node.labels.items()
+                and any(
+                    PRODUCTS[gpu_class] == node.labels["nvidia.com/gpu.product"]
+                    for gpu_class in demand.classes
+                )
+            )
+            priority = self.priorities.get(demand.priority_class or "", 0)
+            found.append(
+                Claim(
+                    each.key, each.desired_replicas, cells, demand.minimum, demand.weight,
+                    priority, demand.created,
+                )
+            )  # fmt: skip
+        capacity = [node.gpus for node in self.nodes]
+        return [sum(share.values()) for share in share_out(found, capacity)]
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    nodes = [
+        node("n0", SMALL, draw(st.integers(1, 4)), "a"),
+        node("n1", SMALL, draw(st.integers(1, 4)), "b"),
+        node("n2", LARGE, draw(st.integers(0, 3)), "a"),
+    ]
+    services = []
+    for number in range(draw(st.integers(2, 5))):
+        placement: dict[str, object] = {}
+        if chosen := draw(st.sampled_from([(), (), (SMALL,), (LARGE,), (LARGE, SMALL)])):
+            placement["gpuClasses"] = list(chosen)
+        # A pod that waits for a node of its class is not moved to another class here.
+        when_full = ["fallThrough", "wait", *(["createPending"] if len(chosen) == 1 else [])]
+        placement["whenFull"] = draw(st.sampled_from(when_full))
+        if draw(st.booleans()):
+            placement["nodeSelector"] = {"zone": draw(st.sampled_from("ab"))}
+        spec: dict[str, object] = {"replicas": draw(st.integers(0, 7)), "placement": placement}
+        spec["weight"] = draw(st.integers(1, 4))
+        if draw(st.integers(0, 3)) == 0:
+            spec["template"] = {"priorityClassName": "high"}
+        services.append(service(f"s{number}", namespace=draw(st.sampled_from("xy")), **spec))
+    world = World(nodes, services)
+    world.priorities = {"high": 1000}
+    return world
+
+
+def disturb(world: World, data: st.DataObject) -> None:
+    """Let sessions come and end, and change the wishes of users."""
+    for uid, pod in world.pods.items():
+        if pod.running:
+            busy = data.draw(st.integers(0, 3))
+            if busy == 0:
+                world.sessions[uid] = 0
+            elif busy == 1 and uid not in world.draining:
+                world.sessions[uid] = 1
+    uid = data.draw(st.sampled_from(sorted(world.services)))
+    replicas = data.draw(st.integers(0, 7))
+    world.services[uid] = dataclasses.replace(world.services[uid], replicas=replicas)
+
+
+@settings(deadline=None, max_examples=100)
+@given(worlds(), st.randoms(use_true_random=False), st.data())
+def test_shares_settle_and_are_fair_once_the_sessions_have_ended(
+    world: World, rng: random.Random, data: st.DataObject
+) -> None:
+    for _ in range(data.draw(st.integers(1, 4))):
+        world.round(rng)
+        disturb(world, data)
+    world.sessions.clear()
+    for _ in range(SETTLED):
+        world.round(rng)
+    assert [world.round(rng) for _ in range(4)] == [0, 0, 0, 0]
+    assert [world.bound(uid) for uid in world.services] == world.fair()
+
+
+@settings(deadline=None, max_examples=100)
+@given(worlds(), st.randoms(use_true_random=False), st.data())
+def test_shares_settle_while_sessions_last_and_no_free_gpu_stays_idle(
+    world: World, rng: random.Random, data: st.DataObject
+) -> None:
+    for _ in range(data.draw(st.integers(1, 4))):
+        world.round(rng)
+        disturb(world, data)
+    for _ in range(SETTLED):
+        world.round(rng)
+    assert [world.round(rng) for _ in range(4)] == [0, 0, 0, 0]
+    used = Counter(pod.node for pod in world.pods.values())
+    for uid, demand in world.demands.items():
+        if not demand.lacks:
+            continue
+        selector = dict(world.services[uid].placement.node_selector)
+        products = {PRODUCTS[gpu_class] for gpu_class in demand.classes}
+        assert not any(
+            used[each.name] < each.gpus
+            and each.labels["nvidia.com/gpu.product"] in products
+            and selector.items() <= each.labels.items()
+            for each in world.nodes
+        )
+
+
+def place(world: World, uid: str, where: str, sessions: int = 0, **changes: object) -> RuntimePod:
+    """Add a running pod of a service on a node."""
+    world.made += 1
+    each = world.services[uid]
+    hosting = next(node for node in world.nodes if node.name == where)
+    product = hosting.labels["nvidia.com/gpu.product"]
+    fields: dict[str, object] = {
+        "uid": f"p{world.made}",
+        "service": each.key.name,
+        "namespace": each.key.namespace,
+        "owner_uid": uid,
+        "gpu_class": next(name for name, known in PRODUCTS.items() if known == product),
+        "spec_hash": hash_spec(each, "image"),
+        "node": where,
+        **changes,
+    }
+    pod = MAKE.pod(f"{each.key.name}-{world.made}", **fields)
+    world.pods[pod.uid] = pod
+    world.sessions[pod.uid] = sessions
+    return pod
+
+
+def learn(world: World) -> None:
+    """Record the demand of every service, and compute the shares."""
+    for uid in world.services:
+        plan = world.plan(uid)
+        world.demands[uid] = fair_limits.demand(world.services[uid], plan)
+    world.share()
+
+
+def share_of(world: World, uid: str) -> shares.Share:
+    assert world.shares is not None
+    return world.shares.by_service[uid]
+
+
+def actions(world: World, uid: str) -> list[str]:
+    return [type(action).__name__ for action in world.plan(uid).actions]
+
+
+def test_no_share_exists_while_no_service_lacks_gpus() -> None:
+    world = World([node("n0", SMALL, 4, "a")], [service("one", replicas=4)])
+    for _ in range(4):
+        place(world, "uid-one", "n0")
+    learn(world)
+    assert world.shares is None
+
+
+def test_nothing_is_given_back_while_enough_gpus_are_free() -> None:
+    world = World([node("n0", SMALL, 5, "a")], [service("big", replicas=2), service("new")])
+    for _ in range(3):  # one more than it wants, for example during a rollout
+        place(world, "uid-big", "n0")
+    learn(world)
+    world.demands["uid-new"] = dataclasses.replace(world.demands["uid-new"], wanted=1, has=0)
+    world.share()
+    assert share_of(world, "uid-big").keep == {}
+    assert share_of(world, "uid-new").allowed[SMALL] == 3
+
+
+def test_a_gpu_that_becomes_free_is_not_given_back_twice() -> None:
+    world = World([node("n0", SMALL, 3, "a")], [service("big", replicas=3), service("new")])
+    pods = [place(world, "uid-big", "n0") for _ in range(3)]
+    learn(world)
+    assert list(share_of(world, "uid-big").keep.values()) == [2]
+    gone = pods[0]
+    world.pods[gone.uid] = dataclasses.replace(gone, terminating=True)
+    world.share()
+    assert share_of(world, "uid-big").keep == {}
+    assert share_of(world, "uid-big").allowed[SMALL] == 2
+
+
+def test_only_as_many_pods_are_given_back_as_are_lacking_and_never_busy_ones() -> None:
+    world = World([node("n0", SMALL, 4, "a")], [service("big", replicas=9), service("new")])
+    busy = [place(world, "uid-big", "n0", sessions=1) for _ in range(3)]
+    empty = place(world, "uid-big", "n0")
+    learn(world)
+    assert [each.name for each in world.plan("uid-big").actions if isinstance(each, DrainPod)] == [
+        empty.name
+    ]
+    world.sessions[empty.uid] = 1
+    world.share()
+    assert not any(isinstance(each, DrainPod) for each in world.plan("uid-big").actions)
+    world.sessions[busy[1].uid] = 0
+    world.share()
+    assert [each.uid for each in world.plan("uid-big").actions if isinstance(each, DrainPod)] == [
+        busy[1].uid
+    ]
+
+
+def test_a_pod_of_unknown_sessions_is_not_given_back() -> None:
+    world = World([node("n0", SMALL, 1, "a")], [service("old", replicas=1), service("new")])
+    pod = place(world, "uid-old", "n0")
+    quiet = MAKE.state(0, age_s=10.0)
+    assert not shares.is_removable(pod, {pod.uid: quiet})
+    assert not shares.is_removable(pod, {})
+    assert shares.is_removable(pod, {pod.uid: MAKE.state(0)})
+    assert shares.is_removable(dataclasses.replace(pod, running=False), {})
+
+
+def test_a_gpu_that_only_one_service_can_use_is_not_taken_by_another() -> None:
+    flexible = service("flexible", replicas=1)
+    bound = service("bound", replicas=1, placement={"nodeSelector": {"zone": "a"}})
+    other = service("other", replicas=9)
+    world = World([node("n0", SMALL, 1, "a"), node("n1", SMALL, 1, "b")], [flexible, bound, other])
+    learn(world)
+    assert share_of(world, "uid-bound").allowed[SMALL] == 1
+    assert share_of(world, "uid-flexible").allowed[SMALL] == 0  # it could land in zone a
+    place(world, "uid-bound", "n0")
+    learn(world)
+    assert share_of(world, "uid-flexible").allowed[SMALL] == 1
+
+
+def test_a_pod_on_a_cordoned_node_is_replaced_within_the_share() -> None:
+    cordoned = dataclasses.replace(node("n0", SMALL, 1, "a"), unschedulable=True)
+    world = World(
+        [cordoned, node("n1", SMALL, 1, "a")],
+        [service("moving", replicas=1), service("waiting", replicas=5)],
+    )
+    place(world, "uid-moving", "n0")
+    learn(world)
+    world.demands["uid-waiting"] = dataclasses.replace(world.demands["uid-waiting"], wanted=0)
+    world.demands["uid-moving"] = dataclasses.replace(world.demands["uid-moving"], has=0)
+    world.share()
+    assert "CreatePod" in actions(world, "uid-moving")
+
+
+def test_a_new_service_waits_while_a_gpu_is_kept_for_others() -> None:
+    world = World([node("n0", SMALL, 2, "a")], [service("big", replicas=9), service("small")])
+    place(world, "uid-big", "n0")
+    learn(world)
+    assert share_of(world, "uid-small").allowed[SMALL] == 1
+    world.services["uid-late"] = service("late", replicas=1)
+    assert actions(world, "uid-late") == []
+    assert world.plan("uid-late").missing == 1
+
+
+def test_annotations_that_forbid_removals_keep_every_pod() -> None:
+    big = dataclasses.replace(service("big", replicas=2), paused=True)
+    world = World([node("n0", SMALL, 2, "a")], [big, service("small", replicas=1)])
+    for _ in range(2):
+        place(world, "uid-big", "n0")
+    learn(world)
+    assert share_of(world, "uid-big").keep == {}
+    assert share_of(world, "uid-small").allowed[SMALL] == 0
+
+
+def test_names_of_other_namespaces_are_not_told() -> None:
+    world = World(
+        [node("n0", SMALL, 4, "a")],
+        [
+            service("big", namespace="x", replicas=3),
+            service("mine", namespace="y", replicas=1),
+            service("small", namespace="y", replicas=1),
+        ],
+    )
+    for _ in range(3):
+        place(world, "uid-big", "n0", sessions=1)
+    place(world, "uid-mine", "n0", sessions=1)
+    learn(world)
+    assert share_of(world, "uid-small").held_by("y") == ({"mine": 1}, 3)
+    plan = world.plan("uid-small")
+    found = conditions.find(world.services["uid-small"], plan, {})
+    message = next(each.message for each in found if each.condition is Condition.GPU_AVAILABLE)
+    assert message.endswith("; y/mine holds 1, other namespaces hold 3 of 4 GPUs")
+    assert "big" not in message
+
+
+def test_a_service_that_waits_after_failures_wants_no_more_gpus() -> None:
+    world = World([node("n0", SMALL, 2, "a")], [service("failing", replicas=2)])
+    for _ in range(3):
+        place(world, "uid-failing", "n0", phase="Failed", failed_at=world.clock, running=False)
+    demand = fair_limits.demand(world.services["uid-failing"], world.plan("uid-failing"))
+    assert (demand.wanted, demand.lacks) == (0, False)
