@@ -39,11 +39,11 @@ OPERATOR = {
     ("*", "avatar.musetalk.io/avatarservices", "get"),
     *(("*", "/pods", verb) for verb in ("create", "patch", "delete")),
     *(("*", "policy/poddisruptionbudgets", verb) for verb in ("list", "watch", "create", "patch")),
-    ("*", "/secrets", "get"),
     ("*", "/secrets", "create"),
     ("*", "/secrets", "patch"),
     ("*", "/events", "create"),
     ("*", "coordination.k8s.io/leases", "get"),  # of another installation that manages services
+    ("*", "scheduling.k8s.io/priorityclasses", "list"),
     # resourceNames cannot restrict create; every other verb is restricted to one object.
     ("avatars", "coordination.k8s.io/leases", "create"),
     ("avatars", "/secrets", "create"),
@@ -110,6 +110,8 @@ def test_nobody_may_list_secrets(defaults: list[Manifest]) -> None:
     everything = grants(defaults, "operator") | grants(defaults, "gateway")
     secrets = {verb for _, what, verb in everything if what.partition("[")[0] == "/secrets"}
     assert secrets == {"get", "create", "patch"}
+    read = {what for _, what, verb in everything if "/secrets" in what and verb == "get"}
+    assert read == {"/secrets[demo-avatar-operator-control]"}
 
 
 def test_named_namespaces_bound_every_write(helm: Any) -> None:

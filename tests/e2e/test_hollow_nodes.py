@@ -60,7 +60,7 @@ async def test_services_of_other_namespaces_are_left_alone(simulated: SimulatedC
     [
         ("create", "pods", "-n=initech"),
         ("delete", "pods", "-n=initech"),
-        ("get", "secrets", "-n=initech"),
+        ("patch", "secrets", "-n=initech"),
         ("patch", "avatarservices --subresource=status", "-n=initech"),
         ("create", "poddisruptionbudgets.policy", "-n=initech"),
         ("get", "secrets", "-A"),

@@ -11,6 +11,7 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+import aiohttp
 import pytest
 import pytest_asyncio
 
@@ -170,21 +171,21 @@ PRIVATE = {
     "metadata": {"name": "db"},
     "stringData": {"a": "b"},
 }
+OWNER = {
+    "apiVersion": "avatar.musetalk.io/v1alpha1",
+    "kind": "AvatarService",
+    "name": "s",
+    "uid": "u",
+}
 OWN_LABEL = {"app.kubernetes.io/managed-by": "avatar-operator"}
 
 
 def pod(**spec: Any) -> dict[str, Any]:
     container = {"name": "c", "image": "i"}
-    owner = {
-        "apiVersion": "avatar.musetalk.io/v1alpha1",
-        "kind": "AvatarService",
-        "name": "s",
-        "uid": "u",
-    }
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": "p", "labels": OWN_LABEL, "ownerReferences": [owner]},
+        "metadata": {"name": "p", "labels": OWN_LABEL, "ownerReferences": [OWNER]},
         "spec": {"automountServiceAccountToken": False, "containers": [container], **spec},
     }
 
@@ -207,18 +208,20 @@ async def test_the_operator_is_restricted_to_its_own_objects(simulated: Simulate
     user = f"system:serviceaccount:{NEXT}:{operator_process.ACCOUNT}"
     await cluster.kubectl("create", "-f", "-", f"-n{TENANT}", stdin=json.dumps(PRIVATE))
     # The response to a patch would contain the whole Secret.
-    for patch in ({}, {"metadata": {"labels": OWN_LABEL}}):
-        with pytest.raises(errors.CommandFailed, match="is not an object of the operator"):
-            await cluster.kubectl(
-                *("patch", "secret", "db", f"-n{TENANT}", f"--as={user}", "--type=merge"),
-                f"-p{json.dumps(patch)}",
-            )
-    theirs = {**PRIVATE, "metadata": {"name": "new"}}
-    ours = {**PRIVATE, "metadata": {"name": "new", "labels": OWN_LABEL}}
-    account = {**ours, "type": "kubernetes.io/service-account-token"}
-    account["metadata"] = {
-        **ours["metadata"],  # type: ignore[dict-item]
-        "annotations": {"kubernetes.io/service-account.name": "default"},
+    path = f"/api/v1/namespaces/{TENANT}/secrets/db"
+    for patch in ({}, {"metadata": {"labels": OWN_LABEL, "ownerReferences": [OWNER]}}):
+        with pytest.raises(aiohttp.ClientResponseError) as refused:
+            await simulated.api.send("PATCH", path, patch, kubeapi.MERGE, user)
+        assert refused.value.status == 403
+        assert "is not an object of the operator" in refused.value.message
+    named = {"name": "new", "labels": OWN_LABEL}
+    theirs = {**PRIVATE, "metadata": named}
+    ours = {**PRIVATE, "metadata": {**named, "ownerReferences": [OWNER]}}
+    of_account = {"kubernetes.io/service-account.name": "default"}
+    account = {
+        **PRIVATE,
+        "type": "kubernetes.io/service-account-token",
+        "metadata": {**named, "ownerReferences": [OWNER], "annotations": of_account},
     }
     assert "is not an object of the operator" in await as_operator(cluster, theirs, TENANT)
     assert "of type Opaque" in await as_operator(cluster, account, TENANT)
@@ -234,7 +237,7 @@ async def test_the_operator_is_restricted_to_its_own_objects(simulated: Simulate
     ("user", "verb", "resource", "namespace", "allowed"),
     [
         ("operator", "list", "secrets", TENANT, False),
-        ("operator", "get", "secrets", "kube-system", False),
+        ("operator", "get", "secrets", TENANT, False),
         ("operator", "get", f"secrets/{MASTER}", NEXT, True),
         ("operator", "create", "pods", TENANT, True),
         ("gateway", "get", f"secrets/{MASTER}", NEXT, False),

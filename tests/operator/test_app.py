@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from avatar_contracts import tokens
 from avatar_operator import app, health, settings
+from avatar_operator.core.keys import KeyRing
 from avatar_operator.kube import crds
 
 if TYPE_CHECKING:
@@ -67,8 +68,12 @@ class _Runner:
         raise AssertionError
 
     @property
-    def master(self) -> str:
-        return self._part.master
+    def keys(self) -> KeyRing:
+        return KeyRing(self._part.master)
+
+    @property
+    def waits_for(self) -> str:
+        return ""
 
     def is_alive(self) -> bool:
         return self._part.alive

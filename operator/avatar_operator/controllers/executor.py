@@ -201,17 +201,15 @@ class Executor:
 
     async def _write_secret(self, service: Service, state: ServiceState) -> bool:
         """Write the control Secret of a service if it differs; return whether it was written."""
-        kind, namespace = ObjectKind.SECRET, service.key.namespace
         wanted = ownership.candidates(names.control_secret(service.key.name), service.uid)
         state.control_secret = ""  # no pod is created before it is known which name is ours
-        choice = await self._api.owned.find(kind, namespace, wanted, _owner(service))
-        state.control_secret = choice.name
-        state.names_taken[kind.kind] = choice.taken
         keys = self._keys()
-        body = control_secret(service, keys, choice.name)
-        wrote = await self._api.owned.write(kind, body, choice.stored)
+        body = control_secret(service, keys, wanted[0])
+        written = await self._api.secrets.write(body, wanted, _owner(service))
+        state.control_secret = written.name
+        state.names_taken["Secret"] = written.taken
         state.has_secret = keys == self._keys()  # they may have changed meanwhile
-        return wrote is not None
+        return written.changed
 
     async def _write_pdb(self, service: Service, state: ServiceState) -> bool:
         """Write the PDB of a service if it differs; return whether it was written."""
@@ -272,8 +270,8 @@ class Executor:
         try:
             # The Secret must outlive the first service: a restarted container reads it again.
             owner = held_by_pod(action.name, action.uid)
-            secret = (ObjectKind.SECRET, namespace, action.control_secret, action.owner_uid)
-            await self._api.owned.add_owner(*secret, owner)
+            secret = (namespace, action.control_secret, action.owner_uid)
+            await self._api.secrets.add_owner(*secret, owner)
         except (NotFound, Refused) as error:
             _log.warning("cannot add an owner to a Secret pod=%s fault=%s", action.name, error)
         patch = adoption_patch(service, action.origin)

@@ -20,7 +20,7 @@ It needs these rights; the chart grants exactly these:
                   avatarservices/finalizers            update       (blockOwnerDeletion)
                   pods                                 create patch delete
                   poddisruptionbudgets                 create patch
-                  secrets                              get create patch
+                  secrets                              create patch
                   events                               create
 
 All writes except those of the Lease pass the fence: only a leader sends them, and they
@@ -44,6 +44,7 @@ from avatar_operator.kube.connection import (
     load_configuration,
 )
 from avatar_operator.kube.owned_objects import OwnedObjects, read_by_list
+from avatar_operator.kube.unread_secrets import UnreadSecrets
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -77,7 +78,9 @@ class KubernetesClient:
         self._connection = Connection(configuration, fence, identity)
         self._send = self._connection.send
         self.owned = OwnedObjects(self._connection.send)
-        """The Secrets and PodDisruptionBudgets of services."""
+        """The PodDisruptionBudgets of services."""
+        self.secrets = UnreadSecrets(self._connection.send)
+        """The control Secrets of services."""
 
     @classmethod
     async def open(cls, fence: Fence, identity: str) -> Self:

@@ -48,7 +48,7 @@ class Send(Protocol):
         method: str,
         path: str,
         *,
-        body: Body | None = None,
+        body: Body | list[Body] | None = None,
         query: Mapping[str, str] | None = None,
         content_type: str = JSON,
     ) -> Body: ...

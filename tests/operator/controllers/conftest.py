@@ -95,7 +95,7 @@ class ApiServer:
             return await self.watch(request)
         self.requests.append(path)
         self.changed.set()
-        if method != "GET":
+        if method != "GET" and "dryRun" not in request.query:
             own = path.startswith("/api/v1/namespaces/system/")
             (self.own_writes if own else self.writes).append((method, path))
         if (method, path) in self.faults:
@@ -149,6 +149,8 @@ class ApiServer:
             case "POST", _:
                 body["metadata"]["uid"] = f"uid-{body['metadata']['name']}"
                 self.pods.append(self.stamp(body))
+            case "PATCH", _ if "/secrets/" in path:
+                return self.patch_secret(path, body)
             case "PATCH", _ if path == STATUS:
                 (service,) = self.services
                 service["status"] = body["status"]
@@ -161,6 +163,29 @@ class ApiServer:
                 pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
                 return web.json_response(self.stamp({**pod, "kind": "Pod"}))
         return web.json_response(body)
+
+    def patch_secret(self, path: str, operations: Any) -> web.Response:
+        """Apply a JSON patch of the forms that the operator sends."""
+        if path not in self.secrets:
+            return web.json_response({"message": "not found"}, status=404)
+        secret = self.secrets[path]
+        metadata = secret["metadata"]
+        owners = metadata.get("ownerReferences", [{}])
+        values = {
+            "/metadata/labels/app.kubernetes.io~1managed-by": metadata.get("labels", {}).get(
+                "app.kubernetes.io/managed-by"
+            ),
+            "/metadata/ownerReferences/0/uid": owners[0].get("uid"),
+            "/data": secret["data"],
+        }
+        *tests, last = operations
+        tests += [last] if last["op"] == "test" else []
+        if any(values[each["path"]] != each["value"] for each in tests):
+            return web.json_response({"message": "testing value failed"}, status=422)
+        if last["op"] == "add" and last["path"] == "/data":
+            secret["data"] = last["value"]
+            self.stamp(secret)
+        return web.json_response(secret)
 
     @property
     def lists(self) -> int:

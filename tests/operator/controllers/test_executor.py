@@ -29,17 +29,36 @@ from avatar_operator.errors import (
     RuntimeUnreachable,
     TemporaryError,
 )
-from avatar_operator.kube.owned_objects import ObjectKind
+from avatar_operator.kube.unread_secrets import Written
 from avatar_operator.metrics import Metrics
 from avatar_operator.names import Reason
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tests.operator.conftest import Body, Make, Scenarios
 
     from avatar_operator.fence import Fence
+    from avatar_operator.kube.owned_objects import ObjectKind
 
 GROUP = "avatar.musetalk.io"
 POD = {"kind": "Pod", "metadata": {"uid": "u"}}
+
+
+class FakeSecrets:
+    """Writes every Secret under its first name, unless a test says which one is taken."""
+
+    def __init__(self, api: FakeApi) -> None:
+        self._api = api
+        self.taken: tuple[str, ...] = ()
+
+    async def write(self, body: Body, candidates: Sequence[str], service: Owner) -> Written:
+        self._api.record("write_secret", body, candidates, service)
+        name = next(each for each in candidates if each not in self.taken)
+        return Written(name, self.taken, self._api.differs)
+
+    async def add_owner(self, *values: Any) -> None:
+        self._api.record("add_owner", *values)
 
 
 class FakeApi:
@@ -54,8 +73,9 @@ class FakeApi:
         self.found: Body | None = None
         self.deleted: Body = POD
         self.owned = self
+        self.secrets = FakeSecrets(self)
 
-    def _record(self, method: str, *values: Any) -> None:
+    def record(self, method: str, *values: Any) -> None:
         self.requests.append((method, *values))
         if method in self.errors:
             raise self.errors[method]
@@ -65,45 +85,42 @@ class FakeApi:
         return [request[0] for request in self.requests]
 
     async def find(self, *values: Any) -> Choice:
-        self._record("find", *values)
+        self.record("find", *values)
         return self.choice or Choice(values[2][0], None)
 
     async def write(self, kind: ObjectKind, body: Body, stored: Body | None) -> Body | None:
-        self._record("write", kind, body, stored)
+        self.record("write", kind, body, stored)
         return body | {"metadata": {**body["metadata"], "uid": "pdb"}} if self.differs else None
 
-    async def add_owner(self, *values: Any) -> None:
-        self._record("add_owner", *values)
-
     async def find_pod(self, *values: Any) -> Body | None:
-        self._record("find_pod", *values)
+        self.record("find_pod", *values)
         return self.found
 
     async def create_pod(self, body: Body) -> Body:
-        self._record("create_pod", body)
+        self.record("create_pod", body)
         return POD
 
     async def patch_pod_metadata(self, *values: Any) -> Body:
-        self._record("patch_pod_metadata", *values)
+        self.record("patch_pod_metadata", *values)
         return POD
 
     async def delete_pod(self, *values: Any) -> Body:
-        self._record("delete_pod", *values)
+        self.record("delete_pod", *values)
         return self.deleted
 
     async def service_exists(self, *values: Any) -> bool:
-        self._record("service_exists", *values)
+        self.record("service_exists", *values)
         return self.exists
 
     async def apply_status(self, *values: Any) -> Body:
-        self._record("apply_status", *values)
+        self.record("apply_status", *values)
         return {"kind": "AvatarService"}
 
     async def create_event(self, body: Body) -> None:
-        self._record("create_event", body)
+        self.record("create_event", body)
 
     async def drain(self, uid: str, draining: bool) -> None:
-        self._record("drain", uid, draining)
+        self.record("drain", uid, draining)
 
 
 class Setup:
@@ -155,7 +172,7 @@ async def test_an_adopted_pod_keeps_its_secret_and_changes_its_owner(setup: Setu
     result = await setup.execute(ADOPT)
     owner = {"apiVersion": "v1", "kind": "Pod", "name": "first-0", "uid": "u"}
     secret, patch = setup.api.requests
-    assert secret == ("add_owner", ObjectKind.SECRET, "acme", "first-control", "s0", owner)
+    assert secret == ("add_owner", "acme", "first-control", "s0", owner)
     assert patch[:4] == ("patch_pod_metadata", "acme", "first-0", "u")
     metadata, version = patch[4:]
     assert metadata["labels"] == {
@@ -270,10 +287,9 @@ async def test_the_control_secret_holds_the_token_and_counts_only_if_it_was_writ
     result = await setup.execute(action)
     assert (result.done, setup.state.has_secret) == ([action], True)
     assert setup.state.control_secret == "concierge-control"
-    find, (_, kind, body, stored) = setup.api.requests
-    names = ("concierge-control", "concierge-control-s1")
-    assert find == ("find", ObjectKind.SECRET, "acme", names, Owner("concierge", "s1"))
-    assert (kind, stored) == (ObjectKind.SECRET, None)
+    ((method, body, candidates, owner),) = setup.api.requests
+    assert (method, owner) == ("write_secret", Owner("concierge", "s1"))
+    assert candidates == ("concierge-control", "concierge-control-s1")
     tokens = {name: base64.b64decode(value) for name, value in body["data"].items()}
     assert set(tokens) == {"token", "state-token", "session-token"}
     assert len(set(tokens.values())) == 3
@@ -287,7 +303,7 @@ async def test_the_control_secret_holds_the_token_and_counts_only_if_it_was_writ
 async def test_pods_read_the_secret_that_belongs_to_their_service(
     setup: Setup, scenarios: Scenarios
 ) -> None:
-    setup.api.choice = Choice("concierge-control-s1", None, ("concierge-control",))
+    setup.api.secrets.taken = ("concierge-control",)
     (create,) = [e for e in scenarios(replicas=1).plan().actions if isinstance(e, CreatePod)]
     await setup.execute(planner.ApplyControlSecret("concierge"), create)
     bodies = [request[-1] for request in setup.api.requests if request[0] == "create_pod"]
@@ -299,10 +315,10 @@ async def test_pods_read_the_secret_that_belongs_to_their_service(
 async def test_no_pod_is_created_before_the_secret_of_the_service_is_known(
     setup: Setup, scenarios: Scenarios
 ) -> None:
-    setup.api.errors["find"] = error = NameTaken("Secret", "acme", ["a", "b"])
+    setup.api.errors["write_secret"] = error = NameTaken("Secret", "acme", ["a", "b"])
     (create,) = [e for e in scenarios(replicas=1).plan().actions if isinstance(e, CreatePod)]
     result = await setup.execute(planner.ApplyControlSecret("concierge"), create)
-    assert setup.api.methods == ["find"]
+    assert setup.api.methods == ["write_secret"]
     assert (result.faults, result.done) == ([error], [])
 
 

@@ -38,7 +38,7 @@ class Server:
         method: str,
         path: str,
         *,
-        body: Body | None = None,
+        body: Any = None,
         query: Mapping[str, str] | None = None,
         content_type: str = "application/json",
     ) -> Body:

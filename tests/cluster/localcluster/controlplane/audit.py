@@ -36,11 +36,11 @@ def read(
 ) -> tuple[Write, ...]:
     """Return the writes of one user or of all users after `since`, oldest first.
 
-    Writes of Leases are heartbeats; they are omitted by default.
+    Writes of Leases are heartbeats; they are omitted by default. A dry run writes nothing.
     """
     with path.open() as file:
         complete = (line for line in file if line.endswith("\n"))  # the last line may be incomplete
-        writes = (parse(line) for line in complete)
+        writes = (parse(line) for line in complete if "dryRun=All" not in line)
         wanted = (w for w in writes if leases or w.resource != LEASES)
         return tuple(w for w in wanted if user in (None, w.user) and w.at > since)
 

@@ -46,16 +46,25 @@ class Api:
         self._server = server
 
     async def send(
-        self, method: str, path: str, body: Body | None = None, content_type: str = ""
+        self,
+        method: str,
+        path: str,
+        body: Body | None = None,
+        content_type: str = "",
+        user: str = "",
     ) -> Body:
-        """Send a request and return the response body.
+        """Send a request and return the response body; with `user`, as this user.
 
         Raises:
             aiohttp.ClientResponseError: the response is an error.
         """
         headers = {"Content-Type": content_type or "application/json"}
+        headers |= {"Impersonate-User": user} if user else {}
         async with self._session.request(
-            method, self._server + path, data=json.dumps(body) if body else None, headers=headers
+            method,
+            self._server + path,
+            data=None if body is None else json.dumps(body),
+            headers=headers,
         ) as answer:
             text = await answer.text()
             if answer.status >= 300:

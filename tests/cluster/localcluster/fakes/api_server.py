@@ -94,6 +94,8 @@ class FakeApi:
         if method == "GET":
             return self._get(path)
         body = json.loads(await request.read() or b"{}")
+        if isinstance(body, list):
+            return self._patch(path, body, dry_run="dryRun" in request.query)
         return self._write(method, path.split("/"), path, body)
 
     def _list(self, path: str, limit: int, query: Any) -> web.Response:
@@ -155,6 +157,18 @@ class FakeApi:
         elif kind != "events":
             return _missing(path)
         return web.json_response(body)
+
+    def _patch(self, path: str, operations: list[Body], *, dry_run: bool) -> web.Response:
+        """Apply a JSON patch of a Secret; owners are not tested, because all objects are ours."""
+        self.requests["dry run" if dry_run else "patch secrets"] += 1
+        if path not in self.others:
+            return _missing(path)
+        stored, last = self.others[path], operations[-1]
+        if last["op"] == "test" and stored["data"] != last["value"]:
+            return web.json_response({"message": "testing value failed"}, status=422)
+        if last["op"] == "add" and last["path"] == "/data":
+            stored["data"] = last["value"]
+        return web.json_response(stored)
 
     def _write_status(self, parts: list[str], body: Body) -> web.Response:
         plural, name = parts[-3], parts[-2]
