@@ -32,19 +32,27 @@ class Fence:
 
     def __init__(self) -> None:
         self._valid_until = -inf
+        self._ended_at = inf  # when writes were allowed last; inf before the first term
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self.epoch = 0
         """`leaseTransitions` of the Lease under which writes are allowed."""
 
+        self.gap_s = 0.0
+        """For how long no write was allowed before the current term; 0 in the first term."""
+
     def open_until(self, valid_until: float, epoch: int) -> None:
         """Allow writes until a time of `clock`."""
-        self._valid_until = valid_until
+        if not self.is_open():
+            self.gap_s = max(0.0, clock() - self._ended_at)
+        self._valid_until = self._ended_at = valid_until
         self.epoch = epoch
 
     def close(self) -> None:
         """Block all writes from now on."""
+        if self.is_open():
+            self._ended_at = clock()
         self._valid_until = -inf
 
     def is_open(self) -> bool:

@@ -65,6 +65,10 @@ class Metrics:
         self._loop_lag = self._gauge(
             "event_loop_lag_seconds", "Delay of the last periodic check of the event loop."
         )
+        self._elsewhere = self._gauge(
+            "services_managed_elsewhere",
+            "Services that another installation of the operator manages.",
+        )
         self._leader = self._gauge("is_leader", "1 while this replica leads, else 0.")
 
     def set_desired(self, key: ServiceKey, pods: int) -> None:
@@ -81,6 +85,7 @@ class Metrics:
     def forget_services(self) -> None:
         """Remove the series of all services, which another replica reports from now on."""
         self._desired.clear()
+        self._elsewhere.set(0)
 
     def count_decision(self, pods: int, before: object) -> None:
         """Count a scaling decision if it changed the desired number of pods.
@@ -109,6 +114,10 @@ class Metrics:
     def set_loop_lag(self, seconds: float) -> None:
         """Set the delay of the event loop."""
         self._loop_lag.set(max(0.0, seconds))
+
+    def set_managed_elsewhere(self, services: int) -> None:
+        """Set the number of services that another installation manages."""
+        self._elsewhere.set(services)
 
     def set_leader(self, leads: bool) -> None:
         """Set whether this replica leads."""

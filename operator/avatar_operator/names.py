@@ -123,6 +123,7 @@ class Reason(Enum):
     BELOW_REAL_TIME = "BelowRealTime"
     FIELD_CONFLICT = "FieldConflict"
     NAME_TAKEN = "NameTaken"
+    MANAGED_ELSEWHERE = "ManagedElsewhere"
     LABELS_RESTORED = "LabelsRestored"
     SCALING_UP = "ScalingUp"
     SCALING_DOWN = "ScalingDown"

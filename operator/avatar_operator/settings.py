@@ -80,6 +80,11 @@ class Settings:
     line, for `avatar-operator replay`; - is stdout. Empty by default, because a busy service with
     many pods writes several MB per minute."""
 
+    @property
+    def installation(self) -> str:
+        """The identity of this installation of the operator in the cluster: its Lease."""
+        return f"{self.namespace}/{self.lease}"
+
 
 def from_env(environment: Mapping[str, str]) -> Settings:
     """Build the settings from environment variables.

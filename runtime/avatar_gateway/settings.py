@@ -144,7 +144,7 @@ def _limits(read: Environment) -> Limits:
     return Limits(
         frames_per_s=read.number(f"{_PREFIX}MAX_FRAMES_PER_S", default.frames_per_s, 200),
         bytes_per_s=read.number(f"{_PREFIX}MAX_BYTES_PER_S", default.bytes_per_s, 2**20),
-        held_bytes=read.integer(f"{_PREFIX}HELD_BYTES", default.held_bytes, 1024, 2**24),
+        held_bytes=read.integer(f"{_PREFIX}HELD_BYTES", default.held_bytes, 1024, 2**16),
         buffer_bytes=read.integer(f"{_PREFIX}BUFFER_BYTES", default.buffer_bytes, 2**20, 2**40),
     )
 

@@ -83,7 +83,15 @@ def test_gateway_understands_what_the_chart_says(helm: Any) -> None:
         helm.template(
             {
                 "operator": {"watchNamespaces": ["acme"]},
-                "gateway": {"drainTimeoutSeconds": 90},
+                "gateway": {
+                    "drainTimeoutSeconds": 90,
+                    "limits": {
+                        "framesPerSecond": 900,
+                        "bytesPerSecond": 3e6,
+                        "heldBytes": 2048,
+                        "bufferBytes": 2**28,
+                    },
+                },
                 "monitoring": {"openMetrics": True},
             }
         ),
@@ -94,6 +102,7 @@ def test_gateway_understands_what_the_chart_says(helm: Any) -> None:
     assert settings.namespaces == ("acme",)
     assert (settings.sessions.port, settings.admin.port) == (8080, 9090)
     assert settings.drain_timeout_s == 90.0
+    assert settings.limits == avatar_gateway.settings.Limits(900, 3e6, 2048, 2**28)
     assert settings.metrics_open
 
 
@@ -106,7 +115,9 @@ def test_defaults_of_the_chart_are_valid_settings(
     if component == "operator":
         assert avatar_operator.settings.from_env(env).watch_namespaces == ()
     else:
-        assert avatar_gateway.settings.from_env(env, listen=None, admin=None).namespaces == ()
+        settings = avatar_gateway.settings.from_env(env, listen=None, admin=None)
+        assert settings.namespaces == ()
+        assert settings.limits == avatar_gateway.settings.Limits()
     assert env.keys() - env.read == set()
 
 

@@ -43,6 +43,7 @@ OPERATOR = {
     ("*", "/secrets", "patch"),
     ("*", "/events", "create"),
     ("*", "scheduling.k8s.io/priorityclasses", "list"),
+    ("*", "coordination.k8s.io/leases", "get"),  # of another installation that manages services
     # resourceNames cannot restrict create; every other verb is restricted to one object.
     ("avatars", "coordination.k8s.io/leases", "create"),
     ("avatars", "/secrets", "create"),

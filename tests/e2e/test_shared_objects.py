@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
 
-from localcluster import waiting
+from localcluster import operator_process, paths, waiting
+from localcluster.controlplane import audit
 from localcluster.controlplane.cluster import running
 from localcluster.fakes import simulated_cluster
 
@@ -20,12 +24,39 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
 TENANT = "acme"
+SECOND_TENANT = "globex"
 SECRETS = f"/api/v1/namespaces/{TENANT}/secrets"
 PDBS = f"/apis/policy/v1/namespaces/{TENANT}/poddisruptionbudgets"
 PODS = f"/api/v1/namespaces/{TENANT}/pods"
-EVENTS = f"/api/v1/namespaces/{TENANT}/events"
 SERVICE_LABEL = "avatar.musetalk.io/service"
 MANAGED_BY = "app.kubernetes.io/managed-by"
+
+
+@contextlib.asynccontextmanager
+async def _installation(shared: SimulatedCluster, release: str) -> AsyncIterator[str]:
+    """Run the operator of another release, and yield the name of its account."""
+    cluster, system = shared.cluster, f"{release}-system"
+    name = f"{release}-avatar-operator"
+    values = {
+        "operator": {"watchNamespaces": [SECOND_TENANT]},
+        "gpuProfiles": {"enabled": False},  # they have no namespace: those of one release serve all
+    }
+    chart = paths.REPOSITORY / "charts" / "avatar-operator"
+    await cluster.helm(
+        *("install", release, chart, "-n", system, "--create-namespace", "--values", "-"),
+        stdin=json.dumps(values),
+    )
+    account = f"{name}-operator"
+    kubeconfig = await cluster.service_account_kubeconfig(system, account)
+    settings = {
+        "AVATAR_NAMESPACE": system,
+        "AVATAR_LEASE": account,
+        "AVATAR_CONTROL_SECRET": f"{name}-control",
+        "AVATAR_GATEWAY_SECRET": f"{name}-gateway-key",
+    }
+    options = {"name": release, "namespaces": (SECOND_TENANT,), "settings": settings}
+    async with operator_process.operating(cluster, Path(kubeconfig), **options):
+        yield f"system:serviceaccount:{system}:{account}"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -38,12 +69,14 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Simu
         yield opened
 
 
-async def _events(shared: SimulatedCluster, service: str, reason: str, count: int) -> list[str]:
+async def _events(
+    shared: SimulatedCluster, service: str, reason: str, count: int, namespace: str = TENANT
+) -> list[str]:
     """Return the messages of a service's Events; they follow the status, so wait for `count`."""
-    uid = shared.services.objects[TENANT, service]["metadata"]["uid"]
+    uid = shared.services.objects[namespace, service]["metadata"]["uid"]
 
     async def messages() -> list[str]:
-        found, _ = await shared.api.list(EVENTS)
+        found, _ = await shared.api.list(f"/api/v1/namespaces/{namespace}/events")
         return [
             event["message"]
             for event in found
@@ -177,3 +210,49 @@ async def test_a_pod_that_lost_its_owner_is_replaced_and_never_deleted(
     assert kept is not None
     assert "deletionTimestamp" not in kept["metadata"]
     assert shared.hollow_nodes.deleted_with_sessions == []
+
+
+async def test_one_of_two_operators_manages_a_service_and_the_other_one_stands_back(
+    shared: SimulatedCluster,
+) -> None:
+    await shared.cluster.kubectl("create", "namespace", SECOND_TENANT)
+    async with contextlib.AsyncExitStack() as stack:
+        first = contextlib.AsyncExitStack()
+        await stack.enter_async_context(first)
+        await first.enter_async_context(_installation(shared, "first"))
+        await shared.apply(SECOND_TENANT, "twin", replicas=1)
+        await shared.ready(SECOND_TENANT, "twin", pods=1)
+        second = await stack.enter_async_context(_installation(shared, "second"))
+        owner = "first-system/first-avatar-operator-operator"
+        assert shared.status(SECOND_TENANT, "twin")["operator"] == owner
+        (event,) = await _events(shared, "twin", "ManagedElsewhere", 1, SECOND_TENANT)
+        assert owner in event
+        (hollow,) = shared.hollow_pods(SECOND_TENANT, "twin")
+        for sessions in (1, 2, 1, 2):
+            await shared.hollow_nodes.set_sessions(hollow, sessions)
+            await shared.until(
+                lambda wanted=sessions: shared.status(SECOND_TENANT, "twin")["sessions"] == wanted,
+                "the first operator writes the status",
+            )
+        await shared.apply(SECOND_TENANT, "twin", replicas=2)
+        await shared.ready(SECOND_TENANT, "twin", pods=2)
+        writes = audit.read(shared.cluster.audit_log, second)
+        of_tenant = [(w.verb, w.resource) for w in writes if w.namespace == SECOND_TENANT]
+        assert of_tenant == [("create", "events")]
+        assert not [w for w in writes if w.resource.startswith("gpuprofiles")]
+        assert len(shared.pods_of(SECOND_TENANT, "twin")) == 2
+
+        # The first release is uninstalled, and its Lease with it.
+        await first.aclose()
+        lease = "/apis/coordination.k8s.io/v1/namespaces/first-system/leases"
+        await shared.api.delete(f"{lease}/first-avatar-operator-operator")
+        heir = "second-system/second-avatar-operator-operator"
+        await shared.until(
+            lambda: shared.status(SECOND_TENANT, "twin")["operator"] == heir,
+            "the second operator takes the service over",
+            within_s=60,
+        )
+        await shared.until(
+            lambda: shared.status(SECOND_TENANT, "twin")["sessions"] == 2, "the sessions stay"
+        )
+        assert shared.hollow_nodes.deleted_with_sessions == []

@@ -63,6 +63,8 @@ class FakePod:
     """If set, the state stream answers with a redirect to this address."""
     may_answer: asyncio.Event | None = None
     """If set, the pod answers a session request only after this event."""
+    autoping: bool = True
+    """Whether the pod's library handles pings and pongs itself."""
     port: int = 0
     admin_port: int = 0
     tokens: list[str | None] = field(default_factory=list)
@@ -81,7 +83,9 @@ class FakePod:
         if self.rejection is not None or len(self.sockets) >= self.capacity:
             status, error = self.rejection or (503, {"code": "no_capacity"})
             return web.json_response({"error": error}, status=status, headers={"Retry-After": "9"})
-        socket = web.WebSocketResponse(protocols=("realtime",), max_msg_size=2**25)
+        socket = web.WebSocketResponse(
+            protocols=("realtime",), max_msg_size=2**25, autoping=self.autoping
+        )
         self.sockets.add(socket)
         try:
             await socket.prepare(request)
@@ -360,7 +364,7 @@ async def fake(tmp_path: Path) -> AsyncIterator[FakeAPI]:
 @pytest.fixture
 def start_gateway(fake: FakeAPI) -> Callable[..., Any]:
     """Return a function that runs `avatar-gateway serve` against the fake API server."""
-    return lambda: running_gateway(str(fake.kubeconfig))
+    return lambda **environment: running_gateway(str(fake.kubeconfig), **environment)
 
 
 @pytest.fixture

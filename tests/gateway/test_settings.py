@@ -41,6 +41,17 @@ def test_everything_can_be_set() -> None:
     assert (read.pod, read.kubeconfig) == ("gateway-1", "/some/file")
 
 
+def test_the_limits_of_connections_can_be_set() -> None:
+    assert _read().limits == settings.Limits(2000, 16 * 2**20, 64 * 1024, 128 * 2**20)
+    read = _read(
+        AVATAR_GATEWAY_MAX_FRAMES_PER_S="500",
+        AVATAR_GATEWAY_MAX_BYTES_PER_S="2e6",
+        AVATAR_GATEWAY_HELD_BYTES="1024",
+        AVATAR_GATEWAY_BUFFER_BYTES="2000000",
+    )
+    assert read.limits == settings.Limits(500, 2e6, 1024, 2_000_000)
+
+
 def test_arguments_take_precedence_over_variables() -> None:
     env = {**LEAST, "AVATAR_GATEWAY_LISTEN": "h:1", "AVATAR_GATEWAY_ADMIN": "h:2"}
     read = settings.from_env(env, listen="i:3", admin="i:4")
@@ -73,6 +84,10 @@ def test_the_service_variables_of_kubernetes_are_ignored() -> None:
         ("AVATAR_GATEWAY_DRAIN_TIMEOUT_S", "-1"),
         ("AVATAR_GATEWAY_DRAIN_TIMEOUT_S", "nan"),
         ("AVATAR_GATEWAY_DRAIN_TIMEOUT_S", "soon"),
+        ("AVATAR_GATEWAY_MAX_FRAMES_PER_S", "100"),
+        ("AVATAR_GATEWAY_MAX_BYTES_PER_S", "1000"),
+        ("AVATAR_GATEWAY_HELD_BYTES", "65537"),
+        ("AVATAR_GATEWAY_BUFFER_BYTES", "0"),
         ("AVATAR_METRICS_OPEN", "yes"),
         ("AVATAR_LOG_FORMAT", "xml"),
         ("AVATAR_GATEWAY_LISTENS", "h:1"),

@@ -36,6 +36,27 @@ def test_the_fence_closes_when_the_term_ends() -> None:
         pytest.fail("a write passed")
 
 
+def test_the_time_without_writes_before_a_term_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("avatar_operator.fence.clock", lambda: now)
+    fence = Fence()
+    fence.open_until(now + 2.5, epoch=1)
+    assert fence.gap_s == 0.0
+    now += 1.0
+    fence.open_until(now + 2.5, epoch=1)  # renewed in time
+    assert fence.gap_s == 0.0
+    now += 62.5  # suspended; the term ended 60 s before
+    fence.open_until(now + 2.5, epoch=1)
+    assert fence.gap_s == 60.0
+    now += 1.0
+    fence.close()
+    now += 5.0
+    fence.close()
+    now += 5.0
+    fence.open_until(now + 2.5, epoch=2)
+    assert fence.gap_s == 10.0
+
+
 async def test_writes_in_flight_can_be_awaited_after_closing(fence: Fence) -> None:
     with fence.guard():
         with fence.guard():

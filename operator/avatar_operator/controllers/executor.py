@@ -89,8 +89,8 @@ class ServiceState:
     history: scaling.History | None = None
     """The history of the scaling decisions."""
 
-    failures: tuple[Failure, ...] = ()
-    """Pods that failed to start, as the last plan has them; the status has them, too."""
+    failures: tuple[Failure, ...] | None = None
+    """Pods that failed to start, as the last plan has them; None if the status was not read."""
 
     field_conflicts: dict[str, str] = field(default_factory=dict)
     """Which manager applies a field of the operator, by the kind of action."""
@@ -312,19 +312,34 @@ class Executor:
         if response.get("kind") == "Pod":
             self._observe(Kind.PODS, response)  # so that the next plan sees the deletion
 
+    async def claim(
+        self, uid: str, key: ServiceKey, version: int, status: Mapping[str, object]
+    ) -> None:
+        """Write the status with which this operator claims a service.
+
+        Raises:
+            Conflict: the service has changed; another operator may have claimed it.
+        """
+        self._observe(Kind.SERVICES, await self._api.apply_status(key, uid, version, dict(status)))
+
     async def write_status(
         self,
         uid: str,
         key: ServiceKey,
+        version: int,
         last_status: Mapping[str, object],
         status: Mapping[str, object],
         state: ServiceState,
     ) -> None:
-        """Write a status if it differs from the last one."""
+        """Write a status if it differs from the last one, which the service has in a version.
+
+        Raises:
+            Conflict: the service has changed; another operator may manage it now.
+        """
         if status == last_status:
             return
         try:
-            response = await self._api.apply_status(key, uid, dict(status))
+            response = await self._api.apply_status(key, uid, version, dict(status))
         except NotFound as error:
             _log.info("service was deleted service=%s fault=%s", key, error)
             return

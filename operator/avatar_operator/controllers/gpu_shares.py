@@ -12,7 +12,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final
 
-from avatar_operator.core.planning import fair_limits, shares
+from avatar_operator.core.planning import shares
 from avatar_operator.errors import AvatarOperatorError
 
 if TYPE_CHECKING:
@@ -20,16 +20,15 @@ if TYPE_CHECKING:
 
     from avatar_operator.controllers.triggers import Triggers
     from avatar_operator.core.cache.store import Store
-    from avatar_operator.core.planning.planner import Plan
     from avatar_operator.core.planning.shares import Demand, Share, Shares
     from avatar_operator.core.resources.pod import RuntimePod
-    from avatar_operator.core.resources.service import Service
     from avatar_operator.core.resources.state import PodState
 
 COLLECT_S: Final = 0.1  # services that are applied together are shared out together
 EVERY_S: Final = 1.0  # between two computations
 DUTY: Final = 20  # a long computation is followed by a pause of this many times its duration
 PRIORITIES_S: Final = 60.0  # between two reads of the PriorityClasses
+UNKNOWN_PRIORITY_S: Final = 2.0  # the same, while a service names a class that is not known
 SHARE_S: Final = 0.02  # before a service with a new share is reconciled
 
 _log = logging.getLogger(__name__)
@@ -55,9 +54,10 @@ class GPUShares:
         self._complete = False  # whether every service was reconciled in this term
         self._lacking: set[str] = set()
         self._shares: Shares | None = None
+        self._term = 0
         self._changed = asyncio.Event()  # a service lacks GPUs, and something has changed
         self._priorities: Mapping[str, int] = {}
-        self._priorities_until = float("-inf")
+        self._priorities_at = float("-inf")  # when they were read last
 
     def begin_term(self) -> None:
         """Forget the demands: another replica may have led."""
@@ -65,6 +65,7 @@ class GPUShares:
         self._stated.clear()
         self._lacking.clear()
         self._complete, self._shares = False, None
+        self._term += 1
 
     def of(self, uid: str) -> Share | None:
         """Return the share of a service, None if no shortage concerns it."""
@@ -72,26 +73,22 @@ class GPUShares:
             return None
         return self._shares.of(uid, stated=uid in self._stated)
 
-    def record(self, uid: str, service: Service, plan: Plan) -> None:
+    def record(self, uid: str, demand: Demand) -> None:
         """Record the demand of a service after a plan."""
-        self._record(uid, fair_limits.demand(service, plan))
+        if self._demands.get(uid) != demand:
+            self._demands[uid] = demand  # an equal copy would only use memory
+        self._on_record(uid, lacks=demand.lacks)
 
     def record_failure(self, uid: str) -> None:
         """Record that a service could not use GPUs: it wants no more than it has for now."""
         known = self._demands.get(uid)
         if known is not None and known.lacks:
-            self._record(uid, known.without_more())
+            self.record(uid, known.without_more())
 
     def record_none(self, uid: str) -> None:
         """Record that a service wants no GPU, because it is invalid or deleted."""
         self._demands.pop(uid, None)
-        self._stated.add(uid)
         self._on_record(uid, lacks=False)
-
-    def forget(self, uid: str) -> None:
-        """Forget a deleted service."""
-        self.record_none(uid)
-        self._stated.discard(uid)
 
     async def run(self) -> None:
         """Compute the shares after changes until cancelled."""
@@ -102,16 +99,16 @@ class GPUShares:
             self._changed.clear()
             await self._update_priorities()
             started = loop.time()
-            self._compute()
+            try:
+                await self._compute()
+            except Exception:  # a bug must not stop the operator: without shares, plans go on
+                self._shares = None
+                _log.exception("cannot compute the shares of GPUs")
             await asyncio.sleep(max(EVERY_S, DUTY * (loop.time() - started)))
 
-    def _record(self, uid: str, demand: Demand) -> None:
-        if self._demands.get(uid) != demand:
-            self._demands[uid] = demand
-        self._stated.add(uid)
-        self._on_record(uid, lacks=demand.lacks)
-
     def _on_record(self, uid: str, *, lacks: bool) -> None:
+        exists = self._store.services.get(uid) is not None
+        (self._stated.add if exists else self._stated.discard)(uid)
         (self._lacking.add if lacks else self._lacking.discard)(uid)
         if not self._complete:
             self._complete = len(self._stated) >= len(self._store.services.uids())
@@ -123,21 +120,35 @@ class GPUShares:
     async def _update_priorities(self) -> None:
         """Read the PriorityClasses if a service names one; their values never change."""
         loop = asyncio.get_running_loop()
-        names = {demand.priority_class for demand in self._demands.values()}
-        if names == {None} or loop.time() < self._priorities_until:
+        names = {demand.priority_class for demand in self._demands.values()} - {None}
+        known_s = PRIORITIES_S if names <= self._priorities.keys() else UNKNOWN_PRIORITY_S
+        if not names or loop.time() < self._priorities_at + known_s:
             return
         try:
             self._priorities = await self._read_priorities()
         except AvatarOperatorError as error:
             _log.warning("cannot read PriorityClasses, all priorities count as 0 fault=%s", error)
-        self._priorities_until = loop.time() + PRIORITIES_S
+        self._priorities_at = loop.time()
 
-    def _compute(self) -> None:
-        if not (self._lacking and self._complete):
-            self._shares = None
+    async def _compute(self) -> None:
+        before, term = self._shares, self._term
+        competition = self._collect()
+        computed = None
+        if competition is not None:
+            computed = await asyncio.to_thread(competition.divide)
+        if term != self._term or not self._lacking:
             return
-        before = self._shares
-        self._shares = shares.compute(
+        self._shares = computed
+        for uid, share in () if computed is None else computed.by_service.items():
+            if before is not None and before.by_service.get(uid) == share:
+                continue
+            if share.keep or uid in self._lacking:
+                self._triggers.trigger(uid, SHARE_S)
+
+    def _collect(self) -> shares.Competition | None:
+        if not (self._lacking and self._complete):
+            return None
+        return shares.collect(
             self._demands,
             shares.Observation(
                 nodes=self._store.nodes(),
@@ -149,11 +160,6 @@ class GPUShares:
                 priorities=self._priorities,
             ),
         )
-        for uid, share in () if self._shares is None else self._shares.by_service.items():
-            if before is not None and before.by_service.get(uid) == share:
-                continue
-            if share.keep or uid in self._lacking:
-                self._triggers.trigger(uid, SHARE_S)
 
     def _pods(self, uid: str) -> Sequence[RuntimePod]:
         return self._store.owned_by(uid)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
+from avatar_operator.controllers.claims import ClaimGate, Claims
 from avatar_operator.controllers.decision_log import DecisionLogWriter
 from avatar_operator.controllers.executor import Executor
 from avatar_operator.controllers.gpu_shares import GPUShares
@@ -18,6 +19,7 @@ from avatar_operator.controllers.worker import Worker
 from avatar_operator.core.cache.entries import ChangeImpact, Kind
 from avatar_operator.core.cache.pdb_index import PdbIndex
 from avatar_operator.core.cache.store import Store
+from avatar_operator.core.claims import GONE_S
 from avatar_operator.core.planning import planner
 from avatar_operator.kube import client, informers
 from avatar_operator.streams.gateways import GatewayStates
@@ -49,14 +51,13 @@ class Manager:
         self._fence = fence
         self._metrics = metrics
         self._store = Store(settings.watch_namespaces, settings.namespace)
-        self._worker = Worker(
-            lambda uid: self._services.reconcile(uid), self._may_reconcile, metrics
-        )
+        self._worker = Worker(lambda uid: self._gate.reconcile(uid), self._may_reconcile, metrics)
         self._triggers = Triggers(self._store, self._worker, settings.resync_s, self.is_ready)
         self._runtimes = RuntimeStates(self._on_state, fence, self._on_refused)
         self._gateways = GatewayStates(self._triggers.on_demand)
+        self._claims = Claims(api, settings.installation)
         self._profiles = ProfileController(
-            api, self._store, self._runtimes.states, fence.is_open, self.observe
+            *(api, self._store, self._runtimes.states, fence.is_open, self._claims, self.observe)
         )
         self._follower = StreamFollower(
             self._store, self._runtimes, self._gateways, self._profiles.forget
@@ -97,7 +98,9 @@ class Manager:
             metrics,
             settings.watch_namespaces,
             lambda: self._known_keys().generation,
+            settings.installation,
         )
+        self._gate = ClaimGate(self._claims, self._store, self._services, self._executor, metrics)
         self._informers = informers.Informers(api, self._store, settings.resync_s, self, metrics)
         self._epoch: int | None = None  # of the last term of this process
         self._ticked_at = asyncio.get_running_loop().time()
@@ -144,6 +147,10 @@ class Manager:
         if epoch is None:
             self._metrics.forget_services()  # the new leader reports them
             return
+        if self._fence.gap_s >= GONE_S:
+            # Another operator may have claimed services while nobody renewed the Lease.
+            self._informers.relist(Kind.SERVICES)
+            self._epoch = None
         if epoch == self._epoch:
             # No other replica has led in between: only the metrics must be reported again.
             self._triggers.trigger_all()
@@ -176,6 +183,7 @@ class Manager:
         self._on_change(self._store.observe_deletion(kind, uid))
         if kind is Kind.SERVICES:
             self._services.forget(uid)
+            self._gate.forget(uid)
             self._pdbs.forget(uid)
             self._triggers.on_deleted_service(uid)
 

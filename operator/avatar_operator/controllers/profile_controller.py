@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from avatar_operator.core.cache.entries import Kind
+from avatar_operator.core.claims import Claim, read_claim
 from avatar_operator.core.gpus import calibration, node_classes
 from avatar_operator.core.status import profile_status
 from avatar_operator.errors import AvatarOperatorError, Conflict, NotFound
@@ -19,6 +20,7 @@ from avatar_operator.errors import AvatarOperatorError, Conflict, NotFound
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from avatar_operator.controllers.claims import Claims
     from avatar_operator.core.cache.store import Store
     from avatar_operator.core.resources.fields import Body
     from avatar_operator.core.resources.gpu_profile import Curve
@@ -40,6 +42,7 @@ class ProfileController:
         store: Store,
         states: Callable[[Iterable[str]], Mapping[str, PodState]],
         leads: Callable[[], bool],
+        claims: Claims,
         observe: Callable[[Kind, Body], object],
     ) -> None:
         """Responses of the API server go to `observe`, so that plans follow them immediately."""
@@ -47,6 +50,7 @@ class ProfileController:
         self._store = store
         self._states = states
         self._leads = leads
+        self._claims = claims
         self._observe = observe
         self._curves: dict[str, Curve] = {}  # by UID of the pod that measured it
         self._awake = asyncio.Event()
@@ -98,12 +102,18 @@ class ProfileController:
             )
             if status is None:
                 continue
+            holder = read_claim(body.status)
+            if await self._claims.check(holder) is Claim.HELD:
+                recheck_s = self._claims.recheck_s(holder)  # another operator writes it
+                asyncio.get_running_loop().call_later(recheck_s, self.wake)
+                continue
+            status["operator"] = self._claims.own
             try:
-                response = await self._api.apply_profile_status(profile.name, body.uid, status)
-            except (Conflict, NotFound) as error:
-                _log.info(
-                    "profile was deleted or replaced profile=%s fault=%s", profile.name, error
+                response = await self._api.apply_profile_status(
+                    profile.name, body.uid, body.version, status
                 )
+            except (Conflict, NotFound) as error:
+                _log.info("profile was changed or deleted profile=%s fault=%s", profile.name, error)
                 continue
             _log.info("profile status written profile=%s", profile.name)
             self._observe(Kind.PROFILES, response)

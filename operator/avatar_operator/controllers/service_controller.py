@@ -16,7 +16,13 @@ from avatar_operator.controllers import executor
 from avatar_operator.controllers.executor import ServiceState
 from avatar_operator.core.autoscaling import inputs
 from avatar_operator.core.manifests import ownership
-from avatar_operator.core.planning import disruption, planner, rollout, shared_reserve
+from avatar_operator.core.planning import (
+    disruption,
+    fair_limits,
+    planner,
+    rollout,
+    shared_reserve,
+)
 from avatar_operator.core.planning.failures import read_failures
 from avatar_operator.core.resources.service import Service, parse_service
 from avatar_operator.core.status import conditions, service_status
@@ -51,6 +57,8 @@ class _Reconcile:
     uid: str
     service: Service
     state: ServiceState
+    version: int
+    """The version of the service that has this spec and this status."""
     last_status: Mapping[str, object]
     now: float
 
@@ -71,8 +79,12 @@ class ServiceController:
         metrics: Metrics,
         watch_namespaces: Collection[str],
         key_generation: Callable[[], str],
+        installation: str,
     ) -> None:
-        """`key_generation` returns the generation of the current master key."""
+        """`key_generation` returns the generation of the current master key.
+
+        `installation` is the name of this operator in the status of services.
+        """
         self._store = store
         self._runtimes = runtimes
         self._gateways = gateways
@@ -84,6 +96,7 @@ class ServiceController:
         self._metrics = metrics
         self._watch_namespaces = watch_namespaces
         self._key_generation = key_generation
+        self._installation = installation
         self._states: dict[str, ServiceState] = {}  # by UID
         self._term = 0  # number of the terms of this process
         self._elected_at = asyncio.get_running_loop().time()
@@ -97,7 +110,12 @@ class ServiceController:
     def forget(self, uid: str) -> None:
         """Discard what is remembered of a deleted service."""
         self._states.pop(uid, None)
-        self._shares.forget(uid)
+        self._shares.record_none(uid)
+
+    def stand_back(self, uid: str) -> None:
+        """Discard what is remembered of a service that another operator manages."""
+        self._states.pop(uid, None)
+        self._shares.record_none(uid)
 
     def forget_secrets(self) -> None:
         """Write the control Secret of every service again."""
@@ -129,14 +147,15 @@ class ServiceController:
             changed = await self._executor.finalize(uid, self._orphans(uid))
             return FINALIZE_AGAIN_S if changed else None
         now, last_status = time.time(), body.status
+        version = self._store.services.version(uid) or 0
         state = self._states.setdefault(uid, ServiceState())
         try:
             service = parse_service(body.body)
         except InvalidResource as error:
             self._shares.record_none(uid)
-            await self._write_invalid(uid, body, error, state, now)
+            await self._write_invalid(uid, version, body, error, state, now)
             return None
-        reconcile = _Reconcile(uid, service, state, last_status, now)
+        reconcile = _Reconcile(uid, service, state, version, last_status, now)
         observed = self._observed(reconcile)
         if not self._may_plan(state, observed):
             return STATES_WAIT_S  # a state that arrives triggers the reconcile earlier
@@ -199,9 +218,10 @@ class ServiceController:
         self._metrics.set_desired(key, plan.desired)
         lacks_gpus = bool(plan.missing or plan.held) or service_status.lacks_gpus(plan)
         self._triggers.set_lacks_gpus(reconcile.uid, lacks_gpus)
-        self._shares.record(reconcile.uid, reconcile.service, plan)
+        demand = fair_limits.demand(reconcile.service, plan, reconcile.now)
+        self._shares.record(reconcile.uid, demand)
         waits = bool(plan.missing) or service_status.lacks_gpus(plan)
-        self._triggers.set_waits(reconcile.uid, waits and not plan.failures)
+        self._triggers.set_waits(reconcile.uid, waits=waits and not plan.failures)
         if plan.scaling is not None:
             reconcile.state.history = plan.scaling.decision.history
             self._decisions.write(key, plan.scaling)
@@ -221,11 +241,12 @@ class ServiceController:
         taken = ownership.describe_taken(state.names_taken)
         findings = conditions.find(service, plan, observed.states, faults, conflicts, taken)
         status = service_status.build(service, plan, observed.states, findings, last_status, now)
+        status["operator"] = self._installation
         loop_now = asyncio.get_running_loop().time()
         delay_s = executor.status_delay_s(state, last_status, status, loop_now)
         if delay_s is None:
             await self._executor.write_status(
-                reconcile.uid, service.key, last_status, status, state
+                *(reconcile.uid, service.key, reconcile.version, last_status, status, state)
             )
             notices = service_status.notices(result.done, findings, last_status, plan)
             self._metrics.count_decision(plan.desired, last_status.get("desiredReplicas"))
@@ -236,12 +257,18 @@ class ServiceController:
         return delay_s
 
     async def _write_invalid(
-        self, uid: str, body: ServiceBody, error: InvalidResource, state: ServiceState, now: float
+        self,
+        uid: str,
+        version: int,
+        body: ServiceBody,
+        error: InvalidResource,
+        state: ServiceState,
+        now: float,
     ) -> None:
         findings = conditions.invalid("; ".join(map(str, error.faults)))
         last_status = body.status
         status = service_status.build_invalid(body.generation, findings, last_status, now)
-        await self._executor.write_status(uid, body.key, last_status, status, state)
+        await self._executor.write_status(uid, body.key, version, last_status, status, state)
 
     def _orphans(self, uid: str) -> tuple[RuntimePod, ...]:
         """Return the pods of a service, existing or deleted, in the watched namespaces."""
@@ -279,10 +306,10 @@ class ServiceController:
 
     def _failures(self, reconcile: _Reconcile) -> tuple[Failure, ...]:
         """Return what failed to start; in another term another replica may have recorded it."""
-        if reconcile.state.term == self._term:
-            return reconcile.state.failures
-        reconcile.state.failures = read_failures(reconcile.last_status)
-        return reconcile.state.failures
+        state = reconcile.state
+        if state.failures is None or state.term != self._term:
+            state.failures = read_failures(reconcile.last_status)
+        return state.failures
 
     def _shared(self, service: Service, now: float) -> shared_reserve.SharedReserve | None:
         """Return the warm pool that a service shares, with the pods that it may adopt."""

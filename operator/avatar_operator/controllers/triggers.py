@@ -98,7 +98,7 @@ class Triggers:
         """Record whether a service waits for GPUs."""
         (self._lacks_gpus.add if lacks else self._lacks_gpus.discard)(uid)
 
-    def set_waits(self, uid: str, waits: bool) -> None:
+    def set_waits(self, uid: str, *, waits: bool) -> None:
         """Record whether a service whose pods start lacks a GPU."""
         (self._waiting.add if waits else self._waiting.discard)(uid)
 

@@ -8,6 +8,8 @@ It needs these rights; the chart grants exactly these:
                   poddisruptionbudgets                 list watch
                   customresourcedefinitions            list watch   (kopf's discovery)
                                                        create patch (only `upgrade-crds`)
+                  leases of other operators            get          (only if one manages a
+                                                                     service)
                   namespaces                           list watch   (kopf, only with
                                                                      AVATAR_WATCH_NAMESPACES)
     own namespace Secret AVATAR_CONTROL_SECRET         get create
@@ -231,34 +233,39 @@ class KubernetesClient:
             path = f"{_in(_namespace(body))}/secrets/{metadata['name']}"
             await self._send("PATCH", path, body=_if_ours(body), content_type=JSON_PATCH)
 
-    async def apply_status(self, key: ServiceKey, uid: str, status: Body) -> Body:
+    async def apply_status(self, key: ServiceKey, uid: str, version: int, status: Body) -> Body:
         """Write the status of a service and return the service as stored.
 
         Raises:
-            Conflict: the service has another UID.
+            Conflict: the service has another UID or another version.
             NotFound: the service does not exist.
         """
         body: Body = {
             "apiVersion": names.API_VERSION,
             "kind": names.SERVICE_KIND,
-            "metadata": {"name": key.name, "namespace": key.namespace, "uid": uid},
+            "metadata": {
+                "name": key.name,
+                "namespace": key.namespace,
+                "uid": uid,
+                "resourceVersion": str(version),
+            },
             "status": status,
         }
         group = f"/apis/{names.API_VERSION}/namespaces/{key.namespace}/{names.SERVICES}"
         path = f"{group}/{key.name}/status"
         return await self._send("PATCH", path, body=body, query=_MANAGER, content_type=APPLY)
 
-    async def apply_profile_status(self, name: str, uid: str, status: Body) -> Body:
+    async def apply_profile_status(self, name: str, uid: str, version: int, status: Body) -> Body:
         """Write the status of a GPU profile and return the profile as stored.
 
         Raises:
-            Conflict: the profile has another UID.
+            Conflict: the profile has another UID or another version.
             NotFound: the profile does not exist.
         """
         body: Body = {
             "apiVersion": names.API_VERSION,
             "kind": names.PROFILE_KIND,
-            "metadata": {"name": name, "uid": uid},
+            "metadata": {"name": name, "uid": uid, "resourceVersion": str(version)},
             "status": status,
         }
         path = f"{PATHS[names.PROFILES]}/{name}/status"

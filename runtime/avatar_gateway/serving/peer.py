@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from typing import TYPE_CHECKING, Final
 
 from aiohttp.http import StreamWriter
@@ -36,6 +37,8 @@ _PAUSE_BYTES: Final = 64 * 1024
 _BUDGET_POLL_S: Final = 0.05
 _CLOSE_TIMEOUT_S: Final = 5.0
 """How long a side may take to answer a close frame."""
+_TCP_ESTABLISHED: Final = 1
+"""The state of an open connection in `TCP_INFO`."""
 _LINGER_BYTES: Final = 256 * 1024
 """What a side may still send after the gateway sent a close frame; it is dropped."""
 
@@ -225,7 +228,8 @@ class Peer:
         self._on_closed()
 
     async def _wait_for_data(self) -> None:
-        while self._budget.must_wait(self):  # noqa: ASYNC110  each connection changes the condition
+        # Every connection changes the condition.
+        while self._budget.must_wait(self) and not self._abort_if_gone():  # noqa: ASYNC110
             await asyncio.sleep(_BUDGET_POLL_S)
         if not self._is_reading:
             self._is_reading = True
@@ -252,10 +256,11 @@ class Peer:
     def _check_alive(self) -> None:
         """Ping an idle side; end the connection if it does not answer.
 
-        A side from which the gateway does not read now cannot be heard, so it counts as alive.
+        A side from which the gateway does not read now cannot be heard; it counts as alive while
+        its connection is open.
         """
         now = self._loop.time()
-        if not self._is_reading:
+        if not self._is_reading and not self._abort_if_gone():
             self._heard_at = now
         idle_s = now - self._heard_at
         if idle_s >= 1.5 * HEARTBEAT_S:
@@ -267,3 +272,13 @@ class Peer:
         else:
             next_s = HEARTBEAT_S - idle_s
         self._heartbeat = self._loop.call_later(next_s + 0.01, self._check_alive)
+
+    def _abort_if_gone(self) -> bool:
+        """End a connection that the side has ended; asyncio notices that only while it reads."""
+        connection = self._transport.get_extra_info("socket")
+        if connection is None or connection.fileno() < 0 or not hasattr(socket, "TCP_INFO"):
+            return self._is_lost
+        state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        if state != _TCP_ESTABLISHED:
+            self._transport.abort()
+        return bool(state != _TCP_ESTABLISHED)

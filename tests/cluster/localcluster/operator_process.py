@@ -149,11 +149,12 @@ async def started_at(
     namespaces: tuple[str, ...] = (),
     system: str = SYSTEM,
     key_refresh_s: float = 30.0,
+    settings: Mapping[str, str] | None = None,
 ) -> AsyncIterator[OperatorProcess]:
     """Run the operator with a kubeconfig.
 
     `name` distinguishes replicas in the Lease and in the user agent. The operator serves
-    `namespaces`, or all namespaces.
+    `namespaces`, or all namespaces. `settings` are further environment variables.
     """
     health, metrics = ports.find_free(2)
     environment: dict[str, Any] = {
@@ -174,6 +175,7 @@ async def started_at(
         "AVATAR_METRICS_LISTEN": f"127.0.0.1:{metrics}",
         "AVATAR_METRICS_OPEN": "true",
         "AVATAR_LOG_FORMAT": "text",
+        **(settings or {}),
     }
     argv = (sys.executable, "-m", module, *(arguments or ("run",)))
     log = logs / f"{module}.{name}.log"

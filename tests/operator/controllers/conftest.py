@@ -32,6 +32,7 @@ GROUP = "/apis/avatar.musetalk.io/v1alpha1"
 SERVICE = f"{GROUP}/namespaces/acme/avatarservices/concierge"
 STATUS = f"{SERVICE}/status"
 PDB = "/apis/policy/v1/namespaces/acme/poddisruptionbudgets/concierge-live"
+INSTALLATION = "system/avatar-operator"
 PDBS = "/apis/policy/v1/poddisruptionbudgets"
 PDBS_OF_TENANT = "/apis/policy/v1/namespaces/acme/poddisruptionbudgets"
 SECRETS = "/api/v1/namespaces/acme/secrets"
@@ -52,6 +53,7 @@ class ApiServer:
         self.pods: list[Body] = []
         self.pdbs: list[Body] = []
         self.secrets: dict[str, Body] = {}  # by path
+        self.leases: dict[str, Body] = {}  # by path
         self.strangers: list[Body] = []  # pods that do not belong to the operator
         self.events: list[Body] = []
         self.writes: list[tuple[str, str]] = []
@@ -127,6 +129,8 @@ class ApiServer:
                 )
             case "GET", _ if path == SERVICE and self.services:
                 return web.json_response(self.services[0])
+            case "GET", _ if path in self.leases:
+                return web.json_response(self.leases[path])
             case "GET", _ if path in self.secrets:
                 return web.json_response(self.secrets[path])
             case "GET", _:
@@ -189,7 +193,9 @@ class ApiServer:
 
     @property
     def status(self) -> Any:
-        return self.services[0].get("status", {})
+        """The status besides the claim of the operator."""
+        found = self.services[0].get("status", {})
+        return {key: value for key, value in found.items() if key != "operator"}
 
     def condition(self, kind: str) -> tuple[str, str]:
         for each in self.status.get("conditions", []):
@@ -214,6 +220,12 @@ class Operator:
         self.metrics = metrics
         self._running: asyncio.Task[None] | None = None
 
+    def metric(self, name: str) -> float:
+        """Return the value of a metric without labels."""
+        lines = self.metrics.render().decode().splitlines()
+        (line,) = [line for line in lines if line.startswith(f"avatar_operator_{name} ")]
+        return float(line.split()[1])
+
     def start(self) -> None:
         self._running = asyncio.create_task(self.manager.run())
 
@@ -224,6 +236,7 @@ class Operator:
 
     def apply(self, **spec: Any) -> Body:
         body = self.make.service_body(**spec)
+        body["status"] = {"operator": INSTALLATION}
         self.api.services = [self.api.stamp(body)]
         self.observe(Kind.SERVICES, body)
         return body

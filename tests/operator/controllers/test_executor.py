@@ -466,17 +466,17 @@ async def test_a_conflict_does_not_stop_the_deletion_of_the_other_pods(setup: Se
 async def test_a_status_is_written_only_if_it_differs(setup: Setup) -> None:
     key = setup.service.key
     status = {"replicas": 1}
-    await setup.executor.write_status("s1", key, status, dict(status), setup.state)
+    await setup.executor.write_status("s1", key, 7, status, dict(status), setup.state)
     assert setup.api.requests == []
-    await setup.executor.write_status("s1", key, {}, status, setup.state)
-    assert setup.api.requests == [("apply_status", key, "s1", status)]
+    await setup.executor.write_status("s1", key, 7, {}, status, setup.state)
+    assert setup.api.requests == [("apply_status", key, "s1", 7, status)]
     assert setup.observed == [(Kind.SERVICES, {"kind": "AvatarService"})]
     assert setup.state.written_at > 0
 
 
 async def test_the_status_of_a_deleted_service_is_not_observed(setup: Setup) -> None:
     setup.api.errors["apply_status"] = NotFound("PATCH", 404, "gone")
-    await setup.executor.write_status("s1", setup.service.key, {}, {"a": 1}, setup.state)
+    await setup.executor.write_status("s1", setup.service.key, 7, {}, {"a": 1}, setup.state)
     assert setup.observed == []
     assert setup.state.written_at == float("-inf")
 

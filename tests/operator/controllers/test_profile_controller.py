@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from avatar_operator.controllers import profile_controller
+from avatar_operator.controllers.claims import Claims
 from avatar_operator.core.cache.entries import ChangeImpact, Kind
 from avatar_operator.core.cache.store import Store
 from avatar_operator.errors import Conflict, TemporaryError
@@ -17,7 +18,7 @@ from avatar_operator.errors import Conflict, TemporaryError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
 
-    from tests.operator.conftest import Body, Make
+    from tests.operator.conftest import Body, Make, Pauses
 
     from avatar_operator.core.resources.state import PodState
 
@@ -34,8 +35,12 @@ class Api:
         self.faults: list[Exception] = []
         self.changed = asyncio.Event()
 
-    async def apply_profile_status(self, name: str, uid: str, status: Body) -> Body:
+    async def read_lease(self, *_: object) -> Body:
+        return {"spec": {"holderIdentity": "other", "renewTime": "now"}}
+
+    async def apply_profile_status(self, name: str, uid: str, version: int, status: Body) -> Body:
         assert (name, uid) == ("rtx-4090", "rtx-4090")
+        assert version == int(self.profile["metadata"].get("resourceVersion", "0"))
         self.requests_sent += 1
         self.changed.set()
         if self.faults:
@@ -58,7 +63,8 @@ class Setup:
         api: Any = self.api
         self.impacts: list[ChangeImpact] = []
         self.controller = profile_controller.ProfileController(
-            api, self.store, self.states, lambda: self.leads, self.observe
+            *(api, self.store, self.states, lambda: self.leads),
+            *(Claims(api, "system/own"), self.observe),
         )
         self.store.observe(Kind.PROFILES, copy.deepcopy(self.api.profile))
         self.store.observe(Kind.NODES, make.node_body())
@@ -87,6 +93,19 @@ class Setup:
     def measured(self) -> list[Body]:
         found: list[Body] = self.api.profile.get("status", {}).get("calibrations", [])
         return found
+
+
+@pytest_asyncio.fixture
+async def paused(
+    make: Make, pauses: Pauses, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Setup]:
+    """Yield a controller whose pauses the test ends."""
+    pauses.replace_in(profile_controller, monkeypatch)
+    setup = Setup(make)
+    task = asyncio.create_task(setup.controller.run())
+    yield setup
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 @pytest_asyncio.fixture
@@ -164,3 +183,56 @@ async def test_the_calibration_of_a_deleted_pod_is_not_written(setup: Setup) -> 
     setup.leads = True
     await check_again(setup)
     assert setup.api.requests_sent == 0
+
+
+async def test_changes_that_arrive_together_are_checked_once(paused: Setup, pauses: Pauses) -> None:
+    paused.start_pod("p0")
+    await pauses.settle()
+    assert pauses.lengths == [profile_controller.DELAY_S]
+    assert paused.api.requests_sent == 0
+    paused.start_pod("p1", 1.2)
+    await pauses.end(profile_controller.DELAY_S)
+    assert paused.api.requests_sent == 1
+    assert [item["pod"] for item in paused.measured] == ["acme/p1"]  # the slower one
+    assert pauses.lengths == []  # the next check needs another change
+    paused.controller.on_state("uid-p0")  # the same calibration
+    await pauses.settle()
+    assert pauses.lengths == []
+
+
+async def test_a_failed_write_is_retried_after_a_pause(
+    paused: Setup, pauses: Pauses, caplog: pytest.LogCaptureFixture
+) -> None:
+    paused.api.faults = [TemporaryError("PATCH", 503, "later")]
+    paused.start_pod("p0")
+    await pauses.end(profile_controller.DELAY_S)
+    assert "cannot write the status of a profile fault=PATCH: 503 later" in caplog.text
+    assert pauses.lengths == [profile_controller.RETRY_S]
+    await pauses.end(profile_controller.RETRY_S)
+    await pauses.end(profile_controller.DELAY_S)
+    assert paused.api.requests_sent == 2
+    assert paused.measured
+
+
+async def test_the_calibration_of_a_pod_that_does_not_run_is_not_written(
+    paused: Setup, pauses: Pauses
+) -> None:
+    paused.store.observe(Kind.PODS, paused.make.pod_body("p0", status={"containerStatuses": []}))
+    curve = paused.make.curve(3100, 306, [(1, 22.2), (64, 790.5)])
+    paused.received["uid-p0"] = paused.make.state(device="cuda", calibration=curve)
+    paused.controller.on_state("uid-p0")
+    await pauses.end(profile_controller.DELAY_S)
+    assert paused.api.requests_sent == 0
+
+
+async def test_the_profile_of_another_operator_is_not_written(setup: Setup) -> None:
+    setup.start_pod("p0")
+    await setup.requests(1)
+    assert setup.api.profile["status"]["operator"] == "system/own"
+    claimed = copy.deepcopy(setup.api.profile)
+    claimed["status"] = {"operator": "elsewhere/other"}
+    claimed["metadata"]["resourceVersion"] = "11000"
+    setup.store.observe(Kind.PROFILES, claimed)
+    await check_again(setup)
+    await check_again(setup)
+    assert setup.api.requests_sent == 1

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import time
 from math import inf
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.operator.controllers.conftest import MASTER
 
+from avatar_contracts import tokens
 from avatar_operator.controllers.service_controller import HOLD_REMOVALS_S
 from avatar_operator.core.cache.entries import Kind
 from avatar_operator.core.manifests.objects import pdb
+from avatar_operator.core.manifests.pod import hash_spec
+from avatar_operator.core.resources.service import parse_service
+from avatar_operator.core.text import rfc3339
 
 if TYPE_CHECKING:
     from tests.operator.controllers.conftest import Operator
@@ -229,3 +235,47 @@ async def test_a_failed_action_is_retried_without_any_change(quiet_operator: Ope
     # More often than the writes of the status trigger it.
     await api.until(lambda: api.writes.count(("POST", PODS)) >= 6)
     assert api.condition("Degraded") == ("True", "ApplyFailed")
+
+
+STUCK = {
+    "phase": "Pending",
+    "conditions": [{"type": "PodScheduled", "status": "True"}],
+    "containerStatuses": [
+        {"name": "runtime", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "x"}}}
+    ],
+}
+
+
+async def test_a_pod_that_does_not_start_is_recorded_and_not_tried_at_once(
+    operator: Operator,
+) -> None:
+    api = operator.api
+    operator.apply(replicas=1)
+    await api.until(lambda: api.pods)
+    pod = copy.deepcopy(api.pods[0])
+    pod["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
+    pod["spec"]["nodeName"], pod["status"] = "n1", STUCK
+    operator.observe(Kind.PODS, api.stamp(pod))
+    await api.until(lambda: api.status.get("failures") and not api.pods)
+    (failure,) = api.status["failures"]
+    assert (failure["rounds"], failure["pods"]) == (1, 1)
+    assert (failure["pod"], failure["message"]) == (pod["metadata"]["name"], "ImagePullBackOff: x")
+    assert api.condition("Ready") == ("False", "PodsFailing")
+    lists = api.lists
+    await api.until(lambda: api.lists > lists + 1)  # the resyncs create no other pod
+    assert api.pods == []
+
+
+async def test_another_leader_reads_from_the_status_what_failed(stopped_operator: Operator) -> None:
+    operator, api = stopped_operator, stopped_operator.api
+    body = operator.make.service_body(replicas=1)
+    spec_hash = hash_spec(parse_service(body), "runtime:1", tokens.generation(MASTER))
+    at = rfc3339(time.time() + 3600)
+    known = {"specHash": spec_hash, "rounds": 3, "pods": 1, "time": at, "pod": "p", "message": "x"}
+    body["status"] = {"failures": [known]}
+    api.services = [api.stamp(body)]
+    operator.observe(Kind.SERVICES, body)
+    operator.start()
+    await api.until(lambda: api.condition("Ready") == ("False", "PodsFailing"))
+    assert api.pods == []
+    assert api.status["failures"][0]["rounds"] == 3

@@ -213,3 +213,13 @@ def test_many_services_are_triggered_within_half_a_resync(make: Make) -> None:
     Triggers(store, worker, 0.01, lambda: True).trigger_all()
     assert max(queue.added.values()) < CLUSTER_S + 0.01 / 2
     assert sorted(queue.added) == [f"s{number}" for number in range(10)]
+
+
+def test_only_other_services_that_exist_and_lack_gpus_wait(setup: Setup) -> None:
+    setup.triggers.set_waits("a", waits=True)
+    assert (setup.triggers.others_wait("a"), setup.triggers.others_wait("b")) == (False, True)
+    setup.triggers.on_deleted_service("a")
+    assert not setup.triggers.others_wait("b")
+    setup.triggers.set_waits("b", waits=True)
+    setup.triggers.set_waits("b", waits=False)
+    assert not setup.triggers.others_wait("a")

@@ -221,9 +221,10 @@ async def test_a_status_is_applied_to_exactly_this_service(
     api, client = server
     path = "/apis/avatar.musetalk.io/v1alpha1/namespaces/acme/avatarservices/concierge/status"
     api.on("PATCH", path, 200, {"kind": "AvatarService"})
-    await client.apply_status(ServiceKey("acme", "concierge"), "u", {"sessions": 1})
+    await client.apply_status(ServiceKey("acme", "concierge"), "u", 7, {"sessions": 1})
     body = api.requests[0][2]
     assert (body["metadata"]["uid"], body["status"]) == ("u", {"sessions": 1})
+    assert body["metadata"]["resourceVersion"] == "7"  # another operator may have claimed it
 
 
 async def test_the_credentials_are_those_of_the_connection(
@@ -329,9 +330,10 @@ async def test_the_status_of_a_profile_is_applied_to_exactly_this_profile(
     api, client = server
     path = "/apis/avatar.musetalk.io/v1alpha1/gpuprofiles/l4/status"
     api.on("PATCH", path, 200, {"kind": "GPUProfile"})
-    assert await client.apply_profile_status("l4", "u", {"a": 1}) == {"kind": "GPUProfile"}
+    assert await client.apply_profile_status("l4", "u", 7, {"a": 1}) == {"kind": "GPUProfile"}
     body = api.requests[0][2]
-    assert (body["metadata"], body["status"]) == ({"name": "l4", "uid": "u"}, {"a": 1})
+    metadata = {"name": "l4", "uid": "u", "resourceVersion": "7"}
+    assert (body["metadata"], body["status"]) == (metadata, {"a": 1})
 
 
 async def test_an_event_is_created_in_its_namespace(

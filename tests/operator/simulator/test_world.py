@@ -138,3 +138,24 @@ def test_no_fault_makes_the_operator_end_a_session(first: int) -> None:
         result = scaling_campaign.run(seed)
         assert not result.violations, scaling_campaign.broken(seed, result)
         assert result.ended_by_operator == 0
+
+
+class CountingScaler:
+    """A baseline that keeps two pods and records what it was told."""
+
+    every_s = 10.0
+
+    def __init__(self) -> None:
+        self.told: list[tuple[int, int]] = []
+
+    def wanted(self, at_s: float, sessions: int, pods: int, ready: int, per_pod: int) -> int:
+        self.told.append((pods, ready))
+        return 2
+
+
+def test_a_baseline_knows_how_many_of_the_pods_are_ready() -> None:
+    scaler = CountingScaler()
+    run((Session(100.0, 300.0),), scaler, start_s=25.0, start_spread=0.0)
+    assert all(ready <= pods for pods, ready in scaler.told)
+    assert (2, 0) in scaler.told
+    assert scaler.told[-1] == (2, 2)

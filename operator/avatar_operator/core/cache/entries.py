@@ -55,6 +55,7 @@ class ProfileBody:
 
     name: str
     uid: str
+    version: int
     generation: int
     status: Mapping[str, object]
 

@@ -236,7 +236,7 @@ class Store:
         metadata = Fields(body.get("metadata"), "metadata", [])
         generation = metadata.integer("generation", 0, 0, 2**63)
         status = Fields(body, "", []).fragment("status")
-        profile_body = ProfileBody(metadata.text("name"), uid, generation, status)
+        profile_body = ProfileBody(metadata.text("name"), uid, version, generation, status)
         self._profile_bodies.put(uid, version, profile_body)
         changed = self._profiles.put(uid, version, profile)
         if changed:

@@ -65,6 +65,8 @@ class Allowance:
     count: int
     pools: tuple[Pool, ...]
     """The classes; those that rejected a pod a short time ago have no free GPU."""
+    closed: frozenset[str]
+    """The classes that rejected a pod a short time ago."""
     wait_s: float | None
     """Seconds until another pod may be tried; None if only an event changes the number."""
 
@@ -105,6 +107,13 @@ def find_failed(
             continue  # it waits for a node and holds no GPU meanwhile
         found.append(FailedPod(pod, pod.trouble or "its volumes are not mounted", blamed))
     return tuple(found), min(waits, default=None)
+
+
+def count_unfit(fleet: Fleet, pools: Sequence[Pool]) -> int:
+    """Return how many pods no node accepts for another reason than its GPUs."""
+    return sum(
+        pod.rejected_at is not None and not _lacks_only_gpus(pod, pools) for pod in fleet.live
+    )
 
 
 def _fails_at(pod: RuntimePod, pools: Sequence[Pool]) -> float | None:
@@ -201,7 +210,7 @@ def allow(
         accepted = any(pod.node for pod in alike) or len(starting) < len(fleet.current)
         if failures or not accepted or any(pod.waiting in FAILING_WAITS for pod in alike):
             count = min(count, max(0, 1 - len(starting)))
-    return Allowance(count, opened, min(waits, default=None))
+    return Allowance(count, opened, frozenset(closed), min(waits, default=None))
 
 
 def _waits_for_a_node(pod: RuntimePod, pools: Sequence[Pool], placement: Placement) -> bool:

@@ -82,23 +82,26 @@ def keeps_all(service: Service) -> bool:
     return service.paused or (policy is not None and (policy.freeze or policy.pause_scale_in))
 
 
-def demand(service: Service, plan: Plan) -> Demand:
-    """Return the GPUs that a service can use according to its plan."""
-    classes = tuple(pool.gpu_class for pool in plan.pools if pool.can_serve)
+def demand(service: Service, plan: Plan, now: float) -> Demand:
+    """Return the GPUs that a service can use according to its plan; `now` is since 1970."""
+    closed = {each.gpu_class for each in plan.failures if now < each.retry_at}
+    serving = (pool.gpu_class for pool in plan.pools if pool.can_serve)
+    classes = tuple(gpu_class for gpu_class in serving if gpu_class not in closed)
     if service.placement.when_full is WhenFull.WAIT:
         classes = classes[:1]
+    classes = tuple(each for each in classes if each not in plan.closed)
     policy = service.autoscaling
     if plan.scaling is not None:
         policy = plan.scaling.effective.policy
     if policy is not None and policy.max_cost_per_hour is not None:
         unpriced = {pool.gpu_class for pool in plan.pools if pool.cost_per_hour is None}
         classes = tuple(each for each in classes if each not in unpriced)
-    has = len(plan.fleet.live)
+    has = len(plan.fleet.live) - plan.unfit
     if service.placement.when_full is WhenFull.CREATE_PENDING:
         has = sum(1 for pod in plan.fleet.live if pod.node)
     return Demand(
         key=service.key,
-        wanted=_wanted(service, plan),
+        wanted=_wanted(service, plan, now),
         has=has,
         minimum=max(1, policy.min_replicas) if policy is not None else 1,
         weight=service.weight,
@@ -144,17 +147,20 @@ def _surplus_waiting(
     return tuple(found)
 
 
-def _wanted(service: Service, plan: Plan) -> int:
+def _wanted(service: Service, plan: Plan, now: float) -> int:
     """Return how many GPUs the service would use at once if they were free.
 
     A service that may not add pods now, for example because they failed repeatedly, wants no more
-    than it has: a GPU that waits for it would be idle.
+    than it has: a GPU that waits for it would be idle. A spec that no pod has proven gets one pod.
     """
-    live, new = len(plan.fleet.live), len(plan.new_pods)
+    live, new = len(plan.fleet.live) - plan.unfit, len(plan.new_pods)
     complete = len(plan.fleet.current) >= plan.desired
-    if service.paused or not (complete or new or plan.missing):
-        return min(plan.desired, live)
+    failing = any(not each.gpu_class and now < each.last_retry_at for each in plan.failures)
+    if service.paused or failing or not (complete or new or plan.missing):
+        return min(plan.desired, live + new)
     wanted = min(plan.desired, live + new + plan.missing)
+    if not any(pod.node for pod in plan.fleet.current):
+        return min(wanted, live + 1)
     if plan.scaling is None or plan.scaling.decision.limit is not Limit.FREE_GPUS:
         return wanted
     policy = plan.scaling.effective.policy

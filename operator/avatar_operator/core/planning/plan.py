@@ -94,7 +94,11 @@ class Plan:
     failures: tuple[Failure, ...] = ()
     """Pods that failed to start, with those that this plan deletes."""
     held: int = 0
-    """Pods that are not created yet, although a GPU is free: the spec failed or is not proven."""
+    """Pods that would not use a GPU yet, because the spec failed or is not proven."""
+    closed: frozenset[str] = frozenset()
+    """Classes that are not tried now, because they rejected a pod of the spec."""
+    unfit: int = 0
+    """Pods that no node accepts for another reason than its GPUs."""
     share: Share | None = None
     """The share that limits the plan; None if no shortage concerns the service."""
 

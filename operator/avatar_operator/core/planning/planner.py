@@ -171,6 +171,8 @@ def plan(service: Service, observed: Observed, options: Options, now: float) -> 
         silent=observed.silent,
         failures=stock.failures,
         held=added.new.held,
+        closed=added.new.closed,
+        unfit=attempts.count_unfit(stock.fleet, stock.pools),
         share=observed.share,
     )
 

@@ -37,7 +37,9 @@ class NewPods(NamedTuple):
     missing: int = 0
     """Pods for which no GPU was found."""
     held: int = 0
-    """Pods with a free GPU that are not created yet, because the spec failed or is not proven."""
+    """Pods that would not use a GPU yet, because the spec failed or is not proven."""
+    closed: frozenset[str] = frozenset()
+    """Classes that are not tried now, because they rejected a pod of the spec."""
 
 
 def count_missing(
@@ -76,12 +78,16 @@ def place(
     """
     existing = fleet.current + tuple(each.pod for each in adopted)
     placement = _effective_placement(service, fleet, spec_hash)
-    missing = count - len(assign_classes(pools, count, placement, existing))
-    chosen = assign_classes(allowed.pools, count, placement, existing)[: allowed.count]
-    held = max(0, count - missing - len(chosen))
+    serving = [pool for pool in pools if pool.can_serve]
+    if placement.when_full is WhenFull.WAIT:
+        serving = serving[:1]
+    closed = bool(serving) and all(pool.gpu_class in allowed.closed for pool in serving)
+    chosen = assign_classes(allowed.pools, min(count, allowed.count), placement, existing)
+    missing = 0 if closed else min(count, allowed.count) - len(chosen)
+    held = count - missing - len(chosen)
     paid = _within_max_cost(service, fleet, pools, [*(each.pool for each in adopted), *chosen])
     chosen = tuple(compress(chosen, paid[len(adopted) :]))
-    return NewPods(tuple(compress(adopted, paid)), chosen, missing, held)
+    return NewPods(tuple(compress(adopted, paid)), chosen, missing, held, allowed.closed)
 
 
 def creations(

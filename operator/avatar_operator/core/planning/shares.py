@@ -7,6 +7,7 @@ services accept. Services and classes that no shortage concerns are left out.
 
 from __future__ import annotations
 
+import functools
 import heapq
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
@@ -129,6 +130,12 @@ class Shares:
 
 def compute(demands: Mapping[str, Demand], observed: Observation) -> Shares | None:
     """Return the shares, None if no service lacks GPUs."""
+    competition = collect(demands, observed)
+    return None if competition is None else competition.divide()
+
+
+def collect(demands: Mapping[str, Demand], observed: Observation) -> Competition | None:
+    """Return the services that compete for GPUs with one that lacks some, None if there is none."""
     chosen, classes = _concerned(demands)
     if not chosen:
         return None
@@ -147,22 +154,34 @@ def compute(demands: Mapping[str, Demand], observed: Observation) -> Shares | No
         )
         for uid, demand in chosen.items()
     ]
-    outcome = _Outcome(claims, share_out(claims, cells.capacity), cells)
-    keep = outcome.keep()
-    return Shares(
-        by_service={
+    return Competition(tuple(chosen), claims, frozenset(classes), cells)
+
+
+@dataclass(frozen=True, slots=True)
+class Competition:
+    """The claims of services on cells; it shares no data with anything that changes."""
+
+    uids: tuple[str, ...]
+    claims: Sequence[Claim]
+    classes: Collection[str]
+    cells: _Cells
+
+    def divide(self) -> Shares:
+        """Return the shares. For thousands of services this takes a large part of a second."""
+        outcome = _Outcome(self.claims, share_out(self.claims, self.cells.capacity), self.cells)
+        keep = outcome.keep()
+        by_service = {
             uid: Share(
-                allowed=outcome.allowed(index, classes),
+                allowed=outcome.allowed(index, self.classes),
                 keep=keep[index],
-                contested=outcome.is_contested(index, claims[index].cells),
-                parts=cells.parts,
-                cells=claims[index].cells,
-                holders=cells.holders,
+                contested=outcome.is_contested(index),
+                parts=self.cells.parts,
+                cells=self.claims[index].cells,
+                holders=self.cells.holders,
             )
-            for index, uid in enumerate(chosen)
-        },
-        newcomer=Share(outcome.spare(classes)),
-    )
+            for index, uid in enumerate(self.uids)
+        }
+        return Shares(by_service, newcomer=Share(outcome.spare(self.classes)))
 
 
 def is_removable(pod: RuntimePod, states: Mapping[str, PodState]) -> bool:
@@ -221,15 +240,17 @@ class _Cells:
             self.free[self.parts[part]] += free
         self.coming = [0] * len(numbers)
         self.capacity = list(self.free)
-        self.accepted = {
-            uid: tuple(
+        bits = {placement: bit for bit, placement in enumerate(placements)}
+        accepted = functools.cache(
+            lambda wanted, placement: tuple(
                 number
-                for gpu_class in demand.classes
+                for gpu_class in wanted
                 for place, number in numbers.items()
-                if place.gpu_class == gpu_class
-                and place.placements >> placements.index(demand.placement) & 1
+                if place.gpu_class == gpu_class and place.placements >> bits[placement] & 1
             )
-            for uid, demand in demands.items()
+        )
+        self.accepted: dict[str, tuple[int, ...]] = {
+            uid: accepted(demand.classes, demand.placement) for uid, demand in demands.items()
         }
         self.held: dict[str, Counter[int]] = {}
         self.locked: dict[str, Counter[int]] = {}
@@ -271,7 +292,7 @@ class _Cells:
         observed: Observation,
         holders: Sequence[dict[str, Counter[str]]],
     ) -> list[RuntimePod]:
-        """Count the pods of a service, and return those that no node has accepted yet."""
+        """Count the pods of a service, and return those that the scheduler is placing."""
         held, locked = Counter[int](), Counter[int]()
         self.held[uid], self.locked[uid] = held, locked
         unbound = []
@@ -279,7 +300,7 @@ class _Cells:
         states = observed.states([pod.uid for pod in pods])
         for pod in pods:
             if not pod.node:
-                if not pod.terminating:
+                if not pod.terminating and pod.rejected_at is None:
                     unbound.append(pod)
                 continue
             cell = self.parts.get((pod.node, pod.gpu_class))
@@ -353,9 +374,10 @@ class _Outcome:
                 found[gpu_class] = min(found[gpu_class], held)
         return found
 
-    def is_contested(self, index: int, cells: Iterable[int]) -> bool:
-        """Return whether another service is about to get a GPU of these cells."""
-        return any(self._short[cell].keys() - {index} for cell in cells)
+    def is_contested(self, index: int) -> bool:
+        """Return whether another service is about to get a GPU that this one could use."""
+        short = (self._short[cell] for cell in self._claims[index].cells)
+        return any(len(each) > (index in each) for each in short)
 
     def keep(self) -> list[dict[int, int]]:
         """Return for each service the pods to keep in each cell in which it gives GPUs back.

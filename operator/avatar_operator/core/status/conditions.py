@@ -238,7 +238,7 @@ def _gpu(service: Service, plan: planner.Plan) -> Finding:
     if pending := _pending_pods(service, plan):
         message = f"{pending}; the cluster has {_stocks(plan)}"
         return Finding(Condition.GPU_AVAILABLE, False, Reason.WAITING_FOR_NODE, message)
-    if plan.held and plan.failures and not plan.fleet.current:
+    if plan.held and plan.failures and not (plan.missing or plan.fleet.current):
         message = f"no GPU is held between two tries: {_failures(plan)}"
         return Finding(Condition.GPU_AVAILABLE, False, Reason.BACKING_OFF, message)
     if not plan.missing:

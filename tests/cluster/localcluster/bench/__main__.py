@@ -42,6 +42,7 @@ BENCHES: Final = (
         ("--services", "200", "--replicas", "5", "--streams"),
         what="the operator at rest, 1,000 pods telling it so each second",
     ),
+    Bench("gateway", "localcluster.bench.gateway", what="one gateway that hears 1,000 pods"),
     Bench("failover", "localcluster.bench.failover", what="100 killed leaders, 10 clean stops"),
     Bench(
         "engine",

@@ -172,3 +172,16 @@ def test_what_a_service_has_to_do_with_a_shared_reserve_is_written_too(keeps: bo
     (again,) = decision_log.replay([read])
     assert not again.differs
     assert again.result.decision.reserve == (2 if keeps else 0)
+
+
+@pytest.mark.parametrize("waiting", [0, 1])
+def test_a_service_that_was_never_busy_is_read_as_such(waiting: int) -> None:
+    auto = autoscaling.Autoscaling(0, 9, zero_after_s=60)
+    seen = Observation([], [Offer("c", 4, 9)], Demand(waiting=waiting))
+    first = inputs.decide(inputs.ScalingInputs(auto, seen, None, 1.0, 2.0))
+    history = first.decision.history
+    answer = inputs.decide(inputs.ScalingInputs(auto, seen, history, 5.0, 6.0))
+    line = json.loads(json.dumps(decision_log.DecisionLog().line("acme/a", answer)))
+    read = decision_lines.decode(line)
+    assert read.history == history
+    assert (history.busy_at > 0) == bool(waiting)

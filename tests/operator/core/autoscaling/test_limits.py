@@ -176,3 +176,9 @@ def test_pods_that_are_paid_for_leave_the_bounds_of_the_policy_alone() -> None:
     policy = Autoscaling(1, 20, max_cost_per_hour=Decimal(3))
     bounds = limits.find_bounds(policy, pods(ONE, ONE, ONE), (), Decimal(0))
     assert (bounds.policy_maximum, bounds.clamp_to_policy(10)) == (20, 10)
+
+
+def test_the_pods_that_are_kept_under_a_maximum_cost_are_those_that_scale_down_last() -> None:
+    dear, cheap = pods(Decimal(3), sessions=5), pods(ONE, ONE)
+    assert bounds_of("3", [*cheap, *dear], Offer("a", 5, 9, ONE)) == (1, Limit.MAX_COST)
+    assert bounds_of("4", [*cheap, *dear], Offer("a", 5, 9, ONE)) == (2, Limit.MAX_COST)

@@ -148,3 +148,13 @@ def test_a_class_without_nodes_has_the_memory_that_its_profile_promises(make: Ma
     profile: GPUProfile = make.profile()
     stock = inventory.count_free([], [], (profile,), Placement()).stocks["rtx-4090"]
     assert (stock.total, stock.free, stock.memory_mib) == (0, 0, profile.memory_min_mib)
+
+
+def test_the_rows_show_what_all_pods_of_a_node_leave(make: Make) -> None:
+    uses = [PodUse("n1", 1, ""), PodUse("n1", 2, "rtx-4090"), PodUse("n2", 9, "")]
+    nodes = [make.node("n1", gpus=4), make.node("n2", gpus=4)]
+    found = inventory.count_free(nodes, uses, (make.profile(),), Placement())
+    assert [(row.node, row.total, row.free) for row in found.nodes] == [
+        ("n1", 4, 1),
+        ("n2", 4, 0),
+    ]

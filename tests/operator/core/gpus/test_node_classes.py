@@ -287,3 +287,15 @@ def test_labels_that_do_not_add_up_are_used_with_a_warning(
 def test_a_cloud_that_agrees_is_no_contradiction(make: Make) -> None:
     found = labels("NVIDIA-L4", "23034") | {"cloud.google.com/gke-accelerator": "nvidia-l4"}
     assert one(make.node(labels=found), make.shipped()).warning == ""
+
+
+@pytest.mark.parametrize(
+    ("memory", "gpu_class"), [("10000000", "large"), ("10000001", None)], ids=["MiB", "bytes"]
+)
+def test_a_memory_label_counts_as_bytes_only_above_any_size_in_mebibytes(
+    make: Make, memory: str, gpu_class: str | None
+) -> None:
+    match = {"products": ["*"], "memoryMiB": {"min": 9_999_999, "max": 10_000_000}}
+    profile = make.profile("large", match=match)
+    node = make.node(labels=labels("NVIDIA-X", memory))
+    assert one(node, (profile,)).gpu_class == gpu_class

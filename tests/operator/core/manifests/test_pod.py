@@ -14,6 +14,7 @@ from avatar_operator.core.manifests.objects import (
     adoption_patch,
     control_secret,
     event_body,
+    pdb,
     pod_selector,
 )
 from avatar_operator.core.manifests.pod import PodSettings, hash_spec, runtime_pod
@@ -398,3 +399,8 @@ def test_the_probes_allow_a_slow_start_and_end_a_process_that_hangs(make: Make) 
         "timeoutSeconds": 5,
         "failureThreshold": 6,
     }
+
+
+def test_a_budget_keeps_more_pods_than_can_exist(make: Make) -> None:
+    spec: Any = pdb(make.service(), "concierge-live")["spec"]
+    assert spec["minAvailable"] == 1_000_000

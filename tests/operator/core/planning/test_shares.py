@@ -111,14 +111,14 @@ class World:
             states=self.states(pod.uid for pod in own),
             has_control_secret=True,
             node_classes=self.cache,
-            share=self.shares and self.shares.of(uid, stated=uid in self.demands),
+            share=None if self.shares is None else self.shares.of(uid, stated=uid in self.demands),
         )
         return planner.plan(self.services[uid], observed, OPTIONS, self.clock)
 
     def reconcile(self, uid: str, rng: random.Random) -> int:
         """Plan a service once and act; return the number of actions on pods."""
         plan = self.plan(uid)
-        self.demands[uid] = fair_limits.demand(self.services[uid], plan)
+        self.demands[uid] = fair_limits.demand(self.services[uid], plan, self.clock)
         acted = 0
         for action in plan.actions:
             match action:
@@ -320,7 +320,7 @@ def learn(world: World) -> None:
     """Record the demand of every service, and compute the shares."""
     for uid in world.services:
         plan = world.plan(uid)
-        world.demands[uid] = fair_limits.demand(world.services[uid], plan)
+        world.demands[uid] = fair_limits.demand(world.services[uid], plan, world.clock)
     world.share()
 
 
@@ -350,6 +350,16 @@ def test_nothing_is_given_back_while_enough_gpus_are_free() -> None:
     world.share()
     assert share_of(world, "uid-big").keep == {}
     assert share_of(world, "uid-new").allowed[SMALL] == 3
+
+
+def test_a_gpu_that_is_about_to_become_free_counts_as_free() -> None:
+    world = World([node("n0", SMALL, 4, "a")], [service("big", replicas=2), service("new")])
+    for _ in range(3):  # one more than it wants
+        place(world, "uid-big", "n0")
+    place(world, "uid-new", "n0", terminating=True)
+    learn(world)
+    assert world.demands["uid-new"].lacks
+    assert share_of(world, "uid-big").keep == {}
 
 
 def test_a_gpu_that_becomes_free_is_not_given_back_twice() -> None:
@@ -464,5 +474,7 @@ def test_a_service_that_waits_after_failures_wants_no_more_gpus() -> None:
     world = World([node("n0", SMALL, 2, "a")], [service("failing", replicas=2)])
     for _ in range(3):
         place(world, "uid-failing", "n0", phase="Failed", failed_at=world.clock, running=False)
-    demand = fair_limits.demand(world.services["uid-failing"], world.plan("uid-failing"))
+    demand = fair_limits.demand(
+        world.services["uid-failing"], world.plan("uid-failing"), world.clock
+    )
     assert (demand.wanted, demand.lacks) == (0, False)

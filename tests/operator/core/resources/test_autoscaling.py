@@ -131,3 +131,25 @@ def test_a_scale_down_waits_from_nothing_to_a_day(make: Make, seconds: int, vali
     else:
         with pytest.raises(InvalidResource, match="scaleDownAfterSeconds"):
             make.service(autoscaling=wanted)
+
+
+@pytest.mark.parametrize(
+    ("path", "largest"),
+    [
+        (("freeSessions", "min"), 10_000),
+        (("freeSessions", "percent"), 500),
+        (("scaleDownAfterSeconds",), 86_400),
+    ],
+)
+def test_a_policy_accepts_the_largest_value_and_nothing_above(
+    make: Make, path: tuple[str, ...], largest: int
+) -> None:
+    def policy(value: int) -> Any:
+        fields: Any = value
+        for name in reversed(path):
+            fields = {name: fields}
+        return make.service(autoscaling={"maxReplicas": 4, **fields}).autoscaling
+
+    assert policy(largest) is not None
+    with pytest.raises(InvalidResource, match=f"{path[-1]} is {largest + 1}"):
+        policy(largest + 1)

@@ -418,3 +418,13 @@ def test_when_a_pod_was_bound_and_why_it_waits_are_read(make: Make) -> None:
     pod = parse_runtime_pod(make.pod_body())
     assert pod is not None
     assert (pod.bound_at, pod.waiting, pod.mounted, pod.rejected_at) == (None, "", True, None)
+
+
+def test_only_a_failed_scheduling_keeps_a_pod_from_being_scheduled(make: Make) -> None:
+    conditions = [
+        {"type": "PodScheduled", "status": "True", "message": "scheduled to n1"},
+        {"type": "Ready", "status": "False", "message": "containers are not ready"},
+    ]
+    pod = parse_runtime_pod(make.pod_body(status={"conditions": conditions}))
+    assert pod is not None
+    assert pod.trouble == ""

@@ -392,3 +392,9 @@ def test_without_operator_exists_an_empty_toleration_has_the_default_operator(ma
     assert every_taint == Toleration("", "Exists", "", "", None)
     assert one_taint == Toleration("a", "Equal", "b", "", None)
     assert Toleration(operator="Exists").key == ""
+
+
+def test_the_largest_batch_size_is_64(make: Make) -> None:
+    assert make.service(batchSize=64).batch_size == 64
+    with pytest.raises(InvalidResource, match=r"spec\.batchSize is 65, must be"):
+        make.service(batchSize=65)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from avatar_operator.core.planning.failures import Failure
 from avatar_operator.core.resources.gpu_profile import Calibration, Device
 from avatar_operator.core.status import conditions
 from avatar_operator.names import Condition, Reason
@@ -302,3 +303,61 @@ def test_pods_that_wait_for_a_node_are_the_reason(scenarios: Scenarios, make: Ma
     message = f"waiting for a node: p1 (rtx-4090): {why}; the cluster has rtx-4090 0 free of 1"
     assert said(scenario, Condition.GPU_AVAILABLE) == (False, Reason.WAITING_FOR_NODE, message)
     assert said(scenario, Condition.READY) == (False, Reason.WAITING_FOR_NODE, message)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "message"), [(0, "no GPU is needed"), (1, "every pod has its GPU")]
+)
+def test_the_message_tells_whether_gpus_are_needed(
+    scenarios: Scenarios, make: Make, replicas: int, message: str
+) -> None:
+    scenario = scenarios(replicas=replicas)
+    for number in range(replicas):
+        scenario.add(f"p{number}", make.state(1))
+    assert said(scenario, Condition.GPU_AVAILABLE)[2] == message
+
+
+FAILED = "ImagePullBackOff: no x"
+
+
+def failure(scenario: Scenario, **changes: object) -> Failure:
+    known = Failure(scenario.hash, "", 1, 1, 9_999.0, 2, "p0", FAILED)
+    return replace(known, **changes)  # type: ignore[arg-type]
+
+
+def test_a_pod_that_failed_to_start_is_named_until_the_next_try(scenarios: Scenarios) -> None:
+    scenario = scenarios(replicas=2)
+    scenario.failures = (failure(scenario),)
+    why = f"p0 failed to start and was deleted: {FAILED}; the next try is at 1970-01-01T02:46:49Z"
+    status, reason, message = said(scenario, Condition.READY)
+    assert (status, reason) == (False, Reason.PODS_FAILING)
+    assert message == f"0 of 2 pods take sessions; {why}"
+    gpu = said(scenario, Condition.GPU_AVAILABLE)
+    assert gpu == (False, Reason.BACKING_OFF, f"no GPU is held between two tries: {why}")
+    progressing = said(scenario, Condition.PROGRESSING)
+    message = "waiting before another pod is tried"
+    assert progressing == (False, Reason.BACKING_OFF, message)
+    scenario.add("p1", ready=False, running=False)  # the next try
+    assert said(scenario, Condition.READY)[2] == (
+        f"0 of 2 pods take sessions; p0 failed to start and was deleted: {FAILED}"
+    )
+    scenario.pods[0] = replace(scenario.pods[0], trouble="ErrImagePull: no x")
+    message = "0 of 2 pods take sessions; p1: ErrImagePull: no x"
+    assert said(scenario, Condition.READY)[1:] == (Reason.PODS_FAILING, message)
+
+
+def test_a_class_that_rejected_a_pod_is_named(scenarios: Scenarios) -> None:
+    scenario = scenarios(replicas=1, gpus=0)
+    scenario.failures = (failure(scenario, gpu_class="rtx-4090", gpus=9),)
+    status, reason, message = said(scenario, Condition.READY)
+    assert (status, reason) == (False, Reason.NO_GPU_NODE)
+    assert f"p0 failed to start on rtx-4090 and was deleted: {FAILED}" in message
+
+
+def test_a_paused_service_names_its_pending_pods(scenarios: Scenarios) -> None:
+    scenario = scenarios(replicas=1)
+    scenario.service = replace(scenario.service, paused=True)
+    scenario.add("p0", ready=False, running=False, node="", trouble="not scheduled: x")
+    status, reason, message = said(scenario, Condition.READY)
+    assert (status, reason) == (False, Reason.WAITING_FOR_NODE)
+    assert message.startswith("waiting for a node: p0 (rtx-4090): not scheduled: x")

@@ -1,0 +1,184 @@
+"""What a caller and a pod see of the frames that the gateway handles itself."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiohttp import WSMsgType
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from avatar_gateway.core.frames import WHOLE_FRAME_BYTES, Opcode, encode
+from avatar_gateway.serving import peer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from aiohttp import web
+
+    Until = Callable[..., Awaitable[None]]
+
+HEADERS = {"Authorization": "Bearer a-key-of-some-length"}
+
+
+def _open(gateway: Any, query: str = "", **options: Any) -> connect:
+    options = {"additional_headers": HEADERS, "compression": None, "max_size": None} | options
+    return connect(f"{gateway.url}?model=acme/concierge{query}", **options)
+
+
+async def test_a_ping_of_the_caller_is_answered_and_not_forwarded(gateway: Any) -> None:
+    pod = await gateway.pod("p1")
+    async with _open(gateway) as caller, asyncio.timeout(5):
+        await (await caller.ping(b"are you there"))
+        await caller.send("x")
+        assert await caller.recv() == "x"
+    (request,) = pod.requests
+    assert "Sec-WebSocket-Extensions" not in request.headers
+
+
+async def test_a_ping_of_the_pod_is_answered(gateway: Any) -> None:
+    pod = await gateway.pod("p1")
+    answered = asyncio.Event()
+
+    async def ping(socket: web.WebSocketResponse, _: Any) -> None:
+        await socket.ping(b"pod")
+        message = await socket.receive()
+        assert (message.type, message.data) == (WSMsgType.PONG, b"pod")
+        answered.set()
+
+    pod.on_message = ping
+    pod.autoping = False
+    async with _open(gateway) as caller, asyncio.timeout(5):
+        await caller.send("x")
+        await answered.wait()
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_a_silent_caller_must_answer_pings(
+    gateway: Any, until: Until, monkeypatch: pytest.MonkeyPatch, answers: bool
+) -> None:
+    monkeypatch.setattr(peer, "HEARTBEAT_S", 0.1)
+    await gateway.pod("p1")
+    async with _open(gateway, ping_interval=None) as caller:
+        await until(lambda: gateway.sessions.live == 1)
+        if not answers:
+            caller.transport.pause_reading()
+            await until(lambda: gateway.sessions.live == 0)
+        else:
+            await asyncio.sleep(0.4)
+            assert gateway.sessions.live == 1
+        caller.transport.abort()
+
+
+async def test_a_caller_never_gets_a_part_of_a_frame_that_fits(gateway: Any) -> None:
+    """The pod dies within a frame: the caller gets a close frame with the reason."""
+    pod = await gateway.pod("p1")
+
+    async def die(socket: web.WebSocketResponse, _: Any) -> None:
+        assert socket._req is not None
+        transport = socket._req.transport
+        assert transport is not None
+        transport.write(encode(Opcode.TEXT, b"whole") + encode(Opcode.TEXT, bytes(5000))[:4000])
+        await asyncio.sleep(0.05)
+        transport.abort()
+
+    pod.on_message = die
+    async with _open(gateway) as caller, asyncio.timeout(5):
+        await caller.send("x")
+        assert await caller.recv() == "whole"
+        with pytest.raises(ConnectionClosed) as closed:
+            await caller.recv()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1011
+
+
+async def test_a_connection_within_a_long_frame_ends_without_a_close_frame(gateway: Any) -> None:
+    pod = await gateway.pod("p1")
+
+    async def die(socket: web.WebSocketResponse, _: Any) -> None:
+        assert socket._req is not None
+        transport = socket._req.transport
+        assert transport is not None
+        transport.write(encode(Opcode.TEXT, bytes(2 * WHOLE_FRAME_BYTES))[:-1])
+        await asyncio.sleep(0.05)
+        transport.abort()
+
+    pod.on_message = die
+    async with _open(gateway) as caller, asyncio.timeout(5):
+        await caller.send("x")
+        with pytest.raises(ConnectionClosed) as closed:
+            await caller.recv()
+    assert closed.value.rcvd is None
+
+
+async def test_a_ping_within_a_long_frame_is_answered_after_it(gateway: Any) -> None:
+    """The pong must not be written into the frame that is being forwarded to the caller."""
+    pod = await gateway.pod("p1")
+    long = encode(Opcode.TEXT, bytes(2 * WHOLE_FRAME_BYTES))
+    may_end = asyncio.Event()
+
+    async def pause_within(socket: web.WebSocketResponse, _: Any) -> None:
+        assert socket._req is not None
+        transport = socket._req.transport
+        assert transport is not None
+        transport.write(long[:-1000])
+        await may_end.wait()
+        transport.write(long[-1000:])
+
+    pod.on_message = pause_within
+    async with _open(gateway) as caller, asyncio.timeout(5):
+        await caller.send("x")
+        await asyncio.sleep(0.05)
+        pong = await caller.ping(b"now")
+        await asyncio.sleep(0.05)
+        may_end.set()
+        assert len(await caller.recv()) == 2 * WHOLE_FRAME_BYTES
+        await pong
+
+
+@pytest.mark.parametrize("size", [10, 3 * WHOLE_FRAME_BYTES])
+async def test_what_a_caller_sends_before_the_pod_answers_is_kept(gateway: Any, size: int) -> None:
+    """aiohttp hands over what arrived with the handshake; the rest stays in the network."""
+    pod = await gateway.pod("p1")
+    pod.may_answer = asyncio.Event()
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    message = bytes(size)
+    writer.write(
+        b"GET /v1/realtime?model=acme/concierge HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+        b"Connection: keep-alive, Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\napi-key: a-key-of-some-length\r\n\r\n"
+        + encode(Opcode.TEXT, message, b"abcd")
+    )
+    await asyncio.sleep(0.05)
+    pod.may_answer.set()
+    async with asyncio.timeout(5):
+        assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+        expected = encode(Opcode.TEXT, message)
+        assert await reader.readexactly(len(expected)) == expected
+    writer.transport.abort()
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["Sec-WebSocket-Key: \xff", "Sec-WebSocket-Key: short", "Sec-WebSocket-Version: 8"],
+)
+async def test_a_wrong_handshake_is_answered_in_words(gateway: Any, header: str) -> None:
+    await gateway.pod("p1")
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    lines = [
+        "GET /v1/realtime?model=acme/concierge HTTP/1.1",
+        "Host: x",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+    ]
+    kept = [line for line in lines if line.split(":")[0] != header.split(":")[0]]
+    writer.write("\r\n".join([*kept, header, "", ""]).encode("latin-1"))
+    async with asyncio.timeout(5):
+        answer = await reader.read()  # the gateway closes the connection
+    assert b" 426 " in answer
+    assert b"upgrade_required" in answer
+    writer.close()

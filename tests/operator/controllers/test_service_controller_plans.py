@@ -1,0 +1,345 @@
+"""Tests of what a reconcile plans with, executes and reports, on fakes around the real store."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from avatar_operator.controllers.executor import ExecutionResult, ServiceState
+from avatar_operator.controllers.service_controller import (
+    HOLD_REMOVALS_S,
+    SETTLE_S,
+    STATES_WAIT_S,
+    ServiceController,
+)
+from avatar_operator.core.autoscaling.observation import Demand
+from avatar_operator.core.cache.entries import Kind
+from avatar_operator.core.cache.store import Store
+from avatar_operator.core.manifests.pod import hash_spec
+from avatar_operator.core.planning import planner
+from avatar_operator.core.resources.service import ServiceKey
+from avatar_operator.errors import Conflict, Refused
+from avatar_operator.metrics import Metrics
+from avatar_operator.streams.client import SILENCE_S
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from tests.operator.conftest import Body, Make
+
+    from avatar_operator.core.cache.entries import ChangeImpact
+    from avatar_operator.core.resources.service import Service
+    from avatar_operator.core.resources.state import PodState
+
+KEY = ServiceKey("acme", "concierge")
+
+
+class Fakes:
+    """Stands for the executor, the triggers, the streams and the decision log."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.received: dict[str, PodState] = {}
+        self.executed: list[tuple[planner.Action, ...]] = []
+        self.result = ExecutionResult()
+        self.fault: Exception | None = None
+        self.uses_during: list[int] = []
+        self.statuses: list[Body] = []
+        self.finalized: list[tuple[str, list[str]]] = []
+        self.impacts: list[ChangeImpact] = []
+        self.lacks: list[bool] = []
+        self.states_of_service: list[ServiceState] = []
+        self.written: list[ServiceKey] = []
+        self.events = 0
+
+    def states(self, uids: Iterable[str]) -> Mapping[str, PodState]:
+        return {uid: self.received[uid] for uid in uids if uid in self.received}
+
+    def demand(self, key: ServiceKey) -> Demand:
+        return Demand(gateways=1)
+
+    def has_pdb(self, uid: str) -> bool:
+        return True
+
+    async def execute(
+        self, service: Service, actions: Sequence[planner.Action], state: ServiceState
+    ) -> ExecutionResult:
+        self.executed.append(tuple(actions))
+        self.states_of_service.append(state)
+        self.uses_during.append(len(self._store.gpu_uses()))
+        if self.fault is not None:
+            raise self.fault
+        return self.result
+
+    async def write_status(self, *values: Any) -> None:
+        self.statuses.append(values[3])
+
+    async def emit_events(self, *_: Any) -> None:
+        self.events += 1
+
+    async def finalize(self, uid: str, pods: Sequence[Any]) -> None:
+        self.finalized.append((uid, [pod.name for pod in pods]))
+
+    def on_change(self, impact: ChangeImpact) -> None:
+        self.impacts.append(impact)
+
+    def set_lacks_gpus(self, uid: str, lacks: bool) -> None:
+        self.lacks.append(lacks)
+
+    def write(self, key: ServiceKey, _: object) -> None:
+        self.written.append(key)
+
+
+class Setup:
+    """A service controller with a store that the test fills."""
+
+    def __init__(self, make: Make, watched: Sequence[str] = ()) -> None:
+        self.make = make
+        self.store = Store([])
+        self.fakes = Fakes(self.store)
+        self.metrics = Metrics()
+        fake: Any = self.fakes
+        self.controller = ServiceController(
+            self.store,
+            fake,
+            fake,
+            fake,
+            fake,
+            fake,
+            planner.Options("image"),
+            self.metrics,
+            watched,
+        )
+        self.version = 100
+        self.controller.begin_term()
+
+    def apply(self, **spec: Any) -> None:
+        body = self.make.service_body(**spec)
+        self.observe(Kind.SERVICES, body)
+
+    def observe(self, kind: Kind, body: Body) -> None:
+        self.version += 1
+        body["metadata"]["resourceVersion"] = str(self.version)
+        self.store.observe(kind, body)
+
+    def add_cluster(self) -> None:
+        self.observe(Kind.NODES, self.make.node_body())
+        self.observe(Kind.PROFILES, self.make.profile_body())
+
+    def add_pod(self, name: str = "p0", **status: Any) -> str:
+        body = self.make.pod_body(name, status=status)
+        service = self.make.service(replicas=1)
+        labels = body["metadata"]["labels"]
+        labels["avatar.musetalk.io/spec-hash"] = hash_spec(service, "image")
+        self.observe(Kind.PODS, body)
+        return str(body["metadata"]["uid"])
+
+    async def reconcile(self) -> float | None:
+        return await self.controller.reconcile("s1")
+
+    def kinds(self, number: int = -1) -> list[str]:
+        return [type(action).__name__ for action in self.fakes.executed[number]]
+
+
+@pytest.fixture
+async def setup(make: Make) -> Setup:
+    setup = Setup(make)
+    setup.add_cluster()
+    return setup
+
+
+def pass_s(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    loop = asyncio.get_running_loop()
+    later = loop.time() + seconds
+    monkeypatch.setattr(loop, "time", lambda: later)
+
+
+async def test_the_first_plan_of_a_term_waits_for_the_state_of_every_running_pod(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup.apply(replicas=1)
+    uid = setup.add_pod()
+    assert await setup.reconcile() == STATES_WAIT_S
+    setup.fakes.received[uid] = setup.make.state(age_s=SILENCE_S)  # older than it can be
+    assert await setup.reconcile() == STATES_WAIT_S
+    assert setup.fakes.executed == []
+    assert setup.fakes.statuses == []
+    setup.fakes.received[uid] = setup.make.state(age_s=SILENCE_S - 0.1)
+    await setup.reconcile()
+    assert len(setup.fakes.executed) == 1
+    setup.fakes.received.clear()
+    await setup.reconcile()  # it waits only before the first plan
+    assert len(setup.fakes.executed) == 2
+    setup.controller.begin_term()
+    assert await setup.reconcile() == STATES_WAIT_S
+    pass_s(monkeypatch, SETTLE_S - 0.1)
+    assert await setup.reconcile() == STATES_WAIT_S
+    pass_s(monkeypatch, 0.2)
+    await setup.reconcile()
+    assert len(setup.fakes.executed) == 3
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        pytest.param({"podIP": ""}, id="no address"),
+        pytest.param({"containerStatuses": []}, id="not running"),
+    ],
+)
+async def test_a_pod_that_cannot_send_its_state_is_not_awaited(
+    setup: Setup, status: dict[str, Any]
+) -> None:
+    setup.apply(replicas=1)
+    setup.add_pod(**status)
+    await setup.reconcile()
+    assert len(setup.fakes.executed) == 1
+
+
+async def test_a_new_leader_holds_removals_back(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup.apply(replicas=0)
+    setup.fakes.received[setup.add_pod()] = setup.make.state()
+    delay_s = await setup.reconcile()
+    assert delay_s is not None
+    assert 0 < delay_s <= HOLD_REMOVALS_S
+    assert "DrainPod" not in setup.kinds()
+    pass_s(monkeypatch, HOLD_REMOVALS_S + 0.1)
+    await setup.reconcile()
+    assert "DrainPod" in setup.kinds()
+
+
+async def test_the_history_of_decisions_is_used_only_in_the_term_that_made_it(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[object] = []
+    real = planner.plan
+
+    def plan(service: Service, observed: planner.Observed, *rest: Any) -> planner.Plan:
+        assert observed.scaling_context is not None
+        seen.append(observed.scaling_context.history)
+        return real(service, observed, *rest)
+
+    monkeypatch.setattr(planner, "plan", plan)
+    setup.apply(autoscaling={"minReplicas": 0, "maxReplicas": 2})
+    for _ in range(2):
+        await setup.reconcile()
+    setup.controller.begin_term()
+    await setup.reconcile()
+    assert [history is None for history in seen] == [True, False, True]
+    assert setup.fakes.written == [KEY] * 3
+
+
+async def test_a_service_of_a_fixed_size_makes_no_scaling_decisions(setup: Setup) -> None:
+    setup.apply(replicas=1)
+    await setup.reconcile()
+    assert setup.fakes.written == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_gpus_of_a_pod_are_reserved_only_while_it_is_created(
+    setup: Setup, fails: bool
+) -> None:
+    setup.apply(replicas=1)
+    if fails:
+        setup.fakes.fault = Refused("POST", 403, "no")
+        with pytest.raises(Refused):
+            await setup.reconcile()
+    else:
+        await setup.reconcile()
+    assert "CreatePod" in setup.kinds()
+    assert setup.fakes.uses_during == [1]
+    assert setup.store.gpu_uses() == ()
+    assert len(setup.fakes.impacts) == 1
+    assert setup.fakes.impacts[0].freed_gpus
+
+
+@pytest.mark.parametrize("field", ["faults", "outdated"])
+async def test_a_failed_action_fails_the_reconcile_after_its_status_was_written(
+    setup: Setup, field: str
+) -> None:
+    error = Conflict("PATCH", 409, "modified")
+    getattr(setup.fakes.result, field).append(error)
+    setup.apply(replicas=0)
+    with pytest.raises(Conflict) as caught:
+        await setup.reconcile()
+    assert caught.value is error
+    assert len(setup.fakes.statuses) == 1
+    assert setup.fakes.events == 1
+
+
+async def test_whether_a_service_lacks_gpus_is_recorded(setup: Setup) -> None:
+    setup.apply(replicas=3)  # the node has two GPUs
+    await setup.reconcile()
+    setup.apply(replicas=2)
+    await setup.reconcile()
+    assert setup.fakes.lacks == [True, False]
+
+
+async def test_the_desired_replicas_are_exported_and_decisions_are_counted(setup: Setup) -> None:
+    setup.apply(replicas=2)
+    await setup.reconcile()
+    text = setup.metrics.render().decode()
+    series = 'avatar_operator_desired_replicas{namespace="acme",service="concierge"}'
+    assert f"{series} 2.0" in text
+
+
+async def test_an_invalid_service_only_gets_a_status(setup: Setup) -> None:
+    setup.apply(fps=7)
+    assert await setup.reconcile() is None
+    assert setup.fakes.executed == []
+    (status,) = setup.fakes.statuses
+    assert "spec.fps is 7" in str(status["conditions"])
+
+
+@pytest.mark.parametrize(("watched", "pods"), [((), ["p0"]), (["acme"], ["p0"]), (["globex"], [])])
+async def test_pods_of_a_deleted_service_are_finalized_in_the_watched_namespaces(
+    make: Make, watched: list[str], pods: list[str]
+) -> None:
+    setup = Setup(make, watched)
+    setup.add_pod()
+    assert await setup.reconcile() is None
+    assert setup.fakes.finalized == [("s1", pods)]
+    assert setup.fakes.executed == []
+
+
+async def test_a_service_that_is_being_deleted_is_finalized(setup: Setup) -> None:
+    body = setup.make.service_body(replicas=1)
+    body["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    setup.observe(Kind.SERVICES, body)
+    assert await setup.reconcile() is None
+    assert setup.fakes.finalized == [("s1", [])]
+    assert setup.fakes.executed == []
+
+
+async def test_what_others_may_change_is_checked_once_after_a_resync(setup: Setup) -> None:
+    setup.apply(replicas=0)
+    await setup.reconcile()
+    assert "ApplyControlSecret" in setup.kinds()
+    (state,) = setup.fakes.states_of_service
+    state.has_secret = True
+    await setup.reconcile()
+    assert "ApplyControlSecret" not in setup.kinds()
+    setup.controller.on_resync()
+    await setup.reconcile()
+    assert "ApplyControlSecret" in setup.kinds()
+    state.field_conflicts["ApplyControlSecret"] = 'conflict with "flux"'
+    await setup.reconcile()
+    assert "ApplyControlSecret" not in setup.kinds()
+    setup.controller.on_resync()
+    await setup.reconcile()
+    assert "ApplyControlSecret" in setup.kinds()
+
+
+async def test_a_deleted_service_is_new_when_it_is_created_again(setup: Setup) -> None:
+    setup.apply(replicas=0)
+    await setup.reconcile()
+    await setup.reconcile()
+    setup.controller.forget("s1")
+    setup.controller.forget("unknown")
+    await setup.reconcile()
+    first, second, third = setup.fakes.states_of_service
+    assert first is second
+    assert third is not first
