@@ -21,6 +21,7 @@ from avatar_operator.kube.leader_election import LeaderElector, LeaseName
 from avatar_operator.metrics import Metrics
 
 if TYPE_CHECKING:
+    from avatar_operator.core.keys import KeyRing
     from avatar_operator.settings import Settings
 
 NO_CONTACT_S: Final = 180.0
@@ -59,12 +60,7 @@ async def run(settings: Settings) -> int:
         kopf_informer = KopfInformer(manager, api.credentials, settings.watch_namespaces)
 
         def token() -> str | None:
-            if settings.metrics_open:
-                return None
-            own = ServiceKey(settings.namespace, names.FIELD_MANAGER)
-            if manager.keys is None:
-                return secrets.token_hex()  # nobody knows it
-            return tokens.control_token(manager.keys.current, str(own))
+            return metrics_token(settings, manager.keys)
 
         def is_alive() -> bool:
             return manager.is_alive() and elector.seconds_since_contact() < NO_CONTACT_S
@@ -77,6 +73,16 @@ async def run(settings: Settings) -> int:
             health.serving(health.metrics_app(metrics, token), settings.metrics),
         ):
             return await _run_all(elector, manager, kopf_informer)
+
+
+def metrics_token(settings: Settings, keys: KeyRing | None) -> str | None:
+    """Return the token that /metrics requires now, None if it is open."""
+    if settings.metrics_open:
+        return None
+    if keys is None:
+        return secrets.token_hex()  # before a key is known, nobody has access
+    own = ServiceKey(settings.namespace, names.FIELD_MANAGER)
+    return tokens.control_token(keys.current, str(own))
 
 
 async def _run_all(elector: LeaderElector, manager: Manager, kopf_informer: KopfInformer) -> int:

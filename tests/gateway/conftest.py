@@ -68,6 +68,8 @@ class FakePod:
     port: int = 0
     admin_port: int = 0
     tokens: list[str | None] = field(default_factory=list)
+    accepted: str | None = None
+    """The only Authorization header that the state stream accepts; None accepts every one."""
     requests: list[web.Request] = field(default_factory=list)
     sockets: set[web.WebSocketResponse] = field(default_factory=set)
     closed_with: list[int | None] = field(default_factory=list)
@@ -105,6 +107,8 @@ class FakePod:
     async def state(self, request: web.Request) -> web.StreamResponse:
         """Stream the state: one line immediately, then one line every 50 ms."""
         self.tokens.append(request.headers.get("Authorization"))
+        if self.accepted not in (None, self.tokens[-1]):
+            return web.Response(status=401)
         if self.redirect is not None:
             raise web.HTTPFound(self.redirect)
         response = web.StreamResponse()

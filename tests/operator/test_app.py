@@ -12,7 +12,9 @@ import pytest
 import pytest_asyncio
 
 from avatar_contracts import tokens
+from avatar_contracts.tokens import control_token
 from avatar_operator import app, health, settings
+from avatar_operator.app import metrics_token
 from avatar_operator.core.keys import KeyRing
 from avatar_operator.kube import crds
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from avatar_operator.settings import Address
 
 HEALTH, METRICS = 8080, 9090
+ENVIRONMENT = {"AVATAR_NAMESPACE": "system", "AVATAR_RUNTIME_IMAGE": "runtime:1"}
+KEYS = KeyRing("a-master-key-of-the-operator")
 
 
 class Part:
@@ -30,7 +34,7 @@ class Part:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.arguments: dict[str, tuple[Any, ...]] = {}
-        self.master = "master-key"
+        self.keys: KeyRing | None = KEYS
         self.alive = True
         self.ready = True
         self.contact_s = 0.0
@@ -68,12 +72,12 @@ class _Runner:
         raise AssertionError
 
     @property
-    def keys(self) -> KeyRing:
-        return KeyRing(self._part.master)
+    def keys(self) -> KeyRing | None:
+        return self._part.keys
 
     @property
     def waits_for(self) -> str:
-        return ""
+        return "" if self._part.ready else "waiting for the part"
 
     def is_alive(self) -> bool:
         return self._part.alive
@@ -251,7 +255,7 @@ async def test_the_probes_report_the_manager_and_the_contact_with_the_lease(
 
 async def test_metrics_require_the_token_of_the_operator(setup: Setup) -> None:
     await setup.started()
-    token = tokens.control_token("master-key", "system/avatar-operator")
+    token = tokens.control_token(KEYS.current, "system/avatar-operator")
     assert await setup.get(METRICS, "/metrics") == 401
     assert await setup.get(METRICS, "/metrics", "other") == 401
     assert await setup.get(METRICS, "/metrics", token) == 200
@@ -296,3 +300,22 @@ async def test_the_log_is_configured_before_anything_else(
     assert log_format.value == "text"
     assert levels["kopf.objects"] == logging.WARNING
     assert levels["kopf._core.reactor.running"] == logging.ERROR
+
+
+def test_metrics_require_a_token_that_follows_from_the_master_key() -> None:
+    read = settings.from_env(ENVIRONMENT)
+    expected = control_token(KEYS.current, "system/avatar-operator")
+    assert metrics_token(read, KEYS) == expected
+
+
+def test_before_the_key_is_known_no_token_is_valid() -> None:
+    read = settings.from_env(ENVIRONMENT)
+    first, second = (metrics_token(read, None) for _ in range(2))
+    assert first != second
+    assert first != control_token("", "system/avatar-operator")
+    assert len(first or "") == 64
+
+
+def test_open_metrics_require_no_token() -> None:
+    read = settings.from_env({**ENVIRONMENT, "AVATAR_METRICS_OPEN": "true"})
+    assert metrics_token(read, None) is None

@@ -20,6 +20,18 @@ async def test_probes_report_the_checks() -> None:
         assert (await client.get(f"{base}/metrics")).status_code == 404
 
 
+async def test_the_readiness_probe_says_what_the_operator_waits_for() -> None:
+    waiting = health.probes(lambda: True, lambda: False, lambda: "waiting for the master key")
+    ready = health.probes(lambda: True, lambda: True, lambda: "")
+    for application, status, text in (
+        (waiting, 503, "waiting for the master key"),
+        (ready, 200, ""),
+    ):
+        async with health.serving(application, ANY) as port, httpx.AsyncClient() as client:
+            answer = await client.get(f"http://127.0.0.1:{port}/readyz")
+        assert (answer.status_code, answer.text) == (status, text)
+
+
 @pytest.mark.parametrize(
     ("required", "sent", "status"),
     [

@@ -171,14 +171,16 @@ async def test_only_the_given_namespace_is_watched(fake: Any) -> None:
 
 
 @asynccontextmanager
-async def _streaming(registry: PodRegistry) -> AsyncIterator[list[str]]:
+async def _streaming(
+    registry: PodRegistry, keys: tuple[str, ...] = (gateway_key(MASTER),)
+) -> AsyncIterator[list[str]]:
     """Run the streams; yield one item for each fault that was counted."""
     faults: list[str] = []
     async with new_http_session() as http:
         streams = StateStreams(
             registry,
             http,
-            lambda: (gateway_key(MASTER),),
+            lambda: keys,
             lambda: Backoff(0.01, 0.02, lambda: 1.0),
             lambda: faults.append("fault"),
         )
@@ -259,6 +261,32 @@ async def test_a_pod_with_a_wrong_state_disturbs_no_other_pod(
             return {each.key: each.state is not None for each in found}
 
         await until(lambda: states() == {"acme/bad": False, "acme/p1": True}, states)
+
+
+@pytest.mark.parametrize("accepted", ["first", "second"])
+async def test_during_a_rotation_pods_of_both_keys_are_read(
+    gateway: Any, until: Until, accepted: str
+) -> None:
+    pod = await gateway.pod("p1")
+    pod.accepted = f"Bearer {state_token(accepted, 'acme/concierge')}"
+    fresh = PodRegistry()
+    async with _streaming(fresh, ("second", "first")) as faults:
+        fresh.set_pod(pod.as_pod())
+        await until(lambda: fresh.candidates("acme/concierge")[0].state is not None)
+        assert faults == []
+
+
+@pytest.mark.parametrize("keys", [(), ("third",)], ids=["none", "unknown"])
+async def test_a_pod_that_accepts_no_key_is_a_fault_and_is_tried_again(
+    gateway: Any, until: Until, keys: tuple[str, ...]
+) -> None:
+    pod = await gateway.pod("p1")
+    pod.accepted = "Bearer another"
+    fresh = PodRegistry()
+    async with _streaming(fresh, keys) as faults:
+        fresh.set_pod(pod.as_pod())
+        await until(lambda: len(faults) >= 2)
+        assert fresh.candidates("acme/concierge")[0].state is None
 
 
 async def test_a_redirect_of_a_pod_is_not_followed(gateway: Any, until: Until) -> None:
