@@ -15,13 +15,14 @@ from avatar_operator import metrics
 from avatar_operator.core import leader_election
 from avatar_operator.errors import NotLeading
 from avatar_operator.fence import Fence
+from avatar_operator.kube import leader_election as elector
 from avatar_operator.kube.client import KubernetesClient
 from avatar_operator.kube.leader_election import LeaderElector, LeaseName
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.operator.conftest import Body
+    from tests.operator.conftest import Body, Pauses
 
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/system/leases"
 PODS = "/api/v1/namespaces/acme/pods"
@@ -364,3 +365,51 @@ async def test_a_lease_is_released_in_the_version_that_the_last_renewal_wrote(
     election.server.lease = {**lease, "metadata": {**lease["metadata"], "resourceVersion": version}}
     await first.elector.resign()
     assert election.server.spec["holderIdentity"] == ""
+
+
+async def test_the_time_of_acquisition_stays_while_the_lease_is_renewed(
+    election: Election,
+) -> None:
+    election.start("a")
+    await election.until_holder("a")
+    first = election.server.spec
+    assert first["acquireTime"] == first["renewTime"]
+    await election.server.until(lambda: election.server.spec["renewTime"] > first["renewTime"])
+    assert election.server.spec["acquireTime"] == first["acquireTime"]
+
+
+async def test_the_time_of_acquisition_is_new_for_another_holder(election: Election) -> None:
+    first = election.start("a")
+    await election.until_holder("a")
+    acquired = election.server.spec["acquireTime"]
+    await first.elector.resign()
+    election.start("b")
+    await election.until_holder("b")
+    assert election.server.spec["acquireTime"] > acquired
+
+
+async def test_a_watch_that_ends_is_opened_again_after_a_pause(
+    election: Election, pauses: Pauses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses.replace_in(elector, monkeypatch)
+    first = election.start("a")
+    await election.server.until(lambda: first.fence.is_open() and election.server.watches)
+    election.server.watches[0].put_nowait(None)
+    await pauses.end(0.25, 0.5)
+    await election.server.until(lambda: len(election.server.watches) == 2)
+
+
+async def test_a_watch_that_fails_is_opened_again_after_a_pause(
+    election: Election,
+    pauses: Pauses,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    pauses.replace_in(elector, monkeypatch)
+    election.server.failing.add("avatar-operator/a")
+    first = election.start("a")
+    for _ in range(2):
+        await pauses.end(0.25, 0.5)
+    assert "watch of the Lease ended fault=GET" in caplog.text
+    assert first.elector.seconds_since_contact() < 10  # an error is a response, too
