@@ -109,3 +109,26 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 {{- end -}}
+
+{{/*
+Security context of a pod: (dict "root" $ "context" .Values.operator.podSecurityContext). OpenShift assigns user IDs
+from a range of the namespace and rejects fixed ones.
+*/}}
+{{- define "avatar.podSecurityContext" -}}
+{{- $context := .context | default dict -}}
+{{- if .root.Values.openshift -}}
+{{- $context = omit $context "runAsUser" "runAsGroup" "fsGroup" -}}
+{{- end -}}
+{{- toYaml $context -}}
+{{- end -}}
+
+{{/* The value of AVATAR_RUNTIME_DEFAULTS; empty with --reuse-values of a release that did not have it. */}}
+{{- define "avatar.runtimeDefaults" -}}
+{{- $defaults := .Values.runtime.defaults | default dict | deepCopy -}}
+{{- if .Values.openshift -}}
+{{- $usual := dict "runAsNonRoot" true "seccompProfile" (dict "type" "RuntimeDefault") -}}
+{{- $context := omit ($defaults.podSecurityContext | default $usual) "runAsUser" "runAsGroup" "fsGroup" -}}
+{{- $_ := set $defaults "podSecurityContext" $context -}}
+{{- end -}}
+{{- if $defaults }}{{ toJson $defaults }}{{ end -}}
+{{- end -}}

@@ -94,7 +94,12 @@ class Manager:
             self._triggers,
             self._decisions,
             self._shares,
-            planner.Options(settings.pods.image, settings.memory_share, settings.rollout),
+            planner.Options(
+                settings.pods.image,
+                settings.memory_share,
+                settings.rollout,
+                defaults=settings.pods.defaults,
+            ),
             metrics,
             settings.watch_namespaces,
             lambda: self._known_keys().generation,

@@ -150,7 +150,7 @@ class ServiceController:
         version = self._store.services.version(uid) or 0
         state = self._states.setdefault(uid, ServiceState())
         try:
-            service = parse_service(body.body)
+            service = self._options.defaults.merged_into(parse_service(body.body))
         except InvalidResource as error:
             self._shares.record_none(uid)
             await self._write_invalid(uid, version, body, error, state, now)

@@ -262,6 +262,7 @@ async def stopped_operator(
             "AVATAR_NAMESPACE": "system",
             "AVATAR_CONTROL_SECRET": "control",
             "AVATAR_RUNTIME_IMAGE": "runtime:1",
+            "AVATAR_RUNTIME_DEFAULTS": '{"priorityClassName": "avatars"}',
             "AVATAR_RESYNC_S": getattr(request, "param", "1"),
         }
         async with KubernetesClient(configuration, fence, "p0") as client:

@@ -46,6 +46,18 @@ async def test_a_new_service_gets_its_secret_its_pod_and_its_status(operator: Op
     assert reasons[:2] == ["PodCreated", "PodsStarting"]
 
 
+async def test_a_new_pod_has_the_defaults_of_the_chart(operator: Operator) -> None:
+    api = operator.api
+    operator.apply(replicas=1)
+    await api.until(lambda: api.condition("Progressing") == ("True", "ScalingUp"))
+    (pod,) = api.pods
+    assert pod["spec"]["priorityClassName"] == "avatars"
+    # The plan sees the same service, so the pod is not outdated from the start.
+    await api.until(lambda: api.status)
+    assert len(api.pods) == 1
+    assert api.condition("Progressing") == ("True", "ScalingUp")
+
+
 @pytest.mark.parametrize("stopped_operator", ["300"], indirect=True)
 async def test_a_rejected_pod_is_reported_and_retried(quiet_operator: Operator) -> None:
     operator, api = quiet_operator, quiet_operator.api

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from avatar_operator.core.gpus import batch_size
 from avatar_operator.core.planning import rollout
 from avatar_operator.core.planning.actions import Action, AdoptPod, CreatePod
+from avatar_operator.core.resources.pod_defaults import PodDefaults
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -37,6 +38,8 @@ class Options:
     limits: rollout.Limits = field(default_factory=rollout.Limits)
     key_generation: str = ""
     """Generation of the current master key; empty in offline commands, which have no key."""
+    defaults: PodDefaults = field(default_factory=PodDefaults)
+    """Merged into each service before it is planned."""
 
 
 @dataclass(frozen=True, slots=True)
