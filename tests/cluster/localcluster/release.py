@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import sys
@@ -91,6 +92,11 @@ class Space:
         selector = f"avatar.musetalk.io/service={service}"
         pods = json.loads(await self.kubectl("get", "pods", "-l", selector, "-o", "json"))
         return sorted(pods["items"], key=lambda pod: str(pod["metadata"]["name"]))
+
+    async def session_token(self, service: str) -> str:
+        """Return the token that opens sessions on the pods of a service without the gateway."""
+        secret = json.loads(await self.kubectl("get", "secret", f"{service}-control", "-o", "json"))
+        return base64.b64decode(secret["data"]["session-token"]).decode()
 
     async def every_pod(self) -> list[str]:
         """Return the names of all pods of the namespace."""
