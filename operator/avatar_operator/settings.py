@@ -11,6 +11,7 @@ from avatar_contracts.environment import Fault as EnvironmentFault
 from avatar_contracts.labels import LogFormat
 from avatar_operator.core import leader_election
 from avatar_operator.core.gpus import batch_size
+from avatar_operator.core.manifests.network_policy import parse_rules
 from avatar_operator.core.manifests.pod import PodSettings
 from avatar_operator.core.planning import rollout
 from avatar_operator.core.resources.pod_defaults import PodDefaults, parse_pod_defaults
@@ -52,7 +53,9 @@ class Settings:
 
     pods: PodSettings
     """AVATAR_RUNTIME_IMAGE, AVATAR_RUNTIME_IMAGE_PULL_POLICY, AVATAR_IMAGE_PULL_SECRETS, and
-    AVATAR_RUNTIME_DEFAULTS: a JSON object, the value runtime.defaults of the chart."""
+    AVATAR_RUNTIME_DEFAULTS: a JSON object, the value runtime.defaults of the chart.
+    AVATAR_NETWORK_POLICY: the spec of a NetworkPolicy as JSON, without its pod selector, which the
+    operator applies to the pods of each service; empty if it creates none."""
 
     memory_share: float
     """AVATAR_MEMORY_SHARE: share of a GPU's memory that a batch may use, 0.1 to 1."""
@@ -125,6 +128,12 @@ def from_env(environment: Mapping[str, str]) -> Settings:
             metrics_open=metrics_open,
             log_format=log_format,
             defaults=_pod_defaults(read),
+            network_rules=read.parsed(
+                "AVATAR_NETWORK_POLICY",
+                None,
+                parse_rules,
+                "a JSON object with the lists egress, ingress and policyTypes",
+            ),
         ),
         memory_share=read.number("AVATAR_MEMORY_SHARE", batch_size.MEMORY_SHARE, 0.1, 1.0),
         rollout=rollout.Limits(

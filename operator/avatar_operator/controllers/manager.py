@@ -99,6 +99,7 @@ class Manager:
                 settings.memory_share,
                 settings.rollout,
                 defaults=settings.pods.defaults,
+                network_policies=settings.pods.network_rules is not None,
             ),
             metrics,
             settings.watch_namespaces,

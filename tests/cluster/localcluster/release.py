@@ -81,7 +81,11 @@ class Space:
             "metadata": {"name": name},
             "spec": spec,
         }
-        await self.cluster.kubectl("-n", self.name, "apply", "-f", "-", stdin=yaml.safe_dump(body))
+        await self.kubectl_apply(yaml.safe_dump(body))
+
+    async def kubectl_apply(self, manifest: str) -> None:
+        """Apply a manifest to the namespace."""
+        await self.cluster.kubectl("-n", self.name, "apply", "-f", "-", stdin=manifest)
 
     async def service(self, name: str) -> dict[str, Any]:
         """Return the AvatarService."""

@@ -19,6 +19,8 @@ from avatar_operator.core.resources.pod_security import PodSecurity
 from avatar_operator.core.resources.service import Service, Toleration
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from avatar_operator.core.gpus.pools import Pool
     from avatar_operator.core.resources.fields import Body
 
@@ -43,6 +45,8 @@ class PodSettings:
     """Applies to new pods only, since the spec hash does not include it."""
     defaults: PodDefaults = field(default_factory=PodDefaults)
     """Merged into each service before it is planned; nothing here reads it."""
+    network_rules: Mapping[str, object] | None = None
+    """The rules of the NetworkPolicy of each service; None if there is none."""
 
 
 def hash_spec(service: Service, image: str, generation: str = "") -> str:

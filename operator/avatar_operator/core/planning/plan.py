@@ -40,6 +40,8 @@ class Options:
     """Generation of the current master key; empty in offline commands, which have no key."""
     defaults: PodDefaults = field(default_factory=PodDefaults)
     """Merged into each service before it is planned."""
+    network_policies: bool = False
+    """Whether each service has a NetworkPolicy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ class Observed:
     scaling_context: ScalingContext | None = None
     """Inputs of the scaling decision; None keeps `minReplicas`."""
     has_pdb: bool = True
+    has_network_policy: bool = True
+    """True as well if services have none."""
     halted: rollout.Halt | None = None
     """The halt of this spec generation that the status contains."""
     shared: shared_reserve.SharedReserve | None = None
