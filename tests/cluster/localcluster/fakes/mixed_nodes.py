@@ -97,10 +97,12 @@ class MixedNodes(HollowNodes):
         metadata = pod["metadata"]
         hollow_pod = self.hollow_pods.get(metadata["uid"])
         grace_s = metadata.get("deletionGracePeriodSeconds", 0)
+        graceful = grace_s and grace_s >= pod["spec"].get("terminationGracePeriodSeconds", 0)
+        if hollow_pod is not None and graceful:
+            hollow_pod.draining = True  # the preStop hook: no session starts from now on
         if hollow_pod is None or not hollow_pod.sessions:
             await super()._end_pod(pod)
-        elif grace_s and grace_s >= pod["spec"].get("terminationGracePeriodSeconds", 0):
-            hollow_pod.draining = True  # the preStop hook
+        elif graceful:
             self._terminating[metadata["uid"]] = pod
             await self._notify()
         else:
