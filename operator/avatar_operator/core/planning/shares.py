@@ -122,6 +122,8 @@ class Shares:
     by_service: Mapping[str, Share]
     newcomer: Share
     """The share of a service that has not stated its demand yet: what no other service gets."""
+    offered: frozenset[str] = frozenset()
+    """UIDs of the services for which a GPU is free that they have not taken yet."""
 
     def of(self, uid: str, *, stated: bool) -> Share | None:
         """Return the share of a service, None if no shortage concerns it."""
@@ -134,8 +136,13 @@ def compute(demands: Mapping[str, Demand], observed: Observation) -> Shares | No
     return None if competition is None else competition.divide()
 
 
-def collect(demands: Mapping[str, Demand], observed: Observation) -> Competition | None:
-    """Return the services that compete for GPUs with one that lacks some, None if there is none."""
+def collect(
+    demands: Mapping[str, Demand], observed: Observation, declined: Collection[str] = ()
+) -> Competition | None:
+    """Return the services that compete for GPUs with one that lacks some, None if there is none.
+
+    `declined` are the UIDs of services that did not take a free GPU: none is kept for them.
+    """
     chosen, classes = _concerned(demands)
     if not chosen:
         return None
@@ -143,7 +150,9 @@ def collect(demands: Mapping[str, Demand], observed: Observation) -> Competition
     claims = [
         Claim(
             key=demand.key,
-            wanted=demand.wanted,
+            wanted=min(
+                demand.wanted, cells.held[uid].total() if uid in declined else demand.wanted
+            ),
             cells=cells.accepted[uid],
             minimum=demand.minimum,
             weight=demand.weight,
@@ -181,7 +190,8 @@ class Competition:
             )
             for index, uid in enumerate(self.uids)
         }
-        return Shares(by_service, newcomer=Share(outcome.spare(self.classes)))
+        offered = frozenset(self.uids[index] for index in outcome.offered())
+        return Shares(by_service, Share(outcome.spare(self.classes)), offered)
 
 
 def is_removable(pod: RuntimePod, states: Mapping[str, PodState]) -> bool:
@@ -368,11 +378,24 @@ class _Outcome:
         found = dict.fromkeys(classes, 0)
         for gpu_class in classes:
             cells = [cell for cell in claim.cells if self._cells.classes[cell] == gpu_class]
+            if not cells:  # not part of its demand: only what no other service gets
+                named = enumerate(self._cells.classes)
+                cells = [cell for cell, name in named if name == gpu_class]
+                found[gpu_class] = sum(claim.held.get(cell, 0) for cell in cells)
+                found[gpu_class] += sum(self._spare[cell] for cell in cells)
+                continue
             found[gpu_class] = sum(share.get(cell, 0) + self._spare[cell] for cell in cells)
             if len(cells) > 1 and any(self._is_promised(index, cell, cells) for cell in cells):
                 held = sum(claim.held.get(cell, 0) for cell in cells)
                 found[gpu_class] = min(found[gpu_class], held)
         return found
+
+    def offered(self) -> set[int]:
+        """Return the services for which a GPU is free that they have not taken yet."""
+        free = self._cells.free
+        return {
+            index for cell, short in enumerate(self._short) if free[cell] > 0 for index in short
+        }
 
     def is_contested(self, index: int) -> bool:
         """Return whether another service is about to get a GPU that this one could use."""
