@@ -161,6 +161,7 @@ class GPUShares:
         if competition is not None:
             computed = await asyncio.to_thread(competition.divide)
         if term != self._term or not self._lacking:
+            self._note_offers(frozenset())
             return
         self._shares = computed
         self._note_offers(frozenset() if computed is None else computed.offered)

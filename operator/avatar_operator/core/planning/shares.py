@@ -150,9 +150,7 @@ def collect(
     claims = [
         Claim(
             key=demand.key,
-            wanted=min(
-                demand.wanted, cells.held[uid].total() if uid in declined else demand.wanted
-            ),
+            wanted=cells.limit(uid, demand.wanted) if uid in declined else demand.wanted,
             cells=cells.accepted[uid],
             minimum=demand.minimum,
             weight=demand.weight,
@@ -274,6 +272,10 @@ class _Cells:
             self._count_unbound(uid, pod, demands[uid].key, holders)
         self.holders: Holders = tuple(holders)
 
+    def limit(self, uid: str, wanted: int) -> int:
+        """Return the wanted GPUs of a service that gets no more than it holds."""
+        return min(wanted, self.held[uid].total())
+
     @staticmethod
     def _free_parts(
         placements: Sequence[Placement], classes: Collection[str], observed: Observation
@@ -392,10 +394,8 @@ class _Outcome:
 
     def offered(self) -> set[int]:
         """Return the services for which a GPU is free that they have not taken yet."""
-        free = self._cells.free
-        return {
-            index for cell, short in enumerate(self._short) if free[cell] > 0 for index in short
-        }
+        offers = zip(self._cells.free, self._short, strict=True)
+        return {index for free, short in offers if free > 0 for index in short}
 
     def is_contested(self, index: int) -> bool:
         """Return whether another service is about to get a GPU that this one could use."""
