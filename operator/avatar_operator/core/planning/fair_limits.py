@@ -167,7 +167,7 @@ def _wanted(service: Service, plan: Plan, now: float) -> int:
         return min(plan.desired, live + new)
     wanted = min(plan.desired, live + new + plan.missing)
     if not any(pod.node for pod in plan.fleet.current):
-        return min(wanted, live + (0 if plan.unfit else 1))
+        return min(wanted, live + max(new, 0 if plan.unfit else 1))
     if plan.scaling is None or plan.scaling.decision.limit is not Limit.FREE_GPUS:
         return wanted
     policy = plan.scaling.effective.policy
