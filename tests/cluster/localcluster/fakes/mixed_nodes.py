@@ -37,7 +37,8 @@ class MixedNodes(HollowNodes):
 
     def open_pods(self) -> list[HollowPod]:
         """Return the pods that accept another session, by namespace and name."""
-        found = [p for p in self.hollow_pods.values() if not p.draining and p.sessions < CAPACITY]
+        pods = (pod for pod in self.hollow_pods.values() if pod.ready and not pod.draining)
+        found = [pod for pod in pods if pod.sessions < CAPACITY]
         return sorted(found, key=lambda pod: (pod.namespace, pod.name))
 
     def busy_pods(self) -> list[HollowPod]:
