@@ -68,6 +68,11 @@ def pdb(service: str) -> str:
     return f"{service}-live"
 
 
+def network_policy(service: str) -> str:
+    """Return the name of the NetworkPolicy of a service's pods."""
+    return f"{service}-network"
+
+
 def control_secret(service: str) -> str:
     """Return the name of the Secret with the tokens of a service's pods."""
     return f"{service}-control"

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 
 from avatar_contracts.environment import Address as Address
 from avatar_contracts.environment import Environment
+from avatar_contracts.environment import Fault as EnvironmentFault
 from avatar_contracts.labels import LogFormat
 from avatar_operator.core import leader_election
 from avatar_operator.core.gpus import batch_size
+from avatar_operator.core.manifests.network_policy import parse_rules
 from avatar_operator.core.manifests.pod import PodSettings
 from avatar_operator.core.planning import rollout
-from avatar_operator.errors import SettingsError
+from avatar_operator.core.resources.pod_defaults import PodDefaults, parse_pod_defaults
+from avatar_operator.errors import Fault, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +52,10 @@ class Settings:
     """AVATAR_WATCH_NAMESPACES: namespaces whose services are reconciled; empty means all."""
 
     pods: PodSettings
-    """AVATAR_RUNTIME_IMAGE, AVATAR_RUNTIME_IMAGE_PULL_POLICY and AVATAR_IMAGE_PULL_SECRETS."""
+    """AVATAR_RUNTIME_IMAGE, AVATAR_RUNTIME_IMAGE_PULL_POLICY, AVATAR_IMAGE_PULL_SECRETS, and
+    AVATAR_RUNTIME_DEFAULTS: a JSON object, the value runtime.defaults of the chart.
+    AVATAR_NETWORK_POLICY: the spec of a NetworkPolicy as JSON, without its pod selector, which the
+    operator applies to the pods of each service; empty if it creates none."""
 
     memory_share: float
     """AVATAR_MEMORY_SHARE: share of a GPU's memory that a batch may use, 0.1 to 1."""
@@ -86,6 +92,13 @@ class Settings:
         return f"{self.namespace}/{self.lease}"
 
 
+class _FieldFault(EnvironmentFault):
+    """A field of a variable that contains JSON; its message is that of a resource's field."""
+
+    def __str__(self) -> str:
+        return str(Fault(self.variable, self.value, self.limit))
+
+
 def from_env(environment: Mapping[str, str]) -> Settings:
     """Build the settings from environment variables.
 
@@ -114,6 +127,13 @@ def from_env(environment: Mapping[str, str]) -> Settings:
             image_pull_secrets=read.names("AVATAR_IMAGE_PULL_SECRETS"),
             metrics_open=metrics_open,
             log_format=log_format,
+            defaults=_pod_defaults(read),
+            network_rules=read.parsed(
+                "AVATAR_NETWORK_POLICY",
+                None,
+                parse_rules,
+                "a JSON object with the lists egress, ingress and policyTypes",
+            ),
         ),
         memory_share=read.number("AVATAR_MEMORY_SHARE", batch_size.MEMORY_SHARE, 0.1, 1.0),
         rollout=rollout.Limits(
@@ -129,6 +149,16 @@ def from_env(environment: Mapping[str, str]) -> Settings:
     )
     read.check(SettingsError)
     return settings
+
+
+def _pod_defaults(read: Environment) -> PodDefaults:
+    variable = "AVATAR_RUNTIME_DEFAULTS"
+    parsed = read.parsed(variable, None, parse_pod_defaults, "a JSON object")
+    if parsed is None:
+        return PodDefaults()
+    defaults, faults = parsed
+    read.faults.extend(_FieldFault(each.path, each.value, each.limit) for each in faults)
+    return defaults
 
 
 def _timing(read: Environment) -> leader_election.Timing:

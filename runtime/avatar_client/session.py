@@ -21,6 +21,7 @@ from websockets.exceptions import (
 
 from avatar_client import errors
 from avatar_client.traces import Response, Trace
+from avatar_contracts import labels
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -51,6 +52,8 @@ class Target:
     """Maximum wait for a free slot, milliseconds; `None` uses the default of the service."""
     open_timeout_s: float = 20.0
     """Maximum time to open the session, seconds."""
+    session_token: str = ""
+    """Session token of the service, which a pod in a cluster needs if it is reached directly."""
 
     def __repr__(self) -> str:
         return f"Target(url={self.url!r}, model={self.model!r}, key='***')"
@@ -255,6 +258,8 @@ async def connect(target: Target, *, keep_media: bool = True) -> AsyncIterator[S
         AnswerTimeout: the session did not start in time.
     """
     headers = {"Authorization": f"Bearer {target.key}"} if target.key else {}
+    if target.session_token:
+        headers[labels.SESSION_TOKEN_HEADER] = target.session_token
     opening = open_websocket(
         target.address,
         additional_headers=headers,

@@ -32,6 +32,11 @@ DRAIN_PATH: Final = "/control/v1/drain"
 
 SERVICE_HEADER: Final = "Avatar-Service"
 """The header by which a gateway gives a pod the name that its caller asked for."""
+SESSION_TOKEN_HEADER: Final = "Avatar-Session-Token"
+"""The header by which a gateway proves to a pod that it may open sessions.
+
+It has one token for each key that the gateway holds, with commas between them.
+"""
 
 LABEL_KEY_GENERATION: Final = f"{GROUP}/key-generation"
 """The generation of the master key that the tokens of a runtime pod come from."""

@@ -67,7 +67,7 @@ async def serve(chosen: settings.Settings) -> None:
         api = await stack.enter_async_context(informers.connected(chosen.kubeconfig))
         http = await stack.enter_async_context(new_http_session())
         budget = MemoryBudget(chosen.limits.buffer_bytes)
-        placer = Placer(registry, budget)
+        placer = Placer(registry, chosen.keys.gateway.read, budget)
         stack.push_async_callback(placer.close)
         watches = [
             informers.reflector(api, kind, namespace, sink, _backoff())

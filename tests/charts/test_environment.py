@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 import avatar_gateway.settings
 import avatar_operator.settings
+from avatar_operator.core.resources.pod_defaults import PodDefaults
+from avatar_operator.core.resources.pod_security import PodSecurity
 
 
 class Recorded(dict[str, str]):
@@ -54,7 +57,11 @@ def test_operator_understands_what_the_chart_says(helm: Any) -> None:
                     "decisionLog": {"enabled": True},
                 },
                 "logFormat": "text",
-                "runtime": {"image": {"tag": "7"}, "imagePullSecrets": ["one", "two"]},
+                "runtime": {
+                    "image": {"tag": "7"},
+                    "imagePullSecrets": ["one", "two"],
+                    "defaults": {"priorityClassName": "avatars"},
+                },
                 "monitoring": {"openMetrics": True},
             }
         ),
@@ -70,6 +77,8 @@ def test_operator_understands_what_the_chart_says(helm: Any) -> None:
     assert settings.pods.image == "avatar-musetalk/runtime:7"
     assert settings.pods.image_pull_policy == "IfNotPresent"
     assert settings.pods.image_pull_secrets == ("one", "two")
+    assert settings.pods.defaults.template.priority_class == "avatars"
+    assert settings.pods.defaults.security == PodSecurity()
     assert (settings.resync_s, settings.memory_share) == (60.0, 0.85)
     assert (str(settings.health), str(settings.metrics)) == ("0.0.0.0:8080", "0.0.0.0:9090")
     assert settings.metrics_open
@@ -119,6 +128,35 @@ def test_defaults_of_the_chart_are_valid_settings(
         assert settings.namespaces == ()
         assert settings.limits == avatar_gateway.settings.Limits()
     assert env.keys() - env.read == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "values",
+    [{"openshift": True}, {"openshift": True, "runtime": {"defaults": None}}],
+    ids=["installed", "reused"],
+)
+def test_no_pod_has_a_fixed_user_on_openshift(helm: Any, values: dict[str, Any]) -> None:
+    """OpenShift assigns user IDs by namespace and refuses pods with others."""
+    objects = helm.template(values)
+    settings = avatar_operator.settings.from_env(environment(objects, "operator"))
+    context = settings.pods.defaults.security.pod
+    assert context == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert settings.pods.defaults.security.container == PodSecurity().container
+    rendered = json.dumps(
+        [item for item in objects if item["kind"] in ("Deployment", "Job", "Pod")]
+    )
+    assert "runAsUser" not in rendered.replace('\\"', '"')
+    assert "fsGroup" not in rendered
+    assert rendered.count('"runAsNonRoot": true') == 4
+
+
+@pytest.mark.slow
+def test_a_release_from_before_the_defaults_is_upgraded(helm: Any) -> None:
+    """As `helm upgrade --reuse-values` gives the values of that release."""
+    objects = helm.template({"runtime": {"defaults": None}, "openshift": None})
+    settings = avatar_operator.settings.from_env(environment(objects, "operator"))
+    assert settings.pods.defaults == PodDefaults()
 
 
 LOG_FORMATS: dict[str, tuple[dict[str, Any], str]] = {

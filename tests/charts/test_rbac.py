@@ -42,8 +42,8 @@ OPERATOR = {
     ("*", "/secrets", "create"),
     ("*", "/secrets", "patch"),
     ("*", "/events", "create"),
-    ("*", "scheduling.k8s.io/priorityclasses", "list"),
     ("*", "coordination.k8s.io/leases", "get"),  # of another installation that manages services
+    ("*", "scheduling.k8s.io/priorityclasses", "list"),
     # resourceNames cannot restrict create; every other verb is restricted to one object.
     ("avatars", "coordination.k8s.io/leases", "create"),
     ("avatars", "/secrets", "create"),

@@ -112,6 +112,18 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
         "/runtime/image/digest'",
         "'sha256:12' does not match",
     ),
+    (
+        "pod-default",
+        {"runtime": {"defaults": {"volumes": []}}},
+        "at '/runtime/defaults'",
+        "'volumes' not allowed",
+    ),
+    (
+        "pod-default-resources",
+        {"runtime": {"defaults": {"resources": {"requests": {"cpu": []}}}}},
+        "/defaults/resources/requests/cpu'",
+        "want number or string",
+    ),
     ("short-key", {"gateway": {"apiKey": {"value": "x"}}}, "/apiKey/value'", "does not match"),
     ("port", {"gateway": {"service": {"port": 70000}}}, "/service/port'", "maximum: got 70,000"),
     (

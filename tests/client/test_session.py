@@ -29,7 +29,8 @@ def test_each_form_of_url_gives_the_websocket_address(url: str, address: str) ->
 
 
 def test_the_key_is_not_shown() -> None:
-    assert "secret" not in repr(session.Target("h:1", "acme/c", "secret"))
+    hidden = session.Target("h:1", "acme/c", "secret", session_token="secret")
+    assert "secret" not in repr(hidden)
 
 
 async def test_speaking_returns_the_whole_response(avatar: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,10 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Simu
         simulated_cluster.open_in(cluster, (TENANT,)) as opened,
     ):
         yield opened
+
+
+def _has_sessions(shared: SimulatedCluster, count: int) -> bool:
+    return bool(shared.status(SECOND_TENANT, "twin")["sessions"] == count)
 
 
 async def _events(
@@ -231,7 +236,7 @@ async def test_one_of_two_operators_manages_a_service_and_the_other_one_stands_b
         for sessions in (1, 2, 1, 2):
             await shared.hollow_nodes.set_sessions(hollow, sessions)
             await shared.until(
-                lambda wanted=sessions: shared.status(SECOND_TENANT, "twin")["sessions"] == wanted,
+                partial(_has_sessions, shared, sessions),
                 "the first operator writes the status",
             )
         await shared.apply(SECOND_TENANT, "twin", replicas=2)

@@ -244,6 +244,8 @@ class Setup:
     sessions: Sessions
     metrics: Metrics
     stack: AsyncExitStack
+    keys: list[str]
+    """The gateway keys; a test may change them."""
     synced: bool = True
     port: int = 0
     admin_port: int = 0
@@ -324,10 +326,11 @@ async def gateway() -> AsyncIterator[Setup]:
         "AVATAR_POD": "gateway-1",
     }
     chosen = settings.from_env(environment, listen=None, admin=None)
+    keys = list(chosen.keys.gateway.read())
     budget = MemoryBudget(chosen.limits.buffer_bytes)
-    placer = Placer(registry, budget)
+    placer = Placer(registry, lambda: keys, budget)
     async with AsyncExitStack() as stack:
-        setup = Setup(registry, sessions, metrics, stack)
+        setup = Setup(registry, sessions, metrics, stack, keys)
         app = Gateway(
             Authenticator(KEY),
             placer,

@@ -58,6 +58,7 @@ def test_every_variable_is_read() -> None:
         pytest.param("AVATAR_HEALTH_LISTEN", "a:70000", "HOST:PORT", id="no port"),
         pytest.param("AVATAR_METRICS_OPEN", "yes", "one of false, true", id="not a boolean"),
         pytest.param("AVATAR_LOG_FORMAT", "xml", "one of json, text", id="no format"),
+        pytest.param("AVATAR_RUNTIME_DEFAULTS", "{", "is '{', must be a JSON object", id="no JSON"),
         pytest.param("AVATAR_LEASE_DURATION_S", "4.5", "a whole number", id="half a second"),
         pytest.param("AVATAR_LEASE_RENEW_DEADLINE_S", "3", "less than 3, 0.75 of", id="too late"),
         pytest.param("AVATAR_LEASE_RETRY_S", "2.5", "less than the renew deadline", id="too slow"),
@@ -79,3 +80,19 @@ def test_all_wrong_variables_are_named_at_once() -> None:
         "AVATAR_RUNTIME_IMAGE",
         "AVATAR_RESYNC_S",
     ]
+
+
+def test_wrong_pod_defaults_name_the_field_and_not_the_variable() -> None:
+    """The user wrote a value of the chart, not JSON in a variable."""
+    wrong = '{"priorityClassName": 3, "resources": {"limits": {"cpu": "-1"}}}'
+    with pytest.raises(SettingsError) as caught:
+        settings.from_env(LEAST | {"AVATAR_RUNTIME_DEFAULTS": wrong})
+    resources, name = str(caught.value).split("; ")
+    assert resources.startswith('runtime.defaults.resources.limits.cpu is "-1", must be a quantity')
+    assert name.startswith("runtime.defaults.priorityClassName is 3, must be the name of an object")
+
+
+def test_pod_defaults_are_read() -> None:
+    text = '{"nodeSelector": {"pool": "gpu"}}'
+    found = settings.from_env(LEAST | {"AVATAR_RUNTIME_DEFAULTS": text})
+    assert found.pods.defaults.node_selector == {"pool": "gpu"}

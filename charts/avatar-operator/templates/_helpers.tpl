@@ -109,3 +109,105 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 {{- end -}}
+
+{{/*
+Security context of a pod: (dict "root" $ "context" .Values.operator.podSecurityContext). OpenShift assigns user IDs
+from a range of the namespace and rejects fixed ones.
+*/}}
+{{- define "avatar.podSecurityContext" -}}
+{{- $context := .context | default dict -}}
+{{- if .root.Values.openshift -}}
+{{- $context = omit $context "runAsUser" "runAsGroup" "fsGroup" -}}
+{{- end -}}
+{{- toYaml $context -}}
+{{- end -}}
+
+{{/* The value of AVATAR_RUNTIME_DEFAULTS; empty with --reuse-values of a release that did not have it. */}}
+{{- define "avatar.runtimeDefaults" -}}
+{{- $defaults := .Values.runtime.defaults | default dict | deepCopy -}}
+{{- if .Values.openshift -}}
+{{- $usual := dict "runAsNonRoot" true "seccompProfile" (dict "type" "RuntimeDefault") -}}
+{{- $context := omit ($defaults.podSecurityContext | default $usual) "runAsUser" "runAsGroup" "fsGroup" -}}
+{{- $_ := set $defaults "podSecurityContext" $context -}}
+{{- end -}}
+{{- if $defaults }}{{ toJson $defaults }}{{ end -}}
+{{- end -}}
+
+{{/* Rules and peers of NetworkPolicies. All ports have a protocol, as the API server stores them. */}}
+{{- define "avatar.egressDNS" -}}
+- ports:
+  {{- range (.Values.networkPolicy.dns).ports | default (list 53) }}
+  - {protocol: UDP, port: {{ . }}}
+  - {protocol: TCP, port: {{ . }}}
+  {{- end }}
+  {{- with (.Values.networkPolicy.dns).to }}
+  to:
+    {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{- define "avatar.egressAPIServer" -}}
+- ports:
+  {{- range (.Values.networkPolicy.apiServer).ports | default (list 443 6443) }}
+  - {protocol: TCP, port: {{ . }}}
+  {{- end }}
+  {{- with (.Values.networkPolicy.apiServer).to }}
+  to:
+    {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{- define "avatar.runtimePeer" -}}
+- podSelector:
+    matchLabels:
+      app.kubernetes.io/name: avatar-runtime
+  {{- with .Values.operator.watchNamespaces }}
+  namespaceSelector:
+    matchExpressions:
+    - key: kubernetes.io/metadata.name
+      operator: In
+      values:
+        {{- toYaml . | nindent 6 }}
+  {{- else }}
+  namespaceSelector: {}
+  {{- end }}
+{{- end -}}
+
+{{/* A component of this release, for policies in other namespaces: (dict "root" $ "component" "gateway"). */}}
+{{- define "avatar.componentPeer" -}}
+- podSelector:
+    matchLabels:
+      {{- include "avatar.selectorLabels" . | nindent 6 }}
+  namespaceSelector:
+    matchLabels:
+      kubernetes.io/metadata.name: {{ .root.Release.Namespace }}
+{{- end -}}
+
+{{/*
+The rules of the NetworkPolicy that the operator creates for each AvatarService. Sessions are accepted from the gateway
+only. If /metrics is open and metricsFrom is empty, every pod can connect to the admin port, as for the other components.
+*/}}
+{{- define "avatar.runtimeNetworkPolicy" -}}
+{{- $policy := .Values.networkPolicy -}}
+policyTypes: [Ingress, Egress]
+ingress:
+- ports:
+  - {protocol: TCP, port: 8080}
+  from:
+  {{- include "avatar.componentPeer" (dict "root" $ "component" "gateway") | nindent 2 }}
+- ports:
+  - {protocol: TCP, port: 9090}
+  {{- if not (and .Values.monitoring.openMetrics (empty $policy.metricsFrom)) }}
+  from:
+  {{- include "avatar.componentPeer" (dict "root" $ "component" "gateway") | nindent 2 }}
+  {{- include "avatar.componentPeer" (dict "root" $ "component" "operator") | nindent 2 }}
+  {{- with $policy.metricsFrom }}
+    {{- toYaml . | nindent 2 }}
+  {{- end }}
+  {{- end }}
+egress:
+{{ include "avatar.egressDNS" . }}
+{{- with ($policy.runtime).extraEgress }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}

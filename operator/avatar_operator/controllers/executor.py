@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 from avatar_operator import names
 from avatar_operator.core.cache.entries import Kind
 from avatar_operator.core.manifests import ownership
+from avatar_operator.core.manifests.network_policy import network_policy
 from avatar_operator.core.manifests.objects import (
     adoption_patch,
     control_secret,
@@ -79,6 +80,9 @@ class ServiceState:
 
     relabelled: set[str] = field(default_factory=set)
     """UIDs of pods whose labels were restored since the last resync."""
+
+    has_network_policy: bool = False
+    """Whether the NetworkPolicy was checked since the last resync."""
 
     term: int = 0
     """The term of this process in which the service was planned last."""
@@ -177,6 +181,8 @@ class Executor:
                 return await self._write_secret(service, state)
             case planner.ApplyBudget():
                 return await self._write_pdb(service, state)
+            case planner.ApplyNetworkPolicy():
+                return await self._write_network_policy(service, state)
             case disruption.ProtectPod() | disruption.ReleasePod():
                 marks = live_marks(live=isinstance(action, disruption.ProtectPod))
                 await self._patch_pod(namespace, action.name, action.uid, marks)
@@ -221,6 +227,19 @@ class Executor:
         wrote = await self._api.owned.write(kind, body, choice.stored)
         stored = ownership.identity(wrote or choice.stored or {})
         self._pdbs.put(stored["uid"], service.uid)
+        return wrote is not None
+
+    async def _write_network_policy(self, service: Service, state: ServiceState) -> bool:
+        """Write the NetworkPolicy of a service if it differs; return whether it was written."""
+        kind, namespace = ObjectKind.NETWORK_POLICY, service.key.namespace
+        rules = self._settings.network_rules
+        assert rules is not None, "the planner asks for a policy only if there are rules"
+        wanted = ownership.candidates(names.network_policy(service.key.name), service.uid)
+        choice = await self._api.owned.find(kind, namespace, wanted, _owner(service))
+        state.names_taken[kind.kind] = choice.taken
+        body = network_policy(service, rules, choice.name)
+        wrote = await self._api.owned.write(kind, body, choice.stored)
+        state.has_network_policy = True
         return wrote is not None
 
     async def _create_pod(

@@ -131,6 +131,7 @@ class ServiceController:
         """Check again once for each service what others may have changed."""
         for state in self._states.values():
             state.has_secret = False
+            state.has_network_policy = False
             state.field_conflicts.clear()
             state.pods_taken.clear()
             state.relabelled.clear()
@@ -150,7 +151,7 @@ class ServiceController:
         version = self._store.services.version(uid) or 0
         state = self._states.setdefault(uid, ServiceState())
         try:
-            service = parse_service(body.body)
+            service = self._options.defaults.merged_into(parse_service(body.body))
         except InvalidResource as error:
             self._shares.record_none(uid)
             await self._write_invalid(uid, version, body, error, state, now)
@@ -290,6 +291,9 @@ class ServiceController:
             silent=self._runtimes.silent(pod.uid for pod in pods),
             has_control_secret=state.has_secret or "ApplyControlSecret" in conflicts,
             has_pdb=self._executor.has_pdb(service.uid) or "ApplyBudget" in conflicts,
+            has_network_policy=not self._options.network_policies
+            or state.has_network_policy
+            or "ApplyNetworkPolicy" in conflicts,
             halted=rollout.read_halt(reconcile.last_status, service.generation),
             shared=self._shared(service, reconcile.now),
             failures=self._failures(reconcile),

@@ -1,4 +1,4 @@
-"""Writes Secrets and PodDisruptionBudgets of services, and never an object of somebody else.
+"""Writes the objects of services besides their pods, and never an object of somebody else.
 
 Each write has a condition that the API server checks: a creation fails if the name exists, and a
 change fails unless the object still has the UID and the version in which it was seen to belong to
@@ -28,6 +28,7 @@ class ObjectKind(Enum):
 
     SECRET = "Secret", "/api/v1", "secrets"
     PDB = "PodDisruptionBudget", "/apis/policy/v1", "poddisruptionbudgets"
+    NETWORK_POLICY = "NetworkPolicy", "/apis/networking.k8s.io/v1", "networkpolicies"
 
     def __init__(self, kind: str, prefix: str, resource: str) -> None:
         self.kind = kind

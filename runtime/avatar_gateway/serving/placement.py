@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
-from avatar_contracts import labels
+from avatar_contracts import labels, tokens
 from avatar_gateway import errors
 from avatar_gateway.core import routing
 from avatar_gateway.serving import upgrade
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from avatar_gateway.core.memory_budget import MemoryBudget
     from avatar_gateway.core.model import Pod
@@ -41,8 +41,15 @@ class PlacedSession:
 class Placer:
     """Opens sessions on pods."""
 
-    def __init__(self, registry: PodRegistry, budget: MemoryBudget) -> None:
+    def __init__(
+        self,
+        registry: PodRegistry,
+        read_keys: Callable[[], Sequence[str]],
+        budget: MemoryBudget,
+    ) -> None:
+        """`read_keys` returns the gateway keys, the current one first."""
         self._registry = registry
+        self._read_keys = read_keys
         self._budget = budget
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
@@ -104,7 +111,7 @@ class Placer:
                     self._http,
                     f"http://{host}:{pod.sessions_port}/v1/realtime",
                     _query(request, pod),
-                    _headers(headers, request, pod),
+                    _headers(headers, request, pod, self._read_keys()),
                     subprotocols,
                     self._budget,
                 )
@@ -127,11 +134,20 @@ def _query(request: SessionRequest, pod: Pod) -> Sequence[tuple[str, str]]:
     ]
 
 
-def _headers(forwarded: Mapping[str, str], request: SessionRequest, pod: Pod) -> Mapping[str, str]:
-    """Add the requested service if the pod was started for another one."""
-    if pod.original_service == request.model:
-        return forwarded
-    return {**forwarded, labels.SERVICE_HEADER: request.model}
+def _headers(
+    forwarded: Mapping[str, str], request: SessionRequest, pod: Pod, keys: Sequence[str]
+) -> Mapping[str, str]:
+    """Add the tokens for the pod, and the requested service if the pod has another one.
+
+    During a rotation a pod may know only one of two keys, so it gets a token for each. Both open
+    sessions of this service only.
+    """
+    service = pod.original_service
+    session_tokens = ",".join(tokens.session_token(key, service) for key in keys)
+    headers = {**forwarded, labels.SESSION_TOKEN_HEADER: session_tokens}
+    return (
+        headers if service == request.model else {**headers, labels.SERVICE_HEADER: request.model}
+    )
 
 
 _SHORTAGE_MESSAGES: Final = {

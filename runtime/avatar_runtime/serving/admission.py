@@ -9,12 +9,14 @@ from urllib.parse import urlsplit
 
 from avatar_contracts import labels
 from avatar_runtime.errors import Rejection, shown, supported
+from avatar_runtime.serving.pod_tokens import matches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 _KEYS_IN_URL: Final = ("key", "api_key", "api-key", "apikey", "token", "access_token", "secret")
 _MAX_WAIT_MS: Final = 600_000
+_MAX_TOKENS: Final = 4
 _BETA: Final = "realtime=v1"
 _SERVICE: Final = re.compile(r"[a-z0-9][-a-z0-9]{0,62}/[a-z0-9][-a-z0-9.]{0,252}")
 _BETA_SUBPROTOCOL: Final = "openai-beta.realtime-v1"
@@ -28,6 +30,19 @@ class SessionRequest:
     headers: Mapping[str, str]
     """By name in lower case."""
     subprotocols: Collection[str]
+
+
+def check_token(request: SessionRequest, accepted: Sequence[str]) -> None:
+    """Check that the gateway sent one of the accepted session tokens.
+
+    Raises:
+        Rejection: with status 401, if it did not.
+    """
+    sent = request.headers.get(labels.SESSION_TOKEN_HEADER.lower(), "")
+    found = [matches(token.strip(), accepted) for token in sent.split(",")[:_MAX_TOKENS]]
+    if not any(found):
+        message = "this pod accepts sessions from its gateway only; connect to the gateway"
+        raise Rejection(401, 4401, "unauthenticated", message)
 
 
 def check(request: SessionRequest, service: str, avatars: Collection[str]) -> str | None:

@@ -64,6 +64,13 @@ async def serve_session(websocket: WebSocket, runtime: Runtime) -> None:
         headers=admission.headers_of(websocket.scope["headers"]),
         subprotocols=websocket.scope["subprotocols"],
     )
+    if runtime.tokens.session_is_required:
+        try:
+            admission.check_token(request, runtime.tokens.session())
+        except Rejection as rejection:
+            # Also with refuse=close: a stranger gets no WebSocket.
+            await _deny(websocket, rejection, runtime)
+            return
     try:
         runtime.slots.acquire()
     except Rejection as rejection:
@@ -105,18 +112,24 @@ async def _run_session(
 async def _reject(
     websocket: WebSocket, request: admission.SessionRequest, rejection: Rejection, runtime: Runtime
 ) -> None:
-    runtime.metrics.count_rejection(rejection.code)
-    error = _describe(rejection)
     if request.query.get("refuse") == "close":
+        runtime.metrics.count_rejection(rejection.code)
+        error = _describe(rejection)
         event = {"type": "error", "event_id": "event_refused", "error": error}
         await websocket.accept(_subprotocol(websocket))
         await websocket.send_text(json.dumps(event))
         await websocket.close(rejection.close, rejection.code)
         return
+    await _deny(websocket, rejection, runtime)
+
+
+async def _deny(websocket: WebSocket, rejection: Rejection, runtime: Runtime) -> None:
+    """Answer the upgrade with an HTTP status."""
+    runtime.metrics.count_rejection(rejection.code)
     headers = {}
     if rejection.retry_after_s is not None:
         headers["Retry-After"] = str(rejection.retry_after_s)
-    response = JSONResponse({"error": error}, rejection.status, headers)
+    response = JSONResponse({"error": _describe(rejection)}, rejection.status, headers)
     await websocket.send_denial_response(response)
 
 

@@ -17,6 +17,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from avatar_runtime.errors import AvatarRuntimeError
 from avatar_runtime.protocol.client_events import MAX_MESSAGE_BYTES
 from avatar_runtime.serving import admin, app
+from avatar_runtime.serving.request_deadline import HTTPProtocol
 from avatar_runtime.settings import Address
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def _bind(address: Address) -> socket.socket:
 def _server(application: FastAPI) -> _Server:
     config = uvicorn.Config(
         application,
-        http="h11",
+        http=HTTPProtocol,
         ws=WebSocketProtocol,
         ws_max_size=_MAX_READ_BYTES,
         ws_ping_interval=PING_S,

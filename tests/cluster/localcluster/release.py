@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import sys
@@ -80,7 +81,11 @@ class Space:
             "metadata": {"name": name},
             "spec": spec,
         }
-        await self.cluster.kubectl("-n", self.name, "apply", "-f", "-", stdin=yaml.safe_dump(body))
+        await self.kubectl_apply(yaml.safe_dump(body))
+
+    async def kubectl_apply(self, manifest: str) -> None:
+        """Apply a manifest to the namespace."""
+        await self.cluster.kubectl("-n", self.name, "apply", "-f", "-", stdin=manifest)
 
     async def service(self, name: str) -> dict[str, Any]:
         """Return the AvatarService."""
@@ -91,6 +96,11 @@ class Space:
         selector = f"avatar.musetalk.io/service={service}"
         pods = json.loads(await self.kubectl("get", "pods", "-l", selector, "-o", "json"))
         return sorted(pods["items"], key=lambda pod: str(pod["metadata"]["name"]))
+
+    async def session_token(self, service: str) -> str:
+        """Return the token that opens sessions on the pods of a service without the gateway."""
+        secret = json.loads(await self.kubectl("get", "secret", f"{service}-control", "-o", "json"))
+        return base64.b64decode(secret["data"]["session-token"]).decode()
 
     async def every_pod(self) -> list[str]:
         """Return the names of all pods of the namespace."""

@@ -11,6 +11,8 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from avatar_contracts import labels, tokens
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -54,6 +56,37 @@ async def test_the_beta_header_reaches_the_pod(gateway: Any) -> None:
     headers = {**BEARER, "OpenAI-Beta": "realtime=v1"}
     async with _open(gateway, additional_headers=headers):
         assert pod.requests[0].headers["OpenAI-Beta"] == "realtime=v1"
+
+
+async def test_the_pod_gets_the_session_token_of_its_service_and_no_key(gateway: Any) -> None:
+    pod = await gateway.pod("p1")
+    forged = {**BEARER, labels.SESSION_TOKEN_HEADER: "forged", "X-Other": "x"}
+    async with _open(gateway, additional_headers=forged):
+        (request,) = pod.requests
+    key = gateway.keys[0]
+    sent = request.headers.getall(labels.SESSION_TOKEN_HEADER)
+    assert sent == [tokens.session_token(key, "acme/concierge")]
+    assert "X-Other" not in request.headers
+    assert not {key, KEY} & set(request.headers.values())
+
+
+async def test_a_pod_gets_a_token_for_each_key_of_a_rotation(gateway: Any) -> None:
+    """The pod may not have the new tokens yet, or the gateway may not have the new key yet."""
+    pod = await gateway.pod("p1")
+    gateway.keys[:] = ["the-new-gateway-key", "the-old-gateway-key"]
+    async with _open(gateway):
+        (request,) = pod.requests
+    sent = request.headers[labels.SESSION_TOKEN_HEADER].split(",")
+    assert sent == [tokens.session_token(key, "acme/concierge") for key in gateway.keys]
+
+
+async def test_a_pod_that_refuses_the_token_is_like_one_without_room(gateway: Any) -> None:
+    """The caller's key was right: its client must not be told that it was wrong."""
+    first, second = await gateway.pod("p1"), await gateway.pod("p2", capacity=4)
+    first.rejection = second.rejection = (401, {"code": "unauthenticated"})
+    status, error, _ = await _rejection(gateway)
+    assert (status, error["code"]) == (503, "no_capacity")
+    assert (len(first.requests), len(second.requests)) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -353,4 +386,7 @@ async def test_a_pod_that_is_taken_over_serves_the_callers_of_both_services(gate
     # The pod rejects a request for a service other than the one that it was started for.
     assert dict(after.query) == {"model": "acme/concierge", "avatar": "anna"}
     assert after.headers["Avatar-Service"] == "acme/second"
+    # It has the tokens of that service, too.
+    token = tokens.session_token(gateway.keys[0], "acme/concierge")
+    assert after.headers[labels.SESSION_TOKEN_HEADER] == token
     assert "Avatar-Service" not in before.headers

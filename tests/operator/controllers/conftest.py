@@ -8,6 +8,7 @@ import copy
 import json
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import pytest_asyncio
 from aiohttp import web
 from kubernetes.aio.client.configuration import Configuration
@@ -22,7 +23,6 @@ from avatar_operator.metrics import Metrics
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    import pytest
     from tests.operator.conftest import Body, Make
 
     from avatar_operator.fence import Fence
@@ -56,6 +56,7 @@ class ApiServer:
         self.leases: dict[str, Body] = {}  # by path
         self.strangers: list[Body] = []  # pods that do not belong to the operator
         self.events: list[Body] = []
+        self.others: dict[str, Body] = {}  # objects of other kinds, by path
         self.writes: list[tuple[str, str]] = []
         self.own_writes: list[tuple[str, str]] = []  # in the operator's namespace
         self.faults: dict[tuple[str, str], tuple[int, str]] = {}
@@ -133,6 +134,8 @@ class ApiServer:
                 return web.json_response(self.leases[path])
             case "GET", _ if path in self.secrets:
                 return web.json_response(self.secrets[path])
+            case "GET", _ if path in self.others:
+                return web.json_response(self.others[path])
             case "GET", _:
                 return web.json_response({"message": "not found"}, status=404)
             case "POST", "/api/v1/namespaces/acme/events":
@@ -144,6 +147,9 @@ class ApiServer:
             case "POST", _ if path == PDBS_OF_TENANT:
                 body["metadata"]["uid"] = "uid-pdb"
                 self.pdbs.append(self.stamp(body))
+            case "POST", _ if not path.endswith("/pods"):
+                body["metadata"]["uid"] = f"uid-{body['metadata']['name']}"
+                self.others[f"{path}/{body['metadata']['name']}"] = self.stamp(body)
             case "POST", _ if body["metadata"]["name"] in map(_name, self.strangers):
                 return web.json_response({"message": "already exists"}, status=409)
             case "POST", _:
@@ -245,9 +251,15 @@ class Operator:
         self.manager.observe(kind, copy.deepcopy(body))
 
 
+@pytest.fixture
+def operator_environment() -> dict[str, str]:
+    """Return variables of the operator's environment; a test may parametrize it."""
+    return {}
+
+
 @pytest_asyncio.fixture
 async def stopped_operator(
-    make: Make, fence: Fence, request: pytest.FixtureRequest
+    make: Make, fence: Fence, request: pytest.FixtureRequest, operator_environment: dict[str, str]
 ) -> AsyncIterator[Operator]:
     """Yield an operator that is not started; the parameter is the resync interval in seconds."""
     api = ApiServer(make)
@@ -263,6 +275,7 @@ async def stopped_operator(
             "AVATAR_CONTROL_SECRET": "control",
             "AVATAR_RUNTIME_IMAGE": "runtime:1",
             "AVATAR_RESYNC_S": getattr(request, "param", "1"),
+            **operator_environment,
         }
         async with KubernetesClient(configuration, fence, "p0") as client:
             metrics = Metrics()

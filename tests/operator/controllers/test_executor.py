@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 GROUP = "avatar.musetalk.io"
 POD = {"kind": "Pod", "metadata": {"uid": "u"}}
+RULES = {"egress": [], "ingress": [], "policyTypes": ["Ingress", "Egress"]}
 
 
 class FakeSecrets:
@@ -140,7 +141,7 @@ class Setup:
             fake,
             fake,
             fence,
-            PodSettings("image", "IfNotPresent"),
+            PodSettings("image", "IfNotPresent", network_rules=RULES),
             self.metrics,
             self.pdbs,
             observe=lambda kind, body: self.observed.append((kind, body)),
@@ -339,6 +340,24 @@ async def test_a_stored_pdb_that_is_correct_counts_without_a_write(setup: Setup)
     assert result.done == []
     assert setup.executor.has_pdb(setup.service.uid)
     assert setup.pdbs.put("known", None) == setup.service.uid
+
+
+@pytest.mark.parametrize("wrote", [True, False])
+async def test_the_network_policy_counts_only_if_it_was_written(setup: Setup, wrote: bool) -> None:
+    setup.api.differs = wrote
+    setup.api.choice = Choice("concierge-network-s1", None, ("concierge-network",))
+    result = await setup.execute(planner.ApplyNetworkPolicy("concierge"))
+    find, write = setup.api.requests
+    kind = ObjectKind.NETWORK_POLICY
+    candidates = ("concierge-network", "concierge-network-s1")
+    assert find == ("find", kind, "acme", candidates, Owner("concierge", "s1"))
+    _, written, body, stored = write
+    assert (written, stored) == (kind, None)
+    assert body["metadata"]["name"] == "concierge-network-s1"
+    assert body["spec"].items() > RULES.items()
+    assert len(result.done) == wrote
+    assert setup.state.names_taken == {"NetworkPolicy": ("concierge-network",)}
+    assert setup.state.has_network_policy
 
 
 async def test_a_field_that_another_manager_applies_is_remembered(

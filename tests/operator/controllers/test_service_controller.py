@@ -46,6 +46,49 @@ async def test_a_new_service_gets_its_secret_its_pod_and_its_status(operator: Op
     assert reasons[:2] == ["PodCreated", "PodsStarting"]
 
 
+POLICIES = "/apis/networking.k8s.io/v1/namespaces/acme/networkpolicies"
+RULES = '{"egress": [], "ingress": [], "policyTypes": ["Ingress", "Egress"]}'
+
+
+@pytest.mark.parametrize("operator_environment", [{"AVATAR_NETWORK_POLICY": RULES}])
+async def test_a_service_gets_its_network_policy_before_its_first_pod(operator: Operator) -> None:
+    api = operator.api
+    operator.apply(replicas=1)
+    await api.until(lambda: api.condition("Progressing") == ("True", "ScalingUp"))
+    assert api.writes.index(("POST", POLICIES)) < api.writes.index(("POST", PODS))
+    del api.others[f"{POLICIES}/concierge-network"]
+    await api.until(lambda: f"{POLICIES}/concierge-network" in api.others)  # after a resync
+
+
+@pytest.mark.parametrize("operator_environment", [{"AVATAR_NETWORK_POLICY": RULES}])
+async def test_a_network_policy_of_somebody_else_stays_and_ours_has_another_name(
+    operator: Operator,
+) -> None:
+    api = operator.api
+    theirs = {"metadata": {"name": "concierge-network", "uid": "n", "resourceVersion": "1"}}
+    api.others[f"{POLICIES}/concierge-network"] = theirs
+    operator.apply(replicas=1)
+    await api.until(lambda: api.condition("Degraded") == ("True", "NameTaken"))
+    assert api.pods
+    assert [path for path in api.others if path.startswith(POLICIES)] == [
+        f"{POLICIES}/concierge-network",
+        f"{POLICIES}/concierge-network-s1",
+    ]
+    assert api.others[f"{POLICIES}/concierge-network"] == theirs
+
+
+async def test_a_new_pod_has_the_defaults_of_the_chart(operator: Operator) -> None:
+    api = operator.api
+    operator.apply(replicas=1)
+    await api.until(lambda: api.condition("Progressing") == ("True", "ScalingUp"))
+    (pod,) = api.pods
+    assert pod["spec"]["priorityClassName"] == "avatars"
+    # The plan sees the same service, so the pod is not outdated from the start.
+    await api.until(lambda: api.status)
+    assert len(api.pods) == 1
+    assert api.condition("Progressing") == ("True", "ScalingUp")
+
+
 @pytest.mark.parametrize("stopped_operator", ["300"], indirect=True)
 async def test_a_rejected_pod_is_reported_and_retried(quiet_operator: Operator) -> None:
     operator, api = quiet_operator, quiet_operator.api

@@ -223,3 +223,8 @@ def test_only_other_services_that_exist_and_lack_gpus_wait(setup: Setup) -> None
     setup.triggers.set_waits("b", waits=True)
     setup.triggers.set_waits("b", waits=False)
     assert not setup.triggers.others_wait("a")
+
+
+def test_changes_that_arrive_together_cause_one_reconcile_soon() -> None:
+    assert (SERVICE_S, PODS_S, CLUSTER_S) == (0.02, 0.15, 0.25)
+    assert (PDB_S, triggers.SPREAD_S) == (1.0, 0.005)

@@ -297,6 +297,7 @@ def test_kopf_writes_nothing_and_opens_a_silent_watch_again() -> None:
     assert settings.peering.standalone
     assert settings.process.ultimate_exiting_timeout is None  # it would end the whole process
     assert settings.watching.inactivity_timeout == 70.0
+    assert settings.watching.chunk_size == 500  # objects of one page of a list
     storage = settings.persistence.diffbase_storage
     body = kopf.Body({"metadata": {"name": "a"}, "spec": {"replicas": 1}})
     assert storage.build(body=body) == {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +13,16 @@ from kubernetes.aio.client.configuration import Configuration
 
 from avatar_operator import metrics
 from avatar_operator.core import leader_election
-from avatar_operator.errors import NotLeading, TemporaryError
+from avatar_operator.errors import NotLeading
 from avatar_operator.fence import Fence
+from avatar_operator.kube import leader_election as elector
 from avatar_operator.kube.client import KubernetesClient
 from avatar_operator.kube.leader_election import LeaderElector, LeaseName
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.operator.conftest import Body
+    from tests.operator.conftest import Body, Pauses
 
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/system/leases"
 PODS = "/api/v1/namespaces/acme/pods"
@@ -154,7 +154,7 @@ class Election:
         self._configuration = configuration
         self.replicas: list[Replica] = []
 
-    def start(self, name: str, timing: leader_election.Timing = QUICK) -> Replica:
+    def start(self, name: str, timing: leader_election.Timing = LONG) -> Replica:
         replica = Replica(name, self._configuration, timing)
         self.replicas.append(replica)
         return replica
@@ -188,7 +188,7 @@ async def test_the_first_replica_creates_the_lease_and_writes(election: Election
     await first.write()
     assert election.server.created == ["avatar-operator/a"]
     assert first.terms == [0]
-    assert election.server.spec["leaseDurationSeconds"] == 1
+    assert election.server.spec["leaseDurationSeconds"] == 60
     assert first.elector.seconds_since_contact() < 10
 
 
@@ -213,7 +213,7 @@ async def test_a_released_lease_is_acquired_immediately(election: Election) -> N
     await first.elector.resign()
     assert not first.fence.is_open()
     await election.until_holder("b")
-    assert asyncio.get_running_loop().time() - released < QUICK.duration_s
+    assert asyncio.get_running_loop().time() - released < LONG.duration_s / 2
     await election.server.until(second.fence.is_open)
     assert second.terms == [1]
     assert first.terms == [0, None]
@@ -221,9 +221,9 @@ async def test_a_released_lease_is_acquired_immediately(election: Election) -> N
 
 @pytest.mark.slow
 async def test_a_dead_leader_is_replaced_when_its_lease_expires(election: Election) -> None:
-    first = election.start("a")
+    first = election.start("a", QUICK)
     await election.until_holder("a")
-    second = election.start("b")
+    second = election.start("b", QUICK)
     await election.server.until(lambda: len(election.server.watches) == 2)
     await first.die()
     await election.until_holder("b")
@@ -235,10 +235,10 @@ async def test_a_dead_leader_is_replaced_when_its_lease_expires(election: Electi
 async def test_a_leader_that_cannot_renew_stops_before_another_one_leads(
     election: Election,
 ) -> None:
-    first = election.start("a")
+    first = election.start("a", QUICK)
     await election.until_holder("a")
     await election.server.until(first.fence.is_open)
-    second = election.start("b")
+    second = election.start("b", QUICK)
     await election.server.until(lambda: len(election.server.watches) == 2)
     election.server.failing.add("avatar-operator/a")
     await election.until_holder("b")
@@ -270,14 +270,8 @@ async def test_the_lease_is_not_released_while_a_write_is_in_flight(election: El
     first = election.start("a")
     await election.until_holder("a")
     election.server.hold = asyncio.Event()
-
-    async def write_until_it_arrives() -> None:
-        while not election.server.created:
-            await election.server.until(first.fence.is_open)
-            with contextlib.suppress(TemporaryError, NotLeading):  # the Lease is short
-                await first.write()
-
-    writing = asyncio.create_task(write_until_it_arrives())
+    await election.server.until(first.fence.is_open)
+    writing = asyncio.create_task(first.write())
     await election.server.until(lambda: election.server.created)
     await first.elector.resign()
     assert election.server.spec["holderIdentity"] == "a"
@@ -303,7 +297,7 @@ async def test_a_manually_edited_lease_is_read_again_and_kept(election: Election
 
 @pytest.mark.slow
 async def test_a_deleted_lease_is_created_again_with_a_higher_epoch(election: Election) -> None:
-    first = election.start("a")
+    first = election.start("a", QUICK)
     await election.until_holder("a")
     await election.server.until(first.fence.is_open)
     await election.server.store(None)
@@ -315,7 +309,7 @@ async def test_a_deleted_lease_is_created_again_with_a_higher_epoch(election: El
 
 @pytest.mark.slow
 async def test_a_write_is_aborted_when_the_term_of_the_leader_ends(election: Election) -> None:
-    first = election.start("a")
+    first = election.start("a", QUICK)
     await election.until_holder("a")
     await election.server.until(first.fence.is_open)
     election.server.hold = asyncio.Event()
@@ -330,7 +324,7 @@ async def test_a_write_is_aborted_when_the_term_of_the_leader_ends(election: Ele
 async def test_a_leader_whose_lease_was_deleted_stops_immediately(
     election: Election, is_reported: bool
 ) -> None:
-    first = election.start("a", LONG)  # its term would last for 40 s
+    first = election.start("a")  # its term would last for 40 s
     await election.server.until(lambda: first.fence.is_open() and election.server.watches)
     if is_reported:
         election.server.failing.add("avatar-operator/a")  # only its open watch still works
@@ -371,3 +365,51 @@ async def test_a_lease_is_released_in_the_version_that_the_last_renewal_wrote(
     election.server.lease = {**lease, "metadata": {**lease["metadata"], "resourceVersion": version}}
     await first.elector.resign()
     assert election.server.spec["holderIdentity"] == ""
+
+
+async def test_the_time_of_acquisition_stays_while_the_lease_is_renewed(
+    election: Election,
+) -> None:
+    election.start("a")
+    await election.until_holder("a")
+    first = election.server.spec
+    assert first["acquireTime"] == first["renewTime"]
+    await election.server.until(lambda: election.server.spec["renewTime"] > first["renewTime"])
+    assert election.server.spec["acquireTime"] == first["acquireTime"]
+
+
+async def test_the_time_of_acquisition_is_new_for_another_holder(election: Election) -> None:
+    first = election.start("a")
+    await election.until_holder("a")
+    acquired = election.server.spec["acquireTime"]
+    await first.elector.resign()
+    election.start("b")
+    await election.until_holder("b")
+    assert election.server.spec["acquireTime"] > acquired
+
+
+async def test_a_watch_that_ends_is_opened_again_after_a_pause(
+    election: Election, pauses: Pauses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses.replace_in(elector, monkeypatch)
+    first = election.start("a")
+    await election.server.until(lambda: first.fence.is_open() and election.server.watches)
+    election.server.watches[0].put_nowait(None)
+    await pauses.end(0.25, 0.5)
+    await election.server.until(lambda: len(election.server.watches) == 2)
+
+
+async def test_a_watch_that_fails_is_opened_again_after_a_pause(
+    election: Election,
+    pauses: Pauses,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    pauses.replace_in(elector, monkeypatch)
+    election.server.failing.add("avatar-operator/a")
+    first = election.start("a")
+    for _ in range(2):
+        await pauses.end(0.25, 0.5)
+    assert "watch of the Lease ended fault=GET" in caplog.text
+    assert first.elector.seconds_since_contact() < 10  # an error is a response, too

@@ -43,13 +43,12 @@ class Network:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         loop = asyncio.get_running_loop()
-        self._real_time = loop.time
-        self._offset_s = 0.0
+        self._now = loop.time()
         self.attempts: list[tuple[str, int]] = []
         self.transports: list[FakeTransport] = []
         self.fault: Exception | None = None
         self.hold: asyncio.Event | None = None
-        monkeypatch.setattr(loop, "time", lambda: self._real_time() + self._offset_s)
+        monkeypatch.setattr(loop, "time", lambda: self._now)
         monkeypatch.setattr(loop, "create_connection", self._connect)
 
     async def _connect(
@@ -70,7 +69,7 @@ class Network:
             await asyncio.sleep(0)
 
     async def pass_s(self, seconds: float) -> None:
-        self._offset_s += seconds
+        self._now += seconds
         await self.settle()
 
     async def until_attempt_within(self, longest_s: float) -> None:

@@ -31,6 +31,8 @@ def _step(dbfs: float) -> np.ndarray:
             "s" * (2 * HOLD + 2) + ".",
             id="a breath starts the hold again",
         ),
+        pytest.param([LOUD] + [-55.9] * 9, "s" * 10, id="6 dB below the level keep it open"),
+        pytest.param([LOUD] + [-56.1] * (HOLD + 1), "s" * (HOLD + 1) + ".", id="more do not"),
         pytest.param(
             [LOUD] + [QUIET] * (HOLD + 1) + [BREATH], "s" * (HOLD + 1) + "..", id="closed"
         ),

@@ -138,6 +138,7 @@ async def test_a_running_pod_accepts_the_tokens_of_a_new_master_key(
     serve: Serve, tmp_path: Path
 ) -> None:
     (tmp_path / "token").write_text("first")
+    (tmp_path / "session-token").write_text("of sessions")
 
     async def status(http: httpx.AsyncClient, token: str) -> int:
         headers = {"Authorization": f"Bearer {token}"}
@@ -146,7 +147,7 @@ async def test_a_running_pod_accepts_the_tokens_of_a_new_master_key(
     async with (
         serve(AVATAR_TOKEN_FOLDER=str(tmp_path)) as served,
         httpx.AsyncClient(base_url=f"http://{served.admin}") as http,
-        served.client(),
+        served.client(additional_headers={"Avatar-Session-Token": "of sessions"}),
     ):
         assert [await status(http, token) for token in ("first", "second", "x")] == [200, 401, 401]
         (tmp_path / "token").write_text("second")

@@ -10,10 +10,13 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from avatar_contracts import labels
 from avatar_runtime.errors import Rejection
 from avatar_runtime.serving import admission
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.runtime.serving.conftest import Serve
 
 AVATARS = ("anna", "ben")
@@ -212,3 +215,70 @@ async def test_a_session_on_a_pod_that_was_taken_over_reports_its_own_service(
                     "session.created",
                     reported,
                 )
+
+
+TOKEN = "the-token-of-the-service"
+SENT = {labels.SESSION_TOKEN_HEADER: f"of-another-key, {TOKEN}"}
+STRANGERS: dict[str, dict[str, str]] = {
+    "nothing": {},
+    "empty": {labels.SESSION_TOKEN_HEADER: ""},
+    "wrong": {labels.SESSION_TOKEN_HEADER: TOKEN[:-1]},
+    "longer": {labels.SESSION_TOKEN_HEADER: f"{TOKEN}x"},
+    "not ASCII": {labels.SESSION_TOKEN_HEADER: "\u00e9"},
+    "fifth of many": {labels.SESSION_TOKEN_HEADER: f"a,b,c,d,{TOKEN}"},
+    "in another header": {"Authorization": f"Bearer {TOKEN}"},
+}
+
+
+@pytest.mark.parametrize("headers", STRANGERS.values(), ids=STRANGERS.keys())
+def test_a_stranger_has_no_token(headers: dict[str, str]) -> None:
+    lowered = {name.lower(): value for name, value in headers.items()}
+    with pytest.raises(Rejection) as refused:
+        admission.check_token(request(headers=lowered), (TOKEN,))
+    assert (refused.value.status, refused.value.code) == (401, "unauthenticated")
+
+
+def test_no_token_is_accepted_if_the_pod_has_none() -> None:
+    """A Secret that cannot be read closes the pod; it does not open it."""
+    for sent in ("", TOKEN):
+        with pytest.raises(Rejection):
+            admission.check_token(request(headers={"avatar-session-token": sent}), ())
+
+
+@pytest.mark.slow
+async def test_strangers_take_no_slot_of_a_pod_with_a_token(serve: Serve) -> None:
+    async with serve(AVATAR_CAPACITY="14", AVATAR_SESSION_TOKEN=TOKEN) as served:
+        changes = served.runtime.changes.count
+        for number in range(14):
+            query = "?refuse=close" if number % 2 else ""  # a browser gets no WebSocket either
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(
+                    f"ws://{served.sessions}/v1/realtime{query}",
+                    additional_headers=[*STRANGERS.values()][number % len(STRANGERS)],
+                )
+            response = refused.value.response
+            assert response.status_code == 401
+            assert TOKEN.encode() not in (response.body or b"")
+        assert served.runtime.changes.count == changes  # no slot was taken, not even for a moment
+        async with served.client(additional_headers=SENT):
+            assert served.runtime.slots.sessions == 1
+        async with httpx.AsyncClient() as http:  # the kubelet has no token
+            assert (await http.get(f"http://{served.sessions}/readyz")).status_code == 200
+
+
+@pytest.mark.slow
+async def test_a_pod_reads_its_session_tokens_again_for_each_session(
+    serve: Serve, tmp_path: Path
+) -> None:
+    """The kubelet replaces the files when the master key changes."""
+    async with serve(AVATAR_TOKEN_FOLDER=str(tmp_path)) as served:
+        address = f"ws://{served.sessions}/v1/realtime"
+        with pytest.raises(InvalidStatus):
+            await connect(address, additional_headers=SENT)
+        (tmp_path / labels.SESSION_TOKEN_FILE).write_text("the-new-token")
+        (tmp_path / f"{labels.PREVIOUS_PREFIX}{labels.SESSION_TOKEN_FILE}").write_text(TOKEN)
+        async with served.client(additional_headers=SENT):
+            (tmp_path / f"{labels.PREVIOUS_PREFIX}{labels.SESSION_TOKEN_FILE}").unlink()
+            with pytest.raises(InvalidStatus):
+                await connect(address, additional_headers=SENT)
+            assert served.runtime.slots.sessions == 1  # the live session continues

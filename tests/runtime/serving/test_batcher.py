@@ -241,3 +241,34 @@ async def _until(claim: Callable[[], bool]) -> None:
             return
         await asyncio.sleep(0)
     pytest.fail("not true within ten thousand iterations of the event loop")
+
+
+async def test_the_frames_of_an_old_epoch_are_not_generated(
+    make_engine: Callable[..., FakeEngine],
+) -> None:
+    engine = make_engine()
+    await engine.start()
+    harness = _Harness(engine)
+    session = _speaking(harness.now, 8)
+    _serve_session(harness.batcher, session)
+    session.receive(json.dumps({"type": "response.cancel"}), harness.now)
+    harness.batcher.collect_due(session.id)
+    async with _running(harness.batcher):
+        for _ in range(100):
+            await asyncio.sleep(0)
+    assert engine.batches == []
+
+
+async def test_the_time_of_each_frame_in_the_queue_is_observed(
+    make_engine: Callable[..., FakeEngine],
+) -> None:
+    engine = make_engine()
+    await engine.start()
+    harness = _Harness(engine)
+    harness.batcher.limit.requested = 4
+    _serve_session(harness.batcher, _speaking(harness.now, 4))
+    harness.now += 0.5
+    async with _running(harness.batcher):
+        observed = b'frame_latency_seconds_count{stage="queue"} 4.0'
+        await _until(lambda: observed in harness.metrics.render())
+    assert b'frame_latency_seconds_sum{stage="queue"} 2.0' in harness.metrics.render()

@@ -190,3 +190,10 @@ async def test_a_session_has_the_limits_of_the_settings(
     session.tick(1000.0 + 60)
     assert session.closing is not None
     assert session.closing.code == 4410
+
+
+async def test_a_drain_that_ends_in_time_closes_no_session(
+    runtime: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    await runtime.drain()
+    assert "drain timed out" not in caplog.text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from avatar_operator.core.resources.gpu_profile import Calibration, Curve, GPUProfile
+    from avatar_operator.core.resources.quantities import Resources
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,8 @@ class Pool:
     calibration: Calibration | None = None
     contradiction: str = ""
     """Difference between the measurement and the profile; "" if it is small."""
+    resources: Resources = field(default_factory=dict)
+    """CPU and memory of a pod according to the profile."""
 
     @property
     def can_serve(self) -> bool:
@@ -84,6 +87,7 @@ def _pool(
         cost_per_hour=profile.cost_per_hour,
         calibration=profile.calibration(service.model.variant),
         contradiction=calibration.contradiction(profile, service.model.variant),
+        resources=profile.resources,
     )
 
 

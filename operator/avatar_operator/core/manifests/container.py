@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from avatar_contracts import labels
 from avatar_operator import names
 from avatar_operator.core.gpus import batch_size
+from avatar_operator.core.resources.quantities import PARTS, Resources, complete
 from avatar_operator.core.resources.service import (
     DECODER,
     PRECISION,
@@ -29,6 +30,16 @@ Body = dict[str, object]
 START_TIMEOUT_S: Final = 1200
 """Time that a pod may load its model before it is restarted: tens of GB from cold storage."""
 
+# Requests: a process with torch and the CUDA libraries, one core for the event loop and the engine
+# thread, and for each session 25 JPEG images a second and some buffers. Limits: a model in fp32 on
+# the host, and for each session several copies of the largest message (21 MiB) in each direction.
+CPU_MILLI: Final = 1000
+SESSION_CPU_MILLI: Final = 100
+MEMORY_REQUEST_MIB: Final = 4096
+SESSION_REQUEST_MIB: Final = 64
+MEMORY_LIMIT_MIB: Final = 16384
+SESSION_LIMIT_MIB: Final = 256
+
 
 def runtime(
     service: Service,
@@ -43,10 +54,12 @@ def runtime(
     assert isinstance(pool.outcome, batch_size.BatchPlan)
     plan = pool.outcome
     template = service.template
-    resources = {
-        part: {**template.resources.get(part, {}), pool.stock.resource: "1"}
-        for part in ("requests", "limits")
-    }
+    resources = complete(
+        {part: {pool.stock.resource: "1"} for part in PARTS},
+        template.resources,
+        pool.resources,
+        usual_resources(plan.sessions_per_pod),
+    )
     ready = {"path": "/readyz", "port": labels.SESSIONS_PORT_NAME}
     return {
         "name": names.CONTAINER,
@@ -91,11 +104,24 @@ def runtime(
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",  # conditions quote the last line
         "lifecycle": {"preStop": {"exec": {"command": ["avatar-runtime", "drain", "--wait"]}}},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
+        "securityContext": dict(service.security.container),
+    }
+
+
+def usual_resources(sessions: int) -> Resources:
+    """Return the CPU and memory of a pod for which nobody sets them; they are estimates.
+
+    There is no CPU limit, because throttling makes frames late. The memory limit is far above the
+    request: it protects the node, and a pod that it ended would lose its sessions.
+    """
+    request_mib = MEMORY_REQUEST_MIB + sessions * SESSION_REQUEST_MIB
+    limit_mib = MEMORY_LIMIT_MIB + sessions * SESSION_LIMIT_MIB
+    return {
+        "requests": {
+            "cpu": f"{CPU_MILLI + sessions * SESSION_CPU_MILLI}m",
+            "memory": f"{request_mib}Mi",
         },
+        "limits": {"memory": f"{limit_mib}Mi"},
     }
 
 

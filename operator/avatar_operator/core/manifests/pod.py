@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from avatar_contracts.labels import LogFormat
@@ -14,9 +14,13 @@ from avatar_operator.core.gpus import batch_size
 from avatar_operator.core.gpus.inventory import GPU_TOLERATION
 from avatar_operator.core.manifests import container
 from avatar_operator.core.manifests.objects import owner_reference, service_labels
+from avatar_operator.core.resources.pod_defaults import PodDefaults
+from avatar_operator.core.resources.pod_security import PodSecurity
 from avatar_operator.core.resources.service import Service, Toleration
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from avatar_operator.core.gpus.pools import Pool
     from avatar_operator.core.resources.fields import Body
 
@@ -39,6 +43,10 @@ class PodSettings:
     """Applies to new pods only."""
     log_format: LogFormat = LogFormat.JSON
     """Applies to new pods only, since the spec hash does not include it."""
+    defaults: PodDefaults = field(default_factory=PodDefaults)
+    """Merged into each service before it is planned; nothing here reads it."""
+    network_rules: Mapping[str, object] | None = None
+    """The rules of the NetworkPolicy of each service; None if there is none."""
 
 
 def hash_spec(service: Service, image: str, generation: str = "") -> str:
@@ -48,7 +56,7 @@ def hash_spec(service: Service, image: str, generation: str = "") -> str:
     curves are left out, because each measurement would otherwise cause a rollout. `generation` is
     that of the master key: pods with tokens of another key are replaced.
     """
-    parts = (
+    parts: tuple[object, ...] = (
         _RENDERING,
         generation,
         service.template.image or image,
@@ -60,6 +68,8 @@ def hash_spec(service: Service, image: str, generation: str = "") -> str:
         service.sessions,
         service.template,
     )
+    if service.security != PodSecurity():
+        parts += (service.security,)
     text = json.dumps(parts, default=_plain, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
@@ -86,13 +96,7 @@ def runtime_pod(
         "terminationGracePeriodSeconds": service.sessions.drain_timeout_s + GRACE_MARGIN_S,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": 65532,
-            "runAsGroup": 65532,
-            "fsGroup": 65532,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": dict(service.security.pod),
         "nodeSelector": dict(service.placement.node_selector),
         "affinity": _affinity(pool),
         "topologySpreadConstraints": _spread(service),

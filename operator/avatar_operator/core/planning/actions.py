@@ -32,6 +32,15 @@ class ApplyBudget:
 
 
 @dataclass(frozen=True, slots=True)
+class ApplyNetworkPolicy:
+    """Write the NetworkPolicy of the service's pods."""
+
+    name: str
+    reason: str = "only the gateway and the operator may connect to pods"
+    gpu_class: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CreatePod:
     """Create a pod on a GPU class."""
 
@@ -141,6 +150,7 @@ class DeletePod:
 Action = (
     ApplyControlSecret
     | ApplyBudget
+    | ApplyNetworkPolicy
     | ProtectPod
     | ReleasePod
     | CreatePod

@@ -56,6 +56,7 @@ FAILING_WAITS: Final = frozenset(
 """Reasons of a waiting container that waiting alone rarely solves."""
 
 _INSUFFICIENT: Final = re.compile(r"Insufficient ([\w./-]*\w)")
+_OF_NO_NODE: Final = re.compile(r"nodes are available: \D")  # a reason that counts no nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +112,13 @@ def find_failed(
 
 def count_unfit(fleet: Fleet, pools: Sequence[Pool]) -> int:
     """Return how many pods no node accepts for another reason than its GPUs."""
-    return sum(
-        pod.rejected_at is not None and not _lacks_only_gpus(pod, pools) for pod in fleet.live
-    )
+    return sum(pod.rejected_at is not None and not _lacks_gpu(pod, pools) for pod in fleet.live)
 
 
 def _fails_at(pod: RuntimePod, pools: Sequence[Pool]) -> float | None:
     """Return from which time a pod that does not run counts as failed, None if it progresses."""
     if pod.rejected_at is not None:
-        waits_for_gpu = _lacks_only_gpus(pod, pools) and _free(pod.gpu_class, pools) > 0
+        waits_for_gpu = _lacks_gpu(pod, pools) and _free(pod.gpu_class, pools) > 0
         return pod.rejected_at + (RESCHEDULED_S if waits_for_gpu else REJECTED_S)
     if not pod.node:
         return None
@@ -140,14 +139,24 @@ def _blame(pod: RuntimePod, pools: Sequence[Pool]) -> str | None:
     """Return the class that cannot run the spec, "" for every class, None if it was only full."""
     if pod.rejected_at is None:
         return ""
-    full = _free(pod.gpu_class, pools) <= 0 and _lacks_only_gpus(pod, pools)
+    full = _free(pod.gpu_class, pools) <= 0 and _fits_new_nodes(pod, pools)
     return None if full else pod.gpu_class
 
 
-def _lacks_only_gpus(pod: RuntimePod, pools: Sequence[Pool]) -> bool:
-    """Return whether the scheduler names no scarce resource but the GPU."""
+def _lacks_gpu(pod: RuntimePod, pools: Sequence[Pool]) -> bool:
+    """Return whether the scheduler would accept a pod if a GPU were free."""
+    return bool(_INSUFFICIENT.search(pod.trouble)) and _fits_new_nodes(pod, pools)
+
+
+def _fits_new_nodes(pod: RuntimePod, pools: Sequence[Pool]) -> bool:
+    """Return whether another node could accept a pod that the scheduler has rejected.
+
+    The scheduler then names no scarce resource but the GPU, and each reason counts nodes: one that
+    does not, such as a missing claim, holds for every node.
+    """
     resources = {pool.stock.resource for pool in pools if pool.gpu_class == pod.gpu_class}
-    return resources.issuperset(_INSUFFICIENT.findall(pod.trouble))
+    scarce = _INSUFFICIENT.findall(pod.trouble)
+    return resources.issuperset(scarce) and not _OF_NO_NODE.search(pod.trouble)
 
 
 def _free(gpu_class: str, pools: Sequence[Pool]) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from avatar_operator.core.gpus import batch_size
 from avatar_operator.core.planning import rollout
 from avatar_operator.core.planning.actions import Action, AdoptPod, CreatePod
+from avatar_operator.core.resources.pod_defaults import PodDefaults
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -37,6 +38,10 @@ class Options:
     limits: rollout.Limits = field(default_factory=rollout.Limits)
     key_generation: str = ""
     """Generation of the current master key; empty in offline commands, which have no key."""
+    defaults: PodDefaults = field(default_factory=PodDefaults)
+    """Merged into each service before it is planned."""
+    network_policies: bool = False
+    """Whether each service has a NetworkPolicy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,8 @@ class Observed:
     scaling_context: ScalingContext | None = None
     """Inputs of the scaling decision; None keeps `minReplicas`."""
     has_pdb: bool = True
+    has_network_policy: bool = True
+    """True as well if services have none."""
     halted: rollout.Halt | None = None
     """The halt of this spec generation that the status contains."""
     shared: shared_reserve.SharedReserve | None = None

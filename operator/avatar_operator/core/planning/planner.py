@@ -47,6 +47,7 @@ from avatar_operator.core.planning.actions import (
     AdoptPod,
     ApplyBudget,
     ApplyControlSecret,
+    ApplyNetworkPolicy,
     CreatePod,
     DeletePod,
     DrainPod,
@@ -72,6 +73,7 @@ __all__ = [  # the controllers import the actions from here
     "AdoptPod",
     "ApplyBudget",
     "ApplyControlSecret",
+    "ApplyNetworkPolicy",
     "CreatePod",
     "DeletePod",
     "DrainPod",
@@ -321,6 +323,7 @@ def order_actions(
     actions = (
         *(() if observed.has_control_secret else (ApplyControlSecret(service.key.name),)),
         *(() if observed.has_pdb else (ApplyBudget(service.key.name),)),
+        *(() if observed.has_network_policy else (ApplyNetworkPolicy(service.key.name),)),
         *restored,
         *protection,
         *scale_down.undrain(fleet, removed.leaving, states),

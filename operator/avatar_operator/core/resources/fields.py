@@ -58,6 +58,12 @@ class Fields:
         """Return the value of a field without a check, None if it is missing."""
         return self._fields.get(name)
 
+    def entries(self) -> tuple[tuple[str, object], ...]:
+        """Return the names and values of all fields, without those that are null."""
+        return tuple(
+            (str(name), value) for name, value in self._fields.items() if value is not None
+        )
+
     def child(self, name: str) -> Fields:
         """Return the object in a field; a missing one reads as empty."""
         return Fields(self._fields.get(name), self._path_of(name), self.faults)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from avatar_operator import names
 from avatar_operator.core.resources import autoscaling
 from avatar_operator.core.resources.fields import Fields, parse_identity
+from avatar_operator.core.resources.quantities import parse_resources
 from avatar_operator.errors import Fault, InvalidResource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from avatar_operator.core.resources.quantities import Resources
 
 MAX_BATCH: Final = 64
 """Largest batch size that a service may set."""
@@ -124,6 +127,8 @@ class GPUProfile:
     """Curves that pods measured."""
     allow_simulated: bool = False
     """Whether measurements of simulated devices count."""
+    resources: Resources = field(default_factory=dict)
+    """CPU and memory of the pods, unless the service or the chart sets them."""
 
     def given(self, variant: str) -> Curve | None:
         """Return the curve of a model variant in the spec."""
@@ -177,6 +182,7 @@ def parse_profile(body: Mapping[str, object]) -> GPUProfile:
         curves=given,
         calibrations=tuple(parse_calibration(item) for item in status.children("calibrations")),
         allow_simulated=annotations.get(names.ANNOTATION_SIMULATED) == "true",
+        resources=parse_resources(spec.child("resources")),
     )
     if faults:
         raise InvalidResource(names.PROFILE_KIND, identity.name, faults)

@@ -17,6 +17,7 @@ from avatar_operator.core.resources import autoscaling
 from avatar_operator.core.resources.autoscaling import DAY_S, MAX_REPLICAS
 from avatar_operator.core.resources.fields import Fields, parse_identity, read_annotations
 from avatar_operator.core.resources.gpu_profile import MAX_BATCH
+from avatar_operator.core.resources.pod_security import PodSecurity
 from avatar_operator.errors import Fault, InvalidResource
 
 if TYPE_CHECKING:
@@ -195,6 +196,8 @@ class Service:
     """Its weight when several services share GPUs that are short."""
     created: str = ""
     """Creation time in RFC 3339; "" if the service was never stored."""
+    security: PodSecurity = field(default_factory=PodSecurity)
+    """Set by the chart, not by the service."""
 
     @property
     def desired_replicas(self) -> int:
@@ -315,11 +318,12 @@ def _placement(fields: Fields) -> Placement:
         strategy=fields.choice("strategy", Strategy.PREFERRED),
         when_full=fields.choice("whenFull", WhenFull.FALL_THROUGH),
         node_selector=tuple(sorted(fields.strings("nodeSelector").items())),
-        tolerations=tuple(_toleration(item) for item in fields.children("tolerations")),
+        tolerations=tuple(parse_toleration(item) for item in fields.children("tolerations")),
     )
 
 
-def _toleration(fields: Fields) -> Toleration:
+def parse_toleration(fields: Fields) -> Toleration:
+    """Return a toleration; faults are recorded in `fields`."""
     return Toleration(
         key=fields.text("key"),
         operator=fields.one_of("operator", "Equal", ("Equal", "Exists")),

@@ -81,7 +81,9 @@ async def calling(
     """
     release = space.release
     url = f"ws://{at or release.gateway}"
-    target = session.Target(url, f"{space.name}/{service}", release.key, wait_ms=wait_ms)
+    token = await space.session_token(service) if at else ""
+    model = f"{space.name}/{service}"
+    target = session.Target(url, model, release.key, wait_ms=wait_ms, session_token=token)
     callers = Callers(target, count, talks)
     try:
         yield callers

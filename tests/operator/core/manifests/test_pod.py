@@ -19,6 +19,8 @@ from avatar_operator.core.manifests.objects import (
 )
 from avatar_operator.core.manifests.pod import PodSettings, hash_spec, runtime_pod
 from avatar_operator.core.resources.pod import parse_runtime_pod
+from avatar_operator.core.resources.pod_defaults import PodDefaults
+from avatar_operator.core.resources.pod_security import PodSecurity
 from avatar_operator.names import TOKEN_FOLDER, Reason
 
 if TYPE_CHECKING:
@@ -121,7 +123,9 @@ def test_a_pod_asks_for_the_resource_that_its_class_is_offered_by(make: Make) ->
     (pool,) = pools.rank(service, profiles, stock, 0.9)
     body: Any = runtime_pod(service, "concierge-0", pool, SETTINGS, "concierge-control")
     (container,) = body["spec"]["containers"]
-    assert container["resources"] == {"requests": {slices: "1"}, "limits": {slices: "1"}}
+    for part in ("requests", "limits"):
+        asked = container["resources"][part]
+        assert {name: asked[name] for name in asked if "nvidia" in name} == {slices: "1"}
     affinity = body["spec"]["affinity"]["nodeAffinity"]
     (term,) = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
     assert {"key": f"{slices}.replicas", "operator": "DoesNotExist"} in term["matchExpressions"]
@@ -139,7 +143,7 @@ def test_the_pod_is_pinned_to_the_labels_of_its_class(make: Make) -> None:
         "nvidia.com/gpu.sharing-strategy": None,
         "nvidia.com/gpu.replicas": None,
     }
-    assert spec["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "1"}
+    assert spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
 
 
 @pytest.mark.parametrize(
@@ -209,6 +213,44 @@ def test_the_template_adds_and_the_operator_decides(make: Make) -> None:
     assert spec["imagePullSecrets"] == [{"name": "pull"}]
     assert (spec["serviceAccountName"], spec["priorityClassName"]) == ("sa", "high")
     assert spec["runtimeClassName"] == "nvidia"
+
+
+def test_a_pod_has_requests_without_any_setting(make: Make) -> None:
+    """A pod without requests has the QoS class BestEffort: it is the first that a node evicts."""
+    (container,) = render(make)["spec"]["containers"]
+    sessions = 2
+    assert container["resources"] == {
+        "requests": {
+            "cpu": f"{1000 + 100 * sessions}m",
+            "memory": f"{4096 + 64 * sessions}Mi",
+            "nvidia.com/gpu": "1",
+        },
+        "limits": {"memory": f"{16384 + 256 * sessions}Mi", "nvidia.com/gpu": "1"},
+    }
+
+
+def test_the_profile_sets_resources_that_the_service_does_not(make: Make) -> None:
+    profile = make.profile(
+        resources={"requests": {"cpu": "3", "memory": "9Gi"}, "limits": {"memory": "10Gi"}}
+    )
+    template = {"resources": {"limits": {"memory": "5Gi"}}}
+    (container,) = render(make, profile=profile, template=template)["spec"]["containers"]
+    assert container["resources"] == {
+        "requests": {"cpu": "3", "nvidia.com/gpu": "1"},
+        "limits": {"memory": "5Gi", "nvidia.com/gpu": "1"},
+    }
+
+
+def test_the_chart_sets_the_security_contexts(make: Make) -> None:
+    service = PodDefaults(security=PodSecurity({"runAsNonRoot": True}, {})).merged_into(
+        make.service()
+    )
+    stock = inventory.count_free([make.node()], [], (make.profile(),), service.placement)
+    (pool,) = pools.rank(service, (make.profile(),), stock, 0.9)
+    spec: Any = runtime_pod(service, "concierge-0", pool, SETTINGS, "concierge-control")["spec"]
+    assert spec["securityContext"] == {"runAsNonRoot": True}
+    assert spec["containers"][0]["securityContext"] == {}
+    assert hash_spec(service, "i") != hash_spec(make.service(), "i")
 
 
 def test_a_pod_runs_restricted(make: Make) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.operator.conftest import NOW
 
-from avatar_operator.core.planning import attempts, failures
+from avatar_operator.core.planning import attempts, failures, fair_limits
 from avatar_operator.core.planning.actions import CreatePod, DeletePod, DrainPod
 from avatar_operator.core.planning.disruption import LOST_S
 from avatar_operator.core.planning.failures import Failure
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 NO_CPU = "not scheduled: 0/4 nodes are available: 2 Insufficient cpu, 2 node(s) didn't match"
 NO_GPU = "not scheduled: 0/4 nodes are available: 2 Insufficient nvidia.com/gpu"
+NO_CLAIM = 'not scheduled: 0/4 nodes are available: persistentvolumeclaim "x" not found'
+CORDONED = "not scheduled: 0/4 nodes are available: 4 node(s) were unschedulable"
 TWO_CLASSES = {"gpuClasses": ["rtx-4090", "h100-80gb"]}
 PENDING = {"whenFull": "createPending"}
 
@@ -129,9 +131,21 @@ def test_the_rest_may_wait_for_nodes_if_only_gpus_are_lacking(scenarios: Scenari
     assert len(scenario.plan().new_pods) == 1
     rejected(scenario, "p0", for_s=600.0, why=NO_GPU)
     assert len(scenario.plan().new_pods) == 2
-    scenario.pods = []
-    rejected(scenario, "p0", for_s=600.0, why=NO_CPU)
-    assert scenario.plan().new_pods == ()
+
+
+@pytest.mark.parametrize(
+    ("why", "created", "unfit"),
+    [(NO_GPU, 2, 0), (CORDONED, 2, 1), (NO_CPU, 0, 1), (NO_CLAIM, 0, 1)],
+)
+def test_what_the_scheduler_lacks_decides_whether_others_follow(
+    scenarios: Scenarios, why: str, created: int, unfit: int
+) -> None:
+    scenario = scenarios(replicas=3, gpus=0, placement=PENDING)
+    rejected(scenario, "p0", for_s=600.0, why=why)
+    plan = scenario.plan()
+    assert (len(plan.new_pods), plan.unfit) == (created, unfit)
+    demand = fair_limits.demand(scenario.service, plan)
+    assert demand.lacks == (why in (NO_GPU, CORDONED))
 
 
 def test_one_failing_pod_stops_the_others(scenarios: Scenarios) -> None:

@@ -1,0 +1,56 @@
+"""Renders the NetworkPolicy of a service's pods, from the rules of the chart."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from avatar_operator import names
+from avatar_operator.core.manifests.objects import owner_reference, service_labels
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from avatar_operator.core.resources.fields import Body
+    from avatar_operator.core.resources.service import Service
+
+    Rules = Mapping[str, object]
+    """The spec of a NetworkPolicy without its pod selector."""
+
+KEYS = ("egress", "ingress", "policyTypes")
+
+
+def network_policy(service: Service, rules: Rules, name: str) -> Body:
+    """Render the NetworkPolicy that selects the pods of a service."""
+    selected = {
+        names.LABEL_NAME: names.RUNTIME_NAME,
+        names.LABEL_SERVICE: service.key.name,
+    }
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {
+            "name": name,
+            "namespace": service.key.namespace,
+            "labels": service_labels(service),
+            "ownerReferences": [owner_reference(service)],
+        },
+        "spec": {"podSelector": {"matchLabels": selected}, **rules},
+    }
+
+
+def parse_rules(text: str) -> Rules:
+    """Return the rules in a JSON object.
+
+    Raises:
+        ValueError: the text is anything else, or has other keys.
+    """
+    try:
+        rules = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("the JSON is nested too deeply") from error
+    if not isinstance(rules, dict) or sorted(rules) != sorted(KEYS):
+        raise ValueError(text)
+    if not all(isinstance(part, list) for part in rules.values()):
+        raise ValueError(text)
+    return rules
