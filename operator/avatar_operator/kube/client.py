@@ -20,13 +20,9 @@ It needs these rights; the chart grants exactly these:
                   avatarservices/finalizers            update       (blockOwnerDeletion)
                   pods                                 create patch delete
                   poddisruptionbudgets                 create patch
-<<<<<<< HEAD
                   secrets                              create patch
-=======
-                  secrets                              get create patch
                   networkpolicies                      get create patch (only with
                                                                      AVATAR_NETWORK_POLICY)
->>>>>>> 07c9753 (operator: restrict the network of runtime pods with networkPolicy.enabled)
                   events                               create
 
 All writes except those of the Lease pass the fence: only a leader sends them, and they
