@@ -6,9 +6,11 @@ hollow: they accept exactly the tokens of the Secret that they mount.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
@@ -16,7 +18,7 @@ import pytest
 import pytest_asyncio
 
 from avatar_contracts import tokens
-from localcluster import errors, operator_process, waiting
+from localcluster import errors, operator_process, paths, waiting
 from localcluster.controlplane import kubeapi
 from localcluster.controlplane.cluster import running
 from localcluster.fakes.hollow_pods import HollowNodes
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
 TENANT: Final = "acme"
-NEXT: Final = "avatar-next"
+NEXT: Final = "avatar-next"  # as in docs/operations.md
+LAST: Final = "avatar-last"
 MASTER: Final = "avatar-avatar-operator-control"
 GATEWAY_KEY: Final = "avatar-avatar-operator-gateway-key"
 GENERATION: Final = "avatar.musetalk.io/key-generation"
@@ -61,6 +64,28 @@ async def simulated(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[S
 async def secret(cluster: ControlPlane, namespace: str, name: str) -> dict[str, str]:
     found = json.loads(await cluster.kubectl("get", "secret", name, f"-n{namespace}", "-ojson"))
     return {key: base64.b64decode(value).decode() for key, value in found["data"].items()}
+
+
+def documented(title: str) -> list[str]:
+    """Return the blocks of commands in a section of docs/operations.md."""
+    page = (paths.REPOSITORY / "docs" / "operations.md").read_text()
+    text = page.partition(f"## {title}\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", text, re.M | re.S)
+    assert blocks
+    return blocks
+
+
+async def follow(cluster: ControlPlane, commands: str) -> str:
+    """Run commands as they are printed, and return their output."""
+    process = await asyncio.create_subprocess_exec(
+        *("bash", "-euc", commands),
+        env=cluster.environment(),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, f"{output.decode()}\n--- of\n{commands}"
+    return output.decode()
 
 
 async def busy(simulated: SimulatedCluster, name: str) -> HollowPod:
@@ -106,16 +131,24 @@ async def test_a_rotation_replaces_all_pods_and_cuts_no_session(
     async with operating(cluster, operator_process.SYSTEM):
         first = await busy(simulated, "rotated")
         old = (await secret(cluster, operator_process.SYSTEM, MASTER))["master"]
-        new = "another-master-key-of-the-operator"
-        # The command of docs/operations.md.
-        patch = json.dumps({"stringData": {"master": new, "previous": old}})
-        await cluster.kubectl(
-            "patch", "secret", MASTER, f"-n{operator_process.SYSTEM}", "--type=merge", f"-p{patch}"
-        )
+        rotate, show, finish = documented("Rotate the master key")
+        await follow(cluster, rotate)
+        stored = await secret(cluster, operator_process.SYSTEM, MASTER)
+        new = stored["master"]
+        assert (stored["previous"], new != old) == (old, True)
         await all_replaced_but(simulated, "rotated", first)
         assert set(generations(simulated, "rotated").values()) == {tokens.generation(new)}
         keys = await secret(cluster, operator_process.SYSTEM, GATEWAY_KEY)
         assert keys == {"key": tokens.gateway_key(new), "previous-key": tokens.gateway_key(old)}
+        assert tokens.generation(new) in await follow(cluster, show)
+        assert tokens.generation(old) not in await follow(cluster, show)
+        before = generations(simulated, "rotated")
+        await follow(cluster, finish)
+        found = ("get", "secret", "rotated-control", f"-n{TENANT}", "-ojsonpath={.data}")
+        await waiting.until(
+            lambda: cluster.kubectl(*found), lambda data: "previous" not in data, "one key", 30
+        )
+        assert generations(simulated, "rotated") == before  # no second rollout
         await simulated.delete(TENANT, "rotated")
 
 
@@ -140,15 +173,38 @@ async def test_a_lost_secret_is_created_again_with_the_same_keys(
         await simulated.delete(TENANT, "kept")
 
 
-async def test_a_release_that_moves_without_its_key_cuts_no_session(
+async def test_a_release_that_moves_with_its_key_replaces_nothing(
     simulated: SimulatedCluster,
 ) -> None:
     cluster = simulated.cluster
     async with operating(cluster, operator_process.SYSTEM):
-        first = await busy(simulated, "moved")
+        first = await busy(simulated, "carried")
+    before = generations(simulated, "carried")
+    (copy_key,) = documented("Move the release to another namespace")
+    await follow(cluster, copy_key)
     await cluster.helm("uninstall", "avatar", "-n", operator_process.SYSTEM)
     await operator_process.install_chart(cluster, system=NEXT)
     async with operating(cluster, NEXT):
+        await simulated.apply(TENANT, "carried", replicas=3)
+        await simulated.ready(TENANT, "carried", pods=3)
+        after = generations(simulated, "carried")
+        assert before.items() < after.items()
+        assert len(set(after.values())) == 1
+        assert (first.sessions, first.draining) == (3, False)
+        await simulated.hollow_nodes.set_sessions(first, 0)
+        await simulated.delete(TENANT, "carried")
+    assert simulated.hollow_nodes.deleted_with_sessions == []
+
+
+async def test_a_release_that_moves_without_its_key_cuts_no_session(
+    simulated: SimulatedCluster,
+) -> None:
+    cluster = simulated.cluster
+    async with operating(cluster, NEXT):
+        first = await busy(simulated, "moved")
+    await cluster.helm("uninstall", "avatar", "-n", NEXT)
+    await operator_process.install_chart(cluster, system=LAST)
+    async with operating(cluster, LAST):
         # The pods do not know the new key until their nodes have updated the mounted Secret.
         await simulated.until(
             lambda: (
@@ -192,7 +248,7 @@ def pod(**spec: Any) -> dict[str, Any]:
 
 async def as_operator(cluster: ControlPlane, body: dict[str, Any], namespace: str) -> str:
     """Try to create an object as the operator; return why it was refused, or an empty string."""
-    user = f"system:serviceaccount:{NEXT}:{operator_process.ACCOUNT}"
+    user = f"system:serviceaccount:{LAST}:{operator_process.ACCOUNT}"
     try:
         await cluster.kubectl(
             *("create", "-f", "-", f"-n{namespace}", f"--as={user}", "--dry-run=server"),
@@ -205,7 +261,7 @@ async def as_operator(cluster: ControlPlane, body: dict[str, Any], namespace: st
 
 async def test_the_operator_is_restricted_to_its_own_objects(simulated: SimulatedCluster) -> None:
     cluster = simulated.cluster
-    user = f"system:serviceaccount:{NEXT}:{operator_process.ACCOUNT}"
+    user = f"system:serviceaccount:{LAST}:{operator_process.ACCOUNT}"
     await cluster.kubectl("create", "-f", "-", f"-n{TENANT}", stdin=json.dumps(PRIVATE))
     # The response to a patch would contain the whole Secret.
     path = f"/api/v1/namespaces/{TENANT}/secrets/db"
@@ -238,9 +294,9 @@ async def test_the_operator_is_restricted_to_its_own_objects(simulated: Simulate
     [
         ("operator", "list", "secrets", TENANT, False),
         ("operator", "get", "secrets", TENANT, False),
-        ("operator", "get", f"secrets/{MASTER}", NEXT, True),
+        ("operator", "get", f"secrets/{MASTER}", LAST, True),
         ("operator", "create", "pods", TENANT, True),
-        ("gateway", "get", f"secrets/{MASTER}", NEXT, False),
+        ("gateway", "get", f"secrets/{MASTER}", LAST, False),
         ("gateway", "get", "secrets", TENANT, False),
         ("gateway", "create", "pods", TENANT, False),
         ("gateway", "list", "pods", TENANT, True),
@@ -249,7 +305,7 @@ async def test_the_operator_is_restricted_to_its_own_objects(simulated: Simulate
 async def test_components_have_no_more_rights_than_they_need(
     simulated: SimulatedCluster, user: str, verb: str, resource: str, namespace: str, allowed: bool
 ) -> None:
-    account = f"system:serviceaccount:{NEXT}:avatar-avatar-operator-{user}"
+    account = f"system:serviceaccount:{LAST}:avatar-avatar-operator-{user}"
     asked = ("auth", "can-i", verb, resource, f"-n{namespace}", f"--as={account}")
     if allowed:
         assert await simulated.cluster.kubectl(*asked) == "yes\n"

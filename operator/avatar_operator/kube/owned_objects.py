@@ -1,4 +1,4 @@
-"""Writes the objects of services besides their pods, and never an object of somebody else.
+"""Writes the objects of services besides pods and Secrets, and never an object of somebody else.
 
 Each write has a condition that the API server checks: a creation fails if the name exists, and a
 change fails unless the object still has the UID and the version in which it was seen to belong to
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from avatar_operator import names
 from avatar_operator.core.manifests import ownership
 from avatar_operator.errors import Conflict, FieldConflict, NameTaken, NotFound, TemporaryError
-from avatar_operator.kube.connection import APPLY, JSON, STRATEGIC
+from avatar_operator.kube.connection import APPLY, JSON
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 
 
 class ObjectKind(Enum):
-    """The kinds of objects that a service owns besides its pods, by their prefix of the API."""
+    """The kinds of these objects, by their prefix of the API; `unread_secrets` writes Secrets."""
 
-    SECRET = "Secret", "/api/v1", "secrets"
     PDB = "PodDisruptionBudget", "/apis/policy/v1", "poddisruptionbudgets"
     NETWORK_POLICY = "NetworkPolicy", "/apis/networking.k8s.io/v1", "networkpolicies"
 
@@ -99,27 +98,6 @@ class OwnedObjects:
             return None
         seen: Body = {**rendered, "metadata": {**metadata, **ownership.identity(stored)}}
         return await self._apply(kind.path(namespace, name), seen)
-
-    async def add_owner(
-        self, kind: ObjectKind, namespace: str, name: str, uid: str, owner: Body
-    ) -> None:
-        """Add an owner to an object of the service with this UID: it exists as long as the owner.
-
-        Raises:
-            NotFound: the service has no such object.
-            Conflict: the object has changed since it was read.
-            Refused: the cluster requires the right to delete an object to change its owners.
-        """
-        stored = await self._read(kind, namespace, name)
-        path = kind.path(namespace, name)
-        if stored is None:
-            raise NotFound(f"GET {path}", 404, "the object does not exist")
-        if owner["uid"] in ownership.owner_uids(stored):
-            return
-        if not ownership.belongs_to(stored, uid):
-            raise NotFound(f"GET {path}", 404, "the object does not belong to the service")
-        body: Body = {"metadata": {"ownerReferences": [owner], **ownership.identity(stored)}}
-        await self._send("PATCH", path, body=body, query=_UNFORCED, content_type=STRATEGIC)
 
     async def _read(self, kind: ObjectKind, namespace: str, name: str) -> Body | None:
         if kind is ObjectKind.PDB:  # a list, a right that the watch needs anyway

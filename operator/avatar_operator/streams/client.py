@@ -31,6 +31,7 @@ SILENCE_S: Final = 3.0
 
 RETRY_S: Final = (0.1, 30.0)  # first and longest delay before a stream is opened again
 GROWTH: Final = 3.0  # factor between two delays: six attempts in the first 36 s
+REFUSED_S: Final = 5.0  # longest delay after a refused token: the pod gets the new tokens soon
 STARTING_S: Final = 1.0  # first delay for a pod that is not ready: its port may not be open yet
 RETRIES_PER_SECOND: Final = 100  # of all lost pods together: otherwise they cost half a core
 SWEEP_S: Final = 1.0  # between two checks for silent streams
@@ -195,6 +196,7 @@ class StateStreams:
         if stream.use_next_token():
             self._open_after(stream.uid, 0.0)
             return
+        stream.delay_s = min(stream.delay_s, REFUSED_S)
         self.on_lost(stream, "the pod refused every token: HTTP status 401")
         self._on_refused(stream.uid)
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from tests.operator.conftest import Body, Make
 
-SECRET, PDB = ObjectKind.SECRET, ObjectKind.PDB
-PATH = "/api/v1/namespaces/acme/secrets"
+POLICY, PDB = ObjectKind.NETWORK_POLICY, ObjectKind.PDB
+PATH = "/apis/networking.k8s.io/v1/namespaces/acme/networkpolicies"
 SERVICE = Owner("concierge", "s1")
 NAMES = ("concierge-control", "concierge-control-s1")
 
@@ -102,7 +102,7 @@ async def test_the_own_object_is_used_even_if_the_first_name_has_become_free(
 ) -> None:
     own = _secret(make)
     server.stored[f"{PATH}/{NAMES[1]}"] = own
-    assert await objects.find(SECRET, "acme", NAMES, SERVICE) == Choice(NAMES[1], own)
+    assert await objects.find(POLICY, "acme", NAMES, SERVICE) == Choice(NAMES[1], own)
 
 
 async def test_an_object_of_an_earlier_operator_is_adopted(
@@ -111,9 +111,9 @@ async def test_an_object_of_an_earlier_operator_is_adopted(
     """Its controller reference proves it; a label that was removed is restored."""
     own = _secret(make, labels={})
     server.stored[f"{PATH}/{NAMES[0]}"] = own
-    choice = await objects.find(SECRET, "acme", NAMES, SERVICE)
+    choice = await objects.find(POLICY, "acme", NAMES, SERVICE)
     assert choice == Choice(NAMES[0], own)
-    assert await objects.write(SECRET, _rendered(make), own) is not None
+    assert await objects.write(POLICY, _rendered(make), own) is not None
 
 
 def _rendered(make: Make) -> Body:
@@ -125,8 +125,8 @@ async def test_a_new_object_is_created_and_never_applied(
 ) -> None:
     server.errors = [Conflict("POST", 409, "already exists")]
     with pytest.raises(Conflict):
-        await objects.write(SECRET, _rendered(make), None)
-    await objects.write(SECRET, _rendered(make), None)
+        await objects.write(POLICY, _rendered(make), None)
+    await objects.write(POLICY, _rendered(make), None)
     assert [write[:2] for write in server.writes] == [("POST", PATH)] * 2
 
 
@@ -138,7 +138,7 @@ async def test_a_correct_object_is_not_written(
     assert isinstance(metadata, dict)
     metadata["ownerReferences"].append(held_by_pod("p0", "u0"))  # an adopted pod
     metadata["labels"]["team"] = "a"
-    assert await objects.write(SECRET, _rendered(make), own) is None
+    assert await objects.write(POLICY, _rendered(make), own) is None
     assert server.writes == []
 
 
@@ -146,7 +146,7 @@ async def test_a_change_names_the_object_and_the_version_that_were_seen(
     server: Server, objects: OwnedObjects, make: Make
 ) -> None:
     stored = {**_secret(make), "data": {"token": "b3RoZXI="}}
-    await objects.write(SECRET, _rendered(make), stored)
+    await objects.write(POLICY, _rendered(make), stored)
     ((method, path, body, content_type),) = server.writes
     assert (method, path) == ("PATCH", f"{PATH}/{NAMES[0]}")
     assert content_type == "application/apply-patch+yaml"
@@ -184,35 +184,3 @@ async def test_what_another_manager_applies_is_not_overwritten(
         await objects.write(PDB, _rendered(make), {**_secret(make), "data": {}})
     assert type(caught.value) is error
     assert len(server.writes) == 1
-
-
-OWNER = held_by_pod("p0", "u0")
-
-
-async def test_an_owner_is_added_in_the_version_that_was_seen(
-    server: Server, objects: OwnedObjects, make: Make
-) -> None:
-    server.stored[f"{PATH}/{NAMES[0]}"] = _secret(make)
-    await objects.add_owner(SECRET, "acme", NAMES[0], "s1", OWNER)
-    ((_, _, body, content_type),) = server.writes
-    assert body == {"metadata": {"ownerReferences": [OWNER], "uid": "u", "resourceVersion": "7"}}
-    # A merge patch would put the pod in the place of the service.
-    assert content_type == "application/strategic-merge-patch+json"
-
-
-@pytest.mark.parametrize("foreign", [*FOREIGN.values(), None], ids=[*FOREIGN, "missing"])
-async def test_no_owner_is_added_to_an_object_of_others(
-    server: Server, objects: OwnedObjects, make: Make, foreign: Body | None
-) -> None:
-    if foreign is not None:
-        server.stored[f"{PATH}/{NAMES[0]}"] = _secret(make, **foreign)
-    with pytest.raises(NotFound):
-        await objects.add_owner(SECRET, "acme", NAMES[0], "s1", OWNER)
-    assert server.writes == []
-
-
-async def test_an_owner_is_added_once(server: Server, objects: OwnedObjects, make: Make) -> None:
-    """A pod that is adopted again keeps its Secret, whose first service may be deleted."""
-    server.stored[f"{PATH}/{NAMES[0]}"] = _secret(make, ownerReferences=[OWNER])
-    await objects.add_owner(SECRET, "acme", NAMES[0], "s2", OWNER)
-    assert server.writes == []

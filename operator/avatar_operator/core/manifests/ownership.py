@@ -98,12 +98,6 @@ def identity(stored: Mapping[str, object]) -> dict[str, str]:
     return {key: metadata.text(key) for key in ("uid", "resourceVersion")}
 
 
-def owner_uids(stored: Mapping[str, object]) -> Sequence[str]:
-    """Return the UIDs of all owners of a stored object."""
-    metadata = Fields(stored.get("metadata"), "", [])
-    return [owner.text("uid") for owner in metadata.children(_LISTS_OF_OTHERS)]
-
-
 def _contains(stored: object, rendered: object) -> bool:
     if not isinstance(rendered, dict):
         return stored == rendered
