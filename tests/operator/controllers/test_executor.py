@@ -29,6 +29,7 @@ from avatar_operator.errors import (
     RuntimeUnreachable,
     TemporaryError,
 )
+from avatar_operator.kube.owned_objects import ObjectKind
 from avatar_operator.kube.unread_secrets import Written
 from avatar_operator.metrics import Metrics
 from avatar_operator.names import Reason
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from tests.operator.conftest import Body, Make, Scenarios
 
     from avatar_operator.fence import Fence
-    from avatar_operator.kube.owned_objects import ObjectKind
 
 GROUP = "avatar.musetalk.io"
 POD = {"kind": "Pod", "metadata": {"uid": "u"}}
