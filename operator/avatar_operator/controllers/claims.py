@@ -124,11 +124,12 @@ class ClaimGate:
 
     async def _stand_back(self, uid: str, body: ServiceBody, holder: str) -> None:
         """Report once that another operator manages a service."""
+        self._services.stand_back(uid)  # each time: the plans of a new term wait for every service
         if self._elsewhere.get(uid) == holder:
             return
         self._elsewhere[uid] = holder
+        self._metrics.forget_service(body.key)
         self._metrics.set_managed_elsewhere(len(self._elsewhere))
-        self._services.stand_back(uid)
         own = self._claims.own
         message = f"the operator {holder} manages this AvatarService, the operator {own} does not"
         _log.warning("another operator manages service=%s operator=%s", body.key, holder)

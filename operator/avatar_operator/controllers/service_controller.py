@@ -111,6 +111,8 @@ class ServiceController:
         """Discard what is remembered of a deleted service."""
         self._states.pop(uid, None)
         self._shares.record_none(uid)
+        self._triggers.set_lacks_gpus(uid, False)
+        self._triggers.set_waits(uid, waits=False)
 
     def stand_back(self, uid: str) -> None:
         """Discard what is remembered of a service that another operator manages."""
