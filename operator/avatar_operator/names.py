@@ -46,6 +46,7 @@ ANNOTATION_PAUSE_SCALE_IN: Final = f"{GROUP}/pause-scale-in"  # on a service
 ANNOTATION_SAFE_TO_EVICT: Final = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 ANNOTATION_DO_NOT_DISRUPT: Final = "karpenter.sh/do-not-disrupt"
 ANNOTATION_PAUSED: Final = f"{GROUP}/paused"  # on a service
+ANNOTATION_ALLOW_UNPULLED: Final = f"{GROUP}/allow-unpulled-image"  # on a service
 ANNOTATION_DRAIN: Final = f"{GROUP}/drain"  # on a pod
 
 LABEL_ZONE: Final = "topology.kubernetes.io/zone"
@@ -90,6 +91,7 @@ class Condition(Enum):
     BATCH_CALIBRATED = "BatchCalibrated"
     NODES_RECOGNISED = "NodesRecognised"  # of a GPUProfile
     DEGRADED = "Degraded"
+    RECONCILING = "Reconciling"
     STALLED = "Stalled"
 
 
@@ -144,6 +146,15 @@ class Reason(Enum):
     STATE_KNOWN = "StateKnown"
     STATE_MISSING = "StateMissing"
     APPLY_FAILED = "ApplyFailed"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    POD_SECURITY_VIOLATION = "PodSecurityViolation"
+    PRIORITY_CLASS_NOT_FOUND = "PriorityClassNotFound"
+    RUNTIME_CLASS_NOT_FOUND = "RuntimeClassNotFound"
+    SERVICE_ACCOUNT_NOT_FOUND = "ServiceAccountNotFound"
+    NAMESPACE_TERMINATING = "NamespaceTerminating"
+    NOT_PERMITTED = "NotPermitted"
+    POD_REFUSED = "PodRefused"
+    INVALID_ANNOTATION = "InvalidAnnotation"
     APPLIED = "Applied"
     POD_CREATED = "PodCreated"
     POD_DRAINING = "PodDraining"

@@ -45,6 +45,7 @@ class Store:
         self._namespace = namespace
         self._watch_namespaces = frozenset(watch_namespaces)
         self.services: Cache[ServiceBody] = Cache()
+        self._ignored: set[str] = set()  # UIDs of services outside the watched namespaces
         self._service_uids: dict[ServiceKey, str] = {}
         self.reserve_groups = shared_reserve.ReserveGroups()
         self.pods = PodIndex()
@@ -176,7 +177,7 @@ class Store:
         metadata = Fields(body.get("metadata"), "metadata", [])
         key = ServiceKey(metadata.text("namespace"), metadata.text("name"))
         if self._watch_namespaces and key.namespace not in self._watch_namespaces:
-            return ChangeImpact()
+            return self._ignore(uid, key)
         generation = metadata.integer("generation", 0, 0, 2**63)
         identity = {"name": key.name, "namespace": key.namespace, "uid": uid}
         if created := metadata.text("creationTimestamp"):
@@ -201,6 +202,14 @@ class Store:
         new_spec = None if known and known.generation == generation else uid
         others = self._update_reserve_sharing(uid, known, service)
         return ChangeImpact((uid, *others), new_spec=new_spec)
+
+    def _ignore(self, uid: str, key: ServiceKey) -> ChangeImpact:
+        """Report once that a service is outside the watched namespaces."""
+        if uid in self._ignored:
+            return ChangeImpact()
+        self._ignored.add(uid)
+        fault = f"AvatarService {key} is outside the namespaces that this operator watches"
+        return ChangeImpact(fault=fault)
 
     def _observe_deleted_service(self, uid: str) -> ChangeImpact:
         service = self.services.drop(uid)

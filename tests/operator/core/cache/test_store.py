@@ -84,9 +84,11 @@ def test_a_pod_with_our_labels_and_no_owner_is_not_ours(make: Make) -> None:
     assert [use.gpu_class for use in store.gpu_uses(NOW)] == [""]
 
 
-def test_services_of_other_namespaces_are_ignored(make: Make) -> None:
+def test_services_of_other_namespaces_are_ignored_and_reported_once(make: Make) -> None:
     store = Store(["elsewhere"])
-    assert store.observe(Kind.SERVICES, service(make, 1)) == ChangeImpact()
+    fault = "AvatarService acme/concierge is outside the namespaces that this operator watches"
+    assert store.observe(Kind.SERVICES, service(make, 1)) == ChangeImpact(fault=fault)
+    assert store.observe(Kind.SERVICES, service(make, 2)) == ChangeImpact()
     assert store.uids(Kind.SERVICES) == frozenset()
 
 
