@@ -34,6 +34,7 @@ LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
 LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 LABEL_GPU_CLASS: Final = f"{GROUP}/gpu-class"
 LABEL_SPEC_HASH: Final = f"{GROUP}/spec-hash"
+LABEL_IMAGE_CHECK: Final = f"{GROUP}/image-check"  # name of the service
 LABEL_LIVE: Final = f"{GROUP}/live"
 LIVE: Final = "true"
 
@@ -46,6 +47,7 @@ ANNOTATION_PAUSE_SCALE_IN: Final = f"{GROUP}/pause-scale-in"  # on a service
 ANNOTATION_SAFE_TO_EVICT: Final = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 ANNOTATION_DO_NOT_DISRUPT: Final = "karpenter.sh/do-not-disrupt"
 ANNOTATION_PAUSED: Final = f"{GROUP}/paused"  # on a service
+ANNOTATION_ALLOW_UNPULLED: Final = f"{GROUP}/allow-unpulled-image"  # on a service
 ANNOTATION_DRAIN: Final = f"{GROUP}/drain"  # on a pod
 
 LABEL_ZONE: Final = "topology.kubernetes.io/zone"
@@ -73,6 +75,11 @@ def network_policy(service: str) -> str:
     return f"{service}-network"
 
 
+def image_check(service: str, spec_hash: str) -> str:
+    """Return the name of the pod that pulls the image of a spec before a pod makes room for it."""
+    return f"{service}-{spec_hash[:5]}-image"
+
+
 def control_secret(service: str) -> str:
     """Return the name of the Secret with the tokens of a service's pods."""
     return f"{service}-control"
@@ -90,6 +97,7 @@ class Condition(Enum):
     BATCH_CALIBRATED = "BatchCalibrated"
     NODES_RECOGNISED = "NodesRecognised"  # of a GPUProfile
     DEGRADED = "Degraded"
+    RECONCILING = "Reconciling"
     STALLED = "Stalled"
 
 
@@ -144,6 +152,16 @@ class Reason(Enum):
     STATE_KNOWN = "StateKnown"
     STATE_MISSING = "StateMissing"
     APPLY_FAILED = "ApplyFailed"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    POD_SECURITY_VIOLATION = "PodSecurityViolation"
+    PRIORITY_CLASS_NOT_FOUND = "PriorityClassNotFound"
+    RUNTIME_CLASS_NOT_FOUND = "RuntimeClassNotFound"
+    SERVICE_ACCOUNT_NOT_FOUND = "ServiceAccountNotFound"
+    NAMESPACE_TERMINATING = "NamespaceTerminating"
+    NOT_PERMITTED = "NotPermitted"
+    POD_REFUSED = "PodRefused"
+    IMAGE_NOT_PULLED = "ImageNotPulled"
+    INVALID_ANNOTATION = "InvalidAnnotation"
     APPLIED = "Applied"
     POD_CREATED = "PodCreated"
     POD_DRAINING = "PodDraining"

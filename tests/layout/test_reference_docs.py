@@ -12,7 +12,7 @@ NAMES = ("crds.md", "metrics.md", "commands.md", "turn-states.md")
 KNOWN = {
     "crds.md": [
         "| `spec.autoscaling.schedules[].timeZone` | string |",
-        "has(self.replicas) && has(self.autoscaling)",
+        r"!has(self.autoscaling) \|\| self.replicas == 1",
         "`status.calibrations[].model`",
     ],
     "metrics.md": [

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from avatar_operator.core.gpus.pools import Pool
-    from avatar_operator.core.status.conditions import Finding
+    from avatar_operator.core.status.findings import Finding
 
 NO_IMAGE: Final = "avatar-musetalk/runtime"
 """Image of services that name none; it has no effect on a plan from files."""
@@ -50,7 +50,7 @@ class Outcome:
 
     service: Service
     plan: planner.Plan
-    findings: tuple[conditions.Finding, ...]
+    findings: tuple[Finding, ...]
     knows_pods: bool
     """Whether the files contain pods; without any, every GPU counts as free."""
 

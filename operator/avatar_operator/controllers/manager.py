@@ -210,7 +210,7 @@ class Manager:
 
     def _on_change(self, impact: ChangeImpact) -> None:
         if impact.fault:
-            _log.warning("object is invalid and not used fault=%s", impact.fault)
+            _log.warning("object is not used fault=%s", impact.fault)
         self._follower.on_change(impact)
         if impact.deleted_service is not None:
             self._metrics.forget_service(impact.deleted_service)

@@ -25,7 +25,7 @@ from avatar_operator.core.planning import (
 )
 from avatar_operator.core.planning.failures import read_failures
 from avatar_operator.core.resources.service import Service, parse_service
-from avatar_operator.core.status import conditions, service_status
+from avatar_operator.core.status import conditions, refusals, service_status
 from avatar_operator.errors import ClusterError, InvalidResource
 from avatar_operator.streams.client import SILENCE_S
 
@@ -239,10 +239,11 @@ class ServiceController:
         """Write the status and the Events; return how long a status is held back, if it is."""
         service, state = reconcile.service, reconcile.state
         last_status, now = reconcile.last_status, reconcile.now
-        faults = [str(fault) for fault in result.faults if isinstance(fault, ClusterError)]
+        errors = (fault for fault in result.faults if isinstance(fault, ClusterError))
+        failures = refusals.merged(map(refusals.explain, errors))
         conflicts = sorted(state.field_conflicts.values())
         taken = ownership.describe_taken(state.names_taken)
-        findings = conditions.find(service, plan, observed.states, faults, conflicts, taken)
+        findings = conditions.find(service, plan, observed.states, failures, conflicts, taken)
         status = service_status.build(service, plan, observed.states, findings, last_status, now)
         status["operator"] = self._installation
         loop_now = asyncio.get_running_loop().time()
@@ -301,6 +302,7 @@ class ServiceController:
             failures=self._failures(reconcile),
             others_wait=self._triggers.others_wait(service.uid),
             names_elsewhere=self._store.names_elsewhere(service.key) | state.pods_taken,
+            image_checks=self._store.image_checks(service.uid),
             share=self._shares.of(service.uid),
             scaling_context=inputs.ScalingContext(
                 self._gateways.demand(service.key),

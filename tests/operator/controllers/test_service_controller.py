@@ -98,7 +98,7 @@ async def test_a_rejected_pod_is_reported_and_retried(quiet_operator: Operator) 
     operator, api = quiet_operator, quiet_operator.api
     api.faults["POST", PODS] = (403, "exceeded quota")
     operator.apply(replicas=1)
-    await api.until(lambda: api.condition("Degraded") == ("True", "ApplyFailed"))
+    await api.until(lambda: api.condition("Degraded") == ("True", "QuotaExceeded"))
     assert api.pods == []
     del api.faults["POST", PODS]
     await api.until(lambda: api.pods and api.condition("Degraded") == ("False", "Applied"))
@@ -281,7 +281,7 @@ async def test_a_failed_action_is_retried_without_any_change(quiet_operator: Ope
     quiet_operator.apply(replicas=1)
     # More often than the writes of the status trigger it.
     await api.until(lambda: api.writes.count(("POST", PODS)) >= 6)
-    assert api.condition("Degraded") == ("True", "ApplyFailed")
+    assert api.condition("Degraded") == ("True", "QuotaExceeded")
 
 
 STUCK = {

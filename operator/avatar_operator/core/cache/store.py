@@ -20,6 +20,7 @@ from avatar_operator.core.planning import shared_reserve
 from avatar_operator.core.resources.fields import Fields
 from avatar_operator.core.resources.gateway import GatewayPod, parse_pod
 from avatar_operator.core.resources.gpu_profile import GPUProfile, parse_profile
+from avatar_operator.core.resources.image_check import ImageCheck, parse_image_check
 from avatar_operator.core.resources.node import Node, parse_node
 from avatar_operator.core.resources.pod import RuntimePod, parse_runtime_pod, parse_use
 from avatar_operator.core.resources.pod_status import parse_seconds
@@ -45,10 +46,12 @@ class Store:
         self._namespace = namespace
         self._watch_namespaces = frozenset(watch_namespaces)
         self.services: Cache[ServiceBody] = Cache()
+        self._ignored: set[str] = set()  # UIDs of services outside the watched namespaces
         self._service_uids: dict[ServiceKey, str] = {}
         self.reserve_groups = shared_reserve.ReserveGroups()
         self.pods = PodIndex()
         self.gateways: Cache[GatewayPod] = Cache()
+        self._image_checks: Cache[ImageCheck] = Cache()
         self._gpu_usage = GPUUsage()
         self._nodes: Cache[Node] = Cache()
         self._node_list: tuple[Node, ...] | None = None  # None after a change
@@ -98,8 +101,8 @@ class Store:
                 return frozenset(self._profiles.uids())
             case Kind.NODES:
                 return frozenset(self._nodes.uids())
-        pods = (*self._gpu_usage.uids(), *self.pods.uids(), *self.gateways.uids())
-        return frozenset(pods)
+        pods = (self._gpu_usage, self.pods, self.gateways, self._image_checks)
+        return frozenset(uid for cache in pods for uid in cache.uids())
 
     def service_uid(self, key: ServiceKey) -> str | None:
         """Return the UID of the service with this name, None if it does not exist."""
@@ -159,6 +162,10 @@ class Store:
         """Return the names of pods that were created for a service and adopted by another one."""
         return frozenset(pod.name for pod in self.pods.adopted_from(key))
 
+    def image_checks(self, uid: str) -> tuple[ImageCheck, ...]:
+        """Return the image check pods of a service; few services of a cluster have one."""
+        return tuple(check for check in self._image_checks.values() if check.owner_uid == uid)
+
     def owned_by(self, uid: str) -> tuple[RuntimePod, ...]:
         """Return the runtime pods whose owner is exactly this service, existing or deleted."""
         return self.pods.owned_by(uid)
@@ -176,7 +183,7 @@ class Store:
         metadata = Fields(body.get("metadata"), "metadata", [])
         key = ServiceKey(metadata.text("namespace"), metadata.text("name"))
         if self._watch_namespaces and key.namespace not in self._watch_namespaces:
-            return ChangeImpact()
+            return self._ignore(uid, key)
         generation = metadata.integer("generation", 0, 0, 2**63)
         identity = {"name": key.name, "namespace": key.namespace, "uid": uid}
         if created := metadata.text("creationTimestamp"):
@@ -201,6 +208,14 @@ class Store:
         new_spec = None if known and known.generation == generation else uid
         others = self._update_reserve_sharing(uid, known, service)
         return ChangeImpact((uid, *others), new_spec=new_spec)
+
+    def _ignore(self, uid: str, key: ServiceKey) -> ChangeImpact:
+        """Report once that a service is outside the watched namespaces."""
+        if uid in self._ignored:
+            return ChangeImpact()
+        self._ignored.add(uid)
+        fault = f"AvatarService {key} is outside the namespaces that this operator watches"
+        return ChangeImpact(fault=fault)
 
     def _observe_deleted_service(self, uid: str) -> ChangeImpact:
         service = self.services.drop(uid)
@@ -260,6 +275,10 @@ class Store:
         if gateway is not None:
             changed = self.gateways.put(uid, version, gateway)
             return ChangeImpact(freed_gpus=freed, gateway=uid if changed else None)
+        check = parse_image_check(body)
+        if check is not None:
+            changed = self._image_checks.put(uid, version, check)
+            return ChangeImpact((check.owner_uid,) if changed else (), freed_gpus=freed)
         pod = parse_runtime_pod(body)
         owners = self.pods.release(uid) if pod is None else self.pods.put(uid, version, pod)
         return ChangeImpact(owners, freed_gpus=freed, pod=uid if owners else None)
@@ -268,6 +287,9 @@ class Store:
         freed = self._gpu_usage.drop(uid)
         if self.gateways.drop(uid) is not None:
             return ChangeImpact(freed_gpus=freed, gateway=uid)
+        check = self._image_checks.drop(uid)
+        if check is not None:
+            return ChangeImpact((check.owner_uid,), freed_gpus=freed)
         pod = self.pods.drop(uid)
         if pod is None:
             return ChangeImpact(freed_gpus=freed)

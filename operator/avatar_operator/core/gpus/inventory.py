@@ -60,6 +60,8 @@ class Inventory:
     """One for each profile."""
     left_out: tuple[tuple[str, str], ...]
     """(node, reason) of each excluded node, by name."""
+    classes_left_out: Mapping[str, str | None]
+    """The GPU class of each excluded node, None if it is unknown."""
     _view: PlacementView = field(compare=False, repr=False)
     _uses: tuple[PodUse, ...] = field(compare=False, repr=False)
 
@@ -140,6 +142,7 @@ class PlacementView:
             (part, _left_out(part, unusable[part.node.name], resources)) for part in parts
         )
         self.left_out = tuple((part.node.name, why) for part, why in self._rows if why)
+        self.classes_left_out = {part.node.name: part.gpu_class for part, why in self._rows if why}
         members = [part for part, why_not in self._rows if not why_not]
         self._members = {(part.node.name, part.resource): part for part in members}
         self._bare = {
@@ -232,7 +235,7 @@ def count_free(
     """
     uses = tuple(uses)
     view = (cache or NodeClassCache()).view(tuple(nodes), tuple(profiles), placement)
-    return Inventory(view.stocks(uses), view.left_out, view, uses)
+    return Inventory(view.stocks(uses), view.left_out, view.classes_left_out, view, uses)
 
 
 def tolerates(tolerations: Collection[Toleration], taint: Taint) -> bool:

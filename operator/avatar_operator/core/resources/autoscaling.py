@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo
 
 from avatar_operator import names
+from avatar_operator.core.resources import annotations as annotation_rules
 from avatar_operator.core.resources import cron
 from avatar_operator.core.resources.cron import Cron
 
@@ -108,8 +109,8 @@ def parse(spec: Fields, annotations: Mapping[str, str]) -> Autoscaling:
         free_percent=free.integer("percent", 20, 0, MAX_PERCENT),
         down_after_s=fields.integer("scaleDownAfterSeconds", 120, 0, DAY_S),
         zero_after_s=zero_after_s,
-        freeze=annotations.get(names.ANNOTATION_FREEZE) == "true",
-        pause_scale_in=annotations.get(names.ANNOTATION_PAUSE_SCALE_IN) == "true",
+        freeze=annotation_rules.flag(annotations, names.ANNOTATION_FREEZE),
+        pause_scale_in=annotation_rules.flag(annotations, names.ANNOTATION_PAUSE_SCALE_IN),
         reserve=reserve,
         shared_reserve=fields.flag("sharedReserve", False),
         max_cost_per_hour=Decimal(cost) if cost else None,

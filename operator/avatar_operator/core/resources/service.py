@@ -13,6 +13,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from avatar_operator import names
+from avatar_operator.core.resources import annotations as annotation_rules
 from avatar_operator.core.resources import autoscaling
 from avatar_operator.core.resources.autoscaling import DAY_S, MAX_REPLICAS
 from avatar_operator.core.resources.fields import Fields, parse_identity, read_annotations
@@ -198,6 +199,10 @@ class Service:
     """Creation time in RFC 3339; "" if the service was never stored."""
     security: PodSecurity = field(default_factory=PodSecurity)
     """Set by the chart, not by the service."""
+    allow_unpulled: bool = False
+    """Whether a pod may make room for an image that was not pulled yet (annotation)."""
+    annotation_faults: tuple[str, ...] = ()
+    """What is wrong with the annotations; the faults change nothing else."""
 
     @property
     def desired_replicas(self) -> int:
@@ -232,7 +237,10 @@ def parse_service(body: Mapping[str, object]) -> Service:
     upstream = spec.child("upstream")
     upstream.one_of("mode", "drive", ("drive",))
     _check_name(identity.name, faults)
-    _exclude(spec, "replicas", "autoscaling")
+    # The API server sets replicas to its default, 1, in an autoscaled service too.
+    if spec.raw("replicas") != 1:
+        _exclude(spec, "replicas", "autoscaling")
+    replicas = spec.optional_integer("replicas", 0, MAX_REPLICAS)
     _exclude(spec, "batchSize", "objective")
     service = Service(
         key=ServiceKey(identity.namespace, identity.name),
@@ -245,13 +253,15 @@ def parse_service(body: Mapping[str, object]) -> Service:
         objective=spec.choice("objective", Objective.BALANCED),
         batch_size=spec.optional_integer("batchSize", 1, MAX_BATCH),
         placement=_placement(spec.child("placement")),
-        replicas=spec.optional_integer("replicas", 0, MAX_REPLICAS),
+        replicas=None if spec.has("autoscaling") else replicas,
         autoscaling=autoscaling.parse(spec, annotations) if spec.has("autoscaling") else None,
         sessions=_sessions(spec.child("sessions")),
         template=_template(spec.child("template")),
-        paused=annotations.get(names.ANNOTATION_PAUSED) == "true",
         weight=spec.integer("weight", 1, 1, MAX_WEIGHT),
         created=identity.created,
+        paused=annotation_rules.flag(annotations, names.ANNOTATION_PAUSED),
+        allow_unpulled=annotation_rules.flag(annotations, names.ANNOTATION_ALLOW_UNPULLED),
+        annotation_faults=annotation_rules.faults(annotations),
     )
     if faults:
         raise InvalidResource(names.SERVICE_KIND, str(service.key), faults)

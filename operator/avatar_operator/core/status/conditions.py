@@ -1,12 +1,7 @@
-"""Derives the conditions of a service from its plan.
-
-kstatus (used by `helm --wait` and Flux) understands them: observedGeneration, Ready, and Stalled
-only if waiting does not help.
-"""
+"""Derives the conditions of a service from its plan."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final, assert_never
 
@@ -16,6 +11,8 @@ from avatar_operator.core.autoscaling.capacity import STALE_S
 from avatar_operator.core.autoscaling.limits import Limit
 from avatar_operator.core.gpus.batch_size import BatchPlan, NoBatch
 from avatar_operator.core.resources.service import Service, WhenFull
+from avatar_operator.core.status import kstatus, left_out
+from avatar_operator.core.status.findings import Finding
 from avatar_operator.names import Condition, Reason
 
 if TYPE_CHECKING:
@@ -25,19 +22,9 @@ if TYPE_CHECKING:
     from avatar_operator.core.resources.autoscaling import Autoscaling
     from avatar_operator.core.resources.pod import RuntimePod
     from avatar_operator.core.resources.state import PodState
+    from avatar_operator.core.status.refusals import FailedAction
 
-_NAMED_NODES: Final = 3  # nodes left out that a message names
 _NAMED_HOLDERS: Final = 3  # services with GPUs that a message names
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A condition without its times, which depend on the previous status."""
-
-    condition: Condition
-    status: bool
-    reason: Reason
-    message: str
 
 
 def invalid(message: str) -> tuple[Finding, ...]:
@@ -53,25 +40,30 @@ def find(
     service: Service,
     plan: planner.Plan,
     states: Mapping[str, PodState],
-    failures: Sequence[str] = (),
+    failures: Sequence[FailedAction] = (),
     contested: Sequence[str] = (),
     taken: Sequence[str] = (),
 ) -> tuple[Finding, ...]:
     """Return the conditions of a service.
 
-    `failures` are messages about actions that failed, `contested` about fields of the operator
+    `failures` are the actions that failed, `contested` are messages about fields of the operator
     that another field manager owns, `taken` about names that objects of others have.
     """
-    gpu = _gpu(service, plan)
+    gpu = _gpu(service, plan, failures)
+    ready = _ready(service, plan, states, gpu, failures)
+    progressing = _progressing(service, plan, gpu, failures)
+    degraded = _degraded(service, plan, states, failures, contested, taken)
+    judged = {each.condition: each for each in (ready, progressing, degraded)}
     return (
-        _ready(service, plan, states, gpu, failures),
-        _progressing(service, plan, gpu),
+        ready,
+        progressing,
+        *kstatus.judge(judged, plan, failures),
         gpu,
         _draining(plan, states),
         *_limited(service, plan),
         _fresh(plan, states),
         _calibrated(plan),
-        _degraded(service, plan, states, failures, contested, taken),
+        degraded,
     )
 
 
@@ -90,23 +82,33 @@ def _degraded(
     service: Service,
     plan: planner.Plan,
     states: Mapping[str, PodState],
-    failures: Sequence[str],
+    failures: Sequence[FailedAction],
     contested: Sequence[str],
     taken: Sequence[str],
 ) -> Finding:
     if plan.halted is not None:  # unchanged, because the next plan reads it from the status
         return Finding(Condition.DEGRADED, True, plan.halted.reason, plan.halted.message)
     if failures:
-        return Finding(Condition.DEGRADED, True, Reason.APPLY_FAILED, "; ".join(failures))
+        message = "; ".join(failure.message for failure in failures)
+        return Finding(Condition.DEGRADED, True, failures[0].reason, message)
     if contested:
         return Finding(Condition.DEGRADED, True, Reason.FIELD_CONFLICT, "; ".join(contested))
     if plan.fleet.lost:
         message = "; ".join(_lost(plan, states))
         return Finding(Condition.DEGRADED, True, Reason.NODE_LOST, message)
+    if plan.pending_image is not None and plan.pending_image.trouble:
+        message = f"{plan.pending_image.image} cannot be pulled: {plan.pending_image.trouble}; "
+        message += "the pods of the earlier spec continue to serve"
+        return Finding(Condition.DEGRADED, True, Reason.IMAGE_NOT_PULLED, message)
+    if troubles := _failing(plan):
+        return Finding(Condition.DEGRADED, True, Reason.PODS_FAILING, "; ".join(troubles))
     if slow := _too_slow(service, plan):
         return Finding(Condition.DEGRADED, True, Reason.BELOW_REAL_TIME, "; ".join(slow))
     if taken:
         return Finding(Condition.DEGRADED, True, Reason.NAME_TAKEN, "; ".join(taken))
+    if service.annotation_faults:
+        message = "; ".join(service.annotation_faults)
+        return Finding(Condition.DEGRADED, True, Reason.INVALID_ANNOTATION, message)
     return Finding(Condition.DEGRADED, False, Reason.APPLIED, "every action succeeded")
 
 
@@ -115,11 +117,11 @@ def _ready(
     plan: planner.Plan,
     states: Mapping[str, PodState],
     gpu: Finding,
-    failures: Sequence[str],
+    failures: Sequence[FailedAction],
 ) -> Finding:
     ready = len(serving(plan, states))
     if plan.desired == 0:
-        return Finding(Condition.READY, True, Reason.SCALED_TO_ZERO, "the service needs no pod")
+        return _needs_no_pod(plan, states)
     count = f"{ready} of {plan.desired} pods take sessions"
     if ready >= plan.desired:
         return Finding(Condition.READY, True, Reason.SERVING, count)
@@ -129,6 +131,10 @@ def _ready(
         return Finding(Condition.READY, False, Reason.PODS_FAILING, message)
     if not gpu.status:
         return Finding(Condition.READY, False, gpu.reason, gpu.message)
+    refused = [failure for failure in failures if failure.of_pod]
+    if refused:
+        message = f"{count}; " + "; ".join(failure.message for failure in refused)
+        return Finding(Condition.READY, False, refused[0].reason, message)
     if troubles:
         message = f"{count}; " + "; ".join(troubles)
         return Finding(Condition.READY, False, Reason.PODS_FAILING, message)
@@ -136,8 +142,8 @@ def _ready(
         message = f"{count}; the service is paused by its annotation {names.ANNOTATION_PAUSED}"
         return Finding(Condition.READY, False, Reason.PAUSED, message)
     if failures:
-        message = f"{count}; " + "; ".join(failures)
-        return Finding(Condition.READY, False, Reason.APPLY_FAILED, message)
+        message = f"{count}; " + "; ".join(failure.message for failure in failures)
+        return Finding(Condition.READY, False, failures[0].reason, message)
     starting = ", ".join(pod.name for pod in plan.fleet.live if not pod.ready)
     message = f"{count}; starting: {starting or 'none'}"
     return Finding(Condition.READY, False, Reason.PODS_STARTING, message)
@@ -174,6 +180,22 @@ def _failures(plan: planner.Plan) -> str:
     return "; ".join(found)
 
 
+def _needs_no_pod(plan: planner.Plan, states: Mapping[str, PodState]) -> Finding:
+    """Describe a service that needs no pod; earlier pods may still have sessions."""
+    existing = plan.fleet.live + plan.fleet.leaving
+    if not existing:
+        return Finding(Condition.READY, True, Reason.SCALED_TO_ZERO, "the service needs no pod")
+    sessions = sum(states[pod.uid].sessions for pod in existing if pod.uid in states)
+    message = f"the service needs no pod; {text.count(len(existing), 'pod')} with "
+    message += f"{text.count(sessions, 'session')} will be removed after the last session"
+    return Finding(Condition.READY, True, Reason.SCALING_DOWN, message)
+
+
+def _failing(plan: planner.Plan) -> list[str]:
+    """Describe the pods that have a node and do not start."""
+    return [f"{pod.name}: {pod.trouble}" for pod in plan.fleet.live if pod.trouble and pod.node]
+
+
 def _lost(plan: planner.Plan, states: Mapping[str, PodState]) -> list[str]:
     """Describe the pods on lost nodes, with the sessions of their last states."""
     found: list[str] = []
@@ -203,7 +225,9 @@ def _is_silent(pod: RuntimePod, states: Mapping[str, PodState]) -> bool:
     return pod.uid in states and states[pod.uid].age_s > STALE_S
 
 
-def _progressing(service: Service, plan: planner.Plan, gpu: Finding) -> Finding:
+def _progressing(
+    service: Service, plan: planner.Plan, gpu: Finding, failures: Sequence[FailedAction]
+) -> Finding:
     if service.paused:
         message = f"no pod is created, drained or deleted while {names.ANNOTATION_PAUSED} is true"
         return Finding(Condition.PROGRESSING, False, Reason.PAUSED, message)
@@ -211,11 +235,17 @@ def _progressing(service: Service, plan: planner.Plan, gpu: Finding) -> Finding:
         message = "the rollout is halted, pods of the earlier spec continue to serve; "
         message += plan.halted.message
         return Finding(Condition.PROGRESSING, False, Reason.ROLLOUT_HALTED, message)
+    if refused := [failure for failure in failures if failure.of_pod]:
+        return Finding(Condition.PROGRESSING, False, refused[0].reason, refused[0].message)
     starting = [pod.name for pod in plan.fleet.current if not pod.ready]
     surplus = len(plan.fleet.current) - plan.desired
     coming = len(plan.new_pods)
     if plan.fleet.outdated:
-        message = "pods to be replaced: " + ", ".join(pod.name for pod in plan.fleet.outdated)
+        outdated = (_outdated(pod, plan) for pod in plan.fleet.outdated)
+        message = "pods to be replaced: " + ", ".join(outdated)
+        message += _pending_image(plan)
+        for pod in plan.fleet.current:
+            message += f"; new pod {pod.name}: {pod.trouble}" if pod.trouble else ""
         return Finding(Condition.PROGRESSING, True, Reason.ROLLING_OUT, message)
     if surplus > 0:
         message = f"{text.count(surplus, 'pod')} more than the {plan.desired} that are needed"
@@ -234,13 +264,36 @@ def _progressing(service: Service, plan: planner.Plan, gpu: Finding) -> Finding:
     return Finding(Condition.PROGRESSING, False, Reason.UP_TO_DATE, "all pods match the spec")
 
 
-def _gpu(service: Service, plan: planner.Plan) -> Finding:
+def _pending_image(plan: planner.Plan) -> str:
+    """Describe the image that must be pulled before a pod makes room for it."""
+    pending = plan.pending_image
+    if pending is None:
+        return ""
+    why = f" ({pending.trouble})" if pending.trouble else ""
+    return (
+        f"; no GPU is free, and {pending.held.name} makes room when {pending.image} was pulled{why}"
+    )
+
+
+def _outdated(pod: RuntimePod, plan: planner.Plan) -> str:
+    """Return the name of a pod to be replaced, and why if it is not the spec."""
+    if pod.drain_asked:
+        return f"{pod.name} (its annotation {names.ANNOTATION_DRAIN} is true)"
+    if dict(plan.inventory.left_out).get(pod.node, "").endswith("cordoned"):
+        return f"{pod.name} (its node {pod.node} is cordoned)"
+    return pod.name
+
+
+def _gpu(service: Service, plan: planner.Plan, failures: Sequence[FailedAction]) -> Finding:
     if pending := _pending_pods(service, plan):
         message = f"{pending}; the cluster has {_stocks(plan)}"
         return Finding(Condition.GPU_AVAILABLE, False, Reason.WAITING_FOR_NODE, message)
     if plan.held and plan.failures and not (plan.missing or plan.fleet.current):
         message = f"no GPU is held between two tries: {_failures(plan)}"
         return Finding(Condition.GPU_AVAILABLE, False, Reason.BACKING_OFF, message)
+    if not plan.missing and any(failure.of_pod for failure in failures):
+        message = "a GPU is free, but the pod that would use it cannot be created"
+        return Finding(Condition.GPU_AVAILABLE, True, Reason.GPU_FREE, message)
     if not plan.missing:
         message = "no GPU is needed" if plan.desired == 0 else "every pod has its GPU"
         reason = Reason.NOTHING_ASKED if plan.desired == 0 else Reason.GPU_ALLOCATED
@@ -302,10 +355,7 @@ def _stocks(plan: planner.Plan) -> str:
         elif isinstance(pool.outcome, NoBatch):
             part += f" ({pool.outcome.reason})"
         parts.append(part)
-    nodes = [f"node {name} excluded: {why}" for name, why in plan.inventory.left_out]
-    parts += nodes[:_NAMED_NODES]
-    if len(nodes) > _NAMED_NODES:
-        parts.append(f"{text.count(len(nodes) - _NAMED_NODES, 'more node')} excluded")
+    parts += left_out.describe(plan.inventory, {pool.gpu_class for pool in plan.pools})
     return ", ".join(parts) or "none"
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from avatar_operator.core.gpus import calibration, node_classes
 from avatar_operator.core.resources.fields import Body, Fields
 from avatar_operator.core.status import service_status
-from avatar_operator.core.status.conditions import Finding
+from avatar_operator.core.status.findings import Finding
 from avatar_operator.core.text import rfc3339
 from avatar_operator.names import Condition, Reason
 

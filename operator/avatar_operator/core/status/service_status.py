@@ -17,7 +17,7 @@ from avatar_operator.core.manifests.objects import LONGEST_MESSAGE, pod_selector
 from avatar_operator.core.planning import planner
 from avatar_operator.core.planning.failures import to_status
 from avatar_operator.core.resources.fields import Body, Fields
-from avatar_operator.core.status.conditions import Finding, serving
+from avatar_operator.core.status.conditions import serving
 from avatar_operator.core.text import rfc3339
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from avatar_operator.core.resources.pod import RuntimePod
     from avatar_operator.core.resources.service import Service
     from avatar_operator.core.resources.state import PodState
+    from avatar_operator.core.status.findings import Finding
 
 KEPT_DECISIONS: Final = 10
 
@@ -35,6 +36,10 @@ _NUMBERS: Final = frozenset(
     {"replicas", "readyReplicas", "sessions", "capacity", "freeSessions", "gpu", "batch", "pools"}
 )
 """Fields that change with each pod: five pods that start would otherwise cause five writes."""
+
+
+_EXPECTED: Final = frozenset({names.Reason.PODS_STARTING, names.Reason.PAUSED})
+"""Reasons for which Ready is False in normal operation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +105,24 @@ def notices(
     previous: Mapping[str, object],
     plan: planner.Plan | None = None,
 ) -> tuple[Notice, ...]:
-    """Return the Events to post: for actions that succeeded, and for changes of Ready."""
+    """Return the Events to post: for actions that succeeded, and for changes of conditions.
+
+    A service that starts or that someone paused is not Ready and needs no warning. Degraded is
+    reported if Ready does not have the same reason already.
+    """
     found = [*_creations(actions), *(_action_notice(action) for action in actions)]
     if plan is not None:
         found.append(_scaling_notice(plan, previous))
     before = _previous_conditions(previous)
-    for finding in findings:
-        if finding.condition is not names.Condition.READY:
-            continue
-        old = before.get(finding.condition.value)
-        if old is None or old.text("reason") != finding.reason.value:
-            found.append(Notice(finding.reason, finding.message, warning=not finding.status))
+    by_condition = {finding.condition: finding for finding in findings}
+    ready = by_condition.get(names.Condition.READY)
+    degraded = by_condition.get(names.Condition.DEGRADED)
+    if ready is not None and _is_new(ready, before):
+        warning = not ready.status and ready.reason not in _EXPECTED
+        found.append(Notice(ready.reason, ready.message, warning=warning))
+    if degraded is not None and degraded.status and _is_new(degraded, before):
+        if ready is None or ready.status or ready.reason is not degraded.reason:
+            found.append(Notice(degraded.reason, degraded.message, warning=True))
     return tuple(notice for notice in found if notice is not None)
 
 
@@ -119,6 +131,11 @@ def name_notices(taken: Sequence[str], pods: Sequence[str]) -> tuple[Notice, ...
     used = "exists and does not belong to this AvatarService; the next name is used"
     messages = [*taken, *(f"Pod {name} {used}" for name in pods)]
     return tuple(Notice(names.Reason.NAME_TAKEN, message, warning=True) for message in messages)
+
+
+def _is_new(finding: Finding, before: Mapping[str, Fields]) -> bool:
+    old = before.get(finding.condition.value)
+    return old is None or old.text("reason") != finding.reason.value
 
 
 def is_urgent(old: Mapping[str, object], new: Mapping[str, object]) -> bool:
@@ -279,6 +296,8 @@ def _action_notice(action: planner.Action) -> Notice | None:
             return Notice(names.Reason.POD_DRAINING, f"draining pod {name}: {action.reason}")
         case planner.UndrainPod(name=name):
             return Notice(names.Reason.POD_RESUMED, f"resumed pod {name}: {action.reason}")
+        case planner.CreateImageCheck(name=name):
+            return Notice(names.Reason.POD_CREATED, f"created pod {name}: {action.reason}")
         case planner.PromotePod(name=name):
             message = f"promoted pod {name} of the reserve: {action.reason}"
             return Notice(names.Reason.POD_PROMOTED, message)

@@ -84,9 +84,11 @@ def test_a_pod_with_our_labels_and_no_owner_is_not_ours(make: Make) -> None:
     assert [use.gpu_class for use in store.gpu_uses(NOW)] == [""]
 
 
-def test_services_of_other_namespaces_are_ignored(make: Make) -> None:
+def test_services_of_other_namespaces_are_ignored_and_reported_once(make: Make) -> None:
     store = Store(["elsewhere"])
-    assert store.observe(Kind.SERVICES, service(make, 1)) == ChangeImpact()
+    fault = "AvatarService acme/concierge is outside the namespaces that this operator watches"
+    assert store.observe(Kind.SERVICES, service(make, 1)) == ChangeImpact(fault=fault)
+    assert store.observe(Kind.SERVICES, service(make, 2)) == ChangeImpact()
     assert store.uids(Kind.SERVICES) == frozenset()
 
 
@@ -463,3 +465,22 @@ def test_only_pods_that_a_node_has_or_may_accept_use_gpus(
     assert sum(use.gpus for use in uses if use.node) == held.count("bound")
     waiting = held.count("new") if age_s < ACCEPTED_S else 0
     assert sum(use.gpus for use in uses if not use.node) == waiting
+
+
+def test_an_image_check_affects_its_service_and_is_no_runtime_pod() -> None:
+    labels = {
+        "app.kubernetes.io/managed-by": "avatar-operator",
+        "avatar.musetalk.io/image-check": "concierge",
+    }
+    owner = [{"uid": "s1"}]
+    metadata: Body = {"name": "c", "namespace": "acme", "uid": "u", "resourceVersion": "1"}
+    body = {"metadata": {**metadata, "labels": labels, "ownerReferences": owner}}
+    store = Store(())
+    assert store.observe(Kind.PODS, body) == ChangeImpact(("s1",))
+    assert store.observe(Kind.PODS, body) == ChangeImpact()
+    assert [check.name for check in store.image_checks("s1")] == ["c"]
+    assert store.image_checks("s2") == ()
+    assert store.owned_by("s1") == ()
+    assert store.uids(Kind.PODS) == {"u"}
+    assert store.observe_deletion(Kind.PODS, "u") == ChangeImpact(("s1",))
+    assert store.image_checks("s1") == ()

@@ -76,6 +76,12 @@ def test_replicas_fix_the_number_of_pods(make: Make) -> None:
     assert make.service(replicas=0).desired_replicas == 0
 
 
+def test_the_default_of_replicas_is_ignored_with_autoscaling(make: Make) -> None:
+    service = make.service(replicas=1, autoscaling={"minReplicas": 2, "maxReplicas": 3})
+    assert service.replicas is None
+    assert service.desired_replicas == 2
+
+
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
@@ -86,7 +92,7 @@ def test_replicas_fix_the_number_of_pods(make: Make) -> None:
             id="limit",
         ),
         pytest.param(
-            {"replicas": 1, "autoscaling": {"maxReplicas": 2}},
+            {"replicas": 2, "autoscaling": {"maxReplicas": 2}},
             "spec.replicas must not be set together with spec.autoscaling",
             id="replicas and autoscaling",
         ),

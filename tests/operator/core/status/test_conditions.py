@@ -8,16 +8,20 @@ import pytest
 from avatar_operator.core.planning.failures import Failure
 from avatar_operator.core.resources.gpu_profile import Calibration, Device
 from avatar_operator.core.status import conditions
+from avatar_operator.core.status.refusals import FailedAction
 from avatar_operator.names import Condition, Reason
 
 if TYPE_CHECKING:
     from tests.operator.conftest import Make, Scenario, Scenarios
 
+    from avatar_operator.core.status.findings import Finding
+
 ANY = {"products": ["*H100*"], "memoryMiB": {"min": 1, "max": 10**6}}
+NOW = 10_000.0
 H100 = {"nvidia.com/gpu.product": "NVIDIA-H100-PCIe", "nvidia.com/gpu.memory": "81559"}
 
 
-def find(scenario: Scenario, *failures: str) -> dict[Condition, conditions.Finding]:
+def find(scenario: Scenario, *failures: FailedAction) -> dict[Condition, Finding]:
     found = conditions.find(scenario.service, scenario.plan(), scenario.states, failures)
     return {finding.condition: finding for finding in found}
 
@@ -83,8 +87,7 @@ def test_no_gpu_node_says_so_and_names_the_nodes_left_out(scenarios: Scenarios, 
     assert reason is Reason.NO_GPU_NODE
     assert message == (
         "no matching GPU node: needs any class with a curve for v15/sd-vae/fp16; the cluster has "
-        "node n0 excluded: not ready, node n1 excluded: not ready, node n2 excluded: not ready, "
-        "1 more node excluded"
+        "nodes n0, n1, n2 and 1 more excluded: not ready"
     )
     scenario.nodes = []
     assert said(scenario, Condition.GPU_AVAILABLE)[2].endswith("the cluster has none")
@@ -282,7 +285,8 @@ def test_a_class_below_real_time_degrades_once_it_is_used(
 def test_failed_actions_degrade(scenarios: Scenarios, make: Make) -> None:
     scenario = scenarios(replicas=1)
     scenario.add("p0", make.state())
-    finding = find(scenario, "POST pods: 403 quota", "again")[Condition.DEGRADED]
+    failed = (FailedAction(Reason.APPLY_FAILED, text) for text in ("POST pods: 403 quota", "again"))
+    finding = find(scenario, *failed)[Condition.DEGRADED]
     assert (finding.status, finding.message) == (True, "POST pods: 403 quota; again")
 
 
@@ -361,3 +365,98 @@ def test_a_paused_service_names_its_pending_pods(scenarios: Scenarios) -> None:
     status, reason, message = said(scenario, Condition.READY)
     assert (status, reason) == (False, Reason.WAITING_FOR_NODE)
     assert message.startswith("waiting for a node: p0 (rtx-4090): not scheduled: x")
+
+
+def test_a_refused_pod_is_the_reason_and_its_gpu_is_not_called_allocated(
+    scenarios: Scenarios,
+) -> None:
+    scenario = scenarios(replicas=1)
+    refused = FailedAction(Reason.QUOTA_EXCEEDED, "a quota allows no other pod", of_pod=True)
+    found = find(scenario, refused)
+    why = "0 of 1 pods take sessions; a quota allows no other pod"
+    ready, progressing = found[Condition.READY], found[Condition.PROGRESSING]
+    assert (ready.status, ready.reason, ready.message) == (False, Reason.QUOTA_EXCEEDED, why)
+    assert (progressing.status, progressing.reason) == (False, Reason.QUOTA_EXCEEDED)
+    gpu = found[Condition.GPU_AVAILABLE]
+    assert (gpu.status, gpu.reason) == (True, Reason.GPU_FREE)
+    assert gpu.message == "a GPU is free, but the pod that would use it cannot be created"
+    assert found[Condition.DEGRADED].reason is Reason.QUOTA_EXCEEDED
+
+
+def test_a_service_that_needs_no_pod_is_not_scaled_to_zero_while_sessions_live(
+    scenarios: Scenarios, make: Make
+) -> None:
+    scenario = scenarios(replicas=0)
+    scenario.add("p0", make.state(2, draining=True))
+    scenario.add("p1", make.state(1), terminating=True)
+    assert said(scenario, Condition.READY) == (
+        True,
+        Reason.SCALING_DOWN,
+        "the service needs no pod; 2 pods with 3 sessions will be removed after the last session",
+    )
+
+
+def test_a_failing_pod_of_a_rollout_is_told_at_once(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=1)
+    scenario.add("old", make.state(1), spec_hash="old")
+    why = "ErrImagePull: no such image"
+    scenario.add("new", ready=False, running=False, created_at=NOW, trouble=why)
+    assert said(scenario, Condition.READY)[:2] == (True, Reason.SERVING)
+    assert said(scenario, Condition.DEGRADED) == (
+        True,
+        Reason.PODS_FAILING,
+        "new: ErrImagePull: no such image",
+    )
+    assert said(scenario, Condition.PROGRESSING) == (
+        True,
+        Reason.ROLLING_OUT,
+        "pods to be replaced: old; new pod new: ErrImagePull: no such image",
+    )
+
+
+def test_a_pod_on_a_cordoned_node_says_why_it_is_replaced(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=1)
+    scenario.nodes = [make.node(unschedulable=True)]
+    scenario.add("p0", make.state(1))
+    scenario.add("p1", make.state(1), drain_asked=True)
+    assert said(scenario, Condition.PROGRESSING)[2] == (
+        "pods to be replaced: p0 (its node n1 is cordoned), "
+        "p1 (its annotation avatar.musetalk.io/drain is true)"
+    )
+
+
+def test_the_nodes_that_matter_are_named_first(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=1, placement={"gpuClasses": ["rtx-4090"]})
+    scenario.profiles = list(make.shipped())
+    others = [make.node(f"a{number:02}", labels=H100, ready=False) for number in range(13)]
+    unknown = make.node("b", labels={})
+    scenario.nodes = [*others, unknown, make.node("z", unschedulable=True)]
+    _, reason, message = said(scenario, Condition.GPU_AVAILABLE)
+    assert reason is Reason.NO_GPU_NODE
+    assert message == (
+        "no matching GPU node: needs rtx-4090; the cluster has node z excluded: cordoned, "
+        "node b excluded: no label names the GPU's product (is GPU feature discovery running?), "
+        "nodes a00, a01, a02 and 10 more excluded: not ready"
+    )
+
+
+def test_causes_that_are_not_named_are_counted(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=1, placement={"nodeSelector": {"rack": "7"}})
+    product = "nvidia.com/gpu.product"
+    strange = [make.node(f"s{n}", labels={product: f"P{n}"}) for n in range(3)]
+    scenario.nodes = [*strange, make.node("a", ready=False), make.node("b", unschedulable=True)]
+    message = said(scenario, Condition.GPU_AVAILABLE)[2]
+    assert "has node a excluded: not ready, node b excluded: cordoned, node s0" in message
+    assert message.endswith(", 2 more nodes excluded")
+
+
+def test_a_wrong_annotation_degrades(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=1)
+    scenario.add("p0", make.state())
+    scenario.service = replace(scenario.service, annotation_faults=("a is wrong", "b too"))
+    assert said(scenario, Condition.DEGRADED) == (
+        True,
+        Reason.INVALID_ANNOTATION,
+        "a is wrong; b too",
+    )
+    assert said(scenario, Condition.READY)[0]

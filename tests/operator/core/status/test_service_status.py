@@ -116,12 +116,38 @@ def test_actions_and_changes_of_readiness_are_told(scenarios: Scenarios, make: M
     reported = service_status.notices(plan.actions, findings, {})
     assert [(notice.reason, notice.warning) for notice in reported] == [
         (Reason.POD_CREATED, False),
-        (Reason.PODS_STARTING, True),
+        (Reason.PODS_STARTING, False),  # a normal start is no reason for a warning
     ]
     assert reported[0].message.startswith(
         f"created pod concierge-{scenario.hash[:5]}-0 on rtx-4090: "
     )
     assert service_status.notices((), findings, build(scenario)) == ()
+
+
+def notices_of(scenario: Scenario, previous: Any = None) -> list[tuple[Reason, bool]]:
+    findings = conditions.find(scenario.service, scenario.plan(), scenario.states)
+    reported = service_status.notices((), findings, previous or {})
+    return [(notice.reason, notice.warning) for notice in reported]
+
+
+def test_only_what_is_wrong_is_a_warning(scenarios: Scenarios, make: Make) -> None:
+    scenario = scenarios(replicas=1)
+    assert notices_of(scenario) == [(Reason.PODS_STARTING, False)]
+    scenario.add("p0", ready=False, trouble="ErrImagePull")
+    # Degraded has the reason of Ready, so one Event is enough.
+    assert notices_of(scenario) == [(Reason.PODS_FAILING, True)]
+    assert notices_of(scenarios(replicas=1, gpus=0)) == [(Reason.NO_GPU_NODE, True)]
+    assert notices_of(scenarios(replicas=0)) == [(Reason.SCALED_TO_ZERO, False)]
+
+
+def test_a_lost_node_is_told_once_although_another_pod_serves(
+    scenarios: Scenarios, make: Make
+) -> None:
+    scenario = scenarios(replicas=1)
+    scenario.add("p0", make.state(1), node="gone")
+    scenario.add("p1", make.state())
+    assert notices_of(scenario) == [(Reason.SERVING, False), (Reason.NODE_LOST, True)]
+    assert notices_of(scenario, build(scenario)) == []
 
 
 def test_pods_that_are_created_together_are_told_together(scenarios: Scenarios) -> None:

@@ -1,0 +1,19 @@
+"""The value that every rule about conditions returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from avatar_operator.names import Condition, Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A condition without its times, which depend on the previous status."""
+
+    condition: Condition
+    status: bool
+    reason: Reason
+    message: str
