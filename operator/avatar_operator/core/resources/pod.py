@@ -139,11 +139,14 @@ def parse_use(body: Mapping[str, object]) -> PodUse | None:
 def parse_runtime_pod(body: Mapping[str, object]) -> RuntimePod | None:
     """Return the runtime pod that a body describes, or None if it is another pod.
 
-    A pod is a runtime pod if an AvatarService controls it: its labels can be those of anyone.
+    A pod is a runtime pod if an AvatarService controls it and it has the runtime container, which
+    an image check has not. Its labels can be those of anyone.
     """
     metadata, spec, status = split_body(body)
     owner = controller(metadata)
-    if owner is None:
+    if owner is None or not any(
+        each.text("name") == names.CONTAINER for each in spec.children("containers")
+    ):
         return None
     labels = metadata.strings("labels")
     annotations = metadata.strings("annotations")
