@@ -16,7 +16,7 @@ from avatar_operator.controllers.triggers import Triggers
 from avatar_operator.core.cache.entries import Kind
 from avatar_operator.core.cache.store import Store
 from avatar_operator.core.planning import shares
-from avatar_operator.core.planning.shares import Demand
+from avatar_operator.core.planning.gpu_cells import Demand
 from avatar_operator.core.resources.service import Placement, ServiceKey
 from avatar_operator.errors import TemporaryError
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from avatar_operator.core.autoscaling.limits import Limit
 from avatar_operator.core.planning.attempts import is_unfit
 from avatar_operator.core.planning.fleet import removal_cost
-from avatar_operator.core.planning.shares import Demand, is_removable
+from avatar_operator.core.planning.gpu_cells import Demand, is_removable
 from avatar_operator.core.resources.service import Placement, Service, WhenFull
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from tests.operator.conftest import Make
 
 from avatar_operator.core.gpus.inventory import NodeClassCache
 from avatar_operator.core.manifests.pod import hash_spec
-from avatar_operator.core.planning import fair_limits, planner, shares
+from avatar_operator.core.planning import fair_limits, gpu_cells, planner, shares
 from avatar_operator.core.planning.fair_share import Claim, share_out
 from avatar_operator.core.planning.planner import CreatePod, DeletePod, DrainPod, UndrainPod
 from avatar_operator.core.resources.pod import PodUse, RuntimePod
@@ -66,7 +66,7 @@ class World:
         self.pods: dict[str, RuntimePod] = {}
         self.sessions: Counter[str] = Counter()
         self.draining: set[str] = set()
-        self.demands: dict[str, shares.Demand] = {}
+        self.demands: dict[str, gpu_cells.Demand] = {}
         self.shares: shares.Shares | None = None
         self.priorities: dict[str, int] = {}
         self.made = 0
@@ -94,7 +94,7 @@ class World:
         )
 
     def share(self) -> None:
-        observation = shares.Observation(
+        observation = gpu_cells.Observation(
             self.nodes, self.profiles, self.uses(), self.cache, self.of, self.states,
             self.priorities,
         )  # fmt: skip
@@ -396,10 +396,10 @@ def test_a_pod_of_unknown_sessions_is_not_given_back() -> None:
     world = World([node("n0", SMALL, 1, "a")], [service("old", replicas=1), service("new")])
     pod = place(world, "uid-old", "n0")
     quiet = MAKE.state(0, age_s=10.0)
-    assert not shares.is_removable(pod, {pod.uid: quiet})
-    assert not shares.is_removable(pod, {})
-    assert shares.is_removable(pod, {pod.uid: MAKE.state(0)})
-    assert shares.is_removable(dataclasses.replace(pod, running=False), {})
+    assert not gpu_cells.is_removable(pod, {pod.uid: quiet})
+    assert not gpu_cells.is_removable(pod, {})
+    assert gpu_cells.is_removable(pod, {pod.uid: MAKE.state(0)})
+    assert gpu_cells.is_removable(dataclasses.replace(pod, running=False), {})
 
 
 def test_a_gpu_that_only_one_service_can_use_is_not_taken_by_another() -> None:
