@@ -92,11 +92,10 @@ def demand(service: Service, plan: Plan, now: float) -> Demand:
     """Return the GPUs that a service can use according to its plan; `now` is since 1970."""
     # A class that rejected a pod is tried again on GPUs that no other service gets.
     closed = {each.gpu_class for each in plan.failures if now < each.last_retry_at}
-    serving = (pool.gpu_class for pool in plan.pools if pool.can_serve)
-    classes = tuple(gpu_class for gpu_class in serving if gpu_class not in closed)
+    serving = [pool.gpu_class for pool in plan.pools if pool.can_serve]
     if service.placement.when_full is WhenFull.WAIT:
-        classes = classes[:1]
-    classes = tuple(each for each in classes if each not in plan.closed)
+        serving = serving[:1]
+    classes = tuple(each for each in serving if each not in closed | plan.closed)
     policy = service.autoscaling
     if plan.scaling is not None:
         policy = plan.scaling.effective.policy

@@ -82,6 +82,17 @@ def test_a_class_is_tried_again_at_once_when_its_gpus_change(scenarios: Scenario
     assert len(scenario.plan().new_pods) == 1
 
 
+@pytest.mark.parametrize("when_full", ["fallThrough", "wait"])
+def test_a_service_demands_no_class_that_rejected_its_pod(
+    scenarios: Scenarios, make: Make, when_full: str
+) -> None:
+    scenario = scenarios(replicas=1, placement={**TWO_CLASSES, "whenFull": when_full})
+    with_h100(scenario, make)
+    scenario.failures = (failure(scenario, gpu_class="rtx-4090"),)
+    demand = fair_limits.demand(scenario.service, scenario.plan(), NOW)
+    assert demand.classes == (("h100-80gb",) if when_full == "fallThrough" else ())
+
+
 def test_a_pod_on_a_full_class_is_deleted_without_a_delay_for_the_next_one(
     scenarios: Scenarios,
 ) -> None:
