@@ -71,7 +71,7 @@ class Limits:
 
     frames_per_s: float = 2000
     """Mean WebSocket frames in a second. A pod answers over 1,000 events in a second itself."""
-    bytes_per_s: float = 16 * 2**20
+    bytes_per_s: float = 8 * 2**20
     """Mean bytes in a second."""
     held_bytes: int = 64 * 1024
     """What a caller may send while it waits for a slot; more ends its wait with close code 1009."""

@@ -42,7 +42,7 @@ def test_everything_can_be_set() -> None:
 
 
 def test_the_limits_of_connections_can_be_set() -> None:
-    assert _read().limits == settings.Limits(2000, 16 * 2**20, 64 * 1024, 128 * 2**20)
+    assert _read().limits == settings.Limits(2000, 8 * 2**20, 64 * 1024, 128 * 2**20)
     read = _read(
         AVATAR_GATEWAY_MAX_FRAMES_PER_S="500",
         AVATAR_GATEWAY_MAX_BYTES_PER_S="2e6",

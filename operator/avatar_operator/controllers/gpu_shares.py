@@ -8,9 +8,11 @@ While no service lacks GPUs, nothing is computed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
 from avatar_operator.core.planning import shares
 from avatar_operator.errors import AvatarOperatorError
@@ -29,6 +31,8 @@ EVERY_S: Final = 1.0  # between two computations
 DUTY: Final = 20  # a long computation is followed by a pause of this many times its duration
 PRIORITIES_S: Final = 60.0  # between two reads of the PriorityClasses
 UNKNOWN_PRIORITY_S: Final = 2.0  # the same, while a service names a class that is not known
+OFFER_S: Final = 4.0  # a GPU is kept free this long for the service that it was freed for
+DECLINED_S: Final = 60.0  # no GPU is kept for a service this long after it did not take one
 SHARE_S: Final = 0.02  # before a service with a new share is reconciled
 
 _log = logging.getLogger(__name__)
@@ -50,10 +54,13 @@ class GPUShares:
         self._states = states
         self._read_priorities = read_priorities
         self._demands: dict[str, Demand] = {}
+        self._equal: dict[Any, Any] = {}  # values that many demands contain, once each
         self._stated: set[str] = set()  # UIDs of services that were reconciled in this term
         self._complete = False  # whether every service was reconciled in this term
         self._lacking: set[str] = set()
         self._shares: Shares | None = None
+        self._offered: dict[str, float] = {}  # since when a GPU is kept free for a service
+        self._declined: dict[str, float] = {}  # until when no GPU is kept for a service
         self._term = 0
         self._changed = asyncio.Event()  # a service lacks GPUs, and something has changed
         self._priorities: Mapping[str, int] = {}
@@ -62,8 +69,11 @@ class GPUShares:
     def begin_term(self) -> None:
         """Forget the demands: another replica may have led."""
         self._demands.clear()
+        self._equal.clear()
         self._stated.clear()
         self._lacking.clear()
+        self._offered.clear()
+        self._declined.clear()
         self._complete, self._shares = False, None
         self._term += 1
 
@@ -75,8 +85,8 @@ class GPUShares:
 
     def record(self, uid: str, demand: Demand) -> None:
         """Record the demand of a service after a plan."""
-        if self._demands.get(uid) != demand:
-            self._demands[uid] = demand  # an equal copy would only use memory
+        if self._demands.get(uid) != demand:  # an equal copy would only use memory
+            self._demands[uid] = self._compact(uid, demand)
         self._on_record(uid, lacks=demand.lacks)
 
     def record_failure(self, uid: str) -> None:
@@ -94,7 +104,11 @@ class GPUShares:
         """Compute the shares after changes until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
-            await self._changed.wait()
+            # Time alone ends an offer, and the pause after one that was not taken.
+            wait_s = OFFER_S if self._offered or self._declined else None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._changed.wait()
             await asyncio.sleep(COLLECT_S)
             self._changed.clear()
             await self._update_priorities()
@@ -105,6 +119,16 @@ class GPUShares:
                 self._shares = None
                 _log.exception("cannot compute the shares of GPUs")
             await asyncio.sleep(max(EVERY_S, DUTY * (loop.time() - started)))
+
+    def _compact(self, uid: str, demand: Demand) -> Demand:
+        """Return a demand that shares what is equal: there are thousands of services."""
+        body = self._store.services.get(uid)
+        return replace(
+            demand,
+            key=demand.key if body is None else body.key,
+            classes=self._equal.setdefault(demand.classes, demand.classes),
+            placement=self._equal.setdefault(demand.placement, demand.placement),
+        )
 
     def _on_record(self, uid: str, *, lacks: bool) -> None:
         exists = self._store.services.get(uid) is not None
@@ -137,13 +161,28 @@ class GPUShares:
         if competition is not None:
             computed = await asyncio.to_thread(competition.divide)
         if term != self._term or not self._lacking:
+            self._note_offers(frozenset())
             return
         self._shares = computed
+        self._note_offers(frozenset() if computed is None else computed.offered)
         for uid, share in () if computed is None else computed.by_service.items():
             if before is not None and before.by_service.get(uid) == share:
                 continue
             if share.keep or uid in self._lacking:
                 self._triggers.trigger(uid, SHARE_S)
+
+    def _note_offers(self, offered: frozenset[str]) -> None:
+        """Note how long GPUs are kept for services; one that does not take it gets none for now.
+
+        Whatever keeps the service from it, the GPU must not stay idle beside others that lack one.
+        """
+        now = asyncio.get_running_loop().time()
+        self._offered = {uid: self._offered.get(uid, now) for uid in offered}
+        self._declined = {uid: until for uid, until in self._declined.items() if now < until}
+        for uid, since in self._offered.items():
+            if now - since >= OFFER_S:
+                self._declined[uid] = now + DECLINED_S
+                self._changed.set()
 
     def _collect(self) -> shares.Competition | None:
         if not (self._lacking and self._complete):
@@ -159,6 +198,7 @@ class GPUShares:
                 states=self._states,
                 priorities=self._priorities,
             ),
+            self._declined,
         )
 
     def _pods(self, uid: str) -> Sequence[RuntimePod]:

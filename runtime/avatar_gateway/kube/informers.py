@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from avatar_contracts.backoff import Backoff
     from avatar_gateway.pod_registry import PodRegistry
+
+_log = logging.getLogger(__name__)
 
 PODS: Final = "pods"
 SERVICES: Final = labels.SERVICES
@@ -59,15 +62,17 @@ class PodSink:
 
     def __init__(self, registry: PodRegistry) -> None:
         self._registry = registry
+        self._ignored: set[str] = set()
+        """Pods that the log has named."""
 
     def replace(self, bodies: Sequence[Mapping[str, Any]], namespace: str | None) -> None:
         """Replace all pods of one namespace, or of all namespaces (None)."""
-        pods = [pod for body in bodies if (pod := model.parse_pod(body)) is not None]
+        pods = [pod for body in bodies if (pod := self._parse(body)) is not None]
         self._registry.replace_pods(pods, namespace)
 
     def upsert(self, body: Mapping[str, Any]) -> None:
         """Add or update one pod, or remove it if it does not belong to a service any more."""
-        pod = model.parse_pod(body)
+        pod = self._parse(body)
         if pod is None:
             self._registry.remove_pod(_key(body))
         else:
@@ -75,7 +80,15 @@ class PodSink:
 
     def remove(self, body: Mapping[str, Any]) -> None:
         """Remove one pod."""
+        self._ignored.discard(_key(body))
         self._registry.remove_pod(_key(body))
+
+    def _parse(self, body: Mapping[str, Any]) -> model.Pod | None:
+        pod = model.parse_pod(body)
+        if pod is None and _key(body) not in self._ignored:
+            self._ignored.add(_key(body))
+            _log.warning("pod not used, no AvatarService controls it pod=%s", _key(body))
+        return pod
 
 
 class ServiceSink:

@@ -37,8 +37,8 @@ _PAUSE_BYTES: Final = 64 * 1024
 _BUDGET_POLL_S: Final = 0.05
 _CLOSE_TIMEOUT_S: Final = 5.0
 """How long a side may take to answer a close frame."""
-_TCP_ESTABLISHED: Final = 1
-"""The state of an open connection in `TCP_INFO`."""
+_TCP_CLOSE, _TCP_CLOSE_WAIT = 7, 8
+"""States in `TCP_INFO`: reset by the other side; the other side has sent everything."""
 _LINGER_BYTES: Final = 256 * 1024
 """What a side may still send after the gateway sent a close frame; it is dropped."""
 
@@ -274,11 +274,15 @@ class Peer:
         self._heartbeat = self._loop.call_later(next_s + 0.01, self._check_alive)
 
     def _abort_if_gone(self) -> bool:
-        """End a connection that the side has ended; asyncio notices that only while it reads."""
+        """End a connection that the side has ended; asyncio notices that only while it reads.
+
+        A pod that has closed its end may have sent what the caller has not taken yet.
+        """
         connection = self._transport.get_extra_info("socket")
         if connection is None or connection.fileno() < 0 or not hasattr(socket, "TCP_INFO"):
             return self._is_lost
         state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-        if state != _TCP_ESTABLISHED:
+        is_gone = state == _TCP_CLOSE or (state == _TCP_CLOSE_WAIT and not self._is_pod)
+        if is_gone:
             self._transport.abort()
-        return bool(state != _TCP_ESTABLISHED)
+        return is_gone

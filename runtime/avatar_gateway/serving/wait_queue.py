@@ -120,11 +120,15 @@ class WaitQueues:
 
     async def _serve(self, service: str) -> None:
         """Give slots to the callers of one queue in order, until it is empty."""
-        while callers := self.queue(service).callers:
-            self._announce(service)
-            first = callers[0]
-            if not await self._try(service, first, self._waiters[first]):
-                await asyncio.sleep(POLL_INTERVAL_S)
+        try:
+            while callers := self.queue(service).callers:
+                self._announce(service)
+                first = callers[0]
+                if not await self._try(service, first, self._waiters[first]):
+                    await asyncio.sleep(POLL_INTERVAL_S)
+        finally:
+            # Not in a callback of the task: a caller may arrive before that is called.
+            del self._tasks[service]
 
     async def _try(self, service: str, caller_id: int, waiter: _Waiter) -> bool:
         """Try to place one caller; return whether it stopped waiting."""
@@ -164,7 +168,6 @@ class WaitQueues:
         if service not in self._tasks:
             task = asyncio.create_task(self._serve(service), name=f"wait-queue-{service}")
             self._tasks[service] = task
-            task.add_done_callback(lambda _: self._tasks.pop(service))
 
     async def _remove(self, service: str, caller_id: int, holding: asyncio.Task[None]) -> None:
         waiter = self._waiters.pop(caller_id)

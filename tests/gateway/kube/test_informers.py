@@ -70,7 +70,9 @@ async def test_all_pages_are_listed_and_events_are_applied(fake: Any, until: Unt
     )
 
 
-async def test_a_pod_of_a_stranger_is_never_followed(fake: Any, until: Until) -> None:
+async def test_a_pod_of_a_stranger_is_never_followed(
+    fake: Any, until: Until, caplog: pytest.LogCaptureFixture
+) -> None:
     stranger = fake.pod("p1", podIP="10.0.0.1")
     stranger["metadata"]["ownerReferences"] = []
     fake.items["pods"] = [stranger, fake.pod("p2")]
@@ -79,7 +81,10 @@ async def test_a_pod_of_a_stranger_is_never_followed(fake: Any, until: Until) ->
         given_away = fake.pod("p2", 102)
         given_away["metadata"]["ownerReferences"][0]["name"] = "other"
         fake.events["pods"].put_nowait({"type": "MODIFIED", "object": given_away})
+        fake.events["pods"].put_nowait({"type": "MODIFIED", "object": given_away})
         await until(lambda: not registry.pods)
+    said = [each.getMessage() for each in caplog.records if "not used" in each.getMessage()]
+    assert [text.rpartition("=")[2] for text in said] == ["acme/p1", "acme/p2"]
 
 
 async def test_the_next_watch_continues_from_the_last_version(fake: Any, until: Until) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from avatar_gateway.core.frames import WHOLE_FRAME_BYTES, Opcode, encode
+from avatar_gateway.core.memory_budget import MemoryBudget
 from avatar_gateway.serving import peer
 
 if TYPE_CHECKING:
@@ -42,9 +44,9 @@ async def test_a_ping_of_the_pod_is_answered(gateway: Any) -> None:
     pod = await gateway.pod("p1")
     answered = asyncio.Event()
 
-    async def ping(socket: web.WebSocketResponse, _: Any) -> None:
-        await socket.ping(b"pod")
-        message = await socket.receive()
+    async def ping(connection: web.WebSocketResponse, _: Any) -> None:
+        await connection.ping(b"pod")
+        message = await connection.receive()
         assert (message.type, message.data) == (WSMsgType.PONG, b"pod")
         answered.set()
 
@@ -76,9 +78,9 @@ async def test_a_caller_never_gets_a_part_of_a_frame_that_fits(gateway: Any) -> 
     """The pod dies within a frame: the caller gets a close frame with the reason."""
     pod = await gateway.pod("p1")
 
-    async def die(socket: web.WebSocketResponse, _: Any) -> None:
-        assert socket._req is not None
-        transport = socket._req.transport
+    async def die(connection: web.WebSocketResponse, _: Any) -> None:
+        assert connection._req is not None
+        transport = connection._req.transport
         assert transport is not None
         transport.write(encode(Opcode.TEXT, b"whole") + encode(Opcode.TEXT, bytes(5000))[:4000])
         await asyncio.sleep(0.05)
@@ -97,9 +99,9 @@ async def test_a_caller_never_gets_a_part_of_a_frame_that_fits(gateway: Any) -> 
 async def test_a_connection_within_a_long_frame_ends_without_a_close_frame(gateway: Any) -> None:
     pod = await gateway.pod("p1")
 
-    async def die(socket: web.WebSocketResponse, _: Any) -> None:
-        assert socket._req is not None
-        transport = socket._req.transport
+    async def die(connection: web.WebSocketResponse, _: Any) -> None:
+        assert connection._req is not None
+        transport = connection._req.transport
         assert transport is not None
         transport.write(encode(Opcode.TEXT, bytes(2 * WHOLE_FRAME_BYTES))[:-1])
         await asyncio.sleep(0.05)
@@ -119,9 +121,9 @@ async def test_a_ping_within_a_long_frame_is_answered_after_it(gateway: Any) -> 
     long = encode(Opcode.TEXT, bytes(2 * WHOLE_FRAME_BYTES))
     may_end = asyncio.Event()
 
-    async def pause_within(socket: web.WebSocketResponse, _: Any) -> None:
-        assert socket._req is not None
-        transport = socket._req.transport
+    async def pause_within(connection: web.WebSocketResponse, _: Any) -> None:
+        assert connection._req is not None
+        transport = connection._req.transport
         assert transport is not None
         transport.write(long[:-1000])
         await may_end.wait()
@@ -182,3 +184,61 @@ async def test_a_wrong_handshake_is_answered_in_words(gateway: Any, header: str)
     assert b" 426 " in answer
     assert b"upgrade_required" in answer
     writer.close()
+
+
+class _Transport:
+    """A transport whose connection has a given state."""
+
+    def __init__(self, state: int) -> None:
+        self.state = state
+        self.checks = 0
+        self.aborted = False
+
+    def get_extra_info(self, _: str) -> _Transport:
+        return self
+
+    def fileno(self) -> int:
+        return 3
+
+    def getsockopt(self, *_: int) -> bytes:
+        self.checks += 1
+        return bytes([self.state])
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class _Protocol:
+    def __init__(self, state: int) -> None:
+        self.transport = _Transport(state)
+        self.writing_paused = True
+
+    def pause_reading(self) -> None:
+        """Do nothing."""
+
+
+ESTABLISHED, CLOSED, CLOSE_WAIT = 1, 7, 8
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="needs TCP_INFO of Linux")
+@pytest.mark.parametrize(
+    ("is_pod", "state", "ends"),
+    [
+        (False, ESTABLISHED, False),
+        (False, CLOSED, True),
+        (False, CLOSE_WAIT, True),
+        (True, ESTABLISHED, False),
+        (True, CLOSED, True),
+        (True, CLOSE_WAIT, False),  # the caller has not taken what the pod sent last
+    ],
+)
+async def test_a_side_that_is_not_read_lives_while_its_connection_is_open(
+    until: Until, monkeypatch: pytest.MonkeyPatch, is_pod: bool, state: int, ends: bool
+) -> None:
+    monkeypatch.setattr(peer, "HEARTBEAT_S", 0.01)
+    protocol: Any = _Protocol(state)
+    side = peer.Peer(protocol, MemoryBudget(2**20), is_pod=is_pod)
+    side.feed_data(encode(Opcode.TEXT, bytes(100_000), None if is_pod else bytes(4)))
+    await until(lambda: protocol.transport.checks > 1)
+    assert protocol.transport.aborted is ends
+    side.feed_eof()

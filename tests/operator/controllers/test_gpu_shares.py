@@ -86,6 +86,11 @@ class Setup:
             ),
         )  # fmt: skip
 
+    def allowed(self, name: str) -> int:
+        share = self.shares.of(name)
+        assert share is not None
+        return share.allowed["rtx-4090"]
+
     async def until_shared(self) -> None:
         async with asyncio.timeout(5):
             while self.shares.of("big") is None:
@@ -175,6 +180,22 @@ async def test_a_service_whose_pods_cannot_be_created_keeps_no_gpu_from_others(
     await setup.until_shared()
     setup.shares.record_failure("small")
     assert setup.shares.of("big") is None
+
+
+async def test_a_gpu_that_a_service_does_not_take_goes_to_others(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup.store.observe(Kind.NODES, setup.make.node_body("n2", gpus=1))
+    setup.demand("big", 3, 2)
+    setup.demand("small", 1, 0)
+    await setup.until_shared()
+    assert setup.allowed("big") == 2  # the free GPU is kept for the small one
+    monkeypatch.setattr(gpu_shares, "OFFER_S", 0)
+    setup.demand("small", 1, 0)
+    async with asyncio.timeout(5):
+        while setup.allowed("big") != 3:
+            setup.queue.filled.clear()
+            await setup.queue.filled.wait()
 
 
 async def test_priorities_are_read_only_if_a_service_names_a_class(setup: Setup) -> None:

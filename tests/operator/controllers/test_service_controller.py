@@ -77,9 +77,10 @@ async def test_a_network_policy_of_somebody_else_stays_and_ours_has_another_name
     assert api.others[f"{POLICIES}/concierge-network"] == theirs
 
 
-@pytest.mark.parametrize(
-    "operator_environment", [{"AVATAR_RUNTIME_DEFAULTS": '{"priorityClassName": "avatars"}'}]
-)
+DEFAULTS = '{"priorityClassName": "avatars"}'
+
+
+@pytest.mark.parametrize("operator_environment", [{"AVATAR_RUNTIME_DEFAULTS": DEFAULTS}])
 async def test_a_new_pod_has_the_defaults_of_the_chart(operator: Operator) -> None:
     api = operator.api
     operator.apply(replicas=1)

@@ -303,13 +303,21 @@ async def test_a_failed_action_fails_the_reconcile_after_its_status_was_written(
 
 
 async def test_whether_a_service_lacks_gpus_is_recorded(setup: Setup) -> None:
-    setup.apply(replicas=3)  # the node has two GPUs
-    await setup.reconcile()
+    setup.store.observe_deletion(Kind.NODES, "n1")
     setup.apply(replicas=1)
     await setup.reconcile()
-    assert setup.fakes.lacks == [True, False]
-    assert setup.fakes.waits == [False, False]  # GPUs are free: the other pods are created later
+    setup.observe(Kind.NODES, setup.make.node_body("n2"))
+    await setup.reconcile()
+    assert setup.fakes.lacks == setup.fakes.waits == [True, False]
     assert set(setup.fakes.shares) == {"s1"}
+
+
+async def test_pods_that_wait_for_the_first_one_lack_gpus_but_do_not_wait_for_them(
+    setup: Setup,
+) -> None:
+    setup.apply(replicas=2)  # the second pod is created when the first one has started
+    await setup.reconcile()
+    assert (setup.fakes.lacks, setup.fakes.waits) == ([True], [False])
 
 
 async def test_the_desired_replicas_are_exported_and_decisions_are_counted(setup: Setup) -> None:

@@ -120,24 +120,26 @@ async def test_a_redirect_is_not_a_success(connect: Connect) -> None:
             pass
 
 
-async def test_a_write_ends_with_the_term_of_the_leader(connect: Connect, fence: Fence) -> None:
-    queries: list[dict[str, str]] = []
+async def test_a_write_ends_with_the_term_of_the_leader(
+    connect: Connect, fence: Fence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = await connect(empty)
+    sent: list[tuple[dict[str, str], float]] = []
 
-    async def handle(request: web.Request) -> web.StreamResponse:
-        queries.append(dict(request.query))
-        return web.json_response({})
+    async def request(*_: Any, query: dict[str, str], timeout_s: float, **__: Any) -> Any:
+        sent.append((query, timeout_s))
+        return {}
 
-    api = await connect(handle)
+    monkeypatch.setattr(api, "request", request)
     await api.send("POST", PATH, timeout_s=0.25)
-    fence.open_until(clock() + 0.5, epoch=1)
+    fence.open_until(clock() + 4.5, epoch=1)
     await api.send("POST", PATH, query={"force": "true"})
-    fence.open_until(clock() + 10, epoch=1)
-    await api.send("POST", PATH, timeout_s=0.0015)  # the server would refuse a timeout of 0 ms
-    whole, rest, shortest = (int(each["timeout"].removesuffix("ms")) for each in queries)
-    assert [each.get("force") for each in queries] == [None, "true", None]
-    assert whole == 250
-    assert 300 < rest <= 500
-    assert shortest == 1
+    await api.send("POST", PATH, timeout_s=0.0005)  # the server would refuse a timeout of 0 ms
+    whole, rest, shortest = sent
+    assert whole == ({"timeout": "250ms"}, 0.25)
+    assert 3.0 < rest[1] <= 4.5
+    assert rest[0] == {"force": "true", "timeout": f"{int(rest[1] * 1000)}ms"}
+    assert shortest == ({"timeout": "1ms"}, 0.0005)
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])

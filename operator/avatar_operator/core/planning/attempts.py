@@ -112,7 +112,12 @@ def find_failed(
 
 def count_unfit(fleet: Fleet, pools: Sequence[Pool]) -> int:
     """Return how many pods no node accepts for another reason than its GPUs."""
-    return sum(pod.rejected_at is not None and not _lacks_gpu(pod, pools) for pod in fleet.live)
+    return sum(is_unfit(pod, pools) for pod in fleet.live)
+
+
+def is_unfit(pod: RuntimePod, pools: Sequence[Pool]) -> bool:
+    """Return whether no node accepts a pod for another reason than its GPUs."""
+    return pod.rejected_at is not None and not _lacks_gpu(pod, pools)
 
 
 def _fails_at(pod: RuntimePod, pools: Sequence[Pool]) -> float | None:

@@ -12,12 +12,13 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from avatar_operator.core.autoscaling.limits import Limit
+from avatar_operator.core.planning.attempts import is_unfit
 from avatar_operator.core.planning.fleet import removal_cost
 from avatar_operator.core.planning.shares import Demand, is_removable
 from avatar_operator.core.resources.service import Placement, Service, WhenFull
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from avatar_operator.core.gpus.pools import Pool
     from avatar_operator.core.planning.fleet import Fleet
@@ -47,7 +48,11 @@ def cap(pools: tuple[Pool, ...], fleet: Fleet, share: Share | None) -> tuple[Poo
 
 
 def surplus(
-    service: Service, fleet: Fleet, states: Mapping[str, PodState], share: Share | None
+    service: Service,
+    fleet: Fleet,
+    pools: Sequence[Pool],
+    states: Mapping[str, PodState],
+    share: Share | None,
 ) -> tuple[RuntimePod, ...]:
     """Return the pods to give back, those with the lowest removal cost first.
 
@@ -57,7 +62,8 @@ def surplus(
         return ()
     current = {pod.uid for pod in fleet.current}
     ordered = sorted(
-        (pod for pod in fleet.live if is_removable(pod, states)),
+        # A pod that no node accepts takes no GPU, and counts as failed a moment later.
+        (p for p in fleet.live if is_removable(p, states) and not is_unfit(p, pools)),
         key=lambda pod: (pod.uid in current, *removal_cost(pod, states), pod.name),
     )
     left = {cell: -kept for cell, kept in share.keep.items()}
@@ -84,7 +90,8 @@ def keeps_all(service: Service) -> bool:
 
 def demand(service: Service, plan: Plan, now: float) -> Demand:
     """Return the GPUs that a service can use according to its plan; `now` is since 1970."""
-    closed = {each.gpu_class for each in plan.failures if now < each.retry_at}
+    # A class that rejected a pod is tried again on GPUs that no other service gets.
+    closed = {each.gpu_class for each in plan.failures if now < each.last_retry_at}
     serving = (pool.gpu_class for pool in plan.pools if pool.can_serve)
     classes = tuple(gpu_class for gpu_class in serving if gpu_class not in closed)
     if service.placement.when_full is WhenFull.WAIT:
@@ -160,7 +167,7 @@ def _wanted(service: Service, plan: Plan, now: float) -> int:
         return min(plan.desired, live + new)
     wanted = min(plan.desired, live + new + plan.missing)
     if not any(pod.node for pod in plan.fleet.current):
-        return min(wanted, live + 1)
+        return min(wanted, live + max(new, 0 if plan.unfit else 1))
     if plan.scaling is None or plan.scaling.decision.limit is not Limit.FREE_GPUS:
         return wanted
     policy = plan.scaling.effective.policy

@@ -268,7 +268,7 @@ def remove_pods(
 ) -> Removals:
     """Stage 4: decide which pods leave, and the next step of each."""
     fleet, pools, states = stock.fleet, stock.pools, observed.states
-    given_back = fair_limits.surplus(service, fleet, states, observed.share)
+    given_back = fair_limits.surplus(service, fleet, pools, states, observed.share)
     leaving = scale_down.scale_down(
         fleet, pools, states, given_back, desired=size.desired, reserve=size.reserve
     )

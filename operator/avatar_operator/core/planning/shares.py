@@ -122,6 +122,8 @@ class Shares:
     by_service: Mapping[str, Share]
     newcomer: Share
     """The share of a service that has not stated its demand yet: what no other service gets."""
+    offered: frozenset[str] = frozenset()
+    """UIDs of the services for which a GPU is free that they have not taken yet."""
 
     def of(self, uid: str, *, stated: bool) -> Share | None:
         """Return the share of a service, None if no shortage concerns it."""
@@ -134,8 +136,13 @@ def compute(demands: Mapping[str, Demand], observed: Observation) -> Shares | No
     return None if competition is None else competition.divide()
 
 
-def collect(demands: Mapping[str, Demand], observed: Observation) -> Competition | None:
-    """Return the services that compete for GPUs with one that lacks some, None if there is none."""
+def collect(
+    demands: Mapping[str, Demand], observed: Observation, declined: Collection[str] = ()
+) -> Competition | None:
+    """Return the services that compete for GPUs with one that lacks some, None if there is none.
+
+    `declined` are the UIDs of services that did not take a free GPU: none is kept for them.
+    """
     chosen, classes = _concerned(demands)
     if not chosen:
         return None
@@ -143,7 +150,7 @@ def collect(demands: Mapping[str, Demand], observed: Observation) -> Competition
     claims = [
         Claim(
             key=demand.key,
-            wanted=demand.wanted,
+            wanted=cells.limit(uid, demand.wanted) if uid in declined else demand.wanted,
             cells=cells.accepted[uid],
             minimum=demand.minimum,
             weight=demand.weight,
@@ -181,7 +188,8 @@ class Competition:
             )
             for index, uid in enumerate(self.uids)
         }
-        return Shares(by_service, newcomer=Share(outcome.spare(self.classes)))
+        offered = frozenset(self.uids[index] for index in outcome.offered())
+        return Shares(by_service, Share(outcome.spare(self.classes)), offered)
 
 
 def is_removable(pod: RuntimePod, states: Mapping[str, PodState]) -> bool:
@@ -263,6 +271,10 @@ class _Cells:
         for uid, pod in unbound:
             self._count_unbound(uid, pod, demands[uid].key, holders)
         self.holders: Holders = tuple(holders)
+
+    def limit(self, uid: str, wanted: int) -> int:
+        """Return the wanted GPUs of a service that gets no more than it holds."""
+        return min(wanted, self.held[uid].total())
 
     @staticmethod
     def _free_parts(
@@ -368,11 +380,22 @@ class _Outcome:
         found = dict.fromkeys(classes, 0)
         for gpu_class in classes:
             cells = [cell for cell in claim.cells if self._cells.classes[cell] == gpu_class]
+            if not cells:  # not part of its demand: only what no other service gets
+                named = enumerate(self._cells.classes)
+                cells = [cell for cell, name in named if name == gpu_class]
+                found[gpu_class] = sum(claim.held.get(cell, 0) for cell in cells)
+                found[gpu_class] += sum(self._spare[cell] for cell in cells)
+                continue
             found[gpu_class] = sum(share.get(cell, 0) + self._spare[cell] for cell in cells)
             if len(cells) > 1 and any(self._is_promised(index, cell, cells) for cell in cells):
                 held = sum(claim.held.get(cell, 0) for cell in cells)
                 found[gpu_class] = min(found[gpu_class], held)
         return found
+
+    def offered(self) -> set[int]:
+        """Return the services for which a GPU is free that they have not taken yet."""
+        offers = zip(self._cells.free, self._short, strict=True)
+        return {index for free, short in offers if free > 0 for index in short}
 
     def is_contested(self, index: int) -> bool:
         """Return whether another service is about to get a GPU that this one could use."""

@@ -56,6 +56,8 @@ class HollowPod:
     first_frame_ms: float | None = None
     """The p95 of the first frame that the pod reports; None if it had no session."""
     silent: bool = False
+    ready: bool = False
+    """Whether its status says that it runs; gateways open no session before."""
     gone: bool = False
     tokens: set[str] = field(default_factory=set)
     """The Authorization headers of the requests."""
@@ -256,6 +258,7 @@ class HollowNodes:
             ],
         }
         await self._api.merge(f"{_path(pod)}/status", {"status": status})
+        hollow_pod.ready = True
 
     async def _end_pod(self, pod: Body) -> None:
         """End a deleted pod immediately; record it if it had sessions."""

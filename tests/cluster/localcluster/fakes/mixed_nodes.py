@@ -37,7 +37,8 @@ class MixedNodes(HollowNodes):
 
     def open_pods(self) -> list[HollowPod]:
         """Return the pods that accept another session, by namespace and name."""
-        found = [p for p in self.hollow_pods.values() if not p.draining and p.sessions < CAPACITY]
+        pods = (pod for pod in self.hollow_pods.values() if pod.ready and not pod.draining)
+        found = [pod for pod in pods if pod.sessions < CAPACITY]
         return sorted(found, key=lambda pod: (pod.namespace, pod.name))
 
     def busy_pods(self) -> list[HollowPod]:
@@ -97,10 +98,12 @@ class MixedNodes(HollowNodes):
         metadata = pod["metadata"]
         hollow_pod = self.hollow_pods.get(metadata["uid"])
         grace_s = metadata.get("deletionGracePeriodSeconds", 0)
+        graceful = grace_s and grace_s >= pod["spec"].get("terminationGracePeriodSeconds", 0)
+        if hollow_pod is not None and graceful:
+            hollow_pod.draining = True  # the preStop hook: no session starts from now on
         if hollow_pod is None or not hollow_pod.sessions:
             await super()._end_pod(pod)
-        elif grace_s and grace_s >= pod["spec"].get("terminationGracePeriodSeconds", 0):
-            hollow_pod.draining = True  # the preStop hook
+        elif graceful:
             self._terminating[metadata["uid"]] = pod
             await self._notify()
         else:

@@ -144,7 +144,7 @@ def test_what_the_scheduler_lacks_decides_whether_others_follow(
     rejected(scenario, "p0", for_s=600.0, why=why)
     plan = scenario.plan()
     assert (len(plan.new_pods), plan.unfit) == (created, unfit)
-    demand = fair_limits.demand(scenario.service, plan)
+    demand = fair_limits.demand(scenario.service, plan, NOW)
     assert demand.lacks == (why in (NO_GPU, CORDONED))
 
 
