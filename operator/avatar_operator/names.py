@@ -25,6 +25,7 @@ PROFILE_KIND: Final = "GPUProfile"
 
 FIELD_MANAGER: Final = "avatar-operator"
 CONTAINER: Final = "runtime"
+IMAGE_CHECK_CONTAINER: Final = "image-check"
 GPU_RESOURCE: Final = "nvidia.com/gpu"
 SHARED_RESOURCE: Final = "nvidia.com/gpu.shared"
 MIG_RESOURCES: Final = "nvidia.com/mig-"  # prefix of names such as nvidia.com/mig-3g.20gb
@@ -34,6 +35,7 @@ LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
 LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 LABEL_GPU_CLASS: Final = f"{GROUP}/gpu-class"
 LABEL_SPEC_HASH: Final = f"{GROUP}/spec-hash"
+LABEL_IMAGE_CHECK: Final = f"{GROUP}/image-check"  # name of the service
 LABEL_LIVE: Final = f"{GROUP}/live"
 LIVE: Final = "true"
 
@@ -72,6 +74,11 @@ def pdb(service: str) -> str:
 def network_policy(service: str) -> str:
     """Return the name of the NetworkPolicy of a service's pods."""
     return f"{service}-network"
+
+
+def image_check(service: str, spec_hash: str) -> str:
+    """Return the name of the pod that pulls the image of a spec before a pod makes room for it."""
+    return f"{service}-{spec_hash[:5]}-image"
 
 
 def control_secret(service: str) -> str:
@@ -154,6 +161,7 @@ class Reason(Enum):
     NAMESPACE_TERMINATING = "NamespaceTerminating"
     NOT_PERMITTED = "NotPermitted"
     POD_REFUSED = "PodRefused"
+    IMAGE_NOT_PULLED = "ImageNotPulled"
     INVALID_ANNOTATION = "InvalidAnnotation"
     APPLIED = "Applied"
     POD_CREATED = "PodCreated"

@@ -23,6 +23,7 @@ from avatar_operator.fence import Fence
 if TYPE_CHECKING:
     from avatar_operator.core.autoscaling import inputs
     from avatar_operator.core.planning.failures import Failure
+    from avatar_operator.core.resources.image_check import ImageCheck
 
 Body = dict[str, Any]
 
@@ -109,6 +110,7 @@ class Make:
             "created_at": 0.0,
             "failed_at": None,
             "trouble": "",
+            "image": OPTIONS.image,
             **changes,
         }
         return RuntimePod(name=name, **fields)
@@ -145,7 +147,11 @@ class Make:
             "spec": {
                 "nodeName": "n1",
                 "containers": [
-                    {"name": "runtime", "resources": {"limits": {"nvidia.com/gpu": str(gpus)}}}
+                    {
+                        "name": "runtime",
+                        "image": OPTIONS.image,
+                        "resources": {"limits": {"nvidia.com/gpu": str(gpus)}},
+                    }
                 ],
             },
             "status": {
@@ -195,6 +201,7 @@ class Scenario:
         self.context: inputs.ScalingContext | None = None
         self.has_pdb = True
         self.halted: rollout.Halt | None = None
+        self.image_checks: list[ImageCheck] = []
         self.failures: tuple[Failure, ...] = ()
         self.silent: dict[str, str] = {}
 
@@ -227,6 +234,7 @@ class Scenario:
             scaling_context=self.context,
             has_pdb=self.has_pdb,
             halted=self.halted,
+            image_checks=tuple(self.image_checks),
             failures=self.failures,
             silent=self.silent,
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 from avatar_operator import names
 from avatar_operator.core.cache.entries import Kind
 from avatar_operator.core.manifests import ownership
+from avatar_operator.core.manifests.image_check import image_check_pod
 from avatar_operator.core.manifests.network_policy import network_policy
 from avatar_operator.core.manifests.objects import (
     adoption_patch,
@@ -190,6 +191,14 @@ class Executor:
                 return await self._create_pod(service, action, state)
             case planner.RestoreLabels():
                 return await self._restore_labels(service, action, state)
+            case planner.CreateImageCheck():
+                body = image_check_pod(
+                    service, action.name, action.pool, action.node, self._settings
+                )
+                self._observe(Kind.PODS, await self._api.create_pod(body))
+            case planner.DeleteImageCheck():
+                version = action.resource_version
+                await self._api.delete_pod(namespace, action.name, action.uid, version)
             case planner.AdoptPod():
                 await self._adopt(service, action)
             case planner.PromotePod() | planner.ReservePod():

@@ -300,6 +300,7 @@ class ServiceController:
             failures=self._failures(reconcile),
             others_wait=self._triggers.others_wait(service.uid),
             names_elsewhere=self._store.names_elsewhere(service.key) | state.pods_taken,
+            image_checks=self._store.image_checks(service.uid),
             share=self._shares.of(service.uid),
             scaling_context=inputs.ScalingContext(
                 self._gateways.demand(service.key),

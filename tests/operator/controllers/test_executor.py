@@ -272,6 +272,17 @@ async def test_a_pod_is_created_with_the_epoch_of_the_leader(
     assert setup.observed == [(Kind.PODS, POD)]
 
 
+async def test_an_image_check_is_created_and_deleted(setup: Setup, scenarios: Scenarios) -> None:
+    pool = scenarios(replicas=1).plan().pools[0]
+    create = planner.CreateImageCheck("c", pool, "n1", "to make room")
+    delete = planner.DeleteImageCheck("c", "u", "7", "it is not needed")
+    await setup.execute(create, delete)
+    (_, body), deletion = setup.api.requests
+    assert body["metadata"]["labels"][f"{GROUP}/image-check"] == "concierge"
+    assert deletion == ("delete_pod", "acme", "c", "u", "7")
+    assert setup.observed == [(Kind.PODS, POD)]
+
+
 async def test_draining_is_posted_to_the_pod(setup: Setup) -> None:
     drain = planner.DrainPod("p", "u", "rtx-4090", Reason.SCALING_DOWN, "surplus")
     undrain = planner.UndrainPod("p", "u", "rtx-4090", "needed again")

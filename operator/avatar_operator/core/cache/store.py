@@ -20,6 +20,7 @@ from avatar_operator.core.planning import shared_reserve
 from avatar_operator.core.resources.fields import Fields
 from avatar_operator.core.resources.gateway import GatewayPod, parse_pod
 from avatar_operator.core.resources.gpu_profile import GPUProfile, parse_profile
+from avatar_operator.core.resources.image_check import ImageCheck, parse_image_check
 from avatar_operator.core.resources.node import Node, parse_node
 from avatar_operator.core.resources.pod import RuntimePod, parse_runtime_pod, parse_use
 from avatar_operator.core.resources.pod_status import parse_seconds
@@ -50,6 +51,7 @@ class Store:
         self.reserve_groups = shared_reserve.ReserveGroups()
         self.pods = PodIndex()
         self.gateways: Cache[GatewayPod] = Cache()
+        self._image_checks: Cache[ImageCheck] = Cache()
         self._gpu_usage = GPUUsage()
         self._nodes: Cache[Node] = Cache()
         self._node_list: tuple[Node, ...] | None = None  # None after a change
@@ -99,8 +101,8 @@ class Store:
                 return frozenset(self._profiles.uids())
             case Kind.NODES:
                 return frozenset(self._nodes.uids())
-        pods = (*self._gpu_usage.uids(), *self.pods.uids(), *self.gateways.uids())
-        return frozenset(pods)
+        pods = (self._gpu_usage, self.pods, self.gateways, self._image_checks)
+        return frozenset(uid for cache in pods for uid in cache.uids())
 
     def service_uid(self, key: ServiceKey) -> str | None:
         """Return the UID of the service with this name, None if it does not exist."""
@@ -159,6 +161,10 @@ class Store:
     def names_elsewhere(self, key: ServiceKey) -> frozenset[str]:
         """Return the names of pods that were created for a service and adopted by another one."""
         return frozenset(pod.name for pod in self.pods.adopted_from(key))
+
+    def image_checks(self, uid: str) -> tuple[ImageCheck, ...]:
+        """Return the image check pods of a service; few services of a cluster have one."""
+        return tuple(check for check in self._image_checks.values() if check.owner_uid == uid)
 
     def owned_by(self, uid: str) -> tuple[RuntimePod, ...]:
         """Return the runtime pods whose owner is exactly this service, existing or deleted."""
@@ -269,6 +275,10 @@ class Store:
         if gateway is not None:
             changed = self.gateways.put(uid, version, gateway)
             return ChangeImpact(freed_gpus=freed, gateway=uid if changed else None)
+        check = parse_image_check(body)
+        if check is not None:
+            changed = self._image_checks.put(uid, version, check)
+            return ChangeImpact((check.owner_uid,) if changed else (), freed_gpus=freed)
         pod = parse_runtime_pod(body)
         owners = self.pods.release(uid) if pod is None else self.pods.put(uid, version, pod)
         return ChangeImpact(owners, freed_gpus=freed, pod=uid if owners else None)
@@ -277,6 +287,9 @@ class Store:
         freed = self._gpu_usage.drop(uid)
         if self.gateways.drop(uid) is not None:
             return ChangeImpact(freed_gpus=freed, gateway=uid)
+        check = self._image_checks.drop(uid)
+        if check is not None:
+            return ChangeImpact((check.owner_uid,), freed_gpus=freed)
         pod = self.pods.drop(uid)
         if pod is None:
             return ChangeImpact(freed_gpus=freed)

@@ -62,6 +62,29 @@ class CreatePod:
 
 
 @dataclass(frozen=True, slots=True)
+class CreateImageCheck:
+    """Create a pod without a GPU that pulls an image on a node."""
+
+    name: str
+    pool: Pool
+    """Of the runtime pod whose image is pulled."""
+    node: str
+    reason: str
+    gpu_class: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteImageCheck:
+    """Delete the image check pod with this UID, and only in this version."""
+
+    name: str
+    uid: str
+    resource_version: str
+    reason: str
+    gpu_class: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AdoptPod:
     """Make an empty pod of a shared reserve a pod of this service.
 
@@ -154,6 +177,8 @@ Action = (
     | ProtectPod
     | ReleasePod
     | CreatePod
+    | CreateImageCheck
+    | DeleteImageCheck
     | AdoptPod
     | RestoreLabels
     | DrainPod

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from avatar_operator.core.planning import shared_reserve
     from avatar_operator.core.planning.failures import Failure
     from avatar_operator.core.planning.fleet import Fleet
+    from avatar_operator.core.planning.image_check import PendingImage
     from avatar_operator.core.planning.shares import Share
     from avatar_operator.core.resources.gpu_profile import GPUProfile
+    from avatar_operator.core.resources.image_check import ImageCheck
     from avatar_operator.core.resources.node import Node
     from avatar_operator.core.resources.pod import PodUse, RuntimePod
     from avatar_operator.core.resources.state import PodState
@@ -72,6 +74,8 @@ class Observed:
     """Pods of this service that failed to start, as the status or the previous plan has them."""
     others_wait: bool = False
     """Whether a service whose pods start lacks a GPU."""
+    image_checks: tuple[ImageCheck, ...] = ()
+    """Image check pods of this service."""
     names_elsewhere: Collection[str] = ()
     """Names of pods that were created for this service and adopted by another one."""
     silent: Mapping[str, str] = field(default_factory=dict)
@@ -108,6 +112,8 @@ class Plan:
     """Pods that no node accepts for another reason than its GPUs."""
     share: Share | None = None
     """The share that limits the plan; None if no shortage concerns the service."""
+    pending_image: PendingImage | None = None
+    """The image that must be pulled before a pod makes room for it."""
 
     @property
     def new_pods(self) -> tuple[CreatePod | AdoptPod, ...]:

@@ -28,6 +28,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from avatar_operator import names
 from avatar_operator.core.autoscaling import inputs
 from avatar_operator.core.gpus import inventory
 from avatar_operator.core.gpus.pools import Pool, rank
@@ -36,6 +37,7 @@ from avatar_operator.core.planning import (
     attempts,
     failures,
     fair_limits,
+    image_check,
     rollout,
     scale_down,
     scale_up,
@@ -48,7 +50,9 @@ from avatar_operator.core.planning.actions import (
     ApplyBudget,
     ApplyControlSecret,
     ApplyNetworkPolicy,
+    CreateImageCheck,
     CreatePod,
+    DeleteImageCheck,
     DeletePod,
     DrainPod,
     PromotePod,
@@ -74,7 +78,9 @@ __all__ = [  # the controllers import the actions from here
     "ApplyBudget",
     "ApplyControlSecret",
     "ApplyNetworkPolicy",
+    "CreateImageCheck",
     "CreatePod",
+    "DeleteImageCheck",
     "DeletePod",
     "DrainPod",
     "Fleet",
@@ -137,6 +143,7 @@ class Removals(NamedTuple):
     steps: tuple[Action, ...]
     wait_s: float | None
     """Plan again after this many seconds, because a state is too old."""
+    pending_image: image_check.PendingImage | None
 
 
 def plan(service: Service, observed: Observed, options: Options, now: float) -> Plan:
@@ -148,7 +155,7 @@ def plan(service: Service, observed: Observed, options: Options, now: float) -> 
     stock = take_stock(service, observed, options, now)
     size = decide_size(service, observed, stock, now)
     added = add_pods(service, observed, options, stock, size, now)
-    removed = remove_pods(service, observed, stock, size, added)
+    removed = remove_pods(service, observed, options, stock, size, added)
     actions, protect_s = order_actions(service, observed, stock, size, added, removed)
     decision = None if size.scaling is None else size.scaling.decision
     waits = (
@@ -176,6 +183,7 @@ def plan(service: Service, observed: Observed, options: Options, now: float) -> 
         closed=added.new.closed,
         unfit=attempts.count_unfit(stock.fleet, stock.pools),
         share=observed.share,
+        pending_image=removed.pending_image,
     )
 
 
@@ -258,13 +266,18 @@ def add_pods(
         )
         new = scale_up.place(service, fleet, stock.pools, adopted, count, spec_hash, allowed)
         wait_s = allowed.wait_s if new.held else None
-    names = {pod.name for pod in observed.pods} | set(observed.names_elsewhere)
-    creates = scale_up.creations(service, fleet, new, spec_hash, names)
+    used = {pod.name for pod in observed.pods} | set(observed.names_elsewhere)
+    creates = scale_up.creations(service, fleet, new, spec_hash, used)
     return Additions(new, creates, halted, wait_s or None)
 
 
 def remove_pods(
-    service: Service, observed: Observed, stock: Stock, size: Size, added: Additions
+    service: Service,
+    observed: Observed,
+    options: Options,
+    stock: Stock,
+    size: Size,
+    added: Additions,
 ) -> Removals:
     """Stage 4: decide which pods leave, and the next step of each."""
     fleet, pools, states = stock.fleet, stock.pools, observed.states
@@ -275,7 +288,9 @@ def remove_pods(
     replaceable = scale_down.find_replaceable(
         fleet, stock.spec_hash, stock.hosts, halted=added.halted is not None
     )
-    replaced = scale_down.replace_outdated(
+    image, checks = service.template.image or options.image, observed.image_checks
+    check = names.image_check(service.key.name, stock.spec_hash)
+    replaced, held = scale_down.replace_outdated(
         replaceable,
         fleet,
         size.desired,
@@ -283,6 +298,7 @@ def remove_pods(
         states,
         blocked=added.new.missing > 0,
         silent=observed.silent,
+        image_proven=image_check.is_proven(service, check, image, fleet, checks),
     )
     leaving += tuple(each for each in replaced if each[0] not in given_back)
     failed = {each.pod.uid for each in stock.failed}
@@ -290,7 +306,12 @@ def remove_pods(
     steps, wait_s = scale_down.next_steps(leaving, states)
     leaving += tuple((each.pod, Reason.REPLACING) for each in stock.failed)
     steps += scale_down.delete_failed(stock.failed)
-    return Removals(leaving, steps, wait_s)
+    needed = any(pod.spec_hash != stock.spec_hash for pod in fleet.outdated)
+    steps += image_check.next_check(check if needed else "", held, checks, pools)
+    pending = None
+    if held is not None:
+        pending = image_check.PendingImage(image, held, next((c.trouble for c in checks), ""))
+    return Removals(leaving, steps, wait_s, pending)
 
 
 def order_actions(

@@ -118,11 +118,14 @@ def replace_outdated(
     *,
     blocked: bool,
     silent: Collection[str] = (),
-) -> tuple[Removal, ...]:
+    image_proven: bool = True,
+) -> tuple[tuple[Removal, ...], RuntimePod | None]:
     """Choose the outdated pods that leave: one for each current pod that has become ready.
 
     If no GPU is free for a new pod (`blocked`), one outdated pod makes room. Its GPU class must be
-    able to run a new pod, and no other pod may be making room already.
+    able to run a new pod, and no other pod may be making room already. A ready pod makes room only
+    if the image of the new pod was pulled somewhere (`image_proven`), or if it was annotated to be
+    drained. The second value is the pod that waits for this, None if none does.
 
     A pod whose state is unknown (`silent`) replaces no other pod: gateways may not know it either.
     """
@@ -137,7 +140,11 @@ def replace_outdated(
             pod for pod in may_leave if pod.gpu_class in usable and candidates[pod.uid].makes_room
         )
         leaving = [*islice(making_room, 1)]
-    return tuple((pod, candidates[pod.uid].because) for pod in leaving)
+        for pod in leaving:
+            asked = candidates[pod.uid].because is Reason.DRAIN_ASKED
+            if pod.ready and not image_proven and not asked:
+                return (), pod
+    return tuple((pod, candidates[pod.uid].because) for pod in leaving), None
 
 
 def next_steps(

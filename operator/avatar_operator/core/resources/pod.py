@@ -15,6 +15,7 @@ from avatar_contracts.labels import ENV_ADMIN_TOKEN, ENV_GPU_CLASS, ENV_SERVICE
 from avatar_operator import names
 from avatar_operator.core.resources import pod_status
 from avatar_operator.core.resources.fields import Fields, split_body
+from avatar_operator.core.resources.image_check import is_image_check
 from avatar_operator.core.resources.node import condition_status, read_count, read_resources
 from avatar_operator.core.resources.owner import controller
 from avatar_operator.core.resources.service import ServiceKey
@@ -88,6 +89,8 @@ class RuntimePod:
     """Restarts of the runtime container."""
     reserve: bool = False
     """Whether it belongs to the reserve, which takes sessions last."""
+    image: str = ""
+    """Image of the runtime container."""
     made_for: str = ""
     """Name of the service that it was created for, if another one adopted it."""
     key_generation: str = ""
@@ -141,7 +144,7 @@ def parse_runtime_pod(body: Mapping[str, object]) -> RuntimePod | None:
     """
     metadata, spec, status = split_body(body)
     owner = controller(metadata)
-    if owner is None:
+    if owner is None or is_image_check(spec):
         return None
     labels = metadata.strings("labels")
     annotations = metadata.strings("annotations")
@@ -179,6 +182,7 @@ def parse_runtime_pod(body: Mapping[str, object]) -> RuntimePod | None:
         drain_asked=annotations.get(names.ANNOTATION_DRAIN) == "true",
         restarts=pod_status.restarts(status),
         reserve=labels.get(names.LABEL_RESERVE) == names.RESERVED,
+        image=_shared(_image(spec)),
         made_for=_shared(made_for),
         key_generation=_shared(labels.get(names.LABEL_KEY_GENERATION, "")),
         rejected_at=None if spec.text("nodeName") else pod_status.rejected_at(status),
@@ -231,6 +235,13 @@ def _is_relabelled(labels: Mapping[str, str], service: str, made_for: str, gpu_c
     origin = labels.get(names.LABEL_MADE_FOR) or service
     differs = any(labels.get(label) != value for label, value in wanted.items())
     return differs or origin != (made_for or service)
+
+
+def _image(spec: Fields) -> str:
+    for container in spec.children("containers"):
+        if container.text("name") == names.CONTAINER:
+            return container.text("image")
+    return ""
 
 
 def _shared(text: str) -> str:

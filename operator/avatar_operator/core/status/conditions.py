@@ -52,17 +52,18 @@ def find(
     gpu = _gpu(service, plan, failures)
     ready = _ready(service, plan, states, gpu, failures)
     progressing = _progressing(service, plan, gpu, failures)
-    judged = {each.condition: each for each in (ready, progressing)}
+    degraded = _degraded(service, plan, states, failures, contested, taken)
+    judged = {each.condition: each for each in (ready, progressing, degraded)}
     return (
         ready,
         progressing,
-        *kstatus.judge(judged, plan.fleet.current, failures),
+        *kstatus.judge(judged, plan, failures),
         gpu,
         _draining(plan, states),
         *_limited(service, plan),
         _fresh(plan, states),
         _calibrated(plan),
-        _degraded(service, plan, states, failures, contested, taken),
+        degraded,
     )
 
 
@@ -95,6 +96,10 @@ def _degraded(
     if plan.fleet.lost:
         message = "; ".join(_lost(plan, states))
         return Finding(Condition.DEGRADED, True, Reason.NODE_LOST, message)
+    if plan.pending_image is not None and plan.pending_image.trouble:
+        message = f"{plan.pending_image.image} cannot be pulled: {plan.pending_image.trouble}; "
+        message += "the pods of the earlier spec continue to serve"
+        return Finding(Condition.DEGRADED, True, Reason.IMAGE_NOT_PULLED, message)
     if troubles := _failing(plan):
         return Finding(Condition.DEGRADED, True, Reason.PODS_FAILING, "; ".join(troubles))
     if slow := _too_slow(service, plan):
@@ -238,6 +243,7 @@ def _progressing(
     if plan.fleet.outdated:
         outdated = (_outdated(pod, plan) for pod in plan.fleet.outdated)
         message = "pods to be replaced: " + ", ".join(outdated)
+        message += _pending_image(plan)
         for pod in plan.fleet.current:
             message += f"; new pod {pod.name}: {pod.trouble}" if pod.trouble else ""
         return Finding(Condition.PROGRESSING, True, Reason.ROLLING_OUT, message)
@@ -256,6 +262,17 @@ def _progressing(
         message = "waiting before pods that failed repeatedly are replaced"
         return Finding(Condition.PROGRESSING, True, Reason.REPLACING, message)
     return Finding(Condition.PROGRESSING, False, Reason.UP_TO_DATE, "all pods match the spec")
+
+
+def _pending_image(plan: planner.Plan) -> str:
+    """Describe the image that must be pulled before a pod makes room for it."""
+    pending = plan.pending_image
+    if pending is None:
+        return ""
+    why = f" ({pending.trouble})" if pending.trouble else ""
+    return (
+        f"; no GPU is free, and {pending.held.name} makes room when {pending.image} was pulled{why}"
+    )
 
 
 def _outdated(pod: RuntimePod, plan: planner.Plan) -> str:

@@ -15,6 +15,7 @@ from avatar_operator.names import Condition, Reason
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from avatar_operator.core.planning.plan import Plan
     from avatar_operator.core.resources.pod import RuntimePod
     from avatar_operator.core.status.refusals import FailedAction
 
@@ -25,23 +26,27 @@ _WAITS_FOR_PEOPLE: Final = (Reason.NO_BATCH_FITS, Reason.ROLLOUT_HALTED)
 
 
 def judge(
-    found: Mapping[Condition, Finding], pods: Sequence[RuntimePod], failures: Sequence[FailedAction]
+    found: Mapping[Condition, Finding], plan: Plan, failures: Sequence[FailedAction]
 ) -> tuple[Finding, ...]:
     """Return Stalled or Reconciling, or neither if the service is as its spec says.
 
-    `pods` are those of the current spec. A service that waits for GPUs is reconciling, because
+    A service that waits for GPUs is reconciling, because
     other services give GPUs back. A paused one is neither: its Ready shows whether it serves.
     """
     ready, progressing = found[Condition.READY], found[Condition.PROGRESSING]
+    pending = plan.pending_image
+    if pending is not None and pending.trouble.startswith(_NEEDS_CHANGE):
+        message = found[Condition.DEGRADED].message
+        return (Finding(Condition.STALLED, True, Reason.IMAGE_NOT_PULLED, message),)
+    pods = plan.fleet.current
     if (stalled := _stalled(ready, progressing, pods, failures)) is not None:
         return (Finding(Condition.STALLED, True, stalled.reason, stalled.message),)
     if progressing.reason is Reason.PAUSED:
         return ()
-    moving = progressing if progressing.status else ready
     if not ready.status:
         return (Finding(Condition.RECONCILING, True, ready.reason, ready.message),)
     if progressing.status and progressing.reason is Reason.ROLLING_OUT:
-        return (Finding(Condition.RECONCILING, True, moving.reason, moving.message),)
+        return (Finding(Condition.RECONCILING, True, progressing.reason, progressing.message),)
     return ()
 
 

@@ -296,6 +296,8 @@ def _action_notice(action: planner.Action) -> Notice | None:
             return Notice(names.Reason.POD_DRAINING, f"draining pod {name}: {action.reason}")
         case planner.UndrainPod(name=name):
             return Notice(names.Reason.POD_RESUMED, f"resumed pod {name}: {action.reason}")
+        case planner.CreateImageCheck(name=name):
+            return Notice(names.Reason.POD_CREATED, f"created pod {name}: {action.reason}")
         case planner.PromotePod(name=name):
             message = f"promoted pod {name} of the reserve: {action.reason}"
             return Notice(names.Reason.POD_PROMOTED, message)

@@ -465,3 +465,19 @@ def test_only_pods_that_a_node_has_or_may_accept_use_gpus(
     assert sum(use.gpus for use in uses if use.node) == held.count("bound")
     waiting = held.count("new") if age_s < ACCEPTED_S else 0
     assert sum(use.gpus for use in uses if not use.node) == waiting
+
+
+def test_an_image_check_affects_its_service_and_is_no_runtime_pod(make: Make) -> None:
+    owners = make.pod_body()["metadata"]["ownerReferences"]
+    metadata: Body = {"name": "c", "namespace": "acme", "uid": "u", "resourceVersion": "1"}
+    spec = {"containers": [{"name": "image-check"}]}
+    body = {"metadata": {**metadata, "ownerReferences": owners}, "spec": spec}
+    store = Store(())
+    assert store.observe(Kind.PODS, body) == ChangeImpact(("s1",))
+    assert store.observe(Kind.PODS, body) == ChangeImpact()
+    assert [check.name for check in store.image_checks("s1")] == ["c"]
+    assert store.image_checks("s2") == ()
+    assert store.owned_by("s1") == ()
+    assert store.uids(Kind.PODS) == {"u"}
+    assert store.observe_deletion(Kind.PODS, "u") == ChangeImpact(("s1",))
+    assert store.image_checks("s1") == ()

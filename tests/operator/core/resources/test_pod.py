@@ -167,7 +167,7 @@ def test_the_origin_of_an_adopted_pod_does_not_depend_on_its_label(make: Make) -
 
 def test_a_runtime_pod_is_read(make: Make) -> None:
     pod = parse_runtime_pod(make.pod_body())
-    assert pod == make.pod(created_at=1767225600.0)
+    assert pod == make.pod(created_at=1767225600.0, image="image")
     assert not pod.ended
 
 
