@@ -25,6 +25,7 @@ PROFILE_KIND: Final = "GPUProfile"
 
 FIELD_MANAGER: Final = "avatar-operator"
 CONTAINER: Final = "runtime"
+IMAGE_CHECK_CONTAINER: Final = "image-check"
 GPU_RESOURCE: Final = "nvidia.com/gpu"
 SHARED_RESOURCE: Final = "nvidia.com/gpu.shared"
 MIG_RESOURCES: Final = "nvidia.com/mig-"  # prefix of names such as nvidia.com/mig-3g.20gb

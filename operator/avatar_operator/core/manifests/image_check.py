@@ -60,7 +60,7 @@ def image_check_pod(
             },
             "containers": [
                 {
-                    "name": "image-check",
+                    "name": names.IMAGE_CHECK_CONTAINER,
                     **{field: container.raw(field) for field in _CONTAINER_FIELDS},
                     "command": ["true"],
                     "resources": {"requests": _RESOURCES, "limits": _RESOURCES},

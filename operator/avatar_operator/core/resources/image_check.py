@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from avatar_operator import names
 from avatar_operator.core.resources.fields import split_body
+from avatar_operator.core.resources.owner import controller
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,23 +50,26 @@ class ImageCheck:
 
 def parse_image_check(body: Mapping[str, object]) -> ImageCheck | None:
     """Return the image check pod that a body describes, or None if it is another pod."""
-    metadata, _, status = split_body(body)
-    labels = metadata.strings("labels")
-    if (
-        labels.get(names.LABEL_MANAGED_BY) != names.FIELD_MANAGER
-        or names.LABEL_IMAGE_CHECK not in labels
-    ):
+    metadata, spec, status = split_body(body)
+    owner = controller(metadata)
+    if owner is None or not is_image_check(spec):
         return None
     pulled, trouble = _result(status)
     return ImageCheck(
         name=metadata.text("name"),
         uid=metadata.text("uid"),
         resource_version=metadata.text("resourceVersion"),
-        owner_uid=next((owner.text("uid") for owner in metadata.children("ownerReferences")), ""),
+        owner_uid=owner.uid,
         pulled=pulled,
         trouble=trouble,
         terminating=metadata.has("deletionTimestamp"),
     )
+
+
+def is_image_check(spec: Fields) -> bool:
+    """Return whether the spec is that of an image check; unlike labels, nobody can change it."""
+    containers = spec.children("containers")
+    return any(each.text("name") == names.IMAGE_CHECK_CONTAINER for each in containers)
 
 
 def _result(status: Fields) -> tuple[bool, str]:

@@ -15,6 +15,7 @@ from avatar_contracts.labels import ENV_ADMIN_TOKEN, ENV_GPU_CLASS, ENV_SERVICE
 from avatar_operator import names
 from avatar_operator.core.resources import pod_status
 from avatar_operator.core.resources.fields import Fields, split_body
+from avatar_operator.core.resources.image_check import is_image_check
 from avatar_operator.core.resources.node import condition_status, read_count, read_resources
 from avatar_operator.core.resources.owner import controller
 from avatar_operator.core.resources.service import ServiceKey
@@ -139,14 +140,11 @@ def parse_use(body: Mapping[str, object]) -> PodUse | None:
 def parse_runtime_pod(body: Mapping[str, object]) -> RuntimePod | None:
     """Return the runtime pod that a body describes, or None if it is another pod.
 
-    A pod is a runtime pod if an AvatarService controls it and it has the runtime container, which
-    an image check has not. Its labels can be those of anyone.
+    A pod is a runtime pod if an AvatarService controls it: its labels can be those of anyone.
     """
     metadata, spec, status = split_body(body)
     owner = controller(metadata)
-    if owner is None or not any(
-        each.text("name") == names.CONTAINER for each in spec.children("containers")
-    ):
+    if owner is None or is_image_check(spec):
         return None
     labels = metadata.strings("labels")
     annotations = metadata.strings("annotations")

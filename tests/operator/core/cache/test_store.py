@@ -467,14 +467,11 @@ def test_only_pods_that_a_node_has_or_may_accept_use_gpus(
     assert sum(use.gpus for use in uses if not use.node) == waiting
 
 
-def test_an_image_check_affects_its_service_and_is_no_runtime_pod() -> None:
-    labels = {
-        "app.kubernetes.io/managed-by": "avatar-operator",
-        "avatar.musetalk.io/image-check": "concierge",
-    }
-    owner = [{"uid": "s1"}]
+def test_an_image_check_affects_its_service_and_is_no_runtime_pod(make: Make) -> None:
+    owners = make.pod_body()["metadata"]["ownerReferences"]
     metadata: Body = {"name": "c", "namespace": "acme", "uid": "u", "resourceVersion": "1"}
-    body = {"metadata": {**metadata, "labels": labels, "ownerReferences": owner}}
+    spec = {"containers": [{"name": "image-check"}]}
+    body = {"metadata": {**metadata, "ownerReferences": owners}, "spec": spec}
     store = Store(())
     assert store.observe(Kind.PODS, body) == ChangeImpact(("s1",))
     assert store.observe(Kind.PODS, body) == ChangeImpact()

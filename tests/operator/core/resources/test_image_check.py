@@ -5,23 +5,24 @@ from typing import Any
 import pytest
 
 from avatar_operator.core.resources.image_check import ImageCheck, parse_image_check
+from avatar_operator.core.resources.pod import parse_runtime_pod
 
 WAITING = {"reason": "ErrImagePull", "message": "no such image"}
 
 
+OWNER = {
+    "apiVersion": "avatar.musetalk.io/v1alpha1",
+    "kind": "AvatarService",
+    "name": "concierge",
+    "uid": "s1",
+    "controller": True,
+}
+
+
 def body(**status: Any) -> dict[str, Any]:
-    labels = {
-        "app.kubernetes.io/managed-by": "avatar-operator",
-        "avatar.musetalk.io/image-check": "concierge",
-    }
-    metadata = {
-        "name": "c",
-        "uid": "u",
-        "resourceVersion": "7",
-        "labels": labels,
-        "ownerReferences": [{"uid": "s1"}],
-    }
-    return {"metadata": metadata, "spec": {}, "status": status}
+    metadata = {"name": "c", "uid": "u", "resourceVersion": "7", "ownerReferences": [OWNER]}
+    spec = {"containers": [{"name": "image-check"}]}
+    return {"metadata": metadata, "spec": spec, "status": status}
 
 
 def container(**fields: Any) -> dict[str, Any]:
@@ -29,12 +30,14 @@ def container(**fields: Any) -> dict[str, Any]:
 
 
 def test_another_pod_is_no_image_check() -> None:
-    other = body()
-    del other["metadata"]["labels"]["avatar.musetalk.io/image-check"]
-    assert parse_image_check(other) is None
+    assert parse_image_check({**body(), "spec": {"containers": [{"name": "runtime"}]}}) is None
     foreign = body()
-    del foreign["metadata"]["labels"]["app.kubernetes.io/managed-by"]
+    foreign["metadata"]["ownerReferences"] = [{**OWNER, "controller": False}]
     assert parse_image_check(foreign) is None
+
+
+def test_an_image_check_is_no_runtime_pod_whatever_its_labels_are() -> None:
+    assert parse_runtime_pod(body()) is None
 
 
 def test_a_new_check_has_no_result() -> None:
