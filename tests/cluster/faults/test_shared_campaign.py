@@ -168,6 +168,8 @@ def test_failing_pod_that_holds_a_gpu_which_another_could_use_is_noticed() -> No
     starting = pod("new", "", "node-a", **waits("ContainerCreating"))
     assert found("failing_holds_gpu", [wants], [starting]) == []
     assert found("failing_holds_gpu", [service(replicas=0)], [bad]) == []
+    check = {**bad, "spec": {**bad["spec"], "containers": [{"name": "image-check"}]}}
+    assert found("failing_holds_gpu", [wants], [check]) == []
 
 
 def test_pending_pod_must_be_named_by_the_status_or_by_one_like_it() -> None:

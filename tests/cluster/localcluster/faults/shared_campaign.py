@@ -323,7 +323,7 @@ def _free(seen: Observed) -> tuple[dict[str, int], dict[str, list[str]]]:
         if node in seen.nodes and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed"):
             name = seen.nodes[node].name
             free[name] -= _gpus(pod)
-            if _fails(pod) and not _is_leaving(pod):
+            if _gpus(pod) and _fails(pod) and not _is_leaving(pod):
                 failing[name].append("/".join(_key(pod)))
     return free, failing
 
