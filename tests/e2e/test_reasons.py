@@ -130,7 +130,9 @@ async def test_quota_that_refuses_pods_is_the_reason(space: Space) -> None:
     await space.kubectl("create", "quota", "none", "--hard=pods=0")
     await space.apply("why", **ONE_POD)
     ready = await reason(space, "why", "exceeded quota")
-    assert ready["reason"] == "ApplyFailed"
+    assert ready["reason"] == "QuotaExceeded"
+    gpu = condition(await space.service("why"), "GPUAvailable")
+    assert gpu["reason"] == "GPUFree"
 
 
 async def test_paused_service_says_so(space: Space) -> None:
