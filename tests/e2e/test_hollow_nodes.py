@@ -45,7 +45,8 @@ async def test_services_of_other_namespaces_are_left_alone(simulated: SimulatedC
         await simulated.apply(namespace, "ours", replicas=1)
     for namespace in OURS:
         await simulated.ready(namespace, "ours", pods=1)
-    assert simulated.status(FOREIGN, "theirs") == {}
+    status = simulated.status(FOREIGN, "theirs")  # as the CRD defaults it
+    assert (status["observedGeneration"], status["state"]) == (-1, "NotReconciled")
     assert simulated.pods.of(FOREIGN) == []
     for namespace in OURS:
         await simulated.delete(namespace, "ours")
@@ -285,7 +286,7 @@ async def test_pods_wait_for_nodes_to_come_and_say_so(simulated: SimulatedCluste
     message = simulated.condition(*name, "Ready")["message"]
     waiting = f"waiting for a node: {pod['metadata']['name']} (rtx-4090): not scheduled: 0/"
     assert message.startswith(waiting)
-    assert "node hollow-node-0 excluded: cordoned" in message
+    assert "nodes hollow-node-0 and hollow-node-1 excluded: cordoned" in message
     await simulated.hollow_nodes.add_node("hollow-node-2")
     await simulated.ready(*name, pods=1)
     assert simulated.pods_of(*name)[0]["spec"]["nodeName"] == "hollow-node-2"
