@@ -49,6 +49,8 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Simu
 async def tenant(shared: SimulatedCluster) -> AsyncIterator[SimulatedCluster]:
     """Give the cluster; when the test ends, its services go and free their GPUs."""
     yield shared
+    for pod in list(shared.hollow_nodes.hollow_pods.values()):
+        await shared.hollow_nodes.set_sessions(pod, 0)  # a failed test may leave some
     await shared.cluster.kubectl("delete", "avs", "--all", "-n", TENANT, "--timeout=30s")
     await shared.until(lambda: not shared.pods.of(TENANT), "no pods of an earlier test")
 
