@@ -8,7 +8,7 @@ import secrets
 import signal
 from typing import TYPE_CHECKING, Final
 
-from avatar_contracts import logs, tokens
+from avatar_contracts import descriptors, logs, tokens
 from avatar_operator import health, names
 from avatar_operator.controllers.manager import Manager
 from avatar_operator.core import leader_election
@@ -41,6 +41,7 @@ _log = logging.getLogger(__name__)
 async def run(settings: Settings) -> int:
     """Run the operator until a signal stops it; return the exit status."""
     logs.configure(settings.log_format, LOG_LEVELS)
+    descriptors.raise_limit()
     # A restarted process in the same pod is another candidate.
     identity = f"{settings.identity}_{secrets.token_hex(4)}"
     fence, metrics = Fence(), Metrics()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from avatar_operator.metrics import Metrics
     from avatar_operator.settings import Address
+
+REQUEST_S: Final = 10.0
+"""How long a connection may take for the headers of a request, and wait for the next one."""
 
 
 def probes(
@@ -51,7 +54,7 @@ def metrics_app(metrics: Metrics, token: Callable[[], str | None]) -> web.Applic
 @asynccontextmanager
 async def serving(application: web.Application, address: Address) -> AsyncIterator[int]:
     """Serve an application until the block ends; yields the port, which port 0 leaves open."""
-    runner = web.AppRunner(application, access_log=None)
+    runner = web.AppRunner(application, access_log=None, keepalive_timeout=REQUEST_S)
     await runner.setup()
     try:
         await web.TCPSite(runner, address.host, address.port).start()

@@ -6,18 +6,24 @@ import datetime
 import json
 import logging
 import sys
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from avatar_contracts.labels import LogFormat
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 _TEXT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _RECORD_ATTRIBUTES: Final = frozenset(
     vars(logging.LogRecord("", 0, "", 0, "", (), None)).keys() | {"asctime", "message", "taskName"}
 )
 """What every record has; any other attribute comes from `extra`."""
+
+LIMITED_LIBRARIES: Final = ("aiohttp", "asyncio", "uvicorn", "websockets")
+"""Libraries that log what callers do, and each connection without a file descriptor."""
+_RECORDS: Final = 10
+_PERIOD_S: Final = 10.0
 
 
 class TextFormatter(logging.Formatter):
@@ -58,9 +64,50 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(own | extra)
 
 
-def configure(log_format: LogFormat, levels: Mapping[str, int]) -> None:
-    """Send records of level INFO and above to stderr; `levels` sets other limits by logger."""
+class RepeatLimit(logging.Filter):
+    """Limits the records of some loggers: 10 in 10 s for each line of code that logs.
+
+    They are caused from outside, as often as somebody wants. The next record that passes says how
+    many did not.
+    """
+
+    def __init__(self, loggers: Sequence[str], clock: Callable[[], float] = monotonic) -> None:
+        super().__init__()
+        self._loggers = tuple(loggers)
+        self._clock = clock
+        self._passed: dict[tuple[str, int], tuple[float, int]] = {}
+        """By line of code: when the period began, and how many records it had."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a record is written."""
+        if not self._is_limited(record.name):
+            return True
+        now, line = self._clock(), (record.pathname, record.lineno)
+        began, records = self._passed.get(line, (now, 0))
+        if now - began >= _PERIOD_S:
+            if records > _RECORDS:
+                note = f" ({records - _RECORDS} similar records were suppressed)"
+                record.msg, record.args = record.getMessage() + note, ()
+            began, records = now, 0
+        self._passed[line] = began, records + 1
+        return records < _RECORDS
+
+    def _is_limited(self, name: str) -> bool:
+        return any(name == limited or name.startswith(f"{limited}.") for limited in self._loggers)
+
+
+def configure(
+    log_format: LogFormat, levels: Mapping[str, int], limited: Sequence[str] = LIMITED_LIBRARIES
+) -> None:
+    """Send records of level INFO and above to stderr.
+
+    Args:
+        log_format: JSON or text.
+        levels: other levels by logger.
+        limited: the loggers whose repeated records are limited.
+    """
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(RepeatLimit(limited))
     handler.setFormatter(JsonFormatter() if log_format is LogFormat.JSON else TextFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for logger, level in levels.items():

@@ -13,9 +13,10 @@ import sys
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
-from avatar_contracts import logs
+from avatar_contracts import descriptors, logs
 from avatar_contracts.backoff import Backoff
 from avatar_gateway import errors, settings
+from avatar_gateway.core.connections import limits_for
 from avatar_gateway.core.memory_budget import MemoryBudget
 from avatar_gateway.kube import informers
 from avatar_gateway.metrics import Metrics
@@ -24,7 +25,7 @@ from avatar_gateway.serving.admin import Admin
 from avatar_gateway.serving.app import Gateway
 from avatar_gateway.serving.auth import Authenticator
 from avatar_gateway.serving.placement import Placer
-from avatar_gateway.serving.server import listening
+from avatar_gateway.serving.server import ADMIN_LIMITS, Listener
 from avatar_gateway.serving.sessions import Sessions
 from avatar_gateway.streams.runtimes import StateStreams, new_http_session
 
@@ -35,6 +36,14 @@ LOG_LEVELS: Final = {
     # At WARNING, aiohttp logs the subprotocols of a caller, which may contain a client secret.
     "aiohttp.websocket": logging.ERROR,
 }
+LIMITED_LOGGERS: Final = (
+    *logs.LIMITED_LIBRARIES,
+    "avatar_gateway.serving.answers",
+    "avatar_gateway.serving.connection",
+    "avatar_gateway.serving.placement",
+    "avatar_gateway.serving.server",
+)
+"""Loggers of records that a caller can cause without a session."""
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except errors.SettingsError as error:
         print(f"avatar-gateway: {error}", file=sys.stderr)
         return 2
-    logs.configure(chosen.log_format, LOG_LEVELS)
+    logs.configure(chosen.log_format, LOG_LEVELS, LIMITED_LOGGERS)
     asyncio.run(serve(chosen))
     return 0
 
@@ -62,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def serve(chosen: settings.Settings) -> None:
     """Run both ports, the watches and the state streams until a signal, then drain."""
     sessions, registry = Sessions(), PodRegistry()
-    metrics = Metrics(lambda: sessions.live, lambda: sessions.waiting)
+    metrics = Metrics(lambda: sessions.live, lambda: sessions.waiting, lambda: listener.connections)
+    listener = _listener(chosen.limits, metrics)
     async with AsyncExitStack() as stack:
         api = await stack.enter_async_context(informers.connected(chosen.kubeconfig))
         http = await stack.enter_async_context(new_http_session())
@@ -89,21 +99,40 @@ async def serve(chosen: settings.Settings) -> None:
             chosen.limits,
             budget,
         )
-        admin = Admin(chosen, registry, sessions, metrics)
-        await stack.enter_async_context(listening(gateway.application(), chosen.sessions))
-        await stack.enter_async_context(listening(admin.application(), chosen.admin))
+        admin = Admin(chosen, registry, sessions, metrics, lambda: gateway.is_ready)
+        await stack.enter_async_context(listener.listening(gateway.application(), chosen.sessions))
+        await stack.enter_async_context(
+            Listener(ADMIN_LIMITS).listening(admin.application(), chosen.admin)
+        )
         async with asyncio.TaskGroup() as group:
             background = [
                 *(group.create_task(watch.run(), name="watch") for watch in watches),
                 group.create_task(streams.run(), name="states"),
             ]
-            await _drain_on_signal(sessions, chosen.drain_timeout_s)
+            await _drain_on_signal(sessions, chosen.drain_delay_s, chosen.drain_timeout_s)
             for task in background:
                 task.cancel()
 
 
-async def _drain_on_signal(sessions: Sessions, timeout_s: float) -> None:
-    """Wait for a signal, then until the sessions end; a second signal ends them immediately."""
+def _listener(limits: settings.Limits, metrics: Metrics) -> Listener:
+    """Return the listener of the sessions port, with limits that the process can keep."""
+    available = descriptors.raise_limit()
+    kept = limits_for(limits.connections, limits.connections_per_address, available)
+    _log.info(
+        "connection limits total=%d per_address=%d descriptors=%d",
+        kept.total,
+        kept.per_address,
+        available,
+    )
+    return Listener(kept, limits.trusted_proxies, metrics.count_ended_connection)
+
+
+async def _drain_on_signal(sessions: Sessions, delay_s: float, timeout_s: float) -> None:
+    """Wait for a signal, then until the sessions end; a second signal ends them immediately.
+
+    For `delay_s` after the signal the gateway is not ready and still accepts sessions: load
+    balancers send callers until they have noticed that.
+    """
     loop = asyncio.get_running_loop()
     first, second = asyncio.Event(), asyncio.Event()
 
@@ -113,9 +142,11 @@ async def _drain_on_signal(sessions: Sessions, timeout_s: float) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     await first.wait()
-    _log.info("draining sessions=%d timeout_s=%g", sessions.live, timeout_s)
-    drain = asyncio.create_task(sessions.drain(timeout_s), name="drain")
+    sessions.leaving = True
+    _log.info("draining sessions=%d delay_s=%g timeout_s=%g", sessions.live, delay_s, timeout_s)
     second_signal = asyncio.create_task(second.wait(), name="second-signal")
+    await asyncio.wait([second_signal], timeout=delay_s)
+    drain = asyncio.create_task(sessions.drain(timeout_s), name="drain")
     await asyncio.wait([drain, second_signal], return_when=asyncio.FIRST_COMPLETED)
     second_signal.cancel()
     if not drain.done():

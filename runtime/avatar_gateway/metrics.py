@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import (
     CollectorRegistry,
@@ -19,11 +19,18 @@ from avatar_gateway.core import rejections
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+ENDED_CONNECTIONS: Final = ("address_limit", "deadline", "descriptors", "displaced", "limit")
+
 
 class Metrics:
     """All series of one gateway, in their own registry."""
 
-    def __init__(self, sessions: Callable[[], int], waiting: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        sessions: Callable[[], int],
+        waiting: Callable[[], int],
+        connections: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
@@ -55,6 +62,28 @@ class Metrics:
             "State streams that ended because of what a runtime pod sent.",
             registry=self._registry,
         )
+
+        opened = Gauge(
+            "avatar_gateway_connections",
+            "Open connections of the sessions port.",
+            registry=self._registry,
+        )
+        opened.set_function(lambda: float(connections()))
+        self._ended_connections = Counter(
+            "avatar_gateway_connections_ended_total",
+            "Connections of the sessions port that the gateway refused or closed, by reason: "
+            "`address_limit` and `limit` are refused at a limit, `displaced` made room for a newer "
+            "connection, `deadline` sent no complete request in time or did not read its answer, "
+            "`descriptors` counts pauses because the process had no file descriptor left.",
+            ["reason"],
+            registry=self._registry,
+        )
+        for reason in ENDED_CONNECTIONS:
+            self._ended_connections.labels(reason)
+
+    def count_ended_connection(self, reason: str) -> None:
+        """Count a connection that was refused or closed, by reason."""
+        self._ended_connections.labels(reason).inc()
 
     def count_state_fault(self) -> None:
         """Count a state stream that ended because of what a pod sent."""

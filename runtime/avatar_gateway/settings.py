@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from typing import TYPE_CHECKING, Final
 
 from avatar_contracts import tokens
@@ -24,18 +25,24 @@ from avatar_gateway.keys import GatewayKeys
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from avatar_gateway.core.connections import IPNetwork
+
 _PREFIX: Final = "AVATAR_GATEWAY_"
 _KNOWN: Final = frozenset(
     {
         "LISTEN",
         "ADMIN",
+        "DRAIN_DELAY_S",
         "DRAIN_TIMEOUT_S",
         "BUFFER_BYTES",
         "HELD_BYTES",
         "KEY",
         "KEY_FOLDER",
         "MAX_BYTES_PER_S",
+        "MAX_CONNECTIONS",
+        "MAX_CONNECTIONS_PER_ADDRESS",
         "MAX_FRAMES_PER_S",
+        "TRUSTED_PROXIES",
     }
 )
 _SERVICE_LINK: Final = re.compile(r"SERVICE_HOST|(SERVICE_)?PORT(_.*)?")
@@ -78,6 +85,12 @@ class Limits:
     buffer_bytes: int = 128 * 2**20
     """The buffers of all connections together. Above it, a connection with more than an equal share
     is not read; it is less than the memory limit of the pod in the chart."""
+    connections: int = 4096
+    """Open connections of the sessions port; fewer if the process may open few descriptors."""
+    connections_per_address: int = 0
+    """Those of one IPv4 address or IPv6 /64 network; 0 stands for half of all."""
+    trusted_proxies: tuple[IPNetwork, ...] = ()
+    """Proxies without a limit of their own, whose `X-Forwarded-For` names the caller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +108,13 @@ class Settings:
     """The kubeconfig file outside a cluster; None uses the pod's ServiceAccount."""
     pod: str
     """The name of this replica."""
+    drain_delay_s: float
+    """How long a shutdown still accepts sessions, so that load balancers notice that the gateway is
+    not ready, in seconds."""
     drain_timeout_s: float
     """How long a shutdown waits for live sessions before it ends them, in seconds.
 
-    The chart sets the pod's termination grace period to 30 s more.
+    The chart sets the pod's termination grace period to the delay and 30 s more.
     """
     metrics_open: bool
     """Whether `/metrics` is public."""
@@ -130,6 +146,7 @@ def from_env(env: Mapping[str, str], *, listen: str | None, admin: str | None) -
             None if "KUBERNETES_SERVICE_HOST" in env else read.text("KUBECONFIG", "~/.kube/config")
         ),
         pod=read.text(ENV_POD, read.text("HOSTNAME", "gateway")),
+        drain_delay_s=read.number(f"{_PREFIX}DRAIN_DELAY_S", 0.0, 0, 600),
         drain_timeout_s=read.number(f"{_PREFIX}DRAIN_TIMEOUT_S", 3600.0, 0),
         metrics_open=read.boolean(ENV_METRICS_OPEN),
         log_format=LogFormat(read.choice(ENV_LOG_FORMAT, "text", ("json", "text"))),
@@ -146,6 +163,16 @@ def _limits(read: Environment) -> Limits:
         bytes_per_s=read.number(f"{_PREFIX}MAX_BYTES_PER_S", default.bytes_per_s, 2**20),
         held_bytes=read.integer(f"{_PREFIX}HELD_BYTES", default.held_bytes, 1024, 2**16),
         buffer_bytes=read.integer(f"{_PREFIX}BUFFER_BYTES", default.buffer_bytes, 2**20, 2**40),
+        connections=read.integer(f"{_PREFIX}MAX_CONNECTIONS", default.connections, 1, 10**6),
+        connections_per_address=read.integer(
+            f"{_PREFIX}MAX_CONNECTIONS_PER_ADDRESS", default.connections_per_address, 0, 10**6
+        ),
+        trusted_proxies=read.parsed(
+            f"{_PREFIX}TRUSTED_PROXIES",
+            (),
+            lambda text: tuple(ip_network(part.strip()) for part in text.split(",")),
+            "addresses or networks with commas, for example 10.0.0.0/8",
+        ),
     )
 
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from avatar_contracts import logs
+from avatar_contracts import descriptors, logs
 from avatar_runtime import settings
 from avatar_runtime.errors import AvatarRuntimeError, SettingsError
 
@@ -70,6 +70,7 @@ def _serve(options: argparse.Namespace) -> int:
     overrides = {name: value for name, value in given.items() if value is not None}
     read = settings.from_env({**os.environ, **overrides})
     logs.configure(read.log_format, LOG_LEVELS)
+    descriptors.raise_limit()
     device = open_device(
         read.engine.device,
         profile=read.engine.gpu_profile,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -99,7 +100,11 @@ def test_gateway_understands_what_the_chart_says(helm: Any) -> None:
                         "bytesPerSecond": 3e6,
                         "heldBytes": 2048,
                         "bufferBytes": 2**28,
+                        "connections": 1_000_000,
+                        "connectionsPerAddress": 50,
                     },
+                    "drainDelaySeconds": 0,
+                    "trustedProxies": ["10.0.0.0/8", "fd00::1"],
                 },
                 "monitoring": {"openMetrics": True},
             }
@@ -111,7 +116,11 @@ def test_gateway_understands_what_the_chart_says(helm: Any) -> None:
     assert settings.namespaces == ("acme",)
     assert (settings.sessions.port, settings.admin.port) == (8080, 9090)
     assert settings.drain_timeout_s == 90.0
-    assert settings.limits == avatar_gateway.settings.Limits(900, 3e6, 2048, 2**28)
+    assert settings.drain_delay_s == 0.0
+    proxies = (ip_network("10.0.0.0/8"), ip_network("fd00::1"))
+    assert settings.limits == avatar_gateway.settings.Limits(
+        900, 3e6, 2048, 2**28, 1_000_000, 50, proxies
+    )
     assert settings.metrics_open
 
 

@@ -320,3 +320,32 @@ def test_no_template_asks_the_cluster() -> None:
     assert len(templates) > 10
     asking = [p.name for p in templates if re.search(r"\blookup\b", p.read_text())]
     assert asking == []
+
+
+def test_callers_cannot_keep_the_probes_of_the_gateway_out(defaults: list[Manifest]) -> None:
+    spec = _gateway(defaults)["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    probes = [container[f"{name}Probe"]["httpGet"]["port"] for name in ("startup", "liveness")]
+    assert [*probes, container["readinessProbe"]["httpGet"]["port"]] == ["admin"] * 3
+
+
+def test_a_gateway_that_stops_still_accepts_callers_for_a_time(helm: Any) -> None:
+    for values, delay, grace in (
+        ({}, "10", 3640),
+        ({"gateway": {"drainDelaySeconds": 0, "drainTimeoutSeconds": 5}}, "0", 35),
+        ({"gateway": {"drainDelaySeconds": None}}, "10", 3640),
+    ):
+        deployment = _gateway(helm.template(values))
+        assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+        spec = deployment["spec"]["template"]["spec"]
+        env = {each["name"]: each.get("value") for each in spec["containers"][0]["env"]}
+        assert env["AVATAR_GATEWAY_DRAIN_DELAY_S"] == delay
+        assert spec["terminationGracePeriodSeconds"] == grace
+
+
+def _gateway(manifests: list[Manifest]) -> Manifest:
+    return next(
+        each
+        for each in manifests
+        if each["kind"] == "Deployment" and each["metadata"]["name"].endswith("-gateway")
+    )

@@ -107,3 +107,32 @@ def test_configure_sets_format_and_levels(
         assert json.loads(written)["message"] == "written"
     else:
         assert written.endswith("Z INFO avatar written")
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_library_cannot_fill_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(LogFormat.TEXT, {})
+    for _ in range(100):
+        logging.getLogger("asyncio").error("socket.accept() out of system resource")
+        logging.getLogger("avatar").info("session started")
+    lines = capsys.readouterr().err.splitlines()
+    assert sum("out of system resource" in line for line in lines) == 10
+    assert sum("session started" in line for line in lines) == 100
+
+
+def test_the_records_that_were_suppressed_are_counted() -> None:
+    now = [0.0]
+    limit = logs.RepeatLimit(["noisy"], lambda: now[0])
+
+    def passes(line: int, name: str = "noisy.part") -> str | None:
+        record = logging.LogRecord(name, logging.ERROR, "f.py", line, "of %s", ("one",), None)
+        return record.getMessage() if limit.filter(record) else None
+
+    assert [passes(1) for _ in range(12)] == ["of one"] * 10 + [None, None]
+    assert passes(2) == "of one"
+    assert passes(1, "noisyother") == "of one"
+    now[0] = 9.9
+    assert passes(1) is None
+    now[0] = 10.0
+    assert passes(1) == "of one (3 similar records were suppressed)"
+    assert passes(1) == "of one"

@@ -19,6 +19,7 @@ from aiohttp import WSMsgType, web
 
 from avatar_contracts.tokens import gateway_key
 from avatar_gateway import settings
+from avatar_gateway.core.connections import Limits
 from avatar_gateway.core.memory_budget import MemoryBudget
 from avatar_gateway.core.model import Pod, State
 from avatar_gateway.metrics import Metrics
@@ -27,7 +28,7 @@ from avatar_gateway.serving.admin import Admin
 from avatar_gateway.serving.app import Gateway
 from avatar_gateway.serving.auth import Authenticator
 from avatar_gateway.serving.placement import Placer
-from avatar_gateway.serving.server import listening
+from avatar_gateway.serving.server import ADMIN_LIMITS, Listener
 from avatar_gateway.serving.sessions import Sessions
 
 if TYPE_CHECKING:
@@ -283,8 +284,12 @@ class GatewayProcess:
 
 
 @asynccontextmanager
-async def running_gateway(kubeconfig: str, **environment: str) -> AsyncIterator[GatewayProcess]:
+async def running_gateway(
+    kubeconfig: str, descriptors: int = 0, **environment: str
+) -> AsyncIterator[GatewayProcess]:
+    limit = ["/bin/sh", "-c", f'ulimit -n {descriptors}; exec "$0" "$@"'] if descriptors else []
     child = await asyncio.create_subprocess_exec(
+        *limit,
         sys.executable,
         "-m",
         "avatar_gateway",
@@ -340,10 +345,14 @@ async def gateway() -> AsyncIterator[Setup]:
             chosen.limits,
             budget,
         )
-        admin = Admin(chosen, registry, sessions, metrics)
+        admin = Admin(chosen, registry, sessions, metrics, lambda: app.is_ready)
         stack.push_async_callback(placer.close)
-        setup.port = await stack.enter_async_context(listening(app.application(), ANY_PORT))
-        setup.admin_port = await stack.enter_async_context(listening(admin.application(), ANY_PORT))
+        setup.port = await stack.enter_async_context(
+            Listener(Limits(2000, 2000)).listening(app.application(), ANY_PORT)
+        )
+        setup.admin_port = await stack.enter_async_context(
+            Listener(ADMIN_LIMITS).listening(admin.application(), ANY_PORT)
+        )
         yield setup
 
 
@@ -367,7 +376,7 @@ async def fake(tmp_path: Path) -> AsyncIterator[FakeAPI]:
 @pytest.fixture
 def start_gateway(fake: FakeAPI) -> Callable[..., Any]:
     """Return a function that runs `avatar-gateway serve` against the fake API server."""
-    return lambda **environment: running_gateway(str(fake.kubeconfig), **environment)
+    return lambda **options: running_gateway(str(fake.kubeconfig), **options)
 
 
 @pytest.fixture

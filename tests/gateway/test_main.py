@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from avatar_gateway import __main__ as command
 
@@ -66,6 +67,29 @@ async def test_a_second_signal_ends_the_sessions_with_1012(
         process.child.send_signal(signal.SIGINT)
         await caller.wait_closed()
         assert caller.close_code == 1012
+        async with asyncio.timeout(5):
+            assert await process.child.wait() == 0
+
+
+@pytest.mark.slow
+async def test_a_gateway_that_stops_refuses_nobody_while_it_is_not_ready(
+    start_gateway: Any, fake: Any, fake_pod: Any, until: Until
+) -> None:
+    async with start_gateway(AVATAR_GATEWAY_DRAIN_DELAY_S="1") as process:
+        first = await _session(process, fake, fake_pod, until)
+        await first.close()
+        process.child.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(5):
+            while await process.status("/readyz") != 503:
+                pass
+        # A load balancer has not noticed that yet.
+        url = f"ws://127.0.0.1:{process.ports[0]}/v1/realtime?model=acme/concierge"
+        async with connect(url, additional_headers=HEADERS) as caller:
+            await asyncio.sleep(1)
+            await caller.send("still here")
+            assert await caller.recv() == "still here"
+            with pytest.raises(InvalidStatus, match="503"):
+                await connect(url, additional_headers=HEADERS)
         async with asyncio.timeout(5):
             assert await process.child.wait() == 0
 

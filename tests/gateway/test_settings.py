@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from ipaddress import ip_network
+
 import pytest
 
 from avatar_contracts.labels import LogFormat
@@ -48,8 +50,14 @@ def test_the_limits_of_connections_can_be_set() -> None:
         AVATAR_GATEWAY_MAX_BYTES_PER_S="2e6",
         AVATAR_GATEWAY_HELD_BYTES="1024",
         AVATAR_GATEWAY_BUFFER_BYTES="2000000",
+        AVATAR_GATEWAY_MAX_CONNECTIONS="100",
+        AVATAR_GATEWAY_MAX_CONNECTIONS_PER_ADDRESS="10",
+        AVATAR_GATEWAY_TRUSTED_PROXIES="10.0.0.0/8, fd00::1",
+        AVATAR_GATEWAY_DRAIN_DELAY_S="7.5",
     )
-    assert read.limits == settings.Limits(500, 2e6, 1024, 2_000_000)
+    proxies = (ip_network("10.0.0.0/8"), ip_network("fd00::1"))
+    assert read.limits == settings.Limits(500, 2e6, 1024, 2_000_000, 100, 10, proxies)
+    assert (read.drain_delay_s, _read().drain_delay_s) == (7.5, 0)
 
 
 def test_arguments_take_precedence_over_variables() -> None:
@@ -87,6 +95,9 @@ def test_the_service_variables_of_kubernetes_are_ignored() -> None:
         ("AVATAR_GATEWAY_MAX_FRAMES_PER_S", "100"),
         ("AVATAR_GATEWAY_MAX_BYTES_PER_S", "1000"),
         ("AVATAR_GATEWAY_HELD_BYTES", "65537"),
+        ("AVATAR_GATEWAY_MAX_CONNECTIONS", "0"),
+        ("AVATAR_GATEWAY_TRUSTED_PROXIES", "10.0.0.1/8"),
+        ("AVATAR_GATEWAY_DRAIN_DELAY_S", "601"),
         ("AVATAR_GATEWAY_BUFFER_BYTES", "0"),
         ("AVATAR_METRICS_OPEN", "yes"),
         ("AVATAR_LOG_FORMAT", "xml"),

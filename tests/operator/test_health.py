@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 import httpx
 import pytest
 
@@ -30,6 +32,19 @@ async def test_the_readiness_probe_says_what_the_operator_waits_for() -> None:
         async with health.serving(application, ANY) as port, httpx.AsyncClient() as client:
             answer = await client.get(f"http://127.0.0.1:{port}/readyz")
         assert (answer.status_code, answer.text) == (status, text)
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\n"], ids=["nothing", "half"])
+async def test_a_connection_without_a_request_is_closed(
+    monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(health, "REQUEST_S", 0.05)
+    async with health.serving(health.probes(lambda: True, lambda: True), ANY) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+        writer.close()
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,12 @@ topologySpreadConstraints:
 {{- end }}
 {{- end -}}
 
+{{/* 10 also with --reuse-values of a release that did not have the value. */}}
+{{- define "avatar.drainDelay" -}}
+{{- $delay := .Values.gateway.drainDelaySeconds -}}
+{{- if kindIs "invalid" $delay }}10{{ else }}{{ int $delay }}{{ end -}}
+{{- end -}}
+
 {{- define "avatar.imagePullSecrets" -}}
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets:

@@ -33,6 +33,8 @@ _MAPPINGS: Final[Mapping[str, RejectionMapping]] = {
     "unauthenticated": RejectionMapping(401, 4401, (("WWW-Authenticate", "Bearer"),)),
     "model_not_found": RejectionMapping(404, 4404),
     "message_too_large": RejectionMapping(413, 1009),
+    "request_timeout": RejectionMapping(408, 1008),
+    "too_many_connections": RejectionMapping(429, 4429, _RETRY),
     "upgrade_required": RejectionMapping(
         426, None, (("Upgrade", "websocket"), ("Connection", "Upgrade"))
     ),

@@ -1,4 +1,4 @@
-"""The administration port: the metrics, and the demand that the operator scales by."""
+"""The administration port: the probes, the metrics, and the demand that the operator scales by."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from avatar_contracts import labels
 from avatar_contracts.state import LINE_AGE_S, LINE_SPACING_S, DemandDocument
 from avatar_gateway import errors
 from avatar_gateway.core import credentials
-from avatar_gateway.serving.app import rejection_response
+from avatar_gateway.serving import answers, probes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from avatar_gateway.metrics import Metrics
     from avatar_gateway.pod_registry import PodRegistry
     from avatar_gateway.serving.sessions import Sessions
@@ -25,8 +27,14 @@ class Admin:
     """Handles the requests of the administration port."""
 
     def __init__(
-        self, settings: Settings, registry: PodRegistry, sessions: Sessions, metrics: Metrics
+        self,
+        settings: Settings,
+        registry: PodRegistry,
+        sessions: Sessions,
+        metrics: Metrics,
+        is_ready: Callable[[], bool],
     ) -> None:
+        self._is_ready = is_ready
         self._settings = settings
         self._registry = registry
         self._sessions = sessions
@@ -36,7 +44,11 @@ class Admin:
         """Return the application to serve."""
         application = web.Application()
         application.add_routes(
-            [web.get("/metrics", self.metrics), web.get(labels.STATE_PATH, self.state)]
+            [
+                web.get("/metrics", self.metrics),
+                web.get(labels.STATE_PATH, self.state),
+                *probes.routes(self._is_ready),
+            ]
         )
         return application
 
@@ -81,6 +93,6 @@ class Admin:
 
 
 def _unauthenticated() -> web.Response:
-    return rejection_response(
+    return answers.of_rejection(
         errors.Rejection("unauthenticated", "the administration token is required")
     )

@@ -16,7 +16,7 @@ from avatar_gateway.core import credentials, rejections, requests
 from avatar_gateway.core.frames import NORMAL, Opcode
 from avatar_gateway.core.rate_limit import Rate
 from avatar_gateway.core.wait_queue import RETRYABLE_CODES
-from avatar_gateway.serving import proxy, upgrade
+from avatar_gateway.serving import answers, probes, proxy, upgrade
 from avatar_gateway.serving.wait_queue import WaitQueues
 
 if TYPE_CHECKING:
@@ -70,21 +70,16 @@ class Gateway:
             [
                 web.get("/v1/realtime", self.realtime),
                 web.post("/v1/realtime/client_secrets", self.client_secrets),
-                web.get("/healthz", self.healthz),
-                web.get("/readyz", self.readyz),
+                *probes.routes(lambda: self.is_ready),
                 web.get("/", self.page),
             ]
         )
         return application
 
-    async def healthz(self, _: web.Request) -> web.Response:
-        """Answer 200 while the event loop runs."""
-        return web.json_response({"ok": True})
-
-    async def readyz(self, _: web.Request) -> web.Response:
-        """Answer 200 when services and pods are known and the gateway is not draining."""
-        ready = self._is_synced() and not self._sessions.draining
-        return web.json_response({"ready": ready}, status=200 if ready else 503)
+    @property
+    def is_ready(self) -> bool:
+        """Whether services and pods are known and the gateway does not shut down."""
+        return self._is_synced() and not self._sessions.leaving
 
     async def page(self, _: web.Request) -> web.Response:
         """Serve the demo page that shows an avatar."""
@@ -106,7 +101,7 @@ class Gateway:
             )
         except errors.Rejection as rejection:
             self._metrics.count_rejection(rejection.code)
-            return rejection_response(rejection)
+            return answers.of_rejection(rejection)
 
     async def realtime(self, request: web.Request) -> web.StreamResponse:
         """Authenticate, place and proxy one session."""
@@ -118,7 +113,7 @@ class Gateway:
             self._metrics.count_rejection(rejection.code)
             close_code = rejections.mapping_of(rejection.code).close_code
             if close_code is None or not requests.wants_close_code(query):
-                return rejection_response(rejection)
+                return answers.of_rejection(rejection)
             return await self._accept_and_close(
                 request, rejections.error_object(rejection), close_code
             )
@@ -269,16 +264,6 @@ async def _refuse_upgrades_completely(request: web.Request, handler: Handler) ->
         upgrade.refuse(request)
         response.force_close()
     return response
-
-
-def rejection_response(rejection: errors.Rejection) -> web.Response:
-    """Return the HTTP response to a caller that is rejected before the upgrade."""
-    mapping = rejections.mapping_of(rejection.code)
-    return web.json_response(
-        {"error": rejections.error_object(rejection)},
-        status=mapping.status,
-        headers=dict(mapping.headers),
-    )
 
 
 async def _send_error_and_close(caller: Peer, error: Mapping[str, Any], code: int) -> None:

@@ -38,7 +38,10 @@ class Sessions:
     """Counts sessions, and ends those that outlast the drain."""
 
     def __init__(self) -> None:
+        self.leaving = False
+        """Whether the gateway shuts down; it is not ready, but may still accept sessions."""
         self.draining = False
+        """Whether the gateway accepts no more sessions."""
         self._demand: dict[str, Demand] = {}
         self._stops: set[asyncio.Future[proxy.End]] = set()
         self._empty = asyncio.Event()
@@ -101,7 +104,7 @@ class Sessions:
         Returns:
             The number of sessions that the gateway had to end.
         """
-        self.draining = True
+        self.leaving = self.draining = True
         self._notify()
         if await self._wait_until_empty(timeout_s):
             return 0

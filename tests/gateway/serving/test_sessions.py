@@ -58,7 +58,12 @@ async def test_a_repeated_drain_counts_the_sessions_that_still_end() -> None:
 
 def test_the_process_ends_within_the_grace_period_of_the_chart() -> None:
     text = (Path(__file__).parents[3] / DEPLOYMENT).read_text()
-    found = re.search(r"GracePeriodSeconds: {{ add .Values.gateway.drainTimeoutSeconds (\d+)", text)
+    # The delay before the drain is added, too.
+    found = re.search(
+        r"GracePeriodSeconds: {{ add .Values.gateway.drainTimeoutSeconds (\d+) "
+        r'\(include "avatar.drainDelay" .\) }}',
+        text,
+    )
     assert found is not None
     # After the drain, each of the two listeners gets 1 s, and cancelled handlers get 5 s.
     assert CLOSE_TIMEOUT_S + 2 * 1 + 5 < int(found[1])

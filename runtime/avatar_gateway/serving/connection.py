@@ -1,0 +1,176 @@
+"""One HTTP connection of a caller: its deadlines, and its answers to malformed requests."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from aiohttp.web_protocol import RequestHandler
+
+from avatar_gateway.serving import answers
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from aiohttp import web
+
+REQUEST_S: Final = 10.0
+"""From the connection, or from the first byte of a later request, to the end of its headers."""
+WRITE_S: Final = 30.0
+"""How long a caller may leave an answer unread before its connection is closed."""
+IDLE_S: Final = 630.0
+"""How long a connection may stay open between requests; proxies in front reuse idle ones."""
+_END_OF_HEADERS: Final = b"\r\n\r\n"
+
+_log = logging.getLogger(__name__)
+
+
+class ConnectionListener(Protocol):
+    """The port that a connection belongs to."""
+
+    count: Callable[[str], None]
+    """Count a connection that is refused or closed, by reason."""
+
+    def on_request(self, connection: Connection, client: str | None) -> bool:
+        """Record a request; return whether its client is within the limit."""
+        ...
+
+    def on_waiting(self, connection: Connection) -> None:
+        """Record that a connection waits for its next request."""
+        ...
+
+    def on_closed(self, connection: Connection) -> None:
+        """Record that a connection has ended."""
+        ...
+
+
+class Connection(RequestHandler):
+    """aiohttp's connection with deadlines.
+
+    A connection whose deadline has passed is closed without an answer. A WebSocket has its own
+    rules (`serving/peer.py`).
+    """
+
+    __slots__ = (
+        "_deadline",
+        "_is_busy",
+        "_is_closed",
+        "_is_partial",
+        "_is_upgraded",
+        "_listener",
+        "peer",
+    )
+
+    def __init__(
+        self,
+        server: web.Server,
+        loop: asyncio.AbstractEventLoop,
+        listener: ConnectionListener,
+        peer: str,
+    ) -> None:
+        # No access log: a URL may contain a credential.
+        super().__init__(
+            server,
+            loop=loop,
+            access_log=None,  # type: ignore[arg-type]  # as AppRunner passes it
+            keepalive_timeout=IDLE_S,
+        )
+        self.peer = peer
+        self._listener = listener
+        self._deadline: asyncio.TimerHandle | None = None
+        self._is_busy = False
+        self._is_upgraded = False
+        self._is_closed = False
+        self._is_partial = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the deadline of the first request."""
+        super().connection_made(transport)
+        if self._is_closed:
+            self.close_at_once()
+        else:
+            self._set_deadline(REQUEST_S)
+
+    def data_received(self, data: bytes) -> None:
+        """Handle the data; a part of a request does not extend its deadline."""
+        self._is_partial = not data.endswith(_END_OF_HEADERS)
+        if not (self._is_busy or self._is_upgraded):
+            self._set_deadline(REQUEST_S)
+        super().data_received(data)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Clear the deadline."""
+        self._clear_deadline()
+        self._listener.on_closed(self)
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Start the deadline of an answer that is not read."""
+        super().pause_writing()
+        if not self._is_upgraded:
+            self._clear_deadline()
+            self._set_deadline(WRITE_S)
+
+    def resume_writing(self) -> None:
+        """Clear the deadline of the answer."""
+        super().resume_writing()
+        if not self._is_upgraded:
+            self._clear_deadline()
+
+    def set_parser(self, *args: Any, **kwargs: Any) -> None:
+        """Hand the connection to a WebSocket, which has its own deadlines."""
+        self._is_upgraded = True
+        self._clear_deadline()
+        super().set_parser(*args, **kwargs)
+
+    def request_started(self, client: str | None) -> bool:
+        """Record that a complete request has arrived from `client`, None for the peer itself.
+
+        Returns:
+            Whether the client is within its limit of connections.
+        """
+        self._is_busy = True
+        self._clear_deadline()
+        return self._listener.on_request(self, client)
+
+    def request_ended(self) -> None:
+        """Record that a request is answered; a session stays busy until its connection ends."""
+        if self._is_upgraded:
+            return
+        self._is_busy = False
+        self._listener.on_waiting(self)
+        if self._is_partial:  # what has arrived may contain the beginning of the next request
+            self._set_deadline(REQUEST_S)
+
+    def close_at_once(self) -> None:
+        """Close the connection, which may not be open yet."""
+        self._is_closed = True
+        if self.transport is not None:
+            self.transport.abort()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer a malformed request. Neither the answer nor the log repeats a part of it."""
+        _log.warning(
+            "malformed request status=%d error=%s peer=%s", status, type(exc).__name__, self.peer
+        )
+        return answers.malformed(status)
+
+    def _set_deadline(self, seconds: float) -> None:
+        if self._deadline is None:
+            self._deadline = self._loop.call_later(seconds, self._end_at_deadline)
+
+    def _clear_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _end_at_deadline(self) -> None:
+        self._listener.count("deadline")
+        self.close_at_once()
