@@ -116,3 +116,54 @@ def test_a_secret_without_a_usable_key_is_refused_without_showing_it(data: Any, 
 def test_keys_are_hidden() -> None:
     assert FIRST not in repr(KeyRing(FIRST, SECOND))
     assert SECOND not in repr(KeyRing(FIRST, SECOND))
+
+
+def test_one_key_gives_one_token_and_one_file() -> None:
+    one = KeyRing(FIRST)
+    assert one.generation == tokens.generation(FIRST)
+    assert one.control_tokens(SERVICE, "unknown") == (tokens.control_token(FIRST, SERVICE),)
+    assert one.gateway_keys() == {"key": tokens.gateway_key(FIRST)}
+    assert one.master_keys() == {"master": FIRST}
+    assert KeyRing(SECOND, FIRST).master_keys() == {"master": SECOND, "previous": FIRST}
+    assert one.gateway_tokens() == (
+        tokens.gateway_token(tokens.gateway_key(FIRST)),
+        tokens.gateway_token(FIRST),
+    )
+
+
+def test_a_secret_of_the_operator_says_whose_it_is() -> None:
+    assert opaque_secret("system", "control", {"a": "b"}) == {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": "control",
+            "namespace": "system",
+            "labels": {"app.kubernetes.io/managed-by": "avatar-operator"},
+        },
+        "type": "Opaque",
+        "data": {"a": "Yg=="},
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("x" * 15, "key master has 15 characters, must have 16 characters or more"),
+        (f"{'x' * 15} \n", "key master has 15 characters, must have 16 characters or more"),
+        ("", "has no key master"),
+    ],
+)
+def test_a_short_key_is_refused_with_its_length(key: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        parse_master_keys({"data": encode({"master": key})})
+
+
+def test_a_key_of_16_characters_is_long_enough() -> None:
+    assert parse_master_keys({"data": encode({"master": "x" * 16})}) == KeyRing("x" * 16)
+
+
+def test_the_wrong_key_is_named() -> None:
+    data = {**encode({"master": FIRST}), "previous": "no base64!"}
+    with pytest.raises(ValueError, match=r"^key previous is not UTF-8 text in base64$") as refused:
+        parse_master_keys({"data": data})
+    assert refused.value.__suppress_context__

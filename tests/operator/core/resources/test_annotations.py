@@ -34,3 +34,18 @@ def test_faults_are_parsed_with_the_service() -> None:
     service = parse_service({"metadata": metadata, "spec": {}})
     assert not service.paused
     assert service.annotation_faults == rules.faults({f"{GROUP}/paused": "True"}) != ()
+
+
+def test_all_faults_are_told_in_the_order_of_their_names() -> None:
+    long = "x" * 100
+    given = {f"{GROUP}/paused": long, f"{GROUP}/freeze": "1", f"{GROUP}/drain": "true"}
+    assert rules.faults(given) == (
+        f"annotation {GROUP}/drain is ignored: an AvatarService has only paused, freeze, "
+        "pause-scale-in, allow-unpulled-image (drain is an annotation of a pod)",
+        f'annotation {GROUP}/freeze is "1" and is ignored, must be true or false',
+        f'annotation {GROUP}/paused is "{"x" * 59} and is ignored, must be true or false',
+    )
+
+
+def test_a_missing_flag_is_false() -> None:
+    assert not rules.flag({}, rules.SERVICE_FLAGS[0])
