@@ -143,7 +143,13 @@ async def test_a_client_secret_permits_a_session(gateway: Any) -> None:
         assert response.status == 401
 
 
-@pytest.mark.parametrize("body", ["{", "[1]", '{"expires_after": 1}', "x" * 70_000, "[" * 60_000])
+@pytest.mark.parametrize(
+    "body",
+    [
+        *("{", "[1]", '{"expires_after": 1}', "x" * 70_000, "[" * 60_000),
+        *('{"session": {"x": NaN}}', '{"session": {"x": 1e999}}'),
+    ],
+)
 async def test_a_wrong_request_for_a_secret_is_rejected(gateway: Any, body: str) -> None:
     async with (
         aiohttp.ClientSession(f"http://127.0.0.1:{gateway.port}") as http,
