@@ -159,6 +159,16 @@ async def test_a_wrong_request_for_a_secret_is_rejected(gateway: Any, body: str)
         assert (await response.json())["error"]["code"] == "invalid_query"
 
 
+async def test_a_body_with_a_wrong_encoding_is_rejected(gateway: Any) -> None:
+    headers = {**BEARER, "Content-Encoding": "gzip"}
+    async with (
+        aiohttp.ClientSession(f"http://127.0.0.1:{gateway.port}") as http,
+        http.post("/v1/realtime/client_secrets", data=b"{}", headers=headers) as response,
+    ):
+        assert response.status == 400
+        assert (await response.json())["error"]["code"] == "invalid_query"
+
+
 async def test_each_rejection_has_its_status_and_code(gateway: Any) -> None:
     wrong = {"Authorization": "Bearer wrong"}
     status, error, headers = await _rejection(gateway, additional_headers=wrong)
