@@ -284,7 +284,13 @@ async def test_the_operator_is_restricted_to_its_own_objects(simulated: Simulate
     assert "starts with kube-" in await as_operator(cluster, ours, "kube-system")
     assert await as_operator(cluster, ours, TENANT) == ""
     assert "starts with kube-" in await as_operator(cluster, pod(), "kube-system")
-    for spec in ({"hostNetwork": True}, {"automountServiceAccountToken": True}):
+    privileged = [{"name": "d", "image": "i", "securityContext": {"privileged": True}}]
+    for spec in (
+        {"hostNetwork": True},
+        {"automountServiceAccountToken": True},
+        {"containers": privileged},
+        {"initContainers": privileged},
+    ):
         assert "may only create pods of" in await as_operator(cluster, pod(**spec), TENANT)
     assert await as_operator(cluster, pod(), TENANT) == ""
 

@@ -96,7 +96,7 @@ class Gateway:
             self._authenticator.check_url(query)
             self._authenticator.authenticate(request.headers, (), None)
             return web.json_response(
-                self._authenticator.create_client_secret(await request.read()),
+                self._authenticator.create_client_secret(await _body(request)),
                 headers={"Cache-Control": "no-store"},
             )
         except errors.Rejection as rejection:
@@ -271,6 +271,13 @@ async def _send_error_and_close(caller: Peer, error: Mapping[str, Any], code: in
     event = {"type": "error", "event_id": "event_refused", "error": error}
     caller.send(Opcode.TEXT, json.dumps(event).encode())
     await caller.close(code, str(error.get("code", "")))
+
+
+async def _body(request: web.Request) -> bytes:
+    try:
+        return await request.read()
+    except web.RequestPayloadError as error:  # for example wrong gzip data
+        raise errors.Rejection("invalid_query", "the body cannot be read") from error
 
 
 def _waiting_callers(count: int) -> str:

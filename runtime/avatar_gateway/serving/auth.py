@@ -62,6 +62,8 @@ class Authenticator:
             )
         try:
             parsed = json.loads(body or b"{}")
+            # Python reads NaN and numbers like 1e999, which the response cannot repeat as JSON.
+            json.dumps(parsed, allow_nan=False)
         except (ValueError, RecursionError) as error:
             raise errors.Rejection("invalid_query", "the body is not valid JSON") from error
         request = requests.parse_secret(parsed)

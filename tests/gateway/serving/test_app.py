@@ -143,11 +143,27 @@ async def test_a_client_secret_permits_a_session(gateway: Any) -> None:
         assert response.status == 401
 
 
-@pytest.mark.parametrize("body", ["{", "[1]", '{"expires_after": 1}', "x" * 70_000, "[" * 60_000])
+@pytest.mark.parametrize(
+    "body",
+    [
+        *("{", "[1]", '{"expires_after": 1}', "x" * 70_000, "[" * 60_000),
+        *('{"session": {"x": NaN}}', '{"session": {"x": 1e999}}'),
+    ],
+)
 async def test_a_wrong_request_for_a_secret_is_rejected(gateway: Any, body: str) -> None:
     async with (
         aiohttp.ClientSession(f"http://127.0.0.1:{gateway.port}") as http,
         http.post("/v1/realtime/client_secrets", data=body, headers=BEARER) as response,
+    ):
+        assert response.status == 400
+        assert (await response.json())["error"]["code"] == "invalid_query"
+
+
+async def test_a_body_with_a_wrong_encoding_is_rejected(gateway: Any) -> None:
+    headers = {**BEARER, "Content-Encoding": "gzip"}
+    async with (
+        aiohttp.ClientSession(f"http://127.0.0.1:{gateway.port}") as http,
+        http.post("/v1/realtime/client_secrets", data=b"{}", headers=headers) as response,
     ):
         assert response.status == 400
         assert (await response.json())["error"]["code"] == "invalid_query"
