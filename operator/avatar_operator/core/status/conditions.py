@@ -145,7 +145,7 @@ def _ready(
         message = f"{count}; " + "; ".join(failure.message for failure in failures)
         return Finding(Condition.READY, False, failures[0].reason, message)
     starting = ", ".join(pod.name for pod in plan.fleet.live if not pod.ready)
-    message = f"{count}; starting: {starting or 'none'}"
+    message = f"{count}; {f'starting: {starting}' if starting else 'no other pod exists'}"
     return Finding(Condition.READY, False, Reason.PODS_STARTING, message)
 
 
@@ -169,10 +169,13 @@ def _troubles(plan: planner.Plan, states: Mapping[str, PodState]) -> list[str]:
 
 def _failures(plan: planner.Plan) -> str:
     """Describe the pods that failed to start, and when another one is tried."""
+    tries: dict[tuple[str, str], list[str]] = {}
+    for each in plan.failures:
+        tries.setdefault((each.pod, each.message), []).append(each.gpu_class)
     found = [
-        f"{each.pod} failed to start{f' on {each.gpu_class}' if each.gpu_class else ''} and was "
-        f"deleted: {each.message}"
-        for each in plan.failures
+        f"{pod} failed to start{f' on {text.join(classes)}' if any(classes) else ''} and was "
+        f"deleted: {message}"
+        for (pod, message), classes in tries.items()
     ]
     if not any(not pod.ready for pod in plan.fleet.current):
         at = min(each.retry_at for each in plan.failures)
@@ -310,7 +313,11 @@ def _gpu(service: Service, plan: planner.Plan, failures: Sequence[FailedAction])
             if isinstance(outcome, NoBatch)
         )
         return Finding(Condition.GPU_AVAILABLE, False, Reason.NO_BATCH_FITS, message)
-    exists = any(pool.stock.total for pool in usable)
+    existing = {pool.gpu_class for pool in usable if pool.stock.total}
+    if existing and existing <= {each.gpu_class for each in plan.failures}:
+        message = f"no GPU is held between two tries: {_failures(plan)}"
+        return Finding(Condition.GPU_AVAILABLE, False, Reason.BACKING_OFF, message)
+    exists = bool(existing)
     reason = Reason.NO_FREE_GPU if exists else Reason.NO_GPU_NODE
     what = "no free GPU" if exists else "no matching GPU node"
     message = f"{what}: needs {_needed(service, plan)}; the cluster has {_stocks(plan)}"

@@ -38,4 +38,4 @@ def _phrase(nodes: list[str], why: str) -> str:
         return f"node {nodes[0]} excluded: {why}"
     more = len(nodes) - _NAMED_NODES
     names = [*nodes[:_NAMED_NODES], f"{more} more"] if more > 0 else nodes
-    return f"nodes {', '.join(names[:-1])} and {names[-1]} excluded: {why}"
+    return f"nodes {text.join(names)} excluded: {why}"

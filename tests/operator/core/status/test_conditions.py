@@ -358,6 +358,25 @@ def test_a_class_that_rejected_a_pod_is_named(scenarios: Scenarios) -> None:
     assert f"p0 failed to start on rtx-4090 and was deleted: {FAILED}" in message
 
 
+def test_classes_that_all_rejected_the_spec_are_the_cause_and_not_the_free_gpus(
+    scenarios: Scenarios, make: Make
+) -> None:
+    scenario = scenarios(replicas=2)
+    scenario.profiles = list(make.shipped())
+    scenario.nodes.append(make.node("n2", labels=H100, gpus=1))
+    lacks_cpu = "not scheduled: 0/2 nodes are available: 2 Insufficient cpu"
+    scenario.failures = tuple(
+        failure(scenario, gpu_class=name, gpus=gpus, message=lacks_cpu)
+        for name, gpus in (("h100-80gb", 1), ("rtx-4090", 2))
+    )
+    assert said(scenario, Condition.GPU_AVAILABLE) == (
+        False,
+        Reason.BACKING_OFF,
+        "no GPU is held between two tries: p0 failed to start on h100-80gb and rtx-4090 and was "
+        f"deleted: {lacks_cpu}; the next try is at 1970-01-01T02:46:49Z",
+    )
+
+
 def test_a_paused_service_names_its_pending_pods(scenarios: Scenarios) -> None:
     scenario = scenarios(replicas=1)
     scenario.service = replace(scenario.service, paused=True)
