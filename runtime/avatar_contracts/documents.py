@@ -9,16 +9,30 @@ MAX_LINE_BYTES: Final = 1 << 16
 """The longest line of a state stream; a real one has about 1 KiB."""
 
 
+def parse(text: bytes | bytearray | str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: the text is not JSON, or is nested too deeply. Python reads NaN and Infinity as
+            numbers otherwise, which JSON does not have.
+    """
+    try:
+        return json.loads(text, parse_constant=_reject_constant)
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
+
+
+def _reject_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
 def parse_object(text: bytes | bytearray | str) -> dict[str, Any]:
     """Return the JSON object in a text.
 
     Raises:
         ValueError: the text is not JSON, is nested too deeply, or is not an object.
     """
-    try:
-        document = json.loads(text)
-    except RecursionError:
-        raise ValueError("the JSON is nested too deeply") from None
+    document = parse(text)
     if not isinstance(document, dict):
         raise ValueError(f"the JSON is a {type(document).__name__}, must be an object")
     return document
