@@ -18,6 +18,7 @@ from avatar_contracts.backoff import Backoff
 from avatar_gateway import errors, settings
 from avatar_gateway.core.connections import limits_for
 from avatar_gateway.core.memory_budget import MemoryBudget
+from avatar_gateway.keys import API_KEY_FILE, MIN_KEY
 from avatar_gateway.kube import informers
 from avatar_gateway.metrics import Metrics
 from avatar_gateway.pod_registry import PodRegistry
@@ -63,6 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except errors.SettingsError as error:
         print(f"avatar-gateway: {error}", file=sys.stderr)
         return 2
+    if not chosen.keys.api.read():
+        file = f"{chosen.keys.api.folder}/{API_KEY_FILE}"
+        print(f"avatar-gateway: {file} has no key of {MIN_KEY} characters", file=sys.stderr)
+        return 2
     logs.configure(chosen.log_format, LOG_LEVELS, LIMITED_LOGGERS)
     asyncio.run(serve(chosen))
     return 0
@@ -91,7 +96,7 @@ async def serve(chosen: settings.Settings) -> None:
             registry, http, chosen.keys.gateway.read, _backoff, metrics.count_state_fault
         )
         gateway = Gateway(
-            Authenticator(chosen.keys.api_key),
+            Authenticator(chosen.keys.api.read),
             placer,
             sessions,
             metrics,

@@ -1,6 +1,6 @@
-"""The gateway keys: the current one, and the previous one during a rotation.
+"""The keys of the gateway: the gateway keys, and the API keys of callers.
 
-In a cluster they are files of a mounted Secret. They are read at each use, because the kubelet
+In a cluster they are files of mounted Secrets. They are read at each use, because the kubelet
 updates them: a rotation needs no restart of the gateway.
 """
 
@@ -16,6 +16,31 @@ _FILES: Final = (
     labels.GATEWAY_KEY_FILE,
     labels.PREVIOUS_PREFIX + labels.GATEWAY_KEY_FILE,
 )
+
+API_KEY_FILE: Final = "api-key"
+_ANOTHER: Final = f"{API_KEY_FILE}-"
+MIN_KEY: Final = 16
+"""Shorter keys are not used."""
+
+
+@dataclass(frozen=True, slots=True)
+class APIKeys:
+    """Where the API keys are: the file `api-key`, and the files `api-key-NAME`."""
+
+    folder: str
+    """The folder with the files; empty if the key was given as text."""
+    text: str = field(repr=False)
+
+    def read(self) -> tuple[str, ...]:
+        """Return the accepted keys. The first one, which is `api-key`, signs client secrets."""
+        if not self.folder:
+            return (self.text,) if self.text else ()
+        try:
+            found = sorted(Path(self.folder).glob(f"{API_KEY_FILE}*"))
+        except OSError:
+            return ()
+        names = (path for path in found if path.name == API_KEY_FILE or _ANOTHER in path.name)
+        return tuple(key for key in map(_read, names) if len(key) >= MIN_KEY)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from avatar_contracts.labels import (
     LogFormat,
 )
 from avatar_gateway import errors
-from avatar_gateway.keys import GatewayKeys
+from avatar_gateway.keys import MIN_KEY, APIKeys, GatewayKeys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,15 +47,14 @@ _KNOWN: Final = frozenset(
 )
 _SERVICE_LINK: Final = re.compile(r"SERVICE_HOST|(SERVICE_)?PORT(_.*)?")
 """Variables that Kubernetes sets for a Service with the name avatar-gateway."""
-_MIN_KEY: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
     """The secrets. `repr` hides them."""
 
-    api_key: str = field(repr=False)
-    """The key that callers present; at least 16 characters."""
+    api: APIKeys
+    """The keys that callers present; at least 16 characters."""
     gateway: GatewayKeys
     """The gateway keys, from which the tokens of each service's pods are derived."""
     admin_token: str = field(repr=False)
@@ -137,7 +136,7 @@ def from_env(env: Mapping[str, str], *, listen: str | None, admin: str | None) -
         sessions=read.address(f"{_PREFIX}LISTEN", Address("0.0.0.0", SESSIONS_PORT)),
         admin=read.address(f"{_PREFIX}ADMIN", Address("0.0.0.0", ADMIN_PORT)),
         keys=Keys(
-            api_key=read.secret("AVATAR_API_KEY", _MIN_KEY),
+            api=_api_keys(read),
             gateway=_gateway_keys(read),
             admin_token=read.secret(ENV_ADMIN_TOKEN),
         ),
@@ -176,6 +175,11 @@ def _limits(read: Environment) -> Limits:
     )
 
 
+def _api_keys(read: Environment) -> APIKeys:
+    folder = read.text("AVATAR_API_KEY_FOLDER", "")
+    return APIKeys(folder, "" if folder else read.secret("AVATAR_API_KEY", MIN_KEY))
+
+
 def _gateway_keys(read: Environment) -> GatewayKeys:
     """Return the gateway keys: a folder, a key, or the master key that it is derived from.
 
@@ -183,9 +187,9 @@ def _gateway_keys(read: Environment) -> GatewayKeys:
     """
     folder = read.text(f"{_PREFIX}KEY_FOLDER", "")
     if folder or read.raw(f"{_PREFIX}KEY"):
-        return GatewayKeys(folder, "" if folder else read.secret(f"{_PREFIX}KEY", _MIN_KEY))
+        return GatewayKeys(folder, "" if folder else read.secret(f"{_PREFIX}KEY", MIN_KEY))
     if master := read.raw("AVATAR_CONTROL_MASTER"):
-        read.secret("AVATAR_CONTROL_MASTER", _MIN_KEY)
+        read.secret("AVATAR_CONTROL_MASTER", MIN_KEY)
         return GatewayKeys("", tokens.gateway_key(master))
     read.note(f"{_PREFIX}KEY_FOLDER", None, f"set, or {_PREFIX}KEY")
     return GatewayKeys("", "")

@@ -193,6 +193,18 @@ def test_a_second_operator_stands_by_on_another_node_if_it_can(defaults: list[Ma
 
 
 @pytest.mark.slow
+def test_a_second_gateway_runs_on_another_node_if_it_can(defaults: list[Manifest]) -> None:
+    spec = named(defaults, "Deployment", "-gateway")["spec"]
+    assert spec["replicas"] == 2
+    pod = spec["template"]["spec"]
+    (term,) = pod["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    selected = term["podAffinityTerm"]["labelSelector"]["matchLabels"]
+    assert selected.items() <= spec["template"]["metadata"]["labels"].items()
+    budget = named(defaults, "PodDisruptionBudget", "-gateway")["spec"]
+    assert budget == {"maxUnavailable": 1, "selector": {"matchLabels": selected}}
+
+
+@pytest.mark.slow
 def test_the_replicas_share_the_lease_that_the_chart_makes(defaults: list[Manifest]) -> None:
     (lease,) = of_kind(defaults, "Lease")
     assert "spec" not in lease  # what the operators write there is never helm's
@@ -242,11 +254,18 @@ def test_service_leads_to_the_sessions_port_and_not_to_the_admin_port(
 )
 def test_gateway_reads_its_key_from_a_secret(helm: Any, key: dict[str, str], secret: str) -> None:
     objects = helm.template({"gateway": {"apiKey": key}})
-    container = named(objects, "Deployment", "-gateway")["spec"]["template"]["spec"]["containers"][
-        0
+    spec = named(objects, "Deployment", "-gateway")["spec"]["template"]["spec"]
+    env = {each["name"]: each.get("value") for each in spec["containers"][0]["env"]}
+    # As files, which the kubelet updates: a variable would need a restart.
+    assert "AVATAR_API_KEY" not in env
+    (mount,) = [
+        each
+        for each in spec["containers"][0]["volumeMounts"]
+        if each["mountPath"] == env["AVATAR_API_KEY_FOLDER"]
     ]
-    (variable,) = [v for v in container["env"] if v["name"] == "AVATAR_API_KEY"]
-    assert variable["valueFrom"]["secretKeyRef"] == {"name": secret, "key": "api-key"}
+    assert mount["readOnly"]
+    (volume,) = [each for each in spec["volumes"] if each["name"] == mount["name"]]
+    assert volume["secret"] == {"secretName": secret}
     assert len(of_kind(objects, "Secret")) == ("value" in key)
 
 
@@ -322,30 +341,24 @@ def test_no_template_asks_the_cluster() -> None:
     assert asking == []
 
 
+@pytest.mark.slow
 def test_callers_cannot_keep_the_probes_of_the_gateway_out(defaults: list[Manifest]) -> None:
-    spec = _gateway(defaults)["spec"]["template"]["spec"]
+    spec = named(defaults, "Deployment", "-gateway")["spec"]["template"]["spec"]
     (container,) = spec["containers"]
     probes = [container[f"{name}Probe"]["httpGet"]["port"] for name in ("startup", "liveness")]
     assert [*probes, container["readinessProbe"]["httpGet"]["port"]] == ["admin"] * 3
 
 
+@pytest.mark.slow
 def test_a_gateway_that_stops_still_accepts_callers_for_a_time(helm: Any) -> None:
     for values, delay, grace in (
         ({}, "10", 3640),
         ({"gateway": {"drainDelaySeconds": 0, "drainTimeoutSeconds": 5}}, "0", 35),
         ({"gateway": {"drainDelaySeconds": None}}, "10", 3640),
     ):
-        deployment = _gateway(helm.template(values))
+        deployment = named(helm.template(values), "Deployment", "-gateway")
         assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
         spec = deployment["spec"]["template"]["spec"]
         env = {each["name"]: each.get("value") for each in spec["containers"][0]["env"]}
         assert env["AVATAR_GATEWAY_DRAIN_DELAY_S"] == delay
         assert spec["terminationGracePeriodSeconds"] == grace
-
-
-def _gateway(manifests: list[Manifest]) -> Manifest:
-    return next(
-        each
-        for each in manifests
-        if each["kind"] == "Deployment" and each["metadata"]["name"].endswith("-gateway")
-    )

@@ -30,6 +30,8 @@ async def release(cluster: ControlPlane) -> AsyncIterator[Release]:
         "--namespace", SYSTEM, "--create-namespace", "--set", f"gateway.apiKey.value={KEY}",
         "--set", "operator.resyncSeconds=10", "--set", "monitoring.openMetrics=true",
         "--set", "operator.decisionLog.enabled=true",
+        # The tests call one gateway, by the address of its pod, and query its metrics.
+        "--set", "gateway.replicas=1", "--set", "gateway.drainDelaySeconds=0",
         "--wait", "--timeout", "120s",
     )  # fmt: skip
     address = await cluster.kubectl(

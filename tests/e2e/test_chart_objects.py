@@ -133,11 +133,11 @@ async def test_release_is_installed_upgraded_and_removed(
     await cluster.helm("install", *release, CHART, *values, stdin=json.dumps(HARMLESS))
     gateway = ("deployment/probe-avatar-operator-gateway", "-n", namespace)
     replicas = ("-o", "jsonpath={.spec.replicas}")
-    assert await cluster.kubectl("get", *gateway, *replicas) == "1"
-
-    larger = {**HARMLESS, "gateway": {**NOWHERE, "replicas": 2}}
-    await cluster.helm("upgrade", "probe", CHART, *release[1:], *values, stdin=json.dumps(larger))
     assert await cluster.kubectl("get", *gateway, *replicas) == "2"
+
+    larger = {**HARMLESS, "gateway": {**NOWHERE, "replicas": 3}}
+    await cluster.helm("upgrade", "probe", CHART, *release[1:], *values, stdin=json.dumps(larger))
+    assert await cluster.kubectl("get", *gateway, *replicas) == "3"
 
     await cluster.helm("uninstall", *release)
     kinds = "clusterrole,clusterrolebinding,gpuprofile,role,rolebinding,deployment,service,secret"

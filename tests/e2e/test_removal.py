@@ -32,6 +32,7 @@ async def own(tmp_path: Path) -> AsyncIterator[Space]:
         await cluster.helm(
             "install", "avatar", paths.REPOSITORY / "charts" / "avatar-operator",
             "--namespace", SYSTEM, "--create-namespace", "--set", f"gateway.apiKey.value={KEY}",
+            "--set", "gateway.replicas=1", "--set", "gateway.drainDelaySeconds=0",
             "--wait", "--timeout", "120s",
         )  # fmt: skip
         address = await cluster.kubectl(

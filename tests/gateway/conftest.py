@@ -337,7 +337,7 @@ async def gateway() -> AsyncIterator[Setup]:
     async with AsyncExitStack() as stack:
         setup = Setup(registry, sessions, metrics, stack, keys)
         app = Gateway(
-            Authenticator(KEY),
+            Authenticator(lambda: (KEY,)),
             placer,
             sessions,
             metrics,

@@ -14,6 +14,7 @@ from avatar_gateway import __main__ as command
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     Until = Callable[..., Awaitable[None]]
 
@@ -101,3 +102,13 @@ def test_a_wrong_setting_ends_with_one_sentence(
     monkeypatch.setenv("AVATAR_GATEWAY_KEY", "m" * 16)
     assert command.main(["serve"]) == 2
     assert "AVATAR_API_KEY" in capsys.readouterr().err
+
+
+def test_a_folder_without_an_api_key_ends_with_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "api-key").write_text("short")
+    monkeypatch.setenv("AVATAR_API_KEY_FOLDER", str(tmp_path))
+    monkeypatch.setenv("AVATAR_GATEWAY_KEY", "m" * 16)
+    assert command.main(["serve"]) == 2
+    assert f"{tmp_path}/api-key has no key of 16 characters" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """API keys and the short-lived secrets made from them.
 
-A client secret contains its expiry time and a signature. Every replica with the same API key
-accepts it, no replica stores it, and it becomes invalid when the key changes.
+A client secret contains its service, its expiry time and a signature. Every replica with the same
+API key accepts it, no replica stores it, and it becomes invalid when the key is removed.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class ClientSecret:
 
     expires_at: int
     """When it expires: Unix time in seconds."""
-    model: str | None
-    """The service that it permits; None for all services."""
+    model: str
+    """The service that it permits."""
 
 
 def presented(headers: Mapping[str, str], subprotocols: Sequence[str]) -> str | None:
@@ -81,7 +81,9 @@ def verify(api_key: str, text: str, now: float) -> ClientSecret | None:
         expires_at, model, _ = json.loads(_decode(body))
     except (ValueError, binascii.Error):
         return None
-    return ClientSecret(expires_at, model) if now < expires_at else None
+    # Earlier versions signed secrets for all services, with null as the model.
+    is_valid = isinstance(model, str) and now < expires_at
+    return ClientSecret(expires_at, model) if is_valid else None
 
 
 def _signature(api_key: str, body: str) -> bytes:

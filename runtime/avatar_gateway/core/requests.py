@@ -38,7 +38,7 @@ class SecretRequest:
     """A request for a client secret."""
 
     ttl_s: int
-    model: str | None
+    model: str
     session: Mapping[str, Any]
     """The `session` object of the request, which the response returns unchanged."""
 
@@ -48,20 +48,24 @@ def wants_close_code(query: Sequence[tuple[str, str]]) -> bool:
     return ("refuse", "close") in query
 
 
-def check_no_key(query: Sequence[tuple[str, str]], api_key: str) -> None:
-    """Reject a query that contains a credential; the message does not repeat the value.
+def check_no_key(query: Sequence[tuple[str, str]], api_keys: Sequence[str]) -> None:
+    """Reject a query that contains a credential; the message does not repeat it.
 
     Raises:
         Rejection: the query contains a credential.
     """
     for name, value in query:
-        looks_like_key = name.lower() in credentials.URL_KEYS or value.startswith(
-            (credentials.SECRET_PREFIX, "sk-")
-        )
-        if looks_like_key or credentials.is_key(value, api_key):
+        if _contains_key(name, api_keys):
+            raise errors.Rejection("key_in_url", "the name of a query parameter is a credential")
+        if name.lower() in credentials.URL_KEYS or _contains_key(value, api_keys):
             raise errors.Rejection(
                 "key_in_url", f"the query parameter {name[:64]!r} contains a credential", param=name
             )
+
+
+def _contains_key(text: str, api_keys: Sequence[str]) -> bool:
+    looks_like_key = text.startswith((credentials.SECRET_PREFIX, "sk-"))
+    return looks_like_key or any(key in text for key in api_keys)
 
 
 def parse(query: Sequence[tuple[str, str]]) -> SessionRequest:
@@ -102,7 +106,13 @@ def parse_secret(body: Any) -> SecretRequest:
         raise _invalid("expires_after.seconds", ttl_s, limit)
     session = _object(body.get("session", {}), "session")
     model = session.get("model")
-    if model is not None and (not isinstance(model, str) or not _NAME.fullmatch(model)):
+    if model is None:
+        raise errors.Rejection(
+            "invalid_query",
+            "session.model is missing, must be NAMESPACE/NAME: a client secret permits one service",
+            param="session.model",
+        )
+    if not isinstance(model, str) or not _NAME.fullmatch(model):
         raise _invalid("session.model", model, "NAMESPACE/NAME")
     return SecretRequest(ttl_s, model, session)
 

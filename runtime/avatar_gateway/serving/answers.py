@@ -94,6 +94,8 @@ async def as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = await handler(request)
     except web.HTTPException as error:
         response = _of_exception(error)
+    except web.RequestPayloadError:
+        return malformed(HTTPStatus.BAD_REQUEST)
     except ConnectionError:
         raise
     except Exception as error:

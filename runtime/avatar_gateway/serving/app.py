@@ -38,6 +38,7 @@ _log = logging.getLogger(__name__)
 
 _FORWARDED_HEADERS: Final = ("OpenAI-Beta",)
 """Headers of the caller that the pod receives. A credential is never one of them."""
+_BODY_S: Final = 10.0
 _INTERNAL_ERROR: Final = 1011
 
 
@@ -86,7 +87,7 @@ class Gateway:
         return web.Response(
             text=packaged_files.page(),
             content_type="text/html",
-            headers={"Cache-Control": "no-cache"},
+            headers=packaged_files.page_headers(),
         )
 
     async def client_secrets(self, request: web.Request) -> web.Response:
@@ -96,7 +97,7 @@ class Gateway:
             self._authenticator.check_url(query)
             self._authenticator.authenticate(request.headers, (), None)
             return web.json_response(
-                self._authenticator.create_client_secret(await _body(request)),
+                self._authenticator.create_client_secret(await _read_body(request)),
                 headers={"Cache-Control": "no-store"},
             )
         except errors.Rejection as rejection:
@@ -134,6 +135,11 @@ class Gateway:
     def _check(self, request: web.Request, query: Query) -> requests.SessionRequest:
         if not upgrade.is_upgrade(request):
             raise errors.Rejection("upgrade_required", "this address accepts only WebSocket")
+        for name in ("Sec-WebSocket-Protocol", *_FORWARDED_HEADERS):
+            if not all(value.isascii() for value in request.headers.getall(name, [])):
+                raise errors.Rejection(
+                    "invalid_query", f"the header {name} must be ASCII", param=name
+                )
         self._authenticator.check_url(query)
         # Authentication precedes every other check: an unauthenticated caller learns nothing else.
         offered = upgrade.offered_subprotocols(request)
@@ -266,18 +272,23 @@ async def _refuse_upgrades_completely(request: web.Request, handler: Handler) ->
     return response
 
 
+async def _read_body(request: web.Request) -> bytes:
+    try:
+        async with asyncio.timeout(_BODY_S):
+            return await request.read()
+    except TimeoutError:
+        raise errors.Rejection(
+            "request_timeout", f"the body did not arrive within {_BODY_S:g} s"
+        ) from None
+    except web.RequestPayloadError as error:  # for example wrong gzip data
+        raise errors.Rejection("invalid_query", "the body cannot be read") from error
+
+
 async def _send_error_and_close(caller: Peer, error: Mapping[str, Any], code: int) -> None:
     """Send one `error` event to a caller whose WebSocket is open, then close."""
     event = {"type": "error", "event_id": "event_refused", "error": error}
     caller.send(Opcode.TEXT, json.dumps(event).encode())
     await caller.close(code, str(error.get("code", "")))
-
-
-async def _body(request: web.Request) -> bytes:
-    try:
-        return await request.read()
-    except web.RequestPayloadError as error:  # for example wrong gzip data
-        raise errors.Rejection("invalid_query", "the body cannot be read") from error
 
 
 def _waiting_callers(count: int) -> str:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from time import time
 from typing import TYPE_CHECKING, Any, Final
 
+from avatar_contracts import documents
 from avatar_gateway import errors
 from avatar_gateway.core import credentials, requests
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _MAX_BODY_BYTES: Final = 64 * 1024
 
 
 class Authenticator:
-    """Checks credentials against the API key."""
+    """Checks credentials against the API keys."""
 
-    def __init__(self, api_key: str) -> None:
-        self._api_key = api_key
+    def __init__(self, read_keys: Callable[[], Sequence[str]]) -> None:
+        """`read_keys` returns the API keys; the first one signs client secrets."""
+        self._read_keys = read_keys
 
     def check_url(self, query: Sequence[tuple[str, str]]) -> None:
         """Reject a URL that contains a credential.
@@ -28,7 +29,7 @@ class Authenticator:
         Raises:
             Rejection: the query contains one.
         """
-        requests.check_no_key(query, self._api_key)
+        requests.check_no_key(query, self._read_keys())
 
     def authenticate(
         self, headers: Mapping[str, str], subprotocols: Sequence[str], model: str | None
@@ -40,11 +41,12 @@ class Authenticator:
         """
         credential = credentials.presented(headers, subprotocols)
         if credential is not None:
-            if credentials.is_key(credential, self._api_key):
-                return
-            secret = credentials.verify(self._api_key, credential, time())
-            if secret is not None and model is not None and secret.model in (None, model):
-                return
+            for key in self._read_keys():
+                if credentials.is_key(credential, key):
+                    return
+                secret = credentials.verify(key, credential, time())
+                if secret is not None and secret.model == model:
+                    return
         raise errors.Rejection("unauthenticated", "a valid API key or client secret is required")
 
     def create_client_secret(self, body: bytes) -> Mapping[str, Any]:
@@ -61,16 +63,17 @@ class Authenticator:
                 limit=_MAX_BODY_BYTES,
             )
         try:
-            parsed = json.loads(body or b"{}")
-            # Python reads NaN and numbers like 1e999, which the response cannot repeat as JSON.
-            json.dumps(parsed, allow_nan=False)
-        except (ValueError, RecursionError) as error:
+            parsed = documents.parse(body or b"{}")
+        except ValueError as error:
             raise errors.Rejection("invalid_query", "the body is not valid JSON") from error
         request = requests.parse_secret(parsed)
         expires_at = int(time()) + request.ttl_s
         secret = credentials.ClientSecret(expires_at, request.model)
+        signing_key, *_ = self._read_keys() or [""]
+        if not signing_key:  # between the check of the credential and now
+            raise errors.Rejection("not_ready", "this gateway has no API key now")
         return {
-            "value": credentials.mint(self._api_key, secret, secrets.token_urlsafe(12)),
+            "value": credentials.mint(signing_key, secret, secrets.token_urlsafe(12)),
             "expires_at": expires_at,
             "session": {"type": "realtime", "object": "realtime.session", **request.session},
         }

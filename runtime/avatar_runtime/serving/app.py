@@ -30,7 +30,7 @@ def create(runtime: Runtime) -> FastAPI:
 
     @app.get("/")
     async def index() -> HTMLResponse:
-        return HTMLResponse(page, headers={"Cache-Control": "no-cache"})
+        return HTMLResponse(page, headers=packaged_files.page_headers())
 
     @app.get("/healthz")
     async def healthz() -> JSONResponse:

@@ -150,41 +150,48 @@ def test_any_query_is_parsed_or_rejected(query: list[tuple[str, str]]) -> None:
         ("x", KEY),
         ("x", "ek_abc"),
         ("x", "sk-1"),
+        ("x", f"my key is {KEY}"),
     ],
 )
 def test_a_credential_in_the_url_is_rejected_and_not_repeated(query: tuple[str, str]) -> None:
     with pytest.raises(errors.Rejection) as rejected:
-        check_no_key([("model", "a/b"), query], KEY)
+        check_no_key([("model", "a/b"), query], [KEY])
     assert rejected.value.code == "key_in_url"
     assert (rejected.value.value, KEY in str(rejected.value)) == (None, False)
     assert rejected.value.param == query[0]
 
 
+@pytest.mark.parametrize("name", [KEY, f"{KEY}x", "ek_abc", "sk-1"])
+def test_a_credential_as_the_name_of_a_parameter_is_not_repeated(name: str) -> None:
+    with pytest.raises(errors.Rejection) as rejected:
+        check_no_key([(name, "")], [KEY])
+    assert (rejected.value.code, rejected.value.param) == ("key_in_url", None)
+    assert name not in str(rejected.value)
+
+
 def test_a_long_parameter_name_is_truncated_in_the_message() -> None:
     with pytest.raises(errors.Rejection) as rejected:
-        check_no_key([("x" * 99, KEY)], KEY)
+        check_no_key([("x" * 99, KEY)], [KEY])
     assert str(rejected.value) == f"the query parameter '{'x' * 64}' contains a credential"
 
 
 def test_a_url_without_a_credential_is_accepted() -> None:
-    check_no_key([("model", "a/b"), ("avatar", "anna"), ("resume", "sess_1")], KEY)
+    check_no_key([("model", "a/b"), ("avatar", "anna"), ("resume", "sess_1")], [KEY])
 
 
 @pytest.mark.parametrize(
-    ("body", "ttl_s", "model"),
+    ("body", "ttl_s"),
     [
-        ({}, 600, None),
-        ({"expires_after": {"anchor": "created_at", "seconds": 60}}, 60, None),
-        ({"expires_after": {"seconds": 600}}, 600, None),
-        ({"session": {"type": "realtime", "model": "a/b"}}, 600, "a/b"),
+        ({}, 600),
+        ({"expires_after": {"anchor": "created_at", "seconds": 60}}, 60),
+        ({"expires_after": {"seconds": 600}}, 600),
     ],
 )
-def test_a_secret_request_has_the_format_of_openai(
-    body: Any, ttl_s: int, model: str | None
-) -> None:
-    request = parse_secret(body)
-    assert (request.ttl_s, request.model) == (ttl_s, model)
-    assert request.session == body.get("session", {})
+def test_a_secret_request_has_the_format_of_openai(body: Any, ttl_s: int) -> None:
+    session = {"type": "realtime", "model": "a/b"}
+    request = parse_secret({**body, "session": session})
+    assert (request.ttl_s, request.model) == (ttl_s, "a/b")
+    assert request.session == session
 
 
 @pytest.mark.parametrize(
@@ -197,6 +204,9 @@ def test_a_secret_request_has_the_format_of_openai(
         ({"expires_after": {"seconds": True}}, "expires_after.seconds"),
         ({"expires_after": {"seconds": [1] * 999}}, "expires_after.seconds"),
         ({"expires_after": {"anchor": "now"}}, "expires_after.anchor"),
+        ({}, "session.model"),
+        ({"session": {"type": "realtime"}}, "session.model"),
+        ({"session": {"model": None}}, "session.model"),
         ({"session": "x"}, "session"),
         ({"session": {"model": 5}}, "session.model"),
         ({"session": {"model": "nonsense"}}, "session.model"),
