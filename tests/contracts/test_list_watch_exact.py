@@ -103,7 +103,7 @@ class Clock:
         self.pauses: list[float] = []
         loop = asyncio.get_running_loop()
         monkeypatch.setattr(loop, "time", lambda: self.now)
-        monkeypatch.setattr(list_watch.asyncio, "sleep", self.sleep)
+        monkeypatch.setattr(asyncio, "sleep", self.sleep)
 
     async def sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
