@@ -194,7 +194,7 @@ def test_each_kind_has_its_path() -> None:
 
 
 async def test_a_response_that_is_no_list_is_a_temporary_error() -> None:
-    async def send(method: str, path: str, *, query: Any, **_: Any) -> Any:
+    async def send(method: str, path: str, *, query: Any = None, **_: Any) -> Any:
         assert (method, path) == ("GET", "/pods")
         assert query == {"fieldSelector": "metadata.name=a"}
         return {"items": {}}

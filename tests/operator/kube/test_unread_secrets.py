@@ -241,7 +241,9 @@ async def test_each_request_tests_the_label_and_the_owner_first(make: Make) -> N
 async def test_a_secret_left_behind_is_found_without_a_change(make: Make) -> None:
     sent: list[tuple[Any, Any]] = []
 
-    async def send(method: str, path: str, *, body: Any, query: Any, content_type: str = "") -> Any:
+    async def send(
+        method: str, path: str, *, body: Any = None, query: Any = None, content_type: str = ""
+    ) -> Any:
         sent.append((body, query))
         if method == "PATCH" and path.endswith(SECOND):
             raise NotFound("PATCH", 404, "not found")

@@ -10,6 +10,7 @@ from avatar_operator.core.gpus.batch_size import BatchPlan, NoBatch
 from avatar_operator.core.gpus.inventory import ClassStock
 from avatar_operator.core.gpus.pools import Pool
 from avatar_operator.core.planning import attempts
+from avatar_operator.core.planning.disruption import LOST_S
 from avatar_operator.core.planning.failures import FailedPod, Failure
 from avatar_operator.core.planning.fleet import Fleet
 from avatar_operator.core.resources.service import Placement, WhenFull
@@ -23,6 +24,7 @@ NOW = 10_000.0
 NO_GPU = "not scheduled: 0/4 nodes are available: 2 Insufficient nvidia.com/gpu"
 NO_CPU = "not scheduled: 0/4 nodes are available: 2 Insufficient cpu"
 NO_CLAIM = "not scheduled: 0/4 nodes are available: persistentvolumeclaim is missing"
+SELECTORS = ((("nvidia.com/gpu.product", "x"),),)
 PENDING = Placement(when_full=WhenFull.CREATE_PENDING)
 
 
@@ -30,7 +32,7 @@ def pool(
     gpu_class: str = "rtx-4090", free: int = 0, total: int = 2, *, serves: bool = True
 ) -> Pool:
     outcome: Any = object.__new__(BatchPlan) if serves else NoBatch("too slow")
-    return Pool(gpu_class, outcome, ClassStock(gpu_class, 24564, total, free, ("x",)), None)  # type: ignore[arg-type]
+    return Pool(gpu_class, outcome, ClassStock(gpu_class, 24564, total, free, SELECTORS), None)
 
 
 def fleet(*pods: RuntimePod, outdated: tuple[RuntimePod, ...] = ()) -> Fleet:
@@ -85,7 +87,7 @@ def test_a_pod_that_progresses_never_fails(make: Make, changes: dict[str, Any]) 
 
 def test_a_pod_with_a_state_has_not_failed(make: Make) -> None:
     pod = make.pod(running=False, bound_at=0.0, waiting="ErrImagePull", trouble="no image")
-    for age_s, fails in ((0.0, False), (attempts.LOST_S, False), (attempts.LOST_S + 0.1, True)):
+    for age_s, fails in ((0.0, False), (LOST_S, False), (LOST_S + 0.1, True)):
         states = {pod.uid: make.state(0, age_s=age_s)}
         assert bool(find(pod, states=states)[0]) is fails
 
@@ -193,8 +195,9 @@ def test_a_closed_class_has_no_gpu_until_its_time_or_until_its_gpus_change(make:
     found = allowed(fleet(make.pod()), closed)
     assert (found.count, found.wait_s, found.closed) == (5, 6.0, frozenset({"rtx-4090"}))
     assert [(each.stock.free, each.stock.selectors) for each in found.pools] == [
-        (0, ()), (2, ("x",)),
-    ]  # fmt: skip
+        (0, ()),
+        (2, SELECTORS),
+    ]
     pools = (pool(free=2, total=3),)
     changed = allowed(fleet(make.pod()), closed, pools=pools)
     assert (changed.wait_s, changed.closed, changed.pools) == (None, frozenset(), pools)

@@ -127,12 +127,12 @@ def test_pods_that_wait_for_a_contested_gpu_are_given_back(make: Make) -> None:
 def test_annotations_forbid_to_give_back(make: Make, spec: dict[str, bool]) -> None:
     service = make.service(autoscaling={"minReplicas": 1, "maxReplicas": 4})
     assert not fair_limits.keeps_all(service)
-    assert service.autoscaling is not None
+    policy = service.autoscaling
+    assert policy is not None
     if "paused" in spec:
         service = replace(service, paused=True)
     else:
-        policy = replace(service.autoscaling, **spec)
-        service = replace(service, autoscaling=policy)
+        service = replace(service, autoscaling=replace(policy, **spec))
     assert fair_limits.keeps_all(service)
     pod = make.pod()
     share = Share({}, keep={0: 0}, parts=PARTS)
