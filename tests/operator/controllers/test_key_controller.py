@@ -197,3 +197,92 @@ async def test_a_new_leader_writes_the_keys_of_the_gateways_at_once(setup: Setup
     await api.until(lambda: api.written)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_the_reason_to_wait_is_logged_when_it_is_new_and_every_half_minute(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
+    waiting = "waiting for the master key in Secret system/control: "
+    assert setup.keys.waits_for == f"{waiting}the Secret was not read yet"
+    for now, fault in ((0.0, "a"), (1.0, "a"), (2.0, "b"), (31.9, "b"), (32.0, "b")):  # noqa: B007
+        setup.keys._note(fault)
+    assert caplog.messages == [f"{waiting}{fault}" for fault in ("a", "b", "b")]
+
+
+async def test_each_way_to_create_and_change_the_key_is_logged(
+    setup: Setup, caplog: pytest.LogCaptureFixture
+) -> None:
+    await setup.keys.refresh()
+    setup.api.secret = None
+    await setup.keys.refresh()
+    setup.api.secret = stored(SECOND)
+    await setup.keys.refresh()
+    generation = KeyRing(SECOND).generation
+    assert caplog.messages == [
+        "created the Secret of the master key with a new key secret=control",
+        "created the Secret of the master key again, because it was deleted secret=control",
+        f"the master key changed generation={generation}",
+    ]
+    assert len(setup.changes[0].current) == 64  # 48 bytes as base64
+
+
+async def test_the_secret_of_the_gateways_is_written_once_for_each_ring(setup: Setup) -> None:
+    await setup.keys._write_gateway_keys()
+    assert setup.api.written == []
+    await setup.keys.refresh()
+    for _ in range(2):
+        await setup.keys._write_gateway_keys()
+    assert len(setup.api.written) == 1
+    setup.keys.begin_term()
+    await setup.keys._write_gateway_keys()
+    assert len(setup.api.written) == 2
+
+
+async def test_a_term_ends_one_wait_only(setup: Setup) -> None:
+    setup.keys.begin_term()
+    await setup.keys._wait(3600)
+    assert not setup.keys._begun.is_set()
+    await setup.keys._wait(0)
+
+
+async def test_pauses_follow_what_happened(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    setup = Setup()
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 4:
+            raise asyncio.CancelledError
+        if len(pauses) == 3:
+            setup.api.leads = True
+
+    monkeypatch.setattr(setup.keys, "_wait", pause)
+    setup.api.secret, setup.api.leads = stored(FIRST), False
+    setup.api.faults = [TemporaryError("GET secret", 503, "unavailable")]
+    with pytest.raises(asyncio.CancelledError):
+        await setup.keys.run()
+    assert pauses == [2.0, 0.01, 0.01, 0.01]
+    assert len(setup.api.written) == 1
+    (message,) = caplog.messages
+    assert message.startswith("cannot keep the master key fault=")
+
+
+async def test_the_first_read_is_tried_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = Setup()
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            setup.api.secret = stored(FIRST)
+
+    setup.api.leads = False
+    setup.api.faults = [TemporaryError("GET secret", 503, "unavailable")]
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncio, "sleep", sleep)
+        await setup.keys.read_first()
+    assert pauses == [2.0, 0.25]

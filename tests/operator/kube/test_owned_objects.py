@@ -10,8 +10,8 @@ from avatar_operator.core.keys import KeyRing
 from avatar_operator.core.manifests.objects import control_secret, held_by_pod
 from avatar_operator.core.manifests.ownership import Choice
 from avatar_operator.core.resources.owner import Owner
-from avatar_operator.errors import Conflict, FieldConflict, NameTaken, NotFound
-from avatar_operator.kube.owned_objects import ObjectKind, OwnedObjects
+from avatar_operator.errors import Conflict, FieldConflict, NameTaken, NotFound, TemporaryError
+from avatar_operator.kube.owned_objects import ObjectKind, OwnedObjects, read_by_list
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -184,3 +184,56 @@ async def test_what_another_manager_applies_is_not_overwritten(
         await objects.write(PDB, _rendered(make), {**_secret(make), "data": {}})
     assert type(caught.value) is error
     assert len(server.writes) == 1
+
+
+def test_each_kind_has_its_path() -> None:
+    assert PDB.path("acme") == "/apis/policy/v1/namespaces/acme/poddisruptionbudgets"
+    assert PDB.path("acme", "a") == "/apis/policy/v1/namespaces/acme/poddisruptionbudgets/a"
+    assert POLICY.path("acme", "a") == f"{PATH}/a"
+    assert (PDB.kind, POLICY.kind) == ("PodDisruptionBudget", "NetworkPolicy")
+
+
+async def test_a_response_that_is_no_list_is_a_temporary_error() -> None:
+    async def send(method: str, path: str, *, query: Any = None, **_: Any) -> Any:
+        assert (method, path) == ("GET", "/pods")
+        assert query == {"fieldSelector": "metadata.name=a"}
+        return {"items": {}}
+
+    with pytest.raises(TemporaryError, match="the response is not a list") as error:
+        await read_by_list(send, "/pods", "a")
+    assert (error.value.request, error.value.status) == ("GET /pods", 200)
+
+
+async def test_a_manual_edit_is_forced_with_the_same_object(
+    server: Server, objects: OwnedObjects, make: Make
+) -> None:
+    message = 'conflicts with "kubectl-edit" using policy/v1 at 2026-01-01T00:00:00Z: .spec'
+    server.errors = [Conflict("PATCH", 409, message)]
+    await objects.write(PDB, _rendered(make), {**_secret(make), "data": {}})
+    first, second = server.writes
+    assert first == second
+    assert first[1] == PDB.path("acme", NAMES[0])
+    assert server.queries == [
+        {"fieldManager": "avatar-operator"},
+        {"fieldManager": "avatar-operator", "force": "true"},
+    ]
+
+
+async def test_a_field_conflict_has_the_words_of_the_server(
+    server: Server, objects: OwnedObjects, make: Make
+) -> None:
+    server.errors = [Conflict("PATCH", 409, 'conflict with "flux": .spec')]
+    with pytest.raises(FieldConflict) as caught:
+        await objects.write(PDB, _rendered(make), {**_secret(make), "data": {}})
+    error = caught.value
+    assert (error.request, error.status) == (f"PATCH {PDB.path('acme', NAMES[0])}", 409)
+    assert error.message == 'conflict with "flux": .spec'
+
+
+async def test_the_search_ends_at_the_own_object(
+    server: Server, objects: OwnedObjects, make: Make
+) -> None:
+    own = _secret(make)
+    for name in NAMES:
+        server.stored[f"{PATH}/{name}"] = own
+    assert await objects.find(POLICY, "acme", NAMES, SERVICE) == Choice(NAMES[0], own)

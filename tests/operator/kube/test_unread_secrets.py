@@ -208,3 +208,68 @@ async def test_an_owner_is_added_behind_the_service(
     assert await secrets.write(own, NAMES, OWNER) == Written(FIRST, (), changed=False)
     with pytest.raises(NotFound):
         await secrets.add_owner("acme", "missing", "s1", owner)
+
+
+async def test_each_request_tests_the_label_and_the_owner_first(make: Make) -> None:
+    sent: list[tuple[str, str, Any, Any, str]] = []
+
+    async def send(
+        method: str, path: str, *, body: Any = None, query: Any = None, content_type: str = "json"
+    ) -> Any:
+        sent.append((method, path, body, query, content_type))
+        if len(sent) == 1:
+            raise Refused("PATCH", 422, "the server rejected our request")
+
+    body = rendered(make)
+    assert (await UnreadSecrets(send).write(body, NAMES, OWNER)).changed
+    label = "/metadata/labels/app.kubernetes.io~1managed-by"
+    ours = [
+        {"op": "test", "path": label, "value": "avatar-operator"},
+        {"op": "test", "path": "/metadata/ownerReferences/0/uid", "value": "s1"},
+    ]
+    patch = "application/json-patch+json"
+    manager = {"fieldManager": "avatar-operator"}
+    compared = {"op": "test", "path": "/data", "value": body["data"]}
+    replaced = {"op": "add", "path": "/data", "value": body["data"]}
+    path = f"{PATH}/{FIRST}"
+    assert sent == [
+        ("PATCH", path, [*ours, compared], {**manager, "dryRun": "All"}, patch),
+        ("PATCH", path, [*ours, replaced], manager, patch),
+    ]
+
+
+async def test_a_secret_left_behind_is_found_without_a_change(make: Make) -> None:
+    sent: list[tuple[Any, Any]] = []
+
+    async def send(
+        method: str, path: str, *, body: Any = None, query: Any = None, content_type: str = ""
+    ) -> Any:
+        sent.append((body, query))
+        if method == "PATCH" and path.endswith(SECOND):
+            raise NotFound("PATCH", 404, "not found")
+        if len(sent) in (1, 2):
+            raise Refused("PATCH", 422, "the server rejected our request")
+
+    written = await UnreadSecrets(send).write(rendered(make), NAMES, OWNER)
+    assert written == Written(SECOND, (), changed=True)
+    tests, query = sent[2]
+    assert [(each["op"], each["path"], each["value"]) for each in tests] == [
+        ("test", "/metadata/labels/app.kubernetes.io~1managed-by", "avatar-operator"),
+        ("test", "/metadata/ownerReferences/0/kind", "AvatarService"),
+        ("test", "/metadata/ownerReferences/0/name", "concierge"),
+    ]
+    assert query == {"fieldManager": "avatar-operator", "dryRun": "All"}
+    created, query = sent[-1]
+    assert created["metadata"] == {**rendered(make)["metadata"], "name": SECOND}
+    assert query == {"fieldManager": "avatar-operator"}
+
+
+@pytest.mark.parametrize("kept", [FIRST, SECOND])
+async def test_the_first_free_name_is_used(
+    server: Server, secrets: UnreadSecrets, make: Make, kept: str
+) -> None:
+    third = "concierge-control-third"
+    own = rendered(make)
+    server.stored[f"{PATH}/{kept}"] = foreign(make, {"ownerReferences": []})
+    written = await secrets.write(own, (FIRST, SECOND, third), OWNER)
+    assert written == Written(SECOND if kept == FIRST else FIRST, (kept,), changed=True)

@@ -44,3 +44,22 @@ def test_the_number_of_tombstones_is_limited() -> None:
         cache.drop(str(number))
     assert cache.put("0", 1, "the oldest is forgotten")
     assert not cache.put("1", 1, "the others are not")
+
+
+def test_an_object_that_left_may_return() -> None:
+    cache: Cache[str] = Cache()
+    cache.put("u", 1, "a")
+    cache.remove("u")
+    cache.remove("u")
+    assert cache.get("u") is None
+    assert cache.put("u", 1, "a")
+
+
+def test_ten_thousand_tombstones_are_kept_in_the_order_of_deletion() -> None:
+    cache: Cache[int] = Cache()
+    for number in range(10_002):
+        cache.drop(str(number))
+    assert cache.put("0", 1, 0)
+    assert cache.put("1", 1, 1)
+    assert not cache.put("2", 1, 2)
+    assert not cache.put("10001", 1, 3)

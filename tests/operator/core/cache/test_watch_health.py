@@ -47,3 +47,23 @@ def test_a_watch_that_delivers_events_again_is_not_frozen() -> None:
     assert health.frozen() == (Kind.SERVICES,)
     health.on_event(Kind.SERVICES, 301.0)
     assert health.frozen() == ()
+
+
+def test_lists_must_contradict_a_watch_for_three_minutes() -> None:
+    health = WatchHealth(0.0)
+    health.on_list(Kind.PODS, 0, 10.0)
+    health.on_list(Kind.PODS, 1, 20.0)
+    health.on_list(Kind.PODS, 1, 199.9)
+    assert health.frozen() == ()
+    health.on_list(Kind.PODS, 1, 200.0)
+    assert health.frozen() == (Kind.PODS,)
+
+
+def test_an_event_at_the_time_of_a_list_is_no_silence() -> None:
+    health = WatchHealth(0.0)
+    health.on_list(Kind.PODS, 0, 10.0)
+    health.on_event(Kind.PODS, 10.0)
+    for now in (20.0, 1000.0):
+        health.on_list(Kind.PODS, 1, now)
+    assert health.ages(1000.0)[Kind.PODS] == 990.0
+    assert health.frozen() == ()  # only the second list of the two contradicts the watch
