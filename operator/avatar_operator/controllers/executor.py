@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from avatar_operator.core.planning.failures import Failure
     from avatar_operator.core.resources.fields import Body
     from avatar_operator.core.resources.pod import RuntimePod
+    from avatar_operator.core.status.refusals import Refusal
     from avatar_operator.fence import Fence
     from avatar_operator.kube import client
     from avatar_operator.metrics import Metrics
@@ -96,6 +97,9 @@ class ServiceState:
 
     failures: tuple[Failure, ...] | None = None
     """Pods that failed to start, as the last plan has them; None if the status was not read."""
+
+    refusal: Refusal | None = None
+    """The last refusal of pods by the API server; None if the last pods were created."""
 
     field_conflicts: dict[str, str] = field(default_factory=dict)
     """Which manager applies a field of the operator, by the kind of action."""

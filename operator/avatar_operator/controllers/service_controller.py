@@ -62,6 +62,13 @@ class _Reconcile:
     last_status: Mapping[str, object]
     now: float
 
+    @property
+    def refusal(self) -> refusals.Refusal | None:
+        """The last refusal of pods of this generation."""
+        found = self.state.refusal
+        is_current = found is not None and found.generation == self.service.generation
+        return found if is_current else None
+
 
 class ServiceController:
     """Owns what is remembered of each service between two reconciles."""
@@ -168,7 +175,8 @@ class ServiceController:
         service, state = reconcile.service, reconcile.state
         options = replace(self._options, key_generation=self._key_generation())
         plan = planner.plan(service, observed, options, reconcile.now)
-        self._record(reconcile, plan)
+        retry_s = self._retry_s(reconcile)
+        self._record(reconcile, plan, refused=retry_s > 0)
         # The previous leader may have known more: at first nothing is removed.
         hold_s = state.hold_removals_until - asyncio.get_running_loop().time()
         actions = tuple(each for each in plan.actions if hold_s <= 0 or not _removes(each))
@@ -176,6 +184,10 @@ class ServiceController:
         if not holds:  # else the failed pods are deleted by a later plan
             state.failures = plan.failures
         created = [each for each in actions if isinstance(each, planner.CreatePod)]
+        withholds = retry_s > 0 and bool(created)
+        if withholds:  # it would be refused again
+            actions = tuple(each for each in actions if not isinstance(each, planner.CreatePod))
+            created = []
         if created and not any(isinstance(each, planner.ApplyControlSecret) for each in actions):
             # Without it a new pod would not start, and nobody reports a Secret that was deleted.
             secret = planner.ApplyControlSecret(names.control_secret(service.key.name))
@@ -187,6 +199,7 @@ class ServiceController:
         finally:
             impact = self._store.release_gpus(service.key, [action.name for action in created])
             self._triggers.on_change(impact)
+        self._remember_refusal(reconcile, created, result)
         status_s = await self._report(reconcile, plan, observed, result)
         if result.faults or result.outdated:
             if any(action not in result.done for action in created):
@@ -195,7 +208,7 @@ class ServiceController:
         held_s = hold_s if holds else None
         # Pods without a node stop counting without an event.
         freed_s = self._store.next_freed_s(reconcile.now) if plan.missing else None
-        waits = (status_s, plan.wake_after_s, held_s, freed_s)
+        waits = (status_s, plan.wake_after_s, held_s, freed_s, retry_s if withholds else None)
         return min((each for each in waits if each is not None), default=None)
 
     def _may_plan(self, state: ServiceState, observed: planner.Observed) -> bool:
@@ -215,16 +228,36 @@ class ServiceController:
         fresh = {uid for uid, s in observed.states.items() if s.age_s < SILENCE_S}
         return fresh.issuperset(pod.uid for pod in observed.pods if pod.running and pod.ip)
 
-    def _record(self, reconcile: _Reconcile, plan: planner.Plan) -> None:
-        """Record a plan in the metrics, the triggers, the scaling history and the decision log."""
+    def _retry_s(self, reconcile: _Reconcile) -> float:
+        """Return for how long no pod is created, because the API server refused the last one."""
+        refusal = reconcile.refusal
+        return 0.0 if refusal is None else refusal.retry_at - asyncio.get_running_loop().time()
+
+    def _remember_refusal(
+        self, reconcile: _Reconcile, created: Collection[planner.CreatePod], result: ExecutionResult
+    ) -> None:
+        """Remember whether the API server refused the pods that were tried."""
+        if not created:
+            return
+        now = asyncio.get_running_loop().time()
+        reconcile.state.refusal = refusals.remember(
+            reconcile.refusal, reconcile.service.generation, _failures_of(result), now
+        )
+
+    def _record(self, reconcile: _Reconcile, plan: planner.Plan, *, refused: bool) -> None:
+        """Record a plan in the metrics, the triggers, the scaling history and the decision log.
+
+        A service whose pods are refused wants no more GPUs until the next try.
+        """
         key = reconcile.service.key
         self._metrics.set_desired(key, plan.desired)
         lacks_gpus = bool(plan.missing or plan.held) or service_status.lacks_gpus(plan)
         self._triggers.set_lacks_gpus(reconcile.uid, lacks_gpus)
         demand = fair_limits.demand(reconcile.service, plan, reconcile.now)
-        self._shares.record(reconcile.uid, demand)
+        self._shares.record(reconcile.uid, demand.without_more() if refused else demand)
         waits = bool(plan.missing) or service_status.lacks_gpus(plan)
-        self._triggers.set_waits(reconcile.uid, waits=waits and not plan.failures)
+        waits = waits and not plan.failures and not refused
+        self._triggers.set_waits(reconcile.uid, waits=waits)
         if plan.scaling is not None:
             reconcile.state.history = plan.scaling.decision.history
             self._decisions.write(key, plan.scaling)
@@ -239,8 +272,11 @@ class ServiceController:
         """Write the status and the Events; return how long a status is held back, if it is."""
         service, state = reconcile.service, reconcile.state
         last_status, now = reconcile.last_status, reconcile.now
-        errors = (fault for fault in result.faults if isinstance(fault, ClusterError))
-        failures = refusals.merged(map(refusals.explain, errors))
+        failures = _failures_of(result)
+        refusal = reconcile.refusal
+        if refusal is not None and (plan.new_pods or plan.missing):
+            withheld = self._retry_s(reconcile) > 0
+            failures = refusals.merged((*failures, *refusal.reported(withheld=withheld)))
         conflicts = sorted(state.field_conflicts.values())
         taken = ownership.describe_taken(state.names_taken)
         findings = conditions.find(service, plan, observed.states, failures, conflicts, taken)
@@ -332,3 +368,8 @@ class ServiceController:
 
 def _removes(action: planner.Action) -> bool:
     return isinstance(action, planner.DrainPod | planner.DeletePod | disruption.ReleasePod)
+
+
+def _failures_of(result: ExecutionResult) -> tuple[refusals.FailedAction, ...]:
+    errors = (fault for fault in result.faults if isinstance(fault, ClusterError))
+    return refusals.merged(map(refusals.explain, errors))

@@ -20,6 +20,7 @@ from avatar_operator.core.cache.store import Store
 from avatar_operator.core.manifests.pod import hash_spec
 from avatar_operator.core.planning import planner
 from avatar_operator.core.resources.service import ServiceKey
+from avatar_operator.core.status import refusals
 from avatar_operator.errors import Conflict, Refused
 from avatar_operator.metrics import Metrics
 from avatar_operator.streams.client import SILENCE_S
@@ -385,3 +386,65 @@ async def test_a_deleted_service_is_new_when_it_is_created_again(setup: Setup) -
     first, second, third = setup.fakes.states_of_service
     assert first is second
     assert third is not first
+
+
+NO_CLASS = Refused(
+    "POST /api/v1/namespaces/acme/pods", 403, "no PriorityClass with name ghost was found"
+)
+
+
+def ready_reason(setup: Setup) -> str:
+    found = setup.fakes.statuses[-1]["conditions"]
+    return next(str(each["reason"]) for each in found if each["type"] == "Ready")
+
+
+async def refuse(setup: Setup, **spec: Any) -> None:
+    """Apply a service whose pod is refused once."""
+    setup.apply(replicas=1, **spec)
+    setup.fakes.result = ExecutionResult(faults=[NO_CLASS])
+    with pytest.raises(Refused):
+        await setup.reconcile()
+    setup.fakes.result = ExecutionResult()
+
+
+async def test_a_refused_pod_is_not_tried_again_before_its_time(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await refuse(setup)
+    assert {"ApplyControlSecret", "CreatePod"} <= set(setup.kinds())
+    setup.fakes.states_of_service[-1].has_secret = True
+    delay_s = await setup.reconcile()
+    assert delay_s is not None
+    assert 0 < delay_s <= refusals.FIRST_RETRY_S
+    assert setup.kinds() == []
+    assert ready_reason(setup) == "PriorityClassNotFound"
+    demand: Any = setup.fakes.shares["s1"]
+    assert (demand.wanted, demand.has) == (0, 0)
+    assert setup.fakes.waits[-1] is False
+    pass_s(monkeypatch, refusals.FIRST_RETRY_S + 0.01)
+    await setup.reconcile()
+    assert "CreatePod" in setup.kinds()
+
+
+async def test_the_cause_of_a_refusal_is_reported_while_no_gpu_is_free(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await refuse(setup)
+    stranger = setup.make.pod_body("stranger")
+    stranger["metadata"]["ownerReferences"] = []
+    stranger["spec"]["containers"][0]["resources"] = {"limits": {"nvidia.com/gpu": "1000"}}
+    setup.observe(Kind.PODS, stranger)
+    for later_s in (0.0, refusals.LONGEST_RETRY_S + 1):
+        pass_s(monkeypatch, later_s)
+        await setup.reconcile()
+        assert "CreatePod" not in setup.kinds()
+        assert ready_reason(setup) == "PriorityClassNotFound"
+
+
+async def test_a_changed_spec_is_tried_at_once(setup: Setup) -> None:
+    await refuse(setup)
+    changed = setup.make.service_body(replicas=1)
+    changed["metadata"]["generation"] += 1
+    setup.observe(Kind.SERVICES, changed)
+    await setup.reconcile()
+    assert "CreatePod" in setup.kinds()

@@ -8,7 +8,7 @@ services accept. Services and classes that no shortage concerns are left out.
 from __future__ import annotations
 
 import heapq
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -134,14 +134,11 @@ class Competition:
 
 
 def _concerned(demands: Mapping[str, Demand]) -> tuple[dict[str, Demand], Collection[str]]:
-    """Return the services that compete with one that lacks GPUs, and their GPU classes.
-
-    Services that lack GPUs come first, so that a limit on the number of placements keeps them.
-    """
+    """Return the services that compete with one that lacks GPUs, and their GPU classes."""
     classes: set[str] = set()
     found: dict[str, Demand] = {}
     placements: set[Placement] = set()
-    rest = dict(sorted(demands.items(), key=lambda item: not item[1].lacks))
+    rest = _by_turn(demands)
     size = -1
     while size != len(found):
         size = len(found)
@@ -156,6 +153,35 @@ def _concerned(demands: Mapping[str, Demand]) -> tuple[dict[str, Demand], Collec
             found[uid] = demand
             classes.update(demand.classes)
     return found, classes
+
+
+def _by_turn(demands: Mapping[str, Demand]) -> dict[str, Demand]:
+    """Return the services in the order in which a limit on the number of placements keeps them.
+
+    The namespaces take turns, so that one tenant cannot fill the limit with placements of its own.
+    In its turn a namespace names its next placement of a service that lacks GPUs, and its next
+    placement of those that hold GPUs, the one with the most GPUs first.
+    """
+    lacking: dict[str, dict[Placement, int]] = defaultdict(dict)
+    held: dict[str, Counter[Placement]] = defaultdict(Counter)
+    for demand in demands.values():
+        namespace, placement = demand.key.namespace, demand.placement
+        held[namespace][placement] += demand.has
+        if demand.lacks:
+            lacking[namespace].setdefault(placement, len(lacking[namespace]))
+    turns = {
+        namespace: {placement: turn for turn, (placement, _) in enumerate(counts.most_common())}
+        for namespace, counts in held.items()
+    }
+    for namespace, found in lacking.items():
+        for placement, turn in found.items():
+            turns[namespace][placement] = min(turn, turns[namespace][placement])
+
+    def key(item: tuple[str, Demand]) -> tuple[int, bool]:
+        demand = item[1]
+        return turns[demand.key.namespace][demand.placement], not demand.lacks
+
+    return dict(sorted(demands.items(), key=key))
 
 
 class _Outcome:

@@ -129,9 +129,11 @@ def _ready(
     if plan.failures and not plan.missing:
         message = f"{count}; {'; '.join(troubles) or _failures(plan)}"
         return Finding(Condition.READY, False, Reason.PODS_FAILING, message)
-    if not gpu.status:
-        return Finding(Condition.READY, False, gpu.reason, gpu.message)
     refused = [failure for failure in failures if failure.of_pod]
+    # A free GPU would not help a pod that the API server refuses until something changes.
+    stuck = gpu.reason is Reason.NO_FREE_GPU and any(each.needs_change for each in refused)
+    if not gpu.status and not stuck:
+        return Finding(Condition.READY, False, gpu.reason, gpu.message)
     if refused:
         message = f"{count}; " + "; ".join(failure.message for failure in refused)
         return Finding(Condition.READY, False, refused[0].reason, message)

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 LONGEST_CAUSE: Final = 300  # characters of the API server's own words
 
+FIRST_RETRY_S: Final = 0.1
+"""Delay before a refused pod is tried again; each refusal in a row doubles it."""
+
+LONGEST_RETRY_S: Final = 30.0
+
 
 @dataclass(frozen=True, slots=True)
 class FailedAction:
@@ -27,6 +32,23 @@ class FailedAction:
     """Whether it kept a pod from being created."""
     needs_change: bool = False
     """Whether waiting does not help: a spec or another object must change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The last refusal of the pods of a spec, valid until another pod of the spec is created."""
+
+    generation: int
+    """metadata.generation of the service."""
+    failures: tuple[FailedAction, ...]
+    tries: int
+    """Refusals in a row, by which the delay grows."""
+    retry_at: float
+    """When a pod may be tried again, in seconds of the loop's clock."""
+
+    def reported(self, *, withheld: bool) -> tuple[FailedAction, ...]:
+        """Return what is still true: a quota may have room again as soon as a pod may be tried."""
+        return tuple(each for each in self.failures if each.needs_change or withheld)
 
 
 class _Cause(NamedTuple):
@@ -95,6 +117,23 @@ def explain(fault: ClusterError) -> FailedAction:
             Reason.POD_REFUSED, f"the API server refuses the pod: {_shortened(why)}", True, True
         )
     return FailedAction(Reason.APPLY_FAILED, str(fault))
+
+
+def remember(
+    before: Refusal | None, generation: int, failures: Iterable[FailedAction], now: float
+) -> Refusal | None:
+    """Return the refusal after pods were tried, None if the API server refused none of them.
+
+    `before` is the refusal of the same generation, and `now` is a time of the loop's clock.
+    """
+    refused = tuple(
+        each for each in failures if each.of_pod and each.reason is not Reason.APPLY_FAILED
+    )
+    if not refused:
+        return None
+    tries = 1 if before is None else before.tries + 1
+    delay_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(tries - 1, 16))
+    return Refusal(generation, refused, tries, now + delay_s)
 
 
 def merged(failures: Iterable[FailedAction]) -> tuple[FailedAction, ...]:

@@ -10,6 +10,7 @@ import dataclasses
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.operator.conftest import Make
@@ -468,6 +469,31 @@ def test_names_of_other_namespaces_are_not_told() -> None:
     message = next(each.message for each in found if each.condition is Condition.GPU_AVAILABLE)
     assert message.endswith("; y/mine holds 1, other namespaces hold 3 of 4 GPUs")
     assert "big" not in message
+
+
+def _no_node(number: int) -> dict[str, object]:
+    return {"placement": {"nodeSelector": {"zone": f"nowhere-{number}"}}}
+
+
+def _unusual(number: int) -> dict[str, object]:
+    return {"placement": {"tolerations": [{"key": f"taint-{number}", "operator": "Exists"}]}}
+
+
+@pytest.mark.parametrize("spec_of_big", [{}, _unusual(0)], ids=["usual", "unusual"])
+def test_a_tenant_cannot_keep_others_out_with_many_placements(
+    spec_of_big: dict[str, object],
+) -> None:
+    many = [
+        service(f"many-{number}", "globex", **_no_node(number))
+        for number in range(2 * shares.MAX_PLACEMENTS)
+    ]
+    big = service("big", "globex", replicas=2, **spec_of_big)
+    world = World([node("n0", SMALL, 2, "a")], [*many, big, service("late", replicas=1)])
+    for _ in range(2):
+        place(world, "uid-big", "n0")
+    learn(world)
+    assert share_of(world, "uid-late").allowed[SMALL] == 1
+    assert sum(share_of(world, "uid-big").keep.values()) == 1
 
 
 def test_a_service_that_waits_after_failures_wants_no_more_gpus() -> None:

@@ -2,7 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from avatar_operator.core.status.refusals import LONGEST_CAUSE, FailedAction, explain, merged
+from avatar_operator.core.status.refusals import (
+    LONGEST_CAUSE,
+    LONGEST_RETRY_S,
+    FailedAction,
+    Refusal,
+    explain,
+    merged,
+    remember,
+)
 from avatar_operator.errors import ClusterError, Refused, TemporaryError
 from avatar_operator.names import Reason
 
@@ -89,3 +97,29 @@ def test_pods_that_are_refused_for_one_cause_are_told_once() -> None:
     )
     both = FailedAction(Reason.APPLY_FAILED, "one; two", of_pod=True)
     assert merged([first, one, second, two, one]) == (first, both)
+
+
+def test_each_refusal_in_a_row_doubles_the_delay_up_to_a_limit() -> None:
+    refused = FailedAction(Reason.POD_REFUSED, "no", of_pod=True, needs_change=True)
+    found: Refusal | None = None
+    delays = []
+    for _ in range(12):
+        found = remember(found, 1, [refused], 100.0)
+        assert found is not None
+        delays.append(found.retry_at - 100.0)
+    assert delays[:3] == pytest.approx([0.1, 0.2, 0.4])
+    assert delays[-1] == LONGEST_RETRY_S == 30.0
+    assert remember(found, 1, [], 100.0) is None
+
+
+def test_a_full_quota_is_reported_only_until_the_next_try() -> None:
+    full = FailedAction(Reason.QUOTA_EXCEEDED, "full", of_pod=True)
+    found = remember(None, 1, [full], 0.0)
+    assert found is not None
+    assert found.reported(withheld=True) == (full,)
+    assert found.reported(withheld=False) == ()
+
+
+def test_a_request_that_may_succeed_later_is_no_refusal() -> None:
+    late = FailedAction(Reason.APPLY_FAILED, "timeout", of_pod=True)
+    assert remember(None, 1, [late], 0.0) is None
