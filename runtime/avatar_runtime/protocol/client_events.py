@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -18,6 +19,8 @@ MAX_APPEND_BYTES: Final = 15 * 1024 * 1024
 MAX_EVENT_ID_CHARACTERS: Final = 512
 MAX_NESTING: Final = 32
 _MAX_VALUES: Final = 100_000  # values of a message; a legal session.update has a few hundred
+_MAX_DIGITS: Final = 100
+"""Digits of an integer. The time that Python takes for one is quadratic in them."""
 _MAX_MS: Final = 86_400_000
 
 
@@ -132,7 +135,12 @@ def load(text: str) -> StrictFields:
         message = f"the message has more than {_MAX_VALUES} values"
         raise ProtocolError("invalid_value", message, limit=_MAX_VALUES)
     try:
-        document = json.loads(text, parse_constant=_reject_constant)
+        document = json.loads(
+            text,
+            parse_constant=_reject_constant,
+            parse_int=_parse_integer,
+            parse_float=_parse_number,
+        )
     except RecursionError:
         raise _too_deep() from None
     except ValueError as error:
@@ -268,6 +276,19 @@ _PARSERS: Final[Mapping[str, Callable[[StrictFields], ClientEvent]]] = {
 
 def _reject_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON value")
+
+
+def _parse_integer(text: str) -> int:
+    if len(text) > _MAX_DIGITS:
+        raise ValueError(f"a number has more than {_MAX_DIGITS} digits")
+    return int(text)
+
+
+def _parse_number(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):  # it could not be sent back as JSON
+        raise ValueError("a number is too large")
+    return number
 
 
 def _too_deep() -> ProtocolError:

@@ -41,6 +41,8 @@ CASES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
     "not json": ("{", {"code": "invalid_json"}),
     "not an object": ("[1]", {"code": "invalid_json"}),
     "not a number": ('{"type": NaN}', {"code": "invalid_json"}),
+    "an infinite number": ('{"type": 1e999}', {"code": "invalid_json"}),
+    "a number of many digits": (f'{{"type": {"1" * 101}}}', {"code": "invalid_json"}),
     "no type": ("{}", {"code": "missing_field", "param": "type"}),
     "type is not a string": ('{"type": 7}', {"code": "invalid_type", "param": "type", "value": 7}),
     "unknown event": (
