@@ -151,7 +151,7 @@ def figures(
 def buffered_optimum(
     service: Service, trace: tuple[traces.Session, ...], per_pod: int, start_s: float
 ) -> float:
-    """Return the GPU-hours of an optimum that keeps the free slots of `freeSessions`.
+    """Return the GPU-hours of an optimum that keeps the headroom of the policy.
 
     The arrival rate is known: it follows from the sessions and their mean duration (Little's law).
     """
@@ -160,7 +160,7 @@ def buffered_optimum(
     mean_s = sum(session.duration_s for session in trace) / len(trace)
 
     def headroom(live: int) -> int:
-        likely = arrivals.at_most(live / mean_s * start_s)
+        likely = arrivals.headroom(live / mean_s * start_s)
         return max(policy.free_min, ceil(live * policy.free_percent / 100), likely)
 
     return optimum_gpu_hours(trace, per_pod, headroom)

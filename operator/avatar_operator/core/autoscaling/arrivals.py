@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
-from math import ceil, floor, sqrt
+from math import floor
 from typing import Final
 
-FAST_S: Final = 6.0  # window for bursts, as Knative's panic window
+from avatar_operator.core.autoscaling.poisson import is_rare, quantile
+
+BURST_S: Final = (24.0, 12.0, 6.0)  # windows for bursts; the last one as Knative's panic window
 SLOW_S: Final = 60.0  # window for changes
 LONG_S: Final = 300.0  # window that random variation hardly changes
 
-Z99: Final = 2.33  # 99th percentile of the standard normal distribution
+CHANGE: Final = 0.01  # chance of a false change of the slow window, in each direction
+FALSE_ALARM: Final = 0.003  # chance that a caller at a constant rate looks like a burst, a window
+MIN_BURST: Final = 4  # callers
+COVERED: Final = 0.95  # share of the starts in which the headroom lasts
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,28 +51,41 @@ class Arrivals:
     def per_s(self, now: float) -> float:
         """Return the rate in callers per second, over the longest window that fits the shorter.
 
-        A shorter window is used only if its count is outside the 1st to 99th percentile of a
-        Poisson distribution with the rate of the longer one (for the fast window: above it). Two
-        callers within 6 s are therefore not a burst.
+        A shorter window is used only if chance rarely distributes the callers of the longer one so
+        unevenly: for the slow window, in fewer than `CHANGE` of the cases in either direction; for
+        a window for bursts, in fewer than `FALSE_ALARM`, and with at least `MIN_BURST` callers.
         """
-        known_s = min(LONG_S, max(SLOW_S, now - self.counts[0][0]))
-        rate = self.within(LONG_S, now) / known_s
+        long_s = min(LONG_S, max(SLOW_S, now - self.counts[0][0]))
+        long = self.within(LONG_S, now)
         slow = self.within(SLOW_S, now)
-        if not at_least(rate * SLOW_S) <= slow <= at_most(rate * SLOW_S):
-            rate = slow / SLOW_S
-        fast = self.within(FAST_S, now)
-        return max(rate, fast / FAST_S) if fast > at_most(rate * FAST_S) else rate
+        window_s, count = long_s, long
+        if long_s > SLOW_S and _differs(slow, long, SLOW_S / long_s):
+            window_s, count = SLOW_S, slow
+        for burst_s in BURST_S:
+            burst = self.within(burst_s, now)
+            # The long window as well: only the callers of a constant rate are judged exactly.
+            if _is_burst(burst, long, burst_s / long_s) and _is_burst(
+                burst, count, burst_s / window_s
+            ):
+                window_s, count = burst_s, burst
+        return count / window_s
 
 
-def at_most(mean: float, variance: float = 0.0) -> int:
-    """Return the 99th percentile of a Poisson count with this mean.
+def headroom(mean: float, variance: float = 0.0) -> int:
+    """Return how many slots to keep free for the callers that come while a pod starts.
 
-    The normal approximation is at most 1 above the exact quantile for means from 0.5 to 100
-    (tested). `variance` is the variance of the mean itself, if the mean is uncertain.
+    The pod starts when a caller takes one of these slots, so this caller counts as well. `mean` is
+    the mean number of the others, and `variance` its variance if it is uncertain.
     """
-    return ceil(mean + Z99 * sqrt(mean + variance))
+    return 1 + quantile(COVERED, mean, variance) if mean > 0 else 0
 
 
-def at_least(mean: float) -> int:
-    """Return the 1st percentile of a Poisson count with this mean, at least 0."""
-    return max(0, floor(mean - Z99 * sqrt(mean)))
+def _is_burst(burst: int, count: int, fraction: float) -> bool:
+    """Return whether chance does not explain a burst; the window ends with a given caller."""
+    return burst >= MIN_BURST and is_rare(burst - 1, count - 1, fraction, FALSE_ALARM)
+
+
+def _differs(slow: int, count: int, fraction: float) -> bool:
+    """Return whether the slow window has more or fewer callers than chance gives it."""
+    more = slow > 0 and is_rare(slow - 1, count - 1, fraction, CHANGE)
+    return more or is_rare(count - slow, count, 1 - fraction, CHANGE)

@@ -56,21 +56,21 @@ def calculate(
     """Return the figures of an observation; `rate` is in callers per second.
 
     The headroom is the largest of `freeSessions.min`, `freeSessions.percent` of the sessions, and
-    the callers that arrive while a pod starts (99th percentile of a Poisson count whose mean is
-    itself uncertain, because the start time varies).
+    the callers that arrive while a pod starts: the one that causes the start, and the 95th
+    percentile of a Poisson count whose mean is itself uncertain, because the start time varies.
     """
     pods, offers, demand = observation.pods, observation.offers, observation.demand
     sessions = sum(pod.sessions for pod in pods)
     start = capacity.estimate_start(starts_s)
     minimum = max(policy.free_min, ceil(sessions * policy.free_percent / 100))
-    headroom = max(minimum, arrivals.at_most(rate * start.mean_s, rate**2 * start.variance))
+    headroom = max(minimum, arrivals.headroom(rate * start.mean_s, rate**2 * start.variance))
     slots = [capacity.effective_slots(pod, overdue_s) for pod in pods]
     occupied = sessions + demand.waiting
     cumulative = capacity.cumulative_slots(pods, slots)
     wanted = serving = capacity.pods_for(occupied + headroom, cumulative, offers)
     if observation.has_reserve(policy):
         # A reserve takes callers after PROMOTION_S, so the others need headroom only for that time.
-        prompt = max(minimum, arrivals.at_most(rate * PROMOTION_S))
+        prompt = max(minimum, arrivals.headroom(rate * PROMOTION_S))
         serving = capacity.pods_for(occupied + prompt, cumulative, offers)
         serving = max(policy.min_replicas, serving)
         kept = observation.reserve_to_keep(policy)
