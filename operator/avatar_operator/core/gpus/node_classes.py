@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from avatar_operator import names
+from avatar_operator.core.gpus.cloud_labels import CLOUDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -27,54 +28,6 @@ Selector = tuple[tuple[str, str], ...]
 _SHARED: Final = "-SHARED"
 _PREFIX: Final = "NVIDIA-"
 _MIG: Final = "-MIG-"
-_A100_40: Final = "NVIDIA-A100-SXM4-40GB"
-_A100_80: Final = "NVIDIA-A100-SXM4-80GB"
-_H100: Final = "NVIDIA-H100-80GB-HBM3"
-
-
-@dataclass(frozen=True, slots=True)
-class _Cloud:
-    """How a cloud names its GPUs, for nodes without feature discovery."""
-
-    products: Mapping[str, tuple[str, ...]]  # several products if the name is ambiguous
-    memory_label: str = ""
-
-
-_CLOUDS: Final[Mapping[str, _Cloud]] = {
-    "cloud.google.com/gke-accelerator": _Cloud(
-        {
-            "nvidia-l4": ("NVIDIA-L4",),
-            "nvidia-tesla-t4": ("Tesla-T4",),
-            "nvidia-tesla-a100": (_A100_40,),
-            "nvidia-a100-80gb": (_A100_80,),
-            "nvidia-h100-80gb": (_H100,),
-            "nvidia-h100-mega-80gb": (_H100,),
-            "nvidia-h200-141gb": ("NVIDIA-H200",),
-            "nvidia-b200": ("NVIDIA-B200",),
-        }
-    ),
-    "gpu.nvidia.com/model": _Cloud(
-        {
-            "A100": (_A100_40, _A100_80),
-            "H100": (_H100,),
-            "H200": ("NVIDIA-H200",),
-            "L40S": ("NVIDIA-L40S",),
-            "L4": ("NVIDIA-L4",),
-        }
-    ),
-    "karpenter.k8s.aws/instance-gpu-name": _Cloud(
-        {
-            "t4": ("Tesla-T4",),
-            "a10g": ("NVIDIA-A10G",),
-            "l4": ("NVIDIA-L4",),
-            "l40s": ("NVIDIA-L40S",),
-            "a100": (_A100_40, _A100_80),
-            "h100": (_H100,),
-            "h200": ("NVIDIA-H200",),
-        },
-        "karpenter.k8s.aws/instance-gpu-memory",
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +94,8 @@ def _classify(node: Node, resource: str, gpus: int, profiles: Sequence[GPUProfil
             node, resource, gpus, None, 0, shared, labels.selector, reason, "", candidates
         )
 
+    if vendor := names.UNSUPPORTED_RESOURCES.get(resource):
+        return unknown(f"{resource}: {vendor} GPUs are not supported, only NVIDIA GPUs are")
     if not product:
         return unknown("no label names the GPU's product (is GPU feature discovery running?)")
     if "MIG-INVALID" in product.upper():
@@ -158,6 +113,8 @@ def _classify(node: Node, resource: str, gpus: int, profiles: Sequence[GPUProfil
         candidates = tuple(profile.name for profile in fitting)
         return unknown(f"{product} belongs to several GPUProfiles: {of}", candidates)
     profile = fitting[0]
+    if surplus := _surplus(node, resource, gpus, labels):
+        return unknown(surplus)
     if shared and not profile.allow_shared:
         by = "an unknown number of pods" if replicas is None else str(replicas)
         return unknown(f"{product} is shared by {by}, which {profile.name} does not allow")
@@ -207,16 +164,19 @@ def read_labels(labels: Mapping[str, str], resource: str = names.GPU_RESOURCE) -
 
 
 def _cloud(labels: Mapping[str, str]) -> Labels:
-    for key, cloud in _CLOUDS.items():
+    for key, cloud in CLOUDS.items():
         products = cloud.products.get(labels.get(key, ""), ())
         if not products:
             continue
-        identifying = [label for label in (key, cloud.memory_label, names.LABEL_PRODUCT) if label]
+        if part := labels.get(cloud.slice_label):
+            products = tuple(f"{product}{_MIG}{part}" for product in products)
+        optional = (key, cloud.memory_label, cloud.replicas_label, cloud.slice_label)
+        identifying = [label for label in (*optional, names.LABEL_PRODUCT) if label]
         return Labels(
             products=products,
             memory_mib=_mebibytes(labels.get(cloud.memory_label)),
-            replicas=1,
-            count=None,
+            replicas=_number(labels.get(cloud.replicas_label)) or 1,
+            count=_number(labels.get(cloud.count_label)),
             selector=_selector(labels, identifying),
             measured=False,
         )
@@ -260,15 +220,39 @@ def _replicas(node: Node, resource: str, labels: Labels) -> int | None:
     return capacity // labels.count
 
 
+def _surplus(node: Node, resource: str, gpus: int, labels: Labels) -> str:
+    """Say if a node offers more GPUs than its labels explain; "" if it does not.
+
+    The GPUs are then split without a label, or of several kinds of which the labels describe one.
+    In both cases a pod could get less memory than its class has, so none of them is used.
+    """
+    if labels.replicas is None:
+        return ""  # what the node offers gives the number of replicas
+    mixed = node.labels.get(names.LABEL_MIG_STRATEGY) == "mixed"  # the count may hold the parents
+    offered = 0 if mixed else max(gpus, dict(node.capacity).get(resource, 0))
+    if labels.count and offered > labels.count * labels.replicas:
+        counted = f"{labels.count} GPUs"
+        if labels.replicas > 1:
+            counted += f" shared by {labels.replicas}"
+        by = "HAMi" if node.is_hami else "HAMi or time-slicing"
+        return (
+            f"the node offers {offered} {resource}, its labels count {counted}: they are split "
+            f"({by}) or of several kinds"
+        )
+    if node.is_hami and not labels.count:
+        return f"HAMi offers the GPUs, and no label counts them: each {resource} may be a part"
+    return ""
+
+
 def _warning(node: Node, resource: str, labels: Labels, replicas: int, profile: GPUProfile) -> str:
-    """Describe inconsistent labels: of a node with two kinds of GPUs, or of two sources."""
+    """Describe inconsistent labels: of GPUs that are missing, or of two sources."""
     capacity = dict(node.capacity).get(resource)
     if node.labels.get(names.LABEL_MIG_STRATEGY) == "mixed":
         capacity = None  # the count may hold GPUs that are offered as slices
-    if labels.count and capacity is not None and labels.count * replicas != capacity:
+    if labels.count and capacity is not None and labels.count * replicas > capacity:
         return (
             f"labels count {labels.count} GPUs shared by {replicas}, the node has {capacity} "
-            "(does it have several kinds of GPUs?)"
+            "(have some failed, or are they assigned to another resource?)"
         )
     named = _cloud(node.labels).products if labels.measured else ()
     if named and resource == names.GPU_RESOURCE and not _names(profile, named):

@@ -37,9 +37,11 @@ class Node:
     unschedulable: bool
     taints: tuple[Taint, ...]
     others: tuple[tuple[str, int], ...] = ()
-    """Allocatable resources for parts of GPUs."""
+    """Allocatable resources for parts of GPUs, and for GPUs of other vendors."""
     capacity: tuple[tuple[str, int], ...] = ()
     """Capacity of all GPU resources, failed devices included."""
+    is_hami: bool = False
+    """Whether HAMi offers the GPUs; it offers each one several times."""
 
 
 def parse_node(body: Mapping[str, object]) -> Node:
@@ -59,6 +61,7 @@ def parse_node(body: Mapping[str, object]) -> Node:
         taints=taints,
         others=tuple(sorted(allocatable.items())),
         capacity=tuple(sorted(read_resources(status.fragment("capacity")).items())),
+        is_hami=names.ANNOTATION_HAMI in metadata.strings("annotations"),
     )
 
 
@@ -74,7 +77,7 @@ def read_resources(quantities: Mapping[str, object]) -> dict[str, int]:
     counts = {
         name: read_count(quantity)
         for name, quantity in quantities.items()
-        if name in (names.GPU_RESOURCE, names.SHARED_RESOURCE)
+        if name in (names.GPU_RESOURCE, names.SHARED_RESOURCE, *names.UNSUPPORTED_RESOURCES)
         or name.startswith(names.MIG_RESOURCES)
     }
     return {name: count for name, count in counts.items() if count}

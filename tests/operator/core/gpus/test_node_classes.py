@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from avatar_operator.core.gpus import inventory, node_classes
+from avatar_operator.core.resources.node import parse_node
 from avatar_operator.core.resources.pod import PodUse
 from avatar_operator.core.resources.service import Placement
 
@@ -50,6 +51,30 @@ def labels(product: str, memory: str | None = None, **more: str) -> dict[str, st
         pytest.param(
             labels("NVIDIA-GeForce-RTX-4090", "24564", replicas="0"), "rtx-4090", id="replicas 0"
         ),
+        pytest.param(labels("NVIDIA-A10G", "23028"), "a10g", id="A10G"),
+        pytest.param(labels("NVIDIA-A10", "23028"), "a10", id="A10"),
+        pytest.param(labels("Tesla-T4", "15360"), "t4", id="T4"),
+        pytest.param(labels("Tesla-T4", "15109"), "t4", id="T4 old driver"),
+        pytest.param(labels("Tesla-V100-SXM2-16GB", "16384"), "v100-16gb", id="V100 16 GB"),
+        pytest.param(labels("Tesla-V100-PCIE-32GB", "32768"), "v100-32gb", id="V100 32 GB"),
+        pytest.param(labels("NVIDIA-GeForce-RTX-3090", "24576"), "rtx-3090", id="3090"),
+        pytest.param(labels("NVIDIA-GeForce-RTX-5090", "32607"), "rtx-5090", id="5090"),
+        pytest.param(labels("NVIDIA-H100-NVL", "95830"), "h100-nvl", id="H100 NVL"),
+        pytest.param(labels("NVIDIA-B200", "183359"), "b200", id="B200"),
+        pytest.param(
+            labels("NVIDIA-RTX-PRO-6000-Blackwell-Server-Edition", "97887"),
+            "rtx-pro-6000",
+            id="RTX PRO 6000",
+        ),
+        pytest.param(
+            {
+                "eks.amazonaws.com/instance-gpu-name": "a10g",
+                "eks.amazonaws.com/instance-gpu-memory": "22888",
+                "eks.amazonaws.com/instance-gpu-count": "2",
+            },
+            "a10g",
+            id="EKS Auto Mode",
+        ),
         pytest.param(
             {"cloud.google.com/gke-accelerator": "nvidia-tesla-a100"}, "a100-40gb", id="GKE"
         ),
@@ -88,8 +113,8 @@ def test_published_labels_give_their_class(
 @pytest.mark.parametrize(
     ("found", "said"),
     [
-        pytest.param(labels("NVIDIA-H100-NVL", "95830"), "no GPUProfile names", id="H100 NVL"),
-        pytest.param(labels("Tesla-T4", "15109"), "no GPUProfile names", id="T4"),
+        pytest.param(labels("NVIDIA-GB200", "189471"), "no GPUProfile names", id="GB200"),
+        pytest.param(labels("Tesla-P4", "7611"), "no GPUProfile names", id="P4"),
         pytest.param(
             labels("NVIDIA-GeForce-RTX-4090", "49140"),
             "with 49140 MiB is outside the memory of rtx-4090",
@@ -255,7 +280,7 @@ def test_what_a_cloud_rents_out_is_not_taken_for_measured(make: Make) -> None:
 @pytest.mark.parametrize(
     ("changes", "warning"),
     [
-        pytest.param({"capacity": (("nvidia.com/gpu", 4),)}, "the node has 4", id="mixed cards"),
+        pytest.param({"capacity": (("nvidia.com/gpu", 1),)}, "the node has 1", id="one is missing"),
         pytest.param({"capacity": (("nvidia.com/gpu", 2),)}, "", id="as labelled"),
         pytest.param(
             {"capacity": (("nvidia.com/gpu", 1),), "nvidia.com/mig.strategy": "mixed"},
@@ -282,6 +307,106 @@ def test_labels_that_do_not_add_up_are_used_with_a_warning(
     assert (row.gpu_class, row.total, row.free) == ("rtx-4090", 2, 2)
     assert warning in row.reason
     assert bool(row.reason) == bool(warning)
+
+
+KARPENTER = {
+    "karpenter.k8s.aws/instance-gpu-name": "l4",
+    "karpenter.k8s.aws/instance-gpu-count": "2",
+}
+EKS = {
+    "eks.amazonaws.com/instance-gpu-name": "l4",
+    "eks.amazonaws.com/instance-gpu-count": "2",
+}
+GKE = {
+    "cloud.google.com/gke-accelerator": "nvidia-l4",
+    "cloud.google.com/gke-max-shared-clients-per-gpu": "10",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        pytest.param(
+            {"labels": labels("NVIDIA-L4", "23034", count="2")},
+            "the node offers 20 nvidia.com/gpu, its labels count 2 GPUs: they are split (HAMi or",
+            id="allocatable",
+        ),
+        pytest.param(
+            {"labels": labels("NVIDIA-L4", "23034", count="2"), "gpus": 1},
+            "the node offers 20 nvidia.com/gpu",
+            id="capacity alone",
+        ),
+        pytest.param(
+            {"labels": labels("NVIDIA-L4", "23034", count="2"), "is_hami": True},
+            "they are split (HAMi) or of several kinds",
+            id="HAMi",
+        ),
+        pytest.param(
+            {"labels": labels("NVIDIA-L4", "23034"), "is_hami": True},
+            "HAMi offers the GPUs, and no label counts them",
+            id="HAMi without a count",
+        ),
+        pytest.param(
+            {"labels": labels("NVIDIA-L4", "23034", count="19")}, "several kinds", id="two kinds"
+        ),
+        pytest.param(
+            {"labels": labels("NVIDIA-L4-SHARED", "23034", count="2", replicas="4")},
+            "count 2 GPUs shared by 4: they are split",
+            id="shared and split",
+        ),
+        pytest.param({"labels": KARPENTER}, "its labels count 2 GPUs", id="Karpenter"),
+        pytest.param({"labels": EKS}, "its labels count 2 GPUs", id="EKS"),
+        pytest.param({"labels": GKE}, "is shared by 10, which l4 does not allow", id="GKE"),
+        pytest.param(
+            {"labels": {**GKE, "cloud.google.com/gke-gpu-partition-size": "1g.5gb"}},
+            "no GPUProfile names the product NVIDIA-L4-MIG-1g.5gb",
+            id="GKE with MIG",
+        ),
+    ],
+)
+def test_gpus_that_the_labels_do_not_explain_are_refused(
+    make: Make, changes: dict[str, Any], said: str
+) -> None:
+    """Issue 13, A5: 20 parts of two split GPUs were planned as 20 free GPUs."""
+    node = make.node(**{"gpus": 20, "capacity": (("nvidia.com/gpu", 20),), **changes})
+    taken = inventory.count_free([node], [], make.shipped(), Placement())
+    ((name, reason),) = taken.left_out
+    assert (name, taken.stocks["l4"].total, taken.stocks["l4"].free) == ("n1", 0, 0)
+    assert said in reason
+
+
+def test_split_gpus_are_refused_by_profiles_that_allow_shared_ones_too(make: Make) -> None:
+    """They may as well be of several kinds, so a part of the memory is no safe figure either."""
+    node = make.node(labels=labels("NVIDIA-GeForce-RTX-4090", "24564", count="2"), gpus=20)
+    assert one(node, (make.profile(allowShared=True),)).gpu_class is None
+
+
+def test_gpus_of_hami_that_are_not_split_are_whole(make: Make) -> None:
+    found = labels("NVIDIA-GeForce-RTX-4090", "24564", count="2")
+    node = make.node(labels=found, capacity=(("nvidia.com/gpu", 2),), is_hami=True)
+    assert one(node, (make.profile(),)).gpu_class == "rtx-4090"
+
+
+@pytest.mark.parametrize(
+    ("resource", "vendor"), [("amd.com/gpu", "AMD"), ("gpu.intel.com/i915", "Intel")]
+)
+def test_gpus_of_other_vendors_are_named_as_unsupported(
+    make: Make, resource: str, vendor: str
+) -> None:
+    body = make.node_body(gpus=0)
+    body["metadata"]["labels"] = {"amd.com/gpu.product-name": "AMD_Instinct_MI300X_OAM"}
+    body["status"]["allocatable"] = {resource: "8"}
+    taken = inventory.count_free([parse_node(body)], [], make.shipped(), Placement())
+    ((_, reason),) = taken.left_out
+    assert reason.endswith(f"{vendor} GPUs are not supported, only NVIDIA GPUs are")
+    assert not any(stock.total for stock in taken.stocks.values())
+
+
+def test_hami_is_known_by_its_annotation(make: Make) -> None:
+    body = make.node_body()
+    assert not parse_node(body).is_hami
+    body["metadata"]["annotations"] = {"hami.io/node-nvidia-register": "[]"}
+    assert parse_node(body).is_hami
 
 
 def test_a_cloud_that_agrees_is_no_contradiction(make: Make) -> None:
