@@ -64,7 +64,7 @@ class NodeClass:
     warning: str = ""
     """An inconsistency of the labels of GPUs that have a class."""
     candidates: tuple[str, ...] = ()
-    """Profiles that all match the labels."""
+    """Profiles that match the labels of GPUs that have no class."""
 
 
 def classify(node: Node, profiles: Sequence[GPUProfile]) -> tuple[NodeClass, ...]:
@@ -95,7 +95,7 @@ def _classify(node: Node, resource: str, gpus: int, profiles: Sequence[GPUProfil
         )
 
     if vendor := names.UNSUPPORTED_RESOURCES.get(resource):
-        return unknown(f"{resource}: {vendor} GPUs are not supported, only NVIDIA GPUs are")
+        return unknown(f"{vendor} GPUs are not supported, only NVIDIA GPUs are")
     if not product:
         return unknown("no label names the GPU's product (is GPU feature discovery running?)")
     if "MIG-INVALID" in product.upper():
@@ -114,7 +114,7 @@ def _classify(node: Node, resource: str, gpus: int, profiles: Sequence[GPUProfil
         return unknown(f"{product} belongs to several GPUProfiles: {of}", candidates)
     profile = fitting[0]
     if surplus := _surplus(node, resource, gpus, labels):
-        return unknown(surplus)
+        return unknown(surplus, (profile.name,))
     if shared and not profile.allow_shared:
         by = "an unknown number of pods" if replicas is None else str(replicas)
         return unknown(f"{product} is shared by {by}, which {profile.name} does not allow")
@@ -236,8 +236,8 @@ def _surplus(node: Node, resource: str, gpus: int, labels: Labels) -> str:
             counted += f" shared by {labels.replicas}"
         by = "HAMi" if node.is_hami else "HAMi or time-slicing"
         return (
-            f"the node offers {offered} {resource}, its labels count {counted}: they are split "
-            f"({by}) or of several kinds"
+            f"labels count {counted}, the node offers {offered} {resource}: they are split ({by}) "
+            "or of several kinds"
         )
     if node.is_hami and not labels.count:
         return f"HAMi offers the GPUs, and no label counts them: each {resource} may be a part"

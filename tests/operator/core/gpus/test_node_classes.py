@@ -328,7 +328,7 @@ GKE = {
     [
         pytest.param(
             {"labels": labels("NVIDIA-L4", "23034", count="2")},
-            "the node offers 20 nvidia.com/gpu, its labels count 2 GPUs: they are split (HAMi or",
+            "labels count 2 GPUs, the node offers 20 nvidia.com/gpu: they are split (HAMi or",
             id="allocatable",
         ),
         pytest.param(
@@ -351,11 +351,11 @@ GKE = {
         ),
         pytest.param(
             {"labels": labels("NVIDIA-L4-SHARED", "23034", count="2", replicas="4")},
-            "count 2 GPUs shared by 4: they are split",
+            "count 2 GPUs shared by 4, the node offers 20",
             id="shared and split",
         ),
-        pytest.param({"labels": KARPENTER}, "its labels count 2 GPUs", id="Karpenter"),
-        pytest.param({"labels": EKS}, "its labels count 2 GPUs", id="EKS"),
+        pytest.param({"labels": KARPENTER}, "labels count 2 GPUs", id="Karpenter"),
+        pytest.param({"labels": EKS}, "labels count 2 GPUs", id="EKS"),
         pytest.param({"labels": GKE}, "is shared by 10, which l4 does not allow", id="GKE"),
         pytest.param(
             {"labels": {**GKE, "cloud.google.com/gke-gpu-partition-size": "1g.5gb"}},
@@ -398,7 +398,7 @@ def test_gpus_of_other_vendors_are_named_as_unsupported(
     body["status"]["allocatable"] = {resource: "8"}
     taken = inventory.count_free([parse_node(body)], [], make.shipped(), Placement())
     ((_, reason),) = taken.left_out
-    assert reason.endswith(f"{vendor} GPUs are not supported, only NVIDIA GPUs are")
+    assert reason == f"{resource}: {vendor} GPUs are not supported, only NVIDIA GPUs are"
     assert not any(stock.total for stock in taken.stocks.values())
 
 
