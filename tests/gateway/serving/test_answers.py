@@ -131,7 +131,7 @@ async def test_a_failure_is_logged_without_the_text_of_its_error(
     assert KEY not in caplog.text + answer.decode()
 
 
-@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e999"])
 async def test_numbers_that_json_does_not_have_are_rejected(gateway: Any, text: str) -> None:
     body = f'{{"session": {{"model": "acme/concierge", "speed": {text}}}}}'
     async with (
