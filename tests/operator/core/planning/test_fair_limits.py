@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -124,7 +124,7 @@ def test_pods_that_wait_for_a_contested_gpu_are_given_back(make: Make) -> None:
     [{"paused": True}, {"freeze": True}, {"pause_scale_in": True}],
     ids=lambda spec: next(iter(spec)),
 )
-def test_annotations_forbid_to_give_back(make: Make, spec: dict[str, bool]) -> None:
+def test_annotations_forbid_to_give_back(make: Make, spec: dict[str, Any]) -> None:
     service = make.service(autoscaling={"minReplicas": 1, "maxReplicas": 4})
     assert not fair_limits.keeps_all(service)
     policy = service.autoscaling
