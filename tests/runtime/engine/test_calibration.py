@@ -98,5 +98,3 @@ def test_frames_of_a_batch_share_an_encode_in_pairs() -> None:
         assert (window.steps, window.silent, window.mouth_opacity) == (50, False, 1.0)
         assert window.context.readonly
         assert window.context is batch[0].window.context
-        with pytest.raises(TypeError):
-            window.context[0] = 1.0

@@ -24,7 +24,7 @@ class Network:
 
 
 def test_the_log_mel_is_moved_and_keeps_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    placed: list[object] = []
+    placed: list[Any] = []
     monkeypatch.setattr(weights, "place", lambda *given: placed.append(given))
     networks, log_mel = {"unet": Network(), "vae": Network()}, Network()
     fake: Any = object.__new__(musetalk.MuseTalk)
@@ -39,7 +39,7 @@ def test_the_log_mel_is_moved_and_keeps_its_type(monkeypatch: pytest.MonkeyPatch
     assert fake.to(device, torch.float16, on_progress) is fake
     assert log_mel.calls == [(device,)]
     assert all(network.calls == ["eval"] for network in networks.values())
-    ((moved, where, dtype, progress),) = placed  # type: ignore[misc]
+    ((moved, where, dtype, progress),) = placed
     assert (list(moved), where, dtype) == (list(networks.values()), device, torch.float16)
     assert progress is on_progress
     assert (fake.positions.device, fake.positions.dtype) == (device, torch.float16)
