@@ -11,6 +11,7 @@ from avatar_operator.core.gpus.batch_size import NoBatch
 from avatar_operator.core.gpus.inventory import ClassStock
 from avatar_operator.core.gpus.pools import Pool
 from avatar_operator.core.planning import fair_limits
+from avatar_operator.core.planning.failures import Failure
 from avatar_operator.core.planning.fleet import Fleet
 from avatar_operator.core.planning.shares import Share
 from avatar_operator.core.resources.service import WhenFull
@@ -205,3 +206,28 @@ def test_a_pod_that_waits_for_a_node_has_no_gpu(scenarios: Scenarios, make: Make
         placement=replace(scenario.service.placement, when_full=WhenFull.FALL_THROUGH),
     )
     assert wanted(scenario) == (2, 2)
+
+
+@pytest.mark.parametrize(("after_s", "classes"), [(299.0, ()), (300.0, (SMALL,))])
+def test_a_class_is_demanded_again_five_minutes_after_its_failure(
+    scenarios: Scenarios, make: Make, after_s: float, classes: tuple[str, ...]
+) -> None:
+    scenario = scenarios(replicas=2, gpus=2)
+    plan = scenario.plan(NOW)
+    rejected = Failure(scenario.hash, SMALL, 1, 1, NOW - after_s, 2, "p0", "no")
+    general = replace(rejected, gpu_class="")
+    for failures, expected in (((rejected,), classes), ((general,), (SMALL,))):
+        changed = replace(plan, failures=failures)
+        demand = fair_limits.demand(scenario.service, changed, NOW)
+        assert demand.classes == expected
+
+
+@pytest.mark.parametrize(("after_s", "count"), [(299.0, 1), (300.0, 5)])
+def test_a_spec_that_failed_wants_no_more_than_it_has_for_five_minutes(
+    scenarios: Scenarios, make: Make, after_s: float, count: int
+) -> None:
+    scenario = scenarios(replicas=5, gpus=1)
+    scenario.add("p0", make.state(1))
+    failed = Failure(scenario.hash, "", 1, 1, NOW - after_s, 2, "p1", "no")
+    plan = replace(scenario.plan(NOW), failures=(failed,))
+    assert fair_limits.demand(scenario.service, plan, NOW).wanted == count
