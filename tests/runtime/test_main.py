@@ -94,3 +94,34 @@ def test_a_benchmark_uses_the_largest_batch_that_the_device_is_for(
     monkeypatch.setattr(report, "table", lambda _: "")
     assert command.main(["bench", "--device", "cpu", *options]) == 0
     assert [plan.batch_size for plan in plans] == [batch_size]
+
+
+def test_a_benchmark_passes_its_options_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened: list[Any] = []
+    plans: list[Any] = []
+
+    def open_device(name: str, *, options: Any) -> SimpleNamespace:
+        opened.append((name, options.precision, options.decoder))
+        return SimpleNamespace(pads=False)
+
+    def run(_: object, plan: Any) -> dict[str, object]:
+        plans.append(plan)
+        return {"frames": plan.frames}
+
+    monkeypatch.setattr(factory, "open_device", open_device)
+    monkeypatch.setattr(measuring, "run", run)
+    monkeypatch.setattr(report, "table", lambda document: f"frames {document['frames']}")
+    monkeypatch.setattr(report, "svg", lambda document: f"<svg {document['frames']}>")
+    out, plot = tmp_path / "a" / "b.json", tmp_path / "c" / "d.svg"
+    options = ["--device", "cpu", "--frames", "7", "--sessions", "3", "--decoder", "taesd"]
+    written = ["--json", str(out), "--plot", str(plot)]
+    assert command.main(["bench", *options, *written]) == 0
+    assert [(plan.frames, plan.sessions, plan.decoder) for plan in plans] == [(7, 3, "taesd")]
+    assert [(name, decoder) for name, _, decoder in opened] == [("cpu", "taesd")]
+    assert capsys.readouterr().out == "frames 7\n"
+    assert out.read_text() == '{\n  "frames": 7\n}\n'
+    assert plot.read_text() == "<svg 7>"
+    assert command.main(["bench", "--from", str(out)]) == 0
+    assert (len(plans), capsys.readouterr().out) == (1, "frames 7\n")

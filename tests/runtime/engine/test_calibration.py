@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from avatar_runtime import errors
@@ -79,3 +80,21 @@ def test_a_bucket_that_does_not_fit_is_tried_once() -> None:
 def test_a_device_without_memory_for_one_frame_is_an_error() -> None:
     with pytest.raises(errors.DeviceMemoryError):
         _measure(FakeGpu(room=0))
+
+
+def test_frames_of_a_batch_share_an_encode_in_pairs() -> None:
+    samples = np.zeros(16_000, np.float32)
+    batch = calibration.requests(_ANNA, 5, "s", 3, samples)
+    assert [(r.frame_index, r.source_frame, r.window.group) for r in batch] == [
+        (0, 0, 0), (1, 1, 0), (2, 2, 1), (3, 3, 1), (4, 4, 2),
+    ]  # fmt: skip
+    assert [r.window.first_step for r in batch] == [34, 36, 34, 36, 34]
+    assert {(r.session, r.response_ref, r.epoch, r.deadline) for r in batch} == {("s", 3, 0, 0.0)}
+    assert {(r.avatar, r.quality, r.width, r.height) for r in batch} == {
+        (_ANNA.name, 80, _ANNA.width, _ANNA.height)
+    }
+    for request in batch:
+        window = request.window
+        assert (window.steps, window.silent, window.mouth_opacity) == (50, False, 1.0)
+        assert window.context.readonly
+        assert window.context is batch[0].window.context

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from avatar_operator.core.gpus.batch_size import NoBatch
+from avatar_operator.core.gpus.batch_size import BatchPlan, NoBatch
 from avatar_operator.core.gpus.inventory import ClassStock
 from avatar_operator.core.gpus.pools import Pool
 from avatar_operator.core.planning import fair_limits
+from avatar_operator.core.planning.failures import Failure
 from avatar_operator.core.planning.fleet import Fleet
 from avatar_operator.core.planning.shares import Share
 from avatar_operator.core.resources.service import WhenFull
@@ -124,7 +127,7 @@ def test_pods_that_wait_for_a_contested_gpu_are_given_back(make: Make) -> None:
     [{"paused": True}, {"freeze": True}, {"pause_scale_in": True}],
     ids=lambda spec: next(iter(spec)),
 )
-def test_annotations_forbid_to_give_back(make: Make, spec: dict[str, bool]) -> None:
+def test_annotations_forbid_to_give_back(make: Make, spec: dict[str, Any]) -> None:
     service = make.service(autoscaling={"minReplicas": 1, "maxReplicas": 4})
     assert not fair_limits.keeps_all(service)
     policy = service.autoscaling
@@ -205,3 +208,67 @@ def test_a_pod_that_waits_for_a_node_has_no_gpu(scenarios: Scenarios, make: Make
         placement=replace(scenario.service.placement, when_full=WhenFull.FALL_THROUGH),
     )
     assert wanted(scenario) == (2, 2)
+
+
+@pytest.mark.parametrize(("after_s", "classes"), [(299.0, ()), (300.0, (SMALL,))])
+def test_a_class_is_demanded_again_five_minutes_after_its_failure(
+    scenarios: Scenarios, make: Make, after_s: float, classes: tuple[str, ...]
+) -> None:
+    scenario = scenarios(replicas=2, gpus=2)
+    plan = scenario.plan(NOW)
+    rejected = Failure(scenario.hash, SMALL, 1, 1, NOW - after_s, 2, "p0", "no")
+    general = replace(rejected, gpu_class="")
+    for failures, expected in (((rejected,), classes), ((general,), (SMALL,))):
+        changed = replace(plan, failures=failures)
+        demand = fair_limits.demand(scenario.service, changed, NOW)
+        assert demand.classes == expected
+
+
+@pytest.mark.parametrize(("after_s", "count"), [(299.0, 1), (300.0, 5)])
+def test_a_spec_that_failed_wants_no_more_than_it_has_for_five_minutes(
+    scenarios: Scenarios, make: Make, after_s: float, count: int
+) -> None:
+    scenario = scenarios(replicas=5, gpus=1)
+    scenario.add("p0", make.state(1))
+    failed = Failure(scenario.hash, "", 1, 1, NOW - after_s, 2, "p1", "no")
+    plan = replace(scenario.plan(NOW), failures=(failed,))
+    assert fair_limits.demand(scenario.service, plan, NOW).wanted == count
+
+
+def test_shares_are_equal_whatever_their_cells_are() -> None:
+    """Cells are numbered anew by each computation, and an equal share wakes no service."""
+    plain = Share({SMALL: 1}, keep={0: 1})
+    numbered = Share({SMALL: 1}, keep={0: 1}, parts=PARTS, cells=(0,), holders=({},))
+    assert plain == numbered
+    assert plain != Share({SMALL: 1}, keep={0: 1}, contested=True)
+    assert "parts" not in repr(numbered)
+
+
+@pytest.mark.parametrize(
+    ("max_cost", "costs", "count"),
+    [
+        ("10", ("2", "3"), 2),  # one pod of class `a` costs 2; 8 remain, and 3 is the highest
+        ("11", ("2", "3"), 3),
+        ("10.99", ("2", "3"), 2),
+        ("1", ("2", "3"), 0),
+        ("10", ("2", None), 4),
+        ("10", (None, None), 0),
+        ("10", (None, "5"), 2),
+    ],
+)
+def test_the_maximum_cost_allows_pods_at_the_highest_price(
+    make: Make, max_cost: str, costs: tuple[str | None, str | None], count: int
+) -> None:
+    serves: Any = object.__new__(BatchPlan)
+    pools = [
+        replace(
+            pool(name, 1), outcome=serves, cost_per_hour=None if cost is None else Decimal(cost)
+        )
+        for name, cost in zip("ab", costs, strict=True)
+    ]
+    pools.append(replace(pool("unusable", 1), cost_per_hour=Decimal(100)))
+    plan: Any = SimpleNamespace(pools=pools, fleet=fleet(make.pod(gpu_class="a")))
+    assert fair_limits._affordable(plan, Decimal(max_cost)) == count
+    leaving = Fleet((), (), (), (make.pod(gpu_class="a"),), ())
+    plan = SimpleNamespace(pools=pools, fleet=leaving)
+    assert fair_limits._affordable(plan, Decimal(max_cost)) == count

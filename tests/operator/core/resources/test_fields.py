@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from avatar_operator.core.resources.fields import Fields
+from avatar_operator.core.resources.fields import Fields, Identity, parse_identity
 from avatar_operator.core.resources.service import Objective
 
 if TYPE_CHECKING:
@@ -111,3 +111,13 @@ def test_a_long_value_is_cut() -> None:
     fields, faults = read({"a": "x" * 1000})
     fields.integer("a", 1, 1, 5)
     assert len(str(faults[0])) < 150
+
+
+def test_an_object_that_was_never_stored_has_an_empty_identity() -> None:
+    assert parse_identity({}, []) == Identity("", "default", "", 0, "")
+    faults: list[Fault] = []
+    found = parse_identity({"metadata": {"generation": 2**63}}, faults)
+    assert (found.generation, faults) == (2**63, [])
+    for wrong in (-1, 2**63 + 1):
+        assert parse_identity({"metadata": {"generation": wrong}}, faults).generation == 0
+    assert [fault.path for fault in faults] == ["metadata.generation"] * 2
