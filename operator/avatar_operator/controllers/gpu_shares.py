@@ -203,4 +203,6 @@ class GPUShares:
         )
 
     def _pods(self, uid: str) -> Sequence[RuntimePod]:
-        return self._store.owned_by(uid)
+        """Return the pods of a service; pods of other namespaces only name it as their owner."""
+        namespace = self._demands[uid].key.namespace
+        return [pod for pod in self._store.owned_by(uid) if pod.namespace == namespace]

@@ -130,6 +130,21 @@ async def test_a_lacking_service_and_the_one_that_gives_back_are_reconciled(setu
     assert set(setup.queue.added) == {"big", "small"}
 
 
+async def test_pods_of_another_namespace_that_name_a_service_do_not_count(setup: Setup) -> None:
+    for index in range(2):
+        forged = setup.make.pod_body(f"forged-{index}", gpus=0)
+        forged["metadata"]["namespace"] = "globex"
+        forged["metadata"]["ownerReferences"] = setup.make.owners("big", "big")
+        setup.store.observe(Kind.PODS, forged)
+    setup.demand("big", 2, 2)
+    setup.demand("small", 2, 0)
+    await setup.until_shared()
+    big = setup.shares.of("big")
+    assert big is not None
+    assert big.held_by("acme") == ({"big": 2}, 0)
+    assert list(big.keep.values()) == [1]
+
+
 async def test_nothing_is_computed_while_no_service_lacks_gpus(setup: Setup) -> None:
     setup.demand("big", 2, 2)
     setup.demand("small", 0, 0)
