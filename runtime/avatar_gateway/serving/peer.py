@@ -221,11 +221,15 @@ class Peer:
             return
         self._has_ended = True
         if self._transport.get_write_buffer_size():
-            self._loop.call_later(_CLOSE_TIMEOUT_S, self._transport.abort)
+            self._loop.call_later(_CLOSE_TIMEOUT_S, self._abort_unsent)
         self._transport.close()
         self._frames.clear()
         self.feed_eof()
         self._on_closed()
+
+    def _abort_unsent(self) -> None:
+        if self._protocol.transport is not None:  # asyncio raises if the connection has ended
+            self._transport.abort()
 
     async def _wait_for_data(self) -> None:
         # Every connection changes the condition.

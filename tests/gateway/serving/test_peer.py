@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import WSMsgType
+from aiohttp.base_protocol import BaseProtocol
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
@@ -184,6 +185,27 @@ async def test_a_wrong_handshake_is_answered_in_words(gateway: Any, header: str)
     assert b" 426 " in answer
     assert b"upgrade_required" in answer
     writer.close()
+
+
+async def test_a_side_that_takes_its_last_data_in_time_causes_no_error(
+    until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer, "_CLOSE_TIMEOUT_S", 0.2)
+    loop, faults = asyncio.get_running_loop(), list[Any]()
+    loop.set_exception_handler(lambda _, context: faults.append(context))
+    here, there = socket.socketpair()
+    there.setblocking(False)
+    _, protocol = await loop.create_connection(lambda: BaseProtocol(loop), sock=here)
+    side = peer.Peer(protocol, MemoryBudget(2**20), is_pod=True)
+    side.send(Opcode.BINARY, bytes(2**22))
+    await side.close(1000)
+    async with asyncio.timeout(5):
+        while await loop.sock_recv(there, 2**20):
+            pass
+    ended = loop.time()
+    await until(lambda: loop.time() > ended + 0.3)  # the gateway would end the connection by then
+    assert faults == []
+    there.close()
 
 
 class _Transport:
