@@ -14,7 +14,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from avatar_operator.core.planning import gpu_cells, shares
+from avatar_operator.core.planning.sharing import gpu_cells, shares
 from avatar_operator.errors import AvatarOperatorError
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from avatar_operator.controllers.triggers import Triggers
     from avatar_operator.core.cache.store import Store
-    from avatar_operator.core.planning.gpu_cells import Demand
-    from avatar_operator.core.planning.shares import Share, Shares
+    from avatar_operator.core.planning.sharing.gpu_cells import Demand
+    from avatar_operator.core.planning.sharing.shares import Share, Shares
     from avatar_operator.core.resources.pod import RuntimePod
     from avatar_operator.core.resources.state import PodState
 

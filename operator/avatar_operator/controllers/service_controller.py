@@ -18,12 +18,12 @@ from avatar_operator.core.autoscaling import inputs
 from avatar_operator.core.manifests import ownership
 from avatar_operator.core.planning import (
     disruption,
-    fair_limits,
     planner,
     rollout,
     shared_reserve,
 )
 from avatar_operator.core.planning.failures import read_failures
+from avatar_operator.core.planning.sharing import fair_limits
 from avatar_operator.core.resources.service import Service, parse_service
 from avatar_operator.core.status import conditions, refusals, service_status
 from avatar_operator.errors import ClusterError, InvalidResource

@@ -15,8 +15,8 @@ from avatar_operator.controllers.gpu_shares import GPUShares
 from avatar_operator.controllers.triggers import Triggers
 from avatar_operator.core.cache.entries import Kind
 from avatar_operator.core.cache.store import Store
-from avatar_operator.core.planning import shares
-from avatar_operator.core.planning.gpu_cells import Demand
+from avatar_operator.core.planning.sharing import shares
+from avatar_operator.core.planning.sharing.gpu_cells import Demand
 from avatar_operator.core.resources.service import Placement, ServiceKey
 from avatar_operator.errors import TemporaryError
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from avatar_operator.core.planning.failures import Failure
     from avatar_operator.core.planning.fleet import Fleet
     from avatar_operator.core.planning.image_check import PendingImage
-    from avatar_operator.core.planning.shares import Share
+    from avatar_operator.core.planning.sharing.shares import Share
     from avatar_operator.core.resources.gpu_profile import GPUProfile
     from avatar_operator.core.resources.image_check import ImageCheck
     from avatar_operator.core.resources.node import Node

@@ -36,7 +36,6 @@ from avatar_operator.core.manifests.pod import hash_spec
 from avatar_operator.core.planning import (
     attempts,
     failures,
-    fair_limits,
     image_check,
     rollout,
     scale_down,
@@ -64,6 +63,7 @@ from avatar_operator.core.planning.disruption import protect
 from avatar_operator.core.planning.fleet import Fleet, restore_labels, sort_fleet
 from avatar_operator.core.planning.plan import Observed, Options, Plan
 from avatar_operator.core.planning.scale_down import FRESH_S, KEPT_FAILURES, delete_orphans
+from avatar_operator.core.planning.sharing import fair_limits
 from avatar_operator.names import Reason
 
 if TYPE_CHECKING:

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.operator.conftest import NOW
 
-from avatar_operator.core.planning import attempts, failures, fair_limits
+from avatar_operator.core.planning import attempts, failures
 from avatar_operator.core.planning.actions import CreatePod, DeletePod, DrainPod
 from avatar_operator.core.planning.disruption import LOST_S
 from avatar_operator.core.planning.failures import Failure
+from avatar_operator.core.planning.sharing import fair_limits
 from avatar_operator.names import Reason
 
 if TYPE_CHECKING:

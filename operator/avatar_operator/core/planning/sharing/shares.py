@@ -12,8 +12,14 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from avatar_operator.core.planning.fair_share import Claim, share_out
-from avatar_operator.core.planning.gpu_cells import Cells, Demand, Holders, Observation, Part
+from avatar_operator.core.planning.sharing.fair_share import Claim, share_out
+from avatar_operator.core.planning.sharing.gpu_cells import (
+    Cells,
+    Demand,
+    Holders,
+    Observation,
+    Part,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -12,10 +12,10 @@ import pytest
 from avatar_operator.core.gpus.batch_size import BatchPlan, NoBatch
 from avatar_operator.core.gpus.inventory import ClassStock
 from avatar_operator.core.gpus.pools import Pool
-from avatar_operator.core.planning import fair_limits
 from avatar_operator.core.planning.failures import Failure
 from avatar_operator.core.planning.fleet import Fleet
-from avatar_operator.core.planning.shares import Share
+from avatar_operator.core.planning.sharing import fair_limits
+from avatar_operator.core.planning.sharing.shares import Share
 from avatar_operator.core.resources.service import WhenFull
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 from tests.operator.conftest import Make
 
 from avatar_operator.core.gpus.inventory import NodeClassCache
-from avatar_operator.core.planning.gpu_cells import Cells, Demand, Observation, is_removable
+from avatar_operator.core.planning.sharing.gpu_cells import Cells, Demand, Observation, is_removable
 from avatar_operator.core.resources.pod import PodUse
 from avatar_operator.core.resources.service import Placement, ServiceKey
 

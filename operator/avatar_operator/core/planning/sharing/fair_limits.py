@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from avatar_operator.core.autoscaling.limits import Limit
 from avatar_operator.core.planning.attempts import is_unfit
 from avatar_operator.core.planning.fleet import removal_cost
-from avatar_operator.core.planning.gpu_cells import Demand, is_removable
+from avatar_operator.core.planning.sharing.gpu_cells import Demand, is_removable
 from avatar_operator.core.resources.service import Placement, Service, WhenFull
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from avatar_operator.core.gpus.pools import Pool
     from avatar_operator.core.planning.fleet import Fleet
     from avatar_operator.core.planning.plan import Plan
-    from avatar_operator.core.planning.shares import Share
+    from avatar_operator.core.planning.sharing.shares import Share
     from avatar_operator.core.resources.pod import RuntimePod
     from avatar_operator.core.resources.state import PodState
 

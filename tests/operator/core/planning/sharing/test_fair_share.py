@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avatar_operator.core.planning.fair_share import Claim, share_out
+from avatar_operator.core.planning.sharing.fair_share import Claim, share_out
 from avatar_operator.core.resources.service import ServiceKey
 
 if TYPE_CHECKING:

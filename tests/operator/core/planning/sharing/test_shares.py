@@ -17,9 +17,10 @@ from tests.operator.conftest import Make
 
 from avatar_operator.core.gpus.inventory import NodeClassCache
 from avatar_operator.core.manifests.pod import hash_spec
-from avatar_operator.core.planning import fair_limits, gpu_cells, planner, shares
-from avatar_operator.core.planning.fair_share import Claim, share_out
+from avatar_operator.core.planning import planner
 from avatar_operator.core.planning.planner import CreatePod, DeletePod, DrainPod, UndrainPod
+from avatar_operator.core.planning.sharing import fair_limits, gpu_cells, shares
+from avatar_operator.core.planning.sharing.fair_share import Claim, share_out
 from avatar_operator.core.resources.pod import PodUse, RuntimePod
 from avatar_operator.core.resources.service import Service, parse_service
 from avatar_operator.core.status import conditions
