@@ -22,6 +22,10 @@ MAX_AGE_S: Final = 86400
 """A stored measurement older than this is replaced, even if the difference is small."""
 
 
+MAX_KEPT: Final = 256
+"""Stored measurements of one profile; the oldest are dropped."""
+
+
 class Report(NamedTuple):
     """The measurement that a pod reports after its start."""
 
@@ -38,32 +42,34 @@ class Difference(NamedTuple):
 
 
 def choose(profile: GPUProfile, reports: Iterable[Report], now: str) -> tuple[Calibration, ...]:
-    """Return the calibrations that a profile should have, newest first.
+    """Return the calibrations that a profile should have, one for each model and namespace.
 
+    They are sorted by time, newest first.
     `now` is a time in RFC 3339. The result does not depend on the order of the reports, and equal
     reports do not change it again.
     """
     allowed = {Device.CUDA}
     if profile.allow_simulated:
         allowed.add(Device.SIMULATED)
-    kept = {item.curve.model: item for item in profile.calibrations if item.device in allowed}
-    best: dict[str, Calibration] = {}
+    kept = {item.key: item for item in profile.calibrations if item.device in allowed}
+    best: dict[tuple[str, str], Calibration] = {}
     for report in sorted(reports, key=_priority):
         device = next((known for known in allowed if known.value == report.device), None)
         if device is not None:
             pod = f"{report.pod.namespace}/{report.pod.name}"
-            curve = report.curve
-            best[curve.model] = Calibration(curve, device, pod, report.pod.node, now)
-    for variant, found in best.items():
-        if variant not in kept or _replaces(found, kept[variant]):
-            kept[variant] = found
-    by_model = sorted(kept.values(), key=lambda item: item.curve.model)
-    return tuple(sorted(by_model, key=lambda item: item.measured_at, reverse=True))
+            found = Calibration(report.curve, device, pod, report.pod.node, now)
+            best[found.key] = found
+    for key, found in best.items():
+        if key not in kept or _replaces(found, kept[key]):
+            kept[key] = found
+    by_key = sorted(kept.values(), key=lambda item: item.key)
+    newest_first = sorted(by_key, key=lambda item: item.measured_at, reverse=True)
+    return tuple(newest_first[:MAX_KEPT])
 
 
-def contradiction(profile: GPUProfile, variant: str) -> str:
-    """Describe the difference between measurement and profile, "" if it is small."""
-    measured, given = profile.calibration(variant), profile.given(variant)
+def contradiction(profile: GPUProfile, variant: str, namespace: str) -> str:
+    """Describe the difference of a namespace's measurement from the spec, "" if it is small."""
+    measured, given = profile.calibration(variant, namespace), profile.given(variant)
     if measured is None or given is None:
         return ""
     found = difference(measured.curve, given)

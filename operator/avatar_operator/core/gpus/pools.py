@@ -46,7 +46,8 @@ def rank(
 ) -> tuple[Pool, ...]:
     """Return the classes that the service allows, in the order in which they are filled.
 
-    Classes that cannot serve are last, each with its reason.
+    If the service lists no class, those of which no node exists come after the others. Classes that
+    cannot serve are last, each with its reason.
     """
     by_name = {profile.name: profile for profile in profiles}
     asked = service.placement.gpu_classes or tuple(sorted(by_name))
@@ -66,9 +67,10 @@ def _pool(
         nothing = ClassStock(name, 0, 0, 0, ())
         return Pool(name, batch_size.NoBatch(f"there is no GPUProfile {name}"), nothing, None)
     stock = inventory.stocks[name]
-    curve = profile.curve(service.model.variant)
+    variant, namespace = service.model.variant, service.key.namespace
+    curve = profile.curve(variant, namespace)
     if curve is None:
-        missing = batch_size.NoBatch(f"GPUProfile {name} has no curve for {service.model.variant}")
+        missing = batch_size.NoBatch(f"GPUProfile {name} has no curve for {variant}")
         return Pool(name, missing, stock, None, profile.cost_per_hour)
     outcome = (
         batch_size.fixed_batch(
@@ -85,20 +87,22 @@ def _pool(
         stock=stock,
         curve=curve,
         cost_per_hour=profile.cost_per_hour,
-        calibration=profile.calibration(service.model.variant),
-        contradiction=calibration.contradiction(profile, service.model.variant),
+        calibration=profile.calibration(variant, namespace),
+        contradiction=calibration.contradiction(profile, variant, namespace),
         resources=profile.resources,
     )
 
 
-def _order(pool: Pool, placement: Placement) -> tuple[bool, float | Decimal, str]:
+def _order(pool: Pool, placement: Placement) -> tuple[bool, bool, float | Decimal, str]:
     if not isinstance(pool.outcome, batch_size.BatchPlan):
-        return True, 0, pool.gpu_class
-    if placement.strategy is Strategy.FASTEST:
-        return False, -pool.outcome.frames_per_s, pool.gpu_class
+        return True, False, 0, pool.gpu_class
     if placement.strategy is Strategy.PREFERRED and placement.gpu_classes:
-        return False, placement.gpu_classes.index(pool.gpu_class), pool.gpu_class
+        return False, False, placement.gpu_classes.index(pool.gpu_class), pool.gpu_class
+    # A service that lists no class does not wait for one that the cluster does not have.
+    absent = not placement.gpu_classes and not pool.stock.total
+    if placement.strategy is Strategy.FASTEST:
+        return False, absent, -pool.outcome.frames_per_s, pool.gpu_class
     # Without a list of classes, the cost per session is the preference.
     if pool.cost_per_hour is None:
-        return False, Decimal("Infinity"), pool.gpu_class
-    return False, pool.cost_per_hour / pool.outcome.sessions_per_pod, pool.gpu_class
+        return False, absent, Decimal("Infinity"), pool.gpu_class
+    return False, absent, pool.cost_per_hour / pool.outcome.sessions_per_pod, pool.gpu_class

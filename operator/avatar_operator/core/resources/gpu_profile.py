@@ -109,6 +109,16 @@ class Calibration:
     measured_at: str
     """RFC 3339."""
 
+    @property
+    def namespace(self) -> str:
+        """The namespace of the pod."""
+        return self.pod.partition("/")[0]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Model variant and namespace; a profile has one measurement of each."""
+        return self.curve.model, self.namespace
+
 
 @dataclass(frozen=True, slots=True)
 class GPUProfile:
@@ -134,13 +144,18 @@ class GPUProfile:
         """Return the curve of a model variant in the spec."""
         return next((curve for curve in self.curves if curve.model == variant), None)
 
-    def calibration(self, variant: str) -> Calibration | None:
-        """Return the measurement of a model variant."""
-        return next((item for item in self.calibrations if item.curve.model == variant), None)
+    def calibration(self, variant: str, namespace: str) -> Calibration | None:
+        """Return the measurement of a model variant by pods of a namespace."""
+        key = (variant, namespace)
+        return next((item for item in self.calibrations if item.key == key), None)
 
-    def curve(self, variant: str) -> Curve | None:
-        """Return the curve to plan with: a measured curve takes precedence over the spec."""
-        measured, given = self.calibration(variant), self.given(variant)
+    def curve(self, variant: str, namespace: str) -> Curve | None:
+        """Return the curve to plan pods of a namespace with.
+
+        A curve that pods of the namespace measured takes precedence over the spec. Those of other
+        namespaces do not count, because whoever chooses the image chooses what its pods report.
+        """
+        measured, given = self.calibration(variant, namespace), self.given(variant)
         return given if measured is None else measured.curve.extended_by(given)
 
 

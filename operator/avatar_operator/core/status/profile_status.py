@@ -86,13 +86,16 @@ def _calibrated(profile: GPUProfile, chosen: Sequence[Calibration]) -> Finding:
         message = "there is no valid measurement; the curves in spec are used"
         return Finding(condition, False, Reason.NOT_CALIBRATED, message)
     calibrated = replace(profile, calibrations=tuple(chosen))
-    variants = [item.curve.model for item in chosen]
-    found = {variant: calibration.contradiction(calibrated, variant) for variant in variants}
-    differing = [f"{variant}: {what}" for variant, what in found.items() if what]
+    found = {item.key: calibration.contradiction(calibrated, *item.key) for item in chosen}
+    differing = [
+        f"{variant} in {space}: {what}" for (variant, space), what in found.items() if what
+    ]
     if differing:
-        message = "measurements differ from spec.curves, and are used: " + "; ".join(differing)
+        more = f"; and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
+        message = "measurements differ from spec.curves, and are used in their namespace: "
+        message += "; ".join(differing[:_NAMED]) + more
         return Finding(condition, False, Reason.CALIBRATION_DIFFERS, message)
-    message = "measured: " + ", ".join(variants)
+    message = "measured: " + ", ".join(sorted({variant for variant, _ in found}))
     return Finding(condition, True, Reason.CALIBRATED, message)
 
 
@@ -113,8 +116,8 @@ def _item(calibration: Calibration) -> Body:
 def _keyed(document: Mapping[str, object]) -> dict[str, object]:
     """Return the lists as maps, because the API server may change their order."""
     fields = Fields(document, "", [])
-    lists = {"calibrations": "model", "conditions": "type"}
+    lists = {"calibrations": ("model", "pod"), "conditions": ("type",)}
     return {
-        name: {str(item.get(key)): item for item in fields.fragments(name)}
-        for name, key in lists.items()
+        name: {tuple(str(item.get(key)) for key in keys): item for item in fields.fragments(name)}
+        for name, keys in lists.items()
     }

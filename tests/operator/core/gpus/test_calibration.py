@@ -125,23 +125,65 @@ def test_models_are_measured_apart_and_the_newest_comes_first(make: Make) -> Non
     assert [item.curve.model for item in found] == ["v15/taesd/fp16", VARIANT]
 
 
+def test_namespaces_are_measured_apart(make: Make) -> None:
+    """Whoever chooses the image of a pod chooses what the pod reports."""
+    honest = replace(make.profile(), calibrations=(stored(CURVE),))
+    wrong = replace(CURVE, base_mib=9_000_000)
+    reports = [
+        Report(make.pod("p1", namespace="globex"), "cuda", wrong),
+        Report(make.pod("p0"), "cuda", scaled(1.2)),
+    ]
+    found = calibration.choose(honest, reports, NOW)
+    assert {item.key: item.pod for item in found} == {
+        (VARIANT, "acme"): "acme/p0",
+        (VARIANT, "globex"): "globex/p1",
+    }
+    profile = replace(honest, calibrations=found)
+    assert profile.calibration(VARIANT, "acme") in found
+    assert profile.calibration(VARIANT, "initech") is None
+    for namespace in ("acme", "initech"):
+        curve = profile.curve(VARIANT, namespace)
+        assert curve is not None
+        assert curve.base_mib < 9_000_000
+        assert "9" not in calibration.contradiction(profile, VARIANT, "initech")
+    assert calibration.contradiction(profile, VARIANT, "globex") != ""
+
+
+def test_only_the_newest_measurements_are_kept(make: Make) -> None:
+    reports = [
+        Report(make.pod(f"p{number}", namespace=f"n{number:03}"), "cuda", CURVE)
+        for number in range(calibration.MAX_KEPT)
+    ]
+    full = replace(make.profile(), calibrations=(stored(CURVE),))
+    found = calibration.choose(full, reports, NOW)
+    assert len(found) == calibration.MAX_KEPT == 256
+    assert "acme" not in {item.namespace for item in found}
+
+
 def test_a_measurement_that_differs_by_a_fifth_contradicts_the_profile(make: Make) -> None:
     profile = make.profile()
     given = profile.given(VARIANT)
     assert given is not None
-    assert calibration.contradiction(profile, VARIANT) == ""
+    assert calibration.contradiction(profile, VARIANT, "acme") == ""
     near = replace(given, base_mib=given.base_mib + 100)
-    assert calibration.contradiction(replace(profile, calibrations=(stored(near),)), VARIANT) == ""
+    assert (
+        calibration.contradiction(replace(profile, calibrations=(stored(near),)), VARIANT, "acme")
+        == ""
+    )
     slow = replace(given, frame_batch_ms=((8, 53.8), (128, 9.0)))
-    said = calibration.contradiction(replace(profile, calibrations=(stored(slow),)), VARIANT)
+    said = calibration.contradiction(
+        replace(profile, calibrations=(stored(slow),)), VARIANT, "acme"
+    )
     assert said == "a batch of 8 takes 54 ms instead of 108 (-50%)"
     large = replace(given, per_frame_mib=500)
-    said = calibration.contradiction(replace(profile, calibrations=(stored(large),)), VARIANT)
+    said = calibration.contradiction(
+        replace(profile, calibrations=(stored(large),)), VARIANT, "acme"
+    )
     assert said == "a batch of 64 needs 35100 MiB instead of 22684 (+55%)"
 
 
 def test_a_model_that_the_profile_does_not_know_contradicts_nothing(make: Make) -> None:
     unknown = replace(CURVE, model="v1/sd-vae/fp16")
     profile = replace(make.profile(), calibrations=(stored(unknown),))
-    assert calibration.contradiction(profile, "v1/sd-vae/fp16") == ""
-    assert profile.curve("v1/sd-vae/fp16") == unknown
+    assert calibration.contradiction(profile, "v1/sd-vae/fp16", "acme") == ""
+    assert profile.curve("v1/sd-vae/fp16", "acme") == unknown

@@ -35,6 +35,19 @@ def test_the_fastest_class_comes_first(make: Make) -> None:
     assert order(make.service(placement=placement), make.shipped())[0] == "h100-80gb"
 
 
+@pytest.mark.parametrize("strategy", ["cheapest", "preferred", "fastest"])
+def test_classes_without_a_node_come_last_unless_the_service_lists_them(
+    make: Make, strategy: str
+) -> None:
+    profiles = make.shipped()
+    listed = make.service(placement={"strategy": strategy, "gpuClasses": ["b200", "rtx-4090"]})
+    anything = make.service(placement={"strategy": strategy})
+    nodes = [make.node()]  # an rtx-4090
+    for service, first in ((anything, "rtx-4090"), (listed, "b200")):
+        stock = inventory.count_free(nodes, [], profiles, service.placement)
+        assert pools.rank(service, profiles, stock, 0.9)[0].gpu_class == first
+
+
 @pytest.mark.parametrize("strategy", ["cheapest", "preferred"])
 def test_without_a_list_the_price_of_a_session_decides(make: Make, strategy: str) -> None:
     fast = [[1, 1.0], [64, 64.0]]

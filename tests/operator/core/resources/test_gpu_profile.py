@@ -20,7 +20,7 @@ def test_what_was_measured_wins_and_the_rest_is_scaled_to_its_end(make: Make) ->
     profile = make.profile()  # given up to 64
     measured = Curve(VARIANT, 2000, 100, ((1, 30.0), (8, 215.2)))  # twice as slow at 8
     calibrated = Calibration(measured, Device.CUDA, "acme/p0", "n1", "")
-    curve = replace(profile, calibrations=(calibrated,)).curve(VARIANT)
+    curve = replace(profile, calibrations=(calibrated,)).curve(VARIANT, "acme")
     assert curve is not None
     assert curve.largest == 64
     assert curve.batch_ms(8) == 215.2

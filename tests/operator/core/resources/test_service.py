@@ -149,15 +149,18 @@ def test_a_name_that_pods_cannot_carry_is_refused(make: Make, name: str) -> None
 
 def test_a_profile_is_read_and_measured_curves_win(make: Make) -> None:
     body = make.profile_body(costPerHour="0.44", allowShared=True)
-    measured = {**body["spec"]["curves"][0], "baseMiB": 4242}
+    measured = {**body["spec"]["curves"][0], "baseMiB": 4242, "pod": "acme/p0"}
     body["status"] = {"calibrations": [measured]}
     profile = parse_profile(body)
     assert profile.cost_per_hour == Decimal("0.44")
     assert profile.allow_shared
-    found = profile.curve("v15/sd-vae/fp16")
+    found = profile.curve("v15/sd-vae/fp16", "acme")
     assert found is not None
     assert found.base_mib == 4242
-    assert profile.curve("v1/sd-vae/fp16") is None
+    elsewhere = profile.curve("v15/sd-vae/fp16", "globex")
+    assert elsewhere is not None
+    assert elsewhere.base_mib == 3100
+    assert profile.curve("v1/sd-vae/fp16", "acme") is None
 
 
 def test_a_profile_tells_given_curves_from_measured_ones(make: Make) -> None:

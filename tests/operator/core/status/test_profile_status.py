@@ -95,7 +95,7 @@ def test_a_measurement_that_contradicts_the_profile_says_so(make: Make) -> None:
     reported.build(reported.report(2.0))
     status, reason, message = reported.conditions()["BatchCalibrated"]
     assert (status, reason) == ("False", "CalibrationDiffers")
-    assert "v15/sd-vae/fp16: a batch of 1 takes 44 ms instead of 22 (+100%)" in message
+    assert "v15/sd-vae/fp16 in acme: a batch of 1 takes 44 ms instead of 22 (+100%)" in message
     assert reported.build(reported.report(2.0)) is None
 
 
