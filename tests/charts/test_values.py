@@ -192,7 +192,7 @@ CLASHING: list[tuple[str, dict[str, Any], str]] = [
     (
         "cost-of-unknown-class",
         {"gpuProfiles": {"costPerHour": {"rtx-9090": "1"}}},
-        'contains the unknown GPU class "rtx-9090"; the profiles are a100-40gb',
+        'contains the unknown GPU class "rtx-9090"; the profiles are a10, a100-40gb',
     ),
     (
         "nameless-account",
