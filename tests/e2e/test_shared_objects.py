@@ -151,7 +151,7 @@ async def test_the_pod_name_of_a_stranger_is_skipped_and_its_pod_is_kept(
     made = await shared.api.post(PODS, _stranger(name, **labels))
     await shared.apply(TENANT, "front", replicas=1)
     await shared.ready(TENANT, "front", pods=1)
-    assert _pod(shared, f"{name[:-1]}1") is not None
+    await shared.until(lambda: _pod(shared, f"{name[:-1]}1") is not None, "the next name is used")
     events = await _events(shared, "front", "NameTaken", 1)
     assert [name in event for event in events] == [True], events
     assert shared.status(TENANT, "front")["replicas"] == 1

@@ -108,7 +108,8 @@ def notices(
     """Return the Events to post: for actions that succeeded, and for changes of conditions.
 
     A service that starts or that someone paused is not Ready and needs no warning. Degraded is
-    reported if Ready does not have the same reason already.
+    reported if Ready does not have the same reason already, and unless it is about names, of which
+    `name_notices` reports each.
     """
     found = [*_creations(actions), *(_action_notice(action) for action in actions)]
     if plan is not None:
@@ -121,7 +122,8 @@ def notices(
         warning = not ready.status and ready.reason not in _EXPECTED
         found.append(Notice(ready.reason, ready.message, warning=warning))
     if degraded is not None and degraded.status and _is_new(degraded, before):
-        if ready is None or ready.status or ready.reason is not degraded.reason:
+        said = ready is not None and not ready.status and ready.reason is degraded.reason
+        if not said and degraded.reason is not names.Reason.NAME_TAKEN:
             found.append(Notice(degraded.reason, degraded.message, warning=True))
     return tuple(notice for notice in found if notice is not None)
 

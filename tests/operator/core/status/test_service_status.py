@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from avatar_operator.core.planning import planner
 from avatar_operator.core.status import conditions, service_status
 from avatar_operator.core.status.service_status import Notice
-from avatar_operator.names import Reason
+from avatar_operator.names import Condition, Reason
 
 if TYPE_CHECKING:
     from tests.operator.conftest import Make, Scenario, Scenarios
@@ -138,6 +138,19 @@ def test_only_what_is_wrong_is_a_warning(scenarios: Scenarios, make: Make) -> No
     assert notices_of(scenario) == [(Reason.PODS_FAILING, True)]
     assert notices_of(scenarios(replicas=1, gpus=0)) == [(Reason.NO_GPU_NODE, True)]
     assert notices_of(scenarios(replicas=0)) == [(Reason.SCALED_TO_ZERO, False)]
+
+
+def test_a_taken_name_has_its_own_event_and_none_for_the_condition(
+    scenarios: Scenarios, make: Make
+) -> None:
+    scenario = scenarios(replicas=1)
+    scenario.add("p0", make.state(1))
+    taken = ["Secret x-control does not belong to this AvatarService; another name is used"]
+    findings = conditions.find(scenario.service, scenario.plan(), scenario.states, taken=taken)
+    (degraded,) = (each for each in findings if each.condition is Condition.DEGRADED)
+    assert (degraded.status, degraded.reason) == (True, Reason.NAME_TAKEN)
+    reported = [*service_status.notices((), findings, {}), *service_status.name_notices(taken, ())]
+    assert [notice.reason for notice in reported] == [Reason.SERVING, Reason.NAME_TAKEN]
 
 
 def test_a_lost_node_is_told_once_although_another_pod_serves(
