@@ -814,6 +814,7 @@ def test_defaults_name_the_shipped_demo(api: httpx.Client) -> None:
         },
         "avatarSource": {"image": {"path": "/opt/avatar/avatars"}},
         "fps": 25,
+        "replicas": 1,
         "placement": {"strategy": "preferred", "whenFull": "fallThrough"},
         "sessions": {
             "maxDurationSeconds": 7200,
