@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hmac
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
+
+from avatar_contracts import tokens
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -44,7 +45,7 @@ def metrics_app(metrics: Metrics, token: Callable[[], str | None]) -> web.Applic
     def respond(request: web.Request) -> web.Response:
         required = token()
         authorization = request.headers.get("Authorization", "")
-        if required is not None and not hmac.compare_digest(authorization, f"Bearer {required}"):
+        if required is not None and not tokens.matches(authorization, [f"Bearer {required}"]):
             return web.Response(status=401, headers={"WWW-Authenticate": "Bearer"})
         return web.Response(body=metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _GATEWAY: Final = "gateway"
 _GATEWAY_KEY: Final = "gateway-key"
@@ -51,6 +54,17 @@ def session_token(key: str, service: str) -> str:
 def generation(master: str) -> str:
     """Return a short public name of a master key: 10 hexadecimal digits, safe in a label."""
     return _derive(master, _GENERATION)[:_GENERATION_DIGITS]
+
+
+def matches(presented: str, accepted: Iterable[str]) -> bool:
+    """Return whether a token is one of the accepted ones, without a hint in the time taken.
+
+    An empty token is never accepted. A header may contain bytes that are not UTF-8; they arrive as
+    lone surrogates.
+    """
+    actual = presented.encode(errors="surrogatepass")
+    equal = [hmac.compare_digest(actual, each.encode()) for each in accepted if each]
+    return any(equal)
 
 
 def _derive(key: str, text: str) -> str:

@@ -10,12 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from avatar_contracts import labels
-
-_FILES: Final = (
-    labels.GATEWAY_KEY_FILE,
-    labels.PREVIOUS_PREFIX + labels.GATEWAY_KEY_FILE,
-)
+from avatar_contracts import labels, secret_files
 
 API_KEY_FILE: Final = "api-key"
 _ANOTHER: Final = f"{API_KEY_FILE}-"
@@ -40,7 +35,7 @@ class APIKeys:
         except OSError:
             return ()
         names = (path for path in found if path.name == API_KEY_FILE or _ANOTHER in path.name)
-        return tuple(key for key in map(_read, names) if len(key) >= MIN_KEY)
+        return tuple(key for key in map(secret_files.read, names) if len(key) >= MIN_KEY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +50,4 @@ class GatewayKeys:
         """Return the keys, the current one first; none if the folder has no key now."""
         if not self.folder:
             return (self.text,) if self.text else ()
-        found = (_read(Path(self.folder) / name) for name in _FILES)
-        return tuple(key for key in found if key)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
-        return ""
+        return secret_files.current_and_previous(self.folder, labels.GATEWAY_KEY_FILE)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from avatar_contracts.tokens import (
     gateway_key,
     gateway_token,
     generation,
+    matches,
     session_token,
     state_token,
 )
@@ -63,3 +65,22 @@ def test_generation_names_a_master_key_without_a_part_of_it(master: str, other: 
     assert len(name) == 10
     assert set(name) <= set("0123456789abcdef")
     assert (name == generation(other)) == (master == other)
+
+
+@pytest.mark.parametrize(
+    ("token", "accepted", "expected"),
+    [
+        ("a", ("a",), True),
+        ("b", ("a", "b"), True),
+        ("c", ("a", "b"), False),
+        ("", (), False),
+        ("", ("",), False),
+        ("\udcff", ("a",), False),
+        ("a-key-of-16-charact", ("a-key-of-16-characte",), False),
+    ],
+    ids=["same", "second", "other", "nothing", "empty", "surrogate", "shorter"],
+)
+def test_one_of_the_accepted_tokens_matches(
+    token: str, accepted: tuple[str, ...], expected: bool
+) -> None:
+    assert matches(token, accepted) is expected

@@ -51,15 +51,16 @@ async def test_a_connection_without_a_request_is_closed(
     ("required", "sent", "status"),
     [
         pytest.param(None, None, 200, id="open"),
-        pytest.param("t", "Bearer t", 200, id="token"),
-        pytest.param("t", "Bearer u", 401, id="wrong token"),
+        pytest.param("t", b"Bearer t", 200, id="token"),
+        pytest.param("t", b"Bearer u", 401, id="wrong token"),
         pytest.param("t", None, 401, id="no token"),
+        pytest.param("t", b"Bearer \xe9\xff", 401, id="not ASCII"),
     ],
 )
 async def test_metrics_require_their_token(
-    required: str | None, sent: str | None, status: int
+    required: str | None, sent: bytes | None, status: int
 ) -> None:
-    headers = {} if sent is None else {"Authorization": sent}
+    headers = {} if sent is None else {b"Authorization": sent}
     async with (
         health.serving(health.metrics_app(Metrics(), lambda: required), ANY) as port,
         httpx.AsyncClient() as client,

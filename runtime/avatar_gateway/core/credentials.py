@@ -55,12 +55,6 @@ def presented(headers: Mapping[str, str], subprotocols: Sequence[str]) -> str | 
     return None
 
 
-def is_key(credential: str, api_key: str) -> bool:
-    """Return whether a credential is the API key, compared in constant time."""
-    # A header may contain bytes that are not UTF-8; they arrive as lone surrogates.
-    return hmac.compare_digest(credential.encode(errors="surrogatepass"), api_key.encode())
-
-
 def mint(api_key: str, secret: ClientSecret, nonce: str) -> str:
     """Return a signed client secret; the text is a valid WebSocket subprotocol token."""
     payload = json.dumps([secret.expires_at, secret.model, nonce], separators=(",", ":"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from avatar_contracts import labels
+from avatar_contracts import labels, tokens
 from avatar_contracts.state import LINE_AGE_S, LINE_SPACING_S, DemandDocument
 from avatar_gateway import errors
 from avatar_gateway.core import credentials
@@ -86,9 +86,8 @@ class Admin:
 
     def _is_allowed(self, request: web.Request) -> bool:
         presented = credentials.presented(request.headers, ())
-        accepted = self._settings.keys.admin_tokens()
-        return presented is not None and any(
-            credentials.is_key(presented, token) for token in accepted
+        return presented is not None and tokens.matches(
+            presented, self._settings.keys.admin_tokens()
         )
 
 

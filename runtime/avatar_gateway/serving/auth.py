@@ -6,7 +6,7 @@ import secrets
 from time import time
 from typing import TYPE_CHECKING, Any, Final
 
-from avatar_contracts import documents
+from avatar_contracts import documents, tokens
 from avatar_gateway import errors
 from avatar_gateway.core import credentials, requests
 
@@ -41,9 +41,10 @@ class Authenticator:
         """
         credential = credentials.presented(headers, subprotocols)
         if credential is not None:
-            for key in self._read_keys():
-                if credentials.is_key(credential, key):
-                    return
+            keys = self._read_keys()
+            if tokens.matches(credential, keys):
+                return
+            for key in keys:
                 secret = credentials.verify(key, credential, time())
                 if secret is not None and secret.model == model:
                     return

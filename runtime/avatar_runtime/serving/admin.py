@@ -11,10 +11,10 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from avatar_contracts import labels
 from avatar_contracts.state import LINE_AGE_S, LINE_SPACING_S
+from avatar_contracts.tokens import matches
 from avatar_runtime.errors import ProtocolError, Rejection
 from avatar_runtime.protocol.client_events import load
 from avatar_runtime.protocol.strict_fields import StrictFields  # noqa: TC001 - FastAPI reads it
-from avatar_runtime.serving.pod_tokens import matches
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

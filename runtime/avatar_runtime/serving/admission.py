@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from avatar_contracts import labels
+from avatar_contracts.tokens import matches
 from avatar_runtime.errors import Rejection, shown, supported
-from avatar_runtime.serving.pod_tokens import matches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence

@@ -7,15 +7,11 @@ the previous ones as long as the Secret has them.
 
 from __future__ import annotations
 
-import hmac
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from avatar_contracts import labels
+from avatar_contracts import labels, secret_files
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from avatar_runtime.settings import AdminSettings
 
 
@@ -24,18 +20,18 @@ class PodTokens:
 
     def __init__(self, settings: AdminSettings) -> None:
         self._settings = settings
-        self._folder = Path(settings.token_folder) if settings.token_folder else None
+        self._folder = settings.token_folder
 
     @property
     def are_required(self) -> bool:
         """Whether the admin listener needs a token, even on a loopback address."""
         given = self._settings
-        return self._folder is not None or bool(given.token or given.state_token)
+        return bool(self._folder or given.token or given.state_token)
 
     @property
     def session_is_required(self) -> bool:
         """Whether a session needs a token."""
-        return self._folder is not None or bool(self._settings.session_token)
+        return bool(self._folder or self._settings.session_token)
 
     def control(self) -> tuple[str, ...]:
         """Return the tokens that may control the pod, the current one first."""
@@ -50,25 +46,7 @@ class PodTokens:
         return self._accepted(labels.SESSION_TOKEN_FILE, self._settings.session_token)
 
     def _accepted(self, name: str, given: str) -> tuple[str, ...]:
-        found = [given]
-        if self._folder is not None:
-            found += [_read(self._folder / f"{prefix}{name}") for prefix in _PREFIXES]
-        return tuple(token for token in found if token)
-
-
-_PREFIXES = ("", labels.PREVIOUS_PREFIX)
-
-
-def matches(token: str, accepted: Sequence[str]) -> bool:
-    """Return whether a token is one of the accepted ones, without a hint in the time taken."""
-    actual = token.encode("utf-8", "replace")
-    equal = [hmac.compare_digest(actual, each.encode()) for each in accepted if each]
-    return any(equal)
-
-
-def _read(path: Path) -> str:
-    """Return the token in a file; empty if the file is missing or cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
-        return ""
+        mounted: tuple[str, ...] = ()
+        if self._folder:
+            mounted = secret_files.current_and_previous(self._folder, name)
+        return (*((given,) if given else ()), *mounted)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
-from avatar_runtime.serving.pod_tokens import PodTokens, matches
+from avatar_runtime.serving.pod_tokens import PodTokens
 from avatar_runtime.settings import AdminSettings
 
 if TYPE_CHECKING:
@@ -55,21 +53,3 @@ def test_a_folder_without_tokens_accepts_nothing(tmp_path: Path) -> None:
     write(tmp_path, token="")
     (tmp_path / "state-token").write_bytes(b"\xff\xfe")
     assert (in_folder(tmp_path).control(), in_folder(tmp_path).state()) == ((), ())
-
-
-@pytest.mark.parametrize(
-    ("token", "accepted", "expected"),
-    [
-        ("a", ("a",), True),
-        ("b", ("a", "b"), True),
-        ("c", ("a", "b"), False),
-        ("", (), False),
-        ("", ("",), False),
-        ("\udcff", ("a",), False),
-    ],
-    ids=["same", "second", "other", "nothing", "empty", "surrogate"],
-)
-def test_one_of_the_accepted_tokens_matches(
-    token: str, accepted: tuple[str, ...], expected: bool
-) -> None:
-    assert matches(token, accepted) is expected
