@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, assert_never
 
+from avatar_contracts.owners import Owner, owner_of
 from avatar_operator import names
 from avatar_operator.core.cache.entries import Kind
 from avatar_operator.core.manifests import ownership
@@ -24,7 +25,6 @@ from avatar_operator.core.manifests.objects import (
 )
 from avatar_operator.core.manifests.pod import PodSettings, runtime_pod, set_annotation
 from avatar_operator.core.planning import disruption, planner
-from avatar_operator.core.resources.owner import Owner, owner_of
 from avatar_operator.core.resources.service import Service, ServiceKey
 from avatar_operator.core.status import service_status
 from avatar_operator.core.text import rfc3339

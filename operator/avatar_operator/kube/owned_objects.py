@@ -19,8 +19,8 @@ from avatar_operator.kube.connection import APPLY, JSON
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from avatar_contracts.owners import Owner
     from avatar_operator.core.resources.fields import Body
-    from avatar_operator.core.resources.owner import Owner
 
 
 class ObjectKind(Enum):

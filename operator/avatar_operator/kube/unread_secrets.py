@@ -22,8 +22,8 @@ from avatar_operator.kube.connection import JSON_PATCH
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from avatar_contracts.owners import Owner
     from avatar_operator.core.resources.fields import Body
-    from avatar_operator.core.resources.owner import Owner
     from avatar_operator.kube.owned_objects import Send
 
 FOREIGN: Final = "is not an object of the operator"

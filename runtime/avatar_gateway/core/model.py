@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from avatar_contracts import labels
+from avatar_contracts.owners import controlling_services
 from avatar_contracts.state import Load, parse_load
 from avatar_gateway import errors
 
@@ -70,7 +71,7 @@ def parse_pod(body: Mapping[str, Any]) -> Pod | None:
     metadata, status = body["metadata"], body.get("status", {})
     own = metadata.get("labels", {})
     service, made_for = own.get(labels.LABEL_SERVICE), own.get(labels.LABEL_MADE_FOR)
-    if not service or not _is_owned(metadata, service):
+    if not service or all(owner.name != service for owner in controlling_services(body)):
         return None
     ports = {
         port.get("name"): port["containerPort"]
@@ -93,17 +94,6 @@ def parse_pod(body: Mapping[str, Any]) -> Pod | None:
         ),
         reserve=own.get(labels.LABEL_RESERVE) == labels.RESERVED,
         made_for=f"{metadata['namespace']}/{made_for}" if made_for else "",
-    )
-
-
-def _is_owned(metadata: Mapping[str, Any], service: str) -> bool:
-    """Return whether an AvatarService with this name controls the object."""
-    return any(
-        owner.get("controller") is True
-        and owner.get("kind") == labels.SERVICE_KIND
-        and str(owner.get("apiVersion", "")).partition("/")[0] == labels.GROUP
-        and owner.get("name") == service
-        for owner in metadata.get("ownerReferences", [])
     )
 
 

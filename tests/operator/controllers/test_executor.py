@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from avatar_contracts.owners import Owner
 from avatar_operator.controllers.executor import Executor, ServiceState, status_delay_s
 from avatar_operator.core.cache.entries import Kind
 from avatar_operator.core.cache.pdb_index import PdbIndex
@@ -17,7 +18,6 @@ from avatar_operator.core.manifests.ownership import Choice
 from avatar_operator.core.manifests.pod import PodSettings
 from avatar_operator.core.planning import disruption, planner
 from avatar_operator.core.planning.actions import CreatePod
-from avatar_operator.core.resources.owner import Owner
 from avatar_operator.core.resources.service import ServiceKey
 from avatar_operator.core.status.service_status import Notice
 from avatar_operator.errors import (

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from avatar_contracts.owners import Owner
 from avatar_operator.core.keys import KeyRing
 from avatar_operator.core.manifests.objects import control_secret, held_by_pod
 from avatar_operator.core.manifests.ownership import Choice
-from avatar_operator.core.resources.owner import Owner
 from avatar_operator.errors import Conflict, FieldConflict, NameTaken, NotFound, TemporaryError
 from avatar_operator.kube.owned_objects import ObjectKind, OwnedObjects, read_by_list
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from avatar_contracts.owners import Owner
 from avatar_operator.core.keys import KeyRing
 from avatar_operator.core.manifests.objects import control_secret, held_by_pod
-from avatar_operator.core.resources.owner import Owner
 from avatar_operator.errors import Conflict, NameTaken, NotFound, Refused
 from avatar_operator.kube.unread_secrets import UnreadSecrets, Written
 

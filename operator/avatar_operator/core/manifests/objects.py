@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts.owners import owner_of
 from avatar_operator import names
 from avatar_operator.core.keys import encode
 from avatar_operator.core.manifests import ownership
 from avatar_operator.core.resources.fields import Body, Fields
-from avatar_operator.core.resources.owner import controller
 
 if TYPE_CHECKING:
     from avatar_operator.core.keys import KeyRing
@@ -68,7 +68,7 @@ def pdb(service: Service, name: str) -> Body:
 def pdb_content(body: Body) -> str | None:
     """Return the UID of the service that a stored PodDisruptionBudget protects, None if wrong."""
     metadata, spec = Fields(body.get("metadata"), "", []), Fields(body.get("spec"), "", [])
-    owner = controller(metadata)
+    owner = owner_of(body)
     if owner is None:
         return None
     selected = {names.LABEL_SERVICE: owner.name, names.LABEL_LIVE: names.LIVE}

@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts.owners import Owner, owner_of
 from avatar_operator import names
 from avatar_operator.core.resources.fields import Body, Fields
-from avatar_operator.core.resources.owner import Owner, controller, owner_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -51,7 +51,7 @@ def belongs_to(stored: Mapping[str, object], uid: str) -> bool:
     """Return whether a stored object is an object of the service with this UID."""
     metadata = Fields(stored.get("metadata"), "", [])
     manager = metadata.strings("labels").get(names.LABEL_MANAGED_BY, names.FIELD_MANAGER)
-    owner = controller(metadata)
+    owner = owner_of(stored)
     return owner is not None and owner.uid == uid and manager == names.FIELD_MANAGER
 
 

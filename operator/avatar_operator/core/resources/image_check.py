@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts.owners import owner_of
 from avatar_operator import names
 from avatar_operator.core.resources.fields import split_body
-from avatar_operator.core.resources.owner import controller
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,7 +51,7 @@ class ImageCheck:
 def parse_image_check(body: Mapping[str, object]) -> ImageCheck | None:
     """Return the image check pod that a body describes, or None if it is another pod."""
     metadata, spec, status = split_body(body)
-    owner = controller(metadata)
+    owner = owner_of(body)
     if owner is None or not is_image_check(spec):
         return None
     pulled, trouble = _result(status)

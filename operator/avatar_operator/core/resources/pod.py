@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from avatar_contracts.labels import ENV_ADMIN_TOKEN, ENV_GPU_CLASS, ENV_SERVICE
+from avatar_contracts.owners import owner_of
 from avatar_operator import names
 from avatar_operator.core.resources import pod_status
 from avatar_operator.core.resources.fields import Fields, split_body
 from avatar_operator.core.resources.image_check import is_image_check
 from avatar_operator.core.resources.node import condition_status, read_count, read_resources
-from avatar_operator.core.resources.owner import controller
 from avatar_operator.core.resources.service import ServiceKey
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def parse_use(body: Mapping[str, object]) -> PodUse | None:
         return None
     if not spec.text("nodeName") and pod_status.rejected_at(status) is not None:
         return None
-    is_ours = controller(metadata) is not None
+    is_ours = owner_of(body) is not None
     gpu_class = metadata.strings("labels").get(names.LABEL_GPU_CLASS, "") if is_ours else ""
     node = _shared(spec.text("nodeName") or status.text("nominatedNodeName"))
     return PodUse.of(node, _shared(gpu_class), dict(sorted(requested.items())))
@@ -143,7 +143,7 @@ def parse_runtime_pod(body: Mapping[str, object]) -> RuntimePod | None:
     A pod is a runtime pod if an AvatarService controls it: its labels can be those of anyone.
     """
     metadata, spec, status = split_body(body)
-    owner = controller(metadata)
+    owner = owner_of(body)
     if owner is None or is_image_check(spec):
         return None
     labels = metadata.strings("labels")

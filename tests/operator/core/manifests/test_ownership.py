@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avatar_contracts.owners import Owner
 from avatar_operator.core.keys import KeyRing
 from avatar_operator.core.manifests import ownership
 from avatar_operator.core.manifests.objects import control_secret, pdb, pdb_content
 from avatar_operator.core.manifests.ownership import Choice, choose
-from avatar_operator.core.resources.owner import Owner
 
 if TYPE_CHECKING:
     from tests.operator.conftest import Make

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from avatar_operator.core.resources.owner import Owner, owner_of
+from avatar_contracts.owners import Owner, owner_of
 
 SERVICE = {
     "apiVersion": "avatar.musetalk.io/v1alpha1",
@@ -38,3 +38,19 @@ def test_the_controller_is_the_owner_also_behind_others() -> None:
 def test_what_is_no_controlling_service_is_no_owner(change: dict[str, Any]) -> None:
     assert owner_of(body({**SERVICE, **change})) is None
     assert owner_of({}) is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"metadata": None},
+        {"metadata": []},
+        {"metadata": {"ownerReferences": None}},
+        {"metadata": {"ownerReferences": {"controller": True}}},
+        {"metadata": {"ownerReferences": [None, 7, "AvatarService", {}]}},
+        {"metadata": {"ownerReferences": [{**SERVICE, "controller": "true"}]}},
+    ],
+    ids=str,
+)
+def test_malformed_object_has_no_owner(body: dict[str, object]) -> None:
+    assert owner_of(body) is None
