@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_MAX_DOUBLINGS: Final = 64
+"""No pause is longer by then; a power without a bound would overflow."""
 
 
 class Backoff:
@@ -30,6 +33,11 @@ class Backoff:
     def reset(self) -> None:
         """Start with the first pause again, after a success."""
         self._next_s = self._first_s
+
+
+def doubled(first_s: float, longest_s: float, count: int) -> float:
+    """Return the pause after the `count`-th failure in a row (1 or more), without jitter."""
+    return min(longest_s, first_s * 2.0 ** min(count - 1, _MAX_DOUBLINGS))
 
 
 def jittered(pause_s: float, chance: float) -> float:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avatar_contracts.backoff import Backoff, jittered
+from avatar_contracts.backoff import Backoff, doubled, jittered
 
 CHANCES = st.floats(0, 1)
 
@@ -39,3 +41,9 @@ def test_jitter_only_shortens(pause: float, chance: float) -> None:
     assert pause / 2 <= jittered(pause, chance) <= pause
     assert jittered(pause, 0) == pause / 2
     assert jittered(pause, 1) == pause
+
+
+def test_pause_doubles_with_each_failure_up_to_the_longest_one() -> None:
+    assert [doubled(10.0, 300.0, count) for count in range(1, 8)] == [10, 20, 40, 80, 160, 300, 300]
+    assert doubled(10.0, 300.0, 10**6) == 300.0
+    assert doubled(5.0, inf, 3) == 20.0

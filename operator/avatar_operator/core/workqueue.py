@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Hashable
 from typing import Final, Generic, TypeVar
 
-from avatar_contracts.backoff import jittered
+from avatar_contracts.backoff import doubled, jittered
 
 FIRST_DELAY_S: Final = 0.1
 LONGEST_DELAY_S: Final = 30.0
@@ -71,7 +71,7 @@ class WorkQueue(Generic[_Key]):
         delay that the API server asked for.
         """
         failures = self._failures[key] = self._failures.get(key, 0) + 1
-        longest = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(failures - 1, 16))
+        longest = doubled(FIRST_DELAY_S, LONGEST_DELAY_S, failures)
         delay_s = max(at_least_s, jittered(longest, jitter))
         # A change that arrived during the processing waits too: it would fail in the same way.
         self._due[key] = now + delay_s

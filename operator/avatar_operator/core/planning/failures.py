@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from avatar_contracts.backoff import doubled
 from avatar_operator.core.resources.fields import Body, Fields
 from avatar_operator.core.resources.pod_status import parse_seconds
 from avatar_operator.core.text import rfc3339
@@ -51,8 +52,7 @@ class Failure:
     @property
     def retry_at(self) -> float:
         """When another pod may be tried, in seconds since 1970."""
-        delay_s: float = FIRST_RETRY_S * 2 ** min(self.rounds - 1, 10)
-        return self.failed_at + min(MAX_RETRY_S, delay_s)
+        return self.failed_at + doubled(FIRST_RETRY_S, MAX_RETRY_S, self.rounds)
 
     @property
     def last_retry_at(self) -> float:

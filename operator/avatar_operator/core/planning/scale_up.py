@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from decimal import Decimal
 from itertools import compress
+from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from avatar_contracts.backoff import doubled
 from avatar_operator import names as names_of
 from avatar_operator.core.gpus.placement import assign_classes
 from avatar_operator.core.planning import rollout
@@ -58,7 +60,7 @@ def back_off_s(fleet: Fleet, spec_hash: str, now: float) -> float:
     failures = [pod.failed_at or 0.0 for pod in fleet.ended if pod.spec_hash == spec_hash]
     if len(failures) < 2:
         return 0.0
-    wait_s: float = BACK_OFF_S * 2 ** (min(len(failures), KEPT_FAILURES) - 1)
+    wait_s = doubled(BACK_OFF_S, inf, min(len(failures), KEPT_FAILURES))
     return max(0.0, max(failures) + wait_s - now)
 
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from avatar_contracts.backoff import doubled
 from avatar_operator.errors import Refused
 from avatar_operator.names import Reason
 
@@ -132,7 +133,7 @@ def remember(
     if not refused:
         return None
     tries = 1 if before is None else before.tries + 1
-    delay_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(tries - 1, 16))
+    delay_s = doubled(FIRST_RETRY_S, LONGEST_RETRY_S, tries)
     return Refusal(generation, refused, tries, now + delay_s)
 
 
