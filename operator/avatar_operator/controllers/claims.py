@@ -10,7 +10,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final
 
-from avatar_operator.controllers.executor import ServiceState
+from avatar_operator.controllers.service_state import ServiceState
 from avatar_operator.core import claims, leader_election
 from avatar_operator.core.claims import Claim
 from avatar_operator.core.resources.service import parse_service

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final, assert_never
 
 from avatar_contracts.owners import Owner, owner_of
 from avatar_operator import names
+from avatar_operator.controllers.service_state import ExecutionResult, ServiceState
 from avatar_operator.core.cache.entries import Kind
 from avatar_operator.core.manifests import ownership
 from avatar_operator.core.manifests.image_check import image_check_pod
@@ -29,7 +30,6 @@ from avatar_operator.core.resources.service import Service, ServiceKey
 from avatar_operator.core.status import service_status
 from avatar_operator.core.text import rfc3339
 from avatar_operator.errors import (
-    AvatarOperatorError,
     ClusterError,
     Conflict,
     FieldConflict,
@@ -42,13 +42,10 @@ from avatar_operator.kube.owned_objects import ObjectKind
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from avatar_operator.core.autoscaling import scaling
     from avatar_operator.core.cache.pdb_index import PdbIndex
     from avatar_operator.core.keys import KeyRing
-    from avatar_operator.core.planning.failures import Failure
     from avatar_operator.core.resources.fields import Body
     from avatar_operator.core.resources.pod import RuntimePod
-    from avatar_operator.core.status.refusals import Refusal
     from avatar_operator.fence import Fence
     from avatar_operator.kube import client
     from avatar_operator.metrics import Metrics
@@ -59,63 +56,6 @@ STATUS_EVERY_S: Final = 1.0  # between two writes of a status in which only numb
 _MAX_EMITTED: Final = 256
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class ServiceState:
-    """What the operator remembers of a service because it cannot be observed."""
-
-    written_at: float = float("-inf")
-    """When the status was written last, in seconds of the loop's clock."""
-
-    has_secret: bool = False
-    """Whether the control Secret was checked since the last resync."""
-
-    control_secret: str = ""
-    """The name of the control Secret of the service; empty until it is known."""
-
-    names_taken: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Names that objects of others have, by the kind of the object."""
-
-    pods_taken: set[str] = field(default_factory=set)
-    """Names that pods of others had when the operator tried to create a pod."""
-
-    relabelled: set[str] = field(default_factory=set)
-    """UIDs of pods whose labels were restored since the last resync."""
-
-    has_network_policy: bool = False
-    """Whether the NetworkPolicy was checked since the last resync."""
-
-    term: int = 0
-    """The term of this process in which the service was planned last."""
-
-    hold_removals_until: float = float("-inf")
-    """Nothing is removed before this time of the loop's clock."""
-
-    history: scaling.History | None = None
-    """The history of the scaling decisions."""
-
-    failures: tuple[Failure, ...] | None = None
-    """Pods that failed to start, as the last plan has them; None if the status was not read."""
-
-    refusal: Refusal | None = None
-    """The last refusal of pods by the API server; None if the last pods were created."""
-
-    field_conflicts: dict[str, str] = field(default_factory=dict)
-    """Which manager applies a field of the operator, by the kind of action."""
-
-    emitted: set[int] = field(default_factory=set)
-    """Hashes of the Events that were emitted."""
-
-
-@dataclass(slots=True)
-class ExecutionResult:
-    """The results of the actions of one plan."""
-
-    done: list[planner.Action] = field(default_factory=list)
-    faults: list[AvatarOperatorError] = field(default_factory=list)
-    outdated: list[ClusterError] = field(default_factory=list)
-    """Errors of actions on objects that have changed since they were observed."""
 
 
 class Executor:
@@ -232,28 +172,39 @@ class Executor:
 
     async def _write_pdb(self, service: Service, state: ServiceState) -> bool:
         """Write the PDB of a service if it differs; return whether it was written."""
-        kind, namespace = ObjectKind.PDB, service.key.namespace
-        wanted = ownership.candidates(names.pdb(service.key.name), service.uid)
-        choice = await self._api.owned.find(kind, namespace, wanted, _owner(service))
-        state.names_taken[kind.kind] = choice.taken
-        body = pdb(service, choice.name)
-        wrote = await self._api.owned.write(kind, body, choice.stored)
-        stored = ownership.identity(wrote or choice.stored or {})
-        self._pdbs.put(stored["uid"], service.uid)
-        return wrote is not None
+        render = partial(pdb, service)
+        name = names.pdb(service.key.name)
+        stored, wrote = await self._write_owned(ObjectKind.PDB, name, render, service, state)
+        self._pdbs.put(ownership.identity(stored)["uid"], service.uid)
+        return wrote
 
     async def _write_network_policy(self, service: Service, state: ServiceState) -> bool:
         """Write the NetworkPolicy of a service if it differs; return whether it was written."""
-        kind, namespace = ObjectKind.NETWORK_POLICY, service.key.namespace
         rules = self._settings.network_rules
         assert rules is not None, "the planner asks for a policy only if there are rules"
-        wanted = ownership.candidates(names.network_policy(service.key.name), service.uid)
+        kind, render = ObjectKind.NETWORK_POLICY, partial(network_policy, service, rules)
+        name = names.network_policy(service.key.name)
+        _, wrote = await self._write_owned(kind, name, render, service, state)
+        state.has_network_policy = True
+        return wrote
+
+    async def _write_owned(
+        self,
+        kind: ObjectKind,
+        name: str,
+        render: Callable[[str], Body],
+        service: Service,
+        state: ServiceState,
+    ) -> tuple[Body, bool]:
+        """Write an object under the first name that the service may use for it.
+
+        Returns the object as stored, and whether it was written.
+        """
+        namespace, wanted = service.key.namespace, ownership.candidates(name, service.uid)
         choice = await self._api.owned.find(kind, namespace, wanted, _owner(service))
         state.names_taken[kind.kind] = choice.taken
-        body = network_policy(service, rules, choice.name)
-        wrote = await self._api.owned.write(kind, body, choice.stored)
-        state.has_network_policy = True
-        return wrote is not None
+        wrote = await self._api.owned.write(kind, render(choice.name), choice.stored)
+        return wrote or choice.stored or {}, wrote is not None
 
     async def _create_pod(
         self, service: Service, action: planner.CreatePod, state: ServiceState

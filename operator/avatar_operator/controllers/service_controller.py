@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from avatar_operator import names
 from avatar_operator.controllers import executor
-from avatar_operator.controllers.executor import ServiceState
+from avatar_operator.controllers.service_state import ServiceState
 from avatar_operator.core.autoscaling import inputs
 from avatar_operator.core.manifests import ownership
 from avatar_operator.core.planning import (
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
     from avatar_operator.controllers.decision_log import DecisionLogWriter
-    from avatar_operator.controllers.executor import ExecutionResult, Executor
+    from avatar_operator.controllers.executor import Executor
     from avatar_operator.controllers.gpu_shares import GPUShares
+    from avatar_operator.controllers.service_state import ExecutionResult
     from avatar_operator.controllers.triggers import Triggers
     from avatar_operator.core.cache.entries import ServiceBody
     from avatar_operator.core.cache.store import Store

@@ -44,7 +44,6 @@ JSON: Final = "application/json"
 APPLY: Final = "application/apply-patch+yaml"
 MERGE: Final = "application/merge-patch+json"
 JSON_PATCH: Final = "application/json-patch+json"
-STRATEGIC: Final = "application/strategic-merge-patch+json"  # appends to lists that have merge keys
 
 _UNBOUND: Final = aiohttp.ClientTimeout(total=None)  # the deadline is that of the whole request
 

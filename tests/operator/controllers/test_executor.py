@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from avatar_contracts.owners import Owner
-from avatar_operator.controllers.executor import Executor, ServiceState, status_delay_s
+from avatar_operator.controllers.executor import Executor, status_delay_s
+from avatar_operator.controllers.service_state import ServiceState
 from avatar_operator.core.cache.entries import Kind
 from avatar_operator.core.cache.pdb_index import PdbIndex
 from avatar_operator.core.keys import KeyRing

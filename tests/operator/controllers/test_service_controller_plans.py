@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from avatar_operator.controllers.executor import ExecutionResult, ServiceState
 from avatar_operator.controllers.service_controller import (
     HOLD_REMOVALS_S,
     SETTLE_S,
     STATES_WAIT_S,
     ServiceController,
 )
+from avatar_operator.controllers.service_state import ExecutionResult, ServiceState
 from avatar_operator.core.autoscaling.observation import Demand
 from avatar_operator.core.cache.entries import Kind
 from avatar_operator.core.cache.store import Store
