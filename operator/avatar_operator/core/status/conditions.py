@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import TYPE_CHECKING, Final, assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from avatar_operator import names
 from avatar_operator.core import text
 from avatar_operator.core.autoscaling.capacity import STALE_S
 from avatar_operator.core.autoscaling.limits import Limit
-from avatar_operator.core.gpus.batch_size import BatchPlan, NoBatch
-from avatar_operator.core.resources.service import Service, WhenFull
-from avatar_operator.core.status import kstatus, left_out
+from avatar_operator.core.gpus.batch_size import BatchPlan
+from avatar_operator.core.status import gpu_available, kstatus
 from avatar_operator.core.status.findings import Finding
 from avatar_operator.names import Condition, Reason
 
@@ -21,10 +20,9 @@ if TYPE_CHECKING:
     from avatar_operator.core.planning import planner
     from avatar_operator.core.resources.autoscaling import Autoscaling
     from avatar_operator.core.resources.pod import RuntimePod
+    from avatar_operator.core.resources.service import Service
     from avatar_operator.core.resources.state import PodState
     from avatar_operator.core.status.refusals import FailedAction
-
-_NAMED_HOLDERS: Final = 3  # services with GPUs that a message names
 
 
 def invalid(message: str) -> tuple[Finding, ...]:
@@ -49,7 +47,7 @@ def find(
     `failures` are the actions that failed, `contested` are messages about fields of the operator
     that another field manager owns, `taken` about names that objects of others have.
     """
-    gpu = _gpu(service, plan, failures)
+    gpu = gpu_available.find(service, plan, failures)
     ready = _ready(service, plan, states, gpu, failures)
     progressing = _progressing(service, plan, gpu, failures)
     degraded = _degraded(service, plan, states, failures, contested, taken)
@@ -127,7 +125,7 @@ def _ready(
         return Finding(Condition.READY, True, Reason.SERVING, count)
     troubles = _troubles(plan, states)
     if plan.failures and not plan.missing:
-        message = f"{count}; {'; '.join(troubles) or _failures(plan)}"
+        message = f"{count}; {'; '.join(troubles) or gpu_available.describe_failures(plan)}"
         return Finding(Condition.READY, False, Reason.PODS_FAILING, message)
     refused = [failure for failure in failures if failure.of_pod]
     # A free GPU would not help a pod that the API server refuses until something changes.
@@ -167,22 +165,6 @@ def _troubles(plan: planner.Plan, states: Mapping[str, PodState]) -> list[str]:
         if pod.ready and pod.uid in plan.silent
     ]
     return troubles
-
-
-def _failures(plan: planner.Plan) -> str:
-    """Describe the pods that failed to start, and when another one is tried."""
-    tries: dict[tuple[str, str], list[str]] = {}
-    for each in plan.failures:
-        tries.setdefault((each.pod, each.message), []).append(each.gpu_class)
-    found = [
-        f"{pod} failed to start{f' on {text.join(classes)}' if any(classes) else ''} and was "
-        f"deleted: {message}"
-        for (pod, message), classes in tries.items()
-    ]
-    if not any(not pod.ready for pod in plan.fleet.current):
-        at = min(each.retry_at for each in plan.failures)
-        found.append(f"the next try is at {text.rfc3339(at)}")
-    return "; ".join(found)
 
 
 def _needs_no_pod(plan: planner.Plan, states: Mapping[str, PodState]) -> Finding:
@@ -289,104 +271,6 @@ def _outdated(pod: RuntimePod, plan: planner.Plan) -> str:
     return pod.name
 
 
-def _gpu(service: Service, plan: planner.Plan, failures: Sequence[FailedAction]) -> Finding:
-    if pending := _pending_pods(service, plan):
-        message = f"{pending}; the cluster has {_stocks(plan)}"
-        return Finding(Condition.GPU_AVAILABLE, False, Reason.WAITING_FOR_NODE, message)
-    if plan.held and plan.failures and not (plan.missing or plan.fleet.current):
-        message = f"no GPU is held between two tries: {_failures(plan)}"
-        return Finding(Condition.GPU_AVAILABLE, False, Reason.BACKING_OFF, message)
-    if not plan.missing and any(failure.of_pod for failure in failures):
-        message = "a GPU is free, but the pod that would use it cannot be created"
-        return Finding(Condition.GPU_AVAILABLE, True, Reason.GPU_FREE, message)
-    if not plan.missing:
-        message = "no GPU is needed" if plan.desired == 0 else "every pod has its GPU"
-        reason = Reason.NOTHING_ASKED if plan.desired == 0 else Reason.GPU_ALLOCATED
-        return Finding(Condition.GPU_AVAILABLE, True, reason, message)
-    usable = [pool for pool in plan.pools if pool.can_serve]
-    if not plan.inventory.stocks:
-        message = "the cluster has no GPUProfile, so the GPU class of no node is known"
-        return Finding(Condition.GPU_AVAILABLE, False, Reason.NO_PROFILE, message)
-    if not usable:
-        outcomes = (pool.outcome for pool in plan.pools)
-        message = "no GPU class can serve: " + "; ".join(
-            f"{pool.gpu_class}: {outcome.reason}"
-            for pool, outcome in zip(plan.pools, outcomes, strict=True)
-            if isinstance(outcome, NoBatch)
-        )
-        return Finding(Condition.GPU_AVAILABLE, False, Reason.NO_BATCH_FITS, message)
-    existing = {pool.gpu_class for pool in usable if pool.stock.total}
-    if existing and existing <= {each.gpu_class for each in plan.failures}:
-        message = f"no GPU is held between two tries: {_failures(plan)}"
-        return Finding(Condition.GPU_AVAILABLE, False, Reason.BACKING_OFF, message)
-    exists = bool(existing)
-    reason = Reason.NO_FREE_GPU if exists else Reason.NO_GPU_NODE
-    what = "no free GPU" if exists else "no matching GPU node"
-    message = f"{what}: needs {_needed(service, plan)}; the cluster has {_stocks(plan)}"
-    if plan.failures:
-        message += f"; {_failures(plan)}"
-    message += _holders(service, plan)
-    return Finding(Condition.GPU_AVAILABLE, False, reason, message)
-
-
-def _pending_pods(service: Service, plan: planner.Plan) -> str:
-    """Describe the pods that wait for a node, because `whenFull` or a pause allows it."""
-    if service.placement.when_full is not WhenFull.CREATE_PENDING and not service.paused:
-        return ""
-    waiting = [pod for pod in plan.fleet.current if pod.trouble and not pod.node]
-    if not waiting:
-        return ""
-    pods = ", ".join(f"{pod.name} ({pod.gpu_class})" for pod in waiting)
-    return f"waiting for a node: {pods}: {waiting[0].trouble}"
-
-
-def _needed(service: Service, plan: planner.Plan) -> str:
-    if service.placement.when_full is WhenFull.WAIT:
-        return f"{plan.pools[0].gpu_class} (spec.placement.whenFull is wait)"
-    if not service.placement.gpu_classes:
-        return f"any class with a curve for {service.model.variant}"
-    return " or ".join(pool.gpu_class for pool in plan.pools)
-
-
-def _stocks(plan: planner.Plan) -> str:
-    """List the GPUs of each class, why a class cannot be used, and the excluded nodes."""
-    pools = {pool.gpu_class: pool for pool in plan.pools}
-    parts: list[str] = []
-    for stock in plan.inventory.stocks.values():
-        pool = pools.get(stock.gpu_class)
-        if not stock.total:
-            continue
-        part = f"{stock.gpu_class} {stock.free} free of {stock.total}"
-        if pool is not None and pool.stock.free < stock.free:
-            part += f" ({stock.free - pool.stock.free} for services with smaller shares)"
-        if pool is None:
-            part += " (not allowed by spec.placement.gpuClasses)"
-        elif isinstance(pool.outcome, NoBatch):
-            part += f" ({pool.outcome.reason})"
-        parts.append(part)
-    parts += left_out.describe(plan.inventory, {pool.gpu_class for pool in plan.pools})
-    return ", ".join(parts) or "none"
-
-
-def _holders(service: Service, plan: planner.Plan) -> str:
-    """Say which services hold the GPUs that the service could use, largest first.
-
-    Services of other namespaces are only counted: tenants must not learn their names.
-    """
-    if plan.share is None:
-        return ""
-    own, others = plan.share.held_by(service.key.namespace)
-    largest = sorted(own.items(), key=lambda item: (-item[1], item[0]))
-    parts = [f"{service.key.namespace}/{name} holds {count}" for name, count in largest]
-    shown = parts[:_NAMED_HOLDERS]
-    if rest := sum(count for _, count in largest[_NAMED_HOLDERS:]):
-        shown.append(f"{len(parts) - _NAMED_HOLDERS} more of {service.key.namespace} hold {rest}")
-    if others:
-        shown.append(f"other namespaces hold {others}")
-    total = sum(pool.stock.total for pool in plan.pools if pool.can_serve)
-    return f"; {', '.join(shown)} of {text.count(total, 'GPU')}" if shown else ""
-
-
 def _calibrated(plan: planner.Plan) -> Finding:
     """Check the curves of the classes in use, or else of the class that is filled first."""
     in_use = {pod.gpu_class for pod in plan.fleet.live}
@@ -441,7 +325,8 @@ def _limit(limit: Limit, service: Service, policy: Autoscaling, plan: planner.Pl
             rate = policy.rate
             return f"the rate limit allows {rate.up_pods} more per {rate.period_s} s"
         case Limit.FREE_GPUS:
-            return f"the cluster has {_stocks(plan)}{_holders(service, plan)}"
+            stocks = gpu_available.describe_stocks(plan)
+            return f"the cluster has {stocks}{gpu_available.describe_holders(service, plan)}"
     assert_never(limit)
 
 
