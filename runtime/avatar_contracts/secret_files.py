@@ -21,7 +21,7 @@ def read(path: Path) -> str:
 def current_and_previous(folder: str, name: str) -> tuple[str, ...]:
     """Return what a rotation keeps of one key: the current one, then the previous one.
 
-    Keys that do not exist are left out; there is none if the folder is missing.
+    Keys that do not exist are left out. The result is empty if the folder is missing.
     """
     found = (read(Path(folder) / f"{prefix}{name}") for prefix in ("", labels.PREVIOUS_PREFIX))
     return tuple(text for text in found if text)

@@ -190,7 +190,7 @@ class StateStreams:
         stream.delay_s = min(RETRY_S[1], stream.delay_s * GROWTH)
 
     def on_refused(self, stream: _Stream) -> None:
-        """Try the next token of a pod at once; if there is none, open the stream later."""
+        """Try the next token of a pod at once; without another token, open the stream later."""
         if not self.is_followed(stream):
             return
         if stream.use_next_token():

@@ -182,7 +182,8 @@ def client_of(forwarded: Sequence[str], proxies: Sequence[IPNetwork]) -> str | N
     """Return the client in the `X-Forwarded-For` lines that a trusted proxy sent.
 
     It is the last address that is not a trusted proxy. What is to the left of it comes from the
-    client itself and is ignored. None if there is none, or if the header is malformed there.
+    client itself and is ignored. The result is None without such an address, or if the header is
+    malformed there.
     """
     for text in reversed([part.strip() for line in forwarded for part in line.split(",")]):
         if is_trusted(text, proxies):

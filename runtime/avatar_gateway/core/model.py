@@ -66,7 +66,7 @@ class State:
 def parse_pod(body: Mapping[str, Any]) -> Pod | None:
     """Parse a Pod object; return None if it does not belong to a service.
 
-    A label alone is not enough: whoever may create pods could send callers to any address.
+    A label alone is not enough: a user who may create pods could send callers to any address.
     """
     metadata, status = body["metadata"], body.get("status", {})
     own = metadata.get("labels", {})

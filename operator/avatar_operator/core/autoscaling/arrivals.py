@@ -86,6 +86,6 @@ def _is_burst(burst: int, count: int, fraction: float) -> bool:
 
 
 def _differs(slow: int, count: int, fraction: float) -> bool:
-    """Return whether the slow window has more or fewer callers than chance gives it."""
+    """Return whether the slow window has more or fewer callers than chance explains."""
     more = slow > 0 and is_rare(slow - 1, count - 1, fraction, CHANGE)
     return more or is_rare(count - slow, count, 1 - fraction, CHANGE)

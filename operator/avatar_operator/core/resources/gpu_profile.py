@@ -153,7 +153,7 @@ class GPUProfile:
         """Return the curve to plan pods of a namespace with.
 
         A curve that pods of the namespace measured takes precedence over the spec. Those of other
-        namespaces do not count, because whoever chooses the image chooses what its pods report.
+        namespaces do not count, because a user chooses the image, and so what the pods report.
         """
         measured, given = self.calibration(variant, namespace), self.given(variant)
         return given if measured is None else measured.curve.extended_by(given)

@@ -86,7 +86,7 @@ def compute(demands: Mapping[str, Demand], observed: Observation) -> Shares | No
 def collect(
     demands: Mapping[str, Demand], observed: Observation, declined: Collection[str] = ()
 ) -> Competition | None:
-    """Return the services that compete for GPUs with one that lacks some, None if there is none.
+    """Return the services that compete for GPUs with one that lacks some, or None without any.
 
     `declined` are the UIDs of services that did not take a free GPU: none is kept for them.
     """
