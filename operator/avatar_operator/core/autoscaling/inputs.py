@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 from math import inf
 from typing import TYPE_CHECKING, Final
 
 from avatar_operator.core.autoscaling import capacity, scaling, schedules
 from avatar_operator.core.autoscaling.observation import Demand, Observation, Share
 from avatar_operator.core.gpus import batch_size
+from avatar_operator.core.gpus.pools import total_cost
 from avatar_operator.core.resources.service import Placement, Service, WhenFull
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from decimal import Decimal
 
     from avatar_operator.core.gpus.pools import Pool
     from avatar_operator.core.resources.autoscaling import Autoscaling
@@ -79,7 +80,6 @@ def collect(
         return None
     latency_budget_ms = batch_size.LATENCY_BUDGET_MS[service.objective]
     costs = {pool.gpu_class: pool.cost_per_hour for pool in pools}
-    leaving_costs = (costs.get(pod.gpu_class) or Decimal(0) for pod in leaving)
     observation = Observation(
         pods=[
             _pod(pod, states.get(pod.uid), costs.get(pod.gpu_class), latency_budget_ms, now)
@@ -87,7 +87,7 @@ def collect(
         ],
         offers=_offers(service.placement, pools, context.claimable),
         demand=context.demand,
-        leaving_cost=sum(leaving_costs, Decimal(0)),
+        leaving_cost=total_cost(leaving, pools),
         share=context.share,
     )
     return ScalingInputs(service.autoscaling, observation, context.history, context.at, now)

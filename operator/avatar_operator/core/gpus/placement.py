@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from avatar_operator.core.gpus import batch_size
+from avatar_operator.core.gpus.pools import eligible
 from avatar_operator.core.resources.service import Placement, Strategy, WhenFull
 
 if TYPE_CHECKING:
@@ -26,9 +27,7 @@ def assign_classes(
     `pools` are in the order of `pools.rank`. `current` are the pods that stay: the strategy
     cheapest minimizes the cost per session of these and the new pods together.
     """
-    serving = [pool for pool in pools if pool.can_serve]
-    if placement.when_full is WhenFull.WAIT:
-        serving = serving[:1]
+    serving = eligible(pools, placement)
     priced = [pool for pool in serving if pool.cost_per_hour is not None]
     counts: dict[str, int] = {}
     if placement.strategy is Strategy.CHEAPEST:

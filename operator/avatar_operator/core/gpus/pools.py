@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from avatar_operator.core.gpus import batch_size, calibration
 from avatar_operator.core.gpus.inventory import ClassStock, Inventory
-from avatar_operator.core.resources.service import Placement, Service, Strategy
+from avatar_operator.core.resources.service import Placement, Service, Strategy, WhenFull
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from avatar_operator.core.resources.gpu_profile import Calibration, Curve, GPUProfile
+    from avatar_operator.core.resources.pod import RuntimePod
     from avatar_operator.core.resources.quantities import Resources
 
 
@@ -53,6 +54,18 @@ def rank(
     asked = service.placement.gpu_classes or tuple(sorted(by_name))
     pools = [_pool(service, name, by_name, inventory, memory_share) for name in asked]
     return tuple(sorted(pools, key=lambda pool: _order(pool, service.placement)))
+
+
+def eligible(pools: Sequence[Pool], placement: Placement) -> Sequence[Pool]:
+    """Return the classes that new pods may use, in order: with `wait`, only the first one."""
+    serving = [pool for pool in pools if pool.can_serve]
+    return serving[:1] if placement.when_full is WhenFull.WAIT else serving
+
+
+def total_cost(pods: Iterable[RuntimePod], pools: Sequence[Pool]) -> Decimal:
+    """Return the cost of pods per hour; a class without a cost counts nothing."""
+    costs = {pool.gpu_class: pool.cost_per_hour for pool in pools}
+    return sum((costs.get(pod.gpu_class) or Decimal(0) for pod in pods), Decimal(0))
 
 
 def _pool(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from decimal import Decimal
 from itertools import compress
 from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from avatar_contracts.backoff import doubled
 from avatar_operator import names as names_of
 from avatar_operator.core.gpus.placement import assign_classes
+from avatar_operator.core.gpus.pools import eligible, total_cost
 from avatar_operator.core.planning import rollout
 from avatar_operator.core.planning.actions import AdoptPod, CreatePod
 from avatar_operator.core.planning.scale_down import KEPT_FAILURES
@@ -80,9 +80,7 @@ def place(
     """
     existing = fleet.current + tuple(each.pod for each in adopted)
     placement = _effective_placement(service, fleet, spec_hash)
-    serving = [pool for pool in pools if pool.can_serve]
-    if placement.when_full is WhenFull.WAIT:
-        serving = serving[:1]
+    serving = eligible(pools, placement)
     closed = bool(serving) and all(pool.gpu_class in allowed.closed for pool in serving)
     chosen = assign_classes(allowed.pools, min(count, allowed.count), placement, existing)
     missing = 0 if closed else min(count, allowed.count) - len(chosen)
@@ -144,9 +142,8 @@ def _within_max_cost(
     """
     if service.autoscaling is None or service.autoscaling.max_cost_per_hour is None:
         return [True] * len(chosen)
-    costs = {pool.gpu_class: pool.cost_per_hour for pool in pools}
-    existing = (costs.get(pod.gpu_class) or Decimal(0) for pod in fleet.live + fleet.leaving)
-    left = service.autoscaling.max_cost_per_hour - sum(existing, Decimal(0))
+    existing = total_cost(fleet.live + fleet.leaving, pools)
+    left = service.autoscaling.max_cost_per_hour - existing
     paid = []
     for pool in chosen:
         cost = pool.cost_per_hour

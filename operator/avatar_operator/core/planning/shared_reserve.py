@@ -19,8 +19,8 @@ from avatar_operator.core.autoscaling import schedules
 from avatar_operator.core.autoscaling.capacity import STALE_S
 from avatar_operator.core.autoscaling.observation import Share
 from avatar_operator.core.gpus import batch_size
+from avatar_operator.core.gpus.pools import eligible
 from avatar_operator.core.manifests.pod import hash_spec
-from avatar_operator.core.resources.service import Placement, Service, ServiceKey, WhenFull
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from avatar_operator.core.gpus.pools import Pool
     from avatar_operator.core.resources.autoscaling import Autoscaling
     from avatar_operator.core.resources.pod import RuntimePod
+    from avatar_operator.core.resources.service import Placement, Service, ServiceKey
     from avatar_operator.core.resources.state import PodState
 
 
@@ -122,9 +123,7 @@ def claimable_pods(
     A pod must be ready, empty according to a fresh state, and equal to a new pod of the service.
     `usable` are the names of the nodes that accept pods.
     """
-    serving = [pool for pool in pools if pool.can_serve]
-    if placement.when_full is WhenFull.WAIT:
-        serving = serving[:1]
+    serving = eligible(pools, placement)
     idle = [
         pod
         for pod in sorted(shared.pods, key=lambda pod: pod.name)

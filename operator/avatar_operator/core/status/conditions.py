@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import TYPE_CHECKING, assert_never
 
 from avatar_operator import names
@@ -10,6 +9,7 @@ from avatar_operator.core import text
 from avatar_operator.core.autoscaling.capacity import STALE_S
 from avatar_operator.core.autoscaling.limits import Limit
 from avatar_operator.core.gpus.batch_size import BatchPlan
+from avatar_operator.core.gpus.pools import total_cost
 from avatar_operator.core.status import gpu_available, kstatus
 from avatar_operator.core.status.findings import Finding
 from avatar_operator.names import Condition, Reason
@@ -332,9 +332,8 @@ def _limit(limit: Limit, service: Service, policy: Autoscaling, plan: planner.Pl
 
 def _costs(plan: planner.Plan) -> str:
     """Return the cost of all pods, deleted ones included, and the cost of one more."""
-    costs = {pool.gpu_class: pool.cost_per_hour for pool in plan.pools}
     existing = plan.fleet.live + plan.fleet.leaving
-    paid = sum((costs.get(pod.gpu_class) or Decimal(0) for pod in existing), Decimal(0))
+    paid = total_cost(existing, plan.pools)
     priced = [pool for pool in plan.pools if pool.can_serve and pool.cost_per_hour is not None]
     more = "".join(f", one more on {p.gpu_class} costs {p.cost_per_hour}" for p in priced[:1])
     return f"{text.count(len(existing), 'pod')} cost {paid} per hour{more}"

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from avatar_operator.core.autoscaling.limits import Limit
+from avatar_operator.core.gpus.pools import eligible, total_cost
 from avatar_operator.core.planning.attempts import is_unfit
 from avatar_operator.core.planning.fleet import removal_cost
 from avatar_operator.core.planning.sharing.gpu_cells import Demand, is_removable
@@ -19,6 +19,7 @@ from avatar_operator.core.resources.service import Placement, Service, WhenFull
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from decimal import Decimal
 
     from avatar_operator.core.gpus.pools import Pool
     from avatar_operator.core.planning.fleet import Fleet
@@ -92,9 +93,7 @@ def demand(service: Service, plan: Plan, now: float) -> Demand:
     """Return the GPUs that a service can use according to its plan; `now` is since 1970."""
     # A class that rejected a pod is tried again on GPUs that no other service gets.
     closed = {each.gpu_class for each in plan.failures if now < each.last_retry_at}
-    serving = [pool.gpu_class for pool in plan.pools if pool.can_serve]
-    if service.placement.when_full is WhenFull.WAIT:
-        serving = serving[:1]
+    serving = (pool.gpu_class for pool in eligible(plan.pools, service.placement))
     classes = tuple(each for each in serving if each not in closed | plan.closed)
     policy = service.autoscaling
     if plan.scaling is not None:
@@ -178,9 +177,7 @@ def _wanted(service: Service, plan: Plan, now: float) -> int:
 
 def _affordable(plan: Plan, max_cost: Decimal) -> int:
     """Return how many more pods the maximum cost allows on any class of the service."""
-    costs = {pool.gpu_class: pool.cost_per_hour for pool in plan.pools}
-    existing = plan.fleet.live + plan.fleet.leaving
-    left = max_cost - sum((costs.get(pod.gpu_class) or Decimal(0) for pod in existing), Decimal(0))
+    left = max_cost - total_cost(plan.fleet.live + plan.fleet.leaving, plan.pools)
     highest = max(
         (pool.cost_per_hour for pool in plan.pools if pool.can_serve and pool.cost_per_hour),
         default=None,
