@@ -1,0 +1,1 @@
+"""Preparation of an avatar from a video, a photo or a folder of pictures."""
