@@ -168,6 +168,7 @@ class Executor:
         state.control_secret = written.name
         state.names_taken["Secret"] = written.taken
         state.has_secret = keys == self._keys()  # they may have changed meanwhile
+        state.secret_checked_at = asyncio.get_running_loop().time()
         return written.changed
 
     async def _write_pdb(self, service: Service, state: ServiceState) -> bool:

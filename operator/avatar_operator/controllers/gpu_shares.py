@@ -32,7 +32,7 @@ EVERY_S: Final = 1.0  # between two computations
 DUTY: Final = 20  # a long computation is followed by a pause of this many times its duration
 PRIORITIES_S: Final = 60.0  # between two reads of the PriorityClasses
 UNKNOWN_PRIORITY_S: Final = 2.0  # the same, while a service names a class that is not known
-OFFER_S: Final = 4.0  # a GPU is kept free this long for the service that it was freed for
+OFFER_S: Final = 2.5  # a GPU is kept free this long for the service that it was freed for
 DECLINED_S: Final = 60.0  # no GPU is kept for a service this long after it did not take one
 SHARE_S: Final = 0.02  # before a service with a new share is reconciled
 

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 SETTLE_S: Final = 2.0  # how long a new leader waits at most for the states of all pods
 STATES_WAIT_S: Final = 0.25  # between two checks whether the states of all pods have arrived
 FINALIZE_AGAIN_S: Final = 0.5  # before pods that changed meanwhile are deleted again
+SECRET_CHECK_S: Final = 10.0  # how long a check of the control Secret holds for new pods
 HOLD_REMOVALS_S: Final = 1.0  # after the first plan of a new leader; nothing is removed before
 
 
@@ -189,8 +190,7 @@ class ServiceController:
         if withholds:  # it would be refused again
             actions = tuple(each for each in actions if not isinstance(each, planner.CreatePod))
             created = []
-        if created and not any(isinstance(each, planner.ApplyControlSecret) for each in actions):
-            # Without it a new pod would not start, and nobody reports a Secret that was deleted.
+        if created and self._must_check_secret(state, actions):
             secret = planner.ApplyControlSecret(names.control_secret(service.key.name))
             actions = (secret, *actions)
         for action in created:  # no await since the plan: no other plan saw these GPUs as free
@@ -200,6 +200,8 @@ class ServiceController:
         finally:
             impact = self._store.release_gpus(service.key, [action.name for action in created])
             self._triggers.on_change(impact)
+        if result.done:
+            self._triggers.on_progress(reconcile.uid)
         self._remember_refusal(reconcile, created, result)
         status_s = await self._report(reconcile, plan, observed, result)
         if result.faults or result.outdated:
@@ -228,6 +230,16 @@ class ServiceController:
             return True
         fresh = {uid for uid, s in observed.states.items() if s.age_s < SILENCE_S}
         return fresh.issuperset(pod.uid for pod in observed.pods if pod.running and pod.ip)
+
+    def _must_check_secret(self, state: ServiceState, actions: Collection[planner.Action]) -> bool:
+        """Return whether the control Secret is checked before pods are created.
+
+        Without it a new pod would not start, and nobody reports a Secret that was deleted.
+        """
+        if any(isinstance(each, planner.ApplyControlSecret) for each in actions):
+            return False
+        checked_s = asyncio.get_running_loop().time() - state.secret_checked_at
+        return not state.has_secret or checked_s > SECRET_CHECK_S
 
     def _retry_s(self, reconcile: _Reconcile) -> float:
         """Return for how long no pod is created, because the API server refused the last one."""

@@ -23,6 +23,9 @@ class ServiceState:
     has_secret: bool = False
     """Whether the control Secret was checked since the last resync."""
 
+    secret_checked_at: float = float("-inf")
+    """When the control Secret was checked last, in seconds of the loop's clock."""
+
     control_secret: str = ""
     """The name of the control Secret of the service; empty until it is known."""
 

@@ -65,6 +65,10 @@ class Triggers:
         self._worker.remove(uid)
         self.trigger(uid, SERVICE_S)
 
+    def on_progress(self, uid: str) -> None:
+        """Forget the failures of a service: a reconcile that partly failed changed something."""
+        self._worker.forget(uid)
+
     def on_demand(self, key: ServiceKey) -> None:
         """Trigger a service whose demand changed at a gateway."""
         uid = self._store.service_uid(key)

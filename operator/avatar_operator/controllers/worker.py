@@ -50,7 +50,7 @@ class Worker:
         self._awake.set()
 
     def forget(self, uid: str) -> None:
-        """Forget the failures of a service, because its spec has changed."""
+        """Forget the failures of a service, because its spec or its objects have changed."""
         self._queue.forget(uid)
 
     def remove(self, uid: str) -> None:

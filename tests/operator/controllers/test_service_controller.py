@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 import time
 from math import inf
 from typing import TYPE_CHECKING
@@ -12,12 +13,14 @@ import pytest
 from tests.operator.controllers.conftest import MASTER
 
 from avatar_contracts import tokens
+from avatar_operator.controllers import service_controller
 from avatar_operator.controllers.service_controller import HOLD_REMOVALS_S
 from avatar_operator.core.cache.entries import Kind
 from avatar_operator.core.manifests.objects import pdb
 from avatar_operator.core.manifests.pod import hash_spec
 from avatar_operator.core.resources.service import parse_service
 from avatar_operator.core.text import rfc3339
+from avatar_operator.core.workqueue import FIRST_DELAY_S
 
 if TYPE_CHECKING:
     from tests.operator.controllers.conftest import Operator
@@ -282,6 +285,51 @@ async def test_a_failed_action_is_retried_without_any_change(quiet_operator: Ope
     # More often than the writes of the status trigger it.
     await api.until(lambda: api.writes.count(("POST", PODS)) >= 6)
     assert api.condition("Degraded") == ("True", "QuotaExceeded")
+
+
+def _delete_pod(operator: Operator) -> None:
+    """Delete the only pod, as somebody else would."""
+    (pod,) = operator.api.pods
+    operator.api.pods.clear()
+    operator.api.send_event("/api/v1/pods", "DELETED", pod)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped_operator", ["300"], indirect=True)
+async def test_a_reconcile_that_changed_something_and_failed_is_retried_soon(
+    quiet_operator: Operator, caplog: pytest.LogCaptureFixture
+) -> None:
+    operator, api = quiet_operator, quiet_operator.api
+    caplog.set_level(logging.WARNING, "avatar_operator.controllers.worker")
+    api.faults["PATCH", STATUS] = (500, "no leader")
+    operator.apply(replicas=1)
+    await api.until(lambda: api.writes.count(("PATCH", STATUS)) >= 5)  # 0.1 s is doubled 4 times
+    _delete_pod(operator)
+    await api.until(lambda: api.pods)
+    failed = api.writes.count(("PATCH", STATUS))
+    await api.until(lambda: api.writes.count(("PATCH", STATUS)) > failed + 1)
+    retries = [record.args[1] for record in caplog.records if isinstance(record.args, tuple)]
+    longest = retries.index(max(retries))
+    assert retries[longest] > 4 * FIRST_DELAY_S
+    assert retries[longest + 1] <= FIRST_DELAY_S, retries
+
+
+@pytest.mark.parametrize("stopped_operator", ["300"], indirect=True)
+async def test_the_control_secret_is_not_checked_again_for_each_pod(
+    quiet_operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator, api = quiet_operator, quiet_operator.api
+    operator.apply(replicas=1)
+    await api.until(lambda: api.pods and api.status)
+    secret = f"{SECRETS}/concierge-control"
+    checks = api.requests.count(secret)
+    _delete_pod(operator)
+    await api.until(lambda: api.pods)
+    assert api.requests.count(secret) == checks
+    monkeypatch.setattr(service_controller, "SECRET_CHECK_S", 0.0)
+    _delete_pod(operator)
+    await api.until(lambda: api.pods)
+    assert api.requests.count(secret) > checks
 
 
 STUCK = {
