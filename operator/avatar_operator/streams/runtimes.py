@@ -78,11 +78,11 @@ class RuntimeStates:
 
         A pod has as much time for its first state as between two of them.
         """
-        stale = self.stale()
+        now = asyncio.get_running_loop().time()
         return {
             uid: self._streams.fault(uid) or f"no state for {capacity.STALE_S:g} s"
             for uid in uids
-            if uid in stale
+            if self._is_stale(uid, now)
         }
 
     def states(self, uids: Iterable[str]) -> Mapping[str, PodState]:
@@ -102,12 +102,15 @@ class RuntimeStates:
     def stale(self) -> frozenset[str]:
         """Return the UIDs of the pods whose last state is too old to be used, or never came."""
         now = asyncio.get_running_loop().time()
-        reports = self._reports
-        return frozenset(
-            uid
-            for uid, followed_at in self._followed_at.items()
-            if now - (reports[uid].at if uid in reports else followed_at) > capacity.STALE_S
-        )
+        return frozenset(uid for uid in self._followed_at if self._is_stale(uid, now))
+
+    def _is_stale(self, uid: str, now: float) -> bool:
+        """Return whether a pod should have sent a state since this long."""
+        followed_at = self._followed_at.get(uid)
+        if followed_at is None:
+            return False
+        report = self._reports.get(uid)
+        return now - (followed_at if report is None else report.at) > capacity.STALE_S
 
     async def drain(self, uid: str, draining: bool) -> None:
         """Make a pod reject new sessions, or accept them again.

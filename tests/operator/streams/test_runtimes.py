@@ -409,6 +409,32 @@ async def test_a_pod_that_refuses_every_token_is_reported_until_it_accepts_one(
     assert followed.runtimes.states(["u"])["u"].sessions == 1
 
 
+class _CountedDict(dict[str, float]):
+    """Counts how many entries an iteration returned."""
+
+    iterated = 0
+
+    def items(self) -> Any:
+        self.iterated += len(self)
+        return super().items()
+
+    def __iter__(self) -> Any:
+        self.iterated += len(self)
+        return super().__iter__()
+
+
+async def test_the_pods_of_one_service_are_checked_without_all_others(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtimes = followed.runtimes
+    known = _CountedDict({str(number): 0.0 for number in range(1000)})
+    monkeypatch.setattr(runtimes, "_followed_at", known)
+    assert set(runtimes.silent(["7", "1000"])) == {"7"}
+    assert known.iterated == 0
+    assert len(runtimes.stale()) == 1000
+    assert known.iterated == 1000
+
+
 async def test_a_pod_is_silent_only_after_the_time_for_its_first_state(
     pod: Pod, followed: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
