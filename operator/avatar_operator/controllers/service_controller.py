@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 SETTLE_S: Final = 2.0  # how long a new leader waits at most for the states of all pods
 STATES_WAIT_S: Final = 0.25  # between two checks whether the states of all pods have arrived
 FINALIZE_AGAIN_S: Final = 0.5  # before pods that changed meanwhile are deleted again
-SECRET_CHECK_S: Final = 10.0  # how long a check of the control Secret holds for new pods
+SECRET_CHECK_S: Final = 10.0  # how long a retry relies on the check of the control Secret
 HOLD_REMOVALS_S: Final = 1.0  # after the first plan of a new leader; nothing is removed before
 
 
@@ -208,6 +208,7 @@ class ServiceController:
             if any(action not in result.done for action in created):
                 self._shares.record_failure(reconcile.uid)
             raise (*result.faults, *result.outdated)[0]  # reconciled again without a change
+        state.secret_checked_at = float("-inf")
         held_s = hold_s if holds else None
         # Pods without a node stop counting without an event.
         freed_s = self._store.next_freed_s(reconcile.now) if plan.missing else None
@@ -234,7 +235,8 @@ class ServiceController:
     def _must_check_secret(self, state: ServiceState, actions: Collection[planner.Action]) -> bool:
         """Return whether the control Secret is checked before pods are created.
 
-        Without it a new pod would not start, and nobody reports a Secret that was deleted.
+        Without it a new pod would not start, and nobody reports a Secret that was deleted. The
+        retry of a reconcile that failed relies on the check of that reconcile.
         """
         if any(isinstance(each, planner.ApplyControlSecret) for each in actions):
             return False
