@@ -330,6 +330,21 @@ async def test_a_flood_on_one_session_does_not_delay_another(target: Target, uni
     assert target.grown_mib() < 12
 
 
+@pytest.mark.parametrize("kind", ["ping", "pong", "empty", "one byte"])
+async def test_a_caller_that_leaves_many_frames_behind_frees_its_slot(
+    target: Target, kind: str
+) -> None:
+    async def take(_: Any, __: Any) -> None:
+        """Send nothing back: what a caller that left receives would betray it."""
+
+    target.pod.on_message = take
+    ghost = await target.opened()
+    await ghost.push(FLOODS[kind] * (4 * MIB // len(FLOODS[kind])))
+    await target.until_demand(sessions=1)
+    ghost.vanish()  # its system still holds a part of the frames, and the end of the connection
+    await target.until_demand(sessions=0)  # within 5 s
+
+
 def _p99(delays: Sequence[float]) -> float:
     return sorted(delays)[round(0.99 * (len(delays) - 1))]
 
