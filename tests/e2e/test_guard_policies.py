@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import pytest_asyncio
 
-from localcluster import errors, paths
+from localcluster import errors, paths, waiting
 from localcluster.controlplane.cluster import running
 from localcluster.operator_process import SYSTEM, USER
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from localcluster.controlplane.cluster import ControlPlane
 
@@ -52,16 +53,22 @@ async def guarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Con
         await cluster.kubectl("create", "rolebinding", "admin", *binding, "-n", TENANT)
         account = ("serviceaccount/default", "--for=create", "--timeout=30s")
         await cluster.kubectl("wait", "-n", TENANT, *account)
+        # The API server reads new policies after a short time.
+        for user, body in ((ADMIN, pod("p", live=True)), (USER, pod("p", hostNetwork=True))):
+            tried = partial(refusal, cluster, user, "create", "--dry-run=server", "-f", "-")
+            await waiting.until(partial(tried, body=body), bool, "the policies", 20)
         yield cluster
 
 
-def pod(name: str, live: bool = False, **spec: Any) -> dict[str, Any]:
+def pod(
+    name: str, live: bool = False, owners: Sequence[Mapping[str, Any]] = (OWNER,), **spec: Any
+) -> dict[str, Any]:
     labels = {"app.kubernetes.io/managed-by": "avatar-operator"}
     labels |= {LIVE: "true"} if live else {}
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "labels": labels, "ownerReferences": [OWNER]},
+        "metadata": {"name": name, "labels": labels, "ownerReferences": list(owners)},
         "spec": {
             "automountServiceAccountToken": False,
             "containers": [{"name": "c", "image": "i"}],
@@ -86,21 +93,23 @@ async def test_only_the_operator_marks_pods_as_live(guarded: ControlPlane) -> No
     mine = "only the operator may set the label avatar.musetalk.io/live=true"
     create = ("create", "-f", "-")
     assert mine in await refusal(guarded, ADMIN, *create, body=pod("marked", live=True))
-    assert await refusal(guarded, ADMIN, *create, body=pod("marked")) == ""
+    # The garbage collector deletes a pod whose owner does not exist.
+    assert await refusal(guarded, ADMIN, *create, body=pod("marked", owners=())) == ""
     mark = ("label", "pod", "marked")
     assert mine in await refusal(guarded, ADMIN, *mark, f"{LIVE}=true")
     assert await refusal(guarded, ADMIN, *mark, f"{LIVE}=no") == ""
     assert mine in await refusal(guarded, ADMIN, *mark, f"{LIVE}=true", "--overwrite")
-    assert await refusal(guarded, USER, "create", "-f", "-", body=pod("own", live=True)) == ""
+    created = pod("own", live=True)
+    assert await refusal(guarded, USER, *create, body=created) == ""
     assert await refusal(guarded, ADMIN, "label", "pod", "own", "team=a") == ""
+    assert await refusal(guarded, ADMIN, "label", "pod", "own", f"{LIVE}-") == ""
 
 
 @pytest.mark.parametrize("owners", OTHER_OWNERS.values(), ids=OTHER_OWNERS.keys())
 async def test_a_live_pod_that_no_service_controls_can_be_deleted(
     guarded: ControlPlane, owners: list[dict[str, Any]]
 ) -> None:
-    body = pod("foreign", live=True)
-    body["metadata"]["ownerReferences"] = owners
+    body = pod("foreign", live=True, owners=owners)
     # An administrator of the cluster may do what an operator may.
     await guarded.kubectl("create", "-f", "-", "-n", TENANT, stdin=json.dumps(body))
     delete = ("delete", "pod", "foreign", "--grace-period=0", "--force", "--ignore-not-found")
@@ -114,7 +123,7 @@ async def test_a_live_pod_of_a_service_is_protected(guarded: ControlPlane) -> No
     assert "serves live sessions" in await refusal(guarded, ADMIN, *delete)
     mark = ("annotate", "pod", "live", "avatar.musetalk.io/break-glass=true")
     assert await refusal(guarded, ADMIN, *mark) == ""
-    assert await refusal(guarded, ADMIN, *delete) == ""
+    assert await refusal(guarded, ADMIN, *delete, "--ignore-not-found") == ""
 
 
 def projected(**source: Any) -> dict[str, Any]:
@@ -164,3 +173,36 @@ async def test_the_operator_can_create_pods_with_such_a_volume(
     body = pod("p", volumes=[{"name": "good", **volume}])
     create = ("create", "--dry-run=server", "-f", "-")
     assert await refusal(guarded, USER, *create, body=body) == ""
+
+
+@pytest.mark.parametrize(
+    ("listed", "name", "allowed"),
+    [
+        ([], "system-cluster-critical", False),
+        ([], "system-node-critical", False),
+        ([], "gold", True),
+        (["silver"], "gold", False),
+        (["silver", "gold"], "gold", True),
+        (["system-cluster-critical"], "system-cluster-critical", True),
+    ],
+)
+async def test_the_operator_creates_pods_of_listed_priority_classes_only(
+    guarded: ControlPlane, listed: list[str], name: str, allowed: bool
+) -> None:
+    gold = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "value": 5}
+    gold["metadata"] = {"name": "gold"}
+    await guarded.kubectl("apply", "-f", "-", stdin=json.dumps(gold))
+    chart = paths.REPOSITORY / "charts" / "avatar-operator"
+    values = ("--reuse-values", "--set-json", f"guard.priorityClasses={json.dumps(listed)}")
+    await guarded.helm(
+        "upgrade", "avatar", chart, "-n", SYSTEM, *values, "--set=crds.upgrade=false"
+    )
+    body = pod("p", priorityClassName=name)
+    create = ("create", "--dry-run=server", "-f", "-")
+    sentence = f"may not create pods of the PriorityClass {name}"
+
+    async def refused() -> bool:
+        return sentence in await refusal(guarded, USER, *create, body=body)
+
+    # The API server reads a changed policy after a short time.
+    await waiting.until(refused, lambda found: found is not allowed, "the policy", 10)
