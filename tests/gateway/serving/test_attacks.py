@@ -298,8 +298,11 @@ while True:
 @asynccontextmanager
 async def _flood(target: Target, unit: bytes) -> AsyncIterator[None]:
     port = str(target.process.ports[0])
-    pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
-    attacker = await asyncio.create_subprocess_exec(sys.executable, "-c", _ATTACKER, **pipes)
+    attacker = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _ATTACKER),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
     try:
         assert attacker.stdin is not None
         assert attacker.stdout is not None
