@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from avatar_operator import names
 from avatar_operator.controllers import executor
 from avatar_operator.controllers.service_state import ServiceState
+from avatar_operator.core import claims
 from avatar_operator.core.autoscaling import inputs
 from avatar_operator.core.manifests import ownership
 from avatar_operator.core.planning import (
@@ -30,7 +31,7 @@ from avatar_operator.errors import ClusterError, InvalidResource
 from avatar_operator.streams.client import SILENCE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from avatar_operator.controllers.decision_log import DecisionLogWriter
     from avatar_operator.controllers.executor import Executor
@@ -156,7 +157,10 @@ class ServiceController:
         body = self._store.services.get(uid)
         if body is None or body.deleting:
             self._shares.record_none(uid)
-            changed = await self._executor.finalize(uid, self._orphans(uid))
+            pods = self._orphans(uid)
+            changed = await self._executor.finalize(uid, pods)
+            if body is not None:
+                await self._write_terminating(uid, body, pods)
             return FINALIZE_AGAIN_S if changed else None
         now, last_status = time.time(), body.status
         version = self._store.services.version(uid) or 0
@@ -323,6 +327,22 @@ class ServiceController:
         findings = conditions.invalid("; ".join(map(str, error.faults)))
         last_status = body.status
         status = service_status.build_invalid(body.generation, findings, last_status, now)
+        await self._executor.write_status(uid, body.key, version, last_status, status, state)
+
+    async def _write_terminating(
+        self, uid: str, body: ServiceBody, pods: Sequence[RuntimePod]
+    ) -> None:
+        """Write why the service still exists; its finalizers may keep it for long."""
+        version = self._store.services.version(uid)
+        if version is None or claims.read_claim(body.status) != self._installation:
+            return  # it is gone, or another operator may write its status
+        states = self._runtimes.states(pod.uid for pod in pods)
+        sessions = sum(state.sessions for state in states.values())
+        last_status, finalizers = body.status, body.finalizers
+        status = service_status.build_terminating(
+            body.generation, len(pods), sessions, finalizers, last_status, time.time()
+        )
+        state = self._states.setdefault(uid, ServiceState())
         await self._executor.write_status(uid, body.key, version, last_status, status, state)
 
     def _orphans(self, uid: str) -> tuple[RuntimePod, ...]:

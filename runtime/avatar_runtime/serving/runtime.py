@@ -15,6 +15,7 @@ from avatar_runtime.protocol.session_config import Character, ReadOnlyFields, Se
 from avatar_runtime.serving.admission import SlotLimiter
 from avatar_runtime.serving.batcher import Batcher
 from avatar_runtime.serving.changes import ChangeNotifier
+from avatar_runtime.serving.large_messages import LargeMessages
 from avatar_runtime.serving.pod_tokens import PodTokens
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Runtime:
         self.slots = SlotLimiter(settings.sessions.capacity, self.changed)
         self.batcher = Batcher(engine, settings.engine.batch_size, metrics, clock, self.changed)
         self.connections: set[LiveConnection] = set()
+        self.large_messages = LargeMessages()
         self.stopping = False
         """Whether the state streams end, because the process stops."""
         self._engine = engine
