@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 LAG_PERIOD_S: Final = 0.1
 MEMORY_PERIOD_S: Final = 0.25
+AVATAR_PERIOD_S: Final = 5.0
+"""How often the folder of avatars is looked at: a new avatar is served after 5 s at most, and one
+that is removed after 10 s."""
 _CLOSE_GRACE_S: Final = 5.0  # for the close frames after the drain timeout
 _LOAD_AGE_S: Final = 0.5  # percentiles are sorted at most twice per second
 
@@ -84,17 +87,52 @@ class Runtime:
             EngineError: the engine cannot start.
         """
         await self._engine.start()
-        loaded = self._engine.avatars
-        names = self.settings.sessions.avatars or sorted(loaded)
-        self._characters = {
-            name: Character(name, loaded[name].width, loaded[name].height)
-            for name in names
-            if name in loaded
-        }
+        self._update_characters()
         self.metrics.watch(self._memory, self.load)
         self.slots.is_ready = True
         self.changed()
         _log.info("ready capacity=%d avatars=%d", self.slots.capacity, len(self._characters))
+
+    async def follow_avatars(self) -> None:
+        """Serve avatars that are added, changed or removed, until cancelled.
+
+        Running sessions keep the version of the avatar that they have.
+        """
+        while True:
+            await asyncio.sleep(AVATAR_PERIOD_S)
+            if not self.slots.is_ready:
+                continue
+            try:
+                changed = await self._engine.refresh_avatars(self.batcher.avatars_in_use)
+            except Exception:
+                # Sessions do not depend on it, and the next round may succeed.
+                _log.exception("avatars not refreshed")
+                continue
+            self._update_characters()
+            if changed:
+                _log.info("avatars changed names=%s", ",".join(self._characters))
+                self.changed()
+
+    def _update_characters(self) -> None:
+        """Take over the avatars of the engine; sessions see the same mapping."""
+        loaded = self._engine.avatars
+        disclosure = self.settings.sessions.disclosure
+        names = self.settings.sessions.avatars or sorted(loaded)
+        characters = {
+            name: Character(
+                name,
+                loaded[name].width,
+                loaded[name].height,
+                loaded[name].fps,
+                loaded[name].key,
+                disclosure or loaded[name].disclosure,
+            )
+            for name in names
+            if name in loaded
+        }
+        self._characters.clear()
+        self._characters.update(characters)
+        self.metrics.show_avatars(len(characters), self._engine.avatar_faults)
 
     def set_draining(self, draining: bool) -> None:
         """Refuse or accept new sessions; a process that is ending does not accept them again."""

@@ -85,7 +85,7 @@ def test_a_closing_mouth_is_blended_with_its_opacity(
     anna: cache.Avatar, composer: blend_device.Composer, mouth: float
 ) -> None:
     face = _faces(2)[1]
-    (frame,) = composer._cached([("anna", 0)], 128)
+    (frame,) = composer._cached([(anna, 0)], 128)
     made = frame.source.clone()
     blend_device.blend(made, frame, torch.from_numpy(face), mouth)
 
