@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from itertools import islice
 from secrets import token_hex
 from typing import TYPE_CHECKING, Final, Protocol
 
+from avatar_contracts.state import MAX_STATE_AVATARS
 from avatar_runtime.audio.decoding import AudioDecoder
 from avatar_runtime.audio.utterance import AudioOptions
 from avatar_runtime.protocol.session import Session, SessionLimits
@@ -92,47 +94,6 @@ class Runtime:
         self.slots.is_ready = True
         self.changed()
         _log.info("ready capacity=%d avatars=%d", self.slots.capacity, len(self._characters))
-
-    async def follow_avatars(self) -> None:
-        """Serve avatars that are added, changed or removed, until cancelled.
-
-        Running sessions keep the version of the avatar that they have.
-        """
-        while True:
-            await asyncio.sleep(AVATAR_PERIOD_S)
-            if not self.slots.is_ready:
-                continue
-            try:
-                changed = await self._engine.refresh_avatars(self.batcher.avatars_in_use)
-            except Exception:
-                # Sessions do not depend on it, and the next round may succeed.
-                _log.exception("avatars not refreshed")
-                continue
-            self._update_characters()
-            if changed:
-                _log.info("avatars changed names=%s", ",".join(self._characters))
-                self.changed()
-
-    def _update_characters(self) -> None:
-        """Take over the avatars of the engine; sessions see the same mapping."""
-        loaded = self._engine.avatars
-        disclosure = self.settings.sessions.disclosure
-        names = self.settings.sessions.avatars or sorted(loaded)
-        characters = {
-            name: Character(
-                name,
-                loaded[name].width,
-                loaded[name].height,
-                loaded[name].fps,
-                loaded[name].key,
-                disclosure or loaded[name].disclosure,
-            )
-            for name in names
-            if name in loaded
-        }
-        self._characters.clear()
-        self._characters.update(characters)
-        self.metrics.show_avatars(len(characters), self._engine.avatar_faults)
 
     def set_draining(self, draining: bool) -> None:
         """Refuse or accept new sessions; a process that is ending does not accept them again."""
@@ -235,6 +196,10 @@ class Runtime:
             "batch_fill_ratio": round(load.batch_fill_ratio, 4),
             "device": self._engine.device_name,
             "calibration": curve.as_document() if curve else None,
+            "avatars": {
+                name: character.key
+                for name, character in islice(self._characters.items(), MAX_STATE_AVATARS)
+            },
             "sequence": self._sequence,
         }
 
@@ -252,6 +217,29 @@ class Runtime:
             if self.slots.is_ready:
                 self.batcher.limit.update()
 
+    async def follow_avatars(self) -> None:
+        """Look at the folder of avatars every `AVATAR_PERIOD_S`, until cancelled."""
+        while True:
+            await asyncio.sleep(AVATAR_PERIOD_S)
+            if self.slots.is_ready:
+                await self.refresh_avatars()
+
+    async def refresh_avatars(self) -> None:
+        """Serve avatars that were added or changed, and offer removed ones no more.
+
+        Running sessions keep the version of the avatar that they have.
+        """
+        try:
+            changed = await self._engine.refresh_avatars(self.batcher.avatars_in_use)
+        except Exception:
+            # Sessions do not depend on it, and the next round may succeed.
+            _log.exception("avatars not refreshed")
+            return
+        self._update_characters()
+        if changed:
+            _log.info("avatars changed names=%s", ",".join(self._characters))
+            self.changed()
+
     def stop_watchers(self) -> None:
         """End the state streams, because the process stops."""
         self.stopping = True
@@ -265,6 +253,27 @@ class Runtime:
         while self.slots.sessions and self.clock() < until:
             await self.changes.wait(self.changes.count, until - self.clock())
         return self.slots.sessions == 0
+
+    def _update_characters(self) -> None:
+        """Take over the avatars of the engine; sessions see the same mapping."""
+        loaded = self._engine.avatars
+        disclosure = self.settings.sessions.disclosure
+        names = self.settings.sessions.avatars or sorted(loaded)
+        characters = {
+            name: Character(
+                name,
+                loaded[name].width,
+                loaded[name].height,
+                loaded[name].fps,
+                loaded[name].key,
+                disclosure or loaded[name].disclosure,
+            )
+            for name in names
+            if name in loaded
+        }
+        self._characters.clear()
+        self._characters.update(characters)
+        self.metrics.show_avatars(len(characters), self._engine.avatar_faults)
 
     def _memory(self) -> tuple[int, int]:
         memory = self._engine.memory()

@@ -97,7 +97,7 @@ async def test_only_selected_avatars_are_served(assets: Assets, folder: Path) ->
 
 
 async def test_a_session_keeps_its_version_while_the_avatar_is_replaced(
-    engine: Engine, folder: Path, request_of: Callable[..., FrameRequest]
+    assets: Assets, engine: Engine, folder: Path, request_of: Callable[..., FrameRequest]
 ) -> None:
     old = engine.avatars["anna"].key
     spoken = requests(request_of, old, silent=False)
@@ -123,7 +123,10 @@ async def test_a_session_keeps_its_version_while_the_avatar_is_replaced(
     assert all([f.jpeg for f in frames] == before[:2] for frames in running)
     spoken, idle = (requests(request_of, new, silent=silent) for silent in (False, True))
     replaced = [f.jpeg for f in await engine.run(spoken)]
-    assert replaced != before[:2]
+    restarted = Engine(TorchDevice("cpu", 1), assets.model, folder, 2)
+    await restarted.start()
+    assert [f.jpeg for f in await restarted.run(spoken)] == replaced != before[:2]
+    await restarted.stop()
     assert [f.jpeg for f in await engine.run(by_name[0])] == replaced
     assert brightness(await engine.idle_frames(idle)) < 10
     assert brightness(await engine.idle_frames(by_name[1])) < 10
