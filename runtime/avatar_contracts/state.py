@@ -7,7 +7,7 @@ object a line, at each change, at most every `LINE_SPACING_S` and at least every
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,8 +17,6 @@ LINE_AGE_S: Final = 1.0
 STALE_S: Final = 3.5
 """A state that is older says nothing. The operator opens a stream that was silent for 3 s again,
 and half a second is left for the first line of the new stream."""
-MAX_STATE_AVATARS: Final = 64
-"""Avatars in one state, so that a line stays short."""
 HIGHEST_COUNT: Final = 10**6
 """Of sessions in one pod; more is a fault."""
 
@@ -58,8 +56,6 @@ class StateDocument(TypedDict):
     batch_fill_ratio: float
     device: str
     calibration: Mapping[str, Any] | None
-    avatars: NotRequired[Mapping[str, str]]
-    """The key of the current version of each avatar by its name, at most `MAX_STATE_AVATARS`."""
     sequence: int
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from itertools import islice
 from secrets import token_hex
 from typing import TYPE_CHECKING, Final, Protocol
 
-from avatar_contracts.state import MAX_STATE_AVATARS
 from avatar_runtime.audio.decoding import AudioDecoder
 from avatar_runtime.audio.utterance import AudioOptions
 from avatar_runtime.protocol.session import Session, SessionLimits
@@ -196,10 +194,6 @@ class Runtime:
             "batch_fill_ratio": round(load.batch_fill_ratio, 4),
             "device": self._engine.device_name,
             "calibration": curve.as_document() if curve else None,
-            "avatars": {
-                name: character.key
-                for name, character in islice(self._characters.items(), MAX_STATE_AVATARS)
-            },
             "sequence": self._sequence,
         }
 

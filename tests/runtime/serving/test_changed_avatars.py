@@ -8,6 +8,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from avatar_runtime.avatars.cache import AvatarInfo
+from avatar_runtime.serving import runtime
 
 if TYPE_CHECKING:
     from tests.runtime.serving.conftest import Serve
@@ -36,7 +37,16 @@ async def test_a_replaced_avatar_is_used_by_new_sessions_only(serve: Serve) -> N
                 drawn = {(r.avatar, r.width) for batch in engine.batches for r in batch}
                 assert drawn == {(key, width)}
                 engine.batches.clear()
-        assert served.runtime.state()["avatars"] == {"anna": "anna@new", "ben": "ben@hash"}
+        assert [c.key for c in served.runtime.avatars.values()] == ["anna@new", "ben@hash"]
+
+
+async def test_the_folder_is_looked_at_while_the_runtime_serves(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "AVATAR_PERIOD_S", 0.01)
+    async with serve() as served:
+        del served.engine.next_avatars["ben"]
+        await served.eventually(lambda: list(served.runtime.avatars) == ["anna"], "saw the removal")
 
 
 async def test_avatars_that_are_added_or_removed_are_offered_or_not(serve: Serve) -> None:

@@ -78,7 +78,6 @@ async def test_the_state_of_a_new_runtime_is_not_ready(runtime: Runtime) -> None
         "batch_fill_ratio": 0.0,
         "device": "simulated",
         "calibration": None,
-        "avatars": {},
         "sequence": 1,
     }
 
