@@ -62,7 +62,7 @@ def prepare(
     latents = [_latents(frame, box, encoder) for frame, box in zip(decoded, boxes, strict=True)]
     flat_masks, mask_offsets = cache.pack(list(masks))
     flat_files, pixel_offsets = cache.pack(files)
-    crops = [geometry.crop_box(box, width, height) for box in boxes]
+    crops = [geometry.crop_box(box) for box in boxes]
     manifest = cache.Manifest(
         model_version=encoder.version,
         vae_hash=encoder.vae_hash,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BOX = geometry.Box(20, 20, 84, 84)
-_CROP = geometry.crop_box(_BOX, 100, 100)
+_CROP = geometry.crop_box(_BOX)
 _MASK = masks.feathered(masks.ellipse(_BOX, _CROP), _BOX, _CROP)
 
 
