@@ -39,14 +39,14 @@ def write_avatars(
         boxes = [geometry.Box(*face_box(pose)) for pose in poses]
         regions = []
         for pose, box in zip(poses, boxes, strict=True):
-            crop = geometry.crop_box(box, FRAME, FRAME)
+            crop = geometry.crop_box(box)
             kept = np.zeros((FRAME, FRAME), np.uint8)
             inner = (
                 slice(box.y1, box.y2 - _BOTTOM_INSET),
                 slice(box.x1 + _SIDE_INSET, box.x2 - _SIDE_INSET),
             )
             kept[inner] = redrawn_region(pose)[inner]
-            region = kept[crop.y1 : crop.y2, crop.x1 : crop.x2]
+            region = masks.padded(kept, crop)
             regions.append(masks.feathered(region, box, crop))
         manifest, tensors = preparation.prepare(frames, boxes, regions, encoder)
         cache.write(folder / name, replace(manifest, consent=_CONSENT), tensors)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BOX = geometry.Box(10, 12, 40, 44)
-_CROP = geometry.crop_box(_BOX, 64, 64)
+_CROP = geometry.crop_box(_BOX)
 
 
 @pytest.fixture

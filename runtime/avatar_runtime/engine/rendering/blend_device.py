@@ -1,8 +1,8 @@
 """Blends generated faces into the source frames of avatars, on the device that generated them.
 
 The same arithmetic as `blend_host.compose`, in torch: the face is resized with the weights of
-OpenCV and blended in integers. A pixel differs from that of the host by at most one level, and a
-pixel outside the blend mask is the source pixel.
+OpenCV and blended in integers. A pixel differs from that of the host by at most one level. A
+pixel outside the blend mask, or of a frame without a face, is the source pixel.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class _DeviceFrame:
     columns: slice
     """Rows and columns of the bounding box of the blend mask in `source`."""
     mask: Tensor
-    """`(h, w, 1) int32`, 0 to 255: weight of the face in the bounding box."""
+    """`(h, w, 1) int32`, 0 to 255: weight of the face in the bounding box; empty without a face."""
     row_weights: Tensor
     """`(h, c) float32`: resizes rows of the face to rows of the bounding box."""
     column_weights: Tensor
@@ -152,17 +152,22 @@ class Composer:
         """Copy a frame to the device; `image` is `None` if it was evicted since it was missed."""
         if image is None:
             image = avatar.decode(index)
+        source = torch.from_numpy(image).to(self._device)
+        if not avatar.valid(index):
+            nothing = torch.empty(0, 0, 1, dtype=torch.int32, device=self._device)
+            return _DeviceFrame(source, slice(0), slice(0), nothing, nothing, nothing)
         box, mask = avatar.box(index), avatar.mask(index)
         inner = masks.bounding_box(mask)
         rows, columns = slice(inner.y1, inner.y2), slice(inner.x1, inner.x2)
         inner_mask = np.ascontiguousarray(mask[rows, columns, None], np.int32)
+        method = resize.FACE[avatar.face_resize]
         return _DeviceFrame(
-            source=torch.from_numpy(image).to(self._device),
+            source=source,
             rows=slice(box.y1 + rows.start, box.y1 + rows.stop),
             columns=slice(box.x1 + columns.start, box.x1 + columns.stop),
             mask=torch.from_numpy(inner_mask).to(self._device),
-            row_weights=self._resize_weights(crop, box.height, resize.FACE)[rows],
-            column_weights=self._resize_weights(crop, box.width, resize.FACE)[columns].T,
+            row_weights=self._resize_weights(crop, box.height, method)[rows],
+            column_weights=self._resize_weights(crop, box.width, method)[columns].T,
         )
 
     def _resized(self, image: Tensor, height: int, width: int) -> Tensor:
@@ -184,8 +189,10 @@ class Composer:
 def blend(image: Tensor, frame: _DeviceFrame, face: Tensor, opacity: float = 1.0) -> None:
     """Blend a face into an image of a frame, in the bounding box of its mask.
 
-    `opacity`, 0 to 1, scales the mask.
+    `opacity`, 0 to 1, scales the mask. An empty mask changes nothing: the frame has no face.
     """
+    if not frame.mask.numel():
+        return
     planes = frame.row_weights @ face.permute(2, 0, 1).float() @ frame.column_weights
     above = planes.round_().clamp_(0, 255).to(torch.int32).permute(1, 2, 0)
     weight = frame.mask
