@@ -165,6 +165,7 @@ class ServiceController:
         now, last_status = time.time(), body.status
         version = self._store.services.version(uid) or 0
         state = self._states.setdefault(uid, ServiceState())
+        state.is_new = service_status.is_unplanned(last_status)
         try:
             service = self._options.defaults.merged_into(parse_service(body.body))
         except InvalidResource as error:

@@ -48,6 +48,16 @@ async def test_a_new_service_gets_its_secret_its_pod_and_its_status(operator: Op
     assert reasons[:2] == ["PodCreated", "PodsStarting"]
 
 
+async def test_the_objects_of_a_new_service_are_created_without_being_read(
+    operator: Operator,
+) -> None:
+    api = operator.api
+    operator.apply(replicas=1)
+    await api.until(lambda: api.status)
+    assert api.requests.count(f"{SECRETS}/concierge-control") == 0
+    assert api.requests.count(PDBS_OF_TENANT) == 1
+
+
 POLICIES = "/apis/networking.k8s.io/v1/namespaces/acme/networkpolicies"
 RULES = '{"egress": [], "ingress": [], "policyTypes": ["Ingress", "Egress"]}'
 

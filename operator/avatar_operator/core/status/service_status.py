@@ -85,6 +85,11 @@ def build(
     }
 
 
+def is_unplanned(status: Mapping[str, object]) -> bool:
+    """Return whether a status was never written after a plan; the CRD's default is -1."""
+    return status.get("observedGeneration") in (None, -1)
+
+
 def build_invalid(
     generation: int,
     findings: Sequence[Finding],
