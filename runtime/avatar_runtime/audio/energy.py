@@ -28,6 +28,7 @@ AHEAD_STEPS: Final = 6
 _RAMP: Final = (2 / 3, 1 / 3)  # one frame each, 40 ms: closed or open again within 80 ms
 _RAMP_STEPS: Final = 2  # of one frame at 25 frames a second
 _LOUDEST_NOISE: Final = 10 ** (-36 / 10)  # a steady sound above -36 dBFS may be a sung vowel
+_QUIET_DB: Final = 12.0  # below the level: a noise whose peaks cannot keep the gate open
 _FLOOR_DB: Final = 10.0  # below the level: what leaks from a hum into quiet bands changes a lot
 
 
@@ -51,6 +52,7 @@ class VoiceActivityGate:
         self._level = _power(level_dbfs)
         self._closing_level = _power(level_dbfs - HYSTERESIS_DB)
         self._least_floor = _power(level_dbfs - _FLOOR_DB)
+        self._quiet = _power(level_dbfs - _QUIET_DB)
         self._band_power = noise.BandPower()
         self._floor = noise.NoiseFloor()
         self._open = False
@@ -77,7 +79,7 @@ class VoiceActivityGate:
     def _compare_with_noise(self, bands: NDArray[np.float64]) -> tuple[bool, int]:
         """Return whether a band is above the noise, and the steps of silence to wait for."""
         floor = self._floor.minimum()
-        if floor is None or not self._closing_level <= floor[-1] <= _LOUDEST_NOISE:
+        if floor is None or not self._quiet <= floor[-1] <= _LOUDEST_NOISE:
             return True, HOLD_STEPS
         limits = np.maximum(floor, self._least_floor) * noise.RATIOS
         return bool((bands >= limits).any()), HOLD_STEPS_IN_NOISE

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from avatar_runtime.batching.frames import AudioWindow
+
     Sound = NDArray[np.float64]
 
 RATE = 16_000
@@ -28,7 +30,7 @@ _OPTIONS = utterance.AudioOptions(silence_dbfs=energy.SPEECH_DBFS)
 
 
 def _dbfs(sound: Sound, level: float) -> Sound:
-    return sound * 10 ** (level / 20) / np.sqrt(np.mean(sound**2))
+    return np.asarray(sound * 10 ** (level / 20) / np.sqrt(np.mean(sound**2)))
 
 
 def _white(seconds: float, seed: int = 0) -> Sound:
@@ -132,6 +134,18 @@ def test_the_clean_voice_is_drawn_as_by_its_energy_alone(spoken: Sound) -> None:
     assert opacities[: len(loud)][loud].min() == 1
 
 
+@pytest.mark.parametrize("hertz", [50, 60])
+def test_a_hum_does_not_keep_the_mouth_open_after_speech(spoken: Sound, hertz: float) -> None:
+    hum = _dbfs(_hum(len(spoken) / RATE, hertz)[: len(spoken)], -48)
+
+    opacities = _opacities(_pcm(spoken + hum))
+    clean = _opacities(_pcm(spoken))
+
+    after = slice(LEARNED, None)
+    assert not ((clean > 0) & (opacities == 0))[after].any()
+    assert (opacities[after] > 0).sum() <= (clean[after] > 0).sum() + 8
+
+
 def test_a_loud_steady_voice_is_never_taken_for_noise() -> None:
     sung = _dbfs(_hum(8, 220), -20)
 
@@ -164,7 +178,7 @@ def test_a_learned_noise_does_not_depend_on_how_the_audio_is_split(
     sound[3 * RATE : 3 * RATE + 9000] += _dbfs(_hum(1, 220)[:9000], voice)
     pcm = _pcm(sound)
     speech = utterance.Utterance(RATE, 25, 30, _OPTIONS)
-    taken = []
+    taken: list[AudioWindow] = []
     for begin, end in itertools.pairwise([0, *sorted(cuts), len(pcm)]):
         speech.append(pcm[begin:end])
         taken += speech.take()
