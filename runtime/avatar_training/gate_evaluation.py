@@ -90,9 +90,8 @@ def backgrounds(voices: Sequence[Sound], rng: np.random.Generator) -> Mapping[st
 
     def babble(samples: int) -> Sound:
         starts = rng.integers(0, samples, len(voices))
-        return np.sum(
-            [np.roll(np.resize(v, samples), s) for v, s in zip(voices, starts, strict=True)], axis=0
-        )
+        shifted = [np.roll(np.resize(v, samples), s) for v, s in zip(voices, starts, strict=True)]
+        return np.asarray(np.sum(shifted, axis=0))
 
     def white(samples: int) -> Sound:
         return rng.standard_normal(samples)
