@@ -37,7 +37,6 @@ __all__ = ["SCHEMA", "Avatar", "AvatarInfo", "Manifest"]
 MAX_AVATARS: Final = 1000
 """Avatars that are read from one folder at most."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,252}")
-_FILES: Final = ("avatar.safetensors", "pixels.safetensors")
 _DECODED_BYTES: Final = 128 << 20  # of decoded frames that an avatar caches
 
 
@@ -156,16 +155,16 @@ def read(folder: Path) -> Avatar:
         AssetError: the folder is unreadable or incomplete, a value in it is wrong, or it does not
             match its hash.
     """
-    for name in ("manifest.json", *_FILES):
+    for name in ("manifest.json", *tensor_files.NAMES):
         tensor_files.check_file(folder, name)
     content_hash, manifest = read_manifest(folder)
     found: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for name in _FILES:
+    for name in tensor_files.NAMES:
         found |= tensor_files.read_layout(folder, name)
     tensors: dict[str, Any] = {}
     try:
         checks.check_layout(manifest, found)
-        for name in _FILES:
+        for name in tensor_files.NAMES:
             tensors |= tensor_files.load(folder, name)
         checks.check(manifest, tensors)
     except ValueError as error:
@@ -202,8 +201,17 @@ def read_all(
     return usable, faults
 
 
-def check_model(avatar: Avatar, folder: Path, *, model_version: str, vae_hash: str) -> None:
+def check_model(
+    avatar: Avatar,
+    folder: Path,
+    *,
+    model_version: str,
+    vae_hash: str,
+    latent_size: int | None = None,
+) -> None:
     """Check that the served model prepared an avatar.
+
+    `latent_size` is the side of the latents that the model takes; `None` does not check it.
 
     Raises:
         AssetError: another model prepared it; names both values.
@@ -214,6 +222,12 @@ def check_model(avatar: Avatar, folder: Path, *, model_version: str, vae_hash: s
         if found != value:
             fault = f"{key} is {found}, the served model has {value}"
             raise errors.AssetError(str(folder), fault)
+    side = avatar.latents.shape[-1]
+    if latent_size is not None and side != latent_size:
+        fault = (
+            f"the latents are {side} x {side}, the served model has {latent_size} x {latent_size}"
+        )
+        raise errors.AssetError(str(folder), fault)
 
 
 def write(folder: Path, manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> str:
@@ -238,8 +252,8 @@ def write(folder: Path, manifest: Manifest, tensors: Mapping[str, NDArray[Any]])
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         plain = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
-        save_file({k: plain.pop(k) for k in checks.AVATAR_TENSORS}, staging / _FILES[0])
-        save_file(plain, staging / _FILES[1])
+        save_file({k: plain.pop(k) for k in checks.AVATAR_TENSORS}, staging / tensor_files.NAMES[0])
+        save_file(plain, staging / tensor_files.NAMES[1])
         (staging / "manifest.json").write_text(document + "\n", encoding="utf-8")
         # mkdtemp and safetensors make files private; the serving pod runs as another user.
         staging.chmod(0o755)

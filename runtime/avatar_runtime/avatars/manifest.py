@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final
 
+from avatar_contracts import labels
 from avatar_runtime import errors
 from avatar_runtime.avatars import field_rules, masks
 
@@ -29,8 +30,6 @@ MAX_SIDE: Final = 8192
 MAX_FRAMES: Final = 100_000
 """Frames of an avatar at most: over an hour at 25 fps."""
 MAX_FPS: Final = 120
-MAX_DISCLOSURE: Final = 100
-"""Characters of the visible label at most: one line of a picture."""
 _MAX_MANIFEST_BYTES: Final = 1 << 20
 _SCHEMA_2_FIELDS: Final = (
     "consent", "disclosure", "source", "face_resize", "cheek_width", "background",
@@ -180,7 +179,7 @@ def check(manifest: Manifest) -> None:
 _RULES: Final[Mapping[str, field_rules.Rule]] = {
     "schema": (lambda value: value in SCHEMAS, "1 or 2"),
     "model_version": field_rules.choice(VERSIONS),
-    "vae_hash": field_rules.text(128, least=1),
+    "vae_hash": field_rules.text(128),
     "fps": field_rules.integer(1, MAX_FPS),
     "width": field_rules.integer(16, MAX_SIDE),
     "height": field_rules.integer(16, MAX_SIDE),
@@ -195,7 +194,7 @@ _RULES: Final[Mapping[str, field_rules.Rule]] = {
     "pixels": field_rules.choice(PIXELS),
     "tools": (field_rules.is_text_mapping, "an object of text values"),
     "consent": (field_rules.is_note, f"text of at most {field_rules.MAX_TEXT} characters"),
-    "disclosure": field_rules.text(MAX_DISCLOSURE),
+    "disclosure": field_rules.text(labels.MAX_DISCLOSURE),
     "source": (
         lambda value: isinstance(value, Mapping) and field_rules.is_plain(value),
         "an object of plain JSON values",

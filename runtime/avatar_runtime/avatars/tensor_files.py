@@ -16,7 +16,19 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+NAMES: Final = ("avatar.safetensors", "pixels.safetensors")
+"""The files of an avatar beside `manifest.json`."""
+
+Signature = tuple[tuple[int, int, int] | None, ...]
+"""Inode, time of the last change and size of each file of an avatar; `None` if it is missing."""
+
 _MAX_HEADER_BYTES: Final = 1 << 20  # of safetensors: ten tensors need less than 1 KiB
+
+
+def signature(folder: Path) -> Signature | None:
+    """Return a value that changes with the files of an avatar; `None` without a manifest."""
+    found = tuple(_stamp(folder / name) for name in ("manifest.json", *NAMES))
+    return None if found[0] is None else found
 
 
 def check_file(folder: Path, name: str) -> None:
@@ -74,3 +86,11 @@ def load(folder: Path, name: str) -> dict[str, NDArray[Any]]:
         return load_file(folder / name)
     except (OSError, SafetensorError) as error:
         raise errors.AssetError(str(folder), f"{name} is unreadable: {error}") from error
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size

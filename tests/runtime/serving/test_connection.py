@@ -73,7 +73,7 @@ async def test_silence_never_waits_for_a_batch(serve: Serve) -> None:
             assert done["response"]["status"] == "completed"
             served.engine.gate.set()
             await one.until("response.done")
-        assert {r.avatar for batch in served.engine.batches for r in batch} == {"anna"}
+        assert {r.avatar for batch in served.engine.batches for r in batch} == {"anna@hash"}
 
 
 async def test_a_failure_of_silent_frames_fails_their_response(serve: Serve) -> None:
@@ -117,7 +117,10 @@ async def test_sessions_share_batches(serve: Serve, make_engine: Callable[..., F
         await asyncio.gather(one.until("response.done"), two.until("response.done"))
         mixed = [{r.session for r in batch} for batch in served.engine.batches]
         assert any(len(sessions) == 2 for sessions in mixed)
-        assert {r.avatar for batch in served.engine.batches for r in batch} == {"anna", "ben"}
+        assert {r.avatar for batch in served.engine.batches for r in batch} == {
+            "anna@hash",
+            "ben@hash",
+        }
         assert max(len(batch) for batch in served.engine.batches) <= 8
 
 

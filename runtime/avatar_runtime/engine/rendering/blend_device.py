@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from concurrent.futures import Executor
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from avatar_runtime.avatars.cache import Avatar
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _WEIGHTS_BYTES: Final = 64 << 20  # of resize weights: those of a box side of 300 take 300 KiB
 
 FrameKey = tuple[str, int]
-"""An avatar and one of its stored frames."""
+"""Key of an avatar and one of its stored frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +108,7 @@ class Composer:
 
         The work is queued; the call waits for it only if a stored frame is not cached.
         """
-        keys = [self._key(request) for request in batch]
-        frames = self._cached(keys, faces.shape[1])
+        frames = self._cached([self._place(request) for request in batch], faces.shape[1])
         shapes = [(request.height, request.width) for request in batch]
         total = sum(3 * h * w for h, w in shapes)
         composed = Composed(torch.empty(total, dtype=torch.uint8, device=self._device), shapes)
@@ -129,31 +129,32 @@ class Composer:
         self._frames.clear()
         self._weights.clear()
 
-    def _key(self, request: FrameRequest) -> FrameKey:
-        frames = self._avatars[request.avatar].manifest.frames
-        return request.avatar, cache.fold(request.source_frame, frames)
+    def _place(self, request: FrameRequest) -> tuple[Avatar, int]:
+        """Return the avatar of a request and the stored frame."""
+        avatar = self._avatars[request.avatar]
+        return avatar, cache.fold(request.source_frame, avatar.manifest.frames)
 
-    def _cached(self, keys: Sequence[FrameKey], crop: int) -> list[_DeviceFrame]:
+    def _cached(self, places: Sequence[tuple[Avatar, int]], crop: int) -> list[_DeviceFrame]:
         """Return the frames of a batch; the files of missing ones are decoded in parallel."""
-        missing = [key for key in dict.fromkeys(keys) if key not in self._frames]
-        decode = [self._avatars[name].decode for name, _ in missing]
-        images = self._pool.map(lambda read, key: read(key[1]), decode, missing)
+        # By key: an avatar that is replaced under the same name has other frames.
+        keys = [(avatar.info.key, index) for avatar, index in places]
+        by_key = dict(zip(keys, places, strict=True))
+        missing = [key for key in by_key if key not in self._frames]
+        images = self._pool.map(lambda key: by_key[key][0].decode(key[1]), missing)
         decoded = dict(zip(missing, images, strict=True))
         # In a dict of the batch, since the batch may have more frames than the cache can hold.
         frames: dict[FrameKey, _DeviceFrame] = {}
-        for key in keys:
-            if key not in frames:
-                frames[key] = self._frames.get(key, partial(self._upload, key, decoded, crop))
+        for key, (avatar, index) in by_key.items():
+            upload = partial(self._upload, avatar, index, decoded.get(key), crop)
+            frames[key] = self._frames.get(key, upload)
         return [frames[key] for key in keys]
 
     def _upload(
-        self,
-        key: FrameKey,
-        decoded: Mapping[FrameKey, np.ndarray[tuple[int, ...], np.dtype[np.uint8]]],
-        crop: int,
+        self, avatar: Avatar, index: int, image: NDArray[np.uint8] | None, crop: int
     ) -> _DeviceFrame:
-        avatar, index = self._avatars[key[0]], key[1]
-        image = decoded[key] if key in decoded else avatar.decode(index)
+        """Copy a frame to the device; `image` is `None` if it was evicted since it was missed."""
+        if image is None:
+            image = avatar.decode(index)
         source = torch.from_numpy(image).to(self._device)
         if not avatar.valid(index):
             nothing = torch.empty(0, 0, 1, dtype=torch.int32, device=self._device)

@@ -19,7 +19,7 @@ CACHE_BYTES: Final = 32 * MIB
 """A thousand JPEG images of the usual size: the timelines of a few avatars."""
 
 Key = tuple[str, int, int, int, int]
-"""Avatar, stored frame, width, height and quality."""
+"""Key of the avatar, stored frame, width, height and quality."""
 
 
 class IdleFrames:
@@ -39,5 +39,5 @@ class IdleFrames:
             image = idle_pictures.decode(avatar, index)
             return blend_host.encode_jpeg(image, request.width, request.height, request.quality)
 
-        key = (request.avatar, index, request.width, request.height, request.quality)
+        key = (avatar.info.key, index, request.width, request.height, request.quality)
         return Frame(request, self._jpegs.get(key, encode))

@@ -88,7 +88,7 @@ def test_a_closing_mouth_is_blended_with_its_opacity(
     anna: cache.Avatar, composer: blend_device.Composer, mouth: float
 ) -> None:
     face = _faces(2)[1]
-    (frame,) = composer._cached([("anna", 0)], 128)
+    (frame,) = composer._cached([(anna, 0)], 128)
     made = frame.source.clone()
     blend_device.blend(made, frame, torch.from_numpy(face), mouth)
 
@@ -186,3 +186,28 @@ def test_frames_are_cached_on_the_device_up_to_the_limit(
     assert torch.equal(first, small)  # a batch larger than the cache is whole all the same
     roomy.clear()
     assert roomy.used_bytes == 0
+
+
+@torch.inference_mode()
+def test_an_avatar_replaced_under_its_name_has_its_own_cached_frames(
+    anna: cache.Avatar, request_of: Callable[..., FrameRequest]
+) -> None:
+    class Replaced(cache.Avatar):
+        def __init__(self) -> None:
+            self.__dict__.update(anna.__dict__)
+            self.info = replace(anna.info, content_hash="f" * 64)
+
+        def decode(self, index: int) -> NDArray[np.uint8]:
+            return np.zeros_like(anna.decode(index))
+
+    avatars = {"old": anna, "new": Replaced()}
+    faces = torch.from_numpy(_faces(2)[:1])
+    with ThreadPoolExecutor(1) as pool:
+        composer = blend_device.Composer(avatars, torch.device("cpu"), pool, 1 << 24)
+        old, new = (
+            composer.compose([request_of(_WINDOW, avatar=name)], faces).views()[0]
+            for name in ("old", "new")
+        )
+
+    assert old[:20].float().mean() > 50
+    assert new[:20].max() == 0
