@@ -82,7 +82,8 @@ class VoiceActivityGate:
         if floor is None or not self._quiet <= floor[-1] <= _LOUDEST_NOISE:
             return True, HOLD_STEPS
         limits = np.maximum(floor, self._least_floor) * noise.RATIOS
-        return bool((bands >= limits).any()), HOLD_STEPS_IN_NOISE
+        hold = HOLD_STEPS_IN_NOISE if floor[-1] >= self._closing_level else HOLD_STEPS
+        return bool((bands >= limits).any()), hold
 
     def _close(self, hold: int) -> bool:
         self._silent_steps += 1

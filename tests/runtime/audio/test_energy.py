@@ -84,6 +84,7 @@ sounds = st.lists(
 
 @given(levels=sounds, own=st.sampled_from([2, 3, 5]))
 @example(levels=[LOUD], own=2)
+@example(levels=[LOUD] * 93 + [QUIET] * 14, own=2)  # a steady tone that ends
 def test_no_speech_is_cut_and_long_silence_is_idle(levels: list[float], own: int) -> None:
     for frame, share in enumerate(_shares(levels, own)):
         first = frame * own
