@@ -109,17 +109,23 @@ class Avatar:
         stored: NDArray[np.uint8] = self._pixels[begin:end]
         return stored
 
-    def idle_file(self, index: int) -> NDArray[np.uint8]:
-        """Return the picture that is shown in silence as a file, `(bytes,) uint8`.
+    def has_idle(self, index: int) -> bool:
+        """Whether the preparation drew a picture with the mouth closed for a stored frame."""
+        if self._idle_offsets is None or not self.valid(index):
+            return False
+        return bool(self._idle_offsets[index + 1] > self._idle_offsets[index])
 
-        It is the source picture, unless the preparation drew one with the mouth closed.
+    def idle_file(self, index: int) -> NDArray[np.uint8]:
+        """Return the file of the picture that is shown in silence, `(bytes,) uint8`.
+
+        It is the source picture, unless `has_idle`: then only the pixels under the blend mask
+        are drawn, and `idle_pictures.decode` puts them into the source picture.
         """
-        if self._idle_pixels is not None and self._idle_offsets is not None:
-            begin, end = self._idle_offsets[index : index + 2]
-            if end > begin:
-                drawn: NDArray[np.uint8] = self._idle_pixels[begin:end]
-                return drawn
-        return self.file(index)
+        if self._idle_pixels is None or self._idle_offsets is None or not self.has_idle(index):
+            return self.file(index)
+        begin, end = self._idle_offsets[index : index + 2]
+        drawn: NDArray[np.uint8] = self._idle_pixels[begin:end]
+        return drawn
 
     def decode(self, index: int) -> NDArray[np.uint8]:
         """Return a stored frame like `frame`, without caching it.

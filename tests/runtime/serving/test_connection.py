@@ -54,12 +54,12 @@ async def test_silent_frames_need_no_batch_and_keep_their_times(serve: Serve) ->
         assert [frame["frame_index"] for frame in frames] == list(range(35))
         assert [frame["pts_ms"] for frame in frames] == [40 * i for i in range(35)]
         silent = [i for i, f in enumerate(frames) if base64.b64decode(f["delta"]) == STILL]
-        assert silent == [*range(16, 23), 34]  # the tail of the filter lasts one step
+        assert silent == [*range(17, 23), 34]  # the tail of the filter lasts one step
         drawn = [r.frame_index for batch in served.engine.batches for r in batch]
         assert sorted([*drawn, *silent]) == list(range(35))
         text = served.runtime.metrics.render().decode()
-        assert 'avatar_runtime_frames_total{kind="drawn"} 27.0' in text
-        assert 'avatar_runtime_frames_total{kind="silent"} 8.0' in text
+        assert 'avatar_runtime_frames_total{kind="drawn"} 28.0' in text
+        assert 'avatar_runtime_frames_total{kind="silent"} 7.0' in text
 
 
 async def test_silence_never_waits_for_a_batch(serve: Serve) -> None:

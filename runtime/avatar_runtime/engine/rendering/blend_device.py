@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import torch
 
-from avatar_runtime.avatars import cache, masks
+from avatar_runtime.avatars import cache, idle_pictures, masks
 from avatar_runtime.engine.rendering import resize
 from avatar_runtime.engine.rendering.lru import LRUCache
 
@@ -68,10 +68,13 @@ class _DeviceFrame:
     """`(h, c) float32`: resizes rows of the face to rows of the bounding box."""
     column_weights: Tensor
     """`(c, w) float32`: resizes columns of the face to columns of the bounding box."""
+    idle: Tensor | None = None
+    """`(h, w, 3) uint8`: the bounding box in silence; `None` if that is the source picture."""
 
     @property
     def nbytes(self) -> int:
-        return self.source.nbytes + self.mask.nbytes
+        idle = 0 if self.idle is None else self.idle.nbytes
+        return self.source.nbytes + self.mask.nbytes + idle
 
 
 class Composer:
@@ -161,14 +164,23 @@ class Composer:
         rows, columns = slice(inner.y1, inner.y2), slice(inner.x1, inner.x2)
         inner_mask = np.ascontiguousarray(mask[rows, columns, None], np.int32)
         method = resize.FACE[avatar.face_resize]
+        frame_rows = slice(box.y1 + rows.start, box.y1 + rows.stop)
+        frame_columns = slice(box.x1 + columns.start, box.x1 + columns.stop)
         return _DeviceFrame(
             source=source,
-            rows=slice(box.y1 + rows.start, box.y1 + rows.stop),
-            columns=slice(box.x1 + columns.start, box.x1 + columns.stop),
+            rows=frame_rows,
+            columns=frame_columns,
             mask=torch.from_numpy(inner_mask).to(self._device),
             row_weights=self._resize_weights(crop, box.height, method)[rows],
             column_weights=self._resize_weights(crop, box.width, method)[columns].T,
+            idle=self._idle(avatar, index, frame_rows, frame_columns),
         )
+
+    def _idle(self, avatar: Avatar, index: int, rows: slice, columns: slice) -> Tensor | None:
+        if not avatar.has_idle(index):
+            return None
+        shown = np.ascontiguousarray(idle_pictures.decode(avatar, index)[rows, columns])
+        return torch.from_numpy(shown).to(self._device)
 
     def _resized(self, image: Tensor, height: int, width: int) -> Tensor:
         """Return an image in another size, filtered as in `blend_host.encode_jpeg`."""
@@ -189,15 +201,19 @@ class Composer:
 def blend(image: Tensor, frame: _DeviceFrame, face: Tensor, opacity: float = 1.0) -> None:
     """Blend a face into an image of a frame, in the bounding box of its mask.
 
-    `opacity`, 0 to 1, scales the mask. An empty mask changes nothing: the frame has no face.
+    `opacity`, 0 to 1, is the weight of this picture over the idle picture. An empty mask changes
+    nothing: the frame has no face.
     """
     if not frame.mask.numel():
         return
     planes = frame.row_weights @ face.permute(2, 0, 1).float() @ frame.column_weights
     above = planes.round_().clamp_(0, 255).to(torch.int32).permute(1, 2, 0)
     weight = frame.mask
-    if opacity < 1:
+    if opacity < 1 and frame.idle is None:
         weight = (weight * opacity).round_().to(torch.int32)
     below = image[frame.rows, frame.columns]
-    mixed = above * weight + below.to(torch.int32) * (255 - weight) + 127
-    below.copy_(mixed // 255)
+    mixed = (above * weight + below.to(torch.int32) * (255 - weight) + 127) // 255
+    if opacity < 1 and frame.idle is not None:
+        share = round(opacity * 255)
+        mixed = (mixed * share + frame.idle.to(torch.int32) * (255 - share) + 127) // 255
+    below.copy_(mixed)
