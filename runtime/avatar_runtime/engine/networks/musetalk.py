@@ -11,7 +11,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from avatar_runtime import errors
-from avatar_runtime.engine.networks import taesd, unet, vae, weights, whisper
+from avatar_runtime.engine.networks import taesd, unet, vae, weight_files, weights, whisper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -266,7 +266,7 @@ def read_config(files: weights.ModelFolder) -> ModelConfig:
 def read_network(files: weights.ModelFolder, name: str) -> dict[str, Tensor]:
     """Return the tensors of one of `MuseTalk.networks` under our names."""
     read: dict[str, Callable[[Path], dict[str, Tensor]]] = {
-        "unet": weights.read_tensors,
+        "unet": weight_files.read,
         "vae": weights.read_vae,
         "whisper": weights.read_whisper,
         "taesd": weights.read_taesd,

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from avatar_runtime import errors
 from avatar_runtime.engine.device import VERSIONS
+from avatar_runtime.engine.networks import weight_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -33,8 +35,11 @@ MANIFEST: Final = "manifest.json"
 _VERIFIERS: Final = 2  # files hashed at once: one core hashes about as fast as one disk reads
 WHISPER_PREFIX: Final = "model.encoder."
 # Names of the first diffusers releases, which the published VAE file still carries.
-_OLD_ATTENTION: Final = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+OLD_ATTENTION: Final = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _MAX_NAMED: Final = 8  # tensors of one kind that the message names
+
+_MAX_SIZE: Final = 1 << 20
+"""Largest width or count in a configuration: far over any network, and no memory bomb."""
 
 Config = TypeVar("Config")
 
@@ -148,43 +153,55 @@ def read_config(path: Path, kind: type[Config], fixed: Mapping[str, Any]) -> Con
     if other:
         stated = "; ".join(f"{k} is {document[k]!r}, must be {v!r}" for k, v in other.items())
         raise errors.AssetError(str(path), stated)
-    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in document.items() if k in known}
+    values, faults = {}, []
+    for each in fields(kind):  # type: ignore[arg-type]
+        value = document.get(each.name, each.default)
+        value = tuple(value) if isinstance(value, list) else value
+        if not _is_like(value, each.default):
+            faults.append(f"{each.name} is {document[each.name]!r}, must be {_kind(each.default)}")
+        values[each.name] = value
+    if faults:
+        raise errors.AssetError(str(path), "; ".join(faults))
     return kind(**values)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file, or of a pickle with only tensors.
+def _is_like(value: object, default: object) -> bool:
+    """Return whether a value of a configuration has the type of the default and is possible."""
+    if isinstance(default, tuple):
+        return isinstance(value, tuple) and len(value) > 0 and all(_is_like(v, 1) for v in value)
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    if isinstance(default, float):
+        return isinstance(value, int | float) and 0 < value < math.inf
+    if isinstance(default, int):
+        return isinstance(value, int) and 0 < value <= _MAX_SIZE
+    return isinstance(value, type(default))
 
-    Raises:
-        AssetError: the file is unreadable or has other objects.
-    """
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, ValueError, SafetensorError, EOFError) as error:
-        raise errors.AssetError(str(path), f"unreadable: {error}") from error
-    except Exception as error:
-        # torch.load raises the errors of pickle, which name the forbidden type.
-        raise errors.AssetError(str(path), f"not a file of weights alone: {error}") from error
-    tensors = tensors.get("state_dict", tensors)
-    return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
+def _kind(default: object) -> str:
+    if isinstance(default, tuple):
+        return "a list of positive integers"
+    if isinstance(default, bool):
+        return "true or false"
+    if isinstance(default, float):
+        return "a positive number"
+    return "one positive integer" if isinstance(default, int) else "a text"
 
 
 def read_vae(path: Path) -> dict[str, Tensor]:
     """Return the tensors of the VAE under their current names."""
+    return _renamed(weight_files.read(path))
+
+
+def _renamed(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tensors or arrays of a VAE under their current names and in their shapes."""
     renamed = {}
-    for name, tensor in read_tensors(path).items():
+    for name, tensor in tensors.items():
         *front, layer, kind = name.split(".")
-        if "attentions" in front and layer in _OLD_ATTENTION:
+        if "attentions" in front and layer in OLD_ATTENTION:
             # Older files store these layers as 1x1 convolutions.
-            plain = tensor.flatten(1) if kind == "weight" else tensor
-            renamed[".".join([*front, _OLD_ATTENTION[layer], kind])] = plain
+            plain = tensor.reshape(tensor.shape[0], -1) if kind == "weight" else tensor
+            renamed[".".join([*front, OLD_ATTENTION[layer], kind])] = plain
         else:
             renamed[name] = tensor
     return renamed
@@ -192,7 +209,7 @@ def read_vae(path: Path) -> dict[str, Tensor]:
 
 def read_whisper(path: Path) -> dict[str, Tensor]:
     """Return the tensors of the encoder in a Whisper file."""
-    tensors = read_tensors(path)
+    tensors = weight_files.read(path)
     for prefix in (WHISPER_PREFIX, "encoder."):
         if part := {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}:
             return part
@@ -201,7 +218,7 @@ def read_whisper(path: Path) -> dict[str, Tensor]:
 
 def read_taesd(path: Path) -> dict[str, Tensor]:
     """Return the tensors of the small decoder in a TAESD file."""
-    tensors = read_tensors(path)
+    tensors = weight_files.read(path)
     return {name: t for name, t in tensors.items() if not name.startswith("encoder.")}
 
 
@@ -233,7 +250,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Load exactly these weights into the module.
 
     Raises:
-        AssetError: tensors are missing, surplus or misshaped; names them.
+        AssetError: tensors are missing, surplus, misshaped or not finite; names them.
     """
     expected = {name: tuple(t.shape) for name, t in module.state_dict().items()}
     given = {name: tuple(t.shape) for name, t in tensors.items()}
@@ -251,6 +268,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     ]
     if faults:
         raise errors.AssetError(str(path), "; ".join(faults))
+    weight_files.check_finite(tensors, path)
     module.load_state_dict(dict(tensors), assign=True)
 
 
@@ -270,7 +288,7 @@ def _vae_arrays(path: Path) -> dict[str, Any]:
         from safetensors.numpy import load_file
 
         try:
-            return dict(load_file(path))
+            return _renamed(load_file(path))
         except (OSError, SafetensorError) as error:
             raise errors.AssetError(str(path), f"unreadable: {error}") from error
     return {name: tensor.contiguous().numpy() for name, tensor in read_vae(path).items()}

@@ -20,7 +20,7 @@ _LOWER_LIP: Final = 66
 _CHIN: Final = 8
 _NOSE_ROOT: Final = 27
 _ROOT_TO_CHIN_RATIO: Final = 0.62
-"""Distance from the root of the nose to the chin, in heights of the face mesh (points 10 to 152)."""
+"""Distance from the root of the nose to the chin, in heights of the mesh (points 10 to 152)."""
 # Points with a number other than their own on the other side of the face.
 _MIRRORED_RUNS: Final = (
     *(tuple(range(17)), tuple(range(17, 27)), tuple(range(31, 36))),

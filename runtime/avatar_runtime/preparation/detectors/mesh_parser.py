@@ -61,6 +61,7 @@ def draw(face: Face, crop: Box) -> NDArray[np.uint8]:
 
 def _polygons(face: Face) -> list[tuple[NDArray[np.float32], int]]:
     """Return the polygons in drawing order; later ones cover earlier ones."""
+    tables: tuple[tuple[tuple[int, ...], int], ...]
     if face.mesh is not None:
         tables = (
             (mesh_points.OVAL, SKIN),

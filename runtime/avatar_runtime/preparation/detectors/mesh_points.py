@@ -39,7 +39,7 @@ _EYEBROWS: Final = (71, 63, 105, 66, 107, 336, 296, 334, 293, 301)
 _NOSE_LINES: Final = (168, 197, 5, 4, 75, 97, 2, 326, 305)
 _EYES: Final = (33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380)
 BOUNDING: Final = (*_JAW, *_EYEBROWS, *_NOSE_LINES, *_EYES, *OUTER_LIPS, *INNER_LIPS)
-"""The points at the places of the usual 68: jaw line from ear to ear, eyebrows, nose, eyes, lips."""
+"""The points at the places of the usual 68: jaw line, eyebrows, nose, eyes, lips."""
 _BRIDGE: Final = (195, 5)
 """Their mean lies where point 29 of the 68 lies."""
 EYE_CORNERS: Final = (33, 263)
