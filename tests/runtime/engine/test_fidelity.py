@@ -66,6 +66,20 @@ def test_the_worked_tail_ends_in_zero_vectors() -> None:
     assert steps(made[24]) == [44, 45, 46, 47, 48, 49, None, None, None, None]
 
 
+@pytest.mark.parametrize("rate", [8_000, 16_000, 24_000])
+def test_the_frames_before_a_padded_tail_see_zero_vectors_as_in_musetalk(rate: int) -> None:
+    """1.010 s: 50 whole steps and 25 frames in MuseTalk; ours pads the tail to a 26th frame."""
+    speech = Utterance(rate, 25)
+    speech.append(bytes(2 * (rate + rate // 100)))
+    speech.finish()
+    made = speech.take()
+
+    assert len(made) == 26
+    assert steps(made[23]) == [42, 43, 44, 45, 46, 47, 48, 49, None, None]
+    assert steps(made[24]) == [44, 45, 46, 47, 48, 49, None, None, None, None]
+    assert steps(made[25]) == [46, 47, 48, 49, 50, 51, None, None, None, None]
+
+
 @pytest.mark.parametrize(
     ("fps", "first"),
     # floor(50 i / fps) - 4 for i = 0 ... 5

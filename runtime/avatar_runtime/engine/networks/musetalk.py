@@ -148,13 +148,26 @@ class MuseTalk:
 
         `on_progress` is called after each tensor with the bytes moved and the total bytes.
         """
-        weights.place(self.networks().values(), device, dtype, on_progress)
-        for network in self.networks().values():
+        networks = self.networks().values()
+        weights.place(networks, device, dtype, on_progress, self._encoding_parts(device))
+        for network in networks:
             network.eval()
         self.log_mel.to(device)
         self.positions = self.positions.to(device, dtype)
         self.device, self.dtype = device, dtype
         return self
+
+    def _encoding_parts(self, device: torch.device) -> list[nn.Module]:
+        """Return the parts of the VAE that encode, if the device is the CPU.
+
+        In the channels-last layout, group normalisation on the CPU has 6 times the error of the
+        plain layout (full VAE, random weights: 1.4e-6 against 2.0e-7 of float64). Latents are made
+        once, so digits matter more than time. Serving removes these parts (`folding.fold`).
+        """
+        if device.type != "cpu":
+            return []
+        names = ("encoder", "quant_conv")
+        return [getattr(self.vae, name) for name in names if hasattr(self.vae, name)]
 
     def encode_audio(self, contexts: Sequence[NDArray[np.float32]]) -> Tensor:
         """Return `(n, positions, states, width)` features of contexts of 16 kHz samples.
@@ -199,7 +212,7 @@ class MuseTalk:
     def encode(self, crops: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return scaled latents `(n, 4, s, s)` of RGB crops `(n, 3, c, c)` in [-1, 1]."""
         with torch.inference_mode():
-            images = torch.from_numpy(crops).to(self.device, self.dtype)
+            images = torch.from_numpy(np.ascontiguousarray(crops)).to(self.device, self.dtype)
             return np.asarray(self.vae.encode(images).float().cpu().numpy())
 
 
