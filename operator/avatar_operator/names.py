@@ -140,6 +140,7 @@ class Reason(Enum):
     NODE_LEAVING = "NodeLeaving"
     DRAIN_ASKED = "DrainAsked"
     SERVICE_GONE = "ServiceGone"
+    TERMINATING = "Terminating"
     NODE_LOST = "NodeLost"
     BELOW_REAL_TIME = "BelowRealTime"
     FIELD_CONFLICT = "FieldConflict"

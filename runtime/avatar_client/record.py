@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from avatar_client import errors
+from avatar_contracts import video_label
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,10 +43,11 @@ class Recording:
     """Start of the audio on the timeline of the frames."""
 
 
-def write_mp4(responses: Sequence[Response], path: Path) -> Recording:
+def write_mp4(responses: Sequence[Response], path: Path, disclosure: str = "") -> Recording:
     """Write the responses one after another as H.264 and AAC, and return the content of the file.
 
-    A dropped frame extends the frame before it, as in a player.
+    A dropped frame extends the frame before it, as in a player. `disclosure` is drawn as a label
+    on each frame; empty for no label. The metadata says that the video is generated in any case.
 
     Raises:
         RecordingError: there are no frames to write.
@@ -56,6 +58,7 @@ def write_mp4(responses: Sequence[Response], path: Path) -> Recording:
     height, width = _decode(timed[0][1]).shape[:2]
     rate = responses[0].rate
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
+        container.metadata["comment"] = video_label.comment(disclosure)
         frame_rate = 1000 / responses[0].frame_ms
         video = container.add_stream(
             "libx264", rate=frame_rate, options={"preset": "veryfast", "crf": "20"}
@@ -67,6 +70,7 @@ def write_mp4(responses: Sequence[Response], path: Path) -> Recording:
         sound = container.add_stream("aac", rate=rate, layout="mono")
         for at_ms, frame in timed:
             image = _decode(frame)[: video.height, : video.width]
+            image = video_label.draw(image, disclosure)
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24")
             frame.pts, frame.time_base = int(at_ms * _TICKS / 1000), Fraction(1, _TICKS)
             container.mux(video.encode(frame))

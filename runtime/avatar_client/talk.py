@@ -48,7 +48,8 @@ async def run(target: session.Target, request: Request) -> Mapping[str, Any]:
         "connect_ms": round((connected - started_at) * 1000, 1),
     }
     if request.out is not None:
-        measurements |= _recorded(record.write_mp4([response], request.out), measurements)
+        recording = record.write_mp4([response], request.out, live.trace.disclosure)
+        measurements |= _recorded(recording, measurements)
     if request.sheet is not None:
         record.write_sheet([response], request.sheet)
     same_sound = bytes(response.pcm) == speech.pcm

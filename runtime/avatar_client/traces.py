@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
+from avatar_contracts import video_label
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -101,6 +103,12 @@ class Trace:
     def session_id(self) -> str:
         """Return the session's id; empty before `session.created`."""
         return str(self.session.get("id", ""))
+
+    @property
+    def disclosure(self) -> str:
+        """Return the text that says that the video is generated; empty if there is none."""
+        avatar = self.session.get("avatar")
+        return video_label.printable(avatar.get("disclosure") if isinstance(avatar, dict) else "")
 
     def receive(self, event: Mapping[str, Any], now: float) -> None:
         """Record and check one server event that arrived at `now`."""

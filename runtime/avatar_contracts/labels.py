@@ -60,6 +60,7 @@ ENV_TOKEN_FOLDER: Final = "AVATAR_TOKEN_FOLDER"
 ENV_AVATARS: Final = "AVATAR_AVATARS"
 ENV_CAPACITY: Final = "AVATAR_CAPACITY"
 ENV_DECODER: Final = "AVATAR_DECODER"
+ENV_DISCLOSURE: Final = "AVATAR_DISCLOSURE"
 ENV_DRAIN_TIMEOUT_S: Final = "AVATAR_DRAIN_TIMEOUT_S"
 ENV_FPS: Final = "AVATAR_FPS"
 ENV_GPU_CLASS: Final = "AVATAR_GPU_CLASS"
@@ -73,6 +74,9 @@ ENV_POD: Final = "AVATAR_POD"
 ENV_POD_IP: Final = "AVATAR_POD_IP"
 ENV_PRECISION: Final = "AVATAR_PRECISION"
 ENV_SERVICE: Final = "AVATAR_SERVICE"
+
+MAX_DISCLOSURE: Final = 100
+"""Characters of the label that says that a video is generated, at most: one line of a picture."""
 
 
 class LogFormat(Enum):

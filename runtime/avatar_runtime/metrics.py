@@ -80,6 +80,11 @@ class Metrics:
         self._sessions = gauge("sessions", "Connected sessions.")
         self._capacity = gauge("session_capacity", "Maximum number of sessions of this pod.")
         self._free = gauge("sessions_free", "Sessions it would accept now; 0 while it drains.")
+        self._avatars = gauge("avatars", "Avatars that clients can select.")
+        self._faulty_avatars = gauge(
+            "avatars_faulty",
+            "Avatars whose newest files are not served, because they are unusable.",
+        )
         self._batch_size = gauge("batch_size", "Frames in the largest batch that is allowed.")
         self._fill = gauge("batch_fill_ratio", "Mean fill of the batches of the last 30 s, 0 to 1.")
         self._first = self._histogram(
@@ -141,6 +146,11 @@ class Metrics:
     def show_batch_limit(self, limit: int) -> None:
         """Set the largest batch that is allowed now."""
         self._batch_size.set(limit)
+
+    def show_avatars(self, served: int, faulty: int) -> None:
+        """Set the number of avatars that clients can select, and that of unusable ones."""
+        self._avatars.set(served)
+        self._faulty_avatars.set(faulty)
 
     def count_rejection(self, reason: str) -> None:
         """Count a refused connection; codes: docs/wire-protocol.md, "Refused connections"."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 FRAME_RATES: Final = (10, 16, 20, 25)
 LOOKAHEADS_MS: Final = tuple(str(ms) for ms in range(0, 401, 40))
 _DAY_S: Final = 86_400
+_LABEL: Final = f"at most {labels.MAX_DISCLOSURE} printable characters in one line"
 _DEFAULT_DBFS: Final[int | None] = -50
 
 
@@ -55,6 +56,8 @@ class SessionSettings:
     """Seconds without a message or a frame after which a session ends."""
     drain_timeout_s: int
     """Seconds that SIGTERM waits for sessions to end."""
+    disclosure: str = ""
+    """Text that sessions report as `avatar.disclosure`; empty uses that of each avatar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +249,14 @@ def _sessions(read: Environment) -> SessionSettings:
         max_duration_s=read.integer(labels.ENV_MAX_DURATION_S, 7200, 1, _DAY_S),
         idle_timeout_s=read.integer(labels.ENV_IDLE_TIMEOUT_S, 300, 1, _DAY_S),
         drain_timeout_s=_drain_timeout_s(read),
+        disclosure=read.parsed(labels.ENV_DISCLOSURE, "", _label, _LABEL),
     )
+
+
+def _label(text: str) -> str:
+    if len(text) > labels.MAX_DISCLOSURE or not text.isprintable():
+        raise ValueError(text)
+    return text
 
 
 def _audio(read: Environment) -> AudioSettings:

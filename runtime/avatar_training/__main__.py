@@ -51,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--voice", action="append", help=f"default: {', '.join(HELD_OUT_VOICES)}")
     evaluate.add_argument("--seconds", type=float, default=60.0, help="seconds of speech per voice")
     evaluate.set_defaults(run=_evaluate)
+
+    gate = commands.add_parser("gate", help="measure the voice gate on speech over noise")
+    gate.set_defaults(run=_gate)
     return parser
 
 
@@ -90,6 +93,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         arguments.seconds,
     )
     _print(report)
+
+
+def _gate(arguments: argparse.Namespace) -> None:
+    from avatar_training import gate_evaluation
+
+    _print(gate_evaluation.evaluate())
 
 
 def _print(report: dict[str, Any]) -> None:

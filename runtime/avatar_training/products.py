@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import wave
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from avatar_runtime.avatars import geometry, masks, preparation
+from avatar_runtime.avatars import cache, geometry, masks, preparation
 from avatar_training.crops import AVATAR_FRAMES
 from avatar_training.face import draw_frame
 from avatar_training.identities import IDENTITIES
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SHIPPED: Final = ("anna", "ben")
+_CONSENT: Final = "Drawn by the project; no person is shown."
 _DEMO_VOICE: Final = Voice("en-us+f3", words_per_minute=158, pitch=52, intonation=65)
 _DEMO_RATE: Final = 24_000
 _SIDE_INSET: Final = 7
@@ -37,16 +39,17 @@ def write_avatars(
         boxes = [geometry.Box(*face_box(pose)) for pose in poses]
         regions = []
         for pose, box in zip(poses, boxes, strict=True):
-            crop = geometry.crop_box(box, FRAME, FRAME)
+            crop = geometry.crop_box(box)
             kept = np.zeros((FRAME, FRAME), np.uint8)
             inner = (
                 slice(box.y1, box.y2 - _BOTTOM_INSET),
                 slice(box.x1 + _SIDE_INSET, box.x2 - _SIDE_INSET),
             )
             kept[inner] = redrawn_region(pose)[inner]
-            region = kept[crop.y1 : crop.y2, crop.x1 : crop.x2]
+            region = masks.padded(kept, crop)
             regions.append(masks.feathered(region, box, crop))
-        preparation.write(folder / name, frames, boxes, regions, encoder)
+        manifest, tensors = preparation.prepare(frames, boxes, regions, encoder)
+        cache.write(folder / name, replace(manifest, consent=_CONSENT), tensors)
 
 
 def write_speech(file: Path) -> None:

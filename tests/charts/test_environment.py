@@ -105,6 +105,7 @@ def test_gateway_understands_what_the_chart_says(helm: Any) -> None:
                     },
                     "drainDelaySeconds": 0,
                     "trustedProxies": ["10.0.0.0/8", "fd00::1"],
+                    "resources": {"limits": {"memory": "1Gi"}},
                 },
                 "monitoring": {"openMetrics": True},
             }

@@ -100,7 +100,12 @@ CASES: dict[str, Case] = {
     "gateway-limited": (
         merged({}, metricsFrom=[MONITORING], callersFrom=[MONITORING]),
         "gateway",
-        {("TCP", 8080, "monitoring"), ("TCP", 9090, "operator"), ("TCP", 9090, "monitoring")},
+        {
+            ("TCP", 8080, "test"),
+            ("TCP", 8080, "monitoring"),
+            ("TCP", 9090, "operator"),
+            ("TCP", 9090, "monitoring"),
+        },
         DNS
         | API_SERVER
         | {("TCP", 8080, "avatar-runtime in all"), ("TCP", 9090, "avatar-runtime in all")},
@@ -182,3 +187,24 @@ def test_without_policies_the_operator_creates_none(defaults: list[dict[str, Any
     assert not [item for item in defaults if item["kind"] == "NetworkPolicy"]
     settings = avatar_operator.settings.from_env(environment(defaults, "operator"))
     assert settings.pods.network_rules is None
+
+
+def test_the_pod_of_helm_test_may_connect_to_the_port_that_it_tests(helm: Any) -> None:
+    objects = helm.template(merged({}, callersFrom=[MONITORING]))
+    (tester,) = (item for item in objects if item["kind"] == "Pod")
+    policy = next(
+        item
+        for item in objects
+        if item["kind"] == "NetworkPolicy" and item["metadata"]["name"].endswith("-gateway")
+    )
+    assert tester["metadata"]["namespace"] == policy["metadata"]["namespace"]
+    (sessions,) = (
+        rule
+        for rule in policy["spec"]["ingress"]
+        if {"protocol": "TCP", "port": 8080} in rule["ports"]
+    )
+    wanted = [
+        peer["podSelector"]["matchLabels"] for peer in sessions["from"] if "podSelector" in peer
+    ]
+    labels = tester["metadata"]["labels"].items()
+    assert any(each and each.items() <= labels for each in wanted)

@@ -199,6 +199,67 @@ CLASHING: list[tuple[str, dict[str, Any], str]] = [
         {"gateway": {"serviceAccount": {"create": False}}},
         "gateway.serviceAccount.name must be set to an existing ServiceAccount",
     ),
+    (
+        "deadline-after-the-lease",
+        {"operator": {"leaderElection": {"renewDeadlineSeconds": 4}}},
+        "operator.leaderElection.renewDeadlineSeconds is 4, must be less than 0.75 times"
+        " operator.leaderElection.leaseDurationSeconds, which is 4",
+    ),
+    (
+        "deadline-at-its-limit",
+        {"operator": {"leaderElection": {"leaseDurationSeconds": 10, "renewDeadlineSeconds": 7.5}}},
+        "renewDeadlineSeconds is 7.5, must be less than 0.75 times",
+    ),
+    (
+        "retry-after-the-deadline",
+        {"operator": {"leaderElection": {"retryPeriodSeconds": 2.5}}},
+        "operator.leaderElection.retryPeriodSeconds is 2.5, must be less than"
+        " operator.leaderElection.renewDeadlineSeconds, which is 2.5",
+    ),
+    (
+        "buffers-over-the-memory",
+        {"gateway": {"limits": {"bufferBytes": 2**28}}},
+        "gateway.limits.bufferBytes is 268435456, must be less than a third of"
+        " gateway.resources.limits.memory, which is 512Mi",
+    ),
+    (
+        "memory-under-the-buffers",
+        {"gateway": {"resources": {"limits": {"memory": "0.2G"}, "requests": {"memory": "1Mi"}}}},
+        "gateway.limits.bufferBytes is 134217728, must be less than a third of"
+        " gateway.resources.limits.memory, which is 0.2G",
+    ),
+    (
+        "memory-as-a-number",
+        {"gateway": {"resources": {"limits": {"memory": 3 * 2**27}}}},
+        "gateway.limits.bufferBytes is 134217728, must be less than a third of",
+    ),
+    (
+        "memory-that-is-no-quantity",
+        {"gateway": {"resources": {"limits": {"memory": "512MB"}}}},
+        '"512MB" is not a quantity',
+    ),
+    (
+        "request-over-the-limit",
+        {"runtime": {"defaults": {"resources": {"requests": {"cpu": 1}, "limits": {"cpu": "9m"}}}}},
+        "runtime.defaults.resources.requests.cpu is 1, must not be more than"
+        " runtime.defaults.resources.limits.cpu, which is 9m",
+    ),
+]
+
+TOGETHER: list[dict[str, Any]] = [
+    {
+        "operator": {
+            "leaderElection": {
+                "leaseDurationSeconds": 15,
+                "renewDeadlineSeconds": 10,
+                "retryPeriodSeconds": 2,
+            }
+        }
+    },
+    {"gateway": {"limits": {"bufferBytes": 2**30}, "resources": {"limits": {"memory": "4Gi"}}}},
+    {"gateway": {"limits": {"bufferBytes": 2**30}, "resources": {"limits": {"memory": None}}}},
+    {"gateway": {"limits": {"bufferBytes": 2**30}, "resources": {"limits": {"memory": "4e9"}}}},
+    {"gateway": {"limits": None}},
 ]
 
 
@@ -212,3 +273,9 @@ def test_values_that_exclude_each_other_are_refused(
     with pytest.raises(Exception) as refusal:  # noqa: PT011
         helm.template(values)
     assert sentence in str(refusal.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("values", TOGETHER)
+def test_values_that_work_together_are_accepted(helm: Any, values: dict[str, Any]) -> None:
+    assert helm.template(values)

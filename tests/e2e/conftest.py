@@ -23,13 +23,16 @@ KEY = "a-key-for-the-end-to-end-tests"
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def release(cluster: ControlPlane) -> AsyncIterator[Release]:
+async def release(
+    cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Release]:
     """Install the chart as a user would, for the whole session."""
     await cluster.helm(
         "install", "avatar", paths.REPOSITORY / "charts" / "avatar-operator",
         "--namespace", SYSTEM, "--create-namespace", "--set", f"gateway.apiKey.value={KEY}",
         "--set", "operator.resyncSeconds=10", "--set", "monitoring.openMetrics=true",
         "--set", "operator.decisionLog.enabled=true",
+        "--set", f"guard.hostPaths={{{tmp_path_factory.getbasetemp()}}}",
         # The tests call one gateway, by the address of its pod, and query its metrics.
         "--set", "gateway.replicas=1", "--set", "gateway.drainDelaySeconds=0",
         "--wait", "--timeout", "120s",

@@ -326,3 +326,31 @@ async def test_helm_does_not_call_an_impossible_service_installed(
             )
         assert f"AvatarService/{TENANT}/{name}" in str(failed.value)
         await tenant.cluster.helm("uninstall", name, "-n", TENANT)
+
+
+async def test_a_deleted_service_that_a_finalizer_keeps_says_so(tenant: SimulatedCluster) -> None:
+    await tenant.apply(TENANT, "kept", replicas=1)
+    await tenant.ready(TENANT, "kept", pods=1)
+    (pod,) = tenant.hollow_pods(TENANT, "kept")
+    await tenant.hollow_nodes.set_sessions(pod, 2)
+    await tenant.until(lambda: tenant.status(TENANT, "kept")["sessions"] == 2, "its sessions")
+    finalizers = [{"op": "add", "path": "/metadata/finalizers", "value": ["example.org/backup"]}]
+    patch = ("patch", "avs", "kept", "-n", TENANT, "--type=json")
+    await tenant.cluster.kubectl(*patch, "-p", json.dumps(finalizers))
+    await tenant.cluster.kubectl("delete", "avs", "kept", "-n", TENANT, "--wait=false")
+    await says(tenant, "kept", "Terminating")
+    keeps = "the finalizer example.org/backup keeps the service"
+    assert keeps in tenant.condition(TENANT, "kept", "Ready")["message"]
+    status = tenant.status(TENANT, "kept")
+    assert (status["state"], status["readyReplicas"], status["sessions"]) == ("Terminating", 0, 2)
+    await tenant.until(lambda: pod.draining, "its pod drains")
+    await tenant.hollow_nodes.set_sessions(pod, 0)
+    await tenant.until(lambda: not tenant.pods_of(TENANT, "kept"), "its pod has ended")
+    await tenant.until(
+        lambda: tenant.status(TENANT, "kept")["replicas"] == 0, "status without pods"
+    )
+    assert keeps in tenant.condition(TENANT, "kept", "Ready")["message"]
+    remove = json.dumps([{"op": "remove", "path": "/metadata/finalizers"}])
+    await tenant.cluster.kubectl(*patch, "-p", remove)
+    await tenant.until(lambda: (TENANT, "kept") not in tenant.services.objects, "it is gone")
+    assert tenant.hollow_nodes.deleted_with_sessions == []

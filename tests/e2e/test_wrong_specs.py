@@ -803,16 +803,14 @@ def test_service_without_spec_is_refused(api: httpx.Client) -> None:
     assert "spec: Required value" in message(api.post(SERVICES, params=DRY_RUN, json=bare))
 
 
-def test_defaults_name_the_shipped_demo(api: httpx.Client) -> None:
+def test_defaults_are_as_documented(api: httpx.Client) -> None:
     answer = api.post(SERVICES, params=DRY_RUN, json=body("AvatarService", {}))
     assert answer.json()["spec"] == {
         "model": {
             "version": "v15",
             "decoder": "sd-vae",
             "precision": "fp16",
-            "source": {"image": {"path": "/opt/avatar/models/demo"}},
         },
-        "avatarSource": {"image": {"path": "/opt/avatar/avatars"}},
         "fps": 25,
         "replicas": 1,
         "placement": {"strategy": "preferred", "whenFull": "fallThrough"},
@@ -833,6 +831,54 @@ def test_version_of_the_model_cannot_change(api: httpx.Client) -> None:
     answer = api.patch(f"{SERVICES}/pinned", params=DRY_RUN, json=patch, headers=headers)
     assert "spec.model.version" in message(answer)
     assert "spec.model.version is immutable; create a new service" in message(answer)
+
+
+NOWHERE: Final = {"replicas": 0, "placement": {"gpuClasses": ["no-such-class"]}}
+CLAIM: Final = {"persistentVolumeClaim": {"claimName": "musetalk"}}
+FOLDER: Final = {"hostPath": {"path": "/data"}}
+OWN_IMAGE: Final = {"image": {"path": "/models"}}
+STORED: Final = {  # what earlier versions of the CRD stored in each service
+    "model": {"source": {"image": {"path": "/opt/avatar/models/demo"}}},
+    "avatarSource": {"image": {"path": "/opt/avatar/avatars"}},
+}
+
+
+def sources(kind: Spec) -> Spec:
+    return {**NOWHERE, "model": {"source": kind}, "avatarSource": kind}
+
+
+@pytest.mark.parametrize("first", [{}, STORED], ids=["new", "stored-default"])
+@pytest.mark.parametrize("mode", ["server", "client"])
+async def test_another_source_can_be_applied(
+    resources: ControlPlane, first: Spec, mode: str
+) -> None:
+    name = f"sourced-{mode}-{len(first)}"
+    options = ("--server-side", "--force-conflicts") if mode == "server" else ()
+    apply = ("apply", "-n", NAMESPACE, "-f", "-", *options)
+    steps = [NOWHERE, sources(CLAIM), sources(FOLDER)]
+    if first:  # by another manager, so that no apply removes it, as with a default of the schema
+        stored = body("AvatarService", {**NOWHERE, **first}, name)
+        await resources.kubectl("create", "-n", NAMESPACE, "-f", "-", stdin=json.dumps(stored))
+    else:
+        steps += [sources(OWN_IMAGE), NOWHERE]
+    for spec in steps:
+        manifest = json.dumps(body("AvatarService", spec, name))
+        await resources.kubectl(*apply, stdin=manifest)
+        found = json.loads(await resources.kubectl("get", "-n", NAMESPACE, f"avs/{name}", "-ojson"))
+        service, wanted = parse_service(found), parse_service(json.loads(manifest))
+        assert service.model.source == wanted.model.source
+        assert service.avatar_source == wanted.avatar_source
+
+
+async def test_a_patch_can_change_the_source(resources: ControlPlane) -> None:
+    manifest = json.dumps(body("AvatarService", NOWHERE, "patched"))
+    await resources.kubectl("apply", "-n", NAMESPACE, "-f", "-", stdin=manifest)
+    patch = ("patch", "-n", NAMESPACE, "avs/patched", "--type=merge", "-p")
+    await resources.kubectl(*patch, json.dumps({"spec": sources(CLAIM)}))
+    with pytest.raises(errors.CommandFailed, match="must set the previous one to null"):
+        await resources.kubectl(*patch, json.dumps({"spec": sources(FOLDER)}))
+    without = {"persistentVolumeClaim": None}
+    await resources.kubectl(*patch, json.dumps({"spec": sources({**FOLDER, **without})}))
 
 
 async def test_scale_works_with_replicas_and_is_refused_with_autoscaling(

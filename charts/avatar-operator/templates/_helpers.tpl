@@ -217,3 +217,16 @@ egress:
 {{ toYaml . }}
 {{- end }}
 {{- end -}}
+
+{{/* The number of a Kubernetes quantity, for example of 512Mi. */}}
+{{- define "avatar.quantity" -}}
+{{- $text := toString . -}}
+{{- $number := regexFind "^[+]?([0-9]+([.][0-9]*)?|[.][0-9]+)([eE][-+]?[0-9]+)?" $text -}}
+{{- $suffix := trimPrefix $number $text -}}
+{{- $factors := dict "" 1 "n" 1e-9 "u" 1e-6 "m" 1e-3 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18
+    "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 "Ei" 1152921504606846976 -}}
+{{- if or (not $number) (not (hasKey $factors $suffix)) -}}
+{{- fail (printf "%q is not a quantity, for example 500m or 512Mi" $text) -}}
+{{- end -}}
+{{- mulf (float64 $number) (get $factors $suffix) -}}
+{{- end -}}

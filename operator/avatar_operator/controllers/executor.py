@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from functools import partial
 from typing import TYPE_CHECKING, Final, assert_never
@@ -164,7 +165,8 @@ class Executor:
         state.control_secret = ""  # no pod is created before it is known which name is ours
         keys = self._keys()
         body = control_secret(service, keys, wanted[0])
-        written = await self._api.secrets.write(body, wanted, _owner(service))
+        secrets, owner = self._api.secrets, _owner(service)
+        written = await secrets.write(body, wanted, owner, is_new=state.is_new)
         state.control_secret = written.name
         state.names_taken["Secret"] = written.taken
         state.has_secret = keys == self._keys()  # they may have changed meanwhile
@@ -202,6 +204,11 @@ class Executor:
         Returns the object as stored, and whether it was written.
         """
         namespace, wanted = service.key.namespace, ownership.candidates(name, service.uid)
+        if state.is_new:
+            with contextlib.suppress(Conflict):  # an object with this name exists
+                created = await self._api.owned.write(kind, render(wanted[0]), None)
+                state.names_taken[kind.kind] = ()
+                return created or {}, True
         choice = await self._api.owned.find(kind, namespace, wanted, _owner(service))
         state.names_taken[kind.kind] = choice.taken
         wrote = await self._api.owned.write(kind, render(choice.name), choice.stored)

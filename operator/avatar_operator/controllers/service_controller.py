@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from avatar_operator import names
 from avatar_operator.controllers import executor
 from avatar_operator.controllers.service_state import ServiceState
+from avatar_operator.core import claims
 from avatar_operator.core.autoscaling import inputs
 from avatar_operator.core.manifests import ownership
 from avatar_operator.core.planning import (
@@ -30,7 +31,7 @@ from avatar_operator.errors import ClusterError, InvalidResource
 from avatar_operator.streams.client import SILENCE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from avatar_operator.controllers.decision_log import DecisionLogWriter
     from avatar_operator.controllers.executor import Executor
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 SETTLE_S: Final = 2.0  # how long a new leader waits at most for the states of all pods
 STATES_WAIT_S: Final = 0.25  # between two checks whether the states of all pods have arrived
 FINALIZE_AGAIN_S: Final = 0.5  # before pods that changed meanwhile are deleted again
-SECRET_CHECK_S: Final = 10.0  # how long a check of the control Secret holds for new pods
+SECRET_CHECK_S: Final = 10.0  # how long a retry relies on the check of the control Secret
 HOLD_REMOVALS_S: Final = 1.0  # after the first plan of a new leader; nothing is removed before
 
 
@@ -156,11 +157,15 @@ class ServiceController:
         body = self._store.services.get(uid)
         if body is None or body.deleting:
             self._shares.record_none(uid)
-            changed = await self._executor.finalize(uid, self._orphans(uid))
+            pods = self._orphans(uid)
+            changed = await self._executor.finalize(uid, pods)
+            if body is not None:
+                await self._write_terminating(uid, body, pods)
             return FINALIZE_AGAIN_S if changed else None
         now, last_status = time.time(), body.status
         version = self._store.services.version(uid) or 0
         state = self._states.setdefault(uid, ServiceState())
+        state.is_new = service_status.is_unplanned(last_status)
         try:
             service = self._options.defaults.merged_into(parse_service(body.body))
         except InvalidResource as error:
@@ -208,6 +213,7 @@ class ServiceController:
             if any(action not in result.done for action in created):
                 self._shares.record_failure(reconcile.uid)
             raise (*result.faults, *result.outdated)[0]  # reconciled again without a change
+        state.secret_checked_at = float("-inf")
         held_s = hold_s if holds else None
         # Pods without a node stop counting without an event.
         freed_s = self._store.next_freed_s(reconcile.now) if plan.missing else None
@@ -234,7 +240,8 @@ class ServiceController:
     def _must_check_secret(self, state: ServiceState, actions: Collection[planner.Action]) -> bool:
         """Return whether the control Secret is checked before pods are created.
 
-        Without it a new pod would not start, and nobody reports a Secret that was deleted.
+        Without it a new pod would not start, and nobody reports a Secret that was deleted. The
+        retry of a reconcile that failed relies on the check of that reconcile.
         """
         if any(isinstance(each, planner.ApplyControlSecret) for each in actions):
             return False
@@ -321,6 +328,22 @@ class ServiceController:
         findings = conditions.invalid("; ".join(map(str, error.faults)))
         last_status = body.status
         status = service_status.build_invalid(body.generation, findings, last_status, now)
+        await self._executor.write_status(uid, body.key, version, last_status, status, state)
+
+    async def _write_terminating(
+        self, uid: str, body: ServiceBody, pods: Sequence[RuntimePod]
+    ) -> None:
+        """Write why the service still exists; its finalizers may keep it for long."""
+        version = self._store.services.version(uid)
+        if version is None or claims.read_claim(body.status) != self._installation:
+            return  # it is gone, or another operator may write its status
+        states = self._runtimes.states(pod.uid for pod in pods)
+        sessions = sum(state.sessions for state in states.values())
+        last_status, finalizers = body.status, body.finalizers
+        status = service_status.build_terminating(
+            body.generation, len(pods), sessions, finalizers, last_status, time.time()
+        )
+        state = self._states.setdefault(uid, ServiceState())
         await self._executor.write_status(uid, body.key, version, last_status, status, state)
 
     def _orphans(self, uid: str) -> tuple[RuntimePod, ...]:

@@ -20,6 +20,9 @@ class ServiceState:
     written_at: float = float("-inf")
     """When the status was written last, in seconds of the loop's clock."""
 
+    is_new: bool = False
+    """Whether no status was written after a plan: nothing of the service exists yet, as a rule."""
+
     has_secret: bool = False
     """Whether the control Secret was checked since the last resync."""
 

@@ -10,13 +10,14 @@ have this right (docs/decisions/0026-keys-and-rights.md).
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from avatar_operator import names
 from avatar_operator.core.resources.fields import Fields
-from avatar_operator.errors import NameTaken, NotFound, Refused
+from avatar_operator.errors import Conflict, NameTaken, NotFound, Refused
 from avatar_operator.kube.connection import JSON_PATCH
 
 if TYPE_CHECKING:
@@ -50,8 +51,12 @@ class UnreadSecrets:
     def __init__(self, send: Send) -> None:
         self._send = send
 
-    async def write(self, rendered: Body, candidates: Sequence[str], service: Owner) -> Written:
+    async def write(
+        self, rendered: Body, candidates: Sequence[str], service: Owner, *, is_new: bool = False
+    ) -> Written:
         """Write the Secret of a service under the first name that it can have.
+
+        For a new service the Secret is created without a check whether it exists.
 
         The own Secret is used even if a name before it has become free, because pods mount it. A
         Secret of an earlier service of the same name is not reported: it is about to be deleted.
@@ -60,8 +65,11 @@ class UnreadSecrets:
             NameTaken: Secrets of others have all these names.
             Conflict: another Secret got the name meanwhile.
         """
-        metadata = Fields(rendered.get("metadata"), "", [])
-        namespace = metadata.text("namespace")
+        namespace = Fields(rendered.get("metadata"), "", []).text("namespace")
+        if is_new:
+            with contextlib.suppress(Conflict):  # a Secret with this name exists
+                await self._create(rendered, namespace, candidates[0])
+                return Written(candidates[0], (), changed=True)
         free = ""
         taken: list[str] = []
         for name in candidates:
@@ -78,9 +86,12 @@ class UnreadSecrets:
                 return Written(name, tuple(taken), changed)
         if not free:
             raise NameTaken("Secret", namespace, candidates)
-        named = {**rendered, "metadata": {**_mapping(rendered["metadata"]), "name": free}}
-        await self._send("POST", _path(namespace), body=named, query=_MANAGER)
+        await self._create(rendered, namespace, free)
         return Written(free, tuple(taken), changed=True)
+
+    async def _create(self, rendered: Body, namespace: str, name: str) -> None:
+        named = {**rendered, "metadata": {**_mapping(rendered["metadata"]), "name": name}}
+        await self._send("POST", _path(namespace), body=named, query=_MANAGER)
 
     async def add_owner(self, namespace: str, name: str, uid: str, owner: Body) -> None:
         """Add an owner to the Secret of the service with this UID: it exists as long as the owner.

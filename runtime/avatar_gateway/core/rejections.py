@@ -28,6 +28,7 @@ class RejectionMapping:
 
 _RETRY: Final = (("Retry-After", str(RETRY_AFTER_S)),)
 _MAPPINGS: Final[Mapping[str, RejectionMapping]] = {
+    "invalid_handshake": RejectionMapping(400, None),
     "invalid_query": RejectionMapping(400, 1008),
     "key_in_url": RejectionMapping(400, 1008),
     "unauthenticated": RejectionMapping(401, 4401, (("WWW-Authenticate", "Bearer"),)),

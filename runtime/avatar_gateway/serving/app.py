@@ -135,6 +135,12 @@ class Gateway:
     def _check(self, request: web.Request, query: Query) -> requests.SessionRequest:
         if not upgrade.is_upgrade(request):
             raise errors.Rejection("upgrade_required", "this address accepts only WebSocket")
+        if not upgrade.has_valid_key(request):
+            raise errors.Rejection(
+                "invalid_handshake",
+                "the header Sec-WebSocket-Key must occur once and be 16 bytes in base64",
+                param="Sec-WebSocket-Key",
+            )
         for name in ("Sec-WebSocket-Protocol", *_FORWARDED_HEADERS):
             if not all(value.isascii() for value in request.headers.getall(name, [])):
                 raise errors.Rejection(

@@ -35,6 +35,8 @@ client receives the pod's close reason.
 _PAUSE_BYTES: Final = 64 * 1024
 """Unread bytes at which the connection stops reading from the network."""
 _BUDGET_POLL_S: Final = 0.05
+_SLOWED_CHECK_S: Final = 1.0
+"""How often a side that is slowed down is asked whether it is still there."""
 _CLOSE_TIMEOUT_S: Final = 5.0
 """How long a side may take to answer a close frame."""
 _TCP_CLOSE, _TCP_CLOSE_WAIT = 7, 8
@@ -77,6 +79,8 @@ class Peer:
         self._early_frames = 0
         self._early_limit: int | None = None
         self._is_reading = True
+        self._is_slowed = False
+        self._slowed_check: asyncio.TimerHandle | None = None
         self._is_lost = False
         self._is_mid_frame = False
         self._has_closed = False
@@ -86,6 +90,11 @@ class Peer:
         self._heard_at = self._loop.time()
         self._heartbeat = self._loop.call_later(HEARTBEAT_S, self._check_alive)
         budget.update(self, 0)
+
+    @property
+    def is_lost(self) -> bool:
+        """Return whether the connection has ended; what arrived before can still be read."""
+        return self._is_lost
 
     # aiohttp calls these two methods; it takes the object for a WebSocket parser.
 
@@ -103,6 +112,8 @@ class Peer:
         """Take note that the connection ended."""
         self._is_lost = True
         self._heartbeat.cancel()
+        if self._slowed_check is not None:
+            self._slowed_check.cancel()
         self._budget.remove(self)
         self._arrived.set()
 
@@ -244,6 +255,21 @@ class Peer:
         if self._is_reading:
             self._is_reading = False
             self._protocol.pause_reading()
+        self._is_slowed = True
+        if self._slowed_check is None and not self._is_lost:
+            self._slowed_check = self._loop.call_later(_SLOWED_CHECK_S, self._check_slowed)
+
+    def _check_slowed(self) -> None:
+        """Find out whether a side is gone whose bytes arrive faster than they are read.
+
+        Its end follows the bytes that its system and this one hold, which may take minutes to read.
+        But the system of a side that is gone answers a ping with a reset.
+        """
+        self._slowed_check = None
+        if self._is_slowed and not self._abort_if_gone():
+            self._is_slowed = not self._is_reading
+            self.send(Opcode.PING, b"")
+            self._slowed_check = self._loop.call_later(_SLOWED_CHECK_S, self._check_slowed)
 
     def _write(self, data: bytes) -> None:
         if self._transport.is_closing():

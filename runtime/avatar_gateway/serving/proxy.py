@@ -76,7 +76,7 @@ async def _forward(source: Peer, sink: Peer, side: Side, rate: Rate) -> End:
         if segment.close is not None:
             return End(side, segment.close.code, segment.close.reason)
         delay = limit.delay(loop.time(), segment.frames, len(segment.forward))
-        if delay > _DELAY_S:
+        if delay > _DELAY_S and not source.is_lost:  # nothing more follows from a lost one
             await asyncio.sleep(delay)
         elif segment.has_more:
             await asyncio.sleep(0)  # other connections get their turn

@@ -31,15 +31,20 @@ def offered_subprotocols(request: web.Request) -> Sequence[str]:
 
 
 def is_upgrade(request: web.Request) -> bool:
-    """Return whether a request is a valid WebSocket handshake."""
+    """Return whether a request asks for a WebSocket of the version that the gateway speaks."""
     headers = request.headers
     connection = {word.strip().lower() for word in headers.get("Connection", "").split(",")}
     return (
         headers.get("Upgrade", "").strip().lower() == "websocket"
         and "upgrade" in connection
         and headers.get("Sec-WebSocket-Version") == "13"
-        and _KEY.fullmatch(headers.get("Sec-WebSocket-Key", "")) is not None
     )
+
+
+def has_valid_key(request: web.Request) -> bool:
+    """Return whether a handshake contains exactly one key, of 16 bytes in base64."""
+    keys = request.headers.getall("Sec-WebSocket-Key", [])
+    return len(keys) == 1 and _KEY.fullmatch(keys[0].strip()) is not None
 
 
 def stop_reading(request: web.Request) -> None:

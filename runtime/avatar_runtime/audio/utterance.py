@@ -65,7 +65,9 @@ class Utterance:
         self._context_steps = context_s * STEPS_PER_S
         self._resampler = resampling.Resampler(rate)
         level = options.silence_dbfs
-        self._mouth = None if level is None else energy.MouthEnvelope(level)
+        self._mouth: energy.MouthEnvelope | None = None
+        if level is not None:
+            self._mouth = energy.MouthEnvelope(energy.VoiceActivityGate(level))
         self._odd = b""  # the first byte of a sample that is split between two messages
         self._samples = 0
         self._finished = False

@@ -10,68 +10,34 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import cv2
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from avatar_runtime import errors
+from avatar_runtime.avatars import checks, tensor_files
 from avatar_runtime.avatars.geometry import Box
+from avatar_runtime.avatars.manifest import SCHEMA, AvatarInfo, Manifest
+from avatar_runtime.avatars.manifest import check as check_manifest
+from avatar_runtime.avatars.manifest import read as read_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-SCHEMA: Final = 1
-PIXELS: Final = ("jpeg", "png")
-_TENSORS: Final = ("latents", "boxes", "crop_boxes", "masks", "mask_offsets", "valid")
+__all__ = ["SCHEMA", "Avatar", "AvatarInfo", "Manifest"]
+
+MAX_AVATARS: Final = 1000
+"""Avatars that are read from one folder at most."""
+_NAME: Final = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,252}")
 _DECODED_BYTES: Final = 128 << 20  # of decoded frames that an avatar caches
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
-    """The inputs and tools of an avatar; `manifest.json` without the content hash."""
-
-    model_version: str
-    """`v1` or `v15`: weights and face boxes differ."""
-    vae_hash: str
-    """Hash of the VAE that made the latents; must equal that of the served model."""
-    fps: int
-    width: int
-    height: int
-    frames: int
-    crop_size: int
-    """Side of the square that the model generates, pixels."""
-    bbox_shift: int = 0
-    extra_margin: int = 10
-    mask_mode: str = "jaw"
-    blur_ratio: float = 0.1
-    upper_boundary_ratio: float = 0.5
-    invalid_frames: tuple[int, ...] = ()
-    pixels: str = "jpeg"
-    """How the source frames are stored: `jpeg` or `png`, one file after the other."""
-    tools: Mapping[str, str] = field(default_factory=dict)
-    """Versions of the libraries that made the avatar."""
-    schema: int = SCHEMA
-
-
-@dataclass(frozen=True, slots=True)
-class AvatarInfo:
-    """What a session needs to know of an avatar."""
-
-    name: str
-    width: int
-    height: int
-    fps: int
-    frames: int
-    content_hash: str
 
 
 def fold(position: int, frames: int) -> int:
@@ -92,7 +58,13 @@ class Avatar:
         self.name = name
         self.manifest = manifest
         self.info = AvatarInfo(
-            name, manifest.width, manifest.height, manifest.fps, manifest.frames, content_hash
+            name,
+            manifest.width,
+            manifest.height,
+            manifest.fps,
+            manifest.frames,
+            content_hash,
+            manifest.disclosure,
         )
         self.latents: NDArray[np.float16] = tensors["latents"]
         """`(n, 8, s, s) float16`: masked latent, then reference latent."""
@@ -100,9 +72,24 @@ class Avatar:
         self._crops = [Box(*map(int, row)) for row in tensors["crop_boxes"]]
         self._masks, self._mask_offsets = tensors["masks"], tensors["mask_offsets"]
         self._pixels, self._pixel_offsets = tensors["pixels"], tensors["pixel_offsets"]
+        self._idle_pixels = tensors.get("idle_pixels")
+        self._idle_offsets = tensors.get("idle_offsets")
+        self._valid = tensors["valid"]
         frame_bytes = 3 * manifest.width * manifest.height
         cached = functools.lru_cache(max(1, _DECODED_BYTES // frame_bytes))
         self._decoded: Callable[[int], NDArray[np.uint8]] = cached(self._decode_read_only)
+
+    @property
+    def face_resize(self) -> str:
+        """How the generated face is resized to the face box: `bilinear` or `lanczos`."""
+        return self.manifest.face_resize
+
+    def valid(self, index: int) -> bool:
+        """Whether a stored frame has a face; without one its source picture is shown.
+
+        The boxes and the mask of a frame without a face have no meaning and may be empty.
+        """
+        return bool(self._valid[index])
 
     def box(self, index: int) -> Box:
         """Return the face box of a stored frame."""
@@ -122,9 +109,34 @@ class Avatar:
         stored: NDArray[np.uint8] = self._pixels[begin:end]
         return stored
 
+    def has_idle(self, index: int) -> bool:
+        """Whether the preparation drew a picture with the mouth closed for a stored frame."""
+        if self._idle_offsets is None or not self.valid(index):
+            return False
+        return bool(self._idle_offsets[index + 1] > self._idle_offsets[index])
+
+    def idle_file(self, index: int) -> NDArray[np.uint8]:
+        """Return the file of the picture that is shown in silence, `(bytes,) uint8`.
+
+        It is the source picture, unless `has_idle`: then only the pixels under the blend mask
+        are drawn, and `idle_pictures.decode` puts them into the source picture.
+        """
+        if self._idle_pixels is None or self._idle_offsets is None or not self.has_idle(index):
+            return self.file(index)
+        begin, end = self._idle_offsets[index : index + 2]
+        drawn: NDArray[np.uint8] = self._idle_pixels[begin:end]
+        return drawn
+
     def decode(self, index: int) -> NDArray[np.uint8]:
-        """Return a stored frame like `frame`, without caching it."""
-        return np.asarray(cv2.imdecode(self.file(index), cv2.IMREAD_COLOR), np.uint8)
+        """Return a stored frame like `frame`, without caching it.
+
+        Raises:
+            AssetError: the file cannot be decoded; its header was checked when it was read.
+        """
+        image = cv2.imdecode(self.file(index), cv2.IMREAD_COLOR)
+        if image is None:
+            raise errors.AssetError(self.name, f"frame {index}: the picture cannot be decoded")
+        return np.asarray(image, np.uint8)
 
     def frame(self, index: int) -> NDArray[np.uint8]:
         """Return a stored frame, `(height, width, 3) uint8` BGR, read only."""
@@ -137,37 +149,51 @@ class Avatar:
 
 
 def read(folder: Path) -> Avatar:
-    """Read one avatar and verify its content hash.
+    """Read one avatar, check it wholly and verify its content hash.
 
     Raises:
-        AssetError: the folder is unreadable or incomplete, or does not match its hash.
+        AssetError: the folder is unreadable or incomplete, a value in it is wrong, or it does not
+            match its hash.
     """
-    content_hash, manifest = _read_manifest(folder)
+    for name in ("manifest.json", *tensor_files.NAMES):
+        tensor_files.check_file(folder, name)
+    content_hash, manifest = read_manifest(folder)
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for name in tensor_files.NAMES:
+        found |= tensor_files.read_layout(folder, name)
     tensors: dict[str, Any] = {}
-    for name in ("avatar.safetensors", "pixels.safetensors"):
-        try:
-            tensors |= load_file(folder / name)
-        except (OSError, SafetensorError) as error:
-            raise errors.AssetError(str(folder), f"{name} is unreadable: {error}") from error
-    _check_tensors(folder, manifest, tensors)
-    if (found := hash_content(manifest, tensors)) != content_hash:
-        fault = f"content_hash is {content_hash}, the manifest and the tensors have {found}"
+    try:
+        checks.check_layout(manifest, found)
+        for name in tensor_files.NAMES:
+            tensors |= tensor_files.load(folder, name)
+        checks.check(manifest, tensors)
+    except ValueError as error:
+        raise errors.AssetError(str(folder), str(error)) from error
+    if (computed := hash_content(manifest, tensors)) != content_hash:
+        fault = f"content_hash is {content_hash}, the manifest and the tensors have {computed}"
         raise errors.AssetError(str(folder), fault)
     return Avatar(folder.name, manifest, content_hash, tensors)
 
 
+def names(folder: Path) -> list[str]:
+    """Return the names of the avatars of a folder, at most `MAX_AVATARS`, in their order.
+
+    Folders whose name starts with a dot are not avatars: `write` uses them.
+    """
+    found = (path.parent.name for path in folder.glob("*/manifest.json"))
+    return sorted(name for name in found if _NAME.fullmatch(name))[:MAX_AVATARS]
+
+
 def read_all(
-    folder: Path, names: Sequence[str] | None = None
+    folder: Path, selected: Sequence[str] | None = None
 ) -> tuple[dict[str, Avatar], dict[str, errors.AssetError]]:
-    """Read the named avatars, or all of the folder; return the usable ones and the faults.
+    """Read the selected avatars, or all of the folder; return the usable ones and the faults.
 
     An unusable avatar does not prevent the others from being served.
     """
     usable: dict[str, Avatar] = {}
     faults: dict[str, errors.AssetError] = {}
-    if names is None:
-        names = sorted(path.parent.name for path in folder.glob("*/manifest.json"))
-    for name in names:
+    for name in names(folder) if selected is None else selected:
         try:
             usable[name] = read(folder / name)
         except errors.AssetError as fault:
@@ -175,8 +201,17 @@ def read_all(
     return usable, faults
 
 
-def check_model(avatar: Avatar, folder: Path, *, model_version: str, vae_hash: str) -> None:
+def check_model(
+    avatar: Avatar,
+    folder: Path,
+    *,
+    model_version: str,
+    vae_hash: str,
+    latent_size: int | None = None,
+) -> None:
     """Check that the served model prepared an avatar.
+
+    `latent_size` is the side of the latents that the model takes; `None` does not check it.
 
     Raises:
         AssetError: another model prepared it; names both values.
@@ -187,34 +222,44 @@ def check_model(avatar: Avatar, folder: Path, *, model_version: str, vae_hash: s
         if found != value:
             fault = f"{key} is {found}, the served model has {value}"
             raise errors.AssetError(str(folder), fault)
+    side = avatar.latents.shape[-1]
+    if latent_size is not None and side != latent_size:
+        fault = (
+            f"the latents are {side} x {side}, the served model has {latent_size} x {latent_size}"
+        )
+        raise errors.AssetError(str(folder), fault)
 
 
 def write(folder: Path, manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> str:
     """Write the folder of an avatar with one rename and return its content hash.
 
-    `tensors` are those of the class `Avatar`: `latents`, `boxes`, `crop_boxes`, `masks`,
-    `mask_offsets`, `valid`, `pixels`, `pixel_offsets`.
+    `tensors` are `checks.AVATAR_TENSORS`, `PIXEL_TENSORS`, and `IDLE_TENSORS` or none of these.
+    A reader sees the old folder, the new one, or for a moment none, never a mixture.
+
+    Raises:
+        AssetError: a field or a tensor is wrong, so that `read` would refuse the avatar.
     """
-    _check_tensors(folder, manifest, tensors)
+    try:
+        check_manifest(manifest)
+        checks.check(manifest, tensors)
+    except ValueError as error:
+        raise errors.AssetError(str(folder), str(error)) from error
     content_hash = hash_content(manifest, tensors)
     document = json.dumps(
-        {"content_hash": content_hash, **asdict(manifest)}, indent=2, sort_keys=True
+        {"content_hash": content_hash, **manifest.canonical()}, indent=2, sort_keys=True
     )
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         plain = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
-        save_file({k: plain[k] for k in _TENSORS}, staging / "avatar.safetensors")
-        pixels = {k: plain[k] for k in ("pixels", "pixel_offsets")}
-        save_file(pixels, staging / "pixels.safetensors")
+        save_file({k: plain.pop(k) for k in checks.AVATAR_TENSORS}, staging / tensor_files.NAMES[0])
+        save_file(plain, staging / tensor_files.NAMES[1])
         (staging / "manifest.json").write_text(document + "\n", encoding="utf-8")
         # mkdtemp and safetensors make files private; the serving pod runs as another user.
         staging.chmod(0o755)
         for path in staging.iterdir():
             path.chmod(0o644)
-        if folder.exists():
-            shutil.rmtree(folder)
-        staging.rename(folder)
+        _replace(folder, staging)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return content_hash
@@ -224,7 +269,7 @@ def hash_content(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> str
     """Return the SHA-256 of the canonical manifest and every tensor, in name order."""
     digest = hashlib.sha256()
     canonical = json.dumps(
-        asdict(manifest), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        manifest.canonical(), sort_keys=True, separators=(",", ":"), ensure_ascii=False
     )
     digest.update(canonical.encode())
     for name in sorted(tensors):
@@ -240,38 +285,14 @@ def pack(parts: list[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], NDArray[np.
     return np.concatenate([part.ravel() for part in parts]), offsets
 
 
-def _read_manifest(folder: Path) -> tuple[str, Manifest]:
+def _replace(folder: Path, staging: Path) -> None:
+    """Give a staged folder its name; the folder that has the name is removed."""
+    if not folder.exists():
+        staging.rename(folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
     try:
-        document = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        content_hash = str(document.pop("content_hash"))
-        document["invalid_frames"] = tuple(document.get("invalid_frames", ()))
-        manifest = Manifest(**document)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise errors.AssetError(str(folder), f"manifest.json is unreadable: {error}") from error
-    if manifest.schema != SCHEMA:
-        fault = f"schema is {manifest.schema}, this runtime reads {SCHEMA}"
-        raise errors.AssetError(str(folder), fault)
-    if manifest.pixels not in PIXELS:
-        fault = f"pixels is {manifest.pixels!r}, must be one of {', '.join(PIXELS)}"
-        raise errors.AssetError(str(folder), fault)
-    return content_hash, manifest
-
-
-def _check_tensors(folder: Path, manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> None:
-    n = manifest.frames
-    lengths = dict.fromkeys(_TENSORS, n) | {"mask_offsets": n + 1, "pixel_offsets": n + 1}
-    faults = [f"tensor {name} is missing" for name in (*lengths, "pixels") if name not in tensors]
-    faults += [
-        f"tensor {name} has {len(tensors[name])} entries, must have {length}"
-        for name, length in lengths.items()
-        if name in tensors and name != "masks" and len(tensors[name]) != length
-    ]
-    if not faults:
-        faults = [
-            f"frame {i} has the face box {row.tolist()}, must lie inside "
-            f"{manifest.width}x{manifest.height}"
-            for i, row in enumerate(tensors["boxes"])
-            if not Box(*map(int, row)).fits(manifest.width, manifest.height)
-        ]
-    if faults:
-        raise errors.AssetError(str(folder), "; ".join(faults))
+        folder.rename(old / folder.name)
+        staging.rename(folder)
+    finally:
+        shutil.rmtree(old, ignore_errors=True)

@@ -22,11 +22,14 @@ _SKIN: Final = 1
 _MOUTH_AND_LIPS: Final = (11, 12, 13)
 _NECK: Final = 14
 # Mode `jaw`, in pixels of the parsed square.
-_CONE: Final = 33
+_JAW_KERNEL: Final = 33
+_CONE_TOP: Final = 10  # row of the tip
+_CONE_BOTTOM: Final = 20  # row from which the kernel keeps its width of 21
 _CHEEK_KERNEL: Final = (35, 3)
 _CHEEK_EROSIONS: Final = 2
-CHEEK_WIDTH: Final = 80
-"""Distance from the middle beyond which `jaw` treats a column as cheek: 80 to 90 in MuseTalk."""
+CHEEK_WIDTH: Final = 90
+"""Distance from the middle at which `jaw` begins to treat a column as cheek: that of MuseTalk."""
+_NOSE: Final = 10
 
 
 def feathered(
@@ -40,13 +43,14 @@ def feathered(
     """Return the blend mask of a crop box, `(h, w) uint8`, 255 where only the new face shows.
 
     `region` is the face region of the parser, in the size of the crop box. Its part inside the
-    face box and below the upper boundary is kept, then blurred.
+    face box and below the upper boundary, a share of the height of the crop box, is kept, then
+    blurred.
     """
     box = face.relative_to(crop)
-    top = box.y1 + int(box.height * upper_boundary_ratio)
+    top = max(box.y1, int(crop.height * upper_boundary_ratio))
     kept = np.zeros_like(region)
     kept[top : box.y2, box.x1 : box.x2] = region[top : box.y2, box.x1 : box.x2]
-    kernel = int(blur_ratio * crop.width) // 2 * 2 + 1
+    kernel = int(blur_ratio * crop.width // 2 * 2) + 1
     blurred = cv2.GaussianBlur(kept, (kernel, kernel), 0)
     return np.asarray(blurred, np.uint8)
 
@@ -67,17 +71,39 @@ def region(
     """Return the face region of a crop box in one of `MODES`, `(h, w) uint8`, 0 or 255 inside.
 
     `parsed` is `(512, 512) uint8`, the class of each pixel of the crop box. `jaw` dilates the
-    skin and erodes it again in the cheeks, so that a jaw that opens wider still fits; the order
-    of its steps is an assumption (docs/musetalk.md).
+    skin downwards and erodes it again in the cheeks, from `cheek_width` pixels of the parsed
+    square on, so that a jaw that opens wider still fits. The nose is never part of the region.
     """
     if mode == "jaw":
-        kept = _jaw(parsed, cheek_width) | np.isin(parsed, _MOUTH_AND_LIPS)
+        kept = _jaw(parsed, cheek_width) & (parsed != _NOSE) | np.isin(parsed, _MOUTH_AND_LIPS)
     else:
         neck = (_NECK,) if mode == "neck" else ()
         kept = np.isin(parsed, (_SKIN, *_MOUTH_AND_LIPS, *neck))
     square = kept.astype(np.uint8) * 255
-    sized = cv2.resize(square, (crop.width, crop.height), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(sized, np.uint8)
+    return _resized(square, crop.width, crop.height, "bicubic")
+
+
+def padded(frame: NDArray[np.uint8], box: geometry.Box) -> NDArray[np.uint8]:
+    """Return the part of a frame in a box, `(box.height, box.width, ...)`; black outside it.
+
+    `frame` is `(h, w) uint8` or `(h, w, 3) uint8`.
+    """
+    height, width = frame.shape[:2]
+    inside = box.clamped(width, height)
+    cut = np.zeros((box.height, box.width, *frame.shape[2:]), np.uint8)
+    if inside.width > 0 and inside.height > 0:
+        at = inside.relative_to(box)
+        cut[at.y1 : at.y2, at.x1 : at.x2] = frame[inside.y1 : inside.y2, inside.x1 : inside.x2]
+    return cut
+
+
+def parse_square(frame: NDArray[np.uint8], crop: geometry.Box) -> NDArray[np.uint8]:
+    """Return what the face parser sees of a crop box, `(512, 512, 3) uint8` BGR.
+
+    The square is padded with black outside the frame `(h, w, 3) uint8` and resized as in
+    MuseTalk.
+    """
+    return _resized(padded(frame, crop), PARSED_SIZE, PARSED_SIZE, "bilinear")
 
 
 def bounding_box(mask: NDArray[np.uint8]) -> geometry.Box:
@@ -89,17 +115,37 @@ def bounding_box(mask: NDArray[np.uint8]) -> geometry.Box:
 
 
 def _jaw(parsed: NDArray[np.uint8], cheek_width: int) -> NDArray[np.bool_]:
+    """Return the skin, dilated, and eroded from `cheek_width` columns off the middle on."""
     skin = (parsed == _SKIN).astype(np.uint8)
-    grown = cv2.dilate(skin, _cone())
+    grown = cv2.dilate(skin, _jaw_kernel())
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, _CHEEK_KERNEL)
     narrowed = cv2.erode(grown, kernel, iterations=_CHEEK_EROSIONS)
     columns = np.arange(parsed.shape[1])
-    is_cheek = np.abs(columns - parsed.shape[1] // 2) > cheek_width
+    is_cheek = np.abs(columns - parsed.shape[1] // 2) >= cheek_width
     return np.asarray(np.where(is_cheek, narrowed, grown) > 0)
 
 
-def _cone() -> NDArray[np.uint8]:
-    """Return a triangle with its tip in the middle of the top row and the bottom row full."""
-    middle = _CONE // 2
-    rows, columns = np.indices((_CONE, _CONE))
-    return (np.abs(columns - middle) <= rows // 2).astype(np.uint8)
+def _jaw_kernel() -> NDArray[np.uint8]:
+    """Return the 33x33 kernel: 10 empty rows, rows of width 1, 3, ... 21, 12 rows of width 21."""
+    rows, columns = np.indices((_JAW_KERNEL, _JAW_KERNEL))
+    reach = np.minimum(rows, _CONE_BOTTOM) - _CONE_TOP
+    return (np.abs(columns - _JAW_KERNEL // 2) <= reach).astype(np.uint8)
+
+
+def _resized(image: NDArray[np.uint8], width: int, height: int, mode: str) -> NDArray[np.uint8]:
+    """Return an image resized as Pillow does, which MuseTalk uses here.
+
+    Unlike OpenCV's filters, these take the mean of the source pixels where they shrink. `mode` is
+    `bilinear` or `bicubic`; torch is imported here, since serving does not need this module's
+    parser functions.
+    """
+    import torch
+    from torch.nn import functional
+
+    planes = torch.from_numpy(np.atleast_3d(image)).permute(2, 0, 1)[None]
+    sized = functional.interpolate(
+        planes, (height, width), mode=mode, align_corners=False, antialias=True
+    )
+    return np.ascontiguousarray(sized[0].permute(1, 2, 0).numpy()).reshape(
+        height, width, *image.shape[2:]
+    )

@@ -21,7 +21,7 @@ class FrameRequest:
     deadline: float
     """When the frame is due, seconds on the monotonic clock of the caller."""
     avatar: str
-    """Name of the prepared avatar."""
+    """Key of the version of the avatar (`AvatarInfo.key`), or its name for the current version."""
     source_frame: int
     """Position on the endless timeline of the avatar; `avatars.cache.fold` maps it to a frame."""
     window: AudioWindow

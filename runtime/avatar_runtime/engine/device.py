@@ -62,6 +62,8 @@ class ModelInfo:
     """Seconds of audio in one context of the audio encoder."""
     variant: str
     """Version, decoder and precision, as GPU profiles name them: `v15/sd-vae/fp16`."""
+    latent_size: int | None = None
+    """Side of the latents of a frame; `None` if the device does not know it."""
 
 
 @dataclass(frozen=True, slots=True)

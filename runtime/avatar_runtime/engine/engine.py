@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from avatar_runtime import errors
 from avatar_runtime.engine import calibration, loading
+from avatar_runtime.engine.avatar_table import AvatarTable
 from avatar_runtime.engine.pipeline import Pipeline
 from avatar_runtime.engine.recovery import RecoveringDevice, none_if_out_of_memory
 from avatar_runtime.engine.rendering import idle_frames
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from avatar_runtime.avatars.cache import AvatarInfo
@@ -76,10 +77,14 @@ class Engine:
         # A thread of its own: an idle frame does not wait for a batch.
         self._idle_thread = ThreadPoolExecutor(1, "idle-frames")
         self._idle_frames = idle_frames.IdleFrames({}, 0)
+        # A thread of its own: frames do not wait while an avatar is read and checked.
+        self._avatar_thread = ThreadPoolExecutor(1, "avatars")
+        self._folder: loading.AvatarFolder | None = None
+        self._table = AvatarTable({})
         self._batches = self._frames = 0
         self._model: ModelInfo | None = None
         self.avatars: Mapping[str, AvatarInfo] = {}
-        """Avatars that requests may name; set by `start`."""
+        """Current version of each avatar by name; set by `start` and `refresh_avatars`."""
         self.curve: Curve | None = None
         """The curve of the device; measured by `start`."""
 
@@ -152,6 +157,32 @@ class Engine:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._idle_thread, self._encode_idle_frames, requests)
 
+    async def refresh_avatars(self, in_use: Callable[[], Collection[str]]) -> bool:
+        """Read the avatars that were added, changed or removed since the last call.
+
+        Requests may name a version that was replaced or removed as long as `in_use`, which is
+        called on the event loop, returns its key. Returns whether `avatars` has changed.
+
+        Raises:
+            EngineError: the engine is not started.
+        """
+        folder = self._folder
+        if folder is None:
+            raise errors.EngineError("the engine is not started")
+        loop = asyncio.get_running_loop()
+        avatars = await loop.run_in_executor(self._avatar_thread, folder.refresh)
+        before = self.avatars
+        self._table.publish(avatars)
+        self.avatars = self._table.infos()
+        if dropped := self._table.drop_unused(in_use()):
+            _log.info("avatar versions dropped keys=%s", ",".join(dropped))
+        return before != self.avatars
+
+    @property
+    def avatar_faults(self) -> int:
+        """Number of avatars whose newest files are not served, because they are unusable."""
+        return 0 if self._folder is None else len(self._folder.faults)
+
     def memory(self) -> Memory:
         """Return what the device reports."""
         return self.device.memory()
@@ -170,6 +201,7 @@ class Engine:
             await self._on_thread(self._close)
         self._thread.shutdown()
         self._idle_thread.shutdown()
+        self._avatar_thread.shutdown()
 
     def _on_thread(self, work: Callable[[], Result]) -> asyncio.Future[Result]:
         return asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -189,7 +221,7 @@ class Engine:
 
     def _check_avatars(self, requests: Sequence[FrameRequest]) -> None:
         for request in requests:
-            if request.avatar not in self.avatars:
+            if request.avatar not in self._table and request.avatar not in self.avatars:
                 loaded = ", ".join(sorted(self.avatars))
                 problem = f"avatar {request.avatar!r} is not loaded, loaded are: {loaded}"
                 raise errors.EngineError(problem)
@@ -205,16 +237,17 @@ class Engine:
         began = time.perf_counter()
         model = self._recovering.with_retries(lambda: self.device.load(self._model_dir), 0)
         loaded = time.perf_counter()
-        avatars = loading.read_avatars(self._avatars_dir, self._names, model)
-        self._recovering.with_retries(lambda: self.device.serve(avatars), 0)
+        self._folder = loading.AvatarFolder(self._avatars_dir, self._names, model)
+        self._table = table = AvatarTable(self._folder.start())
+        self._recovering.with_retries(lambda: self.device.serve(table), 0)
         self._model = model
-        self._idle_frames = idle_frames.IdleFrames(avatars, idle_frames.CACHE_BYTES)
-        self.avatars = {name: avatar.info for name, avatar in avatars.items()}
+        self._idle_frames = idle_frames.IdleFrames(table, idle_frames.CACHE_BYTES)
+        self.avatars = table.infos()
         self.curve = self.device.curve() or self._measure(model)
         ended = time.perf_counter()
         _log.info(
             "engine started device=%s model=%s avatars=%d load_s=%.2f warm_up_s=%.2f",
-            self.device.name, model.variant, len(avatars), loaded - began, ended - loaded,
+            self.device.name, model.variant, len(self.avatars), loaded - began, ended - loaded,
         )  # fmt: skip
 
     def _measure(self, model: ModelInfo) -> Curve:

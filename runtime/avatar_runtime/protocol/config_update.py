@@ -30,6 +30,7 @@ _FIELDS_WITHOUT_EFFECT: Final = (
     "ice_servers",
     "output_audit_audio",
 )
+_READ_ONLY: Final = ("fps", "samples_per_frame", "disclosure")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +103,9 @@ class ConfigUpdate:
             raise fields.error(code, name, message, current.describe())
 
     def _avatar(self, avatar: StrictFields) -> None:
-        for name in avatar.unknown((*_AVATAR, *_FIELDS_WITHOUT_EFFECT, "fps", "samples_per_frame")):
+        for name in avatar.unknown((*_AVATAR, *_FIELDS_WITHOUT_EFFECT, *_READ_ONLY)):
             raise avatar.invalid(name, supported(_AVATAR), list(_AVATAR))
-        self._ignore_read_only(avatar, self._read_only.avatar(self.config.format))
+        self._ignore_read_only(avatar, self._read_only.avatar(self.config))
         for name in _FIELDS_WITHOUT_EFFECT:
             if name in avatar:
                 param = avatar.path(name)

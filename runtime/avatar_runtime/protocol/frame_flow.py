@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Generic
 
 from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.pacing import Pacer
-from avatar_runtime.protocol.session_config import Overrun
+from avatar_runtime.protocol.session_config import Overrun, source_position
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,8 +34,9 @@ class FrameDue(Generic[W]):
     deadline: float
     """When the frame is due, monotonic seconds."""
     avatar: str
+    """`Character.engine_name` of the avatar."""
     source_frame: int
-    """Position in the avatar's source video, frames."""
+    """Position in the avatar's source video, in frames of that video."""
     window: W
     quality: int
     """JPEG quality, 1 to 100."""
@@ -71,8 +72,10 @@ class FrameFlow(Generic[W]):
                 epoch=epoch,
                 frame_index=index,
                 deadline=deadline,
-                avatar=config.character.name,
-                source_frame=turn.first_source_frame + index,
+                avatar=config.character.engine_name,
+                source_frame=source_position(
+                    turn.first_source_frame + index, self._fps, config.character.fps
+                ),
                 window=turn.request_next(now),
                 quality=config.quality,
                 width=width,

@@ -101,7 +101,10 @@ class Session(Generic[W]):
         open_utterance: Callable[[AudioFormat], Utterance[W]],
         now: float,
     ) -> None:
-        """`characters` are the avatars that the client can select, by name."""
+        """`characters` are the avatars that the client can select, by name.
+
+        The caller may change the mapping later; the session keeps the character that it has.
+        """
         self.id = read_only.id
         self.closing: Close | None = None
         self._characters = characters
@@ -137,6 +140,11 @@ class Session(Generic[W]):
     def is_speaking(self) -> bool:
         """Whether a response is active."""
         return self._speech.is_active
+
+    @property
+    def avatar(self) -> str:
+        """The avatar of the next frames, as frame requests name it."""
+        return self._speech.config.character.engine_name
 
     @property
     def allows_dropping(self) -> bool:

@@ -35,6 +35,25 @@ class Character:
     name: str
     width: int
     height: int
+    fps: int = 25
+    """Frames per second of the source video."""
+    key: str = ""
+    """Names this version of the avatar to the engine; empty for the current one of the name."""
+    disclosure: str = ""
+    """Text for a visible label that says that the video is generated; empty for no label."""
+
+    @property
+    def engine_name(self) -> str:
+        """The name of the avatar in frame requests."""
+        return self.key or self.name
+
+
+def source_position(position: int, fps: int, source_fps: int) -> int:
+    """Return the frame of the source video at a position of the timeline of a session.
+
+    `position` counts frames of `fps` per second, the result frames of `source_fps` per second.
+    """
+    return position * source_fps // fps
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +113,7 @@ class SessionConfig:
                     "overrun": self.overrun.value,
                 },
                 "drive": {"start": self.start.value},
-                **read_only.avatar(self.format),
+                **read_only.avatar(self),
             },
         }
 
@@ -118,6 +137,12 @@ class ReadOnlyFields:
             "expires_at": self.expires_at,
         }
 
-    def avatar(self, audio: AudioFormat) -> dict[str, object]:
-        """Return the read-only fields inside `avatar`."""
-        return {"fps": self.fps, "samples_per_frame": audio.samples_per_frame(self.fps)}
+    def avatar(self, config: SessionConfig) -> dict[str, object]:
+        """Return the read-only fields inside `avatar`; `disclosure` only if there is a text."""
+        fields: dict[str, object] = {
+            "fps": self.fps,
+            "samples_per_frame": config.format.samples_per_frame(self.fps),
+        }
+        if config.character.disclosure:
+            fields["disclosure"] = config.character.disclosure
+        return fields

@@ -59,9 +59,11 @@ def check(request: SessionRequest, service: str, avatars: Collection[str]) -> st
         message = f"model is {shown(model)}, this pod serves {service}"
         raise Rejection(404, 4404, "model_not_found", message, param="model", value=shown(model))
     avatar = request.query.get("avatar")
-    if avatar is not None and avatar not in avatars:
+    if avatar not in avatars and (avatar is not None or not avatars):
         names = sorted(avatars)
         message = f"avatar is {shown(avatar)}; {supported(names)}"
+        if not avatars:
+            message = "this pod has no avatar: the folders of all avatars were removed"
         raise Rejection(
             404,
             4404,

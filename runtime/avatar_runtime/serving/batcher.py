@@ -79,6 +79,10 @@ class Batcher:
             entry.timer.cancel()
         self._cancel(session_id, entry.session.epoch + 1)
 
+    def avatars_in_use(self) -> set[str]:
+        """Return the avatars of all sessions, as frame requests name them."""
+        return {entry.session.avatar for entry in self._sessions.values()}
+
     def collect_due(self, session_id: str) -> None:
         """Queue the frames of a session that are due, and set a timer for the next ones."""
         entry = self._sessions.get(session_id)

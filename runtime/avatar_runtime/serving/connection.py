@@ -63,10 +63,12 @@ class Connection:
                 self._end_reason = self._end_reason or f"client left {message.get('code')}"
                 self._wake.set()
                 return
-            data = message.get("text")
-            self._session.receive(message["bytes"] if data is None else data, self._runtime.clock())
-            self._update()
-            self._wake.set()
+            text = message.get("text")
+            data = message["bytes"] if text is None else text
+            async with self._runtime.large_messages.turn(len(data)):
+                self._session.receive(data, self._runtime.clock())
+                self._update()
+                self._wake.set()
             # Many small messages may wait: let the other sessions read as well.
             await asyncio.sleep(0)
 

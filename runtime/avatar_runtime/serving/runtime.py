@@ -15,6 +15,7 @@ from avatar_runtime.protocol.session_config import Character, ReadOnlyFields, Se
 from avatar_runtime.serving.admission import SlotLimiter
 from avatar_runtime.serving.batcher import Batcher
 from avatar_runtime.serving.changes import ChangeNotifier
+from avatar_runtime.serving.large_messages import LargeMessages
 from avatar_runtime.serving.pod_tokens import PodTokens
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 LAG_PERIOD_S: Final = 0.1
 MEMORY_PERIOD_S: Final = 0.25
+AVATAR_PERIOD_S: Final = 5.0
+"""How often the folder of avatars is looked at: a new avatar is served after 5 s at most, and one
+that is removed after 10 s."""
 _CLOSE_GRACE_S: Final = 5.0  # for the close frames after the drain timeout
 _LOAD_AGE_S: Final = 0.5  # percentiles are sorted at most twice per second
 
@@ -60,6 +64,7 @@ class Runtime:
         self.slots = SlotLimiter(settings.sessions.capacity, self.changed)
         self.batcher = Batcher(engine, settings.engine.batch_size, metrics, clock, self.changed)
         self.connections: set[LiveConnection] = set()
+        self.large_messages = LargeMessages()
         self.stopping = False
         """Whether the state streams end, because the process stops."""
         self._engine = engine
@@ -84,13 +89,7 @@ class Runtime:
             EngineError: the engine cannot start.
         """
         await self._engine.start()
-        loaded = self._engine.avatars
-        names = self.settings.sessions.avatars or sorted(loaded)
-        self._characters = {
-            name: Character(name, loaded[name].width, loaded[name].height)
-            for name in names
-            if name in loaded
-        }
+        self._update_characters()
         self.metrics.watch(self._memory, self.load)
         self.slots.is_ready = True
         self.changed()
@@ -214,6 +213,29 @@ class Runtime:
             if self.slots.is_ready:
                 self.batcher.limit.update()
 
+    async def follow_avatars(self) -> None:
+        """Look at the folder of avatars every `AVATAR_PERIOD_S`, until cancelled."""
+        while True:
+            await asyncio.sleep(AVATAR_PERIOD_S)
+            if self.slots.is_ready:
+                await self.refresh_avatars()
+
+    async def refresh_avatars(self) -> None:
+        """Serve avatars that were added or changed, and offer removed ones no more.
+
+        Running sessions keep the version of the avatar that they have.
+        """
+        try:
+            changed = await self._engine.refresh_avatars(self.batcher.avatars_in_use)
+        except Exception:
+            # Sessions do not depend on it, and the next round may succeed.
+            _log.exception("avatars not refreshed")
+            return
+        self._update_characters()
+        if changed:
+            _log.info("avatars changed names=%s", ",".join(self._characters))
+            self.changed()
+
     def stop_watchers(self) -> None:
         """End the state streams, because the process stops."""
         self.stopping = True
@@ -227,6 +249,27 @@ class Runtime:
         while self.slots.sessions and self.clock() < until:
             await self.changes.wait(self.changes.count, until - self.clock())
         return self.slots.sessions == 0
+
+    def _update_characters(self) -> None:
+        """Take over the avatars of the engine; sessions see the same mapping."""
+        loaded = self._engine.avatars
+        disclosure = self.settings.sessions.disclosure
+        names = self.settings.sessions.avatars or sorted(loaded)
+        characters = {
+            name: Character(
+                name,
+                loaded[name].width,
+                loaded[name].height,
+                loaded[name].fps,
+                loaded[name].key,
+                disclosure or loaded[name].disclosure,
+            )
+            for name in names
+            if name in loaded
+        }
+        self._characters.clear()
+        self._characters.update(characters)
+        self.metrics.show_avatars(len(characters), self._engine.avatar_faults)
 
     def _memory(self) -> tuple[int, int]:
         memory = self._engine.memory()

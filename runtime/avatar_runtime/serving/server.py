@@ -122,6 +122,7 @@ async def listening(runtime: Runtime) -> AsyncIterator[Listeners]:
             group.create_task(runtime.batcher.run(), name="batcher"),
             group.create_task(runtime.measure_lag(), name="loop lag"),
             group.create_task(runtime.follow_memory(), name="device memory"),
+            group.create_task(runtime.follow_avatars(), name="avatars"),
         ]
         for server in servers:
             await server.listens.wait()

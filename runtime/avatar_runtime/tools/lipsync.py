@@ -12,10 +12,13 @@ import av
 import cv2
 import numpy as np
 
+from avatar_contracts import video_label
 from avatar_runtime import errors
 from avatar_runtime.audio import energy, resampling, utterance
 from avatar_runtime.batching.frames import FrameRequest
 from avatar_runtime.engine.engine import Engine
+from avatar_runtime.protocol.session_config import source_position
+from avatar_runtime.settings import FRAME_RATES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from avatar_runtime.engine.device import Device
 
 _DEFAULT_RATE: Final = 24_000
+_DEFAULT_FPS: Final = 25
 _QUALITY: Final = 95
 _CRF: Final = "18"
 SESSION_OPTIONS: Final = utterance.AudioOptions(silence_dbfs=energy.SPEECH_DBFS)
@@ -65,16 +69,17 @@ def run(
     )
     files = [np.frombuffer(frame.jpeg, np.uint8) for frame in frames]
     decoded = [np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR), np.uint8) for file in files]
-    write_video(out, decoded, avatar.fps, clip)
+    fps = _frame_rate(avatar)
+    write_video(out, decoded, fps, clip, avatar.disclosure)
     if frames_dir is not None:
         frames_dir.mkdir(parents=True, exist_ok=True)
         for i, image in enumerate(decoded):
             cv2.imwrite(str(frames_dir / f"{i:06d}.png"), image)
     return {
         "frames": len(frames),
-        "fps": avatar.fps,
+        "fps": fps,
         "audio_ms": 1000 * len(clip.samples) / clip.rate,
-        "video_ms": 1000 * len(frames) / avatar.fps,
+        "video_ms": 1000 * len(frames) / fps,
         "wall_s": round(time.perf_counter() - began, 3),
     }
 
@@ -102,11 +107,21 @@ def read_audio(path: Path) -> AudioClip:
     return AudioClip(np.concatenate(parts), rate)
 
 
-def write_video(path: Path, frames: Sequence[NDArray[np.uint8]], fps: int, clip: AudioClip) -> None:
-    """Write an MP4 file with H.264 and AAC; timestamps count frames and samples."""
+def write_video(
+    path: Path,
+    frames: Sequence[NDArray[np.uint8]],
+    fps: int,
+    clip: AudioClip,
+    disclosure: str = "",
+) -> None:
+    """Write an MP4 file with H.264 and AAC; timestamps count frames and samples.
+
+    `disclosure` is drawn as a label on each frame; empty for no label.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = frames[0].shape[:2]
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        container.metadata["comment"] = video_label.comment(disclosure)
         video: Any = container.add_stream("libx264", rate=fps, options={"crf": _CRF})
         # H.264 with 4:2:0 chroma subsampling needs even sides.
         video.width, video.height, video.pix_fmt = width // 2 * 2, height // 2 * 2, "yuv420p"
@@ -114,7 +129,8 @@ def write_video(path: Path, frames: Sequence[NDArray[np.uint8]], fps: int, clip:
         speech.layout = "mono"
         for i, image in enumerate(frames):
             even = np.ascontiguousarray(image[: video.height, : video.width])
-            frame = av.VideoFrame.from_ndarray(even, format="bgr24")
+            labelled = video_label.draw(even, disclosure)
+            frame = av.VideoFrame.from_ndarray(labelled, format="bgr24")
             frame.pts, frame.time_base = i, Fraction(1, fps)
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
@@ -138,7 +154,9 @@ async def _render(
     try:
         await engine.start()
         avatar = engine.avatars[avatar_dir.name]
-        speech = utterance.Utterance(clip.rate, avatar.fps, engine.model.context_s, audio_options)
+        speech = utterance.Utterance(
+            clip.rate, _frame_rate(avatar), engine.model.context_s, audio_options
+        )
         speech.append(clip.samples.astype("<i2").tobytes())
         speech.finish()
         requests = [_request(avatar, window) for window in speech.take()]
@@ -151,6 +169,11 @@ async def _render(
         await engine.stop()
 
 
+def _frame_rate(avatar: AvatarInfo) -> int:
+    """Return the frame rate of the video: that of the avatar if sessions support it."""
+    return avatar.fps if avatar.fps in FRAME_RATES else _DEFAULT_FPS
+
+
 def _request(avatar: AvatarInfo, window: AudioWindow) -> FrameRequest:
     return FrameRequest(
         session="lipsync",
@@ -158,8 +181,8 @@ def _request(avatar: AvatarInfo, window: AudioWindow) -> FrameRequest:
         epoch=0,
         frame_index=window.frame_index,
         deadline=0.0,
-        avatar=avatar.name,
-        source_frame=window.frame_index,
+        avatar=avatar.key,
+        source_frame=source_position(window.frame_index, _frame_rate(avatar), avatar.fps),
         window=window,
         quality=_QUALITY,
         width=avatar.width,

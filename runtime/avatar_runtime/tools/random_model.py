@@ -132,7 +132,7 @@ def write_avatar(folder: Path, encoder: preparation.Encoder, frames: int = 6) ->
     """Write an avatar with a drawn face that moves; return its content hash."""
     box = geometry.Box(44, 36, 148, 156)
     images = [_drawn_face(box, 2 * (i % 3)) for i in range(frames)]
-    crop = geometry.crop_box(box, 192, 192)
+    crop = geometry.crop_box(box)
     mask = masks.feathered(masks.ellipse(box, crop), box, crop)
     boxes, all_masks = [box] * frames, [mask] * frames
     return preparation.write(folder, images, boxes, all_masks, encoder, mask_mode="ellipse")

@@ -9,6 +9,7 @@ from avatar_gateway.core import rejections, routing
 @pytest.mark.parametrize(
     ("code", "status", "close", "header"),
     [
+        ("invalid_handshake", 400, None, None),
         ("invalid_query", 400, 1008, None),
         ("key_in_url", 400, 1008, None),
         ("unauthenticated", 401, 4401, ("WWW-Authenticate", "Bearer")),

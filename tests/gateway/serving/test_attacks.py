@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -283,7 +283,7 @@ FLOODS = {
 }
 _ATTACKER = """
 import socket, sys
-port, start, unit, seconds = sys.argv[1:]
+port, start, unit = sys.stdin.readline().split()
 data = bytes.fromhex(unit) * max(1, 2**17 // (len(unit) // 2))
 connection = socket.create_connection(("127.0.0.1", int(port)))
 connection.sendall(bytes.fromhex(start))
@@ -298,12 +298,15 @@ while True:
 @asynccontextmanager
 async def _flood(target: Target, unit: bytes) -> AsyncIterator[None]:
     port = str(target.process.ports[0])
-    arguments = (port, handshake().hex(), unit.hex(), "2")
     attacker = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _ATTACKER, *arguments, stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-c", _ATTACKER),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
     )
     try:
+        assert attacker.stdin is not None
         assert attacker.stdout is not None
+        attacker.stdin.write(f"{port} {handshake().hex()} {unit.hex()}\n".encode())
         assert await attacker.stdout.readline() == b"started\n"
         yield
         assert attacker.returncode is None, "the attacker lost its connection"
@@ -328,6 +331,40 @@ async def test_a_flood_on_one_session_does_not_delay_another(target: Target, uni
             await asyncio.sleep(0.02)
     assert _p99(delays) <= 0.1
     assert target.grown_mib() < 12
+
+
+async def test_eight_sessions_with_large_messages_do_not_delay_another(target: Target) -> None:
+    async def echo_the_victim(socket: Any, data: Any) -> None:
+        if data in ("victim", b"victim"):
+            await socket.send_str("victim")
+
+    target.pod.on_message = echo_the_victim
+    victim = await target.opened()
+    message = encode(Opcode.BINARY, bytes(19 * MIB), MASK)
+    async with AsyncExitStack() as floods:
+        for _ in range(8):
+            await floods.enter_async_context(_flood(target, message))
+        delays = []
+        for _ in range(200):
+            delays.append(await victim.echo())
+            await asyncio.sleep(0.02)
+    assert _p99(delays) <= 0.1
+    assert target.grown_mib() < 20
+
+
+@pytest.mark.parametrize("kind", ["ping", "pong", "empty", "one byte"])
+async def test_a_caller_that_leaves_many_frames_behind_frees_its_slot(
+    target: Target, kind: str
+) -> None:
+    async def take(_: Any, __: Any) -> None:
+        """Send nothing back: what a caller that left receives would betray it."""
+
+    target.pod.on_message = take
+    ghost = await target.opened()
+    await ghost.push(FLOODS[kind] * (4 * MIB // len(FLOODS[kind])))
+    await target.until_demand(sessions=1)
+    ghost.vanish()  # its system still holds a part of the frames, and the end of the connection
+    await target.until_demand(sessions=0)  # within 5 s
 
 
 def _p99(delays: Sequence[float]) -> float:

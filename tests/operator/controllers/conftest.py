@@ -36,6 +36,7 @@ INSTALLATION = "system/avatar-operator"
 PDBS = "/apis/policy/v1/poddisruptionbudgets"
 PDBS_OF_TENANT = "/apis/policy/v1/namespaces/acme/poddisruptionbudgets"
 SECRETS = "/api/v1/namespaces/acme/secrets"
+PODS = "/api/v1/namespaces/acme/pods"
 
 
 def _name(body: Body) -> str:
@@ -140,6 +141,8 @@ class ApiServer:
                 return web.json_response({"message": "not found"}, status=404)
             case "POST", "/api/v1/namespaces/acme/events":
                 self.events.append(body)
+            case "POST", _ if self.has(path, body["metadata"]["name"]):
+                return web.json_response({"message": "already exists"}, status=409)
             case "POST", _ if path == SECRETS:
                 self.secrets[f"{SECRETS}/{body['metadata']['name']}"] = self.stamp(body)
             case "POST", _ if path.endswith("/secrets"):
@@ -150,8 +153,6 @@ class ApiServer:
             case "POST", _ if not path.endswith("/pods"):
                 body["metadata"]["uid"] = f"uid-{body['metadata']['name']}"
                 self.others[f"{path}/{body['metadata']['name']}"] = self.stamp(body)
-            case "POST", _ if body["metadata"]["name"] in map(_name, self.strangers):
-                return web.json_response({"message": "already exists"}, status=409)
             case "POST", _:
                 body["metadata"]["uid"] = f"uid-{body['metadata']['name']}"
                 self.pods.append(self.stamp(body))
@@ -169,6 +170,12 @@ class ApiServer:
                 pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
                 return web.json_response(self.stamp({**pod, "kind": "Pod"}))
         return web.json_response(body)
+
+    def has(self, path: str, name: str) -> bool:
+        """Return whether a collection contains an object with this name."""
+        objects = {PDBS_OF_TENANT: self.pdbs, PODS: [*self.pods, *self.strangers]}
+        stored = self.secrets | self.others
+        return name in map(_name, objects.get(path, [])) or f"{path}/{name}" in stored
 
     def patch_secret(self, path: str, operations: Any) -> web.Response:
         """Apply a JSON patch of the forms that the operator sends."""

@@ -54,7 +54,9 @@ class FakeSecrets:
         self._api = api
         self.taken: tuple[str, ...] = ()
 
-    async def write(self, body: Body, candidates: Sequence[str], service: Owner) -> Written:
+    async def write(
+        self, body: Body, candidates: Sequence[str], service: Owner, *, is_new: bool
+    ) -> Written:
         self._api.record("write_secret", body, candidates, service)
         name = next(each for each in candidates if each not in self.taken)
         return Written(name, self.taken, self._api.differs)

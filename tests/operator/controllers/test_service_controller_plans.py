@@ -355,6 +355,35 @@ async def test_a_service_that_is_being_deleted_is_finalized(setup: Setup) -> Non
     assert await setup.reconcile() is None
     assert setup.fakes.finalized == [("s1", [])]
     assert setup.fakes.executed == []
+    assert setup.fakes.statuses == []  # it names no operator
+
+
+@pytest.mark.parametrize("holder", ["system/avatar-operator", "other/avatar-operator"])
+async def test_the_status_of_a_service_that_is_being_deleted_names_what_keeps_it(
+    setup: Setup, holder: str
+) -> None:
+    body = setup.make.service_body(replicas=1)
+    metadata = {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["example.org/backup"]}
+    body["metadata"].update(metadata)
+    body["status"] = {"operator": holder, "state": "Serving", "readyReplicas": 1, "gpu": "l4"}
+    setup.observe(Kind.SERVICES, body)
+    uid = setup.add_pod()
+    setup.fakes.received[uid] = setup.make.state(2)
+    assert await setup.reconcile() is None
+    assert setup.fakes.finalized == [("s1", ["p0"])]
+    if holder != "system/avatar-operator":
+        assert setup.fakes.statuses == []
+        return
+    (status,) = setup.fakes.statuses
+    numbers = [status[name] for name in ("replicas", "readyReplicas", "sessions", "capacity")]
+    assert (status["state"], numbers) == ("Terminating", [1, 0, 2, 0])
+    assert "gpu" not in status
+    ready = next(each for each in status["conditions"] if each["type"] == "Ready")
+    assert (ready["status"], ready["reason"]) == ("False", "Terminating")
+    assert ready["message"] == (
+        "the service is being deleted; 1 pod left, each ends after its sessions; "
+        "the finalizer example.org/backup keeps the service until its owner removes it"
+    )
 
 
 async def test_what_others_may_change_is_checked_once_after_a_resync(setup: Setup) -> None:

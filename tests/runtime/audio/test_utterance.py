@@ -139,12 +139,12 @@ def _heard(pcm: bytes, audio_options: utterance.AudioOptions = SESSION) -> list[
 def test_pauses_are_idle_and_the_mouth_opens_before_the_next_word() -> None:
     windows = _heard(_pcm(6400) + bytes(2 * 9600) + _pcm(6400))
 
-    assert [i for i, w in enumerate(windows) if w.silent] == [*range(15, 23), 34]
-    assert [round(w.mouth_opacity, 2) for w in windows[12:26]] == [
+    assert [i for i, w in enumerate(windows) if w.silent] == [*range(17, 23), 34]
+    assert [round(w.mouth_opacity, 2) for w in windows[14:26]] == [
         1,
         0.67,
         0.33,
-        *[0] * 8,
+        *[0] * 6,
         0.33,
         0.67,
         1,

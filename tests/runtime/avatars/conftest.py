@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from avatar_runtime.avatars import geometry, preparation
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
 
@@ -31,3 +35,15 @@ class AveragingEncoder:
 @pytest.fixture
 def encoder() -> AveragingEncoder:
     return AveragingEncoder()
+
+
+@pytest.fixture
+def spoilable(encoder: AveragingEncoder, tmp_path: Path) -> Path:
+    """Return the folder of a good avatar of 4 frames, 72x64 pixels, as JPEG."""
+    box = geometry.Box(10, 12, 40, 44)
+    noise = np.random.default_rng(1)
+    frames = [noise.integers(0, 255, (64, 72, 3), np.uint8) for _ in range(4)]
+    masks = [np.full((48, 48), 255, np.uint8)] * 4
+    folder = tmp_path / "anna"
+    preparation.write(folder, frames, [box] * 4, masks, encoder)
+    return folder

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BOX = geometry.Box(10, 12, 40, 44)
-_CROP = geometry.crop_box(_BOX, 64, 64)
+_CROP = geometry.crop_box(_BOX)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_writing_again_replaces_and_leaves_nothing_behind(
     folder: Path, encoder: preparation.Encoder
 ) -> None:
     frame = np.zeros((64, 64, 3), np.uint8)
-    mask = np.zeros((_CROP.height, _CROP.width), np.uint8)
+    mask = np.full((_CROP.height, _CROP.width), 255, np.uint8)
     preparation.write(folder, [frame], [_BOX], [mask], encoder)
 
     assert cache.read(folder).info.frames == 1
@@ -92,10 +92,13 @@ def test_a_changed_manifest_is_rejected(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reported"),
     [
-        ({"schema": 2}, "schema is 2, this runtime reads 1"),
+        ({"schema": 3}, "schema is 3, this runtime reads 1 and 2"),
         ({"pixels": "bmp"}, "pixels is 'bmp', must be one of jpeg, png"),
-        ({"surprise": 1}, "manifest.json is unreadable"),
-        ({"frames": 5}, "tensor latents has 4 entries, must have 5"),
+        ({"surprise": 1}, "field 'surprise' is not a field of schema 2"),
+        (
+            {"frames": 5},
+            "tensor latents has the shape 4 x 8 x 16 x 16, must have 5 x 8 x any x any",
+        ),
     ],
 )
 def test_an_unsupported_manifest_is_rejected(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from avatar_runtime.avatars import geometry, masks
 
 _FACE = geometry.Box(30, 30, 90, 90)
-_CROP = geometry.crop_box(_FACE, 120, 120)
+_CROP = geometry.crop_box(_FACE)
 
 
 def test_the_mask_covers_the_mouth_and_not_the_eyes() -> None:
@@ -64,29 +66,119 @@ def test_plain_modes_are_lists_of_classes(mode: str, neck: int) -> None:
     assert set(np.unique(region)) == {0, 255}
 
 
+def test_the_jaw_kernel_is_that_of_musetalk() -> None:
+    kernel = masks._jaw_kernel()
+
+    assert kernel.shape == (33, 33)
+    assert kernel.sum(axis=1).tolist() == [0] * 10 + list(range(1, 22, 2)) + [21] * 12
+    assert np.array_equal(kernel, kernel[:, ::-1])
+    assert kernel[10, 16] == 1
+
+
+def _reference_jaw(parsed: np.ndarray, cheek_width: int = 90) -> np.ndarray:
+    """Return the region pixel by pixel, from the definitions of dilation and erosion."""
+    kernel = [
+        [row - 16, column - 16]
+        for row, column in zip(*np.nonzero(masks._jaw_kernel()), strict=True)
+    ]
+    grown = np.zeros((512, 512), bool)
+    for rows, columns in kernel:
+        grown |= _moved(parsed == 1, -rows, -columns, False)
+    ellipse = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (35, 3))
+    taken = grown
+    for _ in range(2):
+        taken = np.logical_and.reduce(
+            [
+                _moved(taken, 1 - row, 17 - column, True)
+                for row, column in zip(*np.nonzero(ellipse), strict=True)
+            ]
+        )
+    cheek = np.abs(np.arange(512) - 256) >= cheek_width
+    face = np.where(cheek, taken, grown) & (parsed != 10)
+    return np.asarray(face | np.isin(parsed, (11, 12, 13)))
+
+
+def _moved(image: np.ndarray, rows: int, columns: int, outside: bool) -> np.ndarray:
+    """Return an image moved down and to the right, with `outside` beyond its edges."""
+    padded = np.pad(image, 64, constant_values=outside)
+    return padded[64 - rows : 576 - rows, 64 - columns : 576 - columns]
+
+
+@pytest.mark.slow
+def test_the_jaw_equals_the_reference_in_every_pixel() -> None:
+    made = masks.region(_parsed(), _WHOLE, "jaw")
+    assert np.array_equal(made > 0, _reference_jaw(_parsed()))
+
+
 def test_the_jaw_is_dilated_in_the_middle_and_eroded_in_the_cheeks() -> None:
     region = masks.region(_parsed(), _WHOLE, "jaw")
 
-    # The cone is 33 wide and high: above the skin it reaches 16 rows up, 16 across.
-    middle = np.flatnonzero(region[:200, 300])
-    assert middle[0] == 84
-    # Over 80 columns from the middle two erosions of 35 take 34 back from what had grown by 16.
-    row = np.flatnonzero(region[250])
-    assert (row[0], row[-1]) == (156 - 16 + 34, 356 + 16 - 34)
-    assert region[250, 256 - 80] == region[250, 256 + 80] == 255
+    # OpenCV centres the kernel on row 16: it looks 6 rows up and 16 down, so skin grows 16 rows
+    # up and 6 down. Sideways it has a width of 21.
+    middle = np.flatnonzero(region[:, 300])
+    assert (middle[0], middle[-1]) == (84, 399 + 6)
+    # Two erosions of 35 would take 34 columns back on each side; only the columns from a distance
+    # of 90 on are eroded, so the row ends at the last ones before them.
+    row = np.flatnonzero(region[150])
+    assert (row[0], row[-1]) == (256 - 89, 256 + 89)
     assert region[335, 256] == 255
 
 
+def test_the_nose_is_kept_out_of_the_jaw() -> None:
+    region = masks.region(_parsed(), _WHOLE, "jaw")
+    assert not region[200:260, 240:272].any()
+    assert region[199, 239] == region[260, 272] == 255
+
+
 def test_a_wider_middle_keeps_more_of_the_jaw() -> None:
-    narrow, wide = (masks.region(_parsed(), _WHOLE, "jaw", cheek_width=w) for w in (80, 90))
+    narrow, wide = (masks.region(_parsed(), _WHOLE, "jaw", cheek_width=w) for w in (80, 95))
     assert (wide >= narrow).all()
     assert (wide > narrow).any()
 
 
+@pytest.mark.parametrize("side", [200, 511, 700])
+def test_the_region_is_resized_as_pillow_does(side: int) -> None:
+    crop = geometry.Box(-3, 5, side - 3, side + 5)
+    region = masks.region(_parsed(), crop, "raw")
+    whole = masks.region(_parsed(), _WHOLE, "raw")
+
+    expected = np.asarray(Image.fromarray(whole).resize((side, side)))
+    assert np.abs(region.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("side", [100, 150, 600])
+def test_the_parser_sees_the_square_padded_with_black(side: int) -> None:
+    rng = np.random.default_rng(3)
+    frame = np.asarray(rng.integers(1, 256, (160, 240, 3)), np.uint8)
+    crop = geometry.Box(-20, 90, side - 20, side + 90)
+
+    canvas = Image.fromarray(frame).crop((crop.x1, crop.y1, crop.x2, crop.y2))
+    expected = np.asarray(canvas.resize((512, 512), Image.Resampling.BILINEAR))
+    square = masks.parse_square(frame, crop)
+
+    assert square.shape == (512, 512, 3)
+    assert not square[:, :10].any()
+    assert np.abs(square.astype(int) - expected).max() <= 1
+
+
+def test_a_box_outside_the_frame_is_black() -> None:
+    frame = np.full((10, 12, 3), 9, np.uint8)
+    assert not masks.padded(frame, geometry.Box(12, 0, 20, 8)).any()
+    cut = masks.padded(frame[:, :, 0], geometry.Box(-1, -2, 13, 12))
+    assert (cut.shape, int(cut.sum())) == ((14, 14), 9 * 120)
+
+
+def test_the_upper_boundary_is_a_share_of_the_crop_box() -> None:
+    region = np.full((_CROP.height, _CROP.width), 255, np.uint8)
+    mask = masks.feathered(region, _FACE, _CROP, upper_boundary_ratio=0.6, blur_ratio=0.0)
+    # The crop box is 90 pixels high and begins at 15: 54 rows of it are left out.
+    assert (int(np.flatnonzero(mask.any(axis=1))[0]), _CROP) == (54, geometry.Box(15, 15, 105, 105))
+
+
 @pytest.mark.parametrize("mode", masks.MODES)
 def test_every_mode_is_feathered_inside_any_crop_box(mode: str) -> None:
-    face = geometry.Box(10, 7, 107, 111)  # odd sides, and a crop box cut off by the picture
-    crop = geometry.crop_box(face, 140, 125)
+    face = geometry.Box(10, 7, 107, 111)  # odd sides, and a crop box that reaches outside the frame
+    crop = geometry.crop_box(face)
     region = masks.region(_parsed(), crop, mode)
     mask = masks.feathered(region, face, crop)
 

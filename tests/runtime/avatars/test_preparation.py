@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BOX = geometry.Box(20, 20, 84, 84)
-_CROP = geometry.crop_box(_BOX, 100, 100)
+_CROP = geometry.crop_box(_BOX)
 _MASK = masks.feathered(masks.ellipse(_BOX, _CROP), _BOX, _CROP)
 
 
@@ -30,7 +30,7 @@ def _prepare(encoder: preparation.Encoder) -> dict[str, NDArray[Any]]:
 
 def test_the_hole_is_minus_one_and_the_reference_is_whole(encoder: preparation.Encoder) -> None:
     _prepare(encoder)
-    masked, whole = encoder.seen[0]  # type: ignore[attr-defined]
+    masked, whole = encoder.seen[0][:2]  # type: ignore[attr-defined]
 
     assert (masked[:, 64:] == -1).all()
     assert np.array_equal(masked[:, :64], whole[:, :64])
@@ -55,6 +55,44 @@ def test_latents_are_masked_first_then_reference(encoder: preparation.Encoder) -
     assert latents.dtype == np.float16
     assert (latents[:, :4, 8:] == -1).all()
     assert (latents[:, 4:, 8:] > -1).all()
+
+
+def test_batches_of_any_size_give_the_same_latents(encoder: preparation.Encoder) -> None:
+    alone = preparation.encode_latents(_frames(), [_BOX] * 3, encoder, batch=1)
+    seen = encoder.seen  # type: ignore[attr-defined]
+    seen.clear()
+    pairs = preparation.encode_latents(iter(_frames()), iter([_BOX] * 3), encoder, batch=2)
+
+    assert [len(crops) for crops in seen] == [4, 2]  # two crops for each frame
+    assert pairs.dtype == np.float16
+    assert np.array_equal(pairs, alone)
+    assert not np.array_equal(alone[0], alone[1])
+
+
+def test_frames_without_a_face_are_in_the_tensors_and_the_manifest(
+    encoder: preparation.Encoder,
+) -> None:
+    manifest, tensors = preparation.prepare(
+        _frames(), [_BOX] * 3, [_MASK] * 3, encoder, valid=[True, False, True]
+    )
+
+    assert manifest.invalid_frames == (1,)
+    assert tensors["valid"].tolist() == [1, 0, 1]
+    assert len(tensors["latents"]) == len(tensors["boxes"]) == 3
+
+
+@pytest.mark.parametrize(("version", "stated"), [("v1", (-7, 0, "raw")), ("v15", (0, 10, "jaw"))])
+def test_the_manifest_states_the_rules_of_the_version(
+    encoder: preparation.Encoder, version: str, stated: tuple[int, int, str]
+) -> None:
+    encoder.version = version  # type: ignore[misc]
+    manifest = preparation.describe(
+        encoder, frames=1, width=8, height=8, bbox_shift=-7, tools={"detector": "1"}
+    )
+
+    assert (manifest.bbox_shift, manifest.extra_margin, manifest.mask_mode) == stated
+    assert manifest.tools["detector"] == "1"
+    assert "numpy" in manifest.tools
 
 
 def test_equal_input_gives_equal_bytes(encoder: preparation.Encoder, tmp_path: Path) -> None:

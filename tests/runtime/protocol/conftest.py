@@ -62,12 +62,13 @@ class FakeUtterance:
 class SessionDriver:
     """Drives one session as its client, its caller and its engine; a test sets the time."""
 
-    def __init__(self, limits: SessionLimits) -> None:
+    def __init__(self, limits: SessionLimits, anna: Character | None = None) -> None:
         self.now = 1000.0
+        characters = CHARACTERS if anna is None else {**CHARACTERS, "anna": anna}
         read_only = ReadOnlyFields("sess_0a", "acme/concierge", 1_800_000_000, FPS)
         self.session: Session[FakeWindow] = Session(
-            SessionConfig(CHARACTERS["anna"]),
-            CHARACTERS,
+            SessionConfig(characters["anna"]),
+            characters,
             read_only,
             limits=limits,
             open_utterance=FakeUtterance,
@@ -127,12 +128,13 @@ class SessionDriver:
 def connect() -> Connect:
     """Return a function that opens a session and takes its first two events."""
 
-    def opened(**limits: float) -> SessionDriver:
+    def opened(anna: Character | None = None, **limits: float) -> SessionDriver:
         driver = SessionDriver(
             SessionLimits(
                 max_duration_s=limits.get("max_duration_s", 7200.0),
                 idle_timeout_s=limits.get("idle_timeout_s", 300.0),
-            )
+            ),
+            anna,
         )
         kinds = [event["type"] for event in driver.pull()]
         assert kinds == ["session.created", "conversation.created"]

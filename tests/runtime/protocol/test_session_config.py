@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avatar_runtime.protocol.session_config import Character, source_position
 
 if TYPE_CHECKING:
     from tests.runtime.protocol.conftest import Connect
@@ -30,6 +34,52 @@ def test_frames_have_the_size_of_the_avatar_by_default(connect: Connect) -> None
     [updated] = driver.update(avatar={"character": "ben"})
     size = updated["session"]["avatar"]["video"]["resolution"]
     assert size == {"width": 256, "height": 320}
+
+
+@given(
+    fps=st.sampled_from([10, 16, 20, 25]),
+    source_fps=st.integers(1, 120),
+    position=st.integers(0, 10**7),
+)
+def test_the_source_video_plays_at_its_own_speed(fps: int, source_fps: int, position: int) -> None:
+    shown = source_position(position, fps, source_fps)
+    after = source_position(position + 1, fps, source_fps)
+
+    assert shown <= position * source_fps / fps < shown + 1
+    assert after - shown in {source_fps // fps, -(-source_fps // fps)}
+
+
+def test_equal_rates_show_every_frame() -> None:
+    assert [source_position(k, 25, 25) for k in range(5)] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("fps", "expected"), [(50, [0, 2, 4, 6]), (12, [0, 0, 0, 1, 1, 2])])
+def test_frames_are_taken_from_the_source_by_time(
+    connect: Connect, fps: int, expected: list[int]
+) -> None:
+    driver = connect(anna=Character("anna", 192, 192, fps=fps, key="anna@1"))
+    driver.append(bytes(1920 * 9))
+    frames = driver.due()
+
+    assert [frame.source_frame for frame in frames][: len(expected)] == expected
+    assert {frame.avatar for frame in frames} == {"anna@1"}
+
+
+def test_a_session_reports_the_disclosure_and_accepts_it_back(connect: Connect) -> None:
+    driver = connect(anna=Character("anna", 192, 192, disclosure="AI generated"))
+    [updated] = driver.update()
+    shown = updated["session"]["avatar"]
+    assert shown["disclosure"] == "AI generated"
+
+    [updated] = driver.update(avatar={"disclosure": shown["disclosure"]})
+    assert updated["type"] == "session.updated"
+
+    updated, warning = driver.update(avatar={"disclosure": "none"})
+    assert updated["session"]["avatar"]["disclosure"] == "AI generated"
+    assert warning["warning"]["param"] == "session.avatar.disclosure"
+
+    [updated] = driver.update(avatar={"character": "ben"})
+    assert "disclosure" not in updated["session"]["avatar"]
 
 
 def test_an_invalid_field_reverts_the_valid_ones_of_the_update(connect: Connect) -> None:

@@ -23,7 +23,7 @@ from avatar_runtime.serving import server
 from avatar_runtime.serving.runtime import Runtime
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from websockets.asyncio.client import ClientConnection
@@ -56,6 +56,9 @@ class FakeEngine:
     used: Memory = field(default_factory=lambda: Memory(3, 12))
     done: Statistics = field(default_factory=Statistics)
     releases: int = 0
+    avatar_faults: int = 0
+    next_avatars: dict[str, AvatarInfo] = field(default_factory=dict)
+    in_use: list[set[str]] = field(default_factory=list)
     pads: bool = False
     overlaps: bool = False
     model: ModelInfo = field(default_factory=lambda: ModelInfo("v15", "", 30, "v15/sd-vae/fp16"))
@@ -67,6 +70,7 @@ class FakeEngine:
         self.avatars = {
             name: AvatarInfo(name, 64, 64, 25, 10, "hash") for name in ("anna", "ben", "spare")
         }
+        self.next_avatars = dict(self.avatars)
 
     async def run(
         self, batch: Sequence[FrameRequest], on_free: Callable[[], None]
@@ -86,6 +90,11 @@ class FakeEngine:
         if self.failing:
             raise EngineError("no picture")
         return [Frame(request, STILL) for request in requests]
+
+    async def refresh_avatars(self, in_use: Callable[[], Collection[str]]) -> bool:
+        self.in_use.append(set(in_use()))
+        changed, self.avatars = self.next_avatars != self.avatars, dict(self.next_avatars)
+        return changed
 
     async def release(self) -> None:
         self.releases += 1

@@ -54,12 +54,12 @@ async def test_silent_frames_need_no_batch_and_keep_their_times(serve: Serve) ->
         assert [frame["frame_index"] for frame in frames] == list(range(35))
         assert [frame["pts_ms"] for frame in frames] == [40 * i for i in range(35)]
         silent = [i for i, f in enumerate(frames) if base64.b64decode(f["delta"]) == STILL]
-        assert silent == [*range(16, 23), 34]  # the tail of the filter lasts one step
+        assert silent == [*range(17, 23), 34]  # the tail of the filter lasts one step
         drawn = [r.frame_index for batch in served.engine.batches for r in batch]
         assert sorted([*drawn, *silent]) == list(range(35))
         text = served.runtime.metrics.render().decode()
-        assert 'avatar_runtime_frames_total{kind="drawn"} 27.0' in text
-        assert 'avatar_runtime_frames_total{kind="silent"} 8.0' in text
+        assert 'avatar_runtime_frames_total{kind="drawn"} 28.0' in text
+        assert 'avatar_runtime_frames_total{kind="silent"} 7.0' in text
 
 
 async def test_silence_never_waits_for_a_batch(serve: Serve) -> None:
@@ -73,7 +73,7 @@ async def test_silence_never_waits_for_a_batch(serve: Serve) -> None:
             assert done["response"]["status"] == "completed"
             served.engine.gate.set()
             await one.until("response.done")
-        assert {r.avatar for batch in served.engine.batches for r in batch} == {"anna"}
+        assert {r.avatar for batch in served.engine.batches for r in batch} == {"anna@hash"}
 
 
 async def test_a_failure_of_silent_frames_fails_their_response(serve: Serve) -> None:
@@ -117,7 +117,10 @@ async def test_sessions_share_batches(serve: Serve, make_engine: Callable[..., F
         await asyncio.gather(one.until("response.done"), two.until("response.done"))
         mixed = [{r.session for r in batch} for batch in served.engine.batches]
         assert any(len(sessions) == 2 for sessions in mixed)
-        assert {r.avatar for batch in served.engine.batches for r in batch} == {"anna", "ben"}
+        assert {r.avatar for batch in served.engine.batches for r in batch} == {
+            "anna@hash",
+            "ben@hash",
+        }
         assert max(len(batch) for batch in served.engine.batches) <= 8
 
 

@@ -12,6 +12,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from avatar_runtime.serving import connection
 from avatar_runtime.serving.connection import Connection
+from avatar_runtime.serving.large_messages import LargeMessages
 
 
 class Parts:
@@ -105,6 +106,7 @@ def connect(parts: Parts) -> Connection:
         ),
         set_speaking=parts.set_speaking,
         clock=parts.clock,
+        large_messages=LargeMessages(),
         metrics=parts,
     )
     socket: Any = parts

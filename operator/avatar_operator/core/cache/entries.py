@@ -37,6 +37,8 @@ class ServiceBody:
     deleting: bool
     body_text: bytes
     status_text: bytes
+    finalizers: tuple[str, ...] = ()
+    """What keeps a service that is being deleted."""
 
     @property
     def body(self) -> Mapping[str, object]:

@@ -200,6 +200,7 @@ class Store:
             deleting=metadata.has("deletionTimestamp"),
             body_text=to_text({"metadata": metadata_kept, "spec": body.get("spec")}),
             status_text=to_text(Fields(body, "", []).fragment("status")),
+            finalizers=metadata.texts("finalizers"),
         )
         known = self.services.get(uid)
         if not self.services.put(uid, version, service):

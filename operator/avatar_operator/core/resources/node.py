@@ -6,11 +6,13 @@ a node without GPUs.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from avatar_operator import names
 from avatar_operator.core.resources.fields import Fields, split_body
+from avatar_operator.core.resources.quantities import read_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,10 +68,9 @@ def parse_node(body: Mapping[str, object]) -> Node:
 
 
 def read_count(value: object) -> int:
-    """Return a whole number that Kubernetes may write as a string; anything else is 0."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return max(0, value)
-    return int(value) if isinstance(value, str) and value.isdecimal() else 0
+    """Return a quantity as a whole number, rounded up as Kubernetes does; anything else is 0."""
+    quantity = read_quantity(value)
+    return 0 if quantity is None else math.ceil(quantity)
 
 
 def read_resources(quantities: Mapping[str, object]) -> dict[str, int]:

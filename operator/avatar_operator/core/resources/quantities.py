@@ -17,7 +17,7 @@ PARTS: Final = ("requests", "limits")
 GPU_PREFIX: Final = "nvidia.com/"
 
 _QUANTITY: Final = re.compile(
-    r"(?P<number>[0-9]+(\.[0-9]*)?|\.[0-9]+)(?P<suffix>[KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]{1,2})?"
+    r"\+?(?P<number>[0-9]+(\.[0-9]*)?|\.[0-9]+)(?P<suffix>[KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]{1,2})?"
 )
 _BINARY: Final[dict[str, Decimal]] = {
     f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", 1)

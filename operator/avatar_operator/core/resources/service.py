@@ -292,10 +292,17 @@ def _model(fields: Fields) -> Model:
 
 
 def _source(parent: Fields, name: str, default: str) -> Source:
+    """Return a source.
+
+    An image with the default path does not count beside another kind: earlier versions of the CRD
+    stored it in every service, and there it stays when another kind is applied.
+    """
     if not parent.has(name):
         return ImageSource(default)
     fields = parent.child(name)
     kinds = [kind for kind in ("persistentVolumeClaim", "hostPath", "image") if fields.has(kind)]
+    if len(kinds) > 1 and fields.child("image").text("path") == default:
+        kinds.remove("image")
     if len(kinds) != 1:
         parent.add_rule(
             name, "exactly one of persistentVolumeClaim, hostPath and image must be set"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Final, assert_never
 
 from avatar_operator import names
 from avatar_operator.core import text
@@ -25,12 +25,34 @@ if TYPE_CHECKING:
     from avatar_operator.core.status.refusals import FailedAction
 
 
+_KUBERNETES_FINALIZERS: Final = ("foregroundDeletion", "orphan")
+"""Kubernetes removes them itself, when the pods are gone or have no owner any more."""
+
+
 def invalid(message: str) -> tuple[Finding, ...]:
     """Return the conditions of a service whose spec is invalid."""
     return (
         Finding(Condition.READY, False, Reason.INVALID_SPEC, message),
         Finding(Condition.PROGRESSING, False, Reason.INVALID_SPEC, message),
         Finding(Condition.STALLED, True, Reason.INVALID_SPEC, message),
+    )
+
+
+def terminating(pods: int, finalizers: Sequence[str]) -> tuple[Finding, ...]:
+    """Return the conditions of a service that is being deleted and still has `pods` pods."""
+    foreign = [name for name in finalizers if name not in _KUBERNETES_FINALIZERS]
+    parts = ["the service is being deleted"]
+    if pods:
+        parts.append(f"{text.count(pods, 'pod')} left, each ends after its sessions")
+    if foreign:
+        removed = "until its owner removes it" if len(foreign) == 1 else "until they are removed"
+        label = "the finalizer" if len(foreign) == 1 else "the finalizers"
+        verb = "keeps" if len(foreign) == 1 else "keep"
+        parts.append(f"{label} {text.join(foreign)} {verb} the service {removed}")
+    message = "; ".join(parts)
+    return (
+        Finding(Condition.READY, False, Reason.TERMINATING, message),
+        Finding(Condition.PROGRESSING, True, Reason.TERMINATING, message),
     )
 
 

@@ -17,6 +17,7 @@ from avatar_operator.core.manifests.objects import LONGEST_MESSAGE, pod_selector
 from avatar_operator.core.planning import planner
 from avatar_operator.core.planning.failures import to_status
 from avatar_operator.core.resources.fields import Body, Fields
+from avatar_operator.core.status import conditions
 from avatar_operator.core.status.conditions import serving
 from avatar_operator.core.text import rfc3339
 
@@ -84,6 +85,11 @@ def build(
     }
 
 
+def is_unplanned(status: Mapping[str, object]) -> bool:
+    """Return whether a status was never written after a plan; the CRD's default is -1."""
+    return status.get("observedGeneration") in (None, -1)
+
+
 def build_invalid(
     generation: int,
     findings: Sequence[Finding],
@@ -96,6 +102,31 @@ def build_invalid(
         "observedGeneration": generation,
         "conditions": timed_conditions(generation, findings, previous, now),
         "state": names.Reason.INVALID_SPEC.value,
+    }
+
+
+def build_terminating(
+    generation: int,
+    pods: int,
+    sessions: int,
+    finalizers: Sequence[str],
+    previous: Mapping[str, object],
+    now: float,
+) -> Body:
+    """Return the status of a service that is being deleted, with the pods that it still has."""
+    findings = conditions.terminating(pods, finalizers)
+    gone = ("failures", "gpu", "batch", "pools")
+    return {
+        **{name: value for name, value in previous.items() if name not in gone},
+        "observedGeneration": generation,
+        "conditions": timed_conditions(generation, findings, previous, now),
+        "state": names.Reason.TERMINATING.value,
+        "replicas": pods,
+        "readyReplicas": 0,
+        "desiredReplicas": 0,
+        "sessions": sessions,
+        "capacity": 0,
+        "freeSessions": 0,
     }
 
 

@@ -75,6 +75,7 @@ class TorchDevice:
             vae_hash=loaded.vae_hash,
             context_s=loaded.config.whisper.max_source_positions // 50,
             variant=f"{loaded.version}/{loaded.decoder}/{self.precision}",
+            latent_size=loaded.latent_size,
         )
 
     def serve(self, avatars: Mapping[str, Avatar]) -> None:

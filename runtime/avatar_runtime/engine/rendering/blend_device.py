@@ -1,8 +1,8 @@
 """Blends generated faces into the source frames of avatars, on the device that generated them.
 
 The same arithmetic as `blend_host.compose`, in torch: the face is resized with the weights of
-OpenCV and blended in integers. A pixel differs from that of the host by at most one level, and a
-pixel outside the blend mask is the source pixel.
+OpenCV and blended in integers. A pixel differs from that of the host by at most one level. A
+pixel outside the blend mask, or of a frame without a face, is the source pixel.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import torch
 
-from avatar_runtime.avatars import cache, masks
+from avatar_runtime.avatars import cache, idle_pictures, masks
 from avatar_runtime.engine.rendering import resize
 from avatar_runtime.engine.rendering.lru import LRUCache
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from concurrent.futures import Executor
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from avatar_runtime.avatars.cache import Avatar
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _WEIGHTS_BYTES: Final = 64 << 20  # of resize weights: those of a box side of 300 take 300 KiB
 
 FrameKey = tuple[str, int]
-"""An avatar and one of its stored frames."""
+"""Key of an avatar and one of its stored frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +63,18 @@ class _DeviceFrame:
     columns: slice
     """Rows and columns of the bounding box of the blend mask in `source`."""
     mask: Tensor
-    """`(h, w, 1) int32`, 0 to 255: weight of the face in the bounding box."""
+    """`(h, w, 1) int32`, 0 to 255: weight of the face in the bounding box; empty without a face."""
     row_weights: Tensor
     """`(h, c) float32`: resizes rows of the face to rows of the bounding box."""
     column_weights: Tensor
     """`(c, w) float32`: resizes columns of the face to columns of the bounding box."""
+    idle: Tensor | None = None
+    """`(h, w, 3) uint8`: the bounding box in silence; `None` if that is the source picture."""
 
     @property
     def nbytes(self) -> int:
-        return self.source.nbytes + self.mask.nbytes
+        idle = 0 if self.idle is None else self.idle.nbytes
+        return self.source.nbytes + self.mask.nbytes + idle
 
 
 class Composer:
@@ -104,8 +108,7 @@ class Composer:
 
         The work is queued; the call waits for it only if a stored frame is not cached.
         """
-        keys = [self._key(request) for request in batch]
-        frames = self._cached(keys, faces.shape[1])
+        frames = self._cached([self._place(request) for request in batch], faces.shape[1])
         shapes = [(request.height, request.width) for request in batch]
         total = sum(3 * h * w for h, w in shapes)
         composed = Composed(torch.empty(total, dtype=torch.uint8, device=self._device), shapes)
@@ -126,43 +129,58 @@ class Composer:
         self._frames.clear()
         self._weights.clear()
 
-    def _key(self, request: FrameRequest) -> FrameKey:
-        frames = self._avatars[request.avatar].manifest.frames
-        return request.avatar, cache.fold(request.source_frame, frames)
+    def _place(self, request: FrameRequest) -> tuple[Avatar, int]:
+        """Return the avatar of a request and the stored frame."""
+        avatar = self._avatars[request.avatar]
+        return avatar, cache.fold(request.source_frame, avatar.manifest.frames)
 
-    def _cached(self, keys: Sequence[FrameKey], crop: int) -> list[_DeviceFrame]:
+    def _cached(self, places: Sequence[tuple[Avatar, int]], crop: int) -> list[_DeviceFrame]:
         """Return the frames of a batch; the files of missing ones are decoded in parallel."""
-        missing = [key for key in dict.fromkeys(keys) if key not in self._frames]
-        decode = [self._avatars[name].decode for name, _ in missing]
-        images = self._pool.map(lambda read, key: read(key[1]), decode, missing)
+        # By key: an avatar that is replaced under the same name has other frames.
+        keys = [(avatar.info.key, index) for avatar, index in places]
+        by_key = dict(zip(keys, places, strict=True))
+        missing = [key for key in by_key if key not in self._frames]
+        images = self._pool.map(lambda key: by_key[key][0].decode(key[1]), missing)
         decoded = dict(zip(missing, images, strict=True))
         # In a dict of the batch, since the batch may have more frames than the cache can hold.
         frames: dict[FrameKey, _DeviceFrame] = {}
-        for key in keys:
-            if key not in frames:
-                frames[key] = self._frames.get(key, partial(self._upload, key, decoded, crop))
+        for key, (avatar, index) in by_key.items():
+            upload = partial(self._upload, avatar, index, decoded.get(key), crop)
+            frames[key] = self._frames.get(key, upload)
         return [frames[key] for key in keys]
 
     def _upload(
-        self,
-        key: FrameKey,
-        decoded: Mapping[FrameKey, np.ndarray[tuple[int, ...], np.dtype[np.uint8]]],
-        crop: int,
+        self, avatar: Avatar, index: int, image: NDArray[np.uint8] | None, crop: int
     ) -> _DeviceFrame:
-        avatar, index = self._avatars[key[0]], key[1]
-        image = decoded[key] if key in decoded else avatar.decode(index)
+        """Copy a frame to the device; `image` is `None` if it was evicted since it was missed."""
+        if image is None:
+            image = avatar.decode(index)
+        source = torch.from_numpy(image).to(self._device)
+        if not avatar.valid(index):
+            nothing = torch.empty(0, 0, 1, dtype=torch.int32, device=self._device)
+            return _DeviceFrame(source, slice(0), slice(0), nothing, nothing, nothing)
         box, mask = avatar.box(index), avatar.mask(index)
         inner = masks.bounding_box(mask)
         rows, columns = slice(inner.y1, inner.y2), slice(inner.x1, inner.x2)
         inner_mask = np.ascontiguousarray(mask[rows, columns, None], np.int32)
+        method = resize.FACE[avatar.face_resize]
+        frame_rows = slice(box.y1 + rows.start, box.y1 + rows.stop)
+        frame_columns = slice(box.x1 + columns.start, box.x1 + columns.stop)
         return _DeviceFrame(
-            source=torch.from_numpy(image).to(self._device),
-            rows=slice(box.y1 + rows.start, box.y1 + rows.stop),
-            columns=slice(box.x1 + columns.start, box.x1 + columns.stop),
+            source=source,
+            rows=frame_rows,
+            columns=frame_columns,
             mask=torch.from_numpy(inner_mask).to(self._device),
-            row_weights=self._resize_weights(crop, box.height, resize.FACE)[rows],
-            column_weights=self._resize_weights(crop, box.width, resize.FACE)[columns].T,
+            row_weights=self._resize_weights(crop, box.height, method)[rows],
+            column_weights=self._resize_weights(crop, box.width, method)[columns].T,
+            idle=self._idle(avatar, index, frame_rows, frame_columns),
         )
+
+    def _idle(self, avatar: Avatar, index: int, rows: slice, columns: slice) -> Tensor | None:
+        if not avatar.has_idle(index):
+            return None
+        shown = np.ascontiguousarray(idle_pictures.decode(avatar, index)[rows, columns])
+        return torch.from_numpy(shown).to(self._device)
 
     def _resized(self, image: Tensor, height: int, width: int) -> Tensor:
         """Return an image in another size, filtered as in `blend_host.encode_jpeg`."""
@@ -183,13 +201,19 @@ class Composer:
 def blend(image: Tensor, frame: _DeviceFrame, face: Tensor, opacity: float = 1.0) -> None:
     """Blend a face into an image of a frame, in the bounding box of its mask.
 
-    `opacity`, 0 to 1, scales the mask.
+    `opacity`, 0 to 1, is the weight of this picture over the idle picture. An empty mask changes
+    nothing: the frame has no face.
     """
+    if not frame.mask.numel():
+        return
     planes = frame.row_weights @ face.permute(2, 0, 1).float() @ frame.column_weights
     above = planes.round_().clamp_(0, 255).to(torch.int32).permute(1, 2, 0)
     weight = frame.mask
-    if opacity < 1:
+    if opacity < 1 and frame.idle is None:
         weight = (weight * opacity).round_().to(torch.int32)
     below = image[frame.rows, frame.columns]
-    mixed = above * weight + below.to(torch.int32) * (255 - weight) + 127
-    below.copy_(mixed // 255)
+    mixed = (above * weight + below.to(torch.int32) * (255 - weight) + 127) // 255
+    if opacity < 1 and frame.idle is not None:
+        share = round(opacity * 255)
+        mixed = (mixed * share + frame.idle.to(torch.int32) * (255 - share) + 127) // 255
+    below.copy_(mixed)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from avatar_runtime.avatars import geometry, masks
+from avatar_runtime.avatars import geometry, idle_pictures, masks
+from avatar_runtime.engine.rendering import resize
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,8 +21,9 @@ def compose(
 ) -> NDArray[np.uint8]:
     """Return the avatar's frame with the face blended in, `(h, w, 3) uint8` BGR.
 
-    `face` is `(c, c, 3) uint8` BGR; `opacity`, 0 to 1, scales the blend mask. Where the mask is
-    0, the source pixel is unchanged.
+    `face` is `(c, c, 3) uint8` BGR. `opacity`, 0 to 1, is the weight of this picture over the idle
+    picture, which is the source picture unless the mouth of the source is open. Where the mask
+    is 0, the source pixel is unchanged. A stored frame without a face is returned as it is.
     """
     image = avatar.frame(index).copy()
     box, pixels = patch(avatar, index, face, opacity)
@@ -35,14 +37,23 @@ def patch(
     """Return the part of `compose` that may differ from the source, and its box in the frame.
 
     The box is the bounding box of the blend mask: the part pasted over the source frame is the
-    result of `compose`.
+    result of `compose`. The box of a stored frame without a face is empty.
     """
+    if not avatar.valid(index):
+        return geometry.Box(0, 0, 0, 0), np.empty((0, 0, 3), np.uint8)
+    if opacity < 1 and avatar.has_idle(index):
+        where, drawn = patch(avatar, index, face)
+        idle = idle_pictures.decode(avatar, index)[where.y1 : where.y2, where.x1 : where.x2]
+        weight = np.full(drawn.shape[:2], round(opacity * 255), np.uint8)
+        return where, _blend(idle, drawn, weight)
     box, mask = avatar.box(index), avatar.mask(index)
     if opacity < 1:
         mask = np.rint(mask * np.float32(opacity)).astype(np.uint8)
     inner = masks.bounding_box(mask)
     where = geometry.Box(box.x1 + inner.x1, box.y1 + inner.y1, box.x1 + inner.x2, box.y1 + inner.y2)
-    resized = cv2.resize(face, (box.width, box.height), interpolation=cv2.INTER_LANCZOS4)
+    resized = cv2.resize(
+        face, (box.width, box.height), interpolation=resize.FACE[avatar.face_resize]
+    )
     rows, columns = slice(inner.y1, inner.y2), slice(inner.x1, inner.x2)
     below = avatar.frame(index)[where.y1 : where.y2, where.x1 : where.x2]
     return where, _blend(below, np.asarray(resized[rows, columns], np.uint8), mask[rows, columns])

@@ -1,10 +1,10 @@
-"""The source frames of avatars as JPEG, for frames without speech."""
+"""The idle pictures of avatars as JPEG, for frames without speech."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from avatar_runtime.avatars import cache
+from avatar_runtime.avatars import cache, idle_pictures
 from avatar_runtime.batching.frames import Frame
 from avatar_runtime.engine.device import MIB
 from avatar_runtime.engine.rendering import blend_host
@@ -19,7 +19,7 @@ CACHE_BYTES: Final = 32 * MIB
 """A thousand JPEG images of the usual size: the timelines of a few avatars."""
 
 Key = tuple[str, int, int, int, int]
-"""Avatar, stored frame, width, height and quality."""
+"""Key of the avatar, stored frame, width, height and quality."""
 
 
 class IdleFrames:
@@ -31,13 +31,13 @@ class IdleFrames:
         self._jpegs: LRUCache[Key, bytes] = LRUCache(limit_bytes, len)
 
     def frame(self, request: FrameRequest) -> Frame:
-        """Return the source frame of a request, whatever its audio."""
+        """Return the idle picture of a request, whatever its audio."""
         avatar = self._avatars[request.avatar]
         index = cache.fold(request.source_frame, avatar.manifest.frames)
 
         def encode() -> bytes:
-            image = avatar.decode(index)
+            image = idle_pictures.decode(avatar, index)
             return blend_host.encode_jpeg(image, request.width, request.height, request.quality)
 
-        key = (request.avatar, index, request.width, request.height, request.quality)
+        key = (avatar.info.key, index, request.width, request.height, request.quality)
         return Frame(request, self._jpegs.get(key, encode))

@@ -112,8 +112,9 @@ class Renderer:
         return cache.fold(request.source_frame, self._avatars[request.avatar].manifest.frames)
 
     def _latent(self, request: FrameRequest) -> Tensor:
-        avatar = request.avatar
-        whole = self._latents.get(avatar, lambda: self._uploaded(self._avatars[avatar]))
+        avatar = self._avatars[request.avatar]
+        # By key: an avatar that is replaced under the same name has other latents.
+        whole = self._latents.get(avatar.info.key, lambda: self._uploaded(avatar))
         return whole[self._index(request)]
 
     def _uploaded(self, avatar: cache.Avatar) -> Tensor:

@@ -9,10 +9,15 @@ import cv2
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
-FACE: Final = cv2.INTER_LANCZOS4
-"""From the generated face to its box: the filter that also made the input of the model."""
+FACE: Final[Mapping[str, int]] = {"bilinear": cv2.INTER_LINEAR, "lanczos": cv2.INTER_LANCZOS4}
+"""Filters between the generated face and its box, by `face_resize` of the avatar.
+
+MuseTalk draws with the first one; the second one made the input of the model, and is sharper.
+"""
 
 
 @lru_cache(maxsize=64)

@@ -91,6 +91,8 @@ class FakeApi:
                 return await self._watch(request)
             self.requests["list"] += 1
             return self._list(path, int(request.query.get("limit", 500)), request.query)
+        if method == "GET" and "fieldSelector" in request.query:
+            return self._find(path, request.query["fieldSelector"].removeprefix("metadata.name="))
         if method == "GET":
             return self._get(path)
         body = json.loads(await request.read() or b"{}")
@@ -108,6 +110,18 @@ class FakeApi:
         items = b",".join(found[start : start + limit])
         data = b'{"kind":"List","metadata":%s,"items":[%s]}' % (metadata, items)
         return web.Response(body=data, content_type="application/json")
+
+    def _find(self, path: str, name: str) -> web.Response:
+        """Return the object with this name of the collection of a namespace, as a list."""
+        group, _, rest = path.partition("/namespaces/")
+        namespace, _, plural = rest.partition("/")
+        if f"{group}/{plural}" not in self.collections:
+            return self._get(path)
+        self.requests["find"] += 1
+        found = self.collections[f"{group}/{plural}"].objects.get(f"{namespace}/{name}")
+        items = [] if found is None else [json.loads(found)]
+        metadata = {"resourceVersion": str(self._version)}
+        return web.json_response({"kind": "List", "metadata": metadata, "items": items})
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         events: asyncio.Queue[bytes] = asyncio.Queue()
@@ -231,11 +245,10 @@ _STATE: Final = {
 
 
 def _is_settled(service: Body) -> bool:
+    """Return whether a status is current; pods whose state is not heard are never ready."""
     status, desired = service.get("status", {}), service["spec"]["replicas"]
     observed = status.get("observedGeneration") == service["metadata"]["generation"]
-    return bool(
-        observed and status.get("readyReplicas", desired) == desired
-    )  # bare kopf reports none
+    return bool(observed and status.get("replicas", desired) == desired)  # bare kopf reports none
 
 
 def _missing(path: str) -> web.Response:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         ("2E", str(2 * 10**18)),
         ("1n", "0.000000001"),
         (".5", "0.5"),
+        ("+2", "2"),
     ],
 )
 def test_quantities_are_read_as_kubernetes_does(text: object, value: str) -> None:

@@ -8,6 +8,8 @@ import pytest
 from avatar_operator.core.resources import autoscaling
 from avatar_operator.core.resources.gpu_profile import Curve, Device, parse_profile
 from avatar_operator.core.resources.service import (
+    DEMO_AVATARS,
+    DEMO_MODEL,
     ClaimSource,
     HostPathSource,
     ImageSource,
@@ -407,3 +409,19 @@ def test_the_largest_batch_size_is_64(make: Make) -> None:
     assert make.service(batchSize=64).batch_size == 64
     with pytest.raises(InvalidResource, match=r"spec\.batchSize is 65, must be"):
         make.service(batchSize=65)
+
+
+@pytest.mark.parametrize(
+    ("name", "default"), [("model", DEMO_MODEL), ("avatarSource", DEMO_AVATARS)]
+)
+def test_a_stored_default_does_not_count_beside_another_source(
+    make: Make, name: str, default: str
+) -> None:
+    both = {"image": {"path": default}, "persistentVolumeClaim": {"claimName": "c"}}
+    spec = {"model": {"source": both}} if name == "model" else {name: both}
+    service = parse_service(make.service_body(replicas=1, **spec))
+    found = service.model.source if name == "model" else service.avatar_source
+    assert found == ClaimSource("c", "")
+    both["hostPath"] = {"path": "/data"}
+    with pytest.raises(InvalidResource, match="exactly one of"):
+        parse_service(make.service_body(replicas=1, **spec))

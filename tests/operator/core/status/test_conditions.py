@@ -479,3 +479,25 @@ def test_a_wrong_annotation_degrades(scenarios: Scenarios, make: Make) -> None:
         "a is wrong; b too",
     )
     assert said(scenario, Condition.READY)[0]
+
+
+@pytest.mark.parametrize(
+    ("pods", "finalizers", "message"),
+    [
+        (0, ["foregroundDeletion"], "the service is being deleted"),
+        (2, ["orphan"], "the service is being deleted; 2 pods left, each ends after its sessions"),
+        (
+            0,
+            ["a.io/x", "foregroundDeletion", "b.io/y"],
+            "the service is being deleted; the finalizers a.io/x and b.io/y keep the service until"
+            " they are removed",
+        ),
+    ],
+)
+def test_a_service_that_is_being_deleted_says_what_keeps_it(
+    pods: int, finalizers: list[str], message: str
+) -> None:
+    ready, progressing = conditions.terminating(pods, finalizers)
+    assert (ready.status, progressing.status) == (False, True)
+    assert {ready.reason, progressing.reason} == {Reason.TERMINATING}
+    assert {ready.message, progressing.message} == {message}

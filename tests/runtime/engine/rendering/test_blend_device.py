@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avatar_runtime.avatars import cache
+from avatar_runtime.avatars import cache, geometry
 from avatar_runtime.batching.frames import AudioWindow
 from avatar_runtime.engine.rendering import blend_device, blend_host, resize
 
@@ -41,12 +41,15 @@ def _faces(count: int, side: int = 128) -> NDArray[np.uint8]:
     return noise
 
 
+@pytest.mark.parametrize("face_resize", ["bilinear", "lanczos"])
 @torch.inference_mode()
 def test_images_equal_those_of_the_host_within_one_level(
     anna: cache.Avatar,
     composer: blend_device.Composer,
     request_of: Callable[..., FrameRequest],
+    face_resize: str,
 ) -> None:
+    anna.manifest = replace(anna.manifest, face_resize=face_resize)
     batch = [request_of(_WINDOW, source_frame=i) for i in range(8)]
     faces = _faces(8)
 
@@ -85,7 +88,7 @@ def test_a_closing_mouth_is_blended_with_its_opacity(
     anna: cache.Avatar, composer: blend_device.Composer, mouth: float
 ) -> None:
     face = _faces(2)[1]
-    (frame,) = composer._cached([("anna", 0)], 128)
+    (frame,) = composer._cached([(anna, 0)], 128)
     made = frame.source.clone()
     blend_device.blend(made, frame, torch.from_numpy(face), mouth)
 
@@ -116,22 +119,39 @@ def test_other_sizes_are_filtered_as_on_the_host(
     assert np.abs(made.numpy() - expected).mean() < 0.1
 
 
-@settings(max_examples=30, deadline=None)
+@torch.inference_mode()
+def test_a_frame_without_a_face_keeps_its_source(
+    anna: cache.Avatar, composer: blend_device.Composer, request_of: Callable[..., FrameRequest]
+) -> None:
+    anna._valid = np.array([1, 0, 1, 1, 1, 1], np.uint8)
+    anna._boxes[1] = geometry.Box(0, 0, 0, 0)  # what stands there without a face has no meaning
+    batch = [request_of(_WINDOW, source_frame=i) for i in range(3)]
+
+    views = composer.compose(batch, torch.from_numpy(_faces(3))).views()
+
+    same = [np.array_equal(view.numpy(), anna.frame(i)) for i, view in enumerate(views)]
+    assert same == [False, True, False]
+
+
+@settings(max_examples=40, deadline=None)
 @given(
+    method=st.sampled_from(list(resize.FACE.values())),
     side=st.sampled_from([64, 128, 256]),
     width=st.integers(20, 330),
     height=st.integers(20, 330),
     seed=st.integers(0, 9),
 )
-def test_the_matrices_are_opencvs_own_filter(side: int, width: int, height: int, seed: int) -> None:
+def test_the_matrices_are_opencvs_own_filters(
+    method: int, side: int, width: int, height: int, seed: int
+) -> None:
     """Any crop size and any ratio of a face box."""
     face = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
-    down = resize.matrix(side, height, resize.FACE)
-    across = resize.matrix(side, width, resize.FACE)
+    down = resize.matrix(side, height, method)
+    across = resize.matrix(side, width, method)
 
     planes = np.einsum("ys,stc,xt->yxc", down, face.astype(np.float32), across, optimize=True)
 
-    expected = cv2.resize(face, (width, height), interpolation=resize.FACE)
+    expected = cv2.resize(face, (width, height), interpolation=method)
     ours = np.clip(np.rint(planes), 0, 255)
     assert np.abs(ours - expected).max() <= 1
 
@@ -166,3 +186,28 @@ def test_frames_are_cached_on_the_device_up_to_the_limit(
     assert torch.equal(first, small)  # a batch larger than the cache is whole all the same
     roomy.clear()
     assert roomy.used_bytes == 0
+
+
+@torch.inference_mode()
+def test_an_avatar_replaced_under_its_name_has_its_own_cached_frames(
+    anna: cache.Avatar, request_of: Callable[..., FrameRequest]
+) -> None:
+    class Replaced(cache.Avatar):
+        def __init__(self) -> None:
+            self.__dict__.update(anna.__dict__)
+            self.info = replace(anna.info, content_hash="f" * 64)
+
+        def decode(self, index: int) -> NDArray[np.uint8]:
+            return np.zeros_like(anna.decode(index))
+
+    avatars = {"old": anna, "new": Replaced()}
+    faces = torch.from_numpy(_faces(2)[:1])
+    with ThreadPoolExecutor(1) as pool:
+        composer = blend_device.Composer(avatars, torch.device("cpu"), pool, 1 << 24)
+        old, new = (
+            composer.compose([request_of(_WINDOW, avatar=name)], faces).views()[0]
+            for name in ("old", "new")
+        )
+
+    assert old[:20].float().mean() > 50
+    assert new[:20].max() == 0

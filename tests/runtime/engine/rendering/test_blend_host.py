@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import pytest
 
+from avatar_runtime.avatars import geometry
 from avatar_runtime.engine.rendering import blend_host
 
 if TYPE_CHECKING:
@@ -62,6 +64,34 @@ def test_a_patch_over_the_source_frame_equals_the_composition(
     pasted = anna.frame(2).copy()
     pasted[where.y1 : where.y2, where.x1 : where.x2] = pixels
     assert np.array_equal(pasted, blend_host.compose(anna, 2, face))
+
+
+@pytest.mark.parametrize(
+    ("face_resize", "method"),
+    [("bilinear", cv2.INTER_LINEAR), ("lanczos", cv2.INTER_LANCZOS4)],
+)
+def test_the_avatar_chooses_how_the_face_is_resized(
+    anna: cache.Avatar, face_resize: str, method: int
+) -> None:
+    assert anna.face_resize == "bilinear"  # as MuseTalk
+    anna.manifest = replace(anna.manifest, face_resize=face_resize)
+    face = np.random.default_rng(5).integers(0, 256, (128, 128, 3), np.uint8)
+    box = anna.box(0)
+
+    composed = blend_host.compose(anna, 0, face)[box.y1 : box.y2, box.x1 : box.x2]
+
+    full = anna.mask(0) == 255
+    expected = cv2.resize(face, (box.width, box.height), interpolation=method)
+    assert np.array_equal(composed[full], expected[full])
+
+
+def test_a_frame_without_a_face_keeps_its_source(anna: cache.Avatar) -> None:
+    anna._valid = np.array([1, 0, 1, 1, 1, 1], np.uint8)
+    anna._boxes[1] = geometry.Box(0, 0, 0, 0)
+    face = np.full((128, 128, 3), 9, np.uint8)
+
+    assert np.array_equal(blend_host.compose(anna, 1, face), anna.frame(1))
+    assert not np.array_equal(blend_host.compose(anna, 0, face), anna.frame(0))
 
 
 def test_an_avatar_with_an_empty_mask_keeps_its_frame(anna: cache.Avatar) -> None:
