@@ -146,8 +146,9 @@ class Converter:
             threads=1,
             **options,
         )
-        picture: NDArray[np.uint8] = made.to_ndarray()
-        return self._flatten(picture) if colours.alpha else picture
+        picture: Any = made.to_ndarray()
+        result: NDArray[np.uint8] = self._flatten(picture) if colours.alpha else picture
+        return result
 
     def _flatten(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return `(h, w, 4)` with straight alpha over the background, rounded to nearest."""

@@ -134,7 +134,7 @@ def frame_time(frame: Any) -> Fraction | None:
     """Return the time stamp of a frame in seconds on the clock of the file."""
     if frame.pts is None or not frame.time_base:
         return None
-    return Fraction(frame.pts) * frame.time_base
+    return frame.pts * Fraction(frame.time_base)
 
 
 def _identity(descriptor: int) -> tuple[int, ...]:
