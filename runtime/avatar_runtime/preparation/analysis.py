@@ -109,7 +109,7 @@ def _finished(staging: Staging, number: int) -> Mapping[str, NDArray[Any]]:
     chunk = staging.load(STAGE, number)
     if chunk is None:
         raise errors.AssetError(
-            str(staging.folder), f"chunk {number} is missing; run the command again with --force"
+            str(staging.folder), f"chunk {number} is missing; run the command again"
         )
     return chunk
 
