@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import cv2
 import numpy as np
@@ -27,22 +27,14 @@ STAGE: Final = "made"
 _MAX_BATCH: Final = 10  # frames decoded at once: 60 MB of 1080p
 
 
-class IdleDrawer(Protocol):
-    """Draws frames with a closed mouth."""
-
-    def draw(self, avatar: cache.Avatar, indices: Sequence[int]) -> list[NDArray[np.uint8]]:
-        """Return the frames of an avatar as they look in silence, `(h, w, 3) uint8` BGR."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """What the second pass does to each frame."""
 
     masker: Masker
     encoder: Encoder
-    drawer: IdleDrawer | None
-    """`None`: the source pictures are shown in silence."""
+    drawer: Callable[[cache.Avatar, Sequence[int]], list[NDArray[np.uint8]]]
+    """Returns frames of an avatar as they look in silence, `(h, w, 3) uint8` BGR."""
     manifest: Callable[[Sequence[int], int], cache.Manifest]
     """Returns a manifest for the invalid frames and the number of frames."""
     batch_size: int
@@ -112,7 +104,7 @@ def _make_chunk(
     files = analysis.load_files(staging, number)
     faces = analysis.load_faces(staging, number)
     step = min(recipe.batch_size, _MAX_BATCH)
-    latents: list[NDArray[np.float32]] = []
+    latents: list[NDArray[np.float16]] = []
     masks: list[NDArray[np.uint8]] = []
     for at in range(0, len(files), step):
         part = slice(at, at + step)
@@ -123,7 +115,7 @@ def _make_chunk(
             first = number * analysis.CHUNK_FRAMES + at
             masks += recipe.masker.masks(first, frames, here, crops, faces[part])
         with meter.stage("latents", len(frames)):
-            latents.append(preparation.encode_latents(frames, here, recipe.encoder))
+            latents.append(preparation.encode_latents(frames, here, recipe.encoder, step))
         progress.advance(len(frames))
     tensors = _tensors(boxes, masks, np.concatenate(latents))
     pixels, pixel_offsets = cache.pack(files)
@@ -132,7 +124,7 @@ def _make_chunk(
 
 
 def _tensors(
-    boxes: Boxes, masks: list[NDArray[np.uint8]], latents: NDArray[np.float32]
+    boxes: Boxes, masks: list[NDArray[np.uint8]], latents: NDArray[np.float16]
 ) -> dict[str, NDArray[Any]]:
     # A frame whose mask is empty would show no generated pixel, and is refused when it is read.
     shown = [
@@ -143,7 +135,7 @@ def _tensors(
     ]
     flat, offsets = cache.pack(masks)
     return {
-        "latents": latents.astype(np.float16),
+        "latents": latents,
         "boxes": _rows(boxes.faces),
         "crop_boxes": _rows(boxes.crops),
         "masks": flat,
@@ -158,13 +150,13 @@ def _idle(
     valid = tensors["valid"]
     indices = [i for i in opened if valid[i]]
     files = [np.zeros(0, np.uint8) for _ in valid]
-    if indices and recipe.drawer is not None:
+    if indices:
         invalid = [int(i) for i in np.flatnonzero(valid == 0)]
         part = cache.Avatar("chunk", recipe.manifest(invalid, len(valid)), "", tensors)
         with meter.stage("idle", len(indices)):
             for at in range(0, len(indices), _MAX_BATCH):
                 some = indices[at : at + _MAX_BATCH]
-                for i, frame in zip(some, recipe.drawer.draw(part, some), strict=True):
+                for i, frame in zip(some, recipe.drawer(part, some), strict=True):
                     files[i] = preparation.picture_file(frame, recipe.pixels)
     flat, offsets = cache.pack(files)
     return {"idle_pixels": flat, "idle_offsets": offsets}
