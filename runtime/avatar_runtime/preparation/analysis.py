@@ -7,7 +7,7 @@ memory.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -102,7 +102,7 @@ def load_files(staging: Staging, number: int) -> list[NDArray[np.uint8]]:
     """Return the JPEG or PNG files of the frames of a finished chunk, mapped from the disk."""
     chunk = _finished(staging, number)
     offsets = chunk["pixel_offsets"]
-    return [chunk["pixels"][a:b] for a, b in zip(offsets, offsets[1:], strict=False)]
+    return [chunk["pixels"][a:b] for a, b in pairwise(offsets)]
 
 
 def _finished(staging: Staging, number: int) -> Mapping[str, NDArray[Any]]:
@@ -150,9 +150,7 @@ def _next_chunk(
     return (located, files) if located else None
 
 
-def _packed(
-    located: Sequence[Located], files: list[NDArray[np.uint8]]
-) -> dict[str, NDArray[Any]]:
+def _packed(located: Sequence[Located], files: list[NDArray[np.uint8]]) -> dict[str, NDArray[Any]]:
     faces = [one.face for one in located if one.face is not None]
     flat, offsets = cache.pack(files)
     empty = np.zeros((len(faces), 0, 2), np.float32)

@@ -122,5 +122,7 @@ def _files(folder: Path) -> list[Path]:
             raise errors.AssetError(str(path), "is not a regular file")
     for one, two in pairwise(found):
         if int(two.stem) != int(one.stem) + 1:
-            raise errors.AssetError(str(folder), f"{two.name} follows {one.name}: a file is missing")
+            raise errors.AssetError(
+                str(folder), f"{two.name} follows {one.name}: a file is missing"
+            )
     return found

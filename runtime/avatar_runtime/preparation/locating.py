@@ -122,6 +122,4 @@ class GivenLocator:
     def _one(frame: NDArray[np.uint8], box: Box | None) -> Located:
         if box is None or not box.fits(frame.shape[1], frame.shape[0]):
             return Located(FrameFacts(faces=0), None)
-        return Located(
-            FrameFacts(faces=1, box=box, sharpness=measures.sharpness(frame, box)), None
-        )
+        return Located(FrameFacts(faces=1, box=box, sharpness=measures.sharpness(frame, box)), None)

@@ -1,4 +1,4 @@
-"""The second pass: smoothed boxes, masks, latents and idle pictures of each stored chunk."""
+"""The second pass: smoothed boxes, masks and latents of each stored chunk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from avatar_runtime.avatars.geometry import Box
 from avatar_runtime.preparation import analysis, quality, tracking
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -33,12 +33,7 @@ class Recipe:
 
     masker: Masker
     encoder: Encoder
-    drawer: Callable[[cache.Avatar, Sequence[int]], list[NDArray[np.uint8]]]
-    """Returns frames of an avatar as they look in silence, `(h, w, 3) uint8` BGR."""
-    manifest: Callable[[Sequence[int], int], cache.Manifest]
-    """Returns a manifest for the invalid frames and the number of frames."""
     batch_size: int
-    pixels: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +45,17 @@ class Boxes:
     valid: Sequence[bool]
 
 
-def place(found: analysis.Analysis, sigma: float, width: int, height: int) -> Boxes:
+def place(
+    found: analysis.Analysis,
+    sigma: float,
+    width: int,
+    height: int,
+    crops: Sequence[Box] | None = None,
+) -> Boxes:
     """Return the boxes of all frames: smoothed, and those of the nearest face where it is missing.
 
-    At least one frame must have a face.
+    At least one frame must have a face. `crops` are the crop boxes of all frames; `None`: those
+    around the face boxes.
     """
     valid = found.valid
     raw = np.array(
@@ -61,24 +63,22 @@ def place(found: analysis.Analysis, sigma: float, width: int, height: int) -> Bo
         np.float64,
     )
     steady = np.rint(tracking.smooth(raw, valid, quality.jumps(found.facts), sigma)).astype(int)
-    steady = steady[tracking.nearest_valid(valid)]
-    faces = [Box(*map(int, row)).clamped(width, height) for row in steady]
-    return Boxes(faces, [geometry.crop_box(face) for face in faces], valid)
+    nearest = tracking.nearest_valid(valid)
+    faces = [Box(*map(int, steady[i])).clamped(width, height) for i in nearest]
+    if crops is None:
+        return Boxes(faces, [geometry.crop_box(face) for face in faces], valid)
+    return Boxes(faces, [crops[i] for i in nearest], valid)
 
 
 def make(
     found: analysis.Analysis,
     boxes: Boxes,
-    opened: Sequence[int],
     recipe: Recipe,
     staging: Staging,
     meter: Meter,
     progress: Progress,
 ) -> None:
-    """Make and store every chunk that an earlier run did not finish.
-
-    `opened` are the frames whose idle picture is drawn.
-    """
+    """Make and store every chunk that an earlier run did not finish."""
     waiting = [n for n in range(found.chunks) if staging.load(STAGE, n) is None]
     size = analysis.CHUNK_FRAMES
     total = len(found.facts)
@@ -87,15 +87,13 @@ def make(
     for number in waiting:
         part = slice(number * size, min((number + 1) * size, total))
         chunk = Boxes(boxes.faces[part], boxes.crops[part], boxes.valid[part])
-        silent = [i - part.start for i in opened if part.start <= i < part.stop]
-        tensors = _make_chunk(number, chunk, silent, recipe, staging, meter, progress)
+        tensors = _make_chunk(number, chunk, recipe, staging, meter, progress)
         staging.save(STAGE, number, tensors)
 
 
 def _make_chunk(
     number: int,
     boxes: Boxes,
-    opened: Sequence[int],
     recipe: Recipe,
     staging: Staging,
     meter: Meter,
@@ -117,10 +115,7 @@ def _make_chunk(
         with meter.stage("latents", len(frames)):
             latents.append(preparation.encode_latents(frames, here, recipe.encoder, step))
         progress.advance(len(frames))
-    tensors = _tensors(boxes, masks, np.concatenate(latents))
-    pixels, pixel_offsets = cache.pack(files)
-    whole = {**tensors, "pixels": pixels, "pixel_offsets": pixel_offsets}
-    return {**tensors, **_idle(whole, opened, recipe, meter)}
+    return _tensors(boxes, masks, np.concatenate(latents))
 
 
 def _tensors(
@@ -142,24 +137,6 @@ def _tensors(
         "mask_offsets": offsets,
         "valid": np.array(shown, np.uint8),
     }
-
-
-def _idle(
-    tensors: dict[str, NDArray[Any]], opened: Sequence[int], recipe: Recipe, meter: Meter
-) -> dict[str, NDArray[Any]]:
-    valid = tensors["valid"]
-    indices = [i for i in opened if valid[i]]
-    files = [np.zeros(0, np.uint8) for _ in valid]
-    if indices:
-        invalid = [int(i) for i in np.flatnonzero(valid == 0)]
-        part = cache.Avatar("chunk", recipe.manifest(invalid, len(valid)), "", tensors)
-        with meter.stage("idle", len(indices)):
-            for at in range(0, len(indices), _MAX_BATCH):
-                some = indices[at : at + _MAX_BATCH]
-                for i, frame in zip(some, recipe.drawer(part, some), strict=True):
-                    files[i] = preparation.picture_file(frame, recipe.pixels)
-    flat, offsets = cache.pack(files)
-    return {"idle_pixels": flat, "idle_offsets": offsets}
 
 
 def _inside(mask: NDArray[np.uint8], face: Box, crop: Box) -> NDArray[np.uint8]:

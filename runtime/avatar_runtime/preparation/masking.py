@@ -76,6 +76,8 @@ class StoredMasks:
     """Masks in PNG files of the size of their crop boxes."""
 
     paths: Sequence[Path]
+    boxes: Sequence[Box | None]
+    """`None`: the frame has no face, and its mask is not read."""
 
     def masks(
         self,
@@ -85,8 +87,12 @@ class StoredMasks:
         crops: Sequence[Box],
         faces: Sequence[Face | None],
     ) -> list[NDArray[np.uint8]]:
-        paths = self.paths[first : first + len(frames)]
-        return [_read(path, crop) for path, crop in zip(paths, crops, strict=True)]
+        return [
+            np.zeros((crop.height, crop.width), np.uint8)
+            if self.boxes[i] is None
+            else _read(self.paths[i], crop)
+            for i, crop in enumerate(crops, first)
+        ]
 
 
 def _read(path: Path, crop: Box) -> NDArray[np.uint8]:

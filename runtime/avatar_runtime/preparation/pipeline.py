@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from avatar_runtime.avatars import preparation
 from avatar_runtime.preparation import (
     analysis,
+    closing,
     making,
     meter,
     publishing,
@@ -23,14 +24,16 @@ from avatar_runtime.preparation import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
     from avatar_runtime.avatars import cache
+    from avatar_runtime.avatars.geometry import Box
     from avatar_runtime.avatars.preparation import Encoder
+    from avatar_runtime.preparation.idle import Closing
     from avatar_runtime.preparation.locating import Locator
     from avatar_runtime.preparation.masking import Masker
     from avatar_runtime.preparation.progress import Progress
@@ -65,8 +68,10 @@ class ModelPart(Protocol):
     @property
     def encoder(self) -> Encoder: ...
 
-    def draw_idle(self, avatar: cache.Avatar, indices: Sequence[int]) -> list[NDArray[np.uint8]]:
-        """Return frames `(h, w, 3) uint8` BGR of an avatar as they look in silence."""
+    def draw_idle(
+        self, avatar: cache.Avatar, closings: Mapping[int, Closing]
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Yield frames `(h, w, 3) uint8` BGR of an avatar as they look in silence."""
         ...
 
     def draw_preview(self, avatar: cache.Avatar) -> NDArray[np.uint8]:
@@ -86,10 +91,12 @@ class Job:
     options: Options
     tools: Mapping[str, str]
     """Names of the detector and the parser."""
-    open_mouths: Callable[[Sequence[float]], Sequence[int]]
+    open_mouths: Callable[[Sequence[float | None]], Mapping[int, Closing]]
     """Returns the frames whose idle picture is drawn, from the lip gaps of all frames."""
     record: Mapping[str, Any]
     """What the manifest keeps of the source."""
+    crops: Sequence[Box] | None = None
+    """Crop boxes that were imported; `None`: those around the face boxes."""
     warnings: Sequence[str] = ()
     notes: Sequence[str] = ()
     resume: bool = True
@@ -147,17 +154,14 @@ def run(job: Job, progress: Progress) -> dict[str, Any]:
     """
     with staging.opened(job.out, job.key(), restart=not job.resume) as work:
         times = meter.Meter()
-        found = analysis.analyse(
-            job.source, job.locator, job.options.pixels, work, times, progress
-        )
+        found = analysis.analyse(job.source, job.locator, job.options.pixels, work, times, progress)
         verdict = quality.judge(found.facts)
         notes = [*job.notes, *found.notes, *_resumption(work)]
         if verdict.grade is quality.Grade.REFUSED:
             progress.finish()
             work.remove()
             return report.document(verdict, _context(job, notes, times))
-        opened = job.open_mouths([fact.lip_gap for fact in found.facts])
-        document = _finish(job, work, found, verdict, opened, notes, times, progress)
+        document = _finish(job, work, found, verdict, notes, times, progress)
         work.remove()
         return document
 
@@ -167,24 +171,25 @@ def _finish(
     work: staging.Staging,
     found: analysis.Analysis,
     verdict: quality.Verdict,
-    opened: Sequence[int],
     notes: Sequence[str],
     times: meter.Meter,
     progress: Progress,
 ) -> dict[str, Any]:
     info = job.source.info
-    boxes = making.place(found, job.options.smoothing, info.width, info.height)
+    boxes = making.place(found, job.options.smoothing, info.width, info.height, job.crops)
     recipe = making.Recipe(
         masker=job.masker,
         encoder=job.model.encoder,
-        drawer=job.model.draw_idle,
-        manifest=job.manifest,
         batch_size=job.options.batch_size,
-        pixels=job.options.pixels,
     )
-    making.make(found, boxes, opened, recipe, work, times, progress)
+    making.make(found, boxes, recipe, work, times, progress)
+    folder, plain = publishing.join(work, found.chunks, job.manifest)
+    gaps = [f.lip_gap if plain.valid(i) else None for i, f in enumerate(found.facts)]
+    closings = job.open_mouths(gaps)
+    if closings:
+        closing.close(plain, closings, job.model.draw_idle, work, times, progress)
     progress.finish()
-    folder, avatar = publishing.join(work, found.chunks, job.manifest)
+    avatar = publishing.complete(work, found.chunks, folder, job.manifest, has_idle=bool(closings))
     preview = job.model.draw_preview(avatar)
     written = {
         "path": str(job.out),
@@ -193,8 +198,7 @@ def _finish(
         "preview": publishing.PREVIEW,
     }
     invalid = avatar.manifest.invalid_frames
-    drawn = [i for i in opened if i not in set(invalid)]
-    context = _context(job, notes, times, written, drawn, invalid)
+    context = _context(job, notes, times, written, tuple(closings), invalid)
     document = report.document(verdict, context)
     publishing.publish(folder, job.out, document, preview)
     return document

@@ -84,7 +84,9 @@ class Lines:
         now = self._now()
         if now - self._shown >= _LINE_S and self._done < self._total:
             self._shown = now
-            self._print(remaining(self._done - self._first, self._total - self._done, now - self._began))
+            self._print(
+                remaining(self._done - self._first, self._total - self._done, now - self._began)
+            )
 
     def finish(self) -> None:
         if self._name:

@@ -15,7 +15,7 @@ import numpy as np
 from avatar_runtime import errors
 from avatar_runtime.avatars import cache, checks
 from avatar_runtime.avatars import manifest as manifests
-from avatar_runtime.preparation import analysis, making, tensor_stream
+from avatar_runtime.preparation import analysis, closing, making, tensor_stream
 from avatar_runtime.preparation.tensor_stream import Stream
 
 if TYPE_CHECKING:
@@ -26,43 +26,52 @@ if TYPE_CHECKING:
 
     from avatar_runtime.preparation.staging import Staging
 
+    MakeManifest = Callable[[Sequence[int], int], cache.Manifest]
+
 REPORT: Final = "report.json"
 PREVIEW: Final = "preview.jpg"
+AVATAR_FILE: Final = "avatar.safetensors"
+PIXELS_FILE: Final = "pixels.safetensors"
 _FLAT: Final = {"masks": "mask_offsets", "pixels": "pixel_offsets", "idle_pixels": "idle_offsets"}
 _STAGES: Final = {
-    **dict.fromkeys((*checks.AVATAR_TENSORS, *checks.IDLE_TENSORS), making.STAGE),
+    **dict.fromkeys(checks.AVATAR_TENSORS, making.STAGE),
+    **dict.fromkeys(checks.IDLE_TENSORS, closing.STAGE),
     **dict.fromkeys(checks.PIXEL_TENSORS, analysis.STAGE),
 }
 
 
-def join(
-    staging: Staging,
-    chunks: int,
-    manifest: Callable[[Sequence[int], int], cache.Manifest],
-) -> tuple[Path, cache.Avatar]:
+def join(staging: Staging, chunks: int, manifest: MakeManifest) -> tuple[Path, cache.Avatar]:
     """Write the tensors of all chunks into a folder inside the staging folder.
 
-    Returns the folder and the avatar, whose tensors are mapped from the disk.
+    Returns the folder and the avatar without idle pictures, whose tensors are mapped from the
+    disk. Its content hash is empty.
 
     Raises:
-        AssetError: a tensor is wrong, so that the runtime would refuse the avatar.
         OSError: the disk is full.
     """
     folder = staging.folder / "out"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    offsets = {name: _joined_offsets(staging, chunks, name) for name in _FLAT.values()}
-    has_idle = bool(offsets["idle_offsets"][-1])
-    pixel_names = (*checks.PIXEL_TENSORS, *(checks.IDLE_TENSORS if has_idle else ()))
-    for file, names in (("avatar", checks.AVATAR_TENSORS), ("pixels", pixel_names)):
-        streams = {name: _stream(staging, chunks, name, offsets) for name in names}
-        tensor_stream.write(folder / f"{file}.safetensors", streams)
-    tensors = {
-        **tensor_stream.mapped(folder / "avatar.safetensors"),
-        **tensor_stream.mapped(folder / "pixels.safetensors"),
-    }
-    invalid = [int(i) for i in np.flatnonzero(tensors["valid"] == 0)]
-    made = manifest(invalid, len(tensors["valid"]))
+    _write(staging, chunks, folder / AVATAR_FILE, checks.AVATAR_TENSORS)
+    _write(staging, chunks, folder / PIXELS_FILE, checks.PIXEL_TENSORS)
+    tensors = _mapped(folder)
+    return folder, cache.Avatar("prepared", _manifest(tensors, manifest), "", tensors)
+
+
+def complete(
+    staging: Staging, chunks: int, folder: Path, manifest: MakeManifest, *, has_idle: bool
+) -> cache.Avatar:
+    """Add the idle pictures and the manifest, and return the avatar as the runtime reads it.
+
+    Raises:
+        AssetError: a tensor is wrong, so that the runtime would refuse the avatar.
+        OSError: the disk is full.
+    """
+    if has_idle:
+        names = (*checks.PIXEL_TENSORS, *checks.IDLE_TENSORS)
+        _write(staging, chunks, folder / PIXELS_FILE, names)
+    tensors = _mapped(folder)
+    made = _manifest(tensors, manifest)
     try:
         manifests.check(made)
         checks.check(made, tensors)
@@ -71,7 +80,7 @@ def join(
     content_hash = cache.hash_content(made, tensors)
     document = {"content_hash": content_hash, **made.canonical()}
     (folder / "manifest.json").write_text(_json(document), encoding="utf-8")
-    return folder, cache.Avatar("prepared", made, content_hash, tensors)
+    return cache.Avatar("prepared", made, content_hash, tensors)
 
 
 def publish(
@@ -97,6 +106,28 @@ def size_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
+def _write(staging: Staging, chunks: int, path: Path, names: Sequence[str]) -> None:
+    offsets = {
+        _FLAT[name]: _joined_offsets(staging, chunks, _FLAT[name])
+        for name in names
+        if name in _FLAT
+    }
+    streams = {name: _stream(staging, chunks, name, offsets) for name in names}
+    tensor_stream.write(path, streams)
+
+
+def _mapped(folder: Path) -> dict[str, NDArray[Any]]:
+    return {
+        **tensor_stream.mapped(folder / AVATAR_FILE),
+        **tensor_stream.mapped(folder / PIXELS_FILE),
+    }
+
+
+def _manifest(tensors: Mapping[str, NDArray[Any]], manifest: MakeManifest) -> cache.Manifest:
+    invalid = [int(i) for i in np.flatnonzero(tensors["valid"] == 0)]
+    return manifest(invalid, len(tensors["valid"]))
+
+
 def _stream(
     staging: Staging, chunks: int, name: str, offsets: Mapping[str, NDArray[np.int64]]
 ) -> Stream:
@@ -105,7 +136,7 @@ def _stream(
     if name in _FLAT:
         return Stream("uint8", (int(offsets[_FLAT[name]][-1]),), _parts(staging, chunks, name))
     first = _chunk(staging, 0, name)[name]
-    frames = len(offsets["mask_offsets"]) - 1
+    frames = sum(len(part) for part in _parts(staging, chunks, name))
     return Stream(str(first.dtype), (frames, *first.shape[1:]), _parts(staging, chunks, name))
 
 

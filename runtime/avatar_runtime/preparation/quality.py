@@ -5,6 +5,7 @@ Everything here is a function of values: the pipeline measures, the report forma
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from dataclasses import dataclass
@@ -34,8 +35,8 @@ JUMP_RATIO: Final = 0.25
 """Movement of the box between frames, in box widths: 6 widths a second is faster than a head."""
 RESIZED_RATIO: Final = 1.25
 """Ratio of the box widths of two frames that counts as a jump."""
-OPEN_RATIO: Final = 0.03
-"""Lip gap, as a share of the face height, from which the mouth counts as open."""
+OPEN_RATIO: Final = 0.02
+"""Lip gap, as a share of the face height, from which the mouth counts as open (`idle.OPEN_GAP`)."""
 UNUSABLE_SHARE: Final = 0.3
 """Share of frames with any refusing fault above which the clip is refused."""
 _SHOWN_RANGES: Final = 12
@@ -200,7 +201,7 @@ def _covered(facts: Sequence[FrameFacts]) -> list[int]:
 def jumps(facts: Sequence[FrameFacts]) -> list[int]:
     """Return the frames whose box is far from that of the frame before."""
     found = []
-    for i, (one, two) in enumerate(zip(facts, facts[1:], strict=False), 1):
+    for i, (one, two) in enumerate(itertools.pairwise(facts), 1):
         if one.box is None or two.box is None:
             continue
         a, b = one.box, two.box

@@ -94,7 +94,9 @@ def text(report: Mapping[str, Any]) -> str:
         lines.append(f"  time: {total:g} ms of processor time a frame besides the model ({stages})")
     if written := report["written"]:
         size = f"{written['bytes'] / _MB:.1f} MB"
-        lines.append(f"  written: {written['path']}, {size}, content hash {written['content_hash']}")
+        lines.append(
+            f"  written: {written['path']}, {size}, content hash {written['content_hash']}"
+        )
     return "\n".join(lines)
 
 

@@ -36,7 +36,9 @@ _OPCODES: Final = frozenset(
     )
 )  # fmt: skip
 _TYPES: Final = frozenset(
-    f"{kind}{size}" for kind, sizes in (("i", "1248"), ("u", "1248"), ("f", "248")) for size in sizes
+    f"{kind}{size}"
+    for kind, sizes in (("i", "1248"), ("u", "1248"), ("f", "248"))
+    for size in sizes
 )
 
 
@@ -137,6 +139,8 @@ def _row(index: int, row: object) -> tuple[int, int, int, int]:
         raise ValueError(f"entry {index} is a {type(row).__name__}, must be four numbers")
     for number in row:
         if not isinstance(number, int | float) or not abs(number) < 1 << 15:
-            raise ValueError(f"entry {index} has a {type(number).__name__}, must be pixel positions")
+            raise ValueError(
+                f"entry {index} has a {type(number).__name__}, must be pixel positions"
+            )
     x1, y1, x2, y2 = (int(number) for number in row)
     return x1, y1, x2, y2

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from avatar_runtime.avatars.geometry import Box
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+    from avatar_runtime.avatars.geometry import Box
 
 REACH_WIDTHS: Final = 1.0
 """Distance between the faces of two frames, in face widths, up to which they are one person."""
