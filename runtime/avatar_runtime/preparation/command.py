@@ -7,8 +7,9 @@ import os
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from avatar_contracts import labels
 from avatar_runtime import errors
-from avatar_runtime.avatars import field_rules, manifest
+from avatar_runtime.avatars import field_rules
 from avatar_runtime.preparation import quality, staging
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def check_text(consent: str, disclosure: str) -> None:
     if not field_rules.is_note(consent):
         limit = f"must be text of at most {field_rules.MAX_TEXT} characters"
         raise errors.AssetError("--consent", f"has {len(consent)} characters, {limit}")
-    is_label, expected = field_rules.text(manifest.MAX_DISCLOSURE)
+    is_label, expected = field_rules.text(labels.MAX_DISCLOSURE)
     if not is_label(disclosure):
         raise errors.AssetError("--disclosure", f"is {disclosure[:80]!r}, must be {expected}")
     if not consent.strip():

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final, Protocol, TextIO
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tqdm import tqdm
+
 _LINE_S: Final = 10.0  # between two lines: a log of a Job stays short
 
 
@@ -44,16 +46,16 @@ class Bar:
     """A tqdm bar with the remaining time."""
 
     def __init__(self, file: TextIO) -> None:
-        from tqdm import tqdm
-
-        self._make = lambda name, total, done: tqdm(
-            total=total, initial=done, desc=name, unit="frame", file=file, dynamic_ncols=True
-        )
+        self._file = file
         self._bar: tqdm[None] | None = None
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
         self.finish()
-        self._bar = self._make(name, total, done)
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            total=total, initial=done, desc=name, unit="frame", file=self._file, dynamic_ncols=True
+        )
 
     def advance(self, frames: int) -> None:
         if self._bar is not None:

@@ -80,7 +80,7 @@ def _check_opcodes(data: bytes) -> None:
             count += 1
             if opcode.name not in _OPCODES:
                 raise ValueError(f"the pickle has the instruction {opcode.name}")
-            if opcode.name.endswith("PUT") and int(argument) > count:
+            if opcode.name.endswith("PUT") and int(argument or 0) > count:
                 # The C unpickler allocates an array up to the index.
                 raise ValueError(f"the pickle stores a value under the number {argument}")
     except ValueError:
@@ -93,6 +93,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         known = {
             ("numpy", "dtype"): _DType,
+            ("_codecs", "encode"): _encoded,  # bytes in protocols 0 to 2
             ("numpy.core.multiarray", "scalar"): _scalar,
             ("numpy._core.multiarray", "scalar"): _scalar,
         }
@@ -113,6 +114,12 @@ class _DType:
     def __setstate__(self, state: object) -> None:
         if isinstance(state, tuple) and len(state) > 1 and state[1] in {"<", ">", "|", "="}:
             self.order = state[1]
+
+
+def _encoded(text: object, encoding: object) -> bytes:
+    if not isinstance(text, str) or encoding != "latin1":
+        raise ValueError("bytes are damaged")
+    return text.encode("latin-1")
 
 
 def _scalar(dtype: object, data: object) -> float:
