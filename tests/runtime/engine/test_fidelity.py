@@ -14,7 +14,7 @@ import torch
 from avatar_runtime import errors
 from avatar_runtime.audio.utterance import Utterance
 from avatar_runtime.avatars import geometry, masks, preparation
-from avatar_runtime.engine.networks import musetalk, unet, vae, weights, whisper
+from avatar_runtime.engine.networks import musetalk, network_config, unet, vae, weights, whisper
 from avatar_runtime.engine.rendering import blend_host
 from avatar_runtime.tools import random_model
 
@@ -185,7 +185,7 @@ def test_decoder_output_becomes_bytes_rounded_and_blue_first() -> None:
 
 def test_latents_carry_the_scaling_factor_that_the_published_file_omits(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"act_fn": "silu"}), encoding="utf-8")
-    config = weights.read_config(tmp_path / "config.json", vae.VAEConfig, musetalk.VAE_FIXED)
+    config = network_config.read(tmp_path / "config.json", vae.VAEConfig, musetalk.VAE_FIXED)
     assert config.scaling_factor == 0.18215
 
     seen: list[torch.Tensor] = []

@@ -11,7 +11,15 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from avatar_runtime import errors
-from avatar_runtime.engine.networks import taesd, unet, vae, weight_files, weights, whisper
+from avatar_runtime.engine.networks import (
+    network_config,
+    taesd,
+    unet,
+    vae,
+    weight_files,
+    weights,
+    whisper,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -93,7 +101,29 @@ class ModelConfig:
                     self.vae.latent_size * self.taesd.upscale,
                 ),
             }
-        return [f"{names} differ: {a} and {b}" for names, (a, b) in pairs.items() if a != b]
+        differing = [f"{names} differ: {a} and {b}" for names, (a, b) in pairs.items() if a != b]
+        return [*self._own_faults(), *differing]
+
+    def _own_faults(self) -> list[str]:
+        """Return the sizes that a network cannot have, whatever the others are."""
+        multiples, widths = network_config.multiple_faults, network_config.widths
+        levels = len(UNET_FIXED["down_block_types"])
+        found = len(self.unet.block_out_channels)
+        faults = []
+        if found != levels:
+            faults.append(f"unet block_out_channels has {found} entries, must have {levels}")
+        unet_divisors = {
+            "norm_num_groups": self.unet.norm_num_groups,
+            "attention_head_dim": self.unet.attention_head_dim,
+        }
+        faults += multiples("unet", widths(self.unet.block_out_channels), unet_divisors)
+        vae_divisors = {"norm_num_groups": self.vae.norm_num_groups}
+        faults += multiples("vae", widths(self.vae.block_out_channels), vae_divisors)
+        halvings = 1 << len(self.vae.block_out_channels) - 1
+        sizes = {"sample_size": self.vae.sample_size}
+        faults += multiples("vae", sizes, {"the scale of its levels,": halvings})
+        heads = {"encoder_attention_heads": self.whisper.encoder_attention_heads}
+        return faults + multiples("whisper", {"d_model": self.whisper.d_model}, heads)
 
 
 class MuseTalk:
@@ -264,12 +294,12 @@ def read_config(files: weights.ModelFolder) -> ModelConfig:
         AssetError: a file is unreadable, or the networks do not fit together.
     """
     config = ModelConfig(
-        weights.read_config(files.unet_config, unet.UNetConfig, UNET_FIXED),
-        weights.read_config(files.vae_config, vae.VAEConfig, VAE_FIXED),
-        weights.read_config(files.whisper_config, whisper.WhisperConfig, WHISPER_FIXED),
+        network_config.read(files.unet_config, unet.UNetConfig, UNET_FIXED),
+        network_config.read(files.vae_config, vae.VAEConfig, VAE_FIXED),
+        network_config.read(files.whisper_config, whisper.WhisperConfig, WHISPER_FIXED),
         None
         if files.taesd_config is None
-        else weights.read_config(files.taesd_config, taesd.TinyConfig, TAESD_FIXED),
+        else network_config.read(files.taesd_config, taesd.TinyConfig, TAESD_FIXED),
     )
     if faults := config.faults():
         raise errors.AssetError(str(files.path), "; ".join(faults))

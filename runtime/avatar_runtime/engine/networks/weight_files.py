@@ -1,126 +1,139 @@
-"""Reads the tensors of one file of weights, and says in words what a wrong file is."""
+"""Reads files of weights that strangers made: safetensors, or pickles with only tensors.
+
+A file that is something else is reported in one sentence: empty, a pointer of git-lfs, a web page
+or other text, or a pickle with other objects. Pickles are read with `weights_only=True`, whose
+messages are never repeated, since they advise to turn the protection off.
+"""
 
 from __future__ import annotations
 
-import pickle
+import re
+import zipfile
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from avatar_runtime import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable
     from pathlib import Path
 
     from torch import Tensor
 
-_HEAD_BYTES: Final = 512
-_LFS_POINTER: Final = b"version https://git-lfs"
-_ZIP: Final = b"PK\x03\x04"
-"""How `torch.save` begins a file since version 1.6; such files can be memory-mapped."""
-PREFIXES: Final = ("module.", "unet.")
-"""Prefixes of all names that wrappers add: data parallel training, and a model that holds it."""
-_MAX_NAMED: Final = 3
+_START_BYTES: Final = 1024  # of a file, which tell what it is
+_LFS: Final = b"version https://git-lfs.github.com/spec/"
+_WRAPPERS: Final = ("module.", "_orig_mod.", "unet.")
+"""Prefixes that every name of a file has if a wrapped model was saved (torch, MuseTalk)."""
+_MAX_SHOWN: Final = 3  # keys of a wrong pickle that the message names
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file, or of a pickle with only tensors.
+    """Return the tensors of a file by name, without the prefix of a wrapper.
 
-    A pickle is read without executing anything that it contains.
-
-    Raises:
-        AssetError: the file is unreadable, or contains other objects; says what it is.
-    """
-    import torch
-
-    _check_head(path)
-    document = _load(path)
-    if isinstance(document, dict):
-        document = document.get("state_dict", document)
-    if not isinstance(document, dict):
-        kind = type(document).__name__
-        fault = f"contains a {kind}, must contain a mapping of names to tensors"
-        raise errors.AssetError(str(path), fault)
-    tensors = {
-        name: tensor
-        for name, tensor in document.items()
-        if isinstance(name, str) and isinstance(tensor, torch.Tensor)
-    }
-    if not tensors:
-        raise errors.AssetError(str(path), "contains no tensor under a name")
-    return _without_prefixes(tensors)
-
-
-def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Check that no weight is infinite or not a number.
+    A pickle may have the tensors under the key `state_dict`; its other objects, such as the number
+    of the epoch, are ignored.
 
     Raises:
-        AssetError: some are; names the tensors.
+        AssetError: the file is unreadable, is not a file of weights, or has no tensors by name.
     """
-    wrong = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
-    if wrong:
-        more = f" and {len(wrong) - _MAX_NAMED} more" if len(wrong) > _MAX_NAMED else ""
-        named = ", ".join(wrong[:_MAX_NAMED])
-        fault = f"weights are NaN or infinite in {named}{more}; the file is damaged"
-        raise errors.AssetError(str(path), fault)
+    check_start(path)
+    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    return dict(zip(plain_names(tensors), tensors.values(), strict=True))
 
 
-def _check_head(path: Path) -> None:
-    """Recognize what is downloaded by mistake in place of weights."""
+def check_start(path: Path) -> None:
+    """Check that a file does not begin like something that is downloaded in place of weights.
+
+    Raises:
+        AssetError: the file cannot be opened, is empty, or is text.
+    """
     try:
         with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
+            start = file.read(_START_BYTES)
     except OSError as error:
-        raise errors.AssetError(str(path), f"unreadable: {error.strerror or error}") from error
-    text = head.lstrip().lower()
-    if not head:
-        fault = "is empty; the download did not finish"
-    elif head.startswith(_LFS_POINTER):
-        fault = "is a pointer of Git LFS, not the weights; run 'git lfs pull' in its repository"
-    elif text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        fault = "is a web page, not the weights; the address of the download was wrong"
-    elif text.startswith(b"{") and path.suffix != ".safetensors":
-        fault = "is a JSON document, not the weights"
-    else:
-        return
-    raise errors.AssetError(str(path), fault)
+        raise errors.AssetError(str(path), f"unreadable: {error.strerror}") from error
+    if fault := start_fault(start):
+        raise errors.AssetError(str(path), f"unreadable: {fault}")
 
 
-def _load(path: Path) -> Any:
-    import torch
+def start_fault(start: bytes) -> str | None:
+    """Return what a file with this start is, or `None` if it may be a file of weights."""
+    if not start:
+        return "the file is empty (0 bytes), download it again"
+    if start.startswith(_LFS):
+        size = re.search(rb"^size (\d{1,15})$", start, re.MULTILINE)
+        wanted = f" of the {size[1].decode()} bytes of weights" if size else ""
+        return f"the file is a git-lfs pointer in place{wanted}, run 'git lfs pull'"
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "the file is an HTML page, as a wrong link or a login page gives, not weights"
+    if text.startswith((b"<?xml", b"{", b"[")):
+        return "the file is text (XML or JSON), not weights"
+    return None
+
+
+def plain_names(names: Iterable[str]) -> list[str]:
+    """Return the names without the prefixes of wrappers that all of them have."""
+    plain = list(names)
+    while plain:
+        shared = [w for w in _WRAPPERS if all(name.startswith(w) for name in plain)]
+        if not shared:
+            break
+        plain = [name.removeprefix(shared[0]) for name in plain]
+    return plain
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with path.open("rb") as file:
-            mapped = file.read(len(_ZIP)) == _ZIP
-        # Files of torch before 1.6 are a pickle alone, which cannot be memory-mapped.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        # The text of torch goes on with the advice to execute the file's code.
-        raise errors.AssetError(str(path), _refusal(str(error))) from error
-    except (OSError, RuntimeError, ValueError, SafetensorError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "it ends too early"
-        raise errors.AssetError(str(path), f"unreadable: {reason}") from error
-    except Exception as error:
-        # torch.load raises further errors for files that are no pickles, such as IndexError.
-        fault = f"not a file of weights: {type(error).__name__}"
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        fault = f"unreadable: not a whole safetensors file ({error})"
         raise errors.AssetError(str(path), fault) from error
 
 
-def _refusal(text: str) -> str:
-    """Return why a pickle was refused; `text` is the message of torch."""
-    for marker in ("Unsupported global: GLOBAL ", "Unsupported class "):
-        _, found, rest = text.partition(marker)
-        if found:
-            return f"contains more than weights: {rest.split()[0]}; it is not executed"
-    return "not a file of weights"
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a pickle, memory-mapped unless it has torch's first format."""
+    import torch
+
+    try:
+        held = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
+    except Exception as error:
+        # torch raises errors of any type; a forbidden object is named as "GLOBAL module.name".
+        forbidden = re.search(r"GLOBAL ([\w.]{1,100})", str(error))
+        fault = (
+            f"not a file of weights alone: it holds an object of {forbidden[1]}, "
+            "must hold only tensors"
+            if forbidden
+            else "unreadable: not a whole file of torch.save"
+        )
+        raise errors.AssetError(str(path), fault) from error
+    wrong = _pickle_fault(held)
+    if wrong is not None:
+        raise errors.AssetError(str(path), f"not a file of weights by name: {wrong}")
+    return {str(k): t for k, t in _inner(held).items() if isinstance(t, torch.Tensor)}
 
 
-def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    for _ in PREFIXES:
-        for prefix in PREFIXES:
-            if all(name.startswith(prefix) for name in tensors):
-                tensors = {name.removeprefix(prefix): t for name, t in tensors.items()}
-    return tensors
+def _inner(held: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    inner = held.get("state_dict")
+    return inner if isinstance(inner, Mapping) else held
+
+
+def _pickle_fault(held: object) -> str | None:
+    """Return what a pickle holds in place of tensors by name, or `None`."""
+    import torch
+
+    if isinstance(held, torch.Tensor):
+        return f"it holds one tensor of the shape {tuple(held.shape)}"
+    if not isinstance(held, Mapping):
+        entries = f" with {len(held)} entries" if isinstance(held, list | tuple) else ""
+        return f"it holds a {type(held).__name__}{entries}"
+    found = _inner(held)
+    if not any(isinstance(value, torch.Tensor) for value in found.values()):
+        keys = ", ".join(repr(key)[:40] for key in list(found)[:_MAX_SHOWN]) or "none"
+        return f"it holds no tensors; its first keys are: {keys}"
+    return None

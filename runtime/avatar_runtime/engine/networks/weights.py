@@ -1,17 +1,17 @@
 """Reads a MuseTalk folder in the published layout and checks it as a whole (docs/musetalk.md).
 
-Pickles are read with `weights_only=True`. One error reports every missing, surplus and misshaped
-tensor of a file.
+One error reports every missing, surplus and misshaped tensor of a file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import numpy as np
 
 from avatar_runtime import errors
 from avatar_runtime.engine.device import VERSIONS
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
 _UNETS: Final = {
@@ -35,13 +36,10 @@ MANIFEST: Final = "manifest.json"
 _VERIFIERS: Final = 2  # files hashed at once: one core hashes about as fast as one disk reads
 WHISPER_PREFIX: Final = "model.encoder."
 # Names of the first diffusers releases, which the published VAE file still carries.
-OLD_ATTENTION: Final = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_OLD_ATTENTION: Final = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _MAX_NAMED: Final = 8  # tensors of one kind that the message names
 
-_MAX_SIZE: Final = 1 << 20
-"""Largest width or count in a configuration: far over any network, and no memory bomb."""
-
-Config = TypeVar("Config")
+Array = TypeVar("Array", "Tensor", "NDArray[Any]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,72 +137,9 @@ def sha256(path: Path) -> str | None:
         return None
 
 
-def read_config(path: Path, kind: type[Config], fixed: Mapping[str, Any]) -> Config:
-    """Return the fields of `kind` in a JSON file; the fields in `fixed` must have these values.
-
-    Raises:
-        AssetError: the file is unreadable, or describes an unsupported network.
-    """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        other = {k: v for k, v in fixed.items() if document.get(k, v) != v}
-    except (OSError, ValueError, AttributeError) as error:
-        raise errors.AssetError(str(path), f"unreadable: {error}") from error
-    if other:
-        stated = "; ".join(f"{k} is {document[k]!r}, must be {v!r}" for k, v in other.items())
-        raise errors.AssetError(str(path), stated)
-    values, faults = {}, []
-    for each in fields(kind):  # type: ignore[arg-type]
-        value = document.get(each.name, each.default)
-        value = tuple(value) if isinstance(value, list) else value
-        if not _is_like(value, each.default):
-            faults.append(f"{each.name} is {document[each.name]!r}, must be {_kind(each.default)}")
-        values[each.name] = value
-    if faults:
-        raise errors.AssetError(str(path), "; ".join(faults))
-    return kind(**values)
-
-
-def _is_like(value: object, default: object) -> bool:
-    """Return whether a value of a configuration has the type of the default and is possible."""
-    if isinstance(default, tuple):
-        return isinstance(value, tuple) and len(value) > 0 and all(_is_like(v, 1) for v in value)
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(default, bool) and isinstance(value, bool)
-    if isinstance(default, float):
-        return isinstance(value, int | float) and 0 < value < math.inf
-    if isinstance(default, int):
-        return isinstance(value, int) and 0 < value <= _MAX_SIZE
-    return isinstance(value, type(default))
-
-
-def _kind(default: object) -> str:
-    if isinstance(default, tuple):
-        return "a list of positive integers"
-    if isinstance(default, bool):
-        return "true or false"
-    if isinstance(default, float):
-        return "a positive number"
-    return "one positive integer" if isinstance(default, int) else "a text"
-
-
 def read_vae(path: Path) -> dict[str, Tensor]:
     """Return the tensors of the VAE under their current names."""
-    return _renamed(weight_files.read(path))
-
-
-def _renamed(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tensors or arrays of a VAE under their current names and in their shapes."""
-    renamed = {}
-    for name, tensor in tensors.items():
-        *front, layer, kind = name.split(".")
-        if "attentions" in front and layer in OLD_ATTENTION:
-            # Older files store these layers as 1x1 convolutions.
-            plain = tensor.reshape(tensor.shape[0], -1) if kind == "weight" else tensor
-            renamed[".".join([*front, OLD_ATTENTION[layer], kind])] = plain
-        else:
-            renamed[name] = tensor
-    return renamed
+    return _current_vae_names(weight_files.read(path))
 
 
 def read_whisper(path: Path) -> dict[str, Tensor]:
@@ -254,9 +189,12 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Load exactly these weights into the module.
 
     Raises:
-        AssetError: tensors are missing, surplus, misshaped or not finite; names them.
+        AssetError: tensors are missing, surplus, misshaped or not numbers; names them.
     """
-    expected = {name: tuple(t.shape) for name, t in module.state_dict().items()}
+    own = module.state_dict()
+    expected = {name: tuple(t.shape) for name, t in own.items()}
+    # Others are counters, which batch normalisation has.
+    numbers = {n: t for n, t in tensors.items() if n not in own or own[n].is_floating_point()}
     given = {name: tuple(t.shape) for name, t in tensors.items()}
     faults = [
         *_named("missing", sorted(expected.keys() - given.keys())),
@@ -269,33 +207,91 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
                 if given.get(name, shape) != shape
             ],
         ),
+        *_named("wrong", [f for n, t in sorted(numbers.items()) if (f := _value_fault(n, t))]),
     ]
     if faults:
         raise errors.AssetError(str(path), "; ".join(faults))
-    weight_files.check_finite(tensors, path)
     module.load_state_dict(dict(tensors), assign=True)
 
 
+def _value_fault(name: str, tensor: Tensor) -> str | None:
+    """Return why the values of a tensor are unusable, or `None`. Reads the tensor once."""
+    import torch
+
+    if not tensor.is_floating_point():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        return f"{name} has the type {kind}, must have floating-point numbers"
+    # One pass: the sum is finite if all values are, unless it overflows, which is looked into.
+    if torch.isfinite(tensor.sum(dtype=torch.float32)):
+        return None
+    count = int((~torch.isfinite(tensor)).sum())
+    noun = "value that is" if count == 1 else "values that are"
+    return f"{name} has {count} {noun} not finite" if count else None
+
+
 def vae_hash(path: Path) -> str:
-    """Return the SHA-256 of the VAE tensors in name order, independent of the file format."""
+    """Return the SHA-256 of the VAE tensors in name order.
+
+    It depends on names, types, shapes and values alone: a pickle, a file with the old names of the
+    attention layers and a converted file of one VAE have the same hash.
+
+    Raises:
+        AssetError: the file is unreadable.
+    """
     digest = hashlib.sha256()
-    for name, array in sorted(_vae_arrays(path).items()):
-        digest.update(f"{name}:{array.dtype.str}:{array.shape}".encode())
-        digest.update(array.data)
+    for name, (dtype, array) in sorted(_vae_arrays(path).items()):
+        digest.update(f"{name}:{dtype}:{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
-def _vae_arrays(path: Path) -> dict[str, Any]:
-    """Return the tensors as numpy arrays, since a simulated device must not load torch."""
+def _vae_arrays(path: Path) -> dict[str, tuple[str, NDArray[Any]]]:
+    """Return type and values of each tensor, in NumPy, since a simulated device has no torch."""
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
+        weight_files.check_start(path)
         try:
-            return _renamed(load_file(path))
+            stored = load_file(path)
+        except (KeyError, TypeError, AttributeError):
+            pass  # bfloat16, which NumPy has not
         except (OSError, SafetensorError) as error:
-            raise errors.AssetError(str(path), f"unreadable: {error}") from error
-    return {name: tensor.contiguous().numpy() for name, tensor in read_vae(path).items()}
+            fault = f"unreadable: not a whole safetensors file ({error})"
+            raise errors.AssetError(str(path), fault) from error
+        else:
+            named = dict(zip(weight_files.plain_names(stored), stored.values(), strict=True))
+            return {k: _typed(a) for k, a in _current_vae_names(named).items()}
+    return {name: _numpy(tensor) for name, tensor in read_vae(path).items()}
+
+
+def _typed(array: NDArray[Any]) -> tuple[str, NDArray[Any]]:
+    # With the package ml_dtypes, which others bring, NumPy does have bfloat16.
+    if array.dtype.name == "bfloat16":
+        return "bfloat16", np.ascontiguousarray(array).view(np.int16)
+    return array.dtype.str, array
+
+
+def _numpy(tensor: Tensor) -> tuple[str, NDArray[Any]]:
+    import torch
+
+    if tensor.dtype is torch.bfloat16:
+        return "bfloat16", tensor.contiguous().view(torch.int16).numpy()
+    array = tensor.contiguous().numpy()
+    return array.dtype.str, array
+
+
+def _current_vae_names(tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """Return tensors of torch or NumPy; older files store attention as 1x1 convolutions."""
+    renamed: dict[str, Array] = {}
+    for name, tensor in tensors.items():
+        *front, layer, kind = name.split(".")
+        if "attentions" in front and layer in _OLD_ATTENTION:
+            name = ".".join([*front, _OLD_ATTENTION[layer], kind])
+        if "attentions" in front and kind == "weight" and tensor.ndim == 4:
+            tensor = tensor.reshape(tensor.shape[:2])
+        renamed[name] = tensor
+    return renamed
 
 
 def _named(kind: str, names: list[str]) -> list[str]:
