@@ -65,7 +65,7 @@ def write(
         sound: Any = container.add_stream("aac", rate=16_000) if coding.sound else None
         shown = -1
         for shown, picture in enumerate(pictures):
-            frame = picture if isinstance(picture, av.VideoFrame) else _frame(picture, coding)
+            frame = picture if isinstance(picture, av.VideoFrame) else make_frame(picture, coding)
             if stream is None:
                 stream = _stream(container, coding, frame)
             time = Fraction(shown) / coding.fps if times is None else times[shown]
@@ -95,7 +95,8 @@ def _stream(container: Any, coding: Coding, frame: Any) -> Any:
     return stream
 
 
-def _frame(picture: Picture, coding: Coding) -> Any:
+def make_frame(picture: Picture, coding: Coding) -> Any:
+    """Return the `av.VideoFrame` that is coded for a picture."""
     layout = "bgra" if picture.shape[2] == 4 else "bgr24"
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format=layout)
     if coding.pixel_format.startswith(("rgb", "bgr", "gbr", "pal")):
@@ -139,13 +140,19 @@ FORMATS: Mapping[str, Coding] = {
     "h264.ts": Coding(),
     "h264.mkv": Coding(),
     "10bit.mp4": Coding(pixel_format="yuv420p10le"),
-    "hevc.mp4": Coding(codec="libx265", options={"preset": "ultrafast", "x265-params": "log-level=0"}),
+    "hevc.mp4": Coding(
+        codec="libx265", options={"preset": "ultrafast", "x265-params": "log-level=0"}
+    ),
     "vp8.webm": Coding(codec="libvpx", options={"deadline": "realtime", "cpu-used": "8"}),
     "vp9.webm": Coding(codec="libvpx-vp9", options={"deadline": "realtime", "cpu-used": "8"}),
-    "av1.mp4": Coding(codec="libsvtav1", options={"preset": "8", "crf": "5", "svtav1-params": "lp=1"}),
+    "av1.mp4": Coding(
+        codec="libsvtav1", options={"preset": "8", "crf": "5", "svtav1-params": "lp=1"}
+    ),
     "mpeg4.avi": Coding(codec="mpeg4", options={"b": "4M"}),
     "mpeg2.mpg": Coding(codec="mpeg2video", options={"b": "4M"}, container="mpeg"),
-    "motion-jpeg.mov": Coding(codec="mjpeg", pixel_format="yuvj420p", matrix=6, full_range=True, options={}),
+    "motion-jpeg.mov": Coding(
+        codec="mjpeg", pixel_format="yuvj420p", matrix=6, full_range=True, options={}
+    ),
     "prores.mov": Coding(codec="prores_ks", pixel_format="yuv422p10le", options={}),
     "lossless.mkv": LOSSLESS,
     "animation.gif": Coding(codec="gif", pixel_format="rgb8", options={}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +34,8 @@ def test_all_frames_come_in_order(clip: Path) -> None:
     assert numbers(source) == list(range(FRAMES))
     info = source.info
     assert (info.kind, info.frames, info.fps) == ("video", FRAMES, 25)
-    assert (info.width, info.height, info.source_seconds) == (320, 240, pytest.approx(1.6))
+    assert (info.width, info.height) == (320, 240)
+    assert info.source_seconds == pytest.approx(1.6)
     assert info.has_audio == (clip.name == "h264.mp4")
     assert source.notes == ()
 
@@ -65,7 +67,7 @@ def test_an_index_at_the_end_gives_nothing(tmp_path: Path) -> None:
 
 def test_frames_belong_to_the_receiver(tmp_path: Path) -> None:
     """Half the frame rate: each source frame is shown twice."""
-    coding = clips.Coding(fps=clips.Fraction(25, 2))
+    coding = clips.Coding(fps=Fraction(25, 2))
     source = sources.open(clips.write(tmp_path / "a.mp4", clips.numbered(20), coding))
     seen = []
     for picture in source.frames():

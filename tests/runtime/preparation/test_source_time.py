@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -53,7 +54,7 @@ def test_the_clock_never_goes_back(stamps: list[Fraction | None]) -> None:
     times = [clock.place(stamp) for stamp in stamps]
     assert times[0] == 0
     assert times == sorted(times)
-    assert all(b - a <= timeline.LONGEST_PAUSE for a, b in zip(times, times[1:], strict=False))
+    assert all(b - a <= timeline.LONGEST_PAUSE for a, b in pairwise(times))
 
 
 @given(st.integers(1, 100_000))

@@ -138,7 +138,10 @@ class Converter:
                 frame = self._scaler.reformat(
                     frame, width=width, height=height, interpolation=_EXACT, threads=1
                 )
-            options["dst_color_trc"] = ColorTrc.IEC61966_2_1
+            # Without HDR the transfer stays, as in players: BT.709's own would darken greys.
+            options["dst_color_trc"] = (
+                ColorTrc.IEC61966_2_1 if colours.tone_mapped else colours.transfer
+            )
             options["dst_color_primaries"] = ColorPrimaries.BT709
         made = self._reformatter.reformat(
             frame,

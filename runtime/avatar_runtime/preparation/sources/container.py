@@ -64,7 +64,8 @@ def open_container(path: Path, file: GuardedFile, limits: SourceLimits) -> Any:
     Raises:
         SourceError: The file is of no supported format, or is damaged at its beginning.
     """
-    head = _head(file)
+    with translated(path):
+        head = _head(file)
     _refuse_by_name(path, head)
     options = {
         "format_whitelist": ",".join((*_MOVING_FORMATS, *sorted(STILL_FORMATS))),
@@ -91,7 +92,9 @@ def open_container(path: Path, file: GuardedFile, limits: SourceLimits) -> Any:
             raise
         reason = f"is not a video or picture that can be read; {SUPPORTED}"
         if head[4:8] in _MP4_BOXES:
-            reason = "is an MP4 or MOV file that is cut off or damaged: its index cannot be read"
+            reason = (
+                "is an MP4, MOV or AVIF file that is cut off or damaged: its index cannot be read"
+            )
         raise SourceError(error.path, reason) from None
 
 

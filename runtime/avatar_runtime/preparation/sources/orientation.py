@@ -22,7 +22,7 @@ def _unknown_type(_: object) -> sidedata.Type:
     return sidedata.Type.A53_CC
 
 
-sidedata.Type._missing_ = _unknown_type  # type: ignore[method-assign]
+sidedata.Type._missing_ = _unknown_type  # type: ignore[method-assign, assignment]
 
 
 # Part of the length of an axis by which it may miss a right angle: 1 degree.

@@ -136,7 +136,8 @@ def frame_time(frame: Any) -> Fraction | None:
     """Return the time stamp of a frame in seconds on the clock of the file."""
     if frame.pts is None or not frame.time_base:
         return None
-    return frame.pts * Fraction(frame.time_base)
+    seconds: Fraction = frame.pts * Fraction(frame.time_base)
+    return seconds
 
 
 def _identity(descriptor: int) -> tuple[int, ...]:
