@@ -128,7 +128,6 @@ class Utterance:
             return None
         start = max(0, end - self._context_steps)
         context = self._view(start * STEP, end * STEP)
-        steps = min(end, self._steps_total(end)) - start
         self._next_frame = last + 1
         opacities = [self._mouth_opacity(i) for i in range(first, last + 1)]
         return [
@@ -137,7 +136,7 @@ class Utterance:
                 number,
                 context,
                 self._first_step(i) - start,
-                steps,
+                min(end, self._steps_total(i, end)) - start,
                 silent=not opacity,
                 mouth_opacity=opacity,
             )
@@ -151,10 +150,17 @@ class Utterance:
         """Return the step after the last one that a frame needs."""
         return self._first_step(frame) + STEPS_PER_FRAME + self._extra_steps
 
-    def _steps_total(self, at_least: int) -> int:
-        """Return the steps with audio, padded to whole frames, or `at_least` before the end."""
+    def _steps_total(self, frame: int, at_least: int) -> int:
+        """Return the steps with audio that a frame may read, or `at_least` before the end.
+
+        As in MuseTalk, whose features end with the last whole step of the audio. Only the frame
+        that MuseTalk does not generate, since the audio ends within it, reads its own steps of
+        the padding: its sound would be missing otherwise.
+        """
         if not self._finished:
             return at_least
+        if frame < self._samples * self._fps // self._rate:
+            return self._samples * STEPS_PER_S // self._rate
         return self.frames_total * STEPS_PER_S // self._fps
 
     def _mouth_opacity(self, frame: int) -> float:

@@ -14,7 +14,7 @@ import torch
 from avatar_runtime import errors
 from avatar_runtime.audio.utterance import Utterance
 from avatar_runtime.avatars import geometry, masks, preparation
-from avatar_runtime.engine.networks import musetalk, unet, vae, weights, whisper
+from avatar_runtime.engine.networks import musetalk, network_config, unet, vae, weights, whisper
 from avatar_runtime.engine.rendering import blend_host
 from avatar_runtime.tools import random_model
 
@@ -64,6 +64,20 @@ def test_the_worked_tail_ends_in_zero_vectors() -> None:
     made = windows(1.0)  # 50 real steps, 25 frames
     assert len(made) == 25
     assert steps(made[24]) == [44, 45, 46, 47, 48, 49, None, None, None, None]
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 24_000])
+def test_the_frames_before_a_padded_tail_see_zero_vectors_as_in_musetalk(rate: int) -> None:
+    """1.010 s: 50 whole steps and 25 frames in MuseTalk; ours pads the tail to a 26th frame."""
+    speech = Utterance(rate, 25)
+    speech.append(bytes(2 * (rate + rate // 100)))
+    speech.finish()
+    made = speech.take()
+
+    assert len(made) == 26
+    assert steps(made[23]) == [42, 43, 44, 45, 46, 47, 48, 49, None, None]
+    assert steps(made[24]) == [44, 45, 46, 47, 48, 49, None, None, None, None]
+    assert steps(made[25]) == [46, 47, 48, 49, 50, 51, None, None, None, None]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +185,7 @@ def test_decoder_output_becomes_bytes_rounded_and_blue_first() -> None:
 
 def test_latents_carry_the_scaling_factor_that_the_published_file_omits(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"act_fn": "silu"}), encoding="utf-8")
-    config = weights.read_config(tmp_path / "config.json", vae.VAEConfig, musetalk.VAE_FIXED)
+    config = network_config.read(tmp_path / "config.json", vae.VAEConfig, musetalk.VAE_FIXED)
     assert config.scaling_factor == 0.18215
 
     seen: list[torch.Tensor] = []

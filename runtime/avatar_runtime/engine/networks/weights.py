@@ -1,7 +1,6 @@
 """Reads a MuseTalk folder in the published layout and checks it as a whole (docs/musetalk.md).
 
-Pickles are read with `weights_only=True`. One error reports every missing, surplus and misshaped
-tensor of a file.
+One error reports every missing, surplus and misshaped tensor of a file.
 """
 
 from __future__ import annotations
@@ -9,17 +8,21 @@ from __future__ import annotations
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import numpy as np
 
 from avatar_runtime import errors
 from avatar_runtime.engine.device import VERSIONS
+from avatar_runtime.engine.networks import weight_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
 _UNETS: Final = {
@@ -36,7 +39,7 @@ WHISPER_PREFIX: Final = "model.encoder."
 _OLD_ATTENTION: Final = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _MAX_NAMED: Final = 8  # tensors of one kind that the message names
 
-Config = TypeVar("Config")
+Array = TypeVar("Array", "Tensor", "NDArray[Any]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,65 +137,14 @@ def sha256(path: Path) -> str | None:
         return None
 
 
-def read_config(path: Path, kind: type[Config], fixed: Mapping[str, Any]) -> Config:
-    """Return the fields of `kind` in a JSON file; the fields in `fixed` must have these values.
-
-    Raises:
-        AssetError: the file is unreadable, or describes an unsupported network.
-    """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        other = {k: v for k, v in fixed.items() if document.get(k, v) != v}
-    except (OSError, ValueError, AttributeError) as error:
-        raise errors.AssetError(str(path), f"unreadable: {error}") from error
-    if other:
-        stated = "; ".join(f"{k} is {document[k]!r}, must be {v!r}" for k, v in other.items())
-        raise errors.AssetError(str(path), stated)
-    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in document.items() if k in known}
-    return kind(**values)
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file, or of a pickle with only tensors.
-
-    Raises:
-        AssetError: the file is unreadable or has other objects.
-    """
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, ValueError, SafetensorError, EOFError) as error:
-        raise errors.AssetError(str(path), f"unreadable: {error}") from error
-    except Exception as error:
-        # torch.load raises the errors of pickle, which name the forbidden type.
-        raise errors.AssetError(str(path), f"not a file of weights alone: {error}") from error
-    tensors = tensors.get("state_dict", tensors)
-    return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
-
-
 def read_vae(path: Path) -> dict[str, Tensor]:
     """Return the tensors of the VAE under their current names."""
-    renamed = {}
-    for name, tensor in read_tensors(path).items():
-        *front, layer, kind = name.split(".")
-        if "attentions" in front and layer in _OLD_ATTENTION:
-            # Older files store these layers as 1x1 convolutions.
-            plain = tensor.flatten(1) if kind == "weight" else tensor
-            renamed[".".join([*front, _OLD_ATTENTION[layer], kind])] = plain
-        else:
-            renamed[name] = tensor
-    return renamed
+    return _current_vae_names(weight_files.read(path))
 
 
 def read_whisper(path: Path) -> dict[str, Tensor]:
     """Return the tensors of the encoder in a Whisper file."""
-    tensors = read_tensors(path)
+    tensors = weight_files.read(path)
     for prefix in (WHISPER_PREFIX, "encoder."):
         if part := {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}:
             return part
@@ -201,7 +153,7 @@ def read_whisper(path: Path) -> dict[str, Tensor]:
 
 def read_taesd(path: Path) -> dict[str, Tensor]:
     """Return the tensors of the small decoder in a TAESD file."""
-    tensors = read_tensors(path)
+    tensors = weight_files.read(path)
     return {name: t for name, t in tensors.items() if not name.startswith("encoder.")}
 
 
@@ -210,20 +162,24 @@ def place(
     device: torch.device,
     dtype: torch.dtype,
     on_progress: Callable[[int, int], None],
+    contiguous: Iterable[nn.Module] = (),
 ) -> None:
     """Move weights one by one, so that the host never has a second copy of the model.
 
     Files are memory-mapped: each tensor is read, converted and copied in turn. Convolutions get
     the channels-last layout, which has the fastest kernels on the GPU and, by a quarter, the CPU.
-    `on_progress` is called after each tensor with the bytes done and the total bytes.
+    The modules in `contiguous` keep the plain layout. `on_progress` is called after each tensor
+    with the bytes done and the total bytes.
     """
     import torch
 
+    plain = {id(p) for module in contiguous for p in module.parameters()}
     parameters = [p for module in modules for p in module.parameters()]
     total, done = sum(p.nbytes for p in parameters), 0
     for parameter in parameters:
         done += parameter.nbytes
-        order = torch.channels_last if parameter.dim() == 4 else torch.preserve_format
+        is_kernel = parameter.dim() == 4 and id(parameter) not in plain
+        order = torch.channels_last if is_kernel else torch.contiguous_format
         parameter.data = parameter.data.to(device=device, dtype=dtype, memory_format=order)
         parameter.requires_grad_(False)
         on_progress(done, total)
@@ -233,9 +189,12 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Load exactly these weights into the module.
 
     Raises:
-        AssetError: tensors are missing, surplus or misshaped; names them.
+        AssetError: tensors are missing, surplus, misshaped or not numbers; names them.
     """
-    expected = {name: tuple(t.shape) for name, t in module.state_dict().items()}
+    own = module.state_dict()
+    expected = {name: tuple(t.shape) for name, t in own.items()}
+    # Others are counters, which batch normalisation has.
+    numbers = {n: t for n, t in tensors.items() if n not in own or own[n].is_floating_point()}
     given = {name: tuple(t.shape) for name, t in tensors.items()}
     faults = [
         *_named("missing", sorted(expected.keys() - given.keys())),
@@ -248,32 +207,91 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
                 if given.get(name, shape) != shape
             ],
         ),
+        *_named("wrong", [f for n, t in sorted(numbers.items()) if (f := _value_fault(n, t))]),
     ]
     if faults:
         raise errors.AssetError(str(path), "; ".join(faults))
     module.load_state_dict(dict(tensors), assign=True)
 
 
+def _value_fault(name: str, tensor: Tensor) -> str | None:
+    """Return why the values of a tensor are unusable, or `None`. Reads the tensor once."""
+    import torch
+
+    if not tensor.is_floating_point():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        return f"{name} has the type {kind}, must have floating-point numbers"
+    # One pass: the sum is finite if all values are, unless it overflows, which is looked into.
+    if torch.isfinite(tensor.sum(dtype=torch.float32)):
+        return None
+    count = int((~torch.isfinite(tensor)).sum())
+    noun = "value that is" if count == 1 else "values that are"
+    return f"{name} has {count} {noun} not finite" if count else None
+
+
 def vae_hash(path: Path) -> str:
-    """Return the SHA-256 of the VAE tensors in name order, independent of the file format."""
+    """Return the SHA-256 of the VAE tensors in name order.
+
+    It depends on names, types, shapes and values alone: a pickle, a file with the old names of the
+    attention layers and a converted file of one VAE have the same hash.
+
+    Raises:
+        AssetError: the file is unreadable.
+    """
     digest = hashlib.sha256()
-    for name, array in sorted(_vae_arrays(path).items()):
-        digest.update(f"{name}:{array.dtype.str}:{array.shape}".encode())
-        digest.update(array.data)
+    for name, (dtype, array) in sorted(_vae_arrays(path).items()):
+        digest.update(f"{name}:{dtype}:{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
-def _vae_arrays(path: Path) -> dict[str, Any]:
-    """Return the tensors as numpy arrays, since a simulated device must not load torch."""
+def _vae_arrays(path: Path) -> dict[str, tuple[str, NDArray[Any]]]:
+    """Return type and values of each tensor, in NumPy, since a simulated device has no torch."""
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
+        weight_files.check_start(path)
         try:
-            return dict(load_file(path))
+            stored = load_file(path)
+        except (KeyError, TypeError, AttributeError):
+            pass  # bfloat16, which NumPy has not
         except (OSError, SafetensorError) as error:
-            raise errors.AssetError(str(path), f"unreadable: {error}") from error
-    return {name: tensor.contiguous().numpy() for name, tensor in read_vae(path).items()}
+            fault = f"unreadable: not a whole safetensors file ({error})"
+            raise errors.AssetError(str(path), fault) from error
+        else:
+            named = dict(zip(weight_files.plain_names(stored), stored.values(), strict=True))
+            return {k: _typed(a) for k, a in _current_vae_names(named).items()}
+    return {name: _numpy(tensor) for name, tensor in read_vae(path).items()}
+
+
+def _typed(array: NDArray[Any]) -> tuple[str, NDArray[Any]]:
+    # With the package ml_dtypes, which others bring, NumPy does have bfloat16.
+    if array.dtype.name == "bfloat16":
+        return "bfloat16", np.ascontiguousarray(array).view(np.int16)
+    return array.dtype.str, array
+
+
+def _numpy(tensor: Tensor) -> tuple[str, NDArray[Any]]:
+    import torch
+
+    if tensor.dtype is torch.bfloat16:
+        return "bfloat16", tensor.contiguous().view(torch.int16).numpy()
+    array = tensor.contiguous().numpy()
+    return array.dtype.str, array
+
+
+def _current_vae_names(tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """Return tensors of torch or NumPy; older files store attention as 1x1 convolutions."""
+    renamed: dict[str, Array] = {}
+    for name, tensor in tensors.items():
+        *front, layer, kind = name.split(".")
+        if "attentions" in front and layer in _OLD_ATTENTION:
+            name = ".".join([*front, _OLD_ATTENTION[layer], kind])
+        if "attentions" in front and kind == "weight" and tensor.ndim == 4:
+            tensor = tensor.reshape(tensor.shape[:2])
+        renamed[name] = tensor
+    return renamed
 
 
 def _named(kind: str, names: list[str]) -> list[str]:

@@ -90,6 +90,9 @@ def _first_frame(reading: Reading, scanned: Scan, broke_off: bool, options: Sour
         raise SourceError(str(path), f"no picture of it can be decoded (codec {codec})")
     time = frame_time(frame)
     notes = _notes(reading, scanned, broke_off)
+    interlaced = not still and reading.interlaced(frame)
+    if interlaced:
+        notes.append("the video is interlaced; each two fields become one frame")
     return Probe(
         identity=reading.identity,
         origin=scanned.first if time is None else time,
@@ -97,7 +100,7 @@ def _first_frame(reading: Reading, scanned: Scan, broke_off: bool, options: Sour
         scan=scanned,
         shape=shape_of(str(path), frame, stream.sample_aspect_ratio, options),
         still=still,
-        interlaced=not still and reading.interlaced(frame),
+        interlaced=interlaced,
         seekable=scanned.clean and not broke_off and reading.container.format.name in _INDEXED,
         codec=stream.codec_context.name,
         pixel_format=frame.format.name,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from avatar_runtime.engine.networks import musetalk, weights
+from avatar_runtime.engine.networks import musetalk, weight_files
 from avatar_runtime.tools import random_model
 
 if TYPE_CHECKING:
@@ -151,6 +151,6 @@ def test_every_tensor_name_is_the_library_one(folder: Path, ours: musetalk.MuseT
 
     config = _document(folder / "musetalkV15/musetalk.json")
     theirs = UNet2DConditionModel.from_config(config).state_dict()
-    stored = weights.read_tensors(folder / "musetalkV15/unet.safetensors")
+    stored = weight_files.read(folder / "musetalkV15/unet.safetensors")
 
     assert {k: v.shape for k, v in theirs.items()} == {k: v.shape for k, v in stored.items()}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from avatar_runtime.engine.networks import musetalk, weights
+from avatar_runtime.engine.networks import musetalk, vae, weights
 
 if TYPE_CHECKING:
     import pytest
@@ -39,8 +40,23 @@ def test_the_log_mel_is_moved_and_keeps_its_type(monkeypatch: pytest.MonkeyPatch
     assert fake.to(device, torch.float16, on_progress) is fake
     assert log_mel.calls == [(device,)]
     assert all(network.calls == ["eval"] for network in networks.values())
-    ((moved, where, dtype, progress),) = placed
+    ((moved, where, dtype, progress, contiguous),) = placed
     assert (list(moved), where, dtype) == (list(networks.values()), device, torch.float16)
     assert progress is on_progress
+    assert contiguous == []
     assert (fake.positions.device, fake.positions.dtype) == (device, torch.float16)
     assert (fake.device, fake.dtype) == (device, torch.float16)
+
+
+def test_the_cpu_encodes_in_the_plain_layout(tiny: musetalk.MuseTalk) -> None:
+    plain = vae.VAE(tiny.config.vae)
+    plain.load_state_dict({k: t.contiguous() for k, t in tiny.vae.state_dict().items()})
+    crops = np.random.default_rng(0).uniform(-1, 1, (2, 3, 128, 128)).astype(np.float32)
+    with torch.inference_mode():
+        expected = plain.eval().encode(torch.from_numpy(crops)).numpy()
+
+    made = tiny.encode(crops.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2))
+
+    assert np.array_equal(made, expected)
+    decoder = tiny.vae.decoder.conv_in.weight
+    assert decoder.is_contiguous(memory_format=torch.channels_last)
