@@ -1,4 +1,4 @@
-"""Command line of the runtime: `serve`, `lipsync`, `convert`, `lookahead`, `bench`, `drain`."""
+"""Command line: `serve`, `lipsync`, `prepare`, `convert`, `lookahead`, `bench`, `drain`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from avatar_contracts import descriptors, logs
 from avatar_runtime import settings
 from avatar_runtime.errors import AvatarRuntimeError, SettingsError
+from avatar_runtime.preparation import arguments as preparation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _serve(options)
             case "lipsync":
                 return _lipsync(options)
+            case "prepare":
+                return _prepare(options)
             case "convert":
                 return _convert(options)
             case "lookahead":
@@ -111,6 +114,12 @@ def _lipsync(options: argparse.Namespace) -> int:
     )
     print(json.dumps(result))
     return 0
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    from avatar_runtime.preparation import command
+
+    return command.run(options)
 
 
 def _convert(options: argparse.Namespace) -> int:
@@ -216,6 +225,8 @@ def _parser() -> argparse.ArgumentParser:
         help="cpu, cuda or simulated:CLASS; default: cuda if available",
     )
     _add_model_options(lipsync)
+    prepare = commands.add_parser("prepare", help="make an avatar from a video or a photo")
+    preparation.add_arguments(prepare)
     convert = commands.add_parser("convert", help="check a model and write it as safetensors")
     convert.add_argument("--model", metavar="DIR", type=Path, required=True)
     convert.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to create")

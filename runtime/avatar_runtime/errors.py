@@ -7,6 +7,7 @@ AvatarRuntimeError
 │   ├── Rejection        a connection rejected before the upgrade, answered with an HTTP status
 │   └── IllegalEvent     an event that the state of a turn does not allow
 ├── AssetError           a model or an avatar on disk that cannot be used
+├── SourceError          a video, photo or folder of pictures that cannot become an avatar
 ├── EngineError          a failed batch; every response that waits for it fails
 │   └── DeviceMemoryError  the device has not enough memory for the batch
 └── DeliveryError        the admin listener did not answer a command
@@ -117,6 +118,21 @@ class AssetError(AvatarRuntimeError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.problem}"
+
+
+class SourceError(AvatarRuntimeError):
+    """A video, a photo or a folder of pictures that cannot become an avatar.
+
+    `fault` completes a sentence that starts with the path, such as "is empty".
+    """
+
+    def __init__(self, path: str, fault: str) -> None:
+        super().__init__(path, fault)
+        self.path = path
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.fault}"
 
 
 class EngineError(AvatarRuntimeError):

@@ -46,6 +46,7 @@ def test_supported_values_are_listed() -> None:
             "event 'finish' is not allowed while the turn is open",
         ),
         (errors.AssetError("a/b", "is missing"), "a/b: is missing"),
+        (errors.SourceError("a/b", "is empty"), "a/b: is empty"),
         (errors.DeviceMemoryError(5, 3), "5 bytes wanted on the device, 3 are free"),
         (errors.DeviceMemoryError(None, 3), "more bytes wanted on the device, 3 are free"),
         (errors.DeliveryError("http://a", "no answer"), "http://a: no answer"),

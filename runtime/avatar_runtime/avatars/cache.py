@@ -259,7 +259,7 @@ def write(folder: Path, manifest: Manifest, tensors: Mapping[str, NDArray[Any]])
         staging.chmod(0o755)
         for path in staging.iterdir():
             path.chmod(0o644)
-        _replace(folder, staging)
+        replace(folder, staging)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return content_hash
@@ -285,7 +285,7 @@ def pack(parts: list[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], NDArray[np.
     return np.concatenate([part.ravel() for part in parts]), offsets
 
 
-def _replace(folder: Path, staging: Path) -> None:
+def replace(folder: Path, staging: Path) -> None:
     """Give a staged folder its name; the folder that has the name is removed."""
     if not folder.exists():
         staging.rename(folder)

@@ -1,0 +1,184 @@
+"""The command `avatar-runtime prepare`: checks of the output, the parts, and the result."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from avatar_contracts import labels
+from avatar_runtime import errors
+from avatar_runtime.avatars import field_rules
+from avatar_runtime.preparation import quality, staging
+
+if TYPE_CHECKING:
+    import argparse
+    from pathlib import Path
+
+    from avatar_runtime.preparation.pipeline import Job, Options
+
+REFUSED: Final = 1
+"""Exit status if the clip is refused or an input is unusable."""
+INTERRUPTED: Final = 130
+"""Exit status after SIGINT, as shells report it."""
+_NAME: Final = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,199}")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prepare an avatar, print its report and return the exit status.
+
+    Raises:
+        AvatarRuntimeError: an argument or an input is unusable.
+        OSError: a file cannot be read or written.
+    """
+    out = options.out.resolve()
+    check_text(options.consent, options.disclosure)
+    check_output(out, force=options.force)
+    # These modules load torch and the detectors, which takes seconds.
+    from avatar_runtime.preparation import pipeline, progress
+
+    try:
+        with progress.shown() as shown:
+            document = pipeline.run(_job(options, out), shown)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        fault = "the disk is full; free some space, then the same command continues"
+        raise errors.AssetError(str(staging.folder_of(out)), fault) from error
+    return REFUSED if document["verdict"] == quality.Grade.REFUSED.value else 0
+
+
+def check_text(consent: str, disclosure: str) -> None:
+    """Check the texts that the manifest keeps.
+
+    Raises:
+        AssetError: a text is empty, too long, or has control characters.
+    """
+    if not field_rules.is_note(consent):
+        limit = f"must be text of at most {field_rules.MAX_TEXT} characters"
+        raise errors.AssetError("--consent", f"has {len(consent)} characters, {limit}")
+    is_label, expected = field_rules.text(labels.MAX_DISCLOSURE)
+    if not is_label(disclosure):
+        raise errors.AssetError("--disclosure", f"is {disclosure[:80]!r}, must be {expected}")
+    if not consent.strip():
+        raise errors.AssetError("--consent", "is empty, must say who allowed the use of the face")
+
+
+def check_output(out: Path, *, force: bool) -> None:
+    """Check that the avatar can be written, before any work is done.
+
+    Raises:
+        AssetError: the name is wrong, the parent is not a writable folder, or an avatar exists.
+    """
+    if not _NAME.fullmatch(out.name):
+        fault = (
+            f"the name {out.name[:80]!r} must have 1 to 200 letters, digits, '-', '_' or '.', "
+            "and start with a letter or digit"
+        )
+        raise errors.AssetError(str(out), fault)
+    if not out.parent.is_dir():
+        raise errors.AssetError(str(out.parent), "is not a folder; create it first")
+    if not os.access(out.parent, os.W_OK | os.X_OK):
+        raise errors.AssetError(str(out.parent), "is not writable")
+    if not out.exists():
+        return
+    if not (out / "manifest.json").is_file():
+        raise errors.AssetError(str(out), "exists and is not an avatar; name another folder")
+    if not force:
+        raise errors.AssetError(str(out), "exists; --force replaces it")
+
+
+def _job(options: argparse.Namespace, out: Path) -> Job:
+    from avatar_runtime.preparation import idle, loaded_model, pipeline
+
+    warnings = loaded_model.warnings(options.model, options.version)
+    model = loaded_model.load(
+        options.model, options.device, options.precision, options.version, options.sound
+    )
+    inputs = (
+        _imported(options) if options.from_upstream else _detected(options, model.model.version)
+    )
+    return pipeline.Job(
+        out=out,
+        model=model,
+        options=_options(options),
+        open_mouths=idle.open_mouths,
+        warnings=warnings,
+        resume=options.resume,
+        **inputs,
+    )
+
+
+def _detected(options: argparse.Namespace, version: str) -> dict[str, Any]:
+    from avatar_runtime.preparation import detectors, locating, masking, source, sources
+
+    detector = detectors.open_detector(options.dwpose)
+    parser = detectors.open_parser(options.face_parser)
+    selection = source.SourceOptions(
+        start=options.start,
+        end=options.end,
+        crop=options.crop,
+        background=options.background,
+    )
+    opened = sources.open(options.source, selection)
+    mode = options.mask_mode or ("jaw" if version == "v15" else "raw")
+    return {
+        "source": opened,
+        "record": opened.info.record(),
+        "locator": locating.DetectingLocator(detector, version, options.bbox_shift),
+        "masker": masking.ParsedMasks(
+            parser=parser,
+            mode=mode,
+            upper_boundary_ratio=options.upper_boundary,
+            cheek_width=options.cheek_width,
+        ),
+        "tools": {"detector": detector.name, "parser": parser.name},
+    }
+
+
+def _imported(options: argparse.Namespace) -> dict[str, Any]:
+    from avatar_runtime.preparation import from_upstream, given_source, locating, masking
+
+    ignored = [
+        name
+        for name in ("start", "end", "crop", "dwpose", "face_parser", "mask_mode")
+        if getattr(options, name) is not None
+    ]
+    if ignored:
+        flag = "--" + ignored[0].replace("_", "-")
+        raise errors.AssetError(flag, "cannot be used with --from-upstream")
+    folder = options.from_upstream
+    found = from_upstream.read(folder)
+    sha256 = from_upstream.sha256(found)
+    opened = given_source.GivenSource(folder.name, sha256, found.pictures, found.notes)
+    info = opened.info
+    return {
+        "source": opened,
+        "record": {**info.record(), "kind": "upstream"},
+        "locator": locating.GivenLocator(found.boxes),
+        "masker": masking.StoredMasks(found.masks, found.boxes),
+        "tools": {"detector": "upstream", "parser": "upstream"},
+        "crops": found.crops,
+        "notes": ["angles, landmarks and the mouth were not checked: the boxes were imported"],
+    }
+
+
+def _options(options: argparse.Namespace) -> Options:
+    from avatar_runtime.preparation import pipeline
+
+    return pipeline.Options(
+        consent=options.consent.strip(),
+        disclosure=options.disclosure,
+        mask_mode=options.mask_mode,
+        upper_boundary_ratio=options.upper_boundary,
+        cheek_width=options.cheek_width,
+        bbox_shift=options.bbox_shift,
+        background=options.background,
+        pixels=options.pixels,
+        face_resize=options.face_resize,
+        smoothing=0.0 if options.from_upstream else options.smoothing,
+        batch_size=options.batch_size,
+    )

@@ -1,0 +1,1 @@
+"""Face detectors and face parsers, and which of them a preparation uses."""

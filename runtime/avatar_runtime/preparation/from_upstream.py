@@ -1,0 +1,128 @@
+"""Reads an avatar folder of upstream MuseTalk, so that its boxes and masks are used again.
+
+Upstream stores every list forward and then reversed. The latents are not read: they are random
+samples in a pickle, and are encoded again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final
+
+from avatar_runtime import errors
+from avatar_runtime.avatars.geometry import Box
+from avatar_runtime.preparation import restricted_pickle
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+_NUMBER: Final = re.compile(r"\d{1,8}\.png")
+_EMPTY: Final = Box(0, 0, 0, 0)  # upstream's placeholder of a frame without a face
+_BLOCK: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """One avatar of upstream, each frame once."""
+
+    pictures: tuple[Path, ...]
+    masks: tuple[Path, ...]
+    boxes: tuple[Box | None, ...]
+    """Face boxes; `None` where upstream found no face."""
+    crops: tuple[Box, ...]
+    notes: tuple[str, ...]
+
+
+def read(folder: Path) -> Imported:
+    """Return the frames of a folder with `coords.pkl`, `mask_coords.pkl`, `full_imgs`, `mask`.
+
+    Raises:
+        AssetError: a part is missing, or the parts do not fit together.
+    """
+    boxes = [Box(*row) for row in restricted_pickle.read_boxes(folder / "coords.pkl")]
+    crops = [Box(*row) for row in restricted_pickle.read_boxes(folder / "mask_coords.pkl")]
+    pictures, masks = _files(folder / "full_imgs"), _files(folder / "mask")
+    counts = {
+        "coords.pkl": len(boxes),
+        "mask_coords.pkl": len(crops),
+        "full_imgs": len(pictures),
+        "mask": len(masks),
+    }
+    if len(set(counts.values())) > 1 or not boxes:
+        found = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise errors.AssetError(str(folder), f"the numbers of entries must be equal: {found}")
+    frames = _undoubled(boxes, crops)
+    notes = [
+        f"{len(boxes)} entries of MuseTalk, forward and reversed, are {frames} frames"
+        if frames < len(boxes)
+        else f"the {frames} entries are not stored forward and reversed; all are used"
+    ]
+    return Imported(
+        pictures=tuple(pictures[:frames]),
+        masks=tuple(masks[:frames]),
+        boxes=tuple(None if box == _EMPTY else box for box in boxes[:frames]),
+        crops=tuple(crops[:frames]),
+        notes=tuple(notes),
+    )
+
+
+def sha256(imported: Imported) -> str:
+    """Return the hash of the pictures, the masks and the boxes, in order."""
+    digest = hashlib.sha256(repr((imported.boxes, imported.crops)).encode())
+    for path in (*imported.pictures, *imported.masks):
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def record(folder: Path, imported: Imported, width: int, height: int) -> Mapping[str, Any]:
+    """Return what the manifest keeps of the source."""
+    return {
+        "name": folder.name,
+        "sha256": sha256(imported),
+        "kind": "upstream",
+        "width": width,
+        "height": height,
+        "fps": 25,
+        "start": 0.0,
+        "end": len(imported.pictures) / 25,
+        "crop": None,
+    }
+
+
+def _undoubled(boxes: Sequence[Box], crops: Sequence[Box]) -> int:
+    """Return the number of frames before the reversed half, or all if there is none."""
+    half = len(boxes) // 2
+    is_doubled = len(boxes) % 2 == 0 and all(
+        list(values[half:]) == list(values[:half])[::-1] for values in (boxes, crops)
+    )
+    return half if is_doubled else len(boxes)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the numbered PNG files of a folder in order, without a gap.
+
+    Raises:
+        AssetError: a number is missing, or an entry is not a regular file of the folder.
+    """
+    try:
+        found = sorted(
+            (path for path in folder.iterdir() if _NUMBER.fullmatch(path.name)),
+            key=lambda path: int(path.stem),
+        )
+    except OSError as error:
+        raise errors.AssetError(str(folder), f"unreadable: {error}") from error
+    for path in found:
+        if path.is_symlink() or not path.is_file():
+            raise errors.AssetError(str(path), "is not a regular file")
+    for one, two in pairwise(found):
+        if int(two.stem) != int(one.stem) + 1:
+            raise errors.AssetError(
+                str(folder), f"{two.name} follows {one.name}: a file is missing"
+            )
+    return found
