@@ -119,7 +119,10 @@ def _lipsync(options: argparse.Namespace) -> int:
 def _prepare(options: argparse.Namespace) -> int:
     from avatar_runtime.preparation import command
 
-    return command.run(options)
+    outcome = command.run(options)
+    is_result = outcome.status != command.INTERRUPTED
+    print(outcome.text, file=sys.stdout if is_result else sys.stderr)
+    return outcome.status
 
 
 def _convert(options: argparse.Namespace) -> int:

@@ -39,6 +39,11 @@ def _parser() -> argparse.ArgumentParser:
     avatars.add_argument("--out", type=Path, required=True)
     avatars.set_defaults(run=_avatars)
 
+    clip = commands.add_parser("clip", help="draw a clip of a talking face, to prepare it")
+    clip.add_argument("--identity", choices=sorted(IDENTITIES), default="mira")
+    clip.add_argument("--out", type=Path, required=True, metavar="MP4")
+    clip.set_defaults(run=_clip)
+
     speech = commands.add_parser("speech", help="speak the greeting into a WAV file")
     speech.add_argument("--out", type=Path, required=True)
     speech.set_defaults(run=_speech)
@@ -74,6 +79,12 @@ def _avatars(arguments: argparse.Namespace) -> None:
     from avatar_training import products
 
     products.write_avatars(arguments.out, load(arguments.model))
+
+
+def _clip(arguments: argparse.Namespace) -> None:
+    from avatar_training import clip
+
+    clip.write_clip(arguments.out, arguments.identity)
 
 
 def _speech(arguments: argparse.Namespace) -> None:

@@ -150,6 +150,6 @@ def _crop(text: str) -> tuple[int, int, int, int]:
 
 
 def _colour(text: str) -> str:
-    if not _COLOUR.fullmatch(text.lower()):
+    if text and not _COLOUR.fullmatch(text.lower()):
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a colour #rrggbb")
     return text.lower()

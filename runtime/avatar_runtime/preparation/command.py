@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from avatar_contracts import labels
@@ -25,8 +27,16 @@ INTERRUPTED: Final = 130
 _NAME: Final = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,199}")
 
 
-def run(options: argparse.Namespace) -> int:
-    """Prepare an avatar, print its report and return the exit status.
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the command prints and returns."""
+
+    status: int
+    text: str
+
+
+def run(options: argparse.Namespace) -> Outcome:
+    """Prepare an avatar and return its report.
 
     Raises:
         AvatarRuntimeError: an argument or an input is unusable.
@@ -36,19 +46,21 @@ def run(options: argparse.Namespace) -> int:
     check_text(options.consent, options.disclosure)
     check_output(out, force=options.force)
     # These modules load torch and the detectors, which takes seconds.
-    from avatar_runtime.preparation import pipeline, progress
+    from avatar_runtime.preparation import pipeline, progress, report
 
     try:
         with progress.shown() as shown:
             document = pipeline.run(_job(options, out), shown)
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return Outcome(INTERRUPTED, "interrupted; the same command continues")
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
             raise
         fault = "the disk is full; free some space, then the same command continues"
         raise errors.AssetError(str(staging.folder_of(out)), fault) from error
-    return REFUSED if document["verdict"] == quality.Grade.REFUSED.value else 0
+    refused = document["verdict"] == quality.Grade.REFUSED.value
+    text = json.dumps(document) if options.json else report.text(document)
+    return Outcome(REFUSED if refused else 0, text)
 
 
 def check_text(consent: str, disclosure: str) -> None:

@@ -21,7 +21,7 @@ TURNED_DEGREES: Final = 30.0
 """Yaw or pitch beyond which half of the mouth is foreshortened; MuseTalk has no pose input."""
 SMALL_PIXELS: Final = 96
 """Shorter side of the face box: below it the generated 256 pixels are shrunk to under 3/8."""
-BLURRED: Final = 0.008
+BLURRED: Final = 0.015
 """Sharpness (`measures.sharpness`) below which a face counts as blurred: docs/avatars.md."""
 CUT_RATIO: Final = 0.02
 """Share of the face's size that may lie outside the picture: the error of the landmarks."""
@@ -31,6 +31,8 @@ COVERED_RATIO: Final = 1 / 3
 """Redness of the lips, as a share of the clip's median, below which the mouth seems covered."""
 LIP_REDNESS: Final = 3.0
 """Median redness of the lips (`measures.lip_redness`) that the check for a cover needs."""
+COVERED_REDNESS: Final = -3.0
+"""Redness below which lips are covered in any clip: bare lips are not greener than the cheeks."""
 JUMP_RATIO: Final = 0.25
 """Movement of the box between frames, in box widths: 6 widths a second is faster than a head."""
 RESIZED_RATIO: Final = 1.25
@@ -190,11 +192,11 @@ def _covered(facts: Sequence[FrameFacts]) -> list[int]:
     """Return the frames whose landmarks are uncertain or whose lips lost their colour.
 
     The landmark models guess a mouth under a hand, so colour decides: lips are redder than the
-    skin around them. A clip whose lips have no colour of their own (grey pictures, or a mouth
-    that is covered throughout) is judged by the probability alone.
+    skin around them. In a clip whose lips have no colour of their own, such as a grey one, only
+    a cover with a colour of its own is found.
     """
     usual = statistics.median([f.lip_redness for f in facts if f.box is not None] or [0.0])
-    least = usual * COVERED_RATIO if usual >= LIP_REDNESS else -math.inf
+    least = usual * COVERED_RATIO if usual >= LIP_REDNESS else COVERED_REDNESS
     return _each(lambda f: f.presence < PRESENCE or f.lip_redness < least)(facts)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from avatar_runtime.preparation.source import SourceOptions
-from avatar_runtime.preparation.sources import folder, video
+from avatar_runtime.preparation.sources import files, folder, video
 
 if TYPE_CHECKING:
     from avatar_runtime.preparation.source import Source
@@ -21,6 +21,7 @@ def open(path: str | Path, options: SourceOptions | None = None) -> Source:  # n
     Raises:
         SourceError: The source cannot be used; one sentence says why.
     """
+    files.refuse_url(str(path))
     chosen = Path(path)
     opened = folder.open_folder if chosen.is_dir() else video.open_file
     return opened(chosen, options or SourceOptions())

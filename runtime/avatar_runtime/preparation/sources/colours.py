@@ -66,8 +66,6 @@ class Colours:
             said.append("the source is HDR; its brightness is mapped to that of a normal screen")
         elif self.wide:
             said.append("the source has a wide colour range; its colours are converted to sRGB")
-        if self.alpha:
-            said.append("the source has transparent pixels, which show the background colour")
         return said
 
 
@@ -87,6 +85,13 @@ def read(frame: Any) -> Colours:
         alpha=layout.has_palette or any(part.is_alpha for part in layout.components),
         guessed=guessed,
     )
+
+
+def transparent(frame: Any) -> bool:
+    """Return whether a decoded `av.VideoFrame` has a pixel that is not opaque."""
+    if not read(frame).alpha:
+        return False
+    return bool((frame.to_ndarray(format="bgra")[..., 3] < 255).any())
 
 
 def guess_matrix(width: int, height: int, pixel_format: str) -> int:
@@ -133,7 +138,10 @@ class Converter:
                 frame = self._scaler.reformat(
                     frame, width=width, height=height, interpolation=_EXACT, threads=1
                 )
-            options["dst_color_trc"] = ColorTrc.IEC61966_2_1
+            # Without HDR the transfer stays, as in players: BT.709's own would darken greys.
+            options["dst_color_trc"] = (
+                ColorTrc.IEC61966_2_1 if colours.tone_mapped else colours.transfer
+            )
             options["dst_color_primaries"] = ColorPrimaries.BT709
         made = self._reformatter.reformat(
             frame,

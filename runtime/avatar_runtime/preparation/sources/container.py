@@ -44,6 +44,10 @@ SUPPORTED: Final = (
     "TIFF, BMP and AVIF"
 )
 _HEIC_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1"})
+_MP4_BOXES: Final = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free"})
+# The extended header of WebP: its flags lie at byte 20, and bit 1 tells of an animation.
+_WEBP_FLAGS: Final = 20
+_WEBP_MOVES: Final = 2
 _MOST_STREAMS: Final = 64
 _READ_BYTES: Final = 1 << 18
 _MOST_THREADS: Final = 4
@@ -60,7 +64,9 @@ def open_container(path: Path, file: GuardedFile, limits: SourceLimits) -> Any:
     Raises:
         SourceError: The file is of no supported format, or is damaged at its beginning.
     """
-    _refuse_heic(path, file)
+    with translated(path):
+        head = _head(file)
+    _refuse_by_name(path, head)
     options = {
         "format_whitelist": ",".join((*_MOVING_FORMATS, *sorted(STILL_FORMATS))),
         "codec_whitelist": ",".join(_CODECS),
@@ -85,6 +91,10 @@ def open_container(path: Path, file: GuardedFile, limits: SourceLimits) -> Any:
         if file.late:
             raise
         reason = f"is not a video or picture that can be read; {SUPPORTED}"
+        if head[4:8] in _MP4_BOXES:
+            reason = (
+                "is an MP4, MOV or AVIF file that is cut off or damaged: its index cannot be read"
+            )
         raise SourceError(error.path, reason) from None
 
 
@@ -93,12 +103,19 @@ def _refuse_to_open(url: str, flags: int, options: object) -> object:
     raise PermissionError(f"a source must not open {url!r}")
 
 
-def _refuse_heic(path: Path, file: GuardedFile) -> None:
-    """Refuse HEIC by name: its tiles are decoded one by one, and nothing here joins them."""
-    head = file.read(12)
+def _head(file: GuardedFile) -> bytes:
+    head = file.read(32)
     file.seek(0)
+    return head
+
+
+def _refuse_by_name(path: Path, head: bytes) -> None:
+    """Refuse what FFmpeg opens but does not decode: the tiles of HEIC, and animated WebP."""
     if head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS:
         raise SourceError(str(path), "is a HEIC photo; save it as JPEG or PNG")
+    extended = head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and len(head) > _WEBP_FLAGS
+    if extended and head[_WEBP_FLAGS] & _WEBP_MOVES:
+        raise SourceError(str(path), "is an animated WebP; save it as MP4 or GIF")
 
 
 def pick_stream(path: Path, container: Any) -> Any:

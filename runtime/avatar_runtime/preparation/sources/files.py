@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _CHUNK_BYTES: Final = 1 << 20
 _MEBIBYTE: Final = 1 << 20
-_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 class TooSlow(Exception):
@@ -68,13 +68,13 @@ def open_regular(path: Path, limit_bytes: int) -> BinaryIO:
     """Open `path`, which is a regular file of 1 to `limit_bytes` bytes; links are followed.
 
     Raises:
-        SourceError: The path is a URL, is missing, is no regular file, is empty or too large.
+        SourceError: The path is missing, is no regular file, is empty or too large.
     """
     try:
         # Without O_NONBLOCK, opening a named pipe waits for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise SourceError(str(path), missing(path)) from None
+        raise SourceError(str(path), "does not exist") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise SourceError(str(path), f"cannot be opened: {reason}") from None
@@ -86,11 +86,15 @@ def open_regular(path: Path, limit_bytes: int) -> BinaryIO:
     return os.fdopen(descriptor, "rb", buffering=0)
 
 
-def missing(path: Path) -> str:
-    """Return why a path that does not exist cannot be a source."""
-    if _URL.match(str(path)):
-        return "is a URL; download the file first, this command opens no network connection"
-    return "does not exist"
+def refuse_url(path: str) -> None:
+    """Refuse an address in place of a path.
+
+    Raises:
+        SourceError: The path starts with a scheme, such as "https://".
+    """
+    if _URL.match(path):
+        reason = "is a URL; download the file first, the preparation opens no network connection"
+        raise SourceError(path, reason)
 
 
 def _require_regular(path: Path, found: os.stat_result, limit_bytes: int) -> None:

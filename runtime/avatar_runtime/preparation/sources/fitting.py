@@ -40,7 +40,7 @@ class Fit:
         return self.crop == (0, 0, self.width, self.height)
 
     def apply(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the frame of an upright picture as an array of its own.
+        """Return the frame of an upright picture, a view where nothing is scaled.
 
         `picture` has the size of the source, or already `scaled` if the picture is kept whole.
         """
@@ -50,7 +50,7 @@ class Fit:
             if self.scaled != (width, height):
                 part = np.ascontiguousarray(picture)
                 picture = cv2.resize(part, self.scaled, interpolation=cv2.INTER_AREA)
-        return np.array(picture[: self.result[1], : self.result[0]], copy=True, order="C")
+        return picture[: self.result[1], : self.result[0]]
 
     def notes(self) -> list[str]:
         """Return one sentence for each change of size that the options do not name."""

@@ -49,20 +49,25 @@ def open_folder(path: Path, options: SourceOptions) -> FolderSource:
 
 def _list(path: Path, most: int) -> tuple[list[Path], int]:
     """Return the pictures in natural order and the number of other files."""
+    pictures: list[Path] = []
+    others = 0
     try:
-        entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+        for entry in path.iterdir():
+            if entry.suffix.lower() in PICTURES and not entry.name.startswith("."):
+                pictures.append(entry)
+            else:
+                others += not entry.name.startswith(".")
+            if len(pictures) > most:
+                raise SourceError(str(path), f"holds more than {most} pictures")
     except OSError as error:
         raise SourceError(str(path), f"cannot be listed: {error.strerror}") from None
-    pictures = [entry for entry in entries if entry.suffix.lower() in PICTURES]
     if not pictures:
         raise SourceError(str(path), f"holds no picture ({', '.join(sorted(PICTURES))})")
-    if len(pictures) > most:
-        raise SourceError(str(path), f"holds {len(pictures)} pictures, must hold at most {most}")
     inside = path.resolve()
     for entry in pictures:
         if entry.is_symlink() and not entry.resolve().is_relative_to(inside):
             raise SourceError(str(entry), "is a link to a place outside the folder")
-    return sorted(pictures, key=lambda entry: natural_key(entry.name)), len(entries) - len(pictures)
+    return sorted(pictures, key=lambda entry: natural_key(entry.name)), others
 
 
 class FolderSource:

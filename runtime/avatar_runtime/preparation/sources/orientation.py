@@ -7,12 +7,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from av.sidedata import sidedata
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MATRIX: Final = struct.Struct("=9i")  # libavutil/display.h: 3x3, native byte order
 _ONE: Final = 1 << 16  # 16.16 fixed point
+
+
+# FFmpeg 8.1 adds EXIF data to frames (31), which the enumeration of PyAV 18.1 lacks: reading any
+# side data of such a frame raises `ValueError`. An unknown type counts as one that is not read.
+def _unknown_type(_: object) -> sidedata.Type:
+    return sidedata.Type.A53_CC
+
+
+sidedata.Type._missing_ = _unknown_type  # type: ignore[method-assign, assignment]
+
+
 # Part of the length of an axis by which it may miss a right angle: 1 degree.
 _SKEW: Final = 0.0175
 

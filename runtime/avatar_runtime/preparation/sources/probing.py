@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
 from avatar_runtime.errors import SourceError
+from avatar_runtime.preparation.source import MEGAPIXEL
 from avatar_runtime.preparation.sources.container import translated
 from avatar_runtime.preparation.sources.reading import Reading, frame_time
 from avatar_runtime.preparation.sources.scan import Scan, scan
@@ -86,10 +87,12 @@ def _first_frame(reading: Reading, scanned: Scan, broke_off: bool, options: Sour
     _check_size(path, reading, still, options.limits)
     frame = next(reading.frames(), None)
     if frame is None:
-        codec = stream.codec_context.name
-        raise SourceError(str(path), f"no picture of it can be decoded (codec {codec})")
+        raise SourceError(str(path), _no_picture(reading, still, options.limits))
     time = frame_time(frame)
     notes = _notes(reading, scanned, broke_off)
+    interlaced = not still and reading.interlaced(frame)
+    if interlaced:
+        notes.append("the video is interlaced; each two fields become one frame")
     return Probe(
         identity=reading.identity,
         origin=scanned.first if time is None else time,
@@ -97,13 +100,22 @@ def _first_frame(reading: Reading, scanned: Scan, broke_off: bool, options: Sour
         scan=scanned,
         shape=shape_of(str(path), frame, stream.sample_aspect_ratio, options),
         still=still,
-        interlaced=not still and reading.interlaced(frame),
+        interlaced=interlaced,
         seekable=scanned.clean and not broke_off and reading.container.format.name in _INDEXED,
         codec=stream.codec_context.name,
         pixel_format=frame.format.name,
         has_audio=bool(reading.container.streams.audio),
         notes=tuple(notes),
     )
+
+
+def _no_picture(reading: Reading, still: bool, limits: SourceLimits) -> str:
+    context = reading.stream.codec_context
+    if context.width * context.height:
+        return f"no picture of it can be decoded (codec {context.name})"
+    # FFmpeg does not report the size of a picture that it refuses.
+    most = (limits.max_photo_pixels if still else limits.max_frame_pixels) / MEGAPIXEL
+    return f"no picture of it can be decoded: it is damaged or has more than {most:g} megapixels"
 
 
 def _check_size(path: Path, reading: Reading, still: bool, limits: SourceLimits) -> None:
@@ -120,7 +132,7 @@ def _check_size(path: Path, reading: Reading, still: bool, limits: SourceLimits)
         raise SourceError(
             str(path),
             f"has {width}x{height} pixels, a {'photo' if still else 'video'} must have at most "
-            f"{most // 1_000_000} megapixels",
+            f"{most / MEGAPIXEL:g} megapixels",
         )
 
 

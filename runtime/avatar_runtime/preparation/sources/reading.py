@@ -120,6 +120,8 @@ class Reading:
             return
         for frame in decoded:
             self.damaged += frame.is_corrupt
+            # PyAV gives no time base to the frames that the decoder still holds at the end.
+            frame.time_base = frame.time_base or self.stream.time_base
             self.file.check()
             self.file.renew()
             yield frame
@@ -134,7 +136,8 @@ def frame_time(frame: Any) -> Fraction | None:
     """Return the time stamp of a frame in seconds on the clock of the file."""
     if frame.pts is None or not frame.time_base:
         return None
-    return frame.pts * Fraction(frame.time_base)
+    seconds: Fraction = frame.pts * Fraction(frame.time_base)
+    return seconds
 
 
 def _identity(descriptor: int) -> tuple[int, ...]:
@@ -163,7 +166,9 @@ def _filter(frame: Any, stream: Any) -> Any:
         format=frame.format,
         time_base=frame.time_base or stream.time_base,
     )
-    graph.link_nodes(source, graph.add("bwdif", "deint=interlaced"), graph.add("buffersink"))
+    graph.link_nodes(
+        source, graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink")
+    )
     graph.configure()
     return graph
 

@@ -85,6 +85,8 @@ def shape_of(path: str, frame: Any, aspect: Fraction | None, options: SourceOpti
     if turn.describe():
         notes.append(f"the picture is {turn.describe()}" if turn.exact else turn.describe())
     notes += colours.read(frame).notes()
+    if colours.transparent(frame):
+        notes.append("the source has transparent pixels, which show the background colour")
     return Shape(stored, square, turn, fit, (*notes, *fit.notes()))
 
 

@@ -6,6 +6,8 @@ from fractions import Fraction
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from avatar_runtime.errors import SourceError
 from avatar_runtime.preparation.source import SourceInfo, TimedPicture
 from avatar_runtime.preparation.sources import container, files, probing, timeline
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from avatar_runtime.preparation.source import SourceOptions
@@ -67,9 +68,11 @@ class VideoSource:
     def timed(self, start: int = 0) -> Iterator[TimedPicture]:
         """Yield the frames from index `start` on with their times."""
         self._found = ()
+        if start >= self._part.count:
+            return
         reading, frames = self._begin(self._part.start + Fraction(start, self._options.fps))
         with reading:
-            shown = -1
+            shown = start - 1
             for made in self._made(reading, start, frames):
                 shown = made.index
                 yield made
@@ -119,9 +122,7 @@ class VideoSource:
             if frame is not held or picture is None:
                 with container.translated(self._path):
                     picture, held = shaper.make(frame), frame
-                yield TimedPicture(index, time, picture)
-            else:
-                yield TimedPicture(index, time, picture.copy())
+            yield TimedPicture(index, time, np.array(picture, order="C"))
             reading.file.renew()
 
     def _finish(self, reading: Reading, shown: int) -> None:

@@ -122,15 +122,12 @@ def test_a_pickle_that_runs_code_is_rejected_and_does_not_run(
     (folder / "musetalkV15/unet.safetensors").unlink()
     torch.save({"conv_in.bias": _Command()}, folder / "musetalkV15/unet.pth")
 
-    with pytest.raises(
-        errors.AssetError,
-        match=r"unet\.pth: not a file of weights alone: it holds an object of print",
-    ):
+    with pytest.raises(errors.AssetError, match=r"unet\.pth: not a file of weights alone"):
         musetalk.load(folder)
     assert "run by a pickle" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("content", [b"nonsense", pickle.dumps({"a": 1})])
+@pytest.mark.parametrize("content", [b"", b"nonsense", pickle.dumps({"a": 1})])
 def test_a_broken_file_is_reported(folder: Path, content: bytes) -> None:
     path = folder / "sd-vae/diffusion_pytorch_model.safetensors"
     path.write_bytes(content)
