@@ -36,8 +36,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
 
+Edges = tuple[int, int, int, int]
+"""Left, upper, right and lower edge."""
+
 _WIDTH, _HEIGHT = 300, 260
-_FACES = [(90, 60, 211, 203), (0, 101, 113, 260)]
+_FACES: list[Edges] = [(90, 60, 211, 203), (0, 101, 113, 260)]
 """Face boxes: one in the middle with odd sides, one whose crop box reaches outside the picture."""
 _SAMPLES = 6560
 """0.41 s at 16 kHz: 20 whole steps and 10 frames in MuseTalk, and a padded tail in the runtime."""
@@ -70,7 +73,7 @@ class _Reference:
     whisper: Any
     extract: Any
 
-    def latents(self, frame: NDArray[np.uint8], box: tuple[int, ...]) -> torch.Tensor:
+    def latents(self, frame: NDArray[np.uint8], box: Edges) -> torch.Tensor:
         x1, y1, x2, y2 = box
         size = self.vae.config.sample_size
         face = cv2.resize(frame[y1:y2, x1:x2], (size, size), interpolation=cv2.INTER_LANCZOS4)
@@ -126,17 +129,17 @@ def _reference(made: musetalk.MuseTalk) -> _Reference:
     return _Reference(unet, vae, whisper, extract)
 
 
-def _reference_crop(box: tuple[int, ...]) -> tuple[int, int, int, int]:
+def _reference_crop(box: Edges) -> Edges:
     x, y = (box[0] + box[2]) // 2, (box[1] + box[3]) // 2
     half = int(max(box[2] - box[0], box[3] - box[1]) // 2 * 1.5)
     return x - half, y - half, x + half, y + half
 
 
-def _reference_mask(parsed: NDArray[np.uint8], box: tuple[int, ...]) -> Image.Image:
+def _reference_mask(parsed: NDArray[np.uint8], box: Edges) -> Image.Image:
     crop = _reference_crop(box)
     side = crop[2] - crop[0]
     region = Image.fromarray(np.isin(parsed, (1, 11, 12, 13)).astype(np.uint8) * 255)
-    inside = tuple(edge - crop[i % 2] for i, edge in enumerate(box))
+    inside = (box[0] - crop[0], box[1] - crop[1], box[2] - crop[0], box[3] - crop[1])
     kept = Image.new("L", (side, side), 0)
     kept.paste(region.resize((side, side)).crop(inside), inside)
     kept.paste(0, (0, 0, side, side // 2))
@@ -145,7 +148,7 @@ def _reference_mask(parsed: NDArray[np.uint8], box: tuple[int, ...]) -> Image.Im
 
 
 def _reference_picture(
-    frame: NDArray[np.uint8], box: tuple[int, ...], face: NDArray[np.uint8], mask: Image.Image
+    frame: NDArray[np.uint8], box: Edges, face: NDArray[np.uint8], mask: Image.Image
 ) -> NDArray[np.uint8]:
     """Return the frame with the face pasted into its crop and the crop into the frame."""
     crop = _reference_crop(box)
@@ -218,6 +221,7 @@ def _drawn_here(
     return list(kept.images)
 
 
+@pytest.mark.timeout(1800)  # the published shapes take 2 minutes of CPU, more on a busy machine
 @pytest.mark.parametrize("name", ["tiny", "full"])
 def test_pictures_are_those_of_the_reference_within_one_level(
     name: str, request_of: Callable[..., FrameRequest]
@@ -225,7 +229,7 @@ def test_pictures_are_those_of_the_reference_within_one_level(
     made = _lively(random_model.preset(name))
     made.vae_hash = "made for a test"
     reference = _reference(made)
-    sound = _sound().astype(np.float32) / 32768
+    sound = _sound().astype(np.float32) / np.float32(32768)
     expected = []
     with torch.inference_mode():
         latents = [reference.latents(f, b) for f, b in zip(_frames(), _FACES, strict=True)]

@@ -193,6 +193,8 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """
     own = module.state_dict()
     expected = {name: tuple(t.shape) for name, t in own.items()}
+    # Others are counters, which batch normalisation has.
+    numbers = {n: t for n, t in tensors.items() if n not in own or own[n].is_floating_point()}
     given = {name: tuple(t.shape) for name, t in tensors.items()}
     faults = [
         *_named("missing", sorted(expected.keys() - given.keys())),
@@ -205,25 +207,17 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
                 if given.get(name, shape) != shape
             ],
         ),
-        *_named(
-            "wrong",
-            [f for n, t in sorted(tensors.items()) if (f := _value_fault(n, t, own.get(n)))],
-        ),
+        *_named("wrong", [f for n, t in sorted(numbers.items()) if (f := _value_fault(n, t))]),
     ]
     if faults:
         raise errors.AssetError(str(path), "; ".join(faults))
     module.load_state_dict(dict(tensors), assign=True)
 
 
-def _value_fault(name: str, tensor: Tensor, own: Tensor | None) -> str | None:
-    """Return why the values of a tensor are unusable for the network's `own`, or `None`.
-
-    Reads the tensor once.
-    """
+def _value_fault(name: str, tensor: Tensor) -> str | None:
+    """Return why the values of a tensor are unusable, or `None`. Reads the tensor once."""
     import torch
 
-    if own is not None and not own.is_floating_point():
-        return None  # a counter, such as that of batch normalisation
     if not tensor.is_floating_point():
         kind = str(tensor.dtype).removeprefix("torch.")
         return f"{name} has the type {kind}, must have floating-point numbers"

@@ -148,11 +148,6 @@ def test_a_plain_pickle_is_refused(folder: Path) -> None:
     assert fault.startswith(f"{path}: ")
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(errors.AssetError, match=r"unet\.pth: unreadable: No such file"):
-        weight_files.read(tmp_path / "unet.pth")
-
-
 def test_the_first_format_of_torch_is_read(folder: Path) -> None:
     before = musetalk.load(folder).unet.state_dict()
     path, tensors = _pickled(folder)
@@ -215,7 +210,7 @@ def test_weights_that_are_not_numbers_are_named(folder: Path, value: float) -> N
 
 
 def test_large_weights_are_numbers() -> None:
-    assert weights._value_fault("a", torch.full((9,), 3e38), torch.zeros(9)) is None
+    assert weights._value_fault("a", torch.full((9,), 3e38)) is None
 
 
 @pytest.mark.parametrize(

@@ -122,10 +122,7 @@ def test_a_pickle_that_runs_code_is_rejected_and_does_not_run(
     (folder / "musetalkV15/unet.safetensors").unlink()
     torch.save({"conv_in.bias": _Command()}, folder / "musetalkV15/unet.pth")
 
-    with pytest.raises(
-        errors.AssetError,
-        match=r"unet\.pth: not a file of weights alone: it holds an object of print",
-    ):
+    with pytest.raises(errors.AssetError, match=r"unet\.pth: not a file of weights alone"):
         musetalk.load(folder)
     assert "run by a pickle" not in capsys.readouterr().out
 
