@@ -48,10 +48,13 @@ class DWPose:
         """Load the network from an ONNX file.
 
         Raises:
-            AssetError: the file is missing or is not this network.
+            AssetError: the file is missing or is not this network, or onnxruntime is missing.
         """
-        import onnxruntime
-
+        try:
+            import onnxruntime
+        except ModuleNotFoundError as error:
+            fault = "needs onnxruntime: install the extra 'prepare' of avatar-service"
+            raise errors.AssetError(str(path), fault) from error
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
         try:

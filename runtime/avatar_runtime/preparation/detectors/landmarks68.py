@@ -19,8 +19,11 @@ _UPPER_LIP: Final = 62
 _LOWER_LIP: Final = 66
 _CHIN: Final = 8
 _NOSE_ROOT: Final = 27
-_ROOT_TO_CHIN_RATIO: Final = 0.62
-"""Distance from the root of the nose to the chin, in heights of the mesh (points 10 to 152)."""
+_ROOT_TO_CHIN_RATIO: Final = 0.71
+"""Distance from the root of the nose to the chin, in heights of the mesh (points 10 to 152).
+
+Measured with the mesh (points 168, 152 and 10) on 10 photographs: 0.705 to 0.733.
+"""
 # Points with a number other than their own on the other side of the face.
 _MIRRORED_RUNS: Final = (
     *(tuple(range(17)), tuple(range(17, 27)), tuple(range(31, 36))),

@@ -46,28 +46,23 @@ class MeshDetector:
 
     def _search(self, frame: NDArray[np.uint8]) -> list[Face]:
         # A look may find only things that are no faces, so the next look follows then too.
-        looks = (self._confirmed(frame, found) for found in self._detector.looks(frame))
+        looks = (confirmed(frame, found, self._mesh) for found in self._detector.looks(frame))
         return next((faces for faces in looks if faces), [])
 
-    def _confirmed(
-        self, frame: NDArray[np.uint8], detections: Sequence[blazeface.Detection]
-    ) -> list[Face]:
-        found: list[Face] = []
-        for detection in detections:
-            located = self._locate(frame, detection)
-            if located.presence < MIN_PRESENCE:
-                continue
-            face = face_of(detection, located, frame.shape[1], frame.shape[0])
-            if not any(is_same(face, other) for other in found):
-                found.append(face)
-        return sorted(found, key=lambda face: face.box.width * face.box.height, reverse=True)
 
-    def _locate(self, frame: NDArray[np.uint8], detection: blazeface.Detection) -> mesh.Mesh:
-        rough = self._mesh.locate(frame, mesh.roi_of_detection(detection))
-        if rough.presence < MIN_PRESENCE:
-            return rough
-        # The second square is centred on the face itself, so the points lie more exactly.
-        return self._mesh.locate(frame, mesh.roi_of_points(rough.points))
+def confirmed(
+    frame: NDArray[np.uint8], detections: Sequence[blazeface.Detection], model: mesh.FaceMesh
+) -> list[Face]:
+    """Return the faces in which the mesh finds a face too, each once, the largest first."""
+    found: list[Face] = []
+    for detection in detections:
+        located = _locate(frame, detection, model)
+        if located.presence < MIN_PRESENCE:
+            continue
+        face = face_of(detection, located, frame.shape[1], frame.shape[0])
+        if not any(is_same(face, other) for other in found):
+            found.append(face)
+    return sorted(found, key=lambda face: face.box.width * face.box.height, reverse=True)
 
 
 def face_of(detection: blazeface.Detection, found: mesh.Mesh, width: int, height: int) -> Face:
@@ -93,3 +88,13 @@ def is_same(one: Face, other: Face) -> bool:
     """Whether two detections led to the points of the same face."""
     apart = np.hypot(*np.subtract(one.nose_point, other.nose_point))
     return bool(apart < _SAME_FACE_RATIO * np.ptp(other.points[:, 0]))
+
+
+def _locate(
+    frame: NDArray[np.uint8], detection: blazeface.Detection, model: mesh.FaceMesh
+) -> mesh.Mesh:
+    rough = model.locate(frame, mesh.roi_of_detection(detection))
+    if rough.presence < MIN_PRESENCE:
+        return rough
+    # The second square is centred on the face itself, so the points lie more exactly.
+    return model.locate(frame, mesh.roi_of_points(rough.points))

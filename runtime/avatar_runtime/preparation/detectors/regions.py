@@ -19,6 +19,8 @@ _TILE_OVERLAP: Final = 0.25
 _TILES_PER_SIDE: Final = 2
 """Tiles along the shorter side of the frame; doubled once for frames of over 1440 lines."""
 _MANY_TILES_FROM: Final = 1440
+_MAX_TILES_ALONG: Final = 8
+"""Bound on the tiles along the longer side: those of a very long frame are larger instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +50,19 @@ def search_order(width: int, height: int) -> list[list[Region]]:
 
 def tiles(width: int, height: int, per_side: int) -> list[Region]:
     """Return overlapping squares that cover the frame, `per_side` along its shorter side."""
-    side = ceil(min(width, height) / (per_side - (per_side - 1) * _TILE_OVERLAP))
-    step = side * (1 - _TILE_OVERLAP)
+    shorter, longer = sorted((width, height))
+    fresh = 1 - _TILE_OVERLAP
+    side = ceil(
+        max(
+            shorter / (1 + (per_side - 1) * fresh),
+            longer / (1 + (_MAX_TILES_ALONG - 1) * fresh),
+        )
+    )
 
     def starts(length: int) -> list[int]:
-        count = ceil((length - side) / step) + 1
+        if length <= side:
+            return [(length - side) // 2]
+        count = ceil((length - side) / (side * fresh)) + 1
         return [int(at) for at in np.linspace(0, length - side, count)]
 
     return [Region(x, y, side) for y in starts(height) for x in starts(width)]
