@@ -127,7 +127,8 @@ def save_unet(model: UNet2DConditionModel, folder: Path) -> None:
     """Write `musetalkV15/`."""
     target = folder / "musetalkV15"
     target.mkdir(parents=True, exist_ok=True)
-    _save_json(_config(model), target / "musetalk.json")
+    # `avatar-runtime prepare` warns of it: the mouths of other faces look wrong.
+    _save_json({**_config(model), "trained_on": "drawn faces"}, target / "musetalk.json")
     _save_weights(model.state_dict(), target / "unet.safetensors")
 
 

@@ -6,18 +6,19 @@ samples in a pickle, and are encoded again.
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import re
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from avatar_runtime import errors
 from avatar_runtime.avatars.geometry import Box
 from avatar_runtime.preparation import restricted_pickle
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 _NUMBER: Final = re.compile(r"\d{1,8}\.png")
@@ -55,7 +56,7 @@ def read(folder: Path) -> Imported:
     if len(set(counts.values())) > 1 or not boxes:
         found = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise errors.AssetError(str(folder), f"the numbers of entries must be equal: {found}")
-    frames = _undoubled(boxes, crops)
+    frames = _undoubled(boxes, crops, pictures)
     notes = [
         f"{len(boxes)} entries of MuseTalk, forward and reversed, are {frames} frames"
         if frames < len(boxes)
@@ -80,27 +81,16 @@ def sha256(imported: Imported) -> str:
     return digest.hexdigest()
 
 
-def record(folder: Path, imported: Imported, width: int, height: int) -> Mapping[str, Any]:
-    """Return what the manifest keeps of the source."""
-    return {
-        "name": folder.name,
-        "sha256": sha256(imported),
-        "kind": "upstream",
-        "width": width,
-        "height": height,
-        "fps": 25,
-        "start": 0.0,
-        "end": len(imported.pictures) / 25,
-        "crop": None,
-    }
-
-
-def _undoubled(boxes: Sequence[Box], crops: Sequence[Box]) -> int:
+def _undoubled(boxes: Sequence[Box], crops: Sequence[Box], pictures: Sequence[Path]) -> int:
     """Return the number of frames before the reversed half, or all if there is none."""
     half = len(boxes) // 2
-    is_doubled = len(boxes) % 2 == 0 and all(
-        list(values[half:]) == list(values[:half])[::-1] for values in (boxes, crops)
-    )
+    if len(boxes) % 2 or any(
+        list(values[half:]) != list(values[:half])[::-1] for values in (boxes, crops)
+    ):
+        return len(boxes)
+    # The boxes of a still picture are their own reverse; the files decide.
+    pairs = zip(pictures[:half], pictures[half:][::-1], strict=True)
+    is_doubled = all(filecmp.cmp(one, two, shallow=False) for one, two in pairs)
     return half if is_doubled else len(boxes)
 
 
