@@ -20,7 +20,7 @@ class Owner:
 def controlling_resources(
     body: Mapping[str, object], kind: str = labels.SERVICE_KIND
 ) -> Iterator[Owner]:
-    """Yield the resources of one of our kinds that control a stored object; the API server allows one at most.
+    """Yield the resources of this kind that control an object; the API server allows one at most.
 
     Labels prove nothing, because everyone who may edit the object sets them.
     """
@@ -36,8 +36,6 @@ def controlling_resources(
             yield Owner(str(reference.get("name", "")), str(reference.get("uid", "")), kind)
 
 
-def owner_of(
-    body: Mapping[str, object], kind: str = labels.SERVICE_KIND
-) -> Owner | None:
+def owner_of(body: Mapping[str, object], kind: str = labels.SERVICE_KIND) -> Owner | None:
     """Return the resource of this kind that controls a stored object, None if there is none."""
     return next(controlling_resources(body, kind), None)

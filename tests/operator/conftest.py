@@ -13,6 +13,7 @@ import pytest
 from avatar_contracts import packaged_files
 from avatar_operator.core.manifests.pod import hash_spec
 from avatar_operator.core.planning import planner, rollout
+from avatar_operator.core.resources.avatar import Avatar, parse_avatar
 from avatar_operator.core.resources.gpu_profile import Curve, GPUProfile, parse_profile
 from avatar_operator.core.resources.node import Node
 from avatar_operator.core.resources.pod import PodUse, RuntimePod
@@ -164,6 +165,53 @@ class Make:
         for part, fields in changes.items():
             body[part].update(fields)
         return body
+
+    def avatar_body(self, name: str = "anna", *, uid: str = "a1", **spec: Any) -> Body:
+        return {
+            "metadata": {
+                "name": name,
+                "namespace": "acme",
+                "uid": uid,
+                "generation": 1,
+                "resourceVersion": "7",
+            },
+            "spec": {
+                "source": {"persistentVolumeClaim": {"claimName": "films", "path": "anna.mp4"}},
+                "storage": {"persistentVolumeClaim": {"claimName": "faces"}},
+                "consent": "Anna Example, 2026-01-01",
+                **spec,
+            },
+        }
+
+    def avatar(self, **spec: Any) -> Avatar:
+        return parse_avatar(self.avatar_body(**spec))
+
+    def job_body(self, name: str = "anna-prepare-0", **labels: str) -> Body:
+        owner = {
+            "apiVersion": "avatar.musetalk.io/v1alpha1",
+            "kind": "Avatar",
+            "name": "anna",
+            "uid": "a1",
+            "controller": True,
+        }
+        return {
+            "metadata": {
+                "name": name,
+                "namespace": "acme",
+                "uid": f"uid-{name}",
+                "resourceVersion": "7",
+                "creationTimestamp": "2026-01-01T00:00:00Z",
+                "labels": {
+                    "avatar.musetalk.io/spec-hash": "current",
+                    "avatar.musetalk.io/gpu-class": "rtx-4090",
+                    **labels,
+                },
+                "annotations": {"avatar.musetalk.io/attempt": "0"},
+                "ownerReferences": [owner],
+            },
+            "spec": {},
+            "status": {},
+        }
 
     def state(self, sessions: int = 0, **changes: object) -> PodState:
         fields: Body = {

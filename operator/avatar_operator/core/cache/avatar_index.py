@@ -57,7 +57,7 @@ class AvatarIndex:
             return ChangeImpact()
         if self._uids.get(avatar.key) == uid:
             del self._uids[avatar.key]
-        return ChangeImpact(tuple(self._naming.get(avatar.key, ())))
+        return ChangeImpact(tuple(self._naming.get(avatar.key, ())), avatars=(uid,))
 
     def known(self, key: ServiceKey) -> KnownAvatar | None:
         """Return what services need to know of an avatar, None if it does not exist."""

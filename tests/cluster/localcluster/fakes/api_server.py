@@ -28,7 +28,8 @@ PROFILES: Final = f"/apis/{names.API_VERSION}/{names.PROFILES}"
 AVATARS: Final = f"/apis/{names.API_VERSION}/{names.AVATARS}"
 CRDS: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 COLLECTIONS: Final = (
-    SERVICES, PROFILES, AVATARS, "/apis/batch/v1/jobs", "/api/v1/nodes", "/api/v1/pods", "/api/v1/namespaces",
+    SERVICES, PROFILES, AVATARS, "/apis/batch/v1/jobs", "/api/v1/nodes",
+    "/api/v1/pods", "/api/v1/namespaces",
     "/apis/policy/v1/poddisruptionbudgets",
     CRDS,
 )  # fmt: skip
