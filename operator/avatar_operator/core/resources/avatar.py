@@ -276,9 +276,9 @@ def _options(fields: Fields) -> tuple[tuple[str, str], ...]:
 
 def _crop(fields: Fields) -> str:
     crop = fields.child("crop")
-    for name in ("x", "y", "width", "height"):
+    for name in ("left", "top", "width", "height"):
         crop.required(name, "a number of pixels")
-    corner = [crop.integer(name, 0, 0, 16_384) for name in ("x", "y")]
+    corner = [crop.integer(name, 0, 0, 16_384) for name in ("left", "top")]
     size = [crop.integer(name, 16, 16, 16_384) for name in ("width", "height")]
     return ",".join(map(str, corner + size))
 

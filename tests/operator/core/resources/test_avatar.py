@@ -67,7 +67,7 @@ def test_options_are_those_of_the_command(make: Make) -> None:
             "device": "cpu",
             "start": "1.5",
             "end": "20",
-            "crop": {"x": 1, "y": 2, "width": 300, "height": 400},
+            "crop": {"left": 1, "top": 2, "width": 300, "height": 400},
             "maskMode": "neck",
             "upperBoundary": "0.45",
             "cheekWidth": 0,
@@ -144,7 +144,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"preparation": {"upperBoundary": "1.5"}},
         'spec.preparation.upperBoundary is "1.5"',
     ),
-    "half-a-crop": ({"preparation": {"crop": {"x": 0}}}, "spec.preparation.crop.y is missing"),
+    "half-a-crop": ({"preparation": {"crop": {"left": 0}}}, "spec.preparation.crop.top is missing"),
     "shift-of-v15": (
         {"preparation": {"bboxShift": 3}},
         "spec.preparation.bboxShift must be 0 unless spec.model.version is v1",
