@@ -129,7 +129,9 @@ async def test_a_photo_becomes_an_avatar_that_a_waiting_service_serves(studio: S
     await space.kubectl("create", "configmap", "photos", f"--from-file=anna.jpg={file}")
     source = {"configMap": {"name": "photos", "key": "anna.jpg"}}
     # A key that is missing at first: the service waits for the avatar, and takes no GPU.
-    await studio.apply("anna", source={"configMap": {"name": "photos", "key": "soon.jpg"}}, retries=0)
+    await studio.apply(
+        "anna", source={"configMap": {"name": "photos", "key": "soon.jpg"}}, retries=0
+    )
     await space.apply(
         "show", avatarSource=FACES, avatars=["anna"], placement=GPU, replicas=1,
         disclosure="AI generated",

@@ -9,18 +9,21 @@ from __future__ import annotations
 import collections
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
+from avatar_runtime import settings
 from avatar_runtime.tools import job_result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+LONGEST_REPORT: Final = 64 << 20
 KEPT_LINES: Final = 50
 """Lines of the error output that are kept for the message; all of them are in the log."""
 USAGE: Final = 2
@@ -31,20 +34,30 @@ _PREFIX: Final = "avatar-runtime:"
 
 def run(arguments: Sequence[str], message: Path | None) -> int:
     """Run the preparation with these arguments; return its exit status, 128 + signal if killed."""
-    with tempfile.TemporaryDirectory() as folder:
-        report_file = Path(folder) / "report.json"
-        command = [sys.executable, "-m", "avatar_runtime", "prepare", *arguments]
-        status, lines = _execute([*command, "--json", str(report_file)])
-        report = _read(report_file)
-    job_result.write(message, _result(status, lines, report, _option(arguments, "--out")))
+    out = Path(_option(arguments, "--out"))
+    command = [sys.executable, "-m", "avatar_runtime", "prepare", *arguments, "--json"]
+    if not _option(arguments, "--device"):
+        command += ["--device", settings.job_device(os.environ)]
+    with tempfile.TemporaryFile() as printed:
+        status, lines = _execute(command, printed)
+        printed.seek(0)
+        report = _parse(printed.read(LONGEST_REPORT))
+    if report is None and status == 0:
+        report = _read(out / "report.json")
+    job_result.write(message, _result(status, lines, report, out))
     return status
 
 
-def _execute(command: Sequence[str]) -> tuple[int, Sequence[str]]:
-    """Return the exit status of a command, and the end of its error output, which is copied."""
+def _execute(command: Sequence[str], output: IO[bytes]) -> tuple[int, Sequence[str]]:
+    """Return the exit status of a command, and the end of its error output, which is copied.
+
+    `output` gets what the command prints.
+    """
     kept: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
     with (
-        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace") as process,
+        subprocess.Popen(
+            command, stdout=output, stderr=subprocess.PIPE, text=True, errors="replace"
+        ) as process,
         _passing_on(process),
     ):
         assert process.stderr is not None
@@ -71,10 +84,10 @@ def _passing_on(process: subprocess.Popen[str]) -> Iterator[None]:
 
 
 def _result(
-    status: int, lines: Sequence[str], report: Mapping[str, Any] | None, out: str
+    status: int, lines: Sequence[str], report: Mapping[str, Any] | None, out: Path
 ) -> dict[str, Any]:
     if status == 0:
-        manifest = _read(Path(out) / "manifest.json")
+        manifest = _read(out / "manifest.json")
         if manifest is not None:
             return job_result.succeeded(manifest, report or {})
         message = f"{out}/manifest.json was not written"
@@ -91,8 +104,15 @@ def _result(
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return _parse(path.read_bytes())
+    except OSError:
+        return None
+
+
+def _parse(text: bytes) -> dict[str, Any] | None:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None
 

@@ -68,9 +68,7 @@ def without_status(body: Any) -> Any:
     return older
 
 
-NAMES = [
-    f"{kind}.avatar.musetalk.io" for kind in ("avatars", "avatarservices", "gpuprofiles")
-]
+NAMES = [f"{kind}.avatar.musetalk.io" for kind in ("avatars", "avatarservices", "gpuprofiles")]
 
 
 def test_the_crds_of_the_release_are_bundled() -> None:
@@ -146,9 +144,7 @@ async def test_the_operator_waits_for_the_crds_and_logs_the_reason_once(
     missing: bool, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     avatar, service, profile = bundled()
-    api: Any = FakeApi(
-        avatar, *([profile] if missing else [without_status(service), profile])
-    )
+    api: Any = FakeApi(avatar, *([profile] if missing else [without_status(service), profile]))
 
     def install(reads: int) -> None:
         if reads == 10:

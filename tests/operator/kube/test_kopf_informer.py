@@ -13,10 +13,10 @@ import pytest_asyncio
 from aiohttp import web
 
 from avatar_operator.core.cache.entries import Kind
-from avatar_operator.kube.informers import KOPF_KINDS
 from avatar_operator.errors import TemporaryError
 from avatar_operator.kube import kopf_informer
 from avatar_operator.kube.connection import Credentials
+from avatar_operator.kube.informers import KOPF_KINDS
 from localcluster.fakes import api_server
 
 if TYPE_CHECKING:

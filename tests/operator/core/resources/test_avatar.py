@@ -24,7 +24,10 @@ URL = "https://media.example.com:8443/faces/anna.mp4?v=2"
             {"persistentVolumeClaim": {"claimName": "films", "path": "/a/b.mp4"}},
             ClaimSource("films", "a/b.mp4"),
         ),
-        ({"configMap": {"name": "faces", "key": "a.jpg"}}, KeySource("ConfigMap", "faces", "a.jpg")),
+        (
+            {"configMap": {"name": "faces", "key": "a.jpg"}},
+            KeySource("ConfigMap", "faces", "a.jpg"),
+        ),
         ({"secret": {"name": "faces", "key": "a.jpg"}}, KeySource("Secret", "faces", "a.jpg")),
         ({"url": {"url": URL, "sha256": SHA}}, UrlSource(URL, SHA)),
         (
