@@ -115,7 +115,8 @@ def photo(path: Path, *, face: bool = True, tint: int = 0) -> Path:
     """Write a photograph, or a picture without a face."""
     from skimage import data
 
-    picture = cv2.cvtColor(data.astronaut(), cv2.COLOR_RGB2BGR)
+    face_of = cv2.cvtColor(data.astronaut(), cv2.COLOR_RGB2BGR)[0:300, 90:390]
+    picture = cv2.resize(face_of, (1024, 1024), interpolation=cv2.INTER_CUBIC)
     if not face:
         picture = np.full_like(picture, 90)
     picture = np.clip(picture.astype(int) + tint, 0, 255).astype(np.uint8)
@@ -151,7 +152,8 @@ async def test_a_photo_becomes_an_avatar_that_a_waiting_service_serves(studio: S
     await studio.until("anna", "Ready", "True", PREPARE_S)
     avatar = await studio.avatar("anna")
     status = avatar["status"]
-    assert (status["phase"], status["size"], status["gpuClass"]) == ("Ready", "512x512", "rtx-4090")
+    where = status["phase"], status["size"], status["gpuClass"]
+    assert where == ("Ready", "1024x1024", "rtx-4090")
     assert status["frames"] >= 1
     assert status["report"]["verdict"] in ("good", "usable")
     manifest = json.loads((studio.faces / "anna" / "manifest.json").read_text())
