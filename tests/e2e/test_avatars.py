@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import cv2
 import numpy as np
 import pytest
+import pytest_asyncio
 import yaml
 
 from localcluster import waiting
@@ -20,7 +21,7 @@ from localcluster.fakes import callers
 from localcluster.release import all_served, condition
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from localcluster.release import Space
@@ -104,11 +105,14 @@ class Studio:
         return condition(found, kind)
 
 
-@pytest.fixture
-async def studio(space: Space, tmp_path: Path) -> Studio:
+@pytest_asyncio.fixture(loop_scope="session")
+async def studio(space: Space, tmp_path: Path) -> AsyncIterator[Studio]:
+    """Give a studio; when the test ends, its avatars go after the services that name them."""
     opened = Studio(space, tmp_path)
     await opened.open()
-    return opened
+    yield opened
+    await space.kubectl("delete", "avs", "--all", "--timeout=120s")
+    await space.kubectl("delete", "avatars", "--all", "--timeout=60s")
 
 
 def photo(path: Path, *, face: bool = True, tint: int = 0) -> Path:
@@ -248,7 +252,6 @@ async def test_wrong_sources_say_what_is_wrong(studio: Studio) -> None:
     )
     assert condition(waits, "Reconciling")["status"] == "True"
     assert waits["status"]["phase"] == "Scheduling"
-    await space.kubectl("delete", "avatars", "--all", "--timeout=60s")
 
 
 @contextlib.contextmanager

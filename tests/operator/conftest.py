@@ -23,6 +23,7 @@ from avatar_operator.fence import Fence
 
 if TYPE_CHECKING:
     from avatar_operator.core.autoscaling import inputs
+    from avatar_operator.core.planning.avatars.needs import Needs
     from avatar_operator.core.planning.failures import Failure
     from avatar_operator.core.resources.image_check import ImageCheck
 
@@ -252,6 +253,7 @@ class Scenario:
         self.image_checks: list[ImageCheck] = []
         self.failures: tuple[Failure, ...] = ()
         self.silent: dict[str, str] = {}
+        self.needs: Needs | None = None
 
     def add(self, name: str, state: PodState | None = None, **changes: Any) -> RuntimePod:
         live = state is not None and state.sessions > 0  # as it is a moment after
@@ -285,6 +287,7 @@ class Scenario:
             image_checks=tuple(self.image_checks),
             failures=self.failures,
             silent=self.silent,
+            needs=self.needs,
         )
         return planner.plan(self.service, observed, OPTIONS, now)
 
