@@ -8,6 +8,7 @@ is connected to, so that a name server cannot give another one in between.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import ipaddress
@@ -59,8 +60,10 @@ def fetch(request: Request, out: Path) -> int:
     for _ in range(MAX_REDIRECTS + 1):
         parts = _checked(url, request.hosts)
         connection = _connect(parts, request.hosts)
-        try:
-            response = _get(connection, parts)
+        with (
+            contextlib.closing(connection),
+            contextlib.closing(_get(connection, parts)) as response,
+        ):
             if response.status in _REDIRECTS:
                 location = response.getheader("Location")
                 if not location:
@@ -68,8 +71,6 @@ def fetch(request: Request, out: Path) -> int:
                 url = urljoin(url, location)
                 continue
             return _save(response, request, out, deadline)
-        finally:
-            connection.close()
     raise errors.FetchError(request.url, f"more than {MAX_REDIRECTS} redirects")
 
 
