@@ -16,6 +16,8 @@ from prometheus_client import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from avatar_operator.core.resources.service import ServiceKey
 
 
@@ -69,6 +71,12 @@ class Metrics:
             "services_managed_elsewhere",
             "Services that another installation of the operator manages.",
         )
+        self._avatars = Gauge(
+            "avatar_operator_avatars",
+            "Avatars by phase.",
+            ["phase"],
+            registry=self._registry,
+        )
         self._leader = self._gauge("is_leader", "1 while this replica leads, else 0.")
 
     def set_desired(self, key: ServiceKey, pods: int) -> None:
@@ -83,8 +91,9 @@ class Metrics:
             pass  # the service was never planned
 
     def forget_services(self) -> None:
-        """Remove the series of all services, which another replica reports from now on."""
+        """Remove the series of services and avatars: another replica reports them from now on."""
         self._desired.clear()
+        self._avatars.clear()
         self._elsewhere.set(0)
 
     def count_decision(self, pods: int, before: object) -> None:
@@ -118,6 +127,11 @@ class Metrics:
     def set_managed_elsewhere(self, services: int) -> None:
         """Set the number of services that another installation manages."""
         self._elsewhere.set(services)
+
+    def set_avatars(self, phases: Mapping[str, int]) -> None:
+        """Set the number of avatars by phase; the phases are a closed set."""
+        for phase, count in phases.items():
+            self._avatars.labels(phase).set(count)
 
     def set_leader(self, leads: bool) -> None:
         """Set whether this replica leads."""

@@ -22,10 +22,15 @@ from avatar_contracts.labels import VERSION as VERSION
 API_VERSION: Final = f"{GROUP}/{VERSION}"
 PROFILES: Final = "gpuprofiles"
 PROFILE_KIND: Final = "GPUProfile"
+AVATARS: Final = "avatars"
+AVATAR_KIND: Final = "Avatar"
 
 FIELD_MANAGER: Final = "avatar-operator"
 CONTAINER: Final = "runtime"
 IMAGE_CHECK_CONTAINER: Final = "image-check"
+PREPARE_CONTAINER: Final = "prepare"
+FETCH_CONTAINER: Final = "fetch"
+PREPARATION_NAME: Final = "avatar-preparation"
 GPU_RESOURCE: Final = "nvidia.com/gpu"
 SHARED_RESOURCE: Final = "nvidia.com/gpu.shared"
 MIG_RESOURCES: Final = "nvidia.com/mig-"  # prefix of names such as nvidia.com/mig-3g.20gb
@@ -43,6 +48,7 @@ LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 LABEL_GPU_CLASS: Final = f"{GROUP}/gpu-class"
 LABEL_SPEC_HASH: Final = f"{GROUP}/spec-hash"
 LABEL_IMAGE_CHECK: Final = f"{GROUP}/image-check"  # name of the service
+LABEL_AVATAR: Final = f"{GROUP}/avatar"  # name of the Avatar that a Job prepares
 LABEL_LIVE: Final = f"{GROUP}/live"
 LIVE: Final = "true"
 
@@ -56,6 +62,9 @@ ANNOTATION_SAFE_TO_EVICT: Final = "cluster-autoscaler.kubernetes.io/safe-to-evic
 ANNOTATION_DO_NOT_DISRUPT: Final = "karpenter.sh/do-not-disrupt"
 ANNOTATION_PAUSED: Final = f"{GROUP}/paused"  # on a service
 ANNOTATION_ALLOW_UNPULLED: Final = f"{GROUP}/allow-unpulled-image"  # on a service
+ANNOTATION_ATTEMPT: Final = f"{GROUP}/attempt"  # on a Job of an Avatar
+ANNOTATION_PREPARE_AGAIN: Final = f"{GROUP}/prepare-again"  # on an Avatar
+FINALIZER: Final = f"{GROUP}/in-use"  # on an Avatar
 ANNOTATION_DRAIN: Final = f"{GROUP}/drain"  # on a pod
 
 LABEL_ZONE: Final = "topology.kubernetes.io/zone"
@@ -88,6 +97,16 @@ def image_check(service: str, spec_hash: str) -> str:
     return f"{service}-{spec_hash[:5]}-image"
 
 
+def preparation(avatar: str, spec_hash: str, attempt: int) -> str:
+    """Return the name of the Job that prepares an avatar."""
+    return f"{avatar}-prepare-{spec_hash[:5]}-{attempt}"
+
+
+def preparation_policy(avatar: str) -> str:
+    """Return the name of the NetworkPolicy of the pods that prepare an avatar."""
+    return f"{avatar}-prepare"
+
+
 def control_secret(service: str) -> str:
     """Return the name of the Secret with the tokens of a service's pods."""
     return f"{service}-control"
@@ -107,6 +126,9 @@ class Condition(Enum):
     DEGRADED = "Degraded"
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
+    AVATARS_READY = "AvatarsReady"
+    AVAILABLE = "Available"  # of an Avatar
+    IN_USE = "InUse"  # of an Avatar
 
 
 class Reason(Enum):
@@ -172,6 +194,28 @@ class Reason(Enum):
     IMAGE_NOT_PULLED = "ImageNotPulled"
     INVALID_ANNOTATION = "InvalidAnnotation"
     APPLIED = "Applied"
+    AVATARS_PREPARED = "AvatarsPrepared"
+    AVATARS_NOT_READY = "AvatarsNotReady"
+    PREPARED = "Prepared"
+    NOT_PREPARED = "NotPrepared"
+    EARLIER_VERSION = "EarlierVersion"
+    WAITING_FOR_GPU = "WaitingForGPU"
+    WAITING_FOR_SERVICES = "WaitingForServices"
+    WAITING_FOR_PREPARATIONS = "WaitingForPreparations"
+    WAITING_FOR_JOB = "WaitingForJob"
+    JOB_SCHEDULING = "JobScheduling"
+    JOB_RUNNING = "JobRunning"
+    JOB_CREATED = "JobCreated"
+    JOB_DELETED = "JobDeleted"
+    JOB_FAILED = "JobFailed"
+    JOB_TIMED_OUT = "JobTimedOut"
+    JOB_REFUSED = "JobRefused"
+    SOURCE_REFUSED = "SourceRefused"
+    SOURCE_UNUSABLE = "SourceUnusable"
+    HOST_NOT_ALLOWED = "HostNotAllowed"
+    NAMED_BY_SERVICES = "NamedByServices"
+    NOT_NAMED = "NotNamed"
+    DELETION_WAITS = "DeletionWaits"
     POD_CREATED = "PodCreated"
     POD_DRAINING = "PodDraining"
     POD_RESUMED = "PodResumed"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
 from avatar_contracts.environment import Address as Address
 from avatar_contracts.environment import Environment
@@ -11,8 +12,9 @@ from avatar_contracts.environment import Fault as EnvironmentFault
 from avatar_contracts.labels import LogFormat
 from avatar_operator.core import leader_election
 from avatar_operator.core.gpus import batch_size
-from avatar_operator.core.manifests.network_policy import parse_rules
+from avatar_operator.core.manifests.network_policy import parse_egress, parse_rules
 from avatar_operator.core.manifests.pod import PodSettings
+from avatar_operator.core.manifests.preparation import PreparationSettings
 from avatar_operator.core.planning import rollout
 from avatar_operator.core.resources.pod_defaults import PodDefaults, parse_pod_defaults
 from avatar_operator.errors import Fault, SettingsError
@@ -81,6 +83,13 @@ class Settings:
     log_format: LogFormat
     """AVATAR_LOG_FORMAT: json for programs, text for people, here and in new runtime pods."""
 
+    preparation: PreparationSettings = field(default_factory=PreparationSettings)
+    """AVATAR_PREPARATIONS_PER_CLASS: Jobs that prepare avatars at once on each GPU class, and on
+    CPUs. AVATAR_URL_HOSTS: hosts that the URLs of sources may name, *.example.com for all below it;
+    empty means none. AVATAR_URL_MAX_MIB: largest file that is downloaded.
+    AVATAR_PREPARATION_EGRESS: egress rules of the pods that download, as a JSON list; empty if the
+    operator creates no NetworkPolicy for preparations."""
+
     decision_log: str = ""
     """AVATAR_DECISION_LOG: a file that each scaling decision is appended to, as one JSON object per
     line, for `avatar-operator replay`; - is stdout. Empty by default, because a busy service with
@@ -90,6 +99,9 @@ class Settings:
     def installation(self) -> str:
         """The identity of this installation of the operator in the cluster: its Lease."""
         return f"{self.namespace}/{self.lease}"
+
+
+_HOST: Final = re.compile(r"(\*\.)?[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?|[0-9a-f:]{2,39}")
 
 
 class _FieldFault(EnvironmentFault):
@@ -145,10 +157,27 @@ def from_env(environment: Mapping[str, str]) -> Settings:
         metrics=read.address("AVATAR_METRICS_LISTEN", Address("0.0.0.0", 9090)),
         metrics_open=metrics_open,
         log_format=log_format,
+        preparation=_preparation(read),
         decision_log=read.text("AVATAR_DECISION_LOG", ""),
     )
     read.check(SettingsError)
     return settings
+
+
+def _preparation(read: Environment) -> PreparationSettings:
+    hosts = read.names("AVATAR_URL_HOSTS")
+    for host in hosts:
+        if not _HOST.fullmatch(host):
+            limit = "lowercase host names without a port, or *. and a host name"
+            read.note("AVATAR_URL_HOSTS", host, limit)
+    return PreparationSettings(
+        per_class=int(read.number("AVATAR_PREPARATIONS_PER_CLASS", 1, 1, 100)),
+        hosts=hosts,
+        max_mib=int(read.number("AVATAR_URL_MAX_MIB", 1024, 1, 102_400)),
+        egress=read.parsed(
+            "AVATAR_PREPARATION_EGRESS", None, parse_egress, "a JSON list of egress rules"
+        ),
+    )
 
 
 def _pod_defaults(read: Environment) -> PodDefaults:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from avatar_contracts import descriptors, logs
 from avatar_runtime import settings
-from avatar_runtime.errors import AvatarRuntimeError, SettingsError
+from avatar_runtime.errors import AvatarRuntimeError, FetchError, SettingsError
 from avatar_runtime.preparation import arguments as preparation
 
 if TYPE_CHECKING:
@@ -43,6 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _convert(options)
             case "lookahead":
                 return _lookahead(options)
+            case "fetch":
+                return _fetch(options)
+            case "prepare-job":
+                return _prepare_job(options)
             case "bench":
                 return _bench(options)
             case _:
@@ -131,6 +135,27 @@ def _convert(options: argparse.Namespace) -> int:
     manifest = convert.convert(options.model, options.out, options.version)
     print(json.dumps(manifest))
     return 0
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    from avatar_runtime.tools import fetch, job_result
+
+    hosts = tuple(host.lower() for host in options.allow_host)
+    request = fetch.Request(options.url, options.sha256.lower(), options.max_bytes, hosts)
+    try:
+        size = fetch.fetch(request, options.out)
+    except FetchError as error:
+        job_result.write(options.message, job_result.failed(str(error), permanent=error.permanent))
+        raise
+    print(json.dumps({"bytes": size}))
+    return 0
+
+
+def _prepare_job(options: argparse.Namespace) -> int:
+    from avatar_runtime.tools import prepare_job
+
+    arguments = options.arguments
+    return prepare_job.run(arguments[1:] if arguments[:1] == ["--"] else arguments, options.message)
 
 
 def _lookahead(options: argparse.Namespace) -> int:
@@ -266,10 +291,40 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--frames", metavar="N", type=_positive, default=50, help="frames per session and turn"
     )
+    _add_job_commands(commands)
     drain = commands.add_parser("drain", help="refuse new sessions, as the preStop hook does")
     drain.add_argument("--wait", action="store_true", help="wait until the last session has ended")
     drain.add_argument("--url", metavar="URL", help="default: the admin listener of this pod")
     return parser
+
+
+def _add_job_commands(commands: Any) -> None:
+    """Add the commands of the Jobs that prepare avatars."""
+    fetch = commands.add_parser("fetch", help="download a file of an allowed host")
+    fetch.add_argument("--url", metavar="URL", required=True)
+    fetch.add_argument("--sha256", metavar="HEX", required=True)
+    fetch.add_argument("--max-bytes", metavar="N", type=_positive, default=1 << 30)
+    fetch.add_argument(
+        "--allow-host",
+        metavar="HOST",
+        action="append",
+        default=[],
+        help="may be repeated; *.example.com allows all public hosts below it; default: none",
+    )
+    fetch.add_argument("--out", metavar="FILE", type=Path, required=True)
+    _add_message(fetch)
+    job = commands.add_parser("prepare-job", help="run prepare, and leave its result in a file")
+    _add_message(job)
+    job.add_argument("arguments", nargs=argparse.REMAINDER, help="-- and those of prepare")
+
+
+def _add_message(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--message",
+        metavar="FILE",
+        type=Path,
+        help="file for the result as JSON of at most 4096 bytes, for example the termination log",
+    )
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:

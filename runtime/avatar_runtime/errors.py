@@ -10,6 +10,8 @@ AvatarRuntimeError
 ├── SourceError          a video, photo or folder of pictures that cannot become an avatar
 ├── EngineError          a failed batch; every response that waits for it fails
 │   └── DeviceMemoryError  the device has not enough memory for the batch
+├── FetchError           a file of a URL that is not allowed, or that is another file
+│   └── FetchFailed      a server that did not deliver the file; it may do so later
 └── DeliveryError        the admin listener did not answer a command
 """
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _SHOWN_CHARACTERS: Final = 64  # docs/wire-protocol.md, "Errors": longer values are cut
+_SHOWN_URL: Final = 200
 _SAFE_BITS: Final = 53  # RFC 8259 §6: integers that every JSON reader accepts
 
 
@@ -186,3 +189,24 @@ def supported(values: Iterable[object]) -> str:
 
 def _cut(text: str) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS]
+
+
+class FetchError(AvatarRuntimeError):
+    """A file of a URL that is not allowed, or that is not the wanted file."""
+
+    permanent = True
+    """Whether another attempt fails as well."""
+
+    def __init__(self, url: str, fault: str) -> None:
+        super().__init__(url, fault)
+        self.url = url
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return f"{self.url[:_SHOWN_URL]}: {self.fault}"
+
+
+class FetchFailed(FetchError):
+    """A server did not deliver the file of a URL; another attempt may succeed."""
+
+    permanent = False

@@ -210,6 +210,16 @@ def audio(variables: Mapping[str, str]) -> AudioSettings:
     return settings
 
 
+def job_device(variables: Mapping[str, str]) -> str:
+    """Return the device of a Job that prepares an avatar on a GPU.
+
+    A GPU that does not work is an error, and not a slow success on the CPU. The command knows no
+    simulated devices.
+    """
+    name = Environment(variables).text("AVATAR_DEVICE", "cuda")
+    return "cpu" if name.startswith("simulated") else name
+
+
 def device(variables: Mapping[str, str]) -> str:
     """Return the device that `AVATAR_DEVICE` names.
 

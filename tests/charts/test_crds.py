@@ -95,7 +95,11 @@ def test_scale_subresource_and_names_are_those_of_the_contract() -> None:
     assert names["AvatarService"]["categories"] == ["all", "avatars"]
     assert names["GPUProfile"]["shortNames"] == ["gpup"]
     scopes = {kind: crd["spec"]["scope"] for kind, crd in CRDS.items()}
-    assert scopes == {"AvatarService": "Namespaced", "GPUProfile": "Cluster"}
+    assert scopes == {
+        "Avatar": "Namespaced",
+        "AvatarService": "Namespaced",
+        "GPUProfile": "Cluster",
+    }
 
 
 def strict(schema: Schema) -> Schema:

@@ -79,8 +79,10 @@ def test_the_operator_is_restricted_to_its_own_objects(helm: Any, values: Manife
     assert condition["expression"] == expected
     rules = policy["spec"]["matchConstraints"]["resourceRules"]
     covered = {resource for rule in rules for resource in rule["resources"]}
-    assert {"secrets", "pods", "poddisruptionbudgets"} <= covered
-    assert all(set(rule["operations"]) == {"CREATE", "UPDATE", "DELETE"} for rule in rules)
+    assert {"secrets", "pods", "poddisruptionbudgets", "jobs"} <= covered
+    operations = {resource: set(r["operations"]) for r in rules for resource in r["resources"]}
+    assert operations.pop("avatars") == {"UPDATE"}
+    assert all(each == {"CREATE", "UPDATE", "DELETE"} for each in operations.values())
     assert binding["spec"] == {
         "policyName": policy["metadata"]["name"],
         "validationActions": ["Deny"],

@@ -30,11 +30,17 @@ OPERATOR = {
             "apiextensions.k8s.io/customresourcedefinitions",
             "avatar.musetalk.io/gpuprofiles",
             "avatar.musetalk.io/avatarservices",
+            "avatar.musetalk.io/avatars",
+            "batch/jobs",
         )
         for verb in ("list", "watch")
     ),
     ("*", "avatar.musetalk.io/avatarservices/status", "patch"),
     ("*", "avatar.musetalk.io/gpuprofiles/status", "patch"),
+    ("*", "avatar.musetalk.io/avatars/status", "patch"),
+    ("*", "avatar.musetalk.io/avatars/finalizers", "update"),
+    ("*", "avatar.musetalk.io/avatars", "patch"),
+    *(("*", "batch/jobs", verb) for verb in ("create", "delete")),
     ("*", "avatar.musetalk.io/avatarservices/finalizers", "update"),
     ("*", "avatar.musetalk.io/avatarservices", "get"),
     *(("*", "/pods", verb) for verb in ("create", "patch", "delete")),
@@ -58,6 +64,7 @@ CRDS = "apiextensions.k8s.io/customresourcedefinitions"
 HOOK = {
     ("*", CRDS, "list"),
     ("*", CRDS, "create"),
+    ("*", f"{CRDS}[avatars.avatar.musetalk.io]", "patch"),
     ("*", f"{CRDS}[avatarservices.avatar.musetalk.io]", "patch"),
     ("*", f"{CRDS}[gpuprofiles.avatar.musetalk.io]", "patch"),
 }
@@ -221,7 +228,9 @@ def test_users_get_their_rights_through_the_roles_of_kubernetes(defaults: list[M
     group = "avatar.musetalk.io"
     verbs = {(what, verb) for _, what, verb in grants(defaults, "users")}
     writes = {what for what, verb in verbs if verb not in ("get", "list", "watch")}
-    assert writes == {f"{group}/avatarservices", f"{group}/avatarservices/scale"}
+    assert writes == {
+        f"{group}/{what}" for what in ("avatars", "avatarservices", "avatarservices/scale")
+    }
     assert {(f"{group}/gpuprofiles", "list"), (f"{group}/avatarservices", "watch")} <= verbs
 
 

@@ -32,6 +32,7 @@ async def release(
         "--namespace", SYSTEM, "--create-namespace", "--set", f"gateway.apiKey.value={KEY}",
         "--set", "operator.resyncSeconds=10", "--set", "monitoring.openMetrics=true",
         "--set", "operator.decisionLog.enabled=true",
+        "--set", "preparation.urlHosts={127.0.0.1}",  # a server of the tests
         "--set", f"guard.hostPaths={{{tmp_path_factory.getbasetemp()}}}",
         # The tests call one gateway, by the address of its pod, and query its metrics.
         "--set", "gateway.replicas=1", "--set", "gateway.drainDelaySeconds=0",

@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 import yaml
 
+from avatar_operator.core.resources.avatar import parse_avatar
 from avatar_operator.core.resources.service import parse_service
 from avatar_operator.errors import InvalidResource
 from localcluster import errors
@@ -33,6 +34,7 @@ NAMESPACE: Final = "wrong-specs"
 GROUP: Final = "/apis/avatar.musetalk.io/v1alpha1"
 SERVICES: Final = f"{GROUP}/namespaces/{NAMESPACE}/avatarservices"
 PROFILES: Final = f"{GROUP}/gpuprofiles"
+AVATARS: Final = f"{GROUP}/namespaces/{NAMESPACE}/avatars"
 DRY_RUN: Final = {"dryRun": "All", "fieldValidation": "Strict"}
 
 Spec = dict[str, Any]
@@ -574,6 +576,122 @@ RIGHT_SERVICES: Final[dict[str, Spec]] = {
     ),
 }
 
+RIGHT_AVATAR: Final[Spec] = {
+    "source": {"persistentVolumeClaim": {"claimName": "films", "path": "anna.mp4"}},
+    "storage": {"persistentVolumeClaim": {"claimName": "faces"}},
+    "consent": "Anna, in writing",
+}
+SHA: Final = "0123456789abcdef" * 4
+
+
+def from_url(url: str, sha256: str = SHA) -> Spec:
+    return {"source": {"url": {"url": url, "sha256": sha256}}}
+
+
+def prepared(**options: object) -> Spec:
+    return {"preparation": options}
+
+
+AVATAR_FAULTS: Final[dict[str, Wrong]] = {
+    "no-source": Wrong({"source": {}}, "spec.source", "exactly one of persistentVolumeClaim"),
+    "two-sources": Wrong(
+        {"source": {"secret": {"name": "a", "key": "b"}, "configMap": {"name": "a", "key": "b"}}},
+        "spec.source",
+        "exactly one of persistentVolumeClaim, configMap, secret, url and image must be set",
+    ),
+    "outside-the-volume": Wrong(
+        {"source": {"persistentVolumeClaim": {"claimName": "a", "path": "../b"}}},
+        "spec.source.persistentVolumeClaim.path",
+        "must stay inside the volume",
+    ),
+    "key-in-a-folder": Wrong(
+        {"source": {"secret": {"name": "a", "key": "b/c"}}},
+        "spec.source.secret.key",
+        "key must consist of letters",
+    ),
+    "file-url": Wrong(
+        from_url("file:///etc/passwd"), "spec.source.url.url", "url must start with http://"
+    ),
+    "url-with-a-password": Wrong(
+        from_url("https://a:b@c.example/d"), "spec.source.url.url", "no user, password"
+    ),
+    "short-checksum": Wrong(
+        from_url("https://c.example/d", "ab"), "spec.source.url.sha256", "64 lowercase"
+    ),
+    "no-checksum": Wrong(
+        {"source": {"url": {"url": "https://c.example/d"}}},
+        "spec.source.url.sha256",
+        "Required value",
+    ),
+    "no-consent": Wrong({"consent": None}, "spec.consent", "Required value"),
+    "blank-consent": Wrong({"consent": " \n"}, "spec.consent", "consent must contain text"),
+    "two-lines-of-disclosure": Wrong(
+        {"disclosure": "a\nb"}, "spec.disclosure", "disclosure must be one line"
+    ),
+    "no-storage": Wrong({"storage": None}, "spec.storage", "Required value"),
+    "two-storages": Wrong(
+        {"storage": {"persistentVolumeClaim": {"claimName": "a"}, "hostPath": {"path": "/b"}}},
+        "spec.storage",
+        "exactly one of persistentVolumeClaim and hostPath",
+    ),
+    "end-before-start": Wrong(
+        prepared(start="5", end="4.5"), "spec.preparation.end", "end must be greater than start"
+    ),
+    "start-in-words": Wrong(
+        prepared(start="soon"), "spec.preparation.start", "a number of seconds in quotes"
+    ),
+    "ratio-above-one": Wrong(
+        prepared(upperBoundary="1.5"), "spec.preparation.upperBoundary", "a number from 0 to 1"
+    ),
+    "half-a-crop": Wrong(prepared(crop={"left": 0}), "spec.preparation.crop.top", "Required value"),
+    "shift-of-v15": Wrong(
+        prepared(bboxShift=3), "spec", "bboxShift must be 0 unless spec.model.version is v1"
+    ),
+    "one-detector": Wrong(
+        prepared(detectors={"dwpose": "a.onnx"}),
+        "spec.preparation.detectors",
+        "dwpose and faceParser must be set together",
+    ),
+    "background-in-words": Wrong(
+        prepared(background="green"), "spec.preparation.background", "must be a colour"
+    ),
+    "gpu-in-the-template": Wrong(
+        template(resources={"limits": {"nvidia.com/gpu": 1}}),
+        "spec.template.resources.limits",
+        "the operator requests the GPU",
+    ),
+}
+
+RIGHT_AVATARS: Final[dict[str, Spec]] = {
+    "least": {},
+    "url": from_url("https://media.example:8443/a.mp4?v=1"),
+    "image": {"source": {"image": {"reference": "faces:1", "path": "anna"}}},
+    "v1": {"model": {"version": "v1"}, **prepared(bboxShift=-7)},
+    "whole": {
+        "model": {"source": {"persistentVolumeClaim": {"claimName": "models"}}},
+        "disclosure": "AI generated",
+        "placement": {"gpuClasses": ["l4"], "nodeSelector": {"a": "b"}},
+        **prepared(
+            device="gpu",
+            start="0.5",
+            end="10",
+            crop={"left": 0, "top": 0, "width": 640, "height": 480},
+            maskMode="jaw",
+            upperBoundary="0.45",
+            cheekWidth=60,
+            background="#00ff00",
+            pixels="png",
+            faceResize="lanczos",
+            detectors={"dwpose": "dw.onnx", "faceParser": "79999_iter.pth"},
+        ),
+        "retries": 0,
+        "timeoutSeconds": 60,
+        "ttlSecondsAfterFinished": 0,
+    },
+}
+
+COLLECTIONS: Final = {"AvatarService": SERVICES, "GPUProfile": PROFILES, "Avatar": AVATARS}
+
 RIGHT_PROFILES: Final[dict[str, Spec]] = {
     "whole": profile(),
     "free": {key: value for key, value in profile().items() if key != "costPerHour"},
@@ -629,7 +747,7 @@ def names(field: str, text: str) -> bool:
 
 
 def test_table_is_as_long_as_promised() -> None:
-    assert len(SERVICE_FAULTS) + len(PROFILE_FAULTS) >= 40
+    assert len(SERVICE_FAULTS) + len(PROFILE_FAULTS) + len(AVATAR_FAULTS) >= 60
 
 
 @pytest.mark.parametrize("wrong", SERVICE_FAULTS.values(), ids=SERVICE_FAULTS.keys())
@@ -644,6 +762,39 @@ def test_wrong_profile_is_refused_by_field_and_rule(api: httpx.Client, wrong: Wr
     answer = api.post(PROFILES, params=DRY_RUN, json=body("GPUProfile", wrong.spec))
     assert names(wrong.field, message(answer))
     assert wrong.rule in message(answer)
+
+
+@pytest.mark.parametrize("wrong", AVATAR_FAULTS.values(), ids=AVATAR_FAULTS.keys())
+def test_wrong_avatar_is_refused_by_field_and_rule(api: httpx.Client, wrong: Wrong) -> None:
+    spec = {key: value for key, value in (RIGHT_AVATAR | wrong.spec).items() if value is not None}
+    answer = api.post(AVATARS, params=DRY_RUN, json=body("Avatar", spec))
+    assert names(wrong.field, message(answer))
+    assert wrong.rule in message(answer)
+
+
+@pytest.mark.parametrize("spec", RIGHT_AVATARS.values(), ids=RIGHT_AVATARS.keys())
+def test_right_avatar_is_taken(api: httpx.Client, spec: Spec) -> None:
+    taken = body("Avatar", RIGHT_AVATAR | spec)
+    answer = api.post(AVATARS, params=DRY_RUN, json=taken)
+    assert answer.status_code == httpx.codes.CREATED, answer.text
+    parse_avatar(answer.json())
+
+
+def test_the_storage_of_an_avatar_is_immutable(api: httpx.Client) -> None:
+    answer = api.post(AVATARS, json=body("Avatar", RIGHT_AVATAR, "kept"))
+    assert answer.status_code == httpx.codes.CREATED, answer.text
+    headers = {"Content-Type": "application/merge-patch+json"}
+    for storage in (
+        {"persistentVolumeClaim": {"claimName": "other"}},
+        {"persistentVolumeClaim": None, "hostPath": {"path": "/faces"}},
+    ):
+        patch = {"spec": {"storage": storage}}
+        answer = api.patch(
+            f"{AVATARS}/kept", params=DRY_RUN, content=json.dumps(patch), headers=headers
+        )
+        assert "spec.storage is immutable" in message(answer)
+    answer = api.delete(f"{AVATARS}/kept")
+    assert answer.status_code == httpx.codes.OK
 
 
 @dataclass(frozen=True, slots=True)
@@ -723,7 +874,7 @@ def test_whole_spec_is_walked() -> None:
 
 @pytest.mark.parametrize("bound", BOUNDS.values(), ids=BOUNDS.keys())
 def test_every_bound_of_every_field_is_refused_in_words(api: httpx.Client, bound: Bound) -> None:
-    collection = {"AvatarService": SERVICES, "GPUProfile": PROFILES}[bound.kind]
+    collection = COLLECTIONS[bound.kind]
     for value, rule in bound.breaches():
         answer = api.post(collection, params=DRY_RUN, json=body(bound.kind, bound.holding(value)))
         assert names(bound.reported, message(answer)), (value, message(answer))
@@ -763,7 +914,7 @@ def test_the_operator_takes_the_same_policies_as_the_api_server(
 
 
 def test_examples_are_taken(api: httpx.Client) -> None:
-    paths = {"AvatarService": SERVICES, "GPUProfile": PROFILES}
+    paths = COLLECTIONS
     documents = [
         document
         for path in sorted((ROOT / "examples").glob("*.yaml"))

@@ -12,7 +12,7 @@ def test_chart_carries_the_crds_unchanged() -> None:
     copy = {
         path.name: path.read_bytes() for path in (ROOT / "charts/avatar-operator/crds").iterdir()
     }
-    assert source.keys() == {"avatarservices.yaml", "gpuprofiles.yaml"}
+    assert source.keys() == {"avatars.yaml", "avatarservices.yaml", "gpuprofiles.yaml"}
     assert copy == source, "cp crds/*.yaml charts/avatar-operator/crds/"
 
 

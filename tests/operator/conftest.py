@@ -13,6 +13,7 @@ import pytest
 from avatar_contracts import packaged_files
 from avatar_operator.core.manifests.pod import hash_spec
 from avatar_operator.core.planning import planner, rollout
+from avatar_operator.core.resources.avatar import Avatar, parse_avatar
 from avatar_operator.core.resources.gpu_profile import Curve, GPUProfile, parse_profile
 from avatar_operator.core.resources.node import Node
 from avatar_operator.core.resources.pod import PodUse, RuntimePod
@@ -22,6 +23,7 @@ from avatar_operator.fence import Fence
 
 if TYPE_CHECKING:
     from avatar_operator.core.autoscaling import inputs
+    from avatar_operator.core.planning.avatars.needs import Needs
     from avatar_operator.core.planning.failures import Failure
     from avatar_operator.core.resources.image_check import ImageCheck
 
@@ -165,6 +167,53 @@ class Make:
             body[part].update(fields)
         return body
 
+    def avatar_body(self, name: str = "anna", *, uid: str = "a1", **spec: Any) -> Body:
+        return {
+            "metadata": {
+                "name": name,
+                "namespace": "acme",
+                "uid": uid,
+                "generation": 1,
+                "resourceVersion": "7",
+            },
+            "spec": {
+                "source": {"persistentVolumeClaim": {"claimName": "films", "path": "anna.mp4"}},
+                "storage": {"persistentVolumeClaim": {"claimName": "faces"}},
+                "consent": "Anna Example, 2026-01-01",
+                **spec,
+            },
+        }
+
+    def avatar(self, **spec: Any) -> Avatar:
+        return parse_avatar(self.avatar_body(**spec))
+
+    def job_body(self, name: str = "anna-prepare-0", **labels: str) -> Body:
+        owner = {
+            "apiVersion": "avatar.musetalk.io/v1alpha1",
+            "kind": "Avatar",
+            "name": "anna",
+            "uid": "a1",
+            "controller": True,
+        }
+        return {
+            "metadata": {
+                "name": name,
+                "namespace": "acme",
+                "uid": f"uid-{name}",
+                "resourceVersion": "7",
+                "creationTimestamp": "2026-01-01T00:00:00Z",
+                "labels": {
+                    "avatar.musetalk.io/spec-hash": "current",
+                    "avatar.musetalk.io/gpu-class": "rtx-4090",
+                    **labels,
+                },
+                "annotations": {"avatar.musetalk.io/attempt": "0"},
+                "ownerReferences": [owner],
+            },
+            "spec": {},
+            "status": {},
+        }
+
     def state(self, sessions: int = 0, **changes: object) -> PodState:
         fields: Body = {
             "capacity": 2,
@@ -204,6 +253,7 @@ class Scenario:
         self.image_checks: list[ImageCheck] = []
         self.failures: tuple[Failure, ...] = ()
         self.silent: dict[str, str] = {}
+        self.needs: Needs | None = None
 
     def add(self, name: str, state: PodState | None = None, **changes: Any) -> RuntimePod:
         live = state is not None and state.sessions > 0  # as it is a moment after
@@ -237,6 +287,7 @@ class Scenario:
             image_checks=tuple(self.image_checks),
             failures=self.failures,
             silent=self.silent,
+            needs=self.needs,
         )
         return planner.plan(self.service, observed, OPTIONS, now)
 

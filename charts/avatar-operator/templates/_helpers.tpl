@@ -230,3 +230,17 @@ egress:
 {{- end -}}
 {{- mulf (float64 $number) (get $factors $suffix) -}}
 {{- end -}}
+
+{{/* The egress rules of the pods that download the source of an Avatar: DNS, and http and https. */}}
+{{- define "avatar.preparationEgress" -}}
+{{- $preparation := (.Values.networkPolicy).preparation | default dict -}}
+{{ include "avatar.egressDNS" . }}
+- ports:
+  {{- range $preparation.ports | default (list 80 443) }}
+  - {protocol: TCP, port: {{ . }}}
+  {{- end }}
+  {{- with $preparation.to }}
+  to:
+    {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}

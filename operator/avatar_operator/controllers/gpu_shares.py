@@ -84,6 +84,11 @@ class GPUShares:
             return None
         return self._shares.of(uid, stated=uid in self._stated)
 
+    def lacking_classes(self) -> frozenset[str]:
+        """Return the GPU classes that a service accepts and of which it lacks a GPU."""
+        lacking = (self._demands[uid] for uid in self._lacking if uid in self._demands)
+        return frozenset(gpu_class for demand in lacking for gpu_class in demand.classes)
+
     def record(self, uid: str, demand: Demand) -> None:
         """Record the demand of a service after a plan."""
         if self._demands.get(uid) != demand:  # an equal copy would only use memory

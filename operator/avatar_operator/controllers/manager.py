@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
+from avatar_operator.controllers.avatar_controller import AvatarController
 from avatar_operator.controllers.claims import ClaimGate, Claims
 from avatar_operator.controllers.decision_log import DecisionLogWriter
 from avatar_operator.controllers.executor import Executor
@@ -14,7 +15,7 @@ from avatar_operator.controllers.key_controller import KeyController
 from avatar_operator.controllers.profile_controller import ProfileController
 from avatar_operator.controllers.service_controller import ServiceController
 from avatar_operator.controllers.stream_follower import StreamFollower
-from avatar_operator.controllers.triggers import Triggers
+from avatar_operator.controllers.triggers import SPREAD_S, Triggers
 from avatar_operator.controllers.worker import Worker
 from avatar_operator.core.cache.entries import ChangeImpact, Kind
 from avatar_operator.core.cache.pdb_index import PdbIndex
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 TICK_S: Final = 1.0  # between two checks for stale states, which also refresh the metrics
 REFUSED_S: Final = 0.25  # before the control Secret of a pod that refused all tokens is written
+AVATAR_S: Final = 0.05  # before an avatar is reconciled: its pod changes several times
 STALLED_S: Final = 30.0  # an event loop that did not run a tick for longer is not alive
 
 _log = logging.getLogger(__name__)
@@ -106,6 +108,17 @@ class Manager:
             lambda: self._known_keys().generation,
             settings.installation,
         )
+        self._avatars = AvatarController(
+            api,
+            self._store,
+            self._shares,
+            self._claims,
+            settings,
+            metrics,
+            observe=self.observe,
+            on_change=self._on_change,
+        )
+        self._avatar_worker = Worker(self._avatars.reconcile, self._may_reconcile, metrics)
         self._gate = ClaimGate(self._claims, self._store, self._services, self._executor, metrics)
         self._informers = informers.Informers(api, self._store, settings.resync_s, self, metrics)
         self._epoch: int | None = None  # of the last term of this process
@@ -145,6 +158,7 @@ class Manager:
                 tasks.create_task(self._decisions.run(), name="decision log")
                 tasks.create_task(self._shares.run(), name="GPU shares")
                 tasks.create_task(self._worker.run(), name="worker")
+                tasks.create_task(self._avatar_worker.run(), name="avatar worker")
         finally:
             await self._follower.close()
 
@@ -163,10 +177,13 @@ class Manager:
         else:
             self._epoch = epoch
             self._services.begin_term()
+            self._avatars.begin_term()
             self._keys.begin_term()
             self._triggers.trigger_new_term()
+        self._trigger_avatars()
         self._profiles.wake()
         self._worker.check_now()
+        self._avatar_worker.check_now()
 
     def on_event(self, kind: Kind) -> None:
         """Record that kopf's watch of a kind delivered an event."""
@@ -192,6 +209,9 @@ class Manager:
             self._gate.forget(uid)
             self._pdbs.forget(uid)
             self._triggers.on_deleted_service(uid)
+        if kind is Kind.AVATARS:
+            self._avatar_worker.remove(uid)
+            self._avatars.forget(uid)
 
     def on_pdb(self, uid: str, protects: str | None) -> None:
         """Handle a PDB; the PDB of a service that is no longer correct is applied again."""
@@ -207,6 +227,7 @@ class Manager:
         """Reconcile every service after a full list, and check once what others may change."""
         self._services.on_resync()
         self._triggers.trigger_all()
+        self._trigger_avatars()
 
     def _on_change(self, impact: ChangeImpact) -> None:
         if impact.fault:
@@ -215,8 +236,15 @@ class Manager:
         if impact.deleted_service is not None:
             self._metrics.forget_service(impact.deleted_service)
         self._triggers.on_change(impact)
+        for uid in impact.avatars:
+            self._avatar_worker.add_after(uid, AVATAR_S)
         if impact.all_services:
             self._profiles.wake()
+
+    def _trigger_avatars(self) -> None:
+        """Reconcile every avatar; few of them change anything."""
+        for number, uid in enumerate(self._store.avatar_index.avatars.uids()):
+            self._avatar_worker.add_after(uid, AVATAR_S + number * SPREAD_S)
 
     def _on_state(self, pod_uid: str) -> None:
         self._profiles.on_state(pod_uid)

@@ -23,6 +23,7 @@ from avatar_operator.core.planning import (
     rollout,
     shared_reserve,
 )
+from avatar_operator.core.planning.avatars import needs
 from avatar_operator.core.planning.failures import read_failures
 from avatar_operator.core.planning.sharing import fair_limits
 from avatar_operator.core.resources.service import Service, parse_service
@@ -267,10 +268,12 @@ class ServiceController:
     def _record(self, reconcile: _Reconcile, plan: planner.Plan, *, refused: bool) -> None:
         """Record a plan in the metrics, the triggers, the scaling history and the decision log.
 
-        A service whose pods are refused wants no more GPUs until the next try.
+        A service whose pods are refused wants no more GPUs until the next try, and one that waits
+        for its avatars leaves them to the preparation.
         """
         key = reconcile.service.key
         self._metrics.set_desired(key, plan.desired)
+        refused = refused or plan.waits_for_avatars
         lacks_gpus = bool(plan.missing or plan.held) or service_status.lacks_gpus(plan)
         self._triggers.set_lacks_gpus(reconcile.uid, lacks_gpus)
         demand = fair_limits.demand(reconcile.service, plan, reconcile.now)
@@ -376,6 +379,7 @@ class ServiceController:
             names_elsewhere=self._store.names_elsewhere(service.key) | state.pods_taken,
             image_checks=self._store.image_checks(service.uid),
             share=self._shares.of(service.uid),
+            needs=needs.judge(service, self._store.avatar_index.known_to(service.uid)),
             scaling_context=inputs.ScalingContext(
                 self._gateways.demand(service.key),
                 # In another term another replica may have decided since.

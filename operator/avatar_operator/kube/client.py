@@ -3,6 +3,7 @@
 It needs these rights; the chart grants exactly these:
 
     cluster-wide  nodes, pods, gpuprofiles             list watch
+                  jobs                                 list watch
                   priorityclasses                      list         (while GPUs are short)
                   gpuprofiles/status                   patch
                   poddisruptionbudgets                 list watch
@@ -15,7 +16,11 @@ It needs these rights; the chart grants exactly these:
     own namespace Secret AVATAR_CONTROL_SECRET         get create
                   Secret AVATAR_GATEWAY_SECRET         create patch
                   Lease AVATAR_LEASE                   get list watch create patch
-    of services   avatarservices                       list watch get
+    of services   avatars                              list watch patch (its finalizer)
+    and avatars   avatars/status                       patch
+                  avatars/finalizers                   update       (blockOwnerDeletion)
+                  jobs                                 create delete
+                  avatarservices                       list watch get
                   avatarservices/status                patch
                   avatarservices/finalizers            update       (blockOwnerDeletion)
                   pods                                 create patch delete
@@ -49,7 +54,7 @@ from avatar_operator.kube.owned_objects import OwnedObjects, read_by_list
 from avatar_operator.kube.unread_secrets import UnreadSecrets
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from kubernetes.aio.client.configuration import Configuration
 
@@ -66,6 +71,8 @@ PATHS: Final = {
     "pods": "/api/v1/pods",
     names.PROFILES: f"/apis/{names.API_VERSION}/{names.PROFILES}",
     names.SERVICES: f"/apis/{names.API_VERSION}/{names.SERVICES}",
+    names.AVATARS: f"/apis/{names.API_VERSION}/{names.AVATARS}",
+    "jobs": "/apis/batch/v1/jobs",
     "poddisruptionbudgets": "/apis/policy/v1/poddisruptionbudgets",
 }
 """The list path of each watched kind, for all namespaces."""
@@ -235,6 +242,71 @@ class KubernetesClient:
             path = f"{_in(_namespace(body))}/secrets/{metadata['name']}"
             await self._send("PATCH", path, body=_if_ours(body), content_type=JSON_PATCH)
 
+    async def create_job(self, body: Body) -> Body:
+        """Create a Job and return it as stored.
+
+        Raises:
+            Conflict: a Job with this name exists.
+        """
+        return await self._send("POST", _jobs(_namespace(body)), body=body)
+
+    async def delete_job(self, namespace: str, name: str, uid: str) -> None:
+        """Delete exactly this Job; it exists until its pods are gone.
+
+        Raises:
+            Conflict: the Job has another UID.
+            NotFound: the Job does not exist.
+        """
+        options: Body = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": {"uid": uid},
+            "propagationPolicy": "Foreground",
+        }
+        await self._send("DELETE", f"{_jobs(namespace)}/{name}", body=options)
+
+    async def set_finalizers(
+        self, key: ServiceKey, uid: str, version: int, finalizers: Sequence[str]
+    ) -> Body:
+        """Replace the finalizers of an avatar in this version, and return the avatar as stored.
+
+        Raises:
+            Conflict: the avatar has another UID or another version.
+            NotFound: the avatar does not exist.
+        """
+        metadata: Body = {
+            "uid": uid,
+            "resourceVersion": str(version),
+            "finalizers": list(finalizers),
+        }
+        path = _avatar(key)
+        query = {"fieldManager": names.FIELD_MANAGER}
+        body: Body = {"metadata": metadata}
+        return await self._send("PATCH", path, body=body, query=query, content_type=MERGE)
+
+    async def apply_avatar_status(
+        self, key: ServiceKey, uid: str, version: int, status: Body
+    ) -> Body:
+        """Write the status of an avatar and return the avatar as stored.
+
+        Raises:
+            Conflict: the avatar has another UID or another version.
+            NotFound: the avatar does not exist.
+        """
+        body: Body = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.AVATAR_KIND,
+            "metadata": {
+                "name": key.name,
+                "namespace": key.namespace,
+                "uid": uid,
+                "resourceVersion": str(version),
+            },
+            "status": status,
+        }
+        path = f"{_avatar(key)}/status"
+        return await self._send("PATCH", path, body=body, query=_MANAGER, content_type=APPLY)
+
     async def apply_status(self, key: ServiceKey, uid: str, version: int, status: Body) -> Body:
         """Write the status of a service and return the service as stored.
 
@@ -332,6 +404,15 @@ _MANAGER: Final = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
 
 def _in(namespace: str) -> str:
     return f"/api/v1/namespaces/{namespace}"
+
+
+def _jobs(namespace: str) -> str:
+    return f"/apis/batch/v1/namespaces/{namespace}/jobs"
+
+
+def _avatar(key: ServiceKey) -> str:
+    group = f"/apis/{names.API_VERSION}/namespaces/{key.namespace}/{names.AVATARS}"
+    return f"{group}/{key.name}"
 
 
 def _lease(namespace: str, name: str) -> str:

@@ -1,9 +1,10 @@
-"""Keeps the store current: lists of every kind, and watches of nodes, pods and PDBs.
+"""Keeps the store current: lists of every kind, and watches of nodes, pods, Jobs and PDBs.
 
-kopf watches services and profiles. For each object that it sees, kopf keeps a record, a
+kopf watches services, profiles and avatars. For each object that it sees, kopf keeps a record, a
 queue and for a while a task, and it copies the body several times. This costs too much for
 every pod and node of a cluster, most of which do not belong to the operator. They are
-watched here, and so are the PodDisruptionBudgets of services; only what plans need is kept.
+watched here, and so are the Jobs of avatars and the PodDisruptionBudgets of services; only
+what plans need is kept.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ if TYPE_CHECKING:
     from avatar_operator.core.resources.fields import Body
     from avatar_operator.metrics import Metrics
 
-KOPF_KINDS: Final = (Kind.SERVICES, Kind.PROFILES)
+KOPF_KINDS: Final = (Kind.SERVICES, Kind.PROFILES, Kind.AVATARS)
 """The kinds that kopf watches."""
 
-WATCHED_KINDS: Final = (Kind.NODES, Kind.PODS)
+WATCHED_KINDS: Final = (Kind.NODES, Kind.PODS, Kind.JOBS)
 """The kinds that are watched here."""
 
 SILENCE_S: Final = 70.0  # bookmarks arrive every 60 s: a watch that is silent longer is frozen
@@ -54,6 +55,8 @@ YIELD_EVERY: Final = 50  # objects of a list between two yields to the event loo
 PDBS: Final = "poddisruptionbudgets"
 _PDBS_PATH: Final = client.PATHS[PDBS]
 _OWN_OBJECTS: Final = f"{names.LABEL_MANAGED_BY}={names.FIELD_MANAGER}"
+_SELECTORS: Final = {Kind.JOBS: _OWN_OBJECTS}
+"""Label selectors of the kinds of which only own objects are needed."""
 
 _log = logging.getLogger(__name__)
 
@@ -212,7 +215,7 @@ class Informers:
         known = self._store.uids(kind)
         listed: set[str] = set()
         changes, version = 0, ""
-        async for page in self._api.list(client.PATHS[kind.value]):
+        async for page in self._api.list(client.PATHS[kind.value], _SELECTORS.get(kind, "")):
             version = page.version
             for body in page.items:
                 listed.add(_metadata(body)["uid"])
@@ -262,6 +265,7 @@ class Informers:
                 partial(self._list, kind),
                 partial(self._on_object_event, kind),
                 self._relist_kopf_kinds,
+                _SELECTORS.get(kind, ""),
             )
             for kind in WATCHED_KINDS
         }

@@ -72,7 +72,7 @@ class OwnedObjects:
         for name in candidates:
             stored = await self._read(kind, namespace, name)
             found.append((name, stored))
-            if stored is not None and ownership.belongs_to(stored, service.uid):
+            if stored is not None and ownership.belongs_to(stored, service.uid, service.kind):
                 break
         choice = ownership.choose(found, service)
         if choice is None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from avatar_contracts import labels
-from avatar_contracts.owners import controlling_services
+from avatar_contracts.owners import controlling_resources
 from avatar_contracts.state import Load, parse_load
 from avatar_gateway import errors
 
@@ -71,7 +71,7 @@ def parse_pod(body: Mapping[str, Any]) -> Pod | None:
     metadata, status = body["metadata"], body.get("status", {})
     own = metadata.get("labels", {})
     service, made_for = own.get(labels.LABEL_SERVICE), own.get(labels.LABEL_MADE_FOR)
-    if not service or all(owner.name != service for owner in controlling_services(body)):
+    if not service or all(owner.name != service for owner in controlling_resources(body)):
         return None
     ports = {
         port.get("name"): port["containerPort"]

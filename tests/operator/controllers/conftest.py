@@ -6,6 +6,7 @@ import asyncio
 import base64
 import copy
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +17,7 @@ from kubernetes.aio.client.configuration import Configuration
 from avatar_operator import settings
 from avatar_operator.controllers.manager import Manager
 from avatar_operator.core.cache.entries import Kind
+from avatar_operator.core.text import rfc3339
 from avatar_operator.kube import informers
 from avatar_operator.kube.client import KubernetesClient
 from avatar_operator.metrics import Metrics
@@ -33,6 +35,7 @@ SERVICE = f"{GROUP}/namespaces/acme/avatarservices/concierge"
 STATUS = f"{SERVICE}/status"
 PDB = "/apis/policy/v1/namespaces/acme/poddisruptionbudgets/concierge-live"
 INSTALLATION = "system/avatar-operator"
+JOBS = "/apis/batch/v1/jobs"
 PDBS = "/apis/policy/v1/poddisruptionbudgets"
 PDBS_OF_TENANT = "/apis/policy/v1/namespaces/acme/poddisruptionbudgets"
 SECRETS = "/api/v1/namespaces/acme/secrets"
@@ -53,6 +56,8 @@ class ApiServer:
         self.nodes = [make.node_body()]
         self.pods: list[Body] = []
         self.pdbs: list[Body] = []
+        self.avatars: list[Body] = []
+        self.jobs: list[Body] = []
         self.secrets: dict[str, Body] = {}  # by path
         self.leases: dict[str, Body] = {}  # by path
         self.strangers: list[Body] = []  # pods that do not belong to the operator
@@ -119,6 +124,8 @@ class ApiServer:
             "/api/v1/pods": self.pods,
             f"{GROUP}/gpuprofiles": self.profiles,
             f"{GROUP}/avatarservices": self.services,
+            f"{GROUP}/avatars": self.avatars,
+            JOBS: self.jobs,
             PDBS: self.pdbs,
         }
         match method, path:
@@ -139,6 +146,16 @@ class ApiServer:
                 return web.json_response(self.others[path])
             case "GET", _:
                 return web.json_response({"message": "not found"}, status=404)
+            case "POST", "/apis/batch/v1/namespaces/acme/jobs":
+                body["metadata"]["uid"] = f"uid-{body['metadata']['name']}"
+                body["metadata"]["creationTimestamp"] = rfc3339(time.time())
+                self.jobs.append(self.stamp(body))
+            case "DELETE", _ if "/jobs/" in path:
+                name = path.rpartition("/")[2]
+                self.jobs[:] = [job for job in self.jobs if _name(job) != name]
+                return web.json_response({"kind": "Status"})
+            case "PATCH", _ if path.startswith(f"{GROUP}/namespaces/acme/avatars/"):
+                return self.patch_avatar(path, body)
             case "POST", "/api/v1/namespaces/acme/events":
                 self.events.append(body)
             case "POST", _ if self.has(path, body["metadata"]["name"]):
@@ -176,6 +193,24 @@ class ApiServer:
         objects = {PDBS_OF_TENANT: self.pdbs, PODS: [*self.pods, *self.strangers]}
         stored = self.secrets | self.others
         return name in map(_name, objects.get(path, [])) or f"{path}/{name}" in stored
+
+    def patch_avatar(self, path: str, body: Any) -> web.Response:
+        """Change the status or the finalizers of an avatar in the version of the body."""
+        name = path.removesuffix("/status").rpartition("/")[2]
+        found = [avatar for avatar in self.avatars if _name(avatar) == name]
+        if not found:
+            return web.json_response({"message": "not found"}, status=404)
+        (avatar,) = found
+        if body["metadata"]["resourceVersion"] != avatar["metadata"]["resourceVersion"]:
+            return web.json_response({"message": "the object has been modified"}, status=409)
+        if path.endswith("/status"):
+            avatar["status"] = body["status"]
+        else:
+            avatar["metadata"]["finalizers"] = body["metadata"]["finalizers"]
+        self.stamp(avatar)
+        if "deletionTimestamp" in avatar["metadata"] and not avatar["metadata"]["finalizers"]:
+            self.avatars.remove(avatar)
+        return web.json_response(avatar)
 
     def patch_secret(self, path: str, operations: Any) -> web.Response:
         """Apply a JSON patch of the forms that the operator sends."""

@@ -37,6 +37,7 @@ SERVICE = f"{GROUP}/namespaces/acme/avatarservices/concierge"
 STATUS = f"{SERVICE}/status"
 PDB = "/apis/policy/v1/namespaces/acme/poddisruptionbudgets/concierge-live"
 PODS = "/api/v1/namespaces/acme/pods"
+JOBS = "/apis/batch/v1/jobs"
 PDBS = "/apis/policy/v1/poddisruptionbudgets"
 PDBS_OF_TENANT = "/apis/policy/v1/namespaces/acme/poddisruptionbudgets"
 
@@ -200,6 +201,7 @@ async def test_pods_are_watched_from_the_version_of_their_list(operator: Operato
     await api.until(lambda: api.pods and "/api/v1/pods" in api.watches)
     assert sorted(path for path, _ in api.watched_from) == [
         *("/api/v1/nodes", "/api/v1/pods"),
+        JOBS,
         PDBS,
     ]
     assert all(int(version) >= 100 for _, version in api.watched_from)

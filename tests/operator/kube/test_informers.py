@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 NODES, PODS, PDBS = "nodes", "pods", "poddisruptionbudgets"
 SERVICES, PROFILES = Kind.SERVICES.value, Kind.PROFILES.value
+AVATARS, JOBS = Kind.AVATARS.value, Kind.JOBS.value
 RESYNC_S = 300.0
 OWN = "app.kubernetes.io/managed-by=avatar-operator"
 FIRST_REWATCH = (REWATCH_S[0] / 2, REWATCH_S[0])
@@ -163,15 +164,16 @@ async def setup(
 async def test_everything_is_listed_once_and_then_watched(setup: Setup) -> None:
     setup.client.items[NODES] = [setup.body(NODES, 7)]
     await setup.start()
-    assert sorted(setup.client.lists) == sorted([SERVICES, PROFILES, NODES, PODS, PDBS])
+    assert sorted(setup.client.lists) == sorted(PATHS)
     assert setup.informers.synced
     assert setup.handler.observed == [(Kind.NODES, "u")]
     assert setup.handler.resyncs == 1
-    assert sorted(name for name, _ in setup.client.watches) == sorted([NODES, PODS, PDBS])
+    assert sorted(name for name, _ in setup.client.watches) == sorted([NODES, PODS, JOBS, PDBS])
     assert all(int(version) > 100 for _, version in setup.client.watches)
     assert setup.client.silence_s == {70.0}  # ten seconds more than between two bookmarks
     selected = {each for each in setup.client.selectors if each[2]}
-    assert selected == {("list", PDBS, OWN), ("watch", PDBS, OWN)}
+    own = (JOBS, PDBS)
+    assert selected == {(verb, kind, OWN) for verb in ("list", "watch") for kind in own}
 
 
 async def test_the_caches_are_not_synced_until_every_kind_was_listed(setup: Setup) -> None:
@@ -206,7 +208,7 @@ async def test_kinds_of_kopf_are_soon_listed_again_and_later_every_kind(setup: S
     await setup.start()
     setup.client.lists.clear()
     await setup.pauses.end(SECOND_LIST_S)
-    assert setup.client.lists == [SERVICES, PROFILES, PDBS]
+    assert setup.client.lists == [SERVICES, PROFILES, AVATARS, PDBS]
     assert setup.handler.resyncs == 2
     setup.client.lists.clear()
     await setup.pauses.end(RESYNC_S)
@@ -418,7 +420,7 @@ async def test_the_kinds_of_kopf_are_listed_when_a_watch_ends(setup: Setup) -> N
     setup.client.lists.clear()
     await setup.send(PODS, None)
     await setup.pauses.end(RELIST_S)
-    assert sorted(setup.client.lists) == sorted([SERVICES, PROFILES])
+    assert sorted(setup.client.lists) == sorted([SERVICES, PROFILES, AVATARS])
 
 
 async def test_every_service_is_checked_when_the_pdbs_were_listed_for_their_watch(

@@ -16,6 +16,7 @@ from avatar_operator.core.cache.entries import Kind
 from avatar_operator.errors import TemporaryError
 from avatar_operator.kube import kopf_informer
 from avatar_operator.kube.connection import Credentials
+from avatar_operator.kube.informers import KOPF_KINDS
 from localcluster.fakes import api_server
 
 if TYPE_CHECKING:
@@ -403,7 +404,7 @@ async def test_every_kind_is_listed_after_each_restart_and_the_pauses_grow(
     for factor in (1, 2, 4):
         assert restarts.sink.calls == []
         await restarts.pauses.end(factor * FIRST_RESTART[0], factor * FIRST_RESTART[1])
-        assert restarts.sink.calls == [("relist", Kind.SERVICES), ("relist", Kind.PROFILES)]
+        assert restarts.sink.calls == [("relist", kind) for kind in KOPF_KINDS]
         restarts.sink.calls.clear()
     fault = "kopf stopped, restarting fault=RuntimeError('etcdserver: leader changed')"
     assert caplog.text.count(fault) >= 3

@@ -20,7 +20,9 @@ class Kind(Enum):
 
     SERVICES = names.SERVICES
     PROFILES = names.PROFILES
+    AVATARS = names.AVATARS
     NODES = "nodes"
+    JOBS = "jobs"
     PODS = "pods"
 
 
@@ -52,6 +54,28 @@ class ServiceBody:
 
 
 @dataclass(frozen=True, slots=True)
+class AvatarBody:
+    """An avatar: its body, from which it is planned, and its last status, as JSON text."""
+
+    key: ServiceKey
+    generation: int
+    deleting: bool
+    finalizers: tuple[str, ...]
+    body_text: bytes
+    status_text: bytes
+
+    @property
+    def body(self) -> Mapping[str, object]:
+        """The spec and the metadata that plans need; parsed at each access."""
+        return _parse(self.body_text)
+
+    @property
+    def status(self) -> Mapping[str, object]:
+        """The status; parsed at each access."""
+        return _parse(self.status_text)
+
+
+@dataclass(frozen=True, slots=True)
 class ProfileBody:
     """A GPU profile: identity and last status, besides its parsed value."""
 
@@ -68,6 +92,9 @@ class ChangeImpact:
 
     services: tuple[str, ...] = ()
     """UIDs of the services to reconcile."""
+
+    avatars: tuple[str, ...] = ()
+    """UIDs of the avatars to reconcile."""
 
     new_spec: str | None = None
     """UID of a service whose spec changed."""

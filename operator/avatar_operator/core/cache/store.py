@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from avatar_operator import names
+from avatar_operator.core.cache.avatar_index import AvatarIndex
 from avatar_operator.core.cache.entries import (
     ChangeImpact,
     Kind,
@@ -52,6 +54,7 @@ class Store:
         self.pods = PodIndex()
         self.gateways: Cache[GatewayPod] = Cache()
         self._image_checks: Cache[ImageCheck] = Cache()
+        self.avatar_index = AvatarIndex()
         self._gpu_usage = GPUUsage()
         self._nodes: Cache[Node] = Cache()
         self._node_list: tuple[Node, ...] | None = None  # None after a change
@@ -73,6 +76,10 @@ class Store:
                 return self._observe_profile(uid, version, body)
             case Kind.NODES:
                 return self._observe_node(uid, version, body)
+            case Kind.AVATARS:
+                return self._observe_avatar(uid, version, body)
+            case Kind.JOBS:
+                return self._observe_job(uid, version, body)
         return self._observe_pod(metadata, uid, version, body)
 
     def observe_deletion(self, kind: Kind, uid: str) -> ChangeImpact:
@@ -90,6 +97,10 @@ class Store:
                 if node is None:
                     return ChangeImpact()
                 return ChangeImpact(all_services=True, node=node.name)
+            case Kind.AVATARS:
+                return self.avatar_index.drop_avatar(uid)
+            case Kind.JOBS:
+                return self._observe_deleted_job(uid)
         return self._observe_deleted_pod(uid)
 
     def uids(self, kind: Kind) -> frozenset[str]:
@@ -101,8 +112,13 @@ class Store:
                 return frozenset(self._profiles.uids())
             case Kind.NODES:
                 return frozenset(self._nodes.uids())
+            case Kind.AVATARS:
+                return frozenset(self.avatar_index.avatars.uids())
+            case Kind.JOBS:
+                return frozenset(self.avatar_index.job_uids())
         pods = (self._gpu_usage, self.pods, self.gateways, self._image_checks)
-        return frozenset(uid for cache in pods for uid in cache.uids())
+        found = frozenset(uid for cache in pods for uid in cache.uids())
+        return found | frozenset(self.avatar_index.pod_uids())
 
     def service_uid(self, key: ServiceKey) -> str | None:
         """Return the UID of the service with this name, None if it does not exist."""
@@ -149,6 +165,17 @@ class Store:
         """End the reservations of pods that were not created, and report freed GPUs."""
         ended = [self._gpu_usage.release(f"{key.namespace}/{pod}") for pod in pods]
         return ChangeImpact(freed_gpus=any(ended))
+
+    def reserve_for_job(self, job: ServiceKey, use: PodUse) -> None:
+        """Count the GPU of a Job that is about to be created, until its pod has a node.
+
+        The caller ends the reservation with `release_job` if that takes too long.
+        """
+        self._gpu_usage.reserve(_job_key(job), use)
+
+    def release_job(self, job: ServiceKey) -> ChangeImpact:
+        """End the reservation of a Job, and report a freed GPU."""
+        return ChangeImpact(freed_gpus=self._gpu_usage.release(_job_key(job)))
 
     def node_class_cache(self) -> inventory.NodeClassCache:
         """Return the cache of the GPU classes of nodes, which is kept between plans."""
@@ -208,7 +235,8 @@ class Store:
         self._service_uids[key] = uid
         new_spec = None if known and known.generation == generation else uid
         others = self._update_reserve_sharing(uid, known, service)
-        return ChangeImpact((uid, *others), new_spec=new_spec)
+        avatars = self.avatar_index.name(uid, key, body.get("spec"))
+        return ChangeImpact((uid, *others), new_spec=new_spec, avatars=avatars)
 
     def _ignore(self, uid: str, key: ServiceKey) -> ChangeImpact:
         """Report once that a service is outside the watched namespaces."""
@@ -225,7 +253,8 @@ class Store:
         if self._service_uids.get(service.key) == uid:
             del self._service_uids[service.key]
         others = self.reserve_groups.put(uid, service.key.namespace, None)
-        return ChangeImpact(others, deleted_service=service.key)
+        avatars = self.avatar_index.name(uid, service.key, None)
+        return ChangeImpact(others, deleted_service=service.key, avatars=avatars)
 
     def _update_reserve_sharing(
         self, uid: str, known: ServiceBody | None, service: ServiceBody
@@ -266,6 +295,26 @@ class Store:
         self._node_list = None
         return ChangeImpact(all_services=True, node=node.name)
 
+    def _observe_avatar(self, uid: str, version: int, body: Mapping[str, object]) -> ChangeImpact:
+        metadata = Fields(body.get("metadata"), "metadata", [])
+        namespace = metadata.text("namespace")
+        if self._watch_namespaces and namespace not in self._watch_namespaces:
+            return ChangeImpact()
+        return self.avatar_index.put_avatar(uid, version, body)
+
+    def _observe_job(self, uid: str, version: int, body: Mapping[str, object]) -> ChangeImpact:
+        impact = self.avatar_index.put_job(uid, version, body)
+        job = self.avatar_index.job(uid)
+        if job is None or job.ended_at is None:
+            return impact
+        return replace(impact, freed_gpus=self.release_job(job.key).freed_gpus)
+
+    def _observe_deleted_job(self, uid: str) -> ChangeImpact:
+        job = self.avatar_index.drop_job(uid)
+        if job is None:
+            return ChangeImpact()
+        return replace(self.release_job(job.key), avatars=(job.avatar_uid,))
+
     def _observe_pod(
         self, metadata: Fields, uid: str, version: int, body: Mapping[str, object]
     ) -> ChangeImpact:
@@ -280,6 +329,12 @@ class Store:
         if check is not None:
             changed = self._image_checks.put(uid, version, check)
             return ChangeImpact((check.owner_uid,) if changed else (), freed_gpus=freed)
+        prepares = self.avatar_index.put_pod(uid, version, body)
+        if prepares is not None:
+            impact, job = prepares
+            if job is not None and any(each.node or each.rejected for each in job.pods):
+                freed = self.release_job(job.key).freed_gpus or freed
+            return replace(impact, freed_gpus=freed)
         pod = parse_runtime_pod(body)
         owners = self.pods.release(uid) if pod is None else self.pods.put(uid, version, pod)
         return ChangeImpact(owners, freed_gpus=freed, pod=uid if owners else None)
@@ -291,7 +346,15 @@ class Store:
         check = self._image_checks.drop(uid)
         if check is not None:
             return ChangeImpact((check.owner_uid,), freed_gpus=freed)
+        prepares = self.avatar_index.drop_pod(uid)
+        if prepares is not None:
+            return replace(prepares, freed_gpus=freed)
         pod = self.pods.drop(uid)
         if pod is None:
             return ChangeImpact(freed_gpus=freed)
         return ChangeImpact((pod.owner_uid,), freed_gpus=freed, pod=uid)
+
+
+def _job_key(job: ServiceKey) -> str:
+    """Return the name of a reservation; the name of a pod contains only one slash."""
+    return f"job/{job}"

@@ -67,8 +67,8 @@ def runtime(
         "imagePullPolicy": template.image_pull_policy or pull_policy,
         "command": ["avatar-runtime", "serve"],
         "args": [
-            *("--model", _folder("/models", service.model.source)),
-            *("--avatars", _folder("/avatars", service.avatar_source)),
+            *("--model", folder_of("/models", service.model.source)),
+            *("--avatars", folder_of("/avatars", service.avatar_source)),
             *("--batch-size", str(plan.batch_size)),
             *("--listen", f"0.0.0.0:{labels.SESSIONS_PORT}"),
             *("--admin", f"0.0.0.0:{labels.ADMIN_PORT}"),
@@ -85,8 +85,8 @@ def runtime(
         "volumeMounts": [
             {"name": "tmp", "mountPath": "/tmp"},
             {"name": names.TOKEN_VOLUME, "mountPath": names.TOKEN_FOLDER, "readOnly": True},
-            *_mounts("models", service.model.source),
-            *_mounts("avatars", service.avatar_source),
+            *mounts("models", service.model.source),
+            *mounts("avatars", service.avatar_source),
             *template.volume_mounts,
         ],
         "startupProbe": {
@@ -164,6 +164,8 @@ def _environment(
         values[labels.ENV_DECODER] = service.model.decoder
     if service.model.precision != PRECISION:
         values[labels.ENV_PRECISION] = service.model.precision
+    if service.disclosure:
+        values[labels.ENV_DISCLOSURE] = service.disclosure
     if metrics_open:
         values[labels.ENV_METRICS_OPEN] = "true"
     sources: dict[str, Body] = {
@@ -187,7 +189,8 @@ def _profile(pool: Pool) -> str:
     return json.dumps(document, separators=(",", ":"))
 
 
-def _folder(mount: str, source: Source) -> str:
+def folder_of(mount: str, source: Source) -> str:
+    """Return the path of a source in a container that mounts its volume at `mount`."""
     match source:
         case ClaimSource(path=path):
             return f"{mount}/{path}".rstrip("/")
@@ -219,7 +222,8 @@ def volumes(name: str, source: Source) -> list[Body]:
     return []
 
 
-def _mounts(name: str, source: Source) -> list[Body]:
+def mounts(name: str, source: Source) -> list[Body]:
+    """Render the mount of a source, none if the image contains it."""
     if isinstance(source, ImageSource):
         return []
     return [{"name": name, "mountPath": f"/{name}", "readOnly": True}]

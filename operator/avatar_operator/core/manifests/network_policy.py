@@ -39,6 +39,21 @@ def network_policy(service: Service, rules: Rules, name: str) -> Body:
     }
 
 
+def parse_egress(text: str) -> list[Mapping[str, object]]:
+    """Return the egress rules in a JSON list.
+
+    Raises:
+        ValueError: the text is anything else.
+    """
+    try:
+        rules = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("the JSON is nested too deeply") from error
+    if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
+        raise ValueError(text)
+    return rules
+
+
 def parse_rules(text: str) -> Rules:
     """Return the rules in a JSON object.
 

@@ -8,6 +8,7 @@ from avatar_contracts.owners import owner_of
 from avatar_operator import names
 from avatar_operator.core.keys import encode
 from avatar_operator.core.manifests import ownership
+from avatar_operator.core.resources.avatar import Avatar
 from avatar_operator.core.resources.fields import Body, Fields
 
 if TYPE_CHECKING:
@@ -126,22 +127,22 @@ def held_by_pod(name: str, uid: str) -> Body:
 
 
 def event_body(
-    service: Service, reason: names.Reason, message: str, *, warning: bool, at: str
+    about: Service | Avatar, reason: names.Reason, message: str, *, warning: bool, at: str
 ) -> Body:
-    """Render an Event about a service; `at` is a time in RFC 3339."""
+    """Render an Event about a service or an avatar; `at` is a time in RFC 3339."""
     return {
         "apiVersion": "v1",
         "kind": "Event",
         "metadata": {
-            "generateName": f"{service.key.name}-",
-            "namespace": service.key.namespace,
+            "generateName": f"{about.key.name}-",
+            "namespace": about.key.namespace,
         },
         "involvedObject": {
             "apiVersion": names.API_VERSION,
-            "kind": names.SERVICE_KIND,
-            "name": service.key.name,
-            "namespace": service.key.namespace,
-            "uid": service.uid,
+            "kind": names.AVATAR_KIND if isinstance(about, Avatar) else names.SERVICE_KIND,
+            "name": about.key.name,
+            "namespace": about.key.namespace,
+            "uid": about.uid,
         },
         "type": "Warning" if warning else "Normal",
         "reason": reason.value,
@@ -168,12 +169,12 @@ def service_labels(service: Service) -> dict[str, str]:
     }
 
 
-def owner_reference(service: Service) -> Body:
+def owner_reference(owner: Service | Avatar) -> Body:
     return {
         "apiVersion": names.API_VERSION,
-        "kind": names.SERVICE_KIND,
-        "name": service.key.name,
-        "uid": service.uid,
+        "kind": names.AVATAR_KIND if isinstance(owner, Avatar) else names.SERVICE_KIND,
+        "name": owner.key.name,
+        "uid": owner.uid,
         "controller": True,  # otherwise kubectl drain requires --force
         "blockOwnerDeletion": True,
     }

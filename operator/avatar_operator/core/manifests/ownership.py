@@ -47,11 +47,11 @@ def candidates(name: str, uid: str) -> tuple[str, str]:
     return name, f"{name}-{uid[:_UID_LENGTH]}"
 
 
-def belongs_to(stored: Mapping[str, object], uid: str) -> bool:
-    """Return whether a stored object is an object of the service with this UID."""
+def belongs_to(stored: Mapping[str, object], uid: str, kind: str = names.SERVICE_KIND) -> bool:
+    """Return whether a stored object is an object of the resource with this UID."""
     metadata = Fields(stored.get("metadata"), "", [])
     manager = metadata.strings("labels").get(names.LABEL_MANAGED_BY, names.FIELD_MANAGER)
-    owner = owner_of(stored)
+    owner = owner_of(stored, kind)
     return owner is not None and owner.uid == uid and manager == names.FIELD_MANAGER
 
 
@@ -65,7 +65,7 @@ def choose(found: Iterable[tuple[str, Body | None]], service: Owner) -> Choice |
     for name, stored in found:
         if stored is None:
             free = free or Choice(name, None, tuple(taken))
-        elif belongs_to(stored, service.uid):
+        elif belongs_to(stored, service.uid, service.kind):
             return Choice(name, stored, tuple(taken))
         elif not _is_left_behind(stored, service):
             taken.append(name)
@@ -74,7 +74,7 @@ def choose(found: Iterable[tuple[str, Body | None]], service: Owner) -> Choice |
 
 def _is_left_behind(stored: Mapping[str, object], service: Owner) -> bool:
     """Return whether an object belongs to an earlier service with this name."""
-    owner = owner_of(stored)
+    owner = owner_of(stored, service.kind)
     return owner is not None and owner.name == service.name and owner.uid != service.uid
 
 

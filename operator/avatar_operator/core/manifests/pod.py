@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from avatar_contracts.labels import LogFormat
 from avatar_operator import names
 from avatar_operator.core.gpus import batch_size
-from avatar_operator.core.gpus.inventory import GPU_TOLERATION
+from avatar_operator.core.gpus.inventory import GPU_TOLERATION, ClassStock
 from avatar_operator.core.manifests import container
 from avatar_operator.core.manifests.objects import owner_reference, service_labels
 from avatar_operator.core.resources.pod_defaults import PodDefaults
@@ -70,6 +70,8 @@ def hash_spec(service: Service, image: str, generation: str = "") -> str:
     )
     if service.security != PodSecurity():
         parts += (service.security,)
+    if service.disclosure:
+        parts += (service.disclosure,)
     text = json.dumps(parts, default=_plain, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
@@ -98,7 +100,7 @@ def runtime_pod(
         "enableServiceLinks": False,
         "securityContext": dict(service.security.pod),
         "nodeSelector": dict(service.placement.node_selector),
-        "affinity": _affinity(pool),
+        "affinity": class_affinity(pool.stock),
         "topologySpreadConstraints": _spread(service),
         "tolerations": _tolerations(service),
         "containers": [
@@ -162,7 +164,7 @@ def _plain(value: object) -> object:
     return {"": type(value).__name__, **parts}
 
 
-def _affinity(pool: Pool) -> Body:
+def class_affinity(stock: ClassStock) -> Body:
     """Require the labels of the nodes of the class; any of these nodes is suitable."""
     terms = [
         {
@@ -173,7 +175,7 @@ def _affinity(pool: Pool) -> Body:
                 for key, value in labels
             ]
         }
-        for labels in pool.stock.selectors
+        for labels in stock.selectors
     ]
     required = {"nodeSelectorTerms": terms}
     return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
@@ -199,10 +201,13 @@ def _tolerations(service: Service) -> list[Body]:
         Toleration(key, "Exists", "", "NoExecute", timeout_s)
         for key in (names.TAINT_NOT_READY, names.TAINT_UNREACHABLE)
     ]
-    return [_toleration(item) for item in (GPU_TOLERATION, *lost, *service.placement.tolerations)]
+    return [
+        render_toleration(item) for item in (GPU_TOLERATION, *lost, *service.placement.tolerations)
+    ]
 
 
-def _toleration(item: Toleration) -> Body:
+def render_toleration(item: Toleration) -> Body:
+    """Render a toleration in the format of a pod spec."""
     fields = {
         "key": item.key,
         "operator": item.operator,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from avatar_operator.core.gpus import batch_size
 from avatar_operator.core.planning import rollout
 from avatar_operator.core.planning.actions import Action, AdoptPod, CreatePod
+from avatar_operator.core.planning.avatars import needs
 from avatar_operator.core.resources.pod_defaults import PodDefaults
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from avatar_operator.core.gpus import inventory
     from avatar_operator.core.gpus.pools import Pool
     from avatar_operator.core.planning import shared_reserve
+    from avatar_operator.core.planning.avatars.needs import Needs
     from avatar_operator.core.planning.failures import Failure
     from avatar_operator.core.planning.fleet import Fleet
     from avatar_operator.core.planning.image_check import PendingImage
@@ -82,6 +84,8 @@ class Observed:
     """Why the state of a pod is unknown, by UID, for each pod that should send one."""
     share: Share | None = None
     """The GPUs that the service may use; None if no shortage concerns it."""
+    needs: Needs | None = None
+    """What the service needs of Avatar resources; None if it names none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +116,15 @@ class Plan:
     """Pods that no node accepts for another reason than its GPUs."""
     share: Share | None = None
     """The share that limits the plan; None if no shortage concerns the service."""
+    needs: Needs | None = None
+    """As observed."""
     pending_image: PendingImage | None = None
     """The image that must be pulled before a pod makes room for it."""
+
+    @property
+    def waits_for_avatars(self) -> bool:
+        """Whether no pod is created, because it would find no avatar that it may serve."""
+        return needs.stops(self.needs, self.fleet)
 
     @property
     def new_pods(self) -> tuple[CreatePod | AdoptPod, ...]:

@@ -59,6 +59,7 @@ from avatar_operator.core.planning.actions import (
     RestoreLabels,
     UndrainPod,
 )
+from avatar_operator.core.planning.avatars import needs
 from avatar_operator.core.planning.disruption import protect
 from avatar_operator.core.planning.fleet import Fleet, restore_labels, sort_fleet
 from avatar_operator.core.planning.plan import Observed, Options, Plan
@@ -183,6 +184,7 @@ def plan(service: Service, observed: Observed, options: Options, now: float) -> 
         closed=added.new.closed,
         unfit=attempts.count_unfit(stock.fleet, stock.pools),
         share=observed.share,
+        needs=observed.needs,
         pending_image=removed.pending_image,
     )
 
@@ -244,7 +246,7 @@ def add_pods(
         fleet, spec_hash, observed.states, observed.halted, options.limits, now, stock.failures
     )
     count = 0
-    if not service.paused:
+    if not service.paused and not needs.stops(observed.needs, fleet):
         # What failed to start is tried again later, also by a rollout that it halted.
         stopped = halted is not None and not stock.failures
         count = scale_up.count_missing(fleet, size.desired, observed.states, halted=stopped)

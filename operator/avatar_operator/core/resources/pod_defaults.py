@@ -16,6 +16,7 @@ from avatar_operator.core.resources import quantities
 from avatar_operator.core.resources.fields import Fields
 from avatar_operator.core.resources.pod_security import Context, PodSecurity
 from avatar_operator.core.resources.service import (
+    Placement,
     Service,
     Template,
     Toleration,
@@ -50,6 +51,7 @@ RESERVED_VARIABLES: Final = frozenset(
         labels.ENV_ADMIN_TOKEN,
         labels.ENV_AVATARS,
         labels.ENV_CAPACITY,
+        labels.ENV_DISCLOSURE,
         labels.ENV_DRAIN_TIMEOUT_S,
         labels.ENV_FPS,
         labels.ENV_GPU_CLASS,
@@ -88,32 +90,39 @@ class PodDefaults:
         Maps are merged by key, variables by name and resources by resource name. Tolerations are
         added.
         """
-        own, given = service.template, self.template
-        placement = service.placement
-        env_names = {variable.get("name") for variable in own.env}
         return replace(
             service,
             security=self.security,
-            placement=replace(
-                placement,
-                node_selector=tuple(
-                    sorted({**self.node_selector, **dict(placement.node_selector)}.items())
-                ),
-                tolerations=(
-                    *placement.tolerations,
-                    *(each for each in self.tolerations if each not in placement.tolerations),
-                ),
+            placement=self.completed_placement(service.placement),
+            template=self.completed_template(service.template),
+        )
+
+    def completed_placement(self, placement: Placement) -> Placement:
+        """Return a placement with the node selector and the tolerations of the defaults."""
+        return replace(
+            placement,
+            node_selector=tuple(
+                sorted({**self.node_selector, **dict(placement.node_selector)}.items())
             ),
-            template=replace(
-                own,
-                labels={**given.labels, **own.labels},
-                annotations={**given.annotations, **own.annotations},
-                resources=_completed(own.resources, given.resources),
-                env=(*(e for e in given.env if e.get("name") not in env_names), *own.env),
-                service_account=own.service_account or given.service_account,
-                priority_class=own.priority_class or given.priority_class,
-                runtime_class=own.runtime_class or given.runtime_class,
+            tolerations=(
+                *placement.tolerations,
+                *(each for each in self.tolerations if each not in placement.tolerations),
             ),
+        )
+
+    def completed_template(self, own: Template) -> Template:
+        """Return a template with the defaults for what it does not set."""
+        given = self.template
+        env_names = {variable.get("name") for variable in own.env}
+        return replace(
+            own,
+            labels={**given.labels, **own.labels},
+            annotations={**given.annotations, **own.annotations},
+            resources=_completed(own.resources, given.resources),
+            env=(*(e for e in given.env if e.get("name") not in env_names), *own.env),
+            service_account=own.service_account or given.service_account,
+            priority_class=own.priority_class or given.priority_class,
+            runtime_class=own.runtime_class or given.runtime_class,
         )
 
 

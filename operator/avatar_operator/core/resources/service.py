@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from avatar_contracts.labels import MAX_DISCLOSURE
 from avatar_operator import names
 from avatar_operator.core.resources import annotations as annotation_rules
 from avatar_operator.core.resources import autoscaling
@@ -203,6 +204,8 @@ class Service:
     """Whether a pod may make room for an image that was not pulled yet (annotation)."""
     annotation_faults: tuple[str, ...] = ()
     """What is wrong with the annotations; the faults change nothing else."""
+    disclosure: str = ""
+    """Visible label of videos; empty: none."""
 
     @property
     def desired_replicas(self) -> int:
@@ -236,7 +239,7 @@ def parse_service(body: Mapping[str, object]) -> Service:
     spec = Fields(body.get("spec"), "spec", faults)
     upstream = spec.child("upstream")
     upstream.one_of("mode", "drive", ("drive",))
-    _check_name(identity.name, faults)
+    check_name(identity.name, faults)
     # The API server sets replicas to its default, 1, in an autoscaled service too.
     if spec.raw("replicas") != 1:
         _exclude(spec, "replicas", "autoscaling")
@@ -247,16 +250,17 @@ def parse_service(body: Mapping[str, object]) -> Service:
         uid=identity.uid,
         generation=identity.generation,
         model=_model(spec.child("model")),
-        avatar_source=_source(spec, "avatarSource", DEMO_AVATARS),
+        avatar_source=parse_source(spec, "avatarSource", DEMO_AVATARS),
         avatars=spec.texts("avatars", pattern=DNS_LABEL, limit=DNS_LABEL_LIMIT, unique=True),
         fps=_rate(spec),
         objective=spec.choice("objective", Objective.BALANCED),
         batch_size=spec.optional_integer("batchSize", 1, MAX_BATCH),
-        placement=_placement(spec.child("placement")),
+        placement=parse_placement(spec.child("placement")),
         replicas=None if spec.has("autoscaling") else replicas,
         autoscaling=autoscaling.parse(spec, annotations) if spec.has("autoscaling") else None,
         sessions=_sessions(spec.child("sessions")),
-        template=_template(spec.child("template")),
+        template=parse_template(spec.child("template")),
+        disclosure=parse_disclosure(spec),
         weight=spec.integer("weight", 1, 1, MAX_WEIGHT),
         created=identity.created,
         paused=annotation_rules.flag(annotations, names.ANNOTATION_PAUSED),
@@ -268,16 +272,24 @@ def parse_service(body: Mapping[str, object]) -> Service:
     return service
 
 
+def parse_disclosure(spec: Fields) -> str:
+    """Return the visible label of videos; faults are recorded in `spec`."""
+    limit = f"at most {MAX_DISCLOSURE} characters in one line"
+    pattern = rf"\A[^\r\n\t]{{0,{MAX_DISCLOSURE}}}\Z"
+    return spec.text("disclosure", pattern=pattern, limit=limit)
+
+
 def _exclude(spec: Fields, first: str, second: str) -> None:
     if spec.has(first) and spec.has(second):
         spec.add_rule(first, f"must not be set together with spec.{second}")
 
 
-def _check_name(name: str, faults: list[Fault]) -> None:
+def check_name(name: str, faults: list[Fault], made: str = "pods") -> None:
+    """Record what is wrong with the name of a resource; `made` is what is named after it."""
     metadata = Fields({}, "metadata", faults)
     if len(name) > MAX_NAME:
         limit = f"must be no more than {MAX_NAME} characters"
-        metadata.add_fault("name", name, f"{limit}, so that the names of its pods fit in 63")
+        metadata.add_fault("name", name, f"{limit}, so that the names of its {made} fit in 63")
     if not re.search(r"^[a-z]([-a-z0-9]*[a-z0-9])?$", name):
         metadata.add_fault("name", name or None, NAME_LIMIT)
 
@@ -287,12 +299,12 @@ def _model(fields: Fields) -> Model:
         version=fields.one_of("version", "v15", ("v1", "v15")),
         decoder=fields.one_of("decoder", DECODER, ("sd-vae", "taesd")),
         precision=fields.one_of("precision", PRECISION, ("fp16", "bf16", "fp32")),
-        source=_source(fields, "source", DEMO_MODEL),
+        source=parse_source(fields, "source", DEMO_MODEL),
     )
 
 
-def _source(parent: Fields, name: str, default: str) -> Source:
-    """Return a source.
+def parse_source(parent: Fields, name: str, default: str) -> Source:
+    """Return the folder that a field describes; faults are recorded in `parent`.
 
     An image with the default path does not count beside another kind: earlier versions of the CRD
     stored it in every service, and there it stays when another kind is applied.
@@ -327,7 +339,8 @@ def _rate(spec: Fields) -> int:
     return fps
 
 
-def _placement(fields: Fields) -> Placement:
+def parse_placement(fields: Fields) -> Placement:
+    """Return which nodes may run pods; faults are recorded in `fields`."""
     return Placement(
         gpu_classes=fields.texts(
             "gpuClasses", pattern=CLASS_PATTERN, limit="the name of a GPUProfile", unique=True
@@ -358,7 +371,8 @@ def _sessions(fields: Fields) -> SessionLimits:
     )
 
 
-def _template(fields: Fields) -> Template:
+def parse_template(fields: Fields) -> Template:
+    """Return the additions to pods; faults are recorded in `fields`."""
     resources = fields.child("resources")
     return Template(
         image=fields.text("image") or None,

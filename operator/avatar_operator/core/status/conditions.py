@@ -79,6 +79,7 @@ def find(
         progressing,
         *kstatus.judge(judged, plan, failures),
         gpu,
+        *_avatars(plan),
         _draining(plan, states),
         *_limited(service, plan),
         _fresh(plan, states),
@@ -146,6 +147,10 @@ def _ready(
     if ready >= plan.desired:
         return Finding(Condition.READY, True, Reason.SERVING, count)
     troubles = _troubles(plan, states)
+    if plan.waits_for_avatars:
+        assert plan.needs is not None
+        message = f"{count}; waiting for avatars: {'; '.join(plan.needs.waiting)}"
+        return Finding(Condition.READY, False, Reason.AVATARS_NOT_READY, message)
     if plan.failures and not plan.missing:
         message = f"{count}; {'; '.join(troubles) or gpu_available.describe_failures(plan)}"
         return Finding(Condition.READY, False, Reason.PODS_FAILING, message)
@@ -262,6 +267,9 @@ def _progressing(
     if starting or coming:
         message = f"{len(starting) + coming} of {plan.desired} pods are starting"
         return Finding(Condition.PROGRESSING, True, Reason.SCALING_UP, message)
+    if plan.waits_for_avatars:
+        message = "waiting for avatars"
+        return Finding(Condition.PROGRESSING, False, Reason.AVATARS_NOT_READY, message)
     if gpu.reason is Reason.BACKING_OFF:
         message = "waiting before another pod is tried"
         return Finding(Condition.PROGRESSING, False, gpu.reason, message)
@@ -310,6 +318,22 @@ def _calibrated(plan: planner.Plan) -> Finding:
         f"{pool.gpu_class} measured by {pool.calibration.pod}" for pool in used if pool.calibration
     )
     return Finding(Condition.BATCH_CALIBRATED, True, Reason.CALIBRATED, message)
+
+
+def _avatars(plan: planner.Plan) -> tuple[Finding, ...]:
+    """Return whether the avatars that Avatar resources prepare exist; nothing without any."""
+    needs = plan.needs
+    if needs is None:
+        return ()
+    elsewhere = ""
+    if needs.elsewhere:
+        listed = ", ".join(needs.elsewhere)
+        elsewhere = f"; spec.storage of {listed} is another volume than spec.avatarSource"
+    if needs.waiting:
+        message = f"waiting for {'; '.join(needs.waiting)}{elsewhere}"
+        return (Finding(Condition.AVATARS_READY, False, Reason.AVATARS_NOT_READY, message),)
+    message = f"{text.count(needs.count, 'avatar')} of Avatar resources on the volume{elsewhere}"
+    return (Finding(Condition.AVATARS_READY, True, Reason.AVATARS_PREPARED, message),)
 
 
 def _limited(service: Service, plan: planner.Plan) -> tuple[Finding, ...]:

@@ -31,6 +31,9 @@ def find(service: Service, plan: planner.Plan, failures: Sequence[FailedAction])
     if not plan.missing and any(failure.of_pod for failure in failures):
         message = "a GPU is free, but the pod that would use it cannot be created"
         return Finding(Condition.GPU_AVAILABLE, True, Reason.GPU_FREE, message)
+    if plan.waits_for_avatars:
+        message = "no GPU is needed while the service waits for its avatars"
+        return Finding(Condition.GPU_AVAILABLE, True, Reason.NOTHING_ASKED, message)
     if not plan.missing:
         message = "no GPU is needed" if plan.desired == 0 else "every pod has its GPU"
         reason = Reason.NOTHING_ASKED if plan.desired == 0 else Reason.GPU_ALLOCATED

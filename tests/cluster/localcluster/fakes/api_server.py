@@ -25,9 +25,11 @@ Body = dict[str, Any]
 
 SERVICES: Final = f"/apis/{names.API_VERSION}/{names.SERVICES}"
 PROFILES: Final = f"/apis/{names.API_VERSION}/{names.PROFILES}"
+AVATARS: Final = f"/apis/{names.API_VERSION}/{names.AVATARS}"
 CRDS: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 COLLECTIONS: Final = (
-    SERVICES, PROFILES, "/api/v1/nodes", "/api/v1/pods", "/api/v1/namespaces",
+    SERVICES, PROFILES, AVATARS, "/apis/batch/v1/jobs", "/api/v1/nodes",
+    "/api/v1/pods", "/api/v1/namespaces",
     "/apis/policy/v1/poddisruptionbudgets",
     CRDS,
 )  # fmt: skip
@@ -279,6 +281,8 @@ _DISCOVERY: Final[dict[str, Body]] = {
             # Without the status subresource, kopf patches the object itself.
             _resource(f"{names.SERVICES}/status", names.SERVICE_KIND, True),
             _resource(names.PROFILES, names.PROFILE_KIND, False),
+            _resource(names.AVATARS, names.AVATAR_KIND, True),
+            _resource(f"{names.AVATARS}/status", names.AVATAR_KIND, True),
         ]
     },
     f"/apis/{_CRDS}/v1": {

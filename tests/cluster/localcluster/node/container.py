@@ -14,6 +14,7 @@ from .clock import rfc3339
 from .errors import ConfigError, StartError
 from .probes import Kind, Probe, Verdict, fresh, port_number, probe
 from .restarts import restarts
+from .setting import message_file, message_path
 from .status import Record, Running, State, Terminated, Waiting
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 RETRY_S: Final = 1.0  # interval of the checks for a missing image or file
 CANNOT_START: Final = 128  # exit code of container runtimes for a missing command
 MESSAGE_BYTES: Final = 2048
+WRITTEN_BYTES: Final = 4096  # of a message that the container writes itself
 MESSAGE_LINES: Final = 80
 LOGS_KEPT: Final = 2  # of the current and the previous run
 
@@ -288,8 +290,15 @@ class Container:
             since=self._started_at,
             until=rfc3339(),
             container_id=self.record.container_id,
-            message=self._note or self._log_tail(code),
+            message=self._note or self._message() or self._log_tail(code),
         )
+
+    def _message(self) -> str:
+        """Return the termination message that the container has written."""
+        if message_path(self.manifest) is None:
+            return ""
+        path = message_file(self._setting.folder, self.record.name)
+        return path.read_bytes()[:WRITTEN_BYTES].decode(errors="replace")
 
     def _log_tail(self, code: int) -> str:
         """Return the end of a failed run's log, if the container requests it."""

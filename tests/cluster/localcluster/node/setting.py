@@ -83,6 +83,8 @@ class Setting:
                 if not path.exists():
                     path.mkdir(parents=True)  # as in the kubelet
             mounts.append(Mount(item["mountPath"], path, bool(item.get("readOnly"))))
+        if message := message_path(container):
+            mounts.append(Mount(message, message_file(self.folder, container["name"])))
         return keeping(mounts, (self.folder, self.host.repository))
 
     async def command(self, container: Mapping[str, Any], image: Image) -> Command:
@@ -164,6 +166,24 @@ def kubeconfig(server: str, ca: Path, token: Path, meta: Mapping[str, Any]) -> s
         "current-context": "pod",
     }
     return yaml.safe_dump(document, sort_keys=False)
+
+
+def message_path(container: Mapping[str, Any]) -> str | None:
+    """Return the path of the termination message, None if the container does not name it.
+
+    Every container has a path by default; the file is mounted only where something writes it.
+    """
+    path = str(container.get("terminationMessagePath") or "")
+    words = (*(container.get("command") or ()), *(container.get("args") or ()))
+    return path if path and path in words else None
+
+
+def message_file(folder: Path, container: str) -> Path:
+    """Return the file with the termination message of a container; it is created."""
+    path = folder / "messages" / container
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
 
 
 def log_file(folder: Path, container: str, run: int) -> Path:

@@ -309,6 +309,8 @@ def test_a_late_event_does_not_restore_a_deleted_object(make: Make, kind: Kind) 
         Kind.PROFILES: make.profile_body(),
         Kind.NODES: make.node_body(),
         Kind.PODS: make.pod_body(),
+        Kind.AVATARS: make.avatar_body(),
+        Kind.JOBS: make.job_body(),
     }[kind]
     uid = body["metadata"]["uid"]
     store.observe(kind, body)

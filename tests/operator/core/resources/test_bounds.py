@@ -38,7 +38,7 @@ def specs(definition: dict[str, Any]) -> list[tuple[Path, int, int]]:
     return list(numbers(schema["properties"]["spec"], ("spec",)))
 
 
-SERVICES, PROFILES = map(specs, crds.bundled())
+AVATARS, SERVICES, PROFILES = map(specs, crds.bundled())
 CASES = [(parse_service, *case) for case in SERVICES] + [
     (parse_profile, *case) for case in PROFILES
 ]

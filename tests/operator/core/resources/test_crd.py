@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 SERVICES: dict[str, Any]
 PROFILES: dict[str, Any]
-SERVICES, PROFILES = crds.bundled()
+_, SERVICES, PROFILES = crds.bundled()
 
 
 def fields(definition: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Plans the preparation of avatars, and what services wait for."""

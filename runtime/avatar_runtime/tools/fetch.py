@@ -1,0 +1,219 @@
+"""Downloads the file of a URL whose host is allowed and whose checksum is known.
+
+A URL is written by a stranger, and the pod that opens it may reach services that the stranger may
+not. Therefore each host must be allowed by name, also those of redirects; a host that only a
+pattern allows must not have a private address; and the address that was checked is the one that
+is connected to, so that a name server cannot give another one in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import ipaddress
+import os
+import socket
+import ssl
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+from avatar_runtime import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+MAX_REDIRECTS: Final = 3
+CONNECT_S: Final = 15.0
+STALL_S: Final = 30.0
+"""A connection that sends nothing for longer has failed."""
+TOTAL_S: Final = 1800.0
+CHUNK_BYTES: Final = 1 << 18
+_REDIRECTS: Final = (301, 302, 303, 307, 308)
+_PORTS: Final = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to download."""
+
+    url: str
+    sha256: str
+    """In lowercase hexadecimal."""
+    max_bytes: int
+    hosts: tuple[str, ...]
+    """Allowed hosts; `*.example.com` allows all public hosts below it."""
+
+
+def fetch(request: Request, out: Path) -> int:
+    """Download the file, and return its size in bytes. `out` is complete or does not exist.
+
+    Raises:
+        FetchError: the URL is not allowed, or the file is another one; permanent.
+        FetchFailed: the server did not deliver the file; another attempt may succeed.
+    """
+    deadline = time.monotonic() + TOTAL_S
+    url = request.url
+    for _ in range(MAX_REDIRECTS + 1):
+        parts = _checked(url, request.hosts)
+        connection = _connect(parts, request.hosts)
+        with (
+            contextlib.closing(connection),
+            contextlib.closing(_get(connection, parts)) as response,
+        ):
+            if response.status in _REDIRECTS:
+                location = response.getheader("Location")
+                if not location:
+                    raise errors.FetchFailed(url, "the redirect names no location")
+                url = urljoin(url, location)
+                continue
+            return _save(response, request, out, deadline)
+    raise errors.FetchError(request.url, f"more than {MAX_REDIRECTS} redirects")
+
+
+def is_allowed(host: str, hosts: Collection[str]) -> bool:
+    """Return whether a host is on the list, by its name or by a pattern."""
+    return host in hosts or any(each.startswith("*.") and host.endswith(each[1:]) for each in hosts)
+
+
+def _checked(url: str, hosts: Collection[str]) -> SplitResult:
+    """Return the parts of a URL.
+
+    Raises:
+        FetchError: the URL has another scheme, a user, or a host that is not allowed.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise errors.FetchError(url, str(error)) from error
+    if parts.scheme not in _PORTS or not parts.hostname:
+        raise errors.FetchError(url, "must be an http or https URL")
+    if parts.username is not None or parts.password is not None:
+        raise errors.FetchError(url, "must not contain a user or a password")
+    host = parts.hostname.rstrip(".")
+    if not is_allowed(host, hosts):
+        listed = ", ".join(sorted(hosts)) or "none"
+        raise errors.FetchError(url, f"host {host} is not among the allowed hosts: {listed}")
+    if port == 0:
+        raise errors.FetchError(url, "port is 0, must be from 1 to 65535")
+    return parts
+
+
+def _connect(parts: SplitResult, hosts: Collection[str]) -> http.client.HTTPConnection:
+    """Return a connection to an address of the host that was checked."""
+    host = str(parts.hostname).rstrip(".")
+    port = parts.port or _PORTS[parts.scheme]
+    address = _address(host, port, named=host in hosts)
+    if parts.scheme == "https":
+        return _PinnedHTTPS(host, port, address)
+    return _Pinned(host, port, address)
+
+
+def _address(host: str, port: int, *, named: bool) -> str:
+    """Return an address of a host; all of them must be public unless the list names the host.
+
+    Raises:
+        FetchError: an address is private.
+        FetchFailed: the name does not resolve.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise errors.FetchFailed(host, f"the name does not resolve: {error.strerror}") from error
+    addresses = [str(each[4][0]) for each in found]
+    private = [each for each in addresses if not _is_public(each)]
+    if private and not named:
+        fault = f"its address {private[0]} is private; allow the host by its name, not a pattern"
+        raise errors.FetchError(host, fault)
+    return addresses[0]
+
+
+def _is_public(address: str) -> bool:
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return (mapped or parsed).is_global and not parsed.is_multicast
+
+
+class _Pinned(http.client.HTTPConnection):
+    """A connection to one address, with the name of the host in its requests."""
+
+    def __init__(self, host: str, port: int, address: str) -> None:
+        super().__init__(host, port, timeout=STALL_S)
+        self._address = address
+
+    def connect(self) -> None:
+        self.sock = socket.create_connection((self._address, self.port), CONNECT_S)
+        self.sock.settimeout(STALL_S)
+
+
+class _PinnedHTTPS(_Pinned):
+    """The same with TLS: the certificate must be that of the host."""
+
+    default_port = 443
+
+    def connect(self) -> None:
+        super().connect()
+        context = ssl.create_default_context()
+        self.sock = context.wrap_socket(self.sock, server_hostname=self.host)
+
+
+def _get(connection: http.client.HTTPConnection, parts: SplitResult) -> http.client.HTTPResponse:
+    """Send the request, and return the response: 200 or a redirect.
+
+    Raises:
+        FetchFailed: there is none.
+    """
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    url = parts.geturl()
+    try:
+        connection.request("GET", target, headers={"Accept-Encoding": "identity"})
+        response = connection.getresponse()
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise errors.FetchFailed(url, f"no response: {error}") from error
+    if response.status != 200 and response.status not in _REDIRECTS:
+        raise errors.FetchFailed(url, f"status is {response.status}, must be 200")
+    return response
+
+
+def _save(response: http.client.HTTPResponse, request: Request, out: Path, deadline: float) -> int:
+    """Write the body while it is hashed, and return its size."""
+    declared = response.getheader("Content-Length", "")
+    if declared.isdigit() and int(declared) > request.max_bytes:
+        raise _too_large(request, int(declared))
+    partial = out.with_name(f".{out.name}.part")
+    digest, size = hashlib.sha256(), 0
+    try:
+        with partial.open("wb") as file:
+            while chunk := _read(response, request.url, deadline):
+                size += len(chunk)
+                if size > request.max_bytes:
+                    raise _too_large(request, size)
+                digest.update(chunk)
+                file.write(chunk)
+        if declared.isdigit() and size < int(declared):
+            raise errors.FetchFailed(request.url, f"{size} of {declared} bytes arrived")
+        if digest.hexdigest() != request.sha256:
+            fault = f"its SHA-256 is {digest.hexdigest()}, must be {request.sha256}"
+            raise errors.FetchError(request.url, fault)
+        os.replace(partial, out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return size
+
+
+def _read(response: http.client.HTTPResponse, url: str, deadline: float) -> bytes:
+    if time.monotonic() > deadline:
+        raise errors.FetchFailed(url, f"the download took longer than {TOTAL_S:.0f} s")
+    try:
+        return response.read(CHUNK_BYTES)
+    except (OSError, http.client.HTTPException) as error:
+        raise errors.FetchFailed(url, f"the connection broke: {error}") from error
+
+
+def _too_large(request: Request, size: int) -> errors.FetchError:
+    fault = f"its size is {size} bytes or more, must be at most {request.max_bytes}"
+    return errors.FetchError(request.url, fault)
