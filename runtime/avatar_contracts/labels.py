@@ -74,6 +74,10 @@ ENV_POD: Final = "AVATAR_POD"
 ENV_POD_IP: Final = "AVATAR_POD_IP"
 ENV_PRECISION: Final = "AVATAR_PRECISION"
 ENV_SERVICE: Final = "AVATAR_SERVICE"
+ENV_TURN_DETECTION: Final = "AVATAR_TURN_DETECTION"
+"""How turns are detected in sessions that do not say it; the next two are its values."""
+SERVER_VAD: Final = "server_vad"
+NO_TURN_DETECTION: Final = "none"
 
 MAX_DISCLOSURE: Final = 100
 """Characters of the label that says that a video is generated, at most: one line of a picture."""

@@ -15,6 +15,7 @@ from avatar_contracts.environment import Address as Address
 from avatar_contracts.environment import Environment, whole
 from avatar_runtime.engine.device import DECODERS, PRECISIONS, VERSIONS
 from avatar_runtime.errors import SettingsError
+from avatar_runtime.protocol.turn_detection import TurnDetection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,6 +57,8 @@ class SessionSettings:
     """Seconds without a message or a frame after which a session ends."""
     drain_timeout_s: int
     """Seconds that SIGTERM waits for sessions to end."""
+    turn_detection: TurnDetection | None
+    """How turns are detected in a session that does not say it; `None` leaves it to commits."""
     disclosure: str = ""
     """Text that sessions report as `avatar.disclosure`; empty uses that of each avatar."""
 
@@ -252,6 +255,8 @@ def _drain_timeout_s(read: Environment) -> int:
 
 def _sessions(read: Environment) -> SessionSettings:
     rates = tuple(str(rate) for rate in FRAME_RATES)
+    known = (labels.SERVER_VAD, labels.NO_TURN_DETECTION)
+    detection = read.choice(labels.ENV_TURN_DETECTION, labels.SERVER_VAD, known)
     return SessionSettings(
         capacity=read.integer(labels.ENV_CAPACITY, 4, 1, 1024),
         avatars=read.names(labels.ENV_AVATARS),
@@ -259,6 +264,7 @@ def _sessions(read: Environment) -> SessionSettings:
         max_duration_s=read.integer(labels.ENV_MAX_DURATION_S, 7200, 1, _DAY_S),
         idle_timeout_s=read.integer(labels.ENV_IDLE_TIMEOUT_S, 300, 1, _DAY_S),
         drain_timeout_s=_drain_timeout_s(read),
+        turn_detection=TurnDetection() if detection == labels.SERVER_VAD else None,
         disclosure=read.parsed(labels.ENV_DISCLOSURE, "", _label, _LABEL),
     )
 

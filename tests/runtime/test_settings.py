@@ -36,10 +36,13 @@ def test_the_variables_of_a_pod_are_read() -> None:
             "AVATAR_MODEL_VERSION": "v1",
             "AVATAR_VERIFY_MODEL": "false",
             "AVATAR_LOG_FORMAT": "json",
+            "AVATAR_TURN_DETECTION": "none",
             "AVATAR_GATEWAY_SERVICE_HOST": "10.0.0.1",
         }
     )
-    assert read.sessions == settings.SessionSettings(5, ("anna", "ben"), 20, 60, 30, 90)
+    assert read.sessions == settings.SessionSettings(
+        5, ("anna", "ben"), 20, 60, 30, 90, turn_detection=None
+    )
     assert read.engine.device == "simulated:rtx-4090"
     assert read.engine.batch_size == 16
     assert read.engine.simulated_neighbour == "/tmp/mib"

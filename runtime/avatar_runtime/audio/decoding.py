@@ -21,7 +21,7 @@ class AudioDecoder:
         self, audio: AudioFormat, fps: int, context_s: int, options: AudioOptions | None = None
     ) -> None:
         self._utterance = Utterance(audio.rate, fps, context_s, options)
-        self._decode = _DECODERS[audio.kind]
+        self._decode = DECODERS[audio.kind]
 
     def append(self, data: bytes) -> None:
         """Append whole samples."""
@@ -40,7 +40,7 @@ def _pcm(data: bytes) -> bytes:
     return data
 
 
-_DECODERS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
+DECODERS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
     "audio/pcm": _pcm,
     "audio/pcmu": g711.decode_ulaw,
     "audio/pcma": g711.decode_alaw,

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from avatar_runtime.errors import ProtocolError
+from avatar_runtime.errors import ProtocolError, shown
 from avatar_runtime.protocol.strict_fields import StrictFields
 
 if TYPE_CHECKING:
@@ -18,6 +18,14 @@ MAX_MESSAGE_BYTES: Final = 21 * 1024 * 1024
 MAX_APPEND_BYTES: Final = 15 * 1024 * 1024
 MAX_EVENT_ID_CHARACTERS: Final = 512
 MAX_NESTING: Final = 32
+MAX_IGNORED: Final = 16
+"""Warnings about one event, at most."""
+MAX_METADATA: Final = 16
+"""Entries of `response.metadata`; the limits are OpenAI's."""
+MAX_METADATA_NAME: Final = 64
+MAX_METADATA_VALUE: Final = 512
+_SERVED: Final[Mapping[str, object]] = {"output_modalities": ["audio"], "conversation": "auto"}
+"""Fields of `response.create` with the value that each response has."""
 _MAX_VALUES: Final = 100_000  # values of a message; a legal session.update has a few hundred
 _MAX_DIGITS: Final = 100
 """Digits of an integer. The time that Python takes for one is quadratic in them."""
@@ -83,6 +91,11 @@ class TruncateItem:
 @dataclass(frozen=True, slots=True)
 class CreateResponse:
     """`response.create`."""
+
+    metadata: Mapping[str, str] | None = None
+    """Returned in the response object."""
+    ignored: tuple[str, ...] = ()
+    """Paths of the fields that have no effect, at most `MAX_IGNORED` of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,9 +241,32 @@ def _truncate(fields: StrictFields) -> TruncateItem:
 
 
 def _create_response(fields: StrictFields) -> CreateResponse:
-    if "response" in fields:
-        fields.nested("response")
-    return CreateResponse()
+    if fields.document.get("response") is None:
+        return CreateResponse()
+    body = fields.nested("response")
+    metadata = _metadata(body) if body.document.get("metadata") is not None else None
+    ignored = [
+        body.path(name)
+        for name in body.unknown(("metadata",))
+        if body.document[name] is not None and body.document[name] != _SERVED.get(name)
+    ]
+    return CreateResponse(metadata, tuple(str(shown(path)) for path in ignored[:MAX_IGNORED]))
+
+
+def _metadata(body: StrictFields) -> Mapping[str, str]:
+    metadata = body.nested("metadata")
+    if len(metadata.document) > MAX_METADATA:
+        raise body.invalid("metadata", f"must have at most {MAX_METADATA} entries", MAX_METADATA)
+    entries = {}
+    for name in metadata.document:
+        if len(name) > MAX_METADATA_NAME:
+            message = f"names must have at most {MAX_METADATA_NAME} characters"
+            raise body.invalid("metadata", message, MAX_METADATA_NAME)
+        entries[name] = metadata.text(name)
+        if len(entries[name]) > MAX_METADATA_VALUE:
+            message = f"must have at most {MAX_METADATA_VALUE} characters"
+            raise metadata.invalid(name, message, MAX_METADATA_VALUE)
+    return entries
 
 
 def _cancel(fields: StrictFields) -> CancelResponse:

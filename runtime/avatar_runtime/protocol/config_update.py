@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from avatar_runtime.errors import ProtocolError, supported
+from avatar_runtime.errors import ProtocolError, shown, supported
+from avatar_runtime.protocol import turn_detection_update
 from avatar_runtime.protocol.audio_formats import FORMATS, AudioFormat
 from avatar_runtime.protocol.session_config import Overrun, StartTrigger
 
@@ -21,15 +22,12 @@ PIXEL_RANGE: Final = (64, 2048)
 WINDOW_MS_RANGE: Final = (200, 10_000)
 BITRATE_RANGE: Final = (100_000, 20_000_000)
 
-_FIELDS_WITHOUT_EFFECT: Final = (
-    "type",
-    "style",
-    "model",
-    "customized",
-    "scene",
-    "ice_servers",
-    "output_audit_audio",
-)
+MAX_WARNINGS: Final = 16
+"""Warnings about one `session.update`, at most."""
+MAX_NAMES: Final = 8
+"""Fields that one warning names, at most."""
+_NEUTRAL: Final = frozenset({"tool_choice", "max_output_tokens", "include", "truncation"})
+"""Fields that clients always send: without tools and text their values mean nothing here."""
 _READ_ONLY: Final = ("fps", "samples_per_frame", "disclosure")
 
 
@@ -61,14 +59,14 @@ class ConfigUpdate:
         session.choice("type", ["realtime"])
         self._ignore_read_only(session, self._read_only.session())
         if "output_modalities" in session:
-            session.only("output_modalities", ["audio"])
+            self._output_modalities(session)
         if "audio" in session:
             self._audio(session.nested("audio"))
         if "avatar" in session:
             self._avatar(session.nested("avatar"))
         known = {"type", "output_modalities", "audio", "avatar", *self._read_only.session()}
         stored = {name: session.document[name] for name in session.unknown(known)}
-        self._change(stored={**self.config.stored, **stored})
+        self._store("stored", session, stored)
         self._check_stored()
         return self.config
 
@@ -77,21 +75,68 @@ class ConfigUpdate:
         self.config = replace(self.config, **changes)  # type: ignore[arg-type]
 
     def _audio(self, audio: StrictFields) -> None:
-        before = self.config
         output = audio.nested("output") if "output" in audio else None
         if "input" in audio:
             received = audio.nested("input")
             if "turn_detection" in received:
-                received.only("turn_detection", None)
+                self._turn_detection(received)
             if "format" in received:
                 self._change(format=_audio_format(received.nested("format")))
             rest = {name: received.document[name] for name in received.unknown(_INPUT_FIELDS)}
-            self._change(stored_input={**before.stored_input, **rest})
+            self._store("stored_input", received, rest)
         if output is not None:
             if "format" in output:
                 self._output_format(output.nested("format"))
             rest = {name: output.document[name] for name in output.unknown(("format",))}
-            self._change(stored_output={**before.stored_output, **rest})
+            self._store("stored_output", output, rest)
+
+    def _output_modalities(self, session: StrictFields) -> None:
+        value = session.document["output_modalities"]
+        if not isinstance(value, list):
+            raise session.error("invalid_type", "output_modalities", "must be an array", "an array")
+        if value != ["audio"]:
+            param = session.path("output_modalities")
+            self._warn(param, f"{param} stays audio: other modalities are not served")
+
+    def _turn_detection(self, received: StrictFields) -> None:
+        if received.document["turn_detection"] is None:
+            self._change(turn_detection=None)
+            return
+        fields = received.nested("turn_detection")
+        before = self.config.turn_detection
+        detection = turn_detection_update.read(fields, before)
+        self._change(turn_detection=detection)
+        if before is not None and before.asked == detection.asked:
+            return
+        for name in detection.asked:
+            if name == "type":
+                served = f"{fields.text(name)} is served as server_vad"
+                self._warn(fields.path(name), served)
+            else:
+                self._warn_no_effect(fields, name)
+
+    def _store(self, field: str, fields: StrictFields, values: Mapping[str, object]) -> None:
+        """Keep fields that have no effect, and warn once about each value that says something."""
+        kept: Mapping[str, object] = getattr(self.config, field)
+        told = [
+            fields.path(name)
+            for name, value in values.items()
+            if value not in (None, [], {}, "", kept.get(name)) and name not in _NEUTRAL
+        ]
+        if told:
+            names = ", ".join(map(_short, told[:MAX_NAMES]))
+            more = f" and {len(told) - MAX_NAMES} more" if len(told) > MAX_NAMES else ""
+            verb = "has" if len(told) == 1 else "have"
+            self._warn(_short(told[0]), f"{names}{more} {verb} no effect")
+        self._change(**{field: {**kept, **values}})
+
+    def _warn(self, param: str, message: str) -> None:
+        if len(self.warnings) < MAX_WARNINGS:
+            self.warnings.append(FieldWarning(param, message))
+
+    def _warn_no_effect(self, fields: StrictFields, name: str) -> None:
+        param = _short(fields.path(name))
+        self._warn(param, f"{param} has no effect")
 
     def _output_format(self, fields: StrictFields) -> None:
         requested, current = _audio_format(fields), self.config.format
@@ -103,13 +148,9 @@ class ConfigUpdate:
             raise fields.error(code, name, message, current.describe())
 
     def _avatar(self, avatar: StrictFields) -> None:
-        for name in avatar.unknown((*_AVATAR, *_FIELDS_WITHOUT_EFFECT, *_READ_ONLY)):
-            raise avatar.invalid(name, supported(_AVATAR), list(_AVATAR))
+        for name in avatar.unknown((*_AVATAR, *_READ_ONLY)):
+            self._warn_no_effect(avatar, name)
         self._ignore_read_only(avatar, self._read_only.avatar(self.config))
-        for name in _FIELDS_WITHOUT_EFFECT:
-            if name in avatar:
-                param = avatar.path(name)
-                self.warnings.append(FieldWarning(param, f"{param} has no effect"))
         for name, apply in _AVATAR.items():
             if name in avatar:
                 apply(self, avatar)
@@ -129,7 +170,7 @@ class ConfigUpdate:
     def _video(self, avatar: StrictFields) -> None:
         video = avatar.nested("video")
         for name in video.unknown(_VIDEO):
-            raise video.invalid(name, supported(_VIDEO), list(_VIDEO))
+            self._warn_no_effect(video, name)
         if "mode" in video:
             video.choice("mode", ["jpeg"])
         elif "codec" in video:
@@ -171,7 +212,7 @@ class ConfigUpdate:
         for name, value in values.items():
             if name in fields and fields.document[name] != value:
                 param = fields.path(name)
-                self.warnings.append(FieldWarning(param, f"{param} is read-only; it stays {value}"))
+                self._warn(param, f"{param} is read-only; it stays {value}")
 
     def _check_stored(self) -> None:
         config = self.config
@@ -185,6 +226,10 @@ class ConfigUpdate:
                 value=size,
                 limit=MAX_STORED_CHARACTERS,
             )
+
+
+def _short(text: str) -> str:
+    return str(shown(text))
 
 
 def _audio_format(fields: StrictFields) -> AudioFormat:

@@ -46,9 +46,18 @@ class Conversation:
         self._items: OrderedDict[str, Item] = OrderedDict()
         self._outbox = outbox
 
+    @property
+    def last(self) -> str | None:
+        """The id of the newest item, or `None` if there is none."""
+        return next(reversed(self._items), None)
+
+    def has(self, item: Item) -> bool:
+        """Return whether the conversation has an item."""
+        return self._items.get(item.id) is item
+
     def add(self, item: Item) -> str | None:
         """Append an item and return the id of the one before it."""
-        previous = next(reversed(self._items), None)
+        previous = self.last
         self._items[item.id] = item
         if len(self._items) > MAX_ITEMS:
             self._items.popitem(last=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Generic
 
 from avatar_runtime.errors import ProtocolError
+from avatar_runtime.protocol import server_events
 from avatar_runtime.protocol.conversation import Item
 from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.turn import Phase, Step, Turn
@@ -34,100 +35,80 @@ class InputBuffer(Generic[W]):
     ) -> None:
         """`suffix` is the common suffix of the session's identifiers."""
         self._turns: list[Turn[W]] = []
-        self._has_new_audio = False
+        self._newest: Turn[W] | None = None
         self._suffix = suffix
         self._fps = fps
         self._outbox = outbox
         self._conversation = conversation
         self._open_utterance = open_utterance
-        self._commits = 0
+        self._items = 0
+        self._open_item: Item | None = None
 
     @property
     def oldest(self) -> Turn[W] | None:
         """The turn whose response is active or starts next."""
         return self._turns[0] if self._turns else None
 
-    @property
-    def oldest_unrequested(self) -> Turn[W] | None:
-        """The oldest committed turn whose response no `response.create` has requested."""
-        return next((t for t in self._turns if t.phase is Phase.WAITING and not t.requested), None)
-
-    def append(self, audio: bytes, audio_format: AudioFormat, now: float) -> bool:
-        """Add audio and return whether there was any; the first of it opens a turn.
-
-        Raises:
-            ProtocolError: the audio is not a whole number of samples, or the buffer is full.
-        """
-        width = audio_format.bytes_per_sample
-        if len(audio) % width:
-            raise ProtocolError(
-                "invalid_audio_length",
-                f"audio has {len(audio)} bytes, must be a multiple of {width}",
-                param="audio",
-                value=len(audio),
-                limit=width,
-            )
-        self._check_duration(len(audio) // width, audio_format.rate)
-        if not audio:
-            return False
-        if not self._is_open:
-            self._open_turn(audio_format)
-        self._turns[-1].append(audio, now)
-        self._has_new_audio = True
-        return True
-
-    def commit(self, now: float) -> None:
-        """End the open turn's audio.
-
-        Raises:
-            ProtocolError: no turn is open.
-        """
-        if not self._is_open:
-            message = "input_audio_buffer.commit found no audio to commit"
-            raise ProtocolError("input_audio_buffer_commit_empty", message, param="type")
-        self._turns[-1].commit(now)
-        self._commits += 1
-        item = Item(f"item_{self._suffix}_u{self._commits}", "user", "completed")
-        previous = self._conversation.add(item)
-        self._send("input_audio_buffer.committed", item_id=item.id, previous_item_id=previous)
-        for kind in ("added", "done"):
-            described = item.describe()
-            self._send(f"conversation.item.{kind}", item=described, previous_item_id=previous)
-
-    def clear(self) -> None:
-        """Discard the turns whose response has not started."""
-        for turn in self._turns:
-            if not turn.is_started:
-                turn.step(Step.CLEAR)
-                self._has_new_audio = False
-        self._turns = [turn for turn in self._turns if turn.is_started]
-        self._send("input_audio_buffer.cleared")
-
-    def remove(self, turn: Turn[W]) -> None:
-        """Remove a turn whose response has ended."""
-        self._turns.remove(turn)
-
-    def consume_new_audio(self) -> bool:
-        """Return whether audio arrived since the last call."""
-        is_new, self._has_new_audio = self._has_new_audio, False
-        return is_new
+    def is_newest(self, turn: Turn[W]) -> bool:
+        """Return whether no turn was opened after this one."""
+        return turn is self._newest
 
     @property
-    def _is_open(self) -> bool:
+    def is_open(self) -> bool:
+        """Whether a turn accepts audio."""
         return bool(self._turns) and self._turns[-1].accepts_audio
 
-    def _check_duration(self, samples: int, rate: int) -> None:
-        buffered = sum(turn.samples - turn.samples_sent for turn in self._turns) + samples
-        if buffered > MAX_BUFFERED_S * rate:
+    @property
+    def open_item_id(self) -> str | None:
+        """The id of the item of the utterance that has started and was not committed."""
+        return self._open_item.id if self._open_item else None
+
+    def unrequested(self, *, committed: bool) -> Turn[W] | None:
+        """Return the oldest turn that no `response.create` has requested.
+
+        `committed` is whether the turn must have ended.
+        """
+        return next(
+            (
+                turn
+                for turn in self._turns
+                if turn.request is None and (turn.phase is Phase.WAITING or not committed)
+            ),
+            None,
+        )
+
+    def check(self, size: int, unheard: int, audio_format: AudioFormat) -> None:
+        """Check that `size` bytes can be added to `unheard` samples that no turn has yet.
+
+        Raises:
+            ProtocolError: they are not a whole number of samples, or the buffer is full.
+        """
+        width = audio_format.bytes_per_sample
+        if size % width:
+            raise ProtocolError(
+                "invalid_audio_length",
+                f"audio has {size} bytes, must be a multiple of {width}",
+                param="audio",
+                value=size,
+                limit=width,
+            )
+        buffered = sum(turn.samples - turn.samples_sent for turn in self._turns)
+        seconds = (buffered + unheard + size // width) / audio_format.rate
+        if seconds > MAX_BUFFERED_S:
             raise ProtocolError(
                 "input_audio_buffer_full",
-                f"{buffered / rate:.1f} s of audio would wait, must be at most {MAX_BUFFERED_S} s",
+                f"{seconds:.1f} s of audio would wait, must be at most {MAX_BUFFERED_S} s",
                 param="audio",
-                value=round(buffered / rate, 1),
+                value=round(seconds, 1),
                 limit=MAX_BUFFERED_S,
             )
 
-    def _open_turn(self, audio_format: AudioFormat) -> None:
+    def open(self, audio_format: AudioFormat) -> Item:
+        """Open a turn and return the item of the user that it becomes.
+
+        Raises:
+            ProtocolError: too many turns wait.
+        """
         if len(self._turns) >= MAX_BUFFERED_TURNS:
             raise ProtocolError(
                 "input_audio_buffer_full",
@@ -136,7 +117,85 @@ class InputBuffer(Generic[W]):
                 value=len(self._turns),
                 limit=MAX_BUFFERED_TURNS,
             )
-        self._turns.append(Turn(self._open_utterance(audio_format), audio_format, self._fps))
+        self._newest = Turn(self._open_utterance(audio_format), audio_format, self._fps)
+        self._turns.append(self._newest)
+        return self.open_item()
+
+    def open_item(self) -> Item:
+        """Return a new item of the user, which is not in the conversation yet."""
+        self._items += 1
+        self._open_item = Item(f"item_{self._suffix}_u{self._items}", "user", "in_progress")
+        return self._open_item
+
+    def append(self, audio: bytes, now: float) -> None:
+        """Add audio to the open turn."""
+        self._turns[-1].append(audio, now)
+
+    def announce(self) -> None:
+        """Add the item of the open turn to the conversation: its response starts.
+
+        The item precedes the item of the response, as in a conversation without a live answer.
+        """
+        if self._open_item is not None and not self._conversation.has(self._open_item):
+            self._send_added(self._open_item)
+
+    def commit(self, now: float) -> None:
+        """End the open utterance: its turn, unless that has ended already, and its item.
+
+        Raises:
+            ProtocolError: no utterance is open.
+        """
+        item = self._open_item
+        if item is None:
+            message = "input_audio_buffer.commit found no audio to commit"
+            raise ProtocolError("input_audio_buffer_commit_empty", message, param="type")
+        if self.is_open:
+            self._turns[-1].commit(now)
+        item.status = "completed"
+        is_new = not self._conversation.has(item)
+        previous = self._conversation.last if is_new else self._conversation.previous(item)
+        self._send("input_audio_buffer.committed", item_id=item.id, previous_item_id=previous)
+        if is_new:
+            self._send_added(item)
+        self._close_item()
+
+    def abandon(self) -> None:
+        """End the item of an utterance whose audio is no longer accepted."""
+        item = self._open_item
+        if item is not None and self._conversation.has(item):
+            item.status = "incomplete"
+            self._close_item()
+        self._open_item = None
+
+    def clear(self) -> None:
+        """Discard the turns whose response has not started, and reject their requests."""
+        discarded = [turn for turn in self._turns if not turn.is_started]
+        if not (self.is_open and self._turns[-1].is_started):
+            self.abandon()
+        self._turns = [turn for turn in self._turns if turn.is_started]
+        self._send("input_audio_buffer.cleared")
+        for turn in discarded:
+            turn.step(Step.CLEAR)
+            if turn.request is not None:
+                message = "the audio of this response.create was cleared; there is no response"
+                fields = server_events.warning(
+                    "no_input_audio", message, event_id=turn.request.event_id
+                )
+                self._outbox.add("warning", fields)
+
+    def remove(self, turn: Turn[W]) -> None:
+        """Remove a turn whose response has ended."""
+        self._turns.remove(turn)
+
+    def _close_item(self) -> None:
+        item, self._open_item = self._open_item, None
+        assert item is not None
+        previous = self._conversation.previous(item)
+        self._send("conversation.item.done", item=item.describe(), previous_item_id=previous)
+
+    def _send_added(self, item: Item) -> None:
+        previous = self._conversation.add(item)
+        self._send("conversation.item.added", item=item.describe(), previous_item_id=previous)
 
     def _send(self, kind: str, **fields: object) -> None:
         self._outbox.add(kind, fields)

@@ -35,6 +35,17 @@ class Utterance(Protocol[W_co]):
         """Return the windows that have become computable since the last call, in order."""
 
 
+class VoiceDetector(Protocol):
+    """Rates the speech in audio. The result does not depend on the chunking."""
+
+    def append(self, data: bytes) -> Sequence[float]:
+        """Add whole samples in the format that the detector was opened for.
+
+        Return the probability of speech, 0 to 1, of each window of `turn_detection.WINDOW_MS` that
+        has become complete since the last call, in order.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class AudioChunk:
     """Audio to send."""

@@ -116,6 +116,7 @@ class Response(Generic[W]):
             [self.item.describe()] if self.item.status != "in_progress" else [],
             audio=self.turn.format,
             details=_DETAILS.get(self.turn.phase),
+            metadata=self.turn.request.metadata if self.turn.request else None,
         )
 
     def _send_item(self, kind: str) -> None:
@@ -129,11 +130,13 @@ class Response(Generic[W]):
 _STATUS: Final[Mapping[Phase, str]] = {
     Phase.COMPLETED: "completed",
     Phase.CANCELLED: "cancelled",
+    Phase.INTERRUPTED: "cancelled",
     Phase.FAILED: "failed",
     Phase.ABORTED: "failed",
 }
 _DETAILS: Final[Mapping[Phase, Mapping[str, object]]] = {
     Phase.CANCELLED: {"type": "cancelled", "reason": "client_cancelled", "error": None},
+    Phase.INTERRUPTED: {"type": "cancelled", "reason": "turn_detected", "error": None},
     Phase.FAILED: {
         "type": "failed",
         "reason": None,

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.conversation import Item
     from avatar_runtime.protocol.media import AudioChunk, VideoFrame
 
-PART: Final[Mapping[str, object]] = {"type": "output_audio", "transcript": ""}
+PART: Final[Mapping[str, object]] = {"type": "audio", "transcript": ""}
+"""A content part in the events of a response; in an item its type is `output_audio`."""
 
 
 def content_part_ids(response_id: str, item: Item) -> dict[str, object]:
@@ -67,6 +68,7 @@ def response(
     *,
     audio: AudioFormat,
     details: Mapping[str, object] | None,
+    metadata: Mapping[str, str] | None,
 ) -> dict[str, object]:
     """Return the response object of `response.created` and `response.done`."""
     return {
@@ -78,7 +80,7 @@ def response(
         "conversation_id": conversation_id,
         "output_modalities": ["audio"],
         "audio": {"output": {"format": audio.describe()}},
-        "metadata": None,
+        "metadata": metadata,
         "usage": None,
     }
 
@@ -95,6 +97,15 @@ def error(
         "event_id": event_id,
         "value": fault.value,
         "limit": fault.limit,
+    }
+
+
+def warning(
+    code: str, message: str, *, param: str | None = None, event_id: str | None = None
+) -> dict[str, object]:
+    """Return the fields of `warning`."""
+    return {
+        "warning": {"code": code, "message": message, "param": param, "event_id": event_id},
     }
 
 

@@ -17,13 +17,14 @@ from avatar_runtime.protocol.outbox import Outbox
 from avatar_runtime.protocol.rate_limit import RateLimiter
 from avatar_runtime.protocol.session_config import Overrun
 from avatar_runtime.protocol.speech import Speech
+from avatar_runtime.protocol.turn import ResponseRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from avatar_runtime.protocol.audio_formats import AudioFormat
     from avatar_runtime.protocol.frame_flow import FrameDue
-    from avatar_runtime.protocol.media import Utterance, VideoFrame
+    from avatar_runtime.protocol.media import Utterance, VideoFrame, VoiceDetector
     from avatar_runtime.protocol.session_config import Character, ReadOnlyFields, SessionConfig
     from avatar_runtime.protocol.strict_fields import StrictFields
 
@@ -71,6 +72,9 @@ class Session(Generic[W]):
     Input: call `receive` for each WebSocket message, in order.
         It returns nothing: answers and errors wait for `pull`. While `can_receive` is false, the
         caller stops reading from the socket; otherwise the unsent answers grow without bound.
+        After each message, call `listen` until it returns false: each call searches at most 256 ms
+        of audio for speech, and the caller serves other sessions between the calls. What is left
+        is searched by the next `receive`, before its message.
     Output: call `pull` after every other call, until it returns `None`.
         It returns one message. The caller sends each message, in order, before the next `pull`:
         it has a sequence number, and a message that is not sent is a gap for the client. The
@@ -99,6 +103,7 @@ class Session(Generic[W]):
         *,
         limits: SessionLimits,
         open_utterance: Callable[[AudioFormat], Utterance[W]],
+        open_detector: Callable[[AudioFormat], VoiceDetector],
         now: float,
     ) -> None:
         """`characters` are the avatars that the client can select, by name.
@@ -124,6 +129,7 @@ class Session(Generic[W]):
             self._conversation,
             config=config,
             open_utterance=open_utterance,
+            open_detector=open_detector,
         )
         self._outbox.add("session.created", {"session": self._describe(), "resume": None})
         conversation = {"id": f"conv_{suffix}", "object": "realtime.conversation"}
@@ -160,6 +166,8 @@ class Session(Generic[W]):
 
     def receive(self, message: str | bytes, now: float) -> None:
         """Handle one message of the client; a fault in it becomes an `error` event."""
+        while self.listen(now):
+            pass
         if self.closing is not None:
             return
         event_id = None
@@ -174,6 +182,16 @@ class Session(Generic[W]):
             self._reject(error, event_id, now)
         else:
             self._active_at = now
+
+    def listen(self, now: float) -> bool:
+        """Search the next part of the audio for speech, and return whether there was any."""
+        if self.closing is not None:
+            return False
+        try:
+            return self._speech.listen(now)
+        except ProtocolError as error:
+            self._reject(error, None, now)
+            return True
 
     # Output
 
@@ -262,8 +280,8 @@ class Session(Generic[W]):
             case client_events.ClearOutput():
                 speech.clear_output(now)
             case client_events.CreateItem():
-                message = "conversation.item.create is not supported in mode drive"
-                raise ProtocolError("unsupported_in_mode", message, param="type", value="drive")
+                message = "conversation.item.create has no effect in mode drive"
+                self._warn("unsupported_in_mode", message, "type", event_id)
             case client_events.RetrieveItem():
                 self._conversation.retrieve(event.item_id)
             case client_events.DeleteItem():
@@ -271,7 +289,10 @@ class Session(Generic[W]):
             case client_events.TruncateItem():
                 speech.truncate(event.item_id, event.audio_end_ms, now)
             case client_events.CreateResponse():
-                speech.create_response(now)
+                request = ResponseRequest(event_id, event.metadata)
+                speech.create_response(request, now)
+                for param in event.ignored:
+                    self._warn("no_effect", f"{param} has no effect", param, event_id)
             case client_events.CancelResponse():
                 speech.cancel(event.response_id, now)
             case client_events.Ack():
@@ -290,15 +311,18 @@ class Session(Generic[W]):
                 raise response_active("session.avatar.character", after.character.name)
             if after.format != before.format:
                 raise response_active("session.audio.input.format", after.format.kind)
-        self._speech.config = after
+        self._speech.configure(after)
         self._outbox.add("session.updated", {"session": self._describe()})
         for warning in update.warnings:
-            fields = {"code": "no_effect", "message": warning.message, "param": warning.param}
-            self._outbox.add("warning", {"warning": {**fields, "event_id": event_id}})
+            self._warn("no_effect", warning.message, warning.param, event_id)
         self._speech.start_next(now)
 
     def _describe(self) -> dict[str, object]:
         return self._speech.config.describe(self._read_only)
+
+    def _warn(self, code: str, message: str, param: str, event_id: str | None) -> None:
+        fields = server_events.warning(code, message, param=param, event_id=event_id)
+        self._outbox.add("warning", fields)
 
     def _check_rate(self, now: float) -> None:
         if not self._event_rate.admits(now):

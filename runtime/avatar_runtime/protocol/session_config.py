@@ -11,6 +11,8 @@ from avatar_runtime.protocol.audio_formats import PCM_24K, AudioFormat
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from avatar_runtime.protocol.turn_detection import TurnDetection
+
 
 class Overrun(Enum):
     """What happens when the socket is slower than the window allows."""
@@ -70,6 +72,8 @@ class SessionConfig:
     window_ms: int = 1000
     overrun: Overrun = Overrun.DROP
     start: StartTrigger = StartTrigger.APPEND
+    turn_detection: TurnDetection | None = None
+    """How turns are detected in the audio; `None` leaves it to the client's commits."""
     stored: Mapping[str, object] = field(default_factory=dict)
     """Fields of OpenAI that have no effect in drive mode; returned unchanged."""
     stored_input: Mapping[str, object] = field(default_factory=dict)
@@ -80,17 +84,25 @@ class SessionConfig:
         """Width and height of the frames in pixels."""
         return self.resolution or (self.character.width, self.character.height)
 
+    @property
+    def waits_for_request(self) -> bool:
+        """Whether a response starts only after a `response.create`."""
+        detection = self.turn_detection
+        is_manual = detection is not None and not detection.create_response
+        return is_manual or self.start is StartTrigger.RESPONSE_CREATE
+
     def describe(self, read_only: ReadOnlyFields) -> dict[str, object]:
         """Return the session object of the wire protocol, with all defaults."""
         width, height = self.size
         shown_format = self.format.describe()
+        detection = self.turn_detection.describe() if self.turn_detection else None
         return {
             **self.stored,
             "type": "realtime",
             **read_only.session(),
             "output_modalities": ["audio"],
             "audio": {
-                "input": {**self.stored_input, "format": shown_format, "turn_detection": None},
+                "input": {**self.stored_input, "format": shown_format, "turn_detection": detection},
                 "output": {**self.stored_output, "format": shown_format},
             },
             "avatar": {

@@ -9,6 +9,14 @@ from avatar_runtime.protocol import server_events
 from avatar_runtime.protocol.conversation import Item
 from avatar_runtime.protocol.frame_flow import FrameFlow
 from avatar_runtime.protocol.input_buffer import InputBuffer
+from avatar_runtime.protocol.listening import (
+    Ear,
+    Heard,
+    Pace,
+    SpeechStarted,
+    SpeechStopped,
+    TimedOut,
+)
 from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.playback import Playback, PlayingResponse
 from avatar_runtime.protocol.response import Response
@@ -22,10 +30,12 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.audio_formats import AudioFormat
     from avatar_runtime.protocol.conversation import Conversation
     from avatar_runtime.protocol.frame_flow import FrameDue
-    from avatar_runtime.protocol.media import Utterance
+    from avatar_runtime.protocol.listening import Action
+    from avatar_runtime.protocol.media import Utterance, VoiceDetector
     from avatar_runtime.protocol.outbox import Outbox
     from avatar_runtime.protocol.response import VideoMessage
     from avatar_runtime.protocol.session_config import SessionConfig
+    from avatar_runtime.protocol.turn import ResponseRequest
 
 
 class Speech(Generic[W]):
@@ -40,6 +50,7 @@ class Speech(Generic[W]):
         *,
         config: SessionConfig,
         open_utterance: Callable[[AudioFormat], Utterance[W]],
+        open_detector: Callable[[AudioFormat], VoiceDetector],
     ) -> None:
         """`suffix` is the common suffix of the session's identifiers."""
         self.epoch = 1
@@ -51,7 +62,10 @@ class Speech(Generic[W]):
         self._flow: FrameFlow[W] = FrameFlow(fps)
         self._playback = Playback(fps, outbox)
         self._input = InputBuffer(suffix, fps, outbox, conversation, open_utterance)
+        self._ear = Ear(open_detector)
+        self._pace = Pace()
         self._active: Response[W] | None = None
+        self._unclaimed_id: str | None = None  # a finished response that no create has asked for
         self._responses = 0
         self._source_frame = 0
 
@@ -72,40 +86,154 @@ class Speech(Generic[W]):
 
     # Input
 
+    def configure(self, config: SessionConfig) -> None:
+        """Apply a new configuration; audio of an open turn stays in it."""
+        audio, detection = self.config.format, self.config.turn_detection
+        self.config = config
+        if config.format != audio or (config.turn_detection is None) != (detection is None):
+            self._ear.close()
+            if not self._input.is_open:
+                self._input.abandon()
+
     def append(self, audio: bytes, now: float) -> None:
-        """Add audio; the first of it opens a turn.
+        """Add audio; without turn detection, the first of it opens a turn.
+
+        With turn detection, `listen` handles it.
 
         Raises:
             ProtocolError: the audio is not a whole number of samples, or the buffer is full.
         """
-        if self._input.append(audio, self.config.format, now):
-            self.start_next(now)
+        self._input.check(len(audio), self._ear.unjudged_samples, self.config.format)
+        if not audio:
+            return
+        if self._ear.listens(self.config, is_open=self._input.is_open):
+            self._ear.append(audio, self.config.format)
+            return
+        if not self._input.is_open:
+            self._input.open(self.config.format)
+        self._ear.skip(len(audio), self.config.format)
+        self._input.append(audio, now)
+        self._unclaimed_id = None
+        self.start_next(now)
 
-    def commit(self, now: float) -> None:
-        """End the open turn's audio.
+    def listen(self, now: float) -> bool:
+        """Handle the next part of the audio that was appended, and return whether there was any.
 
         Raises:
-            ProtocolError: no turn is open.
+            ProtocolError: too many turns wait.
         """
+        is_busy = self.is_active or self._playback.stops_at is not None
+        actions = self._ear.step(self.config, is_busy=is_busy)
+        if actions is None:
+            return False
+        for action in actions:
+            self._act(action, now)
+        return True
+
+    def commit(self, now: float) -> None:
+        """End the open turn's audio. With turn detection, all audio that no turn has is the turn.
+
+        Raises:
+            ProtocolError: there is no audio to commit.
+        """
+        if self._ear.has_audio and self._input.open_item_id is None:
+            self._open_turn()
+        rest = self._ear.take()
+        if rest and self._input.is_open:
+            self._hear(rest, now)
         self._input.commit(now)
 
     def clear_input(self) -> None:
         """Discard the turns whose response has not started."""
+        is_spoken = self._active is not None and self._active.turn.accepts_audio
+        if not is_spoken:
+            self._ear.discard()
         self._input.clear()
+
+    def _act(self, action: Action, now: float) -> None:
+        match action:
+            case SpeechStarted():
+                self._open_turn()
+                self._send(
+                    "input_audio_buffer.speech_started",
+                    audio_start_ms=action.start_ms,
+                    item_id=self._input.open_item_id,
+                )
+                self._interrupt(action.start_ms, now)
+            case Heard():
+                # Audio after a cancel belongs to an utterance that is not spoken any more.
+                if self._input.is_open:
+                    self._hear(action.audio, now)
+            case SpeechStopped() if self._input.open_item_id is not None:
+                self._send(
+                    "input_audio_buffer.speech_stopped",
+                    audio_end_ms=action.end_ms,
+                    item_id=self._input.open_item_id,
+                )
+                self._input.commit(now)
+            case SpeechStopped():
+                pass  # too many turns waited when this speech started
+            case TimedOut():
+                item = self._input.open_item()
+                self._send(
+                    "input_audio_buffer.timeout_triggered",
+                    audio_start_ms=action.start_ms,
+                    audio_end_ms=action.end_ms,
+                    item_id=item.id,
+                )
+                self._input.commit(now)
+
+    def _open_turn(self) -> None:
+        self._input.open(self.config.format)
+        self._unclaimed_id = None
+
+    def _hear(self, audio: bytes, now: float) -> None:
+        self._input.append(audio, now)
+        self.start_next(now)
+
+    def _interrupt(self, start_ms: int, now: float) -> None:
+        """Cancel what is spoken, if new speech of the client interrupts it.
+
+        Audio that arrives faster than it is spoken is no interruption: its turns wait.
+        """
+        is_live = self._pace.is_live(start_ms, now)
+        self._pace = Pace(start_ms, now)
+        detection = self.config.turn_detection
+        if detection is None or not detection.interrupt_response or not is_live:
+            return
+        if self._active is not None:
+            self._end(self._active, Step.INTERRUPT, now)
+        elif self._playback.stops_at is not None:
+            self.epoch += 1
+        else:
+            return
+        self._stop_playback(now)
+
+    def _stop_playback(self, now: float) -> None:
+        self._flow.stop(now)
+        self._playback.clear(self.epoch)
 
     # Responses
 
-    def create_response(self, now: float) -> None:
-        """Start the response of the oldest committed turn, if the start trigger requires it.
+    def create_response(self, request: ResponseRequest, now: float) -> None:
+        """Start the response of the oldest turn that is not requested, or answer for it.
 
         Raises:
             ProtocolError: there is no new audio to speak.
         """
-        unrequested, trigger = self._input.oldest_unrequested, self.config.start
-        if trigger is StartTrigger.RESPONSE_CREATE and unrequested is not None:
-            unrequested.requested = True
+        needs_commit = self.config.start is StartTrigger.RESPONSE_CREATE
+        turn = self._input.unrequested(committed=needs_commit)
+        if turn is not None:
+            turn.request = request
+            if turn.is_started and request.metadata is not None:
+                message = "the response has started: its metadata comes in response.done only"
+                self._warn("metadata_late", message, "response.metadata", request.event_id)
             self.start_next(now)
-        elif trigger is not StartTrigger.APPEND or not self._input.consume_new_audio():
+        elif self._unclaimed_id is not None:
+            message = f"{self._unclaimed_id} has spoken this audio; there is no other response"
+            self._unclaimed_id = None
+            self._warn("already_answered", message, "type", request.event_id)
+        else:
             message = "response.create found no new audio to speak"
             raise ProtocolError("no_input_audio", message, param="type")
 
@@ -132,8 +260,7 @@ class Speech(Generic[W]):
             self._end(self._active, Step.CANCEL, now)
         else:
             self.epoch += 1
-        self._flow.stop(now)
-        self._playback.clear(self.epoch)
+        self._stop_playback(now)
         self.start_next(now)
 
     def truncate(self, item_id: str, audio_end_ms: int, now: float) -> None:
@@ -180,8 +307,10 @@ class Speech(Generic[W]):
         turn = self._input.oldest
         if self._active is not None or turn is None:
             return
-        if self.config.start is StartTrigger.RESPONSE_CREATE and not turn.requested:
+        if self.config.waits_for_request and turn.request is None:
             return
+        if turn.accepts_audio:
+            self._input.announce()
         turn.start(self._source_frame, now)
         self._responses += 1
         ref, suffix = self._responses, self._suffix
@@ -198,14 +327,21 @@ class Speech(Generic[W]):
 
     def _end(self, active: Response[W], step: Step, now: float) -> None:
         turn = active.turn
+        was_open = turn.accepts_audio
         turn.step(step)
-        if step is Step.CANCEL:
+        if step in (Step.CANCEL, Step.INTERRUPT):
             self.epoch += 1
+        if was_open and not self._ear.is_speech:
+            self._input.abandon()
         active.item.status = "completed" if step is Step.FINISH else "incomplete"
         active.announce_end(self._conversation, self.epoch)
         self._source_frame += turn.positions
         self._input.remove(turn)
         self._active = None
+        self._ear.arm()
+        is_finished = step is Step.FINISH and turn.request is None
+        is_unclaimed = is_finished and self._input.is_newest(turn)
+        self._unclaimed_id = active.id if is_unclaimed else None
         self._flow.end(turn)
         if self._playback.has_started(active.id):
             audio_ms = turn.samples_sent * 1000 / turn.format.rate
@@ -251,6 +387,13 @@ class Speech(Generic[W]):
         if active is None or active.ref != response_ref or epoch != self.epoch:
             return None
         return active
+
+    def _warn(self, code: str, message: str, param: str, event_id: str | None) -> None:
+        fields = server_events.warning(code, message, param=param, event_id=event_id)
+        self._outbox.add("warning", fields)
+
+    def _send(self, kind: str, **fields: object) -> None:
+        self._outbox.add(kind, fields)
 
     # Media and playback
 

@@ -7,6 +7,7 @@ leave in order, and a position whose frame was dropped still sends its audio.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Generic
 
@@ -41,13 +42,15 @@ class Phase(Enum):
     """The client cancelled the response."""
     FAILED = "failed"
     """The engine could not generate the frames."""
+    INTERRUPTED = "interrupted"
+    """New speech of the client ended the response."""
     ABORTED = "aborted"
     """The session ended before the response."""
     DISCARDED = "discarded"
     """Cleared before its response started."""
 
 
-Step = Enum("Step", "APPEND COMMIT START FINISH CANCEL FAIL ABORT CLEAR")
+Step = Enum("Step", "APPEND COMMIT START FINISH CANCEL INTERRUPT FAIL ABORT CLEAR")
 
 TRANSITIONS: Final[Mapping[Phase, Mapping[Step, Phase]]] = {
     Phase.OPEN: {
@@ -61,17 +64,20 @@ TRANSITIONS: Final[Mapping[Phase, Mapping[Step, Phase]]] = {
         Step.APPEND: Phase.LIVE,
         Step.COMMIT: Phase.ENDING,
         Step.CANCEL: Phase.CANCELLED,
+        Step.INTERRUPT: Phase.INTERRUPTED,
         Step.FAIL: Phase.FAILED,
         Step.ABORT: Phase.ABORTED,
     },
     Phase.ENDING: {
         Step.FINISH: Phase.COMPLETED,
         Step.CANCEL: Phase.CANCELLED,
+        Step.INTERRUPT: Phase.INTERRUPTED,
         Step.FAIL: Phase.FAILED,
         Step.ABORT: Phase.ABORTED,
     },
     Phase.COMPLETED: {},
     Phase.CANCELLED: {},
+    Phase.INTERRUPTED: {},
     Phase.FAILED: {},
     Phase.ABORTED: {},
     Phase.DISCARDED: {},
@@ -90,6 +96,15 @@ def advance(phase: Phase, step: Step) -> Phase:
     return TRANSITIONS[phase][step]
 
 
+@dataclass(frozen=True, slots=True)
+class ResponseRequest:
+    """A `response.create` of the client."""
+
+    event_id: str | None
+    metadata: Mapping[str, str] | None
+    """Returned in the response object; `None` if the request has none."""
+
+
 class Turn(Generic[W]):
     """One utterance and its response.
 
@@ -102,8 +117,8 @@ class Turn(Generic[W]):
         self.format = audio
         self.first_source_frame = 0
         """Position in the avatar's source video at which the response starts, frames."""
-        self.requested = False
-        """Whether a `response.create` requested the response; read for `drive.start` only."""
+        self.request: ResponseRequest | None = None
+        """The `response.create` that the response answers, if any."""
         self.frames_sent = 0
         self.frames_dropped = 0
         self.samples = 0

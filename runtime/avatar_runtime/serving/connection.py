@@ -67,10 +67,12 @@ class Connection:
             data = message["bytes"] if text is None else text
             async with self._runtime.large_messages.turn(len(data)):
                 self._session.receive(data, self._runtime.clock())
-                self._update()
-                self._wake.set()
+                self._apply()
             # Many small messages may wait: let the other sessions read as well.
             await asyncio.sleep(0)
+            while self._session.listen(self._runtime.clock()):
+                self._apply()
+                await asyncio.sleep(0)
 
     async def _write(self) -> None:
         try:
@@ -103,6 +105,10 @@ class Connection:
             # A socket with room does not suspend: let the other sessions send as well.
             await asyncio.sleep(0)
         self._update()
+
+    def _apply(self) -> None:
+        self._update()
+        self._wake.set()
 
     def _update(self) -> None:
         """Apply what the last messages changed: back-pressure, due frames, who is speaking."""

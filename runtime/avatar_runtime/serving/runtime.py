@@ -8,6 +8,7 @@ import time
 from secrets import token_hex
 from typing import TYPE_CHECKING, Final, Protocol
 
+from avatar_runtime.audio import voice_activity
 from avatar_runtime.audio.decoding import AudioDecoder
 from avatar_runtime.audio.utterance import AudioOptions
 from avatar_runtime.protocol.session import Session, SessionLimits
@@ -88,6 +89,7 @@ class Runtime:
             AssetError: a model or an avatar cannot be used.
             EngineError: the engine cannot start.
         """
+        await asyncio.to_thread(voice_activity.load)
         await self._engine.start()
         self._update_characters()
         self.metrics.watch(self._memory, self.load)
@@ -144,11 +146,12 @@ class Runtime:
         audio_settings = self.settings.audio
         options = AudioOptions(audio_settings.lookahead_ms, audio_settings.silence_dbfs)
         return Session(
-            SessionConfig(character),
+            SessionConfig(character, turn_detection=settings.turn_detection),
             self._characters,
             read_only,
             limits=SessionLimits(settings.max_duration_s, settings.idle_timeout_s),
             open_utterance=lambda audio: AudioDecoder(audio, settings.fps, context_s, options),
+            open_detector=voice_activity.SileroDetector,
             now=self.clock(),
         )
 

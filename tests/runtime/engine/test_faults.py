@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import pytest
 
+from avatar_runtime.audio import voice_activity
 from avatar_runtime.batching.frames import AudioWindow
 from avatar_runtime.engine.devices import simulated
 from avatar_runtime.engine.engine import Engine
@@ -200,6 +201,7 @@ async def eight_sessions_speak(
             ReadOnlyFields(f"sess_{number}", "acme/concierge", 1_800_000_000, 25),
             limits=SessionLimits(7200, 300),
             open_utterance=FakeDecoder,
+            open_detector=voice_activity.SileroDetector,
             now=loop.time(),
         )
         clients.append(Client(session, loop, batcher))

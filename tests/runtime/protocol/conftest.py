@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import base64
 import json
 from dataclasses import dataclass
@@ -59,6 +60,24 @@ class FakeUtterance:
         return windows
 
 
+class FakeDetector:
+    """Hears speech in each window whose samples have an average above 1000."""
+
+    def __init__(self, audio: AudioFormat) -> None:
+        assert audio.bytes_per_sample == 2
+        self._window = audio.rate * 32 // 1000 * 2
+        self._data = b""
+
+    def append(self, data: bytes) -> Sequence[float]:
+        self._data += data
+        rates = []
+        while len(self._data) >= self._window:
+            window, self._data = self._data[: self._window], self._data[self._window :]
+            level = sum(map(abs, array.array("h", window))) / (self._window // 2)
+            rates.append(0.9 if level > 1000 else 0.1)
+        return rates
+
+
 class SessionDriver:
     """Drives one session as its client, its caller and its engine; a test sets the time."""
 
@@ -72,6 +91,7 @@ class SessionDriver:
             read_only,
             limits=limits,
             open_utterance=FakeUtterance,
+            open_detector=FakeDetector,
             now=self.now,
         )
         self.events: list[Event] = []
@@ -82,6 +102,8 @@ class SessionDriver:
 
     def send_raw(self, message: str | bytes) -> list[Event]:
         self.session.receive(message, self.now)
+        while self.session.listen(self.now):
+            pass
         return self.pull()
 
     def append(self, audio: bytes) -> list[Event]:

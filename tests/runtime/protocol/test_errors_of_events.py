@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 RATE = "session.audio.input.format.rate"
 KIND = "session.audio.input.format.type"
+VAD = "session.audio.input.turn_detection"
 
 
 def event(kind: str, **fields: Any) -> str:
@@ -31,6 +32,10 @@ def audio(**fmt: Any) -> str:
 
 def avatar(**fields: Any) -> str:
     return update(avatar=fields)
+
+
+def vad(**fields: Any) -> str:
+    return update(audio={"input": {"turn_detection": fields}})
 
 
 def nested(depth: int) -> str:
@@ -147,10 +152,6 @@ CASES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
         event("conversation.item.retrieve", item_id="item_9"),
         {"code": "item_not_found", "param": "item_id", "value": "item_9"},
     ),
-    "create an item": (
-        event("conversation.item.create", item={}),
-        {"code": "unsupported_in_mode", "value": "drive"},
-    ),
     "unknown avatar": (
         avatar(character="zoe"),
         {
@@ -169,14 +170,6 @@ CASES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
         {"code": "webrtc_unsupported"},
     ),
     "binary message": (b"\xa7\x01", {"code": "binary_not_enabled", "limit": ["json"]}),
-    "unknown avatar field": (
-        avatar(charcter="anna"),
-        {"code": "invalid_value", "param": "session.avatar.charcter", "value": "anna"},
-    ),
-    "unknown video field": (
-        avatar(video={"fps": 30}),
-        {"code": "invalid_value", "param": "session.avatar.video.fps", "value": 30},
-    ),
     "quality out of range": (
         avatar(video={"quality": 101}),
         {
@@ -217,8 +210,68 @@ CASES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
         {"code": "invalid_type", "param": "session.avatar.audio_deltas"},
     ),
     "modalities": (
-        update(output_modalities=["text"]),
-        {"code": "invalid_value", "param": "session.output_modalities", "limit": [["audio"]]},
+        update(output_modalities="text"),
+        {"code": "invalid_type", "param": "session.output_modalities", "value": "text"},
+    ),
+    "turn detection is not an object": (
+        update(audio={"input": {"turn_detection": "server_vad"}}),
+        {"code": "invalid_type", "param": "session.audio.input.turn_detection"},
+    ),
+    "turn detection without a type": (
+        vad(threshold=0.5),
+        {"code": "missing_field", "param": f"{VAD}.type"},
+    ),
+    "turn detection of another type": (
+        vad(type="push_to_talk"),
+        {"code": "invalid_value", "param": f"{VAD}.type", "value": "push_to_talk"},
+    ),
+    "threshold out of range": (
+        vad(type="server_vad", threshold=1.1),
+        {"code": "invalid_value", "param": f"{VAD}.threshold", "value": 1.1, "limit": [0, 1]},
+    ),
+    "threshold is not a number": (
+        vad(type="server_vad", threshold="high"),
+        {"code": "invalid_type", "param": f"{VAD}.threshold", "value": "high"},
+    ),
+    "prefix padding out of range": (
+        vad(type="server_vad", prefix_padding_ms=5001),
+        {"code": "invalid_value", "param": f"{VAD}.prefix_padding_ms", "limit": [0, 5000]},
+    ),
+    "silence duration out of range": (
+        vad(type="semantic_vad", silence_duration_ms=99),
+        {"code": "invalid_value", "param": f"{VAD}.silence_duration_ms", "limit": [100, 10000]},
+    ),
+    "idle timeout out of range": (
+        vad(type="server_vad", idle_timeout_ms=4999),
+        {"code": "invalid_value", "param": f"{VAD}.idle_timeout_ms", "limit": [5000, 30000]},
+    ),
+    "create response is not a boolean": (
+        vad(type="server_vad", create_response=1),
+        {"code": "invalid_type", "param": f"{VAD}.create_response"},
+    ),
+    "interrupt response is not a boolean": (
+        vad(type="server_vad", interrupt_response="no"),
+        {"code": "invalid_type", "param": f"{VAD}.interrupt_response"},
+    ),
+    "metadata is not an object": (
+        event("response.create", response={"metadata": []}),
+        {"code": "invalid_type", "param": "response.metadata"},
+    ),
+    "metadata with many entries": (
+        event("response.create", response={"metadata": dict.fromkeys(map(str, range(17)), "")}),
+        {"code": "invalid_value", "param": "response.metadata", "limit": 16},
+    ),
+    "metadata with a long name": (
+        event("response.create", response={"metadata": {"n" * 65: ""}}),
+        {"code": "invalid_value", "param": "response.metadata", "limit": 64},
+    ),
+    "metadata with a long value": (
+        event("response.create", response={"metadata": {"id": "v" * 513}}),
+        {"code": "invalid_value", "param": "response.metadata.id", "limit": 512},
+    ),
+    "metadata with a number": (
+        event("response.create", response={"metadata": {"id": 7}}),
+        {"code": "invalid_type", "param": "response.metadata.id", "value": 7},
     ),
     "ack is not a number": (
         event("output_video_buffer.ack", response_id="r", pts_ms="1"),
@@ -229,15 +282,6 @@ CASES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
         {"code": "invalid_value", "param": "pts_ms"},
     ),
     # Parts of the protocol that this version does not support: docs/limits.md lists them.
-    "server vad": (
-        update(audio={"input": {"turn_detection": {"type": "server_vad"}}}),
-        {
-            "code": "invalid_value",
-            "param": "session.audio.input.turn_detection",
-            "value": "an object",
-            "limit": [None],
-        },
-    ),
     "h264": (
         avatar(video={"mode": "h264"}),
         {"code": "invalid_value", "param": "session.avatar.video.mode", "limit": ["jpeg"]},

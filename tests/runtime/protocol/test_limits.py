@@ -69,7 +69,7 @@ def test_an_event_id_has_at_most_512_characters(connect: Connect) -> None:
 
 def test_an_append_has_at_most_15_mib(connect: Connect) -> None:
     driver = connect()
-    assert driver.append(bytes(15 * 1024 * 1024))[0]["type"] == "response.created"
+    assert driver.append(bytes(15 * 1024 * 1024))[1]["type"] == "response.created"
     [error] = connect().append(bytes(15 * 1024 * 1024 + 3))
     assert (error["error"]["code"], error["error"]["value"]) == ("audio_too_large", 15_728_643)
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 AUDIO = bytes(range(256)) * 15  # 2 frames of 1920 bytes at 24 kHz
 PCM = {"type": "audio/pcm", "rate": 24000}
-PART = {"type": "output_audio", "transcript": ""}
+PART = {"type": "audio", "transcript": ""}
+ITEM_PART = {"type": "output_audio", "transcript": ""}
 IDS = {"response_id": "resp_0a_1", "item_id": "item_0a_a1", "output_index": 0, "content_index": 0}
 
 
@@ -76,6 +77,10 @@ def test_the_start_of_a_response_has_all_fields(connect: Connect) -> None:
     driver = opened(connect)
     assert bodies(driver.append(AUDIO)) == [
         (
+            "conversation.item.added",
+            {"item": item("in_progress", [], "user"), "previous_item_id": None},
+        ),
+        (
             "response.created",
             {"response": response("in_progress", []), "response_ref": 1, "epoch": 1},
         ),
@@ -85,7 +90,7 @@ def test_the_start_of_a_response_has_all_fields(connect: Connect) -> None:
         ),
         (
             "conversation.item.added",
-            {"item": item("in_progress", []), "previous_item_id": None},
+            {"item": item("in_progress", []), "previous_item_id": "item_0a_u1"},
         ),
         ("response.content_part.added", {**IDS, "part": PART}),
     ]
@@ -95,13 +100,12 @@ def test_a_commit_has_all_fields(connect: Connect) -> None:
     driver = opened(connect)
     driver.append(AUDIO)
     user = item("completed", [{"type": "input_audio", "transcript": None}], "user")
-    added = {"item": user, "previous_item_id": "item_0a_a1"}
+    added = {"item": user, "previous_item_id": None}
     assert bodies(driver.send("input_audio_buffer.commit")) == [
         (
             "input_audio_buffer.committed",
-            {"item_id": "item_0a_u1", "previous_item_id": "item_0a_a1"},
+            {"item_id": "item_0a_u1", "previous_item_id": None},
         ),
-        ("conversation.item.added", added),
         ("conversation.item.done", added),
     ]
 
@@ -120,7 +124,7 @@ def test_the_media_and_the_end_of_a_response_have_all_fields(connect: Connect) -
         "keyframe": True,
         "idle": False,
     }
-    spoken = item("completed", [PART])
+    spoken = item("completed", [ITEM_PART])
     assert bodies(driver.make()) == [
         ("output_audio_buffer.started", {"response_id": "resp_0a_1", "epoch": 1}),
         ("session.avatar.switch_to_speaking", {"turn_id": "resp_0a_1"}),
@@ -168,7 +172,7 @@ def test_the_media_and_the_end_of_a_response_have_all_fields(connect: Connect) -
             "response.output_item.done",
             {"response_id": "resp_0a_1", "output_index": 0, "item": spoken},
         ),
-        ("conversation.item.done", {"item": spoken, "previous_item_id": None}),
+        ("conversation.item.done", {"item": spoken, "previous_item_id": "item_0a_u1"}),
         (
             "response.done",
             {"response": response("completed", [spoken]), "response_ref": 1, "epoch": 1},
@@ -227,7 +231,7 @@ def test_an_early_end_is_described_by_its_cause(
     driver.append(AUDIO)
     done = end(driver)[-1]
     assert done["type"] == "response.done"
-    assert done["response"] == response(status, [item("incomplete", [PART])], details)
+    assert done["response"] == response(status, [item("incomplete", [ITEM_PART])], details)
     assert done["response_ref"] == 1
 
 
@@ -280,7 +284,7 @@ def test_item_events_have_all_fields(connect: Connect) -> None:
     driver.make()
     ids = {"item_id": "item_0a_a1"}
     assert bodies(driver.send("conversation.item.retrieve", **ids)) == [
-        ("conversation.item.retrieved", {"item": item("completed", [PART])})
+        ("conversation.item.retrieved", {"item": item("completed", [ITEM_PART])})
     ]
     cut = {**ids, "content_index": 0, "audio_end_ms": 40}
     truncated = [("conversation.item.truncated", cut)]

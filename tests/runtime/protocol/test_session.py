@@ -88,12 +88,12 @@ def test_drive_mode_sends_the_events_of_the_first_example(connect: Connect) -> N
         "session.created",
         "conversation.created",
         "session.updated",
+        "conversation.item.added",
         "response.created",
         "response.output_item.added",
         "conversation.item.added",
         "response.content_part.added",
         "input_audio_buffer.committed",
-        "conversation.item.added",
         "conversation.item.done",
         "output_audio_buffer.started",
         "session.avatar.switch_to_speaking",
@@ -113,11 +113,12 @@ def test_drive_mode_sends_the_events_of_the_first_example(connect: Connect) -> N
     by_seq = {event["seq"]: event for event in driver.events}
     assert sorted(by_seq) == list(range(1, 25))
     assert len({event["event_id"] for event in driver.events}) == 24
-    assert (by_seq[4]["response_ref"], by_seq[4]["epoch"]) == (1, 1)
-    assert by_seq[4]["response"]["status"] == "in_progress"
-    assert by_seq[5]["item"]["id"] == by_seq[6]["item"]["id"] == "item_0a_a1"
-    assert by_seq[8]["item_id"] == by_seq[9]["item"]["id"] == "item_0a_u1"
-    assert by_seq[8]["previous_item_id"] == "item_0a_a1"
+    assert (by_seq[5]["response_ref"], by_seq[5]["epoch"]) == (1, 1)
+    assert by_seq[5]["response"]["status"] == "in_progress"
+    assert by_seq[6]["item"]["id"] == by_seq[7]["item"]["id"] == "item_0a_a1"
+    assert by_seq[7]["previous_item_id"] == "item_0a_u1"
+    assert by_seq[4]["item"]["id"] == by_seq[9]["item_id"] == by_seq[10]["item"]["id"]
+    assert by_seq[9]["previous_item_id"] is None
     assert len(base64.b64decode(by_seq[13]["delta"])) == 2 * 2400
     assert (by_seq[13]["offset_samples"], by_seq[13]["pts_ms"]) == (0, 0)
     for seq, index in ((14, 0), (15, 1), (16, 2)):
@@ -248,6 +249,7 @@ def test_a_cancel_ends_the_response_in_order_and_raises_the_epoch(connect: Conne
     driver = spoken(connect, 5)
     answer = driver.send("response.cancel", response_id="resp_0a_1")
     assert kinds(answer) == [
+        "conversation.item.done",
         "response.output_audio.done",
         "response.video.done",
         "response.content_part.done",
@@ -255,7 +257,8 @@ def test_a_cancel_ends_the_response_in_order_and_raises_the_epoch(connect: Conne
         "conversation.item.done",
         "response.done",
     ]
-    video, item, done = answer[1], answer[3], answer[5]
+    user, video, item, done = answer[0], answer[2], answer[4], answer[6]
+    assert (user["item"]["id"], user["item"]["status"]) == ("item_0a_u1", "incomplete")
     assert (video["status"], video["frames"], video["epoch"]) == ("cancelled", 5, 2)
     assert item["item"]["status"] == "incomplete"
     assert (done["response"]["status"], done["epoch"]) == ("cancelled", 2)
@@ -282,7 +285,7 @@ def test_an_interruption_sends_the_events_of_the_second_example(connect: Connect
     [truncated] = driver.send(
         "conversation.item.truncate", item_id="item_0a_a1", content_index=0, audio_end_ms=600
     )
-    created = driver.append(FRAME)[0]
+    created = driver.append(FRAME)[1]
     assert (cleared["response_id"], cleared["epoch"]) == ("resp_0a_1", 3)
     assert idle["type"] == "session.avatar.switch_to_idle"
     assert (truncated["item_id"], truncated["audio_end_ms"]) == ("item_0a_a1", 600)
@@ -394,7 +397,7 @@ def test_a_failed_batch_ends_the_response_and_not_the_session(connect: Connect) 
     )
     assert of(events, "response.video.done")[0]["status"] == "failed"
     assert events[-1]["response"]["status"] == "failed"
-    assert kinds(driver.append(FRAME))[0] == "response.created"
+    assert kinds(driver.append(FRAME))[1] == "response.created"
 
 
 @pytest.mark.parametrize(

@@ -122,8 +122,9 @@ def test_openai_fields_without_effect_are_returned_unchanged(connect: Connect) -
         tools=[],
         audio={"input": {"noise_reduction": None}, "output": {"voice": "marin", "speed": 1.0}},
     )
-    [updated] = driver.update(instructions="be brief")
+    updated, warning = driver.update(instructions="be brief")
     session = updated["session"]
+    assert warning["warning"]["message"] == "session.instructions has no effect"
     assert (session["instructions"], session["tools"]) == ("be brief", [])
     assert session["audio"]["input"]["noise_reduction"] is None
     assert session["audio"]["output"]["voice"] == "marin"

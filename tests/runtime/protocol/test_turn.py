@@ -19,10 +19,12 @@ LEGAL = {
     (Phase.LIVE, Step.APPEND): Phase.LIVE,
     (Phase.LIVE, Step.COMMIT): Phase.ENDING,
     (Phase.LIVE, Step.CANCEL): Phase.CANCELLED,
+    (Phase.LIVE, Step.INTERRUPT): Phase.INTERRUPTED,
     (Phase.LIVE, Step.FAIL): Phase.FAILED,
     (Phase.LIVE, Step.ABORT): Phase.ABORTED,
     (Phase.ENDING, Step.FINISH): Phase.COMPLETED,
     (Phase.ENDING, Step.CANCEL): Phase.CANCELLED,
+    (Phase.ENDING, Step.INTERRUPT): Phase.INTERRUPTED,
     (Phase.ENDING, Step.FAIL): Phase.FAILED,
     (Phase.ENDING, Step.ABORT): Phase.ABORTED,
 }

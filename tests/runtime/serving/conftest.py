@@ -188,6 +188,7 @@ def serve() -> Serve:
                 "AVATAR_POD": "concierge-0",
                 "AVATAR_GPU_CLASS": "rtx-4090",
                 "AVATAR_AVATARS": "anna,ben",
+                "AVATAR_TURN_DETECTION": "none",
                 "AVATAR_SILENCE_DBFS": "off",  # the clients of most tests send silence
                 **variables,
             }

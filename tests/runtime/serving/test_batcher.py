@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from avatar_runtime import metrics
+from avatar_runtime.audio import voice_activity
 from avatar_runtime.audio.decoding import AudioDecoder
 from avatar_runtime.engine.device import Curve, Memory
 from avatar_runtime.engine.engine import Statistics
@@ -50,6 +51,7 @@ def _speaking(now: float, frames: int, name: str = "sess_1") -> Session[AudioWin
         ReadOnlyFields(name, "acme/concierge", 1_800_000_000, 25),
         limits=SessionLimits(7200, 300),
         open_utterance=lambda audio: AudioDecoder(audio, 25, 3),
+        open_detector=voice_activity.SileroDetector,
         now=now,
     )
     audio = base64.b64encode(bytes(2 * 960 * frames)).decode()

@@ -90,6 +90,10 @@ def session_of(parts: Parts) -> Any:
     class Session:
         receive = staticmethod(parts.receive_message)
 
+        def listen(self, now: float) -> bool:
+            assert now == 100.0
+            return False
+
         def __getattr__(self, name: str) -> Any:
             assert name in (*names, "closing")
             return getattr(parts, name)

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from avatar_runtime.audio import voice_activity
 from avatar_runtime.audio.decoding import AudioDecoder
 from avatar_runtime.batching import buckets
 from avatar_runtime.metrics import Metrics
@@ -153,6 +154,7 @@ def _open_sessions(
             ReadOnlyFields(f"sess_{number}", "bench", 0, FPS),
             limits=SessionLimits(7200, 7200),
             open_utterance=lambda audio: AudioDecoder(audio, FPS, context_s),
+            open_detector=voice_activity.SileroDetector,
             now=time.monotonic(),
         )
         opened.append(BenchmarkSession(session, time.monotonic, batcher.collect_due))

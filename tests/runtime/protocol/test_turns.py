@@ -1,0 +1,346 @@
+"""Turns that the server detects: docs/wire-protocol.md, "Turn detection"."""
+
+from __future__ import annotations
+
+import base64
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+if TYPE_CHECKING:
+    from tests.runtime.protocol.conftest import Connect, Event, SessionDriver
+
+WINDOW = 768  # samples of 32 ms at 24 kHz
+VOICE = b"\x00\x20" * WINDOW
+QUIET = b"\x01\x00" * WINDOW
+STOP = QUIET * 16  # 512 ms, which end a turn with the default of 500 ms
+
+
+def kinds(events: list[Event]) -> list[str]:
+    return [event["type"] for event in events]
+
+
+def of(events: list[Event], kind: str) -> list[Event]:
+    return [event for event in events if event["type"] == kind]
+
+
+def sound_of(events: list[Event], response: str) -> bytes:
+    deltas = of(events, "response.output_audio.delta")
+    return b"".join(
+        base64.b64decode(delta["delta"]) for delta in deltas if delta["response_id"] == response
+    )
+
+
+def listening(connect: Connect, **fields: Any) -> SessionDriver:
+    """Return a session with turn detection whose first events are no longer recorded."""
+    driver = connect()
+    driver.update(audio={"input": {"turn_detection": {"type": "server_vad", **fields}}})
+    driver.events.clear()
+    return driver
+
+
+def stream(driver: SessionDriver, audio: bytes) -> list[Event]:
+    """Append audio at the pace of a microphone, with an engine that is always in time."""
+    taken = []
+    for start in range(0, len(audio), len(VOICE)):
+        taken += driver.append(audio[start : start + len(VOICE)])
+        taken += driver.make()
+        driver.now += 0.032
+        driver.session.tick(driver.now)
+    return taken
+
+
+def test_speech_is_a_turn_with_its_padding_and_its_silence(connect: Connect) -> None:
+    driver = listening(connect)
+    stream(driver, QUIET * 20 + VOICE * 10 + QUIET * 40)
+    events = driver.events
+    [started], [stopped] = (
+        of(events, f"input_audio_buffer.speech_{what}") for what in ("started", "stopped")
+    )
+    assert started["audio_start_ms"] == 20 * 32 - 300
+    assert stopped["audio_end_ms"] == 30 * 32 + 512
+    [committed] = of(events, "input_audio_buffer.committed")
+    assert {started["item_id"], stopped["item_id"], committed["item_id"]} == {"item_0a_u1"}
+    spoken = sound_of(events, "resp_0a_1")
+    assert spoken == QUIET[: 2 * 24 * 288 % len(QUIET)] + spoken[2 * 24 * 288 % len(QUIET) :]
+    assert len(spoken) // 2 == (stopped["audio_end_ms"] - started["audio_start_ms"]) * 24
+    assert of(events, "response.done")[0]["response"]["status"] == "completed"
+    assert not of(events, "error")
+
+
+def test_the_avatar_speaks_before_the_turn_ends_and_after_the_item_of_the_user(
+    connect: Connect,
+) -> None:
+    driver = listening(connect)
+    stream(driver, VOICE * 30)
+    stream(driver, QUIET * 20)
+    order = [
+        kind
+        for kind in kinds(driver.events)
+        if kind
+        in (
+            "input_audio_buffer.speech_started",
+            "input_audio_buffer.speech_stopped",
+            "input_audio_buffer.committed",
+            "conversation.item.added",
+            "response.created",
+            "output_audio_buffer.started",
+            "response.done",
+        )
+    ]
+    assert order == [
+        "input_audio_buffer.speech_started",
+        "conversation.item.added",
+        "response.created",
+        "conversation.item.added",
+        "output_audio_buffer.started",
+        "input_audio_buffer.speech_stopped",
+        "input_audio_buffer.committed",
+        "response.done",
+    ]
+    user, answer = of(driver.events, "conversation.item.added")
+    assert (user["item"]["role"], answer["previous_item_id"]) == ("user", user["item"]["id"])
+
+
+def test_three_turns_of_a_microphone_end_completed(connect: Connect) -> None:
+    driver = listening(connect)
+    for _ in range(3):
+        stream(driver, VOICE * 30 + QUIET * 40)
+    done = of(driver.events, "response.done")
+    assert [event["response"]["status"] for event in done] == ["completed"] * 3
+    assert not of(driver.events, "error")
+
+
+@pytest.mark.parametrize("voice", [0, 1])
+def test_silence_and_a_click_are_no_turn(connect: Connect, voice: int) -> None:
+    driver = listening(connect)
+    assert stream(driver, QUIET * 20 + VOICE * voice + QUIET * 30) == []
+    [error] = driver.send("response.create")
+    assert error["error"]["code"] == "no_input_audio"
+
+
+def test_a_pause_below_the_silence_duration_does_not_end_a_turn(connect: Connect) -> None:
+    driver = listening(connect, silence_duration_ms=640)
+    stream(driver, VOICE * 5 + QUIET * 19 + VOICE * 5 + QUIET * 19)
+    assert not of(driver.events, "input_audio_buffer.speech_stopped")
+    stream(driver, QUIET)
+    assert of(driver.events, "input_audio_buffer.speech_stopped")
+
+
+def test_a_high_threshold_hears_nothing(connect: Connect) -> None:
+    driver = listening(connect, threshold=0.95)
+    assert stream(driver, VOICE * 20 + STOP) == []
+
+
+def test_a_client_may_commit_what_no_speech_was_found_in(connect: Connect) -> None:
+    driver = listening(connect)
+    assert driver.append(QUIET * 10) == []
+    driver.send("input_audio_buffer.commit")
+    driver.send("response.create")
+    driver.make()
+    assert sound_of(driver.events, "resp_0a_1") == QUIET * 10
+    assert kinds(driver.events)[-1] == "response.done"
+
+
+def test_a_commit_ends_the_turn_that_is_spoken(connect: Connect) -> None:
+    driver = listening(connect, prefix_padding_ms=0)
+    driver.append(VOICE * 10)
+    driver.send("input_audio_buffer.commit")
+    driver.make()
+    assert sound_of(driver.events, "resp_0a_1") == VOICE * 10
+    [error] = driver.send("input_audio_buffer.commit")
+    assert error["error"]["code"] == "input_audio_buffer_commit_empty"
+
+
+def test_at_most_30_s_without_speech_are_kept(connect: Connect) -> None:
+    driver = listening(connect)
+    for _ in range(3):
+        driver.append(QUIET * 500)
+    driver.send("input_audio_buffer.commit")
+    driver.run(40.0, step=0.5)
+    assert len(sound_of(driver.events, "resp_0a_1")) == 30 * 24_000 * 2
+
+
+def test_without_create_response_a_turn_waits_for_its_request(connect: Connect) -> None:
+    driver = listening(connect, create_response=False)
+    stream(driver, VOICE * 10 + STOP)
+    assert not of(driver.events, "response.created")
+    events = driver.send("response.create", response={"metadata": {"client_event_id": "e7"}})
+    events += driver.make()
+    for kind in ("response.created", "response.done"):
+        [event] = of(events, kind)
+        assert event["response"]["metadata"] == {"client_event_id": "e7"}
+
+
+def test_new_speech_interrupts_the_response_of_a_live_speaker(connect: Connect) -> None:
+    driver = listening(connect)
+    stream(driver, VOICE * 10 + STOP)
+    held = VOICE * 10 + STOP
+    for start in range(0, len(held), len(VOICE)):  # the engine is slow: nothing is delivered
+        driver.append(held[start : start + len(VOICE)])
+        driver.now += 0.032
+    late = driver.due()
+    events = driver.append(VOICE)
+    driver.now += 0.032
+    events += driver.append(VOICE * 2)
+    assert kinds(events)[0] == "input_audio_buffer.speech_started"
+    [done] = of(events, "response.done")
+    assert done["response"]["status_details"]["reason"] == "turn_detected"
+    assert of(events, "output_audio_buffer.cleared")
+    assert not any(driver.deliver(frame) for frame in late)
+    assert not [e for e in driver.pull() if e["type"].endswith(".delta")]
+
+
+def test_without_interrupt_response_the_turns_wait(connect: Connect) -> None:
+    driver = listening(connect, interrupt_response=False)
+    for _ in range(2):
+        for start in range(0, 26):
+            driver.append(VOICE if start < 10 else QUIET)
+            driver.now += 0.032
+    driver.run(5.0)
+    done = of(driver.events, "response.done")
+    assert [event["response"]["status"] for event in done] == ["completed"] * 2
+
+
+def test_audio_that_is_faster_than_speech_never_interrupts(connect: Connect) -> None:
+    driver = listening(connect)
+    driver.append((VOICE * 20 + STOP) * 5)
+    driver.run(10.0, step=0.2)
+    done = of(driver.events, "response.done")
+    assert [event["response"]["status"] for event in done] == ["completed"] * 5
+
+
+def test_a_cancel_while_the_user_speaks_leaves_the_rest_of_the_turn_unspoken(
+    connect: Connect,
+) -> None:
+    driver = listening(connect)
+    stream(driver, VOICE * 20)
+    driver.send("response.cancel")
+    driver.events.clear()
+    stream(driver, VOICE * 20 + STOP)
+    assert kinds(driver.events) == [
+        "output_audio_buffer.stopped",
+        "session.avatar.switch_to_idle",
+        "input_audio_buffer.speech_stopped",
+        "input_audio_buffer.committed",
+        "conversation.item.done",
+    ]
+    [error] = driver.send("response.create")
+    assert error["error"]["code"] == "no_input_audio"
+
+
+def test_a_silence_after_a_response_is_reported_once(connect: Connect) -> None:
+    driver = listening(connect, idle_timeout_ms=5000)
+    stream(driver, QUIET * 300)
+    assert driver.events == []  # there was no response yet
+    stream(driver, VOICE * 10 + STOP)
+    driver.events.clear()
+    stream(driver, QUIET * 400)
+    [timeout] = of(driver.events, "input_audio_buffer.timeout_triggered")
+    assert 5000 <= timeout["audio_end_ms"] - timeout["audio_start_ms"] < 5032
+    [committed] = of(driver.events, "input_audio_buffer.committed")
+    assert committed["item_id"] == timeout["item_id"]
+    assert not of(driver.events, "response.created")
+
+
+def test_semantic_vad_is_served_as_server_vad_and_says_so_once(connect: Connect) -> None:
+    driver = connect()
+    body = {"input": {"turn_detection": {"type": "semantic_vad", "eagerness": "high"}}}
+    updated, replaced, eagerness = driver.update(audio=body)
+    assert updated["session"]["audio"]["input"]["turn_detection"] == {
+        "type": "server_vad",
+        "threshold": 0.5,
+        "prefix_padding_ms": 300,
+        "silence_duration_ms": 500,
+        "idle_timeout_ms": None,
+        "create_response": True,
+        "interrupt_response": True,
+    }
+    assert replaced["warning"]["message"] == "semantic_vad is served as server_vad"
+    assert eagerness["warning"]["param"].endswith("turn_detection.eagerness")
+    assert len(driver.update(audio=body)) == 1
+
+
+def test_detection_that_is_turned_off_leaves_the_open_turn_to_the_client(
+    connect: Connect,
+) -> None:
+    driver = listening(connect, prefix_padding_ms=0)
+    driver.append(VOICE * 10)
+    driver.update(audio={"input": {"turn_detection": None}})
+    driver.append(QUIET * 40)
+    driver.send("input_audio_buffer.commit")
+    driver.run(3.0)
+    assert sound_of(driver.events, "resp_0a_1") == VOICE * 10 + QUIET * 40
+
+
+def test_detection_that_is_turned_on_leaves_the_open_turn_to_the_client(
+    connect: Connect,
+) -> None:
+    driver = connect()
+    driver.append(QUIET * 10)
+    driver.update(audio={"input": {"turn_detection": {"type": "server_vad"}}})
+    driver.append(VOICE * 10 + STOP)
+    driver.send("input_audio_buffer.commit")
+    driver.append(VOICE * 10)
+    [started] = of(driver.events, "input_audio_buffer.speech_started")
+    assert started["audio_start_ms"] == 36 * 32
+
+
+def test_too_many_waiting_turns_are_an_error_and_not_a_crash(connect: Connect) -> None:
+    driver = listening(connect, create_response=False)
+    driver.append((VOICE * 4 + STOP) * 66)
+    driver.send("input_audio_buffer.clear")
+    codes = [event["error"]["code"] for event in of(driver.events, "error")]
+    assert codes
+    assert set(codes) == {"input_audio_buffer_full"}
+    assert len(of(driver.events, "input_audio_buffer.committed")) == 64
+
+
+SPEECH = (
+    QUIET * 11
+    + VOICE[:1000]
+    + VOICE * 7
+    + STOP
+    + QUIET * 5
+    + VOICE * 3
+    + QUIET * 4
+    + VOICE * 9
+    + STOP
+    + QUIET * 2
+    + QUIET[:500]
+)
+
+
+def turns_of(connect: Connect, pieces: list[bytes], step_s: float) -> list[Any]:
+    """Return the boundaries and the sound of each turn of the pieces."""
+    driver = listening(connect, interrupt_response=False)
+    for piece in pieces:
+        driver.append(piece)
+        driver.make()
+        driver.now += step_s
+    driver.send("input_audio_buffer.commit")
+    driver.run(3.0, step=0.2)
+    boundaries = [
+        (event["type"], event.get("audio_start_ms"), event.get("audio_end_ms"))
+        for event in driver.events
+        if "speech_" in event["type"]
+    ]
+    ids = [event["response"]["id"] for event in of(driver.events, "response.done")]
+    return [boundaries, [sound_of(driver.events, response) for response in ids]]
+
+
+@given(cuts=st.lists(st.integers(0, len(SPEECH) // 2), max_size=40), step=st.floats(0, 0.2))
+@settings(max_examples=20, deadline=None)
+@pytest.mark.slow
+def test_the_pieces_of_the_audio_do_not_change_its_turns(
+    connect: Connect, cuts: list[int], step: float
+) -> None:
+    edges = [0, *sorted(2 * cut for cut in cuts), len(SPEECH)]
+    pieces = [SPEECH[a:b] for a, b in pairwise(edges)]
+    whole = turns_of(connect, [SPEECH], 0.0)
+    assert turns_of(connect, pieces, step) == whole
+    assert len(whole[0]) == 4
+    assert len(whole[1]) == 3
