@@ -75,6 +75,7 @@ class Demo:
     async def prepare(self) -> None:
         """Draw a clip of a talking face, and prepare an avatar from it."""
         clip, out = RESULTS / "mira.mp4", RESULTS / "avatars" / "mira"
+        out.parent.mkdir(exist_ok=True)
         await _run(sys.executable, "-m", "avatar_training", "clip", "--out", str(clip))
         await _run(
             sys.executable, "-m", "avatar_runtime", "prepare",
