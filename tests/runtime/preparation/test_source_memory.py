@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.runtime.preparation import clips
 
 ROOT = Path(__file__).parents[3]
