@@ -38,7 +38,7 @@ def write_clip(path: Path, identity: str, frames: int = FRAMES) -> None:
 
 
 def opening(index: int, frames: int) -> float:
-    """Return how far the mouth is open in a frame, 0 to 0.6."""
+    """Return how far the mouth is open in a frame, 0 to 0.95."""
     if not _QUIET_FRAMES <= index < frames - _QUIET_FRAMES:
         return 0.0
-    return 0.6 * float(np.sin(np.pi * (index - _QUIET_FRAMES) / _WORD_FRAMES) ** 2)
+    return 0.95 * float(np.sin(np.pi * (index - _QUIET_FRAMES) / _WORD_FRAMES) ** 2)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from avatar_runtime.avatars.cache import Avatar
 
-OPEN_GAP: Final = 0.02
+OPEN_GAP: Final = 0.015
 """`Face.lip_gap` from which a mouth is open: 4 pixels of a face that is 200 pixels high."""
 CLOSED_GAP: Final = 0.012
 """Next to an open frame, a mouth counts as open down to this gap."""

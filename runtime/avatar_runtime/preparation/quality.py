@@ -37,7 +37,7 @@ JUMP_RATIO: Final = 0.25
 """Movement of the box between frames, in box widths: 6 widths a second is faster than a head."""
 RESIZED_RATIO: Final = 1.25
 """Ratio of the box widths of two frames that counts as a jump."""
-OPEN_RATIO: Final = 0.02
+OPEN_RATIO: Final = 0.015
 """Lip gap, as a share of the face height, from which the mouth counts as open (`idle.OPEN_GAP`)."""
 UNUSABLE_SHARE: Final = 0.3
 """Share of frames with any refusing fault above which the clip is refused."""

@@ -1,7 +1,8 @@
 """`make demo`: installs everything and runs one session, with the time of each step.
 
 A real control plane, `helm install`, `kubectl apply -f examples/avatarservice.yaml`, and one
-session through the gateway that speaks `examples/speech.wav`. Results go to `build/demo/`.
+session through the gateway that speaks `examples/speech.wav`. Beside them, a new avatar is
+prepared from a clip. Results go to `build/demo/`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import signal
 import sys
 import time
@@ -70,6 +72,21 @@ class Demo:
         selector = f"avatar.musetalk.io/service={SERVICE}"
         self.report.figures["pod"] = await self._first("pod", selector, "{.metadata.name}")
 
+    async def prepare(self) -> None:
+        """Draw a clip of a talking face, and prepare an avatar from it."""
+        clip, out = RESULTS / "mira.mp4", RESULTS / "avatars" / "mira"
+        out.parent.mkdir(exist_ok=True)
+        await _run(sys.executable, "-m", "avatar_training", "clip", "--out", str(clip))
+        await _run(
+            sys.executable, "-m", "avatar_runtime", "prepare",
+            "--source", str(clip), "--model", str(ROOT / "examples" / "models" / "demo"),
+            "--out", str(out), "--consent", "Drawn by the project; no person is shown.",
+            "--device", "cpu", "--force",
+        )  # fmt: skip
+        shutil.copyfile(out / "preview.jpg", RESULTS / "prepared.jpg")
+        report = json.loads((out / "report.json").read_text())
+        self.report.figures["prepared"] = report["verdict"]
+
     async def talk(self) -> None:
         """Run one session, and save its video and its figures."""
         figures = RESULTS / "session.json"
@@ -79,14 +96,9 @@ class Demo:
             "--out", str(RESULTS / "talking.mp4"), "--sheet", str(RESULTS / "contact-sheet.png"),
             "--json", str(figures), "--every-frame",
         ]  # fmt: skip
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "avatar_client", *arguments,
-            env={**os.environ, "AVATAR_API_KEY": self.key},
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        )  # fmt: skip
-        said, _ = await process.communicate()
-        if process.returncode:
-            raise DemoFailed(f"the session went wrong:\n{indented(said.decode())}")
+        await _run(
+            sys.executable, "-m", "avatar_client", *arguments, env={"AVATAR_API_KEY": self.key}
+        )
         session = json.loads(figures.read_text())
         for key in (
             "first_frame_ms", "frames", "fps", "realtime_factor", "audio_ms", "video_ms",
@@ -113,6 +125,24 @@ class DemoFailed(Exception):
     """A step of the demo failed."""
 
 
+async def _run(*command: str, env: Mapping[str, str] | None = None) -> None:
+    """Run a command.
+
+    Raises:
+        DemoFailed: its exit status is not 0; contains what it printed.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        env={**os.environ, **(env or {})},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    printed, _ = await process.communicate()
+    if process.returncode:
+        name = " ".join(command[2:4])
+        raise DemoFailed(f"{name} failed:\n{indented(printed.decode(errors='replace'))}")
+
+
 async def run(report: Report, started: float, *, stay: bool) -> None:
     """Run all steps; an error of a step is passed on."""
     with report.step("tools (kube-apiserver, etcd, helm, … from Go modules)"):
@@ -130,6 +160,8 @@ async def run(report: Report, started: float, *, stay: bool) -> None:
             await demo.apply()
         with report.step("a session speaks examples/speech.wav"):
             await demo.talk()
+        with report.step("avatar-runtime prepare: an avatar from a drawn clip"):
+            await demo.prepare()
         report.write(RESULTS / "report.json")
         print("\n" + summary(report.document()))
         if stay:
@@ -151,7 +183,8 @@ def summary(document: Mapping[str, object]) -> str:
         f"{document['first_frame_ms']} ms, batch {document['batch_size']} on "
         f"{document['gpu_class']} ({document['pod']})\n"
         + "\n".join(
-            f"  build/demo/{name}" for name in ("talking.mp4", "contact-sheet.png", "report.json")
+            f"  build/demo/{name}"
+            for name in ("talking.mp4", "contact-sheet.png", "prepared.jpg", "report.json")
         )
     )
 

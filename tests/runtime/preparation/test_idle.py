@@ -145,7 +145,7 @@ def _weights(gaps: Sequence[float | None]) -> dict[int, float]:
 @pytest.mark.parametrize(
     ("gaps", "weights"),
     [
-        pytest.param([0.0, 0.015, 0.019, 0.0], {}, id="below the bar"),
+        pytest.param([0.0, 0.0125, 0.0149, 0.0], {}, id="below the bar"),
         pytest.param([], {}, id="no frames"),
         pytest.param([None, None], {}, id="no face"),
         pytest.param(
