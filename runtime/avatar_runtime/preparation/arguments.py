@@ -19,7 +19,7 @@ MASK_MODES: Final = ("raw", "neck", "jaw")
 PIXELS: Final = ("jpeg", "png")
 FACE_RESIZES: Final = ("bilinear", "lanczos")
 CHEEK_WIDTH: Final = 90
-SMOOTHING: Final = 2.0
+SMOOTHING: Final = 1.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Protocol, TextIO
+from typing import TYPE_CHECKING, Final, Never, Protocol, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,7 +47,7 @@ class Bar:
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
-        self._bar: tqdm[None] | None = None
+        self._bar: tqdm[Never] | None = None
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
         self.finish()

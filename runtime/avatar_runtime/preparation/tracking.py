@@ -21,7 +21,7 @@ REACH_GROWTH: Final = 0.2
 """Face widths that are added for each frame without the person."""
 LOST_FRAMES: Final = 25
 """Frames without the person after which the largest face is followed instead: 1 s at 25 fps."""
-SMOOTHING: Final = 2.0
+SMOOTHING: Final = 1.0
 """Standard deviation of the default Gaussian over time, frames: docs/avatars.md has figures."""
 _TRUNCATE: Final = 3.0  # standard deviations of the kernel on each side
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +12,9 @@ from hypothesis import strategies as st
 from avatar_runtime.avatars.geometry import Box
 from avatar_runtime.preparation import tracking
 from avatar_runtime.preparation.tracking import Track
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 LEFT, RIGHT = Box(100, 100, 200, 220), Box(400, 100, 480, 200)
 
@@ -72,8 +77,8 @@ def test_no_valid_frame_is_nearer(valid: list[bool]) -> None:
         assert abs(i - nearest) == min(abs(i - j) for j, known in enumerate(valid) if known)
 
 
-def _line(n: int) -> np.ndarray:
-    return np.arange(n)[:, None] * np.array([1.0, -2.0, 3.0, 0.5]) + 100
+def _line(n: int) -> NDArray[np.float64]:
+    return np.outer(np.arange(n), [1.0, -2.0, 3.0, 0.5]) + 100
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 50])
