@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from avatar_contracts import labels as contract
 from avatar_operator import names
 from avatar_operator.core.resources import annotations as annotation_rules
 from avatar_operator.core.resources import autoscaling
@@ -36,6 +37,7 @@ PRECISION: Final = "fp16"
 DEMO_MODEL: Final = "/opt/avatar/models/demo"
 DEMO_AVATARS: Final = "/opt/avatar/avatars"
 RATES: Final = (10, 16, 20, 25)  # frames per second that divide every supported sample rate
+TURN_DETECTIONS: Final = (contract.SERVER_VAD, contract.NO_TURN_DETECTION)
 MAX_WEIGHT: Final = 100
 MAX_NAME: Final = 40  # characters, so that the names of pods fit in 63
 DNS_LABEL: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
@@ -201,6 +203,8 @@ class Service:
     """Set by the chart, not by the service."""
     allow_unpulled: bool = False
     """Whether a pod may make room for an image that was not pulled yet (annotation)."""
+    turn_detection: str = contract.SERVER_VAD
+    """How turns are detected in sessions that do not say it; one of `TURN_DETECTIONS`."""
     annotation_faults: tuple[str, ...] = ()
     """What is wrong with the annotations; the faults change nothing else."""
 
@@ -234,7 +238,7 @@ def parse_service(body: Mapping[str, object]) -> Service:
     annotations = read_annotations(body)
 
     spec = Fields(body.get("spec"), "spec", faults)
-    upstream = spec.child("upstream")
+    sessions, upstream = spec.child("sessions"), spec.child("upstream")
     upstream.one_of("mode", "drive", ("drive",))
     _check_name(identity.name, faults)
     # The API server sets replicas to its default, 1, in an autoscaled service too.
@@ -255,7 +259,8 @@ def parse_service(body: Mapping[str, object]) -> Service:
         placement=_placement(spec.child("placement")),
         replicas=None if spec.has("autoscaling") else replicas,
         autoscaling=autoscaling.parse(spec, annotations) if spec.has("autoscaling") else None,
-        sessions=_sessions(spec.child("sessions")),
+        sessions=_sessions(sessions),
+        turn_detection=sessions.one_of("turnDetection", contract.SERVER_VAD, TURN_DETECTIONS),
         template=_template(spec.child("template")),
         weight=spec.integer("weight", 1, 1, MAX_WEIGHT),
         created=identity.created,
