@@ -202,7 +202,10 @@ class Speech(Generic[W]):
         if detection is None or not detection.interrupt_response or not is_live:
             return
         if self._active is not None:
+            was_heard = self._playback.has_started(self._active.id)
             self._end(self._active, Step.INTERRUPT, now)
+            if not was_heard:
+                return
         elif self._playback.stops_at is not None:
             self.epoch += 1
         else:
