@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.media import AudioChunk, VideoFrame
 
 PART: Final[Mapping[str, object]] = {"type": "output_audio", "transcript": ""}
+OVERLOAD: Final[Mapping[str, object]] = {
+    "code": "overload",
+    "message": "the pod cannot keep the avatar within 1 s of the audio; late frames are dropped",
+    "param": None,
+    "event_id": None,
+}
+"""The `warning` of a session that is not served in time."""
 
 
 def content_part_ids(response_id: str, item: Item) -> dict[str, object]:
