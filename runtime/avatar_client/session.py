@@ -250,7 +250,7 @@ class Session:
 
 @asynccontextmanager
 async def connect(target: Target, *, keep_media: bool = True) -> AsyncIterator[Session]:
-    """Open a session, and close it at the end of the body.
+    """Open a session without turn detection, and close it at the end of the body.
 
     Raises:
         Refused: the server refused the connection.
@@ -285,10 +285,19 @@ async def connect(target: Target, *, keep_media: bool = True) -> AsyncIterator[S
     try:
         wait_s = (target.wait_ms or 0) / 1000
         await _wait_until_created(session, target.open_timeout_s + wait_s)
+        await _turn_detection_off(session, target.open_timeout_s)
         yield session
     finally:
         await socket.close()
         await reader
+
+
+async def _turn_detection_off(session: Session, timeout_s: float) -> None:
+    """Leave the turns to `Session.stream`, which commits; all audio of a file is spoken."""
+    audio = session.trace.session.get("audio")
+    received = audio.get("input") if isinstance(audio, dict) else None
+    if isinstance(received, dict) and received.get("turn_detection") is not None:
+        await session.update({"audio": {"input": {"turn_detection": None}}}, timeout_s)
 
 
 async def _wait_until_created(session: Session, timeout_s: float) -> None:

@@ -102,7 +102,9 @@ class Metrics:
         self._lag = self._histogram(
             "event_loop_lag_seconds", "Delay of the timers of the event loop.", _LAG_BUCKETS
         )
-        self._misses = counter("deadline_misses", "Frames finished after their deadline.")
+        self._misses = counter(
+            "deadline_misses", "Frames finished after their deadline, or dropped because of it."
+        )
         self._frames = Counter(
             "avatar_runtime_frames",
             "Frames sent, by kind: drawn by the model, or silent, which need no model.",
@@ -174,6 +176,13 @@ class Metrics:
         self._miss_recent.add(float(is_late), now)
         if is_late:
             self._misses.inc()
+
+    def count_dropped(self, frames: int, now: float) -> None:
+        """Count frames that were dropped because they would have been too late."""
+        self._discarded.labels("overload").inc(frames)
+        self._misses.inc(frames)
+        for _ in range(min(frames, _RECENT_SAMPLES)):
+            self._miss_recent.add(1.0, now)
 
     def count_sent(self, kind: FrameKind, seconds: float, now: float) -> None:
         """Count a frame that was sent, `seconds` after its request."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from avatar_runtime.batching import buckets
@@ -41,6 +42,8 @@ class Queued:
     since: float
     droppable: bool = True
     """Whether its session prefers losing the frame to receiving it late."""
+    expires: float = inf
+    """When its session drops the frame."""
 
     @property
     def due(self) -> float:
@@ -70,13 +73,15 @@ class Scheduler:
         self._waiting = 0
         self._offered = 0
 
-    def offer(self, request: FrameRequest, now: float, *, droppable: bool = True) -> bool:
+    def offer(
+        self, request: FrameRequest, now: float, *, droppable: bool = True, expires: float = inf
+    ) -> bool:
         """Queue a request; return False if the queue is full, which the session must be told."""
         if self._waiting >= self._bound:
             return False
         self._offered += 1
         self._waiting += 1
-        entry = Queued(request, now, droppable)
+        entry = Queued(request, now, droppable, expires)
         queue = self._queues.setdefault(request.session, [])
         heapq.heappush(queue, (entry.due, self._offered, entry))
         return True
@@ -115,6 +120,21 @@ class Scheduler:
                 break
             removed.append(self._pop(min(behind)[1]).request)
             excess -= 1
+        return tuple(removed)
+
+    def expire(self, now: float, service_s: float) -> tuple[FrameRequest, ...]:
+        """Remove the frames that expire before a batch of `service_s` ends, and return them.
+
+        The last waiting frame of a session stays until it has expired: otherwise a session would
+        get no frame at all while a batch takes longer than its frames last.
+        """
+        removed = []
+        for session in list(self._queues):
+            while (queue := self._queues.get(session)) is not None:
+                remaining_s = queue[0][2].expires - now
+                if remaining_s > (service_s if len(queue) > 1 else 0.0):
+                    break
+                removed.append(self._pop(session).request)
         return tuple(removed)
 
     def cancel(self, session: str, epoch: int) -> int:

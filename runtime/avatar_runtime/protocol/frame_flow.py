@@ -6,8 +6,10 @@ Flow control follows docs/wire-protocol.md, "Flow control".
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Final, Generic
 
+from avatar_runtime.protocol.live_source import LiveTimes, live_times
 from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.pacing import Pacer
 from avatar_runtime.protocol.session_config import Overrun, source_position
@@ -33,6 +35,8 @@ class FrameDue(Generic[W]):
     """Index of the frame in its response."""
     deadline: float
     """When the frame is due, monotonic seconds."""
+    expires: float | None
+    """When the session drops the frame; `None` if it waits for it."""
     avatar: str
     """`Character.engine_name` of the avatar."""
     source_frame: int
@@ -66,12 +70,17 @@ class FrameFlow(Generic[W]):
         width, height = config.size
         while turn.next_window is not None and self._can_request(turn, config, now):
             index = turn.next_window.frame_index
-            deadline = self._pacer.deadline(index, turn.in_flight, now)
+            live = self._live_times(turn, config, turn.captured_at_frame(index))
             yield FrameDue(
                 response_ref=response.ref,
                 epoch=epoch,
                 frame_index=index,
-                deadline=deadline,
+                deadline=live.due
+                if live is not None
+                else self._pacer.deadline(index, turn.in_flight, now),
+                expires=live.expires
+                if live is not None and config.overrun is Overrun.DROP
+                else None,
                 avatar=config.character.engine_name,
                 source_frame=source_position(
                     turn.first_source_frame + index, self._fps, config.character.fps
@@ -102,20 +111,39 @@ class FrameFlow(Generic[W]):
         settled = turn.settled
         if not turn.deliver(frame_index, jpeg, is_drawn=is_drawn):
             return False
-        self._pacer.add_frames(turn.settled - settled, now)
+        self._add_settled(turn, config, settled, now)
         if config.overrun is Overrun.DROP:
             while self._is_overrun(turn, config):
                 turn.drop_oldest()
         return True
 
-    def skip(self, turn: Turn[W], frame_index: int, now: float) -> bool:
+    def skip(self, turn: Turn[W], config: SessionConfig, frame_index: int, now: float) -> bool:
         """Drop a frame that is in flight, or return false if it is not."""
         settled = turn.settled
         if not turn.skip(frame_index):
             return False
         # The client still plays the audio of the dropped frame.
-        self._pacer.add_frames(turn.settled - settled, now)
+        self._add_settled(turn, config, settled, now)
         return True
+
+    def expires_at(self, turn: Turn[W], config: SessionConfig) -> float | None:
+        """Return when the oldest frame that is not settled is too late for a live source."""
+        captured_at = turn.captured_at
+        if captured_at is None:
+            return None
+        live = self._live_times(turn, config, captured_at)
+        return None if live is None else live.expires
+
+    def drop_late(self, turn: Turn[W], config: SessionConfig, now: float) -> int:
+        """Drop the frames that are too late for a live source, and return their number."""
+        dropped = 0
+        while (expires_at := self.expires_at(turn, config)) is not None and expires_at <= now:
+            settled = turn.settled
+            if not turn.lapse(now):
+                break
+            self._add_settled(turn, config, settled, now)
+            dropped += 1
+        return dropped
 
     def end(self, turn: Turn[W]) -> None:
         """Remove the frames of an ended response that were not sent."""
@@ -124,6 +152,21 @@ class FrameFlow(Generic[W]):
     def stop(self, now: float) -> None:
         """Remove all that is not played: the client has discarded it."""
         self._pacer.stop(now)
+
+    def _live_times(
+        self, turn: Turn[W], config: SessionConfig, captured_at: float
+    ) -> LiveTimes | None:
+        clock = turn.clock
+        if not clock.is_live:
+            return None
+        return live_times(captured_at, turn.lookahead_s, clock.lead_s, config.window_ms / 1000)
+
+    def _add_settled(self, turn: Turn[W], config: SessionConfig, before: int, now: float) -> None:
+        frames = turn.settled - before
+        if frames:
+            live = self._live_times(turn, config, turn.captured_at_frame(turn.settled - 1))
+            latest = inf if live is None else live.due + 1 / self._fps
+            self._pacer.add_frames(frames, now, latest)
 
     def _can_request(self, turn: Turn[W], config: SessionConfig, now: float) -> bool:
         if turn.in_flight >= MAX_IN_FLIGHT_FRAMES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final
 
 # The latency objective of the first frame: docs/architecture.md, "Runtime pod".
@@ -26,10 +27,13 @@ class Pacer:
         """When the client will have played all frames added so far, monotonic seconds."""
         return self._end
 
-    def add_frames(self, frames: int, now: float) -> None:
-        """Add settled frames (no frame before them is in flight) to the time to play."""
+    def add_frames(self, frames: int, now: float, latest: float = inf) -> None:
+        """Add settled frames (no frame before them is in flight) to the time to play.
+
+        `latest` is when the client has played them at the latest, because it follows a speaker.
+        """
         if frames:
-            self._end = max(self._end, now) + frames * self._frame_s
+            self._end = min(max(self._end, now) + frames * self._frame_s, latest)
 
     def remove_frames(self, frames: int) -> None:
         """Remove frames that were added and never sent."""

@@ -54,7 +54,9 @@ class Playback:
     def clear(self, epoch: int) -> None:
         """Report that the client stops playing."""
         self._playing.clear()
-        self._send("output_audio_buffer.cleared", response_id=self._last_media_id, epoch=epoch)
+        # The official clients require text, also before the first response.
+        response_id = self._last_media_id or ""
+        self._send("output_audio_buffer.cleared", response_id=response_id, epoch=epoch)
         self._switch_to_idle()
 
     def ack(self, ack: client_events.Ack, epoch: int) -> None:

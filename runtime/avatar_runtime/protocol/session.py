@@ -90,7 +90,8 @@ class Session(Generic[W]):
     Time: call `tick` at the time that `wakeup` returns.
         It returns nothing: events wait for `pull`. Every call can change the result of `wakeup`
         and `next_due`, so that the caller reads them again before each wait. Without `tick`, the
-        session has no time limits and the end of playback is not reported.
+        session has no time limits, the end of playback is not reported, and the frames of a live
+        speaker are not dropped when they are late.
     End: when `closing` is set and `pull` returns `None`, close the connection with its code.
         `end` sets it for a reason of the caller. Afterwards `receive` ignores all messages.
     """
@@ -156,6 +157,14 @@ class Session(Generic[W]):
     def allows_dropping(self) -> bool:
         """Whether frames may be dropped under overload, instead of being delivered late."""
         return self._speech.config.overrun is Overrun.DROP
+
+    @property
+    def frames_lapsed(self) -> int:
+        """Frames that were dropped so far because they were too late for a live speaker.
+
+        The caller still calls `deliver` or `skip` for those in flight; both return false.
+        """
+        return self._speech.frames_lapsed
 
     # Input
 
@@ -245,7 +254,7 @@ class Session(Generic[W]):
     # Time
 
     def tick(self, now: float) -> None:
-        """Apply the time limits of the session and report the end of playback."""
+        """Apply the time limits of the session, drop late frames, report the end of playback."""
         self._speech.tick(now)
         if now >= self._ends_at:
             self.end(4410, "the session reached its maximum duration", now)
@@ -254,9 +263,13 @@ class Session(Generic[W]):
 
     def wakeup(self) -> float:
         """Return when `tick` must be called next, monotonic seconds."""
-        until = min(self._ends_at, self._active_at + self._limits.idle_timeout_s)
-        stops_at = self._speech.stops_at
-        return until if stops_at is None else min(until, stops_at)
+        times = (
+            self._ends_at,
+            self._active_at + self._limits.idle_timeout_s,
+            self._speech.stops_at,
+            self._speech.next_drop(),
+        )
+        return min(time for time in times if time is not None)
 
     # End
 

@@ -17,10 +17,11 @@ from avatar_runtime.protocol.listening import (
     SpeechStopped,
     TimedOut,
 )
+from avatar_runtime.protocol.live_source import OverloadReport
 from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.playback import Playback, PlayingResponse
 from avatar_runtime.protocol.response import Response
-from avatar_runtime.protocol.session_config import StartTrigger
+from avatar_runtime.protocol.session_config import Overrun, StartTrigger
 from avatar_runtime.protocol.turn import Step
 
 if TYPE_CHECKING:
@@ -68,6 +69,9 @@ class Speech(Generic[W]):
         self._unclaimed_id: str | None = None  # a finished response that no create has asked for
         self._responses = 0
         self._source_frame = 0
+        self._overload = OverloadReport()
+        self.frames_lapsed = 0
+        """Frames that were dropped because they were too late for a live source."""
 
     @property
     def is_active(self) -> bool:
@@ -202,7 +206,10 @@ class Speech(Generic[W]):
         if detection is None or not detection.interrupt_response or not is_live:
             return
         if self._active is not None:
+            was_heard = self._playback.has_started(self._active.id)
             self._end(self._active, Step.INTERRUPT, now)
+            if not was_heard:
+                return
         elif self._playback.stops_at is not None:
             self.epoch += 1
         else:
@@ -352,6 +359,7 @@ class Speech(Generic[W]):
 
     def due(self, now: float) -> Iterator[FrameDue[W]]:
         """Yield the frames that the window allows now; each is in flight once it is yielded."""
+        self.drop_late(now)
         if self._active is not None:
             yield from self._flow.due(self._active, self.config, self.epoch, now)
 
@@ -380,7 +388,31 @@ class Speech(Generic[W]):
     def skip(self, response_ref: int, epoch: int, frame_index: int, now: float) -> bool:
         """Drop a frame that is in flight, or return false if it is no longer awaited."""
         active = self._awaited(response_ref, epoch)
-        return active is not None and self._flow.skip(active.turn, frame_index, now)
+        if active is None or not self._flow.skip(active.turn, self.config, frame_index, now):
+            return False
+        self._report_overload(now)
+        return True
+
+    def drop_late(self, now: float) -> None:
+        """Drop the frames that are too late for a live speaker, unless frames may be late."""
+        expires_at = self._expires_at()
+        if self._active is None or expires_at is None or expires_at > now:
+            return
+        self._report_overload(now)
+        if self.config.overrun is Overrun.DROP:
+            self.frames_lapsed += self._flow.drop_late(self._active.turn, self.config, now)
+
+    def next_drop(self) -> float | None:
+        """Return when `drop_late` drops the next frame, or `None` if it does not by time alone."""
+        return self._expires_at() if self.config.overrun is Overrun.DROP else None
+
+    def _expires_at(self) -> float | None:
+        active = self._active
+        return None if active is None else self._flow.expires_at(active.turn, self.config)
+
+    def _report_overload(self, now: float) -> None:
+        if self._overload.is_new(now):
+            self._outbox.add("warning", {"warning": server_events.OVERLOAD})
 
     def _awaited(self, response_ref: int, epoch: int) -> Response[W] | None:
         active = self._active
@@ -424,5 +456,6 @@ class Speech(Generic[W]):
         self._playback.ack(ack, self.epoch)
 
     def tick(self, now: float) -> None:
-        """Report the responses that the client has played by now."""
+        """Drop late frames, and report the responses that the client has played by now."""
+        self.drop_late(now)
         self._playback.tick(now, self.epoch)

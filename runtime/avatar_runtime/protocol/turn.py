@@ -12,6 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, Generic
 
 from avatar_runtime.errors import IllegalEvent
+from avatar_runtime.protocol.live_source import SourceClock
 from avatar_runtime.protocol.media import AudioChunk, DroppedFrames, DropReason, VideoFrame, W
 
 if TYPE_CHECKING:
@@ -130,6 +131,10 @@ class Turn(Generic[W]):
         """Number of the settled frames that were not sent."""
         self.speakable_at: float | None = None
         """When the first frame of the started response could be generated."""
+        self.clock = SourceClock()
+        """When the audio was captured."""
+        self.lookahead_s = 0.0
+        """Audio from the start of a frame that must be there before the frame can be generated."""
         self._utterance = utterance
         self._samples_per_frame = audio.samples_per_frame(fps)
         self._audio = bytearray()  # from `samples_sent` on
@@ -172,6 +177,16 @@ class Turn(Generic[W]):
         return self._ready_windows[0] if self._ready_windows else None
 
     @property
+    def captured_at(self) -> float | None:
+        """When the first sample of the oldest frame that is not settled was captured.
+
+        `None` if the audio of that frame is not complete.
+        """
+        if self.in_flight == 0 and not self._ready_windows:
+            return None
+        return self.captured_at_frame(self._settled)
+
+    @property
     def is_exhausted(self) -> bool:
         """Whether the turn is committed and all its media was sent."""
         total = -(-self.samples // self._samples_per_frame)
@@ -206,6 +221,7 @@ class Turn(Generic[W]):
         self.step(Step.APPEND)
         self._audio += data
         self.samples += len(data) // self.format.bytes_per_sample
+        self.clock.add(self.samples / self.format.rate, now)
         self._feed(now)
 
     def commit(self, now: float) -> None:
@@ -239,6 +255,21 @@ class Turn(Generic[W]):
         self._frames[frame_index] = DropReason.OVERLOAD
         self._settle()
         return True
+
+    def lapse(self, now: float) -> bool:
+        """Drop the oldest frame that is not settled, in flight or not yet requested.
+
+        Returns false if its audio is not complete.
+        """
+        if self.in_flight == 0:
+            if not self._ready_windows:
+                return False
+            self.request_next(now)
+        return self.skip(self._settled)
+
+    def captured_at_frame(self, frame_index: int) -> float:
+        """Return when the first sample of a frame was captured; its audio has arrived."""
+        return self.clock.captured_at(frame_index * self._samples_per_frame / self.format.rate)
 
     def drop_oldest(self) -> None:
         """Drop the oldest delivered frame that was not sent. Its audio is still sent."""
@@ -281,7 +312,15 @@ class Turn(Generic[W]):
             else:
                 break
             self._ready_windows.extend(self._utterance.take())
+            self._measure_lookahead()
         self._mark_speakable(now)
+
+    def _measure_lookahead(self) -> None:
+        """Take the smallest distance between the audio and the last frame that it completes."""
+        if self._ready_windows and not self._finished:
+            start = self._ready_windows[-1].frame_index * self._samples_per_frame
+            lookahead_s = (self._fed_samples - start) / self.format.rate
+            self.lookahead_s = min(self.lookahead_s or lookahead_s, lookahead_s)
 
     def _mark_speakable(self, now: float) -> None:
         if self.speakable_at is None and self.is_started and self._ready_windows:
@@ -294,6 +333,7 @@ class Turn(Generic[W]):
             if isinstance(found, VideoFrame):
                 self.unsent_frames += 1
                 self.unsent_bytes += len(found.jpeg)
+        self.clock.forget((self._settled - 1) * self._samples_per_frame / self.format.rate)
 
     def _remove_frame(self, frame_index: int) -> None:
         frame = self._frames.pop(frame_index)

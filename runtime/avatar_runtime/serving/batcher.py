@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from math import inf
+from typing import TYPE_CHECKING, Final
 
 from avatar_runtime.batching.frames import FrameRequest
 from avatar_runtime.batching.scheduler import Scheduler
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.session import Session
     from avatar_runtime.serving.engine_protocol import Engine
 
+_RECENT_BATCHES: Final = 4  # with two in flight, the next batch takes as long as one of these
+
 _log = logging.getLogger(__name__)
 
 
@@ -35,6 +39,8 @@ class SessionEntry:
     """Wakes the writer of the session, because there may be a message to send."""
     epoch: int
     """The epoch of the session when its due frames were collected last."""
+    frames_lapsed: int = 0
+    """Lapsed frames of the session that are counted."""
     timer: asyncio.TimerHandle | None = None
     """Collects the due frames when the session's window has room again."""
 
@@ -65,6 +71,7 @@ class Batcher:
         # A batch on the device and one on the host: a third would be taken too early.
         self._in_flight = asyncio.Semaphore(2)
         self._busy_until = 0.0
+        self._recent_batches_s: deque[float] = deque(maxlen=_RECENT_BATCHES)
 
     # Sessions
 
@@ -100,8 +107,14 @@ class Batcher:
                 self._idle_requests.append(request)
                 self._idle_queued.set()
             else:
-                self._scheduler.offer(request, now, droppable=session.allows_dropping)
+                self._scheduler.offer(
+                    request,
+                    now,
+                    droppable=session.allows_dropping,
+                    expires=inf if due.expires is None else due.expires,
+                )
                 self._queued.set()
+        self._count_lapsed(entry, now)
         self._set_timer(entry, now)
 
     # Engine
@@ -195,13 +208,13 @@ class Batcher:
         self._busy_until = now
         self._metrics.observe_batch(len(frames), batch.limit, busy, now)
         self._metrics.observe_stage("engine", now - batch.started_at)
+        self._recent_batches_s.append(now - batch.started_at)
         self.limit.update()
         for frame in frames:
             self._deliver(frame, now)
 
     def _deliver(self, frame: Frame, now: float) -> None:
         request = frame.request
-        self._metrics.count_finished(now > request.deadline, now)
         entry = self._sessions.get(request.session)
         if entry is not None and entry.session.deliver(
             request.response_ref,
@@ -212,8 +225,11 @@ class Batcher:
             is_drawn=not request.window.silent,
         ):
             entry.wake()
-        else:
+        elif entry is None or entry.session.epoch != request.epoch:
             self._metrics.count_discarded("cancelled")
+        else:
+            return  # it lapsed, or its response failed: it is counted
+        self._metrics.count_finished(now > request.deadline, now)
 
     def _fail(self, requests: Sequence[FrameRequest]) -> None:
         now = self._clock()
@@ -239,13 +255,20 @@ class Batcher:
     def _shed(self) -> None:
         """Drop the frames that are far too late, so that the others are in time."""
         now = self._clock()
-        for request in self._scheduler.shed(self.limit.value, now):
-            self._metrics.count_discarded("overload")
+        service_s = max(self._recent_batches_s, default=0.0)
+        expired = self._scheduler.expire(now, service_s)
+        for request in (*expired, *self._scheduler.shed(self.limit.value, now)):
             entry = self._sessions.get(request.session)
             if entry is not None and entry.session.skip(
                 request.response_ref, request.epoch, request.frame_index, now
             ):
+                self._metrics.count_dropped(1, now)
                 entry.wake()
+
+    def _count_lapsed(self, entry: SessionEntry, now: float) -> None:
+        lapsed = entry.session.frames_lapsed
+        self._metrics.count_dropped(lapsed - entry.frames_lapsed, now)
+        entry.frames_lapsed = lapsed
 
     def _cancel(self, session_id: str, epoch: int) -> None:
         cancelled = self._scheduler.cancel(session_id, epoch)

@@ -175,6 +175,7 @@ def _get(connection: http.client.HTTPConnection, parts: SplitResult) -> http.cli
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise errors.FetchFailed(url, f"no response: {error}") from error
     if response.status != 200 and response.status not in _REDIRECTS:
+        response.close()  # it has the socket, which the connection does not close then
         raise errors.FetchFailed(url, f"status is {response.status}, must be 200")
     return response
 

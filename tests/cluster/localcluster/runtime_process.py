@@ -61,16 +61,19 @@ class Runtime:
 
 @contextmanager
 def serving(
-    log: Path, batch_size: int, environment: Mapping[str, str] | None = None
+    log: Path,
+    batch_size: int,
+    environment: Mapping[str, str] | None = None,
+    device: str = "cpu",
 ) -> Iterator[Runtime]:
-    """Run a runtime on the CPU with the shipped model until the block ends.
+    """Run a runtime with the shipped model, on the CPU by default, until the block ends.
 
     Raises:
         TimeoutError: it is not ready in time; the message has the path of the log.
     """
     sessions, admin = ports.find_free(2)
     argv = [
-        *(sys.executable, "-m", "avatar_runtime", "serve", "--device", "cpu"),
+        *(sys.executable, "-m", "avatar_runtime", "serve", "--device", device),
         *("--model", str(_EXAMPLES / "models" / "demo"), "--avatars", str(_EXAMPLES / "avatars")),
         *("--batch-size", str(batch_size)),
         *("--listen", f"127.0.0.1:{sessions}", "--admin", f"127.0.0.1:{admin}"),

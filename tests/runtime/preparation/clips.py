@@ -295,25 +295,6 @@ def truncate(path: Path, share: float) -> Path:
     return path
 
 
-def mutate(data: bytes, rng: np.random.Generator) -> bytes:
-    """Return the bytes with 1 to 16 flips, a cut, an insertion or a repeated part."""
-    kind = int(rng.integers(5))
-    at = int(rng.integers(len(data)))
-    size = int(rng.integers(1, 200))
-    if kind == 0:
-        return data[: max(1, at)]
-    if kind == 1:
-        return data[:at] + rng.bytes(size) + data[at:]
-    if kind == 2:
-        return data[:at] + data[at + size :]
-    made = bytearray(data)
-    # Half of the flips hit the first 600 bytes, where the headers lie.
-    reach = len(made) if kind == 3 else min(600, len(made))
-    for _ in range(int(rng.integers(1, 17))):
-        made[int(rng.integers(reach))] = int(rng.integers(256))
-    return bytes(made)
-
-
 def with_options(coding: Coding, **changes: Any) -> Coding:
     """Return the coding with these fields changed."""
     return replace(coding, **changes)

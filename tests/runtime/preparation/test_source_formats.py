@@ -12,6 +12,7 @@ from tests.runtime.preparation import clips
 from avatar_runtime import errors
 from avatar_runtime.preparation import sources
 from avatar_runtime.preparation.source import SourceLimits, SourceOptions
+from avatar_runtime.preparation.sources.reading import frame_time
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,6 +59,19 @@ def test_a_late_index_is_exact_where_frames_are_reordered(tmp_path: Path, name: 
     source = sources.open(clips.write(tmp_path / name, clips.numbered(250), coding))
     for start in (49, 50, 51, 123, 248):
         assert numbers(source, start) == list(range(start, 250))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["h264.mp4", "h264.mkv", "vp9.webm"])
+def test_a_late_index_does_not_read_from_the_beginning(tmp_path: Path, name: str) -> None:
+    coding = clips.with_options(clips.FORMATS[name], sound=False)
+    coding = clips.with_options(coding, options={**coding.options, "g": "50"})
+    source: Any = sources.open(clips.write(tmp_path / name, clips.numbered(250), coding))
+    reading, frames = source._begin(Fraction(9))
+    with reading:
+        time = frame_time(next(frames))
+        assert time is not None
+        assert 6 <= time <= 9
 
 
 def test_an_index_at_the_end_gives_nothing(tmp_path: Path) -> None:

@@ -208,6 +208,7 @@ def test_ffmpeg_writes_nothing(tmp_path: Path) -> None:
     assert int(done.stdout) > 10
 
 
+@pytest.mark.slow
 def test_nothing_stays_open(tmp_path: Path) -> None:
     """Descriptors and threads are the same after a refusal, a whole pass and a pass cut short."""
     good = clips.write(tmp_path / "a.mp4", clips.numbered(60))

@@ -31,6 +31,7 @@ def latest(times: list[Fraction], moment: Fraction) -> int:
 gaps = st.fractions(min_value=0, max_value=2, max_denominator=1000)
 
 
+@pytest.mark.slow
 @given(st.lists(gaps, min_size=1, max_size=30), gaps, st.integers(0, 40), st.integers(1, 60))
 def test_each_frame_shows_the_latest_source_frame(
     steps: list[Fraction], start: Fraction, first: int, fps: int
@@ -48,6 +49,7 @@ def test_each_frame_shows_the_latest_source_frame(
         assert time == times[frame]
 
 
+@pytest.mark.slow
 @given(st.lists(st.one_of(st.none(), st.fractions(-1000, 1000)), min_size=1, max_size=50))
 def test_the_clock_never_goes_back(stamps: list[Fraction | None]) -> None:
     clock = timeline.Clock(STEP)
@@ -91,6 +93,7 @@ def test_a_variable_rate_is_resampled_by_time(
         assert abs(frame.source_time - times[shown]) <= Fraction(1, 1000)
 
 
+@pytest.mark.slow
 def test_ntsc_rate(tmp_path: Path) -> None:
     coding = clips.Coding(fps=Fraction(30_000, 1001))
     source = sources.open(clips.write(tmp_path / "a.mp4", clips.numbered(300), coding))

@@ -189,7 +189,6 @@ def test_new_speech_interrupts_the_response_of_a_live_speaker(connect: Connect) 
     assert kinds(events)[0] == "input_audio_buffer.speech_started"
     [done] = of(events, "response.done")
     assert done["response"]["status_details"]["reason"] == "turn_detected"
-    assert of(events, "output_audio_buffer.cleared")
     assert not any(driver.deliver(frame) for frame in late)
     assert not [e for e in driver.pull() if e["type"].endswith(".delta")]
 

@@ -65,7 +65,7 @@ def server() -> Iterator[tuple[Server, str]]:
 
 
 def request(url: str, **changes: Any) -> fetch.Request:
-    values = {"sha256": SHA, "max_bytes": len(CONTENT), "hosts": HERE} | changes
+    values: dict[str, Any] = {"sha256": SHA, "max_bytes": len(CONTENT), "hosts": HERE} | changes
     return fetch.Request(url, **values)
 
 

@@ -166,6 +166,8 @@ def _environment(
         values[labels.ENV_PRECISION] = service.model.precision
     if service.disclosure:
         values[labels.ENV_DISCLOSURE] = service.disclosure
+    if service.turn_detection != labels.SERVER_VAD:
+        values[labels.ENV_TURN_DETECTION] = service.turn_detection
     if metrics_open:
         values[labels.ENV_METRICS_OPEN] = "true"
     sources: dict[str, Body] = {

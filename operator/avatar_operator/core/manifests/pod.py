@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts import labels
 from avatar_contracts.labels import LogFormat
 from avatar_operator import names
 from avatar_operator.core.gpus import batch_size
@@ -71,7 +72,9 @@ def hash_spec(service: Service, image: str, generation: str = "") -> str:
     if service.security != PodSecurity():
         parts += (service.security,)
     if service.disclosure:
-        parts += (service.disclosure,)
+        parts += (("disclosure", service.disclosure),)
+    if service.turn_detection != labels.SERVER_VAD:  # the pods of earlier releases stay
+        parts += (("turnDetection", service.turn_detection),)
     text = json.dumps(parts, default=_plain, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 

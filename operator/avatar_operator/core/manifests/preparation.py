@@ -110,7 +110,7 @@ def job(
 
 def network_policy(avatar: Avatar, name: str, egress: Sequence[Mapping[str, object]]) -> Body:
     """Render the NetworkPolicy of the pods of an avatar: no connections, except for downloads."""
-    selected = {
+    selected: dict[str, str] = {
         names.LABEL_NAME: names.PREPARATION_NAME,
         names.LABEL_AVATAR: avatar.key.name,
     }
@@ -120,7 +120,7 @@ def network_policy(avatar: Avatar, name: str, egress: Sequence[Mapping[str, obje
         "metadata": {
             "name": name,
             "namespace": avatar.key.namespace,
-            "labels": {names.LABEL_MANAGED_BY: names.FIELD_MANAGER, **selected},
+            "labels": selected | {names.LABEL_MANAGED_BY: names.FIELD_MANAGER},
             "ownerReferences": [owner_reference(avatar)],
         },
         "spec": {

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from avatar_contracts.labels import MAX_DISCLOSURE
+from avatar_contracts import labels as contract
 from avatar_operator import names
 from avatar_operator.core.resources import annotations as annotation_rules
 from avatar_operator.core.resources import autoscaling
@@ -37,6 +37,7 @@ PRECISION: Final = "fp16"
 DEMO_MODEL: Final = "/opt/avatar/models/demo"
 DEMO_AVATARS: Final = "/opt/avatar/avatars"
 RATES: Final = (10, 16, 20, 25)  # frames per second that divide every supported sample rate
+TURN_DETECTIONS: Final = (contract.SERVER_VAD, contract.NO_TURN_DETECTION)
 MAX_WEIGHT: Final = 100
 MAX_NAME: Final = 40  # characters, so that the names of pods fit in 63
 DNS_LABEL: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
@@ -202,6 +203,8 @@ class Service:
     """Set by the chart, not by the service."""
     allow_unpulled: bool = False
     """Whether a pod may make room for an image that was not pulled yet (annotation)."""
+    turn_detection: str = contract.SERVER_VAD
+    """How turns are detected in sessions that do not say it; one of `TURN_DETECTIONS`."""
     annotation_faults: tuple[str, ...] = ()
     """What is wrong with the annotations; the faults change nothing else."""
     disclosure: str = ""
@@ -237,7 +240,7 @@ def parse_service(body: Mapping[str, object]) -> Service:
     annotations = read_annotations(body)
 
     spec = Fields(body.get("spec"), "spec", faults)
-    upstream = spec.child("upstream")
+    sessions, upstream = spec.child("sessions"), spec.child("upstream")
     upstream.one_of("mode", "drive", ("drive",))
     check_name(identity.name, faults)
     # The API server sets replicas to its default, 1, in an autoscaled service too.
@@ -258,7 +261,8 @@ def parse_service(body: Mapping[str, object]) -> Service:
         placement=parse_placement(spec.child("placement")),
         replicas=None if spec.has("autoscaling") else replicas,
         autoscaling=autoscaling.parse(spec, annotations) if spec.has("autoscaling") else None,
-        sessions=_sessions(spec.child("sessions")),
+        sessions=_sessions(sessions),
+        turn_detection=sessions.one_of("turnDetection", contract.SERVER_VAD, TURN_DETECTIONS),
         template=parse_template(spec.child("template")),
         disclosure=parse_disclosure(spec),
         weight=spec.integer("weight", 1, 1, MAX_WEIGHT),
@@ -274,8 +278,8 @@ def parse_service(body: Mapping[str, object]) -> Service:
 
 def parse_disclosure(spec: Fields) -> str:
     """Return the visible label of videos; faults are recorded in `spec`."""
-    limit = f"at most {MAX_DISCLOSURE} characters in one line"
-    pattern = rf"\A[^\r\n\t]{{0,{MAX_DISCLOSURE}}}\Z"
+    limit = f"at most {contract.MAX_DISCLOSURE} characters in one line"
+    pattern = rf"\A[^\r\n\t]{{0,{contract.MAX_DISCLOSURE}}}\Z"
     return spec.text("disclosure", pattern=pattern, limit=limit)
 
 

@@ -90,6 +90,15 @@ def test_the_pod_is_what_runtime_and_gateway_expect(make: Make) -> None:
     }
 
 
+def test_a_pod_detects_turns_unless_the_service_says_none(make: Make) -> None:
+    found = []
+    for sessions in ({}, {"turnDetection": "server_vad"}, {"turnDetection": "none"}):
+        (container,) = render(make, sessions=sessions)["spec"]["containers"]
+        values = {each["name"]: each.get("value") for each in container["env"]}
+        found.append(values.get("AVATAR_TURN_DETECTION"))
+    assert found == [None, None, "none"]
+
+
 def test_a_live_session_outlasts_a_deletion_and_a_lost_kubelet(make: Make) -> None:
     spec = render(make, sessions={"drainTimeoutSeconds": 100})["spec"]
     assert spec["terminationGracePeriodSeconds"] == 130

@@ -60,7 +60,12 @@ def test_every_field_is_read(make: Make) -> None:
             ],
         },
         autoscaling={"minReplicas": 2, "maxReplicas": 3},
-        sessions={"maxDurationSeconds": 1, "idleTimeoutSeconds": 2, "drainTimeoutSeconds": 0},
+        sessions={
+            "maxDurationSeconds": 1,
+            "idleTimeoutSeconds": 2,
+            "drainTimeoutSeconds": 0,
+            "turnDetection": "none",
+        },
         upstream={"mode": "drive"},
         template={"image": "i", "env": [{"name": "A", "value": "b"}], "runtimeClassName": "nvidia"},
     )
@@ -71,6 +76,7 @@ def test_every_field_is_read(make: Make) -> None:
     assert service.placement.tolerations == (Toleration("k", "Exists", "", "NoExecute", 5),)
     assert service.desired_replicas == 2
     assert service.sessions == SessionLimits(1, 2, 0)
+    assert service.turn_detection == "none"
     assert (service.template.image, service.template.runtime_class) == ("i", "nvidia")
 
 
