@@ -79,10 +79,8 @@ def analyse(
     if ended is None:
         progress.stage("find the face", source.info.frames, len(facts))
         frames = source.frames(start=len(facts))
-        while chunk := _next_chunk(frames, locator, pixels, meter, progress):
-            located, files = chunk
-            staging.save(STAGE, number, {**_packed(located, files), "state": locator.state()})
-            facts += [one.facts for one in located]
+        while found := _store_chunk(frames, locator, pixels, staging, number, meter, progress):
+            facts += found
             number += 1
         ended = {"frames": len(facts), "notes": list(source.notes)}
         staging.save_note(STAGE, ended)
@@ -125,13 +123,16 @@ def _stored(staging: Staging, locator: Locator) -> tuple[list[FrameFacts], int]:
     return facts, number
 
 
-def _next_chunk(
+def _store_chunk(
     frames: Iterator[NDArray[np.uint8]],
     locator: Locator,
     pixels: str,
+    staging: Staging,
+    number: int,
     meter: Meter,
     progress: Progress,
-) -> tuple[list[Located], list[NDArray[np.uint8]]] | None:
+) -> list[FrameFacts]:
+    """Store the next frames as a chunk and return their facts; nothing after the last frame."""
     located: list[Located] = []
     files: list[NDArray[np.uint8]] = []
     while len(located) < CHUNK_FRAMES:
@@ -145,9 +146,9 @@ def _next_chunk(
         with meter.stage("store", len(batch)):
             files += [preparation.picture_file(frame, pixels) for frame in batch]
         progress.advance(len(batch))
-        if len(batch) < _BATCH:
-            break
-    return (located, files) if located else None
+    if located:
+        staging.save(STAGE, number, {**_packed(located, files), "state": locator.state()})
+    return [one.facts for one in located]
 
 
 def _packed(located: Sequence[Located], files: list[NDArray[np.uint8]]) -> dict[str, NDArray[Any]]:

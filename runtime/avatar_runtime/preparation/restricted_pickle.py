@@ -94,8 +94,8 @@ class _Unpickler(pickle.Unpickler):
         known = {
             ("numpy", "dtype"): _DType,
             ("_codecs", "encode"): _encoded,  # bytes in protocols 0 to 2
-            ("numpy.core.multiarray", "scalar"): _scalar,
-            ("numpy._core.multiarray", "scalar"): _scalar,
+            # NumPy 1 and 2.
+            **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
         }
         if (module, name) not in known:
             raise ValueError(f"the pickle uses {f'{module}.{name}'[:80]!r}")
