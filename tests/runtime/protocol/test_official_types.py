@@ -71,8 +71,9 @@ def turns_of_a_slow_pod(driver: SessionDriver) -> None:
         driver.append(part)
         driver.now += 0.032
     driver.append(VOICE * 9 + QUIET * 18)
-    driver.make(driver.due()[:2])
-    for frame in driver.due():
+    frames = driver.due()
+    driver.make(frames[:2])
+    for frame in frames[2:4]:
         driver.session.skip(frame.response_ref, frame.epoch, frame.frame_index, driver.now)
     driver.run(4.0)
 
