@@ -15,7 +15,6 @@ import signal
 import time
 import wave
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from websockets.asyncio.client import connect
@@ -24,6 +23,7 @@ from localcluster import paths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from websockets.asyncio.client import ClientConnection
 
@@ -97,12 +97,12 @@ def speech() -> bytes:
     with wave.open(str(_SPEECH)) as file:
         rate, pcm = file.getframerate(), file.readframes(file.getnframes())
     if rate == RATE:
-        return pcm
+        return bytes(pcm)
     import numpy as np
 
     samples = np.frombuffer(pcm, "<i2")
     at = np.arange(0, len(samples), rate / RATE)
-    return np.interp(at, np.arange(len(samples)), samples).astype("<i2").tobytes()
+    return bytes(np.interp(at, np.arange(len(samples)), samples).astype("<i2").tobytes())
 
 
 def write(path: Path, document: dict[str, Any]) -> None:

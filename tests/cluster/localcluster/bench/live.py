@@ -53,7 +53,7 @@ def main() -> int:
     cases = [case for case in CASES if case.name in (options.case or [c.name for c in CASES])]
     if options.minutes:
         cases.append(Case("long-talk-h100", "simulated:h100-80gb", 1, 60 * options.minutes))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for case in cases:
         seconds = options.seconds or case.seconds
         callers = asyncio.run(measure(case, seconds, options.batch_size, options.out))
