@@ -180,7 +180,7 @@ def test_uses(product_uses: Uses) -> Uses:
 
 
 def test_libraries_with_private_names_in_use_are_known(product_uses: Uses, test_uses: Uses) -> None:
-    assert set(product_uses) == {"kopf", "uvicorn"}, product_uses
+    assert set(product_uses) == {"av", "kopf", "uvicorn"}, product_uses
     assert set(test_uses) <= {"aiohttp", "kopf", "uvicorn"}, test_uses
 
 
@@ -203,9 +203,10 @@ def test_a_bound_that_is_removed_is_noticed(
 
     loose = without(settings)
     reported = unbounded(product_uses, loose, product=True)
-    assert [text.split()[0] for text in reported] == ["kopf", "uvicorn"]
-    assert "avatar_operator/" in reported[0]
-    assert "avatar_runtime/" in reported[1]
+    assert [text.split()[0] for text in reported] == ["av", "kopf", "uvicorn"]
+    assert "avatar_runtime/preparation/" in reported[0]
+    assert "avatar_operator/" in reported[1]
+    assert "avatar_runtime/serving/" in reported[2]
     tests = unbounded(test_uses, loose, product=False)
     assert [text.split()[0] for text in tests] == sorted(test_uses)
 
