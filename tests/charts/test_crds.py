@@ -92,7 +92,10 @@ def test_scale_subresource_and_names_are_those_of_the_contract() -> None:
     }
     names = {kind: crd["spec"]["names"] for kind, crd in CRDS.items()}
     assert names["AvatarService"]["shortNames"] == ["avs"]
-    assert names["AvatarService"]["categories"] == ["all", "avatars"]
+    assert names["AvatarService"]["categories"] == ["all", "musetalk"]
+    # kubectl prefers a category to a resource: `delete avatars --all` would delete the profiles.
+    words = {word for each in names.values() for word in (each["plural"], each["singular"])}
+    assert words.isdisjoint(word for each in names.values() for word in each["categories"])
     assert names["GPUProfile"]["shortNames"] == ["gpup"]
     scopes = {kind: crd["spec"]["scope"] for kind, crd in CRDS.items()}
     assert scopes == {

@@ -112,7 +112,9 @@ async def studio(space: Space, tmp_path: Path) -> AsyncIterator[Studio]:
     await opened.open()
     yield opened
     await space.kubectl("delete", "avs", "--all", "--timeout=120s")
+    profiles = await space.kubectl("get", "gpuprofiles", "-o", "name")
     await space.kubectl("delete", "avatars", "--all", "--timeout=60s")
+    assert await space.kubectl("get", "gpuprofiles", "-o", "name") == profiles
 
 
 def photo(path: Path, *, face: bool = True, tint: int = 0) -> Path:
