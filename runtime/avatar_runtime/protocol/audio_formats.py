@@ -15,6 +15,8 @@ class AudioFormat:
     rate: int
     """Samples per second."""
     bytes_per_sample: int
+    silence: bytes
+    """One sample of silence."""
 
     def samples_per_frame(self, fps: int) -> int:
         """Return the samples of one video frame; `fps` must divide the rate."""
@@ -27,8 +29,8 @@ class AudioFormat:
         return {"type": self.kind}
 
 
-PCM_24K: Final = AudioFormat("audio/pcm", 24000, 2)
-PCM_16K: Final = AudioFormat("audio/pcm", 16000, 2)
-MU_LAW: Final = AudioFormat("audio/pcmu", 8000, 1)
-A_LAW: Final = AudioFormat("audio/pcma", 8000, 1)
+PCM_24K: Final = AudioFormat("audio/pcm", 24000, 2, b"\0\0")
+PCM_16K: Final = AudioFormat("audio/pcm", 16000, 2, b"\0\0")
+MU_LAW: Final = AudioFormat("audio/pcmu", 8000, 1, b"\xff")
+A_LAW: Final = AudioFormat("audio/pcma", 8000, 1, b"\xd5")
 FORMATS: Final = (PCM_24K, PCM_16K, MU_LAW, A_LAW)

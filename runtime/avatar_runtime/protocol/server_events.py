@@ -67,6 +67,24 @@ def video_delta(
     }
 
 
+def idle_frame(epoch: int, jpeg: bytes) -> dict[str, object]:
+    """Return the fields of a `response.video.delta` that belongs to no response."""
+    return {
+        "response_id": None,
+        "item_id": None,
+        "output_index": 0,
+        "codec": "jpeg",
+        "mode": "jpeg",
+        "epoch": epoch,
+        "frame_index": 0,
+        "offset_samples": 0,
+        "pts_ms": 0,
+        "keyframe": True,
+        "idle": True,
+        "delta": b64encode(jpeg).decode("ascii"),
+    }
+
+
 def response(
     response_id: str,
     conversation_id: str,

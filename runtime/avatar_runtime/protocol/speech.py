@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Final, Generic
 
 from avatar_runtime.errors import ProtocolError, shown
-from avatar_runtime.protocol import server_events
+from avatar_runtime.protocol import closing_frame, server_events
 from avatar_runtime.protocol.conversation import Item
 from avatar_runtime.protocol.frame_flow import FrameFlow
 from avatar_runtime.protocol.input_buffer import InputBuffer
@@ -20,7 +20,7 @@ from avatar_runtime.protocol.listening import (
 from avatar_runtime.protocol.live_source import OverloadReport
 from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.playback import Playback, PlayingResponse
-from avatar_runtime.protocol.response import Response
+from avatar_runtime.protocol.response import Response, VideoMessage
 from avatar_runtime.protocol.session_config import Overrun, StartTrigger
 from avatar_runtime.protocol.turn import Step
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.listening import Action
     from avatar_runtime.protocol.media import Utterance, VoiceDetector
     from avatar_runtime.protocol.outbox import Outbox
-    from avatar_runtime.protocol.response import VideoMessage
     from avatar_runtime.protocol.session_config import SessionConfig
     from avatar_runtime.protocol.turn import ResponseRequest
 
@@ -62,6 +61,7 @@ class Speech(Generic[W]):
         self._conversation = conversation
         self._flow: FrameFlow[W] = FrameFlow(fps)
         self._playback = Playback(fps, outbox)
+        self._closing = closing_frame.ClosingFrame(open_utterance, fps)
         self._input = InputBuffer(suffix, fps, outbox, conversation, open_utterance)
         self._ear = Ear(open_detector)
         self._pace = Pace()
@@ -343,6 +343,8 @@ class Speech(Generic[W]):
         active.item.status = "completed" if step is Step.FINISH else "incomplete"
         active.announce_end(self._conversation, self.epoch)
         self._source_frame += turn.positions
+        if step in _EARLY and turn.frames_sent:
+            self._closing.open(turn.format)
         self._input.remove(turn)
         self._active = None
         self._ear.arm()
@@ -360,6 +362,7 @@ class Speech(Generic[W]):
     def due(self, now: float) -> Iterator[FrameDue[W]]:
         """Yield the frames that the window allows now; each is in flight once it is yielded."""
         self.drop_late(now)
+        yield from self._closing.due(self.config, self.epoch, self._source_frame, now)
         if self._active is not None:
             yield from self._flow.due(self._active, self.config, self.epoch, now)
 
@@ -380,6 +383,8 @@ class Speech(Generic[W]):
         is_drawn: bool = True,
     ) -> bool:
         """Accept a generated frame, or return false if it is no longer awaited."""
+        if response_ref == closing_frame.REF:
+            return epoch == self.epoch and self._closing.deliver(jpeg, is_drawn=is_drawn)
         active = self._awaited(response_ref, epoch)
         return active is not None and self._flow.deliver(
             active.turn, self.config, frame_index, jpeg, now, is_drawn=is_drawn
@@ -434,9 +439,14 @@ class Speech(Generic[W]):
 
         The outbox must be empty, because numbered messages are sent in order.
         """
+        frame = self._closing.take()
+        if frame is not None:
+            fields = server_events.idle_frame(self.epoch, frame.jpeg)
+            return VideoMessage(self._outbox.number("response.video.delta", fields), frame, None)
         active = self._active
         while active is not None and (media := active.turn.pull()) is not None:
             if not self._playback.has_started(active.id):
+                self._closing.drop()
                 self._playback.start(active.id, self.epoch)
             deltas = self.config.audio_deltas
             message = active.send_media(media, self.epoch, audio_deltas=deltas)
@@ -459,3 +469,6 @@ class Speech(Generic[W]):
         """Drop late frames, and report the responses that the client has played by now."""
         self.drop_late(now)
         self._playback.tick(now, self.epoch)
+
+
+_EARLY: Final = frozenset({Step.CANCEL, Step.INTERRUPT, Step.FAIL})

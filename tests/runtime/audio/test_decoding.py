@@ -68,7 +68,7 @@ def test_g711_equals_the_pcm_that_it_encodes(
     telephone = AudioDecoder(audio, 25, 3, OPTIONS)
     telephone.append(code)
     telephone.finish()
-    plain = AudioDecoder(AudioFormat("audio/pcm", 8_000, 2), 25, 3, OPTIONS)
+    plain = AudioDecoder(AudioFormat("audio/pcm", 8_000, 2, bytes(2)), 25, 3, OPTIONS)
     plain.append(decode(code))
     plain.finish()
 

@@ -221,6 +221,7 @@ def test_a_cancel_while_the_user_speaks_leaves_the_rest_of_the_turn_unspoken(
     driver.events.clear()
     stream(driver, VOICE * 20 + STOP)
     assert kinds(driver.events) == [
+        "response.video.delta",  # closes the mouth
         "output_audio_buffer.stopped",
         "session.avatar.switch_to_idle",
         "input_audio_buffer.speech_stopped",
@@ -343,3 +344,42 @@ def test_the_pieces_of_the_audio_do_not_change_its_turns(
     assert turns_of(connect, pieces, step) == whole
     assert len(whole[0]) == 4
     assert len(whole[1]) == 3
+
+
+@pytest.mark.parametrize("detection", [None, {"type": "server_vad"}], ids=["null", "server_vad"])
+def test_the_mouth_closes_after_a_cancel_in_a_frame_of_the_new_epoch(
+    connect: Connect, detection: dict[str, str] | None
+) -> None:
+    driver = connect()
+    driver.update(audio={"input": {"turn_detection": detection}})
+    stream(driver, VOICE * 20)
+    shown = len(of(driver.events, "response.video.delta"))
+    driver.session.receive('{"type": "response.cancel"}', driver.now)
+    [closing] = driver.due()
+    assert closing.deadline - driver.now <= 0.081
+    answer = driver.make([closing])
+    [frame] = of(answer, "response.video.delta")
+    assert kinds(answer).index("response.done") < kinds(answer).index("response.video.delta")
+    assert (frame["idle"], frame["response_id"], frame["epoch"]) == (True, None, 2)
+    assert of(driver.events, "response.video.done")[0]["frames"] == shown
+    assert not driver.due()
+
+
+def test_a_closing_frame_that_is_late_does_not_close_the_mouth_of_the_next_turn(
+    connect: Connect,
+) -> None:
+    driver = connect()
+    driver.append(VOICE * 20)
+    driver.make()
+    driver.send("response.cancel")
+    [closing] = driver.due()
+    driver.append(VOICE * 20)
+    assert of(driver.make(), "response.video.delta")
+    assert not driver.deliver(closing)
+
+
+def test_a_response_that_was_not_seen_needs_no_closing_frame(connect: Connect) -> None:
+    driver = connect()
+    driver.append(VOICE * 20)
+    driver.send("response.cancel")
+    assert not driver.due()

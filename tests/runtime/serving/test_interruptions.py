@@ -1,0 +1,67 @@
+"""Eight sessions over real sockets interrupt their avatar at random times."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.runtime.serving.conftest import Client, Event, Serve
+
+pytestmark = pytest.mark.slow
+
+SESSIONS = 8
+TURNS = 6
+RATE = 24_000
+SEED = 11
+INTERRUPTIONS = {
+    "response.cancel": "response.done",
+    "output_audio_buffer.clear": "output_audio_buffer.cleared",
+}
+
+
+async def interrupted_turns(client: Client, chance: random.Random) -> None:
+    audio = base64.b64encode(bytes(RATE * 2)).decode()
+    for _ in range(TURNS):
+        await client.send("input_audio_buffer.append", audio=audio)
+        await client.until("response.created")
+        for _ in range(chance.randrange(1, 12)):
+            await client.until("response.video.delta")
+        kind, answer = chance.choice(list(INTERRUPTIONS.items()))
+        await client.send(kind)
+        await client.until(answer)
+
+
+def stale(events: list[Event]) -> list[Event]:
+    """Return the media of an older epoch that came after the end of that epoch was told."""
+    told, found = 0, []
+    for event in events:
+        if event["type"] in ("response.video.done", "response.done", "output_audio_buffer.cleared"):
+            told = max(told, event["epoch"])
+        elif event["type"].endswith(".delta") and event["epoch"] < told:
+            found.append(event)
+    return found
+
+
+async def test_no_media_of_an_old_epoch_leaves_after_the_answer(serve: Serve) -> None:
+    async with serve(AVATAR_CAPACITY=str(SESSIONS)) as served:
+
+        async def run(seed: int) -> list[Event]:
+            async with served.client() as client:
+                await interrupted_turns(client, random.Random(seed))
+                return client.events
+
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            tasks = [group.create_task(run(SEED + number)) for number in range(SESSIONS)]
+    for task in tasks:
+        events = task.result()
+        assert stale(events) == []
+        created = [e["response"]["id"] for e in events if e["type"] == "response.created"]
+        done = [e["response"] for e in events if e["type"] == "response.done"]
+        assert created == [response["id"] for response in done]
+        assert {response["status"] for response in done} == {"cancelled"}
+        assert not [event for event in events if event["type"] == "error"]
