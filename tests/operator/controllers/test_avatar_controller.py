@@ -154,6 +154,7 @@ async def test_a_service_waits_for_its_avatar_and_leaves_it_the_gpu(operator: Op
     await api.until(lambda: api.condition("AvatarsReady") == ("False", "AvatarsNotReady"))
     assert api.condition("Ready") == ("False", "AvatarsNotReady")
     assert api.pods == []
+    assert operator.manager._shares.lacking_classes() == frozenset()
     end(operator, OK)
     await api.until(lambda: api.condition("AvatarsReady") == ("True", "AvatarsPrepared"))
     await api.until(lambda: api.pods)
