@@ -116,6 +116,9 @@ async def _talk(
 ) -> None:
     size = RATE * chunk_ms // 1000 * 2
     total = int(seconds * RATE) * 2
+    # All of the audio is one utterance, whatever silence is in it.
+    session = {"type": "realtime", "audio": {"input": {"turn_detection": None}}}
+    await socket.send(json.dumps({"type": "session.update", "session": session}))
     for begin in range(0, total, size):
         end = min(begin + size, total)
         await asyncio.sleep(started_at + end / 2 / RATE - time.monotonic())

@@ -21,7 +21,7 @@ EXAMPLE = Path(__file__).parents[3] / "examples" / "speech.wav"
 def recording() -> bytes:
     """Return one second of the example, 24 kHz."""
     with wave.open(str(EXAMPLE)) as file:
-        return file.readframes(24_000)
+        return bytes(file.readframes(24_000))
 
 
 def rates(audio: AudioFormat, pieces: list[bytes]) -> list[float]:
