@@ -36,7 +36,7 @@ class SpeechStarted:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class SpeechAudio:
     """Audio of the current turn."""
 
     audio: bytes
@@ -58,17 +58,17 @@ class TimedOut:
     end_ms: int
 
 
-Action = SpeechStarted | Heard | SpeechStopped | TimedOut
+Action = SpeechStarted | SpeechAudio | SpeechStopped | TimedOut
 
 
-class Listener:
+class TurnDetector:
     """The audio that no turn has yet, and the detector that finds speech in it.
 
-    Positions are samples since the listener was opened.
+    Positions are samples since the detector was opened.
     """
 
     def __init__(self, detector: VoiceDetector, audio: AudioFormat, base_ms: Fraction) -> None:
-        """`base_ms` is the audio of the session before this listener, milliseconds."""
+        """`base_ms` is the audio of the session before this detector, milliseconds."""
         self._detector = detector
         self._width = audio.bytes_per_sample
         self._rate = audio.rate
@@ -86,7 +86,7 @@ class Listener:
         return self._segmenter.is_speech
 
     @property
-    def unjudged_samples(self) -> int:
+    def pending_samples(self) -> int:
         """Samples that `step` has not handled."""
         return len(self._unjudged) // self._width
 
@@ -114,12 +114,12 @@ class Listener:
         audio = bytes(self._unjudged[:size])
         del self._unjudged[:size]
         for probability in self._detector.append(audio):
-            yield from self._judge(probability, detection, is_busy=is_busy)
+            yield from self._classify(probability, detection, is_busy=is_busy)
         if self.is_speech:
-            yield from self._hear(detection)
+            yield from self._speech_audio(detection)
         else:
             self._discard_before(
-                self._received - self.unjudged_samples - MAX_RETAINED_S * self._rate
+                self._received - self.pending_samples - MAX_RETAINED_S * self._rate
             )
 
     def arm(self) -> None:
@@ -128,14 +128,14 @@ class Listener:
 
     def take(self) -> bytes:
         """Return the audio that no turn has, and end the speech; `step` has handled all of it."""
-        self._discard_before(self._received - self.unjudged_samples - MAX_RETAINED_S * self._rate)
+        self._discard_before(self._received - self.pending_samples - MAX_RETAINED_S * self._rate)
         audio = bytes(self._audio)
         self.discard()
         return audio
 
     def discard(self) -> None:
         """Discard the audio that no turn has, and end the speech; `step` has handled all of it."""
-        assert not self.unjudged_samples
+        assert not self.pending_samples
         self._discard_before(self._received)
         self._segmenter.restart(-(-self._received // self._window))
 
@@ -143,7 +143,7 @@ class Listener:
     def _received(self) -> int:
         return self._start + len(self._audio) // self._width
 
-    def _judge(
+    def _classify(
         self, probability: float, detection: TurnDetection, *, is_busy: bool
     ) -> Iterator[Action]:
         segmenter = self._segmenter
@@ -153,28 +153,28 @@ class Listener:
                 padding = detection.prefix_padding_ms * self._rate // 1000
                 self._discard_before(segmenter.voice_start * self._window - padding)
                 yield SpeechStarted(self._milliseconds(self._start))
-                yield from self._hear(detection)
+                yield from self._speech_audio(detection)
             case Boundary.STOP:
                 end = segmenter.windows * self._window
-                yield from self._give(end)
+                yield from self._take_until(end)
                 yield SpeechStopped(self._milliseconds(end))
             case None if not segmenter.is_speech:
                 yield from self._count_silence(detection, is_busy=is_busy)
             case None:
                 pass
 
-    def _hear(self, detection: TurnDetection) -> Iterator[Heard]:
+    def _speech_audio(self, detection: TurnDetection) -> Iterator[SpeechAudio]:
         """Yield the audio that belongs to the turn whatever the next windows hold."""
         silence = detection.silence_duration_ms * self._rate // 1000
         voice_end = self._segmenter.voice_end * self._window
-        yield from self._give(min(voice_end + silence, self._received))
+        yield from self._take_until(min(voice_end + silence, self._received))
 
-    def _give(self, end: int) -> Iterator[Heard]:
+    def _take_until(self, end: int) -> Iterator[SpeechAudio]:
         size = self._offset(end)
         if size > 0:
             audio = bytes(self._audio[:size])
             self._discard_before(end)
-            yield Heard(audio)
+            yield SpeechAudio(audio)
 
     def _count_silence(self, detection: TurnDetection, *, is_busy: bool) -> Iterator[TimedOut]:
         if self._idle_since is None or detection.idle_timeout_ms is None:
@@ -200,28 +200,28 @@ class Listener:
         return int(self._base_ms + Fraction(position * 1000, self._rate))
 
 
-class Ear:
-    """The listener of a session; it opens with the first audio that is searched for speech."""
+class SessionTurnDetector:
+    """The turn detector of a session; it opens with the first audio that is searched for speech."""
 
     def __init__(self, open_detector: Callable[[AudioFormat], VoiceDetector]) -> None:
         self._open_detector = open_detector
-        self._listener: Listener | None = None
-        self._base = Fraction(0)  # audio of the session before the listener, milliseconds
+        self._detector: TurnDetector | None = None
+        self._base = Fraction(0)  # audio of the session before the detector, milliseconds
 
     @property
     def is_speech(self) -> bool:
         """Whether the client speaks, as far as the detector knows."""
-        return self._listener is not None and self._listener.is_speech
+        return self._detector is not None and self._detector.is_speech
 
     @property
-    def unjudged_samples(self) -> int:
+    def pending_samples(self) -> int:
         """Samples that `step` has not handled."""
-        return self._listener.unjudged_samples if self._listener else 0
+        return self._detector.pending_samples if self._detector else 0
 
     @property
     def has_audio(self) -> bool:
         """Whether there is audio that no turn has."""
-        return self._listener is not None and self._listener.has_audio
+        return self._detector is not None and self._detector.has_audio
 
     def listens(self, config: SessionConfig, *, is_open: bool) -> bool:
         """Return whether the next audio is searched for speech.
@@ -232,10 +232,10 @@ class Ear:
 
     def append(self, audio: bytes, audio_format: AudioFormat) -> None:
         """Add audio in which speech is searched."""
-        if self._listener is None:
+        if self._detector is None:
             detector = self._open_detector(audio_format)
-            self._listener = Listener(detector, audio_format, self._base)
-        self._listener.append(audio)
+            self._detector = TurnDetector(detector, audio_format, self._base)
+        self._detector.append(audio)
 
     def skip(self, size: int, audio_format: AudioFormat) -> None:
         """Count audio of `size` bytes in which no speech is searched."""
@@ -244,31 +244,31 @@ class Ear:
         self._base += Fraction(samples * 1000, audio_format.rate)
 
     def close(self) -> None:
-        """Discard the audio that no turn has; the next audio opens a new listener."""
-        if self._listener is not None:
-            self._base = self._listener.end_ms
-            self._listener = None
+        """Discard the audio that no turn has; the next audio opens a new detector."""
+        if self._detector is not None:
+            self._base = self._detector.end_ms
+            self._detector = None
 
     def step(self, config: SessionConfig, *, is_busy: bool) -> Sequence[Action] | None:
         """Handle the next `STEP_MS` of audio; `None` if there is none."""
-        listener, detection = self._listener, config.turn_detection
-        if listener is None or detection is None or not listener.unjudged_samples:
+        detector, detection = self._detector, config.turn_detection
+        if detector is None or detection is None or not detector.pending_samples:
             return None
-        return tuple(listener.step(detection, is_busy=is_busy))
+        return tuple(detector.step(detection, is_busy=is_busy))
 
     def arm(self) -> None:
         """Measure the silence from now on: a response has ended."""
-        if self._listener is not None:
-            self._listener.arm()
+        if self._detector is not None:
+            self._detector.arm()
 
     def take(self) -> bytes:
         """Return the audio that no turn has, and end the speech."""
-        return self._listener.take() if self._listener else b""
+        return self._detector.take() if self._detector else b""
 
     def discard(self) -> None:
         """Discard the audio that no turn has, and end the speech."""
-        if self._listener is not None:
-            self._listener.discard()
+        if self._detector is not None:
+            self._detector.discard()
 
 
 _PACE_TOLERANCE_S: Final = 0.5

@@ -10,9 +10,9 @@ from avatar_runtime.protocol.conversation import Item
 from avatar_runtime.protocol.frame_flow import FrameFlow
 from avatar_runtime.protocol.input_buffer import InputBuffer
 from avatar_runtime.protocol.listening import (
-    Ear,
-    Heard,
     Pace,
+    SessionTurnDetector,
+    SpeechAudio,
     SpeechStarted,
     SpeechStopped,
     TimedOut,
@@ -63,7 +63,7 @@ class Speech(Generic[W]):
         self._playback = Playback(fps, outbox)
         self._closing = closing_frame.ClosingFrame(open_utterance, fps)
         self._input = InputBuffer(suffix, fps, outbox, conversation, open_utterance)
-        self._ear = Ear(open_detector)
+        self._turn_detector = SessionTurnDetector(open_detector)
         self._pace = Pace()
         self._active: Response[W] | None = None
         self._unclaimed_id: str | None = None  # a finished response that no create has asked for
@@ -95,7 +95,7 @@ class Speech(Generic[W]):
         audio, detection = self.config.format, self.config.turn_detection
         self.config = config
         if config.format != audio or (config.turn_detection is None) != (detection is None):
-            self._ear.close()
+            self._turn_detector.close()
             if not self._input.is_open:
                 self._input.abandon()
 
@@ -107,15 +107,15 @@ class Speech(Generic[W]):
         Raises:
             ProtocolError: the audio is not a whole number of samples, or the buffer is full.
         """
-        self._input.check(len(audio), self._ear.unjudged_samples, self.config.format)
+        self._input.check(len(audio), self._turn_detector.pending_samples, self.config.format)
         if not audio:
             return
-        if self._ear.listens(self.config, is_open=self._input.is_open):
-            self._ear.append(audio, self.config.format)
+        if self._turn_detector.listens(self.config, is_open=self._input.is_open):
+            self._turn_detector.append(audio, self.config.format)
             return
         if not self._input.is_open:
             self._input.open(self.config.format)
-        self._ear.skip(len(audio), self.config.format)
+        self._turn_detector.skip(len(audio), self.config.format)
         self._input.append(audio, now)
         self._unclaimed_id = None
         self.start_next(now)
@@ -127,7 +127,7 @@ class Speech(Generic[W]):
             ProtocolError: too many turns wait.
         """
         is_busy = self.is_active or self._playback.stops_at is not None
-        actions = self._ear.step(self.config, is_busy=is_busy)
+        actions = self._turn_detector.step(self.config, is_busy=is_busy)
         if actions is None:
             return False
         for action in actions:
@@ -140,18 +140,18 @@ class Speech(Generic[W]):
         Raises:
             ProtocolError: there is no audio to commit.
         """
-        if self._ear.has_audio and self._input.open_item_id is None:
+        if self._turn_detector.has_audio and self._input.open_item_id is None:
             self._open_turn()
-        rest = self._ear.take()
+        rest = self._turn_detector.take()
         if rest and self._input.is_open:
-            self._hear(rest, now)
+            self._append_speech(rest, now)
         self._input.commit(now)
 
     def clear_input(self) -> None:
         """Discard the turns whose response has not started."""
         is_spoken = self._active is not None and self._active.turn.accepts_audio
         if not is_spoken:
-            self._ear.discard()
+            self._turn_detector.discard()
         self._input.clear()
 
     def _act(self, action: Action, now: float) -> None:
@@ -164,10 +164,10 @@ class Speech(Generic[W]):
                     item_id=self._input.open_item_id,
                 )
                 self._interrupt(action.start_ms, now)
-            case Heard():
+            case SpeechAudio():
                 # Audio after a cancel belongs to an utterance that is not spoken any more.
                 if self._input.is_open:
-                    self._hear(action.audio, now)
+                    self._append_speech(action.audio, now)
             case SpeechStopped() if self._input.open_item_id is not None:
                 self._send(
                     "input_audio_buffer.speech_stopped",
@@ -191,7 +191,7 @@ class Speech(Generic[W]):
         self._input.open(self.config.format)
         self._unclaimed_id = None
 
-    def _hear(self, audio: bytes, now: float) -> None:
+    def _append_speech(self, audio: bytes, now: float) -> None:
         self._input.append(audio, now)
         self.start_next(now)
 
@@ -338,7 +338,7 @@ class Speech(Generic[W]):
         turn.step(step)
         if step in (Step.CANCEL, Step.INTERRUPT):
             self.epoch += 1
-        if was_open and not self._ear.is_speech:
+        if was_open and not self._turn_detector.is_speech:
             self._input.abandon()
         active.item.status = "completed" if step is Step.FINISH else "incomplete"
         active.announce_end(self._conversation, self.epoch)
@@ -347,7 +347,7 @@ class Speech(Generic[W]):
             self._closing.open(turn.format)
         self._input.remove(turn)
         self._active = None
-        self._ear.arm()
+        self._turn_detector.arm()
         is_finished = step is Step.FINISH and turn.request is None
         is_unclaimed = is_finished and self._input.is_newest(turn)
         self._unclaimed_id = active.id if is_unclaimed else None
