@@ -44,8 +44,9 @@ class Identity:
 class SessionSettings:
     """The limits of the sessions of this pod."""
 
-    capacity: int
-    """Maximum number of sessions; further connections are refused."""
+    capacity: int | None
+    """Maximum number of sessions; further connections are refused. `None` uses the number that
+    the device carries by its own calibration."""
     avatars: tuple[str, ...]
     """Avatars that clients can select, the default first; empty for all in the folder."""
     fps: int
@@ -243,7 +244,7 @@ def _drain_timeout_s(read: Environment) -> int:
 def _sessions(read: Environment) -> SessionSettings:
     rates = tuple(str(rate) for rate in FRAME_RATES)
     return SessionSettings(
-        capacity=read.integer(labels.ENV_CAPACITY, 4, 1, 1024),
+        capacity=read.optional_integer(labels.ENV_CAPACITY, 1, 1024),
         avatars=read.names(labels.ENV_AVATARS),
         fps=int(read.choice(labels.ENV_FPS, "25", rates)),
         max_duration_s=read.integer(labels.ENV_MAX_DURATION_S, 7200, 1, _DAY_S),
