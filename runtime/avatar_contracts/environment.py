@@ -147,11 +147,16 @@ class Environment:
 
     def integer(self, variable: str, default: int, low: int, high: int) -> int:
         """Return a whole number within `low` and `high`, both included."""
+        value = self.optional_integer(variable, low, high)
+        return default if value is None else value
 
-        def parse(text: str) -> int:
+    def optional_integer(self, variable: str, low: int, high: int) -> int | None:
+        """Return a whole number within `low` and `high`, or `None` if the variable is not set."""
+
+        def parse(text: str) -> int | None:
             return int(_within(whole(text), low, high))
 
-        return self.parsed(variable, default, parse, f"a whole number from {low} to {high}")
+        return self.parsed(variable, None, parse, f"a whole number from {low} to {high}")
 
     def number(self, variable: str, default: float, low: float, high: float = inf) -> float:
         """Return a finite number within `low` and `high`, both included."""

@@ -45,8 +45,9 @@ class Identity:
 class SessionSettings:
     """The limits of the sessions of this pod."""
 
-    capacity: int
-    """Maximum number of sessions; further connections are refused."""
+    capacity: int | None
+    """Maximum number of sessions; further connections are refused. `None` uses the number that
+    the device carries by its own calibration."""
     avatars: tuple[str, ...]
     """Avatars that clients can select, the default first; empty for all in the folder."""
     fps: int
@@ -258,7 +259,7 @@ def _sessions(read: Environment) -> SessionSettings:
     known = (labels.SERVER_VAD, labels.NO_TURN_DETECTION)
     detection = read.choice(labels.ENV_TURN_DETECTION, labels.SERVER_VAD, known)
     return SessionSettings(
-        capacity=read.integer(labels.ENV_CAPACITY, 4, 1, 1024),
+        capacity=read.optional_integer(labels.ENV_CAPACITY, 1, 1024),
         avatars=read.names(labels.ENV_AVATARS),
         fps=int(read.choice(labels.ENV_FPS, "25", rates)),
         max_duration_s=read.integer(labels.ENV_MAX_DURATION_S, 7200, 1, _DAY_S),

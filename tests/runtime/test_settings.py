@@ -59,6 +59,7 @@ def test_the_variables_of_a_pod_are_read() -> None:
 
 def test_without_variables_the_defaults_serve_one_machine() -> None:
     read = settings.from_env(LEAST)
+    assert read.sessions.capacity is None
     assert read.engine.device == "auto"
     assert read.sessions.avatars == ()
     assert read.sessions.fps == 25

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from avatar_runtime import errors
+from avatar_runtime.batching import buckets
 from avatar_runtime.batching.frames import GROUP_FRAMES, AudioWindow, FrameRequest
 from avatar_runtime.engine.device import MIB, Curve, Device
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from avatar_runtime.avatars.cache import AvatarInfo
 
+LOAD_RATIO: Final = 0.9
+"""Share of the frames of a device that sessions may use, as the operator plans its pods."""
 _ROUNDS: Final = 3
 _MAX_S: Final = 0.6  # of one bucket: a slow CPU measures once more and starts
 
@@ -30,6 +33,14 @@ class Measured:
     curve: Curve
     oom_batch: int | None
     """The bucket that did not fit into memory; `None` if all fit."""
+
+
+def sessions_carried(curve: Curve, batch_size: int, fps: int) -> int:
+    """Return how many sessions that speak all the time a device carries; 0 if not even one."""
+    largest = min(batch_size, curve.frame_batch_ms[-1][0])
+    sizes = [size for size in buckets.BUCKETS if size <= largest]
+    frames_per_s = max(1000 * size / curve.batch_ms(size) for size in sizes)
+    return int(LOAD_RATIO * frames_per_s / fps)
 
 
 def measure(device: Device, variant: str, avatar: AvatarInfo, batch_size: int) -> Measured:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from avatar_runtime.audio import voice_activity
 from avatar_runtime.audio.decoding import AudioDecoder
 from avatar_runtime.audio.utterance import AudioOptions
+from avatar_runtime.engine import calibration
 from avatar_runtime.protocol.session import Session, SessionLimits
 from avatar_runtime.protocol.session_config import Character, ReadOnlyFields, SessionConfig
 from avatar_runtime.serving.admission import SlotLimiter
@@ -62,7 +63,7 @@ class Runtime:
         self.metrics = metrics
         self.clock = clock
         self.changes = ChangeNotifier()
-        self.slots = SlotLimiter(settings.sessions.capacity, self.changed)
+        self.slots = SlotLimiter(settings.sessions.capacity or 0, self.changed)
         self.batcher = Batcher(engine, settings.engine.batch_size, metrics, clock, self.changed)
         self.connections: set[LiveConnection] = set()
         self.large_messages = LargeMessages()
@@ -91,6 +92,7 @@ class Runtime:
         """
         await asyncio.to_thread(voice_activity.load)
         await self._engine.start()
+        self._set_capacity()
         self._update_characters()
         self.metrics.watch(self._memory, self.load)
         self.slots.is_ready = True
@@ -252,6 +254,16 @@ class Runtime:
         while self.slots.sessions and self.clock() < until:
             await self.changes.wait(self.changes.count, until - self.clock())
         return self.slots.sessions == 0
+
+    def _set_capacity(self) -> None:
+        """Without a setting, accept the sessions that the device carries, at least one."""
+        sessions, curve = self.settings.sessions, self._engine.curve
+        if sessions.capacity is not None or curve is None:
+            return
+        carried = calibration.sessions_carried(curve, self.settings.engine.batch_size, sessions.fps)
+        self.slots.capacity = max(1, carried)
+        if carried == 0:
+            _log.warning("device is too slow for one session fps=%d", sessions.fps)
 
     def _update_characters(self) -> None:
         """Take over the avatars of the engine; sessions see the same mapping."""

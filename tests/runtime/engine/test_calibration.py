@@ -98,3 +98,19 @@ def test_frames_of_a_batch_share_an_encode_in_pairs() -> None:
         assert (window.steps, window.silent, window.mouth_opacity) == (50, False, 1.0)
         assert window.context.readonly
         assert window.context is batch[0].window.context
+
+
+@pytest.mark.parametrize(
+    ("points", "batch_size", "sessions"),
+    [
+        pytest.param([(1, 12.3), (4, 19.2), (8, 28.5)], 4, 7, id="208-frames-a-second"),
+        pytest.param([(1, 12.3), (4, 19.2), (8, 28.5)], 64, 10, id="not-past-the-measured-sizes"),
+        pytest.param([(1, 10.0), (2, 80.0)], 2, 3, id="a-small-batch-is-faster"),
+        pytest.param([(1, 51.7), (4, 176.7)], 4, 0, id="not-one-session"),
+    ],
+)
+def test_a_device_carries_nine_tenths_of_its_frames(
+    points: list[tuple[int, float]], batch_size: int, sessions: int
+) -> None:
+    curve = device.Curve("v15/sd-vae/fp16", 3100, 306, tuple(points))
+    assert calibration.sessions_carried(curve, batch_size, 25) == sessions

@@ -168,6 +168,27 @@ async def test_avatars_are_those_of_the_settings_that_are_loaded(runtime: Runtim
     assert list(runtime.avatars) == ["ben", "anna"]
 
 
+@pytest.mark.parametrize(
+    ("points", "sessions"),
+    [(((1, 10.0), (8, 20.0)), 18), (((1, 100.0), (8, 700.0)), 1)],
+    ids=["what-the-device-carries", "one-on-a-slow-device"],
+)
+async def test_without_a_capacity_the_calibration_decides(
+    make_engine: Callable[..., FakeEngine],
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+    points: tuple[tuple[int, float], ...],
+    sessions: int,
+) -> None:
+    variables = {name: text for name, text in VARIABLES.items() if name != "AVATAR_CAPACITY"}
+    engine = make_engine(curve=Curve("v15/sd-vae/fp16", 3100, 306, points))
+    made = Runtime(settings.from_env(variables), engine, Metrics("simulated", "none"), clock=clock)
+    assert made.state()["capacity"] == 0
+    await made.start()
+    assert made.state()["capacity"] == sessions
+    assert ("too slow for one session" in caplog.text) is (sessions == 1)
+
+
 @pytest.mark.parametrize(("avatar", "name"), [(None, "ben"), ("anna", "anna")])
 async def test_a_session_has_the_limits_of_the_settings(
     runtime: Runtime, clock: Clock, avatar: str | None, name: str
