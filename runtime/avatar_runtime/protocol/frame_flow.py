@@ -70,7 +70,7 @@ class FrameFlow(Generic[W]):
         width, height = config.size
         while turn.next_window is not None and self._can_request(turn, config, now):
             index = turn.next_window.frame_index
-            live = self._live_times(turn, config, turn.captured_at_frame(index))
+            live = self._live_times(turn, config, index)
             yield FrameDue(
                 response_ref=response.ref,
                 epoch=epoch,
@@ -128,10 +128,8 @@ class FrameFlow(Generic[W]):
 
     def expires_at(self, turn: Turn[W], config: SessionConfig) -> float | None:
         """Return when the oldest frame that is not settled is too late for a live source."""
-        captured_at = turn.captured_at
-        if captured_at is None:
-            return None
-        live = self._live_times(turn, config, captured_at)
+        index = turn.unsettled
+        live = None if index is None else self._live_times(turn, config, index)
         return None if live is None else live.expires
 
     def drop_late(self, turn: Turn[W], config: SessionConfig, now: float) -> int:
@@ -153,18 +151,16 @@ class FrameFlow(Generic[W]):
         """Remove all that is not played: the client has discarded it."""
         self._pacer.stop(now)
 
-    def _live_times(
-        self, turn: Turn[W], config: SessionConfig, captured_at: float
-    ) -> LiveTimes | None:
-        clock = turn.clock
+    def _live_times(self, turn: Turn[W], config: SessionConfig, index: int) -> LiveTimes | None:
+        clock, window_s = turn.clock, config.window_ms / 1000
         if not clock.is_live:
             return None
-        return live_times(captured_at, turn.lookahead_s, clock.lead_s, config.window_ms / 1000)
+        return live_times(turn.ready_at(index), turn.lookahead_s, clock.lead_s, window_s)
 
     def _add_settled(self, turn: Turn[W], config: SessionConfig, before: int, now: float) -> None:
         frames = turn.settled - before
         if frames:
-            live = self._live_times(turn, config, turn.captured_at_frame(turn.settled - 1))
+            live = self._live_times(turn, config, turn.settled - 1)
             latest = inf if live is None else live.due + 1 / self._fps
             self._pacer.add_frames(frames, now, latest)
 

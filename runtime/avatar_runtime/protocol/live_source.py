@@ -10,13 +10,14 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-LIVE_AFTER_S: Final = 1.0
+LIVE_AFTER_S: Final = 0.5
 """Seconds of audio that must arrive no faster than they last before a source counts as live."""
 _LEAD_STEP_S: Final = 0.1
 """A lead that grows by more than this means that the audio is faster than speech. The clock of a
 sound card differs from the clock of the server by at most 0.1 %, which is 0.1 s in 100 s."""
 _MAX_GAP_S: Final = 1.5
 """Audio after a longer gap says nothing about the pace."""
+_ROUNDING_S: Final = 1e-6
 _STEP_S: Final = 0.04
 """Resolution of the capture times: bounds their number."""
 MAX_BEHIND_S: Final = 0.9
@@ -36,15 +37,14 @@ class LiveTimes:
     """When the frame is dropped, so that its audio leaves."""
 
 
-def live_times(captured_at: float, lookahead_s: float, lead_s: float, window_s: float) -> LiveTimes:
-    """Return when a frame is due whose first sample was captured at a time.
+def live_times(ready_at: float, lookahead_s: float, lead_s: float, window_s: float) -> LiveTimes:
+    """Return when a frame is due whose audio was captured completely at a time.
 
-    A frame can be generated `lookahead_s` after that. `lead_s` is how much of its audio the source
+    Its first sample was captured `lookahead_s` before. `lead_s` is how much of its audio the source
     sends at once: its pieces are that late when they arrive. `window_s` is the window of the flow
     control: sound waits no longer than that.
     """
-    ready_at = captured_at + lookahead_s
-    by_limit = min(captured_at + MAX_BEHIND_S, ready_at + window_s)
+    by_limit = ready_at + min(MAX_BEHIND_S - lookahead_s, window_s)
     by_source = ready_at + lead_s + min(_MIN_SLACK_S, window_s)
     return LiveTimes(ready_at + lead_s + _DUE_AFTER_S, max(by_limit, by_source))
 
@@ -91,13 +91,14 @@ class SourceClock:
             self._paced_s += min(seconds, gap_s)
         self._add_arrival(self._end_s, now - self._end_s)
 
-    def captured_at(self, position_s: float) -> float:
-        """Return when the audio at a position was captured, at the latest; 40 ms are one step.
+    def captured_at(self, end_s: float) -> float:
+        """Return when the audio before `end_s` was captured, at the latest; 40 ms are one step.
 
-        The position has arrived, and `forget` has not named a later one.
+        `forget` has not named a later position. If not all of it has arrived, the answer is for
+        the part that has.
         """
-        offset = next(offset for end_s, offset in self._arrivals if end_s > position_s)
-        return position_s + offset
+        found = (offset for end, offset in self._arrivals if end >= end_s - _ROUNDING_S)
+        return min(end_s, self._end_s) + next(found, self._arrivals[-1][1])
 
     def forget(self, position_s: float) -> None:
         """Forget the audio before a position."""

@@ -177,14 +177,10 @@ class Turn(Generic[W]):
         return self._ready_windows[0] if self._ready_windows else None
 
     @property
-    def captured_at(self) -> float | None:
-        """When the first sample of the oldest frame that is not settled was captured.
-
-        `None` if the audio of that frame is not complete.
-        """
-        if self.in_flight == 0 and not self._ready_windows:
-            return None
-        return self.captured_at_frame(self._settled)
+    def unsettled(self) -> int | None:
+        """The oldest frame that is not settled, or `None` if its audio is not complete."""
+        is_ready = self.in_flight > 0 or len(self._ready_windows) > 0
+        return self._settled if is_ready else None
 
     @property
     def is_exhausted(self) -> bool:
@@ -261,15 +257,16 @@ class Turn(Generic[W]):
 
         Returns false if its audio is not complete.
         """
+        if self.unsettled is None:
+            return False
         if self.in_flight == 0:
-            if not self._ready_windows:
-                return False
             self.request_next(now)
         return self.skip(self._settled)
 
-    def captured_at_frame(self, frame_index: int) -> float:
-        """Return when the first sample of a frame was captured; its audio has arrived."""
-        return self.clock.captured_at(frame_index * self._samples_per_frame / self.format.rate)
+    def ready_at(self, frame_index: int) -> float:
+        """Return when the audio was captured that a frame needs; a microphone may be late."""
+        start_s = frame_index * self._samples_per_frame / self.format.rate
+        return self.clock.captured_at(start_s + self.lookahead_s)
 
     def drop_oldest(self) -> None:
         """Drop the oldest delivered frame that was not sent. Its audio is still sent."""

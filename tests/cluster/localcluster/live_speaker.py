@@ -17,6 +17,7 @@ import wave
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 from websockets.asyncio.client import connect
 
 from localcluster import paths
@@ -95,20 +96,12 @@ async def speak(
 def speech() -> bytes:
     """Return the example speech as PCM16 mono at `RATE`."""
     with wave.open(str(_SPEECH)) as file:
-        rate, pcm = file.getframerate(), file.readframes(file.getnframes())
+        rate, pcm = file.getframerate(), bytes(file.readframes(file.getnframes()))
     if rate == RATE:
-        return bytes(pcm)
-    import numpy as np
-
+        return pcm
     samples = np.frombuffer(pcm, "<i2")
     at = np.arange(0, len(samples), rate / RATE)
     return bytes(np.interp(at, np.arange(len(samples)), samples).astype("<i2").tobytes())
-
-
-def write(path: Path, document: dict[str, Any]) -> None:
-    """Write a record as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 async def _talk(

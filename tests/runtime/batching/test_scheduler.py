@@ -261,3 +261,37 @@ def test_saturating_sessions_fill_nine_tenths_of_the_buckets(sessions: int, limi
         for entry in batch:
             ask(int(entry.request.session))
     assert made / paid >= 0.9
+
+
+def expired(queue: Scheduler, service_s: float, now: float = NOW) -> list[tuple[str, int]]:
+    return [(r.session, r.frame_index) for r in queue.expire(now, service_s)]
+
+
+def live(queue: Scheduler, session: str, indices: range, first_expires: float) -> None:
+    for place, index in enumerate(indices):
+        deadline = first_expires - 0.5 + place / 25
+        queue.offer(request(session, index, deadline), NOW, expires=first_expires + place / 25)
+
+
+def test_frames_that_expire_before_their_batch_ends_are_removed() -> None:
+    queue = Scheduler()
+    live(queue, "a", range(5, 10), NOW + 0.1)
+    live(queue, "b", range(1, 3), NOW + 1.0)
+    assert expired(queue, 0.2) == [("a", 5), ("a", 6), ("a", 7)]
+    assert queue.statistics().waiting == 4
+    assert expired(queue, 0.0) == []
+
+
+def test_the_last_frame_of_a_session_is_tried_until_it_has_expired() -> None:
+    queue = Scheduler()
+    live(queue, "a", range(5, 8), NOW + 0.1)
+    assert expired(queue, 9.0) == [("a", 5), ("a", 6)]
+    assert expired(queue, 9.0, NOW + 0.17) == []
+    assert expired(queue, 9.0, NOW + 0.19) == [("a", 7)]
+    assert taken(queue, 4) == []
+
+
+def test_frames_that_do_not_expire_wait() -> None:
+    queue = Scheduler()
+    queue.offer(request("file", 1, NOW - 60), NOW)
+    assert expired(queue, 9.0) == []

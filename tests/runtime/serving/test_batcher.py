@@ -274,3 +274,24 @@ async def test_the_time_of_each_frame_in_the_queue_is_observed(
         observed = b'frame_latency_seconds_count{stage="queue"} 4.0'
         await _until(lambda: observed in harness.metrics.render())
     assert b'frame_latency_seconds_sum{stage="queue"} 2.0' in harness.metrics.render()
+
+
+async def test_frames_that_a_live_speaker_has_passed_count_as_missed_deadlines(
+    make_engine: Callable[..., FakeEngine],
+) -> None:
+    harness = _Harness(make_engine())
+    session = _speaking(harness.now, 0)
+    harness.batcher.add(session, lambda: None)
+    audio = base64.b64encode(bytes(2 * 960)).decode()
+    append = json.dumps({"type": "input_audio_buffer.append", "audio": audio})
+    for _ in range(100):  # 4 s from a microphone, and no engine runs
+        harness.now += 0.04
+        session.receive(append, harness.now)
+        session.tick(harness.now)
+        harness.batcher.collect_due(session.id)
+
+    text = harness.metrics.render().decode()
+    assert session.frames_lapsed > 70
+    assert f"deadline_misses_total {session.frames_lapsed}.0\n" in text
+    assert f'frames_discarded_total{{reason="overload"}} {session.frames_lapsed}.0\n' in text
+    assert harness.metrics.load(harness.now).deadline_miss_ratio == 1.0

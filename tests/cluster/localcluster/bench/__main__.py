@@ -60,6 +60,14 @@ BENCHES: Final = (
         what="half an hour of speech: memory and gaps",
         is_long=True,
     ),
+    Bench("live", "localcluster.bench.live", what="callers with microphones, on a late pod"),
+    Bench(
+        "live-talk",
+        "localcluster.bench.live",
+        ("--minutes", "20"),
+        what="the same, and one caller who talks for 20 minutes",
+        is_long=True,
+    ),
     Bench("faults", "localcluster.bench.faults", what="convergence under API faults, 200 seeds"),
     Bench(
         "shared",
