@@ -24,7 +24,6 @@ from localcluster import paths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from websockets.asyncio.client import ClientConnection
 
