@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,9 +12,11 @@ import av
 import cv2
 import numpy as np
 
-from avatar_contracts import video_label
+from avatar_contracts import media_files, video_label
+from avatar_contracts.environment import Fault
 from avatar_runtime import errors
 from avatar_runtime.audio import energy, resampling, utterance
+from avatar_runtime.avatars import cache
 from avatar_runtime.batching.frames import FrameRequest
 from avatar_runtime.engine.engine import Engine
 from avatar_runtime.protocol.session_config import source_position
@@ -59,11 +61,14 @@ def run(
     """Make the video and return its summary, as the command prints it.
 
     Raises:
+        SettingsError: an output cannot be written.
         AssetError: the audio, the model or the avatar is unusable.
         EngineError: a batch failed.
     """
     began = time.perf_counter()
+    _prepare_outputs(out, frames_dir)
     clip = read_audio(audio)
+    _check_avatar(avatar_dir)
     avatar, frames = asyncio.run(
         _render(device, model_dir, avatar_dir, clip, batch_size, audio_options)
     )
@@ -72,7 +77,6 @@ def run(
     fps = _frame_rate(avatar)
     write_video(out, decoded, fps, clip, avatar.disclosure)
     if frames_dir is not None:
-        frames_dir.mkdir(parents=True, exist_ok=True)
         for i, image in enumerate(decoded):
             cv2.imwrite(str(frames_dir / f"{i:06d}.png"), image)
     return {
@@ -84,6 +88,45 @@ def run(
     }
 
 
+def _prepare_outputs(out: Path, frames_dir: Path | None) -> None:
+    """Make the folders of the outputs and check that the video can be written.
+
+    Raises:
+        SettingsError: an output cannot be written.
+    """
+    _make_folder(out.parent, Fault("--out", str(out), "in a folder that can be made"))
+    if frames_dir is not None:
+        limit = "a folder, or a folder that can be made"
+        _make_folder(frames_dir, Fault("--frames-dir", str(frames_dir), limit))
+    fault = media_files.output_fault("--out", out, media_files.VIDEO_SUFFIXES)
+    if fault is not None:
+        raise errors.SettingsError(fault)
+
+
+def _make_folder(folder: Path, fault: Fault) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        limit = f"{fault.limit} ({error.strerror})"
+        raise errors.SettingsError(replace(fault, limit=limit)) from error
+
+
+def _check_avatar(folder: Path) -> None:
+    """Read the avatar before the model is loaded: the engine blames the folder around it.
+
+    Raises:
+        AssetError: the avatar is unusable.
+    """
+    if not folder.exists():
+        raise errors.AssetError(str(folder), "does not exist")
+    if not folder.is_dir():
+        raise errors.AssetError(str(folder), "is a file, an avatar is a folder")
+    if not (folder / "manifest.json").exists():
+        fault = "is not an avatar, it has no manifest.json; `avatar-runtime prepare` makes avatars"
+        raise errors.AssetError(str(folder), fault)
+    cache.read(folder)
+
+
 def read_audio(path: Path) -> AudioClip:
     """Return the first audio stream of a file as mono, at its own rate if sessions support it.
 
@@ -92,6 +135,8 @@ def read_audio(path: Path) -> AudioClip:
     """
     try:
         with av.open(str(path)) as container:
+            if not container.streams.audio:
+                raise errors.AssetError(str(path), "has no sound")
             stream = container.streams.audio[0]
             rate = stream.rate if stream.rate in resampling.INPUT_RATES else _DEFAULT_RATE
             resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
@@ -100,8 +145,9 @@ def read_audio(path: Path) -> AudioClip:
                 for frame in (*container.decode(stream), None)
                 for part in resampler.resample(frame)
             ]
-    except (OSError, IndexError, av.FFmpegError) as error:
-        raise errors.AssetError(str(path), f"no audio can be read: {error}") from error
+    except (OSError, av.FFmpegError) as error:
+        fault = f"no audio can be read: {media_files.read_fault(error)}"
+        raise errors.AssetError(str(path), fault) from error
     if not parts:
         raise errors.AssetError(str(path), "the audio is empty")
     return AudioClip(np.concatenate(parts), rate)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import wave
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import av
 import cv2
@@ -13,7 +13,7 @@ import pytest
 from tests.runtime.avatars.spoiling import spoil
 
 from avatar_runtime import errors
-from avatar_runtime.avatars import cache
+from avatar_runtime.avatars import cache, tensor_files
 from avatar_runtime.engine.devices.factory import open_device
 from avatar_runtime.tools import lipsync
 
@@ -124,5 +124,80 @@ def test_audio_of_any_rate_is_read(tmp_path: Path, rate: int, kept: int) -> None
 def test_a_file_without_audio_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"no sound")
 
-    with pytest.raises(errors.AssetError, match="no audio can be read"):
-        lipsync.read_audio(tmp_path / "a.wav")
+    for name, fault in {
+        "a.wav": "no audio can be read: it is not an audio or video file",
+        "none.wav": "no audio can be read: it does not exist",
+    }.items():
+        with pytest.raises(errors.AssetError) as caught:
+            lipsync.read_audio(tmp_path / name)
+        assert str(caught.value) == f"{tmp_path / name}: {fault}"
+
+
+def test_a_video_without_sound_is_reported_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "silent.mp4"
+    with av.open(str(path), "w") as container:
+        video: Any = container.add_stream("libx264", rate=25)
+        video.width, video.height, video.pix_fmt = 64, 64, "yuv420p"
+        picture = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="bgr24")
+        container.mux(video.encode(picture))
+        container.mux(video.encode(None))
+
+    with pytest.raises(errors.AssetError) as caught:
+        lipsync.read_audio(path)
+    assert str(caught.value) == f"{path}: has no sound"
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "limit"),
+    [
+        ("--out", "l.txt", "must be a file name that ends in .mp4 or .mov"),
+        ("--out", "folder", "must be a file, not a folder"),
+        ("--out", "file/l.mp4", "must be in a folder that can be made ("),
+        ("--frames-dir", "file", "must be a folder, or a folder that can be made (File exists)"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(
+    tmp_path: Path, option: str, name: str, limit: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(b"")
+    outputs = {"--out": tmp_path / "l.mp4", option: tmp_path / name}
+    device, none = open_device("simulated:h100-80gb"), tmp_path / "none"
+
+    # No input exists, so that reading one first is another error.
+    with pytest.raises(errors.SettingsError) as caught:
+        lipsync.run(
+            device, none, none, none, outputs["--out"], frames_dir=outputs.get("--frames-dir")
+        )
+
+    assert str(caught.value).startswith(f"{option} is ")
+    assert limit in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("nope", "does not exist"),
+        ("README.md", "is a file, an avatar is a folder"),
+        ("pictures", "is not an avatar, it has no manifest.json; "),
+        ("broken", "manifest.json"),
+    ],
+)
+def test_an_unusable_avatar_is_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, fault: str
+) -> None:
+    (tmp_path / "README.md").write_bytes(b"")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "manifest.json").write_bytes(b"{")
+    for tensors in tensor_files.NAMES:
+        (tmp_path / "broken" / tensors).write_bytes(b"")
+    audio, device = _wav(tmp_path / "a.wav", 24_000, 960), open_device("simulated:h100-80gb")
+
+    with pytest.raises(errors.AssetError) as caught:
+        lipsync.run(device, tmp_path / "none", tmp_path / name, audio, tmp_path / "a.mp4")
+
+    assert str(caught.value).startswith(f"{tmp_path / name}: ")
+    assert fault in str(caught.value)
+    assert str(caught.value).count(name) == 1
+    assert not caplog.records
