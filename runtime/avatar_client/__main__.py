@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from avatar_client import errors, load, session, sound, talk
+from avatar_client import errors, load, record, session, sound, talk
+from avatar_contracts import media_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,10 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     settings = _settings(options)
     try:
+        _check_outputs(options)
         if options.command == "talk":
             result = asyncio.run(_talk(target, options, settings))
             succeeded = bool(result["ok"])
             shown = result
+            _print_warnings(result)
         else:
             result = asyncio.run(_load(target, options, settings))
             shown = result["summary"]
@@ -42,11 +45,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
             succeeded = shown["done"] == shown["sessions"] and not faults
     except (errors.AvatarClientError, OSError) as error:
         print(f"avatar-client: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, errors.SettingsError) else 1
     print(json.dumps(shown, indent=2))
     if options.json is not None:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
     return 0 if succeeded else 1
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Check before the session that its results can be written.
+
+    Raises:
+        SettingsError: a file cannot be written.
+    """
+    outputs = [("--json", options.json, ())]
+    if options.command == "talk":
+        outputs += [
+            ("--out", options.out, media_files.VIDEO_SUFFIXES),
+            ("--sheet", options.sheet, record.SHEET_SUFFIXES),
+        ]
+    checked = [media_files.output_fault(*output) for output in outputs if output[1] is not None]
+    if faults := [fault for fault in checked if fault is not None]:
+        raise errors.SettingsError(*faults)
+
+
+def _print_warnings(result: Mapping[str, Any]) -> None:
+    """Print the warnings of this client; those of the server are in the result."""
+    for warning in result["warnings"]:
+        if isinstance(warning, dict) and warning.get("code") == talk.FRAMES_DROPPED:
+            print(f"avatar-client: warning: {warning['message']}", file=sys.stderr)
 
 
 def _settings(options: argparse.Namespace) -> Mapping[str, Any] | None:

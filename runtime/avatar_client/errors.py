@@ -4,6 +4,7 @@ AvatarClientError
 ├── AudioFileError     an audio file that cannot be read
 ├── LoadError          an invalid description of a load
 ├── RecordingError     a recording without frames, or one that cannot be written
+├── SettingsError      a command-line argument that cannot be used
 ├── Refused            a connection that the server refused
 ├── SessionEnded       a connection that closed during a call
 ├── ServerError        an event that the server answered with an `error`
@@ -11,6 +12,8 @@ AvatarClientError
 """
 
 from __future__ import annotations
+
+from avatar_contracts.environment import InvalidSettings
 
 
 class AvatarClientError(Exception):
@@ -51,6 +54,10 @@ class RecordingError(AvatarClientError):
 
     def __str__(self) -> str:
         return f"cannot record {self.name}: {self.problem}"
+
+
+class SettingsError(AvatarClientError, InvalidSettings):
+    """A command-line argument that cannot be used."""
 
 
 class Refused(AvatarClientError):

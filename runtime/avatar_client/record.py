@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _TICKS: Final = 90_000
 """Ticks per second of the video track: frame times of 24, 25 and 30 fps are whole numbers."""
+SHEET_SUFFIXES: Final = (".png", ".jpg", ".jpeg")
+"""Supported formats of a contact sheet."""
 _SHEET_COLUMNS: Final = 5
 _SHEET_WIDTH: Final = 256
 """Width of one image on the contact sheet, in pixels."""
@@ -54,7 +56,7 @@ def write_mp4(responses: Sequence[Response], path: Path, disclosure: str = "") -
     """
     timed = list(_timeline(responses))
     if not timed:
-        raise errors.RecordingError(path.name, "no frame was received")
+        raise errors.RecordingError(str(path), "no frame was received")
     height, width = _decode(timed[0][1]).shape[:2]
     rate = responses[0].rate
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
@@ -91,7 +93,7 @@ def read_back(path: Path, expected_ms: Sequence[float]) -> Recording:
         first = next(container.decode(stream))
         audio_start_ms = float(first.pts * first.time_base * 1000)
     if len(times) != len(expected_ms):
-        raise errors.RecordingError(path.name, f"it has {len(times)} of {len(expected_ms)} frames")
+        raise errors.RecordingError(str(path), f"it has {len(times)} of {len(expected_ms)} frames")
     span_ms = times[-1] - times[0]
     frame_ms = span_ms / (len(times) - 1) if len(times) > 1 else 0.0
     return Recording(
@@ -110,13 +112,13 @@ def write_sheet(responses: Sequence[Response], path: Path, count: int = 20) -> N
     """Write `count` frames, evenly spread over the responses, with their times."""
     timed = list(_timeline(responses))
     if not timed:
-        raise errors.RecordingError(path.name, "no frame was received")
+        raise errors.RecordingError(str(path), "no frame was received")
     chosen = np.unique(np.linspace(0, len(timed) - 1, count).round().astype(int))
     tiles = [_tile(*timed[index]) for index in chosen]
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % _SHEET_COLUMNS)
     rows = [np.hstack(tiles[i : i + _SHEET_COLUMNS]) for i in range(0, len(tiles), _SHEET_COLUMNS)]
     if not cv2.imwrite(str(path), np.vstack(rows)):
-        raise errors.RecordingError(path.name, "the image cannot be written")
+        raise errors.RecordingError(str(path), "the image cannot be written")
 
 
 def _timeline(responses: Sequence[Response]) -> Iterator[tuple[Fraction, VideoFrame]]:

@@ -9,6 +9,7 @@ import av
 import av.error
 
 from avatar_client import errors
+from avatar_contracts import media_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +58,7 @@ def read(path: Path) -> Sound:
     try:
         with av.open(str(path)) as container:
             if not container.streams.audio:
-                raise errors.AudioFileError(path.name, "it has no audio stream")
+                raise errors.AudioFileError(str(path), "it has no sound")
             stream = container.streams.audio[0]
             rate = stream.rate if stream.rate in WIRE_RATES else WIRE_RATES[0]
             resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
@@ -68,7 +69,7 @@ def read(path: Path) -> Sound:
             for piece in resampler.resample(None):
                 pcm += bytes(piece.planes[0])[: piece.samples * BYTES_PER_SAMPLE]
     except (OSError, av.error.FFmpegError) as error:
-        raise errors.AudioFileError(path.name, str(error)) from error
+        raise errors.AudioFileError(str(path), media_files.read_fault(error)) from error
     if not pcm:
-        raise errors.AudioFileError(path.name, "it has no samples")
+        raise errors.AudioFileError(str(path), "it has no samples")
     return Sound(bytes(pcm), rate)

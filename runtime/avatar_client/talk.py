@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from avatar_client import record, session, sound
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from avatar_client.traces import Response
+
+
+FRAMES_DROPPED: Final = "frames_dropped"
+"""Code of the warning of this client about a video with gaps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +84,19 @@ def describe(live: session.Session, response: Response) -> Mapping[str, Any]:
         "max_pts_error_ms": response.max_pts_error_ms,
         "violations": live.trace.violations,
         "errors": live.trace.errors,
-        "warnings": live.trace.warnings,
+        "warnings": [*live.trace.warnings, *_drop_warnings(response)],
     }
+
+
+def _drop_warnings(response: Response) -> Sequence[Mapping[str, Any]]:
+    """Return the warning that the server dropped frames, which is allowed, or nothing."""
+    if not response.dropped:
+        return []
+    message = (
+        f"{len(response.dropped)} of {response.frames_due} frames were dropped by the server; "
+        "the image before each of them is shown longer; --every-frame receives all frames"
+    )
+    return [{"code": FRAMES_DROPPED, "message": message}]
 
 
 def _recorded(recording: record.Recording, measurements: Mapping[str, Any]) -> Mapping[str, Any]:

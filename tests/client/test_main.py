@@ -9,6 +9,7 @@ import pytest
 
 from avatar_client import __main__ as command
 from avatar_client import errors
+from avatar_contracts.environment import Fault
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,7 +87,55 @@ def test_errors_are_printed_as_one_sentence(
     assert command.main([*common, "--audio", str(speech)]) == 1
     assert "connect_failed" in capsys.readouterr().err
     assert command.main([*common, "--audio", str(tmp_path / "none.wav")]) == 1
-    assert "none.wav" in capsys.readouterr().err
+    missing = tmp_path / "none.wav"
+    sentence = f"avatar-client: cannot read audio from {missing}: it does not exist\n"
+    assert capsys.readouterr().err == sentence
+
+
+@pytest.mark.parametrize(
+    ("option", "name"), [("--out", "talk.txt"), ("--sheet", "a.txt"), ("--json", "none/a.json")]
+)
+async def test_an_output_that_cannot_be_written_is_refused_before_the_session(
+    avatar: Any,
+    speech: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    name: str,
+) -> None:
+    arguments = f"talk --url {avatar.url} --audio {speech} {option} {tmp_path / name}".split()
+
+    assert await asyncio.to_thread(command.main, arguments) == 2
+
+    assert not avatar.requests
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"avatar-client: {option} is '/")
+    assert shown.count("\n") == 1
+
+
+async def test_dropped_frames_are_a_warning_and_no_failure(
+    avatar: Any, speech: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def drop(message: dict[str, Any]) -> list[dict[str, Any]]:
+        if message.get("frame_index") == 1:
+            report = {"type": "response.video.dropped", "seq": message["seq"], "epoch": 1}
+            indices = {"first_frame_index": 1, "last_frame_index": 1}
+            return [{**report, "response_id": message["response_id"], **indices}]
+        if message["type"] == "response.video.done":
+            message |= {"frames": 4, "dropped": 1}
+        return [message]
+
+    avatar.tamper = drop
+    arguments = ["talk", "--url", avatar.url, "--audio", str(speech), "--burst"]
+    assert await asyncio.to_thread(command.main, arguments) == 0
+
+    printed = capsys.readouterr()
+    report = json.loads(printed.out)
+    assert report["ok"]
+    (warning,) = report["warnings"]
+    assert warning["code"] == "frames_dropped"
+    assert warning["message"].startswith("1 of 5 frames were dropped")
+    assert printed.err == f"avatar-client: warning: {warning['message']}\n"
 
 
 @pytest.mark.parametrize("wrong", [["--sessions", "0"], ["--duration-s", "-1"]])
@@ -101,6 +150,7 @@ def test_every_error_builds_a_sentence_from_its_data() -> None:
         errors.AudioFileError("a.wav", "x"),
         errors.LoadError("a.csv", "x"),
         errors.RecordingError("a.mp4", "x"),
+        errors.SettingsError(Fault("--out", "a.txt", "x")),
         errors.Refused(None, "c", "m", None),
         errors.SessionEnded(1006, ""),
         errors.ServerError("c", "m"),
