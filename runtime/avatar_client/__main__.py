@@ -58,13 +58,17 @@ def _check_outputs(options: argparse.Namespace) -> None:
     Raises:
         SettingsError: a file cannot be written.
     """
-    outputs = [("--json", options.json, ())]
+    outputs: list[tuple[str, Path | None, Sequence[str]]] = [("--json", options.json, ())]
     if options.command == "talk":
         outputs += [
             ("--out", options.out, media_files.VIDEO_SUFFIXES),
             ("--sheet", options.sheet, record.SHEET_SUFFIXES),
         ]
-    checked = [media_files.output_fault(*output) for output in outputs if output[1] is not None]
+    checked = (
+        media_files.output_fault(option, path, suffixes)
+        for option, path, suffixes in outputs
+        if path is not None
+    )
     if faults := [fault for fault in checked if fault is not None]:
         raise errors.SettingsError(*faults)
 
