@@ -150,7 +150,8 @@ class ConfigUpdate:
     def _avatar(self, avatar: StrictFields) -> None:
         for name in avatar.unknown((*_AVATAR, *_READ_ONLY)):
             self._warn_no_effect(avatar, name)
-        self._ignore_read_only(avatar, self._read_only.avatar(self.config))
+        fields = {"disclosure": "", **self._read_only.avatar(self.config)}
+        self._ignore_read_only(avatar, fields)
         for name, apply in _AVATAR.items():
             if name in avatar:
                 apply(self, avatar)
@@ -212,7 +213,8 @@ class ConfigUpdate:
         for name, value in values.items():
             if name in fields and fields.document[name] != value:
                 param = fields.path(name)
-                self._warn(param, f"{param} is read-only; it stays {value}")
+                stays = f"it stays {json.dumps(value)}" if value else "it stays empty"
+                self._warn(param, f"{param} is read-only; {stays}")
 
     def _check_stored(self) -> None:
         config = self.config

@@ -78,20 +78,12 @@ class InputBuffer(Generic[W]):
         )
 
     def check(self, size: int, unheard: int, audio_format: AudioFormat) -> None:
-        """Check that `size` bytes can be added to `unheard` samples that no turn has yet.
+        """Check that `size` bytes of whole samples can be added to `unheard` samples that no turn has yet.
 
         Raises:
-            ProtocolError: they are not a whole number of samples, or the buffer is full.
+            ProtocolError: the buffer is full.
         """
         width = audio_format.bytes_per_sample
-        if size % width:
-            raise ProtocolError(
-                "invalid_audio_length",
-                f"audio has {size} bytes, must be a multiple of {width}",
-                param="audio",
-                value=size,
-                limit=width,
-            )
         buffered = sum(turn.samples - turn.samples_sent for turn in self._turns)
         seconds = (buffered + unheard + size // width) / audio_format.rate
         if seconds > MAX_BUFFERED_S:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from avatar_runtime.errors import ProtocolError
 
 if TYPE_CHECKING:
     from avatar_runtime.protocol import client_events
     from avatar_runtime.protocol.outbox import Outbox
+
+_MAX_ENDED: Final = 64
+"""Ended responses whose acknowledgements are checked; those of older ones are ignored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class Playback:
         self._fps = fps
         self._outbox = outbox
         self._playing: list[PlayingResponse] = []
+        self._ended_ms: dict[str, float] = {}  # audio of the last responses that have ended
         self._speaking_id: str | None = None
         self._last_media_id: str | None = None
 
@@ -50,6 +54,9 @@ class Playback:
     def finish(self, playing: PlayingResponse) -> None:
         """Add a response that has ended on the server and not yet at the client."""
         self._playing.append(playing)
+        self._ended_ms[playing.response_id] = playing.audio_ms
+        if len(self._ended_ms) > _MAX_ENDED:
+            del self._ended_ms[next(iter(self._ended_ms))]
 
     def clear(self, epoch: int) -> None:
         """Report that the client stops playing."""
@@ -65,9 +72,11 @@ class Playback:
         Raises:
             ProtocolError: the ack is ahead of the media sent.
         """
+        ended_ms = self._ended_ms.get(ack.response_id)
+        if ended_ms is not None:
+            self.check_ack(ack, -(-ended_ms * self._fps // 1000))
         for playing in self._playing:
             if playing.response_id == ack.response_id:
-                self.check_ack(ack, -(-playing.audio_ms * self._fps // 1000))
                 if ack.pts_ms >= playing.audio_ms:
                     self._playing.remove(playing)
                     self._stop(playing, epoch)

@@ -285,7 +285,7 @@ class Session(Generic[W]):
             case client_events.SessionUpdate():
                 self._update(event.session, event_id, now)
             case client_events.AppendAudio():
-                speech.append(event.audio, now)
+                speech.append(event.audio, now, event_id)
             case client_events.Commit():
                 speech.commit(now)
             case client_events.ClearInput():

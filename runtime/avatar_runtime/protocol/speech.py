@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Generic
 
 from avatar_runtime.errors import ProtocolError, shown
-from avatar_runtime.protocol import closing_frame, server_events
+from avatar_runtime.protocol import closing_frame, server_events, wav_header
 from avatar_runtime.protocol.conversation import Item
 from avatar_runtime.protocol.frame_flow import FrameFlow
 from avatar_runtime.protocol.input_buffer import InputBuffer
@@ -69,6 +69,7 @@ class Speech(Generic[W]):
         self._unclaimed_id: str | None = None  # a finished response that no create has asked for
         self._responses = 0
         self._source_frame = 0
+        self._split_sample = b""  # the first byte of a sample whose rest is in the next append
         self._overload = OverloadReport()
         self.frames_lapsed = 0
         """Frames that were dropped because they were too late for a live source."""
@@ -94,20 +95,23 @@ class Speech(Generic[W]):
         """Apply a new configuration; audio of an open turn stays in it."""
         audio, detection = self.config.format, self.config.turn_detection
         self.config = config
+        if config.format != audio:
+            self._split_sample = b""
         if config.format != audio or (config.turn_detection is None) != (detection is None):
             self._turn_detector.close()
             if not self._input.is_open:
                 self._input.abandon()
 
-    def append(self, audio: bytes, now: float) -> None:
+    def append(self, audio: bytes, now: float, event_id: str | None = None) -> None:
         """Add audio; without turn detection, the first of it opens a turn.
 
-        With turn detection, `listen` handles it.
+        With turn detection, `listen` handles it. A sample may be split between two calls.
 
         Raises:
-            ProtocolError: the audio is not a whole number of samples, or the buffer is full.
+            ProtocolError: the buffer is full; nothing is added.
         """
-        self._input.check(len(audio), self._turn_detector.pending_samples, self.config.format)
+        self._check_header(audio, event_id)
+        audio = self._whole_samples(audio)
         if not audio:
             return
         if self._turn_detector.listens(self.config, is_open=self._input.is_open):
@@ -140,6 +144,10 @@ class Speech(Generic[W]):
         Raises:
             ProtocolError: there is no audio to commit.
         """
+        if self._split_sample:
+            self._split_sample = b""
+            message = "the audio ended with half a sample, which was discarded"
+            self._warn("invalid_audio_length", message, "audio", None)
         if self._turn_detector.has_audio and self._input.open_item_id is None:
             self._open_turn()
         rest = self._turn_detector.take()
@@ -149,10 +157,34 @@ class Speech(Generic[W]):
 
     def clear_input(self) -> None:
         """Discard the turns whose response has not started."""
+        self._split_sample = b""
         is_spoken = self._active is not None and self._active.turn.accepts_audio
         if not is_spoken:
             self._turn_detector.discard()
         self._input.clear()
+
+    def _whole_samples(self, audio: bytes) -> bytes:
+        """Return the samples that are complete, and keep the rest for the next append.
+
+        Raises:
+            ProtocolError: the buffer is full; nothing is kept.
+        """
+        audio_format = self.config.format
+        audio = self._split_sample + audio
+        size = len(audio) - len(audio) % audio_format.bytes_per_sample
+        self._input.check(size, self._turn_detector.pending_samples, audio_format)
+        self._split_sample = audio[size:]
+        return audio[:size]
+
+    def _check_header(self, audio: bytes, event_id: str | None) -> None:
+        header = wav_header.describe(audio)
+        if header is not None:
+            expected = self.config.format
+            message = (
+                f"audio starts with the header of a WAV file ({header}), which is played as sound;"
+                f" send samples alone, {expected.kind} at {expected.rate} Hz"
+            )
+            self._warn("wav_header", message, "audio", event_id)
 
     def _act(self, action: Action, now: float) -> None:
         match action:
