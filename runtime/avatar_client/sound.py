@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import av
 import av.error
+import numpy as np
 
 from avatar_client import errors
 from avatar_contracts import media_files
@@ -53,7 +54,7 @@ def read(path: Path) -> Sound:
     """Return the audio of a file; mono 16-bit WAV at a supported rate is returned unchanged.
 
     Raises:
-        AudioFileError: the file is missing, broken, or has no audio.
+        AudioFileError: the file is missing, broken, has no audio, or samples that are no numbers.
     """
     try:
         with av.open(str(path)) as container:
@@ -64,6 +65,7 @@ def read(path: Path) -> Sound:
             resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
             pcm = bytearray()
             for frame in container.decode(stream):
+                _check_finite(path.name, frame)
                 for piece in resampler.resample(frame):
                     pcm += bytes(piece.planes[0])[: piece.samples * BYTES_PER_SAMPLE]
             for piece in resampler.resample(None):
@@ -73,3 +75,14 @@ def read(path: Path) -> Sound:
     if not pcm:
         raise errors.AudioFileError(str(path), "it has no samples")
     return Sound(bytes(pcm), rate)
+
+
+def _check_finite(name: str, frame: av.AudioFrame) -> None:
+    """Check the samples of a file with floating-point samples."""
+    if frame.format.name.startswith(("flt", "dbl")):
+        finite = np.isfinite(frame.to_ndarray())
+        if not finite.all():
+            where = (frame.pts or 0) * frame.time_base if frame.time_base else 0
+            raise errors.AudioFileError(
+                name, f"samples are not finite numbers (NaN or infinity), near {float(where):.2f} s"
+            )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 import wave
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,23 @@ def test_an_error_names_the_broken_file(tmp_path: Path, content: bytes) -> None:
 def test_a_file_without_samples_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(errors.AudioFileError):
         sound.read(_write(tmp_path / "a.wav", np.zeros(0), 24000))
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize("kind", ["<f4", "<f8"])
+def test_samples_that_are_no_numbers_are_an_error(tmp_path: Path, kind: str, wrong: float) -> None:
+    samples = np.full(48_000, 0.1, kind)
+    samples[24_000] = wrong
+    width, body = samples.itemsize, samples.tobytes()
+    header = struct.pack("<HHIIHH", 3, 1, 24_000, 24_000 * width, width, 8 * width)
+    chunks = b"fmt " + struct.pack("<I", 16) + header + b"data" + struct.pack("<I", len(body))
+    path = tmp_path / "voice.wav"
+    path.write_bytes(b"RIFF" + struct.pack("<I", 4 + len(chunks) + len(body)) + b"WAVE")
+    path.write_bytes(path.read_bytes() + chunks + body)
+    with pytest.raises(
+        errors.AudioFileError, match=r"voice\.wav.*NaN or infinity"):
+    ):
+        sound.read(path)
 
 
 def test_chunks_and_cuts_keep_every_sample() -> None:

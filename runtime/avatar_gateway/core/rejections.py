@@ -66,6 +66,11 @@ def close_code_for_status(status: int) -> int:
     return _CLOSE_CODE_BY_STATUS.get(status, 1011)
 
 
+def error_event(rejection: errors.Rejection) -> Mapping[str, Any]:
+    """Return the `error` event of a caller whose WebSocket is open."""
+    return {"type": "error", "event_id": "event_refused", "error": error_object(rejection)}
+
+
 def error_object(rejection: errors.Rejection) -> Mapping[str, Any]:
     """Return the `error` object of the wire protocol."""
     status = mapping_of(rejection.code).status

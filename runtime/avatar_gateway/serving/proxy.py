@@ -7,16 +7,22 @@ so a side that does not read slows down the other side through the socket buffer
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+from avatar_gateway import errors
+from avatar_gateway.core import rejections
+from avatar_gateway.core.frames import Opcode
 from avatar_gateway.core.rate_limit import Rate, RateLimit
+from avatar_gateway.serving.peer import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
+    from avatar_gateway.core.frames import Close
     from avatar_gateway.serving.peer import Peer
 
-_GOING_AWAY, _INTERNAL_ERROR = 1001, 1011
+_GOING_AWAY, _TOO_BIG, _INTERNAL_ERROR = 1001, 1009, 1011
 _DELAY_S: Final = 0.01
 """Shorter delays are not worth a timer; they add up to longer ones."""
 
@@ -36,6 +42,8 @@ class End:
     side: Side
     code: int
     reason: str
+    error: str | None = None
+    """Code of the `error` event that the caller gets first, if it sent what is not allowed."""
 
 
 async def relay(caller: Peer, pod: Peer, stop: asyncio.Future[End], rate: Rate) -> End:
@@ -55,6 +63,9 @@ async def relay(caller: Peer, pod: Peer, stop: asyncio.Future[End], rate: Rate) 
         await asyncio.gather(*forwarders, return_exceptions=True)
     # If both sides ended in the same loop iteration, the pod's reason explains more.
     end = next(iter(sorted((task.result() for task in done), key=_precedence)))
+    if end.error is not None:
+        rejection = errors.Rejection(end.error, end.reason, limit=MAX_MESSAGE_BYTES)
+        caller.send(Opcode.TEXT, json.dumps(rejections.error_event(rejection)).encode())
     await asyncio.gather(caller.close(end.code, end.reason), pod.close(end.code, end.reason))
     return end
 
@@ -74,7 +85,7 @@ async def _forward(source: Peer, sink: Peer, side: Side, rate: Rate) -> End:
         except ConnectionError:
             return _connection_lost(other)
         if segment.close is not None:
-            return End(side, segment.close.code, segment.close.reason)
+            return _closed(side, segment.close)
         delay = limit.delay(loop.time(), segment.frames, len(segment.forward))
         if delay > _DELAY_S and not source.is_lost:  # nothing more follows from a lost one
             await asyncio.sleep(delay)
@@ -84,6 +95,11 @@ async def _forward(source: Peer, sink: Peer, side: Side, rate: Rate) -> End:
             segment = await source.read()
         except ConnectionError:
             return _connection_lost(side)
+
+
+def _closed(side: Side, close: Close) -> End:
+    is_too_large = side is Side.CALLER and close.is_violation and close.code == _TOO_BIG
+    return End(side, close.code, close.reason, "message_too_large" if is_too_large else None)
 
 
 def _connection_lost(side: Side) -> End:

@@ -78,7 +78,9 @@ class InputBuffer(Generic[W]):
         )
 
     def check(self, size: int, unheard: int, audio_format: AudioFormat) -> None:
-        """Check that `size` bytes of whole samples can be added to `unheard` samples that no turn has yet.
+        """Check that `size` bytes can be added to `unheard` samples that no turn has yet.
+
+        The bytes are whole samples.
 
         Raises:
             ProtocolError: the buffer is full.

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -92,15 +94,20 @@ async def test_a_lost_session_does_not_affect_other_sessions(gateway: Any) -> No
 
 
 @pytest.mark.slow
-async def test_a_message_over_the_limit_is_closed_with_1009(
+async def test_a_message_over_the_limit_gets_an_error_and_is_closed_with_1009(
     gateway: Any, until: Callable[..., Awaitable[None]]
 ) -> None:
     pod = await gateway.pod("p1")
     async with _open(gateway) as caller:
         await caller.send("x" * (21 * 2**20))
         assert len(await caller.recv()) == 21 * 2**20
+        with suppress(ConnectionClosed):
+            await caller.send("x" * (21 * 2**20 + 1))
+        error = json.loads(await caller.recv())
         with pytest.raises(ConnectionClosed) as closed:
-            await _exchange(caller, "x" * (21 * 2**20 + 1))
+            await caller.recv()
+    assert error["type"] == "error"
+    assert (error["error"]["code"], error["error"]["limit"]) == ("message_too_large", 21 * 2**20)
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1009
     await until(lambda: pod.closed_with == [1009], lambda: pod.closed_with)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import wave
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -51,7 +52,7 @@ def wav(channels: int = 2, rate: int = 44_100) -> bytes:
 def test_a_sample_may_be_split_between_appends(connect: Connect, cuts: list[int]) -> None:
     driver = connect()
     edges = [0, *sorted(cuts), len(SOUND)]
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in pairwise(edges):
         assert [e for e in driver.append(SOUND[begin:end]) if e["type"] == "error"] == []
     assert spoken(driver) == SOUND
     assert warnings(driver.events) == []
