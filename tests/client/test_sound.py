@@ -63,9 +63,7 @@ def test_samples_that_are_no_numbers_are_an_error(tmp_path: Path, kind: str, wro
     path = tmp_path / "voice.wav"
     path.write_bytes(b"RIFF" + struct.pack("<I", 4 + len(chunks) + len(body)) + b"WAVE")
     path.write_bytes(path.read_bytes() + chunks + body)
-    with pytest.raises(
-        errors.AudioFileError, match=r"voice\.wav.*NaN or infinity"):
-    ):
+    with pytest.raises(errors.AudioFileError, match=r"voice\.wav.*NaN or infinity"):
         sound.read(path)
 
 

@@ -113,7 +113,7 @@ async def _reject(
     websocket: WebSocket, request: admission.SessionRequest, rejection: Rejection, runtime: Runtime
 ) -> None:
     if request.query.get("refuse") == "close":
-        runtime.metrics.count_rejection(rejection.code)
+        _count(rejection, runtime)
         error = _describe(rejection)
         event = {"type": "error", "event_id": "event_refused", "error": error}
         await websocket.accept(_subprotocol(websocket))
@@ -125,12 +125,17 @@ async def _reject(
 
 async def _deny(websocket: WebSocket, rejection: Rejection, runtime: Runtime) -> None:
     """Answer the upgrade with an HTTP status."""
-    runtime.metrics.count_rejection(rejection.code)
+    _count(rejection, runtime)
     headers = {}
     if rejection.retry_after_s is not None:
         headers["Retry-After"] = str(rejection.retry_after_s)
     response = JSONResponse({"error": _describe(rejection)}, rejection.status, headers)
     await websocket.send_denial_response(response)
+
+
+def _count(rejection: Rejection, runtime: Runtime) -> None:
+    runtime.metrics.count_rejection(rejection.code)
+    _log.info("session refused code=%s status=%d", rejection.code, rejection.status)
 
 
 def _describe(rejection: Rejection) -> dict[str, object]:

@@ -9,6 +9,7 @@ import signal
 import socket
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 import uvicorn
@@ -22,10 +23,11 @@ from avatar_runtime.settings import Address
 
 if TYPE_CHECKING:
     from asyncio.transports import BaseTransport
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from fastapi import FastAPI
     from uvicorn._types import ASGISendEvent
+    from websockets.http11 import Request
 
     from avatar_runtime.serving.runtime import Runtime
 
@@ -43,7 +45,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's protocol, with another end for a peer that does not read.
 
     The close frame is queued behind the data that waits, instead of waiting for room, and the
-    socket is closed `FLUSH_S` after the session has ended.
+    socket is closed `FLUSH_S` after the session has ended. The faults of a peer are one line of
+    the log, where uvicorn logs errors and tracebacks.
     """
 
     def connection_made(self, transport: BaseTransport) -> None:
@@ -58,11 +61,41 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if message["type"] == "websocket.close":
             self.writable.set()
         await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
+            # uvicorn would report an incomplete handshake as an error of the application.
+            self.handshake_complete = self.close_sent = True
+
+    def handle_connect(self, event: Request) -> None:
+        """Answer a handshake, and log one that is refused."""
+        super().handle_connect(event)
+        if self.response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            _log.info("handshake refused status=%d", self.response.status_code)
+
+    def send_receive_event_to_app(self) -> None:
+        """Pass a message on, unless it is a text that is not UTF-8."""
+        if self.curr_msg_data_type != "text" or self.close_sent or _is_utf8(self.frames):
+            super().send_receive_event_to_app()
+            return
+        _log.info("closing a connection after invalid UTF-8 code=1007")
+        self.frames = []
+        self.conn.send_close(1007)
+        self.handle_parser_exception()
 
     async def run_asgi(self) -> None:
         """Serve the connection, then close the socket."""
         await super().run_asgi()
         self.loop.call_later(FLUSH_S, self.transport.abort)
+
+
+def _is_utf8(pieces: Sequence[bytes | bytearray | memoryview]) -> bool:
+    data = b"".join(pieces)
+    if data.isascii():  # the usual message, however large
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class _Server(uvicorn.Server):

@@ -6,12 +6,14 @@ import asyncio
 import base64
 import contextlib
 import json
+import logging
 import socket
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from websockets.exceptions import ConnectionClosed
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from avatar_runtime.protocol.client_events import MAX_MESSAGE_BYTES
 from avatar_runtime.serving import connection
@@ -315,3 +317,32 @@ async def test_a_slow_client_gets_all_audio_and_reports_of_dropped_frames(
             base64.b64decode(e["delta"]) for e in client.of("response.output_audio.delta")
         )
         assert len(sound) == 1920 * 120
+
+
+async def test_the_faults_of_a_caller_are_one_line_of_the_log(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with serve() as served:
+        with pytest.raises(InvalidStatus):
+            async with connect(f"ws://{served.sessions}/v1/realtime?avatar=nobody"):
+                pass
+        reader, writer = await asyncio.open_connection(*served.sessions.split(":"))
+        upgrade = "GET /v1/realtime HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+        writer.write(f"{upgrade}Connection: Upgrade\r\nSec-WebSocket-Key: short\r\n\r\n".encode())
+        assert b" 400 " in await reader.readline()
+        writer.close()
+        async with served.client() as client:
+            await client.socket.send(b"\xff\xfe", text=True)
+            await client.socket.wait_closed()
+            assert client.socket.close_code == 1007
+        await served.eventually(lambda: "session ended" in caplog.text, "ended")
+    lines = [record.getMessage() for record in caplog.records if record.name != "asyncio"]
+    for line in (
+        "session refused code=avatar_not_found status=404",
+        "handshake refused status=400",
+        "closing a connection after invalid UTF-8 code=1007",
+    ):
+        assert lines.count(line) == 1
+    assert all(record.levelno < logging.WARNING for record in caplog.records)
+    assert all(record.exc_info is None for record in caplog.records)
