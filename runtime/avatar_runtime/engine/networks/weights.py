@@ -65,8 +65,11 @@ def find(path: Path, version: str | None = None, decoder: str = "sd-vae") -> Mod
     The VAE is required with any decoder, since avatars are bound to its hash.
 
     Raises:
-        AssetError: parts are missing; names each of them.
+        AssetError: the path is no folder, or parts are missing; names each of them.
     """
+    if not path.is_dir():
+        fault = "is not a folder" if path.exists() else "does not exist"
+        raise errors.AssetError(str(path), f"{fault}, must be a model folder")
     faults: list[str] = []
     versions = [version] if version else list(VERSIONS)
     found_versions = [v for v in versions if (path / _UNETS[v][0]).is_dir()]

@@ -80,6 +80,14 @@ def test_old_names_of_the_vae_attention_are_read(folder: Path) -> None:
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
+def test_a_path_that_is_no_folder_is_named_alone(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("a")
+    for name, fault in (("nope", "does not exist"), ("README.md", "is not a folder")):
+        with pytest.raises(errors.AssetError) as caught:
+            weights.find(tmp_path / name)
+        assert str(caught.value) == f"{tmp_path / name}: {fault}, must be a model folder"
+
+
 def test_missing_parts_are_reported_together(tmp_path: Path) -> None:
     (tmp_path / "musetalkV15").mkdir()
     (tmp_path / "musetalkV15/musetalk.json").write_text("{}")
