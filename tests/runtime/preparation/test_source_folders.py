@@ -71,6 +71,13 @@ def test_the_hash_depends_on_names_and_content(pictures: Path) -> None:
     assert sources.open(pictures).info.sha256 != first
 
 
+def test_an_end_beyond_the_last_picture_is_noted(pictures: Path) -> None:
+    assert sources.open(pictures, SourceOptions(end=9)).notes == (
+        "the end at 9 s lies beyond the end of the source, which is at 1.20 s and is used",
+    )
+    assert sources.open(pictures, SourceOptions(end=1.2)).notes == ()
+
+
 def test_another_size_is_refused_by_name(pictures: Path) -> None:
     clips.photo(pictures / "7.png", clips.noise(80, 122))
     error = fault_of(pictures)
@@ -103,7 +110,10 @@ def test_too_few_and_too_many(pictures: Path, tmp_path: Path) -> None:
     assert fault_of(tmp_path / "empty").fault.startswith("holds no picture (.avif, .bmp")
     for number in range(10, 31):
         (pictures / f"{number}.png").unlink()
-    assert fault_of(pictures).fault == "lasts 0.36 s, must be at least 1 s"
+    assert (
+        fault_of(pictures).fault
+        == "has 9 pictures, must have at least 25: 25 pictures are 1 second"
+    )
 
 
 @given(st.lists(st.integers(0, 10**12), min_size=1, max_size=20, unique=True))

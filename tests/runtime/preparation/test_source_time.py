@@ -115,6 +115,24 @@ def test_reordered_frames_and_a_late_first_stamp(tmp_path: Path, name: str) -> N
     assert made[0].source_time == 0
 
 
+@pytest.mark.parametrize(
+    ("fps", "shown"), [(Fraction(60), "60"), (Fraction(30_000, 1001), "29.97"), (12, "12")]
+)
+def test_another_frame_rate_is_noted(tmp_path: Path, fps: Fraction, shown: str) -> None:
+    path = clips.write(tmp_path / "a.mp4", clips.numbered(70), clips.Coding(fps=Fraction(fps)))
+    note = f"the video has {shown} frames a second, and is converted to 25 frames a second"
+    assert sources.open(path).notes == (note,)
+
+
+def test_an_end_beyond_the_video_is_noted(tmp_path: Path) -> None:
+    path = clips.write(tmp_path / "a.mp4", clips.numbered(50), clips.Coding())
+    assert sources.open(path, SourceOptions(end=99)).notes == (
+        "the end at 99 s lies beyond the end of the source, which is at 2.00 s and is used",
+    )
+    assert sources.open(path, SourceOptions(end=2.0)).notes == ()
+    assert sources.open(path).notes == ()
+
+
 def test_negative_stamps(tmp_path: Path) -> None:
     coding = clips.with_options(clips.FORMATS["h264.mkv"], muxing={"avoid_negative_ts": "disabled"})
     times = [Fraction(index - 10, 25) for index in range(50)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from dataclasses import replace
 from fractions import Fraction
@@ -85,12 +86,14 @@ class FolderSource:
         self._options = replace(options, start=None, end=None)
         self._size = (first.info.source_width, first.info.source_height)
         fps = options.fps
+        _require_length(path, len(pictures), options)
         length = Fraction(len(pictures), fps)
         chosen = probing.choose(path, length, options)
         offset = int(chosen.start * fps)
         self._pictures = pictures[offset : offset + chosen.count]
         self._offset = offset
-        self.info = _info(path, first.info, self._pictures, ignored, chosen, length)
+        notes = (*_ignored(ignored), *probing.time_notes(chosen, fps, options))
+        self.info = _info(path, first.info, self._pictures, notes, chosen, length)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -119,17 +122,28 @@ class FolderSource:
             yield TimedPicture(index, time, next(opened.frames()))
 
 
+def _require_length(path: Path, count: int, options: SourceOptions) -> None:
+    least = math.ceil(options.limits.min_seconds * options.fps)
+    if count < least:
+        noun = "picture" if count == 1 else "pictures"
+        raise SourceError(
+            str(path),
+            f"has {count} {noun}, must have at least {least}: {options.fps} pictures are 1 second",
+        )
+
+
+def _ignored(count: int) -> list[str]:
+    return [f"{count} {'file is' if count == 1 else 'files are'} no picture, ignored"] * (count > 0)
+
+
 def _info(
     path: Path,
     first: SourceInfo,
     pictures: list[Path],
-    ignored: int,
+    notes: tuple[str, ...],
     chosen: probing.Part,
     length: Fraction,
 ) -> SourceInfo:
-    notes = list(first.notes)
-    if ignored:
-        notes.append(f"{ignored} {'file is' if ignored == 1 else 'files are'} no picture, ignored")
     return replace(
         first,
         name=path.resolve().name,
@@ -140,7 +154,7 @@ def _info(
         source_seconds=float(length),
         start=float(chosen.start),
         end=float(chosen.end),
-        notes=tuple(notes),
+        notes=(*first.notes, *notes),
     )
 
 

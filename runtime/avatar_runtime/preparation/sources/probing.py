@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _INDEXED: Final = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
 # Headers round their length; less than this is no sign of a file that was cut off.
 _CUT_SECONDS: Final = Fraction(1, 2)
+_SAME_RATE: Final = 0.05  # frames a second: rounded time stamps give 24.99 for 25
 _MICROSECONDS: Final = 1_000_000  # AV_TIME_BASE: unit of the length in a container's header
 _MEBIBYTE: Final = 1 << 20
 
@@ -181,6 +182,26 @@ def choose(path: Path, length: Fraction, options: SourceOptions) -> Part:
             f"start is {float(start):g} s, must be less than the end at {float(end):.2f} s",
         )
     return Part(start, end, count_frames(_bounded(path, end - start, options), options.fps))
+
+
+def time_notes(part: Part, rate: float, options: SourceOptions) -> list[str]:
+    """Return how the time of a video or a folder is changed, one sentence each.
+
+    `rate` is the frames per second of the source. Differences of under 1 frame are not noted.
+    """
+    notes = []
+    if abs(rate - options.fps) >= _SAME_RATE:
+        shown = f"{rate:.2f}".rstrip("0").rstrip(".")
+        notes.append(
+            f"the video has {shown} frames a second, and is converted to {options.fps} frames a "
+            "second"
+        )
+    if options.end is not None and options.end - part.end >= Fraction(1, options.fps):
+        notes.append(
+            f"the end at {options.end:g} s lies beyond the end of the source, which is at "
+            f"{float(part.end):.2f} s and is used"
+        )
+    return notes
 
 
 def _bounded(path: Path, length: Fraction, options: SourceOptions) -> Fraction:

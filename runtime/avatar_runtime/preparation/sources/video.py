@@ -149,6 +149,8 @@ class VideoSource:
 def _info(path: Path, options: SourceOptions, probe: Probe, part: Part, sha256: str) -> SourceInfo:
     turn, fit = probe.shape.turn, probe.shape.fit
     source_width, source_height = turn.size(*probe.shape.square)
+    source_fps = 0.0 if probe.still else float(1 / probe.step)
+    time_notes = [] if probe.still else probing.time_notes(part, source_fps, options)
     return SourceInfo(
         name=path.name,
         sha256=sha256,
@@ -159,7 +161,7 @@ def _info(path: Path, options: SourceOptions, probe: Probe, part: Part, sha256: 
         frames=part.count,
         source_width=source_width,
         source_height=source_height,
-        source_fps=0.0 if probe.still else float(1 / probe.step),
+        source_fps=source_fps,
         source_seconds=0.0 if probe.still else float(probe.seconds),
         codec=probe.codec,
         pixel_format=probe.pixel_format,
@@ -167,5 +169,5 @@ def _info(path: Path, options: SourceOptions, probe: Probe, part: Part, sha256: 
         start=float(part.start),
         end=float(part.end),
         crop=options.crop,
-        notes=(*probe.notes, *probe.shape.notes),
+        notes=(*probe.notes, *time_notes, *probe.shape.notes),
     )
