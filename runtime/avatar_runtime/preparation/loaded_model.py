@@ -99,5 +99,7 @@ def warnings(folder: Path, version: str | None) -> list[str]:
     trained_on = document.get(TRAINED_ON) if isinstance(document, dict) else None
     if not isinstance(trained_on, str):
         return []
-    shown = trained_on[:80]
-    return [f"the model was trained on {shown}; the mouth of any other face will look wrong"]
+    return [
+        f"the model was trained on {trained_on[:80]}, so the mouth of any other face looks wrong, "
+        "also in the pictures for silence, which the model redraws"
+    ]

@@ -74,6 +74,8 @@ class Check:
     advice: str
     of_clip: Callable[[Sequence[FrameFacts]], list[int]]
     """Returns the frames with the fault."""
+    measured: Callable[[Sequence[FrameFacts]], str] | None = None
+    """Returns what was measured in the frames with the fault, for example "median: 71 pixels"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,8 @@ class Finding:
     check: Check
     frames: tuple[int, ...]
     total: int
+    measured: str = ""
+    """What was measured in these frames, or nothing."""
 
     @property
     def share(self) -> float:
@@ -93,10 +97,17 @@ class Finding:
         return self.share > self.check.limit
 
     def __str__(self) -> str:
-        text = f"{counted(len(self.frames), self.total)} {self.check.fault}"
-        if self.check.limit < 1:
-            text += f" ({self.share:.0%}, the limit is {self.check.limit:.0%})"
-        return f"{text}: {ranges(self.frames)}"
+        return f"{self.text}: {ranges(self.frames)}"
+
+    @property
+    def text(self) -> str:
+        """The sentence without the frame numbers."""
+        fault = _agreeing(self.check.fault, len(self.frames))
+        if self.measured:
+            fault += f", {self.measured}"
+        never = "this fault never refuses a clip"
+        limit = f"the limit is {self.check.limit:.0%}" if self.check.limit < 1 else never
+        return f"{counted(len(self.frames), self.total)} {fault} ({self.share:.0%}, {limit})"
 
 
 class Grade(Enum):
@@ -121,11 +132,18 @@ class Verdict:
 def judge(facts: Sequence[FrameFacts]) -> Verdict:
     """Return the verdict on a clip of at least one frame."""
     total = len(facts)
-    found = [Finding(check, tuple(check.of_clip(facts)), total) for check in CHECKS]
-    findings = tuple(finding for finding in found if finding.frames)
+    findings = tuple(finding for check in CHECKS if (finding := _found(check, facts)))
     opened = tuple(i for i, f in enumerate(facts) if f.box and f.lip_gap >= OPEN_RATIO)
     grade, sentence = _grade(findings, total)
     return Verdict(grade, sentence, findings, opened, total)
+
+
+def _found(check: Check, facts: Sequence[FrameFacts]) -> Finding | None:
+    frames = tuple(check.of_clip(facts))
+    if not frames:
+        return None
+    measured = check.measured([facts[i] for i in frames]) if check.measured else ""
+    return Finding(check, frames, len(facts), measured)
 
 
 def _grade(findings: Sequence[Finding], total: int) -> tuple[Grade, str]:
@@ -135,14 +153,19 @@ def _grade(findings: Sequence[Finding], total: int) -> tuple[Grade, str]:
         return Grade.REFUSED, f"The clip is refused: {reasons}."
     unusable = {i for f in findings if f.check.limit < 1 for i in f.frames}
     if len(unusable) / total > UNUSABLE_SHARE:
+        have = _agreeing("have", len(unusable))
         return Grade.REFUSED, (
-            f"The clip is refused: {counted(len(unusable), total)} have faults "
-            f"({len(unusable) / total:.0%}, the limit is {UNUSABLE_SHARE:.0%}): "
+            f"The clip is refused: {counted(len(unusable), total)} {have} "
+            f"faults ({len(unusable) / total:.0%}, the limit is {UNUSABLE_SHARE:.0%}): "
             f"{ranges(sorted(unusable))}."
         )
     faulty = {i for finding in findings for i in finding.frames}
     if faulty:
-        return Grade.USABLE, f"The clip can be used: {counted(len(faulty), total)} have faults."
+        have = _agreeing("have", len(faulty))
+        return Grade.USABLE, (
+            f"The clip can be used: {counted(len(faulty), total)} {have} faults, "
+            "but no fault exceeds its limit."
+        )
     frames = "its only frame has" if total == 1 else f"none of its {total} frames has"
     return Grade.GOOD, f"The clip is good: {frames} {'no fault' if total == 1 else 'a fault'}."
 
@@ -150,6 +173,14 @@ def _grade(findings: Sequence[Finding], total: int) -> tuple[Grade, str]:
 def counted(part: int, total: int) -> str:
     """Return "12 of 250 frames"."""
     return f"{part} of {total} {'frame' if total == 1 else 'frames'}"
+
+
+def _agreeing(predicate: str, count: int) -> str:
+    """Return a predicate that begins with "have", "show" or "seem" for `count` subjects."""
+    verb, _, rest = predicate.partition(" ")
+    if count == 1:
+        verb = {"have": "has", "show": "shows", "seem": "seems"}[verb]
+    return f"{verb} {rest}".rstrip()
 
 
 def ranges(frames: Sequence[int]) -> str:
@@ -186,6 +217,13 @@ def _is_turned(fact: FrameFacts) -> bool:
 
 def _is_small(fact: FrameFacts) -> bool:
     return fact.box is not None and min(fact.box.width, fact.box.height) < SMALL_PIXELS
+
+
+def _median_size(facts: Sequence[FrameFacts]) -> str:
+    sizes = [min(f.box.width, f.box.height) for f in facts if f.box is not None]
+    if len(sizes) == 1:
+        return f"it has {sizes[0]}"
+    return f"the median is {statistics.median(sizes):.0f}"
 
 
 def _covered(facts: Sequence[FrameFacts]) -> list[int]:
@@ -244,6 +282,7 @@ CHECKS: Final = (
         0.2,
         "Move closer to the camera, or film with more pixels.",
         _each(_is_small),
+        _median_size,
     ),
     Check(
         "blurred",

@@ -46,12 +46,13 @@ def document(verdict: Verdict, context: Context) -> dict[str, Any]:
         "schema": SCHEMA,
         "name": context.name,
         "verdict": verdict.grade.value,
-        "sentence": verdict.sentence,
+        "sentence": _sentence(verdict, context.warnings),
         "frames": verdict.total,
         "invalid_frames": list(context.invalid_frames[:_MAX_FRAMES]),
         "faults": [
             {
                 "check": finding.check.name,
+                "text": finding.text,
                 "frames": len(finding.frames),
                 "share": round(finding.share, 4),
                 "limit": finding.check.limit,
@@ -83,9 +84,10 @@ def document(verdict: Verdict, context: Context) -> dict[str, Any]:
 def text(report: Mapping[str, Any]) -> str:
     """Return a document of `document` as text for a terminal."""
     lines = [f"{report['name']}: {report['sentence']}", *_source(report)]
-    lines += [f"warning: {warning}" for warning in report["warnings"]]
+    # The sentence has the first one, unless the clip is refused.
+    lines += [f"warning: {w}" for w in report["warnings"] if w not in report["sentence"]]
     for fault in report["faults"]:
-        lines.append(f"  {fault['check']}: {_fault(fault, report['frames'])}")
+        lines.append(f"  {fault['check']}: {fault['text']}: {fault['ranges']}")
         lines.append(f"    {fault['advice']}")
     lines += [*_mouth(report), *(f"  note: {note}" for note in report["notes"])]
     if report["timings_ms"]:
@@ -107,12 +109,11 @@ def _source(report: Mapping[str, Any]) -> list[str]:
     return [f"  source: {source['name']}, {source['kind']}; prepared: {frames}, {size}"]
 
 
-def _fault(fault: Mapping[str, Any], total: int) -> str:
-    check = next(check for check in quality.CHECKS if check.name == fault["check"])
-    text = f"{quality.counted(fault['frames'], total)} {check.fault}"
-    if fault["limit"] < 1:
-        text += f" ({fault['share']:.0%}, the limit is {fault['limit']:.0%})"
-    return f"{text}: {fault['ranges']}"
+def _sentence(verdict: Verdict, warnings: Sequence[str]) -> str:
+    """Return the sentence of the verdict; a good clip of an unsuitable model is no good avatar."""
+    if not warnings or verdict.grade is quality.Grade.REFUSED:
+        return verdict.sentence
+    return f"{verdict.sentence.removesuffix('.')}; but {warnings[0]}."
 
 
 def _mouth(report: Mapping[str, Any]) -> list[str]:
@@ -122,4 +123,6 @@ def _mouth(report: Mapping[str, Any]) -> list[str]:
     opened = f"open in {quality.counted(mouth['frames'], report['frames'])}"
     drawn = mouth["idle_frames"]
     idle = f"; {drawn} {'picture' if drawn == 1 else 'pictures'} for silence drawn with it closed"
+    if drawn > mouth["frames"]:
+        idle += ", also of frames beside the open ones, so that the change is gradual"
     return [f"  mouth: {opened}{idle if drawn else ''}"]

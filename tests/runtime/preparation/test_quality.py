@@ -122,7 +122,41 @@ def test_many_small_shares_of_faults_refuse_together() -> None:
 def test_two_people_are_reported_and_never_refuse() -> None:
     verdict = quality.judge([replace(GOOD, faces=2)] * 10)
     assert verdict.grade is Grade.USABLE
-    assert verdict.sentence == "The clip can be used: 10 of 10 frames have faults."
+    assert str(verdict.findings[0]) == (
+        "10 of 10 frames show several faces (100%, this fault never refuses a clip): 0-9"
+    )
+    assert (
+        verdict.sentence
+        == "The clip can be used: 10 of 10 frames have faults, but no fault exceeds its limit."
+    )
+
+
+@pytest.mark.parametrize(
+    ("sides", "text"),
+    [
+        (
+            [71],
+            "1 of 1 frame has a face of less than 96 pixels, it has 71 (100%, the limit is 20%)",
+        ),
+        (
+            [60, 70, 90],
+            "3 of 3 frames have a face of less than 96 pixels, the median is 70 "
+            "(100%, the limit is 20%)",
+        ),
+    ],
+)
+def test_a_small_face_is_named_with_its_size(sides: list[int], text: str) -> None:
+    facts = [replace(GOOD, box=Box(100, 100, 100 + side, 300)) for side in sides]
+    small = next(f for f in quality.judge(facts).findings if f.check.name == "small")
+    assert small.text == text
+
+
+@pytest.mark.parametrize("check", quality.CHECKS, ids=lambda check: check.name)
+def test_one_frame_has_and_two_frames_have_a_fault(check: quality.Check) -> None:
+    one = quality.Finding(check, (0,), 1).text
+    two = quality.Finding(check, (0, 1), 3).text
+    assert one.startswith(("1 of 1 frame has ", "1 of 1 frame shows ", "1 of 1 frame seems "))
+    assert two.startswith(("2 of 3 frames have ", "2 of 3 frames show ", "2 of 3 frames seem "))
 
 
 def test_an_open_mouth_is_information() -> None:
