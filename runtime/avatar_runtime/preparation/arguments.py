@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 _COLOUR: Final = re.compile(r"#[0-9a-f]{6}")
 _MAX_PIXELS: Final = 65_535
+_MAX_NAME: Final = 255  # bytes of a part of a path, PATH_MAX for the whole: Linux, limits.h
+_MAX_PATH: Final = 4095
 # Equal to the constants of the modules that use them, which load OpenCV or torch.
 MASK_MODES: Final = ("raw", "neck", "jaw")
 PIXELS: Final = ("jpeg", "png")
@@ -25,13 +28,13 @@ SMOOTHING: Final = 1.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--source", metavar="FILE", type=Path, help="video, photo or folder")
+    source.add_argument("--source", metavar="FILE", type=_path, help="video, photo or folder")
     source.add_argument(
-        "--from-upstream", metavar="DIR", type=Path, help="avatar folder of upstream MuseTalk"
+        "--from-upstream", metavar="DIR", type=_path, help="avatar folder of upstream MuseTalk"
     )
-    parser.add_argument("--model", metavar="DIR", type=Path, required=True)
+    parser.add_argument("--model", metavar="DIR", type=_path, required=True)
     parser.add_argument(
-        "--out", metavar="DIR", type=Path, required=True, help="folder to create; its name is used"
+        "--out", metavar="DIR", type=_path, required=True, help="folder to create; its name is used"
     )
     parser.add_argument(
         "--consent",
@@ -81,19 +84,23 @@ def _add_mask(parser: argparse.ArgumentParser) -> None:
         help=f"smaller keeps more of a beard; default: {CHEEK_WIDTH}",
     )
     parser.add_argument(
-        "--bbox-shift", metavar="PIXELS", type=_integer(-1000, 1000), default=0, help="v1 only"
+        "--bbox-shift",
+        metavar="PIXELS",
+        type=_integer(-1000, 1000),
+        default=0,
+        help="for models of version v1",
     )
     parser.add_argument("--face-resize", choices=FACE_RESIZES, default="bilinear")
 
 
 def _add_tools(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dwpose", metavar="ONNX", type=Path, help="landmarks as upstream's")
-    parser.add_argument("--face-parser", metavar="PTH", type=Path, help="masks as upstream's")
+    parser.add_argument("--dwpose", metavar="ONNX", type=_path, help="landmarks as upstream's")
+    parser.add_argument("--face-parser", metavar="PTH", type=_path, help="masks as upstream's")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--precision", choices=PRECISIONS, help="default: fp32")
     parser.add_argument("--batch-size", metavar="N", type=_integer(1, 256), default=8)
     parser.add_argument("--version", choices=VERSIONS, help="default: the newest of the model")
-    parser.add_argument("--sound", metavar="WAV", type=Path, help="sound of the preview")
+    parser.add_argument("--sound", metavar="WAV", type=_path, help="sound of the preview")
     parser.add_argument(
         "--resume",
         action=argparse.BooleanOptionalAction,
@@ -102,6 +109,20 @@ def _add_tools(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--force", action="store_true", help="replace an avatar that exists")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def _path(text: str) -> Path:
+    """Return a path that the system accepts; an empty one would be the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty, must name a file or a folder")
+    encoded = os.fsencode(text)
+    longest = max(len(part) for part in encoded.split(b"/"))
+    if longest > _MAX_NAME or len(encoded) > _MAX_PATH:
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r}... has {len(encoded)} bytes, must have at most {_MAX_PATH}, "
+            f"and {_MAX_NAME} between two slashes"
+        )
+    return Path(text)
 
 
 def _seconds(text: str) -> float:

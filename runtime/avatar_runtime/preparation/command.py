@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 from avatar_contracts import labels
 from avatar_runtime import errors
 from avatar_runtime.avatars import field_rules
-from avatar_runtime.preparation import quality, staging
+from avatar_runtime.engine.networks import weights
+from avatar_runtime.preparation import given_files, quality, staging
 
 if TYPE_CHECKING:
     import argparse
@@ -24,6 +25,7 @@ REFUSED: Final = 1
 """Exit status if the clip is refused or an input is unusable."""
 INTERRUPTED: Final = 130
 """Exit status after SIGINT, as shells report it."""
+_SHOWN: Final = 80  # characters of a wrong text that a message repeats
 _NAME: Final = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,199}")
 
 
@@ -45,12 +47,14 @@ def run(options: argparse.Namespace) -> Outcome:
     out = options.out.resolve()
     check_text(options.consent, options.disclosure)
     check_output(out, force=options.force)
-    # These modules load torch and the detectors, which takes seconds.
-    from avatar_runtime.preparation import pipeline, progress, report
-
+    check_inputs(options)
     try:
+        # Before torch and the detectors, which take seconds to load.
+        given = _imported(options) if options.from_upstream else _opened(options)
+        from avatar_runtime.preparation import pipeline, progress, report
+
         with progress.shown() as shown:
-            document = pipeline.run(_job(options, out), shown)
+            document = pipeline.run(_job(options, out, given), shown)
     except KeyboardInterrupt:
         return Outcome(INTERRUPTED, "interrupted; the same command continues")
     except OSError as error:
@@ -74,7 +78,7 @@ def check_text(consent: str, disclosure: str) -> None:
         raise errors.AssetError("--consent", f"has {len(consent)} characters, {limit}")
     is_label, expected = field_rules.text(labels.MAX_DISCLOSURE)
     if not is_label(disclosure):
-        raise errors.AssetError("--disclosure", f"is {disclosure[:80]!r}, must be {expected}")
+        raise errors.AssetError("--disclosure", f"is {_shown(disclosure)}, must be {expected}")
     if not consent.strip():
         raise errors.AssetError("--consent", "is empty, must say who allowed the use of the face")
 
@@ -87,10 +91,10 @@ def check_output(out: Path, *, force: bool) -> None:
     """
     if not _NAME.fullmatch(out.name):
         fault = (
-            f"the name {out.name[:80]!r} must have 1 to 200 letters, digits, '-', '_' or '.', "
+            f"the name {_shown(out.name)} must have 1 to 200 letters, digits, '-', '_' or '.', "
             "and start with a letter or digit"
         )
-        raise errors.AssetError(str(out), fault)
+        raise errors.AssetError("--out", fault)
     if not out.parent.is_dir():
         raise errors.AssetError(str(out.parent), "is not a folder; create it first")
     if not os.access(out.parent, os.W_OK | os.X_OK):
@@ -103,16 +107,38 @@ def check_output(out: Path, *, force: bool) -> None:
         raise errors.AssetError(str(out), "exists; --force replaces it")
 
 
-def _job(options: argparse.Namespace, out: Path) -> Job:
+def check_inputs(options: argparse.Namespace) -> None:
+    """Check the files that the arguments name, and that the version uses the box shift.
+
+    Raises:
+        AssetError: a file is missing, the model is incomplete, or the version has no box shift.
+    """
+    version = weights.find(options.model, options.version).version
+    if options.bbox_shift and version != "v1":
+        fault = f"is {options.bbox_shift}, must be 0 for a model of version {version}: v1 alone"
+        raise errors.AssetError("--bbox-shift", f"{fault} moves the box")
+    for path in (options.dwpose, options.face_parser, options.sound):
+        if path is not None:
+            given_files.require_file(path)
+    if options.from_upstream is not None:
+        given_files.require_folder(options.from_upstream)
+
+
+def _shown(text: str) -> str:
+    """Return a text in quotes, cut to 80 characters."""
+    if len(text) <= _SHOWN:
+        return repr(text)
+    return f"{text[:_SHOWN]!r}... ({len(text)} characters)"
+
+
+def _job(options: argparse.Namespace, out: Path, given: dict[str, Any]) -> Job:
     from avatar_runtime.preparation import idle, loaded_model, pipeline
 
     warnings = loaded_model.warnings(options.model, options.version)
     model = loaded_model.load(
         options.model, options.device, options.precision, options.version, options.sound
     )
-    inputs = (
-        _imported(options) if options.from_upstream else _detected(options, model.model.version)
-    )
+    found = {} if options.from_upstream else _detected(options, model.model.version)
     return pipeline.Job(
         out=out,
         model=model,
@@ -120,15 +146,14 @@ def _job(options: argparse.Namespace, out: Path) -> Job:
         open_mouths=idle.open_mouths,
         warnings=warnings,
         resume=options.resume,
-        **inputs,
+        **given,
+        **found,
     )
 
 
-def _detected(options: argparse.Namespace, version: str) -> dict[str, Any]:
-    from avatar_runtime.preparation import detectors, locating, masking, source, sources
+def _opened(options: argparse.Namespace) -> dict[str, Any]:
+    from avatar_runtime.preparation import source, sources
 
-    detector = detectors.open_detector(options.dwpose)
-    parser = detectors.open_parser(options.face_parser)
     selection = source.SourceOptions(
         start=options.start,
         end=options.end,
@@ -136,10 +161,16 @@ def _detected(options: argparse.Namespace, version: str) -> dict[str, Any]:
         background=options.background,
     )
     opened = sources.open(options.source, selection)
+    return {"source": opened, "record": opened.info.record()}
+
+
+def _detected(options: argparse.Namespace, version: str) -> dict[str, Any]:
+    from avatar_runtime.preparation import detectors, locating, masking
+
+    detector = detectors.open_detector(options.dwpose)
+    parser = detectors.open_parser(options.face_parser)
     mode = options.mask_mode or ("jaw" if version == "v15" else "raw")
     return {
-        "source": opened,
-        "record": opened.info.record(),
         "locator": locating.DetectingLocator(detector, version, options.bbox_shift),
         "masker": masking.ParsedMasks(
             parser=parser,

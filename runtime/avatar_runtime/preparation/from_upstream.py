@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from avatar_runtime import errors
 from avatar_runtime.avatars.geometry import Box
-from avatar_runtime.preparation import restricted_pickle
+from avatar_runtime.preparation import given_files, restricted_pickle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,13 +100,14 @@ def _files(folder: Path) -> list[Path]:
     Raises:
         AssetError: a number is missing, or an entry is not a regular file of the folder.
     """
+    given_files.require_folder(folder)
     try:
         found = sorted(
             (path for path in folder.iterdir() if _NUMBER.fullmatch(path.name)),
             key=lambda path: int(path.stem),
         )
     except OSError as error:
-        raise errors.AssetError(str(folder), f"unreadable: {error}") from error
+        raise errors.AssetError(str(folder), f"cannot be read: {error.strerror}") from error
     for path in found:
         if path.is_symlink() or not path.is_file():
             raise errors.AssetError(str(path), "is not a regular file")

@@ -12,6 +12,7 @@ from avatar_runtime import errors
 from avatar_runtime.audio import resampling, utterance
 from avatar_runtime.avatars import geometry, idle_pictures, masks
 from avatar_runtime.avatars.geometry import Box
+from avatar_runtime.preparation import given_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,14 +64,18 @@ def read_sound(path: Path) -> tuple[NDArray[np.int16], int]:
     """Return the first 10 s of a WAV file as mono PCM16, and its rate.
 
     Raises:
-        AssetError: the file is not a WAV file of 16-bit samples.
+        AssetError: the file does not exist or is not a WAV file of 16-bit samples.
     """
+    given_files.require_file(path)
     try:
         with wave.open(str(path), "rb") as file:
             rate, width, channels = file.getframerate(), file.getsampwidth(), file.getnchannels()
             data = file.readframes(min(file.getnframes(), _MAX_SOUND_S * rate))
-    except (OSError, EOFError, wave.Error) as error:
-        raise errors.AssetError(str(path), f"not a WAV file: {error}") from error
+    except OSError as error:
+        raise errors.AssetError(str(path), f"cannot be read: {error.strerror}") from error
+    except (EOFError, wave.Error) as error:
+        fault = "is not a WAV file, must be one of 16-bit samples"
+        raise errors.AssetError(str(path), fault) from error
     if width != 2 or not _MIN_RATE <= rate <= _MAX_RATE:
         fault = f"it has {8 * width} bits at {rate} Hz"
         limit = f"must have 16 bits at {_MIN_RATE} to {_MAX_RATE} Hz"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from avatar_runtime import errors
+from avatar_runtime.preparation import given_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,12 +49,15 @@ def read_boxes(path: Path) -> list[tuple[int, int, int, int]]:
     Raises:
         AssetError: the file is no such pickle; names what it has instead.
     """
+    given_files.require_file(path)
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise ValueError(f"it has {size} bytes, the limit is {MAX_BYTES}")
         return _rows(_load(path.read_bytes()))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise errors.AssetError(str(path), f"cannot be read: {error.strerror}") from error
+    except ValueError as error:
         raise errors.AssetError(str(path), f"not a list of boxes: {error}") from error
 
 

@@ -6,6 +6,7 @@ written under another name and renamed. A run with other inputs removes the chun
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -79,10 +80,17 @@ def opened(out: Path, key: str, *, restart: bool = False) -> Iterator[Staging]:
     """Open the staging folder of `out` for one process; `key` stands for all inputs.
 
     Raises:
-        AssetError: another process prepares the same avatar.
+        AssetError: another process prepares the same avatar, or the folder cannot be made.
+        OSError: the disk is full.
     """
     folder = folder_of(out)
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        fault = f"the folder {folder.name} cannot be made in it: {error.strerror}"
+        raise errors.AssetError(str(folder.parent), fault) from error
     with (folder / _LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

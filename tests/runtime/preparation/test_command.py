@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from avatar_runtime import errors
 from avatar_runtime.__main__ import main
 from avatar_runtime.avatars import manifest, masks
-from avatar_runtime.preparation import arguments, command, tracking
+from avatar_runtime.preparation import arguments, command, preview, staging, tracking
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +40,10 @@ def test_the_arguments_repeat_the_constants_of_the_modules_that_use_them() -> No
         (["--background", "green"], "'green' is not a colour #rrggbb"),
         (["--pixels", "webp"], "invalid choice: 'webp'"),
         (["--batch-size", "0"], "'0' is not a whole number from 1 to 256"),
+        (["--source", ""], "--source: is empty, must name a file or a folder"),
+        (["--out", ""], "--out: is empty"),
+        (["--model", " "], "--model: is empty"),
+        (["--sound", "x" * 256], "has 256 bytes, must have at most 4095, and 255 between"),
         (["--from-upstream", "x"], "not allowed with argument --source"),
     ],
 )
@@ -92,6 +98,80 @@ def test_a_wrong_output_is_named_before_any_work(tmp_path: Path, name: str, faul
     (tmp_path / "old" / "manifest.json").write_text("{}")
     with pytest.raises(errors.AssetError, match=fault):
         command.check_output(tmp_path / name, force=False)
+
+
+def test_a_long_text_is_cut_in_the_message(tmp_path: Path) -> None:
+    with pytest.raises(errors.AssetError) as caught:
+        command.check_output(tmp_path / ("x" * 250), force=False)
+    assert f"the name '{'x' * 80}'... (250 characters) must have" in str(caught.value)
+    assert "x" * 81 not in str(caught.value)
+    with pytest.raises(errors.AssetError) as caught:
+        command.check_text("yes", "y" * 101)
+    assert f"is '{'y' * 80}'... (101 characters), must be" in str(caught.value)
+    assert "y" * 81 not in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    with pytest.raises(errors.AssetError) as caught, staging.opened(gone / "eve", "key"):
+        pass
+    fault = "the folder .eve-work cannot be made in it: No such file or directory"
+    assert str(caught.value) == f"{gone}: {fault}"
+
+
+_UNUSABLE = [
+    pytest.param("--source", "nope.jpg", "nope.jpg: does not exist", id="no source"),
+    pytest.param("--dwpose", "nope.onnx", "nope.onnx: does not exist", id="no dwpose"),
+    pytest.param("--face-parser", ".", "{folder}: is a folder, must be a file", id="a folder"),
+    pytest.param("--sound", "nope.wav", "nope.wav: does not exist", id="no sound"),
+    pytest.param(
+        "--bbox-shift",
+        "5",
+        "--bbox-shift: is 5, must be 0 for a model of version v15: v1 alone moves the box",
+        id="shift",
+    ),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("flag", "value", "fault"), _UNUSABLE)
+def test_an_unusable_input_is_named_before_torch_is_loaded(
+    tmp_path: Path, assets: Any, flag: str, value: str, fault: str
+) -> None:
+    """Runs in a new process, since this one has torch."""
+    given = value if flag == "--bbox-shift" else str(tmp_path / value)
+    source = [] if flag == "--source" else ["--source", str(tmp_path / "a.mp4")]
+    arguments = [
+        "prepare", *source, "--model", str(assets.model), "--out", str(tmp_path / "eve"),
+        "--consent", "yes", flag, given,
+    ]  # fmt: skip
+    code = (
+        "import sys; from avatar_runtime.__main__ import main; "
+        "status = main(sys.argv[1:]); print('torch' in sys.modules); sys.exit(status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60
+    )
+    assert done.stderr.endswith(fault.format(folder=tmp_path) + "\n"), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert (done.returncode, done.stdout) == (1, "False\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (None, "does not exist"),
+        (b"", "is not a WAV file, must be one of 16-bit samples"),
+        (b"# readme", "is not a WAV file, must be one of 16-bit samples"),
+    ],
+)
+def test_a_sound_that_is_none_is_named(tmp_path: Path, content: bytes | None, fault: str) -> None:
+    path = tmp_path / "a.wav"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(errors.AssetError) as caught:
+        preview.read_sound(path)
+    assert str(caught.value) == f"{path}: {fault}"
 
 
 def test_force_does_not_replace_what_is_not_an_avatar(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_a_still_picture_that_is_not_doubled_is_not_halved(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("spoil", "fault"),
     [
-        (lambda f: (f / "coords.pkl").unlink(), "coords.pkl: not a list of boxes"),
+        (lambda f: (f / "coords.pkl").unlink(), "coords.pkl: does not exist"),
         (lambda f: (f / "mask" / "00000007.png").unlink(), "must be equal: .* mask 7"),
         (lambda f: (f / "mask" / "00000003.png").unlink(), "a file is missing"),
         (
@@ -81,7 +81,7 @@ def test_a_still_picture_that_is_not_doubled_is_not_halved(tmp_path: Path) -> No
             ),
             "is not a regular file",
         ),
-        (lambda f: os.rename(f / "full_imgs", f / "imgs"), "full_imgs: unreadable"),
+        (lambda f: os.rename(f / "full_imgs", f / "imgs"), "full_imgs: does not exist"),
     ],
     ids=["no boxes", "fewer masks", "gap", "program", "link", "no pictures"],
 )

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from avatar_runtime import errors
+from avatar_runtime.preparation import given_files
 from avatar_runtime.preparation.detectors import landmarks68
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class DWPose:
         Raises:
             AssetError: the file is missing or is not this network, or onnxruntime is missing.
         """
+        given_files.require_file(path)
         try:
             import onnxruntime
         except ModuleNotFoundError as error:
@@ -62,8 +64,7 @@ class DWPose:
                 str(path), options, providers=onnxruntime.get_available_providers()
             )
         except Exception as error:  # onnxruntime has an exception of its own for each status
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise errors.AssetError(str(path), f"is not a readable ONNX file: {reason}") from error
+            raise errors.AssetError(str(path), "is not an ONNX file that can be read") from error
         self._input = self._session.get_inputs()[0].name
         self._faces = faces
         self._check(path)
@@ -121,7 +122,7 @@ class DWPose:
             )[:2]
             shapes = [list(np.shape(each)) for each in (x, y)]
         except Exception as error:  # see above
-            fault = f"does not take one picture of {WIDTH}x{HEIGHT} pixels: {error}".splitlines()[0]
+            fault = f"does not take one picture of {WIDTH}x{HEIGHT} pixels"
             raise errors.AssetError(str(path), fault) from error
         must = [[1, KEYPOINTS, side * SPLIT_RATIO] for side in (WIDTH, HEIGHT)]
         if shapes != must:

@@ -143,7 +143,7 @@ def test_the_mirrored_points_are_an_involution_that_keeps_the_middle() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "fault"), [(None, "is not a readable ONNX file: "), (b"x", "is not a readable")]
+    ("content", "fault"), [(None, "does not exist"), (b"x", "is not an ONNX file that can be read")]
 )
 def test_a_file_that_is_no_network_is_refused(
     tmp_path: Path, content: bytes | None, fault: str
@@ -153,8 +153,7 @@ def test_a_file_that_is_no_network_is_refused(
         path.write_bytes(content)
     with pytest.raises(errors.AssetError) as caught:
         dwpose.DWPose(path, Faces())
-    assert str(caught.value).startswith(f"{path}: {fault}")
-    assert "\n" not in str(caught.value)
+    assert str(caught.value) == f"{path}: {fault}"
 
 
 def test_another_network_is_refused(tmp_path: Path, bins: Points) -> None:
