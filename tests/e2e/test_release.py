@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import re
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
