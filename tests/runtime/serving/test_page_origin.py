@@ -20,7 +20,7 @@ def test_a_loopback_name_and_the_own_origin_are_accepted(host: str) -> None:
     ["", "evil.example:8080", "127.0.0.1.evil.example", "127.evil.example", "10.0.0.7", "[::1"],
 )
 def test_a_name_that_another_machine_may_have_is_refused(host: str) -> None:
-    with pytest.raises(Rejection, match="^Host is ") as refused:
+    with pytest.raises(Rejection, match=r"^Host is ") as refused:
         page_origin.check_origin({"host": host, "origin": f"http://{host}"})
     assert (refused.value.status, refused.value.code) == (403, "forbidden_host")
 
@@ -30,11 +30,11 @@ def test_a_name_that_another_machine_may_have_is_refused(host: str) -> None:
     ["", "null", "http://evil.example", "http://localhost:8081", "https://localhost:8080"],
 )
 def test_another_origin_is_refused(origin: str) -> None:
-    with pytest.raises(Rejection, match="^Origin is ") as refused:
+    with pytest.raises(Rejection, match=r"^Origin is ") as refused:
         page_origin.check_origin({"host": "localhost:8080", "origin": origin})
     assert (refused.value.status, refused.value.code) == (403, "forbidden_origin")
 
 
 def test_a_request_without_an_origin_is_refused() -> None:
-    with pytest.raises(Rejection, match="^Origin is "):
+    with pytest.raises(Rejection, match=r"^Origin is "):
         page_origin.check_origin({"host": "localhost:8080"})
