@@ -147,10 +147,14 @@ def test_a_page_prepares_avatars_only_on_this_machine(tmp_path: Path) -> None:
     variables = {**LEAST, "AVATAR_PREPARE": "true", "AVATAR_AVATAR_FOLDER": str(tmp_path)}
     assert settings.from_env(variables).prepare
     assert not settings.from_env(LEAST).prepare
-    with pytest.raises(SettingsError, match="AVATAR_LISTEN is '0.0.0.0:8080', must be a loopback"):
+    with pytest.raises(
+        SettingsError, match=r"AVATAR_LISTEN is '0\.0\.0\.0:8080', must be a loopback"
+    ):
         settings.from_env({**variables, "AVATAR_LISTEN": "0.0.0.0:8080"})
     with pytest.raises(SettingsError, match="AVATAR_AVATARS is 'anna', must be unset"):
         settings.from_env({**variables, "AVATAR_AVATARS": "anna"})
     missing = str(tmp_path / "missing")
-    with pytest.raises(SettingsError, match="AVATAR_AVATAR_FOLDER is .* must be a writable folder"):
+    with pytest.raises(
+        SettingsError, match=r"AVATAR_AVATAR_FOLDER is .* must be a writable folder"
+    ):
         settings.from_env({**variables, "AVATAR_AVATAR_FOLDER": missing})

@@ -144,7 +144,7 @@ async def test_a_drawn_clip_becomes_an_avatar_with_a_preview(
     assert (missing.status_code, outside.status_code) == (404, 403)
     avatar = cache.read(tmp_path / "avatars" / "mira")
     assert avatar.manifest.consent == "Drawn by code"
-    assert avatar.content_hash == report["written"]["content_hash"]
+    assert avatar.info.content_hash == report["written"]["content_hash"]
     assert sorted(path.name for path in (tmp_path / "avatars").iterdir()) == [".upload", "mira"]
 
 
