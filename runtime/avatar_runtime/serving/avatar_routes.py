@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +16,7 @@ from avatar_runtime.errors import Rejection
 from avatar_runtime.serving import admission, page_origin, prepare_process, rejections, upload
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Sequence
 
     from avatar_runtime.serving.runtime import Runtime
 
@@ -85,14 +84,9 @@ class AvatarRoutes:
         """Make an avatar of the file in the body and return the report."""
         try:
             page_origin.check_origin(request.headers)
+            self._check_token(request)
+            return await self._admit(request)
         except Rejection as rejection:
-            return rejections.answer(rejection)
-        body = request.stream()
-        try:
-            return await self._admit(request, body)
-        except Rejection as rejection:
-            with suppress(ClientDisconnect):
-                await upload.discard(body)
             return rejections.answer(rejection)
         except ClientDisconnect:
             _log.info("client left during its upload")
@@ -102,13 +96,12 @@ class AvatarRoutes:
             fault = f"the file cannot be stored: {error.strerror or error}"
             return rejections.answer(Rejection(507, 1011, "not_stored", fault))
 
-    async def _admit(self, request: Request, body: AsyncIterator[bytes]) -> Response:
-        self._check_token(request)
+    async def _admit(self, request: Request) -> Response:
         name, consent = _named(request)
         upload.check_length(request.headers.get("content-length"))
         with upload.reserved(self._folder) as path:
             source = path.resolve()
-            size = await upload.store(body, source)
+            size = await upload.store(request.stream(), source)
             _log.info("preparation started avatar=%s bytes=%d", name, size)
             command = prepare_process.arguments(
                 self._runtime.settings.engine, source, name, consent

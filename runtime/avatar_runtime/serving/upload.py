@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from avatar_runtime.errors import Rejection
@@ -77,21 +77,6 @@ async def store(chunks: AsyncIterator[bytes], path: Path) -> int:
     if size == 0:
         raise Rejection(400, 1008, "unusable_input", "the file is empty")
     return size
-
-
-async def discard(chunks: AsyncIterator[bytes]) -> None:
-    """Read what is left of a body, for at most `CHUNK_S`.
-
-    A connection that is closed before its body was read is reset, and the browser would report a
-    network error instead of the answer.
-    """
-    size = 0
-    with suppress(TimeoutError):
-        async with asyncio.timeout(CHUNK_S):
-            async for chunk in chunks:
-                size += len(chunk)
-                if size > MAX_BYTES:
-                    return
 
 
 async def _next(chunks: AsyncIterator[bytes]) -> bytes | None:

@@ -212,6 +212,22 @@ async def test_the_end_of_the_server_ends_the_preparation(preparing: Any, endles
     assert _has_ended(endless)
 
 
+async def test_a_refusal_reaches_a_client_that_sends_its_whole_file_first(preparing: Any) -> None:
+    size = 30_000_000
+    async with preparing() as (served, _):
+        host, port = served.sessions.split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        head = (
+            f"POST /v1/avatars?name=mira HTTP/1.1\r\nHost: {served.sessions}\r\n"
+            f"Origin: http://{served.sessions}\r\nContent-Length: {size}\r\n\r\n"
+        )
+        writer.write(head.encode() + bytes(size))
+        async with asyncio.timeout(DEADLINE_S):
+            await writer.drain()
+            assert await reader.readline() == b"HTTP/1.1 400 Bad Request\r\n"
+        writer.close()
+
+
 async def test_a_client_that_leaves_during_its_upload_leaves_nothing(
     preparing: Any, tmp_path: Path
 ) -> None:
