@@ -26,7 +26,7 @@ def page_headers() -> dict[str, str]:
         "default-src": "'none'",
         "script-src": scripts,
         "style-src": styles,
-        "img-src": "data:",
+        "img-src": "'self' data:",
         "connect-src": "'self' ws: wss:",  # some browsers do not count WebSockets as 'self'
         "base-uri": "'none'",
         "form-action": "'none'",

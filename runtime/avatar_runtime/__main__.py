@@ -73,6 +73,7 @@ def _serve(options: argparse.Namespace) -> int:
         "AVATAR_BATCH_SIZE": options.batch_size,
         "AVATAR_LISTEN": options.listen,
         "AVATAR_ADMIN": options.admin,
+        "AVATAR_PREPARE": "true" if options.prepare else None,
     }
     overrides = {name: value for name, value in given.items() if value is not None}
     read = settings.from_env({**os.environ, **overrides})
@@ -241,6 +242,11 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--batch-size", metavar="N", help="number of frames in the largest batch")
     serve.add_argument("--listen", metavar="HOST:PORT", help="for sessions, page and probes")
     serve.add_argument("--admin", metavar="HOST:PORT", help="for metrics and control")
+    serve.add_argument(
+        "--prepare",
+        action="store_true",
+        help="let the page prepare avatars; needs a loopback --listen and a writable --avatars",
+    )
     lipsync = commands.add_parser("lipsync", help="make a video from an audio file")
     lipsync.add_argument("--model", metavar="DIR", type=Path, required=True)
     lipsync.add_argument("--avatar", metavar="DIR", type=Path, required=True)

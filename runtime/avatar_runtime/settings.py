@@ -7,6 +7,7 @@ Kubernetes sets `AVATAR_…_SERVICE_HOST` in pods next to a Service with such a 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -133,6 +134,8 @@ class Settings:
     sessions_listen: Address
     admin_listen: Address
     log_format: labels.LogFormat
+    prepare: bool = False
+    """Whether the page may prepare avatars; the listener is then a loopback address."""
 
 
 def from_env(variables: Mapping[str, str]) -> Settings:
@@ -167,7 +170,10 @@ def from_env(variables: Mapping[str, str]) -> Settings:
         sessions_listen=read.address("AVATAR_LISTEN", Address("127.0.0.1", labels.SESSIONS_PORT)),
         admin_listen=read.address("AVATAR_ADMIN", Address("127.0.0.1", labels.ADMIN_PORT)),
         log_format=labels.LogFormat(read.choice(labels.ENV_LOG_FORMAT, "text", ("json", "text"))),
+        prepare=read.boolean("AVATAR_PREPARE"),
     )
+    if settings.prepare:
+        _check_preparation(read, settings)
     read.check(SettingsError)
     return settings
 
@@ -243,6 +249,19 @@ def _admin(read: Environment) -> AdminSettings:
         session_token=read.secret(labels.ENV_SESSION_TOKEN),
         token_folder=read.text(labels.ENV_TOKEN_FOLDER, ""),
     )
+
+
+def _check_preparation(read: Environment, settings: Settings) -> None:
+    """Note what is wrong for a runtime that prepares avatars for its page."""
+    listen, avatars = settings.sessions_listen, settings.engine.avatars
+    if not listen.is_loopback:
+        limit = "a loopback address such as 127.0.0.1:8080, because --prepare is set"
+        read.note("AVATAR_LISTEN", str(listen), limit)
+    if avatars and not (os.path.isdir(avatars) and os.access(avatars, os.W_OK | os.X_OK)):
+        read.note("AVATAR_AVATAR_FOLDER", avatars, "a writable folder, because --prepare is set")
+    if settings.sessions.avatars:
+        limit = "unset, because --prepare is set: a new avatar would not be offered"
+        read.note(labels.ENV_AVATARS, ",".join(settings.sessions.avatars), limit)
 
 
 def _unless_auto(read: Environment, name: str, known: tuple[str, ...]) -> str | None:

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from avatar_runtime import settings
 from avatar_runtime.audio import energy
 from avatar_runtime.errors import SettingsError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LEAST = {"AVATAR_MODEL": "/models", "AVATAR_AVATAR_FOLDER": "/avatars"}
 
@@ -136,3 +141,20 @@ def test_the_drain_hook_uses_the_admin_listener_of_its_pod(address: str, url: st
     read = settings.drain_from_env(variables)
     assert (read.url, read.admin.token, read.timeout_s) == (url, "s3cret", 3600)
     assert "s3cret" not in repr(read)
+
+
+def test_a_page_prepares_avatars_only_on_this_machine(tmp_path: Path) -> None:
+    variables = {**LEAST, "AVATAR_PREPARE": "true", "AVATAR_AVATAR_FOLDER": str(tmp_path)}
+    assert settings.from_env(variables).prepare
+    assert not settings.from_env(LEAST).prepare
+    with pytest.raises(
+        SettingsError, match=r"AVATAR_LISTEN is '0\.0\.0\.0:8080', must be a loopback"
+    ):
+        settings.from_env({**variables, "AVATAR_LISTEN": "0.0.0.0:8080"})
+    with pytest.raises(SettingsError, match="AVATAR_AVATARS is 'anna', must be unset"):
+        settings.from_env({**variables, "AVATAR_AVATARS": "anna"})
+    missing = str(tmp_path / "missing")
+    with pytest.raises(
+        SettingsError, match=r"AVATAR_AVATAR_FOLDER is .* must be a writable folder"
+    ):
+        settings.from_env({**variables, "AVATAR_AVATAR_FOLDER": missing})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any, Final
@@ -12,6 +13,11 @@ Rule = tuple[Callable[[Any], bool], str]
 
 MAX_TEXT: Final = 2000
 """Characters of a text of several lines at most."""
+FOLDER_NAME_LIMIT: Final = (
+    "must have 1 to 200 letters, digits, '-', '_' or '.', and start with a letter or digit"
+)
+"""The end of a sentence about a name that `is_folder_name` refuses."""
+_FOLDER_NAME: Final = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,199}")
 _MAX_SHOWN: Final = 80  # characters of a wrong value that an error shows
 _MAX_BITS: Final = 64
 _MAX_DEPTH: Final = 4
@@ -50,6 +56,11 @@ def choice(choices: tuple[str, ...]) -> Rule:
         lambda value: isinstance(value, str) and value in choices,
         f"one of {', '.join(choices)}",
     )
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether a new avatar may have a name. It is the name of a folder in the folder of avatars."""
+    return _FOLDER_NAME.fullmatch(name) is not None
 
 
 def is_note(value: object) -> bool:

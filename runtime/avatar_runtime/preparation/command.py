@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,7 +25,6 @@ REFUSED: Final = 1
 INTERRUPTED: Final = 130
 """Exit status after SIGINT, as shells report it."""
 _SHOWN: Final = 80  # characters of a wrong text that a message repeats
-_NAME: Final = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,199}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +87,8 @@ def check_output(out: Path, *, force: bool) -> None:
     Raises:
         AssetError: the name is wrong, the parent is not a writable folder, or an avatar exists.
     """
-    if not _NAME.fullmatch(out.name):
-        fault = (
-            f"the name {_shown(out.name)} must have 1 to 200 letters, digits, '-', '_' or '.', "
-            "and start with a letter or digit"
-        )
+    if not field_rules.is_folder_name(out.name):
+        fault = f"the name {_shown(out.name)} {field_rules.FOLDER_NAME_LIMIT}"
         raise errors.AssetError("--out", fault)
     if not out.parent.is_dir():
         raise errors.AssetError(str(out.parent), "is not a folder; create it first")

@@ -1,4 +1,4 @@
-"""The listener for sessions: `/v1/realtime`, the page, and the probes."""
+"""The listener for sessions: `/v1/realtime`, avatars, the page, and the probes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from avatar_contracts import packaged_files
 from avatar_runtime.errors import Rejection
-from avatar_runtime.serving import admission
+from avatar_runtime.serving import admission, rejections
+from avatar_runtime.serving.avatar_routes import AvatarRoutes
 from avatar_runtime.serving.connection import Connection
 
 if TYPE_CHECKING:
@@ -48,12 +49,13 @@ def create(runtime: Runtime) -> FastAPI:
     async def upgrade_required() -> JSONResponse:
         rejection = Rejection(426, 1008, "upgrade_required", "connect with a WebSocket")
         headers = {"Upgrade": "websocket", "Connection": "Upgrade"}
-        return JSONResponse({"error": _describe(rejection)}, 426, headers)
+        return JSONResponse({"error": rejections.describe(rejection)}, 426, headers)
 
     @app.websocket("/v1/realtime")
     async def realtime(websocket: WebSocket) -> None:
         await serve_session(websocket, runtime)
 
+    app.include_router(AvatarRoutes(runtime).router())
     return app
 
 
@@ -114,7 +116,7 @@ async def _reject(
 ) -> None:
     if request.query.get("refuse") == "close":
         _count(rejection, runtime)
-        error = _describe(rejection)
+        error = rejections.describe(rejection)
         event = {"type": "error", "event_id": "event_refused", "error": error}
         await websocket.accept(_subprotocol(websocket))
         await websocket.send_text(json.dumps(event))
@@ -129,27 +131,13 @@ async def _deny(websocket: WebSocket, rejection: Rejection, runtime: Runtime) ->
     headers = {}
     if rejection.retry_after_s is not None:
         headers["Retry-After"] = str(rejection.retry_after_s)
-    response = JSONResponse({"error": _describe(rejection)}, rejection.status, headers)
+    response = JSONResponse({"error": rejections.describe(rejection)}, rejection.status, headers)
     await websocket.send_denial_response(response)
 
 
 def _count(rejection: Rejection, runtime: Runtime) -> None:
     runtime.metrics.count_rejection(rejection.code)
     _log.info("session refused code=%s status=%d", rejection.code, rejection.status)
-
-
-def _describe(rejection: Rejection) -> dict[str, object]:
-    """Return the error object: docs/wire-protocol.md, "Errors". It is the same for a rejection."""
-    kind = "server_error" if rejection.status >= 500 else "invalid_request_error"
-    return {
-        "type": kind,
-        "code": rejection.code,
-        "message": rejection.message,
-        "param": rejection.param,
-        "event_id": None,
-        "value": rejection.value,
-        "limit": rejection.limit,
-    }
 
 
 def _subprotocol(websocket: WebSocket) -> str | None:

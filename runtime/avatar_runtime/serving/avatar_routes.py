@@ -1,0 +1,175 @@
+"""The routes of avatars on the sessions port: their list, and with `--prepare` how to make one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse, JSONResponse, Response
+from starlette.requests import ClientDisconnect
+
+from avatar_runtime.avatars import field_rules
+from avatar_runtime.errors import Rejection
+from avatar_runtime.serving import admission, page_origin, prepare_process, rejections, upload
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from avatar_runtime.serving.runtime import Runtime
+
+PREVIEW: Final = "preview.jpg"
+_NO_STORE: Final = {"Cache-Control": "no-store"}
+_PICTURE_HEADERS: Final = {
+    **_NO_STORE,
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+_WAIT_S: Final = 3600.0  # until the wait for the end of the process is repeated
+
+_log = logging.getLogger(__name__)
+
+
+class AvatarRoutes:
+    """The handlers; at most one preparation runs."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._folder = Path(runtime.settings.engine.avatars)
+        self._progress: str | None = None
+
+    def router(self) -> APIRouter:
+        """Return the routes; those that prepare exist only with `--prepare`."""
+        router = APIRouter()
+        router.add_api_route("/v1/avatars", self.list, response_model=None)
+        if self._runtime.settings.prepare:
+            router.add_api_route("/v1/avatars", self.prepare, methods=["POST"], response_model=None)
+            router.add_api_route(
+                "/v1/avatars/{name}/preview.jpg", self.preview, response_model=None
+            )
+        return router
+
+    async def list(self, request: Request) -> Response:
+        """Return the avatars, and the progress of the preparation that runs."""
+        prepares = self._runtime.settings.prepare
+        try:
+            self._check_token(request)
+            if prepares:
+                page_origin.check_host(request.headers)
+        except Rejection as rejection:
+            return rejections.answer(rejection)
+        avatars = [
+            {"name": name, "version": character.key.removeprefix(f"{name}@")}
+            for name, character in self._runtime.avatars.items()
+        ]
+        document = {"avatars": avatars, "preparation": prepares, "progress": self._progress}
+        return JSONResponse(document, headers=_NO_STORE)
+
+    async def preview(self, request: Request, name: str) -> Response:
+        """Return the contact sheet of an avatar."""
+        try:
+            self._check_token(request)
+            page_origin.check_host(request.headers)
+            _check_name(name)
+            path = self._folder / name / PREVIEW
+            if not await asyncio.to_thread(path.is_file):
+                raise Rejection(404, 1008, "not_found", f"the avatar {name} has no preview")
+        except Rejection as rejection:
+            return rejections.answer(rejection)
+        return FileResponse(path, media_type="image/jpeg", headers=_PICTURE_HEADERS)
+
+    async def prepare(self, request: Request) -> Response:
+        """Make an avatar of the file in the body and return the report."""
+        try:
+            page_origin.check_origin(request.headers)
+            self._check_token(request)
+            return await self._admit(request)
+        except Rejection as rejection:
+            return rejections.answer(rejection)
+        except ClientDisconnect:
+            _log.info("client left during its upload")
+            return Response(status_code=400)  # nobody reads it
+        except OSError as error:
+            _log.warning("upload failed: %s", error)
+            fault = f"the file cannot be stored: {error.strerror or error}"
+            return rejections.answer(Rejection(507, 1011, "not_stored", fault))
+
+    async def _admit(self, request: Request) -> Response:
+        name, consent = _named(request)
+        upload.check_length(request.headers.get("content-length"))
+        with upload.reserved(self._folder) as path:
+            source = path.resolve()
+            size = await upload.store(request.stream(), source)
+            _log.info("preparation started avatar=%s bytes=%d", name, size)
+            command = prepare_process.arguments(
+                self._runtime.settings.engine, source, name, consent
+            )
+            result = await self._run(request, command)
+        if result is None:
+            _log.info("preparation killed avatar=%s", name)
+            raise Rejection(503, 1012, "stopped", "the preparation was stopped")
+        _log.info("preparation ended avatar=%s status=%d", name, result.status)
+        status, report = prepare_process.report_of(result, str(source))
+        return JSONResponse(report, status, headers=_NO_STORE)
+
+    async def _run(self, request: Request, command: Sequence[str]) -> prepare_process.Result | None:
+        """Run a command until it ends, the client leaves or the process stops; then `None`."""
+        task = asyncio.create_task(prepare_process.run(command, self._show), name="preparation")
+        ends = [
+            asyncio.create_task(_left(request), name="client left"),
+            asyncio.create_task(self._stopping(), name="process stops"),
+        ]
+        try:
+            await asyncio.wait([task, *ends], return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        finally:
+            self._progress = None
+            for each in (task, *ends):
+                each.cancel()
+            await asyncio.gather(task, *ends, return_exceptions=True)
+
+    async def _stopping(self) -> None:
+        while not self._runtime.stopping:
+            await self._runtime.changes.wait(self._runtime.changes.count, _WAIT_S)
+
+    def _show(self, line: str) -> None:
+        self._progress = line
+
+    def _check_token(self, request: Request) -> None:
+        tokens = self._runtime.tokens
+        if tokens.session_is_required:
+            headers = admission.headers_of(request.scope["headers"])
+            admission.check_token(
+                admission.SessionRequest(query={}, headers=headers, subprotocols=()),
+                tokens.session(),
+            )
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _named(request: Request) -> tuple[str, str]:
+    """Return the name and the consent of a request.
+
+    Raises:
+        Rejection: with status 400, if one is missing or wrong.
+    """
+    name, consent = (request.query_params.get(key, "") for key in ("name", "consent"))
+    _check_name(name)
+    if not consent.strip():
+        message = "consent is empty, must say who allowed the use of the face"
+        raise Rejection(400, 1008, "invalid_value", message, param="consent")
+    if not field_rules.is_note(consent):
+        message = f"consent must be text of at most {field_rules.MAX_TEXT} characters"
+        raise Rejection(400, 1008, "invalid_value", message, param="consent")
+    return name, consent
+
+
+def _check_name(name: str) -> None:
+    if not field_rules.is_folder_name(name):
+        message = f"the name {name[:80]!r} {field_rules.FOLDER_NAME_LIMIT}"
+        raise Rejection(400, 1008, "invalid_value", message, param="name")

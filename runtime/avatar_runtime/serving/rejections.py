@@ -1,0 +1,30 @@
+"""Rejections as JSON: the error object that all answers of the sessions port share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastapi.responses import JSONResponse
+
+if TYPE_CHECKING:
+    from avatar_runtime.errors import Rejection
+
+
+def describe(rejection: Rejection) -> dict[str, object]:
+    """Return the error object: docs/wire-protocol.md, "Errors". It is the same for a rejection."""
+    kind = "server_error" if rejection.status >= 500 else "invalid_request_error"
+    return {
+        "type": kind,
+        "code": rejection.code,
+        "message": rejection.message,
+        "param": rejection.param,
+        "event_id": None,
+        "value": rejection.value,
+        "limit": rejection.limit,
+    }
+
+
+def answer(rejection: Rejection) -> JSONResponse:
+    """Return the HTTP answer of a rejection."""
+    headers = {"Cache-Control": "no-store"}
+    return JSONResponse({"error": describe(rejection)}, rejection.status, headers)
