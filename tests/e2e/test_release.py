@@ -132,8 +132,10 @@ async def test_upgrade_brings_older_crds_up_to_date_around_live_sessions(
             "--reuse-values", "--set", "operator.resyncSeconds=200", "--wait", "--timeout", "120s",
         )  # fmt: skip
         await late.until_ready()
-    crd = await cluster.kubectl("get", "crd", "avatarservices.avatar.musetalk.io", "-o", "json")
-    assert missing_fields(crds.bundled()[0], json.loads(crd)) == ()
+    for bundled in crds.bundled():
+        name = bundled["metadata"]["name"]
+        crd = json.loads(await cluster.kubectl("get", "crd", name, "-o", "json"))
+        assert missing_fields(bundled, crd) == (), name
     assert await cluster.kubectl("get", "jobs", "-n", SYSTEM, "-o", "name") == ""
     await all_served(load, 2)
     assert [p["metadata"]["uid"] for p in await space.pods("kept")] == [pod["metadata"]["uid"]]
