@@ -133,7 +133,9 @@ async def test_upgrade_brings_older_crds_up_to_date_around_live_sessions(
         )  # fmt: skip
         await late.until_ready()
     for bundled in crds.bundled():
-        name = bundled["metadata"]["name"]
+        metadata = bundled["metadata"]
+        assert isinstance(metadata, dict)
+        name = metadata["name"]
         crd = json.loads(await cluster.kubectl("get", "crd", name, "-o", "json"))
         assert missing_fields(bundled, crd) == (), name
     assert await cluster.kubectl("get", "jobs", "-n", SYSTEM, "-o", "name") == ""
