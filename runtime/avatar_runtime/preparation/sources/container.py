@@ -17,7 +17,8 @@ import av.logging
 from av.stream import Discard, Disposition
 
 from avatar_runtime.errors import SourceError
-from avatar_runtime.preparation.sources.files import TooSlow
+from avatar_runtime.preparation.sources import png
+from avatar_runtime.preparation.sources.files import PackedIndex, TooSlow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,6 +49,7 @@ _MP4_BOXES: Final = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free"})
 # The extended header of WebP: its flags lie at byte 20, and bit 1 tells of an animation.
 _WEBP_FLAGS: Final = 20
 _WEBP_MOVES: Final = 2
+_MEBIBYTE: Final = 1 << 20
 _MOST_STREAMS: Final = 64
 _READ_BYTES: Final = 1 << 18
 _MOST_THREADS: Final = 4
@@ -66,10 +68,14 @@ def open_container(path: Path, file: GuardedFile, limits: SourceLimits) -> Any:
     """
     with translated(path):
         head = _head(file)
-    _refuse_by_name(path, head)
+        _refuse_by_name(path, head)
+        if head.startswith(png.SIGNATURE):
+            _check_png(path, file, limits)
     options = {
         "format_whitelist": ",".join((*_MOVING_FORMATS, *sorted(STILL_FORMATS))),
-        "codec_whitelist": ",".join(_CODECS),
+        # FFmpeg may decode the first frame of each stream while it opens a file, and no PNG may be
+        # decoded before `png.check_picture` has seen it.
+        "codec_whitelist": ",".join(codec for codec in _CODECS if codec not in png.CODECS),
         "protocol_whitelist": "file",
         "max_streams": str(_MOST_STREAMS),
         "max_pixels": str(max(limits.max_photo_pixels, limits.max_frame_pixels)),
@@ -88,7 +94,7 @@ def open_container(path: Path, file: GuardedFile, limits: SourceLimits) -> Any:
                 io_open=_refuse_to_open,
             )
     except SourceError as error:
-        if file.late:
+        if file.late or file.packed:
             raise
         reason = f"is not a video or picture that can be read; {SUPPORTED}"
         if head[4:8] in _MP4_BOXES:
@@ -107,6 +113,32 @@ def _head(file: GuardedFile) -> bytes:
     head = file.read(32)
     file.seek(0)
     return head
+
+
+def _check_png(path: Path, file: GuardedFile, limits: SourceLimits) -> None:
+    size = file.seek(0, os.SEEK_END)
+    try:
+        moving = png.check_file(
+            file, size, photo_pixels=limits.max_photo_pixels, frame_pixels=limits.max_frame_pixels
+        )
+    except png.Refused as refused:
+        raise SourceError(str(path), str(refused)) from None
+    if not moving:
+        check_photo_bytes(path, size, limits)
+
+
+def check_photo_bytes(path: Path, size: int, limits: SourceLimits) -> None:
+    """Refuse a photo that is too large to be read as one packet.
+
+    Raises:
+        SourceError: The file has more than `limits.max_photo_bytes`.
+    """
+    if size > limits.max_photo_bytes:
+        raise SourceError(
+            str(path),
+            f"has {size // _MEBIBYTE} MiB, a photo must have at most "
+            f"{limits.max_photo_bytes // _MEBIBYTE} MiB",
+        )
 
 
 def _refuse_by_name(path: Path, head: bytes) -> None:
@@ -165,6 +197,9 @@ def translated(path: Path) -> Iterator[None]:
         yield
     except TooSlow:
         raise SourceError(str(path), "takes too long to read or decode") from None
+    except PackedIndex:
+        reason = "has a compressed QuickTime index; save it as MP4"
+        raise SourceError(str(path), reason) from None
     except MemoryError:
         raise SourceError(str(path), "needs more memory than there is") from None
     except (av.error.FFmpegError, OSError, EOFError, ValueError) as error:

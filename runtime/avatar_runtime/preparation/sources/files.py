@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 _CHUNK_BYTES: Final = 1 << 20
 _MEBIBYTE: Final = 1 << 20
+# QuickTime file format, "Compressed movie resources": the content of an atom `dcom`, which names
+# the method; FFmpeg knows only zlib. Eight bytes meet by chance once in 2^64 places.
+_PACKED_INDEX: Final = b"dcomzlib"
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -24,11 +27,16 @@ class TooSlow(Exception):
     """Reading or decoding one frame takes longer than the limit."""
 
 
+class PackedIndex(Exception):
+    """The index of a QuickTime file is compressed; FFmpeg inflates it without a limit."""
+
+
 class GuardedFile:
     """The file as FFmpeg reads it: `read`, `seek` and `tell`, until the deadline passes.
 
     FFmpeg gets no path, so that it can open no other file. A demuxer that reads in circles meets
-    the deadline here; `renew` moves the deadline after each frame.
+    the deadline here; `renew` moves the deadline after each frame. A compressed QuickTime index
+    ends the reading before FFmpeg sees it whole.
     """
 
     def __init__(
@@ -39,6 +47,9 @@ class GuardedFile:
         self._clock = clock
         self._deadline = clock() + seconds
         self.late = False
+        self.packed = False
+        self._tail = b""
+        self._end = 0
 
     def renew(self) -> None:
         self._deadline = self._clock() + self._seconds
@@ -51,7 +62,15 @@ class GuardedFile:
 
     def read(self, size: int) -> bytes:
         self.check()
-        return self._file.read(size)
+        start = self._file.tell()
+        data = self._file.read(size)
+        before = self._tail if start == self._end else b""
+        kept = 1 - len(_PACKED_INDEX)
+        self._tail, self._end = (before + data[kept:])[kept:], start + len(data)
+        if _PACKED_INDEX in data or _PACKED_INDEX in before + data[: len(_PACKED_INDEX)]:
+            self.packed = True
+            raise PackedIndex
+        return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         self.check()

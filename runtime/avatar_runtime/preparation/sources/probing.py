@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from avatar_runtime.errors import SourceError
 from avatar_runtime.preparation.source import MEGAPIXEL
-from avatar_runtime.preparation.sources.container import translated
+from avatar_runtime.preparation.sources.container import check_photo_bytes, translated
 from avatar_runtime.preparation.sources.reading import Reading, frame_time
 from avatar_runtime.preparation.sources.scan import Scan, scan
 from avatar_runtime.preparation.sources.shaping import Shape, shape_of
@@ -26,7 +26,6 @@ _INDEXED: Final = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
 _CUT_SECONDS: Final = Fraction(1, 2)
 _SAME_RATE: Final = 0.05  # frames a second: rounded time stamps give 24.99 for 25
 _MICROSECONDS: Final = 1_000_000  # AV_TIME_BASE: unit of the length in a container's header
-_MEBIBYTE: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,13 +119,8 @@ def _no_picture(reading: Reading, still: bool, limits: SourceLimits) -> str:
 
 
 def _check_size(path: Path, reading: Reading, still: bool, limits: SourceLimits) -> None:
-    size = reading.identity[2]
-    if still and size > limits.max_photo_bytes:
-        raise SourceError(
-            str(path),
-            f"has {size // _MEBIBYTE} MiB, a photo must have at most "
-            f"{limits.max_photo_bytes // _MEBIBYTE} MiB",
-        )
+    if still:
+        check_photo_bytes(path, reading.identity[2], limits)
     most = limits.max_photo_pixels if still else limits.max_frame_pixels
     width, height = reading.stream.codec_context.width, reading.stream.codec_context.height
     if width * height > most:

@@ -10,8 +10,9 @@ import av
 import av.error
 import av.filter
 
+from avatar_runtime.errors import SourceError
 from avatar_runtime.preparation.sources import container as containers
-from avatar_runtime.preparation.sources import files
+from avatar_runtime.preparation.sources import files, png
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +38,8 @@ class Reading:
         try:
             self.identity = _identity(opened.fileno())
             self.container = containers.open_container(path, self.file, limits)
+            if self.still:
+                containers.check_photo_bytes(path, self.identity[2], limits)
             self.stream = containers.pick_stream(path, self.container)
         except BaseException:
             opened.close()
@@ -86,7 +89,7 @@ class Reading:
                 packet = next(source)
             except StopIteration:
                 return
-            except files.TooSlow:
+            except (files.TooSlow, files.PackedIndex):
                 raise
             except (av.error.FFmpegError, OSError, ValueError):
                 self.broke_off = True
@@ -108,9 +111,26 @@ class Reading:
     def _decoded(self) -> Iterator[Any]:
         limit = self._limits.max_photo_pixels if self.still else self._limits.max_frame_pixels
         decoder = containers.make_decoder(self.stream, limit)
+        header = None
+        if decoder.name in png.CODECS and decoder.extradata:
+            head = bytearray(decoder.extradata)
+            header = self._check_png(head, None, limit)
+            decoder.extradata = bytes(head)
         for packet in self.packets():
+            if decoder.name in png.CODECS:
+                header = self._check_png(packet, header, limit)
             yield from self._decode(decoder, packet)
         yield from self._decode(decoder, None)
+
+    def _check_png(self, data: Any, known: png.Header | None, limit: int) -> png.Header | None:
+        """Check a coded PNG and hide its colour profile; `data` is a writable buffer."""
+        view = memoryview(data)
+        try:
+            header = png.check_picture(view, known, limit)
+            png.hide_profiles(view)
+            return header
+        except png.Refused as refused:
+            raise SourceError(str(self.path), str(refused)) from None
 
     def _decode(self, decoder: Any, packet: Any) -> Iterator[Any]:
         try:
