@@ -96,7 +96,14 @@ def test_address_without_host_or_port_is_a_fault(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "expected"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("::", False)]
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("localhost", True),
+        ("::", False),
+        ("127.example.org", False),
+    ],
 )
 def test_loopback_is_known(host: str, expected: bool) -> None:
     assert Address(host, 1).is_loopback == expected
