@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import uuid
 import zlib
 from fractions import Fraction
 from functools import cache
@@ -125,3 +126,29 @@ def packed_index(mebibytes: int, before: int = 0) -> bytes:
     content = _atom(b"dcom", b"zlib") + _atom(b"cmvd", size + deflated(mebibytes))
     start = _atom(b"ftyp", b"qt  \0\0\0\0qt  ") + (_atom(b"free", bytes(before)) if before else b"")
     return start + _atom(b"moov", _atom(b"cmov", content))
+
+
+def _synchsafe(number: int) -> bytes:
+    """Return an ID3v2.4 size: 7 bits a byte."""
+    return bytes(number >> shift & 127 for shift in (21, 14, 7, 0))
+
+
+def add_id3(wmv: bytes, mebibytes: int) -> bytes:
+    """Return an ASF file with an attribute `ID3`, whose one frame is a compressed text."""
+    packer = zlib.compressobj(9)
+    letters = b"a" * MEBIBYTE
+    parts = [packer.compress(b"\0k\0"), *(packer.compress(letters) for _ in range(mebibytes))]
+    content = struct.pack(">I", mebibytes * MEBIBYTE) + b"".join([*parts, packer.flush()])
+    # Flags of the frame: compressed (8), with the length of its data (1).
+    frame = b"TXXX" + _synchsafe(len(content)) + b"\0\x09" + content
+    tag = b"ID3\x04\0\0" + _synchsafe(len(frame)) + frame
+    name = "ID3\0".encode("utf-16-le")
+    record = struct.pack("<HHHHHI", 1, 0, 0, len(name), 1, len(tag)) + name + tag
+    metadata = uuid.UUID("c5f8cbea-5baf-4877-8467-aa8c44fa4cca").bytes_le
+    added = metadata + struct.pack("<Q", len(record) + 24) + record
+    made = bytearray(wmv)
+    at = made.index(uuid.UUID("5fbf03b5-a92e-11cf-8ee3-00c00c205365").bytes_le)  # its extension
+    end = at + struct.unpack_from("<Q", made, at + 16)[0]
+    for kind, place in (("<Q", 16), ("<Q", at + 16), ("<I", at + 42)):
+        struct.pack_into(kind, made, place, struct.unpack_from(kind, made, place)[0] + len(added))
+    return bytes(made[:end] + added + made[end:])

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.runtime.preparation import bombs
+from tests.runtime.preparation import bombs, clips
 
 from avatar_runtime import errors
 from avatar_runtime.preparation import sources
@@ -28,6 +28,7 @@ from avatar_runtime.preparation.sources import files, png
 ROOT = Path(__file__).parents[3]
 PIXELS = 100_000_000
 BOMB_MIB = 256
+WMV = clips.Coding(codec="wmv2", options={"b": "4M"}, container="asf")
 CODE = """
 import json, sys, time
 from pathlib import Path
@@ -70,6 +71,7 @@ FAULTS = {
     "100-texts.png": INFLATES, "moving.apng": INFLATES, "text.mov": INFLATES,
     "text.mkv": INFLATES, "text.avi": INFLATES, "many.png": MANY, "pixels.png": PIXELS_GO_ON,
     "index.mov": "has a compressed QuickTime index",
+    "tag.wmv": "has an ID3 tag in its header",
 }  # fmt: skip
 
 
@@ -93,6 +95,9 @@ def make_bomb(path: Path) -> None:
             path.write_bytes(bombs.png(pixels=bombs.deflated(2048)))
         case "index.mov":
             path.write_bytes(bombs.packed_index(BOMB_MIB))
+        case "tag.wmv":
+            plain = clips.write(path, clips.numbered(30), WMV).read_bytes()
+            path.write_bytes(bombs.add_id3(plain, BOMB_MIB))
         case _:
             bombs.in_container(path, bombs.png([text]))
 
@@ -256,9 +261,14 @@ def test_a_compressed_index_across_two_reads_is_found(tmp_path: Path, cut: int) 
     path = write(tmp_path / "a", b"123dcomzlib456")
     with path.open("rb", buffering=0) as opened:
         file = files.GuardedFile(opened, 60.0)
-        with pytest.raises(files.PackedIndex):
+        with pytest.raises(files.Packed):
             [file.read(size) for size in (3 + cut, 2, 20)]
         assert file.packed
+
+
+def test_a_wmv_without_a_tag_is_read(tmp_path: Path) -> None:
+    path = clips.write(tmp_path / "a.wmv", clips.numbered(30), WMV)
+    assert len(list(sources.open(path).frames())) == 30
 
 
 def test_parts_that_are_not_neighbours_are_no_index(tmp_path: Path) -> None:

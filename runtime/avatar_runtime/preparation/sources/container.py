@@ -18,7 +18,7 @@ from av.stream import Discard, Disposition
 
 from avatar_runtime.errors import SourceError
 from avatar_runtime.preparation.sources import png
-from avatar_runtime.preparation.sources.files import PackedIndex, TooSlow
+from avatar_runtime.preparation.sources.files import Packed, TooSlow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -197,9 +197,8 @@ def translated(path: Path) -> Iterator[None]:
         yield
     except TooSlow:
         raise SourceError(str(path), "takes too long to read or decode") from None
-    except PackedIndex:
-        reason = "has a compressed QuickTime index; save it as MP4"
-        raise SourceError(str(path), reason) from None
+    except Packed as packed:
+        raise SourceError(str(path), str(packed)) from None
     except MemoryError:
         raise SourceError(str(path), "needs more memory than there is") from None
     except (av.error.FFmpegError, OSError, EOFError, ValueError) as error:

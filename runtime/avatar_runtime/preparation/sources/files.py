@@ -20,6 +20,11 @@ _MEBIBYTE: Final = 1 << 20
 # QuickTime file format, "Compressed movie resources": the content of an atom `dcom`, which names
 # the method; FFmpeg knows only zlib. Eight bytes meet by chance once in 2^64 places.
 _PACKED_INDEX: Final = b"dcomzlib"
+# The name of an attribute that holds an ID3 tag, in UTF-16, with or without a null at its end. A
+# frame of the tag may be compressed.
+_ID3: Final = "ID3".encode("utf-16-le")
+_ASF: Final = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")  # GUID of the header of ASF
+_OVERLAP: Final = len(_PACKED_INDEX) - 1
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -27,16 +32,16 @@ class TooSlow(Exception):
     """Reading or decoding one frame takes longer than the limit."""
 
 
-class PackedIndex(Exception):
-    """The index of a QuickTime file is compressed; FFmpeg inflates it without a limit."""
+class Packed(Exception):
+    """The file holds a compressed part that FFmpeg inflates without a limit; the text names it."""
 
 
 class GuardedFile:
     """The file as FFmpeg reads it: `read`, `seek` and `tell`, until the deadline passes.
 
     FFmpeg gets no path, so that it can open no other file. A demuxer that reads in circles meets
-    the deadline here; `renew` moves the deadline after each frame. A compressed QuickTime index
-    ends the reading before FFmpeg sees it whole.
+    the deadline here; `renew` moves the deadline after each frame. A compressed part ends
+    the reading before FFmpeg sees it whole.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class GuardedFile:
         self.packed = False
         self._tail = b""
         self._end = 0
+        self._asf = False
 
     def renew(self) -> None:
         self._deadline = self._clock() + self._seconds
@@ -64,12 +70,12 @@ class GuardedFile:
         self.check()
         start = self._file.tell()
         data = self._file.read(size)
-        before = self._tail if start == self._end else b""
-        kept = 1 - len(_PACKED_INDEX)
-        self._tail, self._end = (before + data[kept:])[kept:], start + len(data)
-        if _PACKED_INDEX in data or _PACKED_INDEX in before + data[: len(_PACKED_INDEX)]:
+        seen = (self._tail if start == self._end else b"") + data
+        self._tail, self._end = seen[-_OVERLAP:], start + len(data)
+        self._asf = self._asf or (start == 0 and data.startswith(_ASF))
+        if fault := _packed(seen, asf=self._asf):
             self.packed = True
-            raise PackedIndex
+            raise Packed(fault)
         return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -81,6 +87,15 @@ class GuardedFile:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _packed(data: bytes, *, asf: bool) -> str:
+    """Return what is wrong with a file that holds `data`; empty if nothing is."""
+    if _PACKED_INDEX in data:
+        return "has a compressed QuickTime index; save it as MP4"
+    if asf and _ID3 in data:
+        return "has an ID3 tag in its header; save it without the tag or as MP4"
+    return ""
 
 
 def open_regular(path: Path, limit_bytes: int) -> BinaryIO:

@@ -89,7 +89,7 @@ class Reading:
                 packet = next(source)
             except StopIteration:
                 return
-            except (files.TooSlow, files.PackedIndex):
+            except (files.TooSlow, files.Packed):
                 raise
             except (av.error.FFmpegError, OSError, ValueError):
                 self.broke_off = True
