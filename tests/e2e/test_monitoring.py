@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from localcluster import paths
+from localcluster import paths, waiting
 from localcluster.fakes import callers
 from localcluster.release import SYSTEM
 
@@ -61,14 +61,14 @@ async def test_prometheus_reads_every_series_and_the_alerts_follow_the_sessions(
     ours = f'namespace="{space.name}",service="watched"'
     async with callers.calling(space, "watched", 5, talks=True) as talking:
         await prometheus.until(f"avatar_runtime_sessions{{{ours}}}", (5, 5))
-        async with callers.calling(space, "watched", 1, wait_ms=120_000) as waiting:
+        async with callers.calling(space, "watched", 1, wait_ms=120_000) as queued:
             await prometheus.until(f'avatar_gateway_waiting{{namespace="{SYSTEM}"}}', (1, 1))
             await everything_is_sane(prometheus, ours)
             labels = {"namespace": space.name, "service": "watched"}
             await prometheus.until_firing("AvatarNoFreeSessions", True, **labels)
             await prometheus.until_firing("AvatarCallersWaiting", True, namespace=SYSTEM)
             await talking.leave()
-            await waiting.leave()
+            await queued.leave()
     await prometheus.until_firing("AvatarNoFreeSessions", False, namespace=space.name)
     await prometheus.until_firing("AvatarCallersWaiting", False, namespace=SYSTEM)
     await prometheus.until_firing("AvatarOperatorNotLeading", False)
@@ -93,15 +93,26 @@ async def test_every_target_rule_and_panel_works(space: Space, prometheus: Prome
     await space.ready("drawn", within_s=START_S)
     await prometheus.until(f'avatar_runtime_sessions{{namespace="{space.name}"}}', (0, 0))
     (pod,) = await space.pods("drawn")
-    targets = {t["labels"]["pod"]: t for t in await prometheus.targets()}
     system = [*await space.release.pods("operator"), *await space.release.pods("gateway")]
-    for name in (pod["metadata"]["name"], *(each["metadata"]["name"] for each in system)):
-        assert targets[name]["health"] == "up", targets[name]
+    pods = {pod["metadata"]["name"], *(each["metadata"]["name"] for each in system)}
+
+    async def down() -> set[str]:
+        up = {t["labels"]["pod"] for t in await prometheus.targets() if t["health"] == "up"}
+        return pods - up
+
+    await waiting.until(down, lambda left: not left, "every pod is scraped", 30)
     assert {rule["health"] for rule in await prometheus.rules()} == {"ok"}
     chart = paths.REPOSITORY / "charts" / "avatar-operator"
     board = json.loads((chart / "dashboards" / "avatars.json").read_text())
-    empty = [query for query in queries(board) if not await prometheus.query(query)]
-    assert empty == []
+
+    async def empty() -> list[str]:
+        return [query for query in queries(board) if not await prometheus.query(query)]
+
+    # Rates look back for 1 minute, so somebody talks meanwhile.
+    await space.known_to_gateway("drawn", 5)
+    async with callers.calling(space, "drawn", 2, talks=True) as talking:
+        await waiting.until(empty, lambda left: not left, "every panel has data", 60)
+        await talking.leave()
 
 
 def queries(board: dict[str, Any]) -> list[str]:
