@@ -293,19 +293,8 @@ class KubernetesClient:
             Conflict: the avatar has another UID or another version.
             NotFound: the avatar does not exist.
         """
-        body: Body = {
-            "apiVersion": names.API_VERSION,
-            "kind": names.AVATAR_KIND,
-            "metadata": {
-                "name": key.name,
-                "namespace": key.namespace,
-                "uid": uid,
-                "resourceVersion": str(version),
-            },
-            "status": status,
-        }
-        path = f"{_avatar(key)}/status"
-        return await self._send("PATCH", path, body=body, query=_MANAGER, content_type=APPLY)
+        identity = _identity(key, uid, version)
+        return await self._apply_status(names.AVATAR_KIND, _avatar(key), identity, status)
 
     async def apply_status(self, key: ServiceKey, uid: str, version: int, status: Body) -> Body:
         """Write the status of a service and return the service as stored.
@@ -314,20 +303,9 @@ class KubernetesClient:
             Conflict: the service has another UID or another version.
             NotFound: the service does not exist.
         """
-        body: Body = {
-            "apiVersion": names.API_VERSION,
-            "kind": names.SERVICE_KIND,
-            "metadata": {
-                "name": key.name,
-                "namespace": key.namespace,
-                "uid": uid,
-                "resourceVersion": str(version),
-            },
-            "status": status,
-        }
         group = f"/apis/{names.API_VERSION}/namespaces/{key.namespace}/{names.SERVICES}"
-        path = f"{group}/{key.name}/status"
-        return await self._send("PATCH", path, body=body, query=_MANAGER, content_type=APPLY)
+        identity = _identity(key, uid, version)
+        return await self._apply_status(names.SERVICE_KIND, f"{group}/{key.name}", identity, status)
 
     async def apply_profile_status(self, name: str, uid: str, version: int, status: Body) -> Body:
         """Write the status of a GPU profile and return the profile as stored.
@@ -336,13 +314,18 @@ class KubernetesClient:
             Conflict: the profile has another UID or another version.
             NotFound: the profile does not exist.
         """
+        path = f"{PATHS[names.PROFILES]}/{name}"
+        identity: Body = {"name": name, "uid": uid, "resourceVersion": str(version)}
+        return await self._apply_status(names.PROFILE_KIND, path, identity, status)
+
+    async def _apply_status(self, kind: str, path: str, identity: Body, status: Body) -> Body:
         body: Body = {
             "apiVersion": names.API_VERSION,
-            "kind": names.PROFILE_KIND,
-            "metadata": {"name": name, "uid": uid, "resourceVersion": str(version)},
+            "kind": kind,
+            "metadata": identity,
             "status": status,
         }
-        path = f"{PATHS[names.PROFILES]}/{name}/status"
+        path = f"{path}/status"
         return await self._send("PATCH", path, body=body, query=_MANAGER, content_type=APPLY)
 
     async def get_crd(self, name: str) -> Body | None:
@@ -408,6 +391,16 @@ def _in(namespace: str) -> str:
 
 def _jobs(namespace: str) -> str:
     return f"/apis/batch/v1/namespaces/{namespace}/jobs"
+
+
+def _identity(key: ServiceKey, uid: str, version: int) -> Body:
+    """Return the metadata with which a write applies only to this version of this object."""
+    return {
+        "name": key.name,
+        "namespace": key.namespace,
+        "uid": uid,
+        "resourceVersion": str(version),
+    }
 
 
 def _avatar(key: ServiceKey) -> str:

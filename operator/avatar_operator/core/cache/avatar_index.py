@@ -31,6 +31,7 @@ class AvatarIndex:
 
     def __init__(self) -> None:
         self.avatars: Cache[AvatarBody] = Cache()
+        self._known: dict[str, KnownAvatar] = {}  # by UID
         self._uids: dict[ServiceKey, str] = {}
         self._jobs: Cache[PreparationJob] = Cache()  # without their pods
         self._jobs_of: dict[str, set[str]] = {}  # UIDs of Jobs by UID of the avatar
@@ -47,6 +48,7 @@ class AvatarIndex:
         if not self.avatars.put(uid, version, _avatar_body(key, metadata, body)):
             return ChangeImpact()
         self._uids[key] = uid
+        self._known[uid] = _known_avatar(key, body)
         services = () if self.known(key) == before else tuple(self._naming.get(key, ()))
         return ChangeImpact(services, avatars=(uid,))
 
@@ -55,24 +57,14 @@ class AvatarIndex:
         avatar = self.avatars.drop(uid)
         if avatar is None:
             return ChangeImpact()
+        self._known.pop(uid, None)
         if self._uids.get(avatar.key) == uid:
             del self._uids[avatar.key]
         return ChangeImpact(tuple(self._naming.get(avatar.key, ())), avatars=(uid,))
 
     def known(self, key: ServiceKey) -> KnownAvatar | None:
         """Return what services need to know of an avatar, None if it does not exist."""
-        avatar = self.avatars.get(self._uids.get(key, ""))
-        if avatar is None:
-            return None
-        conditions = {
-            each.text("type"): each
-            for each in Fields(avatar.status, "status", []).children("conditions")
-        }
-        nothing = Fields(None, "", [])
-        available = conditions.get("Available", nothing).text("status") == "True"
-        message = conditions.get("Ready", nothing).text("message")
-        storage = parse_storage(Fields(avatar.body.get("spec"), "spec", []))
-        return KnownAvatar(key.name, storage, available, "" if available else message)
+        return self._known.get(self._uids.get(key, ""))
 
     def known_to(self, uid: str) -> dict[str, KnownAvatar]:
         """Return the existing avatars that a service names, by name."""
@@ -174,6 +166,16 @@ class AvatarIndex:
 
     def _existing(self, keys: Iterable[ServiceKey]) -> tuple[str, ...]:
         return tuple(self._uids[key] for key in sorted(keys) if key in self._uids)
+
+
+def _known_avatar(key: ServiceKey, body: Mapping[str, object]) -> KnownAvatar:
+    _, _, status = split_body(body)
+    conditions = {each.text("type"): each for each in status.children("conditions")}
+    nothing = Fields(None, "", [])
+    available = conditions.get("Available", nothing).text("status") == "True"
+    message = conditions.get("Ready", nothing).text("message")
+    storage = parse_storage(Fields(body.get("spec"), "spec", []))
+    return KnownAvatar(key.name, storage, available, "" if available else message)
 
 
 def _avatar_body(key: ServiceKey, metadata: Fields, body: Mapping[str, object]) -> AvatarBody:

@@ -26,9 +26,9 @@ class Kind(Enum):
     PODS = "pods"
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceBody:
-    """A service: its body, from which it is planned, and its last status.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedBody:
+    """An object that is planned from its body, and its last status.
 
     Both are stored as JSON text, which takes a quarter of the memory of Python objects: each
     is read once per plan, and there are thousands of services.
@@ -37,30 +37,8 @@ class ServiceBody:
     key: ServiceKey
     generation: int
     deleting: bool
-    body_text: bytes
-    status_text: bytes
     finalizers: tuple[str, ...] = ()
-    """What keeps a service that is being deleted."""
-
-    @property
-    def body(self) -> Mapping[str, object]:
-        """The spec and the metadata that plans need; parsed at each access."""
-        return _parse(self.body_text)
-
-    @property
-    def status(self) -> Mapping[str, object]:
-        """The status; parsed at each access."""
-        return _parse(self.status_text)
-
-
-@dataclass(frozen=True, slots=True)
-class AvatarBody:
-    """An avatar: its body, from which it is planned, and its last status, as JSON text."""
-
-    key: ServiceKey
-    generation: int
-    deleting: bool
-    finalizers: tuple[str, ...]
+    """What keeps an object that is being deleted."""
     body_text: bytes
     status_text: bytes
 
@@ -73,6 +51,18 @@ class AvatarBody:
     def status(self) -> Mapping[str, object]:
         """The status; parsed at each access."""
         return _parse(self.status_text)
+
+
+class ServiceBody(PlannedBody):
+    """A service."""
+
+    __slots__ = ()
+
+
+class AvatarBody(PlannedBody):
+    """An avatar."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
