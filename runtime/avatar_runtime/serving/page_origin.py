@@ -6,10 +6,10 @@ it. So the name in `Host` must be a loopback name, and `Origin` must be the page
 
 from __future__ import annotations
 
-import ipaddress
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from avatar_contracts import environment
 from avatar_runtime.errors import Rejection
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ def check_origin(headers: Mapping[str, str]) -> None:
 def is_loopback(host: str) -> bool:
     """Return whether `HOST` or `HOST:PORT` can only mean this machine."""
     try:
-        name = urlsplit(f"//{host}").hostname or ""
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+        return environment.is_loopback(urlsplit(f"//{host}").hostname or "")
     except ValueError:
         return False
