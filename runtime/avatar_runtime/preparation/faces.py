@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from avatar_runtime.avatars.geometry import Box
+
+OPEN_GAP: Final = 0.015
+"""`Face.lip_gap` from which a mouth is open: 4 pixels of a face that is 200 pixels high."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,19 +6,19 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
 import cv2
-import numpy as np
 
 from avatar_runtime import errors
+from avatar_runtime.preparation import given_pictures
 from avatar_runtime.preparation.source import SourceInfo, TimedPicture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
 _FPS: Final = 25
-_MAX_BYTES: Final = 256 << 20
 
 
 class GivenSource:
@@ -33,7 +33,7 @@ class GivenSource:
             AssetError: it is not a picture.
         """
         self._pictures = pictures
-        height, width = _read(pictures[0]).shape[:2]
+        height, width = given_pictures.read(pictures[0], cv2.IMREAD_COLOR).shape[:2]
         seconds = len(pictures) / _FPS
         facts: Mapping[str, Any] = {"codec": "png", "pixel_format": "bgr24", "has_audio": False}
         self.info = SourceInfo(
@@ -66,7 +66,7 @@ class GivenSource:
             AssetError: a file is not a picture, or has another size than the first one.
         """
         for path in self._pictures[start:]:
-            picture = _read(path)
+            picture = given_pictures.read(path, cv2.IMREAD_COLOR)
             if picture.shape != (self.info.height, self.info.width, 3):
                 found = f"{picture.shape[1]}x{picture.shape[0]}"
                 first = f"{self.info.width}x{self.info.height}"
@@ -77,16 +77,3 @@ class GivenSource:
         """Yield the same pictures with their times."""
         for index, picture in enumerate(self.frames(start), start):
             yield TimedPicture(index, Fraction(index, _FPS), picture)
-
-
-def _read(path: Path) -> NDArray[np.uint8]:
-    if path.stat().st_size > _MAX_BYTES:
-        size = f"has {path.stat().st_size} bytes, the limit is {_MAX_BYTES}"
-        raise errors.AssetError(str(path), size)
-    try:
-        picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        raise errors.AssetError(str(path), "is not a picture") from error
-    if picture is None:
-        raise errors.AssetError(str(path), "is not a picture")
-    return np.asarray(picture, np.uint8)

@@ -16,6 +16,7 @@ import torch
 
 from avatar_runtime.avatars import cache, idle_pictures
 from avatar_runtime.engine.rendering import blend_host
+from avatar_runtime.preparation.faces import OPEN_GAP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
     from avatar_runtime.avatars.cache import Avatar
 
-OPEN_GAP: Final = 0.015
-"""`Face.lip_gap` from which a mouth is open: 4 pixels of a face that is 200 pixels high."""
 CLOSED_GAP: Final = 0.012
 """Next to an open frame, a mouth counts as open down to this gap."""
 JOINED_FRAMES: Final = 12

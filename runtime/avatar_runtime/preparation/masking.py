@@ -10,6 +10,7 @@ import numpy as np
 
 from avatar_runtime import errors
 from avatar_runtime.avatars import geometry, masks
+from avatar_runtime.preparation import given_pictures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,11 +97,9 @@ class StoredMasks:
 
 
 def _read(path: Path, crop: Box) -> NDArray[np.uint8]:
-    mask = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_GRAYSCALE)
-    if mask is None:
-        raise errors.AssetError(str(path), "is not a picture")
+    mask = given_pictures.read(path, cv2.IMREAD_GRAYSCALE)
     if mask.shape != (crop.height, crop.width):
         found = f"{mask.shape[1]}x{mask.shape[0]}"
         fault = f"the mask has {found} pixels, its crop box {crop.width}x{crop.height}"
         raise errors.AssetError(str(path), fault)
-    return np.asarray(mask, np.uint8)
+    return mask

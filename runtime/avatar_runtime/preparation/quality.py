@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+from avatar_runtime.preparation.faces import OPEN_GAP
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -37,8 +39,6 @@ JUMP_RATIO: Final = 0.25
 """Movement of the box between frames, in box widths: 6 widths a second is faster than a head."""
 RESIZED_RATIO: Final = 1.25
 """Ratio of the box widths of two frames that counts as a jump."""
-OPEN_RATIO: Final = 0.015
-"""Lip gap, as a share of the face height, from which the mouth counts as open (`idle.OPEN_GAP`)."""
 UNUSABLE_SHARE: Final = 0.3
 """Share of frames with any refusing fault above which the clip is refused."""
 _SHOWN_RANGES: Final = 12
@@ -133,7 +133,7 @@ def judge(facts: Sequence[FrameFacts]) -> Verdict:
     """Return the verdict on a clip of at least one frame."""
     total = len(facts)
     findings = tuple(finding for check in CHECKS if (finding := _found(check, facts)))
-    opened = tuple(i for i, f in enumerate(facts) if f.box and f.lip_gap >= OPEN_RATIO)
+    opened = tuple(i for i, f in enumerate(facts) if f.box and f.lip_gap >= OPEN_GAP)
     grade, sentence = _grade(findings, total)
     return Verdict(grade, sentence, findings, opened, total)
 

@@ -19,6 +19,7 @@ from avatar_runtime.batching.frames import AudioWindow
 from avatar_runtime.engine.networks import musetalk
 from avatar_runtime.engine.rendering import blend_device, blend_host, idle_frames
 from avatar_runtime.preparation import idle
+from avatar_runtime.preparation.faces import OPEN_GAP
 from avatar_training.face import draw_frame
 from avatar_training.identities import IDENTITIES
 from avatar_training.posing import FRAME, Mouth, Pose, face_box, redrawn_region
@@ -187,7 +188,7 @@ def test_every_open_mouth_is_closed_and_no_picture_jumps(gaps: list[float | None
     for index, gap in enumerate(gaps):
         if gap is None:
             assert index not in closings
-        elif gap >= idle.OPEN_GAP:
+        elif gap >= OPEN_GAP:
             assert closings[index].opacity == 1
     weights = [closings[i].opacity if i in closings else 0.0 for i in range(len(gaps))]
     for index in range(1, len(gaps)):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from avatar_runtime.avatars.geometry import Box
 from avatar_runtime.preparation import idle, quality
+from avatar_runtime.preparation.faces import OPEN_GAP
 from avatar_runtime.preparation.quality import FrameFacts, Grade
 
 if TYPE_CHECKING:
@@ -163,7 +164,13 @@ def test_an_open_mouth_is_information() -> None:
     verdict = quality.judge(_clip(4, {1: replace(GOOD, lip_gap=0.02)}))
     assert verdict.open_mouths == (1,)
     assert verdict.grade is Grade.GOOD
-    assert quality.OPEN_RATIO == idle.OPEN_GAP
+
+
+@pytest.mark.parametrize(("gap", "is_open"), [(OPEN_GAP, True), (OPEN_GAP - 1e-6, False)])
+def test_the_report_and_the_pictures_for_silence_have_one_bar(gap: float, is_open: bool) -> None:
+    verdict = quality.judge(_clip(3, {1: replace(GOOD, lip_gap=gap)}))
+    assert verdict.open_mouths == ((1,) if is_open else ())
+    assert (1 in idle.open_mouths([0.0, gap, 0.0])) == is_open
 
 
 @pytest.mark.parametrize(
