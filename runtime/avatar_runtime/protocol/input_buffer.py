@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Generic
 
 from avatar_runtime.errors import ProtocolError
-from avatar_runtime.protocol import server_events
 from avatar_runtime.protocol.conversation import Item
 from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.turn import Phase, Step, Turn
@@ -172,10 +171,7 @@ class InputBuffer(Generic[W]):
             turn.step(Step.CLEAR)
             if turn.request is not None:
                 message = "the audio of this response.create was cleared; there is no response"
-                fields = server_events.warning(
-                    "no_input_audio", message, event_id=turn.request.event_id
-                )
-                self._outbox.add("warning", fields)
+                self._outbox.warn("no_input_audio", message, event_id=turn.request.event_id)
 
     def remove(self, turn: Turn[W]) -> None:
         """Remove a turn whose response has ended."""

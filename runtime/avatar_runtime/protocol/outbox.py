@@ -31,6 +31,13 @@ class Outbox:
         self._queue.append(text)
         self._characters += len(text)
 
+    def warn(
+        self, code: str, message: str, *, param: str | None = None, event_id: str | None = None
+    ) -> None:
+        """Append a `warning`; `event_id` is that of the client's event that caused it."""
+        fields = {"code": code, "message": message, "param": param, "event_id": event_id}
+        self.add("warning", {"warning": fields})
+
     def number(self, kind: str, fields: dict[str, object]) -> str:
         """Return the event as JSON with the next number. The caller must send it next."""
         self._seq += 1

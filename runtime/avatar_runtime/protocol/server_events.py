@@ -15,13 +15,6 @@ if TYPE_CHECKING:
 
 PART: Final[Mapping[str, object]] = {"type": "audio", "transcript": ""}
 """A content part in the events of a response; in an item its type is `output_audio`."""
-OVERLOAD: Final[Mapping[str, object]] = {
-    "code": "overload",
-    "message": "the pod cannot keep the avatar within 1 s of the audio; late frames are dropped",
-    "param": None,
-    "event_id": None,
-}
-"""The `warning` of a session that is not served in time."""
 
 
 def content_part_ids(response_id: str, item: Item) -> dict[str, object]:
@@ -122,15 +115,6 @@ def error(
         "event_id": event_id,
         "value": fault.value,
         "limit": fault.limit,
-    }
-
-
-def warning(
-    code: str, message: str, *, param: str | None = None, event_id: str | None = None
-) -> dict[str, object]:
-    """Return the fields of `warning`."""
-    return {
-        "warning": {"code": code, "message": message, "param": param, "event_id": event_id},
     }
 
 

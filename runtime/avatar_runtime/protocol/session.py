@@ -285,16 +285,16 @@ class Session(Generic[W]):
             case client_events.SessionUpdate():
                 self._update(event.session, event_id, now)
             case client_events.AppendAudio():
-                speech.append(event.audio, now, event_id)
+                speech.intake.append(event.audio, now, event_id)
             case client_events.Commit():
-                speech.commit(now)
+                speech.intake.commit(now)
             case client_events.ClearInput():
                 speech.clear_input()
             case client_events.ClearOutput():
                 speech.clear_output(now)
             case client_events.CreateItem():
                 message = "conversation.item.create has no effect in mode drive"
-                self._warn("unsupported_in_mode", message, "type", event_id)
+                self._outbox.warn("unsupported_in_mode", message, param="type", event_id=event_id)
             case client_events.RetrieveItem():
                 self._conversation.retrieve(event.item_id)
             case client_events.DeleteItem():
@@ -305,7 +305,8 @@ class Session(Generic[W]):
                 request = ResponseRequest(event_id, event.metadata)
                 speech.create_response(request, now)
                 for param in event.ignored:
-                    self._warn("no_effect", f"{param} has no effect", param, event_id)
+                    message = f"{param} has no effect"
+                    self._outbox.warn("no_effect", message, param=param, event_id=event_id)
             case client_events.CancelResponse():
                 speech.cancel(event.response_id, now)
             case client_events.Ack():
@@ -327,15 +328,11 @@ class Session(Generic[W]):
         self._speech.configure(after)
         self._outbox.add("session.updated", {"session": self._describe()})
         for warning in update.warnings:
-            self._warn("no_effect", warning.message, warning.param, event_id)
+            self._outbox.warn("no_effect", warning.message, param=warning.param, event_id=event_id)
         self._speech.start_next(now)
 
     def _describe(self) -> dict[str, object]:
         return self._speech.config.describe(self._read_only)
-
-    def _warn(self, code: str, message: str, param: str, event_id: str | None) -> None:
-        fields = server_events.warning(code, message, param=param, event_id=event_id)
-        self._outbox.add("warning", fields)
 
     def _check_rate(self, now: float) -> None:
         if not self._event_rate.admits(now):

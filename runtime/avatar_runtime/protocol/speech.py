@@ -5,18 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Generic
 
 from avatar_runtime.errors import ProtocolError, shown
-from avatar_runtime.protocol import closing_frame, server_events, wav_header
+from avatar_runtime.protocol import closing_frame, server_events
+from avatar_runtime.protocol.audio_intake import AudioIntake
 from avatar_runtime.protocol.conversation import Item
 from avatar_runtime.protocol.frame_flow import FrameFlow
 from avatar_runtime.protocol.input_buffer import InputBuffer
-from avatar_runtime.protocol.listening import (
-    Pace,
-    SessionTurnDetector,
-    SpeechAudio,
-    SpeechStarted,
-    SpeechStopped,
-    TimedOut,
-)
+from avatar_runtime.protocol.listening import Pace
 from avatar_runtime.protocol.live_source import OverloadReport
 from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.playback import Playback, PlayingResponse
@@ -31,7 +25,6 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.audio_formats import AudioFormat
     from avatar_runtime.protocol.conversation import Conversation
     from avatar_runtime.protocol.frame_flow import FrameDue
-    from avatar_runtime.protocol.listening import Action
     from avatar_runtime.protocol.media import Utterance, VoiceDetector
     from avatar_runtime.protocol.outbox import Outbox
     from avatar_runtime.protocol.session_config import SessionConfig
@@ -63,13 +56,13 @@ class Speech(Generic[W]):
         self._playback = Playback(fps, outbox)
         self._closing = closing_frame.ClosingFrame(open_utterance, fps)
         self._input = InputBuffer(suffix, fps, outbox, conversation, open_utterance)
-        self._turn_detector = SessionTurnDetector(open_detector)
+        self.intake = AudioIntake(self._input, outbox, self, open_detector)
+        """Takes the audio of the client."""
         self._pace = Pace()
         self._active: Response[W] | None = None
         self._unclaimed_id: str | None = None  # a finished response that no create has asked for
         self._responses = 0
         self._source_frame = 0
-        self._split_sample = b""  # the first byte of a sample whose rest is in the next append
         self._overload = OverloadReport()
         self.frames_lapsed = 0
         """Frames that were dropped because they were too late for a live source."""
@@ -93,36 +86,8 @@ class Speech(Generic[W]):
 
     def configure(self, config: SessionConfig) -> None:
         """Apply a new configuration; audio of an open turn stays in it."""
-        audio, detection = self.config.format, self.config.turn_detection
-        self.config = config
-        if config.format != audio:
-            self._split_sample = b""
-        if config.format != audio or (config.turn_detection is None) != (detection is None):
-            self._turn_detector.close()
-            if not self._input.is_open:
-                self._input.abandon()
-
-    def append(self, audio: bytes, now: float, event_id: str | None = None) -> None:
-        """Add audio; without turn detection, the first of it opens a turn.
-
-        With turn detection, `listen` handles it. A sample may be split between two calls.
-
-        Raises:
-            ProtocolError: the buffer is full; nothing is added.
-        """
-        self._check_header(audio, event_id)
-        audio = self._whole_samples(audio)
-        if not audio:
-            return
-        if self._turn_detector.listens(self.config, is_open=self._input.is_open):
-            self._turn_detector.append(audio, self.config.format)
-            return
-        if not self._input.is_open:
-            self._input.open(self.config.format)
-        self._turn_detector.skip(len(audio), self.config.format)
-        self._input.append(audio, now)
-        self._unclaimed_id = None
-        self.start_next(now)
+        before, self.config = self.config, config
+        self.intake.reconfigure(before)
 
     def listen(self, now: float) -> bool:
         """Handle the next part of the audio that was appended, and return whether there was any.
@@ -131,103 +96,18 @@ class Speech(Generic[W]):
             ProtocolError: too many turns wait.
         """
         is_busy = self.is_active or self._playback.stops_at is not None
-        actions = self._turn_detector.step(self.config, is_busy=is_busy)
-        if actions is None:
-            return False
-        for action in actions:
-            self._act(action, now)
-        return True
-
-    def commit(self, now: float) -> None:
-        """End the open turn's audio. With turn detection, all audio that no turn has is the turn.
-
-        Raises:
-            ProtocolError: there is no audio to commit.
-        """
-        if self._split_sample:
-            self._split_sample = b""
-            message = "the audio ended with half a sample, which was discarded"
-            self._warn("invalid_audio_length", message, "audio", None)
-        if self._turn_detector.has_audio and self._input.open_item_id is None:
-            self._open_turn()
-        rest = self._turn_detector.take()
-        if rest and self._input.is_open:
-            self._append_speech(rest, now)
-        self._input.commit(now)
+        return self.intake.listen(now, is_busy=is_busy)
 
     def clear_input(self) -> None:
         """Discard the turns whose response has not started."""
-        self._split_sample = b""
         is_spoken = self._active is not None and self._active.turn.accepts_audio
-        if not is_spoken:
-            self._turn_detector.discard()
-        self._input.clear()
+        self.intake.clear(keeps_speech=is_spoken)
 
-    def _whole_samples(self, audio: bytes) -> bytes:
-        """Return the samples that are complete, and keep the rest for the next append.
-
-        Raises:
-            ProtocolError: the buffer is full; nothing is kept.
-        """
-        audio_format = self.config.format
-        audio = self._split_sample + audio
-        size = len(audio) - len(audio) % audio_format.bytes_per_sample
-        self._input.check(size, self._turn_detector.pending_samples, audio_format)
-        self._split_sample = audio[size:]
-        return audio[:size]
-
-    def _check_header(self, audio: bytes, event_id: str | None) -> None:
-        header = wav_header.describe(audio)
-        if header is not None:
-            expected = self.config.format
-            message = (
-                f"audio starts with the header of a WAV file ({header}), which is played as sound;"
-                f" send samples alone, {expected.kind} at {expected.rate} Hz"
-            )
-            self._warn("wav_header", message, "audio", event_id)
-
-    def _act(self, action: Action, now: float) -> None:
-        match action:
-            case SpeechStarted():
-                self._open_turn()
-                self._send(
-                    "input_audio_buffer.speech_started",
-                    audio_start_ms=action.start_ms,
-                    item_id=self._input.open_item_id,
-                )
-                self._interrupt(action.start_ms, now)
-            case SpeechAudio():
-                # Audio after a cancel belongs to an utterance that is not spoken any more.
-                if self._input.is_open:
-                    self._append_speech(action.audio, now)
-            case SpeechStopped() if self._input.open_item_id is not None:
-                self._send(
-                    "input_audio_buffer.speech_stopped",
-                    audio_end_ms=action.end_ms,
-                    item_id=self._input.open_item_id,
-                )
-                self._input.commit(now)
-            case SpeechStopped():
-                pass  # too many turns waited when this speech started
-            case TimedOut():
-                item = self._input.open_item()
-                self._send(
-                    "input_audio_buffer.timeout_triggered",
-                    audio_start_ms=action.start_ms,
-                    audio_end_ms=action.end_ms,
-                    item_id=item.id,
-                )
-                self._input.commit(now)
-
-    def _open_turn(self) -> None:
-        self._input.open(self.config.format)
+    def on_audio(self) -> None:
+        """Forget the finished response that answered the audio before."""
         self._unclaimed_id = None
 
-    def _append_speech(self, audio: bytes, now: float) -> None:
-        self._input.append(audio, now)
-        self.start_next(now)
-
-    def _interrupt(self, start_ms: int, now: float) -> None:
+    def interrupt(self, start_ms: int, now: float) -> None:
         """Cancel what is spoken, if new speech of the client interrupts it.
 
         Audio that arrives faster than it is spoken is no interruption: its turns wait.
@@ -266,12 +146,14 @@ class Speech(Generic[W]):
             turn.request = request
             if turn.is_started and request.metadata is not None:
                 message = "the response has started: its metadata comes in response.done only"
-                self._warn("metadata_late", message, "response.metadata", request.event_id)
+                self._outbox.warn(
+                    "metadata_late", message, param="response.metadata", event_id=request.event_id
+                )
             self.start_next(now)
         elif self._unclaimed_id is not None:
             message = f"{self._unclaimed_id} has spoken this audio; there is no other response"
             self._unclaimed_id = None
-            self._warn("already_answered", message, "type", request.event_id)
+            self._outbox.warn("already_answered", message, param="type", event_id=request.event_id)
         else:
             message = "response.create found no new audio to speak"
             raise ProtocolError("no_input_audio", message, param="type")
@@ -370,7 +252,7 @@ class Speech(Generic[W]):
         turn.step(step)
         if step in (Step.CANCEL, Step.INTERRUPT):
             self.epoch += 1
-        if was_open and not self._turn_detector.is_speech:
+        if was_open and not self.intake.is_speech:
             self._input.abandon()
         active.item.status = "completed" if step is Step.FINISH else "incomplete"
         active.announce_end(self._conversation, self.epoch)
@@ -379,7 +261,7 @@ class Speech(Generic[W]):
             self._closing.open(turn.format)
         self._input.remove(turn)
         self._active = None
-        self._turn_detector.arm()
+        self.intake.arm()
         is_finished = step is Step.FINISH and turn.request is None
         is_unclaimed = is_finished and self._input.is_newest(turn)
         self._unclaimed_id = active.id if is_unclaimed else None
@@ -449,20 +331,13 @@ class Speech(Generic[W]):
 
     def _report_overload(self, now: float) -> None:
         if self._overload.is_new(now):
-            self._outbox.add("warning", {"warning": server_events.OVERLOAD})
+            self._outbox.warn("overload", _OVERLOAD)
 
     def _awaited(self, response_ref: int, epoch: int) -> Response[W] | None:
         active = self._active
         if active is None or active.ref != response_ref or epoch != self.epoch:
             return None
         return active
-
-    def _warn(self, code: str, message: str, param: str, event_id: str | None) -> None:
-        fields = server_events.warning(code, message, param=param, event_id=event_id)
-        self._outbox.add("warning", fields)
-
-    def _send(self, kind: str, **fields: object) -> None:
-        self._outbox.add(kind, fields)
 
     # Media and playback
 
@@ -503,4 +378,5 @@ class Speech(Generic[W]):
         self._playback.tick(now, self.epoch)
 
 
+_OVERLOAD: Final = "the pod cannot keep the avatar within 1 s of the audio; late frames are dropped"
 _EARLY: Final = frozenset({Step.CANCEL, Step.INTERRUPT, Step.FAIL})

@@ -1,0 +1,204 @@
+"""The audio that a client appends, until it belongs to a turn: samples, speech, and commits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, Protocol
+
+from avatar_runtime.protocol import wav_header
+from avatar_runtime.protocol.listening import (
+    SessionTurnDetector,
+    SpeechAudio,
+    SpeechStarted,
+    SpeechStopped,
+    TimedOut,
+)
+from avatar_runtime.protocol.media import W
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from avatar_runtime.protocol.audio_formats import AudioFormat
+    from avatar_runtime.protocol.input_buffer import InputBuffer
+    from avatar_runtime.protocol.listening import Action
+    from avatar_runtime.protocol.media import VoiceDetector
+    from avatar_runtime.protocol.outbox import Outbox
+    from avatar_runtime.protocol.session_config import SessionConfig
+
+
+class Speaker(Protocol):
+    """The owner of the configuration, which speaks the audio of turns."""
+
+    @property
+    def config(self) -> SessionConfig:
+        """The current configuration."""
+        ...
+
+    def on_audio(self) -> None:
+        """Take notice of new audio to speak."""
+        ...
+
+    def start_next(self, now: float) -> None:
+        """Start the response of the oldest turn, if it may start."""
+        ...
+
+    def interrupt(self, start_ms: int, now: float) -> None:
+        """Cancel what is spoken, if speech of the client that starts now interrupts it."""
+        ...
+
+
+class AudioIntake(Generic[W]):
+    """Puts the audio of the client into the turns of the input buffer."""
+
+    def __init__(
+        self,
+        buffer: InputBuffer[W],
+        outbox: Outbox,
+        speaker: Speaker,
+        open_detector: Callable[[AudioFormat], VoiceDetector],
+    ) -> None:
+        self._buffer = buffer
+        self._outbox = outbox
+        self._speaker = speaker
+        self._detector = SessionTurnDetector(open_detector)
+        self._split_sample = b""  # the first byte of a sample whose rest is in the next append
+
+    @property
+    def is_speech(self) -> bool:
+        """Whether the client speaks, as far as the turn detector knows."""
+        return self._detector.is_speech
+
+    def arm(self) -> None:
+        """Measure the silence from now on: a response has ended."""
+        self._detector.arm()
+
+    def reconfigure(self, before: SessionConfig) -> None:
+        """Apply the new configuration of the speaker; audio of an open turn stays in it."""
+        config, audio, detection = self._speaker.config, before.format, before.turn_detection
+        if config.format != audio:
+            self._split_sample = b""
+        if config.format != audio or (config.turn_detection is None) != (detection is None):
+            self._detector.close()
+            if not self._buffer.is_open:
+                self._buffer.abandon()
+
+    def append(self, audio: bytes, now: float, event_id: str | None = None) -> None:
+        """Add audio; without turn detection, the first of it opens a turn.
+
+        With turn detection, `listen` handles it. A sample may be split between two calls.
+
+        Raises:
+            ProtocolError: the buffer is full; nothing is added.
+        """
+        self._check_header(audio, event_id)
+        audio = self._whole_samples(audio)
+        if not audio:
+            return
+        if self._detector.listens(self._speaker.config, is_open=self._buffer.is_open):
+            self._detector.append(audio, self._speaker.config.format)
+            return
+        if not self._buffer.is_open:
+            self._buffer.open(self._speaker.config.format)
+        self._detector.skip(len(audio), self._speaker.config.format)
+        self._buffer.append(audio, now)
+        self._speaker.on_audio()
+        self._speaker.start_next(now)
+
+    def listen(self, now: float, *, is_busy: bool) -> bool:
+        """Handle the next part of the audio that was appended, and return whether there was any.
+
+        `is_busy` is whether the avatar speaks, or the client still plays what it said.
+
+        Raises:
+            ProtocolError: too many turns wait.
+        """
+        actions = self._detector.step(self._speaker.config, is_busy=is_busy)
+        if actions is None:
+            return False
+        for action in actions:
+            self._act(action, now)
+        return True
+
+    def commit(self, now: float) -> None:
+        """End the open turn's audio. With turn detection, all audio that no turn has is the turn.
+
+        Raises:
+            ProtocolError: there is no audio to commit.
+        """
+        if self._split_sample:
+            self._split_sample = b""
+            message = "the audio ended with half a sample, which was discarded"
+            self._outbox.warn("invalid_audio_length", message, param="audio")
+        if self._detector.has_audio and self._buffer.open_item_id is None:
+            self._open_turn()
+        rest = self._detector.take()
+        if rest and self._buffer.is_open:
+            self._append_speech(rest, now)
+        self._buffer.commit(now)
+
+    def clear(self, *, keeps_speech: bool) -> None:
+        """Discard the turns whose response has not started."""
+        self._split_sample = b""
+        if not keeps_speech:
+            self._detector.discard()
+        self._buffer.clear()
+
+    def _whole_samples(self, audio: bytes) -> bytes:
+        """Return the samples that are complete, and keep the rest for the next append.
+
+        Raises:
+            ProtocolError: the buffer is full; nothing is kept.
+        """
+        audio_format = self._speaker.config.format
+        audio = self._split_sample + audio
+        size = len(audio) - len(audio) % audio_format.bytes_per_sample
+        self._buffer.check(size, self._detector.pending_samples, audio_format)
+        self._split_sample = audio[size:]
+        return audio[:size]
+
+    def _check_header(self, audio: bytes, event_id: str | None) -> None:
+        header = wav_header.describe(audio)
+        if header is not None:
+            expected = self._speaker.config.format
+            message = (
+                f"audio starts with the header of a WAV file ({header}), which is played as sound;"
+                f" send samples alone, {expected.kind} at {expected.rate} Hz"
+            )
+            self._outbox.warn("wav_header", message, param="audio", event_id=event_id)
+
+    def _act(self, action: Action, now: float) -> None:
+        item_id = self._buffer.open_item_id
+        match action:
+            case SpeechStarted():
+                self._open_turn()
+                fields: dict[str, object] = {
+                    "audio_start_ms": action.start_ms,
+                    "item_id": self._buffer.open_item_id,
+                }
+                self._outbox.add("input_audio_buffer.speech_started", fields)
+                self._speaker.interrupt(action.start_ms, now)
+            case SpeechAudio():
+                # Audio after a cancel belongs to an utterance that is not spoken any more.
+                if self._buffer.is_open:
+                    self._append_speech(action.audio, now)
+            case SpeechStopped() if item_id is not None:
+                fields = {"audio_end_ms": action.end_ms, "item_id": item_id}
+                self._outbox.add("input_audio_buffer.speech_stopped", fields)
+                self._buffer.commit(now)
+            case SpeechStopped():
+                pass  # too many turns waited when this speech started
+            case TimedOut():
+                fields = {
+                    "audio_start_ms": action.start_ms,
+                    "audio_end_ms": action.end_ms,
+                    "item_id": self._buffer.open_item().id,
+                }
+                self._outbox.add("input_audio_buffer.timeout_triggered", fields)
+                self._buffer.commit(now)
+
+    def _open_turn(self) -> None:
+        self._buffer.open(self._speaker.config.format)
+        self._speaker.on_audio()
+
+    def _append_speech(self, audio: bytes, now: float) -> None:
+        self._buffer.append(audio, now)
+        self._speaker.start_next(now)
