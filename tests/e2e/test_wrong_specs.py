@@ -969,6 +969,7 @@ def test_defaults_are_as_documented(api: httpx.Client) -> None:
             "maxDurationSeconds": 7200,
             "idleTimeoutSeconds": 300,
             "drainTimeoutSeconds": 3600,
+            "turnDetection": "server_vad",
         },
         "upstream": {"mode": "drive"},
     }

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.runtime.preparation import clips
-
-ROOT = Path(__file__).parents[3]
+from tests.runtime.preparation import clips, programs
 
 
 def measure(path: Path) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.runtime.preparation.source_memory", str(path)],
-        capture_output=True, text=True, cwd=ROOT, timeout=300, check=True,
-    )  # fmt: skip
+    done = programs.run("source_memory", str(path), timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
     figures: dict[str, Any] = json.loads(done.stdout)
     return figures
 

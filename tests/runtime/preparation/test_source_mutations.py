@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-
-ROOT = Path(__file__).parents[3]
+from tests.runtime.preparation import programs
 
 
 def run(seed: int, count: int) -> list[str]:
     """Return the line of each file."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.runtime.preparation.mutated_sources", str(seed), str(count)],
-        capture_output=True, text=True, cwd=ROOT, timeout=600,
-    )  # fmt: skip
+    done = programs.run("mutated_sources", str(seed), str(count), timeout=600)
     lines = done.stdout.splitlines()
     last = lines[-1] if lines else "nothing"
     assert done.returncode == 0, f"exit {done.returncode} at {last}: {done.stderr[-2000:]}"
