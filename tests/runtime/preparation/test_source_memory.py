@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.runtime.preparation import clips, programs
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def measure(path: Path) -> dict[str, Any]:
