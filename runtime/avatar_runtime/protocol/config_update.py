@@ -43,12 +43,19 @@ class ConfigUpdate:
     """Applies one `session.update` to a configuration."""
 
     def __init__(
-        self, before: SessionConfig, characters: Mapping[str, Character], read_only: ReadOnlyFields
+        self,
+        before: SessionConfig,
+        characters: Mapping[str, Character],
+        read_only: ReadOnlyFields,
+        *,
+        forwards: bool = False,
     ) -> None:
+        """`forwards` is whether fields that the session does not serve go to an upstream."""
         self.config = before
         self.warnings: list[FieldWarning] = []
         self._characters = characters
         self._read_only = read_only
+        self._forwards = forwards
 
     def apply(self, session: StrictFields) -> SessionConfig:
         """Return the new configuration.
@@ -58,13 +65,15 @@ class ConfigUpdate:
         """
         session.choice("type", ["realtime"])
         self._ignore_read_only(session, self._read_only.session())
-        if "output_modalities" in session:
+        if "output_modalities" in session and not self._forwards:
             self._output_modalities(session)
         if "audio" in session:
             self._audio(session.nested("audio"))
         if "avatar" in session:
             self._avatar(session.nested("avatar"))
-        known = {"type", "output_modalities", "audio", "avatar", *self._read_only.session()}
+        known = {"type", "audio", "avatar", *self._read_only.session()}
+        if not self._forwards:
+            known.add("output_modalities")
         stored = {name: session.document[name] for name in session.unknown(known)}
         self._store("stored", session, stored)
         self._check_stored()
@@ -78,11 +87,12 @@ class ConfigUpdate:
         output = audio.nested("output") if "output" in audio else None
         if "input" in audio:
             received = audio.nested("input")
-            if "turn_detection" in received:
+            if "turn_detection" in received and not self._forwards:
                 self._turn_detection(received)
             if "format" in received:
                 self._change(format=_audio_format(received.nested("format")))
-            rest = {name: received.document[name] for name in received.unknown(_INPUT_FIELDS)}
+            known = ("format",) if self._forwards else _INPUT_FIELDS
+            rest = {name: received.document[name] for name in received.unknown(known)}
             self._store("stored_input", received, rest)
         if output is not None:
             if "format" in output:
@@ -116,14 +126,14 @@ class ConfigUpdate:
                 self._warn_no_effect(fields, name)
 
     def _store(self, field: str, fields: StrictFields, values: Mapping[str, object]) -> None:
-        """Keep fields that have no effect, and warn once about each value that says something."""
+        """Keep fields that are not served here, and warn once about each value without effect."""
         kept: Mapping[str, object] = getattr(self.config, field)
         told = [
             fields.path(name)
             for name, value in values.items()
             if value not in (None, [], {}, "", kept.get(name)) and name not in _NEUTRAL
         ]
-        if told:
+        if told and not self._forwards:
             names = ", ".join(map(_short, told[:MAX_NAMES]))
             more = f" and {len(told) - MAX_NAMES} more" if len(told) > MAX_NAMES else ""
             verb = "has" if len(told) == 1 else "have"

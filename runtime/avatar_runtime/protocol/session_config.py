@@ -75,7 +75,7 @@ class SessionConfig:
     turn_detection: TurnDetection | None = None
     """How turns are detected in the audio; `None` leaves it to the client's commits."""
     stored: Mapping[str, object] = field(default_factory=dict)
-    """Fields of OpenAI that have no effect in drive mode; returned unchanged."""
+    """Fields of OpenAI that the session itself does not serve; returned unchanged."""
     stored_input: Mapping[str, object] = field(default_factory=dict)
     stored_output: Mapping[str, object] = field(default_factory=dict)
 
@@ -100,9 +100,13 @@ class SessionConfig:
             **self.stored,
             "type": "realtime",
             **read_only.session(),
-            "output_modalities": ["audio"],
+            "output_modalities": self.stored.get("output_modalities", ["audio"]),
             "audio": {
-                "input": {**self.stored_input, "format": shown_format, "turn_detection": detection},
+                "input": {
+                    **self.stored_input,
+                    "format": shown_format,
+                    "turn_detection": self.stored_input.get("turn_detection", detection),
+                },
                 "output": {**self.stored_output, "format": shown_format},
             },
             "avatar": {
