@@ -17,6 +17,7 @@ from avatar_contracts.environment import Environment, whole
 from avatar_runtime.engine.device import DECODERS, PRECISIONS, VERSIONS
 from avatar_runtime.errors import SettingsError
 from avatar_runtime.protocol.turn_detection import TurnDetection
+from avatar_runtime.upstream.settings import UpstreamSettings, read_upstream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -136,6 +137,8 @@ class Settings:
     log_format: labels.LogFormat
     prepare: bool = False
     """Whether the page may prepare avatars; the listener is then a loopback address."""
+    upstream: UpstreamSettings = field(default_factory=UpstreamSettings)
+    """The source of the speech."""
 
 
 def from_env(variables: Mapping[str, str]) -> Settings:
@@ -171,6 +174,7 @@ def from_env(variables: Mapping[str, str]) -> Settings:
         admin_listen=read.address("AVATAR_ADMIN", Address("127.0.0.1", labels.ADMIN_PORT)),
         log_format=labels.LogFormat(read.choice(labels.ENV_LOG_FORMAT, "text", ("json", "text"))),
         prepare=read.boolean("AVATAR_PREPARE"),
+        upstream=read_upstream(read),
     )
     if settings.prepare:
         _check_preparation(read, settings)
