@@ -10,7 +10,6 @@ from avatar_runtime.protocol.audio_intake import AudioIntake
 from avatar_runtime.protocol.conversation import Item
 from avatar_runtime.protocol.frame_flow import FrameFlow
 from avatar_runtime.protocol.input_buffer import InputBuffer
-from avatar_runtime.protocol.listening import Pace
 from avatar_runtime.protocol.live_source import OverloadReport
 from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.playback import Playback, PlayingResponse
@@ -58,7 +57,6 @@ class Speech(Generic[W]):
         self._input = InputBuffer(suffix, fps, outbox, conversation, open_utterance)
         self.intake = AudioIntake(self._input, outbox, self, open_detector)
         """Takes the audio of the client."""
-        self._pace = Pace()
         self._active: Response[W] | None = None
         self._unclaimed_id: str | None = None  # a finished response that no create has asked for
         self._responses = 0
@@ -107,15 +105,10 @@ class Speech(Generic[W]):
         """Forget the finished response that answered the audio before."""
         self._unclaimed_id = None
 
-    def interrupt(self, start_ms: int, now: float) -> None:
-        """Cancel what is spoken, if new speech of the client interrupts it.
-
-        Audio that arrives faster than it is spoken is no interruption: its turns wait.
-        """
-        is_live = self._pace.is_live(start_ms, now)
-        self._pace = Pace(start_ms, now)
+    def interrupt(self, now: float) -> None:
+        """Cancel what is spoken, if the configuration lets new speech of the client do that."""
         detection = self.config.turn_detection
-        if detection is None or not detection.interrupt_response or not is_live:
+        if detection is None or not detection.interrupt_response:
             return
         if self._active is not None:
             was_heard = self._playback.has_started(self._active.id)
