@@ -171,12 +171,12 @@ class Answers(Generic[W]):
         """Whether no answer waits or is spoken."""
         return not self._queue
 
-    def start(self, ref: int, source_frame: int, now: float) -> Answer[W] | None:
+    def start(self, source_frame: int, now: float) -> Answer[W] | None:
         """Start the next answer, or return `None` if there is none."""
         if not self._queue:
             return None
         answer = self._queue[0]
-        answer.ref = ref
+        answer.ref = self.speech.next_ref()
         if answer.heard_at is not None:
             answer.heard_at = now  # it waited for the answer before
         answer.turn.start(source_frame, now)

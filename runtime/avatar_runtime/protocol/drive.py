@@ -9,16 +9,16 @@ from avatar_runtime.protocol import client_events
 from avatar_runtime.protocol.audio_intake import AudioIntake
 from avatar_runtime.protocol.conversation import Item
 from avatar_runtime.protocol.input_buffer import InputBuffer
-from avatar_runtime.protocol.listening import Pace
 from avatar_runtime.protocol.media import W
-from avatar_runtime.protocol.response import Response
+from avatar_runtime.protocol.response import EmptyResponse, Response
 from avatar_runtime.protocol.session_config import StartTrigger
 from avatar_runtime.protocol.speech import Speech
-from avatar_runtime.protocol.turn import ResponseRequest, Step
+from avatar_runtime.protocol.turn import Phase, ResponseRequest, Step
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from avatar_runtime.protocol.audio_formats import AudioFormat
     from avatar_runtime.protocol.modes import SessionParts
     from avatar_runtime.protocol.response import ActiveResponse
     from avatar_runtime.protocol.session_config import SessionConfig
@@ -42,8 +42,8 @@ class Drive(Generic[W]):
             parts.suffix, parts.fps, parts.outbox, parts.conversation, parts.open_utterance
         )
         self._intake = AudioIntake(self._input, parts.outbox, self, parts.open_detector)
-        self._pace = Pace()
         self._spoken: Response[W] | None = None
+        self._last_item: Item | None = None  # of the assistant
         self._unclaimed_id: str | None = None  # a finished response that no create has asked for
 
     @property
@@ -124,15 +124,10 @@ class Drive(Generic[W]):
         """Start the response of the oldest turn, if it may start."""
         self.speech.start_next(now)
 
-    def interrupt(self, start_ms: int, now: float) -> None:
-        """Cancel what is spoken, if new speech of the client interrupts it.
-
-        Audio that arrives faster than it is spoken is no interruption: its turns wait.
-        """
-        is_live = self._pace.is_live(start_ms, now)
-        self._pace = Pace(start_ms, now)
+    def interrupt(self, now: float) -> None:
+        """Cancel what is spoken, if the configuration lets new speech of the client do that."""
         detection = self.config.turn_detection
-        if detection is not None and detection.interrupt_response and is_live:
+        if detection is not None and detection.interrupt_response:
             self.speech.interrupt(now)
 
     # What the speech asks
@@ -142,7 +137,7 @@ class Drive(Generic[W]):
         """Whether no turn waits or is spoken."""
         return self._input.oldest is None
 
-    def start(self, ref: int, source_frame: int, now: float) -> Response[W] | None:
+    def start(self, source_frame: int, now: float) -> Response[W] | None:
         """Start the response of the oldest turn, or return `None` if it may not start."""
         turn = self._input.oldest
         if turn is None or (self.config.waits_for_request and turn.request is None):
@@ -150,14 +145,17 @@ class Drive(Generic[W]):
         if turn.accepts_audio:
             self._input.announce()
         turn.start(source_frame, now)
+        ref, suffix = self.speech.next_ref(), self._suffix
+        self._last_item = Item(f"item_{suffix}_a{ref}", "assistant", "in_progress")
         self._spoken = Response(
             turn,
             ref,
-            f"resp_{self._suffix}_{ref}",
-            f"conv_{self._suffix}",
-            Item(f"item_{self._suffix}_a{ref}", "assistant", "in_progress"),
+            f"resp_{suffix}_{ref}",
+            f"conv_{suffix}",
+            self._last_item,
             self._fps,
             self._outbox,
+            turn.request.metadata if turn.request else None,
         )
         return self._spoken
 
@@ -168,13 +166,15 @@ class Drive(Generic[W]):
 
     def ended(self, response: ActiveResponse[W], step: Step, now: float) -> None:
         """Remove the turn of a response that has ended."""
-        turn = response.turn
+        turn, spoken = response.turn, self._spoken
         self._input.remove(turn)
         self._spoken = None
         self._intake.arm()
         is_finished = step is Step.FINISH and turn.request is None
         is_unclaimed = is_finished and self._input.is_newest(turn)
         self._unclaimed_id = response.id if is_unclaimed else None
+        if spoken is not None and spoken.late_metadata is not None:
+            self._answer(spoken.late_metadata, turn.format, turn.phase)
 
     def cut_off(self, response_id: str, played_ms: int) -> None:
         """Do nothing: the client knows what it has played of its own audio."""
@@ -196,12 +196,10 @@ class Drive(Generic[W]):
         turn = self._input.unrequested(committed=needs_commit)
         if turn is not None:
             turn.request = request
-            if turn.is_started and request.metadata is not None:
-                message = "the response has started: its metadata comes in response.done only"
-                self._outbox.warn(
-                    "metadata_late", message, param="response.metadata", event_id=request.event_id
-                )
             self.speech.start_next(now)
+        elif self._unclaimed_id is not None and request.metadata is not None:
+            self._unclaimed_id = None
+            self._answer(request.metadata, self.config.format, Phase.COMPLETED)
         elif self._unclaimed_id is not None:
             message = f"{self._unclaimed_id} has spoken this audio; there is no other response"
             self._unclaimed_id = None
@@ -220,7 +218,13 @@ class Drive(Generic[W]):
         self._conversation.check_truncation(item, audio_end_ms)
         if self._spoken is not None and self._spoken.item is item:
             self.speech.end(Step.CANCEL, now)
-        if item.id == f"item_{self._suffix}_a{self.speech.responses}":
+        if item is self._last_item:
             self.speech.discard_unplayed(now)  # the client has stopped playing it
         self._conversation.truncate(item, audio_end_ms)
         self.speech.start_next(now)
+
+    def _answer(self, metadata: Mapping[str, str], audio: AudioFormat, phase: Phase) -> None:
+        """Answer a `response.create` whose audio another response has spoken."""
+        ref, suffix = self.speech.next_ref(), self._suffix
+        empty = EmptyResponse(f"resp_{suffix}_{ref}", ref, f"conv_{suffix}", audio, metadata, phase)
+        empty.announce(self._outbox, self.speech.epoch)

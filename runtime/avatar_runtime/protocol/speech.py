@@ -31,10 +31,10 @@ class Source(Protocol[W]):
         """Whether no response waits or is active."""
         ...
 
-    def start(self, ref: int, source_frame: int, now: float) -> ActiveResponse[W] | None:
+    def start(self, source_frame: int, now: float) -> ActiveResponse[W] | None:
         """Start the next response, or return `None` if none may start.
 
-        `ref` is its number in the session, and `source_frame` where its frames start.
+        `source_frame` is where its frames start. Its number comes from `Speech.next_ref`.
         """
         ...
 
@@ -57,8 +57,6 @@ class Speech(Generic[W]):
     def __init__(self, parts: SessionParts[W], source: Source[W]) -> None:
         self.epoch = 1
         self.config = parts.config
-        self.responses = 0
-        """Number of responses that have started."""
         self.frames_lapsed = 0
         """Frames that were dropped because they were too late for a live source."""
         self._source = source
@@ -69,6 +67,7 @@ class Speech(Generic[W]):
         self._playback = Playback(parts.fps, parts.outbox)
         self._closing = closing_frame.ClosingFrame(parts.open_utterance, parts.fps)
         self._active: ActiveResponse[W] | None = None
+        self._refs = 0
         self._source_frame = 0
         self._overload = OverloadReport()
 
@@ -159,11 +158,10 @@ class Speech(Generic[W]):
     def start_next(self, now: float) -> None:
         """Start the next response, if no response is active and one may start."""
         while self._active is None:
-            started = self._source.start(self.responses + 1, self._source_frame, now)
+            started = self._source.start(self._source_frame, now)
             if started is None:
                 return
             self._active = started
-            self.responses += 1
             started.announce_start(self._conversation, self.epoch)
             if started.void is not None:
                 self.end(started.void, now)
@@ -191,6 +189,11 @@ class Speech(Generic[W]):
             audio_ms = turn.samples_sent * 1000 / turn.format.rate
             until = max(self._flow.plays_until, now)
             self._playback.finish(PlayingResponse(active.id, until, audio_ms))
+
+    def next_ref(self) -> int:
+        """Return the number of a new response in the session, from 1."""
+        self._refs += 1
+        return self._refs
 
     def discard_unplayed(self, now: float) -> None:
         """Take into account that the client plays nothing of what was sent."""

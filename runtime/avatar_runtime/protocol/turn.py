@@ -114,11 +114,19 @@ class Turn(Generic[W]):
     """
 
     def __init__(
-        self, utterance: Utterance[W], audio: AudioFormat, fps: int, *, can_be_live: bool = True
+        self,
+        utterance: Utterance[W],
+        audio: AudioFormat,
+        fps: int,
+        start_ms: int = 0,
+        *,
+        can_be_live: bool = True,
     ) -> None:
         """`can_be_live` is whether its audio is live if it arrives at the pace of speech."""
         self.phase = Phase.OPEN
         self.format = audio
+        self.start_ms = start_ms
+        """Where the audio of the turn starts, milliseconds of audio of the session."""
         self.first_source_frame = 0
         """Position in the avatar's source video at which the response starts, frames."""
         self.request: ResponseRequest | None = None
