@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts import exit_status
 from avatar_contracts.owners import owner_of
 from avatar_operator import names
 from avatar_operator.core.resources import pod_status
@@ -225,7 +226,8 @@ def parse_result(message: str, code: int, reason: str = "") -> Result:
     return Result(
         ok=False,
         message=text[:LONGEST_MESSAGE],
-        permanent=fields.flag("permanent", False),
+        # A message of a container that was killed, or of another image, says nothing about it.
+        permanent=fields.flag("permanent", code == exit_status.WRONG_INPUT),
         report=report,
     )
 

@@ -160,6 +160,13 @@ def test_a_container_without_a_result_has_failed(message: str, code: int, expect
     assert (result.ok, result.message) == (False, expected)
 
 
+@pytest.mark.parametrize(("code", "permanent"), [(65, True), (75, False), (1, False), (2, False)])
+def test_the_exit_status_says_what_a_lost_result_cannot(code: int, permanent: bool) -> None:
+    assert parse_result("a line", code).permanent is permanent
+    told = json.dumps({"ok": False, "permanent": not permanent, "message": "why"})
+    assert parse_result(told, code).permanent is not permanent
+
+
 def test_a_pod_that_was_evicted_says_so() -> None:
     pod = parse_pod(pod_body("Failed", reason="Evicted", message="the node was low on memory"))
     assert pod is not None
