@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from avatar_contracts import descriptors, exit_status, logs
+from avatar_contracts.tls import CertificateError
 from avatar_runtime import settings
 from avatar_runtime.errors import AvatarRuntimeError, SettingsError, is_permanent
 from avatar_runtime.preparation import arguments as preparation
@@ -53,9 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _bench(options)
             case _:
                 return _drain(options)
-    except (AvatarRuntimeError, OSError) as error:
+    except (AvatarRuntimeError, CertificateError, OSError) as error:
         print(f"avatar-runtime: {error}", file=sys.stderr)
-        if isinstance(error, SettingsError):
+        if isinstance(error, SettingsError | CertificateError):
             return exit_status.USAGE
         if options.command not in _JOB_COMMANDS:
             return 1
@@ -80,6 +81,8 @@ def _serve(options: argparse.Namespace) -> int:
         "AVATAR_LISTEN": options.listen,
         "AVATAR_ADMIN": options.admin,
         "AVATAR_PREPARE": "true" if options.prepare else None,
+        "AVATAR_TLS_CERTIFICATE": options.tls_certificate,
+        "AVATAR_TLS_KEY": options.tls_key,
     }
     overrides = {name: value for name, value in given.items() if value is not None}
     read = settings.from_env({**os.environ, **overrides})
@@ -249,6 +252,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--batch-size", metavar="N", help="number of frames in the largest batch")
     serve.add_argument("--listen", metavar="HOST:PORT", help="for sessions, page and probes")
     serve.add_argument("--admin", metavar="HOST:PORT", help="for metrics and control")
+    serve.add_argument("--tls-certificate", metavar="FILE", help="PEM file to serve TLS with")
+    serve.add_argument("--tls-key", metavar="FILE", help="private key of the certificate")
     serve.add_argument(
         "--prepare",
         action="store_true",
