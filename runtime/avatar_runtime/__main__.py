@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from avatar_contracts import descriptors, exit_status, logs
+from avatar_contracts import descriptors, exit_status, labels, logs
 from avatar_contracts.tls import CertificateError
 from avatar_runtime import settings
 from avatar_runtime.errors import AvatarRuntimeError, SettingsError, is_permanent
@@ -70,6 +70,7 @@ def _serve(options: argparse.Namespace) -> int:
     from avatar_runtime.metrics import Metrics
     from avatar_runtime.serving.runtime import Runtime
     from avatar_runtime.serving.server import serve
+    from avatar_runtime.upstream import document as upstream_document
 
     given = {
         "AVATAR_MODEL": options.model,
@@ -83,6 +84,7 @@ def _serve(options: argparse.Namespace) -> int:
         "AVATAR_PREPARE": "true" if options.prepare else None,
         "AVATAR_TLS_CERTIFICATE": options.tls_certificate,
         "AVATAR_TLS_KEY": options.tls_key,
+        labels.ENV_UPSTREAM: upstream_document.load(options.upstream),
     }
     overrides = {name: value for name, value in given.items() if value is not None}
     read = settings.from_env({**os.environ, **overrides})
@@ -258,6 +260,12 @@ def _parser() -> argparse.ArgumentParser:
         "--prepare",
         action="store_true",
         help="let the page prepare avatars; needs a loopback --listen and a writable --avatars",
+    )
+    serve.add_argument(
+        "--upstream",
+        metavar="FILE",
+        type=Path,
+        help="YAML or JSON as spec.upstream of a service; keys are in variables (apiKeyEnv)",
     )
     lipsync = commands.add_parser("lipsync", help="make a video from an audio file")
     lipsync.add_argument("--model", metavar="DIR", type=Path, required=True)
