@@ -35,6 +35,7 @@ PING_S: Final = 20.0
 PONG_S: Final = 40.0  # over the 30 s after which a stalled socket is closed with its own code
 FLUSH_S: Final = 10.0
 SEND_BUFFER_BYTES: Final = 256 * 1024  # half a second of video; more would hide a slow client
+UNSENT_BYTES: Final = 32 * 1024  # one frame: what the kernel holds, a cancel cannot discard
 # The session refuses messages over 21 MiB with an error event. Larger ones are not even read.
 _MAX_READ_BYTES: Final = MAX_MESSAGE_BYTES + 1024 * 1024
 
@@ -47,6 +48,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     The close frame is queued behind the data that waits, instead of waiting for room, and the
     socket is closed `FLUSH_S` after the session has ended. The faults of a peer are one line of
     the log, where uvicorn logs errors and tracebacks.
+
+    What a slow client has not taken waits in the session, which can discard it: the kernel and the
+    transport hold about one frame each.
     """
 
     def connection_made(self, transport: BaseTransport) -> None:
@@ -54,13 +58,23 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         connection = transport.get_extra_info("socket")
         if connection is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+            if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+                unsent = (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+                connection.setsockopt(*unsent)
+        if isinstance(transport, asyncio.WriteTransport):
+            transport.set_write_buffer_limits(high=0)
         super().connection_made(transport)
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Send a message; a close frame does not wait for room."""
+        """Send a message, and return when there is room for the next one.
+
+        The session is asked for the next message only then. A close frame does not wait.
+        """
         if message["type"] == "websocket.close":
             self.writable.set()
         await super().send(message)
+        if message["type"] == "websocket.send":
+            await self.writable.wait()
         if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
             # uvicorn would report an incomplete handshake as an error of the application.
             self.handshake_complete = self.close_sent = True
