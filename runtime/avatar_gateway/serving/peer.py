@@ -181,7 +181,7 @@ class Peer:
     async def drain(self) -> None:
         """Wait until the side has taken enough of what was written."""
         if self._protocol.writing_paused:
-            self._account(self._transport.get_write_buffer_size())
+            self._account(self._unsent_bytes())
             await self._writer.drain()
             self._account()
 
@@ -231,7 +231,7 @@ class Peer:
         if self._has_ended:
             return
         self._has_ended = True
-        if self._transport.get_write_buffer_size():
+        if self._unsent_bytes():
             self._loop.call_later(_CLOSE_TIMEOUT_S, self._abort_unsent)
         self._transport.close()
         self._frames.clear()
@@ -239,8 +239,16 @@ class Peer:
         self._on_closed()
 
     def _abort_unsent(self) -> None:
-        if self._protocol.transport is not None:  # asyncio raises if the connection has ended
+        if self._is_connected:
             self._transport.abort()
+
+    @property
+    def _is_connected(self) -> bool:
+        """Whether the transport can still be asked; asyncio raises when it has ended."""
+        return self._protocol.transport is not None
+
+    def _unsent_bytes(self) -> int:
+        return self._transport.get_write_buffer_size() if self._is_connected else 0
 
     async def _wait_for_data(self) -> None:
         # Every connection changes the condition.
@@ -308,7 +316,7 @@ class Peer:
 
         A pod that has closed its end may have sent what the caller has not taken yet.
         """
-        connection = self._transport.get_extra_info("socket")
+        connection = self._transport.get_extra_info("socket") if self._is_connected else None
         if connection is None or connection.fileno() < 0 or not hasattr(socket, "TCP_INFO"):
             return self._is_lost
         state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from avatar_contracts import tls
 from avatar_runtime.errors import AvatarRuntimeError
 from avatar_runtime.protocol.client_events import MAX_MESSAGE_BYTES
 from avatar_runtime.serving import admin, app
@@ -36,6 +37,10 @@ PONG_S: Final = 40.0  # over the 30 s after which a stalled socket is closed wit
 FLUSH_S: Final = 10.0
 SEND_BUFFER_BYTES: Final = 256 * 1024  # half a second of video; more would hide a slow client
 UNSENT_BYTES: Final = 32 * 1024  # one frame: what the kernel holds, a cancel cannot discard
+_TLS_TIMEOUTS: Final = {
+    "ssl_handshake_timeout": tls.HANDSHAKE_S,
+    "ssl_shutdown_timeout": tls.SHUTDOWN_S,
+}
 # The session refuses messages over 21 MiB with an error event. Larger ones are not even read.
 _MAX_READ_BYTES: Final = MAX_MESSAGE_BYTES + 1024 * 1024
 
@@ -62,7 +67,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
                 unsent = (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
                 connection.setsockopt(*unsent)
         if isinstance(transport, asyncio.WriteTransport):
-            transport.set_write_buffer_limits(high=0)
+            # Without TLS, this is the only buffer above the kernel. The encrypted stream below a
+            # TLS transport holds 64 KiB more. A limit of 0 would never end its pause.
+            transport.set_write_buffer_limits(high=1, low=0)
         super().connection_made(transport)
 
     async def send(self, message: ASGISendEvent) -> None:
@@ -121,8 +128,21 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and set `listens`."""
-        await super().startup(sockets)
+        await super().startup(sockets=[])
+        for bound in sockets or ():
+            self.servers.append(await self._listen(bound))
         self.listens.set()
+
+    async def _listen(self, bound: socket.socket) -> asyncio.Server:
+        """Listen on a socket; uvicorn gives a caller a minute for the handshake of TLS."""
+        context = self.config.ssl
+        timeouts = {} if context is None else _TLS_TIMEOUTS
+        return await asyncio.get_running_loop().create_server(
+            self._new_protocol, sock=bound, ssl=context, backlog=self.config.backlog, **timeouts
+        )
+
+    def _new_protocol(self) -> asyncio.Protocol:
+        return HTTPProtocol(self.config, self.server_state, self.lifespan.state)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -156,10 +176,16 @@ async def serve(make: Callable[[], Runtime]) -> None:
 
 @asynccontextmanager
 async def listening(runtime: Runtime) -> AsyncIterator[Listeners]:
-    """Listen on both ports and generate frames; stop all of it at the end."""
+    """Listen on both ports and generate frames; stop all of it at the end.
+
+    Raises:
+        CertificateError: the certificate of the settings cannot be used.
+    """
+    files = runtime.settings.certificate
+    certificate = None if files is None else tls.ServerCertificate(files)
     # Bind first: a port that is in use must stop the process, not a task.
     sockets = [_bind(runtime.settings.sessions_listen), _bind(runtime.settings.admin_listen)]
-    servers = [_server(app.create(runtime)), _server(admin.create(runtime))]
+    servers = [_server(app.create(runtime), certificate), _server(admin.create(runtime))]
     async with asyncio.TaskGroup() as group:
         serving = [
             group.create_task(server.serve(sockets=[bound]), name="listener")
@@ -171,6 +197,8 @@ async def listening(runtime: Runtime) -> AsyncIterator[Listeners]:
             group.create_task(runtime.follow_memory(), name="device memory"),
             group.create_task(runtime.follow_avatars(), name="avatars"),
         ]
+        if certificate is not None:
+            helpers.append(group.create_task(certificate.follow(), name="certificate"))
         for server in servers:
             await server.listens.wait()
         try:
@@ -232,9 +260,11 @@ def _bind(address: Address) -> socket.socket:
     return bound
 
 
-def _server(application: FastAPI) -> _Server:
+def _server(application: FastAPI, certificate: tls.ServerCertificate | None = None) -> _Server:
+    context = None if certificate is None else certificate.context
     config = uvicorn.Config(
         application,
+        ssl_context_factory=None if context is None else lambda *_: context,
         http=HTTPProtocol,
         ws=WebSocketProtocol,
         ws_max_size=_MAX_READ_BYTES,
