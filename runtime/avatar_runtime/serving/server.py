@@ -38,6 +38,7 @@ PING_S: Final = 20.0
 PONG_S: Final = 40.0  # over the 30 s after which a stalled socket is closed with its own code
 FLUSH_S: Final = 10.0
 SEND_BUFFER_BYTES: Final = 256 * 1024  # half a second of video; more would hide a slow client
+UNSENT_BYTES: Final = 32 * 1024  # one frame: what the kernel holds, a cancel cannot discard
 _TLS_TIMEOUTS: Final = {
     "ssl_handshake_timeout": tls.HANDSHAKE_S,
     "ssl_shutdown_timeout": tls.SHUTDOWN_S,
@@ -58,6 +59,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     socket is closed `FLUSH_S` after the session has ended. A peer that has ended its side is gone,
     also if it has not taken what was sent to it. The faults of a peer are one line of the log, where
     uvicorn logs errors and tracebacks.
+
+    What a slow client has not taken waits in the session, which can discard it: the kernel and the
+    transport hold about one frame each.
     """
 
     _gone_check: asyncio.TimerHandle | None = None
@@ -67,8 +71,13 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         connection = transport.get_extra_info("socket")
         if connection is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        if transport.get_extra_info("sslcontext") is not None:
-            transport.set_write_buffer_limits(tls.WRITE_BUFFER_BYTES)
+            if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+                unsent = (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+                connection.setsockopt(*unsent)
+        if isinstance(transport, asyncio.WriteTransport):
+            # Without TLS, this is the only buffer above the kernel. The encrypted stream below a
+            # TLS transport holds 64 KiB more. A limit of 0 would never end its pause.
+            transport.set_write_buffer_limits(high=1, low=0)
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -110,10 +119,15 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._gone_check = None
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Send a message; a close frame does not wait for room."""
+        """Send a message, and return when there is room for the next one.
+
+        The session is asked for the next message only then. A close frame does not wait.
+        """
         if message["type"] == "websocket.close":
             self.writable.set()
         await super().send(message)
+        if message["type"] == "websocket.send":
+            await self.writable.wait()
         if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
             # uvicorn would report an incomplete handshake as an error of the application.
             self.handshake_complete = self.close_sent = True
