@@ -57,8 +57,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     The close frame is queued behind the data that waits, instead of waiting for room, and the
     socket is closed `FLUSH_S` after the session has ended. A peer that has ended its side is gone,
-    also if it has not taken what was sent to it. The faults of a peer are one line of the log, where
-    uvicorn logs errors and tracebacks.
+    also if it has not taken what was sent to it. The faults of a peer are one line of the log,
+    where uvicorn logs errors and tracebacks.
 
     What a slow client has not taken waits in the session, which can discard it: the kernel and the
     transport hold about one frame each.
