@@ -28,7 +28,7 @@ MAX_NAMES: Final = 8
 """Fields that one warning names, at most."""
 _NEUTRAL: Final = frozenset({"tool_choice", "max_output_tokens", "include", "truncation"})
 """Fields that clients always send: without tools and text their values mean nothing here."""
-_READ_ONLY: Final = ("fps", "samples_per_frame", "disclosure")
+_READ_ONLY: Final = ("fps", "samples_per_frame", "disclosure", "version")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ class ConfigUpdate:
     def _avatar(self, avatar: StrictFields) -> None:
         for name in avatar.unknown((*_AVATAR, *_READ_ONLY)):
             self._warn_no_effect(avatar, name)
-        fields = {"disclosure": "", **self._read_only.avatar(self.config)}
+        fields = {"disclosure": "", "version": "", **self._read_only.avatar(self.config)}
         self._ignore_read_only(avatar, fields)
         for name, apply in _AVATAR.items():
             if name in avatar:

@@ -49,6 +49,11 @@ class Character:
         """The name of the avatar in frame requests."""
         return self.key or self.name
 
+    @property
+    def version(self) -> str:
+        """The beginning of the content hash of this version; empty if the key has none."""
+        return self.key.rpartition("@")[2] if "@" in self.key else ""
+
 
 def source_position(position: int, fps: int, source_fps: int) -> int:
     """Return the frame of the source video at a position of the timeline of a session.
@@ -150,11 +155,10 @@ class ReadOnlyFields:
         }
 
     def avatar(self, config: SessionConfig) -> dict[str, object]:
-        """Return the read-only fields inside `avatar`; `disclosure` only if there is a text."""
+        """Return the read-only fields inside `avatar`; texts that are empty are left out."""
         fields: dict[str, object] = {
             "fps": self.fps,
             "samples_per_frame": config.format.samples_per_frame(self.fps),
         }
-        if config.character.disclosure:
-            fields["disclosure"] = config.character.disclosure
-        return fields
+        texts = {"disclosure": config.character.disclosure, "version": config.character.version}
+        return fields | {name: text for name, text in texts.items() if text}
