@@ -12,6 +12,7 @@ from avatar_runtime.protocol.turn import Phase
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from avatar_runtime.protocol.audio_formats import AudioFormat
     from avatar_runtime.protocol.conversation import Conversation, Item
     from avatar_runtime.protocol.media import Media
     from avatar_runtime.protocol.outbox import Outbox
@@ -40,6 +41,8 @@ class Response(Generic[W]):
     item: Item
     fps: int
     outbox: Outbox
+    metadata: Mapping[str, str] | None
+    """That of the `response.create` that came before the response started."""
 
     def announce_start(self, conversation: Conversation, epoch: int) -> None:
         """Send the first events of the response and add its item to the conversation."""
@@ -116,8 +119,14 @@ class Response(Generic[W]):
             [self.item.describe()] if self.item.status != "in_progress" else [],
             audio=self.turn.format,
             details=_DETAILS.get(self.turn.phase),
-            metadata=self.turn.request.metadata if self.turn.request else None,
+            metadata=self.metadata,
         )
+
+    @property
+    def late_metadata(self) -> Mapping[str, str] | None:
+        """The metadata of a `response.create` that came after the response had started."""
+        request = self.turn.request
+        return request.metadata if request is not None and self.metadata is None else None
 
     def _send_item(self, kind: str) -> None:
         described = self.item.describe()
@@ -125,6 +134,46 @@ class Response(Generic[W]):
 
     def _send(self, kind: str, **fields: object) -> None:
         self.outbox.add(kind, fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response without output, to a `response.create` whose audio another response has spoken.
+
+    A client that gives metadata recognises the response to its request by them, and by them only.
+    """
+
+    id: str
+    ref: int
+    conversation_id: str
+    audio: AudioFormat
+    metadata: Mapping[str, str]
+    phase: Phase
+    """The phase in which the turn ended that was spoken."""
+
+    def announce(self, outbox: Outbox, epoch: int) -> None:
+        """Send the first and the last event."""
+        self._send(outbox, "response.created", "in_progress", None, epoch)
+        self._send(outbox, "response.done", _STATUS[self.phase], _DETAILS.get(self.phase), epoch)
+
+    def _send(
+        self,
+        outbox: Outbox,
+        kind: str,
+        status: str,
+        details: Mapping[str, object] | None,
+        epoch: int,
+    ) -> None:
+        described = server_events.response(
+            self.id,
+            self.conversation_id,
+            status,
+            [],
+            audio=self.audio,
+            details=details,
+            metadata=self.metadata,
+        )
+        outbox.add(kind, {"response": described, "response_ref": self.ref, "epoch": epoch})
 
 
 _STATUS: Final[Mapping[Phase, str]] = {

@@ -10,16 +10,15 @@ from avatar_runtime.protocol.audio_intake import AudioIntake
 from avatar_runtime.protocol.conversation import Item
 from avatar_runtime.protocol.frame_flow import FrameFlow
 from avatar_runtime.protocol.input_buffer import InputBuffer
-from avatar_runtime.protocol.listening import Pace
 from avatar_runtime.protocol.live_source import OverloadReport
 from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.playback import Playback, PlayingResponse
-from avatar_runtime.protocol.response import Response, VideoMessage
+from avatar_runtime.protocol.response import Answer, Response, VideoMessage
 from avatar_runtime.protocol.session_config import Overrun, StartTrigger
-from avatar_runtime.protocol.turn import Step
+from avatar_runtime.protocol.turn import Phase, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from avatar_runtime.protocol import client_events
     from avatar_runtime.protocol.audio_formats import AudioFormat
@@ -58,10 +57,10 @@ class Speech(Generic[W]):
         self._input = InputBuffer(suffix, fps, outbox, conversation, open_utterance)
         self.intake = AudioIntake(self._input, outbox, self, open_detector)
         """Takes the audio of the client."""
-        self._pace = Pace()
         self._active: Response[W] | None = None
         self._unclaimed_id: str | None = None  # a finished response that no create has asked for
         self._responses = 0
+        self._last_item: Item | None = None  # of the assistant
         self._source_frame = 0
         self._overload = OverloadReport()
         self.frames_lapsed = 0
@@ -107,20 +106,15 @@ class Speech(Generic[W]):
         """Forget the finished response that answered the audio before."""
         self._unclaimed_id = None
 
-    def interrupt(self, start_ms: int, now: float) -> None:
-        """Cancel what is spoken, if new speech of the client interrupts it.
-
-        Audio that arrives faster than it is spoken is no interruption: its turns wait.
-        """
-        is_live = self._pace.is_live(start_ms, now)
-        self._pace = Pace(start_ms, now)
+    def interrupt(self, now: float) -> None:
+        """Cancel what is spoken, if the configuration lets new speech of the client do that."""
         detection = self.config.turn_detection
-        if detection is None or not detection.interrupt_response or not is_live:
+        if detection is None or not detection.interrupt_response:
             return
         if self._active is not None:
             was_heard = self._playback.has_started(self._active.id)
             self._end(self._active, Step.INTERRUPT, now)
-            if not was_heard:
+            if not was_heard and self._playback.stops_at is None:
                 return
         elif self._playback.stops_at is not None:
             self.epoch += 1
@@ -129,8 +123,14 @@ class Speech(Generic[W]):
         self._stop_playback(now)
 
     def _stop_playback(self, now: float) -> None:
-        self._flow.stop(now)
+        self._stop_frames(now)
         self._playback.clear(self.epoch)
+
+    def _stop_frames(self, now: float) -> None:
+        """Close the mouth if it is open in what the client plays, which it now discards."""
+        if self._flow.is_playing(now):
+            self._closing.open(self.config.format)
+        self._flow.stop(now)
 
     # Responses
 
@@ -144,12 +144,10 @@ class Speech(Generic[W]):
         turn = self._input.unrequested(committed=needs_commit)
         if turn is not None:
             turn.request = request
-            if turn.is_started and request.metadata is not None:
-                message = "the response has started: its metadata comes in response.done only"
-                self._outbox.warn(
-                    "metadata_late", message, param="response.metadata", event_id=request.event_id
-                )
             self.start_next(now)
+        elif self._unclaimed_id is not None and request.metadata is not None:
+            self._unclaimed_id = None
+            self._answer(request.metadata, self.config.format, Phase.COMPLETED)
         elif self._unclaimed_id is not None:
             message = f"{self._unclaimed_id} has spoken this audio; there is no other response"
             self._unclaimed_id = None
@@ -194,8 +192,8 @@ class Speech(Generic[W]):
         self._conversation.check_truncation(item, audio_end_ms)
         if self._active is not None and self._active.item is item:
             self._end(self._active, Step.CANCEL, now)
-        if item.id == f"item_{self._suffix}_a{self._responses}":
-            self._flow.stop(now)  # the client has stopped playing it
+        if item is self._last_item:
+            self._stop_frames(now)  # the client has stopped playing it
         self._conversation.truncate(item, audio_end_ms)
         self.start_next(now)
 
@@ -233,18 +231,29 @@ class Speech(Generic[W]):
         if turn.accepts_audio:
             self._input.announce()
         turn.start(self._source_frame, now)
-        self._responses += 1
-        ref, suffix = self._responses, self._suffix
+        ref, suffix = self._next_ref(), self._suffix
+        self._last_item = Item(f"item_{suffix}_a{ref}", "assistant", "in_progress")
         self._active = Response(
             turn,
             ref,
             f"resp_{suffix}_{ref}",
             f"conv_{suffix}",
-            Item(f"item_{suffix}_a{ref}", "assistant", "in_progress"),
+            self._last_item,
             self._fps,
             self._outbox,
+            turn.request.metadata if turn.request else None,
         )
         self._active.announce_start(self._conversation, self.epoch)
+
+    def _answer(self, metadata: Mapping[str, str], audio: AudioFormat, phase: Phase) -> None:
+        """Answer a `response.create` whose audio another response has spoken."""
+        ref, suffix = self._next_ref(), self._suffix
+        answer = Answer(f"resp_{suffix}_{ref}", ref, f"conv_{suffix}", audio, metadata, phase)
+        answer.announce(self._outbox, self.epoch)
+
+    def _next_ref(self) -> int:
+        self._responses += 1
+        return self._responses
 
     def _end(self, active: Response[W], step: Step, now: float) -> None:
         turn = active.turn
@@ -270,6 +279,8 @@ class Speech(Generic[W]):
             audio_ms = turn.samples_sent * 1000 / turn.format.rate
             until = max(self._flow.plays_until, now)
             self._playback.finish(PlayingResponse(active.id, until, audio_ms))
+        if active.late_metadata is not None:
+            self._answer(active.late_metadata, turn.format, turn.phase)
 
     # Frames
 

@@ -113,9 +113,13 @@ class Turn(Generic[W]):
     it is settled (delivered or dropped, like all frames before it), and it is sent.
     """
 
-    def __init__(self, utterance: Utterance[W], audio: AudioFormat, fps: int) -> None:
+    def __init__(
+        self, utterance: Utterance[W], audio: AudioFormat, fps: int, start_ms: int = 0
+    ) -> None:
         self.phase = Phase.OPEN
         self.format = audio
+        self.start_ms = start_ms
+        """Where the audio of the turn starts, milliseconds of audio of the session."""
         self.first_source_frame = 0
         """Position in the avatar's source video at which the response starts, frames."""
         self.request: ResponseRequest | None = None

@@ -74,6 +74,7 @@ BENCHES: Final = (
         what="1,000,000 random messages against the protocol of sessions",
         is_long=True,
     ),
+    Bench("interruptions", "localcluster.bench.interruptions", what="8 callers interrupt"),
     Bench("faults", "localcluster.bench.faults", what="convergence under API faults, 200 seeds"),
     Bench(
         "shared",
