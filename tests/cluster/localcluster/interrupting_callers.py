@@ -19,7 +19,7 @@ from websockets.asyncio.client import connect
 from localcluster import live_speaker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
     from websockets.asyncio.client import ClientConnection
 
@@ -135,13 +135,14 @@ class _Session:
         start = self._chance.randrange(0, (len(self._speech) - size) // 2) * 2
         return self._speech[start : start + size]
 
-    async def _until(self, claim: Any) -> None:
+    async def _until(self, claim: Callable[[], bool]) -> None:
         while not claim():
             self._changed.clear()
             await self._changed.wait()
 
     def _note(self, event: dict[str, Any], now: float) -> None:
-        kind, epoch = event["type"], event.get("epoch")
+        kind: str = event["type"]
+        epoch: int = event.get("epoch", 0)  # only some events have one
         caller = self.caller
         if kind in MEDIA:
             if event.get("idle"):
@@ -152,7 +153,7 @@ class _Session:
                 self._stale_at = now
             caller.stale_after_answer += epoch < self._epoch
             return
-        if epoch is not None and epoch > self._epoch:
+        if epoch > self._epoch:
             self._epoch, self._acknowledged_at = epoch, now
         match kind:
             case "response.created":
@@ -176,9 +177,3 @@ async def _talk(socket: ClientConnection, audio: bytes, *, is_paced: bool) -> No
             await asyncio.sleep(at - time.monotonic())
         event = {"type": "input_audio_buffer.append", "audio": base64.b64encode(piece).decode()}
         await socket.send(json.dumps(event))
-
-
-def worst_ms(times: Sequence[float | None]) -> float | None:
-    """Return the largest of some times in milliseconds, or `None` if there is none."""
-    found = [time for time in times if time is not None]
-    return round(1000 * max(found), 1) if found else None
