@@ -336,6 +336,7 @@ async def test_what_a_slow_client_has_not_taken_is_discarded_by_its_cancel(
     frame, receive_buffer = 30_000, 64 * 1024
     async with serve(engine=make_engine(jpeg=bytes(frame))) as served:
         slow = await asyncio.to_thread(NonReadingClient, served.sessions, receive_buffer)
+        await asyncio.to_thread(slow.read_until, b'"conversation.created"')
         audio = base64.b64encode(bytes(1920 * 30)).decode()
         await asyncio.to_thread(slow.send, "input_audio_buffer.append", audio=audio)
         made = served.engine.batches
