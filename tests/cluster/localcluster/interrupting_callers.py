@@ -27,6 +27,7 @@ MEDIA: Final = ("response.video.delta", "response.output_audio.delta")
 TRIGGERS: Final = {
     "response.cancel": "response.done",
     "output_audio_buffer.clear": "output_audio_buffer.cleared",
+    "conversation.item.truncate": "conversation.item.truncated",
 }
 """What a caller sends, and the event that ends the answer."""
 _CHUNK_MS: Final = 20
@@ -89,7 +90,8 @@ class _Session:
         self._speech = speech
         self._changed = asyncio.Event()
         self._epoch = 1  # the highest that an event without media has named
-        self._frames = 0  # drawn for the current response
+        self._frames = 0  # received of the current response
+        self._item_id = ""
         self._ended = ""  # the last event that ends an answer
         self._acknowledged_at: float | None = None
         self._stale_at: float | None = None
@@ -115,7 +117,7 @@ class _Session:
         was_open, self._ended = self._frames > 0, ""
         self._acknowledged_at = self._stale_at = self._closed_at = None
         sent_at, epoch = time.monotonic(), self._epoch
-        await socket.send(json.dumps({"type": trigger}))
+        await socket.send(json.dumps({"type": trigger, **self._fields(trigger)}))
         await self._until(lambda: self._ended == answer)
         if was_open:
             await self._until(lambda: self._closed_at is not None)
@@ -129,6 +131,11 @@ class _Session:
                 None if self._closed_at is None else self._closed_at - sent_at,
             )
         )
+
+    def _fields(self, trigger: str) -> dict[str, Any]:
+        if trigger != "conversation.item.truncate":
+            return {}
+        return {"item_id": self._item_id, "content_index": 0, "audio_end_ms": 0}
 
     def _audio(self, seconds: float) -> bytes:
         size = int(seconds * live_speaker.RATE) * 2
@@ -158,6 +165,8 @@ class _Session:
         match kind:
             case "response.created":
                 caller.created.append(event["response"]["id"])
+            case "response.output_item.added":
+                self._item_id = event["item"]["id"]
             case "response.done":
                 caller.done.append(event["response"]["id"])
                 caller.statuses.add(event["response"]["status"])
