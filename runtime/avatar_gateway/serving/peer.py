@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp.http import StreamWriter
 
+from avatar_contracts import socket_buffers
 from avatar_contracts.tcp import PeerEnd, peer_end
 from avatar_gateway.core import frames
 from avatar_gateway.core.frames import Opcode
@@ -88,6 +89,8 @@ class Peer:
         self._heard_at = self._loop.time()
         self._heartbeat = self._loop.call_later(HEARTBEAT_S, self._check_alive)
         budget.update(self, 0)
+        # A caller that reads slowly must slow down its pod: only that can still discard frames.
+        (socket_buffers.limit_unread if is_pod else socket_buffers.limit_unsent)(self._transport)
 
     @property
     def is_lost(self) -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from avatar_contracts import tls
+from avatar_contracts import socket_buffers, tls
 from avatar_contracts.tcp import PeerEnd, peer_end
 from avatar_runtime.errors import AvatarRuntimeError
 from avatar_runtime.protocol.client_events import MAX_MESSAGE_BYTES
@@ -38,7 +38,6 @@ PING_S: Final = 20.0
 PONG_S: Final = 40.0  # over the 30 s after which a stalled socket is closed with its own code
 FLUSH_S: Final = 10.0
 SEND_BUFFER_BYTES: Final = 256 * 1024  # half a second of video; more would hide a slow client
-UNSENT_BYTES: Final = 32 * 1024  # one frame: what the kernel holds, a cancel cannot discard
 _TLS_TIMEOUTS: Final = {
     "ssl_handshake_timeout": tls.HANDSHAKE_S,
     "ssl_shutdown_timeout": tls.SHUTDOWN_S,
@@ -71,9 +70,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         connection = transport.get_extra_info("socket")
         if connection is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-            if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-                unsent = (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
-                connection.setsockopt(*unsent)
+        socket_buffers.limit_unsent(transport)
         if isinstance(transport, asyncio.WriteTransport):
             # Without TLS, this is the only buffer above the kernel. The encrypted stream below a
             # TLS transport holds 64 KiB more. A limit of 0 would never end its pause.

@@ -16,8 +16,9 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from avatar_contracts import socket_buffers
 from avatar_runtime.protocol.client_events import MAX_MESSAGE_BYTES
-from avatar_runtime.serving import connection, server
+from avatar_runtime.serving import connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -364,6 +365,7 @@ async def test_what_a_slow_client_has_not_taken_is_discarded_by_its_cancel(
     frame, receive_buffer = 30_000, 64 * 1024
     async with serve(engine=make_engine(jpeg=bytes(frame))) as served:
         slow = await asyncio.to_thread(NonReadingClient, served.sessions, receive_buffer)
+        await asyncio.to_thread(slow.read_until, b'"conversation.created"')
         audio = base64.b64encode(bytes(1920 * 30)).decode()
         await asyncio.to_thread(slow.send, "input_audio_buffer.append", audio=audio)
         made = served.engine.batches
@@ -382,7 +384,7 @@ async def test_what_a_slow_client_has_not_taken_is_discarded_by_its_cancel(
         slow.socket.close()
     # The kernel doubles the buffer of the client. The server holds one frame in the kernel and one
     # in the transport; each may be exceeded by the message that reaches the limit.
-    allowed = 2 * receive_buffer + server.UNSENT_BYTES + 3 * frame * 4 // 3
+    allowed = 2 * receive_buffer + socket_buffers.UNSENT_BYTES + 3 * frame * 4 // 3
     stale = received.count(b'"idle":false')
     assert 0 < stale * frame * 4 // 3 <= allowed
     assert stale < 15
