@@ -17,6 +17,7 @@ from avatar_contracts.environment import Environment, whole
 from avatar_runtime.engine.device import DECODERS, PRECISIONS, VERSIONS
 from avatar_runtime.errors import SettingsError
 from avatar_runtime.protocol.turn_detection import TurnDetection
+from avatar_runtime.upstream.settings import UpstreamSettings, read_upstream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -138,6 +139,8 @@ class Settings:
     """Whether the page may prepare avatars; the listener is then a loopback address."""
     certificate: tls.CertificateFiles | None = None
     """The certificate of the sessions listener; `None` serves without encryption."""
+    upstream: UpstreamSettings = field(default_factory=UpstreamSettings)
+    """The source of the speech."""
 
 
 def from_env(variables: Mapping[str, str]) -> Settings:
@@ -174,6 +177,7 @@ def from_env(variables: Mapping[str, str]) -> Settings:
         log_format=labels.LogFormat(read.choice(labels.ENV_LOG_FORMAT, "text", ("json", "text"))),
         prepare=read.boolean("AVATAR_PREPARE"),
         certificate=tls.from_env(read, "AVATAR_TLS_CERTIFICATE", "AVATAR_TLS_KEY"),
+        upstream=read_upstream(read),
     )
     if settings.prepare:
         _check_preparation(read, settings)

@@ -158,6 +158,10 @@ class FrameFlow(Generic[W]):
         """Remove the frames of an ended response that were not sent."""
         self._pacer.remove_frames(turn.unsent_frames)
 
+    def is_playing(self, now: float) -> bool:
+        """Return whether the client still plays delivered frames."""
+        return self._pacer.is_playing(now)
+
     def stop(self, now: float) -> None:
         """Remove all that is not played: the client has discarded it."""
         self._pacer.stop(now)

@@ -116,7 +116,7 @@ class Speech(Generic[W]):
         if self._active is not None:
             was_heard = self._playback.has_started(self._active.id)
             self._end(self._active, Step.INTERRUPT, now)
-            if not was_heard:
+            if not was_heard and self._playback.stops_at is None:
                 return
         elif self._playback.stops_at is not None:
             self.epoch += 1
@@ -125,8 +125,14 @@ class Speech(Generic[W]):
         self._stop_playback(now)
 
     def _stop_playback(self, now: float) -> None:
-        self._flow.stop(now)
+        self._stop_frames(now)
         self._playback.clear(self.epoch)
+
+    def _stop_frames(self, now: float) -> None:
+        """Close the mouth if it is open in what the client plays, which it now discards."""
+        if self._flow.is_playing(now):
+            self._closing.open(self.config.format)
+        self._flow.stop(now)
 
     # Responses
 
@@ -189,7 +195,7 @@ class Speech(Generic[W]):
         if self._active is not None and self._active.item is item:
             self._end(self._active, Step.CANCEL, now)
         if item is self._last_item:
-            self._flow.stop(now)  # the client has stopped playing it
+            self._stop_frames(now)  # the client has stopped playing it
         self._conversation.truncate(item, audio_end_ms)
         self.start_next(now)
 

@@ -101,7 +101,7 @@ class VideoSource:
         reading = Reading(self._path, self._options.limits)
         if reading.identity != self._probe.identity:
             reading.close()
-            raise SourceError(str(self._path), "changed while it was read")
+            raise SourceError(str(self._path), "changed while it was read", permanent=False)
         return reading
 
     def _made(self, reading: Reading, start: int, frames: Iterator[Any]) -> Iterator[TimedPicture]:

@@ -87,7 +87,8 @@ class MixedNodes(HollowNodes):
             else:
                 await super()._start_pod(pod)
             return
-        message = f'Back-off pulling image "{container["image"]}"'
+        pull = f'Back-off pulling image "{container["image"]}": ErrImagePull: rpc error'
+        message = f"{pull}: code = NotFound desc = failed to resolve image: not found"
         waiting = {"waiting": {"reason": "ImagePullBackOff", "message": message}}
         state = {"name": container["name"], "state": waiting, "ready": False, "started": False}
         status = {
