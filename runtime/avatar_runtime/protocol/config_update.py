@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from avatar_runtime.errors import ProtocolError, shown, supported
 from avatar_runtime.protocol import turn_detection_update
 from avatar_runtime.protocol.audio_formats import FORMATS, AudioFormat
-from avatar_runtime.protocol.session_config import Overrun, StartTrigger
+from avatar_runtime.protocol.session_config import Overrun, StartTrigger, VideoMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,6 +24,8 @@ BITRATE_RANGE: Final = (100_000, 20_000_000)
 
 MAX_WARNINGS: Final = 16
 """Warnings about one `session.update`, at most."""
+AVATAR_MODALITY: Final = "avatar"
+"""The modality of Azure Voice Live by which a client asks for video."""
 MAX_NAMES: Final = 8
 """Fields that one warning names, at most."""
 _NEUTRAL: Final = frozenset({"tool_choice", "max_output_tokens", "include", "truncation"})
@@ -94,7 +96,11 @@ class ConfigUpdate:
         value = session.document["output_modalities"]
         if not isinstance(value, list):
             raise session.error("invalid_type", "output_modalities", "must be an array", "an array")
-        if value != ["audio"]:
+        if AVATAR_MODALITY in value:
+            self._change(video=VideoMode.JPEG, names_avatar=True)
+        elif "avatar" not in session and not self.config.names_avatar:
+            self._change(video=VideoMode.NONE)
+        if [name for name in value if name != AVATAR_MODALITY] != ["audio"]:
             param = session.path("output_modalities")
             self._warn(param, f"{param} stays audio: other modalities are not served")
 
@@ -148,6 +154,9 @@ class ConfigUpdate:
             raise fields.error(code, name, message, current.describe())
 
     def _avatar(self, avatar: StrictFields) -> None:
+        if not self.config.names_avatar:
+            # Sound only was the wish of a client that had not named the avatar.
+            self._change(video=VideoMode.JPEG, names_avatar=True)
         for name in avatar.unknown((*_AVATAR, *_READ_ONLY)):
             self._warn_no_effect(avatar, name)
         fields = {"disclosure": "", "version": "", **self._read_only.avatar(self.config)}
@@ -173,7 +182,8 @@ class ConfigUpdate:
         for name in video.unknown(_VIDEO):
             self._warn_no_effect(video, name)
         if "mode" in video:
-            video.choice("mode", ["jpeg"])
+            mode = video.choice("mode", [mode.value for mode in VideoMode])
+            self._change(video=VideoMode(mode))
         elif "codec" in video:
             video.choice("codec", ["jpeg"])
         if "region" in video:

@@ -43,6 +43,8 @@ class Response(Generic[W]):
     outbox: Outbox
     metadata: Mapping[str, str] | None
     """That of the `response.create` that came before the response started."""
+    has_video: bool = True
+    """Whether the client gets frames. If not, each frame is skipped and nothing reports that."""
 
     def announce_start(self, conversation: Conversation, epoch: int) -> None:
         """Send the first events of the response and add its item to the conversation."""
@@ -77,7 +79,7 @@ class Response(Generic[W]):
                 if audio_deltas:
                     delta = server_events.audio_delta(self.id, self.item, epoch, audio, media)
                     self._send("response.output_audio.delta", **delta)
-            case DroppedFrames():
+            case DroppedFrames() if self.has_video:
                 self._send(
                     "response.video.dropped",
                     response_id=self.id,
@@ -96,6 +98,8 @@ class Response(Generic[W]):
         return None
 
     def _send_video_done(self, epoch: int) -> None:
+        if not self.has_video:
+            return
         turn = self.turn
         self._send(
             "response.video.done",

@@ -23,6 +23,15 @@ class Overrun(Enum):
     """No frames are generated until the socket has taken those that wait."""
 
 
+class VideoMode(Enum):
+    """What the client gets to see."""
+
+    JPEG = "jpeg"
+    """One image for each frame."""
+    NONE = "none"
+    """Nothing: the session has sound only, and the engine generates no frames for it."""
+
+
 class StartTrigger(Enum):
     """Which event starts the response to the client's audio."""
 
@@ -71,6 +80,9 @@ class SessionConfig:
     format: AudioFormat = PCM_24K
     quality: int = 80
     bitrate: int = 2_000_000
+    video: VideoMode = VideoMode.JPEG
+    names_avatar: bool = False
+    """Whether the client has named the avatar or its video, so that it knows events about them."""
     resolution: tuple[int, int] | None = None
     """Width and height in pixels; `None` takes the size of the avatar."""
     audio_deltas: bool = True
@@ -88,6 +100,15 @@ class SessionConfig:
     def size(self) -> tuple[int, int]:
         """Width and height of the frames in pixels."""
         return self.resolution or (self.character.width, self.character.height)
+
+    @property
+    def official_only(self) -> bool:
+        """Whether the client gets no events that OpenAI's interface lacks.
+
+        It wants sound only and has never named the avatar. Such clients report an error for each
+        event that they do not know.
+        """
+        return self.video is VideoMode.NONE and not self.names_avatar
 
     @property
     def waits_for_request(self) -> bool:
@@ -114,7 +135,7 @@ class SessionConfig:
                 "character": self.character.name,
                 "output_protocol": "websocket",
                 "video": {
-                    "mode": "jpeg",
+                    "mode": self.video.value,
                     "quality": self.quality,
                     "bitrate": self.bitrate,
                     "region": "full",

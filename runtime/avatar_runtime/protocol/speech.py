@@ -14,7 +14,7 @@ from avatar_runtime.protocol.live_source import OverloadReport
 from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.playback import Playback, PlayingResponse
 from avatar_runtime.protocol.response import Answer, Response, VideoMessage
-from avatar_runtime.protocol.session_config import Overrun, StartTrigger
+from avatar_runtime.protocol.session_config import Overrun, StartTrigger, VideoMode
 from avatar_runtime.protocol.turn import Phase, Step
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ class Speech(Generic[W]):
         self._overload = OverloadReport()
         self.frames_lapsed = 0
         """Frames that were dropped because they were too late for a live source."""
+        self.frames_omitted = 0
+        """Frames that the client does not see, because it wants no video."""
 
     @property
     def is_active(self) -> bool:
@@ -242,6 +244,7 @@ class Speech(Generic[W]):
             self._fps,
             self._outbox,
             turn.request.metadata if turn.request else None,
+            has_video=self.config.video is VideoMode.JPEG,
         )
         self._active.announce_start(self._conversation, self.epoch)
 
@@ -288,8 +291,11 @@ class Speech(Generic[W]):
         """Yield the frames that the window allows now; each is in flight once it is yielded."""
         self.drop_late(now)
         yield from self._closing.due(self.config, self.epoch, self._source_frame, now)
-        if self._active is not None:
-            yield from self._flow.due(self._active, self.config, self.epoch, now)
+        active = self._active
+        if active is not None and active.has_video:
+            yield from self._flow.due(active, self.config, self.epoch, now)
+        elif active is not None:
+            self.frames_omitted += self._flow.omit(active.turn, self.config, now)
 
     def next_due(self) -> float | None:
         """Return when the window has room for the next frame, or `None` if time makes none."""
@@ -365,7 +371,7 @@ class Speech(Generic[W]):
         while active is not None and (media := active.turn.pull()) is not None:
             if not self._playback.has_started(active.id):
                 self._closing.drop()
-                self._playback.start(active.id, self.epoch)
+                self._playback.start(active.id, self.epoch, has_video=active.has_video)
             deltas = self.config.audio_deltas
             message = active.send_media(media, self.epoch, audio_deltas=deltas)
             if message is not None or self._outbox.characters:

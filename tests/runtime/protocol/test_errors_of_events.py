@@ -286,7 +286,7 @@ CASES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
     # Parts of the protocol that this version does not support: docs/limits.md lists them.
     "h264": (
         avatar(video={"mode": "h264"}),
-        {"code": "invalid_value", "param": "session.avatar.video.mode", "limit": ["jpeg"]},
+        {"code": "invalid_value", "param": "session.avatar.video.mode", "limit": ["jpeg", "none"]},
     ),
     "azure's codec": (
         avatar(video={"codec": "h264"}),
