@@ -12,9 +12,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from avatar_contracts import descriptors, labels, logs
+from avatar_contracts import descriptors, exit_status, labels, logs
+from avatar_contracts.tls import CertificateError
 from avatar_runtime import settings
-from avatar_runtime.errors import AvatarRuntimeError, FetchError, SettingsError
+from avatar_runtime.errors import AvatarRuntimeError, SettingsError, is_permanent
 from avatar_runtime.preparation import arguments as preparation
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 # uvicorn logs each connection, and its address may contain the query of a client.
 LOG_LEVELS: Final = {"uvicorn": logging.WARNING}
+_JOB_COMMANDS: Final = ("prepare", "prepare-job", "fetch")
+"""Their exit status says whether another attempt may succeed."""
 _DEVICE_HELP = "cpu, cuda or simulated:CLASS; default: cuda if available"
 
 # Torch takes seconds to import, and a simulated device or `drain` does not need it: each command
@@ -51,9 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _bench(options)
             case _:
                 return _drain(options)
-    except (AvatarRuntimeError, OSError) as error:
+    except (AvatarRuntimeError, CertificateError, OSError) as error:
         print(f"avatar-runtime: {error}", file=sys.stderr)
-        return 2 if isinstance(error, SettingsError) else 1
+        if isinstance(error, SettingsError | CertificateError):
+            return exit_status.USAGE
+        if options.command not in _JOB_COMMANDS:
+            return 1
+        return exit_status.WRONG_INPUT if is_permanent(error) else exit_status.TEMPORARY
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -75,6 +82,8 @@ def _serve(options: argparse.Namespace) -> int:
         "AVATAR_LISTEN": options.listen,
         "AVATAR_ADMIN": options.admin,
         "AVATAR_PREPARE": "true" if options.prepare else None,
+        "AVATAR_TLS_CERTIFICATE": options.tls_certificate,
+        "AVATAR_TLS_KEY": options.tls_key,
         labels.ENV_UPSTREAM: upstream_document.load(options.upstream),
     }
     overrides = {name: value for name, value in given.items() if value is not None}
@@ -147,8 +156,9 @@ def _fetch(options: argparse.Namespace) -> int:
     request = fetch.Request(options.url, options.sha256.lower(), options.max_bytes, hosts)
     try:
         size = fetch.fetch(request, options.out)
-    except FetchError as error:
-        job_result.write(options.message, job_result.failed(str(error), permanent=error.permanent))
+    except (AvatarRuntimeError, OSError) as error:
+        result = job_result.failed(str(error), permanent=is_permanent(error))
+        job_result.write(options.message, result)
         raise
     print(json.dumps({"bytes": size}))
     return 0
@@ -244,6 +254,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--batch-size", metavar="N", help="number of frames in the largest batch")
     serve.add_argument("--listen", metavar="HOST:PORT", help="for sessions, page and probes")
     serve.add_argument("--admin", metavar="HOST:PORT", help="for metrics and control")
+    serve.add_argument("--tls-certificate", metavar="FILE", help="PEM file to serve TLS with")
+    serve.add_argument("--tls-key", metavar="FILE", help="private key of the certificate")
     serve.add_argument(
         "--prepare",
         action="store_true",

@@ -17,6 +17,7 @@ AvatarRuntimeError
 
 from __future__ import annotations
 
+import errno
 from math import isfinite
 from typing import TYPE_CHECKING, Final
 
@@ -28,14 +29,35 @@ if TYPE_CHECKING:
 _SHOWN_CHARACTERS: Final = 64  # docs/wire-protocol.md, "Errors": longer values are cut
 _SHOWN_URL: Final = 200
 _SAFE_BITS: Final = 53  # RFC 8259 §6: integers that every JSON reader accepts
+# Errors of a path that is wrong; those of a disk, a network volume or the machine may pass.
+_WRONG_PATH: Final = frozenset(
+    {
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EACCES,
+        errno.EPERM,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.EROFS,
+        errno.ENXIO,
+        errno.EINVAL,
+    }
+)
 
 
 class AvatarRuntimeError(Exception):
     """Base of all errors this package raises on purpose."""
 
+    permanent: bool | None = False
+    """Whether another attempt with the same inputs fails as well; `None`: it depends on the cause,
+    as `is_permanent` finds it."""
+
 
 class SettingsError(AvatarRuntimeError, InvalidSettings):
     """Variables or arguments that are missing or wrong."""
+
+    permanent = True
 
 
 class ClientError(AvatarRuntimeError):
@@ -114,10 +136,11 @@ class IllegalEvent(ClientError):
 class AssetError(AvatarRuntimeError):
     """A file of a model or an avatar that is missing or wrong."""
 
-    def __init__(self, path: str, problem: str) -> None:
+    def __init__(self, path: str, problem: str, *, permanent: bool | None = None) -> None:
         super().__init__(path, problem)
         self.path = path
         self.problem = problem
+        self.permanent = permanent
 
     def __str__(self) -> str:
         return f"{self.path}: {self.problem}"
@@ -129,10 +152,11 @@ class SourceError(AvatarRuntimeError):
     `fault` completes a sentence that starts with the path, such as "is empty".
     """
 
-    def __init__(self, path: str, fault: str) -> None:
+    def __init__(self, path: str, fault: str, *, permanent: bool | None = None) -> None:
         super().__init__(path, fault)
         self.path = path
         self.fault = fault
+        self.permanent = permanent
 
     def __str__(self) -> str:
         return f"{self.path}: {self.fault}"
@@ -167,6 +191,24 @@ class DeliveryError(AvatarRuntimeError):
         return f"{self.url}: {self.problem}"
 
 
+def is_permanent(error: BaseException) -> bool:
+    """Return whether another attempt with the same inputs fails with this error as well.
+
+    An error that does not know it is permanent, unless the disk, the memory or the machine is its
+    cause.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, AvatarRuntimeError) and seen.permanent is not None:
+            return seen.permanent
+        if isinstance(seen, MemoryError):
+            return False
+        if isinstance(seen, OSError) and seen.errno is not None and seen.errno not in _WRONG_PATH:
+            return False
+        seen = seen.__cause__ or seen.__context__
+    return True
+
+
 def shown(value: object) -> object:
     """Return `value` as errors show it: a scalar, with text cut to 64 characters."""
     if isinstance(value, str):
@@ -195,7 +237,6 @@ class FetchError(AvatarRuntimeError):
     """A file of a URL that is not allowed, or that is not the wanted file."""
 
     permanent = True
-    """Whether another attempt fails as well."""
 
     def __init__(self, url: str, fault: str) -> None:
         super().__init__(url, fault)

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from avatar_contracts import labels
+from avatar_contracts import labels, tls
 from avatar_contracts.environment import Address as Address
 from avatar_contracts.environment import Environment, whole
 from avatar_runtime.engine.device import DECODERS, PRECISIONS, VERSIONS
@@ -137,6 +137,8 @@ class Settings:
     log_format: labels.LogFormat
     prepare: bool = False
     """Whether the page may prepare avatars; the listener is then a loopback address."""
+    certificate: tls.CertificateFiles | None = None
+    """The certificate of the sessions listener; `None` serves without encryption."""
     upstream: UpstreamSettings = field(default_factory=UpstreamSettings)
     """The source of the speech."""
 
@@ -174,6 +176,7 @@ def from_env(variables: Mapping[str, str]) -> Settings:
         admin_listen=read.address("AVATAR_ADMIN", Address("127.0.0.1", labels.ADMIN_PORT)),
         log_format=labels.LogFormat(read.choice(labels.ENV_LOG_FORMAT, "text", ("json", "text"))),
         prepare=read.boolean("AVATAR_PREPARE"),
+        certificate=tls.from_env(read, "AVATAR_TLS_CERTIFICATE", "AVATAR_TLS_KEY"),
         upstream=read_upstream(read),
     )
     if settings.prepare:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, assert_never
 
 from avatar_contracts.owners import Owner
@@ -58,6 +58,15 @@ _PHASES: Final = (*(phase.value for phase in Phase), avatar_status.INVALID)
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """A Job that is being created."""
+
+    job: ServiceKey
+    gpu_class: str
+    """`gpu_choice.CPU` for a Job without a GPU."""
+
+
 class AvatarController:
     """Owns what is remembered of each avatar between two reconciles."""
 
@@ -85,6 +94,7 @@ class AvatarController:
         self._observe = observe
         self._on_change = on_change
         self._phases: dict[str, str] = {}  # by UID
+        self._starting: dict[str, _Start] = {}  # by UID
 
     def forget(self, uid: str) -> None:
         """Discard what is remembered of a deleted avatar."""
@@ -136,7 +146,24 @@ class AvatarController:
             self._preparation.hosts,
             now,
         )
-        return await self._execute(uid, body, avatar, found, now)
+        # No await since the plan: no other plan saw this GPU and this place as free.
+        self._reserve(uid, avatar, found)
+        try:
+            return await self._execute(uid, body, avatar, found, now)
+        finally:
+            if (start := self._starting.pop(uid, None)) is not None:  # no Job was created
+                self._on_change(self._store.release_job(start.job))
+
+    def _reserve(self, uid: str, avatar: Avatar, found: Plan) -> None:
+        """Keep the GPU and the place of a Job that is about to be created."""
+        for action in found.actions:
+            if isinstance(action, CreateJob):
+                stock = action.stock
+                job = ServiceKey(avatar.key.namespace, action.name)
+                self._starting[uid] = _Start(job, stock.gpu_class if stock else gpu_choice.CPU)
+                if stock is not None:
+                    use = PodUse.of("", stock.gpu_class, {stock.resource: 1})
+                    self._store.reserve_for_job(job, use)
 
     def _plan_deletion(self, uid: str, body: AvatarBody) -> Plan:
         return plan_deletion(self._observed(uid, body), memory.read(body.status))
@@ -151,10 +178,15 @@ class AvatarController:
         return replace(avatar, template=template, placement=placement)
 
     def _observed(self, uid: str, body: AvatarBody) -> Observed:
+        jobs, every = self._index.jobs_of(uid), self._index.jobs()
+        limit = self._preparation.per_class
         return Observed(
-            jobs=self._index.jobs_of(uid),
+            jobs=jobs,
             services=self._index.services_naming(body.key),
             has_finalizer=names.FINALIZER in body.finalizers,
+            namesakes=self._index.namesakes(body.key, uid),
+            orphans=self._index.orphans(body.key),
+            surplus=frozenset(j.uid for j in jobs if gpu_choice.is_surplus(j, every, limit)),
         )
 
     def _choose(self, avatar: Avatar, now: float) -> gpu_choice.Choice | gpu_choice.Wait:
@@ -165,14 +197,18 @@ class AvatarController:
             avatar.placement,
             self._store.node_class_cache(),
         )
+        jobs, namespace = self._index.jobs(), avatar.key.namespace
+        running = Counter(gpu_choice.count_running(jobs, now))
+        running.update(start.gpu_class for start in self._starting.values())
         return gpu_choice.choose(
             avatar,
             gpu_choice.Situation(
                 stocks=counted.stocks,
                 profiles=self._store.profiles(),
                 contested=self._shares.lacking_classes(),
-                running=gpu_choice.count_running(self._index.jobs()),
+                running=running,
                 limit=self._preparation.per_class,
+                without_node=gpu_choice.count_without_node(jobs, namespace, now),
             ),
         )
 
@@ -231,23 +267,15 @@ class AvatarController:
                 assert_never(action)
 
     async def _create(self, avatar: Avatar, action: CreateJob) -> None:
-        """Create a Job; its GPU is reserved until its pod has a node."""
-        key = ServiceKey(avatar.key.namespace, action.name)
-        stock = action.stock
-        if stock is not None:  # no await since the plan: no other plan saw this GPU as free
-            use = PodUse.of("", stock.gpu_class, {stock.resource: 1})
-            self._store.reserve_for_job(key, use)
-        try:
-            await self._write_network_policy(avatar)
-            body = preparation.job(
-                avatar, action.name, action.attempt, stock, self._pods, self._preparation
-            )
-            created = await self._api.create_job(body)
-        except BaseException:
-            self._on_change(self._store.release_job(key))
-            raise
+        """Create a Job; its GPU stays reserved until its pod has a node."""
+        await self._write_network_policy(avatar)
+        body = preparation.job(
+            avatar, action.name, action.attempt, action.stock, self._pods, self._preparation
+        )
+        created = await self._api.create_job(body)
         self._observe(Kind.JOBS, created)
-        asyncio.get_running_loop().call_later(RESERVED_S, self._release, key)
+        start = self._starting.pop(avatar.uid)
+        asyncio.get_running_loop().call_later(RESERVED_S, self._release, start.job)
 
     def _release(self, job: ServiceKey) -> None:
         self._on_change(self._store.release_job(job))

@@ -106,9 +106,8 @@ def load_files(staging: Staging, number: int) -> list[NDArray[np.uint8]]:
 def _finished(staging: Staging, number: int) -> Mapping[str, NDArray[Any]]:
     chunk = staging.load(STAGE, number)
     if chunk is None:
-        raise errors.AssetError(
-            str(staging.folder), f"chunk {number} is missing; run the command again"
-        )
+        fault = f"chunk {number} is missing; run the command again"
+        raise errors.AssetError(str(staging.folder), fault, permanent=False)
     return chunk
 
 

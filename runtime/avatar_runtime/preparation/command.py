@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from avatar_contracts import labels
+from avatar_contracts import exit_status, labels
 from avatar_runtime import errors
 from avatar_runtime.avatars import field_rules
 from avatar_runtime.engine.networks import weights
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from avatar_runtime.preparation.pipeline import Job, Options
 
-REFUSED: Final = 1
-"""Exit status if the clip is refused or an input is unusable."""
+REFUSED: Final = exit_status.WRONG_INPUT
+"""Exit status if the clip is refused."""
 INTERRUPTED: Final = 130
 """Exit status after SIGINT, as shells report it."""
 _SHOWN: Final = 80  # characters of a wrong text that a message repeats

@@ -153,9 +153,8 @@ def _joined_offsets(staging: Staging, chunks: int, name: str) -> NDArray[np.int6
 def _chunk(staging: Staging, number: int, name: str) -> Mapping[str, NDArray[Any]]:
     chunk = staging.load(_STAGES[name], number)
     if chunk is None:
-        raise errors.AssetError(
-            str(staging.folder), f"chunk {number} is missing; run the command again"
-        )
+        fault = f"chunk {number} is missing; run the command again"
+        raise errors.AssetError(str(staging.folder), fault, permanent=False)
     return chunk
 
 

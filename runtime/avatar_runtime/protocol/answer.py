@@ -57,6 +57,8 @@ class Answer(Generic[W]):
         self.turn = turn
         self.ref = 0
         self.void: Step | None = None
+        self.has_video = True
+        """Whether the client gets frames; set when the answer starts."""
         self.done: Mapping[str, object] | None = None
         """The response object of `response.done`, once the answer is complete."""
         self.failure: Mapping[str, object] | None = None
@@ -127,7 +129,7 @@ class Answer(Generic[W]):
             case AudioChunk():
                 if audio_deltas:
                     self._send_audio(media, epoch)
-            case DroppedFrames():
+            case DroppedFrames() if self.has_video:
                 fields = server_events.dropped_frames(self.id, media)
                 self._send("response.video.dropped", fields)
             case VideoFrame():
@@ -220,7 +222,7 @@ class Answer(Generic[W]):
         )
 
     def _send_video_done(self, epoch: int) -> None:
-        if self._is_video_done:
+        if self._is_video_done or not self.has_video:
             return
         self._is_video_done = True
         last = next(

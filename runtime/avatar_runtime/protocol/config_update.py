@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from avatar_runtime.errors import ProtocolError, shown, supported
 from avatar_runtime.protocol import turn_detection_update
 from avatar_runtime.protocol.audio_formats import FORMATS, AudioFormat
-from avatar_runtime.protocol.session_config import Overrun, StartTrigger
+from avatar_runtime.protocol.session_config import Overrun, StartTrigger, VideoMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,11 +24,13 @@ BITRATE_RANGE: Final = (100_000, 20_000_000)
 
 MAX_WARNINGS: Final = 16
 """Warnings about one `session.update`, at most."""
+AVATAR_MODALITY: Final = "avatar"
+"""The modality of Azure Voice Live by which a client asks for video."""
 MAX_NAMES: Final = 8
 """Fields that one warning names, at most."""
 _NEUTRAL: Final = frozenset({"tool_choice", "max_output_tokens", "include", "truncation"})
 """Fields that clients always send: without tools and text their values mean nothing here."""
-_READ_ONLY: Final = ("fps", "samples_per_frame", "disclosure")
+_READ_ONLY: Final = ("fps", "samples_per_frame", "disclosure", "version")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +67,13 @@ class ConfigUpdate:
         """
         session.choice("type", ["realtime"])
         self._ignore_read_only(session, self._read_only.session())
-        if "output_modalities" in session and not self._forwards:
+        if "output_modalities" in session:
             self._output_modalities(session)
         if "audio" in session:
             self._audio(session.nested("audio"))
         if "avatar" in session:
             self._avatar(session.nested("avatar"))
-        known = {"type", "audio", "avatar", *self._read_only.session()}
-        if not self._forwards:
-            known.add("output_modalities")
+        known = {"type", "output_modalities", "audio", "avatar", *self._read_only.session()}
         stored = {name: session.document[name] for name in session.unknown(known)}
         self._store("stored", session, stored)
         self._check_stored()
@@ -104,7 +104,14 @@ class ConfigUpdate:
         value = session.document["output_modalities"]
         if not isinstance(value, list):
             raise session.error("invalid_type", "output_modalities", "must be an array", "an array")
-        if value != ["audio"]:
+        if AVATAR_MODALITY in value:
+            self._change(video=VideoMode.JPEG, names_avatar=True)
+        elif "avatar" not in session and not self.config.names_avatar:
+            self._change(video=VideoMode.NONE)
+        others = [name for name in value if name != AVATAR_MODALITY]
+        if self._forwards:
+            self._change(stored={**self.config.stored, "output_modalities": others or ["audio"]})
+        elif others != ["audio"]:
             param = session.path("output_modalities")
             self._warn(param, f"{param} stays audio: other modalities are not served")
 
@@ -158,9 +165,12 @@ class ConfigUpdate:
             raise fields.error(code, name, message, current.describe())
 
     def _avatar(self, avatar: StrictFields) -> None:
+        if not self.config.names_avatar:
+            # Sound only was the wish of a client that had not named the avatar.
+            self._change(video=VideoMode.JPEG, names_avatar=True)
         for name in avatar.unknown((*_AVATAR, *_READ_ONLY)):
             self._warn_no_effect(avatar, name)
-        fields = {"disclosure": "", **self._read_only.avatar(self.config)}
+        fields = {"disclosure": "", "version": "", **self._read_only.avatar(self.config)}
         self._ignore_read_only(avatar, fields)
         for name, apply in _AVATAR.items():
             if name in avatar:
@@ -183,7 +193,8 @@ class ConfigUpdate:
         for name in video.unknown(_VIDEO):
             self._warn_no_effect(video, name)
         if "mode" in video:
-            video.choice("mode", ["jpeg"])
+            mode = video.choice("mode", [mode.value for mode in VideoMode])
+            self._change(video=VideoMode(mode))
         elif "codec" in video:
             video.choice("codec", ["jpeg"])
         if "region" in video:

@@ -97,6 +97,17 @@ class FrameFlow(Generic[W]):
                 height=height,
             )
 
+    def omit(self, turn: Turn[W], config: SessionConfig, now: float) -> int:
+        """Skip the frames that the window allows now, and return their number.
+
+        The client sees none of them; its audio keeps the pace of a session with video.
+        """
+        omitted = 0
+        while turn.next_window is not None and self._can_request(turn, config, now):
+            self.skip(turn, config, turn.request_next(now).frame_index, now)
+            omitted += 1
+        return omitted
+
     def next_due(self, turn: Turn[W], config: SessionConfig) -> float | None:
         """Return when the window has room for the next frame, or `None` if time makes none."""
         if turn.next_window is None or turn.in_flight >= MAX_IN_FLIGHT_FRAMES:
@@ -152,6 +163,10 @@ class FrameFlow(Generic[W]):
     def end(self, turn: Turn[W]) -> None:
         """Remove the frames of an ended response that were not sent."""
         self._pacer.remove_frames(turn.unsent_frames)
+
+    def is_playing(self, now: float) -> bool:
+        """Return whether the client still plays delivered frames."""
+        return self._pacer.is_playing(now)
 
     def stop(self, now: float) -> None:
         """Remove all that is not played: the client has discarded it."""

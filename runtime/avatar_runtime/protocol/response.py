@@ -50,6 +50,11 @@ class ActiveResponse(Protocol[W]):
         ...
 
     @property
+    def has_video(self) -> bool:
+        """Whether the client gets frames. If not, each is skipped and nothing reports that."""
+        ...
+
+    @property
     def void(self) -> Step | None:
         """How the response ends as soon as it has started; `None` if it is spoken."""
         ...
@@ -86,6 +91,8 @@ class Response(Generic[W]):
     metadata: Mapping[str, str] | None
     """That of the `response.create` that came before the response started."""
     void: Step | None = None
+    has_video: bool = True
+    """Whether the client gets frames. If not, each frame is skipped and nothing reports that."""
 
     def announce_start(self, conversation: Conversation, epoch: int) -> None:
         """Send the first events of the response and add its item to the conversation."""
@@ -124,7 +131,7 @@ class Response(Generic[W]):
                 if audio_deltas:
                     delta = server_events.audio_delta(self.id, self.item, epoch, audio, media)
                     self._send("response.output_audio.delta", **delta)
-            case DroppedFrames():
+            case DroppedFrames() if self.has_video:
                 fields = server_events.dropped_frames(self.id, media)
                 self._send("response.video.dropped", **fields)
             case VideoFrame():
@@ -138,6 +145,8 @@ class Response(Generic[W]):
         return None
 
     def _send_video_done(self, epoch: int) -> None:
+        if not self.has_video:
+            return
         status = STATUS[self.turn.phase]
         fields = server_events.video_done(
             self.id, self.item.id, epoch, status, turn=self.turn, fps=self.fps

@@ -177,6 +177,19 @@ class Session(Generic[W]):
         """
         return self._speech.frames_lapsed
 
+    @property
+    def frames_omitted(self) -> int:
+        """Frames that were skipped so far because the client wants no video.
+
+        When it grows, there may be audio to `pull`.
+        """
+        return self._speech.frames_omitted
+
+    @property
+    def official_only(self) -> bool:
+        """Whether the client gets no events that OpenAI's interface lacks."""
+        return self._speech.config.official_only
+
     # Input
 
     @property

@@ -59,6 +59,8 @@ class Speech(Generic[W]):
         self.config = parts.config
         self.frames_lapsed = 0
         """Frames that were dropped because they were too late for a live source."""
+        self.frames_omitted = 0
+        """Frames that the client does not see, because it wants no video."""
         self._source = source
         self._fps = parts.fps
         self._outbox = parts.outbox
@@ -124,7 +126,7 @@ class Speech(Generic[W]):
         if self._active is not None:
             was_heard = self._playback.has_started(self._active.id)
             self.end(Step.INTERRUPT, now)
-            if not was_heard:
+            if not was_heard and self._playback.stops_at is None:
                 return
         elif self._playback.stops_at is not None:
             self.epoch += 1
@@ -196,11 +198,13 @@ class Speech(Generic[W]):
         return self._refs
 
     def discard_unplayed(self, now: float) -> None:
-        """Take into account that the client plays nothing of what was sent."""
+        """Close the mouth if it is open in what the client plays, which it now discards."""
+        if self._flow.is_playing(now):
+            self._closing.open(self.config.format)
         self._flow.stop(now)
 
     def _stop_playback(self, now: float) -> None:
-        self._flow.stop(now)
+        self.discard_unplayed(now)
         for playing in self._playback.clear(self.epoch):
             self._source.cut_off(playing.response_id, playing.played_ms(now))
 
@@ -210,8 +214,11 @@ class Speech(Generic[W]):
         """Yield the frames that the window allows now; each is in flight once it is yielded."""
         self.drop_late(now)
         yield from self._closing.due(self.config, self.epoch, self._source_frame, now)
-        if self._active is not None:
-            yield from self._flow.due(self._active, self.config, self.epoch, now)
+        active = self._active
+        if active is not None and active.has_video:
+            yield from self._flow.due(active, self.config, self.epoch, now)
+        elif active is not None:
+            self.frames_omitted += self._flow.omit(active.turn, self.config, now)
 
     def next_due(self) -> float | None:
         """Return when the window has room for the next frame, or `None` if time makes none."""
@@ -291,7 +298,7 @@ class Speech(Generic[W]):
                 return None
             if not self._playback.has_started(active.id):
                 self._closing.drop()
-                self._playback.start(active.id, self.epoch)
+                self._playback.start(active.id, self.epoch, has_video=active.has_video)
             deltas = self.config.audio_deltas
             message = active.send_media(media, self.epoch, audio_deltas=deltas)
             if message is not None or self._outbox.characters:

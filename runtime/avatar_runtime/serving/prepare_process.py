@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from avatar_contracts import exit_status
 from avatar_runtime.errors import Rejection
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ _MAX_LOG_BYTES: Final = 64 * 1024  # the end of the standard error that is kept
 _READ_BYTES: Final = 64 * 1024
 _NICENESS: Final = 10  # sessions come first
 _PREFIX: Final = "avatar-runtime: "
+_EXPLAINED: Final = (exit_status.WRONG_INPUT, exit_status.TEMPORARY)
 
 _log = logging.getLogger(__name__)
 
@@ -107,16 +109,19 @@ def report_of(result: Result, source: str) -> tuple[int, dict[str, Any]]:
     `source` is the path that messages call "the file".
 
     Raises:
-        Rejection: 400 with the sentence of the command, or 500 if it broke.
+        Rejection: 400 with the sentence of the command, 503 with it if the command may succeed
+            later, or 500 if it broke.
     """
-    if result.status in (0, 1):
+    if result.status in (0, exit_status.WRONG_INPUT):
         with suppress(ValueError):
             report = json.loads(result.output)
             if isinstance(report, dict):
                 return (422 if result.status else 200), report
     lines = [line for line in result.log.splitlines() if line.startswith(_PREFIX)]
-    if result.status == 1 and lines:
+    if result.status in _EXPLAINED and lines:
         message = lines[-1].removeprefix(_PREFIX).replace(source, "the file")
+        if result.status == exit_status.TEMPORARY:
+            raise Rejection(503, 1013, "preparation_failed", message)
         raise Rejection(400, 1008, "unusable_input", message)
     _log.error("preparation failed status=%d: %s", result.status, result.log)
     message = f"the preparation ended with status {result.status}; the log of the runtime says why"

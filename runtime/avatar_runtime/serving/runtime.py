@@ -13,7 +13,12 @@ from avatar_runtime.audio.decoding import AudioDecoder
 from avatar_runtime.audio.utterance import AudioOptions
 from avatar_runtime.engine import calibration
 from avatar_runtime.protocol.session import Session, SessionLimits
-from avatar_runtime.protocol.session_config import Character, ReadOnlyFields, SessionConfig
+from avatar_runtime.protocol.session_config import (
+    Character,
+    ReadOnlyFields,
+    SessionConfig,
+    VideoMode,
+)
 from avatar_runtime.serving.admission import SlotLimiter
 from avatar_runtime.serving.batcher import Batcher
 from avatar_runtime.serving.changes import ChangeNotifier
@@ -132,7 +137,14 @@ class Runtime:
         self.metrics.show_batch_limit(self.batcher.limit.value)
         self.changes.notify()
 
-    def open_session(self, avatar: str | None, service: str) -> Session[AudioWindow]:
+    def open_session(
+        self,
+        avatar: str | None,
+        service: str,
+        video: VideoMode = VideoMode.JPEG,
+        *,
+        names_avatar: bool = False,
+    ) -> Session[AudioWindow]:
         """Return a new session that reports `service` as its model.
 
         The caller has acquired a slot for it.
@@ -149,7 +161,12 @@ class Runtime:
         audio_settings = self.settings.audio
         options = AudioOptions(audio_settings.lookahead_ms, audio_settings.silence_dbfs)
         return Session(
-            SessionConfig(character, turn_detection=settings.turn_detection),
+            SessionConfig(
+                character,
+                turn_detection=settings.turn_detection,
+                video=video,
+                names_avatar=names_avatar,
+            ),
             self._characters,
             read_only,
             limits=SessionLimits(settings.max_duration_s, settings.idle_timeout_s),

@@ -11,16 +11,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
-import ipaddress
 import os
 import socket
 import ssl
-import time
+import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from avatar_runtime import errors
+from avatar_runtime.tools import public_addresses
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -34,6 +34,8 @@ TOTAL_S: Final = 1800.0
 CHUNK_BYTES: Final = 1 << 18
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _PORTS: Final = {"http": 80, "https": 443}
+_MAY_PASS: Final = (408, 425, 429)
+"""Statuses of a client's fault after which the same request may succeed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +57,21 @@ def fetch(request: Request, out: Path) -> int:
         FetchError: the URL is not allowed, or the file is another one; permanent.
         FetchFailed: the server did not deliver the file; another attempt may succeed.
     """
-    deadline = time.monotonic() + TOTAL_S
+    with _TimeLimit(TOTAL_S) as limit:
+        try:
+            return _follow(request, out, limit)
+        except errors.FetchError as error:
+            if not limit.passed:
+                raise
+            fault = f"the download took longer than {TOTAL_S:.0f} s"
+            raise errors.FetchFailed(request.url, fault) from error
+
+
+def _follow(request: Request, out: Path, limit: _TimeLimit) -> int:
     url = request.url
     for _ in range(MAX_REDIRECTS + 1):
         parts = _checked(url, request.hosts)
-        connection = _connect(parts, request.hosts)
+        connection = _connect(parts, request.hosts, limit)
         with (
             contextlib.closing(connection),
             contextlib.closing(_get(connection, parts)) as response,
@@ -68,10 +80,43 @@ def fetch(request: Request, out: Path) -> int:
                 location = response.getheader("Location")
                 if not location:
                     raise errors.FetchFailed(url, "the redirect names no location")
-                url = urljoin(url, location)
+                url = _joined(url, location)
                 continue
-            return _save(response, request, out, deadline)
+            return _save(response, request, out)
     raise errors.FetchError(request.url, f"more than {MAX_REDIRECTS} redirects")
+
+
+def _joined(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError as error:
+        raise errors.FetchError(location, str(error)) from error
+
+
+class _TimeLimit:
+    """Breaks the connection when the time is over, wherever it waits then.
+
+    A server that sends one byte in a while meets no time limit of a socket.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.passed = False
+        self.connection: _Pinned | None = None
+        self._timer = threading.Timer(seconds, self._break)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Self:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def _break(self) -> None:
+        self.passed = True
+        connection = self.connection
+        if connection is not None:
+            connection.shut_down()
 
 
 def is_allowed(host: str, hosts: Collection[str]) -> bool:
@@ -103,51 +148,59 @@ def _checked(url: str, hosts: Collection[str]) -> SplitResult:
     return parts
 
 
-def _connect(parts: SplitResult, hosts: Collection[str]) -> http.client.HTTPConnection:
+def _connect(parts: SplitResult, hosts: Collection[str], limit: _TimeLimit) -> _Pinned:
     """Return a connection to an address of the host that was checked."""
     host = str(parts.hostname).rstrip(".")
     port = parts.port or _PORTS[parts.scheme]
     address = _address(host, port, named=host in hosts)
-    if parts.scheme == "https":
-        return _PinnedHTTPS(host, port, address)
-    return _Pinned(host, port, address)
+    kind = _PinnedHTTPS if parts.scheme == "https" else _Pinned
+    limit.connection = kind(host, port, address, limit)
+    return limit.connection
 
 
 def _address(host: str, port: int, *, named: bool) -> str:
-    """Return an address of a host; all of them must be public unless the list names the host.
+    """Return an address of a host whose addresses are all allowed.
 
     Raises:
-        FetchError: an address is private.
+        FetchError: an address is not allowed, or the host is no name.
         FetchFailed: the name does not resolve.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise errors.FetchFailed(host, f"the name does not resolve: {error.strerror}") from error
+    except UnicodeError as error:
+        raise errors.FetchError(host, "is not the name of a host") from error
     addresses = [str(each[4][0]) for each in found]
-    private = [each for each in addresses if not _is_public(each)]
-    if private and not named:
-        fault = f"its address {private[0]} is private; allow the host by its name, not a pattern"
+    if fault := public_addresses.fault(host, addresses, named=named):
         raise errors.FetchError(host, fault)
     return addresses[0]
-
-
-def _is_public(address: str) -> bool:
-    parsed = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(parsed, "ipv4_mapped", None)
-    return (mapped or parsed).is_global and not parsed.is_multicast
 
 
 class _Pinned(http.client.HTTPConnection):
     """A connection to one address, with the name of the host in its requests."""
 
-    def __init__(self, host: str, port: int, address: str) -> None:
+    def __init__(self, host: str, port: int, address: str, limit: _TimeLimit) -> None:
         super().__init__(host, port, timeout=STALL_S)
         self._address = address
+        self._limit = limit
+        self._reached: socket.socket | None = None
 
     def connect(self) -> None:
         self.sock = socket.create_connection((self._address, self.port), CONNECT_S)
         self.sock.settimeout(STALL_S)
+        self._reach(self.sock)
+
+    def _reach(self, reached: socket.socket) -> None:
+        self._reached = reached
+        if self._limit.passed:
+            raise TimeoutError("the time is over")
+
+    def shut_down(self) -> None:
+        """End all reading and writing, from another thread."""
+        if self._reached is not None:
+            with contextlib.suppress(OSError):
+                self._reached.shutdown(socket.SHUT_RDWR)
 
 
 class _PinnedHTTPS(_Pinned):
@@ -158,13 +211,18 @@ class _PinnedHTTPS(_Pinned):
     def connect(self) -> None:
         super().connect()
         context = ssl.create_default_context()
-        self.sock = context.wrap_socket(self.sock, server_hostname=self.host)
+        self.sock = context.wrap_socket(
+            self.sock, server_hostname=self.host, do_handshake_on_connect=False
+        )
+        self._reach(self.sock)
+        self.sock.do_handshake()
 
 
 def _get(connection: http.client.HTTPConnection, parts: SplitResult) -> http.client.HTTPResponse:
     """Send the request, and return the response: 200 or a redirect.
 
     Raises:
+        FetchError: the server says that the request is wrong.
         FetchFailed: there is none.
     """
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -176,11 +234,13 @@ def _get(connection: http.client.HTTPConnection, parts: SplitResult) -> http.cli
         raise errors.FetchFailed(url, f"no response: {error}") from error
     if response.status != 200 and response.status not in _REDIRECTS:
         response.close()  # it has the socket, which the connection does not close then
-        raise errors.FetchFailed(url, f"status is {response.status}, must be 200")
+        wrong = 400 <= response.status < 500 and response.status not in _MAY_PASS
+        kind = errors.FetchError if wrong else errors.FetchFailed
+        raise kind(url, f"status is {response.status}, must be 200")
     return response
 
 
-def _save(response: http.client.HTTPResponse, request: Request, out: Path, deadline: float) -> int:
+def _save(response: http.client.HTTPResponse, request: Request, out: Path) -> int:
     """Write the body while it is hashed, and return its size."""
     declared = response.getheader("Content-Length", "")
     if declared.isdigit() and int(declared) > request.max_bytes:
@@ -189,7 +249,7 @@ def _save(response: http.client.HTTPResponse, request: Request, out: Path, deadl
     digest, size = hashlib.sha256(), 0
     try:
         with partial.open("wb") as file:
-            while chunk := _read(response, request.url, deadline):
+            while chunk := _read(response, request.url):
                 size += len(chunk)
                 if size > request.max_bytes:
                     raise _too_large(request, size)
@@ -206,12 +266,10 @@ def _save(response: http.client.HTTPResponse, request: Request, out: Path, deadl
     return size
 
 
-def _read(response: http.client.HTTPResponse, url: str, deadline: float) -> bytes:
-    if time.monotonic() > deadline:
-        raise errors.FetchFailed(url, f"the download took longer than {TOTAL_S:.0f} s")
+def _read(response: http.client.HTTPResponse, url: str) -> bytes:
     try:
-        return response.read(CHUNK_BYTES)
-    except (OSError, http.client.HTTPException) as error:
+        return response.read1(CHUNK_BYTES)
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise errors.FetchFailed(url, f"the connection broke: {error}") from error
 
 

@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
+from avatar_contracts import exit_status
 from avatar_runtime import settings
 from avatar_runtime.tools import job_result
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 LONGEST_REPORT: Final = 64 << 20
 KEPT_LINES: Final = 50
 """Lines of the error output that are kept for the message; all of them are in the log."""
-USAGE: Final = 2
-"""Exit status of wrong arguments, which are wrong in the next attempt too."""
 REFUSED: Final = "refused"
 _PREFIX: Final = "avatar-runtime:"
 
@@ -98,7 +97,7 @@ def _result(
     if status == 128 + signal.SIGKILL:
         message = "the preparation was killed, probably because it needed more memory"
     message = message or f"the preparation ended with exit status {status}"
-    permanent = refused or status == USAGE
+    permanent = refused or status in exit_status.PERMANENT
     return job_result.failed(message, permanent=permanent, report=report)
 
 

@@ -61,7 +61,7 @@ def test_consent_is_required_and_not_empty(capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit):
         main(_NEEDED[:-2])
     assert "--consent" in capsys.readouterr().err
-    assert main([*_NEEDED[:-1], "  "]) == 1
+    assert main([*_NEEDED[:-1], "  "]) == 65
     assert "--consent: is empty, must say who allowed" in capsys.readouterr().err
 
 
@@ -154,7 +154,7 @@ def test_an_unusable_input_is_named_before_torch_is_loaded(
     )
     assert done.stderr.endswith(fault.format(folder=tmp_path) + "\n"), done.stderr
     assert done.stderr.count("\n") == 1
-    assert (done.returncode, done.stdout) == (1, "False\n")
+    assert (done.returncode, done.stdout) == (65, "False\n")
 
 
 @pytest.mark.parametrize(

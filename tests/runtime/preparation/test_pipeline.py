@@ -120,7 +120,7 @@ def test_a_bad_clip_is_refused_with_the_frames_and_nothing_is_written(
     prepare: Any, write_clip: Any, tmp_path: Path, name: str, ranges: str, edit: Any
 ) -> None:
     status, report = prepare(write_clip(tmp_path / "clip", 60, edit))
-    assert status == 1
+    assert status == 65
     assert report["verdict"] == "refused"
     refusing = {f["check"]: f["ranges"] for f in report["faults"] if f["refuses"]}
     assert refusing.get(name) == ranges, report["sentence"]
@@ -145,7 +145,7 @@ def test_a_frame_without_a_face_shows_the_source_picture(
 
 def test_a_clip_without_any_face_is_refused(prepare: Any, write_clip: Any, tmp_path: Path) -> None:
     status, report = prepare(write_clip(tmp_path / "clip", 25, lambda i, f: np.full_like(f, 90)))
-    assert status == 1
+    assert status == 65
     assert report["sentence"] == (
         "The clip is refused: 25 of 25 frames have no face (100%, the limit is 10%): 0-24."
     )
@@ -157,7 +157,7 @@ def test_an_existing_avatar_is_replaced_only_by_force(
     clip = write_clip(tmp_path / "clip", 25)
     assert prepare(clip)[0] == 0
     status, error = prepare(clip)
-    assert status == 1
+    assert status == 65
     assert "eve: exists; --force replaces it" in error
     status, report = prepare(clip, "--force", "--pixels", "png")
     assert status == 0
@@ -173,7 +173,7 @@ def test_another_run_on_the_same_output_is_refused(
     (tmp_path / "avatars").mkdir()
     with staging.opened(tmp_path / "avatars" / "eve", "key"):
         status, error = prepare(clip)
-    assert status == 1
+    assert status == 75
     assert "another process prepares this avatar now" in error
 
 
@@ -188,7 +188,7 @@ def test_a_full_disk_is_named_and_the_chunks_stay(
     with monkeypatch.context() as patched:
         patched.setattr(making, "make", full)
         status, error = prepare(clip)
-    assert status == 1
+    assert status == 75
     assert "the disk is full; free some space" in error
     assert (tmp_path / "avatars" / ".eve-work" / "seen-000001.safetensors").is_file()
     status, report = prepare(clip)

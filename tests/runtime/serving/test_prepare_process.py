@@ -17,7 +17,7 @@ from avatar_runtime.serving.prepare_process import Result
 DEADLINE_S = 20.0
 
 
-@pytest.mark.parametrize(("status", "answer"), [(0, 200), (1, 422)])
+@pytest.mark.parametrize(("status", "answer"), [(0, 200), (65, 422)])
 def test_a_report_is_the_answer(status: int, answer: int) -> None:
     result = Result(status, b'{"verdict": "x"}\n', "notes")
     assert prepare_process.report_of(result, "/a/source") == (answer, {"verdict": "x"})
@@ -25,9 +25,10 @@ def test_a_report_is_the_answer(status: int, answer: int) -> None:
 
 def test_the_sentence_of_the_command_is_the_answer_without_the_path() -> None:
     log = "reading: 0/0 frames\navatar-runtime: /a/source: is not a video\n"
-    with pytest.raises(Rejection) as refused:
-        prepare_process.report_of(Result(1, b"", log), "/a/source")
-    assert (refused.value.status, str(refused.value)) == (400, "the file: is not a video")
+    for status, answer in ((65, 400), (75, 503)):
+        with pytest.raises(Rejection) as refused:
+            prepare_process.report_of(Result(status, b"", log), "/a/source")
+        assert (refused.value.status, str(refused.value)) == (answer, "the file: is not a video")
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,7 @@ def test_the_sentence_of_the_command_is_the_answer_without_the_path() -> None:
     [
         Result(-9, b"", ""),
         Result(1, b"", "Traceback: secret"),
+        Result(65, b"", "Traceback: secret"),
         Result(2, b"", "usage"),
         Result(0, b"[]", ""),
     ],

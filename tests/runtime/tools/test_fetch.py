@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.server
+import json
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from avatar_runtime import errors
+from avatar_runtime.__main__ import main
 from avatar_runtime.tools import fetch
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 CONTENT = b"a film" * 100_000
 SHA = hashlib.sha256(CONTENT).hexdigest()
 HERE = ("127.0.0.1",)
+STATUSES = {"/redirect": 302, "/loop": 302, "/gone": 404, "/busy": 503, "/slower": 429}
 
 
 class Server:
@@ -33,7 +36,7 @@ class Server:
 
     def answer(self, handler: http.server.BaseHTTPRequestHandler) -> None:
         self.paths.append(handler.path)
-        status = {"/redirect": 302, "/loop": 302, "/gone": 404}.get(handler.path, 200)
+        status = STATUSES.get(handler.path, 200)
         handler.send_response(status)
         if status == 302:
             handler.send_header("Location", "/loop" if handler.path == "/loop" else self.location)
@@ -92,7 +95,12 @@ def test_a_redirect_to_an_allowed_host_is_followed(
         ("/loop", "", {}, "more than 3 redirects", True),
         ("/film.mp4", "", {"sha256": "0" * 64}, f"its SHA-256 is {SHA}", True),
         ("/film.mp4", "", {"max_bytes": 10}, "must be at most 10", True),
-        ("/gone", "", {}, "status is 404, must be 200", False),
+        ("/gone", "", {}, "status is 404, must be 200", True),
+        ("/busy", "", {}, "status is 503, must be 200", False),
+        ("/slower", "", {}, "status is 429, must be 200", False),
+        ("/redirect", "http://[::1/x", {}, "Invalid IPv6 URL", True),
+        ("/redirect", "gopher://127.0.0.1/x", {}, "must be an http or https URL", True),
+        ("/redirect", "//169.254.169.254/x", {}, "host 169.254.169.254 is not among", True),
     ],
 )
 def test_a_wrong_file_leaves_nothing(
@@ -135,6 +143,14 @@ def test_half_a_file_may_be_tried_again(server: tuple[Server, str], tmp_path: Pa
         ("http://127.0.0.1:99999/a", "Port out of range"),
         ("http://127.0.0.1:0/a", "port is 0"),
         ("http://[::1/a", "Invalid IPv6 URL"),
+        ("http://[::ffff:127.0.0.1]/a", "host ::ffff:127.0.0.1 is not among the allowed hosts"),
+        ("http://2130706433/a", "host 2130706433 is not among the allowed hosts"),
+        ("http://0x7f.1/a", "host 0x7f.1 is not among the allowed hosts"),
+        ("http://127.0.0.1.evil.example/a", "is not among the allowed hosts"),
+        ("http://127.0.0.1@evil.example/a", "must not contain a user"),
+        ("file:///etc/passwd", "must be an http or https URL"),
+        ("gopher://127.0.0.1:70/_x", "must be an http or https URL"),
+        ("/etc/passwd", "must be an http or https URL"),
     ],
 )
 def test_a_url_that_is_not_allowed_is_not_opened(url: str, fault: str, tmp_path: Path) -> None:
@@ -142,31 +158,128 @@ def test_a_url_that_is_not_allowed_is_not_opened(url: str, fault: str, tmp_path:
         fetch.fetch(request(url), tmp_path / "a")
 
 
+def resolving(monkeypatch: pytest.MonkeyPatch, address: str) -> list[str]:
+    """Let every name have this address; return the list of the names that are looked up."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    names: list[str] = []
+
+    def resolve(host: str, port: int, *_: Any, **__: Any) -> Any:
+        names.append(host)
+        return [(family, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    return names
+
+
 @pytest.mark.parametrize(
-    "address", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "fd00::1", "::ffff:10.0.0.1"]
-)
+    "address",
+    [
+        "127.0.0.1", "10.0.0.1", "100.64.0.1", "169.254.169.254", "::1", "fd00::1", "fe80::1",
+        "::ffff:10.0.0.1", "64:ff9b::a9fe:a9fe", "64:ff9b::10.0.0.1", "2002:a9fe:a9fe::1",
+        "::10.0.0.1", "ff02::1", "224.0.0.1", "0.0.0.0", "::",
+    ],
+)  # fmt: skip
 def test_a_pattern_allows_no_private_address(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, address: str
 ) -> None:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    found = [(family, socket.SOCK_STREAM, 6, "", (address, 80))]
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
-    with pytest.raises(errors.FetchError, match=f"its address {address} is private"):
+    resolving(monkeypatch, address)
+    with pytest.raises(errors.FetchError, match=r"its address .* is private"):
         fetch.fetch(request("http://a.media.example/x", hosts=("*.media.example",)), tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1", "169.254.169.254", "::1", "fe80::1", "::ffff:127.0.0.1", "64:ff9b::a9fe:a9fe"],
+)
+def test_a_name_leads_to_no_address_of_the_machine_or_its_link(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, address: str
+) -> None:
+    resolving(monkeypatch, address)
+    with pytest.raises(errors.FetchError, match="is of this machine or its link"):
+        fetch.fetch(request("http://films.example/x", hosts=("films.example",)), tmp_path / "a")
 
 
 def test_the_checked_address_is_the_one_that_is_connected_to(
     server: tuple[Server, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     port = int(server[1].rpartition(":")[2])
-    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
-    real = socket.getaddrinfo
-    names: list[str] = []
+    reached: list[str] = []
 
-    def resolve(host: str, *rest: Any, **options: Any) -> Any:
-        names.append(host)
-        return found if host == "films.example" else real(host, *rest, **options)
+    def connect(address: tuple[str, int], timeout: float) -> socket.socket:
+        reached.append(address[0])
+        made = socket.socket()
+        made.settimeout(timeout)
+        made.connect(("127.0.0.1", port))
+        return made
 
-    monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    fetch.fetch(request(f"http://films.example:{port}/a", hosts=("films.example",)), tmp_path / "a")
-    assert names.count("films.example") == 1
+    names = resolving(monkeypatch, "10.9.8.7")
+    monkeypatch.setattr(socket, "create_connection", connect)
+    url = f"http://films.example:{port}/a"
+    fetch.fetch(request(url, hosts=("films.example",)), tmp_path / "a")
+    assert (names, reached) == (["films.example"], ["10.9.8.7"])
+
+
+@pytest.mark.parametrize("host", [".media.example", "a" * 70 + ".media.example"])
+def test_a_host_that_is_no_name_is_refused(host: str, tmp_path: Path) -> None:
+    with pytest.raises(errors.FetchError, match="is not the name of a host"):
+        fetch.fetch(request(f"http://{host}/x", hosts=("*.media.example",)), tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "start", [b"", b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"]
+)
+def test_a_server_that_drips_meets_the_time_limit(
+    start: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(fetch, "TOTAL_S", 0.3)
+    ended = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(start)
+            while not ended.wait(0.01):
+                connection.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, args=(listener,), daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/a"
+        try:
+            with pytest.raises(errors.FetchFailed, match="took longer than"):
+                fetch.fetch(request(url), tmp_path / "a")
+        finally:
+            ended.set()
+            thread.join()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_exit_status_says_whether_another_attempt_may_succeed(
+    server: tuple[Server, str], tmp_path: Path
+) -> None:
+    def run(path: str, out: Path) -> tuple[int, dict[str, Any]]:
+        message = tmp_path / "message"
+        status = main(
+            [
+                "fetch",
+                "--url",
+                server[1] + path,
+                "--sha256",
+                SHA,
+                "--allow-host",
+                HERE[0],
+                "--out",
+                str(out),
+                "--message",
+                str(message),
+            ]
+        )
+        return status, json.loads(message.read_text())
+
+    for path, out, status in (
+        ("/gone", tmp_path / "a", 65),
+        ("/busy", tmp_path / "a", 75),
+        ("/film.mp4", tmp_path / "no" / "a", 65),
+    ):
+        found, result = run(path, out)
+        assert (found, result["permanent"]) == (status, status == 65), path

@@ -35,19 +35,40 @@ def run(tmp_path: Path) -> tuple[int, dict[str, object]]:
 @pytest.mark.parametrize(
     ("code", "status", "text", "permanent"),
     [
-        ("sys.exit('avatar-runtime: films/a.mp4: does not exist')", 1, "films/a.mp4: does", False),
+        (
+            "print('avatar-runtime: films/a.mp4: does not exist', file=sys.stderr); sys.exit(65)",
+            65,
+            "films/a.mp4: does",
+            True,
+        ),
+        (
+            "print('avatar-runtime: anna: the disk is full', file=sys.stderr); sys.exit(75)",
+            75,
+            "the disk is full",
+            False,
+        ),
+        ("sys.exit('Traceback')", 1, "Traceback", False),
         ("print('error: bad --crop', file=sys.stderr); sys.exit(2)", 2, "bad --crop", True),
         ("os.kill(os.getpid(), signal.SIGKILL)", 137, "it needed more memory", False),
         ("sys.exit(3)", 3, "the preparation ended with exit status 3", False),
         ("pass", 0, "manifest.json was not written", False),
         (
-            "print(json.dumps({'verdict': 'refused', 'sentence': 'no face'})); sys.exit(1)",
-            1,
+            "print(json.dumps({'verdict': 'refused', 'sentence': 'no face'})); sys.exit(65)",
+            65,
             "no face",
             True,
         ),
     ],
-    ids=["error", "usage", "killed", "silent", "nothing-written", "refused"],
+    ids=[
+        "wrong-input",
+        "temporary",
+        "broken",
+        "usage",
+        "killed",
+        "silent",
+        "nothing-written",
+        "refused",
+    ],
 )
 @pytest.mark.slow
 def test_a_failure_leaves_its_message(

@@ -120,6 +120,25 @@ class AvatarIndex:
         """Return the Jobs of an avatar with their pods."""
         return self._with_pods(self._jobs_of.get(avatar_uid, ()))
 
+    def namesakes(self, key: ServiceKey, uid: str) -> tuple[PreparationJob, ...]:
+        """Return the Jobs of deleted avatars that had the name of an avatar with another UID."""
+        return tuple(
+            job
+            for job in self.jobs()
+            if job.avatar_uid != uid and (job.namespace, job.avatar) == (key.namespace, key.name)
+        )
+
+    def orphans(self, key: ServiceKey) -> int:
+        """Return the number of pods that prepare this avatar and whose Job is gone."""
+        found = (self._pods.get(uid) for uid in self._pods.uids())
+        return sum(
+            pod is not None
+            and pod.avatar == key
+            and pod.ended_at is None
+            and self._jobs.get(pod.job_uid) is None
+            for pod in found
+        )
+
     def jobs(self) -> tuple[PreparationJob, ...]:
         """Return the Jobs of all avatars with their pods; there are few at a time."""
         return self._with_pods(self._jobs.uids())

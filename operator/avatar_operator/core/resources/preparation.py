@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts import exit_status
 from avatar_contracts.owners import owner_of
 from avatar_operator import names
 from avatar_operator.core.resources import pod_status
@@ -18,7 +19,7 @@ from avatar_operator.core.resources.fields import Fields, split_body
 from avatar_operator.core.resources.service import ServiceKey
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 LONGEST_MESSAGE: Final = 1024
 _MAX_FAULTS: Final = 16
@@ -71,6 +72,10 @@ class PreparationPod:
     """Seconds since 1970; None if it has not ended."""
     result: Result | None
     """None until it has ended."""
+    scheduled_at: float | None = None
+    """Seconds since 1970 at which it got its node; None if it has none."""
+    avatar: ServiceKey | None = None
+    """The avatar that its label names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +160,20 @@ def parse_pod(body: Mapping[str, object]) -> PreparationPod | None:
         trouble="" if ended else _trouble(status, statuses),
         ended_at=pod_status.ended_at(status, created_at) if ended else None,
         result=_result(status, statuses) if ended else None,
+        avatar=ServiceKey(
+            metadata.text("namespace", "default"),
+            metadata.strings("labels")[names.LABEL_AVATAR],
+        ),
+        scheduled_at=_scheduled_at(status, created_at) if spec.text("nodeName") else None,
     )
+
+
+def _scheduled_at(status: Fields, created_at: float) -> float:
+    for condition in status.children("conditions"):
+        if condition.text("type") == "PodScheduled" and condition.text("status") == "True":
+            at = pod_status.parse_seconds(condition.text("lastTransitionTime"))
+            return created_at if at is None else at
+    return created_at
 
 
 def _controlling_job(metadata: Fields) -> str:
@@ -215,7 +233,7 @@ def parse_result(message: str, code: int, reason: str = "") -> Result:
             frames=fields.integer("frames", 0, 0, 2**31 - 1),
             width=fields.integer("width", 0, 0, 2**31 - 1),
             height=fields.integer("height", 0, 0, 2**31 - 1),
-            content_hash=fields.text("content_hash")[:128],
+            content_hash=_printable(fields.text("content_hash"), 128),
             report=report,
         )
     text = fields.text("message")
@@ -224,8 +242,9 @@ def parse_result(message: str, code: int, reason: str = "") -> Result:
         text = last[0] if last else f"the container ended with exit status {code} ({reason})"
     return Result(
         ok=False,
-        message=text[:LONGEST_MESSAGE],
-        permanent=fields.flag("permanent", False),
+        message=_printable(text, LONGEST_MESSAGE),
+        # A message of a container that was killed, or of another image, says nothing about it.
+        permanent=fields.flag("permanent", code == exit_status.WRONG_INPUT),
         report=report,
     )
 
@@ -240,10 +259,22 @@ def _document(message: str) -> object:
 
 def _report(fields: Fields) -> Report:
     return Report(
-        verdict=fields.text("verdict")[:32],
-        sentence=fields.text("sentence")[:LONGEST_MESSAGE],
+        verdict=_printable(fields.text("verdict"), 32),
+        sentence=_printable(fields.text("sentence"), LONGEST_MESSAGE),
         frames=fields.integer("frames", 0, 0, 2**31 - 1),
         invalid_frames=fields.integer("invalid_frames", 0, 0, 2**31 - 1),
-        faults=tuple(each[:_LONGEST_LINE] for each in fields.texts("faults")[:_MAX_FAULTS]),
-        warnings=tuple(each[:_LONGEST_LINE] for each in fields.texts("warnings")[:_MAX_WARNINGS]),
+        faults=_lines(fields.texts("faults")[:_MAX_FAULTS]),
+        warnings=_lines(fields.texts("warnings")[:_MAX_WARNINGS]),
     )
+
+
+def _lines(texts: Sequence[str]) -> tuple[str, ...]:
+    return tuple(_printable(text, _LONGEST_LINE) for text in texts)
+
+
+def _printable(text: str, limit: int) -> str:
+    """Return the beginning of a text without control characters.
+
+    The image of the container may be a user's own, and terminals show the status.
+    """
+    return "".join(char if char.isprintable() else " " for char in text[:limit])

@@ -16,7 +16,7 @@ import av.error
 import av.logging
 from av.stream import Discard, Disposition
 
-from avatar_runtime.errors import SourceError
+from avatar_runtime.errors import SourceError, is_permanent
 from avatar_runtime.preparation.sources import png
 from avatar_runtime.preparation.sources.files import Packed, TooSlow
 
@@ -94,7 +94,7 @@ def open_container(path: Path, file: GuardedFile, limits: SourceLimits) -> Any:
                 io_open=_refuse_to_open,
             )
     except SourceError as error:
-        if file.late or file.packed:
+        if file.late or file.packed or not is_permanent(error):
             raise
         reason = f"is not a video or picture that can be read; {SUPPORTED}"
         if head[4:8] in _MP4_BOXES:
@@ -196,11 +196,23 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except TooSlow:
-        raise SourceError(str(path), "takes too long to read or decode") from None
+        # The disk or the machine may be busy.
+        fault = "takes too long to read or decode"
+        raise SourceError(str(path), fault, permanent=False) from None
     except Packed as packed:
         raise SourceError(str(path), str(packed)) from None
-    except MemoryError:
-        raise SourceError(str(path), "needs more memory than there is") from None
+    except MemoryError as error:
+        fault = "needs more memory than there is"
+        raise SourceError(str(path), fault, permanent=_of_ffmpeg(error)) from None
     except (av.error.FFmpegError, OSError, EOFError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise SourceError(str(path), f"cannot be decoded: {reason}") from None
+        fault = f"cannot be decoded: {reason}"
+        raise SourceError(str(path), fault, permanent=_of_ffmpeg(error)) from None
+
+
+def _of_ffmpeg(error: Exception) -> bool | None:
+    """Return True for an error of FFmpeg: it reports damaged files as a lack of memory or as EIO.
+
+    Errors of Python, such as those of a network volume, know themselves whether they pass.
+    """
+    return True if isinstance(error, av.error.FFmpegError) else None

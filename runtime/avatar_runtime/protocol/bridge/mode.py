@@ -57,7 +57,9 @@ class Bridge(Generic[W]):
 
     def forward(self, session: Mapping[str, object], event_id: str | None) -> bool:
         """Ask the upstream for the changes of a `session.update`; false if none concerns it."""
-        changes = upstream_session.changes(session, self.upstream.formats.describe())
+        changes = upstream_session.changes(
+            session, self.speech.config, self.upstream.formats.describe()
+        )
         if not changes:
             return False
         if self.upstream.link.is_open:
@@ -171,7 +173,8 @@ class Bridge(Generic[W]):
                     "conversation.item.truncate",
                     {"item_id": item_id, "content_index": 0, "audio_end_ms": end_ms},
                 )
-        self.speech.discard_unplayed(now)  # the client has stopped playing it
+        if item_id in self.upstream.last_items and not self.speech.is_active:
+            self.speech.discard_unplayed(now)  # the client has stopped playing it
         truncated = {"item_id": item_id, "content_index": 0, "audio_end_ms": end_ms}
         self._outbox.add("conversation.item.truncated", truncated)
 

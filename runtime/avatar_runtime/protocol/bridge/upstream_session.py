@@ -35,12 +35,16 @@ def requested(config: SessionConfig, formats: Mapping[str, object]) -> dict[str,
     }
 
 
-def changes(session: Mapping[str, object], formats: Mapping[str, object]) -> dict[str, object]:
+def changes(
+    session: Mapping[str, object], config: SessionConfig, formats: Mapping[str, object]
+) -> dict[str, object]:
     """Return what the upstream is asked to change; empty if the update concerns the avatar only.
 
-    `session` is the object of the client's `session.update`.
+    `session` is the object of the client's `session.update`, and `config` what it has led to.
     """
     changed = {name: value for name, value in session.items() if name not in _NOT_MERGED}
+    if "output_modalities" in changed:
+        changed["output_modalities"] = config.stored["output_modalities"]  # without the avatar
     audio = session.get("audio")
     sides: dict[str, object] = {}
     for side in ("input", "output"):

@@ -66,6 +66,8 @@ class UpstreamSide(Generic[W]):
         self.items = SpokenItems()
         self.client_end_ms: dict[str, int] = {}
         """The end of the item that the client truncates now, milliseconds."""
+        self.last_items: frozenset[str] = frozenset()
+        """The items of the answer that has ended last: the client may still play them."""
         self.turn_ended_at: float | None = None
         """When the last turn of the user ended, until its answer starts, monotonic seconds."""
         self._parts = parts
@@ -97,7 +99,9 @@ class UpstreamSide(Generic[W]):
     def on_end(self, answer: Answer[W], step: Step, now: float) -> None:
         """Stop the upstream, if it still generates an answer that has ended."""
         self._relay.forget(answer)
-        self.items.add(answer.audio.durations(answer.turn.samples_sent))
+        spoken = answer.audio.durations(answer.turn.samples_sent)
+        self.items.add(spoken)
+        self.last_items = frozenset(part.item_id for part in spoken)
         if step in (Step.CANCEL, Step.FAIL) and answer.done is None and self.link.is_open:
             self.requests.send("response.cancel", {"response_id": answer.id})
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avatar_operator.core.resources import pod_status
 from avatar_operator.core.resources.preparation import (
     LONGEST_MESSAGE,
     Report,
@@ -160,6 +161,13 @@ def test_a_container_without_a_result_has_failed(message: str, code: int, expect
     assert (result.ok, result.message) == (False, expected)
 
 
+@pytest.mark.parametrize(("code", "permanent"), [(65, True), (75, False), (1, False), (2, False)])
+def test_the_exit_status_says_what_a_lost_result_cannot(code: int, permanent: bool) -> None:
+    assert parse_result("a line", code).permanent is permanent
+    told = json.dumps({"ok": False, "permanent": not permanent, "message": "why"})
+    assert parse_result(told, code).permanent is not permanent
+
+
 def test_a_pod_that_was_evicted_says_so() -> None:
     pod = parse_pod(pod_body("Failed", reason="Evicted", message="the node was low on memory"))
     assert pod is not None
@@ -177,3 +185,32 @@ def test_any_report_is_bounded(value: object) -> None:
         assert len(found.message) <= LONGEST_MESSAGE
         assert found.report is not None
         assert len(found.report.faults) <= 16
+
+
+def test_a_report_of_a_strangers_image_controls_no_terminal() -> None:
+    report = {"verdict": "good\n", "sentence": "\x1b[2J", "faults": ["a\rb"], "warnings": ["\x07"]}
+    document = {"ok": False, "message": "\x1b]0;x\x07", "report": report}
+    found = parse_result(json.dumps(document), 1)
+    assert found.report is not None
+    shown = (
+        found.message + found.report.verdict + found.report.sentence + found.report.faults[0]
+        + found.report.warnings[0]
+    )  # fmt: skip
+    assert shown.isprintable()
+
+
+def test_a_pod_knows_its_avatar_and_when_it_got_its_node() -> None:
+    body = pod_body("Running")
+    body["spec"] = {"nodeName": "n1"}
+    scheduled = {"type": "PodScheduled", "status": "True"}
+    scheduled["lastTransitionTime"] = "2026-01-01T00:00:05Z"
+    body["status"]["conditions"] = [scheduled]
+    pod = parse_pod(body)
+    assert pod is not None
+    assert pod.avatar is not None
+    assert pod.avatar.name == body["metadata"]["labels"]["avatar.musetalk.io/avatar"]
+    assert pod.scheduled_at == pod_status.parse_seconds("2026-01-01T00:00:05Z")
+    body["spec"] = {}
+    pod = parse_pod(body)
+    assert pod is not None
+    assert pod.scheduled_at is None

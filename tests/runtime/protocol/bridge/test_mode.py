@@ -274,6 +274,20 @@ def test_a_response_keeps_the_format_of_the_session(driver: BridgeDriver) -> Non
     assert create["response"]["audio"]["output"] == expected
 
 
+def test_a_client_without_video_gets_none_and_the_upstream_no_avatar(driver: BridgeDriver) -> None:
+    driver.update(output_modalities=["avatar", "audio"])
+    assert driver.requests()[0]["session"]["output_modalities"] == ["audio"]
+    driver.upstream("session.updated", session={"type": "realtime"})
+    driver.update(avatar={"video": {"mode": "none"}})
+    driver.respond()
+    driver.speak(10)
+    driver.complete()
+    driver.run(1.0)
+    assert driver.of("response.done")[0]["response"]["status"] == "completed"
+    assert [event for event in kinds(driver.events) if "video" in event] == []
+    assert driver.trace.responses["resp_u1"].pcm == FRAME * 10
+
+
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
 RELAYED: list[tuple[str, dict[str, Any]]] = [
     ("input_audio_buffer.speech_stopped", {"audio_end_ms": 9, "item_id": "i"}),
@@ -615,6 +629,7 @@ def test_a_beta_upstream_is_translated_both_ways(bridge: Connect) -> None:
     driver.upstream("session.updated", session=flat)
     driver.update(
         output_modalities=["audio"],
+        avatar={"character": "anna"},
         max_output_tokens=9,
         audio={"input": {"transcription": {"model": "whisper-1"}}, "output": {"voice": "ash"}},
     )

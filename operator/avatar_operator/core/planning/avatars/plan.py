@@ -4,8 +4,8 @@ The states follow from what is observed, in this order:
 
 1. An avatar that is being deleted keeps its finalizer while AvatarServices name it
    (`plan_deletion`).
-2. Jobs of an earlier spec are deleted. Two Jobs never write the same folder: the next Job is
-   created after the others and their pods are gone.
+2. Jobs of an earlier spec, and of a deleted Avatar with the same name, are deleted. Two Jobs never
+   write the same folder: the next Job is created after the others and their pods are gone.
 3. The latest Job of this spec decides: it waits for a node, runs, has succeeded or has failed.
 4. Without such a Job, the status may say that this spec was prepared, or has failed for good.
 5. Otherwise a Job is created, after a pause if another one failed, when a GPU may be used.
@@ -90,6 +90,12 @@ class Observed:
     services: tuple[str, ...]
     """Names of the AvatarServices of the namespace that name the avatar."""
     has_finalizer: bool
+    namesakes: tuple[PreparationJob, ...] = ()
+    """Jobs of a deleted Avatar with the same name, which write the same folder."""
+    orphans: int = 0
+    """Pods of such Jobs, or of earlier ones, that have not ended although their Job is gone."""
+    surplus: frozenset[str] = frozenset()
+    """UIDs of the Jobs that run beyond the limit of their class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +132,10 @@ def plan(
     memory = _learn_earlier(avatar, earlier, memory)
     current = [job for job in observed.jobs if job.spec_hash == spec_hash]
     latest = max(current, key=lambda job: job.attempt, default=None)
-    if earlier:
-        found = _wait_for_earlier(earlier, memory)
+    if earlier or observed.namesakes or observed.orphans:
+        found = _wait_for_earlier((*earlier, *observed.namesakes), observed.orphans, memory)
+    elif latest is not None and latest.uid in observed.surplus and not latest.terminating:
+        found = _give_way(latest, memory)
     elif latest is not None and (pending := _follow(latest, memory, now)) is not None:
         found = pending
     else:
@@ -156,15 +164,25 @@ def _named(observed: Observed) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _wait_for_earlier(earlier: Sequence[PreparationJob], memory: Memory) -> Plan:
+def _wait_for_earlier(earlier: Sequence[PreparationJob], orphans: int, memory: Memory) -> Plan:
     actions = tuple(
         DeleteJob(job.name, job.uid, "it is of an earlier spec")
         for job in earlier
         if not job.terminating
     )
-    listed = ", ".join(job.name for job in earlier)
+    listed = ", ".join(job.name for job in earlier) or text.count(orphans, "pod")
     message = f"waiting until Jobs of earlier specs are gone: {listed}"
-    return Plan(Phase.WAITING, Reason.WAITING_FOR_JOB, message, memory, (), actions)
+    reason = Reason.WAITING_FOR_JOB
+    # Changes of Jobs and pods of a deleted Avatar wake nobody.
+    return Plan(Phase.WAITING, reason, message, memory, (), actions, wake_after_s=RECHECK_S)
+
+
+def _give_way(job: PreparationJob, memory: Memory) -> Plan:
+    """Return the plan for a Job that got its node when the limit of its class was reached."""
+    where = job.gpu_class or "CPUs"
+    message = f"{where}: other preparations got nodes before Job {job.name}, the limit is reached"
+    action = DeleteJob(job.name, job.uid, "others run, and the limit of its class is reached")
+    return Plan(Phase.WAITING, Reason.WAITING_FOR_PREPARATIONS, message, memory, (), (action,))
 
 
 def _learn_earlier(avatar: Avatar, earlier: Sequence[PreparationJob], memory: Memory) -> Memory:

@@ -35,6 +35,9 @@ class Studio:
         self.memory = Memory()
         self.services: tuple[str, ...] = ()
         self.has_finalizer = True
+        self.namesakes: tuple[PreparationJob, ...] = ()
+        self.orphans = 0
+        self.surplus: frozenset[str] = frozenset()
         self.choice: Choice | Wait = Choice(STOCK)
         self.hosts: tuple[str, ...] = ()
         self.now = NOW
@@ -68,7 +71,14 @@ class Studio:
         self.jobs[-1] = replace(job, **(values | changes))
 
     def observed(self) -> Observed:
-        return Observed(tuple(self.jobs), self.services, self.has_finalizer)
+        return Observed(
+            tuple(self.jobs),
+            self.services,
+            self.has_finalizer,
+            self.namesakes,
+            self.orphans,
+            self.surplus,
+        )
 
     def plan(self, choose: Callable[[], Choice | Wait] | None = None) -> Plan:
         """Plan once, and remember what the status would say."""

@@ -17,8 +17,10 @@ from avatar_operator.core.planning.avatars.gpu_choice import (
     Wait,
     choose,
     count_running,
+    count_without_node,
+    is_surplus,
 )
-from avatar_operator.core.resources.preparation import PreparationPod, parse_job
+from avatar_operator.core.resources.preparation import PreparationJob, PreparationPod, parse_job
 from avatar_operator.names import Reason
 
 if TYPE_CHECKING:
@@ -87,13 +89,46 @@ def test_auto_uses_cpus_only_if_there_is_no_gpu(make: Make) -> None:
     )
 
 
-def test_a_job_that_finds_no_node_does_not_keep_others_waiting(make: Make) -> None:
+def job_with(make: Make, *pods: PreparationPod, **changes: Any) -> PreparationJob:
     job = parse_job(make.job_body())
     assert job is not None
-    rejected = PreparationPod("p", job.uid, "", True, False, "", None, None)
-    waiting = replace(job, pods=(rejected,))
-    ended = replace(job, ended_at=1.0)
-    assert count_running([job, waiting, ended]) == {"rtx-4090": 1}
+    return replace(job, pods=pods, **changes)
+
+
+def pod(*, rejected: bool = False, at: float | None = None) -> PreparationPod:
+    return PreparationPod("p", "j", "", rejected, False, "", None, None, scheduled_at=at)
+
+
+def test_a_job_that_finds_no_node_does_not_keep_others_waiting(make: Make) -> None:
+    job = job_with(make, pod())
+    waiting = job_with(make, pod(rejected=True))
+    ended = job_with(make, ended_at=1.0)
+    young, without_pod = job_with(make, created_at=80.0), job_with(make, created_at=10.0)
+    assert count_running([job, waiting, ended, young, without_pod], 100.0) == {"rtx-4090": 2}
+    found = count_without_node([job, waiting, ended, young, without_pod], "acme", 100.0)
+    assert found == {"rtx-4090": 2}
+    assert count_without_node([waiting], "other", 100.0) == {}
+
+
+def test_a_namespace_has_few_jobs_that_find_no_node(make: Make) -> None:
+    """Otherwise a hundred of them take a hundred GPUs as soon as nodes appear."""
+    avatar = make.avatar(placement={"gpuClasses": ["l4"]})
+    seen = situation(make, stock("l4"), without_node={"l4": 2})
+    assert choose(avatar, seen) == Choice(stock("l4"))
+    found = choose(avatar, situation(make, stock("l4"), without_node={"l4": 3}))
+    assert isinstance(found, Wait)
+    assert found.message == "l4: 3 Jobs of this namespace find no node, the limit is 3"
+
+
+def test_of_jobs_that_got_nodes_at_once_the_first_continues(make: Make) -> None:
+    first = job_with(make, pod(at=5.0), uid="b")
+    late, later = job_with(make, pod(at=6.0), uid="a"), job_with(make, pod(at=7.0), uid="c")
+    waiting = job_with(make, pod(rejected=True), uid="d")
+    other = job_with(make, pod(at=1.0), uid="e", gpu_class="l4")
+    ended = job_with(make, pod(at=1.0), uid="f", ended_at=2.0)
+    jobs = [later, first, late, waiting, other, ended]
+    assert [job.uid for job in jobs if is_surplus(job, jobs, 1)] == ["c", "a"]
+    assert [job.uid for job in jobs if is_surplus(job, jobs, 2)] == ["c"]
 
 
 @given(

@@ -292,3 +292,34 @@ def test_no_sequence_runs_two_jobs_or_more_than_its_attempts(
         if found.phase is Phase.READY:
             assert found.memory.prepared is not None
             assert found.memory.prepared.spec_hash == studio.avatar.spec_hash
+
+
+def test_jobs_and_pods_of_a_deleted_avatar_of_this_name_are_gone_first(studio: Studio) -> None:
+    """They write the same folder."""
+    job = studio.add_job(avatar_uid="deleted")
+    studio.jobs.clear()
+    studio.namesakes = (job,)
+    found = studio.plan()
+    assert found.actions == (DeleteJob(job.name, job.uid, "it is of an earlier spec"),)
+    assert (found.reason, found.wake_after_s) == (Reason.WAITING_FOR_JOB, RECHECK_S)
+    studio.namesakes, studio.orphans = (), 1
+    found = studio.plan()
+    assert (found.actions, found.reason) == ((), Reason.WAITING_FOR_JOB)
+    assert found.message == "waiting until Jobs of earlier specs are gone: 1 pod"
+    studio.orphans = 0
+    assert isinstance(studio.plan().actions[0], CreateJob)
+
+
+def test_a_job_beyond_the_limit_gives_way_and_is_no_failed_attempt(studio: Studio) -> None:
+    job = studio.add_job()
+    studio.surplus = frozenset({job.uid})
+    found = studio.plan()
+    (action,) = found.actions
+    assert isinstance(action, DeleteJob)
+    assert action.uid == job.uid
+    assert (found.phase, found.reason) == (Phase.WAITING, Reason.WAITING_FOR_PREPARATIONS)
+    studio.jobs.clear()
+    studio.surplus = frozenset()
+    (action,) = studio.plan().actions
+    assert isinstance(action, CreateJob)
+    assert action.attempt == 0
