@@ -43,7 +43,7 @@ class ConversationCheck:
                 self._items.remove(event["item_id"])
             case "conversation.item.retrieved":
                 require(event["item"]["id"] in self._items, f"{event['item']['id']} is unknown")
-            case "response.created":
+            case "response.output_item.added":
                 self._answers += 1
                 require(self._answers <= self._users, "a response before the item of the user")
 

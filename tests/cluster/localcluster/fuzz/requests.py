@@ -201,7 +201,7 @@ class RequestCheck:
     def _response_done(self, response: Mapping[str, Any]) -> None:
         self._creates.answer(json.dumps(response["metadata"], sort_keys=True))
         details = response["status_details"] or {}
-        if details.get("reason") != "client_cancelled":
+        if details.get("reason") != "client_cancelled" or not response["output"]:
             return
         found = next((r for r in self._queue if r.kind in ENDS_OUTPUT), None)
         if found is None:

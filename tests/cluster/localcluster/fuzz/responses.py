@@ -50,6 +50,14 @@ class Active:
         return self.rate // FPS
 
 
+def is_answer(event: Event) -> bool:
+    """Return whether a response ends that has only the metadata of a late `response.create`."""
+    if event["type"] != "response.done":
+        return False
+    response = event["response"]
+    return not response["output"] and response["metadata"] is not None
+
+
 class ResponseCheck:
     """Checks that responses start and end completely, and that their media is in order."""
 
@@ -61,7 +69,7 @@ class ResponseCheck:
         self._refs = 0
         self._expected: tuple[str, ...] = ()  # the events that come next, without others between
         self._audio_deltas = True
-        self._is_idle_due = False  # a response that was seen has ended early
+        self._is_idle_due = False  # the client may show an open mouth
 
     def read(self, event: Event) -> None:
         """Take notice of an event of the session.
@@ -70,7 +78,9 @@ class ResponseCheck:
             Violation: it is not allowed here.
         """
         kind: str = event["type"]
-        if self._expected:
+        if self._expected == START[1:] and is_answer(event):
+            self._expected = ()
+        elif self._expected:
             require(kind == self._expected[0], f"{kind} instead of {self._expected[0]}")
             self._expected = self._expected[1:]
         elif kind == START[0]:
@@ -156,7 +166,7 @@ class ResponseCheck:
     def _video(self, event: Event) -> None:
         if event["idle"]:
             require(event["response_id"] is None, "an idle frame of a response")
-            require(self._is_idle_due, "an idle frame without a response that has ended early")
+            require(self._is_idle_due, "an idle frame while the client shows what it should")
             self._is_idle_due = False
             return
         active, index = self._current(event), event["frame_index"]
@@ -172,6 +182,9 @@ class ResponseCheck:
     def _check_time(self, event: Event, offset: int, active: Active) -> None:
         exact = offset * 1000 / active.rate
         require(abs(event["pts_ms"] - exact) <= 0.001, f"pts_ms {event['pts_ms']} at {offset}")
+
+    def _stopped(self, _: Event) -> None:
+        self._is_idle_due = True
 
     def _dropped(self, event: Event) -> None:
         active = self._current(event)
@@ -199,6 +212,10 @@ class ResponseCheck:
         if active is None or response["id"] != active.id:
             raise Violation(f"the end of {response['id']}, which is not active")
         status = response["status"]
+        if is_answer(event):
+            require(status in STATUSES, f"status {status}")
+            self.active = None
+            return
         require(status == active.video_status, f"{status} after {active.video_status}")
         item = response["output"][0]
         expected = "completed" if status == "completed" else "incomplete"
@@ -220,6 +237,8 @@ _HANDLERS: Final[Mapping[str, Callable[[ResponseCheck, Event], None]]] = {
     "response.output_item.added": ResponseCheck._item_added,
     "response.output_audio.delta": ResponseCheck._audio,
     "response.video.delta": ResponseCheck._video,
+    "output_audio_buffer.cleared": ResponseCheck._stopped,
+    "conversation.item.truncated": ResponseCheck._stopped,
     "response.video.dropped": ResponseCheck._dropped,
     "response.video.done": ResponseCheck._video_done,
     "response.done": ResponseCheck._done,
