@@ -19,10 +19,10 @@ AvatarOperatorError
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from avatar_contracts.environment import InvalidSettings
+from avatar_contracts.fields import Fault as Fault  # noqa: TC001 (others import it from here)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,27 +47,6 @@ class InputError(AvatarOperatorError):
 
     def __str__(self) -> str:
         return f"{self.option} {self.path}: {self.fault}"
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One field that breaks the contract: its path, its value and the limit."""
-
-    path: str
-    value: str | None
-    """As JSON, truncated; None if the field is missing, empty if the value is not shown."""
-
-    limit: str
-    """Completes "must be", or is a clause that starts with "must", or a sentence."""
-
-    def __str__(self) -> str:
-        is_clause = self.limit.startswith("must ")
-        if self.value == "":
-            return f"{self.path} {self.limit}" if is_clause else f"{self.path}: {self.limit}"
-        clause = self.limit if is_clause else f"must be {self.limit}"
-        if self.value is None:
-            return f"{self.path} is missing, {clause}"
-        return f"{self.path} is {self.value}, {clause}"
 
 
 class InvalidResource(AvatarOperatorError):

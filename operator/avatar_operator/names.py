@@ -80,6 +80,7 @@ MASTER_KEY: Final = "master"
 PREVIOUS_MASTER_KEY: Final = "previous"
 TOKEN_VOLUME: Final = "avatar-tokens"
 TOKEN_FOLDER: Final = "/var/run/avatar-tokens"
+UPSTREAM_VOLUME: Final = "avatar-upstream-keys"
 
 
 def pdb(service: str) -> str:

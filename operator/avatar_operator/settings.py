@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 from avatar_contracts.environment import Address as Address
 from avatar_contracts.environment import Environment
-from avatar_contracts.environment import Fault as EnvironmentFault
 from avatar_contracts.labels import LogFormat
 from avatar_operator.core import leader_election
 from avatar_operator.core.gpus import batch_size
@@ -17,7 +16,7 @@ from avatar_operator.core.manifests.pod import PodSettings
 from avatar_operator.core.manifests.preparation import PreparationSettings
 from avatar_operator.core.planning import rollout
 from avatar_operator.core.resources.pod_defaults import PodDefaults, parse_pod_defaults
-from avatar_operator.errors import Fault, SettingsError
+from avatar_operator.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,13 +103,6 @@ class Settings:
 _HOST: Final = re.compile(r"(\*\.)?[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?|[0-9a-f:]{2,39}")
 
 
-class _FieldFault(EnvironmentFault):
-    """A field of a variable that contains JSON; its message is that of a resource's field."""
-
-    def __str__(self) -> str:
-        return str(Fault(self.variable, self.value, self.limit))
-
-
 def from_env(environment: Mapping[str, str]) -> Settings:
     """Build the settings from environment variables.
 
@@ -186,7 +178,7 @@ def _pod_defaults(read: Environment) -> PodDefaults:
     if parsed is None:
         return PodDefaults()
     defaults, faults = parsed
-    read.faults.extend(_FieldFault(each.path, each.value, each.limit) for each in faults)
+    read.note_fields(faults)
     return defaults
 
 

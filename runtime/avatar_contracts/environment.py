@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from avatar_contracts import fields
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 _Value = TypeVar("_Value")
 
@@ -33,6 +35,13 @@ class Fault:
         if self.value is None:
             return f"{self.variable} is not set, must be {self.limit}"
         return f"{self.variable} is {self.value[:SHOWN_CHARACTERS]!r}, must be {self.limit}"
+
+
+class FieldFault(Fault):
+    """A field of a variable that contains JSON; its message is that of a resource's field."""
+
+    def __str__(self) -> str:
+        return str(fields.Fault(self.variable, self.value, self.limit))
 
 
 class InvalidSettings(Exception):
@@ -90,6 +99,10 @@ class Environment:
     def note(self, variable: str, value: str | None, limit: str) -> None:
         """Add a fault."""
         self.faults.append(Fault(variable, value, limit))
+
+    def note_fields(self, faults: Iterable[fields.Fault]) -> None:
+        """Add the faults of a variable that contains JSON."""
+        self.faults.extend(FieldFault(each.path, each.value, each.limit) for each in faults)
 
     def check(self, error: type[InvalidSettings]) -> None:
         """Raise an error with all faults, if there are any."""

@@ -78,6 +78,15 @@ ENV_TURN_DETECTION: Final = "AVATAR_TURN_DETECTION"
 """How turns are detected in sessions that do not say it; the next two are its values."""
 SERVER_VAD: Final = "server_vad"
 NO_TURN_DETECTION: Final = "none"
+ENV_UPSTREAM: Final = "AVATAR_UPSTREAM"
+"""The source of the speech as JSON, without its keys; empty in mode drive (see `upstream`)."""
+ENV_UPSTREAM_KEYS: Final = {
+    "bridge": "AVATAR_UPSTREAM_KEY",
+    "speech": "AVATAR_SPEECH_KEY",
+    "chat": "AVATAR_CHAT_KEY",
+    "transcription": "AVATAR_TRANSCRIPTION_KEY",
+}
+"""The variables with the API keys of the legs."""
 
 MAX_DISCLOSURE: Final = 100
 """Characters of the label that says that a video is generated, at most: one line of a picture."""

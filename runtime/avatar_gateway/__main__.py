@@ -13,7 +13,7 @@ import sys
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
-from avatar_contracts import descriptors, logs
+from avatar_contracts import descriptors, logs, tls
 from avatar_contracts.backoff import Backoff
 from avatar_gateway import errors, settings
 from avatar_gateway.core.connections import limits_for
@@ -58,9 +58,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve_parser = commands.add_parser("serve", help="run one gateway")
     serve_parser.add_argument("--listen", help="HOST:PORT of the sessions port")
     serve_parser.add_argument("--admin", help="HOST:PORT of the administration port")
+    serve_parser.add_argument(
+        "--tls-certificate", metavar="FILE", help="PEM file to serve TLS with"
+    )
+    serve_parser.add_argument("--tls-key", metavar="FILE", help="private key of the certificate")
     options = parser.parse_args(arguments)
     try:
-        chosen = settings.from_env(os.environ, listen=options.listen, admin=options.admin)
+        given = {
+            "AVATAR_GATEWAY_TLS_CERTIFICATE": options.tls_certificate,
+            "AVATAR_GATEWAY_TLS_KEY": options.tls_key,
+        }
+        environment = os.environ | {name: value for name, value in given.items() if value}
+        chosen = settings.from_env(environment, listen=options.listen, admin=options.admin)
     except errors.SettingsError as error:
         print(f"avatar-gateway: {error}", file=sys.stderr)
         return 2
@@ -69,15 +78,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"avatar-gateway: {file} has no key of {MIN_KEY} characters", file=sys.stderr)
         return 2
     logs.configure(chosen.log_format, LOG_LEVELS, LIMITED_LOGGERS)
-    asyncio.run(serve(chosen))
+    try:
+        files = chosen.certificate
+        certificate = None if files is None else tls.ServerCertificate(files)
+    except tls.CertificateError as error:
+        print(f"avatar-gateway: {error}", file=sys.stderr)
+        return 2
+    asyncio.run(serve(chosen, certificate))
     return 0
 
 
-async def serve(chosen: settings.Settings) -> None:
+async def serve(chosen: settings.Settings, certificate: tls.ServerCertificate | None) -> None:
     """Run both ports, the watches and the state streams until a signal, then drain."""
     sessions, registry = Sessions(), PodRegistry()
     metrics = Metrics(lambda: sessions.live, lambda: sessions.waiting, lambda: listener.connections)
-    listener = _listener(chosen.limits, metrics)
+    listener = _listener(chosen.limits, metrics, certificate)
     async with AsyncExitStack() as stack:
         api = await stack.enter_async_context(informers.connected(chosen.kubeconfig))
         http = await stack.enter_async_context(new_http_session())
@@ -114,12 +129,16 @@ async def serve(chosen: settings.Settings) -> None:
                 *(group.create_task(watch.run(), name="watch") for watch in watches),
                 group.create_task(streams.run(), name="states"),
             ]
+            if certificate is not None:
+                background.append(group.create_task(certificate.follow(), name="certificate"))
             await _drain_on_signal(sessions, chosen.drain_delay_s, chosen.drain_timeout_s)
             for task in background:
                 task.cancel()
 
 
-def _listener(limits: settings.Limits, metrics: Metrics) -> Listener:
+def _listener(
+    limits: settings.Limits, metrics: Metrics, certificate: tls.ServerCertificate | None
+) -> Listener:
     """Return the listener of the sessions port, with limits that the process can keep."""
     available = descriptors.raise_limit()
     kept = limits_for(limits.connections, limits.connections_per_address, available)
@@ -129,7 +148,8 @@ def _listener(limits: settings.Limits, metrics: Metrics) -> Listener:
         kept.per_address,
         available,
     )
-    return Listener(kept, limits.trusted_proxies, metrics.count_ended_connection)
+    context = None if certificate is None else certificate.context
+    return Listener(kept, limits.trusted_proxies, metrics.count_ended_connection, context)
 
 
 async def _drain_on_signal(sessions: Sessions, delay_s: float, timeout_s: float) -> None:

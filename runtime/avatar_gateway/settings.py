@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Final
 
-from avatar_contracts import tokens
+from avatar_contracts import tls, tokens
 from avatar_contracts.environment import Address as Address
 from avatar_contracts.environment import Environment
 from avatar_contracts.labels import (
@@ -42,6 +42,8 @@ _KNOWN: Final = frozenset(
         "MAX_CONNECTIONS",
         "MAX_CONNECTIONS_PER_ADDRESS",
         "MAX_FRAMES_PER_S",
+        "TLS_CERTIFICATE",
+        "TLS_KEY",
         "TRUSTED_PROXIES",
     }
 )
@@ -119,6 +121,8 @@ class Settings:
     """Whether `/metrics` is public."""
     log_format: LogFormat
     limits: Limits
+    certificate: tls.CertificateFiles | None = None
+    """The certificate of the sessions port; None serves without encryption."""
 
 
 def from_env(env: Mapping[str, str], *, listen: str | None, admin: str | None) -> Settings:
@@ -150,6 +154,7 @@ def from_env(env: Mapping[str, str], *, listen: str | None, admin: str | None) -
         metrics_open=read.boolean(ENV_METRICS_OPEN),
         log_format=LogFormat(read.choice(ENV_LOG_FORMAT, "text", ("json", "text"))),
         limits=_limits(read),
+        certificate=tls.from_env(read, f"{_PREFIX}TLS_CERTIFICATE", f"{_PREFIX}TLS_KEY"),
     )
     read.check(errors.SettingsError)
     return settings

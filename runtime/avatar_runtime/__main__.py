@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from avatar_contracts import descriptors, exit_status, logs
+from avatar_contracts import descriptors, exit_status, labels, logs
+from avatar_contracts.tls import CertificateError
 from avatar_runtime import settings
 from avatar_runtime.errors import AvatarRuntimeError, SettingsError, is_permanent
 from avatar_runtime.preparation import arguments as preparation
@@ -53,9 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _bench(options)
             case _:
                 return _drain(options)
-    except (AvatarRuntimeError, OSError) as error:
+    except (AvatarRuntimeError, CertificateError, OSError) as error:
         print(f"avatar-runtime: {error}", file=sys.stderr)
-        if isinstance(error, SettingsError):
+        if isinstance(error, SettingsError | CertificateError):
             return exit_status.USAGE
         if options.command not in _JOB_COMMANDS:
             return 1
@@ -69,6 +70,7 @@ def _serve(options: argparse.Namespace) -> int:
     from avatar_runtime.metrics import Metrics
     from avatar_runtime.serving.runtime import Runtime
     from avatar_runtime.serving.server import serve
+    from avatar_runtime.upstream import document as upstream_document
 
     given = {
         "AVATAR_MODEL": options.model,
@@ -80,6 +82,9 @@ def _serve(options: argparse.Namespace) -> int:
         "AVATAR_LISTEN": options.listen,
         "AVATAR_ADMIN": options.admin,
         "AVATAR_PREPARE": "true" if options.prepare else None,
+        "AVATAR_TLS_CERTIFICATE": options.tls_certificate,
+        "AVATAR_TLS_KEY": options.tls_key,
+        labels.ENV_UPSTREAM: upstream_document.load(options.upstream),
     }
     overrides = {name: value for name, value in given.items() if value is not None}
     read = settings.from_env({**os.environ, **overrides})
@@ -249,10 +254,18 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--batch-size", metavar="N", help="number of frames in the largest batch")
     serve.add_argument("--listen", metavar="HOST:PORT", help="for sessions, page and probes")
     serve.add_argument("--admin", metavar="HOST:PORT", help="for metrics and control")
+    serve.add_argument("--tls-certificate", metavar="FILE", help="PEM file to serve TLS with")
+    serve.add_argument("--tls-key", metavar="FILE", help="private key of the certificate")
     serve.add_argument(
         "--prepare",
         action="store_true",
         help="let the page prepare avatars; needs a loopback --listen and a writable --avatars",
+    )
+    serve.add_argument(
+        "--upstream",
+        metavar="FILE",
+        type=Path,
+        help="YAML or JSON as spec.upstream of a service; keys are in variables (apiKeyEnv)",
     )
     lipsync = commands.add_parser("lipsync", help="make a video from an audio file")
     lipsync.add_argument("--model", metavar="DIR", type=Path, required=True)

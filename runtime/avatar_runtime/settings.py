@@ -11,12 +11,13 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from avatar_contracts import labels
+from avatar_contracts import labels, tls
 from avatar_contracts.environment import Address as Address
 from avatar_contracts.environment import Environment, whole
 from avatar_runtime.engine.device import DECODERS, PRECISIONS, VERSIONS
 from avatar_runtime.errors import SettingsError
 from avatar_runtime.protocol.turn_detection import TurnDetection
+from avatar_runtime.upstream.settings import UpstreamSettings, read_upstream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -136,6 +137,10 @@ class Settings:
     log_format: labels.LogFormat
     prepare: bool = False
     """Whether the page may prepare avatars; the listener is then a loopback address."""
+    certificate: tls.CertificateFiles | None = None
+    """The certificate of the sessions listener; `None` serves without encryption."""
+    upstream: UpstreamSettings = field(default_factory=UpstreamSettings)
+    """The source of the speech."""
 
 
 def from_env(variables: Mapping[str, str]) -> Settings:
@@ -171,6 +176,8 @@ def from_env(variables: Mapping[str, str]) -> Settings:
         admin_listen=read.address("AVATAR_ADMIN", Address("127.0.0.1", labels.ADMIN_PORT)),
         log_format=labels.LogFormat(read.choice(labels.ENV_LOG_FORMAT, "text", ("json", "text"))),
         prepare=read.boolean("AVATAR_PREPARE"),
+        certificate=tls.from_env(read, "AVATAR_TLS_CERTIFICATE", "AVATAR_TLS_KEY"),
+        upstream=read_upstream(read),
     )
     if settings.prepare:
         _check_preparation(read, settings)

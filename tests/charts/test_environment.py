@@ -10,6 +10,7 @@ import pytest
 
 import avatar_gateway.settings
 import avatar_operator.settings
+from avatar_contracts.tls import CertificateFiles
 from avatar_operator.core.resources.pod_defaults import PodDefaults
 from avatar_operator.core.resources.pod_security import PodSecurity
 
@@ -105,6 +106,7 @@ def test_gateway_understands_what_the_chart_says(helm: Any) -> None:
                     },
                     "drainDelaySeconds": 0,
                     "trustedProxies": ["10.0.0.0/8", "fd00::1"],
+                    "tls": {"secretName": "gateway-tls"},
                     "resources": {"limits": {"memory": "1Gi"}},
                 },
                 "monitoring": {"openMetrics": True},
@@ -122,6 +124,8 @@ def test_gateway_understands_what_the_chart_says(helm: Any) -> None:
     assert settings.limits == avatar_gateway.settings.Limits(
         900, 3e6, 2048, 2**28, 1_000_000, 50, proxies
     )
+    folder = "/var/run/avatar-tls"  # the names of the files are those of a Secret of this type
+    assert settings.certificate == CertificateFiles(f"{folder}/tls.crt", f"{folder}/tls.key")
     assert settings.metrics_open
 
 
@@ -137,6 +141,7 @@ def test_defaults_of_the_chart_are_valid_settings(
         settings = avatar_gateway.settings.from_env(env, listen=None, admin=None)
         assert settings.namespaces == ()
         assert settings.limits == avatar_gateway.settings.Limits()
+        assert settings.certificate is None
     assert env.keys() - env.read == set()
 
 

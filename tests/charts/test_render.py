@@ -28,6 +28,7 @@ VALUES: dict[str, dict[str, Any]] = {
     },
     "registry": {"operator": {"image": {"registry": "registry.example:5000/", "tag": "x"}}},
     "digest": {"gateway": {"image": {"digest": f"sha256:{'0' * 64}"}}},
+    "tls": {"gateway": {"tls": {"secretName": "gateway-tls"}, "service": {"port": 443}}},
     "one-namespace": {"operator": {"watchNamespaces": ["acme"]}},
     "namespaces": {"operator": {"watchNamespaces": ["acme", "globex", "avatars"]}},
     "operator-settings": {
@@ -362,3 +363,22 @@ def test_a_gateway_that_stops_still_accepts_callers_for_a_time(helm: Any) -> Non
         env = {each["name"]: each.get("value") for each in spec["containers"][0]["env"]}
         assert env["AVATAR_GATEWAY_DRAIN_DELAY_S"] == delay
         assert spec["terminationGracePeriodSeconds"] == grace
+
+
+@pytest.mark.slow
+def test_the_gateway_serves_tls_with_the_files_of_a_secret(helm: Any) -> None:
+    objects = helm.template({"gateway": {"tls": {"secretName": "gateway-tls"}}})
+    pod = named(objects, "Deployment", "-gateway")["spec"]["template"]["spec"]
+    (volume,) = [each for each in pod["volumes"] if each["name"] == "tls"]
+    assert volume["secret"] == {"secretName": "gateway-tls"}
+    (mount,) = [each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "tls"]
+    assert mount == {"name": "tls", "mountPath": "/var/run/avatar-tls", "readOnly": True}
+    (test,) = of_kind(objects, "Pod")
+    assert test["spec"]["containers"][0]["args"][1].startswith("https://")
+
+
+def test_without_a_secret_the_gateway_serves_without_encryption(
+    defaults: list[Manifest],
+) -> None:
+    (test,) = of_kind(defaults, "Pod")
+    assert test["spec"]["containers"][0]["args"][1].startswith("http://")

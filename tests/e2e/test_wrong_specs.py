@@ -75,6 +75,16 @@ BRIDGE: Final = {
     "model": "gpt-realtime",
     "apiKeySecretRef": {"name": "upstream", "key": "api-key"},
 }
+SPEECH: Final[dict[str, object]] = {
+    "mode": "speech",
+    "speech": {"url": "https://speech.example/v1/audio/speech", "model": "tts", "voice": "alloy"},
+}
+
+
+def speaking(**changes: object) -> Spec:
+    speech = {"url": "https://speech.example/v1/audio/speech", "voice": "alloy", **changes}
+    return {"upstream": {"mode": "speech", "speech": speech}}
+
 
 SERVICE_FAULTS: Final[dict[str, Wrong]] = {
     "replicas-and-autoscaling": Wrong(
@@ -341,20 +351,74 @@ SERVICE_FAULTS: Final[dict[str, Wrong]] = {
         "spec.sessions.idleTimeoutSeconds",
         "must be of type integer",
     ),
-    "bridge": Wrong(
-        {"upstream": BRIDGE},
-        "spec.upstream.mode",
-        "mode bridge is not supported in this version; use mode drive",
-    ),
     "bridge-to-nowhere": Wrong(
-        {"upstream": {"mode": "bridge"}},
-        "spec.upstream",
-        "url, model and apiKeySecretRef must be set in mode bridge",
+        {"upstream": {"mode": "bridge"}}, "spec.upstream", "url must be set in mode bridge"
     ),
     "drive-with-an-address": Wrong(
         {"upstream": {"url": "wss://speech.example"}},
         "spec.upstream",
-        "url, model and apiKeySecretRef must not be set in mode drive",
+        "timeoutSeconds must be set in mode bridge only",
+    ),
+    "speech-in-a-bridge": Wrong(
+        {"upstream": {**BRIDGE, "speech": SPEECH["speech"]}},
+        "spec.upstream",
+        "speech, chat and transcription must be set in mode speech only",
+    ),
+    "speech-without-an-endpoint": Wrong(
+        {"upstream": {"mode": "speech"}}, "spec.upstream", "speech must be set in mode speech"
+    ),
+    "speech-without-a-voice": Wrong(
+        {"upstream": {"mode": "speech", "speech": {"url": "https://speech.example"}}},
+        "spec.upstream.speech.voice",
+        "Required value",
+    ),
+    "speech-over-a-socket": Wrong(
+        speaking(url="wss://speech.example"),
+        "spec.upstream.speech.url",
+        "url must start with https:// or http://",
+    ),
+    "user-in-an-address": Wrong(
+        speaking(url="https://me:secret@speech.example/v1"),
+        "spec.upstream.speech.url",
+        "url must have a host, and must not have a user",
+    ),
+    "slow-samples": Wrong(
+        speaking(sampleRate=4000),
+        "spec.upstream.speech.sampleRate",
+        "greater than or equal to 8000",
+    ),
+    "unknown-format-of-speech": Wrong(
+        speaking(format="mp3"), "spec.upstream.speech.format", "Unsupported value"
+    ),
+    "endless-patience": Wrong(
+        speaking(timeoutSeconds=301),
+        "spec.upstream.speech.timeoutSeconds",
+        "less than or equal to 300",
+    ),
+    "key-in-a-header": Wrong(
+        speaking(headers={"Api-Key": "secret"}),
+        "spec.upstream.speech.headers",
+        "headers must not contain credentials; use apiKeySecretRef",
+    ),
+    "header-of-the-runtime": Wrong(
+        speaking(headers={"Content-Length": "1"}),
+        "spec.upstream.speech.headers",
+        "must not be one that the runtime sets itself",
+    ),
+    "header-over-two-lines": Wrong(
+        speaking(headers={"x-team": "a\nb"}),
+        "spec.upstream.speech.headers",
+        "the value of a header must be printable ASCII",
+    ),
+    "chat-with-everything": Wrong(
+        {"upstream": {**SPEECH, "chat": {"url": "https://chat.example", "maxHistory": 101}}},
+        "spec.upstream.chat.maxHistory",
+        "less than or equal to 100",
+    ),
+    "language-in-words": Wrong(
+        {"upstream": {**SPEECH, "transcription": {"url": "https://a.example", "language": "EN"}}},
+        "spec.upstream.transcription.language",
+        "language must be an ISO 639-1 code, for example en",
     ),
     "address-of-a-page": Wrong(
         {"upstream": {**BRIDGE, "url": "https://speech.example"}},
@@ -408,7 +472,7 @@ SERVICE_FAULTS: Final[dict[str, Wrong]] = {
     "volume-of-the-operator": Wrong(
         template(volumes=[{"name": "models", "emptyDir": {}}]),
         "spec.template.volumes[0].name",
-        "the volume names models, avatars, tmp and avatar-tokens are reserved for the operator",
+        "the volume names models, avatars, tmp, avatar-tokens and avatar-upstream-keys are",
     ),
     "mount-of-the-operator": Wrong(
         template(volumeMounts=[{"name": "x", "mountPath": "/models"}]),
@@ -532,10 +596,33 @@ PROFILE_FAULTS: Final[dict[str, Wrong]] = {
     "misspelt-curve": Wrong(profile(curve=[]), "spec.curve", "unknown field"),
 }
 
+FULL_ENDPOINT: Final[dict[str, object]] = {
+    "url": "https://speech.example:8443/v1/audio/speech?api-version=1",
+    "model": "m",
+    "apiKeySecretRef": {"name": "upstream", "key": "api-key"},
+    "authorization": "api-key",
+    "headers": {"OpenAI-Organization": "org-1"},
+    "connectTimeoutSeconds": 1,
+    "timeoutSeconds": 300,
+}
 RIGHT_SERVICES: Final[dict[str, Spec]] = {
     "empty": {},
     "fixed-number": {"replicas": 3},
     "off": {"replicas": 0},
+    "bridge": {"upstream": BRIDGE},
+    "bridge-in-full": {
+        "upstream": {"mode": "bridge", **FULL_ENDPOINT, "url": "ws://rt.example/v1", "beta": True}
+    },
+    "bridge-without-a-key": {"upstream": {"mode": "bridge", "url": "ws://127.0.0.1:8080/v1"}},
+    "speech": {"upstream": SPEECH},
+    "speech-in-full": {
+        "upstream": {
+            "mode": "speech",
+            "speech": {**FULL_ENDPOINT, "voice": "alloy", "format": "wav", "sampleRate": 48000},
+            "chat": {**FULL_ENDPOINT, "instructions": "Be brief.", "maxHistory": 1},
+            "transcription": {**FULL_ENDPOINT, "language": "en"},
+        }
+    },
     "autoscaled": {"autoscaling": {"maxReplicas": 5}},
     "never-to-zero": {"autoscaling": {**ONE_TO_TWO, "scaleToZeroAfterSeconds": None}},
     "to-zero": {
@@ -885,6 +972,13 @@ def test_every_bound_of_every_field_is_refused_in_words(api: httpx.Client, bound
 def test_right_service_is_taken(api: httpx.Client, spec: Spec) -> None:
     answer = api.post(SERVICES, params=DRY_RUN, json=body("AvatarService", spec))
     assert answer.status_code == httpx.codes.CREATED, answer.text
+
+
+@pytest.mark.parametrize("name", ["bridge-in-full", "bridge-without-a-key", "speech-in-full"])
+def test_the_operator_takes_the_same_upstreams(api: httpx.Client, name: str) -> None:
+    answer = api.post(SERVICES, params=DRY_RUN, json=body("AvatarService", RIGHT_SERVICES[name]))
+    service = parse_service(answer.json())
+    assert service.upstream is not None
 
 
 @pytest.mark.parametrize("spec", RIGHT_PROFILES.values(), ids=RIGHT_PROFILES.keys())

@@ -32,7 +32,9 @@ from avatar_gateway.serving.server import ADMIN_LIMITS, Listener
 from avatar_gateway.serving.sessions import Sessions
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
 KEY = "a-key-of-some-length"
 ANY_PORT = settings.Address("127.0.0.1", 0)
@@ -154,7 +156,8 @@ class FakePod:
     async def running(self) -> AsyncIterator[FakePod]:
         """Serve both ports."""
         sessions, admin = web.Application(), web.Application()
-        sessions.add_routes([web.get("/v1/realtime", self.realtime)])
+        paths = ("/v1/realtime", "/voice-live/realtime")
+        sessions.add_routes([web.get(path, self.realtime) for path in paths])
         admin.add_routes([web.get("/control/v1/state", self.state)])
         async with serving(sessions) as self.port, serving(admin) as self.admin_port:
             yield self
@@ -320,9 +323,9 @@ async def running_gateway(
         await child.communicate()
 
 
-@pytest.fixture
-async def gateway() -> AsyncIterator[Setup]:
-    """Return a gateway without pods."""
+@asynccontextmanager
+async def serving_gateway(tls_context: ssl.SSLContext | None = None) -> AsyncIterator[Setup]:
+    """Run a gateway without pods."""
     registry, sessions = PodRegistry(), Sessions()
     metrics = Metrics(lambda: sessions.live, lambda: sessions.waiting)
     environment = {
@@ -348,12 +351,27 @@ async def gateway() -> AsyncIterator[Setup]:
         admin = Admin(chosen, registry, sessions, metrics, lambda: app.is_ready)
         stack.push_async_callback(placer.close)
         setup.port = await stack.enter_async_context(
-            Listener(Limits(2000, 2000)).listening(app.application(), ANY_PORT)
+            Listener(Limits(2000, 2000), tls_context=tls_context).listening(
+                app.application(), ANY_PORT
+            )
         )
         setup.admin_port = await stack.enter_async_context(
             Listener(ADMIN_LIMITS).listening(admin.application(), ANY_PORT)
         )
         yield setup
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[Setup]:
+    """Return a gateway without pods."""
+    async with serving_gateway() as setup:
+        yield setup
+
+
+@pytest.fixture
+def make_gateway() -> Callable[[ssl.SSLContext], AbstractAsyncContextManager[Setup]]:
+    """Return a context in which a gateway serves TLS."""
+    return serving_gateway
 
 
 @pytest.fixture

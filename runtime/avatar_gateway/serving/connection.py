@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from aiohttp.web_protocol import RequestHandler
 
+from avatar_contracts import tls
 from avatar_gateway.serving import answers
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
     from aiohttp import web
@@ -59,6 +60,7 @@ class Connection(RequestHandler):
         "_is_partial",
         "_is_upgraded",
         "_listener",
+        "abort_handshake",
         "peer",
     )
 
@@ -77,6 +79,8 @@ class Connection(RequestHandler):
             keepalive_timeout=IDLE_S,
         )
         self.peer = peer
+        self.abort_handshake: Callable[[], object] = lambda: None
+        """Ends the handshake of TLS, which precedes `connection_made`."""
         self._listener = listener
         self._deadline: asyncio.TimerHandle | None = None
         self._is_busy = False
@@ -86,6 +90,9 @@ class Connection(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the deadline of the first request."""
+        if transport.get_extra_info("sslcontext") is not None:
+            assert isinstance(transport, asyncio.WriteTransport)
+            transport.set_write_buffer_limits(tls.WRITE_BUFFER_BYTES)
         super().connection_made(transport)
         if self._is_closed:
             self.close_at_once()
@@ -98,6 +105,16 @@ class Connection(RequestHandler):
         if not (self._is_busy or self._is_upgraded):
             self._set_deadline(REQUEST_S)
         super().data_received(data)
+
+    def eof_received(self) -> None:
+        """End a WebSocket whose caller has ended its side.
+
+        asyncio would first wait until the caller has taken what was written to it.
+        """
+        super().eof_received()
+        transport = self.transport
+        if self._is_upgraded and transport is not None and transport.get_write_buffer_size():
+            transport.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Clear the deadline."""
@@ -148,6 +165,8 @@ class Connection(RequestHandler):
         self._is_closed = True
         if self.transport is not None:
             self.transport.abort()
+        else:
+            self.abort_handshake()
 
     def handle_error(
         self,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
+from avatar_contracts import tls
 from avatar_gateway.core.connections import (
     ConnectionTable,
     Limits,
@@ -26,6 +27,7 @@ from avatar_gateway.serving import answers
 from avatar_gateway.serving.connection import Connection
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from aiohttp.typedefs import Handler
@@ -52,11 +54,16 @@ class Listener:
         limits: Limits,
         trusted_proxies: Sequence[IPNetwork] = (),
         count: Callable[[str], None] = lambda _: None,
+        tls_context: ssl.SSLContext | None = None,
     ) -> None:
-        """`count` counts a connection that is refused or closed, by its reason."""
+        """`count` counts a connection that is refused or closed, by its reason.
+
+        With `tls_context` the port serves TLS only.
+        """
         self.count = count
         self._table: ConnectionTable[Connection] = ConnectionTable(limits)
         self._trusted = trusted_proxies
+        self._tls = tls_context
         self._tasks: set[asyncio.Task[Any]] = set()
         self._retries: set[asyncio.TimerHandle] = set()
         self._server: web.Server | None = None
@@ -164,24 +171,44 @@ class Listener:
         admission = self._table.admit(connection, counted)
         if admission.refusal is not None:
             self.count(admission.refusal.value)
-            _refuse(accepted, admission.refusal)
+            self._refuse(accepted, admission.refusal)
             return
         if admission.displaced is not None:
             self.count("displaced")
             admission.displaced.close_at_once()
         task = loop.create_task(self._serve(connection, accepted), name="connection")
         self._tasks.add(task)
+        connection.abort_handshake = task.cancel
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, connection: Connection, accepted: socket.socket) -> None:
         try:
             loop = asyncio.get_running_loop()
-            await loop.connect_accepted_socket(lambda: connection, accepted)
+            await loop.connect_accepted_socket(
+                lambda: connection,
+                accepted,
+                ssl=self._tls,
+                ssl_handshake_timeout=None if self._tls is None else tls.HANDSHAKE_S,
+                ssl_shutdown_timeout=None if self._tls is None else tls.SHUTDOWN_S,
+            )
         except BaseException as error:
             self._table.remove(connection)
             accepted.close()
-            if not isinstance(error, OSError):
+            if not isinstance(error, OSError):  # a handshake that failed is one, too
                 raise
+
+    def _refuse(self, accepted: socket.socket, refusal: Refusal) -> None:
+        """Answer without reading a request, and close the connection.
+
+        A caller that expects TLS gets no answer.
+        """
+        try:
+            if self._tls is None:
+                accepted.send(answers.raw(answers.too_many_connections(refusal)))
+        except OSError:
+            pass
+        finally:
+            accepted.close()
 
 
 async def _bind(address: Address) -> Sequence[socket.socket]:
@@ -206,13 +233,3 @@ async def _bind(address: Address) -> Sequence[socket.socket]:
             bound.close()
         raise
     return sockets
-
-
-def _refuse(accepted: socket.socket, refusal: Refusal) -> None:
-    """Answer without reading a request, and close the connection."""
-    try:
-        accepted.send(answers.raw(answers.too_many_connections(refusal)))
-    except OSError:
-        pass
-    finally:
-        accepted.close()

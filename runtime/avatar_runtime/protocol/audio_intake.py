@@ -41,8 +41,8 @@ class Speaker(Protocol):
         """Start the response of the oldest turn, if it may start."""
         ...
 
-    def interrupt(self, start_ms: int, now: float) -> None:
-        """Cancel what is spoken, if speech of the client that starts now interrupts it."""
+    def interrupt(self, now: float) -> None:
+        """Cancel what is spoken: the client has started to speak."""
         ...
 
 
@@ -97,7 +97,7 @@ class AudioIntake(Generic[W]):
             self._detector.append(audio, self._speaker.config.format)
             return
         if not self._buffer.is_open:
-            self._buffer.open(self._speaker.config.format)
+            self._buffer.open(self._speaker.config.format, self._detector.start_ms)
         self._detector.skip(len(audio), self._speaker.config.format)
         self._buffer.append(audio, now)
         self._speaker.on_audio()
@@ -129,16 +129,19 @@ class AudioIntake(Generic[W]):
             message = "the audio ended with half a sample, which was discarded"
             self._outbox.warn("invalid_audio_length", message, param="audio")
         if self._detector.has_audio and self._buffer.open_item_id is None:
-            self._open_turn()
+            self._open_turn(self._detector.start_ms)
         rest = self._detector.take()
         if rest and self._buffer.is_open:
             self._append_speech(rest, now)
         self._buffer.commit(now)
 
     def clear(self, *, keeps_speech: bool) -> None:
-        """Discard the turns whose response has not started."""
-        self._split_sample = b""
+        """Discard the turns whose response has not started.
+
+        `keeps_speech` is whether an open turn is spoken: it goes on, also inside a sample.
+        """
         if not keeps_speech:
+            self._split_sample = b""
             self._detector.discard()
         self._buffer.clear()
 
@@ -169,13 +172,16 @@ class AudioIntake(Generic[W]):
         item_id = self._buffer.open_item_id
         match action:
             case SpeechStarted():
-                self._open_turn()
+                # Speech that is sent faster than it is spoken waits for the turns before it.
+                is_live = self._buffer.keeps_pace(action.start_ms, now)
+                self._open_turn(action.start_ms)
                 fields: dict[str, object] = {
                     "audio_start_ms": action.start_ms,
                     "item_id": self._buffer.open_item_id,
                 }
                 self._outbox.add("input_audio_buffer.speech_started", fields)
-                self._speaker.interrupt(action.start_ms, now)
+                if is_live:
+                    self._speaker.interrupt(now)
             case SpeechAudio():
                 # Audio after a cancel belongs to an utterance that is not spoken any more.
                 if self._buffer.is_open:
@@ -195,8 +201,8 @@ class AudioIntake(Generic[W]):
                 self._outbox.add("input_audio_buffer.timeout_triggered", fields)
                 self._buffer.commit(now)
 
-    def _open_turn(self) -> None:
-        self._buffer.open(self._speaker.config.format)
+    def _open_turn(self, start_ms: int) -> None:
+        self._buffer.open(self._speaker.config.format, start_ms)
         self._speaker.on_audio()
 
     def _append_speech(self, audio: bytes, now: float) -> None:

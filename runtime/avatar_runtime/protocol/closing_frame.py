@@ -1,7 +1,8 @@
 """The frame that closes the mouth after a response has ended early.
 
-The last frame that the client has of a cancelled response may show an open mouth. One more frame,
-generated from silence, takes its place.
+The last frame that the client shows of what was interrupted may have an open mouth. One more frame,
+generated from silence, takes its place. It does not wait for the device while the voice gate finds
+silence without it.
 """
 
 from __future__ import annotations

@@ -96,8 +96,20 @@ class InputBuffer(Generic[W]):
                 limit=MAX_BUFFERED_S,
             )
 
-    def open(self, audio_format: AudioFormat) -> Item:
+    def keeps_pace(self, start_ms: int, now: float) -> bool:
+        """Return whether a turn that starts now follows the newest one no faster than speech.
+
+        `start_ms` is where its audio starts, milliseconds of audio of the session.
+        """
+        newest = self._newest
+        if newest is None:
+            return True
+        return newest.clock.keeps_pace((start_ms - newest.start_ms) / 1000, now)
+
+    def open(self, audio_format: AudioFormat, start_ms: int) -> Item:
         """Open a turn and return the item of the user that it becomes.
+
+        `start_ms` is where its audio starts, milliseconds of audio of the session.
 
         Raises:
             ProtocolError: too many turns wait.
@@ -110,7 +122,8 @@ class InputBuffer(Generic[W]):
                 value=len(self._turns),
                 limit=MAX_BUFFERED_TURNS,
             )
-        self._newest = Turn(self._open_utterance(audio_format), audio_format, self._fps)
+        utterance = self._open_utterance(audio_format)
+        self._newest = Turn(utterance, audio_format, self._fps, start_ms)
         self._turns.append(self._newest)
         return self.open_item()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from math import inf
 from typing import TYPE_CHECKING, Final
 
 from avatar_runtime.protocol.turn_detection import WINDOW_MS, Boundary, SpeechSegmenter
@@ -89,6 +88,11 @@ class TurnDetector:
     def pending_samples(self) -> int:
         """Samples that `step` has not handled."""
         return len(self._unjudged) // self._width
+
+    @property
+    def start_ms(self) -> int:
+        """Where the audio that no turn has starts, milliseconds of audio of the session."""
+        return self._milliseconds(self._start)
 
     @property
     def end_ms(self) -> Fraction:
@@ -223,6 +227,11 @@ class SessionTurnDetector:
         """Whether there is audio that no turn has."""
         return self._detector is not None and self._detector.has_audio
 
+    @property
+    def start_ms(self) -> int:
+        """Where the audio that no turn has starts, milliseconds of audio of the session."""
+        return int(self._base) if self._detector is None else self._detector.start_ms
+
     def listens(self, config: SessionConfig, *, is_open: bool) -> bool:
         """Return whether the next audio is searched for speech.
 
@@ -269,22 +278,3 @@ class SessionTurnDetector:
         """Discard the audio that no turn has, and end the speech."""
         if self._detector is not None:
             self._detector.discard()
-
-
-_PACE_TOLERANCE_S: Final = 0.5
-"""Audio of a microphone may arrive this much too early: a network delivers it in bursts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """Where the latest speech of a session started, in its audio and by the clock."""
-
-    start_ms: int = 0
-    at: float = -inf
-
-    def is_live(self, start_ms: int, now: float) -> bool:
-        """Return whether speech that starts now comes at the pace of a microphone.
-
-        Speech that is sent faster is queued audio: it does not interrupt what was sent before.
-        """
-        return (start_ms - self.start_ms) / 1000 <= now - self.at + _PACE_TOLERANCE_S

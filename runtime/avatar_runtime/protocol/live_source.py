@@ -10,6 +10,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
+_BURST_S: Final = 0.5
+"""Audio of a microphone may arrive this much too early: a network delivers it in bursts."""
 LIVE_AFTER_S: Final = 0.5
 """Seconds of audio that must arrive no faster than they last before a source counts as live."""
 _LEAD_STEP_S: Final = 0.1
@@ -83,13 +85,21 @@ class SourceClock:
             self._first_at = self._last_at = now
         seconds, self._end_s = end_s - self._end_s, end_s
         gap_s, self._last_at = now - self._last_at, now
-        lead_s = self._end_s - (now - self._first_at)
+        lead_s = self._lead_at(self._end_s, now)
         self._lead_s = max(self._lead_s, lead_s)
         if lead_s > self._steady_lead_s + _LEAD_STEP_S:
             self._steady_lead_s, self._paced_s = lead_s, 0.0
         elif gap_s <= _MAX_GAP_S:
             self._paced_s += min(seconds, gap_s)
         self._add_arrival(self._end_s, now - self._end_s)
+
+    def keeps_pace(self, position_s: float, now: float) -> bool:
+        """Return whether audio at a position, which arrives now, is no faster than speech.
+
+        The position may be after the end of the audio: it counts what the source sends elsewhere,
+        such as the silence between two turns. A source that has sent nothing keeps the pace.
+        """
+        return self._end_s == 0.0 or self._lead_at(position_s, now) <= _BURST_S
 
     def captured_at(self, end_s: float) -> float:
         """Return when the audio before `end_s` was captured, at the latest; 40 ms are one step.
@@ -104,6 +114,10 @@ class SourceClock:
         """Forget the audio before a position."""
         while len(self._arrivals) > 1 and self._arrivals[0][0] <= position_s:
             self._forgotten_s = self._arrivals.popleft()[0]
+
+    def _lead_at(self, position_s: float, now: float) -> float:
+        """Return how far audio that arrives now is ahead of its pace since the first audio."""
+        return position_s - (now - self._first_at)
 
     def _add_arrival(self, end_s: float, offset: float) -> None:
         arrivals = self._arrivals

@@ -43,6 +43,10 @@ class Pacer:
         """Remove all that is not played: the client has discarded it."""
         self._end = min(self._end, now)
 
+    def is_playing(self, now: float) -> bool:
+        """Return whether the client has not played all frames added so far."""
+        return self._end > now + _ROUNDING_S
+
     def fits(self, window_ms: int, in_flight: int, now: float) -> bool:
         """Return whether one more frame fits into the window beside the frames in flight."""
         ahead_s = max(self._end - now, 0.0) + (in_flight + 1) * self._frame_s

@@ -92,6 +92,26 @@ def test_a_microphone_is_live_with_any_pieces_and_delays(
     assert clock.is_live == (199 * chunk_s > LIVE_AFTER_S)
 
 
+KEEPS_PACE = {
+    "nothing-before": ([], 7.0, 0.0, True),
+    "after-a-silence": (microphone(2), 5.0, 3.0, True),
+    "a-little-early": (microphone(2), 5.0, 2.55, True),
+    "too-early": (microphone(2), 5.0, 2.4, False),
+    "the-next-word-of-a-file": (burst(2), 3.0, 0.0, False),
+    "a-file-after-it-was-spoken": (burst(2), 3.0, 3.0, True),
+    "after-a-stall-and-its-burst": (STOPPED, 23.0, 2.9, True),
+}
+
+
+@pytest.mark.parametrize("case", KEEPS_PACE.values(), ids=KEEPS_PACE)
+def test_later_audio_keeps_the_pace_if_it_is_no_faster_than_speech(
+    case: tuple[Arrivals, float, float, bool],
+) -> None:
+    arrivals, position_s, after_s, keeps = case
+    now = START + sum(gap_s for _, gap_s in arrivals) + after_s
+    assert heard(arrivals).keeps_pace(position_s, now) is keeps
+
+
 def test_after_a_stall_the_audio_was_captured_when_it_was_spoken() -> None:
     clock = heard(STOPPED)
     # 5.02 s were spoken when the stall ended, 15 s later: 20.02 s were captured.

@@ -23,6 +23,7 @@ from avatar_runtime.serving import server
 from avatar_runtime.serving.runtime import Runtime
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Callable, Collection, Sequence
     from contextlib import AbstractAsyncContextManager
 
@@ -150,9 +151,12 @@ class Served:
     admin: str
 
     @asynccontextmanager
-    async def client(self, query: str = "", **options: Any) -> AsyncIterator[Client]:
-        address = f"ws://{self.sessions}/v1/realtime{query}"
-        async with connect_websocket(address, **options) as socket:
+    async def client(
+        self, query: str = "", tls: ssl.SSLContext | None = None, **options: Any
+    ) -> AsyncIterator[Client]:
+        scheme = "ws" if tls is None else "wss"
+        address = f"{scheme}://{self.sessions}/v1/realtime{query}"
+        async with connect_websocket(address, ssl=tls, **options) as socket:
             client = Client(socket)
             await client.until("conversation.created")
             yield client

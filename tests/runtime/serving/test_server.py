@@ -45,6 +45,22 @@ async def test_a_drain_waits_for_the_last_session(serve: Serve) -> None:
         assert served.runtime.slots.draining  # a process that is ending accepts no sessions again
 
 
+async def test_no_message_waits_for_the_acknowledgement_of_the_one_before(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    accept = server.WebSocketProtocol.connection_made
+
+    def accepted(protocol: server.WebSocketProtocol, transport: Any) -> None:
+        connection = transport.get_extra_info("socket")
+        found.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        accept(protocol, transport)
+
+    monkeypatch.setattr(server.WebSocketProtocol, "connection_made", accepted)
+    async with serve() as served, served.client():
+        assert found == [1]
+
+
 async def test_a_drain_that_takes_too_long_ends_sessions_with_1012(serve: Serve) -> None:
     async with serve(AVATAR_DRAIN_TIMEOUT_S="0") as served, served.client() as client:
         await client.speak(200)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from avatar_contracts import labels
 from avatar_operator import names
 from avatar_operator.core.gpus import batch_size
+from avatar_operator.core.manifests import upstream
 from avatar_operator.core.resources.quantities import PARTS, Resources, complete
 from avatar_operator.core.resources.service import (
     DECODER,
@@ -85,6 +86,7 @@ def runtime(
         "volumeMounts": [
             {"name": "tmp", "mountPath": "/tmp"},
             {"name": names.TOKEN_VOLUME, "mountPath": names.TOKEN_FOLDER, "readOnly": True},
+            *upstream.mounts(service.upstream),
             *mounts("models", service.model.source),
             *mounts("avatars", service.avatar_source),
             *template.volume_mounts,
@@ -175,7 +177,8 @@ def _environment(
         labels.ENV_POD_IP: {"fieldRef": {"fieldPath": "status.podIP"}},
     }
     plain: list[Body] = [{"name": name, "value": value} for name, value in values.items()]
-    return plain + [{"name": name, "valueFrom": source} for name, source in sources.items()]
+    plain += [{"name": name, "valueFrom": source} for name, source in sources.items()]
+    return plain + upstream.environment(service.upstream)
 
 
 def _profile(pool: Pool) -> str:

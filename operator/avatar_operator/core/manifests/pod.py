@@ -13,7 +13,7 @@ from avatar_contracts.labels import LogFormat
 from avatar_operator import names
 from avatar_operator.core.gpus import batch_size
 from avatar_operator.core.gpus.inventory import GPU_TOLERATION, ClassStock
-from avatar_operator.core.manifests import container
+from avatar_operator.core.manifests import container, upstream
 from avatar_operator.core.manifests.objects import owner_reference, service_labels
 from avatar_operator.core.resources.pod_defaults import PodDefaults
 from avatar_operator.core.resources.pod_security import PodSecurity
@@ -75,6 +75,8 @@ def hash_spec(service: Service, image: str, generation: str = "") -> str:
         parts += (("disclosure", service.disclosure),)
     if service.turn_detection != labels.SERVER_VAD:  # the pods of earlier releases stay
         parts += (("turnDetection", service.turn_detection),)
+    if service.upstream is not None:
+        parts += (("upstream", service.upstream),)
     text = json.dumps(parts, default=_plain, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
@@ -119,6 +121,7 @@ def runtime_pod(
         "volumes": [
             {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}},
             container.token_volume(control_secret),
+            *upstream.volumes(service.upstream),
             *container.volumes("models", service.model.source),
             *container.volumes("avatars", service.avatar_source),
             *template.volumes,

@@ -36,6 +36,9 @@ time: its own back-off is at most 10 s."""
 STUCK_S: Final = 15.0
 """A container that still does not start this long after the pod was bound has failed."""
 
+MISSING_S: Final = 3.0
+"""The same for an image that does not exist: waiting alone does not solve it."""
+
 UNMOUNTED_S: Final = 120.0
 """A pod whose volumes are not mounted this long after it was bound has failed."""
 
@@ -54,6 +57,11 @@ FAILING_WAITS: Final = frozenset(
     }
 )
 """Reasons of a waiting container that waiting alone rarely solves."""
+
+_IMAGE_WAITS: Final = frozenset({"ErrImagePull", "ImagePullBackOff"})
+_HOPELESS_WAITS: Final = frozenset({"ErrImageNeverPull", "InvalidImageName"})
+_NO_SUCH_IMAGE: Final = re.compile(r"= NotFound|: not found|manifest unknown|name unknown", re.I)
+"""What container runtimes say if the registry answered that it has no such image."""
 
 _INSUFFICIENT: Final = re.compile(r"Insufficient ([\w./-]*\w)")
 _OF_NO_NODE: Final = re.compile(r"nodes are available: \D")  # a reason that counts no nodes
@@ -129,7 +137,7 @@ def _fails_at(pod: RuntimePod, pools: Sequence[Pool]) -> float | None:
         return None
     bound_at = pod.created_at if pod.bound_at is None else pod.bound_at
     if _is_failing(pod):
-        return bound_at + STUCK_S
+        return bound_at + (MISSING_S if _lacks_image(pod) else STUCK_S)
     return None if pod.mounted else bound_at + UNMOUNTED_S
 
 
@@ -138,6 +146,13 @@ def _is_failing(pod: RuntimePod) -> bool:
     if pod.waiting == "CrashLoopBackOff":
         return pod.restarts >= MAX_RESTARTS
     return pod.waiting in FAILING_WAITS
+
+
+def _lacks_image(pod: RuntimePod) -> bool:
+    """Return whether the image of a pod does not exist, as far as its node knows."""
+    if pod.waiting in _IMAGE_WAITS:
+        return bool(_NO_SUCH_IMAGE.search(pod.trouble))
+    return pod.waiting in _HOPELESS_WAITS
 
 
 def _blame(pod: RuntimePod, pools: Sequence[Pool]) -> str | None:

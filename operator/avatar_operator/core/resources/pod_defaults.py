@@ -64,6 +64,8 @@ RESERVED_VARIABLES: Final = frozenset(
         labels.ENV_SESSION_TOKEN,
         labels.ENV_STATE_TOKEN,
         labels.ENV_TOKEN_FOLDER,
+        labels.ENV_UPSTREAM,
+        *labels.ENV_UPSTREAM_KEYS.values(),
     }
 )
 """Variables that the operator sets from the spec; the CRD refuses them in `spec.template.env`."""

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from avatar_contracts import labels as contract
+from avatar_contracts import upstream_fields
 from avatar_operator import names
 from avatar_operator.core.resources import annotations as annotation_rules
 from avatar_operator.core.resources import autoscaling
@@ -23,6 +24,7 @@ from avatar_operator.core.resources.pod_security import PodSecurity
 from avatar_operator.errors import Fault, InvalidResource
 
 if TYPE_CHECKING:
+    from avatar_contracts.upstream import Upstream
     from avatar_operator.core.resources.autoscaling import Autoscaling
 
 Fragment = Mapping[str, object]
@@ -209,6 +211,8 @@ class Service:
     """What is wrong with the annotations; the faults change nothing else."""
     disclosure: str = ""
     """Visible label of videos; empty: none."""
+    upstream: Upstream | None = None
+    """Source of the speech; None: the client sends it (mode drive)."""
 
     @property
     def desired_replicas(self) -> int:
@@ -240,8 +244,7 @@ def parse_service(body: Mapping[str, object]) -> Service:
     annotations = read_annotations(body)
 
     spec = Fields(body.get("spec"), "spec", faults)
-    sessions, upstream = spec.child("sessions"), spec.child("upstream")
-    upstream.one_of("mode", "drive", ("drive",))
+    sessions = spec.child("sessions")
     check_name(identity.name, faults)
     # The API server sets replicas to its default, 1, in an autoscaled service too.
     if spec.raw("replicas") != 1:
@@ -265,6 +268,7 @@ def parse_service(body: Mapping[str, object]) -> Service:
         turn_detection=sessions.one_of("turnDetection", contract.SERVER_VAD, TURN_DETECTIONS),
         template=parse_template(spec.child("template")),
         disclosure=parse_disclosure(spec),
+        upstream=upstream_fields.parse(spec.child("upstream"), in_pod=False),
         weight=spec.integer("weight", 1, 1, MAX_WEIGHT),
         created=identity.created,
         paused=annotation_rules.flag(annotations, names.ANNOTATION_PAUSED),

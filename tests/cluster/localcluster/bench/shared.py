@@ -35,6 +35,8 @@ def results(report: shared_cluster.Report) -> dict[str, Any]:
         "problems": report.problems,
         "converged_s": record.figures(converged),
         "seed_s": record.figures([outcome.seconds for outcome in report.outcomes]),
+        "clock": "limits and converged_s leave out time in which a process waited for a processor",
+        "left_out_s": record.figures([outcome.waited_s for outcome in report.outcomes]),
         "sessions": sum(outcome.sessions for outcome in report.outcomes),
         "sessions_cut": report.sessions_cut,
         "starved_services": sum(outcome.starved for outcome in report.outcomes),

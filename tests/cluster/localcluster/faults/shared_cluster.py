@@ -2,13 +2,14 @@
 
 One control plane and one operator process serve all seeds. The operator, its account, the API
 server, the scheduler and the controllers are real; the nodes and the runtime pods are hollow
-(`localcluster.fakes.mixed_nodes`).
+(`localcluster.fakes.mixed_nodes`). All limits are in the time of `machine_clock`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -17,9 +18,10 @@ import aiohttp
 import yaml
 
 from localcluster import operator_process, paths
-from localcluster.controlplane import kubeapi
+from localcluster.controlplane import kubeapi, processes
 from localcluster.fakes.mixed_nodes import MixedNodes
 from localcluster.faults import shared_campaign
+from localcluster.faults.machine_clock import MachineClock
 from localcluster.faults.shared_campaign import (
     Act,
     Apply,
@@ -44,6 +46,8 @@ QUIET_S: Final = 2.5
 """A seed has converged when no service and no pod has changed for as long."""
 CONVERGE_S: Final = 60.0
 CLEAR_S: Final = 60.0
+LONGEST_S: Final = 900.0
+"""Wall time after which a seed that has not converged is given up."""
 LOOK_EVERY_S: Final = 0.2
 SHOWN: Final = 3
 """Problems of a seed and check that a report shows."""
@@ -63,6 +67,8 @@ class Outcome:
     converged_s: float | None = None
     """From the last step to the last change; None if it never converged."""
     seconds: float = 0.0
+    waited_s: float = 0.0
+    """The part of `seconds` that does not count: a process waited for a processor."""
     sessions: int = 0
     """The number of sessions that started."""
     starved: int = 0
@@ -129,7 +135,8 @@ class SharedCluster:
     def __init__(self, api: kubeapi.Api) -> None:
         self._api = api
         self._changed = asyncio.Condition()
-        self._changed_s = time.monotonic()
+        self._clock = _clock()
+        self._changed_s = self._clock.now()
         self._excused: frozenset[shared_campaign.Key] = frozenset()
         missing = shared_campaign.MISSING_IMAGE
         self.nodes = MixedNodes(api, shared_campaign.CLASSES, missing)
@@ -149,6 +156,8 @@ class SharedCluster:
         """Run a seed and remove its objects."""
         outcome = Outcome(scenario.seed)
         started_s = time.monotonic()
+        self._clock = _clock()
+        self._changed_s = self._clock.now()
         cut_before = len(self.nodes.deleted_with_sessions)
         self._excused = frozenset(f.key for f in scenario.foreign if f.kind != "pod")
         before = {foreign: await self._create(foreign) for foreign in scenario.foreign}
@@ -172,14 +181,18 @@ class SharedCluster:
             ("cut", f"{pod.namespace}/{pod.name} ended with {pod.sessions} sessions")
             for pod in self.nodes.deleted_with_sessions[cut_before:]
         ]
+        self._clock.advance()
         outcome.seconds = time.monotonic() - started_s
+        outcome.waited_s = outcome.seconds - self._clock.now()
         return outcome
 
     async def _play(self, scenario: Scenario, outcome: Outcome) -> None:
-        started_s = time.monotonic()
+        started_s = self._clock.now()
         async with asyncio.TaskGroup() as tasks:
             for step in scenario.steps:
-                await asyncio.sleep(started_s + step.at_s - time.monotonic())
+                while (wait_s := started_s + step.at_s - self._clock.now()) > 0:
+                    await asyncio.sleep(min(wait_s, LOOK_EVERY_S))
+                    self._clock.advance()
                 # Changes of services overlap, as those of several users do.
                 tasks.create_task(self._act(step.act, outcome))
 
@@ -225,18 +238,19 @@ class SharedCluster:
 
     async def _observe(self, watch: Watch) -> None:
         while True:
-            watch.take(shared_campaign.suspicions(self._observed()), time.monotonic())
+            self._clock.advance()
+            watch.take(shared_campaign.suspicions(self._observed()), self._clock.now())
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def _converge(self, watch: Watch, outcome: Outcome) -> None:
         """Wait until nothing has changed for a while and no suspicion is undecided."""
-        since_s = time.monotonic()
-        while time.monotonic() - since_s < CONVERGE_S:
+        since_s, gives_up_s = self._clock.now(), time.monotonic() + LONGEST_S
+        while self._clock.now() - since_s < CONVERGE_S and time.monotonic() < gives_up_s:
             await asyncio.sleep(LOOK_EVERY_S)
-            if time.monotonic() - self._changed_s >= QUIET_S and not watch.open:
+            if self._clock.now() - self._changed_s >= QUIET_S and not watch.open:
                 outcome.converged_s = max(0.0, self._changed_s - since_s)
                 return
-        quiet_s = time.monotonic() - self._changed_s
+        quiet_s = self._clock.now() - self._changed_s
         undecided = [suspicion.words for suspicion in watch.open]
         words = f"last change {quiet_s:.1f} s before the deadline of {CONVERGE_S:g} s"
         outcome.problems.append(("converges", f"{words}; undecided: {undecided[:3]}"))
@@ -251,12 +265,12 @@ class SharedCluster:
         )
 
     def _on_pod_event(self, kind: str, pod: Body) -> None:
-        self._changed_s = time.monotonic()
+        self._changed_s = self._clock.now()
         self.nodes.on_pod_event(kind, pod)
 
     def _on_service_event(self, kind: str, service: Body) -> None:
         del kind, service
-        self._changed_s = time.monotonic()
+        self._changed_s = self._clock.now()
 
     async def _create(self, foreign: Foreign) -> str:
         """Create a stranger's object and return what must not change of it."""
@@ -354,11 +368,18 @@ def has_weight() -> bool:
     return "weight" in schema["properties"]["spec"]["properties"]
 
 
+def _clock() -> MachineClock:
+    """Return a clock of this process, which is the nodes, and of those below it."""
+    pids = (os.getpid(), *processes.descendants(os.getpid()))
+    return MachineClock(lambda: pids)
+
+
 def _show(outcome: Outcome) -> None:
     took = "not" if outcome.converged_s is None else f"after {outcome.converged_s:.1f} s"
     print(
         f"seed {outcome.seed}: converged {took}, {outcome.sessions} sessions, "
-        f"{outcome.seconds:.0f} s, {len(outcome.problems)} problems",
+        f"{outcome.seconds:.0f} s ({outcome.waited_s:.0f} s of them without a processor), "
+        f"{len(outcome.problems)} problems",
         flush=True,
     )
     for check, words in outcome.shortened():

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from avatar_contracts import upstream_fields
+from avatar_contracts.fields import Fault, Fields
 from avatar_contracts.labels import LogFormat
 from avatar_contracts.tokens import control_token
+from avatar_contracts.upstream import endpoints
 from avatar_operator.core.gpus import inventory, pools
 from avatar_operator.core.keys import KeyRing
 from avatar_operator.core.manifests.objects import (
@@ -21,11 +25,13 @@ from avatar_operator.core.manifests.pod import PodSettings, hash_spec, runtime_p
 from avatar_operator.core.resources.pod import parse_runtime_pod
 from avatar_operator.core.resources.pod_defaults import PodDefaults
 from avatar_operator.core.resources.pod_security import PodSecurity
+from avatar_operator.core.resources.service import parse_service
 from avatar_operator.names import TOKEN_FOLDER, Reason
 
 if TYPE_CHECKING:
     from tests.operator.conftest import Make
 
+    from avatar_operator.core.resources.fields import Body
     from avatar_operator.core.resources.gpu_profile import GPUProfile
 
 SETTINGS = PodSettings("runtime:1", "IfNotPresent")
@@ -97,6 +103,69 @@ def test_a_pod_detects_turns_unless_the_service_says_none(make: Make) -> None:
         values = {each["name"]: each.get("value") for each in container["env"]}
         found.append(values.get("AVATAR_TURN_DETECTION"))
     assert found == [None, None, "none"]
+
+
+SPEECH: Final[Body] = {
+    "mode": "speech",
+    "speech": {
+        "url": "https://speech.example/v1/audio/speech",
+        "voice": "$(HOME)",
+        "apiKeySecretRef": {"name": "keys", "key": "speech"},
+    },
+    "chat": {
+        "url": "https://chat.example/v1/chat/completions",
+        "apiKeySecretRef": {"name": "keys", "key": "chat"},
+    },
+    "transcription": {"url": "http://hear.example/v1/audio/transcriptions"},
+}
+
+
+def test_a_pod_of_mode_drive_has_nothing_of_an_upstream(make: Make) -> None:
+    text = json.dumps(render(make, upstream={"mode": "drive"}))
+    assert "UPSTREAM" not in text
+    assert "avatar-upstream-keys" not in text
+
+
+def test_a_pod_gets_the_endpoints_without_their_keys(make: Make) -> None:
+    spec = render(make, upstream=SPEECH)["spec"]
+    (container,) = spec["containers"]
+    variables = {each["name"]: each for each in container["env"]}
+    refs = {
+        "AVATAR_SPEECH_KEY": {"name": "keys", "key": "speech"},
+        "AVATAR_CHAT_KEY": {"name": "keys", "key": "chat"},
+    }
+    for name, ref in refs.items():
+        assert variables[name]["valueFrom"] == {"secretKeyRef": ref}
+    assert "AVATAR_TRANSCRIPTION_KEY" not in variables
+    value = variables["AVATAR_UPSTREAM"]["value"]
+    assert "$$(HOME)" in value  # the kubelet makes $(HOME) of it
+    document = json.loads(value.replace("$$(", "$("))
+    assert document["speech"]["apiKeyEnv"] == "AVATAR_SPEECH_KEY"
+    (mount,) = (m for m in container["volumeMounts"] if m["name"] == "avatar-upstream-keys")
+    (volume,) = (v for v in spec["volumes"] if v["name"] == "avatar-upstream-keys")
+    paths = {
+        f"{mount['mountPath']}/{item['path']}": (source["secret"]["name"], item["key"])
+        for source in volume["projected"]["sources"]
+        for item in source["secret"]["items"]
+    }
+    assert paths == {
+        document["speech"]["apiKeyFile"]: ("keys", "speech"),
+        document["chat"]["apiKeyFile"]: ("keys", "chat"),
+    }
+
+
+def test_the_runtime_reads_the_upstream_that_the_operator_renders(make: Make) -> None:
+    service = make.service(upstream=SPEECH)
+    (container,) = render(make, upstream=SPEECH)["spec"]["containers"]
+    variables = {each["name"]: each.get("value") for each in container["env"]}
+    document = json.loads(variables["AVATAR_UPSTREAM"].replace("$$(", "$("))
+    faults: list[Fault] = []
+    read = upstream_fields.parse(Fields(document, "upstream", faults), in_pod=True)
+    assert faults == []
+    legs = endpoints(service.upstream)
+    assert endpoints(read).keys() == legs.keys()
+    for leg, endpoint in endpoints(read).items():
+        assert replace(endpoint, key=None) == replace(legs[leg], key=None)
 
 
 def test_a_live_session_outlasts_a_deletion_and_a_lost_kubelet(make: Make) -> None:
@@ -269,6 +338,17 @@ def test_a_pod_runs_restricted(make: Make) -> None:
     context = spec["containers"][0]["securityContext"]
     assert context["readOnlyRootFilesystem"] is True
     assert context["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_the_hash_of_mode_drive_is_that_of_earlier_releases(make: Make) -> None:
+    service = parse_service(
+        {
+            "metadata": {"name": "a", "namespace": "b"},
+            "spec": {"upstream": {"mode": "drive"}},
+        }
+    )
+    assert hash_spec(service, "i") == "9bc6dca48e"
+    assert hash_spec(make.service(upstream=SPEECH), "i") != hash_spec(make.service(), "i")
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,11 @@ NO_CPU = "not scheduled: 0/4 nodes are available: 2 Insufficient cpu, 2 node(s) 
 NO_GPU = "not scheduled: 0/4 nodes are available: 2 Insufficient nvidia.com/gpu"
 NO_CLAIM = 'not scheduled: 0/4 nodes are available: persistentvolumeclaim "x" not found'
 CORDONED = "not scheduled: 0/4 nodes are available: 4 node(s) were unschedulable"
+NO_MANIFEST = (
+    'ImagePullBackOff: Back-off pulling image "r.example/x:1": ErrImagePull: rpc error: code = '
+    'NotFound desc = failed to pull and unpack image "r.example/x:1": ... not found'
+)
+"""What kubelet 1.31 and newer report with containerd, shortened in the middle."""
 TWO_CLASSES = {"gpuClasses": ["rtx-4090", "h100-80gb"]}
 PENDING = {"whenFull": "createPending"}
 
@@ -170,6 +175,13 @@ def test_one_failing_pod_stops_the_others(scenarios: Scenarios) -> None:
     ("changes", "after_s"),
     [
         pytest.param({}, attempts.STUCK_S, id="no image"),
+        pytest.param({"waiting": "InvalidImageName"}, attempts.MISSING_S, id="no such name"),
+        pytest.param({"trouble": NO_MANIFEST}, attempts.MISSING_S, id="no such image"),
+        pytest.param(
+            {"waiting": "CreateContainerConfigError", "trouble": 'x: secret "a" : not found'},
+            attempts.STUCK_S,
+            id="no secret",
+        ),
         pytest.param({"waiting": "CrashLoopBackOff", "restarts": 2}, attempts.STUCK_S, id="ends"),
         pytest.param({"waiting": "CrashLoopBackOff", "restarts": 1}, None, id="ended twice"),
         pytest.param({"waiting": "ContainerCreating"}, None, id="being created"),

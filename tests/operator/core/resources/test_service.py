@@ -118,7 +118,8 @@ def test_the_default_of_replicas_is_ignored_with_autoscaling(make: Make) -> None
             {"autoscaling": {}}, "spec.autoscaling.maxReplicas is missing", id="no maximum"
         ),
         pytest.param({"avatars": ["a", "a"]}, "spec.avatars[1]", id="twice the same avatar"),
-        pytest.param({"upstream": {"mode": "bridge"}}, "spec.upstream.mode", id="bridge"),
+        pytest.param({"upstream": {"mode": "bridge"}}, "spec.upstream.url is missing", id="bridge"),
+        pytest.param({"upstream": {"mode": "echo"}}, "one of drive, bridge, speech", id="mode"),
         pytest.param(
             {"model": {"source": {"image": {"path": "/a"}, "hostPath": {"path": "/b"}}}},
             "exactly one of persistentVolumeClaim, hostPath and image must be set",

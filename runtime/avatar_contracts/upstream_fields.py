@@ -1,0 +1,208 @@
+"""Parses the source of the speech of a service; see `upstream`."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from avatar_contracts.upstream import (
+    AUTHORIZATIONS,
+    BEARER,
+    BRIDGE,
+    DRIVE,
+    MAX_HEADER_VALUE,
+    MAX_HEADERS,
+    MAX_HISTORY,
+    MAX_INSTRUCTIONS,
+    MAX_NAME,
+    MAX_RATE,
+    MAX_TIMEOUT_S,
+    MAX_URL,
+    MIN_RATE,
+    MODES,
+    PCM,
+    SPEECH,
+    SPEECH_FORMATS,
+    Bridge,
+    ChatEndpoint,
+    Endpoint,
+    KeySource,
+    Pipeline,
+    SecretKey,
+    SpeechEndpoint,
+    TranscriptionEndpoint,
+)
+
+if TYPE_CHECKING:
+    from avatar_contracts.fields import Fields
+    from avatar_contracts.upstream import Upstream
+
+CREDENTIAL_HEADERS: Final = frozenset(
+    {"authorization", "proxy-authorization", "api-key", "x-api-key", "cookie"}
+)
+"""Headers that carry a key: it belongs into a Secret."""
+CONNECTION_HEADERS: Final = frozenset(
+    {"host", "connection", "upgrade", "content-length", "content-type", "transfer-encoding", "te"}
+)
+"""Headers that the client of the endpoint sets itself; so are those of WebSocket."""
+
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
+_HEADER_VALUE: Final = re.compile(rf"[\x20-\x7e]{{1,{MAX_HEADER_VALUE}}}")
+
+_KEY_FIELDS: Final = frozenset({"apiKeySecretRef", "apiKeyEnv", "apiKeyFile"})
+_ENDPOINT_FIELDS: Final = _KEY_FIELDS | {
+    "url",
+    "model",
+    "authorization",
+    "headers",
+    "connectTimeoutSeconds",
+    "timeoutSeconds",
+}
+_FIELDS: Final = _ENDPOINT_FIELDS | {"mode", "beta", "speech", "chat", "transcription"}
+_LEG_FIELDS: Final = {
+    "speech": _ENDPOINT_FIELDS | {"voice", "format", "sampleRate"},
+    "chat": _ENDPOINT_FIELDS | {"instructions", "maxHistory"},
+    "transcription": _ENDPOINT_FIELDS | {"language"},
+}
+
+
+def parse(fields: Fields, *, in_pod: bool) -> Upstream | None:
+    """Return the upstream that a document describes; faults are recorded in `fields`.
+
+    `in_pod` is whether the keys are `apiKeyEnv` and `apiKeyFile` (the document that the runtime
+    reads), and not `apiKeySecretRef` (the field of the resource).
+    """
+    mode = fields.one_of("mode", DRIVE, MODES)
+    known = {
+        DRIVE: {"mode"},
+        BRIDGE: {"mode", "beta", *_ENDPOINT_FIELDS},
+        SPEECH: {"mode", "speech", "chat", "transcription"},
+    }[mode]
+    for name, _ in fields.entries():
+        if name in _FIELDS and name not in known:
+            fields.add_rule(name, f"must not be set in mode {mode}")
+        elif name not in _FIELDS:
+            fields.add_rule(name, "must be left out: there is no such field")
+    if mode == BRIDGE:
+        endpoint = _endpoint(fields, "ws", 10, 60, in_pod=in_pod)
+        return Bridge(endpoint, fields.flag("beta", False))
+    if mode == SPEECH:
+        return _pipeline(fields, in_pod=in_pod)
+    return None
+
+
+def _pipeline(fields: Fields, *, in_pod: bool) -> Pipeline:
+    legs = {name: fields.child(name) for name in _LEG_FIELDS if fields.has(name)}
+    for leg, known in _LEG_FIELDS.items():
+        for name, _ in legs[leg].entries() if leg in legs else ():
+            if name not in known:
+                legs[leg].add_rule(name, "must be left out: there is no such field")
+    if fields.required("speech", "an object with url and voice"):
+        legs["speech"].required("voice", f"a name of at most {MAX_NAME} characters")
+    speech = legs.get("speech", fields.child("speech"))
+    chat, heard = legs.get("chat"), legs.get("transcription")
+    return Pipeline(
+        SpeechEndpoint(
+            _http_endpoint(speech, in_pod=in_pod, is_given=fields.has("speech")),
+            _name(speech, "voice"),
+            speech.one_of("format", PCM, SPEECH_FORMATS),
+            speech.integer("sampleRate", 24000, MIN_RATE, MAX_RATE),
+        ),
+        None if chat is None else _chat(chat, in_pod=in_pod),
+        None if heard is None else _transcription(heard, in_pod=in_pod),
+    )
+
+
+def _chat(fields: Fields, *, in_pod: bool) -> ChatEndpoint:
+    return ChatEndpoint(
+        _http_endpoint(fields, in_pod=in_pod),
+        _limited(fields, "instructions", MAX_INSTRUCTIONS),
+        fields.integer("maxHistory", 20, 1, MAX_HISTORY),
+    )
+
+
+def _transcription(fields: Fields, *, in_pod: bool) -> TranscriptionEndpoint:
+    limit = "an ISO 639-1 code, for example en"
+    language = fields.text("language", pattern=r"\A[a-z]{2}\Z", limit=limit)
+    return TranscriptionEndpoint(_http_endpoint(fields, in_pod=in_pod), language)
+
+
+def _http_endpoint(fields: Fields, *, in_pod: bool, is_given: bool = True) -> Endpoint:
+    return _endpoint(fields, "http", 5, 30, in_pod=in_pod, is_given=is_given)
+
+
+def _endpoint(
+    fields: Fields,
+    scheme: str,
+    connect_timeout_s: int,
+    timeout_s: int,
+    *,
+    in_pod: bool,
+    is_given: bool = True,
+) -> Endpoint:
+    limit = f"a {scheme}:// or {scheme}s:// URL of at most {MAX_URL} characters, without a user"
+    pattern = rf"\A(?=.{{1,{MAX_URL}}}\Z){scheme}s?://[^\s/?#@]+([/?][^\s#]*)?\Z"
+    if is_given:
+        fields.required("url", limit)
+    return Endpoint(
+        url=fields.text("url", pattern=pattern, limit=limit),
+        model=_name(fields, "model"),
+        key=_key_source(fields) if in_pod else _secret_key(fields),
+        authorization=fields.one_of("authorization", BEARER, AUTHORIZATIONS),
+        headers=_headers(fields),
+        connect_timeout_s=fields.integer(
+            "connectTimeoutSeconds", connect_timeout_s, 1, MAX_TIMEOUT_S
+        ),
+        timeout_s=fields.integer("timeoutSeconds", timeout_s, 1, MAX_TIMEOUT_S),
+    )
+
+
+def _name(fields: Fields, name: str) -> str:
+    limit = f"printable and of at most {MAX_NAME} characters"
+    return fields.text(name, pattern=rf"\A[^\x00-\x1f\x7f]{{0,{MAX_NAME}}}\Z", limit=limit)
+
+
+def _limited(fields: Fields, name: str, characters: int) -> str:
+    limit = f"at most {characters} characters"
+    return fields.text(name, pattern=rf"(?s)\A.{{0,{characters}}}\Z", limit=limit)
+
+
+def _secret_key(fields: Fields) -> SecretKey | None:
+    for name in ("apiKeyEnv", "apiKeyFile"):
+        if fields.has(name):
+            fields.add_rule(name, "must be left out: use apiKeySecretRef")
+    if not fields.has("apiKeySecretRef"):
+        return None
+    child = fields.child("apiKeySecretRef")
+    child.required("name", "the name of a Secret")
+    child.required("key", "a key of the Secret")
+    key = child.text("key", pattern=r"\A[-._a-zA-Z0-9]{1,253}\Z", limit="a key of the Secret")
+    return SecretKey(child.text("name"), key)
+
+
+def _key_source(fields: Fields) -> KeySource | None:
+    if fields.has("apiKeySecretRef"):
+        fields.add_rule("apiKeySecretRef", "must be left out outside a cluster: use apiKeyEnv")
+    pattern, limit = r"\A[A-Za-z_][A-Za-z0-9_]{0,127}\Z", "the name of an environment variable"
+    variable = fields.text("apiKeyEnv", pattern=pattern, limit=limit)
+    file = fields.text("apiKeyFile")
+    return KeySource(variable, file) if variable or file else None
+
+
+def _headers(fields: Fields) -> tuple[tuple[str, str], ...]:
+    found = fields.strings("headers")
+    child = fields.child("headers")
+    if len(found) > MAX_HEADERS:
+        fields.add_rule("headers", f"must have at most {MAX_HEADERS} entries")
+    for name, value in found.items():
+        lower = name.lower()
+        if lower in CREDENTIAL_HEADERS:
+            child.add_rule(name, "must be left out: put the key into a Secret")
+        elif lower in CONNECTION_HEADERS or lower.startswith("sec-websocket-"):
+            child.add_rule(name, "must be left out: the runtime sets it")
+        elif not _HEADER_NAME.fullmatch(name):
+            child.add_rule(name, "must be the name of an HTTP header")
+        elif not _HEADER_VALUE.fullmatch(value):
+            limit = f"printable ASCII of 1 to {MAX_HEADER_VALUE} characters"
+            child.add_fault(name, value, limit)
+    return tuple(sorted(found.items()))
