@@ -6,9 +6,9 @@ from typing import Final
 
 USAGE: Final = 2
 """Wrong arguments, as argparse reports them."""
-WRONG_INPUT: Final = 65
+WRONG_INPUT: Final = 65  # EX_DATAERR
 """An input is wrong or was refused: the same command fails again."""
-TEMPORARY: Final = 75
+TEMPORARY: Final = 75  # EX_TEMPFAIL
 """The network, the disk or the machine failed: the same command may succeed later."""
 
 PERMANENT: Final = (USAGE, WRONG_INPUT)
