@@ -58,6 +58,11 @@ class Character:
         """The name of the avatar in frame requests."""
         return self.key or self.name
 
+    @property
+    def version(self) -> str:
+        """The beginning of the content hash of this version; empty if the key has none."""
+        return self.key.rpartition("@")[2] if "@" in self.key else ""
+
 
 def source_position(position: int, fps: int, source_fps: int) -> int:
     """Return the frame of the source video at a position of the timeline of a session.
@@ -87,7 +92,7 @@ class SessionConfig:
     turn_detection: TurnDetection | None = None
     """How turns are detected in the audio; `None` leaves it to the client's commits."""
     stored: Mapping[str, object] = field(default_factory=dict)
-    """Fields of OpenAI that have no effect in drive mode; returned unchanged."""
+    """Fields of OpenAI that the session itself does not serve; returned unchanged."""
     stored_input: Mapping[str, object] = field(default_factory=dict)
     stored_output: Mapping[str, object] = field(default_factory=dict)
 
@@ -121,9 +126,13 @@ class SessionConfig:
             **self.stored,
             "type": "realtime",
             **read_only.session(),
-            "output_modalities": ["audio"],
+            "output_modalities": self.stored.get("output_modalities", ["audio"]),
             "audio": {
-                "input": {**self.stored_input, "format": shown_format, "turn_detection": detection},
+                "input": {
+                    **self.stored_input,
+                    "format": shown_format,
+                    "turn_detection": self.stored_input.get("turn_detection", detection),
+                },
                 "output": {**self.stored_output, "format": shown_format},
             },
             "avatar": {
@@ -171,11 +180,10 @@ class ReadOnlyFields:
         }
 
     def avatar(self, config: SessionConfig) -> dict[str, object]:
-        """Return the read-only fields inside `avatar`; `disclosure` only if there is a text."""
+        """Return the read-only fields inside `avatar`; texts that are empty are left out."""
         fields: dict[str, object] = {
             "fps": self.fps,
             "samples_per_frame": config.format.samples_per_frame(self.fps),
         }
-        if config.character.disclosure:
-            fields["disclosure"] = config.character.disclosure
-        return fields
+        texts = {"disclosure": config.character.disclosure, "version": config.character.version}
+        return fields | {name: text for name, text in texts.items() if text}

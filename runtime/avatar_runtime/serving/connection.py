@@ -43,6 +43,7 @@ class Connection:
         self._can_read = asyncio.Event()
         self._can_read.set()
         self._end_reason: str | None = None
+        self._shell = runtime.open_shell(session, self._apply)
 
     async def run(self) -> str:
         """Serve the session until it ends, and return how it ended."""
@@ -50,9 +51,12 @@ class Connection:
         batcher.add(session, self._wake.set)
         try:
             async with asyncio.TaskGroup() as group:
-                reader = group.create_task(self._read(), name=f"read {session.id}")
+                tasks = [group.create_task(self._read(), name=f"read {session.id}")]
+                if self._shell is not None:
+                    tasks.append(group.create_task(self._shell.run(), name=f"shell {session.id}"))
                 await self._write()
-                reader.cancel()
+                for task in tasks:
+                    task.cancel()
         finally:
             batcher.remove(session.id)
             self._runtime.set_speaking(session.id, False)
@@ -143,6 +147,8 @@ class Connection:
             self._can_read.clear()
         self._runtime.batcher.collect_due(session.id)
         self._runtime.set_speaking(session.id, session.is_speaking)
+        if self._shell is not None:
+            self._shell.notify()
 
     async def _wait(self, until: float) -> None:
         try:
@@ -165,3 +171,5 @@ class Connection:
         metrics.count_sent(kind, now - outgoing.frame.requested_at, now)
         if outgoing.speakable_at is not None:
             metrics.observe_first_frame(now - outgoing.speakable_at, now)
+        if outgoing.heard_at is not None:
+            metrics.observe_turn("avatar", now - outgoing.heard_at)

@@ -24,6 +24,7 @@ from avatar_runtime.serving.batcher import Batcher
 from avatar_runtime.serving.changes import ChangeNotifier
 from avatar_runtime.serving.large_messages import LargeMessages
 from avatar_runtime.serving.pod_tokens import PodTokens
+from avatar_runtime.upstream import shell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -172,7 +173,15 @@ class Runtime:
             open_utterance=lambda audio: AudioDecoder(audio, settings.fps, context_s, options),
             open_detector=voice_activity.SileroDetector,
             now=self.clock(),
+            open_mode=lambda parts: shell.open_mode(self.settings.upstream, parts, self.clock()),
         )
+
+    def open_shell(
+        self, session: Session[AudioWindow], changed: Callable[[], None]
+    ) -> shell.Shell | None:
+        """Return what runs beside a session, and calls `changed` after each change of it."""
+        upstream = self.settings.upstream
+        return shell.open_shell(upstream, session, self.metrics, self.clock, changed)
 
     def set_speaking(self, session_id: str, speaking: bool) -> None:
         """Record whether a session has an active response."""

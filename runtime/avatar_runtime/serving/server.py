@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from avatar_contracts import tls
+from avatar_contracts import socket_buffers, tls
+from avatar_contracts.tcp import PeerEnd, peer_end
 from avatar_runtime.errors import AvatarRuntimeError
 from avatar_runtime.protocol.client_events import MAX_MESSAGE_BYTES
 from avatar_runtime.serving import admin, app
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
     from uvicorn._types import ASGISendEvent
+    from websockets.frames import Frame
     from websockets.http11 import Request
 
     from avatar_runtime.serving.runtime import Runtime
@@ -39,6 +41,9 @@ SEND_BUFFER_BYTES: Final = 256 * 1024  # half a second of video; more would hide
 # The session refuses messages over 21 MiB with an error event. Larger ones are not even read.
 _MAX_READ_BYTES: Final = MAX_MESSAGE_BYTES + 1024 * 1024
 
+GONE_CHECK_S: Final = 1.0
+"""How often the system is asked whether a client that takes no data is still there."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -46,25 +51,76 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's protocol, with another end for a peer that does not read.
 
     The close frame is queued behind the data that waits, instead of waiting for room, and the
-    socket is closed `FLUSH_S` after the session has ended. The faults of a peer are one line of
-    the log, where uvicorn logs errors and tracebacks.
+    socket is closed `FLUSH_S` after the session has ended. A peer that has ended its side is gone,
+    also if it has not taken what was sent to it. The faults of a peer are one line of the log,
+    where uvicorn logs errors and tracebacks.
+
+    What a slow client has not taken waits in the session, which can discard it: the kernel and the
+    transport hold about one frame each.
     """
+
+    _gone_check: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: BaseTransport) -> None:
         """Limit the data that the kernel buffers, which the session cannot see."""
         connection = transport.get_extra_info("socket")
         if connection is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        if transport.get_extra_info("sslcontext") is not None:
-            assert isinstance(transport, asyncio.WriteTransport)
-            transport.set_write_buffer_limits(tls.WRITE_BUFFER_BYTES)
+        socket_buffers.limit_unsent(transport)
+        if isinstance(transport, asyncio.WriteTransport):
+            # Without TLS, this is the only buffer above the kernel. The encrypted stream below a
+            # TLS transport holds 64 KiB more. A limit of 0 would never end its pause.
+            transport.set_write_buffer_limits(high=1, low=0)
         super().connection_made(transport)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop asking whether the client is there."""
+        self._stop_gone_check()
+        super().connection_lost(exc)
+
+    def eof_received(self) -> None:
+        """End the connection; asyncio would first wait until all data is sent."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+
+    def pause_writing(self) -> None:
+        """Ask from time to time whether the client is there; it may not be read now."""
+        super().pause_writing()
+        if self._gone_check is None:
+            self._gone_check = self.loop.call_later(GONE_CHECK_S, self._check_gone)
+
+    def resume_writing(self) -> None:
+        """Stop asking whether the client is there."""
+        self._stop_gone_check()
+        super().resume_writing()
+
+    def handle_close(self, event: Frame) -> None:
+        """End the session of a client that closes, also if it does not take what waits for it."""
+        super().handle_close(event)
+        self.writable.set()
+
+    def _check_gone(self) -> None:
+        if peer_end(self.transport) is PeerEnd.NOTHING:
+            self._gone_check = self.loop.call_later(GONE_CHECK_S, self._check_gone)
+        else:
+            self._gone_check = None
+            self.transport.abort()
+
+    def _stop_gone_check(self) -> None:
+        if self._gone_check is not None:
+            self._gone_check.cancel()
+            self._gone_check = None
+
     async def send(self, message: ASGISendEvent) -> None:
-        """Send a message; a close frame does not wait for room."""
+        """Send a message, and return when there is room for the next one.
+
+        The session is asked for the next message only then. A close frame does not wait.
+        """
         if message["type"] == "websocket.close":
             self.writable.set()
         await super().send(message)
+        if message["type"] == "websocket.send":
+            await self.writable.wait()
         if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
             # uvicorn would report an incomplete handshake as an error of the application.
             self.handshake_complete = self.close_sent = True

@@ -19,7 +19,7 @@ from websockets.asyncio.client import connect
 from localcluster import live_speaker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
     from websockets.asyncio.client import ClientConnection
 
@@ -27,6 +27,7 @@ MEDIA: Final = ("response.video.delta", "response.output_audio.delta")
 TRIGGERS: Final = {
     "response.cancel": "response.done",
     "output_audio_buffer.clear": "output_audio_buffer.cleared",
+    "conversation.item.truncate": "conversation.item.truncated",
 }
 """What a caller sends, and the event that ends the answer."""
 _CHUNK_MS: Final = 20
@@ -89,7 +90,8 @@ class _Session:
         self._speech = speech
         self._changed = asyncio.Event()
         self._epoch = 1  # the highest that an event without media has named
-        self._frames = 0  # drawn for the current response
+        self._frames = 0  # received of the current response
+        self._item_id = ""
         self._ended = ""  # the last event that ends an answer
         self._acknowledged_at: float | None = None
         self._stale_at: float | None = None
@@ -115,7 +117,7 @@ class _Session:
         was_open, self._ended = self._frames > 0, ""
         self._acknowledged_at = self._stale_at = self._closed_at = None
         sent_at, epoch = time.monotonic(), self._epoch
-        await socket.send(json.dumps({"type": trigger}))
+        await socket.send(json.dumps({"type": trigger, **self._fields(trigger)}))
         await self._until(lambda: self._ended == answer)
         if was_open:
             await self._until(lambda: self._closed_at is not None)
@@ -130,18 +132,24 @@ class _Session:
             )
         )
 
+    def _fields(self, trigger: str) -> dict[str, Any]:
+        if trigger != "conversation.item.truncate":
+            return {}
+        return {"item_id": self._item_id, "content_index": 0, "audio_end_ms": 0}
+
     def _audio(self, seconds: float) -> bytes:
         size = int(seconds * live_speaker.RATE) * 2
         start = self._chance.randrange(0, (len(self._speech) - size) // 2) * 2
         return self._speech[start : start + size]
 
-    async def _until(self, claim: Any) -> None:
+    async def _until(self, claim: Callable[[], bool]) -> None:
         while not claim():
             self._changed.clear()
             await self._changed.wait()
 
     def _note(self, event: dict[str, Any], now: float) -> None:
-        kind, epoch = event["type"], event.get("epoch")
+        kind: str = event["type"]
+        epoch: int = event.get("epoch", 0)  # only some events have one
         caller = self.caller
         if kind in MEDIA:
             if event.get("idle"):
@@ -152,11 +160,13 @@ class _Session:
                 self._stale_at = now
             caller.stale_after_answer += epoch < self._epoch
             return
-        if epoch is not None and epoch > self._epoch:
+        if epoch > self._epoch:
             self._epoch, self._acknowledged_at = epoch, now
         match kind:
             case "response.created":
                 caller.created.append(event["response"]["id"])
+            case "response.output_item.added":
+                self._item_id = event["item"]["id"]
             case "response.done":
                 caller.done.append(event["response"]["id"])
                 caller.statuses.add(event["response"]["status"])
@@ -176,9 +186,3 @@ async def _talk(socket: ClientConnection, audio: bytes, *, is_paced: bool) -> No
             await asyncio.sleep(at - time.monotonic())
         event = {"type": "input_audio_buffer.append", "audio": base64.b64encode(piece).decode()}
         await socket.send(json.dumps(event))
-
-
-def worst_ms(times: Sequence[float | None]) -> float | None:
-    """Return the largest of some times in milliseconds, or `None` if there is none."""
-    found = [time for time in times if time is not None]
-    return round(1000 * max(found), 1) if found else None

@@ -220,6 +220,8 @@ async def test_a_side_that_takes_its_last_data_in_time_causes_no_error(
 class _Transport:
     """A transport whose connection has a given state."""
 
+    family = socket.AF_UNIX
+
     def __init__(self, state: int) -> None:
         self.state = state
         self.checks = 0

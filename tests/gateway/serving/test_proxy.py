@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
+
+from avatar_contracts import socket_buffers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -138,6 +141,40 @@ async def test_a_caller_that_does_not_read_stops_the_pod_and_memory_stays_bounde
         for _ in range(2000):
             await caller.recv()
         await until(lambda: sent == 2000)
+
+
+async def test_a_caller_that_does_not_read_finds_little_on_its_way(
+    gateway: Any, until: Callable[..., Awaitable[None]]
+) -> None:
+    pod = await gateway.pod("p1")
+    message, buffer, sent = 16 * 1024, 32 * 1024, 0
+
+    async def flood(socket_: web.WebSocketResponse, _: Any) -> None:
+        nonlocal sent
+        socket_.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
+        for _ in range(1000):
+            await socket_.send_bytes(bytes(message))
+            sent += 1
+
+    pod.on_message = flood
+    caller = socket.socket()
+    caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    await asyncio.to_thread(caller.connect, ("127.0.0.1", int(gateway.url.split(":")[2][:5])))
+    async with _open(gateway, sock=caller, max_queue=1) as slow:
+        await slow.send("x")
+        seen: list[int] = []
+
+        def is_full() -> bool:
+            seen.append(sent)
+            return len(seen) > 50 and seen[-50] == sent > 0
+
+        await until(is_full, lambda: sent)
+        # The kernel doubles the buffers. Each side of the pod's and the caller's connection holds
+        # one, the transports of asyncio 64 KiB each, and the gateway reads 64 KiB ahead.
+        kernel = 2 * (2 * buffer + socket_buffers.UNREAD_BYTES) + socket_buffers.UNSENT_BYTES
+        assert sent * message < kernel + 4 * 64 * 1024
+        for _ in range(1000):
+            await slow.recv()
 
 
 async def test_the_gateway_forwards_invalid_utf8_to_the_pod(gateway: Any) -> None:

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import logging
+import re
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from avatar_contracts import socket_buffers
 from avatar_runtime.protocol.client_events import MAX_MESSAGE_BYTES
 from avatar_runtime.serving import connection
 
@@ -267,6 +269,15 @@ class NonReadingClient:
         length = len(text).to_bytes(8, "big")
         self.socket.sendall(b"\x81\xff" + length + bytes(4) + text)
 
+    def read_until(self, text: bytes) -> bytes:
+        """Read until the server has sent a text, and return all that came."""
+        received = bytearray()
+        while text not in received[-(2**17) :]:
+            data = self.socket.recv(2**16)
+            assert data, "the server has closed the connection"
+            received += data
+        return bytes(received)
+
 
 async def test_a_client_that_never_reads_is_closed_and_does_not_affect_others(
     serve: Serve, make_engine: Callable[..., FakeEngine], monkeypatch: pytest.MonkeyPatch
@@ -286,6 +297,35 @@ async def test_a_client_that_never_reads_is_closed_and_does_not_affect_others(
         stalled.socket.close()
         await good.speak(5)
         assert (await good.until("response.done"))["response"]["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("more", "last"),
+    [(0, b""), (3, b""), (0, b"\x88\x80" + bytes(4))],
+    ids=["idle", "more was sent", "close frame"],
+)
+async def test_a_client_that_takes_nothing_and_ends_its_side_leaves_at_once(
+    serve: Serve, make_engine: Callable[..., FakeEngine], more: int, last: bytes
+) -> None:
+    """Its slot does not wait for the 30 s after which a socket that takes nothing is closed."""
+    async with serve(engine=make_engine(jpeg=bytes(60_000))) as served:
+        gone = await asyncio.to_thread(NonReadingClient, served.sessions)
+        audio = base64.b64encode(bytes(1920 * 25 * 60)).decode()
+        await asyncio.to_thread(gone.send, "input_audio_buffer.append", audio=audio)
+        await served.eventually(lambda: served.runtime.state()["speaking"] == 1, "spoke")
+        for _ in range(more):  # the runtime does not read them while the client takes nothing
+            await asyncio.to_thread(gone.send, "input_audio_buffer.append", audio="AAAA")
+        await served.eventually(
+            lambda: sum(map(len, served.engine.batches)) >= 20, "made more than a socket takes"
+        )
+        await asyncio.sleep(0.5)
+        assert served.runtime.slots.sessions == 1
+        gone.socket.sendall(last)
+        gone.socket.shutdown(socket.SHUT_WR)
+        ended_at = asyncio.get_running_loop().time()
+        await served.eventually(lambda: served.runtime.slots.sessions == 0, "freed the slot")
+        assert asyncio.get_running_loop().time() - ended_at < 10.0
+        gone.socket.close()
 
 
 async def test_a_slow_client_gets_all_audio_and_reports_of_dropped_frames(
@@ -317,6 +357,37 @@ async def test_a_slow_client_gets_all_audio_and_reports_of_dropped_frames(
             base64.b64decode(e["delta"]) for e in client.of("response.output_audio.delta")
         )
         assert len(sound) == 1920 * 120
+
+
+async def test_what_a_slow_client_has_not_taken_is_discarded_by_its_cancel(
+    serve: Serve, make_engine: Callable[..., FakeEngine]
+) -> None:
+    frame, receive_buffer = 30_000, 64 * 1024
+    async with serve(engine=make_engine(jpeg=bytes(frame))) as served:
+        slow = await asyncio.to_thread(NonReadingClient, served.sessions, receive_buffer)
+        await asyncio.to_thread(slow.read_until, b'"conversation.created"')
+        audio = base64.b64encode(bytes(1920 * 30)).decode()
+        await asyncio.to_thread(slow.send, "input_audio_buffer.append", audio=audio)
+        made = served.engine.batches
+        await served.eventually(lambda: sum(map(len, made)) >= 25, "made one window of frames")
+        sent: list[int] = []
+
+        def is_full() -> bool:
+            text = served.runtime.metrics.render().decode()
+            [count] = re.findall(r'_frames_total{kind="drawn"} (\S+)', text)
+            sent.append(int(float(count)))
+            return len(sent) > 20 and sent[-20] == sent[-1] > 0
+
+        await served.eventually(is_full, "filled the socket")
+        await asyncio.to_thread(slow.send, "response.cancel")
+        received = await asyncio.to_thread(slow.read_until, b'"status":"cancelled"')
+        slow.socket.close()
+    # The kernel doubles the buffer of the client. The server holds one frame in the kernel and one
+    # in the transport; each may be exceeded by the message that reaches the limit.
+    allowed = 2 * receive_buffer + socket_buffers.UNSENT_BYTES + 3 * frame * 4 // 3
+    stale = received.count(b'"idle":false')
+    assert 0 < stale * frame * 4 // 3 <= allowed
+    assert stale < 15
 
 
 async def test_the_faults_of_a_caller_are_one_line_of_the_log(

@@ -15,10 +15,11 @@ from websockets.asyncio.client import connect
 from avatar_contracts import tls
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.certificates import Certificate
-    from tests.runtime.serving.conftest import Client, Serve
+    from tests.runtime.serving.conftest import Client, FakeEngine, Serve
 
 pytestmark = pytest.mark.slow
 
@@ -58,6 +59,24 @@ async def test_a_session_survives_a_change_of_the_certificate(
             await speaks(first, 30)
             async with served.client(tls=other.client()) as second:
                 await speaks(second, 5)
+
+
+async def test_a_client_that_reads_slowly_gets_all_of_its_response(
+    serve: Serve, files: Certificate, make_engine: Callable[..., FakeEngine]
+) -> None:
+    engine = make_engine(jpeg=bytes(150_000))
+    async with (
+        serve(engine=engine, **variables(files)) as served,
+        served.client(tls=files.client(), max_queue=1) as client,
+    ):
+        await client.speak(40)
+        await client.until("response.video.delta")
+        # Reading stops here, until the socket is full.
+        await served.eventually(lambda: sum(map(len, engine.batches)) == 40, "made all frames")
+        done = await client.until("response.done")
+        assert done["response"]["status"] == "completed"
+        [video] = client.of("response.video.done")
+        assert video["frames"] + video["dropped"] == 40
 
 
 async def certificate_of(address: str) -> bytes:

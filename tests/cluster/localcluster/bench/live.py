@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _PERIOD_S: Final = 5.0
+BEHIND_S: Final = 1.0
+"""How far a caller may be behind, except after a stop."""
+BACK_S: Final = 0.25
+"""How far a caller may be behind `BACK_AFTER_S` after the end of a stop."""
+BACK_AFTER_S: Final = 10.0
+DRIFT_S: Final = 0.05
+"""How much the median of the last ten seconds of a long talk may exceed that of the first ten."""
+LONG_S: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +68,7 @@ def main() -> int:
         rows.extend(row(case, caller) for caller in callers)
         print(json.dumps(rows[-len(callers) :], indent=2), flush=True)
     record.write(options.out, 0, "none", {"batch_size": options.batch_size, "rows": rows})
-    return 0
+    return 1 if any(row["missed"] for row in rows) else 0
 
 
 async def measure(
@@ -101,7 +109,29 @@ def row(case: Case, caller: live_speaker.Caller) -> dict[str, Any]:
         "warnings": caller.warnings,
         "errors": caller.errors,
         "audio_is_intact": caller.audio_is_intact,
+        "missed": missed(case, caller),
     }
+
+
+def missed(case: Case, caller: live_speaker.Caller) -> Sequence[str]:
+    """Return which limits a caller misses, in words."""
+    found = []
+    stop_ends = case.stop_after_s + case.stop_for_s
+    before = caller.behind_s(0.0, case.stop_after_s if case.stop_for_s else float("inf"))
+    if not before or max(before) > BEHIND_S:
+        found.append(f"more than {BEHIND_S} s behind, or no frame")
+    if case.stop_for_s:
+        back = caller.behind_s(stop_ends + BACK_AFTER_S)
+        if not back or max(back) > BACK_S:
+            found.append(f"not back within {BACK_S} s after {BACK_AFTER_S} s")
+    last_s = caller.frames[-1].at_s if caller.frames else 0.0
+    if last_s > LONG_S:
+        first, last = caller.behind_s(0.0, 10.0), caller.behind_s(last_s - 10.0)
+        if statistics.median(last) > statistics.median(first) + DRIFT_S:
+            found.append(f"over {DRIFT_S} s later at the end than at the beginning")
+    if not caller.audio_is_intact or caller.errors:
+        found.append("sound that differs from what was sent, or an error")
+    return found
 
 
 def _ms(seconds: float) -> int:
