@@ -106,6 +106,16 @@ class Connection(RequestHandler):
             self._set_deadline(REQUEST_S)
         super().data_received(data)
 
+    def eof_received(self) -> None:
+        """End a WebSocket whose caller has ended its side.
+
+        asyncio would first wait until the caller has taken what was written to it.
+        """
+        super().eof_received()
+        transport = self.transport
+        if self._is_upgraded and transport is not None and transport.get_write_buffer_size():
+            transport.abort()
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """Clear the deadline."""
         self._clear_deadline()

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from typing import TYPE_CHECKING, Final
 
 from aiohttp.http import StreamWriter
 
 from avatar_contracts import socket_buffers
+from avatar_contracts.tcp import PeerEnd, peer_end
 from avatar_gateway.core import frames
 from avatar_gateway.core.frames import Opcode
 
@@ -40,8 +40,6 @@ _SLOWED_CHECK_S: Final = 1.0
 """How often a side that is slowed down is asked whether it is still there."""
 _CLOSE_TIMEOUT_S: Final = 5.0
 """How long a side may take to answer a close frame."""
-_TCP_CLOSE, _TCP_CLOSE_WAIT = 7, 8
-"""States in `TCP_INFO`: reset by the other side; the other side has sent everything."""
 _LINGER_BYTES: Final = 256 * 1024
 """What a side may still send after the gateway sent a close frame; it is dropped."""
 
@@ -319,11 +317,8 @@ class Peer:
 
         A pod that has closed its end may have sent what the caller has not taken yet.
         """
-        connection = self._transport.get_extra_info("socket") if self._is_connected else None
-        if connection is None or connection.fileno() < 0 or not hasattr(socket, "TCP_INFO"):
-            return self._is_lost
-        state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-        is_gone = state == _TCP_CLOSE or (state == _TCP_CLOSE_WAIT and not self._is_pod)
+        end = peer_end(self._transport) if self._is_connected else PeerEnd.NOTHING
+        is_gone = end is PeerEnd.CONNECTION or (end is PeerEnd.SENDING and not self._is_pod)
         if is_gone:
             self._transport.abort()
-        return is_gone
+        return is_gone or self._is_lost

@@ -16,6 +16,7 @@ import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from avatar_contracts import socket_buffers, tls
+from avatar_contracts.tcp import PeerEnd, peer_end
 from avatar_runtime.errors import AvatarRuntimeError
 from avatar_runtime.protocol.client_events import MAX_MESSAGE_BYTES
 from avatar_runtime.serving import admin, app
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
     from uvicorn._types import ASGISendEvent
+    from websockets.frames import Frame
     from websockets.http11 import Request
 
     from avatar_runtime.serving.runtime import Runtime
@@ -43,6 +45,9 @@ _TLS_TIMEOUTS: Final = {
 # The session refuses messages over 21 MiB with an error event. Larger ones are not even read.
 _MAX_READ_BYTES: Final = MAX_MESSAGE_BYTES + 1024 * 1024
 
+GONE_CHECK_S: Final = 1.0
+"""How often the system is asked whether a client that takes no data is still there."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -50,12 +55,15 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's protocol, with another end for a peer that does not read.
 
     The close frame is queued behind the data that waits, instead of waiting for room, and the
-    socket is closed `FLUSH_S` after the session has ended. The faults of a peer are one line of
-    the log, where uvicorn logs errors and tracebacks.
+    socket is closed `FLUSH_S` after the session has ended. A peer that has ended its side is gone,
+    also if it has not taken what was sent to it. The faults of a peer are one line of the log,
+    where uvicorn logs errors and tracebacks.
 
     What a slow client has not taken waits in the session, which can discard it: the kernel and the
     transport hold about one frame each.
     """
+
+    _gone_check: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: BaseTransport) -> None:
         """Limit the data that the kernel buffers, which the session cannot see."""
@@ -68,6 +76,44 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             # TLS transport holds 64 KiB more. A limit of 0 would never end its pause.
             transport.set_write_buffer_limits(high=1, low=0)
         super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop asking whether the client is there."""
+        self._stop_gone_check()
+        super().connection_lost(exc)
+
+    def eof_received(self) -> None:
+        """End the connection; asyncio would first wait until all data is sent."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+
+    def pause_writing(self) -> None:
+        """Ask from time to time whether the client is there; it may not be read now."""
+        super().pause_writing()
+        if self._gone_check is None:
+            self._gone_check = self.loop.call_later(GONE_CHECK_S, self._check_gone)
+
+    def resume_writing(self) -> None:
+        """Stop asking whether the client is there."""
+        self._stop_gone_check()
+        super().resume_writing()
+
+    def handle_close(self, event: Frame) -> None:
+        """End the session of a client that closes, also if it does not take what waits for it."""
+        super().handle_close(event)
+        self.writable.set()
+
+    def _check_gone(self) -> None:
+        if peer_end(self.transport) is PeerEnd.NOTHING:
+            self._gone_check = self.loop.call_later(GONE_CHECK_S, self._check_gone)
+        else:
+            self._gone_check = None
+            self.transport.abort()
+
+    def _stop_gone_check(self) -> None:
+        if self._gone_check is not None:
+            self._gone_check.cancel()
+            self._gone_check = None
 
     async def send(self, message: ASGISendEvent) -> None:
         """Send a message, and return when there is room for the next one.

@@ -367,6 +367,26 @@ async def test_a_caller_that_leaves_many_frames_behind_frees_its_slot(
     await target.until_demand(sessions=0)  # within 5 s
 
 
+async def test_a_caller_that_takes_nothing_and_ends_its_side_frees_its_slot(
+    target: Target,
+) -> None:
+    """What was written to it cannot be sent, but nobody is there for it."""
+
+    async def flood(connection: Any, _: Any) -> None:
+        for _ in range(1000):
+            await connection.send_bytes(bytes(2**16))
+
+    target.pod.on_message = flood
+    caller = await target.opened()
+    caller.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    caller.writer.write(encode(Opcode.TEXT, b"go", MASK))
+    await target.until_demand(sessions=1)
+    await asyncio.sleep(1)  # the buffers of both systems are full
+    assert (await target.demand())["sessions"] == 1
+    caller.writer.write_eof()
+    await target.until_demand(sessions=0)  # within 5 s
+
+
 def _p99(delays: Sequence[float]) -> float:
     return sorted(delays)[round(0.99 * (len(delays) - 1))]
 

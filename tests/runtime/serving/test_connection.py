@@ -299,6 +299,35 @@ async def test_a_client_that_never_reads_is_closed_and_does_not_affect_others(
         assert (await good.until("response.done"))["response"]["status"] == "completed"
 
 
+@pytest.mark.parametrize(
+    ("more", "last"),
+    [(0, b""), (3, b""), (0, b"\x88\x80" + bytes(4))],
+    ids=["idle", "more was sent", "close frame"],
+)
+async def test_a_client_that_takes_nothing_and_ends_its_side_leaves_at_once(
+    serve: Serve, make_engine: Callable[..., FakeEngine], more: int, last: bytes
+) -> None:
+    """Its slot does not wait for the 30 s after which a socket that takes nothing is closed."""
+    async with serve(engine=make_engine(jpeg=bytes(60_000))) as served:
+        gone = await asyncio.to_thread(NonReadingClient, served.sessions)
+        audio = base64.b64encode(bytes(1920 * 25 * 60)).decode()
+        await asyncio.to_thread(gone.send, "input_audio_buffer.append", audio=audio)
+        await served.eventually(lambda: served.runtime.state()["speaking"] == 1, "spoke")
+        for _ in range(more):  # the runtime does not read them while the client takes nothing
+            await asyncio.to_thread(gone.send, "input_audio_buffer.append", audio="AAAA")
+        await served.eventually(
+            lambda: sum(map(len, served.engine.batches)) >= 20, "made more than a socket takes"
+        )
+        await asyncio.sleep(0.5)
+        assert served.runtime.slots.sessions == 1
+        gone.socket.sendall(last)
+        gone.socket.shutdown(socket.SHUT_WR)
+        ended_at = asyncio.get_running_loop().time()
+        await served.eventually(lambda: served.runtime.slots.sessions == 0, "freed the slot")
+        assert asyncio.get_running_loop().time() - ended_at < 10.0
+        gone.socket.close()
+
+
 async def test_a_slow_client_gets_all_audio_and_reports_of_dropped_frames(
     serve: Serve, make_engine: Callable[..., FakeEngine]
 ) -> None:
