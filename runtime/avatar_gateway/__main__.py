@@ -79,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     logs.configure(chosen.log_format, LOG_LEVELS, LIMITED_LOGGERS)
     try:
-        certificate = chosen.certificate and tls.ServerCertificate(chosen.certificate)
+        files = chosen.certificate
+        certificate = None if files is None else tls.ServerCertificate(files)
     except tls.CertificateError as error:
         print(f"avatar-gateway: {error}", file=sys.stderr)
         return 2
@@ -147,7 +148,7 @@ def _listener(
         kept.per_address,
         available,
     )
-    context = certificate and certificate.context
+    context = None if certificate is None else certificate.context
     return Listener(kept, limits.trusted_proxies, metrics.count_ended_connection, context)
 
 

@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 DiscardReason = Literal["cancelled", "slow_client", "failed", "overload"]
 FrameKind = Literal["drawn", "silent"]
 """Drawn by the model, or the avatar's source frame in silence."""
+TurnLeg = Literal["upstream", "avatar"]
+"""Until the first audio of an answer, and from there to its first frame."""
 
 RECENT_S: Final = 30.0
 _RECENT_SAMPLES: Final = 4096
 # Around the objectives: 40 ms per frame, 150 ms for the first one.
 _FRAME_BUCKETS: Final = (0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.2, 0.4, 0.8, 2.0)
 _FIRST_BUCKETS: Final = (0.02, 0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
+_TURN_BUCKETS: Final = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 _LAG_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.1, 0.25, 1.0)
 
 
@@ -113,6 +116,20 @@ class Metrics:
         )
         for kind in get_args(FrameKind):
             self._frames.labels(kind)  # exported from the start, so that a rate has a first value
+        self._turns = Histogram(
+            "avatar_runtime_turn_latency_seconds",
+            "Time of a turn by leg: upstream from the end of the user's turn to the first audio of "
+            "the answer, avatar from there until the first frame is sent.",
+            ["leg"],
+            buckets=_TURN_BUCKETS,
+            registry=self._registry,
+        )
+        self._upstream_faults = Counter(
+            "avatar_runtime_upstream_faults",
+            "Connections to the upstream that failed or ended, by code.",
+            ["code"],
+            registry=self._registry,
+        )
         self._oom = counter("oom_recoveries", "Batches split after the device ran out of memory.")
         self._discarded = Counter(
             "avatar_runtime_frames_discarded",
@@ -194,6 +211,14 @@ class Metrics:
         """Record the latency of the first frame of a response."""
         self._first.observe(seconds)
         self._first_recent.add(seconds, now)
+
+    def observe_turn(self, leg: TurnLeg, seconds: float) -> None:
+        """Record the time of a leg of a turn that is answered from outside."""
+        self._turns.labels(leg).observe(seconds)
+
+    def count_upstream_fault(self, code: str) -> None:
+        """Count a connection to the upstream that failed or ended; codes are those of errors."""
+        self._upstream_faults.labels(code).inc()
 
     def count_discarded(self, reason: DiscardReason, frames: int = 1) -> None:
         """Count frames that were requested and not sent."""

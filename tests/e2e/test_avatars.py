@@ -3,131 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
-import http.server
 import json
-import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import cv2
 import numpy as np
 import pytest
 import pytest_asyncio
-import yaml
 
+from avatar_client import session, sound
+from localcluster import studio as studios
 from localcluster import waiting
 from localcluster.fakes import callers
 from localcluster.release import all_served, condition
+from localcluster.studio import CONSENT, FACES, PREPARE_S, photo, serving
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from localcluster.release import Space
+    from localcluster.studio import Studio
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 
-PREPARE_S: Final = 240.0  # torch starts, and a crowded machine prepares a photo
-FACES: Final = {"persistentVolumeClaim": {"claimName": "faces"}}
-CONSENT: Final = "NASA portrait S93-38679, public domain; used for a test"
 GPU: Final = {"gpuClasses": ["rtx-4090"]}
 FINALIZER: Final = "avatar.musetalk.io/in-use"
 
 
-def claim(name: str, folder: Path) -> list[dict[str, Any]]:
-    """Return a volume of this machine and a claim that is bound to it."""
-    size = {"storage": "1Gi"}
-    modes = ["ReadWriteMany"]
-    return [
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolume",
-            "metadata": {"name": f"{name}-{folder.name}"[:63].rstrip("-")},
-            "spec": {
-                "capacity": size,
-                "accessModes": modes,
-                "hostPath": {"path": str(folder)},
-                "storageClassName": "",
-                "claimRef": {"name": name, "namespace": folder.name},
-            },
-        },
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolumeClaim",
-            "metadata": {"name": name},
-            "spec": {
-                "accessModes": modes,
-                "storageClassName": "",
-                "resources": {"requests": size},
-            },
-        },
-    ]
-
-
-class Studio:
-    """A namespace with a volume for avatars and one with sources."""
-
-    def __init__(self, space: Space, folder: Path) -> None:
-        self.space = space
-        self.faces = folder / "faces" / space.name
-        self.films = folder / "films" / space.name
-
-    async def open(self) -> None:
-        bodies = []
-        for name, folder in (("faces", self.faces), ("films", self.films)):
-            folder.mkdir(parents=True)
-            bodies += claim(name, folder)
-        await self.space.kubectl_apply(yaml.safe_dump_all(bodies))
-
-    async def apply(self, name: str, **spec: Any) -> None:
-        body = {
-            "apiVersion": "avatar.musetalk.io/v1alpha1",
-            "kind": "Avatar",
-            "metadata": {"name": name},
-            "spec": {"storage": FACES, "consent": CONSENT, **spec},
-        }
-        await self.space.kubectl_apply(yaml.safe_dump(body))
-
-    async def avatar(self, name: str) -> dict[str, Any]:
-        return dict(json.loads(await self.space.kubectl("get", "avatar", name, "-o", "json")))
-
-    async def until(self, name: str, kind: str, status: str, within_s: float = 60) -> Any:
-        """Wait until a condition of the current generation has a status; return it."""
-
-        def holds(avatar: dict[str, Any]) -> bool:
-            seen = avatar.get("status", {})
-            current = seen.get("observedGeneration") == avatar["metadata"]["generation"]
-            return current and condition(avatar, kind).get("status") == status
-
-        what = f"{kind} of {name} is {status}"
-        found = await waiting.until(lambda: self.avatar(name), holds, what, within_s)
-        return condition(found, kind)
-
-
 @pytest_asyncio.fixture(loop_scope="session")
 async def studio(space: Space, tmp_path: Path) -> AsyncIterator[Studio]:
-    """Give a studio; when the test ends, its avatars go after the services that name them."""
-    opened = Studio(space, tmp_path)
-    await opened.open()
-    yield opened
-    await space.kubectl("delete", "avs", "--all", "--timeout=120s")
-    profiles = await space.kubectl("get", "gpuprofiles", "-o", "name")
-    await space.kubectl("delete", "avatars", "--all", "--timeout=60s")
-    assert await space.kubectl("get", "gpuprofiles", "-o", "name") == profiles
-
-
-def photo(path: Path, *, face: bool = True, tint: int = 0) -> Path:
-    """Write a photograph, or a picture without a face."""
-    from skimage import data
-
-    face_of = cv2.cvtColor(data.astronaut(), cv2.COLOR_RGB2BGR)[0:300, 90:390]
-    picture = cv2.resize(face_of, (1024, 1024), interpolation=cv2.INTER_CUBIC)
-    if not face:
-        picture = np.full_like(picture, 90)
-    picture = np.clip(picture.astype(int) + tint, 0, 255).astype(np.uint8)
-    cv2.imwrite(str(path), picture)
-    return path
+    async with studios.opened(space, tmp_path) as opened:
+        yield opened
 
 
 async def test_a_photo_becomes_an_avatar_that_a_waiting_service_serves(studio: Studio) -> None:
@@ -196,7 +104,13 @@ async def test_a_changed_source_is_served_to_new_sessions_and_cuts_none(studio: 
     await space.ready("show", within_s=180)
     pods = [pod["metadata"]["uid"] for pod in await space.pods("show")]
     await space.known_to_gateway("show", 1)
-    async with callers.calling(space, "show", 1) as talking:
+    target = session.Target(
+        f"ws://{space.release.gateway}", f"{space.name}/show", space.release.key
+    )
+    speech = sound.read(callers.SPEECH).cut(callers.WORDS_S)
+    async with session.connect(target) as old:
+        assert version(old) == before[:16]
+        assert (await old.speak(speech)).status == "completed"
         photo(studio.films / "ben.jpg", tint=20)
         again = "avatar.musetalk.io/prepare-again=2"
         await space.kubectl("annotate", "avatar", "ben", again)
@@ -209,9 +123,41 @@ async def test_a_changed_source_is_served_to_new_sessions_and_cuts_none(studio: 
             "the avatar is prepared again",
             PREPARE_S,
         )
-        await talking.leave()
+        after = (await studio.avatar("ben"))["status"]["contentHash"]
+        await waiting.until(
+            lambda: new_version(target),
+            lambda seen: seen == after[:16],
+            "new sessions have the new version",
+        )
+        # The old session goes on with the old pictures, beside a new one with the new pictures.
+        async with session.connect(target) as new:
+            responses = await asyncio.gather(old.speak(speech), new.speak(speech))
+        assert version(old) == before[:16]
+        assert [response.status for response in responses] == ["completed", "completed"]
+        dark, light = (brightness(response) for response in responses)
+        assert 10 < light - dark < 30
     assert [pod["metadata"]["uid"] for pod in await space.pods("show")] == pods
-    await all_served(await space.load("show", 1, 2.0, "--avatar", "ben"), 1)
+
+
+def version(live: session.Session) -> str:
+    return str(live.trace.session["avatar"]["version"])
+
+
+async def new_version(target: session.Target) -> str:
+    """Return the version of the avatar in a new session."""
+    async with session.connect(target, keep_media=False) as live:
+        return version(live)
+
+
+def brightness(response: Any) -> float:
+    """Return the mean grey level of the frames of a response."""
+    frames = [
+        cv2.imdecode(np.frombuffer(frame.jpeg, np.uint8), cv2.IMREAD_GRAYSCALE)
+        for frame in response.frames
+        if frame.jpeg
+    ]
+    assert frames
+    return float(np.mean([frame.mean() for frame in frames]))
 
 
 async def test_wrong_sources_say_what_is_wrong(studio: Studio) -> None:
@@ -254,24 +200,3 @@ async def test_wrong_sources_say_what_is_wrong(studio: Studio) -> None:
     )
     assert condition(waits, "Reconciling")["status"] == "True"
     assert waits["status"]["phase"] == "Scheduling"
-
-
-@contextlib.contextmanager
-def serving(content: bytes) -> Iterator[int]:
-    """Serve one content at every path, and yield the port."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield server.server_address[1]
-        server.shutdown()

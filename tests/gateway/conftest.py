@@ -156,7 +156,8 @@ class FakePod:
     async def running(self) -> AsyncIterator[FakePod]:
         """Serve both ports."""
         sessions, admin = web.Application(), web.Application()
-        sessions.add_routes([web.get("/v1/realtime", self.realtime)])
+        paths = ("/v1/realtime", "/voice-live/realtime")
+        sessions.add_routes([web.get(path, self.realtime) for path in paths])
         admin.add_routes([web.get("/control/v1/state", self.state)])
         async with serving(sessions) as self.port, serving(admin) as self.admin_port:
             yield self

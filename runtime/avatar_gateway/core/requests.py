@@ -12,6 +12,9 @@ from avatar_gateway.core import credentials
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+REALTIME_PATH: Final = "/v1/realtime"
+PATHS: Final = (REALTIME_PATH, "/voice-live/realtime")
+"""Where a caller opens a session. The pod translates the second one, which is Azure's."""
 MAX_WAIT_MS: Final = 600_000
 _NAME: Final = re.compile(
     r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
@@ -31,6 +34,8 @@ class SessionRequest:
     """How long the caller waits for a slot, in milliseconds."""
     forwarded: Sequence[tuple[str, str]]
     """The query parameters for the pod."""
+    path: str = REALTIME_PATH
+    """The path at the pod, which is that of the caller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +73,8 @@ def _contains_key(text: str, api_keys: Sequence[str]) -> bool:
     return looks_like_key or any(key in text for key in api_keys)
 
 
-def parse(query: Sequence[tuple[str, str]]) -> SessionRequest:
-    """Return the session request of a query.
+def parse(query: Sequence[tuple[str, str]], path: str = REALTIME_PATH) -> SessionRequest:
+    """Return the session request of a path, which is one of `PATHS`, and a query.
 
     Raises:
         Rejection: a parameter is missing, set more than once, or has a wrong value.
@@ -86,6 +91,7 @@ def parse(query: Sequence[tuple[str, str]]) -> SessionRequest:
         model=_model(values.get("model", "")),
         wait_ms=_wait_ms(values.get("wait_ms", "0")),
         forwarded=[(name, value) for name, value in query if name not in _GATEWAY_PARAMETERS],
+        path=path,
     )
 
 

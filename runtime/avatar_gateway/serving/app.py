@@ -17,6 +17,7 @@ from avatar_gateway.core.frames import NORMAL, Opcode
 from avatar_gateway.core.rate_limit import Rate
 from avatar_gateway.core.wait_queue import RETRYABLE_CODES
 from avatar_gateway.serving import answers, probes, proxy, upgrade
+from avatar_gateway.serving.models import Models
 from avatar_gateway.serving.wait_queue import WaitQueues
 
 if TYPE_CHECKING:
@@ -63,13 +64,16 @@ class Gateway:
         self._budget = budget
         self._metrics = metrics
         self._is_synced = is_synced
+        self.models = Models(authenticator, lambda: placer.services, metrics)
 
     def application(self) -> web.Application:
         """Return the application to serve."""
         application = web.Application(middlewares=[_refuse_upgrades_completely])
         application.add_routes(
             [
-                web.get("/v1/realtime", self.realtime),
+                *(web.get(path, self.realtime) for path in requests.PATHS),
+                web.get("/v1/models", self.models.list),
+                web.get("/v1/models/{name:.+}", self.models.retrieve),
                 web.post("/v1/realtime/client_secrets", self.client_secrets),
                 *probes.routes(lambda: self.is_ready),
                 web.get("/", self.page),
@@ -150,7 +154,7 @@ class Gateway:
         # Authentication precedes every other check: an unauthenticated caller learns nothing else.
         offered = upgrade.offered_subprotocols(request)
         self._authenticator.authenticate(request.headers, offered, dict(query).get("model", ""))
-        return requests.parse(query)
+        return requests.parse(query, request.path)
 
     async def _place(
         self,

@@ -13,6 +13,8 @@ from avatar_gateway.core import credentials, requests
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+ALL: Final = "*"
+"""All services; no service has this name."""
 _MAX_BODY_BYTES: Final = 64 * 1024
 
 
@@ -39,16 +41,26 @@ class Authenticator:
         Raises:
             Rejection: the credential is missing, wrong or expired; the message is the same.
         """
+        permitted = self.permitted(headers, subprotocols)
+        if permitted != ALL and (model is None or model != permitted):
+            raise _unauthenticated()
+
+    def permitted(self, headers: Mapping[str, str], subprotocols: Sequence[str] = ()) -> str:
+        """Return the service that a caller may use, `ALL` for a caller with an API key.
+
+        Raises:
+            Rejection: the credential is missing, wrong or expired; the message is the same.
+        """
         credential = credentials.presented(headers, subprotocols)
         if credential is not None:
             keys = self._read_keys()
             if tokens.matches(credential, keys):
-                return
+                return ALL
             for key in keys:
                 secret = credentials.verify(key, credential, time())
-                if secret is not None and secret.model == model:
-                    return
-        raise errors.Rejection("unauthenticated", "a valid API key or client secret is required")
+                if secret is not None:
+                    return secret.model
+        raise _unauthenticated()
 
     def create_client_secret(self, body: bytes) -> Mapping[str, Any]:
         """Return a new client secret in the format of the OpenAI Realtime API.
@@ -78,3 +90,7 @@ class Authenticator:
             "expires_at": expires_at,
             "session": {"type": "realtime", "object": "realtime.session", **request.session},
         }
+
+
+def _unauthenticated() -> errors.Rejection:
+    return errors.Rejection("unauthenticated", "a valid API key or client secret is required")

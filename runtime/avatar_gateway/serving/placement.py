@@ -57,6 +57,11 @@ class Placer:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=2),
         )
 
+    @property
+    def services(self) -> frozenset[str]:
+        """Return the names of all services, `NAMESPACE/NAME`."""
+        return self._registry.services
+
     async def close(self) -> None:
         """Close all connections to pods."""
         await self._http.close()
@@ -109,7 +114,7 @@ class Placer:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 peer = await upgrade.connect(
                     self._http,
-                    f"http://{host}:{pod.sessions_port}/v1/realtime",
+                    f"http://{host}:{pod.sessions_port}{request.path}",
                     _query(request, pod),
                     _headers(headers, request, pod, self._read_keys()),
                     subprotocols,

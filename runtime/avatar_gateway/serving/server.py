@@ -42,10 +42,6 @@ ADMIN_LIMITS: Final = Limits(256, 256)
 _BACKLOG: Final = 1024
 _ACCEPTS_PER_TURN: Final = 64
 """Connections that are accepted before others get their turn."""
-_TLS_TIMEOUTS: Final = {
-    "ssl_handshake_timeout": tls.HANDSHAKE_S,
-    "ssl_shutdown_timeout": tls.SHUTDOWN_S,
-}
 _RETRY_S: Final = 0.5
 """After the system had no resources for a connection."""
 
@@ -186,11 +182,14 @@ class Listener:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, connection: Connection, accepted: socket.socket) -> None:
-        timeouts = {} if self._tls is None else _TLS_TIMEOUTS
         try:
             loop = asyncio.get_running_loop()
             await loop.connect_accepted_socket(
-                lambda: connection, accepted, ssl=self._tls, **timeouts
+                lambda: connection,
+                accepted,
+                ssl=self._tls,
+                ssl_handshake_timeout=None if self._tls is None else tls.HANDSHAKE_S,
+                ssl_shutdown_timeout=None if self._tls is None else tls.SHUTDOWN_S,
             )
         except BaseException as error:
             self._table.remove(connection)

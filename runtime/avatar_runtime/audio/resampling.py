@@ -1,4 +1,4 @@
-"""Band-limited resampling to 16 kHz, bit-identical however the input is split.
+"""Band-limited resampling, bit-identical however the input is split.
 
 The input is converted in blocks of 20 ms at fixed positions of the sample counter. Each block is
 the same matrix product of the same samples, so the split into messages cannot change it.
@@ -24,14 +24,15 @@ _KAISER_BETA: Final = 9.0
 
 
 class Resampler:
-    """Converts a stream of PCM at one of `INPUT_RATES` to float32 at 16 kHz, without a time shift.
+    """Converts a stream of PCM at one of `INPUT_RATES` to float32, without a time shift.
 
-    Output sample n corresponds to n / 16000 s of the input. The filter is symmetric, so a block
+    Output sample n corresponds to n / `to_rate` s of the input. The filter is symmetric, so a block
     is ready once `lookahead` more input samples exist, or at `finish`.
     """
 
-    def __init__(self, rate: int) -> None:
-        ratio = Fraction(RATE, rate)
+    def __init__(self, rate: int, to_rate: int = RATE) -> None:
+        """`to_rate` is one of `INPUT_RATES` as well."""
+        ratio = Fraction(to_rate, rate)
         self._block = int(rate * BLOCK_S)
         self._taps, self._down = _taps(ratio)
         self.lookahead = 0 if ratio == 1 else self._taps.shape[0] // 2

@@ -21,7 +21,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from avatar_runtime import errors
-from avatar_runtime.avatars import checks, tensor_files
+from avatar_runtime.avatars import checks, mapped_memory, tensor_files
 from avatar_runtime.avatars.geometry import Box
 from avatar_runtime.avatars.manifest import SCHEMA, AvatarInfo, Manifest
 from avatar_runtime.avatars.manifest import check as check_manifest
@@ -38,6 +38,7 @@ MAX_AVATARS: Final = 1000
 """Avatars that are read from one folder at most."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,252}")
 _DECODED_BYTES: Final = 128 << 20  # of decoded frames that an avatar caches
+_HASHED_BYTES: Final = 16 << 20  # of a mapped file that are resident while it is hashed
 
 
 def fold(position: int, frames: int) -> int:
@@ -83,6 +84,11 @@ class Avatar:
     def face_resize(self) -> str:
         """How the generated face is resized to the face box: `bilinear` or `lanczos`."""
         return self.manifest.face_resize
+
+    def release(self) -> None:
+        """Give back the memory of tensors that are mapped from files."""
+        stored = (self.latents, self._masks, self._pixels, self._idle_pixels)
+        mapped_memory.release(tensor for tensor in stored if tensor is not None)
 
     def valid(self, index: int) -> bool:
         """Whether a stored frame has a face; without one its source picture is shown.
@@ -275,7 +281,10 @@ def hash_content(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> str
     for name in sorted(tensors):
         tensor = np.ascontiguousarray(tensors[name])
         digest.update(f"{name}:{tensor.dtype.str}:{tensor.shape}".encode())
-        digest.update(tensor.data)
+        content = tensor.reshape(-1).view(np.uint8)
+        for at in range(0, content.size, _HASHED_BYTES):
+            digest.update(content[at : at + _HASHED_BYTES].data)
+            mapped_memory.release([tensor])
     return digest.hexdigest()
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from avatar_runtime.avatars import pictures
+from avatar_runtime.avatars import mapped_memory, pictures
 from avatar_runtime.avatars.geometry import Box
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ MAX_TENSOR_BYTES: Final = 16 << 30
 """Bytes of one tensor at most. A 1080p frame takes about 0.7 MB."""
 _LATENT_CHANNELS: Final = 8  # masked latent and reference latent
 _MAX_COORDINATE: Final = 1 << 15
+_RELEASED_FRAMES: Final = 50
+"""Frames of a mapped file whose pages are resident at once."""
 _MAX_SCALE: Final = 32  # pixels of the crop for each latent; 8 in the published VAE
 
 
@@ -83,6 +85,8 @@ def check(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> None:
     _check_offsets("mask", tensors["mask_offsets"], tensors["masks"].size)
     _check_offsets("pixel", tensors["pixel_offsets"], tensors["pixels"].size)
     for index in range(manifest.frames):
+        if index % _RELEASED_FRAMES == 0:
+            mapped_memory.release(tensors.values())
         try:
             _check_frame(manifest, tensors, index)
         except ValueError as error:
@@ -90,6 +94,7 @@ def check(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> None:
     if "idle_offsets" in tensors:
         _check_offsets("idle", tensors["idle_offsets"], tensors["idle_pixels"].size)
     _check_pictures(manifest, tensors)
+    mapped_memory.release(tensors.values())
 
 
 def _check_shape(name: str, expected: Shape, found: tuple[int, ...]) -> None:
@@ -116,6 +121,8 @@ def _check_latent_side(manifest: Manifest, shape: tuple[int, ...]) -> None:
 
 def _check_latents(latents: NDArray[np.float16]) -> None:
     for index, frame in enumerate(latents):
+        if index % _RELEASED_FRAMES == 0:
+            mapped_memory.release([latents])
         # The sum of float16 values in float32 is finite exactly if each of them is.
         if not np.isfinite(frame.sum(dtype=np.float32)):
             wrong = frame[~np.isfinite(frame)][0]
@@ -194,6 +201,8 @@ def _check_pictures(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> 
             continue
         data = tensors["pixels" if prefix == "pixel" else "idle_pixels"]
         for index in range(manifest.frames):
+            if index % _RELEASED_FRAMES == 0:
+                mapped_memory.release([data])
             file = data[offsets[index] : offsets[index + 1]]
             if prefix == "idle" and not file.size:
                 continue

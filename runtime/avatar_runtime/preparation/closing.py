@@ -55,6 +55,7 @@ def close(
                 none = np.zeros(0, np.uint8)
                 flat, offsets = cache.pack([files.get(i, none) for i in frames])
                 staging.save(STAGE, number, {"idle_pixels": flat, "idle_offsets": offsets})
+                avatar.release()
         progress.advance(len(part))
 
 

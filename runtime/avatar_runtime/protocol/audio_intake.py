@@ -136,9 +136,12 @@ class AudioIntake(Generic[W]):
         self._buffer.commit(now)
 
     def clear(self, *, keeps_speech: bool) -> None:
-        """Discard the turns whose response has not started."""
-        self._split_sample = b""
+        """Discard the turns whose response has not started.
+
+        `keeps_speech` is whether an open turn is spoken: it goes on, also inside a sample.
+        """
         if not keeps_speech:
+            self._split_sample = b""
             self._detector.discard()
         self._buffer.clear()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import binascii
 import json
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -30,6 +31,7 @@ _MAX_VALUES: Final = 100_000  # values of a message; a legal session.update has 
 _MAX_DIGITS: Final = 100
 """Digits of an integer. The time that Python takes for one is quadratic in them."""
 _MAX_MS: Final = 86_400_000
+_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,7 @@ def load(text: str) -> StrictFields:
         raise _too_deep() from None
     except ValueError as error:
         raise ProtocolError("invalid_json", f"the message is not JSON: {error}") from None
+    _check_surrogates(text, document)
     if not isinstance(document, dict):
         kind = "array" if isinstance(document, list) else type(document).__name__
         raise ProtocolError("invalid_json", f"the message is not a JSON object but: {kind}")
@@ -325,6 +328,23 @@ def _parse_number(text: str) -> float:
     if math.isinf(number):  # it could not be sent back as JSON
         raise ValueError("a number is too large")
     return number
+
+
+def _check_surrogates(text: str, document: object) -> None:
+    """Check that each string can be sent back: UTF-8 has no half of a surrogate pair.
+
+    Raises:
+        ProtocolError: a string has one.
+    """
+    if _SURROGATE.search(text) is None:
+        return
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except RecursionError:
+        raise _too_deep() from None
+    except UnicodeEncodeError:
+        message = "a string of the message has half of a surrogate pair"
+        raise ProtocolError("invalid_json", message) from None
 
 
 def _too_deep() -> ProtocolError:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from avatar_runtime.errors import ProtocolError, shown, supported
 from avatar_runtime.protocol import turn_detection_update
 from avatar_runtime.protocol.audio_formats import FORMATS, AudioFormat
-from avatar_runtime.protocol.session_config import Overrun, StartTrigger
+from avatar_runtime.protocol.session_config import Overrun, StartTrigger, VideoMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,11 +24,13 @@ BITRATE_RANGE: Final = (100_000, 20_000_000)
 
 MAX_WARNINGS: Final = 16
 """Warnings about one `session.update`, at most."""
+AVATAR_MODALITY: Final = "avatar"
+"""The modality of Azure Voice Live by which a client asks for video."""
 MAX_NAMES: Final = 8
 """Fields that one warning names, at most."""
 _NEUTRAL: Final = frozenset({"tool_choice", "max_output_tokens", "include", "truncation"})
 """Fields that clients always send: without tools and text their values mean nothing here."""
-_READ_ONLY: Final = ("fps", "samples_per_frame", "disclosure")
+_READ_ONLY: Final = ("fps", "samples_per_frame", "disclosure", "version")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +45,19 @@ class ConfigUpdate:
     """Applies one `session.update` to a configuration."""
 
     def __init__(
-        self, before: SessionConfig, characters: Mapping[str, Character], read_only: ReadOnlyFields
+        self,
+        before: SessionConfig,
+        characters: Mapping[str, Character],
+        read_only: ReadOnlyFields,
+        *,
+        forwards: bool = False,
     ) -> None:
+        """`forwards` is whether fields that the session does not serve go to an upstream."""
         self.config = before
         self.warnings: list[FieldWarning] = []
         self._characters = characters
         self._read_only = read_only
+        self._forwards = forwards
 
     def apply(self, session: StrictFields) -> SessionConfig:
         """Return the new configuration.
@@ -78,11 +87,12 @@ class ConfigUpdate:
         output = audio.nested("output") if "output" in audio else None
         if "input" in audio:
             received = audio.nested("input")
-            if "turn_detection" in received:
+            if "turn_detection" in received and not self._forwards:
                 self._turn_detection(received)
             if "format" in received:
                 self._change(format=_audio_format(received.nested("format")))
-            rest = {name: received.document[name] for name in received.unknown(_INPUT_FIELDS)}
+            known = ("format",) if self._forwards else _INPUT_FIELDS
+            rest = {name: received.document[name] for name in received.unknown(known)}
             self._store("stored_input", received, rest)
         if output is not None:
             if "format" in output:
@@ -94,7 +104,14 @@ class ConfigUpdate:
         value = session.document["output_modalities"]
         if not isinstance(value, list):
             raise session.error("invalid_type", "output_modalities", "must be an array", "an array")
-        if value != ["audio"]:
+        if AVATAR_MODALITY in value:
+            self._change(video=VideoMode.JPEG, names_avatar=True)
+        elif "avatar" not in session and not self.config.names_avatar:
+            self._change(video=VideoMode.NONE)
+        others = [name for name in value if name != AVATAR_MODALITY]
+        if self._forwards:
+            self._change(stored={**self.config.stored, "output_modalities": others or ["audio"]})
+        elif others != ["audio"]:
             param = session.path("output_modalities")
             self._warn(param, f"{param} stays audio: other modalities are not served")
 
@@ -116,14 +133,14 @@ class ConfigUpdate:
                 self._warn_no_effect(fields, name)
 
     def _store(self, field: str, fields: StrictFields, values: Mapping[str, object]) -> None:
-        """Keep fields that have no effect, and warn once about each value that says something."""
+        """Keep fields that are not served here, and warn once about each value without effect."""
         kept: Mapping[str, object] = getattr(self.config, field)
         told = [
             fields.path(name)
             for name, value in values.items()
             if value not in (None, [], {}, "", kept.get(name)) and name not in _NEUTRAL
         ]
-        if told:
+        if told and not self._forwards:
             names = ", ".join(map(_short, told[:MAX_NAMES]))
             more = f" and {len(told) - MAX_NAMES} more" if len(told) > MAX_NAMES else ""
             verb = "has" if len(told) == 1 else "have"
@@ -148,9 +165,12 @@ class ConfigUpdate:
             raise fields.error(code, name, message, current.describe())
 
     def _avatar(self, avatar: StrictFields) -> None:
+        if not self.config.names_avatar:
+            # Sound only was the wish of a client that had not named the avatar.
+            self._change(video=VideoMode.JPEG, names_avatar=True)
         for name in avatar.unknown((*_AVATAR, *_READ_ONLY)):
             self._warn_no_effect(avatar, name)
-        fields = {"disclosure": "", **self._read_only.avatar(self.config)}
+        fields = {"disclosure": "", "version": "", **self._read_only.avatar(self.config)}
         self._ignore_read_only(avatar, fields)
         for name, apply in _AVATAR.items():
             if name in avatar:
@@ -173,7 +193,8 @@ class ConfigUpdate:
         for name in video.unknown(_VIDEO):
             self._warn_no_effect(video, name)
         if "mode" in video:
-            video.choice("mode", ["jpeg"])
+            mode = video.choice("mode", [mode.value for mode in VideoMode])
+            self._change(video=VideoMode(mode))
         elif "codec" in video:
             video.choice("codec", ["jpeg"])
         if "region" in video:

@@ -23,12 +23,14 @@ class Item:
     status: Literal["in_progress", "completed", "incomplete"]
     audio_ms: int = 0
     """Audio sent to the client so far, milliseconds; set for items of the assistant only."""
+    transcript: str = ""
+    """What the assistant says in an item of its own, as far as it is known."""
 
     def describe(self) -> dict[str, object]:
         """Return the item object of the wire protocol."""
         part: dict[str, object] = {"type": "input_audio", "transcript": None}
         if self.role == "assistant":
-            part = {"type": "output_audio", "transcript": ""}
+            part = {"type": "output_audio", "transcript": self.transcript}
         return {
             "id": self.id,
             "object": "realtime.item",

@@ -17,7 +17,7 @@ from avatar_runtime.protocol.session_config import Overrun, source_position
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from avatar_runtime.protocol.response import Response
+    from avatar_runtime.protocol.response import ActiveResponse
     from avatar_runtime.protocol.session_config import SessionConfig
     from avatar_runtime.protocol.turn import Turn
 
@@ -62,8 +62,14 @@ class FrameFlow(Generic[W]):
         """When the client will have played all delivered frames, monotonic seconds."""
         return self._pacer.end
 
+    def played_ms(self, turn: Turn[W], now: float) -> int:
+        """Return how much of the active response the client has played, by the clock."""
+        delivered_s = turn.settled / self._fps - max(0.0, self._pacer.end - now)
+        sent_s = turn.samples_sent / turn.format.rate
+        return int(max(0.0, min(delivered_s, sent_s)) * 1000)
+
     def due(
-        self, response: Response[W], config: SessionConfig, epoch: int, now: float
+        self, response: ActiveResponse[W], config: SessionConfig, epoch: int, now: float
     ) -> Iterator[FrameDue[W]]:
         """Yield the frames that the window allows now; each is in flight once it is yielded."""
         turn = response.turn
@@ -90,6 +96,17 @@ class FrameFlow(Generic[W]):
                 width=width,
                 height=height,
             )
+
+    def omit(self, turn: Turn[W], config: SessionConfig, now: float) -> int:
+        """Skip the frames that the window allows now, and return their number.
+
+        The client sees none of them; its audio keeps the pace of a session with video.
+        """
+        omitted = 0
+        while turn.next_window is not None and self._can_request(turn, config, now):
+            self.skip(turn, config, turn.request_next(now).frame_index, now)
+            omitted += 1
+        return omitted
 
     def next_due(self, turn: Turn[W], config: SessionConfig) -> float | None:
         """Return when the window has room for the next frame, or `None` if time makes none."""

@@ -24,6 +24,11 @@ class PlayingResponse:
     """When the client will have played it, monotonic seconds."""
     audio_ms: float
 
+    def played_ms(self, now: float) -> int:
+        """Return how much of it the client has played, by the clock."""
+        unplayed_ms = max(0.0, self.until - now) * 1000
+        return int(max(0.0, self.audio_ms - unplayed_ms))
+
 
 class Playback:
     """Reports what the client plays, by the server's clock or by the client's acks."""
@@ -45,11 +50,13 @@ class Playback:
         """Return whether the media sent last belongs to this response."""
         return self._last_media_id == response_id
 
-    def start(self, response_id: str, epoch: int) -> None:
-        """Report the first media of a response."""
-        self._last_media_id = self._speaking_id = response_id
+    def start(self, response_id: str, epoch: int, *, has_video: bool = True) -> None:
+        """Report the first media of a response; without video there is no avatar to report."""
+        self._last_media_id = response_id
+        self._speaking_id = response_id if has_video else None
         self._send("output_audio_buffer.started", response_id=response_id, epoch=epoch)
-        self._send("session.avatar.switch_to_speaking", turn_id=response_id)
+        if has_video:
+            self._send("session.avatar.switch_to_speaking", turn_id=response_id)
 
     def finish(self, playing: PlayingResponse) -> None:
         """Add a response that has ended on the server and not yet at the client."""
@@ -58,13 +65,14 @@ class Playback:
         if len(self._ended_ms) > _MAX_ENDED:
             del self._ended_ms[next(iter(self._ended_ms))]
 
-    def clear(self, epoch: int) -> None:
-        """Report that the client stops playing."""
-        self._playing.clear()
+    def clear(self, epoch: int) -> list[PlayingResponse]:
+        """Report that the client stops playing, and return what it has not played to the end."""
+        cut, self._playing = self._playing, []
         # The official clients require text, also before the first response.
         response_id = self._last_media_id or ""
         self._send("output_audio_buffer.cleared", response_id=response_id, epoch=epoch)
         self._switch_to_idle()
+        return cut
 
     def ack(self, ack: client_events.Ack, epoch: int) -> None:
         """Record how much of a finished response the client has played.

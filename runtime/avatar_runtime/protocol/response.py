@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Generic
+from typing import TYPE_CHECKING, Final, Generic, Protocol
 
 from avatar_runtime.protocol import server_events
 from avatar_runtime.protocol.media import AudioChunk, DroppedFrames, VideoFrame, W
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.conversation import Conversation, Item
     from avatar_runtime.protocol.media import Media
     from avatar_runtime.protocol.outbox import Outbox
-    from avatar_runtime.protocol.turn import Turn
+    from avatar_runtime.protocol.turn import Step, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +27,58 @@ class VideoMessage:
     frame: VideoFrame
     speakable_at: float | None
     """When the first frame of a response could be generated; `None` for the other frames."""
+    heard_at: float | None = None
+    """When the first audio of an answer arrived; with its first frame only."""
+
+
+class ActiveResponse(Protocol[W]):
+    """The active response of a session. `Speech` decides when it starts and ends."""
+
+    @property
+    def id(self) -> str:
+        """The id of the response on the wire."""
+        ...
+
+    @property
+    def ref(self) -> int:
+        """Number of the response in its session, from 1; `response_ref` on the wire."""
+        ...
+
+    @property
+    def turn(self) -> Turn[W]:
+        """The audio and the frames of the response."""
+        ...
+
+    @property
+    def has_video(self) -> bool:
+        """Whether the client gets frames. If not, each is skipped and nothing reports that."""
+        ...
+
+    @property
+    def void(self) -> Step | None:
+        """How the response ends as soon as it has started; `None` if it is spoken."""
+        ...
+
+    def announce_start(self, conversation: Conversation, epoch: int) -> None:
+        """Send the first events of the response."""
+        ...
+
+    def release(self, epoch: int) -> None:
+        """Send the events that follow the media sent so far."""
+        ...
+
+    def send_media(self, media: Media, epoch: int, *, audio_deltas: bool) -> VideoMessage | None:
+        """Put media into the outbox, or return the message if it is a frame."""
+        ...
+
+    def announce_end(self, conversation: Conversation, epoch: int) -> None:
+        """Send the last events of the response, whose turn is in its final phase."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Response(Generic[W]):
-    """The active response. `Speech` decides when it starts and ends."""
+    """A response of mode drive, which has one item with one part of audio."""
 
     turn: Turn[W]
     ref: int
@@ -43,6 +90,9 @@ class Response(Generic[W]):
     outbox: Outbox
     metadata: Mapping[str, str] | None
     """That of the `response.create` that came before the response started."""
+    void: Step | None = None
+    has_video: bool = True
+    """Whether the client gets frames. If not, each frame is skipped and nothing reports that."""
 
     def announce_start(self, conversation: Conversation, epoch: int) -> None:
         """Send the first events of the response and add its item to the conversation."""
@@ -56,7 +106,8 @@ class Response(Generic[W]):
         self._send("response.content_part.added", **ids, part=server_events.PART)
 
     def announce_end(self, conversation: Conversation, epoch: int) -> None:
-        """Send the last events of the response; turn and item are in their final state."""
+        """Send the last events of the response, whose turn is in its final phase."""
+        self.item.status = "completed" if self.turn.phase is Phase.COMPLETED else "incomplete"
         ids = server_events.content_part_ids(self.id, self.item)
         self._send("response.output_audio.done", **ids)
         self._send_video_done(epoch)
@@ -65,8 +116,11 @@ class Response(Generic[W]):
         previous = conversation.previous(self.item)
         described = self.item.describe()
         self._send("conversation.item.done", item=described, previous_item_id=previous)
-        ended = self._describe(_STATUS[self.turn.phase])
+        ended = self._describe(STATUS[self.turn.phase])
         self._send("response.done", response=ended, response_ref=self.ref, epoch=epoch)
+
+    def release(self, epoch: int) -> None:
+        """Do nothing: no event of this response follows its media."""
 
     def send_media(self, media: Media, epoch: int, *, audio_deltas: bool) -> VideoMessage | None:
         """Put media into the outbox, or return the message if it is a frame."""
@@ -77,39 +131,27 @@ class Response(Generic[W]):
                 if audio_deltas:
                     delta = server_events.audio_delta(self.id, self.item, epoch, audio, media)
                     self._send("response.output_audio.delta", **delta)
-            case DroppedFrames():
-                self._send(
-                    "response.video.dropped",
-                    response_id=self.id,
-                    first_frame_index=media.first,
-                    last_frame_index=media.last,
-                    reason=media.reason.value,
-                )
+            case DroppedFrames() if self.has_video:
+                fields = server_events.dropped_frames(self.id, media)
+                self._send("response.video.dropped", **fields)
             case VideoFrame():
                 speakable_at = turn.speakable_at if media.frame_index == 0 else None
                 offset = media.frame_index * audio.samples_per_frame(self.fps)
                 delta = server_events.video_delta(
-                    self.id, self.item, epoch, media, offset_samples=offset, rate=audio.rate
+                    self.id, self.item.id, epoch, media, offset_samples=offset, rate=audio.rate
                 )
                 text = self.outbox.number("response.video.delta", delta)
                 return VideoMessage(text, media, speakable_at)
         return None
 
     def _send_video_done(self, epoch: int) -> None:
-        turn = self.turn
-        self._send(
-            "response.video.done",
-            response_id=self.id,
-            item_id=self.item.id,
-            output_index=0,
-            epoch=epoch,
-            status=_STATUS[turn.phase],
-            frames=turn.frames_sent,
-            dropped=turn.frames_dropped,
-            audio_samples=turn.samples_sent,
-            audio_ms=server_events.milliseconds(turn.samples_sent, turn.format.rate),
-            video_ms=server_events.compact_number(turn.positions * 1000 / self.fps),
+        if not self.has_video:
+            return
+        status = STATUS[self.turn.phase]
+        fields = server_events.video_done(
+            self.id, self.item.id, epoch, status, turn=self.turn, fps=self.fps
         )
+        self._send("response.video.done", **fields)
 
     def _describe(self, status: str) -> dict[str, object]:
         return server_events.response(
@@ -118,7 +160,7 @@ class Response(Generic[W]):
             status,
             [self.item.describe()] if self.item.status != "in_progress" else [],
             audio=self.turn.format,
-            details=_DETAILS.get(self.turn.phase),
+            details=DETAILS.get(self.turn.phase),
             metadata=self.metadata,
         )
 
@@ -137,7 +179,7 @@ class Response(Generic[W]):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class EmptyResponse:
     """A response without output, to a `response.create` whose audio another response has spoken.
 
     A client that gives metadata recognises the response to its request by them, and by them only.
@@ -154,7 +196,7 @@ class Answer:
     def announce(self, outbox: Outbox, epoch: int) -> None:
         """Send the first and the last event."""
         self._send(outbox, "response.created", "in_progress", None, epoch)
-        self._send(outbox, "response.done", _STATUS[self.phase], _DETAILS.get(self.phase), epoch)
+        self._send(outbox, "response.done", STATUS[self.phase], DETAILS.get(self.phase), epoch)
 
     def _send(
         self,
@@ -176,14 +218,14 @@ class Answer:
         outbox.add(kind, {"response": described, "response_ref": self.ref, "epoch": epoch})
 
 
-_STATUS: Final[Mapping[Phase, str]] = {
+STATUS: Final[Mapping[Phase, str]] = {
     Phase.COMPLETED: "completed",
     Phase.CANCELLED: "cancelled",
     Phase.INTERRUPTED: "cancelled",
     Phase.FAILED: "failed",
     Phase.ABORTED: "failed",
 }
-_DETAILS: Final[Mapping[Phase, Mapping[str, object]]] = {
+DETAILS: Final[Mapping[Phase, Mapping[str, object]]] = {
     Phase.CANCELLED: {"type": "cancelled", "reason": "client_cancelled", "error": None},
     Phase.INTERRUPTED: {"type": "cancelled", "reason": "turn_detected", "error": None},
     Phase.FAILED: {

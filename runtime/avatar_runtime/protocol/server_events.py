@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from avatar_runtime.errors import ProtocolError
     from avatar_runtime.protocol.audio_formats import AudioFormat
     from avatar_runtime.protocol.conversation import Item
-    from avatar_runtime.protocol.media import AudioChunk, VideoFrame
+    from avatar_runtime.protocol.media import AudioChunk, DroppedFrames, VideoFrame, W
+    from avatar_runtime.protocol.turn import Turn
 
 PART: Final[Mapping[str, object]] = {"type": "audio", "transcript": ""}
 """A content part in the events of a response; in an item its type is `output_audio`."""
@@ -41,12 +42,12 @@ def audio_delta(
 
 
 def video_delta(
-    response_id: str, item: Item, epoch: int, frame: VideoFrame, offset_samples: int, rate: int
+    response_id: str, item_id: str, epoch: int, frame: VideoFrame, offset_samples: int, rate: int
 ) -> dict[str, object]:
     """Return the fields of `response.video.delta`."""
     return {
         "response_id": response_id,
-        "item_id": item.id,
+        "item_id": item_id,
         "output_index": 0,
         "codec": "jpeg",
         "mode": "jpeg",
@@ -57,6 +58,40 @@ def video_delta(
         "keyframe": True,
         "idle": False,
         "delta": b64encode(frame.jpeg).decode("ascii"),
+    }
+
+
+def dropped_frames(response_id: str, dropped: DroppedFrames) -> dict[str, object]:
+    """Return the fields of `response.video.dropped`."""
+    return {
+        "response_id": response_id,
+        "first_frame_index": dropped.first,
+        "last_frame_index": dropped.last,
+        "reason": dropped.reason.value,
+    }
+
+
+def video_done(
+    response_id: str,
+    item_id: str | None,
+    epoch: int,
+    status: str,
+    *,
+    turn: Turn[W],
+    fps: int,
+) -> dict[str, object]:
+    """Return the fields of `response.video.done`; `item_id` is that of the last audio."""
+    return {
+        "response_id": response_id,
+        "item_id": item_id,
+        "output_index": 0,
+        "epoch": epoch,
+        "status": status,
+        "frames": turn.frames_sent,
+        "dropped": turn.frames_dropped,
+        "audio_samples": turn.samples_sent,
+        "audio_ms": milliseconds(turn.samples_sent, turn.format.rate),
+        "video_ms": compact_number(turn.positions * 1000 / fps),
     }
 
 

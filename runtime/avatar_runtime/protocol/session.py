@@ -6,18 +6,18 @@ The session has no socket, no task and no clock. `Session` states what its calle
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Generic, assert_never
+from typing import TYPE_CHECKING, Final, Generic
 
 from avatar_runtime.errors import ProtocolError
 from avatar_runtime.protocol import client_events, server_events
 from avatar_runtime.protocol.config_update import ConfigUpdate
 from avatar_runtime.protocol.conversation import Conversation, response_active
+from avatar_runtime.protocol.drive import Drive
 from avatar_runtime.protocol.media import W
+from avatar_runtime.protocol.modes import SessionParts
 from avatar_runtime.protocol.outbox import Outbox
 from avatar_runtime.protocol.rate_limit import RateLimiter
 from avatar_runtime.protocol.session_config import Overrun
-from avatar_runtime.protocol.speech import Speech
-from avatar_runtime.protocol.turn import ResponseRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.audio_formats import AudioFormat
     from avatar_runtime.protocol.frame_flow import FrameDue
     from avatar_runtime.protocol.media import Utterance, VideoFrame, VoiceDetector
+    from avatar_runtime.protocol.modes import Mode
     from avatar_runtime.protocol.session_config import Character, ReadOnlyFields, SessionConfig
     from avatar_runtime.protocol.strict_fields import StrictFields
 
@@ -61,6 +62,8 @@ class Outgoing:
     """The frame that the message carries, if any."""
     speakable_at: float | None = None
     """When the first frame of a response could be generated; `None` for all other messages."""
+    heard_at: float | None = None
+    """When the first audio of an answer arrived; with its first frame only."""
 
 
 class Session(Generic[W]):
@@ -106,6 +109,7 @@ class Session(Generic[W]):
         open_utterance: Callable[[AudioFormat], Utterance[W]],
         open_detector: Callable[[AudioFormat], VoiceDetector],
         now: float,
+        open_mode: Callable[[SessionParts[W]], Mode[W]] = Drive,
     ) -> None:
         """`characters` are the avatars that the client can select, by name.
 
@@ -122,21 +126,28 @@ class Session(Generic[W]):
         self._error_rate = RateLimiter(MAX_ERRORS_PER_10_S, 10.0)
         suffix = read_only.id.removeprefix("sess_")
         self._outbox = Outbox(suffix)
-        self._conversation = Conversation(self._outbox)
-        self._speech = Speech(
+        parts = SessionParts(
             suffix,
             read_only.fps,
+            config,
             self._outbox,
-            self._conversation,
-            config=config,
-            open_utterance=open_utterance,
-            open_detector=open_detector,
+            Conversation(self._outbox),
+            open_utterance,
+            open_detector,
+            self._report,
+            self.end,
         )
-        self._outbox.add("session.created", {"session": self._describe(), "resume": None})
-        conversation = {"id": f"conv_{suffix}", "object": "realtime.conversation"}
-        self._outbox.add("conversation.created", {"conversation": conversation})
+        self._mode: Mode[W] = open_mode(parts)
+        self._speech = self._mode.speech
+        if not self._mode.announces_itself:
+            self._report("session.created")
 
     # State
+
+    @property
+    def mode(self) -> Mode[W]:
+        """The mode of the session; its shell reads and writes what the mode exchanges."""
+        return self._mode
 
     @property
     def epoch(self) -> int:
@@ -166,12 +177,25 @@ class Session(Generic[W]):
         """
         return self._speech.frames_lapsed
 
+    @property
+    def frames_omitted(self) -> int:
+        """Frames that were skipped so far because the client wants no video.
+
+        When it grows, there may be audio to `pull`.
+        """
+        return self._speech.frames_omitted
+
+    @property
+    def official_only(self) -> bool:
+        """Whether the client gets no events that OpenAI's interface lacks."""
+        return self._speech.config.official_only
+
     # Input
 
     @property
     def can_receive(self) -> bool:
         """Whether the caller may read the next message from the socket."""
-        return self._outbox.characters < MAX_UNREAD_CHARACTERS
+        return self._outbox.characters < MAX_UNREAD_CHARACTERS and self._mode.can_receive
 
     def receive(self, message: str | bytes, now: float) -> None:
         """Handle one message of the client; a fault in it becomes an `error` event."""
@@ -186,7 +210,7 @@ class Session(Generic[W]):
                 raise client_events.binary_not_enabled(len(message))
             fields = client_events.load(message)
             event_id = client_events.event_id(fields)
-            self._handle(client_events.parse(fields), event_id, now)
+            self._handle(fields, event_id, now)
         except ProtocolError as error:
             self._reject(error, event_id, now)
         else:
@@ -197,7 +221,7 @@ class Session(Generic[W]):
         if self.closing is not None:
             return False
         try:
-            return self._speech.listen(now)
+            return self._mode.listen(now)
         except ProtocolError as error:
             self._reject(error, None, now)
             return True
@@ -213,7 +237,7 @@ class Session(Generic[W]):
             message = self._speech.pull()
             if message is not None:
                 self._active_at = now
-                return Outgoing(message.text, message.frame, message.speakable_at)
+                return Outgoing(message.text, message.frame, message.speakable_at, message.heard_at)
             if self._outbox.characters == 0 and not self._speech.finish(now):
                 return None
 
@@ -279,60 +303,47 @@ class Session(Generic[W]):
             self.closing = Close(code, reason)
             self._speech.abort(now)
 
-    def _handle(self, event: client_events.ClientEvent, event_id: str | None, now: float) -> None:
-        speech = self._speech
+    def _handle(self, fields: StrictFields, event_id: str | None, now: float) -> None:
+        event = client_events.parse(fields)
         match event:
             case client_events.SessionUpdate():
                 self._update(event.session, event_id, now)
-            case client_events.AppendAudio():
-                speech.intake.append(event.audio, now, event_id)
-            case client_events.Commit():
-                speech.intake.commit(now)
-            case client_events.ClearInput():
-                speech.clear_input()
-            case client_events.ClearOutput():
-                speech.clear_output(now)
-            case client_events.CreateItem():
-                message = "conversation.item.create has no effect in mode drive"
-                self._outbox.warn("unsupported_in_mode", message, param="type", event_id=event_id)
-            case client_events.RetrieveItem():
-                self._conversation.retrieve(event.item_id)
-            case client_events.DeleteItem():
-                self._conversation.delete(event.item_id)
-            case client_events.TruncateItem():
-                speech.truncate(event.item_id, event.audio_end_ms, now)
-            case client_events.CreateResponse():
-                request = ResponseRequest(event_id, event.metadata)
-                speech.create_response(request, now)
-                for param in event.ignored:
-                    message = f"{param} has no effect"
-                    self._outbox.warn("no_effect", message, param=param, event_id=event_id)
-            case client_events.CancelResponse():
-                speech.cancel(event.response_id, now)
             case client_events.Ack():
-                speech.ack(event)
+                self._speech.ack(event)
             case client_events.RequestKeyframe():
                 pass  # every JPEG frame is a keyframe
             case _:
-                assert_never(event)
+                self._mode.handle(event, fields, event_id, now)
 
     def _update(self, session: StrictFields, event_id: str | None, now: float) -> None:
         before = self._speech.config
-        update = ConfigUpdate(before, self._characters, self._read_only)
+        update = ConfigUpdate(
+            before, self._characters, self._read_only, forwards=self._mode.forwards
+        )
         after = update.apply(session)
         if not self._speech.is_quiet:
             if after.character != before.character:
                 raise response_active("session.avatar.character", after.character.name)
             if after.format != before.format:
                 raise response_active("session.audio.input.format", after.format.kind)
-        self._speech.configure(after)
-        self._outbox.add("session.updated", {"session": self._describe()})
+        self._mode.configure(after)
+        if not self._mode.forward(session.document, event_id):
+            self._report("session.updated")
         for warning in update.warnings:
             self._outbox.warn("no_effect", warning.message, param=warning.param, event_id=event_id)
         self._speech.start_next(now)
 
     def _describe(self) -> dict[str, object]:
-        return self._speech.config.describe(self._read_only)
+        return self._mode.describe(self._speech.config.describe(self._read_only))
+
+    def _report(self, kind: str) -> None:
+        if kind == "session.updated":
+            self._outbox.add(kind, {"session": self._describe()})
+            return
+        self._outbox.add(kind, {"session": self._describe(), "resume": None})
+        suffix = self.id.removeprefix("sess_")
+        conversation = {"id": f"conv_{suffix}", "object": "realtime.conversation"}
+        self._outbox.add("conversation.created", {"conversation": conversation})
 
     def _check_rate(self, now: float) -> None:
         if not self._event_rate.admits(now):

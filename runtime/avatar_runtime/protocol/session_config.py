@@ -23,6 +23,15 @@ class Overrun(Enum):
     """No frames are generated until the socket has taken those that wait."""
 
 
+class VideoMode(Enum):
+    """What the client gets to see."""
+
+    JPEG = "jpeg"
+    """One image for each frame."""
+    NONE = "none"
+    """Nothing: the session has sound only, and the engine generates no frames for it."""
+
+
 class StartTrigger(Enum):
     """Which event starts the response to the client's audio."""
 
@@ -49,6 +58,11 @@ class Character:
         """The name of the avatar in frame requests."""
         return self.key or self.name
 
+    @property
+    def version(self) -> str:
+        """The beginning of the content hash of this version; empty if the key has none."""
+        return self.key.rpartition("@")[2] if "@" in self.key else ""
+
 
 def source_position(position: int, fps: int, source_fps: int) -> int:
     """Return the frame of the source video at a position of the timeline of a session.
@@ -66,6 +80,9 @@ class SessionConfig:
     format: AudioFormat = PCM_24K
     quality: int = 80
     bitrate: int = 2_000_000
+    video: VideoMode = VideoMode.JPEG
+    names_avatar: bool = False
+    """Whether the client has named the avatar or its video, so that it knows events about them."""
     resolution: tuple[int, int] | None = None
     """Width and height in pixels; `None` takes the size of the avatar."""
     audio_deltas: bool = True
@@ -75,7 +92,7 @@ class SessionConfig:
     turn_detection: TurnDetection | None = None
     """How turns are detected in the audio; `None` leaves it to the client's commits."""
     stored: Mapping[str, object] = field(default_factory=dict)
-    """Fields of OpenAI that have no effect in drive mode; returned unchanged."""
+    """Fields of OpenAI that the session itself does not serve; returned unchanged."""
     stored_input: Mapping[str, object] = field(default_factory=dict)
     stored_output: Mapping[str, object] = field(default_factory=dict)
 
@@ -83,6 +100,15 @@ class SessionConfig:
     def size(self) -> tuple[int, int]:
         """Width and height of the frames in pixels."""
         return self.resolution or (self.character.width, self.character.height)
+
+    @property
+    def official_only(self) -> bool:
+        """Whether the client gets no events that OpenAI's interface lacks.
+
+        It wants sound only and has never named the avatar. Such clients report an error for each
+        event that they do not know.
+        """
+        return self.video is VideoMode.NONE and not self.names_avatar
 
     @property
     def waits_for_request(self) -> bool:
@@ -100,16 +126,20 @@ class SessionConfig:
             **self.stored,
             "type": "realtime",
             **read_only.session(),
-            "output_modalities": ["audio"],
+            "output_modalities": self.stored.get("output_modalities", ["audio"]),
             "audio": {
-                "input": {**self.stored_input, "format": shown_format, "turn_detection": detection},
+                "input": {
+                    **self.stored_input,
+                    "format": shown_format,
+                    "turn_detection": self.stored_input.get("turn_detection", detection),
+                },
                 "output": {**self.stored_output, "format": shown_format},
             },
             "avatar": {
                 "character": self.character.name,
                 "output_protocol": "websocket",
                 "video": {
-                    "mode": "jpeg",
+                    "mode": self.video.value,
                     "quality": self.quality,
                     "bitrate": self.bitrate,
                     "region": "full",
@@ -150,11 +180,10 @@ class ReadOnlyFields:
         }
 
     def avatar(self, config: SessionConfig) -> dict[str, object]:
-        """Return the read-only fields inside `avatar`; `disclosure` only if there is a text."""
+        """Return the read-only fields inside `avatar`; texts that are empty are left out."""
         fields: dict[str, object] = {
             "fps": self.fps,
             "samples_per_frame": config.format.samples_per_frame(self.fps),
         }
-        if config.character.disclosure:
-            fields["disclosure"] = config.character.disclosure
-        return fields
+        texts = {"disclosure": config.character.disclosure, "version": config.character.version}
+        return fields | {name: text for name, text in texts.items() if text}

@@ -114,8 +114,15 @@ class Turn(Generic[W]):
     """
 
     def __init__(
-        self, utterance: Utterance[W], audio: AudioFormat, fps: int, start_ms: int = 0
+        self,
+        utterance: Utterance[W],
+        audio: AudioFormat,
+        fps: int,
+        start_ms: int = 0,
+        *,
+        can_be_live: bool = True,
     ) -> None:
+        """`can_be_live` is whether its audio is live if it arrives at the pace of speech."""
         self.phase = Phase.OPEN
         self.format = audio
         self.start_ms = start_ms
@@ -141,6 +148,7 @@ class Turn(Generic[W]):
         """Audio from the start of a frame that must be there before the frame can be generated."""
         self._utterance = utterance
         self._samples_per_frame = audio.samples_per_frame(fps)
+        self._can_be_live = can_be_live
         self._audio = bytearray()  # from `samples_sent` on
         self._fed_samples = 0  # samples given to the utterance; never below `samples_sent`
         self._finished = False
@@ -221,7 +229,8 @@ class Turn(Generic[W]):
         self.step(Step.APPEND)
         self._audio += data
         self.samples += len(data) // self.format.bytes_per_sample
-        self.clock.add(self.samples / self.format.rate, now)
+        if self._can_be_live:
+            self.clock.add(self.samples / self.format.rate, now)
         self._feed(now)
 
     def commit(self, now: float) -> None:

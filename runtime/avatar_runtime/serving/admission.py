@@ -10,16 +10,23 @@ from urllib.parse import urlsplit
 from avatar_contracts import labels
 from avatar_contracts.tokens import matches
 from avatar_runtime.errors import Rejection, shown, supported
+from avatar_runtime.protocol.dialects import translation, voice_live
+from avatar_runtime.protocol.session_config import VideoMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
+    from avatar_runtime.protocol.dialects.translation import Dialect
+    from avatar_runtime.serving.pod_tokens import PodTokens
+
 _KEYS_IN_URL: Final = ("key", "api_key", "api-key", "apikey", "token", "access_token", "secret")
 _MAX_WAIT_MS: Final = 600_000
 _MAX_TOKENS: Final = 4
-_BETA: Final = "realtime=v1"
+REALTIME_PATH: Final = "/v1/realtime"
+PATHS: Final = (REALTIME_PATH, voice_live.PATH)
+"""Where a client opens a session."""
+_VIDEO_MODES: Final = tuple(mode.value for mode in VideoMode)
 _SERVICE: Final = re.compile(r"[a-z0-9][-a-z0-9]{0,62}/[a-z0-9][-a-z0-9.]{0,252}")
-_BETA_SUBPROTOCOL: Final = "openai-beta.realtime-v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +37,28 @@ class SessionRequest:
     headers: Mapping[str, str]
     """By name in lower case."""
     subprotocols: Collection[str]
+    path: str = REALTIME_PATH
+
+    @property
+    def dialect(self) -> Dialect | None:
+        """The form of the protocol that the client speaks; `None` for the GA form."""
+        beta = self.headers.get("openai-beta", "")
+        return translation.choose(self.path, beta, self.subprotocols)
+
+    @property
+    def names_avatar(self) -> bool:
+        """Whether the query names the avatar, or asks for its video."""
+        return "avatar" in self.query or self.query.get("video", "none") != "none"
+
+    @property
+    def video(self) -> VideoMode:
+        """What the client sees until it says what it wants.
+
+        A client of Azure Voice Live gets video only if it asks for it.
+        """
+        is_azure = self.path == voice_live.PATH and not self.names_avatar
+        default = VideoMode.NONE if is_azure else VideoMode.JPEG
+        return VideoMode(self.query.get("video", default.value))
 
 
 def check_token(request: SessionRequest, accepted: Sequence[str]) -> None:
@@ -45,6 +74,17 @@ def check_token(request: SessionRequest, accepted: Sequence[str]) -> None:
         raise Rejection(401, 4401, "unauthenticated", message)
 
 
+def check_headers(raw: Collection[tuple[bytes, bytes]], tokens: PodTokens) -> None:
+    """Check the session token of an HTTP request, if this pod requires one.
+
+    Raises:
+        Rejection: with status 401, if it is missing or wrong.
+    """
+    if tokens.session_is_required:
+        request = SessionRequest(query={}, headers=headers_of(raw), subprotocols=())
+        check_token(request, tokens.session())
+
+
 def check(request: SessionRequest, service: str, avatars: Collection[str]) -> str | None:
     """Return the requested avatar, or `None` for the default.
 
@@ -53,7 +93,6 @@ def check(request: SessionRequest, service: str, avatars: Collection[str]) -> st
     """
     _check_origin(request.headers)
     _check_query(request.query)
-    _check_beta(request)
     model = request.query.get("model", "")
     if model and service and model != service:
         message = f"model is {shown(model)}, this pod serves {service}"
@@ -106,14 +145,10 @@ def _check_query(query: Mapping[str, str]) -> None:
         raise _invalid("wait_ms", wait, [0, _MAX_WAIT_MS], f"must be 0 to {_MAX_WAIT_MS}")
     if "resume" in query:
         raise _invalid("resume", query["resume"], None, "this version does not support resume")
+    if query.get("video", "jpeg") not in _VIDEO_MODES:
+        raise _invalid("video", query["video"], list(_VIDEO_MODES), supported(_VIDEO_MODES))
     if query.get("refuse", "close") != "close":
         raise _invalid("refuse", query["refuse"], ["close"], supported(["close"]))
-
-
-def _check_beta(request: SessionRequest) -> None:
-    beta = request.headers.get("openai-beta", "")
-    if _BETA in beta or _BETA_SUBPROTOCOL in request.subprotocols:
-        raise _invalid("OpenAI-Beta", _BETA, None, "this version supports the GA interface only")
 
 
 def _invalid(name: str, value: str, limit: object, expected: str) -> Rejection:

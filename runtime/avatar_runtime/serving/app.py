@@ -12,9 +12,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from avatar_contracts import packaged_files
 from avatar_runtime.errors import Rejection
-from avatar_runtime.serving import admission, rejections
+from avatar_runtime.serving import admission, rejections, unknown_paths
 from avatar_runtime.serving.avatar_routes import AvatarRoutes
 from avatar_runtime.serving.connection import Connection
+from avatar_runtime.serving.model_routes import ModelRoutes
 
 if TYPE_CHECKING:
     from avatar_runtime.serving.runtime import Runtime
@@ -26,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 def create(runtime: Runtime) -> FastAPI:
     """Return the application of the sessions port."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     page = packaged_files.page()
 
     @app.get("/")
@@ -45,17 +46,20 @@ def create(runtime: Runtime) -> FastAPI:
         body = {"ready": ready, "draining": runtime.slots.draining}
         return JSONResponse(body, 200 if ready else 503)
 
-    @app.get("/v1/realtime")
     async def upgrade_required() -> JSONResponse:
         rejection = Rejection(426, 1008, "upgrade_required", "connect with a WebSocket")
         headers = {"Upgrade": "websocket", "Connection": "Upgrade"}
         return JSONResponse({"error": rejections.describe(rejection)}, 426, headers)
 
-    @app.websocket("/v1/realtime")
     async def realtime(websocket: WebSocket) -> None:
         await serve_session(websocket, runtime)
 
+    for path in admission.PATHS:
+        app.add_api_route(path, upgrade_required, response_model=None)
+        app.add_api_websocket_route(path, realtime)
     app.include_router(AvatarRoutes(runtime).router())
+    app.include_router(ModelRoutes(runtime).router())
+    unknown_paths.install(app)
     return app
 
 
@@ -65,6 +69,7 @@ async def serve_session(websocket: WebSocket, runtime: Runtime) -> None:
         query=dict(websocket.query_params),
         headers=admission.headers_of(websocket.scope["headers"]),
         subprotocols=websocket.scope["subprotocols"],
+        path=websocket.scope["path"],
     )
     if runtime.tokens.session_is_required:
         try:
@@ -81,8 +86,7 @@ async def serve_session(websocket: WebSocket, runtime: Runtime) -> None:
     try:
         service = runtime.settings.identity.service
         avatar = admission.check(request, service, runtime.avatars.keys())
-        reported = admission.reported_service(request, service)
-        await _run_session(websocket, avatar, reported, runtime)
+        await _run_session(websocket, request, avatar, runtime)
     except Rejection as rejection:
         await _reject(websocket, request, rejection, runtime)
     except WebSocketDisconnect:
@@ -92,11 +96,14 @@ async def serve_session(websocket: WebSocket, runtime: Runtime) -> None:
 
 
 async def _run_session(
-    websocket: WebSocket, avatar: str | None, service: str, runtime: Runtime
+    websocket: WebSocket, request: admission.SessionRequest, avatar: str | None, runtime: Runtime
 ) -> None:
     await websocket.accept(_subprotocol(websocket))
-    session = runtime.open_session(avatar, service)
-    connection = Connection(websocket, session, runtime)
+    reported = admission.reported_service(request, runtime.settings.identity.service)
+    session = runtime.open_session(
+        avatar, reported, request.video, names_avatar=request.names_avatar
+    )
+    connection = Connection(websocket, session, runtime, request.dialect)
     _log.info("session opened session=%s sessions=%d", session.id, runtime.slots.sessions)
     runtime.connections.add(connection)
     try:

@@ -55,7 +55,7 @@ class AvatarRoutes:
         """Return the avatars, and the progress of the preparation that runs."""
         prepares = self._runtime.settings.prepare
         try:
-            self._check_token(request)
+            admission.check_headers(request.scope["headers"], self._runtime.tokens)
             if prepares:
                 page_origin.check_host(request.headers)
         except Rejection as rejection:
@@ -70,7 +70,7 @@ class AvatarRoutes:
     async def preview(self, request: Request, name: str) -> Response:
         """Return the contact sheet of an avatar."""
         try:
-            self._check_token(request)
+            admission.check_headers(request.scope["headers"], self._runtime.tokens)
             page_origin.check_host(request.headers)
             _check_name(name)
             path = self._folder / name / PREVIEW
@@ -84,7 +84,7 @@ class AvatarRoutes:
         """Make an avatar of the file in the body and return the report."""
         try:
             page_origin.check_origin(request.headers)
-            self._check_token(request)
+            admission.check_headers(request.scope["headers"], self._runtime.tokens)
             return await self._admit(request)
         except Rejection as rejection:
             return rejections.answer(rejection)
@@ -136,15 +136,6 @@ class AvatarRoutes:
 
     def _show(self, line: str) -> None:
         self._progress = line
-
-    def _check_token(self, request: Request) -> None:
-        tokens = self._runtime.tokens
-        if tokens.session_is_required:
-            headers = admission.headers_of(request.scope["headers"])
-            admission.check_token(
-                admission.SessionRequest(query={}, headers=headers, subprotocols=()),
-                tokens.session(),
-            )
 
 
 async def _left(request: Request) -> None:

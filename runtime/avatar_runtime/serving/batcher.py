@@ -100,6 +100,7 @@ class Batcher:
             entry.epoch = session.epoch
             self._cancel(session_id, session.epoch)
         now = self._clock()
+        omitted = session.frames_omitted
         room = self._scheduler.statistics().room
         for due in islice(session.due(now), room):
             request = _request(session_id, due)
@@ -114,6 +115,8 @@ class Batcher:
                     expires=inf if due.expires is None else due.expires,
                 )
                 self._queued.set()
+        if session.frames_omitted != omitted:
+            entry.wake()
         self._count_lapsed(entry, now)
         self._set_timer(entry, now)
 

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 from starlette.websockets import WebSocketDisconnect
 
+from avatar_runtime.protocol.dialects import translation
+
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
     from avatar_runtime.batching.frames import AudioWindow
     from avatar_runtime.metrics import FrameKind
+    from avatar_runtime.protocol.dialects.translation import Dialect
     from avatar_runtime.protocol.session import Outgoing, Session
     from avatar_runtime.serving.runtime import Runtime
 
@@ -25,15 +28,22 @@ class Connection:
     """One WebSocket. The reader passes messages to the session, the writer pulls from it."""
 
     def __init__(
-        self, websocket: WebSocket, session: Session[AudioWindow], runtime: Runtime
+        self,
+        websocket: WebSocket,
+        session: Session[AudioWindow],
+        runtime: Runtime,
+        dialect: Dialect | None = None,
     ) -> None:
+        """`dialect` is the form of the protocol that the client speaks, `None` for the GA form."""
         self._websocket = websocket
         self._session = session
         self._runtime = runtime
+        self._dialect = dialect
         self._wake = asyncio.Event()
         self._can_read = asyncio.Event()
         self._can_read.set()
         self._end_reason: str | None = None
+        self._shell = runtime.open_shell(session, self._apply)
 
     async def run(self) -> str:
         """Serve the session until it ends, and return how it ended."""
@@ -41,9 +51,12 @@ class Connection:
         batcher.add(session, self._wake.set)
         try:
             async with asyncio.TaskGroup() as group:
-                reader = group.create_task(self._read(), name=f"read {session.id}")
+                tasks = [group.create_task(self._read(), name=f"read {session.id}")]
+                if self._shell is not None:
+                    tasks.append(group.create_task(self._shell.run(), name=f"shell {session.id}"))
                 await self._write()
-                reader.cancel()
+                for task in tasks:
+                    task.cancel()
         finally:
             batcher.remove(session.id)
             self._runtime.set_speaking(session.id, False)
@@ -66,6 +79,8 @@ class Connection:
             text = message.get("text")
             data = message["bytes"] if text is None else text
             async with self._runtime.large_messages.turn(len(data)):
+                if self._dialect is not None and text is not None:
+                    data = translation.to_ga(self._dialect, text)
                 self._session.receive(data, self._runtime.clock())
                 self._apply()
             # Many small messages may wait: let the other sessions read as well.
@@ -99,12 +114,25 @@ class Connection:
             outgoing = self._session.pull(self._runtime.clock())
             if outgoing is None:
                 break
+            text = self._translated(outgoing)
+            if text is None:
+                continue
             async with asyncio.timeout(STALL_S):
-                await self._websocket.send_text(outgoing.text)
+                await self._websocket.send_text(text)
             self._observe(outgoing)
             # A socket with room does not suspend: let the other sessions send as well.
             await asyncio.sleep(0)
         self._update()
+
+    def _translated(self, outgoing: Outgoing) -> str | None:
+        """Return what the client gets, `None` for an event that it does not know."""
+        text = outgoing.text
+        if self._session.official_only and not translation.is_official(text):
+            _log.info("event not sent session=%s event=%.300s", self._session.id, text)
+            return None
+        if self._dialect is None or outgoing.frame is not None:  # a frame is the same in all
+            return text
+        return translation.from_ga(self._dialect, text)
 
     def _apply(self) -> None:
         self._update()
@@ -119,6 +147,8 @@ class Connection:
             self._can_read.clear()
         self._runtime.batcher.collect_due(session.id)
         self._runtime.set_speaking(session.id, session.is_speaking)
+        if self._shell is not None:
+            self._shell.notify()
 
     async def _wait(self, until: float) -> None:
         try:
@@ -141,3 +171,5 @@ class Connection:
         metrics.count_sent(kind, now - outgoing.frame.requested_at, now)
         if outgoing.speakable_at is not None:
             metrics.observe_first_frame(now - outgoing.speakable_at, now)
+        if outgoing.heard_at is not None:
+            metrics.observe_turn("avatar", now - outgoing.heard_at)

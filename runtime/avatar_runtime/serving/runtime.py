@@ -13,12 +13,18 @@ from avatar_runtime.audio.decoding import AudioDecoder
 from avatar_runtime.audio.utterance import AudioOptions
 from avatar_runtime.engine import calibration
 from avatar_runtime.protocol.session import Session, SessionLimits
-from avatar_runtime.protocol.session_config import Character, ReadOnlyFields, SessionConfig
+from avatar_runtime.protocol.session_config import (
+    Character,
+    ReadOnlyFields,
+    SessionConfig,
+    VideoMode,
+)
 from avatar_runtime.serving.admission import SlotLimiter
 from avatar_runtime.serving.batcher import Batcher
 from avatar_runtime.serving.changes import ChangeNotifier
 from avatar_runtime.serving.large_messages import LargeMessages
 from avatar_runtime.serving.pod_tokens import PodTokens
+from avatar_runtime.upstream import shell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -131,7 +137,14 @@ class Runtime:
         self.metrics.show_batch_limit(self.batcher.limit.value)
         self.changes.notify()
 
-    def open_session(self, avatar: str | None, service: str) -> Session[AudioWindow]:
+    def open_session(
+        self,
+        avatar: str | None,
+        service: str,
+        video: VideoMode = VideoMode.JPEG,
+        *,
+        names_avatar: bool = False,
+    ) -> Session[AudioWindow]:
         """Return a new session that reports `service` as its model.
 
         The caller has acquired a slot for it.
@@ -148,14 +161,27 @@ class Runtime:
         audio_settings = self.settings.audio
         options = AudioOptions(audio_settings.lookahead_ms, audio_settings.silence_dbfs)
         return Session(
-            SessionConfig(character, turn_detection=settings.turn_detection),
+            SessionConfig(
+                character,
+                turn_detection=settings.turn_detection,
+                video=video,
+                names_avatar=names_avatar,
+            ),
             self._characters,
             read_only,
             limits=SessionLimits(settings.max_duration_s, settings.idle_timeout_s),
             open_utterance=lambda audio: AudioDecoder(audio, settings.fps, context_s, options),
             open_detector=voice_activity.SileroDetector,
             now=self.clock(),
+            open_mode=lambda parts: shell.open_mode(self.settings.upstream, parts, self.clock()),
         )
+
+    def open_shell(
+        self, session: Session[AudioWindow], changed: Callable[[], None]
+    ) -> shell.Shell | None:
+        """Return what runs beside a session, and calls `changed` after each change of it."""
+        upstream = self.settings.upstream
+        return shell.open_shell(upstream, session, self.metrics, self.clock, changed)
 
     def set_speaking(self, session_id: str, speaking: bool) -> None:
         """Record whether a session has an active response."""

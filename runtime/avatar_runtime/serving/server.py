@@ -38,10 +38,6 @@ PING_S: Final = 20.0
 PONG_S: Final = 40.0  # over the 30 s after which a stalled socket is closed with its own code
 FLUSH_S: Final = 10.0
 SEND_BUFFER_BYTES: Final = 256 * 1024  # half a second of video; more would hide a slow client
-_TLS_TIMEOUTS: Final = {
-    "ssl_handshake_timeout": tls.HANDSHAKE_S,
-    "ssl_shutdown_timeout": tls.SHUTDOWN_S,
-}
 # The session refuses messages over 21 MiB with an error event. Larger ones are not even read.
 _MAX_READ_BYTES: Final = MAX_MESSAGE_BYTES + 1024 * 1024
 
@@ -179,9 +175,13 @@ class _Server(uvicorn.Server):
     async def _listen(self, bound: socket.socket) -> asyncio.Server:
         """Listen on a socket; uvicorn gives a caller a minute for the handshake of TLS."""
         context = self.config.ssl
-        timeouts = {} if context is None else _TLS_TIMEOUTS
         return await asyncio.get_running_loop().create_server(
-            self._new_protocol, sock=bound, ssl=context, backlog=self.config.backlog, **timeouts
+            self._new_protocol,
+            sock=bound,
+            ssl=context,
+            backlog=self.config.backlog,
+            ssl_handshake_timeout=None if context is None else tls.HANDSHAKE_S,
+            ssl_shutdown_timeout=None if context is None else tls.SHUTDOWN_S,
         )
 
     def _new_protocol(self) -> asyncio.Protocol:

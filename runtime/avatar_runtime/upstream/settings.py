@@ -35,13 +35,14 @@ class UpstreamSettings:
         A mounted key is read at each call, because the kubelet updates the file.
         """
         headers = dict(endpoint.headers)
-        key = self._key(endpoint)
+        key = self.key(endpoint)
         if key:
             name = "Authorization" if endpoint.authorization == BEARER else "api-key"
             headers[name] = f"Bearer {key}" if endpoint.authorization == BEARER else key
         return headers
 
-    def _key(self, endpoint: Endpoint) -> str:
+    def key(self, endpoint: Endpoint) -> str:
+        """Return the key of an endpoint as of now; empty if it has none."""
         source = endpoint.key
         if not isinstance(source, KeySource):
             return ""

@@ -13,7 +13,6 @@ from tests import certificates
 from avatar_contracts import tls
 from avatar_gateway import settings
 from avatar_gateway.core.connections import Limits
-from avatar_gateway.serving import server
 from avatar_gateway.serving.server import Listener
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ async def test_a_handshake_that_is_never_sent_ends(
     certificate: tls.ServerCertificate,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(server._TLS_TIMEOUTS, "ssl_handshake_timeout", 0.05)
+    monkeypatch.setattr(tls, "HANDSHAKE_S", 0.05)
     async with make_gateway(certificate.context) as gateway, asyncio.timeout(10):
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
         assert await reader.read() == b""

@@ -125,3 +125,17 @@ def test_a_read_only_field_says_what_it_stays(
     connect: Connect, avatar: dict[str, object], message: str
 ) -> None:
     assert [text for _, text in warnings(connect().update(avatar=avatar))] == [message]
+
+
+def test_a_clear_does_not_shift_the_samples_of_the_utterance_that_is_spoken(
+    connect: Connect,
+) -> None:
+    driver = connect()
+    sound = bytes(range(240)) * 40
+    driver.append(sound[:4001])
+    driver.send("input_audio_buffer.clear")
+    driver.append(sound[4001:])
+    driver.send("input_audio_buffer.commit")
+    driver.run(1.0)
+    deltas = [e["delta"] for e in driver.events if e["type"] == "response.output_audio.delta"]
+    assert b"".join(map(base64.b64decode, deltas)) == sound

@@ -48,6 +48,12 @@ CASES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
     "not a number": ('{"type": NaN}', {"code": "invalid_json"}),
     "an infinite number": ('{"type": 1e999}', {"code": "invalid_json"}),
     "a number of many digits": (f'{{"type": {"1" * 101}}}', {"code": "invalid_json"}),
+    "half of a surrogate pair": ('{"type": "\\ud800"}', {"code": "invalid_json"}),
+    "a surrogate pair in the wrong order": (
+        '{"type":"session.update","session":{"type":"realtime","x":["\\uDC00\\uD800"]}}',
+        {"code": "invalid_json"},
+    ),
+    "a raw half of a surrogate pair": ('{"type": "\ud800"}', {"code": "invalid_json"}),
     "no type": ("{}", {"code": "missing_field", "param": "type"}),
     "type is not a string": ('{"type": 7}', {"code": "invalid_type", "param": "type", "value": 7}),
     "unknown event": (
@@ -280,7 +286,7 @@ CASES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
     # Parts of the protocol that this version does not support: docs/limits.md lists them.
     "h264": (
         avatar(video={"mode": "h264"}),
-        {"code": "invalid_value", "param": "session.avatar.video.mode", "limit": ["jpeg"]},
+        {"code": "invalid_value", "param": "session.avatar.video.mode", "limit": ["jpeg", "none"]},
     ),
     "azure's codec": (
         avatar(video={"codec": "h264"}),

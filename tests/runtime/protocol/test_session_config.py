@@ -82,6 +82,17 @@ def test_a_session_reports_the_disclosure_and_accepts_it_back(connect: Connect) 
     assert "disclosure" not in updated["session"]["avatar"]
 
 
+def test_a_session_reports_the_version_of_its_avatar(connect: Connect) -> None:
+    driver = connect(anna=Character("anna", 192, 192, key="anna@0123456789abcdef"))
+    [updated] = driver.update()
+    assert updated["session"]["avatar"]["version"] == "0123456789abcdef"
+    updated, warning = driver.update(avatar={"version": "other"})
+    assert updated["session"]["avatar"]["version"] == "0123456789abcdef"
+    assert warning["warning"]["param"] == "session.avatar.version"
+    [updated] = driver.update(avatar={"character": "ben"})
+    assert "version" not in updated["session"]["avatar"]
+
+
 def test_an_invalid_field_reverts_the_valid_ones_of_the_update(connect: Connect) -> None:
     driver = connect()
     [error] = driver.update(avatar={"character": "ben", "video": {"quality": 0}})

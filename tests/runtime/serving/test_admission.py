@@ -33,6 +33,26 @@ def request(
 
 
 @pytest.mark.parametrize(
+    ("path", "query", "video", "names_avatar"),
+    [
+        ("/v1/realtime", {}, "jpeg", False),
+        ("/v1/realtime", {"video": "none"}, "none", False),
+        ("/v1/realtime", {"video": "jpeg"}, "jpeg", True),
+        ("/v1/realtime", {"avatar": "ben"}, "jpeg", True),
+        ("/v1/realtime", {"avatar": "ben", "video": "none"}, "none", True),
+        ("/voice-live/realtime", {}, "none", False),
+        ("/voice-live/realtime", {"video": "jpeg"}, "jpeg", True),
+        ("/voice-live/realtime", {"avatar": "ben"}, "jpeg", True),
+    ],
+)
+def test_the_query_says_what_the_client_wants_to_see(
+    path: str, query: dict[str, str], video: str, names_avatar: bool
+) -> None:
+    asked = admission.SessionRequest(query, {}, (), path)
+    assert (asked.video.value, asked.names_avatar) == (video, names_avatar)
+
+
+@pytest.mark.parametrize(
     ("query", "avatar"),
     [
         ({}, None),
@@ -63,20 +83,7 @@ def test_a_valid_request_is_accepted(query: dict[str, str], avatar: str | None) 
             "origin_not_allowed",
             "Origin",
         ),
-        (
-            request(headers={"openai-beta": "realtime=v1"}),
-            400,
-            1008,
-            "invalid_query",
-            "OpenAI-Beta",
-        ),
-        (
-            request(subprotocols=("realtime", "openai-beta.realtime-v1")),
-            400,
-            1008,
-            "invalid_query",
-            "OpenAI-Beta",
-        ),
+        (request({"video": "h264"}), 400, 1008, "invalid_query", "video"),
     ],
     ids=lambda value: str(value) if isinstance(value, str | int) else "",
 )

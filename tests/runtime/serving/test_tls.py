@@ -13,7 +13,6 @@ from tests import certificates
 from websockets.asyncio.client import connect
 
 from avatar_contracts import tls
-from avatar_runtime.serving import server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +40,8 @@ async def speaks(client: Client, frames: int) -> None:
     await client.speak(frames)
     done = await client.until("response.done")
     assert done["response"]["status"] == "completed"
-    assert len(client.of("response.video.delta")) == frames
+    (video,) = client.of("response.video.done")
+    assert video["frames"] + video["dropped"] == frames
     client.events.clear()
 
 
@@ -104,7 +104,7 @@ async def test_probes_are_encrypted_and_the_admin_port_is_not(
 async def test_a_handshake_that_is_never_sent_ends(
     serve: Serve, files: Certificate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(server._TLS_TIMEOUTS, "ssl_handshake_timeout", 0.05)
+    monkeypatch.setattr(tls, "HANDSHAKE_S", 0.05)
     async with serve(**variables(files)) as served, asyncio.timeout(10):
         reader, writer = await asyncio.open_connection(*served.sessions.split(":"))
         assert await reader.read() == b""

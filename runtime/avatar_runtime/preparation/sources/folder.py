@@ -108,18 +108,15 @@ class FolderSource:
         """Yield the pictures from index `start` on with their times."""
         for index in range(start, len(self._pictures)):
             path = self._pictures[index]
-            opened = video.open_file(path, self._options)
-            size = (opened.info.source_width, opened.info.source_height)
+            size, picture = video.read_photo(path, self._options)
             if size != self._size:
                 raise SourceError(
                     str(path),
                     f"has {size[0]}x{size[1]} pixels, must have {self._size[0]}x{self._size[1]} "
                     "as the first picture of the folder",
                 )
-            if opened.info.kind != "photo":
-                raise SourceError(str(path), "moves; a folder must hold still pictures only")
             time = Fraction(index + self._offset, self._options.fps)
-            yield TimedPicture(index, time, next(opened.frames()))
+            yield TimedPicture(index, time, picture)
 
 
 def _require_length(path: Path, count: int, options: SourceOptions) -> None:

@@ -35,6 +35,8 @@ _SEQUENCE_NUMBER: Final = 4  # bytes before the pixel data of an fdAT
 _CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # PNG specification, table 11.1: colour types
 _HIDDEN: Final = b"prFl"  # a private chunk that a decoder may ignore
 _STEP: Final = 1 << 16
+_MOST_KEPT: Final = 64 * _MEBIBYTE
+_NO_CRC: Final = bytes(4)
 
 
 class Refused(Exception):
@@ -59,8 +61,10 @@ class Header:
 
     @property
     def raw_bytes(self) -> int:
-        """Upper bound of the inflated pixel data: Adam7 has up to 15/8 rows for each row."""
-        return 2 * self.height * (self.width * self.bits // 8 + 2)
+        """Upper bound of the inflated pixel data: Adam7 has up to 15/8 rows for each row, and two
+        more in a picture of few rows.
+        """
+        return 2 * (self.height + 2) * (self.width * self.bits // 8 + 2)
 
 
 def check_file(file: Readable, size: int, *, photo_pixels: int, frame_pixels: int) -> bool:
@@ -91,10 +95,16 @@ def check_file(file: Readable, size: int, *, photo_pixels: int, frame_pixels: in
     return moving
 
 
-def check_picture(data: memoryview, known: Header | None, max_pixels: int) -> Header | None:
+def check_picture(
+    data: memoryview,
+    known: Header | None,
+    max_pixels: int,
+    inflated_pixels: bytearray | None = None,
+) -> Header | None:
     """Check one coded picture, with its signature or without; return the header that holds now.
 
     `known` is the header of the stream, which the pictures of an APNG do not repeat.
+    `inflated_pixels` gets the inflated pixel data for `stored`, if they are at most 64 MiB.
 
     Raises:
         Refused: Decoding the picture costs more memory or time than its pixels need.
@@ -116,11 +126,30 @@ def check_picture(data: memoryview, known: Header | None, max_pixels: int) -> He
                 f"has texts or colour profiles that inflate to more than "
                 f"{_MOST_INFLATED // _MEBIBYTE} MiB (chunk {kind.decode()}); save it without them"
             )
-    if header is not None and _exceeds(pixels, header.raw_bytes):
+    if inflated_pixels is not None and (header is None or header.raw_bytes > _MOST_KEPT):
+        inflated_pixels = None
+    if header is not None and _exceeds(pixels, header.raw_bytes, inflated_pixels):
         raise Refused(
             f"has pixel data that inflate to more than {header.width}x{header.height} pixels hold"
         )
     return header
+
+
+def stored(data: memoryview, inflated_pixels: bytearray) -> bytes:
+    """Return a picture with its pixel data stored instead of compressed.
+
+    Inflating costs most of the decoding, and `check_picture` has done it. FFmpeg does not check the
+    CRC of a chunk.
+    """
+    parts, begun = [SIGNATURE], False
+    for _, kind, body in _chunks(data):
+        if kind != b"IDAT":
+            parts += [struct.pack(">I4s", len(body), kind), body, _NO_CRC]
+        elif not begun:
+            begun = True
+            packed = zlib.compress(inflated_pixels, 0)
+            parts += [struct.pack(">I4s", len(packed), kind), packed, _NO_CRC]
+    return b"".join(parts)
 
 
 def hide_profiles(data: memoryview) -> None:
@@ -191,18 +220,26 @@ def _inflated(packed: bytes, limit: int) -> int:
         return 0  # FFmpeg stops at the same fault.
 
 
-def _exceeds(parts: Iterable[memoryview], limit: int) -> bool:
-    """Return whether the stream in `parts` inflates to more than `limit` bytes."""
+def _exceeds(parts: Iterable[memoryview], limit: int, kept: bytearray | None) -> bool:
+    """Return whether the stream in `parts` inflates to more than `limit` bytes.
+
+    `kept` gets the bytes; it stays empty if the stream is damaged or has no end.
+    """
     stream, total = zlib.decompressobj(), 0
     try:
         for part in parts:
             for at in range(0, len(part), _STEP):
                 rest: bytes | memoryview = part[at : at + _STEP]
                 while len(rest) and not stream.eof:
-                    total += len(stream.decompress(rest, 1 << 20))
+                    made = stream.decompress(rest, 1 << 20)
+                    total += len(made)
                     if total > limit:
                         return True
+                    if kept is not None:
+                        kept += made
                     rest = stream.unconsumed_tail
     except zlib.error:
-        return False
+        pass
+    if kept is not None and not stream.eof:
+        kept.clear()
     return False

@@ -84,10 +84,10 @@ def probe(path: Path, options: SourceOptions) -> Probe:
 def _first_frame(reading: Reading, scanned: Scan, broke_off: bool, options: SourceOptions) -> Probe:
     path, stream = reading.path, reading.stream
     still = reading.still or (scanned.packets == 1 and scanned.complete)
-    _check_size(path, reading, still, options.limits)
+    check_size(path, reading, still, options.limits)
     frame = next(reading.frames(), None)
     if frame is None:
-        raise SourceError(str(path), _no_picture(reading, still, options.limits))
+        raise SourceError(str(path), no_picture(reading, still, options.limits))
     time = frame_time(frame)
     notes = _notes(reading, scanned, broke_off)
     interlaced = not still and reading.interlaced(frame)
@@ -109,7 +109,8 @@ def _first_frame(reading: Reading, scanned: Scan, broke_off: bool, options: Sour
     )
 
 
-def _no_picture(reading: Reading, still: bool, limits: SourceLimits) -> str:
+def no_picture(reading: Reading, still: bool, limits: SourceLimits) -> str:
+    """Return why a file gave no frame."""
     context = reading.stream.codec_context
     if context.width * context.height:
         return f"no picture of it can be decoded (codec {context.name})"
@@ -118,7 +119,12 @@ def _no_picture(reading: Reading, still: bool, limits: SourceLimits) -> str:
     return f"no picture of it can be decoded: it is damaged or has more than {most:g} megapixels"
 
 
-def _check_size(path: Path, reading: Reading, still: bool, limits: SourceLimits) -> None:
+def check_size(path: Path, reading: Reading, still: bool, limits: SourceLimits) -> None:
+    """Refuse a file whose pictures are too large.
+
+    Raises:
+        SourceError: the file or its pictures exceed a limit.
+    """
     if still:
         check_photo_bytes(path, reading.identity[2], limits)
     most = limits.max_photo_pixels if still else limits.max_frame_pixels

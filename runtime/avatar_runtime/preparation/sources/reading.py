@@ -118,15 +118,24 @@ class Reading:
             decoder.extradata = bytes(head)
         for packet in self.packets():
             if decoder.name in png.CODECS:
-                header = self._check_png(packet, header, limit)
+                pixels = bytearray() if self.still else None
+                header = self._check_png(packet, header, limit, pixels)
+                if pixels:
+                    packet = av.Packet(png.stored(memoryview(packet), pixels))
             yield from self._decode(decoder, packet)
         yield from self._decode(decoder, None)
 
-    def _check_png(self, data: Any, known: png.Header | None, limit: int) -> png.Header | None:
+    def _check_png(
+        self,
+        data: Any,
+        known: png.Header | None,
+        limit: int,
+        inflated_pixels: bytearray | None = None,
+    ) -> png.Header | None:
         """Check a coded PNG and hide its colour profile; `data` is a writable buffer."""
         view = memoryview(data)
         try:
-            header = png.check_picture(view, known, limit)
+            header = png.check_picture(view, known, limit, inflated_pixels)
             png.hide_profiles(view)
             return header
         except png.Refused as refused:

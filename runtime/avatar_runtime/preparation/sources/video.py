@@ -10,9 +10,8 @@ import numpy as np
 
 from avatar_runtime.errors import SourceError
 from avatar_runtime.preparation.source import SourceInfo, TimedPicture
-from avatar_runtime.preparation.sources import container, files, probing, timeline
+from avatar_runtime.preparation.sources import container, files, probing, shaping, timeline
 from avatar_runtime.preparation.sources.reading import Reading, frame_time
-from avatar_runtime.preparation.sources.shaping import Shaper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +40,35 @@ def open_file(path: Path, options: SourceOptions) -> VideoSource:
     with files.open_regular(path, options.limits.max_video_bytes) as file:
         sha256 = files.digest(file)
     return VideoSource(path, options, probe, part, sha256)
+
+
+def read_photo(path: Path, options: SourceOptions) -> tuple[tuple[int, int], NDArray[np.uint8]]:
+    """Return the size of a photo before crop and scaling, and its frame; decodes it once.
+
+    Raises:
+        SourceError: The file cannot be used or is no still picture, with the reason.
+    """
+    with Reading(path, options.limits) as reading:
+        if reading.still:
+            return _only_frame(reading, options)
+    opened = open_file(path, options)  # a format that also holds videos, such as AVIF
+    if opened.info.kind != "photo":
+        raise SourceError(str(path), "moves; a folder must hold still pictures only")
+    return (opened.info.source_width, opened.info.source_height), next(opened.frames())
+
+
+def _only_frame(
+    reading: Reading, options: SourceOptions
+) -> tuple[tuple[int, int], NDArray[np.uint8]]:
+    path, limits = reading.path, options.limits
+    probing.check_size(path, reading, True, limits)
+    frame = next(reading.frames(), None)
+    if frame is None:
+        raise SourceError(str(path), probing.no_picture(reading, True, limits))
+    shape = shaping.shape_of(str(path), frame, reading.stream.sample_aspect_ratio, options)
+    with container.translated(path):
+        picture = shaping.Shaper(str(path), shape, options).make(frame)
+    return shape.turn.size(*shape.square), np.array(picture, order="C")
 
 
 class VideoSource:
@@ -107,7 +135,7 @@ class VideoSource:
     def _made(self, reading: Reading, start: int, frames: Iterator[Any]) -> Iterator[TimedPicture]:
         probe = self._probe
         clock = timeline.Clock(probe.step, probe.origin)
-        shaper = Shaper(str(self._path), probe.shape, self._options)
+        shaper = shaping.Shaper(str(self._path), probe.shape, self._options)
         picture: NDArray[np.uint8] | None = None
         held: Any = None
         for index, time, frame in timeline.resample(

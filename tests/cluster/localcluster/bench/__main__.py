@@ -68,6 +68,12 @@ BENCHES: Final = (
         what="the same, and one caller who talks for 20 minutes",
         is_long=True,
     ),
+    Bench(
+        "protocol-fuzz",
+        "localcluster.bench.protocol_fuzz",
+        what="1,000,000 random messages against the protocol of sessions",
+        is_long=True,
+    ),
     Bench("interruptions", "localcluster.bench.interruptions", what="8 callers interrupt"),
     Bench("faults", "localcluster.bench.faults", what="convergence under API faults, 200 seeds"),
     Bench(

@@ -72,12 +72,18 @@ class MixedNodes(HollowNodes):
     async def _report_nodes(self) -> None:
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         ready = {"type": "Ready", "status": "True", "lastHeartbeatTime": now}
-        for node, gpu_class in self.node_classes.items():
+        for node, room in self._rooms().items():
             if node in self._lost:
                 continue
-            room = {**ROOM, "nvidia.com/gpu": str(gpu_class.gpus_per_node)}
             status = {"capacity": room, "allocatable": room, "conditions": [ready]}
             await self._api.merge(f"/api/v1/nodes/{node}/status", {"status": status})
+
+    def _rooms(self) -> dict[str, dict[str, str]]:
+        """Return what each node offers."""
+        return {
+            node: {**ROOM, "nvidia.com/gpu": str(gpu_class.gpus_per_node)}
+            for node, gpu_class in self.node_classes.items()
+        }
 
     async def _start_pod(self, pod: Body) -> None:
         (container,) = pod["spec"]["containers"]

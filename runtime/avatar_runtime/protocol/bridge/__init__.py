@@ -1,0 +1,1 @@
+"""Mode bridge: an upstream Realtime endpoint answers, and the avatar speaks its answers."""

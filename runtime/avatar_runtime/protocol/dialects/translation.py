@@ -1,0 +1,70 @@
+"""Chooses the form that a client speaks, and translates the texts of its messages."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Final, Protocol
+
+from avatar_runtime.errors import ProtocolError
+from avatar_runtime.protocol import client_events
+from avatar_runtime.protocol.dialects import voice_live
+from avatar_runtime.protocol.dialects.beta import Beta
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from avatar_runtime.protocol.dialects.beta import Fields
+
+BETA_HEADER: Final = "realtime=v1"
+BETA_SUBPROTOCOL: Final = "openai-beta.realtime-v1"
+_TYPE: Final = '{"type":"'
+"""How each server event starts."""
+_OWN_EVENTS: Final = ("warning", "response.video.", "session.avatar.")
+"""The events that OpenAI's interface lacks, by the start of their names."""
+
+
+class Dialect(Protocol):
+    """A form of the protocol; each method returns what it cannot translate unchanged."""
+
+    def to_ga(self, event: Fields) -> Fields:
+        """Return a client event in the GA form."""
+
+    def from_ga(self, event: Fields) -> Fields | None:
+        """Return a server event in this form, or `None` if this form lacks it."""
+
+
+def choose(path: str, beta_header: str, subprotocols: Collection[str]) -> Dialect | None:
+    """Return the form that a connection asks for; `None` for the GA form.
+
+    `beta_header` is the header `OpenAI-Beta`, empty if it is missing.
+    """
+    if path == voice_live.PATH:
+        return voice_live.VoiceLive()
+    words = {word.strip() for word in beta_header.split(",")}
+    if BETA_HEADER in words or BETA_SUBPROTOCOL in subprotocols:
+        return Beta()
+    return None
+
+
+def to_ga(dialect: Dialect, message: str) -> str:
+    """Return a message of the client in the GA form.
+
+    A message that cannot be read is returned as it is: the session reports what is wrong.
+    """
+    try:
+        event = client_events.load(message).document
+    except ProtocolError:
+        return message
+    translated = dialect.to_ga(event)
+    return message if translated is event else json.dumps(translated)
+
+
+def from_ga(dialect: Dialect, text: str) -> str | None:
+    """Return a message of the server in the form of the client, or `None` if there is none."""
+    translated = dialect.from_ga(json.loads(text))
+    return None if translated is None else json.dumps(translated, separators=(",", ":"))
+
+
+def is_official(text: str) -> bool:
+    """Return whether OpenAI's interface has the event in a message of a session."""
+    return not text.startswith(_OWN_EVENTS, len(_TYPE))

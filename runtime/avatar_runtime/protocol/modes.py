@@ -1,0 +1,99 @@
+"""What a session asks of its mode: who speaks, and what the client's events do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, Protocol
+
+from avatar_runtime.protocol.media import W
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from avatar_runtime.protocol.audio_formats import AudioFormat
+    from avatar_runtime.protocol.client_events import ClientEvent
+    from avatar_runtime.protocol.conversation import Conversation
+    from avatar_runtime.protocol.media import Utterance, VoiceDetector
+    from avatar_runtime.protocol.outbox import Outbox
+    from avatar_runtime.protocol.session_config import SessionConfig
+    from avatar_runtime.protocol.speech import Speech
+    from avatar_runtime.protocol.strict_fields import StrictFields
+
+
+@dataclass(frozen=True, slots=True)
+class SessionParts(Generic[W]):
+    """What a session gives to its mode."""
+
+    suffix: str
+    """Common suffix of the session's identifiers."""
+    fps: int
+    config: SessionConfig
+    """The configuration at the start."""
+    outbox: Outbox
+    conversation: Conversation
+    open_utterance: Callable[[AudioFormat], Utterance[W]]
+    open_detector: Callable[[AudioFormat], VoiceDetector]
+    report: Callable[[str], None]
+    """Sends `session.created` or `session.updated` with the session as it is now."""
+    end: Callable[[int, str, float], None]
+    """Ends the session: close code, reason and the time now."""
+
+
+class Mode(Protocol[W]):
+    """One service mode: docs/wire-protocol.md, "Service modes".
+
+    It owns the `Speech` of its session, and is told of all that it does not decide.
+    """
+
+    @property
+    def announces_itself(self) -> bool:
+        """Whether the mode reports `session.created` later, when it knows the session."""
+        ...
+
+    @property
+    def forwards(self) -> bool:
+        """Whether the settings that the session does not serve go to an upstream."""
+        ...
+
+    @property
+    def speech(self) -> Speech[W]:
+        """What the avatar says."""
+        ...
+
+    @property
+    def can_receive(self) -> bool:
+        """Whether the mode can take the next message of the client."""
+        ...
+
+    def describe(self, session: dict[str, object]) -> dict[str, object]:
+        """Return the session object for the client, from the one of the configuration."""
+        ...
+
+    def configure(self, config: SessionConfig) -> None:
+        """Apply a configuration that the client has changed."""
+        ...
+
+    def forward(self, session: Mapping[str, object], event_id: str | None) -> bool:
+        """Take the object of a `session.update` whose configuration was applied.
+
+        Return whether the mode reports `session.updated` itself, later.
+        """
+        ...
+
+    def handle(
+        self, event: ClientEvent, fields: StrictFields, event_id: str | None, now: float
+    ) -> None:
+        """Handle an event that is not about the session itself; `fields` is the whole event.
+
+        Raises:
+            ProtocolError: the event cannot be accepted; nothing changes.
+        """
+        ...
+
+    def listen(self, now: float) -> bool:
+        """Handle the next part of the audio that was appended, and return whether there was any.
+
+        Raises:
+            ProtocolError: the audio cannot be handled.
+        """
+        ...

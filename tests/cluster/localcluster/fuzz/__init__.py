@@ -1,0 +1,1 @@
+"""Random clients for the protocol of `/v1/realtime`, and an oracle for what a session answers."""

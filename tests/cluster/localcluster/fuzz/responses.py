@@ -1,0 +1,245 @@
+"""The order, the numbers and the media of responses."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from localcluster.fuzz.fakes import FPS
+from localcluster.fuzz.violation import Violation, require
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    Event = Mapping[str, Any]
+
+START: Final = (
+    *("response.created", "response.output_item.added"),
+    *("conversation.item.added", "response.content_part.added"),
+)
+END: Final = (
+    *("response.output_audio.done", "response.video.done", "response.content_part.done"),
+    *("response.output_item.done", "conversation.item.done", "response.done"),
+)
+STATUSES: Final = frozenset({"completed", "cancelled", "failed"})
+_RATES: Final[Mapping[str, int]] = {"audio/pcmu": 8000, "audio/pcma": 8000}
+
+
+@dataclass(slots=True)
+class Active:
+    """The response whose `response.done` has not come."""
+
+    id: str
+    item_id: str
+    rate: int
+    width: int
+    sound: bytearray
+    has_all_sound: bool
+    """Whether every delta of the sound is sent."""
+    samples: int = 0
+    frames: int = 0
+    dropped: int = 0
+    position: int = 0
+    """Frames that were sent or reported as dropped."""
+    video_status: str = ""
+
+    @property
+    def samples_per_frame(self) -> int:
+        """Samples of one frame."""
+        return self.rate // FPS
+
+
+def is_answer(event: Event) -> bool:
+    """Return whether a response ends that has only the metadata of a late `response.create`."""
+    if event["type"] != "response.done":
+        return False
+    response = event["response"]
+    return not response["output"] and response["metadata"] is not None
+
+
+class ResponseCheck:
+    """Checks that responses start and end completely, and that their media is in order."""
+
+    def __init__(self, on_sound: Callable[[bytes], None]) -> None:
+        """`on_sound` gets the sound of each response that has ended."""
+        self.active: Active | None = None
+        self._on_sound = on_sound
+        self._epoch = 1
+        self._refs = 0
+        self._expected: tuple[str, ...] = ()  # the events that come next, without others between
+        self._audio_deltas = True
+        self._is_idle_due = False  # the client may show an open mouth
+
+    def read(self, event: Event) -> None:
+        """Take notice of an event of the session.
+
+        Raises:
+            Violation: it is not allowed here.
+        """
+        kind: str = event["type"]
+        if self._expected == START[1:] and is_answer(event):
+            self._expected = ()
+        elif self._expected:
+            require(kind == self._expected[0], f"{kind} instead of {self._expected[0]}")
+            self._expected = self._expected[1:]
+        elif kind == START[0]:
+            self._expected = START[1:]
+        elif kind == END[0]:
+            self._expected = END[1:]
+        else:
+            require(kind not in _INNER, f"{kind} outside its sequence")
+        if kind in ("session.created", "session.updated"):
+            self._audio_deltas = event["session"]["avatar"]["audio_deltas"]
+            if self.active is not None and not self._audio_deltas:
+                self.active.has_all_sound = False
+        self._check_epoch(kind, event)
+        handler = _HANDLERS.get(kind)
+        if handler is not None:
+            handler(self, event)
+
+    def check_quiet(self) -> None:
+        """Check that no sequence of events is incomplete.
+
+        Raises:
+            Violation: one is.
+        """
+        require(not self._expected, f"{self._expected} are missing")
+
+    def check_end(self) -> None:
+        """Check that no response is active.
+
+        Raises:
+            Violation: one is.
+        """
+        self.check_quiet()
+        require(self.active is None, f"{self.active} never ended")
+
+    def _check_epoch(self, kind: str, event: Event) -> None:
+        epoch = event.get("epoch")
+        if epoch is None:
+            return
+        require(epoch >= self._epoch, f"{kind} of epoch {epoch} after {self._epoch}")
+        if kind in _MEDIA:
+            require(epoch == self._epoch, f"{kind} of epoch {epoch} before its announcement")
+        self._epoch = epoch
+
+    def _current(self, event: Event) -> Active:
+        active = self.active
+        if active is None or event["response_id"] != active.id:
+            raise Violation(f"{event['type']} of {event['response_id']}, which is not active")
+        return active
+
+    def _created(self, event: Event) -> None:
+        require(self.active is None, f"a response starts while {self.active} is active")
+        self._refs += 1
+        require(event["response_ref"] == self._refs, f"response_ref {event['response_ref']}")
+        response = event["response"]
+        require(response["status"] == "in_progress", f"status {response['status']}")
+        audio = response["audio"]["output"]["format"]
+        kind = audio["type"]
+        self.active = Active(
+            id=response["id"],
+            item_id="",
+            rate=audio.get("rate") or _RATES[kind],
+            width=2 if kind == "audio/pcm" else 1,
+            sound=bytearray(),
+            has_all_sound=self._audio_deltas,
+        )
+
+    def _item_added(self, event: Event) -> None:
+        self._current(event).item_id = event["item"]["id"]
+
+    def _audio(self, event: Event) -> None:
+        active = self._current(event)
+        data = base64.b64decode(event["delta"], validate=True)
+        require(event["item_id"] == active.item_id, f"a delta of {event['item_id']}")
+        require(data and len(data) % active.width == 0, f"a delta of {len(data)} bytes")
+        offset = event["offset_samples"]
+        if active.has_all_sound:
+            require(offset == active.samples, f"offset {offset} after {active.samples}")
+        require(offset >= active.samples, f"offset {offset} after {active.samples}")
+        self._check_time(event, offset, active)
+        active.samples = offset + len(data) // active.width
+        active.sound += data
+
+    def _video(self, event: Event) -> None:
+        if event["idle"]:
+            require(event["response_id"] is None, "an idle frame of a response")
+            require(self._is_idle_due, "an idle frame while the client shows what it should")
+            self._is_idle_due = False
+            return
+        active, index = self._current(event), event["frame_index"]
+        require(index == active.position, f"frame {index} at {active.position}")
+        offset = event["offset_samples"]
+        require(offset == index * active.samples_per_frame, f"frame {index} at {offset}")
+        self._check_time(event, offset, active)
+        is_heard = not active.has_all_sound or active.samples > offset
+        require(is_heard, f"frame {index} before its audio, of which {active.samples} came")
+        active.frames += 1
+        active.position += 1
+
+    def _check_time(self, event: Event, offset: int, active: Active) -> None:
+        exact = offset * 1000 / active.rate
+        require(abs(event["pts_ms"] - exact) <= 0.001, f"pts_ms {event['pts_ms']} at {offset}")
+
+    def _stopped(self, _: Event) -> None:
+        self._is_idle_due = True
+
+    def _dropped(self, event: Event) -> None:
+        active = self._current(event)
+        first, last = event["first_frame_index"], event["last_frame_index"]
+        is_next = first == active.position and last >= first
+        require(is_next, f"frames {first} to {last} dropped at {active.position}")
+        active.dropped += last - first + 1
+        active.position = last + 1
+
+    def _video_done(self, event: Event) -> None:
+        active = self._current(event)
+        counted = (event["frames"], event["dropped"])
+        require(counted == (active.frames, active.dropped), f"{counted} instead of {active}")
+        samples = event["audio_samples"]
+        if active.has_all_sound:
+            require(samples == active.samples, f"{samples} samples, {active.samples} came")
+        status = active.video_status = event["status"]
+        require(status in STATUSES, f"status {status}")
+        if status == "completed":
+            frames = -(-samples // active.samples_per_frame)
+            require(active.position == frames, f"{active.position} frames of {frames}")
+
+    def _done(self, event: Event) -> None:
+        active, response = self.active, event["response"]
+        if active is None or response["id"] != active.id:
+            raise Violation(f"the end of {response['id']}, which is not active")
+        status = response["status"]
+        if is_answer(event):
+            require(status in STATUSES, f"status {status}")
+            self.active = None
+            return
+        require(status == active.video_status, f"{status} after {active.video_status}")
+        item = response["output"][0]
+        expected = "completed" if status == "completed" else "incomplete"
+        require(item["status"] == expected, f"an item that is {item['status']} of a {status}")
+        require((response["status_details"] is None) == (status == "completed"), "status_details")
+        self._is_idle_due |= status != "completed" and active.frames > 0
+        if active.has_all_sound:
+            self._on_sound(bytes(active.sound))
+        self.active = None
+
+
+_INNER: Final = frozenset({*START[1:], *END[1:]}) - {
+    "conversation.item.added",
+    "conversation.item.done",
+}
+_MEDIA: Final = frozenset({"response.output_audio.delta", "response.video.delta"})
+_HANDLERS: Final[Mapping[str, Callable[[ResponseCheck, Event], None]]] = {
+    "response.created": ResponseCheck._created,
+    "response.output_item.added": ResponseCheck._item_added,
+    "response.output_audio.delta": ResponseCheck._audio,
+    "response.video.delta": ResponseCheck._video,
+    "output_audio_buffer.cleared": ResponseCheck._stopped,
+    "conversation.item.truncated": ResponseCheck._stopped,
+    "response.video.dropped": ResponseCheck._dropped,
+    "response.video.done": ResponseCheck._video_done,
+    "response.done": ResponseCheck._done,
+}
