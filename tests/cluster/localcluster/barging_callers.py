@@ -38,6 +38,8 @@ class Caller:
     acknowledged_s: list[float] = field(default_factory=list)
     closed_s: list[float] = field(default_factory=list)
     stale_after_answer: int = 0
+    created: list[str] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     """Why each response ended that was interrupted."""
     errors: list[str] = field(default_factory=list)
@@ -103,11 +105,11 @@ class _Session:
             self._speak()
         await self._until("input_audio_buffer.committed")
         self._events.clear()
+        self._started_at, self._is_acknowledged = None, False
         await socket.send('{"type":"response.create"}')
         await self._until("response.video.delta")
         await asyncio.sleep(self._chance.uniform(0.0, 0.8))
         self._events.clear()
-        self._started_at, self._is_acknowledged = None, False
         self._speak()
         await self._until("output_audio_buffer.cleared")
         await self._until("closed mouth")
@@ -142,7 +144,10 @@ class _Session:
                 self._started_at = now
             case "output_audio_buffer.cleared":
                 self._started_at = self._started_at or now
+            case "response.created":
+                caller.created.append(event["response"]["id"])
             case "response.done":
+                caller.done.append(event["response"]["id"])
                 details = event["response"]["status_details"] or {}
                 caller.reasons.append(details.get("reason") or event["response"]["status"])
             case "error":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from localcluster import interrupting_callers, runtime_process
+from localcluster import barging_callers, interrupting_callers, runtime_process
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,4 +90,20 @@ async def test_every_interruption_of_a_real_process_is_answered_and_closes_the_m
         assert caller.stale_after_answer == 0
         assert caller.created == caller.done
         assert caller.statuses == {"cancelled"}
+        assert caller.errors == []
+
+
+async def test_a_voice_in_the_answer_of_a_real_process_interrupts_it(tmp_path: Path) -> None:
+    log = tmp_path / "runtime.log"
+    with runtime_process.serving(log, 8, device="simulated:h100-80gb") as runtime:
+        callers = await asyncio.gather(
+            *(barging_callers.barge_in(runtime.url, 2, SEED + number) for number in range(4))
+        )
+    for caller in callers:
+        assert len(caller.acknowledged_s) == 2
+        assert len(caller.closed_s) >= 2
+        assert caller.stale_after_answer == 0
+        assert caller.created == caller.done
+        # A response that the server has finished is interrupted while the client plays it.
+        assert set(caller.reasons) <= {"turn_detected", "completed"}
         assert caller.errors == []
