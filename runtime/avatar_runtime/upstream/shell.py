@@ -36,7 +36,8 @@ def open_mode(settings: UpstreamSettings, parts: SessionParts[Any], now: float) 
     """Return the mode of a new session."""
     match settings.upstream:
         case contract.Bridge() as bridge:
-            options = BridgeOptions(PcmRateConverter, is_beta=bridge.beta)
+            rates = bridge.input_rate, bridge.output_rate
+            options = BridgeOptions(PcmRateConverter, bridge.beta, *rates)
             return Bridge(parts, options, now)
         case _:
             return Drive(parts)
