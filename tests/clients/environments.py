@@ -8,12 +8,15 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+import pytest
 
 from localcluster.controlplane import build
 
@@ -25,6 +28,11 @@ NODE_PROJECT: Final = HERE / "node"
 NODE: Final = "node"
 """The environment whose Python package contains Node.js and npm."""
 _LIMIT_S: Final = 900
+UNREACHABLE: Final = "this machine reaches no registry of packages"
+_NO_REGISTRY: Final = re.compile(
+    r"error sending request|dns error|ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT"
+)
+"""What uv and npm say if there is no connection; a package that is missing is another error."""
 
 
 def python(name: str) -> Path:
@@ -96,6 +104,8 @@ def _run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=_LIMIT_S
     )
     if done.returncode:
+        if _NO_REGISTRY.search(done.stderr):
+            pytest.skip(f"{UNREACHABLE}: {done.stderr.strip()[-200:]}")
         error = subprocess.CalledProcessError(done.returncode, list(command))
         error.add_note(done.stderr[-2000:])
         raise error

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 BETA: dict[str, Any] = {"additional_headers": {"OpenAI-Beta": "realtime=v1"}}
-SUBPROTOCOL: dict[str, Any] = {"subprotocols": ["realtime", "openai-beta.realtime-v1"]}
+SUBPROTOCOL = {"subprotocols": ["realtime", "openai-beta.realtime-v1"]}
 
 
 def kinds(client: Client) -> set[str]:

@@ -1,6 +1,7 @@
 """What still reaches 8 callers after they have interrupted the avatar, at random times.
 
-Media of the old epoch, and the frame with the closed mouth; both are measured at the callers.
+Media of the old epoch, and the frame with the closed mouth; both are measured at the callers, from
+the event that they send, or from the `speech_started` that answers their voice.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from localcluster import interrupting_callers, runtime_process
+from localcluster import barging_callers, interrupting_callers, runtime_process
 from localcluster.bench import record
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ def main() -> int:
             )
             rows.append({"pace": "microphone" if is_paced else "burst", **row(callers)})
             print(json.dumps(rows[-1], indent=2), flush=True)
+        barging = asyncio.run(barge(runtime.url, options.sessions, max(1, options.turns // 4)))
+        rows.append({"pace": "microphone, interrupts by voice", **voice_row(barging)})
+        print(json.dumps(rows[-1], indent=2), flush=True)
         lag = {
             name: value
             for name, value in runtime.metrics().items()
@@ -78,6 +82,29 @@ def row(callers: Sequence[interrupting_callers.Caller]) -> dict[str, Any]:
         "responses": sum(len(caller.created) for caller in callers),
         "ended_once": all(caller.created == caller.done for caller in callers),
         "statuses": sorted(set().union(*(caller.statuses for caller in callers))),
+        "errors": sorted(error for caller in callers for error in caller.errors),
+    }
+
+
+async def barge(url: str, sessions: int, turns: int) -> Sequence[barging_callers.Caller]:
+    """Let some callers speak into the answers of their avatars at the same time."""
+    return await asyncio.gather(
+        *(barging_callers.barge_in(url, turns, SEED + number) for number in range(sessions))
+    )
+
+
+def voice_row(callers: Sequence[barging_callers.Caller]) -> dict[str, Any]:
+    """Return the figures of all callers who interrupted by voice, in seconds."""
+    reasons = [reason for caller in callers for reason in caller.reasons]
+    return {
+        "interruptions": sum(len(caller.acknowledged_s) for caller in callers),
+        "last_stale_media_s": record.figures([s for c in callers for s in c.stale_after_s]),
+        "acknowledged_s": record.figures([s for c in callers for s in c.acknowledged_s]),
+        "mouth_closed_s": record.figures([s for c in callers for s in c.closed_s]),
+        "stale_after_the_answer": sum(caller.stale_after_answer for caller in callers),
+        "responses": len(reasons),
+        "ended_once": all(caller.created == caller.done for caller in callers),
+        "statuses": sorted(set(reasons)),
         "errors": sorted(error for caller in callers for error in caller.errors),
     }
 
