@@ -46,7 +46,7 @@ async def running(*arguments: str) -> AsyncIterator[int]:
     assert process.stderr is not None
     try:
         async with asyncio.timeout(START_S):
-            port, lines = 0, []
+            port, lines = 0, list[str]()
             while not lines or " ready " not in lines[-1]:
                 lines.append((await process.stderr.readline()).decode())
                 assert lines[-1], f"the runtime ended: {''.join(lines)}"

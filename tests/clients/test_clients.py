@@ -45,6 +45,7 @@ class Client:
 CLIENTS: Final = {
     "openai-python, no update": Client("openai_python.py", None),
     "openai-python, server_vad": Client("openai_python.py", None, ("server_vad",)),
+    "openai-python, beta": Client("openai_python_beta.py", "openai-beta"),
     "openai-agents": Client("openai_agents.py", "openai-agents"),
     "livekit-plugins-openai": Client("livekit_openai.py", "livekit-plugins-openai"),
     "pipecat-ai": Client("pipecat_openai.py", "pipecat-ai"),
