@@ -12,7 +12,7 @@ import av.filter
 
 from avatar_runtime.errors import SourceError
 from avatar_runtime.preparation.sources import container as containers
-from avatar_runtime.preparation.sources import files, png
+from avatar_runtime.preparation.sources import files, png, watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -143,7 +143,8 @@ class Reading:
 
     def _decode(self, decoder: Any, packet: Any) -> Iterator[Any]:
         try:
-            decoded = decoder.decode(packet)
+            with watchdog.watching(self.path, self._limits.frame_seconds):
+                decoded = decoder.decode(packet)
         except (av.error.FFmpegError, ValueError):
             self.damaged += 1
             return
