@@ -78,13 +78,15 @@ async def test_openai_for_node_finishes_three_turns_over_tls(
     address, trusted = tls_server
     node, folder = environments.node()
     script = shutil.copy(SCRIPTS / "openai_node.mjs", folder)
-    _check(await _run(str(node), script, address, str(speech), NODE_EXTRA_CA_CERTS=str(trusted)))
+    _check(
+        await _run(str(node), str(script), address, str(speech), NODE_EXTRA_CA_CERTS=str(trusted))
+    )
 
 
 async def test_openai_agents_for_node_finish_three_turns(server: str, speech: Path) -> None:
     node, folder = environments.node()
     script = shutil.copy(SCRIPTS / "openai_agents_node.mjs", folder)
-    _check(await _run(str(node), script, server, str(speech)))
+    _check(await _run(str(node), str(script), server, str(speech)))
 
 
 def _check(result: dict[str, Any]) -> None:
