@@ -251,8 +251,16 @@ async def listening(runtime: Runtime) -> AsyncIterator[Listeners]:
             helpers.append(group.create_task(certificate.follow(), name="certificate"))
         for server in servers:
             await server.listens.wait()
+        listeners = Listeners(*(Address(*bound.getsockname()[:2]) for bound in sockets))
+        is_encrypted = "false" if certificate is None else "true"
+        _log.info(
+            "listening sessions=%s admin=%s tls=%s",
+            listeners.sessions,
+            listeners.admin,
+            is_encrypted,
+        )
         try:
-            yield Listeners(*(Address(*bound.getsockname()[:2]) for bound in sockets))
+            yield listeners
         finally:
             runtime.stop_watchers()
             for server in servers:
