@@ -157,7 +157,7 @@ def brightness(response: Any) -> float:
         if frame.jpeg
     ]
     assert frames
-    return float(np.mean([frame.mean() for frame in frames]))
+    return float(np.mean([frame.mean() for frame in frames if frame is not None]))
 
 
 async def test_wrong_sources_say_what_is_wrong(studio: Studio) -> None:

@@ -6,9 +6,11 @@ import errno
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 from tests.runtime.preparation import clips
 
+from avatar_contracts.environment import Fault
 from avatar_runtime import errors
 from avatar_runtime.preparation import sources
 from avatar_runtime.preparation.sources import container, files
@@ -32,7 +34,7 @@ def wrapped(cause: BaseException, *, hidden: bool = False) -> errors.AvatarRunti
         (errors.AssetError("a", "is wrong"), True),
         (errors.AssetError("a", "is busy", permanent=False), False),
         (errors.SourceError("a", "is empty"), True),
-        (errors.SettingsError(["a"]), True),
+        (errors.SettingsError(Fault("A", "x", "must be y")), True),
         (errors.FetchError("u", "is another"), True),
         (errors.FetchFailed("u", "no response"), False),
         (errors.EngineError("lost"), False),
@@ -56,8 +58,8 @@ def test_errors_know_whether_they_pass(error: BaseException, permanent: bool) ->
         (files.TooSlow(), False),
         (OSError(errno.EIO, "disk"), False),
         (ValueError("broken"), True),
-        (container.av.error.OSError(errno.EIO, "Input/output error"), True),
-        (container.av.error.MemoryError(errno.ENOMEM, "too large"), True),
+        (av.error.OSError(errno.EIO, "Input/output error"), True),
+        (av.error.MemoryError(errno.ENOMEM, "too large"), True),
     ],
 )
 def test_a_damaged_file_stays_damaged_and_a_busy_disk_does_not(
