@@ -197,6 +197,8 @@ class Drive(Generic[W]):
         turn = self._input.unrequested(committed=needs_commit)
         if turn is not None:
             turn.request = request
+            if self.config.waits_for_request and not turn.is_started:
+                turn.clock.restart(now)  # its frames are late from now on, and not before
             self.speech.start_next(now)
         elif self._unclaimed_id is not None and request.metadata is not None:
             self._unclaimed_id = None
