@@ -74,13 +74,13 @@ async def test_openai_for_node_finishes_three_turns_over_tls(
 ) -> None:
     address, trusted = tls_server
     node, folder = environments.node()
-    script = shutil.copy(SCRIPTS / "openai_node.mjs", folder)
+    script = str(shutil.copy(SCRIPTS / "openai_node.mjs", folder))
     _check(await _run(str(node), script, address, str(speech), NODE_EXTRA_CA_CERTS=str(trusted)))
 
 
 async def test_openai_agents_for_node_finish_three_turns(server: str, speech: Path) -> None:
     node, folder = environments.node()
-    script = shutil.copy(SCRIPTS / "openai_agents_node.mjs", folder)
+    script = str(shutil.copy(SCRIPTS / "openai_agents_node.mjs", folder))
     _check(await _run(str(node), script, server, str(speech)))
 
 
