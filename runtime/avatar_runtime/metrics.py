@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from avatar_contracts.percentiles import percentile
+from avatar_runtime.upstream.metrics import UpstreamMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -61,6 +62,8 @@ class Metrics:
 
     def __init__(self, device: str, gpu_class: str) -> None:
         self._registry = CollectorRegistry()
+        self.upstream = UpstreamMetrics(self._registry)
+        """Those of the endpoints of modes bridge and speech."""
         self._first_recent = Recent()
         self._frame_recent = Recent()
         self._miss_recent = Recent()

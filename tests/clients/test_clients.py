@@ -48,6 +48,9 @@ CLIENTS: Final = {
     "openai-python, beta": Client("openai_python_beta.py", "openai-beta"),
     "openai-agents": Client("openai_agents.py", "openai-agents"),
     "livekit-plugins-openai": Client("livekit_openai.py", "livekit-plugins-openai"),
+    "livekit-plugins-openai, generate_reply": Client(
+        "livekit_push_to_talk.py", "livekit-plugins-openai"
+    ),
     "pipecat-ai": Client("pipecat_openai.py", "pipecat-ai"),
     "semantic-kernel": Client("semantic_kernel_realtime.py", "semantic-kernel"),
     "azure-ai-voicelive": Client("azure_voicelive.py", "azure-ai-voicelive"),

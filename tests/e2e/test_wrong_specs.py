@@ -407,7 +407,7 @@ SERVICE_FAULTS: Final[dict[str, Wrong]] = {
     ),
     "header-over-two-lines": Wrong(
         speaking(headers={"x-team": "a\nb"}),
-        "spec.upstream.speech.headers",
+        "spec.upstream.speech.headers[x-team]",
         "the value of a header must be printable ASCII",
     ),
     "chat-with-everything": Wrong(

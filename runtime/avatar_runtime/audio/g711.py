@@ -1,4 +1,4 @@
-"""G.711 to 16-bit PCM, by table (ITU-T G.711, tables 1a and 2a)."""
+"""G.711 from and to 16-bit PCM, by table (ITU-T G.711, tables 1a and 2a)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,23 @@ def decode_ulaw(data: bytes) -> bytes:
 def decode_alaw(data: bytes) -> bytes:
     """Return little-endian PCM16 of A-law bytes, one sample per byte."""
     return _ALAW[np.frombuffer(data, np.uint8)].tobytes()
+
+
+def encode_ulaw(samples: NDArray[np.int16]) -> bytes:
+    """Return the mu-law byte nearest to each PCM16 sample."""
+    return _encode(samples, _ULAW)
+
+
+def encode_alaw(samples: NDArray[np.int16]) -> bytes:
+    """Return the A-law byte nearest to each PCM16 sample."""
+    return _encode(samples, _ALAW)
+
+
+def _encode(samples: NDArray[np.int16], table: NDArray[np.int16]) -> bytes:
+    codes = np.argsort(table, kind="stable")
+    levels = table[codes].astype(np.int32)
+    middles = (levels[1:] + levels[:-1]) / 2
+    return codes[np.searchsorted(middles, samples)].astype(np.uint8).tobytes()
 
 
 def _ulaw_table() -> NDArray[np.int16]:

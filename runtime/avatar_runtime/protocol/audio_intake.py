@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from avatar_runtime.protocol import wav_header
 from avatar_runtime.protocol.listening import (
@@ -12,13 +12,12 @@ from avatar_runtime.protocol.listening import (
     SpeechStopped,
     TimedOut,
 )
-from avatar_runtime.protocol.media import W
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from avatar_runtime.protocol.audio_formats import AudioFormat
-    from avatar_runtime.protocol.input_buffer import InputBuffer
+    from avatar_runtime.protocol.conversation import Item
     from avatar_runtime.protocol.listening import Action
     from avatar_runtime.protocol.media import VoiceDetector
     from avatar_runtime.protocol.outbox import Outbox
@@ -46,12 +45,66 @@ class Speaker(Protocol):
         ...
 
 
-class AudioIntake(Generic[W]):
-    """Puts the audio of the client into the turns of the input buffer."""
+class UtteranceBuffer(Protocol):
+    """What becomes of the utterances: turns that are spoken, or sound that is transcribed."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an utterance accepts audio."""
+        ...
+
+    @property
+    def open_item_id(self) -> str | None:
+        """The id of the item of the utterance that has started and was not committed."""
+        ...
+
+    def check(self, size: int, unheard: int, audio_format: AudioFormat) -> None:
+        """Check that `size` bytes can be added to `unheard` samples that no utterance has yet.
+
+        Raises:
+            ProtocolError: the buffer is full.
+        """
+        ...
+
+    def keeps_pace(self, start_ms: int, now: float) -> bool:
+        """Return whether an utterance that starts now follows the last at the pace of speech."""
+        ...
+
+    def open(self, audio_format: AudioFormat, start_ms: int) -> Item:
+        """Open an utterance and return its item."""
+        ...
+
+    def open_item(self) -> Item:
+        """Return a new item of the user, which is not in the conversation yet."""
+        ...
+
+    def append(self, audio: bytes, now: float) -> None:
+        """Add audio to the open utterance."""
+        ...
+
+    def commit(self, now: float) -> None:
+        """End the open utterance.
+
+        Raises:
+            ProtocolError: no utterance is open.
+        """
+        ...
+
+    def abandon(self) -> None:
+        """End the item of an utterance whose audio is no longer accepted."""
+        ...
+
+    def clear(self) -> None:
+        """Discard the utterances that are not spoken yet."""
+        ...
+
+
+class AudioIntake:
+    """Puts the audio of the client into the utterances of a buffer."""
 
     def __init__(
         self,
-        buffer: InputBuffer[W],
+        buffer: UtteranceBuffer,
         outbox: Outbox,
         speaker: Speaker,
         open_detector: Callable[[AudioFormat], VoiceDetector],

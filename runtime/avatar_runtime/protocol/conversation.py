@@ -19,17 +19,23 @@ class Item:
     """One message of the conversation, without its audio."""
 
     id: str
-    role: Literal["user", "assistant"]
+    role: Literal["system", "user", "assistant"]
     status: Literal["in_progress", "completed", "incomplete"]
     audio_ms: int = 0
     """Audio sent to the client so far, milliseconds; set for items of the assistant only."""
     transcript: str = ""
-    """What the assistant says in an item of its own, as far as it is known."""
+    """What the assistant says in an item of its own, or what the user was heard to say, as far as
+    it is known."""
+    text: str | None = None
+    """The text of a message that the client wrote; `None` in an item of sound."""
 
     def describe(self) -> dict[str, object]:
         """Return the item object of the wire protocol."""
-        part: dict[str, object] = {"type": "input_audio", "transcript": None}
-        if self.role == "assistant":
+        part: dict[str, object] = {"type": "input_audio", "transcript": self.transcript or None}
+        if self.text is not None:
+            kind = "output_text" if self.role == "assistant" else "input_text"
+            part = {"type": kind, "text": self.text}
+        elif self.role == "assistant":
             part = {"type": "output_audio", "transcript": self.transcript}
         return {
             "id": self.id,
@@ -79,6 +85,10 @@ class Conversation:
                 value=shown(item_id),
             )
         return self._items[item_id]
+
+    def find(self, item_id: str) -> Item | None:
+        """Return an item, or `None` if the conversation does not have it."""
+        return self._items.get(item_id)
 
     def previous(self, item: Item) -> str | None:
         """Return the id of the item before this one, or `None` if there is none any more."""

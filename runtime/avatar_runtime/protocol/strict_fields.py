@@ -80,6 +80,18 @@ class StrictFields:
             raise self._wrong_type(name, "an object")
         return StrictFields(value, self.path(name))
 
+    def objects(self, name: str, most: int) -> list[StrictFields]:
+        """Return a required list of at most `most` objects."""
+        value = self.value(name)
+        if not isinstance(value, list):
+            raise self._wrong_type(name, "a list")
+        if len(value) > most:
+            raise self.invalid(name, f"must have at most {most} entries", most)
+        found = StrictFields(
+            {f"{name}[{index}]": item for index, item in enumerate(value)}, self._path
+        )
+        return [found.nested(each) for each in found.document]
+
     def only(self, name: str, supported_value: object) -> None:
         """Check that a field has the only supported value."""
         if self.document[name] != supported_value:

@@ -69,6 +69,7 @@ class Runtime:
         self.metrics = metrics
         self.clock = clock
         self.changes = ChangeNotifier()
+        self._endpoints = shell.Endpoints(settings.upstream, metrics, clock)
         self.slots = SlotLimiter(settings.sessions.capacity or 0, self.changed)
         self.batcher = Batcher(engine, settings.engine.batch_size, metrics, clock, self.changed)
         self.connections: set[LiveConnection] = set()
@@ -129,6 +130,7 @@ class Runtime:
     async def stop(self) -> None:
         """Stop the engine."""
         self.slots.is_ready = False
+        await self._endpoints.close()
         await self._engine.stop()
 
     def changed(self) -> None:
@@ -173,15 +175,14 @@ class Runtime:
             open_utterance=lambda audio: AudioDecoder(audio, settings.fps, context_s, options),
             open_detector=voice_activity.SileroDetector,
             now=self.clock(),
-            open_mode=lambda parts: shell.open_mode(self.settings.upstream, parts, self.clock()),
+            open_mode=self._endpoints.open_mode,
         )
 
     def open_shell(
         self, session: Session[AudioWindow], changed: Callable[[], None]
     ) -> shell.Shell | None:
         """Return what runs beside a session, and calls `changed` after each change of it."""
-        upstream = self.settings.upstream
-        return shell.open_shell(upstream, session, self.metrics, self.clock, changed)
+        return self._endpoints.open_shell(session, changed)
 
     def set_speaking(self, session_id: str, speaking: bool) -> None:
         """Record whether a session has an active response."""

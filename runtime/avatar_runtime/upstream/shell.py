@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+import aiohttp
+
 from avatar_contracts import upstream as contract
 from avatar_runtime.audio.rate_conversion import PcmRateConverter
 from avatar_runtime.protocol.bridge.mode import Bridge
 from avatar_runtime.protocol.bridge.upstream_side import BridgeOptions
 from avatar_runtime.protocol.drive import Drive
+from avatar_runtime.protocol.pipeline.dialogue import PipelineOptions
+from avatar_runtime.protocol.pipeline.mode import Pipeline
+from avatar_runtime.upstream.pipeline_shell import Legs, PipelineShell
 from avatar_runtime.upstream.realtime_link import LinkOptions, RealtimeLink, address
 
 if TYPE_CHECKING:
@@ -32,39 +37,78 @@ class Shell(Protocol):
         ...
 
 
-def open_mode(settings: UpstreamSettings, parts: SessionParts[Any], now: float) -> Mode[Any]:
-    """Return the mode of a new session."""
-    match settings.upstream:
-        case contract.Bridge() as bridge:
-            options = BridgeOptions(PcmRateConverter, is_beta=bridge.beta)
-            return Bridge(parts, options, now)
-        case _:
-            return Drive(parts)
+class Endpoints:
+    """The endpoints of a runtime. All sessions share the connections of mode speech."""
 
+    def __init__(
+        self, settings: UpstreamSettings, metrics: Metrics, clock: Callable[[], float]
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._clock = clock
+        self._client: aiohttp.ClientSession | None = None
 
-def open_shell(
-    settings: UpstreamSettings,
-    session: Session[Any],
-    metrics: Metrics,
-    clock: Callable[[], float],
-    changed: Callable[[], None],
-) -> Shell | None:
-    """Return what runs beside a session; `None` in mode drive.
+    def open_mode(self, parts: SessionParts[Any]) -> Mode[Any]:
+        """Return the mode of a new session."""
+        match self._settings.upstream:
+            case contract.Bridge() as bridge:
+                rates = bridge.input_rate, bridge.output_rate
+                options = BridgeOptions(PcmRateConverter, bridge.beta, *rates)
+                return Bridge(parts, options, self._clock())
+            case contract.Pipeline(chat=chat, transcription=transcription):
+                return Pipeline(
+                    parts,
+                    PipelineOptions(
+                        has_chat=chat is not None,
+                        has_transcription=transcription is not None,
+                        instructions=chat.instructions if chat else "",
+                        max_history=chat.max_history if chat else 1,
+                    ),
+                )
+            case _:
+                return Drive(parts)
 
-    It calls `changed` after each change of the session.
-    """
-    upstream, mode = settings.upstream, session.mode
-    if not (isinstance(mode, Bridge) and isinstance(upstream, contract.Bridge)):
+    def open_shell(self, session: Session[Any], changed: Callable[[], None]) -> Shell | None:
+        """Return what runs beside a session; `None` in mode drive.
+
+        It calls `changed` after each change of the session.
+        """
+        upstream, mode = self._settings.upstream, session.mode
+        if isinstance(mode, Bridge) and isinstance(upstream, contract.Bridge):
+            return RealtimeLink(
+                mode.upstream,
+                self._link_options(upstream),
+                self._clock,
+                session_id=session.id,
+                changed=changed,
+                metrics=self._metrics,
+            )
+        if isinstance(mode, Pipeline) and isinstance(upstream, contract.Pipeline):
+            legs = Legs(upstream, self._settings, self._http(), self._metrics.upstream)
+            return PipelineShell(mode.dialogue, legs, self._clock, changed)
         return None
-    endpoint = upstream.endpoint
-    beta = {"OpenAI-Beta": "realtime=v1"} if upstream.beta else {}
-    options = LinkOptions(
-        address(endpoint.url, endpoint.model),
-        headers=lambda: {**beta, **settings.headers(endpoint)},
-        secrets=lambda: (settings.key(endpoint),),
-        connect_timeout_s=endpoint.connect_timeout_s,
-        silence_timeout_s=endpoint.timeout_s,
-    )
-    return RealtimeLink(
-        mode.upstream, options, clock, session_id=session.id, changed=changed, metrics=metrics
-    )
+
+    async def close(self) -> None:
+        """Close the connections that sessions share."""
+        if self._client is not None:
+            await self._client.close()
+
+    def _http(self) -> aiohttp.ClientSession:
+        """Return the client of all sessions; the first call makes it."""
+        if self._client is None:
+            # With a limit of connections, the sessions of a pod would wait for each other.
+            connector = aiohttp.TCPConnector(limit=0)
+            jar = aiohttp.DummyCookieJar()
+            self._client = aiohttp.ClientSession(connector=connector, cookie_jar=jar)
+        return self._client
+
+    def _link_options(self, bridge: contract.Bridge) -> LinkOptions:
+        settings, endpoint = self._settings, bridge.endpoint
+        beta = {"OpenAI-Beta": "realtime=v1"} if bridge.beta else {}
+        return LinkOptions(
+            address(endpoint.url, endpoint.model),
+            headers=lambda: {**beta, **settings.headers(endpoint)},
+            secrets=lambda: (settings.key(endpoint),),
+            connect_timeout_s=endpoint.connect_timeout_s,
+            silence_timeout_s=endpoint.timeout_s,
+        )

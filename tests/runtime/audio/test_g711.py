@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -35,3 +35,21 @@ def test_every_code_decodes_as_ffmpeg_does(decode: Callable[[bytes], bytes], cod
 
 def test_mu_law_ends_are_those_of_the_standard() -> None:
     assert np.frombuffer(g711.decode_ulaw(b"\xff\x00\x80"), "<i2").tolist() == [0, -32124, 32124]
+
+
+@pytest.mark.parametrize(
+    ("decode", "encode"),
+    [
+        pytest.param(g711.decode_ulaw, g711.encode_ulaw, id="mu-law"),
+        pytest.param(g711.decode_alaw, g711.encode_alaw, id="A-law"),
+    ],
+)
+def test_a_sample_is_encoded_as_the_nearest_code(
+    decode: Callable[[bytes], bytes], encode: Callable[[Any], bytes]
+) -> None:
+    levels = np.frombuffer(decode(_EVERY_CODE), "<i2")
+    assert decode(encode(levels)) == levels.tobytes()
+    samples = np.arange(-32768, 32768, 7).astype("<i2")
+    found = np.frombuffer(decode(encode(samples)), "<i2").astype(int)
+    nearest = np.abs(levels.astype(int)[None, :] - samples[:, None]).min(axis=1)
+    assert np.abs(found - samples).tolist() == nearest.tolist()

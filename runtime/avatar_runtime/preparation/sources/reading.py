@@ -91,7 +91,9 @@ class Reading:
                 return
             except (files.TooSlow, files.Packed):
                 raise
-            except (av.error.FFmpegError, OSError, ValueError):
+            except (av.error.FFmpegError, OSError, ValueError) as error:
+                if isinstance(error, OSError) and not isinstance(error, av.error.FFmpegError):
+                    raise  # the disk has failed, the file may be whole
                 self.broke_off = True
                 return
             self.file.check()

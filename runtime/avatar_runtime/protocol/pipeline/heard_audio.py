@@ -1,0 +1,148 @@
+"""The utterances of the caller in mode speech: their sound, and the items that they become."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from avatar_runtime.errors import ProtocolError
+from avatar_runtime.protocol.conversation import Item
+from avatar_runtime.protocol.live_source import SourceClock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from avatar_runtime.protocol.audio_formats import AudioFormat
+    from avatar_runtime.protocol.conversation import Conversation
+    from avatar_runtime.protocol.outbox import Outbox
+
+MAX_UTTERANCE_S: Final = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """An utterance that has ended."""
+
+    item_id: str
+    sound: bytes
+    audio: AudioFormat
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return len(self.sound) / (self.audio.bytes_per_sample * self.audio.rate)
+
+
+class HeardAudio:
+    """Collects the open utterance; it is the buffer of an `AudioIntake`."""
+
+    def __init__(
+        self,
+        suffix: str,
+        outbox: Outbox,
+        conversation: Conversation,
+        on_heard: Callable[[Heard, float], None],
+    ) -> None:
+        """`on_heard` is called for each utterance at its end, after its events."""
+        self._suffix = suffix
+        self._outbox = outbox
+        self._conversation = conversation
+        self._on_heard = on_heard
+        self._items = 0
+        self._item: Item | None = None
+        self._audio: AudioFormat | None = None
+        self._sound = bytearray()
+        self._clock = SourceClock()
+        self._start_ms = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an utterance accepts audio."""
+        return self._audio is not None
+
+    @property
+    def open_item_id(self) -> str | None:
+        """The id of the item of the open utterance."""
+        return self._item.id if self._item else None
+
+    def check(self, size: int, unheard: int, audio_format: AudioFormat) -> None:
+        """Check that `size` bytes can be added to `unheard` samples that no utterance has yet.
+
+        Raises:
+            ProtocolError: the utterance is too long.
+        """
+        samples = (len(self._sound) + size) // audio_format.bytes_per_sample + unheard
+        seconds = samples / audio_format.rate
+        if seconds > MAX_UTTERANCE_S:
+            raise ProtocolError(
+                "input_audio_buffer_full",
+                f"{seconds:.1f} s of audio would wait, must be at most {MAX_UTTERANCE_S} s",
+                param="audio",
+                value=round(seconds, 1),
+                limit=MAX_UTTERANCE_S,
+            )
+
+    def keeps_pace(self, start_ms: int, now: float) -> bool:
+        """Return whether an utterance that starts now follows the last one at the pace of speech.
+
+        `start_ms` is where its audio starts, milliseconds of audio of the session.
+        """
+        return self._clock.keeps_pace((start_ms - self._start_ms) / 1000, now)
+
+    def open(self, audio_format: AudioFormat, start_ms: int) -> Item:
+        """Open an utterance and return its item."""
+        self._audio, self._start_ms = audio_format, start_ms
+        self._sound.clear()
+        self._clock = SourceClock()
+        return self.open_item()
+
+    def open_item(self) -> Item:
+        """Return a new item of the user, which is not in the conversation yet."""
+        self._items += 1
+        self._item = Item(f"item_{self._suffix}_u{self._items}", "user", "in_progress")
+        return self._item
+
+    def append(self, audio: bytes, now: float) -> None:
+        """Add audio to the open utterance. What is too long is left out."""
+        if self._audio is None:
+            return
+        width, rate = self._audio.bytes_per_sample, self._audio.rate
+        self._sound += audio[: MAX_UTTERANCE_S * rate * width - len(self._sound)]
+        self._clock.add(len(self._sound) / (width * rate), now)
+
+    def commit(self, now: float) -> None:
+        """End the open utterance.
+
+        Raises:
+            ProtocolError: no utterance is open.
+        """
+        item, audio = self._item, self._audio
+        if item is None:
+            message = "input_audio_buffer.commit found no audio to commit"
+            raise ProtocolError("input_audio_buffer_commit_empty", message, param="type")
+        sound = bytes(self._sound) if audio is not None else b""
+        self.abandon()
+        item.status = "completed"
+        previous = self._conversation.last
+        fields: dict[str, object] = {"item_id": item.id, "previous_item_id": previous}
+        self._outbox.add("input_audio_buffer.committed", fields)
+        add_item(self._conversation, self._outbox, item)
+        if audio is not None:
+            self._on_heard(Heard(item.id, sound, audio), now)
+
+    def abandon(self) -> None:
+        """Forget the open utterance."""
+        self._item = self._audio = None
+        self._sound.clear()
+
+    def clear(self) -> None:
+        """Discard the open utterance."""
+        self.abandon()
+        self._outbox.add("input_audio_buffer.cleared", {})
+
+
+def add_item(conversation: Conversation, outbox: Outbox, item: Item) -> None:
+    """Add a complete item to the conversation, and tell the client."""
+    previous = conversation.add(item)
+    for kind in ("conversation.item.added", "conversation.item.done"):
+        outbox.add(kind, {"item": item.describe(), "previous_item_id": previous})
