@@ -29,8 +29,10 @@ def policy(helm: Any, make: Make, values: dict[str, Any], **spec: Any) -> dict[s
     assert settings.preparation.egress is not None
     avatar = make.avatar(**spec)
     name = preparation_policy(avatar.key.name)
-    rendered = preparation.network_policy(avatar, name, settings.preparation.egress)
-    job = preparation.job(avatar, "anna-prepare-0", 0, None, settings.pods, settings.preparation)
+    rendered: Any = preparation.network_policy(avatar, name, settings.preparation.egress)
+    job: Any = preparation.job(
+        avatar, "anna-prepare-0", 0, None, settings.pods, settings.preparation
+    )
     marks = job["spec"]["template"]["metadata"]["labels"]
     assert rendered["spec"]["podSelector"]["matchLabels"].items() <= marks.items()
     assert rendered["spec"]["policyTypes"] == ["Ingress", "Egress"]
