@@ -29,6 +29,7 @@ MAX_HEADER_VALUE: Final = 1024
 MAX_INSTRUCTIONS: Final = 8192
 MAX_HISTORY: Final = 100
 MAX_TIMEOUT_S: Final = 300
+BRIDGE_RATES: Final = (8000, 16000, 24000)
 MIN_RATE: Final = 8000
 MAX_RATE: Final = 96000
 
@@ -77,6 +78,10 @@ class Bridge:
     endpoint: Endpoint
     beta: bool
     """Whether the upstream uses the names of the beta interface."""
+    input_rate: int = 24000
+    """Sample rate of the PCM that the upstream hears, one of `BRIDGE_RATES`."""
+    output_rate: int = 24000
+    """Sample rate of the PCM that the upstream speaks, one of `BRIDGE_RATES`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +148,8 @@ def render(upstream: Upstream, keys: dict[str, KeySource]) -> dict[str, object]:
     """Return the document that `parse` reads in the pod; `keys` are those of the legs."""
     if isinstance(upstream, Bridge):
         document = _render_endpoint(upstream.endpoint, keys.get(BRIDGE))
-        return {"mode": BRIDGE, **document, "beta": upstream.beta}
+        rates = {"inputSampleRate": upstream.input_rate, "outputSampleRate": upstream.output_rate}
+        return {"mode": BRIDGE, **document, "beta": upstream.beta, **rates}
     speech, chat, heard = upstream.speech, upstream.chat, upstream.transcription
     rendered: dict[str, object] = {
         "mode": SPEECH,

@@ -9,6 +9,7 @@ from avatar_contracts.upstream import (
     AUTHORIZATIONS,
     BEARER,
     BRIDGE,
+    BRIDGE_RATES,
     DRIVE,
     MAX_HEADER_VALUE,
     MAX_HEADERS,
@@ -58,7 +59,8 @@ _ENDPOINT_FIELDS: Final = _KEY_FIELDS | {
     "connectTimeoutSeconds",
     "timeoutSeconds",
 }
-_FIELDS: Final = _ENDPOINT_FIELDS | {"mode", "beta", "speech", "chat", "transcription"}
+_BRIDGE_FIELDS: Final = _ENDPOINT_FIELDS | {"beta", "inputSampleRate", "outputSampleRate"}
+_FIELDS: Final = _BRIDGE_FIELDS | {"mode", "speech", "chat", "transcription"}
 _LEG_FIELDS: Final = {
     "speech": _ENDPOINT_FIELDS | {"voice", "format", "sampleRate"},
     "chat": _ENDPOINT_FIELDS | {"instructions", "maxHistory"},
@@ -75,7 +77,7 @@ def parse(fields: Fields, *, in_pod: bool) -> Upstream | None:
     mode = fields.one_of("mode", DRIVE, MODES)
     known = {
         DRIVE: {"mode"},
-        BRIDGE: {"mode", "beta", *_ENDPOINT_FIELDS},
+        BRIDGE: {"mode", *_BRIDGE_FIELDS},
         SPEECH: {"mode", "speech", "chat", "transcription"},
     }[mode]
     for name, _ in fields.entries():
@@ -85,10 +87,23 @@ def parse(fields: Fields, *, in_pod: bool) -> Upstream | None:
             fields.add_rule(name, "must be left out: there is no such field")
     if mode == BRIDGE:
         endpoint = _endpoint(fields, "ws", 10, 60, in_pod=in_pod)
-        return Bridge(endpoint, fields.flag("beta", False))
+        return Bridge(
+            endpoint,
+            fields.flag("beta", False),
+            _bridge_rate(fields, "inputSampleRate"),
+            _bridge_rate(fields, "outputSampleRate"),
+        )
     if mode == SPEECH:
         return _pipeline(fields, in_pod=in_pod)
     return None
+
+
+def _bridge_rate(fields: Fields, name: str) -> int:
+    rate = fields.integer(name, 24000, min(BRIDGE_RATES), max(BRIDGE_RATES))
+    if rate not in BRIDGE_RATES:
+        fields.add_fault(name, rate, "one of " + ", ".join(map(str, BRIDGE_RATES)))
+        return 24000
+    return rate
 
 
 def _pipeline(fields: Fields, *, in_pod: bool) -> Pipeline:

@@ -97,6 +97,8 @@ def test_optional_endpoints_are_left_out() -> None:
         ({"mode": "speech", "speech": {"url": URL}}, "spec.upstream.speech.voice is missing"),
         (speaking(url="wss://a"), "must be a http:// or https:// URL"),
         (speaking(speed=2), "spec.upstream.speech.speed must be left out"),
+        ({"mode": "bridge", "url": "wss://a", "inputSampleRate": 11025}, "one of 8000, 16000"),
+        ({"mode": "bridge", "url": "wss://a", "outputSampleRate": 48000}, "from 8000 to 24000"),
         (speaking(voice="a\nb"), "spec.upstream.speech.voice is"),
         (speaking(model="m" * 129), "at most 128 characters"),
         (speaking(format="mp3"), "must be one of pcm, wav"),
@@ -142,6 +144,7 @@ def test_a_fault_shows_no_credentials() -> None:
     "document",
     [
         {"mode": "bridge", "url": "wss://a", "beta": True, "apiKeySecretRef": REF},
+        {"mode": "bridge", "url": "wss://a", "inputSampleRate": 16000, "outputSampleRate": 8000},
         {
             **speaking(apiKeySecretRef=REF),
             "chat": {"url": URL},

@@ -52,7 +52,8 @@ class Endpoints:
         """Return the mode of a new session."""
         match self._settings.upstream:
             case contract.Bridge() as bridge:
-                options = BridgeOptions(PcmRateConverter, is_beta=bridge.beta)
+                rates = bridge.input_rate, bridge.output_rate
+                options = BridgeOptions(PcmRateConverter, bridge.beta, *rates)
                 return Bridge(parts, options, self._clock())
             case contract.Pipeline(chat=chat, transcription=transcription):
                 return Pipeline(

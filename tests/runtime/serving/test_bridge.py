@@ -313,6 +313,21 @@ async def test_a_beta_upstream_is_spoken_to_in_its_names(serve: Serve) -> None:
         check(client)
 
 
+async def test_an_upstream_with_other_sample_rates_gets_and_gives_them(serve: Serve) -> None:
+    rates: Any = {"inputSampleRate": 16000, "outputSampleRate": 16000}
+    async with bridged(serve, **rates) as (served, up), served.client() as client:
+        formats = (await up.until("session.update"))["session"]["audio"]
+        assert formats["input"]["format"] == {"type": "audio/pcm", "rate": 16000}
+        await client.speak(25)
+        await up.until("input_audio_buffer.commit")
+        heard = [base64.b64decode(e["audio"]) for e in up.of("input_audio_buffer.append")]
+        assert len(b"".join(heard)) == 2 * 16000
+        await up.answer(1, 15)  # frames of 40 ms at 24 kHz last 60 ms at 16 kHz
+        await client.until("response.done")
+        assert len(audio(client)) == 2 * 24000 * 60 * 15 // 1000
+        check(client)
+
+
 async def test_the_official_client_has_a_conversation(serve: Serve) -> None:
     async with bridged(serve, authorization="api-key") as (served, up):
         openai = AsyncOpenAI(api_key="unused", websocket_base_url=f"ws://{served.sessions}/v1")

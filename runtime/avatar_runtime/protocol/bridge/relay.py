@@ -13,7 +13,7 @@ from avatar_runtime.protocol.bridge import upstream_events
 from avatar_runtime.protocol.media import W
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from avatar_runtime.protocol.answer import Answer
     from avatar_runtime.protocol.answers import Answers
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _V = TypeVar("_V")
 _MAX_KNOWN: Final = 256
 """Ids of responses and items that are remembered."""
+_FINAL: Final = ("completed", "cancelled", "failed", "incomplete")
+_OBJECTS: Final = ("status_details", "usage", "metadata")
 _CALLS: Final = frozenset({"function_call", "mcp_call", "mcp_approval_request"})
 """Types of items that are reported also if the sound before them is cut short."""
 
@@ -100,7 +102,7 @@ class ResponseRelay(Generic[W]):
         self._relayed.pop(answer.id, None)
 
     def _open(self, fields: Document, now: float) -> None:
-        response = self._ours(fields["response"])
+        response = self._ours(fields["response"], ("in_progress",))
         response_id = str(response["id"])
         if response_id in self._seen:
             return  # the client knows a response with this id
@@ -134,7 +136,7 @@ class ResponseRelay(Generic[W]):
         item_id = str(fields.get("item_id", upstream_events.identifier(item)))
         if kind == "response.output_item.added" and isinstance(item, dict):
             _remember(self._items, item_id, relayed.answer.id)
-            if item.get("type") in _CALLS and len(relayed.calls) < _MAX_KNOWN:
+            if str(item.get("type")) in _CALLS and len(relayed.calls) < _MAX_KNOWN:
                 relayed.calls.add(item_id)
         call = item_id if item_id in relayed.calls else None
         self._answers.report(relayed.answer, kind, fields, call)
@@ -143,11 +145,20 @@ class ResponseRelay(Generic[W]):
         rest = relayed.audio.finish()
         if rest and relayed.last_part is not None:
             self._answers.say(relayed.answer, rest, relayed.last_part, now)
-        self._answers.finish(relayed.answer, self._ours(fields["response"]), now)
+        self._answers.finish(relayed.answer, self._ours(fields["response"], _FINAL), now)
 
-    def _ours(self, response: object) -> Mapping[str, object]:
+    def _ours(self, response: object, statuses: Sequence[str]) -> Mapping[str, object]:
+        """Return a response object for the client; the first of `statuses` replaces a wrong one."""
         assert isinstance(response, dict)
-        return {**response, "conversation_id": self._conversation_id}
+        status, output = response.get("status"), response.get("output")
+        checked: Document = {**response, "conversation_id": self._conversation_id}
+        checked["status"] = status if status in statuses else statuses[0]
+        items = output if isinstance(output, list) else []
+        checked["output"] = [item for item in items if isinstance(item, dict)]
+        for name in _OBJECTS:
+            if not isinstance(checked.get(name), dict):
+                checked[name] = None
+        return checked
 
 
 def _remember(known: OrderedDict[str, _V], key: str, value: _V) -> None:

@@ -75,6 +75,7 @@ class SettingsExchange:
                 before = update.before
                 restored = replace(
                     config,
+                    format=before.format,
                     stored=before.stored,
                     stored_input=before.stored_input,
                     stored_output=before.stored_output,

@@ -212,7 +212,8 @@ class UpstreamSide(Generic[W]):
         if kind == "conversation.item.truncated" and self.items.is_awaited(str(fields["item_id"])):
             return
         self._outbox.add(kind, fields)
-        if kind in ("input_audio_buffer.speech_stopped", "input_audio_buffer.committed"):
+        is_committed = kind == "input_audio_buffer.committed" and self.turn_ended_at is None
+        if kind == "input_audio_buffer.speech_stopped" or is_committed:
             self.turn_ended_at = now
         elif kind == "input_audio_buffer.speech_started":
             self._interrupt(now)
@@ -245,7 +246,10 @@ class UpstreamSide(Generic[W]):
         event_id, code = error.get("event_id"), error.get("code")
         refused = self.settings.refused(event_id, self.answers.speech.config)
         if refused is not None:
+            before = self.answers.speech.config
             self.answers.speech.config, event_id = refused
+            if self.answers.speech.config.format != before.format:
+                self.set_formats(self.answers.speech.config)
         elif self.requests.is_own(event_id):
             return  # the response had ended, or the item was shorter
         shown = {
