@@ -25,6 +25,7 @@ GO_TOOLS: Final = ("etcd", "helm", "kube-", "kubectl", "kwok")
 SKIPS_OF_THE_MACHINE: Final = (
     "this machine has a CUDA device",
     "this machine has NVIDIA's driver",
+    "this machine reaches no registry of packages",
 )
 """Reasons to skip that no installation removes."""
 

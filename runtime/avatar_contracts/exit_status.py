@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Final
 
 USAGE: Final = 2
 """Wrong arguments, as argparse reports them."""
-WRONG_INPUT: Final = os.EX_DATAERR
+WRONG_INPUT: Final = 65  # EX_DATAERR
 """An input is wrong or was refused: the same command fails again."""
-TEMPORARY: Final = os.EX_TEMPFAIL
+TEMPORARY: Final = 75  # EX_TEMPFAIL
 """The network, the disk or the machine failed: the same command may succeed later."""
 
 PERMANENT: Final = (USAGE, WRONG_INPUT)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from typing import Any
 
+import av
 import pytest
+from tests.runtime.preparation import clips
 
+from avatar_contracts.environment import Fault
 from avatar_runtime import errors
+from avatar_runtime.preparation import sources
 from avatar_runtime.preparation.sources import container, files
 
 
@@ -29,7 +34,7 @@ def wrapped(cause: BaseException, *, hidden: bool = False) -> errors.AvatarRunti
         (errors.AssetError("a", "is wrong"), True),
         (errors.AssetError("a", "is busy", permanent=False), False),
         (errors.SourceError("a", "is empty"), True),
-        (errors.SettingsError(["a"]), True),
+        (errors.SettingsError(Fault("A", "x", "must be y")), True),
         (errors.FetchError("u", "is another"), True),
         (errors.FetchFailed("u", "no response"), False),
         (errors.EngineError("lost"), False),
@@ -53,8 +58,8 @@ def test_errors_know_whether_they_pass(error: BaseException, permanent: bool) ->
         (files.TooSlow(), False),
         (OSError(errno.EIO, "disk"), False),
         (ValueError("broken"), True),
-        (container.av.error.OSError(errno.EIO, "Input/output error"), True),
-        (container.av.error.MemoryError(errno.ENOMEM, "too large"), True),
+        (av.error.OSError(errno.EIO, "Input/output error"), True),
+        (av.error.MemoryError(errno.ENOMEM, "too large"), True),
     ],
 )
 def test_a_damaged_file_stays_damaged_and_a_busy_disk_does_not(
@@ -63,3 +68,29 @@ def test_a_damaged_file_stays_damaged_and_a_busy_disk_does_not(
     with pytest.raises(errors.SourceError) as caught, container.translated(Path("a.mp4")):
         raise cause
     assert errors.is_permanent(caught.value) is permanent
+
+
+def test_a_disk_that_fails_in_the_middle_does_not_cut_the_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coding = clips.Coding(container="avi", codec="mpeg4", options={})
+    path = clips.write(tmp_path / "a.avi", clips.numbered(100, 640, 480), coding)
+    armed: list[bool] = []
+    real, pick = files.GuardedFile.read, container.pick_stream
+
+    def read(file: files.GuardedFile, size: int) -> bytes:
+        if armed == [True]:
+            armed.append(False)  # once, as a network volume fails
+            raise OSError(errno.EIO, "Input/output error")
+        return real(file, size)
+
+    def picked(path: Path, opened: Any) -> Any:
+        if not armed:
+            armed.append(True)  # the file is open, its packets are read next
+        return pick(path, opened)
+
+    monkeypatch.setattr(files.GuardedFile, "read", read)
+    monkeypatch.setattr(container, "pick_stream", picked)
+    with pytest.raises(errors.SourceError) as caught:
+        sources.open(path)
+    assert not errors.is_permanent(caught.value)

@@ -231,7 +231,8 @@ egress:
 {{- mulf (float64 $number) (get $factors $suffix) -}}
 {{- end -}}
 
-{{/* The egress rules of the pods that download the source of an Avatar: DNS, and http and https. */}}
+{{/* The egress rules of the pods that download the source of an Avatar: DNS, and http and https, except to addresses of
+the link, where clouds serve credentials. Some network plugins match pods by selectors only. */}}
 {{- define "avatar.preparationEgress" -}}
 {{- $preparation := (.Values.networkPolicy).preparation | default dict -}}
 {{ include "avatar.egressDNS" . }}
@@ -239,8 +240,12 @@ egress:
   {{- range $preparation.ports | default (list 80 443) }}
   - {protocol: TCP, port: {{ . }}}
   {{- end }}
-  {{- with $preparation.to }}
   to:
+  {{- with $preparation.to }}
     {{- toYaml . | nindent 2 }}
+  {{- else }}
+  - ipBlock: {cidr: 0.0.0.0/0, except: [169.254.0.0/16]}
+  - ipBlock: {cidr: "::/0", except: ["fe80::/10", "fd00:ec2::254/128"]}
+  - namespaceSelector: {}
   {{- end }}
 {{- end -}}

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 from avatar_contracts.owners import Owner
 from avatar_operator import names
+from avatar_operator.controllers import events
 from avatar_operator.core.cache.entries import Kind
 from avatar_operator.core.claims import Claim, read_claim
 from avatar_operator.core.gpus import inventory
 from avatar_operator.core.manifests import ownership, preparation
-from avatar_operator.core.manifests.objects import event_body
 from avatar_operator.core.planning.avatars import gpu_choice, memory
 from avatar_operator.core.planning.avatars.plan import (
     CreateJob,
@@ -31,13 +31,12 @@ from avatar_operator.core.resources.avatar import Avatar, parse_avatar
 from avatar_operator.core.resources.pod import PodUse
 from avatar_operator.core.resources.service import ServiceKey
 from avatar_operator.core.status import avatar_status
-from avatar_operator.core.text import rfc3339
 from avatar_operator.errors import ClusterError, InvalidResource, NotFound
 from avatar_operator.kube.owned_objects import ObjectKind
 from avatar_operator.names import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from avatar_operator.controllers.claims import Claims
     from avatar_operator.controllers.gpu_shares import GPUShares
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     from avatar_operator.core.cache.store import Store
     from avatar_operator.core.planning.avatars.plan import Action
     from avatar_operator.core.resources.fields import Body
-    from avatar_operator.core.status.service_status import Notice
     from avatar_operator.kube import client
     from avatar_operator.metrics import Metrics
     from avatar_operator.settings import Settings
@@ -244,7 +242,8 @@ class AvatarController:
             await self._write(uid, body, status)
             self._set_phase(uid, found.phase.value)
         if avatar is not None:
-            await self._emit(avatar, avatar_status.notices(done, found, body.status), now)
+            notices = avatar_status.notices(done, found, body.status)
+            await events.emit(self._api, avatar, notices, now)
         if failed is not None:
             raise failed
         return found.wake_after_s
@@ -310,16 +309,6 @@ class AvatarController:
             _log.info("avatar was deleted avatar=%s fault=%s", body.key, error)
             return
         self._observe(Kind.AVATARS, response)
-
-    async def _emit(self, avatar: Avatar, notices: Sequence[Notice], now: float) -> None:
-        """Create Events; a failure is only logged."""
-        for notice in notices:
-            message, warning = notice.message, notice.warning
-            body = event_body(avatar, notice.reason, message, warning=warning, at=rfc3339(now))
-            try:
-                await self._api.create_event(body)
-            except ClusterError as error:
-                _log.warning("cannot create an Event avatar=%s fault=%s", avatar.key, error)
 
     def _set_phase(self, uid: str, phase: str) -> None:
         if self._phases.get(uid) != phase:

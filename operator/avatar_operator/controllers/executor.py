@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 from avatar_contracts.owners import Owner, owner_of
 from avatar_operator import names
+from avatar_operator.controllers import events
 from avatar_operator.controllers.service_state import ExecutionResult, ServiceState
 from avatar_operator.core.cache.entries import Kind
 from avatar_operator.core.manifests import ownership
@@ -18,7 +19,6 @@ from avatar_operator.core.manifests.network_policy import network_policy
 from avatar_operator.core.manifests.objects import (
     adoption_patch,
     control_secret,
-    event_body,
     held_by_pod,
     identity_labels,
     live_marks,
@@ -29,7 +29,6 @@ from avatar_operator.core.manifests.pod import PodSettings, runtime_pod, set_ann
 from avatar_operator.core.planning import disruption, planner
 from avatar_operator.core.resources.service import Service, ServiceKey
 from avatar_operator.core.status import service_status
-from avatar_operator.core.text import rfc3339
 from avatar_operator.errors import (
     ClusterError,
     Conflict,
@@ -345,6 +344,7 @@ class Executor:
         now: float,
     ) -> None:
         """Create Events, each message once; a failure is only logged."""
+        fresh = []
         for notice in notices:
             content = hash((notice.reason, notice.message))
             if content in state.emitted:
@@ -352,12 +352,8 @@ class Executor:
             if len(state.emitted) >= _MAX_EMITTED:
                 state.emitted.clear()
             state.emitted.add(content)
-            at = rfc3339(now)
-            body = event_body(service, notice.reason, notice.message, warning=notice.warning, at=at)
-            try:
-                await self._api.create_event(body)
-            except ClusterError as error:
-                _log.warning("cannot create an Event service=%s fault=%s", service.key, error)
+            fresh.append(notice)
+        await events.emit(self._api, service, fresh, now)
 
 
 def _owner(service: Service) -> Owner:

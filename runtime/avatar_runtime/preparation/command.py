@@ -5,14 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from avatar_contracts import exit_status, labels
 from avatar_runtime import errors
-from avatar_runtime.avatars import field_rules
+from avatar_runtime.avatars import field_rules, work_folder
 from avatar_runtime.engine.networks import weights
-from avatar_runtime.preparation import given_files, quality, staging
+from avatar_runtime.preparation import given_files, quality
 
 if TYPE_CHECKING:
     import argparse
@@ -59,7 +60,7 @@ def run(options: argparse.Namespace) -> Outcome:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
             raise
         fault = "the disk is full; free some space, then the same command continues"
-        raise errors.AssetError(str(staging.folder_of(out)), fault) from error
+        raise errors.AssetError(str(work_folder.path_of(out)), fault) from error
     refused = document["verdict"] == quality.Grade.REFUSED.value
     text = json.dumps(document) if options.json else report.text(document)
     return Outcome(REFUSED if refused else 0, text)
@@ -148,7 +149,9 @@ def _job(options: argparse.Namespace, out: Path, given: dict[str, Any]) -> Job:
 
 def _opened(options: argparse.Namespace) -> dict[str, Any]:
     from avatar_runtime.preparation import source, sources
+    from avatar_runtime.preparation.sources import watchdog
 
+    watchdog.install(_end_process)
     selection = source.SourceOptions(
         start=options.start,
         end=options.end,
@@ -157,6 +160,14 @@ def _opened(options: argparse.Namespace) -> dict[str, Any]:
     )
     opened = sources.open(options.source, selection)
     return {"source": opened, "record": opened.info.record()}
+
+
+def _end_process(path: Path, seconds: float) -> None:
+    """End this process: a decoder does not return. What is finished stays for the next run."""
+    fault = f"takes over {seconds:g} s to decode one picture"
+    sys.stderr.write(f"\navatar-runtime: {path}: {fault}\n")
+    sys.stderr.flush()
+    os._exit(exit_status.TEMPORARY)
 
 
 def _detected(options: argparse.Namespace, version: str) -> dict[str, Any]:

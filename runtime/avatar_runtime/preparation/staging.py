@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from avatar_runtime import errors
+from avatar_runtime.avatars import work_folder
 from avatar_runtime.preparation import tensor_stream
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _KEY: Final = "key.json"
-_LOCK: Final = "lock"
 
 
 class Staging:
@@ -70,11 +70,6 @@ class Staging:
         return self.folder / f"{stage}-{number:06d}.safetensors"
 
 
-def folder_of(out: Path) -> Path:
-    """Return the staging folder of an output."""
-    return out.with_name(f".{out.name}-work")
-
-
 @contextmanager
 def opened(out: Path, key: str, *, restart: bool = False) -> Iterator[Staging]:
     """Open the staging folder of `out` for one process; `key` stands for all inputs.
@@ -83,7 +78,7 @@ def opened(out: Path, key: str, *, restart: bool = False) -> Iterator[Staging]:
         AssetError: another process prepares the same avatar, or the folder cannot be made.
         OSError: the disk is full.
     """
-    folder = folder_of(out)
+    folder = work_folder.path_of(out)
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
@@ -91,7 +86,7 @@ def opened(out: Path, key: str, *, restart: bool = False) -> Iterator[Staging]:
             raise
         fault = f"the folder {folder.name} cannot be made in it: {error.strerror}"
         raise errors.AssetError(str(folder.parent), fault) from error
-    with (folder / _LOCK).open("w") as lock:
+    with (folder / work_folder.LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -101,7 +96,7 @@ def opened(out: Path, key: str, *, restart: bool = False) -> Iterator[Staging]:
         resumed = known == key and not restart
         if not resumed:
             for path in folder.iterdir():
-                if path.name != _LOCK:
+                if path.name != work_folder.LOCK:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             _write_text(folder / _KEY, json.dumps({"key": key}))
         yield Staging(folder, resumed, known is not None and not resumed)

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from avatar_runtime.protocol.audio_formats import AudioFormat
-    from avatar_runtime.protocol.modes import SessionParts
     from avatar_runtime.protocol.response import ActiveResponse
     from avatar_runtime.protocol.session_config import SessionConfig
+    from avatar_runtime.protocol.session_parts import SessionParts
     from avatar_runtime.protocol.strict_fields import StrictFields
 
 
@@ -197,6 +197,8 @@ class Drive(Generic[W]):
         turn = self._input.unrequested(committed=needs_commit)
         if turn is not None:
             turn.request = request
+            if self.config.waits_for_request and not turn.is_started:
+                turn.clock.restart(now)  # its frames are late from now on, and not before
             self.speech.start_next(now)
         elif self._unclaimed_id is not None and request.metadata is not None:
             self._unclaimed_id = None

@@ -60,6 +60,7 @@ class SourceClock:
     """
 
     def __init__(self) -> None:
+        self._origin_at = 0.0
         self._first_at = self._last_at = 0.0
         self._end_s = 0.0
         self._lead_s = 0.0
@@ -82,15 +83,25 @@ class SourceClock:
     def add(self, end_s: float, now: float) -> None:
         """Record that the audio up to `end_s` has arrived now."""
         if self._end_s == 0.0:
-            self._first_at = self._last_at = now
+            self._origin_at = self._first_at = self._last_at = now
         seconds, self._end_s = end_s - self._end_s, end_s
         gap_s, self._last_at = now - self._last_at, now
-        lead_s = self._lead_at(self._end_s, now)
+        lead_s = self._end_s - (now - self._first_at)
         self._lead_s = max(self._lead_s, lead_s)
         if lead_s > self._steady_lead_s + _LEAD_STEP_S:
             self._steady_lead_s, self._paced_s = lead_s, 0.0
         elif gap_s <= _MAX_GAP_S:
             self._paced_s += min(seconds, gap_s)
+        self._add_arrival(self._end_s, now - self._end_s)
+
+    def restart(self, now: float) -> None:
+        """Count the audio so far as if it all arrived now: nobody wanted it spoken before."""
+        if self._end_s == 0.0:
+            return
+        self._first_at = self._last_at = now
+        self._lead_s = self._steady_lead_s = self._end_s
+        self._paced_s = 0.0
+        self._arrivals.clear()
         self._add_arrival(self._end_s, now - self._end_s)
 
     def keeps_pace(self, position_s: float, now: float) -> bool:
@@ -99,7 +110,7 @@ class SourceClock:
         The position may be after the end of the audio: it counts what the source sends elsewhere,
         such as the silence between two turns. A source that has sent nothing keeps the pace.
         """
-        return self._end_s == 0.0 or self._lead_at(position_s, now) <= _BURST_S
+        return self._end_s == 0.0 or position_s - (now - self._origin_at) <= _BURST_S
 
     def captured_at(self, end_s: float) -> float:
         """Return when the audio before `end_s` was captured, at the latest; 40 ms are one step.
@@ -114,10 +125,6 @@ class SourceClock:
         """Forget the audio before a position."""
         while len(self._arrivals) > 1 and self._arrivals[0][0] <= position_s:
             self._forgotten_s = self._arrivals.popleft()[0]
-
-    def _lead_at(self, position_s: float, now: float) -> float:
-        """Return how far audio that arrives now is ahead of its pace since the first audio."""
-        return position_s - (now - self._first_at)
 
     def _add_arrival(self, end_s: float, offset: float) -> None:
         arrivals = self._arrivals

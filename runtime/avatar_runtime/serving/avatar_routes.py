@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.requests import ClientDisconnect
 
-from avatar_runtime.avatars import field_rules
+from avatar_runtime.avatars import field_rules, work_folder
 from avatar_runtime.errors import Rejection
 from avatar_runtime.serving import admission, page_origin, prepare_process, rejections, upload
 
@@ -107,6 +107,9 @@ class AvatarRoutes:
                 self._runtime.settings.engine, source, name, consent
             )
             result = await self._run(request, command)
+            if result is None and not self._runtime.stopping:
+                # Nobody may come back for what is finished, and the user of a page sees no folders.
+                await asyncio.to_thread(work_folder.discard, self._folder.resolve() / name)
         if result is None:
             _log.info("preparation killed avatar=%s", name)
             raise Rejection(503, 1012, "stopped", "the preparation was stopped")

@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 import uvicorn
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from avatar_contracts import socket_buffers, tls
@@ -115,9 +116,15 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Send a message, and return when there is room for the next one.
 
         The session is asked for the next message only then. A close frame does not wait.
+
+        Raises:
+            ClientDisconnected: a close frame has been sent.
         """
         if message["type"] == "websocket.close":
             self.writable.set()
+        if self.close_sent and message["type"] in ("websocket.send", "websocket.close"):
+            # After a frame that is no WebSocket frame; the session has not read its end yet.
+            raise ClientDisconnected
         await super().send(message)
         if message["type"] == "websocket.send":
             await self.writable.wait()
@@ -244,8 +251,16 @@ async def listening(runtime: Runtime) -> AsyncIterator[Listeners]:
             helpers.append(group.create_task(certificate.follow(), name="certificate"))
         for server in servers:
             await server.listens.wait()
+        listeners = Listeners(*(Address(*bound.getsockname()[:2]) for bound in sockets))
+        is_encrypted = "false" if certificate is None else "true"
+        _log.info(
+            "listening sessions=%s admin=%s tls=%s",
+            listeners.sessions,
+            listeners.admin,
+            is_encrypted,
+        )
         try:
-            yield Listeners(*(Address(*bound.getsockname()[:2]) for bound in sockets))
+            yield listeners
         finally:
             runtime.stop_watchers()
             for server in servers:

@@ -321,6 +321,22 @@ async def test_pods_that_wait_for_the_first_one_lack_gpus_but_do_not_wait_for_th
     assert (setup.fakes.lacks, setup.fakes.waits) == ([True], [False])
 
 
+@pytest.mark.parametrize("waits_for_avatars", [True, False])
+async def test_a_service_that_waits_for_its_avatars_keeps_no_gpu_from_others(
+    make: Make, waits_for_avatars: bool
+) -> None:
+    """Neither a GPU is kept for it, nor do pods of others that failed give way to it."""
+    setup = Setup(make)  # without any node
+    setup.observe(Kind.PROFILES, make.profile_body())
+    if waits_for_avatars:
+        setup.observe(Kind.AVATARS, make.avatar_body())
+    faces = {"persistentVolumeClaim": {"claimName": "faces"}}
+    autoscaling = {"minReplicas": 0, "maxReplicas": 3, "freeSessions": {"min": 5}}
+    setup.apply(avatars=["anna"], avatarSource=faces, autoscaling=autoscaling)
+    await setup.reconcile()
+    assert setup.fakes.waits == [not waits_for_avatars]
+
+
 async def test_the_desired_replicas_are_exported_and_decisions_are_counted(setup: Setup) -> None:
     setup.apply(replicas=2)
     await setup.reconcile()

@@ -46,6 +46,9 @@ _SAMPLES = 6560
 """0.41 s at 16 kHz: 20 whole steps and 10 frames in MuseTalk, and a padded tail in the runtime."""
 _DRAWN = [(8, 0), (9, 0), (9, 1)]
 """Frames of the sound and stored frames: the group of 8 and 9 hears the whole sound."""
+_MODES = ("raw", "jaw")
+"""Mask modes: the parts of MuseTalk 1.0 and of MuseTalk 1.5."""
+_CHEEK_WIDTH = 90
 
 
 def _lively(config: musetalk.ModelConfig) -> musetalk.MuseTalk:
@@ -135,10 +138,27 @@ def _reference_crop(box: Edges) -> Edges:
     return x - half, y - half, x + half, y + half
 
 
-def _reference_mask(parsed: NDArray[np.uint8], box: Edges) -> Image.Image:
+def _reference_region(parsed: NDArray[np.uint8], mode: str) -> NDArray[np.bool_]:
+    """Return the part of the parsed square that is replaced."""
+    mouth = np.isin(parsed, (11, 12, 13))
+    skin = np.asarray(parsed == 1)
+    if mode == "raw":
+        return np.asarray(mouth | skin)
+    kernel = np.zeros((33, 33), np.uint8)
+    for row in range(33):
+        half = min(row - 10, 10)
+        if half >= 0:
+            kernel[row, 16 - half : 17 + half] = 1
+    grown = cv2.dilate(skin.astype(np.uint8), kernel)
+    narrow = cv2.erode(grown, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (35, 3)), iterations=2)
+    is_cheek = np.abs(np.arange(512) - 256) >= _CHEEK_WIDTH
+    return np.asarray(mouth | ((np.where(is_cheek, narrow, grown) > 0) & (parsed != 10)))
+
+
+def _reference_mask(parsed: NDArray[np.uint8], box: Edges, mode: str) -> Image.Image:
     crop = _reference_crop(box)
     side = crop[2] - crop[0]
-    region = Image.fromarray(np.isin(parsed, (1, 11, 12, 13)).astype(np.uint8) * 255)
+    region = Image.fromarray(_reference_region(parsed, mode).astype(np.uint8) * 255)
     inside = (box[0] - crop[0], box[1] - crop[1], box[2] - crop[0], box[3] - crop[1])
     kept = Image.new("L", (side, side), 0)
     kept.paste(region.resize((side, side)).crop(inside), inside)
@@ -196,29 +216,37 @@ def _sound() -> NDArray[np.int16]:
 
 def _drawn_here(
     made: musetalk.MuseTalk, request_of: Callable[..., FrameRequest]
-) -> list[NDArray[np.uint8]]:
-    """Prepare the frames, fold the model as a pod does, and return the composed pictures."""
-    frames, boxes = _frames(), [geometry.Box(*face) for face in _FACES]
-    blends = []
-    for box in boxes:
-        crop = geometry.crop_box(box)
-        blends.append(masks.feathered(masks.region(_parsed(), crop, "raw"), box, crop))
-    manifest, tensors = preparation.prepare(
-        frames, boxes, blends, made, pixels="png", mask_mode="raw"
-    )
-    avatars = {"anna": cache.Avatar("anna", manifest, "hash", tensors)}
+) -> dict[str, list[NDArray[np.uint8]]]:
+    """Prepare the frames in each mask mode, and return the pictures of a folded model."""
+    avatars = {mode: {"anna": _prepared(made, mode)} for mode in _MODES}
     speech = Utterance(16_000)
     speech.append(_sound().tobytes())
     speech.finish()
     windows = {window.frame_index: window for window in speech.take()}
     assert len(windows) == 11
+    drawn = {}
     with torch.inference_mode(), ThreadPoolExecutor(1) as pool:
         folding.fold(made, upsampling=True)
-        kept = _Kept(avatars, pool)
         shards = cpu_parallel.CpuShards(pool, 1)
-        whole = renderer.Renderer(made, avatars, forward.EagerForward(made, shards), kept, shards)
-        whole.render([request_of(windows[i], source_frame=j) for i, j in _DRAWN])
-    return list(kept.images)
+        for mode, table in avatars.items():
+            kept = _Kept(table, pool)
+            forwards = forward.EagerForward(made, shards)
+            whole = renderer.Renderer(made, table, forwards, kept, shards)
+            whole.render([request_of(windows[i], source_frame=j) for i, j in _DRAWN])
+            drawn[mode] = list(kept.images)
+    return drawn
+
+
+def _prepared(made: musetalk.MuseTalk, mode: str) -> cache.Avatar:
+    frames, boxes = _frames(), [geometry.Box(*face) for face in _FACES]
+    blends = []
+    for box in boxes:
+        crop = geometry.crop_box(box)
+        blends.append(masks.feathered(masks.region(_parsed(), crop, mode), box, crop))
+    manifest, tensors = preparation.prepare(
+        frames, boxes, blends, made, pixels="png", mask_mode=mode
+    )
+    return cache.Avatar("anna", manifest, "hash", tensors)
 
 
 @pytest.mark.timeout(1800)  # the published shapes take 2 minutes of CPU, more on a busy machine
@@ -230,22 +258,35 @@ def test_pictures_are_those_of_the_reference_within_one_level(
     made.vae_hash = "made for a test"
     reference = _reference(made)
     sound = _sound().astype(np.float32) / np.float32(32768)
-    expected = []
     with torch.inference_mode():
         latents = [reference.latents(f, b) for f, b in zip(_frames(), _FACES, strict=True)]
-        for frame, stored in _DRAWN:
-            # The cache stores latents in half precision.
-            face = reference.face(latents[stored].half().float(), reference.tokens(sound, frame))
-            source, box = _frames()[stored], _FACES[stored]
-            mask = _reference_mask(_parsed(), box)
-            expected.append(_reference_picture(source, box, face, mask))
+        # The cache stores latents in half precision.
+        faces = [
+            reference.face(latents[stored].half().float(), reference.tokens(sound, frame))
+            for frame, stored in _DRAWN
+        ]
     del reference
     made.to(torch.device("cpu"), torch.float32)
 
     drawn = _drawn_here(made, request_of)
 
-    for ours, theirs, (_, stored) in zip(drawn, expected, _DRAWN, strict=True):
-        assert np.abs(ours.astype(int) - theirs).max() <= 1
-        changed = np.abs(theirs.astype(int) - _frames()[stored]).max(axis=2)
-        assert (changed > 20).mean() > 0.02  # the face is drawn, and with contrast
-    assert np.abs(expected[0].astype(int) - expected[1]).max() > 3  # the sound matters
+    expected = {mode: _expected(faces, mode) for mode in _MODES}
+    for mode in _MODES:
+        pictures = zip(drawn[mode], expected[mode], _DRAWN, strict=True)
+        for ours, theirs, (_, stored) in pictures:
+            assert np.abs(ours.astype(int) - theirs).max() <= 1, mode
+            changed = np.abs(theirs.astype(int) - _frames()[stored]).max(axis=2)
+            assert (changed > 20).mean() > 0.02  # the face is drawn, and with contrast
+        first, second, _ = (each.astype(int) for each in expected[mode])
+        assert np.abs(first - second).max() > 3  # the sound matters
+    between = np.abs(expected["raw"][0].astype(int) - expected["jaw"][0]).max(axis=2)
+    assert (between > 20).any()  # the modes differ
+
+
+def _expected(faces: Sequence[NDArray[np.uint8]], mode: str) -> list[NDArray[np.uint8]]:
+    found = []
+    for face, (_, stored) in zip(faces, _DRAWN, strict=True):
+        box = _FACES[stored]
+        mask = _reference_mask(_parsed(), box, mode)
+        found.append(_reference_picture(_frames()[stored], box, face, mask))
+    return found

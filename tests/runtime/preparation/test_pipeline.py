@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from avatar_runtime.__main__ import main
-from avatar_runtime.avatars import cache
+from avatar_runtime.avatars import cache, work_folder
 from avatar_runtime.preparation import making, meter, staging
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def test_a_clip_becomes_an_avatar_that_the_runtime_reads(
     # The astronaut smiles with open lips in every frame.
     assert report["mouth_open"]["frames"] == 56
     assert all(avatar.has_idle(i) for i in range(56))
-    assert not staging.folder_of(tmp_path / "avatars" / "eve").exists()
+    assert not work_folder.path_of(tmp_path / "avatars" / "eve").exists()
     assert set(meter.STAGES) == set(report["timings_ms"])
 
 

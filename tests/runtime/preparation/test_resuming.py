@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from avatar_runtime.avatars import work_folder
 from avatar_runtime.preparation import staging
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def test_a_killed_preparation_goes_on_and_gives_the_same_bytes(
     text = whole.communicate(timeout=_DEADLINE_S)[0]
     assert whole.returncode == 0, text
     out = tmp_path / "two" / "eve"
-    work = staging.folder_of(out)
+    work = work_folder.path_of(out)
     for chunk, number in (
         ("seen-000000.safetensors", signal.SIGKILL),
         ("made-000000.safetensors", signal.SIGKILL),
@@ -88,3 +89,12 @@ def _wait_until(path: Path, process: subprocess.Popen[str], chunk: Path, written
         except FileNotFoundError:
             return  # removed at the end
         time.sleep(0.01)
+
+
+def test_chunks_are_discarded_unless_a_process_uses_them(tmp_path: Path) -> None:
+    with staging.opened(tmp_path / "eve", "key") as work:
+        work_folder.discard(tmp_path / "eve")
+        assert work.folder.is_dir()
+    work_folder.discard(tmp_path / "eve")
+    assert list(tmp_path.iterdir()) == []
+    work_folder.discard(tmp_path / "eve")

@@ -181,3 +181,32 @@ def test_an_overload_is_reported_again_only_after_ten_seconds_in_time() -> None:
     assert [report.is_new(START + moment) for moment in moments] == [
         True, False, False, False, False, True, False,
     ]  # fmt: skip
+
+
+def test_audio_that_waited_for_a_request_is_captured_as_late_as_the_request() -> None:
+    clock = heard(microphone(3))
+    requested_at = START + 10.0
+    clock.restart(requested_at)
+    assert not clock.is_live
+    for index in range(1, 51):
+        clock.add(3.0 + index * 0.02, requested_at + index * 0.02)
+    assert clock.is_live
+    for position_s in (0.5, 3.0, 3.8):
+        times = live_times(clock.captured_at(position_s), 0.16, clock.lead_s, 1.0)
+        assert times.due == pytest.approx(requested_at + position_s + 0.15, abs=0.02)
+
+
+def test_a_restart_leaves_the_pace_to_the_next_turn_as_it_is() -> None:
+    clock = heard(microphone(3))
+    clock.restart(START + 3.5)
+    assert clock.keeps_pace(4.0, START + 4.0)
+    assert not clock.keeps_pace(4.6, START + 4.0)
+
+
+def test_a_restart_before_the_first_audio_changes_nothing() -> None:
+    clock = SourceClock()
+    clock.restart(START)
+    for index in range(1, 60):
+        clock.add(index * 0.02, START + 5 + index * 0.02)
+    assert clock.is_live
+    assert clock.lead_s == pytest.approx(0.02)

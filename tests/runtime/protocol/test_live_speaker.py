@@ -210,6 +210,30 @@ def test_a_pause_of_the_speaker_is_no_delay_of_the_pod(connect: Connect) -> None
     paused.check_that_nothing_is_lost()
 
 
+@pytest.mark.parametrize("asks_after_s", [2.0, 5.0], ids=["in-the-turn", "after-the-turn"])
+def test_what_waits_for_a_request_is_not_late_before_it(
+    connect: Connect, asks_after_s: float
+) -> None:
+    waiting = pod(connect, 0.02)
+    detection = {"type": "server_vad", "create_response": False}
+    waiting.driver.update(audio={"input": {"turn_detection": detection}})
+    waiting.driver.events.clear()
+    spoken = b"\x00\x20" * 480 * 200 + b"\x01\x00" * 480 * 100  # 4 s of speech, 2 s of silence
+    for index in range(300):
+        at = START + (index + 1) * 0.02
+        waiting.run(at)
+        waiting.arrived_at.append(at)
+        waiting.ends.append((index + 1) * 960)
+        waiting.read(waiting.driver.append(spoken[index * 960 : (index + 1) * 960]))
+        if at == pytest.approx(START + asks_after_s):
+            waiting.read(waiting.driver.send("response.create"))
+        waiting.collect()
+    waiting.run(START + 20.0)
+    [done] = waiting.ended
+    assert (done["dropped"], waiting.told, waiting.warnings) == (0, 0, [])
+    assert done["frames"] == len(waiting.frames) > 100
+
+
 @pytest.mark.parametrize("chunk_s", [0.02, 0.1, 0.5, 1.0])
 def test_a_fast_engine_drops_nothing_whatever_the_pieces(connect: Connect, chunk_s: float) -> None:
     for window_ms in (200, 1000):

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import httpx
+import numpy as np
 import pytest
 
 from avatar_runtime.avatars import cache
+from avatar_runtime.preparation import staging
 from avatar_runtime.serving import prepare_process, upload
 
 if TYPE_CHECKING:
@@ -189,9 +191,11 @@ async def _shows(http: httpx.AsyncClient, progress: str | None) -> None:
 
 
 async def test_one_preparation_runs_and_ends_when_its_client_leaves(
-    preparing: Any, endless: Path
+    preparing: Any, endless: Path, tmp_path: Path
 ) -> None:
     async with preparing() as (served, http):
+        with staging.opened(tmp_path / "avatars" / ALLOWED["name"], "key") as work:
+            work.save("seen", 0, {"facts": np.zeros(1)})
         first = asyncio.create_task(http.post("/v1/avatars", params=ALLOWED, content=b"x"))
         await served.eventually(endless.exists, "started the command")
         second = await http.post("/v1/avatars", params=ALLOWED, content=bytes(30_000_000))
@@ -200,6 +204,7 @@ async def test_one_preparation_runs_and_ends_when_its_client_leaves(
         first.cancel()
         await served.eventually(lambda: _has_ended(endless), "killed the command")
         await _shows(http, None)
+        await served.eventually(lambda: not work.folder.exists(), "removed what was finished")
 
 
 async def test_the_end_of_the_server_ends_the_preparation(preparing: Any, endless: Path) -> None:

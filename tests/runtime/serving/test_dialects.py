@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-BETA = {"additional_headers": {"OpenAI-Beta": "realtime=v1"}}
+BETA: dict[str, Any] = {"additional_headers": {"OpenAI-Beta": "realtime=v1"}}
 SUBPROTOCOL = {"subprotocols": ["realtime", "openai-beta.realtime-v1"]}
 
 

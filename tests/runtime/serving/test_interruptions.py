@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from localcluster import barging_callers, interrupting_callers, runtime_process
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.runtime.serving.conftest import Client, Event, Serve
 
 pytestmark = pytest.mark.slow
@@ -65,3 +69,41 @@ async def test_no_media_of_an_old_epoch_leaves_after_the_answer(serve: Serve) ->
         assert created == [response["id"] for response in done]
         assert {response["status"] for response in done} == {"cancelled"}
         assert not [event for event in events if event["type"] == "error"]
+
+
+@pytest.mark.parametrize("is_paced", [True, False], ids=["microphone", "burst"])
+async def test_every_interruption_of_a_real_process_is_answered_and_closes_the_mouth(
+    tmp_path: Path, is_paced: bool
+) -> None:
+    """The times are wall time: `bench --only interruptions` measures them."""
+    log = tmp_path / "runtime.log"
+    with runtime_process.serving(log, 8, device="simulated:h100-80gb") as runtime:
+        callers = await asyncio.gather(
+            *(
+                interrupting_callers.interrupt(runtime.url, 4, SEED + number, is_paced=is_paced)
+                for number in range(SESSIONS)
+            )
+        )
+    for caller in callers:
+        assert len(caller.interruptions) == 4
+        assert all(one.closed_s is not None for one in caller.interruptions)
+        assert caller.stale_after_answer == 0
+        assert caller.created == caller.done
+        assert caller.statuses == {"cancelled"}
+        assert caller.errors == []
+
+
+async def test_a_voice_in_the_answer_of_a_real_process_interrupts_it(tmp_path: Path) -> None:
+    log = tmp_path / "runtime.log"
+    with runtime_process.serving(log, 8, device="simulated:h100-80gb") as runtime:
+        callers = await asyncio.gather(
+            *(barging_callers.barge_in(runtime.url, 2, SEED + number) for number in range(4))
+        )
+    for caller in callers:
+        assert len(caller.acknowledged_s) == 2
+        assert len(caller.closed_s) >= 2
+        assert caller.stale_after_answer == 0
+        assert caller.created == caller.done
+        # A response that the server has finished is interrupted while the client plays it.
+        assert set(caller.reasons) <= {"turn_detected", "completed"}
+        assert caller.errors == []

@@ -18,7 +18,7 @@ from avatar_operator.core.planning import planner
 from avatar_operator.core.planning.failures import to_status
 from avatar_operator.core.resources.fields import Body, Fields
 from avatar_operator.core.status import conditions
-from avatar_operator.core.status.conditions import serving
+from avatar_operator.core.status.pods import serving
 from avatar_operator.core.text import rfc3339
 
 if TYPE_CHECKING:

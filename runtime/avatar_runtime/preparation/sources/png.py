@@ -141,7 +141,8 @@ def stored(data: memoryview, inflated_pixels: bytearray) -> bytes:
     Inflating costs most of the decoding, and `check_picture` has done it. FFmpeg does not check the
     CRC of a chunk.
     """
-    parts, begun = [SIGNATURE], False
+    parts: list[bytes | memoryview] = [SIGNATURE]
+    begun = False
     for _, kind, body in _chunks(data):
         if kind != b"IDAT":
             parts += [struct.pack(">I4s", len(body), kind), body, _NO_CRC]

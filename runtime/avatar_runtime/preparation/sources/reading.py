@@ -12,7 +12,7 @@ import av.filter
 
 from avatar_runtime.errors import SourceError
 from avatar_runtime.preparation.sources import container as containers
-from avatar_runtime.preparation.sources import files, png
+from avatar_runtime.preparation.sources import files, png, watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,7 +91,9 @@ class Reading:
                 return
             except (files.TooSlow, files.Packed):
                 raise
-            except (av.error.FFmpegError, OSError, ValueError):
+            except (av.error.FFmpegError, OSError, ValueError) as error:
+                if isinstance(error, OSError) and not isinstance(error, av.error.FFmpegError):
+                    raise  # the disk has failed, the file may be whole
                 self.broke_off = True
                 return
             self.file.check()
@@ -143,7 +145,8 @@ class Reading:
 
     def _decode(self, decoder: Any, packet: Any) -> Iterator[Any]:
         try:
-            decoded = decoder.decode(packet)
+            with watchdog.watching(self.path, self._limits.frame_seconds):
+                decoded = decoder.decode(packet)
         except (av.error.FFmpegError, ValueError):
             self.damaged += 1
             return

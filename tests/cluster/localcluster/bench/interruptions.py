@@ -1,6 +1,7 @@
 """What still reaches 8 callers after they have interrupted the avatar, at random times.
 
-Media of the old epoch, and the frame with the closed mouth; both are measured at the callers.
+Media of the old epoch, and the frame with the closed mouth; both are measured at the callers, from
+the event that they send, or from the `speech_started` that answers their voice.
 """
 
 from __future__ import annotations
@@ -8,18 +9,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from localcluster import interrupting_callers, runtime_process
+from localcluster import barging_callers, interrupting_callers, runtime_process
 from localcluster.bench import record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
+Caller = TypeVar("Caller")
 SEED: Final = 15
 STALE_S: Final = 0.040
 CLOSED_S: Final = 0.080
+LAG_PERIOD_S: Final = 0.005
 
 
 def main() -> int:
@@ -36,19 +40,18 @@ def main() -> int:
     ) as runtime:
         asyncio.run(call(runtime.url, options.sessions, 2, is_paced=False))
         for is_paced in (True, False):
-            callers = asyncio.run(
-                call(runtime.url, options.sessions, options.turns, is_paced=is_paced)
-            )
-            rows.append({"pace": "microphone" if is_paced else "burst", **row(callers)})
+            speaking = call(runtime.url, options.sessions, options.turns, is_paced=is_paced)
+            callers, lag_s = asyncio.run(measure_lag(speaking))
+            pace = "microphone" if is_paced else "burst"
+            rows.append({"pace": pace, **row(callers), "lag_of_the_callers_s": lag_s})
             print(json.dumps(rows[-1], indent=2), flush=True)
-        lag = {
-            name: value
-            for name, value in runtime.metrics().items()
-            if name.startswith("avatar_runtime_event_loop_lag_seconds")
-        }
+        barging = barge(runtime.url, options.sessions, max(1, options.turns // 4))
+        voices, lag_s = asyncio.run(measure_lag(barging))
+        pace = "microphone, interrupts by voice"
+        rows.append({"pace": pace, **voice_row(voices), "lag_of_the_callers_s": lag_s})
+        print(json.dumps(rows[-1], indent=2), flush=True)
     results = {"sessions": options.sessions, "device_under_test": options.device, "rows": rows}
     record.write(options.out, SEED, "two turns of each session", results)
-    print(json.dumps(lag, indent=2))
     return 1 if any(missed(row) for row in rows) else 0
 
 
@@ -78,6 +81,44 @@ def row(callers: Sequence[interrupting_callers.Caller]) -> dict[str, Any]:
         "responses": sum(len(caller.created) for caller in callers),
         "ended_once": all(caller.created == caller.done for caller in callers),
         "statuses": sorted(set().union(*(caller.statuses for caller in callers))),
+        "errors": sorted(error for caller in callers for error in caller.errors),
+    }
+
+
+async def measure_lag(
+    work: Coroutine[Any, Any, Sequence[Caller]],
+) -> tuple[Sequence[Caller], dict[str, float]]:
+    """Return the result of some work, and how late the event loop of the callers was meanwhile.
+
+    The figures of the callers contain this time, which is not the server's.
+    """
+    task, lags = asyncio.ensure_future(work), list[float]()
+    while not task.done():
+        begun_at = time.monotonic()
+        await asyncio.sleep(LAG_PERIOD_S)
+        lags.append(time.monotonic() - begun_at - LAG_PERIOD_S)
+    return await task, record.figures(lags)
+
+
+async def barge(url: str, sessions: int, turns: int) -> Sequence[barging_callers.Caller]:
+    """Let some callers speak into the answers of their avatars at the same time."""
+    return await asyncio.gather(
+        *(barging_callers.barge_in(url, turns, SEED + number) for number in range(sessions))
+    )
+
+
+def voice_row(callers: Sequence[barging_callers.Caller]) -> dict[str, Any]:
+    """Return the figures of all callers who interrupted by voice, in seconds."""
+    reasons = [reason for caller in callers for reason in caller.reasons]
+    return {
+        "interruptions": sum(len(caller.acknowledged_s) for caller in callers),
+        "last_stale_media_s": record.figures([s for c in callers for s in c.stale_after_s]),
+        "acknowledged_s": record.figures([s for c in callers for s in c.acknowledged_s]),
+        "mouth_closed_s": record.figures([s for c in callers for s in c.closed_s]),
+        "stale_after_the_answer": sum(caller.stale_after_answer for caller in callers),
+        "responses": len(reasons),
+        "ended_once": all(caller.created == caller.done for caller in callers),
+        "statuses": sorted(set(reasons)),
         "errors": sorted(error for caller in callers for error in caller.errors),
     }
 

@@ -1,0 +1,66 @@
+"""Derives the condition ScalingLimited of a service from its plan."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_never
+
+from avatar_operator.core import text
+from avatar_operator.core.autoscaling.limits import Limit
+from avatar_operator.core.gpus.pools import total_cost
+from avatar_operator.core.status import gpu_available
+from avatar_operator.core.status.findings import Finding
+from avatar_operator.names import Condition, Reason
+
+if TYPE_CHECKING:
+    from avatar_operator.core.planning import planner
+    from avatar_operator.core.resources.autoscaling import Autoscaling
+    from avatar_operator.core.resources.service import Service
+
+
+def find(service: Service, plan: planner.Plan) -> tuple[Finding, ...]:
+    """Return which limit the number of pods has reached; nothing if the number is fixed."""
+    decision = plan.decision
+    if decision is None or service.autoscaling is None:
+        return ()
+    if decision.limit is None:
+        message = "the wanted number of pods is within all limits"
+        return (Finding(Condition.SCALING_LIMITED, False, Reason.WITHIN_BOUNDS, message),)
+    has = len(plan.fleet.live)
+    if decision.limit is Limit.RATE:
+        has = plan.desired
+    message = f"wants {text.count(decision.figures.wanted, 'pod')}, has {has}; "
+    message += _limit(decision.limit, service, service.autoscaling, plan)
+    return (Finding(Condition.SCALING_LIMITED, True, Reason(decision.limit.value), message),)
+
+
+def _limit(limit: Limit, service: Service, policy: Autoscaling, plan: planner.Plan) -> str:
+    match limit:
+        case Limit.MAX_REPLICAS:
+            return f"maxReplicas is {policy.max_replicas}"
+        case Limit.MAX_COST:
+            return f"{_costs(plan)}; maxCostPerHour is {policy.max_cost_per_hour}"
+        case Limit.COST_UNKNOWN:
+            unpriced = [
+                pool.gpu_class
+                for pool in plan.pools
+                if pool.can_serve and pool.cost_per_hour is None
+            ]
+            profiles = ", ".join(unpriced)
+            return f"spec.costPerHour of GPUProfile {profiles} must be set if maxCostPerHour is set"
+        case Limit.RATE:
+            assert policy.rate is not None
+            rate = policy.rate
+            return f"the rate limit allows {rate.up_pods} more per {rate.period_s} s"
+        case Limit.FREE_GPUS:
+            stocks = gpu_available.describe_stocks(plan)
+            return f"the cluster has {stocks}{gpu_available.describe_holders(service, plan)}"
+    assert_never(limit)
+
+
+def _costs(plan: planner.Plan) -> str:
+    """Return the cost of all pods, deleted ones included, and the cost of one more."""
+    existing = plan.fleet.live + plan.fleet.leaving
+    paid = total_cost(existing, plan.pools)
+    priced = [pool for pool in plan.pools if pool.can_serve and pool.cost_per_hour is not None]
+    more = "".join(f", one more on {p.gpu_class} costs {p.cost_per_hour}" for p in priced[:1])
+    return f"{text.count(len(existing), 'pod')} cost {paid} per hour{more}"
