@@ -204,6 +204,8 @@ async def run(report: Report, started: float, *, stay: bool) -> None:
             endpoint = stack.enter_context(speech_endpoint())
             with report.step("a service in mode speech says a sentence"):
                 await demo.say(endpoint)
+        else:
+            print("  espeak-ng is not installed: no service in mode speech", flush=True)
         with report.step("avatar-runtime prepare: an avatar from a drawn clip"):
             await demo.prepare()
         report.write(RESULTS / "report.json")
