@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from scipy import signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -141,7 +140,9 @@ def _utterance(kind: str, sound: Floats) -> Utterance:
     size = int(_BLOCK_S * RATE)
     blocks = sound[: len(sound) // size * size].reshape(-1, size)
     levels = 20 * np.log10(np.maximum(np.sqrt((blocks**2).mean(axis=1)), 1e-9))
-    levels = signal.medfilt(levels, _MEDIAN_BLOCKS)
+    padded = np.pad(levels, _MEDIAN_BLOCKS // 2, mode="edge")
+    near = np.lib.stride_tricks.sliding_window_view(padded, _MEDIAN_BLOCKS)
+    levels = np.median(near, axis=1)
     loudest = np.sort(levels)[-max(1, len(levels) // 10) :].mean()
     spoken = np.flatnonzero(levels > loudest + _SPEECH_DB)
     first, last = int(spoken[0]), int(spoken[-1]) + 1
@@ -179,7 +180,11 @@ def _read(file: Path) -> Floats:
 
 
 def _resampled(samples: NDArray[Any], rate: int) -> Floats:
-    return np.asarray(signal.resample_poly(samples / 32768, RATE, rate))
+    spectrum, size = np.fft.rfft(samples / 32768), len(samples) * RATE // rate
+    bins = np.zeros(size // 2 + 1, complex)
+    kept = min(len(bins), len(spectrum))
+    bins[:kept] = spectrum[:kept]
+    return np.asarray(np.fft.irfft(bins, size) * size / len(samples))
 
 
 def _rms(samples: Floats) -> float:
