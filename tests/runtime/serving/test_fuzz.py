@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from uvicorn import Config
@@ -64,9 +64,10 @@ async def test_a_wrong_frame_of_a_client_is_no_fault_of_the_session(kind: str) -
         await loop.create_connection(lambda: protocol, sock=near)
         request = frames.handshake("127.0.0.1", Random(1))
         protocol.data_received(request)
+        event: Any = {"type": kind, "text": "{}"}
         await protocol.send({"type": "websocket.accept"})
         protocol.data_received(frames.encode(frames.TEXT, b"{}", masked=False))
         # The session has the next message ready before it reads that the client is gone.
         with pytest.raises(ClientDisconnected):
-            await protocol.send({"type": kind, "text": "{}"})
+            await protocol.send(event)
         protocol.transport.abort()

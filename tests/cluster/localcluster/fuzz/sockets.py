@@ -160,7 +160,7 @@ class SocketClient:
         require(frame.opcode == frames.TEXT, f"opcode {frame.opcode}: {frame.payload[:100]!r}")
         event: dict[str, Any] = oracle.read(frame.payload.decode())
         self._outcome.events += 1
-        return event["type"] == "error" and event["error"]["event_id"] == "last"
+        return bool(event["type"] == "error" and event["error"]["event_id"] == "last")
 
     async def _slow(self) -> None:
         """Ask for much, read little, and vanish."""
