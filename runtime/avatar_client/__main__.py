@@ -1,4 +1,4 @@
-"""Command line of the client: `talk` makes one recording, `load` opens many sessions."""
+"""Command line of the client: `talk`, `say` and `load`."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = _settings(options)
     try:
         _check_outputs(options)
-        if options.command == "talk":
-            result = asyncio.run(_talk(target, options, settings))
+        if options.command in ("talk", "say"):
+            run = _talk if options.command == "talk" else _say
+            result = asyncio.run(run(target, options, settings))
             succeeded = bool(result["ok"])
             shown = result
             _print_warnings(result)
@@ -59,7 +60,7 @@ def _check_outputs(options: argparse.Namespace) -> None:
         SettingsError: a file cannot be written.
     """
     outputs: list[tuple[str, Path | None, Sequence[str]]] = [("--json", options.json, ())]
-    if options.command == "talk":
+    if options.command in ("talk", "say"):
         outputs += [
             ("--out", options.out, media_files.VIDEO_SUFFIXES),
             ("--sheet", options.sheet, record.SHEET_SUFFIXES),
@@ -104,6 +105,12 @@ async def _talk(
     )
 
 
+async def _say(
+    target: session.Target, options: argparse.Namespace, settings: Mapping[str, Any] | None
+) -> Mapping[str, Any]:
+    return await talk.say(target, talk.Text(options.text, options.out, options.sheet, settings))
+
+
 async def _load(
     target: session.Target, options: argparse.Namespace, settings: Mapping[str, Any] | None
 ) -> Mapping[str, Any]:
@@ -137,9 +144,6 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--key", default="", help=f"API key; prefer the variable {KEY_VARIABLE}")
     common.add_argument("--avatar", help="avatar; default: the first of the service")
     common.add_argument("--wait-ms", type=int, help="maximum wait for a free slot")
-    common.add_argument("--audio", type=Path, required=True, help="audio file to speak")
-    common.add_argument("--chunk-ms", type=_positive_int, default=40, help="audio per message")
-    common.add_argument("--burst", action="store_true", help="send an utterance without pacing")
     common.add_argument("--update", action="store_true", help="send a session.update first")
     common.add_argument(
         "--every-frame",
@@ -148,11 +152,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     common.add_argument("--json", type=Path, help="write the complete result to this file")
 
-    one = commands.add_parser("talk", parents=[common], help="record one utterance")
-    one.add_argument("--out", type=Path, help="write the video to this MP4 file")
-    one.add_argument("--sheet", type=Path, help="write a contact sheet to this PNG file")
+    audio = argparse.ArgumentParser(add_help=False)
+    audio.add_argument("--audio", type=Path, required=True, help="audio file to speak")
+    audio.add_argument("--chunk-ms", type=_positive_int, default=40, help="audio per message")
+    audio.add_argument("--burst", action="store_true", help="send an utterance without pacing")
+    files = argparse.ArgumentParser(add_help=False)
+    files.add_argument("--out", type=Path, help="write the video to this MP4 file")
+    files.add_argument("--sheet", type=Path, help="write a contact sheet to this PNG file")
 
-    many = commands.add_parser("load", parents=[common], help="measure many sessions")
+    commands.add_parser("talk", parents=[common, audio, files], help="record one utterance")
+    say = commands.add_parser(
+        "say", parents=[common, files], help="record one text; the service is in mode speech"
+    )
+    say.add_argument("text", help="what the avatar says, or answers if the service has a chat")
+
+    many = commands.add_parser("load", parents=[common, audio], help="measure many sessions")
     many.add_argument("--sessions", type=_positive_int, default=1)
     many.add_argument("--arrivals-per-s", type=_positive, help="default: all at the same time")
     many.add_argument("--duration-s", type=_positive, default=10.0, help="duration of a session")

@@ -126,6 +126,22 @@ class Session:
             await self.stream(sound, chunk_ms=chunk_ms, realtime=realtime)
         return self.trace.responses[answer["response"]["id"]]
 
+    async def say(self, text: str, timeout_s: float = 120.0) -> Response:
+        """Write a message and return the whole response to it; the service is in mode speech.
+
+        Raises:
+            AnswerTimeout: the response did not end in time.
+            ServerError: the server rejected an event, or an endpoint of the service failed.
+            SessionEnded: the connection closed.
+        """
+        self.utterances.append(Utterance(monotonic()))
+        part = {"type": "input_text", "text": text}
+        item = {"type": "message", "role": "user", "content": [part]}
+        async with self._answer(("response.done",), timeout_s) as answer:
+            await self.send({"type": "conversation.item.create", "item": item})
+            await self.send({"type": "response.create"})
+        return self.trace.responses[answer["response"]["id"]]
+
     async def stream(self, sound: Sound, *, chunk_ms: int = 40, realtime: bool = True) -> None:
         """Append the audio, chunk by chunk, and commit it."""
         loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Speaks one audio file, records the response as a video file, and returns measurements."""
+"""Speaks an audio file or a text, records the response, and returns measurements."""
 
 from __future__ import annotations
 
@@ -35,6 +35,19 @@ class Request:
     """Fields of a `session.update` at the start; `None` sends no update."""
 
 
+@dataclass(frozen=True, slots=True)
+class Text:
+    """The text to say, and the files to write."""
+
+    text: str
+    out: Path | None
+    """Video file; `None` writes no video."""
+    sheet: Path | None
+    """Contact sheet; `None` writes no sheet."""
+    settings: Mapping[str, Any] | None = None
+    """Fields of a `session.update` at the start; `None` sends no update."""
+
+
 async def run(target: session.Target, request: Request) -> Mapping[str, Any]:
     """Run one session with one utterance and return its measurements.
 
@@ -51,15 +64,47 @@ async def run(target: session.Target, request: Request) -> Mapping[str, Any]:
         **describe(live, response),
         "connect_ms": round((connected - started_at) * 1000, 1),
     }
-    if request.out is not None:
-        recording = record.write_mp4([response], request.out, live.trace.disclosure)
-        measurements |= _recorded(recording, measurements)
-    if request.sheet is not None:
-        record.write_sheet([response], request.sheet)
+    measurements |= _write(live, response, request, measurements)
     same_sound = bytes(response.pcm) == speech.pcm
     complete = response.status == "completed" and response.audio_samples == speech.samples
     ok = complete and same_sound and not live.trace.violations
     return {"ok": ok, **measurements, "audio_unchanged": same_sound}
+
+
+async def say(target: session.Target, request: Text) -> Mapping[str, Any]:
+    """Run one session of a service in mode speech with one text and return its measurements.
+
+    `ok` is true if the response is complete and no message violates the protocol.
+    """
+    started_at = monotonic()
+    async with session.connect(target) as live:
+        connected = monotonic()
+        if request.settings is not None:
+            await live.update(request.settings)
+        response = await live.say(request.text)
+    measurements = {
+        **describe(live, response),
+        "connect_ms": round((connected - started_at) * 1000, 1),
+    }
+    measurements |= _write(live, response, request, measurements)
+    ok = response.status == "completed" and response.audio_samples > 0
+    return {"ok": ok and not live.trace.violations, **measurements}
+
+
+def _write(
+    live: session.Session,
+    response: Response,
+    request: Request | Text,
+    measurements: Mapping[str, Any],
+) -> Mapping[str, Any]:
+    """Write the files of a request, and return what the video file changes."""
+    recorded: Mapping[str, Any] = {}
+    if request.out is not None:
+        recording = record.write_mp4([response], request.out, live.trace.disclosure)
+        recorded = _recorded(recording, measurements)
+    if request.sheet is not None:
+        record.write_sheet([response], request.sheet)
+    return recorded
 
 
 def describe(live: session.Session, response: Response) -> Mapping[str, Any]:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from avatar_runtime.protocol.answer import Fields
     from avatar_runtime.protocol.answer_audio import AudioMap, Cut, Part
-    from avatar_runtime.protocol.modes import SessionParts
     from avatar_runtime.protocol.response import ActiveResponse
+    from avatar_runtime.protocol.session_parts import SessionParts
 
 MAX_ANSWERS: Final = 16
 MAX_WAITING_S: Final = 600

@@ -2,45 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from avatar_runtime.protocol.media import W
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from avatar_runtime.protocol.audio_formats import AudioFormat
     from avatar_runtime.protocol.client_events import ClientEvent
-    from avatar_runtime.protocol.conversation import Conversation
-    from avatar_runtime.protocol.media import Utterance, VoiceDetector
-    from avatar_runtime.protocol.outbox import Outbox
     from avatar_runtime.protocol.session_config import SessionConfig
     from avatar_runtime.protocol.speech import Speech
     from avatar_runtime.protocol.strict_fields import StrictFields
 
 
-@dataclass(frozen=True, slots=True)
-class SessionParts(Generic[W]):
-    """What a session gives to its mode."""
-
-    suffix: str
-    """Common suffix of the session's identifiers."""
-    fps: int
-    config: SessionConfig
-    """The configuration at the start."""
-    outbox: Outbox
-    conversation: Conversation
-    open_utterance: Callable[[AudioFormat], Utterance[W]]
-    open_detector: Callable[[AudioFormat], VoiceDetector]
-    report: Callable[[str], None]
-    """Sends `session.created` or `session.updated` with the session as it is now."""
-    end: Callable[[int, str, float], None]
-    """Ends the session: close code, reason and the time now."""
-
-
 class Mode(Protocol[W]):
-    """One service mode: docs/wire-protocol.md, "Service modes".
+    """One service mode: docs/conversation.md.
 
     It owns the `Speech` of its session, and is told of all that it does not decide.
     """

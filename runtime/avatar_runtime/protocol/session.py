@@ -14,10 +14,10 @@ from avatar_runtime.protocol.config_update import ConfigUpdate
 from avatar_runtime.protocol.conversation import Conversation, response_active
 from avatar_runtime.protocol.drive import Drive
 from avatar_runtime.protocol.media import W
-from avatar_runtime.protocol.modes import SessionParts
 from avatar_runtime.protocol.outbox import Outbox
 from avatar_runtime.protocol.rate_limit import RateLimiter
 from avatar_runtime.protocol.session_config import Overrun
+from avatar_runtime.protocol.session_parts import SessionParts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from avatar_runtime.protocol import client_events
     from avatar_runtime.protocol.frame_flow import FrameDue
-    from avatar_runtime.protocol.modes import SessionParts
     from avatar_runtime.protocol.response import ActiveResponse
+    from avatar_runtime.protocol.session_parts import SessionParts
 
 
 class Source(Protocol[W]):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from avatar_runtime.protocol.answer import Answer
     from avatar_runtime.protocol.answers import Answers
-    from avatar_runtime.protocol.modes import SessionParts
+    from avatar_runtime.protocol.session_parts import SessionParts
 
 
 class SpokenAnswer(Generic[W]):

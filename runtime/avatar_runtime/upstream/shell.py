@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from avatar_runtime.metrics import Metrics
-    from avatar_runtime.protocol.modes import Mode, SessionParts
+    from avatar_runtime.protocol.modes import Mode
     from avatar_runtime.protocol.session import Session
+    from avatar_runtime.protocol.session_parts import SessionParts
     from avatar_runtime.upstream.settings import UpstreamSettings
 
 

@@ -1,8 +1,9 @@
 """`make demo`: installs everything and runs one session, with the time of each step.
 
 A real control plane, `helm install`, `kubectl apply -f examples/avatarservice.yaml`, and one
-session through the gateway that speaks `examples/speech.wav`. Beside them, a new avatar is
-prepared from a clip. Results go to `build/demo/`.
+session through the gateway that speaks `examples/speech.wav`. A second service says a typed
+sentence through a speech endpoint (espeak-ng). Beside them, a new avatar is prepared from a clip.
+Results go to `build/demo/`.
 """
 
 from __future__ import annotations
@@ -15,19 +16,22 @@ import os
 import secrets
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import yaml
+
 from localcluster import errors, paths
-from localcluster.controlplane import build, progress
+from localcluster.controlplane import build, ports, processes, progress
 from localcluster.controlplane.cluster import ControlPlane, running
 from localcluster.report import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 ROOT: Final = Path(__file__).parents[3]
 RESULTS: Final = ROOT / "build" / "demo"
@@ -35,6 +39,8 @@ STATE: Final = ROOT / "build" / "demo-cluster"
 RELEASE: Final = "avatar"
 SYSTEM: Final = "avatar-system"
 SERVICE: Final = "concierge"
+SPEAKER: Final = "speaker"
+SENTENCE: Final = "Hello! I say what you type. Try it."
 READY_S: Final = 120
 
 
@@ -106,6 +112,27 @@ class Demo:
         ):  # fmt: skip
             self.report.figures[key] = session[key]
 
+    async def say(self, endpoint: str) -> None:
+        """Start a service in mode speech, and let it say a sentence."""
+        manifest = yaml.safe_load((ROOT / "examples" / "avatarservice-speech.yaml").read_text())
+        manifest["spec"]["upstream"]["speech"] = {"url": endpoint, "voice": "en"}
+        path = RESULTS / "avatarservice-speech.yaml"
+        path.write_text(yaml.safe_dump(manifest, sort_keys=False))
+        await self.cluster.kubectl("apply", "-f", path)
+        await self.cluster.kubectl(
+            "wait", f"avs/{SPEAKER}", "--for=condition=Ready", f"--timeout={READY_S}s"
+        )
+        figures = RESULTS / "said.json"
+        await _run(
+            sys.executable, "-m", "avatar_client", "say", SENTENCE,
+            "--url", f"ws://{await self.gateway()}", "--model", f"default/{SPEAKER}",
+            "--out", str(RESULTS / "said.mp4"), "--json", str(figures), "--every-frame",
+            env={"AVATAR_API_KEY": self.key},
+        )  # fmt: skip
+        self.report.figures["said_first_frame_ms"] = json.loads(figures.read_text())[
+            "first_frame_ms"
+        ]
+
     async def gateway(self) -> str:
         """Return HOST:PORT of the gateway. A real cluster uses a Service or an Ingress."""
         selector = "app.kubernetes.io/component=gateway"
@@ -123,6 +150,19 @@ class Demo:
 
 class DemoFailed(Exception):
     """A step of the demo failed."""
+
+
+@contextlib.contextmanager
+def speech_endpoint() -> Iterator[str]:
+    """Serve speech by espeak-ng until the block ends; yields the URL of the endpoint."""
+    (port,) = ports.find_free(1)
+    command = [sys.executable, "-m", "localcluster.speech_server", "--port", str(port)]
+    process = subprocess.Popen(command, preexec_fn=processes.die_with_parent)
+    try:
+        yield f"http://127.0.0.1:{port}/v1/audio/speech"
+    finally:
+        process.terminate()
+        process.wait(10)
 
 
 async def _run(*command: str, env: Mapping[str, str] | None = None) -> None:
@@ -160,17 +200,26 @@ async def run(report: Report, started: float, *, stay: bool) -> None:
             await demo.apply()
         with report.step("a session speaks examples/speech.wav"):
             await demo.talk()
+        if shutil.which("espeak-ng") is not None:
+            endpoint = stack.enter_context(speech_endpoint())
+            with report.step("a service in mode speech says a sentence"):
+                await demo.say(endpoint)
+        else:
+            print("  espeak-ng is not installed: no service in mode speech", flush=True)
         with report.step("avatar-runtime prepare: an avatar from a drawn clip"):
             await demo.prepare()
         report.write(RESULTS / "report.json")
         print("\n" + summary(report.document()))
         if stay:
-            await stay_up(cluster, await demo.page())
+            await stay_up(cluster, await demo.page(), await demo.gateway(), demo.key)
 
 
-async def stay_up(cluster: ControlPlane, page: str) -> None:
+async def stay_up(cluster: ControlPlane, page: str, gateway: str, key: str) -> None:
     """Print the addresses, and wait for Ctrl-C."""
     print(f"\nThe page:  {page}")
+    if shutil.which("espeak-ng") is not None:
+        say = f"avatar-client say --url ws://{gateway} --model default/{SPEAKER} --out said.mp4"
+        print(f"Say it:    AVATAR_API_KEY={key} {Path(sys.executable).parent}/{say} 'Good day!'")
     print(f"kubectl:   export KUBECONFIG={cluster.kubeconfig} PATH={cluster.bin_dir}:$PATH")
     print("Ctrl-C ends it all.", flush=True)
     await asyncio.Event().wait()

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from avatar_runtime.protocol.answer import Answer
-    from avatar_runtime.protocol.modes import SessionParts
     from avatar_runtime.protocol.session_config import SessionConfig as Config
+    from avatar_runtime.protocol.session_parts import SessionParts
     from avatar_runtime.protocol.strict_fields import StrictFields
 
 FRAME = bytes(2 * 960)

@@ -16,6 +16,7 @@ from aiohttp import web
 from openai import AsyncOpenAI
 from tests.runtime.upstream.endpoints import running, serving
 
+from avatar_client import __main__ as command
 from avatar_client.traces import Trace
 from avatar_runtime.protocol.audio_formats import PCM_24K
 from avatar_runtime.upstream.pcm import Converter, WavReader
@@ -23,6 +24,7 @@ from localcluster import speech_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from tests.runtime.serving.conftest import Client, Serve, Served
     from tests.runtime.upstream.endpoints import Handler
@@ -389,3 +391,31 @@ async def test_a_failed_leg_is_named_with_its_status(serve: Serve, leg: str) -> 
     (error,) = client.of("error")
     message = f"the {leg} endpoint answered with status 403"
     assert (error["error"]["code"], error["error"]["message"]) == (f"{leg}_failed", message)
+
+
+async def test_the_command_line_client_says_a_text(
+    serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = tmp_path / "said.json"
+    async with (
+        serving(sending(SOUND)) as url,
+        serve(AVATAR_UPSTREAM=upstream(url), KEY=KEY) as served,
+    ):
+        arguments = ["say", "Hello.", "--url", f"ws://{served.sessions}", "--json", str(figures)]
+        status = await asyncio.to_thread(command.main, arguments)
+    report = json.loads(figures.read_text())
+    assert json.loads(capsys.readouterr().out) == report
+    assert (status, report["ok"], report["audio_ms"], report["frames"]) == (0, True, 400, 10)
+
+
+async def test_the_command_line_client_names_a_failed_endpoint(
+    serve: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with (
+        serving(sending(b"", status=401)) as url,
+        serve(AVATAR_UPSTREAM=upstream(url), KEY=KEY) as served,
+    ):
+        arguments = ["say", "Hello.", "--url", f"ws://{served.sessions}"]
+        status = await asyncio.to_thread(command.main, arguments)
+    assert status == 1
+    assert "the speech endpoint answered with status 401" in capsys.readouterr().err

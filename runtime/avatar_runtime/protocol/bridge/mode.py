@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from avatar_runtime.protocol.answer import Answer
     from avatar_runtime.protocol.bridge.upstream_side import BridgeOptions
-    from avatar_runtime.protocol.modes import SessionParts
     from avatar_runtime.protocol.session_config import SessionConfig
+    from avatar_runtime.protocol.session_parts import SessionParts
     from avatar_runtime.protocol.strict_fields import StrictFields
 
 

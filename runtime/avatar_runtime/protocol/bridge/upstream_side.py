@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.answer_audio import Cut
     from avatar_runtime.protocol.bridge.upstream_audio import OpenConverter
     from avatar_runtime.protocol.bridge.upstream_events import Document
-    from avatar_runtime.protocol.modes import SessionParts
     from avatar_runtime.protocol.session_config import SessionConfig
+    from avatar_runtime.protocol.session_parts import SessionParts
 
 UPSTREAM_LOST: Final = 4502
 """Close code: there is no upstream any more."""

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
     from avatar_runtime.protocol.answer import Answer
     from avatar_runtime.protocol.answer_audio import Cut
-    from avatar_runtime.protocol.modes import SessionParts
     from avatar_runtime.protocol.pipeline.client_items import ResponseInput
     from avatar_runtime.protocol.pipeline.heard_audio import Heard
     from avatar_runtime.protocol.pipeline.history import Role
     from avatar_runtime.protocol.pipeline.legs import LegRequest
+    from avatar_runtime.protocol.session_parts import SessionParts
     from avatar_runtime.protocol.turn import Step
 
 MAX_TRANSCRIPTIONS = 8

@@ -16,11 +16,11 @@ from avatar_runtime.protocol.pipeline.heard_audio import HeardAudio, add_item
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from avatar_runtime.protocol.modes import SessionParts
     from avatar_runtime.protocol.pipeline.client_items import ResponseInput
     from avatar_runtime.protocol.pipeline.dialogue import PipelineOptions
     from avatar_runtime.protocol.pipeline.heard_audio import Heard
     from avatar_runtime.protocol.session_config import SessionConfig
+    from avatar_runtime.protocol.session_parts import SessionParts
     from avatar_runtime.protocol.speech import Speech
     from avatar_runtime.protocol.strict_fields import StrictFields
 

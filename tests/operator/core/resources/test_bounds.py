@@ -18,6 +18,8 @@ Path = tuple[str | int, ...]
 
 UNBOUNDED = {
     ("spec", "fps"): (1, 1000),  # an enumeration in the CRD
+    ("spec", "upstream", "inputSampleRate"): (8000, 24000),  # enumerations as well
+    ("spec", "upstream", "outputSampleRate"): (8000, 24000),
     ("spec", "placement", "tolerations", 0, "tolerationSeconds"): (0, 2**31),
 }
 """Bounds of the parser where the CRD has none."""
@@ -45,7 +47,7 @@ CASES = [(parse_service, *case) for case in SERVICES] + [
 
 
 def test_the_numbers_of_both_kinds_are_found() -> None:
-    assert (len(SERVICES), len(PROFILES)) == (32, 4)
+    assert (len(SERVICES), len(PROFILES)) == (34, 4)
 
 
 @pytest.mark.parametrize(

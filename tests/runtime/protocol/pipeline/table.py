@@ -163,6 +163,11 @@ class Table:
         return [event["type"] for event in self.events]
 
     @property
+    def speechless(self) -> bool:
+        """Whether no response waits or is spoken."""
+        return self.session.mode.speech.is_quiet
+
+    @property
     def ended(self) -> list[str]:
         return [event["response"]["status"] for event in self.of("response.done")]
 
