@@ -69,6 +69,19 @@ BENCHES: Final = (
         is_long=True,
     ),
     Bench(
+        "turn-detection",
+        "localcluster.bench.turn_detection",
+        what="turns found in speech and noise; needs espeak-ng, flite and pocketsphinx-testdata",
+        is_long=True,
+    ),
+    Bench(
+        "bridge-fuzz",
+        "localcluster.bench.protocol_fuzz",
+        ("--mode", "bridge"),
+        what="1,000,000 random messages of clients and upstreams against bridges",
+        is_long=True,
+    ),
+    Bench(
         "protocol-fuzz",
         "localcluster.bench.protocol_fuzz",
         what="1,000,000 random messages against the protocol of sessions",
