@@ -77,13 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         file = f"{chosen.keys.api.folder}/{API_KEY_FILE}"
         print(f"avatar-gateway: {file} has no key of {MIN_KEY} characters", file=sys.stderr)
         return 2
-    logs.configure(chosen.log_format, LOG_LEVELS, LIMITED_LOGGERS)
     try:
         files = chosen.certificate
         certificate = None if files is None else tls.ServerCertificate(files)
     except tls.CertificateError as error:
         print(f"avatar-gateway: {error}", file=sys.stderr)
         return 2
+    logs.configure(chosen.log_format, LOG_LEVELS, LIMITED_LOGGERS)
     asyncio.run(serve(chosen, certificate))
     return 0
 

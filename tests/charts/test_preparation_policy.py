@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tests.charts.test_environment import environment
@@ -29,10 +29,10 @@ def policy(helm: Any, make: Make, values: dict[str, Any], **spec: Any) -> dict[s
     assert settings.preparation.egress is not None
     avatar = make.avatar(**spec)
     name = preparation_policy(avatar.key.name)
-    rendered: Any = preparation.network_policy(avatar, name, settings.preparation.egress)
-    job: Any = preparation.job(
-        avatar, "anna-prepare-0", 0, None, settings.pods, settings.preparation
-    )
+    egress = settings.preparation.egress
+    rendered = cast("Any", preparation.network_policy(avatar, name, egress))
+    pods, prepares = settings.pods, settings.preparation
+    job = cast("Any", preparation.job(avatar, "anna-prepare-0", 0, None, pods, prepares))
     marks = job["spec"]["template"]["metadata"]["labels"]
     assert rendered["spec"]["podSelector"]["matchLabels"].items() <= marks.items()
     assert rendered["spec"]["policyTypes"] == ["Ingress", "Egress"]

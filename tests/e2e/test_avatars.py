@@ -152,7 +152,7 @@ async def new_version(target: session.Target) -> str:
 def brightness(response: Any) -> float:
     """Return the mean grey level of the frames of a response."""
     frames = [
-        cv2.imdecode(np.frombuffer(frame.jpeg, np.uint8), cv2.IMREAD_GRAYSCALE)
+        np.asarray(cv2.imdecode(np.frombuffer(frame.jpeg, np.uint8), cv2.IMREAD_GRAYSCALE))
         for frame in response.frames
         if frame.jpeg
     ]

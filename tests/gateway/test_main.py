@@ -6,7 +6,9 @@ import asyncio
 import signal
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
+from tests import certificates
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
@@ -53,6 +55,38 @@ async def test_a_gateway_waits_for_its_sessions_after_sigterm(
             assert await caller.recv() == "still here"
         async with asyncio.timeout(5):
             assert await process.child.wait() == 0
+
+
+@pytest.mark.slow
+async def test_a_gateway_with_a_certificate_serves_tls_and_follows_its_files(
+    start_gateway: Any, tmp_path: Path
+) -> None:
+    files, other = certificates.make(tmp_path), certificates.make(tmp_path, "new")
+    variables = {
+        "AVATAR_GATEWAY_TLS_CERTIFICATE": str(files.certificate),
+        "AVATAR_GATEWAY_TLS_KEY": str(files.key),
+    }
+    async with start_gateway(**variables) as process, asyncio.timeout(30):
+        sessions, admin = process.ports
+
+        async def shown() -> bytes:
+            context = certificates.trusting_anyone()
+            _, writer = await asyncio.open_connection("127.0.0.1", sessions, ssl=context)
+            der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            writer.close()
+            assert isinstance(der, bytes)
+            return der
+
+        assert await shown() == files.der
+        files.replace(other)
+        while await shown() != other.der:  # noqa: ASYNC110 - the process looks at its files
+            await asyncio.sleep(0.05)
+        async with aiohttp.ClientSession() as http:
+            trusted = other.client()
+            async with http.get(f"https://localhost:{sessions}/healthz", ssl=trusted) as response:
+                assert response.status == 200
+            async with http.get(f"http://127.0.0.1:{admin}/healthz") as response:
+                assert response.status == 200
 
 
 @pytest.mark.slow
@@ -112,3 +146,16 @@ def test_a_folder_without_an_api_key_ends_with_one_sentence(
     monkeypatch.setenv("AVATAR_GATEWAY_KEY", "m" * 16)
     assert command.main(["serve"]) == 2
     assert f"{tmp_path}/api-key has no key of 16 characters" in capsys.readouterr().err
+
+
+def test_a_certificate_that_cannot_be_used_ends_with_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AVATAR_API_KEY", KEY)
+    monkeypatch.setenv("AVATAR_GATEWAY_KEY", KEY)
+    files = [str(tmp_path / name) for name in ("tls.crt", "tls.key")]
+    arguments = ["serve", "--tls-certificate", files[0], "--tls-key", files[1]]
+    assert command.main(arguments) == 2
+    assert capsys.readouterr().err == f"avatar-gateway: {files[0]}: No such file or directory\n"
+    assert command.main(arguments[:3]) == 2
+    assert "AVATAR_GATEWAY_TLS_KEY is not set" in capsys.readouterr().err

@@ -251,6 +251,7 @@ class Scenario:
         self.has_pdb = True
         self.halted: rollout.Halt | None = None
         self.image_checks: list[ImageCheck] = []
+        self.names_elsewhere: set[str] = set()
         self.failures: tuple[Failure, ...] = ()
         self.silent: dict[str, str] = {}
         self.needs: Needs | None = None
@@ -285,6 +286,7 @@ class Scenario:
             has_pdb=self.has_pdb,
             halted=self.halted,
             image_checks=tuple(self.image_checks),
+            names_elsewhere=frozenset(self.names_elsewhere),
             failures=self.failures,
             silent=self.silent,
             needs=self.needs,

@@ -139,7 +139,7 @@ class Executor:
                 body = image_check_pod(
                     service, action.name, action.pool, action.node, self._settings
                 )
-                self._observe(Kind.PODS, await self._api.create_pod(body))
+                self._observe(Kind.PODS, await self._post_pod(service, body, state))
             case planner.DeleteImageCheck():
                 version = action.resource_version
                 await self._api.delete_pod(namespace, action.name, action.uid, version)
@@ -216,11 +216,7 @@ class Executor:
     async def _create_pod(
         self, service: Service, action: planner.CreatePod, state: ServiceState
     ) -> bool:
-        """Create a pod; a name that a pod of others has is not used again until the next resync.
-
-        Raises:
-            Conflict: a pod with this name exists.
-        """
+        """Create a runtime pod; return whether it was possible."""
         if not state.control_secret:
             return False  # the write of the Secret failed, and is retried
         body = runtime_pod(
@@ -229,18 +225,26 @@ class Executor:
             generation=self._keys().generation,
         )
         set_annotation(body, names.ANNOTATION_EPOCH, str(self._fence.epoch))
+        self._observe(Kind.PODS, await self._post_pod(service, body, state))
+        return True
+
+    async def _post_pod(self, service: Service, body: Body, state: ServiceState) -> Body:
+        """Create a pod; a name that a pod of others has is not used again until the next resync.
+
+        Raises:
+            Conflict: a pod with this name exists.
+        """
         try:
-            created = await self._api.create_pod(body)
+            return await self._api.create_pod(body)
         except Conflict:
-            found = await self._api.find_pod(service.key.namespace, action.name)
+            name = body["metadata"]["name"]
+            found = await self._api.find_pod(service.key.namespace, name)
             if found is not None:
                 self._observe(Kind.PODS, found)  # its event was lost or has not arrived
                 owner = owner_of(found)
                 if owner is None or owner.name != service.key.name:
-                    state.pods_taken.add(action.name)
+                    state.pods_taken.add(name)
             raise
-        self._observe(Kind.PODS, created)
-        return True
 
     async def _restore_labels(
         self, service: Service, action: planner.RestoreLabels, state: ServiceState

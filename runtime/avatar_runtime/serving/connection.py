@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 STALL_S: Final = 30.0  # docs/wire-protocol.md, "Flow control"
 
+MAX_LOGGED: Final = 16
+"""Events in the log that a client does not get, at most for each session."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -39,6 +42,7 @@ class Connection:
         self._session = session
         self._runtime = runtime
         self._dialect = dialect
+        self._unsent = 0
         self._wake = asyncio.Event()
         self._can_read = asyncio.Event()
         self._can_read.set()
@@ -127,8 +131,10 @@ class Connection:
     def _translated(self, outgoing: Outgoing) -> str | None:
         """Return what the client gets, `None` for an event that it does not know."""
         text = outgoing.text
-        if self._session.official_only and not translation.is_official(text):
-            _log.info("event not sent session=%s event=%.300s", self._session.id, text)
+        if self._session.official_only and not translation.is_official(self._dialect, text):
+            self._unsent += 1
+            if self._unsent <= MAX_LOGGED:
+                _log.info("event not sent session=%s event=%.300s", self._session.id, text)
             return None
         if self._dialect is None or outgoing.frame is not None:  # a frame is the same in all
             return text

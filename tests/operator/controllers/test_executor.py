@@ -395,20 +395,24 @@ async def test_a_field_that_another_manager_applies_is_remembered(
         pytest.param((), {"p"}, 1, id="of a stranger"),
     ],
 )
+@pytest.mark.parametrize("kind", [CreatePod, planner.CreateImageCheck])
 async def test_a_name_that_a_pod_of_others_has_is_not_tried_again(
     setup: Setup,
     scenarios: Scenarios,
+    kind: type[CreatePod | planner.CreateImageCheck],
     owners: tuple[str, str] | tuple[()] | None,
     taken: set[str],
     observed: int,
 ) -> None:
     plan = scenarios(replicas=1).plan()
     (create,) = [each for each in plan.actions if isinstance(each, CreatePod)]
+    check = planner.CreateImageCheck("p", plan.pools[0], "n1", "to make room")
+    action = check if kind is planner.CreateImageCheck else replace(create, name="p")
     setup.api.errors["create_pod"] = error = Conflict("POST", 409, "already exists")
     if owners is not None:
         references = setup.make.owners(*owners) if owners else []
         setup.api.found = setup.make.pod_body("p", metadata={"ownerReferences": references})
-    result = await setup.execute(replace(create, name="p"))
+    result = await setup.execute(action)
     assert setup.api.requests[-1] == ("find_pod", "acme", "p")
     assert (result.outdated, result.done) == ([error], [])
     assert setup.state.pods_taken == taken

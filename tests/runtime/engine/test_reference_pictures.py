@@ -143,7 +143,7 @@ def _reference_region(parsed: NDArray[np.uint8], mode: str) -> NDArray[np.bool_]
     mouth = np.isin(parsed, (11, 12, 13))
     skin = np.asarray(parsed == 1)
     if mode == "raw":
-        return np.asarray(mouth | skin)
+        return np.asarray(mouth | skin, np.bool_)
     kernel = np.zeros((33, 33), np.uint8)
     for row in range(33):
         half = min(row - 10, 10)
@@ -152,7 +152,8 @@ def _reference_region(parsed: NDArray[np.uint8], mode: str) -> NDArray[np.bool_]
     grown = cv2.dilate(skin.astype(np.uint8), kernel)
     narrow = cv2.erode(grown, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (35, 3)), iterations=2)
     is_cheek = np.abs(np.arange(512) - 256) >= _CHEEK_WIDTH
-    return np.asarray(mouth | ((np.where(is_cheek, narrow, grown) > 0) & (parsed != 10)))
+    jaw = (np.where(is_cheek, narrow, grown) > 0) & (parsed != 10)
+    return np.asarray(mouth | jaw, np.bool_)
 
 
 def _reference_mask(parsed: NDArray[np.uint8], box: Edges, mode: str) -> Image.Image:

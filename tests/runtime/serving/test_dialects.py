@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -67,6 +68,11 @@ async def test_azure_voice_live_gets_sound_and_on_request_video(
             frames = client.of("response.video.delta")
             assert [frame["codec"] for frame in frames] == ["jpeg"] * 5
             assert "error" not in kinds(client)
+        async with connect(url) as socket:
+            client = make_client(socket)
+            await client.send("session.update", session={"voice": "alloy"})
+            warning = await client.until("warning")  # it is an event of Azure's
+            assert warning["warning"]["param"] == "session.voice"
 
 
 async def test_a_session_without_video_costs_the_engine_nothing(serve: Serve) -> None:
@@ -80,6 +86,20 @@ async def test_a_session_without_video_costs_the_engine_nothing(serve: Serve) ->
         assert not served.engine.rested
         unknown = {kind for kind in kinds(client) if "video" in kind or "avatar" in kind}
         assert unknown | ({"warning"} & kinds(client)) == set()
+
+
+async def test_the_log_has_some_of_the_warnings_that_a_client_does_not_get(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with serve() as served, served.client("?video=none") as client:
+        for number in range(40):
+            update = {"type": "realtime", "instructions": str(number)}
+            await client.send("session.update", session=update)
+            await client.until("session.updated")
+    lines = [each.getMessage() for each in caplog.records if "not sent" in each.getMessage()]
+    assert len(lines) == 16
+    assert '"param":"session.instructions"' in lines[0]
 
 
 async def test_a_client_that_knows_the_avatar_gets_warnings_without_video(serve: Serve) -> None:

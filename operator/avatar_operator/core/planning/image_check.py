@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from avatar_operator import names
+from avatar_operator.core.manifests import ownership
 from avatar_operator.core.planning.actions import CreateImageCheck, DeleteImageCheck
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from avatar_operator.core.gpus.pools import Pool
     from avatar_operator.core.planning.fleet import Fleet
@@ -26,6 +28,20 @@ class PendingImage:
     """The pod that would make room."""
     trouble: str
     """Why the image was not pulled yet; empty if it is being pulled."""
+
+
+def choose_name(
+    service: Service, spec_hash: str, checks: Sequence[ImageCheck], taken: Collection[str]
+) -> str:
+    """Return the name of the check for this spec: that of the one that exists, or a free name.
+
+    `taken` are names of pods of others, which anyone who may create pods can choose.
+    """
+    name = names.image_check(service.key.name, spec_hash)
+    candidates = ownership.candidates(name, service.uid)
+    existing = (check.name for check in checks if check.name in candidates)
+    free = (each for each in candidates if each not in taken)
+    return next(existing, next(free, name))
 
 
 def is_proven(

@@ -28,7 +28,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from avatar_operator import names
 from avatar_operator.core.autoscaling import inputs
 from avatar_operator.core.gpus import inventory
 from avatar_operator.core.gpus.pools import Pool, rank
@@ -291,7 +290,7 @@ def remove_pods(
         fleet, stock.spec_hash, stock.hosts, halted=added.halted is not None
     )
     image, checks = service.template.image or options.image, observed.image_checks
-    check = names.image_check(service.key.name, stock.spec_hash)
+    check = image_check.choose_name(service, stock.spec_hash, checks, observed.names_elsewhere)
     replaced, held = scale_down.replace_outdated(
         replaceable,
         fleet,

@@ -65,6 +65,10 @@ def from_ga(dialect: Dialect, text: str) -> str | None:
     return None if translated is None else json.dumps(translated, separators=(",", ":"))
 
 
-def is_official(text: str) -> bool:
-    """Return whether OpenAI's interface has the event in a message of a session."""
-    return not text.startswith(_OWN_EVENTS, len(_TYPE))
+def is_official(dialect: Dialect | None, text: str) -> bool:
+    """Return whether the interface of a client has the event in a message of a session.
+
+    Those of Azure have all of them.
+    """
+    is_azure = isinstance(dialect, voice_live.VoiceLive)
+    return is_azure or not text.startswith(_OWN_EVENTS, len(_TYPE))

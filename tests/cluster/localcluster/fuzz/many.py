@@ -5,13 +5,16 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from localcluster.fuzz.bridge_play import BridgePlay
 from localcluster.fuzz.play import Play
 from localcluster.fuzz.violation import Violation
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import FrameType
 
 MESSAGES_OF_A_SESSION: Final = 200
@@ -88,17 +91,8 @@ def play_one(seed: int, index: int) -> Total:
     """
     started = time.process_time()
     play = Play(seed, index)
-    before = signal.signal(signal.SIGALRM, _on_alarm)
-    signal.setitimer(signal.ITIMER_REAL, _HANG_S)
-    try:
+    with _repeatable(f"--seed {seed} --session {index}", play.log):
         played = play.run(MESSAGES_OF_A_SESSION)
-    except Exception as error:
-        error.add_note(f"localcluster.bench.protocol_fuzz --seed {seed} --session {index}")
-        error.add_note("\n".join(line[:300] for line in play.log[-_SHOWN:]))
-        raise
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, before)
     return Total(
         sessions=1,
         messages=played.messages,
@@ -111,6 +105,49 @@ def play_one(seed: int, index: int) -> Total:
         most_backlog_characters=played.backlog,
         cpu_s=time.process_time() - started,
     )
+
+
+def bridge_many(seed: int, messages: int, first: int = 0, step: int = 1) -> Total:
+    """Play sessions in mode bridge, with random upstreams, until they have had enough messages.
+
+    Raises:
+        Violation: of the first session that did something wrong; its notes say how to repeat it.
+    """
+    total, index = Total(), first
+    while total.messages < messages:
+        total.add(_bridge_one(seed, index))
+        index += step
+    return total
+
+
+def _bridge_one(seed: int, index: int) -> Total:
+    started = time.process_time()
+    play = BridgePlay(seed, index)
+    with _repeatable(f"--seed {seed} --session {index} --mode bridge", play.log):
+        play.run(MESSAGES_OF_A_SESSION)
+    return Total(
+        sessions=1,
+        messages=play.messages,
+        events=play.kinds.total(),
+        kinds=play.kinds,
+        cpu_s=time.process_time() - started,
+    )
+
+
+@contextmanager
+def _repeatable(arguments: str, log: list[str]) -> Iterator[None]:
+    """End a session that hangs, and note at an error how to repeat it, and its last messages."""
+    before = signal.signal(signal.SIGALRM, _on_alarm)
+    signal.setitimer(signal.ITIMER_REAL, _HANG_S)
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"localcluster.bench.protocol_fuzz {arguments}")
+        error.add_note("\n".join(line[:300] for line in log[-_SHOWN:]))
+        raise
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _on_alarm(_: int, __: FrameType | None) -> None:

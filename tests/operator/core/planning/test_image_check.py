@@ -45,6 +45,18 @@ def test_a_working_pod_makes_no_room_before_the_image_is_checked(full: Scenario)
     assert full.actions() == []
 
 
+def test_a_check_has_another_name_if_a_pod_of_others_has_its_name(full: Scenario) -> None:
+    taken, second = name(full), f"{name(full)}-s1"
+    full.names_elsewhere = {taken}
+    assert full.actions() == [("CreateImageCheck", second)]
+    full.image_checks = [replace(check(full), name=second)]
+    assert full.actions() == []
+    full.names_elsewhere = set()  # after a resync the check that exists is kept
+    assert full.actions() == []
+    full.image_checks = [replace(check(full, pulled=True), name=second)]
+    assert full.actions() == [("DrainPod", "old")]
+
+
 def test_it_makes_room_when_the_image_was_pulled(full: Scenario) -> None:
     full.image_checks = [check(full, pulled=True)]
     assert full.actions() == [("DrainPod", "old")]
