@@ -6,7 +6,7 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from asyncio import BaseTransport
+    from asyncio import BaseTransport, WriteTransport
 
 UNSENT_BYTES: Final = 32 * 1024
 """What waits in the kernel before the network takes it: about one frame of video."""
@@ -34,6 +34,17 @@ def limit_unread(transport: BaseTransport) -> None:
     connection = _tcp_socket(transport)
     if connection is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UNREAD_BYTES)
+
+
+def unsent_bytes(transport: WriteTransport) -> int:
+    """Return what was written to a transport and not sent; 0 for one that cannot tell.
+
+    The TLS transport of asyncio forgets its stream when it is closed after it has ended.
+    """
+    try:
+        return transport.get_write_buffer_size()
+    except AttributeError:
+        return 0
 
 
 def _tcp_socket(transport: BaseTransport) -> socket.socket | None:

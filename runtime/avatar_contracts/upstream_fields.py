@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from avatar_contracts.upstream import (
@@ -106,26 +107,29 @@ def _bridge_rate(fields: Fields, name: str) -> int:
     return rate
 
 
-def _pipeline(fields: Fields, *, in_pod: bool) -> Pipeline:
+def _pipeline(fields: Fields, *, in_pod: bool) -> Pipeline | None:
+    """Return the endpoints; without an object in `speech`, `None` and a fault."""
     legs = {name: fields.child(name) for name in _LEG_FIELDS if fields.has(name)}
     for leg, known in _LEG_FIELDS.items():
         for name, _ in legs[leg].entries() if leg in legs else ():
             if name not in known:
                 legs[leg].add_rule(name, "must be left out: there is no such field")
-    if fields.required("speech", "an object with url and voice"):
-        legs["speech"].required("voice", f"a name of at most {MAX_NAME} characters")
-    speech = legs.get("speech", fields.child("speech"))
-    chat, heard = legs.get("chat"), legs.get("transcription")
-    return Pipeline(
-        SpeechEndpoint(
-            _http_endpoint(speech, in_pod=in_pod, is_given=fields.has("speech")),
-            _name(speech, "voice"),
-            speech.one_of("format", PCM, SPEECH_FORMATS),
-            speech.integer("sampleRate", 24000, MIN_RATE, MAX_RATE),
-        ),
-        None if chat is None else _chat(chat, in_pod=in_pod),
-        None if heard is None else _transcription(heard, in_pod=in_pod),
+    chat = _chat(legs["chat"], in_pod=in_pod) if "chat" in legs else None
+    heard = (
+        _transcription(legs["transcription"], in_pod=in_pod) if "transcription" in legs else None
     )
+    is_object = isinstance(fields.raw("speech"), Mapping)
+    if not (fields.required("speech", "an object with url and voice") and is_object):
+        return None
+    speech = legs["speech"]
+    speech.required("voice", f"a name of at most {MAX_NAME} characters")
+    endpoint = SpeechEndpoint(
+        _http_endpoint(speech, in_pod=in_pod),
+        _name(speech, "voice"),
+        speech.one_of("format", PCM, SPEECH_FORMATS),
+        speech.integer("sampleRate", 24000, MIN_RATE, MAX_RATE),
+    )
+    return Pipeline(endpoint, chat, heard)
 
 
 def _chat(fields: Fields, *, in_pod: bool) -> ChatEndpoint:
@@ -142,8 +146,8 @@ def _transcription(fields: Fields, *, in_pod: bool) -> TranscriptionEndpoint:
     return TranscriptionEndpoint(_http_endpoint(fields, in_pod=in_pod), language)
 
 
-def _http_endpoint(fields: Fields, *, in_pod: bool, is_given: bool = True) -> Endpoint:
-    return _endpoint(fields, "http", 5, 30, in_pod=in_pod, is_given=is_given)
+def _http_endpoint(fields: Fields, *, in_pod: bool) -> Endpoint:
+    return _endpoint(fields, "http", 5, 30, in_pod=in_pod)
 
 
 def _endpoint(
@@ -153,12 +157,10 @@ def _endpoint(
     timeout_s: int,
     *,
     in_pod: bool,
-    is_given: bool = True,
 ) -> Endpoint:
     limit = f"a {scheme}:// or {scheme}s:// URL of at most {MAX_URL} characters, without a user"
     pattern = rf"\A(?=.{{1,{MAX_URL}}}\Z){scheme}s?://[^\s/?#@]+([/?][^\s#]*)?\Z"
-    if is_given:
-        fields.required("url", limit)
+    fields.required("url", limit)
     return Endpoint(
         url=fields.text("url", pattern=pattern, limit=limit),
         model=_name(fields, "model"),

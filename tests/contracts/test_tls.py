@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests import certificates
 
-from avatar_contracts import tls
+from avatar_contracts import socket_buffers, tls
 from avatar_contracts.environment import Environment
 
 if TYPE_CHECKING:
@@ -132,6 +132,18 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         large.truncate(tls.MAX_BYTES + 1)
     with pytest.raises(tls.CertificateError, match="has 1048577 bytes, must have at most 1048576"):
         served(files)
+
+
+async def test_a_transport_that_was_closed_twice_has_nothing_unsent(tmp_path: Path) -> None:
+    files = certificates.make(tmp_path)
+    async with listening(served(files)) as port:
+        _, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=files.client(), server_hostname="localhost"
+        )
+        assert socket_buffers.unsent_bytes(writer.transport) == 0
+        writer.transport.close()
+        writer.transport.close()
+        assert socket_buffers.unsent_bytes(writer.transport) == 0
 
 
 def test_old_versions_of_tls_are_refused(tmp_path: Path) -> None:

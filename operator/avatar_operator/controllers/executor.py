@@ -139,7 +139,7 @@ class Executor:
                 body = image_check_pod(
                     service, action.name, action.pool, action.node, self._settings
                 )
-                self._observe(Kind.PODS, await self._post_pod(service, body, state))
+                self._observe(Kind.PODS, await self._post_pod(service, action.name, body, state))
             case planner.DeleteImageCheck():
                 version = action.resource_version
                 await self._api.delete_pod(namespace, action.name, action.uid, version)
@@ -225,10 +225,10 @@ class Executor:
             generation=self._keys().generation,
         )
         set_annotation(body, names.ANNOTATION_EPOCH, str(self._fence.epoch))
-        self._observe(Kind.PODS, await self._post_pod(service, body, state))
+        self._observe(Kind.PODS, await self._post_pod(service, action.name, body, state))
         return True
 
-    async def _post_pod(self, service: Service, body: Body, state: ServiceState) -> Body:
+    async def _post_pod(self, service: Service, name: str, body: Body, state: ServiceState) -> Body:
         """Create a pod; a name that a pod of others has is not used again until the next resync.
 
         Raises:
@@ -237,7 +237,6 @@ class Executor:
         try:
             return await self._api.create_pod(body)
         except Conflict:
-            name = body["metadata"]["name"]
             found = await self._api.find_pod(service.key.namespace, name)
             if found is not None:
                 self._observe(Kind.PODS, found)  # its event was lost or has not arrived

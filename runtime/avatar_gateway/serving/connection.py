@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from aiohttp.web_protocol import RequestHandler
 
-from avatar_contracts import tls
+from avatar_contracts import socket_buffers, tls
 from avatar_gateway.serving import answers
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Connection(RequestHandler):
         """
         super().eof_received()
         transport = self.transport
-        if self._is_upgraded and transport is not None and transport.get_write_buffer_size():
+        if self._is_upgraded and transport is not None and socket_buffers.unsent_bytes(transport):
             transport.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:

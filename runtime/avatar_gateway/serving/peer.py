@@ -249,7 +249,7 @@ class Peer:
         return self._protocol.transport is not None
 
     def _unsent_bytes(self) -> int:
-        return self._transport.get_write_buffer_size() if self._is_connected else 0
+        return socket_buffers.unsent_bytes(self._transport) if self._is_connected else 0
 
     async def _wait_for_data(self) -> None:
         # Every connection changes the condition.

@@ -81,7 +81,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def eof_received(self) -> None:
         """End the connection; asyncio would first wait until all data is sent."""
-        if self.transport.get_write_buffer_size():
+        if socket_buffers.unsent_bytes(self.transport):
             self.transport.abort()
 
     def pause_writing(self) -> None:

@@ -21,7 +21,7 @@ from localcluster.fuzz.violation import require
 
 if TYPE_CHECKING:
     from avatar_runtime.protocol.frame_flow import FrameDue
-    from avatar_runtime.protocol.modes import SessionParts
+    from avatar_runtime.protocol.session_parts import SessionParts
 
 _FAULTS: Final = (
     *(UpstreamFault("upstream_unavailable", "gone"), UpstreamFault("upstream_unavailable", "slow")),
