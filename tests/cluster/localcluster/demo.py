@@ -139,9 +139,9 @@ class Demo:
         address = await self._first("pod", selector, "{.status.podIP}", "-n", SYSTEM)
         return f"{address}:8080"
 
-    async def page(self) -> str:
-        """Return the URL of the demo page. The browser does not send the part after #."""
-        return f"http://{await self.gateway()}/?model=default/{SERVICE}#key={self.key}"
+    async def page(self, service: str) -> str:
+        """Return the URL of a service's page. The browser does not send the part after #."""
+        return f"http://{await self.gateway()}/?model=default/{service}#key={self.key}"
 
     async def _first(self, kind: str, selector: str, field: str, *more: str) -> str:
         path = f"jsonpath={{.items[0]{field[1:-1]}}}"
@@ -211,15 +211,19 @@ async def run(report: Report, started: float, *, stay: bool) -> None:
         report.write(RESULTS / "report.json")
         print("\n" + summary(report.document()))
         if stay:
-            await stay_up(cluster, await demo.page(), await demo.gateway(), demo.key)
+            await stay_up(demo)
 
 
-async def stay_up(cluster: ControlPlane, page: str, gateway: str, key: str) -> None:
+async def stay_up(demo: Demo) -> None:
     """Print the addresses, and wait for Ctrl-C."""
-    print(f"\nThe page:  {page}")
+    cluster = demo.cluster
+    print(f"\nThe page:  {await demo.page(SERVICE)}")
     if shutil.which("espeak-ng") is not None:
+        gateway = await demo.gateway()
         say = f"avatar-client say --url ws://{gateway} --model default/{SPEAKER} --out said.mp4"
-        print(f"Say it:    AVATAR_API_KEY={key} {Path(sys.executable).parent}/{say} 'Good day!'")
+        print(f"Write to:  {await demo.page(SPEAKER)}")
+        program = f"AVATAR_API_KEY={demo.key} {Path(sys.executable).parent}"
+        print(f"Or say:    {program}/{say} 'Good day!'")
     print(f"kubectl:   export KUBECONFIG={cluster.kubeconfig} PATH={cluster.bin_dir}:$PATH")
     print("Ctrl-C ends it all.", flush=True)
     await asyncio.Event().wait()

@@ -1,0 +1,53 @@
+"""A text that is written on the page in a real browser is said, or the page says why not."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+from playwright.async_api import expect
+from tests.runtime.serving import browser
+from tests.runtime.upstream.endpoints import running
+
+from localcluster import speech_server
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+AVATARS = browser.ROOT / "examples/avatars"
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.slow,
+    pytest.mark.skipif(browser.CHROMIUM is None, reason="needs the chromium package of the system"),
+]
+
+
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
+async def test_the_avatar_says_what_is_written(tmp_path: Path) -> None:
+    async with running(speech_server.app()) as url:
+        document = tmp_path / "upstream.json"
+        speech = {"url": f"{url}/v1/audio/speech", "voice": "en"}
+        document.write_text(json.dumps({"mode": "speech", "speech": speech}))
+        async with (
+            browser.runtime(AVATARS, f"--upstream={document}") as address,
+            browser.page(address) as (page, faults),
+        ):
+            await page.get_by_label("A text to say").fill("Good morning.")
+            await page.get_by_role("button", name="Say").press("Enter")
+            await expect(page.locator("#status")).to_have_text(
+                "The response is completed.", timeout=30_000
+            )
+            assert int(re.findall(r"\d+", await page.locator("#frames").inner_text())[0]) > 10
+            assert faults == []
+
+
+async def test_a_service_in_mode_drive_says_that_it_says_no_text() -> None:
+    async with browser.runtime(AVATARS) as address, browser.page(address) as (page, faults):
+        await page.get_by_label("A text to say").fill("Good morning.")
+        await page.get_by_role("button", name="Say").click()
+        await expect(page.locator("#status")).to_contain_text("This service says no text")
+        assert faults == []
