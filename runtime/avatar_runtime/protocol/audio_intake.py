@@ -186,7 +186,7 @@ class AudioIntake:
         rest = self._detector.take()
         if rest and self._buffer.is_open:
             self._append_speech(rest, now)
-        self._buffer.commit(now)
+        self._end_turn(now)
 
     def clear(self, *, keeps_speech: bool) -> None:
         """Discard the turns whose response has not started.
@@ -242,7 +242,7 @@ class AudioIntake:
             case SpeechStopped() if item_id is not None:
                 fields = {"audio_end_ms": action.end_ms, "item_id": item_id}
                 self._outbox.add("input_audio_buffer.speech_stopped", fields)
-                self._buffer.commit(now)
+                self._end_turn(now)
             case SpeechStopped():
                 pass  # too many turns waited when this speech started
             case TimedOut():
@@ -252,7 +252,11 @@ class AudioIntake:
                     "item_id": self._buffer.open_item().id,
                 }
                 self._outbox.add("input_audio_buffer.timeout_triggered", fields)
-                self._buffer.commit(now)
+                self._end_turn(now)
+
+    def _end_turn(self, now: float) -> None:
+        self._buffer.commit(now)
+        self._speaker.start_next(now)
 
     def _open_turn(self, start_ms: int) -> None:
         self._buffer.open(self._speaker.config.format, start_ms)

@@ -142,6 +142,10 @@ class Drive(Generic[W]):
         turn = self._input.oldest
         if turn is None or (self.config.waits_for_request and turn.request is None):
             return None
+        if self.config.waits_for_turn_end:
+            if turn.accepts_audio:
+                return None
+            turn.clock.restart(now)  # nothing of it is late before
         if turn.accepts_audio:
             self._input.announce()
         turn.start(source_frame, now)

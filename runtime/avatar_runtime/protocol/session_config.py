@@ -111,6 +111,16 @@ class SessionConfig:
         return self.video is VideoMode.NONE and not self.names_avatar
 
     @property
+    def waits_for_turn_end(self) -> bool:
+        """Whether a response starts only when its turn has ended.
+
+        A face that speaks early is worth an answer that begins while the user still speaks. A
+        client with sound only expects the order of OpenAI's interface: pipecat discards the sound
+        that it has when the user is heard.
+        """
+        return self.official_only and self.turn_detection is not None
+
+    @property
     def waits_for_request(self) -> bool:
         """Whether a response starts only after a `response.create`."""
         detection = self.turn_detection

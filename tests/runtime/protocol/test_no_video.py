@@ -138,3 +138,37 @@ def test_a_cancel_without_video_sends_no_closing_frame(connect: Connect) -> None
     assert not [kind for kind in kinds(events + driver.pull()) if "video" in kind]
     (done,) = [event for event in events if event["type"] == "response.done"]
     assert done["response"]["status"] == "cancelled"
+
+
+LOUD, QUIET = b"\x00\x20" * 768, bytes(2 * 768)  # windows of 32 ms
+
+
+@pytest.mark.parametrize(
+    ("update", "begins_early"),
+    [({"output_modalities": ["audio"]}, False), (NONE, True), (JPEG, True)],
+    ids=["never named the avatar", "sound only", "video"],
+)
+def test_a_client_that_knows_no_avatar_is_answered_after_its_turn(
+    connect: Connect, update: dict[str, Any], begins_early: bool
+) -> None:
+    driver = connect()
+    driver.update(audio={"input": {"turn_detection": {"type": "server_vad"}}}, **update)
+    events: list[Event] = []
+    for part in [LOUD] * 40 + [QUIET] * 40:
+        events += driver.append(part)
+        driver.now += 0.032
+        driver.session.tick(driver.now)
+        events += driver.make()
+    events += driver.run(3.0)
+    order = [event["type"] for event in events]
+    stopped = order.index("input_audio_buffer.speech_stopped")
+    assert (order.index("response.created") < stopped) is begins_early
+    assert order.index("input_audio_buffer.committed") > stopped
+    (done,) = [event for event in events if event["type"] == "response.done"]
+    assert done["response"]["status"] == "completed"
+    sound = b"".join(
+        base64.b64decode(event["delta"])
+        for event in events
+        if event["type"] == "response.output_audio.delta"
+    )
+    assert sound.startswith(LOUD * 40)
