@@ -124,12 +124,16 @@ class AudioIntake:
         """Measure the silence from now on: a response has ended."""
         self._detector.arm()
 
-    def reconfigure(self, before: SessionConfig) -> None:
+    def reconfigure(self, before: SessionConfig, now: float) -> None:
         """Apply the new configuration of the speaker; audio of an open turn stays in it."""
         config, audio, detection = self._speaker.config, before.format, before.turn_detection
         if config.format != audio:
             self._split_sample = b""
         if config.format != audio or (config.turn_detection is None) != (detection is None):
+            if self._detector.is_speech and self._buffer.is_open:
+                rest = self._detector.take()  # less than a window of the detector
+                if rest:
+                    self._append_speech(rest, now)
             self._detector.close()
             if not self._buffer.is_open:
                 self._buffer.abandon()

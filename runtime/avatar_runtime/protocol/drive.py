@@ -61,10 +61,10 @@ class Drive(Generic[W]):
         """Return false: the configuration is all that this mode has."""
         return False
 
-    def configure(self, config: SessionConfig) -> None:
+    def configure(self, config: SessionConfig, now: float) -> None:
         """Apply a new configuration; audio of an open turn stays in it."""
         before, self.speech.config = self.speech.config, config
-        self._intake.reconfigure(before)
+        self._intake.reconfigure(before, now)
 
     def handle(
         self,

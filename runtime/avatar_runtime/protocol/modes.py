@@ -45,7 +45,7 @@ class Mode(Protocol[W]):
         """Return the session object for the client, from the one of the configuration."""
         ...
 
-    def configure(self, config: SessionConfig) -> None:
+    def configure(self, config: SessionConfig, now: float) -> None:
         """Apply a configuration that the client has changed."""
         ...
 

@@ -326,7 +326,7 @@ class Session(Generic[W]):
                 raise response_active("session.avatar.character", after.character.name)
             if after.format != before.format:
                 raise response_active("session.audio.input.format", after.format.kind)
-        self._mode.configure(after)
+        self._mode.configure(after, now)
         if not self._mode.forward(session.document, event_id):
             self._report("session.updated")
         for warning in update.warnings:

@@ -56,7 +56,7 @@ class Puppet:
     def forward(self, session: Mapping[str, object], event_id: str | None) -> bool:
         return False
 
-    def configure(self, config: Config) -> None:
+    def configure(self, config: Config, now: float) -> None:
         self.speech.config = config
 
     def handle(

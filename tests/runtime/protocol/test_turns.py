@@ -276,6 +276,18 @@ def test_detection_that_is_turned_off_leaves_the_open_turn_to_the_client(
     assert sound_of(driver.events, "resp_0a_1") == VOICE * 10 + QUIET * 40
 
 
+@pytest.mark.parametrize("samples", range(100, 768, 111))
+def test_detection_that_is_turned_off_loses_no_sound(connect: Connect, samples: int) -> None:
+    driver = listening(connect, prefix_padding_ms=0)
+    sound = VOICE * 10 + QUIET * 15 + QUIET[: 2 * samples]  # a little before the end of the turn
+    stream(driver, sound)
+    driver.update(audio={"input": {"turn_detection": None}})
+    driver.append(VOICE)
+    driver.send("input_audio_buffer.commit")
+    driver.run(2.0)
+    assert sound_of(driver.events, "resp_0a_1") == sound + VOICE
+
+
 def test_detection_that_is_turned_on_leaves_the_open_turn_to_the_client(
     connect: Connect,
 ) -> None:

@@ -49,7 +49,7 @@ class Bridge(Generic[W]):
         """Return the session object for the client."""
         return upstream_session.merged(session, self.upstream.settings.upstream)
 
-    def configure(self, config: SessionConfig) -> None:
+    def configure(self, config: SessionConfig, now: float) -> None:
         """Apply a configuration that the client has changed."""
         self._before, self.speech.config = self.speech.config, config
         if config.format != self._before.format:

@@ -64,10 +64,10 @@ class Pipeline(Generic[W]):
         """Return the session object for the client."""
         return session
 
-    def configure(self, config: SessionConfig) -> None:
+    def configure(self, config: SessionConfig, now: float) -> None:
         """Apply a configuration that the client has changed."""
         before, self.speech.config = self.speech.config, config
-        self._intake.reconfigure(before)
+        self._intake.reconfigure(before, now)
 
     def forward(self, session: Mapping[str, object], event_id: str | None) -> bool:
         """Return false: there is no session of an upstream."""
