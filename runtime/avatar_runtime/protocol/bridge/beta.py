@@ -5,36 +5,15 @@ Some upstreams speak only that interface. Inside the session all names are those
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from avatar_runtime.protocol import beta_names
 
-    Document = dict[str, object]
+Document = dict[str, object]
 
-_FORMATS: Final[Mapping[str, Document]] = {
-    "pcm16": {"type": "audio/pcm", "rate": 24000},
-    "g711_ulaw": {"type": "audio/pcmu"},
-    "g711_alaw": {"type": "audio/pcma"},
-}
-_FORMAT_NAMES: Final[Mapping[str, str]] = {
-    "audio/pcm": "pcm16",
-    "audio/pcmu": "g711_ulaw",
-    "audio/pcma": "g711_alaw",
-}
-_PREFIXES: Final[Mapping[str, str]] = {
-    "response.audio.": "response.output_audio.",
-    "response.audio_transcript.": "response.output_audio_transcript.",
-    "response.text.": "response.output_text.",
-}
-_PARTS: Final[Mapping[str, str]] = {"audio": "output_audio", "text": "output_text"}
-_BETA_PARTS: Final[Mapping[str, str]] = {new: old for old, new in _PARTS.items()}
-_INPUT: Final[Mapping[str, str]] = {
-    "turn_detection": "turn_detection",
-    "transcription": "input_audio_transcription",
-    "noise_reduction": "input_audio_noise_reduction",
-}
-_OUTPUT: Final[Mapping[str, str]] = {"voice": "voice", "speed": "speed"}
+
+_PARTS_TO_BETA: Final = beta_names.inverse(beta_names.PARTS)
+_SIDES: Final = (("input", beta_names.INPUT), ("output", beta_names.OUTPUT))
 
 
 def to_beta(event: Document) -> Document:
@@ -45,7 +24,7 @@ def to_beta(event: Document) -> Document:
         case {"type": "response.create", "response": dict(response)}:
             return {**event, "response": _flat(response, "max_response_output_tokens")}
         case {"type": "conversation.item.create", "item": dict(item)}:
-            return {**event, "item": _renamed_parts(item, _BETA_PARTS)}
+            return {**event, "item": beta_names.rename_parts(item, _PARTS_TO_BETA)}
         case _:
             return event
 
@@ -55,9 +34,7 @@ def from_beta(event: Document) -> list[Document]:
     kind = event.get("type")
     if not isinstance(kind, str):
         return [event]
-    for old, new in _PREFIXES.items():
-        if kind.startswith(old):
-            event = {**event, "type": new + kind.removeprefix(old)}
+    event = {**event, "type": beta_names.EVENTS.get(kind, kind)}
     match event:
         case {"type": "session.created" | "session.updated", "session": dict(session)}:
             return [{**event, "session": _nested(session)}]
@@ -87,28 +64,30 @@ def _flat(session: Document, tokens: str) -> Document:
     if "max_output_tokens" in flat:
         flat[tokens] = flat.pop("max_output_tokens")
     audio = session.get("audio")
-    for side, names in (("input", _INPUT), ("output", _OUTPUT)):
+    for side, names in _SIDES:
+        flat_names = beta_names.inverse(names)
         fields = audio.get(side) if isinstance(audio, dict) else None
         if not isinstance(fields, dict):
             continue
-        flat |= {names[name]: value for name, value in fields.items() if name in names}
+        flat |= {flat_names[name]: value for name, value in fields.items() if name in flat_names}
         described = fields.get("format")
         kind = described.get("type") if isinstance(described, dict) else None
-        if isinstance(kind, str) and kind in _FORMAT_NAMES:
-            flat[f"{side}_audio_format"] = _FORMAT_NAMES[kind]
+        for name, known in beta_names.FORMATS.items():
+            if known["type"] == kind:
+                flat[f"{side}_audio_format"] = name
     return flat
 
 
 def _nested(session: Document) -> Document:
     nested = dict(session)
     audio: dict[str, Document] = {"input": {}, "output": {}}
-    for side, names in (("input", _INPUT), ("output", _OUTPUT)):
-        for new, old in names.items():
+    for side, names in _SIDES:
+        for old, new in names.items():
             if old in nested:
                 audio[side][new] = nested.pop(old)
         described = nested.pop(f"{side}_audio_format", None)
-        if isinstance(described, str) and described in _FORMATS:
-            audio[side]["format"] = _FORMATS[described]
+        if isinstance(described, str) and described in beta_names.FORMATS:
+            audio[side]["format"] = beta_names.FORMATS[described]
     if "modalities" in nested:
         nested["output_modalities"] = _modalities(nested.pop("modalities"))
     if "max_response_output_tokens" in nested:
@@ -128,8 +107,8 @@ def _renamed_response(response: Document) -> Document:
     if "voice" in renamed:
         output["voice"] = renamed.pop("voice")
     described = renamed.pop("output_audio_format", None)
-    if isinstance(described, str) and described in _FORMATS:
-        output["format"] = _FORMATS[described]
+    if isinstance(described, str) and described in beta_names.FORMATS:
+        output["format"] = beta_names.FORMATS[described]
     if output:
         renamed["audio"] = {"output": output}
     items = renamed.get("output")
@@ -139,18 +118,6 @@ def _renamed_response(response: Document) -> Document:
 
 
 def _renamed_item(item: Document) -> Document:
-    return _renamed_parts(item, _PARTS) if item.get("role") == "assistant" else item
-
-
-def _renamed_parts(item: Document, names: Mapping[str, str]) -> Document:
-    content = item.get("content")
-    if not isinstance(content, list):
-        return item
-    return {**item, "content": [_renamed_part(part, names) for part in content]}
-
-
-def _renamed_part(part: object, names: Mapping[str, str]) -> object:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if not isinstance(part, dict) or not isinstance(kind, str) or kind not in names:
-        return part
-    return {**part, "type": names[kind]}
+    return (
+        beta_names.rename_parts(item, beta_names.PARTS) if item.get("role") == "assistant" else item
+    )

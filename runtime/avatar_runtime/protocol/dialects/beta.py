@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from avatar_runtime.protocol import beta_names
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -14,29 +16,11 @@ if TYPE_CHECKING:
     Change = Callable[[Fields], Fields]
     Translation = Callable[["Beta", Fields], Fields]
 
-TO_GA_FORMATS: Final[Mapping[str, Fields]] = {
-    "pcm16": {"type": "audio/pcm", "rate": 24000},
-    "g711_ulaw": {"type": "audio/pcmu"},
-    "g711_alaw": {"type": "audio/pcma"},
-}
-_INPUT: Final = {
-    "input_audio_transcription": "transcription",
-    "input_audio_noise_reduction": "noise_reduction",
-    "turn_detection": "turn_detection",
-}
-"""Fields of the session, and their names in `audio.input`."""
-_OUTPUT: Final = {"voice": "voice", "speed": "speed"}
-"""Fields of the session, and their names in `audio.output`."""
-_PARTS: Final = {"output_audio": "audio", "output_text": "text"}
 _EVENTS: Final = {
-    "response.output_audio.delta": "response.audio.delta",
-    "response.output_audio.done": "response.audio.done",
-    "response.output_audio_transcript.delta": "response.audio_transcript.delta",
-    "response.output_audio_transcript.done": "response.audio_transcript.done",
-    "response.output_text.delta": "response.text.delta",
-    "response.output_text.done": "response.text.done",
+    **beta_names.inverse(beta_names.EVENTS),
     "conversation.item.added": "conversation.item.created",
 }
+_PARTS: Final = beta_names.inverse(beta_names.PARTS)
 _LEFT_OUT: Final = frozenset({"conversation.item.done"})
 """Events that the beta form lacks."""
 _PARAMS: Final = (
@@ -76,8 +60,8 @@ class Beta:
         """Return the `session` of a `session.update` in the GA form."""
         rest = dict(session)
         audio = _object(rest.pop("audio", None))
-        received = {**_object(audio.get("input")), **_moved(rest, _INPUT)}
-        output = {**_object(audio.get("output")), **_moved(rest, _OUTPUT)}
+        received = {**_object(audio.get("input")), **_moved(rest, beta_names.INPUT)}
+        output = {**_object(audio.get("output")), **_moved(rest, beta_names.OUTPUT)}
         if (name := rest.pop("input_audio_format", None)) is not None:
             received["format"] = self.format_to_ga(name)
         if (name := rest.pop("output_audio_format", None)) is not None:
@@ -92,7 +76,7 @@ class Beta:
     def response_to_ga(self, response: Fields) -> Fields:
         """Return the `response` of a `response.create` in the GA form."""
         rest = dict(response)
-        output = _moved(rest, _OUTPUT)
+        output = _moved(rest, beta_names.OUTPUT)
         if (name := rest.pop("output_audio_format", None)) is not None:
             output["format"] = self.format_to_ga(name)
         if output:
@@ -103,7 +87,7 @@ class Beta:
 
     def format_to_ga(self, name: object) -> Fields:
         """Return a format of audio; an unknown one keeps its name, for the error about it."""
-        known = TO_GA_FORMATS.get(name) if isinstance(name, str) else None
+        known = beta_names.FORMATS.get(name) if isinstance(name, str) else None
         return {"type": name} if known is None else known
 
     @staticmethod
@@ -147,8 +131,8 @@ class Beta:
             "modalities": self.modalities_from_ga(modalities, rest),
             "input_audio_format": self.format_from_ga(_object(received.get("format"))),
             "output_audio_format": self.format_from_ga(_object(output.get("format"))),
-            **{flat: received.get(name) for flat, name in _INPUT.items()},
-            **{flat: output[name] for flat, name in _OUTPUT.items() if name in output},
+            **{flat: received.get(name) for flat, name in beta_names.INPUT.items()},
+            **{flat: output[name] for flat, name in beta_names.OUTPUT.items() if name in output},
             "max_response_output_tokens": limit,
         }
 
@@ -164,7 +148,7 @@ class Beta:
             **rest,
             "modalities": self.modalities_from_ga(modalities, {}),
             "output_audio_format": self.format_from_ga(_object(output.get("format"))),
-            **{flat: output[name] for flat, name in _OUTPUT.items() if name in output},
+            **{flat: output[name] for flat, name in beta_names.OUTPUT.items() if name in output},
         }
 
     def modalities_from_ga(self, modalities: object, session: Fields) -> list[object]:
@@ -174,7 +158,7 @@ class Beta:
 
     def format_from_ga(self, audio: Fields) -> object:
         """Return the name of a format of audio; one that has none keeps its type."""
-        for name, fields in TO_GA_FORMATS.items():
+        for name, fields in beta_names.FORMATS.items():
             if {**audio, **fields} == audio:
                 return name
         return audio.get("type")
@@ -201,25 +185,12 @@ def _object(value: object) -> dict[str, object]:
 
 
 def _item_to_ga(item: Fields) -> Fields:
-    content = item.get("content")
-    if item.get("role") != "assistant" or not isinstance(content, list):
-        return item
-    names = {name: new for new, name in _PARTS.items()}
-    return {**item, "content": [_renamed(part, names) for part in content]}
+    is_own = item.get("role") == "assistant"
+    return beta_names.rename_parts(item, beta_names.PARTS) if is_own else item
 
 
 def _item_from_ga(item: Fields) -> Fields:
-    content = item.get("content")
-    if not isinstance(content, list):
-        return item
-    return {**item, "content": [_renamed(part, _PARTS) for part in content]}
-
-
-def _renamed(part: object, names: Mapping[str, str]) -> object:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if not isinstance(part, dict) or not isinstance(kind, str):
-        return part
-    return {**part, "type": names.get(kind, kind)}
+    return beta_names.rename_parts(item, _PARTS)
 
 
 _OBJECTS: Final[Mapping[str, Translation]] = {
