@@ -95,7 +95,8 @@ async def test_nodes_of_another_vendor_are_named(shared: SimulatedCluster) -> No
         "the status names the node with AMD GPUs",
     )
     assert AMD_NODE in _available(shared, "any")[1]
-    assert {pod["spec"]["nodeName"] for pod in shared.pods_of(TENANT, "any")} <= {NODE}
+    nodes = {pod["spec"].get("nodeName") for pod in shared.pods_of(TENANT, "any")}
+    assert nodes <= {NODE, None}  # some may have no node yet
     await shared.delete(TENANT, "any")
 
 
