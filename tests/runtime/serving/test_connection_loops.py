@@ -24,6 +24,7 @@ class Parts:
         self.closing: SimpleNamespace | None = None
         self.can_receive = True
         self.is_speaking = True
+        self.official_only = False
         self.outgoing: list[Any] = []
         self.incoming: list[dict[str, Any]] = []
         self.batcher = self.metrics = self
@@ -82,10 +83,19 @@ class Parts:
     def observe_first_frame(self, *given: object) -> None:
         self.calls.append(("first", *given))
 
+    def observe_turn(self, *given: object) -> None:
+        self.calls.append(("turn", *given))
+
+
+def outgoing(text: str, frame: Any = None, **times: float) -> Any:
+    return SimpleNamespace(
+        text=text, frame=frame, **{"speakable_at": None, "heard_at": None, **times}
+    )
+
 
 def session_of(parts: Parts) -> Any:
     """The session has a `receive` of its own: it gets the messages."""
-    names = ("id", "tick", "pull", "wakeup", "end", "can_receive", "is_speaking")
+    names = ("id", "tick", "pull", "wakeup", "end", "can_receive", "is_speaking", "official_only")
 
     class Session:
         receive = staticmethod(parts.receive_message)
@@ -112,6 +122,7 @@ def connect(parts: Parts) -> Connection:
         clock=parts.clock,
         large_messages=LargeMessages(),
         metrics=parts,
+        open_shell=lambda session, changed: None,
     )
     socket: Any = parts
     return Connection(socket, session_of(parts), runtime)
@@ -162,7 +173,7 @@ async def test_messages_reach_the_session_as_text_or_bytes_before_the_client_lea
 
 async def test_a_client_that_vanishes_is_no_fault() -> None:
     parts = Parts()
-    parts.outgoing = [SimpleNamespace(text="x", frame=None)]
+    parts.outgoing = [outgoing("x")]
     parts.fault = WebSocketDisconnect(1006)
     assert await run(parts) == "client vanished"
 
@@ -170,7 +181,7 @@ async def test_a_client_that_vanishes_is_no_fault() -> None:
 async def test_a_socket_that_takes_nothing_for_30_s_is_closed() -> None:
     assert connection.STALL_S == 30.0
     parts = Parts()
-    parts.outgoing = [SimpleNamespace(text="x", frame=None)]
+    parts.outgoing = [outgoing("x")]
     parts.fault = TimeoutError()
     assert await run(parts) == "closed 4413"
     assert "closed 4413 the socket took nothing for 30 s" in parts.calls
@@ -180,9 +191,9 @@ async def test_each_sent_frame_is_measured() -> None:
     parts = Parts()
     frames = [SimpleNamespace(is_drawn=drawn, requested_at=99.0) for drawn in (True, False)]
     parts.outgoing = [
-        SimpleNamespace(text="a", frame=frames[0], speakable_at=98.5),
-        SimpleNamespace(text="b", frame=frames[1], speakable_at=None),
-        SimpleNamespace(text="c", frame=None, speakable_at=97.0),
+        outgoing("a", frames[0], speakable_at=98.5, heard_at=99.5),
+        outgoing("b", frames[1]),
+        outgoing("c", speakable_at=97.0),
     ]
     parts.end(1000, "bye", 100.0)
     await run(parts)
@@ -190,6 +201,7 @@ async def test_each_sent_frame_is_measured() -> None:
     assert measured == [
         ("count", "drawn", 1.0, 100.0),
         ("first", 1.5, 100.0),
+        ("turn", "avatar", 0.5),
         ("count", "silent", 1.0, 100.0),
     ]
     assert [call for call in parts.calls if str(call).startswith("sent")] == [
