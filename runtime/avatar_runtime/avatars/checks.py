@@ -123,8 +123,11 @@ def _check_latents(latents: NDArray[np.float16]) -> None:
     for index, frame in enumerate(latents):
         if index % _RELEASED_FRAMES == 0:
             mapped_memory.release([latents])
-        # The sum of float16 values in float32 is finite exactly if each of them is.
-        if not np.isfinite(frame.sum(dtype=np.float32)):
+        # The sum of float16 values in float32 is finite exactly if each of them is. The sum of two
+        # infinite values of opposite signs is invalid, and that is no warning of ours.
+        with np.errstate(invalid="ignore"):
+            total = frame.sum(dtype=np.float32)
+        if not np.isfinite(total):
             wrong = frame[~np.isfinite(frame)][0]
             raise ValueError(f"frame {index}: a latent is {wrong}, must be a finite number")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.runtime.avatars.spoiling import fault_of, read_tensors
 
@@ -87,6 +87,7 @@ def test_a_huge_file_is_refused_before_it_is_read(spoilable: Path) -> None:
 
 
 @given(seed=st.integers(0, 2**32 - 1))
+@example(seed=38236)  # infinite latents of both signs
 @settings(max_examples=60, deadline=None)
 def test_mutated_files_are_refused_without_a_crash(
     seed: int, tmp_path_factory: pytest.TempPathFactory
