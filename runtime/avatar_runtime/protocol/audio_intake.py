@@ -130,10 +130,8 @@ class AudioIntake:
         if config.format != audio:
             self._split_sample = b""
         if config.format != audio or (config.turn_detection is None) != (detection is None):
-            if self._detector.is_speech and self._buffer.is_open:
-                rest = self._detector.take()  # less than a window of the detector
-                if rest:
-                    self._append_speech(rest, now)
+            if self._detector.is_speech:
+                self._append_rest(now)
             self._detector.close()
             if not self._buffer.is_open:
                 self._buffer.abandon()
@@ -187,9 +185,7 @@ class AudioIntake:
             self._outbox.warn("invalid_audio_length", message, param="audio")
         if self._detector.has_audio and self._buffer.open_item_id is None:
             self._open_turn(self._detector.start_ms)
-        rest = self._detector.take()
-        if rest and self._buffer.is_open:
-            self._append_speech(rest, now)
+        self._append_rest(now)
         self._end_turn(now)
 
     def clear(self, *, keeps_speech: bool) -> None:
@@ -257,6 +253,12 @@ class AudioIntake:
                 }
                 self._outbox.add("input_audio_buffer.timeout_triggered", fields)
                 self._end_turn(now)
+
+    def _append_rest(self, now: float) -> None:
+        """Add the audio that no turn has to the open turn; without one, it is discarded."""
+        rest = self._detector.take()
+        if rest and self._buffer.is_open:
+            self._append_speech(rest, now)
 
     def _end_turn(self, now: float) -> None:
         self._buffer.commit(now)

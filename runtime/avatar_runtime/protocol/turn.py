@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Generic
 
-from avatar_runtime.errors import IllegalEvent
+from avatar_runtime.protocol import state_table
 from avatar_runtime.protocol.live_source import SourceClock
 from avatar_runtime.protocol.media import AudioChunk, DroppedFrames, DropReason, VideoFrame, W
 
@@ -92,9 +92,7 @@ def advance(phase: Phase, step: Step) -> Phase:
     Raises:
         IllegalEvent: `TRANSITIONS` does not allow the step in this phase.
     """
-    if step not in TRANSITIONS[phase]:
-        raise IllegalEvent(phase.value, step.name.lower())
-    return TRANSITIONS[phase][step]
+    return state_table.advance(TRANSITIONS, phase, step)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from avatar_contracts import backoff
-from avatar_runtime.errors import IllegalEvent
+from avatar_runtime.protocol import state_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,9 +66,7 @@ def advance(state: LinkState, step: LinkStep) -> LinkState:
     Raises:
         IllegalEvent: `TRANSITIONS` does not allow the step in this state.
     """
-    if step not in TRANSITIONS[state]:
-        raise IllegalEvent(state.value, step.name.lower())
-    return TRANSITIONS[state][step]
+    return state_table.advance(TRANSITIONS, state, step)
 
 
 @dataclass(frozen=True, slots=True)
