@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from base64 import b64encode
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic
@@ -192,13 +191,9 @@ class Answer(Generic[W]):
         end = start + len(chunk.data) // width
         for low, high, part in self.audio.split(start, end):
             data = chunk.data[(low - start) * width : (high - start) * width]
-            fields = {
-                **part.ids(self.id),
-                "epoch": epoch,
-                "pts_ms": server_events.milliseconds(low, self.turn.format.rate),
-                "offset_samples": low,
-                "delta": b64encode(data).decode("ascii"),
-            }
+            fields = server_events.audio_delta(
+                part.ids(self.id), epoch, self.turn.format, AudioChunk(low, data)
+            )
             self._send("response.output_audio.delta", fields)
 
     def _video(self, frame: VideoFrame, epoch: int) -> VideoMessage:

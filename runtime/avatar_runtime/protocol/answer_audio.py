@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from avatar_runtime.errors import ProtocolError
+from avatar_runtime.protocol import server_events
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,12 +27,9 @@ class Part:
 
     def ids(self, response_id: str) -> dict[str, object]:
         """Return the four fields that identify the part in events."""
-        return {
-            "response_id": response_id,
-            "item_id": self.item_id,
-            "output_index": self.output_index,
-            "content_index": self.content_index,
-        }
+        return server_events.content_part_ids(
+            response_id, self.item_id, self.output_index, self.content_index
+        )
 
 
 @dataclass(frozen=True, slots=True)

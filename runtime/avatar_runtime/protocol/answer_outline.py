@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from avatar_runtime.protocol import server_events
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -102,12 +104,7 @@ class Outline:
         ]
 
     def _ids(self, item_id: str, item: _Item, content_index: int) -> dict[str, object]:
-        return {
-            "response_id": self._id,
-            "item_id": item_id,
-            "output_index": item.output_index,
-            "content_index": content_index,
-        }
+        return server_events.content_part_ids(self._id, item_id, item.output_index, content_index)
 
     def _observe_item(self, name: str, fields: Mapping[str, object]) -> None:
         document, index = fields.get("item"), fields.get("output_index")

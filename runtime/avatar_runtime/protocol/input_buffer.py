@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Generic
 
 from avatar_runtime.errors import ProtocolError
+from avatar_runtime.protocol import input_errors
 from avatar_runtime.protocol.conversation import Item
 from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.turn import Phase, Step, Turn
@@ -87,14 +88,7 @@ class InputBuffer(Generic[W]):
         width = audio_format.bytes_per_sample
         buffered = sum(turn.samples - turn.samples_sent for turn in self._turns)
         seconds = (buffered + unheard + size // width) / audio_format.rate
-        if seconds > MAX_BUFFERED_S:
-            raise ProtocolError(
-                "input_audio_buffer_full",
-                f"{seconds:.1f} s of audio would wait, must be at most {MAX_BUFFERED_S} s",
-                param="audio",
-                value=round(seconds, 1),
-                limit=MAX_BUFFERED_S,
-            )
+        input_errors.check_length(seconds, MAX_BUFFERED_S)
 
     def keeps_pace(self, start_ms: int, now: float) -> bool:
         """Return whether a turn that starts now follows the newest one no faster than speech.
@@ -153,8 +147,7 @@ class InputBuffer(Generic[W]):
         """
         item = self._open_item
         if item is None:
-            message = "input_audio_buffer.commit found no audio to commit"
-            raise ProtocolError("input_audio_buffer_commit_empty", message, param="type")
+            raise input_errors.nothing_to_commit()
         if self.is_open:
             self._turns[-1].commit(now)
         item.status = "completed"

@@ -102,13 +102,13 @@ class Response(Generic[W]):
         previous = conversation.add(self.item)
         described = self.item.describe()
         self._send("conversation.item.added", item=described, previous_item_id=previous)
-        ids = server_events.content_part_ids(self.id, self.item)
+        ids = server_events.content_part_ids(self.id, self.item.id)
         self._send("response.content_part.added", **ids, part=server_events.PART)
 
     def announce_end(self, conversation: Conversation, epoch: int) -> None:
         """Send the last events of the response, whose turn is in its final phase."""
         self.item.status = "completed" if self.turn.phase is Phase.COMPLETED else "incomplete"
-        ids = server_events.content_part_ids(self.id, self.item)
+        ids = server_events.content_part_ids(self.id, self.item.id)
         self._send("response.output_audio.done", **ids)
         self._send_video_done(epoch)
         self._send("response.content_part.done", **ids, part=server_events.PART)
@@ -129,7 +129,8 @@ class Response(Generic[W]):
             case AudioChunk():
                 self.item.audio_ms = turn.samples_sent * 1000 // audio.rate
                 if audio_deltas:
-                    delta = server_events.audio_delta(self.id, self.item, epoch, audio, media)
+                    ids = server_events.content_part_ids(self.id, self.item.id)
+                    delta = server_events.audio_delta(ids, epoch, audio, media)
                     self._send("response.output_audio.delta", **delta)
             case DroppedFrames() if self.has_video:
                 fields = server_events.dropped_frames(self.id, media)

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
 
     from avatar_runtime.errors import ProtocolError
     from avatar_runtime.protocol.audio_formats import AudioFormat
-    from avatar_runtime.protocol.conversation import Item
     from avatar_runtime.protocol.media import AudioChunk, DroppedFrames, VideoFrame, W
     from avatar_runtime.protocol.turn import Turn
 
@@ -18,22 +17,24 @@ PART: Final[Mapping[str, object]] = {"type": "audio", "transcript": ""}
 """A content part in the events of a response; in an item its type is `output_audio`."""
 
 
-def content_part_ids(response_id: str, item: Item) -> dict[str, object]:
+def content_part_ids(
+    response_id: str, item_id: str, output_index: int = 0, content_index: int = 0
+) -> dict[str, object]:
     """Return the four fields that identify a content part."""
     return {
         "response_id": response_id,
-        "item_id": item.id,
-        "output_index": 0,
-        "content_index": 0,
+        "item_id": item_id,
+        "output_index": output_index,
+        "content_index": content_index,
     }
 
 
 def audio_delta(
-    response_id: str, item: Item, epoch: int, audio: AudioFormat, chunk: AudioChunk
+    part_ids: Mapping[str, object], epoch: int, audio: AudioFormat, chunk: AudioChunk
 ) -> dict[str, object]:
-    """Return the fields of `response.output_audio.delta`."""
+    """Return the fields of `response.output_audio.delta`; `part_ids` are `content_part_ids`."""
     return {
-        **content_part_ids(response_id, item),
+        **part_ids,
         "epoch": epoch,
         "pts_ms": milliseconds(chunk.offset_samples, audio.rate),
         "offset_samples": chunk.offset_samples,

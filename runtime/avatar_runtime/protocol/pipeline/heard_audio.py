@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from avatar_runtime.errors import ProtocolError
+from avatar_runtime.protocol import input_errors
 from avatar_runtime.protocol.conversation import Item
 from avatar_runtime.protocol.live_source import SourceClock
 
@@ -72,15 +72,7 @@ class HeardAudio:
             ProtocolError: the utterance is too long.
         """
         samples = (len(self._sound) + size) // audio_format.bytes_per_sample + unheard
-        seconds = samples / audio_format.rate
-        if seconds > MAX_UTTERANCE_S:
-            raise ProtocolError(
-                "input_audio_buffer_full",
-                f"{seconds:.1f} s of audio would wait, must be at most {MAX_UTTERANCE_S} s",
-                param="audio",
-                value=round(seconds, 1),
-                limit=MAX_UTTERANCE_S,
-            )
+        input_errors.check_length(samples / audio_format.rate, MAX_UTTERANCE_S)
 
     def keeps_pace(self, start_ms: int, now: float) -> bool:
         """Return whether an utterance that starts now follows the last one at the pace of speech.
@@ -118,8 +110,7 @@ class HeardAudio:
         """
         item, audio = self._item, self._audio
         if item is None:
-            message = "input_audio_buffer.commit found no audio to commit"
-            raise ProtocolError("input_audio_buffer_commit_empty", message, param="type")
+            raise input_errors.nothing_to_commit()
         sound = bytes(self._sound) if audio is not None else b""
         self.abandon()
         item.status = "completed"
