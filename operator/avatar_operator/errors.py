@@ -22,10 +22,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from avatar_contracts.environment import InvalidSettings
-from avatar_contracts.fields import Fault as Fault  # noqa: TC001 (others import it from here)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from avatar_contracts.fields import Fault
 
 
 class AvatarOperatorError(Exception):

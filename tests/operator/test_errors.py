@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 
+from avatar_contracts import fields
 from avatar_contracts.environment import Fault
 from avatar_operator import errors
 
@@ -29,7 +30,7 @@ def test_the_tree_in_the_docstring_is_complete() -> None:
         (errors.SettingsError(Fault("A", "b", "c")), "A is 'b', must be c"),
         (errors.InputError("--nodes", "f", "holds no Node"), "--nodes f: holds no Node"),
         (
-            errors.InvalidResource("K", "n", [errors.Fault("a", "1", "2")]),
+            errors.InvalidResource("K", "n", [fields.Fault("a", "1", "2")]),
             "K n: a is 1, must be 2",
         ),
         (errors.Refused("GET /x", 403, "no"), "GET /x: 403 no"),

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from avatar_operator.core.resources.fields import Fields
+from avatar_contracts.fields import Fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -20,7 +20,7 @@ from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from avatar_operator.core.resources.fields import Fields
+from avatar_contracts.fields import Fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

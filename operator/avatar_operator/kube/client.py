@@ -38,9 +38,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Self
 
+from avatar_contracts.fields import Fields
 from avatar_contracts.list_watch import read_page, watch_query
 from avatar_operator import names
-from avatar_operator.core.resources.fields import Fields
 from avatar_operator.errors import Conflict, NotFound, TemporaryError
 from avatar_operator.kube.connection import (
     APPLY,

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Final
 
 import yaml
 
+from avatar_contracts.fields import Fault
 from avatar_operator.core.resources import crd
-from avatar_operator.errors import ClusterError, Fault, InvalidResource, TemporaryError
+from avatar_operator.errors import ClusterError, InvalidResource, TemporaryError
 from avatar_operator.fence import Fence
 from avatar_operator.kube.client import KubernetesClient
 

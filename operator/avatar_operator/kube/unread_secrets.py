@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
+from avatar_contracts.fields import Fields
 from avatar_operator import names
-from avatar_operator.core.resources.fields import Fields
 from avatar_operator.errors import Conflict, NameTaken, NotFound, Refused
 from avatar_operator.kube.connection import JSON_PATCH
 

@@ -12,6 +12,7 @@ from decimal import Decimal
 from math import inf
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts.fields import Fields
 from avatar_operator import names
 from avatar_operator.core.autoscaling import inputs, scaling
 from avatar_operator.core.autoscaling.arrivals import Arrivals
@@ -20,7 +21,6 @@ from avatar_operator.core.autoscaling.limits import ScalingRateLimit
 from avatar_operator.core.autoscaling.observation import Demand, Observation, Share
 from avatar_operator.core.autoscaling.stabilization import Interval, Recommendations
 from avatar_operator.core.resources import autoscaling
-from avatar_operator.core.resources.fields import Fields
 
 if TYPE_CHECKING:
     from avatar_operator.core.autoscaling.figures import Figures

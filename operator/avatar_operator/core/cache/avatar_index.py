@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts.fields import Fields
 from avatar_operator import names
 from avatar_operator.core.cache.entries import AvatarBody, ChangeImpact, to_text
 from avatar_operator.core.cache.objects import Cache
 from avatar_operator.core.planning.avatars.needs import KnownAvatar
 from avatar_operator.core.resources.avatar import parse_storage
-from avatar_operator.core.resources.fields import Fields, split_body
+from avatar_operator.core.resources.fields import split_body
 from avatar_operator.core.resources.preparation import (
     PreparationJob,
     PreparationPod,

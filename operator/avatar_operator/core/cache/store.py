@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts.fields import Fields
 from avatar_operator import names
 from avatar_operator.core.cache.avatar_index import AvatarIndex
 from avatar_operator.core.cache.entries import (
@@ -19,7 +20,6 @@ from avatar_operator.core.cache.objects import Cache
 from avatar_operator.core.cache.pod_index import PodIndex
 from avatar_operator.core.gpus import inventory
 from avatar_operator.core.planning import shared_reserve
-from avatar_operator.core.resources.fields import Fields
 from avatar_operator.core.resources.gateway import GatewayPod, parse_pod
 from avatar_operator.core.resources.gpu_profile import GPUProfile, parse_profile
 from avatar_operator.core.resources.image_check import ImageCheck, parse_image_check

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts.fields import Fields
 from avatar_operator import names
 from avatar_operator.core.manifests.objects import owner_reference
 from avatar_operator.core.manifests.pod import PodSettings, runtime_pod
-from avatar_operator.core.resources.fields import Fields
 
 if TYPE_CHECKING:
     from avatar_operator.core.gpus.pools import Pool

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts.fields import Fields
 from avatar_contracts.owners import owner_of
 from avatar_operator import names
 from avatar_operator.core.keys import encode
 from avatar_operator.core.manifests import ownership
 from avatar_operator.core.resources.avatar import Avatar
-from avatar_operator.core.resources.fields import Body, Fields
 
 if TYPE_CHECKING:
     from avatar_operator.core.keys import KeyRing
+    from avatar_operator.core.resources.fields import Body
     from avatar_operator.core.resources.service import Service
 
 NEVER_EVICTED: Final = 1_000_000

@@ -11,12 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts.fields import Fields
 from avatar_contracts.owners import Owner, owner_of
 from avatar_operator import names
-from avatar_operator.core.resources.fields import Body, Fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from avatar_operator.core.resources.fields import Body
 
 _UID_LENGTH: Final = 8  # characters of the service's UID in its second name
 

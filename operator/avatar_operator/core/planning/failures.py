@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from avatar_contracts.backoff import doubled
-from avatar_operator.core.resources.fields import Body, Fields
+from avatar_contracts.fields import Fields
 from avatar_operator.core.resources.pod_status import parse_seconds
 from avatar_operator.core.text import rfc3339
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from avatar_operator.core.gpus.pools import Pool
     from avatar_operator.core.planning.fleet import Fleet
+    from avatar_operator.core.resources.fields import Body
     from avatar_operator.core.resources.pod import RuntimePod
 
 FIRST_RETRY_S: Final = 10.0

@@ -12,7 +12,7 @@ from math import ceil
 from statistics import median
 from typing import TYPE_CHECKING, Final
 
-from avatar_operator.core.resources.fields import Fields
+from avatar_contracts.fields import Fields
 from avatar_operator.names import Condition, Reason
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts.fields import SHOWN_LENGTH
 from avatar_operator import names
-from avatar_operator.core.resources.fields import SHOWN_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

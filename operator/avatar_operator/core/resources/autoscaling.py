@@ -15,7 +15,7 @@ from avatar_operator.core.resources.cron import Cron
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from avatar_operator.core.resources.fields import Fields
+    from avatar_contracts.fields import Fields
 
 MAX_REPLICAS: Final = 1000
 MAX_SCHEDULES: Final = 16

@@ -12,8 +12,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts.fields import Fields
 from avatar_operator import names
-from avatar_operator.core.resources.fields import Fields, parse_identity, read_annotations
+from avatar_operator.core.resources.fields import parse_identity, read_annotations
 from avatar_operator.core.resources.service import (
     DEMO_MODEL,
     ClaimSource,
@@ -33,7 +34,7 @@ from avatar_operator.errors import InvalidResource
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from avatar_operator.errors import Fault
+    from avatar_contracts.fields import Fault
 
 MAX_CONSENT: Final = 1000
 LONGEST_S: Final = 86_400

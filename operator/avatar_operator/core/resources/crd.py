@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from avatar_contracts.fields import Fields
 from avatar_operator import names
-from avatar_operator.core.resources.fields import Fields
 
 if TYPE_CHECKING:
     from avatar_operator.core.resources.fields import Body

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from avatar_contracts.fields import SHOWN_LENGTH as SHOWN_LENGTH
-from avatar_contracts.fields import Fields as Fields
+from avatar_contracts.fields import Fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from avatar_operator.errors import Fault
+    from avatar_contracts.fields import Fault
 
 Body = dict[str, object]
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from avatar_contracts.fields import Fault, Fields
 from avatar_operator import names
-from avatar_operator.core.resources.fields import Fields
 from avatar_operator.core.resources.service import ServiceKey
-from avatar_operator.errors import Fault, InvalidResource
+from avatar_operator.errors import InvalidResource
 
 MOST: Final = 2**53
 """The highest count: the largest integer that every JSON reader represents (RFC 8259, 6)."""

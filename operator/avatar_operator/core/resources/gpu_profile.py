@@ -7,11 +7,12 @@ from decimal import Decimal
 from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from avatar_contracts.fields import Fault, Fields
 from avatar_operator import names
 from avatar_operator.core.resources import autoscaling
-from avatar_operator.core.resources.fields import Fields, parse_identity
+from avatar_operator.core.resources.fields import parse_identity
 from avatar_operator.core.resources.quantities import parse_resources
-from avatar_operator.errors import Fault, InvalidResource
+from avatar_operator.errors import InvalidResource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -17,7 +17,7 @@ from avatar_operator.core.resources.fields import split_body
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from avatar_operator.core.resources.fields import Fields
+    from avatar_contracts.fields import Fields
 
 _STARTING: Final = ("", "ContainerCreating", "PodInitializing")
 _PULL_FAILURES: Final = (

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from avatar_operator import names
-from avatar_operator.core.resources.fields import Fields, split_body
+from avatar_operator.core.resources.fields import split_body
 from avatar_operator.core.resources.quantities import read_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from avatar_contracts.fields import Fields
 
 
 @dataclass(frozen=True, slots=True)

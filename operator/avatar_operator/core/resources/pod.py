@@ -11,11 +11,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from avatar_contracts.fields import Fields
 from avatar_contracts.labels import ENV_ADMIN_TOKEN, ENV_GPU_CLASS, ENV_SERVICE
 from avatar_contracts.owners import owner_of
 from avatar_operator import names
 from avatar_operator.core.resources import pod_status
-from avatar_operator.core.resources.fields import Fields, split_body
+from avatar_operator.core.resources.fields import split_body
 from avatar_operator.core.resources.image_check import is_image_check
 from avatar_operator.core.resources.node import condition_status, read_count, read_resources
 from avatar_operator.core.resources.service import ServiceKey

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from avatar_contracts import labels
+from avatar_contracts.fields import Fields
 from avatar_operator import names
 from avatar_operator.core.resources import quantities
-from avatar_operator.core.resources.fields import Fields
 from avatar_operator.core.resources.pod_security import Context, PodSecurity
 from avatar_operator.core.resources.service import (
     Placement,
@@ -26,8 +26,8 @@ from avatar_operator.core.resources.service import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from avatar_contracts.fields import Fault
     from avatar_operator.core.resources.service import Fragment
-    from avatar_operator.errors import Fault
 
 PATH: Final = "runtime.defaults"
 """The value of the chart; the paths of faults start with it."""

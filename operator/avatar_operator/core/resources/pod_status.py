@@ -10,7 +10,7 @@ from avatar_contracts.documents import parse_object
 from avatar_operator import names
 
 if TYPE_CHECKING:
-    from avatar_operator.core.resources.fields import Fields
+    from avatar_contracts.fields import Fields
 
 LONGEST_TROUBLE: Final = 200  # characters of `trouble`
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from avatar_contracts import exit_status
+from avatar_contracts.fields import Fields
 from avatar_contracts.owners import owner_of
 from avatar_operator import names
 from avatar_operator.core.resources import pod_status
-from avatar_operator.core.resources.fields import Fields, split_body
+from avatar_operator.core.resources.fields import split_body
 from avatar_operator.core.resources.service import ServiceKey
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from avatar_operator.core.resources.fields import Fields
+    from avatar_contracts.fields import Fields
 
 Resources = Mapping[str, Mapping[str, object]]
 """Keys `requests` and `limits`: quantities by resource name."""

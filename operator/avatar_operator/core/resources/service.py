@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from avatar_contracts import labels as contract
 from avatar_contracts import upstream_fields
+from avatar_contracts.fields import Fault, Fields
 from avatar_operator import names
 from avatar_operator.core.resources import annotations as annotation_rules
 from avatar_operator.core.resources import autoscaling
 from avatar_operator.core.resources.autoscaling import DAY_S, MAX_REPLICAS
-from avatar_operator.core.resources.fields import Fields, parse_identity, read_annotations
+from avatar_operator.core.resources.fields import parse_identity, read_annotations
 from avatar_operator.core.resources.gpu_profile import MAX_BATCH
 from avatar_operator.core.resources.pod_security import PodSecurity
-from avatar_operator.errors import Fault, InvalidResource
+from avatar_operator.errors import InvalidResource
 
 if TYPE_CHECKING:
     from avatar_contracts.upstream import Upstream

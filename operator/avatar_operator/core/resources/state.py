@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 
+from avatar_contracts.fields import Fault, Fields
 from avatar_contracts.state import Load, parse_load
-from avatar_operator.core.resources.fields import Fields
 from avatar_operator.core.resources.gpu_profile import Curve, parse_curve, parse_point
-from avatar_operator.errors import Fault, InvalidResource
+from avatar_operator.errors import InvalidResource
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from avatar_contracts.fields import Fields
 from avatar_operator.core import text
 from avatar_operator.core.planning.avatars import memory
 from avatar_operator.core.planning.avatars.plan import CreateJob, DeleteJob, Phase
-from avatar_operator.core.resources.fields import Fields
 from avatar_operator.core.status.findings import Finding
 from avatar_operator.core.status.service_status import Notice, timed_conditions
 from avatar_operator.names import Condition, Reason

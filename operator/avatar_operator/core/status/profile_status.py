@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts.fields import Fields
 from avatar_operator.core.gpus import calibration, node_classes
-from avatar_operator.core.resources.fields import Body, Fields
 from avatar_operator.core.status import service_status
 from avatar_operator.core.status.findings import Finding
 from avatar_operator.core.text import rfc3339
@@ -15,6 +15,7 @@ from avatar_operator.names import Condition, Reason
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from avatar_operator.core.resources.fields import Body
     from avatar_operator.core.resources.gpu_profile import Calibration, GPUProfile
 
 _NAMED: Final = 3  # nodes that a message names

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts.fields import Fields
 from avatar_operator import names
 from avatar_operator.core import text
 from avatar_operator.core.autoscaling.limits import Limit
@@ -16,7 +17,6 @@ from avatar_operator.core.gpus import batch_size
 from avatar_operator.core.manifests.objects import LONGEST_MESSAGE, pod_selector
 from avatar_operator.core.planning import planner
 from avatar_operator.core.planning.failures import to_status
-from avatar_operator.core.resources.fields import Body, Fields
 from avatar_operator.core.status import conditions
 from avatar_operator.core.status.pods import serving
 from avatar_operator.core.text import rfc3339
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from avatar_operator.core.autoscaling import inputs
     from avatar_operator.core.gpus.pools import Pool
+    from avatar_operator.core.resources.fields import Body
     from avatar_operator.core.resources.pod import RuntimePod
     from avatar_operator.core.resources.service import Service
     from avatar_operator.core.resources.state import PodState

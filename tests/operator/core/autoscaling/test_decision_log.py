@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from avatar_contracts.fields import Fields
 from avatar_operator.core.autoscaling import decision_lines, decision_log, inputs, scaling
 from avatar_operator.core.autoscaling.arrivals import Arrivals
 from avatar_operator.core.autoscaling.capacity import Offer
@@ -18,7 +19,6 @@ from avatar_operator.core.autoscaling.limits import ScalingRateLimit
 from avatar_operator.core.autoscaling.observation import Demand, Observation, Share
 from avatar_operator.core.autoscaling.stabilization import Recommendations
 from avatar_operator.core.resources import autoscaling
-from avatar_operator.core.resources.fields import Fields
 from avatar_operator.simulator.world import run
 from localcluster.faults import policy_fuzz, scaling_campaign
 

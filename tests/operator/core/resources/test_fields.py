@@ -4,11 +4,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from avatar_operator.core.resources.fields import Fields, Identity, parse_identity
+from avatar_contracts.fields import Fields
+from avatar_operator.core.resources.fields import Identity, parse_identity
 from avatar_operator.core.resources.service import Objective
 
 if TYPE_CHECKING:
-    from avatar_operator.errors import Fault
+    from avatar_contracts.fields import Fault
 
 
 def read(value: object) -> tuple[Fields, list[Fault]]:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from avatar_contracts.fields import Fields
 from avatar_operator.core.resources import pod_status
-from avatar_operator.core.resources.fields import Fields
 
 TIME = "2026-01-01T00:00:00Z"
 SECONDS = 1767225600.0

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avatar_operator.core.resources.fields import Fields
+from avatar_contracts.fields import Fields
 from avatar_operator.core.resources.quantities import (
     PARTS,
     complete,
@@ -16,7 +16,7 @@ from avatar_operator.core.resources.quantities import (
 )
 
 if TYPE_CHECKING:
-    from avatar_operator.errors import Fault
+    from avatar_contracts.fields import Fault
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from avatar_contracts.fields import Fields
 from avatar_operator.core import text
-from avatar_operator.core.resources.fields import Fields
 from avatar_operator.core.resources.pod_status import parse_seconds
 from avatar_operator.core.resources.preparation import Report
 from avatar_operator.names import Reason
