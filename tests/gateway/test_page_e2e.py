@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import shutil
-import socket
 import sys
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -14,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
-from playwright.async_api import async_playwright, expect
+from playwright.async_api import expect
+from tests import browser
 
 from avatar_contracts.tokens import gateway_key, state_token
 
@@ -26,30 +25,20 @@ if TYPE_CHECKING:
     Until = Callable[..., Awaitable[None]]
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM = shutil.which("chromium")
 KEY = "a-key-of-some-length"
 MASTER = "a-master-secret-of-the-operator"
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs the chromium package of the system"),
+    pytest.mark.skipif(browser.CHROMIUM is None, reason="needs the chromium package of the system"),
 ]
 
 
 @asynccontextmanager
 async def _runtime() -> AsyncIterator[tuple[int, int]]:
     """Run a pod's process and yield its ports."""
-    sessions, admin = _free_port(), _free_port()
+    sessions, admin = browser.free_port(), browser.free_port()
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "avatar_runtime", "serve", "--device=simulated:h100-80gb"),
@@ -76,14 +65,9 @@ async def _runtime() -> AsyncIterator[tuple[int, int]]:
 
 @asynccontextmanager
 async def _page(address: str) -> AsyncIterator[Page]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=CHROMIUM, headless=True, args=ARGUMENTS
-        )
-        page = await browser.new_page()
+    async with browser.new_page() as page:
         await page.goto(address)
         yield page
-        await browser.close()
 
 
 async def _is_ready(port: int) -> None:
@@ -94,12 +78,6 @@ async def _is_ready(port: int) -> None:
                     if response.status == 200:
                         return
             await asyncio.sleep(0.1)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def test_a_browser_sees_and_hears_the_avatar(

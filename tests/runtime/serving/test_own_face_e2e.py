@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from playwright.async_api import expect
-from tests.runtime.serving import browser
+from tests import browser
+from tests.runtime.serving import runtime_page
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-ROOT = browser.ROOT
+ROOT = runtime_page.ROOT
 PREPARED_MS = 240_000
 DROP = """(zone, name) => {
   const dataTransfer = new DataTransfer();
@@ -49,8 +50,8 @@ async def _clip(path: Path) -> Path:
 async def test_a_clip_becomes_an_avatar_that_speaks(avatars: Path, tmp_path: Path) -> None:
     clip = await _clip(tmp_path / "mira.mp4")
     async with (
-        browser.runtime(avatars, "--prepare") as address,
-        browser.page(address) as (page, faults),
+        runtime_page.runtime(avatars, "--prepare") as address,
+        runtime_page.page(address) as (page, faults),
     ):
         await expect(page.get_by_role("heading", name="Your own face")).to_be_visible()
         await page.set_input_files("#own-file", clip)
@@ -75,7 +76,10 @@ async def test_a_clip_becomes_an_avatar_that_speaks(avatars: Path, tmp_path: Pat
 
 
 async def test_a_dropped_file_that_is_no_picture_shows_the_reason(avatars: Path) -> None:
-    async with browser.runtime(avatars, "--prepare") as address, browser.page(address) as (page, _):
+    async with (
+        runtime_page.runtime(avatars, "--prepare") as address,
+        runtime_page.page(address) as (page, _),
+    ):
         await page.locator("#drop").evaluate(DROP, "photo.png")
         name = await page.locator("#own-file").evaluate("input => input.files[0].name")
         assert name == "photo.png"
@@ -88,7 +92,10 @@ async def test_a_dropped_file_that_is_no_picture_shows_the_reason(avatars: Path)
 
 
 async def test_a_runtime_that_prepares_nothing_shows_no_panel(avatars: Path) -> None:
-    async with browser.runtime(avatars) as address, browser.page(address) as (page, faults):
+    async with (
+        runtime_page.runtime(avatars) as address,
+        runtime_page.page(address) as (page, faults),
+    ):
         await page.wait_for_load_state("networkidle")
         await expect(page.locator("#own")).to_be_hidden()
         assert faults == []

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from playwright.async_api import expect
-from tests.runtime.serving import browser
+from tests import browser
+from tests.runtime.serving import runtime_page
 from tests.runtime.upstream.endpoints import running
 
 from localcluster import speech_server
@@ -17,7 +18,7 @@ from localcluster import speech_server
 if TYPE_CHECKING:
     from pathlib import Path
 
-AVATARS = browser.ROOT / "examples/avatars"
+AVATARS = runtime_page.ROOT / "examples/avatars"
 
 pytestmark = [
     pytest.mark.e2e,
@@ -33,8 +34,8 @@ async def test_the_avatar_says_what_is_written(tmp_path: Path) -> None:
         speech = {"url": f"{url}/v1/audio/speech", "voice": "en"}
         document.write_text(json.dumps({"mode": "speech", "speech": speech}))
         async with (
-            browser.runtime(AVATARS, f"--upstream={document}") as address,
-            browser.page(address) as (page, faults),
+            runtime_page.runtime(AVATARS, f"--upstream={document}") as address,
+            runtime_page.page(address) as (page, faults),
         ):
             await page.get_by_label("A text to say").fill("Good morning.")
             await page.get_by_role("button", name="Say").press("Enter")
@@ -46,7 +47,10 @@ async def test_the_avatar_says_what_is_written(tmp_path: Path) -> None:
 
 
 async def test_a_service_in_mode_drive_says_that_it_says_no_text() -> None:
-    async with browser.runtime(AVATARS) as address, browser.page(address) as (page, faults):
+    async with (
+        runtime_page.runtime(AVATARS) as address,
+        runtime_page.page(address) as (page, faults),
+    ):
         await page.get_by_label("A text to say").fill("Good morning.")
         await page.get_by_role("button", name="Say").click()
         await expect(page.locator("#status")).to_contain_text("This service says no text")

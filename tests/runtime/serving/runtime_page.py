@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import socket
 import sys
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
-from playwright.async_api import async_playwright
+from tests import browser
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -20,22 +18,12 @@ if TYPE_CHECKING:
     from playwright.async_api import Page
 
 ROOT = Path(__file__).parents[3]
-CHROMIUM = shutil.which("chromium")
-_ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @asynccontextmanager
 async def runtime(avatars: Path, *options: str) -> AsyncIterator[str]:
     """Run a runtime with a simulated GPU and yield the address of its page."""
-    sessions, admin = _free_port(), _free_port()
+    sessions, admin = browser.free_port(), browser.free_port()
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "avatar_runtime", "serve", "--device=simulated:h100-80gb", *options),
@@ -58,21 +46,11 @@ async def runtime(avatars: Path, *options: str) -> AsyncIterator[str]:
         await child.wait()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @asynccontextmanager
 async def page(address: str) -> AsyncIterator[tuple[Page, list[str]]]:
     """Open the page; yield it with what the browser reported or asked of others."""
     faults: list[str] = []
-    async with async_playwright() as playwright:
-        chromium = await playwright.chromium.launch(
-            executable_path=CHROMIUM, headless=True, args=_ARGUMENTS
-        )
-        opened = await chromium.new_page()
+    async with browser.new_page() as opened:
         opened.on("pageerror", lambda error: faults.append(str(error)))
         opened.on("console", lambda message: faults.append(message.text))
         opened.on(
@@ -85,4 +63,3 @@ async def page(address: str) -> AsyncIterator[tuple[Page, list[str]]]:
         )
         await opened.goto(address)
         yield opened, faults
-        await chromium.close()
