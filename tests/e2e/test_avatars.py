@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 import cv2
@@ -124,13 +125,9 @@ async def test_a_changed_source_is_served_to_new_sessions_and_cuts_none(studio: 
             PREPARE_S,
         )
         after = (await studio.avatar("ben"))["status"]["contentHash"]
-        await waiting.until(
-            lambda: new_version(target),
-            lambda seen: seen == after[:16],
-            "new sessions have the new version",
-        )
         # The old session goes on with the old pictures, beside a new one with the new pictures.
-        async with session.connect(target) as new:
+        async with AsyncExitStack() as kept:
+            new = await session_of_version(target, after[:16], kept)
             responses = await asyncio.gather(old.speak(speech), new.speak(speech))
         assert version(old) == before[:16]
         assert [response.status for response in responses] == ["completed", "completed"]
@@ -143,10 +140,26 @@ def version(live: session.Session) -> str:
     return str(live.trace.session["avatar"]["version"])
 
 
-async def new_version(target: session.Target) -> str:
-    """Return the version of the avatar in a new session."""
-    async with session.connect(target, keep_media=False) as live:
-        return version(live)
+async def session_of_version(
+    target: session.Target, wanted: str, kept: AsyncExitStack
+) -> session.Session:
+    """Open sessions until one has the version, which stays open in `kept`.
+
+    Each pod looks at the folder of avatars on its own, so that for some seconds the version of a
+    new session depends on its pod.
+    """
+
+    async def opened() -> session.Session | None:
+        async with AsyncExitStack() as attempt:
+            live = await attempt.enter_async_context(session.connect(target))
+            if version(live) != wanted:
+                return None
+            kept.push_async_exit(attempt.pop_all())
+            return live
+
+    found = await waiting.until(opened, lambda live: live is not None, f"a session of {wanted}")
+    assert found is not None
+    return found
 
 
 def brightness(response: Any) -> float:
