@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import time
 from dataclasses import dataclass, field
@@ -339,8 +340,13 @@ class SharedCluster:
                 await self._api.delete(path, {"gracePeriodSeconds": 0})
 
 
-async def run(cluster: ControlPlane, seeds: Iterable[int], *, show: bool = False) -> Report:
-    """Run a campaign on a control plane of its own, without nodes."""
+async def run(
+    cluster: ControlPlane, seeds: Iterable[int], *, show: bool = False, limit_s: float = math.inf
+) -> Report:
+    """Run a campaign on a control plane of its own, without nodes.
+
+    No seed starts after `limit_s`; the report has those that ran.
+    """
     started_s = time.monotonic()
     report = Report()
     await operator_process.install_chart(cluster)
@@ -350,6 +356,8 @@ async def run(cluster: ControlPlane, seeds: Iterable[int], *, show: bool = False
         shared = SharedCluster(api)
         async with shared.running(), operator_process.operating(cluster, path) as operator:
             for seed in seeds:
+                if time.monotonic() - started_s >= limit_s:
+                    break
                 scenario = shared_campaign.generate(seed, weights=weights)
                 outcome = await shared.run(scenario)
                 report.outcomes.append(outcome)
