@@ -16,15 +16,18 @@ from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
-from avatar_contracts import labels
+from avatar_contracts import labels, socket_buffers, state
 from avatar_contracts.backoff import jittered
 from avatar_contracts.documents import parse_object
 from avatar_operator.core.workqueue import WorkQueue
 from avatar_operator.errors import BrokenStream, InvalidResource, TokenRefused
 from avatar_operator.streams.http_lines import LineReader
+from avatar_operator.streams.pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from avatar_contracts.rate_limit import Rate
 
 SILENCE_S: Final = 3.0
 """A pod sends at least one line per second; a stream that is silent longer is broken."""
@@ -85,8 +88,13 @@ class StateStreams:
         on_document: Callable[[str, Mapping[str, object]], None],
         on_repeat: Callable[[str], None],
         on_refused: Callable[[str], None] = lambda uid: None,
+        rate: Rate = state.POD_RATE,
     ) -> None:
-        """`on_refused` gets the UID of each pod that has refused all tokens."""
+        """`on_refused` gets the UID of each pod that has refused all tokens.
+
+        No stream is read faster than `rate`.
+        """
+        self.rate = rate
         self._on_document = on_document
         self._on_repeat = on_repeat
         self._on_refused = on_refused
@@ -189,6 +197,15 @@ class StateStreams:
         self._open_after(stream.uid, jittered(delay_s, random.random()))
         stream.delay_s = min(RETRY_S[1], stream.delay_s * GROWTH)
 
+    def on_too_fast(self, stream: _Stream) -> None:
+        """Log once that a pod sends more than its contract allows."""
+        _log.warning(
+            "state stream is too fast and is read slowly pod=%s lines_per_s=%g bytes_per_s=%g",
+            stream.endpoint.pod,
+            self.rate.frames_per_s,
+            self.rate.bytes_per_s,
+        )
+
     def on_refused(self, stream: _Stream) -> None:
         """Try the next token of a pod at once; without another token, open the stream later."""
         if not self.is_followed(stream):
@@ -249,7 +266,7 @@ class StateStreams:
 class _Stream(asyncio.Protocol):
     """The stream of one pod, with one connection at a time."""
 
-    __slots__ = ("_last_hash", "_lines", "_received_at", "_refused", "_streams", "_token",
+    __slots__ = ("_last_hash", "_lines", "_pace", "_received_at", "_refused", "_streams", "_token",
                  "_transport", "delay_s", "endpoint", "fault", "uid")  # fmt: skip
 
     def __init__(self, streams: StateStreams, uid: str, endpoint: Endpoint) -> None:
@@ -262,6 +279,7 @@ class _Stream(asyncio.Protocol):
         self.delay_s = endpoint.first_delay_s
         self._transport: asyncio.Transport | None = None
         self._lines = LineReader()
+        self._pace = Pace(streams.rate)
         self._last_hash: int | None = None
         self._received_at = 0.0  # of the loop's clock
 
@@ -323,6 +341,8 @@ class _Stream(asyncio.Protocol):
         if not self._streams.is_followed(self):
             transport.abort()  # unfollowed during the connection attempt
             return
+        # Otherwise one read takes what the kernel received while the stream was not read.
+        socket_buffers.limit_unread(transport)
         self._transport, self._lines = transport, LineReader()
         self._last_hash = None
         self._received_at = asyncio.get_running_loop().time()
@@ -337,7 +357,10 @@ class _Stream(asyncio.Protocol):
             return
         self._received_at = asyncio.get_running_loop().time()
         try:
-            for line in self._lines.feed(data):
+            lines = self._lines.feed(data)
+            if self._pace.count(self._transport, len(lines), len(data)):
+                self._streams.on_too_fast(self)
+            for line in lines:
                 self._last_hash = self._streams.on_line(self.uid, line, self._last_hash)
                 self.delay_s, self.fault = self.endpoint.first_delay_s, ""
                 self._refused = 0

@@ -198,6 +198,7 @@ async def test_a_pod_that_takes_nothing_and_ends_its_side_ends_the_session(
     """
     monkeypatch.setattr(peer, "_UNSENT_CHECK_S", 0.05)
     pod = await gateway.pod("p1")
+    may_end, sent, unchanged = asyncio.Event(), 0, list[int]()
 
     async def stop_reading(connection: web.WebSocketResponse, _: Any) -> None:
         assert connection._req is not None
@@ -218,7 +219,6 @@ async def test_a_pod_that_takes_nothing_and_ends_its_side_ends_the_session(
         unchanged.append(sent)
         return unchanged[-10:] == [sent] * 10 and sent > 0
 
-    may_end, sent, unchanged = asyncio.Event(), 0, list[int]()
     pod.on_message = stop_reading
     async with _open(gateway, ping_interval=None) as caller, asyncio.timeout(10):
         await caller.send("x")

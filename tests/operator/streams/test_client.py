@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
+from avatar_contracts import state
 from avatar_operator.streams import client
 from avatar_operator.streams.client import Endpoint, StateStreams
 
@@ -27,6 +28,13 @@ class FakeTransport(asyncio.Transport):
         self.protocol = protocol
         self.written = b""
         self.aborted = False
+        self.paused = False
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
 
     def write(self, data: Any) -> None:
         self.written += data
@@ -305,6 +313,57 @@ async def test_a_stream_that_is_open_from_the_start_but_silent_is_broken(setup: 
     assert not transport.aborted
     await setup.network.pass_s(client.SWEEP_S + 0.2)
     assert transport.aborted
+
+
+def _line(sequence: int, size: int = 1024) -> bytes:
+    return b'{"sequence": %d, "a": "%s"}' % (sequence, b"x" * size)
+
+
+async def test_a_pod_that_sends_as_fast_as_it_can_is_read_slowly(
+    setup: Setup, caplog: pytest.LogCaptureFixture
+) -> None:
+    transport = await setup.connect()
+    sequence = 0
+    for _ in range(30):  # seconds
+        for _ in range(10):
+            while not transport.paused:
+                sequence += 1
+                transport.send(_line(sequence))
+            await setup.network.pass_s(0.1)
+    burst_s = 2  # of the rate limit
+    assert sequence <= (30 + burst_s) * state.POD_RATE.frames_per_s + 1
+    assert not transport.aborted  # it is not silent
+    assert len(setup.network.transports) == 1
+    assert caplog.text.count("is too fast and is read slowly pod=p0 lines_per_s=20") == 1
+
+
+async def test_a_flood_is_not_read_faster_after_a_new_connection(setup: Setup) -> None:
+    transport = await setup.connect()
+    transport.send(*(_line(sequence) for sequence in range(1000)))
+    assert transport.paused
+    transport.protocol.connection_lost(None)
+    await setup.network.until_attempt_within(0.1)
+    again = setup.latest()
+    again.send(_line(1000))
+    assert again.paused
+
+
+async def test_a_long_line_counts_by_its_bytes(setup: Setup) -> None:
+    transport = await setup.connect()
+    transport.send(_line(1, 3 * 2**16))
+    assert transport.paused
+    await setup.network.pass_s(1.1)
+    assert not transport.paused
+
+
+async def test_a_pod_at_the_rate_of_its_contract_never_waits(setup: Setup) -> None:
+    transport = await setup.connect()
+    for sequence in range(600):
+        transport.send(_line(sequence))
+        assert not transport.paused
+        await setup.network.pass_s(state.LINE_SPACING_S)
+    transport.send(*(_line(sequence) for sequence in range(20)))  # after a stall of 2 s
+    assert not transport.paused
 
 
 async def test_a_line_that_differs_only_in_its_sequence_is_a_repetition(setup: Setup) -> None:
