@@ -302,7 +302,10 @@ class ServiceController:
             failures = refusals.merged((*failures, *refusal.reported(withheld=withheld)))
         conflicts = sorted(state.field_conflicts.values())
         taken = ownership.describe_taken(state.names_taken)
-        findings = conditions.find(service, plan, observed.states, failures, conflicts, taken)
+        findings = conditions.find(
+            *(service, plan, observed.states, failures, conflicts, taken),
+            egress=self._options.egress,
+        )
         status = service_status.build(service, plan, observed.states, findings, last_status, now)
         status["operator"] = self._installation
         loop_now = asyncio.get_running_loop().time()
@@ -369,7 +372,7 @@ class ServiceController:
             silent=self._runtimes.silent(pod.uid for pod in pods),
             has_control_secret=state.has_secret or "ApplyControlSecret" in conflicts,
             has_pdb=self._executor.has_pdb(service.uid) or "ApplyBudget" in conflicts,
-            has_network_policy=not self._options.network_policies
+            has_network_policy=self._options.egress is None
             or state.has_network_policy
             or "ApplyNetworkPolicy" in conflicts,
             halted=rollout.read_halt(reconcile.last_status, service.generation),

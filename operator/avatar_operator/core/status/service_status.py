@@ -157,6 +157,9 @@ def notices(
         said = ready is not None and not ready.status and ready.reason is degraded.reason
         if not said and degraded.reason is not names.Reason.NAME_TAKEN:
             found.append(Notice(degraded.reason, degraded.message, warning=True))
+    upstream = by_condition.get(names.Condition.UPSTREAM_ALLOWED)
+    if upstream is not None and not upstream.status and _is_new(upstream, before):
+        found.append(Notice(upstream.reason, upstream.message, warning=True))
     return tuple(notice for notice in found if notice is not None)
 
 
