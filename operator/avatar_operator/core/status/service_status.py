@@ -330,7 +330,8 @@ def _creations(actions: Sequence[planner.Action]) -> list[Notice | None]:
 def _action_notice(action: planner.Action) -> Notice | None:
     match action:
         case planner.DrainPod(name=name):
-            return Notice(names.Reason.POD_DRAINING, f"draining pod {name}: {action.reason}")
+            message = f"draining pod {name} ({action.because.value}): {action.reason}"
+            return Notice(names.Reason.POD_DRAINING, message)
         case planner.UndrainPod(name=name):
             return Notice(names.Reason.POD_RESUMED, f"resumed pod {name}: {action.reason}")
         case planner.CreateImageCheck(name=name):
@@ -344,5 +345,6 @@ def _action_notice(action: planner.Action) -> Notice | None:
             message = f"restored the labels of pod {name}: {action.reason}"
             return Notice(names.Reason.LABELS_RESTORED, message, warning=True)
         case planner.DeletePod(name=name):
-            return Notice(names.Reason.POD_DELETED, f"deleted pod {name}: {action.reason}")
+            message = f"deleted pod {name} ({action.because.value}): {action.reason}"
+            return Notice(names.Reason.POD_DELETED, message)
     return None  # a Secret needs no Event, and _creations returns those of new pods
