@@ -15,20 +15,16 @@ from typing import TYPE_CHECKING, Final
 from avatar_contracts.fields import Fields
 from avatar_operator import names
 from avatar_operator.core.resources.fields import parse_identity, read_annotations
+from avatar_operator.core.resources.placement import Placement, parse_placement
 from avatar_operator.core.resources.service import (
     DEMO_MODEL,
-    ClaimSource,
-    HostPathSource,
-    Placement,
     ServiceKey,
-    Source,
     Template,
     check_name,
     parse_disclosure,
-    parse_placement,
-    parse_source,
     parse_template,
 )
+from avatar_operator.core.resources.sources import ClaimSource, HostPathSource, Source, parse_source
 from avatar_operator.errors import InvalidResource
 
 if TYPE_CHECKING:

@@ -7,18 +7,15 @@ import pytest
 
 from avatar_operator.core.resources import autoscaling
 from avatar_operator.core.resources.gpu_profile import Curve, Device, parse_profile
+from avatar_operator.core.resources.placement import Toleration, WhenFull
 from avatar_operator.core.resources.service import (
     DEMO_AVATARS,
     DEMO_MODEL,
-    ClaimSource,
-    HostPathSource,
-    ImageSource,
     Objective,
     SessionLimits,
-    Toleration,
-    WhenFull,
     parse_service,
 )
+from avatar_operator.core.resources.sources import ClaimSource, HostPathSource, ImageSource
 from avatar_operator.core.resources.state import PodState, parse_state
 from avatar_operator.errors import InvalidResource
 
