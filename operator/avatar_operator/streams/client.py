@@ -38,6 +38,7 @@ REFUSED_S: Final = 5.0  # longest delay after a refused token: the pod gets the 
 STARTING_S: Final = 1.0  # first delay for a pod that is not ready: its port may not be open yet
 RETRIES_PER_SECOND: Final = 100  # of all lost pods together: otherwise they cost half a core
 SWEEP_S: Final = 1.0  # between two checks for silent streams
+CONNECTION_LINES: Final = 20  # what a connection costs, so that a pod does not end many of them
 MAX_OPENING: Final = 32  # concurrent connection attempts, so that a restart calls pods in turn
 
 # Counts the lines of a stream and differs in every line, so it is not compared.
@@ -346,6 +347,7 @@ class _Stream(asyncio.Protocol):
         self._transport, self._lines = transport, LineReader()
         self._last_hash = None
         self._received_at = asyncio.get_running_loop().time()
+        self._count(CONNECTION_LINES, 0)
         transport.write(
             f"GET {labels.STATE_PATH}?watch=1 HTTP/1.1\r\nHost: {self.endpoint.address}\r\n"
             f"Authorization: Bearer {self._token}\r\nAccept: */*\r\n\r\n".encode()
@@ -358,8 +360,7 @@ class _Stream(asyncio.Protocol):
         self._received_at = asyncio.get_running_loop().time()
         try:
             lines = self._lines.feed(data)
-            if self._pace.count(self._transport, len(lines), len(data)):
-                self._streams.on_too_fast(self)
+            self._count(len(lines), len(data))
             for line in lines:
                 self._last_hash = self._streams.on_line(self.uid, line, self._last_hash)
                 self.delay_s, self.fault = self.endpoint.first_delay_s, ""
@@ -369,6 +370,11 @@ class _Stream(asyncio.Protocol):
             self._streams.on_refused(self)
         except (BrokenStream, InvalidResource) as error:
             self._break(str(error))
+
+    def _count(self, lines: int, size: int) -> None:
+        assert self._transport is not None
+        if self._pace.count(self._transport, lines, size):
+            self._streams.on_too_fast(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Schedule the next attempt, unless the operator closed the connection."""

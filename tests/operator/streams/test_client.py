@@ -29,6 +29,7 @@ class FakeTransport(asyncio.Transport):
         self.written = b""
         self.aborted = False
         self.paused = False
+        self.ended = False
 
     def pause_reading(self) -> None:
         self.paused = True
@@ -348,11 +349,27 @@ async def test_a_flood_is_not_read_faster_after_a_new_connection(setup: Setup) -
     assert again.paused
 
 
+async def test_a_pod_that_ends_each_connection_after_a_line_is_connected_slowly(
+    setup: Setup,
+) -> None:
+    await setup.follow()
+    for _ in range(200):  # times 0.1 s
+        for transport in setup.network.transports:
+            if not transport.paused and not transport.ended:
+                transport.protocol.data_received(HEAD)
+                transport.send(b'{"a": 1}')
+                transport.ended = True
+                transport.protocol.connection_lost(None)
+        await setup.network.pass_s(0.1)
+    assert len(setup.network.transports) <= 20 + 3  # one a second and the burst
+    assert len(setup.documents) >= 10
+
+
 async def test_a_long_line_counts_by_its_bytes(setup: Setup) -> None:
     transport = await setup.connect()
-    transport.send(_line(1, 3 * 2**16))
+    transport.send(_line(1, 2 * 2**16))  # 2 s, and the connection 1 s
     assert transport.paused
-    await setup.network.pass_s(1.1)
+    await setup.network.pass_s(1.1)  # and the burst 2 s
     assert not transport.paused
 
 
