@@ -214,7 +214,7 @@ def _secret_key(fields: Fields) -> SecretKey | None:
     child.required("name", "the name of a Secret")
     child.required("key", "a key of the Secret")
     key = child.text("key", pattern=r"\A[-._a-zA-Z0-9]{1,253}\Z", limit="a key of the Secret")
-    return SecretKey(child.text("name"), key)
+    return SecretKey(child.object_name("name"), key)
 
 
 def _key_source(fields: Fields) -> KeySource | None:

@@ -121,6 +121,10 @@ def test_optional_endpoints_are_left_out() -> None:
         (speaking(headers={f"h{i}": "x" for i in range(17)}), "at most 16 entries"),
         (speaking(apiKeySecretRef={"name": "a"}), "apiKeySecretRef.key is missing"),
         (speaking(apiKeySecretRef={"name": "a", "key": "../b"}), "must be a key of the Secret"),
+        (
+            speaking(apiKeySecretRef={"name": "acme/openai", "key": "key"}),
+            'apiKeySecretRef.name is "acme/openai", must be a name of at most 253 characters',
+        ),
         (speaking(apiKeyEnv="KEY"), "must be left out: use apiKeySecretRef"),
         ({**speaking(), "chat": {}}, "spec.upstream.chat.url is missing"),
         (

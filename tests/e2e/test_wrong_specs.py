@@ -382,6 +382,16 @@ SERVICE_FAULTS: Final[dict[str, Wrong]] = {
         "spec.upstream.speech.url",
         "url must have a host, a port from 1 to 65535 if it has one, and no user",
     ),
+    "secret-of-another-namespace": Wrong(
+        speaking(apiKeySecretRef={"name": "acme/openai", "key": "key"}),
+        "spec.upstream.speech.apiKeySecretRef.name",
+        "the name must consist of lowercase letters",
+    ),
+    "name-of-an-account": Wrong(
+        {"template": {"serviceAccountName": "Runtime"}},
+        "spec.template.serviceAccountName",
+        "the name must consist of lowercase letters",
+    ),
     "port-out-of-range": Wrong(
         speaking(url="https://speech.example:65536/v1"),
         "spec.upstream.speech.url",

@@ -272,7 +272,7 @@ def parse_template(fields: Fields) -> Template:
         env=fields.fragments("env"),
         volumes=fields.fragments("volumes"),
         volume_mounts=fields.fragments("volumeMounts"),
-        service_account=fields.text("serviceAccountName") or None,
-        priority_class=fields.text("priorityClassName") or None,
-        runtime_class=fields.text("runtimeClassName") or None,
+        service_account=fields.object_name("serviceAccountName") or None,
+        priority_class=fields.object_name("priorityClassName") or None,
+        runtime_class=fields.object_name("runtimeClassName") or None,
     )

@@ -56,7 +56,7 @@ def parse_source(parent: Fields, name: str, default: str) -> Source:
     if kinds[0] == "persistentVolumeClaim":
         chosen.required("claimName", "the name of a PersistentVolumeClaim")
         path = chosen.text("path", pattern=r"^((?!\.\.).)*$", limit="a path without '..'")
-        return ClaimSource(chosen.text("claimName"), path.strip("/"))
+        return ClaimSource(chosen.object_name("claimName"), path.strip("/"))
     chosen.required("path", "an absolute path")
     path = chosen.text(
         "path", default, pattern=r"^/((?!\.\.).)*$", limit="an absolute path without '..'"
