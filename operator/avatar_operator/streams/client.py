@@ -11,7 +11,6 @@ import asyncio
 import logging
 import random
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
@@ -21,6 +20,7 @@ from avatar_contracts.backoff import jittered
 from avatar_contracts.documents import parse_object
 from avatar_operator.core.workqueue import WorkQueue
 from avatar_operator.errors import BrokenStream, InvalidResource, TokenRefused
+from avatar_operator.streams.endpoint import RETRY_S
 from avatar_operator.streams.http_lines import LineReader
 from avatar_operator.streams.pace import Pace
 
@@ -28,14 +28,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from avatar_contracts.rate_limit import Rate
+    from avatar_operator.streams.endpoint import Endpoint
 
 SILENCE_S: Final = 3.0
 """A pod sends at least one line per second; a stream that is silent longer is broken."""
 
-RETRY_S: Final = (0.1, 30.0)  # first and longest delay before a stream is opened again
 GROWTH: Final = 3.0  # factor between two delays: six attempts in the first 36 s
 REFUSED_S: Final = 5.0  # longest delay after a refused token: the pod gets the new tokens soon
-STARTING_S: Final = 1.0  # first delay for a pod that is not ready: its port may not be open yet
 RETRIES_PER_SECOND: Final = 100  # of all lost pods together: otherwise they cost half a core
 SWEEP_S: Final = 1.0  # between two checks for silent streams
 CONNECTION_LINES: Final = 20  # what a connection costs, so that a pod does not end many of them
@@ -45,36 +44,6 @@ MAX_OPENING: Final = 32  # concurrent connection attempts, so that a restart cal
 _SEQUENCE: Final = re.compile(rb'"sequence":\s*\d+')
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """The admin port of a pod."""
-
-    pod: str
-    """Name of the pod, for logs."""
-
-    address: str
-    """HOST:PORT."""
-
-    token: str
-    """Bearer token."""
-
-    ready: bool = False
-    """Whether the pod is Ready; when it becomes so, a broken stream is opened immediately."""
-
-    other_tokens: tuple[str, ...] = ()
-    """Tokens of other keys, which are tried in turn if the pod refuses the first one."""
-
-    @property
-    def tokens(self) -> tuple[str, ...]:
-        """Return all tokens in the order in which they are tried."""
-        return (self.token, *self.other_tokens)
-
-    @property
-    def first_delay_s(self) -> float:
-        """Return the delay after the first failure."""
-        return RETRY_S[0] if self.ready else STARTING_S
 
 
 class StateStreams:
@@ -385,16 +354,6 @@ class _Stream(asyncio.Protocol):
     def _break(self, fault: str) -> None:
         self.close()
         self._streams.on_lost(self, fault)
-
-
-def headers(token: str) -> dict[str, str]:
-    """Return the headers of a request to a pod."""
-    return {"Authorization": f"Bearer {token}"}
-
-
-def admin_address(ip: str) -> str:
-    """Return HOST:PORT of a pod's admin port."""
-    return f"[{ip}]:{labels.ADMIN_PORT}" if ":" in ip else f"{ip}:{labels.ADMIN_PORT}"
 
 
 def describe(error: Exception) -> str:

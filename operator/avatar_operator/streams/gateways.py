@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from avatar_operator.core.resources.service import ServiceKey
+    from avatar_operator.streams.endpoint import Endpoint
 
 
 @dataclass(slots=True)
@@ -35,7 +36,7 @@ class GatewayStates:
         self._gateways: dict[str, _Gateway] = {}
         self._tally = Tally()
 
-    def follow(self, uid: str, endpoint: client.Endpoint) -> None:
+    def follow(self, uid: str, endpoint: Endpoint) -> None:
         """Read the stream of a gateway from now on; a new address discards its report."""
         if self._streams.follow(uid, endpoint):
             self._gateways[uid] = _Gateway(asyncio.get_running_loop().time())

@@ -10,7 +10,8 @@ import pytest_asyncio
 
 from avatar_contracts import state
 from avatar_operator.streams import client
-from avatar_operator.streams.client import Endpoint, StateStreams
+from avatar_operator.streams.client import StateStreams
+from avatar_operator.streams.endpoint import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
