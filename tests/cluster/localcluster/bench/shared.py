@@ -43,6 +43,7 @@ def results(report: shared_cluster.Report) -> dict[str, Any]:
         "sessions_cut": report.sessions_cut,
         "starved_services": sum(outcome.starved for outcome in report.outcomes),
         "operator_restarts": len(report.log_tails),
+        "leadership_losses": report.leadership_losses,
         "operator_last_words": report.log_tails,
         "real": "API server, scheduler, garbage collector, operator with its own account",
         "simulated": "nodes and runtime pods, whose admin ports are real",

@@ -100,6 +100,8 @@ class Report:
     log_tails: list[str] = field(default_factory=list)
     """The last lines of the operator's log, each time that the process ended by itself."""
     seconds: float = 0.0
+    leadership_losses: int = 0
+    """How often the operator, which has no standby here, renewed its Lease too late."""
 
     @property
     def problems(self) -> list[str]:
@@ -126,7 +128,8 @@ class Report:
         return (
             f"{len(self.outcomes)} seeds in {self.seconds:.0f} s, {len(self.problems)} problems, "
             f"{sum(outcome.sessions for outcome in self.outcomes)} sessions, "
-            f"{self.sessions_cut} cut, operator restarts {len(self.log_tails)}\n{failing}"
+            f"{self.sessions_cut} cut, operator restarts {len(self.log_tails)}, "
+            f"leadership losses {self.leadership_losses}\n{failing}"
         )
 
 
@@ -364,6 +367,7 @@ async def run(
                 if show:
                     _show(outcome)
             report.log_tails = operator.log_tails
+            report.leadership_losses = operator.log.read_text().count(" lost leadership ")
         report.sessions_cut = sum(pod.sessions for pod in shared.nodes.deleted_with_sessions)
     report.seconds = time.monotonic() - started_s
     return report
