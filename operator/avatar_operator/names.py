@@ -130,6 +130,7 @@ class Condition(Enum):
     AVATARS_READY = "AvatarsReady"
     AVAILABLE = "Available"  # of an Avatar
     IN_USE = "InUse"  # of an Avatar
+    UPSTREAM_ALLOWED = "UpstreamAllowed"
 
 
 class Reason(Enum):
@@ -194,6 +195,8 @@ class Reason(Enum):
     POD_REFUSED = "PodRefused"
     IMAGE_NOT_PULLED = "ImageNotPulled"
     INVALID_ANNOTATION = "InvalidAnnotation"
+    EGRESS_OPEN = "EgressOpen"
+    EGRESS_CLOSED = "EgressClosed"
     APPLIED = "Applied"
     AVATARS_PREPARED = "AvatarsPrepared"
     AVATARS_NOT_READY = "AvatarsNotReady"

@@ -9,6 +9,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeVar
 
+_OBJECT_NAME: Final = (
+    r"\A(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z"
+)
+_OBJECT_NAME_LIMIT: Final = (
+    "a name of at most 253 characters of lowercase letters, digits, '-' and '.', as names of "
+    "objects in Kubernetes are"
+)
 SHOWN_LENGTH: Final = 60  # characters of a wrong value that a message repeats
 
 _Choice = TypeVar("_Choice", bound=Enum)
@@ -100,6 +107,10 @@ class Fields:
             self.add_fault(name, value, limit or "a string")
             return default
         return value
+
+    def object_name(self, name: str) -> str:
+        """Return the name of a Kubernetes object; "" if it is missing or wrong."""
+        return self.text(name, pattern=_OBJECT_NAME, limit=_OBJECT_NAME_LIMIT)
 
     def choice(self, name: str, default: _Choice) -> _Choice:
         """Return the member of the default's enumeration that the field names."""

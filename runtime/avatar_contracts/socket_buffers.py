@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 UNSENT_BYTES: Final = 32 * 1024
 """What waits in the kernel before the network takes it: about one frame of video."""
 UNREAD_BYTES: Final = 64 * 1024
-"""What a gateway lets the kernel receive from a pod before it reads it."""
+"""What the kernel may receive from a pod before it is read."""
 
 
 def limit_unsent(transport: BaseTransport) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
+from avatar_contracts.rate_limit import Rate
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -17,6 +19,13 @@ LINE_AGE_S: Final = 1.0
 STALE_S: Final = 3.5
 """A state that is older says nothing. The operator opens a stream that was silent for 3 s again,
 and half a second is left for the first line of the new stream."""
+POD_RATE: Final = Rate(frames_per_s=2 / LINE_SPACING_S, bytes_per_s=1 << 16)
+"""How fast the stream of a runtime pod is read: twice the lines of the contract, and six times the
+bytes of lines of 1 KiB. The author of a service chooses the image, and so what its pods send."""
+GATEWAY_RATE: Final = Rate(frames_per_s=2 / LINE_SPACING_S, bytes_per_s=1 << 24)
+"""How fast the stream of a gateway is read, whose lines have all services."""
+LONGEST_PAUSE_S: Final = 2.0
+"""The longest time for which a stream that is too fast is not read: its state stays fresh."""
 HIGHEST_COUNT: Final = 10**6
 """Of sessions in one pod; more is a fault."""
 

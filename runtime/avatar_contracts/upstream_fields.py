@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from avatar_contracts.upstream import (
     AUTHORIZATIONS,
@@ -48,6 +49,12 @@ CONNECTION_HEADERS: Final = frozenset(
 )
 """Headers that the client of the endpoint sets itself; so are those of WebSocket."""
 
+_PORT: Final = (
+    "0*([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+)
+"""A port from 1 to 65535."""
+_AUTHORITY: Final = rf"([^\s/?#@:\[\]]+|\[[0-9A-Fa-f:.]+\])(:{_PORT})?"
+"""A host and a port; the schema of the resource has the same expression."""
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
 _HEADER_VALUE: Final = re.compile(rf"[\x20-\x7e]{{1,{MAX_HEADER_VALUE}}}")
 
@@ -158,11 +165,8 @@ def _endpoint(
     *,
     in_pod: bool,
 ) -> Endpoint:
-    limit = f"a {scheme}:// or {scheme}s:// URL of at most {MAX_URL} characters, without a user"
-    pattern = rf"\A(?=.{{1,{MAX_URL}}}\Z){scheme}s?://[^\s/?#@]+([/?][^\s#]*)?\Z"
-    fields.required("url", limit)
     return Endpoint(
-        url=fields.text("url", pattern=pattern, limit=limit),
+        url=_url(fields, scheme),
         model=_name(fields, "model"),
         key=_key_source(fields) if in_pod else _secret_key(fields),
         authorization=fields.one_of("authorization", BEARER, AUTHORIZATIONS),
@@ -172,6 +176,22 @@ def _endpoint(
         ),
         timeout_s=fields.integer("timeoutSeconds", timeout_s, 1, MAX_TIMEOUT_S),
     )
+
+
+def _url(fields: Fields, scheme: str) -> str:
+    limit = (
+        f"a {scheme}:// or {scheme}s:// URL of at most {MAX_URL} characters, without a user, and "
+        "with a port from 1 to 65535 if it has one"
+    )
+    pattern = rf"\A(?=.{{1,{MAX_URL}}}\Z){scheme}s?://{_AUTHORITY}([/?][^\s#]*)?\Z"
+    fields.required("url", limit)
+    url = fields.text("url", pattern=pattern, limit=limit)
+    try:
+        urlsplit(url)
+    except ValueError:  # brackets without an IPv6 address
+        fields.add_fault("url", url, limit)
+        return ""
+    return url
 
 
 def _name(fields: Fields, name: str) -> str:
@@ -194,7 +214,7 @@ def _secret_key(fields: Fields) -> SecretKey | None:
     child.required("name", "the name of a Secret")
     child.required("key", "a key of the Secret")
     key = child.text("key", pattern=r"\A[-._a-zA-Z0-9]{1,253}\Z", limit="a key of the Secret")
-    return SecretKey(child.text("name"), key)
+    return SecretKey(child.object_name("name"), key)
 
 
 def _key_source(fields: Fields) -> KeySource | None:

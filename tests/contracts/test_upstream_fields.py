@@ -89,6 +89,12 @@ def test_optional_endpoints_are_left_out() -> None:
         ({"mode": "bridge", "url": "https://a"}, "must be a ws:// or wss:// URL"),
         ({"mode": "bridge", "url": "wss://u:p@a"}, "without a user"),
         ({"mode": "bridge", "url": "wss://a/ b"}, "must be a ws:// or wss:// URL"),
+        ({"mode": "bridge", "url": "wss://a:0/b"}, "with a port from 1 to 65535"),
+        ({"mode": "bridge", "url": "wss://a:65536"}, "with a port from 1 to 65535"),
+        ({"mode": "bridge", "url": "wss://a:b/c"}, "with a port from 1 to 65535"),
+        ({"mode": "bridge", "url": "wss://a:/c"}, "with a port from 1 to 65535"),
+        ({"mode": "bridge", "url": "wss://[zz]/c"}, "must be a ws:// or wss:// URL"),
+        ({"mode": "bridge", "url": "wss://[:::::]/c"}, "must be a ws:// or wss:// URL"),
         ({"mode": "bridge", "url": "wss://a/#b"}, "must be a ws:// or wss:// URL"),
         ({"mode": "bridge", "url": "wss://a/" + "b" * 505}, "at most 512 characters"),
         ({"mode": "bridge", "url": "wss://a", "chat": {}}, "chat must not be set in mode bridge"),
@@ -115,6 +121,10 @@ def test_optional_endpoints_are_left_out() -> None:
         (speaking(headers={f"h{i}": "x" for i in range(17)}), "at most 16 entries"),
         (speaking(apiKeySecretRef={"name": "a"}), "apiKeySecretRef.key is missing"),
         (speaking(apiKeySecretRef={"name": "a", "key": "../b"}), "must be a key of the Secret"),
+        (
+            speaking(apiKeySecretRef={"name": "acme/openai", "key": "key"}),
+            'apiKeySecretRef.name is "acme/openai", must be a name of at most 253 characters',
+        ),
         (speaking(apiKeyEnv="KEY"), "must be left out: use apiKeySecretRef"),
         ({**speaking(), "chat": {}}, "spec.upstream.chat.url is missing"),
         (

@@ -117,7 +117,18 @@ async def test_each_service_has_a_network_policy_and_those_of_others_stay(space:
         )
         (other,) = [name for name in await _policies(space) if name.startswith("taken-network-")]
         assert other != "taken-network"
-        await space.kubectl("delete", "avs", "ours", "taken")
+        upstream = {"mode": "bridge", "url": "wss://rt.example/v1/realtime"}
+        await space.apply("bridged", replicas=0, upstream=upstream)
+        bridged = await waiting.until(
+            lambda: space.service("bridged"),
+            lambda seen: condition(seen, "UpstreamAllowed").get("status") == "False",
+            "the service says that its upstream has no rule",
+        )
+        told = condition(bridged, "UpstreamAllowed")["message"]
+        assert "rt.example:443" in told
+        assert "networkPolicy.runtime.extraEgress" in told
+        assert condition(bridged, "Ready")["status"] == "True"
+        await space.kubectl("delete", "avs", "ours", "taken", "bridged")
         left = await waiting.until(
             lambda: _policies(space), lambda found: len(found) == 1, "only the policy of others", 60
         )

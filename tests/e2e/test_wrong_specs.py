@@ -380,7 +380,27 @@ SERVICE_FAULTS: Final[dict[str, Wrong]] = {
     "user-in-an-address": Wrong(
         speaking(url="https://me:secret@speech.example/v1"),
         "spec.upstream.speech.url",
-        "url must have a host, and must not have a user",
+        "url must have a host, a port from 1 to 65535 if it has one, and no user",
+    ),
+    "secret-of-another-namespace": Wrong(
+        speaking(apiKeySecretRef={"name": "acme/openai", "key": "key"}),
+        "spec.upstream.speech.apiKeySecretRef.name",
+        "the name must consist of lowercase letters",
+    ),
+    "name-of-an-account": Wrong(
+        {"template": {"serviceAccountName": "Runtime"}},
+        "spec.template.serviceAccountName",
+        "the name must consist of lowercase letters",
+    ),
+    "port-out-of-range": Wrong(
+        speaking(url="https://speech.example:65536/v1"),
+        "spec.upstream.speech.url",
+        "a port from 1 to 65535",
+    ),
+    "port-without-a-number": Wrong(
+        speaking(url="https://speech.example:http/v1"),
+        "spec.upstream.speech.url",
+        "a port from 1 to 65535",
     ),
     "slow-samples": Wrong(
         speaking(sampleRate=4000),

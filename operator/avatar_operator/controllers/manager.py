@@ -21,6 +21,7 @@ from avatar_operator.core.cache.entries import ChangeImpact, Kind
 from avatar_operator.core.cache.pdb_index import PdbIndex
 from avatar_operator.core.cache.store import Store
 from avatar_operator.core.claims import GONE_S
+from avatar_operator.core.manifests.network_policy import egress_of
 from avatar_operator.core.planning import planner
 from avatar_operator.kube import client, informers
 from avatar_operator.streams.gateways import GatewayStates
@@ -101,7 +102,7 @@ class Manager:
                 settings.memory_share,
                 settings.rollout,
                 defaults=settings.pods.defaults,
-                network_policies=settings.pods.network_rules is not None,
+                egress=egress_of(settings.pods.network_rules),
             ),
             metrics,
             settings.watch_namespaces,

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from avatar_operator import names
-from avatar_operator.controllers import executor
+from avatar_operator.controllers.reconcile import Reconcile
+from avatar_operator.controllers.service_reports import ServiceReports, failures_of
 from avatar_operator.controllers.service_state import ServiceState
-from avatar_operator.core import claims
 from avatar_operator.core.autoscaling import inputs
-from avatar_operator.core.manifests import ownership
 from avatar_operator.core.planning import (
     disruption,
     planner,
@@ -27,19 +26,18 @@ from avatar_operator.core.planning.avatars import needs
 from avatar_operator.core.planning.failures import read_failures
 from avatar_operator.core.planning.sharing import fair_limits
 from avatar_operator.core.resources.service import Service, parse_service
-from avatar_operator.core.status import conditions, refusals, service_status
-from avatar_operator.errors import ClusterError, InvalidResource
+from avatar_operator.core.status import refusals, service_status
+from avatar_operator.errors import InvalidResource
 from avatar_operator.streams.client import SILENCE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection
 
     from avatar_operator.controllers.decision_log import DecisionLogWriter
     from avatar_operator.controllers.executor import Executor
     from avatar_operator.controllers.gpu_shares import GPUShares
     from avatar_operator.controllers.service_state import ExecutionResult
     from avatar_operator.controllers.triggers import Triggers
-    from avatar_operator.core.cache.entries import ServiceBody
     from avatar_operator.core.cache.store import Store
     from avatar_operator.core.planning.failures import Failure
     from avatar_operator.core.resources.pod import RuntimePod
@@ -52,26 +50,6 @@ STATES_WAIT_S: Final = 0.25  # between two checks whether the states of all pods
 FINALIZE_AGAIN_S: Final = 0.5  # before pods that changed meanwhile are deleted again
 SECRET_CHECK_S: Final = 10.0  # how long a retry relies on the check of the control Secret
 HOLD_REMOVALS_S: Final = 1.0  # after the first plan of a new leader; nothing is removed before
-
-
-@dataclass(frozen=True, slots=True)
-class _Reconcile:
-    """The inputs of one reconcile."""
-
-    uid: str
-    service: Service
-    state: ServiceState
-    version: int
-    """The version of the service that has this spec and this status."""
-    last_status: Mapping[str, object]
-    now: float
-
-    @property
-    def refusal(self) -> refusals.Refusal | None:
-        """The last refusal of pods of this generation."""
-        found = self.state.refusal
-        is_current = found is not None and found.generation == self.service.generation
-        return found if is_current else None
 
 
 class ServiceController:
@@ -107,7 +85,9 @@ class ServiceController:
         self._metrics = metrics
         self._watch_namespaces = watch_namespaces
         self._key_generation = key_generation
-        self._installation = installation
+        self._reports = ServiceReports(
+            store, runtimes, executor, metrics, options.egress, installation
+        )
         self._states: dict[str, ServiceState] = {}  # by UID
         self._term = 0  # number of the terms of this process
         self._elected_at = asyncio.get_running_loop().time()
@@ -161,7 +141,8 @@ class ServiceController:
             pods = self._orphans(uid)
             changed = await self._executor.finalize(uid, pods)
             if body is not None:
-                await self._write_terminating(uid, body, pods)
+                state = self._states.get(uid) or ServiceState()
+                await self._reports.write_terminating(uid, body, pods, state)
             return FINALIZE_AGAIN_S if changed else None
         now, last_status = time.time(), body.status
         version = self._store.services.version(uid) or 0
@@ -171,19 +152,19 @@ class ServiceController:
             service = self._options.defaults.merged_into(parse_service(body.body))
         except InvalidResource as error:
             self._shares.record_none(uid)
-            await self._write_invalid(uid, version, body, error, state, now)
+            await self._reports.write_invalid(uid, version, body, error, state, now)
             return None
-        reconcile = _Reconcile(uid, service, state, version, last_status, now)
+        reconcile = Reconcile(uid, service, state, version, last_status, now)
         observed = self._observed(reconcile)
         if not self._may_plan(state, observed):
             return STATES_WAIT_S  # a state that arrives triggers the reconcile earlier
         return await self._reconcile(reconcile, observed)
 
-    async def _reconcile(self, reconcile: _Reconcile, observed: planner.Observed) -> float | None:
+    async def _reconcile(self, reconcile: Reconcile, observed: planner.Observed) -> float | None:
         service, state = reconcile.service, reconcile.state
         options = replace(self._options, key_generation=self._key_generation())
         plan = planner.plan(service, observed, options, reconcile.now)
-        retry_s = self._retry_s(reconcile)
+        retry_s = reconcile.retry_s(asyncio.get_running_loop().time())
         self._record(reconcile, plan, refused=retry_s > 0)
         # The previous leader may have known more: at first nothing is removed.
         hold_s = state.hold_removals_until - asyncio.get_running_loop().time()
@@ -209,7 +190,7 @@ class ServiceController:
         if result.done:
             self._triggers.on_progress(reconcile.uid)
         self._remember_refusal(reconcile, created, result)
-        status_s = await self._report(reconcile, plan, observed, result)
+        status_s = await self._reports.write(reconcile, plan, observed, result)
         if result.faults or result.outdated:
             if any(action not in result.done for action in created):
                 self._shares.record_failure(reconcile.uid)
@@ -249,23 +230,18 @@ class ServiceController:
         checked_s = asyncio.get_running_loop().time() - state.secret_checked_at
         return not state.has_secret or checked_s > SECRET_CHECK_S
 
-    def _retry_s(self, reconcile: _Reconcile) -> float:
-        """Return for how long no pod is created, because the API server refused the last one."""
-        refusal = reconcile.refusal
-        return 0.0 if refusal is None else refusal.retry_at - asyncio.get_running_loop().time()
-
     def _remember_refusal(
-        self, reconcile: _Reconcile, created: Collection[planner.CreatePod], result: ExecutionResult
+        self, reconcile: Reconcile, created: Collection[planner.CreatePod], result: ExecutionResult
     ) -> None:
         """Remember whether the API server refused the pods that were tried."""
         if not created:
             return
         now = asyncio.get_running_loop().time()
         reconcile.state.refusal = refusals.remember(
-            reconcile.refusal, reconcile.service.generation, _failures_of(result), now
+            reconcile.refusal, reconcile.service.generation, failures_of(result), now
         )
 
-    def _record(self, reconcile: _Reconcile, plan: planner.Plan, *, refused: bool) -> None:
+    def _record(self, reconcile: Reconcile, plan: planner.Plan, *, refused: bool) -> None:
         """Record a plan in the metrics, the triggers, the scaling history and the decision log.
 
         A service whose pods are refused wants no more GPUs until the next try, and one that waits
@@ -285,77 +261,13 @@ class ServiceController:
             reconcile.state.history = plan.scaling.decision.history
             self._decisions.write(key, plan.scaling)
 
-    async def _report(
-        self,
-        reconcile: _Reconcile,
-        plan: planner.Plan,
-        observed: planner.Observed,
-        result: ExecutionResult,
-    ) -> float | None:
-        """Write the status and the Events; return how long a status is held back, if it is."""
-        service, state = reconcile.service, reconcile.state
-        last_status, now = reconcile.last_status, reconcile.now
-        failures = _failures_of(result)
-        refusal = reconcile.refusal
-        if refusal is not None and (plan.new_pods or plan.missing):
-            withheld = self._retry_s(reconcile) > 0
-            failures = refusals.merged((*failures, *refusal.reported(withheld=withheld)))
-        conflicts = sorted(state.field_conflicts.values())
-        taken = ownership.describe_taken(state.names_taken)
-        findings = conditions.find(service, plan, observed.states, failures, conflicts, taken)
-        status = service_status.build(service, plan, observed.states, findings, last_status, now)
-        status["operator"] = self._installation
-        loop_now = asyncio.get_running_loop().time()
-        delay_s = executor.status_delay_s(state, last_status, status, loop_now)
-        if delay_s is None:
-            await self._executor.write_status(
-                *(reconcile.uid, service.key, reconcile.version, last_status, status, state)
-            )
-            notices = service_status.notices(result.done, findings, last_status, plan)
-            self._metrics.count_decision(plan.desired, last_status.get("desiredReplicas"))
-        else:  # what was done is reported now, the findings with the status
-            notices = service_status.notices(result.done, (), last_status)
-        notices += service_status.name_notices(taken, sorted(state.pods_taken))
-        await self._executor.emit_events(service, notices, state, now)
-        return delay_s
-
-    async def _write_invalid(
-        self,
-        uid: str,
-        version: int,
-        body: ServiceBody,
-        error: InvalidResource,
-        state: ServiceState,
-        now: float,
-    ) -> None:
-        findings = conditions.invalid("; ".join(map(str, error.faults)))
-        last_status = body.status
-        status = service_status.build_invalid(body.generation, findings, last_status, now)
-        await self._executor.write_status(uid, body.key, version, last_status, status, state)
-
-    async def _write_terminating(
-        self, uid: str, body: ServiceBody, pods: Sequence[RuntimePod]
-    ) -> None:
-        """Write why the service still exists; its finalizers may keep it for long."""
-        version = self._store.services.version(uid)
-        if version is None or claims.read_claim(body.status) != self._installation:
-            return  # it is gone, or another operator may write its status
-        states = self._runtimes.states(pod.uid for pod in pods)
-        sessions = sum(state.sessions for state in states.values())
-        last_status, finalizers = body.status, body.finalizers
-        status = service_status.build_terminating(
-            body.generation, len(pods), sessions, finalizers, last_status, time.time()
-        )
-        state = self._states.setdefault(uid, ServiceState())
-        await self._executor.write_status(uid, body.key, version, last_status, status, state)
-
     def _orphans(self, uid: str) -> tuple[RuntimePod, ...]:
         """Return the pods of a service, existing or deleted, in the watched namespaces."""
         watched = self._watch_namespaces
         pods = self._store.owned_by(uid)
         return tuple(pod for pod in pods if not watched or pod.namespace in watched)
 
-    def _observed(self, reconcile: _Reconcile) -> planner.Observed:
+    def _observed(self, reconcile: Reconcile) -> planner.Observed:
         service, state = reconcile.service, reconcile.state
         pods = self._store.pods_of(service.key)
         conflicts = state.field_conflicts
@@ -369,7 +281,7 @@ class ServiceController:
             silent=self._runtimes.silent(pod.uid for pod in pods),
             has_control_secret=state.has_secret or "ApplyControlSecret" in conflicts,
             has_pdb=self._executor.has_pdb(service.uid) or "ApplyBudget" in conflicts,
-            has_network_policy=not self._options.network_policies
+            has_network_policy=self._options.egress is None
             or state.has_network_policy
             or "ApplyNetworkPolicy" in conflicts,
             halted=rollout.read_halt(reconcile.last_status, service.generation),
@@ -388,7 +300,7 @@ class ServiceController:
             ),
         )
 
-    def _failures(self, reconcile: _Reconcile) -> tuple[Failure, ...]:
+    def _failures(self, reconcile: Reconcile) -> tuple[Failure, ...]:
         """Return what failed to start; in another term another replica may have recorded it."""
         state = reconcile.state
         if state.failures is None or state.term != self._term:
@@ -408,8 +320,3 @@ class ServiceController:
 
 def _removes(action: planner.Action) -> bool:
     return isinstance(action, planner.DrainPod | planner.DeletePod | disruption.ReleasePod)
-
-
-def _failures_of(result: ExecutionResult) -> tuple[refusals.FailedAction, ...]:
-    errors = (fault for fault in result.faults if isinstance(fault, ClusterError))
-    return refusals.merged(map(refusals.explain, errors))

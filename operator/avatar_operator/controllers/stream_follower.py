@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from avatar_operator.streams.client import Endpoint, admin_address
+from avatar_operator.streams.endpoint import Endpoint, admin_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,66 +11,39 @@ import asyncio
 import logging
 import random
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
-from avatar_contracts import labels
+from avatar_contracts import labels, socket_buffers, state
 from avatar_contracts.backoff import jittered
 from avatar_contracts.documents import parse_object
 from avatar_operator.core.workqueue import WorkQueue
 from avatar_operator.errors import BrokenStream, InvalidResource, TokenRefused
+from avatar_operator.streams.endpoint import RETRY_S
 from avatar_operator.streams.http_lines import LineReader
+from avatar_operator.streams.pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from avatar_contracts.rate_limit import Rate
+    from avatar_operator.streams.endpoint import Endpoint
+
 SILENCE_S: Final = 3.0
 """A pod sends at least one line per second; a stream that is silent longer is broken."""
 
-RETRY_S: Final = (0.1, 30.0)  # first and longest delay before a stream is opened again
 GROWTH: Final = 3.0  # factor between two delays: six attempts in the first 36 s
 REFUSED_S: Final = 5.0  # longest delay after a refused token: the pod gets the new tokens soon
-STARTING_S: Final = 1.0  # first delay for a pod that is not ready: its port may not be open yet
 RETRIES_PER_SECOND: Final = 100  # of all lost pods together: otherwise they cost half a core
 SWEEP_S: Final = 1.0  # between two checks for silent streams
+CONNECTION_LINES: Final = 20  # what a connection costs, so that a pod does not end many of them
 MAX_OPENING: Final = 32  # concurrent connection attempts, so that a restart calls pods in turn
 
 # Counts the lines of a stream and differs in every line, so it is not compared.
 _SEQUENCE: Final = re.compile(rb'"sequence":\s*\d+')
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """The admin port of a pod."""
-
-    pod: str
-    """Name of the pod, for logs."""
-
-    address: str
-    """HOST:PORT."""
-
-    token: str
-    """Bearer token."""
-
-    ready: bool = False
-    """Whether the pod is Ready; when it becomes so, a broken stream is opened immediately."""
-
-    other_tokens: tuple[str, ...] = ()
-    """Tokens of other keys, which are tried in turn if the pod refuses the first one."""
-
-    @property
-    def tokens(self) -> tuple[str, ...]:
-        """Return all tokens in the order in which they are tried."""
-        return (self.token, *self.other_tokens)
-
-    @property
-    def first_delay_s(self) -> float:
-        """Return the delay after the first failure."""
-        return RETRY_S[0] if self.ready else STARTING_S
 
 
 class StateStreams:
@@ -85,8 +58,13 @@ class StateStreams:
         on_document: Callable[[str, Mapping[str, object]], None],
         on_repeat: Callable[[str], None],
         on_refused: Callable[[str], None] = lambda uid: None,
+        rate: Rate = state.POD_RATE,
     ) -> None:
-        """`on_refused` gets the UID of each pod that has refused all tokens."""
+        """`on_refused` gets the UID of each pod that has refused all tokens.
+
+        No stream is read faster than `rate`.
+        """
+        self.rate = rate
         self._on_document = on_document
         self._on_repeat = on_repeat
         self._on_refused = on_refused
@@ -189,6 +167,15 @@ class StateStreams:
         self._open_after(stream.uid, jittered(delay_s, random.random()))
         stream.delay_s = min(RETRY_S[1], stream.delay_s * GROWTH)
 
+    def on_too_fast(self, stream: _Stream) -> None:
+        """Log once that a pod sends more than its contract allows."""
+        _log.warning(
+            "state stream is too fast and is read slowly pod=%s lines_per_s=%g bytes_per_s=%g",
+            stream.endpoint.pod,
+            self.rate.frames_per_s,
+            self.rate.bytes_per_s,
+        )
+
     def on_refused(self, stream: _Stream) -> None:
         """Try the next token of a pod at once; without another token, open the stream later."""
         if not self.is_followed(stream):
@@ -249,7 +236,7 @@ class StateStreams:
 class _Stream(asyncio.Protocol):
     """The stream of one pod, with one connection at a time."""
 
-    __slots__ = ("_last_hash", "_lines", "_received_at", "_refused", "_streams", "_token",
+    __slots__ = ("_last_hash", "_lines", "_pace", "_received_at", "_refused", "_streams", "_token",
                  "_transport", "delay_s", "endpoint", "fault", "uid")  # fmt: skip
 
     def __init__(self, streams: StateStreams, uid: str, endpoint: Endpoint) -> None:
@@ -262,6 +249,7 @@ class _Stream(asyncio.Protocol):
         self.delay_s = endpoint.first_delay_s
         self._transport: asyncio.Transport | None = None
         self._lines = LineReader()
+        self._pace = Pace(streams.rate)
         self._last_hash: int | None = None
         self._received_at = 0.0  # of the loop's clock
 
@@ -323,9 +311,12 @@ class _Stream(asyncio.Protocol):
         if not self._streams.is_followed(self):
             transport.abort()  # unfollowed during the connection attempt
             return
+        # Otherwise one read takes what the kernel received while the stream was not read.
+        socket_buffers.limit_unread(transport)
         self._transport, self._lines = transport, LineReader()
         self._last_hash = None
         self._received_at = asyncio.get_running_loop().time()
+        self._count(CONNECTION_LINES, 0)
         transport.write(
             f"GET {labels.STATE_PATH}?watch=1 HTTP/1.1\r\nHost: {self.endpoint.address}\r\n"
             f"Authorization: Bearer {self._token}\r\nAccept: */*\r\n\r\n".encode()
@@ -337,7 +328,9 @@ class _Stream(asyncio.Protocol):
             return
         self._received_at = asyncio.get_running_loop().time()
         try:
-            for line in self._lines.feed(data):
+            lines = self._lines.feed(data)
+            self._count(len(lines), len(data))
+            for line in lines:
                 self._last_hash = self._streams.on_line(self.uid, line, self._last_hash)
                 self.delay_s, self.fault = self.endpoint.first_delay_s, ""
                 self._refused = 0
@@ -346,6 +339,11 @@ class _Stream(asyncio.Protocol):
             self._streams.on_refused(self)
         except (BrokenStream, InvalidResource) as error:
             self._break(str(error))
+
+    def _count(self, lines: int, size: int) -> None:
+        assert self._transport is not None
+        if self._pace.count(self._transport, lines, size):
+            self._streams.on_too_fast(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Schedule the next attempt, unless the operator closed the connection."""
@@ -356,16 +354,6 @@ class _Stream(asyncio.Protocol):
     def _break(self, fault: str) -> None:
         self.close()
         self._streams.on_lost(self, fault)
-
-
-def headers(token: str) -> dict[str, str]:
-    """Return the headers of a request to a pod."""
-    return {"Authorization": f"Bearer {token}"}
-
-
-def admin_address(ip: str) -> str:
-    """Return HOST:PORT of a pod's admin port."""
-    return f"[{ip}]:{labels.ADMIN_PORT}" if ":" in ip else f"{ip}:{labels.ADMIN_PORT}"
 
 
 def describe(error: Exception) -> str:

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from avatar_contracts import state
 from avatar_operator.core.autoscaling import capacity, observation
 from avatar_operator.core.resources.gateway import Demand, Tally, parse_demand
 from avatar_operator.streams import client
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from avatar_operator.core.resources.service import ServiceKey
+    from avatar_operator.streams.endpoint import Endpoint
 
 
 @dataclass(slots=True)
@@ -28,11 +30,13 @@ class GatewayStates:
     def __init__(self, on_change: Callable[[ServiceKey], None]) -> None:
         """`on_change` gets the key of each service whose demand changed."""
         self._on_change = on_change
-        self._streams = client.StateStreams(self._on_report, self._on_repeat)
+        self._streams = client.StateStreams(
+            self._on_report, self._on_repeat, rate=state.GATEWAY_RATE
+        )
         self._gateways: dict[str, _Gateway] = {}
         self._tally = Tally()
 
-    def follow(self, uid: str, endpoint: client.Endpoint) -> None:
+    def follow(self, uid: str, endpoint: Endpoint) -> None:
         """Read the stream of a gateway from now on; a new address discards its report."""
         if self._streams.follow(uid, endpoint):
             self._gateways[uid] = _Gateway(asyncio.get_running_loop().time())

@@ -17,12 +17,13 @@ from avatar_operator.core.autoscaling import capacity
 from avatar_operator.core.resources.state import PodState, parse_state
 from avatar_operator.errors import RuntimeUnreachable
 from avatar_operator.streams import client
+from avatar_operator.streams import endpoint as endpoints
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from avatar_operator.fence import Fence
-    from avatar_operator.streams.client import Endpoint
+    from avatar_operator.streams.endpoint import Endpoint
 
 DRAIN_TIMEOUT_S: Final = 2.0
 LATENCY_STEP_MS: Final = 100.0  # the strictest objective
@@ -148,7 +149,7 @@ class RuntimeStates:
         request = self._streams.session().post(
             f"http://{endpoint.address}{labels.DRAIN_PATH}",
             json={"draining": draining},
-            headers=client.headers(token),
+            headers=endpoints.headers(token),
             timeout=aiohttp.ClientTimeout(total=within_s),
             allow_redirects=False,
         )

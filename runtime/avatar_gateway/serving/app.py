@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from avatar_contracts import packaged_files
+from avatar_contracts.rate_limit import Rate
 from avatar_gateway import errors
 from avatar_gateway.core import credentials, rejections, requests
 from avatar_gateway.core.frames import NORMAL, Opcode
-from avatar_gateway.core.rate_limit import Rate
 from avatar_gateway.core.wait_queue import RETRYABLE_CODES
 from avatar_gateway.serving import answers, probes, proxy, upgrade
 from avatar_gateway.serving.models import Models

@@ -38,6 +38,8 @@ _PAUSE_BYTES: Final = 64 * 1024
 _BUDGET_POLL_S: Final = 0.05
 _SLOWED_CHECK_S: Final = 1.0
 """How often a side that is slowed down is asked whether it is still there."""
+_UNSENT_CHECK_S: Final = 1.0
+"""How often a side that does not take its data is checked for the end of what it sends."""
 _CLOSE_TIMEOUT_S: Final = 5.0
 """How long a side may take to answer a close frame."""
 _LINGER_BYTES: Final = 256 * 1024
@@ -80,6 +82,7 @@ class Peer:
         self._is_reading = True
         self._is_slowed = False
         self._slowed_check: asyncio.TimerHandle | None = None
+        self._unsent_check: asyncio.TimerHandle | None = None
         self._is_lost = False
         self._is_mid_frame = False
         self._has_closed = False
@@ -113,8 +116,9 @@ class Peer:
         """Take note that the connection ended."""
         self._is_lost = True
         self._heartbeat.cancel()
-        if self._slowed_check is not None:
-            self._slowed_check.cancel()
+        for check in (self._slowed_check, self._unsent_check):
+            if check is not None:
+                check.cancel()
         self._budget.remove(self)
         self._arrived.set()
 
@@ -284,6 +288,22 @@ class Peer:
         if self._transport.is_closing():
             raise ConnectionLost("the connection was lost")
         self._transport.write(data)
+        if self._unsent_check is None and self._unsent_bytes():
+            self._unsent_check = self._loop.call_later(_UNSENT_CHECK_S, self._check_unsent)
+
+    def _check_unsent(self) -> None:
+        """End a connection whose side has ended and does not take what was written to it.
+
+        asyncio closes the transport when it reads the end, and reports that when all is sent. What
+        the side sent before its end has arrived by then, and can still be read.
+        """
+        self._unsent_check = None
+        if self._is_lost or not self._unsent_bytes():
+            return
+        if self._transport.is_closing():
+            self._transport.abort()
+        else:
+            self._unsent_check = self._loop.call_later(_UNSENT_CHECK_S, self._check_unsent)
 
     def _mask(self) -> bytes | None:
         return os.urandom(4) if self._is_pod else None

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts.rate_limit import Rate, RateLimit
 from avatar_gateway import errors
 from avatar_gateway.core import rejections
 from avatar_gateway.core.frames import Opcode
-from avatar_gateway.core.rate_limit import Rate, RateLimit
 from avatar_gateway.serving.peer import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:

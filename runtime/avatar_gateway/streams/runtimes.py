@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
-from avatar_contracts import labels, tokens
+from avatar_contracts import labels, socket_buffers, tokens
 from avatar_contracts.documents import MAX_LINE_BYTES, parse_object, take_lines
+from avatar_contracts.rate_limit import RateLimit
+from avatar_contracts.state import LONGEST_PAUSE_S, POD_RATE
 from avatar_gateway import errors
 from avatar_gateway.core import model, routing
 
@@ -74,10 +76,10 @@ class StateStreams:
                 await self._registry.pods_changed.wait()
 
     async def _read(self, pod: Pod) -> None:
-        backoff = self._new_backoff()
+        backoff, pace = self._new_backoff(), RateLimit(POD_RATE)
         while True:
             try:
-                await self._follow(pod, backoff)
+                await self._follow(pod, backoff, pace)
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 # A starting pod refuses connections for a while, so this is not a warning.
                 _log.debug("state interrupted pod=%s error=%r", pod.key, error)
@@ -90,18 +92,18 @@ class StateStreams:
                 _log.exception("state stream failed pod=%s", pod.key)
             await asyncio.sleep(backoff.next_s())
 
-    async def _follow(self, pod: Pod, backoff: Backoff) -> None:
+    async def _follow(self, pod: Pod, backoff: Backoff, pace: RateLimit) -> None:
         """Read the stream, with the token of the key that the pod accepts."""
         keys = self._read_keys()
         if not keys:
             raise errors.StateError("gateway key", None, "set")
         for key in keys:
             token = tokens.state_token(key, pod.original_service)
-            if await self._follow_with(token, pod, backoff):
+            if await self._follow_with(token, pod, backoff, pace):
                 return
         raise errors.StateError("status", _UNAUTHORIZED, "200")
 
-    async def _follow_with(self, token: str, pod: Pod, backoff: Backoff) -> bool:
+    async def _follow_with(self, token: str, pod: Pod, backoff: Backoff, pace: RateLimit) -> bool:
         """Read the stream until it ends; return whether the pod accepted the token."""
         loop = asyncio.get_running_loop()
         async with self._http.get(
@@ -115,15 +117,20 @@ class StateStreams:
                 return False
             if response.status != 200:
                 raise errors.StateError("status", response.status, "200")
-            async for line in _lines(response.content):
+            if response.connection is not None and response.connection.transport is not None:
+                socket_buffers.limit_unread(response.connection.transport)
+            async for line in _lines(response.content, pace):
                 state = model.parse_state(parse_object(line), pod, loop.time())
                 self._registry.update_state(pod, state)
                 backoff.reset()
         return True
 
 
-async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytearray]:
-    """Yield the lines of a state stream.
+async def _lines(content: aiohttp.StreamReader, pace: RateLimit) -> AsyncIterator[bytearray]:
+    """Yield the lines of a state stream, no faster than `pace` allows.
+
+    The author of a service chooses the image of its pods. A pod that sends as fast as it can must
+    not keep the event loop busy that carries the sessions of all services.
 
     Raises:
         StateError: a line is longer than `MAX_LINE_BYTES`.
@@ -131,8 +138,12 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytearray]:
     rest = bytearray()
     async for data in content.iter_any():
         rest += data
-        for line in take_lines(rest):
+        lines = take_lines(rest)
+        for line in lines:
             yield line
+        pause_s = pace.delay(asyncio.get_running_loop().time(), len(lines), len(data))
+        if pause_s > 0:
+            await asyncio.sleep(min(LONGEST_PAUSE_S, pause_s))
         if len(rest) > MAX_LINE_BYTES:
             limit = f"a line of no more than {MAX_LINE_BYTES} bytes"
             raise errors.StateError("state", f"a line of more than {len(rest)} bytes", limit)

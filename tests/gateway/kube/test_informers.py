@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import pytest
 
 from avatar_contracts.backoff import Backoff
 from avatar_contracts.tokens import gateway_key, state_token
+from avatar_gateway.core import model
 from avatar_gateway.kube import informers
 from avatar_gateway.pod_registry import PodRegistry
 from avatar_gateway.streams.runtimes import StateStreams, new_http_session
@@ -216,6 +218,29 @@ async def test_each_state_stream_uses_the_token_of_the_service(gateway: Any, unt
         await until(lambda: capacities() == [3], capacities)
     token = state_token(gateway_key(MASTER), "acme/concierge")
     assert set(first.tokens) == {f"Bearer {token}"}
+
+
+async def test_a_pod_that_sends_as_fast_as_it_can_is_read_slowly(
+    gateway: Any, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One read of the stream is handled at once; then the pod waits."""
+    parsed, parse = list[float](), model.parse_state
+    loop = asyncio.get_running_loop()
+
+    def count(document: Any, pod: Any, now: float) -> Any:
+        parsed.append(loop.time())
+        return parse(document, pod, now)
+
+    monkeypatch.setattr(model, "parse_state", count)
+    pod = await gateway.pod("p1")
+    pod.raw_state = json.dumps(pod.line(0)).encode() + b"\n"
+    pod.raw_state *= 2**20 // len(pod.raw_state)  # 1 MiB every 50 ms
+    fresh = PodRegistry()
+    async with _streaming(fresh):
+        fresh.set_pod(pod.as_pod())
+        await until(lambda: parsed)
+        await until(lambda: loop.time() - parsed[0] > 1)
+        assert len(parsed) < 2**19 // len(json.dumps(pod.line(0)))
 
 
 @pytest.mark.parametrize("name", ["another", ""])

@@ -11,6 +11,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from avatar_contracts import socket_buffers
+from avatar_gateway.core.frames import Opcode, encode
+from avatar_gateway.serving import peer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -185,3 +187,48 @@ async def test_the_gateway_forwards_invalid_utf8_to_the_pod(gateway: Any) -> Non
             await caller.recv()
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1007
+
+
+async def test_a_pod_that_takes_nothing_and_ends_its_side_ends_the_session(
+    gateway: Any, until: Callable[..., Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncio tells of the end only when all is sent, and the heartbeat waits 60 s.
+
+    What the pod sent before its end reaches the caller.
+    """
+    monkeypatch.setattr(peer, "_UNSENT_CHECK_S", 0.05)
+    pod = await gateway.pod("p1")
+    may_end, sent, unchanged = asyncio.Event(), 0, list[int]()
+
+    async def stop_reading(connection: web.WebSocketResponse, _: Any) -> None:
+        assert connection._req is not None
+        transport = connection._req.transport
+        assert isinstance(transport, asyncio.Transport)
+        transport.pause_reading()
+        await may_end.wait()
+        transport.write(encode(Opcode.TEXT, b"last words"))
+        transport.write_eof()
+
+    async def flood(caller: ClientConnection) -> None:
+        nonlocal sent
+        while True:
+            await caller.send(bytes(2**16))
+            sent += 1
+
+    def nothing_leaves() -> bool:
+        unchanged.append(sent)
+        return unchanged[-10:] == [sent] * 10 and sent > 0
+
+    pod.on_message = stop_reading
+    async with _open(gateway, ping_interval=None) as caller, asyncio.timeout(10):
+        await caller.send("x")
+        flooding = asyncio.create_task(flood(caller))
+        await until(nothing_leaves)  # the buffers of all systems are full
+        may_end.set()
+        assert await caller.recv() == "last words"
+        with pytest.raises(ConnectionClosed) as closed:
+            await caller.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1011
+        await asyncio.gather(flooding, return_exceptions=True)
+    await until(lambda: gateway.sessions.live == 0)

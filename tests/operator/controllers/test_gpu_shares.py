@@ -17,7 +17,8 @@ from avatar_operator.core.cache.entries import Kind
 from avatar_operator.core.cache.store import Store
 from avatar_operator.core.planning.sharing import shares
 from avatar_operator.core.planning.sharing.gpu_cells import Demand
-from avatar_operator.core.resources.service import Placement, ServiceKey
+from avatar_operator.core.resources.placement import Placement
+from avatar_operator.core.resources.service import ServiceKey
 from avatar_operator.errors import TemporaryError
 
 if TYPE_CHECKING:

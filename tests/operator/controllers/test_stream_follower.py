@@ -11,7 +11,7 @@ from avatar_operator.controllers.stream_follower import StreamFollower
 from avatar_operator.core.cache.entries import ChangeImpact, Kind
 from avatar_operator.core.cache.store import Store
 from avatar_operator.core.keys import KeyRing
-from avatar_operator.streams.client import Endpoint
+from avatar_operator.streams.endpoint import Endpoint
 
 if TYPE_CHECKING:
     from tests.operator.conftest import Body, Make

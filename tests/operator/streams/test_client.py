@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
+from avatar_contracts import state
 from avatar_operator.streams import client
-from avatar_operator.streams.client import Endpoint, StateStreams
+from avatar_operator.streams.client import StateStreams
+from avatar_operator.streams.endpoint import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -27,6 +29,14 @@ class FakeTransport(asyncio.Transport):
         self.protocol = protocol
         self.written = b""
         self.aborted = False
+        self.paused = False
+        self.ended = False
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
 
     def write(self, data: Any) -> None:
         self.written += data
@@ -305,6 +315,73 @@ async def test_a_stream_that_is_open_from_the_start_but_silent_is_broken(setup: 
     assert not transport.aborted
     await setup.network.pass_s(client.SWEEP_S + 0.2)
     assert transport.aborted
+
+
+def _line(sequence: int, size: int = 1024) -> bytes:
+    return b'{"sequence": %d, "a": "%s"}' % (sequence, b"x" * size)
+
+
+async def test_a_pod_that_sends_as_fast_as_it_can_is_read_slowly(
+    setup: Setup, caplog: pytest.LogCaptureFixture
+) -> None:
+    transport = await setup.connect()
+    sequence = 0
+    for _ in range(30):  # seconds
+        for _ in range(10):
+            while not transport.paused:
+                sequence += 1
+                transport.send(_line(sequence))
+            await setup.network.pass_s(0.1)
+    burst_s = 2  # of the rate limit
+    assert sequence <= (30 + burst_s) * state.POD_RATE.frames_per_s + 1
+    assert not transport.aborted  # it is not silent
+    assert len(setup.network.transports) == 1
+    assert caplog.text.count("is too fast and is read slowly pod=p0 lines_per_s=20") == 1
+
+
+async def test_a_flood_is_not_read_faster_after_a_new_connection(setup: Setup) -> None:
+    transport = await setup.connect()
+    transport.send(*(_line(sequence) for sequence in range(1000)))
+    assert transport.paused
+    transport.protocol.connection_lost(None)
+    await setup.network.until_attempt_within(0.1)
+    again = setup.latest()
+    again.send(_line(1000))
+    assert again.paused
+
+
+async def test_a_pod_that_ends_each_connection_after_a_line_is_connected_slowly(
+    setup: Setup,
+) -> None:
+    await setup.follow()
+    for _ in range(200):  # times 0.1 s
+        for transport in setup.network.transports:
+            if not transport.paused and not transport.ended:
+                transport.protocol.data_received(HEAD)
+                transport.send(b'{"a": 1}')
+                transport.ended = True
+                transport.protocol.connection_lost(None)
+        await setup.network.pass_s(0.1)
+    assert len(setup.network.transports) <= 20 + 3  # one a second and the burst
+    assert len(setup.documents) >= 10
+
+
+async def test_a_long_line_counts_by_its_bytes(setup: Setup) -> None:
+    transport = await setup.connect()
+    transport.send(_line(1, 2 * 2**16))  # 2 s, and the connection 1 s
+    assert transport.paused
+    await setup.network.pass_s(1.1)  # and the burst 2 s
+    assert not transport.paused
+
+
+async def test_a_pod_at_the_rate_of_its_contract_never_waits(setup: Setup) -> None:
+    transport = await setup.connect()
+    for sequence in range(600):
+        transport.send(_line(sequence))
+        assert not transport.paused
+        await setup.network.pass_s(state.LINE_SPACING_S)
+    transport.send(*(_line(sequence) for sequence in range(20)))  # after a stall of 2 s
+    assert not transport.paused
 
 
 async def test_a_line_that_differs_only_in_its_sequence_is_a_repetition(setup: Setup) -> None:

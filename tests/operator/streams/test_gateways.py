@@ -12,7 +12,7 @@ from aiohttp import web
 from avatar_operator.core.autoscaling import capacity
 from avatar_operator.core.autoscaling.observation import Demand
 from avatar_operator.core.resources.service import ServiceKey
-from avatar_operator.streams.client import Endpoint
+from avatar_operator.streams.endpoint import Endpoint
 from avatar_operator.streams.gateways import GatewayStates
 
 if TYPE_CHECKING:

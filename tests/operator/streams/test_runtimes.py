@@ -13,7 +13,7 @@ from aiohttp import web
 from avatar_operator.core.autoscaling import capacity
 from avatar_operator.errors import NotLeading, RuntimeUnreachable
 from avatar_operator.streams import client
-from avatar_operator.streams.client import Endpoint, admin_address
+from avatar_operator.streams.endpoint import Endpoint, admin_address
 from avatar_operator.streams.runtimes import RuntimeStates
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from avatar_operator.core.autoscaling import capacity, scaling, schedules
 from avatar_operator.core.autoscaling.observation import Demand, Observation, Share
 from avatar_operator.core.gpus import batch_size
 from avatar_operator.core.gpus.pools import total_cost
-from avatar_operator.core.resources.service import Placement, Service, WhenFull
+from avatar_operator.core.resources.placement import Placement, WhenFull
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from avatar_operator.core.gpus.pools import Pool
     from avatar_operator.core.resources.autoscaling import Autoscaling
     from avatar_operator.core.resources.pod import RuntimePod
+    from avatar_operator.core.resources.service import Service
     from avatar_operator.core.resources.state import PodState
 
 FUTURE_GPUS: Final = 10**6

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from avatar_operator import names
 from avatar_operator.core.gpus.node_classes import NodeClass, Selector, classify
-from avatar_operator.core.resources.service import Placement, Toleration
+from avatar_operator.core.resources.placement import Placement, Toleration
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from avatar_operator.core.gpus import batch_size
 from avatar_operator.core.gpus.pools import eligible
-from avatar_operator.core.resources.service import Placement, Strategy, WhenFull
+from avatar_operator.core.resources.placement import Placement, Strategy, WhenFull
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

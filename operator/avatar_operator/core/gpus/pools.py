@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from avatar_operator.core.gpus import batch_size, calibration
 from avatar_operator.core.gpus.inventory import ClassStock, Inventory
-from avatar_operator.core.resources.service import Placement, Service, Strategy, WhenFull
+from avatar_operator.core.resources.placement import Placement, Strategy, WhenFull
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from avatar_operator.core.resources.gpu_profile import Calibration, Curve, GPUProfile
     from avatar_operator.core.resources.pod import RuntimePod
     from avatar_operator.core.resources.quantities import Resources
+    from avatar_operator.core.resources.service import Service
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,16 +10,8 @@ from avatar_operator import names
 from avatar_operator.core.gpus import batch_size
 from avatar_operator.core.manifests import upstream
 from avatar_operator.core.resources.quantities import PARTS, Resources, complete
-from avatar_operator.core.resources.service import (
-    DECODER,
-    PRECISION,
-    ClaimSource,
-    Fragment,
-    HostPathSource,
-    ImageSource,
-    Service,
-    Source,
-)
+from avatar_operator.core.resources.service import DECODER, PRECISION, Fragment, Service
+from avatar_operator.core.resources.sources import ClaimSource, HostPathSource, ImageSource, Source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -39,6 +39,14 @@ def network_policy(service: Service, rules: Rules, name: str) -> Body:
     }
 
 
+def egress_of(rules: Rules | None) -> list[Mapping[str, object]] | None:
+    """Return the egress rules of a policy, None without a policy."""
+    if rules is None:
+        return None
+    egress = rules["egress"]
+    return [rule for rule in egress if isinstance(rule, dict)] if isinstance(egress, list) else []
+
+
 def parse_egress(text: str) -> list[Mapping[str, object]]:
     """Return the egress rules in a JSON list.
 

@@ -15,15 +15,16 @@ from avatar_operator.core.gpus import batch_size
 from avatar_operator.core.gpus.inventory import GPU_TOLERATION, ClassStock
 from avatar_operator.core.manifests import container, upstream
 from avatar_operator.core.manifests.objects import owner_reference, service_labels
+from avatar_operator.core.resources.placement import Toleration
 from avatar_operator.core.resources.pod_defaults import PodDefaults
 from avatar_operator.core.resources.pod_security import PodSecurity
-from avatar_operator.core.resources.service import Service, Toleration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from avatar_operator.core.gpus.pools import Pool
     from avatar_operator.core.resources.fields import Body
+    from avatar_operator.core.resources.service import Service
 
 GRACE_MARGIN_S: Final = 30
 """Added to the drain timeout, so that the runtime can handle SIGTERM after preStop has ended."""

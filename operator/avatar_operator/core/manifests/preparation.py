@@ -19,7 +19,7 @@ from avatar_operator.core.resources.avatar import (
     VolumeImageSource,
 )
 from avatar_operator.core.resources.quantities import PARTS, Resources, complete
-from avatar_operator.core.resources.service import ClaimSource
+from avatar_operator.core.resources.sources import ClaimSource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

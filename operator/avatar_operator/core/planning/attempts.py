@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from avatar_operator.core.planning.disruption import LOST_S
 from avatar_operator.core.planning.failures import YIELD_S, FailedPod, Failure
 from avatar_operator.core.planning.rollout import MAX_RESTARTS
-from avatar_operator.core.resources.service import Placement, WhenFull
+from avatar_operator.core.resources.placement import Placement, WhenFull
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

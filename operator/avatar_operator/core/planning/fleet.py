@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from avatar_operator.core.resources.node import Node
+    from avatar_operator.core.resources.placement import Placement
     from avatar_operator.core.resources.pod import RuntimePod
-    from avatar_operator.core.resources.service import Placement, Service
+    from avatar_operator.core.resources.service import Service
     from avatar_operator.core.resources.state import PodState
 
 

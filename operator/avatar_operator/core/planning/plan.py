@@ -12,7 +12,7 @@ from avatar_operator.core.planning.avatars import needs
 from avatar_operator.core.resources.pod_defaults import PodDefaults
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from avatar_operator.core.autoscaling import inputs
     from avatar_operator.core.autoscaling.inputs import ScalingContext
@@ -44,8 +44,8 @@ class Options:
     """Generation of the current master key; empty in offline commands, which have no key."""
     defaults: PodDefaults = field(default_factory=PodDefaults)
     """Merged into each service before it is planned."""
-    network_policies: bool = False
-    """Whether each service has a NetworkPolicy."""
+    egress: Sequence[Mapping[str, object]] | None = None
+    """Egress rules of the NetworkPolicy of each service; None if services have none."""
 
 
 @dataclass(frozen=True, slots=True)

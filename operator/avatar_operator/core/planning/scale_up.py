@@ -14,7 +14,7 @@ from avatar_operator.core.gpus.pools import eligible, total_cost
 from avatar_operator.core.planning import rollout
 from avatar_operator.core.planning.actions import AdoptPod, CreatePod
 from avatar_operator.core.planning.scale_down import KEPT_FAILURES
-from avatar_operator.core.resources.service import Placement, Service, WhenFull
+from avatar_operator.core.resources.placement import Placement, WhenFull
 from avatar_operator.names import Reason
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from avatar_operator.core.planning.attempts import Allowance
     from avatar_operator.core.planning.fleet import Fleet
     from avatar_operator.core.planning.shared_reserve import ClaimablePod
+    from avatar_operator.core.resources.service import Service
     from avatar_operator.core.resources.state import PodState
 
 BACK_OFF_S: Final = 5.0

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
     from avatar_operator.core.gpus.pools import Pool
     from avatar_operator.core.resources.autoscaling import Autoscaling
+    from avatar_operator.core.resources.placement import Placement
     from avatar_operator.core.resources.pod import RuntimePod
-    from avatar_operator.core.resources.service import Placement, Service, ServiceKey
+    from avatar_operator.core.resources.service import Service, ServiceKey
     from avatar_operator.core.resources.state import PodState
 
 

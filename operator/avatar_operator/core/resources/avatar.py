@@ -15,20 +15,16 @@ from typing import TYPE_CHECKING, Final
 from avatar_contracts.fields import Fields
 from avatar_operator import names
 from avatar_operator.core.resources.fields import parse_identity, read_annotations
+from avatar_operator.core.resources.placement import Placement, parse_placement
 from avatar_operator.core.resources.service import (
     DEMO_MODEL,
-    ClaimSource,
-    HostPathSource,
-    Placement,
     ServiceKey,
-    Source,
     Template,
     check_name,
     parse_disclosure,
-    parse_placement,
-    parse_source,
     parse_template,
 )
+from avatar_operator.core.resources.sources import ClaimSource, HostPathSource, Source, parse_source
 from avatar_operator.errors import InvalidResource
 
 if TYPE_CHECKING:
@@ -218,14 +214,14 @@ def _source(spec: Fields) -> AvatarSource:
         chosen.required("key", "the key of a file")
         limit = "letters, digits, '-', '_' and '.', and must not start with '-' or '.'"
         key = chosen.text("key", pattern=_KEY, limit=limit)
-        return KeySource(f"{kind[0].upper()}{kind[1:]}", chosen.text("name"), key)
+        return KeySource(f"{kind[0].upper()}{kind[1:]}", chosen.object_name("name"), key)
     if kind == "url":
         return _url(chosen)
     chosen.required("path", "the path of a file or folder")
     path = chosen.text("path", pattern=_PATH, limit=_PATH_LIMIT).strip("/")
     if kind == "persistentVolumeClaim":
         chosen.required("claimName", "the name of a PersistentVolumeClaim")
-        return ClaimSource(chosen.text("claimName"), path)
+        return ClaimSource(chosen.object_name("claimName"), path)
     chosen.required("reference", "the reference of an image")
     policy = chosen.one_of("pullPolicy", "IfNotPresent", ("Always", "IfNotPresent", "Never"))
     return VolumeImageSource(chosen.text("reference"), policy, path)

@@ -14,14 +14,9 @@ from avatar_contracts import labels
 from avatar_contracts.fields import Fields
 from avatar_operator import names
 from avatar_operator.core.resources import quantities
+from avatar_operator.core.resources.placement import Placement, Toleration, parse_toleration
 from avatar_operator.core.resources.pod_security import Context, PodSecurity
-from avatar_operator.core.resources.service import (
-    Placement,
-    Service,
-    Template,
-    Toleration,
-    parse_toleration,
-)
+from avatar_operator.core.resources.service import Service, Template
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -21,7 +21,9 @@ from avatar_operator.core.resources import autoscaling
 from avatar_operator.core.resources.autoscaling import DAY_S, MAX_REPLICAS
 from avatar_operator.core.resources.fields import parse_identity, read_annotations
 from avatar_operator.core.resources.gpu_profile import MAX_BATCH
+from avatar_operator.core.resources.placement import Placement, parse_placement
 from avatar_operator.core.resources.pod_security import PodSecurity
+from avatar_operator.core.resources.sources import Source, parse_source
 from avatar_operator.errors import InvalidResource
 
 if TYPE_CHECKING:
@@ -44,7 +46,6 @@ TURN_DETECTIONS: Final = (contract.SERVER_VAD, contract.NO_TURN_DETECTION)
 MAX_WEIGHT: Final = 100
 MAX_NAME: Final = 40  # characters, so that the names of pods fit in 63
 DNS_LABEL: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-CLASS_PATTERN: Final = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"
 
 
 class Objective(Enum):
@@ -55,22 +56,6 @@ class Objective(Enum):
     THROUGHPUT = "throughput"
 
 
-class Strategy(Enum):
-    """Which GPU class is filled first."""
-
-    PREFERRED = "preferred"
-    CHEAPEST = "cheapest"
-    FASTEST = "fastest"
-
-
-class WhenFull(Enum):
-    """What happens to a pod for which no GPU of the first class is free."""
-
-    FALL_THROUGH = "fallThrough"  # it uses another class, or is not created
-    WAIT = "wait"  # it is not created until the first class has a free GPU
-    CREATE_PENDING = "createPending"  # it uses another class, or is created and waits for a node
-
-
 class ServiceKey(NamedTuple):
     """Namespace and name of a service."""
 
@@ -79,32 +64,6 @@ class ServiceKey(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimSource:
-    """A folder in a PersistentVolumeClaim."""
-
-    claim_name: str
-    path: str
-    """Path relative to the root of the volume; "" is the root."""
-
-
-@dataclass(frozen=True, slots=True)
-class HostPathSource:
-    """A folder on the node."""
-
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class ImageSource:
-    """A folder in the runtime image."""
-
-    path: str
-
-
-Source = ClaimSource | HostPathSource | ImageSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,32 +79,6 @@ class Model:
     def variant(self) -> str:
         """The name of the variant in the curves of a GPUProfile."""
         return f"{self.version}/{self.decoder}/{self.precision}"
-
-
-@dataclass(frozen=True, slots=True)
-class Toleration:
-    """A toleration of node taints."""
-
-    key: str = ""
-    """Empty with operator Exists: every key."""
-    operator: str = "Equal"
-    value: str = ""
-    effect: str = ""
-    """Empty: every effect."""
-    seconds: int | None = None
-    """None: without a time limit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Which nodes may run the pods."""
-
-    gpu_classes: tuple[str, ...] = ()
-    """Names of GPUProfiles; empty: all."""
-    strategy: Strategy = Strategy.PREFERRED
-    when_full: WhenFull = WhenFull.FALL_THROUGH
-    node_selector: tuple[tuple[str, str], ...] = ()
-    tolerations: tuple[Toleration, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,64 +245,11 @@ def _model(fields: Fields) -> Model:
     )
 
 
-def parse_source(parent: Fields, name: str, default: str) -> Source:
-    """Return the folder that a field describes; faults are recorded in `parent`.
-
-    An image with the default path does not count beside another kind: earlier versions of the CRD
-    stored it in every service, and there it stays when another kind is applied.
-    """
-    if not parent.has(name):
-        return ImageSource(default)
-    fields = parent.child(name)
-    kinds = [kind for kind in ("persistentVolumeClaim", "hostPath", "image") if fields.has(kind)]
-    if len(kinds) > 1 and fields.child("image").text("path") == default:
-        kinds.remove("image")
-    if len(kinds) != 1:
-        parent.add_rule(
-            name, "exactly one of persistentVolumeClaim, hostPath and image must be set"
-        )
-        return ImageSource(default)
-    chosen = fields.child(kinds[0])
-    if kinds[0] == "persistentVolumeClaim":
-        chosen.required("claimName", "the name of a PersistentVolumeClaim")
-        path = chosen.text("path", pattern=r"^((?!\.\.).)*$", limit="a path without '..'")
-        return ClaimSource(chosen.text("claimName"), path.strip("/"))
-    chosen.required("path", "an absolute path")
-    path = chosen.text(
-        "path", default, pattern=r"^/((?!\.\.).)*$", limit="an absolute path without '..'"
-    )
-    return HostPathSource(path) if kinds[0] == "hostPath" else ImageSource(path)
-
-
 def _rate(spec: Fields) -> int:
     fps = spec.integer("fps", 25, 1, 1000)
     if fps not in RATES:
         spec.add_fault("fps", fps, "one of " + ", ".join(map(str, RATES)))
     return fps
-
-
-def parse_placement(fields: Fields) -> Placement:
-    """Return which nodes may run pods; faults are recorded in `fields`."""
-    return Placement(
-        gpu_classes=fields.texts(
-            "gpuClasses", pattern=CLASS_PATTERN, limit="the name of a GPUProfile", unique=True
-        ),
-        strategy=fields.choice("strategy", Strategy.PREFERRED),
-        when_full=fields.choice("whenFull", WhenFull.FALL_THROUGH),
-        node_selector=tuple(sorted(fields.strings("nodeSelector").items())),
-        tolerations=tuple(parse_toleration(item) for item in fields.children("tolerations")),
-    )
-
-
-def parse_toleration(fields: Fields) -> Toleration:
-    """Return a toleration; faults are recorded in `fields`."""
-    return Toleration(
-        key=fields.text("key"),
-        operator=fields.one_of("operator", "Equal", ("Equal", "Exists")),
-        value=fields.text("value"),
-        effect=fields.one_of("effect", "", ("NoSchedule", "PreferNoSchedule", "NoExecute")),
-        seconds=fields.optional_integer("tolerationSeconds", 0, 2**31),
-    )
 
 
 def _sessions(fields: Fields) -> SessionLimits:
@@ -392,7 +272,7 @@ def parse_template(fields: Fields) -> Template:
         env=fields.fragments("env"),
         volumes=fields.fragments("volumes"),
         volume_mounts=fields.fragments("volumeMounts"),
-        service_account=fields.text("serviceAccountName") or None,
-        priority_class=fields.text("priorityClassName") or None,
-        runtime_class=fields.text("runtimeClassName") or None,
+        service_account=fields.object_name("serviceAccountName") or None,
+        priority_class=fields.object_name("priorityClassName") or None,
+        runtime_class=fields.object_name("runtimeClassName") or None,
     )

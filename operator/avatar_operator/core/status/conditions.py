@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Final
 from avatar_operator.core import text
 from avatar_operator.core.autoscaling.capacity import STALE_S
 from avatar_operator.core.gpus.batch_size import BatchPlan
-from avatar_operator.core.status import gpu_available, kstatus, progressing, ready, scaling_limited
+from avatar_operator.core.status import (
+    gpu_available,
+    kstatus,
+    progressing,
+    ready,
+    scaling_limited,
+    upstream_allowed,
+)
 from avatar_operator.core.status.findings import Finding
 from avatar_operator.core.status.pods import describe_lost, is_silent
 from avatar_operator.names import Condition, Reason
@@ -59,11 +66,14 @@ def find(
     failures: Sequence[FailedAction] = (),
     contested: Sequence[str] = (),
     taken: Sequence[str] = (),
+    *,
+    egress: upstream_allowed.Egress | None = None,
 ) -> tuple[Finding, ...]:
     """Return the conditions of a service.
 
     `failures` are the actions that failed, `contested` are messages about fields of the operator
-    that another field manager owns, `taken` about names that objects of others have.
+    that another field manager owns, `taken` about names that objects of others have. `egress` has
+    the rules of the NetworkPolicy of its pods, None if they have none.
     """
     gpu = gpu_available.find(service, plan, failures)
     found_ready = ready.find(service, plan, states, gpu, failures)
@@ -76,6 +86,7 @@ def find(
         *kstatus.judge(judged, plan, failures),
         gpu,
         *_avatars(plan),
+        *upstream_allowed.find(service, egress),
         _draining(plan, states),
         *scaling_limited.find(service, plan),
         _fresh(plan, states),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from avatar_operator.core import text
 from avatar_operator.core.gpus.batch_size import NoBatch
-from avatar_operator.core.resources.service import Service, WhenFull
+from avatar_operator.core.resources.placement import WhenFull
 from avatar_operator.core.status import left_out
 from avatar_operator.core.status.findings import Finding
 from avatar_operator.names import Condition, Reason
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from avatar_operator.core.planning import planner
+    from avatar_operator.core.resources.service import Service
     from avatar_operator.core.status.refusals import FailedAction
 
 _NAMED_HOLDERS: Final = 3  # services with GPUs that a message names

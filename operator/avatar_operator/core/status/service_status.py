@@ -157,6 +157,9 @@ def notices(
         said = ready is not None and not ready.status and ready.reason is degraded.reason
         if not said and degraded.reason is not names.Reason.NAME_TAKEN:
             found.append(Notice(degraded.reason, degraded.message, warning=True))
+    upstream = by_condition.get(names.Condition.UPSTREAM_ALLOWED)
+    if upstream is not None and not upstream.status and _is_new(upstream, before):
+        found.append(Notice(upstream.reason, upstream.message, warning=True))
     return tuple(notice for notice in found if notice is not None)
 
 
@@ -327,7 +330,8 @@ def _creations(actions: Sequence[planner.Action]) -> list[Notice | None]:
 def _action_notice(action: planner.Action) -> Notice | None:
     match action:
         case planner.DrainPod(name=name):
-            return Notice(names.Reason.POD_DRAINING, f"draining pod {name}: {action.reason}")
+            message = f"draining pod {name} ({action.because.value}): {action.reason}"
+            return Notice(names.Reason.POD_DRAINING, message)
         case planner.UndrainPod(name=name):
             return Notice(names.Reason.POD_RESUMED, f"resumed pod {name}: {action.reason}")
         case planner.CreateImageCheck(name=name):
@@ -341,5 +345,6 @@ def _action_notice(action: planner.Action) -> Notice | None:
             message = f"restored the labels of pod {name}: {action.reason}"
             return Notice(names.Reason.LABELS_RESTORED, message, warning=True)
         case planner.DeletePod(name=name):
-            return Notice(names.Reason.POD_DELETED, f"deleted pod {name}: {action.reason}")
+            message = f"deleted pod {name} ({action.because.value}): {action.reason}"
+            return Notice(names.Reason.POD_DELETED, message)
     return None  # a Secret needs no Event, and _creations returns those of new pods

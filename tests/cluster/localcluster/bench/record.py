@@ -59,7 +59,7 @@ def write(path: Path, seed: int, warm_up: str, results: Mapping[str, Any]) -> No
 
 
 def _module() -> tuple[str]:
-    return (f"localcluster.{Path(sys.argv[0]).stem}",)
+    return (f"localcluster.bench.{Path(sys.argv[0]).stem}",)
 
 
 def _commit() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import sys
 import tempfile
 from pathlib import Path
@@ -14,10 +15,11 @@ from localcluster.controlplane.cluster import running
 from localcluster.faults import shared_campaign, shared_cluster
 
 
-async def run(first: int, seeds: int, state: Path) -> shared_cluster.Report:
+async def run(first: int, seeds: int, limit_s: float, state: Path) -> shared_cluster.Report:
     """Run a campaign on a control plane of its own."""
+    chosen = range(first, first + seeds)
     async with running(state) as cluster:
-        return await shared_cluster.run(cluster, range(first, first + seeds), show=True)
+        return await shared_cluster.run(cluster, chosen, show=True, limit_s=limit_s)
 
 
 def results(report: shared_cluster.Report) -> dict[str, Any]:
@@ -41,6 +43,7 @@ def results(report: shared_cluster.Report) -> dict[str, Any]:
         "sessions_cut": report.sessions_cut,
         "starved_services": sum(outcome.starved for outcome in report.outcomes),
         "operator_restarts": len(report.log_tails),
+        "leadership_losses": report.leadership_losses,
         "operator_last_words": report.log_tails,
         "real": "API server, scheduler, garbage collector, operator with its own account",
         "simulated": "nodes and runtime pods, whose admin ports are real",
@@ -53,9 +56,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="no seed starts after this time"
+    )
     asked = parser.parse_args()
+    limit_s = 60 * asked.minutes
     with tempfile.TemporaryDirectory(prefix="avatar-bench-") as folder:
-        report = asyncio.run(run(asked.first, asked.seeds, Path(folder) / "cluster"))
+        report = asyncio.run(run(asked.first, asked.seeds, limit_s, Path(folder) / "cluster"))
     record.write(asked.out, asked.first, "none: every seed starts with free GPUs", results(report))
     print(report.summary())
     return 1 if report.problems or report.log_tails else 0

@@ -321,7 +321,10 @@ class HollowNodes:
 
     async def _state(self, request: web.BaseRequest, hollow_pod: HollowPod) -> web.StreamResponse:
         response = web.StreamResponse()
-        await response.prepare(request)
+        try:
+            await response.prepare(request)
+        except ConnectionError:
+            return response  # the operator closed the connection meanwhile
         while not hollow_pod.gone:
             sent = _line(hollow_pod)
             try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import time
 from dataclasses import dataclass, field
@@ -99,6 +100,8 @@ class Report:
     log_tails: list[str] = field(default_factory=list)
     """The last lines of the operator's log, each time that the process ended by itself."""
     seconds: float = 0.0
+    leadership_losses: int = 0
+    """How often the operator, which has no standby here, renewed its Lease too late."""
 
     @property
     def problems(self) -> list[str]:
@@ -125,7 +128,8 @@ class Report:
         return (
             f"{len(self.outcomes)} seeds in {self.seconds:.0f} s, {len(self.problems)} problems, "
             f"{sum(outcome.sessions for outcome in self.outcomes)} sessions, "
-            f"{self.sessions_cut} cut, operator restarts {len(self.log_tails)}\n{failing}"
+            f"{self.sessions_cut} cut, operator restarts {len(self.log_tails)}, "
+            f"leadership losses {self.leadership_losses}\n{failing}"
         )
 
 
@@ -339,8 +343,13 @@ class SharedCluster:
                 await self._api.delete(path, {"gracePeriodSeconds": 0})
 
 
-async def run(cluster: ControlPlane, seeds: Iterable[int], *, show: bool = False) -> Report:
-    """Run a campaign on a control plane of its own, without nodes."""
+async def run(
+    cluster: ControlPlane, seeds: Iterable[int], *, show: bool = False, limit_s: float = math.inf
+) -> Report:
+    """Run a campaign on a control plane of its own, without nodes.
+
+    No seed starts after `limit_s`; the report has those that ran.
+    """
     started_s = time.monotonic()
     report = Report()
     await operator_process.install_chart(cluster)
@@ -350,12 +359,15 @@ async def run(cluster: ControlPlane, seeds: Iterable[int], *, show: bool = False
         shared = SharedCluster(api)
         async with shared.running(), operator_process.operating(cluster, path) as operator:
             for seed in seeds:
+                if time.monotonic() - started_s >= limit_s:
+                    break
                 scenario = shared_campaign.generate(seed, weights=weights)
                 outcome = await shared.run(scenario)
                 report.outcomes.append(outcome)
                 if show:
                     _show(outcome)
             report.log_tails = operator.log_tails
+            report.leadership_losses = operator.log.read_text().count(" lost leadership ")
         report.sessions_cut = sum(pod.sessions for pod in shared.nodes.deleted_with_sessions)
     report.seconds = time.monotonic() - started_s
     return report

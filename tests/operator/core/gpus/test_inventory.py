@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from avatar_operator.core.gpus import inventory, node_classes
 from avatar_operator.core.resources.node import Taint
+from avatar_operator.core.resources.placement import Placement, Toleration
 from avatar_operator.core.resources.pod import PodUse
-from avatar_operator.core.resources.service import Placement, Toleration
 
 if TYPE_CHECKING:
     from tests.operator.conftest import Make

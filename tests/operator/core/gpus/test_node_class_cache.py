@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avatar_operator.core.gpus import inventory
+from avatar_operator.core.resources.placement import Placement
 from avatar_operator.core.resources.pod import PodUse
-from avatar_operator.core.resources.service import Placement
 
 if TYPE_CHECKING:
     from tests.operator.conftest import Make

@@ -6,8 +6,8 @@ import pytest
 
 from avatar_operator.core.gpus import inventory, node_classes
 from avatar_operator.core.resources.node import parse_node
+from avatar_operator.core.resources.placement import Placement
 from avatar_operator.core.resources.pod import PodUse
-from avatar_operator.core.resources.service import Placement
 
 if TYPE_CHECKING:
     from tests.operator.conftest import Make

@@ -14,7 +14,7 @@ from avatar_operator.core.gpus.batch_size import BatchPlan, LimitedBy, NoBatch
 from avatar_operator.core.gpus.inventory import ClassStock
 from avatar_operator.core.gpus.placement import assign_classes
 from avatar_operator.core.gpus.pools import Pool
-from avatar_operator.core.resources.service import Placement, Strategy, WhenFull
+from avatar_operator.core.resources.placement import Placement, Strategy, WhenFull
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

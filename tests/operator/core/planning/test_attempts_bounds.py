@@ -13,7 +13,7 @@ from avatar_operator.core.planning import attempts
 from avatar_operator.core.planning.disruption import LOST_S
 from avatar_operator.core.planning.failures import FailedPod, Failure
 from avatar_operator.core.planning.fleet import Fleet
-from avatar_operator.core.resources.service import Placement, WhenFull
+from avatar_operator.core.resources.placement import Placement, WhenFull
 
 if TYPE_CHECKING:
     from tests.operator.conftest import Make

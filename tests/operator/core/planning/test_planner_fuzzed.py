@@ -13,8 +13,8 @@ from avatar_operator.core.manifests.pod import PodSettings, hash_spec, runtime_p
 from avatar_operator.core.planning import planner
 from avatar_operator.core.resources.gpu_profile import Curve, GPUProfile, parse_profile
 from avatar_operator.core.resources.node import Node, parse_node
+from avatar_operator.core.resources.placement import WhenFull
 from avatar_operator.core.resources.pod import PodUse
-from avatar_operator.core.resources.service import WhenFull
 from avatar_operator.errors import InvalidResource
 
 if TYPE_CHECKING:

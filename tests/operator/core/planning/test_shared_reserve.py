@@ -23,8 +23,9 @@ from avatar_operator.core.planning.planner import (
     UndrainPod,
 )
 from avatar_operator.core.resources import autoscaling
+from avatar_operator.core.resources.placement import WhenFull
 from avatar_operator.core.resources.pod import PodUse, RuntimePod
-from avatar_operator.core.resources.service import Service, ServiceKey, WhenFull, parse_service
+from avatar_operator.core.resources.service import Service, ServiceKey, parse_service
 from avatar_operator.core.status import conditions, service_status
 from avatar_operator.names import Reason
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from avatar_operator.core.resources.avatar import KeySource, UrlSource, VolumeImageSource
-from avatar_operator.core.resources.service import ClaimSource, HostPathSource, ImageSource
+from avatar_operator.core.resources.sources import ClaimSource, HostPathSource, ImageSource
 from avatar_operator.errors import InvalidResource
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ import pytest
 import yaml
 
 from avatar_operator.core.manifests.pod import hash_spec
+from avatar_operator.core.resources.placement import Toleration
 from avatar_operator.core.resources.pod_defaults import (
     KNOWN,
     RESERVED_VARIABLES,
     PodDefaults,
     parse_pod_defaults,
 )
-from avatar_operator.core.resources.service import Toleration
 
 if TYPE_CHECKING:
     from tests.operator.conftest import Make

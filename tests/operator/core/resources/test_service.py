@@ -7,22 +7,21 @@ import pytest
 
 from avatar_operator.core.resources import autoscaling
 from avatar_operator.core.resources.gpu_profile import Curve, Device, parse_profile
+from avatar_operator.core.resources.placement import Toleration, WhenFull
 from avatar_operator.core.resources.service import (
     DEMO_AVATARS,
     DEMO_MODEL,
-    ClaimSource,
-    HostPathSource,
-    ImageSource,
     Objective,
     SessionLimits,
-    Toleration,
-    WhenFull,
     parse_service,
 )
+from avatar_operator.core.resources.sources import ClaimSource, HostPathSource, ImageSource
 from avatar_operator.core.resources.state import PodState, parse_state
 from avatar_operator.errors import InvalidResource
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.operator.conftest import Body, Make
 
 
@@ -432,3 +431,22 @@ def test_a_stored_default_does_not_count_beside_another_source(
     both["hostPath"] = {"path": "/data"}
     with pytest.raises(InvalidResource, match="exactly one of"):
         parse_service(make.service_body(replicas=1, **spec))
+
+
+@pytest.mark.parametrize("name", ["acme/db", "Upper", "-a", "a-", "a..b", "a_b", "a" * 254, "a b"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        lambda name: {"model": {"source": {"persistentVolumeClaim": {"claimName": name}}}},
+        lambda name: {"template": {"serviceAccountName": name}},
+        lambda name: {"template": {"priorityClassName": name}},
+        lambda name: {"template": {"runtimeClassName": name}},
+    ],
+    ids=["claim", "account", "priority", "runtime class"],
+)
+def test_the_name_of_another_object_is_one_that_an_object_can_have(
+    make: Make, spec: Callable[[str], Any], name: str
+) -> None:
+    with pytest.raises(InvalidResource, match="must be a name of at most 253 characters"):
+        make.service(**spec(name))
+    make.service(**spec("a.b-c1"))

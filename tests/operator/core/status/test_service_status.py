@@ -183,9 +183,9 @@ def test_every_way_of_a_pod_is_told() -> None:
         {},
     )
     assert reported == (
-        Notice(Reason.POD_DRAINING, "draining pod p: a"),
+        Notice(Reason.POD_DRAINING, "draining pod p (ScalingDown): a"),
         Notice(Reason.POD_RESUMED, "resumed pod p: b"),
-        Notice(Reason.POD_DELETED, "deleted pod p: d"),
+        Notice(Reason.POD_DELETED, "deleted pod p (ScalingDown): d"),
     )
 
 

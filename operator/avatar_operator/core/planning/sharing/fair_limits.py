@@ -15,7 +15,7 @@ from avatar_operator.core.gpus.pools import eligible, total_cost
 from avatar_operator.core.planning.attempts import is_unfit
 from avatar_operator.core.planning.fleet import removal_cost
 from avatar_operator.core.planning.sharing.gpu_cells import Demand, is_removable
-from avatar_operator.core.resources.service import Placement, Service, WhenFull
+from avatar_operator.core.resources.placement import Placement, WhenFull
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from avatar_operator.core.planning.plan import Plan
     from avatar_operator.core.planning.sharing.shares import Share
     from avatar_operator.core.resources.pod import RuntimePod
+    from avatar_operator.core.resources.service import Service
     from avatar_operator.core.resources.state import PodState
 
 

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from avatar_operator.core.gpus.inventory import NodeClassCache
     from avatar_operator.core.resources.gpu_profile import GPUProfile
     from avatar_operator.core.resources.node import Node
+    from avatar_operator.core.resources.placement import Placement
     from avatar_operator.core.resources.pod import PodUse, RuntimePod
-    from avatar_operator.core.resources.service import Placement, ServiceKey
+    from avatar_operator.core.resources.service import ServiceKey
     from avatar_operator.core.resources.state import PodState
 
 

@@ -24,7 +24,7 @@ from avatar_operator.core.planning.sharing.gpu_cells import (
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from avatar_operator.core.resources.service import Placement
+    from avatar_operator.core.resources.placement import Placement
 
 MAX_PLACEMENTS: Final = 32
 """Different placements that one computation considers; others keep what they have."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from avatar_operator.core.planning.avatars.needs import KnownAvatar, judge
-from avatar_operator.core.resources.service import ClaimSource
+from avatar_operator.core.resources.sources import ClaimSource
 
 if TYPE_CHECKING:
     from tests.operator.conftest import Make, Scenarios

@@ -16,7 +16,7 @@ from avatar_operator.core.planning.failures import Failure
 from avatar_operator.core.planning.fleet import Fleet
 from avatar_operator.core.planning.sharing import fair_limits
 from avatar_operator.core.planning.sharing.shares import Share
-from avatar_operator.core.resources.service import WhenFull
+from avatar_operator.core.resources.placement import WhenFull
 
 if TYPE_CHECKING:
     from tests.operator.conftest import Make, Scenario, Scenarios

@@ -10,8 +10,9 @@ from tests.operator.conftest import Make
 
 from avatar_operator.core.gpus.inventory import NodeClassCache
 from avatar_operator.core.planning.sharing.gpu_cells import Cells, Demand, Observation, is_removable
+from avatar_operator.core.resources.placement import Placement
 from avatar_operator.core.resources.pod import PodUse
-from avatar_operator.core.resources.service import Placement, ServiceKey
+from avatar_operator.core.resources.service import ServiceKey
 
 if TYPE_CHECKING:
     from avatar_operator.core.resources.node import Node

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avatar_gateway.core.rate_limit import BURST_S, Rate, RateLimit
+from avatar_contracts.rate_limit import BURST_S, Rate, RateLimit
 from avatar_gateway.settings import Limits
 
 RATE = Rate(frames_per_s=100, bytes_per_s=1000)

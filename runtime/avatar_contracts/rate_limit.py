@@ -14,6 +14,7 @@ class Rate:
     """The highest mean rate of one direction."""
 
     frames_per_s: float
+    """Frames of a WebSocket, or lines of a state stream."""
     bytes_per_s: float
 
 
@@ -23,6 +24,8 @@ class RateLimit:
     Frames and bytes take time: what arrives has a cost in seconds, and a sender that costs more
     than a second each second waits. Waiting slows the sender down through TCP; nothing is dropped.
     """
+
+    __slots__ = ("_paid_until", "_rate")
 
     def __init__(self, rate: Rate) -> None:
         self._rate = rate
