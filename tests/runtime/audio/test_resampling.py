@@ -61,7 +61,7 @@ def test_no_input_gives_no_output() -> None:
     cuts=st.lists(st.integers(0, 5000), max_size=8),
     seed=st.integers(0, 2**16),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_splits_change_no_bit(rate: int, cuts: list[int], seed: int) -> None:
     samples = np.random.default_rng(seed).uniform(-1, 1, 5000)
     resampler = resampling.Resampler(rate)
