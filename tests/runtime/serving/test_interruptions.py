@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from localcluster import barging_callers, interrupting_callers, runtime_process
+from localcluster.interrupting_callers import Ask
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,16 +72,16 @@ async def test_no_media_of_an_old_epoch_leaves_after_the_answer(serve: Serve) ->
         assert not [event for event in events if event["type"] == "error"]
 
 
-@pytest.mark.parametrize("is_paced", [True, False], ids=["microphone", "burst"])
+@pytest.mark.parametrize("ask", [Ask.MICROPHONE, Ask.BURST], ids=lambda ask: ask.value)
 async def test_every_interruption_of_a_real_process_is_answered_and_closes_the_mouth(
-    tmp_path: Path, is_paced: bool
+    tmp_path: Path, ask: Ask
 ) -> None:
     """The times are wall time: `bench --only interruptions` measures them."""
     log = tmp_path / "runtime.log"
     with runtime_process.serving(log, 8, device="simulated:h100-80gb") as runtime:
         callers = await asyncio.gather(
             *(
-                interrupting_callers.interrupt(runtime.url, 4, SEED + number, is_paced=is_paced)
+                interrupting_callers.interrupt(runtime.url, 4, SEED + number, ask=ask)
                 for number in range(SESSIONS)
             )
         )
