@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import random
 from typing import TYPE_CHECKING
 
 import pytest
 
 from localcluster import barging_callers, interrupting_callers, runtime_process
+from localcluster.bench import interruptions
 from localcluster.interrupting_callers import Ask
 
 if TYPE_CHECKING:
@@ -92,6 +94,38 @@ async def test_every_interruption_of_a_real_process_is_answered_and_closes_the_m
         assert caller.created == caller.done
         assert caller.statuses == {"cancelled"}
         assert caller.errors == []
+
+
+@pytest.mark.parametrize("mode", ["bridge", "speech"])
+async def test_an_answer_of_an_upstream_is_interrupted_by_events_and_by_a_voice(
+    tmp_path: Path, mode: str
+) -> None:
+    async with interruptions.upstream_of(mode) as document:
+        variables = {"AVATAR_UPSTREAM": json.dumps(document)}
+        with runtime_process.serving(
+            tmp_path / "runtime.log", 8, variables, device="simulated:h100-80gb"
+        ) as runtime:
+            asked = await asyncio.gather(
+                *(
+                    interrupting_callers.interrupt(runtime.url, 2, SEED + number, ask=Ask.REQUEST)
+                    for number in range(4)
+                )
+            )
+            barged = await asyncio.gather(
+                *(barging_callers.barge_in(runtime.url, 1, SEED + number) for number in range(2))
+            )
+    for caller in asked:
+        assert len(caller.interruptions) == 2
+        assert all(one.closed_s is not None for one in caller.interruptions)
+        assert caller.statuses == {"cancelled"}
+    for voice in barged:
+        assert len(voice.acknowledged_s) == 1
+        assert len(voice.closed_s) >= 1
+        assert set(voice.reasons) <= {"turn_detected", "completed"}
+    for each in (*asked, *barged):
+        assert each.stale_after_answer == 0
+        assert each.created == each.done
+        assert each.errors == []
 
 
 async def test_a_voice_in_the_answer_of_a_real_process_interrupts_it(tmp_path: Path) -> None:
