@@ -84,16 +84,25 @@ def turns(rates: Sequence[float], detection: TurnDetection) -> list[tuple[float,
 
 def errors_in(series: Series, detection: TurnDetection) -> Errors:
     """Return what is wrong with the turns in one utterance."""
-    found = turns(series.rates, detection)
-    first, last = series.start_s - _EARLY_S, series.end_s + LATE_S
+    silence_s = detection.silence_duration_ms / 1000
+    return judge(turns(series.rates, detection), series.start_s, series.end_s, silence_s)
+
+
+def judge(
+    found: Sequence[tuple[float, float]], start_s: float, end_s: float, silence_s: float
+) -> Errors:
+    """Return what is wrong with turns if speech is from `start_s` to `end_s`.
+
+    `silence_s` is the silence that ends a turn.
+    """
+    first, last = start_s - _EARLY_S, end_s + LATE_S
     own = [turn for turn in found if first <= turn[0] <= last]
     errors = Errors(utterances=1, false=len(found) - len(own), split=int(len(own) > 1))
     if not own:
         errors.missed = 1
         return errors
-    errors.late_start = int(own[0][0] > series.start_s + LATE_S)
-    silence_s = detection.silence_duration_ms / 1000
-    errors.late_stop = int(own[-1][1] > series.end_s + silence_s + LATE_S)
+    errors.late_start = int(own[0][0] > start_s + LATE_S)
+    errors.late_stop = int(own[-1][1] > end_s + silence_s + LATE_S)
     return errors
 
 

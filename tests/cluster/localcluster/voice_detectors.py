@@ -71,7 +71,7 @@ class WebRtc:
         """Return 1 for each window with speech; the mean if two frames end in it."""
         vad = self._module.Vad(self._mode)
         found = [float(vad.is_speech(step.tobytes(), RATE)) for step in _steps(pcm, _WEBRTC_STEP)]
-        return _by_window(found, _WEBRTC_STEP)
+        return by_window(found, _WEBRTC_STEP)
 
 
 class Ten:
@@ -87,7 +87,7 @@ class Ten:
         """Return the probability of each window."""
         vad = self._module.TenVad(_TEN_STEP, 0.5)
         found = [float(vad.process(step)[0]) for step in _steps(pcm, _TEN_STEP)]
-        return _by_window(found, _TEN_STEP)
+        return by_window(found, _TEN_STEP)
 
 
 def available() -> list[Detector]:
@@ -120,7 +120,7 @@ def _steps(pcm: bytes, size: int) -> Iterator[NDArray[np.int16]]:
             waiting = waiting[size:]
 
 
-def _by_window(rates: Sequence[float], step: int) -> list[float]:
+def by_window(rates: Sequence[float], step: int) -> list[float]:
     """Return the mean of the steps that end in each window."""
     windows: list[list[float]] = []
     for number, rate in enumerate(rates, 1):
