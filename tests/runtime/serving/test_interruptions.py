@@ -122,7 +122,8 @@ async def test_an_answer_of_an_upstream_is_interrupted_by_events_and_by_a_voice(
         assert len(voice.acknowledged_s) == 1
         assert len(voice.closed_s) >= 1
         assert set(voice.reasons) <= {"turn_detected", "completed"}
-    for each in (*asked, *barged):
+    every: list[interrupting_callers.Caller | barging_callers.Caller] = [*asked, *barged]
+    for each in every:
         assert each.stale_after_answer == 0
         assert each.created == each.done
         assert each.errors == []
