@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -11,6 +11,9 @@ from localcluster import speech_in_noise, voice_detectors
 from localcluster.bench import turn_detection
 from localcluster.speech_in_noise import Recording
 from localcluster.turn_errors import Series, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @pytest.mark.parametrize(
@@ -38,7 +41,7 @@ class Level:
     """A detector that hears a constant noise with a probability of 0.32."""
 
     name = "level"
-    thresholds = (0.3, 0.5, 0.7)
+    thresholds: Sequence[float] = (0.3, 0.5, 0.7)
 
     def rates(self, pcm: bytes) -> list[float]:
         samples = np.frombuffer(pcm, "<i2")
