@@ -125,7 +125,8 @@ class _Session:
         self._events.clear()
         self._speak()
         await self._until("output_audio_buffer.cleared")
-        await self._until("closed mouth")
+        if self.caller.reasons[-1] != "completed":  # its last frame has a closed mouth
+            await self._until("closed mouth")
 
     def _speak(self) -> None:
         bounds = self._chance.choice(_SENTENCES_S)
