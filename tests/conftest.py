@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 
 from localcluster import errors, paths
 from localcluster.controlplane import cluster as controlplane
@@ -28,6 +29,11 @@ SKIPS_OF_THE_MACHINE: Final = (
     "this machine reaches no registry of packages",
 )
 """Reasons to skip that no installation removes."""
+
+# The time of an example is wall time, which other work on the machine makes longer: the time limit
+# of the test itself ends one that hangs. The rest is the default profile, or that of CI.
+settings.register_profile("without deadline", settings(), deadline=None)
+settings.load_profile("without deadline")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 DiscardReason = Literal["cancelled", "slow_client", "failed", "overload"]
 FrameKind = Literal["drawn", "silent"]
 """Drawn by the model, or the avatar's source frame in silence."""
-TurnLeg = Literal["upstream", "avatar"]
-"""Until the first audio of an answer, and from there to its first frame."""
+TurnLeg = Literal["upstream", "transcription", "chat", "speech", "avatar"]
+"""Until the first audio of an answer, the parts of it in mode speech, and from there to its first
+frame."""
 
 RECENT_S: Final = 30.0
 _RECENT_SAMPLES: Final = 4096
@@ -122,7 +123,9 @@ class Metrics:
         self._turns = Histogram(
             "avatar_runtime_turn_latency_seconds",
             "Time of a turn by leg: upstream from the end of the user's turn to the first audio of "
-            "the answer, avatar from there until the first frame is sent.",
+            "the answer, avatar from there until the first frame is sent. In mode speech, upstream "
+            "has parts: transcription until the text of the user is known, chat until the first "
+            "sentence of the answer is complete, speech until its first sound.",
             ["leg"],
             buckets=_TURN_BUCKETS,
             registry=self._registry,

@@ -145,3 +145,22 @@ def test_a_whole_file_that_is_skipped_fails_too(tmp_path: Path) -> None:
     done = run(tmp_path, source, "--promised", "debian")
     assert done.returncode == 2, done.stdout
     assert "promised to be installed: promtool is missing" in done.stdout
+
+
+SLOW_EXAMPLE = """
+import time
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+@given(number=st.integers())
+def test_takes_longer_than_the_default_deadline(number: int) -> None:
+    until = time.monotonic() + 0.25
+    while number == 0 and time.monotonic() < until:
+        pass
+"""
+
+
+def test_an_example_that_the_machine_delays_does_not_fail(tmp_path: Path) -> None:
+    done = run(tmp_path, SLOW_EXAMPLE)
+    assert done.returncode == 0, done.stdout

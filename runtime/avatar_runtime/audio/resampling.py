@@ -7,6 +7,7 @@ the same matrix product of the same samples, so the split into messages cannot c
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -34,10 +35,16 @@ class Resampler:
         """`to_rate` is one of `INPUT_RATES` as well."""
         ratio = Fraction(to_rate, rate)
         self._block = int(rate * BLOCK_S)
+        self._block_output = int(to_rate * BLOCK_S)
         self._taps, self._down = _taps(ratio)
         self.lookahead = 0 if ratio == 1 else self._taps.shape[0] // 2
         # The filter needs `lookahead` samples before the first one, too.
         self._pending = np.zeros(self.lookahead, np.float64)
+
+    def needed(self, samples: int) -> int:
+        """Return how many input samples must still be pushed for at least `samples` of output."""
+        blocks = -(-samples // self._block_output)
+        return blocks * self._block + 2 * self.lookahead - len(self._pending)
 
     def push(self, samples: NDArray[np.float64]) -> NDArray[np.float32]:
         """Append input samples in [-1, 1]; return the output that became ready, in whole blocks."""
@@ -61,14 +68,19 @@ class Resampler:
     def _convert(self, span: NDArray[np.float64]) -> NDArray[np.float32]:
         if self.lookahead == 0:
             return span.astype(np.float32)
-        width = self._taps.shape[0]
-        windows = np.lib.stride_tricks.sliding_window_view(span, width)
-        starts = windows[: self._block : self._down]
+        # A view, as of `sliding_window_view`, which takes longer than the product itself.
+        (step,) = span.strides
+        shape = (self._block // self._down, self._taps.shape[0])
+        starts = np.ndarray(shape, span.dtype, span, 0, (self._down * step, step))
         return (starts @ self._taps).ravel().astype(np.float32)
 
 
+@cache
 def _taps(ratio: Fraction) -> tuple[NDArray[np.float64], int]:
-    """Return the filter of each output phase as a column, and the input step of one row."""
+    """Return the filter of each output phase as a column, and the input step of one row.
+
+    All resamplers share it: an interruption opens one, in the event loop.
+    """
     up, down = ratio.numerator, ratio.denominator
     cutoff = _PASS_BAND * min(1.0, float(ratio))
     half = int(np.ceil(_ZERO_CROSSINGS / min(1.0, float(ratio)))) + 1
@@ -76,4 +88,6 @@ def _taps(ratio: Fraction) -> tuple[NDArray[np.float64], int]:
     edge = np.clip(1 - (offsets / half) ** 2, 0, None)
     window = np.i0(_KAISER_BETA * np.sqrt(edge)) / np.i0(_KAISER_BETA)
     taps = cutoff * np.sinc(cutoff * offsets) * window * (np.abs(offsets) <= half)
-    return taps / taps.sum(axis=0), down
+    taps /= taps.sum(axis=0)
+    taps.setflags(write=False)
+    return taps, down

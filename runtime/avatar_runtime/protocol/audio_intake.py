@@ -159,7 +159,7 @@ class AudioIntake:
         self._speaker.start_next(now)
 
     def listen(self, now: float, *, is_busy: bool) -> bool:
-        """Handle the next part of the audio that was appended, and return whether there was any.
+        """Handle the next part of the audio that was appended, and return whether more waits.
 
         `is_busy` is whether the avatar speaks, or the client still plays what it said.
 
@@ -171,7 +171,7 @@ class AudioIntake:
             return False
         for action in actions:
             self._act(action, now)
-        return True
+        return self._detector.pending_samples > 0
 
     def commit(self, now: float) -> None:
         """End the open turn's audio. With turn detection, all audio that no turn has is the turn.

@@ -336,7 +336,8 @@ def _check_surrogates(text: str, document: object) -> None:
     Raises:
         ProtocolError: a string has one.
     """
-    if _SURROGATE.search(text) is None:
+    # Base64 has neither escapes nor other characters: a search of 256 KiB takes 4 ms.
+    if (text.isascii() and "\\" not in text) or _SURROGATE.search(text) is None:
         return
     try:
         json.dumps(document, ensure_ascii=False).encode()

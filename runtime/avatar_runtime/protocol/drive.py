@@ -107,7 +107,7 @@ class Drive(Generic[W]):
                 pass  # the session handles the others itself
 
     def listen(self, now: float) -> bool:
-        """Handle the next part of the audio that was appended, and return whether there was any.
+        """Handle the next part of the audio that was appended, and return whether more waits.
 
         Raises:
             ProtocolError: too many turns wait.

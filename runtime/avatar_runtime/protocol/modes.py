@@ -67,7 +67,7 @@ class Mode(Protocol[W]):
         ...
 
     def listen(self, now: float) -> bool:
-        """Handle the next part of the audio that was appended, and return whether there was any.
+        """Handle the next part of the audio that was appended, and return whether more waits.
 
         Raises:
             ProtocolError: the audio cannot be handled.

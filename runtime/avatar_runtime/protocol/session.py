@@ -217,7 +217,7 @@ class Session(Generic[W]):
             self._active_at = now
 
     def listen(self, now: float) -> bool:
-        """Search the next part of the audio for speech, and return whether there was any."""
+        """Search the next part of the audio for speech, and return whether more waits."""
         if self.closing is not None:
             return False
         try:

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.media import Media, Utterance
 
 _MAX_CHUNK_FRAMES: Final = 25  # one second of audio: 64 kB of base64 at 24 kHz
-# Features are computed as frames are requested: a client may send ten minutes in one burst.
-_MAX_READY_WINDOWS: Final = 50
+# Windows are made as frames are requested, since a client may send ten minutes in one burst. A
+# second of audio takes about 2 ms of the event loop, in which no session is interrupted.
+_MAX_READY_WINDOWS: Final = 10
+_FEEDS_PER_S: Final = 5
 
 
 class Phase(Enum):
@@ -306,11 +308,11 @@ class Turn(Generic[W]):
         return frame
 
     def _feed(self, now: float) -> None:
-        """Give audio to the utterance, one second at a time, until enough windows are ready."""
-        width, second = self.format.bytes_per_sample, self.format.rate
+        """Give audio to the utterance, 200 ms at a time, until enough windows are ready."""
+        width, step = self.format.bytes_per_sample, self.format.rate // _FEEDS_PER_S
         while len(self._ready_windows) < _MAX_READY_WINDOWS and not self._finished:
             start = (self._fed_samples - self.samples_sent) * width
-            chunk = bytes(self._audio[start : start + second * width])
+            chunk = bytes(self._audio[start : start + step * width])
             if chunk:
                 self._utterance.append(chunk)
                 self._fed_samples += len(chunk) // width

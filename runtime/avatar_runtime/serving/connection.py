@@ -86,10 +86,13 @@ class Connection:
                 if self._dialect is not None and text is not None:
                     data = translation.to_ga(self._dialect, text)
                 self._session.receive(data, self._runtime.clock())
+                # A microphone sends less than one part: its audio is searched at once.
+                is_searching = self._session.listen(self._runtime.clock())
                 self._apply()
             # Many small messages may wait: let the other sessions read as well.
             await asyncio.sleep(0)
-            while self._session.listen(self._runtime.clock()):
+            while is_searching:
+                is_searching = self._session.listen(self._runtime.clock())
                 self._apply()
                 await asyncio.sleep(0)
 

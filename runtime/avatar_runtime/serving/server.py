@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import uvicorn
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.protocol import State
 
 from avatar_contracts import socket_buffers, tls
 from avatar_contracts.tcp import PeerEnd, peer_end
@@ -99,6 +100,18 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """End the session of a client that closes, also if it does not take what waits for it."""
         super().handle_close(event)
         self.writable.set()
+
+    def shutdown(self) -> None:
+        """End the connection because the process stops.
+
+        uvicorn would also send a close frame to a client that has sent one and that has not closed
+        the socket yet: the library refuses that, and the process would end with its error.
+        """
+        if self.handshake_complete and self.conn.state is not State.OPEN:
+            self.stop_keepalive()
+            self.transport.close()
+            return
+        super().shutdown()
 
     def _check_gone(self) -> None:
         if peer_end(self.transport) is PeerEnd.NOTHING:

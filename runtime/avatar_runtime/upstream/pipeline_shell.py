@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from avatar_contracts.upstream import Pipeline as PipelineSettings
     from avatar_runtime.protocol.pipeline.dialogue import Dialogue
     from avatar_runtime.protocol.pipeline.legs import LegRequest
+    from avatar_runtime.protocol.pipeline.turn_times import Leg
     from avatar_runtime.upstream.metrics import UpstreamMetrics
     from avatar_runtime.upstream.settings import UpstreamSettings
 
@@ -63,18 +64,25 @@ class PipelineShell:
         legs: Legs,
         clock: Callable[[], float],
         changed: Callable[[], None],
+        observe_turn: Callable[[Leg, float], None],
     ) -> None:
-        """`changed` is called after each change of the session."""
+        """`changed` is called after each change of the session.
+
+        `observe_turn` takes a leg of a turn and its seconds.
+        """
         self._dialogue = dialogue
         self._legs = legs
         self._clock = clock
         self._changed = changed
+        self._observe_turn = observe_turn
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
     def notify(self) -> None:
         """Look at the session, which has changed."""
+        for leg, seconds in self._dialogue.take_latencies():
+            self._observe_turn(leg, seconds)
         if self._dialogue.has_room:
             self._room.set()
         else:

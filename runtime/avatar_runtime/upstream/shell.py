@@ -86,7 +86,9 @@ class Endpoints:
             )
         if isinstance(mode, Pipeline) and isinstance(upstream, contract.Pipeline):
             legs = Legs(upstream, self._settings, self._http(), self._metrics.upstream)
-            return PipelineShell(mode.dialogue, legs, self._clock, changed)
+            return PipelineShell(
+                mode.dialogue, legs, self._clock, changed, self._metrics.observe_turn
+            )
         return None
 
     async def close(self) -> None:

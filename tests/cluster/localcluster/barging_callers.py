@@ -29,6 +29,16 @@ _WAIT_S: Final = 20.0
 _MEDIA: Final = ("response.video.delta", "response.output_audio.delta")
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of the epoch, which the speech of a caller has caused."""
+
+    session: str
+    epoch: int
+    last_media_at: float
+    """When the last media of an older epoch came before it, monotonic seconds."""
+
+
 @dataclass(slots=True)
 class Caller:
     """What one caller saw, in seconds after `input_audio_buffer.speech_started` came."""
@@ -37,6 +47,7 @@ class Caller:
     """When media of the epoch before came."""
     acknowledged_s: list[float] = field(default_factory=list)
     closed_s: list[float] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
     stale_after_answer: int = 0
     created: list[str] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
@@ -78,6 +89,8 @@ class _Session:
         self._sentence = bytearray()  # what the microphone has not delivered
         self._changed = asyncio.Event()
         self._epoch = 1
+        self._session_id = ""
+        self._media_at = 0.0  # when the last media came
         self._events: set[str] = set()  # kinds that came since `_forget`
         self._started_at: float | None = None
         self._is_acknowledged = False
@@ -112,7 +125,8 @@ class _Session:
         self._events.clear()
         self._speak()
         await self._until("output_audio_buffer.cleared")
-        await self._until("closed mouth")
+        if self.caller.reasons[-1] != "completed":  # its last frame has a closed mouth
+            await self._until("closed mouth")
 
     def _speak(self) -> None:
         bounds = self._chance.choice(_SENTENCES_S)
@@ -132,6 +146,8 @@ class _Session:
         since_s = 0.0 if self._started_at is None else now - self._started_at
         if kind in _MEDIA:
             caller.stale_after_answer += epoch < self._epoch
+            if not event.get("idle"):
+                self._media_at = now
             if event.get("idle"):
                 caller.closed_s.append(since_s)
             elif self._started_at is not None and not self._is_acknowledged:
@@ -139,7 +155,10 @@ class _Session:
         elif epoch > self._epoch:
             self._epoch, self._is_acknowledged = epoch, True
             caller.acknowledged_s.append(since_s)
+            caller.changes.append(Change(self._session_id, epoch, self._media_at))
         match kind:
+            case "session.created":
+                self._session_id = event["session"]["id"]
             case "input_audio_buffer.speech_started":
                 self._started_at = now
             case "output_audio_buffer.cleared":

@@ -12,6 +12,7 @@ import json
 import random
 import time
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from websockets.asyncio.client import connect
@@ -30,7 +31,22 @@ TRIGGERS: Final = {
     "conversation.item.truncate": "conversation.item.truncated",
 }
 """What a caller sends, and the event that ends the answer."""
+
+
+class Ask(Enum):
+    """How a caller makes the avatar speak."""
+
+    MICROPHONE = "microphone"
+    """Its own audio, at the pace of a microphone."""
+    BURST = "burst"
+    """Its own audio, at once."""
+    REQUEST = "request"
+    """A text and a `response.create`: the upstream of the service has the sound."""
+
+
 _CHUNK_MS: Final = 20
+_ANSWER_S: Final = 4.0
+"""An answer to a request is interrupted within this time; it is longer."""
 _WAIT_S: Final = 10.0
 
 
@@ -39,6 +55,11 @@ class Interruption:
     """One interruption, in seconds after the trigger was sent."""
 
     trigger: str
+    session: str
+    epoch: int
+    """The epoch that it has begun."""
+    sent_at: float
+    """When the trigger was sent, monotonic seconds."""
     acknowledged_s: float
     """When the first event with the new epoch came."""
     last_stale_s: float | None
@@ -60,10 +81,8 @@ class Caller:
     errors: list[str] = field(default_factory=list)
 
 
-async def interrupt(url: str, turns: int, seed: int, *, is_paced: bool) -> Caller:
-    """Speak some turns into a new session and interrupt each of them.
-
-    `is_paced` is whether the audio comes at the pace of a microphone, or in one burst.
+async def interrupt(url: str, turns: int, seed: int, *, ask: Ask) -> Caller:
+    """Make the avatar of a new session speak some times, and interrupt it each time.
 
     Raises:
         TimeoutError: an answer has not come after 10 s.
@@ -76,7 +95,7 @@ async def interrupt(url: str, turns: int, seed: int, *, is_paced: bool) -> Calle
             reader = group.create_task(session.read(socket))
             for _ in range(turns):
                 async with asyncio.timeout(_WAIT_S):
-                    await session.turn(socket, is_paced=is_paced)
+                    await session.turn(socket, ask)
             reader.cancel()
     return session.caller
 
@@ -90,6 +109,7 @@ class _Session:
         self._speech = speech
         self._changed = asyncio.Event()
         self._epoch = 1  # the highest that an event without media has named
+        self._session_id = ""
         self._frames = 0  # received of the current response
         self._item_id = ""
         self._ended = ""  # the last event that ends an answer
@@ -103,16 +123,15 @@ class _Session:
             self._note(json.loads(message), time.monotonic())
             self._changed.set()
 
-    async def turn(self, socket: ClientConnection, *, is_paced: bool) -> None:
-        """Speak, interrupt at a random time, and wait for the end of the answer."""
+    async def turn(self, socket: ClientConnection, ask: Ask) -> None:
+        """Make the avatar speak, interrupt at a random time, and wait for the end of the answer."""
         self._frames = 0
-        seconds = self._chance.uniform(1.0, 4.0)
-        async with asyncio.TaskGroup() as group:
-            audio = self._audio(seconds)
-            talk = group.create_task(_talk(socket, audio, is_paced=is_paced))
+        if ask is Ask.REQUEST:
+            await _request(socket)
             await self._until(lambda: self._frames > 0)
-            await asyncio.sleep(self._chance.uniform(0.0, seconds - 0.6))
-            talk.cancel()
+            await asyncio.sleep(self._chance.uniform(0.0, _ANSWER_S))
+        else:
+            await self._speak(socket, is_paced=ask is Ask.MICROPHONE)
         trigger, answer = self._chance.choice(list(TRIGGERS.items()))
         was_open, self._ended = self._frames > 0, ""
         self._acknowledged_at = self._stale_at = self._closed_at = None
@@ -126,11 +145,23 @@ class _Session:
         self.caller.interruptions.append(
             Interruption(
                 trigger,
+                self._session_id,
+                self._epoch,
+                sent_at,
                 self._acknowledged_at - sent_at,
                 None if self._stale_at is None else self._stale_at - sent_at,
                 None if self._closed_at is None else self._closed_at - sent_at,
             )
         )
+
+    async def _speak(self, socket: ClientConnection, *, is_paced: bool) -> None:
+        seconds = self._chance.uniform(1.0, 4.0)
+        async with asyncio.TaskGroup() as group:
+            audio = self._audio(seconds)
+            talk = group.create_task(_talk(socket, audio, is_paced=is_paced))
+            await self._until(lambda: self._frames > 0)
+            await asyncio.sleep(self._chance.uniform(0.0, seconds - 0.6))
+            talk.cancel()
 
     def _fields(self, trigger: str) -> dict[str, Any]:
         if trigger != "conversation.item.truncate":
@@ -163,6 +194,8 @@ class _Session:
         if epoch > self._epoch:
             self._epoch, self._acknowledged_at = epoch, now
         match kind:
+            case "session.created":
+                self._session_id = event["session"]["id"]
             case "response.created":
                 caller.created.append(event["response"]["id"])
             case "response.output_item.added":
@@ -174,6 +207,13 @@ class _Session:
                 caller.errors.append(event["error"]["code"])
         if kind in TRIGGERS.values():
             self._ended = kind
+
+
+async def _request(socket: ClientConnection) -> None:
+    content = [{"type": "input_text", "text": "Say something long."}]
+    item = {"type": "message", "role": "user", "content": content}
+    await socket.send(json.dumps({"type": "conversation.item.create", "item": item}))
+    await socket.send('{"type":"response.create"}')
 
 
 async def _talk(socket: ClientConnection, audio: bytes, *, is_paced: bool) -> None:

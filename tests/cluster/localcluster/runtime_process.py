@@ -65,15 +65,18 @@ def serving(
     batch_size: int,
     environment: Mapping[str, str] | None = None,
     device: str = "cpu",
+    program: Sequence[str] = ("avatar_runtime",),
 ) -> Iterator[Runtime]:
     """Run a runtime with the shipped model, on the CPU by default, until the block ends.
+
+    `program` is the module that is run, and what it wants before the arguments of `avatar-runtime`.
 
     Raises:
         TimeoutError: it is not ready in time; the message has the path of the log.
     """
     sessions, admin = ports.find_free(2)
     argv = [
-        *(sys.executable, "-m", "avatar_runtime", "serve", "--device", device),
+        *(sys.executable, "-m", *program, "serve", "--device", device),
         *("--model", str(_EXAMPLES / "models" / "demo"), "--avatars", str(_EXAMPLES / "avatars")),
         *("--batch-size", str(batch_size)),
         *("--listen", f"127.0.0.1:{sessions}", "--admin", f"127.0.0.1:{admin}"),

@@ -34,11 +34,31 @@ SENTENCES: Final = (
     "Yes.",
 )
 _BLOCK_S: Final = 0.01
-_SPEECH_DB: Final = -25.0
-"""A block is speech if its level is above this, relative to the loudest tenth of the blocks. The
-recordings of people have breath and noise of their own below it."""
+SPEECH_DB: Final = (-20.0, -25.0, -30.0, -35.0)
+"""A block is speech if its level is above one of these, relative to the loudest tenth of the
+blocks: recordings of people have breath and noise of their own. The calibration chooses one."""
 _MEDIAN_BLOCKS: Final = 5
 """The level of a block is the median of so many, so that a click is no speech."""
+CALIBRATION: Final = frozenset({"en-us", "en-us+f3", "slt", "kal", "kal16", "cards"})
+"""The voices of the calibration. Those of one speaker are in one part, and the recordings of names
+of cards are one speaker. The other voices are those of the report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Speech as it was made."""
+
+    kind: str
+    """`espeak`, `flite` or `natural`."""
+    voice: str
+    """The voice of the synthesizer, or the folder of the recording."""
+    sound: Floats
+    """Samples from -1 to 1."""
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether it belongs to the calibration; otherwise to the report."""
+        return self.voice in CALIBRATION
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +66,26 @@ class Utterance:
     """One utterance and where it starts and ends."""
 
     kind: str
-    """`espeak`, `flite` or `natural`."""
     sound: Floats
     """Samples from -1 to 1, with the silence around the utterance."""
     start_s: float
     end_s: float
 
 
-def utterances(recordings: Path = RECORDINGS) -> list[Utterance]:
-    """Return all utterances.
+def speech(recordings: Path = RECORDINGS) -> list[Recording]:
+    """Return all recordings.
 
     Raises:
         FileNotFoundError: espeak-ng, flite or the recordings are not installed.
     """
     made = [
-        *(_utterance("espeak", _espeak(text, v)) for v in ESPEAK_VOICES for text in SENTENCES),
-        *(_utterance("flite", _flite(text, v)) for v in FLITE_VOICES for text in SENTENCES),
+        *(Recording("espeak", v, _espeak(text, v)) for v in ESPEAK_VOICES for text in SENTENCES),
+        *(Recording("flite", v, _flite(text, v)) for v in FLITE_VOICES for text in SENTENCES),
     ]
     files = sorted([*recordings.rglob("*.wav"), *recordings.glob("*.raw")])
     if not files:
         raise FileNotFoundError(f"{recordings} has no recordings: install pocketsphinx-testdata")
-    return [*made, *(_utterance("natural", _read(file)) for file in files)]
+    return [*made, *(Recording("natural", file.parent.name, _read(file)) for file in files)]
 
 
 def add_noise(sound: Floats, noise: Floats, ratio_db: float) -> Floats:
@@ -136,7 +155,9 @@ def _coloured(samples: int, random: np.random.Generator, slope: float) -> Floats
     return np.asarray(coloured / _rms(coloured))
 
 
-def _utterance(kind: str, sound: Floats) -> Utterance:
+def utterance(recording: Recording, speech_db: float) -> Utterance:
+    """Return a recording at `LEVEL_DBFS`, with its ends where its level crosses `speech_db`."""
+    sound = recording.sound
     size = int(_BLOCK_S * RATE)
     blocks = sound[: len(sound) // size * size].reshape(-1, size)
     levels = 20 * np.log10(np.maximum(np.sqrt((blocks**2).mean(axis=1)), 1e-9))
@@ -144,14 +165,14 @@ def _utterance(kind: str, sound: Floats) -> Utterance:
     near = np.lib.stride_tricks.sliding_window_view(padded, _MEDIAN_BLOCKS)
     levels = np.median(near, axis=1)
     loudest = np.sort(levels)[-max(1, len(levels) // 10) :].mean()
-    spoken = np.flatnonzero(levels > loudest + _SPEECH_DB)
+    spoken = np.flatnonzero(levels > loudest + speech_db)
     first, last = int(spoken[0]), int(spoken[-1]) + 1
     sound = sound[first * size : last * size]
     active = blocks[spoken].ravel()
     sound = sound * 10 ** (LEVEL_DBFS / 20) / _rms(active)
     around = np.zeros(int(AROUND_S * RATE))
     end_s = AROUND_S + (last - first) * _BLOCK_S
-    return Utterance(kind, np.concatenate([around, sound, around]), AROUND_S, end_s)
+    return Utterance(recording.kind, np.concatenate([around, sound, around]), AROUND_S, end_s)
 
 
 def _espeak(text: str, voice: str) -> Floats:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from avatar_gateway.core.wait_queue import (
@@ -108,7 +108,6 @@ def test_a_caller_far_behind_gets_a_change_of_its_position_only_when_it_matters(
     assert is_due(announced, position, 100.0 + after_s) is due
 
 
-@settings(deadline=None)  # it counts, and does not measure time
 @given(st.integers(1, 400), st.sampled_from([0.1, 1.0, 7.0]))
 def test_the_events_of_a_queue_grow_with_its_length_and_its_time(length: int, gap_s: float) -> None:
     """The first caller leaves again and again; each position was an event of each caller before."""

@@ -43,7 +43,7 @@ def _heard(audio: AudioFormat, pieces: Sequence[bytes]) -> list[tuple[object, ..
     cuts=st.lists(st.integers(0, 12_000), max_size=10),
     seed=st.integers(0, 2**16),
 )
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_messages_may_split_the_audio_anywhere(
     audio: AudioFormat, samples: int, cuts: list[int], seed: int
 ) -> None:
@@ -61,7 +61,7 @@ def test_messages_may_split_the_audio_anywhere(
     ids=["mu-law", "A-law"],
 )
 @given(code=st.binary(min_size=1, max_size=4000))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_g711_equals_the_pcm_that_it_encodes(
     audio: AudioFormat, decode: Callable[[bytes], bytes], code: bytes
 ) -> None:

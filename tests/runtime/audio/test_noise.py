@@ -168,7 +168,7 @@ def test_a_noise_that_begins_later_is_learned_and_one_that_ends_is_forgotten() -
     assert opacities[11 * 25 : 11 * 25 + 10].min() == 1
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     cuts=st.lists(st.integers(0, 2 * 5 * RATE), max_size=30),
     level=st.sampled_from([-60, -50, -46, -40, -34]),

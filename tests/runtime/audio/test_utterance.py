@@ -190,7 +190,7 @@ def test_a_look_ahead_delays_frames_by_its_length(lookahead_ms: int, samples: in
 @example(  # the last frame but one is ready before anybody knows that the sound ends
     rate=16_000, fps=10, samples=17_600, words=[], lookahead_ms=0, cuts=[35_200], takes=[True] * 12
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_windows_do_not_depend_on_splits_or_on_when_they_are_taken(
     rate: int,
     fps: int,

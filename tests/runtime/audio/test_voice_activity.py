@@ -48,7 +48,7 @@ def test_loud_noise_is_no_speech(audio: AudioFormat) -> None:
 
 @pytest.mark.slow
 @given(cuts=st.lists(st.integers(0, 24_000), max_size=30))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_pieces_do_not_change_a_bit(cuts: list[int]) -> None:
     audio = recording()
     edges = [0, *sorted(2 * cut for cut in cuts), len(audio)]

@@ -70,7 +70,7 @@ def test_a_cut_png_is_refused(cut: slice, expected: str) -> None:
     at=st.integers(0, 20_000),
     value=st.binary(min_size=1, max_size=40),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_what_is_accepted_can_be_decoded_or_fails_as_a_picture(
     kind: str, at: int, value: bytes
 ) -> None:

@@ -219,7 +219,7 @@ plans = st.lists(
 
 @pytest.mark.slow
 @given(plan=plans)
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_every_frame_comes_once_and_in_order_if_memory_runs_out(
     virtual_loop: type[VirtualLoop], assets: SimpleNamespace, plan: list[BatchPlan]
 ) -> None:

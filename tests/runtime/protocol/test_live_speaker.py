@@ -256,7 +256,7 @@ def test_twenty_minutes_of_one_utterance_end_as_they_began(connect: Connect, spe
 
 
 @pytest.mark.slow
-@settings(max_examples=20, deadline=None, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=20, phases=[Phase.explicit, Phase.generate])
 @given(
     frame_s=st.floats(0.001, 0.5),
     window_ms=st.integers(200, 3000),

@@ -603,7 +603,7 @@ splits = st.lists(st.integers(min_value=1, max_value=4000), min_size=1, max_size
 
 
 @given(sizes=splits, pauses=st.lists(st.floats(0, 0.3), max_size=25), turns=st.integers(1, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_chunking_and_timing_gives_the_same_media(
     connect: Connect, sizes: list[int], pauses: list[float], turns: int
 ) -> None:
@@ -662,7 +662,7 @@ starts = st.sampled_from(["append", "response.create", "server_vad"])
 
 
 @given(script=st.lists(commands, max_size=60), start=starts)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_request_is_answered_and_every_response_done_once(
     connect: Connect, script: list[tuple[str, dict[str, Any]]], start: str
 ) -> None:

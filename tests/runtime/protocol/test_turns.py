@@ -345,7 +345,7 @@ def turns_of(connect: Connect, pieces: list[bytes], step_s: float) -> list[Any]:
 
 
 @given(cuts=st.lists(st.integers(0, len(SPEECH) // 2), max_size=40), step=st.floats(0, 0.2))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @pytest.mark.slow
 def test_the_pieces_of_the_audio_do_not_change_its_turns(
     connect: Connect, cuts: list[int], step: float

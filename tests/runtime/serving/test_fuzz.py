@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import asynccontextmanager
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from localcluster import runtime_process, waiting
 from localcluster.fuzz import frames, sockets
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 pytestmark = pytest.mark.slow
@@ -53,8 +55,9 @@ async def test_a_runtime_outlives_its_clients(tmp_path: Path) -> None:
     assert "ERROR" not in text
 
 
-@pytest.mark.parametrize("kind", ["websocket.send", "websocket.close"])
-async def test_a_wrong_frame_of_a_client_is_no_fault_of_the_session(kind: str) -> None:
+@asynccontextmanager
+async def accepted() -> AsyncIterator[server.WebSocketProtocol]:
+    """Yield the protocol of a client whose handshake was accepted."""
     config = Config(app=lambda scope, receive, send: None)
     config.load()
     protocol = server.WebSocketProtocol(config, ServerState(), {})
@@ -62,12 +65,24 @@ async def test_a_wrong_frame_of_a_client_is_no_fault_of_the_session(kind: str) -
     with near, far:
         loop = asyncio.get_running_loop()
         await loop.create_connection(lambda: protocol, sock=near)
-        request = frames.handshake("127.0.0.1", Random(1))
-        protocol.data_received(request)
-        event: Any = {"type": kind, "text": "{}"}
+        protocol.data_received(frames.handshake("127.0.0.1", Random(1)))
         await protocol.send({"type": "websocket.accept"})
+        yield protocol
+        protocol.transport.abort()
+
+
+@pytest.mark.parametrize("kind", ["websocket.send", "websocket.close"])
+async def test_a_wrong_frame_of_a_client_is_no_fault_of_the_session(kind: str) -> None:
+    async with accepted() as protocol:
+        event: Any = {"type": kind, "text": "{}"}
         protocol.data_received(frames.encode(frames.TEXT, b"{}", masked=False))
         # The session has the next message ready before it reads that the client is gone.
         with pytest.raises(ClientDisconnected):
             await protocol.send(event)
-        protocol.transport.abort()
+
+
+async def test_a_process_stops_beside_a_client_that_has_closed_and_keeps_its_socket() -> None:
+    async with accepted() as protocol:
+        protocol.data_received(frames.encode(frames.CLOSE, b"\x03\xe8"))
+        protocol.shutdown()
+        assert protocol.transport.is_closing()

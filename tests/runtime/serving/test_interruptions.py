@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import random
 from typing import TYPE_CHECKING
 
 import pytest
 
 from localcluster import barging_callers, interrupting_callers, runtime_process
+from localcluster.bench import interruptions
+from localcluster.interrupting_callers import Ask
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,16 +74,16 @@ async def test_no_media_of_an_old_epoch_leaves_after_the_answer(serve: Serve) ->
         assert not [event for event in events if event["type"] == "error"]
 
 
-@pytest.mark.parametrize("is_paced", [True, False], ids=["microphone", "burst"])
+@pytest.mark.parametrize("ask", [Ask.MICROPHONE, Ask.BURST], ids=lambda ask: ask.value)
 async def test_every_interruption_of_a_real_process_is_answered_and_closes_the_mouth(
-    tmp_path: Path, is_paced: bool
+    tmp_path: Path, ask: Ask
 ) -> None:
     """The times are wall time: `bench --only interruptions` measures them."""
     log = tmp_path / "runtime.log"
     with runtime_process.serving(log, 8, device="simulated:h100-80gb") as runtime:
         callers = await asyncio.gather(
             *(
-                interrupting_callers.interrupt(runtime.url, 4, SEED + number, is_paced=is_paced)
+                interrupting_callers.interrupt(runtime.url, 4, SEED + number, ask=ask)
                 for number in range(SESSIONS)
             )
         )
@@ -91,6 +94,39 @@ async def test_every_interruption_of_a_real_process_is_answered_and_closes_the_m
         assert caller.created == caller.done
         assert caller.statuses == {"cancelled"}
         assert caller.errors == []
+
+
+@pytest.mark.parametrize("mode", ["bridge", "speech"])
+async def test_an_answer_of_an_upstream_is_interrupted_by_events_and_by_a_voice(
+    tmp_path: Path, mode: str
+) -> None:
+    async with interruptions.upstream_of(mode) as document:
+        variables = {"AVATAR_UPSTREAM": json.dumps(document)}
+        with runtime_process.serving(
+            tmp_path / "runtime.log", 8, variables, device="simulated:h100-80gb"
+        ) as runtime:
+            asked = await asyncio.gather(
+                *(
+                    interrupting_callers.interrupt(runtime.url, 2, SEED + number, ask=Ask.REQUEST)
+                    for number in range(4)
+                )
+            )
+            barged = await asyncio.gather(
+                *(barging_callers.barge_in(runtime.url, 1, SEED + number) for number in range(2))
+            )
+    for caller in asked:
+        assert len(caller.interruptions) == 2
+        assert all(one.closed_s is not None for one in caller.interruptions)
+        assert caller.statuses == {"cancelled"}
+    for voice in barged:
+        assert len(voice.acknowledged_s) == 1
+        assert len(voice.closed_s) >= 1
+        assert set(voice.reasons) <= {"turn_detected", "completed"}
+    every: list[interrupting_callers.Caller | barging_callers.Caller] = [*asked, *barged]
+    for each in every:
+        assert each.stale_after_answer == 0
+        assert each.created == each.done
+        assert each.errors == []
 
 
 async def test_a_voice_in_the_answer_of_a_real_process_interrupts_it(tmp_path: Path) -> None:

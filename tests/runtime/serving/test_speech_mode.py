@@ -361,6 +361,9 @@ async def test_a_caller_is_heard_thought_about_and_answered(serve: Serve) -> Non
             await client.send("input_audio_buffer.append", audio=audio)
             await asyncio.sleep(0.1)  # the pace of a microphone
         done = await reading
+        metrics = served.runtime.metrics.render().decode()
+    for leg in ("transcription", "chat", "speech", "upstream", "avatar"):
+        assert f'avatar_runtime_turn_latency_seconds_count{{leg="{leg}"}} 1.0' in metrics
     assert done["response"]["status"] == "completed"
     (event,) = client.of("conversation.item.input_audio_transcription.completed")
     assert event["transcript"] == "How are you?"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from avatar_runtime.tools import job_result
@@ -47,7 +47,6 @@ def test_a_prepared_avatar_is_summarised() -> None:
     }
 
 
-@settings(deadline=None)
 @given(
     message=st.text(max_size=6000),
     faults=st.lists(st.text(max_size=600), max_size=20),

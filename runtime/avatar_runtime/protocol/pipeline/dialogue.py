@@ -20,6 +20,7 @@ from avatar_runtime.protocol.pipeline.legs import (
     TranscriptionRequest,
 )
 from avatar_runtime.protocol.pipeline.reply import Reply
+from avatar_runtime.protocol.pipeline.turn_times import TurnTimes
 from avatar_runtime.protocol.spoken_answer import SpokenAnswer
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.pipeline.heard_audio import Heard
     from avatar_runtime.protocol.pipeline.history import Role
     from avatar_runtime.protocol.pipeline.legs import LegRequest
+    from avatar_runtime.protocol.pipeline.turn_times import Leg
     from avatar_runtime.protocol.session_parts import SessionParts
     from avatar_runtime.protocol.turn import Step
 
@@ -76,6 +78,7 @@ class Dialogue(Generic[W]):
         self._unanswered: list[str] = []  # items of the user since the last reply
         self._transcriptions: dict[int, _Transcription] = {}
         self._new: list[LegRequest] = []
+        self._latencies_s: list[tuple[Leg, float]] = []
         self._requests = 0
         self._opened = 0
 
@@ -127,7 +130,10 @@ class Dialogue(Generic[W]):
         self._opened += 1
         spoken = SpokenAnswer(self.answers, self._parts, self._opened, metadata, now)
         waits_for = set(self._transcriptions)
-        self._replies.append(Reply(spoken, request, instructions, voice, waits_for))
+        times = None
+        if self._generating() is None:  # otherwise it waits for the reply before
+            times = TurnTimes(self._measure, now, has_speech=bool(waits_for))
+        self._replies.append(Reply(spoken, request, instructions, voice, waits_for, times))
 
     def truncate(self, item_id: str, audio_end_ms: int, now: float) -> None:
         """End the audio of an item; cancel its response first if it is active.
@@ -177,11 +183,16 @@ class Dialogue(Generic[W]):
             if text is None:
                 break
             request_id = self._next_request()
-            reply.requested(request_id)
+            reply.requested(request_id, now)
             audio = reply.spoken.answer.turn.format
             self._new.append(SpeechRequest(request_id, text, audio, reply.voice))
         found, self._new = self._new, []
         return found
+
+    def take_latencies(self) -> list[tuple[Leg, float]]:
+        """Return the legs of turns that have ended since the last call, with their seconds."""
+        taken, self._latencies_s = self._latencies_s, []
+        return taken
 
     def is_wanted(self, request_id: int) -> bool:
         """Return whether what a request brings is still of use."""
@@ -278,7 +289,10 @@ class Dialogue(Generic[W]):
             self._unanswered = []
         messages = self._messages(reply)
         self.history.add(reply.spoken.item.id, "assistant", None)
-        if self._options.has_chat and messages and (request is not None or texts):
+        is_asked = self._options.has_chat and messages and (request is not None or texts)
+        if reply.times is not None:
+            reply.times.begin(now, has_chat=bool(is_asked))
+        if is_asked:
             reply.chat_id = self._next_request()
             self._new.append(ChatRequest(reply.chat_id, tuple(messages)))
             return
@@ -324,6 +338,9 @@ class Dialogue(Generic[W]):
         if item.status != "completed" or audio_ms < turn.samples * 1000 // turn.format.rate:
             item.transcript = reply.heard(samples)
         self.history.set_text(item.id, item.transcript.strip())
+
+    def _measure(self, leg: Leg, seconds: float) -> None:
+        self._latencies_s.append((leg, seconds))
 
     def _next_request(self) -> int:
         self._requests += 1

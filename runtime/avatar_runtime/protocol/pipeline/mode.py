@@ -112,7 +112,7 @@ class Pipeline(Generic[W]):
                 pass  # the session handles the others itself
 
     def listen(self, now: float) -> bool:
-        """Handle the next part of the audio that was appended, and return whether there was any.
+        """Handle the next part of the audio that was appended, and return whether more waits.
 
         Raises:
             ProtocolError: too many answers or utterances wait.

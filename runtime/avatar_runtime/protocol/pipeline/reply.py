@@ -11,6 +11,7 @@ from avatar_runtime.protocol.sentences import SentenceSplitter, is_speakable
 
 if TYPE_CHECKING:
     from avatar_runtime.protocol.pipeline.client_items import ResponseInput
+    from avatar_runtime.protocol.pipeline.turn_times import TurnTimes
     from avatar_runtime.protocol.spoken_answer import SpokenAnswer
 
 MAX_PARALLEL: Final = 2
@@ -42,8 +43,12 @@ class Reply(Generic[W]):
         instructions: str,
         voice: str,
         waits_for: set[int],
+        times: TurnTimes | None,
     ) -> None:
-        """`waits_for` are the transcriptions that must end before the reply can begin."""
+        """`waits_for` are the transcriptions that must end before the reply can begin.
+
+        `times` measures its legs; `None` if it waits for the reply before.
+        """
         self.spoken = spoken
         self.request = request
         """That of the client; `None` if the end of an utterance is answered."""
@@ -52,6 +57,7 @@ class Reply(Generic[W]):
         self.voice = voice
         """Empty: that of the settings."""
         self.waits_for = waits_for
+        self.times = times
         self.chat_id: int | None = None
         """The request for its text; `None` if it was not made."""
         self.has_begun = False
@@ -92,10 +98,12 @@ class Reply(Generic[W]):
         sentence = self._unrequested()
         return None if sentence is None else sentence.text.strip()
 
-    def requested(self, request_id: int) -> None:
+    def requested(self, request_id: int, now: float) -> None:
         """Record the request for the sound of the sentence that `next_text` has returned."""
         sentence = self._unrequested()
         assert sentence is not None
+        if self.times is not None:
+            self.times.request_sound(now)
         sentence.request_id = request_id
 
     def awaits(self, request_id: int) -> bool:
@@ -113,6 +121,8 @@ class Reply(Generic[W]):
         sentence = self._find(request_id)
         if sentence is None or not self.is_open:
             return
+        if self.times is not None:
+            self.times.hear_sound(now)
         sentence.waiting.append(sound)
         self._say_waiting(now)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from avatar_operator.core.gpus import inventory
@@ -78,7 +78,6 @@ PLACEMENTS = (Placement(), Placement(node_selector=(("pool", "a"),)))
         max_size=8,
     )
 )
-@settings(deadline=None)
 def test_what_pods_take_is_added_up_as_if_anew(
     make: Make, steps: list[tuple[list[PodUse], Placement]]
 ) -> None:

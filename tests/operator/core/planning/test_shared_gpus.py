@@ -220,7 +220,7 @@ services = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(services)
 def test_no_gpu_idles_beside_a_service_that_could_use_it(
     make: Make, given_services: list[tuple[str, int, str, float]]

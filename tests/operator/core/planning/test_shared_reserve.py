@@ -569,7 +569,7 @@ LOADS = st.lists(
 
 
 @pytest.mark.slow
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.lists(st.integers(0, 2), min_size=3, max_size=3), st.integers(1, 12), LOADS)
 def test_whatever_comes_no_session_is_taken_and_one_reserve_is_left(
     make: Make, reserves: list[int], gpus: int, loads: list[tuple[str, int, int]]

@@ -154,7 +154,7 @@ EXPRESSIONS = st.builds(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("zone", "year"), YEARS)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(text=EXPRESSIONS)
 def test_a_whole_year_is_as_a_clock_shows_it(zone: str, year: int, text: str) -> None:
     expression, clock = parsed(text), ZoneInfo(zone)
@@ -230,7 +230,7 @@ def ours_and_cronsims(text: str, clock: ZoneInfo, day: datetime.date) -> tuple[s
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     change=st.sampled_from(CHANGES),
     minutes=one_of("0", "15", "30", "0,45", "10-40/10"),
@@ -248,7 +248,7 @@ def test_times_of_day_are_those_of_cronsim(
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     change=st.sampled_from([each for each in CHANGES if each not in LOST_BY_CRONSIM]),
     minutes=one_of("*/15", "*/20", "30", "0"),

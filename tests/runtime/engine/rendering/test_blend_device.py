@@ -133,7 +133,7 @@ def test_a_frame_without_a_face_keeps_its_source(
     assert same == [False, True, False]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     method=st.sampled_from(list(resize.FACE.values())),
     side=st.sampled_from([64, 128, 256]),

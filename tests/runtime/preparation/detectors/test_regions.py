@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from avatar_runtime.preparation.detectors import regions
@@ -14,7 +14,6 @@ SIDES = st.integers(1, 4000)
 
 
 @pytest.mark.slow
-@settings(deadline=None)
 @given(width=SIDES, height=SIDES, per_side=st.sampled_from([2, 4]))
 def test_tiles_cover_each_frame_and_are_bounded(width: int, height: int, per_side: int) -> None:
     tiles = regions.tiles(width, height, per_side)
@@ -30,7 +29,6 @@ def test_tiles_cover_each_frame_and_are_bounded(width: int, height: int, per_sid
 
 
 @pytest.mark.slow
-@settings(deadline=None)
 @given(x=st.integers(0, 1919), y=st.integers(0, 1079))
 def test_a_small_face_lies_wholly_in_a_tile(x: int, y: int) -> None:
     face = 100  # pixels; tiles of a frame of 1920x1080 have 618 and repeat about a quarter
@@ -59,7 +57,6 @@ def test_the_whole_frame_is_searched_first_and_many_tiles_only_in_large_ones(
 
 
 @pytest.mark.slow
-@settings(deadline=None)
 @given(width=st.integers(1, 900), height=st.integers(1, 900))
 def test_every_region_of_every_frame_can_be_cut(width: int, height: int) -> None:
     frame = np.zeros((height, width, 3), np.uint8)

@@ -248,7 +248,7 @@ def test_a_deletion_waits_for_the_services_that_name_the_avatar(studio: Studio) 
 EVENTS = ("ok", "lost", "refused", "lost-result", "change", "revert", "wait", "gone", "run")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(events=st.lists(st.sampled_from(EVENTS), max_size=20), retries=st.integers(0, 3))
 def test_no_sequence_runs_two_jobs_or_more_than_its_attempts(
     make: Make, events: list[str], retries: int

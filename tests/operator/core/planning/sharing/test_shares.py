@@ -256,7 +256,7 @@ def disturb(world: World, data: st.DataObject) -> None:
     world.services[uid] = dataclasses.replace(world.services[uid], replicas=replicas)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(worlds(), st.randoms(use_true_random=False), st.data())
 def test_shares_settle_and_are_fair_once_the_sessions_have_ended(
     world: World, rng: random.Random, data: st.DataObject
@@ -271,7 +271,7 @@ def test_shares_settle_and_are_fair_once_the_sessions_have_ended(
     assert [world.bound(uid) for uid in world.services] == world.fair()
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(worlds(), st.randoms(use_true_random=False), st.data())
 def test_shares_settle_while_sessions_last_and_no_free_gpu_stays_idle(
     world: World, rng: random.Random, data: st.DataObject
