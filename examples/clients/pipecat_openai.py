@@ -1,8 +1,6 @@
 """pipecat-ai: three turns of a microphone through a pipeline with its realtime service.
 
-Usage: python pipecat_openai.py ws://127.0.0.1:8080 SPEECH.wav [audio]
-
-With `audio` the session has sound only, and each answer follows its turn.
+Usage: python pipecat_openai.py ws://127.0.0.1:8080 SPEECH.wav
 """
 
 from __future__ import annotations
@@ -25,7 +23,6 @@ from pipecat.pipeline.task import PipelineParams, PipelineTask
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair
 from pipecat.processors.frame_processor import FrameProcessor
-from pipecat.services.openai.realtime.events import SessionProperties
 from pipecat.services.openai.realtime.llm import OpenAIRealtimeLLMService
 
 TURNS = 3
@@ -53,15 +50,13 @@ class Speaker(FrameProcessor):
         await self.push_frame(frame, direction)
 
 
-async def main(server: str, path: str, *modalities: str) -> None:
+async def main(server: str, path: str) -> None:
     """Speak a file of 24 kHz, and print how many turns were answered."""
-    properties = SessionProperties(output_modalities=list(modalities) or None)
     service = OpenAIRealtimeLLMService(
         api_key=os.environ.get("OPENAI_API_KEY", "none"),
         base_url=f"{server}/v1/realtime",
         settings=OpenAIRealtimeLLMService.Settings(
             model=os.environ.get("AVATAR_MODEL", "default/concierge"),
-            session_properties=properties,
         ),
     )
     speaker = Speaker()

@@ -142,7 +142,7 @@ class Drive(Generic[W]):
         turn = self._input.oldest
         if turn is None or (self.config.waits_for_request and turn.request is None):
             return None
-        if self.config.waits_for_turn_end:
+        if self.config.start is StartTrigger.COMMIT:
             if turn.accepts_audio:
                 return None
             turn.clock.restart(now)  # nothing of it is late before

@@ -145,10 +145,16 @@ LOUD, QUIET = b"\x00\x20" * 768, bytes(2 * 768)  # windows of 32 ms
 
 @pytest.mark.parametrize(
     ("update", "begins_early"),
-    [({"output_modalities": ["audio"]}, False), (NONE, True), (JPEG, True)],
-    ids=["never named the avatar", "sound only", "video"],
+    [
+        ({}, False),
+        ({"output_modalities": ["audio"]}, False),
+        (NONE, False),
+        (JPEG, False),
+        ({"avatar": {"drive": {"start": "append"}}}, True),
+    ],
+    ids=["default", "never named the avatar", "sound only", "video", "asks for it"],
 )
-def test_a_client_that_knows_no_avatar_is_answered_after_its_turn(
+def test_a_detected_turn_is_answered_after_it_with_and_without_video(
     connect: Connect, update: dict[str, Any], begins_early: bool
 ) -> None:
     driver = connect()

@@ -66,7 +66,7 @@ FIELDS: Final[Mapping[str, Choices]] = {
     "avatar.flow.mode": (("clock",), ("ack",)),
     "avatar.flow.window_ms": ((200, 1000, 10_000), (199, 10_001, 1e3)),
     "avatar.flow.overrun": (("drop", "pause"), ("grow",)),
-    "avatar.drive.start": (("append", "response.create"), ("commit",)),
+    "avatar.drive.start": (("append", "commit", "response.create"), ("create",)),
     "avatar.fps": ((25,), (30,)),
     "avatar.disclosure": (("", "Made by a machine."), (3,)),
     "avatar.scene": (({"zoom": 1},), ()),
