@@ -15,6 +15,7 @@ from pipecat.frames.frames import (
     ErrorFrame,
     InputAudioRawFrame,
     LLMFullResponseEndFrame,
+    LLMFullResponseStartFrame,
     TTSAudioRawFrame,
 )
 from pipecat.pipeline.pipeline import Pipeline
@@ -35,6 +36,7 @@ class Speaker(FrameProcessor):
         super().__init__()
         self.result = {"turns": 0, "sound_bytes": 0, "errors": []}
         self.done = asyncio.Event()
+        self._is_answer_open = False
 
     async def process_frame(self, frame, direction) -> None:
         """Count what the service says."""
@@ -43,7 +45,11 @@ class Speaker(FrameProcessor):
             self.result["sound_bytes"] += len(frame.audio)
         elif isinstance(frame, ErrorFrame):
             self.result["errors"].append(frame.error)
-        elif isinstance(frame, LLMFullResponseEndFrame):
+        elif isinstance(frame, LLMFullResponseStartFrame):
+            self._is_answer_open = True
+        elif isinstance(frame, LLMFullResponseEndFrame) and self._is_answer_open:
+            # An interruption ends an answer, too, which then ends a second time.
+            self._is_answer_open = False
             self.result["turns"] += 1
             if self.result["turns"] == TURNS:
                 self.done.set()
