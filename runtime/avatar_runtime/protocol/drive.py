@@ -31,6 +31,7 @@ class Drive(Generic[W]):
     announces_itself: Final = False
     forwards: Final = False
     can_receive: Final = True
+    has_open_audio: Final = False  # an open turn is one of the speech
 
     def __init__(self, parts: SessionParts[W]) -> None:
         self.speech: Speech[W] = Speech(parts, self)

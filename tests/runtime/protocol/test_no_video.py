@@ -127,6 +127,26 @@ def test_a_response_keeps_its_video_until_it_ends(connect: Connect) -> None:
     assert not [kind for kind in kinds(driver.events) if "video" in kind]
 
 
+def test_the_avatar_stops_to_speak_when_a_response_without_video_follows(
+    connect: Connect,
+) -> None:
+    driver = connect()
+    driver.append(FRAME * 10)
+    driver.send("input_audio_buffer.commit")
+    driver.make()
+    driver.update(**NONE)
+    driver.append(FRAME * 10)  # its sound starts while the client still plays the first response
+    driver.send("input_audio_buffer.commit")
+    driver.run(2.0)
+    kinds = [event["type"] for event in driver.events]
+    assert kinds.count("output_audio_buffer.started") == 2
+    switches = [event for event in driver.events if "switch_to" in event["type"]]
+    assert [(event["type"], event["turn_id"]) for event in switches] == [
+        ("session.avatar.switch_to_speaking", "resp_0a_1"),
+        ("session.avatar.switch_to_idle", "resp_0a_1"),
+    ]
+
+
 def test_a_cancel_without_video_sends_no_closing_frame(connect: Connect) -> None:
     driver = connect()
     driver.update(**NONE)

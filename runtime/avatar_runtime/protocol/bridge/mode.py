@@ -41,6 +41,11 @@ class Bridge(Generic[W]):
     # The client
 
     @property
+    def has_open_audio(self) -> bool:
+        """Return false: the upstream hears the audio as it arrives."""
+        return False
+
+    @property
     def can_receive(self) -> bool:
         """Whether the upstream takes the events of the client in time."""
         return not self.upstream.requests.is_full
