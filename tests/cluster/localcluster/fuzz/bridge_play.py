@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from random import Random
 from typing import TYPE_CHECKING, Final
 
@@ -11,11 +10,11 @@ from avatar_runtime.protocol.bridge.link_state import LinkState, UpstreamFault
 from avatar_runtime.protocol.bridge.mode import Bridge
 from avatar_runtime.protocol.bridge.upstream_side import BridgeOptions
 from avatar_runtime.protocol.session import Session, SessionLimits
-from avatar_runtime.protocol.session_config import ReadOnlyFields, SessionConfig
-from localcluster.fuzz import messages
+from avatar_runtime.protocol.session_config import ReadOnlyFields, SessionConfig, VideoMode
+from localcluster.fuzz import edge, messages
 from localcluster.fuzz.bridge_oracle import BridgeOracle
 from localcluster.fuzz.fakes import FPS, CountingUtterance, FrameWindow, LevelDetector
-from localcluster.fuzz.play import CHARACTERS
+from localcluster.fuzz.play import CHARACTERS, Played
 from localcluster.fuzz.upstream import Upstream
 from localcluster.fuzz.violation import require
 
@@ -40,11 +39,11 @@ class BridgePlay:
         self._now = 1000.0
         self.oracle = BridgeOracle()
         self.log: list[str] = []
-        self.messages = 0
-        self.kinds: Counter[str] = Counter()
-        """Events by type."""
+        self.played = Played()
         style = random.choice(messages.STYLES)
-        self._client = messages.Client(random, style, self.oracle.view)
+        # What the upstream sends is relayed, also if it has not the official form.
+        self._edge = edge.Edge(random.choice(edge.DIALECTS), is_official=False)
+        self._client = messages.Client(random, style, self.oracle.view, self._edge.in_form)
         self._upstream = Upstream(random, random.choice((0.0, 0.02, 0.2)))
         self._pace_s = random.choice((0.001, 0.03, 0.2))
         self._loss = random.choice((0.0, 0.002, 0.02))
@@ -56,7 +55,10 @@ class BridgePlay:
             return self._bridge
 
         self.session: Session[FrameWindow] = Session(
-            SessionConfig(CHARACTERS["anna"]),
+            SessionConfig(
+                CHARACTERS["anna"],
+                video=random.choice((VideoMode.JPEG, VideoMode.JPEG, VideoMode.NONE)),
+            ),
             dict(CHARACTERS),
             ReadOnlyFields("sess_0f", "acme/concierge", 1_800_000_000, FPS),
             limits=SessionLimits(7200.0, 300.0),
@@ -66,13 +68,13 @@ class BridgePlay:
             open_mode=open_mode,
         )
 
-    def run(self, count: int) -> None:
+    def run(self, count: int) -> Played:
         """Let at most `count` messages come from both sides, then end the session.
 
         Raises:
             Violation: the session did what it must not.
         """
-        while self.messages < count and self.session.closing is None:
+        while self.played.messages < count and self.session.closing is None:
             self._now += self._random.expovariate(1 / self._pace_s)
             self.session.tick(self._now)
             self._link()
@@ -89,21 +91,22 @@ class BridgePlay:
         self.session.end(1000, "over", self._now)
         self._drain()
         self.oracle.check_end()
+        return self.played
 
     def _step(self) -> None:
         session, upstream = self.session, self._bridge.upstream
         if self._random.random() < 0.5:
             if session.can_receive:
-                content = self._client.draw()
+                content = self._edge.to_session(self._client.draw())
                 self._note(f"> {content[:300]!r}")
-                self.messages += 1
+                self.played.messages += 1
                 session.receive(content, self._now)
             return
         if upstream.link.state in (LinkState.GREETING, LinkState.OPEN) and upstream.can_receive:
             is_new = upstream.link.state is LinkState.GREETING and self._random.random() < 0.7
             text = self._upstream.greet() if is_new else self._upstream.draw()
             self._note(f"^ {text[:300]}")
-            self.messages += 1
+            self.played.messages += 1
             fault = upstream.receive(text, self._now)
             if fault is not None:
                 upstream.lose(fault, self._now, self._random.random())
@@ -142,7 +145,9 @@ class BridgePlay:
     def _drain(self) -> None:
         while (outgoing := self.session.pull(self._now)) is not None:
             self._note(f"< {outgoing.text[:300]}")
-            self.kinds[self.oracle.read(outgoing.text)["type"]] += 1
+            event = self.oracle.read(outgoing.text)
+            self.played.count(event)
+            self._edge.read(outgoing.text, official_only=self.session.official_only)
 
     def _note(self, line: str) -> None:
         self.log.append(f"{self._now:.3f} {line}")
