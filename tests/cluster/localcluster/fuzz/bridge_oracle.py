@@ -54,6 +54,7 @@ class BridgeOracle:
             case "response.created":
                 response_id = event["response"]["id"]
                 require(response_id not in self._seen, f"{response_id} is created again")
+                require(not self.active, f"{response_id} starts while {self.active} is active")
                 self._seen.add(response_id)
                 self.active.add(response_id)
                 self.view.responses.append(response_id)

@@ -22,6 +22,13 @@ _FLAT: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "output": {"voice": "voice", "speed": "speed"},
 }
+BETA_EVENTS: Final[Mapping[str, str]] = {
+    "conversation.item.added": "conversation.item.created",
+    "response.output_audio.delta": "response.audio.delta",
+    "response.output_audio.done": "response.audio.done",
+    "response.output_audio_transcript.delta": "response.audio_transcript.delta",
+}
+"""Server events by their GA name, as a server of the beta interface calls them."""
 _PARTS: Final = {"output_text": "text", "output_audio": "audio"}
 
 
