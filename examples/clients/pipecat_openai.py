@@ -1,8 +1,6 @@
 """pipecat-ai: three turns of a microphone through a pipeline with its realtime service.
 
-Usage: python pipecat_openai.py ws://127.0.0.1:8080 SPEECH.wav [audio]
-
-With `audio` the session has sound only, and each answer follows its turn.
+Usage: python pipecat_openai.py ws://127.0.0.1:8080 SPEECH.wav
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ from pipecat.frames.frames import (
     ErrorFrame,
     InputAudioRawFrame,
     LLMFullResponseEndFrame,
+    LLMFullResponseStartFrame,
     TTSAudioRawFrame,
 )
 from pipecat.pipeline.pipeline import Pipeline
@@ -25,7 +24,6 @@ from pipecat.pipeline.task import PipelineParams, PipelineTask
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair
 from pipecat.processors.frame_processor import FrameProcessor
-from pipecat.services.openai.realtime.events import SessionProperties
 from pipecat.services.openai.realtime.llm import OpenAIRealtimeLLMService
 
 TURNS = 3
@@ -38,6 +36,7 @@ class Speaker(FrameProcessor):
         super().__init__()
         self.result = {"turns": 0, "sound_bytes": 0, "errors": []}
         self.done = asyncio.Event()
+        self._is_answer_open = False
 
     async def process_frame(self, frame, direction) -> None:
         """Count what the service says."""
@@ -46,22 +45,24 @@ class Speaker(FrameProcessor):
             self.result["sound_bytes"] += len(frame.audio)
         elif isinstance(frame, ErrorFrame):
             self.result["errors"].append(frame.error)
-        elif isinstance(frame, LLMFullResponseEndFrame):
+        elif isinstance(frame, LLMFullResponseStartFrame):
+            self._is_answer_open = True
+        elif isinstance(frame, LLMFullResponseEndFrame) and self._is_answer_open:
+            # An interruption ends an answer, too, which then ends a second time.
+            self._is_answer_open = False
             self.result["turns"] += 1
             if self.result["turns"] == TURNS:
                 self.done.set()
         await self.push_frame(frame, direction)
 
 
-async def main(server: str, path: str, *modalities: str) -> None:
+async def main(server: str, path: str) -> None:
     """Speak a file of 24 kHz, and print how many turns were answered."""
-    properties = SessionProperties(output_modalities=list(modalities) or None)
     service = OpenAIRealtimeLLMService(
         api_key=os.environ.get("OPENAI_API_KEY", "none"),
         base_url=f"{server}/v1/realtime",
         settings=OpenAIRealtimeLLMService.Settings(
             model=os.environ.get("AVATAR_MODEL", "default/concierge"),
-            session_properties=properties,
         ),
     )
     speaker = Speaker()

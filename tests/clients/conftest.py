@@ -24,8 +24,9 @@ ROOT: Final = Path(__file__).parents[2]
 RATE: Final = 24000
 SENTENCES: Final = ((0.0, 0.9), (1.8, 2.7), (5.0, 5.9))
 """Parts of the example speech, seconds: three turns."""
-PAUSE_S: Final = 2.5
-"""Noise after each turn. A turn is answered while it is spoken; a slow machine may be late."""
+PAUSE_S: Final = 4.0
+"""Noise after each turn: 0.5 s that end it, 1.7 s for its answer, and what a slow machine is late.
+The next turn interrupts an answer that is not over."""
 NOISE: Final = 60
 """Standard deviation of the noise, which is 55 dB below full scale."""
 START_S: Final = 60.0

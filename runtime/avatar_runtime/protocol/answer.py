@@ -143,24 +143,24 @@ class Answer(Generic[W]):
             self._send_video_done(epoch)
             self._send("response.done", self._ended(self.done, epoch))
             return
-        self._close(epoch)
+        self._close(conversation, epoch)
         self._send("response.done", self._ended(self._cut_short(), epoch))
 
     # Details
 
-    def _close(self, epoch: int) -> None:
+    def _close(self, conversation: Conversation, epoch: int) -> None:
         """End what is announced, and report the items that are complete without their audio."""
         for kind, fields in self._outline.close_audio():
             self._send(kind, fields)
         self._send_video_done(epoch)
-        for kind, fields in self._outline.close():
+        for kind, fields in self._outline.close(conversation):
             self._send(kind, fields)
         complete = {r.item_id for r in self._reports if r.kind == "response.output_item.done"}
         for report in self._reports:
             if report.item_id is not None and report.item_id in complete:
                 self._send_report(report)
         self._reports.clear()
-        for kind, fields in self._outline.close():
+        for kind, fields in self._outline.close(conversation):
             self._send(kind, fields)
 
     def _cut_short(self) -> Mapping[str, object]:

@@ -10,6 +10,8 @@ from avatar_runtime.protocol import server_events
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from avatar_runtime.protocol.conversation import Conversation
+
     Event = tuple[str, dict[str, object]]
 
 MAX_ENTRIES: Final = 128
@@ -71,15 +73,18 @@ class Outline:
                 yield "response.output_audio.done", ids
                 yield "response.output_audio_transcript.done", {**ids, "transcript": part.text}
 
-    def close(self) -> Iterator[Event]:
-        """Yield the events that end the open parts and items; they are ended then."""
+    def close(self, conversation: Conversation) -> Iterator[Event]:
+        """Yield the events that end the open parts and items; they are ended then.
+
+        `conversation` knows what is before an item now, if the item is the session's own.
+        """
         for item_id, item, index, part in self._open_parts():
             ids = self._ids(item_id, item, index)
             if not part.is_audio:
                 yield "response.output_text.done", {**ids, "text": part.text}
             yield "response.content_part.done", {**ids, "part": part.describe(in_item=False)}
             part.is_open = False
-        for item in self._items.values():
+        for item_id, item in self._items.items():
             if item.is_open:
                 item.document = item.incomplete()
                 item.is_open = False
@@ -87,7 +92,9 @@ class Outline:
                 yield "response.output_item.done", {**ids, "item": item.document}
             if item.in_conversation:
                 item.in_conversation = False
-                done = {"item": item.document, "previous_item_id": item.previous}
+                own = conversation.find(item_id)
+                previous = item.previous if own is None else conversation.previous(own)
+                done = {"item": item.document, "previous_item_id": previous}
                 yield "conversation.item.done", done
 
     def output(self) -> list[dict[str, object]]:

@@ -55,6 +55,16 @@ class Answers(Generic[W]):
 
     # What the mode does
 
+    def check_open(self) -> None:
+        """Check that another answer can be opened.
+
+        Raises:
+            ProtocolError: too many answers wait.
+        """
+        if len(self._queue) >= MAX_ANSWERS:
+            message = f"{MAX_ANSWERS} answers wait to be spoken"
+            raise ProtocolError("too_many_answers", message, limit=MAX_ANSWERS)
+
     def open(self, response: Mapping[str, object], now: float) -> Answer[W]:
         """Open an answer and start it if no other one is active.
 
@@ -63,9 +73,7 @@ class Answers(Generic[W]):
         Raises:
             ProtocolError: too many answers wait.
         """
-        if len(self._queue) >= MAX_ANSWERS:
-            message = f"{MAX_ANSWERS} answers wait to be spoken"
-            raise ProtocolError("too_many_answers", message, limit=MAX_ANSWERS)
+        self.check_open()
         audio, parts = self.speech.config.format, self._parts
         turn = Turn(parts.open_utterance(audio), audio, parts.fps, can_be_live=False)
         answer = Answer(response, turn, parts.outbox, parts.fps)

@@ -226,9 +226,8 @@ class ConfigUpdate:
     def _drive(self, avatar: StrictFields) -> None:
         drive = avatar.nested("drive")
         if "start" in drive:
-            self._change(
-                start=StartTrigger(drive.choice("start", [start.value for start in StartTrigger]))
-            )
+            value = drive.choice("start", [start.value for start in StartTrigger])
+            self._change(asked_start=StartTrigger(value))
 
     def _ignore_read_only(self, fields: StrictFields, values: Mapping[str, object]) -> None:
         for name, value in values.items():

@@ -31,6 +31,7 @@ class Drive(Generic[W]):
     announces_itself: Final = False
     forwards: Final = False
     can_receive: Final = True
+    has_open_audio: Final = False  # an open turn is one of the speech
 
     def __init__(self, parts: SessionParts[W]) -> None:
         self.speech: Speech[W] = Speech(parts, self)
@@ -142,7 +143,7 @@ class Drive(Generic[W]):
         turn = self._input.oldest
         if turn is None or (self.config.waits_for_request and turn.request is None):
             return None
-        if self.config.waits_for_turn_end:
+        if self.config.start is StartTrigger.COMMIT:
             if turn.accepts_audio:
                 return None
             turn.clock.restart(now)  # nothing of it is late before

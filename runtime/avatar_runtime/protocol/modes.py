@@ -41,6 +41,14 @@ class Mode(Protocol[W]):
         """Whether the mode can take the next message of the client."""
         ...
 
+    @property
+    def has_open_audio(self) -> bool:
+        """Whether audio of the client waits for its end, in the format in which it began.
+
+        What `speech` has counts as an active response instead.
+        """
+        ...
+
     def describe(self, session: dict[str, object]) -> dict[str, object]:
         """Return the session object for the client, from the one of the configuration."""
         ...

@@ -53,9 +53,9 @@ class Playback:
     def start(self, response_id: str, epoch: int, *, has_video: bool = True) -> None:
         """Report the first media of a response; without video there is no avatar to report."""
         self._last_media_id = response_id
-        self._speaking_id = response_id if has_video else None
         self._send("output_audio_buffer.started", response_id=response_id, epoch=epoch)
         if has_video:
+            self._speaking_id = response_id
             self._send("session.avatar.switch_to_speaking", turn_id=response_id)
 
     def finish(self, playing: PlayingResponse) -> None:

@@ -321,7 +321,7 @@ class Session(Generic[W]):
             before, self._characters, self._read_only, forwards=self._mode.forwards
         )
         after = update.apply(session)
-        if not self._speech.is_quiet:
+        if not self._speech.is_quiet or self._mode.has_open_audio:
             if after.character != before.character:
                 raise response_active("session.avatar.character", after.character.name)
             if after.format != before.format:

@@ -36,7 +36,11 @@ class StartTrigger(Enum):
     """Which event starts the response to the client's audio."""
 
     APPEND = "append"
+    """The first audio: the avatar speaks while the client still does."""
+    COMMIT = "commit"
+    """The end of the turn, which the client commits or the server detects: OpenAI's order."""
     RESPONSE_CREATE = "response.create"
+    """The `response.create` after the commit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,8 @@ class SessionConfig:
     audio_deltas: bool = True
     window_ms: int = 1000
     overrun: Overrun = Overrun.DROP
-    start: StartTrigger = StartTrigger.APPEND
+    asked_start: StartTrigger | None = None
+    """Which event starts a response, if the client has said so."""
     turn_detection: TurnDetection | None = None
     """How turns are detected in the audio; `None` leaves it to the client's commits."""
     stored: Mapping[str, object] = field(default_factory=dict)
@@ -111,14 +116,14 @@ class SessionConfig:
         return self.video is VideoMode.NONE and not self.names_avatar
 
     @property
-    def waits_for_turn_end(self) -> bool:
-        """Whether a response starts only when its turn has ended.
+    def start(self) -> StartTrigger:
+        """Which event starts a response.
 
-        A face that speaks early is worth an answer that begins while the user still speaks. A
-        client with sound only expects the order of OpenAI's interface: pipecat discards the sound
-        that it has when the user is heard.
+        Clients of OpenAI's interface that let the server detect the turns expect the answer after
+        the turn: docs/decisions/0047-answers-follow-detected-turns.md.
         """
-        return self.official_only and self.turn_detection is not None
+        default = StartTrigger.APPEND if self.turn_detection is None else StartTrigger.COMMIT
+        return self.asked_start or default
 
     @property
     def waits_for_request(self) -> bool:

@@ -40,6 +40,7 @@ class Puppet:
     """A mode whose answers a test makes."""
 
     can_receive = True
+    has_open_audio = False
     announces_itself = False
     forwards = False
 

@@ -26,7 +26,7 @@ VOICE: Final = bytes(range(1, 241)) * 40
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(2))
 def test_fifty_thousand_random_messages_break_no_rule(part: int) -> None:
-    total = many.play_many(SEED, 25_000, part, 2)
+    total = many.play_many("drive", SEED, 25_000, part, 2)
     assert total.messages >= 25_000
     assert total.slowest_call_s < 2.0
     # The sessions have reached what they are for.
@@ -37,8 +37,19 @@ def test_fifty_thousand_random_messages_break_no_rule(part: int) -> None:
     assert {1000, 1008, 1012, 4408, 4410} <= set(total.closes)
 
 
-def test_a_session_is_repeated_by_its_number() -> None:
-    first, second = many.play_one(SEED, 3), many.play_one(SEED, 3)
+@pytest.mark.slow
+def test_fifteen_thousand_random_messages_to_mode_speech_break_no_rule() -> None:
+    total = many.play_many("speech", SEED, 15_000)
+    assert total.kinds["response.done"] > 300
+    assert total.kinds["response.output_audio_transcript.delta"] > 100
+    assert total.kinds["conversation.item.input_audio_transcription.completed"] > 20
+    assert total.errors["no_input_text"] > 50
+    assert total.errors["speech_failed"] > 20
+
+
+@pytest.mark.parametrize("mode", many.MODES)
+def test_a_session_is_repeated_by_its_number(mode: str) -> None:
+    first, second = many.play_one(mode, SEED, 3), many.play_one(mode, SEED, 3)
     assert first.events == second.events
     assert first.kinds == second.kinds
 

@@ -127,6 +127,26 @@ def test_a_response_keeps_its_video_until_it_ends(connect: Connect) -> None:
     assert not [kind for kind in kinds(driver.events) if "video" in kind]
 
 
+def test_the_avatar_stops_to_speak_when_a_response_without_video_follows(
+    connect: Connect,
+) -> None:
+    driver = connect()
+    driver.append(FRAME * 10)
+    driver.send("input_audio_buffer.commit")
+    driver.make()
+    driver.update(**NONE)
+    driver.append(FRAME * 10)  # its sound starts while the client still plays the first response
+    driver.send("input_audio_buffer.commit")
+    driver.run(2.0)
+    kinds = [event["type"] for event in driver.events]
+    assert kinds.count("output_audio_buffer.started") == 2
+    switches = [event for event in driver.events if "switch_to" in event["type"]]
+    assert [(event["type"], event["turn_id"]) for event in switches] == [
+        ("session.avatar.switch_to_speaking", "resp_0a_1"),
+        ("session.avatar.switch_to_idle", "resp_0a_1"),
+    ]
+
+
 def test_a_cancel_without_video_sends_no_closing_frame(connect: Connect) -> None:
     driver = connect()
     driver.update(**NONE)
@@ -145,10 +165,16 @@ LOUD, QUIET = b"\x00\x20" * 768, bytes(2 * 768)  # windows of 32 ms
 
 @pytest.mark.parametrize(
     ("update", "begins_early"),
-    [({"output_modalities": ["audio"]}, False), (NONE, True), (JPEG, True)],
-    ids=["never named the avatar", "sound only", "video"],
+    [
+        ({}, False),
+        ({"output_modalities": ["audio"]}, False),
+        (NONE, False),
+        (JPEG, False),
+        ({"avatar": {"drive": {"start": "append"}}}, True),
+    ],
+    ids=["default", "never named the avatar", "sound only", "video", "asks for it"],
 )
-def test_a_client_that_knows_no_avatar_is_answered_after_its_turn(
+def test_a_detected_turn_is_answered_after_it_with_and_without_video(
     connect: Connect, update: dict[str, Any], begins_early: bool
 ) -> None:
     driver = connect()

@@ -50,7 +50,11 @@ def server_vad(driver: SessionDriver) -> None:
             driver.make()
             driver.now += 0.032
             driver.session.tick(driver.now)
-    driver.append(QUIET * 200)
+    for _ in range(200):
+        driver.append(QUIET)
+        driver.make()
+        driver.now += 0.032
+        driver.session.tick(driver.now)
     driver.send("conversation.item.create", item={"type": "message"})
 
 

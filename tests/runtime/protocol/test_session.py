@@ -658,7 +658,7 @@ ANSWERED = {
 }
 
 
-starts = st.sampled_from(["append", "response.create", "server_vad"])
+starts = st.sampled_from(["append", "commit", "response.create", "server_vad"])
 
 
 @given(script=st.lists(commands, max_size=60), start=starts)

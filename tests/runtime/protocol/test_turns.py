@@ -34,9 +34,17 @@ def sound_of(events: list[Event], response: str) -> bytes:
     )
 
 
-def listening(connect: Connect, **fields: Any) -> SessionDriver:
+EARLY = {"drive": {"start": "append"}}
+"""What a client sends that wants the answer while the user still speaks."""
+
+
+def listening(
+    connect: Connect, avatar: dict[str, Any] | None = None, **fields: Any
+) -> SessionDriver:
     """Return a session with turn detection whose first events are no longer recorded."""
     driver = connect()
+    if avatar is not None:
+        driver.update(avatar=avatar)
     driver.update(audio={"input": {"turn_detection": {"type": "server_vad", **fields}}})
     driver.events.clear()
     return driver
@@ -71,27 +79,45 @@ def test_speech_is_a_turn_with_its_padding_and_its_silence(connect: Connect) -> 
     assert not of(events, "error")
 
 
-def test_the_avatar_speaks_before_the_turn_ends_and_after_the_item_of_the_user(
-    connect: Connect,
-) -> None:
+ORDER = (
+    "input_audio_buffer.speech_started",
+    "input_audio_buffer.speech_stopped",
+    "input_audio_buffer.committed",
+    "conversation.item.added",
+    "response.created",
+    "output_audio_buffer.started",
+    "response.done",
+)
+
+
+def order_of(events: list[Event]) -> list[str]:
+    return [kind for kind in kinds(events) if kind in ORDER]
+
+
+def test_the_answer_follows_the_turn(connect: Connect) -> None:
     driver = listening(connect)
     stream(driver, VOICE * 30)
+    assert order_of(driver.events) == ["input_audio_buffer.speech_started"]
     stream(driver, QUIET * 20)
-    order = [
-        kind
-        for kind in kinds(driver.events)
-        if kind
-        in (
-            "input_audio_buffer.speech_started",
-            "input_audio_buffer.speech_stopped",
-            "input_audio_buffer.committed",
-            "conversation.item.added",
-            "response.created",
-            "output_audio_buffer.started",
-            "response.done",
-        )
+    driver.run(2.0)
+    assert order_of(driver.events) == [
+        "input_audio_buffer.speech_started",
+        "input_audio_buffer.speech_stopped",
+        "input_audio_buffer.committed",
+        "conversation.item.added",
+        "response.created",
+        "conversation.item.added",
+        "output_audio_buffer.started",
+        "response.done",
     ]
-    assert order == [
+    assert not of(driver.events, "response.video.dropped")  # nothing was late before
+
+
+def test_a_client_may_ask_for_an_answer_before_the_turn_ends(connect: Connect) -> None:
+    driver = listening(connect, EARLY)
+    stream(driver, VOICE * 30)
+    stream(driver, QUIET * 20)
+    assert order_of(driver.events) == [
         "input_audio_buffer.speech_started",
         "conversation.item.added",
         "response.created",
@@ -105,10 +131,65 @@ def test_the_avatar_speaks_before_the_turn_ends_and_after_the_item_of_the_user(
     assert (user["item"]["role"], answer["previous_item_id"]) == ("user", user["item"]["id"])
 
 
-def test_three_turns_of_a_microphone_end_completed(connect: Connect) -> None:
-    driver = listening(connect)
+@pytest.mark.parametrize(
+    ("avatar", "updates", "start"),
+    [
+        (None, [None], "append"),
+        (None, [{"type": "server_vad"}], "commit"),
+        (None, [{"type": "server_vad", "create_response": False}], "commit"),
+        (None, [{"type": "server_vad"}, None], "append"),
+        ({"character": "anna"}, [{"type": "server_vad"}], "commit"),
+        (EARLY, [{"type": "server_vad"}], "append"),
+        ({"drive": {"start": "commit"}}, [None], "commit"),
+        ({"drive": {"start": "response.create"}}, [{"type": "server_vad"}], "response.create"),
+    ],
+)
+def test_detected_turns_are_answered_at_their_end_unless_the_client_says_when(
+    connect: Connect,
+    avatar: dict[str, Any] | None,
+    updates: list[dict[str, Any] | None],
+    start: str,
+) -> None:
+    driver = connect()
+    for detection in updates:
+        driver.update(audio={"input": {"turn_detection": detection}})
+    if avatar is not None:
+        driver.update(avatar=avatar)
+    session = of(driver.events, "session.updated")[-1]["session"]
+    assert session["avatar"]["drive"] == {"start": start}
+
+
+def test_a_client_that_ends_its_turns_may_be_answered_at_their_end(connect: Connect) -> None:
+    driver = connect()
+    driver.update(avatar={"drive": {"start": "commit"}})
+    driver.append(VOICE * 10)
+    assert driver.make() == []
+    driver.send("input_audio_buffer.commit")
+    driver.make()
+    assert sound_of(driver.events, "resp_0a_1") == VOICE * 10
+
+
+def test_a_request_in_the_middle_of_a_turn_is_answered_after_it(connect: Connect) -> None:
+    driver = listening(connect, create_response=False)
+    stream(driver, VOICE * 10)
+    assert driver.send("response.create") == []
+    stream(driver, VOICE * 10 + STOP)
+    driver.run(2.0)
+    assert [kind for kind in order_of(driver.events) if kind.startswith("response")] == [
+        "response.created",
+        "response.done",
+    ]
+    stopped = of(driver.events, "input_audio_buffer.speech_stopped")[0]
+    assert stopped["seq"] < of(driver.events, "response.created")[0]["seq"]
+
+
+@pytest.mark.parametrize(("avatar", "pause"), [(EARLY, 40), (None, 90)], ids=["early", "default"])
+def test_three_turns_of_a_microphone_end_completed(
+    connect: Connect, avatar: dict[str, Any] | None, pause: int
+) -> None:
+    driver = listening(connect, avatar)
     for _ in range(3):
-        stream(driver, VOICE * 30 + QUIET * 40)
+        stream(driver, VOICE * 30 + QUIET * pause)
     done = of(driver.events, "response.done")
     assert [event["response"]["status"] for event in done] == ["completed"] * 3
     assert not of(driver.events, "error")
@@ -215,7 +296,7 @@ def test_audio_that_is_faster_than_speech_never_interrupts(connect: Connect) -> 
 def test_a_cancel_while_the_user_speaks_leaves_the_rest_of_the_turn_unspoken(
     connect: Connect,
 ) -> None:
-    driver = listening(connect)
+    driver = listening(connect, EARLY)
     stream(driver, VOICE * 20)
     driver.send("response.cancel")
     driver.events.clear()
@@ -363,7 +444,7 @@ def test_the_mouth_closes_after_a_cancel_in_a_frame_of_the_new_epoch(
     connect: Connect, detection: dict[str, str] | None
 ) -> None:
     driver = connect()
-    driver.update(audio={"input": {"turn_detection": detection}})
+    driver.update(audio={"input": {"turn_detection": detection}}, avatar=EARLY)
     stream(driver, VOICE * 20)
     shown = len(of(driver.events, "response.video.delta"))
     driver.session.receive('{"type": "response.cancel"}', driver.now)

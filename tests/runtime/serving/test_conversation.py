@@ -28,6 +28,7 @@ OURS = {
     "warning",
     "response.video.delta",
     "response.video.done",
+    "response.video.dropped",
     "session.avatar.switch_to_speaking",
     "session.avatar.switch_to_idle",
 }
@@ -44,21 +45,31 @@ def speech(seconds: float) -> np.ndarray[Any, np.dtype[np.int16]]:
         return np.frombuffer(file.readframes(int(seconds * RATE)), "<i2")
 
 
-def conversation() -> bytes:
+def conversation(pause_s: float) -> bytes:
     """Return three utterances in the noise of a room, with silence after each of them."""
     voice = speech(1.2)
-    quiet = np.zeros(int(0.9 * RATE), np.int16)
+    quiet = np.zeros(int(pause_s * RATE), np.int16)
     clean = np.concatenate([quiet, *([voice, quiet] * 3)]).astype(np.float64)
     noise = np.random.default_rng(3).standard_normal(len(clean)) * 60  # -55 dBFS
     return (clean + noise).clip(-32768, 32767).astype("<i2").tobytes()
 
 
-async def test_three_turns_of_a_microphone_with_default_settings(serve: Serve) -> None:
-    audio = conversation()
+@pytest.mark.parametrize(
+    ("session", "pause_s"),
+    # An answer after the turn takes 2.0 s; the next turn would interrupt it before.
+    [(None, 3.5), ({"type": "realtime", "avatar": {"drive": {"start": "append"}}}, 0.9)],
+    ids=["default settings", "an answer with the user"],
+)
+async def test_three_turns_of_a_microphone_are_answered(
+    serve: Serve, session: Any, pause_s: float
+) -> None:
+    audio = conversation(pause_s)
     async with serve(AVATAR_TURN_DETECTION=labels.SERVER_VAD) as served:
         client = AsyncOpenAI(api_key="unused", websocket_base_url=f"ws://{served.sessions}/v1")
         async with client.realtime.connect(model="acme/concierge") as connection:
             events: list[Any] = []
+            if session is not None:
+                await connection.session.update(session=session)
 
             async def listen() -> None:
                 async for event in connection:

@@ -41,6 +41,11 @@ class Bridge(Generic[W]):
     # The client
 
     @property
+    def has_open_audio(self) -> bool:
+        """Return false: the upstream hears the audio as it arrives."""
+        return False
+
+    @property
     def can_receive(self) -> bool:
         """Whether the upstream takes the events of the client in time."""
         return not self.upstream.requests.is_full
@@ -56,13 +61,16 @@ class Bridge(Generic[W]):
             self.upstream.set_formats(config)
 
     def forward(self, session: Mapping[str, object], event_id: str | None) -> bool:
-        """Ask the upstream for the changes of a `session.update`; false if none concerns it."""
+        """Ask the upstream for the changes of a `session.update`; false if none concerns it.
+
+        Before `session.created`, an update that does not concern it waits for that event, too.
+        """
         changes = upstream_session.changes(
             session, self.speech.config, self.upstream.formats.describe()
         )
-        if not changes:
+        if not changes and self.upstream.link.connections:
             return False
-        if self.upstream.link.is_open:
+        if changes and self.upstream.link.is_open:
             self.upstream.settings.ask(changes, self._before, event_id)
         else:
             self.upstream.settings.owe(event_id)

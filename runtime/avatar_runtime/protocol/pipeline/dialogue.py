@@ -97,8 +97,8 @@ class Dialogue(Generic[W]):
             self._unanswered.append(item_id)
             del self._unanswered[:-MAX_UNANSWERED]
 
-    def hear(self, heard: Heard) -> None:
-        """Ask for the text of an utterance.
+    def check_hearing(self) -> None:
+        """Check that the text of another utterance can be asked for.
 
         Raises:
             ProtocolError: too many utterances wait for their text.
@@ -106,6 +106,9 @@ class Dialogue(Generic[W]):
         if len(self._transcriptions) >= MAX_TRANSCRIPTIONS:
             message = f"{MAX_TRANSCRIPTIONS} utterances wait for their text"
             raise ProtocolError("input_audio_buffer_full", message, limit=MAX_TRANSCRIPTIONS)
+
+    def hear(self, heard: Heard) -> None:
+        """Ask for the text of an utterance; `check_hearing` has accepted it."""
         request_id = self._next_request()
         self._new.append(TranscriptionRequest(request_id, heard.sound, heard.audio))
         self._transcriptions[request_id] = _Transcription(heard.item_id, heard.seconds)

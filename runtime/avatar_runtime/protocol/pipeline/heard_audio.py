@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from avatar_runtime.protocol import input_errors
 from avatar_runtime.protocol.conversation import Item
 from avatar_runtime.protocol.live_source import SourceClock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from avatar_runtime.protocol.audio_formats import AudioFormat
     from avatar_runtime.protocol.conversation import Conversation
     from avatar_runtime.protocol.outbox import Outbox
@@ -33,6 +31,22 @@ class Heard:
         return len(self.sound) / (self.audio.bytes_per_sample * self.audio.rate)
 
 
+class Hearer(Protocol):
+    """Who uses the utterances."""
+
+    def check_room(self) -> None:
+        """Check that another utterance can be used.
+
+        Raises:
+            ProtocolError: it cannot.
+        """
+        ...
+
+    def on_heard(self, heard: Heard, now: float) -> None:
+        """Take an utterance, after its events; `check_room` has accepted it."""
+        ...
+
+
 class HeardAudio:
     """Collects the open utterance; it is the buffer of an `AudioIntake`."""
 
@@ -41,13 +55,12 @@ class HeardAudio:
         suffix: str,
         outbox: Outbox,
         conversation: Conversation,
-        on_heard: Callable[[Heard, float], None],
+        hearer: Hearer,
     ) -> None:
-        """`on_heard` is called for each utterance at its end, after its events."""
         self._suffix = suffix
         self._outbox = outbox
         self._conversation = conversation
-        self._on_heard = on_heard
+        self._hearer = hearer
         self._items = 0
         self._item: Item | None = None
         self._audio: AudioFormat | None = None
@@ -106,11 +119,13 @@ class HeardAudio:
         """End the open utterance.
 
         Raises:
-            ProtocolError: no utterance is open.
+            ProtocolError: no utterance is open, or too many wait; it stays open then.
         """
         item, audio = self._item, self._audio
         if item is None:
             raise input_errors.nothing_to_commit()
+        if audio is not None:
+            self._hearer.check_room()
         sound = bytes(self._sound) if audio is not None else b""
         self.abandon()
         item.status = "completed"
@@ -119,7 +134,7 @@ class HeardAudio:
         self._outbox.add("input_audio_buffer.committed", fields)
         add_item(self._conversation, self._outbox, item)
         if audio is not None:
-            self._on_heard(Heard(item.id, sound, audio), now)
+            self._hearer.on_heard(Heard(item.id, sound, audio), now)
 
     def abandon(self) -> None:
         """Forget the open utterance."""

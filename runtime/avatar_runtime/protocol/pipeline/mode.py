@@ -43,7 +43,7 @@ class Pipeline(Generic[W]):
         self._outbox = parts.outbox
         self._conversation = parts.conversation
         self.dialogue: Dialogue[W] = Dialogue(parts, options, self._arm)
-        self._heard = HeardAudio(parts.suffix, parts.outbox, parts.conversation, self._on_heard)
+        self._heard = HeardAudio(parts.suffix, parts.outbox, parts.conversation, self)
         self._intake = AudioIntake(self._heard, parts.outbox, self, parts.open_detector)
         self._messages = 0
         self._has_warned = False
@@ -54,6 +54,11 @@ class Pipeline(Generic[W]):
     def speech(self) -> Speech[W]:
         """What the avatar says."""
         return self.dialogue.answers.speech
+
+    @property
+    def has_open_audio(self) -> bool:
+        """Whether an utterance has not ended."""
+        return self._heard.is_open
 
     @property
     def config(self) -> SessionConfig:
@@ -133,7 +138,30 @@ class Pipeline(Generic[W]):
         if detection is not None and detection.interrupt_response:
             self.dialogue.answers.interrupt(now)
 
+    # What the utterances ask
+
+    def check_room(self) -> None:
+        """Check that an utterance can be heard and answered.
+
+        Raises:
+            ProtocolError: too many utterances or answers wait.
+        """
+        self.dialogue.check_hearing()
+        if self._answers_utterances:
+            self.dialogue.answers.check_open()
+
+    def on_heard(self, heard: Heard, now: float) -> None:
+        """Ask for the text of an utterance, and answer it unless the client asks for that."""
+        self.dialogue.hear(heard)
+        if self._answers_utterances:
+            self._reply(None, None, now)
+
     # Details
+
+    @property
+    def _answers_utterances(self) -> bool:
+        detection = self.config.turn_detection
+        return detection is not None and detection.create_response
 
     def _arm(self) -> None:
         self._intake.arm()
@@ -153,18 +181,13 @@ class Pipeline(Generic[W]):
         if item_id is None:
             self._messages += 1
             item_id = f"item_{self._suffix}_t{self._messages}"
+        elif item_id.startswith(own := f"item_{self._suffix}_"):
+            raise described.invalid("id", f"must not start with {own}, as those of the session do")
         if self._conversation.find(item_id) is not None:
             raise described.invalid("id", "the conversation has an item with this id")
         item = Item(item_id, message.role, "completed", text=message.text)
         add_item(self._conversation, self._outbox, item)
         self.dialogue.add_message(item_id, message.role, message.text)
-
-    def _on_heard(self, heard: Heard, now: float) -> None:
-        """Ask for the text of an utterance, and answer it unless the client asks for that."""
-        self.dialogue.hear(heard)
-        detection = self.config.turn_detection
-        if detection is not None and detection.create_response:
-            self._reply(None, None, now)
 
     def _create_response(
         self,

@@ -20,6 +20,7 @@ class BridgeOracle:
         self._seen: set[str] = set()
         self._seq = 0
         self._epoch = 1
+        self._silent: str | None = None  # a response whose sound has started without video
         self._positions: dict[str, int] = {}  # frames by response
         self._samples: dict[str, int] = {}
 
@@ -39,10 +40,21 @@ class BridgeOracle:
             is_media = kind in ("response.output_audio.delta", "response.video.delta")
             require(not is_media or epoch == self._epoch, f"{kind} of the epoch {epoch} too early")
             self._epoch = epoch
+        is_video = kind.startswith("response.video.") and not event.get("idle")
+        require(
+            not is_video or event["response_id"] != self._silent,
+            f"{kind} of a response without video",
+        )
+        if kind == "output_audio_buffer.started":
+            self._silent = event["response_id"]
+        elif kind == "session.avatar.switch_to_speaking":
+            require(event["turn_id"] == self._silent, f"{event['turn_id']} has not started")
+            self._silent = None
         match kind:
             case "response.created":
                 response_id = event["response"]["id"]
                 require(response_id not in self._seen, f"{response_id} is created again")
+                require(not self.active, f"{response_id} starts while {self.active} is active")
                 self._seen.add(response_id)
                 self.active.add(response_id)
                 self.view.responses.append(response_id)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from random import Random
 from typing import TYPE_CHECKING, Final
 
+from avatar_client.traces import Trace
 from avatar_runtime.audio.rate_conversion import PcmRateConverter
+from avatar_runtime.protocol.audio_formats import PCM_24K
 from avatar_runtime.protocol.bridge.link_state import LinkState, UpstreamFault
 from avatar_runtime.protocol.bridge.mode import Bridge
 from avatar_runtime.protocol.bridge.upstream_side import BridgeOptions
 from avatar_runtime.protocol.session import Session, SessionLimits
-from avatar_runtime.protocol.session_config import ReadOnlyFields, SessionConfig
-from localcluster.fuzz import messages
+from avatar_runtime.protocol.session_config import ReadOnlyFields, SessionConfig, VideoMode
+from localcluster.fuzz import edge, messages, requests
 from localcluster.fuzz.bridge_oracle import BridgeOracle
 from localcluster.fuzz.fakes import FPS, CountingUtterance, FrameWindow, LevelDetector
-from localcluster.fuzz.play import CHARACTERS
+from localcluster.fuzz.play import CHARACTERS, Played
 from localcluster.fuzz.upstream import Upstream
 from localcluster.fuzz.violation import require
 
@@ -40,23 +41,29 @@ class BridgePlay:
         self._now = 1000.0
         self.oracle = BridgeOracle()
         self.log: list[str] = []
-        self.messages = 0
-        self.kinds: Counter[str] = Counter()
-        """Events by type."""
+        self.played = Played()
         style = random.choice(messages.STYLES)
-        self._client = messages.Client(random, style, self.oracle.view)
-        self._upstream = Upstream(random, random.choice((0.0, 0.02, 0.2)))
+        # What the upstream sends is relayed, also if it has not the official form.
+        self._edge = edge.Edge(random.choice(edge.DIALECTS), is_official=False)
+        self._client = messages.Client(random, style, self.oracle.view, self._edge.in_form)
+        is_beta = random.random() < 0.3
+        wrongness = random.choice((0.0, 0.02, 0.2, 0.6))
+        self._upstream = Upstream(random, wrongness, is_beta=is_beta)
+        self._trace = Trace(keep_media=False)
         self._pace_s = random.choice((0.001, 0.03, 0.2))
         self._loss = random.choice((0.0, 0.002, 0.02))
         self._frames: list[FrameDue[FrameWindow]] = []
-        options = BridgeOptions(PcmRateConverter, input_rate=random.choice((16_000, 24_000)))
+        options = BridgeOptions(PcmRateConverter, is_beta, random.choice((16_000, 24_000)))
 
         def open_mode(parts: SessionParts[FrameWindow]) -> Bridge[FrameWindow]:
             self._bridge = Bridge(parts, options, self._now)
             return self._bridge
 
         self.session: Session[FrameWindow] = Session(
-            SessionConfig(CHARACTERS["anna"]),
+            SessionConfig(
+                CHARACTERS["anna"],
+                video=random.choice((VideoMode.JPEG, VideoMode.JPEG, VideoMode.NONE)),
+            ),
             dict(CHARACTERS),
             ReadOnlyFields("sess_0f", "acme/concierge", 1_800_000_000, FPS),
             limits=SessionLimits(7200.0, 300.0),
@@ -65,20 +72,23 @@ class BridgePlay:
             now=self._now,
             open_mode=open_mode,
         )
+        # Sound and video come, as the trace expects.
+        self._is_plain = self.session.mode.speech.config.video is VideoMode.JPEG
 
-    def run(self, count: int) -> None:
+    def run(self, count: int) -> Played:
         """Let at most `count` messages come from both sides, then end the session.
 
         Raises:
             Violation: the session did what it must not.
         """
-        while self.messages < count and self.session.closing is None:
+        while self.played.messages < count and self.session.closing is None:
             self._now += self._random.expovariate(1 / self._pace_s)
             self.session.tick(self._now)
             self._link()
             self._step()
             self._serve()
             self._drain()
+        self._lose()
         for _ in range(_MAX_ROUNDS):
             if self.session.closing is not None or not self.session.is_speaking:
                 break
@@ -86,27 +96,44 @@ class BridgePlay:
             self.session.tick(self._now)
             self._serve()
             self._drain()
+        if self.session.closing is None:
+            require(self._bridge.upstream.answers.is_empty, "answers of a lost upstream wait")
         self.session.end(1000, "over", self._now)
         self._drain()
         self.oracle.check_end()
+        faults = self._trace.violations if self._is_plain else []
+        require(not faults, f"the client sees {faults}")
+        return self.played
 
     def _step(self) -> None:
         session, upstream = self.session, self._bridge.upstream
         if self._random.random() < 0.5:
             if session.can_receive:
-                content = self._client.draw()
+                content = self._edge.to_session(self._client.draw())
                 self._note(f"> {content[:300]!r}")
-                self.messages += 1
+                self.played.messages += 1
                 session.receive(content, self._now)
+                config = session.mode.speech.config
+                has_media = config.video is VideoMode.JPEG and config.audio_deltas
+                self._is_plain &= has_media and config.format == PCM_24K
             return
         if upstream.link.state in (LinkState.GREETING, LinkState.OPEN) and upstream.can_receive:
             is_new = upstream.link.state is LinkState.GREETING and self._random.random() < 0.7
             text = self._upstream.greet() if is_new else self._upstream.draw()
             self._note(f"^ {text[:300]}")
-            self.messages += 1
+            self.played.messages += 1
             fault = upstream.receive(text, self._now)
+            is_event = isinstance(requests.parse(text).get("type"), str)
+            require(fault is None or not is_event, f"{fault} after an event")
             if fault is not None:
                 upstream.lose(fault, self._now, self._random.random())
+
+    def _lose(self) -> None:
+        """Lose the connection for the last time, if there is one."""
+        upstream = self._bridge.upstream
+        if upstream.link.state in (LinkState.CONNECTING, LinkState.GREETING, LinkState.OPEN):
+            upstream.lose(_FAULTS[0], self._now, 0.0)
+            self._drain()
 
     def _link(self) -> None:
         """Connect when it is time, lose the connection at times, and read what is for it."""
@@ -142,7 +169,10 @@ class BridgePlay:
     def _drain(self) -> None:
         while (outgoing := self.session.pull(self._now)) is not None:
             self._note(f"< {outgoing.text[:300]}")
-            self.kinds[self.oracle.read(outgoing.text)["type"]] += 1
+            event = self.oracle.read(outgoing.text)
+            self._trace.receive(event, self._now)
+            self.played.count(event)
+            self._edge.read(outgoing.text, official_only=self.session.official_only)
 
     def _note(self, line: str) -> None:
         self.log.append(f"{self._now:.3f} {line}")

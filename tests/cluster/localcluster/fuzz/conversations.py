@@ -9,6 +9,8 @@ from localcluster.fuzz.violation import Violation, require
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from localcluster.fuzz.video import VideoModes
+
     Event = Mapping[str, Any]
 
 MAX_ITEMS: Final = 1000
@@ -17,7 +19,9 @@ MAX_ITEMS: Final = 1000
 class ConversationCheck:
     """Follows the items of a conversation by the events alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, repeats: bool = True) -> None:
+        """`repeats` is whether each response says an utterance of the user, whose item it has."""
+        self._repeats = repeats
         self._items: list[str] = []
         self._open: set[str] = set()
         self._done: set[str] = set()
@@ -41,11 +45,13 @@ class ConversationCheck:
                 require(event["item_id"] in self._items, f"{event['item_id']} is unknown")
                 require(event["item_id"] not in self._open, f"{event['item_id']} is in progress")
                 self._items.remove(event["item_id"])
+                self._done.discard(event["item_id"])  # the client may use its id again
             case "conversation.item.retrieved":
                 require(event["item"]["id"] in self._items, f"{event['item']['id']} is unknown")
             case "response.output_item.added":
                 self._answers += 1
-                require(self._answers <= self._users, "a response before the item of the user")
+                is_early = self._repeats and self._answers > self._users
+                require(not is_early, "a response before the item of the user")
 
     def check_end(self) -> None:
         """Check that each item of the conversation is done.
@@ -87,7 +93,8 @@ class ConversationCheck:
 class PlaybackCheck:
     """Follows what the client is told about the playback."""
 
-    def __init__(self) -> None:
+    def __init__(self, modes: VideoModes) -> None:
+        self._modes = modes
         self._speaking: str | None = None
         self._started: set[str] = set()
         self._playing: dict[str, None] = {}
@@ -116,7 +123,8 @@ class PlaybackCheck:
                 require(response_id not in self._started, f"{response_id} starts again")
                 self._started.add(response_id)
                 self._playing[response_id] = None
-                self._next = ("session.avatar.switch_to_speaking", response_id)
+                if self._modes.has_video(response_id):
+                    self._next = ("session.avatar.switch_to_speaking", response_id)
             case "output_audio_buffer.stopped":
                 response_id = event["response_id"]
                 require(response_id in self._playing, f"{response_id} stops and does not play")

@@ -11,16 +11,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 from localcluster.fuzz.bridge_play import BridgePlay
 from localcluster.fuzz.play import Play
+from localcluster.fuzz.stages import DriveStage, SpeechStage
 from localcluster.fuzz.violation import Violation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from random import Random
     from types import FrameType
+
+    from localcluster.fuzz.stages import Stage
 
 MESSAGES_OF_A_SESSION: Final = 200
 _HANG_S: Final = 120.0
 """Time that one session may take; they take 0.1 s."""
 _SHOWN: Final = 40
+BRIDGE: Final = "bridge"
+_STAGES: Final[dict[str, Callable[[Random], Stage]]] = {"drive": DriveStage, "speech": SpeechStage}
+MODES: Final = (*_STAGES, BRIDGE)
 
 
 @dataclass(slots=True)
@@ -69,29 +76,30 @@ class Total:
         }
 
 
-def play_many(seed: int, messages: int, first: int = 0, step: int = 1) -> Total:
+def play_many(mode: str, seed: int, messages: int, first: int = 0, step: int = 1) -> Total:
     """Play sessions `first`, `first + step`, ... of a seed until they have had enough messages.
+
+    `mode` is one of `MODES`.
 
     Raises:
         Violation: of the first session that did something wrong; its notes say how to repeat it.
     """
-    total = Total()
-    index = first
+    total, index = Total(), first
     while total.messages < messages:
-        total.add(play_one(seed, index))
+        total.add(play_one(mode, seed, index))
         index += step
     return total
 
 
-def play_one(seed: int, index: int) -> Total:
+def play_one(mode: str, seed: int, index: int) -> Total:
     """Play one session.
 
     Raises:
         Violation: with notes: how to repeat the session, and its last messages and events.
     """
     started = time.process_time()
-    play = Play(seed, index)
-    with _repeatable(f"--seed {seed} --session {index}", play.log):
+    play = open_play(mode, seed, index)
+    with _repeatable(f"--mode {mode} --seed {seed} --session {index}", play.log):
         played = play.run(MESSAGES_OF_A_SESSION)
     return Total(
         sessions=1,
@@ -107,31 +115,11 @@ def play_one(seed: int, index: int) -> Total:
     )
 
 
-def bridge_many(seed: int, messages: int, first: int = 0, step: int = 1) -> Total:
-    """Play sessions in mode bridge, with random upstreams, until they have had enough messages.
-
-    Raises:
-        Violation: of the first session that did something wrong; its notes say how to repeat it.
-    """
-    total, index = Total(), first
-    while total.messages < messages:
-        total.add(_bridge_one(seed, index))
-        index += step
-    return total
-
-
-def _bridge_one(seed: int, index: int) -> Total:
-    started = time.process_time()
-    play = BridgePlay(seed, index)
-    with _repeatable(f"--seed {seed} --session {index} --mode bridge", play.log):
-        play.run(MESSAGES_OF_A_SESSION)
-    return Total(
-        sessions=1,
-        messages=play.messages,
-        events=play.kinds.total(),
-        kinds=play.kinds,
-        cpu_s=time.process_time() - started,
-    )
+def open_play(mode: str, seed: int, index: int) -> Play | BridgePlay:
+    """Return a session that can be played."""
+    if mode == BRIDGE:
+        return BridgePlay(seed, index)
+    return Play(seed, index, _STAGES[mode])
 
 
 @contextmanager

@@ -20,6 +20,10 @@ _SIZES: Final = (
 )
 _LARGE_SIZES: Final = (48_000, 96_001, 480_000)
 _MOST_SIZES: Final = (4_800_000, 14_400_000, 15 * 1024 * 1024, 15 * 1024 * 1024 + 3)
+_TEXTS: Final = (
+    *("Good morning. How are you?", "One. Two! Three?", "...", "\U0001f600", " ", "no end"),
+    *("x" * 700, "word " * 200, "y" * 16_384, "z" * 16_385),
+)
 _RIFF: Final = b"RIFF\xff\xff\xff\xffWAVEfmt \x10\x00\x00\x00\x01\x00\x02\x00\x44\xac\x00\x00"
 
 
@@ -89,8 +93,16 @@ _USUAL: Final[Mapping[str, float]] = {
 class Client:
     """Draws the messages of one client."""
 
-    def __init__(self, random: Random, style: Style, view: View) -> None:
+    def __init__(
+        self,
+        random: Random,
+        style: Style,
+        view: View,
+        in_form: Callable[[dict[str, Any]], dict[str, Any]] = lambda document: document,
+    ) -> None:
+        """`in_form` writes a message of the GA form in the form of the client."""
         self._random = random
+        self._in_form = in_form
         self._style = style
         self._view = view
         self._makers: Mapping[str, Callable[[], dict[str, Any]]] = {
@@ -125,6 +137,8 @@ class Client:
         document = self._makers[kind]()
         if random.random() > style.wrongness / 4:
             document["event_id"] = f"evt_{self._count}"
+        if random.random() < 0.9:
+            document = self._in_form(document)
         if random.random() < style.mutations:
             document = values.mutate(document, random)
         text = json.dumps(document, ensure_ascii=random.random() < 0.5)
@@ -175,6 +189,10 @@ class Client:
                     ("instructions", "tools", "conversation", "output_modalities")
                 )
                 event["response"][extra] = values.wrong(random)
+            elif random.random() < 0.2:
+                event["response"]["instructions"] = random.choice(_TEXTS)
+            elif random.random() < 0.1:
+                event["response"]["input"] = [self._message() for _ in range(random.randint(0, 2))]
         return event
 
     def _truncate(self) -> dict[str, Any]:
@@ -198,9 +216,22 @@ class Client:
         return {"type": "output_video_buffer.ack", "response_id": self._response(), "pts_ms": pts}
 
     def _create_item(self) -> dict[str, Any]:
-        content = [{"type": "input_text", "text": "Good morning. How are you?"}]
-        item = {"type": "message", "role": "user", "content": content}
-        return {"type": "conversation.item.create", "item": item}
+        return {"type": "conversation.item.create", "item": self._message()}
+
+    def _message(self) -> dict[str, Any]:
+        random = self._random
+        role = random.choice(("user", "user", "user", "system", "assistant"))
+        kind = "output_text" if role == "assistant" else "input_text"
+        texts = random.choices(_TEXTS, k=random.choice((1, 1, 1, 3)))
+        content = [{"type": kind, "text": text} for text in texts]
+        item: dict[str, Any] = {"type": "message", "role": role, "content": content}
+        if random.random() < 0.2:
+            item["id"] = random.choice(
+                (f"note_{self._count}", "note_1", "item_0f_a2", "item_0f_u1")
+            )
+        if random.random() < self._style.wrongness:
+            item[random.choice(("role", "id", "content", "type"))] = values.wrong(random)
+        return item
 
     def _unknown(self) -> dict[str, Any]:
         kinds = (

@@ -6,6 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Final, get_args
 
+from openai.types.beta.realtime import RealtimeServerEvent as BetaServerEvent
 from openai.types.realtime import RealtimeServerEvent
 from pydantic import TypeAdapter, ValidationError
 
@@ -45,8 +46,8 @@ def _without_stored(event: dict[str, Any]) -> dict[str, Any]:
     return {**event, "session": session}
 
 
-def _adapters() -> Mapping[str, TypeAdapter[Any]]:
-    union, *_ = get_args(RealtimeServerEvent)
+def _adapters(events: Any) -> Mapping[str, TypeAdapter[Any]]:
+    union, *_ = get_args(events)
     by_type = {}
     for model in get_args(union):
         [name] = get_args(model.model_fields["type"].annotation)
@@ -54,7 +55,18 @@ def _adapters() -> Mapping[str, TypeAdapter[Any]]:
     return by_type
 
 
-_ADAPTERS: Final = _adapters()
+_ADAPTERS: Final = _adapters(RealtimeServerEvent)
+_BETA_ADAPTERS: Final = _adapters(BetaServerEvent)
+_NEWER: Final = frozenset({"input_audio_buffer.timeout_triggered"})
+"""Official events that the beta interface did not have yet."""
+_BETA_SERVED: Final = frozenset(
+    {
+        *("object", "id", "model", "expires_at", "modalities", "turn_detection"),
+        *("input_audio_format", "output_audio_format"),
+    }
+)
+_RATES_OF_BETA: Final = {"audio/pcm": "pcm16", "pcm16_16000hz": "pcm16"}
+"""16 kHz, which the beta interface cannot name and that of Azure can."""
 
 
 def check(kind: str, text: str, *, is_client_right: bool = True) -> None:
@@ -78,3 +90,40 @@ def check(kind: str, text: str, *, is_client_right: bool = True) -> None:
         adapter.validate_json(text, strict=True)
     except ValidationError as error:
         raise Violation(f"not the official form of {kind}: {error} in {text[:2000]}") from None
+
+
+def check_beta(kind: str, text: str, *, is_client_right: bool = True) -> None:
+    """Check one event in the form of the beta interface, as JSON.
+
+    Names of models, the rate of 16 kHz and the modality `avatar` are not in its types.
+
+    Raises:
+        Violation: as `check`.
+    """
+    if kind in OURS or kind in _NEWER:
+        return
+    adapter = _BETA_ADAPTERS.get(kind)
+    if adapter is None:
+        raise Violation(f"{kind} is neither a beta event nor one of this project")
+    event = json.loads(text)
+    for name in ("session", "response"):
+        if isinstance(event.get(name), dict):
+            event[name] = _official_names(event[name])
+    if kind in _SESSIONS and not is_client_right:
+        event["session"] = {n: v for n, v in event["session"].items() if n in _BETA_SERVED}
+    try:
+        adapter.validate_json(json.dumps(event), strict=True)
+    except ValidationError as error:
+        raise Violation(f"not the beta form of {kind}: {error} in {text[:2000]}") from None
+
+
+def _official_names(fields: Mapping[str, Any]) -> dict[str, Any]:
+    changed = dict(fields)
+    if "model" in fields:
+        changed["model"] = "gpt-realtime"
+    if isinstance(fields.get("modalities"), list):
+        changed["modalities"] = [name for name in fields["modalities"] if name != "avatar"]
+    for name in ("input_audio_format", "output_audio_format"):
+        if name in fields:
+            changed[name] = _RATES_OF_BETA.get(fields[name], fields[name])
+    return changed

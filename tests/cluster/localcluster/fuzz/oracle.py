@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import binascii
 import json
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from localcluster.fuzz import official, requests
+from localcluster.fuzz import official, orders, requests
 from localcluster.fuzz.conversations import ConversationCheck, PlaybackCheck
 from localcluster.fuzz.messages import View
 from localcluster.fuzz.requests import RequestCheck
 from localcluster.fuzz.responses import ResponseCheck
+from localcluster.fuzz.video import VideoModes
 from localcluster.fuzz.violation import require
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _FIRST: Final = ("session.created", "conversation.created")
 _MAX_SEARCHED: Final = 4 << 20
@@ -21,14 +25,27 @@ _MAX_SEARCHED: Final = 4 << 20
 class Oracle:
     """Follows one session as its client, and raises `Violation` for what is wrong."""
 
-    def __init__(self, *, is_client_right: bool = True) -> None:
-        """`is_client_right` is whether the client sends only values of the official types."""
+    def __init__(
+        self,
+        *,
+        is_client_right: bool = True,
+        rules: requests.Rules = requests.DRIVE,
+        said: Callable[[], bytes] | None = None,
+    ) -> None:
+        """`is_client_right` is whether the client sends only values of the official types.
+
+        `said` returns the sound that endpoints have brought so far, if the responses say that; by
+        default they say the audio of the client, and their items follow those of the user.
+        """
         self._is_client_right = is_client_right
+        self._said = said
+        self._modes = modes = VideoModes()
+        order = orders.Sequences(modes) if said is None else orders.Steps(modes)
         self.view = View()
-        self.requests = RequestCheck()
-        self.responses = ResponseCheck(self._check_sound)
-        self.conversation = ConversationCheck()
-        self.playback = PlaybackCheck()
+        self.requests = RequestCheck(rules)
+        self.responses = ResponseCheck(self._check_sound, order, modes)
+        self.conversation = ConversationCheck(repeats=said is None)
+        self.playback = PlaybackCheck(modes)
         self.events = 0
         self.is_closed = False
         """Whether the session has ended; a `response.create` may then have no answer."""
@@ -63,6 +80,7 @@ class Oracle:
         official.check(kind, text, is_client_right=self._is_client_right)
         if kind == "error":
             self._refuse(event["error"]["event_id"])
+        self._modes.read(event)
         self.requests.read(event)
         self.responses.read(event)
         self.conversation.read(event)
@@ -117,9 +135,13 @@ class Oracle:
         self._unsure = [(name, audio) for name, audio in self._unsure if name != event_id]
 
     def _check_sound(self, sound: bytes) -> None:
-        """Check that a response has said what the client has sent, without a gap."""
+        """Check that a response has said what it must, without a gap."""
         if self._has_all_audio:
-            sent = self._audio + b"".join(audio for _, audio in self._unsure)
+            if self._said is not None:
+                sent = self._said()
+                self._has_all_audio = len(sent) < _MAX_SEARCHED
+            else:
+                sent = bytes(self._audio + b"".join(audio for _, audio in self._unsure))
             at = sent.find(sound, self._heard)
             require(at >= 0, f"{len(sound)} bytes of sound that nobody has sent")
             self._heard = at + len(sound)

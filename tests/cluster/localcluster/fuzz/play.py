@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,15 +13,24 @@ from avatar_runtime.protocol.session import (
     Session,
     SessionLimits,
 )
-from avatar_runtime.protocol.session_config import Character, ReadOnlyFields, SessionConfig
+from avatar_runtime.protocol.session_config import (
+    Character,
+    ReadOnlyFields,
+    SessionConfig,
+    VideoMode,
+)
 from avatar_runtime.protocol.turn_detection import TurnDetection
-from localcluster.fuzz import messages
+from localcluster.fuzz import edge, messages
 from localcluster.fuzz.fakes import FPS, CountingUtterance, FrameWindow, LevelDetector
-from localcluster.fuzz.oracle import Oracle
+from localcluster.fuzz.requests import ENDS_OUTPUT
+from localcluster.fuzz.stages import DriveStage
 from localcluster.fuzz.violation import Violation, require
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from avatar_runtime.protocol.frame_flow import FrameDue
+    from localcluster.fuzz.stages import Stage
 
 CHARACTERS: Final = {
     "anna": Character("anna", 384, 384),
@@ -54,20 +63,35 @@ class Played:
     backlog: int = 0
     """Most characters that waited for the socket."""
 
+    def count(self, event: Mapping[str, Any]) -> None:
+        """Count an event of the session."""
+        self.events += 1
+        kind = event["type"]
+        self.kinds[kind] = self.kinds.get(kind, 0) + 1
+        if kind == "error":
+            code = event["error"]["code"]
+            self.errors[code] = self.errors.get(code, 0) + 1
+
 
 class Play:
     """Drives one session as docs and the docstring of `Session` demand of its caller."""
 
-    def __init__(self, seed: int, index: int) -> None:
+    def __init__(
+        self, seed: int, index: int, open_stage: Callable[[Random], Stage] = DriveStage
+    ) -> None:
         """The same seed and index are the same session, call by call."""
         self._random = random = Random(f"{seed} {index}")
-        self.style = random.choice(messages.STYLES)
+        self._stage = stage = open_stage(random)
+        style = random.choice(messages.STYLES)
+        self.style = replace(style, weights={**stage.weights, **style.weights})
         is_right = not (self.style.wrongness or self.style.mutations or self.style.corruptions)
-        self.oracle = Oracle(is_client_right=is_right)
+        self.oracle = stage.oracle(is_client_right=is_right)
         self.played = Played()
         self.log: list[str] = []
         """The latest messages and events, for a report."""
-        self._client = messages.Client(random, self.style, self.oracle.view)
+        dialect = random.choice(edge.DIALECTS)
+        self._edge = edge.Edge(dialect, is_client_right=is_right)
+        self._client = messages.Client(random, self.style, self.oracle.view, self._edge.in_form)
         self._now = 1000.0
         self._pace_s = random.choice((0.0, 0.001, 0.03, 0.2, 0.2, 1.0))
         self._reads = random.choice(
@@ -76,6 +100,7 @@ class Play:
         self._serves = random.choice((1.0, 1.0, 0.7, 0.2))  # how often the engine works
         self._faults = random.choice((0.0, 0.0, 0.02, 0.2))  # of frames
         self._jpeg = random.choice((b"jpeg", b"jpeg", bytes(300_000)))
+        self._is_prompt = False  # nothing fails or waits any more
         self._frames: list[FrameDue[FrameWindow]] = []
         self._characters = dict(CHARACTERS)
         self._backlog = 0
@@ -83,13 +108,19 @@ class Play:
         detection = random.choice((None, TurnDetection()))
         self._may_detect = detection is not None
         self.session: Session[FrameWindow] = Session(
-            SessionConfig(CHARACTERS["anna"], turn_detection=detection),
+            SessionConfig(
+                CHARACTERS["anna"],
+                turn_detection=detection,
+                video=random.choice((VideoMode.JPEG, VideoMode.JPEG, VideoMode.NONE)),
+                names_avatar=random.random() < 0.3,
+            ),
             self._characters,
             ReadOnlyFields("sess_0f", "acme/concierge", 1_800_000_000, FPS),
             limits=SessionLimits(duration_s, idle_s),
             open_utterance=CountingUtterance,
             open_detector=LevelDetector,
             now=self._now,
+            open_mode=stage.open_mode,
         )
 
     def run(self, count: int) -> Played:
@@ -110,11 +141,15 @@ class Play:
 
     def send(self, content: str | bytes) -> None:
         """Send one message; its answers can be told apart from all others."""
+        content = self._edge.to_session(content)
         is_unique = self.oracle.requests.has_unique_id(content)
         if isinstance(content, str):
             self._may_detect |= "turn_detection" in content
             # The answer to a clear looks like the one to an interruption by speech before it.
             is_unique &= not (self._may_detect and "output_audio_buffer.clear" in content)
+            is_unique &= not (
+                self._stage.has_waiting and any(map(content.__contains__, ENDS_OUTPUT))
+            )
         if not is_unique or not self.session.can_receive:
             self._drain()
         if self.session.closing is not None:
@@ -162,6 +197,7 @@ class Play:
     def _serve(self) -> None:
         """Deliver, drop or fail some of the frames, in any order."""
         random = self._random
+        self._stage.work(self._now, is_prompt=self._is_prompt)
         self._collect()
         if random.random() >= self._serves:
             return
@@ -216,16 +252,12 @@ class Play:
     def _read(self, text: str) -> None:
         self._note(f"{self._now:.3f} < {text[:1500]}")
         event: dict[str, Any] = self.oracle.read(text)
-        played, kind = self.played, event["type"]
-        played.events += 1
-        played.kinds[kind] = played.kinds.get(kind, 0) + 1
-        if kind == "error":
-            code = event["error"]["code"]
-            played.errors[code] = played.errors.get(code, 0) + 1
+        self._edge.read(text, official_only=self.session.official_only)
+        self.played.count(event)
 
     def _settle(self) -> None:
         """Let the session say all that waits, with a prompt engine, and end it."""
-        session, self._serves, self._faults = self.session, 1.0, 0.0
+        session, self._serves, self._faults, self._is_prompt = self.session, 1.0, 0.0, True
         for rounds in range(_MAX_ROUNDS):
             while session.listen(self._now):
                 pass
@@ -259,6 +291,7 @@ class Play:
         session = self.session
         if session.closing is None:
             self.oracle.check_end()
+            self._stage.check_end()
             session.end(self._random.choice((1000, 1012)), "over", self._now)
         self.oracle.is_closed = True
         self._drain()

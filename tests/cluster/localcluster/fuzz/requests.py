@@ -41,6 +41,27 @@ MAX_EVENT_ID: Final = 512
 _ERROR_ONLY: Final = "error"
 
 
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a mode answers."""
+
+    answers: Mapping[str, str | None]
+    """As in `DRIVE`."""
+    may_be_empty: bool
+    """Whether a cancelled response may have no output yet."""
+
+    @property
+    def solicited(self) -> frozenset[str]:
+        """The events that only a request can cause."""
+        return frozenset(filter(None, self.answers.values())) - {"warning", "response.done"}
+
+
+DRIVE: Final = Rules(ANSWERS, may_be_empty=False)
+SPEECH: Final = Rules(
+    {**ANSWERS, "conversation.item.create": "conversation.item.added"}, may_be_empty=True
+)
+
+
 @dataclass(slots=True)
 class Request:
     """One message of the client that has no answer yet."""
@@ -81,7 +102,10 @@ class _Creates:
 class RequestCheck:
     """Pairs the answers of a session with the requests of its client."""
 
-    def __init__(self) -> None:
+    def __init__(self, rules: Rules = DRIVE) -> None:
+        self._rules = rules
+        self._solicited = rules.solicited
+        self._own_items: set[str] = set()  # of responses and utterances: no request names them
         self._queue: deque[Request] = deque()
         self._creates = _Creates()
         self._unnamed_errors = 0  # since the session had nothing to send
@@ -105,7 +129,7 @@ class RequestCheck:
             if event_id in self._ids:
                 self._warned = {told for told in self._warned if told[0] != event_id}
             self._ids.add(event_id)
-        answer = ANSWERS.get(kind, _ERROR_ONLY)
+        answer = self._rules.answers.get(kind, _ERROR_ONLY)
         self._queue.append(Request(event_id, kind, answer, answer is None))
         if kind == "response.create":
             metadata = _metadata(fields.get("response"))
@@ -125,6 +149,11 @@ class RequestCheck:
         """
         kind = event["type"]
         match kind:
+            case "response.output_item.added":
+                self._own_items.add(event["item"]["id"])
+            case "input_audio_buffer.committed":
+                self._own_items.add(event["item_id"])
+        match kind:
             case "error":
                 self._error(event["error"])
             case "warning":
@@ -139,9 +168,9 @@ class RequestCheck:
                 self._interruptions -= 1
             case "response.done":
                 self._response_done(event["response"])
-            case "response.created":
+            case "conversation.item.added" if event["item"]["id"] in self._own_items:
                 pass
-            case _ if kind in _SOLICITED:
+            case _ if kind in self._solicited:
                 self._answer(kind)
 
     def check_quiet(self) -> None:
@@ -193,7 +222,7 @@ class RequestCheck:
             told = (event_id, code, warning["param"])
             require(told not in self._warned, f"a second warning {told}")
             self._warned.add(told)
-        if code == "unsupported_in_mode":
+        if code == "unsupported_in_mode" and "warning" in self._rules.answers.values():
             self._answer("warning")
         elif code in _NO_RESPONSE:
             self._creates.remove(event_id)
@@ -201,7 +230,10 @@ class RequestCheck:
     def _response_done(self, response: Mapping[str, Any]) -> None:
         self._creates.answer(json.dumps(response["metadata"], sort_keys=True))
         details = response["status_details"] or {}
-        if details.get("reason") != "client_cancelled" or not response["output"]:
+        if details.get("reason") != "client_cancelled":
+            return
+        if not response["output"]:
+            self._empty_done()
             return
         found = next((r for r in self._queue if r.kind in ENDS_OUTPUT), None)
         if found is None:
@@ -211,6 +243,16 @@ class RequestCheck:
         else:
             self._cancels_done += 1
             require(self._cancels_done == 1, f"{found.kind} has ended two responses")
+
+    def _empty_done(self) -> None:
+        """Take the end of a response that was cancelled before it had an item.
+
+        It may have waited when an earlier `output_audio_buffer.clear` has cancelled all of them.
+        """
+        if self._rules.may_be_empty:
+            found = next((r for r in self._queue if r.kind == "response.cancel"), None)
+            if found is not None:
+                self._pop(found)
 
     def _answer(self, kind: str) -> None:
         found = next((request for request in self._queue if request.answer == kind), None)
@@ -229,9 +271,6 @@ class RequestCheck:
             if not request.is_optional:
                 require(self._unnamed_errors > 0, f"no answer to {request} before {found}")
                 self._unnamed_errors -= 1
-
-
-_SOLICITED: Final = frozenset(filter(None, ANSWERS.values())) - {"warning", "response.done"}
 
 
 def parse(content: str | bytes) -> Mapping[str, Any]:

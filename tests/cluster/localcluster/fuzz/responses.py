@@ -12,16 +12,11 @@ from localcluster.fuzz.violation import Violation, require
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from localcluster.fuzz.orders import Order
+    from localcluster.fuzz.video import VideoModes
+
     Event = Mapping[str, Any]
 
-START: Final = (
-    *("response.created", "response.output_item.added"),
-    *("conversation.item.added", "response.content_part.added"),
-)
-END: Final = (
-    *("response.output_audio.done", "response.video.done", "response.content_part.done"),
-    *("response.output_item.done", "conversation.item.done", "response.done"),
-)
 STATUSES: Final = frozenset({"completed", "cancelled", "failed"})
 _RATES: Final[Mapping[str, int]] = {"audio/pcmu": 8000, "audio/pcma": 8000}
 
@@ -37,6 +32,7 @@ class Active:
     sound: bytearray
     has_all_sound: bool
     """Whether every delta of the sound is sent."""
+    has_video: bool
     samples: int = 0
     frames: int = 0
     dropped: int = 0
@@ -50,24 +46,17 @@ class Active:
         return self.rate // FPS
 
 
-def is_answer(event: Event) -> bool:
-    """Return whether a response ends that has only the metadata of a late `response.create`."""
-    if event["type"] != "response.done":
-        return False
-    response = event["response"]
-    return not response["output"] and response["metadata"] is not None
-
-
 class ResponseCheck:
     """Checks that responses start and end completely, and that their media is in order."""
 
-    def __init__(self, on_sound: Callable[[bytes], None]) -> None:
+    def __init__(self, on_sound: Callable[[bytes], None], order: Order, modes: VideoModes) -> None:
         """`on_sound` gets the sound of each response that has ended."""
         self.active: Active | None = None
+        self._order = order
+        self._modes = modes
         self._on_sound = on_sound
         self._epoch = 1
         self._refs = 0
-        self._expected: tuple[str, ...] = ()  # the events that come next, without others between
         self._audio_deltas = True
         self._is_idle_due = False  # the client may show an open mouth
 
@@ -78,17 +67,7 @@ class ResponseCheck:
             Violation: it is not allowed here.
         """
         kind: str = event["type"]
-        if self._expected == START[1:] and is_answer(event):
-            self._expected = ()
-        elif self._expected:
-            require(kind == self._expected[0], f"{kind} instead of {self._expected[0]}")
-            self._expected = self._expected[1:]
-        elif kind == START[0]:
-            self._expected = START[1:]
-        elif kind == END[0]:
-            self._expected = END[1:]
-        else:
-            require(kind not in _INNER, f"{kind} outside its sequence")
+        self._order.read(event)
         if kind in ("session.created", "session.updated"):
             self._audio_deltas = event["session"]["avatar"]["audio_deltas"]
             if self.active is not None and not self._audio_deltas:
@@ -104,7 +83,7 @@ class ResponseCheck:
         Raises:
             Violation: one is.
         """
-        require(not self._expected, f"{self._expected} are missing")
+        self._order.check_quiet()
 
     def check_end(self) -> None:
         """Check that no response is active.
@@ -145,6 +124,7 @@ class ResponseCheck:
             width=2 if kind == "audio/pcm" else 1,
             sound=bytearray(),
             has_all_sound=self._audio_deltas,
+            has_video=self._modes.has_video(response["id"]),
         )
 
     def _item_added(self, event: Event) -> None:
@@ -170,6 +150,7 @@ class ResponseCheck:
             self._is_idle_due = False
             return
         active, index = self._current(event), event["frame_index"]
+        require(active.has_video, f"a frame of {active.id}, which has sound only")
         require(index == active.position, f"frame {index} at {active.position}")
         offset = event["offset_samples"]
         require(offset == index * active.samples_per_frame, f"frame {index} at {offset}")
@@ -188,6 +169,7 @@ class ResponseCheck:
 
     def _dropped(self, event: Event) -> None:
         active = self._current(event)
+        require(active.has_video, f"dropped frames of {active.id}, which has sound only")
         first, last = event["first_frame_index"], event["last_frame_index"]
         is_next = first == active.position and last >= first
         require(is_next, f"frames {first} to {last} dropped at {active.position}")
@@ -196,6 +178,7 @@ class ResponseCheck:
 
     def _video_done(self, event: Event) -> None:
         active = self._current(event)
+        require(active.has_video, f"the video of {active.id}, which has sound only, is done")
         counted = (event["frames"], event["dropped"])
         require(counted == (active.frames, active.dropped), f"{counted} instead of {active}")
         samples = event["audio_samples"]
@@ -212,11 +195,13 @@ class ResponseCheck:
         if active is None or response["id"] != active.id:
             raise Violation(f"the end of {response['id']}, which is not active")
         status = response["status"]
-        if is_answer(event):
-            require(status in STATUSES, f"status {status}")
+        require(status in STATUSES, f"status {status}")
+        if self._order.is_empty(event):
+            require(not active.samples, f"{active.id} has sound and no output")
             self.active = None
             return
-        require(status == active.video_status, f"{status} after {active.video_status}")
+        if active.has_video:
+            require(status == active.video_status, f"{status} after {active.video_status}")
         item = response["output"][0]
         expected = "completed" if status == "completed" else "incomplete"
         require(item["status"] == expected, f"an item that is {item['status']} of a {status}")
@@ -227,10 +212,6 @@ class ResponseCheck:
         self.active = None
 
 
-_INNER: Final = frozenset({*START[1:], *END[1:]}) - {
-    "conversation.item.added",
-    "conversation.item.done",
-}
 _MEDIA: Final = frozenset({"response.output_audio.delta", "response.video.delta"})
 _HANDLERS: Final[Mapping[str, Callable[[ResponseCheck, Event], None]]] = {
     "response.created": ResponseCheck._created,

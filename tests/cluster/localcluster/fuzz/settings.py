@@ -18,6 +18,10 @@ FIELDS: Final[Mapping[str, Choices]] = {
     "type": (("realtime",), ("transcription", None)),
     "id": (("sess_0f",), ("sess_1",)),
     "expires_at": ((1_800_000_000,), (1, "now")),
+    "output_modalities": (
+        (["audio"], ["audio", "avatar"], ["audio", "avatar"]),
+        ("audio", ["text"], [], [1]),
+    ),
     "instructions": (("Answer in one sentence.", "", "\u4f60\u597d", "x" * 20_000), ()),
     "tools": (([],), ()),
     "tool_choice": (("auto",), ()),
@@ -50,7 +54,7 @@ FIELDS: Final[Mapping[str, Choices]] = {
     "audio.output.speed": ((1.0,), ()),
     "avatar.character": (("anna", "ben", "gone"), ("", "carl", None)),
     "avatar.output_protocol": (("websocket",), ("webrtc",)),
-    "avatar.video.mode": (("jpeg",), ("h264", "fmp4")),
+    "avatar.video.mode": (("jpeg", "jpeg", "none"), ("h264", "fmp4")),
     "avatar.video.codec": (("jpeg", "h264"), ()),
     "avatar.video.quality": ((1, 80, 100), (0, 101, 80.5)),
     "avatar.video.bitrate": ((100_000, 2_000_000), (1, 10**9)),
@@ -66,13 +70,12 @@ FIELDS: Final[Mapping[str, Choices]] = {
     "avatar.flow.mode": (("clock",), ("ack",)),
     "avatar.flow.window_ms": ((200, 1000, 10_000), (199, 10_001, 1e3)),
     "avatar.flow.overrun": (("drop", "pause"), ("grow",)),
-    "avatar.drive.start": (("append", "response.create"), ("commit",)),
+    "avatar.drive.start": (("append", "commit", "response.create"), ("create",)),
     "avatar.fps": ((25,), (30,)),
     "avatar.disclosure": (("", "Made by a machine."), (3,)),
     "avatar.scene": (({"zoom": 1},), ()),
 }
-"""By path: values that a session accepts, and some that it refuses. A session without video, which
-`output_modalities` asks for, has fewer events than the oracle expects, and does not occur."""
+"""By path: values that a session accepts, and some that it refuses."""
 _PATHS: Final = tuple(FIELDS)
 
 

@@ -6,7 +6,7 @@ import base64
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from localcluster.fuzz import values
+from localcluster.fuzz import forms, values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,8 +42,10 @@ _ANSWERS: Final[Mapping[str, str]] = {
 class Upstream:
     """Draws the events of one upstream; `wrongness` is how often one has a fault."""
 
-    def __init__(self, random: Random, wrongness: float) -> None:
+    def __init__(self, random: Random, wrongness: float, *, is_beta: bool = False) -> None:
+        """`is_beta` is whether it uses the names of the beta interface."""
         self._random = random
+        self._is_beta = is_beta
         self._wrongness = wrongness
         self._responses: list[str] = []
         self._asked: list[Event] = []
@@ -74,8 +76,12 @@ class Upstream:
         random = self._random
         self._count += 1
         event["event_id"] = f"event_up_{self._count}"
+        if self._is_beta:
+            event["type"] = forms.BETA_EVENTS.get(event["type"], event["type"])
         if random.random() < self._wrongness:
             event = values.mutate(event, random)
+        elif random.random() < self._wrongness:
+            event = values.scramble(event, random)
         text = json.dumps(event)
         if random.random() < self._wrongness / 4:
             text = values.corrupt(text, random)
@@ -134,7 +140,7 @@ class Upstream:
     def _other(self) -> Event:
         random = self._random
         item_id = f"item_up_{self._count // 3}"
-        match random.randrange(7):
+        match random.randrange(10):
             case 0:
                 kind = "input_audio_buffer.speech_started"
                 return {"type": kind, "audio_start_ms": self._count, "item_id": item_id}
@@ -151,6 +157,14 @@ class Upstream:
                 return {"type": kind, "item_id": item_id, "content_index": 0, "transcript": "Hi"}
             case 5:
                 return {"type": "something.new", "value": values.wrong(random)}
+            case 6:
+                kind = "conversation.item.truncated"
+                return {"type": kind, "item_id": item_id, "content_index": 0, "audio_end_ms": 3}
+            case 7:
+                error = {"type": "t", "message": "m", "event_id": f"evt_{self._count}"}
+                return {"type": "error", "error": error}
+            case 8:
+                return {"type": "response.mcp_call.failed", "item_id": item_id, "output_index": 0}
         return self._created()
 
 

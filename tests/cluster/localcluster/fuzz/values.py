@@ -29,6 +29,12 @@ VALUES: Final[tuple[Any, ...]] = (
 )
 """Values for any field."""
 
+_LIKELY: Final[tuple[Any, ...]] = (
+    *("resp_up_1", "item_resp_up_1", "audio", "response.done", "\u2028", "y" * 2000),
+    *([{"id": 1}, "a", None], {"id": "resp_up_2", "type": "message", "content": [1, {"type": []}]}),
+)
+"""Values that some field has elsewhere, and parts of objects."""
+
 TOKENS: Final = (
     *(
         "NaN",
@@ -108,6 +114,23 @@ def mutate(document: dict[str, Any], random: Random) -> dict[str, Any]:
         case _:
             target[name] = wrong(random)
     return dict(mutated)
+
+
+def scramble(value: Any, random: Random) -> Any:
+    """Return a JSON value that is changed at many places, in any depth."""
+    if random.random() < 0.15:
+        return random.choice((wrong(random), random.choice(_LIKELY), random.randint(-5, 5)))
+    if isinstance(value, dict):
+        kept = {
+            name: scramble(part, random) for name, part in value.items() if random.random() > 0.05
+        }
+        if random.random() < 0.1:
+            name = random.choice(("item", "response", "seq", "epoch", "output_index"))
+            kept[name] = random.choice(_LIKELY)
+        return kept
+    if isinstance(value, list):
+        return [scramble(part, random) for part in value]
+    return value
 
 
 def _some_object(document: dict[str, Any], random: Random) -> dict[str, Any]:

@@ -7,12 +7,13 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.runtime.protocol.bridge.conftest import BridgeDriver
 
 from avatar_runtime.protocol.bridge.link_state import UpstreamFault
 from avatar_runtime.protocol.bridge.requests import MAX_WAITING_CHARACTERS
 
 if TYPE_CHECKING:
-    from tests.runtime.protocol.bridge.conftest import BridgeDriver, Connect, Event
+    from tests.runtime.protocol.bridge.conftest import Connect, Event
 
 FRAME = bytes(2 * 960)
 
@@ -83,6 +84,18 @@ def test_settings_that_are_not_the_avatars_are_forwarded(driver: BridgeDriver) -
     assert updated["session"]["instructions"] == "Sing."
     assert updated["session"]["avatar"]["character"] == "ben"
     driver.check()
+
+
+def test_no_update_is_answered_before_the_session_is_created() -> None:
+    driver = BridgeDriver()
+    assert driver.update(avatar={"video": {"quality": 50}}) == []
+    driver.greet()
+    updated = {"type": "realtime", "output_modalities": ["audio"]}
+    driver.upstream("session.updated", session=updated)
+    kinds = [event["type"] for event in driver.events]
+    assert kinds[:2] == ["session.created", "conversation.created"]
+    assert kinds.count("session.updated") == 1
+    assert driver.of("session.created")[0]["session"]["avatar"]["video"]["quality"] == 50
 
 
 def test_an_update_of_the_avatar_alone_is_answered_at_once(driver: BridgeDriver) -> None:

@@ -237,3 +237,25 @@ def test_utterances_without_a_text_are_bounded(table: Table) -> None:
     (error,) = table.of("error")
     assert error["error"]["code"] == "input_audio_buffer_full"
     assert error["error"]["limit"] == MAX_TRANSCRIPTIONS
+    # The utterance stays open, so that the client can commit it later.
+    assert len(table.of("input_audio_buffer.committed")) == MAX_TRANSCRIPTIONS
+    table.serve()
+    table.send("input_audio_buffer.commit")
+    assert len(table.of("input_audio_buffer.committed")) == MAX_TRANSCRIPTIONS + 1
+    assert len(table.of("error")) == 1
+
+
+def test_the_format_stays_until_an_utterance_has_ended() -> None:
+    table = Table(PipelineOptions(has_transcription=True))
+    audio = {"input": {"format": {"type": "audio/pcmu"}, "turn_detection": None}}
+    detection = {"input": {"turn_detection": None}}
+    table.send("session.update", session={"type": "realtime", "audio": detection})
+    table.speak(0.1)
+    table.send("session.update", session={"type": "realtime", "audio": audio})
+    (error,) = table.of("error")
+    assert error["error"]["code"] == "response_active"
+    table.send("input_audio_buffer.clear")
+    table.send("session.update", session={"type": "realtime", "audio": audio})
+    assert table.of("session.updated")[-1]["session"]["audio"]["input"]["format"] == {
+        "type": "audio/pcmu"
+    }

@@ -395,3 +395,26 @@ def test_the_longest_text_is_said(table: Table) -> None:
     assert "".join(event["delta"] for event in table.of(TRANSCRIPT)) == text
     assert table.ended == ["completed"]
     assert len(FRAME) == 1920
+
+
+@pytest.mark.parametrize("name", ["a1", "u1", "t1"])
+def test_ids_of_the_session_are_not_for_the_client(table: Table, name: str) -> None:
+    content = [{"type": "input_text", "text": "Hello."}]
+    item = {"type": "message", "role": "user", "id": f"item_0a_{name}", "content": content}
+    [error] = table.send("conversation.item.create", item=item)
+    assert (error["error"]["code"], error["error"]["param"]) == ("invalid_value", "item.id")
+    table.say("Hello.")
+    table.run(2.0, serves=True)
+    assert table.ended == ["completed"]
+
+
+def test_the_end_of_a_cut_item_names_the_item_that_is_before_it_now(table: Table) -> None:
+    table.write("Be kind.", "system")
+    table.say("Hello.")
+    table.run(0.02)
+    first, last, _ = [event["item"]["id"] for event in table.of("conversation.item.added")]
+    table.send("conversation.item.delete", item_id=last)
+    table.send("response.cancel")
+    done = table.of("conversation.item.done")[-1]
+    assert done["item"]["role"] == "assistant"
+    assert done["previous_item_id"] == first
