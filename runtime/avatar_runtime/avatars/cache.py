@@ -54,8 +54,18 @@ class Avatar:
     """One prepared avatar in memory; its frames are decoded on demand."""
 
     def __init__(
-        self, name: str, manifest: Manifest, content_hash: str, tensors: Mapping[str, Any]
+        self,
+        name: str,
+        manifest: Manifest,
+        content_hash: str,
+        tensors: Mapping[str, Any],
+        *,
+        decoded_bytes: int = _DECODED_BYTES,
     ) -> None:
+        """`decoded_bytes` bounds the decoded frames that stay in memory; the last one always does.
+
+        Frames that are each used once need none: the preparation keeps no others.
+        """
         self.name = name
         self.manifest = manifest
         self.info = AvatarInfo(
@@ -77,7 +87,7 @@ class Avatar:
         self._idle_offsets = tensors.get("idle_offsets")
         self._valid = tensors["valid"]
         frame_bytes = 3 * manifest.width * manifest.height
-        cached = functools.lru_cache(max(1, _DECODED_BYTES // frame_bytes))
+        cached = functools.lru_cache(max(1, decoded_bytes // frame_bytes))
         self._decoded: Callable[[int], NDArray[np.uint8]] = cached(self._decode_read_only)
 
     @property

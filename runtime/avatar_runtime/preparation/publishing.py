@@ -55,7 +55,7 @@ def join(staging: Staging, chunks: int, manifest: MakeManifest) -> tuple[Path, c
     _write(staging, chunks, folder / AVATAR_FILE, checks.AVATAR_TENSORS)
     _write(staging, chunks, folder / PIXELS_FILE, checks.PIXEL_TENSORS)
     tensors = _mapped(folder)
-    return folder, cache.Avatar("prepared", _manifest(tensors, manifest), "", tensors)
+    return folder, _avatar(_manifest(tensors, manifest), "", tensors)
 
 
 def complete(
@@ -80,7 +80,14 @@ def complete(
     content_hash = cache.hash_content(made, tensors)
     document = {"content_hash": content_hash, **made.canonical()}
     (folder / "manifest.json").write_text(_json(document), encoding="utf-8")
-    return cache.Avatar("prepared", made, content_hash, tensors)
+    return _avatar(made, content_hash, tensors)
+
+
+def _avatar(
+    manifest: cache.Manifest, content_hash: str, tensors: Mapping[str, NDArray[Any]]
+) -> cache.Avatar:
+    # Each frame is drawn once: a cache of them would grow with the clip, to 128 MiB.
+    return cache.Avatar("prepared", manifest, content_hash, tensors, decoded_bytes=0)
 
 
 def publish(

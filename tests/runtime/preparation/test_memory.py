@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import tracemalloc
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests.runtime.preparation import programs
 
 from avatar_runtime.avatars import cache, mapped_memory, masks
 from avatar_runtime.avatars.geometry import Box
@@ -129,6 +131,20 @@ def test_more_frames_need_the_same_memory(tmp_path: Path) -> None:
     assert long - short < 5e6
     # The files are mapped, and what was read of them does not stay: a chunk has 45 MB.
     assert mapped < many * 0.6
+
+
+def _anonymous(frames: int) -> int:
+    done = programs.run("pipeline_memory", str(frames), timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return int(json.loads(done.stdout)["peak_bytes"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_four_times_the_frames_need_the_same_anonymous_memory() -> None:
+    few, many = 200, 1000
+    # 800 drawn frames have 61 MB decoded; their facts and boxes have 0.4 MB.
+    assert _anonymous(many) - _anonymous(few) < 4e6
 
 
 def test_mapped_files_stay_usable_after_their_memory_is_given_back(tmp_path: Path) -> None:
