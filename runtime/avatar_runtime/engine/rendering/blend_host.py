@@ -78,7 +78,7 @@ def i420(image: NDArray[np.uint8]) -> bytes:
 
     U and V have half the width and height. The matrix is that of ITU-R BT.601 and the range is
     limited: Y is 16 to 235. On the frames of the examples it is 1 to 2 dB closer to the source
-    after decoding than swscale's BT.709, in half the time (docs/decisions/0049).
+    after decoding than swscale's BT.709, in half the time (docs/decisions/0049-h264-frames.md).
     """
     planes = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420), np.uint8)
     return planes.tobytes()
