@@ -1,4 +1,4 @@
-"""Which frames of an H.264 stream are keyframes: docs/wire-protocol.md, "Video"."""
+"""Which frames of an H.264 stream are keyframes: docs/wire-protocol.md, "Video frames"."""
 
 from __future__ import annotations
 
