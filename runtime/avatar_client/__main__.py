@@ -83,7 +83,8 @@ def _print_warnings(result: Mapping[str, Any]) -> None:
 
 def _settings(options: argparse.Namespace) -> Mapping[str, Any] | None:
     """Return the fields of the `session.update`, or `None` if the options need no update."""
-    avatar: dict[str, Any] = {"video": {"mode": "jpeg"}} if options.update else {}
+    mode = options.video or ("jpeg" if options.update else None)
+    avatar: dict[str, Any] = {} if mode is None else {"video": {"mode": mode}}
     if options.every_frame:
         avatar["flow"] = {"overrun": "pause"}
     return {"avatar": avatar} if avatar else None
@@ -145,6 +146,9 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--avatar", help="avatar; default: the first of the service")
     common.add_argument("--wait-ms", type=int, help="maximum wait for a free slot")
     common.add_argument("--update", action="store_true", help="send a session.update first")
+    common.add_argument(
+        "--video", choices=("jpeg", "h264"), help="form of the video; the server's default is jpeg"
+    )
     common.add_argument(
         "--every-frame",
         action="store_true",

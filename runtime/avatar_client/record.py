@@ -10,7 +10,7 @@ import av
 import cv2
 import numpy as np
 
-from avatar_client import errors
+from avatar_client import decoding, errors
 from avatar_contracts import video_label
 
 if TYPE_CHECKING:
@@ -57,7 +57,9 @@ def write_mp4(responses: Sequence[Response], path: Path, disclosure: str = "") -
     timed = list(_timeline(responses))
     if not timed:
         raise errors.RecordingError(str(path), "no frame was received")
-    height, width = _decode(timed[0][1]).shape[:2]
+    decoder = decoding.Decoder()
+    first = decoder.decode(timed[0][1])
+    height, width = first.shape[:2]
     rate = responses[0].rate
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
         container.metadata["comment"] = video_label.comment(disclosure)
@@ -70,9 +72,9 @@ def write_mp4(responses: Sequence[Response], path: Path, disclosure: str = "") -
         video.codec_context.time_base = Fraction(1, _TICKS)
         video.codec_context.max_b_frames = 0
         sound = container.add_stream("aac", rate=rate, layout="mono")
-        for at_ms, frame in timed:
-            image = _decode(frame)[: video.height, : video.width]
-            image = video_label.draw(image, disclosure)
+        for position, (at_ms, frame) in enumerate(timed):
+            image = decoder.decode(frame) if position else first
+            image = video_label.draw(image[: video.height, : video.width], disclosure)
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24")
             frame.pts, frame.time_base = int(at_ms * _TICKS / 1000), Fraction(1, _TICKS)
             container.mux(video.encode(frame))
@@ -114,7 +116,12 @@ def write_sheet(responses: Sequence[Response], path: Path, count: int = 20) -> N
     if not timed:
         raise errors.RecordingError(str(path), "no frame was received")
     chosen = np.unique(np.linspace(0, len(timed) - 1, count).round().astype(int))
-    tiles = [_tile(*timed[index]) for index in chosen]
+    decoder = decoding.Decoder()
+    tiles = []
+    for index, (at_ms, frame) in enumerate(timed):
+        image = decoder.decode(frame)
+        if index in chosen:
+            tiles.append(_tile(at_ms, image))
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % _SHEET_COLUMNS)
     rows = [np.hstack(tiles[i : i + _SHEET_COLUMNS]) for i in range(0, len(tiles), _SHEET_COLUMNS)]
     if not cv2.imwrite(str(path), np.vstack(rows)):
@@ -147,16 +154,7 @@ def _sound_frames(responses: Sequence[Response]) -> Iterator[Any]:
         yield frame
 
 
-def _decode(frame: VideoFrame) -> NDArray[np.uint8]:
-    """Return the frame as (height, width, 3) uint8 in blue, green, red."""
-    image = cv2.imdecode(np.frombuffer(frame.jpeg, np.uint8), cv2.IMREAD_COLOR)
-    if image is None:
-        raise errors.RecordingError(f"frame {frame.frame_index}", "it is not a JPEG image")
-    return image  # type: ignore[no-any-return]
-
-
-def _tile(at_ms: Fraction, frame: VideoFrame) -> NDArray[np.uint8]:
-    image = _decode(frame)
+def _tile(at_ms: Fraction, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     height = round(image.shape[0] * _SHEET_WIDTH / image.shape[1])
     tile = cv2.resize(image, (_SHEET_WIDTH, height), interpolation=cv2.INTER_AREA)
     label = f"{float(at_ms) / 1000:.2f} s"

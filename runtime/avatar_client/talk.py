@@ -107,6 +107,13 @@ def _write(
     return recorded
 
 
+def _video_kbps(response: Response) -> float | None:
+    """Return what the frames took of the connection, in base64, kbit per second of video."""
+    if not response.video_ms:
+        return None
+    return round(sum(frame.wire_bytes for frame in response.frames) * 8 / response.video_ms, 1)
+
+
 def describe(live: session.Session, response: Response) -> Mapping[str, Any]:
     """Return the measurements of the response to the last utterance."""
     said = live.utterances[-1]
@@ -120,6 +127,7 @@ def describe(live: session.Session, response: Response) -> Mapping[str, Any]:
         "first_frame_after_audio_ms": _since(said.enough_at or said.started_at, first),
         "frames": len(response.frames),
         "frames_dropped": len(response.dropped),
+        "video_kbps": _video_kbps(response),
         "frames_due": response.frames_due,
         "fps": _media_fps(response),
         "wall_s": round(wall_s, 3),

@@ -32,8 +32,14 @@ class VideoFrame:
     pts_ms: float
     at: float
     """When it arrived, seconds of the clock of the caller."""
-    jpeg: bytes
-    """The image; empty if the trace keeps no media."""
+    data: bytes
+    """The image or access unit; empty if the trace keeps no media."""
+    codec: str = "jpeg"
+    """`jpeg` or `h264`."""
+    keyframe: bool = True
+    """Whether it can be decoded without the frames before it."""
+    wire_bytes: int = 0
+    """Size of the image or access unit as it was sent, in base64."""
 
 
 @dataclass(slots=True)
@@ -222,8 +228,14 @@ class Trace:
             self._violation(f"frame {index} has pts_ms {event['pts_ms']}")
         if not self._is_covered(response, index):
             self._violation(f"frame {index} came before its audio ({response.audio_samples})")
-        jpeg = base64.b64decode(event["delta"], validate=True) if self.keep_media else b""
-        response.frames.append(VideoFrame(index, event["pts_ms"], now, jpeg))
+        delta = event["delta"]
+        data = base64.b64decode(delta, validate=True) if self.keep_media else b""
+        codec, keyframe = str(event.get("codec", "jpeg")), bool(event.get("keyframe", True))
+        if not keyframe and (not response.frames or index != last + 1):
+            self._violation(f"frame {index} depends on one that was not sent")
+        response.frames.append(
+            VideoFrame(index, event["pts_ms"], now, data, codec, keyframe, len(delta))
+        )
 
     @staticmethod
     def _is_covered(response: Response, index: int) -> bool:

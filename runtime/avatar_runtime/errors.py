@@ -10,6 +10,7 @@ AvatarRuntimeError
 ├── SourceError          a video, photo or folder of pictures that cannot become an avatar
 ├── EngineError          a failed batch; every response that waits for it fails
 │   └── DeviceMemoryError  the device has not enough memory for the batch
+├── EncoderError         a frame that the video encoder could not encode
 ├── FetchError           a file of a URL that is not allowed, or that is another file
 │   └── FetchFailed      a server that did not deliver the file; it may do so later
 └── DeliveryError        the admin listener did not answer a command
@@ -177,6 +178,10 @@ class DeviceMemoryError(EngineError):
     def __str__(self) -> str:
         wanted = "more" if self.wanted_bytes is None else f"{self.wanted_bytes}"
         return f"{wanted} bytes wanted on the device, {self.free_bytes} are free"
+
+
+class EncoderError(AvatarRuntimeError):
+    """A frame that the video encoder could not encode."""
 
 
 class DeliveryError(AvatarRuntimeError):

@@ -28,7 +28,7 @@ def test_a_correct_session_has_no_violation_and_all_media(messages: Make) -> Non
     for response in trace.responses.values():
         assert bytes(response.pcm) == PCM
         assert [p.pts_ms for p in response.frames] == [0, 40, 80]
-        assert all(p.jpeg.startswith(b"\xff\xd8") for p in response.frames)
+        assert all(p.data.startswith(b"\xff\xd8") for p in response.frames)
         assert response.video_ms == 120
         assert response.max_pts_error_ms == 0
 
@@ -39,7 +39,7 @@ def test_without_media_the_lengths_are_still_counted(messages: Make) -> None:
         trace.receive(message, 0.0)
     (response,) = trace.responses.values()
     assert (response.audio_samples, len(response.pcm)) == (len(PCM) // 2, 0)
-    assert {p.jpeg for p in response.frames} == {b""}
+    assert {p.data for p in response.frames} == {b""}
 
 
 def _nth(messages: list[dict[str, Any]], kind: str, n: int = 0) -> dict[str, Any]:

@@ -165,9 +165,9 @@ async def session_of_version(
 def brightness(response: Any) -> float:
     """Return the mean grey level of the frames of a response."""
     frames = [
-        np.asarray(cv2.imdecode(np.frombuffer(frame.jpeg, np.uint8), cv2.IMREAD_GRAYSCALE))
+        np.asarray(cv2.imdecode(np.frombuffer(frame.data, np.uint8), cv2.IMREAD_GRAYSCALE))
         for frame in response.frames
-        if frame.jpeg
+        if frame.data
     ]
     assert frames
     return float(np.mean([frame.mean() for frame in frames if frame is not None]))

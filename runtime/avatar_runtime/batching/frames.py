@@ -32,6 +32,8 @@ class FrameRequest:
     """Width of the frame in pixels."""
     height: int
     """Height of the frame in pixels."""
+    raw: bool = False
+    """Whether the frame is returned as I420 planes instead of a JPEG image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,9 @@ class Frame:
     """A rendered frame."""
 
     request: FrameRequest
-    jpeg: bytes
-    """The whole frame as one JPEG image."""
+    image: bytes
+    """The whole frame: one JPEG image, or with `FrameRequest.raw` its I420 planes
+    (`engine.rendering.blend_host.i420`)."""
 
 
 GROUP_FRAMES: Final = 2

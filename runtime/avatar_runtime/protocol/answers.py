@@ -188,7 +188,7 @@ class Answers(Generic[W]):
         answer.ref = self.speech.next_ref()
         if answer.heard_at is not None:
             answer.heard_at = now  # it waited for the answer before
-        answer.has_video = self.speech.config.video is VideoMode.JPEG
+        answer.has_video = self.speech.config.video is not VideoMode.NONE
         answer.turn.start(source_frame, now)
         return answer
 

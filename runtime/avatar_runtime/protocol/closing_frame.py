@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from avatar_runtime.protocol.audio_formats import AudioFormat
-    from avatar_runtime.protocol.media import Utterance
+    from avatar_runtime.protocol.media import Image, Utterance
     from avatar_runtime.protocol.session_config import SessionConfig
 
 REF: Final = 0
@@ -69,13 +69,14 @@ class ClosingFrame(Generic[W]):
             quality=config.quality,
             width=width,
             height=height,
+            video=config.video,
         )
 
-    def deliver(self, jpeg: bytes, *, is_drawn: bool) -> bool:
+    def deliver(self, image: Image, *, is_drawn: bool) -> bool:
         """Accept the generated frame, or return false if it is no longer awaited."""
         if self._requested_at is None:
             return False
-        self._frame = VideoFrame(0, jpeg, self._requested_at, is_drawn)
+        self._frame = VideoFrame(0, image, self._requested_at, is_drawn)
         self._requested_at = None
         return True
 

@@ -105,7 +105,8 @@ class ConfigUpdate:
         if not isinstance(value, list):
             raise session.error("invalid_type", "output_modalities", "must be an array", "an array")
         if AVATAR_MODALITY in value:
-            self._change(video=VideoMode.JPEG, names_avatar=True)
+            shown = self.config.video is not VideoMode.NONE
+            self._change(video=self.config.video if shown else VideoMode.JPEG, names_avatar=True)
         elif "avatar" not in session and not self.config.names_avatar:
             self._change(video=VideoMode.NONE)
         others = [name for name in value if name != AVATAR_MODALITY]
@@ -167,7 +168,8 @@ class ConfigUpdate:
     def _avatar(self, avatar: StrictFields) -> None:
         if not self.config.names_avatar:
             # Sound only was the wish of a client that had not named the avatar.
-            self._change(video=VideoMode.JPEG, names_avatar=True)
+            shown = self.config.video is not VideoMode.NONE
+            self._change(video=self.config.video if shown else VideoMode.JPEG, names_avatar=True)
         for name in avatar.unknown((*_AVATAR, *_READ_ONLY)):
             self._warn_no_effect(avatar, name)
         fields = {"disclosure": "", "version": "", **self._read_only.avatar(self.config)}
@@ -209,6 +211,20 @@ class ConfigUpdate:
             size = video.nested("resolution")
             resolution = (size.integer("width", *PIXEL_RANGE), size.integer("height", *PIXEL_RANGE))
             self._change(resolution=resolution)
+        self._check_even(video)
+
+    def _check_even(self, video: StrictFields) -> None:
+        if self.config.video is not VideoMode.H264 or self.config.resolution is None:
+            return
+        for name, pixels in zip(("width", "height"), self.config.resolution, strict=True):
+            if pixels % 2:
+                raise ProtocolError(
+                    "invalid_value",
+                    f"{video.path('resolution')}.{name} is {pixels}; must be even in h264",
+                    param=f"{video.path('resolution')}.{name}",
+                    value=pixels,
+                    limit="even",
+                )
 
     def _audio_deltas(self, avatar: StrictFields) -> None:
         self._change(audio_deltas=avatar.boolean("audio_deltas"))

@@ -161,7 +161,7 @@ class Drive(Generic[W]):
             self._fps,
             self._outbox,
             turn.request.metadata if turn.request else None,
-            has_video=self.config.video is VideoMode.JPEG,
+            has_video=self.config.video is not VideoMode.NONE,
         )
         return self._spoken
 

@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING, Final, Generic
 from avatar_runtime.protocol.live_source import LiveTimes, live_times
 from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.pacing import Pacer
-from avatar_runtime.protocol.session_config import Overrun, source_position
+from avatar_runtime.protocol.session_config import Overrun, VideoMode, source_position
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from avatar_runtime.protocol.media import Image
     from avatar_runtime.protocol.response import ActiveResponse
     from avatar_runtime.protocol.session_config import SessionConfig
     from avatar_runtime.protocol.turn import Turn
 
 MAX_IN_FLIGHT_FRAMES: Final = 32
 MAX_UNSENT_BYTES: Final = 4 * 1024 * 1024
+MAX_UNSENT_RAW_BYTES: Final = 32 * 1024 * 1024
+"""Of images that are not encoded yet: 0.9 s at 1280 x 720."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,8 @@ class FrameDue(Generic[W]):
     """Width of the frame in pixels."""
     height: int
     """Height of the frame in pixels."""
+    video: VideoMode
+    """The form in which the client gets the frame."""
 
 
 class FrameFlow(Generic[W]):
@@ -95,6 +100,7 @@ class FrameFlow(Generic[W]):
                 quality=config.quality,
                 width=width,
                 height=height,
+                video=config.video,
             )
 
     def omit(self, turn: Turn[W], config: SessionConfig, now: float) -> int:
@@ -119,14 +125,14 @@ class FrameFlow(Generic[W]):
         turn: Turn[W],
         config: SessionConfig,
         frame_index: int,
-        jpeg: bytes,
+        image: Image,
         now: float,
         *,
         is_drawn: bool,
     ) -> bool:
         """Accept a generated frame, or return false if it is not in flight."""
         settled = turn.settled
-        if not turn.deliver(frame_index, jpeg, is_drawn=is_drawn):
+        if not turn.deliver(frame_index, image, is_drawn=is_drawn):
             return False
         self._add_settled(turn, config, settled, now)
         if config.overrun is Overrun.DROP:
@@ -190,11 +196,15 @@ class FrameFlow(Generic[W]):
             return False
         if config.overrun is Overrun.PAUSE:
             unsent = turn.unsent_frames + turn.in_flight + 1
-            is_full = turn.unsent_bytes >= MAX_UNSENT_BYTES
+            is_full = turn.unsent_bytes >= _max_unsent_bytes(config)
             if is_full or unsent * 1000 > config.window_ms * self._fps:
                 return False
         return self._pacer.fits(config.window_ms, turn.in_flight, now)
 
     def _is_overrun(self, turn: Turn[W], config: SessionConfig) -> bool:
         unsent_ms = turn.unsent_frames * 1000 / self._fps
-        return turn.unsent_bytes > MAX_UNSENT_BYTES or unsent_ms > config.window_ms
+        return turn.unsent_bytes > _max_unsent_bytes(config) or unsent_ms > config.window_ms
+
+
+def _max_unsent_bytes(config: SessionConfig) -> int:
+    return MAX_UNSENT_RAW_BYTES if config.video is VideoMode.H264 else MAX_UNSENT_BYTES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -56,15 +57,65 @@ class AudioChunk:
 
 
 @dataclass(frozen=True, slots=True)
+class RawImage:
+    """An image that is encoded when it is sent, because its form depends on the frame before it."""
+
+    planes: bytes
+    """I420: the planes Y, U and V, of which U and V have half the width and height."""
+    width: int
+    """In pixels, even."""
+    height: int
+    """In pixels, even."""
+
+
+Image = bytes | RawImage
+"""The image of a frame: a JPEG image, or one to encode."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How the access unit of a frame is encoded."""
+
+    keyframe: bool
+    """Whether it can be decoded without the frames before it."""
+    quality: int
+    """1 to 100, as that of a JPEG image."""
+    bitrate: int
+    """The most that the stream may take, bits per second."""
+
+
+@dataclass(frozen=True, slots=True)
 class VideoFrame:
     """A frame to send."""
 
     frame_index: int
-    jpeg: bytes
+    image: Image
     requested_at: float
     """When the frame was requested from the engine, monotonic seconds."""
     is_drawn: bool = True
     """Whether the model drew the frame. If not, it shows the avatar's source frame in silence."""
+    encoding: Encoding | None = None
+    """That of a `RawImage` that is sent; `None` before, and for JPEG."""
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the image as it waits, in bytes."""
+        return len(self.image.planes if isinstance(self.image, RawImage) else self.image)
+
+    @property
+    def codec(self) -> str:
+        """`jpeg` or `h264`."""
+        return "h264" if isinstance(self.image, RawImage) else "jpeg"
+
+    @property
+    def is_keyframe(self) -> bool:
+        """Whether the frame can be decoded without the frames before it."""
+        return self.encoding is None or self.encoding.keyframe
+
+    @property
+    def delta(self) -> str:
+        """The image in base64; empty for an image that is encoded later."""
+        return "" if isinstance(self.image, RawImage) else b64encode(self.image).decode("ascii")
 
 
 class DropReason(Enum):

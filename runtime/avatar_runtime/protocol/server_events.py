@@ -50,15 +50,15 @@ def video_delta(
         "response_id": response_id,
         "item_id": item_id,
         "output_index": 0,
-        "codec": "jpeg",
-        "mode": "jpeg",
+        "codec": frame.codec,
+        "mode": frame.codec,
         "epoch": epoch,
         "frame_index": frame.frame_index,
         "offset_samples": offset_samples,
         "pts_ms": milliseconds(offset_samples, rate),
-        "keyframe": True,
+        "keyframe": frame.is_keyframe,
         "idle": False,
-        "delta": b64encode(frame.jpeg).decode("ascii"),
+        "delta": frame.delta,
     }
 
 
@@ -96,21 +96,21 @@ def video_done(
     }
 
 
-def idle_frame(epoch: int, jpeg: bytes) -> dict[str, object]:
+def idle_frame(epoch: int, frame: VideoFrame) -> dict[str, object]:
     """Return the fields of a `response.video.delta` that belongs to no response."""
     return {
         "response_id": None,
         "item_id": None,
         "output_index": 0,
-        "codec": "jpeg",
-        "mode": "jpeg",
+        "codec": frame.codec,
+        "mode": frame.codec,
         "epoch": epoch,
         "frame_index": 0,
         "offset_samples": 0,
         "pts_ms": 0,
-        "keyframe": True,
+        "keyframe": frame.is_keyframe,
         "idle": True,
-        "delta": b64encode(jpeg).decode("ascii"),
+        "delta": frame.delta,
     }
 
 

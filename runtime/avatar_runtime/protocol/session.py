@@ -5,6 +5,7 @@ The session has no socket, no task and no clock. `Session` states what its calle
 
 from __future__ import annotations
 
+from base64 import b64encode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from avatar_runtime.protocol.audio_formats import AudioFormat
     from avatar_runtime.protocol.frame_flow import FrameDue
-    from avatar_runtime.protocol.media import Utterance, VideoFrame, VoiceDetector
+    from avatar_runtime.protocol.media import Image, Utterance, VideoFrame, VoiceDetector
     from avatar_runtime.protocol.modes import Mode
     from avatar_runtime.protocol.session_config import Character, ReadOnlyFields, SessionConfig
     from avatar_runtime.protocol.strict_fields import StrictFields
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 MAX_UNREAD_CHARACTERS: Final = 1024 * 1024
 MAX_EVENTS_PER_S: Final = 1000
 MAX_ERRORS_PER_10_S: Final = 100
+_EMPTY_DELTA: Final = '"}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,13 @@ class Outgoing:
     heard_at: float | None = None
     """When the first audio of an answer arrived; with its first frame only."""
 
+    def with_access_unit(self, data: bytes) -> str:
+        """Return the message of a frame that the caller has encoded; `frame.encoding` says how.
+
+        `text` ends with an empty `delta`, which takes the data.
+        """
+        return f'{self.text.removesuffix(_EMPTY_DELTA)}{b64encode(data).decode("ascii")}"}}'
+
 
 class Session(Generic[W]):
     """The state of one connection. Its caller owns the socket, the clock and the engine.
@@ -80,7 +89,8 @@ class Session(Generic[W]):
         is searched by the next `receive`, before its message.
     Output: call `pull` after every other call, until it returns `None`.
         It returns one message. The caller sends each message, in order, before the next `pull`:
-        it has a sequence number, and a message that is not sent is a gap for the client. The
+        it has a sequence number, and a message that is not sent is a gap for the client. A message
+        whose `frame.encoding` is set needs the encoded image: `Outgoing.with_access_unit`. The
         caller pulls at the speed of the socket; what it does not pull, a cancel can still discard.
         Without `pull`, no media leaves and no response ends, and the oldest frames are dropped
         or, with `overrun: pause`, no more frames are due.
@@ -256,13 +266,13 @@ class Session(Generic[W]):
         response_ref: int,
         epoch: int,
         frame_index: int,
-        jpeg: bytes,
+        image: Image,
         now: float,
         *,
         is_drawn: bool = True,
     ) -> bool:
         """Accept a generated frame, or return false if it is no longer awaited."""
-        return self._speech.deliver(response_ref, epoch, frame_index, jpeg, now, is_drawn=is_drawn)
+        return self._speech.deliver(response_ref, epoch, frame_index, image, now, is_drawn=is_drawn)
 
     def skip(self, response_ref: int, epoch: int, frame_index: int, now: float) -> bool:
         """Drop a frame that is in flight, or return false if it is no longer awaited.
@@ -311,7 +321,7 @@ class Session(Generic[W]):
             case client_events.Ack():
                 self._speech.ack(event)
             case client_events.RequestKeyframe():
-                pass  # every JPEG frame is a keyframe
+                self._speech.request_keyframe()
             case _:
                 self._mode.handle(event, fields, event_id, now)
 

@@ -28,6 +28,8 @@ class VideoMode(Enum):
 
     JPEG = "jpeg"
     """One image for each frame."""
+    H264 = "h264"
+    """One access unit of H.264 for each frame."""
     NONE = "none"
     """Nothing: the session has sound only, and the engine generates no frames for it."""
 
@@ -104,7 +106,11 @@ class SessionConfig:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of the frames in pixels."""
-        return self.resolution or (self.character.width, self.character.height)
+        width, height = self.resolution or (self.character.width, self.character.height)
+        if self.video is VideoMode.H264:
+            # Chroma has half the size. A resolution of the client is even.
+            return width - width % 2, height - height % 2
+        return width, height
 
     @property
     def official_only(self) -> bool:

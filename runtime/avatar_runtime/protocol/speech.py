@@ -8,17 +8,19 @@ from avatar_runtime.errors import ProtocolError, shown
 from avatar_runtime.protocol import closing_frame, server_events
 from avatar_runtime.protocol.frame_flow import FrameFlow
 from avatar_runtime.protocol.live_source import OverloadReport
-from avatar_runtime.protocol.media import W
+from avatar_runtime.protocol.media import VideoFrame, W
 from avatar_runtime.protocol.playback import Playback, PlayingResponse
 from avatar_runtime.protocol.response import VideoMessage
 from avatar_runtime.protocol.session_config import Overrun
 from avatar_runtime.protocol.turn import Step
+from avatar_runtime.protocol.video_stream import VideoStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from avatar_runtime.protocol import client_events
     from avatar_runtime.protocol.frame_flow import FrameDue
+    from avatar_runtime.protocol.media import Image
     from avatar_runtime.protocol.response import ActiveResponse
     from avatar_runtime.protocol.session_parts import SessionParts
 
@@ -72,6 +74,7 @@ class Speech(Generic[W]):
         self._refs = 0
         self._source_frame = 0
         self._overload = OverloadReport()
+        self._video = VideoStream(parts.fps)
 
     @property
     def is_active(self) -> bool:
@@ -231,17 +234,17 @@ class Speech(Generic[W]):
         response_ref: int,
         epoch: int,
         frame_index: int,
-        jpeg: bytes,
+        image: Image,
         now: float,
         *,
         is_drawn: bool = True,
     ) -> bool:
         """Accept a generated frame, or return false if it is no longer awaited."""
         if response_ref == closing_frame.REF:
-            return epoch == self.epoch and self._closing.deliver(jpeg, is_drawn=is_drawn)
+            return epoch == self.epoch and self._closing.deliver(image, is_drawn=is_drawn)
         active = self._awaited(response_ref, epoch)
         return active is not None and self._flow.deliver(
-            active.turn, self.config, frame_index, jpeg, now, is_drawn=is_drawn
+            active.turn, self.config, frame_index, image, now, is_drawn=is_drawn
         )
 
     def skip(self, response_ref: int, epoch: int, frame_index: int, now: float) -> bool:
@@ -288,7 +291,8 @@ class Speech(Generic[W]):
         """
         frame = self._closing.take()
         if frame is not None:
-            fields = server_events.idle_frame(self.epoch, frame.jpeg)
+            frame = self._video.add(frame, closing_frame.REF, self.epoch, self.config)
+            fields = server_events.idle_frame(self.epoch, frame)
             return VideoMessage(self._outbox.number("response.video.delta", fields), frame, None)
         active = self._active
         while active is not None:
@@ -299,6 +303,8 @@ class Speech(Generic[W]):
             if not self._playback.has_started(active.id):
                 self._closing.drop()
                 self._playback.start(active.id, self.epoch, has_video=active.has_video)
+            if isinstance(media, VideoFrame):
+                media = self._video.add(media, active.ref, self.epoch, self.config)
             deltas = self.config.audio_deltas
             message = active.send_media(media, self.epoch, audio_deltas=deltas)
             if message is not None or self._outbox.characters:
@@ -315,6 +321,10 @@ class Speech(Generic[W]):
         if active is not None and active.id == ack.response_id:
             self._playback.check_ack(ack, active.turn.positions)
         self._playback.ack(ack, self.epoch)
+
+    def request_keyframe(self) -> None:
+        """Make the next frame a keyframe: the client could not decode one."""
+        self._video.request_keyframe()
 
     def tick(self, now: float) -> None:
         """Drop late frames, and report the responses that the client has played by now."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from avatar_runtime.protocol.audio_formats import AudioFormat
-    from avatar_runtime.protocol.media import Media, Utterance
+    from avatar_runtime.protocol.media import Image, Media, Utterance
 
 _MAX_CHUNK_FRAMES: Final = 25  # one second of audio: 64 kB of base64 at 24 kHz
 # Windows are made as frames are requested, since a client may send ten minutes in one burst. A
@@ -248,12 +248,12 @@ class Turn(Generic[W]):
         self._feed(now)
         return window
 
-    def deliver(self, frame_index: int, jpeg: bytes, *, is_drawn: bool = True) -> bool:
+    def deliver(self, frame_index: int, image: Image, *, is_drawn: bool = True) -> bool:
         """Accept a generated frame, or return false if it is not in flight."""
         requested_at = self._requested_at.pop(frame_index, None)
         if requested_at is None:
             return False
-        self._frames[frame_index] = VideoFrame(frame_index, jpeg, requested_at, is_drawn)
+        self._frames[frame_index] = VideoFrame(frame_index, image, requested_at, is_drawn)
         self._settle()
         return True
 
@@ -342,14 +342,14 @@ class Turn(Generic[W]):
             self._settled += 1
             if isinstance(found, VideoFrame):
                 self.unsent_frames += 1
-                self.unsent_bytes += len(found.jpeg)
+                self.unsent_bytes += found.nbytes
         self.clock.forget((self._settled - 1) * self._samples_per_frame / self.format.rate)
 
     def _remove_frame(self, frame_index: int) -> None:
         frame = self._frames.pop(frame_index)
         assert isinstance(frame, VideoFrame)
         self.unsent_frames -= 1
-        self.unsent_bytes -= len(frame.jpeg)
+        self.unsent_bytes -= frame.nbytes
 
     def _skip_dropped(self) -> None:
         while isinstance(reason := self._frames.get(self._position), DropReason):

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final
 from avatar_runtime.batching.frames import FrameRequest
 from avatar_runtime.batching.scheduler import Scheduler
 from avatar_runtime.errors import EngineError
+from avatar_runtime.protocol.media import RawImage
+from avatar_runtime.protocol.session_config import VideoMode
 from avatar_runtime.serving.batch_limit import BatchLimit
 from avatar_runtime.serving.engine_health import Batch, EngineHealth
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from avatar_runtime.batching.frames import AudioWindow, Frame
     from avatar_runtime.metrics import Metrics
     from avatar_runtime.protocol.frame_flow import FrameDue
+    from avatar_runtime.protocol.media import Image
     from avatar_runtime.protocol.session import Session
     from avatar_runtime.serving.engine_protocol import Engine
 
@@ -223,7 +226,7 @@ class Batcher:
             request.response_ref,
             request.epoch,
             request.frame_index,
-            frame.jpeg,
+            _image(frame),
             now,
             is_drawn=not request.window.silent,
         ):
@@ -300,4 +303,12 @@ def _request(session_id: str, due: FrameDue[AudioWindow]) -> FrameRequest:
         quality=due.quality,
         width=due.width,
         height=due.height,
+        raw=due.video is VideoMode.H264,
     )
+
+
+def _image(frame: Frame) -> Image:
+    request = frame.request
+    if not request.raw:
+        return frame.image
+    return RawImage(frame.image, request.width, request.height)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from starlette.websockets import WebSocketDisconnect
 
+from avatar_runtime.errors import EncoderError
 from avatar_runtime.protocol.dialects import translation
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Connection:
         self._can_read.set()
         self._end_reason: str | None = None
         self._shell = runtime.open_shell(session, self._apply)
+        self._encoder = runtime.video_encoders.open(runtime.settings.sessions.fps)
 
     async def run(self) -> str:
         """Serve the session until it ends, and return how it ended."""
@@ -121,7 +123,7 @@ class Connection:
             outgoing = self._session.pull(self._runtime.clock())
             if outgoing is None:
                 break
-            text = self._translated(outgoing)
+            text = await self._text(outgoing)
             if text is None:
                 continue
             async with asyncio.timeout(STALL_S):
@@ -130,6 +132,18 @@ class Connection:
             # A socket with room does not suspend: let the other sessions send as well.
             await asyncio.sleep(0)
         self._update()
+
+    async def _text(self, outgoing: Outgoing) -> str | None:
+        """Return what the client gets, `None` for a message that it does not get."""
+        frame = outgoing.frame
+        if frame is None or frame.encoding is None:
+            return self._translated(outgoing)
+        try:
+            return outgoing.with_access_unit(await self._encoder.encode(frame))
+        except EncoderError as error:
+            _log.error("frame not encoded session=%s error=%s", self._session.id, error)
+            self._session.end(1011, "internal_error", self._runtime.clock())
+            return None
 
     def _translated(self, outgoing: Outgoing) -> str | None:
         """Return what the client gets, `None` for an event that it does not know."""

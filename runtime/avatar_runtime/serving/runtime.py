@@ -24,6 +24,7 @@ from avatar_runtime.serving.batcher import Batcher
 from avatar_runtime.serving.changes import ChangeNotifier
 from avatar_runtime.serving.large_messages import LargeMessages
 from avatar_runtime.serving.pod_tokens import PodTokens
+from avatar_runtime.serving.video_encoding import VideoEncoders
 from avatar_runtime.upstream import shell
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class Runtime:
         self.batcher = Batcher(engine, settings.engine.batch_size, metrics, clock, self.changed)
         self.connections: set[LiveConnection] = set()
         self.large_messages = LargeMessages()
+        self.video_encoders = VideoEncoders(metrics)
         self.stopping = False
         """Whether the state streams end, because the process stops."""
         self._engine = engine
@@ -131,6 +133,7 @@ class Runtime:
         """Stop the engine."""
         self.slots.is_ready = False
         await self._endpoints.close()
+        self.video_encoders.close()
         await self._engine.stop()
 
     def changed(self) -> None:

@@ -72,7 +72,7 @@ def run(
     avatar, frames = asyncio.run(
         _render(device, model_dir, avatar_dir, clip, batch_size, audio_options)
     )
-    files = [np.frombuffer(frame.jpeg, np.uint8) for frame in frames]
+    files = [np.frombuffer(frame.image, np.uint8) for frame in frames]
     decoded = [np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR), np.uint8) for file in files]
     fps = _frame_rate(avatar)
     write_video(out, decoded, fps, clip, avatar.disclosure)

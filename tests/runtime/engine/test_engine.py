@@ -190,7 +190,7 @@ async def test_idle_frames_are_made_without_the_device_and_while_it_is_busy(
     frames = await engine.idle_frames(batch)
 
     assert [frame.request for frame in frames] == batch
-    assert all(frame.jpeg[:2] == b"\xff\xd8" for frame in frames)
+    assert all(frame.image[:2] == b"\xff\xd8" for frame in frames)
     assert len(scripted.batches) == asked
 
 

@@ -74,7 +74,7 @@ def requests(
 
 
 def brightness(frames: Sequence[Frame]) -> float:
-    images = [cv2.imdecode(np.frombuffer(f.jpeg, np.uint8), cv2.IMREAD_COLOR) for f in frames]
+    images = [cv2.imdecode(np.frombuffer(f.image, np.uint8), cv2.IMREAD_COLOR) for f in frames]
     tops = [np.asarray(image)[:20] for image in images]  # the top rows have no face
     return float(np.mean(tops))
 
@@ -103,7 +103,7 @@ async def test_a_session_keeps_its_version_while_the_avatar_is_replaced(
     old = engine.avatars["anna"].key
     spoken = requests(request_of, old, silent=False)
     idle = requests(request_of, old, silent=True)
-    before = [f.jpeg for f in [*await engine.run(spoken), *await engine.idle_frames(idle)]]
+    before = [f.image for f in [*await engine.run(spoken), *await engine.idle_frames(idle)]]
     by_name = [requests(request_of, "anna", silent=silent) for silent in (False, True)]
     await engine.run(by_name[0])  # what is cached now must not be shown later
     await engine.idle_frames(by_name[1])
@@ -118,16 +118,16 @@ async def test_a_session_keeps_its_version_while_the_avatar_is_replaced(
     assert new != old
     for _ in range(3):
         await engine.refresh_avatars(lambda: [old])
-    after = [f.jpeg for f in [*await engine.run(spoken), *await engine.idle_frames(idle)]]
+    after = [f.image for f in [*await engine.run(spoken), *await engine.idle_frames(idle)]]
     assert after == before
-    assert all([f.jpeg for f in frames] == before[:2] for frames in running)
+    assert all([f.image for f in frames] == before[:2] for frames in running)
     spoken, idle = (requests(request_of, new, silent=silent) for silent in (False, True))
-    replaced = [f.jpeg for f in await engine.run(spoken)]
+    replaced = [f.image for f in await engine.run(spoken)]
     restarted = Engine(TorchDevice("cpu", 1), assets.model, folder, 2)
     await restarted.start()
-    assert [f.jpeg for f in await restarted.run(spoken)] == replaced != before[:2]
+    assert [f.image for f in await restarted.run(spoken)] == replaced != before[:2]
     await restarted.stop()
-    assert [f.jpeg for f in await engine.run(by_name[0])] == replaced
+    assert [f.image for f in await engine.run(by_name[0])] == replaced
     assert brightness(await engine.idle_frames(idle)) < 10
     assert brightness(await engine.idle_frames(by_name[1])) < 10
 

@@ -94,7 +94,7 @@ def test_silence_is_shown_with_the_closed_mouth(
         request = request_of(_WINDOW, avatar="talking", source_frame=index)
         request = replace(request, width=FRAME, height=FRAME)
         expected = blend_host.encode_jpeg(idle_pictures.decode(talking, index), FRAME, FRAME, 90)
-        assert served.frame(request).jpeg == expected
+        assert served.frame(request).image == expected
     assert [talking.has_idle(i) for i in (2, 20)] == [True, False]
     assert not np.array_equal(talking.decode(2), idle_pictures.decode(talking, 2))
 

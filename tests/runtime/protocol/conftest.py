@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from avatar_runtime.protocol.audio_formats import AudioFormat
     from avatar_runtime.protocol.frame_flow import FrameDue
+    from avatar_runtime.protocol.media import Image
 
     Event = dict[str, Any]
     Connect = Callable[..., "SessionDriver"]
@@ -129,8 +130,8 @@ class SessionDriver:
             self.deliver(frame)
         return self.pull()
 
-    def deliver(self, frame: FrameDue[FakeWindow], jpeg: bytes | None = None) -> bool:
-        picture = b"jpeg %d" % frame.frame_index if jpeg is None else jpeg
+    def deliver(self, frame: FrameDue[FakeWindow], image: Image | None = None) -> bool:
+        picture = b"jpeg %d" % frame.frame_index if image is None else image
         return self.session.deliver(
             frame.response_ref, frame.epoch, frame.frame_index, picture, self.now
         )

@@ -177,10 +177,16 @@ class _EncodeInFlight:
         with self.side.entered(self.ready):
             began = time.perf_counter()
             views = zip(self.composed.views(), self.batch, strict=True)
-            files = [self.encoder(view, request.quality) for view, request in views]
-            jpegs = [file.cpu().numpy().tobytes() for file in files]
+            files = [
+                view if request.raw else self.encoder(view, request.quality)
+                for view, request in views
+            ]
+            arrays = [file.cpu().numpy() for file in files]
+            frames = [
+                Frame(request, blend_host.i420(array) if request.raw else array.tobytes())
+                for request, array in zip(self.batch, arrays, strict=True)
+            ]
             self.timer.add("jpeg", time.perf_counter() - began)
-        frames = [Frame(request, jpeg) for request, jpeg in zip(self.batch, jpegs, strict=True)]
         return Rendered(frames, self.timer.stages())
 
 
@@ -249,5 +255,4 @@ def _blocking_event() -> torch.cuda.Event:
 
 
 def _encoded(request: FrameRequest, image: NDArray[np.uint8]) -> Frame:
-    jpeg = blend_host.encode_jpeg(image, request.width, request.height, request.quality)
-    return Frame(request, jpeg)
+    return Frame(request, blend_host.encode(image, request))

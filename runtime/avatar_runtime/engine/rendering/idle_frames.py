@@ -1,4 +1,4 @@
-"""The idle pictures of avatars as JPEG, for frames without speech."""
+"""The idle pictures of avatars, for frames without speech."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ if TYPE_CHECKING:
     from avatar_runtime.batching.frames import FrameRequest
 
 CACHE_BYTES: Final = 32 * MIB
-"""A thousand JPEG images of the usual size: the timelines of a few avatars."""
+"""A thousand JPEG images of the usual size: the timelines of a few avatars. Raw images are about
+ten times as large."""
 
-Key = tuple[str, int, int, int, int]
-"""Key of the avatar, stored frame, width, height and quality."""
+Key = tuple[str, int, int, int, int | None]
+"""Key of the avatar, stored frame, width, height and JPEG quality, `None` for a raw image."""
 
 
 class IdleFrames:
     """Frames that need no device. Only one thread at a time may use it."""
 
     def __init__(self, avatars: Mapping[str, cache.Avatar], limit_bytes: int) -> None:
-        """`limit_bytes` bounds the cached JPEG images; the newest one is always cached."""
+        """`limit_bytes` bounds the cached images; the newest one is always cached."""
         self._avatars = avatars
-        self._jpegs: LRUCache[Key, bytes] = LRUCache(limit_bytes, len)
+        self._images: LRUCache[Key, bytes] = LRUCache(limit_bytes, len)
 
     def frame(self, request: FrameRequest) -> Frame:
         """Return the idle picture of a request, whatever its audio."""
@@ -36,8 +37,8 @@ class IdleFrames:
         index = cache.fold(request.source_frame, avatar.manifest.frames)
 
         def encode() -> bytes:
-            image = idle_pictures.decode(avatar, index)
-            return blend_host.encode_jpeg(image, request.width, request.height, request.quality)
+            return blend_host.encode(idle_pictures.decode(avatar, index), request)
 
-        key = (avatar.info.key, index, request.width, request.height, request.quality)
-        return Frame(request, self._jpegs.get(key, encode))
+        quality = None if request.raw else request.quality
+        key = (avatar.info.key, index, request.width, request.height, quality)
+        return Frame(request, self._images.get(key, encode))

@@ -194,7 +194,7 @@ def test_it_shows_the_source_frames(
     rendered = gpu.render([request_of(window, source_frame=7), request_of(window)])
 
     expected = [blend_host.encode_jpeg(anna.frame(i), 192, 192, 90) for i in (4, 0)]
-    assert [frame.jpeg for frame in rendered.frames] == expected
+    assert [frame.image for frame in rendered.frames] == expected
 
 
 def test_it_states_the_curve_of_its_profile(gpu: simulated.SimulatedDevice) -> None:

@@ -146,9 +146,9 @@ async def test_cuda_captures_every_bucket_and_keeps_two_batches_apart(
 
     assert [size for size, _ in measured.curve.frame_batch_ms] == [1, 2, 4]
     assert "batch not captured" not in caplog.text
-    assert [[f.jpeg for f in part] for part in both] == [[f.jpeg for f in part] for part in alone]
+    assert [[f.image for f in part] for part in both] == [[f.image for f in part] for part in alone]
     opened.release()
-    assert [f.jpeg for f in opened.render(requests[:4]).frames]
+    assert [f.image for f in opened.render(requests[:4]).frames]
     opened.close()
 
 
@@ -183,7 +183,7 @@ async def test_cuda_without_a_gpu_is_an_error(assets: SimpleNamespace) -> None:
 
 
 def _image(frame: Frame) -> np.ndarray:
-    return np.asarray(cv2.imdecode(np.frombuffer(frame.jpeg, np.uint8), cv2.IMREAD_COLOR), int)
+    return np.asarray(cv2.imdecode(np.frombuffer(frame.image, np.uint8), cv2.IMREAD_COLOR), int)
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ def _faces(seed: int) -> Tensor:
 
 
 def _image(frame: Frame) -> NDArray[np.int64]:
-    decoded = cv2.imdecode(np.frombuffer(frame.jpeg, np.uint8), cv2.IMREAD_COLOR)
+    decoded = cv2.imdecode(np.frombuffer(frame.image, np.uint8), cv2.IMREAD_COLOR)
     return np.asarray(decoded, np.int64)
 
 
@@ -79,7 +79,7 @@ def test_the_device_delivers_the_frames_of_the_host(
 
     assert [frame.request for frame in ours.frames] == batch
     for expected, made in zip(host.frames, ours.frames, strict=True):
-        assert made.jpeg[:2] == b"\xff\xd8"
+        assert made.image[:2] == b"\xff\xd8"
         difference = np.abs(_image(made) - _image(expected))
         assert difference.shape == (made.request.height, made.request.width, 3)
         # JPEG of quality 90 with one level of difference before it; encoders differ more.
@@ -102,8 +102,27 @@ def test_a_batch_may_start_before_the_previous_one_is_finished(
         second = other.submit(both[1].finish).result()
         first = other.submit(both[0].finish).result()
 
-    assert [f.jpeg for f in first.frames] == [f.jpeg for f in alone[0].frames]
-    assert [f.jpeg for f in second.frames] == [f.jpeg for f in alone[1].frames]
+    assert [f.image for f in first.frames] == [f.image for f in alone[0].frames]
+    assert [f.image for f in second.frames] == [f.image for f in alone[1].frames]
+
+
+@pytest.mark.parametrize("kind", ["host", "device", "device encoder"])
+@torch.inference_mode()
+def test_raw_frames_and_images_share_a_batch(
+    kind: str, postprocessor_of: Callable[[str], delivery.Postprocessor], batch: list[FrameRequest]
+) -> None:
+    mixed = [replace(request, raw=index != 1) for index, request in enumerate(batch)]
+    faces = _faces(3)
+    postprocessor = postprocessor_of(kind)
+    images = postprocessor.start(batch, faces, stage_timer.start(_CPU)).finish().frames
+    frames = postprocessor.start(mixed, faces, stage_timer.start(_CPU)).finish().frames
+
+    assert frames[1].image == images[1].image
+    for frame, image in zip(frames[::2], images[::2], strict=True):
+        height, width = frame.request.height, frame.request.width
+        planes = np.frombuffer(frame.image, np.uint8).reshape(height * 3 // 2, width)
+        shown = cv2.cvtColor(planes, cv2.COLOR_YUV2BGR_I420)
+        assert np.abs(shown.astype(int) - _image(image)).mean() < 3  # JPEG of quality 90
 
 
 def test_an_encoder_that_fails_its_trial_is_not_used() -> None:

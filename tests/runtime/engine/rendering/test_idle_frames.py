@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import pytest
 
@@ -32,18 +34,35 @@ def test_an_idle_frame_is_the_source_frame_of_the_timeline(
 
     expected = blend_host.encode_jpeg(anna.decode(frames - 1), 192, 192, 90)
     assert frame.request is request
-    assert frame.jpeg == expected
+    assert frame.image == expected
 
 
 def test_an_idle_frame_is_encoded_once_while_it_is_cached(
     anna: cache.Avatar, request_of: Callable[..., FrameRequest], window: AudioWindow
 ) -> None:
     first, second = (request_of(window, source_frame=i) for i in range(2))
-    sizes = [len(idle_frames.IdleFrames({"anna": anna}, 0).frame(r).jpeg) for r in (first, second)]
+    sizes = [len(idle_frames.IdleFrames({"anna": anna}, 0).frame(r).image) for r in (first, second)]
     kept = idle_frames.IdleFrames({"anna": anna}, sum(sizes) - 1)
 
-    jpeg = kept.frame(first).jpeg
-    assert kept.frame(first).jpeg is jpeg
+    jpeg = kept.frame(first).image
+    assert kept.frame(first).image is jpeg
     kept.frame(second)
-    assert kept.frame(first).jpeg is not jpeg
-    assert kept.frame(first).jpeg == jpeg
+    assert kept.frame(first).image is not jpeg
+    assert kept.frame(first).image == jpeg
+
+
+def test_a_raw_idle_frame_has_the_planes_of_the_picture(
+    anna: cache.Avatar, request_of: Callable[..., FrameRequest], window: AudioWindow
+) -> None:
+    request = replace(request_of(window, source_frame=1), raw=True, width=96, height=64)
+    frames = idle_frames.IdleFrames({"anna": anna}, 1 << 20)
+
+    raw = frames.frame(request).image
+    jpeg = frames.frame(replace(request, raw=False)).image
+
+    planes = np.frombuffer(raw, np.uint8).reshape(96, 96)
+    shown = cv2.cvtColor(planes, cv2.COLOR_YUV2BGR_I420)
+    source = cv2.resize(anna.decode(1), (96, 64), interpolation=cv2.INTER_AREA)
+    assert cv2.PSNR(shown, source) > 32
+    assert jpeg[:2] == b"\xff\xd8"
+    assert frames.frame(request).image is raw

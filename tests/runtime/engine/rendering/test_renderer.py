@@ -116,7 +116,7 @@ def test_shards_split_a_batch_and_change_no_frame(
         recording: Any = RecordingModel(tiny)
         with ThreadPoolExecutor(3) as pool, torch.inference_mode():
             rendered = _on_cpu(recording, {"anna": anna}, pool, count).render(batch)
-        made[count] = [_decoded(frame.jpeg) for frame in rendered.frames]
+        made[count] = [_decoded(frame.image) for frame in rendered.frames]
 
     assert sorted(recording.parts, reverse=True) == parts
     for alone, shared in zip(made[1], made[3], strict=True):
@@ -222,7 +222,7 @@ def test_models_of_other_crop_sizes_run_through_the_same_code(
         (frame,) = runs.render([request_of(_speech()[0])]).frames
 
     source = blend_host.encode_jpeg(avatar.frame(0), 192, 192, frame.request.quality)
-    changed = np.abs(_decoded(frame.jpeg) - _decoded(source)).max(axis=2)
+    changed = np.abs(_decoded(frame.image) - _decoded(source)).max(axis=2)
     assert (changed[96:156, 44:148] > 40).mean() > 0.2
     # The mask's blur and JPEG's blocks of 16 reach no further.
     assert changed[:78].max() == changed[:, :30].max() == 0
@@ -257,7 +257,7 @@ def test_the_code_path_of_cuda_gives_the_frames_of_the_cpu(
     expected = run(batch).frames
     for ours, frame in zip(theirs, [*expected, *expected], strict=True):
         assert ours.request == frame.request
-        assert np.abs(_decoded(ours.jpeg) - _decoded(frame.jpeg)).mean() < 0.5
+        assert np.abs(_decoded(ours.image) - _decoded(frame.image)).mean() < 0.5
 
 
 def _decoded(jpeg: bytes) -> np.ndarray:

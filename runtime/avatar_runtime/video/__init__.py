@@ -1,0 +1,1 @@
+"""Video encoders: raw images in, access units out."""

@@ -1,0 +1,177 @@
+"""What the frames of one session take of the connection and of a core, by mode and size.
+
+The frames are those of an avatar of the examples, whose drawn mouth moves. Quality is compared by
+the luma PSNR and SSIM of decoded frames against the frames before their encoding. For H.264 the
+record also has the lowest bytes at which the PSNR of JPEG is reached.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import av
+import cv2
+import numpy as np
+
+from avatar_runtime.avatars import cache
+from avatar_runtime.engine.rendering import blend_host
+from avatar_runtime.protocol.media import Encoding, RawImage
+from avatar_runtime.protocol.video_stream import KEYFRAME_PERIOD_S
+from avatar_runtime.video.h264 import H264Encoder
+from localcluster import paths
+from localcluster.bench import record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    Image = NDArray[np.uint8]
+
+FPS: Final = 25
+SEED: Final = 1
+SIZES: Final = ((256, 256), (384, 384), (512, 512), (1280, 720))
+DEFAULT_QUALITY: Final = 80
+BITRATE: Final = 20_000_000
+"""More than any of the streams takes."""
+
+
+def main() -> int:
+    """Run the benchmark and write its record."""
+    parser = argparse.ArgumentParser(prog="localcluster.bench.video", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
+    parser.add_argument("--frames", type=int, default=100, help="for each measurement")
+    options = parser.parse_args()
+    cv2.setNumThreads(1)  # as in the runtime
+    drawn = frames(options.frames)
+    rows = [compare(drawn, width, height) for width, height in SIZES]
+    for row in rows:
+        print(
+            f"{row['size']}: jpeg {row['jpeg']['kbps']:.0f} kbit/s, h264 {row['h264']['kbps']:.0f}"
+            f" ({row['ratio']:.0%}, {row['ratio_at_equal_psnr']:.0%} at equal PSNR)",
+            file=sys.stderr,
+        )
+    record.write(options.out, SEED, "none", {"frames": options.frames, "video": rows})
+    return 0
+
+
+def frames(count: int) -> list[Image]:
+    """Return frames of an avatar whose mouth opens and closes, `(h, w, 3) uint8` BGR."""
+    avatar = cache.read(paths.REPOSITORY / "examples/avatars/anna")
+    random = np.random.default_rng(SEED)
+    drawn = []
+    for position in range(count):
+        index = cache.fold(position, avatar.manifest.frames)
+        box = avatar.box(index)
+        face = avatar.frame(index)[box.y1 : box.y2, box.x1 : box.x2]
+        face = np.asarray(cv2.resize(face, (256, 256)), np.uint8)
+        opening = int(abs(20 + 18 * np.sin(position * 0.9)) + random.integers(0, 8))
+        cv2.ellipse(face, (128, 200), (44, opening), 0, 0, 360, (40, 30, 90), -1)
+        face = np.asarray(cv2.GaussianBlur(face, (9, 9), 0), np.uint8)
+        drawn.append(blend_host.compose(avatar, index, face))
+    return drawn
+
+
+def compare(drawn: Sequence[Image], width: int, height: int) -> dict[str, Any]:
+    """Return the figures of both modes for one size."""
+    images = [blend_host.resized(image, width, height) for image in drawn]
+    jpeg = measure(images, *jpeg_of(images, DEFAULT_QUALITY))
+    h264 = measure(images, *h264_of(images, DEFAULT_QUALITY))
+    equal = next(
+        found
+        for quality in range(40, 101, 4)
+        if (found := measure(images, *h264_of(images, quality)))["psnr_db"] >= jpeg["psnr_db"]
+        or quality == 100
+    )
+    return {
+        "size": f"{width}x{height}",
+        "jpeg": jpeg,
+        "h264": h264,
+        "ratio": round(h264["kbps"] / jpeg["kbps"], 4),
+        "h264_at_equal_psnr": equal,
+        "ratio_at_equal_psnr": round(equal["kbps"] / jpeg["kbps"], 4),
+    }
+
+
+def jpeg_of(images: Sequence[Image], quality: int) -> tuple[list[bytes], list[Image], float]:
+    """Return the files, the decoded images and the CPU seconds of the encoding."""
+    height, width = images[0].shape[:2]
+    files, seconds = _timed(
+        [lambda image=image: blend_host.encode_jpeg(image, width, height, quality)  # type: ignore[misc]
+         for image in images]
+    )  # fmt: skip
+    decoded = [cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR) for file in files]
+    return files, [np.asarray(image, np.uint8) for image in decoded], seconds
+
+
+def h264_of(images: Sequence[Image], quality: int) -> tuple[list[bytes], list[Image], float]:
+    """Return the access units, the decoded images and the CPU seconds of the encoding."""
+    height, width = images[0].shape[:2]
+    encoder = H264Encoder(FPS)
+
+    def encode(position: int, image: Image) -> bytes:
+        keyframe = position % (KEYFRAME_PERIOD_S * FPS) == 0
+        raw = RawImage(blend_host.i420(image), width, height)
+        return encoder.encode(raw, Encoding(keyframe, quality, BITRATE))
+
+    units, seconds = _timed(
+        [lambda item=item: encode(*item) for item in enumerate(images)]  # type: ignore[misc]
+    )
+    context: Any = av.CodecContext.create("h264", "r")
+    context.thread_count = 1
+    shown = [frame for unit in units for frame in context.decode(av.Packet(unit))]
+    planes = [frame.to_ndarray(format="yuv420p") for frame in shown]
+    decoded = [cv2.cvtColor(plane, cv2.COLOR_YUV2BGR_I420) for plane in planes]
+    return units, [np.asarray(image, np.uint8) for image in decoded], seconds
+
+
+def measure(
+    images: Sequence[Image], encoded: Sequence[bytes], decoded: Sequence[Image], cpu_s: float
+) -> dict[str, float]:
+    """Return the figures of one mode; `kbps` is that of the base64 in the messages."""
+    characters = sum(len(base64.b64encode(data)) for data in encoded)
+    pairs = [(_luma(a), _luma(b)) for a, b in zip(images, decoded, strict=True)]
+    return {
+        "kbps": round(characters * 8 * FPS / len(encoded) / 1000, 1),
+        "encode_ms": round(cpu_s * 1000 / len(encoded), 3),
+        "psnr_db": round(float(np.mean([cv2.PSNR(a, b) for a, b in pairs])), 2),
+        "ssim": round(float(np.mean([ssim(a, b) for a, b in pairs])), 4),
+    }
+
+
+def ssim(one: Image, other: Image) -> float:
+    """Return the mean structural similarity of two planes.
+
+    Wang et al., "Image quality assessment: from error visibility to structural similarity", 2004:
+    a Gaussian window of 11 pixels with sigma 1.5, K1 = 0.01 and K2 = 0.03 of 255 levels.
+    """
+    a, b = one.astype(np.float32), other.astype(np.float32)
+
+    def local(plane: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(cv2.GaussianBlur(plane, (11, 11), 1.5), np.float32)
+
+    mean_a, mean_b = local(a), local(b)
+    variances = local(a * a) - mean_a**2 + local(b * b) - mean_b**2
+    covariance = local(a * b) - mean_a * mean_b
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    similar = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    return float((similar / ((mean_a**2 + mean_b**2 + c1) * (variances + c2))).mean())
+
+
+def _luma(image: Image) -> Image:
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
+
+
+def _timed(calls: Sequence[Callable[[], bytes]]) -> tuple[list[bytes], float]:
+    began = time.process_time()
+    results = [call() for call in calls]
+    return results, time.process_time() - began
+
+
+if __name__ == "__main__":
+    sys.exit(main())
