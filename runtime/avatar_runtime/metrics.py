@@ -101,7 +101,8 @@ class Metrics:
         )
         self._frame = Histogram(
             "avatar_runtime_frame_latency_seconds",
-            "Time of a frame by stage: queue, the stages of the engine, engine, h264 (its encoding), and total.",
+            "Time of a frame by stage: queue, the stages of the engine, engine, h264 (its "
+            "encoding), and total.",
             ["stage"],
             buckets=_FRAME_BUCKETS,
             registry=self._registry,

@@ -284,9 +284,13 @@ CASES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
         {"code": "invalid_value", "param": "pts_ms"},
     ),
     # Parts of the protocol that this version does not support: docs/limits.md lists them.
-    "h264": (
-        avatar(video={"mode": "h264"}),
-        {"code": "invalid_value", "param": "session.avatar.video.mode", "limit": ["jpeg", "none"]},
+    "fmp4": (
+        avatar(video={"mode": "fmp4"}),
+        {
+            "code": "invalid_value",
+            "param": "session.avatar.video.mode",
+            "limit": ["jpeg", "h264", "none"],
+        },
     ),
     "azure's codec": (
         avatar(video={"codec": "h264"}),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
+from avatar_runtime.protocol.media import RawImage
 from avatar_runtime.protocol.session import (
     MAX_UNREAD_CHARACTERS,
     Session,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from avatar_runtime.protocol.frame_flow import FrameDue
+    from avatar_runtime.protocol.media import Image
     from localcluster.fuzz.stages import Stage
 
 CHARACTERS: Final = {
@@ -111,7 +113,7 @@ class Play:
             SessionConfig(
                 CHARACTERS["anna"],
                 turn_detection=detection,
-                video=random.choice((VideoMode.JPEG, VideoMode.JPEG, VideoMode.NONE)),
+                video=random.choice((VideoMode.JPEG, VideoMode.H264, VideoMode.NONE)),
                 names_avatar=random.random() < 0.3,
             ),
             self._characters,
@@ -221,8 +223,10 @@ class Play:
                 return
             taken = session.skip(ref, epoch, index, now)
         else:
-            jpeg = self._jpeg
-            taken = session.deliver(ref, epoch, index, jpeg, now, is_drawn=random.random() < 0.8)
+            image: Image = self._jpeg
+            if frame.video is VideoMode.H264:
+                image = RawImage(self._jpeg, frame.width, frame.height)
+            taken = session.deliver(ref, epoch, index, image, now, is_drawn=random.random() < 0.8)
         self.played.frames += taken
         require(not (is_old and taken), f"{frame} of an old epoch was accepted")
         if ref and random.random() < 0.02:

@@ -59,6 +59,7 @@ class ResponseCheck:
         self._refs = 0
         self._audio_deltas = True
         self._is_idle_due = False  # the client may show an open mouth
+        self._last_frame: tuple[str, str | None, int, int] | None = None
 
     def read(self, event: Event) -> None:
         """Take notice of an event of the session.
@@ -144,6 +145,7 @@ class ResponseCheck:
         active.sound += data
 
     def _video(self, event: Event) -> None:
+        self._check_keyframe(event)
         if event["idle"]:
             require(event["response_id"] is None, "an idle frame of a response")
             require(self._is_idle_due, "an idle frame while the client shows what it should")
@@ -159,6 +161,13 @@ class ResponseCheck:
         require(is_heard, f"frame {index} before its audio, of which {active.samples} came")
         active.frames += 1
         active.position += 1
+
+    def _check_keyframe(self, event: Event) -> None:
+        """Check that a decoder has what the frame depends on."""
+        this = event["codec"], event["response_id"], event["epoch"], event["frame_index"]
+        follows = this[0] == "h264" and self._last_frame == (*this[:3], this[3] - 1)
+        require(event["keyframe"] or follows, f"a frame that depends on none: {this}")
+        self._last_frame = this
 
     def _check_time(self, event: Event, offset: int, active: Active) -> None:
         exact = offset * 1000 / active.rate

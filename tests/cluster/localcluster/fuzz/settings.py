@@ -54,7 +54,7 @@ FIELDS: Final[Mapping[str, Choices]] = {
     "audio.output.speed": ((1.0,), ()),
     "avatar.character": (("anna", "ben", "gone"), ("", "carl", None)),
     "avatar.output_protocol": (("websocket",), ("webrtc",)),
-    "avatar.video.mode": (("jpeg", "jpeg", "none"), ("h264", "fmp4")),
+    "avatar.video.mode": (("jpeg", "jpeg", "h264", "h264", "none"), ("fmp4", "H264")),
     "avatar.video.codec": (("jpeg", "h264"), ()),
     "avatar.video.quality": ((1, 80, 100), (0, 101, 80.5)),
     "avatar.video.bitrate": ((100_000, 2_000_000), (1, 10**9)),
