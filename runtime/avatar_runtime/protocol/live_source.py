@@ -108,8 +108,12 @@ class SourceClock:
         """Return whether audio at a position, which arrives now, is no faster than speech.
 
         The position may be after the end of the audio: it counts what the source sends elsewhere,
-        such as the silence between two turns. A source that has sent nothing keeps the pace.
+        such as the silence between two turns. A source that has sent nothing keeps the pace. The
+        first audio of a live source may have been read late, as after a stall of the pod: what
+        follows is not early then.
         """
+        if self.is_live:
+            return position_s - (now - self._first_at) <= self._steady_lead_s + _BURST_S
         return self._end_s == 0.0 or position_s - (now - self._origin_at) <= _BURST_S
 
     def captured_at(self, end_s: float) -> float:

@@ -15,9 +15,8 @@ WINDOW_MS: Final = 32
 START_WINDOWS: Final = 2
 """Windows of speech, one after the other, that start a turn: a click is shorter than 64 ms.
 docs/decisions/0037-voice-activity-detection.md has the measurement."""
-HYSTERESIS: Final = 0.15
-"""How far the probability falls below the threshold before a window counts as silence; the value
-of silero-vad's own iterator."""
+_LEAST_THRESHOLD: Final = 0.01
+"""Silence ends a turn with a threshold of 0, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,9 @@ class SpeechSegmenter:
         self.is_speech, self._run, self._first = False, 0, first_window
 
     def _follow(self, probability: float, detection: TurnDetection) -> Boundary | None:
-        if probability >= max(detection.threshold - HYSTERESIS, 0.01):
+        # Without the hysteresis of silero-vad's own iterator, which takes noise after a turn for
+        # speech: a turn survives single windows below the threshold as it is (decision 0046).
+        if probability >= max(detection.threshold, _LEAST_THRESHOLD):
             self.voice_end = self.windows
         elif (self.windows - self.voice_end) * WINDOW_MS >= detection.silence_duration_ms:
             self.is_speech = False

@@ -99,6 +99,8 @@ KEEPS_PACE = {
     "too-early": (microphone(2), 5.0, 2.4, False),
     "the-next-word-of-a-file": (burst(2), 3.0, 0.0, False),
     "a-file-after-it-was-spoken": (burst(2), 3.0, 3.0, True),
+    "after-a-start-that-was-read-late": (burst(0.7) + microphone(2), 5.7, 3.0, True),
+    "a-file-after-a-start-that-was-read-late": (burst(0.7) + microphone(2), 5.7, 2.3, False),
     "after-a-stall-and-its-burst": (STOPPED, 23.0, 2.9, True),
 }
 

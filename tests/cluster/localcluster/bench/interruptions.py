@@ -167,6 +167,13 @@ def event_row(taken: Sequence[Any], server: ServerTimes) -> dict[str, Any]:
         "mouth_closed_s": record.figures(
             [one.closed_s for one in all_of if one.closed_s is not None]
         ),
+        "mouth_closed_after_read_s": record.figures(
+            [
+                one.sent_at + one.closed_s - at
+                for at, one in zip(read, all_of, strict=True)
+                if one.closed_s is not None
+            ]
+        ),
         "ends": sorted(set().union(*(caller.statuses for caller in taken))),
     }
 
