@@ -279,3 +279,14 @@ def test_no_value_is_too_strange_to_translate(dialect: Dialect, event: dict[str,
     for kind in WORDS[:3]:
         json.loads(translation.to_ga(dialect, json.dumps({**event, "type": kind})))
     dialect.from_ga({**event, "type": "response.done"})
+
+
+def test_a_translated_message_is_not_larger_than_the_limit_for_its_other_letters(
+    connect: Connect,
+) -> None:
+    driver = connect()
+    events = Client(driver, BETA).send(
+        "session.update", session={"instructions": "\u00e9" * 3_000_000}
+    )
+    assert one(events, "error")["error"]["code"] == "invalid_value"
+    assert driver.session.closing is None

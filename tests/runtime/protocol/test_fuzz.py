@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import base64
 import json
+from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from localcluster.fuzz import many, messages
+from avatar_runtime.protocol.dialects import translation
+from avatar_runtime.protocol.dialects.beta import Beta
+from avatar_runtime.protocol.dialects.voice_live import VoiceLive
+from localcluster.fuzz import edge, forms, many, messages, orders, settings
 from localcluster.fuzz.oracle import Oracle
+from localcluster.fuzz.video import VideoModes
 from localcluster.fuzz.violation import Violation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from tests.runtime.protocol.conftest import Connect
+
+    from avatar_runtime.protocol.dialects.translation import Dialect
 
     Event = dict[str, Any]
 
@@ -166,3 +173,97 @@ def test_the_oracle_notices_a_wrong_field(connect: Connect, kind: str, fields: E
     first = next(event for _, events in steps for event in events if event["type"] == kind)
     first.update(fields)
     assert is_noticed(steps)
+
+
+@pytest.mark.parametrize("dialect", [Beta(), VoiceLive()], ids=["beta", "azure"])
+def test_each_random_update_means_the_same_in_an_older_form(dialect: Dialect) -> None:
+    is_azure = isinstance(dialect, VoiceLive)
+    for number in range(500):
+        update = {"type": "session.update", "session": settings.update(Random(number), 0.0)}
+        text = json.dumps(forms.beta(update, is_azure=is_azure))
+        assert json.loads(translation.to_ga(dialect, text)) == update
+
+
+def test_the_edge_notices_an_event_that_is_not_in_the_form_of_the_client(connect: Connect) -> None:
+    events = [event for _, events in trace(connect) for event in events]
+    right, wrong = edge.Edge(Beta()), edge.Edge(_NoTranslation())
+    noticed = set()
+    for event in events:
+        text = json.dumps(event, separators=(",", ":"))
+        right.read(text, official_only=False)
+        try:
+            wrong.read(text, official_only=False)
+        except Violation:
+            noticed.add(event["type"])
+    assert noticed >= {
+        *("session.created", "session.updated", "conversation.item.added"),
+        *("conversation.item.done", "response.created", "response.done"),
+        *("response.output_audio.delta", "response.output_audio.done"),
+    }
+
+
+class _NoTranslation(Beta):
+    """A form of which the server translates nothing."""
+
+    def from_ga(self, event: Mapping[str, object]) -> Mapping[str, object]:
+        return event
+
+
+def silent(steps: list[Step]) -> list[Step]:
+    """Return the session as if its client had said that it wants sound only, and got video."""
+    changed = json.loads(json.dumps(steps))
+    for _, events in changed:
+        for event in events:
+            if "session" in event:
+                event["session"]["avatar"]["video"]["mode"] = "none"
+    return [(content, events) for content, events in changed]
+
+
+def test_the_oracle_notices_video_that_nobody_wants(connect: Connect) -> None:
+    assert is_noticed(silent(trace(connect)))
+
+
+CREATED: Final = {"type": "response.created", "response": {"id": "r"}}
+ITEM: Final = {"id": "i", "content": [{"transcript": "Hi."}]}
+ANSWER: Final[tuple[Event, ...]] = (
+    CREATED,
+    {"type": "response.output_item.added", "item": ITEM},
+    {"type": "conversation.item.added", "item": ITEM},
+    {"type": "response.content_part.added"},
+    {"type": "response.output_audio_transcript.delta", "delta": "Hi."},
+    {"type": "response.output_audio.delta"},
+    {"type": "response.output_audio.done"},
+    {"type": "response.video.done"},
+    {"type": "response.output_audio_transcript.done", "transcript": "Hi."},
+    {"type": "response.content_part.done"},
+    {"type": "response.output_item.done", "item": ITEM},
+    {"type": "conversation.item.done", "item": ITEM},
+    {"type": "response.done", "response": {"status": "completed", "output": [ITEM]}},
+)
+
+
+def follow(events: Sequence[Event]) -> None:
+    order = orders.Steps(VideoModes())
+    for event in events:
+        order.read(event)
+    order.read(CREATED)
+
+
+def test_the_order_of_mode_speech_accepts_an_answer_and_one_that_is_cut_at_once() -> None:
+    cut = {"type": "response.done", "response": {"status": "cancelled", "output": []}}
+    follow([*ANSWER, *ANSWER])
+    follow([CREATED, {"type": "response.video.done"}, cut])
+    other = {"type": "conversation.item.added", "item": {"id": "other"}}
+    follow([*ANSWER[:5], other, *ANSWER[5:]])
+
+
+@pytest.mark.parametrize("left_out", [n for n in range(len(ANSWER)) if n != 5])
+def test_the_order_of_mode_speech_notices_what_is_missing(left_out: int) -> None:
+    with pytest.raises(Violation):
+        follow([*ANSWER[:left_out], *ANSWER[left_out + 1 :]])
+
+
+@pytest.mark.parametrize("again", [n for n in range(len(ANSWER)) if n != 5])
+def test_the_order_of_mode_speech_notices_what_comes_again(again: int) -> None:
+    with pytest.raises(Violation):
+        follow([*ANSWER[: again + 1], *ANSWER[again:]])

@@ -56,7 +56,8 @@ def to_ga(dialect: Dialect, message: str) -> str:
     except ProtocolError:
         return message
     translated = dialect.to_ga(event)
-    return message if translated is event else json.dumps(translated)
+    # With escapes, a text could grow over the limit of a message.
+    return message if translated is event else json.dumps(translated, ensure_ascii=False)
 
 
 def from_ga(dialect: Dialect, text: str) -> str | None:

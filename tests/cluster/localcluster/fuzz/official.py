@@ -10,7 +10,7 @@ from openai.types.beta.realtime import RealtimeServerEvent as BetaServerEvent
 from openai.types.realtime import RealtimeServerEvent
 from pydantic import TypeAdapter, ValidationError
 
-from localcluster.fuzz.violation import Violation
+from localcluster.fuzz.violation import Violation, require
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,6 +65,9 @@ _BETA_SERVED: Final = frozenset(
         *("input_audio_format", "output_audio_format"),
     }
 )
+_BETA_FIELDS: Final = frozenset({"modalities", "output_audio_format"})
+"""Fields of each session and response of the beta interface."""
+_GA_FIELDS: Final = frozenset({"audio", "output_modalities", "max_output_tokens"})
 _RATES_OF_BETA: Final = {"audio/pcm": "pcm16", "pcm16_16000hz": "pcm16"}
 """16 kHz, which the beta interface cannot name and that of Azure can."""
 
@@ -108,6 +111,9 @@ def check_beta(kind: str, text: str, *, is_client_right: bool = True) -> None:
     event = json.loads(text)
     for name in ("session", "response"):
         if isinstance(event.get(name), dict):
+            # All fields of the beta types are optional, and others are allowed.
+            missing, other = _BETA_FIELDS - event[name].keys(), _GA_FIELDS & event[name].keys()
+            require(not missing and not other, f"{name} of {kind}: without {missing}, with {other}")
             event[name] = _official_names(event[name])
     if kind in _SESSIONS and not is_client_right:
         event["session"] = {n: v for n, v in event["session"].items() if n in _BETA_SERVED}

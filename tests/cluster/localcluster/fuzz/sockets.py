@@ -138,8 +138,11 @@ class SocketClient:
 
     async def _ask(self, writer: asyncio.StreamWriter, oracle: Oracle) -> None:
         client = messages.Client(self._random, _RIGHT, oracle.view)
-        for _ in range(self._random.randint(5, 60)):
-            content = client.draw()
+        # A client that never names the avatar may not get every event; the oracle expects them.
+        session = {"type": "realtime", "avatar": {}}
+        first = messages.event("session.update", event_id="first", session=session)
+        for number in range(self._random.randint(6, 61)):
+            content = client.draw() if number else first
             oracle.send(content)
             await self._send(writer, content)
             await asyncio.sleep(self._random.random() * 0.02)
