@@ -40,7 +40,7 @@ check: lint
 test: environment
 	@requirements/install-debian
 	PYTHONPATH=tests/cluster $(BIN)/python -m localcluster build > /dev/null
-	$(BIN)/pytest -m "not gpu" -rs --promised go $$(requirements/install-debian --promised) $(PYTEST_ARGS)
+	$(BIN)/pytest -m "not gpu" -rs --durations=40 --promised go $$(requirements/install-debian --promised) $(PYTEST_ARGS)
 
 mutants: environment
 	PYTHONPATH=tests/mutation $(BIN)/python -m mutants --mutants $(MUTANTS) --seed $(SEED) $(MUTANTS_ARGS)

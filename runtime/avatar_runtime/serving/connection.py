@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.dialects.translation import Dialect
     from avatar_runtime.protocol.session import Outgoing, Session
     from avatar_runtime.serving.runtime import Runtime
+    from avatar_runtime.serving.video_encoding import SessionEncoder
 
 STALL_S: Final = 30.0  # docs/wire-protocol.md, "Flow control"
 
@@ -49,7 +50,7 @@ class Connection:
         self._can_read.set()
         self._end_reason: str | None = None
         self._shell = runtime.open_shell(session, self._apply)
-        self._encoder = runtime.video_encoders.open(runtime.settings.sessions.fps)
+        self._encoder: SessionEncoder | None = None  # until a frame needs it
 
     async def run(self) -> str:
         """Serve the session until it ends, and return how it ended."""
@@ -138,6 +139,8 @@ class Connection:
         frame = outgoing.frame
         if frame is None or frame.encoding is None:
             return self._translated(outgoing)
+        if self._encoder is None:
+            self._encoder = self._runtime.video_encoders.open()
         try:
             return outgoing.with_access_unit(await self._encoder.encode(frame))
         except EncoderError as error:

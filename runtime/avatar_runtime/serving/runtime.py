@@ -75,7 +75,7 @@ class Runtime:
         self.batcher = Batcher(engine, settings.engine.batch_size, metrics, clock, self.changed)
         self.connections: set[LiveConnection] = set()
         self.large_messages = LargeMessages()
-        self.video_encoders = VideoEncoders(metrics)
+        self.video_encoders = VideoEncoders(metrics, settings.sessions.fps)
         self.stopping = False
         """Whether the state streams end, because the process stops."""
         self._engine = engine

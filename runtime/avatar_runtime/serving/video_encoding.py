@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 class VideoEncoders:
     """The threads that the sessions share."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, fps: int) -> None:
         cores = len(os.sched_getaffinity(0))
         self._pool = ThreadPoolExecutor(cores, "h264")  # a thread starts with its first frame
         self._metrics = metrics
+        self._fps = fps
 
-    def open(self, fps: int) -> SessionEncoder:
+    def open(self) -> SessionEncoder:
         """Return the encoder of one session."""
-        return SessionEncoder(self, fps)
+        return SessionEncoder(self, H264Encoder(self._fps))
 
     def close(self) -> None:
         """End the threads after their frames."""
@@ -50,10 +51,9 @@ class VideoEncoders:
 class SessionEncoder:
     """The stream of one session, which waits for each frame before the next."""
 
-    def __init__(self, encoders: VideoEncoders, fps: int) -> None:
+    def __init__(self, encoders: VideoEncoders, h264: H264Encoder) -> None:
         self._encoders = encoders
-        self._fps = fps
-        self._h264: H264Encoder | None = None
+        self._h264 = h264
 
     async def encode(self, frame: VideoFrame) -> bytes:
         """Return the access unit of a frame that has an `encoding`.
@@ -61,6 +61,4 @@ class SessionEncoder:
         Raises:
             EncoderError: the encoder failed.
         """
-        if self._h264 is None:
-            self._h264 = H264Encoder(self._fps)
         return await self._encoders.run(self._h264, frame)

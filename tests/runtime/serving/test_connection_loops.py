@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from starlette.websockets import WebSocketDisconnect
 
+from avatar_runtime.protocol.media import VideoFrame
 from avatar_runtime.serving import connection
 from avatar_runtime.serving.connection import Connection
 from avatar_runtime.serving.large_messages import LargeMessages
@@ -189,7 +190,7 @@ async def test_a_socket_that_takes_nothing_for_30_s_is_closed() -> None:
 
 async def test_each_sent_frame_is_measured() -> None:
     parts = Parts()
-    frames = [SimpleNamespace(is_drawn=drawn, requested_at=99.0) for drawn in (True, False)]
+    frames = [VideoFrame(0, b"jpeg", 99.0, drawn) for drawn in (True, False)]
     parts.outgoing = [
         outgoing("a", frames[0], speakable_at=98.5, heard_at=99.5),
         outgoing("b", frames[1]),
