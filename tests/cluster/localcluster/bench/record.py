@@ -59,7 +59,9 @@ def write(path: Path, seed: int, warm_up: str, results: Mapping[str, Any]) -> No
 
 
 def _module() -> tuple[str]:
-    return (f"localcluster.{Path(sys.argv[0]).stem}",)
+    # The name by which Python was told to run the module, with its package.
+    spec = sys.modules["__main__"].__spec__
+    return (spec.name if spec is not None else Path(sys.argv[0]).stem,)
 
 
 def _commit() -> str:
