@@ -4,9 +4,9 @@ All passes of `avatar-runtime prepare` run with the default detector and parser;
 zeros, and no picture for silence is drawn. `stages_ms` are milliseconds of all threads a frame, as
 in the report of the command. Decoders work ahead in threads, so a part of the decoding counts as
 `detect`. `once_s` is the time for the table of HDR or wide colours, which is filled once a process
-(a later row with the same colours has only the reading of it) and is not in the stages. `jpeg_ms` is
-the time to encode and decode one picture of 1920x1080 as JPEG, measured beside each row: on a busy
-machine all figures grow together.
+(a later row with the same colours only reads it) and is not in the stages. `jpeg_ms` is the time
+to encode and decode one picture of 1920x1080 as JPEG, measured beside each row: on a busy machine
+all figures grow together.
 """
 
 from __future__ import annotations
