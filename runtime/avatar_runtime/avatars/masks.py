@@ -50,9 +50,7 @@ def feathered(
     top = max(box.y1, int(crop.height * upper_boundary_ratio))
     kept = np.zeros_like(region)
     kept[top : box.y2, box.x1 : box.x2] = region[top : box.y2, box.x1 : box.x2]
-    kernel = int(blur_ratio * crop.width // 2 * 2) + 1
-    blurred = cv2.GaussianBlur(kept, (kernel, kernel), 0)
-    return np.asarray(blurred, np.uint8)
+    return _blurred(kept, int(blur_ratio * crop.width // 2 * 2) + 1)
 
 
 def ellipse(face: geometry.Box, crop: geometry.Box, inset: float = 0.04) -> NDArray[np.uint8]:
@@ -112,6 +110,26 @@ def bounding_box(mask: NDArray[np.uint8]) -> geometry.Box:
     if not len(rows):
         return geometry.Box(0, 0, 0, 0)
     return geometry.Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+
+
+def _blurred(mask: NDArray[np.uint8], kernel: int) -> NDArray[np.uint8]:
+    """Return the Gaussian blur of a mask, computed only where it differs from 0.
+
+    The part that is blurred has a kernel of zeros around what it shows, unless it ends where the
+    mask ends, so that each of its pixels is that of the whole mask.
+    """
+    box = bounding_box(mask)
+    result = np.zeros_like(mask)
+    if box.width <= 0 or box.height <= 0:
+        return result
+    around = geometry.Box(box.x1 - kernel, box.y1 - kernel, box.x2 + kernel, box.y2 + kernel)
+    part = around.clamped(mask.shape[1], mask.shape[0])
+    rows, columns = slice(part.y1, part.y2), slice(part.x1, part.x2)
+    border = cv2.BORDER_DEFAULT | cv2.BORDER_ISOLATED
+    result[rows, columns] = cv2.GaussianBlur(
+        mask[rows, columns], (kernel, kernel), 0, borderType=border
+    )
+    return result
 
 
 def _jaw(parsed: NDArray[np.uint8], cheek_width: int) -> NDArray[np.bool_]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -66,12 +66,13 @@ class FaceParser(Protocol):
         ...
 
     def parse(
-        self, squares: Sequence[NDArray[np.uint8]], faces: Sequence[Face], crops: Sequence[Box]
+        self, squares: Iterable[NDArray[np.uint8]], faces: Sequence[Face], crops: Sequence[Box]
     ) -> list[NDArray[np.uint8]]:
         """Return the class of each pixel, `(512, 512) uint8`, for each square.
 
         `squares` are the pictures of the crop boxes, `(512, 512, 3) uint8` BGR, padded with black
-        outside the frame. `crops` are these crop boxes in the frame, and `faces` the faces in
+        outside the frame; they are made as they are taken, so a parser without a network pays for
+        none. `crops` are these crop boxes in the frame, and `faces` the faces in
         them. The classes are those of `avatars.masks`.
         """
         ...

@@ -59,7 +59,7 @@ class ParsedMasks:
     ) -> list[NDArray[np.uint8]]:
         known = [i for i, face in enumerate(faces) if face is not None]
         parsed = self.parser.parse(
-            [masks.parse_square(frames[i], crops[i]) for i in known],
+            (masks.parse_square(frames[i], crops[i]) for i in known),
             [face for face in faces if face is not None],
             [crops[i] for i in known],
         )

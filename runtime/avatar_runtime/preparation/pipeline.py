@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from avatar_runtime.preparation.progress import Progress
     from avatar_runtime.preparation.source import Source
 
-_REVISION: Final = 1
+_REVISION: Final = 2
 """Raised when the same inputs give other chunks, so that old ones are not used."""
 
 

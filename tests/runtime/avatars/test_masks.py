@@ -196,3 +196,17 @@ def test_every_mode_is_feathered_inside_any_crop_box(mode: str) -> None:
 def test_an_empty_mask_has_an_empty_bounding_box() -> None:
     empty = masks.bounding_box(np.zeros((4, 6), np.uint8))
     assert (empty.width, empty.height) == (0, 0)
+
+
+def test_the_blur_of_a_part_is_that_of_the_whole_mask() -> None:
+    random = np.random.default_rng(5)
+    for _ in range(60):
+        height, width = (int(n) for n in random.integers(1, 200, 2))
+        rows, columns = np.sort(random.integers(0, [height + 1, width + 1], (2, 2)), axis=0).T
+        region = np.zeros((height, width), np.uint8)
+        part = region[rows[0] : rows[1], columns[0] : columns[1]]
+        part[:] = random.integers(0, 2, part.shape) * 255
+        whole = geometry.Box(0, 0, width, height)
+        found = masks.feathered(region, whole, whole, upper_boundary_ratio=0.0)
+        kernel = int(0.1 * width // 2 * 2) + 1
+        np.testing.assert_array_equal(found, cv2.GaussianBlur(region, (kernel, kernel), 0))

@@ -17,7 +17,7 @@ from torch.nn import functional
 from avatar_runtime.engine.networks import weight_files, weights
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -52,7 +52,7 @@ class BiSeNetParser:
 
     def parse(
         self,
-        squares: Sequence[NDArray[np.uint8]],
+        squares: Iterable[NDArray[np.uint8]],
         faces: Sequence[Face],
         crops: Sequence[Box],
     ) -> list[NDArray[np.uint8]]:

@@ -10,7 +10,7 @@ import numpy as np
 from avatar_runtime.preparation.detectors import landmarks68, mesh_points
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -40,12 +40,12 @@ class MeshParser:
 
     def parse(
         self,
-        squares: Sequence[NDArray[np.uint8]],
+        squares: Iterable[NDArray[np.uint8]],
         faces: Sequence[Face],
         crops: Sequence[Box],
     ) -> list[NDArray[np.uint8]]:
         """Return the class of each pixel; see `FaceParser`."""
-        return [draw(face, crop) for _, face, crop in zip(squares, faces, crops, strict=True)]
+        return [draw(face, crop) for face, crop in zip(faces, crops, strict=True)]
 
 
 def draw(face: Face, crop: Box) -> NDArray[np.uint8]:

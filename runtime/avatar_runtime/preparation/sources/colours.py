@@ -17,6 +17,8 @@ from av.video.reformatter import (
     VideoReformatter,
 )
 
+from avatar_runtime.preparation.sources import colour_table
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -59,6 +61,14 @@ class Colours:
     def wide(self) -> bool:
         """Whether some colours lie outside sRGB."""
         return self.primaries in _WIDE_PRIMARIES
+
+    @property
+    def mapped_transfer(self) -> int:
+        """The transfer that the colours are converted to.
+
+        Without HDR it stays, as in players: BT.709's own would darken greys.
+        """
+        return int(ColorTrc.IEC61966_2_1) if self.tone_mapped else self.transfer
 
     def notes(self) -> list[str]:
         """Return one sentence for each conversion that changes how the picture looks."""
@@ -120,6 +130,7 @@ class Converter:
         self._background = np.array(background, np.uint16)
         self._scaler = VideoReformatter()
         self._reformatter = VideoReformatter()
+        self._table: tuple[Any, colour_table.ColourTable] | None = None
 
     def convert(self, frame: Any, width: int, height: int) -> NDArray[np.uint8]:
         """Return the frame as `(height, width, 3) uint8` BGR, scaled to this size.
@@ -134,34 +145,49 @@ class Converter:
         if colours.guessed:
             frame.colorspace = colours.matrix
         if colours.tone_mapped or colours.wide:
-            # The conversion of the colours costs 12 ns a pixel, so it comes after scaling down.
+            if not colours.alpha:
+                return self._mapped(frame, colours, width, height, options)
+            # swscale maps the colours of what has alpha, which costs 25 ns a pixel: after scaling.
             if frame.width * frame.height > width * height:
                 frame = self._scaler.reformat(
                     frame, width=width, height=height, interpolation=_EXACT, threads=1
                 )
-            # Without HDR the transfer stays, as in players: BT.709's own would darken greys.
-            options["dst_color_trc"] = (
-                ColorTrc.IEC61966_2_1 if colours.tone_mapped else colours.transfer
-            )
+            options["dst_color_trc"] = colours.mapped_transfer
             options["dst_color_primaries"] = ColorPrimaries.BT709
-        # swscale maps colours in 16 bits, and its way from there to 8 bits costs a third more.
-        planar = "dst_color_primaries" in options and not colours.alpha
         made = self._reformatter.reformat(
             frame,
             width=width,
             height=height,
-            format="gbrp16le" if planar else "bgra" if colours.alpha else "bgr24",
+            format="bgra" if colours.alpha else "bgr24",
             dst_colorspace=Colorspace.DEFAULT,
             dst_color_range=ColorRange.JPEG,
             interpolation=_EXACT,
             threads=1,
             **options,
         )
-        if planar:
-            return _to_bytes(made)
         picture: Any = made.to_ndarray()
         result: NDArray[np.uint8] = self._flatten(picture) if colours.alpha else picture
         return result
+
+    def _mapped(
+        self, frame: Any, colours: Colours, width: int, height: int, options: dict[str, Any]
+    ) -> NDArray[np.uint8]:
+        """Return an opaque frame with HDR or wide colours; they are mapped after scaling."""
+        planes = self._reformatter.reformat(
+            frame,
+            width=width,
+            height=height,
+            format=colour_table.FORMAT,
+            dst_colorspace=Colorspace.DEFAULT,
+            dst_color_range=ColorRange.JPEG,
+            interpolation=_EXACT,
+            threads=1,
+            **options,
+        )
+        key = (colours.transfer, colours.primaries, colours.mapped_transfer, (width, height))
+        if self._table is None or self._table[0] != key:
+            self._table = (key, colour_table.ColourTable(*key))
+        return _to_bytes(self._table[1].convert(planes))
 
     def _flatten(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return `(h, w, 4)` with straight alpha over the background, rounded to nearest."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from avatar_runtime.errors import SourceError
 from avatar_runtime.preparation.source import SourceInfo, TimedPicture
-from avatar_runtime.preparation.sources import files, probing, video
+from avatar_runtime.preparation.sources import files, probing, shaping, video
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,9 +106,10 @@ class FolderSource:
 
     def timed(self, start: int = 0) -> Iterator[TimedPicture]:
         """Yield the pictures from index `start` on with their times."""
+        converter = shaping.converter(str(self._path), self._options)
         for index in range(start, len(self._pictures)):
             path = self._pictures[index]
-            size, picture = video.read_photo(path, self._options)
+            size, picture = video.read_photo(path, self._options, converter)
             if size != self._size:
                 raise SourceError(
                     str(path),

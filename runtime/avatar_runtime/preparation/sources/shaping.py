@@ -35,10 +35,10 @@ class Shape:
 class Shaper:
     """Makes frames of the result."""
 
-    def __init__(self, path: str, shape: Shape, options: SourceOptions) -> None:
+    def __init__(self, path: str, shape: Shape, converter: colours.Converter) -> None:
         self._path = path
         self._shape = shape
-        self._converter = colours.Converter(background(path, options))
+        self._converter = converter
 
     def make(self, frame: Any) -> NDArray[np.uint8]:
         """Return `(height, width, 3) uint8` BGR in the size of the result.
@@ -57,8 +57,8 @@ class Shaper:
         return shape.fit.apply(shape.turn.apply(self._converter.convert(frame, *size)))
 
 
-def background(path: str, options: SourceOptions) -> tuple[int, int, int]:
-    """Return the background colour as (blue, green, red).
+def converter(path: str, options: SourceOptions) -> colours.Converter:
+    """Return a converter with the background colour of the options.
 
     Raises:
         SourceError: The colour is not written as `#rrggbb`.
@@ -67,7 +67,7 @@ def background(path: str, options: SourceOptions) -> tuple[int, int, int]:
     if colour is None:
         text = options.background[:16]
         raise SourceError(path, f"the background {text!r} must be a colour such as #00ff00")
-    return colour
+    return colours.Converter(colour)
 
 
 def shape_of(path: str, frame: Any, aspect: Fraction | None, options: SourceOptions) -> Shape:

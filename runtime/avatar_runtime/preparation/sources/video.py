@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from avatar_runtime.preparation.source import SourceOptions
+    from avatar_runtime.preparation.sources.colours import Converter
     from avatar_runtime.preparation.sources.probing import Part, Probe
 
 # A seek lands this many seconds early, so that the frames that a deinterlacer or reordered
@@ -42,15 +43,19 @@ def open_file(path: Path, options: SourceOptions) -> VideoSource:
     return VideoSource(path, options, probe, part, sha256)
 
 
-def read_photo(path: Path, options: SourceOptions) -> tuple[tuple[int, int], NDArray[np.uint8]]:
+def read_photo(
+    path: Path, options: SourceOptions, converter: Converter
+) -> tuple[tuple[int, int], NDArray[np.uint8]]:
     """Return the size of a photo before crop and scaling, and its frame; decodes it once.
+
+    `converter` keeps its tables from one picture of a folder to the next.
 
     Raises:
         SourceError: The file cannot be used or is no still picture, with the reason.
     """
     with Reading(path, options.limits) as reading:
         if reading.still:
-            return _only_frame(reading, options)
+            return _only_frame(reading, options, converter)
     opened = open_file(path, options)  # a format that also holds videos, such as AVIF
     if opened.info.kind != "photo":
         raise SourceError(str(path), "moves; a folder must hold still pictures only")
@@ -58,7 +63,7 @@ def read_photo(path: Path, options: SourceOptions) -> tuple[tuple[int, int], NDA
 
 
 def _only_frame(
-    reading: Reading, options: SourceOptions
+    reading: Reading, options: SourceOptions, converter: Converter
 ) -> tuple[tuple[int, int], NDArray[np.uint8]]:
     path, limits = reading.path, options.limits
     probing.check_size(path, reading, True, limits)
@@ -67,7 +72,7 @@ def _only_frame(
         raise SourceError(str(path), probing.no_picture(reading, True, limits))
     shape = shaping.shape_of(str(path), frame, reading.stream.sample_aspect_ratio, options)
     with container.translated(path):
-        picture = shaping.Shaper(str(path), shape, options).make(frame)
+        picture = shaping.Shaper(str(path), shape, converter).make(frame)
     return shape.turn.size(*shape.square), np.array(picture, order="C")
 
 
@@ -135,7 +140,8 @@ class VideoSource:
     def _made(self, reading: Reading, start: int, frames: Iterator[Any]) -> Iterator[TimedPicture]:
         probe = self._probe
         clock = timeline.Clock(probe.step, probe.origin)
-        shaper = shaping.Shaper(str(self._path), probe.shape, self._options)
+        converter = shaping.converter(str(self._path), self._options)
+        shaper = shaping.Shaper(str(self._path), probe.shape, converter)
         picture: NDArray[np.uint8] | None = None
         held: Any = None
         for index, time, frame in timeline.resample(

@@ -55,6 +55,11 @@ BENCHES: Final = (
         "realtime", "localcluster.bench.realtime", what="sessions on the CPU, as callers see them"
     ),
     Bench(
+        "preparation",
+        "localcluster.bench.preparation",
+        what="processor time of a preparation besides the model, for each kind of source",
+    ),
+    Bench(
         "soak",
         "localcluster.bench.soak",
         what="half an hour of speech: memory and gaps",

@@ -59,7 +59,13 @@ def write(path: Path, seed: int, warm_up: str, results: Mapping[str, Any]) -> No
 
 
 def _module() -> tuple[str]:
+<<<<<<< HEAD
     return (f"localcluster.bench.{Path(sys.argv[0]).stem}",)
+=======
+    # The name by which Python was told to run the module, with its package.
+    spec = sys.modules["__main__"].__spec__
+    return (spec.name if spec is not None else Path(sys.argv[0]).stem,)
+>>>>>>> h/prep
 
 
 def _commit() -> str:

@@ -1,0 +1,145 @@
+"""Processor time of a preparation besides the model, for each kind of source.
+
+All passes of `avatar-runtime prepare` run with the default detector and parser; the encoder returns
+zeros, and no picture for silence is drawn. `stages_ms` are milliseconds of all threads a frame, as
+in the report of the command. Decoders work ahead in threads, so a part of the decoding counts as
+`detect`. `once_s` is the time for the table of HDR or wide colours, which is filled once a process
+(a later row with the same colours only reads it) and is not in the stages. `jpeg_ms` is the time
+to encode and decode one picture of 1920x1080 as JPEG, measured beside each row: on a busy machine
+all figures grow together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, Final
+
+import cv2
+import numpy as np
+import torch
+from av.video.reformatter import ColorTrc
+
+from avatar_runtime.preparation import detectors, locating, masking, pipeline, progress, sources
+from avatar_runtime.preparation.sources import colour_table
+from localcluster import face_clips
+from localcluster.bench import record
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from avatar_runtime.avatars.cache import Avatar
+
+SEED: Final = 7
+FRAMES: Final = 50
+_PACKAGES: Final = ("av", "numpy", "opencv-python-headless", "torch")
+_FPS: Final = 25
+_ROUNDS: Final = 5
+_HDR: Final = (int(ColorTrc.SMPTE2084), int(ColorTrc.ARIB_STD_B67))
+_BT709: Final = 1
+
+
+class _NoModel:
+    """An encoder of zeros, and no pictures."""
+
+    version, vae_hash, crop_size = "v15", "none", 256
+
+    @property
+    def encoder(self) -> Any:
+        return self
+
+    def encode(self, crops: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.zeros((len(crops), 4, 32, 32), np.float32)
+
+    def draw_preview(self, avatar: Avatar) -> NDArray[np.uint8]:
+        return np.zeros(1, np.uint8)
+
+    draw_idle: Any = None
+
+
+def main() -> int:
+    """Prepare each source and write the record."""
+    parser = argparse.ArgumentParser(prog="localcluster.bench.preparation", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
+    parser.add_argument("--frames", type=int, default=FRAMES, help="frames of a clip")
+    parser.add_argument("--only", default="", help="kinds whose name contains this text")
+    options = parser.parse_args()
+    torch.zeros(1)  # masks are resized by torch, which the command has loaded with the model
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for clip in face_clips.CLIPS:
+            if options.only in clip.name:
+                source = face_clips.write(Path(folder), clip, options.frames, SEED)
+                rows.append(measure(source, clip, Path(folder) / "made"))
+                print(rows[-1], flush=True)
+    versions = {package: metadata.version(package) for package in _PACKAGES}
+    record.write(options.out, SEED, "none", {"runtime_versions": versions, "rows": rows})
+    return 0
+
+
+def measure(path: Path, clip: face_clips.Clip, out: Path) -> dict[str, Any]:
+    """Prepare one source and return its row.
+
+    Raises:
+        RuntimeError: the clip is refused.
+    """
+    once_s = _fill_table(clip)
+    jpeg_ms = _jpeg_ms()
+    opened = sources.open(path)
+    job = pipeline.Job(
+        out=out,
+        source=opened,
+        locator=locating.DetectingLocator(detectors.open_detector(), "v15"),
+        masker=masking.ParsedMasks(parser=detectors.open_parser(), mode="jaw"),
+        model=_NoModel(),
+        options=pipeline.Options(consent="benchmark"),
+        tools={},
+        open_mouths=lambda gaps: {},
+        record=opened.info.record(),
+    )
+    report = pipeline.run(job, progress.Silent())
+    if report["written"] is None:
+        raise RuntimeError(f"{clip.name}: {report['sentence']}")
+    frames = report["frames"]
+    files = [path] if path.is_file() else list(path.iterdir())
+    return {
+        "source": clip.name,
+        "size": f"{clip.width}x{clip.height}",
+        "frames": frames,
+        "mbit_a_second": round(sum(f.stat().st_size for f in files) * 8 * _FPS / frames / 1e6, 1),
+        "prepared": f"{opened.info.width}x{opened.info.height}",
+        "ms_without_model": report["without_model_cpu_ms"],
+        "stages_ms": {name: stage["cpu"] for name, stage in report["timings_ms"].items()},
+        "once_s": once_s,
+        "jpeg_ms": jpeg_ms,
+    }
+
+
+def _fill_table(clip: face_clips.Clip) -> float:
+    """Fill the table for the colours of a clip, which stays, and return the seconds it took."""
+    transfer, primaries = clip.colours["transfer"], clip.colours["primaries"]
+    if not clip.codec or primaries == _BT709:
+        return 0.0
+    target = int(ColorTrc.IEC61966_2_1) if transfer in _HDR else transfer
+    began = time.process_time()
+    colour_table.ColourTable(transfer, primaries, target, (clip.width, clip.height))
+    return round(time.process_time() - began, 2)
+
+
+def _jpeg_ms() -> float:
+    picture = np.random.default_rng(SEED).integers(100, 120, (1080, 1920, 3), np.uint8)
+    spent = []
+    for _ in range(_ROUNDS):
+        began = time.process_time()
+        cv2.imdecode(cv2.imencode(".jpg", picture)[1], cv2.IMREAD_COLOR)
+        spent.append(time.process_time() - began)
+    return round(1000 * median(spent), 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
