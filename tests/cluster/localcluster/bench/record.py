@@ -17,7 +17,15 @@ from localcluster import paths
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-PACKAGES: Final = ("kopf", "kubernetes", "aiohttp")
+PACKAGES: Final = (
+    "kopf",
+    "kubernetes",
+    "aiohttp",
+    "numpy",
+    "opencv-python-headless",
+    "av",
+    "torch",
+)
 
 
 def figures(samples: Sequence[float]) -> dict[str, float]:
@@ -59,13 +67,9 @@ def write(path: Path, seed: int, warm_up: str, results: Mapping[str, Any]) -> No
 
 
 def _module() -> tuple[str]:
-<<<<<<< HEAD
-    return (f"localcluster.bench.{Path(sys.argv[0]).stem}",)
-=======
     # The name by which Python was told to run the module, with its package.
     spec = sys.modules["__main__"].__spec__
     return (spec.name if spec is not None else Path(sys.argv[0]).stem,)
->>>>>>> h/prep
 
 
 def _commit() -> str:
@@ -75,7 +79,9 @@ def _commit() -> str:
         )
         return done.stdout.strip()
 
-    dirty = git("status", "--porcelain", "--untracked-files=no", "operator", "tests/cluster")
+    dirty = git(
+        "status", "--porcelain", "--untracked-files=no", "operator", "runtime", "tests/cluster"
+    )
     return git("rev-parse", "--short=12", "HEAD") + ("+changes" if dirty else "")
 
 
