@@ -227,6 +227,15 @@ services = st.lists(
         ("image", 6, "createPending", 0.0),
     ]
 )  # the pods that waited for a node took turns on the last GPU
+@example(
+    [
+        ("good", 5, "createPending", 0.0),
+        ("image", 3, "fallThrough", 0.0),
+        ("image", 1, "fallThrough", 0.0),
+        ("image", 1, "fallThrough", 0.0),
+        ("image", 1, "createPending", 0.0),
+    ]
+)  # four specs that fail
 @settings(max_examples=25)
 @given(services)
 def test_no_gpu_idles_beside_a_service_that_could_use_it(
