@@ -119,8 +119,10 @@ def write_sheet(responses: Sequence[Response], path: Path, count: int = 20) -> N
     decoder = decoding.Decoder()
     tiles = []
     for index, (at_ms, frame) in enumerate(timed):
-        image = decoder.decode(frame)
-        if index in chosen:
+        is_chosen = index in chosen
+        if is_chosen or frame.codec == "h264":  # later frames of H.264 depend on it
+            image = decoder.decode(frame)
+        if is_chosen:
             tiles.append(_tile(at_ms, image))
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % _SHEET_COLUMNS)
     rows = [np.hstack(tiles[i : i + _SHEET_COLUMNS]) for i in range(0, len(tiles), _SHEET_COLUMNS)]

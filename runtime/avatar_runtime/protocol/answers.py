@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final, Generic, Protocol
 from avatar_runtime.errors import ProtocolError, shown
 from avatar_runtime.protocol.answer import Answer
 from avatar_runtime.protocol.media import W
-from avatar_runtime.protocol.session_config import VideoMode
 from avatar_runtime.protocol.speech import Speech
 from avatar_runtime.protocol.turn import Step, Turn
 
@@ -188,7 +187,7 @@ class Answers(Generic[W]):
         answer.ref = self.speech.next_ref()
         if answer.heard_at is not None:
             answer.heard_at = now  # it waited for the answer before
-        answer.has_video = self.speech.config.video is not VideoMode.NONE
+        answer.has_video = self.speech.config.has_video
         answer.turn.start(source_frame, now)
         return answer
 

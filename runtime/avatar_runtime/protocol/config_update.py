@@ -79,6 +79,11 @@ class ConfigUpdate:
         self._check_stored()
         return self.config
 
+    def _show_avatar(self) -> None:
+        """Record that the client names the avatar, and give it video, in the mode that it has."""
+        video = self.config.video if self.config.has_video else VideoMode.JPEG
+        self._change(video=video, names_avatar=True)
+
     def _change(self, **changes: object) -> None:
         # The names and types are those of the fields of `SessionConfig`.
         self.config = replace(self.config, **changes)  # type: ignore[arg-type]
@@ -105,8 +110,7 @@ class ConfigUpdate:
         if not isinstance(value, list):
             raise session.error("invalid_type", "output_modalities", "must be an array", "an array")
         if AVATAR_MODALITY in value:
-            shown = self.config.video is not VideoMode.NONE
-            self._change(video=self.config.video if shown else VideoMode.JPEG, names_avatar=True)
+            self._show_avatar()
         elif "avatar" not in session and not self.config.names_avatar:
             self._change(video=VideoMode.NONE)
         others = [name for name in value if name != AVATAR_MODALITY]
@@ -168,8 +172,7 @@ class ConfigUpdate:
     def _avatar(self, avatar: StrictFields) -> None:
         if not self.config.names_avatar:
             # Sound only was the wish of a client that had not named the avatar.
-            shown = self.config.video is not VideoMode.NONE
-            self._change(video=self.config.video if shown else VideoMode.JPEG, names_avatar=True)
+            self._show_avatar()
         for name in avatar.unknown((*_AVATAR, *_READ_ONLY)):
             self._warn_no_effect(avatar, name)
         fields = {"disclosure": "", "version": "", **self._read_only.avatar(self.config)}

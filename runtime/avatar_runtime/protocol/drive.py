@@ -11,7 +11,7 @@ from avatar_runtime.protocol.conversation import Item
 from avatar_runtime.protocol.input_buffer import InputBuffer
 from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.response import EmptyResponse, Response
-from avatar_runtime.protocol.session_config import StartTrigger, VideoMode
+from avatar_runtime.protocol.session_config import StartTrigger
 from avatar_runtime.protocol.speech import Speech
 from avatar_runtime.protocol.turn import Phase, ResponseRequest, Step
 
@@ -161,7 +161,7 @@ class Drive(Generic[W]):
             self._fps,
             self._outbox,
             turn.request.metadata if turn.request else None,
-            has_video=self.config.video is not VideoMode.NONE,
+            has_video=self.config.has_video,
         )
         return self._spoken
 

@@ -113,13 +113,18 @@ class SessionConfig:
         return width, height
 
     @property
+    def has_video(self) -> bool:
+        """Whether the client gets frames."""
+        return self.video is not VideoMode.NONE
+
+    @property
     def official_only(self) -> bool:
         """Whether the client gets no events that OpenAI's interface lacks.
 
         It wants sound only and has never named the avatar. Such clients report an error for each
         event that they do not know.
         """
-        return self.video is VideoMode.NONE and not self.names_avatar
+        return not self.has_video and not self.names_avatar
 
     @property
     def start(self) -> StartTrigger:
