@@ -16,6 +16,7 @@ from avatar_runtime.errors import ProtocolError, Rejection
 from avatar_runtime.protocol import resume
 from avatar_runtime.serving import admission, live_session, rejections, unknown_paths
 from avatar_runtime.serving.avatar_routes import AvatarRoutes
+from avatar_runtime.serving.live_sessions import LiveSessions
 from avatar_runtime.serving.model_routes import ModelRoutes
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def create(runtime: Runtime) -> FastAPI:
     """Return the application of the sessions port."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     page = packaged_files.page()
+    sessions = LiveSessions(runtime)
 
     @app.get("/")
     async def index() -> HTMLResponse:
@@ -58,7 +60,7 @@ def create(runtime: Runtime) -> FastAPI:
         return JSONResponse({"error": rejections.describe(rejection)}, 426, headers)
 
     async def realtime(websocket: WebSocket) -> None:
-        await serve_session(websocket, runtime)
+        await serve_session(websocket, runtime, sessions)
 
     for path in admission.PATHS:
         app.add_api_route(path, upgrade_required, response_model=None)
@@ -69,7 +71,7 @@ def create(runtime: Runtime) -> FastAPI:
     return app
 
 
-async def serve_session(websocket: WebSocket, runtime: Runtime) -> None:
+async def serve_session(websocket: WebSocket, runtime: Runtime, sessions: LiveSessions) -> None:
     """Accept or reject a connection, and serve it until it ends."""
     request = admission.SessionRequest(
         query=dict(websocket.query_params),
@@ -85,10 +87,10 @@ async def serve_session(websocket: WebSocket, runtime: Runtime) -> None:
             await _deny(websocket, rejection, runtime)
             return
     if "resume" in request.query:
-        await _resume(websocket, request, runtime)
+        await _resume(websocket, request, runtime, sessions)
         return
     try:
-        live = await _open_session(websocket, request, runtime)
+        live = await _open_session(websocket, request, runtime, sessions)
     except Rejection as rejection:
         await _reject(websocket, request, rejection, runtime)
     except WebSocketDisconnect:
@@ -98,7 +100,10 @@ async def serve_session(websocket: WebSocket, runtime: Runtime) -> None:
 
 
 async def _open_session(
-    websocket: WebSocket, request: admission.SessionRequest, runtime: Runtime
+    websocket: WebSocket,
+    request: admission.SessionRequest,
+    runtime: Runtime,
+    sessions: LiveSessions,
 ) -> LiveSession:
     """Accept a connection and start its session.
 
@@ -114,31 +119,22 @@ async def _open_session(
     except BaseException:
         runtime.slots.release()
         raise
-    live = runtime.open_session(
-        avatar,
-        admission.reported_service(request, service),
-        request.video,
-        request.dialect,
-        names_avatar=request.names_avatar,
-    )
-    _log.info("session opened session=%s sessions=%d", live.session.id, runtime.slots.sessions)
-    runtime.start_session(live)
-    return live
+    return sessions.start(request, avatar)
 
 
 async def _resume(
-    websocket: WebSocket, request: admission.SessionRequest, runtime: Runtime
+    websocket: WebSocket,
+    request: admission.SessionRequest,
+    runtime: Runtime,
+    sessions: LiveSessions,
 ) -> None:
     """Continue a session on this connection; whoever has its token may do that."""
     try:
         admission.check_resume(request)
-        with runtime.resuming.entered():
+        with sessions.resuming.entered():
             await websocket.accept(_subprotocol(websocket))
             message = await _first_message(websocket)
-        live = runtime.sessions.get(request.query["resume"])
-        if live is None:
-            raise live_session.refused()
-        await live.carry(websocket, message)
+        await sessions.find(request.query["resume"]).carry(websocket, message)
     except Rejection as rejection:
         await _reject(websocket, request, rejection, runtime)
     except WebSocketDisconnect:

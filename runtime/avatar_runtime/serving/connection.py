@@ -6,7 +6,7 @@ import asyncio
 import logging
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from starlette.websockets import WebSocketDisconnect
 
@@ -18,9 +18,15 @@ if TYPE_CHECKING:
 
     from starlette.websockets import WebSocket
 
+    from avatar_runtime.batching.frames import AudioWindow
     from avatar_runtime.metrics import FrameKind
-    from avatar_runtime.protocol.session import Outgoing
-    from avatar_runtime.serving.live_session import LiveSession
+    from avatar_runtime.protocol.dialects.translation import Dialect
+    from avatar_runtime.protocol.replay import ReplayMemory
+    from avatar_runtime.protocol.resume import ResumeTokens
+    from avatar_runtime.protocol.session import Outgoing, Session
+    from avatar_runtime.serving.runtime import Runtime
+    from avatar_runtime.serving.session_clock import SessionClock
+    from avatar_runtime.serving.video_encoding import SessionEncoder
 
 STALL_S: Final = 30.0  # docs/wire-protocol.md, "Flow control"
 
@@ -45,10 +51,51 @@ class ConnectionEnd:
     """Whether the session may continue on another connection."""
 
 
+class Carried(Protocol):
+    """The session of a connection: `LiveSession` implements it."""
+
+    @property
+    def session(self) -> Session[AudioWindow]:
+        """The session without I/O."""
+
+    @property
+    def runtime(self) -> Runtime:
+        """What the sessions of the pod share."""
+
+    @property
+    def clock(self) -> SessionClock:
+        """The time of the session."""
+
+    @property
+    def tokens(self) -> ResumeTokens:
+        """The tokens with which the client can continue the session."""
+
+    @property
+    def replay(self) -> ReplayMemory:
+        """The messages that the client may ask for again."""
+
+    @property
+    def encoder(self) -> SessionEncoder:
+        """The encoder of its frames."""
+
+    @property
+    def dialect(self) -> Dialect | None:
+        """The form of the protocol that the client speaks, `None` for the GA form."""
+
+    def update(self) -> None:
+        """Apply what has changed in the session."""
+
+    def tick(self) -> None:
+        """Apply the time limits."""
+
+    def wait_s(self) -> float:
+        """Return when `tick` must be called next, seconds from now."""
+
+
 class Connection:
     """One WebSocket. The reader passes messages to the session, the writer pulls from it."""
 
-    def __init__(self, websocket: WebSocket, live: LiveSession) -> None:
+    def __init__(self, websocket: WebSocket, live: Carried) -> None:
         self._websocket = websocket
         self._live = live
         self._session = live.session
@@ -185,8 +232,6 @@ class Connection:
         if frame is None or frame.encoding is None:
             return self._translated(outgoing)
         live = self._live
-        if live.encoder is None:
-            live.encoder = self._runtime.video_encoders.open()
         try:
             return outgoing.with_access_unit(await live.encoder.encode(frame))
         except EncoderError as error:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.session import Session
     from avatar_runtime.serving.runtime import Runtime
     from avatar_runtime.serving.session_clock import SessionClock
-    from avatar_runtime.serving.video_encoding import SessionEncoder
 
 REPLACED: Final = 4409
 """Close code of a connection whose session continues on another one."""
@@ -69,7 +68,7 @@ class LiveSession:
         self.clock = clock
         self.dialect = dialect
         self.replay = ReplayMemory(settings.fps)
-        self.encoder: SessionEncoder | None = None  # until a frame needs it
+        self.encoder = runtime.video_encoders.open()
         self.tokens = tokens
         self._ttl_s = settings.resume_ttl_s
         self._ends_at = runtime.clock() + settings.max_duration_s
@@ -158,6 +157,7 @@ class LiveSession:
         """Serve the session until it ends, and return how it ended."""
         batcher, session = self.runtime.batcher, self.session
         batcher.add(session, self.wake, self.clock)
+        self.runtime.connections.add(self)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = []
@@ -167,6 +167,7 @@ class LiveSession:
                 for task in tasks:
                     task.cancel()
         finally:
+            self.runtime.connections.discard(self)
             batcher.remove(session.id)
             self.runtime.set_speaking(session.id, False)
             if self._next is not None:

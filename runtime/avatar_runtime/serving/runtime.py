@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from avatar_contracts import session_ids
 from avatar_runtime.audio import voice_activity
 from avatar_runtime.audio.decoding import AudioDecoder
 from avatar_runtime.audio.utterance import AudioOptions
 from avatar_runtime.engine import calibration
-from avatar_runtime.protocol.resume import Resume, ResumeTokens
 from avatar_runtime.protocol.session import Session, SessionLimits
 from avatar_runtime.protocol.session_config import (
     Character,
@@ -20,13 +19,11 @@ from avatar_runtime.protocol.session_config import (
     SessionConfig,
     VideoMode,
 )
-from avatar_runtime.serving.admission import ResumeLimiter, SlotLimiter
+from avatar_runtime.serving.admission import SlotLimiter
 from avatar_runtime.serving.batcher import Batcher
 from avatar_runtime.serving.changes import ChangeNotifier
 from avatar_runtime.serving.large_messages import LargeMessages
-from avatar_runtime.serving.live_session import LiveSession
 from avatar_runtime.serving.pod_tokens import PodTokens
-from avatar_runtime.serving.session_clock import SessionClock
 from avatar_runtime.serving.video_encoding import VideoEncoders
 from avatar_runtime.upstream import shell
 
@@ -36,7 +33,7 @@ if TYPE_CHECKING:
     from avatar_contracts.state import StateDocument
     from avatar_runtime.batching.frames import AudioWindow
     from avatar_runtime.metrics import Load, Metrics
-    from avatar_runtime.protocol.dialects.translation import Dialect
+    from avatar_runtime.protocol.resume import Resume
     from avatar_runtime.serving.engine_protocol import Engine
     from avatar_runtime.settings import Settings
 
@@ -49,6 +46,13 @@ _CLOSE_GRACE_S: Final = 5.0  # for the close frames after the drain timeout
 _LOAD_AGE_S: Final = 0.5  # percentiles are sorted at most twice per second
 
 _log = logging.getLogger(__name__)
+
+
+class LiveConnection(Protocol):
+    """A session as the runtime sees it: `LiveSession` implements it."""
+
+    def end(self, code: int, reason: str) -> None:
+        """Close its connection after the messages that wait."""
 
 
 class Runtime:
@@ -69,17 +73,15 @@ class Runtime:
         self.changes = ChangeNotifier()
         self._endpoints = shell.Endpoints(settings.upstream, metrics, clock)
         self.slots = SlotLimiter(settings.sessions.capacity or 0, self.changed)
-        self.resuming = ResumeLimiter()
         self.batcher = Batcher(engine, settings.engine.batch_size, metrics, clock, self.changed)
-        self.sessions: dict[str, LiveSession] = {}
-        """The sessions of this pod by id, with those that wait for their client."""
+        self.connections: set[LiveConnection] = set()
+        """The sessions of this pod, also those that wait for their client."""
         self.large_messages = LargeMessages()
         self.video_encoders = VideoEncoders(metrics, settings.sessions.fps)
         self.stopping = False
         """Whether the state streams end, because the process stops."""
         self._engine = engine
         self._is_ending = False
-        self._tasks: set[asyncio.Task[None]] = set()
         self._sequence = 0
         self._speaking: set[str] = set()
         self._characters: dict[str, Character] = {}
@@ -125,16 +127,13 @@ class Runtime:
         _log.info("draining sessions=%d timeout_s=%d", self.slots.sessions, timeout_s)
         if not await self._wait_until_empty(self.clock() + timeout_s):
             _log.warning("drain timed out sessions=%d", self.slots.sessions)
-            for live in list(self.sessions.values()):
-                live.end(1012, "the pod is stopping")
+            self._end_sessions()
             await self._wait_until_empty(self.clock() + _CLOSE_GRACE_S)
 
     async def stop(self) -> None:
-        """Stop the sessions that are left, and the engine."""
+        """Stop the engine."""
         self.slots.is_ready = False
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._wait_until_empty(self.clock() + _CLOSE_GRACE_S)
         await self._endpoints.close()
         self.video_encoders.close()
         await self._engine.stop()
@@ -150,17 +149,15 @@ class Runtime:
         avatar: str | None,
         service: str,
         video: VideoMode = VideoMode.JPEG,
-        dialect: Dialect | None = None,
         *,
         names_avatar: bool = False,
-    ) -> LiveSession:
+        resume: Resume | None = None,
+    ) -> Session[AudioWindow]:
         """Return a new session that reports `service` as its model.
 
-        The caller has acquired a slot for it, and starts it.
+        The caller has acquired a slot for it. `resume` is how the client can continue it.
         """
         settings = self.settings.sessions
-        clock, tokens = SessionClock(self.clock), ResumeTokens()
-        ttl_ms = settings.resume_ttl_s * 1000
         character = self._characters[avatar] if avatar else next(iter(self._characters.values()))
         read_only = ReadOnlyFields(
             id=session_ids.new(self.settings.identity.pod),
@@ -171,7 +168,7 @@ class Runtime:
         context_s = self._engine.model.context_s
         audio_settings = self.settings.audio
         options = AudioOptions(audio_settings.lookahead_ms, audio_settings.silence_dbfs)
-        session = Session(
+        return Session(
             SessionConfig(
                 character,
                 turn_detection=settings.turn_detection,
@@ -183,29 +180,10 @@ class Runtime:
             limits=SessionLimits(settings.max_duration_s, settings.idle_timeout_s),
             open_utterance=lambda audio: AudioDecoder(audio, settings.fps, context_s, options),
             open_detector=voice_activity.SileroDetector,
-            now=clock(),
+            now=self.clock(),
             open_mode=self._endpoints.open_mode,
-            resume=Resume(tokens.issue(), ttl_ms) if ttl_ms else None,
+            resume=resume,
         )
-        return LiveSession(session, self, clock, tokens, dialect)
-
-    def start_session(self, live: LiveSession) -> None:
-        """Serve a session until it ends, then return its slot."""
-        self.sessions[live.session.id] = live
-        task = asyncio.create_task(self._serve(live), name=f"session {live.session.id}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _serve(self, live: LiveSession) -> None:
-        session_id = live.session.id
-        try:
-            _log.info("session ended session=%s how=%s", session_id, await live.run())
-        except Exception:
-            # A defect of the runtime ends this session only.
-            _log.exception("session failed session=%s", session_id)
-        finally:
-            del self.sessions[session_id]
-            self.slots.release()
 
     def open_shell(
         self,
@@ -301,13 +279,18 @@ class Runtime:
             self.changed()
 
     def stop_watchers(self) -> None:
-        """End the state streams, because the process stops."""
+        """End the state streams, and the sessions that are left, because the process stops."""
         self.stopping = True
+        self._end_sessions()
         self.changes.notify()
 
     async def sleep_until(self, until: float) -> None:
         """Sleep until a time of the runtime's clock."""
         await asyncio.sleep(max(0.0, until - self.clock()))
+
+    def _end_sessions(self) -> None:
+        for connection in list(self.connections):
+            connection.end(1012, "the pod is stopping")
 
     async def _wait_until_empty(self, until: float) -> bool:
         while self.slots.sessions and self.clock() < until:

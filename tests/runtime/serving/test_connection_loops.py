@@ -134,6 +134,8 @@ def connect(parts: Parts) -> LiveSession:
             collect_due=parts.collect_due,
         ),
         settings=SimpleNamespace(sessions=sessions),
+        connections=set(),
+        video_encoders=SimpleNamespace(open=lambda: None),
         set_speaking=parts.set_speaking,
         clock=parts.clock,
         large_messages=LargeMessages(),

@@ -235,10 +235,8 @@ async def test_the_time_of_a_session_stands_still_while_its_client_is_away(
         caller.socket.transport.abort()
         with pytest.raises(ConnectionClosed):
             await writing
-        await served.eventually(
-            lambda: all(live.is_held for live in served.runtime.sessions.values()), "held"
-        )
-        (live,) = served.runtime.sessions.values()
+        await served.eventually(lambda: served.live().is_held, "held")
+        live = served.live()
         at = live.clock()
         await asyncio.sleep(2)  # longer than a frame may be late
         assert live.clock() == at
@@ -306,7 +304,7 @@ async def test_all_refusals_look_the_same(serve: Serve, kind: str) -> None:
         ('{"type": "session.resume", "token": "t"}', "missing_field", "last_seq"),
         ('{"type": "session.resume", "token": "t", "last_seq": -1}', "invalid_value", "last_seq"),
         ("{", "invalid_json", None),
-        (b"\xa7", "binary_not_enabled", "session.avatar.transport"),
+        (b"\xa7", "binary_not_enabled", "avatar.transport"),
     ],
 )
 async def test_the_first_message_must_resume(
@@ -401,7 +399,7 @@ async def test_what_the_client_has_acknowledged_is_not_kept(serve: Serve) -> Non
         caller.script = [append(speech(6)), COMMIT]
         await caller.write()
         await caller.read(lambda event: event["type"] == "response.done")
-        (live,) = served.runtime.sessions.values()
+        live = served.live()
         assert live.replay.nbytes > 6 * 20_000
         response = caller.of("response.created")[0]["response"]["id"]
         ack = {"response_id": response, "pts_ms": 240, "seq": caller.last_seq}
@@ -419,13 +417,11 @@ async def test_a_client_that_does_not_come_back_frees_its_slot(serve: Serve) -> 
             created = json.loads(await socket.recv())
             assert created["resume"]["ttl_ms"] == 1000
             socket.transport.abort()
-            await served.eventually(
-                lambda: all(live.is_held for live in served.runtime.sessions.values()), "held"
-            )
+            await served.eventually(lambda: served.live().is_held, "held")
             assert served.runtime.slots.free == 0
             assert served.runtime.state()["sessions"] == 1
             await served.eventually(lambda: served.runtime.slots.free == 1, "freed")
-        assert served.runtime.sessions == {}
+        assert served.runtime.connections == set()
 
 
 @pytest.mark.parametrize("code", [1000, 3000, 1007])
@@ -451,7 +447,7 @@ async def test_a_pod_that_stops_ends_the_sessions_that_wait(serve: Serve) -> Non
         caller.socket.transport.abort()
         async with asyncio.timeout(5):
             await served.runtime.drain()
-        assert served.runtime.sessions == {}
+        assert served.runtime.connections == set()
 
 
 async def test_a_session_that_waits_has_its_longest_duration(serve: Serve) -> None:

@@ -194,7 +194,7 @@ async def test_a_session_has_the_limits_of_the_settings(
     runtime: Runtime, clock: Clock, avatar: str | None, name: str
 ) -> None:
     await runtime.start()
-    session = runtime.open_session(avatar, "acme/b").session
+    session = runtime.open_session(avatar, "acme/b")
     assert session.wakeup() == clock.now + 7
     created = session.pull(clock.now)
     assert created is not None
