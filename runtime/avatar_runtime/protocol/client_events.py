@@ -31,6 +31,7 @@ _MAX_VALUES: Final = 100_000  # values of a message; a legal session.update has 
 _MAX_DIGITS: Final = 100
 """Digits of an integer. The time that Python takes for one is quadratic in them."""
 _MAX_MS: Final = 86_400_000
+_MAX_SEQ: Final = 2**32 - 1
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
 
@@ -114,6 +115,8 @@ class Ack:
 
     response_id: str
     pts_ms: float
+    seq: int | None = None
+    """The client has received the messages up to this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +285,8 @@ def _ack(fields: StrictFields) -> Ack:
     response_id, pts_ms = fields.text("response_id"), fields.number("pts_ms")
     if not 0 <= pts_ms <= _MAX_MS:
         raise fields.invalid("pts_ms", f"must be 0 to {_MAX_MS}", [0, _MAX_MS])
-    return Ack(response_id, pts_ms)
+    seq = None if fields.document.get("seq") is None else fields.integer("seq", 0, _MAX_SEQ)
+    return Ack(response_id, pts_ms, seq)
 
 
 def _webrtc(fields: StrictFields) -> NoReturn:

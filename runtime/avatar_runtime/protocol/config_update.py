@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from avatar_runtime.errors import ProtocolError, shown, supported
 from avatar_runtime.protocol import turn_detection_update
 from avatar_runtime.protocol.audio_formats import FORMATS, AudioFormat
-from avatar_runtime.protocol.session_config import Overrun, StartTrigger, VideoMode
+from avatar_runtime.protocol.session_config import FlowMode, Overrun, StartTrigger, VideoMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -235,7 +235,8 @@ class ConfigUpdate:
     def _flow(self, avatar: StrictFields) -> None:
         flow = avatar.nested("flow")
         if "mode" in flow:
-            flow.choice("mode", ["clock"])
+            value = flow.choice("mode", [mode.value for mode in FlowMode])
+            self._change(flow=FlowMode(value))
         if "window_ms" in flow:
             self._change(window_ms=flow.integer("window_ms", *WINDOW_MS_RANGE))
         if "overrun" in flow:

@@ -25,6 +25,11 @@ class Outbox:
         """Size of the events that wait, in characters."""
         return self._characters
 
+    @property
+    def seq(self) -> int:
+        """The number of the last message; 0 before the first."""
+        return self._seq
+
     def add(self, kind: str, fields: dict[str, object]) -> None:
         """Append an event."""
         text = self.number(kind, fields)

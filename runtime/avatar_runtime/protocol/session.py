@@ -319,6 +319,7 @@ class Session(Generic[W]):
             case client_events.SessionUpdate():
                 self._update(event.session, event_id, now)
             case client_events.Ack():
+                self._check_received(event)
                 self._speech.ack(event)
             case client_events.RequestKeyframe():
                 self._speech.request_keyframe()
@@ -354,6 +355,12 @@ class Session(Generic[W]):
         suffix = self.id.removeprefix("sess_")
         conversation = {"id": f"conv_{suffix}", "object": "realtime.conversation"}
         self._outbox.add("conversation.created", {"conversation": conversation})
+
+    def _check_received(self, ack: client_events.Ack) -> None:
+        if ack.seq is not None and ack.seq > self._outbox.seq:
+            message = f"seq is {ack.seq}; the last message has {self._outbox.seq}"
+            limit = self._outbox.seq
+            raise ProtocolError("ack_ahead", message, param="seq", value=ack.seq, limit=limit)
 
     def _check_rate(self, now: float) -> None:
         if not self._event_rate.admits(now):

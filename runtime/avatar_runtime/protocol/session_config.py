@@ -23,6 +23,15 @@ class Overrun(Enum):
     """No frames are generated until the socket has taken those that wait."""
 
 
+class FlowMode(Enum):
+    """What says how much the client has played."""
+
+    CLOCK = "clock"
+    """The clock of the server, from the first frame on."""
+    ACK = "ack"
+    """The acknowledgements of the client."""
+
+
 class VideoMode(Enum):
     """What the client gets to see."""
 
@@ -92,6 +101,7 @@ class SessionConfig:
     resolution: tuple[int, int] | None = None
     """Width and height in pixels; `None` takes the size of the avatar."""
     audio_deltas: bool = True
+    flow: FlowMode = FlowMode.CLOCK
     window_ms: int = 1000
     overrun: Overrun = Overrun.DROP
     asked_start: StartTrigger | None = None
@@ -176,7 +186,7 @@ class SessionConfig:
                 "idle": "none",
                 "transport": "json",
                 "flow": {
-                    "mode": "clock",
+                    "mode": self.flow.value,
                     "window_ms": self.window_ms,
                     "overrun": self.overrun.value,
                 },

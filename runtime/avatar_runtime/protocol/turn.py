@@ -206,6 +206,11 @@ class Turn(Generic[W]):
         """Number of frames passed, sent or dropped."""
         return self._position
 
+    @property
+    def frames_heard(self) -> int:
+        """Number of frames whose audio was sent, at least in part."""
+        return -(-self.samples_sent // self._samples_per_frame)
+
     # State
 
     def step(self, step: Step) -> None:
