@@ -32,6 +32,15 @@ class FlowMode(Enum):
     """The acknowledgements of the client."""
 
 
+class Transport(Enum):
+    """How media travels."""
+
+    JSON = "json"
+    """As base64 in events."""
+    BINARY = "binary"
+    """As binary messages; all else stays JSON."""
+
+
 class VideoMode(Enum):
     """What the client gets to see."""
 
@@ -101,6 +110,7 @@ class SessionConfig:
     resolution: tuple[int, int] | None = None
     """Width and height in pixels; `None` takes the size of the avatar."""
     audio_deltas: bool = True
+    transport: Transport = Transport.JSON
     flow: FlowMode = FlowMode.CLOCK
     window_ms: int = 1000
     overrun: Overrun = Overrun.DROP
@@ -184,7 +194,7 @@ class SessionConfig:
                 },
                 "audio_deltas": self.audio_deltas,
                 "idle": "none",
-                "transport": "json",
+                "transport": self.transport.value,
                 "flow": {
                     "mode": self.flow.value,
                     "window_ms": self.window_ms,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Generic, Protocol
 
 from avatar_runtime.errors import ProtocolError, shown
-from avatar_runtime.protocol import closing_frame, server_events
+from avatar_runtime.protocol import closing_frame, media_headers, server_events
 from avatar_runtime.protocol.frame_flow import FrameFlow
 from avatar_runtime.protocol.live_source import OverloadReport
 from avatar_runtime.protocol.media import VideoFrame, W
@@ -310,8 +310,7 @@ class Speech(Generic[W]):
         frame = self._closing.take()
         if frame is not None:
             frame = self._video.add(frame, closing_frame.REF, self.epoch, self.config)
-            fields = server_events.idle_frame(self.epoch, frame)
-            return VideoMessage(self._outbox.number("response.video.delta", fields), frame, None)
+            return self._idle_message(frame)
         active = self._active
         while active is not None:
             active.release(self.epoch)
@@ -328,6 +327,15 @@ class Speech(Generic[W]):
             if message is not None or self._outbox.characters:
                 return message
         return None
+
+    def _idle_message(self, frame: VideoFrame) -> VideoMessage:
+        message = self._outbox.number_media(
+            "response.video.delta",
+            lambda: server_events.idle_frame(self.epoch, frame),
+            media_headers.idle_frame(frame, self.epoch),
+            frame.data,
+        )
+        return VideoMessage(message, frame, None)
 
     def ack(self, ack: client_events.Ack) -> None:
         """Record how much the client has played.

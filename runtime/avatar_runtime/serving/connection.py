@@ -124,17 +124,20 @@ class Connection:
             outgoing = self._session.pull(self._runtime.clock())
             if outgoing is None:
                 break
-            text = await self._text(outgoing)
-            if text is None:
+            message = await self._message(outgoing)
+            if message is None:
                 continue
             async with asyncio.timeout(STALL_S):
-                await self._websocket.send_text(text)
+                if isinstance(message, bytes):
+                    await self._websocket.send_bytes(message)
+                else:
+                    await self._websocket.send_text(message)
             self._observe(outgoing)
             # A socket with room does not suspend: let the other sessions send as well.
             await asyncio.sleep(0)
         self._update()
 
-    async def _text(self, outgoing: Outgoing) -> str | None:
+    async def _message(self, outgoing: Outgoing) -> str | bytes | None:
         """Return what the client gets, `None` for a message that it does not get."""
         frame = outgoing.frame
         if frame is None or frame.encoding is None:
@@ -148,9 +151,11 @@ class Connection:
             self._session.end(1011, "internal_error", self._runtime.clock())
             return None
 
-    def _translated(self, outgoing: Outgoing) -> str | None:
+    def _translated(self, outgoing: Outgoing) -> str | bytes | None:
         """Return what the client gets, `None` for an event that it does not know."""
-        text = outgoing.text
+        text = outgoing.message
+        if isinstance(text, bytes):  # only a client that knows this form has asked for it
+            return text
         if self._session.official_only and not translation.is_official(self._dialect, text):
             self._unsent += 1
             if self._unsent <= MAX_LOGGED:

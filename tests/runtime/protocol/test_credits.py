@@ -101,7 +101,7 @@ def test_a_response_that_was_acknowledged_before_its_end_stops_with_it(connect: 
     # The audio leaves first, and the client is as far as the audio.
     outgoing = driver.session.pull(driver.now)
     assert outgoing is not None
-    assert '"response.output_audio.delta"' in outgoing.text
+    assert '"response.output_audio.delta"' in outgoing.message
     driver.session.receive(
         '{"type":"output_video_buffer.ack","response_id":"resp_0a_1","pts_ms":240}', driver.now
     )
@@ -118,7 +118,7 @@ def test_an_ack_may_be_as_far_as_the_sound_and_no_further(connect: Connect) -> N
     for frame in driver.due():
         driver.deliver(frame)
     while (outgoing := driver.session.pull(driver.now)) is not None:
-        if '"response.output_audio.delta"' in outgoing.text:
+        if '"response.output_audio.delta"' in outgoing.message:
             break
     answers = [ack_raw(driver, pts_ms) for pts_ms in (240, 240.1)]
     assert answers[0] is None

@@ -308,9 +308,13 @@ CASES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
         avatar(idle="stream"),
         {"code": "invalid_value", "param": "session.avatar.idle", "limit": ["none"]},
     ),
-    "binary transport": (
-        avatar(transport="binary"),
-        {"code": "invalid_value", "param": "session.avatar.transport", "limit": ["json"]},
+    "unknown transport": (
+        avatar(transport="webrtc"),
+        {
+            "code": "invalid_value",
+            "param": "session.avatar.transport",
+            "limit": ["json", "binary"],
+        },
     ),
     "flow mode": (
         avatar(flow={"mode": "credits"}),
