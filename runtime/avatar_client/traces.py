@@ -55,6 +55,8 @@ class Response:
     pcm: bytearray = field(default_factory=bytearray)
     audio_samples: int = 0
     dropped: set[int] = field(default_factory=set)
+    drop_reasons: dict[str, int] = field(default_factory=dict)
+    """Dropped frames by reason: `slow_client` or `overload`."""
     video_done: bool = False
     status: str | None = None
     """`completed`, `cancelled`, `incomplete` or `failed`; `None` while it is active."""
@@ -251,6 +253,9 @@ class Trace:
         if response is not None:
             first, last = int(event["first_frame_index"]), int(event["last_frame_index"])
             response.dropped.update(range(first, last + 1))
+            reason = str(event.get("reason"))
+            counted = response.drop_reasons.get(reason, 0)
+            response.drop_reasons[reason] = counted + last - first + 1
 
     def _video_done(self, event: Mapping[str, Any]) -> None:
         response = self._live(event)
