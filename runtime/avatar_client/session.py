@@ -20,20 +20,26 @@ from websockets.exceptions import (
 )
 
 from avatar_client import errors
+from avatar_client.binary_media import BinaryMediaReader
+from avatar_client.playout import Playout
 from avatar_client.traces import Response, Trace
 from avatar_contracts import labels
+from avatar_contracts.binary_messages import Header, Kind
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from websockets.asyncio.client import ClientConnection
 
+    from avatar_client.options import Options
     from avatar_client.sound import Sound
 
 MAX_MESSAGE_BYTES: Final = 21 * 2**20
 """Maximum size of a message of the protocol."""
 _QUEUED_MESSAGES: Final = 64
 """Maximum number of unread messages; beyond it the server gets back-pressure."""
+ACK_PERIOD_S: Final = 0.2
+"""How often a session in flow mode `ack` acknowledges what was played."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +95,13 @@ class Session:
     def __init__(self, socket: ClientConnection, trace: Trace) -> None:
         self.trace = trace
         self.utterances: list[Utterance] = []
+        self.playout = Playout()
+        """What a player has played that plays the sound when it arrives."""
         self._socket = socket
+        self._media = BinaryMediaReader()
+        self._sent_messages = 0  # binary ones
+        self._sent_samples = 0
+        self._acknowledged: tuple[str, float] | None = None
         self._waiters: list[tuple[frozenset[str], asyncio.Future[Mapping[str, Any]]]] = []
         self._ended: errors.SessionEnded | None = None
 
@@ -159,10 +171,34 @@ class Session:
         await self.send({"type": "input_audio_buffer.commit"})
 
     async def append(self, pcm: bytes) -> None:
-        """Send one chunk of audio; the server answers only if it is invalid."""
+        """Send one chunk of audio; the server answers only if it is invalid.
+
+        `pcm` has whole samples in the input format of the session.
+
+        Raises:
+            SessionEnded: the connection closed.
+        """
+        before, self._sent_samples = self._sent_samples, self._sent_samples + len(pcm) // 2
+        if self._setting("transport") == "binary":
+            self._sent_messages += 1
+            header = Header(Kind.INPUT_AUDIO, self._sent_messages, before)
+            await self._send(header.pack(pcm))
+            return
         audio = base64.b64encode(pcm).decode("ascii")
         # Base64 needs no escaping: formatting saves the load generator a JSON encoder.
-        await self._send_text(f'{{"type":"input_audio_buffer.append","audio":"{audio}"}}')
+        await self._send(f'{{"type":"input_audio_buffer.append","audio":"{audio}"}}')
+
+    async def acknowledge(self, response_id: str, pts_ms: float) -> None:
+        """Tell the server that a response was played up to `pts_ms`, milliseconds of its sound.
+
+        A program with its own player calls it about every 200 ms in flow mode `ack`, and opens the
+        session with `acknowledges=False`. A position that goes back is ignored.
+
+        Raises:
+            SessionEnded: the connection closed.
+        """
+        fields = {"response_id": response_id, "pts_ms": pts_ms, "seq": self.trace.seq}
+        await self.send({"type": "output_video_buffer.ack", **fields})
 
     async def pause(self, seconds: float) -> None:
         """Wait for a time.
@@ -184,7 +220,7 @@ class Session:
 
     async def send(self, event: Mapping[str, Any]) -> None:
         """Send one client event as it is."""
-        await self._send_text(json.dumps(event, separators=(",", ":")))
+        await self._send(json.dumps(event, separators=(",", ":")))
 
     async def wait_for(self, *kinds: str, timeout_s: float = 10.0) -> Mapping[str, Any]:
         """Return the next event of one of the given types.
@@ -200,9 +236,11 @@ class Session:
         """Add all messages to the trace until the connection closes; a task of `connect`."""
         try:
             while True:
-                message = await self._socket.recv(decode=False)
-                event = _parsed(message)
-                self.trace.receive(event, monotonic())
+                message = await self._socket.recv()
+                event = self._event(message)
+                now = monotonic()
+                self.trace.receive(event, now)
+                self.playout.receive(event, now)
                 if self._waiters:
                     self._answer_waiters(event)
         except ConnectionClosed as closed:
@@ -212,9 +250,40 @@ class Session:
             self.trace.violations.append(f"unreadable message: {error!r}")
             self._end(1002, "unreadable message")
 
-    async def _send_text(self, text: str) -> None:
+    async def acknowledge_playout(self) -> None:
+        """Acknowledge what `playout` has played while flow mode is `ack`; a task of `connect`."""
         try:
-            await self._socket.send(text)
+            while True:
+                await asyncio.sleep(ACK_PERIOD_S)
+                position = self.playout.position(monotonic())
+                if position in (None, self._acknowledged) or self._flow_mode != "ack":
+                    continue
+                self._acknowledged = position
+                await self.acknowledge(*position)
+        except errors.SessionEnded:
+            return
+
+    @property
+    def _flow_mode(self) -> object:
+        flow = self._setting("flow")
+        return flow.get("mode") if isinstance(flow, dict) else None
+
+    def _setting(self, name: str) -> object:
+        """Return a field of `avatar` in the session as the server has confirmed it."""
+        avatar = self.trace.session.get("avatar")
+        return avatar.get(name) if isinstance(avatar, dict) else None
+
+    def _event(self, message: str | bytes) -> Mapping[str, Any]:
+        """Return the event of a message; of a binary one, that with the same media."""
+        if isinstance(message, bytes):
+            return self._media.read(message)
+        event = _parsed(message)
+        self._media.observe(event)
+        return event
+
+    async def _send(self, message: str | bytes) -> None:
+        try:
+            await self._socket.send(message)
         except ConnectionClosed as closed:
             frame = closed.rcvd or closed.sent
             raise errors.SessionEnded(
@@ -265,13 +334,24 @@ class Session:
 
 
 @asynccontextmanager
-async def connect(target: Target, *, keep_media: bool = True) -> AsyncIterator[Session]:
+async def connect(
+    target: Target,
+    options: Options | None = None,
+    *,
+    keep_media: bool = True,
+    acknowledges: bool = True,
+) -> AsyncIterator[Session]:
     """Open a session without turn detection, and close it at the end of the body.
+
+    `options` are asked for before the body starts. `keep_media` is whether the trace keeps the
+    frames and the sound. `acknowledges` is whether the session itself acknowledges in flow mode
+    `ack`, as a player would that plays each sound when it arrives.
 
     Raises:
         Refused: the server refused the connection.
         SessionEnded: the connection closed before the session started.
         AnswerTimeout: the session did not start in time.
+        ServerError: the server does not serve an option.
     """
     headers = {"Authorization": f"Bearer {target.key}"} if target.key else {}
     if target.session_token:
@@ -298,12 +378,19 @@ async def connect(target: Target, *, keep_media: bool = True) -> AsyncIterator[S
         raise errors.Refused(None, "connect_failed", str(error), None) from error
     session = Session(socket, Trace(keep_media=keep_media))
     reader = asyncio.create_task(session.read(), name="avatar-session-reader")
+    player = None
+    if acknowledges:
+        player = asyncio.create_task(session.acknowledge_playout(), name="avatar-session-acks")
     try:
         wait_s = (target.wait_ms or 0) / 1000
         await _wait_until_created(session, target.open_timeout_s + wait_s)
         await _turn_detection_off(session, target.open_timeout_s)
+        if options is not None and (fields := options.fields()) is not None:
+            await session.update(fields, target.open_timeout_s)
         yield session
     finally:
+        if player is not None:
+            player.cancel()
         await socket.close()
         await reader
 
@@ -323,7 +410,7 @@ async def _wait_until_created(session: Session, timeout_s: float) -> None:
         raise errors.Refused(None, error.code, error.message, None) from error
 
 
-def _parsed(message: bytes) -> Mapping[str, Any]:
+def _parsed(message: str) -> Mapping[str, Any]:
     event = json.loads(message)
     if not isinstance(event, dict):
         raise TypeError(f"a message is not a JSON object but: {type(event).__name__}")
