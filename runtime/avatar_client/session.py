@@ -305,12 +305,14 @@ async def connect(
     *,
     keep_media: bool = True,
     acknowledges: bool = True,
+    resumes: bool = True,
 ) -> AsyncIterator[Session]:
     """Open a session without turn detection, and close it at the end of the body.
 
     `options` are asked for before the body starts. `keep_media` is whether the trace keeps the
     frames and the sound. `acknowledges` is whether the session itself acknowledges in flow mode
-    `ack`, as a player would that plays each sound when it arrives.
+    `ack`, as a player would that plays each sound when it arrives. `resumes` is whether the session
+    goes on when its connection is lost; otherwise it has ended.
 
     Raises:
         Refused: the server refused the connection.
@@ -318,7 +320,8 @@ async def connect(
         AnswerTimeout: the session did not start in time.
         ServerError: the server does not serve an option.
     """
-    socket = ResumingSocket(await dialing.dial(target), partial(dialing.dial, target))
+    again = partial(dialing.dial, target) if resumes else None
+    socket = ResumingSocket(await dialing.dial(target), again)
     session = Session(socket, Trace(keep_media=keep_media))
     reader = asyncio.create_task(session.read(), name="avatar-session-reader")
     player = None
