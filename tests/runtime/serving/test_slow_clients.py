@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from avatar_client import session, sound
-from avatar_client.traces import Response
 from localcluster import runtime_process
 from localcluster.bench import slow_clients
 from localcluster.fakes import slow_link
@@ -16,6 +15,8 @@ from localcluster.fakes.slow_link import TokenBucket
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from avatar_client.traces import Response
 
 
 def test_a_bucket_lets_its_rate_pass_and_a_burst_at_once() -> None:
