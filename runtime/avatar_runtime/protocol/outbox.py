@@ -26,18 +26,18 @@ class Outbox:
         self.is_binary = False
         """Whether media leaves as binary messages."""
         self._seq = 0
-        self._queue: deque[str | bytes] = deque()
+        self._queue: deque[tuple[int, str | bytes]] = deque()
         self._characters = 0
+
+    @property
+    def last_seq(self) -> int:
+        """Number of the newest message; 0 before the first."""
+        return self._seq
 
     @property
     def characters(self) -> int:
         """Size of the messages that wait, in characters or bytes."""
         return self._characters
-
-    @property
-    def seq(self) -> int:
-        """The number of the last message; 0 before the first."""
-        return self._seq
 
     def add(self, kind: str, fields: dict[str, object]) -> None:
         """Append an event."""
@@ -78,14 +78,14 @@ class Outbox:
         self._seq += 1
         return replace(header, seq=self._seq).pack(payload)
 
-    def pop(self) -> str | bytes | None:
-        """Remove and return the oldest message, or return `None` if the outbox is empty."""
+    def pop(self) -> tuple[int, str | bytes] | None:
+        """Remove and return the oldest message with its number; `None` if the outbox is empty."""
         if not self._queue:
             return None
-        message = self._queue.popleft()
+        seq, message = self._queue.popleft()
         self._characters -= len(message)
-        return message
+        return seq, message
 
     def _add(self, message: str | bytes) -> None:
-        self._queue.append(message)
+        self._queue.append((self._seq, message))
         self._characters += len(message)

@@ -5,6 +5,7 @@ The session has no socket, no task and no clock. `Session` states what its calle
 
 from __future__ import annotations
 
+import json
 from base64 import b64encode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic
@@ -19,6 +20,7 @@ from avatar_runtime.protocol.drive import Drive
 from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.outbox import Outbox
 from avatar_runtime.protocol.rate_limit import RateLimiter
+from avatar_runtime.protocol.resume import Received
 from avatar_runtime.protocol.session_config import Overrun, Transport
 from avatar_runtime.protocol.session_parts import SessionParts
 from avatar_runtime.protocol.strict_fields import StrictFields
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.frame_flow import FrameDue
     from avatar_runtime.protocol.media import Image, Utterance, VideoFrame, VoiceDetector
     from avatar_runtime.protocol.modes import Mode
+    from avatar_runtime.protocol.resume import Resume
     from avatar_runtime.protocol.session_config import Character, ReadOnlyFields, SessionConfig
 
 MAX_UNREAD_CHARACTERS: Final = 1024 * 1024
@@ -61,6 +64,8 @@ class Close:
 class Outgoing:
     """One message for the socket."""
 
+    seq: int
+    """Number of the message in the session."""
     message: str | bytes
     """The text of an event, or a binary message."""
     frame: VideoFrame | None = None
@@ -126,13 +131,20 @@ class Session(Generic[W]):
         open_detector: Callable[[AudioFormat], VoiceDetector],
         now: float,
         open_mode: Callable[[SessionParts[W]], Mode[W]] = Drive,
+        resume: Resume | None = None,
     ) -> None:
         """`characters` are the avatars that the client can select, by name.
 
         The caller may change the mapping later; the session keeps the character that it has.
+        `resume` is how the client can continue the session on a new connection, if it can.
         """
         self.id = read_only.id
         self.closing: Close | None = None
+        self.received = Received()
+        """What the client has sent so far."""
+        self.acked_seq = 0
+        """The client has all messages up to this number."""
+        self._resume = resume
         self._characters = characters
         self._read_only = read_only
         self._limits = limits
@@ -220,6 +232,7 @@ class Session(Generic[W]):
             pass
         if self.closing is not None:
             return
+        self.received.messages += 1
         event_id = None
         try:
             self._check_rate(now)
@@ -247,16 +260,34 @@ class Session(Generic[W]):
 
     # Output
 
+    def resumed(self, resume: Resume, replay_from_seq: int) -> str:
+        """Return `session.resumed`, the first message of another connection of the session.
+
+        It has no number: the numbered messages from `replay_from_seq` on follow it.
+        """
+        event = {
+            "type": "session.resumed",
+            "event_id": f"event_{self.id.removeprefix('sess_')}_resumed",
+            "session": self._describe(),
+            "resume": resume.describe(),
+            "replay_from_seq": replay_from_seq,
+            "input_samples": self.received.samples,
+            "input_messages": self.received.messages,
+            "epoch": self.epoch,
+        }
+        return json.dumps(event, separators=(",", ":"))
+
     def pull(self, now: float) -> Outgoing | None:
         """Return the message to send next, or `None` if there is nothing to send."""
         while True:
             queued = self._outbox.pop()
             if queued is not None:
-                return Outgoing(queued)
-            video = self._speech.pull()
-            if video is not None:
+                return Outgoing(*queued)
+            media = self._speech.pull()
+            if media is not None:
                 self._active_at = now
-                return Outgoing(video.message, video.frame, video.speakable_at, video.heard_at)
+                times = media.speakable_at, media.heard_at
+                return Outgoing(self._outbox.last_seq, media.message, media.frame, *times)
             if self._outbox.characters == 0 and not self._speech.finish(now):
                 return None
 
@@ -328,12 +359,22 @@ class Session(Generic[W]):
             case client_events.SessionUpdate():
                 self._update(event.session, event_id, now)
             case client_events.Ack():
-                self._check_received(event)
-                self._speech.ack(event)
+                self._ack(event)
             case client_events.RequestKeyframe():
                 self._speech.request_keyframe()
             case _:
                 self._mode.handle(event, fields, event_id, now)
+                if isinstance(event, client_events.AppendAudio):
+                    width = self._speech.config.format.bytes_per_sample
+                    self.received.add_audio(len(event.audio), width)
+
+    def _ack(self, ack: client_events.Ack) -> None:
+        last_seq = self._outbox.last_seq
+        if ack.seq > last_seq:
+            message = f"seq is {ack.seq}; the last message has {last_seq}"
+            raise ProtocolError("ack_ahead", message, param="seq", value=ack.seq, limit=last_seq)
+        self._speech.ack(ack)
+        self.acked_seq = max(self.acked_seq, ack.seq)
 
     def _receive_binary(self, message: bytes, now: float) -> None:
         config = self._speech.config
@@ -341,6 +382,7 @@ class Session(Generic[W]):
             raise client_events.binary_not_enabled(len(message))
         event = self._binary_input.read(message, config.format)
         self._mode.handle(event, StrictFields({"type": "input_audio_buffer.append"}), None, now)
+        self.received.add_audio(len(event.audio), config.format.bytes_per_sample)
 
     def _update(self, session: StrictFields, event_id: str | None, now: float) -> None:
         before = self._speech.config
@@ -368,16 +410,11 @@ class Session(Generic[W]):
             self._outbox.add(kind, {"session": self._describe()})
             self._outbox.is_binary = self._speech.config.transport is Transport.BINARY
             return
-        self._outbox.add(kind, {"session": self._describe(), "resume": None})
+        resume = None if self._resume is None else self._resume.describe()
+        self._outbox.add(kind, {"session": self._describe(), "resume": resume})
         suffix = self.id.removeprefix("sess_")
         conversation = {"id": f"conv_{suffix}", "object": "realtime.conversation"}
         self._outbox.add("conversation.created", {"conversation": conversation})
-
-    def _check_received(self, ack: client_events.Ack) -> None:
-        if ack.seq is not None and ack.seq > self._outbox.seq:
-            message = f"seq is {ack.seq}; the last message has {self._outbox.seq}"
-            limit = self._outbox.seq
-            raise ProtocolError("ack_ahead", message, param="seq", value=ack.seq, limit=limit)
 
     def _check_rate(self, now: float) -> None:
         if not self._event_rate.admits(now):
