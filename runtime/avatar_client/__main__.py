@@ -86,6 +86,7 @@ def _settings(options: argparse.Namespace) -> Mapping[str, Any] | None:
     """Return the fields of the `session.update`, or `None` if the options need no update."""
     return Options(
         video=options.video or ("jpeg" if options.update else None),
+        resolution=options.resolution,
         transport=options.transport,
         flow=options.flow,
         window_ms=options.window_ms,
@@ -150,7 +151,15 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--wait-ms", type=int, help="maximum wait for a free slot")
     common.add_argument("--update", action="store_true", help="send a session.update first")
     common.add_argument(
-        "--video", choices=("jpeg", "h264"), help="form of the video; the server's default is jpeg"
+        "--video",
+        choices=("jpeg", "h264", "none"),
+        help="form of the video; the server's default is jpeg",
+    )
+    common.add_argument(
+        "--resolution",
+        type=_size,
+        metavar="WxH",
+        help="size of the video, such as 256x256; default: that of the avatar",
     )
     common.add_argument(
         "--transport", choices=("json", "binary"), help="how media travels; default: json"
@@ -193,6 +202,13 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--pause-s", type=_positive, default=0.5, help="silence between utterances")
     many.add_argument("--late-ms", type=_positive, default=80.0, help="delay of a late frame")
     return parser
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, separator, height = text.partition("x")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text} is not a width and a height, such as 256x256")
+    return _positive_int(width), _positive_int(height)
 
 
 def _positive(text: str) -> float:

@@ -53,6 +53,8 @@ class Session:
         self.utterances: list[Utterance] = []
         self.playout = Playout()
         """What a player has played that plays the sound when it arrives."""
+        self.received_bytes = 0
+        """Size of the messages of the server; of JSON in characters, which are bytes."""
         self._socket = socket
         self._media = BinaryMediaReader()
         self._sent_messages = 0  # binary ones
@@ -200,6 +202,7 @@ class Session:
         try:
             while True:
                 message = await self._socket.recv()
+                self.received_bytes += len(message)
                 event = self._event(message)
                 self._socket.took(event)
                 now = monotonic()
