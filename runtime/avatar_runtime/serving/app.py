@@ -7,12 +7,11 @@ import logging
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from avatar_contracts import packaged_files
 from avatar_runtime.errors import Rejection
-from avatar_runtime.serving import admission, rejections, unknown_paths
+from avatar_runtime.serving import admission, page_routes, rejections, unknown_paths
 from avatar_runtime.serving.avatar_routes import AvatarRoutes
 from avatar_runtime.serving.connection import Connection
 from avatar_runtime.serving.model_routes import ModelRoutes
@@ -28,11 +27,6 @@ _log = logging.getLogger(__name__)
 def create(runtime: Runtime) -> FastAPI:
     """Return the application of the sessions port."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    page = packaged_files.page()
-
-    @app.get("/")
-    async def index() -> HTMLResponse:
-        return HTMLResponse(page, headers=packaged_files.page_headers())
 
     @app.get("/healthz")
     async def healthz() -> JSONResponse:
@@ -57,6 +51,7 @@ def create(runtime: Runtime) -> FastAPI:
     for path in admission.PATHS:
         app.add_api_route(path, upgrade_required, response_model=None)
         app.add_api_websocket_route(path, realtime)
+    app.include_router(page_routes.router())
     app.include_router(AvatarRoutes(runtime).router())
     app.include_router(ModelRoutes(runtime).router())
     unknown_paths.install(app)
