@@ -17,8 +17,8 @@ INDEX: Final = "index.html"
 _SCRIPT: Final = "text/javascript"
 _CLIENT: Final = (
     "capture-worklet captions close-codes connection credentials decoders errors index input-log"
-    " media microphone options pacing pcm playback-worklet resampler session sound statistics"
-    " timeline turns video"
+    " media microphone options pacing pcm playback-worklet resampler screen session sound"
+    " statistics timeline turns video"
 )
 _PAGE: Final = "details directory own-face page recordings states view"
 _TYPES: Final = {

@@ -1,6 +1,7 @@
 /** Changes the rate of a stream of samples with a windowed sinc filter. */
 
 const HALF_WIDTH = 12; // zero crossings on each side
+const PHASES = 960; // parts of a sample: exact for all usual rates
 const PASS_RATIO = 0.92; // of the band that both rates can represent
 
 export class Resampler {
@@ -15,6 +16,8 @@ export class Resampler {
     this.kept = new Float32Array(this.reach); // silence before the first sample
     this.position = this.reach; // of the next output, in `kept`
     this.isIdentity = from === to;
+    /** @type {Map<number, Float64Array>} By phase; the usual rates have 80 at most. */
+    this.weights = new Map();
   }
 
   /**
@@ -28,7 +31,7 @@ export class Resampler {
     input.set(this.kept);
     input.set(samples, this.kept.length);
     const output = [];
-    for (; this.position + this.reach < input.length; this.position += this.step) {
+    for (; this.position + this.reach + 1 < input.length; this.position += this.step) {
       output.push(this.#at(input, this.position));
     }
     const begin = Math.max(0, Math.floor(this.position) - this.reach);
@@ -43,16 +46,30 @@ export class Resampler {
    * @returns {number}
    */
   #at(input, position) {
-    const first = Math.ceil(position - this.reach), last = Math.floor(position + this.reach);
-    let sum = 0, weights = 0;
-    for (let i = Math.max(0, first); i <= last; i++) {
-      const x = i - position;
+    const phase = Math.round((position - Math.floor(position)) * PHASES) % PHASES;
+    const weights = this.weights.get(phase) ?? this.#addWeights(phase);
+    const first = Math.round(position - phase / PHASES) - this.reach;
+    let sum = 0;
+    for (let i = Math.max(0, -first); i < weights.length; i++) sum += weights[i] * input[first + i];
+    return sum;
+  }
+
+  /**
+   * Computes the filter for positions that are `phase` after a sample of the input.
+   * @param {number} phase In `PHASES` parts of a sample.
+   * @returns {Float64Array}
+   */
+  #addWeights(phase) {
+    const weights = Float64Array.from({ length: 2 * this.reach + 1 }, (_, i) => {
+      const x = i - this.reach - phase / PHASES;
+      if (Math.abs(x) >= this.reach) return 0;
       const angle = Math.PI * this.cutoff * x;
       const sinc = angle === 0 ? 1 : Math.sin(angle) / angle;
-      const weight = sinc * (0.5 + 0.5 * Math.cos(Math.PI * x / this.reach));
-      sum += weight * input[i];
-      weights += weight;
-    }
-    return sum / weights;
+      return sinc * (0.5 + 0.5 * Math.cos(Math.PI * x / this.reach));
+    });
+    const total = weights.reduce((sum, weight) => sum + weight);
+    const scaled = weights.map((weight) => weight / total);
+    this.weights.set(phase, scaled);
+    return scaled;
   }
 }

@@ -7,6 +7,7 @@ import { endpoint } from "./options.js";
 import { SessionError } from "./errors.js";
 import { Media } from "./media.js";
 import { Microphone } from "./microphone.js";
+import { followScreen } from "./screen.js";
 import { SilentSound, WorkletSound } from "./sound.js";
 import { quantile, Statistics } from "./statistics.js";
 import { Turns } from "./turns.js";
@@ -18,7 +19,6 @@ import { Video } from "./video.js";
 /** @typedef {import("./options.js").Options} Options */
 
 const ACK_MS = 200;
-const MAX_LEAD_S = 0.02;
 
 /**
  * Starts a session. `session.ready` settles when it is open or has failed.
@@ -54,7 +54,6 @@ export class Session extends EventTarget {
     /** @type {any} The session object of the server, with all settings. */
     this.settings = null;
     this.figures = new Statistics();
-    this.refreshS = 1 / 60;
     this.acknowledged = "";
     this.captions = new Captions();
     const fetch = options.fetch ?? globalThis.fetch?.bind(globalThis);
@@ -210,18 +209,11 @@ export class Session extends EventTarget {
 
   /** Draws with the screen, and acknowledges what was heard. */
   #run() {
-    let last = 0;
-    const draw = (/** @type {number} */ now) => {
-      if (this.state === "closed") return;
-      const elapsed = (now - last) / 1000;
-      last = now;
-      if (elapsed < 0.1) this.refreshS += 0.1 * (elapsed - this.refreshS);
-      // A picture that is drawn now is seen until the next one: half of it later on average.
-      this.media?.update(Math.min(this.refreshS / 2, MAX_LEAD_S));
-      requestAnimationFrame(draw);
-    };
-    if (this.options.canvas && typeof requestAnimationFrame !== "undefined") {
-      requestAnimationFrame(draw);
+    if (this.options.canvas) {
+      followScreen((leadS) => {
+        this.media?.update(leadS);
+        return this.state !== "closed";
+      });
     }
     this.ticking = setInterval(() => {
       this.media?.update(0); // a hidden page gets no animation frames
