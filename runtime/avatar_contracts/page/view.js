@@ -37,6 +37,7 @@ export function showState(state, { sentence, isListening, hears, saysText }) {
   element("speak").disabled = !view.canAct || !element("file").files.length;
   element("use").disabled = !view.canAct;
   element("text-form").hidden = !saysText;
+  element("say").classList.toggle("primary", !hears);
   element("stop").hidden = state !== "speaking";
   element("end").hidden = !view.hasSession;
   setText("end", state === "waiting" ? "Stop waiting" : "End");
