@@ -124,6 +124,19 @@ class ScriptedServer:
 
         await page.route_web_socket("**/v1/realtime*", connect)
 
+    async def is_asked(self, page: Page, connections: int = 1) -> None:
+        """Wait for a connection."""
+        async with _deadline():
+            while len(self.sockets) < connections:
+                await page.wait_for_timeout(20)
+
+    async def receives(self, page: Page, kind: str) -> dict[str, Any]:
+        """Wait until the last message has a type, and return it."""
+        async with _deadline():
+            while not self.received or self.received[-1]["type"] != kind:
+                await page.wait_for_timeout(20)
+        return self.received[-1]
+
     def send(self, kind: str, **fields: Any) -> None:
         """Send an event over the last connection."""
         self.sockets[-1].send(json.dumps({"type": kind, **fields}))
@@ -144,6 +157,7 @@ async def test_a_caller_who_waits_sees_the_place_and_the_time() -> None:
         await has_picture(page)
         await page.get_by_role("button", name="Play a sample").click()
         await expect(page.locator("#status")).to_have_text("Connecting…")
+        await server.is_asked(page)
         server.send("session.queued", position=3, eta_ms=20400)
         status = page.locator("#status")
         await expect(status).to_have_text("You are number 3 in the queue, about 20 s.")
@@ -165,15 +179,14 @@ async def test_a_lost_connection_is_told_and_resumed() -> None:
         await has_picture(page)
         await page.get_by_role("button", name="Play a sample").click()
         await expect(page.locator("#status")).to_have_text("Connecting…")
+        await server.is_asked(page)
         server.create()
         await expect(page.locator("#status")).to_have_text("Connected")
         await server.sockets[-1].close(code=1012)
         await expect(page.locator("#status")).to_have_text("The server restarts. Reconnecting…")
         await shoot(page, "reconnecting")
-        await expect(page.locator("#status")).to_have_text("The server restarts. Reconnecting…")
-        async with _deadline():
-            while server.received[-1]["type"] != "session.resume":
-                await page.wait_for_timeout(20)
+        await server.is_asked(page, connections=2)
+        await server.receives(page, "session.resume")
         assert server.received[-1] == {"type": "session.resume", "token": "t1", "last_seq": 1}
         assert "resume=sess_1" in server.sockets[-1].url
         server.send(
@@ -184,15 +197,11 @@ async def test_a_lost_connection_is_told_and_resumed() -> None:
             input_samples=0,
             epoch=1,
         )
-        async with _deadline():
-            while server.received[-1]["type"] != "session.avatar.connect":
-                await page.wait_for_timeout(20)
+        await server.receives(page, "session.avatar.connect")
         fence = server.received[-1]["event_id"]
         server.send("error", seq=2, error={"code": "webrtc_unsupported", "event_id": fence})
         await expect(page.locator("#status")).to_have_text("Connected")
-        async with _deadline():
-            while server.received[-1]["type"] != "response.create":
-                await page.wait_for_timeout(20)
+        await server.receives(page, "response.create")
         kinds = [event["type"] for event in server.received if "resume" not in event["type"]]
         assert kinds.count("input_audio_buffer.append") > 10  # what the first one has not got
         assert faults == []
@@ -219,6 +228,7 @@ async def test_the_end_of_a_session_is_told_in_a_sentence(code: int) -> None:
         await has_picture(page)
         await page.get_by_role("button", name="Play a sample").click()
         await expect(page.locator("#status")).to_have_text("Connecting…")
+        await server.is_asked(page)
         await server.sockets[-1].close(code=code)
         await expect(page.locator("#status")).to_have_text(CLOSES[code])
         await expect(page.locator("#problem")).to_have_text(CLOSES[code])
