@@ -17,8 +17,13 @@ class Outbox:
         """`suffix` is the common suffix of the session's identifiers."""
         self._suffix = suffix
         self._seq = 0
-        self._queue: deque[str] = deque()
+        self._queue: deque[tuple[int, str]] = deque()
         self._characters = 0
+
+    @property
+    def last_seq(self) -> int:
+        """Number of the newest event."""
+        return self._seq
 
     @property
     def characters(self) -> int:
@@ -28,7 +33,7 @@ class Outbox:
     def add(self, kind: str, fields: dict[str, object]) -> None:
         """Append an event."""
         text = self.number(kind, fields)
-        self._queue.append(text)
+        self._queue.append((self._seq, text))
         self._characters += len(text)
 
     def warn(
@@ -47,10 +52,10 @@ class Outbox:
             separators=(",", ":"),
         )
 
-    def pop(self) -> str | None:
-        """Remove and return the oldest event, or return `None` if the outbox is empty."""
+    def pop(self) -> tuple[int, str] | None:
+        """Remove and return the oldest event with its number; `None` if the outbox is empty."""
         if not self._queue:
             return None
-        text = self._queue.popleft()
+        seq, text = self._queue.popleft()
         self._characters -= len(text)
-        return text
+        return seq, text

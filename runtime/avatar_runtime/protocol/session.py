@@ -5,6 +5,7 @@ The session has no socket, no task and no clock. `Session` states what its calle
 
 from __future__ import annotations
 
+import json
 from base64 import b64encode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic
@@ -17,6 +18,7 @@ from avatar_runtime.protocol.drive import Drive
 from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.outbox import Outbox
 from avatar_runtime.protocol.rate_limit import RateLimiter
+from avatar_runtime.protocol.resume import Received
 from avatar_runtime.protocol.session_config import Overrun
 from avatar_runtime.protocol.session_parts import SessionParts
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.frame_flow import FrameDue
     from avatar_runtime.protocol.media import Image, Utterance, VideoFrame, VoiceDetector
     from avatar_runtime.protocol.modes import Mode
+    from avatar_runtime.protocol.resume import Resume
     from avatar_runtime.protocol.session_config import Character, ReadOnlyFields, SessionConfig
     from avatar_runtime.protocol.strict_fields import StrictFields
 
@@ -59,6 +62,8 @@ class Close:
 class Outgoing:
     """One message for the socket."""
 
+    seq: int
+    """Number of the message in the session."""
     text: str
     frame: VideoFrame | None = None
     """The frame that the message carries, if any."""
@@ -120,13 +125,20 @@ class Session(Generic[W]):
         open_detector: Callable[[AudioFormat], VoiceDetector],
         now: float,
         open_mode: Callable[[SessionParts[W]], Mode[W]] = Drive,
+        resume: Resume | None = None,
     ) -> None:
         """`characters` are the avatars that the client can select, by name.
 
         The caller may change the mapping later; the session keeps the character that it has.
+        `resume` is how the client can continue the session on a new connection, if it can.
         """
         self.id = read_only.id
         self.closing: Close | None = None
+        self.received = Received()
+        """What the client has sent so far."""
+        self.acked_seq = 0
+        """The client has all messages up to this number."""
+        self._resume = resume
         self._characters = characters
         self._read_only = read_only
         self._limits = limits
@@ -213,6 +225,7 @@ class Session(Generic[W]):
             pass
         if self.closing is not None:
             return
+        self.received.messages += 1
         event_id = None
         try:
             self._check_rate(now)
@@ -238,16 +251,34 @@ class Session(Generic[W]):
 
     # Output
 
+    def resumed(self, resume: Resume, replay_from_seq: int) -> str:
+        """Return `session.resumed`, the first message of another connection of the session.
+
+        It has no number: the numbered messages from `replay_from_seq` on follow it.
+        """
+        event = {
+            "type": "session.resumed",
+            "event_id": f"event_{self.id.removeprefix('sess_')}_resumed",
+            "session": self._describe(),
+            "resume": resume.describe(),
+            "replay_from_seq": replay_from_seq,
+            "input_samples": self.received.samples,
+            "input_messages": self.received.messages,
+            "epoch": self.epoch,
+        }
+        return json.dumps(event, separators=(",", ":"))
+
     def pull(self, now: float) -> Outgoing | None:
         """Return the message to send next, or `None` if there is nothing to send."""
         while True:
-            text = self._outbox.pop()
-            if text is not None:
-                return Outgoing(text)
-            message = self._speech.pull()
-            if message is not None:
+            event = self._outbox.pop()
+            if event is not None:
+                return Outgoing(*event)
+            media = self._speech.pull()
+            if media is not None:
                 self._active_at = now
-                return Outgoing(message.text, message.frame, message.speakable_at, message.heard_at)
+                times = media.speakable_at, media.heard_at
+                return Outgoing(self._outbox.last_seq, media.text, media.frame, *times)
             if self._outbox.characters == 0 and not self._speech.finish(now):
                 return None
 
@@ -319,11 +350,22 @@ class Session(Generic[W]):
             case client_events.SessionUpdate():
                 self._update(event.session, event_id, now)
             case client_events.Ack():
-                self._speech.ack(event)
+                self._ack(event)
             case client_events.RequestKeyframe():
                 self._speech.request_keyframe()
             case _:
                 self._mode.handle(event, fields, event_id, now)
+                if isinstance(event, client_events.AppendAudio):
+                    width = self._speech.config.format.bytes_per_sample
+                    self.received.add_audio(len(event.audio), width)
+
+    def _ack(self, ack: client_events.Ack) -> None:
+        last_seq = self._outbox.last_seq
+        if ack.seq > last_seq:
+            message = f"seq is {ack.seq}; the last message has {last_seq}"
+            raise ProtocolError("ack_ahead", message, param="seq", value=ack.seq, limit=last_seq)
+        self._speech.ack(ack)
+        self.acked_seq = max(self.acked_seq, ack.seq)
 
     def _update(self, session: StrictFields, event_id: str | None, now: float) -> None:
         before = self._speech.config
@@ -350,7 +392,8 @@ class Session(Generic[W]):
         if kind == "session.updated":
             self._outbox.add(kind, {"session": self._describe()})
             return
-        self._outbox.add(kind, {"session": self._describe(), "resume": None})
+        resume = None if self._resume is None else self._resume.describe()
+        self._outbox.add(kind, {"session": self._describe(), "resume": resume})
         suffix = self.id.removeprefix("sess_")
         conversation = {"id": f"conv_{suffix}", "object": "realtime.conversation"}
         self._outbox.add("conversation.created", {"conversation": conversation})

@@ -318,7 +318,7 @@ CASES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
     ),
     "resume": (
         event("session.resume", token="t", last_seq=1),
-        {"code": "invalid_value", "param": "type", "value": "session.resume"},
+        {"code": "resume_not_first", "param": "type", "value": "session.resume"},
     ),
 }
 
