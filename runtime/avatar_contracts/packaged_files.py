@@ -16,8 +16,8 @@ PAGE_PATH: Final = "/page"
 INDEX: Final = "index.html"
 _SCRIPT: Final = "text/javascript"
 _CLIENT: Final = (
-    "capture-worklet captions close-codes connection credentials decoders errors index input-log"
-    " media microphone options pacing pcm playback-worklet resampler screen session sound"
+    "capture-worklet captions close-codes connection credentials decoders errors index media"
+    " message-log microphone options pacing pcm playback-worklet resampler screen session sound"
     " statistics timeline turns video"
 )
 _PAGE: Final = "details directory own-face page recordings states view"

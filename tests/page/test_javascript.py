@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import shutil
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +12,7 @@ from typing import Any, Final
 import pytest
 from tests.clients import environments
 from tests.clients.conftest import running
+from tests.page.cutting_proxy import CuttingProxy
 
 ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = ROOT / "runtime/avatar_contracts/page"
@@ -119,3 +121,30 @@ async def test_node_drives_a_session(video: str, socket: str) -> None:
     assert set(result["faults"]) <= {"unsupported_in_mode"}
     assert result["firstFrameMs"] > 0
     assert result["kbitPerS"] > 0
+
+
+@pytest.mark.parametrize("video", ["jpeg", "h264"])
+async def test_a_session_that_is_cut_again_and_again_loses_nothing(video: str) -> None:
+    node, _ = environments.node()
+    generator = random.Random(7)
+    async with running() as port, CuttingProxy(port).running() as proxy:
+        process = await asyncio.create_subprocess_exec(
+            *(str(node), str(TESTS / "resume.mjs"), f"http://127.0.0.1:{proxy.port}"),
+            *(str(ROOT / "examples/speech.wav"), video),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"ready\n"
+        reading = asyncio.create_task(process.stdout.read())
+        async with asyncio.timeout(LIMIT_S):
+            while not reading.done():
+                # Cuts come at any moment of a session, also while it is being resumed.
+                await asyncio.wait([reading], timeout=generator.uniform(0.05, 1.2))
+                proxy.cut()
+            await process.wait()
+    result: dict[str, Any] = json.loads(reading.result())
+    assert result["status"] == "completed"
+    assert result["faults"] == []
+    assert result["cuts"] >= 4
+    assert result["isEqual"]
+    assert (result["frames"], result["inOrder"], result["seqsInOrder"]) == (186, True, True)

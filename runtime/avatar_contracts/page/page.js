@@ -154,7 +154,7 @@ function follow({ state: to, position, etaMs, reason, code, sentence: text, erro
       view.setText("key-error", "This key is not accepted.");
       go("refused");
     }
-    go("closed", text);
+    go("closed");
     if (code !== 1000) view.showProblem(error?.message && code !== 1006 ? `${text} (${error.message})` : text);
   }
 }
@@ -250,6 +250,8 @@ ui("key-form").onsubmit = (/** @type {Event} */ event) => {
   ui("key").value = "";
   void find();
 };
+// Without this the server would hold the place for a page that has gone.
+window.addEventListener("pagehide", () => session?.close());
 document.addEventListener("keydown", ({ key }) => {
   if (key === "Escape" && state === "speaking") session?.interrupt();
 });

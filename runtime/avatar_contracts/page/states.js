@@ -61,6 +61,6 @@ export function queueSentence(position, etaMs) {
   const place = position === 1 ? "You are next" : `You are number ${position} in the queue`;
   if (etaMs === null || etaMs === undefined) return `${place}.`;
   const seconds = Math.max(1, Math.round(etaMs / 1000));
-  const time = seconds < 90 ? `${seconds} s` : `${Math.round(seconds / 60)} min`;
+  const time = seconds < 90 ? `${seconds}\u00a0s` : `${Math.round(seconds / 60)}\u00a0min`;
   return `${place}, about ${time}.`;
 }

@@ -185,6 +185,6 @@ test("the table of states leads only to states with a view, and to each of them"
 
 test("a caller who waits is told the place and the time", () => {
   assert.equal(queueSentence(1, null), "You are next.");
-  assert.equal(queueSentence(3, 20400), "You are number 3 in the queue, about 20 s.");
-  assert.equal(queueSentence(9, 240000), "You are number 9 in the queue, about 4 min.");
+  assert.equal(queueSentence(3, 20400), "You are number 3 in the queue, about 20\u00a0s.");
+  assert.equal(queueSentence(9, 240000), "You are number 9 in the queue, about 4\u00a0min.");
 });

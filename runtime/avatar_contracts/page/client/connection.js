@@ -3,11 +3,11 @@
 import { describeClose } from "./close-codes.js";
 import { subprotocols } from "./credentials.js";
 import { SessionError } from "./errors.js";
-import { InputLog } from "./input-log.js";
+import { MessageLog } from "./message-log.js";
 import { pause } from "./pacing.js";
 import { encodeSamples } from "./pcm.js";
 
-/** @typedef {import("./input-log.js").ClientEvent} ClientEvent */
+/** @typedef {{type: string, event_id?: string, [field: string]: unknown}} ClientEvent */
 /** @typedef {{type: string, seq?: number, [field: string]: any}} ServerEvent */
 /** @typedef {"connecting" | "queued" | "open" | "reconnecting" | "closed"} ConnectionState */
 
@@ -27,7 +27,6 @@ const FIRST_RETRY_MS = 250;
 const MAX_RETRY_MS = 4000;
 const ATTEMPT_MS = 5000; // for one connection; the server waits as long for the first message
 const MAX_QUIET = 256; // requests whose errors may still come
-const FENCE = { type: "session.avatar.connect", client_sdp: "" }; // in every mode: an error
 
 /**
  * @typedef {object} Address
@@ -58,7 +57,7 @@ export class Connection {
     this.state = "connecting";
     /** @type {WebSocket | null} */
     this.socket = null;
-    this.log = new InputLog();
+    this.log = new MessageLog();
     this.lastSeq = 0;
     this.sessionId = "";
     /** @type {{token: string, ttl_ms: number} | null} */
@@ -67,7 +66,6 @@ export class Connection {
     this.refusal = null;
     this.holds = true; // sent later, because there is no session yet or it is being resumed
     this.requests = 0;
-    this.inputSamples = 0;
     /** @type {Set<string | undefined>} Requests whose errors and warnings nobody wants. */
     this.quiet = new Set();
     this.ending = new AbortController();
@@ -92,15 +90,13 @@ export class Connection {
   send(event, { isQuiet = false } = {}) {
     const named = { event_id: `js_${++this.requests}`, ...event };
     if (isQuiet) this.#silence(named.event_id);
-    this.log.addRequest(named);
-    if (!this.holds) this.#write(named);
+    this.#write(named);
     return named.event_id;
   }
 
   /** @param {Int16Array} samples */
   sendSound(samples) {
-    this.log.addSound(samples);
-    if (!this.holds) this.#writeSound(samples);
+    this.#write({ type: "input_audio_buffer.append", audio: encodeSamples(samples) });
   }
 
   /** Bytes that the network has not taken. */
@@ -128,7 +124,7 @@ export class Connection {
     socket.onopen = () => {
       if (!resumes || !this.resume) return;
       const { token } = this.resume;
-      this.#write({ type: "session.resume", token, last_seq: this.lastSeq });
+      socket.send(JSON.stringify({ type: "session.resume", token, last_seq: this.lastSeq }));
     };
     socket.onmessage = ({ data }) => { if (socket === this.socket) this.#receive(data); };
     await new Promise((resolve) => {
@@ -150,8 +146,6 @@ export class Connection {
   /** @type {() => void} */
   #established = () => {};
   #isResumed = false;
-  /** @type {string | null} */
-  #fence = null;
 
   /** @param {string} text */
   #receive(text) {
@@ -169,38 +163,13 @@ export class Connection {
     } else if (event.type === "session.created") {
       this.sessionId = event.session.id;
       this.resume = event.resume ?? null;
-      this.#flush(0);
-      this.#enter("open");
-      this.#established();
+      this.#goOn(0);
     } else if (event.type === "session.resumed") {
-      this.#resumed(event);
+      this.resume = event.resume;
+      this.#isResumed = true;
+      this.#goOn(event.input_messages);
     }
-    this.log.answer(event);
-    const id = (event.error ?? event.warning)?.event_id;
-    if (this.#fence && id === this.#fence) this.#finishResume();
-    else if (!this.quiet.has(id)) this.on.onEvent(event, text.length);
-  }
-
-  /** @param {ServerEvent} event */
-  #resumed(event) {
-    this.resume = event.resume;
-    this.#isResumed = true;
-    this.inputSamples = event.input_samples;
-    // The answer to this request comes after every message that is sent again. A request that is
-    // still without an answer then was lost.
-    this.#fence = `js_${++this.requests}`;
-    this.#write({ ...FENCE, event_id: this.#fence });
-  }
-
-  #finishResume() {
-    this.#fence = null;
-    for (const entry of this.log.since(this.inputSamples)) {
-      // The server may have received it, and answer only later: then it refuses the second one.
-      if ("event" in entry) this.#silence(entry.event.event_id);
-    }
-    this.#flush(this.inputSamples);
-    this.#enter("open");
-    this.#established();
+    if (!this.quiet.has((event.error ?? event.warning)?.event_id)) this.on.onEvent(event, text.length);
   }
 
   /** @param {string | undefined} id */
@@ -210,13 +179,21 @@ export class Connection {
     if (this.quiet.size > MAX_QUIET) this.quiet.delete(this.quiet.values().next().value);
   }
 
-  /** @param {number} samples That the server has. */
-  #flush(samples) {
-    this.holds = false;
-    for (const entry of this.log.since(samples)) {
-      if ("samples" in entry) this.#writeSound(entry.samples);
-      else this.#write(entry.event);
+  /**
+   * Sends what the server lacks, and from now on everything at once.
+   * @param {number} received Messages of this session that the server has.
+   */
+  #goOn(received) {
+    const lacking = this.log.since(received);
+    if (!lacking) { // over five minutes of sound were lost with the connection
+      this.#end(4411, null);
+      this.socket?.close(1000);
+      return;
     }
+    this.holds = false;
+    for (const text of lacking) this.socket?.send(text);
+    this.#enter("open");
+    this.#established();
   }
 
   /** @param {number} code */
@@ -225,7 +202,6 @@ export class Connection {
     this.socket = null;
     this.holds = true;
     this.#isResumed = false;
-    this.#fence = null;
     if (this.state === "closed") return;
     if (this.state === "reconnecting") {
       if (!reason.resumable && code !== 1013) this.#end(code, this.refusal);
@@ -276,11 +252,8 @@ export class Connection {
 
   /** @param {ClientEvent} event */
   #write(event) {
-    if (this.socket?.readyState === 1) this.socket.send(JSON.stringify(event));
-  }
-
-  /** @param {Int16Array} samples */
-  #writeSound(samples) {
-    this.#write({ type: "input_audio_buffer.append", audio: encodeSamples(samples) });
+    const text = JSON.stringify(event);
+    this.log.add(text);
+    if (!this.holds) this.socket?.send(text);
   }
 }

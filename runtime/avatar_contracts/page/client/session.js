@@ -148,7 +148,7 @@ export class Session extends EventTarget {
 
   /**
    * Sends any event of the protocol.
-   * @param {import("./input-log.js").ClientEvent} event
+   * @param {import("./connection.js").ClientEvent} event
    * @returns {string} Its `event_id`.
    */
   send(event) {
