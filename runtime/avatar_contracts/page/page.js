@@ -144,7 +144,11 @@ async function openSession() {
 /** @param {any} detail */
 function follow({ state: to, position, etaMs, reason, code, sentence: text, error }) {
   if (to === "queued") go("queued", queueSentence(position, etaMs));
-  else if (to === "open") { view.showFace(); go("opened"); }
+  else if (to === "open") {
+    view.showFace();
+    go("opened");
+    if (session?.isSpeaking) go("spoke");
+  }
   else if (to === "reconnecting") go("lost", `${reason.sentence} Reconnecting…`);
   else if (to === "closed") {
     stopListening();

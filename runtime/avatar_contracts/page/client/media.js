@@ -38,6 +38,7 @@ export class Media {
     this.held = [];
     this.current = "";
     this.started = "";
+    this.isHeard = false; // from the first sound of a response to its last
     this.received = 0;
     this.hasVideo = true;
   }
@@ -86,10 +87,12 @@ export class Media {
     const { moment } = this;
     if (moment && moment.responseId !== this.started && position > 0) {
       this.started = moment.responseId;
+      this.isHeard = true;
       this.on.onStarted(moment.responseId);
     }
     if (this.held.length) return;
     for (const { responseId, status } of this.timeline.takeFinished(position)) {
+      if (responseId === this.started) this.isHeard = false;
       this.on.onFinished(responseId, status);
     }
   }
@@ -100,6 +103,7 @@ export class Media {
     this.starting = null;
     this.held = [];
     this.current = this.started = "";
+    this.isHeard = false;
     const ends = [...this.timeline.ends];
     this.sound.clear();
     this.timeline.clear();

@@ -77,6 +77,11 @@ export class Session extends EventTarget {
     return this.connection.state;
   }
 
+  /** Whether a response is heard now. */
+  get isSpeaking() {
+    return this.media?.isHeard ?? false;
+  }
+
   /**
    * Lets the avatar say a text, in a service of mode `speech` or `bridge`.
    * @param {string} text
