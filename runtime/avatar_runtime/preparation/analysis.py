@@ -31,8 +31,12 @@ if TYPE_CHECKING:
 
 CHUNK_FRAMES: Final = 50
 """Frames that are stored, and lost by an interruption, together: 2 s of the clip."""
+BATCH_FRAMES: Final = 10
+"""Frames in memory at once, 60 MB of 1080p, of which the detector searches the first one.
+
+It divides a chunk, so that a preparation that is continued searches the same frames.
+"""
 STAGE: Final = "seen"
-_BATCH: Final = 5  # frames in memory at once: 30 MB of 1080p; divides a chunk
 _NUMBERS: Final = (
     "yaw_degrees",
     "pitch_degrees",
@@ -136,7 +140,7 @@ def _store_chunk(
     files: list[NDArray[np.uint8]] = []
     while len(located) < CHUNK_FRAMES:
         with meter.stage("decode", 0) as timed:
-            batch = list(islice(frames, _BATCH))
+            batch = list(islice(frames, BATCH_FRAMES))
             timed.frames = len(batch)
         if not batch:
             break
