@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import cv2
 import numpy as np
 from av.video.reformatter import (
     ColorPrimaries,
@@ -187,7 +186,7 @@ class Converter:
         key = (colours.transfer, colours.primaries, colours.mapped_transfer, (width, height))
         if self._table is None or self._table[0] != key:
             self._table = (key, colour_table.ColourTable(*key))
-        return _to_bytes(self._table[1].convert(planes))
+        return self._table[1].convert(planes)
 
     def _flatten(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return `(h, w, 4)` with straight alpha over the background, rounded to nearest."""
@@ -199,15 +198,3 @@ class Converter:
             mixed = strip[..., :3] * alpha + self._background * (255 - alpha) + 127
             flat[top : top + rows] = mixed // 255
         return flat
-
-
-def _to_bytes(frame: Any) -> NDArray[np.uint8]:
-    """Return a frame of 16-bit planes in the order green, blue, red as 8-bit BGR, rounded."""
-    green, blue, red = (
-        cv2.convertScaleAbs(
-            np.frombuffer(plane, np.uint16).reshape(frame.height, -1)[:, : frame.width],
-            alpha=1 / 257,
-        )
-        for plane in frame.planes
-    )
-    return np.asarray(cv2.merge([blue, green, red]), np.uint8)
