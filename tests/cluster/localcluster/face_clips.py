@@ -110,19 +110,18 @@ def write(
 def repeat(path: Path, times: int) -> Path:
     """Join a video to itself and return the path of the long one; no frame is coded again."""
     target = path.with_name(f"{path.stem}-{times}{path.suffix}")
-    with av.open(str(target), "w") as container:
-        stream: Any = None
+    with av.open(str(path)) as source, av.open(str(target), "w") as container:
+        coded = source.streams.video[0]
+        packets = [packet for packet in source.demux(coded) if packet.dts is not None]
+        stream = container.add_stream_from_template(coded)
         for number in range(times):
-            with av.open(str(path)) as source:
-                coded = source.streams.video[0]
-                stream = stream or container.add_stream_from_template(coded)
-                for packet in source.demux(coded):
-                    if packet.dts is None:
-                        continue
-                    packet.pts += number * coded.duration
-                    packet.dts += number * coded.duration
-                    packet.stream = stream
-                    container.mux(packet)
+            for packet in packets:
+                copy = av.Packet(bytes(packet))
+                copy.pts = packet.pts + number * coded.duration
+                copy.dts = packet.dts + number * coded.duration
+                copy.time_base, copy.duration = coded.time_base, packet.duration
+                copy.is_keyframe, copy.stream = packet.is_keyframe, stream
+                container.mux(copy)
     return target
 
 
