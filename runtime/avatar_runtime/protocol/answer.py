@@ -207,6 +207,7 @@ class Answer(Generic[W]):
             frame,
             offset_samples=offset,
             rate=audio.rate,
+            fps=self._fps,
         )
         is_first = frame.frame_index == 0
         return VideoMessage(

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Final, Generic
 from avatar_runtime.protocol.live_source import LiveTimes, live_times
 from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.pacing import Pacer
-from avatar_runtime.protocol.session_config import Overrun, VideoMode, source_position
+from avatar_runtime.protocol.session_config import Overrun, source_position
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from avatar_runtime.protocol.media import Image
     from avatar_runtime.protocol.response import ActiveResponse
-    from avatar_runtime.protocol.session_config import SessionConfig
+    from avatar_runtime.protocol.session_config import SessionConfig, VideoMode
     from avatar_runtime.protocol.turn import Turn
 
 MAX_IN_FLIGHT_FRAMES: Final = 32
@@ -166,6 +166,10 @@ class FrameFlow(Generic[W]):
             dropped += 1
         return dropped
 
+    def add_idle_frame(self, now: float) -> None:
+        """Add a frame between responses that the client plays in turn."""
+        self._pacer.add_frames(1, now)
+
     def end(self, turn: Turn[W]) -> None:
         """Remove the frames of an ended response that were not sent."""
         self._pacer.remove_frames(turn.unsent_frames)
@@ -207,4 +211,4 @@ class FrameFlow(Generic[W]):
 
 
 def _max_unsent_bytes(config: SessionConfig) -> int:
-    return MAX_UNSENT_RAW_BYTES if config.video is VideoMode.H264 else MAX_UNSENT_BYTES
+    return MAX_UNSENT_RAW_BYTES if config.video.is_encoded_when_sent else MAX_UNSENT_BYTES

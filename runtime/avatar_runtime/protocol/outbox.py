@@ -17,6 +17,7 @@ class Outbox:
         """`suffix` is the common suffix of the session's identifiers."""
         self._suffix = suffix
         self._seq = 0
+        self._unnumbered = 0
         self._queue: deque[str] = deque()
         self._characters = 0
 
@@ -42,10 +43,13 @@ class Outbox:
         """Return the event as JSON with the next number. The caller must send it next."""
         self._seq += 1
         event_id = f"event_{self._suffix}_{self._seq}"
-        return json.dumps(
-            {"type": kind, "event_id": event_id, "seq": self._seq, **fields},
-            separators=(",", ":"),
-        )
+        return _as_json({"type": kind, "event_id": event_id, "seq": self._seq, **fields})
+
+    def unnumbered(self, kind: str, fields: dict[str, object]) -> str:
+        """Return an event as JSON that has no number: the client does not miss it if it is lost."""
+        self._unnumbered += 1
+        event_id = f"event_{self._suffix}_i{self._unnumbered}"
+        return _as_json({"type": kind, "event_id": event_id, **fields})
 
     def pop(self) -> str | None:
         """Remove and return the oldest event, or return `None` if the outbox is empty."""
@@ -54,3 +58,7 @@ class Outbox:
         text = self._queue.popleft()
         self._characters -= len(text)
         return text
+
+
+def _as_json(event: dict[str, object]) -> str:
+    return json.dumps(event, separators=(",", ":"))

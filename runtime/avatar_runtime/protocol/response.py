@@ -30,6 +30,11 @@ class VideoMessage:
     heard_at: float | None = None
     """When the first audio of an answer arrived; with its first frame only."""
 
+    @property
+    def is_activity(self) -> bool:
+        """Whether it shows that the session is in use."""
+        return not self.frame.is_idle
+
 
 class ActiveResponse(Protocol[W]):
     """The active response of a session. `Speech` decides when it starts and ends."""
@@ -139,7 +144,13 @@ class Response(Generic[W]):
                 speakable_at = turn.speakable_at if media.frame_index == 0 else None
                 offset = media.frame_index * audio.samples_per_frame(self.fps)
                 delta = server_events.video_delta(
-                    self.id, self.item.id, epoch, media, offset_samples=offset, rate=audio.rate
+                    self.id,
+                    self.item.id,
+                    epoch,
+                    media,
+                    offset_samples=offset,
+                    rate=audio.rate,
+                    fps=self.fps,
                 )
                 text = self.outbox.number("response.video.delta", delta)
                 return VideoMessage(text, media, speakable_at)

@@ -17,7 +17,7 @@ from avatar_runtime.protocol.drive import Drive
 from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.outbox import Outbox
 from avatar_runtime.protocol.rate_limit import RateLimiter
-from avatar_runtime.protocol.session_config import Overrun
+from avatar_runtime.protocol.session_config import Overrun, VideoMode
 from avatar_runtime.protocol.session_parts import SessionParts
 
 if TYPE_CHECKING:
@@ -244,9 +244,10 @@ class Session(Generic[W]):
             text = self._outbox.pop()
             if text is not None:
                 return Outgoing(text)
-            message = self._speech.pull()
+            message = self._speech.pull(now)
             if message is not None:
-                self._active_at = now
+                if message.is_activity:
+                    self._active_at = now
                 return Outgoing(message.text, message.frame, message.speakable_at, message.heard_at)
             if self._outbox.characters == 0 and not self._speech.finish(now):
                 return None
@@ -336,6 +337,8 @@ class Session(Generic[W]):
                 raise response_active("session.avatar.character", after.character.name)
             if after.format != before.format:
                 raise response_active("session.audio.input.format", after.format.kind)
+            if after.video is not before.video and VideoMode.FMP4 in (after.video, before.video):
+                raise response_active("session.avatar.video.mode", after.video.value)
         self._mode.configure(after, now)
         if not self._mode.forward(session.document, event_id):
             self._report("session.updated")
@@ -350,6 +353,7 @@ class Session(Generic[W]):
         if kind == "session.updated":
             self._outbox.add(kind, {"session": self._describe()})
             return
+        self._speech.allow_idle_frames()
         self._outbox.add(kind, {"session": self._describe(), "resume": None})
         suffix = self.id.removeprefix("sess_")
         conversation = {"id": f"conv_{suffix}", "object": "realtime.conversation"}

@@ -30,8 +30,24 @@ class VideoMode(Enum):
     """One image for each frame."""
     H264 = "h264"
     """One access unit of H.264 for each frame."""
+    FMP4 = "fmp4"
+    """One file with picture and sound, which grows with each frame."""
     NONE = "none"
     """Nothing: the session has sound only, and the engine generates no frames for it."""
+
+    @property
+    def is_encoded_when_sent(self) -> bool:
+        """Whether a frame takes its form when it is sent, because it depends on others."""
+        return self in (VideoMode.H264, VideoMode.FMP4)
+
+
+class Idle(Enum):
+    """What the client sees between responses."""
+
+    NONE = "none"
+    """Nothing new: it keeps the last frame."""
+    STREAM = "stream"
+    """The avatar in silence, at the frame rate of the session."""
 
 
 class StartTrigger(Enum):
@@ -91,7 +107,9 @@ class SessionConfig:
     """Whether the client has named the avatar or its video, so that it knows events about them."""
     resolution: tuple[int, int] | None = None
     """Width and height in pixels; `None` takes the size of the avatar."""
-    audio_deltas: bool = True
+    asked_audio_deltas: bool | None = None
+    """Whether the client gets sound apart from the video, if it has said so."""
+    idle: Idle = Idle.NONE
     window_ms: int = 1000
     overrun: Overrun = Overrun.DROP
     asked_start: StartTrigger | None = None
@@ -107,7 +125,7 @@ class SessionConfig:
     def size(self) -> tuple[int, int]:
         """Width and height of the frames in pixels."""
         width, height = self.resolution or (self.character.width, self.character.height)
-        if self.video is VideoMode.H264:
+        if self.video.is_encoded_when_sent:
             # Chroma has half the size. A resolution of the client is even.
             return width - width % 2, height - height % 2
         return width, height
@@ -116,6 +134,19 @@ class SessionConfig:
     def has_video(self) -> bool:
         """Whether the client gets frames."""
         return self.video is not VideoMode.NONE
+
+    @property
+    def streams_idle_frames(self) -> bool:
+        """Whether the client gets frames between responses."""
+        is_asked = self.idle is Idle.STREAM and self.has_video
+        return is_asked or self.video is VideoMode.FMP4
+
+    @property
+    def audio_deltas(self) -> bool:
+        """Whether the client gets sound apart from the video: a file has it already."""
+        if self.asked_audio_deltas is not None:
+            return self.asked_audio_deltas
+        return self.video is not VideoMode.FMP4
 
     @property
     def official_only(self) -> bool:
@@ -173,7 +204,7 @@ class SessionConfig:
                     "crop": None,
                 },
                 "audio_deltas": self.audio_deltas,
-                "idle": "none",
+                "idle": (Idle.STREAM if self.streams_idle_frames else self.idle).value,
                 "transport": "json",
                 "flow": {
                     "mode": "clock",

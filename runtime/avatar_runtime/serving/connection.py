@@ -193,6 +193,9 @@ class Connection:
         if outgoing.frame is None:
             return
         now, metrics = self._runtime.clock(), self._runtime.metrics
+        if outgoing.frame.is_idle:
+            metrics.count_idle_sent()
+            return
         kind: FrameKind = "drawn" if outgoing.frame.is_drawn else "silent"
         metrics.count_sent(kind, now - outgoing.frame.requested_at, now)
         if outgoing.speakable_at is not None:
