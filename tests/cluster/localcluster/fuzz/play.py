@@ -71,7 +71,7 @@ class Played:
         kind = event["type"]
         self.kinds[kind] = self.kinds.get(kind, 0) + 1
         if kind == "error":
-            code = event["error"]["code"]
+            code = event["error"]["code"] or "none"  # an upstream's error may have none
             self.errors[code] = self.errors.get(code, 0) + 1
 
 
