@@ -147,7 +147,9 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--wait-ms", type=int, help="maximum wait for a free slot")
     common.add_argument("--update", action="store_true", help="send a session.update first")
     common.add_argument(
-        "--video", choices=("jpeg", "h264"), help="form of the video; the server's default is jpeg"
+        "--video",
+        choices=("jpeg", "h264", "fmp4"),
+        help="form of the video; the server's default is jpeg",
     )
     common.add_argument(
         "--every-frame",

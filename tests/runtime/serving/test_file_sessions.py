@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import itertools
 from typing import TYPE_CHECKING, Any, Final
 
 import av
+import cv2
 import numpy as np
 import pytest
 from tests import browser
 
 from avatar_runtime.batching.frames import Frame
+from avatar_runtime.engine.rendering import blend_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -116,14 +119,72 @@ async def test_the_concatenated_deltas_are_one_file_in_step(
     assert [round(time * 1000) for time, _ in pictures] == times
     bright = [luma > 120 for _, luma in pictures]
     seen = [pictures[at][0] for at in _starts(bright, 5)]
-    expected = [
-        event["file_ms"] / 1000 for event in deltas if event["frame_index"] == MARKED.start
-    ]
+    expected = [event["file_ms"] / 1000 for event in deltas if event["frame_index"] == MARKED.start]
     assert seen == pytest.approx(expected)
     assert len(seen) == 3
     heard = [at / 24_000 for at in _starts(np.abs(sound) > 0.1, 4800)]
     assert heard == pytest.approx(seen, abs=MAX_SKEW_S)
     assert len(pictures) / FPS - len(sound) / 24_000 < 0.17
+
+
+def _picture(number: int) -> NDArray[np.uint8]:
+    """Return a colourful picture that moves, `(h, w, 3) uint8` BGR."""
+    x, y = np.meshgrid(np.arange(64), np.arange(64))
+    planes = [(x * 3 + 5 * number) % 256, (y * 4) % 256, np.full_like(x, 90)]
+    image = np.stack(planes, axis=2).astype(np.uint8)
+    return np.asarray(cv2.GaussianBlur(image, (15, 15), 0), np.uint8)
+
+
+def _shown(mode: str, deltas: Sequence[dict[str, Any]]) -> dict[tuple[int, float], Any]:
+    """Return the pictures of a response in BGR by their index and time."""
+    data = [base64.b64decode(event["delta"]) for event in deltas]
+    images: list[Any]
+    if mode == "jpeg":
+        images = [cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR) for file in data]
+    elif mode == "h264":
+        context: Any = av.CodecContext.create("h264", "r")
+        context.thread_count = 1
+        frames = [frame for unit in data for frame in context.decode(av.Packet(unit))]
+        images = [frame.to_ndarray(format="bgr24") for frame in frames]
+    else:
+        with av.open(io.BytesIO(b"".join(data))) as container:
+            images = [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
+    return {
+        (event["frame_index"], event["pts_ms"]): image
+        for event, image in zip(deltas, images, strict=True)
+        if not event["idle"]
+    }
+
+
+MIN_PSNR_DB: Final = 34
+"""Between the source and each mode at quality 80, and between two modes."""
+
+
+async def test_all_modes_show_the_same_pictures_at_the_same_times(
+    serve: Serve, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run(batch: Sequence[FrameRequest], on_free: Callable[[], None]) -> Sequence[Frame]:
+        await asyncio.sleep(0)
+        return [Frame(r, blend_host.encode(_picture(r.frame_index), r)) for r in batch]
+
+    monkeypatch.setattr(engine, "run", run)
+    shown = {}
+    async with serve(engine=engine) as served:
+        for mode in ("jpeg", "h264", "fmp4"):
+            async with served.client(f"?video={mode}") as client:
+                await client.say(_sound(60))
+                await client.until("response.done")
+                for _ in range(6 if mode == "fmp4" else 0):
+                    await client.until("response.video.delta")
+                shown[mode] = _shown(mode, client.of("response.video.delta"))
+    assert list(shown["jpeg"]) == [(n, n * 1000 / FPS) for n in range(60)]
+    for one, other in itertools.combinations(shown, 2):
+        assert list(shown[one]) == list(shown[other])
+        for key, picture in shown[one].items():
+            assert cv2.PSNR(picture, shown[other][key]) > MIN_PSNR_DB
+    for pictures in shown.values():
+        for (index, _), picture in pictures.items():
+            assert cv2.PSNR(picture, _picture(index)) > MIN_PSNR_DB
 
 
 async def test_two_sessions_have_two_files(serve: Serve, engine: FakeEngine) -> None:
