@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Final
 from avatar_runtime.errors import ProtocolError, shown, supported
 from avatar_runtime.protocol import turn_detection_update
 from avatar_runtime.protocol.audio_formats import FORMATS, AudioFormat
-from avatar_runtime.protocol.session_config import Idle, Overrun, StartTrigger, VideoMode
+from avatar_runtime.protocol.session_config import (
+    Crop,
+    Idle,
+    Overrun,
+    StartTrigger,
+    VideoMode,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -73,6 +79,7 @@ class ConfigUpdate:
             self._audio(session.nested("audio"))
         if "avatar" in session:
             self._avatar(session.nested("avatar"))
+        self._check_crop()
         self._check_file_size()
         known = {"type", "output_modalities", "audio", "avatar", *self._read_only.session()}
         stored = {name: session.document[name] for name in session.unknown(known)}
@@ -206,7 +213,7 @@ class ConfigUpdate:
         if "region" in video:
             video.choice("region", ["full"])
         if "crop" in video:
-            video.only("crop", None)
+            self._change(crop=None if video.document["crop"] is None else _crop(video))
         if "quality" in video:
             self._change(quality=video.integer("quality", 1, 100))
         if "bitrate" in video:
@@ -216,6 +223,20 @@ class ConfigUpdate:
             resolution = (size.integer("width", *PIXEL_RANGE), size.integer("height", *PIXEL_RANGE))
             self._change(resolution=resolution)
         self._check_even(video)
+
+    def _check_crop(self) -> None:
+        crop, character = self.config.crop, self.config.character
+        if crop is None:
+            return
+        if crop.right > character.width or crop.bottom > character.height:
+            raise ProtocolError(
+                "invalid_value",
+                f"session.avatar.video.crop.bottom_right is [{crop.right}, {crop.bottom}];"
+                f" the picture of {character.name} has {character.width} x {character.height}",
+                param="session.avatar.video.crop.bottom_right",
+                value=[crop.right, crop.bottom],
+                limit=[character.width, character.height],
+            )
 
     def _check_even(self, video: StrictFields) -> None:
         if not self.config.video.is_encoded_when_sent or self.config.resolution is None:
@@ -290,6 +311,17 @@ class ConfigUpdate:
                 value=size,
                 limit=MAX_STORED_CHARACTERS,
             )
+
+
+def _crop(video: StrictFields) -> Crop:
+    fields = video.nested("crop")
+    left, top = fields.integers("top_left", 2)
+    right, bottom = fields.integers("bottom_right", 2)
+    crop = Crop(left, top, right, bottom)
+    if min(crop.size) < PIXEL_RANGE[0]:
+        smallest = f"must be at least {PIXEL_RANGE[0]} pixels right of and below top_left"
+        raise fields.invalid("bottom_right", smallest, PIXEL_RANGE[0])
+    return crop
 
 
 def _size(size: tuple[int, int]) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from avatar_runtime.protocol.media import Image
     from avatar_runtime.protocol.response import ActiveResponse
-    from avatar_runtime.protocol.session_config import SessionConfig, VideoMode
+    from avatar_runtime.protocol.session_config import Crop, SessionConfig, VideoMode
     from avatar_runtime.protocol.turn import Turn
 
 MAX_IN_FLIGHT_FRAMES: Final = 32
@@ -53,6 +53,8 @@ class FrameDue(Generic[W]):
     """Height of the frame in pixels."""
     video: VideoMode
     """The form in which the client gets the frame."""
+    crop: Crop | None = None
+    """The part of the avatar's picture that the frame shows; `None` for all of it."""
 
 
 class FrameFlow(Generic[W]):
@@ -101,6 +103,7 @@ class FrameFlow(Generic[W]):
                 width=width,
                 height=height,
                 video=config.video,
+                crop=config.crop,
             )
 
     def omit(self, turn: Turn[W], config: SessionConfig, now: float) -> int:

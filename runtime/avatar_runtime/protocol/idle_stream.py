@@ -70,6 +70,7 @@ class IdleStream(Generic[W]):
             width=width,
             height=height,
             video=config.video,
+            crop=config.crop,
         )
 
     def deliver(self, epoch: int, image: Image) -> bool:

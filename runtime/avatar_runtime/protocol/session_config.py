@@ -62,6 +62,32 @@ class StartTrigger(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Crop:
+    """The part of the avatar's picture that the client sees, in pixels of that picture."""
+
+    left: int
+    top: int
+    right: int
+    """The first column that is not seen."""
+    bottom: int
+    """The first row that is not seen."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.right - self.left, self.bottom - self.top
+
+    @property
+    def corners(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom."""
+        return self.left, self.top, self.right, self.bottom
+
+    def describe(self) -> dict[str, object]:
+        """Return the object of the wire protocol, which has Azure's form."""
+        return {"top_left": [self.left, self.top], "bottom_right": [self.right, self.bottom]}
+
+
+@dataclass(frozen=True, slots=True)
 class Character:
     """A prepared avatar and the size of its frames in pixels."""
 
@@ -106,7 +132,9 @@ class SessionConfig:
     names_avatar: bool = False
     """Whether the client has named the avatar or its video, so that it knows events about them."""
     resolution: tuple[int, int] | None = None
-    """Width and height in pixels; `None` takes the size of the avatar."""
+    """Width and height in pixels; `None` takes the size of the avatar, or of the crop."""
+    crop: Crop | None = None
+    """The part of the picture that is shown; `None` shows all of it."""
     asked_audio_deltas: bool | None = None
     """Whether the client gets sound apart from the video, if it has said so."""
     idle: Idle = Idle.NONE
@@ -124,7 +152,10 @@ class SessionConfig:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of the frames in pixels."""
-        width, height = self.resolution or (self.character.width, self.character.height)
+        seen = (
+            (self.character.width, self.character.height) if self.crop is None else self.crop.size
+        )
+        width, height = self.resolution or seen
         if self.video.is_encoded_when_sent:
             # Chroma has half the size. A resolution of the client is even.
             return width - width % 2, height - height % 2
@@ -201,7 +232,7 @@ class SessionConfig:
                     "bitrate": self.bitrate,
                     "region": "full",
                     "resolution": {"width": width, "height": height},
-                    "crop": None,
+                    "crop": None if self.crop is None else self.crop.describe(),
                 },
                 "audio_deltas": self.audio_deltas,
                 "idle": (Idle.STREAM if self.streams_idle_frames else self.idle).value,

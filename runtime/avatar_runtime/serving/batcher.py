@@ -323,6 +323,7 @@ def _request(session_id: str, due: FrameDue[AudioWindow]) -> FrameRequest:
         width=due.width,
         height=due.height,
         raw=due.video.is_encoded_when_sent,
+        crop=None if due.crop is None else due.crop.corners,
     )
 
 

@@ -301,8 +301,13 @@ CASES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
         {"code": "invalid_value", "param": "session.avatar.video.region", "limit": ["full"]},
     ),
     "crop": (
-        avatar(video={"crop": {"left": 1}}),
-        {"code": "invalid_value", "param": "session.avatar.video.crop", "limit": [None]},
+        avatar(video={"crop": {"top_left": [0, 0], "bottom_right": [500, 300]}}),
+        {
+            "code": "invalid_value",
+            "param": "session.avatar.video.crop.bottom_right",
+            "value": [500, 300],
+            "limit": [384, 384],
+        },
     ),
     "idle": (
         avatar(idle="loop"),

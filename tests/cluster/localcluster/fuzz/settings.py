@@ -66,7 +66,14 @@ FIELDS: Final[Mapping[str, Choices]] = {
         ({"width": 63, "height": 64}, {"width": 64}, [64, 64]),
     ),
     "avatar.video.region": (("full",), ("patch",)),
-    "avatar.video.crop": ((None,), ({"x": 0},)),
+    "avatar.video.crop": (
+        (
+            None,
+            {"top_left": [0, 0], "bottom_right": [64, 64]},
+            {"top_left": [10, 0], "bottom_right": [101, 99]},
+        ),
+        ({"x": 0}, {"top_left": [0, 0], "bottom_right": [5000, 64]}, {"top_left": [0, 0]}),
+    ),
     "avatar.audio_deltas": ((True, True, False), (1,)),
     "avatar.idle": (("none", "stream"), ("stop",)),
     "avatar.transport": (("json",), ("binary",)),
