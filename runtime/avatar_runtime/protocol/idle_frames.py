@@ -69,9 +69,9 @@ class IdleFrames(Generic[W]):
             return self._closing.deliver(image, is_drawn=is_drawn)
         return self._stream.deliver(epoch, image)
 
-    def lose(self, response_ref: int) -> bool:
+    def lose(self, response_ref: int, now: float) -> bool:
         """Forget a frame of the stream that will not come, and return whether it was awaited."""
-        return response_ref == idle_stream.REF and self._stream.drop()
+        return response_ref == idle_stream.REF and self._stream.lose(now)
 
     def take(self, config: SessionConfig) -> VideoFrame | None:
         """Return the frame to send in the mode of the session, once."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 REF: Final = -1
 """`response_ref` of the frames: those of responses start at 1."""
+RETRY_S: Final = 1.0
+"""Time from a frame that the engine could not generate to the next request."""
 
 
 class IdleStream(Generic[W]):
@@ -32,6 +34,7 @@ class IdleStream(Generic[W]):
         self._fps = fps
         self._silence: tuple[AudioFormat, W] | None = None
         self._next_at = 0.0
+        self._retry_at = 0.0
         self._requested_at: float | None = None  # in flight
         self._epoch = 0  # of the frame in flight
         self._frame: VideoFrame | None = None  # to send
@@ -46,7 +49,8 @@ class IdleStream(Generic[W]):
         is_in_flight = self._requested_at is not None and self._epoch == epoch
         if is_in_flight or self._frame is not None:
             return None
-        return plays_until - lead_s if lead_s else max(self._next_at, plays_until)
+        at = plays_until - lead_s if lead_s else max(self._next_at, plays_until)
+        return max(at, self._retry_at)
 
     def due(
         self, config: SessionConfig, epoch: int, position: int, now: float
@@ -87,13 +91,20 @@ class IdleStream(Generic[W]):
         return frame
 
     def drop(self) -> bool:
-        """Forget the frame, and return whether there was one.
-
-        A response shows its own, or the engine could not generate it.
-        """
+        """Forget the frame, and return whether there was one: a response shows its own."""
         had_frame = self._requested_at is not None or self._frame is not None
         self._requested_at = self._frame = None
         return had_frame
+
+    def lose(self, now: float) -> bool:
+        """Forget a frame that will not come, and return whether it was awaited.
+
+        The next one waits a little, so that an engine that fails is not asked all the time.
+        """
+        if self._requested_at is None:
+            return False
+        self._retry_at = now + RETRY_S
+        return self.drop()
 
     def _window(self, audio: AudioFormat) -> W:
         if self._silence is None or self._silence[0] != audio:

@@ -151,7 +151,7 @@ class Speech(Generic[W]):
 
     def fail(self, response_ref: int, epoch: int, now: float) -> None:
         """End the response whose frames the engine could not generate."""
-        if self._idle.lose(response_ref) or self._awaited(response_ref, epoch) is None:
+        if self._idle.lose(response_ref, now) or self._awaited(response_ref, epoch) is None:
             return
         fault = ProtocolError("internal_error", "the engine could not generate the frames")
         self._outbox.add("error", {"error": server_events.error(fault, None, "server_error")})
@@ -286,7 +286,7 @@ class Speech(Generic[W]):
     def skip(self, response_ref: int, epoch: int, frame_index: int, now: float) -> bool:
         """Drop a frame that is in flight, or return false if it is no longer awaited."""
         if response_ref in idle_frames.REFS:
-            return epoch == self.epoch and self._idle.lose(response_ref)
+            return epoch == self.epoch and self._idle.lose(response_ref, now)
         active = self._awaited(response_ref, epoch)
         if active is None or not self._flow.skip(active.turn, self.config, frame_index, now):
             return False

@@ -20,7 +20,7 @@ CACHE_BYTES: Final = 32 * MIB
 ten times as large."""
 
 Key = tuple[str, int, int, int, int | None, tuple[int, int, int, int] | None]
-"""Key of the avatar, stored frame, width, height, JPEG quality, `None` for a raw image, and crop."""
+"""Key of the avatar, stored frame, width, height, JPEG quality (`None` if raw) and crop."""
 
 
 class IdleFrames:
