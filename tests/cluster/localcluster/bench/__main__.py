@@ -92,7 +92,7 @@ BENCHES: Final = (
         what="1,000,000 random messages against the protocol of sessions",
         is_long=True,
     ),
-    Bench("video", "localcluster.bench.video", what="JPEG and H.264: bytes, CPU and quality"),
+    Bench("video", "localcluster.bench.video", what="JPEG, H.264 and a file: bytes, CPU, quality"),
     Bench("interruptions", "localcluster.bench.interruptions", what="8 callers interrupt"),
     Bench("faults", "localcluster.bench.faults", what="convergence under API faults, 200 seeds"),
     Bench(
