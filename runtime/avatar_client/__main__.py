@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avatar_client import errors, load, record, session, sound, talk
+from avatar_client.options import Options
 from avatar_contracts import media_files
 
 if TYPE_CHECKING:
@@ -83,11 +84,13 @@ def _print_warnings(result: Mapping[str, Any]) -> None:
 
 def _settings(options: argparse.Namespace) -> Mapping[str, Any] | None:
     """Return the fields of the `session.update`, or `None` if the options need no update."""
-    mode = options.video or ("jpeg" if options.update else None)
-    avatar: dict[str, Any] = {} if mode is None else {"video": {"mode": mode}}
-    if options.every_frame:
-        avatar["flow"] = {"overrun": "pause"}
-    return {"avatar": avatar} if avatar else None
+    return Options(
+        video=options.video or ("jpeg" if options.update else None),
+        transport=options.transport,
+        flow=options.flow,
+        window_ms=options.window_ms,
+        overrun="pause" if options.every_frame else None,
+    ).fields()
 
 
 async def _talk(
@@ -150,6 +153,17 @@ def _parser() -> argparse.ArgumentParser:
         "--video",
         choices=("jpeg", "h264", "fmp4"),
         help="form of the video; the server's default is jpeg",
+    )
+    common.add_argument(
+        "--transport", choices=("json", "binary"), help="how media travels; default: json"
+    )
+    common.add_argument(
+        "--flow", choices=("clock", "ack"), help="what says how much was played; default: clock"
+    )
+    common.add_argument(
+        "--window-ms",
+        type=_positive_int,
+        help="how far the server may be ahead of what was played, 200 to 10000; default: 1000",
     )
     common.add_argument(
         "--every-frame",

@@ -39,7 +39,7 @@ class VideoFrame:
     keyframe: bool = True
     """Whether it can be decoded without the frames before it."""
     wire_bytes: int = 0
-    """Size of the image, the access unit or the part of the file as it was sent, in base64."""
+    """Size of the media as it was sent: in base64 with the json transport."""
     file_ms: float | None = None
     """Where the frame starts in the file of the session; `None` if it is not in a file."""
 
@@ -57,6 +57,8 @@ class Response:
     pcm: bytearray = field(default_factory=bytearray)
     audio_samples: int = 0
     dropped: set[int] = field(default_factory=set)
+    drop_reasons: dict[str, int] = field(default_factory=dict)
+    """Dropped frames by reason: `slow_client` or `overload`."""
     video_done: bool = False
     status: str | None = None
     """`completed`, `cancelled`, `incomplete` or `failed`; `None` while it is active."""
@@ -109,6 +111,11 @@ class Trace:
         self._file_ms = -1.0
         self._seq = 0
         self._epoch = 0
+
+    @property
+    def seq(self) -> int:
+        """Return the number of the last message; 0 before the first."""
+        return self._seq
 
     @property
     def session_id(self) -> str:
@@ -214,12 +221,11 @@ class Trace:
             self._violation("audio after a chunk that was not a whole number of frames")
         if event.get("pts_ms") != Fraction(response.audio_samples * 1000, response.rate):
             self._violation(f"audio at sample {offset} has pts_ms {event.get('pts_ms')}")
-        delta = event["delta"]
         # PCM16 has two bytes per sample, the 8 kHz formats have one.
         width = 2 if response.rate != 8000 else 1
-        response.audio_samples += _decoded_length(delta) // width
+        response.audio_samples += _decoded_length(event) // width
         if self.keep_media:
-            response.pcm += base64.b64decode(delta, validate=True)
+            response.pcm += _decoded(event)
 
     def _picture(self, event: Mapping[str, Any], now: float) -> None:
         if event.get("mode") == "fmp4":
@@ -241,27 +247,36 @@ class Trace:
             self._violation(f"frame {index} has pts_ms {event['pts_ms']}")
         if self.has_audio_deltas and not self._is_covered(response, index):
             self._violation(f"frame {index} came before its audio ({response.audio_samples})")
-        delta = event["delta"]
-        file_ms = event.get("file_ms")
-        is_kept = self.keep_media and file_ms is None
-        data = base64.b64decode(delta, validate=True) if is_kept else b""
+        is_kept = self.keep_media and event.get("mode") != "fmp4"
+        data = _decoded(event) if is_kept else b""
         codec, keyframe = str(event.get("codec", "jpeg")), bool(event.get("keyframe", True))
         if not keyframe and (not response.frames or index != last + 1):
             self._violation(f"frame {index} depends on one that was not sent")
         response.frames.append(
-            VideoFrame(index, event["pts_ms"], now, data, codec, keyframe, len(delta), file_ms)
+            VideoFrame(
+                index,
+                event["pts_ms"],
+                now,
+                data,
+                codec,
+                keyframe,
+                _wire_length(event),
+                event.get("file_ms"),
+            )
         )
 
     def _add_to_file(self, event: Mapping[str, Any]) -> None:
-        """Add a part of the file of the session; time 0 starts another file."""
-        file_ms = float(event["file_ms"])
-        if file_ms <= self._file_ms:
+        """Add a part of the file of the session; `ftyp` starts another file."""
+        data = _decoded(event)
+        if data[4:8] == b"ftyp":
             self.file.clear()
-            if b"ftyp" not in base64.b64decode(event["delta"][:16]):
-                self._violation(f"the file goes back from {self._file_ms:g} to {file_ms:g} ms")
-        self._file_ms = file_ms
+            self._file_ms = -1.0
+        if "file_ms" in event:  # a binary message has no room for it
+            if event["file_ms"] <= self._file_ms:
+                self._violation(f"the file goes back from {self._file_ms} to {event['file_ms']} ms")
+            self._file_ms = float(event["file_ms"])
         if self.keep_media:
-            self.file += base64.b64decode(event["delta"], validate=True)
+            self.file += data
 
     @staticmethod
     def _is_covered(response: Response, index: int) -> bool:
@@ -274,6 +289,9 @@ class Trace:
         if response is not None:
             first, last = int(event["first_frame_index"]), int(event["last_frame_index"])
             response.dropped.update(range(first, last + 1))
+            reason = str(event.get("reason"))
+            counted = response.drop_reasons.get(reason, 0)
+            response.drop_reasons[reason] = counted + last - first + 1
 
     def _video_done(self, event: Mapping[str, Any]) -> None:
         response = self._live(event)
@@ -318,5 +336,19 @@ class Trace:
             self.violations.append(f"message {self.messages}: {sentence}")
 
 
-def _decoded_length(text: str) -> int:
+def _wire_length(event: Mapping[str, Any]) -> int:
+    return len(event["data"] if "data" in event else event["delta"])
+
+
+def _decoded_length(event: Mapping[str, Any]) -> int:
+    if "data" in event:
+        return len(event["data"])
+    text: str = event["delta"]
     return len(text) * 3 // 4 - text.count("=", -2)
+
+
+def _decoded(event: Mapping[str, Any]) -> bytes:
+    """Return the media of an event: `data` of a binary message, otherwise `delta` in base64."""
+    if "data" in event:
+        return bytes(event["data"])
+    return base64.b64decode(event["delta"], validate=True)

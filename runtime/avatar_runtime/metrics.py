@@ -14,6 +14,7 @@ from avatar_runtime.upstream.metrics import UpstreamMetrics
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+ResumeResult = Literal["resumed", "refused", "gap", "expired"]
 DiscardReason = Literal["cancelled", "slow_client", "failed", "overload"]
 FrameKind = Literal["drawn", "silent", "idle"]
 """Drawn by the model, the avatar's source frame in silence, or that of an idle stream."""
@@ -152,6 +153,13 @@ class Metrics:
             ["reason"],
             registry=self._registry,
         )
+        self._resumes = Counter(
+            "avatar_runtime_session_resumes",
+            "Sessions whose client lost its connection, by result: resumed on another connection, "
+            "refused for a wrong token, gap if messages were not kept, expired without a client.",
+            ["result"],
+            registry=self._registry,
+        )
 
     def watch(self, memory: Callable[[], tuple[int, int]], load: Callable[[], Load]) -> None:
         """Set the sources of the gauges that are read at each scrape.
@@ -182,6 +190,10 @@ class Metrics:
     def count_rejection(self, reason: str) -> None:
         """Count a refused connection; codes: docs/wire-protocol.md, "Refused connections"."""
         self._rejections.labels(reason).inc()
+
+    def count_resume(self, result: ResumeResult) -> None:
+        """Count a session that was continued on another connection, or could not be."""
+        self._resumes.labels(result).inc()
 
     def observe_lag(self, seconds: float) -> None:
         """Record the delay of a timer of the event loop."""

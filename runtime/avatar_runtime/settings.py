@@ -62,6 +62,8 @@ class SessionSettings:
     """Seconds that SIGTERM waits for sessions to end."""
     turn_detection: TurnDetection | None
     """How turns are detected in a session that does not say it; `None` leaves it to commits."""
+    resume_ttl_s: int = 30
+    """Seconds for which a session waits for a client that has lost its connection; 0 ends it."""
     disclosure: str = ""
     """Text that sessions report as `avatar.disclosure`; empty uses that of each avatar."""
 
@@ -292,6 +294,7 @@ def _sessions(read: Environment) -> SessionSettings:
         idle_timeout_s=read.integer(labels.ENV_IDLE_TIMEOUT_S, 300, 1, _DAY_S),
         drain_timeout_s=_drain_timeout_s(read),
         turn_detection=TurnDetection() if detection == labels.SERVER_VAD else None,
+        resume_ttl_s=read.integer(labels.ENV_RESUME_TTL_S, 30, 0, 300),
         disclosure=read.parsed(labels.ENV_DISCLOSURE, "", _label, _LABEL),
     )
 

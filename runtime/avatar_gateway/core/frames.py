@@ -15,6 +15,7 @@ WHOLE_FRAME_BYTES: Final = 128 * 1024
 """A frame up to this size is forwarded when it is complete, so that the receiver never gets a part
 of it when the sender dies. A longer frame is forwarded in pieces, so that no frame fills memory."""
 NORMAL: Final = 1000
+GOING_AWAY: Final = 1001
 _PROTOCOL_ERROR, _INVALID_TEXT, _TOO_BIG = 1002, 1007, 1009
 _CLOSE_CODES: Final = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013})
 """Codes below 3000 that a close frame may contain."""

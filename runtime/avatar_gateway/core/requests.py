@@ -36,6 +36,8 @@ class SessionRequest:
     """The query parameters for the pod."""
     path: str = REALTIME_PATH
     """The path at the pod, which is that of the caller."""
+    resume: str | None = None
+    """The session that the caller continues; `None` for a new one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ def parse(query: Sequence[tuple[str, str]], path: str = REALTIME_PATH) -> Sessio
         wait_ms=_wait_ms(values.get("wait_ms", "0")),
         forwarded=[(name, value) for name, value in query if name not in _GATEWAY_PARAMETERS],
         path=path,
+        resume=values.get("resume"),
     )
 
 

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts import session_ids
 from avatar_contracts.state import STALE_S as STALE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from avatar_gateway.core.model import State
 
@@ -69,6 +71,15 @@ def order(candidates: Sequence[Candidate], now: float) -> Sequence[str] | Shorta
         return Shortage.NO_CAPACITY
     ranked = sorted(free, key=lambda item: _rank(*item))
     return [pod.key for pod, _ in ranked[:MAX_TRIES]]
+
+
+def holders(session_id: str, pods: Iterable[str]) -> Sequence[str]:
+    """Return the keys of the pods that may have a session: nearly always one, or none.
+
+    Neither its state nor a drain matters: the pod has the session, and its slot.
+    """
+    found = (key for key in pods if session_ids.belongs_to(session_id, key.rpartition("/")[2]))
+    return list(islice(found, MAX_TRIES))
 
 
 def _rank(pod: Candidate, state: State) -> tuple[bool, bool, float, int, str]:

@@ -14,14 +14,14 @@ from avatar_contracts import packaged_files
 from avatar_contracts.rate_limit import Rate
 from avatar_gateway import errors
 from avatar_gateway.core import credentials, rejections, requests
-from avatar_gateway.core.frames import NORMAL, Opcode
+from avatar_gateway.core.frames import GOING_AWAY, NORMAL, Opcode
 from avatar_gateway.core.wait_queue import RETRYABLE_CODES
 from avatar_gateway.serving import answers, probes, proxy, upgrade
 from avatar_gateway.serving.models import Models
 from avatar_gateway.serving.wait_queue import WaitQueues
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from aiohttp.typedefs import Handler
 
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from avatar_gateway.settings import Limits
 
     Query = Sequence[tuple[str, str]]
+    Connect = Callable[
+        [requests.SessionRequest, Sequence[str], Mapping[str, str]],
+        Awaitable[placement.PlacedSession],
+    ]
 
 _log = logging.getLogger(__name__)
 
@@ -117,7 +121,9 @@ class Gateway:
         except errors.Rejection as rejection:
             self._metrics.count_rejection(rejection.code)
             close_code = rejections.mapping_of(rejection.code).close_code
-            if close_code is None or not requests.wants_close_code(query):
+            # A pod can refuse to resume only after the upgrade, and both must look the same.
+            closes = requests.wants_close_code(query) or close_code == rejections.RESUME_REFUSED
+            if close_code is None or not closes:
                 return answers.of_rejection(rejection)
             return await self._accept_and_close(
                 request, rejections.error_object(rejection), close_code
@@ -168,6 +174,8 @@ class Gateway:
         if not self._is_synced():
             raise errors.Rejection("not_ready", "this gateway has not listed the pods yet")
         model = session_request.model
+        if session_request.resume is not None:
+            return await self._open(self._placer.resume, session_request, request)
         queue = self._queues.queue(model)
         try:
             if queue.callers:
@@ -188,12 +196,17 @@ class Gateway:
     async def _place_on_pod(
         self, session_request: requests.SessionRequest, request: web.Request
     ) -> placement.PlacedSession:
+        return await self._open(self._placer.place, session_request, request)
+
+    async def _open(
+        self, connect: Connect, session_request: requests.SessionRequest, request: web.Request
+    ) -> placement.PlacedSession:
         headers = {
             name: request.headers[name] for name in _FORWARDED_HEADERS if name in request.headers
         }
         offered = upgrade.offered_subprotocols(request)
         protocols = [name for name in offered if not name.startswith(credentials.PROTOCOL_PREFIX)]
-        return await self._placer.place(session_request, protocols, headers)
+        return await connect(session_request, protocols, headers)
 
     async def _wait(
         self, session_request: requests.SessionRequest, request: web.Request
@@ -245,7 +258,7 @@ class Gateway:
             end = await proxy.relay(caller, placed.peer, stop, self._rate)
         finally:
             # A cancelled request passes here, too: the pod's slot must become free.
-            await self._placer.end_session(placed)
+            await self._placer.end_session(placed, GOING_AWAY)
             self._sessions.finish(model, stop)
         _log.info(
             "session ended service=%s pod=%s by=%s code=%d",

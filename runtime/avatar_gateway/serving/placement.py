@@ -12,6 +12,7 @@ import aiohttp
 from avatar_contracts import labels, tokens
 from avatar_gateway import errors
 from avatar_gateway.core import routing
+from avatar_gateway.core.frames import NORMAL
 from avatar_gateway.serving import upgrade
 
 if TYPE_CHECKING:
@@ -91,10 +92,32 @@ class Placer:
         shortage = routing.Shortage.NO_CAPACITY
         raise errors.Rejection(shortage.value, _SHORTAGE_MESSAGES[shortage])
 
-    async def end_session(self, placed: PlacedSession) -> None:
-        """Close the connection to the pod if it is open, and release the placement."""
+    async def resume(
+        self, request: SessionRequest, subprotocols: Sequence[str], headers: Mapping[str, str]
+    ) -> PlacedSession:
+        """Return a connection to the pod that has the session; the pod checks the token.
+
+        Raises:
+            Rejection: no pod of the service has it, or the pod does not answer.
+        """
+        assert request.resume is not None
+        pods = self._registry.pods.items()
+        own = [key for key, pod in pods if pod.service == request.model and pod.ip]
+        for key in routing.holders(request.resume, own):
+            try:
+                return await self._open_session(key, request, subprotocols, headers)
+            except errors.PodError as error:
+                _log.info("pod did not resume the session pod=%s problem=%s", key, error.problem)
+        # The words are those of a pod: a stranger does not learn which sessions exist.
+        raise errors.Rejection("resume_refused", "no session can be resumed with this id and token")
+
+    async def end_session(self, placed: PlacedSession, code: int = NORMAL) -> None:
+        """Close the connection to the pod if it is open, and release the placement.
+
+        With `NORMAL`, the pod ends the session; with `GOING_AWAY`, it waits for the caller.
+        """
         try:
-            await placed.peer.close(1001)
+            await placed.peer.close(code)
         finally:
             self._registry.release(placed.placement)
 

@@ -31,6 +31,8 @@ _MAX_VALUES: Final = 100_000  # values of a message; a legal session.update has 
 _MAX_DIGITS: Final = 100
 """Digits of an integer. The time that Python takes for one is quadratic in them."""
 _MAX_MS: Final = 86_400_000
+MAX_SEQ: Final = 2**53 - 1
+"""Highest number of a message: RFC 8259, section 6."""
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
 
@@ -114,6 +116,8 @@ class Ack:
 
     response_id: str
     pts_ms: float
+    seq: int = 0
+    """The client has all messages up to this number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,10 +224,13 @@ def binary_not_enabled(size: int) -> ProtocolError:
     )
 
 
-def _append(fields: StrictFields) -> AppendAudio:
-    text = fields.text("audio")
-    size = len(text) // 4 * 3
-    if size > MAX_APPEND_BYTES + 2:
+def check_audio_size(size: int) -> None:
+    """Check that the audio of one message may have `size` bytes.
+
+    Raises:
+        ProtocolError: it may not.
+    """
+    if size > MAX_APPEND_BYTES:
         raise ProtocolError(
             "audio_too_large",
             f"audio has {size} bytes, must be at most {MAX_APPEND_BYTES}",
@@ -231,6 +238,11 @@ def _append(fields: StrictFields) -> AppendAudio:
             value=size,
             limit=MAX_APPEND_BYTES,
         )
+
+
+def _append(fields: StrictFields) -> AppendAudio:
+    text = fields.text("audio")
+    check_audio_size(len(text) // 4 * 3 - text[-2:].count("="))
     try:
         return AppendAudio(binascii.a2b_base64(text, strict_mode=True))
     except ValueError as error:
@@ -282,7 +294,8 @@ def _ack(fields: StrictFields) -> Ack:
     response_id, pts_ms = fields.text("response_id"), fields.number("pts_ms")
     if not 0 <= pts_ms <= _MAX_MS:
         raise fields.invalid("pts_ms", f"must be 0 to {_MAX_MS}", [0, _MAX_MS])
-    return Ack(response_id, pts_ms)
+    seq = fields.integer("seq", 0, MAX_SEQ) if "seq" in fields else 0
+    return Ack(response_id, pts_ms, seq)
 
 
 def _webrtc(fields: StrictFields) -> NoReturn:
@@ -291,7 +304,8 @@ def _webrtc(fields: StrictFields) -> NoReturn:
 
 
 def _resume(fields: StrictFields) -> NoReturn:
-    raise fields.invalid("type", "this version does not support resume; open a new connection")
+    expected = "must be the first message of a connection with ?resume=SESSION_ID"
+    raise fields.error("resume_not_first", "type", expected)
 
 
 _PARSERS: Final[Mapping[str, Callable[[StrictFields], ClientEvent]]] = {

@@ -11,9 +11,11 @@ from avatar_runtime.protocol import turn_detection_update
 from avatar_runtime.protocol.audio_formats import FORMATS, AudioFormat
 from avatar_runtime.protocol.session_config import (
     Crop,
+    FlowMode,
     Idle,
     Overrun,
     StartTrigger,
+    Transport,
     VideoMode,
 )
 
@@ -279,12 +281,17 @@ class ConfigUpdate:
     def _flow(self, avatar: StrictFields) -> None:
         flow = avatar.nested("flow")
         if "mode" in flow:
-            flow.choice("mode", ["clock"])
+            value = flow.choice("mode", [mode.value for mode in FlowMode])
+            self._change(flow=FlowMode(value))
         if "window_ms" in flow:
             self._change(window_ms=flow.integer("window_ms", *WINDOW_MS_RANGE))
         if "overrun" in flow:
             value = flow.choice("overrun", [overrun.value for overrun in Overrun])
             self._change(overrun=Overrun(value))
+
+    def _transport(self, avatar: StrictFields) -> None:
+        value = avatar.choice("transport", [transport.value for transport in Transport])
+        self._change(transport=Transport(value))
 
     def _drive(self, avatar: StrictFields) -> None:
         drive = avatar.nested("drive")
@@ -359,7 +366,7 @@ _AVATAR: Final[Mapping[str, Callable[[ConfigUpdate, StrictFields], None]]] = {
     "video": ConfigUpdate._video,
     "audio_deltas": ConfigUpdate._audio_deltas,
     "idle": ConfigUpdate._idle,
-    "transport": lambda _, avatar: _check_supported(avatar, "transport", "json"),
+    "transport": ConfigUpdate._transport,
     "flow": ConfigUpdate._flow,
     "drive": ConfigUpdate._drive,
 }

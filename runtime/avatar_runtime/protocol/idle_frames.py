@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from avatar_runtime.protocol.audio_formats import AudioFormat
-    from avatar_runtime.protocol.frame_flow import FrameDue
+    from avatar_runtime.protocol.frame_flow import FrameDue, FrameFlow
     from avatar_runtime.protocol.media import Image, Utterance, VideoFrame
     from avatar_runtime.protocol.session_config import SessionConfig
 
@@ -41,15 +41,13 @@ class IdleFrames(Generic[W]):
         self._closing.drop()
         self._stream.drop()
 
-    def next_due(self, config: SessionConfig, epoch: int, plays_until: float) -> float | None:
-        """Return when the next frame of the stream is due, or `None` if there is none now.
-
-        `plays_until` is when the client has played all that was delivered.
-        """
+    def next_due(self, config: SessionConfig, epoch: int, flow: FrameFlow[W]) -> float | None:
+        """Return when the next frame of the stream is due, or `None` if there is none now."""
         if not self.may_stream or not config.streams_idle_frames:
             return None
-        lead_s = _FILE_LEAD_S if config.video is VideoMode.FMP4 else 0.0
-        return self._stream.next_due(epoch, plays_until, lead_s)
+        has_lead = config.video is VideoMode.FMP4
+        begin = flow.idle_from(_FILE_LEAD_S if has_lead else 0.0)
+        return None if begin is None else self._stream.next_due(epoch, begin, has_lead=has_lead)
 
     def closing_due(
         self, config: SessionConfig, epoch: int, position: int, now: float

@@ -39,17 +39,17 @@ class IdleStream(Generic[W]):
         self._epoch = 0  # of the frame in flight
         self._frame: VideoFrame | None = None  # to send
 
-    def next_due(self, epoch: int, plays_until: float, lead_s: float) -> float | None:
+    def next_due(self, epoch: int, begin: float, *, has_lead: bool) -> float | None:
         """Return when the next frame is due, or `None` while the last one was not sent.
 
         One that is in flight in an older epoch may never arrive.
-        `plays_until` is when the client has played all that was delivered. With a lead, the frames
-        keep the client supplied for this time, seconds; without, they follow the frame rate.
+        `begin` is from when on the client needs the frame. Each frame with a lead moves it; without
+        a lead, the frames follow the frame rate.
         """
         is_in_flight = self._requested_at is not None and self._epoch == epoch
         if is_in_flight or self._frame is not None:
             return None
-        at = plays_until - lead_s if lead_s else max(self._next_at, plays_until)
+        at = begin if has_lead else max(self._next_at, begin)
         return max(at, self._retry_at)
 
     def due(

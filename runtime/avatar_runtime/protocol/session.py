@@ -5,20 +5,25 @@ The session has no socket, no task and no clock. `Session` states what its calle
 
 from __future__ import annotations
 
+import json
 from base64 import b64encode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic
 
+from avatar_contracts import binary_messages
 from avatar_runtime.errors import ProtocolError
 from avatar_runtime.protocol import client_events, server_events
+from avatar_runtime.protocol.binary_input import BinaryInput
 from avatar_runtime.protocol.config_update import ConfigUpdate
 from avatar_runtime.protocol.conversation import Conversation, response_active
 from avatar_runtime.protocol.drive import Drive
 from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.outbox import Outbox
 from avatar_runtime.protocol.rate_limit import RateLimiter
-from avatar_runtime.protocol.session_config import Overrun, VideoMode
+from avatar_runtime.protocol.resume import Received
+from avatar_runtime.protocol.session_config import Overrun, Transport, VideoMode
 from avatar_runtime.protocol.session_parts import SessionParts
+from avatar_runtime.protocol.strict_fields import StrictFields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -27,8 +32,8 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.frame_flow import FrameDue
     from avatar_runtime.protocol.media import Image, Utterance, VideoFrame, VoiceDetector
     from avatar_runtime.protocol.modes import Mode
+    from avatar_runtime.protocol.resume import Resume
     from avatar_runtime.protocol.session_config import Character, ReadOnlyFields, SessionConfig
-    from avatar_runtime.protocol.strict_fields import StrictFields
 
 MAX_UNREAD_CHARACTERS: Final = 1024 * 1024
 MAX_EVENTS_PER_S: Final = 1000
@@ -59,7 +64,10 @@ class Close:
 class Outgoing:
     """One message for the socket."""
 
-    text: str
+    seq: int
+    """Number of the message in the session; 0 for an idle frame that has none."""
+    message: str | bytes
+    """The text of an event, or a binary message."""
     frame: VideoFrame | None = None
     """The frame that the message carries, if any."""
     speakable_at: float | None = None
@@ -67,12 +75,15 @@ class Outgoing:
     heard_at: float | None = None
     """When the first audio of an answer arrived; with its first frame only."""
 
-    def with_access_unit(self, data: bytes) -> str:
+    def with_access_unit(self, data: bytes) -> str | bytes:
         """Return the message of a frame that the caller has encoded; `frame.encoding` says how.
 
-        `text` ends with an empty `delta`, which takes the data.
+        A text ends with an empty `delta`, which takes the data. A binary message is a header.
         """
-        return f'{self.text.removesuffix(_EMPTY_DELTA)}{b64encode(data).decode("ascii")}"}}'
+        if isinstance(self.message, bytes):
+            header, _ = binary_messages.unpack(self.message)
+            return header.pack(data)
+        return f'{self.message.removesuffix(_EMPTY_DELTA)}{b64encode(data).decode("ascii")}"}}'
 
 
 class Session(Generic[W]):
@@ -120,13 +131,20 @@ class Session(Generic[W]):
         open_detector: Callable[[AudioFormat], VoiceDetector],
         now: float,
         open_mode: Callable[[SessionParts[W]], Mode[W]] = Drive,
+        resume: Resume | None = None,
     ) -> None:
         """`characters` are the avatars that the client can select, by name.
 
         The caller may change the mapping later; the session keeps the character that it has.
+        `resume` is how the client can continue the session on a new connection, if it can.
         """
         self.id = read_only.id
         self.closing: Close | None = None
+        self.received = Received()
+        """What the client has sent so far."""
+        self.acked_seq = 0
+        """The client has all messages up to this number."""
+        self._resume = resume
         self._characters = characters
         self._read_only = read_only
         self._limits = limits
@@ -136,6 +154,7 @@ class Session(Generic[W]):
         self._error_rate = RateLimiter(MAX_ERRORS_PER_10_S, 10.0)
         suffix = read_only.id.removeprefix("sess_")
         self._outbox = Outbox(suffix)
+        self._binary_input = BinaryInput()
         parts = SessionParts(
             suffix,
             read_only.fps,
@@ -213,11 +232,14 @@ class Session(Generic[W]):
             pass
         if self.closing is not None:
             return
+        self.received.messages += 1
         event_id = None
         try:
             self._check_rate(now)
             if isinstance(message, bytes):
-                raise client_events.binary_not_enabled(len(message))
+                self._receive_binary(message, now)
+                self._active_at = now
+                return
             fields = client_events.load(message)
             event_id = client_events.event_id(fields)
             self._handle(fields, event_id, now)
@@ -238,17 +260,38 @@ class Session(Generic[W]):
 
     # Output
 
+    def resumed(self, resume: Resume, replay_from_seq: int) -> str:
+        """Return `session.resumed`, the first message of another connection of the session.
+
+        It has no number: the numbered messages from `replay_from_seq` on follow it.
+        """
+        if self._speech.config.streams_idle_frames:  # the client may lack one that has no number
+            self._speech.request_keyframe()
+        event = {
+            "type": "session.resumed",
+            "event_id": f"event_{self.id.removeprefix('sess_')}_resumed",
+            "session": self._describe(),
+            "resume": resume.describe(),
+            "replay_from_seq": replay_from_seq,
+            "input_samples": self.received.samples,
+            "input_messages": self.received.messages,
+            "epoch": self.epoch,
+        }
+        return json.dumps(event, separators=(",", ":"))
+
     def pull(self, now: float) -> Outgoing | None:
         """Return the message to send next, or `None` if there is nothing to send."""
         while True:
-            text = self._outbox.pop()
-            if text is not None:
-                return Outgoing(text)
-            message = self._speech.pull(now)
-            if message is not None:
-                if message.is_activity:
+            queued = self._outbox.pop()
+            if queued is not None:
+                return Outgoing(*queued)
+            video = self._speech.pull(now)
+            if video is not None:
+                if not video.frame.is_idle:
                     self._active_at = now
-                return Outgoing(message.text, message.frame, message.speakable_at, message.heard_at)
+                times = video.speakable_at, video.heard_at
+                seq = self._outbox.seq if video.is_numbered else 0
+                return Outgoing(seq, video.message, video.frame, *times)
             if self._outbox.characters == 0 and not self._speech.finish(now):
                 return None
 
@@ -320,11 +363,33 @@ class Session(Generic[W]):
             case client_events.SessionUpdate():
                 self._update(event.session, event_id, now)
             case client_events.Ack():
-                self._speech.ack(event)
+                self._ack(event)
             case client_events.RequestKeyframe():
                 self._speech.request_keyframe()
             case _:
                 self._mode.handle(event, fields, event_id, now)
+                if isinstance(event, client_events.AppendAudio):
+                    self._count(event)
+
+    def _count(self, event: client_events.AppendAudio) -> None:
+        width = self._speech.config.format.bytes_per_sample
+        self.received.add_audio(len(event.audio), width)
+
+    def _ack(self, ack: client_events.Ack) -> None:
+        last_seq = self._outbox.seq
+        if ack.seq > last_seq:
+            message = f"seq is {ack.seq}; the last message has {last_seq}"
+            raise ProtocolError("ack_ahead", message, param="seq", value=ack.seq, limit=last_seq)
+        self._speech.ack(ack)
+        self.acked_seq = max(self.acked_seq, ack.seq)
+
+    def _receive_binary(self, message: bytes, now: float) -> None:
+        config = self._speech.config
+        if config.transport is not Transport.BINARY:
+            raise client_events.binary_not_enabled(len(message))
+        event = self._binary_input.read(message, config.format)
+        self._mode.handle(event, StrictFields({"type": "input_audio_buffer.append"}), None, now)
+        self._count(event)
 
     def _update(self, session: StrictFields, event_id: str | None, now: float) -> None:
         before = self._speech.config
@@ -352,9 +417,11 @@ class Session(Generic[W]):
     def _report(self, kind: str) -> None:
         if kind == "session.updated":
             self._outbox.add(kind, {"session": self._describe()})
+            self._outbox.is_binary = self._speech.config.transport is Transport.BINARY
             return
         self._speech.allow_idle_frames()
-        self._outbox.add(kind, {"session": self._describe(), "resume": None})
+        resume = None if self._resume is None else self._resume.describe()
+        self._outbox.add(kind, {"session": self._describe(), "resume": resume})
         suffix = self.id.removeprefix("sess_")
         conversation = {"id": f"conv_{suffix}", "object": "realtime.conversation"}
         self._outbox.add("conversation.created", {"conversation": conversation})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _KEYS_IN_URL: Final = ("key", "api_key", "api-key", "apikey", "token", "access_token", "secret")
 _MAX_WAIT_MS: Final = 600_000
+MAX_RESUMING: Final = 256
+"""Connections with `?resume=` that have not sent their first message, at most."""
 _MAX_TOKENS: Final = 4
 REALTIME_PATH: Final = "/v1/realtime"
 PATHS: Final = (REALTIME_PATH, voice_live.PATH)
@@ -115,6 +118,16 @@ def check(request: SessionRequest, service: str, avatars: Collection[str]) -> st
     return avatar
 
 
+def check_resume(request: SessionRequest) -> None:
+    """Check a request to continue a session, apart from its token.
+
+    Raises:
+        Rejection: the origin or the query is not allowed.
+    """
+    _check_origin(request.headers)
+    _check_query(request.query)
+
+
 def reported_service(request: SessionRequest, service: str) -> str:
     """Return the service that the session reports to the client.
 
@@ -143,8 +156,6 @@ def _check_query(query: Mapping[str, str]) -> None:
     wait = query.get("wait_ms", "0")
     if not (wait.isascii() and wait.isdigit()) or int(wait) > _MAX_WAIT_MS:
         raise _invalid("wait_ms", wait, [0, _MAX_WAIT_MS], f"must be 0 to {_MAX_WAIT_MS}")
-    if "resume" in query:
-        raise _invalid("resume", query["resume"], None, "this version does not support resume")
     if query.get("video", "jpeg") not in _VIDEO_MODES:
         raise _invalid("video", query["video"], list(_VIDEO_MODES), supported(_VIDEO_MODES))
     if query.get("refuse", "close") != "close":
@@ -156,6 +167,37 @@ def _invalid(name: str, value: str, limit: object, expected: str) -> Rejection:
     return Rejection(
         400, 1008, "invalid_query", message, param=name, value=shown(value), limit=limit
     )
+
+
+class ResumeLimiter:
+    """Bounds the connections that have no session and have not said which one they continue."""
+
+    def __init__(self) -> None:
+        self._waiting = 0
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Count a connection during the body.
+
+        Raises:
+            Rejection: with status 503: `MAX_RESUMING` of them wait.
+        """
+        if self._waiting >= MAX_RESUMING:
+            message = f"{self._waiting} connections wait to resume, at most {MAX_RESUMING} may"
+            raise Rejection(
+                503,
+                1013,
+                "no_capacity",
+                message,
+                value=self._waiting,
+                limit=MAX_RESUMING,
+                retry_after_s=1,
+            )
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
 
 
 class SlotLimiter:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from avatar_contracts import packaged_files
-from avatar_runtime.errors import Rejection
-from avatar_runtime.serving import admission, rejections, unknown_paths
+from avatar_runtime.errors import ProtocolError, Rejection
+from avatar_runtime.protocol import resume
+from avatar_runtime.serving import admission, live_session, rejections, unknown_paths
 from avatar_runtime.serving.avatar_routes import AvatarRoutes
-from avatar_runtime.serving.connection import Connection
+from avatar_runtime.serving.live_sessions import LiveSessions
 from avatar_runtime.serving.model_routes import ModelRoutes
 
 if TYPE_CHECKING:
+    from avatar_runtime.protocol.resume import ResumeRequest
+    from avatar_runtime.serving.live_session import LiveSession
     from avatar_runtime.serving.runtime import Runtime
+
+RESUME_S: Final = 5.0
+"""How long a connection with `?resume=` may take for its first message."""
 
 _SUBPROTOCOL = "realtime"
 
@@ -29,6 +36,7 @@ def create(runtime: Runtime) -> FastAPI:
     """Return the application of the sessions port."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     page = packaged_files.page()
+    sessions = LiveSessions(runtime)
 
     @app.get("/")
     async def index() -> HTMLResponse:
@@ -52,7 +60,7 @@ def create(runtime: Runtime) -> FastAPI:
         return JSONResponse({"error": rejections.describe(rejection)}, 426, headers)
 
     async def realtime(websocket: WebSocket) -> None:
-        await serve_session(websocket, runtime)
+        await serve_session(websocket, runtime, sessions)
 
     for path in admission.PATHS:
         app.add_api_route(path, upgrade_required, response_model=None)
@@ -63,7 +71,7 @@ def create(runtime: Runtime) -> FastAPI:
     return app
 
 
-async def serve_session(websocket: WebSocket, runtime: Runtime) -> None:
+async def serve_session(websocket: WebSocket, runtime: Runtime, sessions: LiveSessions) -> None:
     """Accept or reject a connection, and serve it until it ends."""
     request = admission.SessionRequest(
         query=dict(websocket.query_params),
@@ -78,44 +86,81 @@ async def serve_session(websocket: WebSocket, runtime: Runtime) -> None:
             # Also with refuse=close: a stranger gets no WebSocket.
             await _deny(websocket, rejection, runtime)
             return
-    try:
-        runtime.slots.acquire()
-    except Rejection as rejection:
-        await _reject(websocket, request, rejection, runtime)
+    if "resume" in request.query:
+        await _resume(websocket, request, runtime, sessions)
         return
     try:
-        service = runtime.settings.identity.service
-        avatar = admission.check(request, service, runtime.avatars.keys())
-        await _run_session(websocket, request, avatar, runtime)
+        live = await _open_session(websocket, request, runtime, sessions)
     except Rejection as rejection:
         await _reject(websocket, request, rejection, runtime)
     except WebSocketDisconnect:
         _log.info("client left before its session started")
-    finally:
-        runtime.slots.release()
+    else:
+        await live.carry(websocket)
 
 
-async def _run_session(
-    websocket: WebSocket, request: admission.SessionRequest, avatar: str | None, runtime: Runtime
-) -> None:
-    await websocket.accept(_subprotocol(websocket))
-    reported = admission.reported_service(request, runtime.settings.identity.service)
-    session = runtime.open_session(
-        avatar, reported, request.video, names_avatar=request.names_avatar
-    )
-    connection = Connection(websocket, session, runtime, request.dialect)
-    _log.info("session opened session=%s sessions=%d", session.id, runtime.slots.sessions)
-    runtime.connections.add(connection)
+async def _open_session(
+    websocket: WebSocket,
+    request: admission.SessionRequest,
+    runtime: Runtime,
+    sessions: LiveSessions,
+) -> LiveSession:
+    """Accept a connection and start its session.
+
+    Raises:
+        Rejection: there is no slot, or the request is wrong.
+        WebSocketDisconnect: the client has left.
+    """
+    runtime.slots.acquire()
     try:
-        ended = await connection.run()
-    except Exception:
-        # A defect of the runtime ends this session only.
-        _log.exception("session failed session=%s", session.id)
-        await websocket.close(1011, "internal_error")
-        return
-    finally:
-        runtime.connections.discard(connection)
-    _log.info("session ended session=%s how=%s", session.id, ended)
+        service = runtime.settings.identity.service
+        avatar = admission.check(request, service, runtime.avatars.keys())
+        await websocket.accept(_subprotocol(websocket))
+    except BaseException:
+        runtime.slots.release()
+        raise
+    return sessions.start(request, avatar)
+
+
+async def _resume(
+    websocket: WebSocket,
+    request: admission.SessionRequest,
+    runtime: Runtime,
+    sessions: LiveSessions,
+) -> None:
+    """Continue a session on this connection; whoever has its token may do that."""
+    try:
+        admission.check_resume(request)
+        with sessions.resuming.entered():
+            await websocket.accept(_subprotocol(websocket))
+            message = await _first_message(websocket)
+        await sessions.find(request.query["resume"]).carry(websocket, message)
+    except Rejection as rejection:
+        await _reject(websocket, request, rejection, runtime)
+    except WebSocketDisconnect:
+        _log.info("client left before it resumed its session")
+    except ProtocolError as error:
+        runtime.metrics.count_resume("refused")
+        _log.info("resume refused code=%s", error.code)
+        await live_session.close_refused(websocket, error)
+
+
+async def _first_message(websocket: WebSocket) -> ResumeRequest:
+    """Return the message with which a client resumes.
+
+    Raises:
+        ProtocolError: it is another one, or did not come in time.
+        WebSocketDisconnect: the client has left.
+    """
+    try:
+        async with asyncio.timeout(RESUME_S):
+            message = await websocket.receive()
+    except TimeoutError:
+        raise live_session.refused() from None
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message.get("code", 1006))
+    text = message.get("text")
+    return resume.parse(message["bytes"] if text is None else text)
 
 
 async def _reject(

@@ -17,6 +17,7 @@ from avatar_runtime.protocol import idle_stream
 from avatar_runtime.protocol.media import RawImage
 from avatar_runtime.serving.batch_limit import BatchLimit
 from avatar_runtime.serving.engine_health import Batch, EngineHealth
+from avatar_runtime.serving.session_clock import SessionClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,6 +43,8 @@ class SessionEntry:
     session: Session[AudioWindow]
     wake: Callable[[], None]
     """Wakes the writer of the session, because there may be a message to send."""
+    clock: SessionClock
+    """The time of the session, which stands still while its client is away."""
     epoch: int
     """The epoch of the session when its due frames were collected last."""
     frames_lapsed: int = 0
@@ -81,9 +84,18 @@ class Batcher:
 
     # Sessions
 
-    def add(self, session: Session[AudioWindow], wake: Callable[[], None]) -> None:
-        """Serve a session from now on; `wake` is called when it may have messages to send."""
-        self._sessions[session.id] = SessionEntry(session, wake, session.epoch)
+    def add(
+        self,
+        session: Session[AudioWindow],
+        wake: Callable[[], None],
+        clock: SessionClock | None = None,
+    ) -> None:
+        """Serve a session from now on; `wake` is called when it may have messages to send.
+
+        `clock` is its time; without one, it has the time of the batcher.
+        """
+        clock = clock or SessionClock(self._clock)
+        self._sessions[session.id] = SessionEntry(session, wake, clock, session.epoch)
 
     def remove(self, session_id: str) -> None:
         """Remove a session and cancel its frames."""
@@ -105,11 +117,12 @@ class Batcher:
         if entry.epoch != session.epoch:
             entry.epoch = session.epoch
             self._cancel(session_id, session.epoch)
-        now = self._clock()
+        now, clock = self._clock(), entry.clock
+        session_now = clock()
         omitted = session.frames_omitted
         room = self._scheduler.statistics().room
-        for due in islice(session.due(now), room):
-            request = _request(session_id, due)
+        for due in islice(session.due(session_now), room):
+            request = _request(session_id, due, clock)
             if due.response_ref == idle_stream.REF:
                 self._stream_requests.append(request)
                 self._idle_queued.set()
@@ -121,13 +134,13 @@ class Batcher:
                     request,
                     now,
                     droppable=session.allows_dropping,
-                    expires=inf if due.expires is None else due.expires,
+                    expires=inf if due.expires is None else clock.runtime_time(due.expires),
                 )
                 self._queued.set()
         if session.frames_omitted != omitted:
             entry.wake()
         self._count_lapsed(entry, now)
-        self._set_timer(entry, now)
+        self._set_timer(entry, session_now)
 
     # Engine
 
@@ -148,7 +161,7 @@ class Batcher:
             self._health.stopped(errors.exceptions[0])
             _log.exception("batcher stopped sessions=%d", len(self._sessions))
             for entry in self._sessions.values():
-                entry.session.end(1011, "internal_error", self._clock())
+                entry.session.end(1011, "internal_error", entry.clock())
                 entry.wake()
 
     async def _serve_batches(self, group: asyncio.TaskGroup) -> None:
@@ -243,7 +256,7 @@ class Batcher:
             request.epoch,
             request.frame_index,
             _image(frame),
-            now,
+            entry.clock(),
             is_drawn=not request.window.silent,
         ):
             entry.wake()
@@ -267,7 +280,7 @@ class Batcher:
             self._cancel(session_id, epoch + 1)
             entry = self._sessions.get(session_id)
             if entry is not None:
-                entry.session.fail(ref, epoch, now)
+                entry.session.fail(ref, epoch, entry.clock())
                 entry.wake()
 
     # Queue
@@ -285,7 +298,7 @@ class Batcher:
         for request in (*expired, *self._scheduler.shed(self.limit.value, now)):
             entry = self._sessions.get(request.session)
             if entry is not None and entry.session.skip(
-                request.response_ref, request.epoch, request.frame_index, now
+                request.response_ref, request.epoch, request.frame_index, entry.clock()
             ):
                 self._metrics.count_dropped(1, now)
                 entry.wake()
@@ -299,23 +312,31 @@ class Batcher:
         cancelled = self._scheduler.cancel(session_id, epoch)
         self._metrics.count_discarded("cancelled", cancelled)
 
-    def _set_timer(self, entry: SessionEntry, now: float) -> None:
+    def _set_timer(self, entry: SessionEntry, collected_at: float) -> None:
+        """Collect again when the next frame is due.
+
+        `collected_at` is the time of the session until which its frames were collected now. What
+        has become due since then is collected at once.
+        """
         if entry.timer is not None:
             entry.timer.cancel()
             entry.timer = None
+        if entry.clock.is_stopped:
+            return  # no time passes, and the session is looked at again when its client is back
         at = entry.session.next_due()
-        if at is not None and at > now:
+        if at is not None and at > collected_at:
             loop = asyncio.get_running_loop()
-            entry.timer = loop.call_later(at - now, self.collect_due, entry.session.id)
+            wait_s = max(0.0, at - entry.clock())
+            entry.timer = loop.call_later(wait_s, self.collect_due, entry.session.id)
 
 
-def _request(session_id: str, due: FrameDue[AudioWindow]) -> FrameRequest:
+def _request(session_id: str, due: FrameDue[AudioWindow], clock: SessionClock) -> FrameRequest:
     return FrameRequest(
         session=session_id,
         response_ref=due.response_ref,
         epoch=due.epoch,
         frame_index=due.frame_index,
-        deadline=due.deadline,
+        deadline=clock.runtime_time(due.deadline),
         avatar=due.avatar,
         source_frame=due.source_frame,
         window=due.window,

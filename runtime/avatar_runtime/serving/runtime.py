@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from secrets import token_hex
 from typing import TYPE_CHECKING, Final, Protocol
 
+from avatar_contracts import session_ids
 from avatar_runtime.audio import voice_activity
 from avatar_runtime.audio.decoding import AudioDecoder
 from avatar_runtime.audio.utterance import AudioOptions
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from avatar_contracts.state import StateDocument
     from avatar_runtime.batching.frames import AudioWindow
     from avatar_runtime.metrics import Load, Metrics
+    from avatar_runtime.protocol.resume import Resume
     from avatar_runtime.serving.engine_protocol import Engine
     from avatar_runtime.settings import Settings
 
@@ -49,10 +50,10 @@ _log = logging.getLogger(__name__)
 
 
 class LiveConnection(Protocol):
-    """A connection as the runtime sees it: `Connection` implements it."""
+    """A session as the runtime sees it: `LiveSession` implements it."""
 
     def end(self, code: int, reason: str) -> None:
-        """Close the connection after the messages that wait."""
+        """Close its connection after the messages that wait."""
 
 
 class Runtime:
@@ -75,6 +76,7 @@ class Runtime:
         self.slots = SlotLimiter(settings.sessions.capacity or 0, self.changed)
         self.batcher = Batcher(engine, settings.engine.batch_size, metrics, clock, self.changed)
         self.connections: set[LiveConnection] = set()
+        """The sessions of this pod, also those that wait for their client."""
         self.large_messages = LargeMessages()
         self.video_encoders = VideoEncoders(metrics, settings.sessions.fps)
         self.stopping = False
@@ -128,13 +130,13 @@ class Runtime:
         _log.info("draining sessions=%d timeout_s=%d", self.slots.sessions, timeout_s)
         if not await self._wait_until_empty(self.clock() + timeout_s):
             _log.warning("drain timed out sessions=%d", self.slots.sessions)
-            for connection in self.connections:
-                connection.end(1012, "the pod is stopping")
+            self._end_sessions()
             await self._wait_until_empty(self.clock() + _CLOSE_GRACE_S)
 
     async def stop(self) -> None:
         """Stop the engine."""
         self.slots.is_ready = False
+        await self._wait_until_empty(self.clock() + _CLOSE_GRACE_S)
         await self._endpoints.close()
         self.video_encoders.close()
         await self._engine.stop()
@@ -152,15 +154,16 @@ class Runtime:
         video: VideoMode = VideoMode.JPEG,
         *,
         names_avatar: bool = False,
+        resume: Resume | None = None,
     ) -> Session[AudioWindow]:
         """Return a new session that reports `service` as its model.
 
-        The caller has acquired a slot for it.
+        The caller has acquired a slot for it. `resume` is how the client can continue it.
         """
         settings = self.settings.sessions
         character = self._characters[avatar] if avatar else next(iter(self._characters.values()))
         read_only = ReadOnlyFields(
-            id=f"sess_{token_hex(8)}",
+            id=session_ids.new(self.settings.identity.pod),
             model=service,
             expires_at=int(time.time()) + settings.max_duration_s,
             fps=settings.fps,
@@ -182,13 +185,17 @@ class Runtime:
             open_detector=voice_activity.SileroDetector,
             now=self.clock(),
             open_mode=self._endpoints.open_mode,
+            resume=resume,
         )
 
     def open_shell(
-        self, session: Session[AudioWindow], changed: Callable[[], None]
+        self,
+        session: Session[AudioWindow],
+        changed: Callable[[], None],
+        clock: Callable[[], float],
     ) -> shell.Shell | None:
         """Return what runs beside a session, and calls `changed` after each change of it."""
-        return self._endpoints.open_shell(session, changed)
+        return self._endpoints.open_shell(session, changed, clock)
 
     def set_speaking(self, session_id: str, speaking: bool) -> None:
         """Record whether a session has an active response."""
@@ -275,13 +282,18 @@ class Runtime:
             self.changed()
 
     def stop_watchers(self) -> None:
-        """End the state streams, because the process stops."""
+        """End the state streams, and the sessions that are left, because the process stops."""
         self.stopping = True
+        self._end_sessions()
         self.changes.notify()
 
     async def sleep_until(self, until: float) -> None:
         """Sleep until a time of the runtime's clock."""
         await asyncio.sleep(max(0.0, until - self.clock()))
+
+    def _end_sessions(self) -> None:
+        for connection in list(self.connections):
+            connection.end(1012, "the pod is stopping")
 
     async def _wait_until_empty(self, until: float) -> bool:
         while self.slots.sessions and self.clock() < until:

@@ -76,8 +76,13 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop asking whether the client is there."""
+        """Report a connection that ended without a close frame as 1006.
+
+        uvicorn reports 1005, as for a close frame without a code.
+        """
         self._stop_gone_check()
+        if self.handshake_complete and self.conn.close_rcvd is None and not self.close_sent:
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006})
         super().connection_lost(exc)
 
     def eof_received(self) -> None:

@@ -69,26 +69,26 @@ class Endpoints:
             case _:
                 return Drive(parts)
 
-    def open_shell(self, session: Session[Any], changed: Callable[[], None]) -> Shell | None:
+    def open_shell(
+        self, session: Session[Any], changed: Callable[[], None], clock: Callable[[], float]
+    ) -> Shell | None:
         """Return what runs beside a session; `None` in mode drive.
 
-        It calls `changed` after each change of the session.
+        It calls `changed` after each change of the session; `clock` is the time of the session.
         """
         upstream, mode = self._settings.upstream, session.mode
         if isinstance(mode, Bridge) and isinstance(upstream, contract.Bridge):
             return RealtimeLink(
                 mode.upstream,
                 self._link_options(upstream),
-                self._clock,
+                clock,
                 session_id=session.id,
                 changed=changed,
                 metrics=self._metrics,
             )
         if isinstance(mode, Pipeline) and isinstance(upstream, contract.Pipeline):
             legs = Legs(upstream, self._settings, self._http(), self._metrics.upstream)
-            return PipelineShell(
-                mode.dialogue, legs, self._clock, changed, self._metrics.observe_turn
-            )
+            return PipelineShell(mode.dialogue, legs, clock, changed, self._metrics.observe_turn)
         return None
 
     async def close(self) -> None:

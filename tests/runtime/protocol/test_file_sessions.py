@@ -42,7 +42,7 @@ class Viewer:
         for frame in self.driver.due():
             self.driver.deliver(frame, RawImage(b"", frame.width, frame.height))
         while (outgoing := self.driver.session.pull(self.driver.now)) is not None:
-            event = json.loads(outgoing.text)
+            event = json.loads(outgoing.message)
             if outgoing.frame is None:
                 self.others.append(event)
                 continue
@@ -174,9 +174,9 @@ def test_an_interruption_leaves_no_gap_and_no_sound_of_what_was_cut(
         if outgoing.frame is not None:
             assert outgoing.frame.part is not None
             viewer.parts.append(outgoing.frame.part)
-            viewer.shown.append(json.loads(outgoing.text))
+            viewer.shown.append(json.loads(outgoing.message))
         else:
-            viewer.others.append(json.loads(outgoing.text))
+            viewer.others.append(json.loads(outgoing.message))
     viewer.send(event)
     cut = len(viewer.parts)
     viewer.run(1.0)

@@ -185,7 +185,7 @@ def test_in_h264_they_depend_on_each_other_and_a_response_starts_anew(connect: C
             for frame in driver.due():
                 driver.deliver(frame, RAW)
             while (outgoing := driver.session.pull(driver.now)) is not None:
-                events.append(json.loads(outgoing.text))
+                events.append(json.loads(outgoing.message))
         return videos(events)
 
     idle = shown(3.9)

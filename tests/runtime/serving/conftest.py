@@ -20,6 +20,7 @@ from avatar_runtime.engine.engine import Statistics
 from avatar_runtime.errors import EngineError
 from avatar_runtime.metrics import Metrics
 from avatar_runtime.serving import server
+from avatar_runtime.serving.live_session import LiveSession
 from avatar_runtime.serving.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -160,6 +161,12 @@ class Served:
             client = Client(socket)
             await client.until("conversation.created")
             yield client
+
+    def live(self) -> LiveSession:
+        """Return the only session."""
+        (live,) = self.runtime.connections
+        assert isinstance(live, LiveSession)
+        return live
 
     async def eventually(self, claim: Callable[[], bool], what: str) -> None:
         """Wait until a claim about the runtime holds."""

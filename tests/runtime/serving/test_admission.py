@@ -72,7 +72,6 @@ def test_a_valid_request_is_accepted(query: dict[str, str], avatar: str | None) 
         (request({"API_KEY": "s3cret"}), 400, 1008, "key_in_url", "API_KEY"),
         (request({"wait_ms": "-1"}), 400, 1008, "invalid_query", "wait_ms"),
         (request({"wait_ms": "9999999"}), 400, 1008, "invalid_query", "wait_ms"),
-        (request({"resume": "sess_1"}), 400, 1008, "invalid_query", "resume"),
         (request({"refuse": "now"}), 400, 1008, "invalid_query", "refuse"),
         (request({"model": "acme/other"}), 404, 4404, "model_not_found", "model"),
         (request({"avatar": "zoe"}), 404, 4404, "avatar_not_found", "avatar"),

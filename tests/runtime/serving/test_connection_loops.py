@@ -11,9 +11,11 @@ import pytest
 from starlette.websockets import WebSocketDisconnect
 
 from avatar_runtime.protocol.media import VideoFrame
+from avatar_runtime.protocol.resume import ResumeTokens
 from avatar_runtime.serving import connection
-from avatar_runtime.serving.connection import Connection
 from avatar_runtime.serving.large_messages import LargeMessages
+from avatar_runtime.serving.live_session import LiveSession
+from avatar_runtime.serving.session_clock import SessionClock
 
 
 class Parts:
@@ -26,6 +28,7 @@ class Parts:
         self.can_receive = True
         self.is_speaking = True
         self.official_only = False
+        self.acked_seq = 0
         self.outgoing: list[Any] = []
         self.incoming: list[dict[str, Any]] = []
         self.batcher = self.metrics = self
@@ -90,13 +93,23 @@ class Parts:
 
 def outgoing(text: str, frame: Any = None, **times: float) -> Any:
     return SimpleNamespace(
-        text=text, frame=frame, **{"speakable_at": None, "heard_at": None, **times}
+        seq=1, message=text, frame=frame, **{"speakable_at": None, "heard_at": None, **times}
     )
 
 
 def session_of(parts: Parts) -> Any:
     """The session has a `receive` of its own: it gets the messages."""
-    names = ("id", "tick", "pull", "wakeup", "end", "can_receive", "is_speaking", "official_only")
+    names = (
+        "id",
+        "tick",
+        "pull",
+        "wakeup",
+        "end",
+        "can_receive",
+        "is_speaking",
+        "official_only",
+        "acked_seq",
+    )
 
     class Session:
         receive = staticmethod(parts.receive_message)
@@ -112,26 +125,37 @@ def session_of(parts: Parts) -> Any:
     return Session()
 
 
-def connect(parts: Parts) -> Connection:
+def connect(parts: Parts) -> LiveSession:
+    sessions = SimpleNamespace(fps=25, resume_ttl_s=0, max_duration_s=7200)
     runtime: Any = SimpleNamespace(
         batcher=SimpleNamespace(
-            add=lambda _, wake: parts.add(parts, wake),
+            add=lambda session, wake, clock: parts.add(parts, wake),
             remove=parts.remove,
             collect_due=parts.collect_due,
         ),
+        settings=SimpleNamespace(sessions=sessions),
+        connections=set(),
+        video_encoders=SimpleNamespace(open=lambda: None),
         set_speaking=parts.set_speaking,
         clock=parts.clock,
         large_messages=LargeMessages(),
         metrics=parts,
-        open_shell=lambda session, changed: None,
+        open_shell=lambda session, changed, clock: None,
     )
+    return LiveSession(session_of(parts), runtime, SessionClock(parts.clock), ResumeTokens())
+
+
+async def serve(parts: Parts, live: LiveSession) -> str:
+    """Serve a session on its only connection, and return how it ended."""
     socket: Any = parts
-    return Connection(socket, session_of(parts), runtime)
+    async with asyncio.timeout(2), asyncio.TaskGroup() as group:
+        group.create_task(live.carry(socket))
+        await asyncio.sleep(0)
+        return await live.run()
 
 
 async def run(parts: Parts) -> str:
-    async with asyncio.timeout(2):
-        return await connect(parts).run()
+    return await serve(parts, connect(parts))
 
 
 async def test_a_session_that_ends_stops_reading_although_the_client_stays(
@@ -151,11 +175,11 @@ async def test_a_session_that_ends_stops_reading_although_the_client_stays(
 async def test_a_connection_can_be_ended_while_it_waits() -> None:
     parts = Parts()
     served = connect(parts)
-    task = asyncio.create_task(served.run())
-    await asyncio.sleep(0)
+    task = asyncio.create_task(serve(parts, served))
+    for _ in range(3):
+        await asyncio.sleep(0)
     served.end(4410, "deleted")
-    async with asyncio.timeout(2):
-        assert await task == "closed 4410"
+    assert await task == "closed 4410"
 
 
 async def test_messages_reach_the_session_as_text_or_bytes_before_the_client_leaves() -> None:
@@ -215,12 +239,12 @@ async def test_a_client_that_does_not_read_is_not_read() -> None:
     parts.can_receive = False
     parts.incoming = [{"type": "websocket.receive", "text": str(number)} for number in range(3)]
     served = connect(parts)
-    task = asyncio.create_task(served.run())
+    task = asyncio.create_task(serve(parts, served))
     for _ in range(20):
         await asyncio.sleep(0)
     assert len(parts.incoming) == 3
     parts.can_receive = True
-    served._update()
+    served.wake()
     for _ in range(20):
         await asyncio.sleep(0)
     assert parts.incoming == []

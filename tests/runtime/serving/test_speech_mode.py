@@ -305,8 +305,8 @@ async def test_a_huge_answer_is_taken_no_faster_than_it_is_spoken(serve: Serve) 
         await write(client, "Hello.")
         for _ in range(75):
             await client.until("response.video.delta")
-        (connection,) = served.runtime.connections
-        answers = connection._session.mode.dialogue.answers  # type: ignore[attr-defined]
+        live = served.live()
+        answers = live.session.mode.dialogue.answers  # type: ignore[attr-defined]
         turn = answers.find(client.of("response.created")[0]["response"]["id"]).turn
         waiting_s = (turn.samples - turn.samples_sent) / 24_000
         assert 19.0 < waiting_s < 21.0

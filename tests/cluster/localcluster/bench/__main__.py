@@ -93,6 +93,11 @@ BENCHES: Final = (
         is_long=True,
     ),
     Bench("video", "localcluster.bench.video", what="JPEG, H.264 and a file: bytes, CPU, quality"),
+    Bench(
+        "slow-clients",
+        "localcluster.bench.slow_clients",
+        what="20 clients of 1 Mbit/s each, and 20 that stop reading, beside others",
+    ),
     Bench("interruptions", "localcluster.bench.interruptions", what="8 callers interrupt"),
     Bench("faults", "localcluster.bench.faults", what="convergence under API faults, 200 seeds"),
     Bench(

@@ -1,0 +1,107 @@
+"""How a client continues its session on a new connection: docs/wire-protocol.md, "Resume"."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from avatar_runtime.protocol import client_events
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_BYTES: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeRequest:
+    """`session.resume`: the first message of a connection that continues a session."""
+
+    token: str
+    last_seq: int
+    """The client has all messages up to this number."""
+
+
+def parse(message: str | bytes) -> ResumeRequest:
+    """Return the first message of a connection with `?resume=`.
+
+    Raises:
+        ProtocolError: it is another one, or a field is missing or wrong.
+    """
+    if isinstance(message, bytes):
+        raise client_events.binary_not_enabled(len(message))
+    fields = client_events.load(message)
+    if fields.text("type") != "session.resume":
+        raise fields.invalid("type", "the first message must be session.resume")
+    return ResumeRequest(fields.text("token"), fields.integer("last_seq", 0, client_events.MAX_SEQ))
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """What a client needs to continue the session."""
+
+    token: str
+    ttl_ms: int
+    """How long the session waits for its client, milliseconds."""
+
+    def describe(self) -> dict[str, object]:
+        """Return the object `resume` of the wire protocol."""
+        return {"token": self.token, "ttl_ms": self.ttl_ms}
+
+
+@dataclass(slots=True)
+class Received:
+    """What a client has sent in a session; it sends again what comes after it."""
+
+    messages: int = 0
+    """All messages, also those that were rejected."""
+    samples: int = 0
+    """Samples of the audio that was accepted, each in the format of its time."""
+    _split_bytes: int = 0
+    """Of a sample whose rest is in the next append."""
+
+    def add_audio(self, size: int, bytes_per_sample: int) -> None:
+        """Count the samples of an append that was accepted; `size` is in bytes."""
+        size += self._split_bytes
+        self.samples += size // bytes_per_sample
+        self._split_bytes = size % bytes_per_sample
+
+
+def _new_token() -> str:
+    return f"resume_{secrets.token_urlsafe(_BYTES)}"
+
+
+class ResumeTokens:
+    """The tokens of one session. Only their hashes are kept.
+
+    A token is random, so that a fast hash is enough: SHA-256.
+    """
+
+    def __init__(self, new_token: Callable[[], str] = _new_token) -> None:
+        self._new_token = new_token
+        self._hashes: list[bytes] = []  # the newest one first, then the one that it replaces
+
+    def issue(self) -> str:
+        """Return the next token.
+
+        The one before stays valid until `confirm`: the client may not get this one.
+        """
+        token = self._new_token()
+        self._hashes = [_hash(token), *self._hashes[:1]]
+        return token
+
+    def confirm(self) -> None:
+        """Forget the token before the newest one: the client has the newest one."""
+        del self._hashes[1:]
+
+    def accepts(self, token: str) -> bool:
+        """Return whether a token is valid."""
+        found = [hmac.compare_digest(_hash(token), known) for known in self._hashes]
+        return any(found)
+
+
+def _hash(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

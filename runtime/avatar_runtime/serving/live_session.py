@@ -1,0 +1,266 @@
+"""A session and its connections: a client that has lost one continues on the next."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from starlette.websockets import WebSocketDisconnect
+
+from avatar_runtime.errors import ProtocolError
+from avatar_runtime.protocol import server_events
+from avatar_runtime.protocol.dialects import translation
+from avatar_runtime.protocol.replay import Gap, ReplayMemory
+from avatar_runtime.protocol.resume import Resume
+from avatar_runtime.serving.connection import Connection
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starlette.websockets import WebSocket
+
+    from avatar_runtime.batching.frames import AudioWindow
+    from avatar_runtime.protocol.dialects.translation import Dialect
+    from avatar_runtime.protocol.resume import ResumeRequest, ResumeTokens
+    from avatar_runtime.protocol.session import Session
+    from avatar_runtime.serving.runtime import Runtime
+    from avatar_runtime.serving.session_clock import SessionClock
+
+REPLACED: Final = 4409
+"""Close code of a connection whose session continues on another one."""
+REFUSED: Final = 4411
+"""Close code of a connection that cannot continue a session."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Attachment:
+    """A WebSocket that carries the session next."""
+
+    websocket: WebSocket
+    request: ResumeRequest | None
+    """What the client has, `None` on the first connection of the session."""
+    is_over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class LiveSession:
+    """One session with all that outlives a connection: its clock, its encoder, its last messages.
+
+    `run` serves it until it ends; the handler of each connection waits in `carry`.
+    """
+
+    def __init__(
+        self,
+        session: Session[AudioWindow],
+        runtime: Runtime,
+        clock: SessionClock,
+        tokens: ResumeTokens,
+        dialect: Dialect | None = None,
+    ) -> None:
+        """`dialect` is the form of the protocol that the client speaks, `None` for the GA form."""
+        settings = runtime.settings.sessions
+        self.session = session
+        self.runtime = runtime
+        self.clock = clock
+        self.dialect = dialect
+        self.replay = ReplayMemory(settings.fps)
+        self.encoder = runtime.video_encoders.open()
+        self.tokens = tokens
+        self._ttl_s = settings.resume_ttl_s
+        self._ends_at = runtime.clock() + settings.max_duration_s
+        self._shell = runtime.open_shell(session, self.apply, clock)
+        self._connection: Connection | None = None
+        self._next: _Attachment | None = None
+        self._changed = asyncio.Event()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the session waits for its client."""
+        return self.clock.is_stopped
+
+    # Connections
+
+    async def carry(self, websocket: WebSocket, request: ResumeRequest | None = None) -> None:
+        """Serve the session on a connection, and return when that one is over.
+
+        `request` is the first message of a connection that continues the session.
+
+        Raises:
+            ProtocolError: the request does not fit the session; its `close` says how to close.
+        """
+        if request is not None:
+            self._check(request)
+        attachment = self._next = _Attachment(websocket, request)
+        self._changed.set()
+        if self._connection is not None:
+            await self._connection.replace(REPLACED, "the session continues on another connection")
+        await attachment.is_over.wait()
+
+    def _check(self, request: ResumeRequest) -> None:
+        if self._next is not None or not self.tokens.accepts(request.token):
+            raise refused()
+        last_seq = self.replay.last_seq
+        if request.last_seq > last_seq:
+            message = f"last_seq is {request.last_seq}; the last message has {last_seq}"
+            raise ProtocolError(
+                "invalid_value",
+                message,
+                param="last_seq",
+                value=request.last_seq,
+                limit=last_seq,
+                close=REFUSED,
+            )
+
+    # The session
+
+    def end(self, code: int, reason: str) -> None:
+        """Close the connection after the messages that wait; a held session just ends."""
+        self.session.end(code, reason, self.clock())
+        self.wake()
+
+    def apply(self) -> None:
+        """Apply what has changed in the session, and send what it has to say."""
+        self.update()
+        self.wake()
+
+    def wake(self) -> None:
+        """Look at the session: its connection sends what it has to say."""
+        if self._connection is not None:
+            self._connection.wake()
+        else:
+            self._changed.set()
+
+    def update(self) -> None:
+        """Apply what has changed: due frames, who is speaking, the endpoints."""
+        session = self.session
+        self.runtime.batcher.collect_due(session.id)
+        self.runtime.set_speaking(session.id, session.is_speaking)
+        if self._shell is not None:
+            self._shell.notify()
+
+    def tick(self) -> None:
+        """Apply the time limits. Those of the whole session also count the time without client."""
+        self.session.tick(self.clock())
+        if self.runtime.clock() >= self._ends_at:
+            self.session.end(4410, "the session reached its maximum duration", self.clock())
+
+    def wait_s(self) -> float:
+        """Return when `tick` must be called next, seconds from now."""
+        session_s = self.session.wakeup() - self.clock()
+        return max(0.0, min(session_s, self._ends_at - self.runtime.clock()))
+
+    async def run(self) -> str:
+        """Serve the session until it ends, and return how it ended."""
+        batcher, session = self.runtime.batcher, self.session
+        batcher.add(session, self.wake, self.clock)
+        self.runtime.connections.add(self)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = []
+                if self._shell is not None:
+                    tasks.append(group.create_task(self._shell.run(), name=f"shell {session.id}"))
+                how = await self._serve()
+                for task in tasks:
+                    task.cancel()
+        finally:
+            self.runtime.connections.discard(self)
+            batcher.remove(session.id)
+            self.runtime.set_speaking(session.id, False)
+            if self._next is not None:
+                self._next.is_over.set()
+        return how
+
+    async def _serve(self) -> str:
+        how = "no connection"
+        while (attachment := await self._wait_for_connection()) is not None:
+            try:
+                first = await self._first_messages(attachment)
+                if first is None:
+                    return "messages are missing"
+                connection = self._connection = Connection(attachment.websocket, self)
+                ended = await connection.run(first)
+            finally:
+                self._connection = None
+                attachment.is_over.set()
+            how = ended.how
+            if not ended.is_resumable or self._ttl_s == 0:
+                break
+        return how
+
+    async def _wait_for_connection(self) -> _Attachment | None:
+        """Hold the session until its client is back; `None` if it does not come back."""
+        now = self.runtime.clock()
+        until = min(now + self._ttl_s, self._ends_at)
+        if self._next is None and self.session.closing is None:
+            _log.info("session held session=%s seconds=%g", self.session.id, until - now)
+            self.clock.stop()
+            while self._next is None and self.session.closing is None:
+                self._changed.clear()
+                try:
+                    async with asyncio.timeout(until - self.runtime.clock()):
+                        await self._changed.wait()
+                except TimeoutError:
+                    self.runtime.metrics.count_resume("expired")
+                    break
+            self.clock.start()
+        attachment, self._next = self._next, None
+        return attachment
+
+    async def _first_messages(self, attachment: _Attachment) -> Sequence[str | bytes] | None:
+        """Return what a connection sends first; `None` if messages are lost, which ends it."""
+        request = attachment.request
+        if request is None:
+            return ()
+        messages = self.replay.after(request.last_seq)
+        if isinstance(messages, Gap):
+            error = ProtocolError(
+                "resume_gap",
+                f"last_seq is {request.last_seq}; the messages before {messages.first_kept} are"
+                " not kept any more",
+                param="last_seq",
+                value=request.last_seq,
+                limit=messages.first_kept,
+                close=REFUSED,
+            )
+            self.runtime.metrics.count_resume("gap")
+            self.session.end(REFUSED, error.code, self.clock())
+            await close_refused(attachment.websocket, error)
+            return None
+        self.replay.forget(request.last_seq)
+        resume = Resume(self.tokens.issue(), self._ttl_s * 1000)
+        text = self.session.resumed(resume, request.last_seq + 1)
+        if self.dialect is not None:
+            text = translation.from_ga(self.dialect, text) or text
+        self.runtime.metrics.count_resume("resumed")
+        _log.info(
+            "session resumed session=%s last_seq=%d messages=%d",
+            self.session.id,
+            request.last_seq,
+            len(messages),
+        )
+        return (text, *messages)
+
+
+def refused() -> ProtocolError:
+    """Return the one answer to all sessions and tokens that are unknown, wrong or expired."""
+    return ProtocolError(
+        "resume_refused", "no session can be resumed with this id and token", close=REFUSED
+    )
+
+
+async def close_refused(websocket: WebSocket, error: ProtocolError) -> None:
+    """Send an error and close the connection, which carries no session."""
+    event = {
+        "type": "error",
+        "event_id": "event_refused",
+        "error": server_events.error(error, None),
+    }
+    try:
+        await websocket.send_text(json.dumps(event))
+        await websocket.close(error.close or REFUSED, error.code)
+    except WebSocketDisconnect:
+        return
