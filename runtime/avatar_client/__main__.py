@@ -152,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--update", action="store_true", help="send a session.update first")
     common.add_argument(
         "--video",
-        choices=("jpeg", "h264", "none"),
+        choices=("jpeg", "h264", "fmp4", "none"),
         help="form of the video; the server's default is jpeg",
     )
     common.add_argument(

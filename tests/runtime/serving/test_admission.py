@@ -82,7 +82,7 @@ def test_a_valid_request_is_accepted(query: dict[str, str], avatar: str | None) 
             "origin_not_allowed",
             "Origin",
         ),
-        (request({"video": "fmp4"}), 400, 1008, "invalid_query", "video"),
+        (request({"video": "webm"}), 400, 1008, "invalid_query", "video"),
     ],
     ids=lambda value: str(value) if isinstance(value, str | int) else "",
 )

@@ -19,8 +19,8 @@ CACHE_BYTES: Final = 32 * MIB
 """A thousand JPEG images of the usual size: the timelines of a few avatars. Raw images are about
 ten times as large."""
 
-Key = tuple[str, int, int, int, int | None]
-"""Key of the avatar, stored frame, width, height and JPEG quality, `None` for a raw image."""
+Key = tuple[str, int, int, int, int | None, tuple[int, int, int, int] | None]
+"""Key of the avatar, stored frame, width, height, JPEG quality (`None` if raw) and crop."""
 
 
 class IdleFrames:
@@ -40,5 +40,5 @@ class IdleFrames:
             return blend_host.encode(idle_pictures.decode(avatar, index), request)
 
         quality = None if request.raw else request.quality
-        key = (avatar.info.key, index, request.width, request.height, quality)
+        key = (avatar.info.key, index, request.width, request.height, quality, request.crop)
         return Frame(request, self._images.get(key, encode))

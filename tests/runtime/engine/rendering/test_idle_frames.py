@@ -66,3 +66,15 @@ def test_a_raw_idle_frame_has_the_planes_of_the_picture(
     assert cv2.PSNR(shown, source) > 32
     assert jpeg[:2] == b"\xff\xd8"
     assert frames.frame(request).image is raw
+
+
+def test_parts_of_a_picture_are_cached_apart(
+    anna: cache.Avatar, request_of: Callable[..., FrameRequest], window: AudioWindow
+) -> None:
+    request = request_of(window)
+    frames = idle_frames.IdleFrames({"anna": anna}, 1 << 20)
+    images = {
+        frames.frame(replace(request, crop=crop)).image
+        for crop in (None, (0, 0, 96, 96), (96, 96, 192, 192))
+    }
+    assert len(images) == 3
