@@ -53,6 +53,8 @@ STALL_S: Final = 30.0
 """A socket that takes nothing for so long is closed: docs/wire-protocol.md, "Flow control"."""
 EFFECT: Final = 0.01
 """The share of frames by which slow clients may harm others."""
+SPREAD_S: Final = 7.4
+"""In which the others begin, one after another: twenty at once would be a peak of their own."""
 START_S: Final = 60.0
 STOP_S: Final = 60.0
 
@@ -77,7 +79,7 @@ def main() -> int:
     parser.add_argument("--sessions", type=int, default=2, help="that are measured")
     parser.add_argument("--others", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=12.0, help="of each phase")
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     results = asyncio.run(measure(options))
     print(json.dumps(results["effect"], indent=2))
@@ -119,8 +121,8 @@ async def phase(runtime: Runtime, kind: str, options: argparse.Namespace) -> dic
         addresses = [link.address for link in links] or [runtime.url] * len(others)
         leave = asyncio.Event()
         tasks = [
-            asyncio.create_task(converse(address, other, leave))
-            for address, other in zip(addresses, others, strict=True)
+            asyncio.create_task(converse(address, other, leave, number * SPREAD_S / len(others)))
+            for number, (address, other) in enumerate(zip(addresses, others, strict=True))
         ]
         await until_all_speak(others)
         if kind == "stopped":
@@ -148,9 +150,10 @@ async def phase(runtime: Runtime, kind: str, options: argparse.Namespace) -> dic
     }
 
 
-async def converse(address: str, other: Other, leave: asyncio.Event) -> None:
+async def converse(address: str, other: Other, leave: asyncio.Event, delay_s: float) -> None:
     """Let one client speak again and again, until it may leave."""
     words = sound.read(SPEECH)
+    await asyncio.sleep(delay_s)
     try:
         async with session.connect(
             session.Target(address, "", ""), Options(resolution=RESOLUTION), keep_media=False
