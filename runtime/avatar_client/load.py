@@ -170,7 +170,8 @@ async def _visit(target: session.Target, index: int, visit: Visit, script: Scrip
     report = Report(index, visit.arrival_s)
     started_at = monotonic()
     try:
-        async with session.connect(target, keep_media=False) as live:
+        # A load test is about the server: a connection that is lost is a session that was cut.
+        async with session.connect(target, keep_media=False, resumes=False) as live:
             report.connect_ms = _ms(monotonic() - started_at)
             try:
                 await _converse(live, visit, script)

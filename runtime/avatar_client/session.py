@@ -7,72 +7,28 @@ import base64
 import json
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlencode, urlsplit, urlunsplit
 
-from websockets.asyncio.client import connect as open_websocket
-from websockets.exceptions import (
-    ConnectionClosed,
-    InvalidHandshake,
-    InvalidMessage,
-    InvalidStatus,
-)
+from websockets.exceptions import ConnectionClosed
 
-from avatar_client import errors
+from avatar_client import dialing, errors
 from avatar_client.binary_media import BinaryMediaReader
 from avatar_client.playout import Playout
+from avatar_client.resuming import ResumingSocket
 from avatar_client.traces import Response, Trace
-from avatar_contracts import labels
 from avatar_contracts.binary_messages import Header, Kind
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from websockets.asyncio.client import ClientConnection
-
     from avatar_client.options import Options
     from avatar_client.sound import Sound
 
-MAX_MESSAGE_BYTES: Final = 21 * 2**20
-"""Maximum size of a message of the protocol."""
-_QUEUED_MESSAGES: Final = 64
-"""Maximum number of unread messages; beyond it the server gets back-pressure."""
+Target = dialing.Target
 ACK_PERIOD_S: Final = 0.2
 """How often a session in flow mode `ack` acknowledges what was played."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """The server, the service and the credentials of a session."""
-
-    url: str
-    """URL of a gateway or a runtime pod; the scheme is `http`, `https`, `ws` or `wss`."""
-    model: str
-    """The AvatarService, `NAMESPACE/NAME`."""
-    key: str
-    """API key; if empty, no key is sent."""
-    avatar: str | None = None
-    """Avatar of the session; `None` selects the first of the service."""
-    wait_ms: int | None = None
-    """Maximum wait for a free slot, milliseconds; `None` uses the default of the service."""
-    open_timeout_s: float = 20.0
-    """Maximum time to open the session, seconds."""
-    session_token: str = ""
-    """Session token of the service, which a pod in a cluster needs if it is reached directly."""
-
-    def __repr__(self) -> str:
-        return f"Target(url={self.url!r}, model={self.model!r}, key='***')"
-
-    @property
-    def address(self) -> str:
-        """Return the WebSocket address with its query."""
-        parts = urlsplit(self.url if "://" in self.url else f"ws://{self.url}")
-        scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
-        path = parts.path if parts.path.strip("/") else "/v1/realtime"
-        query = {"model": self.model, "avatar": self.avatar, "wait_ms": self.wait_ms}
-        given = {name: value for name, value in query.items() if value not in (None, "")}
-        return urlunsplit((scheme, parts.netloc, path, urlencode(given, safe="/"), ""))
 
 
 @dataclass(slots=True)
@@ -92,7 +48,7 @@ class Session:
     messages of the server do not wait for the caller.
     """
 
-    def __init__(self, socket: ClientConnection, trace: Trace) -> None:
+    def __init__(self, socket: ResumingSocket, trace: Trace) -> None:
         self.trace = trace
         self.utterances: list[Utterance] = []
         self.playout = Playout()
@@ -106,6 +62,12 @@ class Session:
         self._acknowledged: tuple[str, float] | None = None
         self._waiters: list[tuple[frozenset[str], asyncio.Future[Mapping[str, Any]]]] = []
         self._ended: errors.SessionEnded | None = None
+        self._is_over = asyncio.Event()
+
+    @property
+    def resumed(self) -> int:
+        """How often the session went on after its connection was lost."""
+        return self._socket.resumed
 
     @property
     def ended(self) -> errors.SessionEnded | None:
@@ -210,10 +172,11 @@ class Session:
         """
         try:
             async with asyncio.timeout(seconds):
-                await self._socket.wait_closed()
+                await self._is_over.wait()
         except TimeoutError:
             return
-        raise errors.SessionEnded(self._socket.close_code or 1006, self._socket.close_reason or "")
+        assert self._ended is not None
+        raise self._ended
 
     async def cancel(self, timeout_s: float = 5.0) -> None:
         """Cancel the active response and wait for its end."""
@@ -241,6 +204,7 @@ class Session:
                 message = await self._socket.recv()
                 self.received_bytes += len(message)
                 event = self._event(message)
+                self._socket.took(event)
                 now = monotonic()
                 self.trace.receive(event, now)
                 self.playout.receive(event, now)
@@ -330,6 +294,7 @@ class Session:
 
     def _end(self, code: int, reason: str) -> None:
         self._ended = errors.SessionEnded(code, reason)
+        self._is_over.set()
         for _, future in self._waiters:
             if not future.done():
                 future.set_exception(self._ended)
@@ -343,12 +308,14 @@ async def connect(
     *,
     keep_media: bool = True,
     acknowledges: bool = True,
+    resumes: bool = True,
 ) -> AsyncIterator[Session]:
     """Open a session without turn detection, and close it at the end of the body.
 
     `options` are asked for before the body starts. `keep_media` is whether the trace keeps the
     frames and the sound. `acknowledges` is whether the session itself acknowledges in flow mode
-    `ack`, as a player would that plays each sound when it arrives.
+    `ack`, as a player would that plays each sound when it arrives. `resumes` is whether the session
+    goes on when its connection is lost; otherwise it has ended.
 
     Raises:
         Refused: the server refused the connection.
@@ -356,29 +323,8 @@ async def connect(
         AnswerTimeout: the session did not start in time.
         ServerError: the server does not serve an option.
     """
-    headers = {"Authorization": f"Bearer {target.key}"} if target.key else {}
-    if target.session_token:
-        headers[labels.SESSION_TOKEN_HEADER] = target.session_token
-    opening = open_websocket(
-        target.address,
-        additional_headers=headers,
-        compression=None,
-        max_size=MAX_MESSAGE_BYTES,
-        max_queue=_QUEUED_MESSAGES,
-        open_timeout=target.open_timeout_s,
-    )
-    try:
-        socket = await opening
-    except InvalidStatus as error:
-        raise _refusal(error) from error
-    except InvalidMessage as error:
-        raise errors.SessionEnded(1006, "closed during the handshake") from error
-    except InvalidHandshake as error:
-        raise errors.Refused(None, "handshake_failed", str(error), None) from error
-    except TimeoutError as error:
-        raise errors.AnswerTimeout("handshake", target.open_timeout_s) from error
-    except OSError as error:
-        raise errors.Refused(None, "connect_failed", str(error), None) from error
+    again = partial(dialing.dial, target) if resumes else None
+    socket = ResumingSocket(await dialing.dial(target), again)
     session = Session(socket, Trace(keep_media=keep_media))
     reader = asyncio.create_task(session.read(), name="avatar-session-reader")
     player = None
@@ -418,15 +364,3 @@ def _parsed(message: str) -> Mapping[str, Any]:
     if not isinstance(event, dict):
         raise TypeError(f"a message is not a JSON object but: {type(event).__name__}")
     return event
-
-
-def _refusal(error: InvalidStatus) -> errors.Refused:
-    status = error.response.status_code
-    retry_after = error.response.headers.get("Retry-After")
-    try:
-        body = json.loads(error.response.body)["error"]
-        code, message = str(body["code"]), str(body["message"])
-    except (ValueError, KeyError, TypeError):
-        code, message = f"http_{status}", "the response has no error object"
-    seconds = int(retry_after) if retry_after and retry_after.isdigit() else None
-    return errors.Refused(status, code, message, seconds)
