@@ -122,7 +122,7 @@ def _write(
 
 
 def _video_kbps(response: Response) -> float | None:
-    """Return what the frames took of the connection, in base64, kbit per second of video."""
+    """Return what the frames took of the connection, kbit per second of video."""
     if not response.video_ms:
         return None
     return round(sum(frame.wire_bytes for frame in response.frames) * 8 / response.video_ms, 1)

@@ -96,7 +96,13 @@ BENCHES: Final = (
     Bench(
         "slow-clients",
         "localcluster.bench.slow_clients",
-        what="20 clients of 1 Mbit/s each, and 20 that stop reading, beside others",
+        what="20 clients of 1 Mbit/s each, and 20 that stop reading, in virtual time",
+    ),
+    Bench(
+        "slow-sockets",
+        "localcluster.bench.slow_sockets",
+        what="the same on sockets; needs a machine that does nothing else",
+        is_long=True,
     ),
     Bench(
         "transport", "localcluster.bench.transport", what="media as JSON and as binary: CPU, bytes"
