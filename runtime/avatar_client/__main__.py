@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from avatar_client import errors, load, record, session, sound, talk
 from avatar_client.options import Options
 from avatar_contracts import media_files
+from avatar_contracts.environment import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,7 +72,12 @@ def _check_outputs(options: argparse.Namespace) -> None:
         for option, path, suffixes in outputs
         if path is not None
     )
-    if faults := [fault for fault in checked if fault is not None]:
+    faults = [fault for fault in checked if fault is not None]
+    is_file = options.video == "fmp4" and options.transport == "binary"
+    if is_file and any(path is not None for option, path, _ in outputs if option != "--json"):
+        expected = "must be json, since binary messages do not say where their frames are"
+        faults.append(Fault("--transport", "binary", expected))
+    if faults:
         raise errors.SettingsError(*faults)
 
 
@@ -86,6 +92,7 @@ def _settings(options: argparse.Namespace) -> Mapping[str, Any] | None:
     """Return the fields of the `session.update`, or `None` if the options need no update."""
     return Options(
         video=options.video or ("jpeg" if options.update else None),
+        resolution=options.resolution,
         transport=options.transport,
         flow=options.flow,
         window_ms=options.window_ms,
@@ -151,8 +158,14 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--update", action="store_true", help="send a session.update first")
     common.add_argument(
         "--video",
-        choices=("jpeg", "h264", "fmp4"),
+        choices=("jpeg", "h264", "fmp4", "none"),
         help="form of the video; the server's default is jpeg",
+    )
+    common.add_argument(
+        "--resolution",
+        type=_size,
+        metavar="WxH",
+        help="size of the video, such as 256x256; default: that of the avatar",
     )
     common.add_argument(
         "--transport", choices=("json", "binary"), help="how media travels; default: json"
@@ -195,6 +208,13 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--pause-s", type=_positive, default=0.5, help="silence between utterances")
     many.add_argument("--late-ms", type=_positive, default=80.0, help="delay of a late frame")
     return parser
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, separator, height = text.partition("x")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text} is not a width and a height, such as 256x256")
+    return _positive_int(width), _positive_int(height)
 
 
 def _positive(text: str) -> float:

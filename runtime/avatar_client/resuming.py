@@ -41,10 +41,10 @@ class ResumingSocket:
     def __init__(
         self,
         socket: ClientConnection,
-        dial: Callable[[str], Awaitable[ClientConnection]],
+        dial: Callable[[str], Awaitable[ClientConnection]] | None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        """`dial` opens a connection that continues the session with an id."""
+        """`dial` opens a connection that continues the session with an id; `None`: never."""
         self.resumed = 0
         """How often the session went on after its connection was lost."""
         self._socket = socket
@@ -123,7 +123,8 @@ class ResumingSocket:
     def _is_resumable(self, closed: ConnectionClosed) -> bool:
         frame = closed.rcvd or closed.sent
         code = 1006 if closed.rcvd is None else frame.code if frame else 1006
-        return bool(self._token) and not self._is_closing and code in RESUMABLE
+        can_resume = self._dial is not None and bool(self._token) and not self._is_closing
+        return can_resume and code in RESUMABLE
 
     async def _resume(self, closed: ConnectionClosed) -> None:
         """Continue the session on another connection.
@@ -131,7 +132,7 @@ class ResumingSocket:
         Raises:
             ConnectionClosed: the given one; the session cannot be continued.
         """
-        if not self._is_resumable(closed):
+        if self._dial is None or not self._is_resumable(closed):
             self._lose(closed)
         self._is_open.clear()
         until = self._clock() + self._ttl_s

@@ -53,6 +53,8 @@ class Session:
         self.utterances: list[Utterance] = []
         self.playout = Playout()
         """What a player has played that plays the sound when it arrives."""
+        self.received_bytes = 0
+        """Size of the messages of the server; of JSON in characters, which are bytes."""
         self._socket = socket
         self._media = BinaryMediaReader()
         self._sent_messages = 0  # binary ones
@@ -200,6 +202,7 @@ class Session:
         try:
             while True:
                 message = await self._socket.recv()
+                self.received_bytes += len(message)
                 event = self._event(message)
                 self._socket.took(event)
                 now = monotonic()
@@ -305,12 +308,14 @@ async def connect(
     *,
     keep_media: bool = True,
     acknowledges: bool = True,
+    resumes: bool = True,
 ) -> AsyncIterator[Session]:
     """Open a session without turn detection, and close it at the end of the body.
 
     `options` are asked for before the body starts. `keep_media` is whether the trace keeps the
     frames and the sound. `acknowledges` is whether the session itself acknowledges in flow mode
-    `ack`, as a player would that plays each sound when it arrives.
+    `ack`, as a player would that plays each sound when it arrives. `resumes` is whether the session
+    goes on when its connection is lost; otherwise it has ended.
 
     Raises:
         Refused: the server refused the connection.
@@ -318,7 +323,8 @@ async def connect(
         AnswerTimeout: the session did not start in time.
         ServerError: the server does not serve an option.
     """
-    socket = ResumingSocket(await dialing.dial(target), partial(dialing.dial, target))
+    again = partial(dialing.dial, target) if resumes else None
+    socket = ResumingSocket(await dialing.dial(target), again)
     session = Session(socket, Trace(keep_media=keep_media))
     reader = asyncio.create_task(session.read(), name="avatar-session-reader")
     player = None

@@ -60,6 +60,8 @@ class Response:
     drop_reasons: dict[str, int] = field(default_factory=dict)
     """Dropped frames by reason: `slow_client` or `overload`."""
     video_done: bool = False
+    has_video: bool = True
+    """Whether frames are sent; a response keeps the mode in which it started."""
     status: str | None = None
     """`completed`, `cancelled`, `incomplete` or `failed`; `None` while it is active."""
     done_at: float | None = None
@@ -111,6 +113,13 @@ class Trace:
         self._file_ms = -1.0
         self._seq = 0
         self._epoch = 0
+
+    @property
+    def has_video(self) -> bool:
+        """Return whether the session has frames, and not sound only."""
+        avatar = self.session.get("avatar")
+        video = avatar.get("video") if isinstance(avatar, dict) else None
+        return not isinstance(video, dict) or video.get("mode") != "none"
 
     @property
     def seq(self) -> int:
@@ -195,6 +204,7 @@ class Trace:
             now,
             int(self.session["audio"]["output"]["format"].get("rate", 8000)),
             int(self.session["avatar"]["samples_per_frame"]),
+            has_video=self.has_video,
         )
 
     def _live(self, event: Mapping[str, Any]) -> Response | None:
@@ -325,7 +335,7 @@ class Trace:
         if response is None or response.status is not None:
             self._violation(f"response.done of {body['id']} without an active response")
             return
-        if not response.video_done:
+        if response.has_video and not response.video_done:
             self._violation(f"response.done of {body['id']} before response.video.done")
         self._epoch = max(self._epoch, int(event.get("epoch", 0)))
         response.status = str(body["status"])

@@ -31,14 +31,14 @@ class Outbox:
         self._characters = 0
 
     @property
+    def last_seq(self) -> int:
+        """Number of the newest message; 0 before the first."""
+        return self._seq
+
+    @property
     def characters(self) -> int:
         """Size of the messages that wait, in characters or bytes."""
         return self._characters
-
-    @property
-    def seq(self) -> int:
-        """The number of the last message; 0 before the first."""
-        return self._seq
 
     def add(self, kind: str, fields: dict[str, object]) -> None:
         """Append an event."""

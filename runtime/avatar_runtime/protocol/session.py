@@ -285,13 +285,13 @@ class Session(Generic[W]):
             queued = self._outbox.pop()
             if queued is not None:
                 return Outgoing(*queued)
-            video = self._speech.pull(now)
-            if video is not None:
-                if not video.frame.is_idle:
+            media = self._speech.pull(now)
+            if media is not None:
+                if not media.frame.is_idle:
                     self._active_at = now
-                times = video.speakable_at, video.heard_at
-                seq = self._outbox.seq if video.is_numbered else 0
-                return Outgoing(seq, video.message, video.frame, *times)
+                times = media.speakable_at, media.heard_at
+                seq = self._outbox.last_seq if media.is_numbered else 0
+                return Outgoing(seq, media.message, media.frame, *times)
             if self._outbox.characters == 0 and not self._speech.finish(now):
                 return None
 
@@ -369,14 +369,11 @@ class Session(Generic[W]):
             case _:
                 self._mode.handle(event, fields, event_id, now)
                 if isinstance(event, client_events.AppendAudio):
-                    self._count(event)
-
-    def _count(self, event: client_events.AppendAudio) -> None:
-        width = self._speech.config.format.bytes_per_sample
-        self.received.add_audio(len(event.audio), width)
+                    width = self._speech.config.format.bytes_per_sample
+                    self.received.add_audio(len(event.audio), width)
 
     def _ack(self, ack: client_events.Ack) -> None:
-        last_seq = self._outbox.seq
+        last_seq = self._outbox.last_seq
         if ack.seq > last_seq:
             message = f"seq is {ack.seq}; the last message has {last_seq}"
             raise ProtocolError("ack_ahead", message, param="seq", value=ack.seq, limit=last_seq)
@@ -389,7 +386,7 @@ class Session(Generic[W]):
             raise client_events.binary_not_enabled(len(message))
         event = self._binary_input.read(message, config.format)
         self._mode.handle(event, StrictFields({"type": "input_audio_buffer.append"}), None, now)
-        self._count(event)
+        self.received.add_audio(len(event.audio), config.format.bytes_per_sample)
 
     def _update(self, session: StrictFields, event_id: str | None, now: float) -> None:
         before = self._speech.config

@@ -49,6 +49,15 @@ async def test_both_transports_give_the_same_pictures_and_times(
     assert sizes["json"] == pytest.approx(sizes["binary"] * 4 / 3, rel=0.001)
 
 
+async def test_a_session_with_sound_only_breaks_no_guarantee(serve: Serve) -> None:
+    options = Options(video="none", flow="ack", transport="binary")
+    async with serve() as served, session.connect(target(served.sessions), options) as live:
+        response = await live.speak(SOUND, realtime=False)
+        assert (response.frames, bytes(response.pcm)) == ([], SOUND.pcm)
+        assert live.trace.violations == []
+        assert live.received_bytes > len(SOUND.pcm)
+
+
 async def test_the_client_acknowledges_what_a_player_would_have_played(serve: Serve) -> None:
     options = Options(flow="ack", window_ms=200)
     async with serve() as served, session.connect(target(served.sessions), options) as live:

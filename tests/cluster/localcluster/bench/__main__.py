@@ -98,6 +98,9 @@ BENCHES: Final = (
         "localcluster.bench.slow_clients",
         what="20 clients of 1 Mbit/s each, and 20 that stop reading, beside others",
     ),
+    Bench(
+        "transport", "localcluster.bench.transport", what="media as JSON and as binary: CPU, bytes"
+    ),
     Bench("interruptions", "localcluster.bench.interruptions", what="8 callers interrupt"),
     Bench("faults", "localcluster.bench.faults", what="convergence under API faults, 200 seeds"),
     Bench(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-_CHUNK_BYTES: Final = 4096
+_CHUNK_BYTES: Final = 8192
 _BUFFER_BYTES: Final = 32 * 1024
 """What the kernel holds of each side; the network is slow, and not a store."""
 
