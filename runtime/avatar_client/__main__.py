@@ -75,7 +75,7 @@ def _check_outputs(options: argparse.Namespace) -> None:
     faults = [fault for fault in checked if fault is not None]
     is_file = options.video == "fmp4" and options.transport == "binary"
     if is_file and any(path is not None for option, path, _ in outputs if option != "--json"):
-        expected = "must be json, since binary messages do not say where their frames are"
+        expected = "json, since binary messages do not say where their frames are"
         faults.append(Fault("--transport", "binary", expected))
     if faults:
         raise errors.SettingsError(*faults)

@@ -170,4 +170,4 @@ def test_a_file_is_not_recorded_from_binary_messages(
     options = ["--url", "h:1", "--audio", "a.wav", "--video", "fmp4", "--transport", "binary"]
     assert command.main(["talk", *options, "--out", str(tmp_path / "a.mp4")]) == 2
     assert "--transport" in (told := capsys.readouterr().err)
-    assert "must be json" in told
+    assert "must be json, since" in told
