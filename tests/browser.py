@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 import socket
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from playwright.async_api import async_playwright
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from playwright.async_api import Page
 
@@ -27,14 +28,26 @@ _ARGUMENTS = [
 
 
 @asynccontextmanager
-async def new_page() -> AsyncIterator[Page]:
-    """Start the browser and yield an empty page of it."""
+async def new_page(*arguments: str, **context: Any) -> AsyncIterator[Page]:
+    """Start the browser and yield an empty page of it.
+
+    `arguments` are more of the command line; `context` is what Playwright's `new_page` takes.
+    """
     async with async_playwright() as playwright:
         chromium = await playwright.chromium.launch(
-            executable_path=CHROMIUM, headless=True, args=_ARGUMENTS
+            executable_path=CHROMIUM, headless=True, args=[*_ARGUMENTS, *arguments]
         )
-        yield await chromium.new_page()
+        yield await chromium.new_page(**context)
         await chromium.close()
+
+
+def microphone(sound: Path) -> tuple[str, ...]:
+    """Return the arguments of a browser whose microphone hears a WAV file once."""
+    return (
+        "--use-fake-ui-for-media-stream",
+        "--use-fake-device-for-media-stream",
+        f"--use-file-for-fake-audio-capture={sound}%noloop",
+    )
 
 
 def free_port() -> int:

@@ -2,50 +2,76 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import re
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PAGE_PATH: Final = "/page"
+"""The files of the page are at `/page/NAME`; `/` is `index.html`."""
+INDEX: Final = "index.html"
+_SCRIPT: Final = "text/javascript"
+_CLIENT: Final = (
+    "capture-worklet captions close-codes connection credentials decoders errors index media"
+    " message-log microphone options pacing pcm playback-worklet resampler screen session sound"
+    " statistics timeline turns video"
+)
+_PAGE: Final = "details directory own-face page recordings states view"
+_TYPES: Final = {
+    INDEX: "text/html",
+    "page.css": "text/css",
+    "sample.wav": "audio/wav",
+    **{f"{name}.js": _SCRIPT for name in _PAGE.split()},
+    **{f"client/{name}.js": _SCRIPT for name in _CLIENT.split()},
+}
+_POLICY: Final = {
+    "default-src": "'none'",
+    "script-src": "'self'",
+    "style-src": "'self'",
+    "img-src": "'self' blob: data:",
+    "connect-src": "'self' ws: wss:",  # some browsers do not count WebSockets as 'self'
+    "base-uri": "'none'",
+    "form-action": "'none'",
+    "frame-ancestors": "'none'",
+}
+_HEADERS: Final = {
+    "Cache-Control": "no-cache",
+    "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in _POLICY.items()),
+    "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PageFile:
+    """One file of the page."""
+
+    content: bytes
+    media_type: str
+    """Without parameters; text is UTF-8."""
 
 
 @cache
-def page() -> str:
-    """Return the HTML of the page that the gateway and a runtime serve at `/`."""
-    return files("avatar_contracts").joinpath("page/index.html").read_text(encoding="utf-8")
-
-
-@cache
-def page_headers() -> dict[str, str]:
-    """Return the headers of the page: browsers run only the script that it contains."""
-    scripts = " ".join(_hashes("script"))
-    styles = " ".join(_hashes("style"))
-    policy = {
-        "default-src": "'none'",
-        "script-src": scripts,
-        "style-src": styles,
-        "img-src": "'self' data:",
-        "connect-src": "'self' ws: wss:",  # some browsers do not count WebSockets as 'self'
-        "base-uri": "'none'",
-        "form-action": "'none'",
-        "frame-ancestors": "'none'",
-    }
+def page_files() -> Mapping[str, PageFile]:
+    """Return the files of the page by name, `index.html` first."""
+    folder = files("avatar_contracts").joinpath("page")
     return {
-        "Cache-Control": "no-cache",
-        "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
-        "Referrer-Policy": "no-referrer",
-        "X-Content-Type-Options": "nosniff",
+        name: PageFile(folder.joinpath(name).read_bytes(), media_type)
+        for name, media_type in _TYPES.items()
     }
 
 
-def _hashes(element: str) -> list[str]:
-    contents = re.findall(rf"<{element}[^>]*>(.*?)</{element}>", page(), re.DOTALL)
-    digests = (hashlib.sha256(content.encode()).digest() for content in contents)
-    return [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]
+def page_headers() -> dict[str, str]:
+    """Return the headers of each of these files: browsers run only scripts of the same host."""
+    return dict(_HEADERS)
 
 
+@cache
 def gpu_profiles() -> dict[str, dict[str, Any]]:
     """Return the `spec` of each GPUProfile that the chart ships, by its name."""
     text = files("avatar_contracts").joinpath("gpu_profiles.json").read_text(encoding="utf-8")

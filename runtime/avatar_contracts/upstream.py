@@ -186,3 +186,18 @@ def _render_endpoint(endpoint: Endpoint, key: KeySource | None) -> dict[str, obj
         document["apiKeyEnv"] = key.variable
         document["apiKeyFile"] = key.file
     return document
+
+
+def describe(upstream: Upstream | None) -> dict[str, object]:
+    """Return what a page needs to know of a service: `mode`, `hears`, `says_text`.
+
+    `hears` is whether the service has a use for a microphone, `says_text` whether it takes text.
+    """
+    match upstream:
+        case None:
+            return {"mode": DRIVE, "hears": True, "says_text": False}
+        case Bridge():
+            return {"mode": BRIDGE, "hears": True, "says_text": True}
+        case _:
+            hears = upstream.transcription is not None
+            return {"mode": SPEECH, "hears": hears, "says_text": True}

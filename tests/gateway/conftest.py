@@ -70,6 +70,9 @@ class FakePod:
     """Whether the pod's library handles pings and pongs itself."""
     port: int = 0
     admin_port: int = 0
+    avatar_answer: bytes = b"{}"
+    avatar_type: str | None = None
+    """The media type of the answer; None chooses that of the path."""
     tokens: list[str | None] = field(default_factory=list)
     accepted: str | None = None
     """The only Authorization header that the state stream accepts; None accepts every one."""
@@ -77,6 +80,12 @@ class FakePod:
     sockets: set[web.WebSocketResponse] = field(default_factory=set)
     closed_with: list[int | None] = field(default_factory=list)
     on_message: Callable[[web.WebSocketResponse, Any], Awaitable[None]] | None = None
+
+    async def avatars(self, request: web.Request) -> web.Response:
+        """Answer what is asked about avatars."""
+        self.requests.append(request)
+        kind = "image/jpeg" if request.path.endswith(".jpg") else "application/json"
+        return web.Response(body=self.avatar_answer, content_type=self.avatar_type or kind)
 
     async def realtime(self, request: web.Request) -> web.StreamResponse:
         """Serve one session."""
@@ -158,6 +167,7 @@ class FakePod:
         sessions, admin = web.Application(), web.Application()
         paths = ("/v1/realtime", "/voice-live/realtime")
         sessions.add_routes([web.get(path, self.realtime) for path in paths])
+        sessions.add_routes([web.get("/v1/avatars{rest:.*}", self.avatars)])
         admin.add_routes([web.get("/control/v1/state", self.state)])
         async with serving(sessions) as self.port, serving(admin) as self.admin_port:
             yield self

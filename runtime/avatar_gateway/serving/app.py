@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
-from avatar_contracts import packaged_files
 from avatar_contracts.rate_limit import Rate
 from avatar_gateway import errors
 from avatar_gateway.core import credentials, rejections, requests
 from avatar_gateway.core.frames import GOING_AWAY, NORMAL, Opcode
 from avatar_gateway.core.wait_queue import RETRYABLE_CODES
-from avatar_gateway.serving import answers, probes, proxy, upgrade
+from avatar_gateway.serving import answers, page, probes, proxy, upgrade
+from avatar_gateway.serving.avatars import Avatars
 from avatar_gateway.serving.models import Models
 from avatar_gateway.serving.wait_queue import WaitQueues
 
@@ -68,6 +68,7 @@ class Gateway:
         self._budget = budget
         self._metrics = metrics
         self._is_synced = is_synced
+        self._avatars = Avatars(authenticator, placer, metrics)
         self.models = Models(authenticator, lambda: placer.services, metrics)
 
     def application(self) -> web.Application:
@@ -80,7 +81,8 @@ class Gateway:
                 web.get("/v1/models/{name:.+}", self.models.retrieve),
                 web.post("/v1/realtime/client_secrets", self.client_secrets),
                 *probes.routes(lambda: self.is_ready),
-                web.get("/", self.page),
+                *self._avatars.routes(),
+                *page.routes(),
             ]
         )
         return application
@@ -89,14 +91,6 @@ class Gateway:
     def is_ready(self) -> bool:
         """Whether services and pods are known and the gateway does not shut down."""
         return self._is_synced() and not self._sessions.leaving
-
-    async def page(self, _: web.Request) -> web.Response:
-        """Serve the demo page that shows an avatar."""
-        return web.Response(
-            text=packaged_files.page(),
-            content_type="text/html",
-            headers=packaged_files.page_headers(),
-        )
 
     async def client_secrets(self, request: web.Request) -> web.Response:
         """Create a short-lived client secret for a browser."""

@@ -30,6 +30,12 @@ _CONNECT_TIMEOUT_S: Final = 5.0
 """How long one pod may take to accept a session. A warm pod needs milliseconds."""
 
 
+_MAX_BODY_BYTES: Final = 2 << 20
+"""Of a list or a picture of avatars."""
+_MEDIA_TYPES: Final = frozenset({"application/json", "image/jpeg"})
+"""Of the same."""
+
+
 @dataclass(frozen=True, slots=True)
 class PlacedSession:
     """A session that a pod accepted."""
@@ -37,6 +43,15 @@ class PlacedSession:
     pod: str
     peer: Peer
     placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The answer of a pod to a plain request."""
+
+    status: int
+    media_type: str
+    body: bytes
 
 
 class Placer:
@@ -77,9 +92,7 @@ class Placer:
             PodRejection: a pod rejected the request itself; every pod would reject it.
         """
         if request.model not in self._registry.services:
-            raise errors.Rejection(
-                "model_not_found", f"service {request.model} does not exist", param="model"
-            )
+            raise errors.Rejection("model_not_found", _missing(request.model), param="model")
         now = asyncio.get_running_loop().time()
         ranked = routing.order(self._registry.candidates(request.model), now)
         if isinstance(ranked, routing.Shortage):
@@ -91,6 +104,42 @@ class Placer:
                 _log.info("pod did not accept the session pod=%s problem=%s", key, error.problem)
         shortage = routing.Shortage.NO_CAPACITY
         raise errors.Rejection(shortage.value, _SHORTAGE_MESSAGES[shortage])
+
+    async def fetch(self, model: str, path: str) -> Fetched:
+        """Return what a ready pod of a service answers to `GET`; a full pod answers, too.
+
+        Raises:
+            Rejection: the service does not exist, or no ready pod answers.
+        """
+        if model not in self._registry.services:
+            raise errors.Rejection("model_not_found", _missing(model), param="model")
+        now = asyncio.get_running_loop().time()
+        ready = [pod.key for pod in self._registry.candidates(model) if pod.is_ready(now)]
+        for key in sorted(ready)[: routing.MAX_TRIES]:
+            try:
+                async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                    return await self._fetch(self._registry.pods[key], path)
+            except (aiohttp.ClientError, OSError, TimeoutError, errors.PodError) as error:
+                _log.info("pod did not answer pod=%s path=%s problem=%r", key, path, error)
+        shortage = routing.Shortage.NOT_READY
+        raise errors.Rejection(shortage.value, _SHORTAGE_MESSAGES[shortage])
+
+    async def _fetch(self, pod: Pod, path: str) -> Fetched:
+        headers = {labels.SESSION_TOKEN_HEADER: _session_tokens(pod, self._read_keys())}
+        address = f"http://{_host(pod)}:{pod.sessions_port}{path}"
+        # Without the middleware, for which every status but 101 is a rejection.
+        async with self._http.get(
+            address, headers=headers, allow_redirects=False, middlewares=()
+        ) as response:
+            body = await response.content.read(_MAX_BODY_BYTES + 1)
+            while body and not response.content.at_eof() and len(body) <= _MAX_BODY_BYTES:
+                body += await response.content.read(_MAX_BODY_BYTES + 1 - len(body))
+            if response.content_type not in _MEDIA_TYPES:
+                # A tenant may run an image of its own: no page of a pod has the gateway's origin.
+                raise errors.PodError(pod.key, f"its answer is {response.content_type[:64]}")
+            if len(body) > _MAX_BODY_BYTES:
+                raise errors.PodError(pod.key, f"its answer has over {_MAX_BODY_BYTES} bytes")
+            return Fetched(response.status, response.content_type, body)
 
     async def resume(
         self, request: SessionRequest, subprotocols: Sequence[str], headers: Mapping[str, str]
@@ -131,13 +180,12 @@ class Placer:
         pod = self._registry.pods.get(key)
         if pod is None:
             raise errors.PodError(key, "the pod was deleted")
-        host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
         placement = self._registry.add_placement(key)
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 peer = await upgrade.connect(
                     self._http,
-                    f"http://{host}:{pod.sessions_port}{request.path}",
+                    f"http://{_host(pod)}:{pod.sessions_port}{request.path}",
                     _query(request, pod),
                     _headers(headers, request, pod, self._read_keys()),
                     subprotocols,
@@ -152,6 +200,18 @@ class Placer:
             raise
         placement.accepted_at = asyncio.get_running_loop().time()
         return PlacedSession(key, peer, placement)
+
+
+def _missing(model: str) -> str:
+    return f"service {model} does not exist"
+
+
+def _host(pod: Pod) -> str:
+    return f"[{pod.ip}]" if ":" in pod.ip else pod.ip
+
+
+def _session_tokens(pod: Pod, keys: Sequence[str]) -> str:
+    return ",".join(tokens.session_token(key, pod.original_service) for key in keys)
 
 
 def _query(request: SessionRequest, pod: Pod) -> Sequence[tuple[str, str]]:
@@ -171,8 +231,7 @@ def _headers(
     sessions of this service only.
     """
     service = pod.original_service
-    session_tokens = ",".join(tokens.session_token(key, service) for key in keys)
-    headers = {**forwarded, labels.SESSION_TOKEN_HEADER: session_tokens}
+    headers = {**forwarded, labels.SESSION_TOKEN_HEADER: _session_tokens(pod, keys)}
     return (
         headers if service == request.model else {**headers, labels.SERVICE_HEADER: request.model}
     )

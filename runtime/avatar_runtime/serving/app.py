@@ -8,13 +8,18 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from fastapi import FastAPI
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from avatar_contracts import packaged_files
 from avatar_runtime.errors import ProtocolError, Rejection
 from avatar_runtime.protocol import resume
-from avatar_runtime.serving import admission, live_session, rejections, unknown_paths
+from avatar_runtime.serving import (
+    admission,
+    live_session,
+    page_routes,
+    rejections,
+    unknown_paths,
+)
 from avatar_runtime.serving.avatar_routes import AvatarRoutes
 from avatar_runtime.serving.live_sessions import LiveSessions
 from avatar_runtime.serving.model_routes import ModelRoutes
@@ -35,12 +40,7 @@ _log = logging.getLogger(__name__)
 def create(runtime: Runtime) -> FastAPI:
     """Return the application of the sessions port."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    page = packaged_files.page()
     sessions = LiveSessions(runtime)
-
-    @app.get("/")
-    async def index() -> HTMLResponse:
-        return HTMLResponse(page, headers=packaged_files.page_headers())
 
     @app.get("/healthz")
     async def healthz() -> JSONResponse:
@@ -65,6 +65,7 @@ def create(runtime: Runtime) -> FastAPI:
     for path in admission.PATHS:
         app.add_api_route(path, upgrade_required, response_model=None)
         app.add_api_websocket_route(path, realtime)
+    app.include_router(page_routes.router())
     app.include_router(AvatarRoutes(runtime).router())
     app.include_router(ModelRoutes(runtime).router())
     unknown_paths.install(app)

@@ -11,13 +11,16 @@ from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.requests import ClientDisconnect
 
+from avatar_contracts import upstream
 from avatar_runtime.avatars import field_rules, work_folder
-from avatar_runtime.errors import Rejection
+from avatar_runtime.errors import AssetError, Rejection, shown, supported
 from avatar_runtime.serving import admission, page_origin, prepare_process, rejections, upload
+from avatar_runtime.serving.avatar_pictures import AvatarPictures
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
+    from avatar_runtime.protocol.session_config import Character
     from avatar_runtime.serving.runtime import Runtime
 
 PREVIEW: Final = "preview.jpg"
@@ -38,12 +41,14 @@ class AvatarRoutes:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._folder = Path(runtime.settings.engine.avatars)
+        self._pictures = AvatarPictures(self._folder)
         self._progress: str | None = None
 
     def router(self) -> APIRouter:
         """Return the routes; those that prepare exist only with `--prepare`."""
         router = APIRouter()
         router.add_api_route("/v1/avatars", self.list, response_model=None)
+        router.add_api_route("/v1/avatars/{name}/picture.jpg", self.picture, response_model=None)
         if self._runtime.settings.prepare:
             router.add_api_route("/v1/avatars", self.prepare, methods=["POST"], response_model=None)
             router.add_api_route(
@@ -52,7 +57,7 @@ class AvatarRoutes:
         return router
 
     async def list(self, request: Request) -> Response:
-        """Return the avatars, and the progress of the preparation that runs."""
+        """Return the avatars, what the service does, and the progress of a preparation."""
         prepares = self._runtime.settings.prepare
         try:
             admission.check_headers(request.scope["headers"], self._runtime.tokens)
@@ -61,11 +66,38 @@ class AvatarRoutes:
         except Rejection as rejection:
             return rejections.answer(rejection)
         avatars = [
-            {"name": name, "version": character.key.removeprefix(f"{name}@")}
+            {
+                "name": name,
+                "version": _version(character),
+                "width": character.width,
+                "height": character.height,
+                "disclosure": character.disclosure,
+            }
             for name, character in self._runtime.avatars.items()
         ]
-        document = {"avatars": avatars, "preparation": prepares, "progress": self._progress}
+        document = {
+            "avatars": avatars,
+            **upstream.describe(self._runtime.settings.upstream.upstream),
+            "preparation": prepares,
+            "progress": self._progress,
+        }
         return JSONResponse(document, headers=_NO_STORE)
+
+    async def picture(self, request: Request, name: str) -> Response:
+        """Return a picture of an avatar in silence."""
+        try:
+            admission.check_headers(request.scope["headers"], self._runtime.tokens)
+            if self._runtime.settings.prepare:
+                page_origin.check_host(request.headers)
+            character = self._runtime.avatars.get(name)
+            if character is None:
+                raise _no_avatar(name, self._runtime.avatars)
+            picture = await self._pictures.read(name, _version(character))
+        except Rejection as rejection:
+            return rejections.answer(rejection)
+        except AssetError:  # the folder has just been removed
+            return rejections.answer(_no_avatar(name, self._runtime.avatars))
+        return Response(picture, media_type="image/jpeg", headers=_PICTURE_HEADERS)
 
     async def preview(self, request: Request, name: str) -> Response:
         """Return the contact sheet of an avatar."""
@@ -144,6 +176,18 @@ class AvatarRoutes:
 async def _left(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def _version(character: Character) -> str:
+    return character.key.removeprefix(f"{character.name}@")
+
+
+def _no_avatar(name: str, avatars: Collection[str]) -> Rejection:
+    names = sorted(avatars)
+    message = f"avatar is {shown(name)}; {supported(names)}"
+    return Rejection(
+        404, 4404, "avatar_not_found", message, param="avatar", value=shown(name), limit=names
+    )
 
 
 def _named(request: Request) -> tuple[str, str]:

@@ -7,13 +7,13 @@ import os
 import sys
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 from tests import browser
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from playwright.async_api import Page
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[3]
 
 
 @asynccontextmanager
-async def runtime(avatars: Path, *options: str) -> AsyncIterator[str]:
+async def runtime(avatars: Path, *options: str, capacity: int = 2) -> AsyncIterator[str]:
     """Run a runtime with a simulated GPU and yield the address of its page."""
     sessions, admin = browser.free_port(), browser.free_port()
     child = await asyncio.create_subprocess_exec(
@@ -29,7 +29,7 @@ async def runtime(avatars: Path, *options: str) -> AsyncIterator[str]:
         *("-m", "avatar_runtime", "serve", "--device=simulated:h100-80gb", *options),
         *(f"--model={ROOT / 'examples/models/demo'}", f"--avatars={avatars}"),
         *(f"--listen=127.0.0.1:{sessions}", f"--admin=127.0.0.1:{admin}"),
-        env={"PATH": os.environ["PATH"], "AVATAR_CAPACITY": "2"},
+        env={"PATH": os.environ["PATH"], "AVATAR_CAPACITY": str(capacity)},
     )
     address = f"http://127.0.0.1:{sessions}"
     try:
@@ -47,19 +47,28 @@ async def runtime(avatars: Path, *options: str) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def page(address: str) -> AsyncIterator[tuple[Page, list[str]]]:
-    """Open the page; yield it with what the browser reported or asked of others."""
+async def page(
+    address: str, query: str = "", arguments: Sequence[str] = (), **context: Any
+) -> AsyncIterator[tuple[Page, list[str]]]:
+    """Open the page; yield it with what the browser reported or asked of others.
+
+    `arguments` and `context` are those of `browser.new_page`; a function `prepare` in `context`
+    gets the page before it is opened.
+    """
+    prepare = context.pop("prepare", None)
     faults: list[str] = []
-    async with browser.new_page() as opened:
+    async with browser.new_page(*arguments, **context) as opened:
         opened.on("pageerror", lambda error: faults.append(str(error)))
         opened.on("console", lambda message: faults.append(message.text))
         opened.on(
             "request",
             lambda request: (
                 None
-                if request.url.startswith((address, "data:"))
+                if request.url.startswith((address, "data:", "blob:"))
                 else faults.append(f"asked {request.url}")
             ),
         )
-        await opened.goto(address)
+        if prepare is not None:
+            await prepare(opened)
+        await opened.goto(address + query)
         yield opened, faults

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+import cv2
 import httpx
 import numpy as np
 import pytest
 
-from avatar_runtime.avatars import cache
+from avatar_runtime.avatars import cache, idle_pictures
 from avatar_runtime.preparation import staging
 from avatar_runtime.serving import prepare_process, upload
 
@@ -60,7 +61,13 @@ async def test_without_the_setting_avatars_are_only_listed(serve: Serve) -> None
         httpx.AsyncClient(base_url=f"http://{served.sessions}") as http,
     ):
         assert (await http.get("/v1/avatars")).json() == {
-            "avatars": [{"name": "anna", "version": "hash"}, {"name": "ben", "version": "hash"}],
+            "avatars": [
+                {"name": name, "version": "hash", "width": 64, "height": 64, "disclosure": ""}
+                for name in ("anna", "ben")
+            ],
+            "mode": "drive",
+            "hears": True,
+            "says_text": False,
             "preparation": False,
             "progress": None,
         }
@@ -74,6 +81,34 @@ async def test_a_pod_that_needs_a_session_token_lists_nothing_without_it(serve: 
         httpx.AsyncClient(base_url=f"http://{served.sessions}") as http,
     ):
         assert (await http.get("/v1/avatars")).status_code == 401
+
+
+async def test_each_avatar_has_a_picture_of_its_silence(serve: Serve) -> None:
+    folder = ROOT / "examples/avatars"
+    given = {"AVATAR_AVATAR_FOLDER": str(folder), "AVATAR_AVATARS": "anna,ben"}
+    async with (
+        serve(**given) as served,
+        httpx.AsyncClient(base_url=f"http://{served.sessions}", timeout=DEADLINE_S) as http,
+    ):
+        answer = await http.get("/v1/avatars/anna/picture.jpg")
+        assert (answer.status_code, answer.headers["Content-Type"]) == (200, "image/jpeg")
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        shown = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_COLOR)
+        assert shown is not None
+        wanted = idle_pictures.decode(cache.read(folder / "anna"), 0)
+        difference = np.abs(shown.astype(float) - wanted)
+        assert difference.mean() < 2
+        missing = await http.get("/v1/avatars/nobody/picture.jpg")
+        assert missing.status_code == 404
+        assert missing.json()["error"]["limit"] == ["anna", "ben"]
+
+
+async def test_a_pod_that_needs_a_session_token_shows_no_picture_without_it(serve: Serve) -> None:
+    async with (
+        serve(AVATAR_SESSION_TOKEN="s3cret") as served,
+        httpx.AsyncClient(base_url=f"http://{served.sessions}") as http,
+    ):
+        assert (await http.get("/v1/avatars/anna/picture.jpg")).status_code == 401
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ async def test_a_clip_becomes_an_avatar_that_speaks(avatars: Path, tmp_path: Pat
         runtime_page.runtime(avatars, "--prepare") as address,
         runtime_page.page(address) as (page, faults),
     ):
-        await expect(page.get_by_role("heading", name="Your own face")).to_be_visible()
+        await page.get_by_role("heading", name="Your own face").click()
         await page.set_input_files("#own-file", clip)
         await page.get_by_label("Name of the avatar").fill("anna")
         await expect(page.locator("#prepare")).to_have_text("Replace this avatar")
@@ -66,9 +66,9 @@ async def test_a_clip_becomes_an_avatar_that_speaks(avatars: Path, tmp_path: Pat
         width = await page.locator("#preview").evaluate("picture => picture.naturalWidth")
         assert width == 6 * 256
         await page.get_by_role("button", name="Speak as mira").click()
-        await expect(page.locator("#status")).to_have_text(
-            "The response is completed.", timeout=30_000
-        )
+        await expect(page.locator("#status")).to_have_text("Speaking", timeout=30_000)
+        await expect(page.locator("#status")).to_have_text("Connected", timeout=30_000)
+        await page.get_by_role("heading", name="Details").click()
         received = int(re.findall(r"\d+", await page.locator("#frames").inner_text())[0])
         assert 70 <= received <= 80
         assert "avatar=mira" in page.url
@@ -80,6 +80,7 @@ async def test_a_dropped_file_that_is_no_picture_shows_the_reason(avatars: Path)
         runtime_page.runtime(avatars, "--prepare") as address,
         runtime_page.page(address) as (page, _),
     ):
+        await page.get_by_role("heading", name="Your own face").click()
         await page.locator("#drop").evaluate(DROP, "photo.png")
         name = await page.locator("#own-file").evaluate("input => input.files[0].name")
         assert name == "photo.png"

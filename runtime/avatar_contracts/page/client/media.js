@@ -1,0 +1,169 @@
+/** Plays what a session receives: the sound is the clock, and frames follow it. */
+
+import { decodeBase64, decodeSamples, RATE } from "./pcm.js";
+import { Timeline } from "./timeline.js";
+
+/** @typedef {import("./connection.js").ServerEvent} ServerEvent */
+/** @typedef {import("./decoders.js").Frame} Frame */
+/** @typedef {import("./sound.js").Sound} Sound */
+/** @typedef {import("./video.js").Video} Video */
+
+const FRAME_WAIT_MS = 300; // for the first frame of a response, before its sound starts
+const MAX_AHEAD_S = 60; // of sound that a suspended page does not play
+
+/**
+ * @typedef {object} MediaHandlers
+ * @property {(frame: Frame) => void} onFrame As it is received.
+ * @property {(sound: {samples: Int16Array, responseId: string, ptsMs: number}) => void} onAudio
+ *   As it is received.
+ * @property {(responseId: string) => void} onStarted The first sound of a response is played.
+ * @property {(responseId: string, status: string) => void} onFinished The last one has been heard.
+ */
+
+export class Media {
+  /**
+   * @param {Sound} sound
+   * @param {Video | null} video
+   * @param {MediaHandlers} on
+   */
+  constructor(sound, video, on) {
+    this.sound = sound;
+    this.video = video;
+    this.on = on;
+    this.timeline = new Timeline(RATE);
+    this.epoch = 0;
+    /** @type {ReturnType<typeof setTimeout> | null} */
+    this.starting = null;
+    /** @type {Int16Array[]} Sound of a response whose first frame has not come. */
+    this.held = [];
+    this.current = "";
+    this.started = "";
+    this.isHeard = false; // from the first sound of a response to its last
+    this.received = 0;
+    this.hasVideo = true;
+  }
+
+  /**
+   * Takes in an event of the server.
+   * @param {ServerEvent} event
+   */
+  receive(event) {
+    if (Number.isInteger(event.epoch) && event.epoch > this.epoch) {
+      const isFirst = this.epoch === 0;
+      this.epoch = event.epoch;
+      // What is not heard yet is stale, whatever raised the epoch.
+      if (!isFirst) this.clear();
+    }
+    if (event.type === "response.output_audio.delta") this.#addSound(event);
+    else if (event.type === "response.video.delta") this.#addFrame(event);
+    else if (event.type === "response.output_audio.done" && event.response_id === this.current) {
+      this.#start();
+      this.sound.complete();
+    } else if (event.type === "response.done") {
+      this.timeline.finish(event.response.id, event.response.status);
+      if (event.response.id === this.current) this.#start();
+    } else if (event.type === "session.created" || event.type === "session.updated") {
+      this.hasVideo = event.session.avatar?.video?.mode !== "none";
+    }
+  }
+
+  /** What is heard now. */
+  get moment() {
+    return this.timeline.at(this.sound.position());
+  }
+
+  /** Seconds of sound that wait. */
+  get bufferedS() {
+    return Math.max(0, (this.timeline.end - this.sound.position()) / RATE);
+  }
+
+  /**
+   * Draws what is due, and reports what has been heard completely.
+   * @param {number} leadS How long after now a picture becomes visible, seconds.
+   */
+  update(leadS) {
+    const position = this.sound.position();
+    this.video?.update(position, leadS);
+    const { moment } = this;
+    if (moment && moment.responseId !== this.started && position > 0) {
+      this.started = moment.responseId;
+      this.isHeard = true;
+      this.on.onStarted(moment.responseId);
+    }
+    if (this.held.length) return;
+    for (const { responseId, status } of this.timeline.takeFinished(position)) {
+      if (responseId === this.started) this.isHeard = false;
+      this.on.onFinished(responseId, status);
+    }
+  }
+
+  /** Stops the sound and forgets everything that is not played. */
+  clear() {
+    if (this.starting) clearTimeout(this.starting);
+    this.starting = null;
+    this.held = [];
+    this.current = this.started = "";
+    this.isHeard = false;
+    const ends = [...this.timeline.ends];
+    this.sound.clear();
+    this.timeline.clear();
+    this.video?.clear();
+    for (const [responseId, { status }] of ends) this.on.onFinished(responseId, status);
+  }
+
+  /**
+   * Accepts only media of a higher epoch from now on, which an interruption raises.
+   */
+  raiseEpoch() {
+    this.epoch++;
+    this.clear();
+  }
+
+  async close() {
+    this.clear();
+    this.video?.close();
+    await this.sound.close();
+  }
+
+  /** @param {ServerEvent} event */
+  #addSound(event) {
+    if (event.epoch < this.epoch) return;
+    if (this.bufferedS > MAX_AHEAD_S) this.clear();
+    const samples = decodeSamples(event.delta);
+    const { response_id: responseId, item_id: itemId, pts_ms: ptsMs = 0 } = event;
+    const isNew = responseId !== this.current;
+    if (isNew) this.#start();
+    this.current = responseId;
+    this.timeline.append({ responseId, itemId, ptsMs }, samples.length);
+    this.on.onAudio({ samples, responseId, ptsMs });
+    const waits = this.starting || (isNew && this.video && this.hasVideo && ptsMs === 0);
+    if (!waits) { this.sound.push(samples); return; }
+    this.held.push(samples);
+    this.starting ??= setTimeout(() => this.#start(), FRAME_WAIT_MS);
+  }
+
+  #start() {
+    if (this.starting) clearTimeout(this.starting);
+    this.starting = null;
+    for (const samples of this.held) this.sound.push(samples);
+    this.held = [];
+  }
+
+  /** @param {ServerEvent} event */
+  #addFrame(event) {
+    if (event.epoch < this.epoch) return;
+    /** @type {Frame} */
+    const frame = {
+      data: decodeBase64(event.delta), mode: event.mode ?? event.codec, responseId: event.response_id,
+      frameIndex: event.frame_index, ptsMs: event.pts_ms, epoch: event.epoch,
+      keyframe: event.keyframe ?? true, idle: event.idle ?? false,
+    };
+    if (!frame.idle) this.received++;
+    this.on.onFrame(frame);
+    const due = frame.idle || frame.responseId === null ? this.sound.position()
+      : this.timeline.dueAt(frame.responseId, frame.ptsMs);
+    // Without its sound a frame is shown at once.
+    this.video?.push(frame, due ?? this.sound.position());
+    if (frame.responseId === this.current) this.#start();
+  }
+}

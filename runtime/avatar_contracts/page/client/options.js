@@ -1,0 +1,39 @@
+/** What a program says about the session that it wants. */
+
+/**
+ * @typedef {object} Options
+ * @property {string | URL} url Of the gateway or the runtime: `https:`, `http:`, `wss:` or `ws:`.
+ * @property {string} [model] Name of the service, `NAMESPACE/NAME`. A gateway requires it.
+ * @property {string} [token] API key of the gateway; a client secret is requested with it.
+ * @property {string} [avatar] Name of the avatar; the default is the service's.
+ * @property {HTMLCanvasElement | OffscreenCanvas} [canvas] Where the avatar is drawn.
+ * @property {(frame: import("./decoders.js").Frame) => void} [onFrame] Each frame as it is
+ *   received, encoded.
+ * @property {(sound: {samples: Int16Array, responseId: string, ptsMs: number}) => void} [onAudio]
+ *   Sound as it is received.
+ * @property {boolean | MediaStream} [microphone] Listen from the start. Defaults to false.
+ * @property {"auto" | "h264" | "jpeg" | "none"} [video] `auto` is H.264 where it can be decoded,
+ *   `jpeg` without a canvas. Defaults to `auto`.
+ * @property {number} [waitMs] How long to wait for a free place. Defaults to 0.
+ * @property {Record<string, unknown>} [session] Other fields of `session.update`.
+ * @property {AudioContext} [audioContext] Of 24 kHz, running. The default is an own one; without
+ *   Web Audio nothing is heard.
+ * @property {typeof WebSocket} [WebSocket] Defaults to the global one.
+ * @property {typeof globalThis.fetch} [fetch] Defaults to the global one.
+ */
+
+/**
+ * Returns the address of the endpoint.
+ * @param {Options} options
+ * @returns {URL}
+ */
+export function endpoint({ url, model, avatar, waitMs }) {
+  const address = new URL(url);
+  address.protocol = address.protocol.replace(/^http/, "ws");
+  if (address.pathname === "/") address.pathname = "/v1/realtime";
+  const query = { model, avatar, wait_ms: waitMs ? String(waitMs) : undefined, refuse: "close" };
+  for (const [name, value] of Object.entries(query)) {
+    if (value !== undefined) address.searchParams.set(name, value);
+  }
+  return address;
+}

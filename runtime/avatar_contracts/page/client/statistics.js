@@ -1,0 +1,48 @@
+/** Figures of a session, for engineers. */
+
+const WINDOW_MS = 5000;
+
+export class Statistics {
+  constructor() {
+    /** @type {{at: number, bytes: number}[]} */
+    this.messages = [];
+    this.askedAt = NaN;
+    this.firstFrameMs = NaN;
+  }
+
+  /** @param {number} bytes */
+  addMessage(bytes) {
+    const at = performance.now();
+    this.messages.push({ at, bytes });
+    while (this.messages[0].at < at - WINDOW_MS) this.messages.shift();
+  }
+
+  /** A request was sent. */
+  ask() {
+    this.askedAt = performance.now();
+    this.firstFrameMs = NaN;
+  }
+
+  /** A frame of a response was received. */
+  addFrame() {
+    if (Number.isNaN(this.firstFrameMs)) this.firstFrameMs = performance.now() - this.askedAt;
+  }
+
+  /** Kilobits per second of the messages of the last seconds. */
+  get kbitPerS() {
+    const since = performance.now() - WINDOW_MS;
+    const bytes = this.messages.reduce((sum, each) => sum + (each.at >= since ? each.bytes : 0), 0);
+    return bytes * 8 / WINDOW_MS;
+  }
+}
+
+/**
+ * Returns a quantile of values, or NaN if there is none.
+ * @param {readonly number[]} values
+ * @param {number} share 0 to 1.
+ * @returns {number}
+ */
+export function quantile(values, share) {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? NaN;
+}

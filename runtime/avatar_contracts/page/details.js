@@ -1,0 +1,59 @@
+/** The figures of a session. */
+
+import { setText } from "./view.js";
+
+const PERIOD_MS = 500;
+
+/** Shows the figures of one session after the other. */
+export class Details {
+  /** @param {() => import("./client/session.js").Session | null} current */
+  constructor(current) {
+    this.current = current;
+    this.dropped = 0;
+    this.soundS = 0;
+    setInterval(() => this.#show(), PERIOD_MS);
+  }
+
+  /** A session starts. */
+  reset() {
+    this.dropped = this.soundS = 0;
+  }
+
+  /**
+   * Takes in an event of the server.
+   * @param {import("./client/connection.js").ServerEvent} event
+   */
+  receive(event) {
+    if (event.type === "response.video.dropped") {
+      this.dropped += event.last_frame_index - event.first_frame_index + 1;
+    } else if (event.type === "response.video.done") {
+      this.soundS += event.audio_ms / 1000;
+      this.#show();
+    }
+  }
+
+  #show() {
+    const session = this.current();
+    setText("connection", session?.state ?? "none");
+    if (!session) return;
+    const figures = session.statistics();
+    setText("first", number(figures.firstFrameMs, 0, "ms"));
+    setText("frames", `${figures.received} received, ${figures.drawn} drawn, ${this.dropped} `
+      + `dropped by the server, ${figures.dropped} too late here`);
+    setText("rate", number(figures.framesPerS, 1, "frames/s"));
+    setText("skew", number(figures.skewMs, 1, "ms (95 %)"));
+    setText("played", number(this.soundS, 1, "s"));
+    setText("underruns", String(figures.underruns));
+    setText("bandwidth", number(figures.kbitPerS, 0, "kbit/s"));
+    setText("mode", figures.mode || "–");
+  }
+}
+
+/**
+ * @param {number} value
+ * @param {number} digits
+ * @param {string} unit
+ */
+function number(value, digits, unit) {
+  return Number.isFinite(value) ? `${value.toFixed(digits)} ${unit}` : "–";
+}

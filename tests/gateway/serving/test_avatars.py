@@ -1,0 +1,105 @@
+"""`/v1/avatars` at the gateway: a ready pod of the service answers, for who may use the service."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+
+from avatar_contracts import labels, packaged_files, tokens
+
+if TYPE_CHECKING:
+    from tests.gateway.conftest import Setup
+
+KEY = "a-key-of-some-length"
+MODEL = "acme/concierge"
+
+
+async def get(
+    gateway: Setup, path: str, key: str | None = KEY
+) -> tuple[int, str, bytes, dict[str, str]]:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    address = f"http://127.0.0.1:{gateway.port}{path}"
+    async with (
+        aiohttp.ClientSession(headers=headers) as http,
+        http.get(address) as answer,
+    ):
+        return answer.status, answer.content_type, await answer.read(), dict(answer.headers)
+
+
+async def test_a_pod_answers_with_the_token_of_its_service(gateway: Setup) -> None:
+    pod = await gateway.pod("p1", capacity=1)
+    pod.avatar_answer = b'{"avatars": []}'
+    gateway.report_state(pod, free=0)  # a full pod answers, too
+    status, kind, body, headers = await get(gateway, f"/v1/avatars?model={MODEL}")
+    assert (status, kind, body) == (200, "application/json", pod.avatar_answer)
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    (request,) = pod.requests
+    expected = ",".join(tokens.session_token(key, MODEL) for key in gateway.keys)
+    assert request.headers[labels.SESSION_TOKEN_HEADER] == expected
+    assert "Authorization" not in request.headers
+
+
+async def test_a_picture_comes_from_a_pod(gateway: Setup) -> None:
+    pod = await gateway.pod("p1")
+    pod.avatar_answer = b"\xff\xd8picture"
+    path = f"/v1/avatars/anna/picture.jpg?model={MODEL}&version=1"
+    assert (await get(gateway, path))[:3] == (200, "image/jpeg", pod.avatar_answer)
+    assert pod.requests[0].raw_path == "/v1/avatars/anna/picture.jpg"
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "status"),
+    [
+        (f"/v1/avatars?model={MODEL}", None, 401),
+        (f"/v1/avatars?model={MODEL}", "another-key-of-some-length", 401),
+        ("/v1/avatars?model=acme/other", KEY, 404),
+        ("/v1/avatars", KEY, 404),
+        (f"/v1/avatars?model={MODEL}&key={KEY}", KEY, 400),
+        (f"/v1/avatars/..%2F..%2Fhealthz/picture.jpg?model={MODEL}", KEY, 400),
+        (f"/v1/avatars/a%3Fb/picture.jpg?model={MODEL}", KEY, 400),
+    ],
+)
+async def test_a_request_is_refused_before_a_pod_sees_it(
+    gateway: Setup, path: str, key: str | None, status: int
+) -> None:
+    pod = await gateway.pod("p1")
+    assert (await get(gateway, path, key))[0] == status
+    assert pod.requests == []
+
+
+async def test_a_service_without_a_ready_pod_answers_with_503(gateway: Setup) -> None:
+    gateway.registry.add_service(MODEL)
+    status, _, body, headers = await get(gateway, f"/v1/avatars?model={MODEL}")
+    assert (status, b"not_ready" in body, "Retry-After" in headers) == (503, True, True)
+
+
+async def test_an_answer_without_end_is_not_passed_on(gateway: Setup) -> None:
+    pod = await gateway.pod("p1")
+    pod.avatar_answer = bytes(3 << 20)
+    assert (await get(gateway, f"/v1/avatars?model={MODEL}"))[0] == 503
+
+
+@pytest.mark.parametrize("kind", ["text/html", "image/svg+xml", "text/javascript"])
+async def test_no_page_of_a_pod_has_the_origin_of_the_gateway(gateway: Setup, kind: str) -> None:
+    pod = await gateway.pod("p1")
+    pod.avatar_type, pod.avatar_answer = kind, b"<script>alert(1)</script>"
+    status, shown, body, _ = await get(gateway, f"/v1/avatars?model={MODEL}")
+    assert (status, shown, b"script" in body) == (503, "application/json", False)
+
+
+@pytest.mark.parametrize("name", sorted(packaged_files.page_files()))
+async def test_each_file_of_the_page_is_served(gateway: Setup, name: str) -> None:
+    file = packaged_files.page_files()[name]
+    status, kind, body, headers = await get(gateway, f"/page/{name}", key=None)
+    assert (status, kind, body) == (200, file.media_type, file.content)
+    assert headers.items() >= packaged_files.page_headers().items()
+
+
+async def test_no_other_file_is_served(gateway: Setup) -> None:
+    for name in ("client/package.json", "client/LICENSE", "../gpu_profiles.json", "", "client"):
+        assert (await get(gateway, f"/page/{name}", key=None))[0] == 404
+    assert (await get(gateway, "/", key=None))[2] == packaged_files.page_files()[
+        "index.html"
+    ].content
