@@ -9,6 +9,7 @@ import pytest
 
 from avatar_runtime.protocol import idle_stream
 from avatar_runtime.protocol.media import RawImage
+from avatar_runtime.protocol.resume import Resume
 from avatar_runtime.protocol.session_config import Character
 
 if TYPE_CHECKING:
@@ -172,6 +173,24 @@ def test_a_session_with_sound_only_gets_none(connect: Connect) -> None:
     driver = streaming(connect)
     driver.update(avatar={"video": {"mode": "none"}})
     assert driver.run(1.0) == []
+
+
+def test_in_h264_a_client_that_comes_back_can_decode_the_next_one(connect: Connect) -> None:
+    driver = streaming(connect, "h264")
+
+    def shown() -> Event:
+        driver.now += 0.04
+        [frame] = driver.due()
+        driver.deliver(frame, RAW)
+        outgoing = driver.session.pull(driver.now)
+        assert outgoing is not None
+        assert outgoing.seq == 0
+        event: Event = json.loads(outgoing.message)
+        return event
+
+    assert [shown()["keyframe"] for _ in range(3)] == [True, False, False]
+    driver.session.resumed(Resume("token", 30_000), 5)  # what had no number is not sent again
+    assert [shown()["keyframe"] for _ in range(3)] == [True, False, False]
 
 
 def test_in_h264_they_depend_on_each_other_and_a_response_starts_anew(connect: Connect) -> None:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from tests import browser
+from websockets.asyncio.client import connect
 
 from avatar_runtime.batching.frames import Frame
 from avatar_runtime.engine.rendering import blend_host
@@ -64,8 +65,16 @@ def _sound(frames: int) -> bytes:
     return samples.tobytes()
 
 
+async def _keep_frames(client: Client) -> None:
+    """Let a slow machine pause instead of dropping frames."""
+    avatar = {"flow": {"overrun": "pause"}}
+    await client.send("session.update", session={"type": "realtime", "avatar": avatar})
+    await client.until("session.updated")
+
+
 async def _record(client: Client) -> list[dict[str, Any]]:
     """Speak two responses with pauses, cancel a third one, and return the deltas."""
+    await _keep_frames(client)
     for _ in range(2):
         for _ in range(20):
             await client.until("response.video.delta")
@@ -172,6 +181,7 @@ async def test_all_modes_show_the_same_pictures_at_the_same_times(
     async with serve(engine=engine) as served:
         for mode in ("jpeg", "h264", "fmp4"):
             async with served.client(f"?video={mode}") as client:
+                await _keep_frames(client)
                 await client.say(_sound(60))
                 await client.until("response.done")
                 for _ in range(6 if mode == "fmp4" else 0):
@@ -185,6 +195,38 @@ async def test_all_modes_show_the_same_pictures_at_the_same_times(
     for pictures in shown.values():
         for (index, _), picture in pictures.items():
             assert cv2.PSNR(picture, _picture(index)) > MIN_PSNR_DB
+
+
+async def test_azures_client_gets_the_file(
+    serve: Serve, engine: FakeEngine, make_client: Callable[[Any], Client]
+) -> None:
+    video = {
+        "codec": "h264",
+        "bitrate": 1_000_000,
+        "resolution": {"width": 128, "height": 128},
+        "crop": {"top_left": [0, 0], "bottom_right": [64, 64]},
+    }
+    avatar = {"character": "anna", "video": video}
+    async with serve(engine=engine) as served:
+        url = f"ws://{served.sessions}/voice-live/realtime?api-version=2025-10-01"
+        async with connect(url) as socket:
+            client = make_client(socket)
+            await client.until("session.created")
+            wanted = ["text", "audio", "avatar"]
+            await client.send("session.update", session={"modalities": wanted, "avatar": avatar})
+            await client.until("session.updated")
+            await client.say(_sound(20))
+            await client.until("response.done")
+            for _ in range(10):
+                await client.until("response.video.delta")
+        assert not client.of("error") + client.of("warning") + client.of("response.audio.delta")
+        deltas = client.of("response.video.delta")
+    file = b"".join(base64.b64decode(event["delta"]) for event in deltas)
+    pictures, sound = _decoded(file)
+    assert len(pictures) == len(deltas)
+    assert len(_starts(np.abs(sound) > 0.1, 4800)) == 1
+    with av.open(io.BytesIO(file)) as container:
+        assert (container.streams.video[0].width, container.streams.video[0].height) == (128, 128)
 
 
 async def test_two_sessions_have_two_files(serve: Serve, engine: FakeEngine) -> None:
