@@ -32,7 +32,7 @@ STRIP_SIDE: Final = 240
 STRIP_STEP: Final = 2  # of 25 frames a second
 QUALITY: Final = 70
 MAX_BYTES: Final = 1 << 20
-_VIEW: Final = {"width": 760, "height": 860}
+_VIEW: Final = {"width": 760, "height": 806}
 
 
 async def main() -> None:
@@ -75,6 +75,7 @@ async def _video(folder: Path, avatar: str) -> list[np.ndarray]:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "avatar_client", "talk", "--avatar", avatar),
             *("--url", address.replace("http", "ws"), "--audio", str(SAMPLE), "--out", str(out)),
+            "--every-frame",
         )
         assert await process.wait() == 0
     with av.open(str(out)) as file:
