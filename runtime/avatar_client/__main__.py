@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avatar_client import errors, load, record, session, sound, talk
+from avatar_client.options import Options
 from avatar_contracts import media_files
 
 if TYPE_CHECKING:
@@ -83,11 +84,14 @@ def _print_warnings(result: Mapping[str, Any]) -> None:
 
 def _settings(options: argparse.Namespace) -> Mapping[str, Any] | None:
     """Return the fields of the `session.update`, or `None` if the options need no update."""
-    mode = options.video or ("jpeg" if options.update else None)
-    avatar: dict[str, Any] = {} if mode is None else {"video": {"mode": mode}}
-    if options.every_frame:
-        avatar["flow"] = {"overrun": "pause"}
-    return {"avatar": avatar} if avatar else None
+    return Options(
+        video=options.video or ("jpeg" if options.update else None),
+        resolution=options.resolution,
+        transport=options.transport,
+        flow=options.flow,
+        window_ms=options.window_ms,
+        overrun="pause" if options.every_frame else None,
+    ).fields()
 
 
 async def _talk(
@@ -147,7 +151,26 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--wait-ms", type=int, help="maximum wait for a free slot")
     common.add_argument("--update", action="store_true", help="send a session.update first")
     common.add_argument(
-        "--video", choices=("jpeg", "h264"), help="form of the video; the server's default is jpeg"
+        "--video",
+        choices=("jpeg", "h264", "none"),
+        help="form of the video; the server's default is jpeg",
+    )
+    common.add_argument(
+        "--resolution",
+        type=_size,
+        metavar="WxH",
+        help="size of the video, such as 256x256; default: that of the avatar",
+    )
+    common.add_argument(
+        "--transport", choices=("json", "binary"), help="how media travels; default: json"
+    )
+    common.add_argument(
+        "--flow", choices=("clock", "ack"), help="what says how much was played; default: clock"
+    )
+    common.add_argument(
+        "--window-ms",
+        type=_positive_int,
+        help="how far the server may be ahead of what was played, 200 to 10000; default: 1000",
     )
     common.add_argument(
         "--every-frame",
@@ -179,6 +202,13 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--pause-s", type=_positive, default=0.5, help="silence between utterances")
     many.add_argument("--late-ms", type=_positive, default=80.0, help="delay of a late frame")
     return parser
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, separator, height = text.partition("x")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text} is not a width and a height, such as 256x256")
+    return _positive_int(width), _positive_int(height)
 
 
 def _positive(text: str) -> float:

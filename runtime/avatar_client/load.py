@@ -92,6 +92,8 @@ class Report:
     gap_ms_max: float = 0.0
     gap_ms_total: float = 0.0
     audio_ms: float = 0.0
+    received_bytes: int = 0
+    """Size of all messages of the server."""
     violations: list[str] = field(default_factory=list)
 
 
@@ -168,7 +170,8 @@ async def _visit(target: session.Target, index: int, visit: Visit, script: Scrip
     report = Report(index, visit.arrival_s)
     started_at = monotonic()
     try:
-        async with session.connect(target, keep_media=False) as live:
+        # A load test is about the server: a connection that is lost is a session that was cut.
+        async with session.connect(target, keep_media=False, resumes=False) as live:
             report.connect_ms = _ms(monotonic() - started_at)
             try:
                 await _converse(live, visit, script)
@@ -206,8 +209,10 @@ def _account(report: Report, live: session.Session, script: Script) -> None:
     per_frame = int(trace.session["avatar"]["samples_per_frame"])
     report.session_id = trace.session_id
     report.violations = trace.violations
+    report.received_bytes = live.received_bytes
     report.utterances = len(live.utterances)
-    report.frames_due = sum(-(-said.samples // per_frame) for said in live.utterances)
+    if trace.has_video:
+        report.frames_due = sum(-(-said.samples // per_frame) for said in live.utterances)
     for said, response in zip(live.utterances, trace.responses.values(), strict=False):
         report.frames += len(response.frames)
         report.frames_dropped += len(response.dropped)

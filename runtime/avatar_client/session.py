@@ -7,66 +7,28 @@ import base64
 import json
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlencode, urlsplit, urlunsplit
 
-from websockets.asyncio.client import connect as open_websocket
-from websockets.exceptions import (
-    ConnectionClosed,
-    InvalidHandshake,
-    InvalidMessage,
-    InvalidStatus,
-)
+from websockets.exceptions import ConnectionClosed
 
-from avatar_client import errors
+from avatar_client import dialing, errors
+from avatar_client.binary_media import BinaryMediaReader
+from avatar_client.playout import Playout
+from avatar_client.resuming import ResumingSocket
 from avatar_client.traces import Response, Trace
-from avatar_contracts import labels
+from avatar_contracts.binary_messages import Header, Kind
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from websockets.asyncio.client import ClientConnection
-
+    from avatar_client.options import Options
     from avatar_client.sound import Sound
 
-MAX_MESSAGE_BYTES: Final = 21 * 2**20
-"""Maximum size of a message of the protocol."""
-_QUEUED_MESSAGES: Final = 64
-"""Maximum number of unread messages; beyond it the server gets back-pressure."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """The server, the service and the credentials of a session."""
-
-    url: str
-    """URL of a gateway or a runtime pod; the scheme is `http`, `https`, `ws` or `wss`."""
-    model: str
-    """The AvatarService, `NAMESPACE/NAME`."""
-    key: str
-    """API key; if empty, no key is sent."""
-    avatar: str | None = None
-    """Avatar of the session; `None` selects the first of the service."""
-    wait_ms: int | None = None
-    """Maximum wait for a free slot, milliseconds; `None` uses the default of the service."""
-    open_timeout_s: float = 20.0
-    """Maximum time to open the session, seconds."""
-    session_token: str = ""
-    """Session token of the service, which a pod in a cluster needs if it is reached directly."""
-
-    def __repr__(self) -> str:
-        return f"Target(url={self.url!r}, model={self.model!r}, key='***')"
-
-    @property
-    def address(self) -> str:
-        """Return the WebSocket address with its query."""
-        parts = urlsplit(self.url if "://" in self.url else f"ws://{self.url}")
-        scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
-        path = parts.path if parts.path.strip("/") else "/v1/realtime"
-        query = {"model": self.model, "avatar": self.avatar, "wait_ms": self.wait_ms}
-        given = {name: value for name, value in query.items() if value not in (None, "")}
-        return urlunsplit((scheme, parts.netloc, path, urlencode(given, safe="/"), ""))
+Target = dialing.Target
+ACK_PERIOD_S: Final = 0.2
+"""How often a session in flow mode `ack` acknowledges what was played."""
 
 
 @dataclass(slots=True)
@@ -86,12 +48,26 @@ class Session:
     messages of the server do not wait for the caller.
     """
 
-    def __init__(self, socket: ClientConnection, trace: Trace) -> None:
+    def __init__(self, socket: ResumingSocket, trace: Trace) -> None:
         self.trace = trace
         self.utterances: list[Utterance] = []
+        self.playout = Playout()
+        """What a player has played that plays the sound when it arrives."""
+        self.received_bytes = 0
+        """Size of the messages of the server; of JSON in characters, which are bytes."""
         self._socket = socket
+        self._media = BinaryMediaReader()
+        self._sent_messages = 0  # binary ones
+        self._sent_samples = 0
+        self._acknowledged: tuple[str, float] | None = None
         self._waiters: list[tuple[frozenset[str], asyncio.Future[Mapping[str, Any]]]] = []
         self._ended: errors.SessionEnded | None = None
+        self._is_over = asyncio.Event()
+
+    @property
+    def resumed(self) -> int:
+        """How often the session went on after its connection was lost."""
+        return self._socket.resumed
 
     @property
     def ended(self) -> errors.SessionEnded | None:
@@ -159,10 +135,34 @@ class Session:
         await self.send({"type": "input_audio_buffer.commit"})
 
     async def append(self, pcm: bytes) -> None:
-        """Send one chunk of audio; the server answers only if it is invalid."""
+        """Send one chunk of audio; the server answers only if it is invalid.
+
+        `pcm` has whole samples in the input format of the session.
+
+        Raises:
+            SessionEnded: the connection closed.
+        """
+        before, self._sent_samples = self._sent_samples, self._sent_samples + len(pcm) // 2
+        if self._setting("transport") == "binary":
+            self._sent_messages += 1
+            header = Header(Kind.INPUT_AUDIO, self._sent_messages, before)
+            await self._send(header.pack(pcm))
+            return
         audio = base64.b64encode(pcm).decode("ascii")
         # Base64 needs no escaping: formatting saves the load generator a JSON encoder.
-        await self._send_text(f'{{"type":"input_audio_buffer.append","audio":"{audio}"}}')
+        await self._send(f'{{"type":"input_audio_buffer.append","audio":"{audio}"}}')
+
+    async def acknowledge(self, response_id: str, pts_ms: float) -> None:
+        """Tell the server that a response was played up to `pts_ms`, milliseconds of its sound.
+
+        A program with its own player calls it about every 200 ms in flow mode `ack`, and opens the
+        session with `acknowledges=False`. A position that goes back is ignored.
+
+        Raises:
+            SessionEnded: the connection closed.
+        """
+        fields = {"response_id": response_id, "pts_ms": pts_ms, "seq": self.trace.seq}
+        await self.send({"type": "output_video_buffer.ack", **fields})
 
     async def pause(self, seconds: float) -> None:
         """Wait for a time.
@@ -172,10 +172,11 @@ class Session:
         """
         try:
             async with asyncio.timeout(seconds):
-                await self._socket.wait_closed()
+                await self._is_over.wait()
         except TimeoutError:
             return
-        raise errors.SessionEnded(self._socket.close_code or 1006, self._socket.close_reason or "")
+        assert self._ended is not None
+        raise self._ended
 
     async def cancel(self, timeout_s: float = 5.0) -> None:
         """Cancel the active response and wait for its end."""
@@ -184,7 +185,7 @@ class Session:
 
     async def send(self, event: Mapping[str, Any]) -> None:
         """Send one client event as it is."""
-        await self._send_text(json.dumps(event, separators=(",", ":")))
+        await self._send(json.dumps(event, separators=(",", ":")))
 
     async def wait_for(self, *kinds: str, timeout_s: float = 10.0) -> Mapping[str, Any]:
         """Return the next event of one of the given types.
@@ -200,9 +201,13 @@ class Session:
         """Add all messages to the trace until the connection closes; a task of `connect`."""
         try:
             while True:
-                message = await self._socket.recv(decode=False)
-                event = _parsed(message)
-                self.trace.receive(event, monotonic())
+                message = await self._socket.recv()
+                self.received_bytes += len(message)
+                event = self._event(message)
+                self._socket.took(event)
+                now = monotonic()
+                self.trace.receive(event, now)
+                self.playout.receive(event, now)
                 if self._waiters:
                     self._answer_waiters(event)
         except ConnectionClosed as closed:
@@ -212,9 +217,40 @@ class Session:
             self.trace.violations.append(f"unreadable message: {error!r}")
             self._end(1002, "unreadable message")
 
-    async def _send_text(self, text: str) -> None:
+    async def acknowledge_playout(self) -> None:
+        """Acknowledge what `playout` has played while flow mode is `ack`; a task of `connect`."""
         try:
-            await self._socket.send(text)
+            while True:
+                await asyncio.sleep(ACK_PERIOD_S)
+                position = self.playout.position(monotonic())
+                if position in (None, self._acknowledged) or self._flow_mode != "ack":
+                    continue
+                self._acknowledged = position
+                await self.acknowledge(*position)
+        except errors.SessionEnded:
+            return
+
+    @property
+    def _flow_mode(self) -> object:
+        flow = self._setting("flow")
+        return flow.get("mode") if isinstance(flow, dict) else None
+
+    def _setting(self, name: str) -> object:
+        """Return a field of `avatar` in the session as the server has confirmed it."""
+        avatar = self.trace.session.get("avatar")
+        return avatar.get(name) if isinstance(avatar, dict) else None
+
+    def _event(self, message: str | bytes) -> Mapping[str, Any]:
+        """Return the event of a message; of a binary one, that with the same media."""
+        if isinstance(message, bytes):
+            return self._media.read(message)
+        event = _parsed(message)
+        self._media.observe(event)
+        return event
+
+    async def _send(self, message: str | bytes) -> None:
+        try:
+            await self._socket.send(message)
         except ConnectionClosed as closed:
             frame = closed.rcvd or closed.sent
             raise errors.SessionEnded(
@@ -258,6 +294,7 @@ class Session:
 
     def _end(self, code: int, reason: str) -> None:
         self._ended = errors.SessionEnded(code, reason)
+        self._is_over.set()
         for _, future in self._waiters:
             if not future.done():
                 future.set_exception(self._ended)
@@ -265,45 +302,44 @@ class Session:
 
 
 @asynccontextmanager
-async def connect(target: Target, *, keep_media: bool = True) -> AsyncIterator[Session]:
+async def connect(
+    target: Target,
+    options: Options | None = None,
+    *,
+    keep_media: bool = True,
+    acknowledges: bool = True,
+    resumes: bool = True,
+) -> AsyncIterator[Session]:
     """Open a session without turn detection, and close it at the end of the body.
+
+    `options` are asked for before the body starts. `keep_media` is whether the trace keeps the
+    frames and the sound. `acknowledges` is whether the session itself acknowledges in flow mode
+    `ack`, as a player would that plays each sound when it arrives. `resumes` is whether the session
+    goes on when its connection is lost; otherwise it has ended.
 
     Raises:
         Refused: the server refused the connection.
         SessionEnded: the connection closed before the session started.
         AnswerTimeout: the session did not start in time.
+        ServerError: the server does not serve an option.
     """
-    headers = {"Authorization": f"Bearer {target.key}"} if target.key else {}
-    if target.session_token:
-        headers[labels.SESSION_TOKEN_HEADER] = target.session_token
-    opening = open_websocket(
-        target.address,
-        additional_headers=headers,
-        compression=None,
-        max_size=MAX_MESSAGE_BYTES,
-        max_queue=_QUEUED_MESSAGES,
-        open_timeout=target.open_timeout_s,
-    )
-    try:
-        socket = await opening
-    except InvalidStatus as error:
-        raise _refusal(error) from error
-    except InvalidMessage as error:
-        raise errors.SessionEnded(1006, "closed during the handshake") from error
-    except InvalidHandshake as error:
-        raise errors.Refused(None, "handshake_failed", str(error), None) from error
-    except TimeoutError as error:
-        raise errors.AnswerTimeout("handshake", target.open_timeout_s) from error
-    except OSError as error:
-        raise errors.Refused(None, "connect_failed", str(error), None) from error
+    again = partial(dialing.dial, target) if resumes else None
+    socket = ResumingSocket(await dialing.dial(target), again)
     session = Session(socket, Trace(keep_media=keep_media))
     reader = asyncio.create_task(session.read(), name="avatar-session-reader")
+    player = None
+    if acknowledges:
+        player = asyncio.create_task(session.acknowledge_playout(), name="avatar-session-acks")
     try:
         wait_s = (target.wait_ms or 0) / 1000
         await _wait_until_created(session, target.open_timeout_s + wait_s)
         await _turn_detection_off(session, target.open_timeout_s)
+        if options is not None and (fields := options.fields()) is not None:
+            await session.update(fields, target.open_timeout_s)
         yield session
     finally:
+        if player is not None:
+            player.cancel()
         await socket.close()
         await reader
 
@@ -323,20 +359,8 @@ async def _wait_until_created(session: Session, timeout_s: float) -> None:
         raise errors.Refused(None, error.code, error.message, None) from error
 
 
-def _parsed(message: bytes) -> Mapping[str, Any]:
+def _parsed(message: str) -> Mapping[str, Any]:
     event = json.loads(message)
     if not isinstance(event, dict):
         raise TypeError(f"a message is not a JSON object but: {type(event).__name__}")
     return event
-
-
-def _refusal(error: InvalidStatus) -> errors.Refused:
-    status = error.response.status_code
-    retry_after = error.response.headers.get("Retry-After")
-    try:
-        body = json.loads(error.response.body)["error"]
-        code, message = str(body["code"]), str(body["message"])
-    except (ValueError, KeyError, TypeError):
-        code, message = f"http_{status}", "the response has no error object"
-    seconds = int(retry_after) if retry_after and retry_after.isdigit() else None
-    return errors.Refused(status, code, message, seconds)

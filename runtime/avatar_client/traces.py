@@ -39,7 +39,7 @@ class VideoFrame:
     keyframe: bool = True
     """Whether it can be decoded without the frames before it."""
     wire_bytes: int = 0
-    """Size of the image or access unit as it was sent, in base64."""
+    """Size of the image or access unit as it was sent: in base64 with the json transport."""
 
 
 @dataclass(slots=True)
@@ -55,7 +55,11 @@ class Response:
     pcm: bytearray = field(default_factory=bytearray)
     audio_samples: int = 0
     dropped: set[int] = field(default_factory=set)
+    drop_reasons: dict[str, int] = field(default_factory=dict)
+    """Dropped frames by reason: `slow_client` or `overload`."""
     video_done: bool = False
+    has_video: bool = True
+    """Whether frames are sent; a response keeps the mode in which it started."""
     status: str | None = None
     """`completed`, `cancelled`, `incomplete` or `failed`; `None` while it is active."""
     done_at: float | None = None
@@ -104,6 +108,18 @@ class Trace:
         self.messages = 0
         self._seq = 0
         self._epoch = 0
+
+    @property
+    def has_video(self) -> bool:
+        """Return whether the session has frames, and not sound only."""
+        avatar = self.session.get("avatar")
+        video = avatar.get("video") if isinstance(avatar, dict) else None
+        return not isinstance(video, dict) or video.get("mode") != "none"
+
+    @property
+    def seq(self) -> int:
+        """Return the number of the last message; 0 before the first."""
+        return self._seq
 
     @property
     def session_id(self) -> str:
@@ -177,6 +193,7 @@ class Trace:
             now,
             int(self.session["audio"]["output"]["format"].get("rate", 8000)),
             int(self.session["avatar"]["samples_per_frame"]),
+            has_video=self.has_video,
         )
 
     def _live(self, event: Mapping[str, Any]) -> Response | None:
@@ -203,12 +220,11 @@ class Trace:
             self._violation("audio after a chunk that was not a whole number of frames")
         if event.get("pts_ms") != Fraction(response.audio_samples * 1000, response.rate):
             self._violation(f"audio at sample {offset} has pts_ms {event.get('pts_ms')}")
-        delta = event["delta"]
         # PCM16 has two bytes per sample, the 8 kHz formats have one.
         width = 2 if response.rate != 8000 else 1
-        response.audio_samples += _decoded_length(delta) // width
+        response.audio_samples += _decoded_length(event) // width
         if self.keep_media:
-            response.pcm += base64.b64decode(delta, validate=True)
+            response.pcm += _decoded(event)
 
     def _picture(self, event: Mapping[str, Any], now: float) -> None:
         if event.get("idle"):
@@ -228,13 +244,12 @@ class Trace:
             self._violation(f"frame {index} has pts_ms {event['pts_ms']}")
         if not self._is_covered(response, index):
             self._violation(f"frame {index} came before its audio ({response.audio_samples})")
-        delta = event["delta"]
-        data = base64.b64decode(delta, validate=True) if self.keep_media else b""
+        data = _decoded(event) if self.keep_media else b""
         codec, keyframe = str(event.get("codec", "jpeg")), bool(event.get("keyframe", True))
         if not keyframe and (not response.frames or index != last + 1):
             self._violation(f"frame {index} depends on one that was not sent")
         response.frames.append(
-            VideoFrame(index, event["pts_ms"], now, data, codec, keyframe, len(delta))
+            VideoFrame(index, event["pts_ms"], now, data, codec, keyframe, _wire_length(event))
         )
 
     @staticmethod
@@ -248,6 +263,9 @@ class Trace:
         if response is not None:
             first, last = int(event["first_frame_index"]), int(event["last_frame_index"])
             response.dropped.update(range(first, last + 1))
+            reason = str(event.get("reason"))
+            counted = response.drop_reasons.get(reason, 0)
+            response.drop_reasons[reason] = counted + last - first + 1
 
     def _video_done(self, event: Mapping[str, Any]) -> None:
         response = self._live(event)
@@ -279,7 +297,7 @@ class Trace:
         if response is None or response.status is not None:
             self._violation(f"response.done of {body['id']} without an active response")
             return
-        if not response.video_done:
+        if response.has_video and not response.video_done:
             self._violation(f"response.done of {body['id']} before response.video.done")
         self._epoch = max(self._epoch, int(event.get("epoch", 0)))
         response.status = str(body["status"])
@@ -290,5 +308,19 @@ class Trace:
             self.violations.append(f"message {self.messages}: {sentence}")
 
 
-def _decoded_length(text: str) -> int:
+def _wire_length(event: Mapping[str, Any]) -> int:
+    return len(event["data"] if "data" in event else event["delta"])
+
+
+def _decoded_length(event: Mapping[str, Any]) -> int:
+    if "data" in event:
+        return len(event["data"])
+    text: str = event["delta"]
     return len(text) * 3 // 4 - text.count("=", -2)
+
+
+def _decoded(event: Mapping[str, Any]) -> bytes:
+    """Return the media of an event: `data` of a binary message, otherwise `delta` in base64."""
+    if "data" in event:
+        return bytes(event["data"])
+    return base64.b64decode(event["delta"], validate=True)

@@ -25,7 +25,7 @@ def _target(server: Any, avatar: str | None = None) -> session.Target:
     ],
 )
 def test_each_form_of_url_gives_the_websocket_address(url: str, address: str) -> None:
-    assert session.Target(url, "acme/c", "secret").address == address
+    assert session.Target(url, "acme/c", "secret").address() == address
 
 
 def test_the_key_is_not_shown() -> None:

@@ -109,7 +109,7 @@ async def test_a_changed_source_is_served_to_new_sessions_and_cuts_none(studio: 
         f"ws://{space.release.gateway}", f"{space.name}/show", space.release.key
     )
     speech = sound.read(callers.SPEECH).cut(callers.WORDS_S)
-    async with session.connect(target) as old:
+    async with session.connect(target, resumes=False) as old:
         assert version(old) == before[:16]
         assert (await old.speak(speech)).status == "completed"
         photo(studio.films / "ben.jpg", tint=20)

@@ -1,7 +1,7 @@
 """Make the pictures of the README: `python -m tests.page.pictures`.
 
-A runtime on the CPU computes what they show with the model of `examples/models/demo`; Chromium takes
-the picture of the page. It needs espeak-ng and chromium.
+A runtime on the CPU computes what they show, with the model of `examples/models/demo`. Chromium
+takes the picture of the page. The command needs espeak-ng and chromium.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import json
 import sys
 import tempfile
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import av
-import numpy as np
 from PIL import Image
 from playwright.async_api import expect
 from tests.page.test_page import has_picture
@@ -22,6 +21,9 @@ from tests.runtime.serving import runtime_page
 from tests.runtime.upstream.endpoints import running
 
 from localcluster import speech_server
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ROOT: Final = Path(__file__).parents[2]
 MEDIA: Final = ROOT / "docs/media"
@@ -68,7 +70,7 @@ async def _page(folder: Path) -> None:
     Image.open(shot).save(MEDIA / "page.webp", quality=90, method=6)
 
 
-async def _video(folder: Path, avatar: str) -> list[np.ndarray]:
+async def _video(folder: Path, avatar: str) -> list[np.ndarray[Any, Any]]:
     """Return the frames of an avatar that speaks the sample, RGB."""
     out = folder / f"{avatar}.mp4"
     async with runtime_page.runtime(AVATARS, "--device=cpu") as address:
@@ -82,7 +84,7 @@ async def _video(folder: Path, avatar: str) -> list[np.ndarray]:
         return [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
 
 
-def _strip(videos: list[list[np.ndarray]]) -> None:
+def _strip(videos: list[list[np.ndarray[Any, Any]]]) -> None:
     pictures = []
     for frames in zip(*(video[::STRIP_STEP] for video in videos), strict=False):
         sides = [Image.fromarray(frame).resize((STRIP_SIDE, STRIP_SIDE)) for frame in frames]

@@ -95,13 +95,13 @@ def padded(frame: NDArray[np.uint8], box: geometry.Box) -> NDArray[np.uint8]:
     return cut
 
 
-def parse_square(frame: NDArray[np.uint8], crop: geometry.Box) -> NDArray[np.uint8]:
+def parse_square(cut: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return what the face parser sees of a crop box, `(512, 512, 3) uint8` BGR.
 
-    The square is padded with black outside the frame `(h, w, 3) uint8` and resized as in
+    `cut` has the pixels of the crop box, black outside the frame (`padded`). It is resized as in
     MuseTalk.
     """
-    return _resized(padded(frame, crop), PARSED_SIZE, PARSED_SIZE, "bilinear")
+    return _resized(cut, PARSED_SIZE, PARSED_SIZE, "bilinear")
 
 
 def bounding_box(mask: NDArray[np.uint8]) -> geometry.Box:
@@ -122,9 +122,7 @@ def _blurred(mask: NDArray[np.uint8], kernel: int) -> NDArray[np.uint8]:
     result = np.zeros_like(mask)
     if box.width <= 0 or box.height <= 0:
         return result
-    around = geometry.Box(box.x1 - kernel, box.y1 - kernel, box.x2 + kernel, box.y2 + kernel)
-    part = around.clamped(mask.shape[1], mask.shape[0])
-    rows, columns = slice(part.y1, part.y2), slice(part.x1, part.x2)
+    rows, columns = _around(box, kernel, mask.shape)
     border = cv2.BORDER_DEFAULT | cv2.BORDER_ISOLATED
     result[rows, columns] = cv2.GaussianBlur(
         mask[rows, columns], (kernel, kernel), 0, borderType=border
@@ -132,15 +130,31 @@ def _blurred(mask: NDArray[np.uint8], kernel: int) -> NDArray[np.uint8]:
     return result
 
 
+def _around(box: geometry.Box, margin: int, shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Return the rows and columns of a box with a margin, inside an image of this shape."""
+    outer = geometry.Box(box.x1 - margin, box.y1 - margin, box.x2 + margin, box.y2 + margin)
+    part = outer.clamped(shape[1], shape[0])
+    return slice(part.y1, part.y2), slice(part.x1, part.x2)
+
+
 def _jaw(parsed: NDArray[np.uint8], cheek_width: int) -> NDArray[np.bool_]:
-    """Return the skin, dilated, and eroded from `cheek_width` columns off the middle on."""
+    """Return the skin, dilated, and eroded from `cheek_width` columns off the middle on.
+
+    Only the surroundings of the skin are computed: nothing beyond the reach of the kernel differs
+    from 0, and erosion adds nothing.
+    """
     skin = (parsed == _SKIN).astype(np.uint8)
-    grown = cv2.dilate(skin, _jaw_kernel())
+    result = np.zeros(parsed.shape, bool)
+    box = bounding_box(skin)
+    if box.width <= 0:
+        return result
+    rows, columns = _around(box, _JAW_KERNEL, parsed.shape)
+    grown = cv2.dilate(skin[rows, columns], _jaw_kernel())
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, _CHEEK_KERNEL)
     narrowed = cv2.erode(grown, kernel, iterations=_CHEEK_EROSIONS)
-    columns = np.arange(parsed.shape[1])
-    is_cheek = np.abs(columns - parsed.shape[1] // 2) >= cheek_width
-    return np.asarray(np.where(is_cheek, narrowed, grown) > 0)
+    distance = np.abs(np.arange(parsed.shape[1]) - parsed.shape[1] // 2)
+    result[rows, columns] = np.where(distance[columns] >= cheek_width, narrowed, grown) > 0
+    return result
 
 
 def _jaw_kernel() -> NDArray[np.uint8]:

@@ -15,8 +15,10 @@ import numpy as np
 from avatar_runtime import errors
 from avatar_runtime.avatars import cache, preparation
 from avatar_runtime.avatars.geometry import Box
+from avatar_runtime.preparation import stored_frames
 from avatar_runtime.preparation.faces import Face
 from avatar_runtime.preparation.quality import FrameFacts
+from avatar_runtime.preparation.stored_frames import StoredFrame
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -31,8 +33,12 @@ if TYPE_CHECKING:
 
 CHUNK_FRAMES: Final = 50
 """Frames that are stored, and lost by an interruption, together: 2 s of the clip."""
+BATCH_FRAMES: Final = 10
+"""Frames in memory at once, 60 MB of 1080p, of which the detector searches the first one.
+
+It divides a chunk, so that a preparation that is continued searches the same frames.
+"""
 STAGE: Final = "seen"
-_BATCH: Final = 5  # frames in memory at once: 30 MB of 1080p; divides a chunk
 _NUMBERS: Final = (
     "yaw_degrees",
     "pitch_degrees",
@@ -96,11 +102,16 @@ def load_faces(staging: Staging, number: int) -> list[Face | None]:
     return [_face(chunk, next(numbers)) if known else None for known in chunk["has_face"]]
 
 
-def load_files(staging: Staging, number: int) -> list[NDArray[np.uint8]]:
-    """Return the JPEG or PNG files of the frames of a finished chunk, mapped from the disk."""
+def load_frames(staging: Staging, number: int, size: tuple[int, int]) -> Iterator[StoredFrame]:
+    """Yield the frames of a finished chunk, of `size` (width, height), mapped from the disk."""
     chunk = _finished(staging, number)
-    offsets = chunk["pixel_offsets"]
-    return [chunk["pixels"][a:b] for a, b in pairwise(offsets)]
+    files, parts = (
+        [chunk[name][a:b] for a, b in pairwise(chunk[offsets])]
+        for name, offsets in (("pixels", "pixel_offsets"), ("parts", "part_offsets"))
+    )
+    boxes = [Box(*map(int, row)) for row in chunk["part_boxes"]]
+    for file, box, part in zip(files, boxes, parts, strict=True):
+        yield StoredFrame(file, size, box, part)
 
 
 def _finished(staging: Staging, number: int) -> Mapping[str, NDArray[Any]]:
@@ -133,26 +144,44 @@ def _store_chunk(
 ) -> list[FrameFacts]:
     """Store the next frames as a chunk and return their facts; nothing after the last frame."""
     located: list[Located] = []
-    files: list[NDArray[np.uint8]] = []
+    stored = _Stored([], [], [])
     while len(located) < CHUNK_FRAMES:
         with meter.stage("decode", 0) as timed:
-            batch = list(islice(frames, _BATCH))
+            batch = list(islice(frames, BATCH_FRAMES))
             timed.frames = len(batch)
         if not batch:
             break
         with meter.stage("detect", len(batch)):
-            located += locator.locate(batch)
+            here = locator.locate(batch)
         with meter.stage("store", len(batch)):
-            files += [preparation.picture_file(frame, pixels) for frame in batch]
+            for frame, one in zip(batch, here, strict=True):
+                stored.add(frame, one.facts.box, pixels)
+        located += here
         progress.advance(len(batch))
     if located:
-        staging.save(STAGE, number, {**_packed(located, files), "state": locator.state()})
+        staging.save(STAGE, number, {**_packed(located, stored), "state": locator.state()})
     return [one.facts for one in located]
 
 
-def _packed(located: Sequence[Located], files: list[NDArray[np.uint8]]) -> dict[str, NDArray[Any]]:
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """Files of the frames of a chunk: the whole pictures, and their parts around the face."""
+
+    files: list[NDArray[np.uint8]]
+    parts: list[Box]
+    part_files: list[NDArray[np.uint8]]
+
+    def add(self, frame: NDArray[np.uint8], face: Box | None, pixels: str) -> None:
+        part = stored_frames.part_of(face, frame.shape[1], frame.shape[0])
+        self.files.append(preparation.picture_file(frame, pixels))
+        self.parts.append(part)
+        self.part_files.append(stored_frames.part_file(frame, part, pixels))
+
+
+def _packed(located: Sequence[Located], stored: _Stored) -> dict[str, NDArray[Any]]:
     faces = [one.face for one in located if one.face is not None]
-    flat, offsets = cache.pack(files)
+    flat, offsets = cache.pack(stored.files)
+    flat_parts, part_offsets = cache.pack(stored.part_files)
     empty = np.zeros((len(faces), 0, 2), np.float32)
     with_mesh = faces and all(face.mesh is not None for face in faces)
     return {
@@ -163,6 +192,9 @@ def _packed(located: Sequence[Located], files: list[NDArray[np.uint8]]) -> dict[
         "mesh": np.stack([np.asarray(f.mesh) for f in faces]) if with_mesh else empty,
         "pixels": flat,
         "pixel_offsets": offsets,
+        "parts": flat_parts,
+        "part_offsets": part_offsets,
+        "part_boxes": np.array([(b.x1, b.y1, b.x2, b.y2) for b in stored.parts], np.int32),
     }
 
 

@@ -52,7 +52,8 @@ class FaceDetector(Protocol):
     def detect(self, frames: Sequence[NDArray[np.uint8]]) -> list[list[Face]]:
         """Return the faces of each frame, the largest first.
 
-        `frames` are `(h, w, 3) uint8` BGR.
+        `frames` are `(h, w, 3) uint8` BGR and follow each other in the clip. The result of a call
+        does not depend on earlier calls.
         """
         ...
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-import cv2
 import numpy as np
 
 from avatar_runtime.avatars import cache, geometry, preparation
@@ -43,6 +43,8 @@ class Boxes:
     faces: Sequence[Box]
     crops: Sequence[Box]
     valid: Sequence[bool]
+    size: tuple[int, int]
+    """Width and height of the frames."""
 
 
 def place(
@@ -66,8 +68,8 @@ def place(
     nearest = tracking.nearest_valid(valid)
     faces = [Box(*map(int, steady[i])).clamped(width, height) for i in nearest]
     if crops is None:
-        return Boxes(faces, [geometry.crop_box(face) for face in faces], valid)
-    return Boxes(faces, [crops[i] for i in nearest], valid)
+        return Boxes(faces, [geometry.crop_box(face) for face in faces], valid, (width, height))
+    return Boxes(faces, [crops[i] for i in nearest], valid, (width, height))
 
 
 def make(
@@ -86,7 +88,7 @@ def make(
     progress.stage("encode", total, total - todo)
     for number in waiting:
         part = slice(number * size, min((number + 1) * size, total))
-        chunk = Boxes(boxes.faces[part], boxes.crops[part], boxes.valid[part])
+        chunk = Boxes(boxes.faces[part], boxes.crops[part], boxes.valid[part], boxes.size)
         tensors = _make_chunk(number, chunk, recipe, staging, meter, progress)
         staging.save(STAGE, number, tensors)
 
@@ -99,22 +101,25 @@ def _make_chunk(
     meter: Meter,
     progress: Progress,
 ) -> dict[str, NDArray[Any]]:
-    files = analysis.load_files(staging, number)
+    frames = analysis.load_frames(staging, number, boxes.size)
     faces = analysis.load_faces(staging, number)
     step = min(recipe.batch_size, _MAX_BATCH)
     latents: list[NDArray[np.float16]] = []
     masks: list[NDArray[np.uint8]] = []
-    for at in range(0, len(files), step):
-        part = slice(at, at + step)
-        with meter.stage("read", len(files[part])):
-            frames = [_decoded(file) for file in files[part]]
-        here, crops = boxes.faces[part], boxes.crops[part]
-        with meter.stage("mask", len(frames)):
+    for at in range(0, len(faces), step):
+        here = list(islice(frames, step))
+        part = slice(at, at + len(here))
+        with meter.stage("read", len(here)):
+            pixels = [one.pixels(box) for one, box in zip(here, boxes.faces[part], strict=True)]
+        with meter.stage("mask", len(here)):
             first = number * analysis.CHUNK_FRAMES + at
-            masks += recipe.masker.masks(first, frames, here, crops, faces[part])
-        with meter.stage("latents", len(frames)):
-            latents.append(preparation.encode_latents(frames, here, recipe.encoder, step))
-        progress.advance(len(frames))
+            masks += recipe.masker.masks(
+                first, here, boxes.faces[part], boxes.crops[part], faces[part]
+            )
+        with meter.stage("latents", len(here)):
+            whole = [Box(0, 0, face.shape[1], face.shape[0]) for face in pixels]
+            latents.append(preparation.encode_latents(pixels, whole, recipe.encoder, step))
+        progress.advance(len(here))
     return _tensors(boxes, masks, np.concatenate(latents))
 
 
@@ -142,10 +147,6 @@ def _tensors(
 def _inside(mask: NDArray[np.uint8], face: Box, crop: Box) -> NDArray[np.uint8]:
     box = face.relative_to(crop)
     return mask[box.y1 : box.y2, box.x1 : box.x2]
-
-
-def _decoded(file: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.asarray(cv2.imdecode(np.array(file), cv2.IMREAD_COLOR), np.uint8)
 
 
 def _rows(boxes: Sequence[Box]) -> NDArray[np.int32]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from avatar_runtime.avatars.geometry import Box
     from avatar_runtime.preparation.faces import Face, FaceParser
+    from avatar_runtime.preparation.stored_frames import StoredFrame
 
 
 class Masker(Protocol):
@@ -28,7 +29,7 @@ class Masker(Protocol):
     def masks(
         self,
         first: int,
-        frames: Sequence[NDArray[np.uint8]],
+        frames: Sequence[StoredFrame],
         boxes: Sequence[Box],
         crops: Sequence[Box],
         faces: Sequence[Face | None],
@@ -52,14 +53,14 @@ class ParsedMasks:
     def masks(
         self,
         first: int,
-        frames: Sequence[NDArray[np.uint8]],
+        frames: Sequence[StoredFrame],
         boxes: Sequence[Box],
         crops: Sequence[Box],
         faces: Sequence[Face | None],
     ) -> list[NDArray[np.uint8]]:
         known = [i for i, face in enumerate(faces) if face is not None]
         parsed = self.parser.parse(
-            (masks.parse_square(frames[i], crops[i]) for i in known),
+            (masks.parse_square(frames[i].pixels(crops[i])) for i in known),
             [face for face in faces if face is not None],
             [crops[i] for i in known],
         )
@@ -83,7 +84,7 @@ class StoredMasks:
     def masks(
         self,
         first: int,
-        frames: Sequence[NDArray[np.uint8]],
+        frames: Sequence[StoredFrame],
         boxes: Sequence[Box],
         crops: Sequence[Box],
         faces: Sequence[Face | None],

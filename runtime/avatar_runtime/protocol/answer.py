@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic
 
 from avatar_runtime.errors import ProtocolError
+from avatar_runtime.protocol import media_headers, server_events
 from avatar_runtime.protocol import response as responses
-from avatar_runtime.protocol import server_events
 from avatar_runtime.protocol.answer_audio import AudioMap
 from avatar_runtime.protocol.answer_outline import Outline
 from avatar_runtime.protocol.media import AudioChunk, DroppedFrames, VideoFrame, W
@@ -191,26 +191,33 @@ class Answer(Generic[W]):
         end = start + len(chunk.data) // width
         for low, high, part in self.audio.split(start, end):
             data = chunk.data[(low - start) * width : (high - start) * width]
-            fields = server_events.audio_delta(
-                part.ids(self.id), epoch, self.turn.format, AudioChunk(low, data)
-            )
-            self._send("response.output_audio.delta", fields)
+            self._send_part(AudioChunk(low, data), part, epoch)
+
+    def _send_part(self, chunk: AudioChunk, part: Part, epoch: int) -> None:
+        ids, audio = part.ids(self.id), self.turn.format
+        self._outbox.add_media(
+            "response.output_audio.delta",
+            lambda: server_events.audio_delta(ids, epoch, audio, chunk),
+            media_headers.audio(chunk, self.turn, self.ref, epoch),
+            chunk.data,
+        )
 
     def _video(self, frame: VideoFrame, epoch: int) -> VideoMessage:
         audio = self.turn.format
         offset = frame.frame_index * audio.samples_per_frame(self._fps)
         part = next((part for _, _, part in self.audio.split(offset, offset + 1)), None)
-        fields = server_events.video_delta(
-            self.id,
-            "" if part is None else part.item_id,
-            epoch,
-            frame,
-            offset_samples=offset,
-            rate=audio.rate,
+        item_id = "" if part is None else part.item_id
+        message = self._outbox.number_media(
+            "response.video.delta",
+            lambda: server_events.video_delta(
+                self.id, item_id, epoch, frame, offset_samples=offset, rate=audio.rate
+            ),
+            media_headers.frame(frame, self.turn, self.ref, epoch, offset_samples=offset),
+            frame.data,
         )
         is_first = frame.frame_index == 0
         return VideoMessage(
-            self._outbox.number("response.video.delta", fields),
+            message,
             frame,
             self.turn.speakable_at if is_first else None,
             self.heard_at if is_first else None,

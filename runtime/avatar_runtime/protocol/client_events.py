@@ -224,10 +224,13 @@ def binary_not_enabled(size: int) -> ProtocolError:
     )
 
 
-def _append(fields: StrictFields) -> AppendAudio:
-    text = fields.text("audio")
-    size = len(text) // 4 * 3
-    if size > MAX_APPEND_BYTES + 2:
+def check_audio_size(size: int) -> None:
+    """Check that the audio of one message may have `size` bytes.
+
+    Raises:
+        ProtocolError: it may not.
+    """
+    if size > MAX_APPEND_BYTES:
         raise ProtocolError(
             "audio_too_large",
             f"audio has {size} bytes, must be at most {MAX_APPEND_BYTES}",
@@ -235,6 +238,11 @@ def _append(fields: StrictFields) -> AppendAudio:
             value=size,
             limit=MAX_APPEND_BYTES,
         )
+
+
+def _append(fields: StrictFields) -> AppendAudio:
+    text = fields.text("audio")
+    check_audio_size(len(text) // 4 * 3 - text[-2:].count("="))
     try:
         return AppendAudio(binascii.a2b_base64(text, strict_mode=True))
     except ValueError as error:

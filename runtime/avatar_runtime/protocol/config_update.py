@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Final
 from avatar_runtime.errors import ProtocolError, shown, supported
 from avatar_runtime.protocol import turn_detection_update
 from avatar_runtime.protocol.audio_formats import FORMATS, AudioFormat
-from avatar_runtime.protocol.session_config import Overrun, StartTrigger, VideoMode
+from avatar_runtime.protocol.session_config import (
+    FlowMode,
+    Overrun,
+    StartTrigger,
+    Transport,
+    VideoMode,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -235,12 +241,17 @@ class ConfigUpdate:
     def _flow(self, avatar: StrictFields) -> None:
         flow = avatar.nested("flow")
         if "mode" in flow:
-            flow.choice("mode", ["clock"])
+            value = flow.choice("mode", [mode.value for mode in FlowMode])
+            self._change(flow=FlowMode(value))
         if "window_ms" in flow:
             self._change(window_ms=flow.integer("window_ms", *WINDOW_MS_RANGE))
         if "overrun" in flow:
             value = flow.choice("overrun", [overrun.value for overrun in Overrun])
             self._change(overrun=Overrun(value))
+
+    def _transport(self, avatar: StrictFields) -> None:
+        value = avatar.choice("transport", [transport.value for transport in Transport])
+        self._change(transport=Transport(value))
 
     def _drive(self, avatar: StrictFields) -> None:
         drive = avatar.nested("drive")
@@ -298,7 +309,7 @@ _AVATAR: Final[Mapping[str, Callable[[ConfigUpdate, StrictFields], None]]] = {
     "video": ConfigUpdate._video,
     "audio_deltas": ConfigUpdate._audio_deltas,
     "idle": lambda _, avatar: _check_supported(avatar, "idle", "none"),
-    "transport": lambda _, avatar: _check_supported(avatar, "transport", "json"),
+    "transport": ConfigUpdate._transport,
     "flow": ConfigUpdate._flow,
     "drive": ConfigUpdate._drive,
 }

@@ -64,7 +64,8 @@ class Drive(Generic[W]):
 
     def configure(self, config: SessionConfig, now: float) -> None:
         """Apply a new configuration; audio of an open turn stays in it."""
-        before, self.speech.config = self.speech.config, config
+        before = self.speech.config
+        self.speech.configure(config, now)
         self._intake.reconfigure(before, now)
 
     def handle(

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Final, Generic
 
+from avatar_runtime.protocol.credits import Credits
 from avatar_runtime.protocol.live_source import LiveTimes, live_times
 from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.pacing import Pacer
-from avatar_runtime.protocol.session_config import Overrun, VideoMode, source_position
+from avatar_runtime.protocol.session_config import FlowMode, Overrun, VideoMode, source_position
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,16 +62,52 @@ class FrameFlow(Generic[W]):
     def __init__(self, fps: int) -> None:
         self._fps = fps
         self._pacer = Pacer(fps)
+        self._credits = Credits(fps)
+        self._mode = FlowMode.CLOCK
 
     @property
-    def plays_until(self) -> float:
-        """When the client will have played all delivered frames, monotonic seconds."""
-        return self._pacer.end
+    def counts_acks(self) -> bool:
+        """Whether the acknowledgements of the client say what it has played."""
+        return self._mode is FlowMode.ACK
 
-    def played_ms(self, turn: Turn[W], now: float) -> int:
-        """Return how much of the active response the client has played, by the clock."""
-        delivered_s = turn.settled / self._fps - max(0.0, self._pacer.end - now)
+    def configure(self, mode: FlowMode, now: float) -> bool:
+        """Let the clock or the acknowledgements count, and return whether that is a change.
+
+        What is not played stays the same.
+        """
+        if mode is self._mode:
+            return False
+        self._mode = mode
+        if self.counts_acks:
+            self._credits.set_unplayed(self._pacer.ahead_s(now))
+        else:
+            self._pacer.set_ahead(self._credits.unplayed_s, now)
+        return True
+
+    def begin(self, response_id: str) -> None:
+        """Start a response, which the client plays after all before it."""
+        self._credits.begin(response_id)
+
+    def ack(self, response_id: str, pts_ms: float) -> bool:
+        """Record an acknowledgement, or return false if it says nothing about this epoch."""
+        return self._credits.ack(response_id, pts_ms)
+
+    def plays_until(self, now: float) -> float:
+        """Return when the client will have played all delivered frames, monotonic seconds.
+
+        The result is infinite while only an acknowledgement can say so.
+        """
+        if self.counts_acks:
+            return inf if self.is_playing(now) else now
+        return max(self._pacer.end, now)
+
+    def played_ms(self, response: ActiveResponse[W], now: float) -> int:
+        """Return how much of the active response the client has played."""
+        turn = response.turn
         sent_s = turn.samples_sent / turn.format.rate
+        if self.counts_acks:
+            return int(min(self._credits.played_ms(response.id), sent_s * 1000))
+        delivered_s = turn.settled / self._fps - self._pacer.ahead_s(now)
         return int(max(0.0, min(delivered_s, sent_s)) * 1000)
 
     def due(
@@ -86,9 +123,7 @@ class FrameFlow(Generic[W]):
                 response_ref=response.ref,
                 epoch=epoch,
                 frame_index=index,
-                deadline=live.due
-                if live is not None
-                else self._pacer.deadline(index, turn.in_flight, now),
+                deadline=live.due if live is not None else self._deadline(turn, index, now),
                 expires=live.expires
                 if live is not None and config.overrun is Overrun.DROP
                 else None,
@@ -116,7 +151,7 @@ class FrameFlow(Generic[W]):
 
     def next_due(self, turn: Turn[W], config: SessionConfig) -> float | None:
         """Return when the window has room for the next frame, or `None` if time makes none."""
-        if turn.next_window is None or turn.in_flight >= MAX_IN_FLIGHT_FRAMES:
+        if turn.next_window is None or turn.in_flight >= MAX_IN_FLIGHT_FRAMES or self.counts_acks:
             return None
         return self._pacer.opens_at(config.window_ms, turn.in_flight)
 
@@ -152,6 +187,8 @@ class FrameFlow(Generic[W]):
     def expires_at(self, turn: Turn[W], config: SessionConfig) -> float | None:
         """Return when the oldest frame that is not settled is too late for a live source."""
         index = turn.unsettled
+        if self.counts_acks and self._credits.is_full and turn.in_flight == 0:
+            return None  # the client makes it wait
         live = None if index is None else self._live_times(turn, config, index)
         return None if live is None else live.expires
 
@@ -166,23 +203,38 @@ class FrameFlow(Generic[W]):
             dropped += 1
         return dropped
 
-    def end(self, turn: Turn[W]) -> None:
-        """Remove the frames of an ended response that were not sent."""
+    def end(self, response: ActiveResponse[W], *, is_discarded: bool) -> None:
+        """Remove the frames of an ended response that were not sent.
+
+        `is_discarded` is whether the client discards what it has not played, of this response and
+        of those before it, because the epoch has risen.
+        """
+        turn = response.turn
         self._pacer.remove_frames(turn.unsent_frames)
+        self._credits.finish(response.id, turn.samples_sent * 1000 / turn.format.rate)
+        if is_discarded:
+            self._credits.discard()
 
     def is_playing(self, now: float) -> bool:
         """Return whether the client still plays delivered frames."""
+        if self.counts_acks:
+            return self._credits.unplayed_s > 0
         return self._pacer.is_playing(now)
 
     def stop(self, now: float) -> None:
         """Remove all that is not played: the client has discarded it."""
         self._pacer.stop(now)
+        self._credits.discard()
 
     def _live_times(self, turn: Turn[W], config: SessionConfig, index: int) -> LiveTimes | None:
         clock, window_s = turn.clock, config.window_ms / 1000
         if not clock.is_live:
             return None
-        return live_times(turn.ready_at(index), turn.lookahead_s, clock.lead_s, window_s)
+        ready_at = turn.ready_at(index)
+        if self.counts_acks:
+            # A frame that has waited for the client is not late because of that.
+            ready_at = max(ready_at, self._credits.opened_at)
+        return live_times(ready_at, turn.lookahead_s, clock.lead_s, window_s)
 
     def _add_settled(self, turn: Turn[W], config: SessionConfig, before: int, now: float) -> None:
         frames = turn.settled - before
@@ -190,6 +242,11 @@ class FrameFlow(Generic[W]):
             live = self._live_times(turn, config, turn.settled - 1)
             latest = inf if live is None else live.due + 1 / self._fps
             self._pacer.add_frames(frames, now, latest)
+            self._credits.add_frames(frames)
+
+    def _deadline(self, turn: Turn[W], index: int, now: float) -> float:
+        counter = self._credits if self.counts_acks else self._pacer
+        return counter.deadline(index, turn.in_flight, now)
 
     def _can_request(self, turn: Turn[W], config: SessionConfig, now: float) -> bool:
         if turn.in_flight >= MAX_IN_FLIGHT_FRAMES:
@@ -199,6 +256,8 @@ class FrameFlow(Generic[W]):
             is_full = turn.unsent_bytes >= _max_unsent_bytes(config)
             if is_full or unsent * 1000 > config.window_ms * self._fps:
                 return False
+        if self.counts_acks:
+            return self._credits.fits(config.window_ms, turn.in_flight, now)
         return self._pacer.fits(config.window_ms, turn.in_flight, now)
 
     def _is_overrun(self, turn: Turn[W], config: SessionConfig) -> bool:

@@ -113,9 +113,14 @@ class VideoFrame:
         return self.encoding is None or self.encoding.keyframe
 
     @property
+    def data(self) -> bytes:
+        """The image; empty for an image that is encoded later."""
+        return b"" if isinstance(self.image, RawImage) else self.image
+
+    @property
     def delta(self) -> str:
         """The image in base64; empty for an image that is encoded later."""
-        return "" if isinstance(self.image, RawImage) else b64encode(self.image).decode("ascii")
+        return b64encode(self.data).decode("ascii")
 
 
 class DropReason(Enum):

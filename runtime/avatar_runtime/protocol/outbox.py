@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from avatar_contracts.binary_messages import Header
 
 
 class Outbox:
-    """The queue of events for the client.
+    """The queue of messages for the client.
 
     Media does not wait here: it is encoded when the socket can take it and the outbox is empty.
     A message that has a number is therefore never discarded.
@@ -16,25 +23,31 @@ class Outbox:
     def __init__(self, suffix: str) -> None:
         """`suffix` is the common suffix of the session's identifiers."""
         self._suffix = suffix
+        self.is_binary = False
+        """Whether media leaves as binary messages."""
         self._seq = 0
-        self._queue: deque[tuple[int, str]] = deque()
+        self._queue: deque[tuple[int, str | bytes]] = deque()
         self._characters = 0
 
     @property
     def last_seq(self) -> int:
-        """Number of the newest event."""
+        """Number of the newest message; 0 before the first."""
         return self._seq
 
     @property
     def characters(self) -> int:
-        """Size of the events that wait, in characters."""
+        """Size of the messages that wait, in characters or bytes."""
         return self._characters
 
     def add(self, kind: str, fields: dict[str, object]) -> None:
         """Append an event."""
-        text = self.number(kind, fields)
-        self._queue.append((self._seq, text))
-        self._characters += len(text)
+        self._add(self.number(kind, fields))
+
+    def add_media(
+        self, kind: str, fields: Callable[[], dict[str, object]], header: Header, payload: bytes
+    ) -> None:
+        """Append media; the arguments are those of `number_media`."""
+        self._add(self.number_media(kind, fields, header, payload))
 
     def warn(
         self, code: str, message: str, *, param: str | None = None, event_id: str | None = None
@@ -52,10 +65,27 @@ class Outbox:
             separators=(",", ":"),
         )
 
-    def pop(self) -> tuple[int, str] | None:
-        """Remove and return the oldest event with its number; `None` if the outbox is empty."""
+    def number_media(
+        self, kind: str, fields: Callable[[], dict[str, object]], header: Header, payload: bytes
+    ) -> str | bytes:
+        """Return media with the next number, as an event or as a binary message.
+
+        `fields` returns the fields of the event, `header` is that of the binary message. The caller
+        must send the message next.
+        """
+        if not self.is_binary:
+            return self.number(kind, fields())
+        self._seq += 1
+        return replace(header, seq=self._seq).pack(payload)
+
+    def pop(self) -> tuple[int, str | bytes] | None:
+        """Remove and return the oldest message with its number; `None` if the outbox is empty."""
         if not self._queue:
             return None
-        seq, text = self._queue.popleft()
-        self._characters -= len(text)
-        return seq, text
+        seq, message = self._queue.popleft()
+        self._characters -= len(message)
+        return seq, message
+
+    def _add(self, message: str | bytes) -> None:
+        self._queue.append((self._seq, message))
+        self._characters += len(message)

@@ -49,13 +49,21 @@ class Pacer:
 
     def fits(self, window_ms: int, in_flight: int, now: float) -> bool:
         """Return whether one more frame fits into the window beside the frames in flight."""
-        ahead_s = max(self._end - now, 0.0) + (in_flight + 1) * self._frame_s
+        ahead_s = self.ahead_s(now) + (in_flight + 1) * self._frame_s
         return ahead_s <= window_ms / 1000 + _ROUNDING_S
 
     def opens_at(self, window_ms: int, in_flight: int) -> float | None:
         """Return when one more frame fits, or `None` if time alone does not make room."""
         excess_s = (in_flight + 1) * self._frame_s - window_ms / 1000
         return None if excess_s > _ROUNDING_S else self._end + excess_s
+
+    def ahead_s(self, now: float) -> float:
+        """Return how much of the frames added so far the client has not played, in seconds."""
+        return max(0.0, self._end - now)
+
+    def set_ahead(self, seconds: float, now: float) -> None:
+        """Count all but the last `seconds` as played, as the client has acknowledged."""
+        self._end = now + seconds
 
     def deadline(self, frame_index: int, in_flight: int, now: float) -> float:
         """Return when the next frame is due: when it is played, or the latency objective."""

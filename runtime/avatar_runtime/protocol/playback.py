@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from avatar_runtime.errors import ProtocolError
@@ -23,9 +24,13 @@ class PlayingResponse:
     until: float
     """When the client will have played it, monotonic seconds."""
     audio_ms: float
+    acked_ms: float | None = None
+    """How much of it the client has acknowledged; `None` if the clock counts."""
 
     def played_ms(self, now: float) -> int:
-        """Return how much of it the client has played, by the clock."""
+        """Return how much of it the client has played."""
+        if self.acked_ms is not None:
+            return int(min(self.acked_ms, self.audio_ms))
         unplayed_ms = max(0.0, self.until - now) * 1000
         return int(max(0.0, self.audio_ms - unplayed_ms))
 
@@ -74,8 +79,42 @@ class Playback:
         self._switch_to_idle()
         return cut
 
-    def ack(self, ack: client_events.Ack, epoch: int) -> None:
-        """Record how much of a finished response the client has played.
+    def release(self, now: float) -> None:
+        """Let the finished responses end now: the client has discarded what it has not played."""
+        self._playing = [replace(each, until=min(each.until, now)) for each in self._playing]
+
+    def count_acks(self, now: float) -> None:
+        """Let the acknowledgements say from now on when the finished responses end."""
+        self._playing = [
+            replace(each, until=inf, acked_ms=each.played_ms(now)) for each in self._playing
+        ]
+
+    def count_clock(self, until: float) -> None:
+        """Let the clock say when the finished responses end: the last of them at `until`."""
+        counted = []
+        for each in reversed(self._playing):
+            counted.append(replace(each, until=until, acked_ms=None))
+            until -= each.audio_ms / 1000
+        self._playing = counted[::-1]
+
+    def ack(self, ack: client_events.Ack, epoch: int, active_id: str | None) -> None:
+        """Record how far the client has played: all responses before this one, and part of it."""
+        is_playing = any(each.response_id == ack.response_id for each in self._playing)
+        if not is_playing and ack.response_id != active_id:
+            return
+        while self._playing and self._playing[0].response_id != ack.response_id:
+            self._stop(self._playing.pop(0), epoch)
+        if not self._playing:
+            return
+        playing = self._playing[0]
+        if ack.pts_ms >= playing.audio_ms:
+            self._stop(self._playing.pop(0), epoch)
+        elif playing.acked_ms is not None:
+            acked_ms = max(playing.acked_ms, ack.pts_ms)
+            self._playing[0] = replace(playing, acked_ms=acked_ms)
+
+    def check_ended(self, ack: client_events.Ack) -> None:
+        """Check an ack of a response that has ended; those of older ones are not checked.
 
         Raises:
             ProtocolError: the ack is ahead of the media sent.
@@ -83,12 +122,6 @@ class Playback:
         ended_ms = self._ended_ms.get(ack.response_id)
         if ended_ms is not None:
             self.check_ack(ack, -(-ended_ms * self._fps // 1000))
-        for playing in self._playing:
-            if playing.response_id == ack.response_id:
-                if ack.pts_ms >= playing.audio_ms:
-                    self._playing.remove(playing)
-                    self._stop(playing, epoch)
-                return
 
     def check_ack(self, ack: client_events.Ack, frames: float) -> None:
         """Check that the client has not played more than the `frames` that were sent.

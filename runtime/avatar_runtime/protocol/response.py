@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, Protocol
 
-from avatar_runtime.protocol import server_events
+from avatar_runtime.protocol import media_headers, server_events
 from avatar_runtime.protocol.media import AudioChunk, DroppedFrames, VideoFrame, W
 from avatar_runtime.protocol.turn import Phase
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class VideoMessage:
     """A frame and the message that carries it."""
 
-    text: str
+    message: str | bytes
     frame: VideoFrame
     speakable_at: float | None
     """When the first frame of a response could be generated; `None` for the other frames."""
@@ -130,19 +130,27 @@ class Response(Generic[W]):
                 self.item.audio_ms = turn.samples_sent * 1000 // audio.rate
                 if audio_deltas:
                     ids = server_events.content_part_ids(self.id, self.item.id)
-                    delta = server_events.audio_delta(ids, epoch, audio, media)
-                    self._send("response.output_audio.delta", **delta)
+                    self.outbox.add_media(
+                        "response.output_audio.delta",
+                        lambda: server_events.audio_delta(ids, epoch, audio, media),
+                        media_headers.audio(media, turn, self.ref, epoch),
+                        media.data,
+                    )
             case DroppedFrames() if self.has_video:
                 fields = server_events.dropped_frames(self.id, media)
                 self._send("response.video.dropped", **fields)
             case VideoFrame():
                 speakable_at = turn.speakable_at if media.frame_index == 0 else None
                 offset = media.frame_index * audio.samples_per_frame(self.fps)
-                delta = server_events.video_delta(
-                    self.id, self.item.id, epoch, media, offset_samples=offset, rate=audio.rate
+                message = self.outbox.number_media(
+                    "response.video.delta",
+                    lambda: server_events.video_delta(
+                        self.id, self.item.id, epoch, media, offset_samples=offset, rate=audio.rate
+                    ),
+                    media_headers.frame(media, turn, self.ref, epoch, offset_samples=offset),
+                    media.data,
                 )
-                text = self.outbox.number("response.video.delta", delta)
-                return VideoMessage(text, media, speakable_at)
+                return VideoMessage(message, media, speakable_at)
         return None
 
     def _send_video_done(self, epoch: int) -> None:

@@ -10,8 +10,10 @@ from base64 import b64encode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic
 
+from avatar_contracts import binary_messages
 from avatar_runtime.errors import ProtocolError
 from avatar_runtime.protocol import client_events, server_events
+from avatar_runtime.protocol.binary_input import BinaryInput
 from avatar_runtime.protocol.config_update import ConfigUpdate
 from avatar_runtime.protocol.conversation import Conversation, response_active
 from avatar_runtime.protocol.drive import Drive
@@ -19,8 +21,9 @@ from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.outbox import Outbox
 from avatar_runtime.protocol.rate_limit import RateLimiter
 from avatar_runtime.protocol.resume import Received
-from avatar_runtime.protocol.session_config import Overrun
+from avatar_runtime.protocol.session_config import Overrun, Transport
 from avatar_runtime.protocol.session_parts import SessionParts
+from avatar_runtime.protocol.strict_fields import StrictFields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +34,6 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.modes import Mode
     from avatar_runtime.protocol.resume import Resume
     from avatar_runtime.protocol.session_config import Character, ReadOnlyFields, SessionConfig
-    from avatar_runtime.protocol.strict_fields import StrictFields
 
 MAX_UNREAD_CHARACTERS: Final = 1024 * 1024
 MAX_EVENTS_PER_S: Final = 1000
@@ -64,7 +66,8 @@ class Outgoing:
 
     seq: int
     """Number of the message in the session."""
-    text: str
+    message: str | bytes
+    """The text of an event, or a binary message."""
     frame: VideoFrame | None = None
     """The frame that the message carries, if any."""
     speakable_at: float | None = None
@@ -72,12 +75,15 @@ class Outgoing:
     heard_at: float | None = None
     """When the first audio of an answer arrived; with its first frame only."""
 
-    def with_access_unit(self, data: bytes) -> str:
+    def with_access_unit(self, data: bytes) -> str | bytes:
         """Return the message of a frame that the caller has encoded; `frame.encoding` says how.
 
-        `text` ends with an empty `delta`, which takes the data.
+        A text ends with an empty `delta`, which takes the data. A binary message is a header.
         """
-        return f'{self.text.removesuffix(_EMPTY_DELTA)}{b64encode(data).decode("ascii")}"}}'
+        if isinstance(self.message, bytes):
+            header, _ = binary_messages.unpack(self.message)
+            return header.pack(data)
+        return f'{self.message.removesuffix(_EMPTY_DELTA)}{b64encode(data).decode("ascii")}"}}'
 
 
 class Session(Generic[W]):
@@ -148,6 +154,7 @@ class Session(Generic[W]):
         self._error_rate = RateLimiter(MAX_ERRORS_PER_10_S, 10.0)
         suffix = read_only.id.removeprefix("sess_")
         self._outbox = Outbox(suffix)
+        self._binary_input = BinaryInput()
         parts = SessionParts(
             suffix,
             read_only.fps,
@@ -230,7 +237,9 @@ class Session(Generic[W]):
         try:
             self._check_rate(now)
             if isinstance(message, bytes):
-                raise client_events.binary_not_enabled(len(message))
+                self._receive_binary(message, now)
+                self._active_at = now
+                return
             fields = client_events.load(message)
             event_id = client_events.event_id(fields)
             self._handle(fields, event_id, now)
@@ -271,14 +280,14 @@ class Session(Generic[W]):
     def pull(self, now: float) -> Outgoing | None:
         """Return the message to send next, or `None` if there is nothing to send."""
         while True:
-            event = self._outbox.pop()
-            if event is not None:
-                return Outgoing(*event)
+            queued = self._outbox.pop()
+            if queued is not None:
+                return Outgoing(*queued)
             media = self._speech.pull()
             if media is not None:
                 self._active_at = now
                 times = media.speakable_at, media.heard_at
-                return Outgoing(self._outbox.last_seq, media.text, media.frame, *times)
+                return Outgoing(self._outbox.last_seq, media.message, media.frame, *times)
             if self._outbox.characters == 0 and not self._speech.finish(now):
                 return None
 
@@ -367,6 +376,14 @@ class Session(Generic[W]):
         self._speech.ack(ack)
         self.acked_seq = max(self.acked_seq, ack.seq)
 
+    def _receive_binary(self, message: bytes, now: float) -> None:
+        config = self._speech.config
+        if config.transport is not Transport.BINARY:
+            raise client_events.binary_not_enabled(len(message))
+        event = self._binary_input.read(message, config.format)
+        self._mode.handle(event, StrictFields({"type": "input_audio_buffer.append"}), None, now)
+        self.received.add_audio(len(event.audio), config.format.bytes_per_sample)
+
     def _update(self, session: StrictFields, event_id: str | None, now: float) -> None:
         before = self._speech.config
         update = ConfigUpdate(
@@ -391,6 +408,7 @@ class Session(Generic[W]):
     def _report(self, kind: str) -> None:
         if kind == "session.updated":
             self._outbox.add(kind, {"session": self._describe()})
+            self._outbox.is_binary = self._speech.config.transport is Transport.BINARY
             return
         resume = None if self._resume is None else self._resume.describe()
         self._outbox.add(kind, {"session": self._describe(), "resume": resume})

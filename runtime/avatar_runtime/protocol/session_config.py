@@ -23,6 +23,24 @@ class Overrun(Enum):
     """No frames are generated until the socket has taken those that wait."""
 
 
+class FlowMode(Enum):
+    """What says how much the client has played."""
+
+    CLOCK = "clock"
+    """The clock of the server, from the first frame on."""
+    ACK = "ack"
+    """The acknowledgements of the client."""
+
+
+class Transport(Enum):
+    """How media travels."""
+
+    JSON = "json"
+    """As base64 in events."""
+    BINARY = "binary"
+    """As binary messages; all else stays JSON."""
+
+
 class VideoMode(Enum):
     """What the client gets to see."""
 
@@ -92,6 +110,8 @@ class SessionConfig:
     resolution: tuple[int, int] | None = None
     """Width and height in pixels; `None` takes the size of the avatar."""
     audio_deltas: bool = True
+    transport: Transport = Transport.JSON
+    flow: FlowMode = FlowMode.CLOCK
     window_ms: int = 1000
     overrun: Overrun = Overrun.DROP
     asked_start: StartTrigger | None = None
@@ -174,9 +194,9 @@ class SessionConfig:
                 },
                 "audio_deltas": self.audio_deltas,
                 "idle": "none",
-                "transport": "json",
+                "transport": self.transport.value,
                 "flow": {
-                    "mode": "clock",
+                    "mode": self.flow.value,
                     "window_ms": self.window_ms,
                     "overrun": self.overrun.value,
                 },

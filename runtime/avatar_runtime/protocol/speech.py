@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Generic, Protocol
 
 from avatar_runtime.errors import ProtocolError, shown
-from avatar_runtime.protocol import closing_frame, server_events
+from avatar_runtime.protocol import closing_frame, media_headers, server_events
 from avatar_runtime.protocol.frame_flow import FrameFlow
 from avatar_runtime.protocol.live_source import OverloadReport
 from avatar_runtime.protocol.media import VideoFrame, W
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.frame_flow import FrameDue
     from avatar_runtime.protocol.media import Image
     from avatar_runtime.protocol.response import ActiveResponse
+    from avatar_runtime.protocol.session_config import SessionConfig
     from avatar_runtime.protocol.session_parts import SessionParts
 
 
@@ -75,6 +76,16 @@ class Speech(Generic[W]):
         self._source_frame = 0
         self._overload = OverloadReport()
         self._video = VideoStream(parts.fps)
+
+    def configure(self, config: SessionConfig, now: float) -> None:
+        """Apply a configuration that the client has changed."""
+        self.config = config
+        if not self._flow.configure(config.flow, now):
+            return
+        if self._flow.counts_acks:
+            self._playback.count_acks(now)
+        else:
+            self._playback.count_clock(self._flow.plays_until(now))
 
     @property
     def is_active(self) -> bool:
@@ -167,6 +178,7 @@ class Speech(Generic[W]):
             if started is None:
                 return
             self._active = started
+            self._flow.begin(started.id)
             started.announce_start(self._conversation, self.epoch)
             if started.void is not None:
                 self.end(started.void, now)
@@ -178,22 +190,26 @@ class Speech(Generic[W]):
         turn = active.turn
         self._source.closes(active)
         turn.step(step)
-        if step in (Step.CANCEL, Step.INTERRUPT):
+        is_discarded = step in (Step.CANCEL, Step.INTERRUPT)
+        if is_discarded:
             self.epoch += 1
         active.announce_end(self._conversation, self.epoch)
         self._source_frame += turn.positions
         if step in _EARLY and turn.frames_sent:
             self._closing.open(turn.format)
         self._active = None
-        played_ms = self._flow.played_ms(turn, now)
+        played_ms = self._flow.played_ms(active, now)
         self._source.ended(active, step, now)
         if step in _EARLY:
             self._source.cut_off(active.id, played_ms)
-        self._flow.end(turn)
+        self._flow.end(active, is_discarded=is_discarded)
         if self._playback.has_started(active.id):
             audio_ms = turn.samples_sent * 1000 / turn.format.rate
-            until = max(self._flow.plays_until, now)
-            self._playback.finish(PlayingResponse(active.id, until, audio_ms))
+            acked_ms = played_ms if self._flow.counts_acks else None
+            until = self._flow.plays_until(now)
+            self._playback.finish(PlayingResponse(active.id, until, audio_ms, acked_ms))
+        if is_discarded and self._flow.counts_acks:
+            self._playback.release(now)
 
     def next_ref(self) -> int:
         """Return the number of a new response in the session, from 1."""
@@ -205,6 +221,8 @@ class Speech(Generic[W]):
         if self._flow.is_playing(now):
             self._closing.open(self.config.format)
         self._flow.stop(now)
+        if self._flow.counts_acks:
+            self._playback.release(now)
 
     def _stop_playback(self, now: float) -> None:
         self.discard_unplayed(now)
@@ -292,8 +310,7 @@ class Speech(Generic[W]):
         frame = self._closing.take()
         if frame is not None:
             frame = self._video.add(frame, closing_frame.REF, self.epoch, self.config)
-            fields = server_events.idle_frame(self.epoch, frame)
-            return VideoMessage(self._outbox.number("response.video.delta", fields), frame, None)
+            return self._idle_message(frame)
         active = self._active
         while active is not None:
             active.release(self.epoch)
@@ -311,6 +328,15 @@ class Speech(Generic[W]):
                 return message
         return None
 
+    def _idle_message(self, frame: VideoFrame) -> VideoMessage:
+        message = self._outbox.number_media(
+            "response.video.delta",
+            lambda: server_events.idle_frame(self.epoch, frame),
+            media_headers.idle_frame(frame, self.epoch),
+            frame.data,
+        )
+        return VideoMessage(message, frame, None)
+
     def ack(self, ack: client_events.Ack) -> None:
         """Record how much the client has played.
 
@@ -319,8 +345,11 @@ class Speech(Generic[W]):
         """
         active = self._active
         if active is not None and active.id == ack.response_id:
-            self._playback.check_ack(ack, active.turn.positions)
-        self._playback.ack(ack, self.epoch)
+            self._playback.check_ack(ack, active.turn.frames_heard)
+        else:
+            self._playback.check_ended(ack)
+        if self._flow.ack(ack.response_id, ack.pts_ms):
+            self._playback.ack(ack, self.epoch, None if active is None else active.id)
 
     def request_keyframe(self) -> None:
         """Make the next frame a keyframe: the client could not decode one."""

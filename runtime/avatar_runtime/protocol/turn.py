@@ -140,6 +140,8 @@ class Turn(Generic[W]):
         """Size of the settled frames that were not sent."""
         self.unsent_frames = 0
         """Number of the settled frames that were not sent."""
+        self.is_after_gap = False
+        """Whether frames were dropped right before the frame that was sent last."""
         self.speakable_at: float | None = None
         """When the first frame of the started response could be generated."""
         self.clock = SourceClock()
@@ -158,6 +160,7 @@ class Turn(Generic[W]):
         self._settled = 0
         self._frames: dict[int, VideoFrame | DropReason] = {}
         self._position = 0
+        self._sent_until = 0  # the position after the frame that was sent last
         self._dropped: DroppedFrames | None = None  # not reported yet
 
     @property
@@ -202,9 +205,19 @@ class Turn(Generic[W]):
         return self.phase is Phase.ENDING and all_sent and self._dropped is None
 
     @property
+    def has_given_all_audio(self) -> bool:
+        """Whether the turn is committed and all its audio was sent."""
+        return self.phase is Phase.ENDING and self.samples_sent == self.samples
+
+    @property
     def positions(self) -> int:
         """Number of frames passed, sent or dropped."""
         return self._position
+
+    @property
+    def frames_heard(self) -> int:
+        """Number of frames whose audio was sent, at least in part."""
+        return -(-self.samples_sent // self._samples_per_frame)
 
     # State
 
@@ -303,7 +316,9 @@ class Turn(Generic[W]):
         if not isinstance(frame, VideoFrame):
             return None
         self._remove_frame(self._position)
+        self.is_after_gap = self._position != self._sent_until
         self._position += 1
+        self._sent_until = self._position
         self.frames_sent += 1
         return frame
 

@@ -199,13 +199,13 @@ class Connection:
             outgoing = self._session.pull(self._live.clock())
             if outgoing is None:
                 break
-            text = await self._text(outgoing)
-            if text is None:
+            message = await self._message(outgoing)
+            if message is None:
                 continue
             is_frame = outgoing.frame is not None
             # Before it is sent: what a lost connection has swallowed is sent again.
-            self._live.replay.add(outgoing.seq, text, is_frame=is_frame)
-            await self._send(text)
+            self._live.replay.add(outgoing.seq, message, is_frame=is_frame)
+            await self._send(message)
             self._observe(outgoing)
             # A socket with room does not suspend: let the other sessions send as well.
             await asyncio.sleep(0)
@@ -226,7 +226,7 @@ class Connection:
             else:
                 await self._websocket.send_bytes(message)
 
-    async def _text(self, outgoing: Outgoing) -> str | None:
+    async def _message(self, outgoing: Outgoing) -> str | bytes | None:
         """Return what the client gets, `None` for a message that it does not get."""
         frame = outgoing.frame
         if frame is None or frame.encoding is None:
@@ -239,9 +239,11 @@ class Connection:
             self._session.end(1011, "internal_error", live.clock())
             return None
 
-    def _translated(self, outgoing: Outgoing) -> str | None:
+    def _translated(self, outgoing: Outgoing) -> str | bytes | None:
         """Return what the client gets, `None` for an event that it does not know."""
-        text = outgoing.text
+        text = outgoing.message
+        if isinstance(text, bytes):  # only a client that knows this form has asked for it
+            return text
         if self._session.official_only and not translation.is_official(self._live.dialect, text):
             self._unsent += 1
             if self._unsent <= MAX_LOGGED:

@@ -31,7 +31,7 @@ _RADIUS_RATIO: Final = 0.01
 _FRAMES_A_TURN: Final = 50
 _X264: Final = {"preset": "veryfast"}
 _X265: Final = {"preset": "ultrafast", "x265-params": "log-level=0"}
-_BITS_A_PIXEL: Final = 0.3
+BITS_A_PIXEL: Final = 0.3
 """Bits of a coded pixel: 15 Mbit/s for 1920x1080 at 25 frames a second, as a phone records."""
 _SDR: Final = {"matrix": 1, "transfer": 1, "primaries": 1}
 _PQ: Final = {"matrix": 9, "transfer": 16, "primaries": 9}
@@ -90,12 +90,14 @@ CLIPS: Final = (
 """The kinds of sources that the preparation takes most often."""
 
 
-def write(folder: Path, clip: Clip, frames: int, seed: int) -> Path:
+def write(
+    folder: Path, clip: Clip, frames: int, seed: int, bits_a_pixel: float = BITS_A_PIXEL
+) -> Path:
     """Write a source of `frames` frames, 1 for a photo, and return its path."""
     path = folder / clip.name
     pictures = _pictures(clip, 1 if clip.photo else frames, seed)
     if clip.codec:
-        _write_video(path, clip, pictures)
+        _write_video(path, clip, pictures, bits_a_pixel)
     elif clip.photo:
         cv2.imwrite(str(path), next(pictures))
     else:
@@ -103,6 +105,24 @@ def write(folder: Path, clip: Clip, frames: int, seed: int) -> Path:
         for index, picture in enumerate(pictures):
             cv2.imwrite(str(path / f"{index:04d}{path.suffix}"), picture)
     return path
+
+
+def repeat(path: Path, times: int) -> Path:
+    """Join a video to itself and return the path of the long one; no frame is coded again."""
+    target = path.with_name(f"{path.stem}-{times}{path.suffix}")
+    with av.open(str(path)) as source, av.open(str(target), "w") as container:
+        coded = source.streams.video[0]
+        packets = [packet for packet in source.demux(coded) if packet.dts is not None]
+        stream = container.add_stream_from_template(coded)
+        for number in range(times):
+            for packet in packets:
+                copy = av.Packet(bytes(packet))
+                copy.pts = packet.pts + number * coded.duration
+                copy.dts = packet.dts + number * coded.duration
+                copy.time_base, copy.duration = coded.time_base, packet.duration
+                copy.is_keyframe, copy.stream = packet.is_keyframe, stream
+                container.mux(copy)
+    return target
 
 
 def _pictures(clip: Clip, frames: int, seed: int) -> Iterator[Picture]:
@@ -136,14 +156,14 @@ def _alpha(width: int, height: int) -> Picture:
     return np.asarray(cv2.blur(mask, (31, 31)), np.uint8)
 
 
-def _write_video(path: Path, clip: Clip, pictures: Iterator[Picture]) -> None:
+def _write_video(path: Path, clip: Clip, pictures: Iterator[Picture], bits_a_pixel: float) -> None:
     colours = clip.colours
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(clip.codec, rate=25)
         stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, clip.pixel_format
         context = stream.codec_context
         context.options = dict(clip.options)
-        context.bit_rate = int(_BITS_A_PIXEL * clip.width * clip.height * 25)
+        context.bit_rate = int(bits_a_pixel * clip.width * clip.height * 25)
         context.colorspace, context.color_range = colours["matrix"], 1
         context.color_trc, context.color_primaries = colours["transfer"], colours["primaries"]
         for index, picture in enumerate(pictures):

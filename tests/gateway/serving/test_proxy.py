@@ -232,3 +232,19 @@ async def test_a_pod_that_takes_nothing_and_ends_its_side_ends_the_session(
         assert closed.value.rcvd.code == 1011
         await asyncio.gather(flooding, return_exceptions=True)
     await until(lambda: gateway.sessions.live == 0)
+
+
+@pytest.mark.parametrize("size", [0, 32, 125, 126, 65_536, 300_000])
+async def test_binary_messages_pass_unharmed_in_both_directions(gateway: Any, size: int) -> None:
+    await gateway.pod("p1")  # it echoes a message in the type that it came in
+    message = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    async with _open(gateway) as caller:
+        await caller.send(message)
+        assert await caller.recv() == message
+        # The order is kept between messages of both types.
+        for index in range(20):
+            await caller.send(message[: size // 2] if index % 2 else f"text {index}")
+        received = [await caller.recv() for _ in range(20)]
+    assert received == [
+        message[: size // 2] if index % 2 else f"text {index}" for index in range(20)
+    ]

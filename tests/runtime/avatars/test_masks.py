@@ -104,10 +104,28 @@ def _moved(image: np.ndarray, rows: int, columns: int, outside: bool) -> np.ndar
     return padded[64 - rows : 576 - rows, 64 - columns : 576 - columns]
 
 
+def _skin(rows: slice, columns: slice) -> np.ndarray:
+    classes = np.zeros((512, 512), np.uint8)
+    classes[rows, columns] = 1
+    return classes
+
+
 @pytest.mark.slow
-def test_the_jaw_equals_the_reference_in_every_pixel() -> None:
-    made = masks.region(_parsed(), _WHOLE, "jaw")
-    assert np.array_equal(made > 0, _reference_jaw(_parsed()))
+@pytest.mark.parametrize(
+    "parsed",
+    [
+        _parsed(),
+        _skin(slice(0, 0), slice(0, 0)),
+        _skin(slice(0, 300), slice(0, 200)),
+        _skin(slice(200, 512), slice(3, 510)),
+        _skin(slice(250, 252), slice(90, 93)),
+        _skin(slice(0, 512), slice(0, 512)),
+    ],
+    ids=["a face", "none", "the upper left corner", "the lower edge", "a dot", "all"],
+)
+def test_the_jaw_equals_the_reference_in_every_pixel(parsed: np.ndarray) -> None:
+    made = masks.region(parsed, _WHOLE, "jaw")
+    assert np.array_equal(made > 0, _reference_jaw(parsed))
 
 
 def test_the_jaw_is_dilated_in_the_middle_and_eroded_in_the_cheeks() -> None:
@@ -154,7 +172,7 @@ def test_the_parser_sees_the_square_padded_with_black(side: int) -> None:
 
     canvas = Image.fromarray(frame).crop((crop.x1, crop.y1, crop.x2, crop.y2))
     expected = np.asarray(canvas.resize((512, 512), Image.Resampling.BILINEAR))
-    square = masks.parse_square(frame, crop)
+    square = masks.parse_square(masks.padded(frame, crop))
 
     assert square.shape == (512, 512, 3)
     assert not square[:, :10].any()

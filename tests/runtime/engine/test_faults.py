@@ -152,8 +152,8 @@ class Client:
         while (outgoing := self.session.pull(self.loop.time())) is not None:
             if outgoing.frame is not None:
                 self.seen.append((self.loop.time(), outgoing.frame.frame_index))
-            elif "response.video.done" in outgoing.text or '"error"' in outgoing.text:
-                event = json.loads(outgoing.text)
+            elif "response.video.done" in outgoing.message or '"error"' in outgoing.message:
+                event = json.loads(outgoing.message)
                 self.events[event["type"]].append(event)
         self.batcher.collect_due(self.session.id)
 

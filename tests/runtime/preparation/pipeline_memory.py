@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from avatar_runtime.preparation import idle, locating, pipeline, progress
 from avatar_runtime.preparation.faces import Face
 from avatar_runtime.preparation.locating import Located
 from avatar_runtime.preparation.source import SourceInfo
+from localcluster.preparing import MemorySampler, ZeroModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -78,17 +78,8 @@ class Masker:
         return [masks.ellipse(box, crop) for box, crop in zip(boxes, crops, strict=True)]
 
 
-class Model:
-    """An encoder of zeros."""
-
-    version, vae_hash, crop_size = "v15", "none", 256
-
-    @property
-    def encoder(self) -> Any:
-        return self
-
-    def encode(self, crops: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.zeros((len(crops), 4, 32, 32), np.float32)
+class Model(ZeroModel):
+    """Draws black faces."""
 
     def draw_idle(
         self, avatar: Avatar, closings: Mapping[int, idle.Closing]
@@ -96,35 +87,6 @@ class Model:
         for index in closings:
             float(avatar.latents[[index]].sum(dtype=np.float32))
             yield blend_host.compose(avatar, index, np.zeros((256, 256, 3), np.uint8))
-
-    def draw_preview(self, avatar: Avatar) -> NDArray[np.uint8]:
-        return np.zeros(1, np.uint8)
-
-
-class AnonymousMemory:
-    """Samples the anonymous resident memory of this process, in a thread."""
-
-    def __init__(self) -> None:
-        self.peak = self.base = anonymous_bytes()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-
-    def _sample(self) -> None:
-        while not self._ended.wait(0.001):
-            self.peak = max(self.peak, anonymous_bytes())
-
-    def __enter__(self) -> AnonymousMemory:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-
-def anonymous_bytes() -> int:
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.split("RssAnon:")[1].split()[0])
 
 
 def main(frames: int) -> None:
@@ -141,7 +103,7 @@ def main(frames: int) -> None:
             open_mouths=lambda gaps: {i: idle.Closing(1.0, 0) for i in range(len(gaps))},
             record={"name": "memory"},
         )
-        with AnonymousMemory() as memory:
+        with MemorySampler() as memory:
             report = pipeline.run(job, progress.Silent())
     figures = {
         "frames": report["frames"],

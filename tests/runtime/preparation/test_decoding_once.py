@@ -22,7 +22,7 @@ PIXELS = 100_000_000
 def test_a_picture_that_is_stored_is_the_same_picture() -> None:
     """Photos are inflated once: FFmpeg gets the pixels that the check has inflated."""
     rng = np.random.default_rng(3)
-    for shape in ((70, 91, 3), (64, 80), (33, 65, 4)):
+    for shape in ((70, 91, 3), (64, 80), (33, 65, 4), (300, 200, 3)):  # the last has 6 blocks
         picture = rng.integers(0, 65536, shape, np.uint16)
         coded = bytearray(cv2.imencode(".png", picture)[1].tobytes())
         pixels = bytearray()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
 import tracemalloc
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +11,15 @@ import numpy as np
 import pytest
 from tests.runtime.preparation import programs
 
-from avatar_runtime.avatars import cache, mapped_memory, masks
+from avatar_runtime.avatars import mapped_memory, masks
 from avatar_runtime.avatars.geometry import Box
 from avatar_runtime.preparation import locating, pipeline, progress, tensor_stream
 from avatar_runtime.preparation.source import SourceInfo
+from localcluster.preparing import MemorySampler, ZeroModel, memory_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -53,50 +53,6 @@ class _Masker:
         return [masks.ellipse(box, crop) for box, crop in zip(boxes, crops, strict=True)]
 
 
-class _Model:
-    """An encoder of zeros, and no pictures."""
-
-    version, vae_hash, crop_size = "v15", "none", 64
-
-    @property
-    def encoder(self) -> Any:
-        return self
-
-    def encode(self, crops: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.zeros((len(crops), 4, 8, 8), np.float32)
-
-    def draw_preview(self, avatar: cache.Avatar) -> NDArray[np.uint8]:
-        return np.zeros(1, np.uint8)
-
-    draw_idle: Any = None
-
-
-class _MappedPages:
-    """Samples the resident memory of mapped files of this process, in a thread."""
-
-    def __init__(self) -> None:
-        self.peak = self.base = _mapped_bytes()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-
-    def _sample(self) -> None:
-        while not self._ended.wait(0.002):
-            self.peak = max(self.peak, _mapped_bytes())
-
-    def __enter__(self) -> _MappedPages:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-
-def _mapped_bytes() -> int:
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.split("RssFile:")[1].split()[0])
-
-
 def _peak_bytes(out: Path, frames: int) -> tuple[int, int, int]:
     """Return the peak of the memory that Python and NumPy allocate, the size of the avatar, and by
     how much the resident memory of mapped files grew at most.
@@ -107,7 +63,7 @@ def _peak_bytes(out: Path, frames: int) -> tuple[int, int, int]:
         source=source,
         locator=locating.GivenLocator([_BOX] * frames),
         masker=_Masker(),
-        model=_Model(),
+        model=ZeroModel(crop_size=64),
         options=pipeline.Options(consent="noise"),
         tools={},
         open_mouths=lambda gaps: {},
@@ -115,7 +71,7 @@ def _peak_bytes(out: Path, frames: int) -> tuple[int, int, int]:
     )
     tracemalloc.start()
     try:
-        with _MappedPages() as mapped:
+        with MemorySampler("RssFile") as mapped:
             report = SimpleNamespace(**pipeline.run(job, progress.Silent()))
         grown = mapped.peak - mapped.base
         return tracemalloc.get_traced_memory()[1], report.written["bytes"], grown
@@ -152,8 +108,8 @@ def test_mapped_files_stay_usable_after_their_memory_is_given_back(tmp_path: Pat
     tensor_stream.write(tmp_path / "a", tensor_stream.whole({"a": content, "b": content[:1]}))
     found = tensor_stream.mapped(tmp_path / "a")
     assert int(found["a"].sum()) == int(content.sum())
-    before = _mapped_bytes()
+    before = memory_bytes("RssFile")
     plain = np.zeros(4)
     mapped_memory.release([found["a"][1:], plain])
-    assert before - _mapped_bytes() > 3e6
+    assert before - memory_bytes("RssFile") > 3e6
     np.testing.assert_array_equal(found["a"], content)

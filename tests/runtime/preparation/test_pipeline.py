@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from avatar_runtime.__main__ import main
 from avatar_runtime.avatars import cache, work_folder
-from avatar_runtime.preparation import making, meter, staging
+from avatar_runtime.preparation import making, meter, pipeline, staging
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -204,3 +205,11 @@ def test_other_options_start_again_and_say_so(
         work.save("seen", 0, {"facts": np.zeros(1)})
     _, report = prepare(write_clip(tmp_path / "clip", 25))
     assert report["notes"] == ["an earlier run had other inputs and was not continued"]
+
+
+def test_opencv_has_its_threads_again_after_a_preparation_that_fails() -> None:
+    before = cv2.getNumThreads()
+    with contextlib.suppress(OSError), pipeline.one_opencv_thread():
+        assert cv2.getNumThreads() == 1
+        raise OSError(28, "the disk is full")
+    assert cv2.getNumThreads() == before

@@ -211,6 +211,17 @@ def test_transparent_pixels_show_the_background(tmp_path: Path, name: str, backg
     assert note in source.notes
 
 
+@pytest.mark.parametrize("under", [(0, 0, 0), (64, 177, 0), (255, 255, 255)])
+def test_every_transparency_is_rounded_to_the_nearest_level(under: tuple[int, int, int]) -> None:
+    value, alpha = np.indices((256, 256))
+    picture = np.dstack([value, 255 - value, value, alpha]).astype(np.uint8)
+    frame = av.VideoFrame.from_ndarray(picture, format="bgra")
+    made = colours.Converter(under).convert(frame, 256, 256)
+    above = picture[..., :3].astype(int)
+    exact = (above * alpha[..., None] + np.array(under) * (255 - alpha[..., None]) + 127) // 255
+    np.testing.assert_array_equal(made, exact)
+
+
 def test_an_opaque_alpha_channel_is_not_noted(tmp_path: Path) -> None:
     opaque = np.dstack([bars(), np.full(bars().shape[:2], 255, np.uint8)])
     assert sources.open(clips.photo(tmp_path / "a.png", opaque)).notes == ()

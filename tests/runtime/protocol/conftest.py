@@ -117,7 +117,7 @@ class SessionDriver:
         """Return all messages that the session has."""
         taken = []
         while (outgoing := self.session.pull(self.now)) is not None:
-            taken.append(json.loads(outgoing.text))
+            taken.append(json.loads(outgoing.message))
         self.events += taken
         return taken
 

@@ -125,7 +125,7 @@ class Stage:
     def pull(self) -> list[str]:
         taken = []
         while (outgoing := self.session.pull(self.now)) is not None:
-            event = json.loads(outgoing.text)
+            event = json.loads(outgoing.message)
             self.trace.receive(event, self.now)
             taken.append(event)
         self.events += taken

@@ -308,13 +308,25 @@ CASES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
         avatar(idle="stream"),
         {"code": "invalid_value", "param": "session.avatar.idle", "limit": ["none"]},
     ),
-    "binary transport": (
-        avatar(transport="binary"),
-        {"code": "invalid_value", "param": "session.avatar.transport", "limit": ["json"]},
+    "unknown transport": (
+        avatar(transport="webrtc"),
+        {
+            "code": "invalid_value",
+            "param": "session.avatar.transport",
+            "limit": ["json", "binary"],
+        },
     ),
-    "ack flow": (
-        avatar(flow={"mode": "ack"}),
-        {"code": "invalid_value", "param": "session.avatar.flow.mode", "limit": ["clock"]},
+    "flow mode": (
+        avatar(flow={"mode": "credits"}),
+        {"code": "invalid_value", "param": "session.avatar.flow.mode", "limit": ["clock", "ack"]},
+    ),
+    "ack of a message that was not sent": (
+        event("output_video_buffer.ack", response_id="r", pts_ms=0, seq=4000),
+        {"code": "ack_ahead", "param": "seq", "value": 4000},
+    ),
+    "ack with a wrong seq": (
+        event("output_video_buffer.ack", response_id="r", pts_ms=0, seq="3"),
+        {"code": "invalid_type", "param": "seq", "limit": "an integer"},
     ),
     "resume": (
         event("session.resume", token="t", last_seq=1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from types import SimpleNamespace
 from typing import Any
 
@@ -100,10 +101,10 @@ def test_an_ack_of_the_whole_audio_stops_a_response_before_its_time() -> None:
     played.start("r1", 1)
     played.finish(PlayingResponse("r1", 10.0, 390.0))
     outbox.sent.clear()
-    played.ack(ack("r1", 389.0), 1)
-    played.ack(ack("unknown", 1e9), 1)
+    played.ack(ack("r1", 389.0), 1, None)
+    played.ack(ack("unknown", 1e9), 1, None)
     assert outbox.kinds() == []
-    played.ack(ack("r1", 390.0), 1)
+    played.ack(ack("r1", 390.0), 1, None)
     assert outbox.kinds() == ["stopped r1", "switch_to_idle r1"]
     assert played.stops_at is None
 
@@ -112,14 +113,14 @@ def test_an_ack_must_not_be_ahead_of_the_whole_frames_that_were_sent() -> None:
     played, _ = playback()
     played.finish(PlayingResponse("r1", 10.0, 390.0))
     with pytest.raises(ProtocolError, match=r"^pts_ms is 400\.5; 400 ms were sent$") as error:
-        played.ack(ack("r1", 400.5), 1)
+        played.check_ended(ack("r1", 400.5))
     assert error.value.code == "ack_ahead"
-    played.ack(ack("r1", 400.0), 1)
+    played.check_ended(ack("r1", 400.0))
     played.tick(1e9, 1)  # the client has played it; its acks are still checked
     with pytest.raises(ProtocolError) as error:
-        played.ack(ack("r1", 400.5), 1)
+        played.check_ended(ack("r1", 400.5))
     assert error.value.code == "ack_ahead"
-    played.ack(ack("r1", 400.0), 1)
+    played.check_ended(ack("r1", 400.0))
     played.check_ack(ack("r1", 120.0), 3)
     with pytest.raises(ProtocolError, match="120 ms were sent"):
         played.check_ack(ack("r1", 120.1), 3)
@@ -136,3 +137,43 @@ def test_the_formats_are_those_of_the_protocol() -> None:
     assert [each.samples_per_frame(25) for each in FORMATS] == [960, 640, 320, 320]
     assert PCM_16K.describe() == {"type": "audio/pcm", "rate": 16_000}
     assert A_LAW.describe() == {"type": "audio/pcma"}
+
+
+def test_an_ack_of_a_later_response_stops_those_before_it() -> None:
+    played, outbox = playback()
+    for number in (1, 2):
+        played.start(f"r{number}", 1)
+        played.finish(PlayingResponse(f"r{number}", inf, 400.0, 0.0))
+    played.start("r3", 1)
+    outbox.sent.clear()
+    played.ack(ack("r2", 120.0), 1, "r3")
+    assert outbox.kinds() == ["stopped r1"]
+    played.ack(ack("r1", 400.0), 1, "r3")
+    assert outbox.kinds() == []
+    played.ack(ack("r3", 0.0), 1, "r3")
+    assert outbox.kinds() == ["stopped r2"]
+    assert played.stops_at is None
+
+
+def test_what_was_acknowledged_is_what_was_played() -> None:
+    played, _ = playback()
+    played.start("r1", 1)
+    played.finish(PlayingResponse("r1", inf, 400.0, 100.0))
+    played.ack(ack("r1", 250.5), 1, None)
+    played.ack(ack("r1", 180.0), 1, None)
+    played.release(7.0)
+    assert played.stops_at == 7.0
+    assert [cut.played_ms(9.0) for cut in played.clear(2)] == [250]
+
+
+def test_finished_responses_follow_a_change_of_what_counts() -> None:
+    played, _ = playback()
+    for number in (1, 2):
+        played.finish(PlayingResponse(f"r{number}", 10.0 + number, 1000.0))
+    played.count_acks(10.5)
+    assert played.stops_at == inf
+    played.ack(ack("r1", 700.0), 1, None)
+    played.count_clock(20.0)
+    assert played.stops_at == 19.0
+    cut = played.clear(2)
+    assert [(each.until, each.played_ms(19.5)) for each in cut] == [(19.0, 1000), (20.0, 500)]

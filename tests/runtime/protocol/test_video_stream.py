@@ -79,7 +79,7 @@ def test_the_frames_of_a_session_in_h264(connect: Callable[..., Any]) -> None:
     while (outgoing := driver.session.pull(driver.now)) is not None:
         if outgoing.frame is not None:
             sent = json.loads(outgoing.with_access_unit(b"unit"))
-            assert sent == {**json.loads(outgoing.text), "delta": "dW5pdA=="}
+            assert sent == {**json.loads(outgoing.message), "delta": "dW5pdA=="}
             texts.append(sent)
             if len(texts) == 4:
                 message = json.dumps({"type": "output_video_buffer.request_keyframe"})

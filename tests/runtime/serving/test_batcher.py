@@ -147,7 +147,7 @@ async def test_an_overload_drops_late_frames_and_the_response_completes(
         while not any("response.video.done" in text for text in events):
             await asyncio.sleep(0)
             while (outgoing := session.pull(harness.now)) is not None:
-                events.append(outgoing.text)
+                events.append(str(outgoing.message))
 
     [done] = [json.loads(text) for text in events if "response.video.done" in text]
     assert (done["status"], done["frames"], done["dropped"]) == ("completed", 8, 17)

@@ -93,7 +93,7 @@ class Parts:
 
 def outgoing(text: str, frame: Any = None, **times: float) -> Any:
     return SimpleNamespace(
-        seq=1, text=text, frame=frame, **{"speakable_at": None, "heard_at": None, **times}
+        seq=1, message=text, frame=frame, **{"speakable_at": None, "heard_at": None, **times}
     )
 
 

@@ -16,6 +16,8 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from avatar_client.binary_media import BinaryMediaReader
+from avatar_contracts.binary_messages import Header, Kind
 from avatar_runtime.batching.frames import Frame
 from avatar_runtime.protocol import replay
 from avatar_runtime.serving import app
@@ -70,11 +72,16 @@ class Caller:
     last_seq: int = 0
     sent: int = 0
     """Messages of `script` that the server has, as far as the client knows."""
-    script: list[str] = field(default_factory=list)
+    script: list[str | bytes] = field(default_factory=list)
     socket: ClientConnection | None = None
     resumed: list[Event] = field(default_factory=list)
     is_ready: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the server has said what it has."""
+    media: BinaryMediaReader = field(default_factory=BinaryMediaReader)
+    is_binary: bool = False
+    """Whether it sends its sound as binary messages."""
+    spoken: list[bytes] = field(default_factory=list)
+    """The sound of its binary messages."""
 
     async def open(self) -> None:
         self.is_ready.clear()
@@ -91,7 +98,7 @@ class Caller:
         """Take events until one of them is the last, or the connection ends."""
         assert self.socket is not None
         while True:
-            event = json.loads(await self.socket.recv())
+            event = self.event(await self.socket.recv())
             if event["type"] in ("session.created", "session.resumed"):
                 self.is_ready.set()
                 self.session_id, self.token = event["session"]["id"], event["resume"]["token"]
@@ -106,6 +113,24 @@ class Caller:
                 self.events.append(event)
             if until(event):
                 return
+
+    def event(self, message: str | bytes) -> Event:
+        """Return the event of a message, in the same form for both transports."""
+        if isinstance(message, bytes):
+            media = self.media.read(message)
+            media["delta"] = base64.b64encode(media.pop("data")).decode()
+            return media
+        event: Event = json.loads(message)
+        self.media.observe(event)
+        return event
+
+    def append(self, pcm: bytes) -> str | bytes:
+        """Return the next message with sound."""
+        if not self.is_binary:
+            return append(pcm)
+        offset = sum(map(len, self.spoken)) // 2
+        self.spoken.append(pcm)
+        return Header(Kind.INPUT_AUDIO, len(self.spoken), offset).pack(pcm)
 
     async def write(self, pause_s: float = 0.0) -> None:
         """Send what the server does not have."""
@@ -154,7 +179,7 @@ async def converse(caller: Caller, rng: Random, cuts: int, turns: int) -> int:
     for turn in range(turns):
         pcm = speech(FRAMES, turn)
         size = rng.choice((1000, 1920, 9600))
-        chunks = [append(pcm[at : at + size]) for at in range(0, len(pcm), size)]
+        chunks = [caller.append(pcm[at : at + size]) for at in range(0, len(pcm), size)]
         caller.script += [*chunks, COMMIT]
     done, lost = turns, 0
     while len(caller.of("response.done")) < done:
@@ -202,20 +227,24 @@ def decode(caller: Caller) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("mode", "cuts", "turns"),
+    ("mode", "transport", "cuts", "turns"),
     [
-        ("jpeg", 15, 2),
-        ("h264", 15, 2),
-        pytest.param("jpeg", 250, 20, marks=pytest.mark.slow),
-        pytest.param("h264", 250, 20, marks=pytest.mark.slow),
+        ("jpeg", "json", 15, 2),
+        ("h264", "json", 15, 2),
+        ("jpeg", "binary", 15, 2),
+        ("h264", "binary", 15, 2),
+        pytest.param("jpeg", "json", 250, 20, marks=pytest.mark.slow),
+        pytest.param("h264", "json", 250, 20, marks=pytest.mark.slow),
     ],
 )
 async def test_random_cuts_lose_nothing_and_repeat_nothing(
-    serve: Serve, engine: FakeEngine, mode: str, cuts: int, turns: int
+    serve: Serve, engine: FakeEngine, mode: str, transport: str, cuts: int, turns: int
 ) -> None:
     async with serve(engine=engine) as served, calling(served) as caller:
-        video = {"type": "realtime", "avatar": {"video": {"mode": mode}}}
-        caller.script = [json.dumps({"type": "session.update", "session": video})]
+        avatar = {"video": {"mode": mode}, "transport": transport}
+        session = {"type": "realtime", "avatar": avatar}
+        caller.script = [json.dumps({"type": "session.update", "session": session})]
+        caller.is_binary = transport == "binary"
         lost = await converse(caller, Random(cuts), cuts, turns)
         assert lost == cuts
         assert len(caller.resumed) >= cuts * 0.8  # a connection may be lost before its answer

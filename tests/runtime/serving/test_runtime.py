@@ -198,7 +198,7 @@ async def test_a_session_has_the_limits_of_the_settings(
     assert session.wakeup() == clock.now + 7
     created = session.pull(clock.now)
     assert created is not None
-    described = json.loads(created.text)["session"]
+    described = json.loads(created.message)["session"]
     assert (described["model"], described["id"]) == ("acme/b", session.id)
     assert session.id.startswith("sess_")
     assert described["avatar"]["character"] == name

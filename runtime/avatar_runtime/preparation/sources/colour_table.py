@@ -10,17 +10,23 @@ from __future__ import annotations
 import functools
 import tempfile
 from fractions import Fraction
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import av
 import av.filter
+import cv2
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, VideoReformatter
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SIDE: Final = 65
 """Colours along each axis, as in swscale (`INPUT_LUT_SIZE` in libswscale/cms.h)."""
 FORMAT: Final = "gbrp16le"
 """Pixel format of the frames that a table takes and gives."""
+_BYTE: Final = (255 * 256, 128)
+"""Factor and offset with which the upper byte of 16 bits is the value, rounded to 8 bits."""
 _TOP: Final = 65535
 _RGB: Final = 0  # AVCOL_SPC_RGB
 _STEP: Final = Fraction(1, 25)  # any clock serves: the filter needs increasing time stamps
@@ -51,12 +57,20 @@ class ColourTable:
             self._graph.link_nodes(self._source, table, self._sink)
             self._graph.configure()  # reads the file
 
-    def convert(self, frame: Any) -> Any:
-        """Return an `av.VideoFrame` in `FORMAT` with the colours of `frame` converted."""
+    def convert(self, frame: Any) -> NDArray[np.uint8]:
+        """Return a frame in `FORMAT` with its colours converted, `(h, w, 3) uint8` BGR."""
         frame.pts, frame.time_base = self._count, _STEP
         self._count += 1
         self._source.push(frame)
-        return self._sink.pull()
+        made: Any = self._sink.pull()
+        # The planes are green, blue and red; the second byte of each value is the upper one.
+        planes = [
+            np.frombuffer(plane, np.uint8).reshape(made.height, -1, 2)[:, : made.width]
+            for plane in made.planes
+        ]
+        picture = np.empty((made.height, made.width, 3), np.uint8)
+        cv2.mixChannels(planes, [picture], [3, 0, 1, 1, 5, 2])
+        return picture
 
 
 @functools.lru_cache(maxsize=2)
@@ -84,6 +98,8 @@ def _cube(transfer: int, primaries: int, to_transfer: int) -> bytes:
     green, blue, red = (
         np.frombuffer(plane, np.uint16).reshape(made.height, -1)[:, :SIDE] for plane in made.planes
     )
+    factor, offset = _BYTE
     colours = np.stack([red, green, blue], axis=-1).reshape(-1, 3) / _TOP
+    colours = (colours * factor + offset) / _TOP
     lines = [f"LUT_3D_SIZE {SIDE}", *map("%.6f %.6f %.6f".__mod__, map(tuple, colours.tolist()))]
     return "\n".join(lines).encode() + b"\n"

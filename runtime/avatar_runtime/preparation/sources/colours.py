@@ -34,6 +34,7 @@ _HD_WIDTH: Final = 1280
 _SD_HEIGHT: Final = 576
 # Without accurate rounding swscale is off by up to 3 levels, with it by up to 2.
 _EXACT: Final = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
+_STRIP_ROWS: Final = 16  # rows that are flattened at once: 16 bits a value stay in the cache
 _BACKGROUND: Final = re.compile(r"#[0-9A-Fa-f]{6}")
 
 
@@ -127,7 +128,7 @@ class Converter:
 
     def __init__(self, background: tuple[int, int, int]) -> None:
         """`background` is the (blue, green, red) under transparent pixels."""
-        self._background = np.array(background, np.uint16)
+        self._background = background
         self._scaler = VideoReformatter()
         self._reformatter = VideoReformatter()
         self._table: tuple[Any, colour_table.ColourTable] | None = None
@@ -187,27 +188,18 @@ class Converter:
         key = (colours.transfer, colours.primaries, colours.mapped_transfer, (width, height))
         if self._table is None or self._table[0] != key:
             self._table = (key, colour_table.ColourTable(*key))
-        return _to_bytes(self._table[1].convert(planes))
+        return self._table[1].convert(planes)
 
     def _flatten(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return `(h, w, 4)` with straight alpha over the background, rounded to nearest."""
-        rows = 64  # bounds the 16-bit copies to a strip of the picture
         flat = np.empty((*picture.shape[:2], 3), np.uint8)
-        for top in range(0, picture.shape[0], rows):
-            strip = picture[top : top + rows].astype(np.uint16)
-            alpha = strip[..., 3:]
-            mixed = strip[..., :3] * alpha + self._background * (255 - alpha) + 127
-            flat[top : top + rows] = mixed // 255
+        for top in range(0, picture.shape[0], _STRIP_ROWS):
+            strip = picture[top : top + _STRIP_ROWS]
+            alpha = cv2.cvtColor(np.ascontiguousarray(strip[..., 3]), cv2.COLOR_GRAY2BGR)
+            colour = cv2.cvtColor(strip, cv2.COLOR_BGRA2BGR)
+            mixed = cv2.multiply(colour, alpha, dtype=cv2.CV_16U)
+            if any(self._background):
+                below = cv2.multiply(~alpha, (*self._background, 0), dtype=cv2.CV_16U)
+                mixed = cv2.add(mixed, below)
+            flat[top : top + _STRIP_ROWS] = cv2.convertScaleAbs(mixed, alpha=1 / 255)
         return flat
-
-
-def _to_bytes(frame: Any) -> NDArray[np.uint8]:
-    """Return a frame of 16-bit planes in the order green, blue, red as 8-bit BGR, rounded."""
-    green, blue, red = (
-        cv2.convertScaleAbs(
-            np.frombuffer(plane, np.uint16).reshape(frame.height, -1)[:, : frame.width],
-            alpha=1 / 257,
-        )
-        for plane in frame.planes
-    )
-    return np.asarray(cv2.merge([blue, green, red]), np.uint8)

@@ -37,6 +37,7 @@ _HIDDEN: Final = b"prFl"  # a private chunk that a decoder may ignore
 _STEP: Final = 1 << 16
 _MOST_KEPT: Final = 64 * _MEBIBYTE
 _NO_CRC: Final = bytes(4)
+_BLOCK_BYTES: Final = 0xFFFF  # longest stored block of a zlib stream
 
 
 class Refused(Exception):
@@ -148,9 +149,22 @@ def stored(data: memoryview, inflated_pixels: bytearray) -> bytes:
             parts += [struct.pack(">I4s", len(body), kind), body, _NO_CRC]
         elif not begun:
             begun = True
-            packed = zlib.compress(inflated_pixels, 0)
-            parts += [struct.pack(">I4s", len(packed), kind), packed, _NO_CRC]
+            packed = _uncompressed(memoryview(inflated_pixels))
+            parts += [struct.pack(">I4s", sum(map(len, packed)), kind), *packed, _NO_CRC]
     return b"".join(parts)
+
+
+def _uncompressed(data: memoryview) -> list[bytes | memoryview]:
+    """Return the parts of a zlib stream that stores the data in blocks (RFC 1950, RFC 1951).
+
+    `zlib.compress` with level 0 does the same, and copies the data once more.
+    """
+    parts: list[bytes | memoryview] = [b"\x78\x01"]
+    for at in range(0, len(data), _BLOCK_BYTES):
+        block = data[at : at + _BLOCK_BYTES]
+        last = at + _BLOCK_BYTES >= len(data)
+        parts += [struct.pack("<BHH", last, len(block), len(block) ^ 0xFFFF), block]
+    return [*parts, struct.pack(">I", zlib.adler32(data))]
 
 
 def hide_profiles(data: memoryview) -> None:

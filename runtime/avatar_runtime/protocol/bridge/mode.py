@@ -56,7 +56,8 @@ class Bridge(Generic[W]):
 
     def configure(self, config: SessionConfig, now: float) -> None:
         """Apply a configuration that the client has changed."""
-        self._before, self.speech.config = self.speech.config, config
+        self._before = self.speech.config
+        self.speech.configure(config, now)
         if config.format != self._before.format:
             self.upstream.set_formats(config)
 

@@ -71,7 +71,8 @@ class Pipeline(Generic[W]):
 
     def configure(self, config: SessionConfig, now: float) -> None:
         """Apply a configuration that the client has changed."""
-        before, self.speech.config = self.speech.config, config
+        before = self.speech.config
+        self.speech.configure(config, now)
         self._intake.reconfigure(before, now)
 
     def forward(self, session: Mapping[str, object], event_id: str | None) -> bool:

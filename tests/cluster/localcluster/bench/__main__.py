@@ -93,6 +93,14 @@ BENCHES: Final = (
         is_long=True,
     ),
     Bench("video", "localcluster.bench.video", what="JPEG and H.264: bytes, CPU and quality"),
+    Bench(
+        "slow-clients",
+        "localcluster.bench.slow_clients",
+        what="20 clients of 1 Mbit/s each, and 20 that stop reading, beside others",
+    ),
+    Bench(
+        "transport", "localcluster.bench.transport", what="media as JSON and as binary: CPU, bytes"
+    ),
     Bench("interruptions", "localcluster.bench.interruptions", what="8 callers interrupt"),
     Bench("faults", "localcluster.bench.faults", what="convergence under API faults, 200 seeds"),
     Bench(

@@ -51,7 +51,8 @@ class Callers:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _stay(self) -> None:
-        async with session.connect(self._target, keep_media=False) as live:
+        # A connection that is lost counts as a session that was cut.
+        async with session.connect(self._target, keep_media=False, resumes=False) as live:
             await self._speak(live)
             while not self._leaving:
                 await live.pause(PAUSE_S)

@@ -33,6 +33,7 @@ class BridgeOracle:
         event: dict[str, Any] = json.loads(text)
         kind = event["type"]
         self._seq += 1
+        self.view.seq = event["seq"]
         require(event["seq"] == self._seq, f"seq {event['seq']} after {self._seq - 1}")
         epoch = event.get("epoch")
         if epoch is not None:
@@ -51,6 +52,8 @@ class BridgeOracle:
             require(event["turn_id"] == self._silent, f"{event['turn_id']} has not started")
             self._silent = None
         match kind:
+            case "session.created" | "session.updated":
+                self.view.is_binary = event["session"]["avatar"]["transport"] == "binary"
             case "response.created":
                 response_id = event["response"]["id"]
                 require(response_id not in self._seen, f"{response_id} is created again")

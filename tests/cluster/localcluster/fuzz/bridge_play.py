@@ -14,6 +14,7 @@ from avatar_runtime.protocol.bridge.upstream_side import BridgeOptions
 from avatar_runtime.protocol.session import Session, SessionLimits
 from avatar_runtime.protocol.session_config import ReadOnlyFields, SessionConfig, VideoMode
 from localcluster.fuzz import edge, messages, requests
+from localcluster.fuzz.binary import EventTexts
 from localcluster.fuzz.bridge_oracle import BridgeOracle
 from localcluster.fuzz.fakes import FPS, CountingUtterance, FrameWindow, LevelDetector
 from localcluster.fuzz.play import CHARACTERS, Played
@@ -42,6 +43,7 @@ class BridgePlay:
         self.oracle = BridgeOracle()
         self.log: list[str] = []
         self.played = Played()
+        self._texts = EventTexts()
         style = random.choice(messages.STYLES)
         # What the upstream sends is relayed, also if it has not the official form.
         self._edge = edge.Edge(random.choice(edge.DIALECTS), is_official=False)
@@ -89,6 +91,8 @@ class BridgePlay:
             self._serve()
             self._drain()
         self._lose()
+        # What a client does not acknowledge is never over.
+        self.session.receive(messages.event("session.update", session=messages.BY_CLOCK), self._now)
         for _ in range(_MAX_ROUNDS):
             if self.session.closing is not None or not self.session.is_speaking:
                 break
@@ -168,11 +172,13 @@ class BridgePlay:
 
     def _drain(self) -> None:
         while (outgoing := self.session.pull(self._now)) is not None:
-            self._note(f"< {outgoing.text[:300]}")
-            event = self.oracle.read(outgoing.text)
+            text = self._texts.read(outgoing.message)
+            self._note(f"< {text[:300]}")
+            event = self.oracle.read(text)
             self._trace.receive(event, self._now)
             self.played.count(event)
-            self._edge.read(outgoing.text, official_only=self.session.official_only)
+            if isinstance(outgoing.message, str):
+                self._edge.read(text, official_only=self.session.official_only)
 
     def _note(self, line: str) -> None:
         self.log.append(f"{self._now:.3f} {line}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
-from localcluster.fuzz import settings, values
+from localcluster.fuzz import binary, settings, values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,6 +27,10 @@ _TEXTS: Final = (
 _RIFF: Final = b"RIFF\xff\xff\xff\xffWAVEfmt \x10\x00\x00\x00\x01\x00\x02\x00\x44\xac\x00\x00"
 
 
+BY_CLOCK: Final = {"type": "realtime", "avatar": {"flow": {"mode": "clock"}}}
+"""A session whose end of playback needs no acknowledgement."""
+
+
 def event(kind: str, **fields: Any) -> str:
     """Return a message without faults."""
     return json.dumps({"type": kind, **fields})
@@ -40,6 +44,10 @@ class View:
     responses: list[str] = field(default_factory=list)
     sent_ms: float = 0.0
     """Audio of the newest response that has arrived, milliseconds."""
+    is_binary: bool = False
+    """Whether the session takes binary messages."""
+    seq: int = 0
+    """Number of the message that has arrived last."""
 
 
 @dataclass(slots=True)
@@ -126,12 +134,15 @@ class Client:
         self._count = 0
         self._at = random.randrange(POOL)
         self._is_voice = False
+        self._microphone = binary.Microphone(random, self.sound, style.wrongness / 4)
 
     def draw(self) -> str | bytes:
         """Return the next message."""
         random, style = self._random, self._style
         self._count += 1
         [kind] = random.choices(self._kinds, self._weights)
+        if self._view.is_binary and kind in ("append", "binary") and random.random() < 0.6:
+            return self._microphone.draw()
         if kind == "binary":
             return random.randbytes(random.choice((0, 1, 100)))
         document = self._makers[kind]()
@@ -213,7 +224,12 @@ class Client:
     def _ack(self) -> dict[str, Any]:
         sent = self._view.sent_ms
         pts = self._random.choice((0, 0.5, sent / 2, sent, sent, sent + 1000, 86_400_001, -1))
-        return {"type": "output_video_buffer.ack", "response_id": self._response(), "pts_ms": pts}
+        fields = {"type": "output_video_buffer.ack", "response_id": self._response(), "pts_ms": pts}
+        if self._random.random() < 0.5:
+            fields["seq"] = self._view.seq
+            if self._random.random() < self._style.wrongness:
+                fields["seq"] = self._random.choice((-1, "1", 10**6, 2**32))
+        return fields
 
     def _create_item(self) -> dict[str, Any]:
         return {"type": "conversation.item.create", "item": self._message()}

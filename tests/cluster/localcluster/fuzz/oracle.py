@@ -6,7 +6,7 @@ import binascii
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from localcluster.fuzz import official, orders, requests
+from localcluster.fuzz import binary, official, orders, requests
 from localcluster.fuzz.conversations import ConversationCheck, PlaybackCheck
 from localcluster.fuzz.messages import View
 from localcluster.fuzz.requests import RequestCheck
@@ -59,7 +59,9 @@ class Oracle:
         """Take notice of a message before the session gets it."""
         self.requests.send(content)
         fields = requests.parse(content)
-        if fields.get("type") == "input_audio_buffer.append":
+        if isinstance(content, bytes) and (audio := binary.audio(content)) is not None:
+            self._unsure.append((None, audio))
+        elif fields.get("type") == "input_audio_buffer.append":
             audio = _decoded(fields.get("audio"))
             self._unsure.append((requests.identity(fields)[0], audio))
 
@@ -118,9 +120,12 @@ class Oracle:
 
     def _look(self, event: dict[str, Any]) -> None:
         view = self.view
+        view.seq = event["seq"]
         match event["type"]:
             case "conversation.item.added":
                 view.items.append(event["item"]["id"])
+            case "session.created" | "session.updated":
+                view.is_binary = event["session"]["avatar"]["transport"] == "binary"
             case "response.created":
                 view.responses.append(event["response"]["id"])
                 view.sent_ms = 0.0

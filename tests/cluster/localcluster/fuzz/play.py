@@ -22,6 +22,7 @@ from avatar_runtime.protocol.session_config import (
 )
 from avatar_runtime.protocol.turn_detection import TurnDetection
 from localcluster.fuzz import edge, messages
+from localcluster.fuzz.binary import EventTexts
 from localcluster.fuzz.fakes import FPS, CountingUtterance, FrameWindow, LevelDetector
 from localcluster.fuzz.requests import ENDS_OUTPUT
 from localcluster.fuzz.stages import DriveStage
@@ -89,6 +90,7 @@ class Play:
         is_right = not (self.style.wrongness or self.style.mutations or self.style.corruptions)
         self.oracle = stage.oracle(is_client_right=is_right)
         self.played = Played()
+        self._texts = EventTexts()
         self.log: list[str] = []
         """The latest messages and events, for a report."""
         dialect = random.choice(edge.DIALECTS)
@@ -246,22 +248,26 @@ class Play:
         characters = 0
         while (outgoing := self.session.pull(self._now)) is not None:
             if outgoing.frame is None:
-                characters += len(outgoing.text)
-            self._read(outgoing.text)
+                characters += len(outgoing.message)
+            self._read(outgoing.message)
         self.played.backlog = max(self.played.backlog, characters)
         require(characters <= _MAX_BACKLOG, f"{characters} characters wait")
         self.oracle.check_quiet()
         self._collect()
 
-    def _read(self, text: str) -> None:
+    def _read(self, message: str | bytes) -> None:
+        text = self._texts.read(message)
         self._note(f"{self._now:.3f} < {text[:1500]}")
         event: dict[str, Any] = self.oracle.read(text)
-        self._edge.read(text, official_only=self.session.official_only)
+        if isinstance(message, str):
+            self._edge.read(text, official_only=self.session.official_only)
         self.played.count(event)
 
     def _settle(self) -> None:
         """Let the session say all that waits, with a prompt engine, and end it."""
         session, self._serves, self._faults, self._is_prompt = self.session, 1.0, 0.0, True
+        # What a client does not acknowledge is never over.
+        self._ask("session.update", session=messages.BY_CLOCK)
         for rounds in range(_MAX_ROUNDS):
             while session.listen(self._now):
                 pass

@@ -7,6 +7,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from localcluster.fuzz import binary
 from localcluster.fuzz.violation import Violation, require
 
 if TYPE_CHECKING:
@@ -278,9 +279,9 @@ class RequestCheck:
 
 
 def parse(content: str | bytes) -> Mapping[str, Any]:
-    """Return the fields of a message; none if it is not a JSON object."""
+    """Return the fields of a message; none if it is neither a JSON object nor audio."""
     if isinstance(content, bytes):
-        return {}
+        return {} if binary.audio(content) is None else {"type": "input_audio_buffer.append"}
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):

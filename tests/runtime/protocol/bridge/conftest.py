@@ -210,7 +210,7 @@ class BridgeDriver:
     def pull(self) -> list[Event]:
         taken = []
         while (outgoing := self.session.pull(self.now)) is not None:
-            event = json.loads(outgoing.text)
+            event = json.loads(outgoing.message)
             self.trace.receive(event, self.now)
             taken.append(event)
         self.events += taken

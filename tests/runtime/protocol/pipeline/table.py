@@ -91,7 +91,7 @@ class Table:
     def pull(self) -> list[dict[str, Any]]:
         taken = []
         while (outgoing := self.session.pull(self.now)) is not None:
-            event = json.loads(outgoing.text)
+            event = json.loads(outgoing.message)
             self.trace.receive(event, self.now)
             taken.append(event)
         self.events += taken

@@ -1,0 +1,132 @@
+"""Binary messages of `/v1/realtime`: a header of 32 bytes, then the media.
+
+docs/wire-protocol.md, "Binary messages", describes the fields. All integers are unsigned and
+big-endian.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from typing import Final
+
+MAGIC: Final = 0xA7
+"""The first byte. No text in UTF-8 begins with it."""
+VERSION: Final = 1
+HEADER_BYTES: Final = 32
+NO_FRAME: Final = 0xFFFF_FFFF
+"""`frame_index` of audio."""
+MAX_U32: Final = 0xFFFF_FFFF
+
+_HEADER: Final = struct.Struct(">BBBBIIIIIQ")
+
+
+class Kind(IntEnum):
+    """What the payload is."""
+
+    JPEG = 1
+    """An image."""
+    H264 = 2
+    """An access unit in Annex-B form."""
+    FMP4 = 3
+    """A part of a fragmented MP4 file."""
+    OUTPUT_AUDIO = 4
+    """Samples of the avatar, in the output format of the session."""
+    INPUT_AUDIO = 16
+    """Samples of the client, in the input format of the session."""
+
+
+class Flag(IntFlag):
+    """What else is true of the payload; other bits are 0."""
+
+    KEYFRAME = 1
+    """It can be decoded without the frames before it."""
+    LAST = 2
+    """No later message has audio or, with a frame, a frame of this response."""
+    IDLE = 4
+    """It belongs to no response."""
+    PATCH = 8
+    """A position precedes the image."""
+    DISCONTINUITY = 16
+    """Frames of the response were dropped right before this one."""
+
+
+NO_FLAGS: Final = Flag(0)
+
+
+class BinaryMessageError(ValueError):
+    """A message whose header is wrong."""
+
+    def __init__(self, field: str, value: int, limit: object, expected: str) -> None:
+        super().__init__(f"{field} is {value}; {expected}")
+        self.field = field
+        """Name of the field of the header; `message` for the whole message."""
+        self.value = value
+        self.limit = limit
+        """The value that the field must have, or the values that it may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The header of one message without its constants and the length of the payload."""
+
+    kind: Kind
+    seq: int = 0
+    """Number of the message, from 1: the server's, or the client's own; 0 for none."""
+    offset_samples: int = 0
+    """Where the media starts: samples of the response, or samples that the client sent before."""
+    flags: Flag = NO_FLAGS
+    epoch: int = 0
+    """0 from a client."""
+    response_ref: int = 0
+    """The integer in `response.created`; 0 for none."""
+    frame_index: int = NO_FRAME
+
+    def pack(self, payload: bytes) -> bytes:
+        """Return the message with a payload."""
+        header = _HEADER.pack(
+            MAGIC,
+            VERSION,
+            self.kind,
+            self.flags,
+            self.seq,
+            self.epoch,
+            self.response_ref,
+            self.frame_index,
+            len(payload),
+            self.offset_samples,
+        )
+        return header + payload
+
+
+def unpack(message: bytes) -> tuple[Header, bytes]:
+    """Return the header and the payload of a message.
+
+    Raises:
+        BinaryMessageError: the message is too short, or a field is wrong.
+    """
+    if len(message) < HEADER_BYTES:
+        expected = f"must have at least {HEADER_BYTES} bytes"
+        raise BinaryMessageError("message", len(message), HEADER_BYTES, expected)
+    magic, version, kind, flags, seq, epoch, ref, frame_index, size, offset = _HEADER.unpack_from(
+        message
+    )
+    _check("magic", magic, MAGIC)
+    _check("version", version, VERSION)
+    if kind not in _KINDS:
+        raise BinaryMessageError("kind", kind, _KINDS, f"must be one of {_KINDS}")
+    if flags & ~_FLAGS:
+        raise BinaryMessageError("flags", flags, _FLAGS, f"must have no bits but those of {_FLAGS}")
+    _check("payload_length", size, len(message) - HEADER_BYTES)
+    header = Header(Kind(kind), seq, offset, Flag(flags), epoch, ref, frame_index)
+    return header, message[HEADER_BYTES:]
+
+
+def _check(field: str, value: int, expected: int) -> None:
+    if value != expected:
+        raise BinaryMessageError(field, value, expected, f"must be {expected}")
+
+
+_KINDS: Final = [int(kind) for kind in Kind]
+_FLAGS: Final = int(Flag.KEYFRAME | Flag.LAST | Flag.IDLE | Flag.PATCH | Flag.DISCONTINUITY)
