@@ -30,7 +30,11 @@ FREE_S = 45.0  # a client that vanished with a full socket is noticed after 30 s
 async def test_a_runtime_outlives_its_clients(tmp_path: Path) -> None:
     log = tmp_path / "runtime.log"
     served = runtime_process.serving(
-        log, 4, {"AVATAR_CAPACITY": "16"}, device="simulated:h100-80gb"
+        log,
+        4,
+        # A session that waits for a client that has vanished would keep its slot.
+        {"AVATAR_CAPACITY": "16", "AVATAR_RESUME_TTL_S": "0"},
+        device="simulated:h100-80gb",
     )
     with served as runtime:
         port = int(runtime.url.rpartition(":")[2])

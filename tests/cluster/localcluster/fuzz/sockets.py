@@ -11,6 +11,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 from localcluster.fuzz import frames, messages
+from localcluster.fuzz.binary import EventTexts
 from localcluster.fuzz.oracle import Oracle
 from localcluster.fuzz.violation import Violation, require
 
@@ -57,6 +58,7 @@ class SocketClient:
         self._port = port
         self._random = random
         self._outcome = outcome
+        self._texts = EventTexts()
 
     async def run(self) -> None:
         """Behave in one of many ways.
@@ -160,8 +162,10 @@ class SocketClient:
             return False
         if frame.opcode == frames.PONG:
             return False
-        require(frame.opcode == frames.TEXT, f"opcode {frame.opcode}: {frame.payload[:100]!r}")
-        event: dict[str, Any] = oracle.read(frame.payload.decode())
+        is_message = frame.opcode in (frames.TEXT, frames.BINARY)
+        require(is_message, f"opcode {frame.opcode}: {frame.payload[:100]!r}")
+        message = frame.payload.decode() if frame.opcode == frames.TEXT else frame.payload
+        event: dict[str, Any] = oracle.read(self._texts.read(message))
         self._outcome.events += 1
         return bool(event["type"] == "error" and event["error"]["event_id"] == "last")
 
