@@ -134,16 +134,28 @@ async def test_a_microphone_is_heard_and_answered() -> None:
         assert faults == []
 
 
-async def test_a_microphone_that_is_refused_is_explained() -> None:
+MICROPHONES: Final = {
+    "refused": (
+        ("--use-fake-device-for-media-stream", "--deny-permission-prompts"),
+        "The browser does not let this page use the microphone.",
+    ),
+    "missing": (("--use-fake-ui-for-media-stream",), "No microphone was found."),
+}
+
+
+@pytest.mark.parametrize("name", MICROPHONES)
+async def test_a_microphone_that_cannot_be_used_is_explained(name: str) -> None:
+    arguments, sentence = MICROPHONES[name]
     async with (
         runtime_page.runtime(AVATARS) as address,
-        runtime_page.page(address, arguments=("--deny-permission-prompts",)) as (page, _),
+        runtime_page.page(address, arguments=arguments) as (page, _),
     ):
+        await has_picture(page)
         await page.get_by_role("button", name="Talk").click()
-        await expect(page.get_by_role("alert").filter(has_text="microphone")).to_be_visible()
+        await expect(page.locator("#problem")).to_have_text(sentence)
         await expect(page.locator("#status")).to_have_text("Ready")  # no place was taken
         await expect(page.get_by_role("button", name="Talk")).to_be_enabled()
-        await shoot(page, "microphone-refused")
+        await shoot(page, f"microphone-{name}")
 
 
 @pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")

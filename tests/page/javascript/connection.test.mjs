@@ -5,6 +5,7 @@ import test from "node:test";
 
 const CLIENT = new URL("../../../runtime/avatar_contracts/page/client/", import.meta.url);
 const { Connection, NEXT } = await import(new URL("connection.js", CLIENT));
+const { subprotocols } = await import(new URL("credentials.js", CLIENT));
 const { MessageLog } = await import(new URL("message-log.js", CLIENT));
 const { decodeSamples } = await import(new URL("pcm.js", CLIENT));
 
@@ -95,6 +96,26 @@ test("a lost connection is resumed: each event once, and only the input that the
   assert.equal(connection.resume.token, "t2");
   connection.sendSound(Int16Array.of(8));
   assert.deepEqual(samplesOf(second), [7, 8]);
+});
+
+test("each connection offers a fresh secret, and none without a key", async () => {
+  let count = 0;
+  const offered = await subprotocols({ clientSecret: async () => `secret${++count}` });
+  assert.deepEqual(offered, ["realtime", "openai-insecure-api-key.secret1"]);
+  assert.deepEqual(await subprotocols({}), ["realtime"]);
+  const asked = [];
+  const fetch = async (url, { headers, body }) => {
+    asked.push(String(url), headers.Authorization, JSON.parse(body).session.model);
+    return { ok: true, json: async () => ({ value: "made" }) };
+  };
+  const url = new URL("wss://host/base/v1/realtime?model=a/b");
+  assert.deepEqual(await subprotocols({ url, key: "k", model: "a/b", fetch }),
+    ["realtime", "openai-insecure-api-key.made"]);
+  assert.deepEqual(asked, ["https://host/base/v1/realtime/client_secrets", "Bearer k", "a/b"]);
+  const refuse = async () => ({
+    ok: false, status: 401, json: async () => ({ error: { code: "unauthenticated", message: "m" } }),
+  });
+  await assert.rejects(subprotocols({ url, key: "k", fetch: refuse }), { code: "unauthenticated", status: 401 });
 });
 
 test("what is kept for a resumption is bounded, and numbers stay true", () => {

@@ -33,6 +33,7 @@ const MAX_QUIET = 256; // requests whose errors may still come
  * @property {URL} url Of the endpoint, with its query.
  * @property {string} [key]
  * @property {string} [model]
+ * @property {() => Promise<string>} [clientSecret]
  * @property {typeof WebSocket} WebSocket
  * @property {typeof globalThis.fetch} fetch
  */
@@ -113,8 +114,8 @@ export class Connection {
 
   /** @returns {Promise<void>} */
   async #connect(resumes = false) {
-    const { url, key, model, WebSocket, fetch } = this.address;
-    const protocols = await subprotocols(url, key, model, fetch);
+    const { url, WebSocket } = this.address;
+    const protocols = await subprotocols(this.address);
     if (this.state === "closed") return;
     const target = new URL(url);
     if (resumes) target.searchParams.set("resume", this.sessionId);

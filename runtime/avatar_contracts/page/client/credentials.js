@@ -34,14 +34,12 @@ export async function requestClientSecret(url, key, model, fetch = globalThis.fe
 
 /**
  * Returns the subprotocols to offer.
- * @param {URL} url
- * @param {string | undefined} key
- * @param {string | undefined} model
- * @param {typeof globalThis.fetch} [fetch]
+ * @param {import("./connection.js").Address} address
  * @returns {Promise<string[]>}
  */
-export async function subprotocols(url, key, model, fetch) {
-  if (!key) return ["realtime"];
-  const secret = await requestClientSecret(url, key, model, fetch);
+export async function subprotocols({ url, key, model, fetch, clientSecret }) {
+  if (!key && !clientSecret) return ["realtime"];
+  const secret = clientSecret
+    ? await clientSecret() : await requestClientSecret(url, key ?? "", model, fetch);
   return ["realtime", `openai-insecure-api-key.${secret}`];
 }

@@ -5,6 +5,8 @@
  * @property {string | URL} url Of the gateway or the runtime: `https:`, `http:`, `wss:` or `ws:`.
  * @property {string} [model] Name of the service, `NAMESPACE/NAME`. A gateway requires it.
  * @property {string} [token] API key of the gateway; a client secret is requested with it.
+ * @property {() => Promise<string>} [clientSecret] Returns a fresh client secret for each
+ *   connection, in place of `token`: from your own server, which knows the API key.
  * @property {string} [avatar] Name of the avatar; the default is the service's.
  * @property {HTMLCanvasElement | OffscreenCanvas} [canvas] Where the avatar is drawn.
  * @property {(frame: import("./decoders.js").Frame) => void} [onFrame] Each frame as it is

@@ -59,9 +59,9 @@ export class Session extends EventTarget {
     const fetch = options.fetch ?? globalThis.fetch?.bind(globalThis);
     const Socket = options.WebSocket ?? globalThis.WebSocket;
     if (!Socket) throw new SessionError("no_websocket", "Pass a WebSocket: there is no global one.");
+    const { model, clientSecret, token: key } = options;
     this.connection = new Connection(
-      { url: endpoint(options), key: options.token, model: options.model, WebSocket: Socket, fetch },
-      {
+      { url: endpoint(options), key, model, clientSecret, WebSocket: Socket, fetch }, {
         onEvent: (event, bytes) => this.#receive(event, bytes),
         onState: (state, detail) => this.#enter(state, detail),
       });

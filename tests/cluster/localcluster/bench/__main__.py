@@ -92,7 +92,7 @@ BENCHES: Final = (
         what="1,000,000 random messages against the protocol of sessions",
         is_long=True,
     ),
-    Bench("video", "localcluster.bench.video", what="JPEG and H.264: bytes, CPU and quality"),
+    Bench("video", "localcluster.bench.video", what="JPEG, H.264 and a file: bytes, CPU, quality"),
     Bench(
         "slow-clients",
         "localcluster.bench.slow_clients",
