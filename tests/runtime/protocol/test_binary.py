@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from avatar_client.binary_media import BinaryMediaReader
 from avatar_contracts.binary_messages import NO_FRAME, Flag, Header, Kind, unpack
-from avatar_runtime.protocol.media import RawImage
+from avatar_runtime.protocol import media_headers
+from avatar_runtime.protocol.audio_formats import PCM_24K
+from avatar_runtime.protocol.media import AudioChunk, RawImage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,6 +132,15 @@ def test_the_flags_of_the_messages(connect: Connect) -> None:
     assert not any(Flag.LAST in header.flags for header in second)  # it was cancelled
     [idle] = [header for header in headers if Flag.IDLE in header.flags]
     assert (idle.response_ref, idle.offset_samples, idle.epoch) == (0, 0, 2)
+
+
+def test_only_the_last_piece_of_the_sound_ends_it() -> None:
+    turn: Any = SimpleNamespace(format=PCM_24K, samples=1000, has_given_all_audio=True)
+    pieces = AudioChunk(0, bytes(1200)), AudioChunk(600, bytes(800))
+    flags = [media_headers.audio(piece, turn, 1, 1).flags for piece in pieces]
+    assert flags == [Flag(0), Flag.LAST]
+    turn.has_given_all_audio = False  # more may come
+    assert media_headers.audio(pieces[1], turn, 1, 1).flags == Flag(0)
 
 
 def test_media_is_binary_from_the_answer_on(connect: Connect) -> None:
