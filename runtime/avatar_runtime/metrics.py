@@ -85,7 +85,9 @@ class Metrics:
         self._utilization = gauge(
             "gpu_utilization_ratio", "Share of the last 30 s in which a batch was on the device."
         )
-        self._sessions = gauge("sessions", "Connected sessions.")
+        self._sessions = gauge(
+            "sessions", "Sessions, with those that wait for a client that has lost its connection."
+        )
         self._capacity = gauge("session_capacity", "Maximum number of sessions of this pod.")
         self._free = gauge("sessions_free", "Sessions it would accept now; 0 while it drains.")
         self._avatars = gauge("avatars", "Avatars that clients can select.")
