@@ -72,6 +72,7 @@ class Speech(Generic[W]):
         self._playback = Playback(parts.fps, parts.outbox)
         self._idle = idle_frames.IdleFrames(parts.open_utterance, parts.fps)
         self._active: ActiveResponse[W] | None = None
+        self._is_over = False
         self._refs = 0
         self._source_frame = 0
         self._overload = OverloadReport()
@@ -169,7 +170,8 @@ class Speech(Generic[W]):
         self.start_next(now)
 
     def abort(self, now: float) -> None:
-        """End the active response because the session ends."""
+        """End the active response because the session ends; no other one starts."""
+        self._is_over = True
         if self._active is not None:
             self.end(Step.ABORT, now)
 
@@ -184,7 +186,7 @@ class Speech(Generic[W]):
 
     def start_next(self, now: float) -> None:
         """Start the next response, if no response is active and one may start."""
-        while self._active is None:
+        while self._active is None and not self._is_over:
             started = self._source.start(self._source_frame, now)
             if started is None:
                 return
@@ -344,10 +346,11 @@ class Speech(Generic[W]):
 
         The outbox must be empty, because numbered messages are sent in order.
         """
-        frame = self._idle.take(self.config)
-        if frame is not None:
+        frame, active = self._idle.take(self.config), self._active
+        # In a file it would take the place and the sound of a frame of the response.
+        is_within = active is not None and self._playback.has_started(active.id)
+        if frame is not None and not (is_within and self.config.video is VideoMode.FMP4):
             return self._idle_message(frame, now)
-        active = self._active
         while active is not None:
             active.release(self.epoch)
             media = None if self._outbox.characters else active.turn.pull()

@@ -279,3 +279,32 @@ def test_the_timeline_never_goes_back_and_keeps_all_sound(
         width = part.audio.bytes_per_sample
         assert len(part.sound) == part.frames * part.audio.samples_per_frame(FPS) * width
     assert sum(part.sound.count(b"\x33") for part in parts) == heard
+
+
+def test_no_idle_frame_comes_within_a_response(connect: Connect) -> None:
+    viewer = viewing(connect)
+    viewer.run(0.3)
+    viewer.say(FRAME * 20)
+    viewer.settle()
+    viewer.say(FRAME * 20)
+    viewer.driver.now += 0.2  # the window has room
+    frames = viewer.driver.due()
+    for frame in frames:  # the first ones of the second response leave
+        viewer.driver.deliver(frame, RawImage(b"", frame.width, frame.height))
+    outgoing = viewer.driver.session.pull(viewer.driver.now)
+    while outgoing is not None and outgoing.frame is None:
+        viewer.others.append(json.loads(outgoing.message))
+        outgoing = viewer.driver.session.pull(viewer.driver.now)
+    assert outgoing is not None
+    assert outgoing.frame is not None
+    assert outgoing.frame.part is not None
+    viewer.parts.append(outgoing.frame.part)
+    viewer.shown.append(json.loads(outgoing.message))
+    # As after a truncation of what the client still plays: its mouth would be closed.
+    viewer.driver.session.mode.speech.discard_unplayed(viewer.driver.now)
+    viewer.run(2.0)
+    viewer.check()
+    spoken = [n for n, event in enumerate(viewer.shown) if event["response_id"]]
+    second = spoken[20:]
+    assert second == list(range(second[0], second[0] + len(second)))
+    assert viewer.sound.count(FRAME[:2]) == 40 * 960

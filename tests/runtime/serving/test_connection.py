@@ -169,7 +169,7 @@ async def test_no_frame_of_the_old_epoch_follows_a_cancel(serve: Serve) -> None:
 
 
 async def test_a_client_that_vanishes_frees_its_slot_and_its_frames(serve: Serve) -> None:
-    async with serve(AVATAR_CAPACITY="1") as served:
+    async with serve(AVATAR_CAPACITY="1", AVATAR_RESUME_TTL_S="0") as served:
         async with served.client() as client:
             served.engine.gate.clear()
             await client.speak(100)
@@ -284,7 +284,7 @@ async def test_a_client_that_never_reads_is_closed_and_does_not_affect_others(
 ) -> None:
     monkeypatch.setattr(connection, "STALL_S", 1.5)
     engine = make_engine(jpeg=bytes(60_000))
-    async with serve(engine=engine) as served, served.client() as good:
+    async with serve(engine=engine, AVATAR_RESUME_TTL_S="0") as served, served.client() as good:
         stalled = await asyncio.to_thread(NonReadingClient, served.sessions)
         audio = base64.b64encode(bytes(1920 * 25 * 60)).decode()
         await asyncio.to_thread(stalled.send, "input_audio_buffer.append", audio=audio)
@@ -308,7 +308,7 @@ async def test_a_client_that_takes_nothing_and_ends_its_side_leaves_at_once(
     serve: Serve, make_engine: Callable[..., FakeEngine], more: int, last: bytes
 ) -> None:
     """Its slot does not wait for the 30 s after which a socket that takes nothing is closed."""
-    async with serve(engine=make_engine(jpeg=bytes(60_000))) as served:
+    async with serve(engine=make_engine(jpeg=bytes(60_000)), AVATAR_RESUME_TTL_S="0") as served:
         gone = await asyncio.to_thread(NonReadingClient, served.sessions)
         audio = base64.b64encode(bytes(1920 * 25 * 60)).decode()
         await asyncio.to_thread(gone.send, "input_audio_buffer.append", audio=audio)
