@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from avatar_client import errors, load, record, session, sound, talk
 from avatar_client.options import Options
 from avatar_contracts import media_files
+from avatar_contracts.environment import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,7 +72,12 @@ def _check_outputs(options: argparse.Namespace) -> None:
         for option, path, suffixes in outputs
         if path is not None
     )
-    if faults := [fault for fault in checked if fault is not None]:
+    faults = [fault for fault in checked if fault is not None]
+    is_file = options.video == "fmp4" and options.transport == "binary"
+    if is_file and any(path is not None for option, path, _ in outputs if option != "--json"):
+        expected = "json, since binary messages do not say where their frames are"
+        faults.append(Fault("--transport", "binary", expected))
+    if faults:
         raise errors.SettingsError(*faults)
 
 
@@ -152,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--update", action="store_true", help="send a session.update first")
     common.add_argument(
         "--video",
-        choices=("jpeg", "h264", "none"),
+        choices=("jpeg", "h264", "fmp4", "none"),
         help="form of the video; the server's default is jpeg",
     )
     common.add_argument(

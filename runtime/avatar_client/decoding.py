@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import io
+from typing import TYPE_CHECKING, Any, Final
 
 import av
 import cv2
@@ -14,6 +15,53 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from avatar_client.traces import VideoFrame
+
+SOUND_RATE: Final = 24_000
+"""Of the sound in a file, Hz."""
+
+
+class FileDecoder:
+    """The decoder of the file of a session, whose frames are asked for in their order."""
+
+    def __init__(self, file: bytes) -> None:
+        """`file` is all that the session has sent.
+
+        Raises:
+            RecordingError: it is not a file.
+        """
+        self._file = file
+        try:
+            self._frames = av.open(io.BytesIO(file)).decode(video=0)
+        except (av.FFmpegError, IndexError) as error:
+            raise errors.RecordingError("the file of the session", str(error)) from error
+
+    def decode(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        """Return a frame as `(height, width, 3) uint8` BGR.
+
+        Raises:
+            RecordingError: the file does not have it, or cannot be decoded.
+        """
+        try:
+            for found in self._frames:
+                if frame.file_ms is not None and round(found.time * 1000) == round(frame.file_ms):
+                    return np.asarray(found.to_ndarray(format="bgr24"), np.uint8)
+        except av.FFmpegError as error:
+            raise errors.RecordingError(f"frame {frame.frame_index}", str(error)) from error
+        raise errors.RecordingError(f"frame {frame.frame_index}", "the file does not have it")
+
+    def sound(self) -> NDArray[np.int16]:
+        """Return the sound of the file from its time 0 on, mono at `SOUND_RATE`.
+
+        Raises:
+            RecordingError: it cannot be decoded.
+        """
+        try:
+            with av.open(io.BytesIO(self._file)) as container:
+                parts = [frame.to_ndarray()[0] for frame in container.decode(audio=0)]
+        except (av.FFmpegError, IndexError) as error:
+            raise errors.RecordingError("the sound of the session", str(error)) from error
+        samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+        return np.asarray(np.clip(np.round(samples * 32_768), -32_768, 32_767), np.int16)
 
 
 class Decoder:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Video = Literal["jpeg", "h264", "none"]
+Video = Literal["jpeg", "h264", "fmp4", "none"]
 Transport = Literal["json", "binary"]
 Flow = Literal["clock", "ack"]
 Overrun = Literal["drop", "pause"]
+Idle = Literal["none", "stream"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,11 +20,11 @@ class Options:
     """What to ask for at the start of a session; `None` leaves the setting of the server."""
 
     video: Video | None = None
-    """Form of the frames: images, H.264, or sound only."""
+    """Form of the frames: images, H.264, one file with the sound, or sound only."""
     quality: int | None = None
     """1 to 100."""
     resolution: tuple[int, int] | None = None
-    """Width and height in pixels, 64 to 2048 each, even in H.264."""
+    """Width and height in pixels, 64 to 2048 each, even in H.264 and a file."""
     bitrate: int | None = None
     """The most that H.264 takes, bits per second, 100000 to 20000000."""
     transport: Transport | None = None
@@ -35,7 +36,9 @@ class Options:
     overrun: Overrun | None = None
     """`pause`: a slow connection delays frames, and none is dropped."""
     audio_deltas: bool | None = None
-    """Whether the avatar's sound is sent."""
+    """Whether the avatar's sound is sent apart from the video; a file has it already."""
+    idle: Idle | None = None
+    """`stream`: the avatar is shown between responses as well; a file always has it."""
 
     def fields(self) -> Mapping[str, Any] | None:
         """Return the fields of a `session.update`, or `None` if nothing is asked for."""
@@ -54,6 +57,7 @@ class Options:
             "transport": self.transport,
             "flow": _given(flow),
             "audio_deltas": self.audio_deltas,
+            "idle": self.idle,
         }
         given = _given(avatar)
         return None if given is None else {"avatar": given}

@@ -45,11 +45,14 @@ class Recording:
     """Start of the audio on the timeline of the frames."""
 
 
-def write_mp4(responses: Sequence[Response], path: Path, disclosure: str = "") -> Recording:
+def write_mp4(
+    responses: Sequence[Response], path: Path, disclosure: str = "", file: bytes = b""
+) -> Recording:
     """Write the responses one after another as H.264 and AAC, and return the content of the file.
 
     A dropped frame extends the frame before it, as in a player. `disclosure` is drawn as a label
     on each frame; empty for no label. The metadata says that the video is generated in any case.
+    `file` is that of the session in mode fmp4, which has the pictures and the sound.
 
     Raises:
         RecordingError: there are no frames to write.
@@ -57,10 +60,10 @@ def write_mp4(responses: Sequence[Response], path: Path, disclosure: str = "") -
     timed = list(_timeline(responses))
     if not timed:
         raise errors.RecordingError(str(path), "no frame was received")
-    decoder = decoding.Decoder()
+    decoder = decoding.FileDecoder(file) if file else decoding.Decoder()
     first = decoder.decode(timed[0][1])
     height, width = first.shape[:2]
-    rate = responses[0].rate
+    rate = decoding.SOUND_RATE if file else responses[0].rate
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
         container.metadata["comment"] = video_label.comment(disclosure)
         frame_rate = 1000 / responses[0].frame_ms
@@ -79,7 +82,8 @@ def write_mp4(responses: Sequence[Response], path: Path, disclosure: str = "") -
             frame.pts, frame.time_base = int(at_ms * _TICKS / 1000), Fraction(1, _TICKS)
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
-        for frame in _sound_frames(responses):
+        pcm = _sound_in_file(responses, decoding.FileDecoder(file)) if file else _sound(responses)
+        for frame in _sound_frames(pcm, rate):
             container.mux(sound.encode(frame))
         container.mux(sound.encode(None))
     return read_back(path, [float(at_ms) for at_ms, _ in timed])
@@ -110,13 +114,18 @@ def read_back(path: Path, expected_ms: Sequence[float]) -> Recording:
     )
 
 
-def write_sheet(responses: Sequence[Response], path: Path, count: int = 20) -> None:
-    """Write `count` frames, evenly spread over the responses, with their times."""
+def write_sheet(
+    responses: Sequence[Response], path: Path, count: int = 20, file: bytes = b""
+) -> None:
+    """Write `count` frames, evenly spread over the responses, with their times.
+
+    `file` is that of the session in mode fmp4, which has the pictures.
+    """
     timed = list(_timeline(responses))
     if not timed:
         raise errors.RecordingError(str(path), "no frame was received")
     chosen = np.unique(np.linspace(0, len(timed) - 1, count).round().astype(int))
-    decoder = decoding.Decoder()
+    decoder = decoding.FileDecoder(file) if file else decoding.Decoder()
     tiles = []
     for index, (at_ms, frame) in enumerate(timed):
         is_chosen = index in chosen
@@ -139,16 +148,36 @@ def _timeline(responses: Sequence[Response]) -> Iterator[tuple[Fraction, VideoFr
         begin_ms += response.frames_due * response.frame_ms
 
 
-def _sound_frames(responses: Sequence[Response]) -> Iterator[Any]:
-    """Yield the audio on the same timeline: each response is padded to whole frames."""
+def _sound(responses: Sequence[Response]) -> NDArray[np.int16]:
+    """Return the audio on the same timeline: each response is padded to whole frames."""
     pcm = bytearray()
     for position, response in enumerate(responses):
         pcm += response.pcm
         if position < len(responses) - 1:
             padding = response.frames_due * response.samples_per_frame - response.audio_samples
             pcm += bytes(2 * padding)
-    samples = np.frombuffer(bytes(pcm), dtype=np.int16)
-    rate = responses[0].rate
+    return np.frombuffer(bytes(pcm), dtype=np.int16)
+
+
+def _sound_in_file(
+    responses: Sequence[Response], decoder: decoding.FileDecoder
+) -> NDArray[np.int16]:
+    """Return the audio of the responses from the file of the session."""
+    found, rate, parts = decoder.sound(), decoding.SOUND_RATE, []
+    for position, response in enumerate(responses):
+        first = response.frames[0] if response.frames else None
+        if first is None or first.file_ms is None:
+            continue
+        begin = round((first.file_ms - first.pts_ms) * rate / 1000)
+        length_ms = response.audio_ms
+        if position < len(responses) - 1:
+            length_ms = float(response.frames_due * response.frame_ms)
+        parts.append(found[begin : begin + round(length_ms * rate / 1000)])
+    return np.concatenate(parts)
+
+
+def _sound_frames(samples: NDArray[np.int16], rate: int) -> Iterator[Any]:
+    """Yield the audio as frames of one second."""
     for start in range(0, len(samples), rate):
         part = samples[start : start + rate]
         frame = av.AudioFrame.from_ndarray(part.reshape(1, -1), format="s16", layout="mono")

@@ -33,13 +33,15 @@ class VideoFrame:
     at: float
     """When it arrived, seconds of the clock of the caller."""
     data: bytes
-    """The image or access unit; empty if the trace keeps no media."""
+    """The image or access unit; empty if the trace keeps no media, and for a part of a file."""
     codec: str = "jpeg"
     """`jpeg` or `h264`."""
     keyframe: bool = True
     """Whether it can be decoded without the frames before it."""
     wire_bytes: int = 0
-    """Size of the image or access unit as it was sent: in base64 with the json transport."""
+    """Size of the media as it was sent: in base64 with the json transport."""
+    file_ms: float | None = None
+    """Where the frame starts in the file of the session; `None` if it is not in a file."""
 
 
 @dataclass(slots=True)
@@ -106,6 +108,9 @@ class Trace:
         self.warnings: list[Mapping[str, Any]] = []
         self.violations: list[str] = []
         self.messages = 0
+        self.file = bytearray()
+        """The file of the session in mode fmp4; empty if the trace keeps no media."""
+        self._file_ms = -1.0
         self._seq = 0
         self._epoch = 0
 
@@ -131,6 +136,12 @@ class Trace:
         """Return the text that says that the video is generated; empty if there is none."""
         avatar = self.session.get("avatar")
         return video_label.printable(avatar.get("disclosure") if isinstance(avatar, dict) else "")
+
+    @property
+    def has_audio_deltas(self) -> bool:
+        """Return whether the sound comes beside the video."""
+        avatar = self.session.get("avatar")
+        return not isinstance(avatar, dict) or avatar.get("audio_deltas") is not False
 
     def receive(self, event: Mapping[str, Any], now: float) -> None:
         """Record and check one server event that arrived at `now`."""
@@ -227,6 +238,8 @@ class Trace:
             response.pcm += _decoded(event)
 
     def _picture(self, event: Mapping[str, Any], now: float) -> None:
+        if event.get("mode") == "fmp4":
+            self._add_to_file(event)
         if event.get("idle"):
             return
         response = self._live(event)
@@ -242,15 +255,38 @@ class Trace:
             self._violation(f"frame {index} has offset_samples {event.get('offset_samples')}")
         if event["pts_ms"] != index * response.frame_ms:
             self._violation(f"frame {index} has pts_ms {event['pts_ms']}")
-        if not self._is_covered(response, index):
+        if self.has_audio_deltas and not self._is_covered(response, index):
             self._violation(f"frame {index} came before its audio ({response.audio_samples})")
-        data = _decoded(event) if self.keep_media else b""
+        is_kept = self.keep_media and event.get("mode") != "fmp4"
+        data = _decoded(event) if is_kept else b""
         codec, keyframe = str(event.get("codec", "jpeg")), bool(event.get("keyframe", True))
         if not keyframe and (not response.frames or index != last + 1):
             self._violation(f"frame {index} depends on one that was not sent")
         response.frames.append(
-            VideoFrame(index, event["pts_ms"], now, data, codec, keyframe, _wire_length(event))
+            VideoFrame(
+                index,
+                event["pts_ms"],
+                now,
+                data,
+                codec,
+                keyframe,
+                _wire_length(event),
+                event.get("file_ms"),
+            )
         )
+
+    def _add_to_file(self, event: Mapping[str, Any]) -> None:
+        """Add a part of the file of the session; `ftyp` starts another file."""
+        data = _decoded(event)
+        if data[4:8] == b"ftyp":
+            self.file.clear()
+            self._file_ms = -1.0
+        if "file_ms" in event:  # a binary message has no room for it
+            if event["file_ms"] <= self._file_ms:
+                self._violation(f"the file goes back from {self._file_ms} to {event['file_ms']} ms")
+            self._file_ms = float(event["file_ms"])
+        if self.keep_media:
+            self.file += data
 
     @staticmethod
     def _is_covered(response: Response, index: int) -> bool:
@@ -275,6 +311,8 @@ class Trace:
             self._violation(f"second response.video.done of {response.response_id}")
         response.video_done = True
         self._epoch = max(self._epoch, int(event.get("epoch", 0)))
+        if not self.has_audio_deltas:  # the sound is in the file, or the client wants none
+            response.audio_samples = int(event.get("audio_samples", 0))
         counted = {
             "frames": len(response.frames),
             "dropped": len(response.dropped),

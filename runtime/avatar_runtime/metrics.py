@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 ResumeResult = Literal["resumed", "refused", "gap", "expired"]
 DiscardReason = Literal["cancelled", "slow_client", "failed", "overload"]
-FrameKind = Literal["drawn", "silent"]
-"""Drawn by the model, or the avatar's source frame in silence."""
+FrameKind = Literal["drawn", "silent", "idle"]
+"""Drawn by the model, the avatar's source frame in silence, or that of an idle stream."""
 TurnLeg = Literal["upstream", "transcription", "chat", "speech", "avatar"]
 """Until the first audio of an answer, the parts of it in mode speech, and from there to its first
 frame."""
@@ -85,7 +85,9 @@ class Metrics:
         self._utilization = gauge(
             "gpu_utilization_ratio", "Share of the last 30 s in which a batch was on the device."
         )
-        self._sessions = gauge("sessions", "Connected sessions.")
+        self._sessions = gauge(
+            "sessions", "Sessions, with those that wait for a client that has lost its connection."
+        )
         self._capacity = gauge("session_capacity", "Maximum number of sessions of this pod.")
         self._free = gauge("sessions_free", "Sessions it would accept now; 0 while it drains.")
         self._avatars = gauge("avatars", "Avatars that clients can select.")
@@ -116,7 +118,8 @@ class Metrics:
         )
         self._frames = Counter(
             "avatar_runtime_frames",
-            "Frames sent, by kind: drawn by the model, or silent, which need no model.",
+            "Frames sent, by kind: drawn by the model, silent, which need no model, or idle, which "
+            "belong to no response.",
             ["kind"],
             registry=self._registry,
         )
@@ -225,6 +228,10 @@ class Metrics:
         self._frames.labels(kind).inc()
         self._frame.labels("total").observe(seconds)
         self._frame_recent.add(seconds, now)
+
+    def count_idle_sent(self) -> None:
+        """Count a frame of an idle stream, whose latency says nothing about responses."""
+        self._frames.labels("idle").inc()
 
     def observe_first_frame(self, seconds: float, now: float) -> None:
         """Record the latency of the first frame of a response."""

@@ -162,3 +162,12 @@ def test_every_error_builds_a_sentence_from_its_data() -> None:
         assert type(error).__name__ in drawn
         assert str(error)
         assert not str(error).endswith(".")
+
+
+def test_a_file_is_not_recorded_from_binary_messages(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--url", "h:1", "--audio", "a.wav", "--video", "fmp4", "--transport", "binary"]
+    assert command.main(["talk", *options, "--out", str(tmp_path / "a.mp4")]) == 2
+    assert "--transport" in (told := capsys.readouterr().err)
+    assert "must be json, since" in told

@@ -71,6 +71,8 @@ class FakePod:
     port: int = 0
     admin_port: int = 0
     avatar_answer: bytes = b"{}"
+    avatar_type: str | None = None
+    """The media type of the answer; None chooses that of the path."""
     tokens: list[str | None] = field(default_factory=list)
     accepted: str | None = None
     """The only Authorization header that the state stream accepts; None accepts every one."""
@@ -83,7 +85,7 @@ class FakePod:
         """Answer what is asked about avatars."""
         self.requests.append(request)
         kind = "image/jpeg" if request.path.endswith(".jpg") else "application/json"
-        return web.Response(body=self.avatar_answer, content_type=kind)
+        return web.Response(body=self.avatar_answer, content_type=self.avatar_type or kind)
 
     async def realtime(self, request: web.Request) -> web.StreamResponse:
         """Serve one session."""

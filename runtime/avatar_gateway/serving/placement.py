@@ -32,6 +32,8 @@ _CONNECT_TIMEOUT_S: Final = 5.0
 
 _MAX_BODY_BYTES: Final = 2 << 20
 """Of a list or a picture of avatars."""
+_MEDIA_TYPES: Final = frozenset({"application/json", "image/jpeg"})
+"""Of the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,9 @@ class Placer:
             body = await response.content.read(_MAX_BODY_BYTES + 1)
             while body and not response.content.at_eof() and len(body) <= _MAX_BODY_BYTES:
                 body += await response.content.read(_MAX_BODY_BYTES + 1 - len(body))
+            if response.content_type not in _MEDIA_TYPES:
+                # A tenant may run an image of its own: no page of a pod has the gateway's origin.
+                raise errors.PodError(pod.key, f"its answer is {response.content_type[:64]}")
             if len(body) > _MAX_BODY_BYTES:
                 raise errors.PodError(pod.key, f"its answer has over {_MAX_BODY_BYTES} bytes")
             return Fetched(response.status, response.content_type, body)

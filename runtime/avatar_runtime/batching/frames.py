@@ -34,6 +34,9 @@ class FrameRequest:
     """Height of the frame in pixels."""
     raw: bool = False
     """Whether the frame is returned as I420 planes instead of a JPEG image."""
+    crop: tuple[int, int, int, int] | None = None
+    """Left, top, right and bottom of the part that is shown, in pixels of the avatar's picture;
+    right and bottom are the first that are not. `None` shows all of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -210,7 +210,13 @@ class Answer(Generic[W]):
         message = self._outbox.number_media(
             "response.video.delta",
             lambda: server_events.video_delta(
-                self.id, item_id, epoch, frame, offset_samples=offset, rate=audio.rate
+                self.id,
+                item_id,
+                epoch,
+                frame,
+                offset_samples=offset,
+                rate=audio.rate,
+                fps=self._fps,
             ),
             media_headers.frame(frame, self.turn, self.ref, epoch, offset_samples=offset),
             frame.data,

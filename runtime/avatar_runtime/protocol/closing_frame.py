@@ -70,6 +70,7 @@ class ClosingFrame(Generic[W]):
             width=width,
             height=height,
             video=config.video,
+            crop=config.crop,
         )
 
     def deliver(self, image: Image, *, is_drawn: bool) -> bool:

@@ -10,7 +10,9 @@ from avatar_runtime.errors import ProtocolError, shown, supported
 from avatar_runtime.protocol import turn_detection_update
 from avatar_runtime.protocol.audio_formats import FORMATS, AudioFormat
 from avatar_runtime.protocol.session_config import (
+    Crop,
     FlowMode,
+    Idle,
     Overrun,
     StartTrigger,
     Transport,
@@ -59,7 +61,7 @@ class ConfigUpdate:
         forwards: bool = False,
     ) -> None:
         """`forwards` is whether fields that the session does not serve go to an upstream."""
-        self.config = before
+        self.config = self._before = before
         self.warnings: list[FieldWarning] = []
         self._characters = characters
         self._read_only = read_only
@@ -79,6 +81,8 @@ class ConfigUpdate:
             self._audio(session.nested("audio"))
         if "avatar" in session:
             self._avatar(session.nested("avatar"))
+        self._check_crop()
+        self._check_file_size()
         known = {"type", "output_modalities", "audio", "avatar", *self._read_only.session()}
         stored = {name: session.document[name] for name in session.unknown(known)}
         self._store("stored", session, stored)
@@ -207,11 +211,11 @@ class ConfigUpdate:
             mode = video.choice("mode", [mode.value for mode in VideoMode])
             self._change(video=VideoMode(mode))
         elif "codec" in video:
-            video.choice("codec", ["jpeg"])
+            self._change(video=_MODE_OF_CODEC[video.choice("codec", list(_MODE_OF_CODEC))])
         if "region" in video:
             video.choice("region", ["full"])
         if "crop" in video:
-            video.only("crop", None)
+            self._change(crop=None if video.document["crop"] is None else _crop(video))
         if "quality" in video:
             self._change(quality=video.integer("quality", 1, 100))
         if "bitrate" in video:
@@ -222,21 +226,57 @@ class ConfigUpdate:
             self._change(resolution=resolution)
         self._check_even(video)
 
-    def _check_even(self, video: StrictFields) -> None:
-        if self.config.video is not VideoMode.H264 or self.config.resolution is None:
+    def _check_crop(self) -> None:
+        crop, character = self.config.crop, self.config.character
+        if crop is None:
             return
+        if crop.right > character.width or crop.bottom > character.height:
+            raise ProtocolError(
+                "invalid_value",
+                f"session.avatar.video.crop.bottom_right is [{crop.right}, {crop.bottom}];"
+                f" the picture of {character.name} has {character.width} x {character.height}",
+                param="session.avatar.video.crop.bottom_right",
+                value=[crop.right, crop.bottom],
+                limit=[character.width, character.height],
+            )
+
+    def _check_even(self, video: StrictFields) -> None:
+        if not self.config.video.is_encoded_when_sent or self.config.resolution is None:
+            return
+        mode = self.config.video.value
         for name, pixels in zip(("width", "height"), self.config.resolution, strict=True):
+            param = f"{video.path('resolution')}.{name}"
             if pixels % 2:
                 raise ProtocolError(
                     "invalid_value",
-                    f"{video.path('resolution')}.{name} is {pixels}; must be even in h264",
-                    param=f"{video.path('resolution')}.{name}",
+                    f"{param} is {pixels}; must be even in {mode}",
+                    param=param,
                     value=pixels,
                     limit="even",
                 )
 
+    def _check_file_size(self) -> None:
+        """Keep the size of the pictures in a file, which cannot change."""
+        before, after = self._before, self.config
+        if not before.video is after.video is VideoMode.FMP4:
+            return
+        if after.resolution is None:  # another avatar may have another size
+            self._change(resolution=before.size)
+        elif after.resolution != before.size:
+            raise ProtocolError(
+                "invalid_value",
+                f"session.avatar.video.resolution is {_size(after.resolution)};"
+                f" the file of this session has {_size(before.size)} until the mode changes",
+                param="session.avatar.video.resolution",
+                value=_size(after.resolution),
+                limit=_size(before.size),
+            )
+
     def _audio_deltas(self, avatar: StrictFields) -> None:
-        self._change(audio_deltas=avatar.boolean("audio_deltas"))
+        self._change(asked_audio_deltas=avatar.boolean("audio_deltas"))
+
+    def _idle(self, avatar: StrictFields) -> None:
+        self._change(idle=Idle(avatar.choice("idle", [idle.value for idle in Idle])))
 
     def _flow(self, avatar: StrictFields) -> None:
         flow = avatar.nested("flow")
@@ -280,6 +320,21 @@ class ConfigUpdate:
             )
 
 
+def _crop(video: StrictFields) -> Crop:
+    fields = video.nested("crop")
+    left, top = fields.integers("top_left", 2)
+    right, bottom = fields.integers("bottom_right", 2)
+    crop = Crop(left, top, right, bottom)
+    if min(crop.size) < PIXEL_RANGE[0]:
+        smallest = f"must be at least {PIXEL_RANGE[0]} pixels right of and below top_left"
+        raise fields.invalid("bottom_right", smallest, PIXEL_RANGE[0])
+    return crop
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
+
+
 def _short(text: str) -> str:
     return str(shown(text))
 
@@ -301,6 +356,8 @@ def _audio_format(fields: StrictFields) -> AudioFormat:
 
 
 _INPUT_FIELDS: Final = ("format", "turn_detection")
+# Azure's name for the form of the video: its `h264` is a file.
+_MODE_OF_CODEC: Final = {"jpeg": VideoMode.JPEG, "h264": VideoMode.FMP4}
 _VIDEO: Final = ("mode", "codec", "quality", "bitrate", "region", "resolution", "crop")
 # `character` comes first: a resolution is checked against the limits alone.
 _AVATAR: Final[Mapping[str, Callable[[ConfigUpdate, StrictFields], None]]] = {
@@ -308,7 +365,7 @@ _AVATAR: Final[Mapping[str, Callable[[ConfigUpdate, StrictFields], None]]] = {
     "output_protocol": ConfigUpdate._output_protocol,
     "video": ConfigUpdate._video,
     "audio_deltas": ConfigUpdate._audio_deltas,
-    "idle": lambda _, avatar: _check_supported(avatar, "idle", "none"),
+    "idle": ConfigUpdate._idle,
     "transport": ConfigUpdate._transport,
     "flow": ConfigUpdate._flow,
     "drive": ConfigUpdate._drive,

@@ -13,18 +13,21 @@ from avatar_runtime.protocol.credits import Credits
 from avatar_runtime.protocol.live_source import LiveTimes, live_times
 from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.pacing import Pacer
-from avatar_runtime.protocol.session_config import FlowMode, Overrun, VideoMode, source_position
+from avatar_runtime.protocol.session_config import FlowMode, Overrun, source_position
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from avatar_runtime.protocol.media import Image
     from avatar_runtime.protocol.response import ActiveResponse
-    from avatar_runtime.protocol.session_config import SessionConfig
+    from avatar_runtime.protocol.session_config import Crop, SessionConfig, VideoMode
     from avatar_runtime.protocol.turn import Turn
 
 MAX_IN_FLIGHT_FRAMES: Final = 32
 MAX_UNSENT_BYTES: Final = 4 * 1024 * 1024
+_MAX_UNACKED_S: Final = 0.5
+"""Media of a response that the client has not acknowledged while the file goes on with idle frames:
+acknowledgements come every 200 ms."""
 MAX_UNSENT_RAW_BYTES: Final = 32 * 1024 * 1024
 """Of images that are not encoded yet: 0.9 s at 1280 x 720."""
 
@@ -54,6 +57,8 @@ class FrameDue(Generic[W]):
     """Height of the frame in pixels."""
     video: VideoMode
     """The form in which the client gets the frame."""
+    crop: Crop | None = None
+    """The part of the avatar's picture that the frame shows; `None` for all of it."""
 
 
 class FrameFlow(Generic[W]):
@@ -136,6 +141,7 @@ class FrameFlow(Generic[W]):
                 width=width,
                 height=height,
                 video=config.video,
+                crop=config.crop,
             )
 
     def omit(self, turn: Turn[W], config: SessionConfig, now: float) -> int:
@@ -203,6 +209,20 @@ class FrameFlow(Generic[W]):
             dropped += 1
         return dropped
 
+    def add_idle_frame(self, now: float) -> None:
+        """Add a frame between responses that the client plays in turn."""
+        self._pacer.add_frames(1, now)
+
+    def idle_from(self, lead_s: float) -> float | None:
+        """Return from when on the client needs idle frames, monotonic seconds; it may be past.
+
+        With a lead, seconds, this is so long before it has played all. The result is `None` while
+        only an acknowledgement can say it.
+        """
+        if self.counts_acks and self._credits.unplayed_s > (_MAX_UNACKED_S if lead_s else 0):
+            return None
+        return 0.0 if self.counts_acks and not lead_s else self._pacer.end - lead_s
+
     def end(self, response: ActiveResponse[W], *, is_discarded: bool) -> None:
         """Remove the frames of an ended response that were not sent.
 
@@ -266,4 +286,4 @@ class FrameFlow(Generic[W]):
 
 
 def _max_unsent_bytes(config: SessionConfig) -> int:
-    return MAX_UNSENT_RAW_BYTES if config.video is VideoMode.H264 else MAX_UNSENT_BYTES
+    return MAX_UNSENT_RAW_BYTES if config.video.is_encoded_when_sent else MAX_UNSENT_BYTES

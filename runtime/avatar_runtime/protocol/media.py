@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from avatar_runtime.protocol.audio_formats import AudioFormat
+
 
 class Window(Protocol):
     """The audio around one frame. Only the engine reads its content."""
@@ -73,6 +75,19 @@ Image = bytes | RawImage
 
 
 @dataclass(frozen=True, slots=True)
+class FilePart:
+    """What one frame adds to the file of a session in mode fmp4."""
+
+    position: int
+    """Frames in the file before it; 0 starts a file."""
+    frames: int
+    """Frames that it adds. The last one is new, those before it repeat the picture before them."""
+    sound: bytes
+    """Sound of all these frames, whole samples in `audio`."""
+    audio: AudioFormat
+
+
+@dataclass(frozen=True, slots=True)
 class Encoding:
     """How the access unit of a frame is encoded."""
 
@@ -82,6 +97,8 @@ class Encoding:
     """1 to 100, as that of a JPEG image."""
     bitrate: int
     """The most that the stream may take, bits per second."""
+    part: FilePart | None = None
+    """What it adds to a file; `None` for an access unit of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +111,8 @@ class VideoFrame:
     """When the frame was requested from the engine, monotonic seconds."""
     is_drawn: bool = True
     """Whether the model drew the frame. If not, it shows the avatar's source frame in silence."""
+    is_idle: bool = False
+    """Whether it is one of the idle frames that a session streams between responses."""
     encoding: Encoding | None = None
     """That of a `RawImage` that is sent; `None` before, and for JPEG."""
 
@@ -106,6 +125,16 @@ class VideoFrame:
     def codec(self) -> str:
         """`jpeg` or `h264`."""
         return "h264" if isinstance(self.image, RawImage) else "jpeg"
+
+    @property
+    def mode(self) -> str:
+        """`jpeg`, `h264` or `fmp4`."""
+        return "fmp4" if self.part is not None else self.codec
+
+    @property
+    def part(self) -> FilePart | None:
+        """What the frame adds to the file of its session; `None` without a file."""
+        return None if self.encoding is None else self.encoding.part
 
     @property
     def is_keyframe(self) -> bool:

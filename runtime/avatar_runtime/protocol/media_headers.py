@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.media import AudioChunk, VideoFrame, W
     from avatar_runtime.protocol.turn import Turn
 
-_KINDS: Final[Mapping[str, Kind]] = {"jpeg": Kind.JPEG, "h264": Kind.H264}
+_KINDS: Final[Mapping[str, Kind]] = {"jpeg": Kind.JPEG, "h264": Kind.H264, "fmp4": Kind.FMP4}
 
 
 def audio(chunk: AudioChunk, turn: Turn[W], ref: int, epoch: int) -> Header:
@@ -36,7 +36,7 @@ def frame(frame: VideoFrame, turn: Turn[W], ref: int, epoch: int, *, offset_samp
     if turn.is_after_gap:
         flags |= Flag.DISCONTINUITY
     return Header(
-        _KINDS[frame.codec],
+        _KINDS[frame.mode],
         offset_samples=offset_samples,
         flags=flags,
         epoch=epoch,
@@ -48,7 +48,7 @@ def frame(frame: VideoFrame, turn: Turn[W], ref: int, epoch: int, *, offset_samp
 def idle_frame(frame: VideoFrame, epoch: int) -> Header:
     """Return the header of a frame that belongs to no response."""
     flags = _flags(frame) | Flag.IDLE
-    return Header(_KINDS[frame.codec], flags=flags, epoch=epoch, frame_index=0)
+    return Header(_KINDS[frame.mode], flags=flags, epoch=epoch, frame_index=0)
 
 
 def _flags(frame: VideoFrame) -> Flag:

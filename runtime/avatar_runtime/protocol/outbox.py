@@ -26,6 +26,7 @@ class Outbox:
         self.is_binary = False
         """Whether media leaves as binary messages."""
         self._seq = 0
+        self._unnumbered = 0
         self._queue: deque[tuple[int, str | bytes]] = deque()
         self._characters = 0
 
@@ -60,21 +61,31 @@ class Outbox:
         """Return the event as JSON with the next number. The caller must send it next."""
         self._seq += 1
         event_id = f"event_{self._suffix}_{self._seq}"
-        return json.dumps(
-            {"type": kind, "event_id": event_id, "seq": self._seq, **fields},
-            separators=(",", ":"),
-        )
+        return _as_json({"type": kind, "event_id": event_id, "seq": self._seq, **fields})
+
+    def _unnumber(self, kind: str, fields: dict[str, object]) -> str:
+        self._unnumbered += 1
+        event_id = f"event_{self._suffix}_i{self._unnumbered}"
+        return _as_json({"type": kind, "event_id": event_id, **fields})
 
     def number_media(
-        self, kind: str, fields: Callable[[], dict[str, object]], header: Header, payload: bytes
+        self,
+        kind: str,
+        fields: Callable[[], dict[str, object]],
+        header: Header,
+        payload: bytes,
+        *,
+        is_numbered: bool = True,
     ) -> str | bytes:
         """Return media with the next number, as an event or as a binary message.
 
         `fields` returns the fields of the event, `header` is that of the binary message. The caller
-        must send the message next.
+        must send the message next. One without a number may be lost.
         """
         if not self.is_binary:
-            return self.number(kind, fields())
+            return self.number(kind, fields()) if is_numbered else self._unnumber(kind, fields())
+        if not is_numbered:
+            return header.pack(payload)
         self._seq += 1
         return replace(header, seq=self._seq).pack(payload)
 
@@ -89,3 +100,7 @@ class Outbox:
     def _add(self, message: str | bytes) -> None:
         self._queue.append((self._seq, message))
         self._characters += len(message)
+
+
+def _as_json(event: dict[str, object]) -> str:
+    return json.dumps(event, separators=(",", ":"))

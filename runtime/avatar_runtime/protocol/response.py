@@ -29,6 +29,8 @@ class VideoMessage:
     """When the first frame of a response could be generated; `None` for the other frames."""
     heard_at: float | None = None
     """When the first audio of an answer arrived; with its first frame only."""
+    is_numbered: bool = True
+    """Whether the message has a number; the client does not miss one without, if it is lost."""
 
 
 class ActiveResponse(Protocol[W]):
@@ -145,7 +147,13 @@ class Response(Generic[W]):
                 message = self.outbox.number_media(
                     "response.video.delta",
                     lambda: server_events.video_delta(
-                        self.id, self.item.id, epoch, media, offset_samples=offset, rate=audio.rate
+                        self.id,
+                        self.item.id,
+                        epoch,
+                        media,
+                        offset_samples=offset,
+                        rate=audio.rate,
+                        fps=self.fps,
                     ),
                     media_headers.frame(media, turn, self.ref, epoch, offset_samples=offset),
                     media.data,

@@ -43,7 +43,14 @@ def audio_delta(
 
 
 def video_delta(
-    response_id: str, item_id: str, epoch: int, frame: VideoFrame, offset_samples: int, rate: int
+    response_id: str,
+    item_id: str,
+    epoch: int,
+    frame: VideoFrame,
+    *,
+    offset_samples: int,
+    rate: int,
+    fps: int,
 ) -> dict[str, object]:
     """Return the fields of `response.video.delta`."""
     return {
@@ -51,15 +58,24 @@ def video_delta(
         "item_id": item_id,
         "output_index": 0,
         "codec": frame.codec,
-        "mode": frame.codec,
+        "mode": frame.mode,
         "epoch": epoch,
         "frame_index": frame.frame_index,
         "offset_samples": offset_samples,
         "pts_ms": milliseconds(offset_samples, rate),
         "keyframe": frame.is_keyframe,
         "idle": False,
+        **_in_file(frame, fps),
         "delta": frame.delta,
     }
+
+
+def _in_file(frame: VideoFrame, fps: int) -> dict[str, object]:
+    """Return where a frame starts in the file of its session; nothing without a file."""
+    part = frame.part
+    if part is None:
+        return {}
+    return {"file_ms": compact_number((part.position + part.frames - 1) * 1000 / fps)}
 
 
 def dropped_frames(response_id: str, dropped: DroppedFrames) -> dict[str, object]:
@@ -96,20 +112,21 @@ def video_done(
     }
 
 
-def idle_frame(epoch: int, frame: VideoFrame) -> dict[str, object]:
+def idle_frame(epoch: int, frame: VideoFrame, fps: int) -> dict[str, object]:
     """Return the fields of a `response.video.delta` that belongs to no response."""
     return {
         "response_id": None,
         "item_id": None,
         "output_index": 0,
         "codec": frame.codec,
-        "mode": frame.codec,
+        "mode": frame.mode,
         "epoch": epoch,
         "frame_index": 0,
         "offset_samples": 0,
         "pts_ms": 0,
         "keyframe": frame.is_keyframe,
         "idle": True,
+        **_in_file(frame, fps),
         "delta": frame.delta,
     }
 

@@ -21,7 +21,7 @@ from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.outbox import Outbox
 from avatar_runtime.protocol.rate_limit import RateLimiter
 from avatar_runtime.protocol.resume import Received
-from avatar_runtime.protocol.session_config import Overrun, Transport
+from avatar_runtime.protocol.session_config import Overrun, Transport, VideoMode
 from avatar_runtime.protocol.session_parts import SessionParts
 from avatar_runtime.protocol.strict_fields import StrictFields
 
@@ -65,7 +65,7 @@ class Outgoing:
     """One message for the socket."""
 
     seq: int
-    """Number of the message in the session."""
+    """Number of the message in the session; 0 for an idle frame that has none."""
     message: str | bytes
     """The text of an event, or a binary message."""
     frame: VideoFrame | None = None
@@ -265,6 +265,8 @@ class Session(Generic[W]):
 
         It has no number: the numbered messages from `replay_from_seq` on follow it.
         """
+        if self._speech.config.streams_idle_frames:  # the client may lack one that has no number
+            self._speech.request_keyframe()
         event = {
             "type": "session.resumed",
             "event_id": f"event_{self.id.removeprefix('sess_')}_resumed",
@@ -283,11 +285,13 @@ class Session(Generic[W]):
             queued = self._outbox.pop()
             if queued is not None:
                 return Outgoing(*queued)
-            media = self._speech.pull()
+            media = self._speech.pull(now)
             if media is not None:
-                self._active_at = now
+                if not media.frame.is_idle:
+                    self._active_at = now
+                seq = self._outbox.last_seq if media.is_numbered else 0
                 times = media.speakable_at, media.heard_at
-                return Outgoing(self._outbox.last_seq, media.message, media.frame, *times)
+                return Outgoing(seq, media.message, media.frame, *times)
             if self._outbox.characters == 0 and not self._speech.finish(now):
                 return None
 
@@ -395,6 +399,8 @@ class Session(Generic[W]):
                 raise response_active("session.avatar.character", after.character.name)
             if after.format != before.format:
                 raise response_active("session.audio.input.format", after.format.kind)
+            if after.video is not before.video and VideoMode.FMP4 in (after.video, before.video):
+                raise response_active("session.avatar.video.mode", after.video.value)
         self._mode.configure(after, now)
         if not self._mode.forward(session.document, event_id):
             self._report("session.updated")
@@ -410,6 +416,7 @@ class Session(Generic[W]):
             self._outbox.add(kind, {"session": self._describe()})
             self._outbox.is_binary = self._speech.config.transport is Transport.BINARY
             return
+        self._speech.allow_idle_frames()
         resume = None if self._resume is None else self._resume.describe()
         self._outbox.add(kind, {"session": self._describe(), "resume": resume})
         suffix = self.id.removeprefix("sess_")

@@ -48,8 +48,24 @@ class VideoMode(Enum):
     """One image for each frame."""
     H264 = "h264"
     """One access unit of H.264 for each frame."""
+    FMP4 = "fmp4"
+    """One file with picture and sound, which grows with each frame."""
     NONE = "none"
     """Nothing: the session has sound only, and the engine generates no frames for it."""
+
+    @property
+    def is_encoded_when_sent(self) -> bool:
+        """Whether a frame takes its form when it is sent, because it depends on others."""
+        return self in (VideoMode.H264, VideoMode.FMP4)
+
+
+class Idle(Enum):
+    """What the client sees between responses."""
+
+    NONE = "none"
+    """Nothing new: it keeps the last frame."""
+    STREAM = "stream"
+    """The avatar in silence, at the frame rate of the session."""
 
 
 class StartTrigger(Enum):
@@ -61,6 +77,32 @@ class StartTrigger(Enum):
     """The end of the turn, which the client commits or the server detects: OpenAI's order."""
     RESPONSE_CREATE = "response.create"
     """The `response.create` after the commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """The part of the avatar's picture that the client sees, in pixels of that picture."""
+
+    left: int
+    top: int
+    right: int
+    """The first column that is not seen."""
+    bottom: int
+    """The first row that is not seen."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.right - self.left, self.bottom - self.top
+
+    @property
+    def corners(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom."""
+        return self.left, self.top, self.right, self.bottom
+
+    def describe(self) -> dict[str, object]:
+        """Return the object of the wire protocol, which has Azure's form."""
+        return {"top_left": [self.left, self.top], "bottom_right": [self.right, self.bottom]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +150,12 @@ class SessionConfig:
     names_avatar: bool = False
     """Whether the client has named the avatar or its video, so that it knows events about them."""
     resolution: tuple[int, int] | None = None
-    """Width and height in pixels; `None` takes the size of the avatar."""
-    audio_deltas: bool = True
+    """Width and height in pixels; `None` takes the size of the avatar, or of the crop."""
+    crop: Crop | None = None
+    """The part of the picture that is shown; `None` shows all of it."""
+    asked_audio_deltas: bool | None = None
+    """Whether the client gets sound apart from the video, if it has said so."""
+    idle: Idle = Idle.NONE
     transport: Transport = Transport.JSON
     flow: FlowMode = FlowMode.CLOCK
     window_ms: int = 1000
@@ -126,8 +172,11 @@ class SessionConfig:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of the frames in pixels."""
-        width, height = self.resolution or (self.character.width, self.character.height)
-        if self.video is VideoMode.H264:
+        seen = (
+            (self.character.width, self.character.height) if self.crop is None else self.crop.size
+        )
+        width, height = self.resolution or seen
+        if self.video.is_encoded_when_sent:
             # Chroma has half the size. A resolution of the client is even.
             return width - width % 2, height - height % 2
         return width, height
@@ -136,6 +185,19 @@ class SessionConfig:
     def has_video(self) -> bool:
         """Whether the client gets frames."""
         return self.video is not VideoMode.NONE
+
+    @property
+    def streams_idle_frames(self) -> bool:
+        """Whether the client gets frames between responses."""
+        is_asked = self.idle is Idle.STREAM and self.has_video
+        return is_asked or self.video is VideoMode.FMP4
+
+    @property
+    def audio_deltas(self) -> bool:
+        """Whether the client gets sound apart from the video: a file has it already."""
+        if self.asked_audio_deltas is not None:
+            return self.asked_audio_deltas
+        return self.video is not VideoMode.FMP4
 
     @property
     def official_only(self) -> bool:
@@ -190,10 +252,10 @@ class SessionConfig:
                     "bitrate": self.bitrate,
                     "region": "full",
                     "resolution": {"width": width, "height": height},
-                    "crop": None,
+                    "crop": None if self.crop is None else self.crop.describe(),
                 },
                 "audio_deltas": self.audio_deltas,
-                "idle": "none",
+                "idle": (Idle.STREAM if self.streams_idle_frames else self.idle).value,
                 "transport": self.transport.value,
                 "flow": {
                     "mode": self.flow.value,

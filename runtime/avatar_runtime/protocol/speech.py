@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Generic, Protocol
 
 from avatar_runtime.errors import ProtocolError, shown
-from avatar_runtime.protocol import closing_frame, media_headers, server_events
+from avatar_runtime.protocol import idle_frames, media_headers, server_events
 from avatar_runtime.protocol.frame_flow import FrameFlow
 from avatar_runtime.protocol.live_source import OverloadReport
-from avatar_runtime.protocol.media import VideoFrame, W
+from avatar_runtime.protocol.media import AudioChunk, VideoFrame, W
 from avatar_runtime.protocol.playback import Playback, PlayingResponse
 from avatar_runtime.protocol.response import VideoMessage
-from avatar_runtime.protocol.session_config import Overrun
+from avatar_runtime.protocol.session_config import Overrun, VideoMode
 from avatar_runtime.protocol.turn import Step
 from avatar_runtime.protocol.video_stream import VideoStream
 
@@ -59,7 +59,7 @@ class Speech(Generic[W]):
 
     def __init__(self, parts: SessionParts[W], source: Source[W]) -> None:
         self.epoch = 1
-        self.config = parts.config
+        self._config = parts.config
         self.frames_lapsed = 0
         """Frames that were dropped because they were too late for a live source."""
         self.frames_omitted = 0
@@ -70,7 +70,7 @@ class Speech(Generic[W]):
         self._conversation = parts.conversation
         self._flow: FrameFlow[W] = FrameFlow(parts.fps)
         self._playback = Playback(parts.fps, parts.outbox)
-        self._closing = closing_frame.ClosingFrame(parts.open_utterance, parts.fps)
+        self._idle = idle_frames.IdleFrames(parts.open_utterance, parts.fps)
         self._active: ActiveResponse[W] | None = None
         self._refs = 0
         self._source_frame = 0
@@ -86,6 +86,17 @@ class Speech(Generic[W]):
             self._playback.count_acks(now)
         else:
             self._playback.count_clock(self._flow.plays_until(now))
+
+    @property
+    def config(self) -> SessionConfig:
+        """The configuration of the session."""
+        return self._config
+
+    @config.setter
+    def config(self, config: SessionConfig) -> None:
+        if config.video is not self._config.video:
+            self._video.restart()
+        self._config = config
 
     @property
     def is_active(self) -> bool:
@@ -150,7 +161,7 @@ class Speech(Generic[W]):
 
     def fail(self, response_ref: int, epoch: int, now: float) -> None:
         """End the response whose frames the engine could not generate."""
-        if self._awaited(response_ref, epoch) is None:
+        if self._idle.lose(response_ref, now) or self._awaited(response_ref, epoch) is None:
             return
         fault = ProtocolError("internal_error", "the engine could not generate the frames")
         self._outbox.add("error", {"error": server_events.error(fault, None, "server_error")})
@@ -194,9 +205,14 @@ class Speech(Generic[W]):
         if is_discarded:
             self.epoch += 1
         active.announce_end(self._conversation, self.epoch)
-        self._source_frame += turn.positions
+        if step is Step.FINISH:
+            self._video.file.end_response(turn.format)
+        else:
+            self._video.file.discard_sound()
+        if turn.positions:  # idle frames may have moved the timeline since the response started
+            self._source_frame = turn.first_source_frame + turn.positions
         if step in _EARLY and turn.frames_sent:
-            self._closing.open(turn.format)
+            self._idle.close_mouth(turn.format)
         self._active = None
         played_ms = self._flow.played_ms(active, now)
         self._source.ended(active, step, now)
@@ -211,6 +227,10 @@ class Speech(Generic[W]):
         if is_discarded and self._flow.counts_acks:
             self._playback.release(now)
 
+    def allow_idle_frames(self) -> None:
+        """Send idle frames from now on, if the client wants them: it knows the session."""
+        self._idle.may_stream = True
+
     def next_ref(self) -> int:
         """Return the number of a new response in the session, from 1."""
         self._refs += 1
@@ -219,7 +239,7 @@ class Speech(Generic[W]):
     def discard_unplayed(self, now: float) -> None:
         """Close the mouth if it is open in what the client plays, which it now discards."""
         if self._flow.is_playing(now):
-            self._closing.open(self.config.format)
+            self._idle.close_mouth(self.config.format)
         self._flow.stop(now)
         if self._flow.counts_acks:
             self._playback.release(now)
@@ -234,8 +254,14 @@ class Speech(Generic[W]):
     def due(self, now: float) -> Iterator[FrameDue[W]]:
         """Yield the frames that the window allows now; each is in flight once it is yielded."""
         self.drop_late(now)
-        yield from self._closing.due(self.config, self.epoch, self._source_frame, now)
+        yield from self._idle.closing_due(self.config, self.epoch, self._source_frame, now)
+        idle_at = self._idle_at()
+        if idle_at is not None and idle_at <= now:
+            yield from self._idle.stream_due(self.config, self.epoch, self._source_frame, now)
+            self._source_frame += 1
         active = self._active
+        if active is not None and not active.turn.is_requested:
+            active.turn.first_source_frame = self._source_frame
         if active is not None and active.has_video:
             yield from self._flow.due(active, self.config, self.epoch, now)
         elif active is not None:
@@ -243,9 +269,17 @@ class Speech(Generic[W]):
 
     def next_due(self) -> float | None:
         """Return when the window has room for the next frame, or `None` if time makes none."""
-        if self._active is None:
+        due_at = None
+        if self._active is not None:
+            due_at = self._flow.next_due(self._active.turn, self.config)
+        return min((at for at in (due_at, self._idle_at()) if at is not None), default=None)
+
+    def _idle_at(self) -> float | None:
+        """Return when the next idle frame is due, or `None` if there is none now."""
+        active = self._active
+        if active is not None and active.turn.settled:
             return None
-        return self._flow.next_due(self._active.turn, self.config)
+        return self._idle.next_due(self.config, self.epoch, self._flow)
 
     def deliver(
         self,
@@ -258,8 +292,9 @@ class Speech(Generic[W]):
         is_drawn: bool = True,
     ) -> bool:
         """Accept a generated frame, or return false if it is no longer awaited."""
-        if response_ref == closing_frame.REF:
-            return epoch == self.epoch and self._closing.deliver(image, is_drawn=is_drawn)
+        if response_ref in idle_frames.REFS:
+            is_current = epoch == self.epoch
+            return is_current and self._idle.deliver(response_ref, epoch, image, is_drawn=is_drawn)
         active = self._awaited(response_ref, epoch)
         return active is not None and self._flow.deliver(
             active.turn, self.config, frame_index, image, now, is_drawn=is_drawn
@@ -267,6 +302,8 @@ class Speech(Generic[W]):
 
     def skip(self, response_ref: int, epoch: int, frame_index: int, now: float) -> bool:
         """Drop a frame that is in flight, or return false if it is no longer awaited."""
+        if response_ref in idle_frames.REFS:
+            return epoch == self.epoch and self._idle.lose(response_ref, now)
         active = self._awaited(response_ref, epoch)
         if active is None or not self._flow.skip(active.turn, self.config, frame_index, now):
             return False
@@ -302,15 +339,14 @@ class Speech(Generic[W]):
 
     # Media and playback
 
-    def pull(self) -> VideoMessage | None:
+    def pull(self, now: float) -> VideoMessage | None:
         """Return the next frame, or put the media that comes before it into the outbox.
 
         The outbox must be empty, because numbered messages are sent in order.
         """
-        frame = self._closing.take()
+        frame = self._idle.take(self.config)
         if frame is not None:
-            frame = self._video.add(frame, closing_frame.REF, self.epoch, self.config)
-            return self._idle_message(frame)
+            return self._idle_message(frame, now)
         active = self._active
         while active is not None:
             active.release(self.epoch)
@@ -318,9 +354,11 @@ class Speech(Generic[W]):
             if media is None:
                 return None
             if not self._playback.has_started(active.id):
-                self._closing.drop()
+                self._idle.drop()
                 self._playback.start(active.id, self.epoch, has_video=active.has_video)
-            if isinstance(media, VideoFrame):
+            if isinstance(media, AudioChunk) and self.config.video is VideoMode.FMP4:
+                self._video.file.add_sound(media.data)
+            elif isinstance(media, VideoFrame):
                 media = self._video.add(media, active.ref, self.epoch, self.config)
             deltas = self.config.audio_deltas
             message = active.send_media(media, self.epoch, audio_deltas=deltas)
@@ -328,14 +366,19 @@ class Speech(Generic[W]):
                 return message
         return None
 
-    def _idle_message(self, frame: VideoFrame) -> VideoMessage:
+    def _idle_message(self, frame: VideoFrame, now: float) -> VideoMessage:
+        frame = self._video.add(frame, None, self.epoch, self.config)
+        if frame.part is not None:
+            self._flow.add_idle_frame(now)
+        is_numbered = frame.part is not None or not frame.is_idle
         message = self._outbox.number_media(
             "response.video.delta",
-            lambda: server_events.idle_frame(self.epoch, frame),
+            lambda: server_events.idle_frame(self.epoch, frame, self._fps),
             media_headers.idle_frame(frame, self.epoch),
             frame.data,
+            is_numbered=is_numbered,
         )
-        return VideoMessage(message, frame, None)
+        return VideoMessage(message, frame, None, is_numbered=is_numbered)
 
     def ack(self, ack: client_events.Ack) -> None:
         """Record how much the client has played.

@@ -92,6 +92,18 @@ class StrictFields:
         )
         return [found.nested(each) for each in found.document]
 
+    def integers(self, name: str, count: int) -> list[int]:
+        """Return a required list of `count` integers that are not negative."""
+        value = self.value(name)
+        if not isinstance(value, list):
+            raise self._wrong_type(name, f"a list of {count} integers")
+        is_right = all(
+            isinstance(each, int) and not isinstance(each, bool) and each >= 0 for each in value
+        )
+        if len(value) != count or not is_right:
+            raise self.invalid(name, f"must be {count} integers, at least 0", count)
+        return value
+
     def only(self, name: str, supported_value: object) -> None:
         """Check that a field has the only supported value."""
         if self.document[name] != supported_value:

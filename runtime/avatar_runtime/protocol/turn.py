@@ -179,6 +179,11 @@ class Turn(Generic[W]):
         return self._requested_until - self._settled
 
     @property
+    def is_requested(self) -> bool:
+        """Whether a frame was requested."""
+        return self._requested_until > 0
+
+    @property
     def settled(self) -> int:
         """Number of leading frames that are delivered or dropped.
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 from avatar_runtime.batching.frames import FrameRequest
 from avatar_runtime.batching.scheduler import Scheduler
 from avatar_runtime.errors import EngineError
+from avatar_runtime.protocol import idle_stream
 from avatar_runtime.protocol.media import RawImage
-from avatar_runtime.protocol.session_config import VideoMode
 from avatar_runtime.serving.batch_limit import BatchLimit
 from avatar_runtime.serving.engine_health import Batch, EngineHealth
 from avatar_runtime.serving.session_clock import SessionClock
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.session import Session
     from avatar_runtime.serving.engine_protocol import Engine
 
+_IDLE_BATCH: Final = 4
+"""Frames of idle streams between two looks at the frames of responses."""
 _RECENT_BATCHES: Final = 4  # with two in flight, the next batch takes as long as one of these
 
 _log = logging.getLogger(__name__)
@@ -73,6 +75,7 @@ class Batcher:
         self._queued = asyncio.Event()
         # Frames that need no device; bounded by what each session may have in flight.
         self._idle_requests: list[FrameRequest] = []
+        self._stream_requests: deque[FrameRequest] = deque()  # one for each session at most
         self._idle_queued = asyncio.Event()
         # A batch on the device and one on the host: a third would be taken too early.
         self._in_flight = asyncio.Semaphore(2)
@@ -115,11 +118,15 @@ class Batcher:
             entry.epoch = session.epoch
             self._cancel(session_id, session.epoch)
         now, clock = self._clock(), entry.clock
+        session_now = clock()
         omitted = session.frames_omitted
         room = self._scheduler.statistics().room
-        for due in islice(session.due(clock()), room):
+        for due in islice(session.due(session_now), room):
             request = _request(session_id, due, clock)
-            if due.window.silent:
+            if due.response_ref == idle_stream.REF:
+                self._stream_requests.append(request)
+                self._idle_queued.set()
+            elif due.window.silent:
                 self._idle_requests.append(request)
                 self._idle_queued.set()
             else:
@@ -133,7 +140,7 @@ class Batcher:
         if session.frames_omitted != omitted:
             entry.wake()
         self._count_lapsed(entry, now)
-        self._set_timer(entry)
+        self._set_timer(entry, session_now)
 
     # Engine
 
@@ -179,7 +186,7 @@ class Batcher:
         while True:
             await self._idle_queued.wait()
             self._idle_queued.clear()
-            requests, self._idle_requests = tuple(self._idle_requests), []
+            requests = self._take_idle_requests()
             try:
                 frames = await self._engine.idle_frames(requests)
             except EngineError as error:
@@ -189,6 +196,16 @@ class Batcher:
             now = self._clock()
             for frame in frames:
                 self._deliver(frame, now)
+
+    def _take_idle_requests(self) -> tuple[FrameRequest, ...]:
+        """Return the frames of responses, or a few of idle streams if there are none."""
+        requests, self._idle_requests = tuple(self._idle_requests), []
+        if not requests:
+            count = min(len(self._stream_requests), _IDLE_BATCH)
+            requests = tuple(self._stream_requests.popleft() for _ in range(count))
+        if self._stream_requests:
+            self._idle_queued.set()
+        return requests
 
     async def _take_batch(self) -> Batch | None:
         """Return the most urgent requests, or `None` if none is queued."""
@@ -243,11 +260,14 @@ class Batcher:
             is_drawn=not request.window.silent,
         ):
             entry.wake()
+        elif request.response_ref == idle_stream.REF:
+            return  # a response has started
         elif entry is None or entry.session.epoch != request.epoch:
             self._metrics.count_discarded("cancelled")
         else:
             return  # it lapsed, or its response failed: it is counted
-        self._metrics.count_finished(now > request.deadline, now)
+        if request.response_ref != idle_stream.REF:  # nobody waits for a frame of an idle stream
+            self._metrics.count_finished(now > request.deadline, now)
 
     def _fail(self, requests: Sequence[FrameRequest]) -> None:
         now = self._clock()
@@ -292,16 +312,22 @@ class Batcher:
         cancelled = self._scheduler.cancel(session_id, epoch)
         self._metrics.count_discarded("cancelled", cancelled)
 
-    def _set_timer(self, entry: SessionEntry) -> None:
+    def _set_timer(self, entry: SessionEntry, collected_at: float) -> None:
+        """Collect again when the next frame is due.
+
+        `collected_at` is the time of the session until which its frames were collected now. What
+        has become due since then is collected at once.
+        """
         if entry.timer is not None:
             entry.timer.cancel()
             entry.timer = None
         if entry.clock.is_stopped:
             return  # no time passes, and the session is looked at again when its client is back
-        at, now = entry.session.next_due(), entry.clock()
-        if at is not None and at > now:
+        at = entry.session.next_due()
+        if at is not None and at > collected_at:
             loop = asyncio.get_running_loop()
-            entry.timer = loop.call_later(at - now, self.collect_due, entry.session.id)
+            wait_s = max(0.0, at - entry.clock())
+            entry.timer = loop.call_later(wait_s, self.collect_due, entry.session.id)
 
 
 def _request(session_id: str, due: FrameDue[AudioWindow], clock: SessionClock) -> FrameRequest:
@@ -317,7 +343,8 @@ def _request(session_id: str, due: FrameDue[AudioWindow], clock: SessionClock) -
         quality=due.quality,
         width=due.width,
         height=due.height,
-        raw=due.video is VideoMode.H264,
+        raw=due.video.is_encoded_when_sent,
+        crop=None if due.crop is None else due.crop.corners,
     )
 
 

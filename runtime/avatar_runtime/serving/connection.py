@@ -204,7 +204,8 @@ class Connection:
                 continue
             is_frame = outgoing.frame is not None
             # Before it is sent: what a lost connection has swallowed is sent again.
-            self._live.replay.add(outgoing.seq, message, is_frame=is_frame)
+            if outgoing.seq:
+                self._live.replay.add(outgoing.seq, message, is_frame=is_frame)
             await self._send(message)
             self._observe(outgoing)
             # A socket with room does not suspend: let the other sessions send as well.
@@ -274,6 +275,9 @@ class Connection:
         if outgoing.frame is None:
             return
         now, metrics = self._live.clock(), self._runtime.metrics
+        if outgoing.frame.is_idle:
+            metrics.count_idle_sent()
+            return
         kind: FrameKind = "drawn" if outgoing.frame.is_drawn else "silent"
         at = self._runtime.clock()
         metrics.count_sent(kind, now - outgoing.frame.requested_at, at)

@@ -26,6 +26,7 @@ from avatar_runtime.serving.large_messages import LargeMessages
 from avatar_runtime.serving.pod_tokens import PodTokens
 from avatar_runtime.serving.video_encoding import VideoEncoders
 from avatar_runtime.upstream import shell
+from avatar_runtime.video import trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -103,6 +104,8 @@ class Runtime:
         """
         await asyncio.to_thread(voice_activity.load)
         await self._engine.start()
+        if self._engine.device_name == "cuda":
+            self.video_encoders.codec = await asyncio.to_thread(trial.choose)
         self._set_capacity()
         self._update_characters()
         self.metrics.watch(self._memory, self.load)

@@ -81,6 +81,14 @@ async def test_an_answer_without_end_is_not_passed_on(gateway: Setup) -> None:
     assert (await get(gateway, f"/v1/avatars?model={MODEL}"))[0] == 503
 
 
+@pytest.mark.parametrize("kind", ["text/html", "image/svg+xml", "text/javascript"])
+async def test_no_page_of_a_pod_has_the_origin_of_the_gateway(gateway: Setup, kind: str) -> None:
+    pod = await gateway.pod("p1")
+    pod.avatar_type, pod.avatar_answer = kind, b"<script>alert(1)</script>"
+    status, shown, body, _ = await get(gateway, f"/v1/avatars?model={MODEL}")
+    assert (status, shown, b"script" in body) == (503, "application/json", False)
+
+
 @pytest.mark.parametrize("name", sorted(packaged_files.page_files()))
 async def test_each_file_of_the_page_is_served(gateway: Setup, name: str) -> None:
     file = packaged_files.page_files()[name]

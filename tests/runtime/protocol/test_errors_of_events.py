@@ -284,29 +284,34 @@ CASES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
         {"code": "invalid_value", "param": "pts_ms"},
     ),
     # Parts of the protocol that this version does not support: docs/limits.md lists them.
-    "fmp4": (
-        avatar(video={"mode": "fmp4"}),
+    "video mode": (
+        avatar(video={"mode": "mp4"}),
         {
             "code": "invalid_value",
             "param": "session.avatar.video.mode",
-            "limit": ["jpeg", "h264", "none"],
+            "limit": ["jpeg", "h264", "fmp4", "none"],
         },
     ),
     "azure's codec": (
-        avatar(video={"codec": "h264"}),
-        {"code": "invalid_value", "param": "session.avatar.video.codec", "limit": ["jpeg"]},
+        avatar(video={"codec": "vp9"}),
+        {"code": "invalid_value", "param": "session.avatar.video.codec", "limit": ["jpeg", "h264"]},
     ),
     "patch": (
         avatar(video={"region": "patch"}),
         {"code": "invalid_value", "param": "session.avatar.video.region", "limit": ["full"]},
     ),
     "crop": (
-        avatar(video={"crop": {"left": 1}}),
-        {"code": "invalid_value", "param": "session.avatar.video.crop", "limit": [None]},
+        avatar(video={"crop": {"top_left": [0, 0], "bottom_right": [500, 300]}}),
+        {
+            "code": "invalid_value",
+            "param": "session.avatar.video.crop.bottom_right",
+            "value": [500, 300],
+            "limit": [384, 384],
+        },
     ),
-    "idle stream": (
-        avatar(idle="stream"),
-        {"code": "invalid_value", "param": "session.avatar.idle", "limit": ["none"]},
+    "idle": (
+        avatar(idle="loop"),
+        {"code": "invalid_value", "param": "session.avatar.idle", "limit": ["none", "stream"]},
     ),
     "unknown transport": (
         avatar(transport="webrtc"),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avatar_runtime.protocol.session_config import Character, source_position
+from avatar_runtime.protocol.session_config import Character, Crop, source_position
 
 if TYPE_CHECKING:
     from tests.runtime.protocol.conftest import Connect
@@ -177,3 +177,65 @@ def test_azure_fields_and_read_only_fields_give_warnings(connect: Connect) -> No
     }
     assert {(w["code"], w["event_id"]) for w in warnings} == {("no_effect", "evt_1")}
     assert answers[0]["session"]["model"] == "acme/concierge"
+
+
+CROP = {"top_left": [40, 20], "bottom_right": [240, 183]}
+
+
+def test_a_crop_sets_the_part_and_the_size_of_the_frames(connect: Connect) -> None:
+    driver = connect()
+    [updated] = driver.update(avatar={"idle": "stream", "video": {"crop": CROP}})
+    video = updated["session"]["avatar"]["video"]
+    assert video["crop"] == CROP
+    assert video["resolution"] == {"width": 200, "height": 163}
+    driver.append(bytes(1920 * 10))
+    frames = driver.due()
+    assert {(f.crop, f.width, f.height) for f in frames} == {(Crop(40, 20, 240, 183), 200, 163)}
+
+    [updated] = driver.update(avatar={"video": {"mode": "h264"}})
+    video = updated["session"]["avatar"]["video"]
+    assert video["resolution"] == {"width": 200, "height": 162}
+    resolution = {"width": 400, "height": 320}
+    [updated] = driver.update(avatar={"video": {"resolution": resolution}})
+    assert updated["session"]["avatar"]["video"]["resolution"] == resolution
+    [updated] = driver.update(avatar={"video": {"crop": None}})
+    assert updated["session"]["avatar"]["video"]["crop"] is None
+
+
+@pytest.mark.parametrize(
+    ("crop", "code", "param"),
+    [
+        ({"left": 1}, "missing_field", "crop.top_left"),
+        ([0, 0, 100, 100], "invalid_type", "crop"),
+        ({**CROP, "top_left": [1]}, "invalid_value", "crop.top_left"),
+        ({**CROP, "top_left": [-1, 0]}, "invalid_value", "crop.top_left"),
+        ({**CROP, "top_left": [0.5, 0]}, "invalid_value", "crop.top_left"),
+        ({**CROP, "top_left": "0,0"}, "invalid_type", "crop.top_left"),
+        ({**CROP, "bottom_right": [103, 183]}, "invalid_value", "crop.bottom_right"),
+        ({**CROP, "bottom_right": [10, 10]}, "invalid_value", "crop.bottom_right"),
+        ({**CROP, "bottom_right": [385, 183]}, "invalid_value", "crop.bottom_right"),
+    ],
+)
+def test_a_wrong_crop_changes_nothing(
+    connect: Connect, crop: object, code: str, param: str
+) -> None:
+    driver = connect()
+    [refused] = driver.update(avatar={"video": {"quality": 5, "crop": crop}})
+    assert (refused["error"]["code"], refused["error"]["param"]) == (
+        code,
+        f"session.avatar.video.{param}",
+    )
+    [updated] = driver.update()
+    assert updated["session"]["avatar"]["video"]["crop"] is None
+    assert updated["session"]["avatar"]["video"]["quality"] == 80
+
+
+def test_a_crop_must_fit_the_avatar_that_is_selected_later(connect: Connect) -> None:
+    driver = connect()
+    wide = {"top_left": [0, 0], "bottom_right": [384, 100]}
+    driver.update(avatar={"video": {"crop": wide}})
+    [refused] = driver.update(avatar={"character": "ben"})
+    assert refused["error"]["param"] == "session.avatar.video.crop.bottom_right"
+    assert refused["error"]["limit"] == [256, 320]
+    [updated] = driver.update(avatar={"character": "ben", "video": {"crop": None}})
+    assert updated["session"]["avatar"]["character"] == "ben"

@@ -38,6 +38,7 @@ def request(
         ("/v1/realtime", {}, "jpeg", False),
         ("/v1/realtime", {"video": "none"}, "none", False),
         ("/v1/realtime", {"video": "jpeg"}, "jpeg", True),
+        ("/v1/realtime", {"video": "fmp4"}, "fmp4", True),
         ("/v1/realtime", {"avatar": "ben"}, "jpeg", True),
         ("/v1/realtime", {"avatar": "ben", "video": "none"}, "none", True),
         ("/voice-live/realtime", {}, "none", False),
@@ -82,7 +83,7 @@ def test_a_valid_request_is_accepted(query: dict[str, str], avatar: str | None) 
             "origin_not_allowed",
             "Origin",
         ),
-        (request({"video": "fmp4"}), 400, 1008, "invalid_query", "video"),
+        (request({"video": "mp4"}), 400, 1008, "invalid_query", "video"),
     ],
     ids=lambda value: str(value) if isinstance(value, str | int) else "",
 )

@@ -295,3 +295,30 @@ async def test_frames_that_a_live_speaker_has_passed_count_as_missed_deadlines(
     assert f"deadline_misses_total {session.frames_lapsed}.0\n" in text
     assert f'frames_discarded_total{{reason="overload"}} {session.frames_lapsed}.0\n' in text
     assert harness.metrics.load(harness.now).deadline_miss_ratio == 1.0
+
+
+async def test_a_frame_that_becomes_due_while_frames_are_collected_is_not_forgotten(
+    make_engine: Callable[..., FakeEngine],
+) -> None:
+    harness = _Harness(make_engine())
+    readings = 0
+
+    def clock() -> float:
+        nonlocal readings
+        readings += 1
+        return harness.now + 0.001 * readings  # time passes between two readings
+
+    harness.batcher = Batcher(make_engine(), 16, harness.metrics, clock, lambda: None)
+    session = _speaking(clock(), frames=60)
+    harness.batcher.add(session, lambda: None)
+    for frame in list(session.due(clock())):
+        session.deliver(frame.response_ref, frame.epoch, frame.frame_index, b"jpeg", clock())
+    while session.pull(clock()) is not None:
+        pass
+    due = session.next_due()
+    assert due is not None
+    entry = harness.batcher._sessions[session.id]
+    for early_ms in range(20, 0, -1):  # the frame becomes due at any of the readings
+        readings, harness.now = 0, due - early_ms / 4000
+        harness.batcher.collect_due(session.id)
+        assert entry.timer is not None or session.next_due() != due

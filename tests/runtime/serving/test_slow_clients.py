@@ -9,7 +9,7 @@ import pytest
 
 from avatar_client import session, sound
 from localcluster import runtime_process
-from localcluster.bench import slow_clients
+from localcluster.bench import slow_clients, slow_sockets
 from localcluster.fakes import slow_link
 from localcluster.fakes.slow_link import TokenBucket
 
@@ -29,12 +29,12 @@ def test_a_bucket_lets_its_rate_pass_and_a_burst_at_once() -> None:
 
 @pytest.mark.slow
 async def test_slow_clients_lose_pictures_of_their_own_and_nothing_else(tmp_path: Path) -> None:
-    words = sound.read(slow_clients.SPEECH).cut(5.0)
+    words = sound.read(slow_sockets.SPEECH).cut(5.0)
     with runtime_process.serving(
         tmp_path / "runtime.log", 8, device="simulated:h100-80gb"
     ) as runtime:
         host, port = runtime.url.removeprefix("ws://").split(":")
-        rate = slow_clients.SLOW_BYTES_PER_S
+        rate = slow_sockets.SLOW_BYTES_PER_S
         async with (
             slow_link.open_link(host, int(port), rate) as slow,
             slow_link.open_link(host, int(port)) as fast,
@@ -55,3 +55,12 @@ async def test_slow_clients_lose_pictures_of_their_own_and_nothing_else(tmp_path
     *those_slow, (_, quick) = spoken
     assert all(set(response.drop_reasons) == {"slow_client"} for _, response in those_slow)
     assert quick.drop_reasons.get("slow_client") is None
+
+
+@pytest.mark.slow
+def test_in_virtual_time_slow_clients_do_not_harm_others() -> None:
+    rows = slow_clients.measure(sessions=2, others=3, utterances=1)
+    assert slow_clients.missed(rows) == []
+    for row in rows.values():
+        assert (row["late"], row["dropped"], row["latest_s"]) == (0, 0, 0)
+    assert rows["slow"]["others"]["with_whole_sound"] == 3

@@ -115,12 +115,13 @@ class Composer:
         rows = zip(batch, frames, faces, composed.views(), strict=True)
         for request, frame, face, view in rows:
             opacity = request.window.mouth_opacity
-            if frame.source.shape == view.shape:
+            if frame.source.shape == view.shape and request.crop is None:
                 view.copy_(frame.source)
                 blend(view, frame, face, opacity)
             else:
                 image = frame.source.clone()
                 blend(image, frame, face, opacity)
+                image = _cropped(image, request)
                 view.copy_(self._resized(image, view.shape[0], view.shape[1]))
         return composed
 
@@ -184,6 +185,8 @@ class Composer:
 
     def _resized(self, image: Tensor, height: int, width: int) -> Tensor:
         """Return an image in another size, filtered as in `blend_host.encode_jpeg`."""
+        if image.shape[:2] == (height, width):
+            return image
         method = resize.method(image.shape[1], width)
         row_weights = self._resize_weights(image.shape[0], height, method)
         column_weights = self._resize_weights(image.shape[1], width, method).T
@@ -217,3 +220,11 @@ def blend(image: Tensor, frame: _DeviceFrame, face: Tensor, opacity: float = 1.0
         share = round(opacity * 255)
         mixed = (mixed * share + frame.idle.to(torch.int32) * (255 - share) + 127) // 255
     below.copy_(mixed)
+
+
+def _cropped(image: Tensor, request: FrameRequest) -> Tensor:
+    """Return the part of an image, `(h, w, 3)`, that a request shows."""
+    if request.crop is None:
+        return image
+    left, top, right, bottom = request.crop
+    return image[top:bottom, left:right]

@@ -61,7 +61,10 @@ def patch(
 
 
 def encode(image: NDArray[np.uint8], request: FrameRequest) -> bytes:
-    """Return an image, `(h, w, 3) uint8` BGR, in the size and the form of a request."""
+    """Return an image, `(h, w, 3) uint8` BGR, in the part, the size and the form of a request."""
+    if request.crop is not None:
+        left, top, right, bottom = request.crop
+        image = np.ascontiguousarray(image[top:bottom, left:right])
     if request.raw:
         return i420(resized(image, request.width, request.height))
     return encode_jpeg(image, request.width, request.height, request.quality)

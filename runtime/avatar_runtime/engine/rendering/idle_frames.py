@@ -17,19 +17,23 @@ if TYPE_CHECKING:
 
 CACHE_BYTES: Final = 32 * MIB
 """A thousand JPEG images of the usual size: the timelines of a few avatars. Raw images are about
-ten times as large."""
+ten times as large and have a cache of their own, so that they do not evict the others."""
 
-Key = tuple[str, int, int, int, int | None]
-"""Key of the avatar, stored frame, width, height and JPEG quality, `None` for a raw image."""
+Key = tuple[str, int, int, int, int | None, tuple[int, int, int, int] | None]
+"""Key of the avatar, stored frame, width, height, JPEG quality (`None` if raw) and crop."""
 
 
 class IdleFrames:
     """Frames that need no device. Only one thread at a time may use it."""
 
     def __init__(self, avatars: Mapping[str, cache.Avatar], limit_bytes: int) -> None:
-        """`limit_bytes` bounds the cached images; the newest one is always cached."""
+        """`limit_bytes` bounds the cached images, JPEG and raw ones each.
+
+        The newest one is always cached.
+        """
         self._avatars = avatars
-        self._images: LRUCache[Key, bytes] = LRUCache(limit_bytes, len)
+        self._jpeg: LRUCache[Key, bytes] = LRUCache(limit_bytes, len)
+        self._raw: LRUCache[Key, bytes] = LRUCache(limit_bytes, len)
 
     def frame(self, request: FrameRequest) -> Frame:
         """Return the idle picture of a request, whatever its audio."""
@@ -40,5 +44,6 @@ class IdleFrames:
             return blend_host.encode(idle_pictures.decode(avatar, index), request)
 
         quality = None if request.raw else request.quality
-        key = (avatar.info.key, index, request.width, request.height, quality)
-        return Frame(request, self._images.get(key, encode))
+        key = (avatar.info.key, index, request.width, request.height, quality, request.crop)
+        images = self._raw if request.raw else self._jpeg
+        return Frame(request, images.get(key, encode))

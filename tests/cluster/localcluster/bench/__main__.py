@@ -92,11 +92,17 @@ BENCHES: Final = (
         what="1,000,000 random messages against the protocol of sessions",
         is_long=True,
     ),
-    Bench("video", "localcluster.bench.video", what="JPEG and H.264: bytes, CPU and quality"),
+    Bench("video", "localcluster.bench.video", what="JPEG, H.264 and a file: bytes, CPU, quality"),
     Bench(
         "slow-clients",
         "localcluster.bench.slow_clients",
-        what="20 clients of 1 Mbit/s each, and 20 that stop reading, beside others",
+        what="20 clients of 1 Mbit/s each, and 20 that stop reading, in virtual time",
+    ),
+    Bench(
+        "slow-sockets",
+        "localcluster.bench.slow_sockets",
+        what="the same on sockets; needs a machine that does nothing else",
+        is_long=True,
     ),
     Bench(
         "transport", "localcluster.bench.transport", what="media as JSON and as binary: CPU, bytes"

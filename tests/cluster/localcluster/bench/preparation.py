@@ -4,10 +4,11 @@ All passes of `avatar-runtime prepare` run with the default detector and parser;
 zeros, and no picture for silence is drawn. `stages_ms` are milliseconds of all threads a frame, as
 in the report of the command. Decoders work ahead in threads, so a part of the decoding counts as
 `detect`. `once_s` is the time for the table of HDR or wide colours, which is filled once a process
-(a later row with the same colours only reads it) and is not in the stages. `peak_mb` is how far the
-anonymous memory of the process grew at most, with that of the decoders. `jpeg_ms` is the time
-to encode and decode one picture of 1920x1080 as JPEG, measured beside each row: on a busy machine
-all figures grow together.
+(a later row with the same colours only reads it) and is not in the stages. `alone_ms` is what
+libraries need for a frame by themselves, in one thread: FFmpeg's decoder, the JPEG that is stored,
+and one pass of the mesh; no preparation costs less. `peak_mb` is how far the anonymous memory of
+the process grew at most, with that of the decoders. `jpeg_ms` is the time to encode and decode one
+picture of 1920x1080 as JPEG, measured beside each row: on a busy machine all figures grow together.
 """
 
 from __future__ import annotations
@@ -16,24 +17,35 @@ import argparse
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import av
 import cv2
 import numpy as np
 import torch
 from av.video.reformatter import ColorTrc
 
+from avatar_runtime.avatars import preparation
 from avatar_runtime.preparation import detectors, locating, masking, pipeline, progress, sources
+from avatar_runtime.preparation.detectors import mesh
 from avatar_runtime.preparation.sources import colour_table
 from localcluster import face_clips, preparing
 from localcluster.bench import record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from avatar_runtime.preparation.source import Source
 
 SEED: Final = 7
 FRAMES: Final = 50
 _FPS: Final = 25
 _ROUNDS: Final = 5
+_ALONE_FRAMES: Final = 25
 _SAMPLE_S: Final = 0.05  # a sample costs 0.03 ms
 _HDR: Final = (int(ColorTrc.SMPTE2084), int(ColorTrc.ARIB_STD_B67))
 _BT709: Final = 1
@@ -96,10 +108,46 @@ def measure(path: Path, clip: face_clips.Clip, out: Path) -> dict[str, Any]:
         "prepared": f"{opened.info.width}x{opened.info.height}",
         "ms_without_model": report["without_model_cpu_ms"],
         "stages_ms": {name: stage["cpu"] for name, stage in report["timings_ms"].items()},
+        "alone_ms": _alone_ms(files, opened),
         "peak_mb": round((memory.peak - memory.base) / 1e6, 1),
         "once_s": once_s,
         "jpeg_ms": jpeg_ms,
     }
+
+
+def _alone_ms(files: Sequence[Path], source: Source) -> dict[str, float]:
+    """Return what the decoder, one JPEG and one pass of the mesh need by themselves."""
+    frame = next(iter(source.frames()))
+    height, width = frame.shape[:2]
+    square = mesh.Roi(width / 2, height / 2, height / 2, 0.0)
+    model = mesh.FaceMesh()
+    with pipeline.one_opencv_thread():
+        return {
+            "decode": _decode_alone_ms(sorted(files)[:_ALONE_FRAMES]),
+            "jpeg": _median_ms(lambda: preparation.picture_file(frame, "jpeg")),
+            "mesh": _median_ms(lambda: model.locate(frame, square)),
+        }
+
+
+def _decode_alone_ms(files: Sequence[Path]) -> float:
+    """Return the time of FFmpeg's decoder in one thread, without opening and conversion."""
+    with ExitStack() as stack:
+        opened = [stack.enter_context(av.open(str(path))) for path in files]
+        packets = [p for one in opened for p in islice(one.demux(video=0), _ALONE_FRAMES) if p.size]
+        decoder: Any = opened[0].streams.video[0].codec_context
+        decoder.thread_count = 1
+        began = time.process_time()
+        frames = sum(len(decoder.decode(packet)) for packet in [*packets, None])
+        return round(1000 * (time.process_time() - began) / frames, 1)
+
+
+def _median_ms(work: Callable[[], object]) -> float:
+    spent = []
+    for _ in range(_ROUNDS):
+        began = time.process_time()
+        work()
+        spent.append(time.process_time() - began)
+    return round(1000 * median(spent), 1)
 
 
 def _fill_table(clip: face_clips.Clip) -> float:
@@ -115,12 +163,7 @@ def _fill_table(clip: face_clips.Clip) -> float:
 
 def _jpeg_ms() -> float:
     picture = np.random.default_rng(SEED).integers(100, 120, (1080, 1920, 3), np.uint8)
-    spent = []
-    for _ in range(_ROUNDS):
-        began = time.process_time()
-        cv2.imdecode(cv2.imencode(".jpg", picture)[1], cv2.IMREAD_COLOR)
-        spent.append(time.process_time() - began)
-    return round(1000 * median(spent), 1)
+    return _median_ms(lambda: cv2.imdecode(cv2.imencode(".jpg", picture)[1], cv2.IMREAD_COLOR))
 
 
 if __name__ == "__main__":

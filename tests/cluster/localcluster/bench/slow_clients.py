@@ -1,251 +1,198 @@
-"""Clients that read slowly, or not at all, beside clients that do: what each of them gets.
+"""Whether clients that read slowly, or not at all, harm others: exactly, in virtual time.
 
-A phase measures sessions that are well connected, beside others of one kind: none, as many on a
-fast network, on one of 1 Mbit/s each (a token bucket), or that stop reading for good. The kinds
-alternate within one run, so that what the machine does besides falls on all of them; the median of
-the rounds leaves out a burst of other work. Whether slow clients harm others is the difference to
-as many fast ones.
+Sessions that are well connected speak beside others of one kind: none, twenty on a fast network,
+twenty on one of 1 Mbit/s each, and twenty that stop reading. The sessions, the batcher and the
+connections are those of the runtime; the device takes the time of a curve that carries all of them.
+The processor time is real. `slow_sockets` measures the same on sockets.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import json
-import statistics
+import time
 from collections import Counter
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
-from avatar_client import errors, session, sound
-from avatar_client.options import Options
-from localcluster import paths, runtime_process
+from avatar_client import sound
+from localcluster import paths, virtual_runtime
 from localcluster.bench import record
-from localcluster.fakes import slow_link
+from localcluster.virtual_runtime import VirtualClient, VirtualEngine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from localcluster.runtime_process import Runtime
+    from localcluster.virtual_runtime import VirtualLoop
 
 SPEECH: Final = paths.REPOSITORY / "examples" / "speech.wav"
-SLOW_BYTES_PER_S: Final = 1_000_000 / 8
-KINDS: Final = ("alone", "fast", "slow")
-LATE_MS: Final = 80.0
-RESOLUTION: Final = (128, 128)
-"""Small, so that a small machine serves all sessions: 2 Mbit/s each with the sound."""
-DEVICE: Final = {
-    "gpuClass": "fast",
-    "memoryMiB": 80_000,
-    "curve": {
-        "model": "v15/sd-vae/fp16",
-        "baseMiB": 3100,
-        "perFrameMiB": 306,
-        "frameBatchMs": [[1, 4.0], [4, 6.0], [8, 9.0], [16, 14.0], [32, 24.0]],
-        "source": "estimate",
-    },
-}
-"""A device that carries all sessions, so that what is late is late because of the clients."""
-STALL_S: Final = 30.0
-"""A socket that takes nothing for so long is closed: docs/wire-protocol.md, "Flow control"."""
+RATES: Final[dict[str, float | None]] = {"fast": None, "slow": 1_000_000 / 8, "stopped": 0.0}
+CURVE_MS: Final = ((1, 4.0), (4, 6.0), (8, 9.0), (16, 14.0), (32, 24.0))
+JPEG_BYTES: Final = 20_000
+"""Of a frame of 384 x 384."""
+LATE_S: Final = 0.080
 EFFECT: Final = 0.01
-"""The share of frames by which slow clients may harm others."""
-START_S: Final = 60.0
-STOP_S: Final = 60.0
-
-
-@dataclass
-class Other:
-    """One of the clients beside those that are measured."""
-
-    responses: int = 0
-    frames: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    sound_is_whole: bool = True
-    violations: list[str] = field(default_factory=list)
-    closed: int | None = None
-    """The close code, if the server has ended the session."""
+"""The share of frames by which slow clients may harm others, and of the first frame's time."""
+PAUSE_S: Final = 0.5
 
 
 def main() -> int:
     """Measure, write the record, and fail if slow clients harm others."""
     parser = argparse.ArgumentParser(prog="localcluster.bench.slow_clients", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
-    parser.add_argument("--sessions", type=int, default=2, help="that are measured")
+    parser.add_argument("--sessions", type=int, default=6, help="that are measured")
     parser.add_argument("--others", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=12.0, help="of each phase")
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--utterances", type=int, default=3, help="of each session, 7.4 s each")
     options = parser.parse_args()
-    results = asyncio.run(measure(options))
-    print(json.dumps(results["effect"], indent=2))
-    about = {name: getattr(options, name) for name in ("sessions", "others", "seconds", "rounds")}
-    record.write(
-        options.out, 0, "none", {**about, "resolution": RESOLUTION, "simulated": DEVICE, **results}
-    )
-    return 1 if missed(results) else 0
+    rows = measure(options.sessions, options.others, options.utterances)
+    print(json.dumps(rows, indent=2))
+    about = {name: getattr(options, name) for name in ("sessions", "others", "utterances")}
+    device = {"frame_batch_ms": CURVE_MS, "jpeg_bytes": JPEG_BYTES}
+    record.write(options.out, 0, "none", {**about, "virtual_device": device, "phases": rows})
+    found = missed(rows)
+    for line in found:
+        print(f"MISSED: {line}")
+    return 1 if found else 0
 
 
-async def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the figures of all phases."""
-    log = options.out.with_suffix(".log")
-    rows: list[dict[str, Any]] = []
-    profile = {"AVATAR_GPU_PROFILE": json.dumps(DEVICE)}
-    with runtime_process.serving(log, 32, profile, device="simulated:fast") as runtime:
-        for number in range(options.rounds):
-            for kind in KINDS:
-                rows.append({"round": number, **await phase(runtime, kind, options)})
-                print(json.dumps(rows[-1]), flush=True)
-        stopped = await phase(runtime, "stopped", options)
-        print(json.dumps(stopped), flush=True)
-    return {"phases": rows, "stopped": stopped, "effect": effect([*rows, stopped])}
-
-
-async def phase(runtime: Runtime, kind: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Measure well-connected sessions beside others of one kind."""
-    others = [Other() for _ in range(0 if kind == "alone" else options.others)]
-    rss = runtime.rss_mib()
-    async with AsyncExitStack() as stack:
-        parts = urlsplit(runtime.url)
-        assert parts.hostname is not None
-        assert parts.port is not None
-        rate = SLOW_BYTES_PER_S if kind == "slow" else None
-        links = [
-            await stack.enter_async_context(slow_link.open_link(parts.hostname, parts.port, rate))
-            for _ in (others if kind in ("slow", "stopped") else ())
-        ]
-        addresses = [link.address for link in links] or [runtime.url] * len(others)
-        leave = asyncio.Event()
-        tasks = [
-            asyncio.create_task(converse(address, other, leave))
-            for address, other in zip(addresses, others, strict=True)
-        ]
-        await until_all_speak(others)
-        if kind == "stopped":
-            for link in links:
-                link.flows.clear()
-        cpu_s = runtime.cpu_s()
-        seconds = max(options.seconds, STALL_S + 4) if kind == "stopped" else options.seconds
-        size = "x".join(map(str, RESOLUTION))
-        arguments = ("--resolution", size, "--burst", "--late-ms", str(LATE_MS), "--pause-s", "0.5")
-        load = ("--sessions", str(options.sessions), "--duration-s", str(seconds))
-        report = await asyncio.to_thread(runtime_process.load, runtime, [*load, *arguments])
-        most = runtime.rss_mib()
-        cpu_s = runtime.cpu_s() - cpu_s
-        leave.set()
-        for link in links:
-            link.flows.set()
-        await asyncio.wait_for(asyncio.gather(*tasks), STOP_S)
+def measure(sessions: int, others: int, utterances: int) -> dict[str, dict[str, Any]]:
+    """Return the figures of each kind of others."""
+    counts = {"alone": 0, **dict.fromkeys(RATES, others)}
     return {
-        "kind": kind,
-        **measured(report["sessions"]),
-        "others": described(others),
-        "runtime_cpu_s": round(cpu_s, 2),
-        "rss_mib_before": round(rss, 1),
-        "rss_mib": round(most, 1),
+        kind: virtual_runtime.run(
+            partial(phase, kind=kind, sessions=sessions, others=count, utterances=utterances)
+        )
+        for kind, count in counts.items()
     }
 
 
-async def converse(address: str, other: Other, leave: asyncio.Event) -> None:
-    """Let one client speak again and again, until it may leave."""
+async def phase(
+    loop: VirtualLoop, *, kind: str, sessions: int, others: int, utterances: int
+) -> dict[str, Any]:
+    """Measure some sessions beside others of one kind."""
     words = sound.read(SPEECH)
-    try:
-        async with session.connect(
-            session.Target(address, "", ""), Options(resolution=RESOLUTION), keep_media=False
-        ) as live:
-            while not leave.is_set():
-                speaking = asyncio.create_task(live.speak(words, realtime=False, timeout_s=120.0))
-                while not speaking.done():
-                    await asyncio.sleep(0.1)
-                    other.frames = sum(len(r.frames) for r in live.trace.responses.values())
-                response = await speaking
-                other.responses += 1
-                other.dropped.update(response.drop_reasons)
-                other.sound_is_whole &= response.audio_samples == words.samples
-            other.violations = [*live.trace.violations, *map(str, live.trace.errors)]
-    except errors.SessionEnded as ended:
-        other.closed = ended.code
+    runtime, live = await virtual_runtime.start(
+        loop, VirtualEngine(CURVE_MS, b"\xff\xd8" + bytes(JPEG_BYTES - 2))
+    )
+    measured = [VirtualClient() for _ in range(sessions)]
+    beside = [VirtualClient(RATES[kind]) for _ in range(others)]
+    cpu_s, began = time.process_time(), loop.time()
+    async with asyncio.TaskGroup() as group:
+        batcher = group.create_task(runtime.batcher.run())
+        served = [group.create_task(client.serve(runtime, live)) for client in [*measured, *beside]]
+        length_s = words.duration_s + PAUSE_S
+        talks = [
+            group.create_task(talk(client, words.pcm, utterances, number * length_s / len(clients)))
+            for clients in (measured, beside)
+            for number, client in enumerate(clients)
+        ]
+        await asyncio.wait(talks[:sessions])
+        seconds, cpu_s = loop.time() - began, time.process_time() - cpu_s
+        await asyncio.wait(talks)
+        for client in [*measured, *beside]:
+            client.leave()
+        await asyncio.wait(served)
+        batcher.cancel()
+    return {
+        **described(measured, words.samples),
+        "cpu_ms_per_virtual_s": round(cpu_s * 1000 / seconds, 1),
+        "others": others_described(beside, words.samples),
+    }
 
 
-async def until_all_speak(others: Sequence[Other]) -> None:
-    """Wait until each client has got a frame."""
-    async with asyncio.timeout(START_S):
-        while not all(other.frames for other in others):  # noqa: ASYNC110 - a claim about many
-            await asyncio.sleep(0.05)
+async def talk(client: VirtualClient, pcm: bytes, utterances: int, delay_s: float) -> None:
+    """Let a client speak some utterances, with pauses."""
+    await asyncio.sleep(delay_s)
+    for _ in range(utterances):
+        if client.closed is not None:
+            return
+        client.spoke_at.append(asyncio.get_running_loop().time())
+        await client.speak(pcm)
+        await asyncio.sleep(PAUSE_S)
 
 
-def measured(sessions: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def described(clients: Sequence[VirtualClient], samples: int) -> dict[str, Any]:
     """Return the figures of the sessions that are measured."""
-    due = sum(each["frames_due"] for each in sessions)
-    late = sum(each["frames_late"] for each in sessions)
-    dropped = sum(each["frames_dropped"] for each in sessions)
-    first = [value / 1000 for each in sessions for value in each["first_frame_ms"]]
+    first, lateness, dropped = [], [], 0
+    for client in clients:
+        for spoke_at, response in zip(
+            client.spoke_at, virtual_runtime.responses(client), strict=True
+        ):
+            frames = [(at, e) for at, e in response if e["type"] == "response.video.delta"]
+            first.append(frames[0][0] - spoke_at)
+            begin = frames[0][0] - frames[0][1]["pts_ms"] / 1000
+            lateness += [max(0.0, at - begin - e["pts_ms"] / 1000) for at, e in frames]
+            dropped += sum(drops(response).values())
+    due = len(first) * -(-samples // 960)
     return {
         "frames_due": due,
-        "late": round(late / due, 5),
-        "dropped": round(dropped / due, 5),
-        "missing": sum(each["frames_missing"] for each in sessions),
-        "violations": sum(len(each["violations"]) for each in sessions),
-        "not_done": [each["code"] or each["ended"] for each in sessions if each["ended"] != "done"],
+        "late": sum(each > LATE_S for each in lateness) / due,
+        "dropped": dropped / due,
+        "latest_s": round(max(lateness), 4),
         "first_frame_s": record.figures(first),
     }
 
 
-def described(others: Sequence[Other]) -> dict[str, Any]:
+def others_described(clients: Sequence[VirtualClient], samples: int) -> dict[str, Any]:
     """Return what the clients beside the measured ones got."""
-    dropped = sum((other.dropped for other in others), Counter[str]())
+    by_reason: Counter[str] = Counter()
+    frames = responses = whole = told = 0
+    for client in clients:
+        for response in virtual_runtime.responses(client):
+            kinds = [event["type"] for _, event in response]
+            if "response.video.done" not in kinds:
+                continue
+            responses += 1
+            heard = sum(
+                len(base64.b64decode(event["delta"])) // 2
+                for _, event in response
+                if event["type"] == "response.output_audio.delta"
+            )
+            whole += heard == samples
+            frames += kinds.count("response.video.delta")
+            told += bool(drops(response))
+            by_reason.update(drops(response))
     return {
-        "clients": len(others),
-        "responses": sum(other.responses for other in others),
-        "frames": sum(other.frames for other in others),
-        "dropped": dict(dropped),
-        "with_drops": sum(bool(other.dropped) for other in others),
-        "sound_is_whole": all(other.sound_is_whole for other in others),
-        "violations": [line for other in others for line in other.violations][:10],
-        "closed": dict(Counter(str(o.closed) for o in others if o.closed is not None)),
+        "clients": len(clients),
+        "responses": responses,
+        "with_whole_sound": whole,
+        "with_drops": told,
+        "frames": frames,
+        "dropped": dict(by_reason),
+        "closed": dict(Counter(str(c.closed) for c in clients if c.closed is not None)),
     }
 
 
-def effect(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the median of the rounds of each kind."""
-    found = {}
-    for kind in dict.fromkeys(row["kind"] for row in rows):
-        mine = [row for row in rows if row["kind"] == kind]
-        found[kind] = {
-            name: statistics.median(row[name] for row in mine) for name in ("late", "dropped")
-        }
-        for name in ("median", "p95"):
-            values = [row["first_frame_s"][name] for row in mine]
-            found[kind][f"first_frame_{name}_s"] = statistics.median(values)
+def drops(response: Sequence[tuple[float, dict[str, Any]]]) -> Counter[str]:
+    """Return the dropped frames of a response by reason."""
+    found: Counter[str] = Counter()
+    for _, event in response:
+        if event["type"] == "response.video.dropped":
+            found[event["reason"]] += event["last_frame_index"] - event["first_frame_index"] + 1
     return found
 
 
-def missed(results: dict[str, Any]) -> list[str]:
+def missed(rows: dict[str, dict[str, Any]]) -> list[str]:
     """Return what is not as it must be, in words."""
     found = []
-    by_kind = results["effect"]
-    for name in ("late", "dropped"):
-        for kind in ("slow", "stopped"):
-            if by_kind[kind][name] > by_kind["fast"][name] + EFFECT:
-                found.append(f"{kind} clients: {by_kind[kind][name]} of the frames {name}")
-    for row in [*results["phases"], results["stopped"]]:
-        if row["violations"] or row["missing"] or row["not_done"]:
-            found.append(f"sessions beside {row['kind']} clients are not right")
-        others = row["others"]
-        if others["violations"] or not others["sound_is_whole"]:
-            found.append(f"a {row['kind']} client has not got what it must")
-        if row["kind"] == "slow":
-            if (
-                set(others["dropped"]) != {"slow_client"}
-                or others["with_drops"] < others["clients"]
-            ):
-                found.append(f"a slow client was not told of drops: {others['dropped']}")
-    if results["stopped"]["others"]["closed"] != {"4413": results["stopped"]["others"]["clients"]}:
-        found.append(f"clients that stopped: {results['stopped']['others']['closed']}")
-    for line in found:
-        print(f"MISSED: {line}", flush=True)
+    fast, slow, stopped = (rows[kind] for kind in ("fast", "slow", "stopped"))
+    for row, kind in ((slow, "slow"), (stopped, "stopped")):
+        for name in ("late", "dropped"):
+            if row[name] > fast[name] + EFFECT:
+                found.append(f"{kind} clients: {row[name]} of the frames of others {name}")
+        median_s = row["first_frame_s"]["median"]
+        if median_s > fast["first_frame_s"]["median"] * (1 + EFFECT):
+            found.append(f"{kind} clients: the first frame of others after {median_s} s")
+    others = slow["others"]
+    if set(others["dropped"]) != {"slow_client"} or others["with_drops"] < others["responses"]:
+        found.append(f"slow clients were not told of drops: {others}")
+    if others["with_whole_sound"] < others["responses"] or not others["responses"]:
+        found.append(f"slow clients have not got all of their sound: {others}")
+    if stopped["others"]["closed"] != {"4413": stopped["others"]["clients"]}:
+        found.append(f"clients that stopped were closed with {stopped['others']['closed']}")
     return found
 
 

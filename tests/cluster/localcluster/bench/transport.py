@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from localcluster import runtime_process
 from localcluster.bench import record
-from localcluster.bench.slow_clients import DEVICE
+from localcluster.bench.slow_sockets import DEVICE
 
 if TYPE_CHECKING:
     from localcluster.runtime_process import Runtime

@@ -1,16 +1,19 @@
 """What the frames of one session take of the connection and of a core, by mode and size.
 
-The frames are those of an avatar of the examples, whose drawn mouth moves. Quality is compared by
-the luma PSNR and SSIM of decoded frames against the frames before their encoding. For H.264 the
-record also has the lowest bytes at which the PSNR of JPEG is reached.
+The frames are those of an avatar of the examples, whose drawn mouth moves, and the sound is speech
+of the examples. Quality is compared by the luma PSNR and SSIM of decoded frames against the frames
+before their encoding. For H.264 the record also has the lowest bytes at which the PSNR, and at
+which the SSIM, of JPEG is reached. Sizes above that of the avatar, 384 x 384, are enlarged.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import io
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,13 +21,18 @@ import av
 import cv2
 import numpy as np
 
+from avatar_client import sound
 from avatar_runtime.avatars import cache
-from avatar_runtime.engine.rendering import blend_host
-from avatar_runtime.protocol.media import Encoding, RawImage
+from avatar_runtime.batching.frames import AudioWindow, FrameRequest
+from avatar_runtime.engine.rendering import blend_host, idle_frames
+from avatar_runtime.protocol.audio_formats import PCM_24K
+from avatar_runtime.protocol.media import Encoding, FilePart, RawImage
 from avatar_runtime.protocol.video_stream import KEYFRAME_PERIOD_S
+from avatar_runtime.video.fmp4 import FileEncoder
 from avatar_runtime.video.h264 import H264Encoder
 from localcluster import paths
 from localcluster.bench import record
+from localcluster.fakes import callers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,13 +59,20 @@ def main() -> int:
     drawn = frames(options.frames)
     rows = [compare(drawn, width, height) for width, height in SIZES]
     for row in rows:
-        print(
-            f"{row['size']}: jpeg {row['jpeg']['kbps']:.0f} kbit/s, h264 {row['h264']['kbps']:.0f}"
-            f" ({row['ratio']:.0%}, {row['ratio_at_equal_psnr']:.0%} at equal PSNR)",
-            file=sys.stderr,
-        )
+        print(_line(row), file=sys.stderr)
     record.write(options.out, SEED, "none", {"frames": options.frames, "video": rows})
     return 0
+
+
+def _line(row: dict[str, Any]) -> str:
+    modes = ", ".join(
+        f"{mode} {row[mode]['kbps']:.0f} kbit/s {row[mode]['encode_ms']:.2f} ms"
+        for mode in ("jpeg", "h264", "fmp4")
+    )
+    return (
+        f"{row['size']}: {modes}; h264 {row['ratio']:.0%} of jpeg, {row['ratio_at_equal_psnr']:.0%}"
+        f" at equal PSNR, {row['ratio_at_equal_ssim']:.0%} at equal SSIM; idle {row['idle_ms']}"
+    )
 
 
 def frames(count: int) -> list[Image]:
@@ -82,20 +97,57 @@ def compare(drawn: Sequence[Image], width: int, height: int) -> dict[str, Any]:
     images = [blend_host.resized(image, width, height) for image in drawn]
     jpeg = measure(images, *jpeg_of(images, DEFAULT_QUALITY))
     h264 = measure(images, *h264_of(images, DEFAULT_QUALITY))
-    equal = next(
-        found
-        for quality in range(40, 101, 4)
-        if (found := measure(images, *h264_of(images, quality)))["psnr_db"] >= jpeg["psnr_db"]
-        or quality == 100
-    )
+    found = {DEFAULT_QUALITY: h264}
+    psnr, ssim = (equal(images, jpeg, name, found) for name in ("psnr_db", "ssim"))
     return {
         "size": f"{width}x{height}",
         "jpeg": jpeg,
         "h264": h264,
+        "fmp4": measure(images, *fmp4_of(images, DEFAULT_QUALITY)),
         "ratio": round(h264["kbps"] / jpeg["kbps"], 4),
-        "h264_at_equal_psnr": equal,
-        "ratio_at_equal_psnr": round(equal["kbps"] / jpeg["kbps"], 4),
+        "h264_at_equal_psnr": psnr,
+        "ratio_at_equal_psnr": round(psnr["kbps"] / jpeg["kbps"], 4),
+        "h264_at_equal_ssim": ssim,
+        "ratio_at_equal_ssim": round(ssim["kbps"] / jpeg["kbps"], 4),
+        "idle_ms": idle_cost(width, height),
     }
+
+
+def equal(
+    images: Sequence[Image], jpeg: dict[str, float], name: str, found: dict[int, dict[str, float]]
+) -> dict[str, float]:
+    """Return the figures of the lowest quality of H.264 that is as good as JPEG, or of the best.
+
+    `found` keeps the figures by quality.
+    """
+    low, high = 1, 100  # the answer is in here
+    while low < high:
+        middle = (low + high) // 2
+        if middle not in found:
+            found[middle] = measure(images, *h264_of(images, middle))
+        low, high = (low, middle) if found[middle][name] >= jpeg[name] else (middle + 1, high)
+    if low not in found:
+        found[low] = measure(images, *h264_of(images, low))
+    return {"quality": low, **found[low]}
+
+
+def idle_cost(width: int, height: int) -> dict[str, float]:
+    """Return the CPU milliseconds of an idle picture, without the encoding of H.264.
+
+    `jpeg` and `raw` are made from the files of the avatar; `cached` is a JPEG image again.
+    """
+    avatar = cache.read(paths.REPOSITORY / "examples/avatars/anna")
+    window = AudioWindow(0, 0, memoryview(b""), 0, 0, silent=True)
+    requests = [
+        FrameRequest("s", -1, 1, 0, 0.0, "anna", n, window, DEFAULT_QUALITY, width, height)
+        for n in range(avatar.manifest.frames)
+    ]
+    kept = idle_frames.IdleFrames({"anna": avatar}, 1 << 30)
+    costs = {}
+    for name, raw in (("jpeg", False), ("cached", False), ("raw", True)):
+        calls = [lambda r=r, raw=raw: kept.frame(replace(r, raw=raw)).image for r in requests]
+        costs[name] = round(_timed(calls)[1] * 1000 / len(requests), 4)
+    return costs
 
 
 def jpeg_of(images: Sequence[Image], quality: int) -> tuple[list[bytes], list[Image], float]:
@@ -125,9 +177,33 @@ def h264_of(images: Sequence[Image], quality: int) -> tuple[list[bytes], list[Im
     context: Any = av.CodecContext.create("h264", "r")
     context.thread_count = 1
     shown = [frame for unit in units for frame in context.decode(av.Packet(unit))]
-    planes = [frame.to_ndarray(format="yuv420p") for frame in shown]
-    decoded = [cv2.cvtColor(plane, cv2.COLOR_YUV2BGR_I420) for plane in planes]
-    return units, [np.asarray(image, np.uint8) for image in decoded], seconds
+    return units, [_bgr(frame) for frame in shown], seconds
+
+
+def fmp4_of(images: Sequence[Image], quality: int) -> tuple[list[bytes], list[Image], float]:
+    """Return the parts of a file with speech, the decoded images and the CPU seconds of it."""
+    height, width = images[0].shape[:2]
+    encoder = FileEncoder(FPS)
+    speech = sound.read(callers.SPEECH)
+    size = PCM_24K.samples_per_frame(FPS) * PCM_24K.bytes_per_sample
+    pcm = speech.pcm * (1 + size * len(images) // len(speech.pcm))
+
+    def encode(position: int, image: Image) -> bytes:
+        keyframe = position % (KEYFRAME_PERIOD_S * FPS) == 0
+        raw = RawImage(blend_host.i420(image), width, height)
+        part = FilePart(position, 1, pcm[position * size : (position + 1) * size], PCM_24K)
+        return encoder.encode(raw, Encoding(keyframe, quality, BITRATE), part)
+
+    parts, seconds = _timed(
+        [lambda item=item: encode(*item) for item in enumerate(images)]  # type: ignore[misc]
+    )
+    with av.open(io.BytesIO(b"".join(parts))) as container:
+        return parts, [_bgr(frame) for frame in container.decode(video=0)], seconds
+
+
+def _bgr(frame: Any) -> Image:
+    plane = frame.to_ndarray(format="yuv420p")
+    return np.asarray(cv2.cvtColor(plane, cv2.COLOR_YUV2BGR_I420), np.uint8)
 
 
 def measure(

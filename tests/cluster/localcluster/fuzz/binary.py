@@ -70,5 +70,5 @@ class EventTexts:
             return message
         event = self._reader.read(message)
         delta = base64.b64encode(event.pop("data")).decode()
-        event_id = f"event_0f_{event['seq']}"
+        event_id = f"event_0f_{event.get('seq', 'i1')}"
         return json.dumps({**event, "event_id": event_id, "delta": delta}, separators=(",", ":"))

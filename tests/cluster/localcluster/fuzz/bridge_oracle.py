@@ -32,6 +32,9 @@ class BridgeOracle:
         """
         event: dict[str, Any] = json.loads(text)
         kind = event["type"]
+        if "seq" not in event:
+            require(kind == "response.video.delta" and event["idle"], f"{kind} has no seq")
+            return event
         self._seq += 1
         self.view.seq = event["seq"]
         require(event["seq"] == self._seq, f"seq {event['seq']} after {self._seq - 1}")

@@ -74,6 +74,10 @@ class Oracle:
         event: dict[str, Any] = json.loads(text)
         kind = event["type"]
         self.events += 1
+        if "seq" not in event:
+            require(self._modes.mode != "fmp4", "a frame of a file has no seq")
+            self.responses.read_idle_frame(event)
+            return event
         self._seq += 1
         require(event["seq"] == self._seq, f"seq {event['seq']} after {self._seq - 1}")
         is_first = kind == _FIRST[self._seq - 1] if self._seq <= len(_FIRST) else kind not in _FIRST

@@ -226,7 +226,7 @@ class Play:
             taken = session.skip(ref, epoch, index, now)
         else:
             image: Image = self._jpeg
-            if frame.video is VideoMode.H264:
+            if frame.video.is_encoded_when_sent:
                 image = RawImage(self._jpeg, frame.width, frame.height)
             taken = session.deliver(ref, epoch, index, image, now, is_drawn=random.random() < 0.8)
         self.played.frames += taken

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     Event = Mapping[str, Any]
 
+_FRAME_MS: Final = 1000 // FPS
 STATUSES: Final = frozenset({"completed", "cancelled", "failed"})
 _RATES: Final[Mapping[str, int]] = {"audio/pcmu": 8000, "audio/pcma": 8000}
 
@@ -59,6 +60,7 @@ class ResponseCheck:
         self._refs = 0
         self._audio_deltas = True
         self._is_idle_due = False  # the client may show an open mouth
+        self._file_ms = -_FRAME_MS  # the time of the last frame in the file
         self._last_frame: tuple[str, str | None, int, int] | None = None
 
     def read(self, event: Event) -> None:
@@ -70,6 +72,8 @@ class ResponseCheck:
         kind: str = event["type"]
         self._order.read(event)
         if kind in ("session.created", "session.updated"):
+            if self._modes.mode != "fmp4":
+                self._file_ms = -_FRAME_MS
             self._audio_deltas = event["session"]["avatar"]["audio_deltas"]
             if self.active is not None and not self._audio_deltas:
                 self.active.has_all_sound = False
@@ -77,6 +81,18 @@ class ResponseCheck:
         handler = _HANDLERS.get(kind)
         if handler is not None:
             handler(self, event)
+
+    def read_idle_frame(self, event: Event) -> None:
+        """Take notice of a message without a number, which no other message depends on.
+
+        Raises:
+            Violation: it is not an idle frame, or not allowed here.
+        """
+        is_idle = event["type"] == "response.video.delta" and event["idle"]
+        require(is_idle, f"{event['type']} has no seq")
+        self._check_epoch(event["type"], event)
+        self._check_keyframe(event)
+        self._check_streamed(event)
 
     def check_quiet(self) -> None:
         """Check that no sequence of events is incomplete.
@@ -146,6 +162,10 @@ class ResponseCheck:
 
     def _video(self, event: Event) -> None:
         self._check_keyframe(event)
+        self._check_file(event)
+        if event["idle"] and event["mode"] == "fmp4":
+            self._check_streamed(event)
+            return
         if event["idle"]:
             require(event["response_id"] is None, "an idle frame of a response")
             require(self._is_idle_due, "an idle frame while the client shows what it should")
@@ -162,10 +182,30 @@ class ResponseCheck:
         active.frames += 1
         active.position += 1
 
+    def _check_streamed(self, event: Event) -> None:
+        """Check a frame of an idle stream."""
+        require(event["response_id"] is None, "an idle frame of a response")
+        require(self._modes.streams_idle_frames, "an idle frame that was not asked for")
+        is_between = self.active is None or not self.active.position
+        require(is_between, f"an idle frame within {self.active}")
+
+    def _check_file(self, event: Event) -> None:
+        """Check that the timeline of the file goes on."""
+        if event["mode"] != "fmp4":
+            require("file_ms" not in event, f"file_ms in {event['mode']}")
+            return
+        if "file_ms" not in event:  # a binary message has no room for it
+            self._file_ms += _FRAME_MS
+            return
+        step = event["file_ms"] - self._file_ms
+        require(step >= _FRAME_MS and step % _FRAME_MS == 0, f"file_ms rises by {step}")
+        self._file_ms = event["file_ms"]
+
     def _check_keyframe(self, event: Event) -> None:
         """Check that a decoder has what the frame depends on."""
         this = event["codec"], event["response_id"], event["epoch"], event["frame_index"]
-        follows = this[0] == "h264" and self._last_frame == (*this[:3], this[3] - 1)
+        index = 0 if event["idle"] else this[3] - 1
+        follows = this[0] == "h264" and self._last_frame == (*this[:3], index)
         require(event["keyframe"] or follows, f"a frame that depends on none: {this}")
         self._last_frame = this
 

@@ -54,8 +54,11 @@ FIELDS: Final[Mapping[str, Choices]] = {
     "audio.output.speed": ((1.0,), ()),
     "avatar.character": (("anna", "ben", "gone"), ("", "carl", None)),
     "avatar.output_protocol": (("websocket",), ("webrtc",)),
-    "avatar.video.mode": (("jpeg", "jpeg", "h264", "h264", "none"), ("fmp4", "H264")),
-    "avatar.video.codec": (("jpeg", "h264"), ()),
+    "avatar.video.mode": (
+        ("jpeg", "jpeg", "h264", "h264", "fmp4", "fmp4", "none"),
+        ("mp4", "H264"),
+    ),
+    "avatar.video.codec": (("jpeg", "h264"), ("vp9",)),
     "avatar.video.quality": ((1, 80, 100), (0, 101, 80.5)),
     "avatar.video.bitrate": ((100_000, 2_000_000), (1, 10**9)),
     "avatar.video.resolution": (
@@ -63,9 +66,16 @@ FIELDS: Final[Mapping[str, Choices]] = {
         ({"width": 63, "height": 64}, {"width": 64}, [64, 64]),
     ),
     "avatar.video.region": (("full",), ("patch",)),
-    "avatar.video.crop": ((None,), ({"x": 0},)),
+    "avatar.video.crop": (
+        (
+            None,
+            {"top_left": [0, 0], "bottom_right": [64, 64]},
+            {"top_left": [10, 0], "bottom_right": [101, 99]},
+        ),
+        ({"x": 0}, {"top_left": [0, 0], "bottom_right": [5000, 64]}, {"top_left": [0, 0]}),
+    ),
     "avatar.audio_deltas": ((True, True, False), (1,)),
-    "avatar.idle": (("none",), ("stream",)),
+    "avatar.idle": (("none", "stream"), ("stop",)),
     "avatar.transport": (("json", "binary", "binary"), ("BINARY",)),
     "avatar.flow.mode": (("clock", "ack", "ack"), ("none",)),
     "avatar.flow.window_ms": ((200, 1000, 10_000), (199, 10_001, 1e3)),

@@ -15,13 +15,19 @@ class VideoModes:
 
     def __init__(self) -> None:
         self._is_on = True
+        self.streams_idle_frames = False
+        """Whether the client gets frames between responses."""
+        self.mode = "jpeg"
         self._silent: set[str] = set()  # responses without video
 
     def read(self, event: Event) -> None:
         """Take notice of an event of the session, before the other checks read it."""
         match event["type"]:
             case "session.created" | "session.updated":
-                self._is_on = event["session"]["avatar"]["video"]["mode"] != "none"
+                avatar = event["session"]["avatar"]
+                self.mode = avatar["video"]["mode"]
+                self._is_on = self.mode != "none"
+                self.streams_idle_frames = self._is_on and avatar["idle"] == "stream"
             case "response.created" if not self._is_on:
                 self._silent.add(event["response"]["id"])
 

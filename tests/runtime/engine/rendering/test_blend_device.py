@@ -211,3 +211,26 @@ def test_an_avatar_replaced_under_its_name_has_its_own_cached_frames(
 
     assert old[:20].float().mean() > 50
     assert new[:20].max() == 0
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("size", [(101, 91), (64, 64), (192, 192)])
+def test_a_part_of_the_picture_is_that_of_the_host(
+    anna: cache.Avatar,
+    composer: blend_device.Composer,
+    request_of: Callable[..., FrameRequest],
+    size: tuple[int, int],
+) -> None:
+    crop = (20, 30, 121, 121)
+    asked = replace(request_of(_WINDOW), width=size[0], height=size[1], crop=crop)
+    face = _faces(2)[1:]
+    (view,) = composer.compose([asked], torch.from_numpy(face)).views()
+
+    whole = blend_host.compose(anna, 0, face[0])
+    expected = blend_host.resized(np.ascontiguousarray(whole[30:121, 20:121]), *size)
+    assert view.shape == expected.shape
+    assert np.abs(view.numpy().astype(int) - expected).max() <= 2
+    jpeg = np.frombuffer(blend_host.encode(whole, asked), np.uint8)
+    shown = np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR))
+    assert shown.shape == expected.shape
+    assert cv2.PSNR(shown, expected) > 30

@@ -66,3 +66,27 @@ def test_a_raw_idle_frame_has_the_planes_of_the_picture(
     assert cv2.PSNR(shown, source) > 32
     assert jpeg[:2] == b"\xff\xd8"
     assert frames.frame(request).image is raw
+
+
+def test_parts_of_a_picture_are_cached_apart(
+    anna: cache.Avatar, request_of: Callable[..., FrameRequest], window: AudioWindow
+) -> None:
+    request = request_of(window)
+    frames = idle_frames.IdleFrames({"anna": anna}, 1 << 20)
+    images = {
+        frames.frame(replace(request, crop=crop)).image
+        for crop in (None, (0, 0, 96, 96), (96, 96, 192, 192))
+    }
+    assert len(images) == 3
+
+
+def test_raw_pictures_do_not_evict_jpeg_images(
+    anna: cache.Avatar, request_of: Callable[..., FrameRequest], window: AudioWindow
+) -> None:
+    request = request_of(window)
+    size = len(idle_frames.IdleFrames({"anna": anna}, 0).frame(request).image)
+    frames = idle_frames.IdleFrames({"anna": anna}, size)
+    jpeg = frames.frame(request).image
+    for index in range(3):
+        frames.frame(replace(request_of(window, source_frame=index), raw=True))
+    assert frames.frame(request).image is jpeg

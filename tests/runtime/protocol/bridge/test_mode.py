@@ -691,3 +691,49 @@ def test_a_beta_upstream_is_translated_both_ways(bridge: Connect) -> None:
     got = driver.upstream("conversation.item.created", item=heard, previous_item_id=None)
     assert kinds(got) == ["conversation.item.added", "conversation.item.done"]
     driver.check()
+
+
+def acks(driver: BridgeDriver) -> None:
+    driver.update(avatar={"flow": {"mode": "ack", "window_ms": 2000}})
+
+
+def ack(driver: BridgeDriver, response_id: str, pts_ms: float) -> None:
+    driver.send("output_video_buffer.ack", response_id=response_id, pts_ms=pts_ms)
+
+
+def test_the_upstream_learns_what_the_client_has_acknowledged(driver: BridgeDriver) -> None:
+    acks(driver)
+    driver.respond()
+    driver.speak(100)
+    driver.complete()
+    driver.run(1.5)  # by the clock, 1.4 s were played
+    ack(driver, "resp_u1", 320.5)
+    driver.upstream("input_audio_buffer.speech_started", audio_start_ms=5000, item_id="item_user")
+    (truncate,) = driver.requests()
+    assert (truncate["item_id"], truncate["audio_end_ms"]) == ("item_u1", 320)
+    driver.check()
+
+
+def test_each_answer_that_was_not_played_is_cut_where_its_acknowledgement_says(
+    driver: BridgeDriver,
+) -> None:
+    acks(driver)
+    for number in (1, 2):
+        driver.respond(f"resp_u{number}", f"item_u{number}")
+        driver.speak(10, f"resp_u{number}", f"item_u{number}")
+        driver.complete(f"resp_u{number}", f"item_u{number}")
+        driver.run(0.2)
+    driver.respond("resp_u3", "item_u3")
+    driver.speak(10, "resp_u3", "item_u3")
+    driver.run(5.0)
+    ack(driver, "resp_u1", 400)
+    ack(driver, "resp_u2", 120)
+    driver.requests()
+    driver.send("output_audio_buffer.clear")
+    cut = {
+        each["item_id"]: each["audio_end_ms"]
+        for each in driver.requests()
+        if each["type"] == "conversation.item.truncate"
+    }
+    assert cut == {"item_u2": 120, "item_u3": 0}
+    driver.check()
