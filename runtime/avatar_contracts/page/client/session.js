@@ -259,8 +259,10 @@ export class Session extends EventTarget {
     if (before && wasHeard && (this.media?.epoch ?? 0) > before) this.#emit("interrupted");
     if (event.session) this.settings = event.session;
     if (event.type === "session.created") {
-      const avatar = { video: { mode: this.mode } };
-      this.send({ type: "session.update", session: { type: "realtime", avatar, ...this.options.session } });
+      const { avatar, ...others } = /** @type {any} */ (this.options.session ?? {});
+      const video = { ...avatar?.video, mode: this.mode };
+      const session = { type: "realtime", ...others, avatar: { ...avatar, video } };
+      this.send({ type: "session.update", session });
       this.settle?.resolve(this);
     } else if (event.type === "error" || event.type === "warning") {
       this.#emit(event.type, event[event.type]);
