@@ -50,10 +50,15 @@ def noise(path: Path, seconds: float, seed: int = 1) -> NDArray[np.int16]:
     generator = np.random.default_rng(seed)
     signs = generator.choice([-1, 1], round(seconds * RATE))
     samples = (signs * generator.integers(1, _LOUDEST, signs.size)).astype("<i2")
+    write(path, samples)
+    return samples
+
+
+def write(path: Path, samples: NDArray[np.int16]) -> None:
+    """Write a WAV file of 24 kHz."""
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, RATE, 0, "NONE", "not compressed"))
         file.writeframes(samples.tobytes())
-    return samples
 
 
 def coded_avatar(folder: Path) -> Path:

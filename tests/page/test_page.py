@@ -238,6 +238,62 @@ async def test_a_file_of_four_minutes_is_sent_at_its_pace(tmp_path: Path) -> Non
         assert faults == []
 
 
+async def test_new_speech_interrupts_the_answer(tmp_path: Path) -> None:
+    said = _samples(SPEECH)[: round(2.5 * RATE)]
+    silence = np.zeros(round(1.2 * RATE), "<i2")  # 0.5 s end the turn, the rest hears the answer
+    sound = np.concatenate([said, silence, said, np.zeros(12 * RATE, "<i2")])
+    instruments.write(tmp_path / "two.wav", sound)
+    async with (
+        runtime_page.runtime(AVATARS) as address,
+        runtime_page.page(
+            address,
+            arguments=browser.microphone(tmp_path / "two.wav"),
+            prepare=instruments.install,
+            **instruments.INSTRUMENTED,
+        ) as (page, faults),
+    ):
+        sent = instruments.SentFrames(page)
+        await has_picture(page)
+        await page.get_by_role("button", name="Talk").click()
+        async with asyncio.timeout(SPEAKS_MS / 1000):
+            while len(sent.of("response.done")) < 2:  # noqa: ASYNC110  the browser receives them
+                await asyncio.sleep(0.05)
+        await instruments.is_silent(page, 0.5)
+        first, second = (event["response"] for event in sent.of("response.done"))
+        assert (first["status"], second["status"]) == ("cancelled", "completed")
+        assert first["status_details"]["reason"] == "turn_detected"
+        assert faults == []
+
+
+NO_DECODER: Final = "delete window.VideoDecoder;"
+BAD_DECODER: Final = """
+  VideoDecoder.prototype.configure = function () {
+    throw new DOMException("no decoder", "NotSupportedError");
+  };
+"""
+
+
+@pytest.mark.parametrize("script", [NO_DECODER, BAD_DECODER], ids=["missing", "refuses"])
+async def test_a_browser_that_cannot_decode_h264_gets_jpeg(script: str) -> None:
+    async def prepare(page: Page) -> None:
+        await page.add_init_script(script)
+
+    async with (
+        runtime_page.runtime(AVATARS) as address,
+        runtime_page.page(address, prepare=prepare) as (page, faults),
+    ):
+        sent = instruments.SentFrames(page)
+        await page.get_by_role("button", name="Play a sample").click()
+        await expect(page.locator("#status")).to_have_text("Speaking", timeout=SPEAKS_MS)
+        await expect(page.locator("#status")).to_have_text("Connected", timeout=SPEAKS_MS)
+        modes = [frame["mode"] for frame in sent.of("response.video.delta")]
+        assert modes[-1] == "jpeg"
+        assert ("h264" in modes) == (script is BAD_DECODER)
+        await page.get_by_role("heading", name="Details").click()
+        await expect(page.locator("#mode")).to_have_text("jpeg")
+        assert faults == []
+
+
 @pytest.mark.parametrize("mode", ["jpeg", "h264"])
 async def test_each_frame_is_drawn_with_its_sound(mode: str, tmp_path: Path) -> None:
     """Sound and picture carry the time themselves: random samples, and a number in each frame.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from avatar_client.binary_media import BinaryMediaReader
 from avatar_contracts.binary_messages import NO_FRAME, Flag, Header, Kind, unpack
-from avatar_runtime.protocol.media import RawImage
+from avatar_runtime.protocol import media_headers
+from avatar_runtime.protocol.audio_formats import PCM_24K
+from avatar_runtime.protocol.media import AudioChunk, RawImage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,17 +53,19 @@ def made(driver: SessionDriver, skipped: tuple[int, ...] = ()) -> list[str | byt
     for due in driver.due():
         if due.frame_index in skipped:
             driver.session.skip(due.response_ref, due.epoch, due.frame_index, driver.now)
-        elif due.video.value == "h264":
+        elif due.video.is_encoded_when_sent:
             driver.deliver(due, RawImage(b"planes", due.width, due.height))
         else:
             driver.deliver(due)
     return pulled(driver)
 
 
-def conversation(connect: Connect, mode: str, transport: str) -> list[str | bytes]:
+def conversation(
+    connect: Connect, mode: str, transport: str, idle: str = "none"
+) -> list[str | bytes]:
     """Return what a client with a transport gets in a conversation with all kinds of media."""
     driver = connect()
-    avatar = {"transport": transport, "video": {"mode": mode}}
+    avatar = {"transport": transport, "video": {"mode": mode}, "idle": idle, "audio_deltas": True}
     taken = send(driver, "session.update", session={"type": "realtime", "avatar": avatar})
     taken += say(driver, 7)
     taken += made(driver, skipped=(2, 3))
@@ -69,9 +74,11 @@ def conversation(connect: Connect, mode: str, transport: str) -> list[str | byte
     taken += made(driver)
     taken += send(driver, "response.cancel")
     taken += made(driver)
-    driver.now += 5.0
-    driver.session.tick(driver.now)
-    return taken + pulled(driver)
+    for _ in range(10):
+        driver.now += 0.5
+        driver.session.tick(driver.now)
+        taken += made(driver)
+    return taken
 
 
 def events(messages: list[str | bytes]) -> Iterator[Event]:
@@ -89,13 +96,15 @@ def events(messages: list[str | bytes]) -> Iterator[Event]:
         yield event
 
 
-@pytest.mark.parametrize("mode", ["jpeg", "h264"])
-def test_both_transports_carry_the_same_media(connect: Connect, mode: str) -> None:
-    as_json, as_binary = (conversation(connect, mode, each) for each in ("json", "binary"))
+@pytest.mark.parametrize("idle", ["none", "stream"])
+@pytest.mark.parametrize("mode", ["jpeg", "h264", "fmp4"])
+def test_both_transports_carry_the_same_media(connect: Connect, mode: str, idle: str) -> None:
+    as_json, as_binary = (conversation(connect, mode, each, idle) for each in ("json", "binary"))
     assert len(as_json) == len(as_binary)
     for left, right in zip(events(as_json), events(as_binary), strict=True):
         if left["type"] == "session.updated":
             right["session"]["avatar"]["transport"] = "json"
+        left.pop("file_ms", None)  # the file itself has it
         assert left == right
     binary = [message for message in as_binary if isinstance(message, bytes)]
     media = ('"response.output_audio.delta"', '"response.video.delta"')
@@ -123,6 +132,15 @@ def test_the_flags_of_the_messages(connect: Connect) -> None:
     assert not any(Flag.LAST in header.flags for header in second)  # it was cancelled
     [idle] = [header for header in headers if Flag.IDLE in header.flags]
     assert (idle.response_ref, idle.offset_samples, idle.epoch) == (0, 0, 2)
+
+
+def test_only_the_last_piece_of_the_sound_ends_it() -> None:
+    turn: Any = SimpleNamespace(format=PCM_24K, samples=1000, has_given_all_audio=True)
+    pieces = AudioChunk(0, bytes(1200)), AudioChunk(600, bytes(800))
+    flags = [media_headers.audio(piece, turn, 1, 1).flags for piece in pieces]
+    assert flags == [Flag(0), Flag.LAST]
+    turn.has_given_all_audio = False  # more may come
+    assert media_headers.audio(pieces[1], turn, 1, 1).flags == Flag(0)
 
 
 def test_media_is_binary_from_the_answer_on(connect: Connect) -> None:

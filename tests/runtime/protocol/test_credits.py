@@ -46,10 +46,10 @@ def test_the_window_opens_by_acknowledgements_and_by_nothing_else(connect: Conne
     assert len(of(driver.make(), "response.video.delta")) == 10
     assert of(driver.run(20.0), "response.video.delta") == []
     assert driver.session.next_due() is None
-    assert ack(driver, 1, 100) == []
+    assert ack(driver, 1, 140) == []
+    assert ack(driver, 1, 60) == []  # it goes back
     taken = driver.make()
-    assert [frame["frame_index"] for frame in of(taken, "response.video.delta")] == [10, 11]
-    assert ack(driver, 1, 80) == []  # it goes back
+    assert [frame["frame_index"] for frame in of(taken, "response.video.delta")] == [10, 11, 12]
     assert driver.make() == []
     for pts_ms in range(400, 2000, 400):
         ack(driver, 1, pts_ms)
@@ -91,19 +91,19 @@ def test_the_window_counts_all_responses_and_a_later_one_covers_those_before(
 
 def test_a_response_that_was_acknowledged_before_its_end_stops_with_it(connect: Connect) -> None:
     driver = started(connect)
-    driver.append(FRAME * 6)
-    driver.make()  # four frames and their audio
-    ack(driver, 1, 160)
+    driver.append(FRAME * 5 + bytes(960))
+    driver.make()  # three frames and their audio
+    ack(driver, 1, 120)
     driver.send("input_audio_buffer.commit")
     frames = driver.due()
-    driver.deliver(frames[0])
-    driver.deliver(frames[1])
+    for frame in frames:
+        driver.deliver(frame)
     # The audio leaves first, and the client is as far as the audio.
     outgoing = driver.session.pull(driver.now)
     assert outgoing is not None
     assert '"response.output_audio.delta"' in outgoing.message
     driver.session.receive(
-        '{"type":"output_video_buffer.ack","response_id":"resp_0a_1","pts_ms":240}', driver.now
+        '{"type":"output_video_buffer.ack","response_id":"resp_0a_1","pts_ms":220}', driver.now
     )
     driver.pull()
     driver.session.tick(driver.now)
@@ -141,14 +141,25 @@ def test_a_new_epoch_frees_the_window_and_ignores_the_old_acks(connect: Connect,
     driver.pull()
     ends = {"response.cancel": "stopped", "output_audio_buffer.clear": "cleared"}
     assert of(driver.events, f"output_audio_buffer.{ends[end]}")
-    assert ack(driver, 1, 400) == []
     say(driver, 50)
     frames = of(driver.make(), "response.video.delta")
     assert [frame["frame_index"] for frame in frames if not frame["idle"]] == list(range(10))
-    ack(driver, 1, 400)
+    assert ack(driver, 1, 400) == []
     assert driver.make() == []
     ack(driver, 2, 40)
     assert len(driver.make()) > 0
+
+
+def test_a_new_epoch_ends_what_was_not_played_before_it(connect: Connect) -> None:
+    driver = started(connect)
+    say(driver, 5)
+    say(driver, 50)
+    driver.run(1.0)
+    driver.send("response.cancel")
+    driver.session.tick(driver.now)
+    driver.pull()
+    stopped = of(driver.events, "output_audio_buffer.stopped")
+    assert [event["response_id"] for event in stopped] == ["resp_0a_1", "resp_0a_2"]
 
 
 def test_a_truncation_frees_the_window(connect: Connect) -> None:
@@ -190,6 +201,23 @@ def test_the_window_alone_drops_no_frame_of_a_live_speaker(connect: Connect) -> 
     assert of(driver.events, "response.video.dropped") == []
     assert of(driver.events, "warning") == []
     assert len(of(driver.events, "response.video.delta")) == 148  # 80 ms wait for the future
+
+
+def test_a_frame_that_has_waited_for_the_client_is_not_late(connect: Connect) -> None:
+    driver = started(connect, 400)
+    for _ in range(100):
+        driver.append(FRAME)
+        driver.run(0.04, 0.04)
+    ack(driver, 1, 400)
+    frames = driver.due()  # they were spoken more than two seconds ago
+    assert len(frames) == 10
+    assert all(frame.expires is not None and frame.expires > driver.now for frame in frames)
+    driver.now += 0.3
+    driver.session.tick(driver.now)
+    for frame in frames:
+        assert driver.deliver(frame)
+    driver.pull()
+    assert of(driver.events, "response.video.dropped") == []
 
 
 def test_a_live_speaker_loses_late_frames_also_with_acknowledgements(connect: Connect) -> None:
@@ -235,6 +263,42 @@ def test_the_mode_may_change_while_a_finished_response_plays(connect: Connect) -
     driver.update(avatar={"flow": {"mode": "clock"}})
     assert of(driver.run(0.3, 0.02), "output_audio_buffer.stopped") == []
     assert of(driver.run(0.14, 0.02), "output_audio_buffer.stopped")
+
+
+def test_an_acknowledgement_moves_the_credits_forward_and_no_further_than_the_media() -> None:
+    counted = Credits(25)
+    counted.begin("r1")
+    counted.add_frames(10)
+    assert counted.ack("r1", 100.0)
+    assert counted.unplayed_s == pytest.approx(0.3)
+    assert counted.ack("r1", 60.0)
+    assert counted.unplayed_s == pytest.approx(0.3)
+    assert counted.ack("r1", 1e6)
+    assert counted.unplayed_s == 0
+
+
+def test_the_end_of_the_sound_is_the_end_of_its_frames() -> None:
+    counted = Credits(25)
+    counted.begin("r1")
+    counted.add_frames(10)
+    counted.finish("r1", 390.0)
+    counted.ack("r1", 389.0)
+    assert counted.unplayed_s == pytest.approx(0.011)
+    counted.ack("r1", 390.0)
+    assert counted.unplayed_s == 0
+
+
+def test_what_is_discarded_is_played_and_forgotten() -> None:
+    counted = Credits(25)
+    counted.begin("r1")
+    counted.add_frames(10)
+    counted.discard()
+    assert counted.unplayed_s == 0
+    assert not counted.ack("r1", 40.0)
+    counted.begin("r2")
+    counted.add_frames(5)
+    assert counted.played_ms("r1") == counted.played_ms("r2") == 0
+    assert counted.unplayed_s == pytest.approx(0.2)
 
 
 def test_credits_forget_old_responses() -> None:

@@ -32,6 +32,7 @@ async def test_a_runtime_outlives_its_clients(tmp_path: Path) -> None:
     served = runtime_process.serving(
         log,
         4,
+        # A session that waits for a client that has vanished would keep its slot.
         {"AVATAR_CAPACITY": "16", "AVATAR_RESUME_TTL_S": "0"},
         device="simulated:h100-80gb",
     )

@@ -76,10 +76,20 @@ export class Connection {
     try {
       await this.#connect();
     } catch (error) {
-      const code = error instanceof SessionError ? error.code : "unreachable";
-      const message = error instanceof Error ? error.message : String(error);
-      if (this.state !== "closed") this.#end(1006, { code, message });
+      this.fail(error);
     }
+  }
+
+  /**
+   * Ends the session because of an error on this side.
+   * @param {unknown} error
+   */
+  fail(error) {
+    if (this.state === "closed") return;
+    const code = error instanceof SessionError ? error.code : "unreachable";
+    const message = error instanceof Error ? error.message : String(error);
+    this.socket?.close(1000);
+    this.#end(1006, { code, message });
   }
 
   /**

@@ -160,7 +160,9 @@ export class Media {
     };
     if (!frame.idle) this.received++;
     this.on.onFrame(frame);
-    const due = frame.idle || frame.responseId === null ? this.sound.position()
+    // A picture of silence is due when the sound that has come is over.
+    const due = frame.idle || frame.responseId === null
+      ? Math.max(this.timeline.end, this.sound.position())
       : this.timeline.dueAt(frame.responseId, frame.ptsMs);
     // Without its sound a frame is shown at once.
     this.video?.push(frame, due ?? this.sound.position());

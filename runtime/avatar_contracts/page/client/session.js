@@ -69,7 +69,7 @@ export class Session extends EventTarget {
     /** @type {Promise<Session>} */
     this.ready = new Promise((resolve, reject) => { this.settle = { resolve, reject }; });
     this.ready.catch(() => {}); // also reported as a state
-    void this.#open();
+    this.#open().catch((error) => this.connection.fail(error));
   }
 
   /** @returns {ConnectionState} */
@@ -78,9 +78,7 @@ export class Session extends EventTarget {
   }
 
   /** Whether a response is heard now. */
-  get isSpeaking() {
-    return this.media?.isHeard ?? false;
-  }
+  get isSpeaking() { return this.media?.isHeard ?? false; }
 
   /**
    * Lets the avatar say a text, in a service of mode `speech` or `bridge`.
@@ -147,9 +145,7 @@ export class Session extends EventTarget {
   }
 
   /** Lets the page be heard, after a gesture of the user. @returns {Promise<void>} */
-  async resumeSound() {
-    await this.media?.sound.resume();
-  }
+  async resumeSound() { await this.media?.sound.resume(); }
 
   /**
    * Sends any event of the protocol.
@@ -242,6 +238,7 @@ export class Session extends EventTarget {
 
   /** @param {"jpeg" | "h264" | "none"} mode */
   #setMode(mode) {
+    if (mode === this.mode) return;
     this.mode = mode;
     this.send({
       type: "session.update", session: { type: "realtime", avatar: { video: { mode } } },
@@ -262,8 +259,10 @@ export class Session extends EventTarget {
     if (before && wasHeard && (this.media?.epoch ?? 0) > before) this.#emit("interrupted");
     if (event.session) this.settings = event.session;
     if (event.type === "session.created") {
-      const avatar = { video: { mode: this.mode } };
-      this.send({ type: "session.update", session: { type: "realtime", avatar, ...this.options.session } });
+      const { avatar, ...others } = /** @type {any} */ (this.options.session ?? {});
+      const video = { ...avatar?.video, mode: this.mode };
+      const session = { type: "realtime", ...others, avatar: { ...avatar, video } };
+      this.send({ type: "session.update", session });
       this.settle?.resolve(this);
     } else if (event.type === "error" || event.type === "warning") {
       this.#emit(event.type, event[event.type]);

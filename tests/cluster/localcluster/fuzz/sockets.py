@@ -162,10 +162,9 @@ class SocketClient:
             return False
         if frame.opcode == frames.PONG:
             return False
-        is_media = frame.opcode == frames.BINARY
-        right = is_media or frame.opcode == frames.TEXT
-        require(right, f"opcode {frame.opcode}: {frame.payload[:100]!r}")
-        message = frame.payload if is_media else frame.payload.decode()
+        is_message = frame.opcode in (frames.TEXT, frames.BINARY)
+        require(is_message, f"opcode {frame.opcode}: {frame.payload[:100]!r}")
+        message = frame.payload.decode() if frame.opcode == frames.TEXT else frame.payload
         event: dict[str, Any] = oracle.read(self._texts.read(message))
         self._outcome.events += 1
         return bool(event["type"] == "error" and event["error"]["event_id"] == "last")
