@@ -41,8 +41,9 @@ async def runtime(avatars: Path, *options: str, capacity: int = 2) -> AsyncItera
                 await asyncio.sleep(0.1)
         yield address
     finally:
+        # A runtime that is asked to stop would wait for the session of the browser to come back.
         if child.returncode is None:
-            child.terminate()
+            child.kill()
         await child.wait()
 
 
