@@ -393,6 +393,16 @@ async def test_a_token_is_replaced_once_the_client_has_the_next_one(serve: Serve
             assert (error["code"], close) == ("resume_refused", 4411)
 
 
+async def test_any_number_of_answers_may_be_lost(serve: Serve) -> None:
+    async with serve() as served, calling(served) as caller:
+        first, issued = caller.token, set()
+        for _ in range(4):
+            caller.token = first
+            await caller.reopen()
+            issued.add(caller.token)
+        assert len({first, *issued}) == 5
+
+
 async def test_a_number_that_was_never_sent_is_named(serve: Serve) -> None:
     async with serve() as served, calling(served) as caller:
         caller.last_seq, last = 1000, caller.last_seq
