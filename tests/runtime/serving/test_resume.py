@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import wave
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +19,11 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from avatar_client.binary_media import BinaryMediaReader
+from avatar_contracts import labels
 from avatar_contracts.binary_messages import Header, Kind
 from avatar_runtime.batching.frames import Frame
 from avatar_runtime.protocol import replay
+from avatar_runtime.protocol.session import Session
 from avatar_runtime.serving import app
 
 if TYPE_CHECKING:
@@ -31,6 +35,8 @@ if TYPE_CHECKING:
     from avatar_runtime.batching.frames import FrameRequest
 
 Event = dict[str, Any]
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 SAMPLES_PER_FRAME = 960
 FRAMES = 40
@@ -401,6 +407,28 @@ async def test_any_number_of_answers_may_be_lost(serve: Serve) -> None:
             await caller.reopen()
             issued.add(caller.token)
         assert len({first, *issued}) == 5
+
+
+async def test_the_search_for_speech_goes_on(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    with wave.open(str(EXAMPLES / "speech.wav")) as file:
+        sound = file.readframes(file.getnframes()) + bytes(48_000)  # a second of silence
+    search, is_slow = Session.listen, True
+
+    def listen(session: Session[Any], now: float) -> bool:
+        return (is_slow and session.received.messages > 0) or search(session, now)
+
+    monkeypatch.setattr(Session, "listen", listen)
+    variables = {"AVATAR_TURN_DETECTION": labels.SERVER_VAD}
+    async with serve(**variables) as served, calling(served) as caller, asyncio.timeout(10):
+        caller.script = [append(sound)]
+        await caller.write()
+        [live] = served.runtime.connections
+        await served.eventually(lambda: live.session.received.messages == 1, "got the sound")
+        await caller.open()
+        await caller.read(lambda event: event["type"] == "session.resumed")
+        assert caller.resumed[0]["input_messages"] == 1
+        is_slow = False
+        await caller.read(lambda event: event["type"] == "input_audio_buffer.speech_stopped")
 
 
 async def test_a_number_that_was_never_sent_is_named(serve: Serve) -> None:
