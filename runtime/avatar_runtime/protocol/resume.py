@@ -84,17 +84,18 @@ class ResumeTokens:
         self._new_token = new_token
         self._hashes: list[bytes] = []  # the newest one first, then the one that it replaces
 
-    def issue(self) -> str:
+    def issue(self, used: str | None = None) -> str:
         """Return the next token.
 
-        The one before stays valid until `confirm`: the client may not get this one.
+        `used` is the one with which the client has asked for it. It stays valid until `confirm`,
+        however often the client asks: it may not get any of the answers.
         """
         token = self._new_token()
-        self._hashes = [_hash(token), *self._hashes[:1]]
+        self._hashes = [_hash(token)] if used is None else [_hash(token), _hash(used)]
         return token
 
     def confirm(self) -> None:
-        """Forget the token before the newest one: the client has the newest one."""
+        """Forget the token that the newest one replaces: the client has the newest one."""
         del self._hashes[1:]
 
     def accepts(self, token: str) -> bool:

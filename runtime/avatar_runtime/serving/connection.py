@@ -137,6 +137,7 @@ class Connection:
 
     async def _read(self) -> None:
         session, clock = self._session, self._live.clock
+        await self._search()  # in what a connection before this one has not searched
         while True:
             # The socket of a client that does not read is not read either: TCP slows it down.
             await self._can_read.wait()
@@ -160,10 +161,15 @@ class Connection:
                 self._apply()
             # Many small messages may wait: let the other sessions read as well.
             await asyncio.sleep(0)
-            while is_searching:
-                is_searching = session.listen(clock())
-                self._apply()
-                await asyncio.sleep(0)
+            if is_searching:
+                await self._search()
+
+    async def _search(self) -> None:
+        """Search all audio that waits for speech."""
+        while self._session.listen(self._live.clock()):
+            self._apply()
+            await asyncio.sleep(0)
+        self._apply()
 
     def _leave(self, code: int | None) -> None:
         if self._ended is None:

@@ -231,7 +231,7 @@ class LiveSession:
             await close_refused(attachment.websocket, error)
             return None
         self.replay.forget(request.last_seq)
-        resume = Resume(self.tokens.issue(), self._ttl_s * 1000)
+        resume = Resume(self.tokens.issue(request.token), self._ttl_s * 1000)
         text = self.session.resumed(resume, request.last_seq + 1)
         if self.dialect is not None:
             text = translation.from_ga(self.dialect, text) or text

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qs, urlsplit
 
 import uvicorn
 from uvicorn.protocols.utils import ClientDisconnected
@@ -43,6 +44,9 @@ SEND_BUFFER_BYTES: Final = 256 * 1024  # half a second of video; more would hide
 # The session refuses messages over 21 MiB with an error event. Larger ones are not even read.
 _MAX_READ_BYTES: Final = MAX_MESSAGE_BYTES + 1024 * 1024
 
+MAX_RESUME_BYTES: Final = 4096
+"""Size of the first message of a connection with `?resume=`, which has no session and no slot."""
+
 GONE_CHECK_S: Final = 1.0
 """How often the system is asked whether a client that takes no data is still there."""
 
@@ -62,6 +66,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     """
 
     _gone_check: asyncio.TimerHandle | None = None
+    _flush_end: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: BaseTransport) -> None:
         """Limit the data that the kernel buffers, which the session cannot see."""
@@ -81,6 +86,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         uvicorn reports 1005, as for a close frame without a code.
         """
         self._stop_gone_check()
+        if self._flush_end is not None:
+            self._flush_end.cancel()  # a transport that is closed cannot be aborted
         if self.handshake_complete and self.conn.close_rcvd is None and not self.close_sent:
             self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006})
         super().connection_lost(exc)
@@ -152,12 +159,16 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def handle_connect(self, event: Request) -> None:
         """Answer a handshake, and log one that is refused."""
+        query = parse_qs(urlsplit(event.path).query, keep_blank_values=True)
+        if "resume" in query:
+            self.conn.max_size = MAX_RESUME_BYTES
         super().handle_connect(event)
         if self.response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             _log.info("handshake refused status=%d", self.response.status_code)
 
     def send_receive_event_to_app(self) -> None:
         """Pass a message on, unless it is a text that is not UTF-8."""
+        self.conn.max_size = self.config.ws_max_size  # the limit of a first message is over
         if self.curr_msg_data_type != "text" or self.close_sent or _is_utf8(self.frames):
             super().send_receive_event_to_app()
             return
@@ -169,7 +180,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     async def run_asgi(self) -> None:
         """Serve the connection, then close the socket."""
         await super().run_asgi()
-        self.loop.call_later(FLUSH_S, self.transport.abort)
+        if not self.disconnected:
+            self._flush_end = self.loop.call_later(FLUSH_S, self.transport.abort)
 
 
 def _is_utf8(pieces: Sequence[bytes | bytearray | memoryview]) -> bool:

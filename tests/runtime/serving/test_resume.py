@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import wave
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +19,12 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from avatar_client.binary_media import BinaryMediaReader
+from avatar_contracts import labels
 from avatar_contracts.binary_messages import Header, Kind
 from avatar_runtime.batching.frames import Frame
 from avatar_runtime.protocol import replay
-from avatar_runtime.serving import app
+from avatar_runtime.protocol.session import Session
+from avatar_runtime.serving import app, server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -31,6 +35,8 @@ if TYPE_CHECKING:
     from avatar_runtime.batching.frames import FrameRequest
 
 Event = dict[str, Any]
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 SAMPLES_PER_FRAME = 960
 FRAMES = 40
@@ -347,6 +353,50 @@ async def test_the_first_message_must_resume(
         assert (error["code"], error["param"], close) == (code, param, 4411)
 
 
+@pytest.mark.parametrize("pieces", [1, 4])
+async def test_a_long_first_message_is_not_read(serve: Serve, pieces: int) -> None:
+    piece = " " * (server.MAX_RESUME_BYTES // pieces + 1)
+    async with serve() as served, calling(served) as caller:
+        address = f"ws://{served.sessions}/v1/realtime?resume={caller.session_id}"
+        async with connect(address) as socket:
+            await socket.send([piece] * pieces)
+            with pytest.raises(ConnectionClosed) as end:
+                await socket.recv()
+        assert end.value.rcvd is not None
+        assert end.value.rcvd.code == 1009
+        # The limit ends with the first message.
+        await caller.reopen()
+        caller.script, caller.sent = [append(speech(20)), COMMIT], 0
+        assert len(caller.script[0]) > server.MAX_RESUME_BYTES
+        await caller.write()
+        await caller.read(lambda event: event["type"] == "response.done")
+
+
+async def test_a_connection_that_has_ended_is_not_aborted(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "FLUSH_S", 0.05)
+    faults: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+    async with serve() as served:
+        ended = asyncio.Event()
+        lost = server.WebSocketProtocol.connection_lost
+
+        def connection_lost(protocol: server.WebSocketProtocol, exc: Exception | None) -> None:
+            lost(protocol, exc)
+            # As after a close with data that the transport has sent since: asyncio does not count
+            # it as lost.
+            protocol.transport._conn_lost = 0  # type: ignore[attr-defined]
+            asyncio.get_running_loop().call_later(4 * server.FLUSH_S, ended.set)
+
+        monkeypatch.setattr(server.WebSocketProtocol, "connection_lost", connection_lost)
+        async with connect(f"ws://{served.sessions}/v1/realtime") as socket:
+            await socket.recv()
+        async with asyncio.timeout(10):
+            await ended.wait()
+    assert faults == []
+
+
 async def test_a_client_that_says_nothing_is_refused(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -391,6 +441,40 @@ async def test_a_token_is_replaced_once_the_client_has_the_next_one(serve: Serve
             assert thief.socket is not None
             error, close = await closed(thief.socket)
             assert (error["code"], close) == ("resume_refused", 4411)
+
+
+async def test_any_number_of_answers_may_be_lost(serve: Serve) -> None:
+    async with serve() as served, calling(served) as caller:
+        first, issued = caller.token, set()
+        for _ in range(4):
+            caller.token = first
+            await caller.reopen()
+            issued.add(caller.token)
+        assert len({first, *issued}) == 5
+
+
+async def test_the_search_for_speech_goes_on(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    with wave.open(str(EXAMPLES / "speech.wav")) as file:
+        sound = file.readframes(file.getnframes()) + bytes(48_000)  # a second of silence
+    search, is_slow, has_sound = Session.listen, True, asyncio.Event()
+
+    def listen(session: Session[Any], now: float) -> bool:
+        if session.received.messages and is_slow:
+            has_sound.set()
+            return True
+        return search(session, now)
+
+    monkeypatch.setattr(Session, "listen", listen)
+    variables = {"AVATAR_TURN_DETECTION": labels.SERVER_VAD}
+    async with serve(**variables) as served, calling(served) as caller, asyncio.timeout(10):
+        caller.script = [append(sound)]
+        await caller.write()
+        await has_sound.wait()
+        await caller.open()
+        await caller.read(lambda event: event["type"] == "session.resumed")
+        assert caller.resumed[0]["input_messages"] == 1
+        is_slow = False
+        await caller.read(lambda event: event["type"] == "input_audio_buffer.speech_stopped")
 
 
 async def test_a_number_that_was_never_sent_is_named(serve: Serve) -> None:
