@@ -132,7 +132,8 @@ class Connection:
         if self._ended is None:
             self._ended = ConnectionEnd("replaced", is_resumable=True)
             self._wake.set()
-            with suppress(WebSocketDisconnect):
+            # Starlette raises RuntimeError for a connection that is closed already.
+            with suppress(WebSocketDisconnect, RuntimeError):
                 await self._websocket.close(code, reason)
 
     async def _read(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -183,12 +184,19 @@ class LiveSession:
                     return "messages are missing"
                 connection = self._connection = Connection(attachment.websocket, self)
                 ended = await connection.run(first)
+            except Exception:
+                # Starlette raises RuntimeError for a connection that is closed already.
+                with suppress(WebSocketDisconnect, RuntimeError):
+                    await attachment.websocket.close(1011, "internal_error")
+                raise
             finally:
                 self._connection = None
                 attachment.is_over.set()
             how = ended.how
             if not ended.is_resumable or self._ttl_s == 0:
                 break
+        if self._next is not None:
+            await close_refused(self._next.websocket, refused())
         return how
 
     async def _wait_for_connection(self) -> _Attachment | None:

@@ -569,3 +569,26 @@ async def test_a_session_that_waits_has_its_longest_duration(serve: Serve) -> No
         caller.socket.transport.abort()
         async with asyncio.timeout(5):
             await served.eventually(lambda: served.runtime.slots.sessions == 0, "ended")
+
+
+async def test_a_defect_ends_its_session_and_no_other(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serve() as served, calling(served) as caller:
+        session = served.live().session
+
+        def fail(now: float) -> None:
+            raise RuntimeError("a defect")
+
+        monkeypatch.setattr(session, "pull", fail)
+        assert caller.socket is not None
+        async with calling(served) as other:
+            await caller.say("output_video_buffer.request_keyframe")
+            with pytest.raises(ConnectionClosed) as end:
+                await caller.socket.recv()
+            assert end.value.rcvd is not None
+            assert end.value.rcvd.code == 1011
+            other.script, other.sent = [append(speech(3)), COMMIT], 0
+            await other.write()
+            await other.read(lambda event: event["type"] == "response.done")
+        await served.eventually(lambda: served.runtime.slots.sessions == 0, "freed")
