@@ -75,6 +75,17 @@ async def accepted() -> AsyncIterator[server.WebSocketProtocol]:
         protocol.transport.abort()
 
 
+async def test_a_connection_that_is_lost_is_not_aborted_later() -> None:
+    # asyncio logs a traceback for some transports that are closed already.
+    async with accepted() as protocol:
+        loop = asyncio.get_running_loop()
+        protocol._flush_end = loop.call_later(server.FLUSH_S, protocol.transport.abort)
+        protocol.transport.abort()
+        await asyncio.sleep(0)
+        assert protocol.disconnected
+        assert protocol._flush_end.cancelled()
+
+
 @pytest.mark.parametrize("kind", ["websocket.send", "websocket.close"])
 async def test_a_wrong_frame_of_a_client_is_no_fault_of_the_session(kind: str) -> None:
     async with accepted() as protocol:

@@ -372,31 +372,6 @@ async def test_a_long_first_message_is_not_read(serve: Serve, pieces: int) -> No
         await caller.read(lambda event: event["type"] == "response.done")
 
 
-async def test_a_connection_that_has_ended_is_not_aborted(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server, "FLUSH_S", 0.05)
-    faults: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
-    async with serve() as served:
-        ended = asyncio.Event()
-        lost = server.WebSocketProtocol.connection_lost
-
-        def connection_lost(protocol: server.WebSocketProtocol, exc: Exception | None) -> None:
-            lost(protocol, exc)
-            # As after a close with data that the transport has sent since: asyncio does not count
-            # it as lost.
-            protocol.transport._conn_lost = 0  # type: ignore[attr-defined]
-            asyncio.get_running_loop().call_later(4 * server.FLUSH_S, ended.set)
-
-        monkeypatch.setattr(server.WebSocketProtocol, "connection_lost", connection_lost)
-        async with connect(f"ws://{served.sessions}/v1/realtime") as socket:
-            await socket.recv()
-        async with asyncio.timeout(10):
-            await ended.wait()
-    assert faults == []
-
-
 async def test_a_client_that_says_nothing_is_refused(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
