@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
+from avatar_client import traces
 from avatar_contracts import binary_messages
 from avatar_contracts.binary_messages import Flag, Kind
 
@@ -34,8 +35,7 @@ class BinaryMediaReader:
         """
         match event.get("type"):
             case "session.created" | "session.updated":
-                audio = event["session"]["audio"]["output"]["format"]
-                self._rate = int(audio.get("rate", 8000))
+                self._rate = traces.output_rate(event["session"])
             case "response.created":
                 self._responses[int(event.get("response_ref", 0))] = event["response"]["id"]
                 if len(self._responses) > _MAX_RESPONSES:

@@ -49,13 +49,8 @@ class Target:
         parts = urlsplit(self.url if "://" in self.url else f"ws://{self.url}")
         scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
         path = parts.path if parts.path.strip("/") else "/v1/realtime"
-        query: dict[str, object] = {
-            "model": self.model,
-            "avatar": self.avatar,
-            "wait_ms": self.wait_ms,
-        }
-        if resume:
-            query = {"model": self.model, "resume": resume}
+        new = {"avatar": self.avatar, "wait_ms": self.wait_ms}
+        query = {"model": self.model, **({"resume": resume} if resume else new)}
         given = {name: value for name, value in query.items() if value not in (None, "")}
         return urlunsplit((scheme, parts.netloc, path, urlencode(given, safe="/"), ""))
 

@@ -6,6 +6,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from avatar_client import traces
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -43,7 +45,7 @@ class Playout:
         response = self._responses[-1] if self._responses else None
         match event.get("type"):
             case "session.created" | "session.updated":
-                self._rate = int(event["session"]["audio"]["output"]["format"].get("rate", 8000))
+                self._rate = traces.output_rate(event["session"])
                 self._frame_ms = 1000 / event["session"]["avatar"]["fps"]
             case "response.created":
                 self._responses.append(_Response(event["response"]["id"]))
@@ -92,8 +94,4 @@ class Playout:
         response.received_ms = max(response.received_ms, until_ms)
 
     def _sound_ms(self, event: Mapping[str, Any]) -> float:
-        if "data" in event:
-            size = len(event["data"])
-        else:
-            size = len(event["delta"]) * 3 // 4 - event["delta"].count("=", -2)
-        return size * 1000 / self._rate / (2 if self._rate != 8000 else 1)
+        return traces.decoded_length(event) * 1000 / self._rate / (2 if self._rate != 8000 else 1)

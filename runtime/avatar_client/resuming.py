@@ -121,8 +121,7 @@ class ResumingSocket:
             self._kept_bytes -= len(self._kept.popleft())
 
     def _is_resumable(self, closed: ConnectionClosed) -> bool:
-        frame = closed.rcvd or closed.sent
-        code = 1006 if closed.rcvd is None else frame.code if frame else 1006
+        code = 1006 if closed.rcvd is None else closed.rcvd.code
         can_resume = self._dial is not None and bool(self._token) and not self._is_closing
         return can_resume and code in RESUMABLE
 

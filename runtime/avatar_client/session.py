@@ -211,11 +211,10 @@ class Session:
                 if self._waiters:
                     self._answer_waiters(event)
         except ConnectionClosed as closed:
-            frame = closed.rcvd or closed.sent
-            self._end(frame.code if frame else 1006, frame.reason if frame else "")
+            self._end(_ended(closed))
         except (ValueError, KeyError, TypeError) as error:
             self.trace.violations.append(f"unreadable message: {error!r}")
-            self._end(1002, "unreadable message")
+            self._end(errors.SessionEnded(1002, "unreadable message"))
 
     async def acknowledge_playout(self) -> None:
         """Acknowledge what `playout` has played while flow mode is `ack`; a task of `connect`."""
@@ -252,10 +251,7 @@ class Session:
         try:
             await self._socket.send(message)
         except ConnectionClosed as closed:
-            frame = closed.rcvd or closed.sent
-            raise errors.SessionEnded(
-                frame.code if frame else 1006, frame.reason if frame else ""
-            ) from closed
+            raise _ended(closed) from closed
 
     @asynccontextmanager
     async def _answer(
@@ -292,8 +288,8 @@ class Session:
                 future.set_result(event)
                 self._waiters.remove(waiter)
 
-    def _end(self, code: int, reason: str) -> None:
-        self._ended = errors.SessionEnded(code, reason)
+    def _end(self, ended: errors.SessionEnded) -> None:
+        self._ended = ended
         self._is_over.set()
         for _, future in self._waiters:
             if not future.done():
@@ -357,6 +353,11 @@ async def _wait_until_created(session: Session, timeout_s: float) -> None:
         await session.wait_for("session.created", timeout_s=timeout_s)
     except errors.ServerError as error:
         raise errors.Refused(None, error.code, error.message, None) from error
+
+
+def _ended(closed: ConnectionClosed) -> errors.SessionEnded:
+    frame = closed.rcvd or closed.sent
+    return errors.SessionEnded(frame.code if frame else 1006, frame.reason if frame else "")
 
 
 def _parsed(message: str) -> Mapping[str, Any]:

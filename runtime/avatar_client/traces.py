@@ -202,7 +202,7 @@ class Trace:
             body["id"],
             epoch,
             now,
-            int(self.session["audio"]["output"]["format"].get("rate", 8000)),
+            output_rate(self.session),
             int(self.session["avatar"]["samples_per_frame"]),
             has_video=self.has_video,
         )
@@ -233,7 +233,7 @@ class Trace:
             self._violation(f"audio at sample {offset} has pts_ms {event.get('pts_ms')}")
         # PCM16 has two bytes per sample, the 8 kHz formats have one.
         width = 2 if response.rate != 8000 else 1
-        response.audio_samples += _decoded_length(event) // width
+        response.audio_samples += decoded_length(event) // width
         if self.keep_media:
             response.pcm += _decoded(event)
 
@@ -346,11 +346,17 @@ class Trace:
             self.violations.append(f"message {self.messages}: {sentence}")
 
 
+def output_rate(session: Mapping[str, Any]) -> int:
+    """Return the rate of the sound of the avatar, Hz; the 8 kHz formats do not name theirs."""
+    return int(session["audio"]["output"]["format"].get("rate", 8000))
+
+
 def _wire_length(event: Mapping[str, Any]) -> int:
     return len(event["data"] if "data" in event else event["delta"])
 
 
-def _decoded_length(event: Mapping[str, Any]) -> int:
+def decoded_length(event: Mapping[str, Any]) -> int:
+    """Return the size of the media of an event, bytes."""
     if "data" in event:
         return len(event["data"])
     text: str = event["delta"]

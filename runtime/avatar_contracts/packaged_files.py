@@ -71,7 +71,6 @@ def page_headers() -> dict[str, str]:
     return dict(_HEADERS)
 
 
-@cache
 def gpu_profiles() -> dict[str, dict[str, Any]]:
     """Return the `spec` of each GPUProfile that the chart ships, by its name."""
     text = files("avatar_contracts").joinpath("gpu_profiles.json").read_text(encoding="utf-8")

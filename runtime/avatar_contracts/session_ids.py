@@ -19,11 +19,6 @@ def new(pod: str) -> str:
     return f"sess_{_tag(pod)}{token_hex(8)}"
 
 
-def is_id(text: str) -> bool:
-    """Return whether a text has the form of an id."""
-    return _ID.fullmatch(text) is not None
-
-
 def belongs_to(session_id: str, pod: str) -> bool:
     """Return whether the id of a session stands for a pod; two pods may share the digits."""
     match = _ID.fullmatch(session_id)

@@ -131,12 +131,12 @@ class Placer:
         async with self._http.get(
             address, headers=headers, allow_redirects=False, middlewares=()
         ) as response:
-            body = await response.content.read(_MAX_BODY_BYTES + 1)
-            while body and not response.content.at_eof() and len(body) <= _MAX_BODY_BYTES:
-                body += await response.content.read(_MAX_BODY_BYTES + 1 - len(body))
             if response.content_type not in _MEDIA_TYPES:
                 # A tenant may run an image of its own: no page of a pod has the gateway's origin.
                 raise errors.PodError(pod.key, f"its answer is {response.content_type[:64]}")
+            body = await response.content.read(_MAX_BODY_BYTES + 1)
+            while body and not response.content.at_eof() and len(body) <= _MAX_BODY_BYTES:
+                body += await response.content.read(_MAX_BODY_BYTES + 1 - len(body))
             if len(body) > _MAX_BODY_BYTES:
                 raise errors.PodError(pod.key, f"its answer has over {_MAX_BODY_BYTES} bytes")
             return Fetched(response.status, response.content_type, body)

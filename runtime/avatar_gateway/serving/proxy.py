@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Final
 from avatar_contracts.rate_limit import Rate, RateLimit
 from avatar_gateway import errors
 from avatar_gateway.core import rejections
-from avatar_gateway.core.frames import Opcode
+from avatar_gateway.core.frames import GOING_AWAY, Opcode
 from avatar_gateway.serving.peer import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
     from avatar_gateway.core.frames import Close
     from avatar_gateway.serving.peer import Peer
 
-_GOING_AWAY, _TOO_BIG, _INTERNAL_ERROR = 1001, 1009, 1011
+_TOO_BIG, _INTERNAL_ERROR = 1009, 1011
 _DELAY_S: Final = 0.01
 """Shorter delays are not worth a timer; they add up to longer ones."""
 
@@ -105,5 +105,5 @@ def _closed(side: Side, close: Close) -> End:
 def _connection_lost(side: Side) -> End:
     """Return the end for a side whose connection ended without a close frame."""
     if side is Side.CALLER:
-        return End(side, _GOING_AWAY, "the caller's connection was lost")
+        return End(side, GOING_AWAY, "the caller's connection was lost")
     return End(side, _INTERNAL_ERROR, "the pod's connection was lost")

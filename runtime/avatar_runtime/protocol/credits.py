@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final
 
-_FIRST_FRAME_S: Final = 0.150  # as in pacing.py
-_LATER_FRAME_S: Final = 0.040
+from avatar_runtime.protocol import pacing
+
 _ROUNDING: Final = 1e-6  # of a frame
 _MAX_SPANS: Final = 256
 """Responses whose acknowledgements are known. A window of 10 s has room for 250 at 25 fps."""
@@ -108,8 +108,8 @@ class Credits:
 
     def deadline(self, frame_index: int, in_flight: int, now: float) -> float:
         """Return when the next frame is due: when it is played, or the latency objective."""
-        earliest = now + (_LATER_FRAME_S if frame_index else _FIRST_FRAME_S)
-        return max(now + self.unplayed_s + in_flight / self._fps, earliest)
+        played_at = now + self.unplayed_s + in_flight / self._fps
+        return max(played_at, pacing.objective(frame_index, now))
 
     def _move(self, span: _Span, played: float) -> None:
         """Record the played frames of a response; the end of its audio is the end of its frames."""

@@ -11,6 +11,11 @@ _LATER_FRAME_S: Final = 0.040  # one frame at 25 fps
 _ROUNDING_S: Final = 1e-6
 
 
+def objective(frame_index: int, now: float) -> float:
+    """Return when a frame that is requested now is due by the latency objective."""
+    return now + (_LATER_FRAME_S if frame_index else _FIRST_FRAME_S)
+
+
 class Pacer:
     """Computes when the client will have played the delivered frames.
 
@@ -67,5 +72,4 @@ class Pacer:
 
     def deadline(self, frame_index: int, in_flight: int, now: float) -> float:
         """Return when the next frame is due: when it is played, or the latency objective."""
-        earliest = now + (_LATER_FRAME_S if frame_index else _FIRST_FRAME_S)
-        return max(self._end + in_flight * self._frame_s, earliest)
+        return max(self._end + in_flight * self._frame_s, objective(frame_index, now))

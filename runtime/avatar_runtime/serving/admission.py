@@ -102,20 +102,19 @@ def check(request: SessionRequest, service: str, avatars: Collection[str]) -> st
         raise Rejection(404, 4404, "model_not_found", message, param="model", value=shown(model))
     avatar = request.query.get("avatar")
     if avatar not in avatars and (avatar is not None or not avatars):
-        names = sorted(avatars)
-        message = f"avatar is {shown(avatar)}; {supported(names)}"
-        if not avatars:
-            message = "this pod has no avatar: the folders of all avatars were removed"
-        raise Rejection(
-            404,
-            4404,
-            "avatar_not_found",
-            message,
-            param="avatar",
-            value=shown(avatar),
-            limit=names,
-        )
+        raise avatar_not_found(avatar, avatars)
     return avatar
+
+
+def avatar_not_found(avatar: str | None, avatars: Collection[str]) -> Rejection:
+    """Return the refusal of an avatar that is not one of `avatars`."""
+    names = sorted(avatars)
+    message = f"avatar is {shown(avatar)}; {supported(names)}"
+    if not avatars:
+        message = "this pod has no avatar: the folders of all avatars were removed"
+    return Rejection(
+        404, 4404, "avatar_not_found", message, param="avatar", value=shown(avatar), limit=names
+    )
 
 
 def check_resume(request: SessionRequest) -> None:

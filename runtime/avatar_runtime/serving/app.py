@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from typing import TYPE_CHECKING, Final
 
@@ -169,11 +168,9 @@ async def _reject(
 ) -> None:
     if request.query.get("refuse") == "close":
         _count(rejection, runtime)
-        error = rejections.describe(rejection)
-        event = {"type": "error", "event_id": "event_refused", "error": error}
         await websocket.accept(_subprotocol(websocket))
-        await websocket.send_text(json.dumps(event))
-        await websocket.close(rejection.close, rejection.code)
+        error = rejections.describe(rejection)
+        await rejections.close(websocket, error, rejection.close, rejection.code)
         return
     await _deny(websocket, rejection, runtime)
 

@@ -13,12 +13,12 @@ from starlette.requests import ClientDisconnect
 
 from avatar_contracts import upstream
 from avatar_runtime.avatars import field_rules, work_folder
-from avatar_runtime.errors import AssetError, Rejection, shown, supported
+from avatar_runtime.errors import AssetError, Rejection
 from avatar_runtime.serving import admission, page_origin, prepare_process, rejections, upload
 from avatar_runtime.serving.avatar_pictures import AvatarPictures
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
 
     from avatar_runtime.protocol.session_config import Character
     from avatar_runtime.serving.runtime import Runtime
@@ -91,12 +91,12 @@ class AvatarRoutes:
                 page_origin.check_host(request.headers)
             character = self._runtime.avatars.get(name)
             if character is None:
-                raise _no_avatar(name, self._runtime.avatars)
+                raise admission.avatar_not_found(name, self._runtime.avatars)
             picture = await self._pictures.read(name, _version(character))
         except Rejection as rejection:
             return rejections.answer(rejection)
         except AssetError:  # the folder has just been removed
-            return rejections.answer(_no_avatar(name, self._runtime.avatars))
+            return rejections.answer(admission.avatar_not_found(name, self._runtime.avatars))
         return Response(picture, media_type="image/jpeg", headers=_PICTURE_HEADERS)
 
     async def preview(self, request: Request, name: str) -> Response:
@@ -180,14 +180,6 @@ async def _left(request: Request) -> None:
 
 def _version(character: Character) -> str:
     return character.key.removeprefix(f"{character.name}@")
-
-
-def _no_avatar(name: str, avatars: Collection[str]) -> Rejection:
-    names = sorted(avatars)
-    message = f"avatar is {shown(name)}; {supported(names)}"
-    return Rejection(
-        404, 4404, "avatar_not_found", message, param="avatar", value=shown(name), limit=names
-    )
 
 
 def _named(request: Request) -> tuple[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from avatar_runtime.protocol import server_events
 from avatar_runtime.protocol.dialects import translation
 from avatar_runtime.protocol.replay import Gap, ReplayMemory
 from avatar_runtime.protocol.resume import Resume
+from avatar_runtime.serving import rejections
 from avatar_runtime.serving.connection import Connection
 
 if TYPE_CHECKING:
@@ -262,13 +262,6 @@ def refused() -> ProtocolError:
 
 async def close_refused(websocket: WebSocket, error: ProtocolError) -> None:
     """Send an error and close the connection, which carries no session."""
-    event = {
-        "type": "error",
-        "event_id": "event_refused",
-        "error": server_events.error(error, None),
-    }
-    try:
-        await websocket.send_text(json.dumps(event))
-        await websocket.close(error.close or REFUSED, error.code)
-    except WebSocketDisconnect:
-        return
+    described = server_events.error(error, None)
+    with suppress(WebSocketDisconnect):
+        await rejections.close(websocket, described, error.close or REFUSED, error.code)

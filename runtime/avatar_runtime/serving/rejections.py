@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from fastapi.responses import JSONResponse
 
 if TYPE_CHECKING:
+    from starlette.websockets import WebSocket
+
     from avatar_runtime.errors import Rejection
 
 
@@ -22,6 +25,13 @@ def describe(rejection: Rejection) -> dict[str, object]:
         "value": rejection.value,
         "limit": rejection.limit,
     }
+
+
+async def close(websocket: WebSocket, error: object, code: int, reason: str) -> None:
+    """Send the error object on an accepted connection that has no session, and close it."""
+    event = {"type": "error", "event_id": "event_refused", "error": error}
+    await websocket.send_text(json.dumps(event))
+    await websocket.close(code, reason)
 
 
 def answer(rejection: Rejection) -> JSONResponse:
