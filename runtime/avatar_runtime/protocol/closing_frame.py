@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final, Generic
 
 from avatar_runtime.protocol.frame_flow import FrameDue
 from avatar_runtime.protocol.media import VideoFrame, W
-from avatar_runtime.protocol.session_config import source_position
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,21 +55,14 @@ class ClosingFrame(Generic[W]):
         if window is None:
             return
         self._requested_at = now
-        width, height = config.size
-        yield FrameDue(
+        yield FrameDue.of(
+            config,
+            window,
             response_ref=REF,
             epoch=epoch,
-            frame_index=window.frame_index,
             deadline=now + _DEADLINE_S,
-            expires=None,
-            avatar=config.character.engine_name,
-            source_frame=source_position(position, self._fps, config.character.fps),
-            window=window,
-            quality=config.quality,
-            width=width,
-            height=height,
-            video=config.video,
-            crop=config.crop,
+            position=position,
+            fps=self._fps,
         )
 
     def deliver(self, image: Image, *, is_drawn: bool) -> bool:

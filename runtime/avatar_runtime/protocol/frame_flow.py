@@ -60,6 +60,40 @@ class FrameDue(Generic[W]):
     crop: Crop | None = None
     """The part of the avatar's picture that the frame shows; `None` for all of it."""
 
+    @classmethod
+    def of(
+        cls,
+        config: SessionConfig,
+        window: W,
+        *,
+        response_ref: int,
+        epoch: int,
+        deadline: float,
+        expires: float | None = None,
+        position: int,
+        fps: int,
+    ) -> FrameDue[W]:
+        """Return the frame of a window, as the session shows it now.
+
+        `position` is that of the session's timeline, in frames of `fps` per second.
+        """
+        width, height = config.size
+        return cls(
+            response_ref=response_ref,
+            epoch=epoch,
+            frame_index=window.frame_index,
+            deadline=deadline,
+            expires=expires,
+            avatar=config.character.engine_name,
+            source_frame=source_position(position, fps, config.character.fps),
+            window=window,
+            quality=config.quality,
+            width=width,
+            height=height,
+            video=config.video,
+            crop=config.crop,
+        )
+
 
 class FrameFlow(Generic[W]):
     """The window of frames that may be ahead of what the client plays."""
@@ -120,28 +154,21 @@ class FrameFlow(Generic[W]):
     ) -> Iterator[FrameDue[W]]:
         """Yield the frames that the window allows now; each is in flight once it is yielded."""
         turn = response.turn
-        width, height = config.size
         while turn.next_window is not None and self._can_request(turn, config, now):
             index = turn.next_window.frame_index
             live = self._live_times(turn, config, index)
-            yield FrameDue(
+            deadline = live.due if live is not None else self._deadline(turn, index, now)
+            yield FrameDue.of(
+                config,
+                turn.request_next(now),
                 response_ref=response.ref,
                 epoch=epoch,
-                frame_index=index,
-                deadline=live.due if live is not None else self._deadline(turn, index, now),
+                deadline=deadline,
                 expires=live.expires
                 if live is not None and config.overrun is Overrun.DROP
                 else None,
-                avatar=config.character.engine_name,
-                source_frame=source_position(
-                    turn.first_source_frame + index, self._fps, config.character.fps
-                ),
-                window=turn.request_next(now),
-                quality=config.quality,
-                width=width,
-                height=height,
-                video=config.video,
-                crop=config.crop,
+                position=turn.first_source_frame + index,
+                fps=self._fps,
             )
 
     def omit(self, turn: Turn[W], config: SessionConfig, now: float) -> int:

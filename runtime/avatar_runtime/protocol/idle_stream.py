@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final, Generic
 
 from avatar_runtime.protocol.frame_flow import FrameDue
 from avatar_runtime.protocol.media import VideoFrame, W
-from avatar_runtime.protocol.session_config import source_position
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,21 +59,14 @@ class IdleStream(Generic[W]):
         # A late frame moves the later ones only if it is late by a whole frame.
         self._next_at = (self._next_at if now - self._next_at < frame_s else now) + frame_s
         self._requested_at, self._epoch = now, epoch
-        width, height = config.size
-        yield FrameDue(
+        yield FrameDue.of(
+            config,
+            self._window(config.format),
             response_ref=REF,
             epoch=epoch,
-            frame_index=0,
             deadline=now + frame_s,
-            expires=None,
-            avatar=config.character.engine_name,
-            source_frame=source_position(position, self._fps, config.character.fps),
-            window=self._window(config.format),
-            quality=config.quality,
-            width=width,
-            height=height,
-            video=config.video,
-            crop=config.crop,
+            position=position,
+            fps=self._fps,
         )
 
     def deliver(self, epoch: int, image: Image) -> bool:
