@@ -305,8 +305,10 @@ class Batcher:
 
     def _count_lapsed(self, entry: SessionEntry, now: float) -> None:
         lapsed = entry.session.frames_lapsed
-        self._metrics.count_dropped(lapsed - entry.frames_lapsed, now)
-        entry.frames_lapsed = lapsed
+        if lapsed != entry.frames_lapsed:
+            self._metrics.count_dropped(lapsed - entry.frames_lapsed, now)
+            entry.frames_lapsed = lapsed
+            entry.wake()  # the frames after them may have waited for them
 
     def _cancel(self, session_id: str, epoch: int) -> None:
         cancelled = self._scheduler.cancel(session_id, epoch)

@@ -322,3 +322,34 @@ async def test_a_frame_that_becomes_due_while_frames_are_collected_is_not_forgot
         readings, harness.now = 0, due - early_ms / 4000
         harness.batcher.collect_due(session.id)
         assert entry.timer is not None or session.next_due() != due
+
+
+async def test_a_session_sends_the_frames_behind_one_that_lapses_while_they_are_collected(
+    make_engine: Callable[..., FakeEngine],
+) -> None:
+    harness = _Harness(make_engine())
+    session = _speaking(harness.now, 0)
+    woken: list[float] = []
+    harness.batcher.add(session, lambda: woken.append(harness.now))
+    audio = base64.b64encode(bytes(2 * 960)).decode()
+    append = json.dumps({"type": "input_audio_buffer.append", "audio": audio})
+    in_flight = []
+    for _ in range(20):  # 0.8 s from a microphone
+        harness.now += 0.04
+        session.receive(append, harness.now)
+        in_flight.extend(session.due(harness.now))
+    last = in_flight[-1]
+    harness.batcher.collect_due(session.id)
+    while session.pull(harness.now) is not None:
+        pass
+    assert session.deliver(last.response_ref, last.epoch, last.frame_index, b"jpeg", harness.now)
+    assert session.pull(harness.now) is None  # those before it are still in flight
+    woken.clear()
+
+    harness.now += 1.0
+    harness.batcher.collect_due(session.id)
+    assert woken == [harness.now]
+    sent = []
+    while (outgoing := session.pull(harness.now)) is not None:
+        sent.append(outgoing)
+    assert [each.frame.frame_index for each in sent if each.frame] == [last.frame_index]
