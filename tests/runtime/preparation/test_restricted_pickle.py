@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
 
 class _Runs:
-    """A pickle that would make a folder when it is loaded."""
+    """A pickle that would call a function when it is loaded."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self._call = function, arguments
+
+    def __repr__(self) -> str:
+        return f"{self._call[0].__name__}{self._call[1]}"
 
     def __reduce__(self) -> Any:
         return self._call
