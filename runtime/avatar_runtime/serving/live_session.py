@@ -34,6 +34,7 @@ REPLACED: Final = 4409
 """Close code of a connection whose session continues on another one."""
 REFUSED: Final = 4411
 """Close code of a connection that cannot continue a session."""
+_REPLACED: Final = "the session continues on another connection"
 
 _log = logging.getLogger(__name__)
 
@@ -95,14 +96,19 @@ class LiveSession:
         """
         if request is not None:
             self._check(request)
-        attachment = self._next = _Attachment(websocket, request)
+        earlier, attachment = self._next, _Attachment(websocket, request)
+        self._next = attachment
         self._changed.set()
+        if earlier is not None:  # the client has lost that connection, too
+            earlier.is_over.set()
+            with suppress(WebSocketDisconnect, RuntimeError):
+                await earlier.websocket.close(REPLACED, _REPLACED)
         if self._connection is not None:
-            await self._connection.replace(REPLACED, "the session continues on another connection")
+            await self._connection.replace(REPLACED, _REPLACED)
         await attachment.is_over.wait()
 
     def _check(self, request: ResumeRequest) -> None:
-        if self._next is not None or not self.tokens.accepts(request.token):
+        if not self.tokens.accepts(request.token):
             raise refused()
         last_seq = self.replay.last_seq
         if request.last_seq > last_seq:
