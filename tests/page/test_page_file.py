@@ -178,8 +178,8 @@ async def test_the_page_goes_on_without_what_a_pod_refuses() -> None:
         assert faults == []
 
 
-# A session that starts as a page is loaded. Browsers differ in what they let play without a gesture,
-# and Playwright makes gestures of its own, so the rule is that of the test: nothing.
+# A session that starts as a page is loaded. Browsers differ in what they let play without a
+# gesture, and Playwright makes gestures of its own, so the rule is that of the test: nothing.
 NO_GESTURE: Final = """
 const { play } = HTMLMediaElement.prototype;
 let hadGesture = false;

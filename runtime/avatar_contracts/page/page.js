@@ -13,6 +13,7 @@ import * as view from "./view.js";
 /** @typedef {import("./states.js").Cause} Cause */
 
 const WAIT_MS = 120_000; // in the queue for a place
+const NEEDS_GESTURE = "The browser plays no sound yet. Press a key or click.";
 
 const ui = view.element;
 const query = new URLSearchParams(location.search);
@@ -140,7 +141,7 @@ async function openSession() {
   on("warning", (warning) => {
     if (warning.code === "overload") view.showProblem("The service is overloaded; frames are late.");
   });
-  on("suspended", () => view.showProblem("The browser plays no sound yet. Press a key or click."));
+  on("suspended", () => view.showProblem(NEEDS_GESTURE));
   on("event", (event) => details.receive(event));
   return opened.ready;
 }
@@ -182,6 +183,11 @@ function stopListening() {
   stream = null;
   void session?.mute();
   ui("talk").style.removeProperty("--level");
+}
+
+function resumeSound() {
+  void session?.resumeSound();
+  if (ui("problem").textContent === NEEDS_GESTURE) view.showProblem("");
 }
 
 async function talk() {
@@ -267,11 +273,11 @@ ui("key-form").onsubmit = (/** @type {Event} */ event) => {
   ui("key").value = "";
   void find();
 };
-document.addEventListener("click", () => void session?.resumeSound());
+document.addEventListener("click", () => resumeSound());
 // Without this the server would hold the place for a page that has gone.
 window.addEventListener("pagehide", () => session?.close());
 document.addEventListener("keydown", ({ key }) => {
-  void session?.resumeSound();
+  resumeSound();
   if (key === "Escape" && state === "speaking") session?.interrupt();
 });
 

@@ -18,7 +18,6 @@ const KEPT_TIMES = 250;
 /**
  * @typedef {object} FileHandlers
  * @property {() => void} onProgress The element has played more.
- * @property {() => void} onSuspended The browser does not play sound before a gesture of the user.
  * @property {(error: Error) => void} onFailed The browser cannot play the file.
  */
 
@@ -154,9 +153,7 @@ export class FilePlayer {
       this.isBlocked = false;
     } catch (error) {
       // A pause before it has started is no fault.
-      if (/** @type {Error} */ (error).name !== "NotAllowedError") return;
-      if (!this.isBlocked) this.on.onSuspended();
-      this.isBlocked = true;
+      if (/** @type {Error} */ (error).name === "NotAllowedError") this.isBlocked = true;
     }
   }
 

@@ -91,6 +91,11 @@ export class Media {
     return Math.max(0, (this.timeline.end - this.sound.position()) / RATE);
   }
 
+  /** Whether something is to be heard, and the browser waits for a gesture of the user. */
+  get isSuspended() {
+    return this.sound.isSuspended() && (Boolean(this.file) || this.bufferedS > 0);
+  }
+
   /**
    * Draws what is due, and reports what has been heard completely.
    * @param {number} leadS How long after now a picture becomes visible, seconds.

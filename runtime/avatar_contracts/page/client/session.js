@@ -57,6 +57,7 @@ export class Session extends EventTarget {
     /** @type {any} The session object of the server, with all settings. */
     this.settings = null;
     this.figures = new Statistics();
+    this.isSuspended = false; // waits for a gesture
     this.acknowledgements = new Acknowledgements((fields) => this.connection.send({
       type: "output_video_buffer.ack", event_id: "js_ack", ...fields, seq: this.connection.lastSeq,
     }, { isQuiet: true }));
@@ -78,9 +79,7 @@ export class Session extends EventTarget {
   }
 
   /** @returns {ConnectionState} */
-  get state() {
-    return this.connection.state;
-  }
+  get state() { return this.connection.state; }
 
   /** Whether a response is heard now. */
   get isSpeaking() { return this.media?.isHeard ?? false; }
@@ -183,7 +182,6 @@ export class Session extends EventTarget {
   #output(mode) {
     return openOutput(this.options, mode, {
       onProgress: () => this.#tick(),
-      onSuspended: () => this.#emit("suspended"),
       onFailed: ({ message }) => {
         this.#emit("error", { code: "file_failed", message });
         this.interrupt(); // a mode is changed in silence only
@@ -219,6 +217,9 @@ export class Session extends EventTarget {
   #tick() {
     this.media?.update(0);
     this.#acknowledge(false);
+    const isSuspended = this.media?.isSuspended ?? false;
+    if (isSuspended && !this.isSuspended) this.#emit("suspended");
+    this.isSuspended = isSuspended;
   }
 
   /** @param {boolean} isEnd */
@@ -267,10 +268,9 @@ export class Session extends EventTarget {
 
   /** @param {any} error */
   #goWithout(error) {
-    const refused = this.negotiation?.giveUp(error);
-    if (refused === "mode") void this.#leaveFile();
-    else if (refused) this.#configure();
-    return Boolean(refused);
+    const refused = this.negotiation?.giveUp(error) ?? null;
+    if (refused) void (refused === "mode" ? this.#leaveFile() : this.#configure());
+    return refused !== null;
   }
 
   /**
