@@ -8,6 +8,7 @@ import json
 import wave
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from avatar_runtime.batching.frames import Frame
 from avatar_runtime.protocol import replay
 from avatar_runtime.protocol.session import Session
 from avatar_runtime.serving import app, server
+from avatar_runtime.serving.live_session import LiveSession
 from avatar_runtime.serving.video_encoding import SessionEncoder
 
 if TYPE_CHECKING:
@@ -399,6 +401,10 @@ async def test_the_last_connection_wins(serve: Serve) -> None:
         assert served.runtime.slots.sessions == 1
 
 
+def _has_another(live: LiveSession, before: object) -> bool:
+    return live._next is not before
+
+
 async def test_a_connection_that_waits_for_its_session_makes_room_for_the_next_one(
     serve: Serve, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -417,12 +423,13 @@ async def test_a_connection_that_waits_for_its_session_makes_room_for_the_next_o
         await caller.write()
         await is_encoding.wait()  # the first connection ends when its frame is encoded
         (live,) = served.runtime.connections
+        assert isinstance(live, LiveSession)
         for _ in range(3):
             assert caller.socket is not None
             caller.socket.transport.abort()
             before = live._next
             await caller.open()
-            await served.eventually(lambda before=before: live._next is not before, "it waits")
+            await served.eventually(partial(_has_another, live, before), "the connection waits")
         gate.set()
         await caller.read(lambda event: event["type"] == "response.done")
         assert len(caller.resumed) == 1
