@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from avatar_contracts.state import StateDocument
-    from avatar_runtime.batching.frames import AudioWindow
+    from avatar_runtime.batching.frames import AudioWindow, FrameRequest
     from avatar_runtime.metrics import Load, Metrics
     from avatar_runtime.protocol.resume import Resume
     from avatar_runtime.serving.engine_protocol import Engine
@@ -94,6 +94,19 @@ class Runtime:
     def avatars(self) -> Mapping[str, Character]:
         """The avatars that clients can select, the default first; empty before the start."""
         return self._characters
+
+    def avatars_in_use(self) -> set[str]:
+        """Return the versions of avatars that sessions have, as frame requests name them."""
+        return self.batcher.avatars_in_use()
+
+    async def idle_picture(self, request: FrameRequest) -> bytes:
+        """Return a picture of an avatar in silence.
+
+        Raises:
+            EngineError: it cannot be made.
+        """
+        (frame,) = await self._engine.idle_frames((request,))
+        return frame.image
 
     async def start(self) -> None:
         """Start the engine, then accept sessions.
@@ -323,6 +336,7 @@ class Runtime:
                 loaded[name].fps,
                 loaded[name].key,
                 disclosure or loaded[name].disclosure,
+                loaded[name].frames,
             )
             for name in names
             if name in loaded
