@@ -94,6 +94,11 @@ BENCHES: Final = (
     ),
     Bench("video", "localcluster.bench.video", what="JPEG, H.264 and a file: bytes, CPU, quality"),
     Bench(
+        "video-settings",
+        "localcluster.bench.video_settings",
+        what="settings of the H.264 encoder: bytes, CPU, quality",
+    ),
+    Bench(
         "slow-clients",
         "localcluster.bench.slow_clients",
         what="20 clients of 1 Mbit/s each, and 20 that stop reading, in virtual time",
