@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tests.runtime.serving.conftest import FakeEngine, Serve
 
     from avatar_runtime.batching.frames import AudioWindow
+    from avatar_runtime.protocol.frame_flow import FrameDue
 
 
 class _Harness:
@@ -333,7 +334,7 @@ async def test_a_session_sends_the_frames_behind_one_that_lapses_while_they_are_
     harness.batcher.add(session, lambda: woken.append(harness.now))
     audio = base64.b64encode(bytes(2 * 960)).decode()
     append = json.dumps({"type": "input_audio_buffer.append", "audio": audio})
-    in_flight = []
+    in_flight: list[FrameDue[AudioWindow]] = []
     for _ in range(20):  # 0.8 s from a microphone
         harness.now += 0.04
         session.receive(append, harness.now)
