@@ -20,12 +20,12 @@ from avatar_runtime.serving import (
     unknown_paths,
 )
 from avatar_runtime.serving.avatar_routes import AvatarRoutes
-from avatar_runtime.serving.live_sessions import LiveSessions
 from avatar_runtime.serving.model_routes import ModelRoutes
 
 if TYPE_CHECKING:
     from avatar_runtime.protocol.resume import ResumeRequest
     from avatar_runtime.serving.live_session import LiveSession
+    from avatar_runtime.serving.live_sessions import LiveSessions
     from avatar_runtime.serving.runtime import Runtime
 
 RESUME_S: Final = 5.0
@@ -36,10 +36,9 @@ _SUBPROTOCOL = "realtime"
 _log = logging.getLogger(__name__)
 
 
-def create(runtime: Runtime) -> FastAPI:
+def create(runtime: Runtime, sessions: LiveSessions) -> FastAPI:
     """Return the application of the sessions port."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    sessions = LiveSessions(runtime)
 
     @app.get("/healthz")
     async def healthz() -> JSONResponse:
@@ -134,7 +133,7 @@ async def _resume(
         with sessions.resuming.entered():
             await websocket.accept(_subprotocol(websocket))
             message = await _first_message(websocket)
-        await sessions.find(request.query["resume"]).carry(websocket, message)
+        await sessions.find(request.query["resume"], message).carry(websocket, message)
     except Rejection as rejection:
         await _reject(websocket, request, rejection, runtime)
     except WebSocketDisconnect:

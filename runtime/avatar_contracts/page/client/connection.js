@@ -176,6 +176,7 @@ export class Connection {
       this.resume = event.resume ?? null;
       this.#goOn(0);
     } else if (event.type === "session.resumed") {
+      this.sessionId = event.session.id; // another one if the session continues on another pod
       this.resume = event.resume;
       this.#isResumed = true;
       this.#goOn(event.input_messages);
