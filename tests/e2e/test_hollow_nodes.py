@@ -56,6 +56,21 @@ async def test_services_of_other_namespaces_are_left_alone(simulated: SimulatedC
     assert [write for write in writes if write.code == 403] == []
 
 
+async def test_a_node_ends_no_pod_that_has_the_name_of_one_that_has_ended(
+    simulated: SimulatedCluster,
+) -> None:
+    pods = "/api/v1/namespaces/acme/pods"
+    container = {"name": "c", "image": "none", "resources": {"requests": {"cpu": "9000"}}}
+    body = {"metadata": {"name": "again"}, "spec": {"containers": [container]}}
+    first = await simulated.api.post(pods, body)
+    await simulated.api.delete(f"{pods}/again", {"gracePeriodSeconds": 0})
+    second = await simulated.api.post(pods, body)
+    await simulated.hollow_nodes._end_pod(first)  # a node may handle two events of a deleted pod
+    left = (await simulated.api.get(f"{pods}/again"))["metadata"]
+    assert (left["uid"], left.get("deletionTimestamp")) == (second["metadata"]["uid"], None)
+    await simulated.api.delete(f"{pods}/again", {"gracePeriodSeconds": 0})
+
+
 @pytest.mark.parametrize(
     ("verb", "resource", "where"),
     [

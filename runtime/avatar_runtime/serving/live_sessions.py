@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Final
 from avatar_runtime.errors import ProtocolError, Rejection
 from avatar_runtime.protocol import session_document
 from avatar_runtime.protocol.resume import Resume, ResumeTokens
+from avatar_runtime.protocol.resume_limits import FailedResumes
 from avatar_runtime.serving import admission, live_session, session_moves
 from avatar_runtime.serving.live_session import LiveSession
+from avatar_runtime.serving.pending_resumes import PendingResumes
 from avatar_runtime.serving.session_clock import SessionClock
 from avatar_runtime.serving.session_moves import MovedSession, MovedSessions
 
@@ -28,7 +30,8 @@ class LiveSessions:
     """Starts sessions, and finds them again for clients that come back."""
 
     def __init__(self, runtime: Runtime) -> None:
-        self.resuming = admission.ResumeLimiter()
+        self.pending = PendingResumes(runtime.metrics)
+        self.failed = FailedResumes()
         self._runtime = runtime
         self._sessions: dict[str, LiveSession] = {}
         self._moved = MovedSessions()

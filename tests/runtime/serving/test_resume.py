@@ -8,6 +8,7 @@ import json
 import wave
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -22,9 +23,11 @@ from avatar_client.binary_media import BinaryMediaReader
 from avatar_contracts import labels
 from avatar_contracts.binary_messages import Header, Kind
 from avatar_runtime.batching.frames import Frame
-from avatar_runtime.protocol import replay
+from avatar_runtime.protocol import replay, resume_limits
 from avatar_runtime.protocol.session import Session
-from avatar_runtime.serving import app, runtime, server
+from avatar_runtime.serving import pending_resumes, runtime, server
+from avatar_runtime.serving.live_session import LiveSession
+from avatar_runtime.serving.video_encoding import SessionEncoder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
 
     from avatar_runtime.batching.frames import FrameRequest
+    from avatar_runtime.protocol.media import VideoFrame
 
 Event = dict[str, Any]
 
@@ -244,8 +248,15 @@ def decode(caller: Caller) -> list[int]:
     ],
 )
 async def test_random_cuts_lose_nothing_and_repeat_nothing(
-    serve: Serve, engine: FakeEngine, mode: str, transport: str, cuts: int, turns: int
+    serve: Serve,
+    engine: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    transport: str,
+    cuts: int,
+    turns: int,
 ) -> None:
+    monkeypatch.setattr(resume_limits, "BURST", max(resume_limits.BURST, cuts))
     async with serve(engine=engine) as served, calling(served) as caller:
         avatar = {"video": {"mode": mode}, "transport": transport}
         session = {"type": "realtime", "avatar": avatar}
@@ -375,7 +386,7 @@ async def test_a_long_first_message_is_not_read(serve: Serve, pieces: int) -> No
 async def test_a_client_that_says_nothing_is_refused(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "RESUME_S", 0.1)
+    monkeypatch.setattr(pending_resumes, "RESUME_S", 0.1)
     async with serve() as served, connect(f"ws://{served.sessions}/v1/realtime?resume=x") as socket:
         error, close = await closed(socket)
     assert (error["code"], close) == ("resume_refused", 4411)
@@ -395,6 +406,40 @@ async def test_the_last_connection_wins(serve: Serve) -> None:
         await caller.write()
         await caller.read(lambda event: event["type"] == "response.done")
         assert served.runtime.slots.sessions == 1
+
+
+def _has_another(live: LiveSession, before: object) -> bool:
+    return live._next is not before
+
+
+async def test_a_connection_that_waits_for_its_session_makes_room_for_the_next_one(
+    serve: Serve, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, is_encoding, encode = asyncio.Event(), asyncio.Event(), SessionEncoder.encode
+
+    async def late(encoder: SessionEncoder, frame: VideoFrame) -> bytes:
+        is_encoding.set()
+        await gate.wait()
+        return await encode(encoder, frame)
+
+    monkeypatch.setattr(SessionEncoder, "encode", late)
+    async with serve(engine=engine) as served, calling(served) as caller:
+        session = {"type": "realtime", "avatar": {"video": {"mode": "h264"}}}
+        update = json.dumps({"type": "session.update", "session": session})
+        caller.script = [update, append(speech(3)), COMMIT]
+        await caller.write()
+        await is_encoding.wait()  # the first connection ends when its frame is encoded
+        (live,) = served.runtime.connections
+        assert isinstance(live, LiveSession)
+        for _ in range(3):
+            assert caller.socket is not None
+            caller.socket.transport.abort()
+            before = live._next
+            await caller.open()
+            await served.eventually(partial(_has_another, live, before), "the connection waits")
+        gate.set()
+        await caller.read(lambda event: event["type"] == "response.done")
+        assert len(caller.resumed) == 1
 
 
 async def test_a_token_is_replaced_once_the_client_has_the_next_one(serve: Serve) -> None:

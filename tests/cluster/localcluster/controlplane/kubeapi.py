@@ -79,19 +79,24 @@ class Api:
     async def post(self, path: str, body: Body) -> Body:
         return await self.send("POST", path, body)
 
-    async def merge(self, path: str, body: Body) -> None:
-        """Patch an object if it exists."""
-        await self._if_there(self.send("PATCH", path, body, MERGE))
+    async def merge(self, path: str, body: Body, uid: str = "") -> None:
+        """Patch an object if it exists; with `uid`, only the object that has it."""
+        if uid:
+            body = {**body, "metadata": {**body.get("metadata", {}), "uid": uid}}
+        await self._if_there(self.send("PATCH", path, body, MERGE), uid)
 
-    async def delete(self, path: str, body: Body | None = None) -> None:
-        """Delete an object if it exists."""
-        await self._if_there(self.send("DELETE", path, body))
+    async def delete(self, path: str, body: Body | None = None, uid: str = "") -> None:
+        """Delete an object if it exists; with `uid`, only the object that has it."""
+        if uid:
+            body = {**(body or {}), "preconditions": {"uid": uid}}
+        await self._if_there(self.send("DELETE", path, body), uid)
 
-    async def _if_there(self, request: Awaitable[Body]) -> None:
+    async def _if_there(self, request: Awaitable[Body], uid: str) -> None:
         try:
             await request
         except aiohttp.ClientResponseError as error:
-            if error.status != 404:
+            # 409: another object has the name now.
+            if error.status not in ((404, 409) if uid else (404,)):
                 raise
 
     async def list(self, path: str) -> tuple[list[Body], str]:

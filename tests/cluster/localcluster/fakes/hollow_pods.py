@@ -257,7 +257,7 @@ class HollowNodes:
                 {**container, "restartCount": 0, "image": "hollow-pod", "imageID": "hollow-pod"}
             ],
         }
-        await self._api.merge(f"{_path(pod)}/status", {"status": status})
+        await self._api.merge(f"{_path(pod)}/status", {"status": status}, metadata["uid"])
         hollow_pod.ready = True
 
     async def _end_pod(self, pod: Body) -> None:
@@ -270,7 +270,7 @@ class HollowNodes:
         hollow_pod = self.hollow_pods.get(pod["metadata"]["uid"])
         if hollow_pod is not None and hollow_pod.sessions:
             self.deleted_with_sessions.append(hollow_pod)
-        await self._api.delete(_path(pod), {"gracePeriodSeconds": 0})
+        await self._api.delete(_path(pod), {"gracePeriodSeconds": 0}, pod["metadata"]["uid"])
 
     async def _remove_pod(self, uid: str) -> None:
         self._starting.discard(uid)
