@@ -98,6 +98,27 @@ test("a lost connection is resumed: each event once, and only the input that the
   assert.deepEqual(samplesOf(second), [7, 8]);
 });
 
+test("a session that continues on another pod has the id that the answer names", async () => {
+  const { connection, next } = start();
+  const first = await next();
+  first.open();
+  first.receive(created);
+  first.receive({ type: "session.migrate", reason: "drain", deadline_ms: 1000 });
+  first.cut();
+  const second = await next();
+  second.open();
+  second.sent.shift();
+  second.receive({
+    type: "session.resumed", session: { id: "sess_2" }, resume: { token: "t2", ttl_ms: 30000 },
+    replay_from_seq: 2, input_samples: 0, input_messages: 0, epoch: 1,
+  });
+  await settle();
+  assert.equal(connection.sessionId, "sess_2");
+  second.cut();
+  const third = await next();
+  assert.equal(third.url.searchParams.get("resume"), "sess_2");
+});
+
 test("each connection offers a fresh secret, and none without a key", async () => {
   let count = 0;
   const offered = await subprotocols({ clientSecret: async () => `secret${++count}` });
