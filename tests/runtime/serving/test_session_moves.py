@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from tests.runtime.serving.conftest import FakeEngine, Serve, Served
+
+pytestmark = pytest.mark.slow
 
 Event = dict[str, Any]
 engine = test_resume.engine
@@ -310,22 +311,6 @@ async def test_a_session_that_moved_and_is_not_fetched_frees_its_slot(
             assert status == 200
             assert second.runtime.slots.sessions == 1
             await second.eventually(lambda: second.runtime.slots.sessions == 0, "freed")
-
-
-async def test_the_sound_that_was_sent_is_complete(serve: Serve, engine: FakeEngine) -> None:
-    async with two_pods(serve, engine) as (first, second), calling(first) as caller:
-        caller.script = [append(speech(FRAMES, turn)) for turn in range(2)]
-        caller.script = [caller.script[0], COMMIT, caller.script[1], COMMIT]
-        await caller.write()
-        await caller.read(lambda event: event["type"] == "response.done")
-        await take(second, await export(first, caller.session_id))
-        caller.address = second.sessions
-        await until_moved(caller)
-        await caller.open()
-        await caller.read(lambda event: event["type"] == "response.done")
-        check(caller, 2, None)
-        sound = b"".join(base64.b64decode(event["delta"]) for event in caller.of(MEDIA[0]))
-        assert sound == speech(FRAMES, 0) + speech(FRAMES, 1)
 
 
 async def test_a_drain_asks_at_its_deadline_those_that_are_left_to_move(
