@@ -118,6 +118,11 @@ class LiveSession:
         return self.clock.is_stopped
 
     @property
+    def is_moving(self) -> bool:
+        """Whether the session leaves this pod."""
+        return self._move is not None
+
+    @property
     def ids(self) -> tuple[str, ...]:
         """All ids of the session."""
         return (self.session.id, *self.former_ids)
@@ -159,7 +164,7 @@ class LiveSession:
         """
         if not self.tokens.accepts(request.token):
             raise refused()
-        if self._move is not None:
+        if self.is_moving:
             raise moving()
         last_seq = self.replay.last_seq
         if request.last_seq > last_seq:
@@ -188,7 +193,7 @@ class LiveSession:
             self._check_resumable()
             self.session.export(self.clock())
         except ProtocolError as error:
-            _log.info("session not asked to move session=%s reason=%s", self.session.id, error)
+            _log.debug("session not asked to move session=%s reason=%s", self.session.id, error)
             return
         self.is_asked_to_move = True
         connection = self._connection
@@ -207,7 +212,7 @@ class LiveSession:
             ProtocolError: it cannot move, or moves already.
         """
         self._check_resumable()
-        if self._move is not None or self.session.closing is not None:
+        if self.is_moving or self.session.closing is not None:
             raise not_movable("it moves already, or has ended")
         describe(self)  # what cannot move keeps its connection
         move = self._move = _Move(describe, asyncio.get_running_loop().create_future())
@@ -240,10 +245,9 @@ class LiveSession:
                 raise not_movable("it has ended")
             body = await asyncio.to_thread(session_document.encode, move.describe(self))
         except ProtocolError as error:
+            self._move = None
             move.fail(error)
             return False
-        finally:
-            self._move = None
         move.succeed(body)
         return True
 

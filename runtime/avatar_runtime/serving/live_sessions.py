@@ -86,24 +86,39 @@ class LiveSessions:
         Raises:
             Rejection: this pod does not have the session, or it stays.
         """
-        runtime = self._runtime
-        live = self._sessions.get(session_id)
-        if live is None:
-            moved = self._moved.find(session_id, runtime.clock())
-            if moved is not None:
-                raise session_moves.has_moved(moved.destination)
-            raise session_moves.not_found(session_id)
-        if only_if_asked and not live.is_asked_to_move:
-            raise session_moves.not_asked()
         async with self._documents:
-            until = runtime.clock() + runtime.settings.sessions.resume_ttl_s
+            live = self._find_movable(session_id, only_if_asked=only_if_asked)
+            # Before it leaves: a client that comes in between is not refused.
+            ttl_s = self._runtime.settings.sessions.resume_ttl_s
+            moved = MovedSession(live.tokens, destination, self._runtime.clock() + ttl_s)
+            self._moved.add(live.ids, moved)
             try:
                 body = await live.export(session_moves.export)
             except ProtocolError as error:
+                self._moved.forget(live.ids)
+                self._runtime.metrics.count_move("refused")
                 raise session_moves.not_movable(error) from None
-            self._moved.add(live.ids, MovedSession(live.tokens, destination, until))
-            _log.info("session exported session=%s bytes=%d", session_id, len(body))
-            return body
+        self._runtime.metrics.count_move("exported")
+        _log.info("session exported session=%s bytes=%d", session_id, len(body))
+        return body
+
+    def _find_movable(self, session_id: str, *, only_if_asked: bool) -> LiveSession:
+        """Return a session that nobody else moves.
+
+        Raises:
+            Rejection: there is none, or it stays.
+        """
+        live = self._sessions.get(session_id)
+        if live is None:
+            moved = self._moved.find(session_id, self._runtime.clock())
+            if moved is not None:
+                raise session_moves.has_moved(moved.destination)
+            raise session_moves.not_found(session_id)
+        if live.is_moving:
+            raise session_moves.not_movable(live_session.moving())
+        if only_if_asked and not live.is_asked_to_move:
+            raise session_moves.not_asked()
+        return live
 
     async def take(self, body: bytes) -> LiveSession:
         """Continue the session of a document, which waits for its client.
@@ -126,7 +141,10 @@ class LiveSessions:
             except BaseException:
                 self._runtime.slots.release()
                 raise
+        # A session that comes back was refused elsewhere: the drain does not ask it again.
+        live.is_asked_to_move = is_own
         self._moved.forget(live.ids)
+        self._runtime.metrics.count_move("imported")
         _log.info("session imported session=%s was=%s", live.session.id, heading.id)
         self._run(live)
         return live
@@ -148,5 +166,5 @@ class LiveSessions:
             _log.exception("session failed session=%s", session_id)
         finally:
             for each in live.ids:
-                del self._sessions[each]
+                self._sessions.pop(each, None)
             self._runtime.slots.release()

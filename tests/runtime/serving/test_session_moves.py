@@ -26,6 +26,7 @@ from websockets.exceptions import ConnectionClosed
 
 from avatar_contracts import labels, session_ids
 from avatar_runtime.protocol import session_document
+from avatar_runtime.serving import runtime
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -354,5 +355,48 @@ async def test_the_time_of_a_drain_counts_from_its_start(serve: Serve, engine: F
         draining = asyncio.create_task(served.runtime.drain())
         assert await until_moved(caller) is not None
         await export(served, caller.session_id)
+        async with asyncio.timeout(15):
+            await draining
+
+
+async def test_only_one_of_two_requests_gets_a_session(serve: Serve, engine: FakeEngine) -> None:
+    async with two_pods(serve, engine) as (first, second), calling(first) as caller:
+        caller.script = [append(speech(FRAMES, 0)), COMMIT]
+        await caller.write()
+        await caller.read(lambda event: event.get("frame_index") == 5)
+        path = f"/{caller.session_id}/export"
+        answers = await asyncio.gather(
+            *(post(first, path, {"destination": f"pod-{name}"}) for name in "bcd")
+        )
+        given = [document for status, document in answers if status == 200]
+        refused = [answer["error"]["code"] for status, answer in answers if status != 200]
+        assert (len(given), refused) == (1, ["session_moved"] * 2)
+        await take(second, given[0])
+        caller.address = second.sessions
+        await until_moved(caller)
+        await caller.open()
+        await caller.read(lambda event: event["type"] == "response.done")
+        check(caller, 1, None)
+
+
+async def test_a_session_that_comes_back_is_not_asked_again(
+    serve: Serve, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "MOVE_S", 3.0)
+    monkeypatch.setattr(runtime, "ASK_PERIOD_S", 0.05)
+    async with (
+        serve(engine=engine, AVATAR_DRAIN_TIMEOUT_S="0") as served,
+        calling(served) as caller,
+    ):
+        draining = asyncio.create_task(served.runtime.drain())
+        assert await until_moved(caller) is not None
+        await take(served, await export(served, caller.session_id, only_if_asked=True))
+        await caller.open()
+        await caller.read(lambda event: event["type"] == "session.resumed")
+        caller.script, caller.sent = [append(speech(FRAMES, 0)), COMMIT], 0
+        await caller.write()
+        await caller.read(lambda event: event["type"] == "response.done")
+        assert len(caller.resumed) == 1
+        await export(served, caller.session_id, only_if_asked=True)
         async with asyncio.timeout(15):
             await draining
