@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -10,6 +11,7 @@ from avatar_runtime.errors import ProtocolError, shown, supported
 from avatar_runtime.protocol import turn_detection_update
 from avatar_runtime.protocol.audio_formats import FORMATS, AudioFormat
 from avatar_runtime.protocol.session_config import (
+    ALPHA,
     Crop,
     FlowMode,
     Idle,
@@ -37,6 +39,7 @@ AVATAR_MODALITY: Final = "avatar"
 """The modality of Azure Voice Live by which a client asks for video."""
 MAX_NAMES: Final = 8
 """Fields that one warning names, at most."""
+_COLOUR: Final = re.compile(r"#[0-9a-f]{6}")
 _NEUTRAL: Final = frozenset({"tool_choice", "max_output_tokens", "include", "truncation"})
 """Fields that clients always send: without tools and text their values mean nothing here."""
 _READ_ONLY: Final = (
@@ -91,6 +94,7 @@ class ConfigUpdate:
             self._avatar(session.nested("avatar"))
         self._check_crop()
         self._check_region()
+        self._check_background()
         self._check_file_size()
         known = {"type", "output_modalities", "audio", "avatar", *self._read_only.session()}
         stored = {name: session.document[name] for name in session.unknown(known)}
@@ -264,6 +268,17 @@ class ConfigUpdate:
             limit=[Region.FULL.value],
         )
 
+    def _check_background(self) -> None:
+        """Refuse a background of an avatar that was not cut out, and of patches."""
+        config = self.config
+        is_cut_out = config.character.has_alpha
+        if not config.background or (is_cut_out and config.region is Region.FULL):
+            return
+        fault = "must be null with video.region patch"
+        if not is_cut_out:
+            fault = f"must be null, since {config.character.name} has no alpha"
+        raise _background_error(config, fault)
+
     def _check_even(self, video: StrictFields) -> None:
         if not self.config.video.is_encoded_when_sent or self.config.resolution is None:
             return
@@ -284,6 +299,8 @@ class ConfigUpdate:
         before, after = self._before, self.config
         if not before.video is after.video is VideoMode.FMP4:
             return
+        if after.has_alpha != before.has_alpha:
+            raise _background_error(after, "the file of this session has one height")
         if after.resolution is None:  # another avatar may have another size
             self._change(resolution=before.size)
         elif after.resolution != before.size:
@@ -298,6 +315,17 @@ class ConfigUpdate:
 
     def _audio_deltas(self, avatar: StrictFields) -> None:
         self._change(asked_audio_deltas=avatar.boolean("audio_deltas"))
+
+    def _background(self, avatar: StrictFields) -> None:
+        if avatar.document["background"] is None:
+            self._change(background="")
+            return
+        value = avatar.text("background").lower()
+        if value != ALPHA and not _COLOUR.fullmatch(value):
+            raise avatar.invalid(
+                "background", f"must be null, {ALPHA} or #rrggbb", [ALPHA, "#rrggbb"]
+            )
+        self._change(background=value)
 
     def _idle(self, avatar: StrictFields) -> None:
         self._change(idle=Idle(avatar.choice("idle", [idle.value for idle in Idle])))
@@ -355,6 +383,12 @@ def _crop(video: StrictFields) -> Crop:
     return crop
 
 
+def _background_error(config: SessionConfig, fault: str) -> ProtocolError:
+    param, value = "session.avatar.background", config.background or None
+    message = f"{param} is {value or 'null'}; {fault}"
+    return ProtocolError("invalid_value", message, param=param, value=value)
+
+
 def _size(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]}"
 
@@ -388,6 +422,7 @@ _AVATAR: Final[Mapping[str, Callable[[ConfigUpdate, StrictFields], None]]] = {
     "character": ConfigUpdate._character,
     "output_protocol": ConfigUpdate._output_protocol,
     "video": ConfigUpdate._video,
+    "background": ConfigUpdate._background,
     "audio_deltas": ConfigUpdate._audio_deltas,
     "idle": ConfigUpdate._idle,
     "transport": ConfigUpdate._transport,
