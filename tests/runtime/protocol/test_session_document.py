@@ -541,7 +541,7 @@ def test_every_setting_of_a_session_moves_with_it() -> None:
         stored_input={"noise_reduction": None},
         stored_output={"speed": 1.0},
     )
-    patches = SessionConfig(anna, region=Region.PATCH)
+    patches = SessionConfig(anna, region=Region.PATCH, video=VideoMode.NONE)
     default = SessionConfig(anna)
     for field in dataclasses.fields(SessionConfig):
         name = field.name
