@@ -92,6 +92,7 @@ def _settings(options: argparse.Namespace) -> Mapping[str, Any] | None:
     """Return the fields of the `session.update`, or `None` if the options need no update."""
     return Options(
         video=options.video or ("jpeg" if options.update else None),
+        region=options.region,
         resolution=options.resolution,
         transport=options.transport,
         flow=options.flow,
@@ -160,6 +161,11 @@ def _parser() -> argparse.ArgumentParser:
         "--video",
         choices=("jpeg", "h264", "fmp4", "none"),
         help="form of the video; the server's default is jpeg",
+    )
+    common.add_argument(
+        "--region",
+        choices=("full", "patch"),
+        help="patch sends only what differs from the avatar in silence; default: full",
     )
     common.add_argument(
         "--resolution",

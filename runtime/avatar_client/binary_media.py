@@ -81,6 +81,9 @@ class BinaryMediaReader:
             )
         if header.seq:
             event["seq"] = header.seq
+        if Flag.PATCH in header.flags:
+            rect, source_frame, payload = binary_messages.unpack_patch(payload)
+            event |= {"rect": list(rect), "source_frame": source_frame}
         event["data"] = payload
         return event
 

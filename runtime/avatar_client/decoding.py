@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import av
@@ -12,9 +13,11 @@ import numpy as np
 from avatar_client import errors
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
-    from avatar_client.traces import VideoFrame
+    from avatar_client.traces import Patch, VideoFrame
 
 SOUND_RATE: Final = 24_000
 """Of the sound in a file, Hz."""
@@ -67,7 +70,9 @@ class FileDecoder:
 class Decoder:
     """The decoder of one session: H.264 needs each frame since the last keyframe."""
 
-    def __init__(self) -> None:
+    def __init__(self, pictures: Mapping[str, bytes] = MappingProxyType({})) -> None:
+        """`pictures` are the JPEG files below patches, by `Patch.picture`."""
+        self._pictures = pictures
         self._h264: Any = None
 
     def decode(self, frame: VideoFrame) -> NDArray[np.uint8]:
@@ -76,10 +81,29 @@ class Decoder:
         Raises:
             RecordingError: the frame cannot be decoded.
         """
-        image = self._decode_h264(frame) if frame.codec == "h264" else _decode_jpeg(frame)
+        if frame.patch is not None:
+            return self._compose(frame, frame.patch)
+        image = self._decode_h264(frame) if frame.codec == "h264" else _decode_jpeg(frame.data)
         if image is None:
             name = "one image of H.264" if frame.codec == "h264" else "a JPEG image"
             raise errors.RecordingError(f"frame {frame.frame_index}", f"it is not {name}")
+        return image
+
+    def _compose(self, frame: VideoFrame, patch: Patch) -> NDArray[np.uint8]:
+        """Return the picture in silence with the patch over it."""
+        name = f"frame {frame.frame_index}"
+        image = _decode_jpeg(self._pictures.get(patch.picture, b""))
+        if image is None:
+            raise errors.RecordingError(name, f"{patch.picture} is not a JPEG image")
+        left, top, width, height = patch.rect
+        if not width or not height:
+            return image
+        drawn = _decode_jpeg(frame.data)
+        below = image[top : top + height, left : left + width]
+        if drawn is None or drawn.shape != below.shape:
+            problem = f"it is not a JPEG image of {width} x {height} inside the picture"
+            raise errors.RecordingError(name, problem)
+        below[:] = drawn
         return image
 
     def _decode_h264(self, frame: VideoFrame) -> NDArray[np.uint8] | None:
@@ -94,7 +118,8 @@ class Decoder:
         return decoded[0].to_ndarray(format="bgr24") if len(decoded) == 1 else None
 
 
-def _decode_jpeg(frame: VideoFrame) -> NDArray[np.uint8] | None:
-    if not frame.data:
+def _decode_jpeg(data: bytes) -> NDArray[np.uint8] | None:
+    if not data:
         return None
-    return cv2.imdecode(np.frombuffer(frame.data, np.uint8), cv2.IMREAD_COLOR)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    return None if image is None else np.asarray(image, np.uint8)

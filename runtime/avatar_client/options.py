@@ -13,6 +13,7 @@ Transport = Literal["json", "binary"]
 Flow = Literal["clock", "ack"]
 Overrun = Literal["drop", "pause"]
 Idle = Literal["none", "stream"]
+Region = Literal["full", "patch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,8 @@ class Options:
 
     video: Video | None = None
     """Form of the frames: images, H.264, one file with the sound, or sound only."""
+    region: Region | None = None
+    """`patch`: images of what differs from the avatar in silence, which `idle_loop` fetches."""
     quality: int | None = None
     """1 to 100."""
     resolution: tuple[int, int] | None = None
@@ -47,6 +50,7 @@ class Options:
             size = {"width": self.resolution[0], "height": self.resolution[1]}
         video = {
             "mode": self.video,
+            "region": self.region,
             "quality": self.quality,
             "resolution": size,
             "bitrate": self.bitrate,

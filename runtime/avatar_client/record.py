@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import av
@@ -14,13 +15,14 @@ from avatar_client import decoding, errors
 from avatar_contracts import video_label
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from avatar_client.traces import Response, VideoFrame
 
+_NO_PICTURES: Final[Mapping[str, bytes]] = MappingProxyType({})
 _TICKS: Final = 90_000
 """Ticks per second of the video track: frame times of 24, 25 and 30 fps are whole numbers."""
 SHEET_SUFFIXES: Final = (".png", ".jpg", ".jpeg")
@@ -46,13 +48,18 @@ class Recording:
 
 
 def write_mp4(
-    responses: Sequence[Response], path: Path, disclosure: str = "", file: bytes = b""
+    responses: Sequence[Response],
+    path: Path,
+    disclosure: str = "",
+    file: bytes = b"",
+    pictures: Mapping[str, bytes] = _NO_PICTURES,
 ) -> Recording:
     """Write the responses one after another as H.264 and AAC, and return the content of the file.
 
     A dropped frame extends the frame before it, as in a player. `disclosure` is drawn as a label
     on each frame; empty for no label. The metadata says that the video is generated in any case.
-    `file` is that of the session in mode fmp4, which has the pictures and the sound.
+    `file` is that of the session in mode fmp4, which has the pictures and the sound. `pictures` are
+    those below patches: `decoding.Decoder`.
 
     Raises:
         RecordingError: there are no frames to write.
@@ -60,7 +67,7 @@ def write_mp4(
     timed = list(_timeline(responses))
     if not timed:
         raise errors.RecordingError(str(path), "no frame was received")
-    decoder = decoding.FileDecoder(file) if file else decoding.Decoder()
+    decoder = decoding.FileDecoder(file) if file else decoding.Decoder(pictures)
     first = decoder.decode(timed[0][1])
     height, width = first.shape[:2]
     rate = decoding.SOUND_RATE if file else responses[0].rate
@@ -115,17 +122,22 @@ def read_back(path: Path, expected_ms: Sequence[float]) -> Recording:
 
 
 def write_sheet(
-    responses: Sequence[Response], path: Path, count: int = 20, file: bytes = b""
+    responses: Sequence[Response],
+    path: Path,
+    count: int = 20,
+    file: bytes = b"",
+    pictures: Mapping[str, bytes] = _NO_PICTURES,
 ) -> None:
     """Write `count` frames, evenly spread over the responses, with their times.
 
-    `file` is that of the session in mode fmp4, which has the pictures.
+    `file` is that of the session in mode fmp4, which has the pictures; `pictures` are those below
+    patches.
     """
     timed = list(_timeline(responses))
     if not timed:
         raise errors.RecordingError(str(path), "no frame was received")
     chosen = np.unique(np.linspace(0, len(timed) - 1, count).round().astype(int))
-    decoder = decoding.FileDecoder(file) if file else decoding.Decoder()
+    decoder = decoding.FileDecoder(file) if file else decoding.Decoder(pictures)
     tiles = []
     for index, (at_ms, frame) in enumerate(timed):
         is_chosen = index in chosen

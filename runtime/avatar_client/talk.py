@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from avatar_client import record, session, sound
+from avatar_client import idle_loop, record, session, sound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,11 +63,12 @@ async def run(target: session.Target, request: Request) -> Mapping[str, Any]:
             await live.update(request.settings)
         response = await live.speak(speech, chunk_ms=request.chunk_ms, realtime=request.realtime)
         await _rest_of_file(live)
+        pictures = await _pictures(target, request, response)
     measurements = {
         **describe(live, response),
         "connect_ms": round((connected - started_at) * 1000, 1),
     }
-    measurements |= _write(live, response, request, measurements)
+    measurements |= _write(live, response, request, measurements, pictures)
     # The sound of a file is compressed.
     same_sound = None if live.trace.file else bytes(response.pcm) == speech.pcm
     complete = response.status == "completed" and response.audio_samples == speech.samples
@@ -87,11 +88,12 @@ async def say(target: session.Target, request: Text) -> Mapping[str, Any]:
             await live.update(request.settings)
         response = await live.say(request.text)
         await _rest_of_file(live)
+        pictures = await _pictures(target, request, response)
     measurements = {
         **describe(live, response),
         "connect_ms": round((connected - started_at) * 1000, 1),
     }
-    measurements |= _write(live, response, request, measurements)
+    measurements |= _write(live, response, request, measurements, pictures)
     ok = response.status == "completed" and response.audio_samples > 0
     return {"ok": ok and not live.trace.violations, **measurements}
 
@@ -103,21 +105,31 @@ async def _rest_of_file(live: session.Session) -> None:
             await live.wait_for("response.video.delta")
 
 
+async def _pictures(
+    target: session.Target, request: Request | Text, response: Response
+) -> Mapping[str, bytes]:
+    """Return the pictures below the patches of a response that is recorded."""
+    is_recorded = request.out is not None or request.sheet is not None
+    return await idle_loop.fetch(target, response.frames) if is_recorded else {}
+
+
 def _write(
     live: session.Session,
     response: Response,
     request: Request | Text,
     measurements: Mapping[str, Any],
+    pictures: Mapping[str, bytes],
 ) -> Mapping[str, Any]:
     """Write the files of a request, and return what the video file changes."""
     recorded: Mapping[str, Any] = {}
     if request.out is not None:
         recording = record.write_mp4(
-            [response], request.out, live.trace.disclosure, bytes(live.trace.file)
+            [response], request.out, live.trace.disclosure, bytes(live.trace.file), pictures
         )
         recorded = _recorded(recording, measurements)
     if request.sheet is not None:
-        record.write_sheet([response], request.sheet, file=bytes(live.trace.file))
+        file = bytes(live.trace.file)
+        record.write_sheet([response], request.sheet, file=file, pictures=pictures)
     return recorded
 
 

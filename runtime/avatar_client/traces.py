@@ -25,6 +25,16 @@ _MEDIA: Final = frozenset({"response.output_audio.delta", "response.video.delta"
 
 
 @dataclass(frozen=True, slots=True)
+class Patch:
+    """Where the image of a frame belongs that is a part of it."""
+
+    rect: tuple[int, int, int, int]
+    """Left, top, width and height in pixels; zeros if nothing differs from the picture below."""
+    picture: str
+    """Path of the picture below on the server of the session, with its query."""
+
+
+@dataclass(frozen=True, slots=True)
 class VideoFrame:
     """One received video frame."""
 
@@ -42,6 +52,8 @@ class VideoFrame:
     """Size of the media as it was sent: in base64 with the json transport."""
     file_ms: float | None = None
     """Where the frame starts in the file of the session; `None` if it is not in a file."""
+    patch: Patch | None = None
+    """Where the image belongs; `None` for a whole frame."""
 
 
 @dataclass(slots=True)
@@ -272,8 +284,24 @@ class Trace:
                 keyframe,
                 _wire_length(event),
                 event.get("file_ms"),
+                self._patch(event) if "rect" in event else None,
             )
         )
+
+    def _patch(self, event: Mapping[str, Any]) -> Patch:
+        """Return where the image of a frame belongs, and check that it is inside the picture."""
+        left, top, width, height = (int(number) for number in event["rect"])
+        avatar, source_frame = self.session["avatar"], int(event["source_frame"])
+        size = avatar["video"]["resolution"]
+        is_inside = left + width <= size["width"] and top + height <= size["height"]
+        if not is_inside or min(left, top, width, height) < 0:
+            self._violation(f"a patch at {event['rect']} of {size['width']} x {size['height']}")
+        if not 0 <= source_frame < avatar.get("idle_frames", 0):
+            self._violation(f"a patch over frame {source_frame} of {avatar.get('idle_frames')}")
+        address = str(avatar.get("idle_url", ""))
+        if not address.startswith("/") or address.startswith("//"):
+            self._violation(f"idle_url is {address[:80]!r}, not a path")
+        return Patch((left, top, width, height), address.replace("{frame}", str(source_frame)))
 
     def _add_to_file(self, event: Mapping[str, Any]) -> None:
         """Add a part of the file of the session; `ftyp` starts another file."""

@@ -19,7 +19,11 @@ NO_FRAME: Final = 0xFFFF_FFFF
 """`frame_index` of audio."""
 MAX_U32: Final = 0xFFFF_FFFF
 
+PATCH_BYTES: Final = 12
+"""What precedes the image with `Flag.PATCH`."""
+
 _HEADER: Final = struct.Struct(">BBBBIIIIIQ")
+_PATCH: Final = struct.Struct(">HHHHI")
 
 
 class Kind(IntEnum):
@@ -121,6 +125,24 @@ def unpack(message: bytes) -> tuple[Header, bytes]:
     _check("payload_length", size, len(message) - HEADER_BYTES)
     header = Header(Kind(kind), seq, offset, Flag(flags), epoch, ref, frame_index)
     return header, message[HEADER_BYTES:]
+
+
+def pack_patch(rect: tuple[int, int, int, int], source_frame: int) -> bytes:
+    """Return what precedes the image with `Flag.PATCH`; `rect` is left, top, width and height."""
+    return _PATCH.pack(*rect, source_frame)
+
+
+def unpack_patch(payload: bytes) -> tuple[tuple[int, int, int, int], int, bytes]:
+    """Return the rectangle, the source frame and the image of a payload with `Flag.PATCH`.
+
+    Raises:
+        BinaryMessageError: the payload is too short.
+    """
+    if len(payload) < PATCH_BYTES:
+        expected = f"must be at least {PATCH_BYTES} with the flag of a patch"
+        raise BinaryMessageError("payload_length", len(payload), PATCH_BYTES, expected)
+    left, top, width, height, source_frame = _PATCH.unpack_from(payload)
+    return (left, top, width, height), source_frame, payload[PATCH_BYTES:]
 
 
 def _check(field: str, value: int, expected: int) -> None:

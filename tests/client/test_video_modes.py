@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import sys
+import wave
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,8 @@ import numpy as np
 import pytest
 from tests.runtime.serving import runtime_page
 
-from avatar_client import decoding, errors
-from avatar_client.traces import VideoFrame
+from avatar_client import decoding, errors, sound
+from avatar_client.traces import Patch, VideoFrame
 from localcluster.fakes import callers
 
 if TYPE_CHECKING:
@@ -25,12 +26,21 @@ if TYPE_CHECKING:
 AVATARS = Path(__file__).parents[2] / "examples/avatars"
 
 
-async def _talk(url: str, folder: Path, mode: str) -> dict[str, Any]:
-    result = folder / f"{mode}.json"
+async def _talk(
+    url: str,
+    folder: Path,
+    mode: str,
+    *options: str,
+    name: str = "",
+    audio: Path = callers.SPEECH,
+) -> dict[str, Any]:
+    name = name or mode
+    result = folder / f"{name}.json"
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "avatar_client", "talk", "--url", url, "--every-frame", "--burst"),
-        *("--video", mode, "--audio", str(callers.SPEECH), "--json", str(result)),
-        *("--out", str(folder / f"{mode}.mp4"), "--sheet", str(folder / f"{mode}.png")),
+        *("--video", mode, "--audio", str(audio), "--json", str(result)),
+        *("--out", str(folder / f"{name}.mp4"), "--sheet", str(folder / f"{name}.png")),
+        *options,
     )
     assert await process.wait() == 0
     document: dict[str, Any] = json.loads(result.read_text())
@@ -73,6 +83,81 @@ async def test_all_modes_give_the_same_frames_at_the_same_times(tmp_path: Path) 
     sounds = {mode: _sound(tmp_path / f"{mode}.mp4") for mode in MODES}
     for mode in ("h264", "fmp4"):
         assert _lag(sounds["jpeg"], sounds[mode]) == 0
+
+
+PATCHES = {
+    "full": (),
+    "patch": ("--region", "patch"),
+    "binary": ("--region", "patch", "--transport", "binary"),
+}
+
+
+@pytest.mark.slow
+async def test_patches_give_the_same_video_as_whole_frames(tmp_path: Path) -> None:
+    speech = sound.read(callers.SPEECH)
+    audio = tmp_path / "speech.wav"
+    with wave.open(str(audio), "wb") as file:
+        file.setparams((1, 2, speech.rate, 0, "NONE", ""))
+        file.writeframes(speech.pcm[: 2 * speech.rate])
+    size = ("--resolution", "250x300")
+    async with runtime_page.runtime(AVATARS) as url:
+        results = {
+            name: await _talk(url, tmp_path, "jpeg", *size, *options, name=name, audio=audio)
+            for name, options in PATCHES.items()
+        }
+
+    same = ("frames", "frames_dropped", "audio_ms", "video_ms", "max_pts_error_ms", "violations")
+    for name in ("patch", "binary"):
+        assert {key: results[name][key] for key in same} == {
+            key: results["full"][key] for key in same
+        }
+        assert results[name]["audio_unchanged"]
+        assert results[name]["video_kbps"] < 0.6 * results["full"]["video_kbps"]
+        for left, right in zip(
+            _frames(tmp_path / "full.mp4"), _frames(tmp_path / f"{name}.mp4"), strict=True
+        ):
+            assert cv2.PSNR(left, right) > MIN_PSNR_DB
+    assert results["full"]["frames"] == 25
+
+
+PICTURE = "/v1/avatars/anna/idle/3.jpg?version=0f"
+
+
+def _jpeg(height: int, width: int, level: int) -> bytes:
+    image = np.full((height, width, 3), level, np.uint8)
+    return bytes(cv2.imencode(".jpg", image)[1])
+
+
+def _patched(data: bytes, rect: tuple[int, int, int, int]) -> VideoFrame:
+    return VideoFrame(7, 280, 0.0, data, patch=Patch(rect, PICTURE))
+
+
+def test_a_patch_is_drawn_over_its_picture() -> None:
+    decoder = decoding.Decoder({PICTURE: _jpeg(96, 128, 50)})
+    whole = decoder.decode(_patched(b"", (0, 0, 0, 0)))
+    assert (whole.shape, whole.min(), whole.max()) == ((96, 128, 3), 50, 50)
+    image = decoder.decode(_patched(_jpeg(32, 16, 200), (64, 48, 16, 32)))
+    assert (image[48:80, 64:80] == 200).all()
+    image[48:80, 64:80] = 50
+    assert (image == 50).all()
+
+
+@pytest.mark.parametrize(
+    ("pictures", "data", "rect", "fault"),
+    [
+        ({}, _jpeg(16, 16, 9), (0, 0, 16, 16), "idle/3.jpg"),
+        ({PICTURE: b"no image"}, _jpeg(16, 16, 9), (0, 0, 16, 16), "idle/3.jpg"),
+        ({PICTURE: _jpeg(32, 32, 9)}, b"", (0, 0, 16, 16), "16 x 16"),
+        ({PICTURE: _jpeg(32, 32, 9)}, _jpeg(16, 16, 9), (0, 0, 32, 16), "32 x 16"),
+        ({PICTURE: _jpeg(32, 32, 9)}, _jpeg(16, 16, 9), (24, 24, 16, 16), "inside the picture"),
+    ],
+    ids=["no picture", "a broken picture", "no image", "another size", "outside"],
+)
+def test_a_patch_that_cannot_be_drawn_is_named(
+    pictures: dict[str, bytes], data: bytes, rect: tuple[int, int, int, int], fault: str
+) -> None:
+    with pytest.raises(errors.RecordingError, match=f"frame 7.*{fault}"):
+        decoding.Decoder(pictures).decode(_patched(data, rect))
 
 
 def _sound(path: Path) -> NDArray[np.float32]:

@@ -13,7 +13,9 @@ from avatar_contracts.binary_messages import (
     Flag,
     Header,
     Kind,
+    pack_patch,
     unpack,
+    unpack_patch,
 )
 
 EXAMPLE = bytes.fromhex("A7 01 01 01 00000039 00000001 00000001 00000003 0000522A 0000000000000B40")
@@ -85,3 +87,20 @@ def test_no_text_begins_with_the_magic() -> None:
     with pytest.raises(UnicodeDecodeError):
         EXAMPLE[:1].decode()
     assert NO_FRAME == 0xFFFFFFFF
+
+
+U16 = st.integers(0, 2**16 - 1)
+
+
+@given(rect=st.tuples(U16, U16, U16, U16), source_frame=U32, image=st.binary(max_size=20))
+def test_the_place_of_a_patch_precedes_its_image(
+    rect: tuple[int, int, int, int], source_frame: int, image: bytes
+) -> None:
+    assert unpack_patch(pack_patch(rect, source_frame) + image) == (rect, source_frame, image)
+
+
+def test_the_place_of_a_patch_has_twelve_bytes() -> None:
+    place = pack_patch((1, 2, 3, 4), 5)
+    assert place == bytes.fromhex("0001 0002 0003 0004 00000005")
+    with pytest.raises(BinaryMessageError, match="payload_length is 11"):
+        unpack_patch(place[:11])

@@ -1,9 +1,11 @@
-"""`GET /v1/avatars` and `/v1/avatars/NAME/picture.jpg`: what a pod of the service answers."""
+"""`GET /v1/avatars` and the pictures of avatars: what a pod of the service answers."""
 
 from __future__ import annotations
 
 import re
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlencode
 
 from aiohttp import web
 
@@ -23,10 +25,13 @@ _HEADERS: Final = {
     "Cache-Control": "no-store",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+_IMMUTABLE: Final = {"Cache-Control": "private, max-age=31536000, immutable"}
+_IDLE_QUERY: Final = ("version", "width", "height", "quality", "crop")
+"""What the pod reads of the query of an idle picture."""
 
 
 class Avatars:
-    """Handles the two requests."""
+    """Handles the requests."""
 
     def __init__(self, authenticator: Authenticator, placer: Placer, metrics: Metrics) -> None:
         self._authenticator = authenticator
@@ -38,6 +43,7 @@ class Avatars:
         return [
             web.get(_PATH, self.list),
             web.get(f"{_PATH}/{{name}}/picture.jpg", self.picture),
+            web.get(f"{_PATH}/{{name}}/idle/{{frame:[0-9]{{1,6}}}}.jpg", self.idle_picture),
         ]
 
     async def list(self, request: web.Request) -> web.Response:
@@ -49,7 +55,18 @@ class Avatars:
         name = request.match_info["name"]
         return await self._fetch(request, f"{_PATH}/{name}/picture.jpg", name)
 
-    async def _fetch(self, request: web.Request, path: str, name: str = "") -> web.Response:
+    async def idle_picture(self, request: web.Request) -> web.Response:
+        """Return a picture of the loop that an avatar shows in silence."""
+        name, frame = request.match_info["name"], request.match_info["frame"]
+        given = {key: request.query[key] for key in _IDLE_QUERY if key in request.query}
+        query = f"?{urlencode(given, safe=',')}" if given else ""
+        path = f"{_PATH}/{name}/idle/{frame}.jpg{query}"
+        return await self._fetch(request, path, name, kept="version" in given)
+
+    async def _fetch(
+        self, request: web.Request, path: str, name: str = "", *, kept: bool = False
+    ) -> web.Response:
+        """Return the answer of a pod; `kept` is whether it never changes."""
         model = request.query.get("model", "")
         try:
             self._authenticator.check_url(list(request.query.items()))
@@ -61,9 +78,10 @@ class Avatars:
         except errors.Rejection as rejection:
             self._metrics.count_rejection(rejection.code)
             return answers.of_rejection(rejection)
+        cached = _IMMUTABLE if kept and fetched.status == HTTPStatus.OK else {}
         return web.Response(
             status=fetched.status,
             body=fetched.body,
             content_type=fetched.media_type,
-            headers=_HEADERS,
+            headers=_HEADERS | cached,
         )

@@ -21,7 +21,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from avatar_runtime import errors
-from avatar_runtime.avatars import checks, mapped_memory, tensor_files
+from avatar_runtime.avatars import checks, mapped_memory, masks, tensor_files
 from avatar_runtime.avatars.geometry import Box
 from avatar_runtime.avatars.manifest import SCHEMA, AvatarInfo, Manifest
 from avatar_runtime.avatars.manifest import check as check_manifest
@@ -86,6 +86,7 @@ class Avatar:
         self._idle_pixels = tensors.get("idle_pixels")
         self._idle_offsets = tensors.get("idle_offsets")
         self._valid = tensors["valid"]
+        self._blended: dict[int, Box] = {}
         frame_bytes = 3 * manifest.width * manifest.height
         cached = functools.lru_cache(max(1, decoded_bytes // frame_bytes))
         self._decoded: Callable[[int], NDArray[np.uint8]] = cached(self._decode_read_only)
@@ -118,6 +119,18 @@ class Avatar:
         box = self._boxes[index].relative_to(crop)
         whole: NDArray[np.uint8] = flat.reshape(crop.height, crop.width)
         return whole[box.y1 : box.y2, box.x1 : box.x2]
+
+    def blended(self, index: int) -> Box:
+        """Return the part of a stored frame that speech can change, in pixels of the frame.
+
+        It is the bounding box of the blend mask, which is empty without a face.
+        """
+        if index not in self._blended:
+            box, inner = Box(0, 0, 0, 0), Box(0, 0, 0, 0)
+            if self.valid(index):
+                box, inner = self.box(index), masks.bounding_box(self.mask(index))
+            self._blended[index] = inner.relative_to(Box(-box.x1, -box.y1, 0, 0))
+        return self._blended[index]
 
     def file(self, index: int) -> NDArray[np.uint8]:
         """Return the JPEG or PNG file of a stored frame, `(bytes,) uint8`."""

@@ -37,6 +37,18 @@ class FrameRequest:
     crop: tuple[int, int, int, int] | None = None
     """Left, top, right and bottom of the part that is shown, in pixels of the avatar's picture;
     right and bottom are the first that are not. `None` shows all of it."""
+    patch: bool = False
+    """Whether only the part is returned that may differ from the idle picture of the frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """Where the image of a frame belongs, which shows only what differs from an idle picture."""
+
+    rect: tuple[int, int, int, int]
+    """Left, top, width and height in pixels of the whole frame; zeros if nothing differs."""
+    source_frame: int
+    """The stored frame whose idle picture is below, from 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +58,10 @@ class Frame:
     request: FrameRequest
     image: bytes
     """The whole frame: one JPEG image, or with `FrameRequest.raw` its I420 planes
-    (`engine.rendering.blend_host.i420`)."""
+    (`engine.rendering.blend_host.i420`). With `FrameRequest.patch`, the JPEG image of a part, which
+    is empty if nothing differs from the idle picture."""
+    patch: Patch | None = None
+    """Where the image belongs; `None` for a whole frame."""
 
 
 GROUP_FRAMES: Final = 2

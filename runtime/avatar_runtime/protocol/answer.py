@@ -219,7 +219,7 @@ class Answer(Generic[W]):
                 fps=self._fps,
             ),
             media_headers.frame(frame, self.turn, self.ref, epoch, offset_samples=offset),
-            frame.data,
+            frame.payload,
         )
         is_first = frame.frame_index == 0
         return VideoMessage(

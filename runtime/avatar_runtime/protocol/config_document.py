@@ -31,6 +31,7 @@ from avatar_runtime.protocol.session_config import (
     FlowMode,
     Idle,
     Overrun,
+    Region,
     SessionConfig,
     StartTrigger,
     Transport,
@@ -57,6 +58,7 @@ _CONFIG: Final[Table] = {
     "bitrate": Count(*BITRATE_RANGE),
     "video": Choice(VideoMode),
     "names_avatar": Flag(),
+    "region": Choice(Region),
     "resolution": Maybe(Pair(Count(*PIXEL_RANGE), Count(*PIXEL_RANGE))),
     "asked_audio_deltas": Maybe(Flag()),
     "idle": Choice(Idle),
@@ -143,6 +145,13 @@ def _check_size(config: SessionConfig, fields: StrictFields) -> None:
             f"must be within {character.width} x {character.height},"
             f" at least {PIXEL_RANGE[0]} pixels wide and high",
         )
+    is_patch = config.region is Region.PATCH
+    document_fields.check(
+        not (is_patch and config.video.is_encoded_when_sent),
+        fields,
+        "region",
+        f"must be full in {config.video.value}",
+    )
     if config.video.is_encoded_when_sent and config.resolution is not None:
         is_even = all(pixels % 2 == 0 for pixels in config.resolution)
         document_fields.check(is_even, fields, "resolution", "must be even")

@@ -14,6 +14,7 @@ from avatar_runtime.protocol.session_config import (
     FlowMode,
     Idle,
     Overrun,
+    Region,
     StartTrigger,
     Transport,
     VideoMode,
@@ -38,7 +39,14 @@ MAX_NAMES: Final = 8
 """Fields that one warning names, at most."""
 _NEUTRAL: Final = frozenset({"tool_choice", "max_output_tokens", "include", "truncation"})
 """Fields that clients always send: without tools and text their values mean nothing here."""
-_READ_ONLY: Final = ("fps", "samples_per_frame", "disclosure", "version")
+_READ_ONLY: Final = (
+    "fps",
+    "samples_per_frame",
+    "disclosure",
+    "version",
+    "idle_url",
+    "idle_frames",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +90,7 @@ class ConfigUpdate:
         if "avatar" in session:
             self._avatar(session.nested("avatar"))
         self._check_crop()
+        self._check_region()
         self._check_file_size()
         known = {"type", "output_modalities", "audio", "avatar", *self._read_only.session()}
         stored = {name: session.document[name] for name in session.unknown(known)}
@@ -185,7 +194,8 @@ class ConfigUpdate:
             self._show_avatar()
         for name in avatar.unknown((*_AVATAR, *_READ_ONLY)):
             self._warn_no_effect(avatar, name)
-        fields = {"disclosure": "", "version": "", **self._read_only.avatar(self.config)}
+        absent = {"disclosure": "", "version": "", "idle_url": "", "idle_frames": 0}
+        fields = absent | self._read_only.avatar(self.config)
         self._ignore_read_only(avatar, fields)
         for name, apply in _AVATAR.items():
             if name in avatar:
@@ -213,7 +223,8 @@ class ConfigUpdate:
         elif "codec" in video:
             self._change(video=_MODE_OF_CODEC[video.choice("codec", list(_MODE_OF_CODEC))])
         if "region" in video:
-            video.choice("region", ["full"])
+            region = video.choice("region", [region.value for region in Region])
+            self._change(region=Region(region))
         if "crop" in video:
             self._change(crop=None if video.document["crop"] is None else _crop(video))
         if "quality" in video:
@@ -239,6 +250,19 @@ class ConfigUpdate:
                 value=[crop.right, crop.bottom],
                 limit=[character.width, character.height],
             )
+
+    def _check_region(self) -> None:
+        """Refuse patches of encoded video; without video there is nothing to patch."""
+        config = self.config
+        if config.region is not Region.PATCH or not config.video.is_encoded_when_sent:
+            return
+        raise ProtocolError(
+            "invalid_value",
+            f"session.avatar.video.region is patch; must be full in {config.video.value}",
+            param="session.avatar.video.region",
+            value=config.region.value,
+            limit=[Region.FULL.value],
+        )
 
     def _check_even(self, video: StrictFields) -> None:
         if not self.config.video.is_encoded_when_sent or self.config.resolution is None:

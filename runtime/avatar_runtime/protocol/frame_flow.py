@@ -14,7 +14,7 @@ from avatar_runtime.protocol.credits import Credits
 from avatar_runtime.protocol.live_source import LiveTimes, live_times
 from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.pacing import Pacer
-from avatar_runtime.protocol.session_config import FlowMode, Overrun, source_position
+from avatar_runtime.protocol.session_config import FlowMode, Overrun, Region, source_position
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,6 +61,8 @@ class FrameDue(Generic[W]):
     """The form in which the client gets the frame."""
     crop: Crop | None = None
     """The part of the avatar's picture that the frame shows; `None` for all of it."""
+    is_patch: bool = False
+    """Whether only what differs from the avatar in silence is generated."""
 
     @classmethod
     def of(
@@ -94,6 +96,7 @@ class FrameDue(Generic[W]):
             height=height,
             video=config.video,
             crop=config.crop,
+            is_patch=config.region is Region.PATCH,
         )
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from avatar_contracts import binary_messages
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -93,8 +95,20 @@ class RawImage:
     """In pixels, even."""
 
 
-Image = bytes | RawImage
-"""The image of a frame: a JPEG image, or one to encode."""
+@dataclass(frozen=True, slots=True)
+class PatchImage:
+    """A JPEG image of the part of a frame that differs from the avatar in silence."""
+
+    data: bytes
+    """Empty if nothing differs."""
+    rect: tuple[int, int, int, int]
+    """Left, top, width and height in pixels of the whole frame; zeros if nothing differs."""
+    source_frame: int
+    """The stored frame of the avatar whose picture in silence is below."""
+
+
+Image = bytes | RawImage | PatchImage
+"""The image of a frame: a JPEG image, one to encode, or a part of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +156,7 @@ class VideoFrame:
     @property
     def nbytes(self) -> int:
         """Size of the image as it waits, in bytes."""
-        return len(self.image.planes if isinstance(self.image, RawImage) else self.image)
+        return len(self.image.planes if isinstance(self.image, RawImage) else self.data)
 
     @property
     def codec(self) -> str:
@@ -167,7 +181,25 @@ class VideoFrame:
     @property
     def data(self) -> bytes:
         """The image; empty for an image that is encoded later."""
-        return b"" if isinstance(self.image, RawImage) else self.image
+        match self.image:
+            case RawImage():
+                return b""
+            case PatchImage():
+                return self.image.data
+        return self.image
+
+    @property
+    def patch(self) -> PatchImage | None:
+        """The image, if it is a part of the frame."""
+        return self.image if isinstance(self.image, PatchImage) else None
+
+    @property
+    def payload(self) -> bytes:
+        """What a binary message carries: the place of a patch, then the image."""
+        patch = self.patch
+        if patch is None:
+            return self.data
+        return binary_messages.pack_patch(patch.rect, patch.source_frame) + patch.data
 
     @property
     def delta(self) -> str:

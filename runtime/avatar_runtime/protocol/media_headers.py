@@ -52,4 +52,5 @@ def idle_frame(frame: VideoFrame, epoch: int) -> Header:
 
 
 def _flags(frame: VideoFrame) -> Flag:
-    return Flag.KEYFRAME if frame.is_keyframe else NO_FLAGS
+    flags = Flag.KEYFRAME if frame.is_keyframe else NO_FLAGS
+    return flags if frame.patch is None else flags | Flag.PATCH

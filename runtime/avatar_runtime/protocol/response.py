@@ -156,7 +156,7 @@ class Response(Generic[W]):
                         fps=self.fps,
                     ),
                     media_headers.frame(media, turn, self.ref, epoch, offset_samples=offset),
-                    media.data,
+                    media.payload,
                 )
                 return VideoMessage(message, media, speakable_at)
         return None

@@ -66,8 +66,17 @@ def video_delta(
         "keyframe": frame.is_keyframe,
         "idle": False,
         **_in_file(frame, fps),
+        **_in_picture(frame),
         "delta": frame.delta,
     }
+
+
+def _in_picture(frame: VideoFrame) -> dict[str, object]:
+    """Return where a patch is, and over which picture; nothing for a whole frame."""
+    patch = frame.patch
+    if patch is None:
+        return {}
+    return {"rect": list(patch.rect), "source_frame": patch.source_frame}
 
 
 def _in_file(frame: VideoFrame, fps: int) -> dict[str, object]:
@@ -127,6 +136,7 @@ def idle_frame(epoch: int, frame: VideoFrame, fps: int) -> dict[str, object]:
         "keyframe": frame.is_keyframe,
         "idle": True,
         **_in_file(frame, fps),
+        **_in_picture(frame),
         "delta": frame.delta,
     }
 

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Final, Generic
 
 from avatar_contracts import binary_messages
 from avatar_runtime.errors import ProtocolError
-from avatar_runtime.protocol import client_events, document_fields, server_events
+from avatar_runtime.protocol import (
+    client_events,
+    document_fields,
+    server_events,
+    session_config,
+)
 from avatar_runtime.protocol.binary_input import BinaryInput
 from avatar_runtime.protocol.config_update import ConfigUpdate
 from avatar_runtime.protocol.conversation import Conversation, response_active
@@ -449,6 +454,8 @@ class Session(Generic[W]):
                 raise response_active("session.audio.input.format", after.format.kind)
             if after.video is not before.video and VideoMode.FMP4 in (after.video, before.video):
                 raise response_active("session.avatar.video.mode", after.video.value)
+            if (field := session_config.field_that_moves_patches(before, after)) is not None:
+                raise response_active(field, after.region.value)
         self._mode.configure(after, now)
         if not self._mode.forward(session.document, event_id):
             self._report("session.updated")

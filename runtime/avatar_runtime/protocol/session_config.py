@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
+from urllib.parse import quote, urlencode
 
 from avatar_runtime.protocol.audio_formats import PCM_24K, AudioFormat
 
@@ -57,6 +58,15 @@ class VideoMode(Enum):
     def is_encoded_when_sent(self) -> bool:
         """Whether a frame takes its form when it is sent, because it depends on others."""
         return self in (VideoMode.H264, VideoMode.FMP4)
+
+
+class Region(Enum):
+    """Which part of a frame is sent."""
+
+    FULL = "full"
+    """All of it."""
+    PATCH = "patch"
+    """What differs from the picture of the avatar in silence, which the client has."""
 
 
 class Idle(Enum):
@@ -118,6 +128,8 @@ class Character:
     """Names this version of the avatar to the engine; empty for the current one of the name."""
     disclosure: str = ""
     """Text for a visible label that says that the video is generated; empty for no label."""
+    frames: int = 1
+    """Stored frames of the source video, which is played forward and back."""
 
     @property
     def engine_name(self) -> str:
@@ -153,6 +165,7 @@ class SessionConfig:
     """Width and height in pixels; `None` takes the size of the avatar, or of the crop."""
     crop: Crop | None = None
     """The part of the picture that is shown; `None` shows all of it."""
+    region: Region = Region.FULL
     asked_audio_deltas: bool | None = None
     """Whether the client gets sound apart from the video, if it has said so."""
     idle: Idle = Idle.NONE
@@ -250,7 +263,7 @@ class SessionConfig:
                     "mode": self.video.value,
                     "quality": self.quality,
                     "bitrate": self.bitrate,
-                    "region": "full",
+                    "region": self.region.value,
                     "resolution": {"width": width, "height": height},
                     "crop": None if self.crop is None else self.crop.describe(),
                 },
@@ -266,6 +279,15 @@ class SessionConfig:
                 **read_only.avatar(self),
             },
         }
+
+
+def field_that_moves_patches(before: SessionConfig, after: SessionConfig) -> str | None:
+    """Return a field whose change gives patches that are on their way a wrong place, or `None`."""
+    if not after.region is before.region is Region.PATCH:
+        return None
+    if after.crop != before.crop:
+        return "session.avatar.video.crop"
+    return "session.avatar.video.resolution" if after.size != before.size else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,4 +316,22 @@ class ReadOnlyFields:
             "samples_per_frame": config.format.samples_per_frame(self.fps),
         }
         texts = {"disclosure": config.character.disclosure, "version": config.character.version}
-        return fields | {name: text for name, text in texts.items() if text}
+        fields |= {name: text for name, text in texts.items() if text}
+        if config.region is Region.PATCH:
+            fields |= {"idle_url": self._idle_url(config), "idle_frames": config.character.frames}
+        return fields
+
+    def _idle_url(self, config: SessionConfig) -> str:
+        """Return where the pictures are over which patches are drawn, `{frame}` for the number."""
+        width, height = config.size
+        query = {
+            "model": self.model,
+            "version": config.character.version,
+            "width": str(width),
+            "height": str(height),
+            "quality": str(config.quality),
+        }
+        if config.crop is not None:
+            query["crop"] = ",".join(map(str, config.crop.corners))
+        given = urlencode({name: value for name, value in query.items() if value}, safe="/,")
+        return f"/v1/avatars/{quote(config.character.name)}/idle/{{frame}}.jpg?{given}"

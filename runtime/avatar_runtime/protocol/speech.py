@@ -383,7 +383,7 @@ class Speech(Generic[W]):
             "response.video.delta",
             lambda: server_events.idle_frame(self.epoch, frame, self._fps),
             media_headers.idle_frame(frame, self.epoch),
-            frame.data,
+            frame.payload,
             is_numbered=is_numbered,
         )
         return VideoMessage(message, frame, None, is_numbered=is_numbered)

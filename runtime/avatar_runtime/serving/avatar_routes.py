@@ -16,6 +16,7 @@ from avatar_runtime.avatars import field_rules, work_folder
 from avatar_runtime.errors import AssetError, Rejection
 from avatar_runtime.serving import admission, page_origin, prepare_process, rejections, upload
 from avatar_runtime.serving.avatar_pictures import AvatarPictures
+from avatar_runtime.serving.idle_loop import IdleLoop
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +31,7 @@ _PICTURE_HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
+_IMMUTABLE: Final = {"Cache-Control": "private, max-age=31536000, immutable"}
 _WAIT_S: Final = 3600.0  # until the wait for the end of the process is repeated
 
 _log = logging.getLogger(__name__)
@@ -42,6 +44,7 @@ class AvatarRoutes:
         self._runtime = runtime
         self._folder = Path(runtime.settings.engine.avatars)
         self._pictures = AvatarPictures(self._folder)
+        self._idle_loop = IdleLoop(runtime)
         self._progress: str | None = None
 
     def router(self) -> APIRouter:
@@ -49,6 +52,9 @@ class AvatarRoutes:
         router = APIRouter()
         router.add_api_route("/v1/avatars", self.list, response_model=None)
         router.add_api_route("/v1/avatars/{name}/picture.jpg", self.picture, response_model=None)
+        router.add_api_route(
+            "/v1/avatars/{name}/idle/{frame}.jpg", self.idle_picture, response_model=None
+        )
         if self._runtime.settings.prepare:
             router.add_api_route("/v1/avatars", self.prepare, methods=["POST"], response_model=None)
             router.add_api_route(
@@ -98,6 +104,18 @@ class AvatarRoutes:
         except AssetError:  # the folder has just been removed
             return rejections.answer(admission.avatar_not_found(name, self._runtime.avatars))
         return Response(picture, media_type="image/jpeg", headers=_PICTURE_HEADERS)
+
+    async def idle_picture(self, request: Request, name: str, frame: str) -> Response:
+        """Return a picture of the loop in silence; with a version, it never changes."""
+        try:
+            admission.check_headers(request.scope["headers"], self._runtime.tokens)
+            if self._runtime.settings.prepare:
+                page_origin.check_host(request.headers)
+            picture = await self._idle_loop.read(name, frame, request.query_params)
+        except Rejection as rejection:
+            return rejections.answer(rejection)
+        kept = _IMMUTABLE if "version" in request.query_params else {}
+        return Response(picture, media_type="image/jpeg", headers=_PICTURE_HEADERS | kept)
 
     async def preview(self, request: Request, name: str) -> Response:
         """Return the contact sheet of an avatar."""

@@ -14,7 +14,7 @@ from avatar_runtime.batching.frames import FrameRequest
 from avatar_runtime.batching.scheduler import Scheduler
 from avatar_runtime.errors import EngineError
 from avatar_runtime.protocol import idle_stream
-from avatar_runtime.protocol.media import RawImage
+from avatar_runtime.protocol.media import PatchImage, RawImage
 from avatar_runtime.serving.batch_limit import BatchLimit
 from avatar_runtime.serving.engine_health import Batch, EngineHealth
 from avatar_runtime.serving.session_clock import SessionClock
@@ -347,11 +347,14 @@ def _request(session_id: str, due: FrameDue[AudioWindow], clock: SessionClock) -
         height=due.height,
         raw=due.video.is_encoded_when_sent,
         crop=None if due.crop is None else due.crop.corners,
+        patch=due.is_patch,
     )
 
 
 def _image(frame: Frame) -> Image:
-    request = frame.request
+    request, patch = frame.request, frame.patch
+    if patch is not None:
+        return PatchImage(frame.image, patch.rect, patch.source_frame)
     if not request.raw:
         return frame.image
     return RawImage(frame.image, request.width, request.height)

@@ -37,4 +37,6 @@ async def close(websocket: WebSocket, error: object, code: int, reason: str) -> 
 def answer(rejection: Rejection) -> JSONResponse:
     """Return the HTTP answer of a rejection."""
     headers = {"Cache-Control": "no-store"}
+    if rejection.retry_after_s is not None:
+        headers["Retry-After"] = str(rejection.retry_after_s)
     return JSONResponse({"error": describe(rejection)}, rejection.status, headers)

@@ -49,6 +49,19 @@ async def test_a_picture_comes_from_a_pod(gateway: Setup) -> None:
     assert pod.requests[0].raw_path == "/v1/avatars/anna/picture.jpg"
 
 
+async def test_an_idle_picture_is_passed_on_with_the_query_of_the_pod(gateway: Setup) -> None:
+    pod = await gateway.pod("p1")
+    pod.avatar_answer = b"\xff\xd8picture"
+    path = f"/v1/avatars/anna/idle/12.jpg?model={MODEL}&crop=1,2,70,80&version=0f&x=1"
+    status, kind, body, headers = await get(gateway, path)
+    assert (status, kind, body) == (200, "image/jpeg", pod.avatar_answer)
+    assert headers["Cache-Control"] == "private, max-age=31536000, immutable"
+    assert pod.requests[0].raw_path == "/v1/avatars/anna/idle/12.jpg?version=0f&crop=1,2,70,80"
+    _, _, _, headers = await get(gateway, f"/v1/avatars/anna/idle/12.jpg?model={MODEL}")
+    assert headers["Cache-Control"] == "no-store"
+    assert pod.requests[1].raw_path == "/v1/avatars/anna/idle/12.jpg"
+
+
 @pytest.mark.parametrize(
     ("path", "key", "status"),
     [
@@ -59,6 +72,10 @@ async def test_a_picture_comes_from_a_pod(gateway: Setup) -> None:
         (f"/v1/avatars?model={MODEL}&key={KEY}", KEY, 400),
         (f"/v1/avatars/..%2F..%2Fhealthz/picture.jpg?model={MODEL}", KEY, 400),
         (f"/v1/avatars/a%3Fb/picture.jpg?model={MODEL}", KEY, 400),
+        (f"/v1/avatars/anna/idle/1.jpg?model={MODEL}", None, 401),
+        (f"/v1/avatars/..%2Fx/idle/1.jpg?model={MODEL}", KEY, 400),
+        (f"/v1/avatars/anna/idle/1%2F2.jpg?model={MODEL}", KEY, 404),
+        (f"/v1/avatars/anna/idle/1234567.jpg?model={MODEL}", KEY, 404),
     ],
 )
 async def test_a_request_is_refused_before_a_pod_sees_it(

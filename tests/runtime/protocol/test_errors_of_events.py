@@ -297,8 +297,21 @@ CASES: dict[str, tuple[str | bytes, dict[str, Any]]] = {
         {"code": "invalid_value", "param": "session.avatar.video.codec", "limit": ["jpeg", "h264"]},
     ),
     "patch": (
-        avatar(video={"region": "patch"}),
-        {"code": "invalid_value", "param": "session.avatar.video.region", "limit": ["full"]},
+        avatar(video={"mode": "h264", "region": "patch"}),
+        {
+            "code": "invalid_value",
+            "param": "session.avatar.video.region",
+            "value": "patch",
+            "limit": ["full"],
+        },
+    ),
+    "region": (
+        avatar(video={"region": "mouth"}),
+        {
+            "code": "invalid_value",
+            "param": "session.avatar.video.region",
+            "limit": ["full", "patch"],
+        },
     ),
     "crop": (
         avatar(video={"crop": {"top_left": [0, 0], "bottom_right": [500, 300]}}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import dataclasses
 import json
 import wave
 from collections import defaultdict
@@ -374,6 +375,31 @@ def test_the_voice_detector_hears_the_same() -> None:
         moved = SileroDetector(PCM_24K)
         moved.restore(session_document.decode(state).nested("d"))
     assert found == rates
+
+
+def test_the_document_has_every_setting(connect: Connect) -> None:
+    driver = connect()
+    exported = config_document.export(driver.session.config)
+    assert set(exported) == {field.name for field in dataclasses.fields(SessionConfig)}
+    driver.update(
+        audio={"input": {"turn_detection": {"type": "server_vad", "idle_timeout_ms": 6000}}},
+        avatar={
+            "character": "ben",
+            "video": {
+                "region": "patch",
+                "quality": 33,
+                "crop": {"top_left": [2, 4], "bottom_right": [130, 200]},
+            },
+            "flow": {"mode": "ack", "window_ms": 300, "overrun": "pause"},
+            "drive": {"start": "response.create"},
+            "transport": "json",
+            "idle": "stream",
+        },
+        instructions="Be brief.",
+    )
+    config = driver.session.config
+    move(driver)
+    assert driver.session.config == config
 
 
 def test_the_time_that_is_left_moves(connect: Connect) -> None:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import torch
 
-from avatar_runtime.avatars import cache, idle_pictures, masks
-from avatar_runtime.engine.rendering import resize
+from avatar_runtime.avatars import cache, idle_pictures
+from avatar_runtime.engine.rendering import patches, resize
 from avatar_runtime.engine.rendering.lru import LRUCache
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from avatar_runtime.avatars.cache import Avatar
-    from avatar_runtime.batching.frames import FrameRequest
+    from avatar_runtime.batching.frames import FrameRequest, Patch
 
 _WEIGHTS_BYTES: Final = 64 << 20  # of resize weights: those of a box side of 300 take 300 KiB
 
@@ -42,6 +42,8 @@ class Composed:
     """`(bytes,) uint8`: BGR images row by row, one after the other."""
     shapes: Sequence[tuple[int, int]]
     """Height and width of each image."""
+    patches: Sequence[Patch | None]
+    """Where each image belongs; `None` for a whole frame."""
 
     def views(self) -> list[Tensor]:
         """Return the images, `(h, w, 3) uint8`, as views of `flat`."""
@@ -108,12 +110,23 @@ class Composer:
 
         The work is queued; the call waits for it only if a stored frame is not cached.
         """
-        frames = self._cached([self._place(request) for request in batch], faces.shape[1])
-        shapes = [(request.height, request.width) for request in batch]
+        places = [self._place(request) for request in batch]
+        frames = self._cached(places, faces.shape[1])
+        boxes = [
+            patches.part(request, *place) for request, place in zip(batch, places, strict=True)
+        ]
+        shapes = [(box.height, box.width) for box in boxes]
         total = sum(3 * h * w for h, w in shapes)
-        composed = Composed(torch.empty(total, dtype=torch.uint8, device=self._device), shapes)
-        rows = zip(batch, frames, faces, composed.views(), strict=True)
-        for request, frame, face, view in rows:
+        composed = Composed(
+            torch.empty(total, dtype=torch.uint8, device=self._device),
+            shapes,
+            [
+                patches.place(request, index, box)
+                for request, (_, index), box in zip(batch, places, boxes, strict=True)
+            ],
+        )
+        rows = zip(batch, frames, faces, composed.views(), boxes, strict=True)
+        for request, frame, face, view, box in rows:
             opacity = request.window.mouth_opacity
             if frame.source.shape == view.shape and request.crop is None:
                 view.copy_(frame.source)
@@ -122,7 +135,8 @@ class Composer:
                 image = frame.source.clone()
                 blend(image, frame, face, opacity)
                 image = _cropped(image, request)
-                view.copy_(self._resized(image, view.shape[0], view.shape[1]))
+                image = self._resized(image, request.height, request.width)
+                view.copy_(image[box.y1 : box.y2, box.x1 : box.x2])
         return composed
 
     def clear(self) -> None:
@@ -161,7 +175,7 @@ class Composer:
             nothing = torch.empty(0, 0, 1, dtype=torch.int32, device=self._device)
             return _DeviceFrame(source, slice(0), slice(0), nothing, nothing, nothing)
         box, mask = avatar.box(index), avatar.mask(index)
-        inner = masks.bounding_box(mask)
+        inner = avatar.blended(index).relative_to(box)
         rows, columns = slice(inner.y1, inner.y2), slice(inner.x1, inner.x2)
         inner_mask = np.ascontiguousarray(mask[rows, columns, None], np.int32)
         method = resize.FACE[avatar.face_resize]

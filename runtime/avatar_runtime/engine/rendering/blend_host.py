@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from avatar_runtime.avatars import geometry, idle_pictures, masks
+from avatar_runtime.avatars import geometry, idle_pictures
 from avatar_runtime.engine.rendering import resize
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ def patch(
     box, mask = avatar.box(index), avatar.mask(index)
     if opacity < 1:
         mask = np.rint(mask * np.float32(opacity)).astype(np.uint8)
-    inner = masks.bounding_box(mask)
-    where = geometry.Box(box.x1 + inner.x1, box.y1 + inner.y1, box.x1 + inner.x2, box.y1 + inner.y2)
+    where = avatar.blended(index)
+    inner = where.relative_to(box)
     resized = cv2.resize(
         face, (box.width, box.height), interpolation=resize.FACE[avatar.face_resize]
     )
@@ -61,13 +61,24 @@ def patch(
 
 
 def encode(image: NDArray[np.uint8], request: FrameRequest) -> bytes:
-    """Return an image, `(h, w, 3) uint8` BGR, in the part, the size and the form of a request."""
+    """Return a picture of an avatar, `(h, w, 3) uint8` BGR, as a request for all of it shows it."""
+    return encode_shown(shown(image, request), request)
+
+
+def shown(image: NDArray[np.uint8], request: FrameRequest) -> NDArray[np.uint8]:
+    """Return a picture of an avatar, `(h, w, 3) uint8` BGR, in the crop and size of a request."""
     if request.crop is not None:
         left, top, right, bottom = request.crop
         image = np.ascontiguousarray(image[top:bottom, left:right])
+    return resized(image, request.width, request.height)
+
+
+def encode_shown(image: NDArray[np.uint8], request: FrameRequest) -> bytes:
+    """Return an image, `(h, w, 3) uint8` BGR, in the form of a request, whatever its size."""
     if request.raw:
-        return i420(resized(image, request.width, request.height))
-    return encode_jpeg(image, request.width, request.height, request.quality)
+        return i420(image)
+    height, width = image.shape[:2]
+    return encode_jpeg(image, width, height, request.quality)
 
 
 def encode_jpeg(image: NDArray[np.uint8], width: int, height: int, quality: int) -> bytes:

@@ -17,7 +17,7 @@ import torch
 from avatar_runtime.avatars import cache
 from avatar_runtime.batching.frames import Frame
 from avatar_runtime.engine.device import Rendered
-from avatar_runtime.engine.rendering import blend_host
+from avatar_runtime.engine.rendering import blend_host, patches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from avatar_runtime.batching.frames import FrameRequest
+    from avatar_runtime.batching.frames import FrameRequest, Patch
     from avatar_runtime.engine.device import InFlight
     from avatar_runtime.engine.rendering.blend_device import Composed, Composer
     from avatar_runtime.engine.rendering.jpeg_encoder import JpegEncoder
@@ -66,7 +66,12 @@ class HostPostprocessor:
     def encode(
         self, batch: Sequence[FrameRequest], images: Sequence[NDArray[np.uint8]]
     ) -> list[Frame]:
-        return list(self._pool.map(_encoded, batch, images))
+        return list(self._pool.map(self._frame, batch, images))
+
+    def _frame(self, request: FrameRequest, image: NDArray[np.uint8]) -> Frame:
+        avatar = self._avatars[request.avatar]
+        index = cache.fold(request.source_frame, avatar.manifest.frames)
+        return patches.frame(request, avatar, index, image)
 
     def _compose(self, request: FrameRequest, face: NDArray[np.uint8]) -> NDArray[np.uint8]:
         avatar = self._avatars[request.avatar]
@@ -151,7 +156,7 @@ class _CopyInFlight:
         ends = np.cumsum([3 * h * w for h, w in shapes])
         parts = np.split(flat, ends[:-1])
         images = [part.reshape(h, w, 3) for part, (h, w) in zip(parts, shapes, strict=True)]
-        frames = list(self.pool.map(_encoded, self.batch, images))
+        frames = list(self.pool.map(_encoded, self.batch, images, self.composed.patches))
         self.timer.add("jpeg", time.perf_counter() - began)
         return Rendered(frames, self.timer.stages())
 
@@ -178,13 +183,15 @@ class _EncodeInFlight:
             began = time.perf_counter()
             views = zip(self.composed.views(), self.batch, strict=True)
             files = [
-                view if request.raw else self.encoder(view, request.quality)
+                view if request.raw or not view.numel() else self.encoder(view, request.quality)
                 for view, request in views
             ]
             arrays = [file.cpu().numpy() for file in files]
             frames = [
-                Frame(request, blend_host.i420(array) if request.raw else array.tobytes())
-                for request, array in zip(self.batch, arrays, strict=True)
+                Frame(request, blend_host.i420(array) if request.raw else array.tobytes(), patch)
+                for request, array, patch in zip(
+                    self.batch, arrays, self.composed.patches, strict=True
+                )
             ]
             self.timer.add("jpeg", time.perf_counter() - began)
         return Rendered(frames, self.timer.stages())
@@ -254,5 +261,6 @@ def _blocking_event() -> torch.cuda.Event:
     return torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
 
 
-def _encoded(request: FrameRequest, image: NDArray[np.uint8]) -> Frame:
-    return Frame(request, blend_host.encode(image, request))
+def _encoded(request: FrameRequest, image: NDArray[np.uint8], patch: Patch | None) -> Frame:
+    """Return the frame of an image that the device has cropped and resized; it may be empty."""
+    return Frame(request, blend_host.encode_shown(image, request) if image.size else b"", patch)

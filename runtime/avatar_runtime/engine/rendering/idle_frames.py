@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from avatar_runtime.avatars import cache, idle_pictures
 from avatar_runtime.batching.frames import Frame
 from avatar_runtime.engine.device import MIB
-from avatar_runtime.engine.rendering import blend_host
+from avatar_runtime.engine.rendering import blend_host, patches
 from avatar_runtime.engine.rendering.lru import LRUCache
 
 if TYPE_CHECKING:
@@ -43,6 +43,10 @@ class IdleFrames:
         def encode() -> bytes:
             return blend_host.encode(idle_pictures.decode(avatar, index), request)
 
+        if request.patch and request.window.silent:
+            return patches.nothing(request, index)
+        if request.patch:  # of a simulated device, whose frames all show the silence
+            return patches.frame(request, avatar, index, idle_pictures.decode(avatar, index))
         quality = None if request.raw else request.quality
         key = (avatar.info.key, index, request.width, request.height, quality, request.crop)
         images = self._raw if request.raw else self._jpeg

@@ -22,9 +22,9 @@ import cv2
 import numpy as np
 
 from avatar_client import sound
-from avatar_runtime.avatars import cache
+from avatar_runtime.avatars import cache, geometry, idle_pictures
 from avatar_runtime.batching.frames import AudioWindow, FrameRequest
-from avatar_runtime.engine.rendering import blend_host, idle_frames
+from avatar_runtime.engine.rendering import blend_host, idle_frames, patches
 from avatar_runtime.protocol.audio_formats import PCM_24K
 from avatar_runtime.protocol.media import Encoding, FilePart, RawImage
 from avatar_runtime.protocol.video_stream import KEYFRAME_PERIOD_S
@@ -67,7 +67,7 @@ def main() -> int:
 def _line(row: dict[str, Any]) -> str:
     modes = ", ".join(
         f"{mode} {row[mode]['kbps']:.0f} kbit/s {row[mode]['encode_ms']:.2f} ms"
-        for mode in ("jpeg", "h264", "fmp4")
+        for mode in ("jpeg", "h264", "fmp4", "patch")
     )
     return (
         f"{row['size']}: {modes}; h264 {row['ratio']:.0%} of jpeg, {row['ratio_at_equal_psnr']:.0%}"
@@ -77,7 +77,7 @@ def _line(row: dict[str, Any]) -> str:
 
 def frames(count: int) -> list[Image]:
     """Return frames of an avatar whose mouth opens and closes, `(h, w, 3) uint8` BGR."""
-    avatar = cache.read(paths.REPOSITORY / "examples/avatars/anna")
+    avatar = _avatar()
     random = np.random.default_rng(SEED)
     drawn = []
     for position in range(count):
@@ -104,6 +104,8 @@ def compare(drawn: Sequence[Image], width: int, height: int) -> dict[str, Any]:
         "jpeg": jpeg,
         "h264": h264,
         "fmp4": measure(images, *fmp4_of(images, DEFAULT_QUALITY)),
+        "patch": measure(images, *patch_of(images, DEFAULT_QUALITY)),
+        "idle_loop_kib": idle_loop_kib(width, height),
         "ratio": round(h264["kbps"] / jpeg["kbps"], 4),
         "h264_at_equal_psnr": psnr,
         "ratio_at_equal_psnr": round(psnr["kbps"] / jpeg["kbps"], 4),
@@ -136,7 +138,7 @@ def idle_cost(width: int, height: int) -> dict[str, float]:
 
     `jpeg` and `raw` are made from the files of the avatar; `cached` is a JPEG image again.
     """
-    avatar = cache.read(paths.REPOSITORY / "examples/avatars/anna")
+    avatar = _avatar()
     window = AudioWindow(0, 0, memoryview(b""), 0, 0, silent=True)
     requests = [
         FrameRequest("s", -1, 1, 0, 0.0, "anna", n, window, DEFAULT_QUALITY, width, height)
@@ -157,8 +159,50 @@ def jpeg_of(images: Sequence[Image], quality: int) -> tuple[list[bytes], list[Im
         [lambda image=image: blend_host.encode_jpeg(image, width, height, quality)  # type: ignore[misc]
          for image in images]
     )  # fmt: skip
-    decoded = [cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR) for file in files]
-    return files, [np.asarray(image, np.uint8) for image in decoded], seconds
+    return files, [_decoded(file) for file in files], seconds
+
+
+def patch_of(images: Sequence[Image], quality: int) -> tuple[list[bytes], list[Image], float]:
+    """Return the patches, the images over the pictures in silence, and the CPU seconds."""
+    avatar, (height, width) = _avatar(), images[0].shape[:2]
+    whole = (0, 0, avatar.manifest.width, avatar.manifest.height)
+    indices = [cache.fold(position, avatar.manifest.frames) for position in range(len(images))]
+    boxes = [
+        patches.rectangle(avatar.blended(index), geometry.Box(*whole), width, height)
+        for index in indices
+    ]
+    cut = [
+        image[box.y1 : box.y2, box.x1 : box.x2] for image, box in zip(images, boxes, strict=True)
+    ]
+    files, seconds = _timed(
+        [lambda image=image: blend_host.encode_jpeg(image, image.shape[1], image.shape[0], quality)  # type: ignore[misc]
+         for image in cut]
+    )  # fmt: skip
+    shown = []
+    for index, box, file in zip(indices, boxes, files, strict=True):
+        below = blend_host.encode_jpeg(idle_pictures.decode(avatar, index), width, height, quality)
+        picture = _decoded(below)
+        picture[box.y1 : box.y2, box.x1 : box.x2] = _decoded(file)
+        shown.append(picture)
+    return files, shown, seconds
+
+
+def idle_loop_kib(width: int, height: int) -> float:
+    """Return the size of the pictures in silence, which a client of patches fetches once."""
+    avatar = _avatar()
+    sizes = [
+        len(blend_host.encode_jpeg(idle_pictures.decode(avatar, n), width, height, DEFAULT_QUALITY))
+        for n in range(avatar.manifest.frames)
+    ]
+    return round(sum(sizes) / 1024, 1)
+
+
+def _avatar() -> cache.Avatar:
+    return cache.read(paths.REPOSITORY / "examples/avatars/anna")
+
+
+def _decoded(file: bytes) -> Image:
+    return np.asarray(cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR), np.uint8)
 
 
 def h264_of(images: Sequence[Image], quality: int) -> tuple[list[bytes], list[Image], float]:

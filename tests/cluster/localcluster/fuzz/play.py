@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
-from avatar_runtime.protocol.media import RawImage
+from avatar_runtime.protocol.media import PatchImage, RawImage
 from avatar_runtime.protocol.session import (
     MAX_UNREAD_CHARACTERS,
     Session,
@@ -228,6 +228,11 @@ class Play:
             image: Image = self._jpeg
             if frame.video.is_encoded_when_sent:
                 image = RawImage(self._jpeg, frame.width, frame.height)
+            elif frame.is_patch:
+                width, height = (
+                    random.randrange(0, n + 1, 16) for n in (frame.width, frame.height)
+                )
+                image = PatchImage(self._jpeg, (0, 0, width, height), random.randrange(2**20))
             taken = session.deliver(ref, epoch, index, image, now, is_drawn=random.random() < 0.8)
         self.played.frames += taken
         require(not (is_old and taken), f"{frame} of an old epoch was accepted")

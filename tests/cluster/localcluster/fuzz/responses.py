@@ -203,6 +203,7 @@ class ResponseCheck:
 
     def _check_keyframe(self, event: Event) -> None:
         """Check that a decoder has what the frame depends on."""
+        self._modes.check_patch(event)
         this = event["codec"], event["response_id"], event["epoch"], event["frame_index"]
         index = 0 if event["idle"] else this[3] - 1
         follows = this[0] == "h264" and self._last_frame == (*this[:3], index)

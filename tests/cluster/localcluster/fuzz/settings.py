@@ -65,7 +65,7 @@ FIELDS: Final[Mapping[str, Choices]] = {
         ({"width": 64, "height": 2048}, {"width": 256, "height": 256}),
         ({"width": 63, "height": 64}, {"width": 64}, [64, 64]),
     ),
-    "avatar.video.region": (("full",), ("patch",)),
+    "avatar.video.region": (("full", "patch", "patch"), ("mouth", None)),
     "avatar.video.crop": (
         (
             None,
@@ -82,6 +82,8 @@ FIELDS: Final[Mapping[str, Choices]] = {
     "avatar.flow.overrun": (("drop", "pause"), ("grow",)),
     "avatar.drive.start": (("append", "commit", "response.create"), ("create",)),
     "avatar.fps": ((25,), (30,)),
+    "avatar.idle_frames": ((0,), (3,)),
+    "avatar.idle_url": (("",), ("//evil.example/{frame}",)),
     "avatar.disclosure": (("", "Made by a machine."), (3,)),
     "avatar.scene": (({"zoom": 1},), ()),
 }

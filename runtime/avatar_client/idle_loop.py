@@ -1,0 +1,60 @@
+"""Fetches the pictures of an avatar in silence, over which the patches of a session are drawn."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from avatar_client import errors
+from avatar_contracts import labels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from avatar_client.dialing import Target
+    from avatar_client.traces import VideoFrame
+
+MAX_BYTES: Final = 2 << 20
+"""Of one picture."""
+_TIMEOUT_S: Final = 20.0  # without a byte
+
+
+async def fetch(target: Target, frames: Iterable[VideoFrame]) -> Mapping[str, bytes]:
+    """Return the JPEG file of each picture that the frames need, by `Patch.picture`.
+
+    The session of the frames is still open, so that the server keeps its version of the avatar.
+
+    Raises:
+        RecordingError: the server does not give a picture.
+    """
+    pictures = dict.fromkeys(f.patch.picture for f in frames if f.patch is not None)
+    return await asyncio.to_thread(_fetch, target, list(pictures)) if pictures else {}
+
+
+def _fetch(target: Target, pictures: list[str]) -> dict[str, bytes]:
+    parts = urlsplit(target.address())
+    is_secure = parts.scheme == "wss"
+    connect = http.client.HTTPSConnection if is_secure else http.client.HTTPConnection
+    connection = connect(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
+    headers = {"Authorization": f"Bearer {target.key}"} if target.key else {}
+    if target.session_token:
+        headers[labels.SESSION_TOKEN_HEADER] = target.session_token
+    found = {}
+    try:
+        for picture in pictures:
+            # A path has the host of the session: the key goes nowhere else.
+            connection.request("GET", picture, headers=headers)
+            answer = connection.getresponse()
+            body = answer.read(MAX_BYTES + 1)
+            if answer.status != http.client.OK:
+                raise errors.RecordingError(picture, f"the server answered {answer.status}")
+            if len(body) > MAX_BYTES:
+                raise errors.RecordingError(picture, f"it has more than {MAX_BYTES} bytes")
+            found[picture] = body
+    except (OSError, http.client.HTTPException) as error:
+        raise errors.RecordingError("the idle loop", str(error)) from error
+    finally:
+        connection.close()
+    return found
