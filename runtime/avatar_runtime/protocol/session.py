@@ -12,12 +12,7 @@ from typing import TYPE_CHECKING, Final, Generic
 
 from avatar_contracts import binary_messages
 from avatar_runtime.errors import ProtocolError
-from avatar_runtime.protocol import (
-    client_events,
-    document_fields,
-    server_events,
-    session_config,
-)
+from avatar_runtime.protocol import client_events, document_fields, server_events, session_config
 from avatar_runtime.protocol.binary_input import BinaryInput
 from avatar_runtime.protocol.config_update import ConfigUpdate
 from avatar_runtime.protocol.conversation import Conversation, response_active

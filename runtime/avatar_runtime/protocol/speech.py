@@ -10,8 +10,8 @@ from avatar_runtime.protocol.document_fields import Count, Table
 from avatar_runtime.protocol.frame_flow import FrameFlow
 from avatar_runtime.protocol.live_source import OverloadReport
 from avatar_runtime.protocol.media import AudioChunk, VideoFrame, W
+from avatar_runtime.protocol.media_messages import VideoMessage
 from avatar_runtime.protocol.playback import Playback, PlayingResponse
-from avatar_runtime.protocol.response import VideoMessage
 from avatar_runtime.protocol.session_config import Overrun, VideoMode
 from avatar_runtime.protocol.turn import Step
 from avatar_runtime.protocol.video_stream import VideoStream
