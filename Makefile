@@ -5,6 +5,8 @@ export PYTHONSAFEPATH := 1
 
 .PHONY: help environment lint unit check test mutants docs demo bench clean lock format
 
+# The end-to-end tests run one after another: they share one control plane.
+REPORT := -q -rs --durations=40 --promised go
 MUTANTS ?= 200
 SEED ?= 1
 
@@ -40,7 +42,10 @@ check: lint
 test: environment
 	@requirements/install-debian
 	PYTHONPATH=tests/cluster $(BIN)/python -m localcluster build > /dev/null
-	$(BIN)/pytest -m "not gpu" -rs --durations=40 --promised go $$(requirements/install-debian --promised) $(PYTEST_ARGS)
+	@debian=$$(requirements/install-debian --promised); failed=0; set -x; \
+	  $(BIN)/pytest -m "not gpu and not e2e" -n 2 --dist loadfile $(REPORT) $$debian $(PYTEST_ARGS) || failed=1; \
+	  $(BIN)/pytest -m "e2e and not gpu" $(REPORT) $$debian $(PYTEST_ARGS) || failed=1; \
+	  exit $$failed
 
 mutants: environment
 	PYTHONPATH=tests/mutation $(BIN)/python -m mutants --mutants $(MUTANTS) --seed $(SEED) $(MUTANTS_ARGS)

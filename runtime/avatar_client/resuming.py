@@ -24,6 +24,8 @@ RESUMABLE: Final = frozenset({1001, 1006, 1011, 1012, 4413})
 """Close codes after which the server holds the session."""
 MAX_KEPT_BYTES: Final = 32 * 2**20
 """Sent messages that may have to be sent again; more than sockets on both sides hold."""
+_TRY_LATER: Final = 1013
+"""Close code of a server that holds the session and cannot continue it now."""
 _FIRST_PAUSE_S: Final = 0.1
 _MAX_PAUSE_S: Final = 1.0
 
@@ -144,7 +146,7 @@ class ResumingSocket:
             except (TimeoutError, _CannotResume) as error:
                 _log.info("session not resumed error=%s", error)
                 self._lose(closed)
-            except (errors.AvatarClientError, ConnectionClosed, OSError) as error:
+            except (errors.AvatarClientError, ConnectionClosed, OSError, _NotYet) as error:
                 _log.info("session not resumed yet error=%s", error)
             else:
                 self.resumed += 1
@@ -159,12 +161,15 @@ class ResumingSocket:
         Raises:
             ConnectionClosed: the connection was lost, too.
             _CannotResume: the server refuses.
+            _NotYet: the server may continue it later.
         """
         request = {"type": "session.resume", "token": self._token, "last_seq": self._last_seq}
         await self._socket.send(json.dumps(request))
         answer = json.loads(await self._socket.recv())
         if answer.get("type") != "session.resumed":
-            raise _CannotResume(str(answer.get("error")))
+            await self._socket.wait_closed()
+            is_final = self._socket.close_code != _TRY_LATER
+            raise (_CannotResume if is_final else _NotYet)(str(answer.get("error")))
         self._keep_token(answer)
         missing = self._sent - int(answer["input_messages"])
         if not 0 <= missing <= len(self._kept):
@@ -180,3 +185,7 @@ class ResumingSocket:
 
 class _CannotResume(Exception):
     """The server does not continue the session."""
+
+
+class _NotYet(Exception):
+    """The server does not continue the session now."""

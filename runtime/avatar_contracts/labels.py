@@ -32,6 +32,11 @@ DRAIN_PATH: Final = "/control/v1/drain"
 
 SERVICE_HEADER: Final = "Avatar-Service"
 """The header by which a gateway gives a pod the name that its caller asked for."""
+CALLER_HEADER: Final = "Avatar-Caller"
+"""The header by which a gateway tells a pod which connections come from one caller.
+
+It is a code for the caller's address (`tokens.caller_code`), which a pod cannot read.
+"""
 SESSION_TOKEN_HEADER: Final = "Avatar-Session-Token"
 """The header by which a gateway proves to a pod that it may open sessions.
 

@@ -16,9 +16,10 @@ PAGE_PATH: Final = "/page"
 INDEX: Final = "index.html"
 _SCRIPT: Final = "text/javascript"
 _CLIENT: Final = (
-    "capture-worklet captions close-codes connection credentials decoders errors index media"
-    " message-log microphone options pacing pcm playback-worklet resampler screen session sound"
-    " statistics timeline turns video"
+    "acknowledgements binary-media capture-worklet captions close-codes connection credentials"
+    " decoders errors file-player index media message-log microphone mp4 negotiation options"
+    " outputs pacing pcm playback-worklet resampler screen session sound statistics timeline turns"
+    " video"
 )
 _PAGE: Final = "details directory own-face page recordings states view"
 _TYPES: Final = {
@@ -33,6 +34,7 @@ _POLICY: Final = {
     "script-src": "'self'",
     "style-src": "'self'",
     "img-src": "'self' blob: data:",
+    "media-src": "'self' blob:",  # MediaSource has the address of a blob
     "connect-src": "'self' ws: wss:",  # some browsers do not count WebSockets as 'self'
     "base-uri": "'none'",
     "form-action": "'none'",

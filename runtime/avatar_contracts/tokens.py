@@ -18,6 +18,7 @@ _GATEWAY: Final = "gateway"
 _GATEWAY_KEY: Final = "gateway-key"
 _GENERATION: Final = "generation"
 _GENERATION_DIGITS: Final = 10
+_CALLER_DIGITS: Final = 16
 
 
 def control_token(master: str, service: str) -> str:
@@ -49,6 +50,15 @@ def state_token(key: str, service: str) -> str:
 def session_token(key: str, service: str) -> str:
     """Return the token that opens sessions on a service's pods; `key` is the gateway key."""
     return _derive(key, f"session:{service}")
+
+
+def caller_code(key: str, address: str) -> str:
+    """Return what stands for the address of a caller; `key` is the gateway key.
+
+    It is the same at all gateways. Nobody can compute the address from it without the key, not even
+    by trying all addresses. 16 hexadecimal digits.
+    """
+    return _derive(key, f"caller:{address}")[:_CALLER_DIGITS]
 
 
 def generation(master: str) -> str:

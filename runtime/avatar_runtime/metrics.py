@@ -14,7 +14,7 @@ from avatar_runtime.upstream.metrics import UpstreamMetrics
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-ResumeResult = Literal["resumed", "refused", "gap", "expired"]
+ResumeResult = Literal["resumed", "refused", "gap", "expired", "limited", "displaced"]
 DiscardReason = Literal["cancelled", "slow_client", "failed", "overload"]
 FrameKind = Literal["drawn", "silent", "idle"]
 """Drawn by the model, the avatar's source frame in silence, or that of an idle stream."""
@@ -158,7 +158,9 @@ class Metrics:
         self._resumes = Counter(
             "avatar_runtime_session_resumes",
             "Sessions whose client lost its connection, by result: resumed on another connection, "
-            "refused for a wrong token, gap if messages were not kept, expired without a client.",
+            "refused for a wrong token, gap if messages were not kept, expired without a client, "
+            "limited if a session was resumed too often, displaced if a connection made room for "
+            "newer ones.",
             ["result"],
             registry=self._registry,
         )

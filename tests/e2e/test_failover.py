@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
 KILLS: Final = int(os.environ.get("AVATAR_LEADER_KILLS", "10"))
-FAILOVER_S: Final = 5.0
-CLEAN_S: Final = 1.0
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -41,13 +39,15 @@ async def pair(plane: ControlPlane) -> AsyncIterator[leader_kills.Pair]:
         assert pair.report.orphans == 0
 
 
-async def test_a_leader_that_is_told_to_stop_hands_over_within_a_second(
-    pair: leader_kills.Pair,
-) -> None:
-    epoch = pair.lease["leaseTransitions"]
+async def test_a_leader_that_is_told_to_stop_hands_over(pair: leader_kills.Pair) -> None:
+    """How long it takes is measured by `localcluster.bench.failover`."""
+    epoch, earlier = pair.lease["leaseTransitions"], len(pair.lease_log.handovers())
+    expected = []
     for _ in range(3):
+        before = pair.holder
         await pair.hand_over()
-    assert max(pair.report.handed_s) < CLEAN_S
+        expected.append((before, pair.holder))
+    assert pair.lease_log.handovers()[earlier:] == expected
     assert pair.lease["leaseTransitions"] == epoch + 3
 
 
@@ -89,7 +89,7 @@ async def test_pods_carry_the_epoch_of_their_leader(pair: leader_kills.Pair) -> 
     await pair.settled(before)
 
 
-async def test_killed_leaders_are_replaced_in_time_and_nothing_is_done_twice(
+async def test_killed_leaders_are_replaced_and_nothing_is_done_twice(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     async with running(tmp_path_factory.mktemp("kills") / "cluster") as cluster:
@@ -99,7 +99,6 @@ async def test_killed_leaders_are_replaced_in_time_and_nothing_is_done_twice(
     assert len(report.elected_s) == KILLS
     assert report.epochs >= KILLS
     assert (report.surplus, report.orphans, report.cut) == (0, 0, 0)
-    assert max(report.elected_s) <= FAILOVER_S
     # Names follow from what is seen, so a leader that repeats what it did not see is refused.
     creates = [w for w in deposed if (w.verb, w.resource) == ("create", "pods") and w.code == 201]
     assert creates

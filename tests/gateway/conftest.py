@@ -36,9 +36,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from avatar_gateway.core.connections import IPNetwork
+
 KEY = "a-key-of-some-length"
 ANY_PORT = settings.Address("127.0.0.1", 0)
 MASTER = "a-master-secret-of-the-operator"
+LIMITS = Limits(2000, 2000)
 
 
 @asynccontextmanager
@@ -334,7 +337,11 @@ async def running_gateway(
 
 
 @asynccontextmanager
-async def serving_gateway(tls_context: ssl.SSLContext | None = None) -> AsyncIterator[Setup]:
+async def serving_gateway(
+    tls_context: ssl.SSLContext | None = None,
+    limits: Limits = LIMITS,
+    trusted_proxies: Sequence[IPNetwork] = (),
+) -> AsyncIterator[Setup]:
     """Run a gateway without pods."""
     registry, sessions = PodRegistry(), Sessions()
     metrics = Metrics(lambda: sessions.live, lambda: sessions.waiting)
@@ -361,7 +368,7 @@ async def serving_gateway(tls_context: ssl.SSLContext | None = None) -> AsyncIte
         admin = Admin(chosen, registry, sessions, metrics, lambda: app.is_ready)
         stack.push_async_callback(placer.close)
         setup.port = await stack.enter_async_context(
-            Listener(Limits(2000, 2000), tls_context=tls_context).listening(
+            Listener(limits, trusted_proxies, tls_context=tls_context).listening(
                 app.application(), ANY_PORT
             )
         )
@@ -379,8 +386,8 @@ async def gateway() -> AsyncIterator[Setup]:
 
 
 @pytest.fixture
-def make_gateway() -> Callable[[ssl.SSLContext], AbstractAsyncContextManager[Setup]]:
-    """Return a context in which a gateway serves TLS."""
+def make_gateway() -> Callable[..., AbstractAsyncContextManager[Setup]]:
+    """Return a context in which a gateway serves with a certificate or limits."""
     return serving_gateway
 
 

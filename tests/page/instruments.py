@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 from safetensors.numpy import load_file
 
+from avatar_client.binary_media import BinaryMediaReader
+from avatar_contracts import binary_messages
 from avatar_runtime.avatars import cache, tensor_files
 
 if TYPE_CHECKING:
@@ -112,16 +114,36 @@ def code_of(image: NDArray[np.uint8]) -> int:
 
 
 class SentFrames:
-    """The frames that the server sent, as the browser received them."""
+    """What the browser received and sent, in one form for both transports: that of JSON."""
 
     def __init__(self, page: Page) -> None:
         self.events: list[dict[str, Any]] = []
         self.sent: list[dict[str, Any]] = []
+        self.received_bytes = 0
+        self._reader = BinaryMediaReader()
         page.on("websocket", self._follow)
 
     def _follow(self, socket: WebSocket) -> None:
-        socket.on("framereceived", lambda text: self.events.append(json.loads(text)))
-        socket.on("framesent", lambda text: self.sent.append(json.loads(text)))
+        socket.on("framereceived", self._receive)
+        socket.on("framesent", self._send)
+
+    def _receive(self, message: str | bytes) -> None:
+        self.received_bytes += len(message)
+        if isinstance(message, bytes):
+            event = self._reader.read(message)
+            event["delta"] = base64.b64encode(event.pop("data")).decode()
+        else:
+            event = json.loads(message)
+            self._reader.observe(event)
+        self.events.append(event)
+
+    def _send(self, message: str | bytes) -> None:
+        if isinstance(message, bytes):
+            _, sound = binary_messages.unpack(message)
+            audio = base64.b64encode(sound).decode()
+            self.sent.append({"type": "input_audio_buffer.append", "audio": audio})
+        else:
+            self.sent.append(json.loads(message))
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         """Return the events of a type."""

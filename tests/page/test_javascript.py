@@ -19,6 +19,7 @@ PAGE: Final = ROOT / "runtime/avatar_contracts/page"
 TESTS: Final = Path(__file__).parent / "javascript"
 MAX_LINES: Final = 300
 LIMIT_S: Final = 100
+BINARY_ACKS: Final = {"transport": "binary", "flow": "ack"}
 OPTIONS: Final = {
     "checkJs": True,
     "allowJs": True,
@@ -96,21 +97,24 @@ async def test_the_package_can_be_packed_and_imported_by_its_name(tmp_path: Path
     assert "dependencies" not in packed
 
 
-@pytest.mark.parametrize("video", ["jpeg", "h264"])
-@pytest.mark.parametrize("socket", ["global", "ws"])
-async def test_node_drives_a_session(video: str, socket: str) -> None:
+async def _drive(port: int, options: dict[str, str], socket: str = "global") -> dict[str, Any]:
+    """Run a session in Node.js, and return what happened in it."""
     node, folder = environments.node()
     given = str(folder / "node_modules/ws/wrapper.mjs") if socket == "ws" else ""
-    async with running() as port:
-        arguments = (f"http://127.0.0.1:{port}", str(ROOT / "examples/speech.wav"), video, given)
-        status, printed = await _run(str(node), str(TESTS / "session.mjs"), *arguments)
+    arguments = (f"http://127.0.0.1:{port}", str(ROOT / "examples/speech.wav"))
+    script = str(TESTS / "session.mjs")
+    status, printed = await _run(str(node), script, *arguments, json.dumps(options), given)
     assert status == 0, printed
     result: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    return result
+
+
+def _check(result: dict[str, Any], mode: str) -> None:
     first = result["first"]
-    assert (first["played"], first["frames"], first["modes"]) == ("completed", 50, [video])
+    assert (first["played"], first["frames"], first["modes"]) == ("completed", 50, [mode])
     assert first["isEqual"]
     assert first["pts"]
-    assert first["keyframes"] == (50 if video == "jpeg" else 1)
+    assert first["keyframes"] == (50 if mode == "jpeg" else 1)
     assert first["tookS"] >= 2  # it is over when it has been heard
     # Speak, Speak, Stop: the second one never starts.
     assert result["cancelled"] == ["cancelled", "cancelled"]
@@ -123,14 +127,44 @@ async def test_node_drives_a_session(video: str, socket: str) -> None:
     assert result["kbitPerS"] > 0
 
 
-@pytest.mark.parametrize("video", ["jpeg", "h264"])
-async def test_a_session_that_is_cut_again_and_again_loses_nothing(video: str) -> None:
+@pytest.mark.parametrize(("socket", "mode"), [("global", "jpeg"), ("ws", "h264")])
+async def test_node_drives_a_session(socket: str, mode: str) -> None:
+    async with running() as port:
+        result = await _drive(port, {"mode": mode}, socket)
+    _check(result, mode)
+    assert result["media"]["binary"] == 0
+
+
+@pytest.mark.parametrize(("socket", "mode"), [("ws", "jpeg"), ("global", "h264")])
+async def test_both_transports_give_the_same_frames_and_sound(socket: str, mode: str) -> None:
+    async with running() as port:
+        text, binary = await asyncio.gather(
+            _drive(port, {"mode": mode, "flow": "ack"}, socket),
+            _drive(port, {"mode": mode, **BINARY_ACKS}, socket),
+        )
+    for result in (text, binary):
+        _check(result, mode)
+        # The server counts a response as played when its last sample is acknowledged.
+        assert result["counts"]["output_audio_buffer.stopped"] >= 1
+    assert text["digest"] == binary["digest"]
+    assert (text["media"]["binary"], binary["media"]["json"]) == (0, 0)
+    assert binary["media"]["binary"] > 100
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"mode": "jpeg"}, id="jpeg"),
+        pytest.param({"mode": "h264", **BINARY_ACKS}, id="h264-binary-ack"),
+    ],
+)
+async def test_a_session_that_is_cut_again_and_again_loses_nothing(options: dict[str, str]) -> None:
     node, _ = environments.node()
     generator = random.Random(7)
     async with running() as port, CuttingProxy(port).running() as proxy:
         process = await asyncio.create_subprocess_exec(
             *(str(node), str(TESTS / "resume.mjs"), f"http://127.0.0.1:{proxy.port}"),
-            *(str(ROOT / "examples/speech.wav"), video),
+            *(str(ROOT / "examples/speech.wav"), json.dumps(options)),
             stdout=asyncio.subprocess.PIPE,
         )
         assert process.stdout is not None

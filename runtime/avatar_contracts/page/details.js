@@ -3,6 +3,9 @@
 import { setText } from "./view.js";
 
 const PERIOD_MS = 500;
+const IDLE = /** @type {Record<string, string>} */ ({
+  stream: "the avatar moves", none: "the last frame stays",
+});
 
 /** Shows the figures of one session after the other. */
 export class Details {
@@ -46,6 +49,8 @@ export class Details {
     setText("underruns", String(figures.underruns));
     setText("bandwidth", number(figures.kbitPerS, 0, "kbit/s"));
     setText("mode", figures.mode || "–");
+    setText("transport", figures.transport ? `${figures.transport}, flow by ${figures.flow}` : "–");
+    setText("idle", IDLE[figures.mode === "fmp4" ? "stream" : figures.idle] ?? "–");
   }
 }
 

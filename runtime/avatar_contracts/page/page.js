@@ -13,7 +13,7 @@ import * as view from "./view.js";
 /** @typedef {import("./states.js").Cause} Cause */
 
 const WAIT_MS = 120_000; // in the queue for a place
-
+const NEEDS_GESTURE = "The browser plays no sound yet. Press a key or click.";
 
 const ui = view.element;
 const query = new URLSearchParams(location.search);
@@ -116,10 +116,14 @@ async function openSession() {
   view.clearCaptions();
   details.reset();
   go("start");
+  const asked = (/** @type {string} */ name, /** @type {string} */ otherwise) => (
+    /** @type {any} */ (query.get(name) ?? otherwise));
+  const mode = asked("video", "auto");
   const opened = createSession({
     url: new URL("v1/realtime", location.href), model: directory.model || undefined,
-    token: directory.key || undefined, avatar: avatar || undefined, canvas: ui("face"),
-    video: /** @type {any} */ (query.get("video") ?? "auto"), waitMs: WAIT_MS,
+    token: directory.key || undefined, avatar: avatar || undefined, mode, waitMs: WAIT_MS,
+    ...(mode === "fmp4" ? { video: ui("film") } : { canvas: ui("face") }),
+    transport: asked("transport", "binary"), flow: asked("flow", "ack"), idle: asked("idle", "stream"),
   });
   session = opened;
   const on = (/** @type {string} */ type, /** @type {(detail: any) => void} */ handle) => {
@@ -137,6 +141,7 @@ async function openSession() {
   on("warning", (warning) => {
     if (warning.code === "overload") view.showProblem("The service is overloaded; frames are late.");
   });
+  on("suspended", () => view.showProblem(NEEDS_GESTURE));
   on("event", (event) => details.receive(event));
   return opened.ready;
 }
@@ -153,6 +158,7 @@ function follow({ state: to, position, etaMs, reason, code, sentence: text, erro
   else if (to === "closed") {
     stopListening();
     session = null;
+    view.showFilm(false);
     if (code === 4401 || error?.code === "unauthenticated") {
       directory.key = "";
       view.setText("key-error", "This key is not accepted.");
@@ -167,6 +173,7 @@ function endSession() {
   const ended = session;
   ended?.close();
   session = null;
+  view.showFilm(false);
   stopListening();
   go("closed");
 }
@@ -176,6 +183,11 @@ function stopListening() {
   stream = null;
   void session?.mute();
   ui("talk").style.removeProperty("--level");
+}
+
+function resumeSound() {
+  void session?.resumeSound();
+  if (ui("problem").textContent === NEEDS_GESTURE) view.showProblem("");
 }
 
 async function talk() {
@@ -234,6 +246,13 @@ ui("speak").onclick = () => attempt(() => speak(() => recordings.ofFile(ui("file
 ui("stop").onclick = () => session?.interrupt();
 ui("end").onclick = () => endSession();
 ui("file").onchange = show;
+ui("film").onplaying = () => view.showFilm(Boolean(session));
+ui("wanted").value = query.get("video") ?? "auto";
+ui("wanted").onchange = () => {
+  endSession(); // the next one begins with it
+  query.set("video", ui("wanted").value);
+  history.replaceState(null, "", `?${query}`);
+};
 ui("service").onchange = () => {
   endSession();
   directory.model = ui("service").value;
@@ -254,9 +273,11 @@ ui("key-form").onsubmit = (/** @type {Event} */ event) => {
   ui("key").value = "";
   void find();
 };
+document.addEventListener("click", () => resumeSound());
 // Without this the server would hold the place for a page that has gone.
 window.addEventListener("pagehide", () => session?.close());
 document.addEventListener("keydown", ({ key }) => {
+  resumeSound();
   if (key === "Escape" && state === "speaking") session?.interrupt();
 });
 

@@ -114,6 +114,16 @@ export function showFace() {
 }
 
 /**
+ * Shows the video element in place of the canvas, or not.
+ * @param {boolean} isFilm
+ */
+export function showFilm(isFilm) {
+  element("film").hidden = !isFilm;
+  element("film").setAttribute("aria-label", element("face").getAttribute("aria-label"));
+  element("face").setAttribute("aria-hidden", String(isFilm));
+}
+
+/**
  * Shows what is said.
  * @param {import("./client/captions.js").Caption} caption
  */

@@ -1,8 +1,8 @@
 """Which connections a port keeps: limits in total and per address.
 
-A connection *waits* while no request of it is handled: before its first request has arrived
-completely, and between two requests. At a limit, a new connection takes the place of the one that
-has waited longest. Connections with a request or a session are never closed for others.
+A connection *waits* before its first request has arrived completely, between two requests, and
+while a caller that continues a session has not said so. At a limit, a new connection takes the
+place of the one that has waited longest. Other connections are never closed for a new one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
+from avatar_contracts.addresses import address_key
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -22,8 +24,6 @@ _Connection = TypeVar("_Connection")
 
 _DESCRIPTORS_PER_SESSION: Final = 2
 """The caller and the pod."""
-_IPV6_PREFIX: Final = 64
-"""One customer gets an IPv6 network of this size or a larger one."""
 
 
 class Refusal(Enum):
@@ -152,19 +152,6 @@ class ConnectionTable(Generic[_Connection]):
         if address is not None:
             self._addresses.setdefault(address, _Address()).total += 1
         self._address_of[connection] = address
-
-
-def address_key(text: str) -> str:
-    """Return what counts as one address: an IPv4 address, or the /64 network of an IPv6 one."""
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return text
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ipaddress.ip_network((address, _IPV6_PREFIX), strict=False))
-    return str(address)
 
 
 def is_trusted(text: str, proxies: Sequence[IPNetwork]) -> bool:

@@ -38,6 +38,8 @@ class SessionRequest:
     """The path at the pod, which is that of the caller."""
     resume: str | None = None
     """The session that the caller continues; `None` for a new one."""
+    caller: str | None = None
+    """The address of the caller; `None` if it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +77,10 @@ def _contains_key(text: str, api_keys: Sequence[str]) -> bool:
     return looks_like_key or any(key in text for key in api_keys)
 
 
-def parse(query: Sequence[tuple[str, str]], path: str = REALTIME_PATH) -> SessionRequest:
-    """Return the session request of a path, which is one of `PATHS`, and a query.
+def parse(
+    query: Sequence[tuple[str, str]], path: str = REALTIME_PATH, caller: str | None = None
+) -> SessionRequest:
+    """Return the session request of a path, which is one of `PATHS`, a query and a caller.
 
     Raises:
         Rejection: a parameter is missing, set more than once, or has a wrong value.
@@ -95,6 +99,7 @@ def parse(query: Sequence[tuple[str, str]], path: str = REALTIME_PATH) -> Sessio
         forwarded=[(name, value) for name, value in query if name not in _GATEWAY_PARAMETERS],
         path=path,
         resume=values.get("resume"),
+        caller=caller,
     )
 
 

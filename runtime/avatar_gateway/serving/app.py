@@ -17,6 +17,7 @@ from avatar_gateway.core.frames import GOING_AWAY, NORMAL, Opcode
 from avatar_gateway.core.wait_queue import RETRYABLE_CODES
 from avatar_gateway.serving import answers, page, probes, proxy, upgrade
 from avatar_gateway.serving.avatars import Avatars
+from avatar_gateway.serving.connection import Connection
 from avatar_gateway.serving.models import Models
 from avatar_gateway.serving.wait_queue import WaitQueues
 
@@ -133,7 +134,11 @@ class Gateway:
         if placed is None:
             return await self._wait(session_request, request)
         response, caller = await self._accept(request, placed)
-        await self._proxy_session(session_request.model, placed, caller)
+        if session_request.resume is not None:
+            _connection(request).message_awaited()
+        await self._proxy_session(
+            session_request.model, placed, caller, _connection(request).message_arrived
+        )
         return response
 
     def _check(self, request: web.Request, query: Query) -> requests.SessionRequest:
@@ -154,7 +159,7 @@ class Gateway:
         # Authentication precedes every other check: an unauthenticated caller learns nothing else.
         offered = upgrade.offered_subprotocols(request)
         self._authenticator.authenticate(request.headers, offered, dict(query).get("model", ""))
-        return requests.parse(query, request.path)
+        return requests.parse(query, request.path, _connection(request).caller)
 
     async def _place(
         self,
@@ -243,13 +248,17 @@ class Gateway:
             raise
 
     async def _proxy_session(
-        self, model: str, placed: placement.PlacedSession, caller: Peer
+        self,
+        model: str,
+        placed: placement.PlacedSession,
+        caller: Peer,
+        on_message: Callable[[], None] = lambda: None,
     ) -> None:
-        """Proxy until the session ends."""
+        """Proxy until the session ends; `on_message` is called when the caller sends something."""
         stop = self._sessions.start(model)
         _log.info("session started service=%s pod=%s", model, placed.pod)
         try:
-            end = await proxy.relay(caller, placed.peer, stop, self._rate)
+            end = await proxy.relay(caller, placed.peer, stop, self._rate, on_message)
         finally:
             # A cancelled request passes here, too: the pod's slot must become free.
             await self._placer.end_session(placed, GOING_AWAY)
@@ -269,6 +278,12 @@ class Gateway:
         response, caller = await upgrade.accept(request, self._budget, None)
         await _send_error_and_close(caller, error, code)
         return response
+
+
+def _connection(request: web.Request) -> Connection:
+    connection = request.protocol
+    assert isinstance(connection, Connection)
+    return connection
 
 
 @web.middleware

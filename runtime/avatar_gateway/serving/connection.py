@@ -37,8 +37,12 @@ class ConnectionListener(Protocol):
         """Record a request; return whether its client is within the limit."""
         ...
 
+    def on_message(self, connection: Connection) -> None:
+        """Record that a connection waits no more for what was asked of it."""
+        ...
+
     def on_waiting(self, connection: Connection) -> None:
-        """Record that a connection waits for its next request."""
+        """Record that a connection waits for its next request or its first message."""
         ...
 
     def on_closed(self, connection: Connection) -> None:
@@ -55,12 +59,14 @@ class Connection(RequestHandler):
 
     __slots__ = (
         "_deadline",
+        "_is_awaited",
         "_is_busy",
         "_is_closed",
         "_is_partial",
         "_is_upgraded",
         "_listener",
         "abort_handshake",
+        "caller",
         "peer",
     )
 
@@ -79,10 +85,13 @@ class Connection(RequestHandler):
             keepalive_timeout=IDLE_S,
         )
         self.peer = peer
+        self.caller: str | None = None
+        """The address that the last request counts for, None for a client that is not known."""
         self.abort_handshake: Callable[[], object] = lambda: None
         """Ends the handshake of TLS, which precedes `connection_made`."""
         self._listener = listener
         self._deadline: asyncio.TimerHandle | None = None
+        self._is_awaited = False
         self._is_busy = False
         self._is_upgraded = False
         self._is_closed = False
@@ -159,6 +168,17 @@ class Connection(RequestHandler):
         self._listener.on_waiting(self)
         if self._is_partial:  # what has arrived may contain the beginning of the next request
             self._set_deadline(REQUEST_S)
+
+    def message_awaited(self) -> None:
+        """Record that the WebSocket waits for its first message: it makes room for others."""
+        self._is_awaited = True
+        self._listener.on_waiting(self)
+
+    def message_arrived(self) -> None:
+        """Record that the WebSocket has a message, and waits no more."""
+        if self._is_awaited:
+            self._is_awaited = False
+            self._listener.on_message(self)
 
     def close_at_once(self) -> None:
         """Close the connection, which may not be open yet."""

@@ -225,16 +225,18 @@ def _query(request: SessionRequest, pod: Pod) -> Sequence[tuple[str, str]]:
 def _headers(
     forwarded: Mapping[str, str], request: SessionRequest, pod: Pod, keys: Sequence[str]
 ) -> Mapping[str, str]:
-    """Add the tokens for the pod, and the requested service if the pod has another one.
+    """Add the tokens for the pod, its caller, and the requested service if the pod has another one.
 
     During a rotation a pod may know only one of two keys, so it gets a token for each. Both open
     sessions of this service only.
     """
     service = pod.original_service
     headers = {**forwarded, labels.SESSION_TOKEN_HEADER: _session_tokens(pod, keys)}
-    return (
-        headers if service == request.model else {**headers, labels.SERVICE_HEADER: request.model}
-    )
+    if keys and request.caller is not None:
+        headers[labels.CALLER_HEADER] = tokens.caller_code(keys[0], request.caller)
+    if service != request.model:
+        headers[labels.SERVICE_HEADER] = request.model
+    return headers
 
 
 _SHORTAGE_MESSAGES: Final = {

@@ -19,6 +19,8 @@ from avatar_gateway.core.frames import GOING_AWAY, Opcode
 from avatar_gateway.serving.peer import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from avatar_gateway.core.frames import Close
     from avatar_gateway.serving.peer import Peer
 
@@ -46,13 +48,22 @@ class End:
     """Code of the `error` event that the caller gets first, if it sent what is not allowed."""
 
 
-async def relay(caller: Peer, pod: Peer, stop: asyncio.Future[End], rate: Rate) -> End:
+async def relay(
+    caller: Peer,
+    pod: Peer,
+    stop: asyncio.Future[End],
+    rate: Rate,
+    on_message: Callable[[], None] = lambda: None,
+) -> End:
     """Forward until one side ends or `stop` is set, close both sides, and return the end.
 
     What the caller sent while it waited leaves first. Each direction has the limit `rate`.
+    `on_message` is called when the caller sends something.
     """
     forwarders = [
-        asyncio.create_task(_forward(caller, pod, Side.CALLER, rate), name="relay-to-pod"),
+        asyncio.create_task(
+            _forward(caller, pod, Side.CALLER, rate, on_message), name="relay-to-pod"
+        ),
         asyncio.create_task(_forward(pod, caller, Side.POD, rate), name="relay-to-caller"),
     ]
     try:
@@ -74,12 +85,20 @@ def _precedence(end: End) -> int:
     return [Side.POD, Side.CALLER, Side.GATEWAY].index(end.side)
 
 
-async def _forward(source: Peer, sink: Peer, side: Side, rate: Rate) -> End:
+async def _forward(
+    source: Peer,
+    sink: Peer,
+    side: Side,
+    rate: Rate,
+    on_message: Callable[[], None] = lambda: None,
+) -> End:
     other = Side.POD if side is Side.CALLER else Side.CALLER
     loop, limit = asyncio.get_running_loop(), RateLimit(rate)
     segment = source.take_early()
     while True:
         try:
+            if segment.forward:
+                on_message()
             sink.forward(segment)
             await sink.drain()
         except ConnectionError:

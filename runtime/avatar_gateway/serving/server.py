@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from avatar_contracts import tls
+from avatar_contracts.addresses import address_key
 from avatar_gateway.core.connections import (
     ConnectionTable,
     Limits,
     Refusal,
-    address_key,
     client_of,
     is_trusted,
 )
@@ -78,9 +78,10 @@ class Listener:
         """Tell the connection when it handles a request."""
         connection = request.protocol
         assert isinstance(connection, Connection)
-        client = None
+        client, connection.caller = None, address_key(connection.peer)
         if is_trusted(connection.peer, self._trusted):
             client = client_of(request.headers.getall("X-Forwarded-For", []), self._trusted)
+            connection.caller = client
         try:
             if not connection.request_started(client):
                 self.count(Refusal.ADDRESS.value)
@@ -94,8 +95,12 @@ class Listener:
         self._table.set_waiting(connection, is_waiting=False)
         return client is None or self._table.set_address(connection, client)
 
+    def on_message(self, connection: Connection) -> None:
+        """Record that a connection waits no more for what was asked of it."""
+        self._table.set_waiting(connection, is_waiting=False)
+
     def on_waiting(self, connection: Connection) -> None:
-        """Record that a connection waits for its next request."""
+        """Record that a connection waits for its next request or its first message."""
         self._table.set_waiting(connection, is_waiting=True)
 
     def on_closed(self, connection: Connection) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from avatar_contracts import labels
+from avatar_contracts.addresses import address_key
 from avatar_contracts.tokens import matches
 from avatar_runtime.errors import Rejection, shown, supported
 from avatar_runtime.protocol.dialects import translation, voice_live
@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 
 _KEYS_IN_URL: Final = ("key", "api_key", "api-key", "apikey", "token", "access_token", "secret")
 _MAX_WAIT_MS: Final = 600_000
-MAX_RESUMING: Final = 256
-"""Connections with `?resume=` that have not sent their first message, at most."""
 _MAX_TOKENS: Final = 4
+_CALLER_CHARACTERS: Final = 64
 REALTIME_PATH: Final = "/v1/realtime"
 PATHS: Final = (REALTIME_PATH, voice_live.PATH)
 """Where a client opens a session."""
@@ -127,6 +126,18 @@ def check_resume(request: SessionRequest) -> None:
     _check_query(request.query)
 
 
+def caller_of(request: SessionRequest, peer: str, *, is_from_gateway: bool) -> str:
+    """Return what counts as one caller: what the gateway names, or the address of the connection.
+
+    Args:
+        request: the request of the connection.
+        peer: the address that has connected.
+        is_from_gateway: whether the request has proved that it comes from the gateway.
+    """
+    named = request.headers.get(labels.CALLER_HEADER.lower(), "") if is_from_gateway else ""
+    return f"gateway {named[:_CALLER_CHARACTERS]}" if named else address_key(peer)
+
+
 def reported_service(request: SessionRequest, service: str) -> str:
     """Return the service that the session reports to the client.
 
@@ -166,37 +177,6 @@ def _invalid(name: str, value: str, limit: object, expected: str) -> Rejection:
     return Rejection(
         400, 1008, "invalid_query", message, param=name, value=shown(value), limit=limit
     )
-
-
-class ResumeLimiter:
-    """Bounds the connections that have no session and have not said which one they continue."""
-
-    def __init__(self) -> None:
-        self._waiting = 0
-
-    @contextmanager
-    def entered(self) -> Iterator[None]:
-        """Count a connection during the body.
-
-        Raises:
-            Rejection: with status 503: `MAX_RESUMING` of them wait.
-        """
-        if self._waiting >= MAX_RESUMING:
-            message = f"{self._waiting} connections wait to resume, at most {MAX_RESUMING} may"
-            raise Rejection(
-                503,
-                1013,
-                "no_capacity",
-                message,
-                value=self._waiting,
-                limit=MAX_RESUMING,
-                retry_after_s=1,
-            )
-        self._waiting += 1
-        try:
-            yield
-        finally:
-            self._waiting -= 1
 
 
 class SlotLimiter:

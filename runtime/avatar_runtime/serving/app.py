@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.resume import ResumeRequest
     from avatar_runtime.serving.live_session import LiveSession
     from avatar_runtime.serving.runtime import Runtime
-
-RESUME_S: Final = 5.0
-"""How long a connection with `?resume=` may take for its first message."""
 
 _SUBPROTOCOL = "realtime"
 
@@ -131,16 +128,18 @@ async def _resume(
     """Continue a session on this connection; whoever has its token may do that."""
     try:
         admission.check_resume(request)
-        with sessions.resuming.entered():
+        async with sessions.pending.entered(_caller(websocket, request, runtime)):
             await websocket.accept(_subprotocol(websocket))
             message = await _first_message(websocket)
-        await sessions.find(request.query["resume"]).carry(websocket, message)
+            live = await _find(request.query["resume"], message, runtime, sessions)
+        await live.carry(websocket, message)
     except Rejection as rejection:
         await _reject(websocket, request, rejection, runtime)
     except WebSocketDisconnect:
         _log.info("client left before it resumed its session")
     except ProtocolError as error:
-        runtime.metrics.count_resume("refused")
+        if error.close == live_session.REFUSED:
+            runtime.metrics.count_resume("refused")
         _log.info("resume refused code=%s", error.code)
         await live_session.close_refused(websocket, error)
 
@@ -149,18 +148,41 @@ async def _first_message(websocket: WebSocket) -> ResumeRequest:
     """Return the message with which a client resumes.
 
     Raises:
-        ProtocolError: it is another one, or did not come in time.
+        ProtocolError: it is another one.
         WebSocketDisconnect: the client has left.
     """
-    try:
-        async with asyncio.timeout(RESUME_S):
-            message = await websocket.receive()
-    except TimeoutError:
-        raise live_session.refused() from None
+    message = await websocket.receive()
     if message["type"] == "websocket.disconnect":
         raise WebSocketDisconnect(message.get("code", 1006))
     text = message.get("text")
     return resume.parse(message["bytes"] if text is None else text)
+
+
+async def _find(
+    session_id: str, message: ResumeRequest, runtime: Runtime, sessions: LiveSessions
+) -> LiveSession:
+    """Return the session that a client may continue.
+
+    Does not return if too many attempts for the same session have failed: the client waits like one
+    that says nothing. The right token is not affected.
+
+    Raises:
+        ProtocolError: there is no such session, or the request does not fit it.
+    """
+    try:
+        live = sessions.find(session_id)
+        live.admit(message)
+    except ProtocolError as error:
+        if error.code == live_session.RESUME_REFUSED:
+            if not sessions.failed.admits(session_id, runtime.clock()):
+                await asyncio.Event().wait()
+        raise
+    return live
+
+
+def _caller(websocket: WebSocket, request: admission.SessionRequest, runtime: Runtime) -> str:
+    peer = websocket.client.host if websocket.client is not None else ""
+    return admission.caller_of(request, peer, is_from_gateway=runtime.tokens.session_is_required)
 
 
 async def _reject(

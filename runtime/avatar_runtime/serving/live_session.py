@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from starlette.websockets import WebSocketDisconnect
 
 from avatar_runtime.errors import ProtocolError
-from avatar_runtime.protocol import server_events
+from avatar_runtime.protocol import resume_limits, server_events
 from avatar_runtime.protocol.dialects import translation
 from avatar_runtime.protocol.replay import Gap, ReplayMemory
 from avatar_runtime.protocol.resume import Resume
@@ -34,6 +35,9 @@ REPLACED: Final = 4409
 """Close code of a connection whose session continues on another one."""
 REFUSED: Final = 4411
 """Close code of a connection that cannot continue a session."""
+RESUME_REFUSED: Final = "resume_refused"
+"""The code of the one answer to all sessions and tokens that are unknown, wrong or expired."""
+_TRY_LATER: Final = 1013
 _REPLACED: Final = "the session continues on another connection"
 
 _log = logging.getLogger(__name__)
@@ -72,6 +76,7 @@ class LiveSession:
         self.replay = ReplayMemory(settings.fps)
         self.encoder = runtime.video_encoders.open()
         self.tokens = tokens
+        self._resumes = resume_limits.new_bucket()
         self._ttl_s = settings.resume_ttl_s
         self._ends_at = runtime.clock() + settings.max_duration_s
         self._shell = runtime.open_shell(session, self.apply, clock)
@@ -89,13 +94,9 @@ class LiveSession:
     async def carry(self, websocket: WebSocket, request: ResumeRequest | None = None) -> None:
         """Serve the session on a connection, and return when that one is over.
 
-        `request` is the first message of a connection that continues the session.
-
-        Raises:
-            ProtocolError: the request does not fit the session; its `close` says how to close.
+        `request` is the first message of a connection that continues the session; `admit` has
+        accepted it.
         """
-        if request is not None:
-            self._check(request)
         earlier, attachment = self._next, _Attachment(websocket, request)
         self._next = attachment
         self._changed.set()
@@ -107,7 +108,13 @@ class LiveSession:
             await self._connection.replace(REPLACED, _REPLACED)
         await attachment.is_over.wait()
 
-    def _check(self, request: ResumeRequest) -> None:
+    def admit(self, request: ResumeRequest) -> None:
+        """Check that a client may continue the session now. `carry` follows at once.
+
+        Raises:
+            ProtocolError: the token is wrong, the request does not fit the session, or the session
+                is resumed too often; its `close` says how to close.
+        """
         if not self.tokens.accepts(request.token):
             raise refused()
         last_seq = self.replay.last_seq
@@ -121,6 +128,10 @@ class LiveSession:
                 limit=last_seq,
                 close=REFUSED,
             )
+        now = self.runtime.clock()
+        if not self._resumes.admits(now):
+            self.runtime.metrics.count_resume("limited")
+            raise _too_often(self._resumes.wait_s(now))
 
     # The session
 
@@ -262,7 +273,21 @@ class LiveSession:
 def refused() -> ProtocolError:
     """Return the one answer to all sessions and tokens that are unknown, wrong or expired."""
     return ProtocolError(
-        "resume_refused", "no session can be resumed with this id and token", close=REFUSED
+        RESUME_REFUSED, "no session can be resumed with this id and token", close=REFUSED
+    )
+
+
+def _too_often(wait_s: float) -> ProtocolError:
+    """Return the answer to the right token; the session continues to wait for its client."""
+    limit = resume_limits.PER_MINUTE
+    return ProtocolError(
+        "rate_limit_exceeded",
+        f"this session may be resumed {resume_limits.BURST} times at once, then once every"
+        f" {resume_limits.INTERVAL_S:g} s, at most {limit} times a minute;"
+        f" try again in {math.ceil(wait_s)} s",
+        param="resume",
+        limit=limit,
+        close=_TRY_LATER,
     )
 
 

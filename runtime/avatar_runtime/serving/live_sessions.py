@@ -7,8 +7,10 @@ import logging
 from typing import TYPE_CHECKING
 
 from avatar_runtime.protocol.resume import Resume, ResumeTokens
+from avatar_runtime.protocol.resume_limits import FailedResumes
 from avatar_runtime.serving import admission, live_session
 from avatar_runtime.serving.live_session import LiveSession
+from avatar_runtime.serving.pending_resumes import PendingResumes
 from avatar_runtime.serving.session_clock import SessionClock
 
 if TYPE_CHECKING:
@@ -21,7 +23,8 @@ class LiveSessions:
     """Starts sessions, and finds them again for clients that come back."""
 
     def __init__(self, runtime: Runtime) -> None:
-        self.resuming = admission.ResumeLimiter()
+        self.pending = PendingResumes(runtime.metrics)
+        self.failed = FailedResumes()
         self._runtime = runtime
         self._sessions: dict[str, LiveSession] = {}
         self._tasks: set[asyncio.Task[None]] = set()

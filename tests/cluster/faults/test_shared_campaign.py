@@ -236,12 +236,12 @@ class RecordingApi:
     def __init__(self) -> None:
         self.deleted: list[str] = []
 
-    async def merge(self, path: str, body: Body) -> None: ...
+    async def merge(self, path: str, body: Body, uid: str = "") -> None: ...
 
     async def post(self, path: str, body: Body) -> Body:
         return body
 
-    async def delete(self, path: str, body: Body | None = None) -> None:
+    async def delete(self, path: str, body: Body | None = None, uid: str = "") -> None:
         self.deleted.append(path.rsplit("/", 1)[1])
 
 

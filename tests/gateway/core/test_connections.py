@@ -13,7 +13,6 @@ from avatar_gateway.core.connections import (
     ConnectionTable,
     Limits,
     Refusal,
-    address_key,
     client_of,
     limits_for,
 )
@@ -95,21 +94,6 @@ def test_only_the_oldest_waiting_connection_is_displaced(
                 for each, count in Counter(each for each, _ in kept.values()).items()
                 if each is not None
             )
-
-
-@pytest.mark.parametrize(
-    ("text", "key"),
-    [
-        ("192.0.2.7", "192.0.2.7"),
-        ("::ffff:192.0.2.7", "192.0.2.7"),
-        ("2001:db8::1", "2001:db8::/64"),
-        ("2001:db8::ffff:1", "2001:db8::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("no address", "no address"),
-    ],
-)
-def test_an_ipv6_network_counts_as_one_address(text: str, key: str) -> None:
-    assert address_key(text) == key
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from aiohttp import WSMsgType
@@ -58,21 +59,39 @@ async def test_a_ping_of_the_pod_is_answered(gateway: Any) -> None:
         await answered.wait()
 
 
-@pytest.mark.parametrize("answers", [True, False])
-async def test_a_silent_caller_must_answer_pings(
-    gateway: Any, until: Until, monkeypatch: pytest.MonkeyPatch, answers: bool
+async def test_a_caller_that_does_not_answer_pings_is_gone(
+    gateway: Any, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peer, "HEARTBEAT_S", 0.1)
     await gateway.pod("p1")
+    monkeypatch.setattr(peer, "HEARTBEAT_S", 0.1)
     async with _open(gateway, ping_interval=None) as caller:
-        await until(lambda: gateway.sessions.live == 1)
-        if not answers:
-            caller.transport.pause_reading()
-            await until(lambda: gateway.sessions.live == 0)
-        else:
-            await asyncio.sleep(0.4)
-            assert gateway.sessions.live == 1
+        caller.transport.pause_reading()
+        await until(lambda: gateway.sessions.live == 0)
         caller.transport.abort()
+
+
+@pytest.mark.parametrize("answer", [Opcode.PONG, Opcode.PING, Opcode.TEXT, None])
+def test_anything_from_a_silent_side_shows_that_it_is_there(
+    monkeypatch: pytest.MonkeyPatch, answer: Opcode | None
+) -> None:
+    loop, protocol = _Loop(), _Protocol(ESTABLISHED)
+    protocol.writing_paused = False
+    monkeypatch.setattr(asyncio, "get_running_loop", lambda: loop)
+    side = peer.Peer(cast("Any", protocol), MemoryBudget(2**20), is_pod=False)
+    written = protocol.transport.written
+    for pings in range(1, 6):
+        loop.advance(peer.HEARTBEAT_S + 0.1)
+        assert not protocol.transport.aborted
+        assert written == [encode(Opcode.PING, b"", None)] * pings
+        # Half a heartbeat is left to answer.
+        loop.advance(0.4 * peer.HEARTBEAT_S)
+        assert not protocol.transport.aborted
+        if answer is None:
+            loop.advance(0.1 * peer.HEARTBEAT_S)
+            assert protocol.transport.aborted
+            break
+        side.feed_data(encode(answer, b"", bytes(4)))
+    side.feed_eof()
 
 
 async def test_a_caller_never_gets_a_part_of_a_frame_that_fits(gateway: Any) -> None:
@@ -217,6 +236,42 @@ async def test_a_side_that_takes_its_last_data_in_time_causes_no_error(
     there.close()
 
 
+@dataclass
+class _Timer:
+    due: float
+    callback: Callable[[], object]
+    is_cancelled: bool = False
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+
+class _Loop:
+    """The time and the timers of an event loop; a test lets the time pass."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._timers: list[_Timer] = []
+
+    def time(self) -> float:
+        return self._now
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> _Timer:
+        self._timers.append(_Timer(self._now + delay, callback))
+        return self._timers[-1]
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, and run what is due, the earliest first."""
+        until = self._now + seconds
+        while due := [timer for timer in self._timers if timer.due <= until]:
+            first = min(due, key=lambda timer: timer.due)
+            self._timers.remove(first)
+            self._now = first.due
+            if not first.is_cancelled:
+                first.callback()
+        self._now = until
+
+
 class _Transport:
     """A transport whose connection has a given state."""
 
@@ -226,6 +281,7 @@ class _Transport:
         self.state = state
         self.checks = 0
         self.aborted = False
+        self.written = list[bytes]()
 
     def get_extra_info(self, _: str) -> _Transport:
         return self
@@ -236,6 +292,15 @@ class _Transport:
     def getsockopt(self, *_: int) -> bytes:
         self.checks += 1
         return bytes([self.state])
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    def get_write_buffer_size(self) -> int:
+        return 0
 
     def abort(self) -> None:
         self.aborted = True

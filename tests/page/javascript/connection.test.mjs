@@ -17,8 +17,9 @@ class FakeSocket {
     FakeSocket.waiting?.(this);
   }
   open() { this.readyState = 1; this.onopen?.(); }
-  send(text) { this.sent.push(JSON.parse(text)); }
+  send(message) { this.sent.push(typeof message === "string" ? JSON.parse(message) : message); }
   receive(event) { this.onmessage?.({ data: JSON.stringify(event) }); }
+  receiveBytes(data) { this.onmessage?.({ data }); }
   close(code = 1000) { this.cut(code); }
   cut(code = 1006) { if (this.readyState !== 3) { this.readyState = 3; this.onclose?.({ code }); } }
 }
@@ -44,11 +45,11 @@ const samplesOf = (socket) => socket.sent.filter(({ type }) => type === "input_a
   .flatMap(({ audio }) => [...decodeSamples(audio)]);
 
 /** Answers the first message of a resumed connection. */
-async function resume(socket, { last, replay = [], messages, token = "t2" }) {
+async function resume(socket, { last, replay = [], messages, token = "t2", used = "t1", id = "sess_1" }) {
   socket.open();
-  assert.deepEqual(socket.sent.shift(), { type: "session.resume", token: "t1", last_seq: last });
+  assert.deepEqual(socket.sent.shift(), { type: "session.resume", token: used, last_seq: last });
   socket.receive({
-    type: "session.resumed", session: { id: "sess_1" }, resume: { token, ttl_ms: 30000 },
+    type: "session.resumed", session: { id }, resume: { token, ttl_ms: 30000 },
     replay_from_seq: last + 1, input_samples: 0, input_messages: messages, epoch: 1,
   });
   for (const event of replay) socket.receive(event);
@@ -98,6 +99,86 @@ test("a lost connection is resumed: each event once, and only the input that the
   assert.deepEqual(samplesOf(second), [7, 8]);
 });
 
+test("a session that has moved is resumed by its new id and its new token", async () => {
+  const { connection, next, states } = start();
+  const first = await next();
+  first.open();
+  first.receive(created);
+  first.cut();
+  const second = await next();
+  await resume(second, { last: 1, messages: 0, id: "sess_2" });
+  assert.equal(connection.sessionId, "sess_2");
+  second.cut();
+  const third = await next();
+  assert.equal(third.url.searchParams.get("resume"), "sess_2");
+  await resume(third, { last: 1, messages: 0, used: "t2", token: "t3", id: "sess_2" });
+  assert.deepEqual(states.map(([state]) => state), ["open", "reconnecting", "open", "reconnecting", "open"]);
+});
+
+/** A binary message of the server. */
+function binary(seq, kind, { flags = 0, ref = 1, index = 0xffffffff, offset = 0, payload = [1, 0, 2, 0] } = {}) {
+  const view = new DataView(new ArrayBuffer(32 + payload.length));
+  view.setUint32(0, (0xa70100 | kind) * 256 + flags);
+  [seq, 1, ref, index, payload.length].forEach((value, i) => view.setUint32(4 + 4 * i, value));
+  view.setBigUint64(24, BigInt(offset));
+  payload.forEach((byte, i) => view.setUint8(32 + i, byte));
+  return view.buffer;
+}
+
+test("binary media is numbered with the other messages, and sent sound counts all that went before", async () => {
+  const { connection, events, next } = start();
+  const first = await next();
+  first.open();
+  assert.equal(first.binaryType, "arraybuffer");
+  first.receive(created);
+  connection.sendSound(Int16Array.of(1, 2, 3));
+  first.receive({ type: "session.updated", seq: 2, session: { avatar: { transport: "binary" } } });
+  connection.sendSound(Int16Array.of(4, -2));
+  const sound = first.sent.at(-1);
+  assert.deepEqual([...sound], [0xa7, 1, 16, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0,
+    255, 255, 255, 255, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 3, 4, 0, 254, 255]);
+  first.receive({ type: "response.created", seq: 3, response_ref: 7, response: { id: "resp_7" } });
+  first.receive({ type: "response.content_part.added", seq: 4, item_id: "item_7", output_index: 0, content_index: 0 });
+  first.receiveBytes(binary(5, 4, { ref: 7, offset: 960 }));
+  first.receiveBytes(binary(6, 2, { ref: 7, flags: 1, index: 1, offset: 960 }));
+  first.receiveBytes(binary(6, 2, { ref: 7, flags: 1, index: 1, offset: 960 })); // received before
+  first.receiveBytes(binary(0, 1, { ref: 0, flags: 5 }));
+  const [audio, frame, idle, ...rest] = events.slice(4).map(({ data, ...event }) => ({ ...event, data: [...data] }));
+  const place = { epoch: 1, offset_samples: 960, pts_ms: 40, response_id: "resp_7", data: [1, 0, 2, 0] };
+  assert.deepEqual(audio, {
+    type: "response.output_audio.delta", seq: 5, item_id: "item_7", output_index: 0, content_index: 0, ...place,
+  });
+  assert.deepEqual(frame, {
+    type: "response.video.delta", seq: 6, mode: "h264", codec: "h264", item_id: "item_7", output_index: 0,
+    frame_index: 1, keyframe: true, idle: false, ...place,
+  });
+  assert.deepEqual([idle.mode, idle.idle, idle.response_id, idle.item_id, "seq" in idle, rest.length],
+    ["jpeg", true, null, null, false, 0]);
+  // A message that is sent again keeps its number and its position.
+  first.cut();
+  const second = await next();
+  await resume(second, { last: 6, messages: 1 });
+  assert.deepEqual([...second.sent[0]], [...sound]);
+  connection.sendSound(Int16Array.of(5));
+  assert.deepEqual([second.sent[1][7], second.sent[1][31]], [2, 5]);
+});
+
+for (const [field, spoil] of [["message", (bytes) => bytes.slice(0, 31)], ["magic", (bytes) => { bytes[0] = 1; }],
+  ["version", (bytes) => { bytes[1] = 2; }], ["kind", (bytes) => { bytes[2] = 16; }],
+  ["payload_length", (bytes) => { bytes[23] = 5; }]]) {
+  test(`a binary message with a wrong ${field} ends the session`, async () => {
+    const { events, next, states } = start();
+    const socket = await next();
+    socket.open();
+    socket.receive(created);
+    const bytes = new Uint8Array(binary(2, 1));
+    socket.receiveBytes((spoil(bytes) ?? bytes).buffer);
+    assert.equal(events.length, 1);
+    assert.equal(states.at(-1)[1].error.code, "invalid_binary_frame");
+    assert.match(states.at(-1)[1].error.message, new RegExp(`^${field} is `));
+  });
+}
+
 test("each connection offers a fresh secret, and none without a key", async () => {
   let count = 0;
   const offered = await subprotocols({ clientSecret: async () => `secret${++count}` });
@@ -125,7 +206,7 @@ test("what is kept for a resumption is bounded, and numbers stay true", () => {
   assert.deepEqual(log.since(9000), []);
   assert.equal(log.since(0), null);
   for (let i = 0; i < 100; i++) log.add("x".repeat(1 << 20));
-  assert.ok(log.characters <= 16 << 20);
+  assert.ok(log.bytes <= 16 << 20);
   assert.equal(log.since(9099).length, 1);
 });
 

@@ -1,17 +1,17 @@
-/** Plays while the test cuts the connection, and prints what arrived: `resume.mjs URL WAV VIDEO`. */
+/** Plays while the test cuts the connection, and prints what arrived: `resume.mjs URL WAV OPTIONS`. */
 
 import { readFileSync } from "node:fs";
 
 const CLIENT = new URL("../../../runtime/avatar_contracts/page/client/index.js", import.meta.url);
 const { createSession, fromWav } = await import(CLIENT);
-const [url, file, video] = process.argv.slice(2);
+const [url, file, options] = process.argv.slice(2);
 const { buffer, byteOffset, byteLength } = readFileSync(file);
 const speech = fromWav(buffer.slice(byteOffset, byteOffset + byteLength));
 
 const frames = [], sound = [], seqs = [], states = [], faults = [];
 let latestMs = 0, lostAt = 0;
 const session = createSession({
-  url, video, onFrame: ({ frameIndex }) => frames.push(frameIndex),
+  url, ...JSON.parse(options), onFrame: ({ frameIndex }) => frames.push(frameIndex),
   onAudio: ({ samples }) => sound.push(...samples),
 });
 session.addEventListener("event", ({ detail: { seq } }) => { if (seq) seqs.push(seq); });

@@ -23,9 +23,9 @@ from avatar_client.binary_media import BinaryMediaReader
 from avatar_contracts import labels
 from avatar_contracts.binary_messages import Header, Kind
 from avatar_runtime.batching.frames import Frame
-from avatar_runtime.protocol import replay
+from avatar_runtime.protocol import replay, resume_limits
 from avatar_runtime.protocol.session import Session
-from avatar_runtime.serving import app, server
+from avatar_runtime.serving import pending_resumes, server
 from avatar_runtime.serving.live_session import LiveSession
 from avatar_runtime.serving.video_encoding import SessionEncoder
 
@@ -248,8 +248,15 @@ def decode(caller: Caller) -> list[int]:
     ],
 )
 async def test_random_cuts_lose_nothing_and_repeat_nothing(
-    serve: Serve, engine: FakeEngine, mode: str, transport: str, cuts: int, turns: int
+    serve: Serve,
+    engine: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    transport: str,
+    cuts: int,
+    turns: int,
 ) -> None:
+    monkeypatch.setattr(resume_limits, "BURST", max(resume_limits.BURST, cuts))
     async with serve(engine=engine) as served, calling(served) as caller:
         avatar = {"video": {"mode": mode}, "transport": transport}
         session = {"type": "realtime", "avatar": avatar}
@@ -379,7 +386,7 @@ async def test_a_long_first_message_is_not_read(serve: Serve, pieces: int) -> No
 async def test_a_client_that_says_nothing_is_refused(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "RESUME_S", 0.1)
+    monkeypatch.setattr(pending_resumes, "RESUME_S", 0.1)
     async with serve() as served, connect(f"ws://{served.sessions}/v1/realtime?resume=x") as socket:
         error, close = await closed(socket)
     assert (error["code"], close) == ("resume_refused", 4411)

@@ -1,11 +1,11 @@
 /** One session over one WebSocket, and over further ones if a connection is lost. */
 
+import { MessageReader, SoundWriter } from "./binary-media.js";
 import { describeClose } from "./close-codes.js";
 import { subprotocols } from "./credentials.js";
 import { SessionError } from "./errors.js";
 import { MessageLog } from "./message-log.js";
 import { pause } from "./pacing.js";
-import { encodeSamples } from "./pcm.js";
 
 /** @typedef {{type: string, event_id?: string, [field: string]: unknown}} ClientEvent */
 /** @typedef {{type: string, seq?: number, [field: string]: any}} ServerEvent */
@@ -59,6 +59,8 @@ export class Connection {
     /** @type {WebSocket | null} */
     this.socket = null;
     this.log = new MessageLog();
+    this.reader = new MessageReader();
+    this.writer = new SoundWriter();
     this.lastSeq = 0;
     this.sessionId = "";
     /** @type {{token: string, ttl_ms: number} | null} */
@@ -88,8 +90,8 @@ export class Connection {
     if (this.state === "closed") return;
     const code = error instanceof SessionError ? error.code : "unreachable";
     const message = error instanceof Error ? error.message : String(error);
-    this.socket?.close(1000);
     this.#end(1006, { code, message });
+    this.socket?.close(1000);
   }
 
   /**
@@ -101,13 +103,13 @@ export class Connection {
   send(event, { isQuiet = false } = {}) {
     const named = { event_id: `js_${++this.requests}`, ...event };
     if (isQuiet) this.#silence(named.event_id);
-    this.#write(named);
+    this.#write(JSON.stringify(named));
     return named.event_id;
   }
 
   /** @param {Int16Array} samples */
   sendSound(samples) {
-    this.#write({ type: "input_audio_buffer.append", audio: encodeSamples(samples) });
+    this.#write(this.writer.write(samples));
   }
 
   /** Bytes that the network has not taken. */
@@ -131,6 +133,7 @@ export class Connection {
     if (resumes) target.searchParams.set("resume", this.sessionId);
     this.refusal = null;
     const socket = new WebSocket(target.href, protocols);
+    socket.binaryType = "arraybuffer";
     this.socket = socket;
     socket.onopen = () => {
       if (!resumes || !this.resume) return;
@@ -158,14 +161,21 @@ export class Connection {
   #established = () => {};
   #isResumed = false;
 
-  /** @param {string} text */
-  #receive(text) {
+  /** @param {string | ArrayBuffer} message */
+  #receive(message) {
     /** @type {ServerEvent} */
-    const event = JSON.parse(text);
+    let event;
+    try {
+      event = this.reader.read(message);
+    } catch (error) {
+      this.fail(error); // the server is broken, and so would be the session
+      return;
+    }
     if (event.seq) {
       if (event.seq <= this.lastSeq) return; // sent again, and received before
       this.lastSeq = event.seq;
     }
+    this.writer.receive(event);
     if (event.type === "session.queued") {
       this.#enter("queued", { position: event.position, etaMs: event.eta_ms });
     } else if (event.type === "error" && this.state !== "open" && !this.#isResumed) {
@@ -176,11 +186,13 @@ export class Connection {
       this.resume = event.resume ?? null;
       this.#goOn(0);
     } else if (event.type === "session.resumed") {
+      this.sessionId = event.session.id; // another one if the session has moved to another pod
       this.resume = event.resume;
       this.#isResumed = true;
       this.#goOn(event.input_messages);
     }
-    if (!this.quiet.has((event.error ?? event.warning)?.event_id)) this.on.onEvent(event, text.length);
+    const bytes = typeof message === "string" ? message.length : message.byteLength;
+    if (!this.quiet.has((event.error ?? event.warning)?.event_id)) this.on.onEvent(event, bytes);
   }
 
   /** @param {string | undefined} id */
@@ -202,7 +214,7 @@ export class Connection {
       return;
     }
     this.holds = false;
-    for (const text of lacking) this.socket?.send(text);
+    for (const message of lacking) this.socket?.send(message);
     this.#enter("open");
     this.#established();
   }
@@ -261,10 +273,9 @@ export class Connection {
     this.on.onState(state, detail);
   }
 
-  /** @param {ClientEvent} event */
-  #write(event) {
-    const text = JSON.stringify(event);
-    this.log.add(text);
-    if (!this.holds) this.socket?.send(text);
+  /** @param {import("./message-log.js").Message} message */
+  #write(message) {
+    this.log.add(message);
+    if (!this.holds) this.socket?.send(message);
   }
 }

@@ -4,8 +4,9 @@ import { SessionError } from "./errors.js";
 
 /**
  * @typedef {object} Frame One frame of video.
- * @property {Uint8Array<ArrayBuffer>} data A JPEG image, or an access unit of H.264 in Annex-B form.
- * @property {"jpeg" | "h264"} mode
+ * @property {Uint8Array<ArrayBuffer>} data A JPEG image, an access unit of H.264 in Annex-B form, or a
+ *   part of the file.
+ * @property {"jpeg" | "h264" | "fmp4"} mode
  * @property {string | null} responseId Null in an idle frame.
  * @property {number} frameIndex From 0 in each response.
  * @property {number} ptsMs Milliseconds from the start of the response.
@@ -16,15 +17,12 @@ import { SessionError } from "./errors.js";
 
 /**
  * @typedef {object} Decoder
- * @property {boolean} needsAll Whether a frame can be decoded only after those before it.
  * @property {(frame: Frame) => Promise<ImageBitmap | VideoFrame>} decode
  * @property {() => void} close
  */
 
 /** @implements {Decoder} */
 export class JpegDecoder {
-  needsAll = false;
-
   /** @param {Frame} frame */
   decode(frame) {
     return createImageBitmap(new Blob([frame.data], { type: "image/jpeg" }));
@@ -67,8 +65,6 @@ export async function decodesH264() {
 
 /** @implements {Decoder} */
 export class H264Decoder {
-  needsAll = true;
-
   constructor() {
     /** @type {Map<number, Waiting>} */
     this.waiting = new Map();

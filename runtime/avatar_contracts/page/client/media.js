@@ -1,10 +1,11 @@
 /** Plays what a session receives: the sound is the clock, and frames follow it. */
 
-import { decodeBase64, decodeSamples, RATE } from "./pcm.js";
+import { decodeBase64, fromBytes, RATE } from "./pcm.js";
 import { Timeline } from "./timeline.js";
 
 /** @typedef {import("./connection.js").ServerEvent} ServerEvent */
 /** @typedef {import("./decoders.js").Frame} Frame */
+/** @typedef {import("./outputs.js").Output} Output */
 /** @typedef {import("./sound.js").Sound} Sound */
 /** @typedef {import("./video.js").Video} Video */
 
@@ -29,7 +30,10 @@ export class Media {
   constructor(sound, video, on) {
     this.sound = sound;
     this.video = video;
+    /** @type {import("./file-player.js").FilePlayer | null} */
+    this.file = null;
     this.on = on;
+    this.fps = 25;
     this.timeline = new Timeline(RATE);
     this.epoch = 0;
     /** @type {ReturnType<typeof setTimeout> | null} */
@@ -41,6 +45,15 @@ export class Media {
     this.isHeard = false; // from the first sound of a response to its last
     this.received = 0;
     this.hasVideo = true;
+  }
+
+  /**
+   * Plays elsewhere from now on, and forgets what is not played.
+   * @param {Output} output
+   */
+  use({ sound, video, file }) {
+    this.clear();
+    Object.assign(this, { sound, video, file });
   }
 
   /**
@@ -64,6 +77,7 @@ export class Media {
       if (event.response.id === this.current) this.#start();
     } else if (event.type === "session.created" || event.type === "session.updated") {
       this.hasVideo = event.session.avatar?.video?.mode !== "none";
+      this.fps = event.session.avatar?.fps ?? this.fps;
     }
   }
 
@@ -75,6 +89,11 @@ export class Media {
   /** Seconds of sound that wait. */
   get bufferedS() {
     return Math.max(0, (this.timeline.end - this.sound.position()) / RATE);
+  }
+
+  /** Whether something is to be heard, and the browser waits for a gesture of the user. */
+  get isSuspended() {
+    return this.sound.isSuspended() && (Boolean(this.file) || this.bufferedS > 0);
   }
 
   /**
@@ -128,9 +147,13 @@ export class Media {
   /** @param {ServerEvent} event */
   #addSound(event) {
     if (event.epoch < this.epoch) return;
-    if (this.bufferedS > MAX_AHEAD_S) this.clear();
-    const samples = decodeSamples(event.delta);
+    const samples = fromBytes(bytesOf(event));
     const { response_id: responseId, item_id: itemId, pts_ms: ptsMs = 0 } = event;
+    if (this.file) { // which has the sound, too
+      this.on.onAudio({ samples, responseId, ptsMs });
+      return;
+    }
+    if (this.bufferedS > MAX_AHEAD_S) this.clear();
     const isNew = responseId !== this.current;
     if (isNew) this.#start();
     this.current = responseId;
@@ -151,15 +174,17 @@ export class Media {
 
   /** @param {ServerEvent} event */
   #addFrame(event) {
-    if (event.epoch < this.epoch) return;
+    const isFile = event.mode === "fmp4";
+    if (event.epoch < this.epoch && !isFile) return;
     /** @type {Frame} */
     const frame = {
-      data: decodeBase64(event.delta), mode: event.mode ?? event.codec, responseId: event.response_id,
+      data: bytesOf(event), mode: event.mode ?? event.codec, responseId: event.response_id,
       frameIndex: event.frame_index, ptsMs: event.pts_ms, epoch: event.epoch,
       keyframe: event.keyframe ?? true, idle: event.idle ?? false,
     };
     if (!frame.idle) this.received++;
     this.on.onFrame(frame);
+    if (isFile) { this.#addToFile(frame, event.item_id); return; }
     // A picture of silence is due when the sound that has come is over.
     const due = frame.idle || frame.responseId === null
       ? Math.max(this.timeline.end, this.sound.position())
@@ -168,4 +193,27 @@ export class Media {
     this.video?.push(frame, due ?? this.sound.position());
     if (frame.responseId === this.current) this.#start();
   }
+
+  /**
+   * Adds a part of the file: also one of an older epoch, since the file has no gaps.
+   * @param {Frame} frame
+   * @param {string} itemId
+   */
+  #addToFile({ data, responseId, ptsMs, epoch, idle }, itemId) {
+    const isCurrent = epoch >= this.epoch;
+    const atMs = this.file?.append(data, isCurrent);
+    if (!this.file || !isCurrent || idle || responseId === null || !Number.isFinite(atMs)) return;
+    const from = /** @type {number} */ (atMs) * RATE / 1000;
+    this.timeline.place({ responseId, itemId, ptsMs }, from, RATE / this.fps);
+    this.file.busyUntilS = this.timeline.end / RATE;
+  }
+}
+
+/**
+ * Returns the bytes of media, which came as such or in base64.
+ * @param {ServerEvent} event
+ * @returns {Uint8Array<ArrayBuffer>}
+ */
+function bytesOf({ data, delta }) {
+  return data ?? decodeBase64(delta);
 }

@@ -1,25 +1,27 @@
 /** What was sent, by number: a server that resumes a session says which messages it lacks. */
 
 const KEPT = 8192; // messages
-const KEPT_CHARACTERS = 16 << 20; // five minutes of sound in base64; a session waits for 30 s
+const KEPT_BYTES = 16 << 20; // five minutes of sound in base64; a session waits for 30 s
+
+/** @typedef {string | Uint8Array<ArrayBuffer>} Message Text counts a byte for each character. */
 
 export class MessageLog {
   constructor() {
-    /** @type {string[]} */
+    /** @type {Message[]} */
     this.messages = [];
     this.first = 0; // number of the first message that is kept
-    this.characters = 0;
+    this.bytes = 0;
   }
 
   /**
    * Adds a message; the oldest ones are forgotten.
-   * @param {string} text
+   * @param {Message} message
    */
-  add(text) {
-    this.messages.push(text);
-    this.characters += text.length;
-    while (this.messages.length > KEPT || this.characters > KEPT_CHARACTERS) {
-      this.characters -= this.messages[0].length;
+  add(message) {
+    this.messages.push(message);
+    this.bytes += message.length;
+    while (this.messages.length > KEPT || this.bytes > KEPT_BYTES) {
+      this.bytes -= this.messages[0].length;
       this.messages.shift();
       this.first++;
     }
@@ -28,7 +30,7 @@ export class MessageLog {
   /**
    * Returns the messages from a number on, or null if some of them are forgotten.
    * @param {number} number From 0.
-   * @returns {string[] | null}
+   * @returns {Message[] | null}
    */
   since(number) {
     return number < this.first ? null : this.messages.slice(number - this.first);

@@ -9,13 +9,20 @@
  *   connection, in place of `token`: from your own server, which knows the API key.
  * @property {string} [avatar] Name of the avatar; the default is the service's.
  * @property {HTMLCanvasElement | OffscreenCanvas} [canvas] Where the avatar is drawn.
+ * @property {HTMLVideoElement} [video] Plays the avatar, in place of a canvas: as one file by
+ *   MediaSource, or as frames if the browser cannot.
  * @property {(frame: import("./decoders.js").Frame) => void} [onFrame] Each frame as it is
  *   received, encoded.
  * @property {(sound: {samples: Int16Array, responseId: string, ptsMs: number}) => void} [onAudio]
  *   Sound as it is received.
  * @property {boolean | MediaStream} [microphone] Listen from the start. Defaults to false.
- * @property {"auto" | "h264" | "jpeg" | "none"} [video] `auto` is H.264 where it can be decoded,
- *   `jpeg` without a canvas. Defaults to `auto`.
+ * @property {"auto" | "h264" | "jpeg" | "fmp4" | "none"} [mode] Of the video. `auto` is `fmp4` with a
+ *   video element, H.264 where it can be decoded, `jpeg` without a canvas. Defaults to `auto`.
+ * @property {"json" | "binary"} [transport] Of media, both ways. Defaults to `json`.
+ * @property {"clock" | "ack"} [flow] What says how much was heard: the server's clock, or this side,
+ *   so that a page that pauses loses no sound. Defaults to `clock`.
+ * @property {"none" | "stream"} [idle] Whether the avatar moves while it is silent. Defaults to
+ *   `none`; a file always moves.
  * @property {number} [waitMs] How long to wait for a free place. Defaults to 0.
  * @property {Record<string, unknown>} [session] Other fields of `session.update`.
  * @property {AudioContext} [audioContext] Of 24 kHz, running. The default is an own one; without
@@ -23,6 +30,19 @@
  * @property {typeof WebSocket} [WebSocket] Defaults to the global one.
  * @property {typeof globalThis.fetch} [fetch] Defaults to the global one.
  */
+
+/**
+ * Checks the options that contradict each other.
+ * @param {Options} options
+ * @throws {TypeError}
+ */
+export function checkOptions({ canvas, video, mode }) {
+  if (typeof video === "string") {
+    throw new TypeError(`video is "${video}", must be a video element; the mode is the option "mode"`);
+  }
+  if (canvas && video) throw new TypeError("canvas and video are given, must be one of them");
+  if (mode === "fmp4" && !video) throw new TypeError('mode is "fmp4", which needs a video element');
+}
 
 /**
  * Returns the address of the endpoint.

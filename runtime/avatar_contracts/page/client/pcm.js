@@ -48,15 +48,34 @@ export function decodeBase64(text) {
 }
 
 /**
- * Returns 16-bit samples in base64, little-endian on every machine.
+ * Returns 16-bit samples as bytes, little-endian on every machine.
+ * @param {Int16Array} samples
+ * @returns {Uint8Array<ArrayBuffer>}
+ */
+export function toBytes(samples) {
+  const bytes = new Uint8Array(samples.length * 2);
+  const view = new DataView(bytes.buffer);
+  samples.forEach((sample, i) => view.setInt16(2 * i, sample, true));
+  return bytes;
+}
+
+/**
+ * Returns the 16-bit samples of bytes in little-endian order.
+ * @param {Uint8Array} bytes
+ * @returns {Int16Array}
+ */
+export function fromBytes(bytes) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  return Int16Array.from({ length: bytes.length >> 1 }, (_, i) => view.getInt16(2 * i, true));
+}
+
+/**
+ * Returns 16-bit samples in base64.
  * @param {Int16Array} samples
  * @returns {string}
  */
 export function encodeSamples(samples) {
-  const bytes = new Uint8Array(samples.length * 2);
-  const view = new DataView(bytes.buffer);
-  samples.forEach((sample, i) => view.setInt16(2 * i, sample, true));
-  return encodeBase64(bytes);
+  return encodeBase64(toBytes(samples));
 }
 
 /**
@@ -65,9 +84,7 @@ export function encodeSamples(samples) {
  * @returns {Int16Array}
  */
 export function decodeSamples(text) {
-  const bytes = decodeBase64(text);
-  const view = new DataView(bytes.buffer);
-  return Int16Array.from({ length: bytes.length >> 1 }, (_, i) => view.getInt16(2 * i, true));
+  return fromBytes(decodeBase64(text));
 }
 
 /**

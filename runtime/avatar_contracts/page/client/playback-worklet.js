@@ -9,6 +9,7 @@
  */
 
 const REPORT_FRAMES = 1024;
+const REST_S = 1; // reports go on for this long after the last sample, which is heard later
 const START_S = 0.06; // after an underrun, sound goes on when this much is there
 
 class Playback extends AudioWorkletProcessor {
@@ -21,6 +22,7 @@ class Playback extends AudioWorkletProcessor {
   isPlaying = false;
   isComplete = false;
   reportedAt = 0;
+  endedAt = -Infinity; // seconds
 
   constructor() {
     super();
@@ -63,7 +65,11 @@ class Playback extends AudioWorkletProcessor {
     const before = this.played; // the samples of this block are heard from `currentTime` on
     if (!this.isPlaying) {
       const isEnough = this.buffered >= START_S * sampleRate || (this.isComplete && this.buffered);
-      if (!isEnough) return true;
+      if (!isEnough) {
+        const isResting = currentTime < this.endedAt + REST_S;
+        if (isResting && currentFrame - this.reportedAt >= REPORT_FRAMES) this.report(before, currentTime);
+        return true;
+      }
       this.isPlaying = true;
       this.report(before, currentTime);
     }
@@ -72,6 +78,7 @@ class Playback extends AudioWorkletProcessor {
     this.buffered -= count;
     if (!this.buffered) {
       this.isPlaying = false;
+      this.endedAt = currentTime;
       this.report(this.played, currentTime + count / sampleRate);
     } else if (currentFrame - this.reportedAt >= REPORT_FRAMES) {
       this.report(before, currentTime);

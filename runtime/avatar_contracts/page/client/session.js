@@ -1,24 +1,24 @@
 /** The public object: one session with an avatar. */
 
+import { Acknowledgements } from "./acknowledgements.js";
 import { Captions } from "./captions.js";
 import { Connection } from "./connection.js";
-import { decodesH264 } from "./decoders.js";
-import { endpoint } from "./options.js";
 import { SessionError } from "./errors.js";
 import { Media } from "./media.js";
 import { Microphone } from "./microphone.js";
+import { Negotiation } from "./negotiation.js";
+import { checkOptions, endpoint } from "./options.js";
+import { chooseMode, openOutput } from "./outputs.js";
 import { followScreen } from "./screen.js";
-import { SilentSound, WorkletSound } from "./sound.js";
-import { quantile, Statistics } from "./statistics.js";
+import { describe, Statistics } from "./statistics.js";
 import { Turns } from "./turns.js";
-import { Video } from "./video.js";
 
 /** @typedef {import("./connection.js").ServerEvent} ServerEvent */
 /** @typedef {import("./connection.js").ConnectionState} ConnectionState */
 /** @typedef {import("./turns.js").TurnResult} TurnResult */
 /** @typedef {import("./options.js").Options} Options */
 
-const ACK_MS = 200;
+const TICK_MS = 200;
 
 /**
  * Starts a session. `session.ready` settles when it is open or has failed.
@@ -38,23 +38,29 @@ export function createSession(options) {
  * - `caption` `{role, id, text, isFinal}`: what the avatar or the user says, if there are transcripts;
  * - `interrupted`: new speech or `interrupt()` ended what was heard;
  * - `error` and `warning`: the error object of the server;
- * - `video` `{mode}`: the video mode has changed;
+ * - `video` `{mode}`: the video is played in another mode than was asked for;
+ * - `suspended`: the browser plays no sound before a gesture, whose handler calls `resumeSound()`;
  * - `event`: each event of the server, media included.
  */
 export class Session extends EventTarget {
   /** @param {Options} options */
   constructor(options) {
     super();
+    checkOptions(options);
     this.options = options;
     /** @type {Media | null} */
     this.media = null;
     /** @type {Microphone | null} */
     this.microphone = null;
-    this.mode = options.video ?? "auto";
+    /** @type {Negotiation | null} */
+    this.negotiation = null;
     /** @type {any} The session object of the server, with all settings. */
     this.settings = null;
     this.figures = new Statistics();
-    this.acknowledged = "";
+    this.isSuspended = false; // waits for a gesture
+    this.acknowledgements = new Acknowledgements((fields) => this.connection.send({
+      type: "output_video_buffer.ack", event_id: "js_ack", ...fields, seq: this.connection.lastSeq,
+    }, { isQuiet: true }));
     this.captions = new Captions();
     const fetch = options.fetch ?? globalThis.fetch?.bind(globalThis);
     const Socket = options.WebSocket ?? globalThis.WebSocket;
@@ -73,9 +79,7 @@ export class Session extends EventTarget {
   }
 
   /** @returns {ConnectionState} */
-  get state() {
-    return this.connection.state;
-  }
+  get state() { return this.connection.state; }
 
   /** Whether a response is heard now. */
   get isSpeaking() { return this.media?.isHeard ?? false; }
@@ -85,37 +89,21 @@ export class Session extends EventTarget {
    * @param {string} text
    * @returns {Promise<TurnResult>} When it has been heard.
    */
-  say(text) {
-    return this.turns.say(text);
-  }
+  say(text) { return this.turns.say(text); }
 
   /**
    * Sends a recording; the avatar speaks it in mode `drive` and answers it in the others.
    * @param {Int16Array} samples 24 kHz.
    * @returns {Promise<TurnResult>} When the response has been heard.
    */
-  play(samples) {
-    return this.turns.play(samples);
-  }
+  play(samples) { return this.turns.play(samples); }
 
   /** Stops what the avatar says, at once, and all requests that wait. */
   interrupt() {
-    const { connection, media } = this;
-    const moment = media?.moment;
-    const isHeard = moment && (media?.bufferedS ?? 0) > 0;
-    const hadTurns = this.turns.cancel();
+    const { media } = this;
+    const moment = (media?.bufferedS ?? 0) > 0 ? media?.moment ?? null : null;
+    this.turns.interrupt(moment);
     media?.raiseEpoch();
-    const quiet = { isQuiet: true };
-    // Sound of turns that wait goes first, so that none of them starts after the cancel.
-    if (hadTurns) connection.send({ type: "input_audio_buffer.clear" }, quiet);
-    connection.send({ type: "response.cancel" }, quiet);
-    connection.send({ type: "output_audio_buffer.clear" }, quiet);
-    if (isHeard) {
-      connection.send({
-        type: "conversation.item.truncate", item_id: moment.itemId, content_index: 0,
-        audio_end_ms: Math.floor(moment.ptsMs),
-      }, quiet);
-    }
     this.#emit("interrupted");
   }
 
@@ -152,53 +140,35 @@ export class Session extends EventTarget {
    * @param {import("./connection.js").ClientEvent} event
    * @returns {string} Its `event_id`.
    */
-  send(event) {
-    return this.connection.send(event);
-  }
+  send(event) { return this.connection.send(event); }
 
   /** Ends the session. */
-  close() {
-    this.connection.close();
-  }
+  close() { this.connection.close(); }
 
   /** Figures for engineers; a figure that is not known is NaN. */
   statistics() {
-    const video = this.media?.video;
-    const skews = video?.skews ?? [];
-    const since = performance.now() - 2000;
-    return {
-      firstFrameMs: this.figures.firstFrameMs,
-      framesPerS: (video?.times.filter((at) => at > since).length ?? 0) / 2,
-      skewMs: quantile(skews.map(Math.abs), 0.95),
-      received: this.media?.received ?? 0,
-      drawn: video?.drawn ?? 0,
-      dropped: video?.dropped ?? 0,
-      underruns: this.media?.sound.underruns ?? 0,
-      bufferedMs: (this.media?.bufferedS ?? 0) * 1000,
-      kbitPerS: this.figures.kbitPerS,
-      mode: this.settings?.avatar?.video?.mode ?? "",
-    };
+    return describe(this.figures, this.media, this.settings?.avatar);
   }
 
   async #open() {
-    const { canvas, audioContext, microphone } = this.options;
-    if (this.mode === "auto") this.mode = canvas && await decodesH264() ? "h264" : "jpeg";
-    const hasSound = audioContext || typeof AudioContext !== "undefined";
-    const sound = hasSound ? await WorkletSound.open(audioContext) : new SilentSound();
-    const video = canvas ? new Video(canvas, 24000, {
-      onKeyframeNeeded: () => this.send({ type: "output_video_buffer.request_keyframe" }),
-      onRefused: () => this.#setMode("jpeg"),
-      onDrawn: () => {},
-    }) : null;
+    const { microphone, transport, flow, idle, session } = this.options;
+    const mode = await chooseMode(this.options);
+    this.negotiation = new Negotiation({ mode, transport, flow, idle }, session);
+    const { sound, video, file } = await this.#output(mode);
     this.media = new Media(sound, video, {
-      onFrame: (frame) => { this.figures.addFrame(); this.options.onFrame?.(frame); },
+      onFrame: (frame) => {
+        if (!frame.idle) this.figures.addFrame();
+        this.options.onFrame?.(frame);
+      },
       onAudio: (part) => this.options.onAudio?.(part),
       onStarted: (responseId) => this.#emit("speaking", { responseId }),
       onFinished: (responseId, status) => {
+        this.#acknowledge(true);
         this.turns.finish(responseId, status);
         this.#emit("finished", { responseId, status });
       },
     });
+    this.media.file = file;
     if (this.state === "closed") { await this.media.close(); return; }
     this.#run();
     await this.connection.open();
@@ -208,42 +178,66 @@ export class Session extends EventTarget {
     }
   }
 
+  /** @param {import("./negotiation.js").Mode} mode */
+  #output(mode) {
+    return openOutput(this.options, mode, {
+      onProgress: () => this.#tick(),
+      onFailed: ({ message }) => {
+        this.#emit("error", { code: "file_failed", message });
+        this.interrupt(); // a mode is changed in silence only
+        void this.#leaveFile();
+      },
+      onKeyframeNeeded: () => this.send({ type: "output_video_buffer.request_keyframe" }),
+      onRefused: () => this.#setMode("jpeg"),
+    });
+  }
+
+  /** Goes on with single frames, because the server or the browser does not play the file. */
+  async #leaveFile() {
+    const mode = await chooseMode(this.options, false);
+    const before = this.media?.sound;
+    this.media?.use(await this.#output(mode));
+    await before?.close();
+    if (this.state === "closed") { await this.media?.close(); return; }
+    this.#setMode(mode);
+  }
+
   /** Draws with the screen, and acknowledges what was heard. */
   #run() {
-    if (this.options.canvas) {
+    if (this.options.canvas || this.options.video) {
       followScreen((leadS) => {
         this.media?.update(leadS);
         return this.state !== "closed";
       });
     }
-    this.ticking = setInterval(() => {
-      this.media?.update(0); // a hidden page gets no animation frames
-      this.#acknowledge();
-    }, ACK_MS);
+    this.ticking = setInterval(() => this.#tick(), TICK_MS);
   }
 
-  #acknowledge() {
-    const { moment } = this.media ?? {};
-    if (this.state !== "open" || !moment) return;
-    const ptsMs = Math.floor(moment.ptsMs);
-    /** @type {string} */
-    const mark = `${moment.responseId} ${ptsMs}`;
-    if (mark === this.acknowledged) return;
-    this.acknowledged = mark;
-    this.connection.send({
-      type: "output_video_buffer.ack", event_id: "js_ack", response_id: moment.responseId, pts_ms: ptsMs,
-      seq: this.connection.lastSeq,
-    }, { isQuiet: true });
+  /** A hidden page gets no animation frames. */
+  #tick() {
+    this.media?.update(0);
+    this.#acknowledge(false);
+    const isSuspended = this.media?.isSuspended ?? false;
+    if (isSuspended && !this.isSuspended) this.#emit("suspended");
+    this.isSuspended = isSuspended;
   }
 
-  /** @param {"jpeg" | "h264" | "none"} mode */
+  /** @param {boolean} isEnd */
+  #acknowledge(isEnd) {
+    if (this.state !== "closed") this.acknowledgements.tell(this.media?.moment ?? null, isEnd);
+  }
+
+  /** @param {import("./negotiation.js").Mode} mode */
   #setMode(mode) {
-    if (mode === this.mode) return;
-    this.mode = mode;
-    this.send({
-      type: "session.update", session: { type: "realtime", avatar: { video: { mode } } },
-    });
+    const { negotiation } = this;
+    if (!negotiation || mode === negotiation.wanted.mode) return;
+    negotiation.wanted.mode = mode;
+    this.#configure();
     this.#emit("video", { mode });
+  }
+
+  #configure() {
+    if (this.negotiation) this.negotiation.eventId = this.send(this.negotiation.update);
   }
 
   /**
@@ -258,18 +252,25 @@ export class Session extends EventTarget {
     this.media?.receive(event);
     if (before && wasHeard && (this.media?.epoch ?? 0) > before) this.#emit("interrupted");
     if (event.session) this.settings = event.session;
+    if (event.type === "session.updated" && this.negotiation) this.negotiation.isAgreed = true;
     if (event.type === "session.created") {
-      const { avatar, ...others } = /** @type {any} */ (this.options.session ?? {});
-      const video = { ...avatar?.video, mode: this.mode };
-      const session = { type: "realtime", ...others, avatar: { ...avatar, video } };
-      this.send({ type: "session.update", session });
+      this.#configure();
       this.settle?.resolve(this);
+    } else if (event.type === "error" && this.#goWithout(event.error)) {
+      // It was asked for something that it does not serve, and is asked again for the rest.
     } else if (event.type === "error" || event.type === "warning") {
       this.#emit(event.type, event[event.type]);
     }
     const caption = this.captions.take(event);
     if (caption) this.#emit("caption", caption);
     this.#emit("event", event);
+  }
+
+  /** @param {any} error */
+  #goWithout(error) {
+    const refused = this.negotiation?.giveUp(error) ?? null;
+    if (refused) void (refused === "mode" ? this.#leaveFile() : this.#configure());
+    return refused !== null;
   }
 
   /**

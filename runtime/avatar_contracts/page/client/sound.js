@@ -12,6 +12,7 @@ import { fromPcm16, RATE } from "./pcm.js";
  * @property {() => Promise<void>} resume After a gesture of the user.
  * @property {() => Promise<void>} close
  * @property {number} underruns How often the sound stopped for want of samples.
+ * @property {() => void} onProgress More has been heard; also called in a hidden page, unlike timers.
  */
 
 /** @typedef {{played: number, buffered: number, isPlaying: boolean, at: number}} Report */
@@ -48,6 +49,7 @@ export class WorkletSound {
     this.generation = 0;
     this.isComplete = true;
     this.underruns = 0;
+    this.onProgress = () => {};
     /** @type {Report[]} */
     this.reports = [];
     this.node.port.onmessage = ({ data }) => this.#receive(data);
@@ -101,6 +103,7 @@ export class WorkletSound {
     if (this.reports.at(-1)?.isPlaying && !report.isPlaying && !this.isComplete) this.underruns++;
     this.reports.push(report);
     if (this.reports.length > KEPT_REPORTS) this.reports.shift();
+    this.onProgress();
   }
 }
 
@@ -113,6 +116,7 @@ export class SilentSound {
   constructor(now = () => performance.now() / 1000) {
     this.now = now;
     this.underruns = 0;
+    this.onProgress = () => {};
     this.pushed = 0;
     this.base = 0;
     this.at = now();

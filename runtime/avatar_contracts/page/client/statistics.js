@@ -37,6 +37,32 @@ export class Statistics {
 }
 
 /**
+ * Returns the figures of a session; one that is not known is NaN.
+ * @param {Statistics} figures
+ * @param {import("./media.js").Media | null} media
+ * @param {any} avatar Its settings in the session of the server.
+ */
+export function describe(figures, media, avatar) {
+  const pictures = media?.file ?? media?.video;
+  const since = performance.now() - 2000;
+  return {
+    firstFrameMs: figures.firstFrameMs,
+    framesPerS: (pictures?.times.filter((at) => at > since).length ?? 0) / 2,
+    skewMs: quantile((pictures?.skews ?? []).map(Math.abs), 0.95),
+    received: media?.received ?? 0,
+    drawn: pictures?.drawn ?? 0,
+    dropped: pictures?.dropped ?? 0,
+    underruns: media?.sound.underruns ?? 0,
+    bufferedMs: (media?.bufferedS ?? 0) * 1000,
+    kbitPerS: figures.kbitPerS,
+    mode: avatar?.video?.mode ?? "",
+    transport: avatar?.transport ?? "",
+    flow: avatar?.flow?.mode ?? "",
+    idle: avatar?.idle ?? "",
+  };
+}
+
+/**
  * Returns a quantile of values, or NaN if there is none.
  * @param {readonly number[]} values
  * @param {number} share 0 to 1.

@@ -36,10 +36,22 @@ export class Timeline {
   append({ responseId, itemId, ptsMs }, length) {
     const last = this.segments.at(-1);
     const continues = last?.responseId === responseId && last.itemId === itemId
+      && Math.abs(last.from + last.length - this.end) < 1
       && Math.abs(last.ptsMs + last.length * 1000 / this.rate - ptsMs) < 0.01;
     if (last && continues) last.length += length;
     else this.segments.push({ from: this.end, length, ptsMs, responseId, itemId });
     this.end += length;
+  }
+
+  /**
+   * Adds sound at a position, which is after all other sound.
+   * @param {Moment} moment Of its first sample.
+   * @param {number} from Position of its first sample.
+   * @param {number} length Samples.
+   */
+  place(moment, from, length) {
+    this.end = from;
+    this.append(moment, length);
   }
 
   /**

@@ -145,6 +145,25 @@ export class Turns {
   }
 
   /**
+   * Ends all requests and, at the server, the response and what it has sent.
+   * @param {import("./timeline.js").Moment | null} moment What is heard now.
+   */
+  interrupt(moment) {
+    const { connection } = this;
+    const quiet = { isQuiet: true };
+    // Sound of turns that wait goes first, so that none of them starts after the cancel.
+    if (this.cancel()) connection.send({ type: "input_audio_buffer.clear" }, quiet);
+    connection.send({ type: "response.cancel" }, quiet);
+    connection.send({ type: "output_audio_buffer.clear" }, quiet);
+    if (moment) {
+      connection.send({
+        type: "conversation.item.truncate", item_id: moment.itemId, content_index: 0,
+        audio_end_ms: Math.floor(moment.ptsMs),
+      }, quiet);
+    }
+  }
+
+  /**
    * @param {string} itemId
    * @param {(turn: Turn) => Promise<boolean>} send
    * @returns {Promise<TurnResult>}

@@ -89,14 +89,13 @@ export class Video {
 
   /** @param {number} position */
   #decode(position) {
+    this.#skipTo(position);
     let decoded = this.entries.filter(({ state }) => state === "decoding" || state === "ready").length;
     for (let i = 0; i < this.entries.length && decoded < MAX_DECODED; i++) {
       const entry = this.entries[i];
       if (entry.state !== "encoded") continue;
       if (entry.due > position + AHEAD_S * this.rate) break;
       const decoder = this.#decoder(entry.frame.mode);
-      const next = this.entries[i + 1];
-      if (!decoder.needsAll && next && next.due <= position) { this.#discard(i--); continue; }
       entry.state = "decoding";
       decoded++;
       decoder.decode(entry.frame).then(
@@ -104,7 +103,19 @@ export class Video {
     }
   }
 
-  /** @param {"jpeg" | "h264"} mode */
+  /**
+   * Discards what nobody will see: all before the last keyframe that is due.
+   * @param {number} position
+   */
+  #skipTo(position) {
+    const isStart = (/** @type {Entry} */ { frame, due, state }) => (
+      state === "encoded" && frame.keyframe && due <= position);
+    for (let i = this.entries.findLastIndex(isStart) - 1; i >= 0; i--) {
+      if (this.entries[i].state === "encoded") this.#discard(i);
+    }
+  }
+
+  /** @param {Frame["mode"]} mode */
   #decoder(mode) {
     return this.decoders[mode] ??= mode === "h264" ? new H264Decoder() : new JpegDecoder();
   }
@@ -153,10 +164,11 @@ export class Video {
     entry.image = null;
     this.lastDue = entry.due;
     this.drawn++;
+    this.times.push(performance.now());
+    if (this.times.length > KEPT_TIMES) this.times.shift();
     if (!entry.frame.idle) {
       this.skews.push((entry.due - position) * 1000 / this.rate);
-      this.times.push(performance.now());
-      if (this.skews.length > KEPT_TIMES) { this.skews.shift(); this.times.shift(); }
+      if (this.skews.length > KEPT_TIMES) this.skews.shift();
     }
     this.on.onDrawn(entry.frame);
   }

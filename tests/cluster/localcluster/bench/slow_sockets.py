@@ -51,6 +51,9 @@ DEVICE: Final = {
 """A device that carries all sessions, so that what is late is late because of the clients."""
 STALL_S: Final = 30.0
 """A socket that takes nothing for so long is closed: docs/wire-protocol.md, "Flow control"."""
+STOPPED_S: Final = STALL_S + 4.0
+"""How long a client stops reading. The socket fills in the first second or two, and the close frame
+waits 10 s for a client that reads again."""
 EFFECT: Final = 0.01
 """The share of frames by which slow clients may harm others."""
 SPREAD_S: Final = 7.4
@@ -120,16 +123,18 @@ async def phase(runtime: Runtime, kind: str, options: argparse.Namespace) -> dic
         ]
         addresses = [link.address for link in links] or [runtime.url] * len(others)
         leave = asyncio.Event()
+        stopping = links if kind == "stopped" else [None] * len(others)
         tasks = [
-            asyncio.create_task(converse(address, other, leave, number * SPREAD_S / len(others)))
-            for number, (address, other) in enumerate(zip(addresses, others, strict=True))
+            asyncio.create_task(
+                converse(address, other, leave, number * SPREAD_S / len(others), link)
+            )
+            for number, (address, other, link) in enumerate(
+                zip(addresses, others, stopping, strict=True)
+            )
         ]
         await until_all_speak(others)
-        if kind == "stopped":
-            for link in links:
-                link.flows.clear()
         cpu_s = runtime.cpu_s()
-        seconds = max(options.seconds, STALL_S + 4) if kind == "stopped" else options.seconds
+        seconds = max(options.seconds, STOPPED_S) if kind == "stopped" else options.seconds
         size = "x".join(map(str, RESOLUTION))
         arguments = ("--resolution", size, "--burst", "--late-ms", str(LATE_MS), "--pause-s", "0.5")
         load = ("--sessions", str(options.sessions), "--duration-s", str(seconds))
@@ -137,8 +142,6 @@ async def phase(runtime: Runtime, kind: str, options: argparse.Namespace) -> dic
         most = runtime.rss_mib()
         cpu_s = runtime.cpu_s() - cpu_s
         leave.set()
-        for link in links:
-            link.flows.set()
         await asyncio.wait_for(asyncio.gather(*tasks), STOP_S)
     return {
         "kind": kind,
@@ -150,19 +153,32 @@ async def phase(runtime: Runtime, kind: str, options: argparse.Namespace) -> dic
     }
 
 
-async def converse(address: str, other: Other, leave: asyncio.Event, delay_s: float) -> None:
-    """Let one client speak again and again, until it may leave."""
+async def converse(
+    address: str,
+    other: Other,
+    leave: asyncio.Event,
+    delay_s: float,
+    stops: slow_link.SlowLink | None = None,
+) -> None:
+    """Let one client speak again and again, until it may leave or the server closes its connection.
+
+    With `stops`, the link of the client passes nothing for `STOPPED_S` from the first frame on, so
+    that most of a response is left to fill the socket. The client does not resume: a connection
+    that the server closes must be seen.
+    """
     words = sound.read(SPEECH)
     await asyncio.sleep(delay_s)
+    target, options = session.Target(address, "", ""), Options(resolution=RESOLUTION)
     try:
-        async with session.connect(
-            session.Target(address, "", ""), Options(resolution=RESOLUTION), keep_media=False
-        ) as live:
+        async with session.connect(target, options, keep_media=False, resumes=False) as live:
             while not leave.is_set():
                 speaking = asyncio.create_task(live.speak(words, realtime=False, timeout_s=120.0))
                 while not speaking.done():
                     await asyncio.sleep(0.1)
                     other.frames = sum(len(r.frames) for r in live.trace.responses.values())
+                    if stops is not None and other.frames:
+                        await stopped(stops)
+                        stops = None
                 response = await speaking
                 other.responses += 1
                 other.dropped.update(response.drop_reasons)
@@ -170,6 +186,13 @@ async def converse(address: str, other: Other, leave: asyncio.Event, delay_s: fl
             other.violations = [*live.trace.violations, *map(str, live.trace.errors)]
     except errors.SessionEnded as ended:
         other.closed = ended.code
+
+
+async def stopped(link: slow_link.SlowLink) -> None:
+    """Let a link pass nothing for `STOPPED_S`."""
+    link.flows.clear()
+    await asyncio.sleep(STOPPED_S)
+    link.flows.set()
 
 
 async def until_all_speak(others: Sequence[Other]) -> None:

@@ -20,6 +20,7 @@ from localcluster import operator_process
 from localcluster.bench import record
 from localcluster.controlplane import kubeapi
 from localcluster.fakes.hollow_pods import HollowNodes
+from localcluster.lease_log import LEASES, LeaseLog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from localcluster.controlplane.kubeapi import Body
     from localcluster.operator_process import OperatorProcess
 
-LEASES: Final = f"/apis/coordination.k8s.io/v1/namespaces/{operator_process.SYSTEM}/leases"
 SERVICES: Final = "/apis/avatar.musetalk.io/v1alpha1/namespaces/default/avatarservices"
 SERVICE: Final = "subject"
 NODES: Final = 2
@@ -82,7 +82,8 @@ class Pair:
         pods = "/api/v1/namespaces/default/pods"
         self.pods = kubeapi.Mirror(api, pods, self._changed, self._on_pod_event)
         self.services = kubeapi.Mirror(api, SERVICES, self._changed)
-        self.leases = kubeapi.Mirror(api, LEASES, self._changed)
+        self.lease_log = LeaseLog(self._changed)
+        self.leases = kubeapi.Mirror(api, LEASES, self._changed, self.lease_log.observe)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Pair]:
