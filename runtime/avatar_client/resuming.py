@@ -168,7 +168,7 @@ class ResumingSocket:
         answer = json.loads(await self._socket.recv())
         if answer.get("type") != "session.resumed":
             await self._socket.wait_closed()
-            is_final = self._socket.close_code != _TRY_LATER
+            is_final = self._socket.close_code not in (_TRY_LATER, *RESUMABLE)
             raise (_CannotResume if is_final else _NotYet)(str(answer.get("error")))
         self._keep_token(answer)
         missing = self._sent - int(answer["input_messages"])

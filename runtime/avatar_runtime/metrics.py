@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 ResumeResult = Literal["resumed", "refused", "gap", "expired", "limited", "displaced"]
+MoveResult = Literal["exported", "imported", "refused"]
 DiscardReason = Literal["cancelled", "slow_client", "failed", "overload"]
 FrameKind = Literal["drawn", "silent", "idle"]
 """Drawn by the model, the avatar's source frame in silence, or that of an idle stream."""
@@ -165,6 +166,14 @@ class Metrics:
             registry=self._registry,
         )
 
+        self._moves = Counter(
+            "avatar_runtime_session_moves",
+            "Requests to move a session, by result: exported to another pod, imported from one, "
+            "refused because the session cannot move as it is.",
+            ["result"],
+            registry=self._registry,
+        )
+
     def watch(self, memory: Callable[[], tuple[int, int]], load: Callable[[], Load]) -> None:
         """Set the sources of the gauges that are read at each scrape.
 
@@ -198,6 +207,10 @@ class Metrics:
     def count_resume(self, result: ResumeResult) -> None:
         """Count a session that was continued on another connection, or could not be."""
         self._resumes.labels(result).inc()
+
+    def count_move(self, result: MoveResult) -> None:
+        """Count a session that has left this pod, has come to it, or could not leave it."""
+        self._moves.labels(result).inc()
 
     def observe_lag(self, seconds: float) -> None:
         """Record the delay of a timer of the event loop."""

@@ -83,6 +83,26 @@ class FakePod:
     sockets: set[web.WebSocketResponse] = field(default_factory=set)
     closed_with: list[int | None] = field(default_factory=list)
     on_message: Callable[[web.WebSocketResponse, Any], Awaitable[None]] | None = None
+    exported: tuple[int, dict[str, Any]] = (404, {"error": {"code": "session_not_found"}})
+    """The answer to each request for the document of a session."""
+    imported: tuple[int, dict[str, Any]] = (200, {"session": {"id": "sess_new"}, "ttl_ms": 30_000})
+    """The answer to each document."""
+    may_export: asyncio.Event | None = None
+    """If set, the pod gives out a session only after this event."""
+    moves: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    """The path and the body of each request about a session."""
+
+    async def move(self, request: web.Request) -> web.Response:
+        """Give out a session, or take one."""
+        self.tokens.append(request.headers.get("Authorization"))
+        if self.accepted not in (None, self.tokens[-1]):
+            return web.json_response({"error": {"code": "unauthenticated"}}, status=401)
+        self.moves.append((request.path, await request.json()))
+        if self.may_export is not None:
+            await self.may_export.wait()
+        is_export = request.path.endswith("/export")
+        status, answer = self.exported if is_export else self.imported
+        return web.json_response(answer, status=status)
 
     async def avatars(self, request: web.Request) -> web.Response:
         """Answer what is asked about avatars."""
@@ -172,6 +192,7 @@ class FakePod:
         sessions.add_routes([web.get(path, self.realtime) for path in paths])
         sessions.add_routes([web.get("/v1/avatars{rest:.*}", self.avatars)])
         admin.add_routes([web.get("/control/v1/state", self.state)])
+        admin.add_routes([web.post("/control/v1/sessions{rest:.*}", self.move)])
         async with serving(sessions) as self.port, serving(admin) as self.admin_port:
             yield self
 

@@ -14,9 +14,6 @@ from tests import browser
 from tests.page import instruments
 from tests.page.instruments import RATE
 from tests.runtime.serving import runtime_page
-from tests.runtime.upstream.endpoints import running
-
-from localcluster import speech_server
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -160,24 +157,20 @@ async def test_a_microphone_that_cannot_be_used_is_explained(name: str) -> None:
 
 @pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
 async def test_a_text_is_said_with_captions(tmp_path: Path) -> None:
-    async with running(speech_server.app()) as url:
-        document = tmp_path / "upstream.json"
-        speech = {"url": f"{url}/v1/audio/speech", "voice": "en"}
-        document.write_text(json.dumps({"mode": "speech", "speech": speech}))
-        async with (
-            runtime_page.runtime(AVATARS, f"--upstream={document}") as address,
-            runtime_page.page(address) as (page, faults),
-        ):
-            await expect(page.get_by_role("button", name="Talk")).to_be_hidden()  # nobody hears
-            await page.get_by_label("Text to say").fill("Good morning. How are you today?")
-            await page.get_by_role("button", name="Say").press("Enter")
-            log = page.get_by_role("log", name="Captions")
-            await expect(log).to_contain_text("Good morning.", timeout=SPEAKS_MS)
-            await expect(page.locator("#status")).to_have_text("Speaking")
-            await shoot(page, "typing")
-            await expect(log).to_contain_text("How are you today?", timeout=SPEAKS_MS)
-            await expect(page.locator("#status")).to_have_text("Connected", timeout=SPEAKS_MS)
-            assert faults == []
+    async with (
+        runtime_page.speaking_runtime(AVATARS, tmp_path) as address,
+        runtime_page.page(address) as (page, faults),
+    ):
+        await expect(page.get_by_role("button", name="Talk")).to_be_hidden()  # nobody hears
+        await page.get_by_label("Text to say").fill("Good morning. How are you today?")
+        await page.get_by_role("button", name="Say").press("Enter")
+        log = page.get_by_role("log", name="Captions")
+        await expect(log).to_contain_text("Good morning.", timeout=SPEAKS_MS)
+        await expect(page.locator("#status")).to_have_text("Speaking")
+        await shoot(page, "typing")
+        await expect(log).to_contain_text("How are you today?", timeout=SPEAKS_MS)
+        await expect(page.locator("#status")).to_have_text("Connected", timeout=SPEAKS_MS)
+        assert faults == []
 
 
 async def test_stop_is_silent_at_once_and_ends_all_that_waits(tmp_path: Path) -> None:

@@ -121,16 +121,18 @@ async def test_a_browser_without_media_source_shows_frames_in_the_video_element(
 
     async with (
         runtime_page.runtime(AVATARS) as address,
-        runtime_page.page(address, "/?video=fmp4", prepare=prepare) as (page, faults),
+        runtime_page.page(address, prepare=prepare) as (page, faults),
     ):
         sent = instruments.SentFrames(page)
+        await page.get_by_role("heading", name="Details").click()
+        await page.get_by_label("Video of the next session").select_option("fmp4")
+        assert "video=fmp4" in page.url
         await page.get_by_role("button", name="Play a sample").click()
         await expect(page.locator("#status")).to_have_text("Speaking", timeout=SPEAKS_MS)
         await expect(page.locator("#film")).to_be_visible()
         await page.wait_for_function(
             "() => document.getElementById('film').videoWidth === 384", timeout=SPEAKS_MS
         )
-        await page.get_by_role("heading", name="Details").click()
         await expect(page.locator("#mode")).to_have_text("h264")
         assert "fmp4" not in {frame["mode"] for frame in sent.of("response.video.delta")}
         assert faults == []

@@ -14,6 +14,7 @@ from avatar_gateway import errors
 from avatar_gateway.core import routing
 from avatar_gateway.core.frames import NORMAL
 from avatar_gateway.serving import upgrade
+from avatar_gateway.serving.session_mover import SessionMover
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -72,6 +73,8 @@ class Placer:
             middlewares=(_raise_pod_rejection,),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=2),
         )
+
+        self._mover = SessionMover(registry, self._http, read_keys, _host)
 
     @property
     def services(self) -> frozenset[str]:
@@ -146,13 +149,16 @@ class Placer:
     ) -> PlacedSession:
         """Return a connection to the pod that has the session; the pod checks the token.
 
+        A session whose pod leaves, and has asked it to move, moves first.
+
         Raises:
             Rejection: no pod of the service has it, or the pod does not answer.
         """
         assert request.resume is not None
         pods = self._registry.pods.items()
         own = [key for key, pod in pods if pod.service == request.model and pod.ip]
-        for key in routing.holders(request.resume, own):
+        holders = routing.holders(request.resume, own)
+        for key in await self._mover.locate(request.resume, request.model, holders):
             try:
                 return await self._open_session(key, request, subprotocols, headers)
             except errors.PodError as error:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from avatar_runtime.batching.frames import AudioWindow
     from avatar_runtime.protocol.audio_formats import AudioFormat
+    from avatar_runtime.protocol.strict_fields import StrictFields
 
 
 class AudioDecoder:
@@ -34,6 +35,18 @@ class AudioDecoder:
     def take(self) -> Sequence[AudioWindow]:
         """Return the windows that became ready since the last call."""
         return self._utterance.take()
+
+    def export(self, windows: Sequence[AudioWindow]) -> dict[str, object]:
+        """Return the state as plain values: `Utterance.export`."""
+        return self._utterance.export(windows)
+
+    def restore(self, fields: StrictFields) -> Sequence[AudioWindow]:
+        """Continue another utterance: `Utterance.restore`.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
+        """
+        return self._utterance.restore(fields)
 
 
 def _pcm(data: bytes) -> bytes:

@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 
 from avatar_runtime.audio import noise
+from avatar_runtime.protocol import document_fields
+from avatar_runtime.protocol.document_fields import Count, Flag, List, Table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from avatar_runtime.protocol.strict_fields import StrictFields
 
 SPEECH_DBFS: Final = -50.0
 """Default level of speech; the settings have the same default."""
@@ -30,6 +34,10 @@ _RAMP_STEPS: Final = 2  # of one frame at 25 frames a second
 _LOUDEST_NOISE: Final = 10 ** (-36 / 10)  # a steady sound above -36 dBFS may be a sung vowel
 _QUIET_DB: Final = 12.0  # below the level: a noise whose peaks cannot keep the gate open
 _FLOOR_DB: Final = 10.0  # below the level: what leaks from a hum into quiet bands changes a lot
+
+_MAX_SPEECH_STEPS: Final = 64  # a frame needs fewer than 20
+_GATE_STATE: Final[Table] = {"_open": Flag(), "_silent_steps": Count()}
+_ENVELOPE_STATE: Final[Table] = {"_next": Count(), "_speech": List(Count(), _MAX_SPEECH_STEPS)}
 
 
 class Gate(Protocol):
@@ -75,6 +83,24 @@ class VoiceActivityGate:
         else:
             return self._close(hold)
         return self._open
+
+    def export(self) -> dict[str, object]:
+        """Return the state as plain values."""
+        return {
+            **document_fields.export(self, _GATE_STATE),
+            **document_fields.export(self._band_power, noise.BandPower.STATE),
+            "floor": document_fields.export(self._floor, noise.NoiseFloor.STATE),
+        }
+
+    def restore(self, fields: StrictFields) -> None:
+        """Continue another gate of the same level from what it has exported.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
+        """
+        document_fields.restore(self, fields, _GATE_STATE)
+        document_fields.restore(self._band_power, fields, noise.BandPower.STATE)
+        document_fields.restore(self._floor, fields.nested("floor"), noise.NoiseFloor.STATE)
 
     def _compare_with_noise(self, bands: NDArray[np.float64]) -> tuple[bool, int]:
         """Return whether a band is above the noise, and the steps of silence to wait for."""
@@ -127,6 +153,18 @@ class MouthEnvelope:
         opening = _ramp(ahead[0] - own_steps) if ahead and ahead[0] < AHEAD_STEPS else 0.0
         closing = _ramp(first_step - before[-1] - 1) if before else 0.0
         return max(opening, closing, float(bool(ahead) and ahead[0] < own_steps))
+
+    def export(self) -> dict[str, object]:
+        """Return the state as plain values, without that of the gate."""
+        return document_fields.export(self, _ENVELOPE_STATE)
+
+    def restore(self, fields: StrictFields) -> None:
+        """Continue another envelope from what it has exported.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
+        """
+        document_fields.restore(self, fields, _ENVELOPE_STATE)
 
 
 def _ramp(steps: int) -> float:

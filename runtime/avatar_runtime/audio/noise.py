@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from avatar_runtime.audio.exported_arrays import Array
+from avatar_runtime.protocol.document_fields import Count, Maybe, Number, Table
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -63,6 +66,9 @@ class BandPower:
     step could spread either over the spectrum; the weights restore the other frequencies.
     """
 
+    STATE: Final[Table] = {"_last": Maybe(Number(-8, 8))}
+    """What a session takes along to another pod."""
+
     def __init__(self) -> None:
         self._last: float | None = None
         self._difference = np.empty(STEP)
@@ -91,6 +97,13 @@ class NoiseFloor:
     raise the minimum, since it has gaps; a noise that begins is learned after `LEARN_STEPS`, and
     one that ends is forgotten at once.
     """
+
+    STATE: Final[Table] = {
+        "_steps": Count(),
+        "_recent": Array((_SMOOTHED, BANDS), "<f8"),
+        "_smoothed": Array((BANDS, LEARN_STEPS), "<f8", may_be_infinite=True),
+    }
+    """What a session takes along to another pod."""
 
     def __init__(self) -> None:
         self._steps = 0

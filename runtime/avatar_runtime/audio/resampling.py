@@ -12,8 +12,13 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from avatar_runtime.audio.exported_arrays import Samples
+from avatar_runtime.protocol import document_fields
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from avatar_runtime.protocol.strict_fields import StrictFields
 
 RATE: Final = 16_000
 """Sample rate of the audio model, samples per second."""
@@ -64,6 +69,22 @@ class Resampler:
         if left <= 0:
             return np.zeros(0, np.float32)
         return self.push(np.zeros(-left % self._block + self.lookahead, np.float64))
+
+    def export(self) -> dict[str, object]:
+        """Return the input that later output needs, as plain values."""
+        return document_fields.export(self, self._table)
+
+    def restore(self, fields: StrictFields) -> None:
+        """Continue another resampler between the same rates from what it has exported.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
+        """
+        document_fields.restore(self, fields, self._table)
+
+    @property
+    def _table(self) -> document_fields.Table:
+        return {"_pending": Samples(self._block + 2 * self.lookahead, "<f8")}
 
     def _convert(self, span: NDArray[np.float64]) -> NDArray[np.float32]:
         if self.lookahead == 0:

@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from avatar_runtime.audio import energy, resampling
+from avatar_runtime.audio import energy, exported_windows, resampling
 from avatar_runtime.batching.frames import GROUP_FRAMES, AudioWindow
+from avatar_runtime.protocol import document_fields
+from avatar_runtime.protocol.document_fields import Count, Data, Flag, Table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+    from avatar_runtime.protocol.strict_fields import StrictFields
 
 STEP: Final = 320
 """Samples of one feature step: 20 ms at 16 kHz."""
@@ -30,6 +34,14 @@ STEPS_BEFORE: Final = 4
 CONTEXT_S: Final = 30
 """Seconds of audio in one context of the published audio encoder."""
 _GROWING: Final = (0, 1, 2)  # first frames of groups 0 to 2
+_STATE: Final[Table] = {
+    "_context_steps": Count(),
+    "_extra_steps": Count(),
+    "_odd": Data(1),
+    "_samples": Count(),
+    "_finished": Flag(),
+    "_next_frame": Count(),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +79,8 @@ class Utterance:
         level = options.silence_dbfs
         self._mouth: energy.MouthEnvelope | None = None
         if level is not None:
-            self._mouth = energy.MouthEnvelope(energy.VoiceActivityGate(level))
+            self._gate = energy.VoiceActivityGate(level)
+            self._mouth = energy.MouthEnvelope(self._gate)
         self._odd = b""  # the first byte of a sample that is split between two messages
         self._samples = 0
         self._finished = False
@@ -114,6 +127,125 @@ class Utterance:
         while (group := self._ready_group()) is not None:
             ready.extend(group)
         return ready
+
+    def export(self, windows: Sequence[AudioWindow]) -> dict[str, object]:
+        """Return the state as plain values, with windows of `take` that are needed again.
+
+        The windows are the newest ones, in order and without a gap. The document has the audio
+        that they and later windows need: at most one context and what lies between them.
+        """
+        _, last = group_of(self._next_frame)
+        start = max(0, self._end_step(last) - self._context_steps) * STEP
+        starts = [self._first_step(each.frame_index) - each.first_step for each in windows]
+        begin = min([start, self._base + self._fill, *(each * STEP for each in starts)])
+        older = [(at * STEP, each.context) for at, each in zip(starts, windows, strict=True)]
+        return {
+            **document_fields.export(self, _STATE),
+            "resampler": self._resampler.export(),
+            "mouth": (
+                None
+                if self._mouth is None
+                else {**self._mouth.export(), "gate": self._gate.export()}
+            ),
+            "begin": begin,
+            "audio": exported_windows.SAMPLES.export(self._samples_from(begin, older), 0.0),
+            "windows": [
+                exported_windows.export(each, at) for at, each in zip(starts, windows, strict=True)
+            ],
+        }
+
+    def restore(self, fields: StrictFields) -> Sequence[AudioWindow]:
+        """Continue another utterance of the same options from what it has exported.
+
+        Return the windows that were exported with it.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
+        """
+        for name, own in (
+            ("_context_steps", self._context_steps),
+            ("_extra_steps", self._extra_steps),
+        ):
+            document_fields.check(
+                fields.value(name.lstrip("_")) == own, fields, name.lstrip("_"), f"must be {own}"
+            )
+        document_fields.restore(self, fields, _STATE)
+        self._resampler.restore(fields.nested("resampler"))
+        mouth = document_fields.optional(fields, "mouth")
+        document_fields.check(
+            (mouth is None) == (self._mouth is None), fields, "mouth", "must fit the voice gate"
+        )
+        if self._mouth is not None and mouth is not None:
+            self._mouth.restore(mouth)
+            self._gate.restore(mouth.nested("gate"))
+        self._base = fields.integer("begin", 0, document_fields.MAX_COUNT)
+        samples = exported_windows.SAMPLES.read(fields, "audio", 0.0)
+        self._fill = len(samples)
+        self._buffer = np.zeros(2 * self._context_steps * STEP + self._fill, np.float32)
+        self._buffer[: self._fill] = samples
+        self._check_audio(fields)
+        views: dict[tuple[int, int], memoryview] = {}
+        restored = []
+        for found in fields.objects("windows", exported_windows.MAX_WINDOWS):
+            restored.append(self._restore_window(found, views))
+        first = self._next_frame - len(restored)
+        document_fields.check(
+            [each.frame_index for each in restored] == list(range(first, self._next_frame)),
+            fields,
+            "windows",
+            f"must be the frames before {self._next_frame}",
+        )
+        return restored
+
+    def _check_audio(self, fields: StrictFields) -> None:
+        """Check that the audio of a document reaches as far as the state needs it."""
+        first = self._next_frame * STEPS_PER_S // self._fps
+        _, last = group_of(self._next_frame)
+        needed = max(0, self._end_step(last) - self._context_steps)
+        if self._mouth is not None:
+            needed = min(needed, self._mouth.steps_seen)
+            document_fields.check(
+                self._mouth.steps_seen <= first + energy.AHEAD_STEPS,
+                fields,
+                "mouth",
+                f"must not be ahead of frame {self._next_frame}",
+            )
+        document_fields.check(
+            self._base % STEP == 0 and self._base <= needed * STEP,
+            fields,
+            "begin",
+            f"must be a whole step, at most {needed * STEP}",
+        )
+
+    def _restore_window(
+        self, fields: StrictFields, views: dict[tuple[int, int], memoryview]
+    ) -> AudioWindow:
+        base, end = self._base // STEP, (self._base + self._fill) // STEP
+        window = exported_windows.read(fields, base, end, self._context_steps)
+        key = window.start, window.end
+        if key not in views:
+            views[key] = self._view(window.start * STEP, window.end * STEP)
+        return AudioWindow(
+            window.frame,
+            group_of(window.frame)[0],
+            views[key],
+            self._first_step(window.frame) - window.start,
+            window.steps,
+            silent=not window.opacity,
+            mouth_opacity=window.opacity,
+        )
+
+    def _samples_from(
+        self, begin: int, older: Sequence[tuple[int, memoryview]]
+    ) -> NDArray[np.float32]:
+        """Return the 16 kHz samples from a position on; `older` has those before the buffer."""
+        pieces = []
+        for start, context in older:
+            if start <= begin < min(self._base, start + len(context)):
+                piece = np.asarray(context)[begin - start : self._base - start]
+                pieces.append(piece)
+                begin += len(piece)
+        return np.concatenate([*pieces, self._buffer[begin - self._base : self._fill]])
 
     def _ready_group(self) -> list[AudioWindow] | None:
         first = self._next_frame

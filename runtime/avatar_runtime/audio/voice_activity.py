@@ -14,7 +14,10 @@ import numpy as np
 import onnxruntime
 
 from avatar_runtime.audio import decoding, resampling
+from avatar_runtime.audio.exported_arrays import Array
 from avatar_runtime.errors import AssetError
+from avatar_runtime.protocol import document_fields
+from avatar_runtime.protocol.document_fields import Count, Data, Table
 from avatar_runtime.protocol.turn_detection import WINDOW_MS
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from avatar_runtime.protocol.audio_formats import AudioFormat
+    from avatar_runtime.protocol.strict_fields import StrictFields
 
 _MODEL: Final = "data/silero_vad_16k_sequence.onnx"
 """The form of the model without branches for other sample rates. Its probabilities are those of
@@ -30,7 +34,14 @@ _MODEL: Final = "data/silero_vad_16k_sequence.onnx"
 _WINDOW: Final = resampling.RATE * WINDOW_MS // 1000
 _CONTEXT: Final = 64
 """Samples before a window that the model also gets, at 16 kHz (silero-vad, `OnnxWrapper`)."""
-_STATE: Final = (1, 1, 128)
+_HIDDEN: Final = (1, 1, 128)
+_STATE: Final[Table] = {
+    "_data": Data(64 * 1024, bytearray),
+    "_input": Array((1, _CONTEXT + _WINDOW), "<f4"),
+    "_filled": Count(_CONTEXT, _CONTEXT + _WINDOW - 1),
+    "_hidden": Array(_HIDDEN, "<f4"),
+    "_cell": Array(_HIDDEN, "<f4"),
+}
 
 
 class SileroDetector:
@@ -43,7 +54,7 @@ class SileroDetector:
         self._data = bytearray()  # what the resampler does not have
         self._input = np.zeros((1, _CONTEXT + _WINDOW), np.float32)  # context, then the next window
         self._filled = _CONTEXT
-        self._hidden = self._cell = np.zeros(_STATE, np.float32)
+        self._hidden = self._cell = np.zeros(_HIDDEN, np.float32)
         self._model = load()
 
     def append(self, data: bytes) -> Sequence[float]:
@@ -60,6 +71,20 @@ class SileroDetector:
         self._data.clear()
         samples /= 32768.0
         return self._rate_windows(self._resampler.push(samples))
+
+    def export(self) -> dict[str, object]:
+        """Return the state as plain values."""
+        state = document_fields.export(self, _STATE)
+        return {**state, "resampler": self._resampler.export()}
+
+    def restore(self, fields: StrictFields) -> None:
+        """Continue another detector of the same format from what it has exported.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
+        """
+        document_fields.restore(self, fields, _STATE)
+        self._resampler.restore(fields.nested("resampler"))
 
     def _rate_windows(self, samples: NDArray[np.float32]) -> list[float]:
         """Add samples at 16 kHz; return the probability of each window that they complete."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic
 
 from avatar_runtime.errors import ProtocolError
-from avatar_runtime.protocol import media_headers, server_events
 from avatar_runtime.protocol import response as responses
+from avatar_runtime.protocol import server_events
 from avatar_runtime.protocol.answer_audio import AudioMap
 from avatar_runtime.protocol.answer_outline import Outline
 from avatar_runtime.protocol.media import AudioChunk, DroppedFrames, VideoFrame, W
-from avatar_runtime.protocol.response import VideoMessage
+from avatar_runtime.protocol.media_messages import MediaMessages
 from avatar_runtime.protocol.turn import Phase, Turn
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.answer_audio import Part
     from avatar_runtime.protocol.conversation import Conversation
     from avatar_runtime.protocol.media import Media
+    from avatar_runtime.protocol.media_messages import VideoMessage
     from avatar_runtime.protocol.outbox import Outbox
     from avatar_runtime.protocol.turn import Step
 
@@ -67,6 +68,7 @@ class Answer(Generic[W]):
         """When its first audio arrived, monotonic seconds."""
         self._response = response
         self._outbox = outbox
+        self._media = MediaMessages(outbox, turn, self.id, fps)
         self._fps = fps
         self._reports: deque[Report] = deque()
         self._waiting = 0  # characters of the reports
@@ -191,43 +193,13 @@ class Answer(Generic[W]):
         end = start + len(chunk.data) // width
         for low, high, part in self.audio.split(start, end):
             data = chunk.data[(low - start) * width : (high - start) * width]
-            self._send_part(AudioChunk(low, data), part, epoch)
-
-    def _send_part(self, chunk: AudioChunk, part: Part, epoch: int) -> None:
-        ids, audio = part.ids(self.id), self.turn.format
-        self._outbox.add_media(
-            "response.output_audio.delta",
-            lambda: server_events.audio_delta(ids, epoch, audio, chunk),
-            media_headers.audio(chunk, self.turn, self.ref, epoch),
-            chunk.data,
-        )
+            self._media.send_audio(AudioChunk(low, data), part.ids(self.id), self.ref, epoch)
 
     def _video(self, frame: VideoFrame, epoch: int) -> VideoMessage:
-        audio = self.turn.format
-        offset = frame.frame_index * audio.samples_per_frame(self._fps)
+        offset = self._media.offset_samples(frame)
         part = next((part for _, _, part in self.audio.split(offset, offset + 1)), None)
         item_id = "" if part is None else part.item_id
-        message = self._outbox.number_media(
-            "response.video.delta",
-            lambda: server_events.video_delta(
-                self.id,
-                item_id,
-                epoch,
-                frame,
-                offset_samples=offset,
-                rate=audio.rate,
-                fps=self._fps,
-            ),
-            media_headers.frame(frame, self.turn, self.ref, epoch, offset_samples=offset),
-            frame.payload,
-        )
-        is_first = frame.frame_index == 0
-        return VideoMessage(
-            message,
-            frame,
-            self.turn.speakable_at if is_first else None,
-            self.heard_at if is_first else None,
-        )
+        return self._media.video(frame, item_id, self.ref, epoch, self.heard_at)
 
     def _send_video_done(self, epoch: int) -> None:
         if self._is_video_done or not self.has_video:

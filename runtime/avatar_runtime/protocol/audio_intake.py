@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from avatar_runtime.protocol import wav_header
+from avatar_runtime.protocol import document_fields, wav_header
+from avatar_runtime.protocol.document_fields import Data, Table
 from avatar_runtime.protocol.listening import (
     SessionTurnDetector,
     SpeechAudio,
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.media import VoiceDetector
     from avatar_runtime.protocol.outbox import Outbox
     from avatar_runtime.protocol.session_config import SessionConfig
+    from avatar_runtime.protocol.strict_fields import StrictFields
+
+_STATE: Final[Table] = {"_split_sample": Data(1)}
 
 
 class Speaker(Protocol):
@@ -197,6 +201,19 @@ class AudioIntake:
             self._split_sample = b""
             self._detector.discard()
         self._buffer.clear()
+
+    def export(self) -> dict[str, object]:
+        """Return the state as plain values."""
+        return {**document_fields.export(self, _STATE), "detector": self._detector.export()}
+
+    def restore(self, fields: StrictFields) -> None:
+        """Continue from what another session has exported.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
+        """
+        document_fields.restore(self, fields, _STATE)
+        self._detector.restore(fields.nested("detector"), self._speaker.config.format)
 
     def _whole_samples(self, audio: bytes) -> bytes:
         """Return the samples that are complete, and keep the rest for the next append.

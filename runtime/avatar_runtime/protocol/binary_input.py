@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from avatar_contracts import binary_messages
 from avatar_contracts.binary_messages import BinaryMessageError, Kind
 from avatar_runtime.errors import ProtocolError
 from avatar_runtime.protocol import client_events
+from avatar_runtime.protocol.document_fields import Count, Table
 
 if TYPE_CHECKING:
     from avatar_contracts.binary_messages import Header
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 class BinaryInput:
     """The numbers and positions of the binary messages of one client."""
+
+    STATE: Final[Table] = {"_seq": Count(), "_samples": Count()}
+    """What a session takes along to another pod."""
 
     def __init__(self) -> None:
         self._seq = 0

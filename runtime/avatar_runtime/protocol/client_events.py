@@ -259,7 +259,7 @@ def _create_response(fields: StrictFields) -> CreateResponse:
     if fields.document.get("response") is None:
         return CreateResponse()
     body = fields.nested("response")
-    metadata = _metadata(body) if body.document.get("metadata") is not None else None
+    metadata = read_metadata(body) if body.document.get("metadata") is not None else None
     ignored = [
         body.path(name)
         for name in body.unknown(("metadata",))
@@ -268,7 +268,12 @@ def _create_response(fields: StrictFields) -> CreateResponse:
     return CreateResponse(metadata, tuple(str(shown(path)) for path in ignored[:MAX_IGNORED]))
 
 
-def _metadata(body: StrictFields) -> Mapping[str, str]:
+def read_metadata(body: StrictFields) -> Mapping[str, str]:
+    """Return the required field `metadata` of an object.
+
+    Raises:
+        ProtocolError: it is missing, wrong or too large.
+    """
     metadata = body.nested("metadata")
     if len(metadata.document) > MAX_METADATA:
         raise body.invalid("metadata", f"must have at most {MAX_METADATA} entries", MAX_METADATA)

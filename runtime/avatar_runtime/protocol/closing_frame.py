@@ -34,6 +34,12 @@ class ClosingFrame(Generic[W]):
         self._requested_at: float | None = None  # in flight
         self._frame: VideoFrame | None = None  # to send
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the client has yet to get the frame."""
+        stages = self._window, self._requested_at, self._frame
+        return any(stage is not None for stage in stages)
+
     def open(self, audio: AudioFormat) -> None:
         """Ask for the frame; an older one is obsolete."""
         self.drop()

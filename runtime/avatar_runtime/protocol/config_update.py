@@ -39,6 +39,7 @@ AVATAR_MODALITY: Final = "avatar"
 """The modality of Azure Voice Live by which a client asks for video."""
 MAX_NAMES: Final = 8
 """Fields that one warning names, at most."""
+BACKGROUNDS: Final = f"{ALPHA} or #rrggbb"
 _COLOUR: Final = re.compile(r"#[0-9a-f]{6}")
 _NEUTRAL: Final = frozenset({"tool_choice", "max_output_tokens", "include", "truncation"})
 """Fields that clients always send: without tools and text their values mean nothing here."""
@@ -321,10 +322,8 @@ class ConfigUpdate:
             self._change(background="")
             return
         value = avatar.text("background").lower()
-        if value != ALPHA and not _COLOUR.fullmatch(value):
-            raise avatar.invalid(
-                "background", f"must be null, {ALPHA} or #rrggbb", [ALPHA, "#rrggbb"]
-            )
+        if not is_background(value):
+            raise avatar.invalid("background", f"must be null or {BACKGROUNDS}", [ALPHA, "#rrggbb"])
         self._change(background=value)
 
     def _idle(self, avatar: StrictFields) -> None:
@@ -370,6 +369,11 @@ class ConfigUpdate:
                 value=size,
                 limit=MAX_STORED_CHARACTERS,
             )
+
+
+def is_background(text: str) -> bool:
+    """Return whether a text names a background: `ALPHA`, or a colour in lower case."""
+    return text == ALPHA or _COLOUR.fullmatch(text) is not None
 
 
 def _crop(video: StrictFields) -> Crop:

@@ -7,11 +7,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from avatar_runtime.errors import ProtocolError, shown
+from avatar_runtime.protocol import document_fields
+from avatar_runtime.protocol.document_fields import Count, Maybe, Table, Text
 
 if TYPE_CHECKING:
     from avatar_runtime.protocol.outbox import Outbox
+    from avatar_runtime.protocol.strict_fields import StrictFields
 
 MAX_ITEMS: Final = 1000  # an utterance has two items
+_MAX_TEXT: Final = 1024 * 1024
+_ROLES: Final = ("system", "user", "assistant")
+_STATUSES: Final = ("in_progress", "completed", "incomplete")
+_ITEM: Final[Table] = {
+    "id": Text(),
+    "role": Text(),
+    "status": Text(),
+    "audio_ms": Count(),
+    "transcript": Text(_MAX_TEXT),
+    "text": Maybe(Text(_MAX_TEXT)),
+}
 
 
 @dataclass(slots=True)
@@ -45,6 +59,22 @@ class Item:
             "role": self.role,
             "content": [] if self.status == "in_progress" else [part],
         }
+
+
+def export_item(item: Item | None) -> dict[str, object] | None:
+    """Return an item as plain values."""
+    return None if item is None else document_fields.export(item, _ITEM)
+
+
+def read_item(fields: StrictFields) -> Item:
+    """Return an item that was exported.
+
+    Raises:
+        ProtocolError: a field is missing or wrong.
+    """
+    fields.choice("role", _ROLES)
+    fields.choice("status", _STATUSES)
+    return Item(**document_fields.read(fields, _ITEM))
 
 
 class Conversation:
@@ -107,6 +137,32 @@ class Conversation:
         """
         item = self.get(item_id)
         self._outbox.add("conversation.item.retrieved", {"item": item.describe()})
+
+    def export(self) -> list[dict[str, object] | None]:
+        """Return the items as plain values."""
+        return [export_item(item) for item in self._items.values()]
+
+    def restore(self, fields: StrictFields, name: str) -> None:
+        """Continue from the items that another session has exported.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
+        """
+        for found in fields.objects(name, MAX_ITEMS):
+            item = read_item(found)
+            self._items[item.id] = item
+
+    def restore_item(self, fields: StrictFields, name: str) -> Item | None:
+        """Return an exported item that may be `null`: that of the conversation, if it has one.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
+        """
+        found = document_fields.optional(fields, name)
+        if found is None:
+            return None
+        item = read_item(found)
+        return self._items.get(item.id, item)
 
     def delete(self, item_id: str) -> None:
         """Remove an item whose response is not active.

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from avatar_runtime.protocol import pacing
+from avatar_runtime.protocol import document_fields, pacing
+from avatar_runtime.protocol.document_fields import At, Count, Flag, Maybe, Number, Table, Text
+
+if TYPE_CHECKING:
+    from avatar_runtime.protocol.strict_fields import StrictFields
 
 _ROUNDING: Final = 1e-6  # of a frame
 _MAX_SPANS: Final = 256
@@ -24,6 +28,19 @@ class _Span:
     start: int
     audio: float | None = None
     """Its audio in frames, which need not be whole; `None` while the response is active."""
+
+
+_STATE: Final[Table] = {
+    "_made": Count(-document_fields.MAX_COUNT),
+    "_played": Number(0, document_fields.MAX_COUNT),
+    "_is_full": Flag(),
+    "_opened_at": At(),
+}
+_SPAN_VALUES: Final[Table] = {
+    "start": Count(-document_fields.MAX_COUNT),
+    "audio": Maybe(Number(0, document_fields.MAX_COUNT)),
+}
+_SPAN: Final[Table] = {"response_id": Text(), **_SPAN_VALUES}
 
 
 class Credits:
@@ -110,6 +127,30 @@ class Credits:
         """Return when the next frame is due: when it is played, or the latency objective."""
         played_at = now + self.unplayed_s + in_flight / self._fps
         return max(played_at, pacing.objective(frame_index, now))
+
+    def export(self, unsettled: int, now: float) -> dict[str, object]:
+        """Return the state as plain values, without the last `unsettled` frames.
+
+        They are generated again. The client may have played the sound of some of them.
+        """
+        spans = [
+            {"response_id": name, **document_fields.export(span, _SPAN_VALUES)}
+            for name, span in self._spans.items()
+        ]
+        state = document_fields.export(self, _STATE, now)
+        return {**state, "made": self._made - unsettled, "spans": spans}
+
+    def restore(self, fields: StrictFields, now: float) -> None:
+        """Continue from what another session has exported.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
+        """
+        document_fields.restore(self, fields, _STATE, now)
+        for found in fields.objects("spans", _MAX_SPANS):
+            span = document_fields.read(found, _SPAN, now)
+            response_id = span.pop("response_id")
+            self._spans[response_id] = _Span(**span)
 
     def _move(self, span: _Span, played: float) -> None:
         """Record the played frames of a response; the end of its audio is the end of its frames."""

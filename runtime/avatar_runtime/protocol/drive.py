@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Generic
 
 from avatar_runtime.errors import ProtocolError
-from avatar_runtime.protocol import client_events
+from avatar_runtime.protocol import client_events, document_fields
 from avatar_runtime.protocol.audio_intake import AudioIntake
-from avatar_runtime.protocol.conversation import Item
+from avatar_runtime.protocol.conversation import Item, export_item
+from avatar_runtime.protocol.document_fields import Count, Flag, Maybe, Table, Text
 from avatar_runtime.protocol.input_buffer import InputBuffer
 from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.response import EmptyResponse, Response
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.session_config import SessionConfig
     from avatar_runtime.protocol.session_parts import SessionParts
     from avatar_runtime.protocol.strict_fields import StrictFields
+    from avatar_runtime.protocol.turn import Turn
+
+_STATE: Final[Table] = {"_unclaimed_id": Maybe(Text())}
+_RESPONSE: Final[Table] = {"ref": Count(1), "id": Text(), "has_video": Flag()}
 
 
 class Drive(Generic[W]):
@@ -185,6 +190,62 @@ class Drive(Generic[W]):
 
     def cut_off(self, response_id: str, played_ms: int) -> None:
         """Do nothing: the client knows what it has played of its own audio."""
+
+    # Moving
+
+    def export(self, now: float) -> dict[str, object]:
+        """Return the state as plain values.
+
+        Raises:
+            ProtocolError: the session cannot move as it is now.
+        """
+        return {
+            **document_fields.export(self, _STATE),
+            "speech": self.speech.export(now),
+            "input": self._input.export(now),
+            "intake": self._intake.export(),
+            "response": None if self._spoken is None else self._export_response(self._spoken),
+            "last_item": export_item(self._last_item),
+        }
+
+    def restore(self, fields: StrictFields, now: float) -> None:
+        """Continue from what another session has exported.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
+        """
+        document_fields.restore(self, fields, _STATE)
+        response = document_fields.optional(fields, "response")
+        is_spoken = response is not None
+        self._input.restore(fields.nested("input"), is_spoken=is_spoken, now=now)
+        self._intake.restore(fields.nested("intake"))
+        self._last_item = self._conversation.restore_item(fields, "last_item")
+        turn = self._input.oldest
+        if response is not None and turn is not None:
+            self._spoken = self._read_response(response, turn)
+        self.speech.restore(fields.nested("speech"), self._spoken, now)
+
+    def _export_response(self, spoken: Response[W]) -> dict[str, object]:
+        metadata = None if spoken.metadata is None else dict(spoken.metadata)
+        item = export_item(spoken.item)
+        return {**document_fields.export(spoken, _RESPONSE), "metadata": metadata, "item": item}
+
+    def _read_response(self, fields: StrictFields, turn: Turn[W]) -> Response[W]:
+        item = self._conversation.restore_item(fields, "item")
+        document_fields.check(item is not None, fields, "item", "must be an item")
+        assert item is not None
+        if self._last_item is not None and self._last_item.id == item.id:
+            self._last_item = item  # the conversation may have forgotten it
+        has_metadata = fields.value("metadata") is not None
+        return Response(
+            turn,
+            **document_fields.read(fields, _RESPONSE),
+            conversation_id=f"conv_{self._suffix}",
+            item=item,
+            fps=self._fps,
+            outbox=self._outbox,
+            metadata=client_events.read_metadata(fields) if has_metadata else None,
+        )
 
     # Details
 

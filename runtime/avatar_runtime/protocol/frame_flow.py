@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Final, Generic
 
+from avatar_runtime.protocol import document_fields
 from avatar_runtime.protocol.credits import Credits
 from avatar_runtime.protocol.live_source import LiveTimes, live_times
 from avatar_runtime.protocol.media import W
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.media import Image
     from avatar_runtime.protocol.response import ActiveResponse
     from avatar_runtime.protocol.session_config import Crop, SessionConfig, VideoMode
+    from avatar_runtime.protocol.strict_fields import StrictFields
     from avatar_runtime.protocol.turn import Turn
 
 MAX_IN_FLIGHT_FRAMES: Final = 32
@@ -281,6 +283,28 @@ class FrameFlow(Generic[W]):
         """Remove all that is not played: the client has discarded it."""
         self._pacer.stop(now)
         self._credits.discard()
+
+    def export(self, turn: Turn[W] | None, now: float) -> dict[str, object]:
+        """Return the state as plain values; `turn` is that of the active response.
+
+        Frames that were not sent are generated again, so that they are not settled.
+        """
+        unsettled = 0 if turn is None else turn.settled - turn.positions
+        credit = self._credits.export(unsettled, now)
+        self._pacer.remove_frames(unsettled)
+        pacer = document_fields.export(self._pacer, Pacer.STATE, now)
+        self._pacer.remove_frames(-unsettled)
+        return {"pacer": pacer, "credits": credit}
+
+    def restore(self, fields: StrictFields, mode: FlowMode, now: float) -> None:
+        """Continue from what another session has exported; `mode` is what counts.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
+        """
+        self._mode = mode
+        document_fields.restore(self._pacer, fields.nested("pacer"), Pacer.STATE, now)
+        self._credits.restore(fields.nested("credits"), now)
 
     def _live_times(self, turn: Turn[W], config: SessionConfig, index: int) -> LiveTimes | None:
         clock, window_s = turn.clock, config.window_ms / 1000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Generic
 
-from avatar_runtime.protocol import closing_frame, idle_stream
+from avatar_runtime.protocol import closing_frame, document_fields, idle_stream
 from avatar_runtime.protocol.media import RawImage, W
 from avatar_runtime.protocol.session_config import VideoMode
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.frame_flow import FrameDue, FrameFlow
     from avatar_runtime.protocol.media import Image, Utterance, VideoFrame
     from avatar_runtime.protocol.session_config import SessionConfig
+    from avatar_runtime.protocol.strict_fields import StrictFields
 
 REFS: Final = (closing_frame.REF, idle_stream.REF)
 """Their `response_ref`."""
@@ -70,6 +71,22 @@ class IdleFrames(Generic[W]):
     def lose(self, response_ref: int, now: float) -> bool:
         """Forget a frame of the stream that will not come, and return whether it was awaited."""
         return response_ref == idle_stream.REF and self._stream.lose(now)
+
+    def export(self, now: float) -> dict[str, object]:
+        """Return the state as plain values. Frames on their way are asked for again."""
+        stream = document_fields.export(self._stream, idle_stream.IdleStream.STATE, now)
+        return {"closes_mouth": self._closing.is_awaited, **stream}
+
+    def restore(self, fields: StrictFields, audio: AudioFormat, now: float) -> None:
+        """Continue from what another session has exported; `audio` is the format of the session.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
+        """
+        self.may_stream = True
+        document_fields.restore(self._stream, fields, idle_stream.IdleStream.STATE, now)
+        if fields.boolean("closes_mouth"):
+            self._closing.open(audio)
 
     def take(self, config: SessionConfig) -> VideoFrame | None:
         """Return the frame to send in the mode of the session, once."""

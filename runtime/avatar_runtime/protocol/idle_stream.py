@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Generic
 
+from avatar_runtime.protocol.document_fields import At, Table
 from avatar_runtime.protocol.frame_flow import FrameDue
 from avatar_runtime.protocol.media import VideoFrame, W
 
@@ -27,6 +28,9 @@ RETRY_S: Final = 1.0
 
 class IdleStream(Generic[W]):
     """At most one idle frame at a time, at the frame rate of the session."""
+
+    STATE: Final[Table] = {"_next_at": At(), "_retry_at": At()}
+    """What a session takes along to another pod."""
 
     def __init__(self, open_utterance: Callable[[AudioFormat], Utterance[W]], fps: int) -> None:
         self._open_utterance = open_utterance

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Generic
 
 from avatar_runtime.errors import ProtocolError
-from avatar_runtime.protocol import input_errors
-from avatar_runtime.protocol.conversation import Item
+from avatar_runtime.protocol import document_fields, input_errors
+from avatar_runtime.protocol.conversation import Item, export_item
+from avatar_runtime.protocol.document_fields import Count, Format, Maybe, Table
 from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.turn import Phase, Step, Turn
 
@@ -17,9 +18,12 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.conversation import Conversation
     from avatar_runtime.protocol.media import Utterance
     from avatar_runtime.protocol.outbox import Outbox
+    from avatar_runtime.protocol.strict_fields import StrictFields
 
 MAX_BUFFERED_S: Final = 600
 MAX_BUFFERED_TURNS: Final = 64
+_STATE: Final[Table] = {"_items": Count()}
+_TURN: Final[Table] = {"format": Format(), "start_ms": Count()}
 
 
 class InputBuffer(Generic[W]):
@@ -182,6 +186,65 @@ class InputBuffer(Generic[W]):
     def remove(self, turn: Turn[W]) -> None:
         """Remove a turn whose response has ended."""
         self._turns.remove(turn)
+
+    def export(self, now: float) -> dict[str, object]:
+        """Return the state as plain values."""
+        return {
+            **document_fields.export(self, _STATE),
+            "open_item": export_item(self._open_item),
+            "turns": [
+                {**document_fields.export(turn, _TURN), **turn.export(now)} for turn in self._turns
+            ],
+            "newest": None if self._newest is None else self._export_newest(self._newest, now),
+        }
+
+    def _export_newest(self, newest: Turn[W], now: float) -> dict[str, object]:
+        """Return the place of the newest turn, and its clock, which may outlive it."""
+        index = self._turns.index(newest) if newest in self._turns else None
+        state = document_fields.export(newest, _TURN)
+        return {**state, "index": index, "clock": newest.clock.export(now)}
+
+    def restore(self, fields: StrictFields, *, is_spoken: bool, now: float) -> None:
+        """Continue from what another session has exported.
+
+        `is_spoken` is whether the response of the first turn is active.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
+        """
+        document_fields.restore(self, fields, _STATE)
+        self._open_item = self._conversation.restore_item(fields, "open_item")
+        found = fields.objects("turns", MAX_BUFFERED_TURNS)
+        for index, each in enumerate(found):
+            turn = self._new_turn(each)
+            turn.restore(each, now)
+            self._turns.append(turn)
+            is_last = index == len(found) - 1
+            allowed = (
+                (Phase.LIVE, Phase.ENDING)
+                if is_spoken and not index
+                else (Phase.OPEN, Phase.WAITING)
+            )
+            document_fields.check(
+                turn.phase in allowed and (is_last or not turn.accepts_audio),
+                each,
+                "phase",
+                "does not fit the place of the turn",
+            )
+        document_fields.check(
+            bool(found) or not is_spoken, fields, "turns", "must have the turn of the response"
+        )
+        newest = document_fields.optional(fields, "newest")
+        if newest is not None:
+            index = Maybe(Count(0, len(found) - 1)).read(newest, "index", now)
+            self._newest = self._new_turn(newest) if index is None else self._turns[index]
+            if index is None:
+                self._newest.clock.restore(newest.nested("clock"), now)
+
+    def _new_turn(self, fields: StrictFields) -> Turn[W]:
+        values = document_fields.read(fields, _TURN)
+        audio: AudioFormat = values["format"]
+        return Turn(self._open_utterance(audio), audio, self._fps, values["start_ms"])
 
     def _close_item(self) -> None:
         item, self._open_item = self._open_item, None

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
+from avatar_runtime.protocol import document_fields
+from avatar_runtime.protocol.document_fields import Count, Data, Maybe, Table
 from avatar_runtime.protocol.turn_detection import WINDOW_MS, Boundary, SpeechSegmenter
 
 if TYPE_CHECKING:
@@ -18,12 +20,21 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.audio_formats import AudioFormat
     from avatar_runtime.protocol.media import VoiceDetector
     from avatar_runtime.protocol.session_config import SessionConfig
+    from avatar_runtime.protocol.strict_fields import StrictFields
     from avatar_runtime.protocol.turn_detection import TurnDetection
 
 MAX_RETAINED_S: Final = 30
 """Audio without speech that a commit can still include, seconds; older audio is discarded."""
 STEP_MS: Final = 256
 """Audio of one step, milliseconds: 8 windows, which take about 1 ms."""
+
+_STATE: Final[Table] = {
+    "_audio": Data(make=bytearray),
+    "_start": Count(),
+    "_unjudged": Data(make=bytearray),
+    "_idle_since": Maybe(Count()),
+}
+_FRACTION: Final[Table] = {"numerator": Count(), "denominator": Count(1)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +153,28 @@ class TurnDetector:
         assert not self.pending_samples
         self._discard_before(self._received)
         self._segmenter.restart(-(-self._received // self._window))
+
+    def export(self) -> dict[str, object]:
+        """Return the state as plain values."""
+        return {
+            **document_fields.export(self, _STATE),
+            "base_ms": document_fields.export(self._base_ms, _FRACTION),
+            "segmenter": document_fields.export(self._segmenter, SpeechSegmenter.STATE),
+            "detector": self._detector.export(),
+        }
+
+    def restore(self, fields: StrictFields) -> None:
+        """Continue another detector of the same format from what it has exported.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
+        """
+        document_fields.restore(self, fields, _STATE)
+        for name in ("audio", "unjudged"):
+            size = len(getattr(self, f"_{name}"))
+            document_fields.check(size % self._width == 0, fields, name, "must be whole samples")
+        document_fields.restore(self._segmenter, fields.nested("segmenter"), SpeechSegmenter.STATE)
+        self._detector.restore(fields.nested("detector"))
 
     @property
     def _received(self) -> int:
@@ -278,3 +311,25 @@ class SessionTurnDetector:
         """Discard the audio that no turn has, and end the speech."""
         if self._detector is not None:
             self._detector.discard()
+
+    def export(self) -> dict[str, object]:
+        """Return the state as plain values."""
+        detector = None if self._detector is None else self._detector.export()
+        return {"base_ms": document_fields.export(self._base, _FRACTION), "detector": detector}
+
+    def restore(self, fields: StrictFields, audio_format: AudioFormat) -> None:
+        """Continue from what another session of the same format has exported.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
+        """
+        self._base = _read_fraction(fields)
+        found = document_fields.optional(fields, "detector")
+        if found is not None:
+            detector = self._open_detector(audio_format)
+            self._detector = TurnDetector(detector, audio_format, _read_fraction(found))
+            self._detector.restore(found)
+
+
+def _read_fraction(fields: StrictFields) -> Fraction:
+    return Fraction(**document_fields.read(fields.nested("base_ms"), _FRACTION))

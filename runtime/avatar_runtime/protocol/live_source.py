@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from avatar_runtime.protocol import document_fields
+from avatar_runtime.protocol.document_fields import At, List, Maybe, Number, Pair, Table
+
+if TYPE_CHECKING:
+    from avatar_runtime.protocol.strict_fields import StrictFields
 
 _BURST_S: Final = 0.5
 """Audio of a microphone may arrive this much too early: a network delivers it in bursts."""
@@ -28,6 +34,19 @@ _DUE_AFTER_S: Final = 0.15
 """When a frame is due after its audio is complete: the latency objective of the first frame."""
 _MIN_SLACK_S: Final = 0.3
 """How much longer than the source needs a frame may take, unless the window is smaller."""
+
+_MAX_ARRIVALS: Final = 16_384  # 10 min of audio in steps of 40 ms
+_CLOCK: Final[Table] = {
+    "_origin_at": At(),
+    "_first_at": At(),
+    "_last_at": At(),
+    "_end_s": Number(0),
+    "_lead_s": Number(),
+    "_steady_lead_s": Number(),
+    "_paced_s": Number(0),
+    "_forgotten_s": Number(0),
+    "_arrivals": List(Pair(Number(0), At()), _MAX_ARRIVALS, deque),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +149,21 @@ class SourceClock:
         while len(self._arrivals) > 1 and self._arrivals[0][0] <= position_s:
             self._forgotten_s = self._arrivals.popleft()[0]
 
+    def export(self, now: float) -> dict[str, object]:
+        """Return the state as plain values."""
+        return document_fields.export(self, _CLOCK, now)
+
+    def restore(self, fields: StrictFields, now: float) -> None:
+        """Continue from what another clock has exported.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
+        """
+        document_fields.restore(self, fields, _CLOCK, now)
+        document_fields.check(
+            not self._end_s or len(self._arrivals) > 0, fields, "arrivals", "must not be empty"
+        )
+
     def _add_arrival(self, end_s: float, offset: float) -> None:
         arrivals = self._arrivals
         while arrivals and arrivals[-1][1] >= offset:
@@ -145,6 +179,9 @@ OVERLOAD_ENDS_AFTER_S: Final = 10.0
 
 class OverloadReport:
     """Decides when an overload is new, so that it is reported once."""
+
+    STATE: Final[Table] = {"_last_at": Maybe(At())}
+    """What a session takes along to another pod."""
 
     def __init__(self) -> None:
         self._last_at: float | None = None

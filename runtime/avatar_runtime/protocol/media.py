@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from avatar_runtime.protocol.audio_formats import AudioFormat
+    from avatar_runtime.protocol.strict_fields import StrictFields
 
 
 class Window(Protocol):
@@ -24,10 +25,9 @@ class Window(Protocol):
 
 
 W = TypeVar("W", bound=Window)
-W_co = TypeVar("W_co", bound=Window, covariant=True)
 
 
-class Utterance(Protocol[W_co]):
+class Utterance(Protocol[W]):
     """Converts audio to windows, one per frame. The result does not depend on the chunking."""
 
     def append(self, data: bytes) -> None:
@@ -36,8 +36,21 @@ class Utterance(Protocol[W_co]):
     def finish(self) -> None:
         """Mark the end of the audio: silence takes the place of the missing future samples."""
 
-    def take(self) -> Sequence[W_co]:
+    def take(self) -> Sequence[W]:
         """Return the windows that have become computable since the last call, in order."""
+
+    def export(self, windows: Sequence[W]) -> dict[str, object]:
+        """Return the state as plain values, with windows of `take` that are needed again.
+
+        They are the newest ones, in order and without a gap.
+        """
+
+    def restore(self, fields: StrictFields) -> Sequence[W]:
+        """Continue another utterance from what it has exported, and return its windows.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
+        """
 
 
 class VoiceDetector(Protocol):
@@ -48,6 +61,16 @@ class VoiceDetector(Protocol):
 
         Return the probability of speech, 0 to 1, of each window of `turn_detection.WINDOW_MS` that
         has become complete since the last call, in order.
+        """
+
+    def export(self) -> dict[str, object]:
+        """Return the state as plain values."""
+
+    def restore(self, fields: StrictFields) -> None:
+        """Continue another detector from what it has exported.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
         """
 
 

@@ -81,3 +81,19 @@ class Mode(Protocol[W]):
             ProtocolError: the audio cannot be handled.
         """
         ...
+
+    def export(self, now: float) -> dict[str, object]:
+        """Return the state as plain values, for another pod.
+
+        Raises:
+            ProtocolError: the session cannot move as it is now.
+        """
+        ...
+
+    def restore(self, fields: StrictFields, now: float) -> None:
+        """Continue from what another session has exported.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
+        """
+        ...

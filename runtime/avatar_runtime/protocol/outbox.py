@@ -5,12 +5,21 @@ from __future__ import annotations
 import json
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from avatar_runtime.protocol import document_fields
+from avatar_runtime.protocol.document_fields import Count, Flag, Table
+from avatar_runtime.protocol.exported_messages import Messages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from avatar_contracts.binary_messages import Header
+    from avatar_runtime.protocol.strict_fields import StrictFields
+
+MAX_EXPORTED_BYTES: Final = 8 * 1024 * 1024
+"""Size of the messages that wait, in a document. `Session.can_receive` stops the client before."""
+_STATE: Final[Table] = {"is_binary": Flag(), "_seq": Count(), "_unnumbered": Count()}
 
 
 class Outbox:
@@ -96,6 +105,22 @@ class Outbox:
         seq, message = self._queue.popleft()
         self._characters -= len(message)
         return seq, message
+
+    def export(self) -> dict[str, object]:
+        """Return the state as plain values."""
+        queue = Messages(MAX_EXPORTED_BYTES).export(self._queue)
+        return {**document_fields.export(self, _STATE), "queue": queue}
+
+    def restore(self, fields: StrictFields) -> None:
+        """Continue from what another session has exported.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
+        """
+        document_fields.restore(self, fields, _STATE)
+        for seq, message in Messages(MAX_EXPORTED_BYTES).read(fields, "queue", self._seq):
+            self._queue.append((seq, message))
+            self._characters += len(message)
 
     def _add(self, message: str | bytes) -> None:
         self._queue.append((self._seq, message))

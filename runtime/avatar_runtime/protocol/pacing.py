@@ -5,6 +5,8 @@ from __future__ import annotations
 from math import inf
 from typing import Final
 
+from avatar_runtime.protocol.document_fields import At, Table
+
 # The latency objective of the first frame: docs/architecture.md, "Runtime pod".
 _FIRST_FRAME_S: Final = 0.150
 _LATER_FRAME_S: Final = 0.040  # one frame at 25 fps
@@ -22,6 +24,9 @@ class Pacer:
     It covers all responses of a session: a response that follows immediately is played after the
     one before. If the client has played everything, new media starts to play when it arrives.
     """
+
+    STATE: Final[Table] = {"_end": At()}
+    """What a session takes along to another pod."""
 
     def __init__(self, fps: int) -> None:
         self._frame_s = 1 / fps

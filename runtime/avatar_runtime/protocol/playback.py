@@ -7,13 +7,28 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 
 from avatar_runtime.errors import ProtocolError
+from avatar_runtime.protocol import document_fields
+from avatar_runtime.protocol.document_fields import At, List, Maybe, Number, Pair, Table, Text
 
 if TYPE_CHECKING:
     from avatar_runtime.protocol import client_events
     from avatar_runtime.protocol.outbox import Outbox
+    from avatar_runtime.protocol.strict_fields import StrictFields
 
 _MAX_ENDED: Final = 64
 """Ended responses whose acknowledgements are checked; those of older ones are ignored."""
+
+_MAX_PLAYING: Final = 4096
+"""Finished responses that the client plays, in a document: a window of 10 s has 250 frames, but
+a client that never acknowledges counts none of them as played."""
+_PLAYING: Final[Table] = {
+    "response_id": Text(),
+    "until": At(),
+    "audio_ms": Number(0),
+    "acked_ms": Maybe(Number(0)),
+}
+_STATE: Final[Table] = {"_speaking_id": Maybe(Text()), "_last_media_id": Maybe(Text())}
+_ENDED: Final = List(Pair(Text(), Number(0)), _MAX_ENDED, dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +158,27 @@ class Playback:
         """Report the responses that the client has played by now."""
         while self._playing and self._playing[0].until <= now:
             self._stop(self._playing.pop(0), epoch)
+
+    def export(self, now: float) -> dict[str, object]:
+        """Return the state as plain values."""
+        return {
+            **document_fields.export(self, _STATE),
+            "playing": [document_fields.export(each, _PLAYING, now) for each in self._playing],
+            "ended_ms": _ENDED.export(list(self._ended_ms.items()), now),
+        }
+
+    def restore(self, fields: StrictFields, now: float) -> None:
+        """Continue from what another session has exported.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
+        """
+        document_fields.restore(self, fields, _STATE)
+        self._playing = [
+            PlayingResponse(**document_fields.read(each, _PLAYING, now))
+            for each in fields.objects("playing", _MAX_PLAYING)
+        ]
+        self._ended_ms = _ENDED.read(fields, "ended_ms", now)
 
     def _stop(self, playing: PlayingResponse, epoch: int) -> None:
         self._send("output_audio_buffer.stopped", response_id=playing.response_id, epoch=epoch)

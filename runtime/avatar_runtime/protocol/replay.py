@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from avatar_runtime.protocol import document_fields
+from avatar_runtime.protocol.document_fields import Count, List, Table
+from avatar_runtime.protocol.exported_messages import Messages
+
+if TYPE_CHECKING:
+    from avatar_runtime.protocol.strict_fields import StrictFields
 
 REPLAY_S: Final = 10
 """Video that is kept, seconds."""
 MAX_BYTES: Final = 16 * 1024 * 1024
 """Size of all messages that are kept."""
+
+_STATE: Final[Table] = {"_last": Count(), "_forgotten": Count()}
+_MAX_FRAMES: Final = REPLAY_S * 60
 
 
 class _Message(NamedTuple):
@@ -71,6 +81,27 @@ class ReplayMemory:
             first = self._messages[0].seq if self._messages else self._last + 1
             return Gap(first)
         return [message.data for message in self._messages if message.seq > seq]
+
+    def export(self) -> dict[str, object]:
+        """Return the state as plain values."""
+        pairs = ((message.seq, message.data) for message in self._messages)
+        return {
+            **document_fields.export(self, _STATE),
+            "messages": Messages(MAX_BYTES).export(pairs),
+            "frames": [message.seq for message in self._messages if message.is_frame],
+        }
+
+    def restore(self, fields: StrictFields) -> None:
+        """Continue from what another session has exported.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
+        """
+        state = document_fields.read(fields, _STATE)
+        frames = List(Count(), _MAX_FRAMES, frozenset).read(fields, "frames", 0.0)
+        for seq, data in Messages(MAX_BYTES).read(fields, "messages", state["_last"]):
+            self.add(seq, data, is_frame=seq in frames)
+        self._last, self._forgotten = state["_last"], max(state["_forgotten"], self._forgotten)
 
     def _forget_oldest(self) -> None:
         message = self._messages.popleft()

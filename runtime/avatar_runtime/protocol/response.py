@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, Protocol
 
-from avatar_runtime.protocol import media_headers, server_events
+from avatar_runtime.protocol import server_events
 from avatar_runtime.protocol.media import AudioChunk, DroppedFrames, VideoFrame, W
+from avatar_runtime.protocol.media_messages import MediaMessages
 from avatar_runtime.protocol.turn import Phase
 
 if TYPE_CHECKING:
@@ -15,22 +16,9 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.audio_formats import AudioFormat
     from avatar_runtime.protocol.conversation import Conversation, Item
     from avatar_runtime.protocol.media import Media
+    from avatar_runtime.protocol.media_messages import VideoMessage
     from avatar_runtime.protocol.outbox import Outbox
     from avatar_runtime.protocol.turn import Step, Turn
-
-
-@dataclass(frozen=True, slots=True)
-class VideoMessage:
-    """A frame and the message that carries it."""
-
-    message: str | bytes
-    frame: VideoFrame
-    speakable_at: float | None
-    """When the first frame of a response could be generated; `None` for the other frames."""
-    heard_at: float | None = None
-    """When the first audio of an answer arrived; with its first frame only."""
-    is_numbered: bool = True
-    """Whether the message has a number; the client does not miss one without, if it is lost."""
 
 
 class ActiveResponse(Protocol[W]):
@@ -126,39 +114,18 @@ class Response(Generic[W]):
 
     def send_media(self, media: Media, epoch: int, *, audio_deltas: bool) -> VideoMessage | None:
         """Put media into the outbox, or return the message if it is a frame."""
-        turn, audio = self.turn, self.turn.format
+        messages = MediaMessages(self.outbox, self.turn, self.id, self.fps)
         match media:
             case AudioChunk():
-                self.item.audio_ms = turn.samples_sent * 1000 // audio.rate
+                self.item.audio_ms = self.turn.samples_sent * 1000 // self.turn.format.rate
                 if audio_deltas:
                     ids = server_events.content_part_ids(self.id, self.item.id)
-                    self.outbox.add_media(
-                        "response.output_audio.delta",
-                        lambda: server_events.audio_delta(ids, epoch, audio, media),
-                        media_headers.audio(media, turn, self.ref, epoch),
-                        media.data,
-                    )
+                    messages.send_audio(media, ids, self.ref, epoch)
             case DroppedFrames() if self.has_video:
                 fields = server_events.dropped_frames(self.id, media)
                 self._send("response.video.dropped", **fields)
             case VideoFrame():
-                speakable_at = turn.speakable_at if media.frame_index == 0 else None
-                offset = media.frame_index * audio.samples_per_frame(self.fps)
-                message = self.outbox.number_media(
-                    "response.video.delta",
-                    lambda: server_events.video_delta(
-                        self.id,
-                        self.item.id,
-                        epoch,
-                        media,
-                        offset_samples=offset,
-                        rate=audio.rate,
-                        fps=self.fps,
-                    ),
-                    media_headers.frame(media, turn, self.ref, epoch, offset_samples=offset),
-                    media.payload,
-                )
-                return VideoMessage(message, media, speakable_at)
+                return messages.video(media, self.item.id, self.ref, epoch)
         return None
 
     def _send_video_done(self, epoch: int) -> None:

@@ -8,12 +8,18 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from avatar_runtime.protocol import client_events
+from avatar_runtime.protocol import client_events, document_fields
+from avatar_runtime.protocol.document_fields import Count, List, Table, Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from avatar_runtime.protocol.strict_fields import StrictFields
+
 _BYTES: Final = 32
+_HASHES: Final = List(Text(hashlib.sha256().digest_size * 2), 2)
+RECEIVED: Final[Table] = {"messages": Count(), "samples": Count(), "_split_bytes": Count(0, 1)}
+"""What a session exports of `Received`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +108,31 @@ class ResumeTokens:
         """Return whether a token is valid."""
         found = [hmac.compare_digest(_hash(token), known) for known in self._hashes]
         return any(found)
+
+    def export(self) -> dict[str, object]:
+        """Return the hashes of the valid tokens as plain values."""
+        return {"hashes": [known.hex() for known in self._hashes]}
+
+    def restore(self, fields: StrictFields) -> None:
+        """Accept the tokens that another session has issued.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
+        """
+        size = hashlib.sha256().digest_size
+        hashes = [_bytes_of_hex(each) for each in _HASHES.read(fields, "hashes", 0.0)]
+        document_fields.check(
+            all(len(each) == size for each in hashes), fields, "hashes", "must be SHA-256 in hex"
+        )
+        self._hashes = hashes
+
+
+def _bytes_of_hex(text: str) -> bytes:
+    """Return the bytes of hexadecimal digits, none if they are something else."""
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        return b""
 
 
 def _hash(token: str) -> bytes:

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Final, Generic
 
 from avatar_contracts import binary_messages
 from avatar_runtime.errors import ProtocolError
-from avatar_runtime.protocol import client_events, server_events, session_config
+from avatar_runtime.protocol import client_events, document_fields, server_events, session_config
 from avatar_runtime.protocol.binary_input import BinaryInput
 from avatar_runtime.protocol.config_update import ConfigUpdate
 from avatar_runtime.protocol.conversation import Conversation, response_active
+from avatar_runtime.protocol.document_fields import At, Count, Table
 from avatar_runtime.protocol.drive import Drive
 from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.outbox import Outbox
 from avatar_runtime.protocol.rate_limit import RateLimiter
-from avatar_runtime.protocol.resume import Received
+from avatar_runtime.protocol.resume import RECEIVED, Received
 from avatar_runtime.protocol.session_config import Overrun, Transport, VideoMode
 from avatar_runtime.protocol.session_parts import SessionParts
 from avatar_runtime.protocol.strict_fields import StrictFields
@@ -39,6 +40,7 @@ MAX_UNREAD_CHARACTERS: Final = 1024 * 1024
 MAX_EVENTS_PER_S: Final = 1000
 MAX_ERRORS_PER_10_S: Final = 100
 _EMPTY_DELTA: Final = '"}'
+_STATE: Final[Table] = {"acked_seq": Count(), "_active_at": At(), "_ends_at": At()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +134,14 @@ class Session(Generic[W]):
         now: float,
         open_mode: Callable[[SessionParts[W]], Mode[W]] = Drive,
         resume: Resume | None = None,
+        continues: str | None = None,
     ) -> None:
         """`characters` are the avatars that the client can select, by name.
 
         The caller may change the mapping later; the session keeps the character that it has.
         `resume` is how the client can continue the session on a new connection, if it can.
+        `continues` is the `suffix` of a session whose state `restore` takes over next. The client
+        knows that session, so that nothing is reported.
         """
         self.id = read_only.id
         self.closing: Close | None = None
@@ -152,15 +157,17 @@ class Session(Generic[W]):
         self._ends_at = now + limits.max_duration_s
         self._event_rate = RateLimiter(MAX_EVENTS_PER_S, 1.0)
         self._error_rate = RateLimiter(MAX_ERRORS_PER_10_S, 10.0)
-        suffix = read_only.id.removeprefix("sess_")
-        self._outbox = Outbox(suffix)
+        self.suffix = continues or read_only.id.removeprefix("sess_")
+        """Common suffix of the identifiers of what the session has. A move does not change it."""
+        self._outbox = Outbox(self.suffix)
         self._binary_input = BinaryInput()
+        self._conversation = Conversation(self._outbox)
         parts = SessionParts(
-            suffix,
+            self.suffix,
             read_only.fps,
             config,
             self._outbox,
-            Conversation(self._outbox),
+            self._conversation,
             open_utterance,
             open_detector,
             self._report,
@@ -168,7 +175,7 @@ class Session(Generic[W]):
         )
         self._mode: Mode[W] = open_mode(parts)
         self._speech = self._mode.speech
-        if not self._mode.announces_itself:
+        if not self._mode.announces_itself and continues is None:
             self._report("session.created")
 
     # State
@@ -269,7 +276,7 @@ class Session(Generic[W]):
             self._speech.request_keyframe()
         event = {
             "type": "session.resumed",
-            "event_id": f"event_{self.id.removeprefix('sess_')}_resumed",
+            "event_id": f"event_{self.suffix}_resumed",
             "session": self._describe(),
             "resume": resume.describe(),
             "replay_from_seq": replay_from_seq,
@@ -357,6 +364,47 @@ class Session(Generic[W]):
             self.closing = Close(code, reason)
             self._speech.abort(now)
 
+    # Moving
+
+    @property
+    def config(self) -> SessionConfig:
+        """The configuration of the session."""
+        return self._speech.config
+
+    @property
+    def read_only(self) -> ReadOnlyFields:
+        """What the client cannot change."""
+        return self._read_only
+
+    def export(self, now: float) -> dict[str, object]:
+        """Return the state as plain values, for another pod; nothing changes.
+
+        Raises:
+            ProtocolError: the session cannot move as it is now.
+        """
+        return {
+            **document_fields.export(self, _STATE, now),
+            "received": document_fields.export(self.received, RECEIVED),
+            "binary_input": document_fields.export(self._binary_input, BinaryInput.STATE),
+            "outbox": self._outbox.export(),
+            "conversation": self._conversation.export(),
+            "mode": self._mode.export(now),
+        }
+
+    def restore(self, fields: StrictFields, now: float) -> None:
+        """Continue from what another session has exported. Only a new session can.
+
+        Raises:
+            ProtocolError: a field is missing or wrong; the session is of no use then.
+        """
+        document_fields.restore(self, fields, _STATE, now)
+        document_fields.restore(self.received, fields.nested("received"), RECEIVED)
+        binary = fields.nested("binary_input")
+        document_fields.restore(self._binary_input, binary, BinaryInput.STATE)
+        self._outbox.restore(fields.nested("outbox"))
+        self._conversation.restore(fields, "conversation")
+        self._mode.restore(fields.nested("mode"), now)
+
     def _handle(self, fields: StrictFields, event_id: str | None, now: float) -> None:
         event = client_events.parse(fields)
         match event:
@@ -421,8 +469,7 @@ class Session(Generic[W]):
         self._speech.allow_idle_frames()
         resume = None if self._resume is None else self._resume.describe()
         self._outbox.add(kind, {"session": self._describe(), "resume": resume})
-        suffix = self.id.removeprefix("sess_")
-        conversation = {"id": f"conv_{suffix}", "object": "realtime.conversation"}
+        conversation = {"id": f"conv_{self.suffix}", "object": "realtime.conversation"}
         self._outbox.add("conversation.created", {"conversation": conversation})
 
     def _check_rate(self, now: float) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Generic, Protocol
 
 from avatar_runtime.errors import ProtocolError, shown
-from avatar_runtime.protocol import idle_frames, media_headers, server_events
+from avatar_runtime.protocol import document_fields, idle_frames, media_headers, server_events
+from avatar_runtime.protocol.document_fields import Count, Table
 from avatar_runtime.protocol.frame_flow import FrameFlow
 from avatar_runtime.protocol.live_source import OverloadReport
 from avatar_runtime.protocol.media import AudioChunk, VideoFrame, W
+from avatar_runtime.protocol.media_messages import VideoMessage
 from avatar_runtime.protocol.playback import Playback, PlayingResponse
-from avatar_runtime.protocol.response import VideoMessage
 from avatar_runtime.protocol.session_config import Overrun, VideoMode
 from avatar_runtime.protocol.turn import Step
 from avatar_runtime.protocol.video_stream import VideoStream
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.response import ActiveResponse
     from avatar_runtime.protocol.session_config import SessionConfig
     from avatar_runtime.protocol.session_parts import SessionParts
+    from avatar_runtime.protocol.strict_fields import StrictFields
+
+
+_STATE: Final[Table] = {"epoch": Count(1), "_refs": Count(), "_source_frame": Count()}
 
 
 class Source(Protocol[W]):
@@ -405,6 +410,46 @@ class Speech(Generic[W]):
         """Drop late frames, and report the responses that the client has played by now."""
         self.drop_late(now)
         self._playback.tick(now, self.epoch)
+
+    # Moving
+
+    def export(self, now: float) -> dict[str, object]:
+        """Return the state as plain values.
+
+        Frames that were not sent are requested again, and an encoder starts with a keyframe.
+
+        Raises:
+            ProtocolError: the session is one file, which another encoder cannot continue.
+        """
+        if self.config.video is VideoMode.FMP4:
+            raise not_movable("its video is one file (mode fmp4), which only this pod can continue")
+        turn = None if self._active is None else self._active.turn
+        return {
+            **document_fields.export(self, _STATE, now),
+            "overload": document_fields.export(self._overload, OverloadReport.STATE, now),
+            "flow": self._flow.export(turn, now),
+            "playback": self._playback.export(now),
+            "idle": self._idle.export(now),
+        }
+
+    def restore(self, fields: StrictFields, active: ActiveResponse[W] | None, now: float) -> None:
+        """Continue from what another session has exported; `active` is its active response.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
+        """
+        self._active = active
+        document_fields.restore(self, fields, _STATE, now)
+        overload = fields.nested("overload")
+        document_fields.restore(self._overload, overload, OverloadReport.STATE, now)
+        self._flow.restore(fields.nested("flow"), self.config.flow, now)
+        self._playback.restore(fields.nested("playback"), now)
+        self._idle.restore(fields.nested("idle"), self.config.format, now)
+
+
+def not_movable(reason: str) -> ProtocolError:
+    """Return the error of a session that cannot continue on another pod as it is now."""
+    return ProtocolError("session_not_movable", f"the session stays on this pod: {reason}")
 
 
 _OVERLOAD: Final = "the pod cannot keep the avatar within 1 s of the audio; late frames are dropped"

@@ -11,7 +11,18 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Generic
 
-from avatar_runtime.protocol import state_table
+from avatar_runtime.protocol import client_events, document_fields, state_table
+from avatar_runtime.protocol.document_fields import (
+    At,
+    Choice,
+    Count,
+    Data,
+    Flag,
+    Maybe,
+    Number,
+    Table,
+    Text,
+)
 from avatar_runtime.protocol.live_source import SourceClock
 from avatar_runtime.protocol.media import AudioChunk, DroppedFrames, DropReason, VideoFrame, W
 
@@ -20,6 +31,7 @@ if TYPE_CHECKING:
 
     from avatar_runtime.protocol.audio_formats import AudioFormat
     from avatar_runtime.protocol.media import Image, Media, Utterance
+    from avatar_runtime.protocol.strict_fields import StrictFields
 
 _MAX_CHUNK_FRAMES: Final = 25  # one second of audio: 64 kB of base64 at 24 kHz
 # Windows are made as frames are requested, since a client may send ten minutes in one burst. A
@@ -105,6 +117,44 @@ class ResponseRequest:
     metadata: Mapping[str, str] | None
     """Returned in the response object; `None` if the request has none."""
 
+    def export(self) -> dict[str, object]:
+        """Return the request as plain values."""
+        metadata = None if self.metadata is None else dict(self.metadata)
+        return {"event_id": self.event_id, "metadata": metadata}
+
+
+def read_request(fields: StrictFields) -> ResponseRequest:
+    """Return a request that was exported.
+
+    Raises:
+        ProtocolError: a field is missing or wrong.
+    """
+    has_metadata = fields.value("metadata") is not None
+    return ResponseRequest(
+        Maybe(Text()).read(fields, "event_id", 0.0),
+        client_events.read_metadata(fields) if has_metadata else None,
+    )
+
+
+_STATE: Final[Table] = {
+    "phase": Choice(Phase),
+    "first_source_frame": Count(),
+    "frames_sent": Count(),
+    "frames_dropped": Count(),
+    "samples": Count(),
+    "samples_sent": Count(),
+    "is_after_gap": Flag(),
+    "speakable_at": Maybe(At()),
+    "lookahead_s": Number(0),
+    "_can_be_live": Flag(),
+    "_audio": Data(make=bytearray),
+    "_fed_samples": Count(),
+    "_finished": Flag(),
+    "_position": Count(),
+    "_sent_until": Count(),
+}
+_DROPPED: Final[Table] = {"first": Count(), "last": Count(), "reason": Choice(DropReason)}
+
 
 class Turn(Generic[W]):
     """One utterance and its response.
@@ -155,6 +205,7 @@ class Turn(Generic[W]):
         self._fed_samples = 0  # samples given to the utterance; never below `samples_sent`
         self._finished = False
         self._ready_windows: deque[W] = deque()
+        self._requested_windows: deque[W] = deque()  # of the frames that were not passed
         self._requested_at: dict[int, float] = {}  # by index of the frames in flight
         self._requested_until = 0  # number of frames requested
         self._settled = 0
@@ -261,6 +312,7 @@ class Turn(Generic[W]):
     def request_next(self, now: float) -> W:
         """Return the next window; its frame is in flight from now on."""
         window = self._ready_windows.popleft()
+        self._requested_windows.append(window)
         self._requested_at[window.frame_index] = now
         self._requested_until = window.frame_index + 1
         self._feed(now)
@@ -322,10 +374,66 @@ class Turn(Generic[W]):
             return None
         self._remove_frame(self._position)
         self.is_after_gap = self._position != self._sent_until
-        self._position += 1
+        self._pass()
         self._sent_until = self._position
         self.frames_sent += 1
         return frame
+
+    # Moving
+
+    def export(self, now: float) -> dict[str, object]:
+        """Return the state as plain values.
+
+        Frames that were not sent are not in it: they are requested again.
+        """
+        dropped = self._dropped
+        windows = [*self._requested_windows, *self._ready_windows]
+        return {
+            **document_fields.export(self, _STATE, now),
+            "request": None if self.request is None else self.request.export(),
+            "clock": self.clock.export(now),
+            "dropped": None if dropped is None else document_fields.export(dropped, _DROPPED),
+            "utterance": self._utterance.export(windows),
+        }
+
+    def restore(self, fields: StrictFields, now: float) -> None:
+        """Continue another turn of the same format from what it has exported.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
+        """
+        document_fields.restore(self, fields, _STATE, now)
+        self.clock.restore(fields.nested("clock"), now)
+        request = document_fields.optional(fields, "request")
+        self.request = None if request is None else read_request(request)
+        dropped = document_fields.optional(fields, "dropped")
+        if dropped is not None:
+            self._dropped = DroppedFrames(**document_fields.read(dropped, _DROPPED))
+        self._settled = self._requested_until = self._position
+        self._ready_windows.extend(self._utterance.restore(fields.nested("utterance")))
+        self._check(fields)
+
+    def _check(self, fields: StrictFields) -> None:
+        """Check that the counters of a document fit together."""
+        check, width, per_frame = (
+            document_fields.check,
+            self.format.bytes_per_sample,
+            self._samples_per_frame,
+        )
+        unsent = (self.samples - self.samples_sent) * width
+        check(len(self._audio) == unsent, fields, "audio", f"must have {unsent} bytes")
+        is_fed = self.samples_sent <= self._fed_samples <= self.samples
+        check(is_fed, fields, "fed_samples", f"must be {self.samples_sent} to {self.samples}")
+        heard = min(self._position * per_frame, self.samples)
+        is_heard = self.samples_sent >= heard and self._position <= -(-self.samples // per_frame)
+        check(is_heard, fields, "position", "must not be ahead of the sound")
+        check(self._sent_until <= self._position, fields, "sent_until", "must not be ahead")
+        windows = [window.frame_index for window in self._ready_windows]
+        expected = list(range(self._position, self._position + len(windows)))
+        check(windows == expected, fields, "utterance", f"windows must start at {self._position}")
+        if self._dropped is not None:
+            is_past = self._dropped.first <= self._dropped.last < self._position
+            check(is_past, fields, "dropped", f"must lie before {self._position}")
 
     def _feed(self, now: float) -> None:
         """Give audio to the utterance, 200 ms at a time, until enough windows are ready."""
@@ -378,8 +486,13 @@ class Turn(Generic[W]):
             first = self._position if self._dropped is None else self._dropped.first
             self._dropped = DroppedFrames(first, self._position, reason)
             del self._frames[self._position]
-            self._position += 1
+            self._pass()
             self.frames_dropped += 1
+
+    def _pass(self) -> None:
+        """Go to the next position: the frame here is sent or dropped."""
+        self._position += 1
+        self._requested_windows.popleft()
 
     def _next_audio(self) -> AudioChunk | None:
         """Return the unsent audio of the settled positions, or `None` if there is none."""

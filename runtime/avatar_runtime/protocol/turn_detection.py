@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from avatar_runtime.protocol.document_fields import Count, Flag, Table
+
 WINDOW_MS: Final = 32
 """Duration of the audio that one probability describes, milliseconds."""
 START_WINDOWS: Final = 2
@@ -62,6 +64,16 @@ class Boundary(Enum):
 
 class SpeechSegmenter:
     """Finds the speech in a series of probabilities, one for each window."""
+
+    STATE: Final[Table] = {
+        "is_speech": Flag(),
+        "windows": Count(),
+        "voice_start": Count(),
+        "voice_end": Count(),
+        "_run": Count(),
+        "_first": Count(),
+    }
+    """What a session takes along to another pod."""
 
     def __init__(self) -> None:
         self.is_speech = False

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Final
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -13,18 +14,20 @@ from avatar_contracts import labels
 from avatar_contracts.state import LINE_AGE_S, LINE_SPACING_S
 from avatar_contracts.tokens import matches
 from avatar_runtime.errors import ProtocolError, Rejection
+from avatar_runtime.protocol import session_document
 from avatar_runtime.protocol.client_events import load
 from avatar_runtime.protocol.strict_fields import StrictFields  # noqa: TC001 - FastAPI reads it
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from avatar_runtime.serving.live_sessions import LiveSessions
     from avatar_runtime.serving.runtime import Runtime
 
 _MAX_BODY_BYTES: Final = 4096
 
 
-def create(runtime: Runtime) -> FastAPI:
+def create(runtime: Runtime, sessions: LiveSessions) -> FastAPI:
     """Return the application of the admin listener."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     tokens = runtime.tokens
@@ -33,6 +36,12 @@ def create(runtime: Runtime) -> FastAPI:
     async def may_control(request: Request) -> None:
         if not is_open:
             check_token(request.headers.get("authorization", ""), tokens.control())
+
+    async def may_move(request: Request) -> None:
+        # Who opens the sessions of a pod carries all that their documents contain.
+        if not is_open:
+            accepted = (*tokens.session(), *tokens.control())
+            check_token(request.headers.get("authorization", ""), accepted)
 
     async def may_read(request: Request) -> None:
         if not is_open:
@@ -65,25 +74,47 @@ def create(runtime: Runtime) -> FastAPI:
         runtime.set_batch_limit(body.integer("limit", 1, runtime.batcher.limit.batch_size))
         return JSONResponse(runtime.state())
 
+    @app.post(labels.SESSIONS_PATH, dependencies=[Depends(may_move)])
+    async def take(request: Request) -> JSONResponse:
+        live = await sessions.take(await read_body(request, session_document.MAX_BYTES))
+        ttl_ms = runtime.settings.sessions.resume_ttl_s * 1000
+        return JSONResponse({"session": {"id": live.session.id}, "ttl_ms": ttl_ms})
+
+    @app.post(f"{labels.SESSIONS_PATH}/{{session_id}}/export", dependencies=[Depends(may_move)])
+    async def export(session_id: str, body: Annotated[StrictFields, Depends(body_of)]) -> Response:
+        document = await sessions.export(
+            session_id,
+            destination=body.text("destination") if "destination" in body else "",
+            only_if_asked="only_if_asked" in body and body.boolean("only_if_asked"),
+        )
+        return Response(document, media_type="application/json")
+
     return app
 
 
 def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(Rejection)
-    async def unauthenticated(request: Request, rejection: Rejection) -> JSONResponse:
-        body = {"error": {"code": rejection.code, "message": rejection.message}}
-        return JSONResponse(body, rejection.status, {"WWW-Authenticate": "Bearer"})
+    async def rejected(request: Request, rejection: Rejection) -> JSONResponse:
+        headers = {}
+        if rejection.status == HTTPStatus.UNAUTHORIZED:
+            headers["WWW-Authenticate"] = "Bearer"
+        if rejection.retry_after_s is not None:
+            headers["Retry-After"] = str(rejection.retry_after_s)
+        return JSONResponse({"error": _described(rejection)}, rejection.status, headers)
 
     @app.exception_handler(ProtocolError)
     async def invalid(request: Request, error: ProtocolError) -> JSONResponse:
-        document = {
-            "code": error.code,
-            "message": error.message,
-            "param": error.param,
-            "value": error.value,
-            "limit": error.limit,
-        }
-        return JSONResponse({"error": document}, 400)
+        return JSONResponse({"error": _described(error)}, HTTPStatus.BAD_REQUEST)
+
+
+def _described(error: Rejection | ProtocolError) -> dict[str, Any]:
+    return {
+        "code": error.code,
+        "message": error.message,
+        "param": error.param,
+        "value": error.value,
+        "limit": error.limit,
+    }
 
 
 def check_token(authorization: str, accepted: Sequence[str]) -> None:
@@ -104,13 +135,22 @@ async def body_of(request: Request) -> StrictFields:
     Raises:
         ProtocolError: the body is not a JSON object, or too large.
     """
-    body = b""
+    return load((await read_body(request, _MAX_BODY_BYTES)).decode("utf-8", "replace"))
+
+
+async def read_body(request: Request, most: int) -> bytes:
+    """Return the body of a request, at most `most` bytes.
+
+    Raises:
+        ProtocolError: it is larger.
+    """
+    body = bytearray()
     async for part in request.stream():
         body += part
-        if len(body) > _MAX_BODY_BYTES:
-            message = f"the body is too large, must be at most {_MAX_BODY_BYTES} bytes"
-            raise ProtocolError("message_too_large", message, limit=_MAX_BODY_BYTES)
-    return load(body.decode("utf-8", "replace"))
+        if len(body) > most:
+            message = f"the body is too large, must be at most {most} bytes"
+            raise ProtocolError("message_too_large", message, limit=most)
+    return bytes(body)
 
 
 async def lines(runtime: Runtime) -> AsyncIterator[bytes]:

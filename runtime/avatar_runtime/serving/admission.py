@@ -197,8 +197,10 @@ class SlotLimiter:
             return 0
         return max(0, self.capacity - self.sessions)
 
-    def acquire(self) -> None:
+    def acquire(self, *, is_own: bool = False) -> None:
         """Take a slot; `release` returns it.
+
+        `is_own` is whether a session comes back that has left this pod: also while it drains.
 
         Raises:
             Rejection: with status 503 and the time after which to try again.
@@ -206,7 +208,7 @@ class SlotLimiter:
         if not self.is_ready:
             message = "the engine is not ready yet"
             raise Rejection(503, 1013, "not_ready", message, retry_after_s=2)
-        if self.draining:
+        if self.draining and not is_own:
             message = "this pod is draining and accepts no new sessions"
             raise Rejection(503, 1013, "draining", message, retry_after_s=5)
         if self.sessions >= self.capacity:

@@ -20,12 +20,12 @@ from avatar_runtime.serving import (
     unknown_paths,
 )
 from avatar_runtime.serving.avatar_routes import AvatarRoutes
-from avatar_runtime.serving.live_sessions import LiveSessions
 from avatar_runtime.serving.model_routes import ModelRoutes
 
 if TYPE_CHECKING:
     from avatar_runtime.protocol.resume import ResumeRequest
     from avatar_runtime.serving.live_session import LiveSession
+    from avatar_runtime.serving.live_sessions import LiveSessions
     from avatar_runtime.serving.runtime import Runtime
 
 _SUBPROTOCOL = "realtime"
@@ -33,10 +33,9 @@ _SUBPROTOCOL = "realtime"
 _log = logging.getLogger(__name__)
 
 
-def create(runtime: Runtime) -> FastAPI:
+def create(runtime: Runtime, sessions: LiveSessions) -> FastAPI:
     """Return the application of the sessions port."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    sessions = LiveSessions(runtime)
 
     @app.get("/healthz")
     async def healthz() -> JSONResponse:
@@ -170,7 +169,7 @@ async def _find(
         ProtocolError: there is no such session, or the request does not fit it.
     """
     try:
-        live = sessions.find(session_id)
+        live = sessions.find(session_id, message)
         live.admit(message)
     except ProtocolError as error:
         if error.code == live_session.RESUME_REFUSED:

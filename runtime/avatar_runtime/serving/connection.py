@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
@@ -35,6 +36,7 @@ RESUMABLE_CODES: Final = frozenset({1001, 1006, 1011, 1012})
 its keepalive had no answer, or the gateway restarts."""
 
 _LEAVE_S: Final = 1.0
+_TELL_S: Final = 0.2
 
 MAX_LOGGED: Final = 16
 """Events in the log that a client does not get, at most for each session."""
@@ -105,6 +107,7 @@ class Connection:
         self._can_read = asyncio.Event()
         self._can_read.set()
         self._ended: ConnectionEnd | None = None
+        self._unnumbered: deque[str] = deque()
 
     async def run(self, first: Sequence[str | bytes] = ()) -> ConnectionEnd:
         """Send `first`, then serve the session until the connection ends, and return how it did."""
@@ -127,6 +130,11 @@ class Connection:
             self._can_read.clear()
         self._wake.set()
 
+    def tell(self, message: str) -> None:
+        """Send a message without a number before the next one that has a number."""
+        self._unnumbered.append(message)
+        self._wake.set()
+
     async def replace(self, code: int, reason: str) -> None:
         """Close the connection at once: the session continues on another one."""
         if self._ended is None:
@@ -134,6 +142,10 @@ class Connection:
             self._wake.set()
             # Starlette raises RuntimeError for a connection that is closed already.
             with suppress(WebSocketDisconnect, RuntimeError):
+                with suppress(TimeoutError):  # a socket without room gets the close frame alone
+                    async with asyncio.timeout(_TELL_S):
+                        while self._unnumbered:
+                            await self._websocket.send_text(self._unnumbered.popleft())
                 await self._websocket.close(code, reason)
 
     async def _read(self) -> None:
@@ -203,6 +215,9 @@ class Connection:
             TimeoutError: the socket has accepted nothing for `STALL_S`.
         """
         while self._ended is None:
+            if self._unnumbered:
+                await self._send(self._unnumbered.popleft())
+                continue
             outgoing = self._session.pull(self._live.clock())
             if outgoing is None:
                 break

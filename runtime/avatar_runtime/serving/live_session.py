@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 from contextlib import suppress
@@ -12,15 +13,16 @@ from typing import TYPE_CHECKING, Final
 from starlette.websockets import WebSocketDisconnect
 
 from avatar_runtime.errors import ProtocolError
-from avatar_runtime.protocol import resume_limits, server_events
+from avatar_runtime.protocol import resume_limits, server_events, session_document
 from avatar_runtime.protocol.dialects import translation
 from avatar_runtime.protocol.replay import Gap, ReplayMemory
 from avatar_runtime.protocol.resume import Resume
+from avatar_runtime.protocol.speech import not_movable
 from avatar_runtime.serving import rejections
 from avatar_runtime.serving.connection import Connection
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from starlette.websockets import WebSocket
 
@@ -35,6 +37,10 @@ REPLACED: Final = 4409
 """Close code of a connection whose session continues on another one."""
 REFUSED: Final = 4411
 """Close code of a connection that cannot continue a session."""
+MOVED: Final = 1012
+"""Close code of a connection whose session continues on another pod."""
+ASKED_S: Final = 1.0
+"""Time from `session.migrate` to the end of the connection."""
 RESUME_REFUSED: Final = "resume_refused"
 """The code of the one answer to all sessions and tokens that are unknown, wrong or expired."""
 _TRY_LATER: Final = 1013
@@ -51,6 +57,22 @@ class _Attachment:
     request: ResumeRequest | None
     """What the client has, `None` on the first connection of the session."""
     is_over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """A request for the document of a session, which leaves this pod then."""
+
+    describe: Callable[[LiveSession], dict[str, object]]
+    document: asyncio.Future[bytes]
+
+    def succeed(self, body: bytes) -> None:
+        if not self.document.done():
+            self.document.set_result(body)
+
+    def fail(self, error: ProtocolError) -> None:
+        if not self.document.done():
+            self.document.set_exception(error)
 
 
 class LiveSession:
@@ -76,18 +98,43 @@ class LiveSession:
         self.replay = ReplayMemory(settings.fps)
         self.encoder = runtime.video_encoders.open()
         self.tokens = tokens
+        self.former_ids: tuple[str, ...] = ()
+        """Ids of the session on other pods, by which its client may ask for it."""
+        self.is_asked_to_move = False
+        """Whether the client was asked to continue it on another pod."""
         self._resumes = resume_limits.new_bucket()
         self._ttl_s = settings.resume_ttl_s
         self._ends_at = runtime.clock() + settings.max_duration_s
         self._shell = runtime.open_shell(session, self.apply, clock)
         self._connection: Connection | None = None
         self._next: _Attachment | None = None
+        self._move: _Move | None = None
+        self._is_over = False  # nobody can continue it any more
         self._changed = asyncio.Event()
 
     @property
     def is_held(self) -> bool:
         """Whether the session waits for its client."""
         return self.clock.is_stopped
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether the session leaves this pod."""
+        return self._move is not None
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """All ids of the session."""
+        return (self.session.id, *self.former_ids)
+
+    @property
+    def remaining_s(self) -> float:
+        """Time until the maximum duration of the session, seconds."""
+        return self._ends_at - self.runtime.clock()
+
+    @remaining_s.setter
+    def remaining_s(self, seconds: float) -> None:
+        self._ends_at = self.runtime.clock() + seconds
 
     # Connections
 
@@ -117,6 +164,8 @@ class LiveSession:
         """
         if not self.tokens.accepts(request.token):
             raise refused()
+        if self.is_moving:
+            raise moving()
         last_seq = self.replay.last_seq
         if request.last_seq > last_seq:
             message = f"last_seq is {request.last_seq}; the last message has {last_seq}"
@@ -132,6 +181,75 @@ class LiveSession:
         if not self._resumes.admits(now):
             self.runtime.metrics.count_resume("limited")
             raise _too_often(self._resumes.wait_s(now))
+
+    # Moving
+
+    async def ask_to_move(self, reason: str) -> None:
+        """Ask the client to continue the session on another pod, if it can move now.
+
+        Its connection ends `ASKED_S` later. The session is held then, and can be exported.
+        """
+        try:
+            self._check_resumable()
+            self.session.export(self.clock())
+        except ProtocolError as error:
+            _log.debug("session not asked to move session=%s reason=%s", self.session.id, error)
+            return
+        self.is_asked_to_move = True
+        connection = self._connection
+        if connection is None:
+            return
+        self._tell_migrate(connection, reason, ASKED_S)
+        await asyncio.sleep(ASKED_S)
+        await connection.replace(MOVED, "the session continues on another pod")
+
+    async def export(self, describe: Callable[[LiveSession], dict[str, object]]) -> bytes:
+        """Stop the session on this pod, and return its document, which `describe` makes.
+
+        A session that cannot move goes on.
+
+        Raises:
+            ProtocolError: it cannot move, or moves already.
+        """
+        self._check_resumable()
+        if self.is_moving or self.session.closing is not None:
+            raise not_movable("it moves already, or has ended")
+        describe(self)  # what cannot move keeps its connection
+        move = self._move = _Move(describe, asyncio.get_running_loop().create_future())
+        if self._connection is not None:
+            self._tell_migrate(self._connection, "moved", 0.0)
+            await self._connection.replace(MOVED, "the session continues on another pod")
+        self._changed.set()
+        return await move.document
+
+    def _check_resumable(self) -> None:
+        if self._ttl_s == 0:
+            raise not_movable("sessions of this service cannot be resumed")
+
+    def _tell_migrate(self, connection: Connection, reason: str, deadline_s: float) -> None:
+        """Announce the end of a connection to a client that knows the event."""
+        event = {
+            "type": "session.migrate",
+            "event_id": f"event_{self.session.suffix}_migrate",
+            "reason": reason,
+            "deadline_ms": round(deadline_s * 1000),
+        }
+        text = json.dumps(event, separators=(",", ":"))
+        if self.dialect is None and not self.session.official_only:
+            connection.tell(text)
+
+    async def _finish_move(self, move: _Move) -> bool:
+        """Make the document of a session without connection, and return whether it leaves."""
+        try:
+            if self.session.closing is not None:
+                raise not_movable("it has ended")
+            body = await asyncio.to_thread(session_document.encode, move.describe(self))
+        except ProtocolError as error:
+            self._move = None
+            move.fail(error)
+            return False
+        move.succeed(body)
+        return True
 
     # The session
 
@@ -188,13 +306,25 @@ class LiveSession:
             self.runtime.connections.discard(self)
             batcher.remove(session.id)
             self.runtime.set_speaking(session.id, False)
+            if self._move is not None:
+                self._move.fail(not_movable("it has ended"))
             if self._next is not None:
                 self._next.is_over.set()
         return how
 
     async def _serve(self) -> str:
         how = "no connection"
-        while (attachment := await self._wait_for_connection()) is not None:
+        while True:
+            attachment = await self._wait_for_connection()
+            if self._move is not None and await self._finish_move(self._move):
+                if attachment is not None:
+                    await close_refused(attachment.websocket, moving())
+                    attachment.is_over.set()
+                return "moved to another pod"
+            if attachment is None:
+                if self._is_over or self.session.closing is not None:
+                    break
+                continue
             try:
                 first = await self._first_messages(attachment)
                 if first is None:
@@ -220,16 +350,17 @@ class LiveSession:
         """Hold the session until its client is back; `None` if it does not come back."""
         now = self.runtime.clock()
         until = min(now + self._ttl_s, self._ends_at)
-        if self._next is None and self.session.closing is None:
+        if self._next is None and self.session.closing is None and self._move is None:
             _log.info("session held session=%s seconds=%g", self.session.id, until - now)
             self.clock.stop()
-            while self._next is None and self.session.closing is None:
+            while self._next is None and self.session.closing is None and self._move is None:
                 self._changed.clear()
                 try:
                     async with asyncio.timeout(until - self.runtime.clock()):
                         await self._changed.wait()
                 except TimeoutError:
                     self.runtime.metrics.count_resume("expired")
+                    self._is_over = True
                     break
             self.clock.start()
         attachment, self._next = self._next, None
@@ -268,6 +399,11 @@ class LiveSession:
             len(messages),
         )
         return (text, *messages)
+
+
+def moving() -> ProtocolError:
+    """Return the answer to a client with the right token whose session has left this pod."""
+    return ProtocolError("session_moved", "the session continues on another pod", close=MOVED)
 
 
 def refused() -> ProtocolError:

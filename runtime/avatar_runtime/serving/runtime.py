@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from avatar_runtime.batching.frames import AudioWindow, FrameRequest
     from avatar_runtime.metrics import Load, Metrics
     from avatar_runtime.protocol.resume import Resume
+    from avatar_runtime.protocol.session_document import Heading
     from avatar_runtime.serving.engine_protocol import Engine
     from avatar_runtime.settings import Settings
 
@@ -43,6 +44,10 @@ MEMORY_PERIOD_S: Final = 0.25
 AVATAR_PERIOD_S: Final = 5.0
 """How often the folder of avatars is looked at: a new avatar is served after 5 s at most, and one
 that is removed after 10 s."""
+MOVE_S: Final = 20.0
+"""How long the sessions that outlast a drain can be moved to other pods, before they end."""
+ASK_PERIOD_S: Final = 1.0
+"""How often a session that cannot move yet is looked at again in this time."""
 _CLOSE_GRACE_S: Final = 5.0  # for the close frames after the drain timeout
 _LOAD_AGE_S: Final = 0.5  # percentiles are sorted at most twice per second
 
@@ -52,8 +57,15 @@ _log = logging.getLogger(__name__)
 class LiveConnection(Protocol):
     """A session as the runtime sees it: `LiveSession` implements it."""
 
+    @property
+    def is_asked_to_move(self) -> bool:
+        """Whether its client was asked to continue it on another pod."""
+
     def end(self, code: int, reason: str) -> None:
         """Close its connection after the messages that wait."""
+
+    async def ask_to_move(self, reason: str) -> None:
+        """Ask its client to continue it on another pod, if it can move."""
 
 
 class Runtime:
@@ -83,6 +95,7 @@ class Runtime:
         """Whether the state streams end, because the process stops."""
         self._engine = engine
         self._is_ending = False
+        self._draining_since: float | None = None
         self._sequence = 0
         self._speaking: set[str] = set()
         self._characters: dict[str, Character] = {}
@@ -128,7 +141,12 @@ class Runtime:
 
     def set_draining(self, draining: bool) -> None:
         """Refuse or accept new sessions; a process that is ending does not accept them again."""
-        self.slots.set_draining(draining or self._is_ending)
+        is_draining = draining or self._is_ending
+        if not is_draining:
+            self._draining_since = None
+        elif self._draining_since is None:
+            self._draining_since = self.clock()
+        self.slots.set_draining(is_draining)
 
     def set_batch_limit(self, limit: int) -> None:
         """Limit the next batches; the device's memory may limit them further."""
@@ -136,15 +154,31 @@ class Runtime:
         self.changed()
 
     async def drain(self) -> None:
-        """Refuse new sessions and wait until the last one ends, at most the drain timeout."""
+        """Refuse new sessions and wait until the last one ends, at most the drain timeout.
+
+        The timeout counts from the start of the drain, which may be before the signal: the hook
+        of the pod drains first. The sessions that are left are asked to move, and end after
+        `MOVE_S`.
+        """
         self._is_ending = True
         self.set_draining(True)
         timeout_s = self.settings.sessions.drain_timeout_s
+        since = self.clock() if self._draining_since is None else self._draining_since
         _log.info("draining sessions=%d timeout_s=%d", self.slots.sessions, timeout_s)
-        if not await self._wait_until_empty(self.clock() + timeout_s):
+        if not await self._wait_until_empty(since + timeout_s):
             _log.warning("drain timed out sessions=%d", self.slots.sessions)
+            await self._move_sessions()
             self._end_sessions()
             await self._wait_until_empty(self.clock() + _CLOSE_GRACE_S)
+
+    async def _move_sessions(self) -> None:
+        """Ask all sessions to move, and wait until they have, at most `MOVE_S`."""
+        until = self.clock() + MOVE_S
+        while self.slots.sessions and self.clock() < until:
+            async with asyncio.TaskGroup() as group:
+                for connection in [each for each in self.connections if not each.is_asked_to_move]:
+                    group.create_task(connection.ask_to_move("drain"), name="move")
+            await self._wait_until_empty(min(until, self.clock() + ASK_PERIOD_S))
 
     async def stop(self) -> None:
         """Stop the engine."""
@@ -181,16 +215,37 @@ class Runtime:
             expires_at=int(time.time()) + settings.max_duration_s,
             fps=settings.fps,
         )
+        config = SessionConfig(
+            character,
+            turn_detection=settings.turn_detection,
+            video=video,
+            names_avatar=names_avatar,
+        )
+        return self._session(config, read_only, resume=resume)
+
+    def continue_session(self, config: SessionConfig, heading: Heading) -> Session[AudioWindow]:
+        """Return the session of a document without its state.
+
+        The caller has acquired a slot for it.
+        """
+        session_id = session_ids.new(self.settings.identity.pod)
+        read_only = ReadOnlyFields(session_id, heading.model, heading.expires_at, heading.fps)
+        return self._session(config, read_only, continues=heading.suffix)
+
+    def _session(
+        self,
+        config: SessionConfig,
+        read_only: ReadOnlyFields,
+        *,
+        resume: Resume | None = None,
+        continues: str | None = None,
+    ) -> Session[AudioWindow]:
+        settings = self.settings.sessions
         context_s = self._engine.model.context_s
         audio_settings = self.settings.audio
         options = AudioOptions(audio_settings.lookahead_ms, audio_settings.silence_dbfs)
         return Session(
-            SessionConfig(
-                character,
-                turn_detection=settings.turn_detection,
-                video=video,
-                names_avatar=names_avatar,
-            ),
+            config,
             self._characters,
             read_only,
             limits=SessionLimits(settings.max_duration_s, settings.idle_timeout_s),
@@ -199,6 +254,7 @@ class Runtime:
             now=self.clock(),
             open_mode=self._endpoints.open_mode,
             resume=resume,
+            continues=continues,
         )
 
     def open_shell(

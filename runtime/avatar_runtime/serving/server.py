@@ -23,6 +23,7 @@ from avatar_contracts.tcp import PeerEnd, peer_end
 from avatar_runtime.errors import AvatarRuntimeError
 from avatar_runtime.protocol.client_events import MAX_MESSAGE_BYTES
 from avatar_runtime.serving import admin, app
+from avatar_runtime.serving.live_sessions import LiveSessions
 from avatar_runtime.serving.request_deadline import HTTPProtocol
 from avatar_runtime.settings import Address
 
@@ -265,7 +266,11 @@ async def listening(runtime: Runtime) -> AsyncIterator[Listeners]:
     certificate = None if files is None else tls.ServerCertificate(files)
     # Bind first: a port that is in use must stop the process, not a task.
     sockets = [_bind(runtime.settings.sessions_listen), _bind(runtime.settings.admin_listen)]
-    servers = [_server(app.create(runtime), certificate), _server(admin.create(runtime))]
+    sessions = LiveSessions(runtime)
+    servers = [
+        _server(app.create(runtime, sessions), certificate),
+        _server(admin.create(runtime, sessions)),
+    ]
     async with asyncio.TaskGroup() as group:
         serving = [
             group.create_task(server.serve(sockets=[bound]), name="listener")

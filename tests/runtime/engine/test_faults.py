@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from avatar_runtime.batching.frames import FrameRequest
     from avatar_runtime.engine import device
     from avatar_runtime.protocol.audio_formats import AudioFormat
+    from avatar_runtime.protocol.strict_fields import StrictFields
 
 SEEDS = 1000
 SESSIONS = 8
@@ -135,6 +136,12 @@ class FakeDecoder:
             AudioWindow(index, index // 4, memoryview(b""), 0, 0, silent=False)
             for index in range(first, self._taken)
         ]
+
+    def export(self, windows: Sequence[Any]) -> dict[str, object]:
+        raise AssertionError("these sessions stay where they are")
+
+    def restore(self, fields: StrictFields) -> Sequence[Any]:
+        raise AssertionError("these sessions stay where they are")
 
 
 @dataclass

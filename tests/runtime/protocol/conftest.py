@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.audio_formats import AudioFormat
     from avatar_runtime.protocol.frame_flow import FrameDue
     from avatar_runtime.protocol.media import Image
+    from avatar_runtime.protocol.strict_fields import StrictFields
 
     Event = dict[str, Any]
     Connect = Callable[..., "SessionDriver"]
@@ -60,6 +61,21 @@ class FakeUtterance:
         self._taken = max(self._taken, ready)
         return windows
 
+    def export(self, windows: Sequence[FakeWindow]) -> dict[str, object]:
+        return {
+            "samples": self._samples,
+            "finished": self._finished,
+            "taken": self._taken,
+            "windows": [window.frame_index for window in windows],
+        }
+
+    def restore(self, fields: StrictFields) -> Sequence[FakeWindow]:
+        self._samples = fields.integer("samples", 0, 10**9)
+        self._finished = fields.boolean("finished")
+        self._taken = fields.integer("taken", 0, 10**9)
+        count = len(fields.document["windows"])  # type: ignore[arg-type]
+        return [FakeWindow(index) for index in fields.integers("windows", count)]
+
 
 class FakeDetector:
     """Hears speech in each window whose samples have an average above 1000."""
@@ -77,6 +93,12 @@ class FakeDetector:
             level = sum(map(abs, array.array("h", window))) / (self._window // 2)
             rates.append(0.9 if level > 1000 else 0.1)
         return rates
+
+    def export(self) -> dict[str, object]:
+        return {"data": base64.b64encode(self._data).decode()}
+
+    def restore(self, fields: StrictFields) -> None:
+        self._data = base64.b64decode(fields.text("data"))
 
 
 class SessionDriver:

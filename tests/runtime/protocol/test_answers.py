@@ -76,6 +76,12 @@ class Puppet:
     def listen(self, now: float) -> bool:
         return False
 
+    def export(self, now: float) -> dict[str, object]:
+        raise AssertionError("this session stays where it is")
+
+    def restore(self, fields: StrictFields, now: float) -> None:
+        raise AssertionError("this session stays where it is")
+
     def on_cut(self, response_id: str, cuts: Sequence[Cut]) -> None:
         self.cuts.append((response_id, list(cuts)))
 

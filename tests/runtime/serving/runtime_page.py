@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from contextlib import asynccontextmanager, suppress
@@ -11,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 from tests import browser
+from tests.runtime.upstream.endpoints import running
+
+from localcluster import speech_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -45,6 +49,17 @@ async def runtime(avatars: Path, *options: str, capacity: int = 2) -> AsyncItera
         if child.returncode is None:
             child.kill()
         await child.wait()
+
+
+@asynccontextmanager
+async def speaking_runtime(avatars: Path, folder: Path) -> AsyncIterator[str]:
+    """Run a runtime that says texts with espeak-ng; its configuration is written to a folder."""
+    async with running(speech_server.app()) as url:
+        document = folder / "upstream.json"
+        speech = {"url": f"{url}/v1/audio/speech", "voice": "en"}
+        document.write_text(json.dumps({"mode": "speech", "speech": speech}))
+        async with runtime(avatars, f"--upstream={document}") as address:
+            yield address
 
 
 @asynccontextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from typing import TYPE_CHECKING
@@ -11,9 +10,6 @@ import pytest
 from playwright.async_api import expect
 from tests import browser
 from tests.runtime.serving import runtime_page
-from tests.runtime.upstream.endpoints import running
-
-from localcluster import speech_server
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,21 +25,17 @@ pytestmark = [
 
 @pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
 async def test_the_avatar_says_what_is_written(tmp_path: Path) -> None:
-    async with running(speech_server.app()) as url:
-        document = tmp_path / "upstream.json"
-        speech = {"url": f"{url}/v1/audio/speech", "voice": "en"}
-        document.write_text(json.dumps({"mode": "speech", "speech": speech}))
-        async with (
-            runtime_page.runtime(AVATARS, f"--upstream={document}") as address,
-            runtime_page.page(address) as (page, faults),
-        ):
-            await page.get_by_label("Text to say").fill("Good morning.")
-            await page.get_by_role("button", name="Say").press("Enter")
-            await expect(page.locator("#status")).to_have_text("Speaking", timeout=30_000)
-            await expect(page.locator("#status")).to_have_text("Connected", timeout=30_000)
-            await page.get_by_role("heading", name="Details").click()
-            assert int(re.findall(r"\d+", await page.locator("#frames").inner_text())[0]) > 10
-            assert faults == []
+    async with (
+        runtime_page.speaking_runtime(AVATARS, tmp_path) as address,
+        runtime_page.page(address) as (page, faults),
+    ):
+        await page.get_by_label("Text to say").fill("Good morning.")
+        await page.get_by_role("button", name="Say").press("Enter")
+        await expect(page.locator("#status")).to_have_text("Speaking", timeout=30_000)
+        await expect(page.locator("#status")).to_have_text("Connected", timeout=30_000)
+        await page.get_by_role("heading", name="Details").click()
+        assert int(re.findall(r"\d+", await page.locator("#frames").inner_text())[0]) > 10
+        assert faults == []
 
 
 async def test_a_service_in_mode_drive_offers_no_text() -> None:

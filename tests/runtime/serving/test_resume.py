@@ -25,7 +25,7 @@ from avatar_contracts.binary_messages import Header, Kind
 from avatar_runtime.batching.frames import Frame
 from avatar_runtime.protocol import replay, resume_limits
 from avatar_runtime.protocol.session import Session
-from avatar_runtime.serving import pending_resumes, server
+from avatar_runtime.serving import pending_resumes, runtime, server
 from avatar_runtime.serving.live_session import LiveSession
 from avatar_runtime.serving.video_encoding import SessionEncoder
 
@@ -574,11 +574,14 @@ async def test_without_a_time_to_resume_a_lost_session_ends(serve: Serve) -> Non
             await served.eventually(lambda: served.runtime.slots.sessions == 0, "freed")
 
 
-async def test_a_pod_that_stops_ends_the_sessions_that_wait(serve: Serve) -> None:
+async def test_a_pod_that_stops_ends_the_sessions_that_wait(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "MOVE_S", 0.2)
     async with serve(AVATAR_DRAIN_TIMEOUT_S="1") as served, calling(served) as caller:
         assert caller.socket is not None
         caller.socket.transport.abort()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             await served.runtime.drain()
         assert served.runtime.connections == set()
 

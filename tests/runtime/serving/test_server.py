@@ -18,7 +18,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from avatar_runtime.errors import AssetError
-from avatar_runtime.serving import server
+from avatar_runtime.serving import runtime, server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -61,7 +61,10 @@ async def test_no_message_waits_for_the_acknowledgement_of_the_one_before(
         assert found == [1]
 
 
-async def test_a_drain_that_takes_too_long_ends_sessions_with_1012(serve: Serve) -> None:
+async def test_a_drain_that_takes_too_long_ends_sessions_with_1012(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "MOVE_S", 0.0)
     async with serve(AVATAR_DRAIN_TIMEOUT_S="0") as served, served.client() as client:
         await client.speak(200)
         await client.until("response.video.delta")

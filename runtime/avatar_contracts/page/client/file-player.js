@@ -73,7 +73,9 @@ export class FilePlayer {
     source.addEventListener("sourceopen", () => this.#append(), options);
     video.addEventListener("timeupdate", () => this.onProgress(), options);
     video.addEventListener("play", () => this.#follow(), options);
-    video.addEventListener("waiting", () => { if (!video.seeking) this.underruns++; }, options);
+    video.addEventListener("waiting", () => {
+      if (!video.seeking && video.currentTime < this.busyUntilS) this.underruns++;
+    }, options);
     video.addEventListener("error", () => this.#fail(video.error?.message ?? "it cannot be decoded"), options);
     const watch = (/** @type {number} */ _now, /** @type {VideoFrameCallbackMetadata} */ { mediaTime }) => {
       if (this.ending.signal.aborted) return;

@@ -163,10 +163,10 @@ export class Video {
     image.close();
     entry.image = null;
     this.lastDue = entry.due;
-    this.drawn++;
     this.times.push(performance.now());
     if (this.times.length > KEPT_TIMES) this.times.shift();
     if (!entry.frame.idle) {
+      this.drawn++;
       this.skews.push((entry.due - position) * 1000 / this.rate);
       if (this.skews.length > KEPT_TIMES) this.skews.shift();
     }

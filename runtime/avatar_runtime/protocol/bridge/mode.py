@@ -13,6 +13,7 @@ from avatar_runtime.protocol.bridge import upstream_events, upstream_session
 from avatar_runtime.protocol.bridge.truncation import check_end
 from avatar_runtime.protocol.bridge.upstream_side import UpstreamSide
 from avatar_runtime.protocol.media import W
+from avatar_runtime.protocol.speech import not_movable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,6 +54,22 @@ class Bridge(Generic[W]):
     def describe(self, session: dict[str, object]) -> dict[str, object]:
         """Return the session object for the client."""
         return upstream_session.merged(session, self.upstream.settings.upstream)
+
+    def export(self, now: float) -> dict[str, object]:
+        """Refuse: the conversation is in the connection to the upstream.
+
+        Raises:
+            ProtocolError: always.
+        """
+        raise not_movable("its conversation is in the connection of this pod to the upstream")
+
+    def restore(self, fields: StrictFields, now: float) -> None:
+        """Refuse, as `export` does.
+
+        Raises:
+            ProtocolError: always.
+        """
+        raise not_movable("a session in mode bridge has no document")
 
     def configure(self, config: SessionConfig, now: float) -> None:
         """Apply a configuration that the client has changed."""

@@ -11,7 +11,7 @@ from avatar_runtime.protocol.dialects import voice_live
 from avatar_runtime.protocol.dialects.beta import Beta
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Mapping
 
     from avatar_runtime.protocol.dialects.beta import Fields
 
@@ -19,7 +19,7 @@ BETA_HEADER: Final = "realtime=v1"
 BETA_SUBPROTOCOL: Final = "openai-beta.realtime-v1"
 _TYPE: Final = '{"type":"'
 """How each server event starts."""
-_OWN_EVENTS: Final = ("warning", "response.video.", "session.avatar.")
+_OWN_EVENTS: Final = ("warning", "response.video.", "session.avatar.", "session.migrate")
 """The events that OpenAI's interface lacks, by the start of their names."""
 
 
@@ -44,6 +44,24 @@ def choose(path: str, beta_header: str, subprotocols: Collection[str]) -> Dialec
     if BETA_HEADER in words or BETA_SUBPROTOCOL in subprotocols:
         return Beta()
     return None
+
+
+_BY_NAME: Final[Mapping[str, Callable[[], Dialect]]] = {
+    "voice_live": voice_live.VoiceLive,
+    "beta": Beta,
+}
+NAMES: Final = tuple(_BY_NAME)
+"""The forms besides the GA form, as the document of a session names them."""
+
+
+def by_name(name: str | None) -> Dialect | None:
+    """Return a form of `NAMES`; `None` for the GA form."""
+    return None if name is None else _BY_NAME[name]()
+
+
+def name_of(dialect: Dialect | None) -> str | None:
+    """Return the name of a form; `None` for the GA form."""
+    return next((name for name, kind in _BY_NAME.items() if type(dialect) is kind), None)
 
 
 def to_ga(dialect: Dialect, message: str) -> str:

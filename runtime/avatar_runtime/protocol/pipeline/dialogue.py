@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic
 
 from avatar_runtime.errors import ProtocolError, shown
-from avatar_runtime.protocol import server_events
+from avatar_runtime.protocol import document_fields, server_events
 from avatar_runtime.protocol.answers import Answers
+from avatar_runtime.protocol.document_fields import Count, List, Table, Text
 from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.pipeline.history import History
 from avatar_runtime.protocol.pipeline.legs import (
@@ -21,6 +22,7 @@ from avatar_runtime.protocol.pipeline.legs import (
 )
 from avatar_runtime.protocol.pipeline.reply import Reply
 from avatar_runtime.protocol.pipeline.turn_times import TurnTimes
+from avatar_runtime.protocol.speech import not_movable
 from avatar_runtime.protocol.spoken_answer import SpokenAnswer
 
 if TYPE_CHECKING:
@@ -34,12 +36,19 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.pipeline.legs import LegRequest
     from avatar_runtime.protocol.pipeline.turn_times import Leg
     from avatar_runtime.protocol.session_parts import SessionParts
+    from avatar_runtime.protocol.strict_fields import StrictFields
     from avatar_runtime.protocol.turn import Step
 
 MAX_TRANSCRIPTIONS = 8
 """Utterances whose text is not known yet, at most."""
 MAX_UNANSWERED = 64
 """Messages of the user since the last reply, at most; older ones are not said."""
+
+_STATE: Table = {
+    "_unanswered": List(Text(), MAX_UNANSWERED),
+    "_requests": Count(),
+    "_opened": Count(),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +98,32 @@ class Dialogue(Generic[W]):
         """Whether the conversation has something to answer."""
         is_chat = self._options.has_chat and bool(self.history.messages(1))
         return bool(self._unanswered) or is_chat
+
+    def export(self, now: float) -> dict[str, object]:
+        """Return the state as plain values.
+
+        Raises:
+            ProtocolError: a reply is made, spoken or played, or an utterance has no text yet.
+        """
+        if self._replies or self._transcriptions or self._new:
+            raise not_movable("requests to the endpoints of its speech are under way")
+        if self.answers.speech.is_busy or not self.answers.is_empty:
+            raise not_movable("the client has not played the reply to its end")
+        return {
+            **document_fields.export(self, _STATE),
+            "history": self.history.export(),
+            "speech": self.answers.speech.export(now),
+        }
+
+    def restore(self, fields: StrictFields, now: float) -> None:
+        """Continue from what another session has exported.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
+        """
+        document_fields.restore(self, fields, _STATE)
+        self.history.restore(fields, "history")
+        self.answers.speech.restore(fields.nested("speech"), None, now)
 
     def add_message(self, item_id: str, role: Role, text: str | None) -> None:
         """Add a message; the text of an utterance comes later."""

@@ -5,16 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from avatar_runtime.protocol import input_errors
-from avatar_runtime.protocol.conversation import Item
+from avatar_runtime.protocol import document_fields, input_errors
+from avatar_runtime.protocol.conversation import Item, export_item
+from avatar_runtime.protocol.document_fields import Count, Data, Format, Maybe, Table
 from avatar_runtime.protocol.live_source import SourceClock
 
 if TYPE_CHECKING:
     from avatar_runtime.protocol.audio_formats import AudioFormat
     from avatar_runtime.protocol.conversation import Conversation
     from avatar_runtime.protocol.outbox import Outbox
+    from avatar_runtime.protocol.strict_fields import StrictFields
 
 MAX_UTTERANCE_S: Final = 120
+_STATE: Final[Table] = {
+    "_items": Count(),
+    "_audio": Maybe(Format()),
+    "_sound": Data(make=bytearray),
+    "_start_ms": Count(),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +153,24 @@ class HeardAudio:
         """Discard the open utterance."""
         self.abandon()
         self._outbox.add("input_audio_buffer.cleared", {})
+
+    def export(self, now: float) -> dict[str, object]:
+        """Return the state as plain values."""
+        return {
+            **document_fields.export(self, _STATE),
+            "clock": self._clock.export(now),
+            "item": export_item(self._item),
+        }
+
+    def restore(self, fields: StrictFields, now: float) -> None:
+        """Continue from what another session has exported.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
+        """
+        document_fields.restore(self, fields, _STATE)
+        self._clock.restore(fields.nested("clock"), now)
+        self._item = self._conversation.restore_item(fields, "item")
 
 
 def add_item(conversation: Conversation, outbox: Outbox, item: Item) -> None:

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
+
+from avatar_runtime.protocol import document_fields
+from avatar_runtime.protocol.document_fields import Maybe, Table, Text
+
+if TYPE_CHECKING:
+    from avatar_runtime.protocol.strict_fields import StrictFields
 
 Role = Literal["system", "user", "assistant"]
 
 MAX_ENTRIES: Final = 256
 MAX_CHARACTERS: Final = 256 * 1024
+_ENTRY: Final[Table] = {
+    "item_id": Text(),
+    "role": Text(),
+    "text": Maybe(Text(1024 * 1024)),
+}
 
 
 @dataclass(slots=True)
@@ -55,6 +66,23 @@ class History:
             if entry.text
         ]
         return found[-limit:]
+
+    def export(self) -> list[dict[str, object]]:
+        """Return the messages as plain values."""
+        return [
+            {"item_id": item_id, "role": entry.role, "text": entry.text}
+            for item_id, entry in self._entries.items()
+        ]
+
+    def restore(self, fields: StrictFields, name: str) -> None:
+        """Continue from the messages that another session has exported.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
+        """
+        for found in fields.objects(name, MAX_ENTRIES):
+            found.choice("role", ("system", "user", "assistant"))
+            self.add(**document_fields.read(found, _ENTRY))
 
     def _shrink(self) -> None:
         size = sum(len(entry.text or "") for entry in self._entries.values())

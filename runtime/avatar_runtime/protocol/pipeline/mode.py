@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Generic
 
 from avatar_runtime.errors import ProtocolError
-from avatar_runtime.protocol import client_events
+from avatar_runtime.protocol import client_events, document_fields
 from avatar_runtime.protocol.audio_intake import AudioIntake
 from avatar_runtime.protocol.conversation import Item
+from avatar_runtime.protocol.document_fields import Count, Flag, Table
 from avatar_runtime.protocol.media import W
 from avatar_runtime.protocol.pipeline import client_items
 from avatar_runtime.protocol.pipeline.dialogue import Dialogue
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.session_parts import SessionParts
     from avatar_runtime.protocol.speech import Speech
     from avatar_runtime.protocol.strict_fields import StrictFields
+
+_STATE: Final[Table] = {"_messages": Count(), "_has_warned": Flag()}
 
 
 class Pipeline(Generic[W]):
@@ -124,6 +127,30 @@ class Pipeline(Generic[W]):
             ProtocolError: too many answers or utterances wait.
         """
         return self._intake.listen(now, is_busy=self.speech.is_busy)
+
+    def export(self, now: float) -> dict[str, object]:
+        """Return the state as plain values.
+
+        Raises:
+            ProtocolError: requests to the endpoints are under way, or a reply is played.
+        """
+        return {
+            **document_fields.export(self, _STATE),
+            "dialogue": self.dialogue.export(now),
+            "heard": self._heard.export(now),
+            "intake": self._intake.export(),
+        }
+
+    def restore(self, fields: StrictFields, now: float) -> None:
+        """Continue from what another session has exported.
+
+        Raises:
+            ProtocolError: a field is missing or wrong.
+        """
+        document_fields.restore(self, fields, _STATE)
+        self.dialogue.restore(fields.nested("dialogue"), now)
+        self._heard.restore(fields.nested("heard"), now)
+        self._intake.restore(fields.nested("intake"))
 
     # What the intake of audio asks
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from avatar_runtime.protocol.audio_formats import AudioFormat
+    from avatar_runtime.protocol.strict_fields import StrictFields
 
 FPS: Final = 25
 _LOOKAHEAD_FRAMES: Final = 2
@@ -54,6 +55,14 @@ class CountingUtterance:
         self._taken = max(self._taken, ready)
         return windows
 
+    def export(self, windows: Sequence[FrameWindow]) -> dict[str, object]:
+        """Refuse: these sessions stay where they are."""
+        raise AssertionError(f"{len(windows)} windows would move")
+
+    def restore(self, fields: StrictFields) -> Sequence[FrameWindow]:
+        """Refuse, as `export` does."""
+        raise AssertionError("a session would move")
+
 
 class LevelDetector:
     """Finds speech in each window whose loudest sample, of a few, is loud."""
@@ -75,3 +84,11 @@ class LevelDetector:
             found.append(0.9 if max(some) >= VOICE_LEVEL else 0.1)
         self._data = self._data[count * size :]
         return found
+
+    def export(self) -> dict[str, object]:
+        """Refuse: these sessions stay where they are."""
+        raise AssertionError(f"{len(self._data)} bytes would move")
+
+    def restore(self, fields: StrictFields) -> None:
+        """Refuse, as `export` does."""
+        raise AssertionError("a session would move")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from avatar_runtime.protocol.audio_formats import AudioFormat
+    from avatar_runtime.protocol.strict_fields import StrictFields
 
     Event = dict[str, Any]
     Connect = Callable[..., "BridgeDriver"]
@@ -73,6 +74,12 @@ class FakeUtterance:
         ready = -(-self._samples // per_frame) if self._finished else self._samples // per_frame - 2
         first, self._taken = self._taken, max(self._taken, ready)
         return [FakeWindow(index) for index in range(first, self._taken)]
+
+    def export(self, windows: Sequence[Any]) -> dict[str, object]:
+        raise AssertionError("these sessions stay where they are")
+
+    def restore(self, fields: StrictFields) -> Sequence[Any]:
+        raise AssertionError("these sessions stay where they are")
 
 
 def no_detector(audio: AudioFormat) -> Any:
