@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from avatar_runtime.errors import ProtocolError
+from avatar_runtime.protocol import config_document
 from avatar_runtime.protocol.media import RawImage
-from avatar_runtime.protocol.session_config import Character
+from avatar_runtime.protocol.session_config import Character, Region, SessionConfig
+from avatar_runtime.protocol.strict_fields import StrictFields
 
 if TYPE_CHECKING:
     from tests.runtime.protocol.conftest import Connect
@@ -105,3 +109,42 @@ def test_a_file_keeps_its_height(connect: Connect) -> None:
     assert outgoing is not None
     assert outgoing.frame is not None
     assert outgoing.frame.mode == "fmp4"
+
+
+CHARACTERS = {"anna": CUT, "ben": Character("ben", 64, 96)}
+
+
+def moved(config: SessionConfig, **changes: Any) -> SessionConfig:
+    """Return a configuration as another pod reads it, with changes of its document."""
+    document = json.loads(json.dumps(config_document.export(config) | changes))
+    return config_document.read(StrictFields(document), CHARACTERS)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"background": "alpha"}, {"background": "#0080ff"}, {"region": Region.PATCH}, {}],
+    ids=["alpha", "colour", "patch", "plain"],
+)
+def test_a_session_that_moves_keeps_its_pictures(fields: dict[str, Any]) -> None:
+    config = SessionConfig(CUT, **fields)
+    assert moved(config) == config
+
+
+@pytest.mark.parametrize(
+    ("fields", "changes", "param"),
+    [
+        ({"region": Region.PATCH}, {"video": "h264"}, "region"),
+        ({"background": "alpha"}, {"region": "patch"}, "background"),
+        ({"background": "alpha"}, {"character": {"name": "ben", "version": ""}}, "background"),
+        ({}, {"background": "green"}, "background"),
+        ({}, {"region": "mouth"}, "region"),
+    ],
+    ids=["patches of h264", "patches of alpha", "no alpha", "no colour", "no region"],
+)
+def test_a_document_with_other_rules_is_refused(
+    fields: dict[str, Any], changes: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(ProtocolError) as refused:
+        moved(SessionConfig(CUT, **fields), **changes)
+    assert refused.value.param is not None
+    assert refused.value.param.endswith(param)

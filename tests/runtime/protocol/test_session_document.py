@@ -391,31 +391,6 @@ def test_the_voice_detector_hears_the_same() -> None:
     assert found == rates
 
 
-def test_the_document_has_every_setting(connect: Connect) -> None:
-    driver = connect()
-    exported = config_document.export(driver.session.config)
-    assert set(exported) == {field.name for field in dataclasses.fields(SessionConfig)}
-    driver.update(
-        audio={"input": {"turn_detection": {"type": "server_vad", "idle_timeout_ms": 6000}}},
-        avatar={
-            "character": "ben",
-            "video": {
-                "region": "patch",
-                "quality": 33,
-                "crop": {"top_left": [2, 4], "bottom_right": [130, 200]},
-            },
-            "flow": {"mode": "ack", "window_ms": 300, "overrun": "pause"},
-            "drive": {"start": "response.create"},
-            "transport": "json",
-            "idle": "stream",
-        },
-        instructions="Be brief.",
-    )
-    config = driver.session.config
-    move(driver)
-    assert driver.session.config == config
-
-
 def test_the_time_that_is_left_moves(connect: Connect) -> None:
     driver = connect(max_duration_s=10.0, idle_timeout_s=300.0)
     driver.run(7)
