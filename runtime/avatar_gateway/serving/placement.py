@@ -152,17 +152,20 @@ class Placer:
         A session whose pod leaves, and has asked it to move, moves first.
 
         Raises:
-            Rejection: no pod of the service has it, or the pod does not answer.
+            Rejection: no pod of the service has it, or the pod does not answer now.
         """
         assert request.resume is not None
         pods = self._registry.pods.items()
         own = [key for key, pod in pods if pod.service == request.model and pod.ip]
-        holders = routing.holders(request.resume, own)
+        holders, is_silent = routing.holders(request.resume, own), False
         for key in await self._mover.locate(request.resume, request.model, holders):
             try:
                 return await self._open_session(key, request, subprotocols, headers)
             except errors.PodError as error:
                 _log.info("pod did not resume the session pod=%s problem=%s", key, error.problem)
+                is_silent |= key in self._registry.pods
+        if is_silent:  # it may answer later; whether it has the session is not known
+            raise errors.Rejection("not_ready", "the pod that the session names does not answer")
         # The words are those of a pod: a stranger does not learn which sessions exist.
         raise errors.Rejection(refusals.RESUME_REFUSED, refusals.RESUME_REFUSED_MESSAGE)
 

@@ -71,12 +71,14 @@ async def test_a_session_of_no_pod_is_refused_as_a_pod_would(gateway: Any, sessi
     assert pod.requests == []
 
 
-async def test_a_pod_that_does_not_answer_is_like_one_without_the_session(gateway: Any) -> None:
+async def test_a_pod_that_does_not_answer_may_be_asked_again(gateway: Any) -> None:
     pod = await gateway.pod("p1")
     pod.port = 1
     gateway.report_state(pod)
-    _, code = await _refusal(gateway, session_ids.new("p1"))
-    assert code == 4411
+    with pytest.raises(InvalidStatus) as refused:
+        await _open(gateway, session_ids.new("p1"))
+    assert refused.value.response.status_code == 503
+    assert json.loads(refused.value.response.body or b"")["error"]["code"] == "not_ready"
 
 
 async def test_the_key_and_the_service_are_checked_before_the_session(gateway: Any) -> None:
