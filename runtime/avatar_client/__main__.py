@@ -93,6 +93,7 @@ def _settings(options: argparse.Namespace) -> Mapping[str, Any] | None:
     return Options(
         video=options.video or ("jpeg" if options.update else None),
         region=options.region,
+        background=options.background,
         resolution=options.resolution,
         transport=options.transport,
         flow=options.flow,
@@ -166,6 +167,10 @@ def _parser() -> argparse.ArgumentParser:
         "--region",
         choices=("full", "patch"),
         help="patch sends only what differs from the avatar in silence; default: full",
+    )
+    common.add_argument(
+        "--background",
+        help="colour behind an avatar with alpha, #RRGGBB; alpha: files show it over white",
     )
     common.add_argument(
         "--resolution",

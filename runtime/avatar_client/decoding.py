@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 SOUND_RATE: Final = 24_000
 """Of the sound in a file, Hz."""
 
+WHITE: Final = (255, 255, 255)
+
 
 class FileDecoder:
     """The decoder of the file of a session, whose frames are asked for in their order."""
@@ -116,6 +118,24 @@ class Decoder:
             return None
         # The stream says which matrix and range its colours have.
         return decoded[0].to_ndarray(format="bgr24") if len(decoded) == 1 else None
+
+
+def cut_out(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a picture with premultiplied alpha, `(height, width, 4) uint8` BGRA.
+
+    `image`, `(2 * height, width, 3) uint8` BGR, is one of `VideoFrame.has_alpha`.
+    """
+    height = image.shape[0] // 2
+    alpha = image[height : 2 * height].mean(axis=2).round()
+    return np.dstack([image[:height], np.asarray(alpha, np.uint8)])
+
+
+def over(image: NDArray[np.uint8], page: tuple[int, int, int] = WHITE) -> NDArray[np.uint8]:
+    """Return a picture with alpha, as `cut_out` takes it, over a colour: blue, green and red."""
+    picture = cut_out(image).astype(np.float32)
+    seen = 1 - picture[..., 3:] / 255
+    mixed = picture[..., :3] + seen * np.asarray(page, np.float32)
+    return np.asarray(np.clip(np.rint(mixed), 0, 255), np.uint8)
 
 
 def _decode_jpeg(data: bytes) -> NDArray[np.uint8] | None:

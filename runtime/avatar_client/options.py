@@ -40,6 +40,8 @@ class Options:
     """`pause`: a slow connection delays frames, and none is dropped."""
     audio_deltas: bool | None = None
     """Whether the avatar's sound is sent apart from the video; a file has it already."""
+    background: str | None = None
+    """`#rrggbb`, or `alpha`, which `decoding.cut_out` splits; for avatars with alpha."""
     idle: Idle | None = None
     """`stream`: the avatar is shown between responses as well; a file always has it."""
 
@@ -60,6 +62,7 @@ class Options:
             "video": _given(video),
             "transport": self.transport,
             "flow": _given(flow),
+            "background": self.background,
             "audio_deltas": self.audio_deltas,
             "idle": self.idle,
         }

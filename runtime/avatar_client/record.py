@@ -68,7 +68,7 @@ def write_mp4(
     if not timed:
         raise errors.RecordingError(str(path), "no frame was received")
     decoder = decoding.FileDecoder(file) if file else decoding.Decoder(pictures)
-    first = decoder.decode(timed[0][1])
+    first = _picture(decoder, timed[0][1])
     height, width = first.shape[:2]
     rate = decoding.SOUND_RATE if file else responses[0].rate
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
@@ -83,7 +83,7 @@ def write_mp4(
         video.codec_context.max_b_frames = 0
         sound = container.add_stream("aac", rate=rate, layout="mono")
         for position, (at_ms, frame) in enumerate(timed):
-            image = decoder.decode(frame) if position else first
+            image = _picture(decoder, frame) if position else first
             image = video_label.draw(image[: video.height, : video.width], disclosure)
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24")
             frame.pts, frame.time_base = int(at_ms * _TICKS / 1000), Fraction(1, _TICKS)
@@ -142,13 +142,21 @@ def write_sheet(
     for index, (at_ms, frame) in enumerate(timed):
         is_chosen = index in chosen
         if is_chosen or frame.codec == "h264":  # later frames of H.264 depend on it
-            image = decoder.decode(frame)
+            image = _picture(decoder, frame)
         if is_chosen:
             tiles.append(_tile(at_ms, image))
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % _SHEET_COLUMNS)
     rows = [np.hstack(tiles[i : i + _SHEET_COLUMNS]) for i in range(0, len(tiles), _SHEET_COLUMNS)]
     if not cv2.imwrite(str(path), np.vstack(rows)):
         raise errors.RecordingError(str(path), "the image cannot be written")
+
+
+def _picture(
+    decoder: decoding.FileDecoder | decoding.Decoder, frame: VideoFrame
+) -> NDArray[np.uint8]:
+    """Return a frame; one with alpha over white."""
+    image = decoder.decode(frame)
+    return decoding.over(image) if frame.has_alpha else image
 
 
 def _timeline(responses: Sequence[Response]) -> Iterator[tuple[Fraction, VideoFrame]]:

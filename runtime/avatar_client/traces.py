@@ -54,6 +54,8 @@ class VideoFrame:
     """Where the frame starts in the file of the session; `None` if it is not in a file."""
     patch: Patch | None = None
     """Where the image belongs; `None` for a whole frame."""
+    has_alpha: bool = False
+    """Whether the lower half of the image says how opaque the upper half is."""
 
 
 @dataclass(slots=True)
@@ -285,6 +287,7 @@ class Trace:
                 _wire_length(event),
                 event.get("file_ms"),
                 self._patch(event) if "rect" in event else None,
+                self.session["avatar"].get("background") == "alpha",
             )
         )
 

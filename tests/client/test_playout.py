@@ -94,6 +94,7 @@ def test_options_are_the_fields_of_an_update() -> None:
         "avatar": {"video": {"mode": "h264", "resolution": {"width": 256, "height": 320}}}
     }
     assert Options(region="patch").fields() == {"avatar": {"video": {"region": "patch"}}}
+    assert Options(background="alpha").fields() == {"avatar": {"background": "alpha"}}
     assert Options(transport="binary", flow="ack", window_ms=400, audio_deltas=False).fields() == {
         "avatar": {
             "transport": "binary",

@@ -14,10 +14,12 @@ import av
 import cv2
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from tests.runtime.serving import runtime_page
 
 from avatar_client import decoding, errors, sound
 from avatar_client.traces import Patch, VideoFrame
+from avatar_runtime.avatars import cache
 from localcluster.fakes import callers
 
 if TYPE_CHECKING:
@@ -85,6 +87,15 @@ async def test_all_modes_give_the_same_frames_at_the_same_times(tmp_path: Path) 
         assert _lag(sounds["jpeg"], sounds[mode]) == 0
 
 
+def _second_of_speech(folder: Path) -> Path:
+    speech = sound.read(callers.SPEECH)
+    path = folder / "speech.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, speech.rate, 0, "NONE", ""))
+        file.writeframes(speech.pcm[: 2 * speech.rate])
+    return path
+
+
 PATCHES = {
     "full": (),
     "patch": ("--region", "patch"),
@@ -94,11 +105,7 @@ PATCHES = {
 
 @pytest.mark.slow
 async def test_patches_give_the_same_video_as_whole_frames(tmp_path: Path) -> None:
-    speech = sound.read(callers.SPEECH)
-    audio = tmp_path / "speech.wav"
-    with wave.open(str(audio), "wb") as file:
-        file.setparams((1, 2, speech.rate, 0, "NONE", ""))
-        file.writeframes(speech.pcm[: 2 * speech.rate])
+    audio = _second_of_speech(tmp_path)
     size = ("--resolution", "250x300")
     async with runtime_page.runtime(AVATARS) as url:
         results = {
@@ -158,6 +165,60 @@ def test_a_patch_that_cannot_be_drawn_is_named(
 ) -> None:
     with pytest.raises(errors.RecordingError, match=f"frame 7.*{fault}"):
         decoding.Decoder(pictures).decode(_patched(data, rect))
+
+
+def _cut_out(folder: Path) -> None:
+    """Write the avatar of the examples with alpha, opaque in a circle with a soft edge."""
+    whole = cache.read(AVATARS / "anna")
+    tensors = {
+        name: np.asarray(tensor)
+        for file in ("avatar.safetensors", "pixels.safetensors")
+        for name, tensor in load_file(AVATARS / "anna" / file).items()
+    }
+    rows, columns = np.indices((whole.manifest.height, whole.manifest.width))
+    edge = 150 - np.hypot(rows - 192, columns - 192)
+    mask = cv2.imencode(".png", np.clip(edge * 20, 0, 255).astype(np.uint8))[1]
+    packed = cache.pack([np.asarray(mask, np.uint8)] * whole.manifest.frames)
+    tensors["alpha_pixels"], tensors["alpha_offsets"] = packed
+    cache.write(folder / "anna", whole.manifest, tensors)
+
+
+@pytest.mark.slow
+async def test_an_avatar_with_alpha_stands_over_any_page(tmp_path: Path) -> None:
+    _cut_out(tmp_path / "avatars")
+    audio = _second_of_speech(tmp_path)
+    size = ("--resolution", "256x256")
+    async with runtime_page.runtime(tmp_path / "avatars") as url:
+        for name, mode, background in (
+            ("white", "jpeg", "#ffffff"),
+            ("jpeg", "jpeg", "alpha"),
+            ("h264", "h264", "alpha"),
+            ("fmp4", "fmp4", "alpha"),
+        ):
+            options = (*size, "--background", background)
+            result = await _talk(url, tmp_path, mode, *options, name=name, audio=audio)
+            assert result["violations"] == []
+    # A recording shows alpha over white, so that the server's white is the same.
+    white = _frames(tmp_path / "white.mp4")
+    for name in ("jpeg", "h264"):
+        recorded = _frames(tmp_path / f"{name}.mp4")
+        assert len(recorded) == len(white) == 25
+        for one, other in zip(white, recorded, strict=True):
+            assert one.shape == other.shape == (256, 256, 3)
+            assert (other[:20, :20] > 240).all()
+            assert cv2.PSNR(one, other) > MIN_PSNR_DB
+    in_file = _frames(tmp_path / "fmp4.mp4")
+    assert len(in_file) == 25
+    assert (in_file[12].shape, in_file[12][:20, :20].min() > 240) == ((256, 256, 3), True)
+
+
+def test_a_picture_with_alpha_is_split() -> None:
+    image = np.zeros((8, 6, 3), np.uint8)
+    image[:4], image[4:] = (10, 20, 30), 51  # premultiplied; one fifth
+    split = decoding.cut_out(image)
+    assert (split.shape, split[0, 0].tolist()) == ((4, 6, 4), [10, 20, 30, 51])
+    assert decoding.over(image)[0, 0].tolist() == [214, 224, 234]
+    assert decoding.over(image, (0, 100, 250))[3, 5].tolist() == [10, 100, 230]
 
 
 def _sound(path: Path) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from avatar_runtime import errors
-from avatar_runtime.avatars import checks, mapped_memory, masks, tensor_files
+from avatar_runtime.avatars import backdrops, checks, mapped_memory, masks, tensor_files
 from avatar_runtime.avatars.geometry import Box
 from avatar_runtime.avatars.manifest import SCHEMA, AvatarInfo, Manifest
 from avatar_runtime.avatars.manifest import check as check_manifest
@@ -76,6 +76,7 @@ class Avatar:
             manifest.frames,
             content_hash,
             manifest.disclosure,
+            has_alpha="alpha_pixels" in tensors,
         )
         self.latents: NDArray[np.float16] = tensors["latents"]
         """`(n, 8, s, s) float16`: masked latent, then reference latent."""
@@ -85,11 +86,32 @@ class Avatar:
         self._pixels, self._pixel_offsets = tensors["pixels"], tensors["pixel_offsets"]
         self._idle_pixels = tensors.get("idle_pixels")
         self._idle_offsets = tensors.get("idle_offsets")
+        self._alpha_pixels = tensors.get("alpha_pixels")
+        self._alpha_offsets = tensors.get("alpha_offsets")
         self._valid = tensors["valid"]
         self._blended: dict[int, Box] = {}
         frame_bytes = 3 * manifest.width * manifest.height
         cached = functools.lru_cache(max(1, decoded_bytes // frame_bytes))
         self._decoded: Callable[[int], NDArray[np.uint8]] = cached(self._decode_read_only)
+
+    @property
+    def backdrop(self) -> backdrops.Colour:
+        """Blue, green and red of what the stored pictures show behind the avatar."""
+        return backdrops.parse(self.manifest.background)
+
+    def alpha(self, index: int) -> NDArray[np.uint8]:
+        """Return how opaque the pixels of a stored frame are, `(height, width) uint8`, 0 to 255.
+
+        Raises:
+            AssetError: the file cannot be decoded, or the avatar has none.
+        """
+        mask = None
+        if self._alpha_pixels is not None and self._alpha_offsets is not None:
+            begin, end = self._alpha_offsets[index : index + 2]
+            mask = cv2.imdecode(self._alpha_pixels[begin:end], cv2.IMREAD_GRAYSCALE)
+        if mask is None:
+            raise errors.AssetError(self.name, f"frame {index}: the alpha cannot be decoded")
+        return np.asarray(mask, np.uint8)
 
     @property
     def face_resize(self) -> str:
@@ -98,7 +120,13 @@ class Avatar:
 
     def release(self) -> None:
         """Give back the memory of tensors that are mapped from files."""
-        stored = (self.latents, self._masks, self._pixels, self._idle_pixels)
+        stored = (
+            self.latents,
+            self._masks,
+            self._pixels,
+            self._idle_pixels,
+            self._alpha_pixels,
+        )
         mapped_memory.release(tensor for tensor in stored if tensor is not None)
 
     def valid(self, index: int) -> bool:
@@ -262,7 +290,8 @@ def check_model(
 def write(folder: Path, manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> str:
     """Write the folder of an avatar with one rename and return its content hash.
 
-    `tensors` are `checks.AVATAR_TENSORS`, `PIXEL_TENSORS`, and `IDLE_TENSORS` or none of these.
+    `tensors` are `checks.AVATAR_TENSORS`, `PIXEL_TENSORS`, and `IDLE_TENSORS` and `ALPHA_TENSORS`
+    or none of these.
     A reader sees the old folder, the new one, or for a moment none, never a mixture.
 
     Raises:

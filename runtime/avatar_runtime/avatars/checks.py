@@ -25,6 +25,9 @@ PIXEL_TENSORS: Final = ("pixels", "pixel_offsets")
 """Tensors of `pixels.safetensors`."""
 IDLE_TENSORS: Final = ("idle_pixels", "idle_offsets")
 """Optional tensors of `pixels.safetensors`; both or none."""
+ALPHA_TENSORS: Final = ("alpha_pixels", "alpha_offsets")
+"""Optional tensors of `pixels.safetensors`; both or none: a PNG file in grey for each frame."""
+_OPTIONAL: Final = (IDLE_TENSORS, ALPHA_TENSORS)
 MAX_TENSOR_BYTES: Final = 16 << 30
 """Bytes of one tensor at most. A 1080p frame takes about 0.7 MB."""
 _LATENT_CHANNELS: Final = 8  # masked latent and reference latent
@@ -48,6 +51,8 @@ def layout(manifest: Manifest) -> Layout:
         "pixel_offsets": ("int64", (n + 1,)),
         "idle_pixels": ("uint8", (None,)),
         "idle_offsets": ("int64", (n + 1,)),
+        "alpha_pixels": ("uint8", (None,)),
+        "alpha_offsets": ("int64", (n + 1,)),
     }
 
 
@@ -62,8 +67,8 @@ def check_layout(manifest: Manifest, found: Mapping[str, tuple[str, tuple[int, .
     expected = layout(manifest)
     if unknown := sorted(found.keys() - expected.keys()):
         raise ValueError(f"tensor {unknown[0][:64]!r} is unknown")
-    idle = IDLE_TENSORS if any(name in found for name in IDLE_TENSORS) else ()
-    for name in (*AVATAR_TENSORS, *PIXEL_TENSORS, *idle):
+    optional = [n for names in _OPTIONAL if any(n in found for n in names) for n in names]
+    for name in (*AVATAR_TENSORS, *PIXEL_TENSORS, *optional):
         if name not in found:
             raise ValueError(f"tensor {name} is missing")
         dtype, shape = expected[name]
@@ -91,8 +96,9 @@ def check(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> None:
             _check_frame(manifest, tensors, index)
         except ValueError as error:
             raise ValueError(f"frame {index}: {error}") from error
-    if "idle_offsets" in tensors:
-        _check_offsets("idle", tensors["idle_offsets"], tensors["idle_pixels"].size)
+    for name in ("idle", "alpha"):
+        if f"{name}_offsets" in tensors:
+            _check_offsets(name, tensors[f"{name}_offsets"], tensors[f"{name}_pixels"].size)
     _check_pictures(manifest, tensors)
     mapped_memory.release(tensors.values())
 
@@ -198,11 +204,12 @@ def _box(name: str, row: NDArray[np.int32]) -> Box:
 
 
 def _check_pictures(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> None:
-    for prefix, noun in (("pixel", "picture"), ("idle", "idle picture")):
+    for prefix, noun in (("pixel", "picture"), ("idle", "idle picture"), ("alpha", "alpha")):
+        kind = "png" if prefix == "alpha" else manifest.pixels
         offsets = tensors.get(f"{prefix}_offsets")
         if offsets is None:
             continue
-        data = tensors["pixels" if prefix == "pixel" else "idle_pixels"]
+        data = tensors["pixels" if prefix == "pixel" else f"{prefix}_pixels"]
         for index in range(manifest.frames):
             if index % _RELEASED_FRAMES == 0:
                 mapped_memory.release([data])
@@ -210,7 +217,7 @@ def _check_pictures(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> 
             if prefix == "idle" and not file.size:
                 continue
             try:
-                pictures.check(file, manifest.pixels, manifest.width, manifest.height)
+                pictures.check(file, kind, manifest.width, manifest.height)
             except ValueError as error:
                 raise ValueError(f"frame {index}: the {noun} {error}") from error
 

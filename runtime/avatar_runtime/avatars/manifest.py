@@ -97,6 +97,8 @@ class AvatarInfo:
     content_hash: str
     disclosure: str = ""
     """Text of the visible label; empty for no label."""
+    has_alpha: bool = False
+    """Whether the avatar can be shown over any background."""
 
     @property
     def key(self) -> str:

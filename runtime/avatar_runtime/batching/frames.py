@@ -39,6 +39,15 @@ class FrameRequest:
     right and bottom are the first that are not. `None` shows all of it."""
     patch: bool = False
     """Whether only the part is returned that may differ from the idle picture of the frame."""
+    background: tuple[int, int, int] | None = None
+    """Blue, green and red behind an avatar with alpha; `None` for what its pictures have."""
+    below: bool = False
+    """Whether the alpha is shown as grey below the picture, in an image of twice the height."""
+
+    @property
+    def image_height(self) -> int:
+        """Height of the image in pixels."""
+        return self.height * 2 if self.below else self.height
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from avatar_contracts import exit_status, labels
@@ -148,8 +148,8 @@ def _job(options: argparse.Namespace, out: Path, given: dict[str, Any]) -> Job:
 
 
 def _opened(options: argparse.Namespace) -> dict[str, Any]:
-    from avatar_runtime.preparation import source, sources
-    from avatar_runtime.preparation.sources import watchdog
+    from avatar_runtime.preparation import alpha, source, sources
+    from avatar_runtime.preparation.sources import shaping, watchdog
 
     watchdog.install(_end_process)
     selection = source.SourceOptions(
@@ -159,7 +159,14 @@ def _opened(options: argparse.Namespace) -> dict[str, Any]:
         background=options.background,
     )
     opened = sources.open(options.source, selection)
-    return {"source": opened, "record": opened.info.record()}
+    mattes = None
+    if shaping.TRANSPARENT in opened.info.notes:
+        over_black, over_white = (
+            sources.open(options.source, replace(selection, background=colour))
+            for colour in (alpha.BLACK, alpha.WHITE)
+        )
+        mattes = alpha.DifferenceMattes(over_black, over_white)
+    return {"source": opened, "record": opened.info.record(), "mattes": mattes}
 
 
 def _end_process(path: Path, seconds: float) -> None:

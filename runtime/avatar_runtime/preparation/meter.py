@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-STAGES: Final = ("decode", "detect", "store", "read", "mask", "latents", "idle")
-"""Stages by their order; `latents` and `idle` run the model, the others only the processor."""
+STAGES: Final = ("decode", "detect", "store", "read", "mask", "latents", "idle", "alpha")
+"""Stages by their order; `latents` and `idle` run the model, the others only the processor.
+`alpha` is for sources with transparent pixels only."""
 MODEL_STAGES: Final = ("latents", "idle")
 
 

@@ -15,6 +15,7 @@ import cv2
 
 from avatar_runtime.avatars import preparation
 from avatar_runtime.preparation import (
+    alpha,
     analysis,
     closing,
     making,
@@ -103,6 +104,8 @@ class Job:
     warnings: Sequence[str] = ()
     notes: Sequence[str] = ()
     resume: bool = True
+    mattes: alpha.Mattes | None = None
+    """How opaque the frames are; `None`: wholly."""
 
     def manifest(self, invalid: Sequence[int], frames: int) -> cache.Manifest:
         """Return the manifest for the invalid frames and the number of frames."""
@@ -207,8 +210,17 @@ def _finish(
     closings = job.open_mouths(gaps)
     if closings:
         closing.close(plain, closings, job.model.draw_idle, work, times, progress)
+    if job.mattes is not None:
+        alpha.store(job.mattes, len(found.facts), work, times, progress)
     progress.finish()
-    avatar = publishing.complete(work, found.chunks, folder, job.manifest, has_idle=bool(closings))
+    avatar = publishing.complete(
+        work,
+        found.chunks,
+        folder,
+        job.manifest,
+        has_idle=bool(closings),
+        has_alpha=job.mattes is not None,
+    )
     preview = job.model.draw_preview(avatar)
     written = {
         "path": str(job.out),

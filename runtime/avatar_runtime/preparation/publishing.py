@@ -15,7 +15,7 @@ import numpy as np
 from avatar_runtime import errors
 from avatar_runtime.avatars import cache, checks
 from avatar_runtime.avatars import manifest as manifests
-from avatar_runtime.preparation import analysis, closing, making, tensor_stream
+from avatar_runtime.preparation import alpha, analysis, closing, making, tensor_stream
 from avatar_runtime.preparation.tensor_stream import Stream
 
 if TYPE_CHECKING:
@@ -32,10 +32,16 @@ REPORT: Final = "report.json"
 PREVIEW: Final = "preview.jpg"
 AVATAR_FILE: Final = "avatar.safetensors"
 PIXELS_FILE: Final = "pixels.safetensors"
-_FLAT: Final = {"masks": "mask_offsets", "pixels": "pixel_offsets", "idle_pixels": "idle_offsets"}
+_FLAT: Final = {
+    "masks": "mask_offsets",
+    "pixels": "pixel_offsets",
+    "idle_pixels": "idle_offsets",
+    "alpha_pixels": "alpha_offsets",
+}
 _STAGES: Final = {
     **dict.fromkeys(checks.AVATAR_TENSORS, making.STAGE),
     **dict.fromkeys(checks.IDLE_TENSORS, closing.STAGE),
+    **dict.fromkeys(checks.ALPHA_TENSORS, alpha.STAGE),
     **dict.fromkeys(checks.PIXEL_TENSORS, analysis.STAGE),
 }
 
@@ -59,16 +65,23 @@ def join(staging: Staging, chunks: int, manifest: MakeManifest) -> tuple[Path, c
 
 
 def complete(
-    staging: Staging, chunks: int, folder: Path, manifest: MakeManifest, *, has_idle: bool
+    staging: Staging,
+    chunks: int,
+    folder: Path,
+    manifest: MakeManifest,
+    *,
+    has_idle: bool,
+    has_alpha: bool = False,
 ) -> cache.Avatar:
-    """Add the idle pictures and the manifest, and return the avatar as the runtime reads it.
+    """Add the idle pictures, the alpha and the manifest; return the avatar as the runtime reads it.
 
     Raises:
         AssetError: a tensor is wrong, so that the runtime would refuse the avatar.
         OSError: the disk is full.
     """
-    if has_idle:
-        names = (*checks.PIXEL_TENSORS, *checks.IDLE_TENSORS)
+    added = (checks.IDLE_TENSORS if has_idle else ()) + (checks.ALPHA_TENSORS if has_alpha else ())
+    if added:
+        names = (*checks.PIXEL_TENSORS, *added)
         _write(staging, chunks, folder / PIXELS_FILE, names)
     tensors = _mapped(folder)
     made = _manifest(tensors, manifest)

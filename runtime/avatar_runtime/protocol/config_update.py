@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from avatar_runtime.errors import ProtocolError, shown, supported
-from avatar_runtime.protocol import turn_detection_update
+from avatar_runtime.protocol import config_checks, turn_detection_update
 from avatar_runtime.protocol.audio_formats import FORMATS, AudioFormat
 from avatar_runtime.protocol.session_config import (
+    ALPHA,
     Crop,
     FlowMode,
     Idle,
@@ -89,8 +90,7 @@ class ConfigUpdate:
             self._audio(session.nested("audio"))
         if "avatar" in session:
             self._avatar(session.nested("avatar"))
-        self._check_crop()
-        self._check_region()
+        config_checks.check(self.config)
         self._check_file_size()
         known = {"type", "output_modalities", "audio", "avatar", *self._read_only.session()}
         stored = {name: session.document[name] for name in session.unknown(known)}
@@ -235,55 +235,14 @@ class ConfigUpdate:
             size = video.nested("resolution")
             resolution = (size.integer("width", *PIXEL_RANGE), size.integer("height", *PIXEL_RANGE))
             self._change(resolution=resolution)
-        self._check_even(video)
-
-    def _check_crop(self) -> None:
-        crop, character = self.config.crop, self.config.character
-        if crop is None:
-            return
-        if crop.right > character.width or crop.bottom > character.height:
-            raise ProtocolError(
-                "invalid_value",
-                f"session.avatar.video.crop.bottom_right is [{crop.right}, {crop.bottom}];"
-                f" the picture of {character.name} has {character.width} x {character.height}",
-                param="session.avatar.video.crop.bottom_right",
-                value=[crop.right, crop.bottom],
-                limit=[character.width, character.height],
-            )
-
-    def _check_region(self) -> None:
-        """Refuse patches of encoded video; without video there is nothing to patch."""
-        config = self.config
-        if config.region is not Region.PATCH or not config.video.is_encoded_when_sent:
-            return
-        raise ProtocolError(
-            "invalid_value",
-            f"session.avatar.video.region is patch; must be full in {config.video.value}",
-            param="session.avatar.video.region",
-            value=config.region.value,
-            limit=[Region.FULL.value],
-        )
-
-    def _check_even(self, video: StrictFields) -> None:
-        if not self.config.video.is_encoded_when_sent or self.config.resolution is None:
-            return
-        mode = self.config.video.value
-        for name, pixels in zip(("width", "height"), self.config.resolution, strict=True):
-            param = f"{video.path('resolution')}.{name}"
-            if pixels % 2:
-                raise ProtocolError(
-                    "invalid_value",
-                    f"{param} is {pixels}; must be even in {mode}",
-                    param=param,
-                    value=pixels,
-                    limit="even",
-                )
 
     def _check_file_size(self) -> None:
         """Keep the size of the pictures in a file, which cannot change."""
         before, after = self._before, self.config
         if not before.video is after.video is VideoMode.FMP4:
             return
+        if after.has_alpha != before.has_alpha:
+            raise config_checks.background_error(after, "the file of this session has one height")
         if after.resolution is None:  # another avatar may have another size
             self._change(resolution=before.size)
         elif after.resolution != before.size:
@@ -298,6 +257,17 @@ class ConfigUpdate:
 
     def _audio_deltas(self, avatar: StrictFields) -> None:
         self._change(asked_audio_deltas=avatar.boolean("audio_deltas"))
+
+    def _background(self, avatar: StrictFields) -> None:
+        if avatar.document["background"] is None:
+            self._change(background="")
+            return
+        value = avatar.text("background").lower()
+        if not config_checks.is_background(value):
+            raise avatar.invalid(
+                "background", f"must be null, {ALPHA} or #rrggbb", [ALPHA, "#rrggbb"]
+            )
+        self._change(background=value)
 
     def _idle(self, avatar: StrictFields) -> None:
         self._change(idle=Idle(avatar.choice("idle", [idle.value for idle in Idle])))
@@ -388,6 +358,7 @@ _AVATAR: Final[Mapping[str, Callable[[ConfigUpdate, StrictFields], None]]] = {
     "character": ConfigUpdate._character,
     "output_protocol": ConfigUpdate._output_protocol,
     "video": ConfigUpdate._video,
+    "background": ConfigUpdate._background,
     "audio_deltas": ConfigUpdate._audio_deltas,
     "idle": ConfigUpdate._idle,
     "transport": ConfigUpdate._transport,

@@ -63,6 +63,10 @@ class FrameDue(Generic[W]):
     """The part of the avatar's picture that the frame shows; `None` for all of it."""
     is_patch: bool = False
     """Whether only what differs from the avatar in silence is generated."""
+    background: tuple[int, int, int] | None = None
+    """Blue, green and red behind the avatar; `None` for what its pictures have."""
+    has_alpha: bool = False
+    """Whether the alpha is below the picture, in an image of twice the height."""
 
     @classmethod
     def of(
@@ -97,6 +101,8 @@ class FrameDue(Generic[W]):
             video=config.video,
             crop=config.crop,
             is_patch=config.region is Region.PATCH,
+            background=config.colour_behind,
+            has_alpha=config.has_alpha,
         )
 
 

@@ -96,6 +96,6 @@ class IdleFrames(Generic[W]):
         frame = frame or self._stream.take()
         if frame is not None and config.video is VideoMode.FMP4:
             image = frame.image
-            if not isinstance(image, RawImage) or (image.width, image.height) != config.size:
+            if not isinstance(image, RawImage) or (image.width, image.height) != config.image_size:
                 return None  # it was requested before the client changed the mode
         return frame

@@ -449,8 +449,8 @@ class Session(Generic[W]):
                 raise response_active("session.audio.input.format", after.format.kind)
             if after.video is not before.video and VideoMode.FMP4 in (after.video, before.video):
                 raise response_active("session.avatar.video.mode", after.video.value)
-            if (field := session_config.field_that_moves_patches(before, after)) is not None:
-                raise response_active(field, after.region.value)
+            if (field := session_config.field_that_needs_silence(before, after)) is not None:
+                raise response_active(*field)
         self._mode.configure(after, now)
         if not self._mode.forward(session.document, event_id):
             self._report("session.updated")

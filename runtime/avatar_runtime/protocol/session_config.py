@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urlencode
 
 from avatar_runtime.protocol.audio_formats import PCM_24K, AudioFormat
@@ -89,6 +89,10 @@ class StartTrigger(Enum):
     """The `response.create` after the commit."""
 
 
+ALPHA: Final = "alpha"
+"""The background of a client that shows the avatar over a page of its own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Crop:
     """The part of the avatar's picture that the client sees, in pixels of that picture."""
@@ -130,6 +134,8 @@ class Character:
     """Text for a visible label that says that the video is generated; empty for no label."""
     frames: int = 1
     """Stored frames of the source video, which is played forward and back."""
+    has_alpha: bool = False
+    """Whether it can be shown over any background."""
 
     @property
     def engine_name(self) -> str:
@@ -166,6 +172,8 @@ class SessionConfig:
     crop: Crop | None = None
     """The part of the picture that is shown; `None` shows all of it."""
     region: Region = Region.FULL
+    background: str = ""
+    """A colour, `#rrggbb`, `ALPHA`, or empty for what the pictures of the avatar have."""
     asked_audio_deltas: bool | None = None
     """Whether the client gets sound apart from the video, if it has said so."""
     idle: Idle = Idle.NONE
@@ -193,6 +201,25 @@ class SessionConfig:
             # Chroma has half the size. A resolution of the client is even.
             return width - width % 2, height - height % 2
         return width, height
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether the alpha is below the picture, in images of twice the height."""
+        return self.background == ALPHA
+
+    @property
+    def colour_behind(self) -> tuple[int, int, int] | None:
+        """Blue, green and red behind the avatar; `None` for what its pictures have."""
+        if not self.background:
+            return None
+        red, green, blue = bytes(3) if self.has_alpha else bytes.fromhex(self.background[1:])
+        return blue, green, red
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Width and height of the images in pixels."""
+        width, height = self.size
+        return width, height * 2 if self.has_alpha else height
 
     @property
     def has_video(self) -> bool:
@@ -267,6 +294,7 @@ class SessionConfig:
                     "resolution": {"width": width, "height": height},
                     "crop": None if self.crop is None else self.crop.describe(),
                 },
+                "background": self.background or None,
                 "audio_deltas": self.audio_deltas,
                 "idle": (Idle.STREAM if self.streams_idle_frames else self.idle).value,
                 "transport": self.transport.value,
@@ -281,13 +309,17 @@ class SessionConfig:
         }
 
 
-def field_that_moves_patches(before: SessionConfig, after: SessionConfig) -> str | None:
-    """Return a field whose change gives patches that are on their way a wrong place, or `None`."""
+def field_that_needs_silence(before: SessionConfig, after: SessionConfig) -> tuple[str, str] | None:
+    """Return a field whose change misplaces frames that are on their way, and its new value."""
+    if after.has_alpha != before.has_alpha:
+        return "session.avatar.background", after.background or "null"
     if not after.region is before.region is Region.PATCH:
         return None
     if after.crop != before.crop:
-        return "session.avatar.video.crop"
-    return "session.avatar.video.resolution" if after.size != before.size else None
+        return "session.avatar.video.crop", str(after.crop and list(after.crop.corners))
+    if after.size != before.size:
+        return "session.avatar.video.resolution", str(list(after.size))
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -348,6 +348,8 @@ def _request(session_id: str, due: FrameDue[AudioWindow], clock: SessionClock) -
         raw=due.video.is_encoded_when_sent,
         crop=None if due.crop is None else due.crop.corners,
         patch=due.is_patch,
+        background=due.background,
+        below=due.has_alpha,
     )
 
 
@@ -357,4 +359,4 @@ def _image(frame: Frame) -> Image:
         return PatchImage(frame.image, patch.rect, patch.source_frame)
     if not request.raw:
         return frame.image
-    return RawImage(frame.image, request.width, request.height)
+    return RawImage(frame.image, request.width, request.image_height)

@@ -395,6 +395,7 @@ class Runtime:
                 loaded[name].key,
                 disclosure or loaded[name].disclosure,
                 loaded[name].frames,
+                loaded[name].has_alpha,
             )
             for name in names
             if name in loaded

@@ -43,7 +43,9 @@ def spoil(
     hashed = Manifest(**known)
     document["content_hash"] = cache.hash_content(hashed, tensors)
     path.write_text(json.dumps(document))
-    pixels = {k: v for k, v in tensors.items() if "pixel" in k or k == "idle_offsets"}
+    pixels = {
+        k: v for k, v in tensors.items() if "pixel" in k or k in ("idle_offsets", "alpha_offsets")
+    }
     others = {k: v for k, v in tensors.items() if k not in pixels}
     save_file(
         {k: np.ascontiguousarray(v) for k, v in others.items()}, folder / "avatar.safetensors"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.runtime.avatars.spoiling import Tensors, fault_of, replace_picture, spoil
 
 from avatar_runtime.avatars import cache, pictures
+from avatar_runtime.errors import AssetError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,3 +116,38 @@ def test_a_wrong_idle_picture_is_refused(spoilable: Path, file: bytes, expected:
     spoil(spoilable, change)
 
     assert fault_of(spoilable) == expected
+
+
+def _grey(width: int = 72, height: int = 64) -> bytes:
+    return cv2.imencode(".png", np.full((height, width), 77, np.uint8))[1].tobytes()
+
+
+def test_an_avatar_may_have_alpha(spoilable: Path) -> None:
+    assert not cache.read(spoilable).info.has_alpha
+    with pytest.raises(AssetError, match="frame 1: the alpha cannot be decoded"):
+        cache.read(spoilable).alpha(1)
+
+    spoil(spoilable, lambda tensors: _add_alpha(tensors, _grey()))
+
+    avatar = cache.read(spoilable)
+    assert avatar.info.has_alpha
+    np.testing.assert_array_equal(avatar.alpha(3), np.full((64, 72), 77))
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        (b"", "frame 3: the alpha is empty"),
+        (_GOOD, "frame 3: the alpha is not a PNG file"),
+        (_grey(80), "frame 3: the alpha has 80x64 pixels, the manifest has 72x64"),
+    ],
+    ids=["empty", "jpeg", "size"],
+)
+def test_a_wrong_alpha_is_refused(spoilable: Path, file: bytes, expected: str) -> None:
+    spoil(spoilable, lambda tensors: _add_alpha(tensors, file))
+    assert fault_of(spoilable) == expected
+
+
+def _add_alpha(tensors: Tensors, last: bytes) -> None:
+    parts = [np.frombuffer(part, np.uint8) for part in (*[_grey()] * 3, last)]
+    tensors["alpha_pixels"], tensors["alpha_offsets"] = cache.pack(parts)

@@ -62,7 +62,24 @@ def test_a_clip_becomes_an_avatar_that_the_runtime_reads(
     assert report["mouth_open"]["frames"] == 56
     assert all(avatar.has_idle(i) for i in range(56))
     assert not work_folder.path_of(tmp_path / "avatars" / "eve").exists()
-    assert set(meter.STAGES) == set(report["timings_ms"])
+    assert set(meter.STAGES) - {"alpha"} == set(report["timings_ms"])
+    assert not avatar.info.has_alpha
+
+
+def test_a_picture_with_transparent_pixels_becomes_an_avatar_with_alpha(
+    prepare: Any, frame_of: Any, tmp_path: Path
+) -> None:
+    opaque = np.clip(np.arange(432)[:, None] * 2 - 40 + np.zeros(480), 0, 255).astype(np.uint8)
+    photo = tmp_path / "cut.png"
+    assert cv2.imwrite(str(photo), np.dstack([frame_of(0), opaque]))
+    status, report = prepare(photo, "--background", "#00b140")
+    assert status == 0
+    assert report["timings_ms"]["alpha"]
+    avatar = cache.read(tmp_path / "avatars" / "eve")
+    assert avatar.info.has_alpha
+    assert avatar.backdrop == (0x40, 0xB1, 0)
+    for index in range(avatar.manifest.frames):
+        assert np.abs(avatar.alpha(index).astype(int) - opaque).max() <= 1
 
 
 def test_the_folder_has_the_report_and_a_contact_sheet(

@@ -66,6 +66,7 @@ def test_a_new_session_describes_its_defaults_and_read_only_fields(connect: Conn
             "resolution": {"width": 384, "height": 384},
             "crop": None,
         },
+        "background": None,
         "audio_deltas": True,
         "idle": "none",
         "transport": "json",

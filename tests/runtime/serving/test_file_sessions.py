@@ -174,7 +174,11 @@ async def test_all_modes_show_the_same_pictures_at_the_same_times(
 ) -> None:
     async def run(batch: Sequence[FrameRequest], on_free: Callable[[], None]) -> Sequence[Frame]:
         await asyncio.sleep(0)
-        return [Frame(r, blend_host.encode(_picture(r.frame_index), r)) for r in batch]
+        pictures = [blend_host.shown(_picture(r.frame_index), r) for r in batch]
+        return [
+            Frame(r, blend_host.encode_shown(picture, r))
+            for r, picture in zip(batch, pictures, strict=True)
+        ]
 
     monkeypatch.setattr(engine, "run", run)
     shown = {}

@@ -72,11 +72,13 @@ class _DeviceFrame:
     """`(c, w) float32`: resizes columns of the face to columns of the bounding box."""
     idle: Tensor | None = None
     """`(h, w, 3) uint8`: the bounding box in silence; `None` if that is the source picture."""
+    alpha: Tensor | None = None
+    """`(H, W, 1) uint8`: how opaque the picture is; `None` if it is so wholly."""
 
     @property
     def nbytes(self) -> int:
-        idle = 0 if self.idle is None else self.idle.nbytes
-        return self.source.nbytes + self.mask.nbytes + idle
+        others = sum(t.nbytes for t in (self.idle, self.alpha) if t is not None)
+        return self.source.nbytes + self.mask.nbytes + others
 
 
 class Composer:
@@ -128,15 +130,16 @@ class Composer:
         rows = zip(batch, frames, faces, composed.views(), boxes, strict=True)
         for request, frame, face, view, box in rows:
             opacity = request.window.mouth_opacity
-            if frame.source.shape == view.shape and request.crop is None:
+            is_plain = request.crop is None and request.background is None
+            if frame.source.shape == view.shape and is_plain:
                 view.copy_(frame.source)
                 blend(view, frame, face, opacity)
             else:
                 image = frame.source.clone()
                 blend(image, frame, face, opacity)
-                image = _cropped(image, request)
-                image = self._resized(image, request.height, request.width)
-                view.copy_(image[box.y1 : box.y2, box.x1 : box.x2])
+                backdrop = self._avatars[request.avatar].backdrop
+                planes = self._cut_out(image, request, frame, backdrop)
+                view.copy_(planes[box.y1 : box.y2, box.x1 : box.x2])
         return composed
 
     def clear(self) -> None:
@@ -171,9 +174,12 @@ class Composer:
         if image is None:
             image = avatar.decode(index)
         source = torch.from_numpy(image).to(self._device)
+        alpha = None
+        if avatar.info.has_alpha:
+            alpha = torch.from_numpy(avatar.alpha(index)[..., None]).to(self._device)
         if not avatar.valid(index):
             nothing = torch.empty(0, 0, 1, dtype=torch.int32, device=self._device)
-            return _DeviceFrame(source, slice(0), slice(0), nothing, nothing, nothing)
+            return _DeviceFrame(source, slice(0), slice(0), nothing, nothing, nothing, alpha=alpha)
         box, mask = avatar.box(index), avatar.mask(index)
         inner = avatar.blended(index).relative_to(box)
         rows, columns = slice(inner.y1, inner.y2), slice(inner.x1, inner.x2)
@@ -189,6 +195,7 @@ class Composer:
             row_weights=self._resize_weights(crop, box.height, method)[rows],
             column_weights=self._resize_weights(crop, box.width, method)[columns].T,
             idle=self._idle(avatar, index, frame_rows, frame_columns),
+            alpha=alpha,
         )
 
     def _idle(self, avatar: Avatar, index: int, rows: slice, columns: slice) -> Tensor | None:
@@ -196,6 +203,26 @@ class Composer:
             return None
         shown = np.ascontiguousarray(idle_pictures.decode(avatar, index)[rows, columns])
         return torch.from_numpy(shown).to(self._device)
+
+    def _cut_out(
+        self,
+        image: Tensor,
+        request: FrameRequest,
+        frame: _DeviceFrame,
+        backdrop: tuple[int, int, int],
+    ) -> Tensor:
+        """Return a picture in the crop and size of a request, as `blend_host.cut_out` does."""
+        size = request.height, request.width
+        if request.background is None or frame.alpha is None:
+            return self._resized(_cropped(image, request), *size)
+        step = [after - before for after, before in zip(request.background, backdrop, strict=True)]
+        steps = torch.tensor(step, dtype=torch.float32, device=image.device)
+        image = image + ((255 - frame.alpha.float()) * steps / 255).round_()
+        over = self._resized(_cropped(image.clamp_(0, 255), request), *size)
+        if not request.below:
+            return over
+        grey = self._resized(_cropped(frame.alpha, request), *size)
+        return torch.cat([over, grey.expand(-1, -1, 3)])
 
     def _resized(self, image: Tensor, height: int, width: int) -> Tensor:
         """Return an image in another size, filtered as in `blend_host.encode_jpeg`."""

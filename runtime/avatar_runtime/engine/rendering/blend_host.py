@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from avatar_runtime.avatars import geometry, idle_pictures
+from avatar_runtime.avatars import backdrops, geometry, idle_pictures
 from avatar_runtime.engine.rendering import resize
 
 if TYPE_CHECKING:
@@ -60,17 +60,30 @@ def patch(
     return where, _blend(below, np.asarray(resized[rows, columns], np.uint8), mask[rows, columns])
 
 
-def encode(image: NDArray[np.uint8], request: FrameRequest) -> bytes:
-    """Return a picture of an avatar, `(h, w, 3) uint8` BGR, as a request for all of it shows it."""
-    return encode_shown(shown(image, request), request)
-
-
 def shown(image: NDArray[np.uint8], request: FrameRequest) -> NDArray[np.uint8]:
     """Return a picture of an avatar, `(h, w, 3) uint8` BGR, in the crop and size of a request."""
     if request.crop is not None:
         left, top, right, bottom = request.crop
         image = np.ascontiguousarray(image[top:bottom, left:right])
     return resized(image, request.width, request.height)
+
+
+def cut_out(
+    image: NDArray[np.uint8], request: FrameRequest, avatar: Avatar, index: int
+) -> NDArray[np.uint8]:
+    """Return a picture as `shown` does, over the background of a request.
+
+    With `request.below` the alpha follows below it as grey, and the picture has premultiplied alpha
+    if the background is black.
+    """
+    if request.background is None:
+        return shown(image, request)
+    alpha = avatar.alpha(index)
+    over = shown(backdrops.replace(image, alpha, avatar.backdrop, request.background), request)
+    if not request.below:
+        return over
+    grey = cv2.cvtColor(shown(alpha, request), cv2.COLOR_GRAY2BGR)
+    return np.asarray(np.vstack([over, grey]), np.uint8)
 
 
 def encode_shown(image: NDArray[np.uint8], request: FrameRequest) -> bytes:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from avatar_runtime.avatars import cache, idle_pictures
 from avatar_runtime.batching.frames import Frame
 from avatar_runtime.engine.device import MIB
-from avatar_runtime.engine.rendering import blend_host, patches
+from avatar_runtime.engine.rendering import patches
 from avatar_runtime.engine.rendering.lru import LRUCache
 
 if TYPE_CHECKING:
@@ -19,8 +19,16 @@ CACHE_BYTES: Final = 32 * MIB
 """A thousand JPEG images of the usual size: the timelines of a few avatars. Raw images are about
 ten times as large and have a cache of their own, so that they do not evict the others."""
 
-Key = tuple[str, int, int, int, int | None, tuple[int, int, int, int] | None]
-"""Key of the avatar, stored frame, width, height, JPEG quality (`None` if raw) and crop."""
+Key = tuple[
+    str,
+    int,
+    tuple[int, int],
+    int | None,
+    tuple[int, int, int, int] | None,
+    tuple[tuple[int, int, int] | None, bool],
+]
+"""Key of the avatar, stored frame, width and height, JPEG quality (`None` if raw), crop, and the
+background."""
 
 
 class IdleFrames:
@@ -41,13 +49,15 @@ class IdleFrames:
         index = cache.fold(request.source_frame, avatar.manifest.frames)
 
         def encode() -> bytes:
-            return blend_host.encode(idle_pictures.decode(avatar, index), request)
+            return patches.frame(request, avatar, index, idle_pictures.decode(avatar, index)).image
 
         if request.patch and request.window.silent:
             return patches.nothing(request, index)
         if request.patch:  # of a simulated device, whose frames all show the silence
             return patches.frame(request, avatar, index, idle_pictures.decode(avatar, index))
         quality = None if request.raw else request.quality
-        key = (avatar.info.key, index, request.width, request.height, quality, request.crop)
+        background = (request.background, request.below)
+        size = (request.width, request.height)
+        key = (avatar.info.key, index, size, quality, request.crop, background)
         images = self._raw if request.raw else self._jpeg
         return Frame(request, images.get(key, encode))

@@ -37,7 +37,7 @@ def frame(request: FrameRequest, avatar: Avatar, index: int, image: NDArray[np.u
     box = part(request, avatar, index)
     if not box.width:
         return nothing(request, index)
-    shown = blend_host.shown(image, request)[box.y1 : box.y2, box.x1 : box.x2]
+    shown = blend_host.cut_out(image, request, avatar, index)[box.y1 : box.y2, box.x1 : box.x2]
     return Frame(request, blend_host.encode_shown(shown, request), place(request, index, box))
 
 
@@ -52,7 +52,7 @@ def part(request: FrameRequest, avatar: Avatar, index: int) -> Box:
     It has no area if nothing differs.
     """
     if not request.patch:
-        return Box(0, 0, request.width, request.height)
+        return Box(0, 0, request.width, request.image_height)
     picture = (0, 0, avatar.manifest.width, avatar.manifest.height)
     crop = Box(*(request.crop or picture))
     return rectangle(avatar.blended(index), crop, request.width, request.height)

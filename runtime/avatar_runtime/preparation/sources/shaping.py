@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from avatar_runtime.errors import SourceError
 from avatar_runtime.preparation.sources import colours, fitting, orientation
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from avatar_runtime.preparation.source import SourceOptions
     from avatar_runtime.preparation.sources.fitting import Fit
     from avatar_runtime.preparation.sources.orientation import Orientation
+
+TRANSPARENT: Final = "the source has transparent pixels, which show the background colour"
+"""The note about a source whose first frame has pixels that are not opaque."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ def shape_of(path: str, frame: Any, aspect: Fraction | None, options: SourceOpti
         notes.append(f"the picture is {turn.describe()}" if turn.exact else turn.describe())
     notes += colours.read(frame).notes()
     if colours.transparent(frame):
-        notes.append("the source has transparent pixels, which show the background colour")
+        notes.append(TRANSPARENT)
     return Shape(stored, square, turn, fit, (*notes, *fit.notes()))
 
 

@@ -92,7 +92,17 @@ BENCHES: Final = (
         what="1,000,000 random messages against the protocol of sessions",
         is_long=True,
     ),
-    Bench("video", "localcluster.bench.video", what="JPEG, H.264 and a file: bytes, CPU, quality"),
+    Bench("video", "localcluster.bench.video", what="each form of video: bytes, CPU, quality"),
+    Bench(
+        "background",
+        "localcluster.bench.background",
+        what="a key colour and alpha: bytes, CPU, and quality at the edge",
+    ),
+    Bench(
+        "video-settings",
+        "localcluster.bench.video_settings",
+        what="settings of the H.264 encoder: bytes, CPU, quality",
+    ),
     Bench(
         "slow-clients",
         "localcluster.bench.slow_clients",

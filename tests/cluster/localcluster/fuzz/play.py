@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from localcluster.fuzz.stages import Stage
 
 CHARACTERS: Final = {
-    "anna": Character("anna", 384, 384),
+    "anna": Character("anna", 384, 384, has_alpha=True),
     "ben": Character("ben", 256, 320, fps=30, key="ben@2", disclosure="Made by a machine."),
 }
 _LIMITS: Final = (
@@ -227,7 +227,7 @@ class Play:
         else:
             image: Image = self._jpeg
             if frame.video.is_encoded_when_sent:
-                image = RawImage(self._jpeg, frame.width, frame.height)
+                image = RawImage(self._jpeg, frame.width, frame.height << frame.has_alpha)
             elif frame.is_patch:
                 width, height = (
                     random.randrange(0, n + 1, 16) for n in (frame.width, frame.height)

@@ -74,6 +74,7 @@ FIELDS: Final[Mapping[str, Choices]] = {
         ),
         ({"x": 0}, {"top_left": [0, 0], "bottom_right": [5000, 64]}, {"top_left": [0, 0]}),
     ),
+    "avatar.background": ((None, "#00FF00", "alpha"), ("green", "#0f0", {"color": "#00ff00"})),
     "avatar.audio_deltas": ((True, True, False), (1,)),
     "avatar.idle": (("none", "stream"), ("stop",)),
     "avatar.transport": (("json", "binary", "binary"), ("BINARY",)),

@@ -230,7 +230,7 @@ def test_a_part_of_the_picture_is_that_of_the_host(
     expected = blend_host.resized(np.ascontiguousarray(whole[30:121, 20:121]), *size)
     assert view.shape == expected.shape
     assert np.abs(view.numpy().astype(int) - expected).max() <= 2
-    jpeg = np.frombuffer(blend_host.encode(whole, asked), np.uint8)
+    jpeg = np.frombuffer(blend_host.encode_shown(blend_host.shown(whole, asked), asked), np.uint8)
     shown = np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR))
     assert shown.shape == expected.shape
     assert cv2.PSNR(shown, expected) > 30
