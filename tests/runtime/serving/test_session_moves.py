@@ -39,6 +39,13 @@ pytestmark = pytest.mark.slow
 
 Event = dict[str, Any]
 engine = test_resume.engine
+PAUSE = json.dumps(
+    {
+        "type": "session.update",
+        "session": {"type": "realtime", "avatar": {"flow": {"overrun": "pause"}}},
+    }
+)
+"""Asks for each frame, also on a machine that is too slow for them."""
 
 
 async def post(served: Served, path: str, body: Any, token: str = "") -> tuple[int, Any]:
@@ -113,7 +120,7 @@ async def test_a_session_moves_in_the_middle_of_a_sentence(
         two_pods(serve, engine) as pods,
         calling(pods[0]) as caller,
     ):
-        flow = {"window_ms": 200}
+        flow = {"window_ms": 200, "overrun": "pause"}
         avatar = {"video": {"mode": mode}, "transport": transport, "flow": flow}
         session = {"type": "realtime", "avatar": avatar}
         caller.script = [json.dumps({"type": "session.update", "session": session})]
@@ -151,7 +158,7 @@ async def test_a_session_moves_in_the_middle_of_a_sentence(
 
 async def test_a_session_that_waits_for_its_client_moves(serve: Serve, engine: FakeEngine) -> None:
     async with two_pods(serve, engine) as (first, second), calling(first) as caller:
-        caller.script = [append(speech(FRAMES, 0)), COMMIT]
+        caller.script = [PAUSE, append(speech(FRAMES, 0)), COMMIT]
         await caller.write()
         await caller.read(lambda event: event.get("frame_index") == 5)
         assert caller.socket is not None
@@ -215,7 +222,7 @@ async def test_what_cannot_move_says_so_and_stays(
         assert (status, answer["error"]["code"]) == (409, "session_not_asked")
         status, answer = await post(first, "/sess_x/export", {})
         assert (status, answer["error"]["code"]) == (404, "session_not_found")
-        caller.script = [append(speech(FRAMES, 0)), COMMIT]
+        caller.script = [PAUSE, append(speech(FRAMES, 0)), COMMIT]
         await caller.write()
         await caller.read(lambda event: event["type"] == "response.done")
         document = await export(first, caller.session_id, destination="pod-b")
@@ -234,7 +241,7 @@ async def test_a_document_that_is_too_large_keeps_its_session(
     serve: Serve, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with two_pods(serve, engine) as (first, _), calling(first) as caller:
-        caller.script = [append(speech(FRAMES, 0)), COMMIT]
+        caller.script = [PAUSE, append(speech(FRAMES, 0)), COMMIT]
         await caller.write()
         await caller.read(lambda event: event.get("frame_index") == 5)
         with monkeypatch.context() as context:
@@ -321,7 +328,7 @@ async def test_a_drain_asks_at_its_deadline_those_that_are_left_to_move(
 ) -> None:
     async with two_pods(serve, engine, AVATAR_DRAIN_TIMEOUT_S="1") as (first, second):
         async with calling(first) as caller:
-            caller.script = [append(speech(FRAMES, 0))]
+            caller.script = [PAUSE, append(speech(FRAMES, 0))]
             await caller.write()
             await caller.read(lambda event: event.get("frame_index") == 5)
             draining = asyncio.create_task(first.runtime.drain())
@@ -363,7 +370,7 @@ async def test_the_time_of_a_drain_counts_from_its_start(serve: Serve, engine: F
 
 async def test_only_one_of_two_requests_gets_a_session(serve: Serve, engine: FakeEngine) -> None:
     async with two_pods(serve, engine) as (first, second), calling(first) as caller:
-        caller.script = [append(speech(FRAMES, 0)), COMMIT]
+        caller.script = [PAUSE, append(speech(FRAMES, 0)), COMMIT]
         await caller.write()
         await caller.read(lambda event: event.get("frame_index") == 5)
         path = f"/{caller.session_id}/export"
@@ -395,7 +402,7 @@ async def test_a_session_that_comes_back_is_not_asked_again(
         await take(served, await export(served, caller.session_id, only_if_asked=True))
         await caller.open()
         await caller.read(lambda event: event["type"] == "session.resumed")
-        caller.script, caller.sent = [append(speech(FRAMES, 0)), COMMIT], 0
+        caller.script, caller.sent = [PAUSE, append(speech(FRAMES, 0)), COMMIT], 0
         await caller.write()
         await caller.read(lambda event: event["type"] == "response.done")
         assert len(caller.resumed) == 1
@@ -412,7 +419,7 @@ async def test_no_document_is_a_fault_of_the_runtime(serve: Serve, engine: FakeE
     rng = Random(5)
     wrong: list[object] = [None, -1, 2**60, 0.5, True, "x" * 70, [], {}]
     async with two_pods(serve, engine) as (first, second), calling(first) as caller:
-        caller.script = [append(speech(FRAMES, 0))]
+        caller.script = [PAUSE, append(speech(FRAMES, 0))]
         await caller.write()
         await caller.read(lambda event: event.get("frame_index") == 5)
         document = await export(first, caller.session_id)
