@@ -139,8 +139,11 @@ class SessionMover:
                 return None
             if answer.status == 200:
                 return await self._import(session_id, answer.body, source, destinations)
-            if answer.status == 410 and (value := answer.error.get("value")):
-                return self._remember(session_id, f"{source.namespace}/{value}")
+            if answer.status == 410:
+                key = f"{source.namespace}/{answer.error.get('value')}"
+                # A pod leads no caller to another service.
+                if any(each.key == key for each in self._registry.candidates(service)):
+                    return self._remember(session_id, key)
             _log.info(
                 "session stays pod=%s status=%d code=%s",
                 source.key,

@@ -6,14 +6,12 @@ import json
 from typing import TYPE_CHECKING, Final
 
 from avatar_runtime.errors import supported
-from avatar_runtime.protocol import document_fields
+from avatar_runtime.protocol import config_checks, document_fields
 from avatar_runtime.protocol.config_update import (
-    BACKGROUNDS,
     BITRATE_RANGE,
     MAX_STORED_CHARACTERS,
     PIXEL_RANGE,
     WINDOW_MS_RANGE,
-    is_background,
 )
 from avatar_runtime.protocol.document_fields import (
     Choice,
@@ -61,7 +59,7 @@ _CONFIG: Final[Table] = {
     "video": Choice(VideoMode),
     "names_avatar": Flag(),
     "region": Choice(Region),
-    "background": Text(),
+    "background": Text(16),
     "resolution": Maybe(Pair(Count(*PIXEL_RANGE), Count(*PIXEL_RANGE))),
     "asked_audio_deltas": Maybe(Flag()),
     "idle": Choice(Idle),
@@ -121,8 +119,12 @@ def read(fields: StrictFields, characters: Mapping[str, Character]) -> SessionCo
     if size > MAX_STORED_CHARACTERS:
         limit = f"the stored fields must have at most {MAX_STORED_CHARACTERS} characters"
         raise fields.invalid("stored", f"{limit}, they have {size}", MAX_STORED_CHARACTERS)
-    _check_size(config, fields)
-    _check_picture(config, fields)
+    if config.background and not config_checks.is_background(config.background):
+        raise fields.invalid("background", "must be a colour, alpha or empty", None)
+    if config.crop is not None and min(config.crop.size) < PIXEL_RANGE[0]:
+        smallest = f"must be at least {PIXEL_RANGE[0]} pixels wide and high"
+        raise fields.invalid("crop", smallest, PIXEL_RANGE[0])
+    config_checks.check(config)
     return config
 
 
@@ -136,33 +138,3 @@ def _character(fields: StrictFields, characters: Mapping[str, Character]) -> Cha
         expected = f"this pod serves version {character.version}"
         raise fields.error("avatar_not_found", "version", expected, character.version)
     return character
-
-
-def _check_picture(config: SessionConfig, fields: StrictFields) -> None:
-    """Check the rules of `session.update` for patches and the background."""
-    is_patch = config.region is Region.PATCH
-    fits = not (is_patch and config.video.is_encoded_when_sent)
-    document_fields.check(fits, fields, "region", f"must be full in {config.video.value}")
-    if not config.background:
-        return
-    document_fields.check(
-        is_background(config.background), fields, "background", f"must be {BACKGROUNDS}"
-    )
-    fits = config.character.has_alpha and not is_patch
-    document_fields.check(fits, fields, "background", "must be empty without alpha or with patches")
-
-
-def _check_size(config: SessionConfig, fields: StrictFields) -> None:
-    crop, character = config.crop, config.character
-    if crop is not None:
-        is_within = crop.right <= character.width and crop.bottom <= character.height
-        document_fields.check(
-            is_within and min(crop.size) >= PIXEL_RANGE[0],
-            fields,
-            "crop",
-            f"must be within {character.width} x {character.height},"
-            f" at least {PIXEL_RANGE[0]} pixels wide and high",
-        )
-    if config.video.is_encoded_when_sent and config.resolution is not None:
-        is_even = all(pixels % 2 == 0 for pixels in config.resolution)
-        document_fields.check(is_even, fields, "resolution", "must be even")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from avatar_runtime.errors import ProtocolError, shown, supported
-from avatar_runtime.protocol import turn_detection_update
+from avatar_runtime.protocol import config_checks, turn_detection_update
 from avatar_runtime.protocol.audio_formats import FORMATS, AudioFormat
 from avatar_runtime.protocol.session_config import (
     ALPHA,
@@ -39,8 +38,6 @@ AVATAR_MODALITY: Final = "avatar"
 """The modality of Azure Voice Live by which a client asks for video."""
 MAX_NAMES: Final = 8
 """Fields that one warning names, at most."""
-BACKGROUNDS: Final = f"{ALPHA} or #rrggbb"
-_COLOUR: Final = re.compile(r"#[0-9a-f]{6}")
 _NEUTRAL: Final = frozenset({"tool_choice", "max_output_tokens", "include", "truncation"})
 """Fields that clients always send: without tools and text their values mean nothing here."""
 _READ_ONLY: Final = (
@@ -93,9 +90,7 @@ class ConfigUpdate:
             self._audio(session.nested("audio"))
         if "avatar" in session:
             self._avatar(session.nested("avatar"))
-        self._check_crop()
-        self._check_region()
-        self._check_background()
+        config_checks.check(self.config)
         self._check_file_size()
         known = {"type", "output_modalities", "audio", "avatar", *self._read_only.session()}
         stored = {name: session.document[name] for name in session.unknown(known)}
@@ -240,60 +235,6 @@ class ConfigUpdate:
             size = video.nested("resolution")
             resolution = (size.integer("width", *PIXEL_RANGE), size.integer("height", *PIXEL_RANGE))
             self._change(resolution=resolution)
-        self._check_even(video)
-
-    def _check_crop(self) -> None:
-        crop, character = self.config.crop, self.config.character
-        if crop is None:
-            return
-        if crop.right > character.width or crop.bottom > character.height:
-            raise ProtocolError(
-                "invalid_value",
-                f"session.avatar.video.crop.bottom_right is [{crop.right}, {crop.bottom}];"
-                f" the picture of {character.name} has {character.width} x {character.height}",
-                param="session.avatar.video.crop.bottom_right",
-                value=[crop.right, crop.bottom],
-                limit=[character.width, character.height],
-            )
-
-    def _check_region(self) -> None:
-        """Refuse patches of encoded video; without video there is nothing to patch."""
-        config = self.config
-        if config.region is not Region.PATCH or not config.video.is_encoded_when_sent:
-            return
-        raise ProtocolError(
-            "invalid_value",
-            f"session.avatar.video.region is patch; must be full in {config.video.value}",
-            param="session.avatar.video.region",
-            value=config.region.value,
-            limit=[Region.FULL.value],
-        )
-
-    def _check_background(self) -> None:
-        """Refuse a background of an avatar that was not cut out, and of patches."""
-        config = self.config
-        is_cut_out = config.character.has_alpha
-        if not config.background or (is_cut_out and config.region is Region.FULL):
-            return
-        fault = "must be null with video.region patch"
-        if not is_cut_out:
-            fault = f"must be null, since {config.character.name} has no alpha"
-        raise _background_error(config, fault)
-
-    def _check_even(self, video: StrictFields) -> None:
-        if not self.config.video.is_encoded_when_sent or self.config.resolution is None:
-            return
-        mode = self.config.video.value
-        for name, pixels in zip(("width", "height"), self.config.resolution, strict=True):
-            param = f"{video.path('resolution')}.{name}"
-            if pixels % 2:
-                raise ProtocolError(
-                    "invalid_value",
-                    f"{param} is {pixels}; must be even in {mode}",
-                    param=param,
-                    value=pixels,
-                    limit="even",
-                )
 
     def _check_file_size(self) -> None:
         """Keep the size of the pictures in a file, which cannot change."""
@@ -301,7 +242,7 @@ class ConfigUpdate:
         if not before.video is after.video is VideoMode.FMP4:
             return
         if after.has_alpha != before.has_alpha:
-            raise _background_error(after, "the file of this session has one height")
+            raise config_checks.background_error(after, "the file of this session has one height")
         if after.resolution is None:  # another avatar may have another size
             self._change(resolution=before.size)
         elif after.resolution != before.size:
@@ -322,8 +263,10 @@ class ConfigUpdate:
             self._change(background="")
             return
         value = avatar.text("background").lower()
-        if not is_background(value):
-            raise avatar.invalid("background", f"must be null or {BACKGROUNDS}", [ALPHA, "#rrggbb"])
+        if not config_checks.is_background(value):
+            raise avatar.invalid(
+                "background", f"must be null, {ALPHA} or #rrggbb", [ALPHA, "#rrggbb"]
+            )
         self._change(background=value)
 
     def _idle(self, avatar: StrictFields) -> None:
@@ -371,11 +314,6 @@ class ConfigUpdate:
             )
 
 
-def is_background(text: str) -> bool:
-    """Return whether a text names a background: `ALPHA`, or a colour in lower case."""
-    return text == ALPHA or _COLOUR.fullmatch(text) is not None
-
-
 def _crop(video: StrictFields) -> Crop:
     fields = video.nested("crop")
     left, top = fields.integers("top_left", 2)
@@ -385,12 +323,6 @@ def _crop(video: StrictFields) -> Crop:
         smallest = f"must be at least {PIXEL_RANGE[0]} pixels right of and below top_left"
         raise fields.invalid("bottom_right", smallest, PIXEL_RANGE[0])
     return crop
-
-
-def _background_error(config: SessionConfig, fault: str) -> ProtocolError:
-    param, value = "session.avatar.background", config.background or None
-    message = f"{param} is {value or 'null'}; {fault}"
-    return ProtocolError("invalid_value", message, param=param, value=value)
 
 
 def _size(size: tuple[int, int]) -> str:

@@ -44,11 +44,13 @@ MEMORY_PERIOD_S: Final = 0.25
 AVATAR_PERIOD_S: Final = 5.0
 """How often the folder of avatars is looked at: a new avatar is served after 5 s at most, and one
 that is removed after 10 s."""
-MOVE_S: Final = 20.0
-"""How long the sessions that outlast a drain can be moved to other pods, before they end."""
+MOVE_S: Final = 15.0
+"""How long the sessions that outlast a drain can be moved to other pods, before they end. With the
+time for the close frames it fits into what a pod has after the drain timeout."""
 ASK_PERIOD_S: Final = 1.0
 """How often a session that cannot move yet is looked at again in this time."""
-_CLOSE_GRACE_S: Final = 5.0  # for the close frames after the drain timeout
+CLOSE_GRACE_S: Final = 5.0
+"""For the close frames after the drain timeout."""
 _LOAD_AGE_S: Final = 0.5  # percentiles are sorted at most twice per second
 
 _log = logging.getLogger(__name__)
@@ -169,7 +171,7 @@ class Runtime:
             _log.warning("drain timed out sessions=%d", self.slots.sessions)
             await self._move_sessions()
             self._end_sessions()
-            await self._wait_until_empty(self.clock() + _CLOSE_GRACE_S)
+            await self._wait_until_empty(self.clock() + CLOSE_GRACE_S)
 
     async def _move_sessions(self) -> None:
         """Ask all sessions to move, and wait until they have, at most `MOVE_S`."""
@@ -183,7 +185,7 @@ class Runtime:
     async def stop(self) -> None:
         """Stop the engine."""
         self.slots.is_ready = False
-        await self._wait_until_empty(self.clock() + _CLOSE_GRACE_S)
+        await self._wait_until_empty(self.clock() + CLOSE_GRACE_S)
         await self._endpoints.close()
         self.video_encoders.close()
         await self._engine.stop()

@@ -65,7 +65,7 @@ def restore(fields: StrictFields, heading: Heading, runtime: Runtime) -> LiveSes
     dialect = translation.by_name(heading.dialect)
     live = LiveSession(session, runtime, clock, tokens, dialect)
     live.former_ids = heading.known_ids
-    live.remaining_s = heading.remaining_s
+    live.remaining_s = min(heading.remaining_s, runtime.settings.sessions.max_duration_s)
     live.replay.restore(fields.nested("replay"))
     return live
 

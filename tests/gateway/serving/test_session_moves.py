@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -114,6 +115,22 @@ async def test_a_session_that_another_gateway_has_moved_is_found(gateway: Any) -
     await come_back(gateway, session)
     assert [len(other.requests) for other in others] == [0, 1]
     assert [other.moves for other in others] == [[], []]
+
+
+@pytest.mark.parametrize("value", ["other", "", None, 7, "../p1", "p1"])
+async def test_a_pod_leads_no_caller_to_another_service(gateway: Any, value: object) -> None:
+    source, (_,), session = await pods_of(gateway, 2)
+    other = await gateway.pod("other")
+    gateway.registry.set_pod(replace(other.as_pod(), service="acme/other"))
+    gateway.report_state(source, draining=True, free=0)
+    source.exported = (410, {"error": {"code": "session_moved", "value": value}})
+    if value == "p1":  # the other pod of the service
+        await come_back(gateway, session)
+        assert source.requests == []
+        return
+    await come_back(gateway, session)
+    assert other.requests == []
+    assert len(source.requests) == 1
 
 
 async def test_moves_are_followed_from_pod_to_pod(gateway: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import dataclasses
 import json
 import wave
 from collections import defaultdict
@@ -25,10 +26,24 @@ from avatar_runtime.audio.utterance import AudioOptions
 from avatar_runtime.audio.voice_activity import SileroDetector
 from avatar_runtime.errors import ProtocolError
 from avatar_runtime.protocol import config_document, session_document
-from avatar_runtime.protocol.audio_formats import PCM_24K
+from avatar_runtime.protocol.audio_formats import FORMATS, PCM_24K
 from avatar_runtime.protocol.media import RawImage
 from avatar_runtime.protocol.session import Session, SessionLimits
-from avatar_runtime.protocol.session_config import ReadOnlyFields, SessionConfig
+from avatar_runtime.protocol.session_config import (
+    Character,
+    Crop,
+    FlowMode,
+    Idle,
+    Overrun,
+    ReadOnlyFields,
+    Region,
+    SessionConfig,
+    StartTrigger,
+    Transport,
+    VideoMode,
+)
+from avatar_runtime.protocol.strict_fields import StrictFields
+from avatar_runtime.protocol.turn_detection import TurnDetection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -500,3 +515,57 @@ def test_another_version_of_the_avatar_is_refused(spoken: dict[str, Any]) -> Non
     with pytest.raises(ProtocolError) as found:
         opened(document, 50.0)
     assert (found.value.code, found.value.param) == ("avatar_not_found", "config.character.version")
+
+
+def test_every_setting_of_a_session_moves_with_it() -> None:
+    anna = Character("anna", 512, 512, has_alpha=True)
+    config = SessionConfig(
+        anna,
+        format=FORMATS[-1],
+        quality=71,
+        bitrate=300_000,
+        video=VideoMode.JPEG,
+        names_avatar=True,
+        resolution=(320, 240),
+        crop=Crop(10, 20, 330, 260),
+        background="#00ff00",
+        asked_audio_deltas=False,
+        idle=Idle.STREAM,
+        transport=Transport.BINARY,
+        flow=FlowMode.ACK,
+        window_ms=700,
+        overrun=Overrun.PAUSE,
+        asked_start=StartTrigger.COMMIT,
+        turn_detection=TurnDetection(threshold=0.7, asked=("threshold",)),
+        stored={"instructions": "Be kind."},
+        stored_input={"noise_reduction": None},
+        stored_output={"speed": 1.0},
+    )
+    patches = SessionConfig(anna, region=Region.PATCH, video=VideoMode.NONE)
+    default = SessionConfig(anna)
+    for field in dataclasses.fields(SessionConfig):
+        name = field.name
+        values = [getattr(each, name) for each in (config, patches, default)]
+        assert name == "character" or values[:2] != [values[2]] * 2, f"{name} is not tried"
+    for each in (config, patches):
+        document = json.loads(json.dumps(config_document.export(each)))
+        assert config_document.read(StrictFields(document), {"anna": anna}) == each
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"region": "patch", "video": "h264"}, "session.avatar.video.region"),
+        ({"background": "#00ff00"}, "session.avatar.background"),
+        ({"background": "red"}, "background"),
+        ({"resolution": [321, 240], "video": "h264"}, "session.avatar.video.resolution.width"),
+        ({"crop": {"left": 0, "top": 0, "right": 8, "bottom": 8}}, "crop"),
+    ],
+    ids=str,
+)
+def test_settings_that_do_not_fit_are_refused(changes: dict[str, Any], param: str) -> None:
+    anna = Character("anna", 512, 512)
+    document = config_document.export(SessionConfig(anna)) | changes
+    with pytest.raises(ProtocolError) as found:
+        config_document.read(StrictFields(document), {"anna": anna})
+    assert found.value.param == param

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import asynccontextmanager
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -25,6 +26,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from avatar_contracts import labels, session_ids
+from avatar_operator.core.manifests import pod
 from avatar_runtime.protocol import session_document
 from avatar_runtime.serving import runtime
 
@@ -400,3 +402,27 @@ async def test_a_session_that_comes_back_is_not_asked_again(
         await export(served, caller.session_id, only_if_asked=True)
         async with asyncio.timeout(15):
             await draining
+
+
+def test_a_pod_has_time_to_give_its_sessions_away() -> None:
+    assert runtime.MOVE_S + 2 * runtime.CLOSE_GRACE_S < pod.GRACE_MARGIN_S
+
+
+async def test_no_document_is_a_fault_of_the_runtime(serve: Serve, engine: FakeEngine) -> None:
+    rng = Random(5)
+    wrong: list[object] = [None, -1, 2**60, 0.5, True, "x" * 70, [], {}]
+    async with two_pods(serve, engine) as (first, second), calling(first) as caller:
+        caller.script = [append(speech(FRAMES, 0))]
+        await caller.write()
+        await caller.read(lambda event: event.get("frame_index") == 5)
+        document = await export(first, caller.session_id)
+        for part in (document, document["replay"], document["resume"], document["config"]):
+            for name in list(part):
+                value = part[name]
+                for part[name] in rng.sample(wrong, 2):
+                    status, answer = await post(second, "", document)
+                    assert status in (200, 400), (name, part[name], answer)
+                    for taken in list(second.runtime.connections):
+                        taken.end(1000, "the next document is for the same session")
+                    await second.eventually(lambda: second.runtime.slots.sessions == 0, "freed")
+                part[name] = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import av
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 from av.video.frame import PictureType
 
+from avatar_runtime.avatars import cache
 from avatar_runtime.engine.rendering import blend_host
 from avatar_runtime.errors import EncoderError
 from avatar_runtime.protocol.media import Encoding, RawImage
+from avatar_runtime.video import h264
 from avatar_runtime.video.h264 import H264Encoder
 
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+AVATARS = Path(__file__).parents[3] / "examples" / "avatars"
 KEYFRAME = Encoding(keyframe=True, quality=80, bitrate=2_000_000)
 DELTA = Encoding(keyframe=False, quality=80, bitrate=2_000_000)
 IDR, SPS, PPS = 5, 7, 8
@@ -114,6 +118,26 @@ def test_a_higher_quality_takes_more_bytes_and_is_closer_to_the_source() -> None
         errors.append(-cv2.PSNR(np.asarray(frame.to_ndarray(format="bgr24"), np.uint8), image))
     assert sizes == sorted(set(sizes))
     assert errors == sorted(errors, reverse=True)
+
+
+def test_a_head_that_moves_takes_fewer_bytes_than_with_the_settings_of_the_preset(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    avatar = cache.read(AVATARS / "anna")
+    raw = [_raw(blend_host.resized(avatar.frame(index), 640, 360)) for index in range(12)]
+    sizes, quality = {}, {}
+    for name, settings in {"own": h264._X264_SEARCH, "preset": "aq-mode=1:subme=1"}.items():
+        monkeypatch.setattr(h264, "_X264_SEARCH", settings)
+        encoder = H264Encoder(25)
+        units = [
+            encoder.encode(image, KEYFRAME if n == 0 else DELTA) for n, image in enumerate(raw)
+        ]
+        sizes[name] = sum(map(len, units))
+        planes = [np.asarray(frame.to_ndarray(format="yuv420p")) for frame in _decoded(units)]
+        sent = [np.frombuffer(image.planes, np.uint8).reshape(540, 640) for image in raw]
+        quality[name] = np.mean([cv2.PSNR(a, b) for a, b in zip(planes, sent, strict=True)])
+    assert sizes["own"] < 0.9 * sizes["preset"]
+    assert quality["own"] >= quality["preset"]
 
 
 def test_the_bitrate_bounds_the_stream() -> None:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from avatar_operator.core.resources.service import Service
 
 GRACE_MARGIN_S: Final = 30
-"""Added to the drain timeout, so that the runtime can handle SIGTERM after preStop has ended."""
+"""Added to the drain timeout: after preStop has ended, the runtime asks the sessions that are left
+to move to other pods, and ends them after 15 s."""
 
 
 _RENDERING: Final = 2

@@ -99,6 +99,11 @@ BENCHES: Final = (
         what="a key colour and alpha: bytes, CPU, and quality at the edge",
     ),
     Bench(
+        "video-settings",
+        "localcluster.bench.video_settings",
+        what="settings of the H.264 encoder: bytes, CPU, quality",
+    ),
+    Bench(
         "slow-clients",
         "localcluster.bench.slow_clients",
         what="20 clients of 1 Mbit/s each, and 20 that stop reading, in virtual time",

@@ -116,20 +116,24 @@ def compare(drawn: Sequence[Image], width: int, height: int) -> dict[str, Any]:
 
 
 def equal(
-    images: Sequence[Image], jpeg: dict[str, float], name: str, found: dict[int, dict[str, float]]
+    images: Sequence[Image],
+    jpeg: dict[str, float],
+    name: str,
+    found: dict[int, dict[str, float]],
+    encoder: Callable[[int], H264Encoder] = H264Encoder,
 ) -> dict[str, float]:
     """Return the figures of the lowest quality of H.264 that is as good as JPEG, or of the best.
 
-    `found` keeps the figures by quality.
+    `found` keeps the figures by quality; `encoder` makes an encoder for a frame rate.
     """
     low, high = 1, 100  # the answer is in here
     while low < high:
         middle = (low + high) // 2
         if middle not in found:
-            found[middle] = measure(images, *h264_of(images, middle))
+            found[middle] = measure(images, *h264_of(images, middle, encoder))
         low, high = (low, middle) if found[middle][name] >= jpeg[name] else (middle + 1, high)
     if low not in found:
-        found[low] = measure(images, *h264_of(images, low))
+        found[low] = measure(images, *h264_of(images, low, encoder))
     return {"quality": low, **found[low]}
 
 
@@ -205,10 +209,12 @@ def _decoded(file: bytes) -> Image:
     return np.asarray(cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR), np.uint8)
 
 
-def h264_of(images: Sequence[Image], quality: int) -> tuple[list[bytes], list[Image], float]:
+def h264_of(
+    images: Sequence[Image], quality: int, make: Callable[[int], H264Encoder] = H264Encoder
+) -> tuple[list[bytes], list[Image], float]:
     """Return the access units, the decoded images and the CPU seconds of the encoding."""
     height, width = images[0].shape[:2]
-    encoder = H264Encoder(FPS)
+    encoder = make(FPS)
 
     def encode(position: int, image: Image) -> bytes:
         keyframe = position % (KEYFRAME_PERIOD_S * FPS) == 0
