@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from websockets.exceptions import ConnectionClosed
 
 from avatar_client import errors
+from avatar_contracts import refusals
 from avatar_contracts.backoff import Backoff
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ RESUMABLE: Final = frozenset({1001, 1006, 1011, 1012, 4413})
 """Close codes after which the server holds the session."""
 MAX_KEPT_BYTES: Final = 32 * 2**20
 """Sent messages that may have to be sent again; more than sockets on both sides hold."""
-_TRY_LATER: Final = 1013
-"""Close code of a server that holds the session and cannot continue it now."""
 _FIRST_PAUSE_S: Final = 0.1
 _MAX_PAUSE_S: Final = 1.0
 
@@ -168,7 +167,7 @@ class ResumingSocket:
         answer = json.loads(await self._socket.recv())
         if answer.get("type") != "session.resumed":
             await self._socket.wait_closed()
-            is_final = self._socket.close_code not in (_TRY_LATER, *RESUMABLE)
+            is_final = self._socket.close_code not in (refusals.TRY_LATER_CLOSE, *RESUMABLE)
             raise (_CannotResume if is_final else _NotYet)(str(answer.get("error")))
         self._keep_token(answer)
         missing = self._sent - int(answer["input_messages"])

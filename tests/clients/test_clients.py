@@ -5,9 +5,7 @@ They run the scripts of docs/clients.md, unchanged.
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from tests import programs
 from tests.clients import environments
 
 ROOT: Final = Path(__file__).parents[2]
@@ -96,19 +95,7 @@ def _check(result: dict[str, Any]) -> None:
 
 async def _run(*command: str, **variables: str) -> dict[str, Any]:
     """Run a script, and return the JSON object that it prints last."""
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        env={**os.environ, **variables},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(LIMIT_S):
-            printed, errors = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        printed, errors = await process.communicate()
-        pytest.fail(f"three turns were not finished in {LIMIT_S} s: {errors.decode()[-2000:]}")
-    assert process.returncode == 0, errors.decode()[-3000:]
-    result: dict[str, Any] = json.loads(printed.decode().splitlines()[-1])
+    ended = await programs.run(*command, limit_s=LIMIT_S, **variables)
+    assert ended.status == 0, ended.errors[-3000:]
+    result: dict[str, Any] = json.loads(ended.output.splitlines()[-1])
     return result

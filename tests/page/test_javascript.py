@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from tests import programs
 from tests.clients import environments
 from tests.clients.conftest import running
 from tests.page.cutting_proxy import CuttingProxy
@@ -36,20 +37,8 @@ PROJECTS: Final = {
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
-async def _run(*command: str) -> tuple[int, str]:
-    """Run a program, and return its status and what it printed."""
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    try:
-        async with asyncio.timeout(LIMIT_S):
-            printed, _ = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        printed, _ = await process.communicate()
-        pytest.fail(f"no end in {LIMIT_S} s: {printed.decode()[-2000:]}")
-    assert process.returncode is not None
-    return process.returncode, printed.decode()
+async def _run(*command: str) -> programs.Ended:
+    return await programs.run(*command, limit_s=LIMIT_S)
 
 
 @pytest.mark.parametrize("name", PROJECTS)
@@ -69,15 +58,15 @@ async def test_the_types_are_right(name: str, tmp_path: Path) -> None:
     project = tmp_path / "tsconfig.json"
     project.write_text(json.dumps(document))
     compiler = folder / "node_modules/.bin/tsc"
-    status, printed = await _run(str(compiler), "-p", str(project))
-    assert (status, printed) == (0, "")
+    ended = await _run(str(compiler), "-p", str(project))
+    assert (ended.status, ended.output + ended.errors) == (0, "")
 
 
 @pytest.mark.parametrize("file", sorted(TESTS.glob("*.test.mjs")), ids=lambda file: file.stem)
 async def test_the_parts_do_what_they_say(file: Path) -> None:
     node, _ = environments.node()
-    status, printed = await _run(str(node), "--test", str(file))
-    assert status == 0, printed[-6000:]
+    ended = await _run(str(node), "--test", str(file))
+    assert ended.status == 0, (ended.output + ended.errors)[-6000:]
 
 
 def test_no_file_is_long() -> None:
@@ -91,7 +80,8 @@ async def test_the_package_can_be_packed_and_imported_by_its_name(tmp_path: Path
     shutil.copytree(PAGE / "client", package)
     script = 'import { createSession } from "avatar-client"; console.log(typeof createSession);'
     (tmp_path / "script.mjs").write_text(script)
-    assert await _run(str(node), str(tmp_path / "script.mjs")) == (0, "function\n")
+    ended = await _run(str(node), str(tmp_path / "script.mjs"))
+    assert (ended.status, ended.output + ended.errors) == (0, "function\n")
     packed = json.loads((package / "package.json").read_text())
     assert (packed["name"], packed["type"]) == ("avatar-client", "module")
     assert "dependencies" not in packed
@@ -103,9 +93,9 @@ async def _drive(port: int, options: dict[str, str], socket: str = "global") -> 
     given = str(folder / "node_modules/ws/wrapper.mjs") if socket == "ws" else ""
     arguments = (f"http://127.0.0.1:{port}", str(ROOT / "examples/speech.wav"))
     script = str(TESTS / "session.mjs")
-    status, printed = await _run(str(node), script, *arguments, json.dumps(options), given)
-    assert status == 0, printed
-    result: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    ended = await _run(str(node), script, *arguments, json.dumps(options), given)
+    assert ended.status == 0, ended.output + ended.errors
+    result: dict[str, Any] = json.loads(ended.output.splitlines()[-1])
     return result
 
 

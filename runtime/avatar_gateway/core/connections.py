@@ -121,22 +121,27 @@ class ConnectionTable(Generic[_Connection]):
             if is_waiting:
                 group[connection] = None
 
-    def set_address(self, connection: _Connection, address: str | None) -> bool:
+    def set_address(self, connection: _Connection, address: str) -> Admission[_Connection]:
         """Count the connection of a trusted proxy for the client of its request.
 
-        Returns:
-            Whether the client has fewer connections than the limit.
+        At the limit of the client, it takes the place of the one of its connections that has waited
+        longest. A refused connection stays in the table, and counts for whom it counted before.
         """
+        admission: Admission[_Connection] = Admission()
         if connection not in self._address_of or self._address_of[connection] == address:
-            return True
+            return admission
         if self._is_full(address):
-            return False
+            oldest = next(iter(self._addresses[address].waiting), None)
+            if oldest is None:
+                return Admission(Refusal.ADDRESS)
+            admission = Admission(displaced=oldest)
+            self.remove(oldest)
         is_waiting = connection in self._waiting
         self.set_waiting(connection, is_waiting=False)
         self._assign(connection, address)
         if is_waiting:
             self.set_waiting(connection, is_waiting=True)
-        return True
+        return admission
 
     def _is_full(self, address: str | None) -> bool:
         found = self._addresses.get(address) if address is not None else None

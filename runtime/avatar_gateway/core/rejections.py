@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from avatar_contracts import refusals
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -12,8 +14,6 @@ if TYPE_CHECKING:
 
 RETRY_AFTER_S: Final = 5
 """`Retry-After` of a rejection for missing capacity: about the start time of a warm pod."""
-RESUME_REFUSED: Final = 4411
-"""Close code of a caller whose session cannot be continued."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ _MAPPINGS: Final[Mapping[str, RejectionMapping]] = {
         426, None, (("Upgrade", "websocket"), ("Connection", "Upgrade"))
     ),
     "no_capacity": RejectionMapping(503, 1013, _RETRY),
-    "resume_refused": RejectionMapping(404, RESUME_REFUSED),
+    refusals.RESUME_REFUSED: RejectionMapping(404, refusals.RESUME_REFUSED_CLOSE),
     "draining": RejectionMapping(503, 1013, _RETRY),
     "not_ready": RejectionMapping(503, 1013, _RETRY),
 }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
+from avatar_contracts import refusals
 from avatar_contracts.rate_limit import Rate
 from avatar_gateway import errors
 from avatar_gateway.core import credentials, rejections, requests
@@ -117,7 +118,7 @@ class Gateway:
             self._metrics.count_rejection(rejection.code)
             close_code = rejections.mapping_of(rejection.code).close_code
             # A pod can refuse to resume only after the upgrade, and both must look the same.
-            closes = requests.wants_close_code(query) or close_code == rejections.RESUME_REFUSED
+            closes = requests.wants_close_code(query) or close_code == refusals.RESUME_REFUSED_CLOSE
             if close_code is None or not closes:
                 return answers.of_rejection(rejection)
             return await self._accept_and_close(

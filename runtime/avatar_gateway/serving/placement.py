@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
-from avatar_contracts import labels, tokens
+from avatar_contracts import labels, refusals, tokens
 from avatar_gateway import errors
 from avatar_gateway.core import routing
 from avatar_gateway.core.frames import NORMAL
@@ -164,7 +164,7 @@ class Placer:
             except errors.PodError as error:
                 _log.info("pod did not resume the session pod=%s problem=%s", key, error.problem)
         # The words are those of a pod: a stranger does not learn which sessions exist.
-        raise errors.Rejection("resume_refused", "no session can be resumed with this id and token")
+        raise errors.Rejection(refusals.RESUME_REFUSED, refusals.RESUME_REFUSED_MESSAGE)
 
     async def end_session(self, placed: PlacedSession, code: int = NORMAL) -> None:
         """Close the connection to the pod if it is open, and release the placement.

@@ -17,6 +17,7 @@ from aiohttp import web
 from avatar_contracts import tls
 from avatar_contracts.addresses import address_key
 from avatar_gateway.core.connections import (
+    Admission,
     ConnectionTable,
     Limits,
     Refusal,
@@ -93,7 +94,11 @@ class Listener:
     def on_request(self, connection: Connection, client: str | None) -> bool:
         """Record a request of a connection; `client` is the client of a trusted proxy."""
         self._table.set_waiting(connection, is_waiting=False)
-        return client is None or self._table.set_address(connection, client)
+        if client is None:
+            return True
+        admission = self._table.set_address(connection, client)
+        self._make_room(admission)
+        return admission.refusal is None
 
     def on_message(self, connection: Connection) -> None:
         """Record that a connection waits no more for what was asked of it."""
@@ -178,13 +183,16 @@ class Listener:
             self.count(admission.refusal.value)
             self._refuse(accepted, admission.refusal)
             return
-        if admission.displaced is not None:
-            self.count("displaced")
-            admission.displaced.close_at_once()
+        self._make_room(admission)
         task = loop.create_task(self._serve(connection, accepted), name="connection")
         self._tasks.add(task)
         connection.abort_handshake = task.cancel
         task.add_done_callback(self._tasks.discard)
+
+    def _make_room(self, admission: Admission[Connection]) -> None:
+        if admission.displaced is not None:
+            self.count("displaced")
+            admission.displaced.close_at_once()
 
     async def _serve(self, connection: Connection, accepted: socket.socket) -> None:
         try:

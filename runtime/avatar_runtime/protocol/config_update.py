@@ -218,13 +218,11 @@ class ConfigUpdate:
         for name in video.unknown(_VIDEO):
             self._warn_no_effect(video, name)
         if "mode" in video:
-            mode = video.choice("mode", [mode.value for mode in VideoMode])
-            self._change(video=VideoMode(mode))
+            self._change(video=video.member("mode", VideoMode))
         elif "codec" in video:
             self._change(video=_MODE_OF_CODEC[video.choice("codec", list(_MODE_OF_CODEC))])
         if "region" in video:
-            region = video.choice("region", [region.value for region in Region])
-            self._change(region=Region(region))
+            self._change(region=video.member("region", Region))
         if "crop" in video:
             self._change(crop=None if video.document["crop"] is None else _crop(video))
         if "quality" in video:
@@ -270,28 +268,24 @@ class ConfigUpdate:
         self._change(background=value)
 
     def _idle(self, avatar: StrictFields) -> None:
-        self._change(idle=Idle(avatar.choice("idle", [idle.value for idle in Idle])))
+        self._change(idle=avatar.member("idle", Idle))
 
     def _flow(self, avatar: StrictFields) -> None:
         flow = avatar.nested("flow")
         if "mode" in flow:
-            value = flow.choice("mode", [mode.value for mode in FlowMode])
-            self._change(flow=FlowMode(value))
+            self._change(flow=flow.member("mode", FlowMode))
         if "window_ms" in flow:
             self._change(window_ms=flow.integer("window_ms", *WINDOW_MS_RANGE))
         if "overrun" in flow:
-            value = flow.choice("overrun", [overrun.value for overrun in Overrun])
-            self._change(overrun=Overrun(value))
+            self._change(overrun=flow.member("overrun", Overrun))
 
     def _transport(self, avatar: StrictFields) -> None:
-        value = avatar.choice("transport", [transport.value for transport in Transport])
-        self._change(transport=Transport(value))
+        self._change(transport=avatar.member("transport", Transport))
 
     def _drive(self, avatar: StrictFields) -> None:
         drive = avatar.nested("drive")
         if "start" in drive:
-            value = drive.choice("start", [start.value for start in StartTrigger])
-            self._change(asked_start=StartTrigger(value))
+            self._change(asked_start=drive.member("start", StartTrigger))
 
     def _ignore_read_only(self, fields: StrictFields, values: Mapping[str, object]) -> None:
         for name, value in values.items():

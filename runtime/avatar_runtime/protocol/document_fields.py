@@ -216,7 +216,7 @@ class Choice:
 
     def read(self, fields: StrictFields, name: str, now: float) -> Enum:
         """Return the member."""
-        return self.members(fields.choice(name, [member.value for member in self.members]))
+        return fields.member(name, self.members)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from enum import Enum
+from typing import TYPE_CHECKING, TypeVar
 
 from avatar_runtime.errors import ProtocolError, shown, supported
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
+
+_Member = TypeVar("_Member", bound=Enum)
 
 
 class StrictFields:
@@ -72,6 +75,10 @@ class StrictFields:
         if value not in choices:
             raise self.invalid(name, supported(choices), list(choices))
         return value
+
+    def member(self, name: str, kind: type[_Member]) -> _Member:
+        """Return a required member of an enumeration whose values are strings."""
+        return kind(self.choice(name, [member.value for member in kind]))
 
     def nested(self, name: str) -> StrictFields:
         """Return a required object."""

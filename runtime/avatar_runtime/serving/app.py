@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from avatar_contracts import refusals
 from avatar_runtime.errors import ProtocolError, Rejection
 from avatar_runtime.protocol import resume
 from avatar_runtime.serving import (
@@ -137,7 +138,7 @@ async def _resume(
     except WebSocketDisconnect:
         _log.info("client left before it resumed its session")
     except ProtocolError as error:
-        if error.close == live_session.REFUSED:
+        if error.close == refusals.RESUME_REFUSED_CLOSE:
             runtime.metrics.count_resume("refused")
         _log.info("resume refused code=%s", error.code)
         await live_session.close_refused(websocket, error)
@@ -172,7 +173,7 @@ async def _find(
         live = sessions.find(session_id, message)
         live.admit(message)
     except ProtocolError as error:
-        if error.code == live_session.RESUME_REFUSED:
+        if error.code == refusals.RESUME_REFUSED:
             if not sessions.failed.admits(session_id, runtime.clock()):
                 await asyncio.Event().wait()
         raise

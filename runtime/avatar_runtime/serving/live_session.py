@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from starlette.websockets import WebSocketDisconnect
 
+from avatar_contracts import refusals
 from avatar_runtime.errors import ProtocolError
 from avatar_runtime.protocol import resume_limits, server_events, session_document
 from avatar_runtime.protocol.dialects import translation
@@ -35,15 +36,10 @@ if TYPE_CHECKING:
 
 REPLACED: Final = 4409
 """Close code of a connection whose session continues on another one."""
-REFUSED: Final = 4411
-"""Close code of a connection that cannot continue a session."""
 MOVED: Final = 1012
 """Close code of a connection whose session continues on another pod."""
 ASKED_S: Final = 1.0
 """Time from `session.migrate` to the end of the connection."""
-RESUME_REFUSED: Final = "resume_refused"
-"""The code of the one answer to all sessions and tokens that are unknown, wrong or expired."""
-_TRY_LATER: Final = 1013
 _REPLACED: Final = "the session continues on another connection"
 
 _log = logging.getLogger(__name__)
@@ -175,7 +171,7 @@ class LiveSession:
                 param="last_seq",
                 value=request.last_seq,
                 limit=last_seq,
-                close=REFUSED,
+                close=refusals.RESUME_REFUSED_CLOSE,
             )
         now = self.runtime.clock()
         if not self._resumes.admits(now):
@@ -380,10 +376,10 @@ class LiveSession:
                 param="last_seq",
                 value=request.last_seq,
                 limit=messages.first_kept,
-                close=REFUSED,
+                close=refusals.RESUME_REFUSED_CLOSE,
             )
             self.runtime.metrics.count_resume("gap")
-            self.session.end(REFUSED, error.code, self.clock())
+            self.session.end(refusals.RESUME_REFUSED_CLOSE, error.code, self.clock())
             await close_refused(attachment.websocket, error)
             return None
         self.replay.forget(request.last_seq)
@@ -409,7 +405,9 @@ def moving() -> ProtocolError:
 def refused() -> ProtocolError:
     """Return the one answer to all sessions and tokens that are unknown, wrong or expired."""
     return ProtocolError(
-        RESUME_REFUSED, "no session can be resumed with this id and token", close=REFUSED
+        refusals.RESUME_REFUSED,
+        refusals.RESUME_REFUSED_MESSAGE,
+        close=refusals.RESUME_REFUSED_CLOSE,
     )
 
 
@@ -423,7 +421,7 @@ def _too_often(wait_s: float) -> ProtocolError:
         f" try again in {math.ceil(wait_s)} s",
         param="resume",
         limit=limit,
-        close=_TRY_LATER,
+        close=refusals.TRY_LATER_CLOSE,
     )
 
 
@@ -431,4 +429,5 @@ async def close_refused(websocket: WebSocket, error: ProtocolError) -> None:
     """Send an error and close the connection, which carries no session."""
     described = server_events.error(error, None)
     with suppress(WebSocketDisconnect):
-        await rejections.close(websocket, described, error.close or REFUSED, error.code)
+        code = error.close or refusals.RESUME_REFUSED_CLOSE
+        await rejections.close(websocket, described, code, error.code)

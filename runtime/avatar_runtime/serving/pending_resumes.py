@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from avatar_contracts import refusals
 from avatar_runtime.errors import ProtocolError
 from avatar_runtime.protocol import resume_limits
 from avatar_runtime.serving import live_session
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 RESUME_S: Final = 5.0
 """How long a connection with `?resume=` may take to continue a session."""
-TRY_LATER: Final = 1013
-"""Close code of a client that may try again."""
 
 
 @dataclass(eq=False, slots=True)
@@ -86,5 +85,5 @@ def _displaced() -> ProtocolError:
         f"{limit} newer connections wait to resume; send session.resume at once, and try again",
         value=limit + 1,
         limit=limit,
-        close=TRY_LATER,
+        close=refusals.TRY_LATER_CLOSE,
     )

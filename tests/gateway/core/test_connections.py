@@ -76,10 +76,16 @@ def test_only_the_oldest_waiting_connection_is_displaced(
         elif step == "end":
             table.remove(chosen)
             del kept[chosen]
-        elif step == "client":
+        elif step == "client" and address is not None:
             old, waits = kept[chosen]
-            allowed = old == address or not full
-            assert table.set_address(chosen, address) == allowed
+            of_address = [one for one, each in kept.items() if each == (address, True)]
+            victims = of_address[:1] if full and old != address else []
+            allowed = old == address or not full or bool(victims)
+            admission = table.set_address(chosen, address)
+            assert admission.refusal is (None if allowed else Refusal.ADDRESS)
+            assert admission.displaced == (victims[0] if victims else None)
+            for victim in victims:
+                del kept[victim]
             if allowed and old != address:
                 kept.pop(chosen)
                 kept[chosen] = (address, waits)

@@ -63,6 +63,25 @@ async def test_silent_callers_keep_nobody_from_the_gateway(
         assert refused.value.response.status_code == 429
 
 
+async def test_silent_callers_behind_a_proxy_keep_nobody_of_their_address_out(
+    make_gateway: Callable[..., AbstractAsyncContextManager[Any]],
+) -> None:
+    limits = Limits(100, 3)
+    async with (
+        make_gateway(limits=limits, trusted_proxies=LOOPBACK) as gateway,
+        AsyncExitStack() as stack,
+    ):
+        await gateway.pod("p1", capacity=20)
+        resume = f"&resume={session_ids.new('p1')}"
+        office = {"X-Forwarded-For": "192.0.2.7"}
+        silent = [await stack.enter_async_context(_open(gateway, resume, office)) for _ in range(3)]
+        own = await stack.enter_async_context(_open(gateway, resume, office))
+        await own.send("session.resume")
+        assert await own.recv() == "session.resume"
+        with pytest.raises(ConnectionClosed):
+            await silent[0].recv()
+
+
 async def test_a_pod_can_tell_callers_apart_and_not_who_they_are(
     make_gateway: Callable[..., AbstractAsyncContextManager[Any]],
 ) -> None:
