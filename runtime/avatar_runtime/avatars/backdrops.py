@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import cv2
 import numpy as np
 
 if TYPE_CHECKING:
@@ -33,7 +34,11 @@ def replace(
     """Return a picture, `(h, w, 3) uint8` BGR, over another colour; `alpha` is `(h, w) uint8`."""
     if before == after:
         return picture
-    step = np.subtract(after, before, dtype=np.int32)
-    # For each alpha, what is added to each channel, rounded to nearest.
-    table = np.rint((255 - np.arange(256))[:, None] * step / 255).astype(np.int16)
-    return np.asarray(np.clip(picture + table[alpha], 0, 255), np.uint8)
+    steps = [new - old for new, old in zip(after, before, strict=True)]
+    clear = cv2.cvtColor(~alpha, cv2.COLOR_GRAY2BGR)
+    # Each is rounded to nearest. A channel rises or falls, so that the order has no effect.
+    for apply, sign in ((cv2.add, 1), (cv2.subtract, -1)):
+        part = [max(0, sign * step) for step in steps]
+        if any(part):
+            picture = apply(picture, cv2.multiply(clear, (*part, 0), scale=1 / 255))
+    return np.asarray(picture, np.uint8)
