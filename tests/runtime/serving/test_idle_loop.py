@@ -18,10 +18,12 @@ from avatar_runtime.protocol.session_config import Character
 from avatar_runtime.serving import idle_loop
 from avatar_runtime.serving.idle_loop import IdleLoop
 
+from .conftest import FakeEngine
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from tests.runtime.serving.conftest import Serve
+    from .conftest import Serve
 
 AVATARS = Path(__file__).parents[3] / "examples/avatars"
 DEADLINE_S = 60.0
@@ -204,6 +206,42 @@ async def test_a_picture_is_cached_by_its_version(serve: Serve) -> None:
         served.engine.failing = True
         failed = await http.get("/v1/avatars/anna/idle/4.jpg")
         assert (failed.status_code, failed.json()["error"]["code"]) == (500, "internal_error")
+
+
+async def test_a_client_that_leaves_its_socket_costs_no_picture(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, made, answer = asyncio.Event(), list[int](), FakeEngine.idle_frames
+    has_begun = asyncio.Event()
+
+    async def idle_frames(engine: Any, requests: Any) -> Any:
+        made.extend(request.source_frame for request in requests)
+        has_begun.set()
+        await gate.wait()
+        return await answer(engine, requests)
+
+    monkeypatch.setattr(FakeEngine, "idle_frames", idle_frames)
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        serve() as served,
+        httpx.AsyncClient(base_url=f"http://{served.sessions}", timeout=DEADLINE_S) as http,
+    ):
+        first = asyncio.create_task(http.get("/v1/avatars/anna/idle/1.jpg"))
+        await has_begun.wait()
+        host, _, port = served.sessions.rpartition(":")
+        for number in (2, 3):
+            _, writer = await asyncio.open_connection(host, int(port))
+            path = f"/v1/avatars/anna/idle/{number}.jpg"
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: {served.sessions}\r\n\r\n".encode())
+            # An answer to a second request on the port says that the first one was read.
+            assert (await http.get("/v1/avatars")).status_code == 200
+            writer.close()
+        assert (await http.get("/v1/avatars")).status_code == 200
+        last = asyncio.create_task(http.get("/v1/avatars/anna/idle/4.jpg"))
+        assert (await http.get("/v1/avatars")).status_code == 200
+        gate.set()
+        assert [answer.status_code for answer in (await first, await last)] == [200, 200]
+    assert made == [1, 4]
 
 
 async def test_a_pod_that_needs_a_session_token_shows_none_without_it(serve: Serve) -> None:
