@@ -73,10 +73,13 @@ def _check_outputs(options: argparse.Namespace) -> None:
         if path is not None
     )
     faults = [fault for fault in checked if fault is not None]
-    is_file = options.video == "fmp4" and options.transport == "binary"
-    if is_file and any(path is not None for option, path, _ in outputs if option != "--json"):
+    records = [option for option, path, _ in outputs if path is not None and option != "--json"]
+    if records and options.video == "fmp4" and options.transport == "binary":
         expected = "json, since binary messages do not say where their frames are"
         faults.append(Fault("--transport", "binary", expected))
+    if records and options.video == "none":
+        expected = f"jpeg, h264 or fmp4, since {records[0]} shows frames"
+        faults.append(Fault("--video", "none", expected))
     if faults:
         raise errors.SettingsError(*faults)
 

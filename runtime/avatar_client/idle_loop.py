@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import time
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -19,12 +20,17 @@ if TYPE_CHECKING:
 MAX_BYTES: Final = 2 << 20
 """Of one picture."""
 _TIMEOUT_S: Final = 20.0  # without a byte
+_MAX_ATTEMPTS: Final = 20
+"""At one picture, while the server is busy."""
+_MAX_RETRY_AFTER_S: Final = 10
+"""Until the next attempt, whatever the server asks for."""
 
 
 async def fetch(target: Target, frames: Iterable[VideoFrame]) -> Mapping[str, bytes]:
     """Return the JPEG file of each picture that the frames need, by `Patch.picture`.
 
-    The session of the frames is still open, so that the server keeps its version of the avatar.
+    The session of the frames is still open, so that the server keeps its version of the avatar. A
+    server that is busy is asked again, when it says.
 
     Raises:
         RecordingError: the server does not give a picture.
@@ -45,16 +51,34 @@ def _fetch(target: Target, pictures: list[str]) -> dict[str, bytes]:
     try:
         for picture in pictures:
             # A path has the host of the session: the key goes nowhere else.
-            connection.request("GET", picture, headers=headers)
-            answer = connection.getresponse()
-            body = answer.read(MAX_BYTES + 1)
-            if answer.status != http.client.OK:
-                raise errors.RecordingError(picture, f"the server answered {answer.status}")
-            if len(body) > MAX_BYTES:
-                raise errors.RecordingError(picture, f"it has more than {MAX_BYTES} bytes")
-            found[picture] = body
+            found[picture] = _fetch_one(connection, picture, headers)
     except (OSError, http.client.HTTPException) as error:
         raise errors.RecordingError("the idle loop", str(error)) from error
     finally:
         connection.close()
     return found
+
+
+def _fetch_one(
+    connection: http.client.HTTPConnection, picture: str, headers: Mapping[str, str]
+) -> bytes:
+    for attempt in range(1, _MAX_ATTEMPTS + 1):
+        connection.request("GET", picture, headers=dict(headers))
+        answer = connection.getresponse()
+        body = answer.read(MAX_BYTES + 1)
+        if answer.status == http.client.SERVICE_UNAVAILABLE and attempt < _MAX_ATTEMPTS:
+            time.sleep(_wait_s(answer.headers.get("Retry-After", "")))
+            continue
+        if answer.status != http.client.OK:
+            raise errors.RecordingError(picture, f"the server answered {answer.status}")
+        if len(body) > MAX_BYTES:
+            raise errors.RecordingError(picture, f"it has more than {MAX_BYTES} bytes")
+        return body
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _wait_s(retry_after: str) -> int:
+    """Return the seconds until the next attempt; a date or nonsense counts as one second."""
+    if not (retry_after.isascii() and retry_after.isdigit()):
+        return 1
+    return min(int(retry_after[:6]), _MAX_RETRY_AFTER_S)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from time import monotonic
@@ -142,16 +143,12 @@ def summarise(reports: Sequence[Report]) -> Mapping[str, Any]:
     by_ending = {
         ending.value: sum(report.ended == ending.value for report in reports) for ending in Ending
     }
-    reasons: dict[str, int] = {}
-    for report in reports:
-        if report.code:
-            reasons[f"{report.ended}:{report.code}"] = (
-                reasons.get(f"{report.ended}:{report.code}", 0) + 1
-            )
+    failed = [(f"{report.ended}:{report.code}", report.detail) for report in reports if report.code]
     return {
         "sessions": len(reports),
         **by_ending,
-        "reasons": reasons,
+        "reasons": Counter(reason for reason, _ in failed),
+        "first_messages": dict(reversed(failed)),
         "utterances": sum(report.utterances for report in reports),
         "frames": sum(report.frames for report in reports),
         "frames_due": sum(report.frames_due for report in reports),

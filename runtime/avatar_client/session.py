@@ -30,6 +30,9 @@ Target = dialing.Target
 ACK_PERIOD_S: Final = 0.2
 """How often a session in flow mode `ack` acknowledges what was played."""
 
+_NO_TEXT: Final = "unsupported_in_mode"
+"""Code of the warning of a service in whose mode a message says nothing."""
+
 
 @dataclass(slots=True)
 class Utterance:
@@ -107,15 +110,23 @@ class Session:
 
         Raises:
             AnswerTimeout: the response did not end in time.
-            ServerError: the server rejected an event, or an endpoint of the service failed.
+            ServerError: the server rejected an event, an endpoint of the service failed, or the
+                service is in another mode.
             SessionEnded: the connection closed.
         """
         self.utterances.append(Utterance(monotonic()))
         part = {"type": "input_text", "text": text}
         item = {"type": "message", "role": "user", "content": [part]}
-        async with self._answer(("response.done",), timeout_s) as answer:
-            await self.send({"type": "conversation.item.create", "item": item})
-            await self.send({"type": "response.create"})
+        before = len(self.trace.warnings)
+        try:
+            async with self._answer(("response.done",), timeout_s) as answer:
+                await self.send({"type": "conversation.item.create", "item": item})
+                await self.send({"type": "response.create"})
+        except errors.ServerError as error:
+            # A service that takes no text warns about it, and finds nothing to answer.
+            if any(each.get("code") == _NO_TEXT for each in self.trace.warnings[before:]):
+                raise errors.ServerError(_NO_TEXT, "this service does not say text") from error
+            raise
         return self.trace.responses[answer["response"]["id"]]
 
     async def stream(self, sound: Sound, *, chunk_ms: int = 40, realtime: bool = True) -> None:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MAGIC: Final = 0xA7
 """The first byte. No text in UTF-8 begins with it."""
@@ -57,6 +60,8 @@ class Flag(IntFlag):
 
 
 NO_FLAGS: Final = Flag(0)
+ALL_FLAGS: Final = Flag.KEYFRAME | Flag.LAST | Flag.IDLE | Flag.PATCH | Flag.DISCONTINUITY
+ALL_KINDS: Final = tuple(Kind)
 
 
 class BinaryMessageError(ValueError):
@@ -104,8 +109,15 @@ class Header:
         return header + payload
 
 
-def unpack(message: bytes) -> tuple[Header, bytes]:
+def unpack(
+    message: bytes, kinds: Sequence[Kind] = ALL_KINDS, flags: Flag = ALL_FLAGS
+) -> tuple[Header, bytes]:
     """Return the header and the payload of a message.
+
+    Args:
+        message: the header and the payload.
+        kinds: what the payload may be.
+        flags: the flags that may be set.
 
     Raises:
         BinaryMessageError: the message is too short, or a field is wrong.
@@ -113,17 +125,15 @@ def unpack(message: bytes) -> tuple[Header, bytes]:
     if len(message) < HEADER_BYTES:
         expected = f"must have at least {HEADER_BYTES} bytes"
         raise BinaryMessageError("message", len(message), HEADER_BYTES, expected)
-    magic, version, kind, flags, seq, epoch, ref, frame_index, size, offset = _HEADER.unpack_from(
+    magic, version, kind, bits, seq, epoch, ref, frame_index, size, offset = _HEADER.unpack_from(
         message
     )
     _check("magic", magic, MAGIC)
     _check("version", version, VERSION)
-    if kind not in _KINDS:
-        raise BinaryMessageError("kind", kind, _KINDS, f"must be one of {_KINDS}")
-    if flags & ~_FLAGS:
-        raise BinaryMessageError("flags", flags, _FLAGS, f"must have no bits but those of {_FLAGS}")
+    _check_kind(kind, kinds)
+    _check_flags(bits, int(flags))
     _check("payload_length", size, len(message) - HEADER_BYTES)
-    header = Header(Kind(kind), seq, offset, Flag(flags), epoch, ref, frame_index)
+    header = Header(Kind(kind), seq, offset, Flag(bits), epoch, ref, frame_index)
     return header, message[HEADER_BYTES:]
 
 
@@ -150,5 +160,17 @@ def _check(field: str, value: int, expected: int) -> None:
         raise BinaryMessageError(field, value, expected, f"must be {expected}")
 
 
-_KINDS: Final = [int(kind) for kind in Kind]
-_FLAGS: Final = int(Flag.KEYFRAME | Flag.LAST | Flag.IDLE | Flag.PATCH | Flag.DISCONTINUITY)
+def _check_kind(kind: int, kinds: Sequence[Kind]) -> None:
+    if kind in kinds:
+        return
+    if len(kinds) == 1:
+        _check("kind", kind, int(kinds[0]))
+    known = [int(each) for each in kinds]
+    raise BinaryMessageError("kind", kind, known, f"must be one of {known}")
+
+
+def _check_flags(bits: int, known: int) -> None:
+    if not known:
+        _check("flags", bits, 0)
+    if bits & ~known:
+        raise BinaryMessageError("flags", bits, known, f"must have no bits but those of {known}")

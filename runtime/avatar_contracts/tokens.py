@@ -14,6 +14,12 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+URL_KEYS: Final = frozenset(
+    {"access_token", "api-key", "api_key", "apikey", "authorization", "client_secret", "key"}
+    | {"resume_token", "secret", "token"}
+)
+"""Query parameters that always hold a credential, in lower case. Gateways and pods refuse them,
+because URLs are logged."""
 _GATEWAY: Final = "gateway"
 _GATEWAY_KEY: Final = "gateway-key"
 _GENERATION: Final = "generation"

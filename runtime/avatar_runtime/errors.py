@@ -19,6 +19,8 @@ AvatarRuntimeError
 from __future__ import annotations
 
 import errno
+import json
+from itertools import islice
 from math import isfinite
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 _SHOWN_CHARACTERS: Final = 64  # docs/wire-protocol.md, "Errors": longer values are cut
 _SHOWN_URL: Final = 200
 _SAFE_BITS: Final = 53  # RFC 8259 §6: integers that every JSON reader accepts
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False)
 # Errors of a path that is wrong; those of a disk, a network volume or the machine may pass.
 _WRONG_PATH: Final = frozenset(
     {
@@ -227,6 +230,22 @@ def shown(value: object) -> object:
     if isinstance(value, int) and value.bit_length() > _SAFE_BITS:
         return "a huge number"
     return value
+
+
+def quoted(value: object) -> str:
+    """Return `value` as messages of errors write it: as JSON, cut to about 64 characters.
+
+    Quotation marks tell the text "64" from the number, and make an empty text visible.
+    """
+    if isinstance(value, str):
+        return json.dumps(_cut(value), ensure_ascii=False)
+    if not isinstance(value, (dict, list)):
+        plain = shown(value)
+        return plain if isinstance(plain, str) else json.dumps(plain)
+    # A large value is written only as far as it is shown.
+    parts = islice(_ENCODER.iterencode(value), _SHOWN_CHARACTERS + 1)
+    text = "".join(part[: _SHOWN_CHARACTERS + 1] for part in parts)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
 def supported(values: Iterable[object]) -> str:

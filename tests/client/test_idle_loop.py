@@ -24,6 +24,8 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self) -> None:
         self.pictures = {"/idle/1.jpg": b"one", "/idle/2.jpg?version=0f": b"two"}
         self.requests: list[tuple[str, str | None]] = []
+        self.busy = 0
+        """Requests that are answered with 503."""
         super().__init__(("127.0.0.1", 0), Handler)
 
 
@@ -36,7 +38,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.requests.append((self.path, self.headers["Authorization"]))
         body = self.server.pictures.get(self.path)
-        self.send_response(404 if body is None else 200)
+        if self.server.busy:
+            self.server.busy -= 1
+            self.send_response(503)
+            self.send_header("Retry-After", "0")
+            body = b"busy"
+        else:
+            self.send_response(404 if body is None else 200)
         self.send_header("Content-Length", str(len(body or b"")))
         self.end_headers()
         self.wfile.write(body or b"")
@@ -70,6 +78,27 @@ async def test_each_picture_is_fetched_once_with_the_key(server: Server) -> None
     assert await idle_loop.fetch(target(server), [*frames(*needed), whole]) == server.pictures
     assert server.requests == [(picture, "Bearer the-key") for picture in needed[:2]]
     assert await idle_loop.fetch(target(server), [whole]) == {}
+
+
+async def test_a_busy_server_is_asked_again(server: Server) -> None:
+    server.busy = 3
+    assert await idle_loop.fetch(target(server), frames("/idle/1.jpg")) == {"/idle/1.jpg": b"one"}
+    assert len(server.requests) == 4
+
+
+async def test_a_server_that_stays_busy_is_named(server: Server) -> None:
+    server.busy = 10**6
+    with pytest.raises(errors.RecordingError, match=r"/idle/1.jpg: the server answered 503"):
+        await idle_loop.fetch(target(server), frames("/idle/1.jpg"))
+    assert len(server.requests) == idle_loop._MAX_ATTEMPTS
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("0", 0), ("5", 5), ("999999999", 10), ("", 1), ("-1", 1), ("Wed, 21 Oct 2026", 1)],
+)
+def test_the_wait_is_what_the_server_says_within_bounds(text: str, seconds: int) -> None:
+    assert idle_loop._wait_s(text) == seconds
 
 
 async def test_a_missing_picture_is_named(server: Server) -> None:

@@ -68,6 +68,8 @@ async def test_refusals_and_cuts_are_counted_separately(avatar: Any) -> None:
     result = await load.run(_target(avatar), load.uniform(2, None, 1), SCRIPT)
     assert result["summary"]["refused"] == 2
     assert result["summary"]["reasons"] == {"refused:no_capacity": 2}
+    messages = {"refused:no_capacity": "refused with 503 no_capacity: not today"}
+    assert result["summary"]["first_messages"] == messages
     assert result["summary"]["first_frame_ms"] == {"p50": None, "p95": None, "p99": None}
 
 
@@ -122,3 +124,13 @@ def test_a_gap_is_a_frozen_frame_of_a_player(
     load.measure_timing(report, response, late_ms=80)
     assert (report.frames_late, report.gaps) == (late, gaps)
     assert report.gap_ms_max == pytest.approx(worst, abs=0.2)
+
+
+def test_a_reason_has_the_message_of_its_first_session() -> None:
+    reports = [
+        load.Report(index, 0.0, "failed", code, detail)
+        for index, (code, detail) in enumerate((("a", "one"), ("b", "two"), ("a", "three")))
+    ]
+    summary = load.summarise(reports)
+    assert summary["reasons"] == {"failed:a": 2, "failed:b": 1}
+    assert summary["first_messages"] == {"failed:a": "one", "failed:b": "two"}

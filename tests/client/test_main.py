@@ -171,3 +171,29 @@ def test_a_file_is_not_recorded_from_binary_messages(
     assert command.main(["talk", *options, "--out", str(tmp_path / "a.mp4")]) == 2
     assert "--transport" in (told := capsys.readouterr().err)
     assert "must be json, since" in told
+
+
+@pytest.mark.parametrize("option", ["--out a.mp4", "--sheet a.png"])
+async def test_a_file_of_no_video_is_refused_before_the_session(
+    avatar: Any, speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    name, _, file = option.partition(" ")
+    arguments = ["talk", "--url", avatar.url, "--audio", str(speech), "--video", "none"]
+    assert await asyncio.to_thread(command.main, [*arguments, name, str(tmp_path / file)]) == 2
+    assert f"--video is 'none', must be jpeg, h264 or fmp4, since {name}" in capsys.readouterr().err
+    assert avatar.requests == []
+    assert await asyncio.to_thread(command.main, ["talk", *arguments[1:-1], "jpeg"]) == 0
+
+
+async def test_a_service_that_says_no_text_is_named(
+    avatar: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warn(message: dict[str, Any]) -> list[dict[str, Any]]:
+        if message["type"] != "error" or "conversation" not in message["error"]["message"]:
+            return [message]
+        warning = {"code": "unsupported_in_mode", "message": "it has no effect in mode drive"}
+        return [{**message, "type": "warning", "warning": warning}]
+
+    avatar.tamper = warn
+    assert await asyncio.to_thread(command.main, ["say", "--url", avatar.url, "Hello."]) == 1
+    assert "unsupported_in_mode: this service does not say text" in capsys.readouterr().err

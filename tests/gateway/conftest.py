@@ -74,6 +74,8 @@ class FakePod:
     port: int = 0
     admin_port: int = 0
     avatar_answer: bytes = b"{}"
+    avatar_status: int = 200
+    avatar_headers: dict[str, str] = field(default_factory=dict)
     avatar_type: str | None = None
     """The media type of the answer; None chooses that of the path."""
     tokens: list[str | None] = field(default_factory=list)
@@ -107,8 +109,15 @@ class FakePod:
     async def avatars(self, request: web.Request) -> web.Response:
         """Answer what is asked about avatars."""
         self.requests.append(request)
+        if self.may_answer is not None:
+            await self.may_answer.wait()
         kind = "image/jpeg" if request.path.endswith(".jpg") else "application/json"
-        return web.Response(body=self.avatar_answer, content_type=self.avatar_type or kind)
+        return web.Response(
+            status=self.avatar_status,
+            headers=self.avatar_headers,
+            body=self.avatar_answer,
+            content_type=self.avatar_type or kind,
+        )
 
     async def realtime(self, request: web.Request) -> web.StreamResponse:
         """Serve one session."""

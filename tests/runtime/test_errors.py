@@ -31,6 +31,30 @@ def test_an_error_shows_scalars_and_names_everything_else(value: object, expecte
     assert errors.shown(value) == expected
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("64", '"64"'),
+        ("", '""'),
+        ("a\n\u00e9", '"a\\n\u00e9"'),
+        ("x" * 65, f'"{"x" * 64}"'),
+        (64, "64"),
+        (2**53, "a huge number"),
+        (True, "true"),
+        (None, "null"),
+        (math.inf, "inf"),
+        ([0, 1.5], "[0, 1.5]"),
+        ([], "[]"),
+        ({"a": "b"}, '{"a": "b"}'),
+        ([1] * 10**6, "[" + "1, " * 21 + "..."),
+        (["x" * 10**6], '["' + "x" * 62 + "..."),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_a_message_writes_a_value_as_json(value: object, expected: str) -> None:
+    assert errors.quoted(value) == expected
+
+
 def test_supported_values_are_listed() -> None:
     assert errors.supported(["a", 1, None]) == "supported: a, 1, None"
 

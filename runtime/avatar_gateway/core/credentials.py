@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 
 SECRET_PREFIX: Final = "ek_"
 PROTOCOL_PREFIX: Final = "openai-insecure-api-key."
-URL_KEYS: Final = frozenset(
-    {"access_token", "api-key", "api_key", "apikey", "authorization", "client_secret", "key"}
-    | {"secret", "token"}
-)
-"""Query parameters that always hold a credential. They are rejected because URLs are logged."""
 MIN_TTL_S: Final = 60
 MAX_TTL_S: Final = 600
 _SIGNING_CONTEXT: Final = b"avatar-gateway client secret v1"

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from avatar_contracts.tokens import URL_KEYS
 from avatar_gateway import errors
 from avatar_gateway.core import credentials
 
@@ -66,7 +67,7 @@ def check_no_key(query: Sequence[tuple[str, str]], api_keys: Sequence[str]) -> N
     for name, value in query:
         if _contains_key(name, api_keys):
             raise errors.Rejection("key_in_url", "the name of a query parameter is a credential")
-        if name.lower() in credentials.URL_KEYS or _contains_key(value, api_keys):
+        if name.lower() in URL_KEYS or _contains_key(value, api_keys):
             raise errors.Rejection(
                 "key_in_url", f"the query parameter {name[:64]!r} contains a credential", param=name
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -11,13 +12,14 @@ from aiohttp import web
 
 from avatar_gateway import errors
 from avatar_gateway.serving import answers
+from avatar_gateway.serving.connection import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from avatar_gateway.metrics import Metrics
     from avatar_gateway.serving.auth import Authenticator
-    from avatar_gateway.serving.placement import Placer
+    from avatar_gateway.serving.placement import Fetched, Placer
 
 _PATH: Final = "/v1/avatars"
 _NAME: Final = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,252}")
@@ -74,7 +76,7 @@ class Avatars:
             if name and not _NAME.fullmatch(name):
                 message = "the name of an avatar has letters, digits, '-', '_' and '.' only"
                 raise errors.Rejection("invalid_query", message, param="avatar")
-            fetched = await self._placer.fetch(model, path)
+            fetched = await self._fetch_unless_left(_connection(request), model, path)
         except errors.Rejection as rejection:
             self._metrics.count_rejection(rejection.code)
             return answers.of_rejection(rejection)
@@ -83,5 +85,31 @@ class Avatars:
             status=fetched.status,
             body=fetched.body,
             content_type=fetched.media_type,
-            headers=_HEADERS | cached,
+            headers={**_HEADERS, **cached, **fetched.headers},
         )
+
+    async def _fetch_unless_left(self, connection: Connection, model: str, path: str) -> Fetched:
+        """Return the answer of a pod; a pod makes no picture for a caller that has left.
+
+        Raises:
+            ConnectionError: the caller left.
+            Rejection: the service does not exist, or no ready pod answers.
+        """
+        fetching = asyncio.create_task(
+            self._placer.fetch(model, path, connection.caller), name="fetch-from-pod"
+        )
+        before, connection.on_lost = connection.on_lost, fetching.cancel
+        try:
+            await asyncio.wait([fetching])
+        finally:
+            connection.on_lost = before
+            fetching.cancel()
+        if fetching.cancelled():
+            raise ConnectionResetError("the caller left")
+        return fetching.result()
+
+
+def _connection(request: web.Request) -> Connection:
+    connection = request.protocol
+    assert isinstance(connection, Connection)
+    return connection

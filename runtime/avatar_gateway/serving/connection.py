@@ -67,6 +67,7 @@ class Connection(RequestHandler):
         "_listener",
         "abort_handshake",
         "caller",
+        "on_lost",
         "peer",
     )
 
@@ -89,6 +90,8 @@ class Connection(RequestHandler):
         """The address that the last request counts for, None for a client that is not known."""
         self.abort_handshake: Callable[[], object] = lambda: None
         """Ends the handshake of TLS, which precedes `connection_made`."""
+        self.on_lost: Callable[[], object] = lambda: None
+        """Ends the work for a request whose caller has left."""
         self._listener = listener
         self._deadline: asyncio.TimerHandle | None = None
         self._is_awaited = False
@@ -129,6 +132,7 @@ class Connection(RequestHandler):
         """Clear the deadline."""
         self._clear_deadline()
         self._listener.on_closed(self)
+        self.on_lost()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +34,7 @@ _CONNECT_TIMEOUT_S: Final = 5.0
 
 _MAX_BODY_BYTES: Final = 2 << 20
 """Of a list or a picture of avatars."""
+_SECONDS: Final = re.compile(r"[0-9]{1,4}")
 _MEDIA_TYPES: Final = frozenset({"application/json", "image/jpeg"})
 """Of the same."""
 
@@ -53,6 +55,8 @@ class Fetched:
     status: int
     media_type: str
     body: bytes
+    headers: Mapping[str, str]
+    """What the caller gets of its headers."""
 
 
 class Placer:
@@ -108,8 +112,10 @@ class Placer:
         shortage = routing.Shortage.NO_CAPACITY
         raise errors.Rejection(shortage.value, _SHORTAGE_MESSAGES[shortage])
 
-    async def fetch(self, model: str, path: str) -> Fetched:
+    async def fetch(self, model: str, path: str, caller: str | None) -> Fetched:
         """Return what a ready pod of a service answers to `GET`; a full pod answers, too.
+
+        `caller` is the address that the request counts for; `None` if it is not known.
 
         Raises:
             Rejection: the service does not exist, or no ready pod answers.
@@ -121,14 +127,14 @@ class Placer:
         for key in sorted(ready)[: routing.MAX_TRIES]:
             try:
                 async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                    return await self._fetch(self._registry.pods[key], path)
+                    return await self._fetch(self._registry.pods[key], path, caller)
             except (aiohttp.ClientError, OSError, TimeoutError, errors.PodError) as error:
                 _log.info("pod did not answer pod=%s path=%s problem=%r", key, path, error)
         shortage = routing.Shortage.NOT_READY
         raise errors.Rejection(shortage.value, _SHORTAGE_MESSAGES[shortage])
 
-    async def _fetch(self, pod: Pod, path: str) -> Fetched:
-        headers = {labels.SESSION_TOKEN_HEADER: _session_tokens(pod, self._read_keys())}
+    async def _fetch(self, pod: Pod, path: str, caller: str | None) -> Fetched:
+        headers = _proofs(pod, caller, self._read_keys())
         address = f"http://{_host(pod)}:{pod.sessions_port}{path}"
         # Without the middleware, for which every status but 101 is a rejection.
         async with self._http.get(
@@ -142,7 +148,9 @@ class Placer:
                 body += await response.content.read(_MAX_BODY_BYTES + 1 - len(body))
             if len(body) > _MAX_BODY_BYTES:
                 raise errors.PodError(pod.key, f"its answer has over {_MAX_BODY_BYTES} bytes")
-            return Fetched(response.status, response.content_type, body)
+            wait = response.headers.get("Retry-After", "")
+            headers = {"Retry-After": wait} if _SECONDS.fullmatch(wait) else {}
+            return Fetched(response.status, response.content_type, body, headers)
 
     async def resume(
         self, request: SessionRequest, subprotocols: Sequence[str], headers: Mapping[str, str]
@@ -234,17 +242,22 @@ def _query(request: SessionRequest, pod: Pod) -> Sequence[tuple[str, str]]:
 def _headers(
     forwarded: Mapping[str, str], request: SessionRequest, pod: Pod, keys: Sequence[str]
 ) -> Mapping[str, str]:
-    """Add the tokens for the pod, its caller, and the requested service if the pod has another one.
+    """Add what proves the gateway, and the requested service if the pod has another one."""
+    headers = {**forwarded, **_proofs(pod, request.caller, keys)}
+    if pod.original_service != request.model:
+        headers[labels.SERVICE_HEADER] = request.model
+    return headers
+
+
+def _proofs(pod: Pod, caller: str | None, keys: Sequence[str]) -> dict[str, str]:
+    """Return the headers with the tokens for the pod, and with the caller if it is known.
 
     During a rotation a pod may know only one of two keys, so it gets a token for each. Both open
     sessions of this service only.
     """
-    service = pod.original_service
-    headers = {**forwarded, labels.SESSION_TOKEN_HEADER: _session_tokens(pod, keys)}
-    if keys and request.caller is not None:
-        headers[labels.CALLER_HEADER] = tokens.caller_code(keys[0], request.caller)
-    if service != request.model:
-        headers[labels.SERVICE_HEADER] = request.model
+    headers = {labels.SESSION_TOKEN_HEADER: _session_tokens(pod, keys)}
+    if keys and caller is not None:
+        headers[labels.CALLER_HEADER] = tokens.caller_code(keys[0], caller)
     return headers
 
 

@@ -6,31 +6,35 @@ from typing import TYPE_CHECKING, Final
 
 from avatar_contracts import binary_messages
 from avatar_contracts.binary_messages import BinaryMessageError, Kind
-from avatar_runtime.errors import ProtocolError
+from avatar_runtime.errors import ProtocolError, shown
 from avatar_runtime.protocol import client_events
 from avatar_runtime.protocol.document_fields import Count, Table
 
 if TYPE_CHECKING:
     from avatar_contracts.binary_messages import Header
-    from avatar_runtime.protocol.audio_formats import AudioFormat
+
+_KINDS: Final = (Kind.INPUT_AUDIO,)
 
 
 class BinaryInput:
-    """The numbers and positions of the binary messages of one client."""
+    """The numbers of the binary messages of one client."""
 
-    STATE: Final[Table] = {"_seq": Count(), "_samples": Count()}
+    STATE: Final[Table] = {"_seq": Count()}
     """What a session takes along to another pod."""
 
     def __init__(self) -> None:
         self._seq = 0
-        self._samples = 0
 
-    def read(self, message: bytes, audio: AudioFormat) -> client_events.AppendAudio:
+    def read(self, message: bytes, sent_samples: int) -> bytes:
         """Return the audio of a message.
 
         A number that was skipped is an error of the message after the gap; the next message
-        continues from its number. A number or a position that goes back is an error and changes
-        nothing.
+        continues from its number. A number that goes back is an error and changes nothing. So is
+        a position other than the end of the audio before, since it says that audio was lost.
+
+        Args:
+            message: the header and the payload.
+            sent_samples: the samples that the client has sent before, in either form.
 
         Raises:
             ProtocolError: the message is wrong or too large, and its audio is not taken.
@@ -38,33 +42,29 @@ class BinaryInput:
         if len(message) > client_events.MAX_MESSAGE_BYTES:
             raise client_events.too_large(len(message))
         try:
-            header, payload = binary_messages.unpack(message)
+            header, payload = binary_messages.unpack(message, _KINDS, binary_messages.NO_FLAGS)
             self._check_constants(header)
-            self._check_position(header)
+            self._check_position(header, sent_samples)
         except BinaryMessageError as error:
             raise _invalid(error) from None
-        samples = len(payload) // audio.bytes_per_sample
-        self._seq, self._samples = header.seq, header.offset_samples + samples
-        client_events.check_audio_size(len(payload))
-        return client_events.AppendAudio(payload)
+        self._seq = header.seq
+        return payload
 
     def _check_constants(self, header: Header) -> None:
         constants = (
-            ("kind", header.kind, Kind.INPUT_AUDIO),
-            ("flags", header.flags, 0),
             ("epoch", header.epoch, 0),
             ("response_ref", header.response_ref, 0),
             ("frame_index", header.frame_index, binary_messages.NO_FRAME),
         )
         for field, value, expected in constants:
             if value != expected:
-                must = f"must be {int(expected)} in a message of a client"
-                raise BinaryMessageError(field, int(value), int(expected), must)
+                must = f"must be {expected} in a message of a client"
+                raise BinaryMessageError(field, value, expected, must)
 
-    def _check_position(self, header: Header) -> None:
-        if header.offset_samples < self._samples:
-            must = f"must be at least {self._samples}, the end of the audio before"
-            raise BinaryMessageError("offset_samples", header.offset_samples, self._samples, must)
+    def _check_position(self, header: Header, sent_samples: int) -> None:
+        if header.offset_samples != sent_samples:
+            must = f"must be {sent_samples}, the samples that were sent before"
+            raise BinaryMessageError("offset_samples", header.offset_samples, sent_samples, must)
         expected = self._seq + 1
         if header.seq != expected:
             self._seq = max(self._seq, header.seq)
@@ -77,6 +77,6 @@ def _invalid(error: BinaryMessageError) -> ProtocolError:
         "invalid_binary_frame",
         str(error),
         param=error.field,
-        value=error.value,
+        value=shown(error.value),
         limit=error.limit,
     )

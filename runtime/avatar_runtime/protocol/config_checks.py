@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from avatar_runtime.errors import ProtocolError
+from avatar_runtime.errors import ProtocolError, quoted
 from avatar_runtime.protocol.session_config import ALPHA, Region
 
 if TYPE_CHECKING:
-    from avatar_runtime.protocol.session_config import SessionConfig
+    from avatar_runtime.protocol.session_config import Character, Crop, SessionConfig
 
+PIXEL_RANGE: Final = (64, 2048)
+"""Of a side of the frames that a client asks for; a crop has no upper limit but the picture."""
+QUALITY_RANGE: Final = (1, 100)
 _COLOUR: Final = re.compile(r"#[0-9a-f]{6}")
 
 
@@ -31,10 +34,15 @@ def is_background(text: str) -> bool:
     return text == ALPHA or _COLOUR.fullmatch(text) is not None
 
 
+def is_within(crop: Crop, character: Character) -> bool:
+    """Return whether an avatar has all pixels of a crop."""
+    return crop.right <= character.width and crop.bottom <= character.height
+
+
 def background_error(config: SessionConfig, fault: str) -> ProtocolError:
     """Return the refusal of a background."""
     param, value = "session.avatar.background", config.background or None
-    message = f"{param} is {value or 'null'}; {fault}"
+    message = f"{param} is {quoted(value)}; {fault}"
     return ProtocolError("invalid_value", message, param=param, value=value)
 
 
@@ -55,9 +63,7 @@ def _check_resolution(config: SessionConfig) -> None:
 
 def _check_crop(config: SessionConfig) -> None:
     crop, character = config.crop, config.character
-    if crop is None:
-        return
-    if crop.right > character.width or crop.bottom > character.height:
+    if crop is not None and not is_within(crop, character):
         raise ProtocolError(
             "invalid_value",
             f"session.avatar.video.crop.bottom_right is [{crop.right}, {crop.bottom}];"
@@ -74,7 +80,7 @@ def _check_region(config: SessionConfig) -> None:
         return
     raise ProtocolError(
         "invalid_value",
-        f"session.avatar.video.region is patch; must be full in {config.video.value}",
+        f'session.avatar.video.region is "patch"; must be full in {config.video.value}',
         param="session.avatar.video.region",
         value=config.region.value,
         limit=[Region.FULL.value],

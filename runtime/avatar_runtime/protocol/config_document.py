@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 from avatar_runtime.errors import supported
 from avatar_runtime.protocol import config_checks, document_fields
+from avatar_runtime.protocol.config_checks import PIXEL_RANGE, QUALITY_RANGE
 from avatar_runtime.protocol.config_update import (
     BITRATE_RANGE,
     MAX_STORED_CHARACTERS,
-    PIXEL_RANGE,
     WINDOW_MS_RANGE,
 )
 from avatar_runtime.protocol.document_fields import (
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 _STORED: Final = ("stored", "stored_input", "stored_output")
 _CONFIG: Final[Table] = {
     "format": Format(),
-    "quality": Count(1, 100),
+    "quality": Count(*QUALITY_RANGE),
     "bitrate": Count(*BITRATE_RANGE),
     "video": Choice(VideoMode),
     "names_avatar": Flag(),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from avatar_runtime.errors import ProtocolError, shown, supported
 from avatar_runtime.protocol import config_checks, turn_detection_update
 from avatar_runtime.protocol.audio_formats import FORMATS, AudioFormat
+from avatar_runtime.protocol.config_checks import PIXEL_RANGE, QUALITY_RANGE
 from avatar_runtime.protocol.session_config import (
     ALPHA,
     Crop,
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.strict_fields import StrictFields
 
 MAX_STORED_CHARACTERS: Final = 65_536
-PIXEL_RANGE: Final = (64, 2048)
 WINDOW_MS_RANGE: Final = (200, 10_000)
 BITRATE_RANGE: Final = (100_000, 20_000_000)
 
@@ -226,7 +226,7 @@ class ConfigUpdate:
         if "crop" in video:
             self._change(crop=None if video.document["crop"] is None else _crop(video))
         if "quality" in video:
-            self._change(quality=video.integer("quality", 1, 100))
+            self._change(quality=video.integer("quality", *QUALITY_RANGE))
         if "bitrate" in video:
             self._change(bitrate=video.integer("bitrate", *BITRATE_RANGE))
         if "resolution" in video:

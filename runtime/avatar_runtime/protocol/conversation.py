@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from avatar_runtime.errors import ProtocolError, shown
+from avatar_runtime.errors import ProtocolError, quoted, shown
 from avatar_runtime.protocol import document_fields
 from avatar_runtime.protocol.document_fields import Count, Maybe, Table, Text
 
@@ -110,7 +110,7 @@ class Conversation:
         if item_id not in self._items:
             raise ProtocolError(
                 "item_not_found",
-                f"item_id is {shown(item_id)}; no such item in the conversation",
+                f"item_id is {quoted(item_id)}; no such item in the conversation",
                 param="item_id",
                 value=shown(item_id),
             )
@@ -171,7 +171,8 @@ class Conversation:
             ProtocolError: the conversation does not have the item, or its response is active.
         """
         if self.get(item_id).status == "in_progress":
-            raise response_active("item_id", item_id)
+            message = f"item_id is {quoted(item_id)}; its response is active"
+            raise ProtocolError("response_active", message, param="item_id", value=shown(item_id))
         del self._items[item_id]
         self._outbox.add("conversation.item.deleted", {"item_id": item_id})
 
@@ -190,7 +191,7 @@ class Conversation:
         if item.role != "assistant":
             raise ProtocolError(
                 "invalid_value",
-                f"item_id is {shown(item.id)}; only items of the assistant can be truncated",
+                f"item_id is {quoted(item.id)}; only items of the assistant can be truncated",
                 param="item_id",
                 value=shown(item.id),
             )
@@ -204,7 +205,12 @@ class Conversation:
             )
 
 
-def response_active(param: str, value: str) -> ProtocolError:
-    """Return the error for a change that is not allowed until the response has ended."""
-    message = f"{param} cannot change while a response is active or audio is waiting"
-    return ProtocolError("response_active", message, param=param, value=shown(value))
+def response_active(param: str, value: object) -> ProtocolError:
+    """Return the error for a change that is not allowed until the response has ended.
+
+    `value` is what the field would have, of a configuration that was checked.
+    """
+    message = (
+        f"{param} cannot change to {quoted(value)} while a response is active or audio is waiting"
+    )
+    return ProtocolError("response_active", message, param=param, value=value)

@@ -65,12 +65,13 @@ class Received:
     messages: int = 0
     """All messages, also those that were rejected."""
     samples: int = 0
-    """Samples of the audio that was accepted, each in the format of its time."""
+    """Samples of all audio that was read, each in the format of its time; also of audio that a full
+    buffer or a limit refused."""
     _split_bytes: int = 0
     """Of a sample whose rest is in the next append."""
 
     def add_audio(self, size: int, bytes_per_sample: int) -> None:
-        """Count the samples of an append that was accepted; `size` is in bytes."""
+        """Count the samples of an append; `size` is in bytes."""
         size += self._split_bytes
         self.samples += size // bytes_per_sample
         self._split_bytes = size % bytes_per_sample

@@ -242,11 +242,11 @@ class Session(Generic[W]):
         self.received.messages += 1
         event_id = None
         try:
-            self._check_rate(now)
             if isinstance(message, bytes):
                 self._receive_binary(message, now)
                 self._active_at = now
                 return
+            self._check_rate(now)
             fields = client_events.load(message)
             event_id = client_events.event_id(fields)
             self._handle(fields, event_id, now)
@@ -415,10 +415,10 @@ class Session(Generic[W]):
             case client_events.RequestKeyframe():
                 self._speech.request_keyframe()
             case _:
-                self._mode.handle(event, fields, event_id, now)
                 if isinstance(event, client_events.AppendAudio):
                     width = self._speech.config.format.bytes_per_sample
                     self.received.add_audio(len(event.audio), width)
+                self._mode.handle(event, fields, event_id, now)
 
     def _ack(self, ack: client_events.Ack) -> None:
         last_seq = self._outbox.last_seq
@@ -432,9 +432,13 @@ class Session(Generic[W]):
         config = self._speech.config
         if config.transport is not Transport.BINARY:
             raise client_events.binary_not_enabled(len(message))
-        event = self._binary_input.read(message, config.format)
+        audio = self._binary_input.read(message, self.received.samples)
+        # What is refused from here on was sent: it has its number and its samples.
+        self.received.add_audio(len(audio), config.format.bytes_per_sample)
+        self._check_rate(now)
+        client_events.check_audio_size(len(audio))
+        event = client_events.AppendAudio(audio)
         self._mode.handle(event, StrictFields({"type": "input_audio_buffer.append"}), None, now)
-        self.received.add_audio(len(event.audio), config.format.bytes_per_sample)
 
     def _update(self, session: StrictFields, event_id: str | None, now: float) -> None:
         before = self._speech.config

@@ -309,16 +309,24 @@ class SessionConfig:
         }
 
 
-def field_that_needs_silence(before: SessionConfig, after: SessionConfig) -> tuple[str, str] | None:
-    """Return a field whose change misplaces frames that are on their way, and its new value."""
+def field_that_needs_silence(
+    before: SessionConfig, after: SessionConfig
+) -> tuple[str, object] | None:
+    """Return a field whose change misplaces frames that are on their way, and its new value.
+
+    Patches belong to the pictures that `idle_url` names: their size, their crop and their quality.
+    """
     if after.has_alpha != before.has_alpha:
-        return "session.avatar.background", after.background or "null"
+        return "session.avatar.background", after.background or None
     if not after.region is before.region is Region.PATCH:
         return None
     if after.crop != before.crop:
-        return "session.avatar.video.crop", str(after.crop and list(after.crop.corners))
+        return "session.avatar.video.crop", after.crop and after.crop.describe()
     if after.size != before.size:
-        return "session.avatar.video.resolution", str(list(after.size))
+        width, height = after.size
+        return "session.avatar.video.resolution", {"width": width, "height": height}
+    if after.quality != before.quality:
+        return "session.avatar.video.quality", after.quality
     return None
 
 

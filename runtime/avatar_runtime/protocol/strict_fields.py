@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, TypeVar
 
-from avatar_runtime.errors import ProtocolError, shown, supported
+from avatar_runtime.errors import ProtocolError, quoted, shown, supported
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -127,9 +127,9 @@ class StrictFields:
 
     def error(self, code: str, name: str, expected: str, limit: object = None) -> ProtocolError:
         """Return an error that names the field, its value and what is expected."""
-        param, value = self.path(name), shown(self.document.get(name))
-        message = f"{param} is {'null' if value is None else value}; {expected}"
-        return ProtocolError(code, message, param=param, value=value, limit=limit)
+        param, value = self.path(name), self.document.get(name)
+        message = f"{param} is {quoted(value)}; {expected}"
+        return ProtocolError(code, message, param=param, value=shown(value), limit=limit)
 
     def _wrong_type(self, name: str, expected: str) -> ProtocolError:
         return self.error("invalid_type", name, f"must be {expected}", expected)

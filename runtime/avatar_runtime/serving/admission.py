@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 from avatar_contracts import labels
 from avatar_contracts.addresses import address_key
-from avatar_contracts.tokens import matches
-from avatar_runtime.errors import Rejection, shown, supported
+from avatar_contracts.tokens import URL_KEYS, matches
+from avatar_runtime.errors import Rejection, quoted, shown, supported
 from avatar_runtime.protocol.dialects import translation, voice_live
 from avatar_runtime.protocol.session_config import VideoMode
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.dialects.translation import Dialect
     from avatar_runtime.serving.pod_tokens import PodTokens
 
-_KEYS_IN_URL: Final = ("key", "api_key", "api-key", "apikey", "token", "access_token", "secret")
 _MAX_WAIT_MS: Final = 600_000
 _MAX_TOKENS: Final = 4
 _CALLER_CHARACTERS: Final = 64
@@ -97,7 +96,7 @@ def check(request: SessionRequest, service: str, avatars: Collection[str]) -> st
     _check_query(request.query)
     model = request.query.get("model", "")
     if model and service and model != service:
-        message = f"model is {shown(model)}, this pod serves {service}"
+        message = f"model is {quoted(model)}, this pod serves {service}"
         raise Rejection(404, 4404, "model_not_found", message, param="model", value=shown(model))
     avatar = request.query.get("avatar")
     if avatar not in avatars and (avatar is not None or not avatars):
@@ -108,7 +107,7 @@ def check(request: SessionRequest, service: str, avatars: Collection[str]) -> st
 def avatar_not_found(avatar: str | None, avatars: Collection[str]) -> Rejection:
     """Return the refusal of an avatar that is not one of `avatars`."""
     names = sorted(avatars)
-    message = f"avatar is {shown(avatar)}; {supported(names)}"
+    message = f"avatar is {quoted(avatar)}; {supported(names)}"
     if not avatars:
         message = "this pod has no avatar: the folders of all avatars were removed"
     return Rejection(
@@ -126,15 +125,15 @@ def check_resume(request: SessionRequest) -> None:
     _check_query(request.query)
 
 
-def caller_of(request: SessionRequest, peer: str, *, is_from_gateway: bool) -> str:
+def caller_of(headers: Mapping[str, str], peer: str, *, is_from_gateway: bool) -> str:
     """Return what counts as one caller: what the gateway names, or the address of the connection.
 
     Args:
-        request: the request of the connection.
+        headers: of the request, by name in lower case.
         peer: the address that has connected.
         is_from_gateway: whether the request has proved that it comes from the gateway.
     """
-    named = request.headers.get(labels.CALLER_HEADER.lower(), "") if is_from_gateway else ""
+    named = headers.get(labels.CALLER_HEADER.lower(), "") if is_from_gateway else ""
     return f"gateway {named[:_CALLER_CHARACTERS]}" if named else address_key(peer)
 
 
@@ -152,7 +151,7 @@ def _check_origin(headers: Mapping[str, str]) -> None:
     """Refuse a page of another site: browsers allow any page to open a WebSocket to any host."""
     origin = headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != headers.get("host"):
-        message = f"origin is {shown(origin)}, must be the host of the request"
+        message = f"origin is {quoted(origin)}, must be the host of the request"
         raise Rejection(
             403, 4403, "origin_not_allowed", message, param="Origin", value=shown(origin)
         )
@@ -160,7 +159,7 @@ def _check_origin(headers: Mapping[str, str]) -> None:
 
 def _check_query(query: Mapping[str, str]) -> None:
     for name in query:
-        if name.lower() in _KEYS_IN_URL:
+        if name.lower() in URL_KEYS:
             message = f"{name} is in the URL; send credentials in a header"
             raise Rejection(400, 1008, "key_in_url", message, param=name)
     wait = query.get("wait_ms", "0")
@@ -173,7 +172,7 @@ def _check_query(query: Mapping[str, str]) -> None:
 
 
 def _invalid(name: str, value: str, limit: object, expected: str) -> Rejection:
-    message = f"{name} is {shown(value)}; {expected}"
+    message = f"{name} is {quoted(value)}; {expected}"
     return Rejection(
         400, 1008, "invalid_query", message, param=name, value=shown(value), limit=limit
     )

@@ -182,7 +182,9 @@ async def _find(
 
 def _caller(websocket: WebSocket, request: admission.SessionRequest, runtime: Runtime) -> str:
     peer = websocket.client.host if websocket.client is not None else ""
-    return admission.caller_of(request, peer, is_from_gateway=runtime.tokens.session_is_required)
+    return admission.caller_of(
+        request.headers, peer, is_from_gateway=runtime.tokens.session_is_required
+    )
 
 
 async def _reject(

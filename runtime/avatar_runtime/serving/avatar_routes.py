@@ -50,11 +50,12 @@ class AvatarRoutes:
     def router(self) -> APIRouter:
         """Return the routes; those that prepare exist only with `--prepare`."""
         router = APIRouter()
-        router.add_api_route("/v1/avatars", self.list, response_model=None)
-        router.add_api_route("/v1/avatars/{name}/picture.jpg", self.picture, response_model=None)
-        router.add_api_route(
-            "/v1/avatars/{name}/idle/{frame}.jpg", self.idle_picture, response_model=None
-        )
+        router.add_api_route("/v1/avatars", self.list, methods=["GET", "HEAD"], response_model=None)
+        for path, handler in (
+            ("/v1/avatars/{name}/picture.jpg", self.picture),
+            ("/v1/avatars/{name}/idle/{frame}.jpg", self.idle_picture),
+        ):
+            router.add_api_route(path, handler, methods=["GET", "HEAD"], response_model=None)
         if self._runtime.settings.prepare:
             router.add_api_route("/v1/avatars", self.prepare, methods=["POST"], response_model=None)
             router.add_api_route(
@@ -111,9 +112,18 @@ class AvatarRoutes:
             admission.check_headers(request.scope["headers"], self._runtime.tokens)
             if self._runtime.settings.prepare:
                 page_origin.check_host(request.headers)
-            picture = await self._idle_loop.read(name, frame, request.query_params)
+            caller = admission.caller_of(
+                request.headers,
+                request.client.host if request.client is not None else "",
+                is_from_gateway=self._runtime.tokens.session_is_required,
+            )
+            picture = await self._idle_loop.read(
+                name, frame, request.query_params, caller, request.is_disconnected
+            )
         except Rejection as rejection:
             return rejections.answer(rejection)
+        if picture is None:
+            return Response(status_code=400)  # nobody reads it
         kept = _IMMUTABLE if "version" in request.query_params else {}
         return Response(picture, media_type="image/jpeg", headers=_PICTURE_HEADERS | kept)
 

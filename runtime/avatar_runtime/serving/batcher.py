@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from avatar_runtime.protocol.frame_flow import FrameDue
     from avatar_runtime.protocol.media import Image
     from avatar_runtime.protocol.session import Session
+    from avatar_runtime.protocol.session_config import Character
     from avatar_runtime.serving.engine_protocol import Engine
 
 _IDLE_BATCH: Final = 4
@@ -104,9 +105,9 @@ class Batcher:
             entry.timer.cancel()
         self._cancel(session_id, entry.session.epoch + 1)
 
-    def avatars_in_use(self) -> set[str]:
-        """Return the avatars of all sessions, as frame requests name them."""
-        return {entry.session.avatar for entry in self._sessions.values()}
+    def avatars_in_use(self) -> dict[str, Character]:
+        """Return the avatars of all sessions by the names that frame requests have."""
+        return {e.session.avatar: e.session.config.character for e in self._sessions.values()}
 
     def collect_due(self, session_id: str) -> None:
         """Queue the frames of a session that are due, and set a timer for the next ones."""

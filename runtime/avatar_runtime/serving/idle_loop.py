@@ -6,120 +6,180 @@ a patch meets the pixels that it was cut from.
 
 from __future__ import annotations
 
-import asyncio
 import re
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
-from avatar_runtime.avatars import manifest
 from avatar_runtime.batching.frames import AudioWindow, FrameRequest
-from avatar_runtime.errors import EngineError, Rejection, shown
+from avatar_runtime.errors import EngineError, Rejection, quoted, shown
+from avatar_runtime.protocol.config_checks import PIXEL_RANGE, QUALITY_RANGE, is_within
+from avatar_runtime.protocol.session_config import Crop
 from avatar_runtime.serving import admission
+from avatar_runtime.serving.fair_turns import FairTurns
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from avatar_runtime.protocol.session_config import Character
     from avatar_runtime.serving.runtime import Runtime
 
-MAX_WAITING: Final = 64
-"""Requests that wait for their picture at most: clients ask for a few at a time."""
 MAX_BYTES: Final = 2 << 20
 """Of one picture: what the gateway passes on at most."""
-_RETRY_AFTER_S: Final = 1
+_MAX_TOO_LARGE: Final = 256
+_FRAME: Final = re.compile(r"0|[1-9][0-9]{0,5}")
 _NUMBER: Final = re.compile(r"[0-9]{1,6}")
 _SILENCE: Final = AudioWindow(0, 0, memoryview(b""), 0, 0, silent=True)
 
 
 class IdleLoop:
-    """Makes one picture at a time, so that the idle frames of sessions wait for one at most."""
+    """Makes one picture at a time, for one caller after another."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._turns = asyncio.Semaphore(1)
-        self._waiting = 0
+        self._turns = FairTurns()
+        # Bytes of pictures that were too large, the oldest first: they are not made again.
+        self._too_large: OrderedDict[tuple[object, ...], int] = OrderedDict()
 
-    async def read(self, name: str, frame: str, query: Mapping[str, str]) -> bytes:
-        """Return a picture as a JPEG file; `name`, `frame` and `query` come from a client.
+    async def read(
+        self,
+        name: str,
+        frame: str,
+        query: Mapping[str, str],
+        caller: str,
+        has_left: Callable[[], Awaitable[bool]],
+    ) -> bytes | None:
+        """Return a picture as a JPEG file, or `None` if its client has left.
+
+        Args:
+            name: the avatar, from the client.
+            frame: the number of the picture, from the client.
+            query: what the picture depends on, from the client.
+            caller: who asks; callers take turns.
+            has_left: whether the client does not wait for the picture any more.
 
         Raises:
-            Rejection: a value is wrong, the version is not served, or too many requests wait.
+            Rejection: a value is wrong, the version is not served, too many requests wait, or the
+                picture is too large.
         """
-        character = self._runtime.avatars.get(name)
-        if character is None:
-            raise admission.avatar_not_found(name, self._runtime.avatars)
-        request = parse(character, frame, query, self._runtime.avatars_in_use())
-        if self._waiting >= MAX_WAITING:
-            message = f"{self._waiting} requests for pictures wait, the limit is {MAX_WAITING}"
-            raise Rejection(
-                503, 1013, "no_capacity", message, limit=MAX_WAITING, retry_after_s=_RETRY_AFTER_S
-            )
-        self._waiting += 1
-        try:
-            async with self._turns:
+        avatars, in_use = self._runtime.avatars, self._runtime.avatars_in_use()
+        request = parse(choose(name, query.get("version"), avatars, in_use), frame, query)
+        size = (request.width, request.height)
+        key = (request.avatar, request.source_frame, size, request.quality, request.crop)
+        if key in self._too_large:
+            raise _too_large(self._too_large[key])
+        async with self._turns.taken(caller):
+            if await has_left():
+                return None
+            try:
                 picture = await self._runtime.idle_picture(request)
-        except EngineError as error:
-            raise Rejection(500, 1011, "internal_error", "the picture failed") from error
-        finally:
-            self._waiting -= 1
+            except EngineError as error:
+                raise Rejection(500, 1011, "internal_error", "the picture failed") from error
         if len(picture) > MAX_BYTES:
-            message = f"the picture has {len(picture)} bytes, must have at most {MAX_BYTES}"
-            raise Rejection(
-                413, 1009, "message_too_large", message, value=len(picture), limit=MAX_BYTES
-            )
+            self._too_large[key] = len(picture)
+            if len(self._too_large) > _MAX_TOO_LARGE:
+                self._too_large.popitem(last=False)
+            raise _too_large(len(picture))
         return picture
 
 
-def parse(
-    character: Character, frame: str, query: Mapping[str, str], in_use: Collection[str]
-) -> FrameRequest:
-    """Return the request of a picture; `in_use` are the keys of versions that sessions have.
+def _too_large(size: int) -> Rejection:
+    message = (
+        f"the picture has {size} bytes, must have at most {MAX_BYTES}; ask for a lower quality"
+    )
+    return Rejection(413, 1009, "message_too_large", message, value=size, limit=MAX_BYTES)
+
+
+def choose(
+    name: str,
+    version: str | None,
+    avatars: Mapping[str, Character],
+    in_use: Mapping[str, Character],
+) -> Character:
+    """Return the version of an avatar whose picture a client wants.
+
+    Args:
+        name: the avatar.
+        version: the beginning of its content hash; `None` for the current version.
+        avatars: the current versions by name.
+        in_use: the versions that sessions have, by `Character.engine_name`.
 
     Raises:
-        Rejection: a value is wrong, or the version is not served.
+        Rejection: the avatar or the version is not served.
     """
-    key = f"{character.name}@{query['version']}" if "version" in query else character.engine_name
-    if key != character.engine_name and key not in in_use:
-        version = shown(query["version"])
-        message = f"version is {version}; this version of {character.name} is not served"
-        raise Rejection(404, 4404, "avatar_not_found", message, param="version", value=version)
+    current = avatars.get(name)
+    if version is None or (current is not None and current.engine_name == f"{name}@{version}"):
+        if current is None:
+            raise admission.avatar_not_found(name, avatars)
+        return current
+    if (found := in_use.get(f"{name}@{version}")) is not None:
+        return found
+    if current is None:
+        raise admission.avatar_not_found(name, avatars)
+    message = f"version is {quoted(version)}; this version of {name} is not served"
+    raise Rejection(404, 4404, "avatar_not_found", message, param="version", value=shown(version))
+
+
+def parse(character: Character, frame: str, query: Mapping[str, str]) -> FrameRequest:
+    """Return the request of a picture.
+
+    Raises:
+        Rejection: a value is wrong.
+    """
+    if not _FRAME.fullmatch(frame) or int(frame) >= character.frames:
+        message = f"frame is {quoted(frame)}; must be 0 to {character.frames - 1}"
+        limit = [0, character.frames - 1]
+        raise Rejection(
+            404, 4404, "not_found", message, param="frame", value=shown(frame), limit=limit
+        )
     crop = _crop(query.get("crop"), character)
-    seen = crop or (0, 0, character.width, character.height)
-    width, height = seen[2] - seen[0], seen[3] - seen[1]
+    seen = (character.width, character.height) if crop is None else crop.size
+    width, height = (
+        _side(side, query.get(side), own)
+        for side, own in zip(("width", "height"), seen, strict=True)
+    )
     return FrameRequest(
         session="",
         response_ref=0,
         epoch=0,
         frame_index=0,
         deadline=0.0,
-        avatar=key,
-        source_frame=_integer("frame", frame, 0, manifest.MAX_FRAMES - 1),
+        avatar=character.engine_name,
+        source_frame=int(frame),
         window=_SILENCE,
-        quality=_integer("quality", query.get("quality", "80"), 1, 100),
-        width=_integer("width", query.get("width", str(width)), 1, manifest.MAX_SIDE),
-        height=_integer("height", query.get("height", str(height)), 1, manifest.MAX_SIDE),
-        crop=crop,
+        quality=_integer("quality", query.get("quality", "80"), *QUALITY_RANGE),
+        width=width,
+        height=height,
+        crop=None if crop is None else crop.corners,
     )
 
 
-def _crop(text: str | None, character: Character) -> tuple[int, int, int, int] | None:
+def _crop(text: str | None, character: Character) -> Crop | None:
     if text is None:
         return None
     numbers = text.split(",")[:5]
     if len(numbers) == 4 and all(map(_NUMBER.fullmatch, numbers)):
-        left, top, right, bottom = map(int, numbers)
-        if left < right <= character.width and top < bottom <= character.height:
-            return left, top, right, bottom
+        crop = Crop(*map(int, numbers))
+        if min(crop.size) >= PIXEL_RANGE[0] and is_within(crop, character):
+            return crop
     size = [character.width, character.height]
-    message = f"crop is {shown(text)}; must be left,top,right,bottom within {size[0]} x {size[1]}"
+    message = (
+        f"crop is {quoted(text)}; must be left,top,right,bottom within {size[0]} x {size[1]},"
+        f" at least {PIXEL_RANGE[0]} pixels wide and high"
+    )
     raise Rejection(
         400, 1008, "invalid_query", message, param="crop", value=shown(text), limit=size
     )
 
 
+def _side(name: str, text: str | None, own: int) -> int:
+    """Return a side in pixels; that of the picture itself is allowed, whatever it is."""
+    return own if text in (None, str(own)) else _integer(name, text, *PIXEL_RANGE)
+
+
 def _integer(name: str, text: str, low: int, high: int) -> int:
     if _NUMBER.fullmatch(text) and low <= int(text) <= high:
         return int(text)
-    message = f"{name} is {shown(text)}; must be an integer from {low} to {high}"
+    message = f"{name} is {quoted(text)}; must be an integer from {low} to {high}"
     raise Rejection(
         400, 1008, "invalid_query", message, param=name, value=shown(text), limit=[low, high]
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from avatar_runtime.errors import Rejection, shown
+from avatar_runtime.errors import Rejection, quoted, shown
 from avatar_runtime.serving import admission, rejections
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class ModelRoutes:
         try:
             admission.check_headers(request.scope["headers"], self._tokens)
             if name != self._model["id"]:
-                message = f"model is {shown(name)}, this pod serves {self._model['id']}"
+                message = f"model is {quoted(name)}, this pod serves {self._model['id']}"
                 raise Rejection(
                     404, 4404, "model_not_found", message, param="model", value=shown(name)
                 )

@@ -110,8 +110,8 @@ class Runtime:
         """The avatars that clients can select, the default first; empty before the start."""
         return self._characters
 
-    def avatars_in_use(self) -> set[str]:
-        """Return the versions of avatars that sessions have, as frame requests name them."""
+    def avatars_in_use(self) -> Mapping[str, Character]:
+        """Return the versions of avatars that sessions have by their names in frame requests."""
         return self.batcher.avatars_in_use()
 
     async def idle_picture(self, request: FrameRequest) -> bytes:

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from avatar_runtime.errors import ProtocolError, Rejection, shown
+from avatar_runtime.errors import ProtocolError, Rejection, quoted
 from avatar_runtime.protocol import config_document, session_document
 from avatar_runtime.protocol.dialects import translation
 from avatar_runtime.protocol.resume import ResumeTokens
@@ -117,7 +117,7 @@ class MovedSessions:
 
 def not_found(session_id: str) -> Rejection:
     """Return the answer for a session that this pod does not have."""
-    message = f"session is {shown(session_id)}; this pod has no such session"
+    message = f"session is {quoted(session_id)}; this pod has no such session"
     return Rejection(404, 4404, "session_not_found", message, param="session", value=session_id)
 
 

@@ -145,6 +145,7 @@ def test_any_query_is_parsed_or_rejected(query: list[tuple[str, str]]) -> None:
         ("authorization", "x"),
         ("client_secret", "x"),
         ("key", "x"),
+        ("resume_token", "x"),
         ("secret", "x"),
         ("token", "x"),
         ("x", KEY),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 KEY = "a-key-of-some-length"
 MODEL = "acme/concierge"
+DEADLINE_S = 3.0  # less than the gateway waits for a pod
 
 
 async def get(
@@ -60,6 +62,34 @@ async def test_an_idle_picture_is_passed_on_with_the_query_of_the_pod(gateway: S
     _, _, _, headers = await get(gateway, f"/v1/avatars/anna/idle/12.jpg?model={MODEL}")
     assert headers["Cache-Control"] == "no-store"
     assert pod.requests[1].raw_path == "/v1/avatars/anna/idle/12.jpg"
+
+
+async def test_a_pod_learns_who_asks_and_says_when_to_ask_again(gateway: Setup) -> None:
+    pod = await gateway.pod("p1")
+    pod.avatar_status, pod.avatar_headers = 503, {"Retry-After": "1", "X-Other": "1"}
+    status, _, _, headers = await get(gateway, f"/v1/avatars/anna/idle/1.jpg?model={MODEL}")
+    assert (status, headers["Retry-After"], "X-Other" in headers) == (503, "1", False)
+    code = tokens.caller_code(gateway.keys[0], "127.0.0.1")
+    assert pod.requests[0].headers[labels.CALLER_HEADER] == code
+    pod.avatar_headers = {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}
+    _, _, _, headers = await get(gateway, f"/v1/avatars/anna/idle/1.jpg?model={MODEL}")
+    assert "Retry-After" not in headers
+
+
+async def test_a_request_ends_at_the_pod_when_its_caller_leaves(gateway: Setup) -> None:
+    pod = await gateway.pod("p1")
+    pod.may_answer = asyncio.Event()
+    _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    head = f"GET /v1/avatars/anna/idle/1.jpg?model={MODEL} HTTP/1.1\r\nHost: gateway\r\n"
+    writer.write(f"{head}Authorization: Bearer {KEY}\r\n\r\n".encode())
+    async with asyncio.timeout(DEADLINE_S):
+        while not pod.requests:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        writer.close()
+        while pod.requests[0].transport is not None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert len(pod.requests) == 1  # it asks no other pod, and not again
+    pod.may_answer.set()
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_an_avatar_that_was_not_cut_out_has_no_other_background(
 ) -> None:
     driver = connect()
     [refused] = driver.update(avatar={"background": value})
-    message = f"session.avatar.background is {value}; must be null, since anna has no alpha"
+    message = f'session.avatar.background is "{value}"; must be null, since anna has no alpha'
     assert refused["error"]["message"] == message
     assert driver.update(avatar={"background": None})[0]["type"] == "session.updated"
     # The next avatar does not have it, unless the client gives it up.

@@ -14,6 +14,7 @@ from avatar_contracts.binary_messages import NO_FRAME, Flag, Header, Kind, unpac
 from avatar_runtime.protocol import media_headers
 from avatar_runtime.protocol.audio_formats import PCM_24K
 from avatar_runtime.protocol.media import AudioChunk, RawImage
+from avatar_runtime.protocol.resume import Resume
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -203,7 +204,11 @@ CASES: dict[str, tuple[bytes, str, object, object]] = {
     "length": (spoken(3, 1920)[:-1], "payload_length", 1920, 1919),
     "a number twice": (spoken(2, 1920), "seq", 2, 3),
     "a number that was skipped": (spoken(5, 1920), "seq", 5, 3),
+    "a kind that is none": (spoken(3, 1920)[:2] + b"\xff" + spoken(3, 1920)[3:], "kind", 255, 16),
+    "a flag that is none": (spoken(3, 1920)[:3] + b"\x80" + spoken(3, 1920)[4:], "flags", 128, 0),
     "a position that goes back": (spoken(3, 1919), "offset_samples", 1919, 1920),
+    "a position after a gap": (spoken(3, 1921), "offset_samples", 1921, 1920),
+    "the last position": (spoken(3, 2**64 - 1), "offset_samples", "a huge number", 1920),
 }
 
 
@@ -218,6 +223,7 @@ def test_a_wrong_message_adds_nothing(
     error = answer["error"]
     assert error["code"] == "invalid_binary_frame"
     assert (error["param"], error["value"], error["limit"]) == (param, value, limit)
+    assert param == "message" or f"; must be {limit}" in error["message"]
     follows = 6 if value == 5 else 3  # after a gap, the numbers go on
     assert driver.send_raw(spoken(follows, 1920)) == []
     driver.session.receive('{"type":"input_audio_buffer.commit"}', driver.now)
@@ -242,3 +248,18 @@ def test_without_the_transport_a_binary_message_is_refused(connect: Connect) -> 
     driver.update(avatar={"transport": "json"})
     [answer] = driver.send_raw(spoken(1, 0))
     assert answer["error"]["code"] == "binary_not_enabled"
+
+
+def test_audio_that_the_rate_limit_refuses_was_sent(connect: Connect) -> None:
+    driver = listening(connect)
+    refused: list[dict[str, Any]] = []
+    sent = 0
+    while not refused:
+        answers = driver.send_raw(spoken(sent + 1, sent, b"\0\0"))
+        refused = [event for event in answers if event["type"] == "error"]
+        sent += 1
+    assert [event["error"]["code"] for event in refused] == ["rate_limit_exceeded"]
+    driver.now += 1.0
+    assert driver.send_raw(spoken(sent + 1, sent, b"\0\0")) == []
+    resumed = json.loads(driver.session.resumed(Resume("token", 30_000), 5))
+    assert resumed["input_samples"] == sent + 1

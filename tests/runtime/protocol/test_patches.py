@@ -79,7 +79,7 @@ def test_encoded_video_has_no_patches(connect: Connect, mode: str) -> None:
         assert refused["error"] == {
             "type": "invalid_request_error",
             "code": "invalid_value",
-            "message": f"session.avatar.video.region is patch; must be full in {mode}",
+            "message": f'session.avatar.video.region is "patch"; must be full in {mode}',
             "param": "session.avatar.video.region",
             "event_id": None,
             "value": "patch",
@@ -129,18 +129,19 @@ CROP = {"top_left": [0, 0], "bottom_right": [100, 100]}
 
 
 @pytest.mark.parametrize(
-    ("video", "param"),
-    [({"resolution": {"width": 128, "height": 128}}, "resolution"), ({"crop": CROP}, "crop")],
-    ids=["resolution", "crop"],
+    ("field", "value"),
+    [("resolution", {"width": 128, "height": 128}), ("crop", CROP), ("quality", 40)],
+    ids=["resolution", "crop", "quality"],
 )
-def test_patches_on_their_way_keep_their_place(
-    connect: Connect, video: dict[str, Any], param: str
-) -> None:
+def test_patches_on_their_way_keep_their_place(connect: Connect, field: str, value: Any) -> None:
     driver, _ = asked(connect)
     driver.append(FRAME * 20)
+    video = {field: value}
     [refused] = driver.update(avatar={"video": video})
-    assert refused["error"]["code"] == "response_active"
-    assert refused["error"]["param"] == f"session.avatar.video.{param}"
+    error = refused["error"]
+    assert (error["code"], error["param"]) == ("response_active", f"session.avatar.video.{field}")
+    assert error["value"] == value
+    assert json.dumps(value)[:64] in error["message"]
     # Whole pictures that follow belong to nothing.
     [updated] = driver.update(avatar={"video": {**video, "region": "full"}})
     assert updated["session"]["avatar"]["video"]["region"] == "full"

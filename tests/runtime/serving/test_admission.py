@@ -71,6 +71,8 @@ def test_a_valid_request_is_accepted(query: dict[str, str], avatar: str | None) 
     [
         (request({"key": "s3cret"}), 400, 1008, "key_in_url", "key"),
         (request({"API_KEY": "s3cret"}), 400, 1008, "key_in_url", "API_KEY"),
+        (request({"resume_token": "x"}), 400, 1008, "key_in_url", "resume_token"),
+        (request({"client_secret": "x"}), 400, 1008, "key_in_url", "client_secret"),
         (request({"wait_ms": "-1"}), 400, 1008, "invalid_query", "wait_ms"),
         (request({"wait_ms": "9999999"}), 400, 1008, "invalid_query", "wait_ms"),
         (request({"refuse": "now"}), 400, 1008, "invalid_query", "refuse"),

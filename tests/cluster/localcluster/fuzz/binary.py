@@ -18,31 +18,51 @@ _MEDIA: Final = (2**31, 2**32 - 1)
 
 
 class Microphone:
-    """Draws the binary messages of one client, whose numbers and positions follow each other."""
+    """Draws the binary messages of one client, whose numbers and positions follow each other.
 
-    def __init__(self, random: Random, sound: Callable[[int], bytes], wrongness: float) -> None:
+    What the session has taken of a wrong message, it says in the error of the next one.
+    """
+
+    def __init__(
+        self,
+        random: Random,
+        sound: Callable[[int], bytes],
+        wrongness: float,
+        expected: dict[str, int],
+    ) -> None:
+        """`expected` has what the session last said that the next message must have."""
         self._random = random
+        self._expected = expected
         self._sound = sound
         self._wrongness = wrongness
         self._seq = 0
-        self._samples = 0
+        self._bytes = 0
+
+    def skip(self, size: int) -> None:
+        """Take notice of audio that is sent as an event, in bytes."""
+        self._bytes += size
 
     def draw(self) -> bytes:
         """Return the next message, which may be wrong."""
         random = self._random
         audio = self._sound(random.choice(_SIZES))
-        self._seq += 1
-        message = Header(Kind.INPUT_AUDIO, self._seq, self._samples).pack(audio)
-        self._samples += len(audio) // 2
+        self._seq = self._expected.pop("seq", self._seq + 1)
+        if "offset_samples" in self._expected:
+            self._bytes = 2 * self._expected.pop("offset_samples")
+        samples = self._bytes // 2
+        message = Header(Kind.INPUT_AUDIO, self._seq, samples).pack(audio)
         if random.random() >= self._wrongness:
+            self._bytes += len(audio)
             return message
-        at = random.randrange(24)  # a position that is far too high would end all that follow
+        self._seq -= 1
+        at = random.randrange(32)
         return random.choice(
             (
                 message[:at],
                 message[:at] + random.randbytes(1) + message[at + 1 :],
                 message + b"\0",
-                Header(Kind.INPUT_AUDIO, random.choice(_MEDIA), self._samples).pack(audio),
+                Header(Kind.INPUT_AUDIO, random.choice(_MEDIA), samples).pack(audio),
+                Header(Kind.INPUT_AUDIO, self._seq + 1, random.choice(_MEDIA)).pack(audio),
                 random.randbytes(100),
             )
         )

@@ -48,6 +48,8 @@ class View:
     """Whether the session takes binary messages."""
     seq: int = 0
     """Number of the message that has arrived last."""
+    binary_fields: dict[str, int] = field(default_factory=dict)
+    """What the next binary message must have, by the last errors about one."""
 
 
 @dataclass(slots=True)
@@ -134,7 +136,9 @@ class Client:
         self._count = 0
         self._at = random.randrange(POOL)
         self._is_voice = False
-        self._microphone = binary.Microphone(random, self.sound, style.wrongness / 4)
+        self._microphone = binary.Microphone(
+            random, self.sound, style.wrongness / 4, view.binary_fields
+        )
 
     def draw(self) -> str | bytes:
         """Return the next message."""
@@ -182,6 +186,8 @@ class Client:
             text = random.choice(
                 (text + "=", text[:-1] + "*", "\n" + text + "\n", "====", "é", "A")
             )
+        else:
+            self._microphone.skip(len(audio))
         return {"type": "input_audio_buffer.append", "audio": text}
 
     def _cancel(self) -> dict[str, Any]:

@@ -130,6 +130,9 @@ class Oracle:
                 view.items.append(event["item"]["id"])
             case "session.created" | "session.updated":
                 view.is_binary = event["session"]["avatar"]["transport"] == "binary"
+            case "error" if event["error"]["code"] == "invalid_binary_frame":
+                if event["error"]["param"] in ("seq", "offset_samples"):
+                    view.binary_fields[event["error"]["param"]] = event["error"]["limit"]
             case "response.created":
                 view.responses.append(event["response"]["id"])
                 view.sent_ms = 0.0
