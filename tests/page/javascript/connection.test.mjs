@@ -236,6 +236,22 @@ test("a cut before the answer is resumed with the same token", async () => {
   assert.deepEqual(states.map(([state]) => state), ["open", "reconnecting", "open"]);
 });
 
+test("a server that lets a resumption wait says why, and the client tries again", async () => {
+  const { next, states } = start();
+  const first = await next();
+  first.open();
+  first.receive(created);
+  first.cut();
+  const second = await next();
+  second.open();
+  second.receive({ type: "error", error: { code: "rate_limit_exceeded", message: "m" } });
+  second.cut(1013);
+  assert.equal(states.at(-1)[0], "reconnecting");
+  assert.match(states.at(-1)[1].reason.sentence, /lost too often/);
+  await resume(await next(), { last: 1, messages: 0 });
+  assert.equal(states.at(-1)[0], "open");
+});
+
 test("a server that refuses the resumption ends the session, with its reason", async () => {
   const { next, states } = start();
   const first = await next();
