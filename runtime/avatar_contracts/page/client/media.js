@@ -209,6 +209,7 @@ export class Media {
       data: bytesOf(event), mode: event.mode ?? event.codec, responseId: event.response_id,
       frameIndex: event.frame_index, ptsMs: event.pts_ms, epoch: event.epoch,
       keyframe: event.keyframe ?? true, idle: event.idle ?? false,
+      ...(event.rect ? { rect: event.rect, sourceFrame: event.source_frame } : {}),
     };
     if (frame.idle) this.receivedIdle++;
     else this.received++;
